@@ -1,0 +1,266 @@
+//! `vfiomig_device_*`.
+
+use std::ffi::{c_int, c_void};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use super::callbacks::{Opaque, event_sink};
+use super::constants::VFIOMIG_DEVICE_DISABLED;
+use super::entry::{free, guarded, with};
+use super::handle::{self, Kind, Object};
+use super::structs::*;
+use super::table;
+use crate::device::{Device, DeviceOptions, MAX_VENDOR_DATA, State};
+use crate::error::{Result, err};
+use crate::transport::{KernelTransport, OpsTransport, Transport};
+
+/// An fd that the VMM lends.
+struct Lent(i32);
+
+impl AsFd for Lent {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the caller of vfiomig_device_new_fd() keeps the fd open while the device lives;
+        // a number that is no open fd only makes system calls fail.
+        unsafe { BorrowedFd::borrow_raw(self.0) }
+    }
+}
+
+/// Reads options; callbacks in them are owned from here on, also where the options are refused.
+unsafe fn read_options(options: *const vfiomig_device_options) -> Result<DeviceOptions> {
+    if options.is_null() {
+        return Ok(DeviceOptions::default());
+    }
+    // SAFETY: the caller's contract.
+    let (options, tail) = unsafe { read_in(options, "options") }?;
+    let events =
+        event_sink(options.event, Opaque::new(options.event_opaque, options.event_release));
+    tail.check()?;
+    if options.flags & !VFIOMIG_DEVICE_DISABLED != 0 || options.reserved != 0 {
+        return Err(err!(Inval, "unknown flags in the device options"));
+    }
+    let len = options.vendor_data_len as usize;
+    if len > MAX_VENDOR_DATA {
+        return Err(err!(Inval, "vendor_data_len is {len}; the most is {MAX_VENDOR_DATA}"));
+    }
+    let vendor_data = if len == 0 {
+        Vec::new()
+    } else if options.vendor_data.is_null() {
+        return Err(err!(Fault, "vendor_data is NULL"));
+    } else {
+        // SAFETY: the caller's contract: `len` bytes are there.
+        unsafe { std::slice::from_raw_parts(options.vendor_data.cast::<u8>(), len) }.to_vec()
+    };
+    Ok(DeviceOptions {
+        disabled: options.flags & VFIOMIG_DEVICE_DISABLED != 0,
+        // SAFETY: the caller's contract: NULL or a NUL-terminated string.
+        sysfs: unsafe { optional_text(options.sysfs_path) },
+        vendor_data,
+        events,
+    })
+}
+
+fn publish(
+    transport: impl Transport + 'static,
+    options: DeviceOptions,
+    out: *mut *mut vfiomig_device,
+) -> Result<()> {
+    let device = Device::new(transport, options)?;
+    let handle = handle::insert(Object::Device(device), None)?;
+    // SAFETY: checked not to be NULL; otherwise the caller's contract.
+    unsafe { out.write(std::ptr::without_provenance_mut(handle)) };
+    Ok(())
+}
+
+/// Probes the VFIO device behind fd, from a group or from a cdev (bound to an iommufd). The fd is
+/// borrowed: it is never closed, and must stay open until the device handle and all sessions on it
+/// have been freed. A device that cannot migrate is no error: vfiomig_device_get_reason() says
+/// why not. Issues ioctls; changes nothing of the device's state.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfiomig_device_new_fd(
+    fd: c_int,
+    options: *const vfiomig_device_options,
+    out: *mut *mut vfiomig_device,
+) -> c_int {
+    guarded(&table::DEVICE_NEW_FD, || {
+        // SAFETY: the caller's contract.
+        let options = unsafe { read_options(options) }?;
+        if out.is_null() {
+            return Err(err!(Fault, "out is NULL"));
+        }
+        if fd < 0 {
+            return Err(err!(Inval, "the fd is {fd}"));
+        }
+        publish(KernelTransport::new(Lent(fd)), options, out)
+    })
+}
+
+/// Probes a device behind a table of callbacks: vfio-user, a mock, or whatever the VMM brings.
+/// The table is copied; ops->release is called exactly once with opaque, also when this fails
+/// (unless ops itself cannot be read: NULL, or a struct_size that is none).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfiomig_device_new_ops(
+    ops: *const vfiomig_device_ops,
+    opaque: *mut c_void,
+    options: *const vfiomig_device_options,
+    out: *mut *mut vfiomig_device,
+) -> c_int {
+    guarded(&table::DEVICE_NEW_OPS, || {
+        // SAFETY: the caller's contract. Both are read before either is judged, so that whatever
+        // they own is released.
+        let (ops, options) = unsafe { (read_in(ops, "ops"), read_options(options)) };
+        let (ops, tail) = ops?;
+        // SAFETY: the caller's contract.
+        let transport = unsafe { OpsTransport::new(ops, opaque) };
+        let options = options?;
+        tail.check()?;
+        if out.is_null() {
+            return Err(err!(Fault, "out is NULL"));
+        }
+        if ops.feature.is_none() {
+            return Err(err!(Inval, "ops->feature is required"));
+        }
+        if ops.reserved != 0 {
+            return Err(err!(Inval, "ops->reserved is not zero"));
+        }
+        publish(transport, options, out)
+    })
+}
+
+/// Frees a device handle; NULL is none. Sessions that are still open keep the device until they
+/// are freed themselves. Waits for a call on another thread.
+#[unsafe(no_mangle)]
+pub extern "C" fn vfiomig_device_free(device: *mut vfiomig_device) {
+    free(&table::DEVICE_FREE, device.addr(), Kind::Device);
+}
+
+/// What the device can do.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfiomig_device_get_caps(
+    device: *mut vfiomig_device,
+    caps: *mut vfiomig_caps,
+) -> c_int {
+    with(&table::DEVICE_GET_CAPS, device.addr(), |device: &mut Device| {
+        // SAFETY: the caller's contract.
+        unsafe { check_out(caps, "caps") }?;
+        let out = vfiomig_caps::new(&device.caps()?, device.reasons()?.len());
+        // SAFETY: the caller's contract.
+        unsafe { write_out(caps, &out, "caps") }
+    })
+}
+
+/// Why the device cannot migrate, or not well: one reason per index from 0, worst first.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfiomig_device_get_reason(
+    device: *mut vfiomig_device,
+    index: u32,
+    reason: *mut vfiomig_reason,
+) -> c_int {
+    with(&table::DEVICE_GET_REASON, device.addr(), |device: &mut Device| {
+        // SAFETY: the caller's contract.
+        unsafe { check_out(reason, "reason") }?;
+        let reasons = device.reasons()?;
+        let found = reasons
+            .get(index as usize)
+            .ok_or_else(|| err!(NoData, "there are {} reasons", reasons.len()))?;
+        // SAFETY: the caller's contract.
+        unsafe { write_out(reason, &vfiomig_reason::from(found), "reason") }
+    })
+}
+
+/// What the device is, as far as it is known.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfiomig_device_get_identity(
+    device: *mut vfiomig_device,
+    identity: *mut vfiomig_identity,
+) -> c_int {
+    with(&table::DEVICE_GET_IDENTITY, device.addr(), |device: &mut Device| {
+        // SAFETY: the caller's contract.
+        unsafe { check_out(identity, "identity") }?;
+        let out = vfiomig_identity::from(&device.identity()?);
+        // SAFETY: the caller's contract.
+        unsafe { write_out(identity, &out, "identity") }
+    })
+}
+
+/// Asks the device which state it is in (VFIOMIG_STATE_*; a newer kernel's states come as their
+/// numbers).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfiomig_device_get_state(
+    device: *mut vfiomig_device,
+    state: *mut u32,
+) -> c_int {
+    with(&table::DEVICE_GET_STATE, device.addr(), |device: &mut Device| {
+        if state.is_null() {
+            return Err(err!(Fault, "state is NULL"));
+        }
+        let found = device.state()?;
+        // SAFETY: checked not to be NULL; otherwise the caller's contract.
+        unsafe { state.write(found.raw()) };
+        Ok(())
+    })
+}
+
+/// Takes the device to VFIOMIG_STATE_STOP, _RUNNING or _RUNNING_P2P, over whatever states lie
+/// between. The states with a data stream are entered by vfiomig_save_begin() and
+/// vfiomig_load_begin(). A device that an earlier owner left in one of those is reset first. May
+/// take as long as the device does: call it off the main loop.
+#[unsafe(no_mangle)]
+pub extern "C" fn vfiomig_device_set_state(device: *mut vfiomig_device, state: u32) -> c_int {
+    with(&table::DEVICE_SET_STATE, device.addr(), |device: &mut Device| {
+        device.set_state(State::from_raw(state))
+    })
+}
+
+/// Takes the device to RUNNING: the last step on the target after vfiomig_load_commit(), with the
+/// fix-ups made; or on a source that was kept stopped. Clears the fix-ups.
+#[unsafe(no_mangle)]
+pub extern "C" fn vfiomig_device_run(device: *mut vfiomig_device) -> c_int {
+    with(&table::DEVICE_RUN, device.addr(), |device: &mut Device| device.run())
+}
+
+/// Resets the device with VFIO_DEVICE_RESET: RUNNING, with its contents lost. A save that is
+/// under way starts again by itself; a load fails.
+#[unsafe(no_mangle)]
+pub extern "C" fn vfiomig_device_reset(device: *mut vfiomig_device) -> c_int {
+    with(&table::DEVICE_RESET, device.addr(), |device: &mut Device| device.reset())
+}
+
+/// Says that the device was reset by other means: a function-level reset by its guest, a bus reset
+/// by the VMM. A save that is under way starts again by itself; a load fails. Also brings back a
+/// device that was lost and that a harder reset has revived.
+#[unsafe(no_mangle)]
+pub extern "C" fn vfiomig_device_was_reset(device: *mut vfiomig_device) -> c_int {
+    with(&table::DEVICE_WAS_RESET, device.addr(), |device: &mut Device| device.was_reset())
+}
+
+/// What the VMM must redo before the device runs, after a reset or a load: VFIOMIG_FIXUP_*.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfiomig_device_get_fixups(
+    device: *mut vfiomig_device,
+    fixups: *mut u32,
+) -> c_int {
+    with(&table::DEVICE_GET_FIXUPS, device.addr(), |device: &mut Device| {
+        if fixups.is_null() {
+            return Err(err!(Fault, "fixups is NULL"));
+        }
+        let found = device.fixups()?;
+        // SAFETY: checked not to be NULL; otherwise the caller's contract.
+        unsafe { fixups.write(found) };
+        Ok(())
+    })
+}
+
+/// What was going on when something last failed on this device, sessions included; zeros if
+/// nothing has.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfiomig_device_get_failure(
+    device: *mut vfiomig_device,
+    failure: *mut vfiomig_failure,
+) -> c_int {
+    with(&table::DEVICE_GET_FAILURE, device.addr(), |device: &mut Device| {
+        // SAFETY: the caller's contract.
+        unsafe { check_out(failure, "failure") }?;
+        let out = vfiomig_failure::from(device.failure()?);
+        // SAFETY: the caller's contract.
+        unsafe { write_out(failure, &out, "failure") }
+    })
+}

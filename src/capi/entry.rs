@@ -1,0 +1,153 @@
+//! The way in: every C function that works on a handle passes through here.
+//!
+//! The guard checks the handle, takes exclusive use of it, checks the state against the function's
+//! row of `api.toml`, catches panics and turns errors into return values with a text.
+
+use std::ffi::c_int;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::errors::fail;
+use super::handle::{self, Kind, Object};
+use crate::device::Device;
+use crate::error::{Code, Error, Result, err};
+use crate::session::{Load, Save, Shared};
+
+/// A function's row, as the guards need it.
+pub(super) struct Entry {
+    /// Name in C.
+    pub name: &'static str,
+    /// States in which it is allowed: bits by the order of the object's states in `api.toml`.
+    pub states: u32,
+    /// What it returns in other states.
+    pub wrong_state: Code,
+}
+
+/// An object that C has handles of.
+pub(super) trait CObject: Sized {
+    const KIND: Kind;
+    /// Names of the states, in the order of their bits.
+    const STATES: &'static [&'static str];
+    fn of(object: &mut Object) -> Option<&mut Self>;
+    /// The present state's bit number.
+    fn state(&self) -> u32;
+}
+
+/// What a function returns when it succeeds.
+pub(super) trait CReturn {
+    fn to_ret(self) -> c_int;
+}
+
+impl CReturn for () {
+    fn to_ret(self) -> c_int {
+        0
+    }
+}
+
+impl CReturn for c_int {
+    fn to_ret(self) -> c_int {
+        self
+    }
+}
+
+/// Runs `call` behind the panic boundary.
+pub(super) fn guarded<R: CReturn>(entry: &Entry, call: impl FnOnce() -> Result<R>) -> c_int {
+    // What a panic leaves half done is poisoned by the locks that it unwinds through.
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(Ok(value)) => value.to_ret(),
+        Ok(Err(error)) => fail(entry.name, &error),
+        Err(_) => fail(entry.name, &err!(NotRecoverable, "internal error: the call panicked")),
+    }
+}
+
+/// Runs `call` with exclusive use of the handle's object.
+pub(super) fn with<T: CObject, R: CReturn>(
+    entry: &Entry,
+    handle: usize,
+    call: impl FnOnce(&mut T) -> Result<R>,
+) -> c_int {
+    guarded(entry, || {
+        let mut entered = handle::enter(handle, T::KIND)?;
+        let object = entered.object().and_then(T::of);
+        let object = object.ok_or_else(|| err!(BadHandle, "not a handle of this kind"))?;
+        let state = object.state();
+        if entry.states & 1u32.checked_shl(state).unwrap_or(0) == 0 {
+            return Err(wrong_state::<T>(entry, state));
+        }
+        call(object)
+    })
+}
+
+#[cold]
+fn wrong_state<T: CObject>(entry: &Entry, state: u32) -> Error {
+    let name = |bit: usize| T::STATES.get(bit).copied().unwrap_or("unknown");
+    let allowed: Vec<&str> =
+        (0..T::STATES.len()).filter(|bit| entry.states & (1 << bit) != 0).map(name).collect();
+    Error::new(
+        entry.wrong_state,
+        format!("not allowed in state {}; allowed in {}", name(state as usize), allowed.join(", ")),
+    )
+}
+
+/// Runs `call` with the part of the handle's object that may be used at any time by any thread.
+pub(super) fn with_shared<T: CObject, R: CReturn>(
+    entry: &Entry,
+    handle: usize,
+    call: impl FnOnce(Shared) -> Result<R>,
+) -> c_int {
+    guarded(entry, || call(handle::shared(handle, T::KIND)?))
+}
+
+/// Frees a handle; NULL is none.
+pub(super) fn free(entry: &Entry, handle: usize, kind: Kind) {
+    if handle != 0 {
+        guarded(entry, || handle::remove(handle, kind).map(drop));
+    }
+}
+
+impl CObject for Device {
+    const KIND: Kind = Kind::Device;
+    const STATES: &'static [&'static str] = super::table::DEVICE_STATES;
+
+    fn of(object: &mut Object) -> Option<&mut Device> {
+        match object {
+            Object::Device(device) => Some(device),
+            _ => None,
+        }
+    }
+
+    fn state(&self) -> u32 {
+        0
+    }
+}
+
+impl CObject for Save {
+    const KIND: Kind = Kind::Save;
+    const STATES: &'static [&'static str] = super::table::SAVE_STATES;
+
+    fn of(object: &mut Object) -> Option<&mut Save> {
+        match object {
+            Object::Save(save) => Some(save),
+            _ => None,
+        }
+    }
+
+    fn state(&self) -> u32 {
+        self.phase() as u32
+    }
+}
+
+impl CObject for Load {
+    const KIND: Kind = Kind::Load;
+    const STATES: &'static [&'static str] = super::table::LOAD_STATES;
+
+    fn of(object: &mut Object) -> Option<&mut Load> {
+        match object {
+            Object::Load(load) => Some(load),
+            _ => None,
+        }
+    }
+
+    fn state(&self) -> u32 {
+        self.phase() as u32
+    }
+}

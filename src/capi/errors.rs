@@ -1,0 +1,142 @@
+//! The text of the last error, per thread.
+
+use std::cell::RefCell;
+use std::ffi::{c_char, c_int};
+
+use crate::error::{Code, Error};
+
+/// Room for a text, its NUL included.
+const TEXT: usize = 1024;
+
+/// A text without a destructor, so that threads may end and the library may be unloaded in any
+/// order.
+struct Text([u8; TEXT]);
+
+thread_local! {
+    static LAST: RefCell<Text> = const { RefCell::new(Text([0; TEXT])) };
+}
+
+/// Keeps an error's text for [`vfiomig_error_message`] and returns its code.
+pub(super) fn fail(function: &str, error: &Error) -> c_int {
+    ::log::debug!(target: "vfiomig::capi", "{function}: {error}");
+    LAST.with_borrow_mut(|text| {
+        let mut at = 0;
+        for part in [function, ": ", error.message()] {
+            // One line, and no NUL before the end.
+            for byte in part.bytes().map(|b| if b < 0x20 { b' ' } else { b }) {
+                if let Some(slot) = text.0.get_mut(..TEXT - 1).and_then(|t| t.get_mut(at)) {
+                    *slot = byte;
+                    at += 1;
+                }
+            }
+        }
+        if let Some(rest) = text.0.get_mut(at..) {
+            rest.fill(0);
+        }
+    });
+    error.code().to_ret()
+}
+
+/// The text of the last error that a function returned on this thread, one line, beginning with
+/// the function's name; empty before the first error. Texts may change in any release; codes do
+/// not. Valid until the next error on this thread.
+#[unsafe(no_mangle)]
+pub extern "C" fn vfiomig_error_message() -> *const c_char {
+    LAST.with(|text| text.as_ptr().cast::<c_char>().cast_const())
+}
+
+/// One line on what an error code means in general, for a negative return value of any function;
+/// "unknown error" for other numbers. Static.
+#[unsafe(no_mangle)]
+pub extern "C" fn vfiomig_error_describe(code: c_int) -> *const c_char {
+    macro_rules! text {
+        ($($name:ident),*) => {
+            match Code::from_errno(code.wrapping_neg()) {
+                $(Some(Code::$name) => describe::$name.as_ptr(),)*
+                None => c"unknown error".as_ptr(),
+            }
+        };
+    }
+    text!(
+        Perm,
+        Io,
+        BadHandle,
+        Again,
+        NoMem,
+        Fault,
+        Busy,
+        NoDev,
+        Inval,
+        NotTty,
+        NoSpace,
+        TooBig,
+        NoData,
+        Proto,
+        BadMsg,
+        MsgSize,
+        OtherDevice,
+        NotSupported,
+        TimedOut,
+        Cancelled,
+        NotRecoverable
+    )
+}
+
+/// The meanings of codes, NUL-terminated; a test holds them to [`Code::what`].
+#[allow(non_upper_case_globals)]
+mod describe {
+    use std::ffi::CStr;
+    pub const Perm: &CStr = c"migration of this device is switched off";
+    pub const Io: &CStr = c"the device or its driver failed";
+    pub const BadHandle: &CStr = c"not a live handle of this kind";
+    pub const Again: &CStr = c"nothing can be read now; poll and call again";
+    pub const NoMem: &CStr = c"out of memory";
+    pub const Fault: &CStr = c"a required pointer is NULL";
+    pub const Busy: &CStr = c"another call is using this handle or device";
+    pub const NoDev: &CStr = c"the device's data stream ended behind the library's back";
+    pub const Inval: &CStr = c"an argument is wrong, or the call is not allowed in this state";
+    pub const NotTty: &CStr = c"not a VFIO device, or a kernel without this feature";
+    pub const NoSpace: &CStr = c"the buffer is too small for the next frame";
+    pub const TooBig: &CStr = c"a structure has non-zero members this version does not know";
+    pub const NoData: &CStr = c"the stream is not complete";
+    pub const Proto: &CStr = c"the stream's format is wrong";
+    pub const BadMsg: &CStr = c"a checksum is wrong";
+    pub const MsgSize: &CStr = c"the stream exceeds a limit of the options";
+    pub const OtherDevice: &CStr = c"the stream belongs to another kind of device";
+    pub const NotSupported: &CStr = c"the device or this build cannot do this";
+    pub const TimedOut: &CStr = c"the device made no progress in time";
+    pub const Cancelled: &CStr = c"cancelled";
+    pub const NotRecoverable: &CStr = c"an internal error has poisoned this handle";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::CStr;
+
+    fn text(pointer: *const c_char) -> String {
+        // SAFETY: both functions return NUL-terminated texts.
+        unsafe { CStr::from_ptr(pointer) }.to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_description_is_the_codes_own() {
+        for code in Code::ALL {
+            assert_eq!(text(vfiomig_error_describe(code.to_ret())), code.what());
+        }
+        assert_eq!(text(vfiomig_error_describe(0)), "unknown error");
+        assert_eq!(text(vfiomig_error_describe(i32::MIN)), "unknown error");
+    }
+
+    #[test]
+    fn a_text_is_one_line_ends_in_nul_and_belongs_to_its_thread() {
+        let error = Error::new(Code::Io, format!("a\nb\0c{}", "x".repeat(3000)));
+        assert_eq!(fail("f", &error), -libc::EIO);
+        let message = text(vfiomig_error_message());
+        assert!(message.starts_with("f: a b c"));
+        assert_eq!(message.len(), TEXT - 1);
+        fail("g", &Error::new(Code::Io, "short"));
+        assert_eq!(text(vfiomig_error_message()), "g: short");
+        std::thread::spawn(|| assert_eq!(text(vfiomig_error_message()), "")).join().unwrap();
+    }
+}

@@ -1,0 +1,279 @@
+//! Handles: what C holds in a `struct vfiomig_device *` and its siblings.
+//!
+//! A handle looks like a pointer and is none: it is the number of a slot with the slot's
+//! generation. So a freed handle, a handle of another kind and any garbage are recognised without
+//! touching memory that may not be there, and a handle used by two threads at once gets -EBUSY.
+//! The slots live in static chunks that are never given back.
+
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+
+use once_cell::sync::OnceCell;
+
+use crate::device::Device;
+use crate::error::{Result, err};
+use crate::session::{Load, Save, Shared};
+use crate::transport::current_thread_token;
+
+/// Which object a handle names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(super) enum Kind {
+    Device = 1,
+    Save = 2,
+    Load = 3,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Device => "device",
+            Kind::Save => "save",
+            Kind::Load => "load",
+        }
+    }
+}
+
+/// What a slot holds.
+pub(super) enum Object {
+    Device(Device),
+    Save(Box<Save>),
+    Load(Box<Load>),
+}
+
+impl Object {
+    fn kind(&self) -> Kind {
+        match self {
+            Object::Device(_) => Kind::Device,
+            Object::Save(_) => Kind::Save,
+            Object::Load(_) => Kind::Load,
+        }
+    }
+}
+
+struct Slot {
+    /// Rises when the slot is freed: handles of the past do not match any more.
+    generation: AtomicU32,
+    /// Next free slot, while this one is free.
+    next_free: AtomicU32,
+    /// Token of the thread inside, or 0.
+    owner: AtomicUsize,
+    object: Mutex<Option<Object>>,
+    /// What other threads may use while a call is under way.
+    shared: Mutex<Option<Shared>>,
+}
+
+impl Slot {
+    const fn new() -> Slot {
+        Slot {
+            generation: AtomicU32::new(0),
+            next_free: AtomicU32::new(0),
+            owner: AtomicUsize::new(0),
+            object: Mutex::new(None),
+            shared: Mutex::new(None),
+        }
+    }
+}
+
+/// Slots that cost no allocation: enough for a VM with many devices.
+const FIRST: usize = 64;
+const CHUNK: usize = 256;
+const CHUNKS: usize = 255;
+
+static SLOTS: [Slot; FIRST] = [const { Slot::new() }; FIRST];
+static MORE: [OnceCell<Box<[Slot]>>; CHUNKS] = [const { OnceCell::new() }; CHUNKS];
+
+/// The end of the list of free slots.
+const NONE: u32 = u32::MAX;
+
+struct Free {
+    head: u32,
+    /// Slots that were ever used: those from here on are fresh.
+    used: u32,
+}
+
+static FREE: Mutex<Free> = Mutex::new(Free { head: NONE, used: 0 });
+
+fn slot(index: u32) -> Option<&'static Slot> {
+    let index = index as usize;
+    match index.checked_sub(FIRST) {
+        None => SLOTS.get(index),
+        Some(beyond) => MORE.get(beyond / CHUNK)?.get()?.get(beyond % CHUNK),
+    }
+}
+
+/// Makes sure that a fresh slot exists.
+fn grow_to(index: u32) -> Option<&'static Slot> {
+    if let Some(beyond) = (index as usize).checked_sub(FIRST) {
+        MORE.get(beyond / CHUNK)?.get_or_init(|| (0..CHUNK).map(|_| Slot::new()).collect());
+    }
+    slot(index)
+}
+
+/// How a handle is put together: from bit 8 the slot, from bit 24 its generation, from bit 4 the
+/// kind. On 64-bit machines the top makes it an address that faults when it is dereferenced.
+#[cfg(target_pointer_width = "64")]
+mod bits {
+    pub(super) const MARK: usize = 0x5a << 56;
+    pub(super) const MARK_MASK: usize = 0xff << 56 | 0xf;
+    pub(super) const GENERATION_SHIFT: u32 = 24;
+    pub(super) const GENERATION_MASK: u32 = u32::MAX;
+    pub(super) const INDEX_SHIFT: u32 = 8;
+    pub(super) const INDEX_MASK: usize = 0xffff;
+}
+#[cfg(not(target_pointer_width = "64"))]
+mod bits {
+    pub(super) const MARK: usize = 0x8;
+    pub(super) const MARK_MASK: usize = 0xf;
+    pub(super) const GENERATION_SHIFT: u32 = 20;
+    pub(super) const GENERATION_MASK: u32 = 0xfff;
+    pub(super) const INDEX_SHIFT: u32 = 8;
+    pub(super) const INDEX_MASK: usize = 0xfff;
+}
+
+fn encode(kind: Kind, index: u32, generation: u32) -> usize {
+    bits::MARK
+        | ((generation & bits::GENERATION_MASK) as usize) << bits::GENERATION_SHIFT
+        | (index as usize) << bits::INDEX_SHIFT
+        | (kind as usize) << 4
+}
+
+/// Puts an object into a slot; returns its handle.
+pub(super) fn insert(object: Object, shared: Option<Shared>) -> Result<usize> {
+    let kind = object.kind();
+    let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+    let index = match free.head {
+        NONE => free.used,
+        head => head,
+    };
+    let too_many = || err!(NoMem, "too many handles are in use");
+    if index as usize > bits::INDEX_MASK {
+        return Err(too_many());
+    }
+    let slot = grow_to(index).ok_or_else(too_many)?;
+    match free.head {
+        NONE => free.used += 1,
+        _ => free.head = slot.next_free.load(Ordering::Relaxed),
+    }
+    drop(free);
+    *slot.object.lock().unwrap_or_else(PoisonError::into_inner) = Some(object);
+    *slot.shared.lock().unwrap_or_else(PoisonError::into_inner) = shared;
+    Ok(encode(kind, index, slot.generation.load(Ordering::Acquire)))
+}
+
+fn find(handle: usize, kind: Kind) -> Result<(u32, &'static Slot)> {
+    if handle == 0 {
+        return Err(err!(Fault, "the {} handle is NULL", kind.name()));
+    }
+    let index = ((handle >> bits::INDEX_SHIFT) & bits::INDEX_MASK) as u32;
+    let named = slot(index).filter(|slot| {
+        handle & bits::MARK_MASK == bits::MARK & bits::MARK_MASK
+            && encode(kind, index, slot.generation.load(Ordering::Acquire)) == handle
+    });
+    match named {
+        Some(slot) => Ok((index, slot)),
+        None => Err(err!(
+            BadHandle,
+            "not a live {} handle: freed, of another kind, or never one",
+            kind.name()
+        )),
+    }
+}
+
+fn gone(kind: Kind) -> crate::error::Error {
+    err!(BadHandle, "the {} handle has been freed", kind.name())
+}
+
+/// A handle's object, in exclusive use.
+pub(super) struct Entered {
+    slot: &'static Slot,
+    object: MutexGuard<'static, Option<Object>>,
+}
+
+impl Entered {
+    pub(super) fn object(&mut self) -> Option<&mut Object> {
+        self.object.as_mut()
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.slot.owner.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Takes exclusive use of a handle's object, or says why not.
+pub(super) fn enter(handle: usize, kind: Kind) -> Result<Entered> {
+    let (_, slot) = find(handle, kind)?;
+    let object = match slot.object.try_lock() {
+        Ok(object) => object,
+        Err(TryLockError::WouldBlock) => {
+            return Err(err!(Busy, "another call is using this {} handle", kind.name()));
+        }
+        Err(TryLockError::Poisoned(_)) => {
+            return Err(err!(
+                NotRecoverable,
+                "an earlier internal error has poisoned this {} handle; free it",
+                kind.name()
+            ));
+        }
+    };
+    if object.as_ref().is_none_or(|object| object.kind() != kind) {
+        return Err(gone(kind));
+    }
+    slot.owner.store(current_thread_token(), Ordering::Relaxed);
+    Ok(Entered { slot, object })
+}
+
+/// The part of a session that may be used while another call is inside.
+pub(super) fn shared(handle: usize, kind: Kind) -> Result<Shared> {
+    let (_, slot) = find(handle, kind)?;
+    let shared = slot.shared.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    // Looked at again: the slot may have been freed and used anew in between.
+    find(handle, kind)?;
+    shared.ok_or_else(|| gone(kind))
+}
+
+/// Takes the object out of its slot and frees the slot. Waits for a call on another thread; is
+/// refused inside a callback of the same handle.
+pub(super) fn remove(handle: usize, kind: Kind) -> Result<Object> {
+    let (index, slot) = find(handle, kind)?;
+    if slot.owner.load(Ordering::Relaxed) == current_thread_token() {
+        return Err(err!(Busy, "a handle cannot be freed by its own callback"));
+    }
+    let mut guard = slot.object.lock().unwrap_or_else(PoisonError::into_inner);
+    if guard.as_ref().is_none_or(|object| object.kind() != kind) || find(handle, kind).is_err() {
+        return Err(gone(kind));
+    }
+    let object = guard.take();
+    slot.generation.fetch_add(1, Ordering::Release);
+    *slot.shared.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    drop(guard);
+    slot.object.clear_poison();
+    let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+    slot.next_free.store(free.head, Ordering::Relaxed);
+    free.head = index;
+    drop(free);
+    object.ok_or_else(|| gone(kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Code;
+
+    fn code<T>(result: Result<T>) -> Code {
+        result.err().unwrap().code()
+    }
+
+    #[test]
+    fn null_garbage_and_misaligned_numbers_are_no_handles() {
+        assert_eq!(code(enter(0, Kind::Device)), Code::Fault);
+        for garbage in [1, 8, 4096, usize::MAX, 0x5a << 56, (0x5a << 56) | 0xffff_ff10, 0x7fff_1234]
+        {
+            assert_eq!(code(enter(garbage, Kind::Device)), Code::BadHandle, "{garbage:#x}");
+            assert_eq!(code(remove(garbage, Kind::Save)), Code::BadHandle);
+            assert_eq!(code(shared(garbage, Kind::Load)), Code::BadHandle);
+        }
+    }
+}

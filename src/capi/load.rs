@@ -1,0 +1,177 @@
+//! `vfiomig_load_*`.
+
+use std::ffi::{c_int, c_void};
+use std::time::Duration;
+
+use super::callbacks::{Opaque, blob_sink, policy};
+use super::constants::*;
+use super::entry::{free, with, with_shared};
+use super::handle::{self, Kind, Object};
+use super::structs::*;
+use super::table;
+use crate::device::Device;
+use crate::error::{Result, err};
+use crate::session::{Load, LoadOptions, LoadStatus};
+
+/// Reads options; callbacks in them are owned from here on, also where the options are refused.
+unsafe fn read_options(options: *const vfiomig_load_options) -> Result<LoadOptions> {
+    let mut out = LoadOptions::default();
+    if options.is_null() {
+        return Ok(out);
+    }
+    // SAFETY: the caller's contract.
+    let (options, tail) = unsafe { read_in(options, "options") }?;
+    out.blobs = blob_sink(options.blob, Opaque::new(options.blob_opaque, options.blob_release));
+    out.policy = policy(options.policy, Opaque::new(options.policy_opaque, options.policy_release));
+    tail.check()?;
+    if options.reserved != 0 {
+        return Err(err!(Inval, "reserved is not zero in the load options"));
+    }
+    out.ignore = options.ignore;
+    let limits = &mut out.limits;
+    let fields = [
+        (&mut limits.max_frame, options.max_frame),
+        (&mut limits.max_blob, options.max_blob),
+        (&mut limits.max_blobs, options.max_blobs),
+        (&mut limits.max_restarts, options.max_restarts),
+    ];
+    for (field, value) in fields {
+        if value != 0 {
+            *field = value;
+        }
+    }
+    if options.max_total != 0 {
+        limits.max_total = options.max_total;
+    }
+    if options.write_timeout_ms != 0 {
+        out.write_timeout = Duration::from_millis(u64::from(options.write_timeout_ms));
+    }
+    Ok(out)
+}
+
+/// Begins to load the device: to RESUMING. What the device held is lost. The session owns the
+/// device's data fd and keeps the device alive.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfiomig_load_begin(
+    device: *mut vfiomig_device,
+    options: *const vfiomig_load_options,
+    out: *mut *mut vfiomig_load,
+) -> c_int {
+    // Before the guard, so that callbacks are released whatever the guard says.
+    // SAFETY: the caller's contract.
+    let options = unsafe { read_options(options) };
+    with(&table::LOAD_BEGIN, device.addr(), |device: &mut Device| {
+        let options = options?;
+        if out.is_null() {
+            return Err(err!(Fault, "out is NULL"));
+        }
+        let load = Box::new(device.load(options)?);
+        let shared = load.shared();
+        let handle = handle::insert(Object::Load(load), Some(shared))?;
+        // SAFETY: checked not to be NULL; otherwise the caller's contract.
+        unsafe { out.write(std::ptr::without_provenance_mut(handle)) };
+        Ok(())
+    })
+}
+
+/// Takes the next len bytes of the stream, in any split. Nothing reaches the driver before the
+/// frame that it is part of has been verified. On an error the device has been reset already, and
+/// only freeing is left to do. May block as long as the driver does.
+///
+/// VFIOMIG_MORE: go on. VFIOMIG_INITIAL_LOADED: tell the source that its initial data is here, and
+/// go on. VFIOMIG_RESTARTED: the source's device was reset; blobs and acknowledgements of before
+/// are void; go on. VFIOMIG_END: the stream is complete; commit.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfiomig_load_push(
+    load: *mut vfiomig_load,
+    data: *const c_void,
+    len: usize,
+) -> c_int {
+    with(&table::LOAD_PUSH, load.addr(), |load: &mut Load| {
+        if data.is_null() {
+            return Err(err!(Fault, "data is NULL"));
+        }
+        if len > isize::MAX as usize {
+            return Err(err!(Inval, "len is {len}"));
+        }
+        // SAFETY: the caller's contract: `len` readable bytes that nobody changes meanwhile.
+        let bytes = unsafe { std::slice::from_raw_parts(data.cast::<u8>(), len) };
+        Ok(match load.push(bytes)? {
+            LoadStatus::More => VFIOMIG_MORE,
+            LoadStatus::InitialLoaded => VFIOMIG_INITIAL_LOADED,
+            LoadStatus::Restarted => VFIOMIG_RESTARTED,
+            LoadStatus::End => VFIOMIG_END,
+        })
+    })
+}
+
+/// Makes the driver check and take the state: RESUMING to STOP. Needs the complete stream. On
+/// success the source may be released; make the fix-ups of vfiomig_device_get_fixups() and call
+/// vfiomig_device_run(). On an error the device has been reset, and the source goes on.
+#[unsafe(no_mangle)]
+pub extern "C" fn vfiomig_load_commit(load: *mut vfiomig_load) -> c_int {
+    with(&table::LOAD_COMMIT, load.addr(), |load: &mut Load| load.commit())
+}
+
+/// Cancels the load: the call that is under way returns -ECANCELED as soon as the driver lets it,
+/// and so does the next; the device is reset. May be called from any thread at any time while the
+/// handle lives.
+#[unsafe(no_mangle)]
+pub extern "C" fn vfiomig_load_cancel(load: *mut vfiomig_load) -> c_int {
+    with_shared::<Load, _>(&table::LOAD_CANCEL, load.addr(), |shared| {
+        shared.cancel();
+        Ok(())
+    })
+}
+
+/// What the stream says that it was saved from. A claim, not a proof.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfiomig_load_get_source_identity(
+    load: *mut vfiomig_load,
+    identity: *mut vfiomig_identity,
+) -> c_int {
+    with(&table::LOAD_GET_SOURCE_IDENTITY, load.addr(), |load: &mut Load| {
+        // SAFETY: the caller's contract.
+        unsafe { check_out(identity, "identity") }?;
+        let out = vfiomig_identity::from(load.source_identity()?);
+        // SAFETY: the caller's contract.
+        unsafe { write_out(identity, &out, "identity") }
+    })
+}
+
+/// What the load has done so far. May be called from any thread at any time while the handle
+/// lives.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfiomig_load_get_stats(
+    load: *mut vfiomig_load,
+    stats: *mut vfiomig_load_stats,
+) -> c_int {
+    with_shared::<Load, _>(&table::LOAD_GET_STATS, load.addr(), |shared| {
+        // SAFETY: the caller's contract.
+        unsafe { check_out(stats, "stats") }?;
+        let found = shared.load_stats().unwrap_or_default();
+        // SAFETY: the caller's contract.
+        unsafe { write_out(stats, &vfiomig_load_stats::from(found), "stats") }
+    })
+}
+
+/// What was going on when this load failed; zeros if it has not.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfiomig_load_get_failure(
+    load: *mut vfiomig_load,
+    failure: *mut vfiomig_failure,
+) -> c_int {
+    with(&table::LOAD_GET_FAILURE, load.addr(), |load: &mut Load| {
+        // SAFETY: the caller's contract.
+        unsafe { check_out(failure, "failure") }?;
+        // SAFETY: the caller's contract.
+        unsafe { write_out(failure, &vfiomig_failure::from(load.failure()), "failure") }
+    })
+}
+
+/// Frees a load; NULL is none. One that was not committed is abandoned, and its device reset.
+/// Waits for a call on another thread.
+#[unsafe(no_mangle)]
+pub extern "C" fn vfiomig_load_free(load: *mut vfiomig_load) {
+    free(&table::LOAD_FREE, load.addr(), Kind::Load);
+}

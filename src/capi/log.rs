@@ -1,0 +1,63 @@
+//! Where the library's messages go.
+
+use std::ffi::{CString, c_char, c_int, c_void};
+
+use super::callbacks::Opaque;
+use super::entry::guarded;
+use super::structs::vfiomig_release_fn;
+use super::table;
+use crate::error::err;
+use crate::logging::{self, Sink};
+
+/// Takes a message: VFIOMIG_LOG_* level, the part of the library, and one line of text. May be
+/// called from several threads at once, and must not call the library.
+pub type vfiomig_log_fn = Option<
+    unsafe extern "C" fn(
+        opaque: *mut c_void,
+        level: u32,
+        target: *const c_char,
+        message: *const c_char,
+    ),
+>;
+
+/// Sends the library's messages to log, up to level (VFIOMIG_LOG_*), for the whole process; NULL
+/// makes it silent again, as it is in the beginning. Bytes of device state are never logged.
+/// The previous callback's opaque is released once no thread is inside it any more.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfiomig_log_set(
+    log: vfiomig_log_fn,
+    opaque: *mut c_void,
+    release: vfiomig_release_fn,
+    level: u32,
+) -> c_int {
+    let opaque = Opaque::new(opaque, release);
+    guarded(&table::LOG_SET, || {
+        let filter = match level {
+            0 => ::log::LevelFilter::Off,
+            1 => ::log::LevelFilter::Error,
+            2 => ::log::LevelFilter::Warn,
+            3 => ::log::LevelFilter::Info,
+            4 => ::log::LevelFilter::Debug,
+            5 => ::log::LevelFilter::Trace,
+            _ => return Err(err!(Inval, "there is no log level {level}")),
+        };
+        let Some(log) = log else {
+            return logging::set(None, ::log::LevelFilter::Off);
+        };
+        let sink: Sink = Box::new(move |level, target, message| {
+            let text = |text: &str| CString::new(text.replace('\0', " ")).unwrap_or_default();
+            let (target, message) = (text(target), text(message));
+            // SAFETY: the callback's contract; both texts live during the call.
+            unsafe { log(opaque.get(), level as u32, target.as_ptr(), message.as_ptr()) };
+        });
+        logging::set(Some(sink), filter)
+    })
+}
+
+/// Sends the library's messages to standard error as the environment variable VFIOMIG_LOG says,
+/// for example VFIOMIG_LOG=debug. Replaces what vfiomig_log_set() set; may be called again. For
+/// programs that have no logging of their own; needs a library built with the feature env-logger.
+#[unsafe(no_mangle)]
+pub extern "C" fn vfiomig_log_init_env() -> c_int {
+    guarded(&table::LOG_INIT_ENV, logging::init_env)
+}

@@ -1,0 +1,218 @@
+//! `vfiomig_save_*`.
+
+use std::ffi::{c_int, c_void};
+
+use super::constants::*;
+use super::entry::{free, with, with_shared};
+use super::handle::{self, Kind, Object};
+use super::structs::*;
+use super::table;
+use crate::device::Device;
+use crate::error::{Result, err};
+use crate::session::{Ending, Save, SaveOptions, SaveStatus};
+
+unsafe fn read_options(options: *const vfiomig_save_options) -> Result<SaveOptions> {
+    let mut out = SaveOptions::default();
+    if options.is_null() {
+        return Ok(out);
+    }
+    // SAFETY: the caller's contract.
+    let (options, tail) = unsafe { read_in(options, "options") }?;
+    tail.check()?;
+    let known = VFIOMIG_SAVE_NONBLOCK | VFIOMIG_SAVE_NO_PRE_COPY;
+    if options.flags & !known != 0 || options.reserved != 0 {
+        return Err(err!(Inval, "unknown flags in the save options"));
+    }
+    out.device_index = options.device_index;
+    if options.max_frame != 0 {
+        out.max_frame = options.max_frame;
+    }
+    if options.max_restarts != 0 {
+        out.max_restarts = options.max_restarts;
+    }
+    out.nonblocking = options.flags & VFIOMIG_SAVE_NONBLOCK != 0;
+    out.no_pre_copy = options.flags & VFIOMIG_SAVE_NO_PRE_COPY != 0;
+    out.session = options.session;
+    Ok(out)
+}
+
+/// Begins to save the device: RUNNING to PRE_COPY where the device has it. A device in STOP is
+/// saved without pre-copy. The session owns the device's data fd and keeps the device alive.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfiomig_save_begin(
+    device: *mut vfiomig_device,
+    options: *const vfiomig_save_options,
+    out: *mut *mut vfiomig_save,
+) -> c_int {
+    with(&table::SAVE_BEGIN, device.addr(), |device: &mut Device| {
+        // SAFETY: the caller's contract.
+        let options = unsafe { read_options(options) }?;
+        if out.is_null() {
+            return Err(err!(Fault, "out is NULL"));
+        }
+        let save = Box::new(device.save(options)?);
+        let shared = save.shared();
+        let handle = handle::insert(Object::Save(save), Some(shared))?;
+        // SAFETY: checked not to be NULL; otherwise the caller's contract.
+        unsafe { out.write(std::ptr::without_provenance_mut(handle)) };
+        Ok(())
+    })
+}
+
+/// Takes the next piece of the stream: at most cap bytes into buf, their number into *len. Send
+/// them, in this order, to the target. The driver's data lands in buf directly; buf is written to
+/// only up to cap, also beyond *len.
+///
+/// VFIOMIG_MORE: send and call again. VFIOMIG_DRAINED: send; the device runs and has nothing more
+/// now; come back on a timer or when vfiomig_save_poll_fd() is readable, or go on to
+/// vfiomig_save_stop(). VFIOMIG_END: send; the stream is complete.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfiomig_save_next(
+    save: *mut vfiomig_save,
+    buf: *mut c_void,
+    cap: usize,
+    len: *mut usize,
+) -> c_int {
+    with(&table::SAVE_NEXT, save.addr(), |save: &mut Save| {
+        if buf.is_null() || len.is_null() {
+            return Err(err!(Fault, "buf or len is NULL"));
+        }
+        if cap > isize::MAX as usize {
+            return Err(err!(Inval, "cap is {cap}"));
+        }
+        // SAFETY: the caller's contract: `cap` writable bytes that nobody else uses meanwhile.
+        let buf = unsafe { std::slice::from_raw_parts_mut(buf.cast::<u8>(), cap) };
+        let next = save.next(buf)?;
+        // SAFETY: checked not to be NULL; otherwise the caller's contract.
+        unsafe { len.write(next.len) };
+        Ok(match next.status {
+            SaveStatus::More => VFIOMIG_MORE,
+            SaveStatus::Drained => VFIOMIG_DRAINED,
+            SaveStatus::End => VFIOMIG_END,
+        })
+    })
+}
+
+/// Adds an opaque piece of the VMM's, for example the PCI configuration space: it travels behind
+/// everything returned so far and comes out of the target's blob callback with the same kind. The
+/// data is copied. Blobs of more than 4064 bytes need a larger buffer in vfiomig_save_next().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfiomig_save_blob(
+    save: *mut vfiomig_save,
+    kind: u32,
+    data: *const c_void,
+    len: usize,
+) -> c_int {
+    with(&table::SAVE_BLOB, save.addr(), |save: &mut Save| {
+        if data.is_null() && len != 0 {
+            return Err(err!(Fault, "data is NULL"));
+        }
+        if len > isize::MAX as usize {
+            return Err(err!(Inval, "len is {len}"));
+        }
+        let bytes = match len {
+            0 => &[][..],
+            // SAFETY: the caller's contract: `len` readable bytes.
+            _ => unsafe { std::slice::from_raw_parts(data.cast::<u8>(), len) },
+        };
+        save.blob(kind, bytes)
+    })
+}
+
+/// Asks the driver how much is left. All numbers are estimates, and drivers err in both
+/// directions.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfiomig_save_get_pending(
+    save: *mut vfiomig_save,
+    pending: *mut vfiomig_pending,
+) -> c_int {
+    with(&table::SAVE_GET_PENDING, save.addr(), |save: &mut Save| {
+        // SAFETY: the caller's contract.
+        unsafe { check_out(pending, "pending") }?;
+        let out = vfiomig_pending::from(&save.pending()?);
+        // SAFETY: the caller's contract.
+        unsafe { write_out(pending, &out, "pending") }
+    })
+}
+
+/// A file descriptor to poll for reading while vfiomig_save_next() says -EAGAIN or
+/// VFIOMIG_DRAINED. It belongs to the library, and changes when the save stops the device or starts
+/// again. Most drivers are always ready: also come back on a timer.
+#[unsafe(no_mangle)]
+pub extern "C" fn vfiomig_save_poll_fd(save: *mut vfiomig_save) -> c_int {
+    with(&table::SAVE_POLL_FD, save.addr(), |save: &mut Save| save.poll_fd())
+}
+
+/// Stops peer-to-peer DMA of the device. With several devices: all are quiesced before any is
+/// stopped. Devices without these states stay as they are.
+#[unsafe(no_mangle)]
+pub extern "C" fn vfiomig_save_quiesce(save: *mut vfiomig_save) -> c_int {
+    with(&table::SAVE_QUIESCE, save.addr(), |save: &mut Save| save.quiesce())
+}
+
+/// Stops the device, to STOP_COPY, quiescing it first where that has not been done. The guest's
+/// vCPUs must have been stopped before. Then call vfiomig_save_next() until VFIOMIG_END.
+#[unsafe(no_mangle)]
+pub extern "C" fn vfiomig_save_stop(save: *mut vfiomig_save) -> c_int {
+    with(&table::SAVE_STOP, save.addr(), |save: &mut Save| save.stop())
+}
+
+/// Ends the save. VFIOMIG_RELEASE: the target has committed; the device stays in STOP; needs the
+/// complete stream. VFIOMIG_KEEP: the guest goes on here; the device goes back to where it was,
+/// from any state; also after VFIOMIG_END, which makes the stream a checkpoint.
+#[unsafe(no_mangle)]
+pub extern "C" fn vfiomig_save_finish(save: *mut vfiomig_save, ending: u32) -> c_int {
+    with(&table::SAVE_FINISH, save.addr(), |save: &mut Save| match ending {
+        VFIOMIG_RELEASE => save.finish(Ending::Release),
+        VFIOMIG_KEEP => save.finish(Ending::Keep),
+        other => Err(err!(Inval, "ending is {other}, not VFIOMIG_RELEASE or VFIOMIG_KEEP")),
+    })
+}
+
+/// Cancels the save: the call that is under way returns -ECANCELED as soon as the driver lets it,
+/// and so does every later one. Then finish with VFIOMIG_KEEP, or free. May be called from any
+/// thread at any time while the handle lives.
+#[unsafe(no_mangle)]
+pub extern "C" fn vfiomig_save_cancel(save: *mut vfiomig_save) -> c_int {
+    with_shared::<Save, _>(&table::SAVE_CANCEL, save.addr(), |shared| {
+        shared.cancel();
+        Ok(())
+    })
+}
+
+/// What the save has done so far. May be called from any thread at any time while the handle
+/// lives.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfiomig_save_get_stats(
+    save: *mut vfiomig_save,
+    stats: *mut vfiomig_save_stats,
+) -> c_int {
+    with_shared::<Save, _>(&table::SAVE_GET_STATS, save.addr(), |shared| {
+        // SAFETY: the caller's contract.
+        unsafe { check_out(stats, "stats") }?;
+        let found = shared.save_stats().unwrap_or_default();
+        // SAFETY: the caller's contract.
+        unsafe { write_out(stats, &vfiomig_save_stats::from(found), "stats") }
+    })
+}
+
+/// What was going on when this save last failed; zeros if it has not.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfiomig_save_get_failure(
+    save: *mut vfiomig_save,
+    failure: *mut vfiomig_failure,
+) -> c_int {
+    with(&table::SAVE_GET_FAILURE, save.addr(), |save: &mut Save| {
+        // SAFETY: the caller's contract.
+        unsafe { check_out(failure, "failure") }?;
+        // SAFETY: the caller's contract.
+        unsafe { write_out(failure, &vfiomig_failure::from(save.failure()), "failure") }
+    })
+}
+
+/// Frees a save; NULL is none. One that was not finished is ended as with VFIOMIG_KEEP. Waits for
+/// a call on another thread.
+#[unsafe(no_mangle)]
+pub extern "C" fn vfiomig_save_free(save: *mut vfiomig_save) {
+    free(&table::SAVE_FREE, save.addr(), Kind::Save);
+}

@@ -1,0 +1,68 @@
+//! What a device tells the VMM while calls are under way.
+
+use std::fmt;
+
+use super::State;
+use crate::error::Outcome;
+
+/// What happened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum EventKind {
+    /// The device went from one state to another.
+    StateChanged = 1,
+    /// A failed change was recovered from, or not: see the outcome.
+    Recovered = 2,
+    /// The device was reset, by the library or behind it.
+    Reset = 3,
+    /// A save started again because the device was reset: all that was sent before is void.
+    SaveRestarted = 4,
+    /// The VMM must redo something before the device runs.
+    FixupsNeeded = 5,
+}
+
+/// One event.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Event {
+    /// What happened.
+    pub kind: EventKind,
+    /// State before, where it is known.
+    pub from: Option<State>,
+    /// State after, where it is known.
+    pub to: Option<State>,
+    /// What recovery left behind.
+    pub outcome: Outcome,
+    /// What the VMM must redo before the device runs: bits of [`super::Fixups`].
+    pub fixups: u32,
+    /// How long the change took, in nanoseconds.
+    pub duration_ns: u64,
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = |state: Option<State>| state.map_or("unknown".to_owned(), |s| s.to_string());
+        let (from, to) = (name(self.from), name(self.to));
+        match self.kind {
+            EventKind::StateChanged => write!(f, "{from} -> {to} in {} ns", self.duration_ns),
+            EventKind::Recovered => write!(f, "recovery: {:?}, now {to}", self.outcome),
+            EventKind::Reset => write!(f, "reset, now {to}"),
+            EventKind::SaveRestarted => write!(f, "the save starts again, now {to}"),
+            EventKind::FixupsNeeded => write!(f, "fix-ups needed: {:#x}", self.fixups),
+        }
+    }
+}
+
+/// Where events go. Called on the thread that is inside the library, which must not be entered
+/// again with the same device from there.
+pub struct EventSink(Box<dyn FnMut(&Event) + Send>);
+
+impl EventSink {
+    /// A sink that calls `call`.
+    pub fn new(call: impl FnMut(&Event) + Send + 'static) -> EventSink {
+        EventSink(Box::new(call))
+    }
+
+    pub(super) fn call(&mut self, event: &Event) {
+        (self.0)(event);
+    }
+}

@@ -1,0 +1,255 @@
+//! The kernel's migration state machine, computed in user space.
+//!
+//! The kernel walks from one state to another over intermediate ones; which ones depends on the
+//! device's flags. Knowing the path beforehand tells whether a data fd will come back, and keeps
+//! illegal requests away from drivers, some of which mark the device failed on one
+//! (docs/kernel-interface.md). This module knows states and arcs, and calls nothing.
+
+use std::fmt;
+
+use crate::uapi;
+
+/// A state of the migration state machine, with the kernel's numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum State {
+    /// The driver lost track of the device; only a reset helps.
+    Error,
+    /// Stopped.
+    Stop,
+    /// Running.
+    Running,
+    /// Stopped, with its state being read.
+    StopCopy,
+    /// Stopped, with its state being written.
+    Resuming,
+    /// Running, but starting no peer-to-peer DMA.
+    RunningP2p,
+    /// Running, with its state being read.
+    PreCopy,
+    /// As [`State::PreCopy`], but starting no peer-to-peer DMA.
+    PreCopyP2p,
+    /// A state of a kernel newer than this library.
+    Other(u32),
+}
+
+use State::{PreCopy, PreCopyP2p, Resuming, Running, RunningP2p, Stop, StopCopy};
+
+impl State {
+    /// Every state that this library knows, in the order of their numbers.
+    pub const KNOWN: [State; 8] =
+        [State::Error, Stop, Running, StopCopy, Resuming, RunningP2p, PreCopy, PreCopyP2p];
+
+    /// The kernel's number.
+    pub fn raw(self) -> u32 {
+        match self {
+            State::Error => 0,
+            Stop => 1,
+            Running => 2,
+            StopCopy => 3,
+            Resuming => 4,
+            RunningP2p => 5,
+            PreCopy => 6,
+            PreCopyP2p => 7,
+            State::Other(raw) => raw,
+        }
+    }
+
+    /// The state with this number.
+    pub fn from_raw(raw: u32) -> State {
+        State::KNOWN.into_iter().find(|state| state.raw() == raw).unwrap_or(State::Other(raw))
+    }
+
+    /// The name that the kernel's documentation uses.
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Error => "ERROR",
+            Stop => "STOP",
+            Running => "RUNNING",
+            StopCopy => "STOP_COPY",
+            Resuming => "RESUMING",
+            RunningP2p => "RUNNING_P2P",
+            PreCopy => "PRE_COPY",
+            PreCopyP2p => "PRE_COPY_P2P",
+            State::Other(_) => "UNKNOWN",
+        }
+    }
+
+    /// Whether a saving data fd belongs to this state.
+    pub fn is_saving(self) -> bool {
+        matches!(self, PreCopy | PreCopyP2p | StopCopy)
+    }
+
+    /// Whether a data fd of either direction belongs to this state.
+    pub fn has_session(self) -> bool {
+        self.is_saving() || self == Resuming
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            State::Other(raw) => write!(f, "UNKNOWN({raw})"),
+            known => f.write_str(known.name()),
+        }
+    }
+}
+
+/// The way from one state to another.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Path {
+    /// The states that are entered, the last one being the target; empty where nothing is to do.
+    pub steps: Vec<State>,
+    /// Whether the kernel hands out a new data fd on the way.
+    pub opens_data: bool,
+}
+
+/// The arcs that drivers implement, and for every other pair the first step towards the target.
+/// `None`: there is no way.
+fn next_of_all(from: State, to: State) -> Option<State> {
+    Some(match (from, to) {
+        (from, to) if from == to => to,
+        (Stop, StopCopy | Resuming) => to,
+        (Stop, _) => RunningP2p,
+        (Running, PreCopy) => PreCopy,
+        (Running, _) => RunningP2p,
+        // A saved stream cannot be continued by a device that has stopped saving.
+        (StopCopy, PreCopy | PreCopyP2p) => return None,
+        (StopCopy | Resuming, _) => Stop,
+        (RunningP2p, Running | PreCopyP2p | Stop) => to,
+        (RunningP2p, PreCopy) => Running,
+        (RunningP2p, _) => Stop,
+        (PreCopy, PreCopyP2p | StopCopy) => PreCopyP2p,
+        (PreCopy, _) => Running,
+        (PreCopyP2p, PreCopy | StopCopy) => to,
+        (PreCopyP2p, _) => RunningP2p,
+        _ => return None,
+    })
+}
+
+/// The state machine of a device with certain migration flags.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fsm {
+    flags: u64,
+}
+
+impl Fsm {
+    /// The machine for `VFIO_MIGRATION_*` flags; unknown ones are of no consequence here.
+    pub fn new(flags: u64) -> Fsm {
+        Fsm { flags }
+    }
+
+    /// Whether a device with these flags has the state.
+    pub fn supports(self, state: State) -> bool {
+        let needs = match state {
+            Stop | Running | StopCopy | Resuming => uapi::MIGRATION_STOP_COPY,
+            RunningP2p => uapi::MIGRATION_STOP_COPY | uapi::MIGRATION_P2P,
+            PreCopy => uapi::MIGRATION_STOP_COPY | uapi::MIGRATION_PRE_COPY,
+            PreCopyP2p => {
+                uapi::MIGRATION_STOP_COPY | uapi::MIGRATION_P2P | uapi::MIGRATION_PRE_COPY
+            }
+            State::Error | State::Other(_) => return false,
+        };
+        self.flags & needs == needs
+    }
+
+    /// The way from one state to another, or `None` where the kernel would refuse.
+    pub fn path(self, from: State, to: State) -> Option<Path> {
+        if !self.supports(from) || !self.supports(to) {
+            return None;
+        }
+        let mut steps = Vec::new();
+        let mut opens_data = false;
+        let mut at = from;
+        while at != to {
+            let mut next = next_of_all(at, to)?;
+            // States that the device lacks are walked through in thought only.
+            while !self.supports(next) {
+                next = next_of_all(next, to)?;
+            }
+            opens_data |= match next {
+                Resuming => true,
+                _ => next.is_saving() && !at.is_saving(),
+            };
+            steps.push(next);
+            at = next;
+        }
+        Some(Path { steps, opens_data })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kernel's rules once more, transcribed by hand from the table in
+    /// docs/kernel-interface.md, which was confirmed on a running kernel: a row per pair, the
+    /// path, and `fd` where a data fd comes back. Nothing here is computed.
+    fn transcription(flags: u64) -> &'static str {
+        match flags {
+            7 => include_str!("fsm-flags7.txt"),
+            5 => include_str!("fsm-flags5.txt"),
+            3 => include_str!("fsm-flags3.txt"),
+            _ => include_str!("fsm-flags1.txt"),
+        }
+    }
+
+    fn by_name(name: &str) -> State {
+        State::KNOWN.into_iter().find(|s| s.name() == name).unwrap_or_else(|| panic!("{name}"))
+    }
+
+    #[test]
+    fn every_pair_agrees_with_the_transcription_of_the_kernels_rules() {
+        for flags in [1, 3, 5, 7] {
+            let fsm = Fsm::new(flags);
+            let mut seen = std::collections::HashSet::new();
+            for line in transcription(flags).lines().filter(|l| !l.starts_with('#')) {
+                let words: Vec<&str> = line.split_whitespace().collect();
+                let (from, to) = (by_name(words[0]), by_name(words[1]));
+                let expected = match words[2] {
+                    "EINVAL" => None,
+                    "none" => Some(Path { steps: vec![], opens_data: false }),
+                    steps => Some(Path {
+                        steps: steps.split('>').map(by_name).collect(),
+                        opens_data: words.get(3) == Some(&"fd"),
+                    }),
+                };
+                assert_eq!(fsm.path(from, to), expected, "flags {flags}: {from} -> {to}");
+                assert!(seen.insert((from, to)));
+            }
+            let supported = State::KNOWN.into_iter().filter(|s| fsm.supports(*s)).count();
+            assert_eq!(seen.len(), supported * supported, "flags {flags}: rows missing");
+        }
+    }
+
+    #[test]
+    fn states_a_device_lacks_and_states_of_the_future_have_no_path() {
+        for flags in [1, 3, 5, 7, 0, 2, 6] {
+            let fsm = Fsm::new(flags);
+            for from in State::KNOWN.into_iter().chain([State::Other(8), State::Other(99)]) {
+                for to in State::KNOWN.into_iter().chain([State::Other(8)]) {
+                    if !fsm.supports(from) || !fsm.supports(to) {
+                        assert_eq!(fsm.path(from, to), None);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn unknown_flags_change_nothing() {
+        let known = Fsm::new(7);
+        let future = Fsm::new(7 | 1 << 40);
+        for from in State::KNOWN {
+            for to in State::KNOWN {
+                assert_eq!(known.path(from, to), future.path(from, to));
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_and_states_convert_both_ways() {
+        for raw in 0..20 {
+            assert_eq!(State::from_raw(raw).raw(), raw);
+        }
+    }
+}

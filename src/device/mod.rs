@@ -1,0 +1,392 @@
+//! One VFIO device and its migration state machine.
+//!
+//! A [`Device`] knows the state that the device is in, changes it along legal paths only, and
+//! brings the device to a known state when a change fails. It owns the data fd of the session
+//! that is open, if any; what flows through it is the business of the layers above.
+
+mod events;
+pub mod fsm;
+mod identity;
+mod probe;
+mod recovery;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+pub use events::{Event, EventKind, EventSink};
+pub use fsm::{Fsm, Path, State};
+pub use identity::{Identity, MAX_VENDOR_DATA, ignore};
+pub use probe::{Caps, Reason, ReasonCode, Severity};
+
+use crate::error::{Code, Error, Failure, Operation, Outcome, Result, err};
+use crate::session::{Load, LoadOptions, Save, SaveOptions};
+use crate::transport::{DataFd, Transport, current_thread_token};
+use probe::Probed;
+
+/// What the VMM must redo before the device may run: bits, also in `vfiomig.h`.
+pub struct Fixups;
+
+impl Fixups {
+    /// Write PCI_COMMAND again: memory, I/O and bus-master enables are not part of the state.
+    pub const PCI_COMMAND: u32 = 1 << 0;
+    /// Set up INTx, MSI and MSI-X eventfds again (`VFIO_DEVICE_SET_IRQS`).
+    pub const INTERRUPTS: u32 = 1 << 1;
+    /// Both: what a reset and a load lose.
+    pub const AFTER_RESET_OR_LOAD: u32 = Fixups::PCI_COMMAND | Fixups::INTERRUPTS;
+}
+
+/// How a device is set up.
+#[derive(Default)]
+pub struct DeviceOptions {
+    /// The kill switch: probe the device, but refuse to migrate it.
+    pub disabled: bool,
+    /// The device's directory in sysfs, where the VMM knows it; needed for the driver's name and
+    /// the mdev type of an fd that came from a group.
+    pub sysfs: Option<PathBuf>,
+    /// Opaque string that the target compares: firmware version, profile…; at most
+    /// [`MAX_VENDOR_DATA`] bytes.
+    pub vendor_data: Vec<u8>,
+    /// Where events go.
+    pub events: Option<EventSink>,
+}
+
+/// Which session has the device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Session {
+    None,
+    Saving,
+    Loading,
+}
+
+/// A VFIO device that can be saved and loaded.
+///
+/// Cloning shares the device. Calls on one device are serialised inside; a callback that calls
+/// back into its own device gets [`Code::Busy`].
+#[derive(Clone)]
+pub struct Device {
+    shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    inner: Mutex<Inner>,
+    /// Token of the thread inside `inner`, or 0: a callback must not wait for itself.
+    owner: AtomicUsize,
+}
+
+/// The device, locked.
+pub(crate) struct Locked<'a> {
+    inner: MutexGuard<'a, Inner>,
+    owner: &'a AtomicUsize,
+}
+
+pub(crate) struct Inner {
+    pub(crate) transport: Box<dyn Transport>,
+    fsm: Fsm,
+    caps: Caps,
+    reasons: Vec<Reason>,
+    identity: Identity,
+    /// The state the device is believed to be in; `None` after it was lost.
+    state: Option<State>,
+    /// The open data session.
+    data: Option<DataFd>,
+    pub(crate) session: Session,
+    /// Rises with every reset: a session of an earlier epoch is dead.
+    epoch: u64,
+    fixups: u32,
+    failure: Option<Failure>,
+    events: Option<EventSink>,
+}
+
+impl Device {
+    /// Probes a device. Fails only where the transport does not lead to a usable VFIO device; one
+    /// that cannot migrate is reported by [`Device::reasons`].
+    pub fn new(transport: impl Transport + 'static, options: DeviceOptions) -> Result<Device> {
+        let mut transport: Box<dyn Transport> = Box::new(transport);
+        if options.vendor_data.len() > MAX_VENDOR_DATA {
+            return Err(err!(Inval, "the vendor string is longer than {MAX_VENDOR_DATA} bytes"));
+        }
+        let release = identity::kernel_release();
+        let Probed { caps, reasons } =
+            probe::probe(transport.as_mut(), options.disabled, &release)?;
+        let mut identity = identity::learn(transport.as_mut(), options.sysfs, &options.vendor_data);
+        identity.migration_flags = caps.migration_flags as u32;
+        identity.state_size = caps.state_size.unwrap_or(0);
+        let inner = Inner {
+            transport,
+            fsm: Fsm::new(caps.migration_flags),
+            state: caps.initial_state,
+            caps,
+            reasons,
+            identity,
+            data: None,
+            session: Session::None,
+            epoch: 0,
+            fixups: 0,
+            failure: None,
+            events: options.events,
+        };
+        let shared = Shared { inner: Mutex::new(inner), owner: AtomicUsize::new(0) };
+        Ok(Device { shared: Arc::new(shared) })
+    }
+
+    pub(crate) fn lock(&self) -> Result<Locked<'_>> {
+        self.shared.lock()
+    }
+
+    /// What the device can do.
+    pub fn caps(&self) -> Result<Caps> {
+        Ok(self.lock()?.caps)
+    }
+
+    /// Why the device cannot migrate or not well, worst first.
+    pub fn reasons(&self) -> Result<Vec<Reason>> {
+        let mut reasons = self.lock()?.reasons.clone();
+        reasons.sort_by_key(|reason| reason.code.severity());
+        Ok(reasons)
+    }
+
+    /// What the device is.
+    pub fn identity(&self) -> Result<Identity> {
+        Ok(self.lock()?.identity.clone())
+    }
+
+    /// Asks the device for its state.
+    pub fn state(&self) -> Result<State> {
+        let mut inner = self.lock()?;
+        let result = inner.ask_state();
+        inner.remember(result)
+    }
+
+    /// Takes the device to STOP, RUNNING or RUNNING_P2P. A session must not be open; the states
+    /// with a data stream belong to [`Device::save`] and [`Device::load`].
+    pub fn set_state(&self, to: State) -> Result<()> {
+        let mut inner = self.lock()?;
+        let result = inner.set_plain_state(to);
+        inner.remember(result)
+    }
+
+    /// Takes the device to RUNNING, from wherever it is: the last step after a load, or the way
+    /// back. Clears the fix-ups: the VMM has made them.
+    pub fn run(&self) -> Result<()> {
+        let mut inner = self.lock()?;
+        let result = inner.set_plain_state(State::Running);
+        inner.remember(result)?;
+        inner.fixups = 0;
+        Ok(())
+    }
+
+    /// Resets the device with `VFIO_DEVICE_RESET` and drops an open session's data.
+    pub fn reset(&self) -> Result<()> {
+        let mut inner = self.lock()?;
+        let result = inner.reset();
+        inner.remember(result)
+    }
+
+    /// Says that the device was reset by other means: a function-level reset by the guest, a bus
+    /// reset by the VMM. A save that is under way starts again by itself; a load fails.
+    pub fn was_reset(&self) -> Result<()> {
+        let mut inner = self.lock()?;
+        inner.drop_data();
+        inner.epoch += 1;
+        inner.fixups |= Fixups::AFTER_RESET_OR_LOAD;
+        let result = inner.ask_state().map(drop);
+        inner.emit(EventKind::Reset, None, Outcome::Reset, 0);
+        inner.remember(result)
+    }
+
+    /// What the VMM must redo before the device runs: bits of [`Fixups`].
+    pub fn fixups(&self) -> Result<u32> {
+        Ok(self.lock()?.fixups)
+    }
+
+    /// What went wrong last, if anything did.
+    pub fn failure(&self) -> Result<Option<Failure>> {
+        Ok(self.lock()?.failure)
+    }
+
+    /// Begins to save the device: RUNNING to PRE_COPY where the device has it.
+    pub fn save(&self, options: SaveOptions) -> Result<Save> {
+        Save::begin(self.clone(), options)
+    }
+
+    /// Begins to load the device: to RESUMING. What the device held is lost.
+    pub fn load(&self, options: LoadOptions) -> Result<Load> {
+        Load::begin(self.clone(), options)
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> Result<Locked<'_>> {
+        let me = current_thread_token();
+        if self.owner.load(Ordering::Relaxed) == me {
+            return Err(err!(Busy, "called from a callback of the same device"));
+        }
+        let inner = self.inner.lock().map_err(|_| {
+            err!(NotRecoverable, "an earlier internal error has left this device unusable")
+        })?;
+        self.owner.store(me, Ordering::Relaxed);
+        Ok(Locked { inner, owner: &self.owner })
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        self.owner.store(0, Ordering::Relaxed);
+    }
+}
+
+impl std::ops::Deref for Locked<'_> {
+    type Target = Inner;
+    fn deref(&self) -> &Inner {
+        &self.inner
+    }
+}
+
+impl std::ops::DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut Inner {
+        &mut self.inner
+    }
+}
+
+impl Inner {
+    pub(crate) fn caps(&self) -> Caps {
+        self.caps
+    }
+
+    pub(crate) fn fsm(&self) -> Fsm {
+        self.fsm
+    }
+
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    pub(crate) fn state_now(&self) -> Option<State> {
+        self.state
+    }
+
+    pub(crate) fn data(&self) -> Option<DataFd> {
+        self.data
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    pub(crate) fn fixups(&self) -> u32 {
+        self.fixups
+    }
+
+    /// Keeps a failure on the device, so that it outlives the call that returned it.
+    pub(crate) fn remember<T>(&mut self, result: Result<T>) -> Result<T> {
+        if let Err(error) = &result {
+            if let Some(failure) = error.failure() {
+                self.failure = Some(*failure);
+            }
+        }
+        result
+    }
+
+    /// Refuses what cannot migrate, with the first blocking reason.
+    pub(crate) fn check_can_migrate(&self) -> Result<()> {
+        Probed::why_not(&self.caps, &self.reasons)
+    }
+
+    /// Gives the device to a session.
+    pub(crate) fn claim(&mut self, session: Session) -> Result<()> {
+        match self.session {
+            Session::None => {
+                self.session = session;
+                Ok(())
+            }
+            Session::Saving => Err(err!(Busy, "the device is being saved; finish that first")),
+            Session::Loading => Err(err!(Busy, "the device is being loaded; finish that first")),
+        }
+    }
+
+    fn ask_state(&mut self) -> Result<State> {
+        self.query_state().map_err(|errno| {
+            Error::new(errno.code(), format!("the device's state cannot be read: {errno}"))
+                .with_failure(Failure {
+                    operation: Operation::GetState,
+                    ioctl: crate::uapi::VFIO_DEVICE_FEATURE,
+                    errno: errno.0,
+                    state_before: self.state,
+                    fixups: self.fixups,
+                    ..Failure::default()
+                })
+        })
+    }
+
+    fn set_plain_state(&mut self, to: State) -> Result<()> {
+        if to.has_session() || !matches!(to, State::Stop | State::Running | State::RunningP2p) {
+            return Err(err!(Inval, "{to} is entered by saving or loading only"));
+        }
+        if self.session != Session::None {
+            return Err(err!(Busy, "a session has the device; finish that first"));
+        }
+        if !self.caps.can_migrate() {
+            return Err(err!(NotSupported, "the device has no migration states"));
+        }
+        if self.state.is_none_or(|state| state.has_session() || state == State::Error) {
+            // Left behind by an earlier owner, whose data fd is gone: walking out of RESUMING
+            // without one has brought kernels down (docs/kernel-interface.md). Reset is safe.
+            self.reset()?;
+        }
+        self.transition(to, recovery::Recover::Reset).map(drop)
+    }
+
+    /// Tells the VMM.
+    pub(crate) fn emit(&mut self, kind: EventKind, from: Option<State>, outcome: Outcome, ns: u64) {
+        let event =
+            Event { kind, from, to: self.state, outcome, fixups: self.fixups, duration_ns: ns };
+        log::debug!(target: "vfiomig::device", "{event}");
+        if let Some(sink) = &mut self.events {
+            sink.call(&event);
+        }
+    }
+
+    /// Notes what must be redone before the device runs.
+    pub(crate) fn add_fixups(&mut self, fixups: u32) {
+        self.fixups |= fixups;
+        self.emit(EventKind::FixupsNeeded, self.state, Outcome::Kept, 0);
+    }
+
+    /// Closes the data fd.
+    pub(crate) fn drop_data(&mut self) {
+        if let Some(data) = self.data.take() {
+            self.transport.data_close(data);
+        }
+    }
+}
+
+impl Drop for Inner {
+    /// The last handle of the device goes: sessions have ended before (they hold the device), so
+    /// only a session state without a session can be left, for example after a panic. Some
+    /// drivers keep such a state over a close and fail the next owner.
+    fn drop(&mut self) {
+        self.drop_data();
+        if self.session == Session::None {
+            return;
+        }
+        if let Err(error) = self.reset() {
+            log::error!(target: "vfiomig::device", "resetting a device that is let go: {error}");
+        }
+    }
+}
+
+/// What is not allowed in the state that a session is in.
+pub(crate) fn wrong_state(what: &str, state: &str) -> Error {
+    Error::new(Code::Inval, format!("{what} is not allowed {state}"))
+}
+
+pub(crate) use recovery::{Recover, describe, elapsed_ns};
+
+impl Inner {
+    /// The driver's present estimate of the stop-copy stream, in bytes.
+    pub(crate) fn query_state_size(&mut self) -> Option<u64> {
+        self.caps.state_size?;
+        probe::credible_state_size(self.transport.as_mut())
+    }
+}

@@ -1,0 +1,371 @@
+//! Probing: what a device can do, and why it cannot migrate or not well.
+//!
+//! Every question is asked of the device itself; the answers become [`Caps`] and a list of
+//! [`Reason`]s that a person can act on. Nothing here changes the device's state; the one thing
+//! that is switched on is version 2 of the pre-copy estimates, which only makes them meaningful.
+
+use super::fsm::State;
+use crate::error::{Code, Errno, Error, Failure, Operation, Result, err};
+use crate::transport::Transport;
+use crate::uapi;
+
+/// What a device can do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Caps {
+    /// `VFIO_MIGRATION_*` as the driver reports them, unknown bits included; 0: no migration.
+    pub migration_flags: u64,
+    /// State in which the device was found.
+    pub initial_state: Option<State>,
+    /// Estimated length of the stop-copy stream in bytes, where the driver gives a credible one.
+    pub state_size: Option<u64>,
+    /// The device logs the pages that it writes by DMA, and the kernel can report them.
+    pub dma_logging: bool,
+    /// The driver says when initial data starts again during pre-copy.
+    pub precopy_info_v2: bool,
+}
+
+impl Caps {
+    /// Whether the device can be saved and loaded at all.
+    pub fn can_migrate(&self) -> bool {
+        self.migration_flags & uapi::MIGRATION_STOP_COPY != 0
+    }
+
+    /// Whether the device can be saved while the guest runs.
+    pub fn has_pre_copy(&self) -> bool {
+        let both = uapi::MIGRATION_STOP_COPY | uapi::MIGRATION_PRE_COPY;
+        self.migration_flags & both == both
+    }
+
+    /// Whether the device has peer-to-peer states.
+    pub fn has_p2p(&self) -> bool {
+        let both = uapi::MIGRATION_STOP_COPY | uapi::MIGRATION_P2P;
+        self.migration_flags & both == both
+    }
+}
+
+/// How much a reason matters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum Severity {
+    /// The device cannot be migrated.
+    Blocks = 0,
+    /// It can, but with a longer downtime, more pages resent, or not together with other devices.
+    Limits = 1,
+    /// Good to know.
+    Info = 2,
+}
+
+macro_rules! reasons {
+    ($($name:ident = $code:literal, $severity:ident, $label:literal;)*) => {
+        /// Why a device cannot migrate, or not well. Codes never change their meaning.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[repr(u32)]
+        pub enum ReasonCode { $(#[doc = $label] $name = $code,)* }
+
+        impl ReasonCode {
+            /// Every code there is.
+            pub const ALL: &'static [ReasonCode] = &[$(ReasonCode::$name,)*];
+
+            /// How much it matters.
+            pub fn severity(self) -> Severity {
+                match self { $(ReasonCode::$name => Severity::$severity,)* }
+            }
+
+            /// A stable label, for scripts.
+            pub fn label(self) -> &'static str {
+                match self { $(ReasonCode::$name => $label,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    Disabled = 1, Blocks, "disabled";
+    KernelTooOld = 2, Blocks, "kernel-too-old";
+    DriverNoMigration = 3, Blocks, "driver-without-migration";
+    NoStopCopy = 4, Blocks, "no-stop-copy";
+    StateUnreadable = 5, Blocks, "state-unreadable";
+    DeviceInError = 6, Blocks, "device-in-error";
+    StaleState = 7, Limits, "stale-state";
+    NoPreCopy = 8, Limits, "no-pre-copy";
+    NoP2p = 9, Limits, "no-p2p";
+    NoDataSize = 10, Limits, "no-data-size";
+    NoDmaLogging = 11, Limits, "no-dma-logging";
+    DmaLoggingUnusable = 12, Limits, "dma-logging-unusable";
+    NoPrecopyInfoV2 = 13, Info, "no-precopy-info-v2";
+}
+
+/// One reason.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Reason {
+    /// The stable code.
+    pub code: ReasonCode,
+    /// What it means here and what to do about it, for people.
+    pub text: String,
+}
+
+/// Where a 64-bit size from a driver stops being credible: xe stores a negative errno there.
+const CREDIBLE_SIZE: u64 = 1 << 62;
+
+/// Everything probing found.
+pub(super) struct Probed {
+    pub caps: Caps,
+    pub reasons: Vec<Reason>,
+}
+
+/// Asks the device everything. Fails only where the fd is not a usable VFIO device at all.
+pub(super) fn probe(
+    transport: &mut dyn Transport,
+    disabled: bool,
+    kernel_release: &str,
+) -> Result<Probed> {
+    let mut reasons = Vec::new();
+    let mut add = |code: ReasonCode, text: String| reasons.push(Reason { code, text });
+    if disabled {
+        add(ReasonCode::Disabled, "migration of this device is switched off by the VMM".into());
+    }
+    // The fd's own nature first: everything else is misread on something that is not a device.
+    transport.device_info().map_err(|errno| {
+        let why = match errno.0 {
+            libc::EINVAL => "; a device from /dev/vfio/devices must be bound to an iommufd first",
+            libc::EBADF => "; it is not open",
+            _ => "",
+        };
+        let failure = Failure {
+            operation: Operation::Probe,
+            ioctl: uapi::VFIO_DEVICE_GET_INFO,
+            errno: errno.0,
+            ..Failure::default()
+        };
+        let code = if errno.0 == libc::EBADF { Code::Inval } else { errno.code() };
+        Error::new(code, format!("the fd is not a usable VFIO device: {errno}{why}"))
+            .with_failure(failure)
+    })?;
+
+    let migration_flags = match get_u64(transport, uapi::FEATURE_MIGRATION) {
+        Ok(flags) => flags,
+        Err(errno) => {
+            add_why_no_migration(&mut reasons, errno, kernel_release);
+            return Ok(Probed { caps: no_migration(), reasons });
+        }
+    };
+    let mut caps = Caps { migration_flags, ..no_migration() };
+    if !caps.can_migrate() {
+        add(
+            ReasonCode::NoStopCopy,
+            format!(
+                "the driver reports migration flags {migration_flags:#x} without STOP_COPY, \
+                 which this library needs; a newer version of either may help"
+            ),
+        );
+        return Ok(Probed { caps, reasons });
+    }
+    match get_state(transport) {
+        Ok(State::Error) => {
+            caps.initial_state = Some(State::Error);
+            add(ReasonCode::DeviceInError, "the device is in ERROR; reset it first".into());
+        }
+        Ok(state) => {
+            caps.initial_state = Some(state);
+            if state.has_session() {
+                add(
+                    ReasonCode::StaleState,
+                    format!(
+                        "the device is in {state}, left there by an earlier owner; loading resets \
+                         it, for anything else reset it first"
+                    ),
+                );
+            }
+        }
+        Err(errno) => {
+            add(ReasonCode::StateUnreadable, format!("the device's state cannot be read: {errno}"));
+        }
+    }
+    match get_u64(transport, uapi::FEATURE_MIG_DATA_SIZE) {
+        Ok(size) if size < CREDIBLE_SIZE => caps.state_size = Some(size),
+        Ok(_) => add(
+            ReasonCode::NoDataSize,
+            "the driver's estimate of the state's size is not credible; the downtime cannot be \
+             predicted"
+                .into(),
+        ),
+        Err(errno) => add(
+            ReasonCode::NoDataSize,
+            format!(
+                "the size of the state is not known beforehand ({errno}; Linux 6.2 or newer \
+                 reports it), so the downtime cannot be predicted"
+            ),
+        ),
+    }
+    if caps.has_pre_copy() {
+        let opt_in = uapi::FEATURE_SET | uapi::FEATURE_MIG_PRECOPY_INFO_V2;
+        caps.precopy_info_v2 = transport.feature(opt_in, &mut []).is_ok();
+        if !caps.precopy_info_v2 {
+            add(
+                ReasonCode::NoPrecopyInfoV2,
+                "the kernel does not say when initial data starts again during pre-copy (newer \
+                 kernels do)"
+                    .into(),
+            );
+        }
+    } else {
+        add(
+            ReasonCode::NoPreCopy,
+            "no pre-copy: the whole state is sent while the guest is stopped".into(),
+        );
+    }
+    if !caps.has_p2p() {
+        add(
+            ReasonCode::NoP2p,
+            "no peer-to-peer states: a VM with several passed-through devices cannot stop them \
+             safely together with this one"
+                .into(),
+        );
+    }
+    probe_dma_logging(transport, &mut caps, &mut reasons);
+    Ok(Probed { caps, reasons })
+}
+
+fn no_migration() -> Caps {
+    Caps {
+        migration_flags: 0,
+        initial_state: None,
+        state_size: None,
+        dma_logging: false,
+        precopy_info_v2: false,
+    }
+}
+
+fn add_why_no_migration(reasons: &mut Vec<Reason>, errno: Errno, kernel_release: &str) {
+    let (code, text) = if errno.0 != libc::ENOTTY {
+        (
+            ReasonCode::DriverNoMigration,
+            format!("asking the driver for its migration flags failed: {errno}"),
+        )
+    } else if release_is_before(kernel_release, (5, 18)) {
+        (
+            ReasonCode::KernelTooOld,
+            format!("kernel {kernel_release} has no VFIO migration; Linux 5.18 or newer does"),
+        )
+    } else {
+        (
+            ReasonCode::DriverNoMigration,
+            "the driver bound to this device does not support migration; a VF needs its vendor's \
+             VFIO driver (mlx5_vfio_pci, hisi_acc_vfio_pci, pds_vfio_pci, qat_vfio_pci, \
+             virtio_vfio_pci, xe_vfio_pci…) instead of vfio-pci"
+                .to_owned(),
+        )
+    };
+    reasons.push(Reason { code, text });
+}
+
+fn probe_dma_logging(transport: &mut dyn Transport, caps: &mut Caps, reasons: &mut Vec<Reason>) {
+    let start = uapi::FEATURE_PROBE | uapi::FEATURE_SET | uapi::FEATURE_DMA_LOGGING_START;
+    if let Err(errno) = transport.feature(start, &mut []) {
+        reasons.push(Reason {
+            code: ReasonCode::NoDmaLogging,
+            text: format!(
+                "the device does not log the pages it writes ({errno}): another dirty tracker, or \
+                 sending all memory again, must stand in"
+            ),
+        });
+        return;
+    }
+    // PROBE succeeds even where the kernel was built without the bitmap code behind REPORT; only
+    // asking tells (docs/kernel-interface.md). Logging is off, and the page that is asked for lies
+    // where no DMA address is, so nothing is lost.
+    let mut bitmap = 0u64;
+    let mut report = [0u8; 32];
+    let fields =
+        [1u64 << 62, 4096, 4096, std::ptr::from_mut(&mut bitmap).expose_provenance() as u64];
+    for (at, field) in report.chunks_exact_mut(8).zip(fields) {
+        at.copy_from_slice(&field.to_ne_bytes());
+    }
+    let get = uapi::FEATURE_GET | uapi::FEATURE_DMA_LOGGING_REPORT;
+    match transport.feature(get, &mut report) {
+        Err(Errno(libc::EOPNOTSUPP | libc::ENOTTY)) => reasons.push(Reason {
+            code: ReasonCode::DmaLoggingUnusable,
+            text: "the device logs the pages it writes, but this kernel cannot report them: it \
+                   was built without CONFIG_IOMMUFD"
+                .into(),
+        }),
+        _ => caps.dma_logging = true,
+    }
+}
+
+pub(super) fn get_u64(
+    transport: &mut dyn Transport,
+    feature: u32,
+) -> std::result::Result<u64, Errno> {
+    let mut payload = [0; 8];
+    transport.feature(uapi::FEATURE_GET | feature, &mut payload)?;
+    Ok(u64::from_ne_bytes(payload))
+}
+
+/// The estimate of the stop-copy stream, where it is credible.
+pub(super) fn credible_state_size(transport: &mut dyn Transport) -> Option<u64> {
+    get_u64(transport, uapi::FEATURE_MIG_DATA_SIZE).ok().filter(|size| *size < CREDIBLE_SIZE)
+}
+
+pub(super) fn get_state(transport: &mut dyn Transport) -> std::result::Result<State, Errno> {
+    let mut payload = [0; 8];
+    transport.feature(uapi::FEATURE_GET | uapi::FEATURE_MIG_DEVICE_STATE, &mut payload)?;
+    let (state, _data_fd) = split_state(payload);
+    Ok(State::from_raw(state))
+}
+
+/// `struct vfio_device_feature_mig_state`, taken apart.
+pub(super) fn split_state(payload: [u8; 8]) -> (u32, i32) {
+    let [a, b, c, d, e, f, g, h] = payload;
+    (u32::from_ne_bytes([a, b, c, d]), i32::from_ne_bytes([e, f, g, h]))
+}
+
+fn release_is_before(release: &str, version: (u32, u32)) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) < version,
+        _ => false,
+    }
+}
+
+impl Probed {
+    /// The error for a device that cannot migrate.
+    pub fn why_not(caps: &Caps, reasons: &[Reason]) -> Result<()> {
+        let blocking = reasons.iter().find(|r| r.code.severity() == Severity::Blocks);
+        match blocking {
+            None if caps.can_migrate() => Ok(()),
+            None => Err(err!(NotSupported, "the device does not support migration")),
+            Some(reason) => Err(match reason.code {
+                ReasonCode::Disabled => err!(Perm, "{}", reason.text),
+                ReasonCode::DeviceInError | ReasonCode::StateUnreadable => {
+                    err!(Io, "{}", reason.text)
+                }
+                _ => err!(NotSupported, "{}", reason.text),
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_compare_by_their_first_two_numbers() {
+        assert!(release_is_before("5.10.0-21-amd64", (5, 18)));
+        assert!(release_is_before("4.19.0", (5, 18)));
+        assert!(!release_is_before("5.18.0", (5, 18)));
+        assert!(!release_is_before("6.12.57+deb13-amd64", (5, 18)));
+        assert!(!release_is_before("unknown", (5, 18)));
+    }
+
+    #[test]
+    fn reason_codes_and_labels_are_unique() {
+        for (i, a) in ReasonCode::ALL.iter().enumerate() {
+            for b in &ReasonCode::ALL[i + 1..] {
+                assert_ne!(*a as u32, *b as u32);
+                assert_ne!(a.label(), b.label());
+            }
+        }
+    }
+}

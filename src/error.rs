@@ -1,0 +1,240 @@
+//! Errors: a closed set of codes, a text for people, and what was going on at the time.
+//!
+//! A code is what a caller acts on and never changes its meaning; the text may change in any
+//! release. An errno from a driver that is outside the set is reported as [`Code::Io`], with the
+//! raw number kept in [`Failure::errno`].
+
+use std::fmt;
+
+use crate::device::State;
+
+/// Result of the library's calls.
+pub type Result<T> = std::result::Result<T, Error>;
+
+macro_rules! codes {
+    ($($name:ident = $errno:ident, $what:literal;)*) => {
+        /// What went wrong, as a caller can act on it. In C the same number, negative.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+        #[repr(i32)]
+        pub enum Code {
+            $(#[doc = $what] $name = libc::$errno,)*
+        }
+
+        impl Code {
+            /// Every code there is.
+            pub const ALL: &'static [Code] = &[$(Code::$name,)*];
+
+            /// The errno's name, for example `"EBUSY"`.
+            pub fn name(self) -> &'static str {
+                match self { $(Code::$name => stringify!($errno),)* }
+            }
+
+            /// One line for people.
+            pub fn what(self) -> &'static str {
+                match self { $(Code::$name => $what,)* }
+            }
+
+            /// The code for an errno, where it is in the set.
+            pub fn from_errno(errno: i32) -> Option<Code> {
+                match errno { $(libc::$errno => Some(Code::$name),)* _ => None }
+            }
+        }
+    };
+}
+
+codes! {
+    Perm = EPERM, "migration of this device is switched off";
+    Io = EIO, "the device or its driver failed";
+    BadHandle = EBADF, "not a live handle of this kind";
+    Again = EAGAIN, "nothing can be read now; poll and call again";
+    NoMem = ENOMEM, "out of memory";
+    Fault = EFAULT, "a required pointer is NULL";
+    Busy = EBUSY, "another call is using this handle or device";
+    NoDev = ENODEV, "the device's data stream ended behind the library's back";
+    Inval = EINVAL, "an argument is wrong, or the call is not allowed in this state";
+    NotTty = ENOTTY, "not a VFIO device, or a kernel without this feature";
+    NoSpace = ENOSPC, "the buffer is too small for the next frame";
+    TooBig = E2BIG, "a structure has non-zero members this version does not know";
+    NoData = ENODATA, "the stream is not complete";
+    Proto = EPROTO, "the stream's format is wrong";
+    BadMsg = EBADMSG, "a checksum is wrong";
+    MsgSize = EMSGSIZE, "the stream exceeds a limit of the options";
+    OtherDevice = EXDEV, "the stream belongs to another kind of device";
+    NotSupported = EOPNOTSUPP, "the device or this build cannot do this";
+    TimedOut = ETIMEDOUT, "the device made no progress in time";
+    Cancelled = ECANCELED, "cancelled";
+    NotRecoverable = ENOTRECOVERABLE, "an internal error has poisoned this handle";
+}
+
+impl Code {
+    /// The C ABI's return value: `-errno`.
+    pub fn to_ret(self) -> i32 {
+        -(self as i32)
+    }
+}
+
+/// An errno as a transport reports it, not yet interpreted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Errno(pub i32);
+
+impl Errno {
+    /// The code for this errno: itself where it is in the closed set, otherwise [`Code::Io`].
+    pub fn code(self) -> Code {
+        Code::from_errno(self.0).unwrap_or(Code::Io)
+    }
+}
+
+impl fmt::Display for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", std::io::Error::from_raw_os_error(self.0))
+    }
+}
+
+/// What the recovery ladder left behind after a failed operation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(u32)]
+pub enum Outcome {
+    /// Nothing had to be recovered: the device is in the state it was in before.
+    #[default]
+    Kept = 0,
+    /// The device was brought back without a reset; a data session, if there was one, is gone.
+    Recovered = 1,
+    /// The device was reset: RUNNING, with its contents lost.
+    Reset = 2,
+    /// The device could not be reset; its state is unknown. Only the VMM's harder resets may help.
+    Lost = 3,
+}
+
+/// Which operation failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(u32)]
+pub enum Operation {
+    /// None: the caller's arguments or the stream were at fault.
+    #[default]
+    None = 0,
+    /// Asking for a feature.
+    Probe = 1,
+    /// Reading the device's state.
+    GetState = 2,
+    /// Changing the device's state.
+    SetState = 3,
+    /// Reading from the data fd.
+    DataRead = 4,
+    /// Writing to the data fd.
+    DataWrite = 5,
+    /// Asking for the pre-copy estimates.
+    PrecopyInfo = 6,
+    /// Resetting the device.
+    Reset = 7,
+    /// Checking the stream.
+    Stream = 8,
+    /// Handing something to a callback of the VMM.
+    Callback = 9,
+}
+
+/// What was going on when an operation failed; kept on the handle for as long as it lives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Failure {
+    /// The code that the call returned.
+    pub code: i32,
+    /// The operation.
+    pub operation: Operation,
+    /// The ioctl's request number; 0 for read, write and the stream.
+    pub ioctl: u32,
+    /// The raw errno, as the kernel or a callback gave it; 0 for the stream.
+    pub errno: i32,
+    /// State before the operation.
+    pub state_before: Option<State>,
+    /// State that was wanted.
+    pub state_wanted: Option<State>,
+    /// State found afterwards, recovery included.
+    pub state_after: Option<State>,
+    /// What recovery did.
+    pub outcome: Outcome,
+    /// What the VMM must redo before the device runs: bits of [`crate::device::Fixups`].
+    pub fixups: u32,
+    /// Bytes of device data (for DataRead and DataWrite) or of the stream before the failure.
+    pub offset: u64,
+}
+
+/// An error of the library.
+#[derive(Clone, Debug)]
+pub struct Error {
+    code: Code,
+    message: String,
+    failure: Option<Box<Failure>>,
+}
+
+impl Error {
+    /// An error with a code and a text.
+    pub fn new(code: Code, message: impl Into<String>) -> Error {
+        Error { code, message: message.into(), failure: None }
+    }
+
+    /// Adds what was going on.
+    #[must_use]
+    pub fn with_failure(mut self, mut failure: Failure) -> Error {
+        failure.code = self.code.to_ret();
+        self.failure = Some(Box::new(failure));
+        self
+    }
+
+    /// Changes the recorded failure, creating an empty one first where there is none.
+    #[must_use]
+    pub(crate) fn amend(mut self, change: impl FnOnce(&mut Failure)) -> Error {
+        let mut failure = self.failure.take().unwrap_or_default();
+        failure.code = self.code.to_ret();
+        change(&mut failure);
+        self.failure = Some(failure);
+        self
+    }
+
+    /// Appends to the text.
+    #[must_use]
+    pub(crate) fn note(mut self, text: &str) -> Error {
+        self.message.push_str(text);
+        self
+    }
+
+    /// The code.
+    pub fn code(&self) -> Code {
+        self.code
+    }
+
+    /// The text, one line.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// What was going on, where a device or a stream was involved.
+    pub fn failure(&self) -> Option<&Failure> {
+        self.failure.as_deref()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {}
+
+macro_rules! err {
+    ($code:ident, $($text:tt)*) => { $crate::error::Error::new($crate::error::Code::$code, format!($($text)*)) };
+}
+pub(crate) use err;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_errno_outside_the_set_becomes_eio_and_all_inside_map_to_themselves() {
+        assert_eq!(Errno(libc::ENOTCONN).code(), Code::Io);
+        for code in Code::ALL {
+            assert_eq!(Errno(*code as i32).code(), *code);
+            assert!(code.to_ret() < 0);
+        }
+    }
+}

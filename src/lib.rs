@@ -1,0 +1,38 @@
+//! VFIO live migration as a library.
+//!
+//! A VMM owns the guest, the device's file descriptor, the memory map and the transport;
+//! libvfiomig owns everything between a VFIO device and a trustworthy stream of bytes, in both
+//! directions.
+//!
+//! ```text
+//! capi        extern "C": handles, entry guards, errors, callbacks
+//! session     save, load
+//! stream      frames, encoder, decoder, identity: the native format
+//! protocol    v2: what the kernel's data fd says
+//! device      Device, probing, state machine, recovery
+//! transport   kernel ioctls, ops table of callbacks
+//! ```
+//! A layer calls only downwards. The C functions are the same core: `include/vfiomig.h`.
+//!
+//! Rust callers start at [`Device::new`] with a [`transport::KernelTransport`], go on with
+//! [`Device::save`] and [`Device::load`]; all types are `Send`, and one session is used by one
+//! thread at a time.
+
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+)]
+
+pub mod capi;
+pub mod device;
+pub mod error;
+pub(crate) mod logging;
+pub(crate) mod protocol;
+pub mod session;
+pub mod stream;
+pub mod transport;
+pub mod uapi;
+
+pub use device::Device;
+pub use error::{Code, Error, Result};
+pub use session::{Load, Save};

@@ -1,0 +1,163 @@
+//! Migration protocol v2: what reads and writes of the data fd mean.
+//!
+//! Drivers differ in what they return (docs/kernel-interface.md); this is the one place that
+//! knows. It moves bytes between a device and a buffer and knows nothing of frames.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::device::{Inner, State};
+use crate::error::{Code, Errno, Error, Failure, Operation, Result, err};
+use crate::transport::{DataFd, Direction, PrecopyInfo};
+use crate::uapi;
+
+/// What one read brought.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ReadStep {
+    /// This many bytes.
+    Data(usize),
+    /// Pre-copy: nothing now, more may come.
+    Drained,
+    /// Stop-copy: the permanent end.
+    End,
+    /// Nothing now, poll.
+    WouldBlock,
+    /// The stream is dead: the device was reset or failed.
+    Dead(Errno),
+}
+
+fn data_of(device: &Inner) -> Result<DataFd> {
+    device.data().ok_or_else(|| err!(NoDev, "the device has no open data stream"))
+}
+
+/// Reads device state into `buf`, which is not empty.
+pub(crate) fn read(device: &mut Inner, stop_copy: bool, buf: &mut [u8]) -> Result<ReadStep> {
+    let data = data_of(device)?;
+    let mut confirmed = false;
+    loop {
+        return match device.transport.data_read(data, buf) {
+            Ok(0) if !stop_copy => Ok(ReadStep::Drained),
+            // mlx5 can answer 0 once while its save is being set up: the end is the end twice.
+            Ok(0) if !confirmed => {
+                confirmed = true;
+                continue;
+            }
+            Ok(0) => Ok(ReadStep::End),
+            Ok(n) if n <= buf.len() => Ok(ReadStep::Data(n)),
+            Ok(_) => Err(read_failed(device, Errno(libc::EIO))),
+            Err(Errno(libc::ENOMSG)) if !stop_copy => Ok(ReadStep::Drained),
+            Err(Errno(libc::EAGAIN)) => Ok(ReadStep::WouldBlock),
+            Err(errno @ Errno(libc::ENODEV)) => Ok(ReadStep::Dead(errno)),
+            Err(errno) => Err(read_failed(device, errno)),
+        };
+    }
+}
+
+/// The error for a failed read. The session is over: part of the data may be lost.
+pub(crate) fn read_failed(device: &mut Inner, errno: Errno) -> Error {
+    let before = device.state_now();
+    device.drop_data();
+    let after = device.query_state().ok();
+    let text = format!(
+        "reading the device's state failed: {errno}; the device is in {}",
+        after.map_or("an unknown state".to_owned(), |s| s.to_string())
+    );
+    Error::new(errno.code(), text).with_failure(Failure {
+        operation: Operation::DataRead,
+        errno: errno.0,
+        state_before: before,
+        state_after: after,
+        fixups: device.fixups(),
+        ..Failure::default()
+    })
+}
+
+/// How long a load waits for a device that takes no data, and who may end the waiting.
+pub(crate) struct Patience<'a> {
+    pub timeout: Duration,
+    pub cancelled: &'a AtomicBool,
+}
+
+/// Writes all of `buf` to the device; `Err` carries how many bytes were taken. After an error the
+/// kernel may have consumed any of the rest: nothing more may be written.
+pub(crate) fn write_all(
+    device: &mut Inner,
+    buf: &[u8],
+    patience: &Patience<'_>,
+) -> std::result::Result<(), (u64, Errno, &'static str)> {
+    let Some(data) = device.data() else {
+        return Err((0, Errno(libc::ENODEV), ""));
+    };
+    let mut done = 0usize;
+    let mut stuck_since: Option<Instant> = None;
+    while let Some(rest) = buf.get(done..).filter(|rest| !rest.is_empty()) {
+        let fail = |errno, why| Err((done as u64, Errno(errno), why));
+        match device.transport.data_write(data, rest) {
+            Ok(0) => return fail(libc::EIO, "the driver took no data and gave no error"),
+            Ok(n) if n <= rest.len() => {
+                done += n;
+                stuck_since = None;
+            }
+            Ok(_) => return fail(libc::EIO, "the driver claims to have taken more than it got"),
+            Err(Errno(libc::EAGAIN)) => {
+                let since = *stuck_since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= patience.timeout {
+                    return fail(libc::ETIMEDOUT, "the driver takes no data");
+                }
+                device.transport.data_wait(data, Direction::Write, Duration::from_millis(50));
+            }
+            Err(Errno(errno)) => return fail(errno, ""),
+        }
+        if patience.cancelled.load(Ordering::Relaxed) {
+            return Err((done as u64, Errno(libc::ECANCELED), ""));
+        }
+    }
+    Ok(())
+}
+
+/// Estimates of a device in pre-copy. Asking also makes some drivers produce the next data.
+pub(crate) fn precopy_info(device: &mut Inner) -> Result<Option<PrecopyInfo>> {
+    let data = data_of(device)?;
+    let v2 = device.caps().precopy_info_v2;
+    match device.transport.data_precopy_info(data) {
+        Ok(info) => Ok(Some(PrecopyInfo {
+            // Version 1 echoes whatever was passed in; only version 2 means something.
+            flags: if v2 { info.flags & uapi::PRECOPY_INFO_REINIT } else { 0 },
+            initial_bytes: credible(info.initial_bytes),
+            dirty_bytes: credible(info.dirty_bytes),
+        })),
+        // hisi_acc refuses in PRE_COPY_P2P; elsewhere too the estimates are dispensable.
+        Err(Errno(libc::EINVAL | libc::ENOTTY | libc::EOPNOTSUPP)) => Ok(None),
+        Err(errno) => {
+            let text = format!("the pre-copy estimates cannot be read: {errno}");
+            Err(Error::new(errno.code(), text).with_failure(Failure {
+                operation: Operation::PrecopyInfo,
+                ioctl: uapi::VFIO_MIG_GET_PRECOPY_INFO,
+                errno: errno.0,
+                state_before: device.state_now(),
+                state_after: device.state_now(),
+                fixups: device.fixups(),
+                ..Failure::default()
+            }))
+        }
+    }
+}
+
+/// Sizes that a driver can only have got wrong count as "very much", never as a small number.
+fn credible(bytes: u64) -> u64 {
+    bytes.min(i64::MAX as u64)
+}
+
+/// Whether a dead stream means that the device was reset and can start again.
+pub(crate) fn can_start_again(device: &mut Inner) -> bool {
+    matches!(device.query_state(), Ok(State::Running | State::RunningP2p))
+}
+
+/// The error for a stream that died and cannot start again.
+pub(crate) fn died(device: &mut Inner, errno: Errno) -> Error {
+    let mut error = read_failed(device, errno);
+    if error.code() == Code::NoDev {
+        error = error.note("; its data stream ended behind the library's back");
+    }
+    error
+}

@@ -1,0 +1,21 @@
+//! One device being saved, one device being loaded.
+//!
+//! A [`Save`] is pulled by its caller and a [`Load`] is pushed: transport, threads and rate are the
+//! VMM's. Both own the device's session for as long as they live, and leave the device in a known
+//! state when they go.
+
+mod load;
+mod save;
+mod stats;
+
+pub use load::{BlobSink, Load, LoadOptions, LoadStatus, Policy};
+pub use save::{Ending, Next, Pending, Save, SaveOptions, SaveStatus};
+pub use stats::{Cancel, LoadStats, SaveStats, Shared};
+
+/// What a save needs of a buffer at least, in bytes: room for a frame header, the identity and a
+/// little data.
+pub const MIN_BUFFER: usize = 4096;
+
+/// The payload size of data frames, in bytes, where the options say nothing. Larger ones showed
+/// no gain: `make bench`.
+pub const DEFAULT_FRAME: u32 = 1 << 20;

@@ -1,0 +1,705 @@
+//! Saving a device by pull.
+//!
+//! [`Save::next`] reads the driver straight into the caller's buffer, behind room for the frame's
+//! header, and seals the header: no copy, no allocation, no thread. The device is given up only by
+//! [`Save::finish`]; dropping a save that was not finished takes the device back to where it was.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::stats::{AtomicSaveStats, Cancel, SaveNumbers, SaveStats, Shared, add, set};
+use super::{DEFAULT_FRAME, MIN_BUFFER};
+use crate::device::{Device, EventKind, Inner, Locked, Session, State, wrong_state};
+use crate::device::{Recover, elapsed_ns};
+use crate::error::{Errno, Error, Failure, Outcome, Result, err};
+use crate::protocol::v2::{self, ReadStep};
+use crate::stream::{Encoder, FrameType, HEADER_LEN, MAX_PAYLOAD, encode_identity};
+use crate::transport::random_bytes;
+use crate::uapi;
+
+/// How a device is saved.
+#[derive(Clone, Copy, Debug)]
+pub struct SaveOptions {
+    /// Number of the device within its VM; stands in every frame.
+    pub device_index: u32,
+    /// Largest payload of a data frame, in bytes.
+    pub max_frame: u32,
+    /// Reads return [`crate::Code::Again`] instead of blocking, where the driver can do that.
+    pub nonblocking: bool,
+    /// Leaves out pre-copy even where the device has it.
+    pub no_pre_copy: bool,
+    /// Name of the stream; all zeros: a random one.
+    pub session: [u8; 16],
+    /// How often the save may start again because the device was reset.
+    pub max_restarts: u32,
+}
+
+impl Default for SaveOptions {
+    fn default() -> Self {
+        SaveOptions {
+            device_index: 0,
+            max_frame: DEFAULT_FRAME,
+            nonblocking: false,
+            no_pre_copy: false,
+            session: [0; 16],
+            max_restarts: 16,
+        }
+    }
+}
+
+/// What [`Save::next`] says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SaveStatus {
+    /// Send what there is and call again.
+    More,
+    /// The device runs and has nothing to send now.
+    Drained,
+    /// The stream is complete.
+    End,
+}
+
+/// A piece of the stream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Next {
+    /// What to do now.
+    pub status: SaveStatus,
+    /// Bytes of the buffer that are to be sent.
+    pub len: usize,
+}
+
+/// Estimates of what is left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Pending {
+    /// Initial data that the driver has not given yet, in bytes.
+    pub initial_bytes: u64,
+    /// Data that became dirty since it was read, in bytes.
+    pub dirty_bytes: u64,
+    /// What stop-copy will send, in bytes.
+    pub stop_copy_bytes: u64,
+    /// Whether the pre-copy estimates are there.
+    pub precopy_known: bool,
+    /// Whether the stop-copy estimate is there.
+    pub stop_copy_known: bool,
+    /// Whether the mark that all initial data was sent has been sent.
+    pub initial_sent: bool,
+    /// How often initial data started again.
+    pub initial_generation: u32,
+}
+
+/// How a save ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ending {
+    /// The target has committed: the device stays in STOP.
+    Release,
+    /// The guest goes on here: the device goes back to where it was.
+    Keep,
+}
+
+/// Where a save is; the order is that of `src/capi/api.toml`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub(crate) enum Phase {
+    /// The guest runs; where the device has pre-copy, there is a stream.
+    PreCopy,
+    /// As before, without peer-to-peer DMA.
+    Quiesced,
+    StopCopy,
+    Ended,
+    /// Something failed; [`Ending::Keep`] brings the device back.
+    Failed,
+    Finished,
+}
+
+/// A frame other than data that is to be sent.
+enum Control {
+    Restart(u32),
+    InitialComplete(u32),
+    Blob(u32, Vec<u8>),
+}
+
+/// One device being saved.
+pub struct Save {
+    device: Device,
+    options: SaveOptions,
+    encoder: Encoder,
+    phase: Phase,
+    /// Where the device was before: where it goes when it is kept.
+    origin: State,
+    epoch: u64,
+    preamble_sent: bool,
+    identity_sent: bool,
+    queue: VecDeque<Control>,
+    /// An error met after part of a frame had been read; told with the next call.
+    deferred: Option<Error>,
+    /// Initial data known to be unread.
+    initial_left: u64,
+    initial_sent: bool,
+    generation: u32,
+    restarts: u32,
+    stats: Arc<AtomicSaveStats>,
+    cancel: Cancel,
+    failure: Option<Failure>,
+}
+
+impl Save {
+    pub(crate) fn begin(device: Device, options: SaveOptions) -> Result<Save> {
+        if options.max_frame == 0 || options.max_frame > MAX_PAYLOAD {
+            return Err(err!(Inval, "max_frame must be from 1 to {MAX_PAYLOAD} bytes"));
+        }
+        let mut options = options;
+        if options.session == [0; 16] {
+            random_bytes(&mut options.session)
+                .map_err(|e| err!(Io, "no random bytes for the stream's name: {e}"))?;
+        }
+        let encoder = Encoder::new(options.session, options.device_index);
+        let stats = Arc::new(AtomicSaveStats::default());
+        let (origin, epoch);
+        {
+            let mut inner = device.lock()?;
+            inner.check_can_migrate()?;
+            origin = match inner.state_now() {
+                Some(state @ (State::Running | State::Stop | State::RunningP2p)) => state,
+                Some(state) if state.has_session() && inner.session == Session::None => {
+                    return Err(err!(
+                        Inval,
+                        "the device was left in {state} by an earlier owner; reset it first"
+                    ));
+                }
+                Some(state) if inner.session == Session::None => {
+                    return Err(err!(Io, "the device is in {state}; reset it first"));
+                }
+                Some(_) => State::Running,
+                None => return Err(err!(Io, "the device is lost; reset it first")),
+            };
+            inner.claim(Session::Saving)?;
+            epoch = inner.epoch();
+        }
+        let mut save = Save {
+            device,
+            options,
+            encoder,
+            phase: Phase::PreCopy,
+            origin,
+            epoch,
+            preamble_sent: false,
+            identity_sent: false,
+            queue: VecDeque::new(),
+            deferred: None,
+            initial_left: 0,
+            initial_sent: false,
+            generation: 1,
+            restarts: 0,
+            stats,
+            cancel: Cancel::default(),
+            failure: None,
+        };
+        let device = save.device.clone();
+        let mut inner = device.lock()?;
+        if let Err(error) = save.enter_pre_copy(&mut inner) {
+            inner.session = Session::None;
+            save.phase = Phase::Finished;
+            return inner.remember(Err(error));
+        }
+        drop(inner);
+        Ok(save)
+    }
+
+    /// To PRE_COPY, where the device has it and the guest runs.
+    fn enter_pre_copy(&mut self, inner: &mut Inner) -> Result<()> {
+        let wanted = inner.caps().has_pre_copy() && !self.options.no_pre_copy;
+        if !wanted || self.origin == State::Stop {
+            return Ok(());
+        }
+        // A save that starts again after quiescing must not let peer-to-peer DMA run meanwhile.
+        let quiesced = self.phase == Phase::Quiesced && inner.caps().has_p2p();
+        let to = if quiesced { State::PreCopyP2p } else { State::PreCopy };
+        let ns = inner.transition(to, Recover::To(self.origin))?;
+        add(&self.stats.begin_ns, ns);
+        self.opened(inner)?;
+        if let Ok(Some(info)) = v2::precopy_info(inner) {
+            self.initial_left = info.initial_bytes;
+        }
+        Ok(())
+    }
+
+    /// A data fd has come.
+    fn opened(&self, inner: &mut Inner) -> Result<()> {
+        if let (true, Some(data)) = (self.options.nonblocking, inner.data()) {
+            inner.transport.data_set_nonblocking(data).map_err(|errno| {
+                err!(NotSupported, "the data stream cannot be made non-blocking: {errno}")
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Takes the next piece of the stream.
+    pub fn next(&mut self, buf: &mut [u8]) -> Result<Next> {
+        if !matches!(self.phase, Phase::PreCopy | Phase::Quiesced | Phase::StopCopy) {
+            return Err(self.not_now("reading the stream"));
+        }
+        if buf.len() < MIN_BUFFER {
+            return Err(err!(
+                NoSpace,
+                "the buffer has {} bytes; a save needs {MIN_BUFFER} at least",
+                buf.len()
+            ));
+        }
+        let device = self.device.clone();
+        let mut inner = device.lock()?;
+        let result = self.next_locked(&mut inner, buf);
+        if let Ok(next) = &result {
+            add(&self.stats.stream_bytes, next.len as u64);
+            set(&self.stats.frames, self.encoder.frames());
+        }
+        self.note(&mut inner, result)
+    }
+
+    fn next_locked(&mut self, inner: &mut Inner, buf: &mut [u8]) -> Result<Next> {
+        if self.cancel.is_cancelled() {
+            self.phase = Phase::Failed;
+            return Err(err!(Cancelled, "the save was cancelled"));
+        }
+        if let Some(error) = self.deferred.take() {
+            self.phase = Phase::Failed;
+            return Err(error);
+        }
+        self.restart_after_reset(inner)?;
+        let more = |len| Ok(Next { status: SaveStatus::More, len });
+        if !self.preamble_sent {
+            self.preamble_sent = true;
+            return more(self.encoder.preamble(buf)?);
+        }
+        if !self.identity_sent {
+            let payload = encode_identity(inner.identity());
+            let len = self.encoder.frame(buf, FrameType::Identity, &[&payload])?;
+            self.identity_sent = true;
+            return more(len);
+        }
+        if !self.queue.is_empty() {
+            return more(self.send_control(buf)?);
+        }
+        let stop_copy = self.phase == Phase::StopCopy;
+        if inner.data().is_none() {
+            return match stop_copy {
+                // Without pre-copy there is nothing to send before the device stops.
+                false => Ok(Next { status: SaveStatus::Drained, len: 0 }),
+                true => self.dead(inner, Errno(libc::ENODEV)),
+            };
+        }
+        match self.read_frame(inner, buf, stop_copy)? {
+            Frame::Sealed(len) => more(len),
+            Frame::Empty(ReadStep::End) => {
+                let len = self.encoder.end(buf)?;
+                self.phase = Phase::Ended;
+                Ok(Next { status: SaveStatus::End, len })
+            }
+            Frame::Empty(ReadStep::WouldBlock) => {
+                Err(err!(Again, "the device has no data now; poll its data fd"))
+            }
+            Frame::Empty(ReadStep::Dead(errno)) => self.dead(inner, errno),
+            Frame::Empty(_) => self.drained(inner, buf),
+        }
+    }
+
+    /// Reads until the frame is full or the device has nothing more to give at once.
+    fn read_frame(&mut self, inner: &mut Inner, buf: &mut [u8], stop_copy: bool) -> Result<Frame> {
+        let Some((room, payload)) = buf.split_at_mut_checked(HEADER_LEN) else {
+            return Err(err!(NoSpace, "the buffer is too small for a frame"));
+        };
+        let limit = payload.len().min(self.options.max_frame as usize);
+        let payload = payload.get_mut(..limit).unwrap_or_default();
+        let start = Instant::now();
+        let mut crc = crc32fast::Hasher::new();
+        let mut filled = 0usize;
+        let step = loop {
+            let Some(rest) = payload.get_mut(filled..).filter(|rest| !rest.is_empty()) else {
+                break None;
+            };
+            match v2::read(inner, stop_copy, rest) {
+                Ok(ReadStep::Data(n)) => {
+                    crc.update(rest.get(..n).unwrap_or_default());
+                    filled += n;
+                }
+                Ok(other) => break Some(other),
+                Err(error) if filled == 0 => {
+                    self.phase = Phase::Failed;
+                    return Err(error);
+                }
+                Err(error) => {
+                    self.deferred = Some(error);
+                    break None;
+                }
+            }
+        };
+        if stop_copy {
+            add(&self.stats.stop_read_ns, elapsed_ns(start));
+        }
+        if filled == 0 {
+            return Ok(Frame::Empty(step.unwrap_or(ReadStep::Drained)));
+        }
+        let bytes = filled as u64;
+        add(&self.stats.data_bytes, bytes);
+        if !stop_copy {
+            add(&self.stats.precopy_bytes, bytes);
+            self.initial_left = self.initial_left.saturating_sub(bytes);
+        }
+        let length = u32::try_from(filled).map_err(|_| err!(Inval, "the frame is too long"))?;
+        self.encoder.seal(room, FrameType::Data, length, crc.finalize())?;
+        if !stop_copy && !self.initial_sent && self.initial_left == 0 {
+            self.look_for_initial(inner)?;
+        }
+        Ok(Frame::Sealed(HEADER_LEN + filled))
+    }
+
+    /// The device had nothing to read in pre-copy.
+    fn drained(&mut self, inner: &mut Inner, buf: &mut [u8]) -> Result<Next> {
+        // Asking is what makes mlx5 and virtio produce the next piece.
+        self.look_for_initial(inner)?;
+        if !self.queue.is_empty() {
+            let len = self.send_control(buf)?;
+            return Ok(Next { status: SaveStatus::More, len });
+        }
+        Ok(Next { status: SaveStatus::Drained, len: 0 })
+    }
+
+    /// Asks for the estimates, and queues the mark once no initial data is left.
+    fn look_for_initial(&mut self, inner: &mut Inner) -> Result<()> {
+        let info = match v2::precopy_info(inner) {
+            Ok(info) => info,
+            // The next read says what is wrong, and whether it can be mended.
+            Err(_) => return Ok(()),
+        };
+        let Some(info) = info else { return Ok(()) };
+        if info.flags & uapi::PRECOPY_INFO_REINIT != 0 && self.initial_sent {
+            self.initial_sent = false;
+            self.generation = self.generation.saturating_add(1);
+        }
+        self.initial_left = info.initial_bytes;
+        if info.initial_bytes == 0 && !self.initial_sent {
+            self.initial_sent = true;
+            self.queue.push_back(Control::InitialComplete(self.generation));
+        }
+        Ok(())
+    }
+
+    /// The data stream died: begin again if the device was merely reset while its guest ran.
+    fn dead(&mut self, inner: &mut Inner, errno: Errno) -> Result<Next> {
+        if self.phase != Phase::StopCopy && v2::can_start_again(inner) {
+            inner.drop_data();
+            self.restart(inner)?;
+            return Ok(Next { status: SaveStatus::More, len: 0 });
+        }
+        self.phase = Phase::Failed;
+        Err(v2::died(inner, errno))
+    }
+
+    /// Begins again where the VMM has said that the device was reset.
+    fn restart_after_reset(&mut self, inner: &mut Inner) -> Result<()> {
+        if inner.epoch() == self.epoch {
+            return Ok(());
+        }
+        self.restart(inner)
+    }
+
+    /// Begins again also where the device was reset and nobody has said so: before a change of
+    /// state, which would otherwise start from a state that the device is not in.
+    fn restart_if_reset(&mut self, inner: &mut Inner) -> Result<()> {
+        self.restart_after_reset(inner)?;
+        if inner.data().is_some() && v2::can_start_again(inner) {
+            return self.restart(inner);
+        }
+        Ok(())
+    }
+
+    fn restart(&mut self, inner: &mut Inner) -> Result<()> {
+        self.epoch = inner.epoch();
+        self.restarts += 1;
+        if self.restarts > self.options.max_restarts {
+            self.phase = Phase::Failed;
+            return Err(err!(
+                NoDev,
+                "the device was reset more than {} times during the save",
+                self.options.max_restarts
+            ));
+        }
+        add(&self.stats.restarts, 1);
+        log::info!(target: "vfiomig::save", "the device was reset: the save starts again");
+        // Blobs that were not sent yet describe the device before the reset, as those sent do.
+        self.queue.clear();
+        if self.identity_sent {
+            self.queue.push_back(Control::Restart(self.restarts));
+        }
+        self.initial_sent = false;
+        self.initial_left = 0;
+        self.generation = 1;
+        let entered = match self.phase {
+            Phase::StopCopy => inner
+                .transition(State::StopCopy, Recover::To(self.origin))
+                .and_then(|_| self.opened(inner)),
+            Phase::Quiesced => self.enter_pre_copy(inner).and_then(|()| self.quiesce_device(inner)),
+            _ => self.enter_pre_copy(inner),
+        };
+        if let Err(error) = entered {
+            self.phase = Phase::Failed;
+            return Err(error);
+        }
+        inner.emit(EventKind::SaveRestarted, None, Outcome::Reset, 0);
+        Ok(())
+    }
+
+    fn send_control(&mut self, buf: &mut [u8]) -> Result<usize> {
+        let len = match self.queue.front() {
+            Some(Control::Restart(count)) => {
+                self.encoder.frame(buf, FrameType::Restart, &[&count.to_le_bytes(), &[0; 4]])?
+            }
+            Some(Control::InitialComplete(generation)) => {
+                let mark = generation.to_le_bytes();
+                self.encoder.frame(buf, FrameType::InitialComplete, &[&mark, &[0; 4]])?
+            }
+            Some(Control::Blob(kind, bytes)) => {
+                self.encoder.frame(buf, FrameType::Blob, &[&kind.to_le_bytes(), &[0; 4], bytes])?
+            }
+            None => 0,
+        };
+        self.queue.pop_front();
+        Ok(len)
+    }
+
+    /// Queues an opaque piece of the VMM's: it travels behind everything returned so far.
+    pub fn blob(&mut self, kind: u32, bytes: &[u8]) -> Result<()> {
+        if !matches!(self.phase, Phase::PreCopy | Phase::Quiesced | Phase::StopCopy) {
+            return Err(self.not_now("adding a blob"));
+        }
+        let limit = crate::stream::DecodeLimits::default().max_blob as usize;
+        if bytes.len() > limit {
+            return Err(err!(
+                MsgSize,
+                "the blob has {} bytes; the most that a reader takes by default is {limit}",
+                bytes.len()
+            ));
+        }
+        let mut owned = Vec::new();
+        owned
+            .try_reserve_exact(bytes.len())
+            .map_err(|_| err!(NoMem, "no memory for a blob of {} bytes", bytes.len()))?;
+        owned.extend_from_slice(bytes);
+        self.queue.push_back(Control::Blob(kind, owned));
+        Ok(())
+    }
+
+    /// Asks the driver how much is left.
+    pub fn pending(&mut self) -> Result<Pending> {
+        if !matches!(self.phase, Phase::PreCopy | Phase::Quiesced | Phase::StopCopy) {
+            return Err(self.not_now("asking what is pending"));
+        }
+        let device = self.device.clone();
+        let mut inner = device.lock()?;
+        let mut pending = Pending { initial_generation: self.generation, ..Pending::default() };
+        if self.phase != Phase::StopCopy && inner.data().is_some() {
+            if let Ok(Some(info)) = v2::precopy_info(&mut inner) {
+                pending.precopy_known = true;
+                pending.initial_bytes = info.initial_bytes;
+                pending.dirty_bytes = info.dirty_bytes;
+                if info.flags & uapi::PRECOPY_INFO_REINIT != 0 && self.initial_sent {
+                    self.initial_sent = false;
+                    self.generation = self.generation.saturating_add(1);
+                    pending.initial_generation = self.generation;
+                }
+            }
+        }
+        pending.initial_sent = self.initial_sent;
+        if let Some(size) = inner.query_state_size() {
+            pending.stop_copy_bytes = size;
+            pending.stop_copy_known = true;
+        }
+        Ok(pending)
+    }
+
+    /// A file descriptor to poll for reading while [`Save::next`] says [`crate::Code::Again`] or
+    /// [`SaveStatus::Drained`]. It changes when the save starts again or stops, and belongs to
+    /// the library. Most drivers are always ready: also come back on a timer.
+    pub fn poll_fd(&self) -> Result<i32> {
+        let inner = self.device.lock()?;
+        inner
+            .data()
+            .and_then(|data| inner.transport.data_poll_fd(data))
+            .ok_or_else(|| err!(NotSupported, "there is nothing to poll now; use a timer"))
+    }
+
+    /// Stops peer-to-peer DMA of the device: to PRE_COPY_P2P or RUNNING_P2P, before any device of
+    /// the VM is stopped. Devices without these states stay as they are.
+    pub fn quiesce(&mut self) -> Result<()> {
+        if self.phase != Phase::PreCopy {
+            return Err(self.not_now("quiescing"));
+        }
+        let device = self.device.clone();
+        let mut inner = device.lock()?;
+        let result = self.restart_if_reset(&mut inner).and_then(|()| {
+            let done = self.quiesce_device(&mut inner);
+            match done {
+                Ok(()) => self.phase = Phase::Quiesced,
+                Err(_) => self.phase = Phase::Failed,
+            }
+            done
+        });
+        self.note(&mut inner, result)
+    }
+
+    fn quiesce_device(&mut self, inner: &mut Inner) -> Result<()> {
+        if !inner.caps().has_p2p() || self.origin == State::Stop {
+            return Ok(());
+        }
+        let to = match inner.state_now() {
+            Some(State::PreCopy) => State::PreCopyP2p,
+            Some(State::Running) => State::RunningP2p,
+            _ => return Ok(()),
+        };
+        let ns = inner.transition(to, Recover::To(self.origin))?;
+        add(&self.stats.quiesce_ns, ns);
+        Ok(())
+    }
+
+    /// Stops the device: to STOP_COPY. The vCPUs must have been stopped before.
+    pub fn stop(&mut self) -> Result<()> {
+        if !matches!(self.phase, Phase::PreCopy | Phase::Quiesced) {
+            return Err(self.not_now("stopping"));
+        }
+        let device = self.device.clone();
+        let mut inner = device.lock()?;
+        let result = self.stop_locked(&mut inner);
+        if result.is_err() {
+            self.phase = Phase::Failed;
+        }
+        self.note(&mut inner, result)
+    }
+
+    fn stop_locked(&mut self, inner: &mut Inner) -> Result<()> {
+        if self.cancel.is_cancelled() {
+            return Err(err!(Cancelled, "the save was cancelled"));
+        }
+        self.restart_if_reset(inner)?;
+        if self.phase == Phase::PreCopy {
+            self.quiesce_device(inner)?;
+        }
+        let had_data = inner.data().is_some();
+        let before = inner.state_now();
+        let ns = inner.transition(State::StopCopy, Recover::To(self.origin))?;
+        add(&self.stats.stop_ns, ns);
+        if !had_data || before.is_some_and(|state| !state.is_saving()) {
+            self.opened(inner)?;
+        }
+        self.phase = Phase::StopCopy;
+        Ok(())
+    }
+
+    /// Ends the save. [`Ending::Release`] needs the complete stream, and the caller's word that
+    /// the target has committed; [`Ending::Keep`] is allowed at any time.
+    pub fn finish(&mut self, ending: Ending) -> Result<()> {
+        match (self.phase, ending) {
+            (Phase::Finished, _) => return Err(self.not_now("finishing")),
+            (Phase::Ended, _) | (_, Ending::Keep) => {}
+            (_, Ending::Release) => {
+                return Err(err!(
+                    Inval,
+                    "the stream is not complete {}: the source cannot be released; keep it",
+                    self.phase_text()
+                ));
+            }
+        }
+        let device = self.device.clone();
+        let mut inner = device.lock()?;
+        let result = self.finish_locked(&mut inner, ending);
+        self.note(&mut inner, result)
+    }
+
+    fn finish_locked(&mut self, inner: &mut Inner, ending: Ending) -> Result<()> {
+        let to = match ending {
+            Ending::Release => State::Stop,
+            Ending::Keep => self.origin,
+        };
+        self.phase = Phase::Finished;
+        self.queue.clear();
+        inner.session = Session::None;
+        // After an error nothing is certain: ask before deciding which way to go.
+        let known = match inner.query_state() {
+            Ok(state) if inner.fsm().path(state, to).is_some() => {
+                inner.transition(to, Recover::Reset)
+            }
+            _ => inner.reset().map(|()| 0),
+        };
+        inner.drop_data();
+        set(&self.stats.finish_ns, known?);
+        Ok(())
+    }
+
+    fn note<T>(&mut self, inner: &mut Locked<'_>, result: Result<T>) -> Result<T> {
+        let result = result.map_err(|error| {
+            let sent = self.stats.load().data_bytes;
+            match error.failure() {
+                Some(_) => error.amend(|failure| failure.offset = sent),
+                None => error,
+            }
+        });
+        if let Err(error) = &result {
+            if let Some(failure) = error.failure() {
+                self.failure = Some(*failure);
+            }
+        }
+        inner.remember(result)
+    }
+
+    fn phase_text(&self) -> &'static str {
+        match self.phase {
+            Phase::PreCopy => "before the device is stopped",
+            Phase::Quiesced => "after quiescing",
+            Phase::StopCopy => "while the stopped device is being read",
+            Phase::Ended => "after the end of the stream",
+            Phase::Failed => "after a failure; finish by keeping the device",
+            Phase::Finished => "after the save was finished",
+        }
+    }
+
+    fn not_now(&self, what: &str) -> Error {
+        wrong_state(what, self.phase_text())
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Numbers so far.
+    pub fn stats(&self) -> SaveStats {
+        self.stats.load()
+    }
+
+    /// What went wrong last, if anything did.
+    pub fn failure(&self) -> Option<Failure> {
+        self.failure
+    }
+
+    /// The part that other threads may use.
+    pub fn shared(&self) -> Shared {
+        Shared::Save(self.cancel.clone(), SaveNumbers(Arc::clone(&self.stats)))
+    }
+}
+
+/// What reading a frame brought.
+enum Frame {
+    /// A frame of this length, header included.
+    Sealed(usize),
+    /// No data, and why.
+    Empty(ReadStep),
+}
+
+impl Drop for Save {
+    fn drop(&mut self) {
+        if self.phase == Phase::Finished {
+            return;
+        }
+        if let Err(error) = self.finish(Ending::Keep) {
+            // A callback that frees its own session: the device's own drop is the last guard.
+            log::error!(target: "vfiomig::save", "ending a save that was dropped: {error}");
+        }
+    }
+}

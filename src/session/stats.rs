@@ -1,0 +1,135 @@
+//! Numbers and switches of a session that other threads may use while a call is under way.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+macro_rules! stats {
+    ($(#[$doc:meta])* $plain:ident, $atomic:ident { $($(#[$field_doc:meta])* $field:ident,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+        pub struct $plain { $($(#[$field_doc])* pub $field: u64,)* }
+
+        #[derive(Default, Debug)]
+        pub(crate) struct $atomic { $(pub $field: AtomicU64,)* }
+
+        impl $atomic {
+            pub fn load(&self) -> $plain {
+                $plain { $($field: self.$field.load(Ordering::Relaxed),)* }
+            }
+        }
+    };
+}
+
+stats! {
+    /// What a save has done so far. Times are in nanoseconds.
+    SaveStats, AtomicSaveStats {
+        /// Device data returned to the caller, in bytes, restarts included.
+        data_bytes,
+        /// Part of it that was read before the device stopped, in bytes.
+        precopy_bytes,
+        /// The whole stream returned to the caller, in bytes.
+        stream_bytes,
+        /// Frames.
+        frames,
+        /// How often the save started again because the device was reset.
+        restarts,
+        /// Time inside the driver's reads after the device stopped.
+        stop_read_ns,
+        /// Time of the change to PRE_COPY.
+        begin_ns,
+        /// Time of the change to PRE_COPY_P2P or RUNNING_P2P.
+        quiesce_ns,
+        /// Time of the change to STOP_COPY.
+        stop_ns,
+        /// Time of the change that ended the save.
+        finish_ns,
+    }
+}
+
+stats! {
+    /// What a load has done so far. Times are in nanoseconds.
+    LoadStats, AtomicLoadStats {
+        /// Device data written to the driver, in bytes, restarts included.
+        data_bytes,
+        /// The whole stream taken from the caller, in bytes.
+        stream_bytes,
+        /// Frames.
+        frames,
+        /// How often the source started again.
+        restarts,
+        /// Blobs handed to the callback.
+        blobs,
+        /// Time inside the driver's writes.
+        write_ns,
+        /// Time of the change to RESUMING.
+        begin_ns,
+        /// Time of the change that made the driver check and take the state.
+        commit_ns,
+    }
+}
+
+/// The switch that cancels a session from any thread.
+#[derive(Clone, Default, Debug)]
+pub struct Cancel(pub(crate) Arc<AtomicBool>);
+
+impl Cancel {
+    /// The call that is under way, and every later one, returns [`crate::Code::Cancelled`].
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was cancelled.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The part of a session that any thread may use at any time.
+#[derive(Clone, Debug)]
+pub enum Shared {
+    /// Of a save.
+    Save(Cancel, SaveNumbers),
+    /// Of a load.
+    Load(Cancel, LoadNumbers),
+}
+
+/// The live numbers of a save.
+#[derive(Clone, Default, Debug)]
+pub struct SaveNumbers(pub(crate) Arc<AtomicSaveStats>);
+
+/// The live numbers of a load.
+#[derive(Clone, Default, Debug)]
+pub struct LoadNumbers(pub(crate) Arc<AtomicLoadStats>);
+
+impl Shared {
+    /// Cancels the session.
+    pub fn cancel(&self) {
+        match self {
+            Shared::Save(cancel, _) | Shared::Load(cancel, _) => cancel.cancel(),
+        }
+    }
+
+    /// Numbers of a save.
+    pub fn save_stats(&self) -> Option<SaveStats> {
+        match self {
+            Shared::Save(_, numbers) => Some(numbers.0.load()),
+            Shared::Load(..) => None,
+        }
+    }
+
+    /// Numbers of a load.
+    pub fn load_stats(&self) -> Option<LoadStats> {
+        match self {
+            Shared::Load(_, numbers) => Some(numbers.0.load()),
+            Shared::Save(..) => None,
+        }
+    }
+}
+
+pub(super) fn add(counter: &AtomicU64, n: u64) {
+    counter.fetch_add(n, Ordering::Relaxed);
+}
+
+pub(super) fn set(counter: &AtomicU64, n: u64) {
+    counter.store(n, Ordering::Relaxed);
+}

@@ -1,0 +1,128 @@
+//! The writing side: seals frames in buffers that the caller brings, and keeps the totals.
+
+use super::frame::{
+    END_LEN, FrameHeader, FrameType, HEADER_LEN, PREAMBLE_LEN, Put, encode_preamble,
+};
+use crate::error::{Result, err};
+
+/// Totals of a stream, as the END frame states them.
+#[derive(Clone, Default, Debug)]
+pub(super) struct Totals {
+    /// Bytes of device data since the last RESTART.
+    pub data_bytes: u64,
+    /// DATA frames since the last RESTART.
+    pub data_frames: u64,
+    /// BLOB frames since the last RESTART.
+    pub blobs: u32,
+    /// CRC-32 over all frame headers.
+    digest: crc32fast::Hasher,
+}
+
+impl Totals {
+    /// Counts a frame.
+    pub fn add(&mut self, header: &FrameHeader, bytes: &[u8; HEADER_LEN]) {
+        self.digest.update(bytes);
+        match header.kind {
+            FrameType::Data => {
+                self.data_bytes = self.data_bytes.saturating_add(u64::from(header.length));
+                self.data_frames = self.data_frames.saturating_add(1);
+            }
+            FrameType::Blob => self.blobs = self.blobs.saturating_add(1),
+            FrameType::Restart => (self.data_bytes, self.data_frames, self.blobs) = (0, 0, 0),
+            _ => {}
+        }
+    }
+
+    /// The END frame's payload.
+    pub fn end_payload(&self) -> [u8; END_LEN] {
+        let mut out = [0; END_LEN];
+        let mut put = Put { out: &mut out, at: 0 };
+        put.bytes(&self.data_bytes.to_le_bytes());
+        put.bytes(&self.data_frames.to_le_bytes());
+        put.bytes(&self.blobs.to_le_bytes());
+        put.bytes(&self.digest.clone().finalize().to_le_bytes());
+        out
+    }
+}
+
+/// The state of one stream being written.
+pub struct Encoder {
+    session: [u8; 16],
+    device: u32,
+    pub(super) sequence: u64,
+    pub(super) totals: Totals,
+}
+
+impl Encoder {
+    /// A new stream.
+    pub fn new(session: [u8; 16], device: u32) -> Encoder {
+        Encoder { session, device, sequence: 0, totals: Totals::default() }
+    }
+
+    /// Bytes of device data so far, since the last RESTART.
+    pub fn data_bytes(&self) -> u64 {
+        self.totals.data_bytes
+    }
+
+    /// Frames so far.
+    pub fn frames(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Writes the preamble.
+    pub fn preamble(&self, buf: &mut [u8]) -> Result<usize> {
+        let slot = buf.get_mut(..PREAMBLE_LEN).ok_or_else(|| too_small(PREAMBLE_LEN))?;
+        slot.copy_from_slice(&encode_preamble(&self.session));
+        Ok(PREAMBLE_LEN)
+    }
+
+    /// Seals the frame whose payload already lies behind the room for its header.
+    pub fn seal(
+        &mut self,
+        room: &mut [u8],
+        kind: FrameType,
+        length: u32,
+        payload_crc: u32,
+    ) -> Result<()> {
+        let slot = room.get_mut(..HEADER_LEN).ok_or_else(|| too_small(HEADER_LEN))?;
+        let header = FrameHeader {
+            kind,
+            flags: 0,
+            device: self.device,
+            length,
+            sequence: self.sequence,
+            payload_crc,
+        };
+        let bytes = header.encode(&self.session);
+        slot.copy_from_slice(&bytes);
+        self.totals.add(&header, &bytes);
+        self.sequence += 1;
+        Ok(())
+    }
+
+    /// Writes a whole frame; its payload is the parts one after the other. Returns its length.
+    pub fn frame(&mut self, buf: &mut [u8], kind: FrameType, parts: &[&[u8]]) -> Result<usize> {
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        let needed = HEADER_LEN + len;
+        let frame = buf.get_mut(..needed).ok_or_else(|| too_small(needed))?;
+        let length = u32::try_from(len).map_err(|_| err!(Inval, "the frame is too long"))?;
+        let (room, payload) = frame.split_at_mut(HEADER_LEN);
+        let mut put = Put { out: payload, at: 0 };
+        for part in parts {
+            put.bytes(part);
+        }
+        let crc = crc32fast::hash(payload);
+        self.seal(room, kind, length, crc)?;
+        Ok(needed)
+    }
+
+    /// Writes the END frame.
+    pub fn end(&mut self, buf: &mut [u8]) -> Result<usize> {
+        let payload = self.totals.end_payload();
+        self.frame(buf, FrameType::End, &[&payload])
+    }
+}
+
+fn too_small(needed: usize) -> crate::error::Error {
+    err!(NoSpace, "the buffer is too small: the next piece of the stream needs {needed} bytes")
+}

@@ -1,0 +1,225 @@
+//! Frames: the unit of the native stream, and the preamble before them.
+//!
+//! A frame is verified as a whole before any byte of it is handed on. This module knows bytes and
+//! lengths only; what a payload means is the session's business.
+
+use crate::error::{Result, err};
+
+/// The first eight bytes of a stream. The first is not ASCII and the last not printable, so that
+/// a stream is not taken for text.
+pub const MAGIC: [u8; 8] = *b"\x89VFIOMIG";
+/// Format versions with the same major number can be read by each other's readers.
+pub const FORMAT_MAJOR: u16 = 1;
+/// Rises when optional frames or features are added.
+pub const FORMAT_MINOR: u16 = 0;
+/// Length of the preamble in bytes.
+pub const PREAMBLE_LEN: usize = 40;
+/// Length of a frame header in bytes.
+pub const HEADER_LEN: usize = 32;
+/// Length of the END frame's payload in bytes.
+pub const END_LEN: usize = 32;
+/// The largest payload that any frame may have, in bytes; options set lower limits.
+pub const MAX_PAYLOAD: u32 = 1 << 30;
+/// Frame flag: a reader that does not know the type skips the frame.
+pub const OPTIONAL: u16 = 1 << 0;
+
+/// What begins every frame header.
+pub(super) const FRAME_MARK: [u8; 4] = *b"VMFr";
+
+/// What a frame carries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FrameType {
+    /// What the saved device is.
+    Identity,
+    /// A piece of the device's state, as the driver gave it.
+    Data,
+    /// All initial data has been sent: the target may now be expected to be fast.
+    InitialComplete,
+    /// An opaque piece of the VMM's.
+    Blob,
+    /// Everything before is void: the source device was reset.
+    Restart,
+    /// The end, with totals.
+    End,
+    /// Of a newer format.
+    Other(u16),
+}
+
+impl FrameType {
+    /// The number in the stream.
+    pub fn raw(self) -> u16 {
+        match self {
+            FrameType::Identity => 1,
+            FrameType::Data => 2,
+            FrameType::InitialComplete => 3,
+            FrameType::Blob => 4,
+            FrameType::Restart => 5,
+            FrameType::End => 6,
+            FrameType::Other(raw) => raw,
+        }
+    }
+
+    /// The type with this number.
+    pub fn from_raw(raw: u16) -> FrameType {
+        use FrameType::{Blob, Data, End, Identity, InitialComplete, Restart};
+        [Identity, Data, InitialComplete, Blob, Restart, End]
+            .into_iter()
+            .find(|kind| kind.raw() == raw)
+            .unwrap_or(FrameType::Other(raw))
+    }
+}
+
+/// The header of a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FrameHeader {
+    /// What the frame carries.
+    pub kind: FrameType,
+    /// [`OPTIONAL`] or 0.
+    pub flags: u16,
+    /// Which device of the VM.
+    pub device: u32,
+    /// Payload bytes that follow.
+    pub length: u32,
+    /// Number of the frame in its stream, from 0.
+    pub sequence: u64,
+    /// CRC-32 of the payload.
+    pub payload_crc: u32,
+}
+
+impl FrameHeader {
+    /// The header's bytes in the stream of `session`.
+    pub fn encode(&self, session: &[u8; 16]) -> [u8; HEADER_LEN] {
+        let mut out = [0; HEADER_LEN];
+        let mut put = Put { out: &mut out, at: 0 };
+        put.bytes(&FRAME_MARK);
+        put.bytes(&self.kind.raw().to_le_bytes());
+        put.bytes(&self.flags.to_le_bytes());
+        put.bytes(&self.device.to_le_bytes());
+        put.bytes(&self.length.to_le_bytes());
+        put.bytes(&self.sequence.to_le_bytes());
+        put.bytes(&self.payload_crc.to_le_bytes());
+        let crc = header_crc(session, &out);
+        Put { out: &mut out, at: HEADER_LEN - 4 }.bytes(&crc.to_le_bytes());
+        out
+    }
+
+    /// Reads a header of the stream of `session`; its own check is verified first.
+    pub fn decode(bytes: &[u8; HEADER_LEN], session: &[u8; 16]) -> Result<FrameHeader> {
+        let mut get = Get { bytes, at: 0 };
+        if get.array::<4>() != FRAME_MARK {
+            return Err(err!(Proto, "a frame does not begin where one must"));
+        }
+        let header = FrameHeader {
+            kind: FrameType::from_raw(get.u16()),
+            flags: get.u16(),
+            device: get.u32(),
+            length: get.u32(),
+            sequence: get.u64(),
+            payload_crc: get.u32(),
+        };
+        if get.u32() != header_crc(session, bytes) {
+            return Err(err!(BadMsg, "the check of a frame header is wrong"));
+        }
+        Ok(header)
+    }
+}
+
+/// CRC-32 over the session's name and a header without its check: a frame of another stream does
+/// not pass.
+fn header_crc(session: &[u8; 16], header: &[u8; HEADER_LEN]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(session);
+    hasher.update(header.get(..HEADER_LEN - 4).unwrap_or_default());
+    hasher.finalize()
+}
+
+/// The preamble's bytes.
+pub(super) fn encode_preamble(session: &[u8; 16]) -> [u8; PREAMBLE_LEN] {
+    let mut out = [0; PREAMBLE_LEN];
+    let mut put = Put { out: &mut out, at: 0 };
+    put.bytes(&MAGIC);
+    put.bytes(&FORMAT_MAJOR.to_le_bytes());
+    put.bytes(&FORMAT_MINOR.to_le_bytes());
+    put.bytes(&0u32.to_le_bytes());
+    put.bytes(&0u32.to_le_bytes());
+    put.bytes(session);
+    let crc = crc32fast::hash(out.get(..PREAMBLE_LEN - 4).unwrap_or_default());
+    Put { out: &mut out, at: PREAMBLE_LEN - 4 }.bytes(&crc.to_le_bytes());
+    out
+}
+
+/// Reads a preamble; returns the session's name.
+pub(super) fn decode_preamble(bytes: &[u8; PREAMBLE_LEN]) -> Result<[u8; 16]> {
+    let mut get = Get { bytes, at: 0 };
+    if get.array::<8>() != MAGIC {
+        return Err(err!(Proto, "this is not a libvfiomig stream"));
+    }
+    let (major, minor) = (get.u16(), get.u16());
+    let (required, _optional) = (get.u32(), get.u32());
+    let session = get.array::<16>();
+    // The check comes before the version: a flipped bit is damage, not a newer format.
+    if get.u32() != crc32fast::hash(bytes.get(..PREAMBLE_LEN - 4).unwrap_or_default()) {
+        return Err(err!(BadMsg, "the check of the stream's preamble is wrong"));
+    }
+    if major != FORMAT_MAJOR {
+        return Err(err!(
+            Proto,
+            "the stream's format is version {major}.{minor}, this library reads {FORMAT_MAJOR}.x; \
+             use a library of the same major format on both sides"
+        ));
+    }
+    if required != 0 {
+        return Err(err!(
+            Proto,
+            "the stream needs features {required:#x} that this library does not have"
+        ));
+    }
+    Ok(session)
+}
+
+/// Writes little-endian fields one after the other; what does not fit is a bug that the check of
+/// lengths in the callers' types excludes.
+pub(super) struct Put<'a> {
+    pub out: &'a mut [u8],
+    pub at: usize,
+}
+
+impl Put<'_> {
+    pub fn bytes(&mut self, bytes: &[u8]) {
+        let end = self.at + bytes.len();
+        if let Some(slot) = self.out.get_mut(self.at..end) {
+            slot.copy_from_slice(bytes);
+        }
+        self.at = end;
+    }
+}
+
+/// Reads little-endian fields one after the other; past the end there are zeros, and callers
+/// check lengths before.
+pub(super) struct Get<'a> {
+    pub bytes: &'a [u8],
+    pub at: usize,
+}
+
+impl Get<'_> {
+    pub fn array<const N: usize>(&mut self) -> [u8; N] {
+        let mut out = [0; N];
+        if let Some(from) = self.bytes.get(self.at..self.at.saturating_add(N)) {
+            out.copy_from_slice(from);
+        }
+        self.at = self.at.saturating_add(N);
+        out
+    }
+
+    pub fn u16(&mut self) -> u16 {
+        u16::from_le_bytes(self.array())
+    }
+
+    pub fn u32(&mut self) -> u32 {
+        u32::from_le_bytes(self.array())
+    }
+
+    pub fn u64(&mut self) -> u64 {
+        u64::from_le_bytes(self.array())
+    }
+}

@@ -1,0 +1,170 @@
+//! The identity frame's payload: a list of fields, each with a number and a length, of which a
+//! reader passes over those that it does not know.
+
+use super::frame::Get;
+use crate::device::{Identity, MAX_VENDOR_DATA};
+use crate::error::{Result, err};
+
+/// Field numbers; never reused.
+mod field {
+    pub const BUS: u16 = 1;
+    pub const DRIVER: u16 = 2;
+    pub const PCI: u16 = 3;
+    pub const MDEV_TYPE: u16 = 4;
+    pub const KERNEL_RELEASE: u16 = 5;
+    pub const MIGRATION_FLAGS: u16 = 6;
+    pub const STATE_SIZE: u16 = 7;
+    pub const VENDOR_DATA: u16 = 8;
+}
+
+/// The longest text field, in bytes.
+const MAX_TEXT: usize = 255;
+/// The longest payload that is accepted, in bytes.
+pub(super) const MAX_IDENTITY: u32 = 4096;
+
+/// The payload for an identity. Fields that are not known are left out.
+pub fn encode_identity(identity: &Identity) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut put = |number: u16, bytes: &[u8]| {
+        if let Ok(len) = u16::try_from(bytes.len()) {
+            out.extend_from_slice(&number.to_le_bytes());
+            out.extend_from_slice(&len.to_le_bytes());
+            out.extend_from_slice(bytes);
+        }
+    };
+    let texts = [
+        (field::BUS, &identity.bus),
+        (field::DRIVER, &identity.driver),
+        (field::MDEV_TYPE, &identity.mdev_type),
+        (field::KERNEL_RELEASE, &identity.kernel_release),
+    ];
+    for (number, text) in texts {
+        if !text.is_empty() {
+            put(number, text.as_bytes().get(..MAX_TEXT).unwrap_or(text.as_bytes()));
+        }
+    }
+    if identity.pci != [0; 4] {
+        let mut bytes = [0; 9];
+        for (slot, id) in bytes.chunks_exact_mut(2).zip(identity.pci) {
+            slot.copy_from_slice(&id.to_le_bytes());
+        }
+        bytes[8] = identity.pci_revision;
+        put(field::PCI, &bytes);
+    }
+    put(field::MIGRATION_FLAGS, &identity.migration_flags.to_le_bytes());
+    if identity.state_size != 0 {
+        put(field::STATE_SIZE, &identity.state_size.to_le_bytes());
+    }
+    if !identity.vendor_data.is_empty() {
+        put(field::VENDOR_DATA, &identity.vendor_data);
+    }
+    out
+}
+
+/// Reads a payload.
+pub fn decode_identity(payload: &[u8]) -> Result<Identity> {
+    let mut identity = Identity::default();
+    let mut seen = 0u32;
+    let mut rest = payload;
+    while !rest.is_empty() {
+        let Some((head, after)) = rest.split_at_checked(4) else {
+            return Err(err!(Proto, "the identity ends within a field"));
+        };
+        let mut get = Get { bytes: head, at: 0 };
+        let (number, len) = (get.u16(), usize::from(get.u16()));
+        let Some((value, after)) = after.split_at_checked(len) else {
+            return Err(err!(Proto, "the identity ends within a field"));
+        };
+        rest = after;
+        if number < 32 && seen & (1 << number) != 0 {
+            return Err(err!(Proto, "field {number} of the identity stands there twice"));
+        }
+        seen |= 1u32.checked_shl(u32::from(number)).unwrap_or(0);
+        let sized = |want: usize| match value.len() == want {
+            true => Ok(Get { bytes: value, at: 0 }),
+            false => Err(err!(Proto, "field {number} of the identity has {len} bytes")),
+        };
+        match number {
+            field::BUS => identity.bus = text(value)?,
+            field::DRIVER => identity.driver = text(value)?,
+            field::MDEV_TYPE => identity.mdev_type = text(value)?,
+            field::KERNEL_RELEASE => identity.kernel_release = text(value)?,
+            field::PCI => {
+                let mut get = sized(9)?;
+                identity.pci = [get.u16(), get.u16(), get.u16(), get.u16()];
+                identity.pci_revision = get.array::<1>()[0];
+            }
+            field::MIGRATION_FLAGS => identity.migration_flags = sized(4)?.u32(),
+            field::STATE_SIZE => identity.state_size = sized(8)?.u64(),
+            field::VENDOR_DATA if len <= MAX_VENDOR_DATA => identity.vendor_data = value.to_vec(),
+            field::VENDOR_DATA => {
+                return Err(err!(Proto, "the identity's vendor string has {len} bytes"));
+            }
+            _ => {}
+        }
+    }
+    Ok(identity)
+}
+
+/// A text for people and for comparison: short, and without control characters that would reach a
+/// terminal or a log.
+fn text(value: &[u8]) -> Result<String> {
+    let text = std::str::from_utf8(value).ok().filter(|text| {
+        text.len() <= MAX_TEXT && !text.is_empty() && !text.chars().any(char::is_control)
+    });
+    text.map(str::to_owned).ok_or_else(|| err!(Proto, "a text of the identity is malformed"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Code;
+    use proptest::prelude::*;
+
+    fn full() -> Identity {
+        Identity {
+            bus: "pci".into(),
+            driver: "mtty".into(),
+            pci: [0x4348, 0x3253, 1, 2],
+            pci_revision: 0x10,
+            mdev_type: "mtty-2".into(),
+            kernel_release: "6.12.57".into(),
+            migration_flags: 7,
+            state_size: 96,
+            vendor_data: vec![0, 1, 255],
+        }
+    }
+
+    #[test]
+    fn an_identity_survives_and_unknown_fields_are_passed_over() {
+        let mut bytes = encode_identity(&full());
+        assert_eq!(decode_identity(&bytes).unwrap(), full());
+        bytes.extend_from_slice(&[0x34, 0x12, 2, 0, 9, 9]);
+        assert_eq!(decode_identity(&bytes).unwrap(), full());
+        assert_eq!(decode_identity(&[]).unwrap(), Identity::default());
+    }
+
+    #[test]
+    fn malformed_identities_are_refused() {
+        let cases: [&[u8]; 8] = [
+            &[1],
+            &[1, 0, 5, 0, b'p'],
+            &[1, 0, 0, 0],
+            &[1, 0, 1, 0, 7],
+            &[1, 0, 1, 0, 0xff],
+            &[3, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            &[1, 0, 1, 0, b'p', 1, 0, 1, 0, b'p'],
+            &[6, 0, 3, 0, 0, 0, 0],
+        ];
+        for bytes in cases {
+            assert_eq!(decode_identity(bytes).unwrap_err().code(), Code::Proto, "{bytes:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode_identity(&bytes);
+        }
+    }
+}

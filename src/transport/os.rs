@@ -1,0 +1,80 @@
+//! The few things of the operating system that no device is involved in.
+
+use crate::error::Errno;
+
+/// Fills `buf` with random bytes: names for streams, not keys.
+pub(crate) fn random_bytes(buf: &mut [u8]) -> Result<(), Errno> {
+    let mut done = 0;
+    while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        // SAFETY: the pointer and the length describe `rest`, which is valid for writes.
+        let n = unsafe { libc::getrandom(rest.as_mut_ptr().cast(), rest.len(), 0) };
+        match usize::try_from(n) {
+            Ok(n) => done += n,
+            Err(_) => match last_errno() {
+                Errno(libc::EINTR) => {}
+                other => return Err(other),
+            },
+        }
+    }
+    Ok(())
+}
+
+/// The calling thread's errno.
+pub(super) fn last_errno() -> Errno {
+    Errno(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
+}
+
+/// A number that no other live thread has. Costs no system call and registers no destructor.
+pub(crate) fn current_thread_token() -> usize {
+    thread_local!(static MARK: u8 = const { 0 });
+    MARK.with(|mark| std::ptr::from_ref(mark).addr())
+}
+
+/// Runs a system call again for as long as a signal interrupts it.
+pub(super) fn retry(mut call: impl FnMut() -> isize) -> Result<usize, Errno> {
+    loop {
+        match usize::try_from(call()) {
+            Ok(n) => return Ok(n),
+            Err(_) => match last_errno() {
+                Errno(libc::EINTR) => {}
+                other => return Err(other),
+            },
+        }
+    }
+}
+
+/// Copies bytes into `u64`s, because the payloads of features hold aligned ones.
+pub(super) fn bytes_to_words(bytes: &[u8], words: &mut [u64]) {
+    for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(8)) {
+        let mut one = [0; 8];
+        one.copy_from_slice(chunk);
+        *word = u64::from_ne_bytes(one);
+    }
+}
+
+/// The way back.
+pub(super) fn words_to_bytes(words: &[u64], bytes: &mut [u8]) {
+    for (word, chunk) in words.iter().zip(bytes.chunks_exact_mut(8)) {
+        chunk.copy_from_slice(&word.to_ne_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_have_different_tokens_and_keep_them() {
+        let mine = current_thread_token();
+        assert_eq!(mine, current_thread_token());
+        let other = std::thread::spawn(current_thread_token).join().unwrap();
+        assert_ne!(mine, other);
+    }
+
+    #[test]
+    fn random_bytes_are_not_all_the_same() {
+        let mut bytes = [0u8; 32];
+        random_bytes(&mut bytes).unwrap();
+        assert!(bytes.iter().any(|b| *b != bytes[0]));
+    }
+}

@@ -1,0 +1,56 @@
+//! Numbers of the kernel's VFIO interface: those that `vfio-bindings` carries, under short names,
+//! and those that it lacks because the C macros behind them did not survive the translation.
+
+use vfio_bindings::bindings::vfio as v;
+
+/// `_IO(';', 100 + 7)`
+pub const VFIO_DEVICE_GET_INFO: u32 = 0x3b6b;
+/// `_IO(';', 100 + 8)`
+pub const VFIO_DEVICE_GET_REGION_INFO: u32 = 0x3b6c;
+/// `_IO(';', 100 + 11)`
+pub const VFIO_DEVICE_RESET: u32 = 0x3b6f;
+/// `_IO(';', 100 + 17)`
+pub const VFIO_DEVICE_FEATURE: u32 = 0x3b75;
+/// `_IO(';', 100 + 21)`, on the data fd
+pub const VFIO_MIG_GET_PRECOPY_INFO: u32 = 0x3b79;
+
+/// `VFIO_DEVICE_FEATURE`: read the feature.
+pub const FEATURE_GET: u32 = v::VFIO_DEVICE_FEATURE_GET;
+/// `VFIO_DEVICE_FEATURE`: write the feature.
+pub const FEATURE_SET: u32 = v::VFIO_DEVICE_FEATURE_SET;
+/// `VFIO_DEVICE_FEATURE`: only ask whether the feature is there.
+pub const FEATURE_PROBE: u32 = v::VFIO_DEVICE_FEATURE_PROBE;
+
+/// Feature: migration flags.
+pub const FEATURE_MIGRATION: u32 = v::VFIO_DEVICE_FEATURE_MIGRATION;
+/// Feature: device state and data fd.
+pub const FEATURE_MIG_DEVICE_STATE: u32 = v::VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE;
+/// Feature: start of DMA logging.
+pub const FEATURE_DMA_LOGGING_START: u32 = v::VFIO_DEVICE_FEATURE_DMA_LOGGING_START;
+/// Feature: report of DMA logging.
+pub const FEATURE_DMA_LOGGING_REPORT: u32 = v::VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT;
+/// Feature: estimated length of the stop-copy stream.
+pub const FEATURE_MIG_DATA_SIZE: u32 = v::VFIO_DEVICE_FEATURE_MIG_DATA_SIZE;
+/// Feature: opt in to meaningful flags in `vfio_precopy_info`.
+pub const FEATURE_MIG_PRECOPY_INFO_V2: u32 = v::VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2;
+
+/// Migration flag: the device can be saved while stopped.
+pub const MIGRATION_STOP_COPY: u64 = v::VFIO_MIGRATION_STOP_COPY as u64;
+/// Migration flag: the device has peer-to-peer states.
+pub const MIGRATION_P2P: u64 = v::VFIO_MIGRATION_P2P as u64;
+/// Migration flag: the device has pre-copy states.
+pub const MIGRATION_PRE_COPY: u64 = v::VFIO_MIGRATION_PRE_COPY as u64;
+
+/// `vfio_precopy_info.flags`: new initial data is on the stream.
+pub const PRECOPY_INFO_REINIT: u32 = v::VFIO_PRECOPY_INFO_REINIT;
+
+/// `vfio_device_info.flags`: the fd behaves as a PCI device.
+pub const DEVICE_FLAGS_PCI: u32 = v::VFIO_DEVICE_FLAGS_PCI;
+/// `vfio_device_info.flags`: the fd behaves as a platform device.
+pub const DEVICE_FLAGS_PLATFORM: u32 = v::VFIO_DEVICE_FLAGS_PLATFORM;
+/// `vfio_device_info.flags`: the fd behaves as a CCW device.
+pub const DEVICE_FLAGS_CCW: u32 = v::VFIO_DEVICE_FLAGS_CCW;
+/// `vfio_device_info.flags`: the fd behaves as an AP device.
+pub const DEVICE_FLAGS_AP: u32 = v::VFIO_DEVICE_FLAGS_AP;
+/// Region index of PCI configuration space.
+pub const PCI_CONFIG_REGION: u32 = v::VFIO_PCI_CONFIG_REGION_INDEX;
