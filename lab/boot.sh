@@ -1,0 +1,216 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT OR Apache-2.0
+#
+# Boots a kernel variant in QEMU and runs the programs of a directory in it.
+#
+# usage: boot.sh VARIANT [options] [-- PROGRAM_DIR...]
+#
+#   --share DIR     host directory that is /share in the guest; results are in
+#                   DIR/out (default: a new temporary one, whose name is printed)
+#   --keep DIR      host directory that is /share/keep (default: SHARE/keep)
+#   --boot N        value of LAB_BOOT in the guest (default 1)
+#   --memory MIB    memory of the machine (default 1024)
+#   --timeout SEC   end the machine after this time (default 300)
+#   --test-timeout SEC   time for one program (default 60)
+#   --only GLOB     run only programs whose name matches
+#   --append WORDS  more kernel parameters
+#   --shell         a shell on the serial console instead of the programs
+#
+# The environment variable LAB_QEMU_ARGS holds further arguments for QEMU.
+# Exit status: 0 when the machine went through the list of programs, whatever
+# they had to say; 1 when it did not.
+
+set -euo pipefail
+# shellcheck source=lab/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+usage() {
+	sed -n '/^# usage/,/^# they had/s/^# \{0,1\}//p' "$0" >&2
+	exit 2
+}
+
+share='' keep='' boot=1 memory=1024 timeout=300 test_timeout=60 only='*' append='' shell=0
+[ $# -ge 1 ] || usage
+variant=$1
+shift
+lab_is_variant "$variant" || lab_die "no variant '$variant' (there are: ${LAB_VARIANTS[*]})"
+while [ $# -gt 0 ]; do
+	case $1 in
+	--shell) shell=1; shift; continue ;;
+	--) shift; break ;;
+	--share | --keep | --boot | --memory | --timeout | --test-timeout | --only | --append)
+		[ $# -ge 2 ] || usage
+		name=${1#--}
+		printf -v "${name//-/_}" %s "$2"
+		shift 2
+		;;
+	*) usage ;;
+	esac
+done
+programs=("$@")
+for p in "${programs[@]}"; do
+	[ -d "$p" ] || lab_die "no directory $p"
+done
+[ ${#programs[@]} -gt 0 ] || [ $shell -eq 1 ] || usage
+
+kernel=$("$LAB_DIR/kernel.sh" "$variant")
+"$LAB_DIR/deps.sh"
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/vfiomig-lab.XXXXXX")
+qemu=
+# Never by name: other people's machines may run here.
+cleanup() {
+	[ -z "$qemu" ] || kill "$qemu" 2>/dev/null || true
+	rm -rf "$work"
+}
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+if [ -z "$share" ]; then
+	share=$(mktemp -d "${TMPDIR:-/tmp}/vfiomig-lab-share.XXXXXX")
+	lab_note "results in $share/out"
+fi
+mkdir -p "$share"
+share=$(cd "$share" && pwd)
+rm -rf "$share/out"
+mkdir -p "$share/out" "${keep:=$share/keep}"
+keep=$(cd "$keep" && pwd)
+case $share$keep in
+*,*) lab_die "QEMU cannot share a directory with a comma in its name" ;;
+esac
+
+# --- initramfs ---------------------------------------------------------------
+
+root=$work/root
+mkdir -p "$root/bin" "$root/lab/tests" "$root/modules"
+cp "$(command -v busybox)" "$root/bin/busybox"
+ln -s busybox "$root/bin/sh"
+cp "$LAB_DIR/guest/init" "$root/init"
+chmod 755 "$root/init"
+find "$kernel/modules" -name '*.ko' -exec cp -t "$root/modules" {} +
+cat >"$root/lab.env" <<EOF
+KERNEL_VARIANT=$variant
+LAB_BOOT=$boot
+LAB_SHELL=$shell
+LAB_TEST_TIMEOUT=$test_timeout
+EOF
+
+elves=()
+for p in "${programs[@]}"; do
+	# Links are followed, as their targets may be outside the directory.
+	cp -RLp "$p/." "$root/lab/"
+	while IFS= read -r f; do
+		[ "$(head -c 4 "$f" | tr -d '\0')" != $'\x7fELF' ] || elves+=("$f")
+	done < <(find -L "$p" -type f \( -perm -100 -o -name '*.so*' \))
+done
+for f in "$root"/lab/tests/*.test; do
+	# shellcheck disable=SC2254  # a glob is what --only takes
+	case $(basename "$f" .test) in
+	$only) ;;
+	*) rm -f "$f" ;;
+	esac
+done
+
+# Libraries are asked for where the programs lie, so that paths relative to
+# them work, and gathered in one directory which the guest's LD_LIBRARY_PATH
+# names: then it does not matter whether they were found by a run path, by this
+# machine's LD_LIBRARY_PATH or by default.
+if [ ${#elves[@]} -gt 0 ]; then
+	mkdir -p "$root/usr/lib/lab"
+	for f in "${elves[@]}"; do
+		# ldd fails on static programs, which need nothing.
+		listing=$(ldd "$f" 2>/dev/null) || continue
+		case $listing in
+		*'not found'*) lab_die "$f: $(grep -m 1 'not found' <<<"$listing" | sed 's/^[[:space:]]*//')" ;;
+		esac
+		while IFS= read -r line; do
+			case $line in
+			*' => /'*)
+				lib=${line#* => }
+				lib=${lib% (*}
+				to=$root/usr/lib/lab/$(sed 's/^[[:space:]]*//; s/ => .*//; s,.*/,,' <<<"$line")
+				if [ ! -e "$to" ]; then
+					cp -L "$lib" "$to"
+				elif ! cmp -s "$lib" "$to"; then
+					lab_die "$f wants another ${to##*/} than the programs before it: $lib"
+				fi
+				;;
+			*/ld-*' ('*)
+				# The program interpreter is looked up by its full path.
+				lib=$(sed 's/^[[:space:]]*//; s/ (.*//' <<<"$line")
+				mkdir -p "$root${lib%/*}"
+				cp -L "$lib" "$root$lib"
+				;;
+			esac
+		done <<<"$listing"
+	done
+	# glibc loads it itself when a thread is cancelled or exits.
+	lib=$(gcc -print-file-name=libgcc_s.so.1 2>/dev/null || true)
+	if [ -f "$lib" ] && [ ! -e "$root/usr/lib/lab/libgcc_s.so.1" ]; then
+		cp -L "$lib" "$root/usr/lib/lab/"
+	fi
+fi
+
+# Not compressed: the time goes into the guest's emulated CPU otherwise.
+(cd "$root" && find . | LC_ALL=C sort | cpio -o -H newc -R 0:0 --quiet) >"$work/initrd"
+# The list of what ought to run, for whoever judges the results.
+for f in "$root"/lab/tests/*.test; do
+	if [ -f "$f" ] && [ -x "$f" ]; then
+		basename "$f" .test
+	fi
+done >"$share/out/programs"
+rm -rf "$root"
+
+# --- the machine -------------------------------------------------------------
+
+# tinyconfig's log buffer is too small to hold a run: log_buf_len. Warnings go
+# to the console as well (loglevel=5), in case the machine does not live to
+# hand over its log; then an oops must end it (oops=panic) and QEMU with it
+# (panic=-1, -no-reboot). The emulated TSC is the host's; checking it against a
+# slower clock only fails when the host is busy (tsc=reliable).
+cmdline="console=ttyS0 panic=-1 oops=panic tsc=reliable loglevel=5 log_buf_len=4M $append"
+# shellcheck disable=SC2054  # the commas are QEMU's
+args=(
+	-accel tcg,thread=multi -smp 2
+	# Under TCG, "rep movsb" copies one byte at a time.
+	-cpu max,-erms,-fsrm
+	-m "$memory" -no-reboot -nic none -vga none
+	-kernel "$kernel/bzImage" -initrd "$work/initrd" -append "$cmdline"
+	-fsdev "local,id=share,path=$share,security_model=none,multidevs=remap"
+	-device virtio-9p-pci,fsdev=share,mount_tag=share
+	-fsdev "local,id=keep,path=$keep,security_model=none,multidevs=remap"
+	-device virtio-9p-pci,fsdev=keep,mount_tag=keep
+)
+read -ra extra <<<"${LAB_QEMU_ARGS-}"
+args+=("${extra[@]}")
+
+if [ $shell -eq 1 ]; then
+	# In the foreground: it owns the terminal.
+	qemu-system-x86_64 -nographic "${args[@]}"
+	exit
+fi
+
+# timeout(1) ends the one process that it started, and passes our own TERM on.
+timeout -k 5 "$timeout" qemu-system-x86_64 -display none -serial stdio -monitor none "${args[@]}" \
+	</dev/null >"$share/out/console" 2>"$share/out/qemu.err" &
+qemu=$!
+status=0
+wait "$qemu" || status=$?
+qemu=
+
+if [ -s "$share/out/broken" ]; then
+	lab_note "$variant: $(cat "$share/out/broken")"
+	exit 1
+fi
+if [ ! -e "$share/out/done" ]; then
+	if [ $status -eq 124 ] || [ $status -eq 137 ]; then
+		echo "no end after $timeout s" >"$share/out/broken"
+	elif [ $status -ne 0 ]; then
+		echo "QEMU failed: $(head -n 1 "$share/out/qemu.err")" >"$share/out/broken"
+	else
+		echo "machine ended before its programs" >"$share/out/broken"
+	fi
+	lab_note "$variant: $(cat "$share/out/broken")"
+	exit 1
+fi

@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT OR Apache-2.0
+#
+# The Debian packages the lab needs. Installs the missing ones when run as
+# root; otherwise names them and exits 1. Prints nothing when all are there.
+#
+# usage: deps.sh [--list]
+
+set -euo pipefail
+# shellcheck source=lab/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+packages=(
+	# building the kernels and the sample module
+	gcc libc6-dev make bc bison flex libelf-dev libssl-dev xz-utils kmod
+	# kernel scripts run them
+	perl python3-minimal
+	# packing and booting; the firmware packages are only "recommended" by
+	# QEMU and are therefore named here
+	qemu-system-x86 seabios busybox-static cpio
+	# flock, setsid; file locking of the cache
+	util-linux
+)
+
+case ${1-} in
+--list)
+	printf '%s\n' "${packages[@]}"
+	exit 0
+	;;
+'') ;;
+*) lab_die "usage: deps.sh [--list]" ;;
+esac
+
+command -v dpkg-query >/dev/null ||
+	lab_die "this lab takes its kernels from Debian's packages and needs a Debian machine"
+
+missing=()
+for p in "${packages[@]}"; do
+	# The status must be asked for: a removed package that left its
+	# configuration behind is still known to dpkg.
+	status=$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null || true)
+	[ "$status" = installed ] || missing+=("$p")
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+if [ "$(id -u)" -ne 0 ]; then
+	lab_note "these Debian packages are missing: ${missing[*]}"
+	lab_note "as root: apt-get install --no-install-recommends ${missing[*]}"
+	exit 1
+fi
+
+lab_note "installing ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -q >&2
+apt-get install -y -q --no-install-recommends "${missing[@]}" >&2

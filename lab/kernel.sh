@@ -1,0 +1,321 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT OR Apache-2.0
+#
+# Makes sure that a kernel variant is built and prints its cache directory:
+#
+#   version       version of the Debian package it was made from
+#   release       what `uname -r` says in the guest
+#   bzImage       the kernel
+#   modules/      numbered .ko files to insert in this order (may be empty)
+#   build         tree for `make -C build M=...`
+#   src/          mtty.c and iommufd_test.h of the same kernel source
+#
+# usage: kernel.sh [--update] VARIANT
+#
+# A variant that is in the cache is used as it is, without asking the network;
+# --update looks for a newer package first. The key is the package version and
+# a hash of whatever else decides the result: configuration fragments, this
+# recipe's number, the compiler.
+
+set -euo pipefail
+# shellcheck source=lab/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+# Raise when a change to this file makes cached kernels unfit.
+RECIPE=1
+
+update=0
+[ "${1-}" != --update ] || { update=1; shift; }
+[ $# -eq 1 ] || lab_die "usage: kernel.sh [--update] VARIANT"
+variant=$1
+lab_is_variant "$variant" || lab_die "no variant '$variant' (there are: ${LAB_VARIANTS[*]})"
+
+case $variant in
+6.12) source_package=linux-source-6.12 fragments=(kernel.config) ;;
+7.3) source_package=linux-source-7.3 fragments=(kernel.config kernel-7.3.config) ;;
+debian-6.12) source_package=linux-source-6.12 fragments=() ;;
+esac
+
+hash=$(
+	{
+		echo "$RECIPE"
+		gcc -dumpfullversion 2>/dev/null || echo none
+		for f in "${fragments[@]}"; do
+			cat "$LAB_DIR/$f"
+		done
+	} | sha256sum | cut -c1-12
+)
+parent=$LAB_CACHE/kernels/$variant
+
+cached() {
+	local d found=
+	# sort -V: several package versions may be there after an --update.
+	while IFS= read -r d; do
+		[ -e "$d/bzImage" ] && found=$d
+	done < <(find "$parent" -mindepth 1 -maxdepth 1 -name "*-$hash" 2>/dev/null | sort -V)
+	[ -n "$found" ] && printf '%s\n' "$found"
+}
+
+if [ $update -eq 0 ] && cached; then
+	exit 0
+fi
+
+"$LAB_DIR/deps.sh"
+mkdir -p "$LAB_CACHE/tmp" "$LAB_CACHE/debs" "$LAB_CACHE/log" "$parent"
+
+# One build per variant at a time. Whoever waited finds the other's result.
+exec 8>"$LAB_CACHE/lock.$variant"
+if ! flock -n 8; then
+	lab_note "waiting for another build of $variant"
+	flock 8
+fi
+if [ $update -eq 0 ] && cached; then
+	exit 0
+fi
+
+# What an interrupted build of this variant left: nobody else holds the lock.
+find "$LAB_CACHE/tmp" -mindepth 1 -maxdepth 1 -name "$variant.*" -exec rm -rf {} +
+tmp=$(mktemp -d "$LAB_CACHE/tmp/$variant.XXXXXX")
+trap 'rm -rf "$tmp"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+log=$LAB_CACHE/log/$variant.log
+: >"$log"
+
+# --- Debian packages, without touching the machine's own apt -----------------
+
+# The machine's mirror serves other suites as well, so its address is taken
+# from the sources that are configured: "main" of the suite this release is
+# called, and of that name with "-security".
+repo_of_suite() {
+	apt-get indextargets --format "\$(RELEASE) \$(COMPONENT) \$(REPO_URI)" 'Created-By: Packages' 2>/dev/null |
+		awk -v s="$1" '$1 == s && $2 == "main" { print $3; exit }'
+}
+
+apt_conf=()
+
+apt_setup() {
+	local codename mirror security s dir=$LAB_CACHE/apt keyring=/usr/share/keyrings/debian-archive-keyring.gpg signed=
+	codename=$(. /etc/os-release && echo "${VERSION_CODENAME-}")
+	mirror=${LAB_MIRROR-}
+	for s in "$codename" stable testing sid unstable; do
+		[ -n "$mirror" ] || mirror=$(repo_of_suite "$s")
+	done
+	[ -n "$mirror" ] || lab_die "found no Debian archive in this machine's apt sources; set LAB_MIRROR to its address"
+	security=${LAB_SECURITY_MIRROR:-$(repo_of_suite "$codename-security")}
+	# Mirrors that carry the security archive have it beside the main one.
+	[ -n "$security" ] || security=${mirror%/}-security
+
+	mkdir -p "$dir/lists/partial" "$dir/cache/archives/partial" "$dir/state"
+	: >"$dir/status"
+	[ ! -r $keyring ] || signed="[signed-by=$keyring] "
+	{
+		echo "deb $signed$security bookworm-security main"
+		echo "deb $signed$mirror trixie-backports main"
+		echo "deb $signed$mirror sid main"
+	} >"$dir/sources.list"
+	apt_conf=(
+		-o "Dir::Etc::sourcelist=$dir/sources.list"
+		-o Dir::Etc::sourceparts=/dev/null
+		-o Dir::Etc::preferences=/dev/null
+		-o Dir::Etc::preferencesparts=/dev/null
+		-o "Dir::State=$dir/state"
+		-o "Dir::State::Lists=$dir/lists"
+		-o "Dir::State::status=$dir/status"
+		-o "Dir::Cache=$dir/cache"
+		-o APT::Architecture=amd64
+		# Neither descriptions nor software-centre data are wanted here.
+		-o Acquire::Languages=none
+		-o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false
+		-o Acquire::IndexTargets::deb::DEP-11-icons::DefaultEnabled=false
+		-o Acquire::IndexTargets::deb::DEP-11-icons-small::DefaultEnabled=false
+		-o Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled=false
+	)
+	# apt's unprivileged downloader cannot write below root's home.
+	[ "$(id -u)" -ne 0 ] || apt_conf+=(-o APT::Sandbox::User=root)
+	# Two variants share these files.
+	exec 9>"$LAB_CACHE/lock.apt"
+	flock 9
+	# Ten minutes: three variants built in a row see one and the same archive.
+	if [ -z "$(find "$dir/updated" -mmin -10 2>/dev/null)" ] ||
+		! cmp -s "$dir/sources.list" "$dir/updated"; then
+		lab_note "reading the package lists"
+		apt-get "${apt_conf[@]}" -q update >>"$log" 2>&1 ||
+			{ tail -n 5 "$log" >&2; lab_die "cannot read the package lists; see $log"; }
+		cp "$dir/sources.list" "$dir/updated"
+	fi
+}
+
+# candidate PACKAGE: the version apt would install.
+candidate() {
+	local v
+	v=$(apt-cache "${apt_conf[@]}" policy "$1" | awk '$1 == "Candidate:" { print $2 }')
+	if [ -z "$v" ] || [ "$v" = "(none)" ]; then
+		lab_note "the archive has no $1; what it has:"
+		apt-cache "${apt_conf[@]}" search '^linux-source-' >&2
+		return 1
+	fi
+	printf '%s\n' "$v"
+}
+
+# unpack PACKAGE VERSION DIR: into DIR, the .deb being kept for next time.
+unpack() {
+	local package=$1 version=$2 dir=$3 deb
+	deb=$LAB_CACHE/debs/${package}_${version//:/%3a}.deb
+	if [ ! -s "$deb" ]; then
+		lab_note "fetching $package $version"
+		mkdir -p "$tmp/fetch"
+		(cd "$tmp/fetch" && apt-get "${apt_conf[@]}" -q download "$package=$version") >>"$log" 2>&1 ||
+			{ tail -n 5 "$log" >&2; lab_die "cannot fetch $package $version; see $log"; }
+		# Older versions of the same package will not be asked for again.
+		find "$LAB_CACHE/debs" -name "${package}_*.deb" -delete
+		mv "$tmp/fetch/${package}_"*.deb "$deb"
+	fi
+	mkdir -p "$dir"
+	dpkg -x "$deb" "$dir"
+}
+
+# --- The lab's own kernels ---------------------------------------------------
+
+# What `make M=...` reads, as Debian's header packages choose it, and no more:
+# a full tree is 1.8 GB.
+prune_into() {
+	local tree=$1 build=$2 d
+	(
+		cd "$tree"
+		{
+			find . -maxdepth 1 -type f
+			find include arch/x86/include scripts -type f ! -name '*.o' ! -name '*.o.cmd'
+			find include arch/x86/include scripts -type l
+			# Kbuild includes these by name even for external modules.
+			find arch/x86 arch/Kconfig -type f \( -name 'Makefile*' -o -name 'Kconfig*' -o -name 'Kbuild*' \)
+			for d in tools/objtool/objtool tools/scripts/Makefile.include tools/build/Build.include; do
+				[ ! -f "$d" ] || echo "$d"
+			done
+		} | sort -u | grep -vE '^\./(\.?(tmp_)?vmlinux[^/]*|built-in[^/]*|System\.map)$' |
+			cpio -pdm --quiet "$build"
+	)
+}
+
+build_own() {
+	local version=$1 tree=$tmp/tree out=$tmp/out started
+	started=$(lab_now)
+	unpack "$source_package" "$version" "$tmp/deb"
+	flock -u 9
+	lab_note "unpacking $source_package $version"
+	mkdir -p "$tree" "$out/modules" "$out/src" "$out/build"
+	tar -C "$tree" --strip-components=1 -xf "$tmp/deb/usr/src/$source_package.tar.xz"
+
+	lab_note "building $variant (a few minutes; log: $log)"
+	(
+		cd "$tree"
+		# Reproducible, and no name of this machine in the image.
+		export KBUILD_BUILD_USER=lab KBUILD_BUILD_HOST=lab
+		make -s tinyconfig
+		paths=()
+		for f in "${fragments[@]}"; do
+			paths+=("$LAB_DIR/$f")
+		done
+		scripts/kconfig/merge_config.sh -m .config "${paths[@]}"
+		make -s olddefconfig
+		# An option that a dependency silently switched off would show up
+		# only as a test that fails mysteriously.
+		while IFS= read -r o; do
+			grep -qxF "$o" .config || { echo "not in the final configuration: $o"; exit 1; }
+		done < <(grep -h '^CONFIG_' "${paths[@]}")
+		# "modules" although there are none: it writes Module.symvers, which
+		# modules built outside the tree are linked against.
+		make -s -j"$(nproc)" bzImage modules
+		make -s kernelrelease >"$out/release"
+	) >>"$log" 2>&1 8>&- 9>&- || { tail -n 20 "$log" >&2; lab_die "building $variant failed; see $log"; }
+
+	cp "$tree/arch/x86/boot/bzImage" "$tree/.config" "$out/"
+	cp "$tree/samples/vfio-mdev/mtty.c" "$tree/drivers/iommu/iommufd/iommufd_test.h" "$out/src/"
+	prune_into "$tree" "$out/build"
+	lab_note "built $variant in $(($(lab_now) - started)) s"
+}
+
+# --- Debian's kernel ---------------------------------------------------------
+
+build_debian() {
+	local version=$1 root=$tmp/out/root out=$tmp/out image headers common kbuild release h n=0 m path started
+	started=$(lab_now)
+	# The metapackages of the same version name the packages with the ABI in
+	# their names.
+	depends() {
+		apt-cache "${apt_conf[@]}" show "$1=$version" |
+			sed -n 's/^Depends: //p' | tr ',' '\n' | sed 's/^ *//; s/ .*//' | grep -E "^$2" | head -n 1
+	}
+	image=$(depends linux-image-6.12-amd64 linux-image-6.12)
+	headers=$(depends linux-headers-6.12-amd64 linux-headers-6.12)
+	common=$(depends "$headers" 'linux-headers-.*-common')
+	kbuild=$(depends "$headers" linux-kbuild-)
+	release=${image#linux-image-}
+	unpack "$source_package" "$version" "$tmp/deb"
+	unpack "$image" "$version" "$tmp/image"
+	for h in "$headers" "$common" "$kbuild"; do
+		unpack "$h" "$version" "$root"
+	done
+	flock -u 9
+
+	lab_note "building the sample module for $variant"
+	mkdir -p "$out/modules" "$out/src" "$tmp/mtty"
+	tar -C "$out/src" --strip-components=3 -xf "$tmp/deb/usr/src/$source_package.tar.xz" \
+		"$source_package/samples/vfio-mdev/mtty.c"
+	tar -C "$out/src" --strip-components=4 -xf "$tmp/deb/usr/src/$source_package.tar.xz" \
+		"$source_package/drivers/iommu/iommufd/iommufd_test.h"
+
+	# The header packages expect to be in /usr/src; here they are not.
+	h=$root/usr/src/$headers
+	# shellcheck disable=SC2016  # make's variables, not the shell's
+	sed -i "s|^include /usr/src/|include \$(dir \$(realpath \$(lastword \$(MAKEFILE_LIST))))../|" "$h/Makefile"
+	# Present only for type information (BTF), for which pahole would be
+	# needed; without it kbuild skips that step, and modules load all the same.
+	rm -f "$h/vmlinux"
+	# Debian's compiler of that release may not be the one of this machine.
+	if ! command -v "$(sed -n 's/^override CROSS_COMPILE = *//p; s/^CC = .*(CROSS_COMPILE)//p' "$h/.kernelvariables" |
+		sort -r | tr -d '\n')" >/dev/null; then
+		sed -i 's/^CC = .*/CC = gcc/; s/^override CROSS_COMPILE = .*/override CROSS_COMPILE =/' "$h/.kernelvariables"
+	fi
+	ln -s "root/usr/src/$headers" "$out/build"
+
+	cp "$out/src/mtty.c" "$tmp/mtty/"
+	echo 'obj-m := mtty.o' >"$tmp/mtty/Makefile"
+	make -C "$out/build" M="$tmp/mtty" modules >>"$log" 2>&1 8>&- 9>&- ||
+		{ tail -n 20 "$log" >&2; lab_die "building mtty.ko failed; see $log"; }
+
+	# In the order in which they can be inserted; each needs only earlier
+	# ones. Decompressed, since busybox's insmod may not know xz.
+	for m in netfs 9pnet 9p 9pnet_virtio irqbypass vfio vfio_iommu_type1 mdev; do
+		path=$(find "$tmp/image/lib/modules/$release/kernel" -name "$m.ko*" -print -quit)
+		[ -n "$path" ] || lab_die "$image has no module $m"
+		n=$((n + 1))
+		m=$out/modules/$(printf '%02d' $n)-$m.ko
+		case $path in
+		*.xz) xz -dc "$path" >"$m" ;;
+		*.zst) zstd -qdc "$path" >"$m" ;;
+		*) cp "$path" "$m" ;;
+		esac
+	done
+	cp "$tmp/mtty/mtty.ko" "$out/modules/$(printf '%02d' $((n + 1)))-mtty.ko"
+	cp "$tmp/image/boot/vmlinuz-$release" "$out/bzImage"
+	cp "$tmp/image/boot/config-$release" "$out/.config"
+	echo "$release" >"$out/release"
+	lab_note "made $variant in $(($(lab_now) - started)) s"
+}
+
+apt_setup
+version=$(candidate "$source_package")
+# Some characters of Debian versions mean something to make and to the shell.
+dir=$parent/${version//[^A-Za-z0-9.-]/_}-$hash
+if [ ! -e "$dir/bzImage" ]; then
+	rm -rf "$dir"
+	if [ "$variant" = debian-6.12 ]; then
+		build_debian "$version"
+	else
+		build_own "$version"
+	fi
+	echo "$version" >"$tmp/out/version"
+	mv "$tmp/out" "$dir"
+fi
+printf '%s\n' "$dir"
