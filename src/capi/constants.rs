@@ -4,12 +4,12 @@
 pub const VFIOMIG_MORE: i32 = 0;
 /// save_next: the device runs and has nothing to send now.
 pub const VFIOMIG_DRAINED: i32 = 1;
-/// save_next, load_push: the stream is complete.
+/// save_next, and a bit of load_push: the stream is complete.
 pub const VFIOMIG_END: i32 = 2;
-/// load_push: all initial data was taken by the driver; tell the source.
-pub const VFIOMIG_INITIAL_LOADED: i32 = 3;
-/// load_push: the source started again; what was loaded before is void.
-pub const VFIOMIG_RESTARTED: i32 = 4;
+/// load_push, a bit: all initial data was taken by the driver; tell the source.
+pub const VFIOMIG_INITIAL_LOADED: i32 = 4;
+/// load_push, a bit: the source started again; what was loaded before is void.
+pub const VFIOMIG_RESTARTED: i32 = 8;
 
 /// The smallest buffer that vfiomig_save_next() takes, in bytes.
 pub const VFIOMIG_MIN_BUFFER: u32 = 4096;
@@ -130,6 +130,9 @@ pub const VFIOMIG_EVENT_RESET: u32 = 3;
 pub const VFIOMIG_EVENT_SAVE_RESTARTED: u32 = 4;
 /// The VMM must redo something before the device runs.
 pub const VFIOMIG_EVENT_FIXUPS_NEEDED: u32 = 5;
+/// The source of a load started again: blobs and acknowledgements of before are void. Comes in its
+/// place among the blobs.
+pub const VFIOMIG_EVENT_LOAD_RESTARTED: u32 = 6;
 
 /// Reads return -EAGAIN instead of blocking, where the driver can do that.
 pub const VFIOMIG_SAVE_NONBLOCK: u32 = 1;
@@ -147,6 +150,11 @@ pub const VFIOMIG_PENDING_INITIAL_SENT: u32 = 4;
 pub const VFIOMIG_RELEASE: u32 = 1;
 /// The guest goes on here: the device goes back to where it was before the save.
 pub const VFIOMIG_KEEP: u32 = 2;
+
+/// Refuse a stream whose device_index is not that of the options.
+pub const VFIOMIG_LOAD_CHECK_DEVICE: u32 = 1;
+/// Refuse a stream whose session is not that of the options.
+pub const VFIOMIG_LOAD_CHECK_SESSION: u32 = 2;
 
 /// Pass over the driver's name.
 pub const VFIOMIG_IGNORE_DRIVER: u32 = 1;

@@ -232,7 +232,8 @@ pub extern "C" fn vfiomig_device_was_reset(device: *mut vfiomig_device) -> c_int
     with(&table::DEVICE_WAS_RESET, device.addr(), |device: &mut Device| device.was_reset())
 }
 
-/// What the VMM must redo before the device runs, after a reset or a load: VFIOMIG_FIXUP_*.
+/// What the VMM must redo before the device runs, after a reset or a load: VFIOMIG_FIXUP_*. Does
+/// not wait for a session on the device.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_device_get_fixups(
     device: *mut vfiomig_device,
@@ -242,7 +243,7 @@ pub unsafe extern "C" fn vfiomig_device_get_fixups(
         if fixups.is_null() {
             return Err(err!(Fault, "fixups is NULL"));
         }
-        let found = device.fixups()?;
+        let found = device.fixups();
         // SAFETY: checked not to be NULL; otherwise the caller's contract.
         unsafe { fixups.write(found) };
         Ok(())

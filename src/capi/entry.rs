@@ -92,9 +92,9 @@ fn wrong_state<T: CObject>(entry: &Entry, state: u32) -> Error {
 pub(super) fn with_shared<T: CObject, R: CReturn>(
     entry: &Entry,
     handle: usize,
-    call: impl FnOnce(Shared) -> Result<R>,
+    call: impl FnOnce(&Shared) -> Result<R>,
 ) -> c_int {
-    guarded(entry, || call(handle::shared(handle, T::KIND)?))
+    guarded(entry, || handle::with_shared(handle, T::KIND, call))
 }
 
 /// Frees a handle; NULL is none.

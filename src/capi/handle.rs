@@ -225,13 +225,18 @@ pub(super) fn enter(handle: usize, kind: Kind) -> Result<Entered> {
     Ok(Entered { slot, object })
 }
 
-/// The part of a session that may be used while another call is inside.
-pub(super) fn shared(handle: usize, kind: Kind) -> Result<Shared> {
+/// Runs `call`, which is short, with the part of a session that may be used while another call is
+/// inside.
+pub(super) fn with_shared<R>(
+    handle: usize,
+    kind: Kind,
+    call: impl FnOnce(&Shared) -> Result<R>,
+) -> Result<R> {
     let (_, slot) = find(handle, kind)?;
-    let shared = slot.shared.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let shared = slot.shared.lock().unwrap_or_else(PoisonError::into_inner);
     // Looked at again: the slot may have been freed and used anew in between.
     find(handle, kind)?;
-    shared.ok_or_else(|| gone(kind))
+    call(shared.as_ref().ok_or_else(|| gone(kind))?)
 }
 
 /// Takes the object out of its slot and frees the slot. Waits for a call on another thread; is
@@ -273,7 +278,7 @@ mod tests {
         {
             assert_eq!(code(enter(garbage, Kind::Device)), Code::BadHandle, "{garbage:#x}");
             assert_eq!(code(remove(garbage, Kind::Save)), Code::BadHandle);
-            assert_eq!(code(shared(garbage, Kind::Load)), Code::BadHandle);
+            assert_eq!(code(with_shared(garbage, Kind::Load, |_| Ok(()))), Code::BadHandle);
         }
     }
 }

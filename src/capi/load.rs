@@ -27,6 +27,12 @@ unsafe fn read_options(options: *const vfiomig_load_options) -> Result<LoadOptio
     if options.reserved != 0 {
         return Err(err!(Inval, "reserved is not zero in the load options"));
     }
+    if options.flags & !(VFIOMIG_LOAD_CHECK_DEVICE | VFIOMIG_LOAD_CHECK_SESSION) != 0 {
+        return Err(err!(Inval, "unknown flags in the load options"));
+    }
+    let check = |bit: u32| options.flags & bit != 0;
+    out.device_index = check(VFIOMIG_LOAD_CHECK_DEVICE).then_some(options.device_index);
+    out.session = check(VFIOMIG_LOAD_CHECK_SESSION).then_some(options.session);
     out.ignore = options.ignore;
     let limits = &mut out.limits;
     let fields = [
@@ -78,9 +84,10 @@ pub unsafe extern "C" fn vfiomig_load_begin(
 /// frame that it is part of has been verified. On an error the device has been reset already, and
 /// only freeing is left to do. May block as long as the driver does.
 ///
-/// VFIOMIG_MORE: go on. VFIOMIG_INITIAL_LOADED: tell the source that its initial data is here, and
-/// go on. VFIOMIG_RESTARTED: the source's device was reset; blobs and acknowledgements of before
-/// are void; go on. VFIOMIG_END: the stream is complete; commit.
+/// Returns bits. None (VFIOMIG_MORE): go on. VFIOMIG_INITIAL_LOADED: tell the source that its
+/// initial data is here, and go on. VFIOMIG_RESTARTED: the source's device was reset; blobs and
+/// acknowledgements of before are void; an INITIAL_LOADED beside it came later; go on.
+/// VFIOMIG_END: the stream is complete; commit.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_load_push(
     load: *mut vfiomig_load,
@@ -96,13 +103,46 @@ pub unsafe extern "C" fn vfiomig_load_push(
         }
         // SAFETY: the caller's contract: `len` readable bytes that nobody changes meanwhile.
         let bytes = unsafe { std::slice::from_raw_parts(data.cast::<u8>(), len) };
-        Ok(match load.push(bytes)? {
-            LoadStatus::More => VFIOMIG_MORE,
-            LoadStatus::InitialLoaded => VFIOMIG_INITIAL_LOADED,
-            LoadStatus::Restarted => VFIOMIG_RESTARTED,
-            LoadStatus::End => VFIOMIG_END,
-        })
+        load.push(bytes).map(bits)
     })
+}
+
+fn bits(status: LoadStatus) -> c_int {
+    let bit = |set: bool, bit: c_int| if set { bit } else { VFIOMIG_MORE };
+    bit(status.restarted, VFIOMIG_RESTARTED)
+        | bit(status.initial_loaded, VFIOMIG_INITIAL_LOADED)
+        | bit(status.ended, VFIOMIG_END)
+}
+
+/// Offers memory to receive the next bytes of the stream into: at *space, *len bytes, at least
+/// one; it belongs to the library and is valid until the next call with this handle. Then say with
+/// vfiomig_load_received() how many bytes came. Saves the copy that vfiomig_load_push() makes of
+/// frames that lie in two of its pieces: the way for a VMM that reads from a socket.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfiomig_load_get_space(
+    load: *mut vfiomig_load,
+    space: *mut *mut c_void,
+    len: *mut usize,
+) -> c_int {
+    with(&table::LOAD_GET_SPACE, load.addr(), |load: &mut Load| {
+        if space.is_null() || len.is_null() {
+            return Err(err!(Fault, "space or len is NULL"));
+        }
+        let room = load.space()?;
+        // SAFETY: both checked not to be NULL; otherwise the caller's contract.
+        unsafe {
+            space.write(room.as_mut_ptr().cast());
+            len.write(room.len());
+        }
+        Ok(())
+    })
+}
+
+/// Takes len bytes that were received into the memory of vfiomig_load_get_space(). Returns what
+/// vfiomig_load_push() returns.
+#[unsafe(no_mangle)]
+pub extern "C" fn vfiomig_load_received(load: *mut vfiomig_load, len: usize) -> c_int {
+    with(&table::LOAD_RECEIVED, load.addr(), |load: &mut Load| load.received(len).map(bits))
 }
 
 /// Makes the driver check and take the state: RESUMING to STOP. Needs the complete stream. On

@@ -95,7 +95,7 @@ pub unsafe extern "C" fn vfiomig_save_next(
 
 /// Adds an opaque piece of the VMM's, for example the PCI configuration space: it travels behind
 /// everything returned so far and comes out of the target's blob callback with the same kind. The
-/// data is copied. Blobs of more than 4064 bytes need a larger buffer in vfiomig_save_next().
+/// data is copied. Blobs of more than 4056 bytes need a larger buffer in vfiomig_save_next().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_save_blob(
     save: *mut vfiomig_save,
@@ -169,8 +169,8 @@ pub extern "C" fn vfiomig_save_finish(save: *mut vfiomig_save, ending: u32) -> c
     })
 }
 
-/// Cancels the save: the call that is under way returns -ECANCELED as soon as the driver lets it,
-/// and so does every later one. Then finish with VFIOMIG_KEEP, or free. May be called from any
+/// Cancels the save: reading, quiescing or stopping returns -ECANCELED, the call that is under way
+/// as soon as the driver lets it, and every later one. Then finish with VFIOMIG_KEEP, or free. May be called from any
 /// thread at any time while the handle lives.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_save_cancel(save: *mut vfiomig_save) -> c_int {

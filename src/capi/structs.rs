@@ -260,8 +260,14 @@ pub struct vfiomig_load_options {
     pub max_total: u64,
     /// How long the driver may take no data, in milliseconds; default 60000.
     pub write_timeout_ms: u32,
+    /// VFIOMIG_LOAD_CHECK_DEVICE, VFIOMIG_LOAD_CHECK_SESSION or 0.
+    pub flags: u32,
+    /// Number of the device within its VM that the stream must have; see flags.
+    pub device_index: u32,
     /// Zero.
     pub reserved: u32,
+    /// Name that the stream must have; see flags.
+    pub session: [u8; 16],
     /// Takes the VMM's own pieces; NULL: a stream that has any is refused.
     pub blob: vfiomig_blob_fn,
     /// Passed to blob.
@@ -300,6 +306,8 @@ pub struct vfiomig_load_stats {
     pub begin_ns: u64,
     /// Time of the change that made the driver check and take the state, in nanoseconds.
     pub commit_ns: u64,
+    /// Generation of the initial data that came last, as in struct vfiomig_pending; 0: none yet.
+    pub initial_generation: u64,
 }
 
 /// A structure that begins with its own size and is valid when all its bytes are zero.
@@ -570,6 +578,7 @@ impl From<LoadStats> for vfiomig_load_stats {
             write_ns,
             begin_ns,
             commit_ns,
+            initial_generation,
         } = stats;
         vfiomig_load_stats {
             struct_size: 0,
@@ -582,6 +591,7 @@ impl From<LoadStats> for vfiomig_load_stats {
             write_ns,
             begin_ns,
             commit_ns,
+            initial_generation,
         }
     }
 }

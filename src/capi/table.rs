@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Made by apigen from api.toml; do not edit.
 
 use super::entry::Entry;
@@ -102,6 +103,12 @@ pub(super) const LOAD_BEGIN: Entry =
 
 pub(super) const LOAD_PUSH: Entry =
     Entry { name: "vfiomig_load_push", states: 0b11, wrong_state: Code::Inval };
+
+pub(super) const LOAD_GET_SPACE: Entry =
+    Entry { name: "vfiomig_load_get_space", states: 0b11, wrong_state: Code::Inval };
+
+pub(super) const LOAD_RECEIVED: Entry =
+    Entry { name: "vfiomig_load_received", states: 0b11, wrong_state: Code::Inval };
 
 pub(super) const LOAD_COMMIT: Entry =
     Entry { name: "vfiomig_load_commit", states: 0b11, wrong_state: Code::Inval };

@@ -19,6 +19,9 @@ pub enum EventKind {
     SaveRestarted = 4,
     /// The VMM must redo something before the device runs.
     FixupsNeeded = 5,
+    /// The source of a load started again: blobs and acknowledgements of before are void. Comes
+    /// in its place among the blobs.
+    LoadRestarted = 6,
 }
 
 /// One event.
@@ -47,6 +50,7 @@ impl fmt::Display for Event {
             EventKind::Recovered => write!(f, "recovery: {:?}, now {to}", self.outcome),
             EventKind::Reset => write!(f, "reset, now {to}"),
             EventKind::SaveRestarted => write!(f, "the save starts again, now {to}"),
+            EventKind::LoadRestarted => write!(f, "the load starts again, now {to}"),
             EventKind::FixupsNeeded => write!(f, "fix-ups needed: {:#x}", self.fixups),
         }
     }

@@ -26,7 +26,7 @@ pub struct Identity {
     /// Kernel release. Never compared.
     pub kernel_release: String,
     /// Migration flags. Never compared: pre-copy of the source asks nothing of the target.
-    pub migration_flags: u32,
+    pub migration_flags: u64,
     /// Estimated size of the state in bytes. Never compared.
     pub state_size: u64,
     /// Opaque string of the caller; compared byte by byte.
@@ -35,6 +35,18 @@ pub struct Identity {
 
 /// The longest vendor string, in bytes.
 pub const MAX_VENDOR_DATA: usize = 256;
+
+/// The longest texts, in bytes.
+pub mod max_text {
+    /// Of the bus.
+    pub const BUS: usize = 15;
+    /// Of the driver's name.
+    pub const DRIVER: usize = 63;
+    /// Of the mdev type.
+    pub const MDEV_TYPE: usize = 63;
+    /// Of the kernel's release.
+    pub const KERNEL_RELEASE: usize = 71;
+}
 
 /// Fields that a comparison may be told to pass over.
 pub mod ignore {
@@ -164,6 +176,10 @@ pub(super) fn learn(
     if !vendor_data.is_empty() {
         identity.vendor_data = vendor_data.to_vec();
     }
+    tidy(&mut identity.bus, max_text::BUS);
+    tidy(&mut identity.driver, max_text::DRIVER);
+    tidy(&mut identity.mdev_type, max_text::MDEV_TYPE);
+    tidy(&mut identity.kernel_release, max_text::KERNEL_RELEASE);
     identity
 }
 
@@ -175,6 +191,20 @@ fn link_name(path: &Path) -> String {
         .and_then(Path::file_name)
         .map(|name| name.to_string_lossy().into_owned())
         .unwrap_or_default()
+}
+
+/// Makes a text one that every reader of the stream accepts.
+fn tidy(text: &mut String, longest: usize) {
+    let mut end = 0;
+    let mut out = String::new();
+    for c in text.chars().map(|c| if c.is_control() { '?' } else { c }) {
+        end += c.len_utf8();
+        if end > longest {
+            break;
+        }
+        out.push(c);
+    }
+    *text = out;
 }
 
 fn read_line(path: &Path) -> String {
@@ -204,6 +234,15 @@ mod tests {
         Identity::default().accepts(&vf(), 0).unwrap();
         let older = Identity { kernel_release: "6.1".into(), state_size: 1, ..vf() };
         vf().accepts(&older, 0).unwrap();
+    }
+
+    #[test]
+    fn texts_are_cut_between_characters_and_hold_no_control_characters() {
+        for (text, expected) in [("abc", "abc"), ("a\nb", "a?b"), ("abcdé", "abcd"), ("", "")] {
+            let mut text = text.to_owned();
+            tidy(&mut text, 5);
+            assert_eq!(text, expected);
+        }
     }
 
     #[test]

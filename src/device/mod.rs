@@ -11,12 +11,12 @@ mod probe;
 mod recovery;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 pub use events::{Event, EventKind, EventSink};
 pub use fsm::{Fsm, Path, State};
-pub use identity::{Identity, MAX_VENDOR_DATA, ignore};
+pub use identity::{Identity, MAX_VENDOR_DATA, ignore, max_text};
 pub use probe::{Caps, Reason, ReasonCode, Severity};
 
 use crate::error::{Code, Error, Failure, Operation, Outcome, Result, err};
@@ -72,6 +72,8 @@ pub(crate) struct Shared {
     inner: Mutex<Inner>,
     /// Token of the thread inside `inner`, or 0: a callback must not wait for itself.
     owner: AtomicUsize,
+    /// What the VMM must redo; beside the lock, to be read while a session is busy.
+    fixups: Arc<AtomicU32>,
 }
 
 /// The device, locked.
@@ -93,7 +95,7 @@ pub(crate) struct Inner {
     pub(crate) session: Session,
     /// Rises with every reset: a session of an earlier epoch is dead.
     epoch: u64,
-    fixups: u32,
+    fixups: Arc<AtomicU32>,
     failure: Option<Failure>,
     events: Option<EventSink>,
 }
@@ -110,8 +112,9 @@ impl Device {
         let Probed { caps, reasons } =
             probe::probe(transport.as_mut(), options.disabled, &release)?;
         let mut identity = identity::learn(transport.as_mut(), options.sysfs, &options.vendor_data);
-        identity.migration_flags = caps.migration_flags as u32;
+        identity.migration_flags = caps.migration_flags;
         identity.state_size = caps.state_size.unwrap_or(0);
+        let fixups = Arc::new(AtomicU32::new(0));
         let inner = Inner {
             transport,
             fsm: Fsm::new(caps.migration_flags),
@@ -122,11 +125,11 @@ impl Device {
             data: None,
             session: Session::None,
             epoch: 0,
-            fixups: 0,
+            fixups: Arc::clone(&fixups),
             failure: None,
             events: options.events,
         };
-        let shared = Shared { inner: Mutex::new(inner), owner: AtomicUsize::new(0) };
+        let shared = Shared { inner: Mutex::new(inner), owner: AtomicUsize::new(0), fixups };
         Ok(Device { shared: Arc::new(shared) })
     }
 
@@ -172,7 +175,7 @@ impl Device {
         let mut inner = self.lock()?;
         let result = inner.set_plain_state(State::Running);
         inner.remember(result)?;
-        inner.fixups = 0;
+        inner.fixups.store(0, Ordering::Relaxed);
         Ok(())
     }
 
@@ -188,16 +191,17 @@ impl Device {
     pub fn was_reset(&self) -> Result<()> {
         let mut inner = self.lock()?;
         inner.drop_data();
+        inner.state = None;
         inner.epoch += 1;
-        inner.fixups |= Fixups::AFTER_RESET_OR_LOAD;
+        inner.note_fixups(Fixups::AFTER_RESET_OR_LOAD);
         let result = inner.ask_state().map(drop);
         inner.emit(EventKind::Reset, None, Outcome::Reset, 0);
         inner.remember(result)
     }
 
-    /// What the VMM must redo before the device runs: bits of [`Fixups`].
-    pub fn fixups(&self) -> Result<u32> {
-        Ok(self.lock()?.fixups)
+    /// What the VMM must redo before the device runs: bits of [`Fixups`]. Never waits.
+    pub fn fixups(&self) -> u32 {
+        self.shared.fixups.load(Ordering::Relaxed)
     }
 
     /// What went wrong last, if anything did.
@@ -275,7 +279,11 @@ impl Inner {
     }
 
     pub(crate) fn fixups(&self) -> u32 {
-        self.fixups
+        self.fixups.load(Ordering::Relaxed)
+    }
+
+    fn note_fixups(&self, fixups: u32) {
+        self.fixups.fetch_or(fixups, Ordering::Relaxed);
     }
 
     /// Keeps a failure on the device, so that it outlives the call that returned it.
@@ -313,7 +321,7 @@ impl Inner {
                     ioctl: crate::uapi::VFIO_DEVICE_FEATURE,
                     errno: errno.0,
                     state_before: self.state,
-                    fixups: self.fixups,
+                    fixups: self.fixups(),
                     ..Failure::default()
                 })
         })
@@ -340,7 +348,7 @@ impl Inner {
     /// Tells the VMM.
     pub(crate) fn emit(&mut self, kind: EventKind, from: Option<State>, outcome: Outcome, ns: u64) {
         let event =
-            Event { kind, from, to: self.state, outcome, fixups: self.fixups, duration_ns: ns };
+            Event { kind, from, to: self.state, outcome, fixups: self.fixups(), duration_ns: ns };
         log::debug!(target: "vfiomig::device", "{event}");
         if let Some(sink) = &mut self.events {
             sink.call(&event);
@@ -349,7 +357,7 @@ impl Inner {
 
     /// Notes what must be redone before the device runs.
     pub(crate) fn add_fixups(&mut self, fixups: u32) {
-        self.fixups |= fixups;
+        self.note_fixups(fixups);
         self.emit(EventKind::FixupsNeeded, self.state, Outcome::Kept, 0);
     }
 

@@ -54,7 +54,7 @@ impl Inner {
                 state_before: Some(from),
                 state_wanted: Some(to),
                 state_after: Some(from),
-                fixups: self.fixups,
+                fixups: self.fixups(),
                 ..Failure::default()
             }));
         };
@@ -87,7 +87,7 @@ impl Inner {
             state_wanted: Some(to),
             state_after: self.state,
             outcome,
-            fixups: self.fixups,
+            fixups: self.fixups(),
             ..Failure::default()
         }))
     }
@@ -124,12 +124,21 @@ impl Inner {
     /// Asks the device where it is, and believes it.
     pub(crate) fn query_state(&mut self) -> std::result::Result<State, Errno> {
         let state = probe::get_state(self.transport.as_mut())?;
-        if self.state != Some(state) {
-            // Reset behind our back, or moved by an error: an open stream is dead.
-            if !state.has_session() {
-                self.drop_data();
-            }
-            self.state = Some(state);
+        let before = self.state.replace(state);
+        if before == Some(state) {
+            return Ok(state);
+        }
+        // Moved behind our back: an open stream is dead.
+        if !state.has_session() {
+            self.drop_data();
+        }
+        // Only a reset leads from a session to RUNNING unasked. Sessions notice by the epoch. In
+        // STOP_COPY the guest stands still and cannot have done it: that save fails instead.
+        let was_live = before.is_some_and(|s| s.has_session() && s != State::StopCopy);
+        if was_live && state == State::Running {
+            self.epoch += 1;
+            self.note_fixups(Fixups::AFTER_RESET_OR_LOAD);
+            self.emit(EventKind::Reset, before, Outcome::Reset, 0);
         }
         Ok(state)
     }
@@ -173,7 +182,7 @@ impl Inner {
 
     /// `VFIO_DEVICE_RESET`, and a look at whether it worked.
     pub(crate) fn reset(&mut self) -> Result<()> {
-        let before = self.state;
+        let before = self.state.take();
         self.drop_data();
         let start = Instant::now();
         let done = self.transport.reset();
@@ -184,7 +193,7 @@ impl Inner {
             Err(errno) => Err(errno),
         };
         self.epoch += 1;
-        self.fixups |= Fixups::AFTER_RESET_OR_LOAD;
+        self.note_fixups(Fixups::AFTER_RESET_OR_LOAD);
         if after == Ok(State::Running) {
             self.state = Some(State::Running);
             self.emit(EventKind::Reset, before, Outcome::Reset, elapsed_ns(start));
@@ -209,7 +218,7 @@ impl Inner {
             state_wanted: Some(State::Running),
             state_after: None,
             outcome: Outcome::Lost,
-            fixups: self.fixups,
+            fixups: self.fixups(),
             ..Failure::default()
         }))
     }

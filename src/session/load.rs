@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use super::stats::{AtomicLoadStats, Cancel, LoadNumbers, LoadStats, Shared, add, set};
 use crate::device::{
-    Device, Fixups, Identity, Inner, Locked, Recover, Session, State, describe, elapsed_ns, ignore,
-    wrong_state,
+    Device, EventKind, Fixups, Identity, Inner, Locked, Recover, Session, State, describe,
+    elapsed_ns, ignore, wrong_state,
 };
 use crate::error::{Code, Error, Failure, Operation, Outcome, Result, err};
 use crate::protocol::v2::{self, Patience};
@@ -35,6 +35,10 @@ pub struct LoadOptions {
     pub blobs: Option<BlobSink>,
     /// How long a driver may take no data before the load is given up.
     pub write_timeout: Duration,
+    /// Refuses a stream that is not of the device with this number within its VM.
+    pub device_index: Option<u32>,
+    /// Refuses a stream of another name.
+    pub session: Option<[u8; 16]>,
 }
 
 impl Default for LoadOptions {
@@ -45,22 +49,23 @@ impl Default for LoadOptions {
             policy: None,
             blobs: None,
             write_timeout: Duration::from_secs(60),
+            device_index: None,
+            session: None,
         }
     }
 }
 
-/// What [`Load::push`] says.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum LoadStatus {
-    /// Go on.
-    More,
-    /// All initial data was taken by the driver: tell the source.
-    InitialLoaded,
+/// What [`Load::push`] says; with nothing set: go on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LoadStatus {
     /// The source started again: what was loaded before is void, and so is an acknowledgement of
     /// initial data.
-    Restarted,
+    pub restarted: bool,
+    /// All initial data was taken by the driver, after the last restart if there was one: tell the
+    /// source.
+    pub initial_loaded: bool,
     /// The stream is complete and its totals were right: commit.
-    End,
+    pub ended: bool,
 }
 
 /// Where a load is; the order is that of `src/capi/api.toml`.
@@ -133,8 +138,36 @@ impl Load {
         if !matches!(self.phase, Phase::Receiving | Phase::Complete) {
             return Err(self.not_now("loading more of the stream"));
         }
+        self.take(|_| Ok(()), bytes)
+    }
+
+    /// Memory to receive the next bytes of the stream into, at least one. Then say how many came
+    /// with [`Load::received`]. Saves the copy that [`Load::push`] makes of frames that straddle
+    /// its inputs.
+    pub fn space(&mut self) -> Result<&mut [u8]> {
+        if !matches!(self.phase, Phase::Receiving | Phase::Complete) {
+            return Err(self.not_now("receiving more of the stream"));
+        }
+        self.decoder.space()
+    }
+
+    /// Takes the bytes that were received into [`Load::space`]; otherwise as [`Load::push`].
+    pub fn received(&mut self, len: usize) -> Result<LoadStatus> {
+        if !matches!(self.phase, Phase::Receiving | Phase::Complete) {
+            return Err(self.not_now("receiving more of the stream"));
+        }
+        self.take(|decoder| decoder.received(len), &[])
+    }
+
+    fn take(
+        &mut self,
+        begin: impl FnOnce(&mut Decoder) -> Result<()>,
+        bytes: &[u8],
+    ) -> Result<LoadStatus> {
         let device = self.device.clone();
         let mut inner = device.lock()?;
+        // A length that cannot be is the caller's mistake and costs nothing.
+        begin(&mut self.decoder)?;
         let result = self.push_locked(&mut inner, bytes);
         set(&self.stats.frames, self.decoder.frames());
         set(&self.stats.stream_bytes, self.decoder.offset());
@@ -143,11 +176,12 @@ impl Load {
 
     fn push_locked(&mut self, inner: &mut Inner, bytes: &[u8]) -> Result<LoadStatus> {
         self.check_alive(inner)?;
-        let mut status = LoadStatus::More;
+        let mut status = LoadStatus::default();
         let mut rest = bytes;
         while let Some(item) = self.decoder.next(&mut rest)? {
             match item {
                 Item::Identity(source) => {
+                    expect_stream(&self.options, self.decoder.session(), self.decoder.device())?;
                     inner.identity().accepts(&source, self.options.ignore)?;
                     if let Some(policy) = &mut self.options.policy {
                         policy(&source, inner.identity()).map_err(|errno| {
@@ -176,7 +210,10 @@ impl Load {
                     }
                     add(&self.stats.data_bytes, data.len() as u64);
                 }
-                Item::InitialComplete(_) => status = LoadStatus::InitialLoaded,
+                Item::InitialComplete(number) => {
+                    status.initial_loaded = true;
+                    set(&self.stats.initial_generation, u64::from(number));
+                }
                 Item::Blob { kind, bytes } => {
                     let Some(sink) = &mut self.options.blobs else {
                         return Err(err!(
@@ -190,17 +227,18 @@ impl Load {
                     })?;
                     add(&self.stats.blobs, 1);
                 }
-                Item::Restart => {
+                Item::Restart(_) => {
                     add(&self.stats.restarts, 1);
                     // Only a reset makes a driver forget what it was given.
                     inner.reset()?;
                     enter_resuming(inner)?;
                     self.epoch = inner.epoch();
-                    status = LoadStatus::Restarted;
+                    inner.emit(EventKind::LoadRestarted, None, Outcome::Reset, 0);
+                    status = LoadStatus { restarted: true, ..LoadStatus::default() };
                 }
                 Item::End => {
                     self.phase = Phase::Complete;
-                    status = LoadStatus::End;
+                    status.ended = true;
                 }
             }
         }
@@ -229,6 +267,17 @@ impl Load {
                 self.decoder.offset(),
                 self.decoder.data_bytes()
             ));
+        }
+        if self.decoder.data_bytes() == 0 {
+            // Some drivers would commit nothing, and pass off a reset device as a migrated one.
+            return Err(err!(NoData, "the stream carries no state of the device"));
+        }
+        // A device that was reset behind the library's back would go from RUNNING to STOP without
+        // complaint, with nothing loaded.
+        let state = inner.query_state();
+        self.check_alive(inner)?;
+        if state != Ok(State::Resuming) {
+            return Err(err!(NoDev, "the device is not in RESUMING any more"));
         }
         let ns = inner.transition(State::Stop, Recover::Reset)?;
         set(&self.stats.commit_ns, ns);
@@ -321,6 +370,24 @@ impl Load {
     /// The part that other threads may use.
     pub fn shared(&self) -> Shared {
         Shared::Load(self.cancel.clone(), LoadNumbers(Arc::clone(&self.stats)))
+    }
+}
+
+/// Refuses a stream of another device of the VM, or of another migration.
+fn expect_stream(options: &LoadOptions, session: [u8; 16], device: Option<u32>) -> Result<()> {
+    if let (Some(wanted), Some(found)) = (options.device_index, device) {
+        if wanted != found {
+            return Err(err!(
+                OtherDevice,
+                "the stream is of device {found} of its VM, not {wanted}"
+            ));
+        }
+    }
+    match options.session {
+        Some(wanted) if wanted != session => {
+            Err(err!(OtherDevice, "the stream belongs to another migration"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::device::{Device, EventKind, Inner, Locked, Session, State, wrong_stat
 use crate::device::{Recover, elapsed_ns};
 use crate::error::{Errno, Error, Failure, Outcome, Result, err};
 use crate::protocol::v2::{self, ReadStep};
-use crate::stream::{Encoder, FrameType, HEADER_LEN, MAX_PAYLOAD, encode_identity};
+use crate::stream::{DecodeLimits, Encoder, FrameType, HEADER_LEN, MAX_PAYLOAD, encode_identity};
 use crate::transport::random_bytes;
 use crate::uapi;
 
@@ -132,11 +132,15 @@ pub struct Save {
     queue: VecDeque<Control>,
     /// An error met after part of a frame had been read; told with the next call.
     deferred: Option<Error>,
+    /// Whether a data fd has come.
+    streaming: bool,
     /// Initial data known to be unread.
     initial_left: u64,
     initial_sent: bool,
     generation: u32,
     restarts: u32,
+    /// Blobs since the last restart.
+    blobs: u32,
     stats: Arc<AtomicSaveStats>,
     cancel: Cancel,
     failure: Option<Failure>,
@@ -186,10 +190,12 @@ impl Save {
             identity_sent: false,
             queue: VecDeque::new(),
             deferred: None,
+            streaming: false,
             initial_left: 0,
             initial_sent: false,
             generation: 1,
             restarts: 0,
+            blobs: 0,
             stats,
             cancel: Cancel::default(),
             failure: None,
@@ -197,8 +203,10 @@ impl Save {
         let device = save.device.clone();
         let mut inner = device.lock()?;
         if let Err(error) = save.enter_pre_copy(&mut inner) {
-            inner.session = Session::None;
-            save.phase = Phase::Finished;
+            // What the error says was recovered may have been undone by a later step: walk back.
+            if let Err(worse) = save.finish_locked(&mut inner, Ending::Keep) {
+                return inner.remember(Err(worse));
+            }
             return inner.remember(Err(error));
         }
         drop(inner);
@@ -224,7 +232,8 @@ impl Save {
     }
 
     /// A data fd has come.
-    fn opened(&self, inner: &mut Inner) -> Result<()> {
+    fn opened(&mut self, inner: &mut Inner) -> Result<()> {
+        self.streaming = true;
         if let (true, Some(data)) = (self.options.nonblocking, inner.data()) {
             inner.transport.data_set_nonblocking(data).map_err(|errno| {
                 err!(NotSupported, "the data stream cannot be made non-blocking: {errno}")
@@ -256,10 +265,7 @@ impl Save {
     }
 
     fn next_locked(&mut self, inner: &mut Inner, buf: &mut [u8]) -> Result<Next> {
-        if self.cancel.is_cancelled() {
-            self.phase = Phase::Failed;
-            return Err(err!(Cancelled, "the save was cancelled"));
-        }
+        self.check_cancelled()?;
         if let Some(error) = self.deferred.take() {
             self.phase = Phase::Failed;
             return Err(error);
@@ -281,7 +287,7 @@ impl Save {
         }
         let stop_copy = self.phase == Phase::StopCopy;
         if inner.data().is_none() {
-            return match stop_copy {
+            return match self.streaming {
                 // Without pre-copy there is nothing to send before the device stops.
                 false => Ok(Next { status: SaveStatus::Drained, len: 0 }),
                 true => self.dead(inner, Errno(libc::ENODEV)),
@@ -300,6 +306,14 @@ impl Save {
             Frame::Empty(ReadStep::Dead(errno)) => self.dead(inner, errno),
             Frame::Empty(_) => self.drained(inner, buf),
         }
+    }
+
+    fn check_cancelled(&mut self) -> Result<()> {
+        if self.cancel.is_cancelled() {
+            self.phase = Phase::Failed;
+            return Err(err!(Cancelled, "the save was cancelled"));
+        }
+        Ok(())
     }
 
     /// Reads until the frame is full or the device has nothing more to give at once.
@@ -405,11 +419,11 @@ impl Save {
     /// Begins again also where the device was reset and nobody has said so: before a change of
     /// state, which would otherwise start from a state that the device is not in.
     fn restart_if_reset(&mut self, inner: &mut Inner) -> Result<()> {
-        self.restart_after_reset(inner)?;
-        if inner.data().is_some() && v2::can_start_again(inner) {
-            return self.restart(inner);
+        if inner.data().is_some() {
+            // The answer does not matter: a reset shows in the epoch, anything else in the change.
+            let _ = inner.query_state();
         }
-        Ok(())
+        self.restart_after_reset(inner)
     }
 
     fn restart(&mut self, inner: &mut Inner) -> Result<()> {
@@ -430,9 +444,12 @@ impl Save {
         if self.identity_sent {
             self.queue.push_back(Control::Restart(self.restarts));
         }
-        self.initial_sent = false;
+        // Generations rise over restarts: an acknowledgement of before does not count any more.
+        if std::mem::take(&mut self.initial_sent) {
+            self.generation = self.generation.saturating_add(1);
+        }
         self.initial_left = 0;
-        self.generation = 1;
+        self.blobs = 0;
         let entered = match self.phase {
             Phase::StopCopy => inner
                 .transition(State::StopCopy, Recover::To(self.origin))
@@ -471,7 +488,11 @@ impl Save {
         if !matches!(self.phase, Phase::PreCopy | Phase::Quiesced | Phase::StopCopy) {
             return Err(self.not_now("adding a blob"));
         }
-        let limit = crate::stream::DecodeLimits::default().max_blob as usize;
+        let limits = DecodeLimits::default();
+        if self.blobs >= limits.max_blobs {
+            return Err(err!(MsgSize, "readers take {} blobs by default", limits.max_blobs));
+        }
+        let limit = limits.max_blob as usize;
         if bytes.len() > limit {
             return Err(err!(
                 MsgSize,
@@ -485,6 +506,7 @@ impl Save {
             .map_err(|_| err!(NoMem, "no memory for a blob of {} bytes", bytes.len()))?;
         owned.extend_from_slice(bytes);
         self.queue.push_back(Control::Blob(kind, owned));
+        self.blobs += 1;
         Ok(())
     }
 
@@ -535,7 +557,8 @@ impl Save {
         }
         let device = self.device.clone();
         let mut inner = device.lock()?;
-        let result = self.restart_if_reset(&mut inner).and_then(|()| {
+        let result = self.check_cancelled().and_then(|()| self.restart_if_reset(&mut inner));
+        let result = result.and_then(|()| {
             let done = self.quiesce_device(&mut inner);
             match done {
                 Ok(()) => self.phase = Phase::Quiesced,
@@ -575,9 +598,7 @@ impl Save {
     }
 
     fn stop_locked(&mut self, inner: &mut Inner) -> Result<()> {
-        if self.cancel.is_cancelled() {
-            return Err(err!(Cancelled, "the save was cancelled"));
-        }
+        self.check_cancelled()?;
         self.restart_if_reset(inner)?;
         if self.phase == Phase::PreCopy {
             self.quiesce_device(inner)?;

@@ -65,6 +65,8 @@ stats! {
         begin_ns,
         /// Time of the change that made the driver check and take the state.
         commit_ns,
+        /// Number of the last mark that all initial data has come; 0: none yet.
+        initial_generation,
     }
 }
 

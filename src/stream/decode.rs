@@ -49,7 +49,7 @@ pub enum Item<'a> {
     Identity(Box<Identity>),
     /// Device data.
     Data(&'a [u8]),
-    /// All initial data has come; the number counts from 1.
+    /// All initial data has come; the numbers rise over the whole stream.
     InitialComplete(u32),
     /// A piece of the VMM's.
     Blob {
@@ -58,8 +58,8 @@ pub enum Item<'a> {
         /// Its contents.
         bytes: &'a [u8],
     },
-    /// Everything before but the identity is void.
-    Restart,
+    /// Everything before but the identity is void; the numbers rise.
+    Restart(u32),
     /// The end; the totals were right.
     End,
 }
@@ -75,9 +75,16 @@ enum Awaiting {
 pub struct Decoder {
     limits: DecodeLimits,
     awaiting: Awaiting,
+    /// Memory for a frame that does not lie whole in an input. All of it is initialised; only the
+    /// first `filled` bytes mean something.
     staged: Vec<u8>,
-    /// What is staged was handed on and is not needed any more.
-    handed_on: bool,
+    filled: usize,
+    /// Bytes at the front of what is staged that were handed on and are not needed any more.
+    used: usize,
+    /// Checksum of the staged part of a payload, and how much of it that covers: computed while the
+    /// bytes are still in the cache.
+    crc: crc32fast::Hasher,
+    hashed: usize,
     session: [u8; 16],
     device: Option<u32>,
     sequence: u64,
@@ -85,16 +92,22 @@ pub struct Decoder {
     /// Data in all, restarts included.
     data_ever: u64,
     other_frames: u64,
-    initial_marks: u32,
+    /// Number of the last mark of complete initial data; numbers rise.
+    last_mark: u32,
     restarts: u32,
+    /// Number of the last restart; numbers rise.
+    last_restart: u32,
     offset: u64,
     refused: Option<Code>,
 }
 
-/// A frame that was found, before it is interpreted: where its payload lies.
+/// Where the bytes that were asked for lie.
+#[derive(Clone, Copy)]
 enum Found<'i> {
+    /// In the caller's input.
     Input(&'i [u8]),
-    Staged,
+    /// At the front of what is staged, this many.
+    Staged(usize),
 }
 
 impl Decoder {
@@ -104,15 +117,19 @@ impl Decoder {
             limits,
             awaiting: Awaiting::Preamble,
             staged: Vec::new(),
-            handed_on: false,
+            filled: 0,
+            used: 0,
+            crc: crc32fast::Hasher::new(),
+            hashed: 0,
             session: [0; 16],
             device: None,
             sequence: 0,
             totals: Totals::default(),
             data_ever: 0,
             other_frames: 0,
-            initial_marks: 0,
+            last_mark: 0,
             restarts: 0,
+            last_restart: 0,
             offset: 0,
             refused: None,
         }
@@ -138,9 +155,47 @@ impl Decoder {
         self.sequence
     }
 
+    /// Number of the device within its VM, once the first frame has come.
+    pub fn device(&self) -> Option<u32> {
+        self.device
+    }
+
     /// The stream's own name, once the preamble has come.
     pub fn session(&self) -> [u8; 16] {
         self.session
+    }
+
+    /// Memory to receive the next bytes of the stream into, at least one: what is missing of the
+    /// present frame and the next header. Say with [`Decoder::received`] how much came. Avoids
+    /// the copy that [`Decoder::next`] makes of frames that straddle inputs.
+    pub fn space(&mut self) -> Result<&mut [u8]> {
+        self.drop_used();
+        let wanted = match self.awaiting {
+            Awaiting::Preamble => PREAMBLE_LEN,
+            Awaiting::Header => HEADER_LEN,
+            Awaiting::Payload(header) => header.length as usize + HEADER_LEN,
+            // Anything that comes now is one byte too much.
+            Awaiting::Nothing => HEADER_LEN,
+        };
+        self.ensure(wanted.max(self.filled + 1))?;
+        let filled = self.filled;
+        Ok(self.staged.get_mut(filled..).unwrap_or_default())
+    }
+
+    /// Says that `len` bytes of [`Decoder::space`] have been filled. Then call [`Decoder::next`]
+    /// with no input until there is nothing more to hand on.
+    pub fn received(&mut self, len: usize) -> Result<()> {
+        let room = self.staged.len().saturating_sub(self.filled);
+        if self.used != 0 || len > room {
+            return Err(err!(
+                Inval,
+                "{len} bytes cannot have been received: there was room for {room}"
+            ));
+        }
+        self.filled += len;
+        self.offset += len as u64;
+        self.hash_staged();
+        Ok(())
     }
 
     /// Takes bytes from the front of `input` until there is something to hand on; `None` when all
@@ -149,21 +204,11 @@ impl Decoder {
         if let Some(code) = self.refused {
             return Err(Error::new(code, "this stream has been refused before"));
         }
-        match self.advance(input) {
+        match self.advance(input).and_then(|found| self.hand_on(found)) {
+            // Split in two because a borrow that is returned conditionally ends too late.
             Ok(None) => Ok(None),
             Ok(Some((header, found))) => {
-                let payload = match found {
-                    Found::Input(payload) => payload,
-                    Found::Staged => self.staged.as_slice(),
-                };
-                self.handed_on = true;
-                match Self::interpret(&header, payload) {
-                    Ok(item) => Ok(Some(item)),
-                    Err(error) => {
-                        self.refused = Some(error.code());
-                        Err(error)
-                    }
-                }
+                Self::interpret(&header, bytes_of(found, &self.staged)).map(Some)
             }
             Err(error) => {
                 self.refused = Some(error.code());
@@ -172,12 +217,29 @@ impl Decoder {
         }
     }
 
+    /// Checks what will be handed on, so that a refusal is remembered.
+    fn hand_on<'i>(
+        &mut self,
+        found: Option<(FrameHeader, Found<'i>)>,
+    ) -> Result<Option<(FrameHeader, Found<'i>)>> {
+        if let Some((header, found)) = found {
+            let item = Self::interpret(&header, bytes_of(found, &self.staged))?;
+            let (last, number) = match item {
+                Item::InitialComplete(number) => (&mut self.last_mark, number),
+                Item::Restart(number) => (&mut self.last_restart, number),
+                _ => return Ok(Some((header, found))),
+            };
+            if number <= *last {
+                return Err(err!(Proto, "the number in frame {} does not rise", header.sequence));
+            }
+            *last = number;
+        }
+        Ok(found)
+    }
+
     /// Goes on to the next frame that is verified and counted.
     fn advance<'i>(&mut self, input: &mut &'i [u8]) -> Result<Option<(FrameHeader, Found<'i>)>> {
-        // What was handed on last time has been used by now.
-        if std::mem::take(&mut self.handed_on) {
-            self.staged.clear();
-        }
+        self.drop_used();
         loop {
             match self.awaiting {
                 Awaiting::Preamble => {
@@ -197,39 +259,40 @@ impl Decoder {
                     if header.kind != FrameType::End {
                         self.totals.add(&header, &bytes);
                     }
-                    self.awaiting = Awaiting::Payload(header);
                     self.sequence += 1;
+                    self.awaiting = Awaiting::Payload(header);
+                    self.crc.reset();
+                    self.hashed = 0;
+                    self.hash_staged();
                 }
                 Awaiting::Payload(header) => {
                     let Some(found) = self.take(input, header.length as usize)? else {
                         return Ok(None);
                     };
-                    let payload = match found {
-                        Found::Input(payload) => payload,
-                        Found::Staged => self.staged.as_slice(),
+                    let crc = match found {
+                        Found::Input(payload) => crc32fast::hash(payload),
+                        Found::Staged(_) => self.crc.clone().finalize(),
                     };
-                    if crc32fast::hash(payload) != header.payload_crc {
-                        return Err(err!(
-                            BadMsg,
-                            "the checksum of frame {} is wrong",
-                            header.sequence
-                        ));
-                    }
-                    if header.kind == FrameType::End {
-                        self.check_end(payload)?;
-                        self.awaiting = Awaiting::Nothing;
-                        return Ok(Some((header, found)));
+                    if crc != header.payload_crc {
+                        let number = header.sequence;
+                        return Err(err!(BadMsg, "the checksum of frame {number} is wrong"));
                     }
                     self.awaiting = Awaiting::Header;
-                    if let FrameType::Other(_) = header.kind {
-                        self.staged.clear();
-                        continue;
+                    match header.kind {
+                        FrameType::Other(_) => self.drop_used(),
+                        FrameType::End => {
+                            self.check_end(bytes_of(found, &self.staged))?;
+                            self.awaiting = Awaiting::Nothing;
+                            return Ok(Some((header, found)));
+                        }
+                        _ => return Ok(Some((header, found))),
                     }
-                    return Ok(Some((header, found)));
                 }
-                Awaiting::Nothing if input.is_empty() => return Ok(None),
                 Awaiting::Nothing => {
-                    return Err(err!(Proto, "{} bytes follow the end of the stream", input.len()));
+                    return match input.len() + self.filled {
+                        0 => Ok(None),
+                        more => Err(err!(Proto, "{more} bytes follow the end of the stream")),
+                    };
                 }
             }
         }
@@ -237,35 +300,71 @@ impl Decoder {
 
     /// Takes exactly `len` bytes: from the input where they lie there whole, else staged.
     fn take<'i>(&mut self, input: &mut &'i [u8], len: usize) -> Result<Option<Found<'i>>> {
-        if self.staged.is_empty() {
+        if self.filled == 0 {
             if let Some((front, rest)) = input.split_at_checked(len) {
                 *input = rest;
                 self.offset += len as u64;
                 return Ok(Some(Found::Input(front)));
             }
-            // Exactly once per frame, and at most the largest one that the limits allow.
-            self.staged
-                .try_reserve_exact(len)
-                .map_err(|_| err!(NoMem, "no memory for a frame of {len} bytes"))?;
         }
-        let missing = len.saturating_sub(self.staged.len());
-        let (front, rest) = input.split_at(missing.min(input.len()));
-        *input = rest;
-        self.offset += front.len() as u64;
-        self.staged.extend_from_slice(front);
-        Ok((self.staged.len() == len).then_some(Found::Staged))
+        let missing = len.saturating_sub(self.filled);
+        if missing > 0 && !input.is_empty() {
+            let (front, rest) = input.split_at(missing.min(input.len()));
+            *input = rest;
+            // Room for the whole frame at once: it is at most the largest that the limits allow.
+            self.ensure(len)?;
+            let end = self.filled + front.len();
+            if let Some(room) = self.staged.get_mut(self.filled..end) {
+                room.copy_from_slice(front);
+            }
+            self.filled = end;
+            self.offset += front.len() as u64;
+            self.hash_staged();
+        }
+        if self.filled < len {
+            return Ok(None);
+        }
+        self.used = len;
+        Ok(Some(Found::Staged(len)))
     }
 
     fn take_array<const N: usize>(&mut self, input: &mut &[u8]) -> Result<Option<[u8; N]>> {
         let found = self.take(input, N)?;
-        let bytes = match found {
-            None => return Ok(None),
-            Some(Found::Input(bytes)) => bytes,
-            Some(Found::Staged) => self.staged.as_slice(),
-        };
-        let array = Get { bytes, at: 0 }.array();
-        self.staged.clear();
-        Ok(Some(array))
+        let array = found.map(|found| Get { bytes: bytes_of(found, &self.staged), at: 0 }.array());
+        self.drop_used();
+        Ok(array)
+    }
+
+    /// Makes sure that `len` bytes can be staged in all.
+    fn ensure(&mut self, len: usize) -> Result<()> {
+        let more = len.saturating_sub(self.staged.len());
+        if more > 0 {
+            self.staged
+                .try_reserve_exact(more)
+                .map_err(|_| err!(NoMem, "no memory for a frame of {len} bytes"))?;
+            self.staged.resize(len, 0);
+        }
+        Ok(())
+    }
+
+    /// Forgets what was handed on; at most a header's bytes lie behind it.
+    fn drop_used(&mut self) {
+        let used = std::mem::take(&mut self.used);
+        if used > 0 && used <= self.filled && self.filled <= self.staged.len() {
+            self.staged.copy_within(used..self.filled, 0);
+            self.filled -= used;
+        }
+    }
+
+    /// Adds to the checksum what has been staged of the payload since.
+    fn hash_staged(&mut self) {
+        if let Awaiting::Payload(header) = self.awaiting {
+            let end = self.filled.min(header.length as usize);
+            if let Some(new) = self.staged.get(self.hashed..end) {
+                self.crc.update(new);
+                self.hashed = end;
+            }
+        }
     }
 
     /// Everything that can be told from a header, before its payload is awaited.
@@ -334,7 +433,6 @@ impl Decoder {
                     let most = self.limits.max_restarts;
                     return Err(err!(MsgSize, "the stream starts again more than {most} times"));
                 }
-                self.initial_marks = 0;
                 Ok(())
             }
             FrameType::End => exactly(END_LEN),
@@ -345,9 +443,6 @@ impl Decoder {
             )),
             FrameType::Other(_) => limit(self.limits.max_frame, "limit for frames"),
         }?;
-        if kind == FrameType::InitialComplete {
-            self.initial_marks = self.initial_marks.saturating_add(1);
-        }
         Ok(())
     }
 
@@ -388,15 +483,22 @@ impl Decoder {
                 Item::Blob { kind, bytes: payload.get(8..).unwrap_or_default() }
             }
             FrameType::Restart => {
-                let _count = get.u32();
+                let number = get.u32();
                 zero(get.u32())?;
-                Item::Restart
+                Item::Restart(number)
             }
             FrameType::End => Item::End,
             FrameType::Other(raw) => {
                 return Err(err!(Proto, "frame of type {raw} where none can be"));
             }
         })
+    }
+}
+
+fn bytes_of<'a>(found: Found<'a>, staged: &'a [u8]) -> &'a [u8] {
+    match found {
+        Found::Input(bytes) => bytes,
+        Found::Staged(len) => staged.get(..len).unwrap_or_default(),
     }
 }
 
@@ -424,7 +526,7 @@ mod tests {
             Item::Data(bytes) => Owned::Data(bytes.to_vec()),
             Item::InitialComplete(n) => Owned::Initial(n),
             Item::Blob { kind, bytes } => Owned::Blob(kind, bytes.to_vec()),
-            Item::Restart => Owned::Restart,
+            Item::Restart(_) => Owned::Restart,
             Item::End => Owned::End,
         }
     }
@@ -435,6 +537,30 @@ mod tests {
         for piece in pieces {
             let mut rest = *piece;
             while let Some(item) = decoder.next(&mut rest)? {
+                items.push(own(item));
+            }
+        }
+        if !decoder.ended() {
+            return Err(err!(NoData, "no end"));
+        }
+        Ok(items)
+    }
+
+    /// Reads through [`Decoder::space`], in pieces of the given sizes.
+    fn read_into_space(
+        stream: &[u8],
+        sizes: &mut dyn Iterator<Item = usize>,
+    ) -> Result<Vec<Owned>> {
+        let mut decoder = Decoder::new(DecodeLimits::default());
+        let mut items = Vec::new();
+        let mut rest = stream;
+        while !rest.is_empty() {
+            let space = decoder.space()?;
+            let n = sizes.next().unwrap_or(usize::MAX).clamp(1, space.len()).min(rest.len());
+            space[..n].copy_from_slice(&rest[..n]);
+            rest = &rest[n..];
+            decoder.received(n)?;
+            while let Some(item) = decoder.next(&mut [].as_slice())? {
                 items.push(own(item));
             }
         }
@@ -494,8 +620,9 @@ mod tests {
         for bit in 0..good.len() * 8 {
             let mut bad = good.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
-            let result = read(DecodeLimits::default(), &[&bad]);
-            assert!(result.is_err(), "bit {bit} may flip");
+            assert!(read(DecodeLimits::default(), &[&bad]).is_err(), "bit {bit} may flip");
+            assert!(read(DecodeLimits::default(), &[&bad[..50], &bad[50..]]).is_err());
+            assert!(read_into_space(&bad, &mut std::iter::empty()).is_err(), "bit {bit}");
         }
     }
 
@@ -509,6 +636,7 @@ mod tests {
         long.push(0);
         assert_eq!(code(read(DecodeLimits::default(), &[&long])), Code::Proto);
         assert_eq!(code(read(DecodeLimits::default(), &[&good, &[1]])), Code::Proto);
+        assert_eq!(code(read_into_space(&long, &mut std::iter::empty())), Code::Proto);
     }
 
     #[test]
@@ -544,8 +672,8 @@ mod tests {
         let blobs = DecodeLimits { max_blobs: 0, ..DecodeLimits::default() };
         assert_eq!(code(read(blobs, &[&sample()])), Code::MsgSize);
         let mut w = Writer::new();
-        for _ in 0..3 {
-            w.put(FrameType::Restart, &[&[0; 8]]);
+        for number in 1..4u32 {
+            w.put(FrameType::Restart, &[&number.to_le_bytes(), &[0; 4]]);
         }
         let restarts = DecodeLimits { max_restarts: 2, ..DecodeLimits::default() };
         assert_eq!(code(read(restarts, &[&w.end()])), Code::MsgSize);
@@ -597,11 +725,30 @@ mod tests {
     fn a_restart_voids_the_totals_before_it() {
         let mut w = Writer::new();
         w.put(FrameType::Data, &[b"void"]);
-        w.put(FrameType::Restart, &[&[0; 8]]);
+        w.put(FrameType::Restart, &[&[1, 0, 0, 0, 0, 0, 0, 0]]);
         w.put(FrameType::Data, &[b"new"]);
         assert_eq!(w.encoder.data_bytes(), 3);
         let items = read(DecodeLimits::default(), &[&w.end()]).unwrap();
         assert_eq!(items[2..4], [Owned::Restart, Owned::Data(b"new".to_vec())]);
+    }
+
+    #[test]
+    fn numbers_of_marks_and_restarts_must_rise() {
+        for kind in [FrameType::InitialComplete, FrameType::Restart] {
+            for (numbers, good) in [
+                ([1u32, 2], true),
+                ([5, 9], true),
+                ([0, 1], false),
+                ([2, 2], false),
+                ([3, 1], false),
+            ] {
+                let mut w = Writer::new();
+                for number in numbers {
+                    w.put(kind, &[&number.to_le_bytes(), &[0; 4]]);
+                }
+                assert_eq!(read(DecodeLimits::default(), &[&w.end()]).is_ok(), good, "{numbers:?}");
+            }
+        }
     }
 
     impl Encoder {
@@ -615,7 +762,7 @@ mod tests {
     enum Piece {
         Data(Vec<u8>),
         Blob(u32, Vec<u8>),
-        Initial(u32),
+        Initial,
         Restart,
     }
 
@@ -624,7 +771,7 @@ mod tests {
         let piece = prop_oneof![
             4 => bytes().prop_map(Piece::Data),
             1 => (any::<u32>(), bytes()).prop_map(|(kind, bytes)| Piece::Blob(kind, bytes)),
-            1 => any::<u32>().prop_map(Piece::Initial),
+            1 => Just(Piece::Initial),
             1 => Just(Piece::Restart),
         ];
         proptest::collection::vec(piece, 0..12)
@@ -638,7 +785,7 @@ mod tests {
         ) {
             let mut w = Writer::new();
             let mut expected = Vec::new();
-            for piece in &pieces {
+            for (number, piece) in (1u32..).zip(&pieces) {
                 match piece {
                     Piece::Data(bytes) => {
                         w.put(FrameType::Data, &[bytes]);
@@ -648,12 +795,12 @@ mod tests {
                         w.put(FrameType::Blob, &[&kind.to_le_bytes(), &[0; 4], bytes]);
                         expected.push(Owned::Blob(*kind, bytes.clone()));
                     }
-                    Piece::Initial(n) => {
-                        w.put(FrameType::InitialComplete, &[&n.to_le_bytes(), &[0; 4]]);
-                        expected.push(Owned::Initial(*n));
+                    Piece::Initial => {
+                        w.put(FrameType::InitialComplete, &[&number.to_le_bytes(), &[0; 4]]);
+                        expected.push(Owned::Initial(number));
                     }
                     Piece::Restart => {
-                        w.put(FrameType::Restart, &[&[0; 8]]);
+                        w.put(FrameType::Restart, &[&number.to_le_bytes(), &[0; 4]]);
                         expected.push(Owned::Restart);
                     }
                 }
@@ -670,6 +817,8 @@ mod tests {
             split.push(rest);
             let items = read(DecodeLimits::default(), &split).unwrap();
             prop_assert_eq!(&items[1..], &expected[..]);
+            let received = read_into_space(&stream, &mut split.iter().map(|s| s.len())).unwrap();
+            prop_assert_eq!(&received[1..], &expected[..]);
         }
 
         #[test]

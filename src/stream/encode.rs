@@ -14,14 +14,15 @@ pub(super) struct Totals {
     pub data_frames: u64,
     /// BLOB frames since the last RESTART.
     pub blobs: u32,
-    /// CRC-32 over all frame headers.
+    /// CRC-32 over all frame headers without their checks: a CRC over bytes that end with their
+    /// own CRC would not depend on the bytes.
     digest: crc32fast::Hasher,
 }
 
 impl Totals {
     /// Counts a frame.
     pub fn add(&mut self, header: &FrameHeader, bytes: &[u8; HEADER_LEN]) {
-        self.digest.update(bytes);
+        self.digest.update(bytes.get(..HEADER_LEN - 4).unwrap_or_default());
         match header.kind {
             FrameType::Data => {
                 self.data_bytes = self.data_bytes.saturating_add(u64::from(header.length));
@@ -125,4 +126,27 @@ impl Encoder {
 
 fn too_small(needed: usize) -> crate::error::Error {
     err!(NoSpace, "the buffer is too small: the next piece of the stream needs {needed} bytes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_digest_depends_on_every_frames_contents_and_order() {
+        let digest = |frames: &[(&[u8], FrameType)]| {
+            let mut encoder = Encoder::new([3; 16], 0);
+            let mut buf = [0; 100];
+            for (payload, kind) in frames {
+                encoder.frame(&mut buf, *kind, &[payload]).unwrap();
+            }
+            encoder.totals.end_payload()
+        };
+        let (a, b): ((&[u8], _), (&[u8], _)) =
+            ((b"abcd", FrameType::Data), (b"efgh", FrameType::Data));
+        let all = [digest(&[a, b]), digest(&[b, a]), digest(&[a, a]), digest(&[b, b])];
+        for (i, one) in all.iter().enumerate() {
+            assert!(all[i + 1..].iter().all(|other| other != one));
+        }
+    }
 }

@@ -5,8 +5,8 @@
 
 use crate::error::{Result, err};
 
-/// The first eight bytes of a stream. The first is not ASCII and the last not printable, so that
-/// a stream is not taken for text.
+/// The first eight bytes of a stream. The first is not ASCII, so that a stream is not taken
+/// for text.
 pub const MAGIC: [u8; 8] = *b"\x89VFIOMIG";
 /// Format versions with the same major number can be read by each other's readers.
 pub const FORMAT_MAJOR: u16 = 1;

@@ -2,7 +2,7 @@
 //! reader passes over those that it does not know.
 
 use super::frame::Get;
-use crate::device::{Identity, MAX_VENDOR_DATA};
+use crate::device::{Identity, MAX_VENDOR_DATA, max_text};
 use crate::error::{Result, err};
 
 /// Field numbers; never reused.
@@ -17,8 +17,6 @@ mod field {
     pub const VENDOR_DATA: u16 = 8;
 }
 
-/// The longest text field, in bytes.
-const MAX_TEXT: usize = 255;
 /// The longest payload that is accepted, in bytes.
 pub(super) const MAX_IDENTITY: u32 = 4096;
 
@@ -40,7 +38,7 @@ pub fn encode_identity(identity: &Identity) -> Vec<u8> {
     ];
     for (number, text) in texts {
         if !text.is_empty() {
-            put(number, text.as_bytes().get(..MAX_TEXT).unwrap_or(text.as_bytes()));
+            put(number, text.as_bytes());
         }
     }
     if identity.pci != [0; 4] {
@@ -85,16 +83,18 @@ pub fn decode_identity(payload: &[u8]) -> Result<Identity> {
             false => Err(err!(Proto, "field {number} of the identity has {len} bytes")),
         };
         match number {
-            field::BUS => identity.bus = text(value)?,
-            field::DRIVER => identity.driver = text(value)?,
-            field::MDEV_TYPE => identity.mdev_type = text(value)?,
-            field::KERNEL_RELEASE => identity.kernel_release = text(value)?,
+            field::BUS => identity.bus = text(value, max_text::BUS)?,
+            field::DRIVER => identity.driver = text(value, max_text::DRIVER)?,
+            field::MDEV_TYPE => identity.mdev_type = text(value, max_text::MDEV_TYPE)?,
+            field::KERNEL_RELEASE => {
+                identity.kernel_release = text(value, max_text::KERNEL_RELEASE)?;
+            }
             field::PCI => {
                 let mut get = sized(9)?;
                 identity.pci = [get.u16(), get.u16(), get.u16(), get.u16()];
                 identity.pci_revision = get.array::<1>()[0];
             }
-            field::MIGRATION_FLAGS => identity.migration_flags = sized(4)?.u32(),
+            field::MIGRATION_FLAGS => identity.migration_flags = sized(8)?.u64(),
             field::STATE_SIZE => identity.state_size = sized(8)?.u64(),
             field::VENDOR_DATA if len <= MAX_VENDOR_DATA => identity.vendor_data = value.to_vec(),
             field::VENDOR_DATA => {
@@ -108,9 +108,9 @@ pub fn decode_identity(payload: &[u8]) -> Result<Identity> {
 
 /// A text for people and for comparison: short, and without control characters that would reach a
 /// terminal or a log.
-fn text(value: &[u8]) -> Result<String> {
+fn text(value: &[u8], longest: usize) -> Result<String> {
     let text = std::str::from_utf8(value).ok().filter(|text| {
-        text.len() <= MAX_TEXT && !text.is_empty() && !text.chars().any(char::is_control)
+        text.len() <= longest && !text.is_empty() && !text.chars().any(char::is_control)
     });
     text.map(str::to_owned).ok_or_else(|| err!(Proto, "a text of the identity is malformed"))
 }

@@ -21,8 +21,12 @@ use crate::error::Errno;
 pub struct vfiomig_identity {
     /// Size of this structure, set by the caller: VFIOMIG_IDENTITY_INIT.
     pub struct_size: u32,
+    /// Length of vendor_data that is used, in bytes.
+    pub vendor_data_len: u32,
     /// VFIO_MIGRATION_* flags of the device.
-    pub migration_flags: u32,
+    pub migration_flags: u64,
+    /// Stop-copy size that the device estimated, in bytes; 0 when not known.
+    pub state_size: u64,
     /// PCI vendor ID.
     pub pci_vendor: u16,
     /// PCI device ID.
@@ -34,11 +38,7 @@ pub struct vfiomig_identity {
     /// PCI revision ID.
     pub pci_revision: u8,
     /// Zero.
-    pub reserved: [u8; 3],
-    /// Length of vendor_data that is used, in bytes.
-    pub vendor_data_len: u32,
-    /// Stop-copy size that the device estimated, in bytes; 0 when not known.
-    pub state_size: u64,
+    pub reserved: [u8; 7],
     /// Bus: "pci", "mdev", "platform", "ccw", "ap".
     pub bus: [c_char; 16],
     /// Kernel driver that is bound to the device.
@@ -343,7 +343,7 @@ impl Default for vfiomig_identity {
             pci_subsystem_vendor: 0,
             pci_subsystem_device: 0,
             pci_revision: 0,
-            reserved: [0; 3],
+            reserved: [0; 7],
             vendor_data_len: 0,
             state_size: 0,
             bus: [0; 16],
