@@ -30,1374 +30,955 @@
 #include <stdint.h>
 
 #ifdef __cplusplus
-#define VFIOMIG_INIT_(type) \
-    ([] { type s_{}; s_.struct_size = static_cast<uint32_t>(sizeof s_); return s_; }())
-#else
-#define VFIOMIG_INIT_(type) { .struct_size = sizeof(type) }
+extern "C" {
 #endif
-#define VFIOMIG_DEVICE_OPS_INIT VFIOMIG_INIT_(struct vfiomig_device_ops)
-#define VFIOMIG_IDENTITY_INIT VFIOMIG_INIT_(struct vfiomig_identity)
-#define VFIOMIG_DEVICE_OPTIONS_INIT VFIOMIG_INIT_(struct vfiomig_device_options)
-#define VFIOMIG_CAPS_INIT VFIOMIG_INIT_(struct vfiomig_caps)
-#define VFIOMIG_REASON_INIT VFIOMIG_INIT_(struct vfiomig_reason)
-#define VFIOMIG_FAILURE_INIT VFIOMIG_INIT_(struct vfiomig_failure)
-#define VFIOMIG_PATH_INIT VFIOMIG_INIT_(struct vfiomig_path)
-#define VFIOMIG_SAVE_OPTIONS_INIT VFIOMIG_INIT_(struct vfiomig_save_options)
-#define VFIOMIG_PENDING_INIT VFIOMIG_INIT_(struct vfiomig_pending)
-#define VFIOMIG_SAVE_STATS_INIT VFIOMIG_INIT_(struct vfiomig_save_stats)
-#define VFIOMIG_LOAD_OPTIONS_INIT VFIOMIG_INIT_(struct vfiomig_load_options)
-#define VFIOMIG_LOAD_STATS_INIT VFIOMIG_INIT_(struct vfiomig_load_stats)
+
+/* What vfiomig_save_next() and vfiomig_load_push() return. */
+#define VFIOMIG_MORE           0  /* save_next: send what there is and call again. load_push: go
+                                   * on. */
+#define VFIOMIG_DRAINED        1  /* save_next: the device runs and has nothing to send now. */
+#define VFIOMIG_END            2  /* save_next, and a bit of load_push: the stream is complete. */
+#define VFIOMIG_INITIAL_LOADED 4  /* load_push, a bit: all initial data was taken by the driver;
+                                   * tell the source. */
+#define VFIOMIG_RESTARTED      8  /* load_push, a bit: the source started again; what was loaded
+                                   * before is void. */
+
+/* Sizes of buffers. */
+#define VFIOMIG_MIN_BUFFER  4096  /* The smallest buffer that vfiomig_save_next() takes, in
+                                   * bytes. */
+#define VFIOMIG_GOOD_BUFFER (8 * ((128 << 10) + 32))  /* A good size of the buffer for
+                                                       * vfiomig_save_next(), in bytes: eight full
+                                                       * frames, a little more than 1 MiB. */
+
+/* States of a device, with the kernel's numbers (enum vfio_device_mig_state). */
+#define VFIOMIG_STATE_ERROR        0  /* The driver lost track of the device; only a reset helps. */
+#define VFIOMIG_STATE_STOP         1  /* Stopped. */
+#define VFIOMIG_STATE_RUNNING      2  /* Running. */
+#define VFIOMIG_STATE_STOP_COPY    3  /* Stopped, with its state being read. */
+#define VFIOMIG_STATE_RESUMING     4  /* Stopped, with its state being written. */
+#define VFIOMIG_STATE_RUNNING_P2P  5  /* Running, but starting no peer-to-peer DMA. */
+#define VFIOMIG_STATE_PRE_COPY     6  /* Running, with its state being read. */
+#define VFIOMIG_STATE_PRE_COPY_P2P 7  /* As PRE_COPY, but starting no peer-to-peer DMA. */
+#define VFIOMIG_STATE_UNKNOWN      UINT32_MAX  /* Not known. */
+
+/* Flags of vfiomig_device_options. */
+#define VFIOMIG_DEVICE_DISABLED 1  /* The kill switch: probe the device, but refuse to migrate
+                                    * it. */
+
+/* Flags of vfiomig_caps. */
+#define VFIOMIG_CAP_MIGRATE         1   /* The device can be saved and loaded. */
+#define VFIOMIG_CAP_PRE_COPY        2   /* It can be saved while the guest runs. */
+#define VFIOMIG_CAP_P2P             4   /* It has peer-to-peer states. */
+#define VFIOMIG_CAP_DMA_LOGGING     8   /* It logs the pages that it writes, and the kernel can
+                                         * report them. */
+#define VFIOMIG_CAP_PRECOPY_INFO_V2 16  /* It says when initial data starts again during
+                                         * pre-copy. */
+#define VFIOMIG_CAP_STATE_SIZE      32  /* state_size is credible. */
+
+/* How much a reason matters. */
+#define VFIOMIG_SEVERITY_BLOCKS 0  /* The device cannot be migrated. */
+#define VFIOMIG_SEVERITY_LIMITS 1  /* It can, but with a longer downtime, more pages resent, or not
+                                    * together with other devices. */
+#define VFIOMIG_SEVERITY_INFO   2  /* Good to know. */
+
+/* Why a device cannot migrate, or not well. More may come. */
+#define VFIOMIG_REASON_DISABLED             1   /* Switched off by the VMM. */
+#define VFIOMIG_REASON_KERNEL_TOO_OLD       2   /* The kernel has no VFIO migration. */
+#define VFIOMIG_REASON_DRIVER_NO_MIGRATION  3   /* The driver bound to the device does not support
+                                                 * migration. */
+#define VFIOMIG_REASON_NO_STOP_COPY         4   /* The driver's migration flags lack STOP_COPY. */
+#define VFIOMIG_REASON_STATE_UNREADABLE     5   /* The device's state cannot be read. */
+#define VFIOMIG_REASON_DEVICE_IN_ERROR      6   /* The device is in ERROR; reset it. */
+#define VFIOMIG_REASON_STALE_STATE          7   /* The device was left in a saving or resuming state
+                                                 * by an earlier owner. */
+#define VFIOMIG_REASON_NO_PRE_COPY          8   /* No pre-copy: the whole state is sent while the
+                                                 * guest is stopped. */
+#define VFIOMIG_REASON_NO_P2P               9   /* No peer-to-peer states: several devices cannot be
+                                                 * stopped safely together. */
+#define VFIOMIG_REASON_NO_DATA_SIZE         10  /* The size of the state is not known beforehand. */
+#define VFIOMIG_REASON_NO_DMA_LOGGING       11  /* The device does not log the pages it writes. */
+#define VFIOMIG_REASON_DMA_LOGGING_UNUSABLE 12  /* The device logs the pages it writes, but the
+                                                 * kernel cannot report them. */
+#define VFIOMIG_REASON_NO_PRECOPY_INFO_V2   13  /* The kernel does not say when initial data starts
+                                                 * again. */
+
+/* What the VMM must redo before a device runs. */
+#define VFIOMIG_FIXUP_PCI_COMMAND 1  /* Write PCI_COMMAND again: memory, I/O and bus-master enables
+                                      * are not part of the state. */
+#define VFIOMIG_FIXUP_INTERRUPTS  2  /* Set up INTx, MSI and MSI-X eventfds again
+                                      * (VFIO_DEVICE_SET_IRQS). */
+
+/* What recovery left behind. */
+#define VFIOMIG_OUTCOME_KEPT      0  /* Nothing had to be recovered: the device is in the state it
+                                      * was in before. */
+#define VFIOMIG_OUTCOME_RECOVERED 1  /* The device was brought back without a reset; a data session
+                                      * is gone. */
+#define VFIOMIG_OUTCOME_RESET     2  /* The device was reset: RUNNING, with its contents lost. */
+#define VFIOMIG_OUTCOME_LOST      3  /* The device could not be reset; only the VMM's harder resets
+                                      * may help. */
+
+/* What was being done when something failed. */
+#define VFIOMIG_OP_NONE         0  /* The caller's arguments were at fault. */
+#define VFIOMIG_OP_PROBE        1  /* Asking for a feature. */
+#define VFIOMIG_OP_GET_STATE    2  /* Reading the device's state. */
+#define VFIOMIG_OP_SET_STATE    3  /* Changing the device's state. */
+#define VFIOMIG_OP_DATA_READ    4  /* Reading from the data fd. */
+#define VFIOMIG_OP_DATA_WRITE   5  /* Writing to the data fd. */
+#define VFIOMIG_OP_PRECOPY_INFO 6  /* Asking for the pre-copy estimates. */
+#define VFIOMIG_OP_RESET        7  /* Resetting the device. */
+#define VFIOMIG_OP_STREAM       8  /* Checking the stream. */
+#define VFIOMIG_OP_CALLBACK     9  /* A callback of the VMM refused. */
+
+/* Kinds of events. More may come. */
+#define VFIOMIG_EVENT_STATE_CHANGED  1  /* The device went from one state to another. */
+#define VFIOMIG_EVENT_RECOVERED      2  /* A failed change was recovered from, or not: see the
+                                         * outcome. */
+#define VFIOMIG_EVENT_RESET          3  /* The device was reset, by the library or behind it. */
+#define VFIOMIG_EVENT_SAVE_RESTARTED 4  /* A save started again because the device was reset: all
+                                         * that was sent before is void. */
+#define VFIOMIG_EVENT_FIXUPS_NEEDED  5  /* The VMM must redo something before the device runs. */
+#define VFIOMIG_EVENT_LOAD_RESTARTED 6  /* The source of a load started again: blobs and
+                                         * acknowledgements of before are void. Comes in its place
+                                         * among the blobs. */
+
+/* Flags of vfiomig_save_options. */
+#define VFIOMIG_SAVE_NONBLOCK    1  /* Reads return -EAGAIN instead of blocking, where the driver
+                                     * can do that. */
+#define VFIOMIG_SAVE_NO_PRE_COPY 2  /* Leaves out pre-copy even where the device has it. */
+
+/* Flags of vfiomig_pending. */
+#define VFIOMIG_PENDING_PRE_COPY_KNOWN  1  /* initial_bytes and dirty_bytes are there. */
+#define VFIOMIG_PENDING_STOP_COPY_KNOWN 2  /* stop_copy_bytes is there. */
+#define VFIOMIG_PENDING_INITIAL_SENT    4  /* The mark that all initial data was sent is on its
+                                            * way. */
+
+/* How a save ends. */
+#define VFIOMIG_RELEASE       1  /* The target has committed: the device stays in STOP. */
+#define VFIOMIG_KEEP          2  /* The guest goes on here: the device goes back to where it was
+                                  * before the save. */
+#define VFIOMIG_KEEP_QUIESCED 3  /* As VFIOMIG_KEEP, but without peer-to-peer DMA where the device
+                                  * has such a state: for several devices, of which none may run
+                                  * before all have left the stopped states. Then call
+                                  * vfiomig_device_run() for each. */
+
+/* Flags of vfiomig_load_options. */
+#define VFIOMIG_LOAD_CHECK_DEVICE  1  /* Refuse a stream whose device_index is not that of the
+                                       * options. */
+#define VFIOMIG_LOAD_CHECK_SESSION 2  /* Refuse a stream whose session is not that of the
+                                       * options. */
+
+/* Flags of vfiomig_load_options.ignore. */
+#define VFIOMIG_IGNORE_DRIVER        1   /* Pass over the driver's name. */
+#define VFIOMIG_IGNORE_PCI_SUBSYSTEM 2   /* Pass over the PCI subsystem vendor and device. */
+#define VFIOMIG_IGNORE_PCI_REVISION  4   /* Pass over the PCI revision. */
+#define VFIOMIG_IGNORE_MDEV_TYPE     8   /* Pass over the mdev type. */
+#define VFIOMIG_IGNORE_VENDOR_DATA   16  /* Pass over the vendor string. */
+#define VFIOMIG_IGNORE_ALL           32  /* Compare nothing. */
+
+/* Levels of messages; each includes those before it. */
+#define VFIOMIG_LOG_OFF   0  /* No messages. */
+#define VFIOMIG_LOG_ERROR 1  /* Errors. */
+#define VFIOMIG_LOG_WARN  2  /* And warnings: what went wrong and was recovered from. */
+#define VFIOMIG_LOG_INFO  3  /* And what an operator wants to know. */
+#define VFIOMIG_LOG_DEBUG 4  /* And every change of state. */
+#define VFIOMIG_LOG_TRACE 5  /* And everything. */
+
+/* The version of this header. */
+#define VFIOMIG_VERSION_MAJOR 0  /* Major version; changes when the ABI breaks, which it does only
+                                  * until 1.0. */
+#define VFIOMIG_VERSION_MINOR 1  /* Minor version; rises when something is added. */
+#define VFIOMIG_VERSION_PATCH 0  /* Patch version. */
 
 /* What the caller was compiled with; vfiomig_version() tells what it runs with. */
 #define VFIOMIG_VERSION \
     (VFIOMIG_VERSION_MAJOR << 16 | VFIOMIG_VERSION_MINOR << 8 | VFIOMIG_VERSION_PATCH)
 
 /*
- save_next: send what there is and call again. load_push: go on.
- */
-#define VFIOMIG_MORE 0
-
-/*
- save_next: the device runs and has nothing to send now.
- */
-#define VFIOMIG_DRAINED 1
-
-/*
- save_next, load_push: the stream is complete.
- */
-#define VFIOMIG_END 2
-
-/*
- load_push: all initial data was taken by the driver; tell the source.
- */
-#define VFIOMIG_INITIAL_LOADED 3
-
-/*
- load_push: the source started again; what was loaded before is void.
- */
-#define VFIOMIG_RESTARTED 4
-
-/*
- The smallest buffer that vfiomig_save_next() takes, in bytes.
- */
-#define VFIOMIG_MIN_BUFFER 4096
-
-/*
- What a frame adds to its payload, in bytes: a buffer of 1 MiB and this holds a full frame.
- */
-#define VFIOMIG_FRAME_OVERHEAD 32
-
-/*
- The driver lost track of the device; only a reset helps.
- */
-#define VFIOMIG_STATE_ERROR 0
-
-/*
- Stopped.
- */
-#define VFIOMIG_STATE_STOP 1
-
-/*
- Running.
- */
-#define VFIOMIG_STATE_RUNNING 2
-
-/*
- Stopped, with its state being read.
- */
-#define VFIOMIG_STATE_STOP_COPY 3
-
-/*
- Stopped, with its state being written.
- */
-#define VFIOMIG_STATE_RESUMING 4
-
-/*
- Running, but starting no peer-to-peer DMA.
- */
-#define VFIOMIG_STATE_RUNNING_P2P 5
-
-/*
- Running, with its state being read.
- */
-#define VFIOMIG_STATE_PRE_COPY 6
-
-/*
- As PRE_COPY, but starting no peer-to-peer DMA.
- */
-#define VFIOMIG_STATE_PRE_COPY_P2P 7
-
-/*
- Not known.
- */
-#define VFIOMIG_STATE_UNKNOWN UINT32_MAX
-
-/*
- The kill switch: probe the device, but refuse to migrate it.
- */
-#define VFIOMIG_DEVICE_DISABLED 1
-
-/*
- The device can be saved and loaded.
- */
-#define VFIOMIG_CAP_MIGRATE 1
-
-/*
- It can be saved while the guest runs.
- */
-#define VFIOMIG_CAP_PRE_COPY 2
-
-/*
- It has peer-to-peer states.
- */
-#define VFIOMIG_CAP_P2P 4
-
-/*
- It logs the pages that it writes, and the kernel can report them.
- */
-#define VFIOMIG_CAP_DMA_LOGGING 8
-
-/*
- It says when initial data starts again during pre-copy.
- */
-#define VFIOMIG_CAP_PRECOPY_INFO_V2 16
-
-/*
- state_size is credible.
- */
-#define VFIOMIG_CAP_STATE_SIZE 32
-
-/*
- The device cannot be migrated.
- */
-#define VFIOMIG_SEVERITY_BLOCKS 0
-
-/*
- It can, but with a longer downtime, more pages resent, or not together with other devices.
- */
-#define VFIOMIG_SEVERITY_LIMITS 1
-
-/*
- Good to know.
- */
-#define VFIOMIG_SEVERITY_INFO 2
-
-/*
- Switched off by the VMM.
- */
-#define VFIOMIG_REASON_DISABLED 1
-
-/*
- The kernel has no VFIO migration.
- */
-#define VFIOMIG_REASON_KERNEL_TOO_OLD 2
-
-/*
- The driver bound to the device does not support migration.
- */
-#define VFIOMIG_REASON_DRIVER_NO_MIGRATION 3
-
-/*
- The driver's migration flags lack STOP_COPY.
- */
-#define VFIOMIG_REASON_NO_STOP_COPY 4
-
-/*
- The device's state cannot be read.
- */
-#define VFIOMIG_REASON_STATE_UNREADABLE 5
-
-/*
- The device is in ERROR; reset it.
- */
-#define VFIOMIG_REASON_DEVICE_IN_ERROR 6
-
-/*
- The device was left in a saving or resuming state by an earlier owner.
- */
-#define VFIOMIG_REASON_STALE_STATE 7
-
-/*
- No pre-copy: the whole state is sent while the guest is stopped.
- */
-#define VFIOMIG_REASON_NO_PRE_COPY 8
-
-/*
- No peer-to-peer states: several devices cannot be stopped safely together.
- */
-#define VFIOMIG_REASON_NO_P2P 9
-
-/*
- The size of the state is not known beforehand.
- */
-#define VFIOMIG_REASON_NO_DATA_SIZE 10
-
-/*
- The device does not log the pages it writes.
- */
-#define VFIOMIG_REASON_NO_DMA_LOGGING 11
-
-/*
- The device logs the pages it writes, but the kernel cannot report them.
- */
-#define VFIOMIG_REASON_DMA_LOGGING_UNUSABLE 12
-
-/*
- The kernel does not say when initial data starts again.
- */
-#define VFIOMIG_REASON_NO_PRECOPY_INFO_V2 13
-
-/*
- Write PCI_COMMAND again: memory, I/O and bus-master enables are not part of the state.
- */
-#define VFIOMIG_FIXUP_PCI_COMMAND 1
-
-/*
- Set up INTx, MSI and MSI-X eventfds again (VFIO_DEVICE_SET_IRQS).
- */
-#define VFIOMIG_FIXUP_INTERRUPTS 2
-
-/*
- Nothing had to be recovered: the device is in the state it was in before.
- */
-#define VFIOMIG_OUTCOME_KEPT 0
-
-/*
- The device was brought back without a reset; a data session is gone.
- */
-#define VFIOMIG_OUTCOME_RECOVERED 1
-
-/*
- The device was reset: RUNNING, with its contents lost.
- */
-#define VFIOMIG_OUTCOME_RESET 2
-
-/*
- The device could not be reset; only the VMM's harder resets may help.
- */
-#define VFIOMIG_OUTCOME_LOST 3
-
-/*
- The caller's arguments were at fault.
- */
-#define VFIOMIG_OP_NONE 0
-
-/*
- Asking for a feature.
- */
-#define VFIOMIG_OP_PROBE 1
-
-/*
- Reading the device's state.
- */
-#define VFIOMIG_OP_GET_STATE 2
-
-/*
- Changing the device's state.
- */
-#define VFIOMIG_OP_SET_STATE 3
-
-/*
- Reading from the data fd.
- */
-#define VFIOMIG_OP_DATA_READ 4
-
-/*
- Writing to the data fd.
- */
-#define VFIOMIG_OP_DATA_WRITE 5
-
-/*
- Asking for the pre-copy estimates.
- */
-#define VFIOMIG_OP_PRECOPY_INFO 6
-
-/*
- Resetting the device.
- */
-#define VFIOMIG_OP_RESET 7
-
-/*
- Checking the stream.
- */
-#define VFIOMIG_OP_STREAM 8
-
-/*
- A callback of the VMM refused.
- */
-#define VFIOMIG_OP_CALLBACK 9
-
-/*
- The device went from one state to another.
- */
-#define VFIOMIG_EVENT_STATE_CHANGED 1
-
-/*
- A failed change was recovered from, or not: see the outcome.
- */
-#define VFIOMIG_EVENT_RECOVERED 2
-
-/*
- The device was reset, by the library or behind it.
- */
-#define VFIOMIG_EVENT_RESET 3
-
-/*
- A save started again because the device was reset: all that was sent before is void.
- */
-#define VFIOMIG_EVENT_SAVE_RESTARTED 4
-
-/*
- The VMM must redo something before the device runs.
- */
-#define VFIOMIG_EVENT_FIXUPS_NEEDED 5
-
-/*
- Reads return -EAGAIN instead of blocking, where the driver can do that.
- */
-#define VFIOMIG_SAVE_NONBLOCK 1
-
-/*
- Leaves out pre-copy even where the device has it.
- */
-#define VFIOMIG_SAVE_NO_PRE_COPY 2
-
-/*
- initial_bytes and dirty_bytes are there.
- */
-#define VFIOMIG_PENDING_PRE_COPY_KNOWN 1
-
-/*
- stop_copy_bytes is there.
- */
-#define VFIOMIG_PENDING_STOP_COPY_KNOWN 2
-
-/*
- The mark that all initial data was sent is on its way.
- */
-#define VFIOMIG_PENDING_INITIAL_SENT 4
-
-/*
- The target has committed: the device stays in STOP.
- */
-#define VFIOMIG_RELEASE 1
-
-/*
- The guest goes on here: the device goes back to where it was before the save.
- */
-#define VFIOMIG_KEEP 2
-
-/*
- Pass over the driver's name.
- */
-#define VFIOMIG_IGNORE_DRIVER 1
-
-/*
- Pass over the PCI subsystem vendor and device.
- */
-#define VFIOMIG_IGNORE_PCI_SUBSYSTEM 2
-
-/*
- Pass over the PCI revision.
- */
-#define VFIOMIG_IGNORE_PCI_REVISION 4
-
-/*
- Pass over the mdev type.
- */
-#define VFIOMIG_IGNORE_MDEV_TYPE 8
-
-/*
- Pass over the vendor string.
- */
-#define VFIOMIG_IGNORE_VENDOR_DATA 16
-
-/*
- Compare nothing.
- */
-#define VFIOMIG_IGNORE_ALL 32
-
-/*
- No messages.
- */
-#define VFIOMIG_LOG_OFF 0
-
-/*
- Errors.
- */
-#define VFIOMIG_LOG_ERROR 1
-
-/*
- And warnings: what went wrong and was recovered from.
- */
-#define VFIOMIG_LOG_WARN 2
-
-/*
- And what an operator wants to know.
- */
-#define VFIOMIG_LOG_INFO 3
-
-/*
- And every change of state.
- */
-#define VFIOMIG_LOG_DEBUG 4
-
-/*
- And everything.
- */
-#define VFIOMIG_LOG_TRACE 5
-
-/*
- Major version; changes when the ABI breaks, which it does only until 1.0.
- */
-#define VFIOMIG_VERSION_MAJOR 0
-
-/*
- Minor version; rises when something is added.
- */
-#define VFIOMIG_VERSION_MINOR 1
-
-/*
- Patch version.
- */
-#define VFIOMIG_VERSION_PATCH 0
-
-/*
- One VFIO device. A handle, not memory: only the library's functions can do anything with it.
- */
+ * Makes compilers warn where a result is dropped that decides what becomes of the guest. A caller
+ * may define it as nothing beforehand.
+ */
+#ifndef VFIOMIG_MUST_CHECK
+#ifdef __GNUC__
+#define VFIOMIG_MUST_CHECK __attribute__((warn_unused_result))
+#else
+#define VFIOMIG_MUST_CHECK
+#endif
+#endif
+
+/* Initialisers of structures: struct_size is set, everything else is zero. */
+#ifdef __cplusplus
+#define VFIOMIG_INIT_(type) \
+    ([] { type s_{}; s_.struct_size = static_cast<uint32_t>(sizeof s_); return s_; }())
+#else
+#define VFIOMIG_INIT_(type) { .struct_size = sizeof(type) }
+#endif
+#define VFIOMIG_DEVICE_OPTIONS_INIT VFIOMIG_INIT_(struct vfiomig_device_options)
+#define VFIOMIG_IDENTITY_INIT       VFIOMIG_INIT_(struct vfiomig_identity)
+#define VFIOMIG_DEVICE_OPS_INIT     VFIOMIG_INIT_(struct vfiomig_device_ops)
+#define VFIOMIG_CAPS_INIT           VFIOMIG_INIT_(struct vfiomig_caps)
+#define VFIOMIG_REASON_INIT         VFIOMIG_INIT_(struct vfiomig_reason)
+#define VFIOMIG_FAILURE_INIT        VFIOMIG_INIT_(struct vfiomig_failure)
+#define VFIOMIG_PATH_INIT           VFIOMIG_INIT_(struct vfiomig_path)
+#define VFIOMIG_LOAD_OPTIONS_INIT   VFIOMIG_INIT_(struct vfiomig_load_options)
+#define VFIOMIG_LOAD_STATS_INIT     VFIOMIG_INIT_(struct vfiomig_load_stats)
+#define VFIOMIG_SAVE_OPTIONS_INIT   VFIOMIG_INIT_(struct vfiomig_save_options)
+#define VFIOMIG_PENDING_INIT        VFIOMIG_INIT_(struct vfiomig_pending)
+#define VFIOMIG_SAVE_STATS_INIT     VFIOMIG_INIT_(struct vfiomig_save_stats)
+
+/* Handles
+ * ------- */
+
+/* One VFIO device. A handle, not memory: only the library's functions can do anything with it. */
 struct vfiomig_device;
 
-/*
- One device being loaded.
- */
-struct vfiomig_load;
-
-/*
- One device being saved.
- */
+/* One device being saved. */
 struct vfiomig_save;
 
-/*
- Something that happened to a device.
- */
+/* One device being loaded. */
+struct vfiomig_load;
+
+/* Structures and callbacks
+ * ------------------------ */
+
+/* Something that happened to a device. */
 struct vfiomig_event {
-    /*
-     Size of this structure in the library.
-     */
-    uint32_t struct_size;
-    /*
-     VFIOMIG_EVENT_*.
-     */
-    uint32_t kind;
-    /*
-     State before, or VFIOMIG_STATE_UNKNOWN.
-     */
-    uint32_t from;
-    /*
-     State after, or VFIOMIG_STATE_UNKNOWN.
-     */
-    uint32_t to;
-    /*
-     VFIOMIG_OUTCOME_*.
-     */
-    uint32_t outcome;
-    /*
-     VFIOMIG_FIXUP_*: what the VMM must redo before the device runs.
-     */
-    uint32_t fixups;
-    /*
-     How long the change took, in nanoseconds.
-     */
-    uint64_t duration_ns;
+    uint32_t struct_size;  /* Size of this structure in the library. */
+    uint32_t kind;         /* VFIOMIG_EVENT_*. */
+    uint32_t from;         /* State before, or VFIOMIG_STATE_UNKNOWN. */
+    uint32_t to;           /* State after, or VFIOMIG_STATE_UNKNOWN. */
+    uint32_t outcome;      /* VFIOMIG_OUTCOME_*. */
+    uint32_t fixups;       /* VFIOMIG_FIXUP_*: what the VMM must redo before the device runs. */
+    uint64_t duration_ns;  /* How long the change took, in nanoseconds. */
 };
 
-/*
- Told what happens to a device, on the thread that is inside the library.
- */
+/* Told what happens to a device, on the thread that is inside the library. */
 typedef void (*vfiomig_event_fn)(void *opaque, const struct vfiomig_event *event);
 
 /*
- Called exactly once when the library will not use `opaque` any more, also when the call that
- brought it fails. May be NULL.
+ * Called exactly once when the library will not use opaque any more, also when the call that
+ * brought it fails. May be NULL.
  */
 typedef void (*vfiomig_release_fn)(void *opaque);
 
-/*
- How a device is set up; NULL for the defaults.
- */
+/* How a device is set up; NULL for the defaults. */
 struct vfiomig_device_options {
-    /*
-     VFIOMIG_DEVICE_OPTIONS_INIT sets it.
-     */
-    uint32_t struct_size;
-    /*
-     VFIOMIG_DEVICE_DISABLED or 0.
-     */
-    uint32_t flags;
-    /*
-     The device's directory in sysfs, for example /sys/bus/pci/devices/0000:3b:00.2 or
-     /sys/bus/mdev/devices/UUID. Needed for the driver's name and the mdev type of an fd that
-     came from a group; a cdev tells by itself. NULL: find out.
-     */
-    const char *sysfs_path;
-    /*
-     Opaque string that the target compares with its own; NULL: none.
-     */
-    const void *vendor_data;
-    /*
-     Its length in bytes, at most 256.
-     */
-    uint32_t vendor_data_len;
-    /*
-     Zero.
-     */
-    uint32_t reserved;
-    /*
-     Told what happens to the device; NULL: nobody.
-     */
-    vfiomig_event_fn event;
-    /*
-     Passed to event.
-     */
-    void *event_opaque;
-    /*
-     Releases event_opaque.
-     */
-    vfiomig_release_fn event_release;
+    uint32_t struct_size;              /* VFIOMIG_DEVICE_OPTIONS_INIT sets it. */
+    uint32_t flags;                    /* VFIOMIG_DEVICE_DISABLED or 0. */
+    const char *sysfs_path;            /* The device's directory in sysfs, for example
+                                        * /sys/bus/pci/devices/0000:3b:00.2 or
+                                        * /sys/bus/mdev/devices/UUID. Needed for the driver's name
+                                        * and the mdev type of an fd that came from a group; a cdev
+                                        * tells by itself. NULL: find out. */
+    const void *vendor_data;           /* Opaque string that the target compares with its own; NULL:
+                                        * none. */
+    uint32_t vendor_data_len;          /* Its length in bytes, at most 256. */
+    uint32_t reserved;                 /* Zero. */
+    vfiomig_event_fn event;            /* Told what happens to the device; NULL: nobody. */
+    void *event_opaque;                /* Passed to event. */
+    vfiomig_release_fn event_release;  /* Releases event_opaque. */
 };
 
-/*
- Estimates of a device in pre-copy: the kernel's structure of the same name, and its layout.
- */
+/* Estimates of a device in pre-copy: the kernel's structure of the same name, and its layout. */
 struct vfiomig_precopy_info {
-    /*
-     24.
-     */
-    uint32_t argsz;
-    /*
-     VFIO_PRECOPY_INFO_*; 0 on entry.
-     */
-    uint32_t flags;
-    /*
-     Bytes of initial data not read yet.
-     */
-    uint64_t initial_bytes;
-    /*
-     Bytes that became dirty since.
-     */
-    uint64_t dirty_bytes;
+    uint32_t argsz;          /* 24. */
+    uint32_t flags;          /* VFIO_PRECOPY_INFO_*; 0 on entry. */
+    uint64_t initial_bytes;  /* Bytes of initial data not read yet. */
+    uint64_t dirty_bytes;    /* Bytes that became dirty since. */
 };
 
 /*
- What a device is, as far as it can be learned from its fd and sysfs. Texts are NUL-terminated;
- an empty text and a zero number mean "not known".
+ * What a device is, as far as it can be learned from its fd and sysfs. Texts are NUL-terminated; an
+ * empty text and a zero number mean "not known".
  */
 struct vfiomig_identity {
-    /*
-     Size of this structure, set by the caller: VFIOMIG_IDENTITY_INIT.
-     */
-    uint32_t struct_size;
-    /*
-     VFIO_MIGRATION_* flags of the device.
-     */
-    uint32_t migration_flags;
-    /*
-     PCI vendor ID.
-     */
-    uint16_t pci_vendor;
-    /*
-     PCI device ID.
-     */
-    uint16_t pci_device;
-    /*
-     PCI subsystem vendor ID.
-     */
-    uint16_t pci_subsystem_vendor;
-    /*
-     PCI subsystem device ID.
-     */
-    uint16_t pci_subsystem_device;
-    /*
-     PCI revision ID.
-     */
-    uint8_t pci_revision;
-    /*
-     Zero.
-     */
-    uint8_t reserved[3];
-    /*
-     Length of vendor_data that is used, in bytes.
-     */
-    uint32_t vendor_data_len;
-    /*
-     Stop-copy size that the device estimated, in bytes; 0 when not known.
-     */
-    uint64_t state_size;
-    /*
-     Bus: "pci", "mdev", "platform", "ccw", "ap".
-     */
-    char bus[16];
-    /*
-     Kernel driver that is bound to the device.
-     */
-    char driver[64];
-    /*
-     mdev type, for example "mtty-2".
-     */
-    char mdev_type[64];
-    /*
-     Kernel release, as in uname.
-     */
-    char kernel_release[72];
-    /*
-     Opaque string of the VMM's or vendor's choice: firmware version, licence, profile…
-     */
-    uint8_t vendor_data[256];
+    uint32_t struct_size;           /* Size of this structure, set by the caller:
+                                     * VFIOMIG_IDENTITY_INIT. */
+    uint32_t vendor_data_len;       /* Length of vendor_data that is used, in bytes. */
+    uint64_t migration_flags;       /* VFIO_MIGRATION_* flags of the device. */
+    uint64_t state_size;            /* Stop-copy size that the device estimated, in bytes; 0 when
+                                     * not known. */
+    uint16_t pci_vendor;            /* PCI vendor ID. */
+    uint16_t pci_device;            /* PCI device ID. */
+    uint16_t pci_subsystem_vendor;  /* PCI subsystem vendor ID. */
+    uint16_t pci_subsystem_device;  /* PCI subsystem device ID. */
+    uint8_t pci_revision;           /* PCI revision ID. */
+    uint8_t reserved[7];            /* Zero. */
+    char bus[16];                   /* Bus: "pci", "mdev", "platform", "ccw", "ap". */
+    char driver[64];                /* Kernel driver that is bound to the device. */
+    char mdev_type[64];             /* mdev type, for example "mtty-2". */
+    char kernel_release[72];        /* Kernel release, as in uname. */
+    uint8_t vendor_data[256];       /* Opaque string of the VMM's or vendor's choice: firmware
+                                     * version, licence, profile... */
 };
 
 /*
- A device behind callbacks. Each returns 0 or a count on success and -errno on failure, exactly
- as the kernel would answer the call that it stands for.
-
- The callbacks are called on the thread that called the library, one at a time per device, with
- none of the library's locks that another device would need. They must not call the library
- with a handle of the same device: that gets -EBUSY.
-
- Where data_read, data_write, data_precopy_info, data_close or data_poll_fd is NULL, the data_fd
- that `feature` returned is a file descriptor, the library uses the system call on it and owns
- it.
+ * A device behind callbacks. Each returns 0 or a count on success and -errno on failure, exactly as
+ * the kernel would answer the call that it stands for.
+ *
+ * The callbacks are called on the thread that called the library, one at a time per device, with
+ * none of the library's locks that another device would need. They must not call the library with a
+ * handle of the same device: that gets -EBUSY.
+ *
+ * Where data_read, data_write, data_precopy_info, data_close or data_poll_fd is NULL, the data_fd
+ * that feature returned is a file descriptor, the library uses the system call on it and owns it.
  */
 struct vfiomig_device_ops {
-    /*
-     Size of this structure, set by the caller: VFIOMIG_DEVICE_OPS_INIT.
-     */
+    /* Size of this structure, set by the caller: VFIOMIG_DEVICE_OPS_INIT. */
     uint32_t struct_size;
-    /*
-     Zero.
-     */
+
+    /* Zero. */
     uint32_t reserved;
+
     /*
-     VFIO_DEVICE_FEATURE: flags is a feature index with VFIO_DEVICE_FEATURE_GET, _SET or _PROBE,
-     data the feature's payload of len bytes, in and out. Required.
+     * VFIO_DEVICE_FEATURE: flags is a feature index with VFIO_DEVICE_FEATURE_GET, _SET or _PROBE,
+     * data the feature's payload of len bytes, in and out. Required.
      */
     int (*feature)(void *opaque, uint32_t flags, void *data, size_t len);
-    /*
-     VFIO_DEVICE_RESET. NULL: the device has no reset, which leaves failed loads LOST.
-     */
+
+    /* VFIO_DEVICE_RESET. NULL: the device has no reset, which leaves failed loads LOST. */
     int (*reset)(void *opaque);
-    /*
-     read(2) on the data_fd: a count, 0 at the end, -ENOMSG when drained in pre-copy.
-     */
+
+    /* read(2) on the data_fd: a count, 0 at the end, -ENOMSG when drained in pre-copy. */
     int64_t (*data_read)(void *opaque, int data_fd, void *buf, size_t len);
-    /*
-     write(2) on the data_fd.
-     */
+
+    /* write(2) on the data_fd. */
     int64_t (*data_write)(void *opaque, int data_fd, const void *buf, size_t len);
-    /*
-     VFIO_MIG_GET_PRECOPY_INFO on the data_fd.
-     */
+
+    /* VFIO_MIG_GET_PRECOPY_INFO on the data_fd. */
     int (*data_precopy_info)(void *opaque, int data_fd, struct vfiomig_precopy_info *info);
-    /*
-     close(2) of the data_fd.
-     */
+
+    /* close(2) of the data_fd. */
     int (*data_close)(void *opaque, int data_fd);
+
     /*
-     A file descriptor that poll(2) accepts for the data_fd, or -errno. Callbacks that set
-     data_read and leave this NULL are asked again on a timer.
+     * A file descriptor that poll(2) accepts for the data_fd, or -errno. Callbacks that set
+     * data_read and leave this NULL are asked again on a timer.
      */
     int (*data_poll_fd)(void *opaque, int data_fd);
-    /*
-     Asks for reads and writes that return -EAGAIN instead of blocking. NULL: not offered.
-     */
+
+    /* Asks for reads and writes that return -EAGAIN instead of blocking. NULL: not offered. */
     int (*data_set_nonblocking)(void *opaque, int data_fd);
-    /*
-     Reads len bytes of a region (PCI: VFIO_PCI_*_REGION_INDEX) at offset. NULL: no regions.
-     */
+
+    /* Reads len bytes of a region (PCI: VFIO_PCI_*_REGION_INDEX) at offset. NULL: no regions. */
     int64_t (*region_read)(void *opaque, uint32_t region, uint64_t offset, void *buf, size_t len);
-    /*
-     Fills in what the device is; struct_size is set on entry. NULL: not known.
-     */
+
+    /* Fills in what the device is; struct_size is set on entry. NULL: not known. */
     int (*identity)(void *opaque, struct vfiomig_identity *identity);
+
     /*
-     Called exactly once, when the library will call nothing of this table any more, also when
-     creating the device fails. NULL: nothing to do.
+     * Called exactly once, when the library will call nothing of this table any more, also when
+     * creating the device fails. NULL: nothing to do.
      */
     void (*release)(void *opaque);
 };
 
-/*
- What a device can do.
- */
+/* What a device can do. */
 struct vfiomig_caps {
-    /*
-     VFIOMIG_CAPS_INIT sets it.
-     */
-    uint32_t struct_size;
-    /*
-     VFIOMIG_CAP_*.
-     */
-    uint32_t flags;
-    /*
-     VFIO_MIGRATION_* as the driver reports them.
-     */
-    uint64_t migration_flags;
-    /*
-     Estimated length of the stop-copy data in bytes; see VFIOMIG_CAP_STATE_SIZE.
-     */
-    uint64_t state_size;
-    /*
-     State in which the device was found, or VFIOMIG_STATE_UNKNOWN.
-     */
-    uint32_t initial_state;
-    /*
-     How many reasons vfiomig_device_get_reason() has.
-     */
-    uint32_t num_reasons;
+    uint32_t struct_size;      /* VFIOMIG_CAPS_INIT sets it. */
+    uint32_t flags;            /* VFIOMIG_CAP_*. */
+    uint64_t migration_flags;  /* VFIO_MIGRATION_* as the driver reports them. */
+    uint64_t state_size;       /* Estimated length of the stop-copy data in bytes; see
+                                * VFIOMIG_CAP_STATE_SIZE. */
+    uint32_t initial_state;    /* State in which the device was found, or VFIOMIG_STATE_UNKNOWN. */
+    uint32_t num_reasons;      /* How many reasons vfiomig_device_get_reason() has. */
 };
 
-/*
- Why a device cannot migrate, or not well.
- */
+/* Why a device cannot migrate, or not well. */
 struct vfiomig_reason {
-    /*
-     VFIOMIG_REASON_INIT sets it.
-     */
-    uint32_t struct_size;
-    /*
-     VFIOMIG_REASON_*; never changes its meaning.
-     */
-    uint32_t code;
-    /*
-     VFIOMIG_SEVERITY_*.
-     */
-    uint32_t severity;
-    /*
-     Zero.
-     */
-    uint32_t reserved;
-    /*
-     The code as a word, for scripts.
-     */
-    char label[32];
-    /*
-     What it means here and what to do about it, for people.
-     */
-    char text[464];
+    uint32_t struct_size;  /* VFIOMIG_REASON_INIT sets it. */
+    uint32_t code;         /* VFIOMIG_REASON_*; never changes its meaning. */
+    uint32_t severity;     /* VFIOMIG_SEVERITY_*. */
+    uint32_t reserved;     /* Zero. */
+    char label[32];        /* The code as a word, for scripts. */
+    char text[464];        /* What it means here and what to do about it, for people. */
 };
 
-/*
- What was going on when something failed; zeros where nothing has.
- */
+/* What was going on when something failed; zeros where nothing has. */
 struct vfiomig_failure {
-    /*
-     VFIOMIG_FAILURE_INIT sets it.
-     */
-    uint32_t struct_size;
-    /*
-     What the function returned: -errno of the library's closed set.
-     */
-    int32_t code;
-    /*
-     VFIOMIG_OP_*.
-     */
-    uint32_t operation;
-    /*
-     Request number of the ioctl; 0 for read, write and the stream.
-     */
-    uint32_t ioctl_request;
-    /*
-     errno as the kernel or a callback gave it; 0 for the stream.
-     */
-    int32_t os_errno;
-    /*
-     State before, or VFIOMIG_STATE_UNKNOWN.
-     */
-    uint32_t state_before;
-    /*
-     State that was wanted, or VFIOMIG_STATE_UNKNOWN.
-     */
-    uint32_t state_wanted;
-    /*
-     State afterwards, recovery included, or VFIOMIG_STATE_UNKNOWN.
-     */
-    uint32_t state_after;
-    /*
-     VFIOMIG_OUTCOME_*: what recovery left behind.
-     */
-    uint32_t outcome;
-    /*
-     VFIOMIG_FIXUP_*: what the VMM must redo before the device runs.
-     */
-    uint32_t fixups;
-    /*
-     Bytes of device data (reads and writes) or of the stream before the failure.
-     */
-    uint64_t offset;
+    uint32_t struct_size;    /* VFIOMIG_FAILURE_INIT sets it. */
+    int32_t code;            /* What the function returned: -errno of the library's closed set. */
+    uint32_t operation;      /* VFIOMIG_OP_*. */
+    uint32_t ioctl_request;  /* Request number of the ioctl; 0 for read, write and the stream. */
+    int32_t os_errno;        /* errno as the kernel or a callback gave it; 0 for the stream. */
+    uint32_t state_before;   /* State before, or VFIOMIG_STATE_UNKNOWN. */
+    uint32_t state_wanted;   /* State that was wanted, or VFIOMIG_STATE_UNKNOWN. */
+    uint32_t state_after;    /* State afterwards, recovery included, or VFIOMIG_STATE_UNKNOWN. */
+    uint32_t outcome;        /* VFIOMIG_OUTCOME_*: what recovery left behind. */
+    uint32_t fixups;         /* VFIOMIG_FIXUP_*: what the VMM must redo before the device runs. */
+    uint64_t offset;         /* Bytes of device data (reads and writes) or of the stream before the
+                              * failure. */
 };
 
-/*
- The way from one state to another.
- */
+/* The way from one state to another. */
 struct vfiomig_path {
-    /*
-     VFIOMIG_PATH_INIT sets it.
-     */
-    uint32_t struct_size;
-    /*
-     States that are entered, the last one being the target; 0: there already.
-     */
-    uint32_t num_steps;
-    /*
-     Those states: VFIOMIG_STATE_*.
-     */
-    uint32_t steps[8];
-    /*
-     1: the kernel hands out a new data fd on the way.
-     */
-    uint32_t opens_data;
-    /*
-     Zero.
-     */
-    uint32_t reserved;
+    uint32_t struct_size;  /* VFIOMIG_PATH_INIT sets it. */
+    uint32_t num_steps;    /* States that are entered, the last one being the target; 0: there
+                            * already. */
+    uint32_t steps[8];     /* Those states: VFIOMIG_STATE_*. */
+    uint32_t opens_data;   /* 1: the kernel hands out a new data fd on the way. */
+    uint32_t reserved;     /* Zero. */
 };
 
-/*
- Takes a piece of the VMM's own that came with a stream: 0, or -errno to refuse the stream.
- */
+/* Takes a piece of the VMM's own that came with a stream: 0, or -errno to refuse the stream. */
 typedef int (*vfiomig_blob_fn)(void *opaque, uint32_t kind, const void *data, size_t len);
 
-/*
- Decides whether a stream of `source` may be loaded into `target`: 0, or -errno to refuse it.
- */
-typedef int (*vfiomig_policy_fn)(void *opaque,
-                                 const struct vfiomig_identity *source,
+/* Decides whether a stream of source may be loaded into target: 0, or -errno to refuse it. */
+typedef int (*vfiomig_policy_fn)(void *opaque, const struct vfiomig_identity *source,
                                  const struct vfiomig_identity *target);
 
-/*
- How a device is loaded; NULL for the defaults. Limits of 0 mean the default.
- */
+/* How a device is loaded; NULL for the defaults. Limits of 0 mean the default. */
 struct vfiomig_load_options {
-    /*
-     VFIOMIG_LOAD_OPTIONS_INIT sets it.
-     */
-    uint32_t struct_size;
-    /*
-     Fields of the identity that need not match: VFIOMIG_IGNORE_*.
-     */
-    uint32_t ignore;
-    /*
-     Largest payload of a data frame, in bytes; default 4 MiB.
-     */
-    uint32_t max_frame;
-    /*
-     Largest blob, in bytes; default 1 MiB.
-     */
-    uint32_t max_blob;
-    /*
-     Number of blobs; default 256.
-     */
-    uint32_t max_blobs;
-    /*
-     How often the source may start again; default 64.
-     */
-    uint32_t max_restarts;
-    /*
-     Device data in all, in bytes; default 1 TiB.
-     */
-    uint64_t max_total;
-    /*
-     How long the driver may take no data, in milliseconds; default 60000.
-     */
-    uint32_t write_timeout_ms;
-    /*
-     Zero.
-     */
-    uint32_t reserved;
-    /*
-     Takes the VMM's own pieces; NULL: a stream that has any is refused.
-     */
-    vfiomig_blob_fn blob;
-    /*
-     Passed to blob.
-     */
-    void *blob_opaque;
-    /*
-     Releases blob_opaque.
-     */
-    vfiomig_release_fn blob_release;
-    /*
-     Decides in addition to the comparison of identities; NULL: only that.
-     */
-    vfiomig_policy_fn policy;
-    /*
-     Passed to policy.
-     */
-    void *policy_opaque;
-    /*
-     Releases policy_opaque.
-     */
-    vfiomig_release_fn policy_release;
+    uint32_t struct_size;               /* VFIOMIG_LOAD_OPTIONS_INIT sets it. */
+    uint32_t ignore;                    /* Fields of the identity that need not match:
+                                         * VFIOMIG_IGNORE_*. */
+    uint32_t max_frame;                 /* Largest payload of a data frame, in bytes; default 4
+                                         * MiB. */
+    uint32_t max_blob;                  /* Largest blob, in bytes; default 1 MiB. */
+    uint32_t max_blobs;                 /* Number of blobs; default 256. */
+    uint32_t max_restarts;              /* How often the source may start again; default 64. */
+    uint64_t max_total;                 /* Device data in all, in bytes; default 1 TiB. */
+    uint32_t write_timeout_ms;          /* How long the driver may take no data, in milliseconds;
+                                         * default 60000. */
+    uint32_t flags;                     /* VFIOMIG_LOAD_CHECK_DEVICE, VFIOMIG_LOAD_CHECK_SESSION or
+                                         * 0. */
+    uint32_t device_index;              /* Number of the device within its VM that the stream must
+                                         * have; see flags. */
+    uint32_t reserved;                  /* Zero. */
+    uint8_t session[16];                /* Name that the stream must have; see flags. */
+    vfiomig_blob_fn blob;               /* Takes the VMM's own pieces; NULL: a stream that has any
+                                         * is refused. */
+    void *blob_opaque;                  /* Passed to blob. */
+    vfiomig_release_fn blob_release;    /* Releases blob_opaque. */
+    vfiomig_policy_fn policy;           /* Decides in addition to the comparison of identities;
+                                         * NULL: only that. */
+    void *policy_opaque;                /* Passed to policy. */
+    vfiomig_release_fn policy_release;  /* Releases policy_opaque. */
 };
 
-/*
- What a load has done so far.
- */
+/* What a load has done so far. */
 struct vfiomig_load_stats {
-    /*
-     VFIOMIG_LOAD_STATS_INIT sets it.
-     */
-    uint32_t struct_size;
-    /*
-     Zero.
-     */
-    uint32_t reserved;
-    /*
-     Device data written to the driver, in bytes, restarts included.
-     */
-    uint64_t data_bytes;
-    /*
-     The whole stream taken, in bytes.
-     */
-    uint64_t stream_bytes;
-    /*
-     Frames taken.
-     */
-    uint64_t frames;
-    /*
-     How often the source started again.
-     */
-    uint64_t restarts;
-    /*
-     Blobs handed to the callback.
-     */
-    uint64_t blobs;
-    /*
-     Time inside the driver's writes, in nanoseconds.
-     */
-    uint64_t write_ns;
-    /*
-     Time of the change to RESUMING, in nanoseconds.
-     */
-    uint64_t begin_ns;
-    /*
-     Time of the change that made the driver check and take the state, in nanoseconds.
-     */
-    uint64_t commit_ns;
+    uint32_t struct_size;         /* VFIOMIG_LOAD_STATS_INIT sets it. */
+    uint32_t reserved;            /* Zero. */
+    uint64_t data_bytes;          /* Device data written to the driver, in bytes, restarts
+                                   * included. */
+    uint64_t stream_bytes;        /* The whole stream taken, in bytes. */
+    uint64_t frames;              /* Frames taken. */
+    uint64_t restarts;            /* How often the source started again. */
+    uint64_t blobs;               /* Blobs handed to the callback. */
+    uint64_t write_ns;            /* Time inside the driver's writes, in nanoseconds. */
+    uint64_t begin_ns;            /* Time of the change to RESUMING, in nanoseconds. */
+    uint64_t commit_ns;           /* Time of the change that made the driver check and take the
+                                   * state, in nanoseconds. */
+    uint64_t initial_generation;  /* Generation of the initial data that came last, as in struct
+                                   * vfiomig_pending; 0: none yet. */
 };
 
 /*
- Takes a message: VFIOMIG_LOG_* level, the part of the library, and one line of text. May be
- called from several threads at once, and must not call the library.
+ * Takes a message: VFIOMIG_LOG_* level, the part of the library, and one line of text. May be
+ * called from several threads at once, and must not call the library.
  */
-typedef void (*vfiomig_log_fn)(void *opaque, uint32_t level, const char *target, const char *message);
+typedef void (*vfiomig_log_fn)(void *opaque, uint32_t level, const char *target,
+                               const char *message);
 
-/*
- How a device is saved; NULL for the defaults.
- */
+/* How a device is saved; NULL for the defaults. */
 struct vfiomig_save_options {
-    /*
-     VFIOMIG_SAVE_OPTIONS_INIT sets it.
-     */
-    uint32_t struct_size;
-    /*
-     VFIOMIG_SAVE_NONBLOCK, VFIOMIG_SAVE_NO_PRE_COPY or 0.
-     */
-    uint32_t flags;
-    /*
-     Number of the device within its VM; stands in every frame.
-     */
-    uint32_t device_index;
-    /*
-     Largest payload of a data frame in bytes; 0: 1 MiB.
-     */
-    uint32_t max_frame;
-    /*
-     How often the save may start again because the device was reset; 0: 16.
-     */
-    uint32_t max_restarts;
-    /*
-     Zero.
-     */
-    uint32_t reserved;
-    /*
-     Name of the stream; all zeros: a random one.
-     */
-    uint8_t session[16];
+    uint32_t struct_size;   /* VFIOMIG_SAVE_OPTIONS_INIT sets it. */
+    uint32_t flags;         /* VFIOMIG_SAVE_NONBLOCK, VFIOMIG_SAVE_NO_PRE_COPY or 0. */
+    uint32_t device_index;  /* Number of the device within its VM; stands in every frame. */
+    uint32_t max_frame;     /* Largest payload of a data frame in bytes; 0: 128 KiB. */
+    uint32_t max_restarts;  /* How often the save may start again because the device was reset; 0:
+                             * 16. */
+    uint32_t reserved;      /* Zero. */
+    uint8_t session[16];    /* Name of the stream; all zeros: a random one. */
 };
 
-/*
- Estimates of what is left to save.
- */
+/* Estimates of what is left to save. */
 struct vfiomig_pending {
-    /*
-     VFIOMIG_PENDING_INIT sets it.
-     */
-    uint32_t struct_size;
-    /*
-     VFIOMIG_PENDING_*.
-     */
-    uint32_t flags;
-    /*
-     Initial data not read yet, in bytes.
-     */
-    uint64_t initial_bytes;
-    /*
-     Data that became dirty since it was read, in bytes.
-     */
-    uint64_t dirty_bytes;
-    /*
-     What stop-copy will send, in bytes.
-     */
-    uint64_t stop_copy_bytes;
-    /*
-     Rises when the device starts its initial data again: an acknowledgement of an earlier
-     generation does not count any more.
-     */
-    uint32_t initial_generation;
-    /*
-     Zero.
-     */
-    uint32_t reserved;
+    uint32_t struct_size;         /* VFIOMIG_PENDING_INIT sets it. */
+    uint32_t flags;               /* VFIOMIG_PENDING_*. */
+    uint64_t initial_bytes;       /* Initial data not read yet, in bytes. */
+    uint64_t dirty_bytes;         /* Data that became dirty since it was read, in bytes. */
+    uint64_t stop_copy_bytes;     /* What stop-copy will send, in bytes. */
+    uint32_t initial_generation;  /* Rises when the device starts its initial data again: an
+                                   * acknowledgement of an earlier generation does not count any
+                                   * more. */
+    uint32_t reserved;            /* Zero. */
 };
 
-/*
- What a save has done so far.
- */
+/* What a save has done so far. */
 struct vfiomig_save_stats {
-    /*
-     VFIOMIG_SAVE_STATS_INIT sets it.
-     */
-    uint32_t struct_size;
-    /*
-     Zero.
-     */
-    uint32_t reserved;
-    /*
-     Device data returned, in bytes, restarts included.
-     */
-    uint64_t data_bytes;
-    /*
-     Part of it that was read before the device stopped, in bytes.
-     */
-    uint64_t precopy_bytes;
-    /*
-     The whole stream returned, in bytes.
-     */
-    uint64_t stream_bytes;
-    /*
-     Frames returned.
-     */
-    uint64_t frames;
-    /*
-     How often the save started again because the device was reset.
-     */
-    uint64_t restarts;
-    /*
-     Time inside the driver's reads after the device stopped, in nanoseconds.
-     */
-    uint64_t stop_read_ns;
-    /*
-     Time of the change to PRE_COPY, in nanoseconds.
-     */
-    uint64_t begin_ns;
-    /*
-     Time of the change to PRE_COPY_P2P or RUNNING_P2P, in nanoseconds.
-     */
-    uint64_t quiesce_ns;
-    /*
-     Time of the change to STOP_COPY, in nanoseconds.
-     */
-    uint64_t stop_ns;
-    /*
-     Time of the change that ended the save, in nanoseconds.
-     */
-    uint64_t finish_ns;
+    uint32_t struct_size;    /* VFIOMIG_SAVE_STATS_INIT sets it. */
+    uint32_t reserved;       /* Zero. */
+    uint64_t data_bytes;     /* Device data returned, in bytes, restarts included. */
+    uint64_t precopy_bytes;  /* Part of it that was read before the device stopped, in bytes. */
+    uint64_t stream_bytes;   /* The whole stream returned, in bytes. */
+    uint64_t frames;         /* Frames returned. */
+    uint64_t restarts;       /* How often the save started again because the device was reset. */
+    uint64_t stop_read_ns;   /* Time inside the driver's reads after the device stopped, in
+                              * nanoseconds. */
+    uint64_t begin_ns;       /* Time of the change to PRE_COPY, in nanoseconds. */
+    uint64_t quiesce_ns;     /* Time of the change to PRE_COPY_P2P or RUNNING_P2P, in
+                              * nanoseconds. */
+    uint64_t stop_ns;        /* Time of the change to STOP_COPY, in nanoseconds. */
+    uint64_t finish_ns;      /* Time of the change that ended the save, in nanoseconds. */
 };
 
-#ifdef __cplusplus
-extern "C" {
-#endif // __cplusplus
+/* The library as a whole
+ * ---------------------- */
 
 /*
- Probes the VFIO device behind fd, from a group or from a cdev (bound to an iommufd). The fd is
- borrowed: it is never closed, and must stay open until the device handle and all sessions on it
- have been freed. A device that cannot migrate is no error: vfiomig_device_get_reason() says
- why not. Issues ioctls; changes nothing of the device's state.
- */
-int vfiomig_device_new_fd(int fd,
-                          const struct vfiomig_device_options *options,
-                          struct vfiomig_device **out);
-
-/*
- Probes a device behind a table of callbacks: vfio-user, a mock, or whatever the VMM brings.
- The table is copied; ops->release is called exactly once with opaque, also when this fails
- (unless ops itself cannot be read: NULL, or a struct_size that is none).
- */
-int vfiomig_device_new_ops(const struct vfiomig_device_ops *ops,
-                           void *opaque,
-                           const struct vfiomig_device_options *options,
-                           struct vfiomig_device **out);
-
-/*
- Frees a device handle; NULL is none. Sessions that are still open keep the device until they
- are freed themselves. Waits for a call on another thread.
- */
-void vfiomig_device_free(struct vfiomig_device *device);
-
-/*
- What the device can do.
- */
-int vfiomig_device_get_caps(struct vfiomig_device *device, struct vfiomig_caps *caps);
-
-/*
- Why the device cannot migrate, or not well: one reason per index from 0, worst first.
- */
-int vfiomig_device_get_reason(struct vfiomig_device *device,
-                              uint32_t index,
-                              struct vfiomig_reason *reason);
-
-/*
- What the device is, as far as it is known.
- */
-int vfiomig_device_get_identity(struct vfiomig_device *device, struct vfiomig_identity *identity);
-
-/*
- Asks the device which state it is in (VFIOMIG_STATE_*; a newer kernel's states come as their
- numbers).
- */
-int vfiomig_device_get_state(struct vfiomig_device *device, uint32_t *state);
-
-/*
- Takes the device to VFIOMIG_STATE_STOP, _RUNNING or _RUNNING_P2P, over whatever states lie
- between. The states with a data stream are entered by vfiomig_save_begin() and
- vfiomig_load_begin(). A device that an earlier owner left in one of those is reset first. May
- take as long as the device does: call it off the main loop.
- */
-int vfiomig_device_set_state(struct vfiomig_device *device, uint32_t state);
-
-/*
- Takes the device to RUNNING: the last step on the target after vfiomig_load_commit(), with the
- fix-ups made; or on a source that was kept stopped. Clears the fix-ups.
- */
-int vfiomig_device_run(struct vfiomig_device *device);
-
-/*
- Resets the device with VFIO_DEVICE_RESET: RUNNING, with its contents lost. A save that is
- under way starts again by itself; a load fails.
- */
-int vfiomig_device_reset(struct vfiomig_device *device);
-
-/*
- Says that the device was reset by other means: a function-level reset by its guest, a bus reset
- by the VMM. A save that is under way starts again by itself; a load fails. Also brings back a
- device that was lost and that a harder reset has revived.
- */
-int vfiomig_device_was_reset(struct vfiomig_device *device);
-
-/*
- What the VMM must redo before the device runs, after a reset or a load: VFIOMIG_FIXUP_*.
- */
-int vfiomig_device_get_fixups(struct vfiomig_device *device, uint32_t *fixups);
-
-/*
- What was going on when something last failed on this device, sessions included; zeros if
- nothing has.
- */
-int vfiomig_device_get_failure(struct vfiomig_device *device, struct vfiomig_failure *failure);
-
-/*
- The text of the last error that a function returned on this thread, one line, beginning with
- the function's name; empty before the first error. Texts may change in any release; codes do
- not. Valid until the next error on this thread.
- */
-const char *vfiomig_error_message(void);
-
-/*
- One line on what an error code means in general, for a negative return value of any function;
- "unknown error" for other numbers. Static.
- */
-const char *vfiomig_error_describe(int code);
-
-/*
- Computes how a device with VFIO_MIGRATION_* migration_flags gets from one state to another
- (VFIOMIG_STATE_*), exactly as the kernel does: which states it passes through and whether a
- data fd comes back. Asks no device.
- */
-int vfiomig_fsm_path(uint64_t migration_flags,
-                     uint32_t from,
-                     uint32_t to,
-                     struct vfiomig_path *path);
-
-/*
- A state's name as the kernel's documentation has it, for example "PRE_COPY"; "UNKNOWN" for
- numbers that are no state. Static.
- */
-const char *vfiomig_state_name(uint32_t state);
-
-/*
- Begins to load the device: to RESUMING. What the device held is lost. The session owns the
- device's data fd and keeps the device alive.
- */
-int vfiomig_load_begin(struct vfiomig_device *device,
-                       const struct vfiomig_load_options *options,
-                       struct vfiomig_load **out);
-
-/*
- Takes the next len bytes of the stream, in any split. Nothing reaches the driver before the
- frame that it is part of has been verified. On an error the device has been reset already, and
- only freeing is left to do. May block as long as the driver does.
-
- VFIOMIG_MORE: go on. VFIOMIG_INITIAL_LOADED: tell the source that its initial data is here, and
- go on. VFIOMIG_RESTARTED: the source's device was reset; blobs and acknowledgements of before
- are void; go on. VFIOMIG_END: the stream is complete; commit.
- */
-int vfiomig_load_push(struct vfiomig_load *load, const void *data, size_t len);
-
-/*
- Makes the driver check and take the state: RESUMING to STOP. Needs the complete stream. On
- success the source may be released; make the fix-ups of vfiomig_device_get_fixups() and call
- vfiomig_device_run(). On an error the device has been reset, and the source goes on.
- */
-int vfiomig_load_commit(struct vfiomig_load *load);
-
-/*
- Cancels the load: the call that is under way returns -ECANCELED as soon as the driver lets it,
- and so does the next; the device is reset. May be called from any thread at any time while the
- handle lives.
- */
-int vfiomig_load_cancel(struct vfiomig_load *load);
-
-/*
- What the stream says that it was saved from. A claim, not a proof.
- */
-int vfiomig_load_get_source_identity(struct vfiomig_load *load, struct vfiomig_identity *identity);
-
-/*
- What the load has done so far. May be called from any thread at any time while the handle
- lives.
- */
-int vfiomig_load_get_stats(struct vfiomig_load *load, struct vfiomig_load_stats *stats);
-
-/*
- What was going on when this load failed; zeros if it has not.
- */
-int vfiomig_load_get_failure(struct vfiomig_load *load, struct vfiomig_failure *failure);
-
-/*
- Frees a load; NULL is none. One that was not committed is abandoned, and its device reset.
- Waits for a call on another thread.
- */
-void vfiomig_load_free(struct vfiomig_load *load);
-
-/*
- Sends the library's messages to log, up to level (VFIOMIG_LOG_*), for the whole process; NULL
- makes it silent again, as it is in the beginning. Bytes of device state are never logged.
- The previous callback's opaque is released once no thread is inside it any more.
- */
-int vfiomig_log_set(vfiomig_log_fn log, void *opaque, vfiomig_release_fn release, uint32_t level);
-
-/*
- Sends the library's messages to standard error as the environment variable VFIOMIG_LOG says,
- for example VFIOMIG_LOG=debug. Replaces what vfiomig_log_set() set; may be called again. For
- programs that have no logging of their own; needs a library built with the feature env-logger.
- */
-int vfiomig_log_init_env(void);
-
-/*
- Begins to save the device: RUNNING to PRE_COPY where the device has it. A device in STOP is
- saved without pre-copy. The session owns the device's data fd and keeps the device alive.
- */
-int vfiomig_save_begin(struct vfiomig_device *device,
-                       const struct vfiomig_save_options *options,
-                       struct vfiomig_save **out);
-
-/*
- Takes the next piece of the stream: at most cap bytes into buf, their number into *len. Send
- them, in this order, to the target. The driver's data lands in buf directly; buf is written to
- only up to cap, also beyond *len.
-
- VFIOMIG_MORE: send and call again. VFIOMIG_DRAINED: send; the device runs and has nothing more
- now; come back on a timer or when vfiomig_save_poll_fd() is readable, or go on to
- vfiomig_save_stop(). VFIOMIG_END: send; the stream is complete.
- */
-int vfiomig_save_next(struct vfiomig_save *save, void *buf, size_t cap, size_t *len);
-
-/*
- Adds an opaque piece of the VMM's, for example the PCI configuration space: it travels behind
- everything returned so far and comes out of the target's blob callback with the same kind. The
- data is copied. Blobs of more than 4064 bytes need a larger buffer in vfiomig_save_next().
- */
-int vfiomig_save_blob(struct vfiomig_save *save, uint32_t kind, const void *data, size_t len);
-
-/*
- Asks the driver how much is left. All numbers are estimates, and drivers err in both
- directions.
- */
-int vfiomig_save_get_pending(struct vfiomig_save *save, struct vfiomig_pending *pending);
-
-/*
- A file descriptor to poll for reading while vfiomig_save_next() says -EAGAIN or
- VFIOMIG_DRAINED. It belongs to the library, and changes when the save stops the device or starts
- again. Most drivers are always ready: also come back on a timer.
- */
-int vfiomig_save_poll_fd(struct vfiomig_save *save);
-
-/*
- Stops peer-to-peer DMA of the device. With several devices: all are quiesced before any is
- stopped. Devices without these states stay as they are.
- */
-int vfiomig_save_quiesce(struct vfiomig_save *save);
-
-/*
- Stops the device, to STOP_COPY, quiescing it first where that has not been done. The guest's
- vCPUs must have been stopped before. Then call vfiomig_save_next() until VFIOMIG_END.
- */
-int vfiomig_save_stop(struct vfiomig_save *save);
-
-/*
- Ends the save. VFIOMIG_RELEASE: the target has committed; the device stays in STOP; needs the
- complete stream. VFIOMIG_KEEP: the guest goes on here; the device goes back to where it was,
- from any state; also after VFIOMIG_END, which makes the stream a checkpoint.
- */
-int vfiomig_save_finish(struct vfiomig_save *save, uint32_t ending);
-
-/*
- Cancels the save: the call that is under way returns -ECANCELED as soon as the driver lets it,
- and so does every later one. Then finish with VFIOMIG_KEEP, or free. May be called from any
- thread at any time while the handle lives.
- */
-int vfiomig_save_cancel(struct vfiomig_save *save);
-
-/*
- What the save has done so far. May be called from any thread at any time while the handle
- lives.
- */
-int vfiomig_save_get_stats(struct vfiomig_save *save, struct vfiomig_save_stats *stats);
-
-/*
- What was going on when this save last failed; zeros if it has not.
- */
-int vfiomig_save_get_failure(struct vfiomig_save *save, struct vfiomig_failure *failure);
-
-/*
- Frees a save; NULL is none. One that was not finished is ended as with VFIOMIG_KEEP. Waits for
- a call on another thread.
- */
-void vfiomig_save_free(struct vfiomig_save *save);
-
-/*
- The library's version at run time: major << 16 | minor << 8 | patch, to be compared with
- VFIOMIG_VERSION of the header that the caller was compiled with.
+ * The library's version at run time: major << 16 | minor << 8 | patch, to be compared with
+ * VFIOMIG_VERSION of the header that the caller was compiled with.
+ *
+ * Since: 0.1.
  */
 uint32_t vfiomig_version(void);
 
 /*
- The library's version at run time as a text, for example "0.1.0". Static.
+ * The library's version at run time as a text, for example "0.1.0". Static.
+ *
+ * Since: 0.1.
  */
 const char *vfiomig_version_string(void);
 
-#ifdef __cplusplus
-}  // extern "C"
-#endif  // __cplusplus
+/*
+ * The text of the last error that a function returned on this thread, one line, beginning with the
+ * function's name; empty before the first error. Texts may change in any release; codes do not.
+ * Valid until the next error on this thread.
+ *
+ * Since: 0.1.
+ */
+const char *vfiomig_error_message(void);
 
-#endif  /* VFIOMIG_H */
+/*
+ * One line on what an error code means in general, for a negative return value of any function;
+ * "unknown error" for other numbers. Static.
+ *
+ * Since: 0.1.
+ */
+const char *vfiomig_error_describe(int code);
+
+/*
+ * Sends the library's messages to log, up to level (VFIOMIG_LOG_*), for the whole process; NULL
+ * makes it silent again, as it is in the beginning. Bytes of device state are never logged. The
+ * previous callback's opaque is released once no thread is inside it any more.
+ *
+ * Errors: -EBUSY, -EINVAL, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_log_set(vfiomig_log_fn log, void *opaque, vfiomig_release_fn release, uint32_t level);
+
+/*
+ * Sends the library's messages to standard error as the environment variable VFIOMIG_LOG says, for
+ * example VFIOMIG_LOG=debug. Replaces what vfiomig_log_set() set; may be called again. For programs
+ * that have no logging of their own; needs a library built with the feature env-logger.
+ *
+ * Errors: -EBUSY, -EOPNOTSUPP, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_log_init_env(void);
+
+/*
+ * Computes how a device with VFIO_MIGRATION_* migration_flags gets from one state to another
+ * (VFIOMIG_STATE_*), exactly as the kernel does: which states it passes through and whether a data
+ * fd comes back. Asks no device.
+ *
+ * Errors: -EFAULT, -EINVAL, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_fsm_path(uint64_t migration_flags, uint32_t from, uint32_t to,
+                     struct vfiomig_path *path);
+
+/*
+ * A state's name as the kernel's documentation has it, for example "PRE_COPY"; "UNKNOWN" for
+ * numbers that are no state. Static.
+ *
+ * Since: 0.1.
+ */
+const char *vfiomig_state_name(uint32_t state);
+
+/* Devices
+ * ------- */
+
+/*
+ * Probes the VFIO device behind fd, from a group or from a cdev (bound to an iommufd). The fd is
+ * borrowed: it is never closed, and must stay open until the device handle and all sessions on it
+ * have been freed. A device that cannot migrate is no error: vfiomig_device_get_reason() says why
+ * not. Issues ioctls; changes nothing of the device's state.
+ *
+ * Errors: -EIO, -ENOMEM, -EFAULT, -ENODEV, -EINVAL, -ENOTTY, -E2BIG, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_device_new_fd(int fd, const struct vfiomig_device_options *options,
+                          struct vfiomig_device **out) VFIOMIG_MUST_CHECK;
+
+/*
+ * Probes a device behind a table of callbacks: vfio-user, a mock, or whatever the VMM brings. The
+ * table is copied; ops->release is called exactly once with opaque, also when this fails (unless
+ * ops itself cannot be read: NULL, or a struct_size that is none).
+ *
+ * Errors: -EIO, -ENOMEM, -EFAULT, -EINVAL, -E2BIG, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_device_new_ops(const struct vfiomig_device_ops *ops, void *opaque,
+                           const struct vfiomig_device_options *options,
+                           struct vfiomig_device **out) VFIOMIG_MUST_CHECK;
+
+/*
+ * Frees a device handle; NULL is none. Sessions that are still open keep the device until they are
+ * freed themselves. Waits for a call on another thread.
+ *
+ * Since: 0.1.
+ */
+void vfiomig_device_free(struct vfiomig_device *device);
+
+/*
+ * What the device can do.
+ *
+ * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_device_get_caps(struct vfiomig_device *device, struct vfiomig_caps *caps);
+
+/*
+ * Why the device cannot migrate, or not well: one reason per index from 0, worst first.
+ *
+ * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENODATA, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_device_get_reason(struct vfiomig_device *device, uint32_t index,
+                              struct vfiomig_reason *reason);
+
+/*
+ * What the device is, as far as it is known.
+ *
+ * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_device_get_identity(struct vfiomig_device *device, struct vfiomig_identity *identity);
+
+/*
+ * Asks the device which state it is in (VFIOMIG_STATE_*; a newer kernel's states come as their
+ * numbers).
+ *
+ * Errors: -EIO, -EBADF, -EFAULT, -EBUSY, -ENODEV, -ENOTTY, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_device_get_state(struct vfiomig_device *device, uint32_t *state);
+
+/*
+ * Takes the device to VFIOMIG_STATE_STOP, _RUNNING or _RUNNING_P2P, over whatever states lie
+ * between. The states with a data stream are entered by vfiomig_save_begin() and
+ * vfiomig_load_begin(). A device that an earlier owner left in one of those is reset first. May
+ * take as long as the device does: call it off the main loop.
+ *
+ * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
+ *         -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_device_set_state(struct vfiomig_device *device, uint32_t state);
+
+/*
+ * Takes the device to RUNNING: the last step on the target after vfiomig_load_commit(), with the
+ * fix-ups made; or on a source that was kept stopped. Clears the fix-ups.
+ *
+ * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
+ *         -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_device_run(struct vfiomig_device *device) VFIOMIG_MUST_CHECK;
+
+/*
+ * Resets the device with VFIO_DEVICE_RESET: RUNNING, with its contents lost. A save that is under
+ * way starts again by itself; a load fails.
+ *
+ * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
+ *         -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_device_reset(struct vfiomig_device *device);
+
+/*
+ * Says that the device was reset by other means: a function-level reset by its guest, a bus reset
+ * by the VMM. A save that is under way starts again by itself; a load fails. Also brings back a
+ * device that was lost and that a harder reset has revived.
+ *
+ * Errors: -EIO, -EBADF, -EFAULT, -EBUSY, -ENODEV, -ENOTTY, -EOPNOTSUPP, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_device_was_reset(struct vfiomig_device *device);
+
+/*
+ * What the VMM must redo before the device runs, after a reset or a load: VFIOMIG_FIXUP_*. Does not
+ * wait for a session on the device.
+ *
+ * Errors: -EBADF, -EFAULT, -EBUSY, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_device_get_fixups(struct vfiomig_device *device, uint32_t *fixups);
+
+/*
+ * What was going on when something last failed on this device, sessions included; zeros if nothing
+ * has.
+ *
+ * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_device_get_failure(struct vfiomig_device *device, struct vfiomig_failure *failure);
+
+/* Saving
+ * ------ */
+
+/*
+ * Begins to save the device: RUNNING to PRE_COPY where the device has it. A device in STOP is saved
+ * without pre-copy. The session owns the device's data fd and keeps the device alive.
+ *
+ * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -E2BIG, -EOPNOTSUPP,
+ *         -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_save_begin(struct vfiomig_device *device, const struct vfiomig_save_options *options,
+                       struct vfiomig_save **out) VFIOMIG_MUST_CHECK;
+
+/*
+ * Takes the next piece of the stream: at most cap bytes into buf, their number into *len. Send
+ * them, in this order, to the target. The driver's data lands in buf directly; buf is written to
+ * only up to cap, also beyond *len.
+ *
+ * VFIOMIG_MORE: send and call again. VFIOMIG_DRAINED: send; the device runs and has nothing more
+ * now; come back on a timer or when vfiomig_save_poll_fd() is readable, or go on to
+ * vfiomig_save_stop(). VFIOMIG_END: send; the stream is complete.
+ *
+ * States: pre-copy, quiesced, stop-copy.
+ * Errors: -EIO, -EBADF, -EAGAIN, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOSPC, -EOPNOTSUPP,
+ *         -ECANCELED, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_save_next(struct vfiomig_save *save, void *buf, size_t cap,
+                      size_t *len) VFIOMIG_MUST_CHECK;
+
+/*
+ * Adds an opaque piece of the VMM's, for example the PCI configuration space: it travels behind
+ * everything returned so far and comes out of the target's blob callback with the same kind. The
+ * data is copied. Blobs of more than 4056 bytes need a larger buffer in vfiomig_save_next().
+ *
+ * States: pre-copy, quiesced, stop-copy.
+ * Errors: -EBADF, -ENOMEM, -EFAULT, -EBUSY, -EINVAL, -EMSGSIZE, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_save_blob(struct vfiomig_save *save, uint32_t kind, const void *data,
+                      size_t len) VFIOMIG_MUST_CHECK;
+
+/*
+ * Asks the driver how much is left. All numbers are estimates, and drivers err in both directions.
+ *
+ * States: pre-copy, quiesced, stop-copy.
+ * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_save_get_pending(struct vfiomig_save *save, struct vfiomig_pending *pending);
+
+/*
+ * A file descriptor to poll for reading while vfiomig_save_next() says -EAGAIN or VFIOMIG_DRAINED.
+ * It belongs to the library, and changes when the save stops the device or starts again. Most
+ * drivers are always ready: also come back on a timer.
+ *
+ * States: all.
+ * Errors: -EBADF, -EFAULT, -EBUSY, -EOPNOTSUPP, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_save_poll_fd(struct vfiomig_save *save);
+
+/*
+ * Stops peer-to-peer DMA of the device. With several devices: all are quiesced before any is
+ * stopped. Devices without these states stay as they are.
+ *
+ * States: pre-copy.
+ * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
+ *         -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_save_quiesce(struct vfiomig_save *save);
+
+/*
+ * Stops the device, to STOP_COPY, quiescing it first where that has not been done. The guest's
+ * vCPUs must have been stopped before. Then call vfiomig_save_next() until VFIOMIG_END.
+ *
+ * States: pre-copy, quiesced.
+ * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
+ *         -ECANCELED, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_save_stop(struct vfiomig_save *save) VFIOMIG_MUST_CHECK;
+
+/*
+ * Ends the save. VFIOMIG_RELEASE: the target has committed; the device stays in STOP; needs the
+ * complete stream. VFIOMIG_KEEP: the guest goes on here; the device goes back to where it was, from
+ * any state; also after VFIOMIG_END, which makes the stream a checkpoint. VFIOMIG_KEEP_QUIESCED:
+ * the same for one of several devices: to RUNNING_P2P, where it has that.
+ *
+ * States: pre-copy, quiesced, stop-copy, ended, failed.
+ * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
+ *         -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_save_finish(struct vfiomig_save *save, uint32_t ending);
+
+/*
+ * Cancels the save: reading, quiescing or stopping returns -ECANCELED, the call that is under way
+ * as soon as the driver lets it, and every later one. Then finish with VFIOMIG_KEEP, or free. May
+ * be called from any thread at any time while the handle lives.
+ *
+ * States: all.
+ * Errors: -EBADF, -EFAULT, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_save_cancel(struct vfiomig_save *save);
+
+/*
+ * What the save has done so far. May be called from any thread at any time while the handle lives.
+ *
+ * States: all.
+ * Errors: -EBADF, -EFAULT, -EINVAL, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_save_get_stats(struct vfiomig_save *save, struct vfiomig_save_stats *stats);
+
+/*
+ * What was going on when this save last failed; zeros if it has not.
+ *
+ * States: all.
+ * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_save_get_failure(struct vfiomig_save *save, struct vfiomig_failure *failure);
+
+/*
+ * Frees a save; NULL is none. One that was not finished is ended as with VFIOMIG_KEEP. Waits for a
+ * call on another thread.
+ *
+ * Since: 0.1.
+ */
+void vfiomig_save_free(struct vfiomig_save *save);
+
+/* Loading
+ * ------- */
+
+/*
+ * Begins to load the device: to RESUMING. What the device held is lost. The session owns the
+ * device's data fd and keeps the device alive.
+ *
+ * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -E2BIG,
+ *         -EOPNOTSUPP, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_load_begin(struct vfiomig_device *device, const struct vfiomig_load_options *options,
+                       struct vfiomig_load **out) VFIOMIG_MUST_CHECK;
+
+/*
+ * Takes the next len bytes of the stream, in any split. Nothing reaches the driver before the frame
+ * that it is part of has been verified. On an error the device has been reset already, and only
+ * freeing is left to do. May block as long as the driver does.
+ *
+ * Returns bits. None (VFIOMIG_MORE): go on. VFIOMIG_INITIAL_LOADED: tell the source that its
+ * initial data is here, and go on. VFIOMIG_RESTARTED: the source's device was reset; blobs and
+ * acknowledgements of before are void; an INITIAL_LOADED beside it came later; go on. VFIOMIG_END:
+ * the stream is complete; commit.
+ *
+ * States: receiving, complete.
+ * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EPROTO,
+ *         -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_load_push(struct vfiomig_load *load, const void *data, size_t len) VFIOMIG_MUST_CHECK;
+
+/*
+ * Offers memory to receive the next bytes of the stream into: at *space, *len bytes, at least one;
+ * it belongs to the library and is valid until the next call with this handle. Then say with
+ * vfiomig_load_received() how many bytes came. Saves the copy that vfiomig_load_push() makes of
+ * frames that lie in two of its pieces: the way for a VMM that reads from a socket.
+ *
+ * States: receiving, complete.
+ * Errors: -EBADF, -ENOMEM, -EFAULT, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_load_get_space(struct vfiomig_load *load, void **space, size_t *len);
+
+/*
+ * Takes len bytes that were received into the memory of vfiomig_load_get_space(). Returns what
+ * vfiomig_load_push() returns.
+ *
+ * States: receiving, complete.
+ * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EPROTO,
+ *         -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_load_received(struct vfiomig_load *load, size_t len) VFIOMIG_MUST_CHECK;
+
+/*
+ * Makes the driver check and take the state: RESUMING to STOP. Needs the complete stream. On
+ * success the source may be released; make the fix-ups of vfiomig_device_get_fixups() and call
+ * vfiomig_device_run(). On an error the device has been reset, and the source goes on.
+ *
+ * States: receiving, complete.
+ * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -ENODATA, -EOPNOTSUPP,
+ *         -ECANCELED, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_load_commit(struct vfiomig_load *load) VFIOMIG_MUST_CHECK;
+
+/*
+ * Cancels the load: the call that is under way returns -ECANCELED as soon as the driver lets it,
+ * and so does the next; the device is reset. May be called from any thread at any time while the
+ * handle lives.
+ *
+ * States: all.
+ * Errors: -EBADF, -EFAULT, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_load_cancel(struct vfiomig_load *load);
+
+/*
+ * What the stream says that it was saved from. A claim, not a proof.
+ *
+ * States: all.
+ * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENODATA, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_load_get_source_identity(struct vfiomig_load *load, struct vfiomig_identity *identity);
+
+/*
+ * What the load has done so far. May be called from any thread at any time while the handle lives.
+ *
+ * States: all.
+ * Errors: -EBADF, -EFAULT, -EINVAL, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_load_get_stats(struct vfiomig_load *load, struct vfiomig_load_stats *stats);
+
+/*
+ * What was going on when this load failed; zeros if it has not.
+ *
+ * States: all.
+ * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_load_get_failure(struct vfiomig_load *load, struct vfiomig_failure *failure);
+
+/*
+ * Frees a load; NULL is none. One that was not committed is abandoned, and its device reset. Waits
+ * for a call on another thread.
+ *
+ * Since: 0.1.
+ */
+void vfiomig_load_free(struct vfiomig_load *load);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* VFIOMIG_H */

@@ -78,9 +78,22 @@ impl Code {
 pub struct Errno(pub i32);
 
 impl Errno {
-    /// The code for this errno: itself where it is in the closed set, otherwise [`Code::Io`].
+    /// The code for what a driver or a callback in its place returned. Most errnos of the closed
+    /// set mean something else there (a driver's EFAULT is not a NULL pointer of the caller's):
+    /// those are [`Code::Io`], with the raw number in [`Failure::errno`].
     pub fn code(self) -> Code {
-        Code::from_errno(self.0).unwrap_or(Code::Io)
+        match Code::from_errno(self.0) {
+            Some(
+                code @ (Code::Inval
+                | Code::NoDev
+                | Code::NoMem
+                | Code::NotTty
+                | Code::NotSupported
+                | Code::TimedOut
+                | Code::Cancelled),
+            ) => code,
+            _ => Code::Io,
+        }
     }
 }
 
@@ -230,11 +243,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_errno_outside_the_set_becomes_eio_and_all_inside_map_to_themselves() {
-        assert_eq!(Errno(libc::ENOTCONN).code(), Code::Io);
-        for code in Code::ALL {
-            assert_eq!(Errno(*code as i32).code(), *code);
-            assert!(code.to_ret() < 0);
+    fn a_drivers_errno_never_reads_as_a_mistake_of_the_caller() {
+        for errno in [libc::ENOTCONN, libc::EFAULT, libc::EBADF, libc::EBUSY, libc::ENODATA] {
+            assert_eq!(Errno(errno).code(), Code::Io);
         }
+        for code in [Code::Inval, Code::NoDev, Code::NoMem, Code::NotTty, Code::NotSupported] {
+            assert_eq!(Errno(code as i32).code(), code);
+        }
+    }
+
+    #[test]
+    fn codes_are_negative_errnos_in_c() {
+        for code in Code::ALL {
+            assert_eq!(Code::from_errno(-code.to_ret()), Some(*code));
+        }
+        assert_eq!(Code::from_errno(libc::ENOTCONN), None);
     }
 }

@@ -13,8 +13,9 @@ pub const VFIOMIG_RESTARTED: i32 = 8;
 
 /// The smallest buffer that vfiomig_save_next() takes, in bytes.
 pub const VFIOMIG_MIN_BUFFER: u32 = 4096;
-/// What a frame adds to its payload, in bytes: a buffer of 1 MiB and this holds a full frame.
-pub const VFIOMIG_FRAME_OVERHEAD: u32 = 32;
+/// A good size of the buffer for vfiomig_save_next(), in bytes: eight full frames, a little more
+/// than 1 MiB.
+pub const VFIOMIG_GOOD_BUFFER: u32 = 8 * ((128 << 10) + 32);
 
 /// The driver lost track of the device; only a reset helps.
 pub const VFIOMIG_STATE_ERROR: u32 = 0;
@@ -150,6 +151,10 @@ pub const VFIOMIG_PENDING_INITIAL_SENT: u32 = 4;
 pub const VFIOMIG_RELEASE: u32 = 1;
 /// The guest goes on here: the device goes back to where it was before the save.
 pub const VFIOMIG_KEEP: u32 = 2;
+/// As VFIOMIG_KEEP, but without peer-to-peer DMA where the device has such a state: for several
+/// devices, of which none may run before all have left the stopped states. Then call
+/// vfiomig_device_run() for each.
+pub const VFIOMIG_KEEP_QUIESCED: u32 = 3;
 
 /// Refuse a stream whose device_index is not that of the options.
 pub const VFIOMIG_LOAD_CHECK_DEVICE: u32 = 1;

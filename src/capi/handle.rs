@@ -111,7 +111,7 @@ fn grow_to(index: u32) -> Option<&'static Slot> {
 }
 
 /// How a handle is put together: from bit 8 the slot, from bit 24 its generation, from bit 4 the
-/// kind. On 64-bit machines the top makes it an address that faults when it is dereferenced.
+/// kind. On x86-64 the top makes it an address that faults when it is dereferenced.
 #[cfg(target_pointer_width = "64")]
 mod bits {
     pub(super) const MARK: usize = 0x5a << 56;

@@ -160,12 +160,14 @@ pub extern "C" fn vfiomig_save_stop(save: *mut vfiomig_save) -> c_int {
 /// Ends the save. VFIOMIG_RELEASE: the target has committed; the device stays in STOP; needs the
 /// complete stream. VFIOMIG_KEEP: the guest goes on here; the device goes back to where it was,
 /// from any state; also after VFIOMIG_END, which makes the stream a checkpoint.
+/// VFIOMIG_KEEP_QUIESCED: the same for one of several devices: to RUNNING_P2P, where it has that.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_save_finish(save: *mut vfiomig_save, ending: u32) -> c_int {
     with(&table::SAVE_FINISH, save.addr(), |save: &mut Save| match ending {
         VFIOMIG_RELEASE => save.finish(Ending::Release),
         VFIOMIG_KEEP => save.finish(Ending::Keep),
-        other => Err(err!(Inval, "ending is {other}, not VFIOMIG_RELEASE or VFIOMIG_KEEP")),
+        VFIOMIG_KEEP_QUIESCED => save.finish(Ending::KeepQuiesced),
+        other => Err(err!(Inval, "there is no ending {other}")),
     })
 }
 

@@ -194,7 +194,11 @@ impl Device {
         inner.state = None;
         inner.epoch += 1;
         inner.note_fixups(Fixups::AFTER_RESET_OR_LOAD);
-        let result = inner.ask_state().map(drop);
+        let result = inner.ask_state().map(|state| {
+            if state == State::Running {
+                inner.forget_bad_state();
+            }
+        });
         inner.emit(EventKind::Reset, None, Outcome::Reset, 0);
         inner.remember(result)
     }
@@ -359,6 +363,13 @@ impl Inner {
     pub(crate) fn add_fixups(&mut self, fixups: u32) {
         self.note_fixups(fixups);
         self.emit(EventKind::FixupsNeeded, self.state, Outcome::Kept, 0);
+    }
+
+    /// Drops the reasons that a reset has done away with.
+    fn forget_bad_state(&mut self) {
+        let cured =
+            [ReasonCode::DeviceInError, ReasonCode::StateUnreadable, ReasonCode::StaleState];
+        self.reasons.retain(|reason| !cured.contains(&reason.code));
     }
 
     /// Closes the data fd.

@@ -134,9 +134,8 @@ impl Inner {
         }
         // Only a reset leads from a session to RUNNING unasked. Sessions notice by the epoch. In
         // STOP_COPY the guest stands still and cannot have done it: that save fails instead.
-        let was_live = before.is_some_and(|s| s.has_session() && s != State::StopCopy);
-        if was_live && state == State::Running {
-            self.epoch += 1;
+        if before.is_some_and(State::has_session) && state == State::Running {
+            self.epoch += u64::from(before != Some(State::StopCopy));
             self.note_fixups(Fixups::AFTER_RESET_OR_LOAD);
             self.emit(EventKind::Reset, before, Outcome::Reset, 0);
         }
@@ -196,6 +195,7 @@ impl Inner {
         self.note_fixups(Fixups::AFTER_RESET_OR_LOAD);
         if after == Ok(State::Running) {
             self.state = Some(State::Running);
+            self.forget_bad_state();
             self.emit(EventKind::Reset, before, Outcome::Reset, elapsed_ns(start));
             return Ok(());
         }

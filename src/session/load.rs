@@ -201,7 +201,12 @@ impl Load {
                         add(&self.stats.data_bytes, taken);
                         let why = if why.is_empty() { errno.to_string() } else { why.to_owned() };
                         let text = format!("the driver refuses the state: {why}");
-                        return Err(Error::new(errno.code(), text).with_failure(Failure {
+                        // mtty and hisi_acc say EFAULT to a header that they do not like.
+                        let code = match errno.0 {
+                            libc::EFAULT => Code::Inval,
+                            _ => errno.code(),
+                        };
+                        return Err(Error::new(code, text).with_failure(Failure {
                             operation: Operation::DataWrite,
                             errno: errno.0,
                             state_before: before,

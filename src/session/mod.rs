@@ -16,6 +16,6 @@ pub use stats::{Cancel, LoadStats, SaveStats, Shared};
 /// little data.
 pub const MIN_BUFFER: usize = 4096;
 
-/// The payload size of data frames, in bytes, where the options say nothing. Larger ones showed
-/// no gain: `make bench`.
-pub const DEFAULT_FRAME: u32 = 1 << 20;
+/// The payload size of data frames, in bytes, where the options say nothing. Larger ones outgrow
+/// the caches between the steps that each byte goes through: `make bench`.
+pub const DEFAULT_FRAME: u32 = 128 << 10;

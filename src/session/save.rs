@@ -12,7 +12,7 @@ use super::stats::{AtomicSaveStats, Cancel, SaveNumbers, SaveStats, Shared, add,
 use super::{DEFAULT_FRAME, MIN_BUFFER};
 use crate::device::{Device, EventKind, Inner, Locked, Session, State, wrong_state};
 use crate::device::{Recover, elapsed_ns};
-use crate::error::{Errno, Error, Failure, Outcome, Result, err};
+use crate::error::{Code, Errno, Error, Failure, Outcome, Result, err};
 use crate::protocol::v2::{self, ReadStep};
 use crate::stream::{DecodeLimits, Encoder, FrameType, HEADER_LEN, MAX_PAYLOAD, encode_identity};
 use crate::transport::random_bytes;
@@ -94,6 +94,10 @@ pub enum Ending {
     Release,
     /// The guest goes on here: the device goes back to where it was.
     Keep,
+    /// As [`Ending::Keep`], but without peer-to-peer DMA where the device has such a state: for
+    /// several devices, of which none may run before all have left the stopped states. Then
+    /// [`Device::run`] each.
+    KeepQuiesced,
 }
 
 /// Where a save is; the order is that of `src/capi/api.toml`.
@@ -242,7 +246,7 @@ impl Save {
         Ok(())
     }
 
-    /// Takes the next piece of the stream.
+    /// Takes the next piece of the stream: as many frames as the buffer holds.
     pub fn next(&mut self, buf: &mut [u8]) -> Result<Next> {
         if !matches!(self.phase, Phase::PreCopy | Phase::Quiesced | Phase::StopCopy) {
             return Err(self.not_now("reading the stream"));
@@ -270,6 +274,34 @@ impl Save {
             self.phase = Phase::Failed;
             return Err(error);
         }
+        // Frames are much smaller than a good buffer, so that each is still in the cache when it is
+        // checksummed and, on the target, when it is written to the driver.
+        let mut filled = 0;
+        loop {
+            let rest = buf.get_mut(filled..).unwrap_or_default();
+            let full = filled > 0 && rest.len() < MIN_BUFFER;
+            if full {
+                return Ok(Next { status: SaveStatus::More, len: filled });
+            }
+            let phase = self.phase;
+            match self.next_frame(inner, rest) {
+                Ok(Next { status: SaveStatus::More, len }) => filled += len,
+                Ok(Next { status, len }) => return Ok(Next { status, len: filled + len }),
+                Err(error) if filled == 0 => return Err(error),
+                Err(error) => {
+                    // What has been sealed must be sent before the error is told.
+                    if !matches!(error.code(), Code::Again | Code::NoSpace) {
+                        self.deferred = Some(error);
+                        self.phase = phase;
+                    }
+                    return Ok(Next { status: SaveStatus::More, len: filled });
+                }
+            }
+        }
+    }
+
+    /// One frame, or the preamble.
+    fn next_frame(&mut self, inner: &mut Inner, buf: &mut [u8]) -> Result<Next> {
         self.restart_after_reset(inner)?;
         let more = |len| Ok(Next { status: SaveStatus::More, len });
         if !self.preamble_sent {
@@ -619,7 +651,7 @@ impl Save {
     pub fn finish(&mut self, ending: Ending) -> Result<()> {
         match (self.phase, ending) {
             (Phase::Finished, _) => return Err(self.not_now("finishing")),
-            (Phase::Ended, _) | (_, Ending::Keep) => {}
+            (Phase::Ended, _) | (_, Ending::Keep | Ending::KeepQuiesced) => {}
             (_, Ending::Release) => {
                 return Err(err!(
                     Inval,
@@ -637,7 +669,10 @@ impl Save {
     fn finish_locked(&mut self, inner: &mut Inner, ending: Ending) -> Result<()> {
         let to = match ending {
             Ending::Release => State::Stop,
-            Ending::Keep => self.origin,
+            Ending::KeepQuiesced if self.origin == State::Running && inner.caps().has_p2p() => {
+                State::RunningP2p
+            }
+            Ending::Keep | Ending::KeepQuiesced => self.origin,
         };
         self.phase = Phase::Finished;
         self.queue.clear();

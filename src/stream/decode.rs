@@ -64,6 +64,10 @@ pub enum Item<'a> {
     End,
 }
 
+/// What [`Decoder::space`] offers at the least the first time, in bytes: a few frames, so that one
+/// system call brings as much as a socket has, and not more than the caches hold.
+const RECEIVE_ROOM: usize = 512 << 10;
+
 enum Awaiting {
     Preamble,
     Header,
@@ -75,11 +79,12 @@ enum Awaiting {
 pub struct Decoder {
     limits: DecodeLimits,
     awaiting: Awaiting,
-    /// Memory for a frame that does not lie whole in an input. All of it is initialised; only the
-    /// first `filled` bytes mean something.
+    /// Memory for what does not lie whole in an input. All of it is initialised; only the bytes
+    /// from `start` to `end` mean something.
     staged: Vec<u8>,
-    filled: usize,
-    /// Bytes at the front of what is staged that were handed on and are not needed any more.
+    start: usize,
+    end: usize,
+    /// Bytes from `start` on that were handed on and are not needed any more.
     used: usize,
     /// Checksum of the staged part of a payload, and how much of it that covers: computed while the
     /// bytes are still in the cache.
@@ -117,7 +122,8 @@ impl Decoder {
             limits,
             awaiting: Awaiting::Preamble,
             staged: Vec::new(),
-            filled: 0,
+            start: 0,
+            end: 0,
             used: 0,
             crc: crc32fast::Hasher::new(),
             hashed: 0,
@@ -177,22 +183,22 @@ impl Decoder {
             // Anything that comes now is one byte too much.
             Awaiting::Nothing => HEADER_LEN,
         };
-        self.ensure(wanted.max(self.filled + 1))?;
-        let filled = self.filled;
-        Ok(self.staged.get_mut(filled..).unwrap_or_default())
+        self.ensure(wanted.max(self.filled() + 1), RECEIVE_ROOM)?;
+        let end = self.end;
+        Ok(self.staged.get_mut(end..).unwrap_or_default())
     }
 
     /// Says that `len` bytes of [`Decoder::space`] have been filled. Then call [`Decoder::next`]
     /// with no input until there is nothing more to hand on.
     pub fn received(&mut self, len: usize) -> Result<()> {
-        let room = self.staged.len().saturating_sub(self.filled);
+        let room = self.staged.len().saturating_sub(self.end);
         if self.used != 0 || len > room {
             return Err(err!(
                 Inval,
                 "{len} bytes cannot have been received: there was room for {room}"
             ));
         }
-        self.filled += len;
+        self.end += len;
         self.offset += len as u64;
         self.hash_staged();
         Ok(())
@@ -208,7 +214,7 @@ impl Decoder {
             // Split in two because a borrow that is returned conditionally ends too late.
             Ok(None) => Ok(None),
             Ok(Some((header, found))) => {
-                Self::interpret(&header, bytes_of(found, &self.staged)).map(Some)
+                Self::interpret(&header, bytes_of(found, self.staged())).map(Some)
             }
             Err(error) => {
                 self.refused = Some(error.code());
@@ -223,7 +229,7 @@ impl Decoder {
         found: Option<(FrameHeader, Found<'i>)>,
     ) -> Result<Option<(FrameHeader, Found<'i>)>> {
         if let Some((header, found)) = found {
-            let item = Self::interpret(&header, bytes_of(found, &self.staged))?;
+            let item = Self::interpret(&header, bytes_of(found, self.staged()))?;
             let (last, number) = match item {
                 Item::InitialComplete(number) => (&mut self.last_mark, number),
                 Item::Restart(number) => (&mut self.last_restart, number),
@@ -281,7 +287,7 @@ impl Decoder {
                     match header.kind {
                         FrameType::Other(_) => self.drop_used(),
                         FrameType::End => {
-                            self.check_end(bytes_of(found, &self.staged))?;
+                            self.check_end(bytes_of(found, self.staged()))?;
                             self.awaiting = Awaiting::Nothing;
                             return Ok(Some((header, found)));
                         }
@@ -289,7 +295,7 @@ impl Decoder {
                     }
                 }
                 Awaiting::Nothing => {
-                    return match input.len() + self.filled {
+                    return match input.len() + self.filled() {
                         0 => Ok(None),
                         more => Err(err!(Proto, "{more} bytes follow the end of the stream")),
                     };
@@ -300,28 +306,28 @@ impl Decoder {
 
     /// Takes exactly `len` bytes: from the input where they lie there whole, else staged.
     fn take<'i>(&mut self, input: &mut &'i [u8], len: usize) -> Result<Option<Found<'i>>> {
-        if self.filled == 0 {
+        if self.filled() == 0 {
             if let Some((front, rest)) = input.split_at_checked(len) {
                 *input = rest;
                 self.offset += len as u64;
                 return Ok(Some(Found::Input(front)));
             }
         }
-        let missing = len.saturating_sub(self.filled);
+        let missing = len.saturating_sub(self.filled());
         if missing > 0 && !input.is_empty() {
             let (front, rest) = input.split_at(missing.min(input.len()));
             *input = rest;
             // Room for the whole frame at once: it is at most the largest that the limits allow.
-            self.ensure(len)?;
-            let end = self.filled + front.len();
-            if let Some(room) = self.staged.get_mut(self.filled..end) {
+            self.ensure(len, 0)?;
+            let end = self.end + front.len();
+            if let Some(room) = self.staged.get_mut(self.end..end) {
                 room.copy_from_slice(front);
             }
-            self.filled = end;
+            self.end = end;
             self.offset += front.len() as u64;
             self.hash_staged();
         }
-        if self.filled < len {
+        if self.filled() < len {
             return Ok(None);
         }
         self.used = len;
@@ -330,37 +336,52 @@ impl Decoder {
 
     fn take_array<const N: usize>(&mut self, input: &mut &[u8]) -> Result<Option<[u8; N]>> {
         let found = self.take(input, N)?;
-        let array = found.map(|found| Get { bytes: bytes_of(found, &self.staged), at: 0 }.array());
+        let array = found.map(|found| Get { bytes: bytes_of(found, self.staged()), at: 0 }.array());
         self.drop_used();
         Ok(array)
     }
 
-    /// Makes sure that `len` bytes can be staged in all.
-    fn ensure(&mut self, len: usize) -> Result<()> {
-        let more = len.saturating_sub(self.staged.len());
+    /// Bytes that are staged.
+    fn filled(&self) -> usize {
+        self.end - self.start
+    }
+
+    fn staged(&self) -> &[u8] {
+        self.staged.get(self.start..self.end).unwrap_or_default()
+    }
+
+    /// Makes sure that `len` bytes can be staged in all; memory that has to be found is at least
+    /// `generous`.
+    fn ensure(&mut self, len: usize, generous: usize) -> Result<()> {
+        if self.staged.len() - self.start < len {
+            self.staged.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        let more = len.max(generous).saturating_sub(self.staged.len());
         if more > 0 {
             self.staged
                 .try_reserve_exact(more)
                 .map_err(|_| err!(NoMem, "no memory for a frame of {len} bytes"))?;
-            self.staged.resize(len, 0);
+            self.staged.resize(self.staged.len() + more, 0);
         }
         Ok(())
     }
 
-    /// Forgets what was handed on; at most a header's bytes lie behind it.
+    /// Forgets what was handed on.
     fn drop_used(&mut self) {
-        let used = std::mem::take(&mut self.used);
-        if used > 0 && used <= self.filled && self.filled <= self.staged.len() {
-            self.staged.copy_within(used..self.filled, 0);
-            self.filled -= used;
+        self.start += std::mem::take(&mut self.used);
+        if self.start >= self.end {
+            // From the front again: that memory is still in the cache.
+            (self.start, self.end) = (0, 0);
         }
     }
 
     /// Adds to the checksum what has been staged of the payload since.
     fn hash_staged(&mut self) {
         if let Awaiting::Payload(header) = self.awaiting {
-            let end = self.filled.min(header.length as usize);
-            if let Some(new) = self.staged.get(self.hashed..end) {
+            let end = self.filled().min(header.length as usize);
+            if let Some(new) = self.staged.get(self.start + self.hashed..self.start + end) {
                 self.crc.update(new);
                 self.hashed = end;
             }
