@@ -95,7 +95,9 @@ pub unsafe extern "C" fn vfiomig_save_next(
 
 /// Adds an opaque piece of the VMM's, for example the PCI configuration space: it travels behind
 /// everything returned so far and comes out of the target's blob callback with the same kind. The
-/// data is copied. Blobs of more than 4056 bytes need a larger buffer in vfiomig_save_next().
+/// data is copied. A save that starts again because its device was reset voids the blobs before it:
+/// add them again (VFIOMIG_EVENT_SAVE_RESTARTED, or restarts in vfiomig_save_get_stats()). Blobs of
+/// more than 4056 bytes need a larger buffer in vfiomig_save_next().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_save_blob(
     save: *mut vfiomig_save,

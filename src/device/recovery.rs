@@ -113,6 +113,12 @@ impl Inner {
                 Changed::Done
             }
             (true, false) => Changed::Broken("the driver returned no data fd"),
+            // Superfluous, and of no consequence where no stream goes on.
+            (false, true) if !to.has_session() => {
+                log::warn!(target: "vfiomig::device", "a data fd came with {to}; closed");
+                self.transport.data_close(DataFd(fd));
+                Changed::Done
+            }
             (false, true) => {
                 self.transport.data_close(DataFd(fd));
                 Changed::Broken("the driver returned a data fd where none belongs")

@@ -30,25 +30,34 @@ fn data_of(device: &Inner) -> Result<DataFd> {
     device.data().ok_or_else(|| err!(NoDev, "the device has no open data stream"))
 }
 
-/// Reads device state into `buf`, which is not empty.
-pub(crate) fn read(device: &mut Inner, stop_copy: bool, buf: &mut [u8]) -> Result<ReadStep> {
+/// Reads device state into `buf`, which is not empty. `end_seen` is there in stop-copy, and says
+/// whether the read before gave nothing.
+pub(crate) fn read(
+    device: &mut Inner,
+    mut end_seen: Option<&mut bool>,
+    buf: &mut [u8],
+) -> Result<ReadStep> {
     let data = data_of(device)?;
-    let mut confirmed = false;
     loop {
-        return match device.transport.data_read(data, buf) {
-            Ok(0) if !stop_copy => Ok(ReadStep::Drained),
+        return match (device.transport.data_read(data, buf), &mut end_seen) {
+            (Ok(0), None) => Ok(ReadStep::Drained),
             // mlx5 can answer 0 once while its save is being set up: the end is the end twice.
-            Ok(0) if !confirmed => {
-                confirmed = true;
+            (Ok(0), Some(seen)) if !**seen => {
+                **seen = true;
                 continue;
             }
-            Ok(0) => Ok(ReadStep::End),
-            Ok(n) if n <= buf.len() => Ok(ReadStep::Data(n)),
-            Ok(_) => Err(read_failed(device, Errno(libc::EIO))),
-            Err(Errno(libc::ENOMSG)) if !stop_copy => Ok(ReadStep::Drained),
-            Err(Errno(libc::EAGAIN)) => Ok(ReadStep::WouldBlock),
-            Err(errno @ Errno(libc::ENODEV)) => Ok(ReadStep::Dead(errno)),
-            Err(errno) => Err(read_failed(device, errno)),
+            (Ok(0), Some(_)) => Ok(ReadStep::End),
+            (Ok(n), seen) if n <= buf.len() => {
+                if let Some(seen) = seen {
+                    **seen = false;
+                }
+                Ok(ReadStep::Data(n))
+            }
+            (Ok(_), _) => Err(read_failed(device, Errno(libc::EIO))),
+            (Err(Errno(libc::ENOMSG)), None) => Ok(ReadStep::Drained),
+            (Err(Errno(libc::EAGAIN)), _) => Ok(ReadStep::WouldBlock),
+            (Err(errno @ Errno(libc::ENODEV)), _) => Ok(ReadStep::Dead(errno)),
+            (Err(errno), _) => Err(read_failed(device, errno)),
         };
     }
 }

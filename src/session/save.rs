@@ -12,7 +12,7 @@ use super::stats::{AtomicSaveStats, Cancel, SaveNumbers, SaveStats, Shared, add,
 use super::{DEFAULT_FRAME, MIN_BUFFER};
 use crate::device::{Device, EventKind, Inner, Locked, Session, State, wrong_state};
 use crate::device::{Recover, elapsed_ns};
-use crate::error::{Code, Errno, Error, Failure, Outcome, Result, err};
+use crate::error::{Code, Errno, Error, Failure, Operation, Outcome, Result, err};
 use crate::protocol::v2::{self, ReadStep};
 use crate::stream::{DecodeLimits, Encoder, FrameType, HEADER_LEN, MAX_PAYLOAD, encode_identity};
 use crate::transport::random_bytes;
@@ -138,6 +138,8 @@ pub struct Save {
     deferred: Option<Error>,
     /// Whether a data fd has come.
     streaming: bool,
+    /// Whether the last read in stop-copy gave nothing.
+    end_seen: bool,
     /// Initial data known to be unread.
     initial_left: u64,
     initial_sent: bool,
@@ -195,6 +197,7 @@ impl Save {
             queue: VecDeque::new(),
             deferred: None,
             streaming: false,
+            end_seen: false,
             initial_left: 0,
             initial_sent: false,
             generation: 1,
@@ -224,7 +227,8 @@ impl Save {
             return Ok(());
         }
         // A save that starts again after quiescing must not let peer-to-peer DMA run meanwhile.
-        let quiesced = self.phase == Phase::Quiesced && inner.caps().has_p2p();
+        let quiesced = self.phase == Phase::Quiesced || self.origin == State::RunningP2p;
+        let quiesced = quiesced && inner.caps().has_p2p();
         let to = if quiesced { State::PreCopyP2p } else { State::PreCopy };
         let ns = inner.transition(to, Recover::To(self.origin))?;
         add(&self.stats.begin_ns, ns);
@@ -238,6 +242,7 @@ impl Save {
     /// A data fd has come.
     fn opened(&mut self, inner: &mut Inner) -> Result<()> {
         self.streaming = true;
+        self.end_seen = false;
         if let (true, Some(data)) = (self.options.nonblocking, inner.data()) {
             inner.transport.data_set_nonblocking(data).map_err(|errno| {
                 err!(NotSupported, "the data stream cannot be made non-blocking: {errno}")
@@ -280,7 +285,7 @@ impl Save {
         loop {
             let rest = buf.get_mut(filled..).unwrap_or_default();
             let full = filled > 0 && rest.len() < MIN_BUFFER;
-            if full {
+            if full || self.deferred.is_some() {
                 return Ok(Next { status: SaveStatus::More, len: filled });
             }
             let phase = self.phase;
@@ -362,7 +367,8 @@ impl Save {
             let Some(rest) = payload.get_mut(filled..).filter(|rest| !rest.is_empty()) else {
                 break None;
             };
-            match v2::read(inner, stop_copy, rest) {
+            let end_seen = stop_copy.then_some(&mut self.end_seen);
+            match v2::read(inner, end_seen, rest) {
                 Ok(ReadStep::Data(n)) => {
                     crc.update(rest.get(..n).unwrap_or_default());
                     filled += n;
@@ -678,15 +684,19 @@ impl Save {
         self.queue.clear();
         inner.session = Session::None;
         // After an error nothing is certain: ask before deciding which way to go.
-        let known = match inner.query_state() {
+        let before = inner.state_now();
+        let walk = match inner.query_state() {
             Ok(state) if inner.fsm().path(state, to).is_some() => {
-                inner.transition(to, Recover::Reset)
+                inner.transition(to, Recover::Reset).map(|ns| set(&self.stats.finish_ns, ns))
             }
-            _ => inner.reset().map(|()| 0),
+            _ => inner.reset().and_then(|()| match ending {
+                // Nothing of the guest is needed here any more; the device must only not run.
+                Ending::Release => inner.transition(to, Recover::Reset).map(drop),
+                Ending::Keep | Ending::KeepQuiesced => Err(contents_lost(inner, before)),
+            }),
         };
         inner.drop_data();
-        set(&self.stats.finish_ns, known?);
-        Ok(())
+        walk
     }
 
     fn note<T>(&mut self, inner: &mut Locked<'_>, result: Result<T>) -> Result<T> {
@@ -738,6 +748,20 @@ impl Save {
     pub fn shared(&self) -> Shared {
         Shared::Save(self.cancel.clone(), SaveNumbers(Arc::clone(&self.stats)))
     }
+}
+
+/// The guest goes on, but on a device that had to be reset.
+fn contents_lost(inner: &Inner, before: Option<State>) -> Error {
+    let text = "the device could not be brought back and was reset: what it held is lost";
+    Error::new(Code::Io, text).with_failure(Failure {
+        operation: Operation::SetState,
+        state_before: before,
+        state_wanted: Some(State::Running),
+        state_after: inner.state_now(),
+        outcome: Outcome::Reset,
+        fixups: inner.fixups(),
+        ..Failure::default()
+    })
 }
 
 /// What reading a frame brought.

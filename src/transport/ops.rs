@@ -207,14 +207,16 @@ fn count(ret: i64, len: usize) -> Result<usize, Errno> {
     }
 }
 
-/// Runs a callback again while it says that a signal interrupted it.
+/// Runs a callback again while it says that a signal interrupted it; not for ever, as no signal
+/// does that.
 fn uninterrupted<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
-    loop {
+    for _ in 0..1000 {
         match call() {
             Err(Errno(libc::EINTR)) => {}
             other => return other,
         }
     }
+    Err(Errno(libc::EINTR))
 }
 
 impl Transport for OpsTransport {
