@@ -274,7 +274,6 @@ impl Save {
     }
 
     fn next_locked(&mut self, inner: &mut Inner, buf: &mut [u8]) -> Result<Next> {
-        self.check_cancelled()?;
         if let Some(error) = self.deferred.take() {
             self.phase = Phase::Failed;
             return Err(error);
@@ -307,6 +306,7 @@ impl Save {
 
     /// One frame, or the preamble.
     fn next_frame(&mut self, inner: &mut Inner, buf: &mut [u8]) -> Result<Next> {
+        self.check_cancelled()?;
         self.restart_after_reset(inner)?;
         let more = |len| Ok(Next { status: SaveStatus::More, len });
         if !self.preamble_sent {
@@ -372,6 +372,10 @@ impl Save {
                 Ok(ReadStep::Data(n)) => {
                     crc.update(rest.get(..n).unwrap_or_default());
                     filled += n;
+                    // A slow driver must not hold up a cancellation: the next frame tells it.
+                    if self.cancel.is_cancelled() {
+                        break None;
+                    }
                 }
                 Ok(other) => break Some(other),
                 Err(error) if filled == 0 => {
