@@ -1,0 +1,580 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Everything there is to say about one device: facts from sysfs, answers of the opened device,
+//! and the findings that follow from them.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use vfiomig::device::{Caps, DeviceOptions, Identity, State};
+use vfiomig::transport::KernelTransport;
+use vfiomig::{Code as Errno, Device};
+
+use crate::finding::{Code, Finding, Severity};
+use crate::kconfig::Kernel;
+use crate::open::{CONTAINER, IOMMUFD, OpenError, Opened, Step, Way, open};
+use crate::sysfs::{IommuGroup, Root, Sriov, SysDevice, Target, names};
+use crate::variant::{self, GENERIC, Variant};
+
+/// What the device answered.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Answers {
+    /// How it was opened.
+    pub way: Way,
+    /// What it can do.
+    pub caps: Caps,
+    /// What it is.
+    pub identity: Identity,
+    /// The state it is in.
+    pub state: Option<State>,
+}
+
+/// All that was found out about a device.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Which device.
+    pub target: Target,
+    /// VFIO drivers that fit, best first.
+    pub variants: Vec<Variant>,
+    /// What it answered, where it could be opened.
+    pub answers: Option<Answers>,
+    /// Findings, worst first.
+    pub findings: Vec<Finding>,
+}
+
+impl Report {
+    /// Whether the device can be migrated; `None` where it could not be asked.
+    pub fn migratable(&self) -> Option<bool> {
+        if self.findings.iter().any(|finding| finding.severity == Severity::Blocks) {
+            return Some(false);
+        }
+        self.answers.as_ref().map(|answers| answers.caps.can_migrate())
+    }
+}
+
+/// Examines a device.
+pub fn examine(root: &Root, kernel: &Kernel, target: Target) -> Report {
+    let mut findings = Vec::new();
+    let mut variants = Vec::new();
+    if let Some(device) = &target.device {
+        variants = variant::fitting(root, device, &kernel.aliases);
+        about_setup(root, kernel, device, &variants, &mut findings);
+    }
+    let mut answers = None;
+    let mut failures = Vec::new();
+    for way in ways(&target) {
+        match open(root, &way) {
+            Ok(opened) => {
+                match ask(opened, way.clone(), target.device.as_ref()) {
+                    Ok((told, reasons)) => {
+                        answers = Some(told);
+                        findings.extend(reasons);
+                    }
+                    Err(error) => failures.push(about_answer(&way, &error)),
+                }
+                break;
+            }
+            Err(error) => failures.push(about_open(root, &way, &error, target.device.as_ref())),
+        }
+    }
+    if answers.is_some() {
+        failures = failures.into_iter().map(Finding::demoted).collect();
+    }
+    // Both ways often fail for one reason.
+    failures.dedup();
+    findings.extend(failures);
+    if let Some(device) = &target.device {
+        let can_migrate = answers.as_ref().is_some_and(|answers| answers.caps.can_migrate());
+        if !can_migrate {
+            about_variants(kernel, device, &variants, answers.is_some(), &mut findings);
+        }
+    }
+    findings.sort_by_key(|finding| finding.severity);
+    Report { target, variants, answers, findings }
+}
+
+/// The ways to a device, best first.
+fn ways(target: &Target) -> Vec<Way> {
+    if let Some(node) = &target.node {
+        return vec![Way::Cdev { node: node.clone() }];
+    }
+    let Some(device) = target.device.as_ref().filter(|device| device.is_vfio()) else {
+        return Vec::new();
+    };
+    let mut ways = Vec::new();
+    if let Some(vfio_dev) = device.vfio_dev.as_ref().filter(|vfio_dev| vfio_dev.has_cdev) {
+        ways.push(Way::Cdev { node: vfio_dev.node() });
+    }
+    if let Some(group) = &device.group {
+        let (node, noiommu) = (group.node(), group.noiommu);
+        ways.push(Way::Group { node, device: device.name.clone(), noiommu });
+    }
+    ways
+}
+
+fn ask(
+    opened: Opened,
+    way: Way,
+    device: Option<&SysDevice>,
+) -> Result<(Answers, Vec<Finding>), vfiomig::Error> {
+    // The group and the container, or the iommufd, must outlive the device.
+    let Opened { device: fd, keep: _keep } = opened;
+    let sysfs = device.map(|device| device.path.clone());
+    let options = DeviceOptions { sysfs, ..DeviceOptions::default() };
+    let probed = Device::new(KernelTransport::new(fd), options)?;
+    let caps = probed.caps()?;
+    let state = if caps.migration_flags == 0 { None } else { probed.state().ok() };
+    let answers = Answers { way, caps, identity: probed.identity()?, state };
+    Ok((answers, probed.reasons()?.into_iter().map(Finding::from).collect()))
+}
+
+/// What sysfs and the kernel's configuration say without opening anything.
+fn about_setup(
+    root: &Root,
+    kernel: &Kernel,
+    device: &SysDevice,
+    variants: &[Variant],
+    findings: &mut Vec<Finding>,
+) {
+    let name = &device.name;
+    if !device.mdev_types.is_empty() && !device.is_vfio() {
+        let types: Vec<String> = device
+            .mdev_types
+            .iter()
+            .map(|(kind, left)| match left {
+                Some(left) => format!("{kind} ({left} left)"),
+                None => kind.clone(),
+            })
+            .collect();
+        let kind = device.mdev_types.first().map(|(kind, _)| kind.as_str()).unwrap_or_default();
+        findings.push(
+            Finding::new(
+                Code::MdevParent,
+                format!("mediated devices can be made here: {}", types.join(", ")),
+            )
+            .todo("make one and probe its UUID")
+            .commands(vec![format!(
+                "uuidgen > /sys/class/mdev_bus/{name}/mdev_supported_types/{kind}/create"
+            )]),
+        );
+    } else if !device.is_vfio() {
+        about_driver(device, variants, findings);
+    }
+    if let Some(Sriov::Pf { total, enabled }) = device.sriov {
+        let mut finding = Finding::new(
+            Code::PhysicalFunction,
+            format!(
+                "a physical function with {enabled} of {total} virtual functions enabled; \
+                 drivers migrate virtual functions only"
+            ),
+        );
+        if enabled == 0 {
+            finding = finding
+                .todo("enable virtual functions and probe one")
+                .commands(vec![format!("echo 1 > /sys/bus/pci/devices/{name}/sriov_numvfs")]);
+        }
+        findings.push(finding);
+    }
+    about_iommu(root, device, findings);
+    about_kernel(root, kernel, device, findings);
+}
+
+fn about_driver(device: &SysDevice, variants: &[Variant], findings: &mut Vec<Finding>) {
+    let finding = match &device.driver {
+        None => Finding::new(Code::NoDriver, "no driver is bound to the device"),
+        Some(driver) => {
+            let text = format!("the host's driver {driver} is bound to the device, no VFIO driver");
+            Finding::new(Code::HostDriver, text)
+        }
+    };
+    let is_pf = matches!(device.sriov, Some(Sriov::Pf { .. }));
+    findings.push(match bind_recipe(device, variants) {
+        // Unbinding a physical function takes its virtual functions away.
+        Some((driver, commands)) if !is_pf => {
+            let end = "; what the host uses the device for ends with that";
+            let end = if device.driver.is_some() { end } else { "" };
+            finding.todo(format!("bind {driver}{end}")).commands(commands)
+        }
+        _ => finding,
+    });
+}
+
+/// How to bind the VFIO driver that fits best.
+fn bind_recipe(device: &SysDevice, variants: &[Variant]) -> Option<(String, Vec<String>)> {
+    let best = variants.iter().find(|v| v.installed && v.migrates != Some(false));
+    let (module, driver) = match (device.bus.as_str(), best) {
+        ("pci", Some(variant)) => (variant.module.as_str(), variant.driver.as_str()),
+        ("pci", None) => (GENERIC, GENERIC),
+        ("platform", _) => ("vfio-platform", "vfio-platform"),
+        _ => return None,
+    };
+    let (bus, name) = (format!("/sys/bus/{}", device.bus), &device.name);
+    let mut commands = vec![
+        format!("modprobe {module}"),
+        format!("echo {driver} > {bus}/devices/{name}/driver_override"),
+    ];
+    if device.driver.is_some() {
+        commands.push(format!("echo {name} > {bus}/devices/{name}/driver/unbind"));
+    }
+    commands.push(format!("echo {name} > {bus}/drivers_probe"));
+    Some((driver.to_owned(), commands))
+}
+
+fn about_iommu(root: &Root, device: &SysDevice, findings: &mut Vec<Finding>) {
+    match &device.group {
+        None if device.bus != "pci" || !device.mdev_types.is_empty() => {}
+        None if names(&root.at("/sys/kernel/iommu_groups")).is_empty() => findings.push(
+            Finding::new(Code::NoIommu, "this machine has no IOMMU, or it is switched off").todo(
+                "switch VT-d, AMD-Vi or the SMMU on in the firmware, and the kernel's part of it \
+                 on the kernel's command line (intel_iommu=on)",
+            ),
+        ),
+        None => findings.push(
+            Finding::new(Code::NoIommuGroup, "the IOMMU does not cover this device: it is in no group")
+                .todo("look for a firmware setting or an update; the kernel's log has DMAR or AMD-Vi lines"),
+        ),
+        Some(group) => about_group(device, group, findings),
+    }
+}
+
+fn about_group(device: &SysDevice, group: &IommuGroup, findings: &mut Vec<Finding>) {
+    if group.noiommu {
+        findings.push(Finding::new(
+            Code::NoiommuMode,
+            format!(
+                "group {} has no IOMMU behind it: the device can reach all of the host's memory, \
+                 and pages that it writes are not tracked",
+                group.id
+            ),
+        ));
+    }
+    let called = |blocks: bool| -> Vec<String> {
+        let members = group.others.iter().filter(|member| member.blocks == blocks);
+        members
+            .map(|member| match &member.driver {
+                Some(driver) => format!("{} ({driver})", member.name),
+                None => member.name.clone(),
+            })
+            .collect()
+    };
+    let (blocking, sharing) = (called(true), called(false));
+    if !blocking.is_empty() {
+        let commands = group
+            .others
+            .iter()
+            .filter(|member| member.blocks)
+            .map(|member| {
+                let (bus, name) = (&device.bus, &member.name);
+                format!("echo {name} > /sys/bus/{bus}/devices/{name}/driver/unbind")
+            })
+            .collect();
+        let text = format!(
+            "the host uses other devices of IOMMU group {}: {}",
+            group.id,
+            blocking.join(", ")
+        );
+        findings.push(
+            Finding::new(Code::GroupBlocked, text)
+                .todo("take them from the host, or move the device to another slot")
+                .commands(commands),
+        );
+    }
+    if !sharing.is_empty() {
+        let text =
+            format!("IOMMU group {} also has {}: one VM gets all", group.id, sharing.join(", "));
+        findings.push(Finding::new(Code::GroupShared, text));
+    }
+}
+
+fn about_kernel(root: &Root, kernel: &Kernel, device: &SysDevice, findings: &mut Vec<Finding>) {
+    let from = kernel.config.as_deref().map(|file| format!(" ({})", file.display()));
+    let from = from.unwrap_or_default();
+    if !device.is_vfio() {
+        if kernel.lacks("CONFIG_VFIO") {
+            findings.push(
+                Finding::new(
+                    Code::NoVfio,
+                    format!("kernel {} was built without CONFIG_VFIO{from}", kernel.release),
+                )
+                .todo("use a kernel with CONFIG_VFIO"),
+            );
+        }
+        return;
+    }
+    if !device.vfio_dev.as_ref().is_some_and(|vfio_dev| vfio_dev.has_cdev) {
+        let why = match kernel.lacks("CONFIG_VFIO_DEVICE_CDEV") {
+            true => format!("built without CONFIG_VFIO_DEVICE_CDEV{from}"),
+            false => "CONFIG_VFIO_DEVICE_CDEV, since Linux 6.6".to_owned(),
+        };
+        findings.push(Finding::new(
+            Code::NoCdev,
+            format!("the device has no node of its own in /dev/vfio/devices ({why}): a VMM uses its group"),
+        ));
+    }
+    if !root.at(IOMMUFD).exists() {
+        let finding = Finding::new(
+            Code::NoIommufd,
+            format!(
+                "no {IOMMUFD}: no iommufd, so the IOMMU cannot track the pages that devices write"
+            ),
+        );
+        findings.push(match kernel.option("CONFIG_IOMMUFD") {
+            Some(crate::kconfig::Setting::No) => finding.todo(format!(
+                "use a kernel with CONFIG_IOMMUFD; this one was built without{from}"
+            )),
+            _ => finding
+                .todo("load it, where the kernel has it (CONFIG_IOMMUFD, since Linux 6.2)")
+                .commands(vec!["modprobe iommufd".into()]),
+        });
+    }
+}
+
+/// Which driver would do, for a device that cannot migrate as it is.
+fn about_variants(
+    kernel: &Kernel,
+    device: &SysDevice,
+    variants: &[Variant],
+    asked: bool,
+    findings: &mut Vec<Finding>,
+) {
+    if device.pci.is_none() {
+        return;
+    }
+    let bound = device.driver.as_deref().unwrap_or_default();
+    let generic = bound.is_empty() || bound == GENERIC || !device.is_vfio();
+    let mut physfn_of = variant::known(bound);
+    if generic {
+        let useful: Vec<&Variant> = variants.iter().filter(|v| v.migrates != Some(false)).collect();
+        match useful.first() {
+            Some(variant) => {
+                findings.push(about_variant(kernel, device, variant, variants));
+                physfn_of = variant.known();
+            }
+            None if !matches!(device.sriov, Some(Sriov::Pf { .. })) => findings.push(Finding::new(
+                Code::NoVariant,
+                match variants.first() {
+                    Some(variant) => format!(
+                        "{} fits the device, but does not implement migration",
+                        variant.module
+                    ),
+                    None => "no vendor's VFIO driver is known for this device, and vfio-pci does \
+                             not migrate"
+                        .to_owned(),
+                },
+            )),
+            None => {}
+        }
+    } else if let Some(known) = physfn_of.filter(|known| asked && known.migrates) {
+        findings.push(
+            Finding::new(Code::VariantSetup, format!("{bound} is bound, but offers no migration"))
+                .todo(known.hint),
+        );
+    }
+    let Some(Sriov::Vf { physfn, physfn_driver }) = &device.sriov else { return };
+    let Some(known) = physfn_of.filter(|known| known.migrates) else { return };
+    let driven = physfn_driver.as_deref();
+    if !known.physfn_drivers.iter().any(|driver| driven == Some(*driver)) {
+        let wanted = known.physfn_drivers.join(" or ");
+        let has = driven.map_or("by no driver".to_owned(), |driver| format!("by {driver}"));
+        findings.push(Finding::new(
+            Code::PhysfnDriver,
+            format!(
+                "the physical function {physfn} is driven {has}; {} needs {wanted} there",
+                known.module
+            ),
+        ));
+    }
+}
+
+fn about_variant(
+    kernel: &Kernel,
+    device: &SysDevice,
+    variant: &Variant,
+    variants: &[Variant],
+) -> Finding {
+    let module = &variant.module;
+    let hint = variant.known().map(|known| known.hint).filter(|hint| !hint.is_empty());
+    if !variant.installed {
+        let Some(known) = variant.known() else {
+            return Finding::new(Code::VariantMissing, format!("{module} fits the device"));
+        };
+        let why = match kernel.option(known.option) {
+            Some(crate::kconfig::Setting::No) => format!("it was built without {}", known.option),
+            Some(_) => {
+                format!("{} is set, so a package with more modules may be missing", known.option)
+            }
+            None => format!("it needs {}, Linux {} or newer", known.option, known.since),
+        };
+        return Finding::new(
+            Code::VariantMissing,
+            format!("{module} fits the device, but kernel {} has it not: {why}", kernel.release),
+        )
+        .todo(format!("use a kernel with {} (Linux {})", known.option, known.since));
+    }
+    let mut finding = Finding::new(
+        Code::VariantAvailable,
+        format!(
+            "{module} fits the device and is installed{}",
+            match variant.migrates {
+                Some(_) => "",
+                None => "; whether it migrates shows when it is bound",
+            }
+        ),
+    );
+    if let Some(hint) = hint {
+        finding = finding.todo(hint);
+    }
+    // Where no VFIO driver is bound, the recipe is with that finding.
+    match bind_recipe(device, variants) {
+        Some((_, commands)) if device.is_vfio() => finding.commands(commands),
+        _ => finding,
+    }
+}
+
+/// The library could not talk to the open device.
+fn about_answer(way: &Way, error: &vfiomig::Error) -> Finding {
+    let node = way.node().display();
+    let code = if error.code() == Errno::NotTty { Code::NotVfio } else { Code::OpenFailed };
+    Finding::new(code, format!("{node}: {error}"))
+}
+
+/// Why a device could not be opened. The same errno means different things at different steps.
+fn about_open(root: &Root, way: &Way, error: &OpenError, device: Option<&SysDevice>) -> Finding {
+    let OpenError { step, node, errno } = error;
+    let called = node.display();
+    let text = std::io::Error::from_raw_os_error(*errno);
+    let is_container = node == Path::new(CONTAINER);
+    let is_iommufd = node == Path::new(IOMMUFD);
+    match (step, *errno) {
+        (Step::Node, libc::ENOENT) => {
+            let finding = Finding::new(Code::NodeMissing, format!("{called} is not there"));
+            if is_iommufd {
+                finding.commands(vec!["modprobe iommufd".into()])
+            } else if is_container {
+                finding
+                    .todo("load VFIO's container, or use a kernel with CONFIG_VFIO_CONTAINER")
+                    .commands(vec!["modprobe vfio".into()])
+            } else if let Some(device) = device.filter(|device| is_without_cdev(way, device)) {
+                let name = &device.name;
+                finding.todo(format!("this kernel gives devices no such node: probe {name}"))
+            } else {
+                finding.todo("in a container, hand the node in; otherwise see whether udev runs")
+            }
+        }
+        (Step::Node, libc::EACCES | libc::EPERM) => {
+            let finding = Finding::new(
+                Code::Permission,
+                format!("{called} may not be opened: {text}{}", owner(root, node)),
+            );
+            finding.todo(match *errno {
+                // An ordinary mode gives EACCES; EPERM comes from a device cgroup or the driver.
+                libc::EPERM => format!(
+                    "allow the node in the device cgroup of the container or service; a group \
+                     without an IOMMU wants CAP_SYS_RAWIO{}",
+                    if is_container || is_iommufd { "" } else { " as well" }
+                ),
+                _ => "run as root, or give the user the node (udev rule, chown)".to_owned(),
+            })
+        }
+        (Step::Node | Step::SetContainer | Step::GetDevice, libc::EBUSY)
+        | (Step::Bind, libc::EBUSY | libc::EINVAL) => in_use(root, way, device),
+        (Step::NotViable, _) | (Step::Bind | Step::SetContainer, libc::EPERM) => {
+            // When nobody of the host is in the group, it is another process with another device.
+            let blocked = device
+                .and_then(|device| device.group.as_ref())
+                .is_some_and(|group| group.others.iter().any(|member| member.blocks));
+            if blocked || *step == Step::NotViable {
+                Finding::new(Code::GroupBlocked, format!("{called}: the kernel refuses the group"))
+                    .todo("take the group's other devices from the host's drivers")
+            } else {
+                in_use(root, way, device)
+            }
+        }
+        (Step::SetIommu, libc::EPERM) => Finding::new(
+            Code::UnsafeInterrupts,
+            "the IOMMU cannot remap interrupts, and VFIO refuses devices without that",
+        )
+        .todo("switch interrupt remapping on in the firmware; only where guests are trusted, allow it")
+        .commands(vec![
+            "echo 1 > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts".into(),
+        ]),
+        (Step::SetIommu, libc::EINVAL | libc::ENODEV) => {
+            Finding::new(Code::NoType1, format!("{CONTAINER} offers no type1 IOMMU"))
+                .commands(vec!["modprobe vfio_iommu_type1".into()])
+        }
+        (Step::GetDevice | Step::Bind, libc::EACCES) => Finding::new(
+            Code::VfToken,
+            "the VF's physical function is held by a VFIO driver, and wants the token that its \
+             owner set",
+        )
+        .todo("probe it through the VMM that has the token, or drive the PF by the host"),
+        (Step::GetDevice, libc::ENODEV) => {
+            Finding::new(Code::NotVfio, format!("{called}: the group has no such VFIO device"))
+        }
+        (_, libc::ENOTTY) => {
+            Finding::new(Code::NotVfio, format!("{called} does not belong to a VFIO device"))
+        }
+        _ => Finding::new(Code::OpenFailed, format!("{called}: {}: {text}", step.as_str())),
+    }
+}
+
+fn is_without_cdev(way: &Way, device: &SysDevice) -> bool {
+    let has_cdev = device.vfio_dev.as_ref().is_some_and(|vfio_dev| vfio_dev.has_cdev);
+    matches!(way, Way::Cdev { .. }) && !has_cdev
+}
+
+fn in_use(root: &Root, way: &Way, device: Option<&SysDevice>) -> Finding {
+    let mut nodes = vec![way.node().to_owned()];
+    if let Some(device) = device {
+        nodes.extend(device.group.as_ref().map(IommuGroup::node));
+        nodes.extend(device.vfio_dev.as_ref().map(|vfio_dev| vfio_dev.node()));
+    }
+    let users = users(root, &nodes);
+    let by = match users.as_slice() {
+        [] => String::new(),
+        users => format!(": {}", users.join(", ")),
+    };
+    Finding::new(Code::InUse, format!("another process has the device or its group{by}"))
+        .todo("ask the VMM that has it, or probe when it has ended")
+}
+
+/// Processes that have one of the nodes open, as far as they can be seen.
+fn users(root: &Root, nodes: &[PathBuf]) -> Vec<String> {
+    let proc = root.at("/proc");
+    let own = std::process::id().to_string();
+    names(&proc)
+        .into_iter()
+        .filter(|pid| *pid != own && pid.bytes().all(|byte| byte.is_ascii_digit()))
+        .filter(|pid| {
+            let fds = proc.join(pid).join("fd");
+            let mut files = names(&fds).into_iter().flat_map(|fd| fs::read_link(fds.join(fd)));
+            files.any(|file| nodes.contains(&file))
+        })
+        .map(|pid| match crate::sysfs::attribute(&proc.join(&pid).join("comm")) {
+            Some(comm) => format!("{comm} (process {pid})"),
+            None => format!("process {pid}"),
+        })
+        .collect()
+}
+
+/// Who may open a node, by name where the names are known.
+fn owner(root: &Root, node: &Path) -> String {
+    let Ok(meta) = fs::metadata(root.at(node)) else { return String::new() };
+    let user = name_of_id(&root.at("/etc/passwd"), meta.uid());
+    let group = name_of_id(&root.at("/etc/group"), meta.gid());
+    format!(" (user {user}, group {group}, mode {:04o})", meta.mode() & 0o7777)
+}
+
+/// Both files have the name first and the number third.
+fn name_of_id(file: &Path, id: u32) -> String {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    let found = text.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(id)).then(|| name.to_owned())
+    });
+    found.unwrap_or_else(|| id.to_string())
+}
+
+#[cfg(test)]
+mod tests;
