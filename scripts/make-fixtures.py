@@ -1,0 +1,609 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""A second implementation of the native stream, written from docs/stream-format.md alone.
+
+  make-fixtures.py [DIR]         writes the fixtures and their manifest (tests/fixtures)
+  make-fixtures.py --check FILE  reads a stream as the document says; prints its items, one a
+                                 line; exit 1 and the error's name where it is refused
+  make-fixtures.py --example     prints the document's worked example
+
+It shares nothing with the library: where the two disagree, the document decides. What a fixture
+must lead to is written down by hand, not computed with the reader below.
+"""
+
+import json
+import os
+import struct
+import sys
+import unicodedata
+import zlib
+
+MAGIC = b"\x89VFIOMIG"
+MARK = b"VMFr"
+IDENTITY, DATA, INITIAL, BLOB, RESTART, END = 1, 2, 3, 4, 5, 6
+OPTIONAL = 1
+SESSION = bytes(range(16))
+OTHER_SESSION = bytes(range(16, 32))
+DEFAULT_LIMITS = {
+    "max_frame": 4 << 20,
+    "max_blob": 1 << 20,
+    "max_blobs": 256,
+    "max_restarts": 64,
+    "max_total": 1 << 40,
+}
+
+
+# ---- writing ---------------------------------------------------------------------------------
+
+def preamble(session=SESSION, major=1, minor=0, required=0, optional=0, magic=MAGIC, spoil=0):
+    head = magic + struct.pack("<HHII", major, minor, required, optional) + session
+    return head + struct.pack("<I", zlib.crc32(head) ^ spoil)
+
+
+class Writer:
+    """Writes what it is told to, also what no writer may write."""
+
+    def __init__(self, session=SESSION, device=0, **about):
+        self.session, self.device = session, device
+        self.out = preamble(session, **about)
+        self.sequence = 0
+        self.digest = 0
+        self.totals = [0, 0, 0]
+
+    def frame(self, kind, payload=b"", flags=0, sequence=None, device=None, length=None,
+              session=None, mark=MARK, spoil_header=0, spoil_payload=0, counted=True):
+        sequence = self.sequence if sequence is None else sequence
+        device = self.device if device is None else device
+        head = mark + struct.pack(
+            "<HHIIQI", kind, flags, device, len(payload) if length is None else length, sequence,
+            zlib.crc32(payload) ^ spoil_payload)
+        assert len(head) == 28
+        check = zlib.crc32((session or self.session) + head) ^ spoil_header
+        self.out += head + struct.pack("<I", check) + payload
+        self.sequence += 1
+        if counted and kind != END:
+            self.digest = zlib.crc32(head, self.digest)
+            if kind == DATA:
+                self.totals[0] += len(payload)
+                self.totals[1] += 1
+            elif kind == BLOB:
+                self.totals[2] += 1
+            elif kind == RESTART:
+                self.totals = [0, 0, 0]
+        return self
+
+    def identity(self, payload=None, **more):
+        return self.frame(IDENTITY, simple_identity() if payload is None else payload, **more)
+
+    def data(self, payload, **more):
+        return self.frame(DATA, payload, **more)
+
+    def initial(self, generation=1, reserved=0, **more):
+        return self.frame(INITIAL, struct.pack("<II", generation, reserved), **more)
+
+    def blob(self, kind, piece, reserved=0, **more):
+        return self.frame(BLOB, struct.pack("<II", kind, reserved) + piece, **more)
+
+    def restart(self, count=1, reserved=0, **more):
+        return self.frame(RESTART, struct.pack("<II", count, reserved), **more)
+
+    def end(self, add=(0, 0, 0), spoil=0, reserved=0, **more):
+        bytes_, frames, blobs = (a + b for a, b in zip(self.totals, add))
+        return self.frame(END, struct.pack("<QQIIQ", bytes_, frames, blobs, self.digest ^ spoil,
+                                           reserved), **more)
+
+
+def field(number, value):
+    return struct.pack("<HH", number, len(value)) + value
+
+
+def simple_identity():
+    return field(1, b"pci") + field(6, struct.pack("<Q", 1))
+
+
+def pci(vendor, device, sub_vendor, sub_device, revision):
+    return field(3, struct.pack("<HHHHB", vendor, device, sub_vendor, sub_device, revision))
+
+
+def full_identity():
+    # The order is free; this is the library's.
+    return (field(1, b"pci") + field(2, b"mlx5_vfio_pci") + field(4, b"mtty-2")
+            + field(5, "6.12.57-t\u00e4st".encode()) + pci(0x15b3, 0x101e, 0x15b4, 0x23, 0x7f)
+            + field(6, struct.pack("<Q", 7)) + field(7, struct.pack("<Q", 0x0123456789ABCDEF))
+            + field(8, bytes(range(256))))
+
+
+# ---- what items look like in the manifest ------------------------------------------------------
+
+SIMPLE = {"identity": {"bus": "pci", "migration_flags": 1}}
+FULL = {"identity": {
+    "bus": "pci", "driver": "mlx5_vfio_pci", "mdev_type": "mtty-2",
+    "kernel_release": "6.12.57-t\u00e4st", "pci": [0x15b3, 0x101e, 0x15b4, 0x23],
+    "pci_revision": 0x7f, "migration_flags": 7, "state_size": "0123456789abcdef",
+    "vendor_data": bytes(range(256)).hex()}}
+
+
+def d(payload):
+    return {"data": payload.hex()}
+
+
+def i(generation=1):
+    return {"initial_complete": generation}
+
+
+def b(kind, piece):
+    return {"blob": piece.hex(), "kind": kind}
+
+
+R = {"restart": True}
+E = {"end": True}
+
+
+# ---- the fixtures ------------------------------------------------------------------------------
+
+def fixtures():
+    """(name, what it shows, writer, items in order, "END" or the error, further manifest keys)"""
+    made = []
+
+    def add(name, about, writer, items, result="END", **more):
+        out = writer.out if isinstance(writer, Writer) else writer
+        made.append((name, about, out, items, result, more))
+
+    # Streams that every reader takes, and that the library's writer makes byte for byte.
+    lib = {"encode": True}
+    add("minimal", "the document's worked example",
+        Writer().identity().data(b"state").end(), [SIMPLE, d(b"state"), E], **lib)
+    add("no-data", "a stream may have no data: what that means is the session's business",
+        Writer().identity().end(), [SIMPLE, E], **lib)
+    add("device-number", "the largest device number, another session",
+        Writer(session=OTHER_SESSION, device=0xFFFFFFFF).identity().data(b"x").end(),
+        [SIMPLE, d(b"x"), E], session=OTHER_SESSION.hex(), device=0xFFFFFFFF, **lib)
+    add("initial-complete", "data, the mark, more data",
+        Writer(device=3).identity().data(b"first").initial(1).data(b"second").end(),
+        [SIMPLE, d(b"first"), i(1), d(b"second"), E], device=3, **lib)
+    add("initial-twice", "initial data that started again",
+        Writer().identity().data(b"a").initial(1).data(b"b").initial(2).data(b"c").end(),
+        [SIMPLE, d(b"a"), i(1), d(b"b"), i(2), d(b"c"), E], **lib)
+    add("blobs", "blobs between data, one empty, one kind twice",
+        Writer().identity().blob(7, b"config space").data(b"a").blob(0xFFFFFFFF, b"")
+        .blob(7, b"again").data(b"b").end(),
+        [SIMPLE, b(7, b"config space"), d(b"a"), b(0xFFFFFFFF, b""), b(7, b"again"), d(b"b"), E],
+        **lib)
+    add("restart", "totals count from the last restart, the digest from the beginning",
+        Writer().identity().data(b"void").blob(1, b"void").initial(1).restart(1)
+        .data(b"new").initial(2).restart(2).data(b"newest").blob(2, b"kept").end(),
+        [SIMPLE, d(b"void"), b(1, b"void"), i(1), R, d(b"new"), i(2), R, d(b"newest"),
+         b(2, b"kept"), E], **lib)
+    add("restart-first", "a restart before any data",
+        Writer().identity().restart(1).data(b"x").end(), [SIMPLE, R, d(b"x"), E], **lib)
+    long = bytes((n * 7 + n // 251) & 0xFF for n in range(9000))
+    add("longer", "frames longer than a page, and of one byte",
+        Writer().identity().data(long).data(b"\0").data(long[:1]).end(),
+        [SIMPLE, d(long), d(b"\0"), d(long[:1]), E], **lib)
+    add("identity-full", "every field of the identity",
+        Writer().identity(full_identity()).data(b"x").end(), [FULL, d(b"x"), E], **lib)
+
+    # Streams that every reader takes, of writers that are not this library's.
+    reordered = (field(8, bytes(range(256))) + field(7, struct.pack("<Q", 0x0123456789ABCDEF))
+                 + field(6, struct.pack("<Q", 7)) + field(5, "6.12.57-t\u00e4st".encode())
+                 + field(4, b"mtty-2") + pci(0x15b3, 0x101e, 0x15b4, 0x23, 0x7f)
+                 + field(2, b"mlx5_vfio_pci") + field(1, b"pci"))
+    add("identity-reordered", "the order of fields is free",
+        Writer().identity(reordered).data(b"x").end(), [FULL, d(b"x"), E])
+    add("identity-empty", "an identity that knows nothing",
+        Writer().identity(b"").data(b"x").end(), [{"identity": {}}, d(b"x"), E])
+    add("identity-unknown-field", "unknown fields are skipped, large numbers also twice",
+        Writer().identity(field(9, b"new") + simple_identity() + field(0x8001, b"")
+                          + field(0x8001, b"twice") + field(0xFFFF, b"\0")).data(b"x").end(),
+        [SIMPLE, d(b"x"), E])
+    add("identity-longest-texts", "texts as long as they may be",
+        Writer().identity(field(1, b"b" * 15) + field(2, b"d" * 63) + field(4, b"m" * 63)
+                          + field(5, b"r" * 71) + field(6, struct.pack("<Q", 1 << 63))).end(),
+        [{"identity": {"bus": "b" * 15, "driver": "d" * 63, "mdev_type": "m" * 63,
+                       "kernel_release": "r" * 71, "migration_flags": 1 << 63}}, E], **lib)
+    add("newer-minor", "a newer minor format, with an optional feature",
+        Writer(minor=9, optional=0x80000001).identity().data(b"x").end(), [SIMPLE, d(b"x"), E])
+    add("newer-writer", "unknown optional frames are verified, counted and skipped",
+        Writer(minor=1).identity().frame(7, b"from the future", flags=OPTIONAL).data(b"x")
+        .frame(0xFFFF, b"", flags=OPTIONAL).frame(0, bytes(500), flags=OPTIONAL).data(b"y").end(),
+        [SIMPLE, d(b"x"), d(b"y"), E])
+
+    # The preamble.
+    rest = Writer().identity().data(b"x").end().out[40:]
+    add("bad-magic", "another first byte", preamble(magic=b"\x88VFIOMIG") + rest, [], "EPROTO")
+    add("bad-preamble-check", "a wrong check of the preamble", preamble(spoil=1) + rest, [],
+        "EBADMSG")
+    flipped = bytearray(preamble() + rest)
+    flipped[8] ^= 2
+    add("flipped-version", "a flipped bit in the version is damage, not a newer format",
+        bytes(flipped), [], "EBADMSG")
+    add("other-major", "major 2 with a right check", Writer(major=2).identity().end(), [], "EPROTO")
+    add("major-0", "major 0", Writer(major=0).identity().end(), [], "EPROTO")
+    add("required-feature", "a required feature that nobody has",
+        Writer(required=0x80000000).identity().data(b"x").end(), [], "EPROTO")
+
+    # Headers.
+    start = lambda **about: Writer(**about).identity()
+    add("bad-mark", "a frame that does not begin with the mark",
+        start().data(b"x", mark=b"VMFs").end(), [SIMPLE], "EPROTO")
+    add("bad-header-check", "a wrong check of a header",
+        start().data(b"x", spoil_header=0x80000000).end(), [SIMPLE], "EBADMSG")
+    add("bad-payload-check", "a wrong check of a payload: nothing of it is handed on",
+        start().data(b"good").data(b"bad", spoil_payload=1).end(), [SIMPLE, d(b"good")], "EBADMSG")
+    add("bad-identity-check", "a wrong check of the identity's payload",
+        Writer().identity(spoil_payload=1).end(), [], "EBADMSG")
+    add("foreign-frame", "a frame of another session",
+        start().data(b"x", session=OTHER_SESSION).end(), [SIMPLE], "EBADMSG")
+    add("foreign-preamble", "all frames under another session's preamble",
+        preamble(OTHER_SESSION) + rest, [], "EBADMSG")
+    add("sequence-gap", "a frame is missing",
+        start().data(b"a").data(b"b", sequence=3).end(), [SIMPLE, d(b"a")], "EPROTO")
+    add("sequence-repeated", "a frame comes twice",
+        start().data(b"a").data(b"a", sequence=1).end(), [SIMPLE, d(b"a")], "EPROTO")
+    add("sequence-from-1", "the first frame must be number 0",
+        Writer().identity(sequence=1).end(), [], "EPROTO")
+    add("other-device", "a frame of another device",
+        start().data(b"x", device=1).end(), [SIMPLE], "EPROTO")
+    add("unknown-flag", "a reserved flag on a known type",
+        start().data(b"x", flags=2).end(), [SIMPLE], "EPROTO")
+    add("optional-data", "known types are never optional",
+        start().data(b"x", flags=OPTIONAL).end(), [SIMPLE], "EPROTO")
+    add("unknown-mandatory-frame", "an unknown type without OPTIONAL",
+        start(minor=1).frame(7, b"must be understood").end(), [SIMPLE], "EPROTO")
+    add("unknown-frame-unknown-flag", "OPTIONAL does not excuse other flags",
+        start().frame(7, b"x", flags=OPTIONAL | 0x8000).end(), [SIMPLE], "EPROTO")
+    add("optional-frame-damaged", "a frame that is skipped is verified all the same",
+        start().frame(7, b"x", flags=OPTIONAL, spoil_payload=1).end(), [SIMPLE], "EBADMSG")
+    add("optional-frame-first", "the first frame is the identity, whatever may be skipped",
+        Writer().frame(7, b"x", flags=OPTIONAL).identity().end(), [], "EPROTO")
+
+    # Payloads.
+    add("no-identity", "data without an identity", Writer().data(b"x").end(), [], "EPROTO")
+    add("identity-twice", "a second identity", start().identity().end(), [SIMPLE], "EPROTO")
+    for name, about, payload in [
+        ("cut-head", "a field's head is cut off", b"\x01\0\x03"),
+        ("cut-value", "a field reaches beyond the payload", b"\x01\0\x04\0pci"),
+        ("empty-text", "an empty text", field(1, b"")),
+        ("long-bus", "a bus of 16 bytes", field(1, b"b" * 16)),
+        ("long-driver", "a driver of 64 bytes", field(2, b"d" * 64)),
+        ("long-mdev-type", "an mdev type of 64 bytes", field(4, b"m" * 64)),
+        ("long-release", "a kernel release of 72 bytes, 71 characters",
+         field(5, b"r" * 70 + "\u00e4".encode())),
+        ("control", "a control character", field(2, b"a\x1b[2J")),
+        ("control-c1", "a control character of two bytes", field(2, "a\u009bJ".encode())),
+        ("not-utf8", "a text that is not UTF-8", field(2, b"\xff")),
+        ("nul", "a text with a NUL", field(2, b"vfio\0")),
+        ("known-twice", "a field that stands there twice", simple_identity() + field(1, b"pci")),
+        ("unknown-twice", "an unknown one with a number below 32",
+         field(31, b"") + field(31, b"")),
+        ("short-pci", "PCI IDs of 8 bytes", field(3, bytes(8))),
+        ("short-flags", "migration flags of 4 bytes", field(6, bytes(4))),
+        ("short-size", "a state size of 4 bytes", field(7, bytes(4))),
+        ("long-vendor", "a vendor string of 257 bytes", field(8, bytes(257))),
+    ]:
+        add("identity-" + name, about, Writer().identity(payload).end(), [], "EPROTO")
+    add("identity-4096", "the longest identity",
+        Writer().identity(simple_identity() + field(99, bytes(4096 - 19 - 4))).end(), [SIMPLE, E])
+    add("identity-4097", "an identity that is too long",
+        Writer().identity(simple_identity() + field(99, bytes(4097 - 19 - 4))).end(), [],
+        "EMSGSIZE")
+    add("empty-data", "data frames are not empty", start().data(b"").end(), [SIMPLE], "EPROTO")
+    add("initial-short", "a mark of 4 bytes",
+        start().frame(INITIAL, b"\1\0\0\0").end(), [SIMPLE], "EPROTO")
+    add("initial-long", "a mark of 12 bytes",
+        start().frame(INITIAL, b"\1" + bytes(11)).end(), [SIMPLE], "EPROTO")
+    add("initial-reserved", "a reserved field of a mark",
+        start().initial(1, reserved=1).end(), [SIMPLE], "EPROTO")
+    add("blob-short", "a blob without its head", start().frame(BLOB, bytes(7)).end(), [SIMPLE],
+        "EPROTO")
+    add("blob-reserved", "a reserved field of a blob",
+        start().blob(1, b"x", reserved=0x01000000).end(), [SIMPLE], "EPROTO")
+    add("restart-long", "a restart of 12 bytes",
+        start().frame(RESTART, b"\1" + bytes(11)).end(), [SIMPLE], "EPROTO")
+    add("restart-reserved", "a reserved field of a restart",
+        start().restart(1, reserved=1).end(), [SIMPLE], "EPROTO")
+
+    add("initial-0", "generations begin at 1", start().initial(0).end(), [SIMPLE], "EPROTO")
+    add("initial-repeated", "a generation that does not rise",
+        start().initial(1).data(b"x").initial(1).end(), [SIMPLE, i(1), d(b"x")], "EPROTO")
+    add("initial-repeated-after-restart", "generations rise over a restart, too",
+        start().initial(2).restart(1).initial(2).end(), [SIMPLE, i(2), R], "EPROTO")
+    add("restart-0", "restarts count from 1", start().restart(0).end(), [SIMPLE], "EPROTO")
+    add("restart-repeated", "a count that does not rise", start().restart(3).restart(3).end(),
+        [SIMPLE, R], "EPROTO")
+
+    # The end.
+    body = lambda: start().data(b"abc").data(b"de").blob(1, b"x")
+    items = [SIMPLE, d(b"abc"), d(b"de"), b(1, b"x")]
+    add("end-bytes", "a byte too many in the totals", body().end(add=(1, 0, 0)), items, "EPROTO")
+    add("end-frames", "a frame too few in the totals", body().end(add=(0, -1, 0)), items, "EPROTO")
+    add("end-blobs", "a blob too many in the totals", body().end(add=(0, 0, 1)), items, "EPROTO")
+    add("end-digest", "a wrong digest", body().end(spoil=1), items, "EPROTO")
+    add("end-reserved", "a reserved field of the end", body().end(reserved=1 << 63), items,
+        "EPROTO")
+    add("end-short", "an end of 24 bytes", body().frame(END, bytes(24)), items, "EPROTO")
+    add("end-check", "a wrong check of the end's payload", body().end(spoil_payload=1), items,
+        "EBADMSG")
+    swapped = body()
+    swapped.digest = start().data(b"abc").data(b"dE").blob(1, b"x").digest
+    add("end-replaced-frame", "the totals of a stream in which one payload was another",
+        swapped.end(), items, "EPROTO")
+    voided = start().data(b"void").restart(1)
+    voided.totals = [4, 1, 0]
+    add("end-counts-void-data", "totals that count what a restart voided", voided.end(),
+        [SIMPLE, d(b"void"), R], "EPROTO")
+    add("after-end-byte", "a byte after the end", body().end().out + b"\0", items + [E], "EPROTO")
+    add("after-end-frame", "a frame after the end", body().end().data(b"more"), items + [E],
+        "EPROTO")
+    add("empty", "no bytes at all", b"", [], "ENODATA")
+    add("cut-preamble", "a preamble that is cut off", preamble()[:39], [], "ENODATA")
+    add("cut-payload", "cut within a payload", body().out[:-1], items[:-1], "ENODATA")
+    add("no-end", "everything but the end", body().out, items, "ENODATA")
+    add("cut-end", "cut one byte before the end", body().end().out[:-1], items, "ENODATA")
+
+    # Limits. Where nothing is said, the defaults hold.
+    huge = lambda kind, length, **more: start().frame(kind, b"", length=length, **more)
+    add("data-too-long", "refused when the header is there",
+        huge(DATA, (4 << 20) + 1), [SIMPLE], "EMSGSIZE")
+    add("data-4-gib", "the largest length that can be written", huge(DATA, 0xFFFFFFFF), [SIMPLE],
+        "EMSGSIZE")
+    add("data-longest", "the longest data frame is awaited", huge(DATA, 4 << 20), [SIMPLE],
+        "ENODATA")
+    add("end-4-gib", "an end of another length is refused when the header is there",
+        huge(END, 0xFFFFFFFF), [SIMPLE], "EPROTO")
+    add("blob-too-long", "a blob of 1 MiB and a byte", huge(BLOB, (1 << 20) + 9), [SIMPLE],
+        "EMSGSIZE")
+    add("blob-longest", "the longest blob is awaited", huge(BLOB, (1 << 20) + 8), [SIMPLE],
+        "ENODATA")
+    add("optional-too-long", "a skipped frame has the limit of data frames",
+        huge(7, (4 << 20) + 1, flags=OPTIONAL), [SIMPLE], "EMSGSIZE")
+    add("mandatory-too-long", "an unknown mandatory type is the first thing to say",
+        huge(7, 0xFFFFFFFF), [SIMPLE], "EPROTO")
+    few = start()
+    for n in range(5):
+        few.blob(n, b"")
+    add("blobs-too-many", "the third of two blobs", few.end(), [SIMPLE, b(0, b""), b(1, b"")],
+        "EMSGSIZE", limits={"max_blobs": 2})
+    add("blobs-per-restart", "blobs count from the last restart",
+        start().blob(1, b"").blob(2, b"").restart(1).blob(3, b"").blob(4, b"").end(),
+        [SIMPLE, b(1, b""), b(2, b""), R, b(3, b""), b(4, b""), E], limits={"max_blobs": 2})
+    again = start()
+    for n in range(65):
+        again.restart(n + 1)
+    add("restarts-too-many", "the 65th restart", again.end(), [SIMPLE] + [R] * 64, "EMSGSIZE")
+    add("total-too-much", "data before a restart counts as well",
+        start().data(b"12345").restart(1).data(b"6789").data(b"0").end(),
+        [SIMPLE, d(b"12345"), R, d(b"6789")], "EMSGSIZE", limits={"max_total": 9})
+    add("total-exactly", "as much as the limit allows",
+        start().data(b"12345").restart(1).data(b"6789").end(),
+        [SIMPLE, d(b"12345"), R, d(b"6789"), E], limits={"max_total": 9})
+    return made
+
+
+def write(directory):
+    os.makedirs(directory, exist_ok=True)
+    rows, names = [], set()
+    for name, about, out, items, result, more in fixtures():
+        assert name not in names, name
+        names.add(name)
+        row = {"file": name + ".bin", "about": about, "session": SESSION.hex(), "device": 0,
+               "encode": False, "limits": {}, "items": items, "result": result}
+        row.update(more)
+        found = read(out, dict(DEFAULT_LIMITS, **row["limits"]))
+        if found != (items, result):
+            sys.exit(f"{name}: the reader here says {found}, written down is {(items, result)}")
+        with open(os.path.join(directory, row["file"]), "wb") as file:
+            file.write(out)
+        rows.append(row)
+    lines = ",\n".join(json.dumps(row, ensure_ascii=True) for row in rows)
+    with open(os.path.join(directory, "manifest.json"), "w", encoding="ascii") as file:
+        file.write('{"fixtures": [\n' + lines + "\n]}\n")
+    total = sum(len(out) for _, _, out, _, _, _ in fixtures())
+    print(f"{len(rows)} fixtures, {total} bytes")
+
+
+# ---- reading -----------------------------------------------------------------------------------
+
+class Refused(Exception):
+    pass
+
+
+def check(condition, error):
+    if not condition:
+        raise Refused(error)
+
+
+def read_identity(payload):
+    found, seen, at = {}, set(), 0
+    texts = {1: ("bus", 15), 2: ("driver", 63), 4: ("mdev_type", 63), 5: ("kernel_release", 71)}
+    while at < len(payload):
+        check(at + 4 <= len(payload), "EPROTO")
+        number, length = struct.unpack_from("<HH", payload, at)
+        at += 4
+        check(at + length <= len(payload), "EPROTO")
+        value = payload[at:at + length]
+        at += length
+        check(number >= 32 or number not in seen, "EPROTO")
+        seen.add(number)
+        if number in texts:
+            try:
+                text = value.decode("utf-8")
+            except UnicodeDecodeError:
+                raise Refused("EPROTO") from None
+            name, longest = texts[number]
+            check(1 <= length <= longest, "EPROTO")
+            check(not any(unicodedata.category(c) == "Cc" for c in text), "EPROTO")
+            found[name] = text
+        elif number == 3:
+            check(length == 9, "EPROTO")
+            *ids, found["pci_revision"] = struct.unpack("<HHHHB", value)
+            found["pci"] = ids
+        elif number == 6:
+            check(length == 8, "EPROTO")
+            found["migration_flags"] = struct.unpack("<Q", value)[0]
+        elif number == 7:
+            check(length == 8, "EPROTO")
+            found["state_size"] = value[::-1].hex()
+        elif number == 8:
+            check(length <= 256, "EPROTO")
+            found["vendor_data"] = value.hex()
+    return found
+
+
+def read(stream, limits):
+    """Items in order, and "END" or the error's name."""
+    items = []
+    try:
+        for item in read_items(stream, limits):
+            items.append(item)
+        return items, "END"
+    except Refused as refused:
+        return items, str(refused)
+
+
+def read_items(stream, limits):
+    at = 0
+
+    def take(length):
+        nonlocal at
+        check(at + length <= len(stream), "ENODATA")
+        at += length
+        return stream[at - length:at]
+
+    head = take(40)
+    check(head[:8] == MAGIC, "EPROTO")
+    check(zlib.crc32(head[:36]) == struct.unpack("<I", head[36:])[0], "EBADMSG")
+    major, _minor, required, _optional = struct.unpack("<HHII", head[8:20])
+    check(major == 1, "EPROTO")
+    check(required == 0, "EPROTO")
+    session = head[20:36]
+
+    due, the_device, digest, others, restarts, ever = 0, None, 0, 0, 0, 0
+    data_bytes = data_frames = blobs = 0
+    generation = count = 0
+    while True:
+        head = take(32)
+        mark, kind, flags, device, length, sequence, payload_check, header_check = struct.unpack(
+            "<4sHHIIQII", head)
+        check(mark == MARK, "EPROTO")
+        check(zlib.crc32(session + head[:28]) == header_check, "EBADMSG")
+        check(sequence == due, "EPROTO")
+        check((sequence == 0) == (kind == IDENTITY), "EPROTO")
+        the_device = device if the_device is None else the_device
+        check(device == the_device, "EPROTO")
+        known = IDENTITY <= kind <= END
+        check(flags & ~(0 if known else OPTIONAL) == 0, "EPROTO")
+        if kind != DATA:
+            others += 1
+            check(others <= 65536, "EMSGSIZE")
+        if kind == IDENTITY:
+            check(length <= 4096, "EMSGSIZE")
+        elif kind == DATA:
+            check(length >= 1, "EPROTO")
+            check(length <= limits["max_frame"], "EMSGSIZE")
+            ever += length
+            check(ever <= limits["max_total"], "EMSGSIZE")
+        elif kind in (INITIAL, RESTART):
+            check(length == 8, "EPROTO")
+        elif kind == BLOB:
+            check(length >= 8, "EPROTO")
+            check(length - 8 <= limits["max_blob"], "EMSGSIZE")
+            check(blobs < limits["max_blobs"], "EMSGSIZE")
+        elif kind == END:
+            check(length == 32, "EPROTO")
+        else:
+            check(flags & OPTIONAL, "EPROTO")
+            check(length <= limits["max_frame"], "EMSGSIZE")
+        if kind == RESTART:
+            restarts += 1
+            check(restarts <= limits["max_restarts"], "EMSGSIZE")
+        payload = take(length)
+        check(zlib.crc32(payload) == payload_check, "EBADMSG")
+        if kind != END:
+            digest = zlib.crc32(head[:28], digest)
+        due += 1
+        if kind == IDENTITY:
+            yield {"identity": read_identity(payload)}
+        elif kind == DATA:
+            data_bytes, data_frames = data_bytes + length, data_frames + 1
+            yield d(payload)
+        elif kind == INITIAL:
+            before = generation
+            generation, reserved = struct.unpack("<II", payload)
+            check(reserved == 0 and generation > before, "EPROTO")
+            yield i(generation)
+        elif kind == BLOB:
+            number, reserved = struct.unpack("<II", payload[:8])
+            check(reserved == 0, "EPROTO")
+            blobs += 1
+            yield b(number, payload[8:])
+        elif kind == RESTART:
+            before = count
+            count, reserved = struct.unpack("<II", payload)
+            check(reserved == 0 and count > before, "EPROTO")
+            data_bytes = data_frames = blobs = 0
+            yield R
+        elif kind == END:
+            totals = struct.unpack("<QQIIQ", payload)
+            check(totals == (data_bytes, data_frames, blobs, digest, 0), "EPROTO")
+            yield E
+            check(at == len(stream), "EPROTO")
+            return
+
+
+def check_file(path):
+    with open(path, "rb") as file:
+        items, result = read(file.read(), DEFAULT_LIMITS)
+    for item in items:
+        print(json.dumps(item))
+    print(result)
+    return 0 if result == "END" else 1
+
+
+# ---- the worked example ------------------------------------------------------------------------
+
+def example():
+    out = Writer().identity().data(b"state").end().out
+    parts = [(8, "magic: 0x89, VFIOMIG"), (2, "major 1"), (2, "minor 0"),
+             (4, "required features: none"), (4, "optional features: none"), (16, "session"),
+             (4, "check: CRC-32 of the 36 bytes before")]
+
+    def header(name, kind, length, sequence):
+        return [(4, f"mark VMFr: the {name} frame"), (2, f"type {kind}: {name}"),
+                (2, "flags: none"), (4, "device 0"), (4, f"length {length}"),
+                (8, f"sequence {sequence}"), (4, "payload check"),
+                (4, "header check: CRC-32 of session ‖ the 28 bytes before")]
+
+    parts += header("IDENTITY", 1, 19, 0)
+    parts += [(2, "field 1: bus"), (2, "3 bytes"), (3, "pci"), (2, "field 6: migration flags"),
+              (2, "8 bytes"), (8, "STOP_COPY")]
+    parts += header("DATA", 2, 5, 1) + [(5, "state")]
+    parts += header("END", 6, 32, 2)
+    parts += [(8, "5 bytes of data"), (8, "in 1 DATA frame"), (4, "no blobs"),
+              (4, "digest: CRC-32 of bytes 40…67 ‖ 91…118"), (8, "reserved")]
+    at = 0
+    lines = []
+    for size, text in parts:
+        rest, first = out[at:at + size], True
+        while rest:
+            line, rest = rest[:8], rest[8:]
+            lines.append(f"{at:5}  {line.hex(' ').upper():23}  {text if first else ''}".rstrip())
+            at, first = at + len(line), False
+    assert at == len(out)
+    return "\n".join(lines)
+
+
+def main():
+    args = sys.argv[1:]
+    if args[:1] == ["--check"] and len(args) == 2:
+        sys.exit(check_file(args[1]))
+    if args == ["--example"]:
+        print(example())
+        return
+    if len(args) > 1 or args[:1] and args[0].startswith("-"):
+        sys.exit(__doc__)
+    here = os.path.dirname(os.path.abspath(__file__))
+    write(args[0] if args else os.path.join(here, "..", "tests", "fixtures"))
+
+
+main()

@@ -1,0 +1,397 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Every operation on a device fails once, in every way: the library returns an error of its set,
+//! says truly what became of the device, and leaves nothing half done.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{At, Done, Drive, Side, check_clean, migrate, side};
+use vfiomig::Device;
+use vfiomig::device::DeviceOptions;
+use vfiomig::error::{Code, Failure, Operation, Outcome};
+use vfiomig::session::{Ending, SaveOptions};
+use vfiomig_sim::{Effect, Op, Sim, SimOptions, State, quirk};
+
+const ERRNOS: [i32; 6] =
+    [libc::EIO, libc::EINVAL, libc::ENODEV, libc::EAGAIN, libc::ENOTCONN, libc::EFAULT];
+
+fn options(migration_flags: u32, seed: u64) -> SimOptions {
+    SimOptions { migration_flags, seed, state_size: 2000, ..SimOptions::default() }
+}
+
+fn drive<'a>() -> Drive<'a> {
+    let save = SaveOptions { max_frame: 1000, ..SaveOptions::default() };
+    let mut drive = Drive { save, buffers: vec![4096], quiesce: true, ..Drive::default() };
+    // A device that takes nothing is given up soon.
+    drive.load.write_timeout = Duration::from_millis(3);
+    drive
+}
+
+/// One fault.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    flags: u32,
+    quirks: u64,
+    at: At,
+    op: Op,
+    nth: u64,
+    errno: i32,
+    effect: Effect,
+}
+
+impl Case {
+    /// Whether nothing that the library does can help any more.
+    fn beyond_help(&self) -> bool {
+        self.effect == Effect::Die
+            || self.quirks & quirk::NO_RESET != 0
+            || (self.effect == Effect::Sticky
+                && matches!(self.op, Op::Any | Op::SetState | Op::GetState | Op::Reset))
+    }
+
+    /// Runs it; says whether the fault struck.
+    fn run(self) -> bool {
+        let [source, target] = [At::Source, At::Target].map(|at| {
+            let quirks = if self.at == at { self.quirks } else { 0 };
+            side(SimOptions { quirks, ..options(self.flags, 1 + at as u64) })
+        });
+        let bad = if self.at == At::Source { &source } else { &target };
+        source.sim.guest_write(100, 1000, 3).unwrap();
+        let counted = bad.sim.count(self.op);
+        bad.sim.inject(self.op, self.nth, self.errno, self.effect);
+        let contents = source.sim.digest();
+        let begun = Instant::now();
+        let mut done = drive().run(&source.device, &target.device);
+        let struck = bad.sim.count(self.op) - counted >= self.nth;
+        let last = bad.sim.count(self.op) - counted == self.nth;
+        self.check_result(&source, &target, &done, contents, last);
+        // Keep what can be kept, as a VMM would.
+        let mut kept = None;
+        if let (Err(_), Some(save)) = (&done.result, &mut done.save) {
+            kept = match save.finish(Ending::Keep) {
+                Err(error) if error.code() == Code::Inval => None,
+                other => Some(other),
+            };
+        }
+        assert!(begun.elapsed() < Duration::from_secs(5), "{self:?} takes too long");
+        let struck = struck || bad.sim.count(self.op) - counted >= self.nth;
+        if let Some(Err(error)) = &kept {
+            assert!(self.at == At::Source, "{self:?}: {error}");
+            let failure = error.failure().unwrap_or_else(|| panic!("{self:?}: {error}"));
+            self.check_failure(bad, failure);
+        }
+        if let Some(Ok(())) = kept {
+            assert_eq!(source.sim.state(), State::RUNNING, "{self:?}");
+            // A guest whose device has lost its contents must not go on unawares: either the
+            // failure before said so, or this one, or the device itself was not told.
+            let intact = source.sim.digest() == contents;
+            let told = match &done.result {
+                Err((_, error)) => error.failure().is_some_and(|f| f.outcome == Outcome::Reset),
+                Ok(()) => false,
+            };
+            let unseen = self.effect == Effect::Reset;
+            assert!(intact || told || unseen, "{self:?}: the contents were lost in silence");
+        }
+        let failed = done.result.is_err();
+        drop(done);
+        self.check_left(&source, &target, failed);
+        // Whatever it was: once the reason has gone, a harder reset makes both good again.
+        for side in [&source, &target] {
+            side.sim.clear_faults();
+            if side.sim.state() != State::RUNNING || self.beyond_help() {
+                side.sim.guest_reset();
+                side.device.was_reset().unwrap();
+                assert_eq!(side.sim.state(), State::RUNNING);
+            }
+        }
+        if self.quirks & quirk::NO_RESET == 0 {
+            migrate(&source, &target, drive());
+        }
+        struck
+    }
+
+    fn check_result(&self, source: &Side, target: &Side, done: &Done, contents: u64, last: bool) {
+        match &done.result {
+            // The one moment that nobody can see: between the last look and the change.
+            Ok(()) if self.at == At::Target && self.effect == Effect::Reset && last => {}
+            Ok(()) => {
+                // What was sent is the state before a reset or that after it, and nothing between.
+                let after = source.sim.digest();
+                assert!([contents, after].contains(&target.sim.digest()), "{self:?}");
+                assert_eq!(target.sim.state(), State::STOP, "{self:?}");
+                assert_eq!(source.sim.state(), State::STOP, "{self:?}");
+            }
+            Err((at, error)) => {
+                assert_eq!(*at, self.at, "{self:?}: {error}");
+                let session = match at {
+                    At::Source => done.save.as_ref().and_then(|save| save.failure()),
+                    At::Target => done.load.as_ref().and_then(|load| load.failure()),
+                };
+                let failure = error.failure();
+                assert!(
+                    failure.is_some() || error.code() == Code::Again,
+                    "{self:?}: {error} without a failure"
+                );
+                // What the error carries is also what the handles keep, where there are any.
+                if let (Some(failure), Some(kept)) = (failure, session) {
+                    assert_eq!(kept.operation, failure.operation, "{self:?}");
+                    assert_eq!(kept.errno, failure.errno, "{self:?}");
+                    assert_eq!(kept.code, error.code().to_ret(), "{self:?}");
+                }
+                assert!(!error.message().contains('\n'));
+            }
+        }
+    }
+
+    /// What a failure says is what the device has become.
+    fn check_failure(&self, bad: &Side, failure: &Failure) {
+        let state = bad.sim.state();
+        match failure.outcome {
+            Outcome::Lost => {
+                assert_eq!(failure.state_after, None, "{self:?}: {failure:?}");
+                let reset_failed =
+                    self.beyond_help() || matches!(self.op, Op::Any | Op::Reset | Op::GetState);
+                assert!(reset_failed, "{self:?}: {failure:?}");
+            }
+            Outcome::Reset | Outcome::Recovered => {
+                let after = failure.state_after.unwrap().raw();
+                assert_eq!(after, state.0, "{self:?}: {failure:?}");
+                if failure.outcome == Outcome::Reset {
+                    assert_eq!(state, State::RUNNING, "{self:?}");
+                    assert_ne!(failure.fixups, 0, "{self:?}");
+                }
+            }
+            Outcome::Kept if failure.operation == Operation::SetState => {
+                assert_eq!(failure.state_after, failure.state_before, "{self:?}: {failure:?}");
+                assert_eq!(failure.state_after.unwrap().raw(), state.0, "{self:?}: {failure:?}");
+            }
+            Outcome::Kept => {}
+        }
+    }
+
+    fn check_left(&self, source: &Side, target: &Side, failed: bool) {
+        for (at, side) in [(At::Source, source), (At::Target, target)] {
+            check_clean(side);
+            let state = side.sim.state();
+            if at == self.at && self.beyond_help() {
+                continue;
+            }
+            let at_rest = matches!(state, State::STOP | State::RUNNING);
+            // A single failure of the very reset that would have helped is beyond help too.
+            let reset_failed = matches!(self.op, Op::Reset | Op::Any);
+            assert!(at_rest || (at == self.at && reset_failed), "{self:?}: {at:?} in {state:?}");
+            if at == At::Source && failed && self.at == At::Target {
+                assert_eq!(state, State::RUNNING, "{self:?}: the guest must go on");
+            }
+        }
+    }
+}
+
+/// Each operation of a kind in turn, until there is no such operation any more.
+fn sweep(case: Case) -> u64 {
+    for nth in 1.. {
+        if !(Case { nth, ..case }).run() {
+            return nth - 1;
+        }
+    }
+    0
+}
+
+const KINDS: [Op; 7] =
+    [Op::Any, Op::GetState, Op::SetState, Op::Read, Op::Write, Op::PrecopyInfo, Op::DataSize];
+
+fn sweep_all(at: At, flags: u32, quirks: u64) {
+    let mut struck = 0;
+    for op in KINDS {
+        for effect in Effect::ALL {
+            for errno in ERRNOS {
+                let case = Case { flags, quirks, at, op, nth: 0, errno, effect };
+                struck += sweep(case);
+            }
+        }
+    }
+    assert!(struck > 400, "only {struck} faults struck");
+}
+
+#[test]
+fn every_operation_of_the_source_fails_in_every_way() {
+    for flags in [7, 1] {
+        sweep_all(At::Source, flags, 0);
+    }
+}
+
+#[test]
+fn every_operation_of_the_target_fails_in_every_way() {
+    sweep_all(At::Target, 7, 0);
+}
+
+#[test]
+fn every_operation_fails_in_every_way_with_drivers_that_hide_it() {
+    let quirks = quirk::STOP_ACCEPTS_ALL | quirk::CONSUMES_ON_ERROR | quirk::DRAINED_ZERO;
+    sweep_all(At::Source, 5, quirks | quirk::INFO_MAKES_DATA);
+    sweep_all(At::Target, 3, quirks);
+}
+
+#[test]
+fn every_operation_fails_on_a_device_that_cannot_be_reset() {
+    for at in [At::Source, At::Target] {
+        for op in [Op::SetState, Op::Read, Op::Write] {
+            for effect in [Effect::Once, Effect::Error, Effect::Half] {
+                let errno = libc::EIO;
+                sweep(Case { flags: 7, quirks: quirk::NO_RESET, at, op, nth: 0, errno, effect });
+            }
+        }
+    }
+}
+
+#[test]
+fn a_failed_change_and_then_a_failed_recovery() {
+    // The change fails, and so does the nth operation after it: asking, the way back, the reset.
+    for flags in [1, 3, 5, 7] {
+        for change in 1..4 {
+            for then in [Op::GetState, Op::SetState, Op::Reset] {
+                for effect in [Effect::Once, Effect::Sticky, Effect::Error, Effect::Half] {
+                    for first in [Effect::Once, Effect::Half] {
+                        let source = side(options(flags, 1));
+                        let target = side(options(flags, 2));
+                        source.sim.inject(Op::SetState, change, libc::EBUSY, first);
+                        let after = if then == Op::SetState { change + 1 } else { 1 };
+                        source.sim.inject(then, after, libc::EIO, effect);
+                        let mut done = drive().run(&source.device, &target.device);
+                        if let (Err(_), Some(save)) = (&done.result, &mut done.save) {
+                            let _ = save.finish(Ending::Keep);
+                        }
+                        drop(done);
+                        check_clean(&source);
+                        check_clean(&target);
+                        source.sim.clear_faults();
+                        source.sim.guest_reset();
+                        source.device.was_reset().unwrap();
+                        if target.sim.state() != State::RUNNING {
+                            target.device.reset().unwrap();
+                        }
+                        migrate(&source, &target, drive());
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn probing_survives_every_failure() {
+    for op in [Op::GetFlags, Op::GetState, Op::DataSize, Op::Any] {
+        for effect in Effect::ALL {
+            for errno in ERRNOS {
+                for nth in 1..6 {
+                    let sim = Sim::new(options(7, 1)).unwrap();
+                    sim.inject(op, nth, errno, effect);
+                    let before = sim.state();
+                    let device = Device::new(sim.transport(), DeviceOptions::default()).unwrap();
+                    let caps = device.caps().unwrap();
+                    let can = device.reasons().unwrap();
+                    assert_eq!(sim.count(Op::SetState) + sim.count(Op::Reset), 0);
+                    if !matches!(effect, Effect::Error | Effect::Die | Effect::Reset) {
+                        assert_eq!(sim.state(), before);
+                    }
+                    // Either it can be saved, or it is said why not.
+                    match device.save(SaveOptions::default()) {
+                        Ok(save) => drop(save),
+                        Err(error) => assert!(
+                            !can.is_empty() && error.message().len() > 10,
+                            "{op:?} {nth} {errno} {effect:?}: {error} {caps:?}"
+                        ),
+                    }
+                    drop(device);
+                    assert_eq!(sim.violations(), (0, None));
+                    assert_eq!(sim.open_streams(), 0);
+                    assert_eq!(sim.releases(), 1);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_source_that_cannot_be_kept_as_it_was_is_not_said_to_be() {
+    for stopped in [false, true] {
+        let source = side(options(7, 1));
+        let mut save = source.device.save(SaveOptions::default()).unwrap();
+        if stopped {
+            save.stop().unwrap();
+        }
+        source.sim.guest_write(0, 100, 9).unwrap();
+        let contents = source.sim.digest();
+        source.sim.inject(Op::GetState, 1, libc::EIO, Effect::Error);
+        let error = save.finish(Ending::Keep).unwrap_err();
+        assert_eq!(error.code(), Code::Io);
+        assert_eq!(error.failure().unwrap().outcome, Outcome::Reset);
+        assert_eq!(save.failure(), error.failure().copied());
+        assert_ne!(source.sim.digest(), contents);
+        assert_eq!(source.sim.state(), State::RUNNING);
+        assert_ne!(source.device.fixups(), 0);
+        check_clean(&source);
+    }
+}
+
+#[test]
+fn a_released_source_stands_still_even_where_it_had_to_be_reset() {
+    for effect in [Effect::Once, Effect::Error] {
+        let (source, target) = (side(options(7, 1)), side(options(7, 2)));
+        let sim = source.sim.clone();
+        let before = Box::new(move |_, call| {
+            if call == common::Call::Finish {
+                sim.inject(Op::GetState, 1, libc::EIO, effect);
+            }
+        });
+        let done = Drive { before, ..drive() }.run(&source.device, &target.device);
+        done.result.unwrap();
+        assert_eq!(source.sim.count(Op::Reset), 1);
+        assert_eq!(source.sim.state(), State::STOP);
+        check_clean(&source);
+    }
+}
+
+#[test]
+fn signals_without_end_do_not_hang_a_call() {
+    for op in [Op::GetState, Op::SetState, Op::Read, Op::PrecopyInfo, Op::Write] {
+        let (source, target) = (side(options(7, 1)), side(options(7, 2)));
+        let bad = if op == Op::Write { &target } else { &source };
+        bad.sim.inject(op, 1, libc::EINTR, Effect::Sticky);
+        let begun = Instant::now();
+        let done = drive().run(&source.device, &target.device);
+        // The estimates are dispensable.
+        assert_eq!(done.result.is_ok(), op == Op::PrecopyInfo, "{op:?}");
+        bad.sim.clear_faults();
+        drop(done);
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        check_clean(&source);
+        check_clean(&target);
+    }
+}
+
+#[test]
+fn a_dead_device_is_reported_lost_and_revived_by_a_harder_reset() {
+    let source = side(options(7, 1));
+    let mut save = source.device.save(SaveOptions::default()).unwrap();
+    source.sim.inject(Op::Read, 1, libc::EIO, Effect::Die);
+    let error = loop {
+        if let Err(error) = save.next(&mut [0; 4096]) {
+            break error;
+        }
+    };
+    assert_eq!(error.code(), Code::Io);
+    let error = save.finish(Ending::Keep).unwrap_err();
+    assert_eq!(error.failure().unwrap().outcome, Outcome::Lost);
+    assert_eq!(error.failure().unwrap().state_after, None);
+    drop(save);
+    let refused = source.device.save(SaveOptions::default()).err().unwrap();
+    assert!(matches!(refused.code(), Code::Io | Code::NoDev), "{refused}");
+    assert!(source.device.was_reset().is_err());
+    source.sim.clear_faults();
+    source.device.was_reset().unwrap();
+    let target = side(options(7, 2));
+    migrate(&source, &target, drive());
+}

@@ -1,0 +1,561 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The native stream against an independent implementation of docs/stream-format.md.
+//!
+//! `scripts/make-fixtures.py` knows the document and not this library. Its streams are read here,
+//! whole and in pieces, and must lead to the items and errors that its manifest states; those that
+//! a writer of this library could have made are made again, byte for byte; and streams that are
+//! written here are read by its reader.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+use vfiomig::device::Identity;
+use vfiomig::stream::{DecodeLimits, Decoder, Encoder, FrameType, Item, encode_identity};
+
+/// As much of JSON as the manifest needs.
+#[derive(Debug, Clone, PartialEq)]
+enum Json {
+    Bool(bool),
+    Number(u64),
+    Text(String),
+    List(Vec<Json>),
+    Map(BTreeMap<String, Json>),
+}
+
+impl Json {
+    fn parse(text: &str) -> Json {
+        let mut rest = text;
+        let value = Json::value(&mut rest);
+        assert_eq!(rest.trim(), "");
+        value
+    }
+
+    fn eat(rest: &mut &str, token: &str) -> bool {
+        *rest = rest.trim_start();
+        match rest.strip_prefix(token) {
+            Some(after) => {
+                *rest = after;
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn string(rest: &mut &str) -> String {
+        assert!(Json::eat(rest, "\""));
+        let mut out = String::new();
+        let mut chars = rest.char_indices();
+        loop {
+            match chars.next().unwrap() {
+                (at, '"') => {
+                    *rest = &rest[at + 1..];
+                    return out;
+                }
+                (_, '\\') => match chars.next().unwrap().1 {
+                    'u' => {
+                        let hex: String = (0..4).map(|_| chars.next().unwrap().1).collect();
+                        let code = u32::from_str_radix(&hex, 16).unwrap();
+                        out.push(char::from_u32(code).unwrap());
+                    }
+                    plain @ ('"' | '\\' | '/') => out.push(plain),
+                    other => panic!("\\{other} in the manifest"),
+                },
+                (_, plain) => out.push(plain),
+            }
+        }
+    }
+
+    fn value(rest: &mut &str) -> Json {
+        if Json::eat(rest, "{") {
+            let mut map = BTreeMap::new();
+            while !Json::eat(rest, "}") {
+                let key = Json::string(rest);
+                assert!(Json::eat(rest, ":"));
+                assert!(map.insert(key, Json::value(rest)).is_none());
+                let _ = Json::eat(rest, ",");
+            }
+            return Json::Map(map);
+        }
+        if Json::eat(rest, "[") {
+            let mut list = Vec::new();
+            while !Json::eat(rest, "]") {
+                list.push(Json::value(rest));
+                let _ = Json::eat(rest, ",");
+            }
+            return Json::List(list);
+        }
+        if Json::eat(rest, "true") {
+            return Json::Bool(true);
+        }
+        if Json::eat(rest, "false") {
+            return Json::Bool(false);
+        }
+        if rest.starts_with('"') {
+            return Json::Text(Json::string(rest));
+        }
+        let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let (digits, after) = rest.split_at(end);
+        *rest = after;
+        Json::Number(digits.parse().unwrap())
+    }
+
+    fn get(&self, key: &str) -> Option<&Json> {
+        match self {
+            Json::Map(map) => map.get(key),
+            other => panic!("{other:?} has no {key}"),
+        }
+    }
+
+    fn text(&self) -> &str {
+        match self {
+            Json::Text(text) => text,
+            other => panic!("{other:?} is no text"),
+        }
+    }
+
+    fn number(&self) -> u64 {
+        match self {
+            Json::Number(number) => *number,
+            other => panic!("{other:?} is no number"),
+        }
+    }
+
+    fn list(&self) -> &[Json] {
+        match self {
+            Json::List(list) => list,
+            other => panic!("{other:?} is no list"),
+        }
+    }
+
+    fn hex(&self) -> Vec<u8> {
+        let text = self.text();
+        (0..text.len() / 2)
+            .map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap())
+            .collect()
+    }
+}
+
+/// An item, owned.
+#[derive(Debug, PartialEq, Eq, Clone)]
+enum Owned {
+    Identity(Identity),
+    Data(Vec<u8>),
+    Initial(u32),
+    Blob(u32, Vec<u8>),
+    Restart,
+    End,
+}
+
+fn own(item: Item<'_>) -> Owned {
+    match item {
+        Item::Identity(identity) => Owned::Identity(*identity),
+        Item::Data(bytes) => Owned::Data(bytes.to_vec()),
+        Item::InitialComplete(generation) => Owned::Initial(generation),
+        Item::Blob { kind, bytes } => Owned::Blob(kind, bytes.to_vec()),
+        Item::Restart(_) => Owned::Restart,
+        Item::End => Owned::End,
+    }
+}
+
+fn expected_item(json: &Json) -> Owned {
+    if let Some(fields) = json.get("identity") {
+        let text = |key: &str| fields.get(key).map_or("", Json::text).to_owned();
+        let mut pci = [0u16; 4];
+        for (id, value) in pci.iter_mut().zip(fields.get("pci").map_or(&[][..], Json::list)) {
+            *id = value.number().try_into().unwrap();
+        }
+        let number = |key: &str| fields.get(key).map_or(0, Json::number);
+        return Owned::Identity(Identity {
+            bus: text("bus"),
+            driver: text("driver"),
+            pci,
+            pci_revision: number("pci_revision").try_into().unwrap(),
+            mdev_type: text("mdev_type"),
+            kernel_release: text("kernel_release"),
+            migration_flags: number("migration_flags"),
+            state_size: match fields.get("state_size") {
+                Some(hex) => u64::from_str_radix(hex.text(), 16).unwrap(),
+                None => 0,
+            },
+            vendor_data: fields.get("vendor_data").map(Json::hex).unwrap_or_default(),
+        });
+    }
+    if let Some(bytes) = json.get("data") {
+        return Owned::Data(bytes.hex());
+    }
+    if let Some(generation) = json.get("initial_complete") {
+        return Owned::Initial(generation.number().try_into().unwrap());
+    }
+    if let Some(bytes) = json.get("blob") {
+        let kind = json.get("kind").unwrap().number().try_into().unwrap();
+        return Owned::Blob(kind, bytes.hex());
+    }
+    if json.get("restart").is_some() {
+        return Owned::Restart;
+    }
+    assert!(json.get("end").is_some(), "{json:?}");
+    Owned::End
+}
+
+struct Fixture {
+    name: String,
+    bytes: Vec<u8>,
+    session: [u8; 16],
+    device: u32,
+    encode: bool,
+    limits: DecodeLimits,
+    items: Vec<Owned>,
+    result: String,
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn directory() -> PathBuf {
+    root().join("tests/fixtures")
+}
+
+fn fixtures() -> Vec<Fixture> {
+    let manifest = std::fs::read_to_string(directory().join("manifest.json")).unwrap();
+    let manifest = Json::parse(&manifest);
+    let fixture = |row: &Json| {
+        let name = row.get("file").unwrap().text().to_owned();
+        let mut limits = DecodeLimits::default();
+        let Some(Json::Map(changed)) = row.get("limits") else { panic!("{name}: no limits") };
+        for (key, value) in changed {
+            match key.as_str() {
+                "max_blobs" => limits.max_blobs = value.number().try_into().unwrap(),
+                "max_total" => limits.max_total = value.number(),
+                other => panic!("{name}: limit {other}"),
+            }
+        }
+        Fixture {
+            bytes: std::fs::read(directory().join(&name)).unwrap(),
+            session: row.get("session").unwrap().hex().try_into().unwrap(),
+            device: row.get("device").unwrap().number().try_into().unwrap(),
+            encode: row.get("encode") == Some(&Json::Bool(true)),
+            limits,
+            items: row.get("items").unwrap().list().iter().map(expected_item).collect(),
+            result: row.get("result").unwrap().text().to_owned(),
+            name,
+        }
+    };
+    manifest.get("fixtures").unwrap().list().iter().map(fixture).collect()
+}
+
+/// Reads a stream that comes in these pieces: what was handed on, and `END`, an error's name, or
+/// `ENODATA` where the end never came.
+fn read<'a>(limits: DecodeLimits, pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Owned>, String) {
+    let mut decoder = Decoder::new(limits);
+    let mut items = Vec::new();
+    for mut piece in pieces {
+        loop {
+            match decoder.next(&mut piece) {
+                Ok(Some(item)) => items.push(own(item)),
+                Ok(None) => {
+                    assert!(piece.is_empty(), "not all of the input was taken");
+                    break;
+                }
+                Err(error) => {
+                    // An error is final.
+                    let again = decoder.next(&mut [].as_slice());
+                    assert_eq!(again.unwrap_err().code(), error.code());
+                    assert!(!decoder.ended());
+                    return (items, error.code().name().to_owned());
+                }
+            }
+        }
+    }
+    let result = if decoder.ended() { "END" } else { "ENODATA" };
+    (items, result.to_owned())
+}
+
+/// The same, received into the decoder's own memory: at most `step` bytes at once.
+fn receive(limits: DecodeLimits, bytes: &[u8], step: usize) -> (Vec<Owned>, String) {
+    let mut decoder = Decoder::new(limits);
+    let mut items = Vec::new();
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let space = match decoder.space() {
+            Ok(space) => space,
+            Err(error) => return (items, error.code().name().to_owned()),
+        };
+        let n = space.len().min(step).min(rest.len());
+        space[..n].copy_from_slice(&rest[..n]);
+        rest = &rest[n..];
+        decoder.received(n).unwrap();
+        loop {
+            match decoder.next(&mut [].as_slice()) {
+                Ok(Some(item)) => items.push(own(item)),
+                Ok(None) => break,
+                Err(error) => return (items, error.code().name().to_owned()),
+            }
+        }
+    }
+    (items, if decoder.ended() { "END" } else { "ENODATA" }.to_owned())
+}
+
+fn split_at<'a>(bytes: &'a [u8], cuts: &'a [usize]) -> impl Iterator<Item = &'a [u8]> {
+    let mut rest = bytes;
+    let mut cuts = cuts.iter();
+    let mut last = false;
+    std::iter::from_fn(move || match cuts.next() {
+        Some(cut) => {
+            let (front, back) = rest.split_at((*cut).min(rest.len()));
+            rest = back;
+            Some(front)
+        }
+        None if last => None,
+        None => {
+            last = true;
+            Some(rest)
+        }
+    })
+}
+
+impl Fixture {
+    fn check<'a>(&self, how: &str, pieces: impl Iterator<Item = &'a [u8]>) {
+        let (items, result) = read(self.limits, pieces);
+        assert_eq!(result, self.result, "{} {how}: {items:?}", self.name);
+        assert!(items == self.items, "{} {how}:\n{items:?}\nand not\n{:?}", self.name, self.items);
+    }
+}
+
+#[test]
+fn the_manifest_and_the_directory_name_the_same_files() {
+    let mut named: Vec<String> = fixtures().into_iter().map(|fixture| fixture.name).collect();
+    named.push("manifest.json".to_owned());
+    named.sort();
+    let mut there: Vec<String> = std::fs::read_dir(directory())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    there.sort();
+    assert_eq!(there, named);
+    assert!(named.len() > 80, "{} fixtures only", named.len());
+}
+
+#[test]
+fn every_fixture_leads_to_what_its_manifest_says_however_it_is_split() {
+    for fixture in fixtures() {
+        fixture.check("whole", std::iter::once(fixture.bytes.as_slice()));
+        fixture.check("byte by byte", fixture.bytes.chunks(1));
+        for size in [3, 28, 32, 40, 41, 333] {
+            fixture.check(&format!("in pieces of {size}"), fixture.bytes.chunks(size));
+        }
+        for step in [usize::MAX, 1, 7, 32, 100] {
+            let (items, result) = receive(fixture.limits, &fixture.bytes, step);
+            assert_eq!(result, fixture.result, "{} received by {step}", fixture.name);
+            assert!(items == fixture.items, "{} received by {step}: {items:?}", fixture.name);
+        }
+        if fixture.bytes.len() < 1000 {
+            for cut in 0..=fixture.bytes.len() {
+                fixture.check(&format!("cut at {cut}"), split_at(&fixture.bytes, &[cut]));
+            }
+        }
+    }
+}
+
+#[test]
+fn every_fixture_survives_random_splits() {
+    let mut runner = TestRunner::new(ProptestConfig::with_cases(40));
+    for fixture in fixtures() {
+        runner
+            .run(&proptest::collection::vec(0usize..120, 0..60), |cuts| {
+                fixture.check(&format!("split {cuts:?}"), split_at(&fixture.bytes, &cuts));
+                Ok(())
+            })
+            .unwrap();
+    }
+}
+
+/// Writes a stream with the library.
+fn write(session: [u8; 16], device: u32, items: &[Owned]) -> Vec<u8> {
+    let mut encoder = Encoder::new(session, device);
+    let mut buf = vec![0u8; 64 << 10];
+    let n = encoder.preamble(&mut buf).unwrap();
+    let mut out = buf[..n].to_vec();
+    let mut restarts = 0u32;
+    for item in items {
+        let n = match item {
+            Owned::Identity(identity) => {
+                encoder.frame(&mut buf, FrameType::Identity, &[&encode_identity(identity)])
+            }
+            Owned::Data(bytes) => encoder.frame(&mut buf, FrameType::Data, &[bytes]),
+            Owned::Initial(generation) => {
+                let mark = generation.to_le_bytes();
+                encoder.frame(&mut buf, FrameType::InitialComplete, &[&mark, &[0; 4]])
+            }
+            Owned::Blob(kind, bytes) => {
+                encoder.frame(&mut buf, FrameType::Blob, &[&kind.to_le_bytes(), &[0; 4], bytes])
+            }
+            Owned::Restart => {
+                restarts += 1;
+                encoder.frame(&mut buf, FrameType::Restart, &[&restarts.to_le_bytes(), &[0; 4]])
+            }
+            Owned::End => encoder.end(&mut buf),
+        };
+        out.extend_from_slice(&buf[..n.unwrap()]);
+    }
+    out
+}
+
+#[test]
+fn the_librarys_writer_makes_the_same_bytes_as_the_document() {
+    let mut made = 0;
+    for fixture in fixtures().into_iter().filter(|fixture| fixture.encode) {
+        let ours = write(fixture.session, fixture.device, &fixture.items);
+        let differs = ours.iter().zip(&fixture.bytes).position(|(a, b)| a != b);
+        assert_eq!(differs, None, "{}: first difference", fixture.name);
+        assert_eq!(ours.len(), fixture.bytes.len(), "{}", fixture.name);
+        made += 1;
+    }
+    assert!(made >= 10, "{made} fixtures only");
+}
+
+/// Two streams of the same shape whose payloads differ must not be able to lend each other an
+/// END frame: the digest depends on what the frames carry, not on their number.
+#[test]
+fn the_digest_depends_on_every_payload() {
+    let items = |last: &[u8]| {
+        let identity = Owned::Identity(Identity { bus: "pci".into(), ..Identity::default() });
+        vec![identity, Owned::Data(b"same".to_vec()), Owned::Data(last.to_vec()), Owned::End]
+    };
+    let (one, two) = (write([9; 16], 0, &items(b"one")), write([9; 16], 0, &items(b"two")));
+    let end = one.len() - 64;
+    let spliced = [&one[..end], &two[end..]].concat();
+    let (_, result) = read(DecodeLimits::default(), std::iter::once(spliced.as_slice()));
+    assert_eq!(result, "EPROTO");
+}
+
+#[test]
+fn the_number_of_frames_without_data_is_limited() {
+    let mut items = vec![Owned::Identity(Identity::default())];
+    // The identity is one such frame, END another.
+    items.extend((1..65_535u32).map(Owned::Initial));
+    items.push(Owned::End);
+    let stream = write([1; 16], 0, &items);
+    let (_, result) = read(DecodeLimits::default(), std::iter::once(stream.as_slice()));
+    assert_eq!(result, "END");
+    items.insert(1, Owned::Blob(1, vec![]));
+    let stream = write([1; 16], 0, &items);
+    let (found, result) = read(DecodeLimits::default(), std::iter::once(stream.as_slice()));
+    assert_eq!((found.len(), result.as_str()), (65_536, "EMSGSIZE"));
+}
+
+/// Runs the script, where there is a Python; says so where there is none.
+fn script(args: &[&std::ffi::OsStr]) -> Option<Output> {
+    let out =
+        Command::new("python3").arg(root().join("scripts/make-fixtures.py")).args(args).output();
+    match out {
+        Ok(out) => Some(out),
+        Err(error) => {
+            eprintln!("skipped: python3 does not start: {error}");
+            None
+        }
+    }
+}
+
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Scratch {
+        let path = std::env::temp_dir().join(format!("vfiomig-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Scratch(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn the_fixtures_are_what_the_script_makes() {
+    let scratch = Scratch::new("fixtures");
+    let Some(out) = script(&[scratch.0.as_os_str()]) else { return };
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let names = |dir: &Path| {
+        let mut names: Vec<_> =
+            std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(&scratch.0), names(&directory()));
+    for name in names(&scratch.0) {
+        let (new, old) = (scratch.0.join(&name), directory().join(&name));
+        assert!(std::fs::read(new).unwrap() == std::fs::read(old).unwrap(), "{name:?} differs");
+    }
+}
+
+#[test]
+fn the_scripts_reader_takes_what_the_library_writes_and_refuses_it_when_it_is_damaged() {
+    let scratch = Scratch::new("check");
+    let file = scratch.0.join("stream.bin");
+    let items = [
+        Owned::Identity(Identity {
+            bus: "pci".into(),
+            driver: "mtty".into(),
+            pci: [0x4348, 0x3253, 1, 2],
+            pci_revision: 3,
+            mdev_type: "mtty-2".into(),
+            kernel_release: "6.12".into(),
+            migration_flags: 7,
+            state_size: 96,
+            vendor_data: vec![0, 255],
+        }),
+        Owned::Data(vec![1; 24]),
+        Owned::Initial(1),
+        Owned::Blob(5, b"void".to_vec()),
+        Owned::Restart,
+        Owned::Data((0..5000u32).map(|n| n as u8).collect()),
+        Owned::Initial(2),
+        Owned::Blob(5, b"config".to_vec()),
+        Owned::Data(vec![7]),
+        Owned::End,
+    ];
+    let stream = write([0xa5; 16], 2, &items);
+    let check = |bytes: &[u8]| {
+        std::fs::write(&file, bytes).unwrap();
+        script(&["--check".as_ref(), file.as_os_str()])
+    };
+    let Some(out) = check(&stream) else { return };
+    let text = String::from_utf8(out.stdout).unwrap();
+    assert!(out.status.success(), "{text}{}", String::from_utf8_lossy(&out.stderr));
+    let mut lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.pop(), Some("END"));
+    let found: Vec<Owned> = lines.iter().map(|line| expected_item(&Json::parse(line))).collect();
+    assert_eq!(found, items);
+
+    for (at, want) in [(0, "EPROTO"), (30, "EBADMSG"), (100, "EBADMSG"), (3000, "EBADMSG")] {
+        let mut bad = stream.clone();
+        bad[at] ^= 1;
+        let out = check(&bad).unwrap();
+        assert_eq!(out.status.code(), Some(1));
+        assert_eq!(String::from_utf8(out.stdout).unwrap().lines().last(), Some(want), "at {at}");
+    }
+    let out = check(&stream[..stream.len() - 1]).unwrap();
+    assert_eq!(String::from_utf8(out.stdout).unwrap().lines().last(), Some("ENODATA"));
+}
+
+#[test]
+fn the_documents_example_is_the_smallest_fixture() {
+    let document = std::fs::read_to_string(root().join("docs/stream-format.md")).unwrap();
+    let example = document.split("## An example").nth(1).unwrap().split("```").nth(1).unwrap();
+    let mut bytes = Vec::new();
+    for line in example.lines().filter(|line| !line.is_empty()) {
+        let at: usize = line[..5].trim().parse().unwrap();
+        assert_eq!(at, bytes.len(), "{line}");
+        let hex = line.get(7..30).unwrap_or(&line[7..]);
+        bytes.extend(hex.split_whitespace().map(|byte| u8::from_str_radix(byte, 16).unwrap()));
+    }
+    assert!(bytes == std::fs::read(directory().join("minimal.bin")).unwrap());
+}
