@@ -84,13 +84,8 @@ impl Errno {
     pub fn code(self) -> Code {
         match Code::from_errno(self.0) {
             Some(
-                code @ (Code::Inval
-                | Code::NoDev
-                | Code::NoMem
-                | Code::NotTty
-                | Code::NotSupported
-                | Code::TimedOut
-                | Code::Cancelled),
+                code
+                @ (Code::Inval | Code::NoDev | Code::NoMem | Code::NotTty | Code::NotSupported),
             ) => code,
             _ => Code::Io,
         }

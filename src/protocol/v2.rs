@@ -87,38 +87,53 @@ pub(crate) struct Patience<'a> {
     pub cancelled: &'a AtomicBool,
 }
 
-/// Writes all of `buf` to the device; `Err` carries how many bytes were taken. After an error the
-/// kernel may have consumed any of the rest: nothing more may be written.
+/// Why a write ended early.
+pub(crate) struct WriteFailed {
+    /// Bytes that the driver took before.
+    pub taken: u64,
+    pub code: Code,
+    /// The driver's errno; 0 where it gave none.
+    pub errno: i32,
+    pub why: String,
+}
+
+/// Writes all of `buf` to the device. After an error the kernel may have consumed any of the rest:
+/// nothing more may be written.
 pub(crate) fn write_all(
     device: &mut Inner,
     buf: &[u8],
     patience: &Patience<'_>,
-) -> std::result::Result<(), (u64, Errno, &'static str)> {
-    let Some(data) = device.data() else {
-        return Err((0, Errno(libc::ENODEV), ""));
+) -> std::result::Result<(), WriteFailed> {
+    let mut taken = 0usize;
+    let fail = |taken: usize, code: Code, errno: i32, why: &str| {
+        let why = if why.is_empty() { Errno(errno).to_string() } else { why.to_owned() };
+        Err(WriteFailed { taken: taken as u64, code, errno, why })
     };
-    let mut done = 0usize;
+    let Some(data) = device.data() else {
+        return fail(0, Code::NoDev, libc::ENODEV, "");
+    };
     let mut stuck_since: Option<Instant> = None;
-    while let Some(rest) = buf.get(done..).filter(|rest| !rest.is_empty()) {
-        let fail = |errno, why| Err((done as u64, Errno(errno), why));
+    while let Some(rest) = buf.get(taken..).filter(|rest| !rest.is_empty()) {
         match device.transport.data_write(data, rest) {
-            Ok(0) => return fail(libc::EIO, "the driver took no data and gave no error"),
+            Ok(0) => return fail(taken, Code::Io, 0, "it took no data and gave no error"),
             Ok(n) if n <= rest.len() => {
-                done += n;
+                taken += n;
                 stuck_since = None;
             }
-            Ok(_) => return fail(libc::EIO, "the driver claims to have taken more than it got"),
+            Ok(_) => return fail(taken, Code::Io, 0, "it claims to have taken more than it got"),
             Err(Errno(libc::EAGAIN)) => {
                 let since = *stuck_since.get_or_insert_with(Instant::now);
                 if since.elapsed() >= patience.timeout {
-                    return fail(libc::ETIMEDOUT, "the driver takes no data");
+                    return fail(taken, Code::TimedOut, libc::EAGAIN, "it takes no data");
                 }
                 device.transport.data_wait(data, Direction::Write, Duration::from_millis(50));
             }
-            Err(Errno(errno)) => return fail(errno, ""),
+            // mtty and hisi_acc say EFAULT to a header that they do not like.
+            Err(Errno(libc::EFAULT)) => return fail(taken, Code::Inval, libc::EFAULT, ""),
+            Err(errno) => return fail(taken, errno.code(), errno.0, ""),
         }
         if patience.cancelled.load(Ordering::Relaxed) {
-            return Err((done as u64, Errno(libc::ECANCELED), ""));
+            return fail(taken, Code::Cancelled, 0, "the load was cancelled");
         }
     }
     Ok(())

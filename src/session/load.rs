@@ -197,18 +197,12 @@ impl Load {
                     let before = inner.state_now();
                     let written = v2::write_all(inner, data, &patience);
                     add(&self.stats.write_ns, elapsed_ns(start));
-                    if let Err((taken, errno, why)) = written {
-                        add(&self.stats.data_bytes, taken);
-                        let why = if why.is_empty() { errno.to_string() } else { why.to_owned() };
-                        let text = format!("the driver refuses the state: {why}");
-                        // mtty and hisi_acc say EFAULT to a header that they do not like.
-                        let code = match errno.0 {
-                            libc::EFAULT => Code::Inval,
-                            _ => errno.code(),
-                        };
-                        return Err(Error::new(code, text).with_failure(Failure {
+                    if let Err(failed) = written {
+                        add(&self.stats.data_bytes, failed.taken);
+                        let text = format!("the driver refuses the state: {}", failed.why);
+                        return Err(Error::new(failed.code, text).with_failure(Failure {
                             operation: Operation::DataWrite,
-                            errno: errno.0,
+                            errno: failed.errno,
                             state_before: before,
                             ..Failure::default()
                         }));
