@@ -661,7 +661,8 @@ int vfiomig_device_get_identity(struct vfiomig_device *device, struct vfiomig_id
  * Asks the device which state it is in (VFIOMIG_STATE_*; a newer kernel's states come as their
  * numbers).
  *
- * Errors: -EIO, -EBADF, -EFAULT, -EBUSY, -ENODEV, -ENOTTY, -ENOTRECOVERABLE.
+ * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
+ *         -ENOTRECOVERABLE.
  * Since: 0.1.
  */
 int vfiomig_device_get_state(struct vfiomig_device *device, uint32_t *state);
@@ -703,7 +704,8 @@ int vfiomig_device_reset(struct vfiomig_device *device);
  * by the VMM. A save that is under way starts again by itself; a load fails. Also brings back a
  * device that was lost and that a harder reset has revived.
  *
- * Errors: -EIO, -EBADF, -EFAULT, -EBUSY, -ENODEV, -ENOTTY, -EOPNOTSUPP, -ENOTRECOVERABLE.
+ * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
+ *         -ENOTRECOVERABLE.
  * Since: 0.1.
  */
 int vfiomig_device_was_reset(struct vfiomig_device *device);
@@ -733,8 +735,8 @@ int vfiomig_device_get_failure(struct vfiomig_device *device, struct vfiomig_fai
  * Begins to save the device: RUNNING to PRE_COPY where the device has it. A device in STOP is saved
  * without pre-copy. The session owns the device's data fd and keeps the device alive.
  *
- * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -E2BIG, -EOPNOTSUPP,
- *         -ENOTRECOVERABLE.
+ * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -E2BIG,
+ *         -EOPNOTSUPP, -ENOTRECOVERABLE.
  * Since: 0.1.
  */
 int vfiomig_save_begin(struct vfiomig_device *device, const struct vfiomig_save_options *options,
@@ -750,8 +752,8 @@ int vfiomig_save_begin(struct vfiomig_device *device, const struct vfiomig_save_
  * vfiomig_save_stop(). VFIOMIG_END: send; the stream is complete.
  *
  * States: pre-copy, quiesced, stop-copy.
- * Errors: -EIO, -EBADF, -EAGAIN, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOSPC, -EOPNOTSUPP,
- *         -ECANCELED, -ENOTRECOVERABLE.
+ * Errors: -EIO, -EBADF, -EAGAIN, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -ENOSPC,
+ *         -EOPNOTSUPP, -ECANCELED, -ENOTRECOVERABLE.
  * Since: 0.1.
  */
 int vfiomig_save_next(struct vfiomig_save *save, void *buf, size_t cap,
@@ -760,7 +762,9 @@ int vfiomig_save_next(struct vfiomig_save *save, void *buf, size_t cap,
 /*
  * Adds an opaque piece of the VMM's, for example the PCI configuration space: it travels behind
  * everything returned so far and comes out of the target's blob callback with the same kind. The
- * data is copied. Blobs of more than 4056 bytes need a larger buffer in vfiomig_save_next().
+ * data is copied. A save that starts again because its device was reset voids the blobs before it:
+ * add them again (VFIOMIG_EVENT_SAVE_RESTARTED, or restarts in vfiomig_save_get_stats()). Blobs of
+ * more than 4056 bytes need a larger buffer in vfiomig_save_next().
  *
  * States: pre-copy, quiesced, stop-copy.
  * Errors: -EBADF, -ENOMEM, -EFAULT, -EBUSY, -EINVAL, -EMSGSIZE, -ENOTRECOVERABLE.
@@ -795,7 +799,7 @@ int vfiomig_save_poll_fd(struct vfiomig_save *save);
  *
  * States: pre-copy.
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
- *         -ENOTRECOVERABLE.
+ *         -ECANCELED, -ENOTRECOVERABLE.
  * Since: 0.1.
  */
 int vfiomig_save_quiesce(struct vfiomig_save *save);

@@ -1,12 +1,127 @@
-//! Makes what is derived from the C ABI's table.
-fn main() {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("workspace");
-    let config = cbindgen::Config::from_file(root.join("cbindgen.toml")).expect("config");
-    cbindgen::Builder::new()
-        .with_config(config)
-        .with_src(root.join("src/transport/ops.rs"))
-        .with_src(root.join("src/capi/mod.rs"))
-        .generate()
-        .expect("bindings")
-        .write_to_file(root.join("include/vfiomig.h"));
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Makes what is derived from the C ABI's table (`src/capi/api.toml`) and its source: entry
+//! guards, header, export map, man pages, misuse tests.
+//!
+//! `cargo run -p apigen` writes them, `cargo run -p apigen -- --check` names each one that differs
+//! from what is committed and fails; `cargo test -p apigen` does the same. Where the table and the
+//! source disagree nothing is made, and everything that is wrong is listed.
+
+mod api;
+mod cdecl;
+mod header;
+mod man;
+mod map;
+mod misuse;
+mod table;
+mod text;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use api::Api;
+
+/// A file to be made: its path below the project's directory, and its contents.
+type Output = (PathBuf, String);
+
+/// Directories in which every file is made here: others are left-overs.
+const OWNED: &[&str] = &["docs/man/man3", "docs/man/man7"];
+
+fn outputs(root: &Path) -> Result<Vec<Output>, Vec<String>> {
+    let api = Api::read(root)?;
+    let mut files = vec![
+        ("src/capi/table.rs".into(), table::make(&api)),
+        ("src/libvfiomig.map".into(), map::make(&api)),
+        ("include/vfiomig.h".into(), header::make(&api)),
+        ("c-tests/misuse.gen.h".into(), misuse::make(&api)),
+        ("docs/man/man7/vfiomig.7".into(), man::overview(&api)),
+    ];
+    for function in &api.functions {
+        let path = format!("docs/man/man3/{}.3", function.name);
+        files.push((path.into(), man::page(&api, function)));
+    }
+    Ok(files)
 }
+
+/// Files in the owned directories that are not made any more.
+fn left_over(root: &Path, files: &[Output]) -> Vec<PathBuf> {
+    let entries = OWNED.iter().flat_map(|dir| {
+        let list = std::fs::read_dir(root.join(dir)).into_iter().flatten().flatten();
+        list.map(move |entry| Path::new(dir).join(entry.file_name()))
+    });
+    entries.filter(|path| files.iter().all(|(made, _)| made != path)).collect()
+}
+
+fn write(root: &Path, files: &[Output]) -> Result<(), String> {
+    for (path, text) in files {
+        let to = root.join(path);
+        // An unchanged file keeps its time, so that make has nothing to do.
+        if std::fs::read_to_string(&to).is_ok_and(|old| old == *text) {
+            continue;
+        }
+        let dir = to.parent().unwrap_or(root);
+        std::fs::create_dir_all(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+        std::fs::write(&to, text).map_err(|e| format!("{}: {e}", path.display()))?;
+        println!("wrote {}", path.display());
+    }
+    for path in left_over(root, files) {
+        std::fs::remove_file(root.join(&path)).map_err(|e| format!("{}: {e}", path.display()))?;
+        println!("removed {}", path.display());
+    }
+    Ok(())
+}
+
+/// What is committed and differs from what would be made.
+fn differences(root: &Path, files: &[Output]) -> Vec<String> {
+    let changed = files.iter().filter_map(|(path, text)| {
+        let name = path.display();
+        match std::fs::read_to_string(root.join(path)) {
+            Ok(old) if old == *text => None,
+            Ok(old) => {
+                let same = old.lines().zip(text.lines()).take_while(|(a, b)| a == b).count();
+                Some(format!("{name} differs from line {} on", same + 1))
+            }
+            Err(error) => Some(format!("{name}: {error}")),
+        }
+    });
+    let extra = left_over(root, files);
+    let extra = extra.iter().map(|path| format!("{} is not made any more", path.display()));
+    changed.chain(extra).collect()
+}
+
+fn project() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
+}
+
+fn run(arguments: &[String]) -> Result<(), Vec<String>> {
+    let root = project();
+    match arguments {
+        [] => write(&root, &outputs(&root)?).map_err(|problem| vec![problem]),
+        [only] if only == "--check" => {
+            let different = differences(&root, &outputs(&root)?);
+            match different.is_empty() {
+                true => Ok(()),
+                false => Err(different),
+            }
+        }
+        _ => Err(vec!["usage: apigen [--check]".into()]),
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problems) => {
+            for problem in &problems {
+                eprintln!("apigen: {problem}");
+            }
+            if arguments.iter().any(|a| a == "--check") {
+                eprintln!("apigen: `cargo run -p apigen` makes the files anew");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,661 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The table (`src/capi/api.toml`), joined with the source's declarations, and checked.
+//!
+//! Everything that is made rests on this: where the table and the source disagree, or the table
+//! with itself, nothing is made.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::cdecl::{Declarations, Param, Prototype};
+
+/// Everything that is known about the ABI.
+pub struct Api {
+    pub objects: Vec<Object>,
+    pub functions: Vec<Function>,
+    /// Codes in the order of their numbers: the errno's name, the variant's name in Rust, and the
+    /// text.
+    pub codes: Vec<ErrorCode>,
+    pub groups: Vec<Group>,
+    pub decls: Declarations,
+    pub version: String,
+    /// When the manual was last changed: YYYY-MM-DD.
+    pub date: String,
+}
+
+pub struct ErrorCode {
+    pub errno: String,
+    pub variant: String,
+    pub text: String,
+}
+
+pub struct Object {
+    pub name: String,
+    pub title: String,
+    pub states: Vec<String>,
+}
+
+/// Constants that belong together.
+pub struct Group {
+    pub title: String,
+    /// Indices of `decls.constants`.
+    pub members: std::ops::Range<usize>,
+}
+
+/// A version that brought something.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Since(pub u32, pub u32);
+
+impl fmt::Display for Since {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.0, self.1)
+    }
+}
+
+pub struct Function {
+    pub name: String,
+    pub since: Since,
+    /// The object whose guard is passed.
+    pub handle: Option<String>,
+    /// States in which it is allowed; empty for functions without a guard.
+    pub states: Vec<String>,
+    pub wrong_state: String,
+    pub concurrent: bool,
+    /// Whether it passes by the sessions on its device.
+    pub no_wait: bool,
+    pub must_check: bool,
+    pub args: Vec<Arg>,
+    /// The errno's name and what it means here, in the order of [`Api::codes`].
+    pub errors: Vec<(String, String)>,
+    pub returns: Option<String>,
+    pub brief: String,
+    pub proto: Prototype,
+}
+
+impl Function {
+    /// Whether it passes an entry guard.
+    pub fn is_guarded(&self) -> bool {
+        !self.errors.is_empty() || matches!(self.args.first(), Some(Arg::Free(_)))
+    }
+
+    /// Bits of the states in which it is allowed.
+    pub fn mask(&self, api: &Api) -> u32 {
+        let all = self.handle.as_deref().and_then(|name| api.object(name));
+        let all = all.map(|object| object.states.as_slice()).unwrap_or_default();
+        let bit = |(i, state): (usize, &String)| u32::from(self.states.contains(state)) << i;
+        all.iter().enumerate().map(bit).sum()
+    }
+
+    /// The object it belongs to by its name.
+    pub fn family<'a>(&self, api: &'a Api) -> Option<&'a Object> {
+        let rest = self.name.strip_prefix("vfiomig_")?;
+        api.objects.iter().find(|object| rest.starts_with(&format!("{}_", object.name)))
+    }
+}
+
+/// A C argument, as the misuse tests fill it in; `api.toml` says what each kind means.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Arg {
+    Handle(String),
+    Free(String),
+    Out,
+    Struct(String),
+    Options(String),
+    Ops,
+    Ptr,
+    Buffer,
+    Data,
+    Len,
+    Fd,
+    Opaque,
+    Number(i64),
+    Log,
+    Release,
+    Ending,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawApi {
+    date: String,
+    objects: BTreeMap<String, RawObject>,
+    errors: BTreeMap<String, String>,
+    constants: BTreeMap<String, String>,
+    function: Vec<RawFunction>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawObject {
+    title: String,
+    states: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawFunction {
+    name: String,
+    since: String,
+    handle: Option<String>,
+    states: Option<Vec<String>>,
+    wrong_state: Option<String>,
+    #[serde(default)]
+    concurrent: bool,
+    #[serde(default)]
+    no_wait: bool,
+    #[serde(default)]
+    must_check: bool,
+    args: Vec<String>,
+    errors: Vec<String>,
+    returns: Option<String>,
+    brief: Option<String>,
+}
+
+impl Api {
+    /// Reads and checks; what is wrong comes back as a list.
+    pub fn read(root: &Path) -> Result<Api, Vec<String>> {
+        let one = |problem: String| vec![problem];
+        let file = |path: &str| {
+            std::fs::read_to_string(root.join(path)).map_err(|e| vec![format!("{path}: {e}")])
+        };
+        let decls = Declarations::read(root).map_err(one)?;
+        let source = Source {
+            table: file("src/capi/api.toml")?,
+            codes: file("src/error.rs")?,
+            constants: ["src/capi/constants.rs", "src/capi/version.rs"]
+                .map(file)
+                .into_iter()
+                .collect::<Result<String, _>>()?,
+            exported: exported(&root.join("src")).map_err(one)?,
+        };
+        Api::new(&source, decls, env!("CARGO_PKG_VERSION"))
+    }
+
+    /// Joins the table with the declarations.
+    pub fn new(source: &Source, decls: Declarations, version: &str) -> Result<Api, Vec<String>> {
+        let raw: RawApi =
+            toml::from_str(&source.table).map_err(|e| vec![format!("api.toml: {e}")])?;
+        let mut problems = Vec::new();
+        let codes = codes(&source.codes, &raw.errors, &mut problems);
+        let objects = objects(raw.objects);
+        let groups = groups(&source.constants, &raw.constants, &decls, &mut problems);
+        let mut decls = decls;
+        check_structs(&decls, &mut problems);
+        for handle in &decls.opaques {
+            if objects.iter().all(|object| handle.name != format!("vfiomig_{}", object.name)) {
+                problems.push(format!("{}: a handle that api.toml has no object for", handle.name));
+            }
+        }
+        for object in objects.iter().filter(|object| decls.opaque(&object.name).is_none()) {
+            problems.push(format!("{}: an object that the source has no handle for", object.name));
+        }
+        check_version(&decls, version, &mut problems);
+
+        let mut prototypes = std::mem::take(&mut decls.functions);
+        let in_header: Vec<String> = prototypes.iter().map(|p| p.name.clone()).collect();
+        for name in &source.exported {
+            if !in_header.contains(name) {
+                problems.push(format!("{name}: exported by the source and not in the header"));
+            }
+        }
+        for name in &in_header {
+            if !source.exported.contains(name) {
+                problems.push(format!("{name}: not found in the source as an exported function"));
+            }
+        }
+        let mut functions = Vec::new();
+        for row in raw.function {
+            let name = row.name.clone();
+            if functions.iter().any(|f: &Function| f.name == name) {
+                problems.push(format!("{name}: stands in api.toml twice"));
+                continue;
+            }
+            let Some(at) = prototypes.iter().position(|p| p.name == name) else {
+                problems.push(format!("{name}: in api.toml, but not in the source"));
+                continue;
+            };
+            let proto = prototypes.swap_remove(at);
+            let mut wrong = Vec::new();
+            let made = function(row, proto, &objects, &codes, &mut wrong);
+            if let Some(made) = made {
+                check_function(&made, &objects, &decls, version, &mut wrong);
+                functions.push(made);
+            }
+            problems.extend(wrong.into_iter().map(|problem| format!("{name}: {problem}")));
+        }
+        for proto in prototypes {
+            problems.push(format!("{}: has no row in api.toml", proto.name));
+        }
+        let api = Api {
+            objects,
+            functions,
+            codes,
+            groups,
+            decls,
+            version: version.to_owned(),
+            date: raw.date,
+        };
+        match problems.is_empty() {
+            true => Ok(api),
+            false => Err(problems),
+        }
+    }
+
+    pub fn object(&self, name: &str) -> Option<&Object> {
+        self.objects.iter().find(|object| object.name == name)
+    }
+
+    /// The variant of `Code` for an errno's name.
+    pub fn code(&self, errno: &str) -> &str {
+        self.codes.iter().find(|code| code.errno == errno).map_or("", |code| &code.variant)
+    }
+
+    /// Versions that brought functions, oldest first.
+    pub fn versions(&self) -> Vec<Since> {
+        let mut versions: Vec<Since> = self.functions.iter().map(|f| f.since).collect();
+        versions.sort_unstable();
+        versions.dedup();
+        versions
+    }
+}
+
+/// What is read besides the declarations.
+pub struct Source {
+    pub table: String,
+    /// `src/error.rs`
+    pub codes: String,
+    /// The files with constants, one behind the other.
+    pub constants: String,
+    /// Names of all functions that the source exports.
+    pub exported: Vec<String>,
+}
+
+/// Objects in the order in which they come into being.
+fn objects(raw: BTreeMap<String, RawObject>) -> Vec<Object> {
+    let mut objects: Vec<Object> = raw
+        .into_iter()
+        .map(|(name, object)| Object { name, title: object.title, states: object.states })
+        .collect();
+    let rank = |object: &Object| match object.name.as_str() {
+        "device" => 0,
+        "save" => 1,
+        "load" => 2,
+        _ => 3,
+    };
+    objects.sort_by_key(rank);
+    objects
+}
+
+/// The closed set, from `codes!` in `src/error.rs`.
+fn codes(
+    source: &str,
+    texts: &BTreeMap<String, String>,
+    problems: &mut Vec<String>,
+) -> Vec<ErrorCode> {
+    let rows = source.split_once("\ncodes! {").map_or("", |(_, rest)| rest);
+    let rows = rows.split_once("\n}").map_or("", |(rows, _)| rows);
+    let mut codes = Vec::new();
+    for row in rows.lines() {
+        let Some((names, _)) = row.split_once(',') else { continue };
+        let Some((variant, errno)) = names.split_once('=') else { continue };
+        let (variant, errno) = (variant.trim().to_owned(), errno.trim().to_owned());
+        match texts.get(&errno) {
+            Some(text) => codes.push(ErrorCode { errno, variant, text: text.clone() }),
+            None => problems.push(format!("{errno}: in src/error.rs, but not in api.toml")),
+        }
+    }
+    for errno in texts.keys() {
+        if codes.iter().all(|code| code.errno != *errno) {
+            problems.push(format!("{errno}: in api.toml, but no code of src/error.rs"));
+        }
+    }
+    codes
+}
+
+/// Groups of constants: those between blank lines of the source. Each has a heading in the table,
+/// by a prefix of its names.
+fn groups(
+    source: &str,
+    titles: &BTreeMap<String, String>,
+    decls: &Declarations,
+    problems: &mut Vec<String>,
+) -> Vec<Group> {
+    let begins_group = |name: &str| {
+        let lines: Vec<&str> = source.lines().collect();
+        let at = lines.iter().position(|l| l.starts_with(&format!("pub const {name}:")))?;
+        let before = lines.get(..at)?.iter().rev().find(|l| !l.starts_with("///"));
+        Some(before.is_none_or(|line| line.trim().is_empty()))
+    };
+    let mut groups: Vec<Group> = Vec::new();
+    for (i, constant) in decls.constants.iter().enumerate() {
+        if !constant.name.starts_with("VFIOMIG_") {
+            problems.push(format!("{}: a constant that is none of the ABI", constant.name));
+        }
+        if constant.doc.is_empty() {
+            problems.push(format!("{}: has no comment", constant.name));
+        }
+        match (begins_group(&constant.name), groups.last_mut()) {
+            (None, _) => problems.push(format!("{}: not found in the source", constant.name)),
+            (Some(false), Some(group)) => group.members.end = i + 1,
+            _ => {
+                let title = titles
+                    .iter()
+                    .filter(|(prefix, _)| constant.name.starts_with(*prefix))
+                    .max_by_key(|(prefix, _)| prefix.len());
+                match title {
+                    Some((_, title)) => {
+                        groups.push(Group { title: title.clone(), members: i..i + 1 });
+                    }
+                    None => problems.push(format!(
+                        "{}: [constants] of api.toml has no heading for its group",
+                        constant.name
+                    )),
+                }
+            }
+        }
+    }
+    groups
+}
+
+fn check_structs(decls: &Declarations, problems: &mut Vec<String>) {
+    for found in &decls.structs {
+        let name = &found.name;
+        if found.doc.is_empty() || found.members.iter().any(|member| member.doc.is_empty()) {
+            problems.push(format!("struct {name}: a comment is missing"));
+        }
+        let short = name.trim_start_matches("vfiomig_").to_uppercase();
+        if found.init().is_some_and(|init| init != format!("VFIOMIG_{short}_INIT")) {
+            problems.push(format!("struct {name}: struct_size names a macro of another structure"));
+        }
+    }
+}
+
+/// The numbers in the header are the package's.
+fn check_version(decls: &Declarations, version: &str, problems: &mut Vec<String>) {
+    let number = |part: &str| {
+        let name = format!("VFIOMIG_VERSION_{part}");
+        let found = decls.constants.iter().find(|constant| constant.name == name);
+        found.map_or_else(|| "?".to_owned(), |constant| constant.value.clone())
+    };
+    let numbers = ["MAJOR", "MINOR", "PATCH"].map(number).join(".");
+    if numbers != version {
+        problems.push(format!("VFIOMIG_VERSION is {numbers}, and the package's version {version}"));
+    }
+}
+
+fn function(
+    row: RawFunction,
+    proto: Prototype,
+    objects: &[Object],
+    codes: &[ErrorCode],
+    wrong: &mut Vec<String>,
+) -> Option<Function> {
+    let since = since(&row.since);
+    if since.is_none() {
+        wrong.push(format!("since is {:?}, which is no version", row.since));
+    }
+    let object = row.handle.as_deref().map(|name| {
+        let object = objects.iter().find(|object| object.name == name);
+        if object.is_none() {
+            wrong.push(format!("handle is {name}, which is no object"));
+        }
+        object
+    });
+    let known = object.flatten().map(|o| o.states.as_slice()).unwrap_or_default();
+    if row.states.is_some() && row.handle.is_none() {
+        wrong.push("has states, but no handle".into());
+    }
+    let states = row.states.unwrap_or_else(|| known.to_vec());
+    for state in &states {
+        if !known.contains(state) {
+            wrong.push(format!("there is no state {state}"));
+        }
+    }
+    let args: Vec<Arg> = row
+        .args
+        .iter()
+        .filter_map(|text| {
+            let arg = arg(text, objects);
+            if arg.is_none() {
+                wrong.push(format!("{text:?} is no kind of argument"));
+            }
+            arg
+        })
+        .collect();
+    let mut errors: Vec<(String, String)> = Vec::new();
+    for text in &row.errors {
+        let (errno, own) = match text.split_once(": ") {
+            Some((errno, own)) => (errno, Some(own)),
+            None => (text.as_str(), None),
+        };
+        match codes.iter().find(|code| code.errno == errno) {
+            None => wrong.push(format!("{errno} is not in the closed set")),
+            Some(_) if errors.iter().any(|(listed, _)| listed == errno) => {
+                wrong.push(format!("{errno} is listed twice"));
+            }
+            Some(code) => errors.push((errno.to_owned(), own.unwrap_or(&code.text).to_owned())),
+        }
+    }
+    let rank = |errno: &str| codes.iter().position(|code| code.errno == errno);
+    errors.sort_by_key(|(errno, _)| rank(errno));
+    let wrong_state = row.wrong_state.unwrap_or_else(|| "EINVAL".into());
+    if rank(&wrong_state).is_none() {
+        wrong.push(format!("wrong_state is {wrong_state}, which is not in the closed set"));
+    }
+    Some(Function {
+        name: row.name,
+        since: since?,
+        handle: row.handle,
+        states,
+        wrong_state,
+        concurrent: row.concurrent,
+        no_wait: row.no_wait,
+        must_check: row.must_check,
+        args,
+        errors,
+        returns: row.returns,
+        brief: row.brief.unwrap_or_else(|| brief(&proto)),
+        proto,
+    })
+}
+
+/// The first sentence of the prose, up to its first pause.
+fn brief(proto: &Prototype) -> String {
+    let text = proto.doc.join(" ");
+    let end = [". ", ": ", "; "].iter().filter_map(|pause| text.find(pause)).min();
+    let first = text.get(..end.unwrap_or(text.len())).unwrap_or_default().trim_end_matches('.');
+    let mut letters = first.chars();
+    match letters.next() {
+        Some(head) => head.to_lowercase().chain(letters).collect(),
+        None => String::new(),
+    }
+}
+
+fn since(text: &str) -> Option<Since> {
+    let (major, minor) = text.split_once('.')?;
+    Some(Since(major.parse().ok()?, minor.parse().ok()?))
+}
+
+fn arg(text: &str, objects: &[Object]) -> Option<Arg> {
+    let object = |name: &str| objects.iter().any(|o| o.name == name).then(|| name.to_owned());
+    Some(match text.split_once(':') {
+        None => match text {
+            "out" => Arg::Out,
+            "ops" => Arg::Ops,
+            "ptr" => Arg::Ptr,
+            "buffer" => Arg::Buffer,
+            "data" => Arg::Data,
+            "len" => Arg::Len,
+            "fd" => Arg::Fd,
+            "opaque" => Arg::Opaque,
+            "log" => Arg::Log,
+            "release" => Arg::Release,
+            "ending" => Arg::Ending,
+            name => Arg::Handle(object(name)?),
+        },
+        Some(("handle", name)) => Arg::Free(object(name)?),
+        Some(("struct", name)) => Arg::Struct(name.to_owned()),
+        Some(("options", name)) => Arg::Options(name.to_owned()),
+        Some(("number", value)) => Arg::Number(value.parse().ok()?),
+        Some(_) => return None,
+    })
+}
+
+const INTEGERS: &[&str] =
+    &["int", "int32_t", "int64_t", "uint32_t", "uint64_t", "size_t", "uint16_t", "uint8_t"];
+
+impl Arg {
+    /// Whether a C parameter can be of this kind.
+    fn fits(&self, param: &Param) -> bool {
+        let ctype = param.ctype.as_str();
+        match self {
+            Arg::Handle(name) | Arg::Free(name) => ctype == format!("struct vfiomig_{name} *"),
+            Arg::Out => ctype.starts_with("struct vfiomig_") && ctype.ends_with(" **"),
+            Arg::Struct(name) => ctype == format!("struct {name} *"),
+            Arg::Options(name) => ctype == format!("const struct {name} *"),
+            Arg::Ops => ctype == "const struct vfiomig_device_ops *",
+            Arg::Ptr => {
+                ctype == "void **"
+                    || ctype.strip_suffix(" *").is_some_and(|to| INTEGERS.contains(&to))
+            }
+            Arg::Buffer | Arg::Opaque => ctype == "void *",
+            Arg::Data => ctype == "const void *",
+            Arg::Len => ctype == "size_t",
+            Arg::Fd => ctype == "int" && param.name.ends_with("fd"),
+            Arg::Number(_) => INTEGERS.contains(&ctype),
+            Arg::Log => ctype == "vfiomig_log_fn",
+            Arg::Release => ctype == "vfiomig_release_fn",
+            Arg::Ending => ctype == "uint32_t",
+        }
+    }
+
+    /// Codes that a function with such an argument has.
+    fn brings(&self) -> &'static [&'static str] {
+        match self {
+            Arg::Handle(_) => &["EBADF", "EFAULT", "ENOTRECOVERABLE"],
+            Arg::Out | Arg::Ptr | Arg::Buffer | Arg::Data => &["EFAULT"],
+            Arg::Struct(_) => &["EFAULT", "EINVAL"],
+            Arg::Options(_) => &["EINVAL", "E2BIG"],
+            Arg::Ops => &["EFAULT", "EINVAL", "E2BIG"],
+            Arg::Ending => &["EINVAL"],
+            _ => &[],
+        }
+    }
+}
+
+fn check_function(
+    function: &Function,
+    objects: &[Object],
+    decls: &Declarations,
+    version: &str,
+    wrong: &mut Vec<String>,
+) {
+    let listed = |errno: &str| function.errors.iter().any(|(listed, _)| listed == errno);
+    let newer = since(version.rsplit_once('.').map_or(version, |(most, _)| most))
+        .is_none_or(|now| function.since > now);
+    if newer {
+        wrong.push(format!("since is {}, and the version {version}", function.since));
+    }
+
+    let params = &function.proto.params;
+    if function.args.len() != params.len() {
+        let (args, params) = (function.args.len(), params.len());
+        wrong.push(format!("has {params} parameters in C and {args} in api.toml"));
+    }
+    for (arg, param) in function.args.iter().zip(params) {
+        if !arg.fits(param) {
+            wrong.push(format!("parameter {} is no {arg:?}", param.decl()));
+        }
+        if let Arg::Struct(name) | Arg::Options(name) = arg {
+            if decls.structure(name).is_none_or(|s| s.init().is_none()) {
+                wrong.push(format!("{name} is no structure with struct_size and an _INIT macro"));
+            }
+        }
+        for errno in arg.brings() {
+            if !listed(errno) {
+                wrong.push(format!("does not list {errno}, which its {} brings", param.name));
+            }
+        }
+    }
+    for (i, arg) in function.args.iter().enumerate() {
+        let behind = function.args.get(i + 1);
+        if matches!(arg, Arg::Buffer | Arg::Data) && behind != Some(&Arg::Len) {
+            wrong.push(format!("argument {i} is memory without a length behind it"));
+        }
+    }
+
+    let first = match function.args.first() {
+        Some(Arg::Handle(name)) => Some(name),
+        _ => None,
+    };
+    if first != function.handle.as_ref() {
+        wrong.push("handle and the first argument disagree".into());
+    }
+    if function.handle.is_some() && function.concurrent == listed("EBUSY") {
+        wrong.push("a function is either concurrent or gives EBUSY".into());
+    }
+    if function.concurrent && function.handle.is_none() {
+        wrong.push("concurrent without a handle means nothing".into());
+    }
+    let all = function.handle.as_ref().and_then(|name| objects.iter().find(|o| o.name == *name));
+    if all.is_some_and(|all| all.states != function.states) && !listed(&function.wrong_state) {
+        wrong.push(format!("does not list {}, its wrong_state", function.wrong_state));
+    }
+    let frees = matches!(function.args.first(), Some(Arg::Free(_)));
+    match (function.proto.ret.as_str(), function.errors.is_empty()) {
+        ("int", true) => wrong.push("returns int, but lists no errors".into()),
+        ("int", false) if !listed("ENOTRECOVERABLE") => {
+            wrong.push("does not list ENOTRECOVERABLE, which a panic brings".into());
+        }
+        ("int", false) => {}
+        (_, false) => wrong.push("lists errors, but returns no int".into()),
+        ("void", true) if frees => {}
+        ("void", true) => wrong.push("only what frees a handle returns nothing".into()),
+        _ if function.returns.is_none() => wrong.push("returns is missing".into()),
+        _ => {}
+    }
+    if function.no_wait && function.handle.as_deref() != Some("device") {
+        wrong.push("no_wait is for functions of a device".into());
+    }
+    if function.must_check && function.proto.ret != "int" {
+        wrong.push("must_check, but returns no int".into());
+    }
+    if function.proto.doc.is_empty() {
+        wrong.push("has no documentation".into());
+    }
+    let head = function.name.len() + 3 + function.brief.len();
+    if function.brief.is_empty() || head > 100 {
+        wrong.push(format!("{:?} is no line for a man page's NAME; set brief", function.brief));
+    }
+}
+
+/// Names of all functions that the source exports.
+fn exported(dir: &Path) -> Result<Vec<String>, String> {
+    let mut names = Vec::new();
+    let entries = std::fs::read_dir(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    for entry in entries.flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            names.extend(exported(&path)?);
+        } else if path.extension().is_some_and(|ext| ext == "rs") {
+            let text = std::fs::read_to_string(&path).map_err(|e| format!("{e}"))?;
+            names.extend(exported_by(&text));
+        }
+    }
+    Ok(names)
+}
+
+/// Names behind `#[unsafe(no_mangle)]`.
+pub fn exported_by(source: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    for rest in source.split("#[unsafe(no_mangle)]").skip(1) {
+        let function = rest.split_once("extern \"C\" fn ").map(|(_, rest)| rest);
+        let name = function.and_then(|rest| rest.split(['(', '<']).next());
+        // A static, or something unheard of, is none of the table's functions.
+        names.push(name.unwrap_or("(not a function)").trim().to_owned());
+    }
+    names
+}

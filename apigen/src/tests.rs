@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+use std::io::ErrorKind;
+use std::process::{Command, Output};
+
+use super::*;
+use crate::api::{Since, Source};
+use crate::cdecl::Declarations;
+
+fn api() -> Api {
+    Api::read(&project()).unwrap_or_else(|problems| panic!("{}", problems.join("\n")))
+}
+
+/// What is wrong with the table after `change`.
+fn problems(change: impl FnOnce(String) -> String) -> String {
+    let root = project();
+    let text = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
+    let declared = Declarations::read(&root).unwrap();
+    let exported = declared.functions.iter().map(|function| function.name.clone()).collect();
+    let before = text("src/capi/api.toml");
+    let table = change(before.clone());
+    assert_ne!(before, table, "the change changed nothing");
+    let constants = text("src/capi/constants.rs") + &text("src/capi/version.rs");
+    let source = Source { table, codes: text("src/error.rs"), constants, exported };
+    let found = Api::new(&source, declared, env!("CARGO_PKG_VERSION"));
+    found.err().expect("the table was accepted").join("\n")
+}
+
+/// Changes a word in a function's row.
+fn in_row(name: &str, from: &str, to: &str) -> impl FnOnce(String) -> String {
+    let (name, from, to) = (format!("name = \"{name}\"\n"), from.to_owned(), to.to_owned());
+    move |table| {
+        let (before, rest) = table.split_once(&name).unwrap();
+        let (row, after) = rest.split_once("[[function]]").unwrap();
+        let row = row.replacen(&from, &to, 1);
+        format!("{before}{name}{row}[[function]]{after}")
+    }
+}
+
+/// Runs a program that not every machine has.
+fn run_if_there(command: &mut Command) -> Option<Output> {
+    match command.output() {
+        Ok(output) => Some(output),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            eprintln!("not tried: there is no {}", command.get_program().to_string_lossy());
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn succeed(output: &Output, what: &str) {
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.is_empty(), "{what}: {text}");
+}
+
+#[test]
+fn what_is_committed_is_what_would_be_made() {
+    let root = project();
+    let files = outputs(&root).unwrap_or_else(|problems| panic!("{}", problems.join("\n")));
+    assert_eq!(differences(&root, &files), Vec::<String>::new(), "run `cargo run -p apigen`");
+}
+
+#[test]
+fn a_changed_file_and_a_left_over_page_are_named() {
+    let root = project();
+    let mut files = outputs(&root).unwrap();
+    let header = files.iter_mut().find(|(path, _)| path.ends_with("vfiomig.h")).unwrap();
+    header.1 = header.1.replacen("\n", "\nint extra;\n", 1);
+    files.retain(|(path, _)| !path.ends_with("vfiomig_version.3"));
+    let found = differences(&root, &files);
+    assert_eq!(
+        found,
+        [
+            "include/vfiomig.h differs from line 2 on",
+            "docs/man/man3/vfiomig_version.3 is not made any more"
+        ]
+    );
+}
+
+#[test]
+fn a_function_stands_in_the_table_and_in_the_source_or_nothing_is_made() {
+    let gone = problems(|table| table.replace("\"vfiomig_version\"", "\"vfiomig_nothing\""));
+    assert!(gone.contains("vfiomig_nothing: in api.toml, but not in the source"), "{gone}");
+    assert!(gone.contains("vfiomig_version: has no row in api.toml"), "{gone}");
+    let twice = problems(|table| table.replace("\"vfiomig_version\"", "\"vfiomig_state_name\""));
+    assert!(twice.contains("vfiomig_state_name: stands in api.toml twice"), "{twice}");
+}
+
+#[test]
+fn exported_functions_are_found_and_what_else_is_exported_is_too() {
+    let source = "#[unsafe(no_mangle)]\npub unsafe extern \"C\" fn one(a: u8) {}\n\
+                  #[unsafe(no_mangle)]\npub static TWO: u8 = 0;\nfn three() {}";
+    assert_eq!(api::exported_by(source), ["one", "(not a function)"]);
+}
+
+#[test]
+fn rows_that_contradict_the_source_or_themselves_are_refused() {
+    let save_next = "vfiomig_save_next";
+    for (row, from, to, expected) in [
+        (save_next, "\"0.1\"", "\"0.2\"", "since is 0.2, and the version"),
+        (save_next, "\"0.1\"", "\"soon\"", "since is \"soon\", which is no version"),
+        (save_next, "\"pre-copy\"", "\"precopy\"", "there is no state precopy"),
+        (save_next, "\"EAGAIN\"", "\"EALREADY\"", "EALREADY is not in the closed set"),
+        (save_next, "\"EAGAIN\"", "\"EIO\"", "EIO is listed twice"),
+        (save_next, "\"EBUSY\", ", "", "a function is either concurrent or gives EBUSY"),
+        (save_next, "\"EBADF\", ", "", "does not list EBADF, which its save brings"),
+        (save_next, "\"EINVAL\", ", "", "does not list EINVAL, its wrong_state"),
+        (save_next, ", \"ENOTRECOVERABLE\"", "", "which a panic brings"),
+        (save_next, "\"buffer\"", "\"data\"", "parameter void *buf is no Data"),
+        (save_next, ", \"ptr\"]", "]", "has 4 parameters in C and 3 in api.toml"),
+        (save_next, "handle = \"save\"", "handle = \"load\"", "handle and the first argument"),
+        (save_next, "handle = \"save\"", "handle = \"file\"", "handle is file, which is no object"),
+        (save_next, "\"len\"", "\"size\"", "\"size\" is no kind of argument"),
+        ("vfiomig_save_begin", "\"E2BIG\", ", "", "does not list E2BIG, which its options brings"),
+        ("vfiomig_save_get_stats", "vfiomig_save_stats", "vfiomig_caps", "stats is no Struct"),
+        ("vfiomig_version", "args = []", "args = []\nmust_check = true", "returns no int"),
+        ("vfiomig_state_name", "errors = []", "errors = [\"EIO\"]", "lists errors, but returns no"),
+        ("vfiomig_save_cancel", "errors = [", "wrong_state = \"EHUH\"\nerrors = [", "is EHUH"),
+    ] {
+        let found = problems(in_row(row, from, to));
+        let line = found.lines().find(|line| line.contains(expected));
+        let line = line.unwrap_or_else(|| panic!("{row}: {from} -> {to} gives: {found}"));
+        assert!(line.starts_with(&format!("{row}: ")), "{line}");
+    }
+}
+
+#[test]
+fn codes_and_headings_are_complete() {
+    let found = problems(|table| table.replace("EXDEV = ", "EDOM = "));
+    assert!(found.contains("EXDEV: in src/error.rs, but not in api.toml"), "{found}");
+    assert!(found.contains("EDOM: in api.toml, but no code of src/error.rs"), "{found}");
+    let found = problems(|table| table.replace("VFIOMIG_CAP_ = ", "VFIOMIG_CUP_ = "));
+    assert!(found.contains("VFIOMIG_CAP_MIGRATE: [constants] of api.toml has no"), "{found}");
+    let found = problems(|table| table.replace("[objects.load]", "[objects.loud]"));
+    assert!(found.contains("vfiomig_load: a handle that api.toml has no object for"), "{found}");
+}
+
+#[test]
+fn a_later_version_gets_a_node_that_inherits() {
+    let mut api = api();
+    for function in &mut api.functions {
+        if function.name == "vfiomig_fsm_path" {
+            function.since = Since(0, 10);
+        }
+    }
+    let made = map::make(&api);
+    assert!(made.contains("VFIOMIG_0.1 {\nglobal:\n"), "{made}");
+    assert!(made.ends_with("\n\nVFIOMIG_0.10 {\nglobal:\n    vfiomig_fsm_path;\n} VFIOMIG_0.1;\n"));
+    assert_eq!(made.matches("    vfiomig_fsm_path;").count(), 1);
+    assert_eq!(made.matches("local:\n    *;").count(), 1);
+}
+
+#[test]
+fn the_header_defines_nothing_but_its_own_names_and_is_plain_ascii() {
+    let header = header::make(&api());
+    for line in header.lines() {
+        if let Some(rest) = line.trim_start().strip_prefix("#define ") {
+            assert!(rest.starts_with("VFIOMIG_"), "{line}");
+        }
+        assert!(line.len() <= 100 && line.is_ascii() && line.trim_end() == line, "{line}");
+    }
+    assert!(!header.contains("linux/vfio.h>"));
+}
+
+#[test]
+fn the_header_compiles_alone_in_c_and_cxx_without_a_warning() {
+    let dir = std::env::temp_dir().join(format!("apigen-header-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let api = api();
+    std::fs::write(dir.join("vfiomig.h"), header::make(&api)).unwrap();
+    let mut users = String::from("#include <vfiomig.h>\n#include <vfiomig.h>\n");
+    for (i, found) in api.decls.structs.iter().enumerate() {
+        if let Some(init) = found.init() {
+            users += &format!(
+                "int user{i}(void);\nint user{i}(void)\n{{\n    struct {} s = {init};\n    \
+                 return s.struct_size == sizeof s;\n}}\n",
+                found.name
+            );
+        }
+    }
+    users += "int newer(void);\nint newer(void) { return vfiomig_version() > VFIOMIG_VERSION; }\n";
+    for (file, compiler, standards) in [
+        ("user.c", "cc", &["c99", "c11", "c17"][..]),
+        ("user.cc", "c++", &["c++11", "c++17", "c++20"][..]),
+    ] {
+        std::fs::write(dir.join(file), &users).unwrap();
+        for standard in standards {
+            let mut command = Command::new(compiler);
+            command.current_dir(&dir).args([
+                "-I.",
+                "-fsyntax-only",
+                "-pedantic",
+                "-Werror",
+                "-Wall",
+            ]);
+            command.args(["-Wextra", "-Wconversion", "-Wshadow", "-Wundef", "-Wredundant-decls"]);
+            if compiler == "cc" {
+                command.args(["-Wmissing-prototypes", "-Wstrict-prototypes", "-Wcast-qual"]);
+            }
+            command.arg(format!("-std={standard}")).arg(file);
+            if let Some(output) = run_if_there(&mut command) {
+                succeed(&output, standard);
+            }
+        }
+    }
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn the_overviews_sketch_compiles() {
+    let root = project();
+    let mut command = Command::new("cc");
+    command.args(["-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror", "-fsyntax-only"]);
+    command.arg("-I").arg(root.join("include")).arg(root.join("apigen/src/sketch.c"));
+    if let Some(output) = run_if_there(&mut command) {
+        succeed(&output, "sketch.c");
+    }
+    // And all of it stands on the page.
+    let page = man::overview(&api());
+    for part in
+        ["int migrate_out(", "start_vcpus();", "int migrate_in(", "vfiomig_load_free(load);"]
+    {
+        assert!(page.contains(part), "{part}");
+    }
+    assert!(!page.contains("\n@"));
+}
+
+#[test]
+fn man_has_nothing_to_say_about_the_pages() {
+    let root = project();
+    for (path, _) in outputs(&root).unwrap().iter().filter(|(path, _)| path.starts_with("docs/man"))
+    {
+        let mut command = Command::new("man");
+        command.env("MANWIDTH", "80").env("LC_ALL", "C.UTF-8").args(["--warnings", "-l"]);
+        if let Some(output) = run_if_there(command.arg(root.join(path))) {
+            succeed(&output, &path.display().to_string());
+        }
+    }
+}
+
+#[test]
+fn rustfmt_leaves_the_table_alone() {
+    let root = project();
+    let mut command = Command::new("rustfmt");
+    command.args(["--check", "--edition", "2024"]).arg(root.join("src/capi/table.rs"));
+    if let Some(output) = run_if_there(&mut command) {
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    }
+}
