@@ -8,6 +8,8 @@ mod common;
 
 use std::time::{Duration, Instant};
 
+use proptest::prelude::*;
+
 use common::{At, Done, Drive, Side, check_clean, migrate, side};
 use vfiomig::Device;
 use vfiomig::device::DeviceOptions;
@@ -394,4 +396,73 @@ fn a_dead_device_is_reported_lost_and_revived_by_a_harder_reset() {
     source.device.was_reset().unwrap();
     let target = side(options(7, 2));
     migrate(&source, &target, drive());
+}
+
+fn any_fault() -> impl Strategy<Value = (Op, u64, i32, Effect)> {
+    (
+        prop::sample::select(Op::ALL.to_vec()),
+        1u64..25,
+        prop::sample::select(ERRNOS.to_vec()),
+        prop::sample::select(Effect::ALL.to_vec()),
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 1000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    /// Several things go wrong at once, on both sides.
+    #[test]
+    fn whatever_happens_nothing_is_left_half_done(
+        flags in prop::sample::select(vec![1u32, 3, 5, 7]),
+        source_quirks in 0u64..(1 << 25),
+        target_quirks in 0u64..(1 << 25),
+        quirky: bool,
+        source_faults in prop::collection::vec(any_fault(), 0..4),
+        target_faults in prop::collection::vec(any_fault(), 0..4),
+        ending in prop::sample::select(vec![Ending::Keep, Ending::KeepQuiesced, Ending::Release]),
+        dropped: bool,
+    ) {
+        // A device whose state cannot be read cannot be told to have been reset either.
+        let lasting = quirk::STATE_UNREADABLE | quirk::NO_RESET;
+        let quirks = |quirks: u64| if quirky { quirks & !lasting } else { 0 };
+        let source = side(SimOptions { quirks: quirks(source_quirks), ..options(flags, 1) });
+        let target = side(SimOptions { quirks: quirks(target_quirks), ..options(flags, 2) });
+        for (side, faults) in [(&source, source_faults), (&target, target_faults)] {
+            for (op, nth, errno, effect) in faults {
+                side.sim.inject(op, nth, errno, effect);
+            }
+        }
+        let mut done = drive().run(&source.device, &target.device);
+        if let (Err(_), Some(save), false) = (&done.result, &mut done.save, dropped) {
+            // Only a complete stream may be released.
+            if let Err(error) = save.finish(ending) {
+                prop_assert!(error.code() != Code::NotRecoverable, "{error}");
+            }
+        }
+        drop(done);
+        for side in [&source, &target] {
+            check_clean(side);
+            side.sim.clear_faults();
+            // Whatever is believed of the device: a call that resets it must lead out of it.
+            side.sim.guest_reset();
+            side.device.was_reset().unwrap();
+            prop_assert_eq!(side.sim.state(), State::RUNNING);
+        }
+        if !quirky {
+            migrate(&source, &target, drive());
+        } else {
+            let fresh = (side(options(flags, 3)), side(options(flags, 4)));
+            let done = drive().run(&source.device, &fresh.0.device);
+            drop(done);
+            let done = drive().run(&fresh.1.device, &target.device);
+            drop(done);
+            for side in [&source, &target, &fresh.0, &fresh.1] {
+                check_clean(side);
+            }
+        }
+    }
 }

@@ -341,9 +341,17 @@ fn listening(options: SimOptions) -> (Side, Arc<Mutex<Vec<Event>>>) {
 
 #[test]
 fn events_tell_the_story_of_a_migration() {
+    // Stopping quiesces where that has not been done.
+    for quiesce in [false, true] {
+        let (source, events) = listening(small(1));
+        migrate(&source, &side(small(2)), Drive { quiesce, ..Drive::default() });
+        let to: Vec<u32> = events.lock().unwrap().iter().map(|e| e.to.unwrap().raw()).collect();
+        let (p2p, stop_copy) = (State::PRE_COPY_P2P, State::STOP_COPY);
+        assert_eq!(to, [State::PRE_COPY.0, p2p.0, stop_copy.0, State::STOP.0]);
+    }
     let (source, source_events) = listening(small(1));
     let (target, target_events) = listening(small(2));
-    migrate(&source, &target, Drive { quiesce: true, ..Drive::default() });
+    migrate(&source, &target, Drive::default());
     let story = |events: &Mutex<Vec<Event>>| -> Vec<(EventKind, u32, u32)> {
         let raw = |state: Option<vfiomig::device::State>| state.map_or(u32::MAX, |s| s.raw());
         events.lock().unwrap().iter().map(|e| (e.kind, raw(e.from), raw(e.to))).collect()
@@ -387,8 +395,8 @@ fn numbers_add_up() {
     let options = SimOptions { state_size: 50_000, ..small(1) };
     let source = side(options.clone());
     let target = side(options);
-    let mut drive = Drive::default();
-    drive.drained = Box::new(|save| save.blob(1, b"x").unwrap());
+    let drained = Box::new(|save: &mut vfiomig::Save| save.blob(1, b"x").unwrap());
+    let drive = Drive { drained, ..Drive::default() };
     let mut done = drive.run(&source.device, &target.device);
     done.result.as_ref().unwrap();
     let (save, load) = (done.save.take().unwrap(), done.load.take().unwrap());

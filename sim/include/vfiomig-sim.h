@@ -58,7 +58,8 @@ struct vfiomig_sim_options {
     uint32_t struct_size;
     uint32_t migration_flags;   /* VFIO_MIGRATION_*; default 7; VFIOMIG_SIM_NO_MIGRATION: none */
     uint64_t state_size;        /* bytes of device state; default 1 MiB */
-    uint64_t initial_size;      /* bytes of it that pre-copy sends as initial data; default a quarter */
+    uint64_t initial_size;      /* bytes of it, from the front, that pre-copy sends as initial data;
+                                 default a quarter. The rest is sent when the device has stopped. */
     uint64_t seed;              /* contents */
     uint64_t quirks;
     uint64_t dirty_rate;        /* bytes per second that become dirty while the device runs; 0: none */
@@ -116,7 +117,9 @@ void vfiomig_sim_clear_faults(struct vfiomig_sim *sim);
  * as after power-on (those of the seed). */
 void vfiomig_sim_guest_reset(struct vfiomig_sim *sim);
 
-/* The guest changes a part of the device's state: bytes of a new seed, marked dirty. */
+/* The guest changes a part of the device's state: bytes of a new seed, marked dirty. State changes
+ * and is sent in blocks (of 64 KiB, smaller below 1 MiB of state), each of which has one seed: the
+ * rest of a block changes with it. -EINVAL beyond the state's end. */
 int vfiomig_sim_guest_write(struct vfiomig_sim *sim, uint64_t offset, uint64_t len, uint64_t seed);
 
 /* Pre-copy starts its initial data again (needs VFIOMIG_SIM_PRECOPY_INFO_V2 to be noticed). */

@@ -46,6 +46,14 @@ pub struct vfiomig_sim_options {
 
 const OPTIONS_SIZE: usize = size_of::<vfiomig_sim_options>();
 
+// The layout that the header has.
+const _: () = {
+    assert!(OPTIONS_SIZE == 256);
+    assert!(std::mem::offset_of!(vfiomig_sim_options, transition_us) == 72);
+    assert!(std::mem::offset_of!(vfiomig_sim_options, pci_vendor) == 120);
+    assert!(std::mem::offset_of!(vfiomig_sim_options, driver) == 192);
+};
+
 /// The largest `struct_size` that can be one: as in libvfiomig.
 const MAX_STRUCT_SIZE: usize = 4096;
 

@@ -552,6 +552,7 @@ impl Core {
             // mtty oopses here.
             self.violation(c"a change out of RESUMING that an earlier owner left");
         }
+        let owed = owes_data_fd(self.state, to);
         let steps = if half { path.len() / 2 } else { path.len() };
         let mut fd = -1;
         for step in path.into_iter().take(steps) {
@@ -559,7 +560,7 @@ impl Core {
                 fd = token;
             }
         }
-        if fd < 0 && self.has(quirk::EXTRA_DATA_FD) && !half {
+        if !owed && self.has(quirk::EXTRA_DATA_FD) && !half {
             fd = self.streams.hand_out(Stream::Dead { resuming: false }, false);
         }
         Ok(fd)
@@ -579,7 +580,7 @@ impl Core {
         if let (State::STOP_COPY, Some(save)) = (to, self.streams.saving()) {
             save.stop();
         }
-        let owes = to == State::RESUMING || (to.is_saving() && !from.is_saving());
+        let owes = owes_data_fd(from, to);
         if owes && to == State::RESUMING {
             // What the device held is lost from here on.
             self.contents = Contents::new(self.options.state_size, self.options.seed);
@@ -765,7 +766,7 @@ impl Core {
         }
         let n = result?;
         self.bytes_written += n as u64;
-        Ok(if too_much { n + 1 } else { n })
+        Ok(if too_much && n > 0 { n + 1 } else { n })
     }
 
     pub fn precopy_info(&mut self, token: i32) -> Result<Estimates, i32> {
@@ -809,6 +810,12 @@ impl Core {
             dirty_bytes: save.dirty_bytes(&self.contents),
         })
     }
+}
+
+/// Whether a data fd comes with a change. (No way leads through a state with a stream, and the
+/// change to the state that a device is in is none.)
+fn owes_data_fd(from: State, to: State) -> bool {
+    to == State::RESUMING || (to.is_saving() && !from.is_saving())
 }
 
 fn limit(wanted: usize, most: u32, rate: u64) -> usize {
