@@ -62,7 +62,7 @@ void free(void *old)
     __libc_free(old);
 }
 
-static const size_t BUFFER = (1u << 20) + VFIOMIG_FRAME_OVERHEAD;
+static const size_t BUFFER = VFIOMIG_GOOD_BUFFER;
 
 static uint64_t left, taken;
 

@@ -6,6 +6,7 @@
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -80,6 +81,16 @@ struct peer {
     pid_t pid;
 };
 
+/* Each process keeps to a processor of its own: where the scheduler puts the two otherwise decides
+ * more than what they do. */
+static void pin(int cpu)
+{
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(cpu, &set);
+    sched_setaffinity(0, sizeof set, &set);
+}
+
 static struct peer start_peer(int reads, const char *bytes, size_t len)
 {
     int pair[2];
@@ -90,6 +101,7 @@ static struct peer start_peer(int reads, const char *bytes, size_t len)
         bench_die("fork");
     if (!pid) {
         close(pair[0]);
+        pin(1);
         if (reads)
             reader(pair[1], BLOCK);
         writer(pair[1], bytes, len);
@@ -141,7 +153,7 @@ static double save_ours(char *buf)
     if (vfiomig_save_stop(save))
         bench_die("vfiomig_save_stop");
     do {
-        r = vfiomig_save_next(save, buf, BLOCK + VFIOMIG_FRAME_OVERHEAD, &n);
+        r = vfiomig_save_next(save, buf, VFIOMIG_GOOD_BUFFER, &n);
         if (r < 0)
             bench_die("vfiomig_save_next");
         write_all(peer.sock, buf, n);
@@ -200,7 +212,7 @@ static double load_ours(const char *bytes, size_t len)
 /* The whole stream in memory, for the loading side's peer. */
 static char *record_stream(size_t *len)
 {
-    size_t room = STATE + (STATE / BLOCK + 16) * 4096, at = 0, n;
+    size_t room = STATE + STATE / 64 + 4 * (size_t)VFIOMIG_GOOD_BUFFER, at = 0, n;
     char *bytes = malloc(room);
     struct bench_device state;
     struct vfiomig_device *device = new_device(&state);
@@ -209,9 +221,9 @@ static char *record_stream(size_t *len)
     if (!bytes || vfiomig_save_begin(device, NULL, &save) || vfiomig_save_stop(save))
         bench_die("recording");
     do {
-        size_t cap = room - at < BLOCK + VFIOMIG_FRAME_OVERHEAD ? room - at
-                                                                : BLOCK + VFIOMIG_FRAME_OVERHEAD;
-        r = vfiomig_save_next(save, bytes + at, cap, &n);
+        if (room - at < VFIOMIG_GOOD_BUFFER)
+            bench_die("room");
+        r = vfiomig_save_next(save, bytes + at, VFIOMIG_GOOD_BUFFER, &n);
         if (r < 0)
             bench_die("vfiomig_save_next");
         at += n;
@@ -225,9 +237,10 @@ static char *record_stream(size_t *len)
 int main(void)
 {
     double ours[RUNS], bare[RUNS];
-    char *buf = malloc(BLOCK + VFIOMIG_FRAME_OVERHEAD);
+    char *buf = malloc(VFIOMIG_GOOD_BUFFER);
     size_t len;
 
+    pin(0);
     memfd = memfd_create("state", MFD_CLOEXEC);
     if (memfd < 0 || !buf)
         bench_die("memfd_create");

@@ -1,0 +1,15 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT OR Apache-2.0
+# Builds the benchmarks against the library in build/ and runs them: one line per measure,
+# bench NAME[/VARIANT] ours=… baseline=… ratio=… (min … max …)
+set -eu
+cd "$(dirname "$0")/.."
+out=build/benches
+mkdir -p "$out"
+for name in pump heap calls; do
+    "${CC:-cc}" -std=gnu11 -O2 -Wall -Wextra -Iinclude -Ibenches -o "$out/$name" "benches/$name.c" \
+        -Lbuild -lvfiomig -Wl,-rpath,"\$ORIGIN/.."
+done
+for name in pump heap calls; do
+    "$out/$name"
+done
