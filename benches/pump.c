@@ -15,7 +15,7 @@
 
 enum { RUNS = 11, WARM_UP = 1 };
 static const size_t STATE = 512u << 20;
-static const size_t BLOCK = 1u << 20;
+static const size_t BLOCK = VFIOMIG_GOOD_BUFFER;
 
 static int memfd; /* the device's contents */
 

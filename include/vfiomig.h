@@ -46,9 +46,8 @@ extern "C" {
 /* Sizes of buffers. */
 #define VFIOMIG_MIN_BUFFER  4096  /* The smallest buffer that vfiomig_save_next() takes, in
                                    * bytes. */
-#define VFIOMIG_GOOD_BUFFER (8 * ((128 << 10) + 32))  /* A good size of the buffer for
-                                                       * vfiomig_save_next(), in bytes: eight full
-                                                       * frames, a little more than 1 MiB. */
+#define VFIOMIG_GOOD_BUFFER (128 << 10)  /* A good size of the buffer for vfiomig_save_next(), in
+                                          * bytes: one full frame. Larger ones hold several. */
 
 /* States of a device, with the kernel's numbers (enum vfio_device_mig_state). */
 #define VFIOMIG_STATE_ERROR        0  /* The driver lost track of the device; only a reset helps. */
@@ -485,7 +484,8 @@ struct vfiomig_save_options {
     uint32_t struct_size;   /* VFIOMIG_SAVE_OPTIONS_INIT sets it. */
     uint32_t flags;         /* VFIOMIG_SAVE_NONBLOCK, VFIOMIG_SAVE_NO_PRE_COPY or 0. */
     uint32_t device_index;  /* Number of the device within its VM; stands in every frame. */
-    uint32_t max_frame;     /* Largest payload of a data frame in bytes; 0: 128 KiB. */
+    uint32_t max_frame;     /* Largest payload of a data frame in bytes; 0: 131040, with its header
+                             * 128 KiB. */
     uint32_t max_restarts;  /* How often the save may start again because the device was reset; 0:
                              * 16. */
     uint32_t reserved;      /* Zero. */
@@ -626,7 +626,7 @@ int vfiomig_device_new_ops(const struct vfiomig_device_ops *ops, void *opaque,
 
 /*
  * Frees a device handle; NULL is none. Sessions that are still open keep the device until they are
- * freed themselves. Waits for a call on another thread.
+ * freed themselves. Waits for a call on another thread. Not from a callback: nothing is freed then.
  *
  * Since: 0.1.
  */
@@ -681,7 +681,8 @@ int vfiomig_device_set_state(struct vfiomig_device *device, uint32_t state);
 
 /*
  * Takes the device to RUNNING: the last step on the target after vfiomig_load_commit(), with the
- * fix-ups made; or on a source that was kept stopped. Clears the fix-ups.
+ * fix-ups made; or on a source that was kept stopped. Clears the fix-ups. After an error whose
+ * outcome is KEPT or RECOVERED nothing is lost: try again.
  *
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
  *         -ENOTRECOVERABLE.
@@ -861,7 +862,7 @@ int vfiomig_save_get_failure(struct vfiomig_save *save, struct vfiomig_failure *
 
 /*
  * Frees a save; NULL is none. One that was not finished is ended as with VFIOMIG_KEEP. Waits for a
- * call on another thread.
+ * call on another thread. Not from a callback: nothing is freed then.
  *
  * Since: 0.1.
  */
@@ -975,7 +976,7 @@ int vfiomig_load_get_failure(struct vfiomig_load *load, struct vfiomig_failure *
 
 /*
  * Frees a load; NULL is none. One that was not committed is abandoned, and its device reset. Waits
- * for a call on another thread.
+ * for a call on another thread. Not from a callback: nothing is freed then.
  *
  * Since: 0.1.
  */

@@ -13,9 +13,9 @@ pub const VFIOMIG_RESTARTED: i32 = 8;
 
 /// The smallest buffer that vfiomig_save_next() takes, in bytes.
 pub const VFIOMIG_MIN_BUFFER: u32 = 4096;
-/// A good size of the buffer for vfiomig_save_next(), in bytes: eight full frames, a little more
-/// than 1 MiB.
-pub const VFIOMIG_GOOD_BUFFER: u32 = 8 * ((128 << 10) + 32);
+/// A good size of the buffer for vfiomig_save_next(), in bytes: one full frame. Larger ones hold
+/// several.
+pub const VFIOMIG_GOOD_BUFFER: u32 = 128 << 10;
 
 /// The driver lost track of the device; only a reset helps.
 pub const VFIOMIG_STATE_ERROR: u32 = 0;

@@ -127,6 +127,7 @@ pub unsafe extern "C" fn vfiomig_device_new_ops(
 
 /// Frees a device handle; NULL is none. Sessions that are still open keep the device until they
 /// are freed themselves. Waits for a call on another thread.
+/// Not from a callback: nothing is freed then.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_device_free(device: *mut vfiomig_device) {
     free(&table::DEVICE_FREE, device.addr(), Kind::Device);
@@ -211,7 +212,8 @@ pub extern "C" fn vfiomig_device_set_state(device: *mut vfiomig_device, state: u
 }
 
 /// Takes the device to RUNNING: the last step on the target after vfiomig_load_commit(), with the
-/// fix-ups made; or on a source that was kept stopped. Clears the fix-ups.
+/// fix-ups made; or on a source that was kept stopped. Clears the fix-ups. After an error whose
+/// outcome is KEPT or RECOVERED nothing is lost: try again.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_device_run(device: *mut vfiomig_device) -> c_int {
     with(&table::DEVICE_RUN, device.addr(), |device: &mut Device| device.run())

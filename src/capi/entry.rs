@@ -3,6 +3,7 @@
 //! The guard checks the handle, takes exclusive use of it, checks the state against the function's
 //! row of `api.toml`, catches panics and turns errors into return values with a text.
 
+use std::cell::Cell;
 use std::ffi::c_int;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -49,8 +50,30 @@ impl CReturn for c_int {
     }
 }
 
+thread_local! {
+    /// How many calls of the library this thread is inside: more than one only in callbacks.
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Counts a call for as long as it lasts.
+struct Inside;
+
+impl Inside {
+    fn new() -> Inside {
+        DEPTH.set(DEPTH.get().wrapping_add(1));
+        Inside
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        DEPTH.set(DEPTH.get().wrapping_sub(1));
+    }
+}
+
 /// Runs `call` behind the panic boundary.
 pub(super) fn guarded<R: CReturn>(entry: &Entry, call: impl FnOnce() -> Result<R>) -> c_int {
+    let _inside = Inside::new();
     // What a panic leaves half done is poisoned by the locks that it unwinds through.
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(value)) => value.to_ret(),
@@ -97,11 +120,19 @@ pub(super) fn with_shared<T: CObject, R: CReturn>(
     guarded(entry, || handle::with_shared(handle, T::KIND, call))
 }
 
-/// Frees a handle; NULL is none.
+/// Frees a handle; NULL is none. Freeing waits for calls that are inside the handle, which a
+/// callback must not do: two of them could wait for each other.
 pub(super) fn free(entry: &Entry, handle: usize, kind: Kind) {
-    if handle != 0 {
-        guarded(entry, || handle::remove(handle, kind).map(drop));
+    if handle == 0 {
+        return;
     }
+    if DEPTH.get() > 0 {
+        let error = err!(Busy, "called from a callback: nothing was freed");
+        ::log::error!(target: "vfiomig::capi", "{}: {error}", entry.name);
+        fail(entry.name, &error);
+        return;
+    }
+    guarded(entry, || handle::remove(handle, kind).map(drop));
 }
 
 impl CObject for Device {

@@ -5,7 +5,7 @@
 //! touching memory that may not be there, and a handle used by two threads at once gets -EBUSY.
 //! The slots live in static chunks that are never given back.
 
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use once_cell::sync::OnceCell;
@@ -13,7 +13,6 @@ use once_cell::sync::OnceCell;
 use crate::device::Device;
 use crate::error::{Result, err};
 use crate::session::{Load, Save, Shared};
-use crate::transport::current_thread_token;
 
 /// Which object a handle names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,8 +55,6 @@ struct Slot {
     generation: AtomicU32,
     /// Next free slot, while this one is free.
     next_free: AtomicU32,
-    /// Token of the thread inside, or 0.
-    owner: AtomicUsize,
     object: Mutex<Option<Object>>,
     /// What other threads may use while a call is under way.
     shared: Mutex<Option<Shared>>,
@@ -68,7 +65,6 @@ impl Slot {
         Slot {
             generation: AtomicU32::new(0),
             next_free: AtomicU32::new(0),
-            owner: AtomicUsize::new(0),
             object: Mutex::new(None),
             shared: Mutex::new(None),
         }
@@ -185,20 +181,11 @@ fn gone(kind: Kind) -> crate::error::Error {
 }
 
 /// A handle's object, in exclusive use.
-pub(super) struct Entered {
-    slot: &'static Slot,
-    object: MutexGuard<'static, Option<Object>>,
-}
+pub(super) struct Entered(MutexGuard<'static, Option<Object>>);
 
 impl Entered {
     pub(super) fn object(&mut self) -> Option<&mut Object> {
-        self.object.as_mut()
-    }
-}
-
-impl Drop for Entered {
-    fn drop(&mut self) {
-        self.slot.owner.store(0, Ordering::Relaxed);
+        self.0.as_mut()
     }
 }
 
@@ -221,8 +208,7 @@ pub(super) fn enter(handle: usize, kind: Kind) -> Result<Entered> {
     if object.as_ref().is_none_or(|object| object.kind() != kind) {
         return Err(gone(kind));
     }
-    slot.owner.store(current_thread_token(), Ordering::Relaxed);
-    Ok(Entered { slot, object })
+    Ok(Entered(object))
 }
 
 /// Runs `call`, which is short, with the part of a session that may be used while another call is
@@ -239,13 +225,10 @@ pub(super) fn with_shared<R>(
     call(shared.as_ref().ok_or_else(|| gone(kind))?)
 }
 
-/// Takes the object out of its slot and frees the slot. Waits for a call on another thread; is
-/// refused inside a callback of the same handle.
+/// Takes the object out of its slot and frees the slot. Waits for a call on another thread, and is
+/// therefore not called inside a callback.
 pub(super) fn remove(handle: usize, kind: Kind) -> Result<Object> {
     let (index, slot) = find(handle, kind)?;
-    if slot.owner.load(Ordering::Relaxed) == current_thread_token() {
-        return Err(err!(Busy, "a handle cannot be freed by its own callback"));
-    }
     let mut guard = slot.object.lock().unwrap_or_else(PoisonError::into_inner);
     if guard.as_ref().is_none_or(|object| object.kind() != kind) || find(handle, kind).is_err() {
         return Err(gone(kind));

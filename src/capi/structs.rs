@@ -179,7 +179,7 @@ pub struct vfiomig_save_options {
     pub flags: u32,
     /// Number of the device within its VM; stands in every frame.
     pub device_index: u32,
-    /// Largest payload of a data frame in bytes; 0: 128 KiB.
+    /// Largest payload of a data frame in bytes; 0: 131040, with its header 128 KiB.
     pub max_frame: u32,
     /// How often the save may start again because the device was reset; 0: 16.
     pub max_restarts: u32,

@@ -170,12 +170,17 @@ impl Device {
     }
 
     /// Takes the device to RUNNING, from wherever it is: the last step after a load, or the way
-    /// back. Clears the fix-ups: the VMM has made them.
+    /// back. Clears the fix-ups: the VMM has made them. After an error whose outcome is
+    /// [`Outcome::Kept`] or [`Outcome::Recovered`] the device is whole: try again.
     pub fn run(&self) -> Result<()> {
         let mut inner = self.lock()?;
+        let epoch = inner.epoch;
         let result = inner.set_plain_state(State::Running);
         inner.remember(result)?;
-        inner.fixups.store(0, Ordering::Relaxed);
+        // A reset on the way has undone whatever the VMM did before.
+        if inner.epoch == epoch {
+            inner.fixups.store(0, Ordering::Relaxed);
+        }
         Ok(())
     }
 
@@ -341,12 +346,20 @@ impl Inner {
         if !self.caps.can_migrate() {
             return Err(err!(NotSupported, "the device has no migration states"));
         }
-        if self.state.is_none_or(|state| state.has_session() || state == State::Error) {
-            // Left behind by an earlier owner, whose data fd is gone: walking out of RESUMING
-            // without one has brought kernels down (docs/kernel-interface.md). Reset is safe.
-            self.reset()?;
+        match self.state {
+            Some(state) if state.has_session() => {
+                // Left behind by an earlier owner, whose data fd is gone: walking out of RESUMING
+                // without one has brought kernels down (docs/kernel-interface.md). Reset is safe.
+                self.reset()?;
+            }
+            Some(State::Error | State::Other(_)) | None => {
+                let before = self.state;
+                self.reset()?;
+                return Err(contents_lost(self, before));
+            }
+            Some(_) => {}
         }
-        self.transition(to, recovery::Recover::Reset).map(drop)
+        self.transition(to, Recover::Stay).map(drop)
     }
 
     /// Tells the VMM.
@@ -400,7 +413,7 @@ pub(crate) fn wrong_state(what: &str, state: &str) -> Error {
     Error::new(Code::Inval, format!("{what} is not allowed {state}"))
 }
 
-pub(crate) use recovery::{Recover, describe, elapsed_ns};
+pub(crate) use recovery::{Recover, contents_lost, describe, elapsed_ns};
 
 impl Inner {
     /// The driver's present estimate of the stop-copy stream, in bytes.

@@ -21,6 +21,9 @@ use crate::uapi;
 pub(crate) enum Recover {
     /// To this state, once; then reset.
     To(State),
+    /// Nowhere: a device that stopped on the way, in a state without a stream, is whole, and the
+    /// caller may try again. Otherwise reset.
+    Stay,
     /// Reset at once, unless the device is still where it was.
     Reset,
 }
@@ -102,7 +105,14 @@ impl Inner {
         if let Err(errno) = self.transport.feature(set, &mut payload) {
             return Changed::Refused(errno);
         }
-        let (_, fd) = probe::split_state(payload);
+        let (_, mut fd) = probe::split_state(payload);
+        if fd >= 0 && self.data == Some(DataFd(fd)) {
+            // A device behind callbacks that names its stream again: the same one, not another.
+            if opens_data {
+                return Changed::Done;
+            }
+            fd = -1;
+        }
         // The old stream ends where a new one is opened and where no session state is left.
         if opens_data || !to.has_session() {
             self.drop_data();
@@ -156,6 +166,10 @@ impl Inner {
         }
         self.drop_data();
         let mut outcome = None;
+        let at_rest = matches!(found, Ok(State::Stop | State::Running | State::RunningP2p));
+        if recover == Recover::Stay && at_rest {
+            outcome = Some(Outcome::Recovered);
+        }
         if let (Ok(found), Recover::To(target)) = (found, recover) {
             // A device in RESUMING has consumed what it was given; only a reset abandons that.
             let usable = found != State::Resuming && self.fsm.path(found, target).is_some();
@@ -228,6 +242,20 @@ impl Inner {
             ..Failure::default()
         }))
     }
+}
+
+/// A change that was to keep what a device holds, and ended in a reset.
+pub(crate) fn contents_lost(device: &Inner, before: Option<State>) -> Error {
+    let text = "the device could not be brought back and was reset: what it held is lost";
+    Error::new(Code::Io, text).with_failure(Failure {
+        operation: Operation::SetState,
+        state_before: before,
+        state_wanted: Some(State::Running),
+        state_after: device.state_now(),
+        outcome: Outcome::Reset,
+        fixups: device.fixups(),
+        ..Failure::default()
+    })
 }
 
 fn lost() -> Error {

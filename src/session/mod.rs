@@ -16,6 +16,7 @@ pub use stats::{Cancel, LoadStats, SaveStats, Shared};
 /// little data.
 pub const MIN_BUFFER: usize = 4096;
 
-/// The payload size of data frames, in bytes, where the options say nothing. Larger ones outgrow
-/// the caches between the steps that each byte goes through: `make bench`.
-pub const DEFAULT_FRAME: u32 = 128 << 10;
+/// The payload size of data frames, in bytes, where the options say nothing: 128 KiB with the
+/// header. Larger ones outgrow the caches between the steps that each byte goes through, and
+/// sockets take them in several pieces: `make bench`.
+pub const DEFAULT_FRAME: u32 = (128 << 10) - crate::stream::HEADER_LEN as u32;

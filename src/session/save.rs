@@ -11,8 +11,8 @@ use std::time::Instant;
 use super::stats::{AtomicSaveStats, Cancel, SaveNumbers, SaveStats, Shared, add, set};
 use super::{DEFAULT_FRAME, MIN_BUFFER};
 use crate::device::{Device, EventKind, Inner, Locked, Session, State, wrong_state};
-use crate::device::{Recover, elapsed_ns};
-use crate::error::{Code, Errno, Error, Failure, Operation, Outcome, Result, err};
+use crate::device::{Recover, contents_lost, elapsed_ns};
+use crate::error::{Code, Errno, Error, Failure, Outcome, Result, err};
 use crate::protocol::v2::{self, ReadStep};
 use crate::stream::{DecodeLimits, Encoder, FrameType, HEADER_LEN, MAX_PAYLOAD, encode_identity};
 use crate::transport::random_bytes;
@@ -687,20 +687,27 @@ impl Save {
         self.phase = Phase::Finished;
         self.queue.clear();
         inner.session = Session::None;
-        // After an error nothing is certain: ask before deciding which way to go.
         let before = inner.state_now();
-        let walk = match inner.query_state() {
-            Ok(state) if inner.fsm().path(state, to).is_some() => {
-                inner.transition(to, Recover::Reset).map(|ns| set(&self.stats.finish_ns, ns))
-            }
-            _ => inner.reset().and_then(|()| match ending {
-                // Nothing of the guest is needed here any more; the device must only not run.
-                Ending::Release => inner.transition(to, Recover::Reset).map(drop),
+        // After an error nothing is certain: ask. Where there is no answer, what is believed will
+        // do: the kernel knows where the device is, and a wrong path only fails.
+        let _ = inner.query_state();
+        let on_the_way = inner.state_now().is_some_and(|at| inner.fsm().path(at, to).is_some());
+        let walk = match on_the_way {
+            true => inner.transition(to, Recover::Stay).map(|ns| set(&self.stats.finish_ns, ns)),
+            false => inner.reset().and_then(|()| match ending {
+                Ending::Release => Ok(()),
                 Ending::Keep | Ending::KeepQuiesced => Err(contents_lost(inner, before)),
             }),
         };
         inner.drop_data();
-        walk
+        match (ending, inner.state_now()) {
+            // Nothing of the guest is needed here any more, wherever the ladder ended; the device
+            // must only not run beside its twin.
+            (Ending::Release, Some(State::Running | State::RunningP2p)) => {
+                inner.transition(State::Stop, Recover::Reset).map(drop)
+            }
+            _ => walk,
+        }
     }
 
     fn note<T>(&mut self, inner: &mut Locked<'_>, result: Result<T>) -> Result<T> {
@@ -752,20 +759,6 @@ impl Save {
     pub fn shared(&self) -> Shared {
         Shared::Save(self.cancel.clone(), SaveNumbers(Arc::clone(&self.stats)))
     }
-}
-
-/// The guest goes on, but on a device that had to be reset.
-fn contents_lost(inner: &Inner, before: Option<State>) -> Error {
-    let text = "the device could not be brought back and was reset: what it held is lost";
-    Error::new(Code::Io, text).with_failure(Failure {
-        operation: Operation::SetState,
-        state_before: before,
-        state_wanted: Some(State::Running),
-        state_after: inner.state_now(),
-        outcome: Outcome::Reset,
-        fixups: inner.fixups(),
-        ..Failure::default()
-    })
 }
 
 /// What reading a frame brought.

@@ -9,6 +9,7 @@ use super::os::{bytes_to_words, last_errno, retry, words_to_bytes};
 use super::{DataFd, DeviceInfo, Direction, PrecopyInfo, Transport};
 use crate::error::Errno;
 use crate::uapi;
+use vfio_bindings::bindings::vfio;
 
 /// Room for the largest feature payload the library sends, in `u64`s, header included.
 const FEATURE_WORDS: usize = 8;
@@ -68,8 +69,8 @@ pub(super) fn fd_write(data: DataFd, buf: &[u8]) -> Result<usize, Errno> {
 pub(super) fn fd_precopy_info(data: DataFd) -> Result<PrecopyInfo, Errno> {
     let fd = borrowed(data).ok_or(Errno(libc::EBADF))?.as_raw_fd();
     // Flags go in as 0: kernels before version 2 echo them back (docs/kernel-interface.md).
-    let mut info = vfio_bindings::bindings::vfio::vfio_precopy_info {
-        argsz: size_of::<vfio_bindings::bindings::vfio::vfio_precopy_info>() as u32,
+    let mut info = vfio::vfio_precopy_info {
+        argsz: size_of::<vfio::vfio_precopy_info>() as u32,
         flags: 0,
         initial_bytes: 0,
         dirty_bytes: 0,
@@ -173,17 +174,23 @@ impl Transport for KernelTransport {
     }
 
     fn region_read(&mut self, region: u32, offset: u64, buf: &mut [u8]) -> Result<usize, Errno> {
-        // argsz, flags, index, cap_offset, size, offset
-        let mut info = [32u64, u64::from(region), 0, 0];
+        let mut info = vfio::vfio_region_info {
+            argsz: size_of::<vfio::vfio_region_info>() as u32,
+            flags: 0,
+            index: region,
+            cap_offset: 0,
+            size: 0,
+            offset: 0,
+        };
         self.device_ioctl(uapi::VFIO_DEVICE_GET_REGION_INFO, &mut info)?;
-        let (size, base) = (info[2], info[3]);
+        let (size, base) = (info.size, info.offset);
         let room = size.checked_sub(offset).ok_or(Errno(libc::EINVAL))?;
         let len = usize::try_from(room).unwrap_or(usize::MAX).min(buf.len());
         let at = base.checked_add(offset).and_then(|at| i64::try_from(at).ok());
         let at = at.ok_or(Errno(libc::EINVAL))?;
         let fd = self.raw();
         // SAFETY: `len` is at most `buf.len()`, and `buf` is valid for writes.
-        retry(|| unsafe { libc::pread(fd, buf.as_mut_ptr().cast(), len, at) })
+        retry(|| unsafe { libc::pread64(fd, buf.as_mut_ptr().cast(), len, at) })
     }
 
     /// A cdev names its device by its number; an fd from a group says nothing before the kernel
