@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+#
+# libvfiomig: GNU make, cargo and cc. `make help` lists the targets.
+#
+# Nothing here reaches for the network by itself: cargo does where its configuration lets it and a
+# crate is missing (CARGO_FLAGS=--offline forbids that), and so do the targets whose description
+# in `make help` says so.
+
+# What packagers set.
+CARGO ?= cargo
+RUSTC ?= rustc
+CARGO_FLAGS ?=
+CARGO_TARGET_DIR ?= target
+# A target triple for cross compilation; empty: the host.
+RUST_TARGET ?=
+# Cargo features of the library, for example env-logger.
+FEATURES ?=
+CFLAGS ?= -O2 -g
+LDFLAGS ?=
+INSTALL ?= install
+PKG_CONFIG ?= pkg-config
+
+PREFIX ?= /usr/local
+EXEC_PREFIX ?= $(PREFIX)
+BINDIR ?= $(EXEC_PREFIX)/bin
+LIBDIR ?= $(EXEC_PREFIX)/lib
+INCLUDEDIR ?= $(PREFIX)/include
+PKGCONFIGDIR ?= $(LIBDIR)/pkgconfig
+MANDIR ?= $(PREFIX)/share/man
+DESTDIR ?=
+# 0: do not install libvfiomig.a
+ENABLE_STATIC ?= 1
+
+# Warnings are errors in the tests only; a compiler that knows more of them: WERROR=
+WERROR ?= -Werror
+
+# The one place where the version stands.
+VERSION := $(shell sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
+SOVERSION := $(firstword $(subst ., ,$(VERSION)))
+SONAME := libvfiomig.so.$(SOVERSION)
+REALNAME := libvfiomig.so.$(VERSION)
+
+B := build
+MAP := src/libvfiomig.map
+export CARGO_TARGET_DIR := $(abspath $(CARGO_TARGET_DIR))
+ifdef RUSTFLAGS
+export RUSTFLAGS
+endif
+RELEASE := $(CARGO_TARGET_DIR)/$(if $(RUST_TARGET),$(RUST_TARGET)/)release
+CARGO_ARGS = $(CARGO_FLAGS) $(if $(RUST_TARGET),--target $(RUST_TARGET))
+CARGO_BUILD = $(CARGO) build --release $(CARGO_ARGS)
+FEATURE_ARGS = $(if $(FEATURES),--features '$(FEATURES)')
+
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+.PHONY: all
+all: $(B)/$(REALNAME) $(B)/libvfiomig.a $(B)/vfiomig.pc $(B)/vfiomig ## build the libraries, vfiomig.pc and the vfiomig tool
+
+.PHONY: help
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{ printf "  %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: FORCE
+FORCE:
+
+# --- the library ------------------------------------------------------------------------------
+
+# Cargo knows what is out of date; a file that did not change is not touched, and nothing that is
+# made from it is made again.
+refresh = cmp -s $(1) $(2) || cp -f $(1) $(2)
+
+$(B)/libvfiomig.a: FORCE | $(B)
+	@$(CARGO_BUILD) $(FEATURE_ARGS) --package vfiomig --lib
+	@$(call refresh,$(RELEASE)/libvfiomig.a,$@)
+
+# What a program that links the static library needs besides, as rustc says for this target.
+$(B)/native-libs: $(B)/libvfiomig.a
+	@echo 'pub fn f() {}' | $(RUSTC) --crate-type staticlib --print native-static-libs \
+		$(if $(RUST_TARGET),--target $(RUST_TARGET)) -o $(B)/empty.a - 2>&1 \
+		| sed -n 's/^note: native-static-libs: //p' >$@
+	@rm -f $(B)/empty.a
+	@test -s $@ || { echo "rustc does not say which native libraries are needed" >&2; exit 1; }
+
+# Linked by cc and not by rustc: rustc's own cdylib leaves every symbol without a version
+# (docs/abi.md).
+SO_LDFLAGS = -Wl,-soname,$(SONAME) -Wl,--version-script=$(MAP) \
+	-Wl,--no-undefined-version -Wl,-z,defs -Wl,-z,relro -Wl,-z,now -Wl,--gc-sections
+
+$(B)/$(REALNAME): $(B)/libvfiomig.a $(B)/native-libs $(MAP)
+	$(CC) -shared $(CFLAGS) $(LDFLAGS) $(SO_LDFLAGS) -o $@ \
+		-Wl,--whole-archive $(B)/libvfiomig.a -Wl,--no-whole-archive $$(cat $(B)/native-libs)
+	@ln -sf $(REALNAME) $(B)/$(SONAME)
+	@ln -sf $(SONAME) $(B)/libvfiomig.so
+
+make_pc = sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@EXEC_PREFIX@|$(EXEC_PREFIX)|' \
+	-e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@INCLUDEDIR@|$(INCLUDEDIR)|' -e 's|@VERSION@|$(VERSION)|' \
+	-e "s|@NATIVE_LIBS@|$$(cat $(B)/native-libs)|" pkgconfig/vfiomig.pc.in
+
+$(B)/vfiomig.pc: pkgconfig/vfiomig.pc.in $(B)/native-libs FORCE
+	@$(make_pc) >$@
+
+# --- the tool and the simulator ---------------------------------------------------------------
+
+$(B)/vfiomig: FORCE | $(B)
+	@$(CARGO_BUILD) --manifest-path cli/Cargo.toml --bins
+	@$(call refresh,$(RELEASE)/vfiomig,$@)
+
+$(B)/libvfiomig-sim.a: FORCE | $(B)
+	@$(CARGO_BUILD) --manifest-path sim/Cargo.toml --lib
+	@$(call refresh,$(RELEASE)/libvfiomig_sim.a,$@)
+
+# Nothing but vfiomig_sim_*: the library's own functions come from the library.
+$(B)/libvfiomig-sim.so: $(B)/libvfiomig-sim.a $(B)/native-libs
+	@printf '{\n  global: vfiomig_sim_*;\n  local: *;\n};\n' >$(B)/libvfiomig-sim.map
+	$(CC) -shared $(CFLAGS) $(LDFLAGS) -Wl,-soname,libvfiomig-sim.so \
+		-Wl,--version-script=$(B)/libvfiomig-sim.map -Wl,-z,defs -Wl,--gc-sections -o $@ \
+		-Wl,--whole-archive $(B)/libvfiomig-sim.a -Wl,--no-whole-archive $$(cat $(B)/native-libs)
+
+$(B) $(B)/demo $(B)/c-tests/plain $(B)/c-tests/sanitized $(B)/lab/tests:
+	@mkdir -p $@
+
+# --- the demo ---------------------------------------------------------------------------------
+
+# Relative run paths: programs find the library wherever the tree is moved to.
+TEST_CPPFLAGS = -D_GNU_SOURCE -Iinclude -Isim/include
+TEST_CFLAGS = $(CFLAGS) -std=c11 -Wall -Wextra -Wpedantic -Wshadow $(WERROR)
+TEST_LIBS = -L$(B) -lvfiomig-sim -lvfiomig -pthread
+TEST_SOS = $(B)/$(REALNAME) $(B)/libvfiomig-sim.so
+DEMO_SRC = $(wildcard c-tests/demo/*.c)
+DEMO_HDR = $(wildcard c-tests/demo/*.h)
+
+$(B)/demo/demo: $(DEMO_SRC) $(DEMO_HDR) include/vfiomig.h $(TEST_SOS) | $(B)/demo
+	$(CC) $(TEST_CPPFLAGS) $(TEST_CFLAGS) $(LDFLAGS) -o $@ $(DEMO_SRC) $(TEST_LIBS) -Wl,-rpath,'$$ORIGIN/..'
+
+.PHONY: demo
+demo: $(B)/demo/demo ## migrate a simulated device between two processes
+	$(B)/demo/demo
+
+# --- tests ------------------------------------------------------------------------------------
+
+CHECK_GROUPS = lint check-rust check-c check-valgrind check-sanitizers-quick check-miri check-abi \
+	check-installed lab
+
+.PHONY: check
+check: ## all tests that are fast, group by group
+	+@MAKE='$(MAKE)' B='$(B)' scripts/check.sh $(CHECK_GROUPS)
+
+.PHONY: deps
+deps: ## install what check needs on a Debian machine (as root; uses the network)
+	scripts/deps.sh
+
+.PHONY: lint
+lint: ## formatting, clippy, shellcheck
+	@$(CARGO) fmt --all --check
+	@$(CARGO) clippy $(CARGO_ARGS) --workspace --all-targets --all-features -- -D warnings
+	@scripts/lint-shell.sh
+	@echo "lint: passed"
+
+.PHONY: check-rust
+check-rust: ## the Rust tests
+	@CARGO='$(CARGO)' scripts/rust-tests.sh $(CARGO_ARGS) --workspace
+
+C_TESTS = $(patsubst c-tests/%.c,%,$(wildcard c-tests/*.c))
+CXX_TESTS = $(patsubst c-tests/%.cpp,%,$(wildcard c-tests/*.cpp))
+ALL_C_TESTS = $(C_TESTS) $(CXX_TESTS)
+C_TEST_HDR = $(wildcard c-tests/*.h) include/vfiomig.h sim/include/vfiomig-sim.h
+PLAIN = $(addprefix $(B)/c-tests/plain/,$(ALL_C_TESTS))
+SANITIZED = $(addprefix $(B)/c-tests/sanitized/,$(ALL_C_TESTS))
+SANITIZE = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+TEST_RPATH = -Wl,-rpath,'$$ORIGIN/../..'
+
+# The header is the point of these, and they say themselves how it is to be compiled.
+std_of = $(if $(filter header-c99,$(1)),-std=c99 -pedantic-errors,-std=c11 -Wpedantic)
+
+$(B)/c-tests/plain/%: c-tests/%.c $(C_TEST_HDR) $(TEST_SOS) | $(B)/c-tests/plain
+	@$(CC) $(TEST_CPPFLAGS) -DVERSION='"$(VERSION)"' $(TEST_CFLAGS) $(call std_of,$*) $(LDFLAGS) -o $@ $< $(TEST_LIBS) $(TEST_RPATH)
+
+$(B)/c-tests/plain/%: c-tests/%.cpp $(C_TEST_HDR) $(TEST_SOS) | $(B)/c-tests/plain
+	@$(CXX) $(TEST_CPPFLAGS) $(CFLAGS) -std=c++17 -pedantic-errors -Wall -Wextra $(WERROR) $(LDFLAGS) -o $@ $< $(TEST_LIBS) $(TEST_RPATH)
+
+$(B)/c-tests/sanitized/%: c-tests/%.c $(C_TEST_HDR) $(TEST_SOS) | $(B)/c-tests/sanitized
+	@$(CC) $(TEST_CPPFLAGS) -DVERSION='"$(VERSION)"' $(TEST_CFLAGS) $(call std_of,$*) $(SANITIZE) $(LDFLAGS) -o $@ $< $(TEST_LIBS) $(TEST_RPATH)
+
+$(B)/c-tests/sanitized/%: c-tests/%.cpp $(C_TEST_HDR) $(TEST_SOS) | $(B)/c-tests/sanitized
+	@$(CXX) $(TEST_CPPFLAGS) $(CFLAGS) -std=c++17 -pedantic-errors -Wall -Wextra $(WERROR) $(SANITIZE) $(LDFLAGS) -o $@ $< $(TEST_LIBS) $(TEST_RPATH)
+
+# Opens the library itself.
+$(B)/c-tests/plain/dlopen $(B)/c-tests/sanitized/dlopen: TEST_LIBS = -ldl -pthread
+
+# A library with every feature, for the programs that test one. Not optimised: it is quick to make.
+$(B)/features/libvfiomig.so: FORCE | $(B)
+	@mkdir -p $(B)/features
+	@$(CARGO) build $(CARGO_ARGS) --package vfiomig --lib --all-features
+	@$(call refresh,$(CARGO_TARGET_DIR)/$(if $(RUST_TARGET),$(RUST_TARGET)/)debug/libvfiomig.a,$(B)/features/libvfiomig.a)
+	@test $@ -nt $(B)/features/libvfiomig.a || $(CC) -shared $(CFLAGS) $(LDFLAGS) $(SO_LDFLAGS) -o $@ \
+		-Wl,--whole-archive $(B)/features/libvfiomig.a -Wl,--no-whole-archive $$(cat $(B)/native-libs)
+	@ln -sf libvfiomig.so $(B)/features/$(SONAME)
+
+.PHONY: check-c
+check-c: $(PLAIN) $(B)/demo/demo $(B)/features/libvfiomig.so ## the C tests and the demo's failures
+	@c-tests/run.sh check-c $(PLAIN)
+	@c-tests/demo/failures.sh $(B)/demo/demo
+	@c-tests/syscalls.sh $(B)/c-tests/plain $(B)/features
+
+.PHONY: check-valgrind
+check-valgrind: $(PLAIN) ## the C tests under valgrind
+	@c-tests/run.sh --valgrind check-valgrind $(PLAIN)
+
+.PHONY: check-sanitizers-quick
+check-sanitizers-quick: $(SANITIZED) ## the C tests with address and undefined-behaviour sanitizers
+	@CC='$(CC)' SANITIZE='$(SANITIZE)' c-tests/sanitizers-active.sh $(B)
+	@c-tests/run.sh check-sanitizers $(SANITIZED)
+
+# Besides, with a library that is not optimised and checks itself: overflows, debug assertions.
+.PHONY: check-sanitizers
+check-sanitizers: check-sanitizers-quick $(B)/features/libvfiomig.so ## the same, with a library that checks itself (longer)
+	@LD_LIBRARY_PATH=$(B)/features c-tests/run.sh check-sanitizers-debug $(SANITIZED)
+
+.PHONY: check-miri
+check-miri: ## the Rust tests that need no system call, under Miri
+	@if $(CARGO) miri --version >/dev/null 2>&1; then scripts/miri.sh; \
+	else echo "check-miri: skipped: this toolchain has no cargo miri (a nightly one has)"; fi
+
+.PHONY: check-abi
+check-abi: $(B)/$(REALNAME) ## exported symbols, their versions, SONAME
+	@CC='$(CC)' c-tests/abi.sh $(B) $(REALNAME) $(SONAME)
+
+.PHONY: check-installed
+check-installed: all ## install into a temporary directory and use what is there
+	@MAKE='$(MAKE)' B='$(B)' CC='$(CC)' PKG_CONFIG='$(PKG_CONFIG)' c-tests/installed.sh $(VERSION)
+
+LAB_COMMON = c-tests/lab/lab-common.c
+LAB_SRC = $(filter-out $(LAB_COMMON),$(wildcard c-tests/lab/*.c))
+LAB_HDR = $(wildcard c-tests/lab/*.h)
+LAB_TESTS = $(patsubst c-tests/lab/%.c,$(B)/lab/tests/%.test,$(LAB_SRC))
+LAB_CONF = $(patsubst c-tests/lab/%.conf,$(B)/lab/tests/%.conf,$(wildcard c-tests/lab/*.conf))
+
+$(B)/lab/tests/%.test: c-tests/lab/%.c $(LAB_COMMON) $(LAB_HDR) $(C_TEST_HDR) $(TEST_SOS) | $(B)/lab/tests
+	@$(CC) $(TEST_CPPFLAGS) -Ic-tests $(TEST_CFLAGS) $(LDFLAGS) -o $@ $< $(LAB_COMMON) -L$(B) -lvfiomig -pthread $(TEST_RPATH)
+
+$(B)/lab/tests/%.conf: c-tests/lab/%.conf | $(B)/lab/tests
+	@cp $< $@
+
+.PHONY: lab-programs
+lab-programs: $(LAB_TESTS) $(LAB_CONF) $(B)/vfiomig $(B)/demo/demo | $(B)/lab/tests
+	@cp -f $(B)/vfiomig $(B)/demo/demo $(B)/lab/
+
+.PHONY: lab
+lab: lab-programs ## the C tests on real kernels, in machines of their own (uses the network once)
+	@lab/run.sh --programs $(B)/lab
+
+.PHONY: bench
+bench: $(TEST_SOS) ## measure against bare loops
+	@if [ -x benches/run.sh ]; then benches/run.sh; else echo "bench: there is none yet" >&2; exit 1; fi
+
+.PHONY: fuzz
+fuzz: ## feed the readers of streams with noise (needs cargo-fuzz)
+	@if [ -x fuzz/run.sh ]; then fuzz/run.sh; else echo "fuzz: there is none yet" >&2; exit 1; fi
+
+# --- installing -------------------------------------------------------------------------------
+
+# Takes what `make` built and builds nothing: often run by another user, without cargo.
+.PHONY: install
+install: ## install what `make` built
+	@for f in $(REALNAME) $(if $(filter 1,$(ENABLE_STATIC)),libvfiomig.a) native-libs vfiomig; do \
+		test -e $(B)/$$f || { echo "$(B)/$$f is not there: run make first" >&2; exit 1; }; done
+	$(INSTALL) -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR) $(DESTDIR)$(INCLUDEDIR) \
+		$(DESTDIR)$(PKGCONFIGDIR) $(DESTDIR)$(MANDIR)/man3 $(DESTDIR)$(MANDIR)/man7
+	$(INSTALL) -m 755 $(B)/vfiomig $(DESTDIR)$(BINDIR)/vfiomig
+	$(INSTALL) -m 755 $(B)/$(REALNAME) $(DESTDIR)$(LIBDIR)/$(REALNAME)
+	ln -sf $(REALNAME) $(DESTDIR)$(LIBDIR)/$(SONAME)
+	ln -sf $(SONAME) $(DESTDIR)$(LIBDIR)/libvfiomig.so
+ifeq ($(ENABLE_STATIC),1)
+	$(INSTALL) -m 644 $(B)/libvfiomig.a $(DESTDIR)$(LIBDIR)/libvfiomig.a
+endif
+	$(INSTALL) -m 644 include/vfiomig.h $(DESTDIR)$(INCLUDEDIR)/vfiomig.h
+	@$(make_pc) >$(B)/installed.pc
+	$(INSTALL) -m 644 $(B)/installed.pc $(DESTDIR)$(PKGCONFIGDIR)/vfiomig.pc
+	$(INSTALL) -m 644 $(MAN3) $(DESTDIR)$(MANDIR)/man3
+	$(INSTALL) -m 644 $(MAN7) $(DESTDIR)$(MANDIR)/man7
+
+MAN3 = $(wildcard docs/man/man3/*.3)
+MAN7 = $(wildcard docs/man/man7/*.7)
+
+.PHONY: uninstall
+uninstall: ## remove what install installed
+	rm -f $(DESTDIR)$(BINDIR)/vfiomig \
+		$(addprefix $(DESTDIR)$(LIBDIR)/,$(REALNAME) $(SONAME) libvfiomig.so libvfiomig.a) \
+		$(DESTDIR)$(INCLUDEDIR)/vfiomig.h $(DESTDIR)$(PKGCONFIGDIR)/vfiomig.pc \
+		$(addprefix $(DESTDIR)$(MANDIR)/man3/,$(notdir $(MAN3))) \
+		$(addprefix $(DESTDIR)$(MANDIR)/man7/,$(notdir $(MAN7)))
+
+.PHONY: dist
+dist: ## source and vendor tarballs with checksums in build/dist (uses the network)
+	@CARGO='$(CARGO)' CARGO_FLAGS='$(CARGO_FLAGS)' scripts/dist.sh $(VERSION) $(B)/dist
+
+.PHONY: dist-check
+dist-check: dist ## build from the tarballs alone, without network
+	@MAKE='$(MAKE)' scripts/dist-check.sh $(VERSION) $(B)/dist
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf $(B)
+	$(CARGO) clean

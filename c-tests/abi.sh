@@ -1,0 +1,123 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT OR Apache-2.0
+#
+# The shared library exports exactly the functions of the export map, each with its version, and
+# the header declares exactly those. Ends with libraries that are wrong on purpose, which the same
+# checks must refuse.
+#
+# usage: abi.sh BUILD-DIRECTORY REALNAME SONAME
+
+set -u
+build=$1 realname=$2 soname=$3
+map=src/libvfiomig.map
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cc=${CC:-cc}
+
+# SYMBOL@@NODE for each function of a map.
+of_map() {
+	sed -e 's/#.*//' -e 's/[;{}]/\n/g' "$1" | awk '
+		/^[[:space:]]*VFIOMIG_[0-9.]+[[:space:]]*$/ { node = $1; next }
+		/local:/ { next }
+		{ sub(/global:/, "") }
+		node != "" && $1 ~ /^vfiomig_/ { print $1 "@@" node }' | sort
+}
+
+of_library() {
+	nm --dynamic --defined-only --with-symbol-versions "$1" | awk '$2 != "A" { print $3 }' | sort
+}
+
+# check LIBRARY: what is wrong with it, a line each.
+check() {
+	of_library "$1" >"$work/exported"
+	of_map "$map" >"$work/wanted"
+	diff "$work/wanted" "$work/exported" | sed -n 's/^< /missing: /p; s/^> /not in the map: /p'
+	grep -v '@@VFIOMIG_' "$work/exported" | sed 's/^/without a version: /'
+	grep sim "$work/exported" | sed 's/^/of the simulator: /'
+	name=$(readelf -d "$1" | sed -n 's/.*(SONAME).*\[\(.*\)\]$/\1/p')
+	[ "$name" = "$soname" ] || echo "SONAME is '$name', not '$soname'"
+	readelf -d "$1" | grep -q 'FLAGS.*NOW' || echo "not linked with -z now"
+	readelf -lW "$1" | grep -q GNU_RELRO || echo "not linked with -z relro"
+	readelf -lW "$1" | grep 'GNU_STACK' | grep -q 'RWE' && echo "executable stack"
+	readelf -d "$1" | grep -qE 'RPATH|RUNPATH' && echo "has a run path"
+	readelf -d "$1" | grep -q TEXTREL && echo "has text relocations"
+}
+
+failed=0 passed=0
+report() { # NAME what-is-wrong
+	if [ -n "$2" ]; then
+		echo "not ok abi $1:"
+		printf '%s\n' "$2" | sed 's/^/    | /'
+		failed=$((failed + 1))
+	else
+		echo "ok abi $1"
+		passed=$((passed + 1))
+	fi
+}
+
+report exported-symbols "$(check "$build/$realname")"
+[ "$(of_map "$map" | wc -l)" -ge 40 ] || report map-is-read "fewer than 40 functions in the map"
+
+# Declared and exported are the same.
+# Through the compiler: what a program may call, it can take the address of.
+printf '#include "vfiomig.h"\nconst void *const all[] = {\n' >"$work/all.c"
+of_map "$map" | sed 's/@@.*/,/; s/^/(const void *)/' >>"$work/all.c"
+printf '};\n' >>"$work/all.c"
+report map-functions-are-declared "$($cc -std=gnu11 -Iinclude -c -o "$work/all.o" "$work/all.c" 2>&1)"
+report declared-functions-are-in-the-map "$(
+	$cc -std=gnu11 -E -P -Iinclude -include vfiomig.h -x c /dev/null | tr '\n' ' ' | tr ';' '\n' |
+		grep -vE 'typedef|struct [a-z_]+ *\{|\(\*' |
+		grep -oE '\bvfiomig_[a-z_]+ *\(' | tr -d ' (' | sort -u >"$work/declared"
+	of_map "$map" | sed 's/@@.*//' | diff "$work/declared" - | sed -n 's/^< /declared only: /p'
+	[ "$(wc -l <"$work/declared")" -ge 40 ] || echo "fewer than 40 declarations found"
+)"
+# Every structure is frozen.
+report every-structure-is-in-layout.c "$(
+	sed -n 's/^struct \(vfiomig_[a-z_]*\) {$/\1/p' include/vfiomig.h | sort >"$work/structs"
+	[ "$(wc -l <"$work/structs")" -ge 12 ] || echo "fewer than 12 structures found"
+	sed -n 's/^SIZE(\(vfiomig_[a-z_]*\),.*/\1/p' c-tests/layout.c | sort | diff "$work/structs" - |
+		grep '^[<>]'
+)"
+report one-man-page-per-function "$(
+	of_map "$map" | sed 's/@@.*//' | while read -r f; do
+		[ -s "docs/man/man3/$f.3" ] || echo "no docs/man/man3/$f.3"
+	done
+)"
+
+# And now wrong ones.
+link() { # OUTPUT MAP flags...
+	out=$1 with=$2
+	shift 2
+	# shellcheck disable=SC2046 # words
+	$cc -shared -o "$out" "$@" ${with:+-Wl,--version-script=$with} -Wl,-z,relro -Wl,-z,now \
+		-Wl,--gc-sections -Wl,--whole-archive "$build/libvfiomig.a" -Wl,--no-whole-archive \
+		$(cat "$build/native-libs") 2>"$work/link.err" || cat "$work/link.err" >&2
+}
+must_refuse() { # NAME LIBRARY pattern
+	wrong=$(check "$2")
+	if printf '%s\n' "$wrong" | grep -q "$3"; then
+		report "refuses-$1" ''
+	else
+		report "refuses-$1" "accepted, or for another reason: $wrong"
+	fi
+}
+grep -v 'vfiomig_device_run;' "$map" >"$work/short.map"
+link "$work/short.so" "$work/short.map" -Wl,-soname,"$soname"
+must_refuse a-missing-function "$work/short.so" 'missing: vfiomig_device_run@@'
+sed 's/local:/  rust_eh_personality;\nlocal:/' "$map" >"$work/long.map"
+link "$work/long.so" "$work/long.map" -Wl,-soname,"$soname"
+must_refuse an-extra-symbol "$work/long.so" 'not in the map: rust_eh_personality'
+link "$work/bare.so" '' -Wl,-soname,"$soname"
+must_refuse symbols-without-versions "$work/bare.so" 'without a version: vfiomig_version$'
+link "$work/name.so" "$map" -Wl,-soname,libvfiomig.so.99
+must_refuse another-soname "$work/name.so" 'SONAME is'
+sed 's/vfiomig_version;/vfiomig_version; vfiomig_no_such_function;/' "$map" >"$work/ghost.map"
+if $cc -shared -o "$work/ghost.so" -Wl,--version-script="$work/ghost.map" -Wl,--no-undefined-version \
+	-Wl,--whole-archive "$build/libvfiomig.a" -Wl,--no-whole-archive 2>/dev/null; then
+	report refuses-a-map-with-too-much 'the linker took a map that names a missing function'
+else
+	report refuses-a-map-with-too-much ''
+fi
+
+echo "check-abi: $passed passed, $failed failed"
+[ $failed -eq 0 ]

@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/* Cancelling from another thread, while a call is under way: it ends soon and in a known state. */
+#include <pthread.h>
+#include <time.h>
+
+#include "rig.h"
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+static void *cancel_save(void *save)
+{
+    nanosleep(&(struct timespec){ .tv_nsec = 50000000 }, NULL);
+    return (void *)(intptr_t)vfiomig_save_cancel(save);
+}
+
+static void *cancel_load(void *load)
+{
+    nanosleep(&(struct timespec){ .tv_nsec = 50000000 }, NULL);
+    return (void *)(intptr_t)vfiomig_load_cancel(load);
+}
+
+static void a_save_on_a_slow_device(void)
+{
+    struct vfiomig_sim_options o = rig_options();
+    struct bytes stream = { NULL, 0, 0 };
+    struct vfiomig_save *save;
+    pthread_t thread;
+    void *result;
+    o.state_size = 64 << 20;
+    o.initial_size = 64 << 20;
+    o.read_rate = 4 << 20; /* 16 seconds, if nobody stops it */
+    struct rig rig = rig_new(&o, NULL);
+    OK(vfiomig_save_begin(rig.dev, NULL, &save));
+    double began = now();
+    EQ(pthread_create(&thread, NULL, cancel_save, save), 0);
+    EQ(read_until(save, &stream, 65536, VFIOMIG_DRAINED), -ECANCELED);
+    CHECK(now() - began < 8);
+    pthread_join(thread, &result);
+    EQ((intptr_t)result, 0);
+    /* Every later call as well, and only one way out. */
+    EQ(read_until(save, &stream, 65536, VFIOMIG_DRAINED), -EINVAL);
+    EQ(vfiomig_save_finish(save, VFIOMIG_RELEASE), -EINVAL);
+    OK(vfiomig_save_finish(save, VFIOMIG_KEEP));
+    EQ(vfiomig_sim_state(rig.sim), VFIOMIG_STATE_RUNNING);
+    vfiomig_save_free(save);
+    rig_free(&rig);
+    bytes_free(&stream);
+}
+
+static void a_save_between_calls(void)
+{
+    static const char *const steps[] = { "next", "quiesce", "stop" };
+    for (int step = 0; step < 3; step++) {
+        struct rig rig = rig_new(NULL, NULL);
+        struct bytes stream = { NULL, 0, 0 };
+        struct vfiomig_save *save;
+        OK(vfiomig_save_begin(rig.dev, NULL, &save));
+        OK(vfiomig_save_cancel(save));
+        OK(vfiomig_save_cancel(save));
+        int r = step == 0   ? read_until(save, &stream, 8192, VFIOMIG_DRAINED)
+                : step == 1 ? vfiomig_save_quiesce(save)
+                            : vfiomig_save_stop(save);
+        if (r != -ECANCELED)
+            FAIL("%s returned %d", steps[step], r);
+        vfiomig_save_free(save); /* as with KEEP */
+        EQ(vfiomig_sim_state(rig.sim), VFIOMIG_STATE_RUNNING);
+        rig_free(&rig);
+        bytes_free(&stream);
+    }
+}
+
+static void a_save_that_has_stopped_the_device(void)
+{
+    struct rig rig = rig_new(NULL, NULL);
+    struct bytes stream = { NULL, 0, 0 };
+    struct vfiomig_save *save;
+    uint64_t digest = vfiomig_sim_digest(rig.sim);
+    OK(vfiomig_save_begin(rig.dev, NULL, &save));
+    OK(vfiomig_save_stop(save));
+    OK(vfiomig_save_cancel(save));
+    EQ(read_until(save, &stream, 8192, VFIOMIG_END), -ECANCELED);
+    OK(vfiomig_save_finish(save, VFIOMIG_KEEP));
+    EQ(vfiomig_sim_state(rig.sim), VFIOMIG_STATE_RUNNING);
+    CHECK(vfiomig_sim_digest(rig.sim) == digest);
+    vfiomig_save_free(save);
+    rig_free(&rig);
+    bytes_free(&stream);
+}
+
+/* The driver takes nothing for as long as the load's patience lasts: half a minute here. */
+static void a_load_into_a_stuck_device(void)
+{
+    struct vfiomig_sim_options o = rig_options();
+    struct rig from = rig_new(&o, NULL);
+    o.max_write = 64;
+    o.write_rate = 65536; /* 4 seconds and more, if nobody stops it */
+    struct rig to = rig_target(&o);
+    struct bytes stream = stream_of(from.dev);
+    struct vfiomig_load *load;
+    pthread_t thread;
+    void *result;
+    OK(vfiomig_load_begin(to.dev, NULL, &load));
+    double began = now();
+    EQ(pthread_create(&thread, NULL, cancel_load, load), 0);
+    EQ(push_all(load, &stream, SIZE_MAX), -ECANCELED);
+    CHECK(now() - began < 3);
+    pthread_join(thread, &result);
+    EQ((intptr_t)result, 0);
+    EQ(vfiomig_sim_state(to.sim), VFIOMIG_STATE_RUNNING);
+    EQ(vfiomig_load_commit(load), -EINVAL);
+    vfiomig_load_free(load);
+    rig_free(&from);
+    rig_free(&to);
+    bytes_free(&stream);
+}
+
+static void a_load_before_its_commit(void)
+{
+    struct rig from = rig_new(NULL, NULL), to = rig_target(NULL);
+    struct bytes stream = stream_of(from.dev);
+    struct vfiomig_load *load;
+    OK(vfiomig_load_begin(to.dev, NULL, &load));
+    CHECK(push_all(load, &stream, SIZE_MAX) & VFIOMIG_END);
+    OK(vfiomig_load_cancel(load));
+    EQ(vfiomig_load_commit(load), -ECANCELED);
+    EQ(vfiomig_sim_state(to.sim), VFIOMIG_STATE_RUNNING);
+    vfiomig_load_free(load);
+    rig_free(&from);
+    rig_free(&to);
+    bytes_free(&stream);
+}
+
+int main(void)
+{
+    RUN(a_save_on_a_slow_device);
+    RUN(a_save_between_calls);
+    RUN(a_save_that_has_stopped_the_device);
+    RUN(a_load_into_a_stuck_device);
+    RUN(a_load_before_its_commit);
+    return DONE();
+}

@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * Where the device comes from: the simulator, or a device node given by --device. Everything else
+ * in this directory is the same for both.
+ */
+#include "device.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <linux/vfio.h>
+
+#include "vfiomig-sim.h"
+#include "vfiomig.h"
+
+/* Newer than the kernel headers of some distributions. */
+struct bind_iommufd {
+    uint32_t argsz;
+    uint32_t flags;
+    int32_t iommufd;
+    uint32_t out_devid;
+};
+#define BIND_IOMMUFD _IO(VFIO_TYPE, VFIO_BASE + 18)
+
+#define PCI_COMMAND 4
+#define PCI_COMMAND_MEMORY 0x2
+#define PCI_COMMAND_MASTER 0x4
+
+static const char *const side_name[] = { "source", "target" };
+
+/* Called from inside the library, on the thread that is in it. */
+static void on_event(void *opaque, const struct vfiomig_event *event)
+{
+    struct device *d = opaque;
+    const char *side = side_name[d->side];
+    switch (event->kind) {
+    case VFIOMIG_EVENT_STATE_CHANGED:
+        if (d->options->verbose)
+            printf("%s: %s -> %s in %.3f ms\n", side, vfiomig_state_name(event->from),
+                   vfiomig_state_name(event->to), (double)event->duration_ns / 1e6);
+        break;
+    case VFIOMIG_EVENT_RESET:
+        printf("%s: the device was reset and is in %s\n", side, vfiomig_state_name(event->to));
+        break;
+    case VFIOMIG_EVENT_SAVE_RESTARTED:
+        printf("%s: the save starts again\n", side);
+        break;
+    case VFIOMIG_EVENT_RECOVERED:
+        printf("%s: after a failure the device is in %s\n", side, vfiomig_state_name(event->to));
+        break;
+    }
+}
+
+static int open_sim(struct device *d)
+{
+    const struct options *o = d->options;
+    struct vfiomig_sim_options options = { .struct_size = sizeof options };
+    options.state_size = o->state_size;
+    /* Most of it can be sent while the guest runs, as for a NIC or a GPU with its own memory. */
+    options.initial_size = o->state_size - o->state_size / 64;
+    options.seed = d->side == SOURCE ? 1 : 2;
+    options.read_rate = d->side == SOURCE ? o->read_rate : 0;
+    options.write_rate = d->side == TARGET ? o->write_rate : 0;
+    options.pci_vendor = 0x1af4;
+    options.pci_device = d->side == TARGET && o->fail_at == FAIL_OTHER_DEVICE ? 0x1042 : 0x1041;
+    options.transition_us[VFIOMIG_STATE_PRE_COPY_P2P] = 300;
+    options.transition_us[VFIOMIG_STATE_STOP_COPY] = 1000;
+    options.transition_us[VFIOMIG_STATE_STOP] = 1000;
+    options.transition_us[VFIOMIG_STATE_RUNNING] = 300;
+    int r = vfiomig_sim_new(&options, &d->sim);
+    if (r < 0)
+        return r;
+    /* The source's guest has set its device up; the target's has just been powered on. */
+    memset(d->config, 0, sizeof d->config);
+    memcpy(d->config, &options.pci_vendor, 2);
+    memcpy(d->config + 2, &options.pci_device, 2);
+    if (d->side == SOURCE)
+        d->config[PCI_COMMAND] = PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER;
+    return 0;
+}
+
+/* A cdev is bound to an iommufd before it answers anything. */
+static int open_cdev(struct device *d, const char *path)
+{
+    d->fd = open(path, O_RDWR | O_CLOEXEC);
+    d->iommu = open("/dev/iommu", O_RDWR | O_CLOEXEC);
+    if (d->fd < 0 || d->iommu < 0)
+        return -errno;
+    struct bind_iommufd bind = { .argsz = sizeof bind, .iommufd = d->iommu };
+    return ioctl(d->fd, BIND_IOMMUFD, &bind) < 0 ? -errno : 0;
+}
+
+/* The older way: the device's group joins a container, and the group hands out the device. */
+static int open_group(struct device *d, const char *group, const char *name)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/dev/vfio/%s", group);
+    d->iommu = open("/dev/vfio/vfio", O_RDWR | O_CLOEXEC);
+    d->group = open(path, O_RDWR | O_CLOEXEC);
+    if (d->iommu < 0 || d->group < 0)
+        return -errno;
+    if (ioctl(d->group, VFIO_GROUP_SET_CONTAINER, &d->iommu) < 0 ||
+        ioctl(d->iommu, VFIO_SET_IOMMU, VFIO_TYPE1v2_IOMMU) < 0)
+        return -errno;
+    d->fd = ioctl(d->group, VFIO_GROUP_GET_DEVICE_FD, name);
+    return d->fd < 0 ? -errno : 0;
+}
+
+int device_open(struct device *d, const struct options *o, enum side side, char *why,
+                size_t why_size)
+{
+    *d = (struct device){ .options = o, .side = side, .fd = -1, .iommu = -1, .group = -1 };
+    const char *path = o->device[side], *group = o->group[side];
+    int r = !path ? open_sim(d) : group ? open_group(d, group, path) : open_cdev(d, path);
+    if (r < 0) {
+        snprintf(why, why_size, "opening %s failed: %s", path ? path : "the simulated device",
+                 strerror(-r));
+        device_close(d);
+        return r;
+    }
+
+    char sysfs[128];
+    struct vfiomig_device_options options = VFIOMIG_DEVICE_OPTIONS_INIT;
+    options.event = on_event;
+    options.event_opaque = d;
+    if (group) {
+        /* An fd from a group does not say which device it is; mdevs are named by their UUID. */
+        snprintf(sysfs, sizeof sysfs, "/sys/bus/mdev/devices/%s", path);
+        if (access(sysfs, F_OK) < 0)
+            snprintf(sysfs, sizeof sysfs, "/sys/bus/pci/devices/%s", path);
+        options.sysfs_path = sysfs;
+    }
+    r = d->sim ? vfiomig_device_new_ops(vfiomig_sim_ops(d->sim), d->sim, &options, &d->mig)
+               : vfiomig_device_new_fd(d->fd, &options, &d->mig);
+    if (r < 0) {
+        snprintf(why, why_size, "%s", vfiomig_error_message());
+        device_close(d);
+        return r;
+    }
+
+    /* A device that cannot migrate is no error for the library; for this program it is. */
+    struct vfiomig_caps caps = VFIOMIG_CAPS_INIT;
+    struct vfiomig_reason reason = VFIOMIG_REASON_INIT;
+    vfiomig_device_get_caps(d->mig, &caps);
+    for (uint32_t i = 0; vfiomig_device_get_reason(d->mig, i, &reason) == 0; i++) {
+        if (o->verbose)
+            printf("%s: %s: %s\n", side_name[side], reason.label, reason.text);
+        if (reason.severity == VFIOMIG_SEVERITY_BLOCKS) {
+            snprintf(why, why_size, "the device cannot migrate: %s", reason.text);
+            device_close(d);
+            return -EOPNOTSUPP;
+        }
+    }
+    if (d->fd >= 0) {
+        struct vfio_region_info info = { .argsz = sizeof info, .index = VFIO_PCI_CONFIG_REGION_INDEX };
+        if (ioctl(d->fd, VFIO_DEVICE_GET_REGION_INFO, &info) == 0)
+            d->config_offset = info.offset;
+    }
+    return 0;
+}
+
+void device_close(struct device *d)
+{
+    /* The library's handle first: it uses what the rest of this closes. */
+    vfiomig_device_free(d->mig);
+    if (d->sim)
+        vfiomig_sim_free(d->sim);
+    int fds[] = { d->fd, d->group, d->iommu };
+    for (int i = 0; i < 3; i++)
+        if (fds[i] >= 0)
+            close(fds[i]);
+    *d = (struct device){ .fd = -1, .iommu = -1, .group = -1 };
+}
+
+void device_read_config(struct device *d, uint8_t config[PCI_CONFIG_SIZE])
+{
+    memcpy(config, d->config, PCI_CONFIG_SIZE);
+    if (d->fd >= 0 && pread(d->fd, config, PCI_CONFIG_SIZE, (off_t)d->config_offset) < 0)
+        memset(config, 0, PCI_CONFIG_SIZE);
+}
+
+void device_restore_command(struct device *d, const uint8_t config[PCI_CONFIG_SIZE])
+{
+    memcpy(d->config + PCI_COMMAND, config + PCI_COMMAND, 2);
+    if (d->fd >= 0 &&
+        pwrite(d->fd, config + PCI_COMMAND, 2, (off_t)(d->config_offset + PCI_COMMAND)) != 2)
+        perror("writing PCI_COMMAND");
+}
+
+void device_restore_interrupts(struct device *d, const uint8_t config[PCI_CONFIG_SIZE])
+{
+    /* A VMM calls VFIO_DEVICE_SET_IRQS here, with the eventfds that it has ready for whichever of
+     * INTx, MSI and MSI-X the configuration says is enabled. This one has no interrupts. */
+    (void)d;
+    (void)config;
+}
+
+void device_guest_write(struct device *d, uint64_t offset, uint64_t len, uint64_t seed)
+{
+    if (d->sim)
+        vfiomig_sim_guest_write(d->sim, offset, len, seed);
+}
+
+void device_guest_reset(struct device *d)
+{
+    if (d->sim)
+        vfiomig_sim_guest_reset(d->sim);
+}
+
+uint64_t device_digest(struct device *d)
+{
+    return d->sim ? vfiomig_sim_digest(d->sim) : 0;
+}
+
+uint64_t device_violations(struct device *d, const char **what)
+{
+    return d->sim ? vfiomig_sim_violations(d->sim, what) : 0;
+}
+
+void device_inject(struct device *d, enum operation operation, uint64_t nth, int errnum)
+{
+    static const uint32_t kinds[] = { VFIOMIG_SIM_OP_SET_STATE, VFIOMIG_SIM_OP_READ,
+                                      VFIOMIG_SIM_OP_WRITE };
+    vfiomig_sim_inject(d->sim, kinds[operation], nth, errnum, VFIOMIG_SIM_FAULT_ONCE);
+}

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/* Stands in for the guest's vCPUs: a thread that keeps the device busy. */
+#ifndef GUEST_H
+#define GUEST_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct device;
+
+struct guest {
+    struct device *device;
+    uint64_t state_size, dirty_rate;
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    bool wanted, running, leave;
+};
+
+/* The vCPUs exist, and are stopped. */
+int guest_create(struct guest *guest, struct device *device, uint64_t state_size,
+                 uint64_t dirty_rate);
+void guest_run(struct guest *guest);
+/* Returns when the vCPUs do nothing any more. */
+void guest_stop(struct guest *guest);
+void guest_destroy(struct guest *guest);
+
+#endif

@@ -1,0 +1,322 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * Options, the two processes, and a look at what came of it. The exit status is 0 if the outcome
+ * is the right one for what was asked: the guest runs on one side and not on the other, with its
+ * device's contents where they belong.
+ */
+#include <errno.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "demo.h"
+#include "vfiomig.h"
+
+enum where { ON_SOURCE, ON_TARGET, NOWHERE };
+
+static const char *const where_name[] = { "on the source", "on the target", "nowhere" };
+static const char *const where_word[] = { "source", "target", "nowhere" };
+
+/* What goes wrong, and where the guest must be afterwards. */
+static const struct scenario {
+    const char *name;
+    enum failure failure;
+    enum where expected;
+    const char *what;
+} scenarios[] = {
+    { "nothing", FAIL_NOTHING, ON_TARGET, "" },
+    { "source-read", FAIL_SOURCE_READ, ON_SOURCE, "the source's driver fails a read in pre-copy" },
+    { "source-quiesce", FAIL_SOURCE_QUIESCE, ON_SOURCE, "the source's device does not quiesce" },
+    { "source-stop", FAIL_SOURCE_STOP, ON_SOURCE, "the source's device does not stop" },
+    { "source-drain", FAIL_SOURCE_DRAIN, ON_SOURCE, "the source's driver fails a read after the stop" },
+    { "target-begin", FAIL_TARGET_BEGIN, ON_SOURCE, "the target's device does not begin to resume" },
+    { "target-write", FAIL_TARGET_WRITE, ON_SOURCE, "the target's driver refuses some of the state" },
+    { "target-commit", FAIL_TARGET_COMMIT, ON_SOURCE, "the target's driver refuses the whole state" },
+    { "target-run", FAIL_TARGET_RUN, ON_SOURCE, "the target's device does not run after the commit" },
+    { "other-device", FAIL_OTHER_DEVICE, ON_SOURCE, "the target has another kind of device" },
+    { "corrupt", FAIL_CORRUPT, ON_SOURCE, "a bit is flipped on the way" },
+    { "cancel", FAIL_CANCEL, ON_SOURCE, "another thread cancels on the source" },
+    { "target-cancel", FAIL_TARGET_CANCEL, ON_SOURCE, "the target cancels" },
+    { "guest-reset", FAIL_GUEST_RESET, ON_TARGET, "the guest resets its device during pre-copy" },
+    { "kill-target", FAIL_KILL_TARGET, ON_SOURCE, "the target dies while it loads" },
+    { "kill-target-late", FAIL_KILL_TARGET_LATE, ON_SOURCE, "the target dies after its commit" },
+    { "kill-source", FAIL_KILL_SOURCE, ON_TARGET, "the source dies after the target's commit" },
+    { "kill-source-early", FAIL_KILL_SOURCE_EARLY, NOWHERE,
+      "the source dies, and its guest with it, before the end of the stream" },
+};
+#define SCENARIOS (sizeof scenarios / sizeof *scenarios)
+
+static void usage(FILE *to)
+{
+    fprintf(to,
+            "usage: demo [options]\n"
+            "  --state-size SIZE        state of the simulated device (256M)\n"
+            "  --dirty-rate SIZE        what the guest changes of it per second (64M; 0: nothing)\n"
+            "  --read-rate SIZE         what the source's driver gives per second (400M; 0: all it can)\n"
+            "  --write-rate SIZE        what the target's driver takes per second (0)\n"
+            "  --downtime-limit MS      switch over when the rest takes less than this (20)\n"
+            "  --precopy-limit MS       ... or when this much time has passed (10000)\n"
+            "  --device PATH            a VFIO device instead of the simulated one, for the source:\n"
+            "                           a cdev, or with --group the device's name in its group\n"
+            "  --target-device PATH     and for the target\n"
+            "  --group N, --target-group N\n"
+            "  --expect WHERE           where the guest must be in the end: source, target, nowhere\n"
+            "  --verbose                every change of state\n"
+            "  --fail-at WHAT           something goes wrong; the outcome must be right:\n");
+    for (size_t i = 1; i < SCENARIOS; i++)
+        fprintf(to, "      %-20s %s\n", scenarios[i].name, scenarios[i].what);
+}
+
+static uint64_t number(const char *text)
+{
+    char *end;
+    errno = 0;
+    uint64_t n = strtoull(text, &end, 10);
+    unsigned shift = *end == 'K' ? 10 : *end == 'M' ? 20 : *end == 'G' ? 30 : 0;
+    end += shift > 0;
+    if (end == text || *end || errno || *text == '-' || n > UINT64_MAX >> shift) {
+        fprintf(stderr, "demo: '%s' is no number\n", text);
+        exit(2);
+    }
+    return n << shift;
+}
+
+static const struct scenario *scenario_named(const char *name)
+{
+    for (size_t i = 0; i < SCENARIOS; i++)
+        if (strcmp(scenarios[i].name, name) == 0)
+            return &scenarios[i];
+    fprintf(stderr, "demo: there is no '--fail-at %s'\n", name);
+    usage(stderr);
+    exit(2);
+}
+
+static enum where where_named(const char *name)
+{
+    for (int i = ON_SOURCE; i <= NOWHERE; i++)
+        if (strcmp(name, where_word[i]) == 0)
+            return (enum where)i;
+    fprintf(stderr, "demo: --expect source, target or nowhere\n");
+    exit(2);
+}
+
+static struct scenario parse(int argc, char **argv, struct options *o)
+{
+    static const struct option longs[] = {
+        { "state-size", required_argument, NULL, 's' },
+        { "dirty-rate", required_argument, NULL, 'd' },
+        { "read-rate", required_argument, NULL, 'r' },
+        { "write-rate", required_argument, NULL, 'w' },
+        { "downtime-limit", required_argument, NULL, 'l' },
+        { "precopy-limit", required_argument, NULL, 'p' },
+        { "fail-at", required_argument, NULL, 'f' },
+        { "device", required_argument, NULL, 'D' },
+        { "target-device", required_argument, NULL, 'T' },
+        { "group", required_argument, NULL, 'g' },
+        { "target-group", required_argument, NULL, 'G' },
+        { "expect", required_argument, NULL, 'e' },
+        { "verbose", no_argument, NULL, 'v' },
+        { "help", no_argument, NULL, 'h' },
+        { NULL, 0, NULL, 0 },
+    };
+    const struct scenario *scenario = &scenarios[0];
+    int expected = -1, option;
+    while ((option = getopt_long(argc, argv, "v", longs, NULL)) != -1) {
+        switch (option) {
+        case 's': o->state_size = number(optarg); break;
+        case 'd': o->dirty_rate = number(optarg); break;
+        case 'r': o->read_rate = number(optarg); break;
+        case 'w': o->write_rate = number(optarg); break;
+        case 'l': o->downtime_limit_ms = number(optarg); break;
+        case 'p': o->precopy_limit_ms = number(optarg); break;
+        case 'f': scenario = scenario_named(optarg); break;
+        case 'D': o->device[SOURCE] = optarg; break;
+        case 'T': o->device[TARGET] = optarg; break;
+        case 'g': o->group[SOURCE] = optarg; break;
+        case 'G': o->group[TARGET] = optarg; break;
+        case 'e': expected = where_named(optarg); break;
+        case 'v': o->verbose = true; break;
+        case 'h': usage(stdout); exit(0);
+        default: usage(stderr); exit(2);
+        }
+    }
+    o->fail_at = scenario->failure;
+    bool real = o->device[SOURCE] || o->device[TARGET];
+    if (optind < argc || o->state_size == 0 || (real && !(o->device[SOURCE] && o->device[TARGET]))) {
+        usage(stderr);
+        exit(2);
+    }
+    if (real && o->fail_at != FAIL_NOTHING && o->fail_at < FAIL_KILL_TARGET) {
+        fprintf(stderr, "demo: a real device fails when it likes, not with --fail-at %s\n",
+                scenario->name);
+        exit(2);
+    }
+    struct scenario chosen = *scenario;
+    if (expected >= 0)
+        chosen.expected = (enum where)expected;
+    return chosen;
+}
+
+/* --- what came of it -------------------------------------------------------------------------- */
+
+static void print_downtime(const struct report *source, const struct report *target)
+{
+    static const char *const names[MOMENTS] = {
+        [QUIESCED] = "quiesce",  [STOPPED] = "stop",   [SENT] = "drain and send",
+        [LOADED] = "load rest",  [COMMITTED] = "commit", [TOLD] = "acknowledge",
+        [RUNNING] = "run",
+    };
+    uint64_t last = source->at_ns[VCPUS_STOPPED];
+    printf("downtime by phase:\n");
+    for (int i = QUIESCED; i < MOMENTS; i++) {
+        uint64_t at = source->at_ns[i] ? source->at_ns[i] : target->at_ns[i];
+        if (at == 0)
+            continue;
+        if (at < last) /* the target can be quicker than the source's clock */
+            at = last;
+        printf("  %-16s %8.3f ms\n", names[i], (double)(at - last) / 1e6);
+        last = at;
+    }
+}
+
+/* Whether the state that was moved is whole, which only a simulated device can be asked. */
+static bool contents_right(const struct options *o, const struct report *source,
+                           const struct report *target)
+{
+    if (o->device[SOURCE])
+        return true;
+    if (source->pci_command != target->pci_command || target->pci_command == 0) {
+        printf("demo: PCI_COMMAND is %#x here and %#x there\n", source->pci_command,
+               target->pci_command);
+        return false;
+    }
+    if (o->fail_at == FAIL_KILL_SOURCE)
+        return target->digest != 0; /* there is nobody left to compare with */
+    if (source->digest != target->digest || source->digest == 0) {
+        printf("demo: the contents differ: digest %016" PRIx64 " here and %016" PRIx64 " there\n",
+               source->digest, target->digest);
+        return false;
+    }
+    return true;
+}
+
+static bool judge(const struct options *o, const struct scenario *scenario,
+                  const struct report *source, const struct report *target)
+{
+    bool on_source = source->finished && source->vcpus_run;
+    bool on_target = target->finished && target->vcpus_run;
+    if (on_source && on_target) {
+        printf("demo: WRONG: the guest runs on both sides\n");
+        return false;
+    }
+    enum where where = on_source ? ON_SOURCE : on_target ? ON_TARGET : NOWHERE;
+    printf("demo: the guest runs %s\n", where_name[where]);
+    bool right = where == scenario->expected;
+    if (!right)
+        printf("demo: WRONG: it should run %s\n", where_name[scenario->expected]);
+    if (source->lost || target->lost) {
+        printf("demo: WRONG: a device was lost\n");
+        right = false;
+    }
+    if (source->violations + target->violations > 0) {
+        printf("demo: WRONG: the kernel's rules were violated\n");
+        right = false;
+    }
+    if (scenario->failure == FAIL_GUEST_RESET && (source->restarts == 0 || target->restarts == 0)) {
+        printf("demo: WRONG: the save did not start again\n");
+        right = false;
+    }
+    if (on_target && !contents_right(o, source, target))
+        right = false;
+    return right;
+}
+
+int main(int argc, char **argv)
+{
+    struct options o = {
+        .state_size = 256 << 20,
+        .dirty_rate = 64 << 20,
+        .read_rate = 400 << 20,
+        .downtime_limit_ms = 20,
+        .precopy_limit_ms = 10000,
+    };
+    const struct scenario chosen = parse(argc, argv, &o), *scenario = &chosen;
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    printf("demo: libvfiomig %s", vfiomig_version_string());
+    if (o.device[SOURCE])
+        printf(", %s to %s", o.device[SOURCE], o.device[TARGET]);
+    else
+        printf(", a simulated device with %.0f MiB of state", (double)o.state_size / (1 << 20));
+    printf("%s%s\n", scenario->failure ? "; " : "", scenario->what);
+
+    int sock[2];
+    struct report *reports = mmap(NULL, 2 * sizeof *reports, PROT_READ | PROT_WRITE,
+                                  MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (reports == MAP_FAILED || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sock) < 0) {
+        perror("demo");
+        return 1;
+    }
+
+    fflush(stdout);
+    pid_t pids[2];
+    for (int side = SOURCE; side <= TARGET; side++) {
+        pids[side] = fork();
+        if (pids[side] < 0) {
+            perror("demo: fork");
+            return 1;
+        }
+        if (pids[side] == 0) {
+            close(sock[!side]);
+            if (side == SOURCE)
+                run_source(&o, sock[side], &reports[side]);
+            else
+                run_target(&o, sock[side], &reports[side]);
+            fflush(stdout);
+            _exit(0);
+        }
+    }
+    close(sock[0]);
+    close(sock[1]);
+    for (int side = SOURCE; side <= TARGET; side++) {
+        int status;
+        waitpid(pids[side], &status, 0);
+        if (WIFSIGNALED(status))
+            printf("demo: the %s was killed by signal %d\n", side == SOURCE ? "source" : "target",
+                   WTERMSIG(status));
+        /* A process that ended without a report has failed, whatever else it says. */
+        if (WIFEXITED(status) && (WEXITSTATUS(status) != 0 || !reports[side].finished)) {
+            printf("demo: the %s ended with status %d\n", side == SOURCE ? "source" : "target",
+                   WEXITSTATUS(status));
+            return 1;
+        }
+    }
+
+    const struct report *source = &reports[SOURCE], *target = &reports[TARGET];
+    bool right = judge(&o, scenario, source, target);
+    double downtime_ms =
+        (double)(target->at_ns[RUNNING] - source->at_ns[VCPUS_STOPPED]) / 1e6;
+    if (right && scenario->expected == ON_TARGET) {
+        printf("sent: %.1f MiB in %u rounds while the guest ran, %.2f MiB after\n",
+               (double)(source->data_bytes - source->stop_bytes) / (1 << 20), source->rounds,
+               (double)source->stop_bytes / (1 << 20));
+        print_downtime(source, target);
+    }
+    if (!right)
+        printf("demo: FAILED\n");
+    else if (scenario->expected != ON_TARGET)
+        printf("demo: verified: %s, and the guest runs %s\n", scenario->what,
+               where_name[scenario->expected]);
+    else if (o.device[SOURCE])
+        printf("demo: verified: %" PRIu64 " bytes moved, every frame checked, downtime %.1f ms\n",
+               target->data_bytes, downtime_ms);
+    else
+        printf("demo: verified: %.0f MiB moved, digest %016" PRIx64 ", downtime %.1f ms\n",
+               (double)o.state_size / (1 << 20), target->digest, downtime_ms);
+    return right ? 0 : 1;
+}

@@ -1,0 +1,438 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * The side that the guest leaves.
+ *
+ *     pre-copy     the guest runs; its device's state is sent, and sent again where it changes
+ *     switchover   the vCPUs stop, the device stops, the rest is sent
+ *     release      only after the target has committed
+ *
+ * Until MSG_GO is sent the guest belongs to this side, and whatever goes wrong ends with keep().
+ */
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "demo.h"
+#include "device.h"
+#include "guest.h"
+#include "net.h"
+#include "vfiomig.h"
+
+#define BUFFER_SIZE VFIOMIG_GOOD_BUFFER
+#define BLOB_PCI_CONFIG 1u
+#define DRAINED_WAIT_MS 5
+#define ANSWER_TIMEOUT_MS 30000
+#define MIB(bytes) ((double)(bytes) / (1 << 20))
+
+struct source {
+    const struct options *options;
+    struct report *report;
+    int sock;
+    struct device device;
+    struct guest guest;
+    struct vfiomig_save *save;
+    uint8_t *buffer;
+    uint8_t inbox[1024];
+    bool has_pre_copy;
+    struct initial_loaded loaded; /* what the target has said last */
+    bool committed;               /* ... and whether it has said this */
+    bool committed; /* the target has said so */
+    uint64_t began_ns;
+    /* A round sends as much as was left when it began; meanwhile the guest dirties some again. */
+    uint64_t round_began_ns, round_bytes, round_goal;
+    double bandwidth; /* bytes per second, of the last round that was long enough to tell */
+    uint64_t sent;
+    pthread_t canceller;
+};
+
+static int give_up(struct source *s, int code, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(s->report->why, sizeof s->report->why, format, args);
+    va_end(args);
+    return code;
+}
+
+/* The text is the thread's last one: it must be taken before the next call. */
+static int library_failed(struct source *s, int code)
+{
+    return give_up(s, code, "%s", vfiomig_error_message());
+}
+
+/* --- what the target says ------------------------------------------------------------------- */
+
+/* Takes one message: its type, -EAGAIN if none came in time, or another -errno with a reason. */
+static int hear(struct source *s, int timeout_ms)
+{
+    struct message m = { .data = s->inbox, .cap = sizeof s->inbox };
+    int r = net_receive(s->sock, &m, timeout_ms);
+    if (r == 0)
+        return -EAGAIN;
+    if (r < 0)
+        return give_up(s, r, r == -EPIPE ? "the target is gone" : "the target makes no sense");
+    if (m.type == MSG_FAILED)
+        return give_up(s, -ECONNABORTED, "the target says: %.*s", (int)m.len, (char *)m.data);
+    if (m.type == MSG_INITIAL_LOADED && m.len == sizeof s->loaded)
+        memcpy(&s->loaded, m.data, sizeof s->loaded);
+    s->committed |= m.type == MSG_COMMITTED;
+    return (int)m.type;
+}
+
+/* Everything that has come in the meantime. */
+static int hear_all(struct source *s)
+{
+    for (;;) {
+        int r = hear(s, 0);
+        if (r < 0)
+            return r == -EAGAIN ? 0 : r;
+    }
+}
+
+static int send_stream(struct source *s, size_t len)
+{
+    if (s->options->fail_at == FAIL_CORRUPT && s->sent < s->options->state_size / 2 &&
+        s->sent + len >= s->options->state_size / 2)
+        s->buffer[len / 2] ^= 0x10;
+    int r = net_send(s->sock, MSG_STREAM, s->buffer, len);
+    s->sent += len;
+    s->round_bytes += len;
+    if (r == 0)
+        return hear_all(s);
+    /* Why it closed the connection may be waiting to be read. */
+    int said = hear_all(s);
+    return said < 0 ? said : give_up(s, r, "sending to the target failed: %s", strerror(-r));
+}
+
+/* --- pre-copy ------------------------------------------------------------------------------- */
+
+static void show_bar(struct source *s)
+{
+    static const char full[] = "##############################";
+    static uint64_t shown_ns;
+    uint64_t now = now_ns();
+    if (!isatty(STDOUT_FILENO) || now - shown_ns < 50000000)
+        return;
+    shown_ns = now;
+    uint64_t goal = s->round_goal > s->round_bytes ? s->round_goal : s->round_bytes;
+    int width = goal > 0 ? (int)((double)s->round_bytes / (double)goal * 30) : 30;
+    double seconds = (double)(now - s->round_began_ns) / 1e9;
+    printf("\r[%.*s%*s] round %u: %.0f of %.0f MiB, %.0f MiB/s\033[K", width, full, 30 - width, "",
+           s->report->rounds + 1, MIB(s->round_bytes), MIB(goal),
+           seconds > 0 ? MIB(s->round_bytes) / seconds : 0);
+    fflush(stdout);
+}
+
+/*
+ * Whether to switch over now. All of the driver's numbers are estimates and none of them ever
+ * need to fall: the time limit on pre-copy decides in the end.
+ */
+static int end_round(struct source *s, bool *wanted)
+{
+    struct vfiomig_pending pending = VFIOMIG_PENDING_INIT;
+    int r = vfiomig_save_get_pending(s->save, &pending);
+    if (r < 0)
+        return library_failed(s, r);
+    uint64_t now = now_ns();
+    double seconds = (double)(now - s->round_began_ns) / 1e9;
+    if ((s->round_bytes >= 1 << 20 || s->bandwidth == 0) && seconds > 0)
+        s->bandwidth = (double)s->round_bytes / seconds;
+    /* What pre-copy has left is to be sent in any case; some drivers send more than that when the
+     * device has stopped, and say so. */
+    uint64_t left = pending.initial_bytes + pending.dirty_bytes;
+    s->round_goal = left;
+    if (pending.flags & VFIOMIG_PENDING_STOP_COPY_KNOWN && pending.stop_copy_bytes > left)
+        left = pending.stop_copy_bytes;
+
+    bool bar = isatty(STDOUT_FILENO);
+    if (s->round_bytes > 0)
+        printf("%ssource: round %u: %.2f MiB at %.0f MiB/s, %.2f MiB left\n", bar ? "\r\033[K" : "",
+               ++s->report->rounds, MIB(s->round_bytes), s->bandwidth / (1 << 20), MIB(left));
+    s->round_began_ns = now;
+    s->round_bytes = 0;
+
+    /* Initial data is what the target needs time for: allocating, programming. Stopping before
+     * it has loaded that would put this time into the downtime. */
+    bool initial_loaded = !s->has_pre_copy ||
+                          (pending.flags & VFIOMIG_PENDING_INITIAL_SENT &&
+                           s->loaded.generation == pending.initial_generation);
+    double ms = s->bandwidth > 0 ? (double)left / s->bandwidth * 1e3 : 0;
+    *wanted = initial_loaded && ms <= (double)s->options->downtime_limit_ms;
+    if (*wanted)
+        printf("source: the rest will take %.1f ms of the %llu allowed: switching over\n", ms,
+               (unsigned long long)s->options->downtime_limit_ms);
+    return 0;
+}
+
+/* Where the guest is faster than the driver, pre-copy would go on for ever. */
+static bool precopy_took_too_long(struct source *s)
+{
+    uint64_t ms = (now_ns() - s->began_ns) / 1000000;
+    if (s->sent == 0 || ms < s->options->precopy_limit_ms)
+        return false;
+    printf("source: pre-copy has taken %llu ms: switching over, whatever it costs\n",
+           (unsigned long long)ms);
+    return true;
+}
+
+/* The device has nothing to send: wait for it, or for the target, but not for long. */
+static void wait_drained(struct source *s)
+{
+    struct pollfd fds[2] = { { .fd = s->sock, .events = POLLIN }, { .fd = -1, .events = POLLIN } };
+    uint64_t before = now_ns();
+    int fd = vfiomig_save_poll_fd(s->save);
+    if (fd >= 0)
+        fds[1].fd = fd;
+    poll(fds, 2, DRAINED_WAIT_MS);
+    /* Many drivers are always "ready": the timer is what counts. */
+    if (fds[0].revents == 0 && now_ns() - before < 1000000)
+        poll(fds, 1, DRAINED_WAIT_MS);
+}
+
+static int pre_copy(struct source *s)
+{
+    bool wanted = false, was_reset = false;
+    s->began_ns = s->round_began_ns = now_ns();
+    s->round_goal = s->options->state_size;
+    for (;;) {
+        size_t len;
+        int status = vfiomig_save_next(s->save, s->buffer, BUFFER_SIZE, &len);
+        if (status < 0)
+            return library_failed(s, status);
+        int r = len > 0 ? send_stream(s, len) : hear_all(s);
+        if (r < 0)
+            return r;
+        show_bar(s);
+        if (s->options->fail_at == FAIL_GUEST_RESET && !was_reset &&
+            s->sent > s->options->state_size / 2) {
+            was_reset = true;
+            printf("source: the guest resets its device\n");
+            device_guest_reset(&s->device);
+        }
+        if (precopy_took_too_long(s))
+            return 0;
+        if (status != VFIOMIG_DRAINED && s->round_bytes < s->round_goal)
+            continue;
+        if ((r = end_round(s, &wanted)) < 0)
+            return r;
+        if (wanted)
+            return 0;
+        if (status == VFIOMIG_DRAINED) {
+            wait_drained(s);
+            s->round_began_ns = now_ns();
+        }
+    }
+}
+
+/* --- switchover ----------------------------------------------------------------------------- */
+
+static int switchover(struct source *s)
+{
+    uint64_t *at = s->report->at_ns;
+    enum failure fail_at = s->options->fail_at;
+    int r;
+
+    guest_stop(&s->guest);
+    at[VCPUS_STOPPED] = now_ns();
+
+    /* With several devices: all of them, before any of them is stopped. */
+    if (fail_at == FAIL_SOURCE_QUIESCE)
+        device_inject(&s->device, CHANGE_OF_STATE, 1, EBUSY);
+    if ((r = vfiomig_save_quiesce(s->save)) < 0)
+        return library_failed(s, r);
+    at[QUIESCED] = now_ns();
+
+    if (fail_at == FAIL_SOURCE_STOP)
+        device_inject(&s->device, CHANGE_OF_STATE, 1, EBUSY);
+    if ((r = vfiomig_save_stop(s->save)) < 0)
+        return library_failed(s, r);
+    at[STOPPED] = now_ns();
+
+    /* The guest can write to its configuration space until it is stopped: not earlier. */
+    uint8_t config[PCI_CONFIG_SIZE];
+    device_read_config(&s->device, config);
+    s->report->pci_command = (uint16_t)(config[4] | config[5] << 8);
+    if ((r = vfiomig_save_blob(s->save, BLOB_PCI_CONFIG, config, sizeof config)) < 0)
+        return library_failed(s, r);
+
+    if (fail_at == FAIL_SOURCE_DRAIN)
+        device_inject(&s->device, READ, 2, EIO);
+    int status;
+    do {
+        size_t len;
+        status = vfiomig_save_next(s->save, s->buffer, BUFFER_SIZE, &len);
+        if (status < 0)
+            return library_failed(s, status);
+        if (fail_at == FAIL_KILL_SOURCE_EARLY) {
+            send_stream(s, len / 2);
+            raise(SIGKILL);
+        }
+        if ((r = send_stream(s, len)) < 0)
+            return r;
+    } while (status != VFIOMIG_END);
+    at[SENT] = now_ns();
+
+    /* Commit or failure. A quick target may have committed before send_stream() looked for
+     * messages, and acknowledgements of initial data may still be on their way. */
+    while (!s->committed) {
+        r = hear(s, ANSWER_TIMEOUT_MS);
+        if (r == -EAGAIN)
+            return give_up(s, -ETIMEDOUT, "the target does not answer");
+        if (r < 0)
+            return r;
+        if (r != MSG_COMMITTED && r != MSG_INITIAL_LOADED)
+            return give_up(s, -EPROTO, "the target answers with message %d", r);
+    }
+    return 0;
+}
+
+/* --- the two ends --------------------------------------------------------------------------- */
+
+static void redo_fixups(struct source *s)
+{
+    uint8_t config[PCI_CONFIG_SIZE];
+    vfiomig_device_get_fixups(s->device.mig, &s->report->fixups);
+    device_read_config(&s->device, config);
+    if (s->report->fixups & VFIOMIG_FIXUP_PCI_COMMAND)
+        device_restore_command(&s->device, config);
+    if (s->report->fixups & VFIOMIG_FIXUP_INTERRUPTS)
+        device_restore_interrupts(&s->device, config);
+}
+
+/* The guest goes on here. */
+static void keep(struct source *s)
+{
+    printf("source: %s\n", s->report->why);
+    /* Before anything runs again, so that the target cannot take a commit for permission. What
+     * comes back does not matter: a target that cannot be told is gone. On a network it may only
+     * be cut off: ask whoever can fence it before running the guest twice. */
+    net_send(s->sock, MSG_KEEP, NULL, 0);
+
+    if (s->save && vfiomig_save_finish(s->save, VFIOMIG_KEEP) < 0) {
+        printf("source: the device cannot be brought back: %s\n", vfiomig_error_message());
+        s->report->lost = true;
+        return;
+    }
+    /* Nothing to do after a clean way back, everything after a reset: the guest's driver then
+     * finds a device that has lost its state, as after any reset. */
+    redo_fixups(s);
+    if (s->report->fixups)
+        printf("source: the device had to be reset; its contents are lost\n");
+    guest_run(&s->guest);
+    s->report->vcpus_run = true;
+}
+
+/* The target has let go of what had been given to it: its device would not run, or it died. */
+static void take_back(struct source *s)
+{
+    printf("source: %s; taking the guest back\n", s->report->why);
+    /* The device is in STOP with its state untouched. */
+    if (vfiomig_device_run(s->device.mig) < 0) {
+        printf("source: the device does not run: %s\n", vfiomig_error_message());
+        s->report->lost = true;
+        return;
+    }
+    guest_run(&s->guest);
+    s->report->vcpus_run = true;
+}
+
+static void release(struct source *s)
+{
+    if (s->options->fail_at == FAIL_KILL_SOURCE)
+        raise(SIGKILL);
+
+    /* The point of no return, in one message. Taking the device to STOP can be slow and is not
+     * what the guest waits for: it comes afterwards. */
+    int r = net_send(s->sock, MSG_GO, NULL, 0);
+    s->report->at_ns[TOLD] = now_ns();
+    if (r < 0) {
+        give_up(s, r, "the target went away after its commit");
+        keep(s);
+        return;
+    }
+    if (vfiomig_save_finish(s->save, VFIOMIG_RELEASE) < 0)
+        printf("source: stopping the device: %s\n", vfiomig_error_message());
+    s->report->digest = device_digest(&s->device);
+
+    r = hear(s, ANSWER_TIMEOUT_MS);
+    if (r == MSG_RUNNING)
+        printf("source: the target runs; this side has let go\n");
+    else if (r == -EPIPE || r == -ECONNABORTED)
+        take_back(s);
+    else
+        /* It may run: better no guest for a while than two. */
+        give_up(s, r, "the target does not say whether it runs; leaving the guest to it");
+}
+
+/* --- cancelling from another thread ---------------------------------------------------------- */
+
+static void *cancel_half_way(void *opaque)
+{
+    struct source *s = opaque;
+    struct vfiomig_save_stats stats = VFIOMIG_SAVE_STATS_INIT;
+    do
+        nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+    while (vfiomig_save_get_stats(s->save, &stats) == 0 &&
+           stats.data_bytes < s->options->state_size / 4);
+    vfiomig_save_cancel(s->save);
+    return NULL;
+}
+
+void run_source(const struct options *options, int sock, struct report *report)
+{
+    struct source s = { .options = options, .report = report, .sock = sock };
+    if (device_open(&s.device, options, SOURCE, report->why, sizeof report->why) < 0 ||
+        guest_create(&s.guest, &s.device, options->state_size, options->dirty_rate) < 0) {
+        printf("source: %s\n", report->why);
+        report->finished = true;
+        return;
+    }
+    s.buffer = malloc(BUFFER_SIZE);
+    struct vfiomig_caps caps = VFIOMIG_CAPS_INIT;
+    vfiomig_device_get_caps(s.device.mig, &caps);
+    s.has_pre_copy = caps.flags & VFIOMIG_CAP_PRE_COPY;
+    guest_run(&s.guest);
+    report->vcpus_run = true;
+
+    if (options->fail_at == FAIL_SOURCE_READ)
+        device_inject(&s.device, READ, 20, EIO);
+    bool cancelling = false;
+    int r = vfiomig_save_begin(s.device.mig, NULL, &s.save);
+    if (r < 0) {
+        r = library_failed(&s, r);
+    } else {
+        if (options->fail_at == FAIL_CANCEL)
+            cancelling = pthread_create(&s.canceller, NULL, cancel_half_way, &s) == 0;
+        r = pre_copy(&s);
+        if (r == 0) {
+            report->vcpus_run = false;
+            r = switchover(&s);
+        }
+    }
+    /* It uses the save, which is about to go. */
+    if (cancelling)
+        pthread_join(s.canceller, NULL);
+
+    if (r == 0)
+        release(&s);
+    else
+        keep(&s);
+
+    struct vfiomig_save_stats stats = VFIOMIG_SAVE_STATS_INIT;
+    if (s.save && vfiomig_save_get_stats(s.save, &stats) == 0) {
+        report->data_bytes = stats.data_bytes;
+        report->stop_bytes = stats.data_bytes - stats.precopy_bytes;
+        report->restarts = stats.restarts;
+    }
+    vfiomig_save_free(s.save);
+    guest_destroy(&s.guest);
+    report->violations = device_violations(&s.device, NULL);
+    device_close(&s.device);
+    free(s.buffer);
+    report->finished = true;
+}

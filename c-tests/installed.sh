@@ -1,0 +1,131 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT OR Apache-2.0
+#
+# What `make install` leaves is what a distribution and a program need: the right files, found by
+# pkg-config, linked with shared and static, and all of it removed by `make uninstall`.
+#
+# usage: installed.sh VERSION        (run where the Makefile is, after `make all`)
+
+set -u
+version=$1
+make=${MAKE:-make}
+cc=${CC:-cc}
+pkg_config=${PKG_CONFIG:-pkg-config}
+build=${B:-build}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+unset MAKEFLAGS MFLAGS
+failed=0 passed=0
+
+ok() {
+	echo "ok installed $1"
+	passed=$((passed + 1))
+}
+bad() { # NAME what-is-wrong
+	echo "not ok installed $1:"
+	printf '%s\n' "$2" | sed 's/^/    | /'
+	failed=$((failed + 1))
+}
+# verdict NAME what-is-wrong
+verdict() { if [ -n "$2" ]; then bad "$1" "$2"; else ok "$1"; fi; }
+listing() { (cd "$1" && find . ! -type d -printf '%P %m %l %s\n' | sort); }
+
+# As a distribution does it.
+"$make" --no-print-directory B="$build" install DESTDIR="$work/root" PREFIX=/usr LIBDIR=/usr/lib/some-triplet >"$work/log" 2>&1 ||
+	bad install "$(cat "$work/log")"
+verdict files "$(
+	cd "$work/root" || exit
+	for f in usr/bin/vfiomig usr/include/vfiomig.h usr/lib/some-triplet/libvfiomig.a \
+		"usr/lib/some-triplet/libvfiomig.so.$version" usr/lib/some-triplet/pkgconfig/vfiomig.pc \
+		usr/share/man/man3/vfiomig_save_next.3 usr/share/man/man7/vfiomig.7; do
+		[ -s "$f" ] || echo "no $f"
+	done
+	[ "$(readlink usr/lib/some-triplet/libvfiomig.so.0)" = "libvfiomig.so.$version" ] || echo "wrong link .so.0"
+	[ "$(readlink usr/lib/some-triplet/libvfiomig.so)" = libvfiomig.so.0 ] || echo "wrong link .so"
+	find . -type f -perm /022 -printf '%P is writable for others\n'
+	grep -rlI "$work" . | sed 's/$/ names the temporary directory/'
+)"
+listing "$work/root" >"$work/first"
+"$make" --no-print-directory B="$build" install DESTDIR="$work/root" PREFIX=/usr LIBDIR=/usr/lib/some-triplet >/dev/null 2>&1
+listing "$work/root" >"$work/second"
+verdict idempotent "$(diff "$work/first" "$work/second")"
+# Another user may install, who has no cargo: it must not even be looked for.
+"$make" --no-print-directory B="$build" install DESTDIR="$work/nocargo" PREFIX=/usr LIBDIR=/usr/lib/some-triplet CARGO=false RUSTC=false >"$work/log" 2>&1 ||
+	bad install-without-cargo "$(cat "$work/log")"
+listing "$work/nocargo" | diff "$work/first" - >"$work/log"
+verdict install-without-building "$(cat "$work/log")"
+"$make" --no-print-directory B="$build" install ENABLE_STATIC=0 DESTDIR="$work/shared" PREFIX=/usr >/dev/null 2>&1
+verdict without-static-library "$(find "$work/shared" -name '*.a'; [ -e "$work/shared/usr/lib/libvfiomig.so" ] || echo 'no library')"
+"$make" --no-print-directory B="$build" uninstall DESTDIR="$work/root" PREFIX=/usr LIBDIR=/usr/lib/some-triplet >/dev/null 2>&1
+verdict uninstall "$(find "$work/root" ! -type d)"
+
+# As a user does it, below a prefix; then used from there, and from nowhere else.
+prefix=$work/prefix
+"$make" --no-print-directory B="$build" install PREFIX="$prefix" >"$work/log" 2>&1 || bad install-prefix "$(cat "$work/log")"
+PKG_CONFIG_PATH=$prefix/lib/pkgconfig
+export PKG_CONFIG_PATH
+verdict pkg-config "$(
+	[ "$($pkg_config --modversion vfiomig)" = "$version" ] || echo "version $($pkg_config --modversion vfiomig)"
+	[ "$($pkg_config --cflags vfiomig | xargs)" = "-I$prefix/include" ] || $pkg_config --cflags vfiomig
+	[ "$($pkg_config --libs vfiomig | xargs)" = "-L$prefix/lib -lvfiomig" ] || $pkg_config --libs vfiomig
+	[ -z "$($pkg_config --print-requires vfiomig)$($pkg_config --print-requires-private vfiomig)" ] || echo "requires something"
+)"
+
+cat >"$work/use.c" <<'END'
+#include <stdio.h>
+#include <vfiomig.h>
+int main(void)
+{
+    struct vfiomig_device *dev;
+    int r = vfiomig_device_new_fd(0, NULL, &dev);
+    printf("%s %d %s\n", vfiomig_version_string(), r, vfiomig_error_message());
+    return r < 0 && vfiomig_version() == VFIOMIG_VERSION ? 0 : 1;
+}
+END
+# The words of pkg-config, with the static library asked for by name.
+static_libs=$($pkg_config --static --libs vfiomig | sed 's/-lvfiomig/-l:libvfiomig.a/')
+# Nothing shared at all: gcc's unwinder is then another library.
+no_shared_libs=$(printf '%s' "$static_libs" | sed 's/-lgcc_s/-lgcc_eh/')
+
+# build_and_run NAME flags... : what is wrong
+build_and_run() {
+	name=$1
+	shift
+	# shellcheck disable=SC2046 # words
+	if ! $cc -Wall -Wextra -Werror -o "$work/use-$name" "$work/use.c" $($pkg_config --cflags vfiomig) "$@" >"$work/$name.log" 2>&1; then
+		cat "$work/$name.log"
+	elif ! LD_LIBRARY_PATH=$prefix/lib "$work/use-$name" </dev/null >"$work/$name.out" 2>&1; then
+		echo "use-$name fails: $(cat "$work/$name.out")"
+	else
+		grep -q "^$version -" "$work/$name.out" || echo "use-$name says $(cat "$work/$name.out")"
+	fi
+}
+# shellcheck disable=SC2046 # words
+verdict shared "$(
+	build_and_run shared $($pkg_config --libs vfiomig)
+	LD_LIBRARY_PATH=$prefix/lib ldd "$work/use-shared" | grep -q "$prefix/lib/libvfiomig.so.0" || echo "uses another library"
+)"
+# shellcheck disable=SC2086 # words
+verdict static "$(build_and_run static $static_libs
+	ldd "$work/use-static" | grep vfiomig)"
+# shellcheck disable=SC2086 # words
+verdict wholly-static "$(build_and_run wholly-static -static $no_shared_libs
+	ldd "$work/use-wholly-static" 2>&1 | grep '=>')"
+
+if CC=$cc PKG_CONFIG=$pkg_config LD_LIBRARY_PATH=$prefix/lib \
+	c-tests/readme-example.sh README.md >"$work/log" 2>&1; then
+	ok readme-example
+else
+	bad readme-example "$(cat "$work/log")"
+fi
+
+"$prefix/bin/vfiomig" --version >"$work/log" 2>&1
+verdict tool "$(grep -q "$version" "$work/log" || cat "$work/log")"
+verdict manual "$(
+	command -v man >/dev/null 2>&1 || exit
+	for page in "$prefix"/share/man/man3/*.3 "$prefix"/share/man/man7/*.7; do
+		man --warnings -l "$page" 2>&1 >/dev/null | head -n 3
+	done
+)"
+echo "check-installed: $passed passed, $failed failed"
+[ $failed -eq 0 ] && [ $passed -ge 10 ]

@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * The tool, `vfiomig probe`, on real devices: named in every way it takes, free and in use. What it
+ * prints is shown with V=1 lab/run.sh.
+ */
+#include "lab.h"
+
+#include <limits.h>
+#include <sys/wait.h>
+
+/* Exit statuses of the tool. */
+enum { ALL_MIGRATE = 0, SOME_DO_NOT = 1, NOT_FOUND = 2 };
+
+/* Everything that `vfiomig probe ARGUMENT [FLAG]` says; fails unless it exits with this status. */
+static const char *probe(const char *argument, const char *flag, int want)
+{
+    static char said[65536];
+    const char *dir = getenv("LAB_DIR");
+    char program[PATH_MAX];
+    int out[2], status;
+    size_t len = 0;
+    ssize_t n;
+    pid_t pid;
+
+    snprintf(program, sizeof(program), "%s/vfiomig", dir ? dir : ".");
+    if (access(program, X_OK))
+        lab_skip("the tool was not built into the lab's directory");
+    EXPECT(pipe(out), 0);
+    fflush(NULL);
+    pid = fork();
+    CHECK(pid >= 0, "fork: %s", strerror(errno));
+    if (pid == 0) {
+        dup2(out[1], 1);
+        dup2(out[1], 2);
+        close(out[0]);
+        close(out[1]);
+        execl(program, "vfiomig", "probe", argument, flag, (char *)NULL);
+        _exit(126);
+    }
+    close(out[1]);
+    while (len < sizeof(said) - 1 && (n = read(out[0], said + len, sizeof(said) - 1 - len)) > 0)
+        len += (size_t)n;
+    close(out[0]);
+    said[len] = 0;
+    printf("$ vfiomig probe %s %s\n%s\n", argument, flag ? flag : "", said);
+    EXPECT(waitpid(pid, &status, 0), pid);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == want,
+          "vfiomig probe %s: status %#x, expected exit %d", argument, status, want);
+    return said;
+}
+
+static void says(const char *said, const char *what)
+{
+    CHECK(strstr(said, what), "\"%s\" is not in what the tool says", what);
+}
+
+static void a_device_is_described(void)
+{
+    struct lab_device device;
+    const char *said;
+
+    lab_create(&device, 2);
+    said = probe(device.uuid, NULL, ALL_MIGRATE);
+    says(said, device.uuid);
+    says(said, "mtty-2");
+    says(said, "RUNNING");
+    said = probe(device.uuid, "--json", ALL_MIGRATE);
+    says(said, "\"mtty-2\"");
+    if (lab_kernel_is("debian-6.12"))
+        says(said, "dma-logging-unusable");
+    probe(device.sysfs, NULL, ALL_MIGRATE);
+    if (lab_has(LAB_CDEV))
+        says(probe(lab_cdev_path(&device), NULL, ALL_MIGRATE), "mtty-2");
+    /* And it has left the device as it was. */
+    lab_open(&device, LAB_GROUP);
+    EXPECT(lab_raw_state(device.fd), VFIOMIG_STATE_RUNNING);
+    lab_close(&device);
+}
+
+/* A device that somebody has cannot be asked; the tool must say so and not disturb it. */
+static void a_device_in_use_is_left_alone(void)
+{
+    struct lab_device device;
+    struct vfiomig_device *handle = lab_new(&device, 1, LAB_GROUP);
+    struct vfiomig_save *save = NULL;
+    struct lab_bytes stream = { 0 };
+
+    OK(vfiomig_save_begin(handle, NULL, &save));
+    probe(device.uuid, NULL, SOME_DO_NOT);
+    lab_expect_state(&device, handle, VFIOMIG_STATE_PRE_COPY);
+    CALL(lab_pump(save, &stream, 4096), VFIOMIG_DRAINED);
+    vfiomig_save_free(save);
+    lab_free(&stream);
+    vfiomig_device_free(handle);
+    lab_close(&device);
+}
+
+static void nothing_is_found(void)
+{
+    probe("6d747479-1ab0-4000-ffff-ffffffffffff", NULL, NOT_FOUND);
+}
+
+int main(void)
+{
+    if (lab_boot() != 1)
+        return 77;
+    lab_run("tool-probe", a_device_is_described);
+    lab_run("tool-probe-in-use", a_device_in_use_is_left_alone);
+    lab_run("tool-probe-none", nothing_is_found);
+    return lab_status();
+}

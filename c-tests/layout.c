@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * The layout of every structure that crosses the ABI, frozen. A line that does not hold any more is
+ * a break of the ABI: append members, never change or move them. c-tests/abi.sh checks that no
+ * structure is missing here.
+ */
+#include "rig.h"
+
+#define SIZE(type, size) \
+    _Static_assert(sizeof(struct type) == (size), "size of " #type)
+#define FIELD(type, field, at, size)                                                   \
+    _Static_assert(offsetof(struct type, field) == (at), "place of " #type "." #field); \
+    _Static_assert(sizeof(((struct type *)0)->field) == (size), "size of " #type "." #field)
+
+#ifdef __LP64__
+
+SIZE(vfiomig_event, 32);
+FIELD(vfiomig_event, struct_size, 0, 4);
+FIELD(vfiomig_event, kind, 4, 4);
+FIELD(vfiomig_event, from, 8, 4);
+FIELD(vfiomig_event, to, 12, 4);
+FIELD(vfiomig_event, outcome, 16, 4);
+FIELD(vfiomig_event, fixups, 20, 4);
+FIELD(vfiomig_event, duration_ns, 24, 8);
+
+SIZE(vfiomig_device_options, 56);
+FIELD(vfiomig_device_options, struct_size, 0, 4);
+FIELD(vfiomig_device_options, flags, 4, 4);
+FIELD(vfiomig_device_options, sysfs_path, 8, 8);
+FIELD(vfiomig_device_options, vendor_data, 16, 8);
+FIELD(vfiomig_device_options, vendor_data_len, 24, 4);
+FIELD(vfiomig_device_options, reserved, 28, 4);
+FIELD(vfiomig_device_options, event, 32, 8);
+FIELD(vfiomig_device_options, event_opaque, 40, 8);
+FIELD(vfiomig_device_options, event_release, 48, 8);
+
+SIZE(vfiomig_precopy_info, 24);
+FIELD(vfiomig_precopy_info, argsz, 0, 4);
+FIELD(vfiomig_precopy_info, flags, 4, 4);
+FIELD(vfiomig_precopy_info, initial_bytes, 8, 8);
+FIELD(vfiomig_precopy_info, dirty_bytes, 16, 8);
+
+SIZE(vfiomig_identity, 512);
+FIELD(vfiomig_identity, struct_size, 0, 4);
+FIELD(vfiomig_identity, vendor_data_len, 4, 4);
+FIELD(vfiomig_identity, migration_flags, 8, 8);
+FIELD(vfiomig_identity, state_size, 16, 8);
+FIELD(vfiomig_identity, pci_vendor, 24, 2);
+FIELD(vfiomig_identity, pci_device, 26, 2);
+FIELD(vfiomig_identity, pci_subsystem_vendor, 28, 2);
+FIELD(vfiomig_identity, pci_subsystem_device, 30, 2);
+FIELD(vfiomig_identity, pci_revision, 32, 1);
+FIELD(vfiomig_identity, reserved, 33, 7);
+FIELD(vfiomig_identity, bus, 40, 16);
+FIELD(vfiomig_identity, driver, 56, 64);
+FIELD(vfiomig_identity, mdev_type, 120, 64);
+FIELD(vfiomig_identity, kernel_release, 184, 72);
+FIELD(vfiomig_identity, vendor_data, 256, 256);
+
+SIZE(vfiomig_device_ops, 96);
+FIELD(vfiomig_device_ops, struct_size, 0, 4);
+FIELD(vfiomig_device_ops, reserved, 4, 4);
+FIELD(vfiomig_device_ops, feature, 8, 8);
+FIELD(vfiomig_device_ops, reset, 16, 8);
+FIELD(vfiomig_device_ops, data_read, 24, 8);
+FIELD(vfiomig_device_ops, data_write, 32, 8);
+FIELD(vfiomig_device_ops, data_precopy_info, 40, 8);
+FIELD(vfiomig_device_ops, data_close, 48, 8);
+FIELD(vfiomig_device_ops, data_poll_fd, 56, 8);
+FIELD(vfiomig_device_ops, data_set_nonblocking, 64, 8);
+FIELD(vfiomig_device_ops, region_read, 72, 8);
+FIELD(vfiomig_device_ops, identity, 80, 8);
+FIELD(vfiomig_device_ops, release, 88, 8);
+
+SIZE(vfiomig_caps, 32);
+FIELD(vfiomig_caps, struct_size, 0, 4);
+FIELD(vfiomig_caps, flags, 4, 4);
+FIELD(vfiomig_caps, migration_flags, 8, 8);
+FIELD(vfiomig_caps, state_size, 16, 8);
+FIELD(vfiomig_caps, initial_state, 24, 4);
+FIELD(vfiomig_caps, num_reasons, 28, 4);
+
+SIZE(vfiomig_reason, 512);
+FIELD(vfiomig_reason, struct_size, 0, 4);
+FIELD(vfiomig_reason, code, 4, 4);
+FIELD(vfiomig_reason, severity, 8, 4);
+FIELD(vfiomig_reason, reserved, 12, 4);
+FIELD(vfiomig_reason, label, 16, 32);
+FIELD(vfiomig_reason, text, 48, 464);
+
+SIZE(vfiomig_failure, 48);
+FIELD(vfiomig_failure, struct_size, 0, 4);
+FIELD(vfiomig_failure, code, 4, 4);
+FIELD(vfiomig_failure, operation, 8, 4);
+FIELD(vfiomig_failure, ioctl_request, 12, 4);
+FIELD(vfiomig_failure, os_errno, 16, 4);
+FIELD(vfiomig_failure, state_before, 20, 4);
+FIELD(vfiomig_failure, state_wanted, 24, 4);
+FIELD(vfiomig_failure, state_after, 28, 4);
+FIELD(vfiomig_failure, outcome, 32, 4);
+FIELD(vfiomig_failure, fixups, 36, 4);
+FIELD(vfiomig_failure, offset, 40, 8);
+
+SIZE(vfiomig_path, 48);
+FIELD(vfiomig_path, struct_size, 0, 4);
+FIELD(vfiomig_path, num_steps, 4, 4);
+FIELD(vfiomig_path, steps, 8, 32);
+FIELD(vfiomig_path, opens_data, 40, 4);
+FIELD(vfiomig_path, reserved, 44, 4);
+
+SIZE(vfiomig_load_options, 112);
+FIELD(vfiomig_load_options, struct_size, 0, 4);
+FIELD(vfiomig_load_options, ignore, 4, 4);
+FIELD(vfiomig_load_options, max_frame, 8, 4);
+FIELD(vfiomig_load_options, max_blob, 12, 4);
+FIELD(vfiomig_load_options, max_blobs, 16, 4);
+FIELD(vfiomig_load_options, max_restarts, 20, 4);
+FIELD(vfiomig_load_options, max_total, 24, 8);
+FIELD(vfiomig_load_options, write_timeout_ms, 32, 4);
+FIELD(vfiomig_load_options, flags, 36, 4);
+FIELD(vfiomig_load_options, device_index, 40, 4);
+FIELD(vfiomig_load_options, reserved, 44, 4);
+FIELD(vfiomig_load_options, session, 48, 16);
+FIELD(vfiomig_load_options, blob, 64, 8);
+FIELD(vfiomig_load_options, blob_opaque, 72, 8);
+FIELD(vfiomig_load_options, blob_release, 80, 8);
+FIELD(vfiomig_load_options, policy, 88, 8);
+FIELD(vfiomig_load_options, policy_opaque, 96, 8);
+FIELD(vfiomig_load_options, policy_release, 104, 8);
+
+SIZE(vfiomig_load_stats, 80);
+FIELD(vfiomig_load_stats, struct_size, 0, 4);
+FIELD(vfiomig_load_stats, reserved, 4, 4);
+FIELD(vfiomig_load_stats, data_bytes, 8, 8);
+FIELD(vfiomig_load_stats, stream_bytes, 16, 8);
+FIELD(vfiomig_load_stats, frames, 24, 8);
+FIELD(vfiomig_load_stats, restarts, 32, 8);
+FIELD(vfiomig_load_stats, blobs, 40, 8);
+FIELD(vfiomig_load_stats, write_ns, 48, 8);
+FIELD(vfiomig_load_stats, begin_ns, 56, 8);
+FIELD(vfiomig_load_stats, commit_ns, 64, 8);
+FIELD(vfiomig_load_stats, initial_generation, 72, 8);
+
+SIZE(vfiomig_save_options, 40);
+FIELD(vfiomig_save_options, struct_size, 0, 4);
+FIELD(vfiomig_save_options, flags, 4, 4);
+FIELD(vfiomig_save_options, device_index, 8, 4);
+FIELD(vfiomig_save_options, max_frame, 12, 4);
+FIELD(vfiomig_save_options, max_restarts, 16, 4);
+FIELD(vfiomig_save_options, reserved, 20, 4);
+FIELD(vfiomig_save_options, session, 24, 16);
+
+SIZE(vfiomig_pending, 40);
+FIELD(vfiomig_pending, struct_size, 0, 4);
+FIELD(vfiomig_pending, flags, 4, 4);
+FIELD(vfiomig_pending, initial_bytes, 8, 8);
+FIELD(vfiomig_pending, dirty_bytes, 16, 8);
+FIELD(vfiomig_pending, stop_copy_bytes, 24, 8);
+FIELD(vfiomig_pending, initial_generation, 32, 4);
+FIELD(vfiomig_pending, reserved, 36, 4);
+
+SIZE(vfiomig_save_stats, 88);
+FIELD(vfiomig_save_stats, struct_size, 0, 4);
+FIELD(vfiomig_save_stats, reserved, 4, 4);
+FIELD(vfiomig_save_stats, data_bytes, 8, 8);
+FIELD(vfiomig_save_stats, precopy_bytes, 16, 8);
+FIELD(vfiomig_save_stats, stream_bytes, 24, 8);
+FIELD(vfiomig_save_stats, frames, 32, 8);
+FIELD(vfiomig_save_stats, restarts, 40, 8);
+FIELD(vfiomig_save_stats, stop_read_ns, 48, 8);
+FIELD(vfiomig_save_stats, begin_ns, 56, 8);
+FIELD(vfiomig_save_stats, quiesce_ns, 64, 8);
+FIELD(vfiomig_save_stats, stop_ns, 72, 8);
+FIELD(vfiomig_save_stats, finish_ns, 80, 8);
+#else
+#error "only 64-bit machines so far: VFIO migration exists nowhere else"
+#endif
+
+/* Handles look like pointers, and are never looked into. */
+_Static_assert(sizeof(struct vfiomig_device *) == 8, "handles");
+
+/* The library was compiled from another language: its sizes must be these, and no longer ones. */
+#define SAME(type, call)                                          \
+    do {                                                          \
+        struct type s;                                            \
+        memset(&s, 0, sizeof s);                                  \
+        s.struct_size = sizeof s - 1;                             \
+        EQ(call, -EINVAL);                                        \
+        HAS(vfiomig_error_message(), "struct_size");              \
+        s.struct_size = sizeof s;                                 \
+        int r = call;                                             \
+        if (r < 0 && strstr(vfiomig_error_message(), "struct_size")) \
+            FAIL("%s: %s", #type, vfiomig_error_message());       \
+    } while (0)
+
+static int new_device(const struct vfiomig_device_options *options)
+{
+    struct vfiomig_device *dev;
+    return vfiomig_device_new_fd(-1, options, &dev);
+}
+
+static int new_ops(const struct vfiomig_device_ops *ops)
+{
+    struct vfiomig_device *dev;
+    return vfiomig_device_new_ops(ops, NULL, NULL, &dev);
+}
+
+static int begin_save(struct vfiomig_device *dev, const struct vfiomig_save_options *options)
+{
+    struct vfiomig_save *save;
+    int r = vfiomig_save_begin(dev, options, &save);
+    if (r == 0)
+        vfiomig_save_free(save);
+    return r;
+}
+
+static int begin_load(struct vfiomig_device *dev, const struct vfiomig_load_options *options)
+{
+    struct vfiomig_load *load;
+    int r = vfiomig_load_begin(dev, options, &load);
+    if (r == 0)
+        vfiomig_load_free(load);
+    return r;
+}
+
+static void the_library_has_the_same_sizes(void)
+{
+    struct rig rig = rig_new(NULL, NULL);
+    struct vfiomig_save *save;
+    struct vfiomig_load *load;
+    SAME(vfiomig_device_options, new_device(&s));
+    SAME(vfiomig_device_ops, new_ops(&s));
+    SAME(vfiomig_caps, vfiomig_device_get_caps(rig.dev, &s));
+    SAME(vfiomig_reason, vfiomig_device_get_reason(rig.dev, 0, &s));
+    SAME(vfiomig_identity, vfiomig_device_get_identity(rig.dev, &s));
+    SAME(vfiomig_failure, vfiomig_device_get_failure(rig.dev, &s));
+    SAME(vfiomig_path, vfiomig_fsm_path(7, VFIOMIG_STATE_RUNNING, VFIOMIG_STATE_STOP, &s));
+    SAME(vfiomig_save_options, begin_save(rig.dev, &s));
+    SAME(vfiomig_load_options, begin_load(rig.dev, &s));
+    OK(vfiomig_save_begin(rig.dev, NULL, &save));
+    SAME(vfiomig_pending, vfiomig_save_get_pending(save, &s));
+    SAME(vfiomig_save_stats, vfiomig_save_get_stats(save, &s));
+    vfiomig_save_free(save);
+    OK(vfiomig_load_begin(rig.dev, NULL, &load));
+    SAME(vfiomig_load_stats, vfiomig_load_get_stats(load, &s));
+    vfiomig_load_free(load);
+    rig_free(&rig);
+}
+
+int main(void)
+{
+    RUN(the_library_has_the_same_sizes);
+    return DONE();
+}

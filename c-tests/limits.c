@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/* What a stream may ask for is limited by the side that loads it, and checked before it counts. */
+#include "rig.h"
+
+static struct bytes some_stream(const struct vfiomig_save_options *options, int blobs,
+                                size_t blob_len, int restarts)
+{
+    struct rig rig = rig_new(NULL, NULL);
+    struct bytes stream = { NULL, 0, 0 };
+    struct vfiomig_save *save;
+    uint8_t *blob = calloc(1, blob_len + 1);
+    CHECK(blob);
+    OK(vfiomig_save_begin(rig.dev, options, &save));
+    for (int i = 0; i < restarts; i++) {
+        EQ(read_until(save, &stream, 1 << 18, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+        OK(vfiomig_device_reset(rig.dev));
+    }
+    EQ(read_until(save, &stream, 1 << 18, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+    for (int i = 0; i < blobs; i++) {
+        OK(vfiomig_save_blob(save, 1, blob, blob_len));
+        EQ(read_until(save, &stream, 1 << 21, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+    }
+    OK(vfiomig_save_stop(save));
+    EQ(read_until(save, &stream, 1 << 18, VFIOMIG_END), VFIOMIG_END);
+    vfiomig_save_free(save);
+    rig_free(&rig);
+    free(blob);
+    return stream;
+}
+
+static int take(void *opaque, uint32_t kind, const void *data, size_t len)
+{
+    (void)opaque;
+    (void)kind;
+    (void)data;
+    (void)len;
+    return 0;
+}
+
+static int load(const struct bytes *stream, struct vfiomig_load_options options)
+{
+    struct rig to = rig_target(NULL);
+    struct vfiomig_load *load;
+    options.blob = take;
+    OK(vfiomig_load_begin(to.dev, &options, &load));
+    int r = push_all(load, stream, 3000);
+    if (r > 0)
+        r = vfiomig_load_commit(load);
+    if (r < 0)
+        EQ(vfiomig_sim_state(to.sim), VFIOMIG_STATE_RUNNING);
+    vfiomig_load_free(load);
+    rig_free(&to);
+    return r;
+}
+
+static struct vfiomig_load_options with(void)
+{
+    struct vfiomig_load_options o = VFIOMIG_LOAD_OPTIONS_INIT;
+    return o;
+}
+
+static void length_of_a_frame(void)
+{
+    struct vfiomig_save_options save = VFIOMIG_SAVE_OPTIONS_INIT;
+    struct vfiomig_load_options options = with();
+    save.max_frame = 10000;
+    struct bytes stream = some_stream(&save, 0, 0, 0);
+    options.max_frame = 9999;
+    EQ(load(&stream, options), -EMSGSIZE);
+    options.max_frame = 10000;
+    EQ(load(&stream, options), 0);
+    bytes_free(&stream);
+}
+
+static void length_of_a_blob(void)
+{
+    struct bytes stream = some_stream(NULL, 1, 5000, 0);
+    struct vfiomig_load_options options = with();
+    options.max_blob = 4999;
+    EQ(load(&stream, options), -EMSGSIZE);
+    options.max_blob = 5000;
+    EQ(load(&stream, options), 0);
+    bytes_free(&stream);
+}
+
+static void number_of_blobs(void)
+{
+    struct bytes stream = some_stream(NULL, 4, 10, 0);
+    struct vfiomig_load_options options = with();
+    options.max_blobs = 3;
+    EQ(load(&stream, options), -EMSGSIZE);
+    options.max_blobs = 4;
+    EQ(load(&stream, options), 0);
+    bytes_free(&stream);
+}
+
+static void number_of_restarts(void)
+{
+    struct bytes stream = some_stream(NULL, 0, 0, 3);
+    struct vfiomig_load_options options = with();
+    options.max_restarts = 2;
+    EQ(load(&stream, options), -EMSGSIZE);
+    options.max_restarts = 3;
+    EQ(load(&stream, options), 0);
+    bytes_free(&stream);
+}
+
+static void data_in_all(void)
+{
+    struct bytes stream = some_stream(NULL, 0, 0, 0);
+    struct vfiomig_load_options options = with();
+    options.max_total = SOME_SIZE - 1;
+    EQ(load(&stream, options), -EMSGSIZE);
+    options.max_total = stream.len;
+    EQ(load(&stream, options), 0);
+    bytes_free(&stream);
+}
+
+static void another_device_of_the_same_vm(void)
+{
+    struct vfiomig_save_options save = VFIOMIG_SAVE_OPTIONS_INIT;
+    struct vfiomig_load_options options = with();
+    save.device_index = 3;
+    struct bytes stream = some_stream(&save, 0, 0, 0);
+    EQ(load(&stream, options), 0); /* only where it is asked for */
+    options.flags = VFIOMIG_LOAD_CHECK_DEVICE;
+    options.device_index = 2;
+    EQ(load(&stream, options), -EXDEV);
+    options.device_index = 3;
+    EQ(load(&stream, options), 0);
+    bytes_free(&stream);
+}
+
+static void another_session(void)
+{
+    struct vfiomig_save_options save = VFIOMIG_SAVE_OPTIONS_INIT;
+    struct vfiomig_load_options options = with();
+    memset(save.session, 7, sizeof save.session);
+    struct bytes stream = some_stream(&save, 0, 0, 0);
+    memset(options.session, 8, sizeof options.session);
+    EQ(load(&stream, options), 0);
+    options.flags = VFIOMIG_LOAD_CHECK_SESSION;
+    EQ(load(&stream, options), -EXDEV);
+    memset(options.session, 7, sizeof options.session);
+    EQ(load(&stream, options), 0);
+    bytes_free(&stream);
+}
+
+/* A session that the caller does not name gets a name of its own. */
+static void sessions_have_different_names(void)
+{
+    struct bytes a = some_stream(NULL, 0, 0, 0), b = some_stream(NULL, 0, 0, 0);
+    CHECK(a.len == b.len && memcmp(a.data, b.data, a.len) != 0);
+    bytes_free(&a);
+    bytes_free(&b);
+}
+
+static void a_cut_stream_is_not_committed(void)
+{
+    struct bytes stream = some_stream(NULL, 0, 0, 0);
+    struct bytes cut = stream;
+    static const size_t missing[] = { 1, 20, 100, 5000 };
+    for (int i = 0; i < 4; i++) {
+        struct rig to = rig_target(NULL);
+        struct vfiomig_load *load;
+        cut.len = stream.len - missing[i];
+        OK(vfiomig_load_begin(to.dev, NULL, &load));
+        CHECK(push_all(load, &cut, SIZE_MAX) >= 0);
+        EQ(vfiomig_load_commit(load), -ENODATA);
+        EQ(vfiomig_sim_state(to.sim), VFIOMIG_STATE_RUNNING);
+        vfiomig_load_free(load);
+        rig_free(&to);
+    }
+    bytes_free(&stream);
+}
+
+static void bytes_after_the_end_are_refused(void)
+{
+    struct bytes stream = some_stream(NULL, 0, 0, 0);
+    bytes_add(&stream, "x", 1);
+    EQ(load(&stream, with()), -EPROTO);
+    bytes_free(&stream);
+}
+
+/* Every byte counts: no single flipped bit goes unnoticed, and none reaches a commit. */
+static void any_flipped_bit_is_found(void)
+{
+    struct vfiomig_sim_options o = rig_options();
+    o.state_size = 3000;
+    struct rig from = rig_new(&o, NULL);
+    struct bytes stream = stream_of(from.dev);
+    size_t step = getenv("VFIOMIG_TEST_SLOW") ? 37 : 1;
+    for (size_t at = 0; at < stream.len; at += step) {
+        struct rig to = rig_target(&o);
+        struct vfiomig_load *load;
+        stream.data[at] ^= (uint8_t)(1u << at % 8);
+        OK(vfiomig_load_begin(to.dev, NULL, &load));
+        int r = push_all(load, &stream, SIZE_MAX);
+        if (r >= 0)
+            r = vfiomig_load_commit(load);
+        if (r >= 0)
+            FAIL("a flipped bit in byte %zu went unnoticed", at);
+        vfiomig_load_free(load);
+        rig_free(&to);
+        stream.data[at] ^= (uint8_t)(1u << at % 8);
+    }
+    rig_free(&from);
+    bytes_free(&stream);
+}
+
+int main(void)
+{
+    RUN(length_of_a_frame);
+    RUN(length_of_a_blob);
+    RUN(number_of_blobs);
+    RUN(number_of_restarts);
+    RUN(data_in_all);
+    RUN(another_device_of_the_same_vm);
+    RUN(another_session);
+    RUN(sessions_have_different_names);
+    RUN(a_cut_stream_is_not_committed);
+    RUN(bytes_after_the_end_are_refused);
+    RUN(any_flipped_bit_is_found);
+    return DONE();
+}

@@ -1,0 +1,1584 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * Calls every function of the C API with everything that can be wrong about a call.
+ *
+ * What is right stands in the table (src/capi/api.toml, here misuse.gen.h): each misuse gets the
+ * documented error, writes nothing to outputs, releases callbacks exactly once, and ends nothing.
+ * Whatever a call of this program returns must be in the list of the function's errors, and each
+ * error has a text that begins with the function's name.
+ */
+#define _POSIX_C_SOURCE 200809L
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <vfiomig-sim.h>
+#include <vfiomig.h>
+
+#define MAX_STATES 8
+#define MAX_ARGS 5
+#define MAX_ERRORS 24
+
+enum arg_kind {
+    A_HANDLE, A_FREE, A_OUT, A_STRUCT, A_OPTIONS, A_OPS, A_PTR, A_BUFFER, A_DATA, A_LEN, A_FD,
+    A_OPAQUE, A_NUMBER, A_LOG, A_RELEASE, A_ENDING
+};
+
+union argument {
+    void *pointer;
+    uint64_t number;
+    vfiomig_log_fn log;
+    vfiomig_release_fn release;
+};
+
+struct arg {
+    enum arg_kind kind;
+    int object;       /* of handles */
+    size_t size;      /* of structures and values */
+    long long value;  /* of numbers */
+    const char *name;
+};
+
+struct row {
+    const char *name;
+    long (*call)(const union argument *a);
+    int object;
+    unsigned states;
+    int wrong_state;
+    int concurrent;
+    int no_wait;
+    int num_args;
+    struct arg args[MAX_ARGS];
+    int errors[MAX_ERRORS];
+};
+
+#include "misuse.gen.h"
+
+/* Checks, counted by group. */
+
+static const char *group;
+static atomic_uint group_passed, group_failed;
+static unsigned passed, failed;
+
+static void begin(const char *name)
+{
+    group = name;
+    group_passed = group_failed = 0;
+}
+
+static void end(void)
+{
+    printf("%-4s  %s: %u checks", group_failed ? "FAIL" : "ok", group, group_passed + group_failed);
+    if (group_failed)
+        printf(", %u failed", group_failed);
+    printf("\n");
+    passed += group_passed;
+    failed += group_failed;
+}
+
+static int check(int ok, const char *format, ...)
+{
+    if (ok) {
+        group_passed++;
+        return 1;
+    }
+    /* One line of each kind tells enough. */
+    if (group_failed++ < 40) {
+        char text[512];
+        va_list list;
+
+        va_start(list, format);
+        vsnprintf(text, sizeof text, format, list);
+        va_end(list);
+        printf("      %s: %s\n", group, text);
+    }
+    return 0;
+}
+
+/* Every call of the program passes here: is what it returned documented? */
+static long documented(enum row_number number, long r)
+{
+    const struct row *row = &rows[number];
+
+    if (r >= 0)
+        return r;
+    static atomic_uchar told[NUM_ROWS][256];
+    int listed = 0;
+    for (int i = 0; i < MAX_ERRORS && row->errors[i]; i++)
+        listed |= row->errors[i] == -r;
+    /* Counted only where it is wrong: every call would be a check otherwise. */
+    if (!listed && -r < 256 && !told[number][-r]++)
+        check(0, "%s returned %ld, which its list of errors lacks: %s", row->name, r,
+              vfiomig_error_message());
+    const char *text = vfiomig_error_message();
+    size_t len = strlen(row->name);
+    if (strncmp(text, row->name, len) != 0 || strncmp(text + len, ": ", 2) != 0)
+        check(0, "%s returned %ld with a text that is another's: %s", row->name, r, text);
+    if (strcmp(vfiomig_error_describe((int)r), "unknown error") == 0)
+        check(0, "%s returned %ld, which has no description", row->name, r);
+    return r;
+}
+
+#define API(function, ...) documented(ROW_##function, function(__VA_ARGS__))
+
+/* A world: a simulated device with a hook in its callbacks, a device handle, sessions. */
+
+#define STATE_SIZE (16 << 10)
+
+struct world {
+    struct vfiomig_sim *sim;
+    struct vfiomig_device_ops ops;
+    struct vfiomig_device *device;
+    struct vfiomig_save *save;
+    struct vfiomig_load *load;
+    /* Called once, within the operation of this number. */
+    void (*hook)(struct world *world);
+    uint32_t hook_op;
+    const struct row *row;
+    atomic_int released;
+    /* The device's handle is gone, and the device with its last session. */
+    int let_go;
+};
+
+static void enter(struct world *world, uint32_t op)
+{
+    if (world->hook && world->hook_op == op) {
+        void (*hook)(struct world *) = world->hook;
+
+        world->hook = NULL;
+        hook(world);
+    }
+}
+
+static const struct vfiomig_device_ops *inner(struct world *world)
+{
+    return vfiomig_sim_ops(world->sim);
+}
+
+static int on_feature(void *opaque, uint32_t flags, void *data, size_t len)
+{
+    enter(opaque, VFIOMIG_SIM_OP_GET_STATE);
+    return inner(opaque)->feature(((struct world *)opaque)->sim, flags, data, len);
+}
+
+static int on_reset(void *opaque)
+{
+    return inner(opaque)->reset(((struct world *)opaque)->sim);
+}
+
+static int64_t on_read(void *opaque, int fd, void *buf, size_t len)
+{
+    enter(opaque, VFIOMIG_SIM_OP_READ);
+    return inner(opaque)->data_read(((struct world *)opaque)->sim, fd, buf, len);
+}
+
+static int64_t on_write(void *opaque, int fd, const void *buf, size_t len)
+{
+    enter(opaque, VFIOMIG_SIM_OP_WRITE);
+    return inner(opaque)->data_write(((struct world *)opaque)->sim, fd, buf, len);
+}
+
+static int on_precopy_info(void *opaque, int fd, struct vfiomig_precopy_info *info)
+{
+    return inner(opaque)->data_precopy_info(((struct world *)opaque)->sim, fd, info);
+}
+
+static int on_close(void *opaque, int fd)
+{
+    return inner(opaque)->data_close(((struct world *)opaque)->sim, fd);
+}
+
+static int on_poll_fd(void *opaque, int fd)
+{
+    return inner(opaque)->data_poll_fd(((struct world *)opaque)->sim, fd);
+}
+
+static int on_set_nonblocking(void *opaque, int fd)
+{
+    return inner(opaque)->data_set_nonblocking(((struct world *)opaque)->sim, fd);
+}
+
+static int on_identity(void *opaque, struct vfiomig_identity *identity)
+{
+    return inner(opaque)->identity(((struct world *)opaque)->sim, identity);
+}
+
+static void on_release(void *opaque)
+{
+    struct world *world = opaque;
+
+    world->released++;
+    if (inner(world)->release)
+        inner(world)->release(world->sim);
+}
+
+static void die(const char *what)
+{
+    printf("misuse: %s\n", what);
+    exit(2);
+}
+
+/* A world whose device is not known to the library yet. */
+static struct world *bare_world(void)
+{
+    struct world *world = calloc(1, sizeof *world);
+    struct vfiomig_sim_options options = { .struct_size = sizeof options };
+
+    options.state_size = STATE_SIZE;
+    options.seed = 7;
+    if (!world || vfiomig_sim_new(&options, &world->sim) < 0)
+        die("no simulator");
+    world->ops = *inner(world);
+    world->ops.feature = on_feature;
+    world->ops.reset = on_reset;
+    world->ops.data_read = on_read;
+    world->ops.data_write = on_write;
+    world->ops.data_precopy_info = on_precopy_info;
+    world->ops.data_close = on_close;
+    if (world->ops.data_poll_fd)
+        world->ops.data_poll_fd = on_poll_fd;
+    if (world->ops.data_set_nonblocking)
+        world->ops.data_set_nonblocking = on_set_nonblocking;
+    if (world->ops.identity)
+        world->ops.identity = on_identity;
+    world->ops.region_read = NULL;
+    world->ops.release = on_release;
+    return world;
+}
+
+static struct world *new_world(void)
+{
+    struct world *world = bare_world();
+
+    if (API(vfiomig_device_new_ops, &world->ops, world, NULL, &world->device) != 0)
+        die(vfiomig_error_message());
+    return world;
+}
+
+/* Frees everything; whatever was done, the simulator saw nothing that no VMM may do. */
+static void free_world(struct world *world, const char *what)
+{
+    const char *first = "";
+    int had_device = world->device != NULL || world->let_go;
+
+    world->hook = NULL;
+    vfiomig_save_free(world->save);
+    vfiomig_load_free(world->load);
+    vfiomig_device_free(world->device);
+    uint64_t violations = vfiomig_sim_violations(world->sim, &first);
+    check(violations == 0, "%s: the library did what no VMM may do: %s", what, first);
+    check(vfiomig_sim_open_streams(world->sim) == 0, "%s: a data stream was left open", what);
+    check(world->released == had_device, "%s: ops were released %d times", what, world->released);
+    vfiomig_sim_free(world->sim);
+    free(world);
+}
+
+/* A whole stream of such a device, made once. */
+static unsigned char *stream;
+static size_t stream_len;
+
+static void record(void)
+{
+    struct world *world = new_world();
+    size_t room = 2 * STATE_SIZE + (64 << 10);
+    long r;
+
+    stream = malloc(room);
+    if (!stream || API(vfiomig_save_begin, world->device, NULL, &world->save) != 0 ||
+        API(vfiomig_save_stop, world->save) != 0)
+        die(vfiomig_error_message());
+    do {
+        size_t len;
+
+        r = API(vfiomig_save_next, world->save, stream + stream_len, room - stream_len, &len);
+        if (r < 0)
+            die(vfiomig_error_message());
+        stream_len += len;
+    } while (r != VFIOMIG_END);
+    free_world(world, "recording a stream");
+}
+
+/* The ways into states. */
+
+static void push_all(struct world *world)
+{
+    if (API(vfiomig_load_push, world->load, stream, stream_len) < 0)
+        die(vfiomig_error_message());
+}
+
+static void to_save_state(struct world *world, const char *state)
+{
+    static char buf[STATE_SIZE];
+    size_t len;
+    long r = API(vfiomig_save_begin, world->device, NULL, &world->save);
+
+    if (r == 0 && strcmp(state, "quiesced") == 0) {
+        r = API(vfiomig_save_quiesce, world->save);
+    } else if (r == 0 && strcmp(state, "stop-copy") == 0) {
+        r = API(vfiomig_save_stop, world->save);
+    } else if (r == 0 && strcmp(state, "ended") == 0) {
+        r = API(vfiomig_save_stop, world->save);
+        while (r >= 0 && r != VFIOMIG_END)
+            r = API(vfiomig_save_next, world->save, buf, sizeof buf, &len);
+    } else if (r == 0 && strcmp(state, "failed") == 0) {
+        API(vfiomig_save_cancel, world->save);
+        r = API(vfiomig_save_next, world->save, buf, sizeof buf, &len) == -ECANCELED ? 0 : -1;
+    } else if (r == 0 && strcmp(state, "finished") == 0) {
+        r = API(vfiomig_save_finish, world->save, VFIOMIG_KEEP);
+    } else if (strcmp(state, "pre-copy") != 0) {
+        die("a state of a save that is not known here");
+    }
+    if (r < 0)
+        die(vfiomig_error_message());
+}
+
+static void to_load_state(struct world *world, const char *state)
+{
+    long r = API(vfiomig_load_begin, world->device, NULL, &world->load);
+
+    if (r == 0 && strcmp(state, "complete") == 0) {
+        push_all(world);
+    } else if (r == 0 && strcmp(state, "committed") == 0) {
+        push_all(world);
+        r = API(vfiomig_load_commit, world->load);
+    } else if (r == 0 && strcmp(state, "failed") == 0) {
+        char junk[64];
+
+        memset(junk, 'x', sizeof junk);
+        r = API(vfiomig_load_push, world->load, junk, sizeof junk) < 0 ? 0 : -1;
+    } else if (strcmp(state, "receiving") != 0) {
+        die("a state of a load that is not known here");
+    }
+    if (r < 0)
+        die(vfiomig_error_message());
+}
+
+static void to_state(struct world *world, int object, int state)
+{
+    if (object == SAVE)
+        to_save_state(world, state_names[SAVE][state]);
+    else if (object == LOAD)
+        to_load_state(world, state_names[LOAD][state]);
+}
+
+static void *handle_of(struct world *world, int object)
+{
+    return object == DEVICE ? (void *)world->device
+           : object == SAVE ? (void *)world->save
+                            : (void *)world->load;
+}
+
+static int num_states(int object)
+{
+    int n = 0;
+
+    while (n < MAX_STATES && state_names[object][n])
+        n++;
+    return n;
+}
+
+static int first_state(const struct row *row)
+{
+    int state = 0;
+
+    while (row->object && !(row->states & 1u << state))
+        state++;
+    return state;
+}
+
+/* A call: arguments that are right, until a check spoils one. */
+
+#define ROOM (16 << 10)
+
+struct frame {
+    const struct row *row;
+    struct world *world;
+    struct world *spare;  /* behind ops */
+    union argument a[MAX_ARGS];
+    unsigned char memory[MAX_ARGS][ROOM];
+    unsigned char before[MAX_ARGS][ROOM];
+    /* Releases of options' and functions' opaques, and how many of them are owed. */
+    atomic_int released;
+    int owed;
+};
+
+static void count_release(void *opaque)
+{
+    ++*(atomic_int *)opaque;
+}
+
+static void on_event(void *opaque, const struct vfiomig_event *event)
+{
+    (void)opaque;
+    (void)event;
+}
+
+static int on_blob(void *opaque, uint32_t kind, const void *data, size_t len)
+{
+    (void)opaque;
+    (void)kind;
+    (void)data;
+    (void)len;
+    return 0;
+}
+
+static int on_policy(void *opaque, const struct vfiomig_identity *source,
+                     const struct vfiomig_identity *target)
+{
+    (void)opaque;
+    (void)source;
+    (void)target;
+    return 0;
+}
+
+static void on_log(void *opaque, uint32_t level, const char *target, const char *message)
+{
+    (void)opaque;
+    (void)level;
+    (void)target;
+    (void)message;
+}
+
+static void fill_options(struct frame *frame, int i)
+{
+    /* By the size, which is that of one structure only; asserted in main(). */
+    if (frame->row->args[i].size == sizeof(struct vfiomig_device_options)) {
+        struct vfiomig_device_options *options = (void *)frame->memory[i];
+
+        options->event = on_event;
+        options->event_opaque = &frame->released;
+        options->event_release = count_release;
+        frame->owed += 1;
+    } else if (frame->row->args[i].size == sizeof(struct vfiomig_load_options)) {
+        struct vfiomig_load_options *options = (void *)frame->memory[i];
+
+        options->blob = on_blob;
+        options->blob_opaque = &frame->released;
+        options->blob_release = count_release;
+        options->policy = on_policy;
+        options->policy_opaque = &frame->released;
+        options->policy_release = count_release;
+        frame->owed += 2;
+    }
+}
+
+static void fill(struct frame *frame, const struct row *row, struct world *world)
+{
+    memset(frame->memory, 0xa5, sizeof frame->memory);
+    frame->row = row;
+    frame->world = world;
+    frame->spare = NULL;
+    frame->released = 0;
+    frame->owed = 0;
+    for (int i = 0; i < row->num_args; i++) {
+        const struct arg *arg = &row->args[i];
+        unsigned char *memory = frame->memory[i];
+
+        frame->a[i].pointer = memory;
+        switch (arg->kind) {
+        case A_HANDLE:
+        case A_FREE:
+            frame->a[i].pointer = handle_of(world, arg->object);
+            break;
+        case A_OPTIONS:
+            memset(memory, 0, ROOM);
+            memcpy(memory, &(uint32_t){ (uint32_t)arg->size }, 4);
+            fill_options(frame, i);
+            break;
+        case A_STRUCT:
+            memcpy(memory, &(uint32_t){ (uint32_t)arg->size }, 4);
+            break;
+        case A_OPS:
+            frame->spare = bare_world();
+            memset(memory, 0, ROOM);
+            memcpy(memory, &frame->spare->ops, arg->size);
+            break;
+        case A_OPAQUE:
+            frame->a[i].pointer = frame->spare ? (void *)frame->spare : (void *)&frame->released;
+            break;
+        case A_DATA:
+            memcpy(memory, stream, 16);
+            break;
+        case A_LEN:
+            frame->a[i].number = i && row->args[i - 1].kind == A_BUFFER ? ROOM
+                                 : i && row->args[i - 1].kind == A_DATA ? 16
+                                                                        : 0;
+            break;
+        case A_FD:
+            frame->a[i].number = (uint64_t)open("/dev/null", O_RDWR | O_CLOEXEC);
+            break;
+        case A_NUMBER:
+            frame->a[i].number = (uint64_t)arg->value;
+            break;
+        case A_LOG:
+            frame->a[i].log = on_log;
+            break;
+        case A_RELEASE:
+            frame->a[i].release = count_release;
+            frame->owed += 1;
+            break;
+        case A_ENDING:
+            frame->a[i].number = VFIOMIG_KEEP;
+            break;
+        case A_OUT:
+        case A_PTR:
+        case A_BUFFER:
+            break;
+        }
+    }
+}
+
+static long call(struct frame *frame)
+{
+    memcpy(frame->before, frame->memory, sizeof frame->memory);
+    return documented((enum row_number)(frame->row - rows), frame->row->call(frame->a));
+}
+
+static int untouched(const struct frame *frame)
+{
+    return memcmp(frame->before, frame->memory, sizeof frame->memory) == 0;
+}
+
+/* A return value as people read it. */
+static const char *code(long r)
+{
+    static _Thread_local char texts[4][24];
+    static _Thread_local unsigned next;
+    char *text = texts[next++ % 4];
+
+    snprintf(text, sizeof texts[0], "%ld", r);
+    for (size_t i = 0; i < sizeof codes / sizeof *codes; i++)
+        if (codes[i].number == -r)
+            snprintf(text, sizeof texts[0], "-%s", codes[i].name);
+    return text;
+}
+
+/* Calls, and checks the error, that nothing was written and that callbacks were released. */
+static void refuse(struct frame *frame, long expected, const char *what)
+{
+    const char *name = frame->row->name;
+    long r = call(frame);
+
+    check(r == expected, "%s, %s: %s instead of %s: %s", name, what, code(r), code(expected),
+          r < 0 ? vfiomig_error_message() : "success");
+    if (r >= 0)
+        return;
+    check(untouched(frame), "%s, %s: outputs were written", name, what);
+    check(frame->released == frame->owed, "%s, %s: callbacks were released %d times, not %d", name,
+          what, frame->released, frame->owed);
+}
+
+/* What a frame brought to life and opened goes away, and what is released then is released once. */
+static void finish(struct frame *frame, const char *what)
+{
+    const struct row *row = frame->row;
+    int made = 0;
+
+    for (int i = 0; i < row->num_args; i++) {
+        void *out;
+
+        memcpy(&out, frame->memory[i], sizeof out);
+        if (row->args[i].kind == A_FD)
+            close((int)frame->a[i].number);
+        if (row->args[i].kind == A_LOG)
+            vfiomig_log_set(NULL, NULL, NULL, 0);
+        if (row->args[i].kind != A_OUT || memcmp(frame->memory[i], frame->before[i], 8) == 0)
+            continue;
+        made = 1;
+        if (row->args[i].object == DEVICE)
+            vfiomig_device_free(out);
+        else if (row->args[i].object == SAVE)
+            vfiomig_save_free(out);
+        else
+            vfiomig_load_free(out);
+    }
+    check(frame->released == frame->owed, "%s, %s: callbacks were released %d times in the end",
+          row->name, what, frame->released);
+    if (frame->spare) {
+        check(frame->spare->released <= 1 && (!made || frame->spare->released == 1),
+              "%s, %s: ops were released %d times", row->name, what, frame->spare->released);
+        vfiomig_sim_free(frame->spare->sim);
+        free(frame->spare);
+    }
+}
+
+/* A frame in a world of its own, in a state in which the call is allowed. */
+static struct frame *new_frame(const struct row *row)
+{
+    struct frame *frame = malloc(sizeof *frame);
+    struct world *world = new_world();
+    int free_object = row->num_args && row->args[0].kind == A_FREE ? row->args[0].object : 0;
+
+    if (!frame)
+        die("no memory");
+    to_state(world, row->object ? row->object : free_object, first_state(row));
+    fill(frame, row, world);
+    return frame;
+}
+
+static void free_frame(struct frame *frame, const char *what)
+{
+    struct world *world = frame->world;
+    const char *name = frame->row->name;
+
+    finish(frame, what);
+    free(frame);
+    free_world(world, name);
+}
+
+#define FOR_ROWS(row) for (const struct row *row = rows; row < rows + NUM_ROWS; row++)
+
+static int takes_handle(const struct row *row)
+{
+    return row->num_args && row->args[0].kind == A_HANDLE;
+}
+
+static int frees_handle(const struct row *row)
+{
+    return row->num_args && row->args[0].kind == A_FREE;
+}
+
+/* Whether a handle lives: a call that changes nothing says so. */
+static int lives(int object, void *handle)
+{
+    struct vfiomig_failure failure = VFIOMIG_FAILURE_INIT;
+
+    return 0 == (object == DEVICE ? API(vfiomig_device_get_failure, handle, &failure)
+                 : object == SAVE ? API(vfiomig_save_get_failure, handle, &failure)
+                                  : API(vfiomig_load_get_failure, handle, &failure));
+}
+
+/* The groups. */
+
+static void null_handles(void)
+{
+    begin("NULL handle");
+    FOR_ROWS(row) {
+        if (!takes_handle(row) && !frees_handle(row))
+            continue;
+        struct frame *frame = new_frame(row);
+
+        frame->a[0].pointer = NULL;
+        if (takes_handle(row))
+            refuse(frame, -EFAULT, "NULL");
+        else
+            check(call(frame) == 0 && lives(row->args[0].object,
+                                            handle_of(frame->world, row->args[0].object)),
+                  "%s: freeing NULL did something", row->name);
+        free_frame(frame, "NULL");
+    }
+    end();
+}
+
+static void free_handle(struct world *world, int object)
+{
+    if (object == DEVICE)
+        vfiomig_device_free(world->device), world->device = NULL, world->let_go = 1;
+    else if (object == SAVE)
+        vfiomig_save_free(world->save), world->save = NULL;
+    else
+        vfiomig_load_free(world->load), world->load = NULL;
+}
+
+static void freed_handles(void)
+{
+    begin("freed handle");
+    FOR_ROWS(row) {
+        if (!takes_handle(row) && !frees_handle(row))
+            continue;
+        int object = row->args[0].object;
+        struct frame *frame = new_frame(row);
+        struct world *other = NULL;
+
+        /* The second time its slot has a new owner. */
+        for (int round = 0; round < 2; round++) {
+            if (round == 0) {
+                free_handle(frame->world, object);
+                if (object == DEVICE)
+                    check(frame->world->released == 1, "%s: freeing did not release the ops",
+                          row->name);
+            } else {
+                other = new_world();
+                to_state(other, object, 0);
+            }
+            if (takes_handle(row)) {
+                int owed = frame->owed;
+
+                frame->released = 0;
+                refuse(frame, -EBADF, round ? "freed and used anew" : "freed");
+                check(frame->owed == owed, "%s: broken test", row->name);
+            } else {
+                call(frame);
+                if (other)
+                    check(lives(object, handle_of(other, object)),
+                          "%s: a handle freed twice took its slot's new owner along", row->name);
+            }
+        }
+        free_world(other, row->name);
+        free_frame(frame, "freed");
+    }
+    end();
+}
+
+static void other_kinds(void)
+{
+    begin("handle of another kind");
+    FOR_ROWS(row) {
+        if (!takes_handle(row) && !frees_handle(row))
+            continue;
+        for (int object = 1; object < NUM_OBJECTS; object++) {
+            if (object == row->args[0].object)
+                continue;
+            struct frame *frame = new_frame(row);
+            struct world *other = new_world();
+
+            to_state(other, object, 0);
+            frame->a[0].pointer = handle_of(other, object);
+            if (takes_handle(row))
+                refuse(frame, -EBADF, object_names[object]);
+            else
+                call(frame);
+            check(lives(object, handle_of(other, object)), "%s: ended a %s", row->name,
+                  object_names[object]);
+            free_world(other, row->name);
+            free_frame(frame, object_names[object]);
+        }
+    }
+    end();
+}
+
+static void garbage_handles(void)
+{
+    int on_stack = 0;
+
+    begin("garbage handle");
+    FOR_ROWS(row) {
+        if (!takes_handle(row) && !frees_handle(row))
+            continue;
+        struct frame *frame = new_frame(row);
+        uintptr_t live = (uintptr_t)frame->a[0].pointer;
+        uintptr_t garbage[] = { 1, 8, 4096, UINTPTR_MAX, UINTPTR_MAX / 2, (uintptr_t)&on_stack,
+                                (uintptr_t)frame, live ^ 1, live ^ 0x10, live ^ 0x100,
+                                live ^ (uintptr_t)1 << 24, live + 4096, ~live };
+
+        for (size_t i = 0; i < sizeof garbage / sizeof *garbage; i++) {
+            frame->a[0].pointer = (void *)garbage[i];
+            frame->released = 0;
+            if (takes_handle(row))
+                refuse(frame, -EBADF, "garbage");
+            else
+                call(frame);
+        }
+        int object = row->args[0].object;
+        check(lives(object, handle_of(frame->world, object)), "%s: ended a neighbour", row->name);
+        free_frame(frame, "garbage");
+    }
+    end();
+}
+
+static void wrong_states(void)
+{
+    begin("forbidden state");
+    FOR_ROWS(row) {
+        for (int state = 0; row->object && state < num_states(row->object); state++) {
+            if (row->states & 1u << state)
+                continue;
+            struct frame *frame = malloc(sizeof *frame);
+            struct world *world = new_world();
+            const char *name = state_names[row->object][state];
+            char text[64];
+
+            if (!frame)
+                die("no memory");
+            to_state(world, row->object, state);
+            /* Twice: the first call has not changed the state. */
+            for (int i = 0; i < 2; i++) {
+                fill(frame, row, world);
+                refuse(frame, -row->wrong_state, name);
+                snprintf(text, sizeof text, "not allowed in state %s;", name);
+                check(strstr(vfiomig_error_message(), text) != NULL, "%s in %s: the text is %s",
+                      row->name, name, vfiomig_error_message());
+                finish(frame, name);
+            }
+            free(frame);
+            free_world(world, row->name);
+        }
+    }
+    end();
+}
+
+static void right_states(void)
+{
+    begin("allowed state");
+    FOR_ROWS(row) {
+        for (int state = 0; row->object && state < num_states(row->object); state++) {
+            if (!(row->states & 1u << state))
+                continue;
+            struct frame *frame = malloc(sizeof *frame);
+            struct world *world = new_world();
+
+            if (!frame)
+                die("no memory");
+            to_state(world, row->object, state);
+            fill(frame, row, world);
+            long r = call(frame);
+            check(r >= 0 || !strstr(vfiomig_error_message(), "not allowed"), "%s in %s: %s",
+                  row->name, state_names[row->object][state], vfiomig_error_message());
+            finish(frame, "allowed state");
+            free(frame);
+            free_world(world, row->name);
+        }
+    }
+    end();
+}
+
+static void null_pointers(void)
+{
+    begin("NULL pointer");
+    FOR_ROWS(row) {
+        for (int i = 0; i < row->num_args; i++) {
+            enum arg_kind kind = row->args[i].kind;
+
+            if (kind != A_OUT && kind != A_STRUCT && kind != A_OPS && kind != A_PTR &&
+                kind != A_BUFFER && kind != A_DATA && kind != A_OPTIONS && kind != A_LOG &&
+                kind != A_RELEASE)
+                continue;
+            struct frame *frame = new_frame(row);
+
+            if (kind == A_LOG)
+                frame->a[i].log = NULL;
+            else if (kind == A_RELEASE)
+                frame->a[i].release = NULL, frame->owed -= 1;
+            else
+                frame->a[i].pointer = NULL;
+            if (kind == A_OPTIONS)
+                frame->owed = 0;
+            if (kind == A_OPTIONS || kind == A_LOG || kind == A_RELEASE) {
+                long r = call(frame);
+
+                check(r != -EFAULT, "%s: %s must be allowed to be NULL", row->name,
+                      row->args[i].name);
+            } else {
+                refuse(frame, -EFAULT, row->args[i].name);
+            }
+            free_frame(frame, row->args[i].name);
+        }
+    }
+    end();
+}
+
+static void struct_sizes(void)
+{
+    begin("struct_size");
+    FOR_ROWS(row) {
+        for (int i = 0; i < row->num_args; i++) {
+            const struct arg *arg = &row->args[i];
+            int is_ops = arg->kind == A_OPS;
+
+            if (arg->kind != A_STRUCT && arg->kind != A_OPTIONS && !is_ops)
+                continue;
+            uint32_t size = (uint32_t)arg->size;
+            uint32_t wrong[] = { 0, 3, 4, size - 1, (64 << 10) + 1, 1 << 20, INT32_MAX, UINT32_MAX };
+
+            for (size_t n = 0; n < sizeof wrong / sizeof *wrong; n++) {
+                struct frame *frame = new_frame(row);
+                char what[64];
+
+                snprintf(what, sizeof what, "struct_size %u of %s", wrong[n], arg->name);
+                memcpy(frame->memory[i], &wrong[n], 4);
+                if (arg->kind == A_OPTIONS)
+                    frame->owed = 0; /* nobody can tell where they are */
+                refuse(frame, -EINVAL, what);
+                if (is_ops)
+                    check(frame->spare->released == 0, "%s: unreadable ops were released", row->name);
+                free_frame(frame, what);
+            }
+        }
+    }
+    end();
+}
+
+static void tails(void)
+{
+    begin("members of a newer version");
+    FOR_ROWS(row) {
+        for (int i = 0; i < row->num_args; i++) {
+            const struct arg *arg = &row->args[i];
+
+            if (arg->kind != A_STRUCT && arg->kind != A_OPTIONS && arg->kind != A_OPS)
+                continue;
+            for (int set = 0; set < 2; set++) {
+                struct frame *frame = new_frame(row);
+                unsigned char *memory = frame->memory[i];
+                size_t newer = arg->size + 24;
+                long plain = -1;
+
+                /* The same call with a structure of today. */
+                if (!set) {
+                    struct frame *today = new_frame(row);
+                    plain = call(today);
+                    free_frame(today, "today's structure");
+                }
+                memcpy(memory, &(uint32_t){ (uint32_t)newer }, 4);
+                memset(memory + arg->size, 0, 24);
+                memory[newer - 1] = set ? 1 : 0;
+                if (arg->kind != A_STRUCT && set) {
+                    refuse(frame, -E2BIG, "a non-zero tail");
+                    if (arg->kind == A_OPS)
+                        check(frame->spare->released == 1, "%s: refused ops were not released",
+                              row->name);
+                } else if (arg->kind != A_STRUCT) {
+                    long r = call(frame);
+                    check(r == plain, "%s, a zero tail: %s instead of %s", row->name, code(r),
+                          code(plain));
+                } else {
+                    memset(memory + arg->size, set ? 0xa5 : 0, 24);
+                    long r = call(frame);
+                    unsigned char zeros[24] = { 0 };
+                    uint32_t left;
+
+                    memcpy(&left, memory, 4);
+                    if (r == 0)
+                        check(memcmp(memory + arg->size, zeros, 24) == 0 && left == newer &&
+                                  memory[newer] == 0xa5,
+                              "%s: what it does not know was not set to zero", row->name);
+                    else
+                        check(r != -EINVAL && r != -E2BIG && untouched(frame),
+                              "%s, an output with a tail: %s", row->name, code(r));
+                }
+                free_frame(frame, "a tail");
+            }
+        }
+    }
+    end();
+}
+
+/* Values that are none. */
+
+static long set(struct frame *frame, int i, uint64_t value)
+{
+    frame->a[i].number = value;
+    return -EINVAL;
+}
+
+static int arg_of(const struct row *row, const char *name)
+{
+    for (int i = 0; i < row->num_args; i++)
+        if (strcmp(row->args[i].name, name) == 0)
+            return i;
+    die(name);
+    return -1;
+}
+
+static void wrong_number(enum row_number number, const char *name, uint64_t value, long expected)
+{
+    struct frame *frame = new_frame(&rows[number]);
+    char what[64];
+
+    snprintf(what, sizeof what, "%s %#llx", name, (unsigned long long)value);
+    set(frame, arg_of(frame->row, name), value);
+    refuse(frame, expected, what);
+    if (frame->row->object)
+        check(lives(frame->row->object, handle_of(frame->world, frame->row->object)),
+              "%s, %s: the handle is gone", frame->row->name, what);
+    free_frame(frame, what);
+}
+
+#define WRONG_MEMBER(function, arg, type, member, value, expected)                      \
+    do {                                                                                \
+        struct frame *frame = new_frame(&rows[ROW_##function]);                         \
+        struct type *in = (void *)frame->memory[arg_of(frame->row, #arg)];              \
+                                                                                        \
+        in->member = value;                                                             \
+        refuse(frame, -expected, #member " " #value);                                   \
+        free_frame(frame, #member);                                                     \
+    } while (0)
+
+static void values(void)
+{
+    begin("flags and values that are none");
+    for (enum row_number row = ROW_vfiomig_device_new_fd; row <= ROW_vfiomig_device_new_ops; row++) {
+        struct {
+            uint32_t flags, reserved, len;
+            const char *data;
+            long expected;
+        } wrong[] = { { 2, 0, 0, NULL, -EINVAL },   { 1u << 31, 0, 0, NULL, -EINVAL },
+                      { 0, 1, 0, NULL, -EINVAL },   { 0, 0, 257, "x", -EINVAL },
+                      { 0, 0, 1, NULL, -EFAULT } };
+
+        for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+            struct frame *frame = new_frame(&rows[row]);
+            struct vfiomig_device_options *options =
+                (void *)frame->memory[arg_of(frame->row, "options")];
+
+            options->flags = wrong[i].flags;
+            options->reserved = wrong[i].reserved;
+            options->vendor_data = wrong[i].data;
+            options->vendor_data_len = wrong[i].len;
+            refuse(frame, wrong[i].expected, "device options");
+            if (frame->spare)
+                check(frame->spare->released == 1, "%s: the ops were not released", rows[row].name);
+            free_frame(frame, "device options");
+        }
+    }
+    WRONG_MEMBER(vfiomig_device_new_ops, ops, vfiomig_device_ops, feature, NULL, EINVAL);
+    WRONG_MEMBER(vfiomig_device_new_ops, ops, vfiomig_device_ops, reserved, 1, EINVAL);
+    WRONG_MEMBER(vfiomig_save_begin, options, vfiomig_save_options, flags, 4, EINVAL);
+    WRONG_MEMBER(vfiomig_save_begin, options, vfiomig_save_options, flags, 1u << 31, EINVAL);
+    WRONG_MEMBER(vfiomig_save_begin, options, vfiomig_save_options, reserved, 1, EINVAL);
+    WRONG_MEMBER(vfiomig_save_begin, options, vfiomig_save_options, max_frame, UINT32_MAX, EINVAL);
+    WRONG_MEMBER(vfiomig_load_begin, options, vfiomig_load_options, flags, 4, EINVAL);
+    WRONG_MEMBER(vfiomig_load_begin, options, vfiomig_load_options, flags, 1u << 31, EINVAL);
+    WRONG_MEMBER(vfiomig_load_begin, options, vfiomig_load_options, ignore, 64, EINVAL);
+    WRONG_MEMBER(vfiomig_load_begin, options, vfiomig_load_options, reserved, 1, EINVAL);
+    WRONG_MEMBER(vfiomig_load_begin, options, vfiomig_load_options, max_frame, UINT32_MAX, EINVAL);
+    WRONG_MEMBER(vfiomig_load_begin, options, vfiomig_load_options, max_blob, UINT32_MAX, EINVAL);
+
+    wrong_number(ROW_vfiomig_device_new_fd, "fd", (uint64_t)-1, -EINVAL);
+    wrong_number(ROW_vfiomig_device_new_fd, "fd", 1 << 20, -EINVAL); /* not open */
+    wrong_number(ROW_vfiomig_log_set, "level", 6, -EINVAL);
+    wrong_number(ROW_vfiomig_log_set, "level", UINT32_MAX, -EINVAL);
+    wrong_number(ROW_vfiomig_save_finish, "ending", 0, -EINVAL);
+    wrong_number(ROW_vfiomig_save_finish, "ending", 99, -EINVAL);
+    wrong_number(ROW_vfiomig_save_finish, "ending", UINT32_MAX, -EINVAL);
+    wrong_number(ROW_vfiomig_save_finish, "ending", VFIOMIG_RELEASE, -EINVAL); /* incomplete */
+    wrong_number(ROW_vfiomig_save_next, "cap", 0, -ENOSPC);
+    wrong_number(ROW_vfiomig_save_next, "cap", VFIOMIG_MIN_BUFFER - 1, -ENOSPC);
+    wrong_number(ROW_vfiomig_save_next, "cap", SIZE_MAX, -EINVAL);
+    wrong_number(ROW_vfiomig_save_blob, "len", SIZE_MAX, -EINVAL);
+    wrong_number(ROW_vfiomig_load_push, "len", SIZE_MAX, -EINVAL);
+    for (uint32_t state = 0; state < 10; state++)
+        if (state != VFIOMIG_STATE_STOP && state != VFIOMIG_STATE_RUNNING &&
+            state != VFIOMIG_STATE_RUNNING_P2P)
+            wrong_number(ROW_vfiomig_device_set_state, "state", state, -EINVAL);
+    wrong_number(ROW_vfiomig_device_set_state, "state", UINT32_MAX, -EINVAL);
+    wrong_number(ROW_vfiomig_device_get_reason, "index", UINT32_MAX, -ENODATA);
+    wrong_number(ROW_vfiomig_fsm_path, "from", VFIOMIG_STATE_UNKNOWN, -EINVAL);
+    wrong_number(ROW_vfiomig_fsm_path, "to", VFIOMIG_STATE_ERROR, -EINVAL);
+    wrong_number(ROW_vfiomig_fsm_path, "migration_flags", 0, -EINVAL);
+
+    check(strcmp(vfiomig_state_name(VFIOMIG_STATE_UNKNOWN), "UNKNOWN") == 0, "a name of no state");
+    check(strcmp(vfiomig_error_describe(1), "unknown error") == 0, "a text of no error");
+    check(vfiomig_version() == VFIOMIG_VERSION, "the header and the library are not of a version");
+    end();
+}
+
+/* A device with a session has no room for another, whatever is tried. */
+static void second_sessions(void)
+{
+    enum row_number numbers[] = { ROW_vfiomig_save_begin, ROW_vfiomig_load_begin,
+                                  ROW_vfiomig_device_set_state, ROW_vfiomig_device_run };
+
+    begin("a session is open");
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        for (int object = SAVE; object <= LOAD; object++) {
+            struct frame *frame = new_frame(&rows[numbers[i]]);
+
+            to_state(frame->world, object, 0);
+            refuse(frame, -EBUSY, object_names[object]);
+            check(lives(object, handle_of(frame->world, object)), "%s: ended a %s",
+                  frame->row->name, object_names[object]);
+            free_frame(frame, object_names[object]);
+        }
+    }
+    end();
+}
+
+/* Calls inside calls. */
+
+/* What takes the library into the operation that has the hook. */
+static void outer(struct world *world)
+{
+    static _Thread_local char buf[STATE_SIZE];
+    uint32_t state;
+    size_t len;
+
+    if (world->save)
+        for (int i = 0; i < 8 && world->hook; i++)
+            (void)API(vfiomig_save_next, world->save, buf, sizeof buf, &len);
+    else if (world->load)
+        (void)API(vfiomig_load_push, world->load, stream, stream_len);
+    else
+        API(vfiomig_device_get_state, world->device, &state);
+}
+
+static uint32_t hook_op(int object)
+{
+    return object == SAVE   ? VFIOMIG_SIM_OP_READ
+           : object == LOAD ? VFIOMIG_SIM_OP_WRITE
+                            : VFIOMIG_SIM_OP_GET_STATE;
+}
+
+static int inside;
+
+static void call_inside(struct world *world)
+{
+    const struct row *row = world->row;
+    struct frame *frame = malloc(sizeof *frame);
+
+    if (!frame)
+        die("no memory");
+    fill(frame, row, world);
+    inside = 1;
+    if (takes_handle(row) && !row->concurrent &&
+        !(row->no_wait && (world->save || world->load))) {
+        refuse(frame, -EBUSY, "from a callback");
+    } else if (frees_handle(row) && row->args[0].object == DEVICE && (world->save || world->load)) {
+        /* Its own: the session keeps the device, and the handle may go. */
+        call(frame);
+        world->device = NULL;
+        world->let_go = 1;
+    } else {
+        long r = call(frame);
+        check(r >= 0 || row->args[0].kind == A_FD || strcmp(row->name, "vfiomig_log_init_env") == 0,
+              "%s from a callback: %s: %s", row->name, code(r), vfiomig_error_message());
+    }
+    finish(frame, "from a callback");
+    free(frame);
+}
+
+static void callbacks(void)
+{
+    begin("call from a callback");
+    FOR_ROWS(row) {
+        int own = takes_handle(row) || frees_handle(row) ? row->args[0].object : 0;
+
+        for (int object = DEVICE; object <= LOAD; object++) {
+            /* Functions of a device also from callbacks of its sessions. */
+            if (own && own != object && own != DEVICE)
+                continue;
+            struct world *world = new_world();
+
+            to_state(world, object, 0);
+            world->row = row;
+            world->hook_op = hook_op(object);
+            world->hook = call_inside;
+            inside = 0;
+            outer(world);
+            check(inside, "%s: the callback was not reached", row->name);
+            check(lives(object, handle_of(world, object)) || !world->device,
+                  "%s from a callback: the %s is gone", row->name, object_names[object]);
+            free_world(world, row->name);
+        }
+    }
+    end();
+}
+
+/* The other callbacks. */
+
+static struct world *current;
+static int seen;
+
+static void busy_here(const char *what)
+{
+    struct vfiomig_caps caps = VFIOMIG_CAPS_INIT;
+    long r = API(vfiomig_device_get_caps, current->device, &caps);
+
+    seen++;
+    check(r == -EBUSY, "a call from %s: %s", what, code(r));
+    if (current->load) {
+        struct vfiomig_load_stats stats = VFIOMIG_LOAD_STATS_INIT;
+        struct vfiomig_failure failure = VFIOMIG_FAILURE_INIT;
+
+        r = API(vfiomig_load_get_failure, current->load, &failure);
+        check(r == -EBUSY, "a call from %s: %s", what, code(r));
+        r = API(vfiomig_load_get_stats, current->load, &stats);
+        check(r == 0, "a concurrent call from %s: %s", what, code(r));
+    }
+}
+
+static void busy_event(void *opaque, const struct vfiomig_event *event)
+{
+    (void)opaque;
+    check(event->struct_size >= sizeof *event, "an event of size %u", event->struct_size);
+    if (current && current->device)
+        busy_here("an event callback");
+}
+
+static int busy_blob(void *opaque, uint32_t kind, const void *data, size_t len)
+{
+    (void)opaque;
+    check(kind == 5 && len == 3 && memcmp(data, "abc", 3) == 0, "a blob that nobody sent");
+    busy_here("a blob callback");
+    return 0;
+}
+
+static int busy_policy(void *opaque, const struct vfiomig_identity *source,
+                       const struct vfiomig_identity *target)
+{
+    (void)opaque;
+    check(source->struct_size >= sizeof *source && target->struct_size >= sizeof *target,
+          "identities without sizes");
+    busy_here("a policy callback");
+    return 0;
+}
+
+static void other_callbacks(void)
+{
+    struct vfiomig_device_options device_options = VFIOMIG_DEVICE_OPTIONS_INIT;
+    struct vfiomig_load_options load_options = VFIOMIG_LOAD_OPTIONS_INIT;
+    atomic_int released = 0;
+    static char buf[STATE_SIZE];
+    struct world *from = new_world();
+    size_t len;
+    long r;
+
+    begin("call from event, blob and policy callbacks");
+    current = bare_world();
+    device_options.event = busy_event;
+    device_options.event_opaque = &released;
+    device_options.event_release = count_release;
+    load_options.blob = busy_blob;
+    load_options.blob_opaque = &released;
+    load_options.blob_release = count_release;
+    load_options.policy = busy_policy;
+    load_options.policy_opaque = &released;
+    load_options.policy_release = count_release;
+    r = API(vfiomig_device_new_ops, &current->ops, current, &device_options, &current->device);
+    check(r == 0, "vfiomig_device_new_ops: %s", vfiomig_error_message());
+    r = API(vfiomig_load_begin, current->device, &load_options, &current->load);
+    check(r == 0 && seen > 0, "no event while a load began");
+    seen = 0;
+    check(API(vfiomig_save_begin, from->device, NULL, &from->save) == 0, "save_begin");
+    check(API(vfiomig_save_blob, from->save, 5, "abc", 3) == 0, "save_blob");
+    check(API(vfiomig_save_stop, from->save) == 0, "save_stop");
+    do {
+        r = API(vfiomig_save_next, from->save, buf, sizeof buf, &len);
+        if (!check(r >= 0, "%s", vfiomig_error_message()))
+            break;
+        long pushed = API(vfiomig_load_push, current->load, buf, len);
+        if (!check(pushed >= 0, "%s", vfiomig_error_message()))
+            break;
+    } while (r != VFIOMIG_END);
+    check(seen == 2, "blob and policy callbacks were called %d times", seen);
+    check(API(vfiomig_load_commit, current->load) == 0, "%s", vfiomig_error_message());
+    check(released == 0, "callbacks were released while they were in use");
+    free_handle(current, LOAD);
+    check(released == 2, "a freed load has released %d callbacks, not 2", released);
+    struct world *target = current;
+    current = NULL;
+    free_world(target, "other callbacks");
+    check(released == 3, "a freed device has released %d callbacks, not 3", released);
+    free_world(from, "other callbacks");
+    end();
+}
+
+/* Two threads. */
+
+static sem_t entered, go_on;
+static atomic_int returned;
+
+static void block(struct world *world)
+{
+    (void)world;
+    sem_post(&entered);
+    sem_wait(&go_on);
+}
+
+static void *outer_thread(void *opaque)
+{
+    outer(opaque);
+    return NULL;
+}
+
+static void *free_thread(void *opaque)
+{
+    struct world *world = opaque;
+
+    if (world->save)
+        vfiomig_save_free(world->save);
+    else if (world->load)
+        vfiomig_load_free(world->load);
+    else
+        vfiomig_device_free(world->device);
+    returned = 1;
+    return NULL;
+}
+
+static void *caps_thread(void *opaque)
+{
+    struct vfiomig_caps caps = VFIOMIG_CAPS_INIT;
+    long r = API(vfiomig_device_get_caps, ((struct world *)opaque)->device, &caps);
+
+    check(r == 0, "a call with another handle of a device in use: %s", code(r));
+    returned = 1;
+    return NULL;
+}
+
+static void nap(void)
+{
+    nanosleep(&(struct timespec){ .tv_nsec = 50 * 1000 * 1000 }, NULL);
+}
+
+static void threads(void)
+{
+    struct frame *frame = malloc(sizeof *frame);
+
+    begin("call from a second thread");
+    sem_init(&entered, 0, 0);
+    sem_init(&go_on, 0, 0);
+    for (int object = DEVICE; frame && object <= LOAD; object++) {
+        struct world *world = new_world();
+        pthread_t first, second;
+
+        to_state(world, object, 0);
+        world->hook_op = hook_op(object);
+        world->hook = block;
+        pthread_create(&first, NULL, outer_thread, world);
+        sem_wait(&entered);
+        FOR_ROWS(row) {
+            /* What cancels goes last: it is tried below. */
+            if (!takes_handle(row) || row->args[0].object != object || strstr(row->name, "_cancel"))
+                continue;
+            fill(frame, row, world);
+            if (row->concurrent)
+                check(call(frame) == 0, "%s: %s", row->name, vfiomig_error_message());
+            else
+                refuse(frame, -EBUSY, "second thread");
+            finish(frame, "second thread");
+        }
+        if (object != DEVICE) {
+            /* Another handle of the same device waits. */
+            returned = 0;
+            pthread_create(&second, NULL, caps_thread, world);
+            nap();
+            check(!returned, "a call did not wait for the one on the same device");
+            long r = object == SAVE ? API(vfiomig_save_cancel, world->save)
+                                    : API(vfiomig_load_cancel, world->load);
+            check(r == 0, "cancelling: %s", code(r));
+            sem_post(&go_on);
+            pthread_join(first, NULL);
+            pthread_join(second, NULL);
+        } else {
+            sem_post(&go_on);
+            pthread_join(first, NULL);
+        }
+        free_world(world, "threads");
+
+        /* Freeing waits. */
+        world = new_world();
+        to_state(world, object, 0);
+        world->hook_op = hook_op(object);
+        world->hook = block;
+        returned = 0;
+        pthread_create(&first, NULL, outer_thread, world);
+        sem_wait(&entered);
+        pthread_create(&second, NULL, free_thread, world);
+        nap();
+        check(!returned, "freeing a %s did not wait", object_names[object]);
+        sem_post(&go_on);
+        pthread_join(first, NULL);
+        pthread_join(second, NULL);
+        check(returned, "freeing a %s never returned", object_names[object]);
+        if (object == SAVE)
+            world->save = NULL;
+        else if (object == LOAD)
+            world->load = NULL;
+        else
+            world->device = NULL, world->let_go = 1;
+        free_world(world, "freeing while in use");
+    }
+    free(frame);
+    end();
+}
+
+/* The log callback. */
+
+static atomic_int logged;
+
+static void count_log(void *opaque, uint32_t level, const char *target, const char *message)
+{
+    (void)opaque;
+    check(level >= VFIOMIG_LOG_ERROR && level <= VFIOMIG_LOG_DEBUG && target && message,
+          "a log message of level %u", level);
+    logged++;
+}
+
+static void log_callback(void)
+{
+    atomic_int released[2] = { 0, 0 };
+    struct vfiomig_caps caps = VFIOMIG_CAPS_INIT;
+
+    begin("log callback");
+    check(API(vfiomig_log_set, count_log, &released[0], count_release, VFIOMIG_LOG_DEBUG) == 0, "set");
+    API(vfiomig_device_get_caps, NULL, &caps);
+    check(logged > 0, "an error was not logged at debug level");
+    check(API(vfiomig_log_set, count_log, &released[1], count_release, VFIOMIG_LOG_ERROR) == 0, "set");
+    check(released[0] == 1 && released[1] == 0, "the old callback's opaque was not released");
+    logged = 0;
+    API(vfiomig_device_get_caps, NULL, &caps);
+    check(logged == 0, "a debug message at error level");
+    check(API(vfiomig_log_set, NULL, NULL, NULL, 0) == 0, "unset");
+    check(released[0] == 1 && released[1] == 1, "callbacks were not released once each");
+    API(vfiomig_device_get_caps, NULL, &caps);
+    check(logged == 0, "a message after the end");
+    end();
+}
+
+/* A cancelled session: what goes on with the stream says so, everything else still answers. */
+
+static void cancelled(void)
+{
+    static const char *const refused[] = { "vfiomig_save_next",    "vfiomig_save_quiesce",
+                                           "vfiomig_save_stop",    "vfiomig_load_push",
+                                           "vfiomig_load_commit",  "vfiomig_load_received" };
+
+    begin("cancelled session");
+    FOR_ROWS(row) {
+        if (row->object != SAVE && row->object != LOAD)
+            continue;
+        struct frame *frame = new_frame(row);
+        int expected = 0;
+        long r = row->object == SAVE ? API(vfiomig_save_cancel, frame->world->save)
+                                     : API(vfiomig_load_cancel, frame->world->load);
+
+        check(r == 0, "%s: cancelling: %s", row->name, code(r));
+        for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
+            expected |= strcmp(refused[i], row->name) == 0;
+        if (expected) {
+            refuse(frame, -ECANCELED, "cancelled");
+        } else {
+            r = call(frame);
+            check(r != -ECANCELED && r != -EINVAL, "%s of a cancelled session: %s", row->name,
+                  code(r));
+        }
+        free_frame(frame, "cancelled");
+    }
+    end();
+}
+
+/* Whatever a device answers: is what the functions make of it documented? */
+
+static void life(struct world *world, int load)
+{
+    static char buf[STATE_SIZE / 2];
+    struct vfiomig_caps caps = VFIOMIG_CAPS_INIT;
+    struct vfiomig_identity identity = VFIOMIG_IDENTITY_INIT;
+    struct vfiomig_pending pending = VFIOMIG_PENDING_INIT;
+    struct vfiomig_failure failure = VFIOMIG_FAILURE_INIT;
+    struct vfiomig_load_options options = VFIOMIG_LOAD_OPTIONS_INIT;
+    uint32_t state, fixups;
+    size_t len;
+    long r;
+
+    options.write_timeout_ms = 10;
+    if (API(vfiomig_device_new_ops, &world->ops, world, NULL, &world->device) < 0)
+        return;
+    API(vfiomig_device_get_caps, world->device, &caps);
+    API(vfiomig_device_get_identity, world->device, &identity);
+    API(vfiomig_device_get_state, world->device, &state);
+    if (!load && API(vfiomig_save_begin, world->device, NULL, &world->save) == 0) {
+        for (int i = 0; i < 4; i++)
+            (void)API(vfiomig_save_next, world->save, buf, sizeof buf, &len);
+        API(vfiomig_save_get_pending, world->save, &pending);
+        API(vfiomig_save_poll_fd, world->save);
+        (void)API(vfiomig_save_blob, world->save, 1, "x", 1);
+        API(vfiomig_save_quiesce, world->save);
+        r = API(vfiomig_save_stop, world->save);
+        for (int i = 0; i < 100 && r >= 0 && r != VFIOMIG_END; i++)
+            r = API(vfiomig_save_next, world->save, buf, sizeof buf, &len);
+        API(vfiomig_save_finish, world->save, r == VFIOMIG_END ? VFIOMIG_RELEASE : VFIOMIG_KEEP);
+        API(vfiomig_save_get_failure, world->save, &failure);
+    }
+    if (load && API(vfiomig_load_begin, world->device, &options, &world->load) == 0) {
+        void *space;
+
+        r = API(vfiomig_load_push, world->load, stream, 1000);
+        if (r >= 0)
+            r = API(vfiomig_load_get_space, world->load, &space, &len);
+        if (r >= 0) {
+            len = len < 1000 ? len : 1000;
+            memcpy(space, stream + 1000, len);
+            r = API(vfiomig_load_received, world->load, len);
+        }
+        if (r >= 0)
+            r = API(vfiomig_load_push, world->load, stream + 1000 + len, stream_len - 1000 - len);
+        API(vfiomig_load_commit, world->load);
+        API(vfiomig_load_get_source_identity, world->load, &identity);
+        API(vfiomig_load_get_failure, world->load, &failure);
+    }
+    (void)API(vfiomig_device_run, world->device);
+    API(vfiomig_device_set_state, world->device, VFIOMIG_STATE_STOP);
+    API(vfiomig_device_reset, world->device);
+    API(vfiomig_device_was_reset, world->device);
+    API(vfiomig_device_get_fixups, world->device, &fixups);
+    API(vfiomig_device_get_failure, world->device, &failure);
+}
+
+static void one_fault(uint32_t op, uint64_t nth, int errnum, uint32_t effect, int load)
+{
+    struct world *world = bare_world();
+
+    vfiomig_sim_inject(world->sim, op, nth, errnum, effect);
+    life(world, load);
+    /* A device that cannot be made has released its ops. */
+    world->let_go = 1;
+    free_world(world, "errors of drivers");
+}
+
+static void faults(void)
+{
+    static const int errnums[] = {
+        EPERM, EINTR, EIO, ENXIO, EBADF, EAGAIN, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY,
+        ENOSPC, E2BIG, EPIPE, ENODATA, EPROTO, EBADMSG, EMSGSIZE, EXDEV, EOPNOTSUPP, ETIMEDOUT,
+        ECANCELED, ENOTRECOVERABLE, ENOMSG, ENOTCONN, EREMOTEIO,
+    };
+    unsigned runs = 0;
+
+    begin("errors of drivers");
+    for (size_t e = 0; e < sizeof errnums / sizeof *errnums; e++)
+        for (uint32_t op = VFIOMIG_SIM_OP_GET_FLAGS; op <= VFIOMIG_SIM_OP_RESET; op++)
+            for (uint64_t nth = 1; nth <= 4; nth++)
+                for (uint32_t effect = 0; effect <= VFIOMIG_SIM_FAULT_RESET; effect++)
+                    for (int load = 0; load < 2; load++) {
+                        int common = errnums[e] == EIO || errnums[e] == EINVAL;
+
+                        /* All that can happen with a few; a little with all. */
+                        if (!common && (effect > VFIOMIG_SIM_FAULT_STICKY || nth > 2))
+                            continue;
+                        one_fault(op, nth, errnums[e], effect, load);
+                        runs++;
+                    }
+    check(runs > 1000, "only %u runs", runs);
+    end();
+}
+
+int main(void)
+{
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    if (sizeof(struct vfiomig_device_options) == sizeof(struct vfiomig_load_options) ||
+        sizeof(struct vfiomig_device_options) == sizeof(struct vfiomig_save_options) ||
+        sizeof(struct vfiomig_load_options) == sizeof(struct vfiomig_save_options))
+        die("options of the same size");
+    begin("recording");
+    record();
+    end();
+    null_handles();
+    freed_handles();
+    other_kinds();
+    garbage_handles();
+    wrong_states();
+    right_states();
+    null_pointers();
+    struct_sizes();
+    tails();
+    values();
+    second_sessions();
+    callbacks();
+    other_callbacks();
+    threads();
+    log_callback();
+    cancelled();
+    faults();
+    free(stream);
+    printf("%u passed, %u failed\n", passed, failed);
+    return failed != 0;
+}

@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/* Whatever is handed in with a release callback is released exactly once, also by calls that fail. */
+#include "rig.h"
+
+static int events, blobs, policies, tables, logs;
+
+static void release(void *opaque)
+{
+    ++*(int *)opaque;
+}
+
+static int no_feature(void *opaque, uint32_t flags, void *data, size_t len)
+{
+    (void)opaque;
+    (void)flags;
+    (void)data;
+    (void)len;
+    return -ENOTTY;
+}
+
+static void on_event(void *opaque, const struct vfiomig_event *event)
+{
+    (void)opaque;
+    (void)event;
+}
+
+static int on_blob(void *opaque, uint32_t kind, const void *data, size_t len)
+{
+    (void)opaque;
+    (void)kind;
+    (void)data;
+    (void)len;
+    return 0;
+}
+
+static int on_policy(void *opaque, const struct vfiomig_identity *source,
+                     const struct vfiomig_identity *target)
+{
+    (void)opaque;
+    (void)source;
+    (void)target;
+    return 0;
+}
+
+static struct vfiomig_device_options device_options(void)
+{
+    struct vfiomig_device_options o = VFIOMIG_DEVICE_OPTIONS_INIT;
+    o.event = on_event;
+    o.event_opaque = &events;
+    o.event_release = release;
+    return o;
+}
+
+static void a_table_and_options_of_a_device(void)
+{
+    struct vfiomig_device_ops ops = VFIOMIG_DEVICE_OPS_INIT;
+    struct vfiomig_device_options options = device_options();
+    struct vfiomig_device *dev;
+    events = tables = 0;
+    ops.feature = no_feature;
+    ops.release = release;
+    OK(vfiomig_device_new_ops(&ops, &tables, &options, &dev));
+    EQ(tables, 0);
+    EQ(events, 0);
+    vfiomig_device_free(dev);
+    EQ(tables, 1);
+    EQ(events, 1);
+}
+
+/* Every way in which creating a device fails. */
+static void a_device_that_was_not_created(void)
+{
+    struct vfiomig_device_ops ops = VFIOMIG_DEVICE_OPS_INIT, broken;
+    struct vfiomig_device_options options = device_options(), wrong;
+    struct vfiomig_device *dev;
+    int expected = 0;
+    events = tables = 0;
+    ops.feature = no_feature;
+    ops.release = release;
+
+    EQ(vfiomig_device_new_ops(&ops, &tables, &options, NULL), -EFAULT);
+    EQ(tables, ++expected);
+    EQ(events, expected);
+    wrong = options;
+    wrong.flags = 1u << 31;
+    EQ(vfiomig_device_new_ops(&ops, &tables, &wrong, &dev), -EINVAL);
+    EQ(tables, ++expected);
+    EQ(events, expected);
+    wrong = options;
+    wrong.vendor_data = "x";
+    wrong.vendor_data_len = 257;
+    EQ(vfiomig_device_new_ops(&ops, &tables, &wrong, &dev), -EINVAL);
+    EQ(tables, ++expected);
+    EQ(events, expected);
+    broken = ops;
+    broken.feature = NULL;
+    EQ(vfiomig_device_new_ops(&broken, &tables, &options, &dev), -EINVAL);
+    EQ(tables, ++expected);
+    EQ(events, expected);
+    broken = ops;
+    broken.reserved = 1;
+    EQ(vfiomig_device_new_ops(&broken, &tables, &options, &dev), -EINVAL);
+    EQ(tables, ++expected);
+    EQ(events, expected);
+    /* The options' own size is wrong: nothing in them can be believed. */
+    wrong = options;
+    wrong.struct_size = 2;
+    EQ(vfiomig_device_new_ops(&ops, &tables, &wrong, &dev), -EINVAL);
+    EQ(tables, ++expected);
+    EQ(events, expected - 1);
+    /* The table cannot be read: there is no release to call. The options' is there. */
+    events = 0;
+    EQ(vfiomig_device_new_ops(NULL, &tables, &options, &dev), -EFAULT);
+    EQ(tables, expected);
+    EQ(events, 1);
+    EQ(vfiomig_device_new_fd(-1, &options, &dev), -EINVAL);
+    EQ(events, 2);
+    EQ(vfiomig_device_new_fd(0, &options, NULL), -EFAULT);
+    EQ(events, 3);
+}
+
+static void a_table_lives_as_long_as_the_sessions(void)
+{
+    struct rig rig = rig_new(NULL, NULL);
+    struct vfiomig_save *save;
+    OK(vfiomig_save_begin(rig.dev, NULL, &save));
+    vfiomig_device_free(rig.dev);
+    EQ(vfiomig_sim_releases(rig.sim), 0);
+    vfiomig_save_free(save);
+    EQ(vfiomig_sim_releases(rig.sim), 1);
+    EQ(vfiomig_sim_state(rig.sim), VFIOMIG_STATE_RUNNING);
+    vfiomig_sim_free(rig.sim);
+}
+
+static struct vfiomig_load_options load_options(void)
+{
+    struct vfiomig_load_options o = VFIOMIG_LOAD_OPTIONS_INIT;
+    o.blob = on_blob;
+    o.blob_opaque = &blobs;
+    o.blob_release = release;
+    o.policy = on_policy;
+    o.policy_opaque = &policies;
+    o.policy_release = release;
+    return o;
+}
+
+static void callbacks_of_a_load(void)
+{
+    struct rig from = rig_new(NULL, NULL), to = rig_target(NULL);
+    struct bytes stream = stream_of(from.dev);
+    struct vfiomig_load_options options = load_options();
+    struct vfiomig_load *load;
+    blobs = policies = 0;
+    OK(vfiomig_load_begin(to.dev, &options, &load));
+    CHECK(push_all(load, &stream, 5000) & VFIOMIG_END);
+    OK(vfiomig_load_commit(load));
+    EQ(blobs, 0);
+    EQ(policies, 0);
+    vfiomig_load_free(load);
+    EQ(blobs, 1);
+    EQ(policies, 1);
+    rig_free(&from);
+    rig_free(&to);
+    bytes_free(&stream);
+}
+
+static void callbacks_of_a_load_that_did_not_begin(void)
+{
+    struct rig rig = rig_new(NULL, NULL);
+    struct vfiomig_load_options options = load_options(), wrong;
+    struct vfiomig_load *load, *second;
+    blobs = policies = 0;
+    EQ(vfiomig_load_begin(rig.dev, &options, NULL), -EFAULT);
+    EQ(blobs, 1);
+    EQ(policies, 1);
+    wrong = options;
+    wrong.ignore = 1u << 30;
+    EQ(vfiomig_load_begin(rig.dev, &wrong, &load), -EINVAL);
+    EQ(blobs, 2);
+    EQ(policies, 2);
+    EQ(vfiomig_sim_inject(rig.sim, VFIOMIG_SIM_OP_SET_STATE, 1, EIO, VFIOMIG_SIM_FAULT_ONCE), 0);
+    EQ(vfiomig_load_begin(rig.dev, &options, &load), -EIO);
+    EQ(blobs, 3);
+    EQ(policies, 3);
+    OK(vfiomig_load_begin(rig.dev, &options, &load));
+    EQ(vfiomig_load_begin(rig.dev, &options, &second), -EBUSY);
+    EQ(blobs, 4);
+    EQ(policies, 4);
+    vfiomig_load_free(load);
+    EQ(blobs, 5);
+    EQ(policies, 5);
+    rig_free(&rig);
+}
+
+static void log_sink(void *opaque, uint32_t level, const char *target, const char *message)
+{
+    (void)opaque;
+    (void)level;
+    (void)target;
+    (void)message;
+}
+
+static void a_log_callback(void)
+{
+    logs = 0;
+    OK(vfiomig_log_set(log_sink, &logs, release, VFIOMIG_LOG_TRACE));
+    EQ(logs, 0);
+    OK(vfiomig_log_set(log_sink, &logs, release, VFIOMIG_LOG_ERROR));
+    EQ(logs, 1);
+    EQ(vfiomig_log_set(log_sink, &logs, release, 6), -EINVAL);
+    EQ(logs, 2);
+    OK(vfiomig_log_set(NULL, NULL, NULL, VFIOMIG_LOG_OFF));
+    EQ(logs, 3);
+    OK(vfiomig_log_set(NULL, &logs, release, VFIOMIG_LOG_OFF));
+    EQ(logs, 4);
+}
+
+int main(void)
+{
+    RUN(a_table_and_options_of_a_device);
+    RUN(a_device_that_was_not_created);
+    RUN(a_table_lives_as_long_as_the_sessions);
+    RUN(callbacks_of_a_load);
+    RUN(callbacks_of_a_load_that_did_not_begin);
+    RUN(a_log_callback);
+    return DONE();
+}

@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * A simulated device with a handle on it, and whole saves and loads in one call. What is freed with
+ * rig_free() has been used by the rules: nothing left open, nothing illegal asked of the driver.
+ */
+#ifndef RIG_H
+#define RIG_H
+
+#include "check.h"
+#include "vfiomig-sim.h"
+
+#define SOME_SIZE 300000u /* no power of two, not a multiple of anything */
+
+struct rig {
+    struct vfiomig_sim *sim;
+    struct vfiomig_device *dev;
+};
+
+struct bytes {
+    uint8_t *data;
+    size_t len, cap;
+};
+
+static inline struct vfiomig_sim_options rig_options(void)
+{
+    struct vfiomig_sim_options o = { .struct_size = sizeof o };
+    o.state_size = SOME_SIZE;
+    o.seed = 1;
+    return o;
+}
+
+/* NULL for the defaults of either. */
+static inline struct rig rig_new(const struct vfiomig_sim_options *options,
+                                 const struct vfiomig_device_options *device_options)
+{
+    struct rig rig = { NULL, NULL };
+    struct vfiomig_sim_options defaults = rig_options();
+    EQ(vfiomig_sim_new(options ? options : &defaults, &rig.sim), 0);
+    OK(vfiomig_device_new_ops(vfiomig_sim_ops(rig.sim), rig.sim, device_options, &rig.dev));
+    return rig;
+}
+
+/* A device with other contents, to load into. */
+static inline struct rig rig_target(const struct vfiomig_sim_options *options)
+{
+    struct vfiomig_sim_options o = options ? *options : rig_options();
+    o.seed += 1000;
+    return rig_new(&o, NULL);
+}
+
+static inline void rig_free(struct rig *rig)
+{
+    const char *what = "";
+    vfiomig_device_free(rig->dev);
+    if (vfiomig_sim_violations(rig->sim, &what) != 0)
+        FAIL("the library broke a rule of the kernel: %s", what);
+    EQ(vfiomig_sim_open_streams(rig->sim), 0);
+    EQ(vfiomig_sim_releases(rig->sim), 1);
+    vfiomig_sim_free(rig->sim);
+    rig->sim = NULL;
+    rig->dev = NULL;
+}
+
+static inline void bytes_add(struct bytes *b, const void *data, size_t len)
+{
+    if (b->len + len > b->cap) {
+        b->cap = (b->len + len) * 2;
+        b->data = realloc(b->data, b->cap);
+        CHECK(b->data);
+    }
+    if (len > 0)
+        memcpy(b->data + b->len, data, len);
+    b->len += len;
+}
+
+static inline void bytes_free(struct bytes *b)
+{
+    free(b->data);
+    *b = (struct bytes){ NULL, 0, 0 };
+}
+
+/* Reads until the save says `until` (VFIOMIG_DRAINED or VFIOMIG_END), or fails: what it said. */
+static inline int read_until(struct vfiomig_save *save, struct bytes *out, size_t cap, int until)
+{
+    uint8_t *buf = malloc(cap);
+    int r;
+    CHECK(buf);
+    do {
+        size_t len = 0;
+        r = vfiomig_save_next(save, buf, cap, &len);
+        if (r >= 0)
+            bytes_add(out, buf, len);
+    } while (r >= 0 && r != until && r != VFIOMIG_END);
+    free(buf);
+    return r;
+}
+
+/* The whole stream of a device, with the session still open. */
+static inline struct vfiomig_save *save_all(struct vfiomig_device *dev,
+                                            const struct vfiomig_save_options *options, size_t cap,
+                                            struct bytes *out)
+{
+    struct vfiomig_save *save;
+    OK(vfiomig_save_begin(dev, options, &save));
+    EQ(read_until(save, out, cap, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+    OK(vfiomig_save_stop(save));
+    EQ(read_until(save, out, cap, VFIOMIG_END), VFIOMIG_END);
+    return save;
+}
+
+/* The whole stream of a device, which then runs as before. */
+static inline struct bytes stream_of(struct vfiomig_device *dev)
+{
+    struct bytes out = { NULL, 0, 0 };
+    struct vfiomig_save *save = save_all(dev, NULL, 1 << 17, &out);
+    OK(vfiomig_save_finish(save, VFIOMIG_KEEP));
+    vfiomig_save_free(save);
+    return out;
+}
+
+/* Everything in pieces of at most `piece` bytes: bits of all pushes, or the first error. */
+static inline int push_all(struct vfiomig_load *load, const struct bytes *in, size_t piece)
+{
+    int bits = 0;
+    for (size_t at = 0; at < in->len;) {
+        size_t len = in->len - at < piece ? in->len - at : piece;
+        int r = vfiomig_load_push(load, in->data + at, len);
+        if (r < 0)
+            return r;
+        bits |= r;
+        at += len;
+    }
+    return bits;
+}
+
+#endif

@@ -1,0 +1,58 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT OR Apache-2.0
+#
+# Runs test programs and ends with a line of counts.
+#
+# usage: run.sh [--valgrind] GROUP PROGRAM...
+#
+# V=1 in the environment shows every test's line, not only those that failed.
+
+set -u
+wrap='' limit=120
+if [ "$1" = --valgrind ]; then
+	shift
+	limit=600
+	# Handles are numbers and the library frees what is behind them: what is "still reachable" at
+	# the end is its table of slots, which is not a leak.
+	wrap='valgrind --quiet --error-exitcode=99 --leak-check=full --show-leak-kinds=definite,indirect
+		--errors-for-leak-kinds=definite,indirect --num-callers=30 --child-silent-after-fork=yes'
+	VFIOMIG_TEST_SLOW=1
+	export VFIOMIG_TEST_SLOW
+fi
+group=$1
+shift
+out=$(mktemp)
+trap 'rm -f "$out"' EXIT
+programs=0 passed=0 failed=0
+
+for program in "$@"; do
+	name=$(basename "$program")
+	# shellcheck disable=SC2086 # words
+	timeout "$limit" $wrap "$program" >"$out" 2>&1
+	status=$?
+	ok=$(grep -c '^ok ' "$out")
+	bad=$(grep -c '^not ok ' "$out")
+	why=
+	if [ "$bad" -gt 0 ]; then
+		why="$bad of its tests failed"
+	elif [ $status -ne 0 ]; then
+		why="exit status $status"
+	elif [ "$ok" -eq 0 ]; then
+		why='no test ran'
+	elif ! grep -qE '^[1-9][0-9]* passed, 0 failed$' "$out"; then
+		why='no line of counts at its end'
+	else
+		# A line may stand for many checks.
+		ok=$(sed -n 's/^\([0-9]*\) passed, 0 failed$/\1/p' "$out")
+	fi
+	programs=$((programs + 1)) passed=$((passed + ok)) failed=$((failed + bad))
+	if [ -n "$why" ]; then
+		[ "$bad" -gt 0 ] || failed=$((failed + 1))
+		echo "not ok $name: $why"
+		sed 's/^/    | /' "$out"
+	else
+		[ "${V-}" != 1 ] || sed "s/^ok /ok $name /" "$out" | grep '^ok '
+	fi
+done
+echo "$group: $passed passed, $failed failed, in $programs programs"
+[ $failed -eq 0 ] && [ $programs -gt 0 ] && [ $passed -gt 0 ]

@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * Everything that makes system calls, phase by phase, for c-tests/syscalls.sh to look at with
+ * strace; run alone, it is a test of the kernel's transport against a kernel of its own.
+ *
+ * There is no VFIO device here. This program's own ioctl() stands in for it: it makes the system
+ * call, which fails on an ordinary file, and then answers as a VFIO driver would. What it needs for
+ * that is opened beforehand, so that what strace sees in a phase is the library's alone. A phase is
+ * what lies between two calls of access() with the names below.
+ */
+#include <fcntl.h>
+#include <stdint.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "check.h"
+
+#define GET_INFO 0x3b6b
+#define GET_REGION_INFO 0x3b6c
+#define RESET 0x3b6f
+#define FEATURE 0x3b75
+#define GET_PRECOPY_INFO 0x3b79
+#define SIZE 50000
+
+static int device_fds[2] = { -1, -1 };
+static uint32_t state = VFIOMIG_STATE_RUNNING;
+static int next_data_fd = -1, data_fd = -1;
+static uint32_t left;
+
+static int answer(int fd, unsigned long request, uint32_t *arg)
+{
+    if (request == GET_PRECOPY_INFO && fd == data_fd) {
+        arg[2] = left;
+        left = 0;
+        arg[3] = arg[4] = arg[5] = 0;
+        return 0;
+    }
+    if (fd != device_fds[0] && fd != device_fds[1])
+        return -ENOTTY;
+    switch (request) {
+    case GET_INFO:
+        arg[1] = 2; /* a PCI device */
+        arg[2] = 9;
+        return 0;
+    case GET_REGION_INFO: /* the file itself is the configuration space */
+        arg[4] = 256;
+        arg[5] = arg[6] = arg[7] = 0;
+        return 0;
+    case RESET:
+        state = VFIOMIG_STATE_RUNNING;
+        return 0;
+    case FEATURE:
+        break;
+    default:
+        return -ENOTTY;
+    }
+    switch (arg[1]) {
+    case 1u << 16 | 1: /* migration flags */
+        arg[2] = 7;
+        arg[3] = 0;
+        return 0;
+    case 1u << 16 | 2: /* state */
+        arg[2] = state;
+        return 0;
+    case 1u << 17 | 2:
+        state = arg[2];
+        arg[3] = UINT32_MAX;
+        if (state == VFIOMIG_STATE_PRE_COPY || state == VFIOMIG_STATE_RESUMING) {
+            arg[3] = (uint32_t)(data_fd = next_data_fd);
+            next_data_fd = -1;
+            left = SIZE;
+        }
+        return 0;
+    case 1u << 16 | 9: /* size */
+        arg[2] = SIZE;
+        arg[3] = 0;
+        return 0;
+    case 1u << 17 | 12: /* pre-copy info version 2 */
+        return 0;
+    default:
+        return -ENOTTY;
+    }
+}
+
+/* In place of libc's, for the library as well. */
+int ioctl(int fd, unsigned long request, ...)
+{
+    va_list args;
+    va_start(args, request);
+    void *arg = va_arg(args, void *);
+    va_end(args);
+    if (syscall(SYS_ioctl, fd, request, arg) == 0)
+        return 0;
+    int r = answer(fd, request, arg);
+    if (r == 0)
+        return 0;
+    errno = -r;
+    return -1;
+}
+
+static int stuck_fd = -1;
+
+/* So is this one: a full device that says "later" instead of "never". */
+ssize_t write(int fd, const void *data, size_t len)
+{
+    ssize_t n = syscall(SYS_write, fd, data, len);
+    if (n < 0 && fd == stuck_fd && errno == ENOSPC)
+        errno = EAGAIN;
+    return n;
+}
+
+static void phase(const char *name)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/vfiomig-syscalls/%s", name);
+    fflush(stdout);
+    (void)!access(path, F_OK);
+}
+
+static int file_with(size_t len)
+{
+    int fd = memfd_create("data", MFD_CLOEXEC);
+    CHECK(fd >= 0);
+    for (size_t done = 0; done < len;) {
+        static uint8_t some[4096];
+        memset(some, (int)(done >> 12) + 1, sizeof some);
+        size_t n = len - done < sizeof some ? len - done : sizeof some;
+        EQ(write(fd, some, n), (ssize_t)n);
+        done += n;
+    }
+    lseek(fd, 0, SEEK_SET);
+    return fd;
+}
+
+static uint8_t stream[SIZE * 2];
+static size_t stream_len;
+
+static void save(struct vfiomig_device *dev, const char *name, uint32_t flags)
+{
+    struct vfiomig_save_options options = VFIOMIG_SAVE_OPTIONS_INIT;
+    struct vfiomig_save *save;
+    int r;
+    options.flags = flags;
+    next_data_fd = file_with(SIZE);
+    stream_len = 0;
+    phase(name);
+    r = vfiomig_save_begin(dev, &options, &save);
+    while (r >= 0 && r != VFIOMIG_END) {
+        struct vfiomig_pending pending = VFIOMIG_PENDING_INIT;
+        size_t len;
+        r = vfiomig_save_next(save, stream + stream_len, sizeof stream - stream_len, &len);
+        if (r < 0)
+            break;
+        stream_len += len;
+        if (r == VFIOMIG_DRAINED && (r = vfiomig_save_get_pending(save, &pending)) == 0)
+            r = vfiomig_save_stop(save);
+    }
+    int finished = r == VFIOMIG_END ? vfiomig_save_finish(save, VFIOMIG_KEEP) : r;
+    if (r >= 0)
+        vfiomig_save_free(save);
+    phase("end");
+    OK(finished);
+    CHECK(stream_len > SIZE);
+}
+
+static void every_phase(void)
+{
+    struct vfiomig_device *dev, *other, *none;
+    struct vfiomig_load *load;
+    uint32_t now;
+    device_fds[0] = file_with(256);
+    device_fds[1] = open("/dev/null", O_RDWR | O_CLOEXEC);
+    CHECK(device_fds[1] >= 0);
+    int ordinary = file_with(1);
+
+    phase("probe");
+    int r = vfiomig_device_new_fd(device_fds[0], NULL, &dev);
+    int r2 = vfiomig_device_new_fd(device_fds[1], NULL, &other); /* a character device, as a cdev is */
+    int r3 = vfiomig_device_new_fd(ordinary, NULL, &none);
+    phase("end");
+    OK(r);
+    OK(r2);
+    EQ(r3, -ENOTTY);
+    struct vfiomig_identity identity = VFIOMIG_IDENTITY_INIT;
+    OK(vfiomig_device_get_identity(dev, &identity));
+    EQ(identity.pci_vendor, 0x0101); /* read from the file */
+    EQ(strcmp(identity.bus, "pci"), 0);
+
+    phase("state");
+    r = vfiomig_device_get_state(dev, &now);
+    r2 = vfiomig_device_set_state(dev, VFIOMIG_STATE_STOP);
+    r3 = vfiomig_device_run(dev);
+    phase("end");
+    OK(r);
+    OK(r2);
+    OK(r3);
+    EQ(now, VFIOMIG_STATE_RUNNING);
+
+    save(dev, "save-nonblock", VFIOMIG_SAVE_NONBLOCK);
+    save(dev, "save", 0);
+
+    int target = next_data_fd = file_with(0), mine = dup(target);
+    phase("load");
+    r = vfiomig_load_begin(dev, NULL, &load);
+    r2 = vfiomig_load_push(load, stream, stream_len);
+    r3 = vfiomig_load_commit(load);
+    vfiomig_load_free(load);
+    phase("end");
+    OK(r);
+    CHECK(r2 > 0 && r2 & VFIOMIG_END);
+    OK(r3);
+    EQ(lseek(mine, 0, SEEK_END), SIZE);
+    close(mine);
+
+    /* A driver that takes nothing for a while, although it says that it is ready. */
+    struct vfiomig_load_options patient = VFIOMIG_LOAD_OPTIONS_INIT;
+    patient.write_timeout_ms = 20;
+    next_data_fd = stuck_fd = open("/dev/full", O_WRONLY | O_CLOEXEC);
+    CHECK(stuck_fd >= 0);
+    phase("load-wait");
+    r = vfiomig_load_begin(dev, &patient, &load);
+    r2 = vfiomig_load_push(load, stream, stream_len);
+    vfiomig_load_free(load);
+    phase("end");
+    OK(r);
+    EQ(r2, -ETIMEDOUT);
+    stuck_fd = -1;
+
+    phase("reset");
+    r = vfiomig_device_reset(dev);
+    r2 = vfiomig_device_was_reset(dev);
+    phase("end");
+    OK(r);
+    OK(r2);
+
+    phase("free");
+    vfiomig_device_free(dev);
+    vfiomig_device_free(other);
+    phase("end");
+    /* The fds were only lent. */
+    CHECK(fcntl(device_fds[0], F_GETFD) >= 0 && fcntl(device_fds[1], F_GETFD) >= 0);
+
+    setenv("VFIOMIG_LOG", "debug", 1);
+    phase("log-env");
+    r = vfiomig_log_init_env();
+    r2 = r == 0 ? vfiomig_device_reset(NULL) : -EFAULT; /* an error is a message */
+    phase("end");
+    CHECK(r == 0 || r == -EOPNOTSUPP);
+    EQ(r2, -EFAULT);
+    close(device_fds[0]);
+    close(device_fds[1]);
+    close(ordinary);
+}
+
+int main(void)
+{
+    RUN(every_phase);
+    return DONE();
+}

@@ -1,0 +1,30 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT OR Apache-2.0
+#
+# Looks for the programs that `make check` needs besides cargo, and installs the missing ones
+# where it can: as root on a Debian machine. What the lab needs is the business of lab/deps.sh.
+
+set -eu
+
+# program:package
+needed='cc:gcc c++:g++ make:make pkg-config:pkg-config nm:binutils valgrind:valgrind
+	shellcheck:shellcheck strace:strace'
+
+packages=
+for pair in $needed; do
+	command -v "${pair%%:*}" >/dev/null 2>&1 || packages="$packages ${pair#*:}"
+done
+[ -n "$packages" ] || exit 0
+
+if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
+	echo "deps: please install:$packages" >&2
+	echo "deps: (names of Debian's packages; as root on Debian: make deps)" >&2
+	exit 1
+fi
+echo "deps: installing$packages"
+# shellcheck disable=SC2086 # one word per package
+{
+	DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends $packages ||
+		{ apt-get update --quiet &&
+			DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends $packages; }
+} >&2
