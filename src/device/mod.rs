@@ -346,18 +346,16 @@ impl Inner {
         if !self.caps.can_migrate() {
             return Err(err!(NotSupported, "the device has no migration states"));
         }
-        match self.state {
-            Some(state) if state.has_session() => {
-                // Left behind by an earlier owner, whose data fd is gone: walking out of RESUMING
-                // without one has brought kernels down (docs/kernel-interface.md). Reset is safe.
-                self.reset()?;
-            }
-            Some(State::Error | State::Other(_)) | None => {
-                let before = self.state;
-                self.reset()?;
+        let before = self.state;
+        let usable = before.is_some_and(|state| self.fsm.supports(state));
+        if !usable || before.is_some_and(State::has_session) {
+            // Walking out of RESUMING without its data fd has brought kernels down
+            // (docs/kernel-interface.md). Reset is safe.
+            let left_by_an_earlier_owner = self.epoch == 0 && before == self.caps.initial_state;
+            self.reset()?;
+            if !left_by_an_earlier_owner {
                 return Err(contents_lost(self, before));
             }
-            Some(_) => {}
         }
         self.transition(to, Recover::Stay).map(drop)
     }
