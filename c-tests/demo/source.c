@@ -41,7 +41,6 @@ struct source {
     bool has_pre_copy;
     struct initial_loaded loaded; /* what the target has said last */
     bool committed;               /* ... and whether it has said this */
-    bool committed; /* the target has said so */
     uint64_t began_ns;
     /* A round sends as much as was left when it began; meanwhile the guest dirties some again. */
     uint64_t round_began_ns, round_bytes, round_goal;
@@ -80,7 +79,6 @@ static int hear(struct source *s, int timeout_ms)
         return give_up(s, -ECONNABORTED, "the target says: %.*s", (int)m.len, (char *)m.data);
     if (m.type == MSG_INITIAL_LOADED && m.len == sizeof s->loaded)
         memcpy(&s->loaded, m.data, sizeof s->loaded);
-    s->committed |= m.type == MSG_COMMITTED;
     return (int)m.type;
 }
 
