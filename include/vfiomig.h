@@ -626,7 +626,8 @@ int vfiomig_device_new_ops(const struct vfiomig_device_ops *ops, void *opaque,
 
 /*
  * Frees a device handle; NULL is none. Sessions that are still open keep the device until they are
- * freed themselves. Waits for a call on another thread. Not from a callback: nothing is freed then.
+ * freed themselves. Waits for a call on another thread. A callback cannot free a handle that a call
+ * is inside of: it stays.
  *
  * Since: 0.1.
  */
@@ -862,7 +863,7 @@ int vfiomig_save_get_failure(struct vfiomig_save *save, struct vfiomig_failure *
 
 /*
  * Frees a save; NULL is none. One that was not finished is ended as with VFIOMIG_KEEP. Waits for a
- * call on another thread. Not from a callback: nothing is freed then.
+ * call on another thread. A callback cannot free a handle that a call is inside of: it stays.
  *
  * Since: 0.1.
  */
@@ -976,7 +977,7 @@ int vfiomig_load_get_failure(struct vfiomig_load *load, struct vfiomig_failure *
 
 /*
  * Frees a load; NULL is none. One that was not committed is abandoned, and its device reset. Waits
- * for a call on another thread. Not from a callback: nothing is freed then.
+ * for a call on another thread. A callback cannot free a handle that a call is inside of: it stays.
  *
  * Since: 0.1.
  */

@@ -127,7 +127,7 @@ pub unsafe extern "C" fn vfiomig_device_new_ops(
 
 /// Frees a device handle; NULL is none. Sessions that are still open keep the device until they
 /// are freed themselves. Waits for a call on another thread.
-/// Not from a callback: nothing is freed then.
+/// A callback cannot free a handle that a call is inside of: it stays.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_device_free(device: *mut vfiomig_device) {
     free(&table::DEVICE_FREE, device.addr(), Kind::Device);

@@ -120,19 +120,14 @@ pub(super) fn with_shared<T: CObject, R: CReturn>(
     guarded(entry, || handle::with_shared(handle, T::KIND, call))
 }
 
-/// Frees a handle; NULL is none. Freeing waits for calls that are inside the handle, which a
-/// callback must not do: two of them could wait for each other.
+/// Frees a handle; NULL is none. Waits for a call that is inside the handle, except in a callback:
+/// two of them could wait for each other, or one for itself.
 pub(super) fn free(entry: &Entry, handle: usize, kind: Kind) {
     if handle == 0 {
         return;
     }
-    if DEPTH.get() > 0 {
-        let error = err!(Busy, "called from a callback: nothing was freed");
-        ::log::error!(target: "vfiomig::capi", "{}: {error}", entry.name);
-        fail(entry.name, &error);
-        return;
-    }
-    guarded(entry, || handle::remove(handle, kind).map(drop));
+    let may_wait = DEPTH.get() == 0;
+    guarded(entry, || handle::remove(handle, kind, may_wait).map(drop));
 }
 
 impl CObject for Device {

@@ -225,11 +225,21 @@ pub(super) fn with_shared<R>(
     call(shared.as_ref().ok_or_else(|| gone(kind))?)
 }
 
-/// Takes the object out of its slot and frees the slot. Waits for a call on another thread, and is
-/// therefore not called inside a callback.
-pub(super) fn remove(handle: usize, kind: Kind) -> Result<Object> {
+/// Takes the object out of its slot and frees the slot. Waits for a call that is inside, or refuses.
+pub(super) fn remove(handle: usize, kind: Kind, may_wait: bool) -> Result<Object> {
     let (index, slot) = find(handle, kind)?;
-    let mut guard = slot.object.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut guard = match slot.object.try_lock() {
+        Err(TryLockError::WouldBlock) if may_wait => {
+            slot.object.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+        Err(TryLockError::WouldBlock) => {
+            let error = err!(Busy, "a call is inside this {} handle: not freed", kind.name());
+            ::log::error!(target: "vfiomig::capi", "in a callback: {error}");
+            return Err(error);
+        }
+        Ok(guard) => guard,
+        Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+    };
     if guard.as_ref().is_none_or(|object| object.kind() != kind) || find(handle, kind).is_err() {
         return Err(gone(kind));
     }
@@ -260,7 +270,7 @@ mod tests {
         for garbage in [1, 8, 4096, usize::MAX, 0x5a << 56, (0x5a << 56) | 0xffff_ff10, 0x7fff_1234]
         {
             assert_eq!(code(enter(garbage, Kind::Device)), Code::BadHandle, "{garbage:#x}");
-            assert_eq!(code(remove(garbage, Kind::Save)), Code::BadHandle);
+            assert_eq!(code(remove(garbage, Kind::Save, true)), Code::BadHandle);
             assert_eq!(code(with_shared(garbage, Kind::Load, |_| Ok(()))), Code::BadHandle);
         }
     }

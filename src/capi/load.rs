@@ -211,7 +211,7 @@ pub unsafe extern "C" fn vfiomig_load_get_failure(
 
 /// Frees a load; NULL is none. One that was not committed is abandoned, and its device reset.
 /// Waits for a call on another thread.
-/// Not from a callback: nothing is freed then.
+/// A callback cannot free a handle that a call is inside of: it stays.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_load_free(load: *mut vfiomig_load) {
     free(&table::LOAD_FREE, load.addr(), Kind::Load);
