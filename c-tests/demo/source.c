@@ -79,6 +79,8 @@ static int hear(struct source *s, int timeout_ms)
         return give_up(s, -ECONNABORTED, "the target says: %.*s", (int)m.len, (char *)m.data);
     if (m.type == MSG_INITIAL_LOADED && m.len == sizeof s->loaded)
         memcpy(&s->loaded, m.data, sizeof s->loaded);
+    if (m.type == MSG_COMMITTED)
+        s->committed = true;
     return (int)m.type;
 }
 
