@@ -27,6 +27,7 @@ LIBDIR ?= $(EXEC_PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
 PKGCONFIGDIR ?= $(LIBDIR)/pkgconfig
 MANDIR ?= $(PREFIX)/share/man
+DOCDIR ?= $(PREFIX)/share/doc/libvfiomig
 DESTDIR ?=
 # 0: do not install libvfiomig.a
 ENABLE_STATIC ?= 1
@@ -48,7 +49,10 @@ export RUSTFLAGS
 endif
 RELEASE := $(CARGO_TARGET_DIR)/$(if $(RUST_TARGET),$(RUST_TARGET)/)release
 CARGO_ARGS = $(CARGO_FLAGS) $(if $(RUST_TARGET),--target $(RUST_TARGET))
-CARGO_BUILD = $(CARGO) build --release $(CARGO_ARGS)
+# No path of this machine in what is built: the same tree gives the same library everywhere.
+REMAP = --remap-path-prefix=$(CURDIR)=libvfiomig \
+	--remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}=cargo
+CARGO_BUILD = RUSTFLAGS="$(RUSTFLAGS) $(REMAP)" $(CARGO) build --release $(CARGO_ARGS)
 FEATURE_ARGS = $(if $(FEATURES),--features '$(FEATURES)')
 
 .DELETE_ON_ERROR:
@@ -143,7 +147,7 @@ CHECK_GROUPS = lint check-rust check-c check-valgrind check-sanitizers-quick che
 	check-installed lab
 
 .PHONY: check
-check: ## all tests that are fast, group by group
+check: ## all tests that are fast (installs missing packages as root: VFIOMIG_NO_INSTALL=1 forbids it)
 	+@MAKE='$(MAKE)' B='$(B)' scripts/check.sh $(CHECK_GROUPS)
 
 .PHONY: deps
@@ -277,11 +281,15 @@ endif
 	$(INSTALL) -m 644 include/vfiomig.h $(DESTDIR)$(INCLUDEDIR)/vfiomig.h
 	@$(make_pc) >$(B)/installed.pc
 	$(INSTALL) -m 644 $(B)/installed.pc $(DESTDIR)$(PKGCONFIGDIR)/vfiomig.pc
+	$(INSTALL) -d $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(DOCDIR)
+	$(INSTALL) -m 644 cli/vfiomig.1 $(DESTDIR)$(MANDIR)/man1
+	$(INSTALL) -m 644 $(DOCS) $(DESTDIR)$(DOCDIR)
 	$(INSTALL) -m 644 $(MAN3) $(DESTDIR)$(MANDIR)/man3
 	$(INSTALL) -m 644 $(MAN7) $(DESTDIR)$(MANDIR)/man7
 
 MAN3 = $(wildcard docs/man/man3/*.3)
 MAN7 = $(wildcard docs/man/man7/*.7)
+DOCS = LICENSE-MIT LICENSE-APACHE CHANGELOG.md README.md
 
 .PHONY: uninstall
 uninstall: ## remove what install installed
@@ -289,7 +297,9 @@ uninstall: ## remove what install installed
 		$(addprefix $(DESTDIR)$(LIBDIR)/,$(REALNAME) $(SONAME) libvfiomig.so libvfiomig.a) \
 		$(DESTDIR)$(INCLUDEDIR)/vfiomig.h $(DESTDIR)$(PKGCONFIGDIR)/vfiomig.pc \
 		$(addprefix $(DESTDIR)$(MANDIR)/man3/,$(notdir $(MAN3))) \
-		$(addprefix $(DESTDIR)$(MANDIR)/man7/,$(notdir $(MAN7)))
+		$(addprefix $(DESTDIR)$(MANDIR)/man7/,$(notdir $(MAN7))) \
+		$(DESTDIR)$(MANDIR)/man1/vfiomig.1 $(addprefix $(DESTDIR)$(DOCDIR)/,$(DOCS))
+	-rmdir $(DESTDIR)$(DOCDIR) 2>/dev/null
 
 .PHONY: dist
 dist: ## source and vendor tarballs with checksums in build/dist (uses the network)

@@ -37,13 +37,19 @@ verdict files "$(
 	cd "$work/root" || exit
 	for f in usr/bin/vfiomig usr/include/vfiomig.h usr/lib/some-triplet/libvfiomig.a \
 		"usr/lib/some-triplet/libvfiomig.so.$version" usr/lib/some-triplet/pkgconfig/vfiomig.pc \
-		usr/share/man/man3/vfiomig_save_next.3 usr/share/man/man7/vfiomig.7; do
+		usr/share/man/man3/vfiomig_save_next.3 usr/share/man/man7/vfiomig.7 \
+		usr/share/man/man1/vfiomig.1 usr/share/doc/libvfiomig/LICENSE-MIT \
+		usr/share/doc/libvfiomig/LICENSE-APACHE; do
 		[ -s "$f" ] || echo "no $f"
 	done
 	[ "$(readlink usr/lib/some-triplet/libvfiomig.so.0)" = "libvfiomig.so.$version" ] || echo "wrong link .so.0"
 	[ "$(readlink usr/lib/some-triplet/libvfiomig.so)" = libvfiomig.so.0 ] || echo "wrong link .so"
 	find . -type f -perm /022 -printf '%P is writable for others\n'
 	grep -rlI "$work" . | sed 's/$/ names the temporary directory/'
+	# The same tree built elsewhere must give the same files.
+	for path in "$OLDPWD/" "${CARGO_HOME:-$HOME/.cargo}/"; do
+		grep -rlF "$path" . | sed "s|\$| names $path|"
+	done
 )"
 listing "$work/root" >"$work/first"
 "$make" --no-print-directory B="$build" install DESTDIR="$work/root" PREFIX=/usr LIBDIR=/usr/lib/some-triplet >/dev/null 2>&1
@@ -123,7 +129,7 @@ fi
 verdict tool "$(grep -q "$version" "$work/log" || cat "$work/log")"
 verdict manual "$(
 	command -v man >/dev/null 2>&1 || exit
-	for page in "$prefix"/share/man/man3/*.3 "$prefix"/share/man/man7/*.7; do
+	for page in "$prefix"/share/man/man1/*.1 "$prefix"/share/man/man3/*.3 "$prefix"/share/man/man7/*.7; do
 		man --warnings -l "$page" 2>&1 >/dev/null | head -n 3
 	done
 )"

@@ -19,8 +19,12 @@
  * or for writing as the function needs, and must not be changed by others during the call. Nothing
  * but handles, callbacks and their opaque pointers is kept after a call has returned.
  *
+ * Callbacks are called on the thread that is inside the library. They must return: no longjmp, no
+ * exception, no pthread_exit. With a handle of the device that they are called for they get -EBUSY;
+ * where they call other devices' functions, all threads must do so in one order of devices.
+ *
  * The library starts no threads, installs no signal handlers and no exit handlers, and never ends
- * the process.
+ * the process. A thread that is inside it must not be cancelled (pthread_cancel).
  */
 
 #ifndef VFIOMIG_H
@@ -183,8 +187,7 @@ extern "C" {
 #define VFIOMIG_LOG_TRACE 5  /* And everything. */
 
 /* The version of this header. */
-#define VFIOMIG_VERSION_MAJOR 0  /* Major version; changes when the ABI breaks, which it does only
-                                  * until 1.0. */
+#define VFIOMIG_VERSION_MAJOR 0  /* Major version. */
 #define VFIOMIG_VERSION_MINOR 1  /* Minor version; rises when something is added. */
 #define VFIOMIG_VERSION_PATCH 0  /* Patch version. */
 
@@ -823,6 +826,10 @@ int vfiomig_save_stop(struct vfiomig_save *save) VFIOMIG_MUST_CHECK;
  * any state; also after VFIOMIG_END, which makes the stream a checkpoint. VFIOMIG_KEEP_QUIESCED:
  * the same for one of several devices: to RUNNING_P2P, where it has that.
  *
+ * After an error of VFIOMIG_KEEP the failure structure says whether the guest may go on: outcome
+ * KEPT or RECOVERED: nothing is lost, vfiomig_device_run() tries again; RESET: what the device held
+ * is gone.
+ *
  * States: pre-copy, quiesced, stop-copy, ended, failed.
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
  *         -ENOTRECOVERABLE.
@@ -904,7 +911,9 @@ int vfiomig_load_push(struct vfiomig_load *load, const void *data, size_t len) V
  * Offers memory to receive the next bytes of the stream into: at *space, *len bytes, at least one;
  * it belongs to the library and is valid until the next call with this handle. Then say with
  * vfiomig_load_received() how many bytes came. Saves the copy that vfiomig_load_push() makes of
- * frames that lie in two of its pieces: the way for a VMM that reads from a socket.
+ * frames that lie in two of its pieces: the way for a VMM that reads from a socket. There may be
+ * more room than the stream is long: bytes that follow its end are an error, so let nothing else
+ * follow in the same connection, or limit what is read.
  *
  * States: receiving, complete.
  * Errors: -EBADF, -ENOMEM, -EFAULT, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
@@ -926,7 +935,8 @@ int vfiomig_load_received(struct vfiomig_load *load, size_t len) VFIOMIG_MUST_CH
 /*
  * Makes the driver check and take the state: RESUMING to STOP. Needs the complete stream. On
  * success the source may be released; make the fix-ups of vfiomig_device_get_fixups() and call
- * vfiomig_device_run(). On an error the device has been reset, and the source goes on.
+ * vfiomig_device_run(). On an error, an incomplete stream included, the device has been reset, and
+ * the source goes on.
  *
  * States: receiving, complete.
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -ENODATA, -EOPNOTSUPP,

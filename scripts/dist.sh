@@ -15,20 +15,20 @@ mkdir -p "$out"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# What git knows or would take; in an unpacked tarball, everything that was not built here.
+# What git knows; in an unpacked tarball, everything that was not built here.
 if git rev-parse --is-inside-work-tree >/dev/null 2>&1; then
-	git ls-files --cached --others --exclude-standard
+	git ls-files --cached
 else
 	find . -type d \( -path ./target -o -path ./build -o -path ./vendor -o -path ./.cargo \) -prune \
 		-o -type f -print | sed 's|^\./||'
-fi | sort -u | while IFS= read -r file; do
+fi | LC_ALL=C sort -u | while IFS= read -r file; do
 	[ ! -e "$file" ] || printf '%s\n' "$file"
 done >"$work/files"
 
 pack() { # ARCHIVE tar's arguments...
 	archive=$1
 	shift
-	tar --create --owner=0 --group=0 --numeric-owner --mode=u+rw,go+r,go-w --sort=name \
+	tar --create --owner=0 --group=0 --numeric-owner --mode=u+rwX,go+rX,go-w --sort=name \
 		--mtime="@$epoch" "$@" | gzip -9 --no-name >"$archive"
 }
 

@@ -117,7 +117,9 @@ fn bits(status: LoadStatus) -> c_int {
 /// Offers memory to receive the next bytes of the stream into: at *space, *len bytes, at least
 /// one; it belongs to the library and is valid until the next call with this handle. Then say with
 /// vfiomig_load_received() how many bytes came. Saves the copy that vfiomig_load_push() makes of
-/// frames that lie in two of its pieces: the way for a VMM that reads from a socket.
+/// frames that lie in two of its pieces: the way for a VMM that reads from a socket. There may be
+/// more room than the stream is long: bytes that follow its end are an error, so let nothing else
+/// follow in the same connection, or limit what is read.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_load_get_space(
     load: *mut vfiomig_load,
@@ -147,7 +149,8 @@ pub extern "C" fn vfiomig_load_received(load: *mut vfiomig_load, len: usize) -> 
 
 /// Makes the driver check and take the state: RESUMING to STOP. Needs the complete stream. On
 /// success the source may be released; make the fix-ups of vfiomig_device_get_fixups() and call
-/// vfiomig_device_run(). On an error the device has been reset, and the source goes on.
+/// vfiomig_device_run(). On an error, an incomplete stream included, the device has been reset, and
+/// the source goes on.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_load_commit(load: *mut vfiomig_load) -> c_int {
     with(&table::LOAD_COMMIT, load.addr(), |load: &mut Load| load.commit())

@@ -2,7 +2,7 @@
 
 use std::ffi::c_char;
 
-/// Major version; changes when the ABI breaks, which it does only until 1.0.
+/// Major version.
 pub const VFIOMIG_VERSION_MAJOR: u32 = 0;
 /// Minor version; rises when something is added.
 pub const VFIOMIG_VERSION_MINOR: u32 = 1;

@@ -22,6 +22,8 @@ pub(crate) enum ReadStep {
     End,
     /// Nothing now, poll.
     WouldBlock,
+    /// A signal came; read again.
+    Interrupted,
     /// The stream is dead: the device was reset or failed.
     Dead(Errno),
 }
@@ -56,6 +58,7 @@ pub(crate) fn read(
             (Ok(_), _) => Err(read_failed(device, Errno(libc::EIO))),
             (Err(Errno(libc::ENOMSG)), None) => Ok(ReadStep::Drained),
             (Err(Errno(libc::EAGAIN)), _) => Ok(ReadStep::WouldBlock),
+            (Err(Errno(libc::EINTR)), _) => Ok(ReadStep::Interrupted),
             (Err(errno @ Errno(libc::ENODEV)), _) => Ok(ReadStep::Dead(errno)),
             (Err(errno), _) => Err(read_failed(device, errno)),
         };
@@ -128,6 +131,8 @@ pub(crate) fn write_all(
                 }
                 device.transport.data_wait(data, Direction::Write, Duration::from_millis(50));
             }
+            // A signal, perhaps sent to end this: the cancellation is looked at below.
+            Err(Errno(libc::EINTR)) => {}
             // mtty and hisi_acc say EFAULT to a header that they do not like.
             Err(Errno(libc::EFAULT)) => return fail(taken, Code::Inval, libc::EFAULT, ""),
             Err(errno) => return fail(taken, errno.code(), errno.0, ""),

@@ -274,10 +274,7 @@ impl Save {
     }
 
     fn next_locked(&mut self, inner: &mut Inner, buf: &mut [u8]) -> Result<Next> {
-        if let Some(error) = self.deferred.take() {
-            self.phase = Phase::Failed;
-            return Err(error);
-        }
+        self.tell_deferred()?;
         // Frames are much smaller than a good buffer, so that each is still in the cache when it is
         // checksummed and, on the target, when it is written to the driver.
         let mut filled = 0;
@@ -345,6 +342,17 @@ impl Save {
         }
     }
 
+    /// An error that was met after a part of the buffer had been filled.
+    fn tell_deferred(&mut self) -> Result<()> {
+        match self.deferred.take() {
+            Some(error) => {
+                self.phase = Phase::Failed;
+                Err(error)
+            }
+            None => Ok(()),
+        }
+    }
+
     fn check_cancelled(&mut self) -> Result<()> {
         if self.cancel.is_cancelled() {
             self.phase = Phase::Failed;
@@ -377,6 +385,9 @@ impl Save {
                         break None;
                     }
                 }
+                // A signal, perhaps sent to end this: the cancellation is looked at next.
+                Ok(ReadStep::Interrupted) if self.cancel.is_cancelled() => break None,
+                Ok(ReadStep::Interrupted) => {}
                 Ok(other) => break Some(other),
                 Err(error) if filled == 0 => {
                     self.phase = Phase::Failed;
@@ -392,6 +403,7 @@ impl Save {
             add(&self.stats.stop_read_ns, elapsed_ns(start));
         }
         if filled == 0 {
+            self.check_cancelled()?;
             return Ok(Frame::Empty(step.unwrap_or(ReadStep::Drained)));
         }
         let bytes = filled as u64;
@@ -599,7 +611,8 @@ impl Save {
         }
         let device = self.device.clone();
         let mut inner = device.lock()?;
-        let result = self.check_cancelled().and_then(|()| self.restart_if_reset(&mut inner));
+        let result = self.tell_deferred().and_then(|()| self.check_cancelled());
+        let result = result.and_then(|()| self.restart_if_reset(&mut inner));
         let result = result.and_then(|()| {
             let done = self.quiesce_device(&mut inner);
             match done {
@@ -640,6 +653,7 @@ impl Save {
     }
 
     fn stop_locked(&mut self, inner: &mut Inner) -> Result<()> {
+        self.tell_deferred()?;
         self.check_cancelled()?;
         self.restart_if_reset(inner)?;
         if self.phase == Phase::PreCopy {
@@ -691,6 +705,13 @@ impl Save {
         // After an error nothing is certain: ask. Where there is no answer, what is believed will
         // do: the kernel knows where the device is, and a wrong path only fails.
         let _ = inner.query_state();
+        if before == Some(State::StopCopy)
+            && inner.state_now() == Some(State::Running)
+            && ending != Ending::Release
+        {
+            // Reset behind the library's back, while the guest stood still and could not notice.
+            return Err(contents_lost(inner, before));
+        }
         let on_the_way = inner.state_now().is_some_and(|at| inner.fsm().path(at, to).is_some());
         let walk = match on_the_way {
             true => inner.transition(to, Recover::Stay).map(|ns| set(&self.stats.finish_ns, ns)),

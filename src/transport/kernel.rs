@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::os::{bytes_to_words, last_errno, retry, words_to_bytes};
+use super::os::{bytes_to_words, last_errno, once, retry, words_to_bytes};
 use super::{DataFd, DeviceInfo, Direction, PrecopyInfo, Transport};
 use crate::error::Errno;
 use crate::uapi;
@@ -56,14 +56,14 @@ pub(super) fn fd_read(data: DataFd, buf: &mut [u8]) -> Result<usize, Errno> {
     let fd = borrowed(data).ok_or(Errno(libc::EBADF))?.as_raw_fd();
     let len = buf.len().min(MAX_TRANSFER);
     // SAFETY: `buf` is valid for writes of `len` bytes.
-    retry(|| unsafe { libc::read(fd, buf.as_mut_ptr().cast(), len) })
+    once(unsafe { libc::read(fd, buf.as_mut_ptr().cast(), len) })
 }
 
 pub(super) fn fd_write(data: DataFd, buf: &[u8]) -> Result<usize, Errno> {
     let fd = borrowed(data).ok_or(Errno(libc::EBADF))?.as_raw_fd();
     let len = buf.len().min(MAX_TRANSFER);
     // SAFETY: `buf` is valid for reads of `len` bytes.
-    retry(|| unsafe { libc::write(fd, buf.as_ptr().cast(), len) })
+    once(unsafe { libc::write(fd, buf.as_ptr().cast(), len) })
 }
 
 pub(super) fn fd_precopy_info(data: DataFd) -> Result<PrecopyInfo, Errno> {

@@ -216,7 +216,8 @@ fn uninterrupted<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Err
             other => return other,
         }
     }
-    Err(Errno(libc::EINTR))
+    // Not EINTR any more: reads and writes would go on.
+    Err(Errno(libc::EIO))
 }
 
 impl Transport for OpsTransport {

@@ -30,15 +30,18 @@ pub(crate) fn current_thread_token() -> usize {
     MARK.with(|mark| std::ptr::from_ref(mark).addr())
 }
 
+/// A system call's result. `EINTR` is one: reads and writes of device state may block for long, and
+/// whoever sent the signal may have meant to end that.
+pub(super) fn once(ret: isize) -> Result<usize, Errno> {
+    usize::try_from(ret).map_err(|_| last_errno())
+}
+
 /// Runs a system call again for as long as a signal interrupts it.
 pub(super) fn retry(mut call: impl FnMut() -> isize) -> Result<usize, Errno> {
     loop {
-        match usize::try_from(call()) {
-            Ok(n) => return Ok(n),
-            Err(_) => match last_errno() {
-                Errno(libc::EINTR) => {}
-                other => return Err(other),
-            },
+        match once(call()) {
+            Err(Errno(libc::EINTR)) => {}
+            other => return other,
         }
     }
 }
