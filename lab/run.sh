@@ -143,6 +143,10 @@ judge() {
 				[ "$reason" != "$line" ] || reason='no reason given'
 				report_line skipped "${line%%: *}" "$reason"
 				;;
+			'| '*)
+				# For people to look at, passed or not.
+				printf '    %s\n' "$line"
+				;;
 			esac
 		done < <(cat "$out/$name.out" 2>/dev/null; echo)
 
@@ -169,7 +173,7 @@ judge() {
 		fi
 		if [ $bad -eq 1 ] || [ "${V-}" = 1 ]; then
 			shown=$({
-				grep -vE '^(ok|not ok|skip) ' "$out/$name.out"
+				grep -vE '^(ok|not ok|skip|\|) ' "$out/$name.out"
 				cat "$out/$name.err"
 			} 2>/dev/null || true)
 			[ -z "$shown" ] || printf '%s\n' "$shown" | indent
