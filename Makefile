@@ -144,7 +144,7 @@ demo: $(B)/demo/demo ## migrate a simulated device between two processes
 # --- tests ------------------------------------------------------------------------------------
 
 CHECK_GROUPS = lint check-rust check-c check-valgrind check-sanitizers-quick check-miri check-abi \
-	check-installed lab
+	check-installed lab lab-syscalls
 
 .PHONY: check
 check: ## all tests that are fast (installs missing packages as root: VFIOMIG_NO_INSTALL=1 forbids it)
@@ -253,6 +253,12 @@ lab-programs: $(LAB_TESTS) $(LAB_CONF) $(B)/vfiomig $(B)/demo/demo | $(B)/lab/te
 .PHONY: lab
 lab: lab-programs ## the C tests on real kernels, in machines of their own (uses the network once)
 	@lab/run.sh --programs $(B)/lab
+
+.PHONY: lab-syscalls
+lab-syscalls: lab-programs ## docs/syscalls.json against what is called on a real device
+	@rm -rf $(B)/lab-strace
+	@lab/strace.sh --programs $(B)/lab $(B)/lab-strace
+	@c-tests/syscalls.sh --log $(B)/lab-strace/*.strace
 
 .PHONY: bench
 bench: $(TEST_SOS) ## measure against bare loops

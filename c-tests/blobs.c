@@ -221,6 +221,36 @@ static void the_data_is_copied(void)
     bytes_free(&stream);
 }
 
+/* It described the device before the reset, as those do that were sent. */
+static void a_blob_that_was_not_sent_before_a_reset_is_dropped(void)
+{
+    struct rig from = rig_new(NULL, NULL), to = rig_target(NULL);
+    struct seen seen = { .sim = to.sim };
+    struct vfiomig_load_options options = VFIOMIG_LOAD_OPTIONS_INIT;
+    struct bytes stream = { NULL, 0, 0 };
+    struct vfiomig_save *save;
+    struct vfiomig_load *load;
+    OK(vfiomig_save_begin(from.dev, NULL, &save));
+    EQ(read_until(save, &stream, 8192, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+    OK(vfiomig_save_blob(save, 1, pattern, 100));
+    OK(vfiomig_device_reset(from.dev));
+    EQ(read_until(save, &stream, 8192, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+    OK(vfiomig_save_blob(save, 2, pattern, 200));
+    OK(vfiomig_save_stop(save));
+    EQ(read_until(save, &stream, 8192, VFIOMIG_END), VFIOMIG_END);
+    options.blob = take;
+    options.blob_opaque = &seen;
+    OK(vfiomig_load_begin(to.dev, &options, &load));
+    CHECK(push_all(load, &stream, SIZE_MAX) & VFIOMIG_END);
+    EQ(seen.count, 1);
+    EQ(seen.kinds[0], 2);
+    vfiomig_load_free(load);
+    vfiomig_save_free(save);
+    rig_free(&from);
+    rig_free(&to);
+    bytes_free(&stream);
+}
+
 int main(void)
 {
     for (size_t i = 0; i < sizeof pattern; i++)
@@ -231,5 +261,6 @@ int main(void)
     RUN(a_callback_can_refuse_with_its_own_code);
     RUN(a_large_blob_asks_for_a_large_buffer_and_nothing_is_lost);
     RUN(the_data_is_copied);
+    RUN(a_blob_that_was_not_sent_before_a_reset_is_dropped);
     return DONE();
 }

@@ -101,7 +101,10 @@ vfio_requests() {
 			number["VFIO_DEVICE_GET_INFO"] = "0x3b6b"; number["VFIO_DEVICE_GET_REGION_INFO"] = "0x3b6c"
 			number["VFIO_DEVICE_RESET"] = "0x3b6f"; number["VFIO_DEVICE_FEATURE"] = "0x3b75"
 			number["VFIO_MIG_GET_PRECOPY_INFO"] = "0x3b79"; number["VFIO_EEH_PE_OP"] = "0x3b79"
+			# Numbers that several objects share, under the names that strace may choose.
 			number["VFIO_IOMMU_DIRTY_PAGES"] = "0x3b75"
+			number["VFIO_IOMMU_SPAPR_REGISTER_MEMORY"] = "0x3b75"
+			number["VFIO_IOMMU_SPAPR_UNREGISTER_MEMORY"] = "0x3b76"
 		}
 		{ sub(/ or .*/, "") }
 		/^_IOC\(/ { next }

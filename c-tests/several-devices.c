@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * The devices of one VM may write to each other's memory: none is stopped before all are quiesced,
+ * and none runs before all have left the stopped states.
+ */
+#include "rig.h"
+
+enum { DEVICES = 3 };
+
+static void expect_all(const struct rig *rigs, uint32_t state)
+{
+    for (int i = 0; i < DEVICES; i++)
+        EQ(vfiomig_sim_state(rigs[i].sim), state);
+}
+
+static void stop_all(struct rig *rigs, struct vfiomig_save **saves, struct bytes *streams)
+{
+    for (int i = 0; i < DEVICES; i++) {
+        struct vfiomig_save_options options = VFIOMIG_SAVE_OPTIONS_INIT;
+        rigs[i] = rig_new(NULL, NULL);
+        options.device_index = (uint32_t)i;
+        OK(vfiomig_save_begin(rigs[i].dev, &options, &saves[i]));
+        EQ(read_until(saves[i], &streams[i], 8192, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+    }
+    expect_all(rigs, VFIOMIG_STATE_PRE_COPY);
+    for (int i = 0; i < DEVICES; i++)
+        OK(vfiomig_save_quiesce(saves[i]));
+    expect_all(rigs, VFIOMIG_STATE_PRE_COPY_P2P);
+    for (int i = 0; i < DEVICES; i++)
+        OK(vfiomig_save_stop(saves[i]));
+    expect_all(rigs, VFIOMIG_STATE_STOP_COPY);
+}
+
+static void kept_together(void)
+{
+    struct rig rigs[DEVICES];
+    struct vfiomig_save *saves[DEVICES];
+    struct bytes streams[DEVICES];
+    memset(streams, 0, sizeof streams);
+    stop_all(rigs, saves, streams);
+    for (int i = 0; i < DEVICES; i++)
+        OK(vfiomig_save_finish(saves[i], VFIOMIG_KEEP_QUIESCED));
+    expect_all(rigs, VFIOMIG_STATE_RUNNING_P2P);
+    for (int i = 0; i < DEVICES; i++)
+        OK(vfiomig_device_run(rigs[i].dev));
+    expect_all(rigs, VFIOMIG_STATE_RUNNING);
+    for (int i = 0; i < DEVICES; i++) {
+        vfiomig_save_free(saves[i]);
+        rig_free(&rigs[i]);
+        bytes_free(&streams[i]);
+    }
+}
+
+static void moved_together(void)
+{
+    struct rig rigs[DEVICES], targets[DEVICES];
+    struct vfiomig_save *saves[DEVICES];
+    struct bytes streams[DEVICES];
+    memset(streams, 0, sizeof streams);
+    stop_all(rigs, saves, streams);
+    for (int i = 0; i < DEVICES; i++) {
+        struct vfiomig_load_options options = VFIOMIG_LOAD_OPTIONS_INIT;
+        struct vfiomig_load *load;
+        EQ(read_until(saves[i], &streams[i], 8192, VFIOMIG_END), VFIOMIG_END);
+        targets[i] = rig_target(NULL);
+        options.flags = VFIOMIG_LOAD_CHECK_DEVICE;
+        options.device_index = (uint32_t)i;
+        OK(vfiomig_load_begin(targets[i].dev, &options, &load));
+        CHECK(push_all(load, &streams[i], SIZE_MAX) & VFIOMIG_END);
+        OK(vfiomig_load_commit(load));
+        vfiomig_load_free(load);
+    }
+    expect_all(targets, VFIOMIG_STATE_STOP);
+    for (int i = 0; i < DEVICES; i++)
+        OK(vfiomig_save_finish(saves[i], VFIOMIG_RELEASE));
+    expect_all(rigs, VFIOMIG_STATE_STOP);
+    for (int i = 0; i < DEVICES; i++)
+        OK(vfiomig_device_set_state(targets[i].dev, VFIOMIG_STATE_RUNNING_P2P));
+    expect_all(targets, VFIOMIG_STATE_RUNNING_P2P);
+    for (int i = 0; i < DEVICES; i++)
+        OK(vfiomig_device_run(targets[i].dev));
+    expect_all(targets, VFIOMIG_STATE_RUNNING);
+    for (int i = 0; i < DEVICES; i++) {
+        CHECK(vfiomig_sim_digest(targets[i].sim) == vfiomig_sim_digest(rigs[i].sim));
+        vfiomig_save_free(saves[i]);
+        rig_free(&rigs[i]);
+        rig_free(&targets[i]);
+        bytes_free(&streams[i]);
+    }
+}
+
+/* Quiescing is left out by devices that cannot; they are "as though fully running". */
+static void a_device_without_peer_to_peer_states_stays_as_it_is(void)
+{
+    struct vfiomig_sim_options o = rig_options();
+    struct vfiomig_save *save;
+    o.migration_flags = 5;
+    struct rig rig = rig_new(&o, NULL);
+    OK(vfiomig_save_begin(rig.dev, NULL, &save));
+    OK(vfiomig_save_quiesce(save));
+    EQ(vfiomig_sim_state(rig.sim), VFIOMIG_STATE_PRE_COPY);
+    OK(vfiomig_save_finish(save, VFIOMIG_KEEP_QUIESCED));
+    EQ(vfiomig_sim_state(rig.sim), VFIOMIG_STATE_RUNNING);
+    EQ(vfiomig_device_set_state(rig.dev, VFIOMIG_STATE_RUNNING_P2P), -EINVAL);
+    vfiomig_save_free(save);
+    rig_free(&rig);
+}
+
+int main(void)
+{
+    RUN(kept_together);
+    RUN(moved_together);
+    RUN(a_device_without_peer_to_peer_states_stays_as_it_is);
+    return DONE();
+}
