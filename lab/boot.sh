@@ -89,6 +89,9 @@ ln -s busybox "$root/bin/sh"
 cp "$LAB_DIR/guest/init" "$root/init"
 chmod 755 "$root/init"
 find "$kernel/modules" -name '*.ko' -exec cp -t "$root/modules" {} +
+# The lab's own test device, after all that it may need.
+module=$("$LAB_DIR/kmod.sh" "$variant")
+cp "$module" "$root/modules/90-vfiomig_test.ko"
 cat >"$root/lab.env" <<EOF
 KERNEL_VARIANT=$variant
 LAB_BOOT=$boot

@@ -47,3 +47,6 @@ for source in "$top"/c-tests/lab/*.c; do
 		"$out/lib/libvfiomig.so.0" '-Wl,-rpath,$ORIGIN/../lib'
 done
 rm -f "$common"
+for conf in "$top"/c-tests/lab/*.conf; do
+	[ ! -e "$conf" ] || cp "$conf" "$out/tests/"
+done

@@ -1,0 +1,454 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The directory "test" of each device in sysfs: what it does, how it fails, and what it did.
+ */
+#include <linux/kstrtox.h>
+#include <linux/mm.h>
+#include <linux/sched/signal.h>
+#include <linux/string.h>
+#include <linux/sysfs.h>
+
+#include "vfiomig-test.h"
+
+/* Lines in one write, which has at most a page. */
+#define MAX_LINES 128
+
+static struct vmt *vmt_of_dev(struct device *dev)
+{
+	return dev_get_drvdata(dev);
+}
+
+/* --- numbers ------------------------------------------------------------------------------------ */
+
+struct number {
+	struct device_attribute attr;
+	size_t offset;
+	u64 max;
+};
+
+static u64 *number_of(struct device *dev, struct device_attribute *attr, u64 *max)
+{
+	const struct number *number = container_of(attr, struct number, attr);
+
+	*max = number->max;
+	return (u64 *)((char *)vmt_of_dev(dev) + number->offset);
+}
+
+static ssize_t number_show(struct device *dev, struct device_attribute *attr, char *buf)
+{
+	struct vmt *vmt = vmt_of_dev(dev);
+	u64 max, value;
+
+	mutex_lock(&vmt->lock);
+	value = *number_of(dev, attr, &max);
+	mutex_unlock(&vmt->lock);
+	return sysfs_emit(buf, "%llu\n", value);
+}
+
+static ssize_t number_store(struct device *dev, struct device_attribute *attr, const char *buf, size_t count)
+{
+	struct vmt *vmt = vmt_of_dev(dev);
+	u64 value, max, *to = number_of(dev, attr, &max);
+	int ret = kstrtou64(buf, 0, &value);
+
+	if (ret)
+		return ret;
+	if (value > max)
+		return -EINVAL;
+	mutex_lock(&vmt->lock);
+	/* What has passed has passed at the old rate. */
+	vmt_catch_up(vmt);
+	*to = value;
+	vmt->read_ready_ns = vmt->write_ready_ns = 0;
+	mutex_unlock(&vmt->lock);
+	wake_up_all(&vmt->wait);
+	return count;
+}
+
+#define NUMBER(name, limit) \
+	static struct number number_##name = { \
+		.attr = __ATTR(name, 0644, number_show, number_store), \
+		.offset = offsetof(struct vmt, name), \
+		.max = limit, \
+	}
+
+NUMBER(initial_size, U64_MAX);
+NUMBER(dirty_rate, VMT_MAX_RATE);
+NUMBER(read_rate, VMT_MAX_RATE);
+NUMBER(write_rate, VMT_MAX_RATE);
+NUMBER(max_read, U64_MAX);
+NUMBER(max_write, U64_MAX);
+NUMBER(drained, 133);
+NUMBER(corrupt, U64_MAX);
+NUMBER(fail_to_error, 1);
+NUMBER(log_max_ranges, U32_MAX);
+
+/* --- contents ----------------------------------------------------------------------------------- */
+
+/* Only a device that nobody is migrating can get other contents. */
+static int lock_idle(struct vmt *vmt)
+{
+	mutex_lock(&vmt->state_mutex);
+	mutex_lock(&vmt->lock);
+	if (!vmt->stream && vmt->state != VFIO_DEVICE_STATE_ERROR)
+		return 0;
+	mutex_unlock(&vmt->lock);
+	vmt_state_unlock(vmt);
+	return -EBUSY;
+}
+
+static void unlock_idle(struct vmt *vmt)
+{
+	mutex_unlock(&vmt->lock);
+	vmt_state_unlock(vmt);
+}
+
+static ssize_t state_size_show(struct device *dev, struct device_attribute *attr, char *buf)
+{
+	return sysfs_emit(buf, "%llu\n", READ_ONCE(vmt_of_dev(dev)->size));
+}
+
+static ssize_t state_size_store(struct device *dev, struct device_attribute *attr, const char *buf,
+				size_t count)
+{
+	struct vmt *vmt = vmt_of_dev(dev);
+	u64 value;
+	int ret = kstrtou64(buf, 0, &value);
+
+	if (ret)
+		return ret;
+	ret = lock_idle(vmt);
+	if (ret)
+		return ret;
+	ret = vmt_resize(vmt, value);
+	unlock_idle(vmt);
+	return ret ?: count;
+}
+static DEVICE_ATTR_RW(state_size);
+
+static ssize_t seed_show(struct device *dev, struct device_attribute *attr, char *buf)
+{
+	return sysfs_emit(buf, "%llu\n", READ_ONCE(vmt_of_dev(dev)->seed));
+}
+
+static ssize_t seed_store(struct device *dev, struct device_attribute *attr, const char *buf, size_t count)
+{
+	struct vmt *vmt = vmt_of_dev(dev);
+	u64 value;
+	int ret = kstrtou64(buf, 0, &value);
+
+	if (ret)
+		return ret;
+	ret = lock_idle(vmt);
+	if (ret)
+		return ret;
+	vmt->seed = value;
+	vmt_power_on(vmt);
+	unlock_idle(vmt);
+	return count;
+}
+static DEVICE_ATTR_RW(seed);
+
+static ssize_t digest_show(struct device *dev, struct device_attribute *attr, char *buf)
+{
+	struct vmt *vmt = vmt_of_dev(dev);
+	u64 digest;
+
+	mutex_lock(&vmt->lock);
+	vmt_catch_up(vmt);
+	digest = vmt_digest(vmt, &vmt->contents);
+	mutex_unlock(&vmt->lock);
+	return sysfs_emit(buf, "%016llx\n", digest);
+}
+static DEVICE_ATTR_RO(digest);
+
+/* "OFFSET LENGTH": the device changes its own state there. */
+static ssize_t touch_store(struct device *dev, struct device_attribute *attr, const char *buf, size_t count)
+{
+	struct vmt *vmt = vmt_of_dev(dev);
+	unsigned long long offset, length;
+	int ret = 0;
+	u64 block;
+
+	if (sscanf(buf, "%lli %lli", &offset, &length) != 2)
+		return -EINVAL;
+	mutex_lock(&vmt->lock);
+	if (!vmt->running)
+		ret = -EBUSY;
+	else if (!length || offset >= vmt->size || length > vmt->size - offset)
+		ret = -EINVAL;
+	else
+		for (block = offset >> VMT_BLOCK_SHIFT; block <= (offset + length - 1) >> VMT_BLOCK_SHIFT; block++)
+			vmt_touch(vmt, block);
+	mutex_unlock(&vmt->lock);
+	wake_up_all(&vmt->wait);
+	return ret ?: count;
+}
+static DEVICE_ATTR_WO(touch);
+
+static ssize_t reinit_store(struct device *dev, struct device_attribute *attr, const char *buf, size_t count)
+{
+	struct vmt *vmt = vmt_of_dev(dev);
+	int ret;
+
+	mutex_lock(&vmt->lock);
+	ret = vmt_stream_reinit(vmt);
+	mutex_unlock(&vmt->lock);
+	wake_up_all(&vmt->wait);
+	return ret ?: count;
+}
+static DEVICE_ATTR_WO(reinit);
+
+/* --- times and faults --------------------------------------------------------------------------- */
+
+static ssize_t latency_us_show(struct device *dev, struct device_attribute *attr, char *buf)
+{
+	struct vmt *vmt = vmt_of_dev(dev);
+	int i, len = 0;
+
+	for (i = 0; i < VMT_NUM_STATES; i++)
+		len += sysfs_emit_at(buf, len, "%d %llu\n", i, READ_ONCE(vmt->latency_us[i]));
+	return len;
+}
+
+/* "STATE MICROSECONDS": entering that state takes so long. */
+static ssize_t latency_us_store(struct device *dev, struct device_attribute *attr, const char *buf,
+				size_t count)
+{
+	struct vmt *vmt = vmt_of_dev(dev);
+	unsigned int state;
+	u64 us;
+
+	if (sscanf(buf, "%u %llu", &state, &us) != 2 || state >= VMT_NUM_STATES || us > 10 * USEC_PER_SEC)
+		return -EINVAL;
+	WRITE_ONCE(vmt->latency_us[state], us);
+	return count;
+}
+static DEVICE_ATTR_RW(latency_us);
+
+struct fault_attr {
+	struct device_attribute attr;
+	enum vmt_op op;
+};
+
+static ssize_t fault_show(struct device *dev, struct device_attribute *attr, char *buf)
+{
+	struct vmt *vmt = vmt_of_dev(dev);
+	struct vmt_fault fault;
+
+	spin_lock(&vmt->fault_lock);
+	fault = vmt->faults[container_of(attr, struct fault_attr, attr)->op];
+	spin_unlock(&vmt->fault_lock);
+	if (!fault.error)
+		return sysfs_emit(buf, "0\n");
+	return sysfs_emit(buf, "%u %u %u\n", fault.nth, fault.error, fault.times);
+}
+
+/* "NTH ERRNO [TIMES]", or "0". */
+static ssize_t fault_store(struct device *dev, struct device_attribute *attr, const char *buf, size_t count)
+{
+	struct vmt *vmt = vmt_of_dev(dev);
+	struct vmt_fault fault = { .times = 1 };
+	int n = sscanf(buf, "%u %u %u", &fault.nth, &fault.error, &fault.times);
+
+	if (n == 1 && !fault.nth)
+		memset(&fault, 0, sizeof(fault));
+	else if (n < 2 || !fault.nth || !fault.error || fault.error > 133)
+		return -EINVAL;
+	spin_lock(&vmt->fault_lock);
+	vmt->faults[container_of(attr, struct fault_attr, attr)->op] = fault;
+	spin_unlock(&vmt->fault_lock);
+	return count;
+}
+
+#define FAULT(name, which) \
+	static struct fault_attr fault_##name = { \
+		.attr = __ATTR(fail_##name, 0644, fault_show, fault_store), \
+		.op = which, \
+	}
+
+FAULT(open, VMT_OP_OPEN);
+FAULT(set_state, VMT_OP_SET_STATE);
+FAULT(get_state, VMT_OP_GET_STATE);
+FAULT(data_size, VMT_OP_DATA_SIZE);
+FAULT(read, VMT_OP_READ);
+FAULT(write, VMT_OP_WRITE);
+FAULT(precopy_info, VMT_OP_PRECOPY_INFO);
+FAULT(reset, VMT_OP_RESET);
+FAULT(log_start, VMT_OP_LOG_START);
+FAULT(log_stop, VMT_OP_LOG_STOP);
+FAULT(log_report, VMT_OP_LOG_REPORT);
+
+/* --- DMA ---------------------------------------------------------------------------------------- */
+
+static ssize_t log_page_size_show(struct device *dev, struct device_attribute *attr, char *buf)
+{
+	return sysfs_emit(buf, "%llu\n", READ_ONCE(vmt_of_dev(dev)->log_page_size));
+}
+
+static ssize_t log_page_size_store(struct device *dev, struct device_attribute *attr, const char *buf,
+				   size_t count)
+{
+	struct vmt *vmt = vmt_of_dev(dev);
+	u64 value;
+	int ret = kstrtou64(buf, 0, &value);
+
+	if (ret)
+		return ret;
+	if (value < 4096 || value > 1ull << 40 || value & (value - 1))
+		return -EINVAL;
+	WRITE_ONCE(vmt->log_page_size, value);
+	return count;
+}
+static DEVICE_ATTR_RW(log_page_size);
+
+/* Lines "IOVA LENGTH [STRIDE]". */
+static int each_line(struct vmt *vmt, const char *buf,
+		     int (*take)(struct vmt *vmt, u64 iova, u64 length, u64 stride))
+{
+	int ret, lines = 0;
+
+	for (; *buf; buf += *buf == '\n') {
+		const char *end = strchrnul(buf, '\n');
+		unsigned long long iova, length, stride = 0;
+		char line[80];
+
+		/* A copy, since sscanf() would read on into the next line. */
+		if (end - buf >= sizeof(line) || ++lines > MAX_LINES)
+			return -EINVAL;
+		memcpy(line, buf, end - buf);
+		line[end - buf] = 0;
+		buf = end;
+		if (sscanf(line, "%lli %lli %lli", &iova, &length, &stride) < 2)
+			return -EINVAL;
+		ret = take(vmt, iova, length, stride);
+		if (ret)
+			return ret;
+	}
+	return 0;
+}
+
+static ssize_t log_mark_store(struct device *dev, struct device_attribute *attr, const char *buf, size_t count)
+{
+	return each_line(vmt_of_dev(dev), buf, vmt_log_mark) ?: count;
+}
+static DEVICE_ATTR_WO(log_mark);
+
+/* Writes 0xd5 into the memory of whoever has the device open, and logs that. */
+static int dma_write(struct vmt *vmt, u64 iova, u64 length, u64 stride)
+{
+	static u8 data[4096];
+	u64 from = iova, left = length;
+	int ret = 0;
+
+	if (!length || iova + length - 1 < iova || length > SZ_1G || stride)
+		return -EINVAL;
+	mutex_lock(&vmt->open_mutex);
+	if (!vmt->open)
+		ret = -ENODEV;
+	memset(data, 0xd5, sizeof(data));
+	while (left && !ret) {
+		u64 n = min_t(u64, left, sizeof(data) - (from & (sizeof(data) - 1)));
+
+		ret = vfio_dma_rw(&vmt->vdev, from, data, n, true);
+		from += n;
+		left -= n;
+		if (signal_pending(current))
+			ret = ret ?: -EINTR;
+	}
+	mutex_unlock(&vmt->open_mutex);
+	/* All of it also where only a part was written: more is allowed, less is not. */
+	return vmt_log_mark(vmt, iova, length, 0) ?: ret;
+}
+
+static ssize_t dma_write_store(struct device *dev, struct device_attribute *attr, const char *buf, size_t count)
+{
+	return each_line(vmt_of_dev(dev), buf, dma_write) ?: count;
+}
+static DEVICE_ATTR_WO(dma_write);
+
+/* What was asked for, and what is logged and not reported yet. */
+static ssize_t log_show(struct device *dev, struct device_attribute *attr, char *buf)
+{
+	struct vmt *vmt = vmt_of_dev(dev);
+	const struct vmt_log *log = &vmt->log;
+	int len;
+
+	mutex_lock(&vmt->log_mutex);
+	len = sysfs_emit(buf, "active %d\npage_size %llu\nranges %u\npages %llu\n", log->active,
+			 log->active ? log->page_size : 0, log->num_ranges, log->pages);
+	mutex_unlock(&vmt->log_mutex);
+	return len;
+}
+static DEVICE_ATTR_RO(log);
+
+/* --- what happened ------------------------------------------------------------------------------ */
+
+static ssize_t counters_show(struct device *dev, struct device_attribute *attr, char *buf)
+{
+	const struct vmt_counters *c = &vmt_of_dev(dev)->counters;
+	int len = 0;
+
+#define COUNTER(name) (len += sysfs_emit_at(buf, len, #name " %llu\n", READ_ONCE(c->name)))
+	COUNTER(reads);
+	COUNTER(read_bytes);
+	COUNTER(writes);
+	COUNTER(write_bytes);
+	COUNTER(precopy_infos);
+	COUNTER(arcs);
+	COUNTER(resets);
+	COUNTER(deferred_resets);
+	COUNTER(touched);
+	COUNTER(faults);
+	COUNTER(log_starts);
+	COUNTER(log_reports);
+	COUNTER(log_marked);
+	COUNTER(log_outside);
+	COUNTER(log_reported);
+#undef COUNTER
+	return len;
+}
+static DEVICE_ATTR_RO(counters);
+
+static struct attribute *vmt_attrs[] = {
+	&dev_attr_state_size.attr,
+	&dev_attr_seed.attr,
+	&dev_attr_digest.attr,
+	&dev_attr_touch.attr,
+	&dev_attr_reinit.attr,
+	&dev_attr_latency_us.attr,
+	&dev_attr_log_page_size.attr,
+	&dev_attr_log_mark.attr,
+	&dev_attr_dma_write.attr,
+	&dev_attr_log.attr,
+	&dev_attr_counters.attr,
+	&number_initial_size.attr.attr,
+	&number_dirty_rate.attr.attr,
+	&number_read_rate.attr.attr,
+	&number_write_rate.attr.attr,
+	&number_max_read.attr.attr,
+	&number_max_write.attr.attr,
+	&number_drained.attr.attr,
+	&number_corrupt.attr.attr,
+	&number_fail_to_error.attr.attr,
+	&number_log_max_ranges.attr.attr,
+	&fault_open.attr.attr,
+	&fault_set_state.attr.attr,
+	&fault_get_state.attr.attr,
+	&fault_data_size.attr.attr,
+	&fault_read.attr.attr,
+	&fault_write.attr.attr,
+	&fault_precopy_info.attr.attr,
+	&fault_reset.attr.attr,
+	&fault_log_start.attr.attr,
+	&fault_log_stop.attr.attr,
+	&fault_log_report.attr.attr,
+	NULL,
+};
+
+static const struct attribute_group vmt_group = {
+	.name = "test",
+	.attrs = vmt_attrs,
+};
+
+const struct attribute_group *vmt_groups[] = { &vmt_group, NULL };

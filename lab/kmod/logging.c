@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * DMA logging: which pages the device wrote to, within the ranges that were asked for. Pages are kept
+ * in units of 4 KiB whatever the page size that was chosen is, so that a report which covers part of
+ * a larger page neither loses the rest nor tells it twice.
+ */
+#include <linux/bitmap.h>
+#include <linux/interval_tree.h>
+#include <linux/iova_bitmap.h>
+#include <linux/log2.h>
+#include <linux/mm.h>
+#include <linux/sched/signal.h>
+#include <linux/slab.h>
+
+#include "vfiomig-test.h"
+
+#define UNIT_SHIFT 12
+#define CHUNK_UNITS 32768u /* a bitmap of 4 KiB, for 128 MiB of addresses */
+#define CHUNK_SHIFT (UNIT_SHIFT + 15)
+#define MAX_CHUNKS 32768u /* 128 MiB of bitmaps, for 4 TiB of addresses */
+#define MAX_MARKS (1u << 24) /* pages in one write */
+
+struct vmt_log_range {
+	u64 start, last;
+};
+
+void vmt_log_init(struct vmt *vmt)
+{
+	mutex_init(&vmt->log_mutex);
+	xa_init(&vmt->log.chunks);
+}
+
+static void log_clear(struct vmt_log *log)
+{
+	unsigned long *chunk;
+	unsigned long index;
+
+	xa_for_each(&log->chunks, index, chunk)
+		kfree(chunk);
+	xa_destroy(&log->chunks);
+	kvfree(log->ranges);
+	log->ranges = NULL;
+	log->num_ranges = log->num_chunks = 0;
+	log->pages = 0;
+	log->active = false;
+}
+
+void vmt_log_end(struct vmt *vmt)
+{
+	mutex_lock(&vmt->log_mutex);
+	log_clear(&vmt->log);
+	mutex_unlock(&vmt->log_mutex);
+}
+
+static int vmt_log_start(struct vfio_device *vdev, struct rb_root_cached *ranges, u32 num, u64 *page_size)
+{
+	struct vmt *vmt = vmt_of(vdev);
+	struct vmt_log *log = &vmt->log;
+	struct interval_tree_node *node;
+	u64 size = *page_size, max_ranges;
+	int ret = 0;
+
+	mutex_lock(&vmt->lock);
+	/* The kernel does not look whether it is a power of two, or how large. */
+	if (size > 1ull << 62 || !size)
+		size = 0;
+	else
+		size = max_t(u64, roundup_pow_of_two(size), vmt->log_page_size);
+	max_ranges = vmt->log_max_ranges;
+	mutex_unlock(&vmt->lock);
+
+	mutex_lock(&vmt->log_mutex);
+	vmt->counters.log_starts++;
+	ret = vmt_check_fault(vmt, VMT_OP_LOG_START);
+	if (ret)
+		goto out;
+	if (!size || !num || log->active) {
+		ret = -EINVAL;
+		goto out;
+	}
+	if (max_ranges && num > max_ranges) {
+		vfio_combine_iova_ranges(ranges, num, max_ranges);
+		num = max_ranges;
+	}
+	log->ranges = kvcalloc(num, sizeof(*log->ranges), GFP_KERNEL_ACCOUNT);
+	if (!log->ranges) {
+		ret = -ENOMEM;
+		goto out;
+	}
+	log->num_ranges = 0;
+	for (node = interval_tree_iter_first(ranges, 0, ULONG_MAX); node && log->num_ranges < num;
+	     node = interval_tree_iter_next(node, 0, ULONG_MAX)) {
+		/* The kernel lets empty ranges pass, which end before they begin. */
+		if (node->last < node->start)
+			continue;
+		log->ranges[log->num_ranges].start = node->start;
+		log->ranges[log->num_ranges++].last = node->last;
+	}
+	log->page_size = size;
+	log->active = true;
+	*page_size = size;
+out:
+	mutex_unlock(&vmt->log_mutex);
+	return ret;
+}
+
+static int vmt_log_stop(struct vfio_device *vdev)
+{
+	struct vmt *vmt = vmt_of(vdev);
+	int ret = vmt_check_fault(vmt, VMT_OP_LOG_STOP);
+
+	if (!ret)
+		vmt_log_end(vmt);
+	return ret;
+}
+
+/* Units first to last of one range, all within it. */
+static int log_set(struct vmt_log *log, u64 first, u64 last)
+{
+	while (first <= last) {
+		unsigned long index = first / CHUNK_UNITS;
+		unsigned int from = first % CHUNK_UNITS;
+		unsigned int n = min_t(u64, CHUNK_UNITS - from, last - first + 1);
+		unsigned long *chunk = xa_load(&log->chunks, index);
+
+		if (!chunk) {
+			int ret;
+
+			if (log->num_chunks >= MAX_CHUNKS)
+				return -ENOSPC;
+			chunk = kzalloc(CHUNK_UNITS / 8, GFP_KERNEL_ACCOUNT);
+			if (!chunk)
+				return -ENOMEM;
+			ret = xa_insert(&log->chunks, index, chunk, GFP_KERNEL_ACCOUNT);
+			if (ret) {
+				kfree(chunk);
+				return ret;
+			}
+			log->num_chunks++;
+		}
+		if (n == 1) {
+			log->pages += !__test_and_set_bit(from, chunk);
+		} else {
+			log->pages -= bitmap_weight(chunk, CHUNK_UNITS);
+			bitmap_set(chunk, from, n);
+			log->pages += bitmap_weight(chunk, CHUNK_UNITS);
+		}
+		first += n;
+	}
+	return 0;
+}
+
+/* The device wrote to these bytes: marks the pages, as far as they are in a range. */
+static int log_write(struct vmt *vmt, u64 start, u64 last)
+{
+	struct vmt_log *log = &vmt->log;
+	bool logged = false;
+	int ret = 0;
+	u32 i;
+
+	for (i = 0; i < log->num_ranges && !ret; i++) {
+		const struct vmt_log_range *range = &log->ranges[i];
+		u64 from = max(start, range->start), to = min(last, range->last);
+
+		if (from > to)
+			continue;
+		/* All of a page, but nothing beyond what was asked for. */
+		from = max(from & ~(log->page_size - 1), range->start);
+		to = min(to | (log->page_size - 1), range->last);
+		ret = log_set(log, from >> UNIT_SHIFT, to >> UNIT_SHIFT);
+		logged = true;
+	}
+	if (logged)
+		vmt->counters.log_marked++;
+	else
+		vmt->counters.log_outside++;
+	return ret;
+}
+
+int vmt_log_mark(struct vmt *vmt, u64 iova, u64 length, u64 stride)
+{
+	u64 last = iova + length - 1;
+	int ret = 0;
+
+	if (!length || last < iova)
+		return -EINVAL;
+	if (stride && (stride < 1u << UNIT_SHIFT || div64_u64(length, stride) > MAX_MARKS))
+		return -EINVAL;
+	mutex_lock(&vmt->log_mutex);
+	if (!stride) {
+		ret = log_write(vmt, iova, last);
+	} else {
+		for (;;) {
+			ret = log_write(vmt, iova, iova);
+			if (ret || last - iova < stride)
+				break;
+			iova += stride;
+			if (signal_pending(current)) {
+				ret = -EINTR;
+				break;
+			}
+			cond_resched();
+		}
+	}
+	mutex_unlock(&vmt->log_mutex);
+	return ret;
+}
+
+static int vmt_log_read_and_clear(struct vfio_device *vdev, unsigned long iova, unsigned long length,
+				  struct iova_bitmap *dirty)
+{
+	struct vmt *vmt = vmt_of(vdev);
+	struct vmt_log *log = &vmt->log;
+	u64 first = iova >> UNIT_SHIFT, last = (iova + length - 1) >> UNIT_SHIFT;
+	unsigned long index, *chunk;
+	int ret;
+
+	mutex_lock(&vmt->log_mutex);
+	vmt->counters.log_reports++;
+	ret = log->active && length ? vmt_check_fault(vmt, VMT_OP_LOG_REPORT) : -EINVAL;
+	if (ret)
+		goto out;
+	xa_for_each_range(&log->chunks, index, chunk, first / CHUNK_UNITS, last / CHUNK_UNITS) {
+		u64 base = (u64)index * CHUNK_UNITS;
+		unsigned int from = first > base ? first - base : 0;
+		unsigned int end = min_t(u64, CHUNK_UNITS, last - base + 1);
+
+		while ((from = find_next_bit(chunk, end, from)) < end) {
+			unsigned int to = find_next_zero_bit(chunk, end, from);
+			u64 start = max_t(u64, (base + from) << UNIT_SHIFT, iova);
+			u64 stop = min_t(u64, ((base + to) << UNIT_SHIFT) - 1, iova + length - 1);
+
+			/* Nothing beyond the range: iova_bitmap_set() would write there. */
+			iova_bitmap_set(dirty, start, stop - start + 1);
+			bitmap_clear(chunk, from, to - from);
+			log->pages -= to - from;
+			vmt->counters.log_reported += to - from;
+			from = to;
+		}
+	}
+out:
+	mutex_unlock(&vmt->log_mutex);
+	return ret;
+}
+
+const struct vfio_log_ops vmt_log_ops = {
+	.log_start = vmt_log_start,
+	.log_stop = vmt_log_stop,
+	.log_read_and_clear = vmt_log_read_and_clear,
+};

@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * vfiomig-test: a mediated device without hardware that implements VFIO migration and DMA logging
+ * in full, and misbehaves on request. README.md has its use; this is how it is made.
+ *
+ * Locks, outermost first: state_mutex (which migration state), reset_mutex (deferred resets), lock
+ * (contents and streams). log_mutex and open_mutex stand alone. Nothing sleeps for long with `lock`
+ * held except in copying to and from user space.
+ */
+#ifndef VFIOMIG_TEST_H
+#define VFIOMIG_TEST_H
+
+#include <linux/device.h>
+#include <linux/fs.h>
+#include <linux/mdev.h>
+#include <linux/mutex.h>
+#include <linux/spinlock.h>
+#include <linux/types.h>
+#include <linux/vfio.h>
+#include <linux/wait.h>
+#include <linux/workqueue.h>
+#include <linux/xarray.h>
+
+/* The unit of contents and of the stream. */
+#define VMT_BLOCK_SHIFT 12
+#define VMT_BLOCK (1u << VMT_BLOCK_SHIFT)
+#define VMT_MAX_SIZE (1ull << 30)
+#define VMT_SCRATCH 64
+#define VMT_NUM_STATES 8
+/* Largest rate in bytes per second: with it, a second times the rate fits in 64 bits. */
+#define VMT_MAX_RATE (8ull << 30)
+
+#define VMT_VENDOR 0x1234
+#define VMT_DEVICE 0xf10e
+
+/* --- the stream, little-endian ------------------------------------------------------------------ */
+
+#define VMT_STREAM_MAGIC 0x3174736574676d76ull /* "vmgtest1" */
+#define VMT_STREAM_VERSION 1
+#define VMT_RECORD_MAGIC 0x63657276u /* "vrec" */
+
+struct vmt_header {
+	__le64 magic;
+	__le32 version;
+	__le32 block;
+	__le64 state_size;
+	__le64 seed;
+	__le64 reserved;
+	__le64 check; /* over the fields before it */
+} __packed;
+
+enum vmt_record_type {
+	VMT_RECORD_BLOCK = 1,
+	VMT_RECORD_END = 2,
+};
+
+struct vmt_record {
+	__le32 magic;
+	__le32 type;
+	__le64 offset;
+	__le32 generation;
+	__le32 length;
+	__le64 check; /* over the fields before it and the seed */
+} __packed;
+
+struct vmt_end {
+	__le64 digest;
+	u8 scratch[VMT_SCRATCH];
+} __packed;
+
+#define VMT_BUFFER (sizeof(struct vmt_record) + VMT_BLOCK)
+
+/* --- a device ----------------------------------------------------------------------------------- */
+
+/* What a device holds: every byte follows from seed, place and the generation of its block. */
+struct vmt_contents {
+	u64 seed;
+	u32 *generation;
+	u8 scratch[VMT_SCRATCH];
+};
+
+enum vmt_op {
+	VMT_OP_OPEN,
+	VMT_OP_SET_STATE,
+	VMT_OP_GET_STATE,
+	VMT_OP_DATA_SIZE,
+	VMT_OP_READ,
+	VMT_OP_WRITE,
+	VMT_OP_PRECOPY_INFO,
+	VMT_OP_RESET,
+	VMT_OP_LOG_START,
+	VMT_OP_LOG_STOP,
+	VMT_OP_LOG_REPORT,
+	VMT_NUM_OPS,
+};
+
+/* The nth call from now on fails, and so do the `times - 1` after it (0: all). */
+struct vmt_fault {
+	u32 nth, error, times;
+};
+
+struct vmt_counters {
+	u64 reads, read_bytes, writes, write_bytes, precopy_infos, arcs, resets, deferred_resets;
+	u64 touched, faults, log_starts, log_reports, log_marked, log_outside, log_reported;
+};
+
+struct vmt_stream;
+
+struct vmt_log {
+	bool active;
+	u32 num_ranges;
+	u64 page_size;
+	u64 pages; /* marked and not yet reported, in units of 4 KiB */
+	struct vmt_log_range *ranges;
+	struct xarray chunks;
+	u32 num_chunks;
+};
+
+struct vmt {
+	struct vfio_device vdev;
+
+	struct mutex state_mutex;
+	struct mutex reset_mutex;
+	bool deferred_reset;
+	enum vfio_device_mig_state state;
+
+	struct mutex lock;
+	struct vmt_contents contents;
+	u64 size;
+	u32 num_blocks;
+	bool running;
+	struct vmt_stream *stream;
+	wait_queue_head_t wait;
+	struct delayed_work tick;
+	u64 dirtied_ns; /* up to when the dirty rate has been applied */
+	u32 next_dirty;
+	u64 read_ready_ns, write_ready_ns; /* when the throttles let the next transfer pass */
+
+	/* Knobs, under `lock`. */
+	u64 seed; /* contents after power-on and reset */
+	u64 initial_size;
+	u64 dirty_rate, read_rate, write_rate;
+	u64 max_read, max_write;
+	u64 drained; /* errno of a drained read in pre-copy; 0 is allowed */
+	u64 corrupt; /* block to send with a wrong bit; ~0: none */
+	u64 fail_to_error;
+	u64 log_page_size, log_max_ranges;
+	u64 latency_us[VMT_NUM_STATES];
+
+	spinlock_t fault_lock;
+	struct vmt_fault faults[VMT_NUM_OPS];
+	struct vmt_counters counters;
+
+	struct mutex log_mutex;
+	struct vmt_log log;
+
+	struct mutex open_mutex;
+	bool open;
+
+	u8 config[256];
+};
+
+static inline struct vmt *vmt_of(struct vfio_device *vdev)
+{
+	return container_of(vdev, struct vmt, vdev);
+}
+
+/* state.c: contents */
+u64 vmt_mix(u64 x);
+void vmt_fill_block(const struct vmt_contents *contents, u32 block, u32 generation, void *to, u32 len);
+u32 vmt_block_len(const struct vmt *vmt, u32 block);
+u64 vmt_digest(const struct vmt *vmt, const struct vmt_contents *contents);
+int vmt_resize(struct vmt *vmt, u64 size);
+void vmt_power_on(struct vmt *vmt);
+void vmt_touch(struct vmt *vmt, u32 block);
+void vmt_catch_up(struct vmt *vmt);
+void vmt_set_running(struct vmt *vmt, bool running);
+int vmt_check_fault(struct vmt *vmt, enum vmt_op op);
+
+/* migration.c */
+extern const struct vfio_migration_ops vmt_migration_ops;
+void vmt_stream_touched(struct vmt *vmt, u32 block);
+int vmt_stream_reinit(struct vmt *vmt);
+void vmt_migration_close(struct vmt *vmt);
+int vmt_reset(struct vmt *vmt);
+void vmt_state_unlock(struct vmt *vmt);
+void vmt_tick(struct work_struct *work);
+
+/* logging.c */
+extern const struct vfio_log_ops vmt_log_ops;
+void vmt_log_init(struct vmt *vmt);
+void vmt_log_end(struct vmt *vmt);
+int vmt_log_mark(struct vmt *vmt, u64 iova, u64 length, u64 stride);
+
+/* knobs.c */
+extern const struct attribute_group *vmt_groups[];
+
+#endif
