@@ -177,3 +177,50 @@ impl CObject for Load {
         self.phase() as u32
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::DeviceOptions;
+    use crate::transport::OpsTransport;
+
+    const ENTRY: Entry = Entry { name: "test", states: 1, wrong_state: Code::Inval };
+
+    fn device() -> usize {
+        // SAFETY: a table without callbacks; all zeros is a valid one.
+        let transport = unsafe { OpsTransport::new(std::mem::zeroed(), std::ptr::null_mut()) };
+        let device = Device::new(transport, DeviceOptions::default()).unwrap();
+        handle::insert(Object::Device(device), None).unwrap()
+    }
+
+    #[test]
+    fn a_panic_stops_at_the_boundary_and_poisons_its_handle_only() {
+        let (bad, good) = (device(), device());
+        let panics = |_: &mut Device| -> Result<()> { panic!("as a bug would") };
+        assert_eq!(with(&ENTRY, bad, panics), Code::NotRecoverable.to_ret());
+        let fine = |_: &mut Device| Ok(());
+        assert_eq!(with(&ENTRY, bad, fine), Code::NotRecoverable.to_ret());
+        assert_eq!(with(&ENTRY, good, fine), 0);
+        // Freeing is possible, and the slot can be used again.
+        free(&ENTRY, bad, Kind::Device);
+        assert_eq!(with(&ENTRY, bad, fine), Code::BadHandle.to_ret());
+        let next = device();
+        assert_eq!(with(&ENTRY, next, fine), 0);
+        free(&ENTRY, good, Kind::Device);
+        free(&ENTRY, next, Kind::Device);
+    }
+
+    #[test]
+    fn a_handle_that_a_call_is_inside_of_is_busy_and_is_not_freed_by_a_callback() {
+        let handle = device();
+        let inside = |_: &mut Device| {
+            assert_eq!(with(&ENTRY, handle, |_: &mut Device| Ok(())), Code::Busy.to_ret());
+            free(&ENTRY, handle, Kind::Device);
+            Ok(())
+        };
+        assert_eq!(with(&ENTRY, handle, inside), 0);
+        assert_eq!(with(&ENTRY, handle, |_: &mut Device| Ok(())), 0);
+        free(&ENTRY, handle, Kind::Device);
+        assert_eq!(with(&ENTRY, handle, |_: &mut Device| Ok(())), Code::BadHandle.to_ret());
+    }
+}
