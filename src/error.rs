@@ -34,6 +34,11 @@ macro_rules! codes {
                 match self { $(Code::$name => $what,)* }
             }
 
+            /// The same with a NUL at its end, for C.
+            pub(crate) fn what_nul(self) -> &'static str {
+                match self { $(Code::$name => concat!($what, "\0"),)* }
+            }
+
             /// The code for an errno, where it is in the set.
             pub fn from_errno(errno: i32) -> Option<Code> {
                 match errno { $(libc::$errno => Some(Code::$name),)* _ => None }

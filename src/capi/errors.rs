@@ -49,64 +49,8 @@ pub extern "C" fn vfiomig_error_message() -> *const c_char {
 /// "unknown error" for other numbers. Static.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_error_describe(code: c_int) -> *const c_char {
-    macro_rules! text {
-        ($($name:ident),*) => {
-            match Code::from_errno(code.wrapping_neg()) {
-                $(Some(Code::$name) => describe::$name.as_ptr(),)*
-                None => c"unknown error".as_ptr(),
-            }
-        };
-    }
-    text!(
-        Perm,
-        Io,
-        BadHandle,
-        Again,
-        NoMem,
-        Fault,
-        Busy,
-        NoDev,
-        Inval,
-        NotTty,
-        NoSpace,
-        TooBig,
-        NoData,
-        Proto,
-        BadMsg,
-        MsgSize,
-        OtherDevice,
-        NotSupported,
-        TimedOut,
-        Cancelled,
-        NotRecoverable
-    )
-}
-
-/// The meanings of codes, NUL-terminated; a test holds them to [`Code::what`].
-#[allow(non_upper_case_globals)]
-mod describe {
-    use std::ffi::CStr;
-    pub const Perm: &CStr = c"migration of this device is switched off";
-    pub const Io: &CStr = c"the device or its driver failed";
-    pub const BadHandle: &CStr = c"not a live handle of this kind";
-    pub const Again: &CStr = c"nothing can be read now; poll and call again";
-    pub const NoMem: &CStr = c"out of memory";
-    pub const Fault: &CStr = c"a required pointer is NULL";
-    pub const Busy: &CStr = c"another call is using this handle or device";
-    pub const NoDev: &CStr = c"the device's data stream ended behind the library's back";
-    pub const Inval: &CStr = c"an argument is wrong, or the call is not allowed in this state";
-    pub const NotTty: &CStr = c"not a VFIO device, or a kernel without this feature";
-    pub const NoSpace: &CStr = c"the buffer is too small for the next frame";
-    pub const TooBig: &CStr = c"a structure has non-zero members this version does not know";
-    pub const NoData: &CStr = c"the stream is not complete";
-    pub const Proto: &CStr = c"the stream's format is wrong";
-    pub const BadMsg: &CStr = c"a checksum is wrong";
-    pub const MsgSize: &CStr = c"the stream exceeds a limit of the options";
-    pub const OtherDevice: &CStr = c"the stream belongs to another kind of device";
-    pub const NotSupported: &CStr = c"the device or this build cannot do this";
-    pub const TimedOut: &CStr = c"the device made no progress in time";
-    pub const Cancelled: &CStr = c"cancelled";
-    pub const NotRecoverable: &CStr = c"an internal error has poisoned this handle";
+    let code = Code::from_errno(code.wrapping_neg());
+    code.map_or("unknown error\0", Code::what_nul).as_ptr().cast()
 }
 
 #[cfg(test)]

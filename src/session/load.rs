@@ -135,9 +135,7 @@ impl Load {
     /// Takes the next bytes of the stream, all of them. After an error the device has been reset
     /// and the load is over.
     pub fn push(&mut self, bytes: &[u8]) -> Result<LoadStatus> {
-        if !matches!(self.phase, Phase::Receiving | Phase::Complete) {
-            return Err(self.not_now("loading more of the stream"));
-        }
+        self.must_be_open("loading more of the stream")?;
         self.take(|_| Ok(()), bytes)
     }
 
@@ -145,17 +143,13 @@ impl Load {
     /// with [`Load::received`]. Saves the copy that [`Load::push`] makes of frames that straddle
     /// its inputs.
     pub fn space(&mut self) -> Result<&mut [u8]> {
-        if !matches!(self.phase, Phase::Receiving | Phase::Complete) {
-            return Err(self.not_now("receiving more of the stream"));
-        }
+        self.must_be_open("receiving more of the stream")?;
         self.decoder.space()
     }
 
     /// Takes the bytes that were received into [`Load::space`]; otherwise as [`Load::push`].
     pub fn received(&mut self, len: usize) -> Result<LoadStatus> {
-        if !matches!(self.phase, Phase::Receiving | Phase::Complete) {
-            return Err(self.not_now("receiving more of the stream"));
-        }
+        self.must_be_open("receiving more of the stream")?;
         self.take(|decoder| decoder.received(len), &[])
     }
 
@@ -248,9 +242,7 @@ impl Load {
     /// Afterwards the source may be released; the VMM makes the fix-ups and calls
     /// [`Device::run`].
     pub fn commit(&mut self) -> Result<()> {
-        if !matches!(self.phase, Phase::Receiving | Phase::Complete) {
-            return Err(self.not_now("committing"));
-        }
+        self.must_be_open("committing")?;
         let device = self.device.clone();
         let mut inner = device.lock()?;
         let result = self.commit_locked(&mut inner);
@@ -333,6 +325,13 @@ impl Load {
         });
         self.failure = error.failure().copied();
         inner.remember(Err(error))
+    }
+
+    fn must_be_open(&self, what: &str) -> Result<()> {
+        match self.phase {
+            Phase::Receiving | Phase::Complete => Ok(()),
+            Phase::Committed | Phase::Failed => Err(self.not_now(what)),
+        }
     }
 
     fn not_now(&self, what: &str) -> Error {

@@ -253,9 +253,7 @@ impl Save {
 
     /// Takes the next piece of the stream: as many frames as the buffer holds.
     pub fn next(&mut self, buf: &mut [u8]) -> Result<Next> {
-        if !matches!(self.phase, Phase::PreCopy | Phase::Quiesced | Phase::StopCopy) {
-            return Err(self.not_now("reading the stream"));
-        }
+        self.must_be_open("reading the stream")?;
         if buf.len() < MIN_BUFFER {
             return Err(err!(
                 NoSpace,
@@ -439,9 +437,8 @@ impl Save {
             Err(_) => return Ok(()),
         };
         let Some(info) = info else { return Ok(()) };
-        if info.flags & uapi::PRECOPY_INFO_REINIT != 0 && self.initial_sent {
-            self.initial_sent = false;
-            self.generation = self.generation.saturating_add(1);
+        if info.flags & uapi::PRECOPY_INFO_REINIT != 0 {
+            self.void_initial();
         }
         self.initial_left = info.initial_bytes;
         if info.initial_bytes == 0 && !self.initial_sent {
@@ -449,6 +446,14 @@ impl Save {
             self.queue.push_back(Control::InitialComplete(self.generation));
         }
         Ok(())
+    }
+
+    /// Initial data starts again. Generations rise, over restarts too: an acknowledgement of before
+    /// does not count any more.
+    fn void_initial(&mut self) {
+        if std::mem::take(&mut self.initial_sent) {
+            self.generation = self.generation.saturating_add(1);
+        }
     }
 
     /// The data stream died: begin again if the device was merely reset while its guest ran.
@@ -498,10 +503,7 @@ impl Save {
         if self.identity_sent {
             self.queue.push_back(Control::Restart(self.restarts));
         }
-        // Generations rise over restarts: an acknowledgement of before does not count any more.
-        if std::mem::take(&mut self.initial_sent) {
-            self.generation = self.generation.saturating_add(1);
-        }
+        self.void_initial();
         self.initial_left = 0;
         self.blobs = 0;
         let entered = match self.phase {
@@ -539,9 +541,7 @@ impl Save {
 
     /// Queues an opaque piece of the VMM's: it travels behind everything returned so far.
     pub fn blob(&mut self, kind: u32, bytes: &[u8]) -> Result<()> {
-        if !matches!(self.phase, Phase::PreCopy | Phase::Quiesced | Phase::StopCopy) {
-            return Err(self.not_now("adding a blob"));
-        }
+        self.must_be_open("adding a blob")?;
         let limits = DecodeLimits::default();
         if self.blobs >= limits.max_blobs {
             return Err(err!(MsgSize, "readers take {} blobs by default", limits.max_blobs));
@@ -566,9 +566,7 @@ impl Save {
 
     /// Asks the driver how much is left.
     pub fn pending(&mut self) -> Result<Pending> {
-        if !matches!(self.phase, Phase::PreCopy | Phase::Quiesced | Phase::StopCopy) {
-            return Err(self.not_now("asking what is pending"));
-        }
+        self.must_be_open("asking what is pending")?;
         let device = self.device.clone();
         let mut inner = device.lock()?;
         let mut pending = Pending { initial_generation: self.generation, ..Pending::default() };
@@ -577,9 +575,8 @@ impl Save {
                 pending.precopy_known = true;
                 pending.initial_bytes = info.initial_bytes;
                 pending.dirty_bytes = info.dirty_bytes;
-                if info.flags & uapi::PRECOPY_INFO_REINIT != 0 && self.initial_sent {
-                    self.initial_sent = false;
-                    self.generation = self.generation.saturating_add(1);
+                if info.flags & uapi::PRECOPY_INFO_REINIT != 0 {
+                    self.void_initial();
                     pending.initial_generation = self.generation;
                 }
             }
@@ -755,6 +752,13 @@ impl Save {
             Phase::Ended => "after the end of the stream",
             Phase::Failed => "after a failure; finish by keeping the device",
             Phase::Finished => "after the save was finished",
+        }
+    }
+
+    fn must_be_open(&self, what: &str) -> Result<()> {
+        match self.phase {
+            Phase::PreCopy | Phase::Quiesced | Phase::StopCopy => Ok(()),
+            Phase::Ended | Phase::Failed | Phase::Finished => Err(self.not_now(what)),
         }
     }
 
