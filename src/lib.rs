@@ -2,13 +2,14 @@
 //!
 //! A VMM owns the guest, the device's file descriptor, the memory map and the transport;
 //! libvfiomig owns everything between a VFIO device and a trustworthy stream of bytes, in both
-//! directions.
+//! directions, and the answer to "which guest pages did this device dirty?".
 //!
 //! ```text
 //! capi        extern "C": handles, entry guards, errors, callbacks
 //! session     save, load
 //! stream      frames, encoder, decoder, identity: the native format
 //! protocol    v2: what the kernel's data fd says
+//! dirty       memory map, trackers, bitmaps: which pages devices wrote to
 //! device      Device, probing, state machine, recovery
 //! transport   kernel ioctls, ops table of callbacks
 //! ```
@@ -23,8 +24,10 @@
     allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
 )]
 
+pub(crate) mod cancel;
 pub mod capi;
 pub mod device;
+pub mod dirty;
 pub mod error;
 pub(crate) mod logging;
 pub(crate) mod protocol;

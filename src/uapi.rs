@@ -9,6 +9,12 @@ pub const VFIO_DEVICE_GET_INFO: u32 = 0x3b6b;
 pub const VFIO_DEVICE_GET_REGION_INFO: u32 = 0x3b6c;
 /// `_IO(';', 100 + 11)`
 pub const VFIO_DEVICE_RESET: u32 = 0x3b6f;
+/// `_IO(';', 100 + 12)`, on a container
+pub const VFIO_IOMMU_GET_INFO: u32 = 0x3b70;
+/// `_IO(';', 100 + 14)`, on a container
+pub const VFIO_IOMMU_UNMAP_DMA: u32 = 0x3b72;
+/// `_IO(';', 100 + 17)`, on a container: the number that is VFIO_DEVICE_FEATURE on a device
+pub const VFIO_IOMMU_DIRTY_PAGES: u32 = 0x3b75;
 /// `_IO(';', 100 + 17)`
 pub const VFIO_DEVICE_FEATURE: u32 = 0x3b75;
 /// `_IO(';', 100 + 21)`, on the data fd
@@ -27,6 +33,8 @@ pub const FEATURE_MIGRATION: u32 = v::VFIO_DEVICE_FEATURE_MIGRATION;
 pub const FEATURE_MIG_DEVICE_STATE: u32 = v::VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE;
 /// Feature: start of DMA logging.
 pub const FEATURE_DMA_LOGGING_START: u32 = v::VFIO_DEVICE_FEATURE_DMA_LOGGING_START;
+/// Feature: end of DMA logging.
+pub const FEATURE_DMA_LOGGING_STOP: u32 = v::VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP;
 /// Feature: report of DMA logging.
 pub const FEATURE_DMA_LOGGING_REPORT: u32 = v::VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT;
 /// Feature: estimated length of the stop-copy stream.
@@ -54,3 +62,35 @@ pub const DEVICE_FLAGS_CCW: u32 = v::VFIO_DEVICE_FLAGS_CCW;
 pub const DEVICE_FLAGS_AP: u32 = v::VFIO_DEVICE_FLAGS_AP;
 /// Region index of PCI configuration space.
 pub const PCI_CONFIG_REGION: u32 = v::VFIO_PCI_CONFIG_REGION_INDEX;
+
+/// `_IO(';', 0x80)`, on an iommufd
+pub const IOMMU_DESTROY: u32 = 0x3b80;
+/// `_IO(';', 0x81)`, on an iommufd
+pub const IOMMU_IOAS_ALLOC: u32 = 0x3b81;
+/// `_IO(';', 0x83)`, on an iommufd
+pub const IOMMU_IOAS_COPY: u32 = 0x3b83;
+/// `_IO(';', 0x8b)`, on an iommufd
+pub const IOMMU_HWPT_SET_DIRTY_TRACKING: u32 = 0x3b8b;
+/// `_IO(';', 0x8c)`, on an iommufd
+pub const IOMMU_HWPT_GET_DIRTY_BITMAP: u32 = 0x3b8c;
+/// `iommu_hwpt_set_dirty_tracking.flags`
+pub const IOMMU_HWPT_DIRTY_TRACKING_ENABLE: u32 = 1;
+/// `iommu_hwpt_get_dirty_bitmap.flags`
+pub const IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR: u32 = 1;
+/// `iommu_ioas_copy.flags`
+pub const IOMMU_IOAS_MAP_FIXED_IOVA: u32 = 1;
+/// `iommu_ioas_copy.flags`
+pub const IOMMU_IOAS_MAP_READABLE: u32 = 4;
+
+/// `vfio_iommu_type1_dirty_bitmap.flags`
+pub const DIRTY_PAGES_START: u32 = v::VFIO_IOMMU_DIRTY_PAGES_FLAG_START;
+/// `vfio_iommu_type1_dirty_bitmap.flags`
+pub const DIRTY_PAGES_STOP: u32 = v::VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP;
+/// `vfio_iommu_type1_dirty_bitmap.flags`
+pub const DIRTY_PAGES_GET_BITMAP: u32 = v::VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP;
+/// `vfio_iommu_type1_dma_unmap.flags`
+pub const UNMAP_GET_DIRTY_BITMAP: u32 = v::VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP;
+/// Capability of a type1 container: it tracks dirty pages.
+pub const TYPE1_INFO_CAP_MIGRATION: u16 = v::VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION as u16;
+/// `vfio_iommu_type1_info.flags`: capabilities follow.
+pub const TYPE1_INFO_CAPS: u32 = v::VFIO_IOMMU_INFO_CAPS;

@@ -11,7 +11,7 @@ mod probe;
 mod recovery;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 pub use events::{Event, EventKind, EventSink};
@@ -19,9 +19,10 @@ pub use fsm::{Fsm, Path, State};
 pub use identity::{Identity, MAX_VENDOR_DATA, ignore, max_text};
 pub use probe::{Caps, Reason, ReasonCode, Severity};
 
-use crate::error::{Code, Error, Failure, Operation, Outcome, Result, err};
+use crate::dirty::Health;
+use crate::error::{Code, Errno, Error, Failure, Operation, Outcome, Result, err};
 use crate::session::{Load, LoadOptions, Save, SaveOptions};
-use crate::transport::{DataFd, Transport, current_thread_token};
+use crate::transport::{DataFd, DmaLog, FeatureLog, Transport, current_thread_token};
 use probe::Probed;
 
 /// What the VMM must redo before the device may run: bits, also in `vfiomig.h`.
@@ -74,6 +75,8 @@ pub(crate) struct Shared {
     owner: AtomicUsize,
     /// What the VMM must redo; beside the lock, to be read while a session is busy.
     fixups: Arc<AtomicU32>,
+    /// How often the device was reset; beside the lock likewise.
+    resets: Arc<AtomicU64>,
 }
 
 /// The device, locked.
@@ -94,7 +97,7 @@ pub(crate) struct Inner {
     data: Option<DataFd>,
     pub(crate) session: Session,
     /// Rises with every reset: a session of an earlier epoch is dead.
-    epoch: u64,
+    epoch: Arc<AtomicU64>,
     fixups: Arc<AtomicU32>,
     failure: Option<Failure>,
     events: Option<EventSink>,
@@ -115,6 +118,7 @@ impl Device {
         identity.migration_flags = caps.migration_flags;
         identity.state_size = caps.state_size.unwrap_or(0);
         let fixups = Arc::new(AtomicU32::new(0));
+        let resets = Arc::new(AtomicU64::new(0));
         let inner = Inner {
             transport,
             fsm: Fsm::new(caps.migration_flags),
@@ -124,12 +128,13 @@ impl Device {
             identity,
             data: None,
             session: Session::None,
-            epoch: 0,
+            epoch: Arc::clone(&resets),
             fixups: Arc::clone(&fixups),
             failure: None,
             events: options.events,
         };
-        let shared = Shared { inner: Mutex::new(inner), owner: AtomicUsize::new(0), fixups };
+        let shared =
+            Shared { inner: Mutex::new(inner), owner: AtomicUsize::new(0), fixups, resets };
         Ok(Device { shared: Arc::new(shared) })
     }
 
@@ -174,11 +179,11 @@ impl Device {
     /// [`Outcome::Kept`] or [`Outcome::Recovered`] the device is whole: try again.
     pub fn run(&self) -> Result<()> {
         let mut inner = self.lock()?;
-        let epoch = inner.epoch;
+        let epoch = inner.epoch();
         let result = inner.set_plain_state(State::Running);
         inner.remember(result)?;
         // A reset on the way has undone whatever the VMM did before.
-        if inner.epoch == epoch {
+        if inner.epoch() == epoch {
             inner.fixups.store(0, Ordering::Relaxed);
         }
         Ok(())
@@ -197,7 +202,7 @@ impl Device {
         let mut inner = self.lock()?;
         inner.drop_data();
         inner.state = None;
-        inner.epoch += 1;
+        inner.next_epoch();
         inner.note_fixups(Fixups::AFTER_RESET_OR_LOAD);
         let result = inner.ask_state().map(|state| {
             if state == State::Running {
@@ -216,6 +221,40 @@ impl Device {
     /// What went wrong last, if anything did.
     pub fn failure(&self) -> Result<Option<Failure>> {
         Ok(self.lock()?.failure)
+    }
+
+    /// A number that no other live device has.
+    pub(crate) fn key(&self) -> u64 {
+        Arc::as_ptr(&self.shared).addr() as u64
+    }
+
+    /// The device's DMA logging, or why there is none.
+    pub(crate) fn dma_log(&self) -> Result<std::result::Result<Box<dyn DmaLog>, String>> {
+        let inner = self.lock()?;
+        if !inner.caps.dma_logging {
+            let codes = [ReasonCode::NoDmaLogging, ReasonCode::DmaLoggingUnusable];
+            let reason = inner.reasons.iter().find(|reason| codes.contains(&reason.code));
+            return Ok(Err(reason.map(|reason| reason.text.clone()).unwrap_or_default()));
+        }
+        if let Some(log) = inner.transport.dma_log() {
+            return Ok(Ok(log));
+        }
+        let device = self.clone();
+        Ok(Ok(Box::new(FeatureLog(move |flags: u32, payload: &mut [u8]| {
+            let mut inner = device.lock().map_err(|_| Errno(libc::EBUSY))?;
+            inner.transport.feature(flags, payload)
+        }))))
+    }
+
+    /// What dirty tracking must know of the device beside its log.
+    pub(crate) fn health(&self) -> Health {
+        let device = self.clone();
+        let quiet = move || {
+            // A device that is busy, with a read of its state for example, is not worth waiting for.
+            let Ok(inner) = device.shared.inner.try_lock() else { return false };
+            matches!(inner.state, Some(State::Stop | State::StopCopy | State::Resuming))
+        };
+        Health::new(Arc::clone(&self.shared.resets), quiet)
     }
 
     /// Begins to save the device: RUNNING to PRE_COPY where the device has it.
@@ -284,7 +323,11 @@ impl Inner {
     }
 
     pub(crate) fn epoch(&self) -> u64 {
-        self.epoch
+        self.epoch.load(Ordering::Relaxed)
+    }
+
+    fn next_epoch(&self) {
+        self.epoch.fetch_add(1, Ordering::Release);
     }
 
     pub(crate) fn fixups(&self) -> u32 {
@@ -351,7 +394,7 @@ impl Inner {
         if !usable || before.is_some_and(State::has_session) {
             // Walking out of RESUMING without its data fd has brought kernels down
             // (docs/kernel-interface.md). Reset is safe.
-            let left_by_an_earlier_owner = self.epoch == 0 && before == self.caps.initial_state;
+            let left_by_an_earlier_owner = self.epoch() == 0 && before == self.caps.initial_state;
             self.reset()?;
             if !left_by_an_earlier_owner {
                 return Err(contents_lost(self, before));

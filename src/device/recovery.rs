@@ -151,7 +151,9 @@ impl Inner {
         // Only a reset leads from a session to RUNNING unasked. Sessions notice by the epoch. In
         // STOP_COPY the guest stands still and cannot have done it: that save fails instead.
         if before.is_some_and(State::has_session) && state == State::Running {
-            self.epoch += u64::from(before != Some(State::StopCopy));
+            if before != Some(State::StopCopy) {
+                self.next_epoch();
+            }
             self.note_fixups(Fixups::AFTER_RESET_OR_LOAD);
             self.emit(EventKind::Reset, before, Outcome::Reset, 0);
         }
@@ -211,7 +213,7 @@ impl Inner {
             Ok(()) => self.query_state(),
             Err(errno) => Err(errno),
         };
-        self.epoch += 1;
+        self.next_epoch();
         self.note_fixups(Fixups::AFTER_RESET_OR_LOAD);
         if after == Ok(State::Running) {
             self.state = Some(State::Running);

@@ -8,7 +8,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::stats::{AtomicLoadStats, Cancel, LoadNumbers, LoadStats, Shared, add, set};
+use super::stats::{AtomicLoadStats, LoadNumbers, LoadStats, Shared, add, set};
+use crate::cancel::Cancel;
 use crate::device::{
     Device, EventKind, Fixups, Identity, Inner, Locked, Recover, Session, State, describe,
     elapsed_ns, ignore, wrong_state,
@@ -185,8 +186,10 @@ impl Load {
                     self.source = Some(source);
                 }
                 Item::Data(data) => {
-                    let patience =
-                        Patience { timeout: self.options.write_timeout, cancelled: &self.cancel.0 };
+                    let patience = Patience {
+                        timeout: self.options.write_timeout,
+                        cancelled: self.cancel.flag(),
+                    };
                     let start = Instant::now();
                     let before = inner.state_now();
                     let written = v2::write_all(inner, data, &patience);

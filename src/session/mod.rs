@@ -8,9 +8,10 @@ mod load;
 mod save;
 mod stats;
 
+pub use crate::cancel::Cancel;
 pub use load::{BlobSink, Load, LoadOptions, LoadStatus, Policy};
 pub use save::{Ending, Next, Pending, Save, SaveOptions, SaveStatus};
-pub use stats::{Cancel, LoadStats, SaveStats, Shared};
+pub use stats::{LoadStats, SaveStats, Shared};
 
 /// What a save needs of a buffer at least, in bytes: room for a frame header, the identity and a
 /// little data.

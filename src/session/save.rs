@@ -8,8 +8,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::stats::{AtomicSaveStats, Cancel, SaveNumbers, SaveStats, Shared, add, set};
+use super::stats::{AtomicSaveStats, SaveNumbers, SaveStats, Shared, add, set};
 use super::{DEFAULT_FRAME, MIN_BUFFER};
+use crate::cancel::Cancel;
 use crate::device::{Device, EventKind, Inner, Locked, Session, State, wrong_state};
 use crate::device::{Recover, contents_lost, elapsed_ns};
 use crate::error::{Code, Errno, Error, Failure, Outcome, Result, err};

@@ -1,7 +1,9 @@
 //! Numbers and switches of a session that other threads may use while a call is under way.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::cancel::Cancel;
 
 macro_rules! stats {
     ($(#[$doc:meta])* $plain:ident, $atomic:ident { $($(#[$field_doc:meta])* $field:ident,)* }) => {
@@ -67,22 +69,6 @@ stats! {
         commit_ns,
         /// Number of the last mark that all initial data has come; 0: none yet.
         initial_generation,
-    }
-}
-
-/// The switch that cancels a session from any thread.
-#[derive(Clone, Default, Debug)]
-pub struct Cancel(pub(crate) Arc<AtomicBool>);
-
-impl Cancel {
-    /// The call that is under way, and every later one, returns [`crate::Code::Cancelled`].
-    pub fn cancel(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether it was cancelled.
-    pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
     }
 }
 

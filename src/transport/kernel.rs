@@ -3,10 +3,12 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::dirty::FeatureLog;
 use super::os::{bytes_to_words, last_errno, once, retry, words_to_bytes};
-use super::{DataFd, DeviceInfo, Direction, PrecopyInfo, Transport};
+use super::{DataFd, DeviceInfo, Direction, DmaLog, PrecopyInfo, Transport};
 use crate::error::Errno;
 use crate::uapi;
 use vfio_bindings::bindings::vfio;
@@ -22,13 +24,13 @@ const MAX_TRANSFER: usize = 1 << 30;
 ///
 /// The fd is borrowed for as long as the transport lives and never closed; data fds are owned.
 pub struct KernelTransport {
-    fd: Box<dyn AsFd + Send>,
+    fd: Arc<dyn AsFd + Send + Sync>,
 }
 
 impl KernelTransport {
     /// Wraps a device fd. An `Arc<OwnedFd>` or `File` will do.
-    pub fn new(fd: impl AsFd + Send + 'static) -> KernelTransport {
-        KernelTransport { fd: Box::new(fd) }
+    pub fn new(fd: impl AsFd + Send + Sync + 'static) -> KernelTransport {
+        KernelTransport { fd: Arc::new(fd) }
     }
 
     fn raw(&self) -> i32 {
@@ -40,7 +42,22 @@ impl KernelTransport {
     }
 }
 
-fn ioctl(fd: i32, request: u32, arg: *mut libc::c_void) -> Result<(), Errno> {
+/// `VFIO_DEVICE_FEATURE` with a payload behind its header.
+fn feature(fd: i32, flags: u32, payload: &mut [u8]) -> Result<(), Errno> {
+    let mut words = [0u64; FEATURE_WORDS];
+    let mut bytes = [0u8; FEATURE_WORDS * 8];
+    let size = 8 + payload.len();
+    bytes.get_mut(8..size).ok_or(Errno(libc::EINVAL))?.copy_from_slice(payload);
+    bytes[..4].copy_from_slice(&(size as u32).to_ne_bytes());
+    bytes[4..8].copy_from_slice(&flags.to_ne_bytes());
+    bytes_to_words(&bytes, &mut words);
+    ioctl(fd, uapi::VFIO_DEVICE_FEATURE, words.as_mut_ptr().cast())?;
+    words_to_bytes(&words, &mut bytes);
+    payload.copy_from_slice(bytes.get(8..size).ok_or(Errno(libc::EINVAL))?);
+    Ok(())
+}
+
+pub(super) fn ioctl(fd: i32, request: u32, arg: *mut libc::c_void) -> Result<(), Errno> {
     // SAFETY: callers pass a structure of the layout that the request asks for, whose first
     // member is its size and which they own exclusively; a bad fd only yields EBADF.
     retry(|| unsafe { libc::ioctl(fd, request as _, arg) as isize }).map(drop)
@@ -121,17 +138,15 @@ pub(super) fn poll_fd_wait(fd: i32, direction: Direction, timeout: Duration) {
 
 impl Transport for KernelTransport {
     fn feature(&mut self, flags: u32, payload: &mut [u8]) -> Result<(), Errno> {
-        let mut words = [0u64; FEATURE_WORDS];
-        let mut bytes = [0u8; FEATURE_WORDS * 8];
-        let size = 8 + payload.len();
-        bytes.get_mut(8..size).ok_or(Errno(libc::EINVAL))?.copy_from_slice(payload);
-        bytes[..4].copy_from_slice(&(size as u32).to_ne_bytes());
-        bytes[4..8].copy_from_slice(&flags.to_ne_bytes());
-        bytes_to_words(&bytes, &mut words);
-        self.device_ioctl(uapi::VFIO_DEVICE_FEATURE, &mut words)?;
-        words_to_bytes(&words, &mut bytes);
-        payload.copy_from_slice(bytes.get(8..size).ok_or(Errno(libc::EINVAL))?);
-        Ok(())
+        feature(self.raw(), flags, payload)
+    }
+
+    /// The kernel locks for itself: logging need not wait for a read of the device's state.
+    fn dma_log(&self) -> Option<Box<dyn DmaLog>> {
+        let fd = Arc::clone(&self.fd);
+        Some(Box::new(FeatureLog(move |flags: u32, payload: &mut [u8]| {
+            feature(fd.as_fd().as_raw_fd(), flags, payload)
+        })))
     }
 
     fn device_info(&mut self) -> Result<DeviceInfo, Errno> {

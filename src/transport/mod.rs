@@ -5,17 +5,22 @@
 
 #![allow(unsafe_code)]
 
+mod dirty;
 mod kernel;
 mod ops;
 mod os;
+mod words;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub(crate) use dirty::FeatureLog;
+pub use dirty::{DmaLog, Hwpt, IovaRange, KernelHwpt, KernelType1, Type1, Type1Info};
 pub use kernel::KernelTransport;
 pub use ops::{OpsTransport, vfiomig_device_ops, vfiomig_identity, vfiomig_precopy_info};
 pub(crate) use ops::{fixed_text, put_fixed_text};
-pub(crate) use os::{current_thread_token, random_bytes};
+pub(crate) use os::{current_thread_token, page_size, random_bytes};
+pub(crate) use words::Words;
 
 use crate::error::Errno;
 
@@ -91,6 +96,12 @@ pub trait Transport: Send {
 
     /// The device's directory in sysfs, as far as it can be learned from the transport.
     fn sysfs(&self) -> Option<PathBuf> {
+        None
+    }
+
+    /// The device's DMA logging, where it can be used beside everything else. None: by
+    /// [`Transport::feature`], in turn with the rest.
+    fn dma_log(&self) -> Option<Box<dyn DmaLog>> {
         None
     }
 

@@ -19,6 +19,13 @@ pub(crate) fn random_bytes(buf: &mut [u8]) -> Result<(), Errno> {
     Ok(())
 }
 
+/// The size of the host's pages, in bytes.
+pub(crate) fn page_size() -> u64 {
+    // SAFETY: touches no memory of ours.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u64::try_from(size).ok().filter(|size| size.is_power_of_two()).unwrap_or(4096)
+}
+
 /// The calling thread's errno.
 pub(super) fn last_errno() -> Errno {
     Errno(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))

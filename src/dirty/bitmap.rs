@@ -1,0 +1,325 @@
+//! Bitmaps of pages: words with the lowest bit first, as the kernel's interfaces have them.
+//!
+//! Nothing here can lose a bit: what does not fit the other side's pages exactly is rounded outwards.
+
+/// A power of two, in bytes: what one bit stands for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub struct PageSize(u32);
+
+impl PageSize {
+    /// A page of `bytes` bytes, if that is a power of two.
+    pub fn new(bytes: u64) -> Option<PageSize> {
+        bytes.is_power_of_two().then(|| PageSize(bytes.trailing_zeros()))
+    }
+
+    /// Its size.
+    pub fn bytes(self) -> u64 {
+        1 << self.0
+    }
+
+    pub(crate) fn shift(self) -> u32 {
+        self.0
+    }
+
+    /// The number of the page that an address is in.
+    pub(crate) fn of(self, address: u64) -> u64 {
+        address >> self.0
+    }
+
+    pub(crate) fn divides(self, n: u64) -> bool {
+        n & (self.bytes() - 1) == 0
+    }
+}
+
+/// How many words `bits` bits take.
+pub(crate) fn words_for(bits: u64) -> usize {
+    usize::try_from(bits.div_ceil(64)).unwrap_or(usize::MAX)
+}
+
+/// The low `n` bits, for `n` up to 64.
+fn low(n: u64) -> u64 {
+    if n >= 64 { u64::MAX } else { (1 << n) - 1 }
+}
+
+/// Sets `n` bits from `first` on.
+pub(crate) fn set(words: &mut [u64], first: u64, n: u64) {
+    let (mut at, end) = (first, first.saturating_add(n));
+    while at < end {
+        let Some(word) = words.get_mut((at / 64) as usize) else { return };
+        let bit = at % 64;
+        let here = (64 - bit).min(end - at);
+        *word |= low(here) << bit;
+        at += here;
+    }
+}
+
+/// Clears the bits from `n` on: those that nobody asked for.
+pub(crate) fn cut(words: &mut [u64], n: u64) {
+    let whole = (n / 64) as usize;
+    if let Some(word) = words.get_mut(whole) {
+        *word &= low(n % 64);
+    }
+    if let Some(rest) = words.get_mut(whole.saturating_add(1)..) {
+        rest.fill(0);
+    }
+}
+
+/// Whether a bit is set.
+#[cfg(test)]
+pub(crate) fn get(words: &[u64], bit: u64) -> bool {
+    words.get((bit / 64) as usize).is_some_and(|word| word >> (bit % 64) & 1 == 1)
+}
+
+/// Adds three bits in each position: sum and carry.
+fn add(a: u64, b: u64, c: u64) -> (u64, u64) {
+    let u = a ^ b;
+    (u ^ c, (a & b) | (u & c))
+}
+
+/// How many bits are set. Without the CPU's own instruction, which not every x86 has, so that the
+/// adding up of sixteen words before counting pays.
+pub(crate) fn count(words: &[u64]) -> u64 {
+    let blocks = words.chunks_exact(16);
+    let rest = blocks.remainder();
+    let (mut ones, mut twos, mut fours, mut eights) = (0, 0, 0, 0);
+    let mut sixteens = 0;
+    for block in blocks {
+        let [w0, w1, w2, w3, w4, w5, w6, w7, w8, w9, wa, wb, wc, wd, we, wf] = block else {
+            continue;
+        };
+        let (a, t0) = add(ones, *w0, *w1);
+        let (a, t1) = add(a, *w2, *w3);
+        let (b, f0) = add(twos, t0, t1);
+        let (a, t0) = add(a, *w4, *w5);
+        let (a, t1) = add(a, *w6, *w7);
+        let (b, f1) = add(b, t0, t1);
+        let (c, e0) = add(fours, f0, f1);
+        let (a, t0) = add(a, *w8, *w9);
+        let (a, t1) = add(a, *wa, *wb);
+        let (b, f0) = add(b, t0, t1);
+        let (a, t0) = add(a, *wc, *wd);
+        let (a, t1) = add(a, *we, *wf);
+        let (b, f1) = add(b, t0, t1);
+        let (c, e1) = add(c, f0, f1);
+        let (d, s) = add(eights, e0, e1);
+        (ones, twos, fours, eights) = (a, b, c, d);
+        sixteens += u64::from(s.count_ones());
+    }
+    let bits = |word: u64| u64::from(word.count_ones());
+    16 * sixteens
+        + 8 * bits(eights)
+        + 4 * bits(fours)
+        + 2 * bits(twos)
+        + bits(ones)
+        + rest.iter().map(|word| bits(*word)).sum::<u64>()
+}
+
+/// Whether any bit is set.
+pub(crate) fn has_any(words: &[u64]) -> bool {
+    words.iter().any(|word| *word != 0)
+}
+
+/// Adds the bits of `from`; both begin with the same page.
+pub(crate) fn or(into: &mut [u64], from: &[u64]) {
+    for (to, word) in into.iter_mut().zip(from) {
+        *to |= word;
+    }
+}
+
+/// Adds `n` bits of `from`, from `from_bit` on, to `into` from `into_bit` on.
+pub(crate) fn or_at(into: &mut [u64], into_bit: u64, from: &[u64], from_bit: u64, n: u64) {
+    let mut done = 0;
+    while done < n {
+        let at = from_bit + done;
+        let Some(word) = from.get((at / 64) as usize) else { return };
+        let here = (64 - at % 64).min(n - done);
+        let bits = word >> (at % 64) & low(here);
+        if bits != 0 {
+            let to = into_bit + done;
+            let (index, shift) = ((to / 64) as usize, to % 64);
+            if let Some(word) = into.get_mut(index) {
+                *word |= bits << shift;
+            }
+            // What the shift pushed out.
+            if shift + here > 64 {
+                if let Some(word) = into.get_mut(index + 1) {
+                    *word |= bits >> (64 - shift);
+                }
+            }
+        }
+        done += here;
+    }
+}
+
+/// Runs of set bits within the first `n`: first bit and length.
+pub(crate) fn runs(words: &[u64], n: u64) -> Runs<'_> {
+    Runs { words, at: 0, n: n.min((words.len() as u64).saturating_mul(64)) }
+}
+
+/// See [`runs`].
+pub(crate) struct Runs<'a> {
+    words: &'a [u64],
+    at: u64,
+    n: u64,
+}
+
+impl Runs<'_> {
+    /// The first bit from `at` on whose word differs from `like` there.
+    fn first_unlike(&self, mut at: u64, like: u64) -> u64 {
+        while at < self.n {
+            let word = self.words.get((at / 64) as usize).map_or(0, |word| word ^ like);
+            let word = word >> (at % 64);
+            if word != 0 {
+                return (at + u64::from(word.trailing_zeros())).min(self.n);
+            }
+            at = (at / 64 + 1) * 64;
+        }
+        self.n
+    }
+}
+
+impl Iterator for Runs<'_> {
+    type Item = (u64, u64);
+
+    fn next(&mut self) -> Option<(u64, u64)> {
+        let first = self.first_unlike(self.at, 0);
+        if first >= self.n {
+            return None;
+        }
+        self.at = self.first_unlike(first, u64::MAX);
+        Some((first, self.at - first))
+    }
+}
+
+/// Addresses that a bitmap is about: bit 0 is the page at `start`; `start` and `length` are
+/// multiples of the page size.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Span {
+    pub start: u64,
+    pub length: u64,
+    pub page: PageSize,
+}
+
+impl Span {
+    pub fn bits(self) -> u64 {
+        self.length >> self.page.shift()
+    }
+}
+
+/// Adds a bitmap of one span to that of another, whatever their pages: a page of `into` that shares
+/// a byte with a set page of `from` is set.
+pub(crate) fn add_span(into: &mut [u64], to: Span, from: &[u64], of: Span) {
+    if to.page == of.page {
+        // In pages, so that a span ending at 2^64 has an end.
+        let (to_first, of_first) = (to.page.of(to.start), of.page.of(of.start));
+        let first = to_first.max(of_first);
+        let end = (to_first + to.bits()).min(of_first + of.bits());
+        if first < end {
+            or_at(into, first - to_first, from, first - of_first, end - first);
+        }
+        return;
+    }
+    let last_of = |span: Span| u128::from(span.start) + u128::from(span.length);
+    for (first, n) in runs(from, of.bits()) {
+        let start = u128::from(of.start) + (u128::from(first) << of.page.shift());
+        let end = start + (u128::from(n) << of.page.shift());
+        let start = start.max(u128::from(to.start));
+        let end = end.min(last_of(to));
+        if start < end {
+            let first = (start - u128::from(to.start)) >> to.page.shift();
+            let past = (end - u128::from(to.start)).div_ceil(u128::from(to.page.bytes()));
+            set(into, first as u64, (past - first) as u64);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn bits_of(words: &[u64], n: u64) -> Vec<bool> {
+        (0..n).map(|bit| get(words, bit)).collect()
+    }
+
+    fn pages() -> impl Strategy<Value = PageSize> {
+        (12u32..17).prop_map(|shift| PageSize::new(1 << shift).unwrap())
+    }
+
+    proptest! {
+        #[test]
+        fn counting_sees_every_bit(words in prop::collection::vec(any::<u64>(), 0..70)) {
+            let expected: u64 = words.iter().map(|word| u64::from(word.count_ones())).sum();
+            prop_assert_eq!(count(&words), expected);
+        }
+
+        #[test]
+        fn adding_at_any_shift_is_adding_bit_by_bit(
+            from in prop::collection::vec(any::<u64>(), 1..6),
+            mut into in prop::collection::vec(any::<u64>(), 1..6),
+            from_bit in 0u64..200, into_bit in 0u64..200, n in 0u64..300,
+        ) {
+            let mut expected = bits_of(&into, into.len() as u64 * 64);
+            for i in 0..n {
+                if from_bit + i < from.len() as u64 * 64 && get(&from, from_bit + i) {
+                    if let Some(bit) = expected.get_mut((into_bit + i) as usize) {
+                        *bit = true;
+                    }
+                }
+            }
+            or_at(&mut into, into_bit, &from, from_bit, n);
+            prop_assert_eq!(bits_of(&into, into.len() as u64 * 64), expected);
+        }
+
+        #[test]
+        fn runs_are_the_set_bits(words in prop::collection::vec(prop_oneof![
+            any::<u64>(), Just(0), Just(u64::MAX)], 0..6), n in 0u64..400) {
+            let mut found = vec![false; n as usize];
+            let mut before = None;
+            for (first, len) in runs(&words, n) {
+                prop_assert!(len > 0 && before.is_none_or(|end| first > end));
+                before = Some(first + len);
+                found[first as usize..(first + len) as usize].fill(true);
+            }
+            let expected: Vec<bool> = (0..n).map(|bit| get(&words, bit)).collect();
+            prop_assert_eq!(found, expected);
+        }
+
+        #[test]
+        fn setting_and_cutting(n in 0u64..300, first in 0u64..300, len in 0u64..300) {
+            let mut words = vec![0; 5];
+            set(&mut words, first, len);
+            let expected: Vec<bool> = (0..320).map(|b| b >= first && b < first + len).collect();
+            prop_assert_eq!(bits_of(&words, 320), expected);
+            let mut words = vec![u64::MAX; 5];
+            cut(&mut words, n);
+            prop_assert_eq!(bits_of(&words, 320), (0..320).map(|b| b < n).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn pages_of_any_size_lose_nothing_and_add_only_what_touches(
+            from_page in pages(), to_page in pages(), at in 0u64..64, to_at in 0u64..64,
+            n in 1u64..130, to_n in 1u64..130, words in prop::collection::vec(any::<u64>(), 3),
+            high in any::<bool>(),
+        ) {
+            // At both ends of the addresses there are.
+            let place = |at: u64, n: u64, page: PageSize| Span {
+                start: if high { 0u64.wrapping_sub((at + n) * page.bytes()) } else { at * page.bytes() },
+                length: n * page.bytes(),
+                page,
+            };
+            let (of, to) = (place(at, n, from_page), place(to_at, to_n, to_page));
+            let mut into = vec![0; 3];
+            add_span(&mut into, to, &words, of);
+            for bit in 0..to_n {
+                let start = u128::from(to.start) + u128::from(bit * to_page.bytes());
+                let end = start + u128::from(to_page.bytes());
+                let touched = (0..n).any(|i| {
+                    let s = u128::from(of.start) + u128::from(i * from_page.bytes());
+                    get(&words, i) && s < end && s + u128::from(from_page.bytes()) > start
+                });
+                prop_assert_eq!(get(&into, bit), touched, "bit {}", bit);
+            }
+        }
+    }
+}

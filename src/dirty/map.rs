@@ -1,0 +1,225 @@
+//! The memory map of one I/O address space: which addresses a device can reach, and what of the
+//! VMM's memory lies there.
+
+use std::ops::RangeInclusive;
+
+use rangemap::{RangeInclusiveMap, RangeInclusiveSet};
+
+use super::bitmap::PageSize;
+use crate::error::{Result, err};
+
+/// The most that one address space may map, in bytes: far above any machine, and low enough that
+/// a wrong size is told from a right one.
+pub const MAX_MAPPED: u64 = 1 << 48;
+
+/// A mapping, as the VMM describes it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Mapping {
+    /// First I/O virtual address.
+    pub iova: u64,
+    /// Size in bytes. Together with `iova` it may end at 2^64.
+    pub size: u64,
+    /// What the memory is to the VMM: the number of a RAM block, say.
+    pub cookie: u64,
+    /// Where in it the mapping begins, in bytes.
+    pub offset: u64,
+    /// Where it lies in this process; 0: nowhere.
+    pub host: usize,
+    /// Devices cannot write to it.
+    pub read_only: bool,
+    /// What is there changes without notice: the VMM is asked whenever a page is dirty.
+    pub translate: bool,
+    /// No mapping, but addresses in which mappings will come and go: devices log them from the
+    /// beginning where they can.
+    pub window: bool,
+}
+
+/// The part of a mapping that lies within some range.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Piece {
+    pub first: u64,
+    pub last: u64,
+    pub mapping: Mapping,
+}
+
+impl Piece {
+    /// Offset in the VMM's terms.
+    pub fn offset_of(&self, iova: u64) -> u64 {
+        self.mapping.offset.wrapping_add(iova.wrapping_sub(self.mapping.iova))
+    }
+
+    pub fn host_of(&self, iova: u64) -> usize {
+        match self.mapping.host {
+            0 => 0,
+            host => host.wrapping_add(iova.wrapping_sub(self.mapping.iova) as usize),
+        }
+    }
+
+    pub fn range(&self) -> RangeInclusive<u64> {
+        self.first..=self.last
+    }
+}
+
+/// Mappings that do not overlap, and the windows in which more may come.
+#[derive(Clone, Default)]
+pub(crate) struct Map {
+    mappings: RangeInclusiveMap<u64, Mapping>,
+    windows: RangeInclusiveSet<u64>,
+    bytes: u64,
+}
+
+/// Checks a range: not empty, not wrapping, whole pages. A range may end at 2^64.
+pub(crate) fn check_range(
+    what: &str,
+    iova: u64,
+    size: u64,
+    page: PageSize,
+) -> Result<RangeInclusive<u64>> {
+    if size == 0 {
+        return Err(err!(Inval, "{what} at {iova:#x} is empty"));
+    }
+    let last = iova.checked_add(size - 1);
+    let last = last.ok_or_else(|| err!(Inval, "{what} at {iova:#x}, {size:#x} bytes, wraps"))?;
+    if !page.divides(iova) || !page.divides(size) {
+        let page = page.bytes();
+        return Err(err!(
+            Inval,
+            "{what} at {iova:#x}, {size:#x} bytes, is not in whole pages of {page} bytes"
+        ));
+    }
+    Ok(iova..=last)
+}
+
+impl Map {
+    pub fn insert(&mut self, mapping: Mapping, page: PageSize) -> Result<RangeInclusive<u64>> {
+        let Mapping { iova, size, .. } = mapping;
+        let range = check_range("a mapping", iova, size, page)?;
+        if !page.divides(mapping.offset) {
+            return Err(err!(
+                Inval,
+                "the mapping at {iova:#x} has offset {:#x}: not in whole pages of {} bytes",
+                mapping.offset,
+                page.bytes()
+            ));
+        }
+        if mapping.offset.checked_add(size - 1).is_none() && !mapping.translate {
+            return Err(err!(Inval, "the mapping at {iova:#x} wraps in its offset"));
+        }
+        if mapping.host != 0 && mapping.host.checked_add((size - 1) as usize).is_none() {
+            return Err(err!(Inval, "the mapping at {iova:#x} wraps in its host address"));
+        }
+        if let Some((other, _)) = self.mappings.overlapping(&range).next() {
+            return Err(err!(
+                Inval,
+                "the mapping at {iova:#x}, {size:#x} bytes, overlaps the one at {:#x} to {:#x}",
+                other.start(),
+                other.end()
+            ));
+        }
+        let bytes = self.bytes.checked_add(size).filter(|bytes| *bytes <= MAX_MAPPED);
+        self.bytes = bytes.ok_or_else(|| {
+            err!(Inval, "with the mapping at {iova:#x} more than {MAX_MAPPED:#x} bytes are mapped")
+        })?;
+        self.mappings.insert(range.clone(), mapping);
+        Ok(range)
+    }
+
+    pub fn insert_window(&mut self, iova: u64, size: u64, page: PageSize) -> Result<()> {
+        let range = check_range("a window", iova, size, page)?;
+        self.windows.insert(range);
+        Ok(())
+    }
+
+    pub fn remove(&mut self, range: &RangeInclusive<u64>) {
+        let gone: u64 = self.pieces(range).map(|piece| piece.last - piece.first + 1).sum();
+        self.bytes = self.bytes.saturating_sub(gone);
+        self.mappings.remove(range.clone());
+    }
+
+    /// The pieces of mappings in a range, in order.
+    pub fn pieces<'a>(
+        &'a self,
+        range: &'a RangeInclusive<u64>,
+    ) -> impl Iterator<Item = Piece> + 'a {
+        self.mappings.overlapping(range).map(|(whole, mapping)| Piece {
+            first: *whole.start().max(range.start()),
+            last: *whole.end().min(range.end()),
+            mapping: *mapping,
+        })
+    }
+
+    /// The pieces that devices can write to.
+    pub fn writable<'a>(
+        &'a self,
+        range: &'a RangeInclusive<u64>,
+    ) -> impl Iterator<Item = Piece> + 'a {
+        self.pieces(range).filter(|piece| !piece.mapping.read_only)
+    }
+
+    pub fn windows(&self) -> &RangeInclusiveSet<u64> {
+        &self.windows
+    }
+
+    /// Bytes mapped.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+/// All addresses.
+pub(crate) const EVERYWHERE: RangeInclusive<u64> = 0..=u64::MAX;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Code;
+
+    const PAGE: u64 = 4096;
+
+    fn page() -> PageSize {
+        PageSize::new(PAGE).unwrap()
+    }
+
+    fn mapping(iova: u64, size: u64, cookie: u64) -> Mapping {
+        Mapping { iova, size, cookie, ..Mapping::default() }
+    }
+
+    #[test]
+    fn bad_mappings_are_refused_and_leave_the_map_as_it_was() {
+        let mut map = Map::default();
+        map.insert(mapping(16 * PAGE, 16 * PAGE, 1), page()).unwrap();
+        for bad in [
+            mapping(0, 0, 2),
+            mapping(1, PAGE, 2),
+            mapping(0, PAGE + 1, 2),
+            mapping(u64::MAX - PAGE + 1, 2 * PAGE, 2),
+            mapping(PAGE, u64::MAX - PAGE + 1, 2),
+            mapping(31 * PAGE, PAGE, 2),
+            mapping(0, 17 * PAGE, 2),
+            mapping(15 * PAGE, 100 * PAGE, 2),
+            mapping(20 * PAGE, PAGE, 2),
+            mapping(1 << 50, MAX_MAPPED, 2),
+            Mapping { offset: 1, ..mapping(0, PAGE, 2) },
+            Mapping { offset: 0u64.wrapping_sub(PAGE), ..mapping(0, 2 * PAGE, 2) },
+            Mapping { host: usize::MAX, ..mapping(0, PAGE, 2) },
+        ] {
+            assert_eq!(map.insert(bad, page()).unwrap_err().code(), Code::Inval, "{bad:x?}");
+        }
+        assert_eq!((map.pieces(&EVERYWHERE).count(), map.bytes()), (1, 16 * PAGE));
+        // The last page there is.
+        map.insert(mapping(u64::MAX - PAGE + 1, PAGE, 3), page()).unwrap();
+        assert_eq!(map.pieces(&EVERYWHERE).count(), 2);
+    }
+
+    #[test]
+    fn a_mapping_that_loses_its_middle_keeps_its_offsets() {
+        let mut map = Map::default();
+        map.insert(Mapping { offset: 64 * PAGE, ..mapping(0, 16 * PAGE, 1) }, page()).unwrap();
+        map.remove(&(4 * PAGE..=8 * PAGE - 1));
+        let pieces: Vec<Piece> = map.pieces(&EVERYWHERE).collect();
+        assert_eq!(pieces.len(), 2);
+        assert_eq!(map.bytes(), 12 * PAGE);
+        assert_eq!((pieces[1].first, pieces[1].last), (8 * PAGE, 16 * PAGE - 1));
+        assert_eq!(pieces[1].offset_of(9 * PAGE), 73 * PAGE);
+    }
+}

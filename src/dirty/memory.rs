@@ -1,0 +1,58 @@
+//! The VMM's side of a run: its memory map, its memory, and where dirty pages go.
+
+use super::map::Mapping;
+use crate::error::{Errno, Result};
+
+/// A place in the VMM's memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// [`Mapping::cookie`].
+    pub cookie: u64,
+    /// Offset in what the cookie stands for, in bytes.
+    pub offset: u64,
+    /// How many bytes from there on are one piece.
+    pub size: u64,
+    /// Where it lies in this process; 0: nowhere.
+    pub host: usize,
+}
+
+/// What a run asks of its VMM. Called on the thread that is inside the run, one call at a time.
+pub trait Memory: Send {
+    /// Adds every mapping there is now. Returns whether it can: otherwise the map is what
+    /// [`super::Run::map`] made of it.
+    fn enumerate(&mut self, _add: &mut dyn FnMut(Mapping) -> Result<()>) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// Whether [`Memory::set_dirty`] takes pages.
+    fn takes_pages(&self) -> bool {
+        true
+    }
+
+    /// Takes dirty pages: bit 0 is the page at `offset` in what `cookie` stands for. What it
+    /// refuses is delivered again later.
+    fn set_dirty(
+        &mut self,
+        cookie: u64,
+        offset: u64,
+        page_size: u64,
+        bitmap: &[u64],
+        bits: u64,
+    ) -> std::result::Result<(), Errno>;
+
+    /// What lies at an address of a mapping with [`Mapping::translate`] now: at least one page, or
+    /// an error.
+    fn translate(&mut self, _iova: u64, _size: u64) -> std::result::Result<Place, Errno> {
+        Err(Errno(libc::EOPNOTSUPP))
+    }
+
+    /// Reads guest memory.
+    fn read(&mut self, _place: Place, _buf: &mut [u8]) -> std::result::Result<(), Errno> {
+        Err(Errno(libc::EOPNOTSUPP))
+    }
+
+    /// Writes guest memory.
+    fn write(&mut self, _place: Place, _buf: &[u8]) -> std::result::Result<(), Errno> {
+        Err(Errno(libc::EOPNOTSUPP))
+    }
+}

@@ -1,0 +1,169 @@
+//! Pages that are known to be dirty and have not been delivered: what was read out but refused, what
+//! lay beyond a range that was asked for, what an error made count as dirty.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+
+use rangemap::RangeInclusiveSet;
+
+use super::bitmap;
+
+/// Pages in a block: a bitmap of 4 KiB.
+const BLOCK: u64 = 512 * 64;
+
+/// A block's words.
+type Block = [u64; (BLOCK / 64) as usize];
+
+/// Sets that are at least this long cost less as a range than as bits.
+const LONG: u64 = BLOCK;
+
+/// A set of pages, by number. Takes memory for what is in it only: 4 KiB for each 32,768 pages with
+/// a bit, and next to nothing for long ranges.
+#[derive(Default)]
+pub(super) struct Pending {
+    bits: BTreeMap<u64, Box<Block>>,
+    ranges: RangeInclusiveSet<u64>,
+}
+
+impl Pending {
+    /// Adds pages `first` to `last`.
+    pub fn add(&mut self, pages: RangeInclusive<u64>) {
+        let (first, last) = pages.into_inner();
+        if last < first {
+            return;
+        }
+        if last - first >= LONG - 1 {
+            self.ranges.insert(first..=last);
+            return;
+        }
+        self.each_block(first, last - first + 1, |block, bit, _, n| bitmap::set(block, bit, n));
+    }
+
+    /// Adds the pages whose bits are set among the first `n`; bit 0 is page `first`.
+    pub fn add_bits(&mut self, first: u64, words: &[u64], n: u64) {
+        for (at, len) in bitmap::runs(words, n) {
+            let start = first.saturating_add(at);
+            self.add(start..=start.saturating_add(len - 1));
+        }
+    }
+
+    fn each_block(&mut self, first: u64, n: u64, mut f: impl FnMut(&mut Block, u64, u64, u64)) {
+        let mut done = 0;
+        while done < n {
+            let page = first + done;
+            let here = (BLOCK - page % BLOCK).min(n - done);
+            let block = self
+                .bits
+                .entry(page / BLOCK)
+                .or_insert_with(|| Box::new([0; (BLOCK / 64) as usize]));
+            f(block, page % BLOCK, done, here);
+            done += here;
+        }
+    }
+
+    /// Takes out what there is of `n` pages from `first` on, and adds it to `into`, whose bit 0 is
+    /// page `first`.
+    pub fn take(&mut self, first: u64, n: u64, into: &mut [u64]) {
+        if n == 0 || self.is_empty() {
+            return;
+        }
+        let last = first.saturating_add(n - 1);
+        let pages = first..=last;
+        let found: Vec<_> = self.ranges.overlapping(&pages).cloned().collect();
+        for range in found {
+            let (start, end) = (*range.start().max(&first), *range.end().min(&last));
+            bitmap::set(into, start - first, end - start + 1);
+        }
+        self.ranges.remove(pages);
+        let blocks: Vec<u64> =
+            self.bits.range(first / BLOCK..=last / BLOCK).map(|(index, _)| *index).collect();
+        for index in blocks {
+            let Some(block) = self.bits.get_mut(&index) else { continue };
+            let start = first.max(index * BLOCK);
+            let end = last.min(index * BLOCK + (BLOCK - 1));
+            let len = end - start + 1;
+            bitmap::or_at(into, start - first, &block[..], start % BLOCK, len);
+            clear(&mut block[..], start % BLOCK, len);
+            if !bitmap::has_any(&block[..]) {
+                self.bits.remove(&index);
+            }
+        }
+    }
+
+    /// Whether any of these pages is in it.
+    pub fn overlaps(&self, pages: &RangeInclusive<u64>) -> bool {
+        if self.ranges.overlaps(pages) {
+            return true;
+        }
+        let (first, last) = (*pages.start(), *pages.end());
+        self.bits.range(first / BLOCK..=last / BLOCK).any(|(index, block)| {
+            bitmap::runs(&block[..], BLOCK).any(|(at, len)| {
+                let start = index * BLOCK + at;
+                start <= last && start + (len - 1) >= first
+            })
+        })
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.bits.is_empty() && self.ranges.is_empty()
+    }
+
+    pub fn clear(&mut self) {
+        self.bits.clear();
+        self.ranges.clear();
+    }
+
+    /// Bytes of the bitmaps in it.
+    pub fn footprint(&self) -> u64 {
+        (self.bits.len() * size_of::<Block>()) as u64
+    }
+}
+
+fn clear(words: &mut [u64], first: u64, n: u64) {
+    let mut mask: Block = [0; (BLOCK / 64) as usize];
+    bitmap::set(&mut mask, first, n);
+    for (word, mask) in words.iter_mut().zip(mask) {
+        *word &= !mask;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    proptest! {
+        #[test]
+        fn it_is_a_set_of_pages(steps in prop::collection::vec(
+            (0u8..3, 0u64..200_000, 1u64..90_000, any::<u64>()), 1..12)) {
+            let mut pending = Pending::default();
+            let mut model = BTreeSet::new();
+            for (what, first, n, word) in steps {
+                let n = if word % 3 == 0 { n } else { n % 200 + 1 };
+                match what {
+                    0 => {
+                        pending.add(first..=first + n - 1);
+                        model.extend(first..first + n);
+                    }
+                    1 => {
+                        let n = n % 128;
+                        let words = [word, word.rotate_left(7)];
+                        pending.add_bits(first, &words, n);
+                        model.extend((0..n).filter(|i| bitmap::get(&words, *i)).map(|i| first + i));
+                    }
+                    _ => {
+                        let mut into = vec![0; bitmap::words_for(n)];
+                        let range = first..=first + n - 1;
+                        prop_assert_eq!(pending.overlaps(&range), model.range(range).next().is_some());
+                        pending.take(first, n, &mut into);
+                        for i in 0..n {
+                            prop_assert_eq!(bitmap::get(&into, i), model.remove(&(first + i)));
+                        }
+                    }
+                }
+                prop_assert_eq!(pending.is_empty(), model.is_empty());
+            }
+        }
+    }
+}

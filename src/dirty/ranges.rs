@@ -1,0 +1,134 @@
+//! The ranges that a device is asked to log: as close to the map as it accepts.
+
+use std::ops::RangeInclusive;
+
+use rangemap::RangeInclusiveSet;
+
+use super::bitmap::PageSize;
+use super::map::{EVERYWHERE, Map};
+use crate::transport::IovaRange;
+
+/// The most ranges that the kernel takes: a page of them (docs/kernel-interface.md).
+pub(crate) const MAX_RANGES: usize = 256;
+
+/// Everything a device may write to, in whole pages: the mappings, and with `windows` what may be
+/// mapped later. Neighbours are one range. The last page before 2^64 is left out: the kernel cannot
+/// be given a range that ends there.
+pub(crate) fn wanted(map: &Map, windows: bool, page: PageSize) -> RangeInclusiveSet<u64> {
+    let mut set = RangeInclusiveSet::new();
+    let mut add = |range: RangeInclusive<u64>| {
+        let mask = page.bytes() - 1;
+        let (first, last) = (range.start() & !mask, range.end() | mask);
+        let last = if last == u64::MAX { last - page.bytes() } else { last };
+        if first < last {
+            set.insert(first..=last);
+        }
+    };
+    for piece in map.writable(&EVERYWHERE) {
+        add(piece.range());
+    }
+    if windows {
+        map.windows().iter().cloned().for_each(&mut add);
+    }
+    set
+}
+
+/// Joins neighbours over the smallest gaps until there are at most `max` ranges.
+pub(crate) fn join(set: &RangeInclusiveSet<u64>, max: usize) -> RangeInclusiveSet<u64> {
+    let mut gaps: Vec<RangeInclusive<u64>> = set
+        .iter()
+        .zip(set.iter().skip(1))
+        .map(|(a, b)| a.end().saturating_add(1)..=b.start().saturating_sub(1))
+        .collect();
+    gaps.sort_by_key(|gap| gap.end() - gap.start());
+    let mut joined = set.clone();
+    for gap in gaps.into_iter().take(set.len().saturating_sub(max.max(1))) {
+        joined.insert(gap);
+    }
+    joined
+}
+
+/// As the kernel wants them.
+pub(crate) fn list(set: &RangeInclusiveSet<u64>) -> Vec<IovaRange> {
+    set.iter()
+        .map(|range| IovaRange {
+            iova: *range.start(),
+            length: (range.end() - range.start()).saturating_add(1),
+        })
+        .collect()
+}
+
+/// What of the map is not in `logged`.
+pub(crate) fn missing(map: &Map, logged: &RangeInclusiveSet<u64>) -> RangeInclusiveSet<u64> {
+    let mut missing = RangeInclusiveSet::new();
+    for piece in map.writable(&EVERYWHERE) {
+        missing.extend(logged.gaps(&piece.range()));
+    }
+    missing
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dirty::Mapping;
+
+    const PAGE: u64 = 4096;
+
+    fn page() -> PageSize {
+        PageSize::new(PAGE).unwrap()
+    }
+
+    fn map(mappings: &[(u64, u64)]) -> Map {
+        let mut map = Map::default();
+        for (iova, size) in mappings {
+            let mapping = Mapping {
+                iova: iova * PAGE,
+                size: size * PAGE,
+                offset: iova * PAGE,
+                ..Mapping::default()
+            };
+            map.insert(mapping, page()).unwrap();
+        }
+        map
+    }
+
+    fn pages(set: &RangeInclusiveSet<u64>) -> Vec<(u64, u64)> {
+        list(set).iter().map(|range| (range.iova / PAGE, range.length / PAGE)).collect()
+    }
+
+    #[test]
+    fn neighbours_are_one_range_and_the_last_page_of_all_is_left_out() {
+        let last = (1 << 52) - 2;
+        let map = map(&[(0, 4), (4, 4), (9, 1), (last, 2)]);
+        let set = wanted(&map, false, page());
+        assert_eq!(pages(&set), [(0, 8), (9, 1), (last, 1)]);
+        assert_eq!(pages(&missing(&map, &set)), [(last + 1, 1)]);
+    }
+
+    #[test]
+    fn larger_pages_are_rounded_outwards() {
+        let map = map(&[(17, 1), (63, 2)]);
+        let set = wanted(&map, false, PageSize::new(16 * PAGE).unwrap());
+        assert_eq!(pages(&set), [(16, 16), (48, 32)]);
+    }
+
+    #[test]
+    fn windows_are_logged_where_the_device_can() {
+        let mut map = map(&[(1, 1)]);
+        map.insert_window(16 * PAGE, 16 * PAGE, page()).unwrap();
+        assert_eq!(pages(&wanted(&map, true, page())), [(1, 1), (16, 16)]);
+        assert_eq!(pages(&wanted(&map, false, page())), [(1, 1)]);
+    }
+
+    #[test]
+    fn too_many_ranges_are_joined_over_the_smallest_gaps() {
+        let set = wanted(&map(&[(0, 1), (10, 1), (12, 1), (100, 1), (105, 1)]), false, page());
+        assert_eq!(pages(&join(&set, 5)), pages(&set));
+        assert_eq!(pages(&join(&set, 4)), [(0, 1), (10, 3), (100, 1), (105, 1)]);
+        assert_eq!(pages(&join(&set, 3)), [(0, 1), (10, 3), (100, 6)]);
+        assert_eq!(pages(&join(&set, 2)), [(0, 13), (100, 6)]);
+        assert_eq!(pages(&join(&set, 1)), [(0, 106)]);
+        assert_eq!(pages(&join(&set, 0)), [(0, 106)]);
+        assert!(pages(&join(&RangeInclusiveSet::new(), 1)).is_empty());
+    }
+}

@@ -1,0 +1,84 @@
+//! Sources of dirty pages: a device, or whatever else writes to the guest's memory, and the trackers
+//! that could watch it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::tracker::SuppliedTracker;
+use crate::device::Device;
+use crate::error::Result;
+use crate::transport::{DmaLog, Hwpt, Type1};
+
+/// Something that writes to the guest's memory, and what could track it. The best that works is
+/// taken when the run starts: the device's own log, the IOMMU's page table, the VMM's tracker, the
+/// type1 container. With none, every page is dirty at every time.
+#[derive(Default)]
+pub struct Source {
+    /// For people; in errors and statistics.
+    pub name: String,
+    /// Refuse to start rather than count everything as dirty.
+    pub required: bool,
+    /// The device's own log. [`Source::device`] sets it.
+    pub device_log: Option<Box<dyn DmaLog>>,
+    /// The page table of the iommufd that the device is attached to.
+    pub hwpt: Option<Box<dyn Hwpt>>,
+    /// Smallest page of that page table, in bytes; 0: the run's.
+    pub hwpt_page_size: u64,
+    /// The VMM's own tracker.
+    pub supplied: Option<Box<dyn SuppliedTracker>>,
+    /// The type1 container that the device's group is in.
+    pub type1: Option<Box<dyn Type1>>,
+    /// How often the device was reset, and whether it stands still.
+    pub health: Option<Health>,
+    /// The same number for the same device: its log is then started once.
+    pub(crate) log_key: Option<u64>,
+    /// What the device said against its log.
+    pub(crate) note: String,
+}
+
+/// What there is to know of a device beside its log.
+pub struct Health {
+    resets: Arc<AtomicU64>,
+    quiet: Box<dyn FnMut() -> bool + Send>,
+}
+
+impl Health {
+    /// `resets` rises with each reset of the device, which may lose what it has logged; `quiet`
+    /// says whether the device surely writes nothing now.
+    pub fn new(resets: Arc<AtomicU64>, quiet: impl FnMut() -> bool + Send + 'static) -> Health {
+        Health { resets, quiet: Box::new(quiet) }
+    }
+
+    pub(super) fn resets(&self) -> u64 {
+        self.resets.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_quiet(&mut self) -> bool {
+        (self.quiet)()
+    }
+}
+
+impl Source {
+    /// A device, with its own log where it has one.
+    pub fn device(device: &Device) -> Result<Source> {
+        let mut source = Source { name: device.identity()?.driver, ..Source::default() };
+        source.use_log_of(device)?;
+        Ok(source)
+    }
+
+    /// Takes the log of a device.
+    pub fn use_log_of(&mut self, device: &Device) -> Result<()> {
+        match device.dma_log()? {
+            Ok(log) => self.device_log = Some(log),
+            Err(reason) => self.note = reason,
+        }
+        self.log_key = Some(device.key());
+        self.watch(device);
+        Ok(())
+    }
+
+    /// Watches for resets of a device.
+    pub fn watch(&mut self, device: &Device) {
+        self.health = Some(device.health());
+    }
+}

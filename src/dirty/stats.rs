@@ -1,0 +1,206 @@
+//! Numbers about a run: for people, and for the decision whether pre-copy converges.
+
+use std::collections::VecDeque;
+use std::ops::RangeInclusive;
+use std::time::{Duration, Instant};
+
+use rangemap::RangeInclusiveSet;
+
+use super::tracker::TrackerKind;
+
+/// One round over the map.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct DirtyRound {
+    /// When it ended, in nanoseconds since the run started.
+    pub at_ns: u64,
+    /// Since the end of the round before, or since the start.
+    pub interval_ns: u64,
+    /// Bytes that were delivered as dirty.
+    pub dirty_bytes: u64,
+    /// How long the library was busy with it.
+    pub sync_ns: u64,
+}
+
+/// A run as a whole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct DirtyStats {
+    /// Rounds over the map that are complete.
+    pub rounds: u64,
+    /// Bytes delivered as dirty since the start, a page counted each time.
+    pub dirty_bytes: u64,
+    /// In the last complete round.
+    pub last_dirty_bytes: u64,
+    /// Bytes that became dirty per second, in the last complete round.
+    pub rate: u64,
+    /// The same, averaged: the newest round has a weight of a quarter.
+    pub average_rate: u64,
+    /// Time spent reading and delivering, in nanoseconds.
+    pub sync_ns: u64,
+    /// In the last complete round.
+    pub last_sync_ns: u64,
+    /// Bytes in the map.
+    pub mapped_bytes: u64,
+    /// Memory that the run's bitmaps take, in bytes.
+    pub memory_bytes: u64,
+    /// Errors recorded since the start.
+    pub errors: u64,
+}
+
+/// One source and the tracker that it has.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SourceStats {
+    /// What tracks it.
+    pub tracker: TrackerKind,
+    /// Size of the tracker's pages in bytes.
+    pub page_size: u64,
+    /// Bytes that the tracker has reported as dirty since the start.
+    pub dirty_bytes: u64,
+    /// In its last round.
+    pub last_dirty_bytes: u64,
+    /// Bytes counted as dirty because the tracker does not watch them, or because of an error.
+    pub assumed_bytes: u64,
+    /// Bytes that the tracker reported per second, in its last round.
+    pub rate: u64,
+    /// Time spent asking it, in nanoseconds.
+    pub sync_ns: u64,
+    /// In its last round.
+    pub last_sync_ns: u64,
+    /// System calls or callbacks made.
+    pub calls: u64,
+    /// Errors recorded.
+    pub errors: u64,
+    /// How often it was started again.
+    pub restarts: u64,
+    /// Why it has this tracker and no better one; empty if there is nothing to say.
+    pub note: String,
+}
+
+/// Rounds are kept for this long.
+const HISTORY: usize = 64;
+
+/// Cuts a sequence of readings into rounds: one ends where addresses come again.
+pub(super) struct Rounds {
+    started: Instant,
+    ended: Duration,
+    covered: RangeInclusiveSet<u64>,
+    dirty_bytes: u64,
+    busy: Duration,
+    history: VecDeque<DirtyRound>,
+    totals: DirtyStats,
+}
+
+fn ns(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+pub(super) fn per_second(bytes: u64, interval: u64) -> u64 {
+    let rate = u128::from(bytes) * 1_000_000_000 / u128::from(interval.max(1));
+    u64::try_from(rate).unwrap_or(u64::MAX)
+}
+
+impl Rounds {
+    pub fn new() -> Rounds {
+        Rounds {
+            started: Instant::now(),
+            ended: Duration::ZERO,
+            covered: RangeInclusiveSet::new(),
+            dirty_bytes: 0,
+            busy: Duration::ZERO,
+            history: VecDeque::new(),
+            totals: DirtyStats::default(),
+        }
+    }
+
+    /// A range is about to be read; returns whether a new round begins with it.
+    pub fn begin(&mut self, range: &RangeInclusive<u64>) -> bool {
+        let again = self.covered.overlaps(range);
+        if again {
+            self.end();
+        }
+        again
+    }
+
+    /// A range has been read. With `complete`, nothing more will come in this round.
+    pub fn read(&mut self, range: RangeInclusive<u64>, bytes: u64, took: Duration, complete: bool) {
+        self.covered.insert(range);
+        self.dirty_bytes = self.dirty_bytes.saturating_add(bytes);
+        self.busy += took;
+        self.totals.dirty_bytes = self.totals.dirty_bytes.saturating_add(bytes);
+        self.totals.sync_ns = self.totals.sync_ns.saturating_add(ns(took));
+        if complete {
+            self.end();
+        }
+    }
+
+    fn end(&mut self) {
+        let now = self.started.elapsed();
+        let round = DirtyRound {
+            at_ns: ns(now),
+            interval_ns: ns(now.saturating_sub(self.ended)),
+            dirty_bytes: self.dirty_bytes,
+            sync_ns: ns(self.busy),
+        };
+        let rate = per_second(round.dirty_bytes, round.interval_ns);
+        let average = match self.totals.rounds {
+            0 => u128::from(rate),
+            _ => (3 * u128::from(self.totals.average_rate) + u128::from(rate)) / 4,
+        };
+        self.totals.rounds += 1;
+        self.totals.rate = rate;
+        self.totals.average_rate = u64::try_from(average).unwrap_or(u64::MAX);
+        self.totals.last_dirty_bytes = round.dirty_bytes;
+        self.totals.last_sync_ns = round.sync_ns;
+        if self.history.len() == HISTORY {
+            self.history.pop_front();
+        }
+        self.history.push_back(round);
+        self.ended = now;
+        self.covered.clear();
+        self.dirty_bytes = 0;
+        self.busy = Duration::ZERO;
+    }
+
+    pub fn totals(&self) -> DirtyStats {
+        self.totals
+    }
+
+    /// Newest last.
+    pub fn history(&self) -> impl Iterator<Item = DirtyRound> + '_ {
+        self.history.iter().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_ends_where_addresses_come_again() {
+        let mut rounds = Rounds::new();
+        let took = Duration::from_millis(1);
+        for (range, bytes) in [(0..=9, 10), (20..=29, 5), (0..=4, 7), (5..=9, 1), (25..=25, 2)] {
+            rounds.begin(&range);
+            rounds.read(range, bytes, took, false);
+        }
+        assert_eq!(rounds.totals().rounds, 1);
+        assert_eq!(rounds.totals().last_dirty_bytes, 15);
+        assert_eq!(rounds.totals().last_sync_ns, 2_000_000);
+        rounds.begin(&(0..=0));
+        rounds.read(0..=0, 0, took, true);
+        let history: Vec<u64> = rounds.history().map(|round| round.dirty_bytes).collect();
+        assert_eq!(history, [15, 10, 0]);
+        assert_eq!(rounds.totals().dirty_bytes, 25);
+    }
+
+    #[test]
+    fn rates_and_the_history_are_bounded() {
+        assert_eq!(per_second(4096, 1_000_000_000), 4096);
+        assert_eq!(per_second(u64::MAX, 0), u64::MAX);
+        let mut rounds = Rounds::new();
+        for i in 0..200 {
+            rounds.read(0..=u64::MAX, i, Duration::ZERO, true);
+        }
+        assert_eq!(rounds.history().count(), HISTORY);
+        assert_eq!(rounds.history().last().unwrap().dirty_bytes, 199);
+    }
+}

@@ -1,0 +1,109 @@
+//! Memory for bitmaps that the kernel writes into.
+//!
+//! The kernel pins the pages of a bitmap while it reports, and where it cannot, bits are lost
+//! without an error (docs/kernel-interface.md). So the library reports into memory of its own: there
+//! from the beginning, kept there, not shared with a child after fork(), and with a page behind its
+//! end that nobody uses.
+
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+
+use super::os::last_errno;
+use crate::error::{Errno, Error, Result};
+
+/// Zeroed words in pages of their own.
+pub struct Words {
+    start: NonNull<u64>,
+    len: usize,
+    mapped: usize,
+}
+
+// SAFETY: the memory belongs to this value alone.
+unsafe impl Send for Words {}
+
+/// What stays unused behind the words, in bytes: at least a page on every machine.
+const MARGIN: usize = 64 << 10;
+
+impl Words {
+    /// Room for `len` words.
+    pub fn new(len: usize) -> Result<Words> {
+        let no_room = |errno: Errno| {
+            Error::new(
+                crate::Code::NoMem,
+                format!("no memory for a bitmap of {len} words: {errno}"),
+            )
+        };
+        let bytes = len.max(1).checked_mul(8).and_then(|n| n.checked_next_multiple_of(MARGIN));
+        let mapped = bytes.and_then(|n| n.checked_add(MARGIN)).filter(|n| *n < isize::MAX as usize);
+        let mapped = mapped.ok_or_else(|| no_room(Errno(libc::ENOMEM)))?;
+        // SAFETY: a new private mapping; nothing that exists is touched.
+        let at = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                mapped,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE,
+                -1,
+                0,
+            )
+        };
+        let start = NonNull::new(at.cast::<u64>()).filter(|_| at != libc::MAP_FAILED);
+        let start = start.ok_or_else(|| no_room(last_errno()))?;
+        let mut words = Words { start, len, mapped };
+        // SAFETY: the mapping is ours. Both are welcome and neither is needed: without the lock
+        // pages can be swapped out, and are brought back when they are pinned.
+        unsafe {
+            libc::madvise(at, mapped, libc::MADV_DONTFORK);
+            libc::mlock(at, mapped);
+        }
+        // MAP_POPULATE does not fail where memory is short; writing would.
+        words.fill(0);
+        Ok(words)
+    }
+
+    /// Bytes that it takes.
+    pub fn footprint(&self) -> usize {
+        self.mapped
+    }
+}
+
+impl Drop for Words {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new` with this length; nothing borrows it any more.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.mapped) };
+    }
+}
+
+impl Deref for Words {
+    type Target = [u64];
+    fn deref(&self) -> &[u64] {
+        // SAFETY: `len` words are mapped and initialised, and borrowed with `self`.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl DerefMut for Words {
+    fn deref_mut(&mut self) -> &mut [u64] {
+        // SAFETY: as above, exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_zero_and_page_aligned_and_absurd_sizes_are_refused() {
+        let mut words = Words::new(1000).unwrap();
+        assert_eq!(words.len(), 1000);
+        assert!(words.iter().all(|word| *word == 0));
+        assert_eq!(words.as_ptr().addr() % 4096, 0);
+        words[999] = 7;
+        assert_eq!(words[999], 7);
+        assert!(words.footprint() >= 8000 + MARGIN);
+        for absurd in [usize::MAX, usize::MAX / 8, 1 << 59] {
+            assert_eq!(Words::new(absurd).err().unwrap().code(), crate::Code::NoMem);
+        }
+    }
+}
