@@ -1,18 +1,25 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /* Made by apigen from src/capi/api.toml; do not edit. For misuse.c alone. */
 
-enum object { NO_OBJECT, DEVICE, SAVE, LOAD, NUM_OBJECTS };
+enum object { NO_OBJECT, DEVICE, SAVE, LOAD, DIRTY, NUM_OBJECTS };
 
 static const char *const object_names[NUM_OBJECTS] = {
     [DEVICE] = "device",
     [SAVE] = "save",
     [LOAD] = "load",
+    [DIRTY] = "dirty",
+};
+
+/* Calls from several threads wait for each other. */
+static const int object_waits[NUM_OBJECTS] = {
+    [DIRTY] = 1,
 };
 
 static const char *const state_names[NUM_OBJECTS][MAX_STATES] = {
     [DEVICE] = { "live" },
     [SAVE] = { "pre-copy", "quiesced", "stop-copy", "ended", "failed", "finished" },
     [LOAD] = { "receiving", "complete", "committed", "failed" },
+    [DIRTY] = { "idle", "tracking" },
 };
 
 static const struct { int number; const char *name; } codes[] = {
@@ -261,6 +268,102 @@ static long call_vfiomig_load_free(const union argument *a)
     return 0;
 }
 
+static long call_vfiomig_dirty_new(const union argument *a)
+{
+    return (long)vfiomig_dirty_new(a[0].pointer, a[1].pointer, a[2].pointer, a[3].pointer);
+}
+
+static long call_vfiomig_dirty_free(const union argument *a)
+{
+    vfiomig_dirty_free(a[0].pointer);
+    return 0;
+}
+
+static long call_vfiomig_dirty_add_source(const union argument *a)
+{
+    return (long)vfiomig_dirty_add_source(a[0].pointer, a[1].pointer, a[2].pointer);
+}
+
+static long call_vfiomig_dirty_remove_source(const union argument *a)
+{
+    return (long)vfiomig_dirty_remove_source(a[0].pointer, (uint32_t)a[1].number);
+}
+
+static long call_vfiomig_dirty_map(const union argument *a)
+{
+    return (long)vfiomig_dirty_map(a[0].pointer, a[1].pointer);
+}
+
+static long call_vfiomig_dirty_unmap(const union argument *a)
+{
+    return (long)vfiomig_dirty_unmap(a[0].pointer, (uint64_t)a[1].number, (uint64_t)a[2].number, (uint64_t)a[3].number, a[4].pointer, (size_t)a[5].number, a[6].unmap, a[7].pointer);
+}
+
+static long call_vfiomig_dirty_start(const union argument *a)
+{
+    return (long)vfiomig_dirty_start(a[0].pointer);
+}
+
+static long call_vfiomig_dirty_collect(const union argument *a)
+{
+    return (long)vfiomig_dirty_collect(a[0].pointer);
+}
+
+static long call_vfiomig_dirty_sync(const union argument *a)
+{
+    return (long)vfiomig_dirty_sync(a[0].pointer, (uint64_t)a[1].number, (uint64_t)a[2].number, (uint64_t)a[3].number, a[4].pointer, (size_t)a[5].number);
+}
+
+static long call_vfiomig_dirty_rearm(const union argument *a)
+{
+    return (long)vfiomig_dirty_rearm(a[0].pointer);
+}
+
+static long call_vfiomig_dirty_stop(const union argument *a)
+{
+    return (long)vfiomig_dirty_stop(a[0].pointer);
+}
+
+static long call_vfiomig_dirty_cancel(const union argument *a)
+{
+    return (long)vfiomig_dirty_cancel(a[0].pointer);
+}
+
+static long call_vfiomig_dirty_mark(const union argument *a)
+{
+    return (long)vfiomig_dirty_mark(a[0].pointer, (uint64_t)a[1].number, (uint64_t)a[2].number);
+}
+
+static long call_vfiomig_dirty_dma_read(const union argument *a)
+{
+    return (long)vfiomig_dirty_dma_read(a[0].pointer, (uint64_t)a[1].number, a[2].pointer, (size_t)a[3].number);
+}
+
+static long call_vfiomig_dirty_dma_write(const union argument *a)
+{
+    return (long)vfiomig_dirty_dma_write(a[0].pointer, (uint64_t)a[1].number, a[2].pointer, (size_t)a[3].number);
+}
+
+static long call_vfiomig_dirty_get_stats(const union argument *a)
+{
+    return (long)vfiomig_dirty_get_stats(a[0].pointer, a[1].pointer);
+}
+
+static long call_vfiomig_dirty_get_round(const union argument *a)
+{
+    return (long)vfiomig_dirty_get_round(a[0].pointer, (uint32_t)a[1].number, a[2].pointer);
+}
+
+static long call_vfiomig_dirty_get_source(const union argument *a)
+{
+    return (long)vfiomig_dirty_get_source(a[0].pointer, (uint32_t)a[1].number, a[2].pointer);
+}
+
+static long call_vfiomig_dirty_get_error(const union argument *a)
+{
+    return (long)vfiomig_dirty_get_error(a[0].pointer, (uint32_t)a[1].number, a[2].pointer);
+}
+
 enum row_number {
     ROW_vfiomig_version,
     ROW_vfiomig_version_string,
@@ -305,6 +408,25 @@ enum row_number {
     ROW_vfiomig_load_get_stats,
     ROW_vfiomig_load_get_failure,
     ROW_vfiomig_load_free,
+    ROW_vfiomig_dirty_new,
+    ROW_vfiomig_dirty_free,
+    ROW_vfiomig_dirty_add_source,
+    ROW_vfiomig_dirty_remove_source,
+    ROW_vfiomig_dirty_map,
+    ROW_vfiomig_dirty_unmap,
+    ROW_vfiomig_dirty_start,
+    ROW_vfiomig_dirty_collect,
+    ROW_vfiomig_dirty_sync,
+    ROW_vfiomig_dirty_rearm,
+    ROW_vfiomig_dirty_stop,
+    ROW_vfiomig_dirty_cancel,
+    ROW_vfiomig_dirty_mark,
+    ROW_vfiomig_dirty_dma_read,
+    ROW_vfiomig_dirty_dma_write,
+    ROW_vfiomig_dirty_get_stats,
+    ROW_vfiomig_dirty_get_round,
+    ROW_vfiomig_dirty_get_source,
+    ROW_vfiomig_dirty_get_error,
     NUM_ROWS
 };
 
@@ -1008,6 +1130,347 @@ static const struct row rows[NUM_ROWS] = {
         .num_args = 1,
         .args = {
             { .kind = A_FREE, .object = LOAD, .name = "load" },
+        },
+    },
+    {
+        .name = "vfiomig_dirty_new",
+        .call = call_vfiomig_dirty_new,
+        .object = NO_OBJECT,
+        .states = 0x0,
+        .wrong_state = EINVAL,
+        .concurrent = 0,
+        .no_wait = 0,
+        .num_args = 4,
+        .args = {
+            { .kind = A_IN, .size = sizeof(struct vfiomig_memory_ops), .name = "ops" },
+            { .kind = A_OPAQUE, .name = "opaque" },
+            { .kind = A_OPTIONS, .size = sizeof(struct vfiomig_dirty_options), .name = "options" },
+            { .kind = A_OUT, .object = DIRTY, .size = sizeof(void *), .name = "out" },
+        },
+        .errors = {
+            ENOMEM, EFAULT, EINVAL, E2BIG, ENOTRECOVERABLE
+        },
+    },
+    {
+        .name = "vfiomig_dirty_free",
+        .call = call_vfiomig_dirty_free,
+        .object = NO_OBJECT,
+        .states = 0x0,
+        .wrong_state = EINVAL,
+        .concurrent = 0,
+        .no_wait = 0,
+        .num_args = 1,
+        .args = {
+            { .kind = A_FREE, .object = DIRTY, .name = "run" },
+        },
+    },
+    {
+        .name = "vfiomig_dirty_add_source",
+        .call = call_vfiomig_dirty_add_source,
+        .object = DIRTY,
+        .states = 0x3,
+        .wrong_state = EINVAL,
+        .concurrent = 0,
+        .no_wait = 0,
+        .num_args = 3,
+        .args = {
+            { .kind = A_HANDLE, .object = DIRTY, .name = "run" },
+            { .kind = A_IN, .size = sizeof(struct vfiomig_dirty_source), .name = "source" },
+            { .kind = A_PTR, .size = sizeof(uint32_t), .name = "number" },
+        },
+        .errors = {
+            EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, E2BIG, EOPNOTSUPP,
+            ENOTRECOVERABLE
+        },
+    },
+    {
+        .name = "vfiomig_dirty_remove_source",
+        .call = call_vfiomig_dirty_remove_source,
+        .object = DIRTY,
+        .states = 0x3,
+        .wrong_state = EINVAL,
+        .concurrent = 0,
+        .no_wait = 0,
+        .num_args = 2,
+        .args = {
+            { .kind = A_HANDLE, .object = DIRTY, .name = "run" },
+            { .kind = A_NUMBER, .value = 0, .name = "number" },
+        },
+        .errors = {
+            EBADF, EFAULT, EBUSY, ENODATA, ENOTRECOVERABLE
+        },
+    },
+    {
+        .name = "vfiomig_dirty_map",
+        .call = call_vfiomig_dirty_map,
+        .object = DIRTY,
+        .states = 0x3,
+        .wrong_state = EINVAL,
+        .concurrent = 0,
+        .no_wait = 0,
+        .num_args = 2,
+        .args = {
+            { .kind = A_HANDLE, .object = DIRTY, .name = "run" },
+            { .kind = A_IN, .size = sizeof(struct vfiomig_mapping), .name = "mapping" },
+        },
+        .errors = {
+            EBADF, EFAULT, EBUSY, EINVAL, E2BIG, ENOTRECOVERABLE
+        },
+    },
+    {
+        .name = "vfiomig_dirty_unmap",
+        .call = call_vfiomig_dirty_unmap,
+        .object = DIRTY,
+        .states = 0x3,
+        .wrong_state = EINVAL,
+        .concurrent = 0,
+        .no_wait = 0,
+        .num_args = 8,
+        .args = {
+            { .kind = A_HANDLE, .object = DIRTY, .name = "run" },
+            { .kind = A_NUMBER, .value = 0, .name = "iova" },
+            { .kind = A_NUMBER, .value = 4096, .name = "size" },
+            { .kind = A_NUMBER, .value = 0, .name = "page_size" },
+            { .kind = A_NO_WORDS, .name = "bitmap" },
+            { .kind = A_LEN, .name = "num_words" },
+            { .kind = A_UNMAP, .name = "unmap" },
+            { .kind = A_OPAQUE, .name = "unmap_opaque" },
+        },
+        .errors = {
+            EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, ENOSPC, ENODATA, EOPNOTSUPP,
+            ENOTRECOVERABLE
+        },
+    },
+    {
+        .name = "vfiomig_dirty_start",
+        .call = call_vfiomig_dirty_start,
+        .object = DIRTY,
+        .states = 0x1,
+        .wrong_state = EINVAL,
+        .concurrent = 0,
+        .no_wait = 0,
+        .num_args = 1,
+        .args = {
+            { .kind = A_HANDLE, .object = DIRTY, .name = "run" },
+        },
+        .errors = {
+            EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, E2BIG, EOPNOTSUPP,
+            ENOTRECOVERABLE
+        },
+    },
+    {
+        .name = "vfiomig_dirty_collect",
+        .call = call_vfiomig_dirty_collect,
+        .object = DIRTY,
+        .states = 0x2,
+        .wrong_state = EINVAL,
+        .concurrent = 0,
+        .no_wait = 0,
+        .num_args = 1,
+        .args = {
+            { .kind = A_HANDLE, .object = DIRTY, .name = "run" },
+        },
+        .errors = {
+            EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, EOPNOTSUPP, ECANCELED,
+            ENOTRECOVERABLE
+        },
+    },
+    {
+        .name = "vfiomig_dirty_sync",
+        .call = call_vfiomig_dirty_sync,
+        .object = DIRTY,
+        .states = 0x2,
+        .wrong_state = EINVAL,
+        .concurrent = 0,
+        .no_wait = 0,
+        .num_args = 6,
+        .args = {
+            { .kind = A_HANDLE, .object = DIRTY, .name = "run" },
+            { .kind = A_NUMBER, .value = 0, .name = "iova" },
+            { .kind = A_NUMBER, .value = 4096, .name = "length" },
+            { .kind = A_NUMBER, .value = 4096, .name = "page_size" },
+            { .kind = A_WORDS, .name = "bitmap" },
+            { .kind = A_LEN, .name = "num_words" },
+        },
+        .errors = {
+            EBADF, ENOMEM, EFAULT, EBUSY, EINVAL, ENOSPC, ECANCELED, ENOTRECOVERABLE
+        },
+    },
+    {
+        .name = "vfiomig_dirty_rearm",
+        .call = call_vfiomig_dirty_rearm,
+        .object = DIRTY,
+        .states = 0x2,
+        .wrong_state = EINVAL,
+        .concurrent = 0,
+        .no_wait = 0,
+        .num_args = 1,
+        .args = {
+            { .kind = A_HANDLE, .object = DIRTY, .name = "run" },
+        },
+        .errors = {
+            EBADF, EFAULT, EBUSY, EINVAL, ENOTRECOVERABLE
+        },
+    },
+    {
+        .name = "vfiomig_dirty_stop",
+        .call = call_vfiomig_dirty_stop,
+        .object = DIRTY,
+        .states = 0x3,
+        .wrong_state = EINVAL,
+        .concurrent = 0,
+        .no_wait = 0,
+        .num_args = 1,
+        .args = {
+            { .kind = A_HANDLE, .object = DIRTY, .name = "run" },
+        },
+        .errors = {
+            EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, EOPNOTSUPP, ENOTRECOVERABLE
+        },
+    },
+    {
+        .name = "vfiomig_dirty_cancel",
+        .call = call_vfiomig_dirty_cancel,
+        .object = DIRTY,
+        .states = 0x3,
+        .wrong_state = EINVAL,
+        .concurrent = 1,
+        .no_wait = 0,
+        .num_args = 1,
+        .args = {
+            { .kind = A_HANDLE, .object = DIRTY, .name = "run" },
+        },
+        .errors = {
+            EBADF, EFAULT, ENOTRECOVERABLE
+        },
+    },
+    {
+        .name = "vfiomig_dirty_mark",
+        .call = call_vfiomig_dirty_mark,
+        .object = DIRTY,
+        .states = 0x3,
+        .wrong_state = EINVAL,
+        .concurrent = 0,
+        .no_wait = 0,
+        .num_args = 3,
+        .args = {
+            { .kind = A_HANDLE, .object = DIRTY, .name = "run" },
+            { .kind = A_NUMBER, .value = 0, .name = "iova" },
+            { .kind = A_NUMBER, .value = 4096, .name = "length" },
+        },
+        .errors = {
+            EBADF, EFAULT, EBUSY, EINVAL, ENODATA, ENOTRECOVERABLE
+        },
+    },
+    {
+        .name = "vfiomig_dirty_dma_read",
+        .call = call_vfiomig_dirty_dma_read,
+        .object = DIRTY,
+        .states = 0x3,
+        .wrong_state = EINVAL,
+        .concurrent = 0,
+        .no_wait = 0,
+        .num_args = 4,
+        .args = {
+            { .kind = A_HANDLE, .object = DIRTY, .name = "run" },
+            { .kind = A_NUMBER, .value = 0, .name = "iova" },
+            { .kind = A_BUFFER, .name = "buf" },
+            { .kind = A_LEN, .name = "len" },
+        },
+        .errors = {
+            EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, ENODATA, EOPNOTSUPP,
+            ENOTRECOVERABLE
+        },
+    },
+    {
+        .name = "vfiomig_dirty_dma_write",
+        .call = call_vfiomig_dirty_dma_write,
+        .object = DIRTY,
+        .states = 0x3,
+        .wrong_state = EINVAL,
+        .concurrent = 0,
+        .no_wait = 0,
+        .num_args = 4,
+        .args = {
+            { .kind = A_HANDLE, .object = DIRTY, .name = "run" },
+            { .kind = A_NUMBER, .value = 0, .name = "iova" },
+            { .kind = A_DATA, .name = "buf" },
+            { .kind = A_LEN, .name = "len" },
+        },
+        .errors = {
+            EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, ENODATA, EOPNOTSUPP,
+            ENOTRECOVERABLE
+        },
+    },
+    {
+        .name = "vfiomig_dirty_get_stats",
+        .call = call_vfiomig_dirty_get_stats,
+        .object = DIRTY,
+        .states = 0x3,
+        .wrong_state = EINVAL,
+        .concurrent = 0,
+        .no_wait = 0,
+        .num_args = 2,
+        .args = {
+            { .kind = A_HANDLE, .object = DIRTY, .name = "run" },
+            { .kind = A_STRUCT, .size = sizeof(struct vfiomig_dirty_stats), .name = "stats" },
+        },
+        .errors = {
+            EBADF, EFAULT, EBUSY, EINVAL, ENOTRECOVERABLE
+        },
+    },
+    {
+        .name = "vfiomig_dirty_get_round",
+        .call = call_vfiomig_dirty_get_round,
+        .object = DIRTY,
+        .states = 0x3,
+        .wrong_state = EINVAL,
+        .concurrent = 0,
+        .no_wait = 0,
+        .num_args = 3,
+        .args = {
+            { .kind = A_HANDLE, .object = DIRTY, .name = "run" },
+            { .kind = A_NUMBER, .value = 0, .name = "index" },
+            { .kind = A_STRUCT, .size = sizeof(struct vfiomig_dirty_round), .name = "round" },
+        },
+        .errors = {
+            EBADF, EFAULT, EBUSY, EINVAL, ENODATA, ENOTRECOVERABLE
+        },
+    },
+    {
+        .name = "vfiomig_dirty_get_source",
+        .call = call_vfiomig_dirty_get_source,
+        .object = DIRTY,
+        .states = 0x3,
+        .wrong_state = EINVAL,
+        .concurrent = 0,
+        .no_wait = 0,
+        .num_args = 3,
+        .args = {
+            { .kind = A_HANDLE, .object = DIRTY, .name = "run" },
+            { .kind = A_NUMBER, .value = 0, .name = "number" },
+            { .kind = A_STRUCT, .size = sizeof(struct vfiomig_source_stats), .name = "stats" },
+        },
+        .errors = {
+            EBADF, EFAULT, EBUSY, EINVAL, ENODATA, ENOTRECOVERABLE
+        },
+    },
+    {
+        .name = "vfiomig_dirty_get_error",
+        .call = call_vfiomig_dirty_get_error,
+        .object = DIRTY,
+        .states = 0x3,
+        .wrong_state = EINVAL,
+        .concurrent = 0,
+        .no_wait = 0,
+        .num_args = 3,
+        .args = {
+            { .kind = A_HANDLE, .object = DIRTY, .name = "run" },
+            { .kind = A_NUMBER, .value = 0, .name = "index" },
+            { .kind = A_STRUCT, .size = sizeof(struct vfiomig_dirty_error), .name = "error" },
+        },
+        .errors = {
+            EBADF, EFAULT, EBUSY, EINVAL, ENODATA, ENOTRECOVERABLE
         },
     },
 };

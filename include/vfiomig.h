@@ -178,6 +178,44 @@ extern "C" {
 #define VFIOMIG_IGNORE_VENDOR_DATA   16  /* Pass over the vendor string. */
 #define VFIOMIG_IGNORE_ALL           32  /* Compare nothing. */
 
+/* Flags of vfiomig_mapping. */
+#define VFIOMIG_MAPPING_READ_ONLY 1  /* Devices cannot write to it. */
+#define VFIOMIG_MAPPING_TRANSLATE 2  /* What lies there changes without notice: ops->translate is
+                                      * asked whenever a page is dirty. */
+#define VFIOMIG_MAPPING_WINDOW    4  /* No mapping, but addresses in which mappings will come and go
+                                      * (of a vIOMMU): devices log them from the beginning where
+                                      * they can. Windows cannot be taken back. */
+
+/* Flags of vfiomig_unmap_fn. */
+#define VFIOMIG_UNMAP_CONTAINERS_DONE 1  /* The type1 containers whose dirty tracking is in use have
+                                          * been unmapped. */
+
+/* Flags of vfiomig_dirty_source: what could track it, best first. */
+#define VFIOMIG_SOURCE_DEVICE_LOG 1   /* The device's own log
+                                       * (VFIO_DEVICE_FEATURE_DMA_LOGGING_*). */
+#define VFIOMIG_SOURCE_HWPT       2   /* The page table of an iommufd. */
+#define VFIOMIG_SOURCE_TRACKER    4   /* The VMM's own tracker. */
+#define VFIOMIG_SOURCE_TYPE1      8   /* The type1 container: pages that are pinned for devices are
+                                       * dirty at every time. */
+#define VFIOMIG_SOURCE_REQUIRED   16  /* Starting fails rather than count every page as dirty at
+                                       * every time. */
+#define VFIOMIG_NO_SOURCE         UINT32_MAX  /* The number of no source. */
+
+/* What tracks a source. */
+#define VFIOMIG_TRACKER_NONE       0  /* Tracking is off. */
+#define VFIOMIG_TRACKER_DEVICE_LOG 1  /* The device's own log. */
+#define VFIOMIG_TRACKER_HWPT       2  /* The page table of an iommufd. */
+#define VFIOMIG_TRACKER_SUPPLIED   3  /* The VMM's own. */
+#define VFIOMIG_TRACKER_TYPE1      4  /* The type1 container. */
+#define VFIOMIG_TRACKER_ALL_DIRTY  5  /* None: every page is dirty at every time. */
+
+/* What functions that read dirty pages return, as a sum. */
+#define VFIOMIG_DIRTY_ERRORS    1  /* Something failed, and pages count as dirty because of that:
+                                    * vfiomig_dirty_get_error(). */
+#define VFIOMIG_DIRTY_UNWATCHED 2  /* Some pages are not watched by every source's tracker, and are
+                                    * dirty at every time: vfiomig_dirty_get_source() tells which
+                                    * source counts how much so. */
+
 /* Levels of messages; each includes those before it. */
 #define VFIOMIG_LOG_OFF   0  /* No messages. */
 #define VFIOMIG_LOG_ERROR 1  /* Errors. */
@@ -220,6 +258,15 @@ extern "C" {
 #define VFIOMIG_CAPS_INIT           VFIOMIG_INIT_(struct vfiomig_caps)
 #define VFIOMIG_REASON_INIT         VFIOMIG_INIT_(struct vfiomig_reason)
 #define VFIOMIG_FAILURE_INIT        VFIOMIG_INIT_(struct vfiomig_failure)
+#define VFIOMIG_MAPPING_INIT        VFIOMIG_INIT_(struct vfiomig_mapping)
+#define VFIOMIG_MEMORY_OPS_INIT     VFIOMIG_INIT_(struct vfiomig_memory_ops)
+#define VFIOMIG_DIRTY_OPTIONS_INIT  VFIOMIG_INIT_(struct vfiomig_dirty_options)
+#define VFIOMIG_TRACKER_OPS_INIT    VFIOMIG_INIT_(struct vfiomig_tracker_ops)
+#define VFIOMIG_DIRTY_SOURCE_INIT   VFIOMIG_INIT_(struct vfiomig_dirty_source)
+#define VFIOMIG_DIRTY_STATS_INIT    VFIOMIG_INIT_(struct vfiomig_dirty_stats)
+#define VFIOMIG_DIRTY_ROUND_INIT    VFIOMIG_INIT_(struct vfiomig_dirty_round)
+#define VFIOMIG_SOURCE_STATS_INIT   VFIOMIG_INIT_(struct vfiomig_source_stats)
+#define VFIOMIG_DIRTY_ERROR_INIT    VFIOMIG_INIT_(struct vfiomig_dirty_error)
 #define VFIOMIG_PATH_INIT           VFIOMIG_INIT_(struct vfiomig_path)
 #define VFIOMIG_LOAD_OPTIONS_INIT   VFIOMIG_INIT_(struct vfiomig_load_options)
 #define VFIOMIG_LOAD_STATS_INIT     VFIOMIG_INIT_(struct vfiomig_load_stats)
@@ -238,6 +285,9 @@ struct vfiomig_save;
 
 /* One device being loaded. */
 struct vfiomig_load;
+
+/* One dirty-tracking run over one I/O address space. */
+struct vfiomig_dirty;
 
 /* Structures and callbacks
  * ------------------------ */
@@ -409,6 +459,240 @@ struct vfiomig_failure {
     uint32_t fixups;         /* VFIOMIG_FIXUP_*: what the VMM must redo before the device runs. */
     uint64_t offset;         /* Bytes of device data (reads and writes) or of the stream before the
                               * failure. */
+};
+
+/* A piece of memory that devices can reach, or a window in which such pieces will come and go. */
+struct vfiomig_mapping {
+    uint32_t struct_size;  /* VFIOMIG_MAPPING_INIT sets it. */
+    uint32_t flags;        /* VFIOMIG_MAPPING_* or 0. */
+    uint64_t iova;         /* First I/O virtual address, in whole pages of the run. */
+    uint64_t size;         /* Size in bytes, in whole pages of the run. May end at 2^64. */
+    uint64_t cookie;       /* What the memory is to the VMM: the number of a RAM block, say. Comes
+                            * back in set_dirty. */
+    uint64_t offset;       /* Where in it the mapping begins, in bytes, in whole pages. */
+    void *host;            /* Where it lies in this process, for reading and writing without
+                            * callbacks; NULL: nowhere. */
+};
+
+/*
+ * Adds a mapping while enumerate runs: 0, or -errno where it is refused, which enumerate should
+ * return.
+ */
+typedef int (*vfiomig_mapping_fn)(void *context, const struct vfiomig_mapping *mapping);
+
+/* A place in the VMM's memory. */
+struct vfiomig_place {
+    uint32_t struct_size;  /* Set by the library. */
+    uint32_t reserved;     /* Zero. */
+    uint64_t cookie;       /* As in struct vfiomig_mapping. */
+    uint64_t offset;       /* Offset in what the cookie stands for, in bytes, in whole pages. */
+    uint64_t size;         /* How many bytes from there on are one piece: at least a page. */
+    void *host;            /* Where it lies in this process; NULL: nowhere. */
+};
+
+/*
+ * The VMM's memory, as a run needs it. Callbacks are called on the thread that is inside the run,
+ * one at a time; in them every function of the run returns -EBUSY. Each may be NULL.
+ */
+struct vfiomig_memory_ops {
+    /* VFIOMIG_MEMORY_OPS_INIT sets it. */
+    uint32_t struct_size;
+
+    /* Zero. */
+    uint32_t reserved;
+
+    /*
+     * Called by vfiomig_dirty_start(): gives every mapping and window there is to add(context,
+     * mapping). They replace what was mapped before. NULL: the mappings are those of
+     * vfiomig_dirty_map().
+     */
+    int (*enumerate)(void *opaque, vfiomig_mapping_fn add, void *context);
+
+    /*
+     * Takes dirty pages: bit i of the bitmap, the lowest first, is the page at offset + i *
+     * page_size in what cookie stands for. Only num_bits bits count. On -errno they are kept and
+     * delivered again. NULL: dirty pages are taken by vfiomig_dirty_sync() only.
+     */
+    int (*set_dirty)(void *opaque, uint64_t cookie, uint64_t offset, uint64_t page_size, const uint64_t *bitmap, uint64_t num_bits);
+
+    /*
+     * What lies at iova now, in a mapping with VFIOMIG_MAPPING_TRANSLATE; size is how much is asked
+     * about, and place->size may be less.
+     */
+    int (*translate)(void *opaque, uint64_t iova, uint64_t size, struct vfiomig_place *place);
+
+    /* Reads guest memory. NULL: from the host address. */
+    int (*read)(void *opaque, uint64_t cookie, uint64_t offset, void *buf, size_t len);
+
+    /* Writes guest memory. NULL: to the host address. */
+    int (*write)(void *opaque, uint64_t cookie, uint64_t offset, const void *buf, size_t len);
+
+    /*
+     * Called exactly once, when the library will call nothing of this table any more, also when
+     * creating the run fails. NULL: nothing to do.
+     */
+    vfiomig_release_fn release;
+};
+
+/* How a run is set up; NULL for the defaults. */
+struct vfiomig_dirty_options {
+    uint32_t struct_size;   /* VFIOMIG_DIRTY_OPTIONS_INIT sets it. */
+    uint32_t buffer_bytes;  /* Bytes that a tracker is read into at a time: 4 KiB to 32 MiB, a
+                             * multiple of 8; 0: the library's choice. One page a bit: it decides
+                             * how many system calls a reading takes. */
+    uint64_t page_size;     /* The run's pages in bytes: a power of two from 4096 to 1 GiB; 0: the
+                             * host's. */
+};
+
+/*
+ * A dirty tracker of the VMM's own: a vfio-user server's log, or whatever else it has. Each
+ * callback returns 0 or -errno.
+ */
+struct vfiomig_tracker_ops {
+    /* VFIOMIG_TRACKER_OPS_INIT sets it. */
+    uint32_t struct_size;
+
+    /* Zero. */
+    uint32_t reserved;
+
+    /* Size of its pages in bytes: a power of two from 512 to 1 GiB. */
+    uint64_t page_size;
+
+    /* Starts. NULL: it always runs. */
+    int (*start)(void *opaque);
+
+    /* Stops. NULL: it always runs. */
+    int (*stop)(void *opaque);
+
+    /*
+     * Sets the bits of pages that were written to since the last time, and forgets them. Bit 0 is
+     * the page at iova; the bitmap comes zeroed, with num_words words. iova and length are
+     * multiples of page_size and may reach over the ends of mappings. On -errno the range counts as
+     * dirty. Required.
+     */
+    int (*sync)(void *opaque, uint64_t iova, uint64_t length, uint64_t page_size, uint64_t *bitmap, size_t num_words);
+
+    /* Called exactly once, when the library will call nothing of this table any more. */
+    vfiomig_release_fn release;
+};
+
+/*
+ * Something that writes to the guest's memory, and what could track it. The best tracker that works
+ * is taken, in the order of the flags.
+ */
+struct vfiomig_dirty_source {
+    /* VFIOMIG_DIRTY_SOURCE_INIT sets it. */
+    uint32_t struct_size;
+
+    /* VFIOMIG_SOURCE_* or 0: no tracker; every page is dirty at every time. */
+    uint32_t flags;
+
+    /* For people, in messages; NULL: the driver's name. */
+    const char *name;
+
+    /*
+     * The device. Its resets are noticed, whatever tracks it. NULL: no device that the library
+     * knows.
+     */
+    struct vfiomig_device *device;
+
+    /* With VFIOMIG_SOURCE_TRACKER: the VMM's own; copied. */
+    const struct vfiomig_tracker_ops *tracker;
+
+    /* Passed to its callbacks. */
+    void *tracker_opaque;
+
+    /* With VFIOMIG_SOURCE_HWPT: the iommufd, borrowed for as long as the source lives. */
+    int iommufd;
+
+    /*
+     * The page table (hwpt) that the device is attached to, made with
+     * IOMMU_HWPT_ALLOC_DIRTY_TRACKING.
+     */
+    uint32_t hwpt_id;
+
+    /*
+     * The address space (ioas) of that page table: lets the library notice mappings that are not
+     * there, which the kernel reports as clean. 0: not known.
+     */
+    uint32_t ioas_id;
+
+    /* With VFIOMIG_SOURCE_TYPE1: the container, of type1v2, borrowed likewise. */
+    int container_fd;
+
+    /* Smallest page of the page table, in bytes; 0: no larger than the run's. */
+    uint64_t hwpt_page_size;
+};
+
+/*
+ * Unmaps a range from everything that has it mapped: 0 or -errno. With
+ * VFIOMIG_UNMAP_CONTAINERS_DONE in flags, the type1 containers whose dirty tracking is in use have
+ * been unmapped by the library already; unmapping them again does no harm.
+ */
+typedef int (*vfiomig_unmap_fn)(void *opaque, uint64_t iova, uint64_t size, uint32_t flags);
+
+/* Numbers of a run since it was started. */
+struct vfiomig_dirty_stats {
+    uint32_t struct_size;       /* VFIOMIG_DIRTY_STATS_INIT sets it. */
+    uint32_t num_sources;       /* How many sources were ever added. */
+    uint32_t num_errors;        /* How many errors vfiomig_dirty_get_error() has. */
+    uint32_t num_rounds;        /* How many rounds vfiomig_dirty_get_round() has. */
+    uint64_t rounds;            /* Rounds over the map that are complete. One ends with
+                                 * vfiomig_dirty_collect(), or where vfiomig_dirty_sync() comes to
+                                 * an address again. */
+    uint64_t dirty_bytes;       /* Bytes delivered as dirty, a page counted each time. */
+    uint64_t last_dirty_bytes;  /* In the last complete round. */
+    uint64_t rate;              /* Bytes that became dirty per second in the last complete round. */
+    uint64_t average_rate;      /* The same, averaged over rounds; the newest has a weight of a
+                                 * quarter. */
+    uint64_t sync_ns;           /* Time spent reading and delivering, in nanoseconds. */
+    uint64_t last_sync_ns;      /* In the last complete round. */
+    uint64_t mapped_bytes;      /* Bytes in the map. */
+    uint64_t memory_bytes;      /* Memory that the run's bitmaps take now, in bytes. */
+    uint64_t errors;            /* Errors since the start; see vfiomig_dirty_get_error(). */
+};
+
+/* Numbers of one round over the map: what a decision about convergence is made from. */
+struct vfiomig_dirty_round {
+    uint32_t struct_size;  /* VFIOMIG_DIRTY_ROUND_INIT sets it. */
+    uint32_t reserved;     /* Zero. */
+    uint64_t at_ns;        /* When it ended, in nanoseconds since the start. */
+    uint64_t interval_ns;  /* Time since the end of the round before, in nanoseconds. */
+    uint64_t dirty_bytes;  /* Bytes delivered as dirty. */
+    uint64_t sync_ns;      /* Time the library was busy with it, in nanoseconds. */
+};
+
+/*
+ * Numbers of one source and of the tracker that it has. Sources that share a page table or a
+ * container share its numbers.
+ */
+struct vfiomig_source_stats {
+    uint32_t struct_size;       /* VFIOMIG_SOURCE_STATS_INIT sets it. */
+    uint32_t tracker;           /* VFIOMIG_TRACKER_*: what tracks it now. */
+    uint64_t page_size;         /* Size of the tracker's pages in bytes. */
+    uint64_t dirty_bytes;       /* Bytes that the tracker has reported as dirty. */
+    uint64_t last_dirty_bytes;  /* In the last complete round. */
+    uint64_t assumed_bytes;     /* Bytes counted as dirty because the tracker does not watch them,
+                                 * or because of an error. */
+    uint64_t rate;              /* Bytes reported per second in the last complete round. */
+    uint64_t sync_ns;           /* Time spent asking the tracker, in nanoseconds. */
+    uint64_t last_sync_ns;      /* In the last complete round. */
+    uint64_t calls;             /* System calls or callbacks made. */
+    uint64_t errors;            /* Errors. */
+    uint64_t restarts;          /* How often the tracker was started again. */
+    char note[464];             /* Why it is this tracker and none of those before it; empty: there
+                                 * is nothing to say. */
+};
+
+/* Why a range counts, or counted, as dirty. */
+struct vfiomig_dirty_error {
+    uint32_t struct_size;  /* VFIOMIG_DIRTY_ERROR_INIT sets it. */
+    uint32_t source;       /* Number of the source, or VFIOMIG_NO_SOURCE. */
+    uint32_t tracker;      /* VFIOMIG_TRACKER_*: its tracker at the time. */
+    int32_t code;          /* -errno of the library's closed set. */
+    uint64_t first;        /* First address of the range. */
+    uint64_t last;         /* Last address of the range, itself included. */
+    char text[464];        /* For people. */
 };
 
 /* The way from one state to another. */
@@ -992,6 +1276,270 @@ int vfiomig_load_get_failure(struct vfiomig_load *load, struct vfiomig_failure *
  * Since: 0.1.
  */
 void vfiomig_load_free(struct vfiomig_load *load);
+
+/* Dirty tracking
+ * -------------- */
+
+/*
+ * Makes a run over one I/O address space of the VMM's: everything that has the same mappings. Add
+ * what writes to it with vfiomig_dirty_add_source(), then call vfiomig_dirty_start().
+ *
+ * The table is copied; ops->release is called exactly once with opaque, also when this fails
+ * (unless ops itself cannot be read: NULL, or a struct_size that is none).
+ *
+ * All functions of a run may be called from any thread; they wait for each other.
+ *
+ * Errors: -ENOMEM, -EFAULT, -EINVAL, -E2BIG, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_dirty_new(const struct vfiomig_memory_ops *ops, void *opaque,
+                      const struct vfiomig_dirty_options *options,
+                      struct vfiomig_dirty **out) VFIOMIG_MUST_CHECK;
+
+/*
+ * Frees a run; NULL is none. Stops tracking first, and lets go of its sources' devices and fds.
+ * Waits for a call on another thread. A callback cannot free the run that it was called from.
+ *
+ * Since: 0.1.
+ */
+void vfiomig_dirty_free(struct vfiomig_dirty *run);
+
+/*
+ * Adds something that writes to the guest's memory; *number is what it is called from then on.
+ * Which of its trackers is used is decided when the run starts, for each source by itself;
+ * vfiomig_dirty_get_source() tells. While tracking is on it is tracked at once: memory that it
+ * wrote to before must be sent anyway.
+ *
+ * The device, and the fds, must stay open until the source is removed or the run is freed; the
+ * device's handle may be freed. tracker->release is called exactly once, also when this fails
+ * (unless the table itself cannot be read: then nothing is taken over).
+ *
+ * States: all.
+ * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -E2BIG, -EOPNOTSUPP,
+ *         -ENOTRECOVERABLE.
+ * Threads: any; waits for other calls, but not in callbacks.
+ * Since: 0.1.
+ */
+int vfiomig_dirty_add_source(struct vfiomig_dirty *run, const struct vfiomig_dirty_source *source,
+                             uint32_t *number) VFIOMIG_MUST_CHECK;
+
+/*
+ * Takes a source out, because its device is unplugged for example. What it has written to is read
+ * first and delivered with the rest. Its number is not used again.
+ *
+ * States: all.
+ * Errors: -EBADF, -EFAULT, -EBUSY, -ENODATA, -ENOTRECOVERABLE.
+ * Threads: any; waits for other calls, but not in callbacks.
+ * Since: 0.1.
+ */
+int vfiomig_dirty_remove_source(struct vfiomig_dirty *run, uint32_t number);
+
+/*
+ * Adds a mapping, or with VFIOMIG_MAPPING_WINDOW addresses in which mappings will come and go. Call
+ * it after the mapping has been made. While tracking is on the mapping is tracked from now on;
+ * where a device's log cannot be extended to it, its pages are dirty at every time until the log is
+ * started anew: see vfiomig_dirty_rearm().
+ *
+ * States: all.
+ * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -E2BIG, -ENOTRECOVERABLE.
+ * Threads: any; waits for other calls, but not in callbacks.
+ * Since: 0.1.
+ */
+int vfiomig_dirty_map(struct vfiomig_dirty *run,
+                      const struct vfiomig_mapping *mapping) VFIOMIG_MUST_CHECK;
+
+/*
+ * Unmaps a range, and loses nothing that was dirty there: the library reads each tracker in the
+ * order that it needs, and calls unmap(unmap_opaque, iova, size, flags) in between, which removes
+ * the range from all that has it mapped. Containers whose dirty tracking is in use are unmapped by
+ * the library in one step with the reading (VFIOMIG_UNMAP_CONTAINERS_DONE). unmap may be NULL where
+ * nothing else has the range.
+ *
+ * What was dirty is added to bitmap (see vfiomig_dirty_sync()); with bitmap NULL, and page_size and
+ * num_words 0, set_dirty gets it, now or, where it refuses, later. Also while tracking is off
+ * mappings go this way.
+ *
+ * When unmap fails the range stays in the map and counts as dirty until it is unmapped. Mappings
+ * that lie in the range partly are cut.
+ *
+ * States: all.
+ * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -ENOSPC, -ENODATA,
+ *         -EOPNOTSUPP, -ENOTRECOVERABLE.
+ * Threads: any; waits for other calls, but not in callbacks.
+ * Since: 0.1.
+ */
+int vfiomig_dirty_unmap(struct vfiomig_dirty *run, uint64_t iova, uint64_t size, uint64_t page_size,
+                        uint64_t *bitmap, size_t num_words, vfiomig_unmap_fn unmap,
+                        void *unmap_opaque) VFIOMIG_MUST_CHECK;
+
+/*
+ * Starts tracking: takes the mappings by ops->enumerate, chooses a tracker for each source and
+ * starts it. What was written to before is not reported: start before memory is sent for the first
+ * time. When it fails nothing is tracked, and the map is as it was.
+ *
+ * States: idle.
+ * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -E2BIG, -EOPNOTSUPP,
+ *         -ENOTRECOVERABLE.
+ * Threads: any; waits for other calls, but not in callbacks.
+ * Since: 0.1.
+ */
+int vfiomig_dirty_start(struct vfiomig_dirty *run) VFIOMIG_MUST_CHECK;
+
+/*
+ * Reads all that became dirty since the last time and gives it to ops->set_dirty. When that
+ * refuses, or the run is cancelled, what was not delivered is kept for the next time.
+ *
+ * A page that could be dirty is: where a tracker fails its pages count as dirty, which is no error
+ * of this function but VFIOMIG_DIRTY_ERRORS in what it returns. The last time, after the devices
+ * have stopped, gives all that they have ever written.
+ *
+ * States: tracking.
+ * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
+ *         -ECANCELED, -ENOTRECOVERABLE.
+ * Threads: any; waits for other calls, but not in callbacks.
+ * Since: 0.1.
+ */
+int vfiomig_dirty_collect(struct vfiomig_dirty *run) VFIOMIG_MUST_CHECK;
+
+/*
+ * Reads what became dirty in a range since the last time and adds it to bitmap, which has num_words
+ * words: bit i, the lowest first, is the page at iova + i * page_size. Bits that are set already
+ * stay. page_size is any power of two from 512; iova and length are multiples of it. Bits are never
+ * lost where pages are of different sizes, and a dirty page of the run that lies in the range
+ * partly is reported here and again beyond it. Pages that nothing is mapped at stay clean.
+ *
+ * Otherwise as vfiomig_dirty_collect(). When it is cancelled, what is in the bitmap so far is right
+ * and the rest is kept.
+ *
+ * States: tracking.
+ * Errors: -EBADF, -ENOMEM, -EFAULT, -EBUSY, -EINVAL, -ENOSPC, -ECANCELED, -ENOTRECOVERABLE.
+ * Threads: any; waits for other calls, but not in callbacks.
+ * Since: 0.1.
+ */
+int vfiomig_dirty_sync(struct vfiomig_dirty *run, uint64_t iova, uint64_t length,
+                       uint64_t page_size, uint64_t *bitmap, size_t num_words) VFIOMIG_MUST_CHECK;
+
+/*
+ * Starts the devices' logs anew, so that they watch mappings that came after the start. No bit is
+ * lost: meanwhile another tracker of the source watches, if it was given one, or the device stands
+ * still; where neither is so, everything counts as dirty once. The library does it by itself when
+ * reporting such mappings as dirty has cost as much as that.
+ *
+ * States: tracking.
+ * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
+ * Threads: any; waits for other calls, but not in callbacks.
+ * Since: 0.1.
+ */
+int vfiomig_dirty_rearm(struct vfiomig_dirty *run);
+
+/*
+ * Stops tracking and forgets what was not read: read once more before, with the devices stopped.
+ * Every tracker is asked to stop; the first error is returned, and calling again asks those that
+ * failed. Where tracking is off nothing happens.
+ *
+ * States: all.
+ * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
+ *         -ENOTRECOVERABLE.
+ * Threads: any; waits for other calls, but not in callbacks.
+ * Since: 0.1.
+ */
+int vfiomig_dirty_stop(struct vfiomig_dirty *run);
+
+/*
+ * Makes the reading that is under way, and every later one, return -ECANCELED, until the run is
+ * stopped. Does not wait.
+ *
+ * States: all.
+ * Errors: -EBADF, -EFAULT, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_dirty_cancel(struct vfiomig_dirty *run);
+
+/*
+ * Says that a range was written to by means that no tracker sees: a device that the VMM emulates,
+ * for example. Any addresses; the whole range must be mapped. Where tracking is off nothing
+ * happens.
+ *
+ * States: all.
+ * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENODATA, -ENOTRECOVERABLE.
+ * Threads: any; waits for other calls, but not in callbacks.
+ * Since: 0.1.
+ */
+int vfiomig_dirty_mark(struct vfiomig_dirty *run, uint64_t iova,
+                       uint64_t length) VFIOMIG_MUST_CHECK;
+
+/*
+ * Reads guest memory as a device does, by I/O virtual addresses: for a device in software that the
+ * VMM serves, such as vfio-user's. The whole range must be mapped.
+ *
+ * States: all.
+ * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -ENODATA, -EOPNOTSUPP,
+ *         -ENOTRECOVERABLE.
+ * Threads: any; waits for other calls, but not in callbacks.
+ * Since: 0.1.
+ */
+int vfiomig_dirty_dma_read(struct vfiomig_dirty *run, uint64_t iova, void *buf,
+                           size_t len) VFIOMIG_MUST_CHECK;
+
+/*
+ * Writes guest memory as a device does, and counts it as dirty. The whole range must be mapped, and
+ * not read-only; otherwise nothing is written.
+ *
+ * States: all.
+ * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -ENODATA, -EOPNOTSUPP,
+ *         -ENOTRECOVERABLE.
+ * Threads: any; waits for other calls, but not in callbacks.
+ * Since: 0.1.
+ */
+int vfiomig_dirty_dma_write(struct vfiomig_dirty *run, uint64_t iova, const void *buf,
+                            size_t len) VFIOMIG_MUST_CHECK;
+
+/*
+ * What the run has done since it was started; after it was stopped, what it had done by then.
+ *
+ * States: all.
+ * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
+ * Threads: any; waits for other calls, but not in callbacks.
+ * Since: 0.1.
+ */
+int vfiomig_dirty_get_stats(struct vfiomig_dirty *run, struct vfiomig_dirty_stats *stats);
+
+/*
+ * One round over the map, by an index from 0, the oldest that is kept (64 are); num_rounds in
+ * struct vfiomig_dirty_stats is how many there are.
+ *
+ * States: all.
+ * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENODATA, -ENOTRECOVERABLE.
+ * Threads: any; waits for other calls, but not in callbacks.
+ * Since: 0.1.
+ */
+int vfiomig_dirty_get_round(struct vfiomig_dirty *run, uint32_t index,
+                            struct vfiomig_dirty_round *round);
+
+/*
+ * What tracks a source, why, and what it has done.
+ *
+ * States: all.
+ * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENODATA, -ENOTRECOVERABLE.
+ * Threads: any; waits for other calls, but not in callbacks.
+ * Since: 0.1.
+ */
+int vfiomig_dirty_get_source(struct vfiomig_dirty *run, uint32_t number,
+                             struct vfiomig_source_stats *stats);
+
+/*
+ * What went wrong since the start, by an index from 0, the oldest first, and which addresses
+ * counted as dirty because of it. At most 64 are kept: when there are more, the last one grows
+ * until it covers the rest.
+ *
+ * States: all.
+ * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENODATA, -ENOTRECOVERABLE.
+ * Threads: any; waits for other calls, but not in callbacks.
+ * Since: 0.1.
+ */
+int vfiomig_dirty_get_error(struct vfiomig_dirty *run, uint32_t index,
+                            struct vfiomig_dirty_error *error);
 
 #ifdef __cplusplus
 }

@@ -36,6 +36,8 @@ pub struct Object {
     pub name: String,
     pub title: String,
     pub states: Vec<String>,
+    /// Calls from several threads wait for each other.
+    pub waits: bool,
 }
 
 /// Constants that belong together.
@@ -103,14 +105,18 @@ pub enum Arg {
     Free(String),
     Out,
     Struct(String),
+    In(String),
     Options(String),
     Ops,
     Ptr,
     Buffer,
     Data,
+    Words,
+    NoWords,
     Len,
     Fd,
     Opaque,
+    Unmap,
     Number(i64),
     Log,
     Release,
@@ -132,6 +138,8 @@ struct RawApi {
 struct RawObject {
     title: String,
     states: Vec<String>,
+    #[serde(default)]
+    waits: bool,
 }
 
 #[derive(Deserialize)]
@@ -277,13 +285,19 @@ pub struct Source {
 fn objects(raw: BTreeMap<String, RawObject>) -> Vec<Object> {
     let mut objects: Vec<Object> = raw
         .into_iter()
-        .map(|(name, object)| Object { name, title: object.title, states: object.states })
+        .map(|(name, object)| Object {
+            name,
+            title: object.title,
+            states: object.states,
+            waits: object.waits,
+        })
         .collect();
     let rank = |object: &Object| match object.name.as_str() {
         "device" => 0,
         "save" => 1,
         "load" => 2,
-        _ => 3,
+        "dirty" => 3,
+        _ => 4,
     };
     objects.sort_by_key(rank);
     objects
@@ -488,6 +502,9 @@ fn arg(text: &str, objects: &[Object]) -> Option<Arg> {
             "ptr" => Arg::Ptr,
             "buffer" => Arg::Buffer,
             "data" => Arg::Data,
+            "words" => Arg::Words,
+            "no-words" => Arg::NoWords,
+            "unmap" => Arg::Unmap,
             "len" => Arg::Len,
             "fd" => Arg::Fd,
             "opaque" => Arg::Opaque,
@@ -498,6 +515,7 @@ fn arg(text: &str, objects: &[Object]) -> Option<Arg> {
         },
         Some(("handle", name)) => Arg::Free(object(name)?),
         Some(("struct", name)) => Arg::Struct(name.to_owned()),
+        Some(("in", name)) => Arg::In(name.to_owned()),
         Some(("options", name)) => Arg::Options(name.to_owned()),
         Some(("number", value)) => Arg::Number(value.parse().ok()?),
         Some(_) => return None,
@@ -515,7 +533,7 @@ impl Arg {
             Arg::Handle(name) | Arg::Free(name) => ctype == format!("struct vfiomig_{name} *"),
             Arg::Out => ctype.starts_with("struct vfiomig_") && ctype.ends_with(" **"),
             Arg::Struct(name) => ctype == format!("struct {name} *"),
-            Arg::Options(name) => ctype == format!("const struct {name} *"),
+            Arg::In(name) | Arg::Options(name) => ctype == format!("const struct {name} *"),
             Arg::Ops => ctype == "const struct vfiomig_device_ops *",
             Arg::Ptr => {
                 ctype == "void **"
@@ -523,6 +541,8 @@ impl Arg {
             }
             Arg::Buffer | Arg::Opaque => ctype == "void *",
             Arg::Data => ctype == "const void *",
+            Arg::Words | Arg::NoWords => ctype == "uint64_t *",
+            Arg::Unmap => ctype == "vfiomig_unmap_fn",
             Arg::Len => ctype == "size_t",
             Arg::Fd => ctype == "int" && param.name.ends_with("fd"),
             Arg::Number(_) => INTEGERS.contains(&ctype),
@@ -536,9 +556,10 @@ impl Arg {
     fn brings(&self) -> &'static [&'static str] {
         match self {
             Arg::Handle(_) => &["EBADF", "EFAULT", "ENOTRECOVERABLE"],
-            Arg::Out | Arg::Ptr | Arg::Buffer | Arg::Data => &["EFAULT"],
+            Arg::Out | Arg::Ptr | Arg::Buffer | Arg::Data | Arg::Words => &["EFAULT"],
             Arg::Struct(_) => &["EFAULT", "EINVAL"],
             Arg::Options(_) => &["EINVAL", "E2BIG"],
+            Arg::In(_) => &["EFAULT", "EINVAL", "E2BIG"],
             Arg::Ops => &["EFAULT", "EINVAL", "E2BIG"],
             Arg::Ending => &["EINVAL"],
             _ => &[],
@@ -569,7 +590,7 @@ fn check_function(
         if !arg.fits(param) {
             wrong.push(format!("parameter {} is no {arg:?}", param.decl()));
         }
-        if let Arg::Struct(name) | Arg::Options(name) = arg {
+        if let Arg::Struct(name) | Arg::In(name) | Arg::Options(name) = arg {
             if decls.structure(name).is_none_or(|s| s.init().is_none()) {
                 wrong.push(format!("{name} is no structure with struct_size and an _INIT macro"));
             }
@@ -582,7 +603,9 @@ fn check_function(
     }
     for (i, arg) in function.args.iter().enumerate() {
         let behind = function.args.get(i + 1);
-        if matches!(arg, Arg::Buffer | Arg::Data) && behind != Some(&Arg::Len) {
+        if matches!(arg, Arg::Buffer | Arg::Data | Arg::Words | Arg::NoWords)
+            && behind != Some(&Arg::Len)
+        {
             wrong.push(format!("argument {i} is memory without a length behind it"));
         }
     }

@@ -196,6 +196,9 @@ fn facts(api: &Api, function: &Function) -> Vec<String> {
     if function.concurrent {
         facts.push(("Concurrent: ", "with any other call on the handle, from any thread.".into()));
     }
+    if object.is_some_and(|object| object.waits) && !function.concurrent {
+        facts.push(("Threads: ", "any; waits for other calls, but not in callbacks.".into()));
+    }
     facts.push(("Since: ", format!("{}.", function.since)));
     // Three columns go to the comment's " * ".
     facts.iter().flat_map(|(head, text)| hang(head, text.split(' '), WIDTH - 3)).collect()

@@ -67,7 +67,7 @@ pub fn page(api: &Api, function: &Function) -> String {
             let _ = write!(out, ".TP\n.B \\-{errno}\n{text}\n");
         }
     }
-    let _ = write!(out, ".SH THREADS\n{}", threads(function));
+    let _ = write!(out, ".SH THREADS\n{}", threads(api, function));
     let _ = write!(out, ".SH HISTORY\nSince libvfiomig {}.\n", function.since);
     let _ = write!(out, ".SH SEE ALSO\n{}", see_also(api, function));
     out
@@ -96,10 +96,16 @@ fn returns(api: &Api, function: &Function) -> String {
     }
 }
 
-fn threads(function: &Function) -> String {
+fn threads(api: &Api, function: &Function) -> String {
+    let object = function.handle.as_deref().and_then(|name| api.object(name));
     let text = if function.concurrent {
         "May be called from any thread at any time while the handle lives,\n\
          also while another call is using it.\n"
+    } else if object.is_some_and(|object| object.waits) {
+        "May be called from any thread; calls with the same handle wait for each other.\n\
+         In a callback of the library it does not wait: while a call is inside the handle,\n\
+         the callback's own for example, it returns\n\
+         .BR \\-EBUSY .\n"
     } else if function.no_wait {
         "The handle is used by one thread at a time:\n\
          while a call is inside it, others get\n\

@@ -20,6 +20,11 @@ pub fn make(api: &Api) -> String {
     for object in &api.objects {
         let _ = writeln!(out, "    [{}] = \"{}\",", object.name.to_uppercase(), object.name);
     }
+    out.push_str("};\n\n/* Calls from several threads wait for each other. */\n");
+    out.push_str("static const int object_waits[NUM_OBJECTS] = {\n");
+    for object in api.objects.iter().filter(|object| object.waits) {
+        let _ = writeln!(out, "    [{}] = 1,", object.name.to_uppercase());
+    }
     out.push_str("};\n\nstatic const char *const state_names[NUM_OBJECTS][MAX_STATES] = {\n");
     for object in &api.objects {
         let names: Vec<String> = object.states.iter().map(|state| format!("{state:?}")).collect();
@@ -51,6 +56,7 @@ fn thunk(function: &Function) -> String {
     let value = |(i, (arg, param)): (usize, (&Arg, &crate::cdecl::Param))| match arg {
         Arg::Log => format!("a[{i}].log"),
         Arg::Release => format!("a[{i}].release"),
+        Arg::Unmap => format!("a[{i}].unmap"),
         Arg::Len | Arg::Fd | Arg::Number(_) | Arg::Ending => {
             format!("({})a[{i}].number", param.ctype)
         }
@@ -112,6 +118,10 @@ fn kind(arg: &Arg, param: &crate::cdecl::Param) -> String {
         }
         Arg::Struct(name) => format!(".kind = A_STRUCT, .size = sizeof(struct {name}),"),
         Arg::Options(name) => format!(".kind = A_OPTIONS, .size = sizeof(struct {name}),"),
+        Arg::In(name) => format!(".kind = A_IN, .size = sizeof(struct {name}),"),
+        Arg::Words => ".kind = A_WORDS,".into(),
+        Arg::NoWords => ".kind = A_NO_WORDS,".into(),
+        Arg::Unmap => ".kind = A_UNMAP,".into(),
         Arg::Ops => ".kind = A_OPS, .size = sizeof(struct vfiomig_device_ops),".into(),
         Arg::Ptr if param.ctype == "void **" => ".kind = A_PTR, .size = sizeof(void *),".into(),
         Arg::Ptr => format!(".kind = A_PTR, .size = sizeof({pointee}),"),

@@ -174,6 +174,49 @@ pub const VFIOMIG_IGNORE_VENDOR_DATA: u32 = 16;
 /// Compare nothing.
 pub const VFIOMIG_IGNORE_ALL: u32 = 32;
 
+/// Devices cannot write to it.
+pub const VFIOMIG_MAPPING_READ_ONLY: u32 = 1;
+/// What lies there changes without notice: ops->translate is asked whenever a page is dirty.
+pub const VFIOMIG_MAPPING_TRANSLATE: u32 = 2;
+/// No mapping, but addresses in which mappings will come and go (of a vIOMMU): devices log them
+/// from the beginning where they can. Windows cannot be taken back.
+pub const VFIOMIG_MAPPING_WINDOW: u32 = 4;
+
+/// The type1 containers whose dirty tracking is in use have been unmapped.
+pub const VFIOMIG_UNMAP_CONTAINERS_DONE: u32 = 1;
+
+/// The device's own log (VFIO_DEVICE_FEATURE_DMA_LOGGING_*).
+pub const VFIOMIG_SOURCE_DEVICE_LOG: u32 = 1;
+/// The page table of an iommufd.
+pub const VFIOMIG_SOURCE_HWPT: u32 = 2;
+/// The VMM's own tracker.
+pub const VFIOMIG_SOURCE_TRACKER: u32 = 4;
+/// The type1 container: pages that are pinned for devices are dirty at every time.
+pub const VFIOMIG_SOURCE_TYPE1: u32 = 8;
+/// Starting fails rather than count every page as dirty at every time.
+pub const VFIOMIG_SOURCE_REQUIRED: u32 = 16;
+/// The number of no source.
+pub const VFIOMIG_NO_SOURCE: u32 = u32::MAX;
+
+/// Tracking is off.
+pub const VFIOMIG_TRACKER_NONE: u32 = 0;
+/// The device's own log.
+pub const VFIOMIG_TRACKER_DEVICE_LOG: u32 = 1;
+/// The page table of an iommufd.
+pub const VFIOMIG_TRACKER_HWPT: u32 = 2;
+/// The VMM's own.
+pub const VFIOMIG_TRACKER_SUPPLIED: u32 = 3;
+/// The type1 container.
+pub const VFIOMIG_TRACKER_TYPE1: u32 = 4;
+/// None: every page is dirty at every time.
+pub const VFIOMIG_TRACKER_ALL_DIRTY: u32 = 5;
+
+/// Something failed, and pages count as dirty because of that: vfiomig_dirty_get_error().
+pub const VFIOMIG_DIRTY_ERRORS: i32 = 1;
+/// Some pages are not watched by every source's tracker, and are dirty at every time:
+/// vfiomig_dirty_get_source() tells which source counts how much so.
+pub const VFIOMIG_DIRTY_UNWATCHED: i32 = 2;
+
 /// No messages.
 pub const VFIOMIG_LOG_OFF: u32 = 0;
 /// Errors.

@@ -14,7 +14,7 @@ use crate::error::{Result, err};
 use crate::transport::{KernelTransport, OpsTransport, Transport};
 
 /// An fd that the VMM lends.
-struct Lent(i32);
+pub(super) struct Lent(pub i32);
 
 impl AsFd for Lent {
     fn as_fd(&self) -> BorrowedFd<'_> {

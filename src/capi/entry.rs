@@ -10,6 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::errors::fail;
 use super::handle::{self, Kind, Object};
 use crate::device::Device;
+use crate::dirty::Run;
 use crate::error::{Code, Error, Result, err};
 use crate::session::{Load, Save, Shared};
 
@@ -88,8 +89,27 @@ pub(super) fn with<T: CObject, R: CReturn>(
     handle: usize,
     call: impl FnOnce(&mut T) -> Result<R>,
 ) -> c_int {
+    enter(entry, handle, false, call)
+}
+
+/// The same for objects that several threads use: waits for another call. Not in callbacks: two of
+/// them could wait for each other, or one for itself.
+pub(super) fn with_waiting<T: CObject, R: CReturn>(
+    entry: &Entry,
+    handle: usize,
+    call: impl FnOnce(&mut T) -> Result<R>,
+) -> c_int {
+    enter(entry, handle, DEPTH.get() == 0, call)
+}
+
+fn enter<T: CObject, R: CReturn>(
+    entry: &Entry,
+    handle: usize,
+    wait: bool,
+    call: impl FnOnce(&mut T) -> Result<R>,
+) -> c_int {
     guarded(entry, || {
-        let mut entered = handle::enter(handle, T::KIND)?;
+        let mut entered = handle::enter(handle, T::KIND, wait)?;
         let object = entered.object().and_then(T::of);
         let object = object.ok_or_else(|| err!(BadHandle, "not a handle of this kind"))?;
         let state = object.state();
@@ -175,6 +195,22 @@ impl CObject for Load {
 
     fn state(&self) -> u32 {
         self.phase() as u32
+    }
+}
+
+impl CObject for Run {
+    const KIND: Kind = Kind::Dirty;
+    const STATES: &'static [&'static str] = super::table::DIRTY_STATES;
+
+    fn of(object: &mut Object) -> Option<&mut Run> {
+        match object {
+            Object::Dirty(run) => Some(run),
+            _ => None,
+        }
+    }
+
+    fn state(&self) -> u32 {
+        u32::from(self.is_tracking())
     }
 }
 

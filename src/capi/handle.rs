@@ -11,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use once_cell::sync::OnceCell;
 
 use crate::device::Device;
+use crate::dirty::Run;
 use crate::error::{Result, err};
 use crate::session::{Load, Save, Shared};
 
@@ -21,6 +22,7 @@ pub(super) enum Kind {
     Device = 1,
     Save = 2,
     Load = 3,
+    Dirty = 4,
 }
 
 impl Kind {
@@ -29,6 +31,7 @@ impl Kind {
             Kind::Device => "device",
             Kind::Save => "save",
             Kind::Load => "load",
+            Kind::Dirty => "dirty",
         }
     }
 }
@@ -38,6 +41,7 @@ pub(super) enum Object {
     Device(Device),
     Save(Box<Save>),
     Load(Box<Load>),
+    Dirty(Box<Run>),
 }
 
 impl Object {
@@ -46,6 +50,7 @@ impl Object {
             Object::Device(_) => Kind::Device,
             Object::Save(_) => Kind::Save,
             Object::Load(_) => Kind::Load,
+            Object::Dirty(_) => Kind::Dirty,
         }
     }
 }
@@ -189,10 +194,15 @@ impl Entered {
     }
 }
 
-/// Takes exclusive use of a handle's object, or says why not.
-pub(super) fn enter(handle: usize, kind: Kind) -> Result<Entered> {
+/// Takes exclusive use of a handle's object, or says why not. With `wait`, waits for another call
+/// instead of refusing.
+pub(super) fn enter(handle: usize, kind: Kind, wait: bool) -> Result<Entered> {
     let (_, slot) = find(handle, kind)?;
-    let object = match slot.object.try_lock() {
+    let locked = match wait {
+        true => slot.object.lock().map_err(TryLockError::Poisoned),
+        false => slot.object.try_lock(),
+    };
+    let object = match locked {
         Ok(object) => object,
         Err(TryLockError::WouldBlock) => {
             return Err(err!(Busy, "another call is using this {} handle", kind.name()));
@@ -205,10 +215,19 @@ pub(super) fn enter(handle: usize, kind: Kind) -> Result<Entered> {
             ));
         }
     };
-    if object.as_ref().is_none_or(|object| object.kind() != kind) {
+    // Looked at again: while this one waited, the slot may have been freed and used anew.
+    if object.as_ref().is_none_or(|object| object.kind() != kind) || find(handle, kind).is_err() {
         return Err(gone(kind));
     }
     Ok(Entered(object))
+}
+
+/// The device behind a handle.
+pub(super) fn device(handle: usize) -> Result<Device> {
+    match enter(handle, Kind::Device, false)?.object() {
+        Some(Object::Device(device)) => Ok(device.clone()),
+        _ => Err(gone(Kind::Device)),
+    }
 }
 
 /// Runs `call`, which is short, with the part of a session that may be used while another call is
@@ -266,10 +285,10 @@ mod tests {
 
     #[test]
     fn null_garbage_and_misaligned_numbers_are_no_handles() {
-        assert_eq!(code(enter(0, Kind::Device)), Code::Fault);
+        assert_eq!(code(enter(0, Kind::Device, false)), Code::Fault);
         for garbage in [1, 8, 4096, usize::MAX, 0x5a << 56, (0x5a << 56) | 0xffff_ff10, 0x7fff_1234]
         {
-            assert_eq!(code(enter(garbage, Kind::Device)), Code::BadHandle, "{garbage:#x}");
+            assert_eq!(code(enter(garbage, Kind::Device, false)), Code::BadHandle, "{garbage:#x}");
             assert_eq!(code(remove(garbage, Kind::Save, true)), Code::BadHandle);
             assert_eq!(code(with_shared(garbage, Kind::Load, |_| Ok(()))), Code::BadHandle);
         }

@@ -13,6 +13,7 @@
 mod callbacks;
 mod constants;
 mod device;
+mod dirty;
 mod entry;
 mod errors;
 mod fsm;
@@ -27,6 +28,7 @@ mod version;
 pub use self::log::*;
 pub use constants::*;
 pub use device::*;
+pub use dirty::*;
 pub use errors::*;
 pub use fsm::*;
 pub use load::*;

@@ -314,7 +314,7 @@ pub struct vfiomig_load_stats {
 ///
 /// # Safety
 /// `repr(C)`, `u32` size first, no padding that matters, valid as zeros.
-pub(super) unsafe trait Sized32: Copy {}
+pub(in crate::capi) unsafe trait Sized32: Copy {}
 
 macro_rules! sized32 {
     ($($name:ident),*) => {
@@ -361,10 +361,10 @@ unsafe fn claimed_size<T>(from: *const T, what: &str) -> Result<usize> {
 }
 
 /// What is wrong with the part of a structure that this version does not know.
-pub(super) struct Tail(Result<()>);
+pub(in crate::capi) struct Tail(Result<()>);
 
 impl Tail {
-    pub(super) fn check(self) -> Result<()> {
+    pub(in crate::capi) fn check(self) -> Result<()> {
         self.0
     }
 }
@@ -374,7 +374,7 @@ impl Tail {
 ///
 /// # Safety
 /// `from` is NULL or points to a structure as long as its first member says.
-pub(super) unsafe fn read_in<T: Sized32>(from: *const T, what: &str) -> Result<(T, Tail)> {
+pub(in crate::capi) unsafe fn read_in<T: Sized32>(from: *const T, what: &str) -> Result<(T, Tail)> {
     // SAFETY: the caller's contract.
     let size = unsafe { claimed_size(from, what)? };
     let mut value = MaybeUninit::<T>::zeroed();
@@ -401,7 +401,7 @@ pub(super) unsafe fn read_in<T: Sized32>(from: *const T, what: &str) -> Result<(
 ///
 /// # Safety
 /// As [`read_in`].
-pub(super) unsafe fn check_out<T: Sized32>(to: *const T, what: &str) -> Result<()> {
+pub(in crate::capi) unsafe fn check_out<T: Sized32>(to: *const T, what: &str) -> Result<()> {
     // SAFETY: the caller's contract.
     unsafe { claimed_size(to, what) }.map(drop)
 }
@@ -410,7 +410,11 @@ pub(super) unsafe fn check_out<T: Sized32>(to: *const T, what: &str) -> Result<(
 ///
 /// # Safety
 /// `to` is NULL or points to a writable structure as long as its first member says.
-pub(super) unsafe fn write_out<T: Sized32>(to: *mut T, value: &T, what: &str) -> Result<()> {
+pub(in crate::capi) unsafe fn write_out<T: Sized32>(
+    to: *mut T,
+    value: &T,
+    what: &str,
+) -> Result<()> {
     // SAFETY: the caller's contract.
     let size = unsafe { claimed_size(to, what)? };
     // SAFETY: `size` bytes are writable, and `T` is no longer than that; the size member, which

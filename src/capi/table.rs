@@ -14,6 +14,9 @@ pub(super) const SAVE_STATES: &[&str] =
 /// States of a load, in the order of their bits.
 pub(super) const LOAD_STATES: &[&str] = &["receiving", "complete", "committed", "failed"];
 
+/// States of a dirty, in the order of their bits.
+pub(super) const DIRTY_STATES: &[&str] = &["idle", "tracking"];
+
 pub(super) const LOG_SET: Entry =
     Entry { name: "vfiomig_log_set", states: 0b0, wrong_state: Code::Inval };
 
@@ -127,3 +130,60 @@ pub(super) const LOAD_GET_FAILURE: Entry =
 
 pub(super) const LOAD_FREE: Entry =
     Entry { name: "vfiomig_load_free", states: 0b0, wrong_state: Code::Inval };
+
+pub(super) const DIRTY_NEW: Entry =
+    Entry { name: "vfiomig_dirty_new", states: 0b0, wrong_state: Code::Inval };
+
+pub(super) const DIRTY_FREE: Entry =
+    Entry { name: "vfiomig_dirty_free", states: 0b0, wrong_state: Code::Inval };
+
+pub(super) const DIRTY_ADD_SOURCE: Entry =
+    Entry { name: "vfiomig_dirty_add_source", states: 0b11, wrong_state: Code::Inval };
+
+pub(super) const DIRTY_REMOVE_SOURCE: Entry =
+    Entry { name: "vfiomig_dirty_remove_source", states: 0b11, wrong_state: Code::Inval };
+
+pub(super) const DIRTY_MAP: Entry =
+    Entry { name: "vfiomig_dirty_map", states: 0b11, wrong_state: Code::Inval };
+
+pub(super) const DIRTY_UNMAP: Entry =
+    Entry { name: "vfiomig_dirty_unmap", states: 0b11, wrong_state: Code::Inval };
+
+pub(super) const DIRTY_START: Entry =
+    Entry { name: "vfiomig_dirty_start", states: 0b1, wrong_state: Code::Inval };
+
+pub(super) const DIRTY_COLLECT: Entry =
+    Entry { name: "vfiomig_dirty_collect", states: 0b10, wrong_state: Code::Inval };
+
+pub(super) const DIRTY_SYNC: Entry =
+    Entry { name: "vfiomig_dirty_sync", states: 0b10, wrong_state: Code::Inval };
+
+pub(super) const DIRTY_REARM: Entry =
+    Entry { name: "vfiomig_dirty_rearm", states: 0b10, wrong_state: Code::Inval };
+
+pub(super) const DIRTY_STOP: Entry =
+    Entry { name: "vfiomig_dirty_stop", states: 0b11, wrong_state: Code::Inval };
+
+pub(super) const DIRTY_CANCEL: Entry =
+    Entry { name: "vfiomig_dirty_cancel", states: 0b11, wrong_state: Code::Inval };
+
+pub(super) const DIRTY_MARK: Entry =
+    Entry { name: "vfiomig_dirty_mark", states: 0b11, wrong_state: Code::Inval };
+
+pub(super) const DIRTY_DMA_READ: Entry =
+    Entry { name: "vfiomig_dirty_dma_read", states: 0b11, wrong_state: Code::Inval };
+
+pub(super) const DIRTY_DMA_WRITE: Entry =
+    Entry { name: "vfiomig_dirty_dma_write", states: 0b11, wrong_state: Code::Inval };
+
+pub(super) const DIRTY_GET_STATS: Entry =
+    Entry { name: "vfiomig_dirty_get_stats", states: 0b11, wrong_state: Code::Inval };
+
+pub(super) const DIRTY_GET_ROUND: Entry =
+    Entry { name: "vfiomig_dirty_get_round", states: 0b11, wrong_state: Code::Inval };
+
+pub(super) const DIRTY_GET_SOURCE: Entry =
+    Entry { name: "vfiomig_dirty_get_source", states: 0b11, wrong_state: Code::Inval };
+
+pub(super) const DIRTY_GET_ERROR: Entry =
+    Entry { name: "vfiomig_dirty_get_error", states: 0b11, wrong_state: Code::Inval };

@@ -79,6 +79,8 @@ pub enum Shared {
     Save(Cancel, SaveNumbers),
     /// Of a load.
     Load(Cancel, LoadNumbers),
+    /// Of a dirty-tracking run.
+    Dirty(Cancel),
 }
 
 /// The live numbers of a save.
@@ -93,7 +95,9 @@ impl Shared {
     /// Cancels the session.
     pub fn cancel(&self) {
         match self {
-            Shared::Save(cancel, _) | Shared::Load(cancel, _) => cancel.cancel(),
+            Shared::Save(cancel, _) | Shared::Load(cancel, _) | Shared::Dirty(cancel) => {
+                cancel.cancel();
+            }
         }
     }
 
@@ -101,7 +105,7 @@ impl Shared {
     pub fn save_stats(&self) -> Option<SaveStats> {
         match self {
             Shared::Save(_, numbers) => Some(numbers.0.load()),
-            Shared::Load(..) => None,
+            Shared::Load(..) | Shared::Dirty(_) => None,
         }
     }
 
@@ -109,7 +113,7 @@ impl Shared {
     pub fn load_stats(&self) -> Option<LoadStats> {
         match self {
             Shared::Load(_, numbers) => Some(numbers.0.load()),
-            Shared::Save(..) => None,
+            Shared::Save(..) | Shared::Dirty(_) => None,
         }
     }
 }

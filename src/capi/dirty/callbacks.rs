@@ -1,0 +1,181 @@
+//! Callbacks of dirty tracking: the VMM's memory and its own trackers.
+
+use std::ffi::{c_int, c_void};
+
+use super::super::callbacks::Opaque;
+use super::super::structs::read_in;
+use super::structs::{vfiomig_mapping, vfiomig_memory_ops, vfiomig_place, vfiomig_tracker_ops};
+use crate::dirty::{Mapping, Memory, Place, SuppliedTracker};
+use crate::error::{Code, Errno, Error, Result, err};
+
+fn status(ret: c_int) -> std::result::Result<(), Errno> {
+    if ret < 0 { Err(Errno(ret.saturating_neg())) } else { Ok(()) }
+}
+
+/// A VMM's memory behind a table of callbacks.
+pub(super) struct MemoryOps {
+    pub ops: vfiomig_memory_ops,
+    pub opaque: Opaque,
+}
+
+/// What `add` needs while a VMM enumerates its mappings.
+struct Adder<'a> {
+    add: &'a mut dyn FnMut(Mapping) -> Result<()>,
+    /// The first one that was refused: the VMM may not pass it on.
+    refused: Option<Error>,
+}
+
+unsafe extern "C" fn add(context: *mut c_void, mapping: *const vfiomig_mapping) -> c_int {
+    // SAFETY: the pointer that enumerate() passed, which is valid while the callback runs.
+    let Some(adder) = (unsafe { context.cast::<Adder<'_>>().as_mut() }) else {
+        return Code::Fault.to_ret();
+    };
+    let mut take = || {
+        // SAFETY: the VMM's contract: a structure as long as it says.
+        let (mapping, tail) = unsafe { read_in(mapping, "the mapping") }?;
+        tail.check()?;
+        (adder.add)(mapping.to_mapping()?)
+    };
+    match take() {
+        Ok(()) => 0,
+        Err(error) => {
+            let ret = error.code().to_ret();
+            adder.refused.get_or_insert(error);
+            ret
+        }
+    }
+}
+
+impl Memory for MemoryOps {
+    fn enumerate(&mut self, sink: &mut dyn FnMut(Mapping) -> Result<()>) -> Result<bool> {
+        let Some(enumerate) = self.ops.enumerate else { return Ok(false) };
+        let mut adder = Adder { add: sink, refused: None };
+        // SAFETY: the callback's contract; the adder lives during the call.
+        let ret = unsafe {
+            enumerate(self.opaque.get(), Some(add), std::ptr::from_mut(&mut adder).cast())
+        };
+        if let Some(error) = adder.refused {
+            return Err(error);
+        }
+        status(ret).map(|()| true).map_err(|errno| {
+            Error::new(errno.code(), format!("the VMM does not enumerate its mappings: {errno}"))
+        })
+    }
+
+    fn takes_pages(&self) -> bool {
+        self.ops.set_dirty.is_some()
+    }
+
+    fn set_dirty(
+        &mut self,
+        cookie: u64,
+        offset: u64,
+        page_size: u64,
+        bitmap: &[u64],
+        bits: u64,
+    ) -> std::result::Result<(), Errno> {
+        let set_dirty = self.ops.set_dirty.ok_or(Errno(libc::EOPNOTSUPP))?;
+        // SAFETY: the callback's contract; the bitmap lives during the call.
+        status(unsafe {
+            set_dirty(self.opaque.get(), cookie, offset, page_size, bitmap.as_ptr(), bits)
+        })
+    }
+
+    fn translate(&mut self, iova: u64, size: u64) -> std::result::Result<Place, Errno> {
+        let translate = self.ops.translate.ok_or(Errno(libc::EOPNOTSUPP))?;
+        let mut place = vfiomig_place {
+            struct_size: size_of::<vfiomig_place>() as u32,
+            reserved: 0,
+            cookie: 0,
+            offset: 0,
+            size: 0,
+            host: std::ptr::null_mut(),
+        };
+        // SAFETY: the callback's contract; `place` is valid for writes.
+        status(unsafe { translate(self.opaque.get(), iova, size, &raw mut place) })?;
+        Ok(Place::from(place))
+    }
+
+    fn read(&mut self, place: Place, buf: &mut [u8]) -> std::result::Result<(), Errno> {
+        if let Some(read) = self.ops.read {
+            let (to, len) = (buf.as_mut_ptr().cast(), buf.len());
+            // SAFETY: the callback's contract; `buf` is valid for writes.
+            return status(unsafe { read(self.opaque.get(), place.cookie, place.offset, to, len) });
+        }
+        let from = host(place, buf.len())?;
+        // SAFETY: the contract of vfiomig_mapping.host and vfiomig_place.host: as many bytes as the
+        // mapping or place says are there, and `host` has checked that they suffice.
+        unsafe { std::ptr::copy_nonoverlapping(from, buf.as_mut_ptr(), buf.len()) };
+        Ok(())
+    }
+
+    fn write(&mut self, place: Place, buf: &[u8]) -> std::result::Result<(), Errno> {
+        if let Some(write) = self.ops.write {
+            let (from, len) = (buf.as_ptr().cast(), buf.len());
+            // SAFETY: the callback's contract; `buf` is valid for reads.
+            return status(unsafe {
+                write(self.opaque.get(), place.cookie, place.offset, from, len)
+            });
+        }
+        let to = host(place, buf.len())?;
+        // SAFETY: as in `read`.
+        unsafe { std::ptr::copy_nonoverlapping(buf.as_ptr(), to, buf.len()) };
+        Ok(())
+    }
+}
+
+fn host(place: Place, len: usize) -> std::result::Result<*mut u8, Errno> {
+    if place.host == 0 || (len as u64) > place.size {
+        return Err(Errno(libc::EOPNOTSUPP));
+    }
+    Ok(std::ptr::with_exposed_provenance_mut(place.host))
+}
+
+/// A tracker behind a table of callbacks.
+pub(super) struct TrackerOps {
+    ops: vfiomig_tracker_ops,
+    opaque: Opaque,
+}
+
+impl TrackerOps {
+    /// From here on the opaque is owned, also where the table is refused.
+    pub(super) fn new(ops: vfiomig_tracker_ops, opaque: *mut c_void) -> Result<TrackerOps> {
+        let opaque = Opaque::new(opaque, ops.release);
+        if ops.sync.is_none() {
+            return Err(err!(Inval, "tracker->sync is required"));
+        }
+        if ops.reserved != 0 {
+            return Err(err!(Inval, "tracker->reserved is not zero"));
+        }
+        Ok(TrackerOps { ops, opaque })
+    }
+}
+
+impl SuppliedTracker for TrackerOps {
+    fn page_size(&self) -> u64 {
+        self.ops.page_size
+    }
+
+    fn start(&mut self) -> std::result::Result<(), Errno> {
+        // SAFETY: the callback's contract.
+        self.ops.start.map_or(Ok(()), |start| status(unsafe { start(self.opaque.get()) }))
+    }
+
+    fn stop(&mut self) -> std::result::Result<(), Errno> {
+        // SAFETY: the callback's contract.
+        self.ops.stop.map_or(Ok(()), |stop| status(unsafe { stop(self.opaque.get()) }))
+    }
+
+    fn sync(
+        &mut self,
+        iova: u64,
+        length: u64,
+        page_size: u64,
+        bitmap: &mut [u64],
+    ) -> std::result::Result<(), Errno> {
+        let sync = self.ops.sync.ok_or(Errno(libc::EOPNOTSUPP))?;
+        let (words, num) = (bitmap.as_mut_ptr(), bitmap.len());
+        // SAFETY: the callback's contract; the bitmap is valid for writes.
+        status(unsafe { sync(self.opaque.get(), iova, length, page_size, words, num) })
+    }
+}

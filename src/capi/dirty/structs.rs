@@ -1,0 +1,464 @@
+//! Structures of dirty tracking that cross the ABI.
+
+use std::ffi::{c_char, c_int, c_void};
+
+use super::super::constants::*;
+use super::super::structs::{Sized32, flag, vfiomig_device, vfiomig_release_fn};
+use crate::dirty::{DirtyError, DirtyRound, DirtyStats, Mapping, Place, SourceStats, Synced};
+use crate::error::{Result, err};
+use crate::transport::put_fixed_text;
+
+/// One dirty-tracking run over one I/O address space.
+pub enum vfiomig_dirty {}
+
+/// A piece of memory that devices can reach, or a window in which such pieces will come and go.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct vfiomig_mapping {
+    /// VFIOMIG_MAPPING_INIT sets it.
+    pub struct_size: u32,
+    /// VFIOMIG_MAPPING_* or 0.
+    pub flags: u32,
+    /// First I/O virtual address, in whole pages of the run.
+    pub iova: u64,
+    /// Size in bytes, in whole pages of the run. May end at 2^64.
+    pub size: u64,
+    /// What the memory is to the VMM: the number of a RAM block, say. Comes back in set_dirty.
+    pub cookie: u64,
+    /// Where in it the mapping begins, in bytes, in whole pages.
+    pub offset: u64,
+    /// Where it lies in this process, for reading and writing without callbacks; NULL: nowhere.
+    pub host: *mut c_void,
+}
+
+/// A place in the VMM's memory.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct vfiomig_place {
+    /// Set by the library.
+    pub struct_size: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// As in struct vfiomig_mapping.
+    pub cookie: u64,
+    /// Offset in what the cookie stands for, in bytes, in whole pages.
+    pub offset: u64,
+    /// How many bytes from there on are one piece: at least a page.
+    pub size: u64,
+    /// Where it lies in this process; NULL: nowhere.
+    pub host: *mut c_void,
+}
+
+/// Adds a mapping while `enumerate` runs: 0, or -errno where it is refused, which enumerate should
+/// return.
+pub type vfiomig_mapping_fn =
+    Option<unsafe extern "C" fn(context: *mut c_void, mapping: *const vfiomig_mapping) -> c_int>;
+
+/// Unmaps a range from everything that has it mapped: 0 or -errno. With
+/// VFIOMIG_UNMAP_CONTAINERS_DONE in flags, the type1 containers whose dirty tracking is in use have
+/// been unmapped by the library already; unmapping them again does no harm.
+pub type vfiomig_unmap_fn =
+    Option<unsafe extern "C" fn(opaque: *mut c_void, iova: u64, size: u64, flags: u32) -> c_int>;
+
+/// The VMM's memory, as a run needs it. Callbacks are called on the thread that is inside the run,
+/// one at a time; in them every function of the run returns -EBUSY. Each may be NULL.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct vfiomig_memory_ops {
+    /// VFIOMIG_MEMORY_OPS_INIT sets it.
+    pub struct_size: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Called by vfiomig_dirty_start(): gives every mapping and window there is to
+    /// add(context, mapping). They replace what was mapped before. NULL: the mappings are those of
+    /// vfiomig_dirty_map().
+    pub enumerate: Option<
+        unsafe extern "C" fn(
+            opaque: *mut c_void,
+            add: vfiomig_mapping_fn,
+            context: *mut c_void,
+        ) -> c_int,
+    >,
+    /// Takes dirty pages: bit i of the bitmap, the lowest first, is the page at
+    /// offset + i * page_size in what cookie stands for. Only num_bits bits count. On -errno they
+    /// are kept and delivered again. NULL: dirty pages are taken by vfiomig_dirty_sync() only.
+    pub set_dirty: Option<
+        unsafe extern "C" fn(
+            opaque: *mut c_void,
+            cookie: u64,
+            offset: u64,
+            page_size: u64,
+            bitmap: *const u64,
+            num_bits: u64,
+        ) -> c_int,
+    >,
+    /// What lies at iova now, in a mapping with VFIOMIG_MAPPING_TRANSLATE; size is how much is
+    /// asked about, and place->size may be less.
+    pub translate: Option<
+        unsafe extern "C" fn(
+            opaque: *mut c_void,
+            iova: u64,
+            size: u64,
+            place: *mut vfiomig_place,
+        ) -> c_int,
+    >,
+    /// Reads guest memory. NULL: from the host address.
+    pub read: Option<
+        unsafe extern "C" fn(
+            opaque: *mut c_void,
+            cookie: u64,
+            offset: u64,
+            buf: *mut c_void,
+            len: usize,
+        ) -> c_int,
+    >,
+    /// Writes guest memory. NULL: to the host address.
+    pub write: Option<
+        unsafe extern "C" fn(
+            opaque: *mut c_void,
+            cookie: u64,
+            offset: u64,
+            buf: *const c_void,
+            len: usize,
+        ) -> c_int,
+    >,
+    /// Called exactly once, when the library will call nothing of this table any more, also when
+    /// creating the run fails. NULL: nothing to do.
+    pub release: vfiomig_release_fn,
+}
+
+/// A dirty tracker of the VMM's own: a vfio-user server's log, or whatever else it has. Each
+/// callback returns 0 or -errno.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct vfiomig_tracker_ops {
+    /// VFIOMIG_TRACKER_OPS_INIT sets it.
+    pub struct_size: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Size of its pages in bytes: a power of two from 512 to 1 GiB.
+    pub page_size: u64,
+    /// Starts. NULL: it always runs.
+    pub start: Option<unsafe extern "C" fn(opaque: *mut c_void) -> c_int>,
+    /// Stops. NULL: it always runs.
+    pub stop: Option<unsafe extern "C" fn(opaque: *mut c_void) -> c_int>,
+    /// Sets the bits of pages that were written to since the last time, and forgets them. Bit 0 is
+    /// the page at iova; the bitmap comes zeroed, with num_words words. iova and length are
+    /// multiples of page_size and may reach over the ends of mappings. On -errno the range counts
+    /// as dirty. Required.
+    pub sync: Option<
+        unsafe extern "C" fn(
+            opaque: *mut c_void,
+            iova: u64,
+            length: u64,
+            page_size: u64,
+            bitmap: *mut u64,
+            num_words: usize,
+        ) -> c_int,
+    >,
+    /// Called exactly once, when the library will call nothing of this table any more.
+    pub release: vfiomig_release_fn,
+}
+
+/// How a run is set up; NULL for the defaults.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct vfiomig_dirty_options {
+    /// VFIOMIG_DIRTY_OPTIONS_INIT sets it.
+    pub struct_size: u32,
+    /// Bytes that a tracker is read into at a time: 4 KiB to 32 MiB, a multiple of 8; 0: the
+    /// library's choice. One page a bit: it decides how many system calls a reading takes.
+    pub buffer_bytes: u32,
+    /// The run's pages in bytes: a power of two from 4096 to 1 GiB; 0: the host's.
+    pub page_size: u64,
+}
+
+/// Something that writes to the guest's memory, and what could track it. The best tracker that
+/// works is taken, in the order of the flags.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct vfiomig_dirty_source {
+    /// VFIOMIG_DIRTY_SOURCE_INIT sets it.
+    pub struct_size: u32,
+    /// VFIOMIG_SOURCE_* or 0: no tracker; every page is dirty at every time.
+    pub flags: u32,
+    /// For people, in messages; NULL: the driver's name.
+    pub name: *const c_char,
+    /// The device. Its resets are noticed, whatever tracks it. NULL: no device that the library
+    /// knows.
+    pub device: *mut vfiomig_device,
+    /// With VFIOMIG_SOURCE_TRACKER: the VMM's own; copied.
+    pub tracker: *const vfiomig_tracker_ops,
+    /// Passed to its callbacks.
+    pub tracker_opaque: *mut c_void,
+    /// With VFIOMIG_SOURCE_HWPT: the iommufd, borrowed for as long as the source lives.
+    pub iommufd: c_int,
+    /// The page table (hwpt) that the device is attached to, made with
+    /// IOMMU_HWPT_ALLOC_DIRTY_TRACKING.
+    pub hwpt_id: u32,
+    /// The address space (ioas) of that page table: lets the library notice mappings that are not
+    /// there, which the kernel reports as clean. 0: not known.
+    pub ioas_id: u32,
+    /// With VFIOMIG_SOURCE_TYPE1: the container, of type1v2, borrowed likewise.
+    pub container_fd: c_int,
+    /// Smallest page of the page table, in bytes; 0: no larger than the run's.
+    pub hwpt_page_size: u64,
+}
+
+/// Numbers of a run since it was started.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct vfiomig_dirty_stats {
+    /// VFIOMIG_DIRTY_STATS_INIT sets it.
+    pub struct_size: u32,
+    /// How many sources were ever added.
+    pub num_sources: u32,
+    /// How many errors vfiomig_dirty_get_error() has.
+    pub num_errors: u32,
+    /// How many rounds vfiomig_dirty_get_round() has.
+    pub num_rounds: u32,
+    /// Rounds over the map that are complete. One ends with vfiomig_dirty_collect(), or where
+    /// vfiomig_dirty_sync() comes to an address again.
+    pub rounds: u64,
+    /// Bytes delivered as dirty, a page counted each time.
+    pub dirty_bytes: u64,
+    /// In the last complete round.
+    pub last_dirty_bytes: u64,
+    /// Bytes that became dirty per second in the last complete round.
+    pub rate: u64,
+    /// The same, averaged over rounds; the newest has a weight of a quarter.
+    pub average_rate: u64,
+    /// Time spent reading and delivering, in nanoseconds.
+    pub sync_ns: u64,
+    /// In the last complete round.
+    pub last_sync_ns: u64,
+    /// Bytes in the map.
+    pub mapped_bytes: u64,
+    /// Memory that the run's bitmaps take now, in bytes.
+    pub memory_bytes: u64,
+    /// Errors since the start; see vfiomig_dirty_get_error().
+    pub errors: u64,
+}
+
+/// Numbers of one round over the map: what a decision about convergence is made from.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct vfiomig_dirty_round {
+    /// VFIOMIG_DIRTY_ROUND_INIT sets it.
+    pub struct_size: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// When it ended, in nanoseconds since the start.
+    pub at_ns: u64,
+    /// Time since the end of the round before, in nanoseconds.
+    pub interval_ns: u64,
+    /// Bytes delivered as dirty.
+    pub dirty_bytes: u64,
+    /// Time the library was busy with it, in nanoseconds.
+    pub sync_ns: u64,
+}
+
+/// Numbers of one source and of the tracker that it has. Sources that share a page table or a
+/// container share its numbers.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct vfiomig_source_stats {
+    /// VFIOMIG_SOURCE_STATS_INIT sets it.
+    pub struct_size: u32,
+    /// VFIOMIG_TRACKER_*: what tracks it now.
+    pub tracker: u32,
+    /// Size of the tracker's pages in bytes.
+    pub page_size: u64,
+    /// Bytes that the tracker has reported as dirty.
+    pub dirty_bytes: u64,
+    /// In the last complete round.
+    pub last_dirty_bytes: u64,
+    /// Bytes counted as dirty because the tracker does not watch them, or because of an error.
+    pub assumed_bytes: u64,
+    /// Bytes reported per second in the last complete round.
+    pub rate: u64,
+    /// Time spent asking the tracker, in nanoseconds.
+    pub sync_ns: u64,
+    /// In the last complete round.
+    pub last_sync_ns: u64,
+    /// System calls or callbacks made.
+    pub calls: u64,
+    /// Errors.
+    pub errors: u64,
+    /// How often the tracker was started again.
+    pub restarts: u64,
+    /// Why it is this tracker and none of those before it; empty: there is nothing to say.
+    pub note: [c_char; 464],
+}
+
+/// Why a range counts, or counted, as dirty.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct vfiomig_dirty_error {
+    /// VFIOMIG_DIRTY_ERROR_INIT sets it.
+    pub struct_size: u32,
+    /// Number of the source, or VFIOMIG_NO_SOURCE.
+    pub source: u32,
+    /// VFIOMIG_TRACKER_*: its tracker at the time.
+    pub tracker: u32,
+    /// -errno of the library's closed set.
+    pub code: i32,
+    /// First address of the range.
+    pub first: u64,
+    /// Last address of the range, itself included.
+    pub last: u64,
+    /// For people.
+    pub text: [c_char; 464],
+}
+
+macro_rules! sized32 {
+    ($($name:ident),* $(,)?) => {
+        // SAFETY: all are repr(C), begin with struct_size and consist of integers, arrays of
+        // integers, raw pointers and optional function pointers.
+        $(unsafe impl Sized32 for $name {})*
+    };
+}
+sized32!(
+    vfiomig_mapping,
+    vfiomig_place,
+    vfiomig_memory_ops,
+    vfiomig_tracker_ops,
+    vfiomig_dirty_options,
+    vfiomig_dirty_source,
+    vfiomig_dirty_stats,
+    vfiomig_dirty_round,
+    vfiomig_source_stats,
+    vfiomig_dirty_error,
+);
+
+impl vfiomig_mapping {
+    pub(super) fn to_mapping(self) -> Result<Mapping> {
+        let known = VFIOMIG_MAPPING_READ_ONLY | VFIOMIG_MAPPING_TRANSLATE | VFIOMIG_MAPPING_WINDOW;
+        if self.flags & !known != 0 {
+            return Err(err!(Inval, "unknown flags in the mapping at {:#x}", self.iova));
+        }
+        Ok(Mapping {
+            iova: self.iova,
+            size: self.size,
+            cookie: self.cookie,
+            offset: self.offset,
+            host: self.host.expose_provenance(),
+            read_only: self.flags & VFIOMIG_MAPPING_READ_ONLY != 0,
+            translate: self.flags & VFIOMIG_MAPPING_TRANSLATE != 0,
+            window: self.flags & VFIOMIG_MAPPING_WINDOW != 0,
+        })
+    }
+}
+
+impl From<vfiomig_place> for Place {
+    fn from(place: vfiomig_place) -> Place {
+        let vfiomig_place { cookie, offset, size, host, .. } = place;
+        Place { cookie, offset, size, host: host.expose_provenance() }
+    }
+}
+
+/// What a reading returns in C.
+pub(super) fn synced(synced: Synced) -> c_int {
+    let errors = flag(synced.errors, VFIOMIG_DIRTY_ERRORS as u32);
+    (errors | flag(synced.unwatched, VFIOMIG_DIRTY_UNWATCHED as u32)) as c_int
+}
+
+impl vfiomig_dirty_stats {
+    pub(super) fn new(stats: DirtyStats, sources: u32, errors: usize, rounds: usize) -> Self {
+        let DirtyStats {
+            rounds: complete,
+            dirty_bytes,
+            last_dirty_bytes,
+            rate,
+            average_rate,
+            sync_ns,
+            last_sync_ns,
+            mapped_bytes,
+            memory_bytes,
+            errors: all_errors,
+        } = stats;
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        vfiomig_dirty_stats {
+            struct_size: 0,
+            num_sources: sources,
+            num_errors: count(errors),
+            num_rounds: count(rounds),
+            rounds: complete,
+            dirty_bytes,
+            last_dirty_bytes,
+            rate,
+            average_rate,
+            sync_ns,
+            last_sync_ns,
+            mapped_bytes,
+            memory_bytes,
+            errors: all_errors,
+        }
+    }
+}
+
+impl From<&DirtyRound> for vfiomig_dirty_round {
+    fn from(round: &DirtyRound) -> Self {
+        let DirtyRound { at_ns, interval_ns, dirty_bytes, sync_ns } = *round;
+        vfiomig_dirty_round {
+            struct_size: 0,
+            reserved: 0,
+            at_ns,
+            interval_ns,
+            dirty_bytes,
+            sync_ns,
+        }
+    }
+}
+
+impl From<SourceStats> for vfiomig_source_stats {
+    fn from(stats: SourceStats) -> Self {
+        let SourceStats {
+            tracker,
+            page_size,
+            dirty_bytes,
+            last_dirty_bytes,
+            assumed_bytes,
+            rate,
+            sync_ns,
+            last_sync_ns,
+            calls,
+            errors,
+            restarts,
+            note,
+        } = stats;
+        let mut out = vfiomig_source_stats {
+            struct_size: 0,
+            tracker: tracker as u32,
+            page_size,
+            dirty_bytes,
+            last_dirty_bytes,
+            assumed_bytes,
+            rate,
+            sync_ns,
+            last_sync_ns,
+            calls,
+            errors,
+            restarts,
+            note: [0; 464],
+        };
+        put_fixed_text(&mut out.note, &note);
+        out
+    }
+}
+
+impl From<&DirtyError> for vfiomig_dirty_error {
+    fn from(error: &DirtyError) -> Self {
+        let mut out = vfiomig_dirty_error {
+            struct_size: 0,
+            source: error.source.unwrap_or(VFIOMIG_NO_SOURCE),
+            tracker: error.tracker as u32,
+            code: error.code.to_ret(),
+            first: error.first,
+            last: error.last,
+            text: [0; 464],
+        };
+        put_fixed_text(&mut out.text, &error.message);
+        out
+    }
+}
