@@ -238,7 +238,8 @@ static void open_by_group(struct lab_device *device, const struct lab_device *fi
     CHECK(n > 0, "%s: %s", path, strerror(errno));
     link[n] = 0;
     snprintf(path, sizeof(path), "/dev/vfio/%.20s", strrchr(link, '/') + 1);
-    device->container = first ? same_fd(first->container) : open("/dev/vfio/vfio", O_RDWR | O_CLOEXEC);
+    device->container =
+        first ? same_fd(first->container) : open("/dev/vfio/vfio", O_RDWR | O_CLOEXEC);
     CHECK(device->container >= 0, "/dev/vfio/vfio: %s", strerror(errno));
     device->group = open(path, O_RDWR | O_CLOEXEC);
     CHECK(device->group >= 0, "%s: %s", path, strerror(errno));
