@@ -91,6 +91,13 @@ impl User {
     fn slot(&self) -> Option<usize> {
         self.candidates.get(self.chosen?).copied()
     }
+
+    fn add_note(&mut self, note: &str) {
+        if !self.note.is_empty() {
+            self.note.push_str("; ");
+        }
+        self.note.push_str(note);
+    }
 }
 
 /// Bits whose mapping is gone and that nobody has taken yet.
@@ -235,6 +242,7 @@ impl Run {
                 self.users.pop();
                 return Err(error);
             }
+            self.verify(&EVERYWHERE);
         }
         Ok(number)
     }
@@ -590,12 +598,7 @@ impl Run {
     fn chosen(&mut self, index: usize, position: usize, notes: &[String]) {
         let Some(user) = self.users.get_mut(index).and_then(Option::as_mut) else { return };
         user.chosen = (position != usize::MAX).then_some(position);
-        for note in notes {
-            if !user.note.is_empty() {
-                user.note.push_str("; ");
-            }
-            user.note.push_str(note);
-        }
+        notes.iter().for_each(|note| user.add_note(note));
     }
 
     fn note_of(&self, index: usize) -> &str {
@@ -626,9 +629,6 @@ impl Run {
         self.whole = None;
         self.union = Vec::new();
         self.cancel.clear();
-        for user in self.users.iter_mut().flatten() {
-            user.chosen = None;
-        }
         result
     }
 
@@ -1235,8 +1235,8 @@ impl Run {
     fn rearm_if_worthwhile(&mut self) {
         for i in self.active_slots(&[TrackerKind::DeviceLog]) {
             let Some(slot) = self.slots.get(i) else { continue };
-            let unwatched = slot.tracker.blind().is_some_and(|blind| !blind.is_empty());
-            if unwatched && slot.blind_bytes > 0 && slot.blind_bytes >= slot.tracker.watched() {
+            let cost = slot.blind_bytes;
+            if slot.tracker.is_outdated() && cost > 0 && cost >= slot.tracker.watched() {
                 self.rearm_slot(i);
             }
         }
@@ -1396,6 +1396,26 @@ impl Run {
             slot.stats.last_dirty_bytes = ended.dirty_bytes;
             slot.stats.last_sync_ns = ended.sync_ns;
         }
+        let mapped: u64 =
+            self.map.writable(&EVERYWHERE).map(|piece| piece.last - piece.first + 1).sum();
+        for i in self.active_slots(&[TrackerKind::Type1]) {
+            let all_of_it = |slot: &Slot| mapped > 0 && slot.stats.last_dirty_bytes >= mapped;
+            if self.slots.get(i).is_some_and(all_of_it) {
+                self.say_perpetual(i);
+            }
+        }
+    }
+
+    /// One device in a container that does not pin its pages one by one makes all of it dirty, for
+    /// ever.
+    fn say_perpetual(&mut self, i: usize) {
+        let text = "every mapped page is dirty at every time: a device of the container reaches \
+                    all of it";
+        for user in self.users.iter_mut().flatten().filter(|user| user.slot() == Some(i)) {
+            if !user.note.contains(text) {
+                user.add_note(text);
+            }
+        }
     }
 
     /// The run as a whole.
@@ -1428,7 +1448,7 @@ impl Run {
         let slot = user.slot().and_then(|i| self.slots.get(i));
         Ok(match slot {
             Some(slot) => SourceStats {
-                tracker: slot.tracker.kind(),
+                tracker: if self.tracking { slot.tracker.kind() } else { TrackerKind::None },
                 calls: slot.tracker.calls(),
                 note,
                 ..slot.stats.clone()

@@ -103,6 +103,11 @@ pub(super) trait Tracker: Send {
         None
     }
 
+    /// Whether it would watch more if it were started again.
+    fn is_outdated(&self) -> bool {
+        false
+    }
+
     /// How many bytes of the map it does watch, where that is not all of it.
     fn watched(&self) -> u64 {
         0
@@ -137,6 +142,7 @@ pub(super) struct DeviceLog {
     started: bool,
     logged: RangeInclusiveSet<u64>,
     blind: RangeInclusiveSet<u64>,
+    outdated: bool,
     /// A page that was found dirty when reports were tried out.
     held: Option<u64>,
     spare: Option<Words>,
@@ -152,6 +158,7 @@ impl DeviceLog {
             started: false,
             logged: RangeInclusiveSet::new(),
             blind: RangeInclusiveSet::new(),
+            outdated: false,
             held: None,
             spare: None,
             calls: 0,
@@ -380,6 +387,12 @@ impl Tracker for DeviceLog {
 
     fn changed(&mut self, map: &Map) {
         self.blind = ranges::missing(map, &self.logged);
+        let wanted = ranges::wanted(map, false, self.page);
+        self.outdated = wanted.iter().any(|range| self.logged.gaps(range).next().is_some());
+    }
+
+    fn is_outdated(&self) -> bool {
+        self.outdated
     }
 }
 
