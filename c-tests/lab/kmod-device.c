@@ -446,6 +446,8 @@ static void *turn_knobs(void *unused)
 		{ "dirty_rate", "100000000" }, { "dirty_rate", "0" }, { "state_size", "100000" },
 		{ "state_size", "30000" }, { "seed", "7" }, { "log_mark", "0 0x100000" }, { "dma_write", "0 4096" },
 		{ "fail_set_state", "1 5" }, { "fail_read", "2 5" }, { "fail_to_error", "1" }, { "fail_to_error", "0" },
+		{ "log_load", "0x100000 0x100000 200000 1" }, { "log_load", "0" }, { "log_truth", "0" },
+		{ "pin", "0 0x10000" }, { "unpin", "0" }, { "log_refuse", "0 4096" }, { "log_refuse", "0" },
 	};
 	uint64_t x = 4101842887655102017ull;
 

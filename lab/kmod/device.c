@@ -288,6 +288,8 @@ static int vmt_init_dev(struct vfio_device *vdev)
 	init_waitqueue_head(&vmt->wait);
 	INIT_DELAYED_WORK(&vmt->tick, vmt_tick);
 	vmt_log_init(vmt);
+	vmt_load_init(vmt);
+	vmt_pins_init(vmt);
 	init_config(vmt);
 	vmt->state = VFIO_DEVICE_STATE_RUNNING;
 	vmt->running = true;
@@ -311,6 +313,7 @@ static void vmt_release_dev(struct vfio_device *vdev)
 
 	cancel_delayed_work_sync(&vmt->tick);
 	vmt_log_end(vmt);
+	vmt_truth_end(vmt);
 	kvfree(vmt->contents.generation);
 }
 
@@ -324,6 +327,7 @@ static int vmt_open_dev(struct vfio_device *vdev)
 	mutex_lock(&vmt->open_mutex);
 	vmt->open = true;
 	mutex_unlock(&vmt->open_mutex);
+	vmt_pins_open(vmt);
 	return 0;
 }
 
@@ -333,7 +337,9 @@ static void vmt_close_dev(struct vfio_device *vdev)
 
 	mutex_lock(&vmt->open_mutex);
 	vmt->open = false;
+	vmt_load_stop(vmt);
 	mutex_unlock(&vmt->open_mutex);
+	vmt_pins_close(vmt);
 	vmt_migration_close(vmt);
 	vmt_log_end(vmt);
 }
@@ -347,6 +353,7 @@ static const struct vfio_device_ops vmt_dev_ops = {
 	.read = vmt_dev_read,
 	.write = vmt_dev_write,
 	.ioctl = vmt_dev_ioctl,
+	.dma_unmap = vmt_dma_unmap,
 #ifdef HAVE_GET_REGION_INFO_CAPS
 	.get_region_info_caps = vmt_region_info,
 #endif

@@ -82,6 +82,9 @@ NUMBER(drained, 133);
 NUMBER(corrupt, U64_MAX);
 NUMBER(fail_to_error, 1);
 NUMBER(log_max_ranges, U32_MAX);
+NUMBER(log_limit_ranges, U32_MAX);
+NUMBER(log_limit_bytes, U64_MAX);
+NUMBER(log_lie, 1);
 
 /* --- contents ----------------------------------------------------------------------------------- */
 
@@ -279,6 +282,62 @@ FAULT(log_start, VMT_OP_LOG_START);
 FAULT(log_stop, VMT_OP_LOG_STOP);
 FAULT(log_report, VMT_OP_LOG_REPORT);
 
+struct span_attr {
+	struct device_attribute attr;
+	size_t offset;
+	u32 error; /* where none is given */
+};
+
+static struct vmt_span *span_of(struct device *dev, struct device_attribute *attr)
+{
+	return (void *)vmt_of_dev(dev) + container_of(attr, struct span_attr, attr)->offset;
+}
+
+static ssize_t span_show(struct device *dev, struct device_attribute *attr, char *buf)
+{
+	struct vmt *vmt = vmt_of_dev(dev);
+	struct vmt_span span;
+
+	mutex_lock(&vmt->log_mutex);
+	span = *span_of(dev, attr);
+	mutex_unlock(&vmt->log_mutex);
+	if (!span.error)
+		return sysfs_emit(buf, "0\n");
+	return sysfs_emit(buf, "%#llx %#llx %u\n", span.start, span.last - span.start + 1, span.error);
+}
+
+/* "IOVA LENGTH [ERRNO]", or "0". */
+static ssize_t span_store(struct device *dev, struct device_attribute *attr, const char *buf, size_t count)
+{
+	struct vmt *vmt = vmt_of_dev(dev);
+	struct vmt_span span = { .error = container_of(attr, struct span_attr, attr)->error };
+	unsigned long long iova, length;
+	int n = sscanf(buf, "%lli %lli %u", &iova, &length, &span.error);
+
+	if (n == 1 && !iova) {
+		span.error = 0;
+	} else if (n < 2 || !length || iova + length - 1 < iova || !span.error || span.error > 133) {
+		return -EINVAL;
+	} else {
+		span.start = iova;
+		span.last = iova + length - 1;
+	}
+	mutex_lock(&vmt->log_mutex);
+	*span_of(dev, attr) = span;
+	mutex_unlock(&vmt->log_mutex);
+	return count;
+}
+
+#define SPAN(name, field, otherwise) \
+	static struct span_attr span_##name = { \
+		.attr = __ATTR(name, 0644, span_show, span_store), \
+		.offset = offsetof(struct vmt, log.field), \
+		.error = otherwise, \
+	}
+
+SPAN(log_refuse, refuse, EINVAL);
+SPAN(fail_log_report_at, fail_report, EIO);
+
 /* --- DMA ---------------------------------------------------------------------------------------- */
 
 static ssize_t log_page_size_show(struct device *dev, struct device_attribute *attr, char *buf)
@@ -367,6 +426,93 @@ static ssize_t dma_write_store(struct device *dev, struct device_attribute *attr
 }
 static DEVICE_ATTR_WO(dma_write);
 
+static ssize_t log_load_show(struct device *dev, struct device_attribute *attr, char *buf)
+{
+	struct vmt *vmt = vmt_of_dev(dev);
+	const struct vmt_load *load = &vmt->load;
+	int len;
+
+	mutex_lock(&vmt->open_mutex);
+	if (load->length)
+		len = sysfs_emit(buf, "%#llx %#llx %llu %llu\n", load->iova, load->length, load->rate, load->seed);
+	else
+		len = sysfs_emit(buf, "0\n");
+	mutex_unlock(&vmt->open_mutex);
+	return len;
+}
+
+/* "IOVA LENGTH PAGES_PER_SECOND SEED", or "0". */
+static ssize_t log_load_store(struct device *dev, struct device_attribute *attr, const char *buf, size_t count)
+{
+	struct vmt *vmt = vmt_of_dev(dev);
+	unsigned long long iova, length, rate, seed;
+	int n = sscanf(buf, "%lli %lli %llu %llu", &iova, &length, &rate, &seed), ret = 0;
+
+	if (n != 4 && (n != 1 || iova))
+		return -EINVAL;
+	mutex_lock(&vmt->open_mutex);
+	if (n == 1)
+		vmt_load_stop(vmt);
+	else
+		ret = vmt_load_start(vmt, iova, length, rate, seed);
+	mutex_unlock(&vmt->open_mutex);
+	return ret ?: count;
+}
+static DEVICE_ATTR_RW(log_load);
+
+/* Older kernels have no const in one or both of these places. */
+#ifndef BIN_READ_CONST
+#define BIN_READ_CONST
+#endif
+#ifndef BIN_ATTRS_CONST
+#define BIN_ATTRS_CONST
+#endif
+
+static ssize_t log_truth_read(struct file *file, struct kobject *kobj, BIN_READ_CONST struct bin_attribute *attr,
+			      char *buf, loff_t offset, size_t count)
+{
+	return vmt_truth_read(vmt_of_dev(kobj_to_dev(kobj)), buf, offset, count);
+}
+
+/* "0" clears it. */
+static ssize_t log_truth_write(struct file *file, struct kobject *kobj, BIN_READ_CONST struct bin_attribute *attr,
+			       char *buf, loff_t offset, size_t count)
+{
+	if (offset || buf[0] != '0' || count > 2 || (count == 2 && buf[1] != '\n'))
+		return -EINVAL;
+	vmt_truth_clear(vmt_of_dev(kobj_to_dev(kobj)));
+	return count;
+}
+
+static BIN_ATTRS_CONST struct bin_attribute bin_attr_log_truth = {
+	.attr = { .name = "log_truth", .mode = 0644 },
+	.read = log_truth_read,
+	.write = log_truth_write,
+};
+
+static ssize_t pin_store(struct device *dev, struct device_attribute *attr, const char *buf, size_t count)
+{
+	return each_line(vmt_of_dev(dev), buf, vmt_pin) ?: count;
+}
+static DEVICE_ATTR_WO(pin);
+
+/* Lines "IOVA LENGTH", or "0" for all. */
+static ssize_t unpin_store(struct device *dev, struct device_attribute *attr, const char *buf, size_t count)
+{
+	struct vmt *vmt = vmt_of_dev(dev);
+
+	if (sysfs_streq(buf, "0"))
+		return vmt_unpin(vmt, 0, U64_MAX, 0) ?: count;
+	return each_line(vmt, buf, vmt_unpin) ?: count;
+}
+static DEVICE_ATTR_WO(unpin);
+
+static ssize_t pinned_show(struct device *dev, struct device_attribute *attr, char *buf)
+{
+	return sysfs_emit(buf, "%llu\n", READ_ONCE(vmt_of_dev(dev)->pins.count));
+}
+static DEVICE_ATTR_RO(pinned);
+
 /* What was asked for, and what is logged and not reported yet. */
 static ssize_t log_show(struct device *dev, struct device_attribute *attr, char *buf)
 {
@@ -375,8 +521,9 @@ static ssize_t log_show(struct device *dev, struct device_attribute *attr, char 
 	int len;
 
 	mutex_lock(&vmt->log_mutex);
-	len = sysfs_emit(buf, "active %d\npage_size %llu\nranges %u\npages %llu\n", log->active,
-			 log->active ? log->page_size : 0, log->num_ranges, log->pages);
+	len = sysfs_emit(buf, "active %d\npage_size %llu\nranges %u\npages %llu\nlost %d\ntruth_pages %llu\n",
+			 log->active, log->active ? log->page_size : 0, log->num_ranges, log->pages, -log->lost,
+			 vmt_truth_pages(log));
 	mutex_unlock(&vmt->log_mutex);
 	return len;
 }
@@ -386,7 +533,8 @@ static DEVICE_ATTR_RO(log);
 
 static ssize_t counters_show(struct device *dev, struct device_attribute *attr, char *buf)
 {
-	const struct vmt_counters *c = &vmt_of_dev(dev)->counters;
+	struct vmt *vmt = vmt_of_dev(dev);
+	const struct vmt_counters *c = &vmt->counters;
 	int len = 0;
 
 #define COUNTER(name) (len += sysfs_emit_at(buf, len, #name " %llu\n", READ_ONCE(c->name)))
@@ -405,7 +553,10 @@ static ssize_t counters_show(struct device *dev, struct device_attribute *attr, 
 	COUNTER(log_marked);
 	COUNTER(log_outside);
 	COUNTER(log_reported);
+	COUNTER(unmaps);
+	COUNTER(unmap_unpinned);
 #undef COUNTER
+	len += sysfs_emit_at(buf, len, "load_writes %llu\n", READ_ONCE(vmt->load.writes));
 	return len;
 }
 static DEVICE_ATTR_RO(counters);
@@ -421,6 +572,10 @@ static struct attribute *vmt_attrs[] = {
 	&dev_attr_log_mark.attr,
 	&dev_attr_dma_write.attr,
 	&dev_attr_log.attr,
+	&dev_attr_log_load.attr,
+	&dev_attr_pin.attr,
+	&dev_attr_unpin.attr,
+	&dev_attr_pinned.attr,
 	&dev_attr_counters.attr,
 	&number_initial_size.attr.attr,
 	&number_dirty_rate.attr.attr,
@@ -432,6 +587,11 @@ static struct attribute *vmt_attrs[] = {
 	&number_corrupt.attr.attr,
 	&number_fail_to_error.attr.attr,
 	&number_log_max_ranges.attr.attr,
+	&number_log_limit_ranges.attr.attr,
+	&number_log_limit_bytes.attr.attr,
+	&number_log_lie.attr.attr,
+	&span_log_refuse.attr.attr,
+	&span_fail_log_report_at.attr.attr,
 	&fault_open.attr.attr,
 	&fault_set_state.attr.attr,
 	&fault_get_state.attr.attr,
@@ -446,9 +606,15 @@ static struct attribute *vmt_attrs[] = {
 	NULL,
 };
 
+static BIN_ATTRS_CONST struct bin_attribute *BIN_ATTRS_CONST vmt_bin_attrs[] = {
+	&bin_attr_log_truth,
+	NULL,
+};
+
 static const struct attribute_group vmt_group = {
 	.name = "test",
 	.attrs = vmt_attrs,
+	.bin_attrs = vmt_bin_attrs,
 };
 
 const struct attribute_group *vmt_groups[] = { &vmt_group, NULL };

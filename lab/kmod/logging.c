@@ -14,9 +14,8 @@
 
 #include "vfiomig-test.h"
 
-#define UNIT_SHIFT 12
 #define CHUNK_UNITS 32768u /* a bitmap of 4 KiB, for 128 MiB of addresses */
-#define CHUNK_SHIFT (UNIT_SHIFT + 15)
+#define CHUNK_SHIFT (VMT_UNIT_SHIFT + 15)
 #define MAX_CHUNKS 32768u /* 128 MiB of bitmaps, for 4 TiB of addresses */
 #define MAX_MARKS (1u << 24) /* pages in one write */
 
@@ -42,6 +41,7 @@ static void log_clear(struct vmt_log *log)
 	log->ranges = NULL;
 	log->num_ranges = log->num_chunks = 0;
 	log->pages = 0;
+	log->lost = 0;
 	log->active = false;
 }
 
@@ -57,7 +57,7 @@ static int vmt_log_start(struct vfio_device *vdev, struct rb_root_cached *ranges
 	struct vmt *vmt = vmt_of(vdev);
 	struct vmt_log *log = &vmt->log;
 	struct interval_tree_node *node;
-	u64 size = *page_size, max_ranges;
+	u64 size = *page_size, max_ranges, limit_ranges, limit_bytes, bytes = 0;
 	int ret = 0;
 
 	mutex_lock(&vmt->lock);
@@ -67,6 +67,8 @@ static int vmt_log_start(struct vfio_device *vdev, struct rb_root_cached *ranges
 	else
 		size = max_t(u64, roundup_pow_of_two(size), vmt->log_page_size);
 	max_ranges = vmt->log_max_ranges;
+	limit_ranges = vmt->log_limit_ranges;
+	limit_bytes = vmt->log_limit_bytes;
 	mutex_unlock(&vmt->lock);
 
 	mutex_lock(&vmt->log_mutex);
@@ -76,6 +78,19 @@ static int vmt_log_start(struct vfio_device *vdev, struct rb_root_cached *ranges
 		goto out;
 	if (!size || !num || log->active) {
 		ret = -EINVAL;
+		goto out;
+	}
+	for (node = interval_tree_iter_first(ranges, 0, ULONG_MAX); node;
+	     node = interval_tree_iter_next(node, 0, ULONG_MAX))
+		bytes += node->last - node->start + 1;
+	if (limit_ranges && num > limit_ranges)
+		ret = -E2BIG;
+	else if (log->refuse.error && interval_tree_iter_first(ranges, log->refuse.start, log->refuse.last))
+		ret = -(int)log->refuse.error;
+	else if (limit_bytes && bytes > limit_bytes)
+		ret = -ENOMEM;
+	if (ret) {
+		vmt->counters.faults++;
 		goto out;
 	}
 	if (max_ranges && num > max_ranges) {
@@ -150,6 +165,68 @@ static int log_set(struct vmt_log *log, u64 first, u64 last)
 	return 0;
 }
 
+/* --- the truth ---------------------------------------------------------------------------------- */
+
+int vmt_truth_begin(struct vmt *vmt, u64 iova, u64 length)
+{
+	u64 units = length >> VMT_UNIT_SHIFT;
+	unsigned long *truth = kvcalloc(BITS_TO_LONGS(units), sizeof(long), GFP_KERNEL_ACCOUNT);
+	struct vmt_log *log = &vmt->log;
+
+	if (!truth)
+		return -ENOMEM;
+	mutex_lock(&vmt->log_mutex);
+	swap(log->truth, truth);
+	log->truth_first = iova >> VMT_UNIT_SHIFT;
+	log->truth_units = units;
+	mutex_unlock(&vmt->log_mutex);
+	kvfree(truth);
+	return 0;
+}
+
+void vmt_truth_clear(struct vmt *vmt)
+{
+	mutex_lock(&vmt->log_mutex);
+	if (vmt->log.truth)
+		bitmap_zero(vmt->log.truth, vmt->log.truth_units);
+	mutex_unlock(&vmt->log_mutex);
+}
+
+void vmt_truth_end(struct vmt *vmt)
+{
+	kvfree(vmt->log.truth);
+}
+
+u64 vmt_truth_pages(const struct vmt_log *log)
+{
+	return log->truth ? bitmap_weight(log->truth, log->truth_units) : 0;
+}
+
+ssize_t vmt_truth_read(struct vmt *vmt, void *to, u64 offset, size_t len)
+{
+	struct vmt_log *log = &vmt->log;
+	u64 size;
+
+	mutex_lock(&vmt->log_mutex);
+	size = log->truth ? DIV_ROUND_UP_ULL(log->truth_units, 8) : 0;
+	len = offset < size ? min_t(u64, len, size - offset) : 0;
+	if (len)
+		memcpy(to, (char *)log->truth + offset, len);
+	mutex_unlock(&vmt->log_mutex);
+	return len;
+}
+
+static void truth_set(struct vmt_log *log, u64 first, u64 last)
+{
+	if (!log->truth || last < log->truth_first || first >= log->truth_first + log->truth_units)
+		return;
+	first = max(first, log->truth_first) - log->truth_first;
+	last = min(last - log->truth_first, log->truth_units - 1);
+	bitmap_set(log->truth, first, last - first + 1);
+}
+
+/* --- writes and reports ------------------------------------------------------------------------- */
+
 /* The device wrote to these bytes: marks the pages, as far as they are in a range. */
 static int log_write(struct vmt *vmt, u64 start, u64 last)
 {
@@ -158,6 +235,7 @@ static int log_write(struct vmt *vmt, u64 start, u64 last)
 	int ret = 0;
 	u32 i;
 
+	truth_set(log, start >> VMT_UNIT_SHIFT, last >> VMT_UNIT_SHIFT);
 	for (i = 0; i < log->num_ranges && !ret; i++) {
 		const struct vmt_log_range *range = &log->ranges[i];
 		u64 from = max(start, range->start), to = min(last, range->last);
@@ -167,7 +245,7 @@ static int log_write(struct vmt *vmt, u64 start, u64 last)
 		/* All of a page, but nothing beyond what was asked for. */
 		from = max(from & ~(log->page_size - 1), range->start);
 		to = min(to | (log->page_size - 1), range->last);
-		ret = log_set(log, from >> UNIT_SHIFT, to >> UNIT_SHIFT);
+		ret = log_set(log, from >> VMT_UNIT_SHIFT, to >> VMT_UNIT_SHIFT);
 		logged = true;
 	}
 	if (logged)
@@ -184,7 +262,7 @@ int vmt_log_mark(struct vmt *vmt, u64 iova, u64 length, u64 stride)
 
 	if (!length || last < iova)
 		return -EINVAL;
-	if (stride && (stride < 1u << UNIT_SHIFT || div64_u64(length, stride) > MAX_MARKS))
+	if (stride && (stride < 1u << VMT_UNIT_SHIFT || div64_u64(length, stride) > MAX_MARKS))
 		return -EINVAL;
 	mutex_lock(&vmt->log_mutex);
 	if (!stride) {
@@ -206,20 +284,42 @@ int vmt_log_mark(struct vmt *vmt, u64 iova, u64 length, u64 stride)
 	return ret;
 }
 
+/* A write that nobody can be told of if there is no memory to keep it in. */
+void vmt_log_load(struct vmt *vmt, u64 iova)
+{
+	int ret;
+
+	mutex_lock(&vmt->log_mutex);
+	ret = log_write(vmt, iova, iova);
+	if (ret)
+		vmt->log.lost = ret;
+	mutex_unlock(&vmt->log_mutex);
+}
+
 static int vmt_log_read_and_clear(struct vfio_device *vdev, unsigned long iova, unsigned long length,
 				  struct iova_bitmap *dirty)
 {
 	struct vmt *vmt = vmt_of(vdev);
 	struct vmt_log *log = &vmt->log;
-	u64 first = iova >> UNIT_SHIFT, last = (iova + length - 1) >> UNIT_SHIFT;
+	u64 first = iova >> VMT_UNIT_SHIFT, last = (iova + length - 1) >> VMT_UNIT_SHIFT;
+	const struct vmt_span *fail = &log->fail_report;
 	unsigned long index, *chunk;
-	int ret;
+	int ret, in_the_end = 0;
 
 	mutex_lock(&vmt->log_mutex);
 	vmt->counters.log_reports++;
 	ret = log->active && length ? vmt_check_fault(vmt, VMT_OP_LOG_REPORT) : -EINVAL;
+	ret = ret ?: log->lost;
 	if (ret)
 		goto out;
+	if (fail->error && iova <= fail->last && iova + length - 1 >= fail->start) {
+		vmt->counters.faults++;
+		in_the_end = -(int)fail->error;
+		/* What comes before that has been read and is gone, as with a device that fails midway. */
+		if (first >= fail->start >> VMT_UNIT_SHIFT)
+			goto out;
+		last = (fail->start >> VMT_UNIT_SHIFT) - 1;
+	}
 	xa_for_each_range(&log->chunks, index, chunk, first / CHUNK_UNITS, last / CHUNK_UNITS) {
 		u64 base = (u64)index * CHUNK_UNITS;
 		unsigned int from = first > base ? first - base : 0;
@@ -227,11 +327,12 @@ static int vmt_log_read_and_clear(struct vfio_device *vdev, unsigned long iova, 
 
 		while ((from = find_next_bit(chunk, end, from)) < end) {
 			unsigned int to = find_next_zero_bit(chunk, end, from);
-			u64 start = max_t(u64, (base + from) << UNIT_SHIFT, iova);
-			u64 stop = min_t(u64, ((base + to) << UNIT_SHIFT) - 1, iova + length - 1);
+			u64 start = max_t(u64, (base + from) << VMT_UNIT_SHIFT, iova);
+			u64 stop = min_t(u64, ((base + to) << VMT_UNIT_SHIFT) - 1, iova + length - 1);
 
 			/* Nothing beyond the range: iova_bitmap_set() would write there. */
-			iova_bitmap_set(dirty, start, stop - start + 1);
+			if (!READ_ONCE(vmt->log_lie))
+				iova_bitmap_set(dirty, start, stop - start + 1);
 			bitmap_clear(chunk, from, to - from);
 			log->pages -= to - from;
 			vmt->counters.log_reported += to - from;
@@ -240,7 +341,7 @@ static int vmt_log_read_and_clear(struct vfio_device *vdev, unsigned long iova, 
 	}
 out:
 	mutex_unlock(&vmt->log_mutex);
-	return ret;
+	return ret ?: in_the_end;
 }
 
 const struct vfio_log_ops vmt_log_ops = {

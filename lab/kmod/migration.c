@@ -774,7 +774,7 @@ static void do_reset(struct vmt *vmt)
 	end_stream(vmt);
 	mutex_lock(&vmt->lock);
 	vmt_power_on(vmt);
-	vmt->running = true;
+	vmt_set_running_locked(vmt, true);
 	mutex_unlock(&vmt->lock);
 	vmt->state = VFIO_DEVICE_STATE_RUNNING;
 }

@@ -119,11 +119,19 @@ void vmt_catch_up(struct vmt *vmt)
 	}
 }
 
+/* When it returns, a device that was stopped has written for the last time. */
+void vmt_set_running_locked(struct vmt *vmt, bool running)
+{
+	vmt_catch_up(vmt);
+	mutex_lock(&vmt->load.mutex);
+	vmt->running = running;
+	mutex_unlock(&vmt->load.mutex);
+}
+
 void vmt_set_running(struct vmt *vmt, bool running)
 {
 	mutex_lock(&vmt->lock);
-	vmt_catch_up(vmt);
-	vmt->running = running;
+	vmt_set_running_locked(vmt, running);
 	mutex_unlock(&vmt->lock);
 }
 

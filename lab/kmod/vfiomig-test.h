@@ -4,8 +4,11 @@
  * in full, and misbehaves on request. README.md has its use; this is how it is made.
  *
  * Locks, outermost first: state_mutex (which migration state), reset_mutex (deferred resets), lock
- * (contents and streams). log_mutex and open_mutex stand alone. Nothing sleeps for long with `lock`
- * held except in copying to and from user space.
+ * (contents and streams), load.mutex (whether the load may go on), log_mutex. open_mutex stands
+ * outside the last two. pins.mutex has none of these within or without, but the kernel's own:
+ * vfio_pin_pages() and vfio_unpin_pages() are called with it held, and it is taken by what the
+ * kernel calls before it unmaps. Nothing sleeps for long with `lock` held except in copying to and
+ * from user space.
  */
 #ifndef VFIOMIG_TEST_H
 #define VFIOMIG_TEST_H
@@ -29,6 +32,11 @@
 #define VMT_NUM_STATES 8
 /* Largest rate in bytes per second: with it, a second times the rate fits in 64 bits. */
 #define VMT_MAX_RATE (8ull << 30)
+
+/* The unit of logging, and the limits of the load. */
+#define VMT_UNIT_SHIFT 12
+#define VMT_MAX_TRUTH (16ull << 30)
+#define VMT_MAX_LOAD (1ull << 24)
 
 #define VMT_VENDOR 0x1234
 #define VMT_DEVICE 0xf10e
@@ -102,6 +110,13 @@ struct vmt_fault {
 struct vmt_counters {
 	u64 reads, read_bytes, writes, write_bytes, precopy_infos, arcs, resets, deferred_resets;
 	u64 touched, faults, log_starts, log_reports, log_marked, log_outside, log_reported;
+	u64 unmaps, unmap_unpinned;
+};
+
+/* Addresses at which something fails; none if the error is 0. */
+struct vmt_span {
+	u64 start, last;
+	u32 error;
 };
 
 struct vmt_stream;
@@ -114,6 +129,29 @@ struct vmt_log {
 	struct vmt_log_range *ranges;
 	struct xarray chunks;
 	u32 num_chunks;
+	int lost; /* why a write of the load could not be kept: there will be no report any more */
+
+	/* All pages that were written to in a range, logged or not, since it was set. */
+	unsigned long *truth;
+	u64 truth_first, truth_units;
+
+	struct vmt_span refuse, fail_report; /* knobs */
+};
+
+struct vmt_load {
+	struct mutex mutex; /* also for changing vmt.running */
+	struct task_struct *task;
+	u64 iova, length, rate, seed; /* no length: there is none */
+	u64 writes;
+	u64 done_ns;
+};
+
+struct vmt_pins {
+	struct mutex mutex;
+	bool open;
+	struct xarray pages;
+	u64 count;
+	u64 unmapped_ns; /* when the kernel last wanted to unmap something */
 };
 
 struct vmt {
@@ -128,7 +166,7 @@ struct vmt {
 	struct vmt_contents contents;
 	u64 size;
 	u32 num_blocks;
-	bool running;
+	bool running; /* changed with load.mutex held as well */
 	struct vmt_stream *stream;
 	wait_queue_head_t wait;
 	struct delayed_work tick;
@@ -144,7 +182,7 @@ struct vmt {
 	u64 drained; /* errno of a drained read in pre-copy; 0 is allowed */
 	u64 corrupt; /* block to send with a wrong bit; ~0: none */
 	u64 fail_to_error;
-	u64 log_page_size, log_max_ranges;
+	u64 log_page_size, log_max_ranges, log_limit_ranges, log_limit_bytes, log_lie;
 	u64 latency_us[VMT_NUM_STATES];
 
 	spinlock_t fault_lock;
@@ -153,6 +191,8 @@ struct vmt {
 
 	struct mutex log_mutex;
 	struct vmt_log log;
+	struct vmt_load load;
+	struct vmt_pins pins;
 
 	struct mutex open_mutex;
 	bool open;
@@ -175,6 +215,7 @@ void vmt_power_on(struct vmt *vmt);
 void vmt_touch(struct vmt *vmt, u32 block);
 void vmt_catch_up(struct vmt *vmt);
 void vmt_set_running(struct vmt *vmt, bool running);
+void vmt_set_running_locked(struct vmt *vmt, bool running);
 int vmt_check_fault(struct vmt *vmt, enum vmt_op op);
 
 /* migration.c */
@@ -191,6 +232,25 @@ extern const struct vfio_log_ops vmt_log_ops;
 void vmt_log_init(struct vmt *vmt);
 void vmt_log_end(struct vmt *vmt);
 int vmt_log_mark(struct vmt *vmt, u64 iova, u64 length, u64 stride);
+void vmt_log_load(struct vmt *vmt, u64 iova);
+int vmt_truth_begin(struct vmt *vmt, u64 iova, u64 length);
+void vmt_truth_clear(struct vmt *vmt);
+void vmt_truth_end(struct vmt *vmt);
+u64 vmt_truth_pages(const struct vmt_log *log);
+ssize_t vmt_truth_read(struct vmt *vmt, void *to, u64 offset, size_t len);
+
+/* load.c */
+void vmt_load_init(struct vmt *vmt);
+int vmt_load_start(struct vmt *vmt, u64 iova, u64 length, u64 rate, u64 seed);
+void vmt_load_stop(struct vmt *vmt);
+
+/* pins.c */
+void vmt_pins_init(struct vmt *vmt);
+void vmt_pins_open(struct vmt *vmt);
+void vmt_pins_close(struct vmt *vmt);
+int vmt_pin(struct vmt *vmt, u64 iova, u64 length, u64 stride);
+int vmt_unpin(struct vmt *vmt, u64 iova, u64 length, u64 stride);
+void vmt_dma_unmap(struct vfio_device *vdev, u64 iova, u64 length);
 
 /* knobs.c */
 extern const struct attribute_group *vmt_groups[];
