@@ -88,6 +88,12 @@ pub(super) trait Tracker: Send {
     /// How many system calls or callbacks it has made.
     fn calls(&self) -> u64;
 
+    /// Where a reading may be cut: larger than [`Tracker::page`] where pages behind the interface
+    /// are.
+    fn edges(&self) -> PageSize {
+        self.page()
+    }
+
     /// It answers for whole mappings only: the largest bitmap that it fills in, in bytes.
     fn whole(&self) -> Option<u64> {
         None
@@ -139,6 +145,8 @@ const MIN_LOG_PAGE: u64 = 4096;
 pub(super) struct DeviceLog {
     log: Box<dyn DmaLog>,
     page: PageSize,
+    /// The device's own pages.
+    own_page: PageSize,
     started: bool,
     logged: RangeInclusiveSet<u64>,
     blind: RangeInclusiveSet<u64>,
@@ -151,10 +159,11 @@ pub(super) struct DeviceLog {
 
 impl DeviceLog {
     pub fn new(log: Box<dyn DmaLog>, page: PageSize) -> DeviceLog {
-        let least = PageSize::new(MIN_LOG_PAGE).unwrap_or(page);
+        let page = page.max(PageSize::new(MIN_LOG_PAGE).unwrap_or(page));
         DeviceLog {
             log,
-            page: page.max(least),
+            page,
+            own_page: page,
             started: false,
             logged: RangeInclusiveSet::new(),
             blind: RangeInclusiveSet::new(),
@@ -301,17 +310,19 @@ impl Tracker for DeviceLog {
             }
         };
         self.started = true;
-        let usable = if page_size.is_power_of_two() {
-            self.try_report().map_err(|errno| match errno.0 {
-                libc::EOPNOTSUPP | libc::ENOTTY => err!(
-                    NotSupported,
-                    "the device logs, but this kernel cannot report: it was built without \
-                     CONFIG_IOMMUFD"
-                ),
-                _ => refused("the device logs, but does not report", errno),
-            })
-        } else {
-            Err(err!(Io, "the device logs in pages of {page_size} bytes, which cannot be"))
+        let usable = match PageSize::new(page_size) {
+            Some(own_page) => {
+                self.own_page = own_page.max(self.page);
+                self.try_report().map_err(|errno| match errno.0 {
+                    libc::EOPNOTSUPP | libc::ENOTTY => err!(
+                        NotSupported,
+                        "the device logs, but this kernel cannot report: it was built without \
+                         CONFIG_IOMMUFD"
+                    ),
+                    _ => refused("the device logs, but does not report", errno),
+                })
+            }
+            None => Err(err!(Io, "the device logs in pages of {page_size} bytes, which cannot be")),
         };
         if let Err(error) = usable {
             let stopped = self.stop();
@@ -371,6 +382,10 @@ impl Tracker for DeviceLog {
 
     fn calls(&self) -> u64 {
         self.calls
+    }
+
+    fn edges(&self) -> PageSize {
+        self.own_page
     }
 
     fn fails_as_a_whole(&self) -> bool {
@@ -450,6 +465,12 @@ impl Tracker for PageTable {
 
     fn calls(&self) -> u64 {
         self.calls
+    }
+
+    /// Entries of a page table may be of any size, and a range that cuts one loses what it says
+    /// (docs/kernel-interface.md). None reaches over the edge of a mapping.
+    fn whole(&self) -> Option<u64> {
+        Some(u64::MAX)
     }
 
     fn is_mapped(&mut self, iova: u64, length: u64) -> Option<bool> {
