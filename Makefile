@@ -234,7 +234,7 @@ check-abi: $(B)/$(REALNAME) ## exported symbols, their versions, SONAME
 check-installed: all ## install into a temporary directory and use what is there
 	@MAKE='$(MAKE)' B='$(B)' CC='$(CC)' PKG_CONFIG='$(PKG_CONFIG)' c-tests/installed.sh $(VERSION)
 
-LAB_COMMON = c-tests/lab/lab-common.c
+LAB_COMMON = c-tests/lab/lab-common.c c-tests/lab/iommu.c
 LAB_SRC = $(filter-out $(LAB_COMMON),$(wildcard c-tests/lab/*.c))
 LAB_HDR = $(wildcard c-tests/lab/*.h)
 LAB_TESTS = $(patsubst c-tests/lab/%.c,$(B)/lab/tests/%.test,$(LAB_SRC))
@@ -252,6 +252,7 @@ lab-programs: $(LAB_TESTS) $(LAB_CONF) $(B)/vfiomig $(B)/demo/demo | $(B)/lab/te
 
 .PHONY: lab
 lab: lab-programs ## the C tests on real kernels, in machines of their own (uses the network once)
+	@lab/iommufd-layout.sh
 	@lab/run.sh --programs $(B)/lab
 
 .PHONY: lab-syscalls

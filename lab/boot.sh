@@ -173,9 +173,29 @@ rm -rf "$root"
 # (panic=-1, -no-reboot). The emulated TSC is the host's; checking it against a
 # slower clock only fails when the host is busy (tsc=reliable).
 cmdline="console=ttyS0 panic=-1 oops=panic tsc=reliable loglevel=5 log_buf_len=4M $append"
+
+# kernel-6.12.config says why this one is another.
+case $variant in
+6.12)
+	iommu=(-device virtio-iommu-pci)
+	# It remaps no interrupts, and only with that is a device safe enough.
+	cmdline="$cmdline vfio_iommu_type1.allow_unsafe_interrupts=1 iommufd.allow_unsafe_interrupts=1"
+	;;
+*)
+	# Some configurations leave it off (intel_iommu=on).
+	iommu=(-device "intel-iommu,intremap=on,aw-bits=48")
+	cmdline="$cmdline intel_iommu=on"
+	;;
+esac
+
 # shellcheck disable=SC2054  # the commas are QEMU's
 args=(
 	-accel tcg,thread=multi -smp 2
+	# The chipset that QEMU has IOMMUs for.
+	-machine q35
+	# A PCI device for vfio-pci: "edu" copies between its own 4 KiB and the
+	# guest's memory, by any IOVA that the IOMMU takes.
+	"${iommu[@]}" -device edu,dma_mask=0xffffffffffff
 	# Under TCG, "rep movsb" copies one byte at a time.
 	-cpu max,-erms,-fsrm
 	-m "$memory" -no-reboot -nic none -vga none

@@ -36,17 +36,23 @@ fi
 
 # shellcheck disable=SC2206  # a list of words
 flags=(-std=c11 -D_GNU_SOURCE -O1 -g -Wall -Wextra -Wpedantic -Wshadow -Werror -I"$top/include" ${CFLAGS-})
-common=$out/lab-common.o
-"$cc" "${flags[@]}" -c -o "$common" "$top/c-tests/lab/lab-common.c"
+# What all of them are linked with.
+common=()
+for name in lab-common iommu; do
+	"$cc" "${flags[@]}" -c -o "$out/$name.o" "$top/c-tests/lab/$name.c"
+	common+=("$out/$name.o")
+done
 for source in "$top"/c-tests/lab/*.c; do
 	name=$(basename "$source" .c)
-	[ "$name" != lab-common ] || continue
+	case " ${common[*]} " in
+	*"/$name.o "*) continue ;;
+	esac
 	# A run path, not -L: ldd on the build machine and the guest must both find it.
 	# shellcheck disable=SC2016  # $ORIGIN is the loader's
-	"$cc" "${flags[@]}" -o "$out/tests/$name.test" "$source" "$common" \
+	"$cc" "${flags[@]}" -o "$out/tests/$name.test" "$source" "${common[@]}" \
 		"$out/lib/libvfiomig.so.0" '-Wl,-rpath,$ORIGIN/../lib'
 done
-rm -f "$common"
+rm -f "${common[@]}"
 for conf in "$top"/c-tests/lab/*.conf; do
 	[ ! -e "$conf" ] || cp "$conf" "$out/tests/"
 done

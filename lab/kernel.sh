@@ -31,10 +31,18 @@ variant=$1
 lab_is_variant "$variant" || lab_die "no variant '$variant' (there are: ${LAB_VARIANTS[*]})"
 
 case $variant in
-6.12) source_package=linux-source-6.12 fragments=(kernel.config) ;;
+6.12) source_package=linux-source-6.12 fragments=(kernel.config kernel-6.12.config) ;;
 7.3) source_package=linux-source-7.3 fragments=(kernel.config kernel-7.3.config) ;;
 debian-6.12) source_package=linux-source-6.12 fragments=() ;;
 esac
+
+# What the guest inserts of Debian's modules, in an order in which each needs
+# only earlier ones.
+debian_modules=(
+	netfs 9pnet 9p 9pnet_virtio
+	irqbypass vfio vfio_iommu_type1 vfio-pci-core vfio-pci
+	mdev
+)
 
 hash=$(
 	{
@@ -43,6 +51,7 @@ hash=$(
 		for f in "${fragments[@]}"; do
 			cat "$LAB_DIR/$f"
 		done
+		[ "$variant" != debian-6.12 ] || echo "${debian_modules[*]}"
 	} | sha256sum | cut -c1-12
 )
 parent=$LAB_CACHE/kernels/$variant
@@ -284,9 +293,8 @@ build_debian() {
 	make -C "$out/build" M="$tmp/mtty" modules >>"$log" 2>&1 8>&- 9>&- ||
 		{ tail -n 20 "$log" >&2; lab_die "building mtty.ko failed; see $log"; }
 
-	# In the order in which they can be inserted; each needs only earlier
-	# ones. Decompressed, since busybox's insmod may not know xz.
-	for m in netfs 9pnet 9p 9pnet_virtio irqbypass vfio vfio_iommu_type1 mdev; do
+	# Decompressed, since busybox's insmod may not know xz.
+	for m in "${debian_modules[@]}"; do
 		path=$(find "$tmp/image/lib/modules/$release/kernel" -name "$m.ko*" -print -quit)
 		[ -n "$path" ] || lab_die "$image has no module $m"
 		n=$((n + 1))

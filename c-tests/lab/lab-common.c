@@ -216,7 +216,16 @@ void lab_create(struct lab_device *device, unsigned ports)
     write_text(path, device->uuid);
 }
 
-static void open_by_group(struct lab_device *device)
+/* A copy, so that each device closes its own. */
+static int same_fd(int fd)
+{
+    int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+
+    CHECK(copy >= 0, "dup: %s", strerror(errno));
+    return copy;
+}
+
+static void open_by_group(struct lab_device *device, const struct lab_device *first)
 {
     struct {
         uint32_t argsz, flags;
@@ -229,7 +238,8 @@ static void open_by_group(struct lab_device *device)
     CHECK(n > 0, "%s: %s", path, strerror(errno));
     link[n] = 0;
     snprintf(path, sizeof(path), "/dev/vfio/%.20s", strrchr(link, '/') + 1);
-    device->container = open("/dev/vfio/vfio", O_RDWR | O_CLOEXEC);
+    device->container =
+        first ? same_fd(first->container) : open("/dev/vfio/vfio", O_RDWR | O_CLOEXEC);
     CHECK(device->container >= 0, "/dev/vfio/vfio: %s", strerror(errno));
     device->group = open(path, O_RDWR | O_CLOEXEC);
     CHECK(device->group >= 0, "%s: %s", path, strerror(errno));
@@ -237,7 +247,7 @@ static void open_by_group(struct lab_device *device)
           "the group is not viable: %s", strerror(errno));
     CHECK(ioctl(device->group, LAB_VFIO(4), &device->container) == 0, "GROUP_SET_CONTAINER: %s",
           strerror(errno));
-    CHECK(ioctl(device->container, LAB_VFIO(2), TYPE1V2_IOMMU) == 0, "SET_IOMMU: %s",
+    CHECK(first || ioctl(device->container, LAB_VFIO(2), TYPE1V2_IOMMU) == 0, "SET_IOMMU: %s",
           strerror(errno));
     device->fd = ioctl(device->group, LAB_VFIO(6), device->uuid);
     CHECK(device->fd >= 0, "GROUP_GET_DEVICE_FD: %s", strerror(errno));
@@ -264,7 +274,7 @@ const char *lab_cdev_path(const struct lab_device *device)
     return found;
 }
 
-static void open_by_cdev(struct lab_device *device)
+static void open_by_cdev(struct lab_device *device, const struct lab_device *first)
 {
     struct {
         uint32_t argsz, flags;
@@ -274,22 +284,33 @@ static void open_by_cdev(struct lab_device *device)
     const char *path = lab_cdev_path(device);
 
     CHECK(path, "%s has no character device", device->uuid);
-    device->iommufd = open("/dev/iommu", O_RDWR | O_CLOEXEC);
+    device->iommufd = first ? same_fd(first->iommufd) : open("/dev/iommu", O_RDWR | O_CLOEXEC);
     CHECK(device->iommufd >= 0, "/dev/iommu: %s", strerror(errno));
     device->fd = open(path, O_RDWR | O_CLOEXEC);
     CHECK(device->fd >= 0, "%s: %s", path, strerror(errno));
     bind.iommufd = device->iommufd;
     CHECK(ioctl(device->fd, LAB_VFIO(18), &bind) == 0, "BIND_IOMMUFD: %s", strerror(errno));
+    device->devid = bind.out_devid;
 }
 
-void lab_open(struct lab_device *device, enum lab_how how)
+static void open_device(struct lab_device *device, enum lab_how how, const struct lab_device *first)
 {
     lab_need(how);
     device->how = how;
     if (how == LAB_GROUP)
-        open_by_group(device);
+        open_by_group(device, first);
     else
-        open_by_cdev(device);
+        open_by_cdev(device, first);
+}
+
+void lab_open(struct lab_device *device, enum lab_how how)
+{
+    open_device(device, how, NULL);
+}
+
+void lab_open_beside(struct lab_device *device, const struct lab_device *first)
+{
+    open_device(device, first->how, first);
 }
 
 void lab_close(struct lab_device *device)

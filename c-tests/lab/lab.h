@@ -68,13 +68,14 @@ enum lab_how {
     LAB_CDEV,  /* character device and iommufd */
 };
 
-/* An mtty device with one or two ports. */
+/* An mtty device with one or two ports. (kmod.h and iommu.h have other kinds.) */
 struct lab_device {
     unsigned ports;
     enum lab_how how;
     int fd; /* -1: not open */
     int group, container, iommufd;
-    char uuid[40];
+    uint32_t devid; /* by cdev: what iommufd calls it */
+    char uuid[40]; /* the kernel's name for it */
     char sysfs[128];
 };
 
@@ -87,6 +88,8 @@ void lab_need(enum lab_how how);
 /* Makes the device; it is removed when the case ends. */
 void lab_create(struct lab_device *device, unsigned ports);
 void lab_open(struct lab_device *device, enum lab_how how);
+/* In the same container, or with the same iommufd, as a device that is open already. */
+void lab_open_beside(struct lab_device *device, const struct lab_device *first);
 /* Closes all fds; the device stays. */
 void lab_close(struct lab_device *device);
 void lab_remove(struct lab_device *device);
