@@ -527,24 +527,6 @@ static uint64_t nth_page(uint64_t seed, uint64_t n, uint64_t pages)
 	return (x ^ x >> 31) % pages;
 }
 
-static void read_truth(const struct lab_device *device, uint64_t *bitmap, uint64_t pages)
-{
-	size_t want = (size_t)(pages + 7) / 8, have = 0;
-	char path[192];
-	ssize_t n;
-	int fd;
-
-	snprintf(path, sizeof(path), "%s/test/log_truth", device->sysfs);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	CHECK(fd >= 0, "%s: %s", path, strerror(errno));
-	while ((n = read(fd, (char *)bitmap + have, want - have + 1)) > 0) {
-		have += (size_t)n;
-		CHECK(have <= want, "the truth is longer than %zu bytes", want);
-	}
-	close(fd);
-	CHECK(n == 0 && have == want, "%zd, %zu bytes of %zu came (%s)", n, have, want, strerror(errno));
-}
-
 static uint64_t weight(const uint64_t *bitmap, uint64_t bits)
 {
 	uint64_t found = 0;
@@ -552,23 +534,6 @@ static uint64_t weight(const uint64_t *bitmap, uint64_t bits)
 	for (uint64_t i = 0; i < (bits + 63) / 64; i++)
 		found += (uint64_t)__builtin_popcountll(bitmap[i]);
 	return found;
-}
-
-static unsigned long long load_writes(const struct lab_device *device)
-{
-	return kmod_count(device, "counters", "load_writes");
-}
-
-/* Waits for that many more writes of the load. */
-static void wait_for_writes(const struct lab_device *device, unsigned long long more)
-{
-	unsigned long long until = load_writes(device) + more;
-	uint64_t began = kmod_now_ms();
-
-	while (load_writes(device) < until) {
-		CHECK(kmod_now_ms() - began < 20000, "only %llu writes until now", load_writes(device));
-		usleep(2000);
-	}
 }
 
 static void what_the_load_refuses(void)
@@ -584,7 +549,7 @@ static void what_the_load_refuses(void)
 	EXPECT(kmod_try_set(&device, "log_load", "0 4096 1 1"), -ENODEV);
 	OK(kmod_try_set(&device, "log_load", "0"));
 	OK(kmod_try_set(&device, "log_truth", "0"));
-	read_truth(&device, nothing, 0);
+	kmod_read_truth(&device, nothing, 0);
 	lab_open(&device, LAB_GROUP);
 	for (size_t i = 1; i < sizeof(bad) / sizeof(*bad); i++)
 		EXPECT(kmod_try_set(&device, "log_load", bad[i]), -EINVAL);
@@ -609,7 +574,7 @@ static void the_truth_of_marks(void)
 	new_device(&device);
 	kmod_set(&device, "log_page_size", "65536");
 	kmod_set(&device, "log_load", "0x40000000 %u 0 0", PAGES * 4096);
-	read_truth(&device, truth, PAGES);
+	kmod_read_truth(&device, truth, PAGES);
 	EXPECT(weight(truth, PAGES), 0);
 	kmod_set(&device, "log_mark", "0x40001fff 2"); /* pages 1 and 2, not logged */
 	OK(start(&device, &page_size, &range, 1));
@@ -618,7 +583,7 @@ static void the_truth_of_marks(void)
 	/* Around both ends, and beyond all of it. */
 	kmod_set(&device, "log_mark", "0x3ffff000 0x2000\n%llu 0x2000\n0x3fff0000 0x10000\n%llu 0x100000",
 		 GIB + (PAGES - 1) * 4096ull, GIB + PAGES * 4096ull);
-	read_truth(&device, truth, PAGES);
+	kmod_read_truth(&device, truth, PAGES);
 	for (unsigned i = 0; i < PAGES; i++) {
 		/* 4 KiB each, although it logs in 64 KiB. */
 		int want = i <= 2 || i == 4 || i == PAGES - 1 || (i >= 512 && i < 528 && i % 4 == 0);
@@ -633,14 +598,14 @@ static void the_truth_of_marks(void)
 	kmod_set(&device, "log_mark", "0x40005000 1");
 	kmod_set(&device, "log_load", "0");
 	lab_close(&device);
-	read_truth(&device, truth, PAGES);
+	kmod_read_truth(&device, truth, PAGES);
 	EXPECT(weight(truth, PAGES), 1);
 	EXPECT(bit(truth, 5), 1);
-	EXPECT(load_writes(&device), 0);
+	EXPECT(kmod_load_writes(&device), 0);
 	/* Another load has a truth of its own. */
 	lab_open(&device, LAB_GROUP);
 	kmod_set(&device, "log_load", "0x40000000 4096 0 0");
-	read_truth(&device, truth, 1);
+	kmod_read_truth(&device, truth, 1);
 	EXPECT(truth[0] & 0xff, 0);
 	lab_remove(&device);
 	free(truth);
@@ -649,14 +614,14 @@ static void the_truth_of_marks(void)
 /* Every write that was counted is in the truth, and nothing else is. */
 static void expect_generated(const struct lab_device *device, uint64_t seed, uint64_t pages)
 {
-	uint64_t *truth = new_bitmap(pages + 64), *want = new_bitmap(pages + 64), writes = load_writes(device);
+	uint64_t *truth = new_bitmap(pages + 64), *want = new_bitmap(pages + 64), writes = kmod_load_writes(device);
 
 	for (uint64_t n = 0; n < writes; n++) {
 		uint64_t page = nth_page(seed, n, pages);
 
 		want[page / 64] |= 1ull << page % 64;
 	}
-	read_truth(device, truth, pages);
+	kmod_read_truth(device, truth, pages);
 	for (uint64_t i = 0; i < pages; i++)
 		CHECK(bit(truth, i) == bit(want, i), "after %llu writes page %llu is %s", (unsigned long long)writes,
 		      (unsigned long long)i, bit(want, i) ? "missing" : "there");
@@ -673,7 +638,7 @@ static void the_truth_of_loads(void)
 	new_device(&device);
 	for (unsigned seed = 1; seed <= 3; seed++) {
 		kmod_set(&device, "log_load", "0x100000000 %llu 50000 %u", seed * 4096ull * 7919, seed);
-		wait_for_writes(&device, 3000);
+		kmod_wait_for_writes(&device, 3000);
 		kmod_set(&device, "log_load", "0");
 		expect_generated(&device, seed, seed * 7919);
 	}
@@ -682,8 +647,8 @@ static void the_truth_of_loads(void)
 	/* The largest, slowly: never more than was asked for. */
 	began = kmod_now_ms();
 	kmod_set(&device, "log_load", "0 0x400000000 500 9");
-	wait_for_writes(&device, 200);
-	writes = load_writes(&device);
+	kmod_wait_for_writes(&device, 200);
+	writes = kmod_load_writes(&device);
 	CHECK(writes <= (kmod_now_ms() - began + 1) / 2 + 1, "%llu writes in %llu ms", writes,
 	      (unsigned long long)(kmod_now_ms() - began));
 	kmod_set(&device, "log_load", "0");
@@ -706,45 +671,45 @@ static void the_load_stops_with_the_device(void)
 	for (unsigned round = 0; round < 20; round++) {
 		for (unsigned i = 0; i < 4; i++) {
 			OK(lab_raw_set_state(device.fd, running[i], &fd));
-			wait_for_writes(&device, round ? 1 : 2000);
+			kmod_wait_for_writes(&device, round ? 1 : 2000);
 			if (fd >= 0)
 				close(fd);
 		}
 		/* PRE_COPY to STOP_COPY in one step, or by RUNNING to STOP, and so on. */
 		for (unsigned i = round % 2; i < 3; i++) {
 			OK(lab_raw_set_state(device.fd, stopped[i], &fd));
-			writes = load_writes(&device);
+			writes = kmod_load_writes(&device);
 			usleep(round ? 5000 : 100000);
-			EXPECT(load_writes(&device), writes);
+			EXPECT(kmod_load_writes(&device), writes);
 			if (fd >= 0)
 				close(fd);
 		}
 		OK(lab_raw_reset(device.fd));
-		wait_for_writes(&device, 1);
+		kmod_wait_for_writes(&device, 1);
 	}
 	kmod_set(&device, "fail_to_error", "1");
 	kmod_set(&device, "fail_set_state", "1 5");
 	EXPECT(lab_raw_set_state(device.fd, VFIOMIG_STATE_STOP, &fd), -EIO);
-	writes = load_writes(&device);
+	writes = kmod_load_writes(&device);
 	usleep(100000);
-	EXPECT(load_writes(&device), writes);
+	EXPECT(kmod_load_writes(&device), writes);
 	OK(lab_raw_reset(device.fd));
-	wait_for_writes(&device, 1);
+	kmod_wait_for_writes(&device, 1);
 	/* By hand, and by closing, even if it is opened again. */
 	for (unsigned round = 0; round < 20; round++) {
 		if (round % 2)
 			lab_close(&device);
 		else
 			kmod_set(&device, "log_load", "0");
-		writes = load_writes(&device);
+		writes = kmod_load_writes(&device);
 		CHECK(!strcmp(kmod_get(&device, "log_load"), "0\n"), "it reads %s", kmod_get(&device, "log_load"));
 		if (round % 2)
 			lab_open(&device, LAB_GROUP);
 		usleep(round < 2 ? 100000 : 5000);
-		EXPECT(load_writes(&device), writes);
+		EXPECT(kmod_load_writes(&device), writes);
 		expect_generated(&device, 5 + round, 65536);
 		kmod_set(&device, "log_load", "0 0x10000000 1000000 %u", 6 + round);
-		wait_for_writes(&device, 500);
+		kmod_wait_for_writes(&device, 500);
 	}
 	lab_remove(&device);
 }
@@ -762,13 +727,13 @@ static void reports_under_load(void)
 	need_report(&device);
 	OK(start(&device, &page_size, ranges, 2));
 	kmod_set(&device, "log_load", "0x100000000 %u 100000 42", PAGES * 4096);
-	while (load_writes(&device) < 40000 || reports < 50) {
+	while (kmod_load_writes(&device) < 40000 || reports < 50) {
 		uint64_t *some = new_bitmap(PAGES), first = random_below(PAGES / 64) * 64;
 		uint64_t len = 64 + random_below(PAGES - first - 63);
 
 		OK(report(&device, 4 * GIB + first * 4096, len * 4096, 4096, some));
 		/* Never more than has been written. */
-		read_truth(&device, truth, PAGES);
+		kmod_read_truth(&device, truth, PAGES);
 		for (uint64_t i = 0; i < PAGES / 64; i++) {
 			if (i + first / 64 < PAGES / 64) {
 				CHECK(!(some[i] & ~truth[i + first / 64]), "page %llu was not written",
@@ -781,7 +746,7 @@ static void reports_under_load(void)
 	}
 	kmod_set(&device, "log_load", "0");
 	OK(report(&device, 4 * GIB, PAGES * 4096ull, 4096, all));
-	read_truth(&device, truth, PAGES);
+	kmod_read_truth(&device, truth, PAGES);
 	for (uint64_t i = 0; i < PAGES; i++) {
 		uint64_t iova = 4 * GIB + i * 4096;
 		int in = (iova >= ranges[0].iova && iova < ranges[0].iova + ranges[0].length) ||
@@ -814,14 +779,14 @@ static void a_careless_rearm_shows(void)
 	need_report(&device);
 	OK(start(&device, &page_size, &range, 1));
 	kmod_set(&device, "log_load", "0 %u 100000 3", PAGES * 4096);
-	wait_for_writes(&device, 5000);
+	kmod_wait_for_writes(&device, 5000);
 	OK(stop(&device));
-	wait_for_writes(&device, 100);
+	kmod_wait_for_writes(&device, 100);
 	OK(start(&device, &page_size, &range, 1));
-	wait_for_writes(&device, 100);
+	kmod_wait_for_writes(&device, 100);
 	kmod_set(&device, "log_load", "0");
 	OK(report(&device, 0, range.length, 4096, all));
-	read_truth(&device, truth, PAGES);
+	kmod_read_truth(&device, truth, PAGES);
 	for (uint64_t i = 0; i < PAGES; i++) {
 		CHECK(!bit(all, i) || bit(truth, i), "page %llu was not written", (unsigned long long)i);
 		missing += (uint64_t)(bit(truth, i) && !bit(all, i));
@@ -832,6 +797,38 @@ static void a_careless_rearm_shows(void)
 	lab_remove(&device);
 	free(all);
 	free(truth);
+}
+
+/* A write that the device has no room for must not be forgotten: it reports nothing any more. */
+static void a_lost_write_fails_the_reports(void)
+{
+	/* 4 TiB at one page in each 128 MiB are the most that it keeps. */
+	struct range range = { 0, 5 * TIB };
+	uint64_t page_size = 4096, bitmap[4] = { 0 };
+	struct lab_device device;
+
+	new_device(&device);
+	need_report(&device);
+	OK(start(&device, &page_size, &range, 1));
+	kmod_set(&device, "log_mark", "0 0x40000000000 0x8000000");
+	EXPECT(kmod_count(&device, "log", "pages"), 32768);
+	EXPECT(kmod_try_set(&device, "log_mark", "0x40000000000 1"), -ENOSPC);
+	/* That was told to whoever marked it; the load has nobody to tell. */
+	OK(report(&device, 0, MIB, 4096, bitmap));
+	EXPECT(bitmap[0], 1);
+	kmod_set(&device, "log_load", "0x40000000000 0x100000 1000 1");
+	kmod_wait_for_writes(&device, 1);
+	kmod_set(&device, "log_load", "0");
+	EXPECT(kmod_count(&device, "log", "lost"), ENOSPC);
+	EXPECT(report(&device, 0, MIB, 4096, bitmap), -ENOSPC);
+	EXPECT(report(&device, TIB, MIB, 4096, bitmap), -ENOSPC);
+	CHECK(kmod_count(&device, "log", "truth_pages") > 0, "it is not in the truth either");
+	OK(stop(&device));
+	OK(start(&device, &page_size, &range, 1));
+	EXPECT(kmod_count(&device, "log", "lost"), 0);
+	OK(report(&device, TIB, MIB, 4096, bitmap));
+	OK(stop(&device));
+	lab_remove(&device);
 }
 
 int main(void)
@@ -855,5 +852,6 @@ int main(void)
 	lab_run("kmod-logging-load-stops", the_load_stops_with_the_device);
 	lab_run("kmod-logging-load-reports", reports_under_load);
 	lab_run("kmod-logging-load-rearm", a_careless_rearm_shows);
+	lab_run("kmod-logging-load-lost", a_lost_write_fails_the_reports);
 	return lab_status();
 }

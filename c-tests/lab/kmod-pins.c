@@ -124,7 +124,12 @@ static void pages_are_pinned_one_by_one(void)
 	kmod_set(&device, "pin", "0x10000000 0xc000");
 	EXPECT(pinned(&device), 12);
 	EXPECT(locked(), 48);
+	/* Parts of pages, exactly one, and none. */
 	kmod_set(&device, "unpin", "0x10001000 1\n0x10003fff 2\n0x20000000 0x1000");
+	EXPECT(pinned(&device), 9);
+	kmod_set(&device, "unpin", "0x10007000 0x1000");
+	EXPECT(pinned(&device), 8);
+	kmod_set(&device, "pin", "0x10007000 0x1000");
 	EXPECT(pinned(&device), 9);
 	EXPECT(locked(), 36);
 	/* Across the border of the mappings, and every fourth page. */
@@ -186,7 +191,7 @@ static void pinned_pages_are_dirty_for_ever(void)
 
 static void unmapping_releases(void)
 {
-	uint64_t bitmap = 0;
+	uint64_t bitmap = 0, began;
 	struct lab_device device;
 
 	new_device(&device);
@@ -199,13 +204,15 @@ static void unmapping_releases(void)
 	EXPECT(kmod_count(&device, "counters", "unmaps"), 1);
 	EXPECT(kmod_count(&device, "counters", "unmap_unpinned"), 2);
 	EXPECT(kmod_try_set(&device, "pin", "0x10000000 1"), -EINVAL);
+	began = kmod_now_ms();
 	unmap(&device, SECOND, PAGES * PAGE, NULL);
 	EXPECT(pinned(&device), 0);
 	EXPECT(locked(), 0);
 	EXPECT(kmod_count(&device, "counters", "unmap_unpinned"), 5);
-	/* And again, at once. */
+	/* And again, which takes its time, as the kernel might not be done. */
 	map(&device, IOVA, READ | WRITE);
 	kmod_set(&device, "pin", "0x10000000 0x40000");
+	CHECK(kmod_now_ms() - began >= 19, "it did not wait");
 	EXPECT(pinned(&device), PAGES);
 	EXPECT(get_dirty(&device), ~0ull);
 	dirty(&device, DIRTY_STOP);

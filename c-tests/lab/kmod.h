@@ -121,6 +121,43 @@ static inline uint64_t kmod_now_ms(void)
 	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
+/* --- the load ---------------------------------------------------------------------------------- */
+
+/* The whole of log_truth, which must have so many pages: a bit each. */
+static inline void kmod_read_truth(const struct lab_device *device, uint64_t *bitmap, uint64_t pages)
+{
+	size_t want = (size_t)(pages + 7) / 8, have = 0;
+	char path[192], more;
+	ssize_t n = 0;
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/test/log_truth", device->sysfs);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	CHECK(fd >= 0, "%s: %s", path, strerror(errno));
+	while (have < want && (n = read(fd, (char *)bitmap + have, want - have)) > 0)
+		have += (size_t)n;
+	CHECK(have == want, "%zu bytes of %zu came, then %zd (%s)", have, want, n, strerror(errno));
+	CHECK(read(fd, &more, 1) == 0, "the truth is longer than %zu bytes", want);
+	close(fd);
+}
+
+static inline unsigned long long kmod_load_writes(const struct lab_device *device)
+{
+	return kmod_count(device, "counters", "load_writes");
+}
+
+/* Waits for that many more writes of the load. */
+static inline void kmod_wait_for_writes(const struct lab_device *device, unsigned long long more)
+{
+	unsigned long long until = kmod_load_writes(device) + more;
+	uint64_t began = kmod_now_ms();
+
+	while (kmod_load_writes(device) < until) {
+		CHECK(kmod_now_ms() - began < 20000, "only %llu writes until now", kmod_load_writes(device));
+		usleep(2000);
+	}
+}
+
 /* --- a migration ------------------------------------------------------------------------------- */
 
 /* Where it failed first, and with what. */

@@ -2,6 +2,8 @@
 //!
 //! Nothing here can lose a bit: what does not fit the other side's pages exactly is rounded outwards.
 
+use std::ops::Range;
+
 /// A power of two, in bytes: what one bit stands for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub struct PageSize(u32);
@@ -151,9 +153,10 @@ pub(crate) fn or_at(into: &mut [u64], into_bit: u64, from: &[u64], from_bit: u64
     }
 }
 
-/// Runs of set bits within the first `n`: first bit and length.
-pub(crate) fn runs(words: &[u64], n: u64) -> Runs<'_> {
-    Runs { words, at: 0, n: n.min((words.len() as u64).saturating_mul(64)) }
+/// Runs of set bits among these: first bit and length.
+pub(crate) fn runs(words: &[u64], bits: Range<u64>) -> Runs<'_> {
+    let n = bits.end.min((words.len() as u64).saturating_mul(64));
+    Runs { words, at: bits.start, n }
 }
 
 /// See [`runs`].
@@ -220,7 +223,7 @@ pub(crate) fn add_span(into: &mut [u64], to: Span, from: &[u64], of: Span) {
         return;
     }
     let last_of = |span: Span| u128::from(span.start) + u128::from(span.length);
-    for (first, n) in runs(from, of.bits()) {
+    for (first, n) in runs(from, 0..of.bits()) {
         let start = u128::from(of.start) + (u128::from(first) << of.page.shift());
         let end = start + (u128::from(n) << of.page.shift());
         let start = start.max(u128::from(to.start));
@@ -276,7 +279,7 @@ mod tests {
             any::<u64>(), Just(0), Just(u64::MAX)], 0..6), n in 0u64..400) {
             let mut found = vec![false; n as usize];
             let mut before = None;
-            for (first, len) in runs(&words, n) {
+            for (first, len) in runs(&words, 0..n) {
                 prop_assert!(len > 0 && before.is_none_or(|end| first > end));
                 before = Some(first + len);
                 found[first as usize..(first + len) as usize].fill(true);

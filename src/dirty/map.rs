@@ -148,6 +148,14 @@ impl Map {
         })
     }
 
+    /// All of what is mapped in one with a piece.
+    pub fn whole(&self, piece: &Piece) -> Piece {
+        match self.mappings.get_key_value(&piece.first) {
+            Some((range, _)) => Piece { first: *range.start(), last: *range.end(), ..*piece },
+            None => *piece,
+        }
+    }
+
     /// The pieces that devices can write to.
     pub fn writable<'a>(
         &'a self,

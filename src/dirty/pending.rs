@@ -2,7 +2,7 @@
 //! lay beyond a range that was asked for, what an error made count as dirty.
 
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 use rangemap::RangeInclusiveSet;
 
@@ -39,9 +39,9 @@ impl Pending {
         self.each_block(first, last - first + 1, |block, bit, _, n| bitmap::set(block, bit, n));
     }
 
-    /// Adds the pages whose bits are set among the first `n`; bit 0 is page `first`.
-    pub fn add_bits(&mut self, first: u64, words: &[u64], n: u64) {
-        for (at, len) in bitmap::runs(words, n) {
+    /// Adds the pages of these bits that are set; bit 0 is page `first`.
+    pub fn add_bits(&mut self, first: u64, words: &[u64], bits: Range<u64>) {
+        for (at, len) in bitmap::runs(words, bits) {
             let start = first.saturating_add(at);
             self.add(start..=start.saturating_add(len - 1));
         }
@@ -97,7 +97,7 @@ impl Pending {
         }
         let (first, last) = (*pages.start(), *pages.end());
         self.bits.range(first / BLOCK..=last / BLOCK).any(|(index, block)| {
-            bitmap::runs(&block[..], BLOCK).any(|(at, len)| {
+            bitmap::runs(&block[..], 0..BLOCK).any(|(at, len)| {
                 let start = index * BLOCK + at;
                 start <= last && start + (len - 1) >= first
             })
@@ -149,7 +149,7 @@ mod tests {
                     1 => {
                         let n = n % 128;
                         let words = [word, word.rotate_left(7)];
-                        pending.add_bits(first, &words, n);
+                        pending.add_bits(first, &words, 0..n);
                         model.extend((0..n).filter(|i| bitmap::get(&words, *i)).map(|i| first + i));
                     }
                     _ => {

@@ -91,6 +91,13 @@ impl User {
     fn slot(&self) -> Option<usize> {
         self.candidates.get(self.chosen?).copied()
     }
+
+    fn add_note(&mut self, note: &str) {
+        if !self.note.is_empty() {
+            self.note.push_str("; ");
+        }
+        self.note.push_str(note);
+    }
 }
 
 /// Bits whose mapping is gone and that nobody has taken yet.
@@ -124,6 +131,9 @@ pub struct Run {
     rounds: Rounds,
     scratch: Option<Words>,
     whole: Option<Words>,
+    /// The sum of the answers for the mapping that is being read, of trackers that answer for whole
+    /// mappings only.
+    sum: Option<Words>,
     union: Vec<u64>,
     cancel: Cancel,
 }
@@ -169,6 +179,7 @@ impl Run {
             rounds: Rounds::new(),
             scratch: None,
             whole: None,
+            sum: None,
             union: Vec::new(),
             cancel: Cancel::default(),
         })
@@ -235,6 +246,7 @@ impl Run {
                 self.users.pop();
                 return Err(error);
             }
+            self.verify(&EVERYWHERE);
         }
         Ok(number)
     }
@@ -428,9 +440,15 @@ impl Run {
         let mut all = true;
         for piece in pieces {
             // Read-only pieces are unmapped like the others.
-            let result = self.with_whole(i, piece, |tracker, length, words| {
-                tracker.unmap(piece.first, length, words).unwrap_or(Ok(()))
+            let bits = pages_in(piece.first, piece.last, self.page);
+            let result = self.with_sum(bits).and_then(|mut sum| {
+                let result = self.with_whole(i, piece, &mut sum, |tracker, length, words| {
+                    tracker.unmap(piece.first, length, words).unwrap_or(Ok(()))
+                });
+                self.sum = Some(sum);
+                result
             });
+            self.keep_sum_from(piece, piece.first);
             if let Err(error) = result {
                 all = false;
                 self.assume(i, piece, &error);
@@ -590,12 +608,7 @@ impl Run {
     fn chosen(&mut self, index: usize, position: usize, notes: &[String]) {
         let Some(user) = self.users.get_mut(index).and_then(Option::as_mut) else { return };
         user.chosen = (position != usize::MAX).then_some(position);
-        for note in notes {
-            if !user.note.is_empty() {
-                user.note.push_str("; ");
-            }
-            user.note.push_str(note);
-        }
+        notes.iter().for_each(|note| user.add_note(note));
     }
 
     fn note_of(&self, index: usize) -> &str {
@@ -624,11 +637,9 @@ impl Run {
         self.suspect.clear();
         self.scratch = None;
         self.whole = None;
+        self.sum = None;
         self.union = Vec::new();
         self.cancel.clear();
-        for user in self.users.iter_mut().flatten() {
-            user.chosen = None;
-        }
         result
     }
 
@@ -775,17 +786,29 @@ impl Run {
     fn read_and_deliver(&mut self, range: &RangeInclusive<u64>, sink: Sink<'_>) -> Result<()> {
         self.note_resets();
         let pieces: Vec<Piece> = self.map.pieces(range).collect();
-        self.read_whole_mappings(range);
         for piece in pieces.iter().filter(|piece| !piece.mapping.read_only) {
+            let whole = self.read_whole(piece, &self.whole_slots(), false);
             let mut at = piece.first;
-            loop {
+            let result = loop {
                 let last = self.chunk_end(at, piece.last);
-                self.chunk(piece, at, last, sink)?;
+                if let Err(error) = self.chunk(piece, at, last, whole.as_ref(), sink) {
+                    break Err(error);
+                }
                 if last >= piece.last {
-                    break;
+                    break Ok(());
                 }
                 at = last + 1;
+            };
+            if let Some(whole) = &whole {
+                // What was read and not delivered: beside the range, and behind an error.
+                self.keep_sum(whole, whole.first, piece.first);
+                match (&result, piece.last.checked_add(1)) {
+                    (Err(_), _) => self.keep_sum_from(whole, at),
+                    (Ok(()), Some(behind)) => self.keep_sum_from(whole, behind),
+                    (Ok(()), None) => {}
+                }
             }
+            result?;
         }
         // A reset during the reading may have lost what was logged before it.
         self.note_resets();
@@ -803,7 +826,7 @@ impl Run {
         let (mut least, mut most) = (self.page, self.page);
         for slot in active {
             least = least.min(slot.tracker.page());
-            most = most.max(slot.tracker.page());
+            most = most.max(slot.tracker.edges());
         }
         let length = (self.buffer_bytes as u64 * 8).saturating_mul(least.bytes());
         let end = at.saturating_add(length);
@@ -813,7 +836,14 @@ impl Run {
     }
 
     /// Reads one part of a piece from all trackers and delivers it.
-    fn chunk(&mut self, piece: &Piece, first: u64, last: u64, sink: Sink<'_>) -> Result<()> {
+    fn chunk(
+        &mut self,
+        piece: &Piece,
+        first: u64,
+        last: u64,
+        whole: Option<&Piece>,
+        sink: Sink<'_>,
+    ) -> Result<()> {
         self.check_cancel()?;
         let bits = pages_in(first, last, self.page);
         let mut union = std::mem::take(&mut self.union);
@@ -829,6 +859,10 @@ impl Run {
                 self.failed(i, &(first..=last), &error);
                 bitmap::set(&mut union, 0, bits);
             }
+        }
+        if let (Some(whole), Some(sum)) = (whole, &self.sum) {
+            let from = self.page.of(first) - self.page.of(whole.first);
+            bitmap::or_at(&mut union, 0, sum, from, bits);
         }
         self.add_unwatched(first, last, &mut union);
         let result = self.deliver(piece, first, &union, bits, sink);
@@ -857,7 +891,7 @@ impl Run {
         }
         let result = sink(piece, first, words, bits);
         if result.is_err() {
-            self.pending.add_bits(self.page.of(first), words, bits);
+            self.pending.add_bits(self.page.of(first), words, 0..bits);
         }
         result
     }
@@ -998,7 +1032,12 @@ impl Run {
     fn read_pieces(&mut self, i: usize, pieces: &[Piece], keep: bool) {
         for piece in pieces.iter().filter(|piece| !piece.mapping.read_only) {
             if self.slots.get(i).is_some_and(|slot| slot.tracker.whole().is_some()) {
-                self.read_whole(i, piece);
+                if let Some(whole) = self.read_whole(piece, &[i], keep) {
+                    // With keep, the rest is still there.
+                    let part = if keep { piece } else { &whole };
+                    self.keep_sum(&whole, part.first, part.last);
+                    self.keep_sum_from(&whole, part.last);
+                }
                 continue;
             }
             let mut at = piece.first;
@@ -1009,7 +1048,7 @@ impl Run {
                 union.clear();
                 union.resize(words_for(bits), 0);
                 match self.read(i, at, last, keep, &mut union) {
-                    Ok(()) => self.pending.add_bits(self.page.of(at), &union, bits),
+                    Ok(()) => self.pending.add_bits(self.page.of(at), &union, 0..bits),
                     Err(error) => {
                         self.pending.add(self.page.of(at)..=self.page.of(last));
                         self.failed(i, &(at..=last), &error);
@@ -1037,40 +1076,73 @@ impl Run {
         }
     }
 
-    /// Some trackers cannot be asked for a part of a mapping. Their answers are pending from here
-    /// on.
-    fn read_whole_mappings(&mut self, range: &RangeInclusive<u64>) {
-        let slots: Vec<usize> = (0..self.slots.len())
-            .filter(|i| {
-                self.slots.get(*i).is_some_and(|slot| slot.active && slot.tracker.whole().is_some())
-            })
-            .collect();
+    /// Trackers that answer for whole mappings only.
+    fn whole_slots(&self) -> Vec<usize> {
+        let slots = self.slots.iter().enumerate();
+        let whole = |slot: &Slot| slot.active && slot.tracker.whole().is_some();
+        slots.filter(|(_, slot)| whole(slot)).map(|(i, _)| i).collect()
+    }
+
+    /// Reads the mapping that a piece is of from these trackers, into `sum`, and returns it.
+    fn read_whole(&mut self, piece: &Piece, slots: &[usize], keep: bool) -> Option<Piece> {
         if slots.is_empty() {
-            return;
+            return None;
         }
-        let overlaps = |piece: &Piece| piece.first <= *range.end() && *range.start() <= piece.last;
-        let pieces: Vec<Piece> = self.map.writable(&EVERYWHERE).filter(overlaps).collect();
+        let whole = self.map.whole(piece);
+        let bits = pages_in(whole.first, whole.last, self.page);
+        let mut sum = match self.with_sum(bits) {
+            Ok(sum) => sum,
+            Err(error) => {
+                slots.iter().for_each(|i| self.assume(*i, &whole, &error));
+                return None;
+            }
+        };
         for i in slots {
-            for piece in &pieces {
-                self.read_whole(i, piece);
+            let result = self.with_whole(*i, &whole, &mut sum, |tracker, length, words| {
+                tracker.read(whole.first, length, keep, words)
+            });
+            if let Err(error) = result {
+                self.assume(*i, &whole, &error);
             }
         }
+        self.sum = Some(sum);
+        Some(whole)
     }
 
-    fn read_whole(&mut self, i: usize, piece: &Piece) {
-        let result = self.with_whole(i, piece, |tracker, length, words| {
-            tracker.read(piece.first, length, false, words)
-        });
-        if let Err(error) = result {
-            self.assume(i, piece, &error);
-        }
+    /// An empty sum with room for `bits` bits.
+    fn with_sum(&mut self, bits: u64) -> Result<Words> {
+        let n = words_for(bits);
+        let mut sum = match self.sum.take() {
+            Some(sum) if sum.len() >= n => sum,
+            _ => Words::new(n)?,
+        };
+        sum.fill(0);
+        Ok(sum)
     }
 
-    /// Lets a tracker fill in a bitmap of a whole piece, which then is pending.
+    /// Makes a part of the sum pending, from an address to before another.
+    fn keep_sum(&mut self, whole: &Piece, first: u64, end: u64) {
+        let Some(sum) = &self.sum else { return };
+        let base = self.page.of(whole.first);
+        let bits = self.page.of(first) - base..self.page.of(end) - base;
+        self.pending.add_bits(base, sum, bits);
+    }
+
+    /// Makes the rest of the sum pending, from the page of an address on.
+    fn keep_sum_from(&mut self, whole: &Piece, first: u64) {
+        let Some(sum) = &self.sum else { return };
+        let base = self.page.of(whole.first);
+        let bits = self.page.of(first) - base..pages_in(whole.first, whole.last, self.page);
+        self.pending.add_bits(base, sum, bits);
+    }
+
+    /// Lets a tracker fill in a bitmap of a whole piece, and adds that to `sum`, whose bit 0 is the
+    /// piece's first page.
     fn with_whole(
         &mut self,
         i: usize,
         piece: &Piece,
+        sum: &mut [u64],
         call: impl FnOnce(&mut dyn Tracker, u64, &mut [u64]) -> Result<()>,
     ) -> Result<()> {
         let Some(slot) = self.slots.get_mut(i) else { return Ok(()) };
@@ -1104,11 +1176,9 @@ impl Run {
             let dirty = bitmap::count(words) << page.shift();
             slot.round.dirty_bytes = slot.round.dirty_bytes.saturating_add(dirty);
             slot.stats.dirty_bytes = slot.stats.dirty_bytes.saturating_add(dirty);
-            for (at, len) in bitmap::runs(words, bits) {
-                let first = piece.first + (at << page.shift());
-                let last = first.saturating_add((len << page.shift()) - 1).min(piece.last);
-                self.pending.add(self.page.of(first)..=self.page.of(last));
-            }
+            let to = Span { start: piece.first, length, page: self.page };
+            let of = Span { start: piece.first, length: bits << page.shift(), page };
+            bitmap::add_span(sum, to, words, of);
             Ok(())
         });
         self.whole = Some(room);
@@ -1235,8 +1305,8 @@ impl Run {
     fn rearm_if_worthwhile(&mut self) {
         for i in self.active_slots(&[TrackerKind::DeviceLog]) {
             let Some(slot) = self.slots.get(i) else { continue };
-            let unwatched = slot.tracker.blind().is_some_and(|blind| !blind.is_empty());
-            if unwatched && slot.blind_bytes > 0 && slot.blind_bytes >= slot.tracker.watched() {
+            let cost = slot.blind_bytes;
+            if slot.tracker.is_outdated() && cost > 0 && cost >= slot.tracker.watched() {
                 self.rearm_slot(i);
             }
         }
@@ -1396,11 +1466,31 @@ impl Run {
             slot.stats.last_dirty_bytes = ended.dirty_bytes;
             slot.stats.last_sync_ns = ended.sync_ns;
         }
+        let mapped: u64 =
+            self.map.writable(&EVERYWHERE).map(|piece| piece.last - piece.first + 1).sum();
+        for i in self.active_slots(&[TrackerKind::Type1]) {
+            let all_of_it = |slot: &Slot| mapped > 0 && slot.stats.last_dirty_bytes >= mapped;
+            if self.slots.get(i).is_some_and(all_of_it) {
+                self.say_perpetual(i);
+            }
+        }
+    }
+
+    /// One device in a container that does not pin its pages one by one makes all of it dirty, for
+    /// ever.
+    fn say_perpetual(&mut self, i: usize) {
+        let text = "every mapped page is dirty at every time: a device of the container reaches \
+                    all of it";
+        for user in self.users.iter_mut().flatten().filter(|user| user.slot() == Some(i)) {
+            if !user.note.contains(text) {
+                user.add_note(text);
+            }
+        }
     }
 
     /// The run as a whole.
     pub fn stats(&self) -> DirtyStats {
-        let words = [&self.scratch, &self.whole];
+        let words = [&self.scratch, &self.whole, &self.sum];
         let words: usize = words.into_iter().flatten().map(Words::footprint).sum();
         DirtyStats {
             mapped_bytes: self.map.bytes(),
@@ -1428,7 +1518,7 @@ impl Run {
         let slot = user.slot().and_then(|i| self.slots.get(i));
         Ok(match slot {
             Some(slot) => SourceStats {
-                tracker: slot.tracker.kind(),
+                tracker: if self.tracking { slot.tracker.kind() } else { TrackerKind::None },
                 calls: slot.tracker.calls(),
                 note,
                 ..slot.stats.clone()
@@ -1494,7 +1584,7 @@ fn give(
             .set_dirty(mapping.cookie, piece.offset_of(first), page.bytes(), words, bits)
             .map_err(|errno| refused(first, errno));
     }
-    for (at, n) in bitmap::runs(words, bits) {
+    for (at, n) in bitmap::runs(words, 0..bits) {
         let mut iova = first + (at << page.shift());
         let mut left = n;
         while left > 0 {

@@ -88,6 +88,12 @@ pub(super) trait Tracker: Send {
     /// How many system calls or callbacks it has made.
     fn calls(&self) -> u64;
 
+    /// Where a reading may be cut: larger than [`Tracker::page`] where pages behind the interface
+    /// are.
+    fn edges(&self) -> PageSize {
+        self.page()
+    }
+
     /// It answers for whole mappings only: the largest bitmap that it fills in, in bytes.
     fn whole(&self) -> Option<u64> {
         None
@@ -101,6 +107,11 @@ pub(super) trait Tracker: Send {
     /// What of the map it does not watch: dirty at all times.
     fn blind(&self) -> Option<&RangeInclusiveSet<u64>> {
         None
+    }
+
+    /// Whether it would watch more if it were started again.
+    fn is_outdated(&self) -> bool {
+        false
     }
 
     /// How many bytes of the map it does watch, where that is not all of it.
@@ -134,9 +145,12 @@ const MIN_LOG_PAGE: u64 = 4096;
 pub(super) struct DeviceLog {
     log: Box<dyn DmaLog>,
     page: PageSize,
+    /// The device's own pages.
+    own_page: PageSize,
     started: bool,
     logged: RangeInclusiveSet<u64>,
     blind: RangeInclusiveSet<u64>,
+    outdated: bool,
     /// A page that was found dirty when reports were tried out.
     held: Option<u64>,
     spare: Option<Words>,
@@ -145,13 +159,15 @@ pub(super) struct DeviceLog {
 
 impl DeviceLog {
     pub fn new(log: Box<dyn DmaLog>, page: PageSize) -> DeviceLog {
-        let least = PageSize::new(MIN_LOG_PAGE).unwrap_or(page);
+        let page = page.max(PageSize::new(MIN_LOG_PAGE).unwrap_or(page));
         DeviceLog {
             log,
-            page: page.max(least),
+            page,
+            own_page: page,
             started: false,
             logged: RangeInclusiveSet::new(),
             blind: RangeInclusiveSet::new(),
+            outdated: false,
             held: None,
             spare: None,
             calls: 0,
@@ -294,17 +310,19 @@ impl Tracker for DeviceLog {
             }
         };
         self.started = true;
-        let usable = if page_size.is_power_of_two() {
-            self.try_report().map_err(|errno| match errno.0 {
-                libc::EOPNOTSUPP | libc::ENOTTY => err!(
-                    NotSupported,
-                    "the device logs, but this kernel cannot report: it was built without \
-                     CONFIG_IOMMUFD"
-                ),
-                _ => refused("the device logs, but does not report", errno),
-            })
-        } else {
-            Err(err!(Io, "the device logs in pages of {page_size} bytes, which cannot be"))
+        let usable = match PageSize::new(page_size) {
+            Some(own_page) => {
+                self.own_page = own_page.max(self.page);
+                self.try_report().map_err(|errno| match errno.0 {
+                    libc::EOPNOTSUPP | libc::ENOTTY => err!(
+                        NotSupported,
+                        "the device logs, but this kernel cannot report: it was built without \
+                         CONFIG_IOMMUFD"
+                    ),
+                    _ => refused("the device logs, but does not report", errno),
+                })
+            }
+            None => Err(err!(Io, "the device logs in pages of {page_size} bytes, which cannot be")),
         };
         if let Err(error) = usable {
             let stopped = self.stop();
@@ -366,6 +384,10 @@ impl Tracker for DeviceLog {
         self.calls
     }
 
+    fn edges(&self) -> PageSize {
+        self.own_page
+    }
+
     fn fails_as_a_whole(&self) -> bool {
         true
     }
@@ -380,6 +402,12 @@ impl Tracker for DeviceLog {
 
     fn changed(&mut self, map: &Map) {
         self.blind = ranges::missing(map, &self.logged);
+        let wanted = ranges::wanted(map, false, self.page);
+        self.outdated = wanted.iter().any(|range| self.logged.gaps(range).next().is_some());
+    }
+
+    fn is_outdated(&self) -> bool {
+        self.outdated
     }
 }
 
@@ -437,6 +465,12 @@ impl Tracker for PageTable {
 
     fn calls(&self) -> u64 {
         self.calls
+    }
+
+    /// Entries of a page table may be of any size, and a range that cuts one loses what it says
+    /// (docs/kernel-interface.md). None reaches over the edge of a mapping.
+    fn whole(&self) -> Option<u64> {
+        Some(u64::MAX)
     }
 
     fn is_mapped(&mut self, iova: u64, length: u64) -> Option<bool> {
