@@ -829,7 +829,8 @@ impl Run {
             most = most.max(slot.tracker.edges());
         }
         let length = (self.buffer_bytes as u64 * 8).saturating_mul(least.bytes());
-        let end = at.saturating_add(length);
+        // All up to 2^64 fits, which no u64 is the end of.
+        let Some(end) = at.checked_add(length) else { return last };
         let edge = end & !(most.bytes() - 1);
         let end = if edge > at && self.page.divides(edge) { edge } else { end };
         last.min(end - 1)
