@@ -129,6 +129,7 @@ pub struct Run {
     orphans: Vec<Orphan>,
     errors: Errors,
     rounds: Rounds,
+    /// For a tracker's answer; zero between readings.
     scratch: Option<Words>,
     whole: Option<Words>,
     /// The sum of the answers for the mapping that is being read, of trackers that answer for whole
@@ -938,32 +939,39 @@ impl Run {
         let n = words_for(asked.bits());
         let scratch = self.scratch.as_mut().and_then(|scratch| scratch.get_mut(..n));
         let words = scratch.ok_or_else(|| err!(NoMem, "no room for {n} words of a tracker's"))?;
-        words.fill(0);
         let began = Instant::now();
         let result = slot.tracker.read(start, length, keep, words);
         let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         slot.round.sync_ns = slot.round.sync_ns.saturating_add(took);
         slot.stats.sync_ns = slot.stats.sync_ns.saturating_add(took);
+        if result.is_err() {
+            words.fill(0);
+        }
         result?;
         bitmap::cut(words, asked.bits());
-        let dirty = bitmap::count(words) << page.shift();
-        slot.round.dirty_bytes = slot.round.dirty_bytes.saturating_add(dirty);
-        slot.stats.dirty_bytes = slot.stats.dirty_bytes.saturating_add(dirty);
-        let own = Span { start: first, length: last - first + 1, page: self.page };
-        if page == self.page && start == first {
-            bitmap::or(union, words);
+        let mut beyond = (false, false);
+        let bits = if page == self.page && start == first {
+            bitmap::drain(words, union)
         } else {
+            let own = Span { start: first, length: last - first + 1, page: self.page };
             bitmap::add_span(union, own, words, asked);
             // The first and the last page may reach over the ends, and their bits are gone.
             let set =
                 |bit: u64| words.get((bit / 64) as usize).is_some_and(|w| w >> (bit % 64) & 1 == 1);
-            let (head, tail) = (set(0), set(asked.bits().saturating_sub(1)));
-            if head && start < first {
-                self.add_mapped(start, first - 1);
-            }
-            if tail && last | mask != last {
-                self.add_mapped(last + 1, last | mask);
-            }
+            beyond = (set(0), set(asked.bits().saturating_sub(1)));
+            let bits = bitmap::count(words);
+            words.fill(0);
+            bits
+        };
+        let dirty = bits << page.shift();
+        slot.round.dirty_bytes = slot.round.dirty_bytes.saturating_add(dirty);
+        slot.stats.dirty_bytes = slot.stats.dirty_bytes.saturating_add(dirty);
+        let (head, tail) = beyond;
+        if head && start < first {
+            self.add_mapped(start, first - 1);
+        }
+        if tail && last | mask != last {
+            self.add_mapped(last + 1, last | mask);
         }
         Ok(())
     }
@@ -1165,20 +1173,29 @@ impl Run {
             _ => Words::new(n)?,
         };
         let result = room.get_mut(..n).map_or(Ok(()), |words| {
-            words.fill(0);
             let began = Instant::now();
             let result = call(slot.tracker.as_mut(), length, words);
             let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
             slot.round.sync_ns = slot.round.sync_ns.saturating_add(took);
             slot.stats.sync_ns = slot.stats.sync_ns.saturating_add(took);
+            if result.is_err() {
+                words.fill(0);
+            }
             result?;
             bitmap::cut(words, bits);
-            let dirty = bitmap::count(words) << page.shift();
+            let dirty = if page == self.page {
+                bitmap::drain(words, sum)
+            } else {
+                let to = Span { start: piece.first, length, page: self.page };
+                let of = Span { start: piece.first, length: bits << page.shift(), page };
+                bitmap::add_span(sum, to, words, of);
+                let dirty = bitmap::count(words);
+                words.fill(0);
+                dirty
+            };
+            let dirty = dirty << page.shift();
             slot.round.dirty_bytes = slot.round.dirty_bytes.saturating_add(dirty);
             slot.stats.dirty_bytes = slot.stats.dirty_bytes.saturating_add(dirty);
-            let to = Span { start: piece.first, length, page: self.page };
-            let of = Span { start: piece.first, length: bits << page.shift(), page };
-            bitmap::add_span(sum, to, words, of);
             Ok(())
         });
         self.whole = Some(room);
