@@ -2216,7 +2216,7 @@ static void faults(void)
 
     begin("errors of drivers");
     for (size_t e = 0; e < sizeof errnums / sizeof *errnums; e++)
-        for (uint32_t op = VFIOMIG_SIM_OP_GET_FLAGS; op <= VFIOMIG_SIM_OP_RESET; op++)
+        for (uint32_t op = VFIOMIG_SIM_OP_GET_FLAGS; op <= VFIOMIG_SIM_OP_LOG_REPORT; op++)
             for (uint64_t nth = 1; nth <= 4; nth++)
                 for (uint32_t effect = 0; effect <= VFIOMIG_SIM_FAULT_RESET; effect++)
                     for (int what = SAVING; what < LIVES; what++) {
