@@ -131,6 +131,7 @@ pub struct Run {
     rounds: Rounds,
     /// For a tracker's answer; zero between readings.
     scratch: Option<Words>,
+    /// The same for one that answers for whole mappings only; zero between readings.
     whole: Option<Words>,
     /// The sum of the answers for the mapping that is being read, of trackers that answer for whole
     /// mappings only.
@@ -285,6 +286,7 @@ impl Run {
         };
         if let Some(slot) = slot.filter(|_| self.tracking) {
             self.read_out(slot);
+            self.note_resets();
         }
         self.drop_user(index);
         Ok(())
@@ -408,15 +410,19 @@ impl Run {
         if let Err(errno) = unmap(unmapped) {
             // Some of it may be gone: no tracker can be relied upon here any more.
             self.add_mapped(*range.start(), *range.end());
-            self.suspect.insert(range.clone());
+            self.suspect.extend(pieces.iter().map(Piece::range));
             let error = unmap_failed(iova, size, errno);
             self.errors.add(DirtyError::new(None, TrackerKind::None, &range, &error));
+            // A page table says nothing about a mapping that has a hole now.
+            self.verify(&EVERYWHERE);
             return Err(error);
         }
         // A device can write until the last moment: its log is read when it cannot any more.
-        for i in self.active_slots(&[TrackerKind::DeviceLog]) {
+        for i in self.active_slots(&[TrackerKind::DeviceLog, TrackerKind::Supplied]) {
             self.read_pieces(i, &pieces, false);
         }
+        // A log that is lost by now can be made up for by now only.
+        self.note_resets();
         let unwatched = self.is_unwatched(&range);
         self.add_blind(&pieces);
         let delivered = match &mut sink_of {
@@ -496,6 +502,10 @@ impl Run {
         self.rounds = Rounds::new();
         self.scratch = Some(scratch);
         self.tracking = true;
+        // Before any log starts: a reset behind that loses it.
+        for user in self.users.iter_mut().flatten() {
+            user.resets_seen = user.health.as_ref().map_or(0, Health::resets);
+        }
         for index in 0..self.users.len() {
             if let Err(error) = self.choose(index, 0, true) {
                 if let Err(other) = self.stop() {
@@ -509,9 +519,6 @@ impl Run {
         self.verify(&EVERYWHERE);
         for slot in &mut self.slots {
             slot.round = Round { since: Instant::now(), dirty_bytes: 0, sync_ns: 0 };
-        }
-        for user in self.users.iter_mut().flatten() {
-            user.resets_seen = user.health.as_ref().map_or(0, Health::resets);
         }
         Ok(Synced { errors: self.errors.total > before, unwatched: self.is_unwatched(&EVERYWHERE) })
     }
@@ -830,7 +837,8 @@ impl Run {
             most = most.max(slot.tracker.edges());
         }
         let length = (self.buffer_bytes as u64 * 8).saturating_mul(least.bytes());
-        let end = at.saturating_add(length);
+        // 2^64 has no number, and is an edge.
+        let Some(end) = at.checked_add(length) else { return last };
         let edge = end & !(most.bytes() - 1);
         let end = if edge > at && self.page.divides(edge) { edge } else { end };
         last.min(end - 1)
@@ -1231,6 +1239,10 @@ impl Run {
     /// makes everything doubtful, everything counts as dirty and the tracker is started anew, or
     /// given up for the next one.
     fn failed(&mut self, i: usize, range: &RangeInclusive<u64>, error: &Error) {
+        // The tracker was asked in whole pages of its own.
+        let mask = self.slots.get(i).map_or(0, |slot| slot.tracker.page().bytes() - 1);
+        let range = &(range.start() & !mask..=range.end() | mask);
+        self.add_mapped(*range.start(), *range.end());
         let as_a_whole = self.slots.get(i).is_some_and(|slot| slot.tracker.fails_as_a_whole());
         if !as_a_whole {
             self.record(i, range, error);
@@ -1509,9 +1521,12 @@ impl Run {
     pub fn stats(&self) -> DirtyStats {
         let words = [&self.scratch, &self.whole, &self.sum];
         let words: usize = words.into_iter().flatten().map(Words::footprint).sum();
+        let trackers: usize = self.slots.iter().map(|slot| slot.tracker.footprint()).sum();
+        let orphans: usize = self.orphans.iter().map(|orphan| orphan.words.len()).sum();
+        let others = words + trackers + (self.union.capacity() + orphans) * 8;
         DirtyStats {
             mapped_bytes: self.map.bytes(),
-            memory_bytes: self.pending.footprint() + (words + self.union.capacity() * 8) as u64,
+            memory_bytes: self.pending.footprint() + others as u64,
             errors: self.errors.total,
             ..self.rounds.totals()
         }
