@@ -6,10 +6,10 @@ set -eu
 cd "$(dirname "$0")/.."
 out=build/benches
 mkdir -p "$out"
-for name in pump heap calls; do
+for name in pump heap calls dirty; do
     "${CC:-cc}" -std=gnu11 -O2 -Wall -Wextra -Iinclude -Ibenches -o "$out/$name" "benches/$name.c" \
         -Lbuild -lvfiomig -Wl,-rpath,"\$ORIGIN/.."
 done
-for name in pump heap calls; do
+for name in pump heap calls dirty; do
     "$out/$name"
 done

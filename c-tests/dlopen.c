@@ -18,6 +18,12 @@ static int (*new_ops)(const struct vfiomig_device_ops *, void *, const struct vf
 static void (*device_free)(struct vfiomig_device *);
 static const char *(*error_message)(void);
 static int (*device_reset)(struct vfiomig_device *);
+static int (*dirty_new)(const struct vfiomig_memory_ops *, void *,
+                        const struct vfiomig_dirty_options *, struct vfiomig_dirty **);
+static void (*dirty_free)(struct vfiomig_dirty *);
+static int (*dirty_map)(struct vfiomig_dirty *, const struct vfiomig_mapping *);
+static int (*dirty_start)(struct vfiomig_dirty *);
+static int (*dirty_sync)(struct vfiomig_dirty *, uint64_t, uint64_t, uint64_t, uint64_t *, size_t);
 static int (*log_set)(vfiomig_log_fn, void *, vfiomig_release_fn, uint32_t);
 
 static int no_feature(void *opaque, uint32_t flags, void *data, size_t len)
@@ -37,6 +43,22 @@ static void log_sink(void *opaque, uint32_t level, const char *target, const cha
     ++*(int *)opaque;
 }
 
+/* A run, with the bitmaps that it takes. */
+static int track(void)
+{
+    struct vfiomig_memory_ops ops = VFIOMIG_MEMORY_OPS_INIT;
+    struct vfiomig_mapping mapping = VFIOMIG_MAPPING_INIT;
+    struct vfiomig_dirty *run;
+    uint64_t bits[4] = { 0 };
+    mapping.size = 1 << 20;
+    if (dirty_new(&ops, NULL, NULL, &run) != 0)
+        return 0;
+    int good = dirty_map(run, &mapping) == 0 && dirty_start(run) == 0 &&
+               dirty_sync(run, 0, 1 << 20, 4096, bits, 4) == 0;
+    dirty_free(run);
+    return good;
+}
+
 static void *use(void *opaque)
 {
     struct vfiomig_device_ops ops = VFIOMIG_DEVICE_OPS_INIT;
@@ -48,7 +70,7 @@ static void *use(void *opaque)
     if (device_reset(NULL) != -EFAULT || !strstr(error_message(), "vfiomig_device_reset"))
         return NULL;
     device_free(dev);
-    *good = 1;
+    *good = track();
     return NULL;
 }
 
@@ -95,6 +117,11 @@ static void once(void)
     *(void **)&device_free = find(library, "vfiomig_device_free");
     *(void **)&device_reset = find(library, "vfiomig_device_reset");
     *(void **)&error_message = find(library, "vfiomig_error_message");
+    *(void **)&dirty_new = find(library, "vfiomig_dirty_new");
+    *(void **)&dirty_free = find(library, "vfiomig_dirty_free");
+    *(void **)&dirty_map = find(library, "vfiomig_dirty_map");
+    *(void **)&dirty_start = find(library, "vfiomig_dirty_start");
+    *(void **)&dirty_sync = find(library, "vfiomig_dirty_sync");
     *(void **)&log_set = find(library, "vfiomig_log_set");
     CHECK(log_set(log_sink, &messages, NULL, VFIOMIG_LOG_TRACE) == 0);
     use(&here);

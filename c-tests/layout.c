@@ -172,6 +172,108 @@ FIELD(vfiomig_save_stats, begin_ns, 56, 8);
 FIELD(vfiomig_save_stats, quiesce_ns, 64, 8);
 FIELD(vfiomig_save_stats, stop_ns, 72, 8);
 FIELD(vfiomig_save_stats, finish_ns, 80, 8);
+
+SIZE(vfiomig_mapping, 48);
+FIELD(vfiomig_mapping, struct_size, 0, 4);
+FIELD(vfiomig_mapping, flags, 4, 4);
+FIELD(vfiomig_mapping, iova, 8, 8);
+FIELD(vfiomig_mapping, size, 16, 8);
+FIELD(vfiomig_mapping, cookie, 24, 8);
+FIELD(vfiomig_mapping, offset, 32, 8);
+FIELD(vfiomig_mapping, host, 40, 8);
+
+SIZE(vfiomig_place, 40);
+FIELD(vfiomig_place, struct_size, 0, 4);
+FIELD(vfiomig_place, reserved, 4, 4);
+FIELD(vfiomig_place, cookie, 8, 8);
+FIELD(vfiomig_place, offset, 16, 8);
+FIELD(vfiomig_place, size, 24, 8);
+FIELD(vfiomig_place, host, 32, 8);
+
+SIZE(vfiomig_memory_ops, 56);
+FIELD(vfiomig_memory_ops, struct_size, 0, 4);
+FIELD(vfiomig_memory_ops, reserved, 4, 4);
+FIELD(vfiomig_memory_ops, enumerate, 8, 8);
+FIELD(vfiomig_memory_ops, set_dirty, 16, 8);
+FIELD(vfiomig_memory_ops, translate, 24, 8);
+FIELD(vfiomig_memory_ops, read, 32, 8);
+FIELD(vfiomig_memory_ops, write, 40, 8);
+FIELD(vfiomig_memory_ops, release, 48, 8);
+
+SIZE(vfiomig_dirty_options, 16);
+FIELD(vfiomig_dirty_options, struct_size, 0, 4);
+FIELD(vfiomig_dirty_options, buffer_bytes, 4, 4);
+FIELD(vfiomig_dirty_options, page_size, 8, 8);
+
+SIZE(vfiomig_tracker_ops, 48);
+FIELD(vfiomig_tracker_ops, struct_size, 0, 4);
+FIELD(vfiomig_tracker_ops, reserved, 4, 4);
+FIELD(vfiomig_tracker_ops, page_size, 8, 8);
+FIELD(vfiomig_tracker_ops, start, 16, 8);
+FIELD(vfiomig_tracker_ops, stop, 24, 8);
+FIELD(vfiomig_tracker_ops, sync, 32, 8);
+FIELD(vfiomig_tracker_ops, release, 40, 8);
+
+SIZE(vfiomig_dirty_source, 64);
+FIELD(vfiomig_dirty_source, struct_size, 0, 4);
+FIELD(vfiomig_dirty_source, flags, 4, 4);
+FIELD(vfiomig_dirty_source, name, 8, 8);
+FIELD(vfiomig_dirty_source, device, 16, 8);
+FIELD(vfiomig_dirty_source, tracker, 24, 8);
+FIELD(vfiomig_dirty_source, tracker_opaque, 32, 8);
+FIELD(vfiomig_dirty_source, iommufd, 40, 4);
+FIELD(vfiomig_dirty_source, hwpt_id, 44, 4);
+FIELD(vfiomig_dirty_source, ioas_id, 48, 4);
+FIELD(vfiomig_dirty_source, container_fd, 52, 4);
+FIELD(vfiomig_dirty_source, hwpt_page_size, 56, 8);
+
+SIZE(vfiomig_dirty_stats, 96);
+FIELD(vfiomig_dirty_stats, struct_size, 0, 4);
+FIELD(vfiomig_dirty_stats, num_sources, 4, 4);
+FIELD(vfiomig_dirty_stats, num_errors, 8, 4);
+FIELD(vfiomig_dirty_stats, num_rounds, 12, 4);
+FIELD(vfiomig_dirty_stats, rounds, 16, 8);
+FIELD(vfiomig_dirty_stats, dirty_bytes, 24, 8);
+FIELD(vfiomig_dirty_stats, last_dirty_bytes, 32, 8);
+FIELD(vfiomig_dirty_stats, rate, 40, 8);
+FIELD(vfiomig_dirty_stats, average_rate, 48, 8);
+FIELD(vfiomig_dirty_stats, sync_ns, 56, 8);
+FIELD(vfiomig_dirty_stats, last_sync_ns, 64, 8);
+FIELD(vfiomig_dirty_stats, mapped_bytes, 72, 8);
+FIELD(vfiomig_dirty_stats, memory_bytes, 80, 8);
+FIELD(vfiomig_dirty_stats, errors, 88, 8);
+
+SIZE(vfiomig_dirty_round, 40);
+FIELD(vfiomig_dirty_round, struct_size, 0, 4);
+FIELD(vfiomig_dirty_round, reserved, 4, 4);
+FIELD(vfiomig_dirty_round, at_ns, 8, 8);
+FIELD(vfiomig_dirty_round, interval_ns, 16, 8);
+FIELD(vfiomig_dirty_round, dirty_bytes, 24, 8);
+FIELD(vfiomig_dirty_round, sync_ns, 32, 8);
+
+SIZE(vfiomig_source_stats, 552);
+FIELD(vfiomig_source_stats, struct_size, 0, 4);
+FIELD(vfiomig_source_stats, tracker, 4, 4);
+FIELD(vfiomig_source_stats, page_size, 8, 8);
+FIELD(vfiomig_source_stats, dirty_bytes, 16, 8);
+FIELD(vfiomig_source_stats, last_dirty_bytes, 24, 8);
+FIELD(vfiomig_source_stats, assumed_bytes, 32, 8);
+FIELD(vfiomig_source_stats, rate, 40, 8);
+FIELD(vfiomig_source_stats, sync_ns, 48, 8);
+FIELD(vfiomig_source_stats, last_sync_ns, 56, 8);
+FIELD(vfiomig_source_stats, calls, 64, 8);
+FIELD(vfiomig_source_stats, errors, 72, 8);
+FIELD(vfiomig_source_stats, restarts, 80, 8);
+FIELD(vfiomig_source_stats, note, 88, 464);
+
+SIZE(vfiomig_dirty_error, 496);
+FIELD(vfiomig_dirty_error, struct_size, 0, 4);
+FIELD(vfiomig_dirty_error, source, 4, 4);
+FIELD(vfiomig_dirty_error, tracker, 8, 4);
+FIELD(vfiomig_dirty_error, code, 12, 4);
+FIELD(vfiomig_dirty_error, first, 16, 8);
+FIELD(vfiomig_dirty_error, last, 24, 8);
+FIELD(vfiomig_dirty_error, text, 32, 464);
 #else
 #error "only 64-bit machines so far: VFIO migration exists nowhere else"
 #endif
@@ -223,6 +325,78 @@ static int begin_load(struct vfiomig_device *dev, const struct vfiomig_load_opti
     return r;
 }
 
+/* Sources of a run, and their trackers. */
+static uint32_t last_source;
+
+static int no_sync(void *opaque, uint64_t iova, uint64_t length, uint64_t page_size, uint64_t *bitmap,
+                   size_t num_words)
+{
+    (void)opaque;
+    (void)iova;
+    (void)length;
+    (void)page_size;
+    (void)bitmap;
+    (void)num_words;
+    return 0;
+}
+
+static int new_run(const struct vfiomig_memory_ops *ops, const struct vfiomig_dirty_options *options)
+{
+    struct vfiomig_dirty *run;
+    int r = vfiomig_dirty_new(ops, NULL, options, &run);
+    if (r == 0)
+        vfiomig_dirty_free(run);
+    return r;
+}
+
+static int add_tracker(struct vfiomig_dirty *run, struct vfiomig_tracker_ops *ops)
+{
+    struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
+    source.flags = VFIOMIG_SOURCE_TRACKER;
+    source.tracker = ops;
+    ops->page_size = 4096;
+    ops->sync = no_sync;
+    return vfiomig_dirty_add_source(run, &source, &last_source);
+}
+
+static int place_result;
+static uint32_t place_size;
+
+static int where(void *opaque, uint64_t iova, uint64_t size, struct vfiomig_place *place)
+{
+    (void)opaque;
+    (void)iova;
+    (void)size;
+    place_size = place->struct_size;
+    return place_result;
+}
+
+static void the_library_has_the_same_sizes_of_runs(void)
+{
+    static const struct vfiomig_memory_ops ops = { .struct_size = sizeof ops, .translate = where };
+    struct vfiomig_mapping translated = VFIOMIG_MAPPING_INIT;
+    struct vfiomig_dirty *run;
+    char byte;
+    OK(vfiomig_dirty_new(&ops, NULL, NULL, &run));
+    SAME(vfiomig_memory_ops, new_run(&s, NULL));
+    SAME(vfiomig_dirty_options, new_run(&ops, &s));
+    SAME(vfiomig_mapping, vfiomig_dirty_map(run, &s));
+    SAME(vfiomig_dirty_source, vfiomig_dirty_add_source(run, &s, &last_source));
+    SAME(vfiomig_tracker_ops, add_tracker(run, &s));
+    SAME(vfiomig_dirty_stats, vfiomig_dirty_get_stats(run, &s));
+    SAME(vfiomig_dirty_round, vfiomig_dirty_get_round(run, 0, &s));
+    SAME(vfiomig_source_stats, vfiomig_dirty_get_source(run, last_source, &s));
+    SAME(vfiomig_dirty_error, vfiomig_dirty_get_error(run, 0, &s));
+    /* The one that the library makes. */
+    translated.size = 1 << 20;
+    translated.flags = VFIOMIG_MAPPING_TRANSLATE;
+    place_result = -EIO;
+    OK(vfiomig_dirty_map(run, &translated));
+    EQ(vfiomig_dirty_dma_read(run, 0, &byte, 1), -EIO);
+    EQ(place_size, sizeof(struct vfiomig_place));
+    vfiomig_dirty_free(run);
+}
+
 static void the_library_has_the_same_sizes(void)
 {
     struct rig rig = rig_new(NULL, NULL);
@@ -250,5 +424,6 @@ static void the_library_has_the_same_sizes(void)
 int main(void)
 {
     RUN(the_library_has_the_same_sizes);
+    RUN(the_library_has_the_same_sizes_of_runs);
     return DONE();
 }

@@ -24,12 +24,12 @@
 #include <vfiomig.h>
 
 #define MAX_STATES 8
-#define MAX_ARGS 5
+#define MAX_ARGS 8
 #define MAX_ERRORS 24
 
 enum arg_kind {
-    A_HANDLE, A_FREE, A_OUT, A_STRUCT, A_OPTIONS, A_OPS, A_PTR, A_BUFFER, A_DATA, A_LEN, A_FD,
-    A_OPAQUE, A_NUMBER, A_LOG, A_RELEASE, A_ENDING
+    A_HANDLE, A_FREE, A_OUT, A_STRUCT, A_OPTIONS, A_IN, A_OPS, A_PTR, A_BUFFER, A_DATA, A_WORDS,
+    A_NO_WORDS, A_LEN, A_FD, A_OPAQUE, A_NUMBER, A_LOG, A_RELEASE, A_UNMAP, A_ENDING
 };
 
 union argument {
@@ -37,6 +37,7 @@ union argument {
     uint64_t number;
     vfiomig_log_fn log;
     vfiomig_release_fn release;
+    vfiomig_unmap_fn unmap;
 };
 
 struct arg {
@@ -129,9 +130,20 @@ static long documented(enum row_number number, long r)
 
 #define API(function, ...) documented(ROW_##function, function(__VA_ARGS__))
 
-/* A world: a simulated device with a hook in its callbacks, a device handle, sessions. */
+/*
+ * A world: a simulated device with a hook in its callbacks, a device handle, sessions, and a run over
+ * a little memory, with hooks in its callbacks as well.
+ */
 
 #define STATE_SIZE (16 << 10)
+#define PAGE 4096u
+#define RAM_SIZE (8 * PAGE)
+
+/* Hooks besides those of the simulator's operations: in the callbacks of a run. */
+enum {
+    HOOK_ENUMERATE = 100, HOOK_SET_DIRTY, HOOK_TRANSLATE, HOOK_READ, HOOK_WRITE, HOOK_START,
+    HOOK_STOP, HOOK_SYNC, HOOK_UNMAP, END_OF_HOOKS
+};
 
 struct world {
     struct vfiomig_sim *sim;
@@ -139,11 +151,19 @@ struct world {
     struct vfiomig_device *device;
     struct vfiomig_save *save;
     struct vfiomig_load *load;
+    struct vfiomig_dirty *dirty;
     /* Called once, within the operation of this number. */
     void (*hook)(struct world *world);
     uint32_t hook_op;
     const struct row *row;
     atomic_int released;
+    /* Tables of runs: how often they were handed over and released. */
+    int memories, trackers;
+    atomic_int memory_released, tracker_released;
+    /* A callback of a run that fails, from the nth time on, and how. */
+    uint32_t failing_op;
+    int failing_nth, failing_errno;
+    unsigned char ram[RAM_SIZE];
     /* The device's handle is gone, and the device with its last session. */
     int let_go;
 };
@@ -263,6 +283,175 @@ static struct world *new_world(void)
     return world;
 }
 
+/* The callbacks of a run: everything lies in the world's own memory, and every page is dirty. */
+
+static int failing(struct world *world, uint32_t op)
+{
+    enter(world, op);
+    return world->failing_op == op && --world->failing_nth <= 0 ? -world->failing_errno : 0;
+}
+
+static int on_enumerate(void *opaque, vfiomig_mapping_fn add, void *context)
+{
+    struct world *world = opaque;
+    struct vfiomig_mapping mapping = VFIOMIG_MAPPING_INIT;
+    int r;
+
+    mapping.size = RAM_SIZE / 2;
+    mapping.cookie = 1;
+    mapping.host = world->ram;
+    if ((r = add(context, &mapping)) < 0)
+        return r;
+    mapping.iova = mapping.offset = RAM_SIZE / 2;
+    mapping.flags = VFIOMIG_MAPPING_TRANSLATE;
+    if ((r = add(context, &mapping)) < 0)
+        return r;
+    return failing(world, HOOK_ENUMERATE);
+}
+
+static int on_set_dirty(void *opaque, uint64_t cookie, uint64_t offset, uint64_t page_size,
+                        const uint64_t *bitmap, uint64_t num_bits)
+{
+    (void)bitmap;
+    if (cookie != 1 || page_size != PAGE || num_bits == 0 || offset + num_bits * PAGE > RAM_SIZE)
+        check(0, "set_dirty of %llu pages at %#llx in %llu", (unsigned long long)num_bits,
+              (unsigned long long)offset, (unsigned long long)cookie);
+    return failing(opaque, HOOK_SET_DIRTY);
+}
+
+static int on_translate(void *opaque, uint64_t iova, uint64_t size, struct vfiomig_place *place)
+{
+    struct world *world = opaque;
+
+    if (place->struct_size < sizeof *place || iova < RAM_SIZE / 2 || iova + size > RAM_SIZE)
+        check(0, "translate of %#llx, %#llx bytes", (unsigned long long)iova,
+              (unsigned long long)size);
+    place->cookie = 1;
+    place->offset = iova;
+    place->size = size;
+    place->host = world->ram + iova;
+    return failing(world, HOOK_TRANSLATE);
+}
+
+static int on_memory_read(void *opaque, uint64_t cookie, uint64_t offset, void *buf, size_t len)
+{
+    struct world *world = opaque;
+
+    if (cookie == 1 && offset + len <= RAM_SIZE)
+        memcpy(buf, world->ram + offset, len);
+    else
+        check(0, "read of %zu bytes at %#llx", len, (unsigned long long)offset);
+    return failing(world, HOOK_READ);
+}
+
+static int on_memory_write(void *opaque, uint64_t cookie, uint64_t offset, const void *buf, size_t len)
+{
+    struct world *world = opaque;
+
+    if (cookie == 1 && offset + len <= RAM_SIZE)
+        memcpy(world->ram + offset, buf, len);
+    else
+        check(0, "write of %zu bytes at %#llx", len, (unsigned long long)offset);
+    return failing(world, HOOK_WRITE);
+}
+
+static void on_memory_release(void *opaque)
+{
+    ((struct world *)opaque)->memory_released++;
+}
+
+static int on_track_start(void *opaque)
+{
+    return failing(opaque, HOOK_START);
+}
+
+static int on_track_stop(void *opaque)
+{
+    return failing(opaque, HOOK_STOP);
+}
+
+static int on_track_sync(void *opaque, uint64_t iova, uint64_t length, uint64_t page_size,
+                         uint64_t *bitmap, size_t num_words)
+{
+    if (page_size != PAGE || length % PAGE || iova % PAGE || num_words * 64 < length / PAGE)
+        check(0, "sync of %#llx, %#llx bytes, into %zu words", (unsigned long long)iova,
+              (unsigned long long)length, num_words);
+    for (uint64_t i = 0; i < length / PAGE; i++)
+        bitmap[i / 64] |= (uint64_t)1 << i % 64;
+    return failing(opaque, HOOK_SYNC);
+}
+
+static void on_tracker_release(void *opaque)
+{
+    ((struct world *)opaque)->tracker_released++;
+}
+
+static int on_unmap(void *opaque, uint64_t iova, uint64_t size, uint32_t flags)
+{
+    (void)iova;
+    (void)size;
+    check(flags == 0, "an unmapping with flags %#x and no container", flags);
+    return failing(opaque, HOOK_UNMAP);
+}
+
+static struct vfiomig_memory_ops memory_ops(void)
+{
+    struct vfiomig_memory_ops ops = VFIOMIG_MEMORY_OPS_INIT;
+
+    ops.enumerate = on_enumerate;
+    ops.set_dirty = on_set_dirty;
+    ops.translate = on_translate;
+    ops.read = on_memory_read;
+    ops.write = on_memory_write;
+    ops.release = on_memory_release;
+    return ops;
+}
+
+static struct vfiomig_tracker_ops tracker_ops(void)
+{
+    struct vfiomig_tracker_ops ops = VFIOMIG_TRACKER_OPS_INIT;
+
+    ops.page_size = PAGE;
+    ops.start = on_track_start;
+    ops.stop = on_track_stop;
+    ops.sync = on_track_sync;
+    ops.release = on_tracker_release;
+    return ops;
+}
+
+/* Source 0 has a tracker of the VMM's, and source 1 the log of the world's device. */
+static long add_sources(struct world *world)
+{
+    struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
+    struct vfiomig_tracker_ops ops = tracker_ops();
+    uint32_t number;
+    long r;
+
+    source.flags = VFIOMIG_SOURCE_TRACKER;
+    source.name = "the VMM's";
+    source.device = world->device;
+    source.tracker = &ops;
+    source.tracker_opaque = world;
+    world->trackers++;
+    r = API(vfiomig_dirty_add_source, world->dirty, &source, &number);
+    if (r < 0)
+        return r;
+    source.flags = VFIOMIG_SOURCE_DEVICE_LOG;
+    source.name = NULL;
+    return API(vfiomig_dirty_add_source, world->dirty, &source, &number);
+}
+
+static long new_dirty(struct world *world)
+{
+    struct vfiomig_memory_ops ops = memory_ops();
+    struct vfiomig_dirty_options options = VFIOMIG_DIRTY_OPTIONS_INIT;
+
+    options.page_size = PAGE;
+    world->memories++;
+    long r = API(vfiomig_dirty_new, &ops, world, &options, &world->dirty);
+    return r < 0 ? r : add_sources(world);
+}
+
 /* Frees everything; whatever was done, the simulator saw nothing that no VMM may do. */
 static void free_world(struct world *world, const char *what)
 {
@@ -270,9 +459,13 @@ static void free_world(struct world *world, const char *what)
     int had_device = world->device != NULL || world->let_go;
 
     world->hook = NULL;
+    vfiomig_dirty_free(world->dirty);
     vfiomig_save_free(world->save);
     vfiomig_load_free(world->load);
     vfiomig_device_free(world->device);
+    check(world->memory_released == world->memories && world->tracker_released == world->trackers,
+          "%s: of %d memories %d were released, of %d trackers %d", what, world->memories,
+          world->memory_released, world->trackers, world->tracker_released);
     uint64_t violations = vfiomig_sim_violations(world->sim, &first);
     check(violations == 0, "%s: the library did what no VMM may do: %s", what, first);
     check(vfiomig_sim_open_streams(world->sim) == 0, "%s: a data stream was left open", what);
@@ -361,19 +554,42 @@ static void to_load_state(struct world *world, const char *state)
         die(vfiomig_error_message());
 }
 
+/* In each with a round and an error, so that there is something to ask for. */
+static void to_dirty_state(struct world *world, const char *state)
+{
+    long r = new_dirty(world);
+
+    if (r == 0)
+        r = API(vfiomig_dirty_start, world->dirty);
+    world->failing_op = HOOK_SYNC;
+    world->failing_errno = EIO;
+    if (r == 0 && API(vfiomig_dirty_collect, world->dirty) != VFIOMIG_DIRTY_ERRORS)
+        die("a tracker that fails is not noticed");
+    world->failing_op = 0;
+    if (r == 0 && strcmp(state, "idle") == 0)
+        r = API(vfiomig_dirty_stop, world->dirty);
+    else if (strcmp(state, "tracking") != 0)
+        die("a state of a run that is not known here");
+    if (r != 0)
+        die(vfiomig_error_message());
+}
+
 static void to_state(struct world *world, int object, int state)
 {
     if (object == SAVE)
         to_save_state(world, state_names[SAVE][state]);
     else if (object == LOAD)
         to_load_state(world, state_names[LOAD][state]);
+    else if (object == DIRTY)
+        to_dirty_state(world, state_names[DIRTY][state]);
 }
 
 static void *handle_of(struct world *world, int object)
 {
     return object == DEVICE ? (void *)world->device
            : object == SAVE ? (void *)world->save
-                            : (void *)world->load;
+           : object == LOAD ? (void *)world->load
+                            : (void *)world->dirty;
 }
 
 static int num_states(int object)
@@ -403,11 +619,11 @@ struct frame {
     struct world *world;
     struct world *spare;  /* behind ops */
     union argument a[MAX_ARGS];
-    unsigned char memory[MAX_ARGS][ROOM];
+    _Alignas(16) unsigned char memory[MAX_ARGS][ROOM];
     unsigned char before[MAX_ARGS][ROOM];
-    /* Releases of options' and functions' opaques, and how many of them are owed. */
+    /* Releases of opaques, and how many of them are owed, in all and for what an argument brings. */
     atomic_int released;
-    int owed;
+    int owed, owed_for[MAX_ARGS];
 };
 
 static void count_release(void *opaque)
@@ -439,12 +655,37 @@ static int on_policy(void *opaque, const struct vfiomig_identity *source,
     return 0;
 }
 
+/* A tracker that never has anything to say. */
+static int clean(void *opaque, uint64_t iova, uint64_t length, uint64_t page_size, uint64_t *bitmap,
+                 size_t num_words)
+{
+    (void)opaque;
+    (void)iova;
+    (void)length;
+    (void)page_size;
+    (void)bitmap;
+    (void)num_words;
+    return 0;
+}
+
 static void on_log(void *opaque, uint32_t level, const char *target, const char *message)
 {
     (void)opaque;
     (void)level;
     (void)target;
     (void)message;
+}
+
+static void owe(struct frame *frame, int i, int n)
+{
+    frame->owed += n;
+    frame->owed_for[i] += n;
+}
+
+/* An argument that nobody can read brings nothing. */
+static void owe_nothing_for(struct frame *frame, int i)
+{
+    owe(frame, i, -frame->owed_for[i]);
 }
 
 static void fill_options(struct frame *frame, int i)
@@ -456,7 +697,7 @@ static void fill_options(struct frame *frame, int i)
         options->event = on_event;
         options->event_opaque = &frame->released;
         options->event_release = count_release;
-        frame->owed += 1;
+        owe(frame, i, 1);
     } else if (frame->row->args[i].size == sizeof(struct vfiomig_load_options)) {
         struct vfiomig_load_options *options = (void *)frame->memory[i];
 
@@ -466,7 +707,51 @@ static void fill_options(struct frame *frame, int i)
         options->policy = on_policy;
         options->policy_opaque = &frame->released;
         options->policy_release = count_release;
-        frame->owed += 2;
+        owe(frame, i, 2);
+    }
+}
+
+/* Where a source has its tracker's table: behind it, and behind what tests append to it. */
+#define TRACKER_AT 4096
+
+static struct vfiomig_tracker_ops *tracker_of(struct frame *frame, int i)
+{
+    return (void *)(frame->memory[i] + TRACKER_AT);
+}
+
+static void fill_in(struct frame *frame, int i)
+{
+    void *memory = frame->memory[i];
+
+    if (frame->row->args[i].size == sizeof(struct vfiomig_memory_ops)) {
+        struct vfiomig_memory_ops ops = memory_ops();
+
+        /* Its opaque is not a world. */
+        ops.enumerate = NULL;
+        ops.release = count_release;
+        memcpy(memory, &ops, sizeof ops);
+        owe(frame, i, 1);
+    } else if (frame->row->args[i].size == sizeof(struct vfiomig_dirty_source)) {
+        struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
+        struct vfiomig_tracker_ops ops = VFIOMIG_TRACKER_OPS_INIT;
+
+        ops.page_size = PAGE;
+        ops.sync = clean;
+        ops.release = count_release;
+        source.flags = VFIOMIG_SOURCE_TRACKER;
+        source.device = frame->world->device;
+        source.tracker = tracker_of(frame, i);
+        source.tracker_opaque = &frame->released;
+        memcpy(memory, &source, sizeof source);
+        memcpy(tracker_of(frame, i), &ops, sizeof ops);
+        owe(frame, i, 1);
+    } else {
+        struct vfiomig_mapping mapping = VFIOMIG_MAPPING_INIT;
+
+        mapping.iova = 1 << 20;
+        mapping.size = PAGE;
+        mapping.cookie = 1;
+        memcpy(memory, &mapping, sizeof mapping);
     }
 }
 
@@ -478,6 +763,7 @@ static void fill(struct frame *frame, const struct row *row, struct world *world
     frame->spare = NULL;
     frame->released = 0;
     frame->owed = 0;
+    memset(frame->owed_for, 0, sizeof frame->owed_for);
     for (int i = 0; i < row->num_args; i++) {
         const struct arg *arg = &row->args[i];
         unsigned char *memory = frame->memory[i];
@@ -493,6 +779,10 @@ static void fill(struct frame *frame, const struct row *row, struct world *world
             memcpy(memory, &(uint32_t){ (uint32_t)arg->size }, 4);
             fill_options(frame, i);
             break;
+        case A_IN:
+            memset(memory, 0, ROOM);
+            fill_in(frame, i);
+            break;
         case A_STRUCT:
             memcpy(memory, &(uint32_t){ (uint32_t)arg->size }, 4);
             break;
@@ -502,7 +792,9 @@ static void fill(struct frame *frame, const struct row *row, struct world *world
             memcpy(memory, &frame->spare->ops, arg->size);
             break;
         case A_OPAQUE:
-            frame->a[i].pointer = frame->spare ? (void *)frame->spare : (void *)&frame->released;
+            frame->a[i].pointer = frame->spare                          ? (void *)frame->spare
+                                  : i && row->args[i - 1].kind == A_UNMAP ? (void *)world
+                                                                          : (void *)&frame->released;
             break;
         case A_DATA:
             memcpy(memory, stream, 16);
@@ -510,7 +802,14 @@ static void fill(struct frame *frame, const struct row *row, struct world *world
         case A_LEN:
             frame->a[i].number = i && row->args[i - 1].kind == A_BUFFER ? ROOM
                                  : i && row->args[i - 1].kind == A_DATA ? 16
-                                                                        : 0;
+                                 : i && row->args[i - 1].kind == A_WORDS ? ROOM / 8
+                                                                         : 0;
+            break;
+        case A_NO_WORDS:
+            frame->a[i].pointer = NULL;
+            break;
+        case A_UNMAP:
+            frame->a[i].unmap = on_unmap;
             break;
         case A_FD:
             frame->a[i].number = (uint64_t)open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -523,7 +822,7 @@ static void fill(struct frame *frame, const struct row *row, struct world *world
             break;
         case A_RELEASE:
             frame->a[i].release = count_release;
-            frame->owed += 1;
+            owe(frame, i, 1);
             break;
         case A_ENDING:
             frame->a[i].number = VFIOMIG_KEEP;
@@ -531,6 +830,7 @@ static void fill(struct frame *frame, const struct row *row, struct world *world
         case A_OUT:
         case A_PTR:
         case A_BUFFER:
+        case A_WORDS:
             break;
         }
     }
@@ -597,8 +897,19 @@ static void finish(struct frame *frame, const char *what)
             vfiomig_device_free(out);
         else if (row->args[i].object == SAVE)
             vfiomig_save_free(out);
-        else
+        else if (row->args[i].object == LOAD)
             vfiomig_load_free(out);
+        else
+            vfiomig_dirty_free(out);
+    }
+    /* A source lives as long as its run otherwise. */
+    int number = row == &rows[ROW_vfiomig_dirty_add_source] ? 2 : -1;
+    if (number >= 0 && memcmp(frame->memory[number], frame->before[number], 4) != 0) {
+        uint32_t added;
+
+        memcpy(&added, frame->memory[number], sizeof added);
+        long r = API(vfiomig_dirty_remove_source, frame->world->dirty, added);
+        check(r == 0, "%s, %s: source %u cannot be removed: %ld", row->name, what, added, r);
     }
     check(frame->released == frame->owed, "%s, %s: callbacks were released %d times in the end",
           row->name, what, frame->released);
@@ -650,10 +961,12 @@ static int frees_handle(const struct row *row)
 static int lives(int object, void *handle)
 {
     struct vfiomig_failure failure = VFIOMIG_FAILURE_INIT;
+    struct vfiomig_dirty_stats stats = VFIOMIG_DIRTY_STATS_INIT;
 
     return 0 == (object == DEVICE ? API(vfiomig_device_get_failure, handle, &failure)
                  : object == SAVE ? API(vfiomig_save_get_failure, handle, &failure)
-                                  : API(vfiomig_load_get_failure, handle, &failure));
+                 : object == LOAD ? API(vfiomig_load_get_failure, handle, &failure)
+                                  : API(vfiomig_dirty_get_stats, handle, &stats));
 }
 
 /* The groups. */
@@ -684,8 +997,10 @@ static void free_handle(struct world *world, int object)
         vfiomig_device_free(world->device), world->device = NULL, world->let_go = 1;
     else if (object == SAVE)
         vfiomig_save_free(world->save), world->save = NULL;
-    else
+    else if (object == LOAD)
         vfiomig_load_free(world->load), world->load = NULL;
+    else
+        vfiomig_dirty_free(world->dirty), world->dirty = NULL;
 }
 
 static void freed_handles(void)
@@ -705,6 +1020,9 @@ static void freed_handles(void)
                 if (object == DEVICE)
                     check(frame->world->released == 1, "%s: freeing did not release the ops",
                           row->name);
+                if (object == DIRTY)
+                    check(frame->world->memory_released == 1 && frame->world->tracker_released == 1,
+                          "%s: freeing did not release the memory and the tracker", row->name);
             } else {
                 other = new_world();
                 to_state(other, object, 0);
@@ -847,21 +1165,24 @@ static void null_pointers(void)
         for (int i = 0; i < row->num_args; i++) {
             enum arg_kind kind = row->args[i].kind;
 
-            if (kind != A_OUT && kind != A_STRUCT && kind != A_OPS && kind != A_PTR &&
-                kind != A_BUFFER && kind != A_DATA && kind != A_OPTIONS && kind != A_LOG &&
-                kind != A_RELEASE)
+            int optional = kind == A_OPTIONS || kind == A_LOG || kind == A_RELEASE ||
+                           kind == A_UNMAP || kind == A_NO_WORDS;
+
+            if (!optional && kind != A_OUT && kind != A_STRUCT && kind != A_IN && kind != A_OPS &&
+                kind != A_PTR && kind != A_BUFFER && kind != A_DATA && kind != A_WORDS)
                 continue;
             struct frame *frame = new_frame(row);
 
             if (kind == A_LOG)
                 frame->a[i].log = NULL;
             else if (kind == A_RELEASE)
-                frame->a[i].release = NULL, frame->owed -= 1;
+                frame->a[i].release = NULL;
+            else if (kind == A_UNMAP)
+                frame->a[i].unmap = NULL;
             else
                 frame->a[i].pointer = NULL;
-            if (kind == A_OPTIONS)
-                frame->owed = 0;
-            if (kind == A_OPTIONS || kind == A_LOG || kind == A_RELEASE) {
+            owe_nothing_for(frame, i);
+            if (optional) {
                 long r = call(frame);
 
                 check(r != -EFAULT, "%s: %s must be allowed to be NULL", row->name,
@@ -883,7 +1204,7 @@ static void struct_sizes(void)
             const struct arg *arg = &row->args[i];
             int is_ops = arg->kind == A_OPS;
 
-            if (arg->kind != A_STRUCT && arg->kind != A_OPTIONS && !is_ops)
+            if (arg->kind != A_STRUCT && arg->kind != A_OPTIONS && arg->kind != A_IN && !is_ops)
                 continue;
             uint32_t size = (uint32_t)arg->size;
             uint32_t wrong[] = { 0, 3, 4, size - 1, (64 << 10) + 1, 1 << 20, INT32_MAX, UINT32_MAX };
@@ -894,8 +1215,7 @@ static void struct_sizes(void)
 
                 snprintf(what, sizeof what, "struct_size %u of %s", wrong[n], arg->name);
                 memcpy(frame->memory[i], &wrong[n], 4);
-                if (arg->kind == A_OPTIONS)
-                    frame->owed = 0; /* nobody can tell where they are */
+                owe_nothing_for(frame, i); /* nobody can tell where it is */
                 refuse(frame, -EINVAL, what);
                 if (is_ops)
                     check(frame->spare->released == 0, "%s: unreadable ops were released", row->name);
@@ -913,7 +1233,8 @@ static void tails(void)
         for (int i = 0; i < row->num_args; i++) {
             const struct arg *arg = &row->args[i];
 
-            if (arg->kind != A_STRUCT && arg->kind != A_OPTIONS && arg->kind != A_OPS)
+            if (arg->kind != A_STRUCT && arg->kind != A_OPTIONS && arg->kind != A_IN &&
+                arg->kind != A_OPS)
                 continue;
             for (int set = 0; set < 2; set++) {
                 struct frame *frame = new_frame(row);
@@ -1001,6 +1322,168 @@ static void wrong_number(enum row_number number, const char *name, uint64_t valu
         refuse(frame, -expected, #member " " #value);                                   \
         free_frame(frame, #member);                                                     \
     } while (0)
+
+/* Several members at once. */
+#define WRONG_SOURCE(expected, what, ...)                                                        \
+    do {                                                                                         \
+        struct frame *frame = new_frame(&rows[ROW_vfiomig_dirty_add_source]);                    \
+        int arg = arg_of(frame->row, "source");                                                  \
+        struct vfiomig_dirty_source *source = (void *)frame->memory[arg];                        \
+        struct vfiomig_tracker_ops *tracker = tracker_of(frame, arg);                            \
+                                                                                                 \
+        (void)source, (void)tracker;                                                             \
+        __VA_ARGS__;                                                                             \
+        refuse(frame, -expected, what);                                                          \
+        free_frame(frame, what);                                                                 \
+    } while (0)
+
+#define WRONG_MAPPING(what, ...)                                                                 \
+    do {                                                                                         \
+        struct frame *frame = new_frame(&rows[ROW_vfiomig_dirty_map]);                           \
+        struct vfiomig_mapping *mapping = (void *)frame->memory[arg_of(frame->row, "mapping")];  \
+                                                                                                 \
+        __VA_ARGS__;                                                                             \
+        refuse(frame, -EINVAL, what);                                                            \
+        free_frame(frame, what);                                                                 \
+    } while (0)
+
+static void wrong_sources(void)
+{
+    static const uint64_t page_sizes[] = { 0, 1, 256, 511, 3000, 4097, (uint64_t)2 << 30, UINT64_MAX };
+
+    WRONG_SOURCE(EINVAL, "flag 32", source->flags |= 32);
+    WRONG_SOURCE(EINVAL, "another flag", source->flags |= 1u << 31);
+    WRONG_SOURCE(EFAULT, "a log of no device",
+                 source->flags |= VFIOMIG_SOURCE_DEVICE_LOG; source->device = NULL);
+    WRONG_SOURCE(EBADF, "no device", source->device = (void *)frame);
+    WRONG_SOURCE(EBADF, "a run as its device", source->device = (void *)frame->world->dirty);
+    WRONG_SOURCE(EINVAL, "no iommufd",
+                 source->flags |= VFIOMIG_SOURCE_HWPT; source->iommufd = -1; source->hwpt_id = 1);
+    WRONG_SOURCE(EINVAL, "no page table", source->flags |= VFIOMIG_SOURCE_HWPT; source->hwpt_id = 0);
+    WRONG_SOURCE(EINVAL, "pages of three bytes", source->flags |= VFIOMIG_SOURCE_HWPT;
+                 source->hwpt_id = 1; source->hwpt_page_size = 3);
+    WRONG_SOURCE(EINVAL, "no container",
+                 source->flags |= VFIOMIG_SOURCE_TYPE1; source->container_fd = -1);
+    WRONG_SOURCE(EINVAL, "the lowest fd",
+                 source->flags |= VFIOMIG_SOURCE_TYPE1; source->container_fd = INT32_MIN);
+    /* Of its tracker, which is taken over once its table can be read. */
+    WRONG_SOURCE(EFAULT, "no tracker", source->tracker = NULL; owe_nothing_for(frame, arg));
+    WRONG_SOURCE(EINVAL, "a tracker of no size", tracker->struct_size = 0; owe_nothing_for(frame, arg));
+    WRONG_SOURCE(EINVAL, "a shorter tracker",
+                 tracker->struct_size -= 1; owe_nothing_for(frame, arg));
+    WRONG_SOURCE(E2BIG, "a tracker with a tail", tracker->struct_size += 8;
+                 memset(tracker + 1, 1, 8));
+    WRONG_SOURCE(EINVAL, "a tracker without sync", tracker->sync = NULL);
+    WRONG_SOURCE(EINVAL, "a tracker's reserved", tracker->reserved = 1);
+    for (size_t i = 0; i < sizeof page_sizes / sizeof *page_sizes; i++)
+        WRONG_SOURCE(EINVAL, "a tracker's pages", tracker->page_size = page_sizes[i]);
+}
+
+static void wrong_mappings(void)
+{
+    WRONG_MAPPING("flag 8", mapping->flags = 8);
+    WRONG_MAPPING("another flag", mapping->flags = 1u << 31);
+    WRONG_MAPPING("nothing", mapping->size = 0);
+    WRONG_MAPPING("not in pages", mapping->iova += 1);
+    WRONG_MAPPING("half a page", mapping->size = PAGE / 2);
+    WRONG_MAPPING("an offset not in pages", mapping->offset = 512);
+    WRONG_MAPPING("a wrapping one", mapping->iova = UINT64_MAX - PAGE + 1; mapping->size = 2 * PAGE);
+    WRONG_MAPPING("a wrapping offset", mapping->offset = UINT64_MAX - PAGE + 1;
+                  mapping->size = 2 * PAGE);
+    WRONG_MAPPING("a wrapping host address", mapping->host = (void *)(UINTPTR_MAX - 100));
+    WRONG_MAPPING("too much", mapping->size = (uint64_t)1 << 60);
+    WRONG_MAPPING("one that is there", mapping->iova = 0);
+    WRONG_MAPPING("one that overlaps", mapping->iova = RAM_SIZE - PAGE; mapping->size = 2 * PAGE);
+    WRONG_MAPPING("one around another", mapping->iova = 0; mapping->size = 1 << 20);
+    WRONG_MAPPING("an empty window", mapping->flags = VFIOMIG_MAPPING_WINDOW; mapping->size = 0);
+    WRONG_MAPPING("a wrapping window", mapping->flags = VFIOMIG_MAPPING_WINDOW;
+                  mapping->iova = UINT64_MAX - PAGE + 1; mapping->size = 2 * PAGE);
+}
+
+/* Ranges and bitmaps, where what is wrong depends on both. */
+static void wrong_bitmap(enum row_number number, uint64_t page_size, int offset, uint64_t words,
+                         int null, long expected)
+{
+    struct frame *frame = new_frame(&rows[number]);
+    int bitmap = arg_of(frame->row, "bitmap");
+    char what[96];
+
+    snprintf(what, sizeof what, "pages of %#llx, %#llx words at %s%+d",
+             (unsigned long long)page_size, (unsigned long long)words, null ? "NULL" : "", offset);
+    set(frame, arg_of(frame->row, "page_size"), page_size);
+    set(frame, arg_of(frame->row, "num_words"), words);
+    frame->a[bitmap].pointer = null ? NULL : frame->memory[bitmap] + offset;
+    refuse(frame, expected, what);
+    free_frame(frame, what);
+}
+
+static void wrong_ranges(void)
+{
+    enum row_number both[] = { ROW_vfiomig_dirty_sync, ROW_vfiomig_dirty_unmap };
+    enum row_number accesses[] = { ROW_vfiomig_dirty_dma_read, ROW_vfiomig_dirty_dma_write };
+    static const uint64_t page_sizes[] = { 1, 256, 511, 513, 4097, 12288, (uint64_t)1 << 63, UINT64_MAX };
+
+    for (int i = 0; i < 2; i++) {
+        const char *length = i ? "size" : "length";
+
+        wrong_number(both[i], "iova", 1, -EINVAL);
+        wrong_number(both[i], "iova", UINT64_MAX - 100, -EINVAL);
+        wrong_number(both[i], "iova", UINT64_MAX - PAGE + 1, i ? -ENODATA : 0);
+        wrong_number(both[i], length, 0, -EINVAL);
+        wrong_number(both[i], length, 1, -EINVAL);
+        wrong_number(both[i], length, UINT64_MAX, -EINVAL);
+        wrong_number(both[i], length, UINT64_MAX - PAGE + 1, i ? 0 : -EINVAL);
+        for (size_t n = 0; n < sizeof page_sizes / sizeof *page_sizes; n++)
+            wrong_bitmap(both[i], page_sizes[n], 0, 64, 0, -EINVAL);
+        wrong_bitmap(both[i], 0, 0, 64, 0, -EINVAL);
+        wrong_bitmap(both[i], PAGE, 0, 0, 0, -ENOSPC);
+        wrong_bitmap(both[i], PAGE, 1, 64, 0, -EINVAL);
+        wrong_bitmap(both[i], PAGE, 4, 64, 0, -EINVAL);
+        wrong_bitmap(both[i], PAGE, 0, SIZE_MAX, 0, -EINVAL);
+        wrong_bitmap(both[i], PAGE, 0, 64, 1, -EFAULT);
+        wrong_bitmap(both[i], PAGE, 0, 0, 1, -EFAULT);
+        wrong_bitmap(both[i], 0, 0, 64, 1, -EFAULT);
+    }
+    wrong_bitmap(ROW_vfiomig_dirty_sync, 0, 0, 0, 1, -EFAULT);
+    wrong_number(ROW_vfiomig_dirty_unmap, "iova", RAM_SIZE, -ENODATA);
+    wrong_number(ROW_vfiomig_dirty_mark, "length", 0, -EINVAL);
+    wrong_number(ROW_vfiomig_dirty_mark, "length", UINT64_MAX, -ENODATA);
+    wrong_number(ROW_vfiomig_dirty_mark, "length", RAM_SIZE + 1, -ENODATA);
+    wrong_number(ROW_vfiomig_dirty_mark, "iova", UINT64_MAX, -EINVAL);
+    wrong_number(ROW_vfiomig_dirty_mark, "iova", RAM_SIZE, -ENODATA);
+    for (int i = 0; i < 2; i++) {
+        wrong_number(accesses[i], "len", 0, -EINVAL);
+        wrong_number(accesses[i], "len", SIZE_MAX, -EINVAL);
+        wrong_number(accesses[i], "iova", UINT64_MAX, -EINVAL);
+        wrong_number(accesses[i], "iova", UINT64_MAX - (1 << 20), -ENODATA);
+        wrong_number(accesses[i], "iova", RAM_SIZE - 1, -ENODATA);
+    }
+    wrong_number(ROW_vfiomig_dirty_get_round, "index", UINT32_MAX, -ENODATA);
+    wrong_number(ROW_vfiomig_dirty_get_round, "index", 1, -ENODATA);
+    wrong_number(ROW_vfiomig_dirty_get_error, "index", UINT32_MAX, -ENODATA);
+    wrong_number(ROW_vfiomig_dirty_get_error, "index", 1, -ENODATA);
+    wrong_number(ROW_vfiomig_dirty_get_source, "number", 2, -ENODATA);
+    wrong_number(ROW_vfiomig_dirty_get_source, "number", VFIOMIG_NO_SOURCE, -ENODATA);
+    wrong_number(ROW_vfiomig_dirty_remove_source, "number", 2, -ENODATA);
+    wrong_number(ROW_vfiomig_dirty_remove_source, "number", VFIOMIG_NO_SOURCE, -ENODATA);
+}
+
+static void values_of_runs(void)
+{
+    static const uint64_t page_sizes[] = { 1, 512, 2048, 4097, 12288, (uint64_t)2 << 30, UINT64_MAX };
+    static const uint32_t buffers[] = { 1, 8, 4088, 4097, 4100, (32 << 20) + 8, UINT32_MAX };
+
+    begin("values of runs that are none");
+    WRONG_MEMBER(vfiomig_dirty_new, ops, vfiomig_memory_ops, reserved, 1, EINVAL);
+    for (size_t i = 0; i < sizeof page_sizes / sizeof *page_sizes; i++)
+        WRONG_MEMBER(vfiomig_dirty_new, options, vfiomig_dirty_options, page_size, page_sizes[i], EINVAL);
+    for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
+        WRONG_MEMBER(vfiomig_dirty_new, options, vfiomig_dirty_options, buffer_bytes, buffers[i], EINVAL);
+    wrong_sources();
+    wrong_mappings();
+    wrong_ranges();
+    end();
+}
 
 static void values(void)
 {
@@ -1106,33 +1589,43 @@ static void outer(struct world *world)
             (void)API(vfiomig_save_next, world->save, buf, sizeof buf, &len);
     else if (world->load)
         (void)API(vfiomig_load_push, world->load, stream, stream_len);
+    else if (world->dirty)
+        (void)API(vfiomig_dirty_collect, world->dirty);
     else
         API(vfiomig_device_get_state, world->device, &state);
 }
 
 static uint32_t hook_op(int object)
 {
-    return object == SAVE   ? VFIOMIG_SIM_OP_READ
-           : object == LOAD ? VFIOMIG_SIM_OP_WRITE
-                            : VFIOMIG_SIM_OP_GET_STATE;
+    return object == SAVE    ? VFIOMIG_SIM_OP_READ
+           : object == LOAD  ? VFIOMIG_SIM_OP_WRITE
+           : object == DIRTY ? HOOK_SYNC
+                             : VFIOMIG_SIM_OP_GET_STATE;
 }
 
 static int inside;
+
+/* Whether a callback with this number runs while the device is in use, and not only a run. */
+static int holds_device(uint32_t op)
+{
+    return op < HOOK_ENUMERATE;
+}
 
 static void call_inside(struct world *world)
 {
     const struct row *row = world->row;
     struct frame *frame = malloc(sizeof *frame);
+    int own = takes_handle(row) || frees_handle(row) ? row->args[0].object : 0;
 
     if (!frame)
         die("no memory");
     fill(frame, row, world);
     inside = 1;
-    if (takes_handle(row) && !row->concurrent &&
-        !(row->no_wait && (world->save || world->load))) {
+    if (takes_handle(row) && !row->concurrent && (own != DEVICE || holds_device(world->hook_op)) &&
+        !(row->no_wait && (world->save || world->load || world->dirty))) {
         refuse(frame, -EBUSY, "from a callback");
-    } else if (frees_handle(row) && row->args[0].object == DEVICE && (world->save || world->load)) {
-        /* Its own: the session keeps the device, and the handle may go. */
+    } else if (frees_handle(row) && own == DEVICE && (world->save || world->load || world->dirty)) {
+        /* Its own: the session or the run keeps the device, and the handle may go. */
         call(frame);
         world->device = NULL;
         world->let_go = 1;
@@ -1150,16 +1643,25 @@ static void callbacks(void)
     begin("call from a callback");
     FOR_ROWS(row) {
         int own = takes_handle(row) || frees_handle(row) ? row->args[0].object : 0;
+        /* A run's: those of its tables, and those of a device whose log it reads. */
+        struct { int object; uint32_t op; } from[] = {
+            { DEVICE, VFIOMIG_SIM_OP_GET_STATE }, { SAVE, VFIOMIG_SIM_OP_READ },
+            { LOAD, VFIOMIG_SIM_OP_WRITE },       { DIRTY, HOOK_SYNC },
+            { DIRTY, HOOK_SET_DIRTY },            { DIRTY, VFIOMIG_SIM_OP_GET_STATE },
+        };
 
-        for (int object = DEVICE; object <= LOAD; object++) {
-            /* Functions of a device also from callbacks of its sessions. */
+        for (size_t i = 0; i < sizeof from / sizeof *from; i++) {
+            int object = from[i].object;
+
+            /* Functions of a device also from callbacks of its sessions and runs. */
             if (own && own != object && own != DEVICE)
                 continue;
             struct world *world = new_world();
 
-            to_state(world, object, 0);
+            /* A run's second state is the one in which it is read. */
+            to_state(world, object, object == DIRTY);
             world->row = row;
-            world->hook_op = hook_op(object);
+            world->hook_op = from[i].op;
             world->hook = call_inside;
             inside = 0;
             outer(world);
@@ -1271,6 +1773,64 @@ static void other_callbacks(void)
     end();
 }
 
+/* All callbacks of a run. */
+
+static int run_callbacks_seen[END_OF_HOOKS];
+
+/* Every function of the run is refused, the one that cancels is not; the device is free. */
+static void busy_run(struct world *world)
+{
+    struct vfiomig_caps caps = VFIOMIG_CAPS_INIT;
+    uint32_t op = world->hook_op;
+
+    run_callbacks_seen[op]++;
+    FOR_ROWS(row) {
+        if (!takes_handle(row) || row->args[0].object != DIRTY || row->concurrent)
+            continue;
+        struct frame *frame = malloc(sizeof *frame);
+
+        if (!frame)
+            die("no memory");
+        fill(frame, row, world);
+        refuse(frame, -EBUSY, "from a callback of a run");
+        finish(frame, "from a callback of a run");
+        free(frame);
+    }
+    vfiomig_dirty_free(world->dirty);
+    long r = API(vfiomig_device_get_caps, world->device, &caps);
+    check(r == 0, "a device in callback %u of a run: %s", op, code(r));
+    r = API(vfiomig_dirty_cancel, world->dirty);
+    check(r == 0, "cancelling in callback %u of a run: %s", op, code(r));
+}
+
+static void callbacks_of_runs(void)
+{
+    static uint64_t bitmap[1];
+    char buf[RAM_SIZE];
+
+    begin("call from every callback of a run");
+    for (uint32_t op = HOOK_ENUMERATE; op < END_OF_HOOKS; op++) {
+        struct world *world = new_world();
+        int start = op == HOOK_ENUMERATE || op == HOOK_START;
+
+        to_state(world, DIRTY, !start);
+        world->hook_op = op;
+        world->hook = busy_run;
+        long r = start                                      ? API(vfiomig_dirty_start, world->dirty)
+                 : op == HOOK_READ                          ? API(vfiomig_dirty_dma_read, world->dirty, 0, buf, sizeof buf)
+                 : op == HOOK_WRITE                         ? API(vfiomig_dirty_dma_write, world->dirty, 0, buf, sizeof buf)
+                 : op == HOOK_STOP                          ? API(vfiomig_dirty_stop, world->dirty)
+                 : op == HOOK_UNMAP                         ? API(vfiomig_dirty_unmap, world->dirty, 0, PAGE, PAGE, bitmap, 1, on_unmap, world)
+                 : API(vfiomig_dirty_collect, world->dirty);
+        check(r >= 0 || r == -ECANCELED, "callback %u, and then: %s", op, code(r));
+        check(run_callbacks_seen[op] == 1, "callback %u was called %d times", op,
+              run_callbacks_seen[op]);
+        check(lives(DIRTY, world->dirty), "the run is gone after callback %u", op);
+        free_world(world, "callbacks of runs");
+    }
+    end();
+}
+
 /* Two threads. */
 
 static sem_t entered, go_on;
@@ -1297,8 +1857,24 @@ static void *free_thread(void *opaque)
         vfiomig_save_free(world->save);
     else if (world->load)
         vfiomig_load_free(world->load);
+    else if (world->dirty)
+        vfiomig_dirty_free(world->dirty);
     else
         vfiomig_device_free(world->device);
+    returned = 1;
+    return NULL;
+}
+
+/* Calls what a frame has ready. */
+static void *call_thread(void *opaque)
+{
+    struct frame *frame = opaque;
+    const struct row *row = frame->row;
+    long r = call(frame);
+    int allowed = (row->states & 1u << 1) != 0;
+
+    check(allowed ? r >= 0 : r == -row->wrong_state, "%s after waiting: %s: %s", row->name, code(r),
+          r < 0 ? vfiomig_error_message() : "success");
     returned = 1;
     return NULL;
 }
@@ -1318,6 +1894,40 @@ static void nap(void)
     nanosleep(&(struct timespec){ .tv_nsec = 50 * 1000 * 1000 }, NULL);
 }
 
+/* Of an object whose calls wait for each other. */
+static void one_waits(const struct row *row)
+{
+    struct frame *frame = malloc(sizeof *frame);
+    struct world *world = new_world();
+    pthread_t first, second;
+
+    if (!frame)
+        die("no memory");
+    to_state(world, DIRTY, 1);
+    world->hook_op = hook_op(DIRTY);
+    world->hook = block;
+    returned = 0;
+    pthread_create(&first, NULL, outer_thread, world);
+    sem_wait(&entered);
+    fill(frame, row, world);
+    if (row->concurrent) {
+        check(call(frame) == 0, "%s: %s", row->name, vfiomig_error_message());
+    } else {
+        pthread_create(&second, NULL, call_thread, frame);
+        nap();
+        check(!returned, "%s did not wait for the call of another thread", row->name);
+    }
+    sem_post(&go_on);
+    pthread_join(first, NULL);
+    if (!row->concurrent) {
+        pthread_join(second, NULL);
+        check(returned, "%s never returned", row->name);
+    }
+    finish(frame, "waiting");
+    free(frame);
+    free_world(world, "waiting");
+}
+
 static void threads(void)
 {
     struct frame *frame = malloc(sizeof *frame);
@@ -1325,18 +1935,22 @@ static void threads(void)
     begin("call from a second thread");
     sem_init(&entered, 0, 0);
     sem_init(&go_on, 0, 0);
-    for (int object = DEVICE; frame && object <= LOAD; object++) {
+    FOR_ROWS(row)
+        if (takes_handle(row) && object_waits[row->args[0].object])
+            one_waits(row);
+    for (int object = DEVICE; frame && object <= DIRTY; object++) {
         struct world *world = new_world();
         pthread_t first, second;
 
-        to_state(world, object, 0);
+        to_state(world, object, object == DIRTY);
         world->hook_op = hook_op(object);
         world->hook = block;
         pthread_create(&first, NULL, outer_thread, world);
         sem_wait(&entered);
         FOR_ROWS(row) {
             /* What cancels goes last: it is tried below. */
-            if (!takes_handle(row) || row->args[0].object != object || strstr(row->name, "_cancel"))
+            if (!takes_handle(row) || row->args[0].object != object || object_waits[object] ||
+                strstr(row->name, "_cancel"))
                 continue;
             fill(frame, row, world);
             if (row->concurrent)
@@ -1345,7 +1959,7 @@ static void threads(void)
                 refuse(frame, -EBUSY, "second thread");
             finish(frame, "second thread");
         }
-        if (object != DEVICE) {
+        if (object == SAVE || object == LOAD) {
             /* Another handle of the same device waits. */
             returned = 0;
             pthread_create(&second, NULL, caps_thread, world);
@@ -1365,7 +1979,7 @@ static void threads(void)
 
         /* Freeing waits. */
         world = new_world();
-        to_state(world, object, 0);
+        to_state(world, object, object == DIRTY);
         world->hook_op = hook_op(object);
         world->hook = block;
         returned = 0;
@@ -1382,6 +1996,8 @@ static void threads(void)
             world->save = NULL;
         else if (object == LOAD)
             world->load = NULL;
+        else if (object == DIRTY)
+            world->dirty = NULL;
         else
             world->device = NULL, world->let_go = 1;
         free_world(world, "freeing while in use");
@@ -1429,16 +2045,18 @@ static void cancelled(void)
 {
     static const char *const refused[] = { "vfiomig_save_next",    "vfiomig_save_quiesce",
                                            "vfiomig_save_stop",    "vfiomig_load_push",
-                                           "vfiomig_load_commit",  "vfiomig_load_received" };
+                                           "vfiomig_load_commit",  "vfiomig_load_received",
+                                           "vfiomig_dirty_sync",   "vfiomig_dirty_collect" };
 
     begin("cancelled session");
     FOR_ROWS(row) {
-        if (row->object != SAVE && row->object != LOAD)
+        if (row->object != SAVE && row->object != LOAD && row->object != DIRTY)
             continue;
         struct frame *frame = new_frame(row);
         int expected = 0;
-        long r = row->object == SAVE ? API(vfiomig_save_cancel, frame->world->save)
-                                     : API(vfiomig_load_cancel, frame->world->load);
+        long r = row->object == SAVE   ? API(vfiomig_save_cancel, frame->world->save)
+                 : row->object == LOAD ? API(vfiomig_load_cancel, frame->world->load)
+                                       : API(vfiomig_dirty_cancel, frame->world->dirty);
 
         check(r == 0, "%s: cancelling: %s", row->name, code(r));
         for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
@@ -1513,38 +2131,101 @@ static void life(struct world *world, int load)
     API(vfiomig_device_get_failure, world->device, &failure);
 }
 
-static void one_fault(uint32_t op, uint64_t nth, int errnum, uint32_t effect, int load)
+static void dirty_life(struct world *world)
+{
+    static uint64_t bitmap[1];
+    char buf[2 * PAGE];
+    struct vfiomig_mapping mapping = VFIOMIG_MAPPING_INIT;
+    struct vfiomig_source_stats stats = VFIOMIG_SOURCE_STATS_INIT;
+    struct vfiomig_dirty_error error = VFIOMIG_DIRTY_ERROR_INIT;
+
+    if (!world->device && API(vfiomig_device_new_ops, &world->ops, world, NULL, &world->device) < 0)
+        return;
+    if (new_dirty(world) < 0)
+        return;
+    mapping.iova = 1 << 20;
+    mapping.size = PAGE;
+    mapping.cookie = 1;
+    for (int round = 0; round < 2; round++) {
+        (void)API(vfiomig_dirty_start, world->dirty);
+        (void)API(vfiomig_dirty_map, world->dirty, &mapping);
+        (void)API(vfiomig_dirty_collect, world->dirty);
+        (void)API(vfiomig_dirty_sync, world->dirty, 0, RAM_SIZE, PAGE, bitmap, 1);
+        API(vfiomig_dirty_rearm, world->dirty);
+        (void)API(vfiomig_dirty_dma_write, world->dirty, RAM_SIZE / 2 - PAGE, buf, sizeof buf);
+        (void)API(vfiomig_dirty_dma_read, world->dirty, RAM_SIZE / 2 - PAGE, buf, sizeof buf);
+        (void)API(vfiomig_dirty_unmap, world->dirty, mapping.iova, PAGE, 0, NULL, 0, on_unmap, world);
+        (void)API(vfiomig_dirty_collect, world->dirty);
+        API(vfiomig_dirty_get_source, world->dirty, 1, &stats);
+        API(vfiomig_dirty_get_error, world->dirty, 0, &error);
+        API(vfiomig_dirty_remove_source, world->dirty, (uint32_t)round);
+        API(vfiomig_dirty_stop, world->dirty);
+        if (add_sources(world) < 0)
+            return;
+    }
+}
+
+enum { SAVING, LOADING, TRACKING, LIVES };
+
+static void one_fault(uint32_t op, uint64_t nth, int errnum, uint32_t effect, int what)
 {
     struct world *world = bare_world();
 
     vfiomig_sim_inject(world->sim, op, nth, errnum, effect);
-    life(world, load);
+    if (what == TRACKING)
+        dirty_life(world);
+    else
+        life(world, what == LOADING);
     /* A device that cannot be made has released its ops. */
     world->let_go = 1;
     free_world(world, "errors of drivers");
 }
 
+static const int errnums[] = {
+    EPERM, EINTR, EIO, ENXIO, EBADF, EAGAIN, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY,
+    ENOSPC, E2BIG, EPIPE, ENODATA, EPROTO, EBADMSG, EMSGSIZE, EXDEV, EOPNOTSUPP, ETIMEDOUT,
+    ECANCELED, ENOTRECOVERABLE, ENOMSG, ENOTCONN, EREMOTEIO,
+};
+
+/* Whatever a VMM's callback returns. */
+static void faults_of_callbacks(void)
+{
+    unsigned runs = 0;
+
+    begin("errors of callbacks of runs");
+    for (size_t e = 0; e < sizeof errnums / sizeof *errnums; e++)
+        for (uint32_t op = HOOK_ENUMERATE; op < END_OF_HOOKS; op++)
+            for (int nth = 1; nth <= 3; nth++) {
+                struct world *world = new_world();
+
+                world->failing_op = op;
+                world->failing_nth = nth;
+                world->failing_errno = errnums[e];
+                dirty_life(world);
+                check(world->failing_nth <= 0 || nth > 1, "callback %u was never called", op);
+                free_world(world, "errors of callbacks of runs");
+                runs++;
+            }
+    check(runs > 500, "only %u runs", runs);
+    end();
+}
+
 static void faults(void)
 {
-    static const int errnums[] = {
-        EPERM, EINTR, EIO, ENXIO, EBADF, EAGAIN, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY,
-        ENOSPC, E2BIG, EPIPE, ENODATA, EPROTO, EBADMSG, EMSGSIZE, EXDEV, EOPNOTSUPP, ETIMEDOUT,
-        ECANCELED, ENOTRECOVERABLE, ENOMSG, ENOTCONN, EREMOTEIO,
-    };
     unsigned runs = 0;
 
     begin("errors of drivers");
     for (size_t e = 0; e < sizeof errnums / sizeof *errnums; e++)
-        for (uint32_t op = VFIOMIG_SIM_OP_GET_FLAGS; op <= VFIOMIG_SIM_OP_RESET; op++)
+        for (uint32_t op = VFIOMIG_SIM_OP_GET_FLAGS; op <= VFIOMIG_SIM_OP_LOG_REPORT; op++)
             for (uint64_t nth = 1; nth <= 4; nth++)
                 for (uint32_t effect = 0; effect <= VFIOMIG_SIM_FAULT_RESET; effect++)
-                    for (int load = 0; load < 2; load++) {
+                    for (int what = SAVING; what < LIVES; what++) {
                         int common = errnums[e] == EIO || errnums[e] == EINVAL;
 
                         /* All that can happen with a few; a little with all. */
                         if (!common && (effect > VFIOMIG_SIM_FAULT_STICKY || nth > 2))
                             continue;
-                        one_fault(op, nth, errnums[e], effect, load);
+                        one_fault(op, nth, errnums[e], effect, what);
                         runs++;
                     }
     check(runs > 1000, "only %u runs", runs);
@@ -1558,6 +2239,12 @@ int main(void)
         sizeof(struct vfiomig_device_options) == sizeof(struct vfiomig_save_options) ||
         sizeof(struct vfiomig_load_options) == sizeof(struct vfiomig_save_options))
         die("options of the same size");
+    if (sizeof(struct vfiomig_dirty_options) == sizeof(struct vfiomig_device_options) ||
+        sizeof(struct vfiomig_dirty_options) == sizeof(struct vfiomig_load_options) ||
+        sizeof(struct vfiomig_memory_ops) == sizeof(struct vfiomig_dirty_source) ||
+        sizeof(struct vfiomig_memory_ops) == sizeof(struct vfiomig_mapping) ||
+        sizeof(struct vfiomig_dirty_source) == sizeof(struct vfiomig_mapping))
+        die("structures of the same size");
     begin("recording");
     record();
     end();
@@ -1571,13 +2258,16 @@ int main(void)
     struct_sizes();
     tails();
     values();
+    values_of_runs();
     second_sessions();
     callbacks();
     other_callbacks();
+    callbacks_of_runs();
     threads();
     log_callback();
     cancelled();
     faults();
+    faults_of_callbacks();
     free(stream);
     printf("%u passed, %u failed\n", passed, failed);
     return failed != 0;

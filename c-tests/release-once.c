@@ -215,6 +215,174 @@ static void a_log_callback(void)
     EQ(logs, 4);
 }
 
+static int memories, trackers;
+
+static int no_pages(void *opaque, uint64_t iova, uint64_t length, uint64_t page_size,
+                    uint64_t *bitmap, size_t num_words)
+{
+    (void)opaque;
+    (void)iova;
+    (void)length;
+    (void)page_size;
+    (void)bitmap;
+    (void)num_words;
+    return 0;
+}
+
+static struct vfiomig_dirty *run_with_memory(void)
+{
+    struct vfiomig_memory_ops ops = VFIOMIG_MEMORY_OPS_INIT;
+    struct vfiomig_dirty *run;
+    ops.release = release;
+    OK(vfiomig_dirty_new(&ops, &memories, NULL, &run));
+    return run;
+}
+
+static struct vfiomig_tracker_ops tracker_ops(void)
+{
+    struct vfiomig_tracker_ops ops = VFIOMIG_TRACKER_OPS_INIT;
+    ops.page_size = 4096;
+    ops.sync = no_pages;
+    ops.release = release;
+    return ops;
+}
+
+static struct vfiomig_dirty_source source_with(const struct vfiomig_tracker_ops *tracker)
+{
+    struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
+    source.flags = VFIOMIG_SOURCE_TRACKER;
+    source.tracker = tracker;
+    source.tracker_opaque = &trackers;
+    return source;
+}
+
+static void memory_and_trackers_of_a_run(void)
+{
+    struct vfiomig_tracker_ops ops = tracker_ops();
+    struct vfiomig_dirty_source source = source_with(&ops);
+    uint32_t first, second, third;
+    memories = trackers = 0;
+    struct vfiomig_dirty *run = run_with_memory();
+    OK(vfiomig_dirty_add_source(run, &source, &first));
+    OK(vfiomig_dirty_start(run));
+    OK(vfiomig_dirty_add_source(run, &source, &second));
+    OK(vfiomig_dirty_add_source(run, &source, &third));
+    EQ(trackers, 0);
+    OK(vfiomig_dirty_remove_source(run, second));
+    EQ(trackers, 1);
+    EQ(vfiomig_dirty_remove_source(run, second), -ENODATA);
+    OK(vfiomig_dirty_stop(run));
+    OK(vfiomig_dirty_remove_source(run, first));
+    EQ(trackers, 2);
+    OK(vfiomig_dirty_start(run));
+    EQ(memories, 0);
+    vfiomig_dirty_free(run);
+    EQ(trackers, 3);
+    EQ(memories, 1);
+}
+
+static void a_run_that_was_not_created(void)
+{
+    struct vfiomig_memory_ops ops = VFIOMIG_MEMORY_OPS_INIT, broken;
+    struct vfiomig_dirty_options options = VFIOMIG_DIRTY_OPTIONS_INIT;
+    struct vfiomig_dirty *run;
+    memories = 0;
+    ops.release = release;
+    EQ(vfiomig_dirty_new(&ops, &memories, NULL, NULL), -EFAULT);
+    EQ(memories, 1);
+    options.page_size = 1000;
+    EQ(vfiomig_dirty_new(&ops, &memories, &options, &run), -EINVAL);
+    EQ(memories, 2);
+    options.struct_size = 1;
+    EQ(vfiomig_dirty_new(&ops, &memories, &options, &run), -EINVAL);
+    EQ(memories, 3);
+    broken = ops;
+    broken.reserved = 1;
+    EQ(vfiomig_dirty_new(&broken, &memories, NULL, &run), -EINVAL);
+    EQ(memories, 4);
+    /* The table cannot be read: there is no release to call. */
+    EQ(vfiomig_dirty_new(NULL, &memories, NULL, &run), -EFAULT);
+    broken.struct_size = 8;
+    EQ(vfiomig_dirty_new(&broken, &memories, NULL, &run), -EINVAL);
+    EQ(memories, 4);
+}
+
+/* Every way in which adding a source fails, handles that are none included. */
+static void a_source_that_was_not_added(void)
+{
+    struct vfiomig_tracker_ops ops = tracker_ops(), broken = ops;
+    struct vfiomig_dirty_source source = source_with(&ops), wrong;
+    struct vfiomig_dirty *run = run_with_memory();
+    uint32_t number;
+    int expected = 0;
+    memories = trackers = 0;
+    EQ(vfiomig_dirty_add_source(NULL, &source, &number), -EFAULT);
+    EQ(trackers, ++expected);
+    EQ(vfiomig_dirty_add_source((void *)&source, &source, &number), -EBADF);
+    EQ(trackers, ++expected);
+    EQ(vfiomig_dirty_add_source(run, &source, NULL), -EFAULT);
+    EQ(trackers, ++expected);
+    wrong = source;
+    wrong.flags |= 1u << 20;
+    EQ(vfiomig_dirty_add_source(run, &wrong, &number), -EINVAL);
+    EQ(trackers, ++expected);
+    wrong = source;
+    wrong.flags |= VFIOMIG_SOURCE_DEVICE_LOG;
+    EQ(vfiomig_dirty_add_source(run, &wrong, &number), -EFAULT);
+    EQ(trackers, ++expected);
+    wrong.device = (void *)run;
+    EQ(vfiomig_dirty_add_source(run, &wrong, &number), -EBADF);
+    EQ(trackers, ++expected);
+    broken.page_size = 100;
+    wrong = source_with(&broken);
+    EQ(vfiomig_dirty_add_source(run, &wrong, &number), -EINVAL);
+    EQ(trackers, ++expected);
+    broken = ops;
+    broken.sync = NULL;
+    EQ(vfiomig_dirty_add_source(run, &wrong, &number), -EINVAL);
+    EQ(trackers, ++expected);
+    /* A table that is there and not asked for is not taken over; nor is one that cannot be read. */
+    wrong = source;
+    wrong.flags = 1u << 20;
+    EQ(vfiomig_dirty_add_source(run, &wrong, &number), -EINVAL);
+    wrong = source;
+    wrong.tracker = NULL;
+    EQ(vfiomig_dirty_add_source(run, &wrong, &number), -EFAULT);
+    EQ(vfiomig_dirty_add_source(run, NULL, &number), -EFAULT);
+    EQ(trackers, expected);
+    EQ(memories, 0);
+    vfiomig_dirty_free(run);
+    EQ(trackers, expected);
+    EQ(memories, 1);
+}
+
+/* A run keeps its sources' devices. */
+static void a_device_lives_as_long_as_the_runs(void)
+{
+    struct rig rig = rig_new(NULL, NULL);
+    struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
+    struct vfiomig_dirty *runs[2];
+    uint32_t number;
+    memories = 0;
+    source.flags = VFIOMIG_SOURCE_DEVICE_LOG;
+    source.device = rig.dev;
+    for (int i = 0; i < 2; i++) {
+        runs[i] = run_with_memory();
+        OK(vfiomig_dirty_add_source(runs[i], &source, &number));
+        source.flags = 0; /* to watch its resets only */
+    }
+    vfiomig_device_free(rig.dev);
+    EQ(vfiomig_sim_releases(rig.sim), 0);
+    OK(vfiomig_dirty_remove_source(runs[0], number));
+    EQ(vfiomig_sim_releases(rig.sim), 0);
+    vfiomig_dirty_free(runs[1]);
+    EQ(vfiomig_sim_releases(rig.sim), 1);
+    vfiomig_dirty_free(runs[0]);
+    EQ(vfiomig_sim_releases(rig.sim), 1);
+    EQ(memories, 2);
+    vfiomig_sim_free(rig.sim);
+}
+
 int main(void)
 {
     RUN(a_table_and_options_of_a_device);
@@ -223,5 +391,9 @@ int main(void)
     RUN(callbacks_of_a_load);
     RUN(callbacks_of_a_load_that_did_not_begin);
     RUN(a_log_callback);
+    RUN(memory_and_trackers_of_a_run);
+    RUN(a_run_that_was_not_created);
+    RUN(a_source_that_was_not_added);
+    RUN(a_device_lives_as_long_as_the_runs);
     return DONE();
 }

@@ -93,6 +93,104 @@ static void reserved_members_must_be_zero(void)
     rig_free(&rig);
 }
 
+struct longer_source {
+    struct vfiomig_dirty_source known;
+    uint8_t future[24];
+};
+
+struct longer_tracker {
+    struct vfiomig_tracker_ops known;
+    uint8_t future[24];
+};
+
+static int released;
+
+static void release(void *opaque)
+{
+    (void)opaque;
+    released++;
+}
+
+static int nothing_dirty(void *opaque, uint64_t iova, uint64_t length, uint64_t page_size,
+                         uint64_t *bitmap, size_t num_words)
+{
+    (void)opaque;
+    (void)iova;
+    (void)length;
+    (void)page_size;
+    (void)bitmap;
+    (void)num_words;
+    return 0;
+}
+
+/* A structure within a structure grows by itself; both may. */
+static void structures_in_structures(void)
+{
+    struct vfiomig_memory_ops ops = VFIOMIG_MEMORY_OPS_INIT;
+    struct longer_tracker tracker = { .known = { .struct_size = sizeof tracker } };
+    struct longer_source source = { .known = { .struct_size = sizeof source } };
+    struct vfiomig_dirty *run;
+    uint32_t number = 77;
+    released = 0;
+    tracker.known.page_size = 4096;
+    tracker.known.sync = nothing_dirty;
+    tracker.known.release = release;
+    source.known.flags = VFIOMIG_SOURCE_TRACKER;
+    source.known.tracker = &tracker.known;
+    OK(vfiomig_dirty_new(&ops, NULL, NULL, &run));
+    OK(vfiomig_dirty_add_source(run, &source.known, &number));
+    EQ(number, 0);
+    /* What is taken over is released, also where something else is new. */
+    tracker.future[23] = 1;
+    EQ(vfiomig_dirty_add_source(run, &source.known, &number), -E2BIG);
+    EQ(released, 1);
+    tracker.future[23] = 0;
+    source.future[0] = 1;
+    EQ(vfiomig_dirty_add_source(run, &source.known, &number), -E2BIG);
+    EQ(released, 2);
+    EQ(number, 0);
+    source.future[0] = 0;
+    tracker.known.struct_size = sizeof tracker.known - 4;
+    EQ(vfiomig_dirty_add_source(run, &source.known, &number), -EINVAL);
+    HAS(vfiomig_error_message(), "_INIT");
+    EQ(released, 2);
+    vfiomig_dirty_free(run);
+    EQ(released, 3);
+}
+
+/* What enumerate adds is checked like what vfiomig_dirty_map() does. */
+struct longer_mapping {
+    struct vfiomig_mapping known;
+    uint8_t future[8];
+};
+
+static int newer_enumerate(void *opaque, vfiomig_mapping_fn add, void *context)
+{
+    return add(context, opaque);
+}
+
+static void structures_that_callbacks_hand_in(void)
+{
+    struct vfiomig_memory_ops ops = VFIOMIG_MEMORY_OPS_INIT;
+    struct longer_mapping mapping = { .known = { .struct_size = sizeof mapping, .size = 1 << 20 } };
+    struct vfiomig_dirty_stats stats = VFIOMIG_DIRTY_STATS_INIT;
+    struct vfiomig_dirty *run;
+    ops.enumerate = newer_enumerate;
+    OK(vfiomig_dirty_new(&ops, &mapping, NULL, &run));
+    mapping.future[7] = 1;
+    EQ(vfiomig_dirty_start(run), -E2BIG);
+    mapping.known.struct_size = 3;
+    EQ(vfiomig_dirty_start(run), -EINVAL);
+    OK(vfiomig_dirty_get_stats(run, &stats));
+    EQ(stats.mapped_bytes, 0);
+    mapping.known.struct_size = sizeof mapping;
+    mapping.future[7] = 0;
+    OK(vfiomig_dirty_start(run));
+    OK(vfiomig_dirty_get_stats(run, &stats));
+    EQ(stats.mapped_bytes, 1 << 20);
+    vfiomig_dirty_free(run);
+}
+
 int main(void)
 {
     RUN(a_newer_caller_that_uses_nothing_new);
@@ -101,5 +199,7 @@ int main(void)
     RUN(what_comes_out_fits_the_caller);
     RUN(sizes_that_cannot_be);
     RUN(reserved_members_must_be_zero);
+    RUN(structures_in_structures);
+    RUN(structures_that_callbacks_hand_in);
     return DONE();
 }

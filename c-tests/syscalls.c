@@ -21,6 +21,16 @@
 #define RESET 0x3b6f
 #define FEATURE 0x3b75
 #define GET_PRECOPY_INFO 0x3b79
+/* Of a type1 container; its DIRTY_PAGES has the number of FEATURE. */
+#define IOMMU_GET_INFO 0x3b70
+#define IOMMU_UNMAP_DMA 0x3b72
+#define DIRTY_PAGES 0x3b75
+/* Of an iommufd. */
+#define IOMMU_DESTROY 0x3b80
+#define IOAS_ALLOC 0x3b81
+#define IOAS_COPY 0x3b83
+#define HWPT_SET_DIRTY_TRACKING 0x3b8b
+#define HWPT_GET_DIRTY_BITMAP 0x3b8c
 #define SIZE 50000
 
 static int device_fds[2] = { -1, -1 };
@@ -28,8 +38,69 @@ static uint32_t state = VFIOMIG_STATE_RUNNING;
 static int next_data_fd = -1, data_fd = -1;
 static uint32_t left;
 
+static int container_fd = -1, iommu_fd = -1;
+
+static uint64_t u64_at(const uint32_t *arg, size_t offset)
+{
+    uint64_t value;
+    memcpy(&value, (const char *)arg + offset, sizeof value);
+    return value;
+}
+
+/* Everything that is asked for is dirty. */
+static void all_dirty(uint64_t address, uint64_t length, uint64_t page_size)
+{
+    uint64_t *bitmap = (uint64_t *)(uintptr_t)address;
+    for (uint64_t i = 0; i < length / page_size; i++)
+        bitmap[i / 64] |= (uint64_t)1 << i % 64;
+}
+
+static int answer_container(unsigned long request, uint32_t *arg)
+{
+    /* The capability that tells of migration: id 2, pages of 4 KiB, bitmaps of up to 256 MiB. */
+    static const uint32_t migration[8] = { 2 | 1u << 16, 0, 0, 0, 4096, 0, 256u << 20, 0 };
+    switch (request) {
+    case IOMMU_GET_INFO:
+        arg[1] = 2;
+        arg[4] = 24;
+        memcpy(arg + 6, migration, sizeof migration);
+        return 0;
+    case IOMMU_UNMAP_DMA:
+        all_dirty(u64_at(arg, 40), u64_at(arg, 16), u64_at(arg, 24));
+        return 0;
+    case DIRTY_PAGES:
+        if (arg[1] == 4)
+            all_dirty(u64_at(arg, 40), u64_at(arg, 16), u64_at(arg, 24));
+        return 0;
+    default:
+        return -ENOTTY;
+    }
+}
+
+static int answer_iommufd(unsigned long request, uint32_t *arg)
+{
+    switch (request) {
+    case IOAS_ALLOC:
+        arg[2] = 99;
+        return 0;
+    case HWPT_GET_DIRTY_BITMAP:
+        all_dirty(u64_at(arg, 40), u64_at(arg, 24), u64_at(arg, 32));
+        return 0;
+    case IOAS_COPY:
+    case IOMMU_DESTROY:
+    case HWPT_SET_DIRTY_TRACKING:
+        return 0;
+    default:
+        return -ENOTTY;
+    }
+}
+
 static int answer(int fd, unsigned long request, uint32_t *arg)
 {
+    if (fd == container_fd)
+        return answer_container(request, arg);
+    if (fd == iommu_fd)
+        return answer_iommufd(request, arg);
     if (request == GET_PRECOPY_INFO && fd == data_fd) {
         arg[2] = left;
         left = 0;
@@ -77,6 +148,15 @@ static int answer(int fd, unsigned long request, uint32_t *arg)
         arg[3] = 0;
         return 0;
     case 1u << 17 | 12: /* pre-copy info version 2 */
+        return 0;
+    case 1u << 18 | 1u << 17 | 6: /* DMA logging: is it there, start, stop, report */
+    case 1u << 17 | 6:
+    case 1u << 17 | 7:
+        return 0;
+    case 1u << 16 | 8:
+        if (!u64_at(arg, 32))
+            return -EINVAL;
+        all_dirty(u64_at(arg, 32), u64_at(arg, 16), u64_at(arg, 24));
         return 0;
     default:
         return -ENOTTY;
@@ -164,6 +244,40 @@ static void save(struct vfiomig_device *dev, const char *name, uint32_t flags)
     CHECK(stream_len > SIZE);
 }
 
+/* A run with one source, over a little memory. */
+static void track(const char *name, const struct vfiomig_dirty_source *source, uint32_t tracker)
+{
+    struct vfiomig_memory_ops ops = VFIOMIG_MEMORY_OPS_INIT;
+    struct vfiomig_dirty_options options = VFIOMIG_DIRTY_OPTIONS_INIT;
+    struct vfiomig_mapping mapping = VFIOMIG_MAPPING_INIT;
+    struct vfiomig_source_stats stats = VFIOMIG_SOURCE_STATS_INIT;
+    struct vfiomig_dirty *run = NULL;
+    uint64_t bitmap = 0, last = 0;
+    uint32_t number;
+    options.page_size = 4096;
+    mapping.size = 48 * 4096;
+    phase(name);
+    int r = vfiomig_dirty_new(&ops, NULL, &options, &run);
+    if (r == 0)
+        r = vfiomig_dirty_add_source(run, source, &number);
+    if (r == 0)
+        r = vfiomig_dirty_map(run, &mapping);
+    if (r == 0)
+        r = vfiomig_dirty_start(run);
+    if (r == 0)
+        r = vfiomig_dirty_sync(run, 0, mapping.size, 4096, &bitmap, 1);
+    int r2 = r < 0 ? r : vfiomig_dirty_get_source(run, number, &stats);
+    if (r == 0)
+        r = vfiomig_dirty_unmap(run, 0, mapping.size, 4096, &last, 1, NULL, NULL);
+    vfiomig_dirty_free(run);
+    phase("end");
+    OK(r);
+    OK(r2);
+    EQ(stats.tracker, tracker);
+    EQ(bitmap, 0xffffffffffff);
+    EQ(last, 0xffffffffffff);
+}
+
 static void every_phase(void)
 {
     struct vfiomig_device *dev, *other, *none;
@@ -233,6 +347,21 @@ static void every_phase(void)
     phase("end");
     OK(r);
     OK(r2);
+
+    struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
+    source.flags = VFIOMIG_SOURCE_DEVICE_LOG;
+    source.device = dev;
+    track("dirty", &source, VFIOMIG_TRACKER_DEVICE_LOG);
+    source.flags = VFIOMIG_SOURCE_TYPE1;
+    source.container_fd = container_fd = file_with(1);
+    track("dirty-type1", &source, VFIOMIG_TRACKER_TYPE1);
+    source.flags = VFIOMIG_SOURCE_HWPT;
+    source.iommufd = iommu_fd = file_with(1);
+    source.hwpt_id = 2;
+    source.ioas_id = 1;
+    track("dirty-iommufd", &source, VFIOMIG_TRACKER_HWPT);
+    close(container_fd);
+    close(iommu_fd);
 
     phase("free");
     vfiomig_device_free(dev);

@@ -11,7 +11,8 @@
  *
  * Handles are not memory. NULL gets -EFAULT; a handle that was freed or is of another kind gets
  * -EBADF. Different handles may be used by different threads at once; a handle that is in use by
- * one thread gets -EBUSY from another, and calls on the same device wait for each other.
+ * one thread gets -EBUSY from another, and calls on the same device wait for each other. So do
+ * calls with the same struct vfiomig_dirty.
  *
  * Structures begin with their size: initialise them with their _INIT macro.
  *
@@ -20,8 +21,9 @@
  * but handles, callbacks and their opaque pointers is kept after a call has returned.
  *
  * Callbacks are called on the thread that is inside the library. They must return: no longjmp, no
- * exception, no pthread_exit. With a handle of the device that they are called for they get -EBUSY;
- * where they call other devices' functions, all threads must do so in one order of devices.
+ * exception, no pthread_exit. With a handle of the device or the run that they are called for they
+ * get -EBUSY; where they call other devices' functions, all threads must do so in one order of
+ * devices.
  *
  * The library starts no threads, installs no signal handlers and no exit handlers, and never ends
  * the process. A thread that is inside it must not be cancelled (pthread_cancel).
@@ -513,7 +515,8 @@ struct vfiomig_memory_ops {
      * page_size in what cookie stands for. Only num_bits bits count. On -errno they are kept and
      * delivered again. NULL: dirty pages are taken by vfiomig_dirty_sync() only.
      */
-    int (*set_dirty)(void *opaque, uint64_t cookie, uint64_t offset, uint64_t page_size, const uint64_t *bitmap, uint64_t num_bits);
+    int (*set_dirty)(void *opaque, uint64_t cookie, uint64_t offset, uint64_t page_size,
+                     const uint64_t *bitmap, uint64_t num_bits);
 
     /*
      * What lies at iova now, in a mapping with VFIOMIG_MAPPING_TRANSLATE; size is how much is asked
@@ -570,7 +573,8 @@ struct vfiomig_tracker_ops {
      * multiples of page_size and may reach over the ends of mappings. On -errno the range counts as
      * dirty. Required.
      */
-    int (*sync)(void *opaque, uint64_t iova, uint64_t length, uint64_t page_size, uint64_t *bitmap, size_t num_words);
+    int (*sync)(void *opaque, uint64_t iova, uint64_t length, uint64_t page_size, uint64_t *bitmap,
+                size_t num_words);
 
     /* Called exactly once, when the library will call nothing of this table any more. */
     vfiomig_release_fn release;

@@ -128,7 +128,13 @@ fn structure(found: &Struct) -> String {
         let decl = format!("{};", member.decl);
         if longest > BESIDE {
             let blank = if i > 0 { "\n" } else { "" };
-            let _ = writeln!(out, "{blank}{}    {decl}", comment(&member.doc, 4));
+            let decl = match member.decl.rsplit_once('(') {
+                Some((head, params)) => {
+                    declaration(&format!("    {head}("), params.trim_end_matches(')'), "")
+                }
+                None => format!("    {decl}\n"),
+            };
+            let _ = write!(out, "{blank}{}{decl}", comment(&member.doc, 4));
         } else {
             out.push_str(&beside(&format!("    {decl:longest$}"), &member.doc));
         }

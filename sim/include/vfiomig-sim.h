@@ -75,6 +75,9 @@ struct vfiomig_sim_options {
     uint16_t pci_vendor, pci_device, pci_subsystem_vendor, pci_subsystem_device;
     char mdev_type[64];         /* "" : none */
     char driver[64];            /* default "vfiomig-sim" */
+    uint64_t log_page_size;     /* smallest pages in which it logs its DMA: a power of two; default 4096 */
+    uint32_t log_max_ranges;    /* ranges that its log has room for (ENOSPC); default 256, the kernel's */
+    uint32_t reserved2;
 };
 #define VFIOMIG_SIM_NO_MIGRATION 0x80000000u
 
@@ -88,13 +91,17 @@ struct vfiomig_sim_options {
 #define VFIOMIG_SIM_OP_PRECOPY_INFO 6u
 #define VFIOMIG_SIM_OP_DATA_SIZE    7u
 #define VFIOMIG_SIM_OP_RESET        8u
+#define VFIOMIG_SIM_OP_LOG_START    9u  /* of DMA logging */
+#define VFIOMIG_SIM_OP_LOG_STOP     10u
+#define VFIOMIG_SIM_OP_LOG_REPORT   11u
 
 /* What happens with the failure. */
 #define VFIOMIG_SIM_FAULT_ONCE   0u  /* the operation fails, nothing else changes */
 #define VFIOMIG_SIM_FAULT_STICKY 1u  /* so does every later one of its kind */
 #define VFIOMIG_SIM_FAULT_ERROR  2u  /* the device enters ERROR */
 #define VFIOMIG_SIM_FAULT_DIE    3u  /* the device is gone: everything gives ENODEV from now on, reset too */
-#define VFIOMIG_SIM_FAULT_HALF   4u  /* SET_STATE: the device stops half-way along its path, then fails */
+#define VFIOMIG_SIM_FAULT_HALF   4u  /* SET_STATE: the device stops half-way along its path, then fails;
+                                      * LOG_REPORT: forgets what it should have reported, then fails */
 #define VFIOMIG_SIM_FAULT_RESET  5u  /* the guest resets the device just before; the operation meets a dead stream */
 
 /* 0 or -errno. */
@@ -121,6 +128,11 @@ void vfiomig_sim_guest_reset(struct vfiomig_sim *sim);
  * and is sent in blocks (of 64 KiB, smaller below 1 MiB of state), each of which has one seed: the
  * rest of a block changes with it. -EINVAL beyond the state's end. */
 int vfiomig_sim_guest_write(struct vfiomig_sim *sim, uint64_t offset, uint64_t len, uint64_t seed);
+
+/* The device writes to len bytes of memory at an I/O virtual address, of which the simulator keeps
+ * nothing but the pages in its log, where that has been started over them. -EINVAL where the range is
+ * empty or wraps, -E2BIG above 1 GiB, -EPERM while the device is stopped, -ENODEV when it is gone. */
+int vfiomig_sim_dma_write(struct vfiomig_sim *sim, uint64_t iova, uint64_t len);
 
 /* Pre-copy starts its initial data again (needs VFIOMIG_SIM_PRECOPY_INFO_V2 to be noticed). */
 void vfiomig_sim_reinit(struct vfiomig_sim *sim);

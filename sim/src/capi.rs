@@ -14,6 +14,7 @@ use vfiomig::transport::{
     OpsTransport, vfiomig_device_ops, vfiomig_identity, vfiomig_precopy_info,
 };
 
+use crate::device::UserMemory;
 use crate::{Effect, Op, Shared, Sim, SimOptions, State};
 
 /// `struct vfiomig_sim_options`.
@@ -42,16 +43,20 @@ pub struct vfiomig_sim_options {
     pub pci_subsystem_device: u16,
     pub mdev_type: [c_char; 64],
     pub driver: [c_char; 64],
+    pub log_page_size: u64,
+    pub log_max_ranges: u32,
+    pub reserved2: u32,
 }
 
 const OPTIONS_SIZE: usize = size_of::<vfiomig_sim_options>();
 
 // The layout that the header has.
 const _: () = {
-    assert!(OPTIONS_SIZE == 256);
+    assert!(OPTIONS_SIZE == 272);
     assert!(std::mem::offset_of!(vfiomig_sim_options, transition_us) == 72);
     assert!(std::mem::offset_of!(vfiomig_sim_options, pci_vendor) == 120);
     assert!(std::mem::offset_of!(vfiomig_sim_options, driver) == 192);
+    assert!(std::mem::offset_of!(vfiomig_sim_options, log_max_ranges) == 264);
 };
 
 /// The largest `struct_size` that can be one: as in libvfiomig.
@@ -92,6 +97,8 @@ impl From<&vfiomig_sim_options> for SimOptions {
             pci: [c.pci_vendor, c.pci_device, c.pci_subsystem_vendor, c.pci_subsystem_device],
             mdev_type: text(&c.mdev_type),
             driver: if driver.is_empty() { default.driver } else { driver },
+            log_page_size: c.log_page_size,
+            log_max_ranges: c.log_max_ranges,
         }
     }
 }
@@ -121,7 +128,7 @@ unsafe fn read_options(options: *const vfiomig_sim_options) -> Result<SimOptions
             }
         }
     }
-    if own.reserved != 0 {
+    if own.reserved != 0 || own.reserved2 != 0 {
         return Err(libc::EINVAL);
     }
     Ok(SimOptions::from(&own))
@@ -148,6 +155,35 @@ unsafe fn with<T>(
     catch_unwind(AssertUnwindSafe(|| call(shared))).unwrap_or(Err(libc::EIO))
 }
 
+/// The memory of whoever calls the table: its pointers lead there.
+struct User;
+
+impl UserMemory for User {
+    fn read(&mut self, address: u64, words: &mut [u64]) -> Result<(), i32> {
+        let from = pointer(address)?;
+        for (i, word) in words.iter_mut().enumerate() {
+            // SAFETY: the contract of the feature callback, which stands for the ioctl: what a
+            // payload points to is there, as long as the payload says.
+            *word = unsafe { from.add(i).read_unaligned() };
+        }
+        Ok(())
+    }
+
+    fn or(&mut self, address: u64, words: &[u64]) -> Result<(), i32> {
+        let to = pointer(address)?;
+        for (i, word) in words.iter().enumerate().filter(|(_, word)| **word != 0) {
+            // SAFETY: as above.
+            unsafe { to.add(i).write_unaligned(to.add(i).read_unaligned() | word) };
+        }
+        Ok(())
+    }
+}
+
+fn pointer(address: u64) -> Result<*mut u64, i32> {
+    let address = usize::try_from(address).ok().filter(|address| *address != 0);
+    Ok(std::ptr::with_exposed_provenance_mut(address.ok_or(libc::EFAULT)?))
+}
+
 // The table.
 
 unsafe extern "C" fn feature(
@@ -162,7 +198,9 @@ unsafe extern "C" fn feature(
         _ => unsafe { std::slice::from_raw_parts_mut(data.cast::<u8>(), len) },
     };
     // SAFETY: the table's opaque is the simulator.
-    status(unsafe { with(opaque, |sim| sim.callback(|sim| sim.feature(flags, payload))) })
+    status(unsafe {
+        with(opaque, |sim| sim.callback(|sim| sim.feature(flags, payload, &mut User)))
+    })
 }
 
 unsafe extern "C" fn reset(opaque: *mut c_void) -> c_int {
@@ -387,6 +425,16 @@ pub unsafe extern "C" fn vfiomig_sim_guest_write(
 ) -> c_int {
     // SAFETY: the header's contract.
     status(unsafe { with(sim, |sim| sim.lock().guest_write(offset, len, seed)) })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfiomig_sim_dma_write(
+    sim: *mut vfiomig_sim,
+    iova: u64,
+    len: u64,
+) -> c_int {
+    // SAFETY: the header's contract.
+    status(unsafe { with(sim, |sim| sim.lock().dma_write(iova, len)) })
 }
 
 macro_rules! commands {

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use crate::contents::{Contents, mix};
 use crate::fsm::{self, State};
+use crate::logging::{Log, Report, Start};
 use crate::stream::{LoadStream, SaveStream, full_length};
-use crate::{Effect, LONGEST_SLEEP, NO_MIGRATION, Op, SimOptions, quirk};
+use crate::{Effect, LONGEST_SLEEP, NO_MIGRATION, Op, SimOptions, logging, quirk};
 
 const FEATURE_MASK: u32 = 0xffff;
 const FEATURE_GET: u32 = 1 << 16;
@@ -109,6 +110,15 @@ impl Streams {
     }
 }
 
+/// Memory that a payload points to, as the kernel reaches a caller's.
+pub(crate) trait UserMemory {
+    /// EFAULT where there is none.
+    fn read(&mut self, address: u64, words: &mut [u64]) -> Result<(), i32>;
+
+    /// Sets the bits that are set here.
+    fn or(&mut self, address: u64, words: &[u64]) -> Result<(), i32>;
+}
+
 struct Fault {
     op: Op,
     left: u64,
@@ -141,10 +151,10 @@ pub(crate) struct Core {
     contents: Contents,
     streams: Streams,
     info_v2: bool,
-    logging: bool,
+    log: Option<Log>,
     faults: Vec<Fault>,
     sticky: Vec<(Op, i32)>,
-    counts: [u64; 9],
+    counts: [u64; Op::ALL.len()],
     reads: u64,
     writes: u64,
     pub(crate) bytes_read: u64,
@@ -165,7 +175,12 @@ impl Core {
         let mut options = options;
         let flags = options.migration_flags;
         let known_flags = flags == NO_MIGRATION || flags <= 7;
-        if !known_flags || options.initial_state.0 > 7 || options.state_size == 0 {
+        let log_page = options.log_page_size;
+        if !known_flags
+            || options.initial_state.0 > 7
+            || options.state_size == 0
+            || (log_page != 0 && !log_page.is_power_of_two())
+        {
             return Err(libc::EINVAL);
         }
         if options.initial_size == 0 {
@@ -180,10 +195,10 @@ impl Core {
             contents: Contents::new(options.state_size, options.seed),
             streams: Streams::default(),
             info_v2: false,
-            logging: false,
+            log: None,
             faults: Vec::new(),
             sticky: Vec::new(),
-            counts: [0; 9],
+            counts: [0; Op::ALL.len()],
             reads: 0,
             writes: 0,
             bytes_read: 0,
@@ -296,7 +311,7 @@ impl Core {
         self.streams.end_session();
         self.state = State::RUNNING;
         self.stale = false;
-        self.logging = false;
+        self.log = None;
         self.contents = Contents::new(self.options.state_size, self.options.seed);
     }
 
@@ -390,7 +405,13 @@ impl Core {
         Duration::from_micros(us)
     }
 
-    pub fn feature(&mut self, flags: u32, payload: &mut [u8]) -> Result<(), i32> {
+    /// `user` reaches the memory of the caller's that a payload points to.
+    pub fn feature(
+        &mut self,
+        flags: u32,
+        payload: &mut [u8],
+        user: &mut dyn UserMemory,
+    ) -> Result<(), i32> {
         let (get, set) = (flags & FEATURE_GET != 0, flags & FEATURE_SET != 0);
         let probe = flags & FEATURE_PROBE != 0;
         if flags & !(FEATURE_MASK | FEATURE_GET | FEATURE_SET | FEATURE_PROBE) != 0
@@ -457,28 +478,13 @@ impl Core {
                 put_u64(payload, self.estimated_size());
                 Ok(())
             }
-            FEATURE_DMA_LOGGING_START if self.logging => Err(libc::EINVAL),
-            FEATURE_DMA_LOGGING_START => self.start_logging(payload),
+            FEATURE_DMA_LOGGING_START => self.start_logging(payload, user),
             FEATURE_DMA_LOGGING_STOP => {
-                self.logging = false;
+                self.begin_plain(Op::LogStop)?;
+                self.log = None;
                 Ok(())
             }
-            FEATURE_DMA_LOGGING_REPORT => {
-                let fields: Vec<u64> = payload.chunks_exact(8).map(get_u64).collect();
-                let [iova, length, page_size, ..] = *fields.as_slice() else {
-                    return Err(libc::EINVAL);
-                };
-                if self.has(quirk::REPORT_EOPNOTSUPP) {
-                    Err(libc::EOPNOTSUPP)
-                } else if page_size < 4096 || !page_size.is_power_of_two() || !self.logging {
-                    Err(libc::EINVAL)
-                } else if iova.checked_add(length).is_none() {
-                    Err(libc::EOVERFLOW)
-                } else {
-                    // A simulated device does no DMA.
-                    Ok(())
-                }
-            }
+            FEATURE_DMA_LOGGING_REPORT => self.report_logged(payload, user),
             _ => {
                 if self.options.migration_flags & PRE_COPY_FLAG == 0 {
                     return Err(libc::EINVAL);
@@ -489,15 +495,79 @@ impl Core {
         }
     }
 
-    fn start_logging(&mut self, payload: &[u8]) -> Result<(), i32> {
-        let ranges = payload.get(8..12).and_then(|bytes| bytes.first_chunk());
-        match ranges.map_or(0, |raw| u32::from_ne_bytes(*raw)) {
-            0 => Err(libc::EINVAL),
-            257.. => Err(libc::E2BIG),
-            _ => {
-                self.logging = true;
+    fn start_logging(&mut self, payload: &mut [u8], user: &mut dyn UserMemory) -> Result<(), i32> {
+        self.begin_plain(Op::LogStart)?;
+        // Real drivers refuse or ignore it: nothing that a VMM may rely upon.
+        if self.log.is_some() {
+            return Err(libc::EINVAL);
+        }
+        let at = |offset: usize| payload.get(offset..).map_or(0, get_u64);
+        let [a, b, c, d, e, f, g, h] = at(8).to_ne_bytes();
+        let num_ranges = u32::from_ne_bytes([a, b, c, d]);
+        let mut words = vec![0; 2 * num_ranges.min(logging::MAX_RANGES) as usize];
+        user.read(at(16), &mut words)?;
+        let start = Start {
+            page_size: at(0),
+            num_ranges,
+            reserved: u32::from_ne_bytes([e, f, g, h]),
+            ranges: words
+                .chunks_exact(2)
+                .filter_map(|pair| Some((*pair.first()?, *pair.last()?)))
+                .collect(),
+        };
+        let (page, most) = (self.options.log_page_size, self.options.log_max_ranges);
+        match Log::start(&start, page, most) {
+            Ok(log) => {
+                put_u64(payload, log.page());
+                self.log = Some(log);
                 Ok(())
             }
+            Err((errno, rule)) => {
+                if let Some(rule) = rule {
+                    self.violation(rule);
+                }
+                Err(errno)
+            }
+        }
+    }
+
+    fn report_logged(&mut self, payload: &[u8], user: &mut dyn UserMemory) -> Result<(), i32> {
+        let fields: Vec<u64> = payload.chunks_exact(8).map(get_u64).collect();
+        let [iova, length, page_size, bitmap, ..] = *fields.as_slice() else {
+            return Err(libc::EINVAL);
+        };
+        let report = Report { iova, length, page_size };
+        match self.begin(Op::LogReport) {
+            Struck::No => {}
+            Struck::Fails(errno) => return Err(errno),
+            Struck::Half(errno) => {
+                if let Some(log) = &mut self.log {
+                    log.lose(&report);
+                }
+                return Err(errno);
+            }
+        }
+        if self.has(quirk::REPORT_EOPNOTSUPP) {
+            return Err(libc::EOPNOTSUPP);
+        }
+        let words = report.words()?;
+        let log = self.log.as_mut().ok_or(libc::EINVAL)?;
+        let mut found = vec![0; words];
+        log.report(&report, &mut found);
+        user.or(bitmap, &found)
+    }
+
+    /// The device writes to memory. One that is stopped does not: EPERM.
+    pub fn dma_write(&mut self, iova: u64, len: u64) -> Result<(), i32> {
+        if self.dead {
+            return Err(libc::ENODEV);
+        }
+        if !self.state.is_running() {
+            return Err(libc::EPERM);
+        }
+        match &mut self.log {
+            Some(log) => log.write(iova, len),
+            None => Ok(()),
         }
     }
 

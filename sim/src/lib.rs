@@ -26,6 +26,7 @@ pub mod capi;
 mod contents;
 mod device;
 pub mod fsm;
+mod logging;
 mod stream;
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -35,7 +36,7 @@ use std::time::{Duration, Instant};
 
 pub use fsm::State;
 
-use device::Core;
+use device::{Core, UserMemory};
 use vfiomig::transport::OpsTransport;
 
 /// Quirks of real drivers: bits of [`SimOptions::quirks`].
@@ -143,6 +144,10 @@ pub struct SimOptions {
     pub mdev_type: String,
     /// Driver's name.
     pub driver: String,
+    /// Bytes of the smallest pages in which it logs its DMA: a power of two; 0: 4096.
+    pub log_page_size: u64,
+    /// Ranges that its log has room for, ENOSPC otherwise; 0: as many as the kernel takes, 256.
+    pub log_max_ranges: u32,
 }
 
 impl Default for SimOptions {
@@ -165,6 +170,8 @@ impl Default for SimOptions {
             pci: [0; 4],
             mdev_type: String::new(),
             driver: "vfiomig-sim".to_owned(),
+            log_page_size: 0,
+            log_max_ranges: 0,
         }
     }
 }
@@ -191,11 +198,17 @@ pub enum Op {
     DataSize = 7,
     /// Resetting the device.
     Reset = 8,
+    /// Starting the log of DMA.
+    LogStart = 9,
+    /// Stopping it.
+    LogStop = 10,
+    /// Reading it.
+    LogReport = 11,
 }
 
 impl Op {
     /// In the order of their numbers.
-    pub const ALL: [Op; 9] = [
+    pub const ALL: [Op; 12] = [
         Op::Any,
         Op::GetFlags,
         Op::GetState,
@@ -205,6 +218,9 @@ impl Op {
         Op::PrecopyInfo,
         Op::DataSize,
         Op::Reset,
+        Op::LogStart,
+        Op::LogStop,
+        Op::LogReport,
     ];
 }
 
@@ -220,7 +236,8 @@ pub enum Effect {
     Error = 2,
     /// The device is gone: everything gives ENODEV from now on, reset too.
     Die = 3,
-    /// A change of state stops half-way along its path, then fails. Others: as `Once`.
+    /// A change of state stops half-way along its path, then fails; a report of the log forgets
+    /// what it should have reported, then fails. Others: as `Once`.
     Half = 4,
     /// The guest resets the device just before; the operation itself is not made to fail.
     Reset = 5,
@@ -289,6 +306,12 @@ impl Sim {
     /// where the part does not lie within the state.
     pub fn guest_write(&self, offset: u64, len: u64, seed: u64) -> Result<(), i32> {
         self.shared.lock().guest_write(offset, len, seed)
+    }
+
+    /// The device writes to memory. Whether that is seen depends on its log. EPERM while it is
+    /// stopped, ENODEV when it is gone.
+    pub fn dma_write(&self, iova: u64, len: u64) -> Result<(), i32> {
+        self.shared.lock().dma_write(iova, len)
     }
 
     /// Pre-copy starts its initial data again.
@@ -361,14 +384,19 @@ impl Shared {
         result
     }
 
-    pub(crate) fn feature(&self, flags: u32, payload: &mut [u8]) -> Result<(), i32> {
+    pub(crate) fn feature(
+        &self,
+        flags: u32,
+        payload: &mut [u8],
+        user: &mut dyn UserMemory,
+    ) -> Result<(), i32> {
         // Changes of state take their time without the lock: the guest may reset the device
         // meanwhile.
         let pause = self.lock().time_of_change(flags, payload);
         if !pause.is_zero() {
             std::thread::sleep(pause);
         }
-        self.lock().feature(flags, payload)
+        self.lock().feature(flags, payload, user)
     }
 
     pub(crate) fn reset(&self) -> Result<(), i32> {

@@ -542,10 +542,16 @@ fn quirks_of_states_and_features() {
         let mut payload = [0; 32];
         payload[8..16].copy_from_slice(&4096u64.to_ne_bytes());
         payload[16..24].copy_from_slice(&4096u64.to_ne_bytes());
+        let mut bitmap = 0u64;
+        let address = std::ptr::from_mut(&mut bitmap).expose_provenance() as u64;
+        payload[24..].copy_from_slice(&address.to_ne_bytes());
         dut.transport.feature(GET | 8, &mut payload).map_err(|e| e.0)
     };
+    let range = [0u64, 4096];
     let mut start = [0; 24];
-    start[8] = 1;
+    start[..8].copy_from_slice(&4096u64.to_ne_bytes());
+    start[8..12].copy_from_slice(&1u32.to_ne_bytes());
+    start[16..].copy_from_slice(&(range.as_ptr().expose_provenance() as u64).to_ne_bytes());
     let mut logs = dut(small(0));
     logs.transport.feature(probe_start, &mut []).unwrap();
     assert_eq!(report(&mut logs), Err(libc::EINVAL));

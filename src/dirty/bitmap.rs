@@ -4,6 +4,8 @@
 
 use std::ops::Range;
 
+pub(crate) use crate::transport::{count, drain};
+
 /// A power of two, in bytes: what one bit stands for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub struct PageSize(u32);
@@ -72,65 +74,20 @@ pub(crate) fn get(words: &[u64], bit: u64) -> bool {
     words.get((bit / 64) as usize).is_some_and(|word| word >> (bit % 64) & 1 == 1)
 }
 
-/// Adds three bits in each position: sum and carry.
-fn add(a: u64, b: u64, c: u64) -> (u64, u64) {
-    let u = a ^ b;
-    (u ^ c, (a & b) | (u & c))
-}
-
-/// How many bits are set. Without the CPU's own instruction, which not every x86 has, so that the
-/// adding up of sixteen words before counting pays.
-pub(crate) fn count(words: &[u64]) -> u64 {
-    let blocks = words.chunks_exact(16);
-    let rest = blocks.remainder();
-    let (mut ones, mut twos, mut fours, mut eights) = (0, 0, 0, 0);
-    let mut sixteens = 0;
-    for block in blocks {
-        let [w0, w1, w2, w3, w4, w5, w6, w7, w8, w9, wa, wb, wc, wd, we, wf] = block else {
-            continue;
-        };
-        let (a, t0) = add(ones, *w0, *w1);
-        let (a, t1) = add(a, *w2, *w3);
-        let (b, f0) = add(twos, t0, t1);
-        let (a, t0) = add(a, *w4, *w5);
-        let (a, t1) = add(a, *w6, *w7);
-        let (b, f1) = add(b, t0, t1);
-        let (c, e0) = add(fours, f0, f1);
-        let (a, t0) = add(a, *w8, *w9);
-        let (a, t1) = add(a, *wa, *wb);
-        let (b, f0) = add(b, t0, t1);
-        let (a, t0) = add(a, *wc, *wd);
-        let (a, t1) = add(a, *we, *wf);
-        let (b, f1) = add(b, t0, t1);
-        let (c, e1) = add(c, f0, f1);
-        let (d, s) = add(eights, e0, e1);
-        (ones, twos, fours, eights) = (a, b, c, d);
-        sixteens += u64::from(s.count_ones());
-    }
-    let bits = |word: u64| u64::from(word.count_ones());
-    16 * sixteens
-        + 8 * bits(eights)
-        + 4 * bits(fours)
-        + 2 * bits(twos)
-        + bits(ones)
-        + rest.iter().map(|word| bits(*word)).sum::<u64>()
-}
-
 /// Whether any bit is set.
 pub(crate) fn has_any(words: &[u64]) -> bool {
     words.iter().any(|word| *word != 0)
 }
 
-/// Adds the bits of `from`; both begin with the same page.
-pub(crate) fn or(into: &mut [u64], from: &[u64]) {
-    for (to, word) in into.iter_mut().zip(from) {
-        *to |= word;
-    }
-}
-
 /// Adds `n` bits of `from`, from `from_bit` on, to `into` from `into_bit` on.
 pub(crate) fn or_at(into: &mut [u64], into_bit: u64, from: &[u64], from_bit: u64, n: u64) {
     let mut done = 0;
+    if into_bit % 64 == 0 && from_bit % 64 == 0 {
+        let into = into.iter_mut().skip((into_bit / 64) as usize);
+        let from = from.iter().skip((from_bit / 64) as usize);
+        into.zip(from).take((n / 64) as usize).for_each(|(to, word)| *to |= word);
+        done = n & !63;
+    }
     while done < n {
         let at = from_bit + done;
         let Some(word) = from.get((at / 64) as usize) else { return };
@@ -245,22 +202,21 @@ mod tests {
         (0..n).map(|bit| get(words, bit)).collect()
     }
 
+    /// Any, and often whole words.
+    fn shifts() -> impl Strategy<Value = u64> {
+        prop_oneof![0u64..200, (0u64..3).prop_map(|words| words * 64)]
+    }
+
     fn pages() -> impl Strategy<Value = PageSize> {
         (12u32..17).prop_map(|shift| PageSize::new(1 << shift).unwrap())
     }
 
     proptest! {
         #[test]
-        fn counting_sees_every_bit(words in prop::collection::vec(any::<u64>(), 0..70)) {
-            let expected: u64 = words.iter().map(|word| u64::from(word.count_ones())).sum();
-            prop_assert_eq!(count(&words), expected);
-        }
-
-        #[test]
         fn adding_at_any_shift_is_adding_bit_by_bit(
             from in prop::collection::vec(any::<u64>(), 1..6),
             mut into in prop::collection::vec(any::<u64>(), 1..6),
-            from_bit in 0u64..200, into_bit in 0u64..200, n in 0u64..300,
+            from_bit in shifts(), into_bit in shifts(), n in 0u64..300,
         ) {
             let mut expected = bits_of(&into, into.len() as u64 * 64);
             for i in 0..n {

@@ -41,9 +41,20 @@ impl Pending {
 
     /// Adds the pages of these bits that are set; bit 0 is page `first`.
     pub fn add_bits(&mut self, first: u64, words: &[u64], bits: Range<u64>) {
-        for (at, len) in bitmap::runs(words, bits) {
-            let start = first.saturating_add(at);
-            self.add(start..=start.saturating_add(len - 1));
+        let Range { start: mut at, end } = bits;
+        while at < end {
+            let page = first.saturating_add(at);
+            let next = end.min(at + (BLOCK - page % BLOCK));
+            match bitmap::runs(words, at..next).next() {
+                None => {}
+                Some((_, BLOCK)) => self.ranges.insert(page..=page + (BLOCK - 1)),
+                Some((set, _)) => {
+                    self.each_block(first + set, next - set, |block, bit, done, n| {
+                        bitmap::or_at(block, bit, words, set + done, n);
+                    });
+                }
+            }
+            at = next;
         }
     }
 
@@ -140,17 +151,24 @@ mod tests {
             let mut pending = Pending::default();
             let mut model = BTreeSet::new();
             for (what, first, n, word) in steps {
-                let n = if word % 3 == 0 { n } else { n % 200 + 1 };
+                let long = word % 3 == 0;
+                let n = if long { n } else { n % 200 + 1 };
                 match what {
                     0 => {
                         pending.add(first..=first + n - 1);
                         model.extend(first..first + n);
                     }
                     1 => {
-                        let n = n % 128;
-                        let words = [word, word.rotate_left(7)];
-                        pending.add_bits(first, &words, 0..n);
-                        model.extend((0..n).filter(|i| bitmap::get(&words, *i)).map(|i| first + i));
+                        // Noise, gaps and long stretches, from any bit on.
+                        let n = if long { n % 4000 } else { n % 128 };
+                        let mut words: Vec<u64> =
+                            (0..n.div_ceil(64)).map(|i| word.rotate_left(i as u32 * 7)).collect();
+                        let from = (word >> 8) as usize % (words.len() + 1);
+                        words[from..].fill(if word >> 40 & 1 == 0 { 0 } else { u64::MAX });
+                        let from = word >> 32 & 127;
+                        pending.add_bits(first, &words, from..n);
+                        let set = (from..n).filter(|i| bitmap::get(&words, *i));
+                        model.extend(set.map(|i| first + i));
                     }
                     _ => {
                         let mut into = vec![0; bitmap::words_for(n)];
@@ -164,6 +182,27 @@ mod tests {
                 }
                 prop_assert_eq!(pending.is_empty(), model.is_empty());
             }
+        }
+    }
+
+    #[test]
+    fn long_stretches_of_bits_take_next_to_nothing() {
+        let (first, n) = (BLOCK - 5, 4 * BLOCK);
+        for hole in [None, Some(0), Some(4), Some(5), Some(BLOCK + 4), Some(BLOCK + 5), Some(n - 1)]
+        {
+            let mut words = vec![u64::MAX; bitmap::words_for(n)];
+            if let Some(bit) = hole {
+                words[(bit / 64) as usize] &= !(1 << (bit % 64));
+            }
+            let mut pending = Pending::default();
+            pending.add_bits(first, &words, 0..n);
+            // The ends, and the block with the hole.
+            assert!(pending.footprint() <= 3 * size_of::<Block>() as u64);
+            let mut into = vec![0; words.len() + 2];
+            pending.take(first - 64, n + 128, &mut into);
+            assert_eq!((into[0], into[words.len() + 1]), (0, 0));
+            assert_eq!(into[1..=words.len()], words, "{hole:?}");
+            assert!(pending.is_empty());
         }
     }
 }

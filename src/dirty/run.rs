@@ -129,7 +129,9 @@ pub struct Run {
     orphans: Vec<Orphan>,
     errors: Errors,
     rounds: Rounds,
+    /// For a tracker's answer; zero between readings.
     scratch: Option<Words>,
+    /// The same for one that answers for whole mappings only; zero between readings.
     whole: Option<Words>,
     /// The sum of the answers for the mapping that is being read, of trackers that answer for whole
     /// mappings only.
@@ -284,6 +286,7 @@ impl Run {
         };
         if let Some(slot) = slot.filter(|_| self.tracking) {
             self.read_out(slot);
+            self.note_resets();
         }
         self.drop_user(index);
         Ok(())
@@ -407,15 +410,19 @@ impl Run {
         if let Err(errno) = unmap(unmapped) {
             // Some of it may be gone: no tracker can be relied upon here any more.
             self.add_mapped(*range.start(), *range.end());
-            self.suspect.insert(range.clone());
+            self.suspect.extend(pieces.iter().map(Piece::range));
             let error = unmap_failed(iova, size, errno);
             self.errors.add(DirtyError::new(None, TrackerKind::None, &range, &error));
+            // A page table says nothing about a mapping that has a hole now.
+            self.verify(&EVERYWHERE);
             return Err(error);
         }
         // A device can write until the last moment: its log is read when it cannot any more.
-        for i in self.active_slots(&[TrackerKind::DeviceLog]) {
+        for i in self.active_slots(&[TrackerKind::DeviceLog, TrackerKind::Supplied]) {
             self.read_pieces(i, &pieces, false);
         }
+        // A log that is lost by now can be made up for by now only.
+        self.note_resets();
         let unwatched = self.is_unwatched(&range);
         self.add_blind(&pieces);
         let delivered = match &mut sink_of {
@@ -495,6 +502,10 @@ impl Run {
         self.rounds = Rounds::new();
         self.scratch = Some(scratch);
         self.tracking = true;
+        // Before any log starts: a reset behind that loses it.
+        for user in self.users.iter_mut().flatten() {
+            user.resets_seen = user.health.as_ref().map_or(0, Health::resets);
+        }
         for index in 0..self.users.len() {
             if let Err(error) = self.choose(index, 0, true) {
                 if let Err(other) = self.stop() {
@@ -508,9 +519,6 @@ impl Run {
         self.verify(&EVERYWHERE);
         for slot in &mut self.slots {
             slot.round = Round { since: Instant::now(), dirty_bytes: 0, sync_ns: 0 };
-        }
-        for user in self.users.iter_mut().flatten() {
-            user.resets_seen = user.health.as_ref().map_or(0, Health::resets);
         }
         Ok(Synced { errors: self.errors.total > before, unwatched: self.is_unwatched(&EVERYWHERE) })
     }
@@ -829,7 +837,7 @@ impl Run {
             most = most.max(slot.tracker.edges());
         }
         let length = (self.buffer_bytes as u64 * 8).saturating_mul(least.bytes());
-        // All up to 2^64 fits, which no u64 is the end of.
+        // 2^64 has no number, and is an edge.
         let Some(end) = at.checked_add(length) else { return last };
         let edge = end & !(most.bytes() - 1);
         let end = if edge > at && self.page.divides(edge) { edge } else { end };
@@ -939,32 +947,39 @@ impl Run {
         let n = words_for(asked.bits());
         let scratch = self.scratch.as_mut().and_then(|scratch| scratch.get_mut(..n));
         let words = scratch.ok_or_else(|| err!(NoMem, "no room for {n} words of a tracker's"))?;
-        words.fill(0);
         let began = Instant::now();
         let result = slot.tracker.read(start, length, keep, words);
         let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         slot.round.sync_ns = slot.round.sync_ns.saturating_add(took);
         slot.stats.sync_ns = slot.stats.sync_ns.saturating_add(took);
+        if result.is_err() {
+            words.fill(0);
+        }
         result?;
         bitmap::cut(words, asked.bits());
-        let dirty = bitmap::count(words) << page.shift();
-        slot.round.dirty_bytes = slot.round.dirty_bytes.saturating_add(dirty);
-        slot.stats.dirty_bytes = slot.stats.dirty_bytes.saturating_add(dirty);
-        let own = Span { start: first, length: last - first + 1, page: self.page };
-        if page == self.page && start == first {
-            bitmap::or(union, words);
+        let mut beyond = (false, false);
+        let bits = if page == self.page && start == first {
+            bitmap::drain(words, union)
         } else {
+            let own = Span { start: first, length: last - first + 1, page: self.page };
             bitmap::add_span(union, own, words, asked);
             // The first and the last page may reach over the ends, and their bits are gone.
             let set =
                 |bit: u64| words.get((bit / 64) as usize).is_some_and(|w| w >> (bit % 64) & 1 == 1);
-            let (head, tail) = (set(0), set(asked.bits().saturating_sub(1)));
-            if head && start < first {
-                self.add_mapped(start, first - 1);
-            }
-            if tail && last | mask != last {
-                self.add_mapped(last + 1, last | mask);
-            }
+            beyond = (set(0), set(asked.bits().saturating_sub(1)));
+            let bits = bitmap::count(words);
+            words.fill(0);
+            bits
+        };
+        let dirty = bits << page.shift();
+        slot.round.dirty_bytes = slot.round.dirty_bytes.saturating_add(dirty);
+        slot.stats.dirty_bytes = slot.stats.dirty_bytes.saturating_add(dirty);
+        let (head, tail) = beyond;
+        if head && start < first {
+            self.add_mapped(start, first - 1);
+        }
+        if tail && last | mask != last {
+            self.add_mapped(last + 1, last | mask);
         }
         Ok(())
     }
@@ -1166,20 +1181,29 @@ impl Run {
             _ => Words::new(n)?,
         };
         let result = room.get_mut(..n).map_or(Ok(()), |words| {
-            words.fill(0);
             let began = Instant::now();
             let result = call(slot.tracker.as_mut(), length, words);
             let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
             slot.round.sync_ns = slot.round.sync_ns.saturating_add(took);
             slot.stats.sync_ns = slot.stats.sync_ns.saturating_add(took);
+            if result.is_err() {
+                words.fill(0);
+            }
             result?;
             bitmap::cut(words, bits);
-            let dirty = bitmap::count(words) << page.shift();
+            let dirty = if page == self.page {
+                bitmap::drain(words, sum)
+            } else {
+                let to = Span { start: piece.first, length, page: self.page };
+                let of = Span { start: piece.first, length: bits << page.shift(), page };
+                bitmap::add_span(sum, to, words, of);
+                let dirty = bitmap::count(words);
+                words.fill(0);
+                dirty
+            };
+            let dirty = dirty << page.shift();
             slot.round.dirty_bytes = slot.round.dirty_bytes.saturating_add(dirty);
             slot.stats.dirty_bytes = slot.stats.dirty_bytes.saturating_add(dirty);
-            let to = Span { start: piece.first, length, page: self.page };
-            let of = Span { start: piece.first, length: bits << page.shift(), page };
-            bitmap::add_span(sum, to, words, of);
             Ok(())
         });
         self.whole = Some(room);
@@ -1215,6 +1239,10 @@ impl Run {
     /// makes everything doubtful, everything counts as dirty and the tracker is started anew, or
     /// given up for the next one.
     fn failed(&mut self, i: usize, range: &RangeInclusive<u64>, error: &Error) {
+        // The tracker was asked in whole pages of its own.
+        let mask = self.slots.get(i).map_or(0, |slot| slot.tracker.page().bytes() - 1);
+        let range = &(range.start() & !mask..=range.end() | mask);
+        self.add_mapped(*range.start(), *range.end());
         let as_a_whole = self.slots.get(i).is_some_and(|slot| slot.tracker.fails_as_a_whole());
         if !as_a_whole {
             self.record(i, range, error);
@@ -1493,9 +1521,12 @@ impl Run {
     pub fn stats(&self) -> DirtyStats {
         let words = [&self.scratch, &self.whole, &self.sum];
         let words: usize = words.into_iter().flatten().map(Words::footprint).sum();
+        let trackers: usize = self.slots.iter().map(|slot| slot.tracker.footprint()).sum();
+        let orphans: usize = self.orphans.iter().map(|orphan| orphan.words.len()).sum();
+        let others = words + trackers + (self.union.capacity() + orphans) * 8;
         DirtyStats {
             mapped_bytes: self.map.bytes(),
-            memory_bytes: self.pending.footprint() + (words + self.union.capacity() * 8) as u64,
+            memory_bytes: self.pending.footprint() + others as u64,
             errors: self.errors.total,
             ..self.rounds.totals()
         }

@@ -94,6 +94,11 @@ pub(super) trait Tracker: Send {
         self.page()
     }
 
+    /// Bytes of the bitmaps that it keeps.
+    fn footprint(&self) -> usize {
+        0
+    }
+
     /// It answers for whole mappings only: the largest bitmap that it fills in, in bytes.
     fn whole(&self) -> Option<u64> {
         None
@@ -255,6 +260,7 @@ impl DeviceLog {
         let mut words = Words::new(1).map_err(|_| Errno(libc::ENOMEM))?;
         self.calls += 1;
         self.log.report(first, self.page.bytes(), self.page.bytes(), &mut words)?;
+        bitmap::cut(&mut words, 1);
         self.held = bitmap::has_any(&words).then_some(first);
         Ok(())
     }
@@ -358,6 +364,7 @@ impl Tracker for DeviceLog {
             let part = (end - first).saturating_add(1);
             if first == iova {
                 self.report(first, part, words)?;
+                bitmap::cut(words, part >> self.page.shift());
                 continue;
             }
             // Its bits begin within a word.
@@ -382,6 +389,10 @@ impl Tracker for DeviceLog {
 
     fn calls(&self) -> u64 {
         self.calls
+    }
+
+    fn footprint(&self) -> usize {
+        self.spare.as_ref().map_or(0, Words::footprint)
     }
 
     fn edges(&self) -> PageSize {

@@ -5,6 +5,7 @@
 
 #![allow(unsafe_code)]
 
+mod cpu;
 mod dirty;
 mod kernel;
 mod ops;
@@ -14,6 +15,7 @@ mod words;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub(crate) use cpu::{count, drain};
 pub(crate) use dirty::FeatureLog;
 pub use dirty::{DmaLog, Hwpt, IovaRange, KernelHwpt, KernelType1, Type1, Type1Info};
 pub use kernel::KernelTransport;

@@ -1,0 +1,299 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * dirty-union: one reading of four trackers over a guest of 1 TiB in pages of 4 KiB, their answers
+ * united and delivered into the VMM's bitmap, in milliseconds. The baseline is memcpy() of the same
+ * four bitmaps, 32 MiB each, into four others. Runs alternate.
+ *
+ * The dirty pages of the trackers are random and independent. A tracker copies the part that it is
+ * asked for; what a kernel does besides, finding the dirty pages and forgetting them, is on neither
+ * side. The VMM adds what it is given to a bitmap of its own: that is on the library's side only.
+ * The clock is the thread's: both sides only compute, and other work on the machine counts in
+ * neither.
+ *
+ * dirty-memory: what a run needs at the most, in bytes of the process, with four trackers that find
+ * every other page dirty. The baseline is one bitmap of the guest. While pages are delivered the need
+ * must not depend on the guest; when a source is taken out, all that it had to say is kept until it
+ * is delivered, and that is one bitmap.
+ */
+#define _GNU_SOURCE
+#include <sys/wait.h>
+
+#include "bench.h"
+
+enum { TRACKERS = 4, RUNS = 41 };
+static const uint64_t PAGE = 4096, GUEST = 1ull << 40;
+
+static size_t words_of(uint64_t bytes)
+{
+    return bytes / PAGE / 64;
+}
+
+static double cpu_now(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+    return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+
+/* xorshift64* */
+static uint64_t next_random(void)
+{
+    static uint64_t x = 0x9e3779b97f4a7c15;
+    x ^= x >> 12;
+    x ^= x << 25;
+    x ^= x >> 27;
+    return x * 0x2545f4914f6cdd1d;
+}
+
+/* Each of the guest's pages is dirty with this probability. */
+static void fill_at_random(uint64_t *words, unsigned per_mille)
+{
+    size_t n = words_of(GUEST);
+    memset(words, 0, n * 8);
+    if (per_mille == 500) {
+        for (size_t i = 0; i < n; i++)
+            words[i] = next_random();
+        return;
+    }
+    for (uint64_t left = GUEST / PAGE * per_mille / 1000; left; left--) {
+        uint64_t page = next_random() % (GUEST / PAGE);
+        words[page / 64] |= 1ull << page % 64;
+    }
+}
+
+static uint64_t *new_bitmap(int byte)
+{
+    void *words;
+    if (posix_memalign(&words, PAGE, words_of(GUEST) * 8))
+        bench_die("posix_memalign");
+    return memset(words, byte, words_of(GUEST) * 8);
+}
+
+/* A tracker: the bits that it has. */
+static int copy_part(void *opaque, uint64_t iova, uint64_t length, uint64_t page_size,
+                     uint64_t *bitmap, size_t num_words)
+{
+    const uint64_t *log = opaque;
+    (void)length, (void)page_size;
+    memcpy(bitmap, log + words_of(iova), num_words * 8);
+    return 0;
+}
+
+/* The VMM's own bitmap. */
+static int add_to_own(void *opaque, uint64_t cookie, uint64_t offset, uint64_t page_size,
+                      const uint64_t *bitmap, uint64_t num_bits)
+{
+    uint64_t *own = (uint64_t *)opaque + words_of(offset);
+    (void)cookie, (void)page_size;
+    for (size_t i = 0; i < num_bits / 64; i++)
+        own[i] |= bitmap[i];
+    return 0;
+}
+
+typedef int (*sync_fn)(void *, uint64_t, uint64_t, uint64_t, uint64_t *, size_t);
+typedef int (*set_dirty_fn)(void *, uint64_t, uint64_t, uint64_t, const uint64_t *, uint64_t);
+
+static struct vfiomig_dirty *new_run(uint64_t guest, set_dirty_fn set_dirty, void *opaque,
+                                     sync_fn sync, uint64_t *const *logs)
+{
+    struct vfiomig_memory_ops memory = VFIOMIG_MEMORY_OPS_INIT;
+    struct vfiomig_dirty_options options = VFIOMIG_DIRTY_OPTIONS_INIT;
+    struct vfiomig_tracker_ops tracker = VFIOMIG_TRACKER_OPS_INIT;
+    struct vfiomig_mapping all = VFIOMIG_MAPPING_INIT;
+    struct vfiomig_dirty *run;
+    uint32_t number;
+
+    memory.set_dirty = set_dirty;
+    options.page_size = PAGE;
+    tracker.page_size = PAGE;
+    tracker.sync = sync;
+    all.size = guest;
+    if (vfiomig_dirty_new(&memory, opaque, &options, &run) || vfiomig_dirty_map(run, &all))
+        bench_die("vfiomig_dirty_new");
+    for (int i = 0; i < TRACKERS; i++) {
+        struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
+        source.flags = VFIOMIG_SOURCE_TRACKER | VFIOMIG_SOURCE_REQUIRED;
+        source.tracker = &tracker;
+        source.tracker_opaque = logs ? logs[i] : NULL;
+        if (vfiomig_dirty_add_source(run, &source, &number))
+            bench_die("vfiomig_dirty_add_source");
+    }
+    if (vfiomig_dirty_start(run))
+        bench_die("vfiomig_dirty_start");
+    return run;
+}
+
+static void get_stats(struct vfiomig_dirty *run, struct vfiomig_dirty_stats *stats)
+{
+    if (vfiomig_dirty_get_stats(run, stats))
+        bench_die("vfiomig_dirty_get_stats");
+}
+
+/* --- dirty-union -------------------------------------------------------------------------------- */
+
+static void expect_union(struct vfiomig_dirty *run, const uint64_t *own, uint64_t *const *logs)
+{
+    struct vfiomig_dirty_stats stats = VFIOMIG_DIRTY_STATS_INIT;
+    uint64_t pages = 0;
+    for (size_t i = 0; i < words_of(GUEST); i++) {
+        uint64_t word = 0;
+        for (int k = 0; k < TRACKERS; k++)
+            word |= logs[k][i];
+        if (own[i] != word) {
+            fprintf(stderr, "bench: word %zu is %#llx, not the union %#llx\n", i,
+                    (unsigned long long)own[i], (unsigned long long)word);
+            exit(1);
+        }
+        pages += (uint64_t)__builtin_popcountll(word);
+    }
+    get_stats(run, &stats);
+    if (stats.dirty_bytes != pages * PAGE || stats.errors) {
+        fprintf(stderr, "bench: %llu bytes are dirty, not %llu\n",
+                (unsigned long long)stats.dirty_bytes, (unsigned long long)(pages * PAGE));
+        exit(1);
+    }
+}
+
+static void measure_union(const char *name, unsigned per_mille, uint64_t **logs, uint64_t **copies,
+                          uint64_t *own)
+{
+    double ours[RUNS], baseline[RUNS];
+    for (int k = 0; k < TRACKERS; k++)
+        fill_at_random(logs[k], per_mille);
+    memset(own, 0, words_of(GUEST) * 8);
+    struct vfiomig_dirty *run = new_run(GUEST, add_to_own, own, copy_part, logs);
+
+    /* Once before: for the caches, and to see that what is measured is right. */
+    if (vfiomig_dirty_collect(run))
+        bench_die("vfiomig_dirty_collect");
+    expect_union(run, own, logs);
+    for (int i = 0; i < RUNS; i++) {
+        double start = cpu_now();
+        for (int k = 0; k < TRACKERS; k++)
+            memcpy(copies[k], logs[k], words_of(GUEST) * 8);
+        baseline[i] = (cpu_now() - start) * 1e3;
+        start = cpu_now();
+        if (vfiomig_dirty_collect(run))
+            bench_die("vfiomig_dirty_collect");
+        ours[i] = (cpu_now() - start) * 1e3;
+    }
+    for (int k = 0; k < TRACKERS; k++)
+        if (memcmp(copies[k], logs[k], words_of(GUEST) * 8))
+            bench_die("memcpy");
+    bench_report(name, "ms", ours, baseline, RUNS);
+    vfiomig_dirty_free(run);
+}
+
+/* --- dirty-memory ------------------------------------------------------------------------------- */
+
+static int every_other(void *opaque, uint64_t iova, uint64_t length, uint64_t page_size,
+                       uint64_t *bitmap, size_t num_words)
+{
+    (void)opaque, (void)iova, (void)length, (void)page_size;
+    memset(bitmap, 0x55, num_words * 8);
+    return 0;
+}
+
+static int take(void *opaque, uint64_t cookie, uint64_t offset, uint64_t page_size,
+                const uint64_t *bitmap, uint64_t num_bits)
+{
+    (void)opaque, (void)cookie, (void)offset, (void)page_size, (void)bitmap, (void)num_bits;
+    return 0;
+}
+
+static double status_bytes(const char *field)
+{
+    char line[256];
+    double kib = -1;
+    FILE *status = fopen("/proc/self/status", "r");
+    if (!status)
+        bench_die("/proc/self/status");
+    while (fgets(line, sizeof line, status))
+        if (!strncmp(line, field, strlen(field)) && line[strlen(field)] == ':')
+            kib = atof(line + strlen(field) + 1);
+    fclose(status);
+    return kib * 1024;
+}
+
+/* In a process of its own, whose peak begins with what it has. */
+static double peak_of(uint64_t guest, int removes)
+{
+    struct vfiomig_dirty_stats stats = VFIOMIG_DIRTY_STATS_INIT;
+    struct vfiomig_dirty *run;
+    int pipes[2], code;
+    double peak[2];
+    if (pipe(pipes))
+        bench_die("pipe");
+    pid_t pid = fork();
+    if (pid < 0)
+        bench_die("fork");
+    if (!pid) {
+        /* What is allocated once per process. */
+        run = new_run(PAGE * 64, take, NULL, every_other, NULL);
+        if (vfiomig_dirty_collect(run))
+            bench_die("vfiomig_dirty_collect");
+        vfiomig_dirty_free(run);
+        double before = status_bytes("VmRSS");
+        run = new_run(guest, take, NULL, every_other, NULL);
+        if (removes ? vfiomig_dirty_remove_source(run, 0) : vfiomig_dirty_collect(run))
+            bench_die("vfiomig_dirty_collect");
+        get_stats(run, &stats);
+        peak[0] = status_bytes("VmHWM") - before;
+        peak[1] = (double)stats.memory_bytes;
+        if (vfiomig_dirty_collect(run))
+            bench_die("vfiomig_dirty_collect");
+        get_stats(run, &stats);
+        if (stats.last_dirty_bytes != guest / 2)
+            bench_die("pages are missing");
+        _exit(write(pipes[1], peak, sizeof peak) != sizeof peak);
+    }
+    close(pipes[1]);
+    if (read(pipes[0], peak, sizeof peak) != sizeof peak || waitpid(pid, &code, 0) != pid || code)
+        bench_die("a case of dirty-memory");
+    close(pipes[0]);
+    if (peak[0] > peak[1] * 1.05 + (256 << 10)) {
+        fprintf(stderr, "bench: memory_bytes says %.0f, and %.0f came into use\n", peak[1], peak[0]);
+        exit(1);
+    }
+    return peak[0];
+}
+
+static void measure_memory(void)
+{
+    static const struct {
+        const char *name;
+        uint64_t guest;
+    } guests[] = { { "16GiB", 16ull << 30 }, { "1TiB", 1ull << 40 }, { "4TiB", 4ull << 40 } };
+    double most = 0;
+    for (int removes = 0; removes < 2; removes++) {
+        for (size_t i = 0; i < sizeof guests / sizeof guests[0]; i++) {
+            char name[64];
+            double bitmap = (double)words_of(guests[i].guest) * 8;
+            double peak = peak_of(guests[i].guest, removes);
+            snprintf(name, sizeof name, "dirty-memory/%s-%s", removes ? "removed" : "delivered",
+                     guests[i].name);
+            bench_report(name, "B", &peak, &bitmap, 1);
+            if (!removes)
+                most = peak > most ? peak : most;
+            else if (peak > bitmap * 1.05 + (1 << 20))
+                bench_die("what is kept must be one bitmap");
+        }
+    }
+    if (most > 1 << 20)
+        bench_die("the need must not depend on the guest, and be at most 1 MiB");
+}
+
+int main(void)
+{
+    uint64_t *logs[TRACKERS], *copies[TRACKERS];
+    measure_memory();
+    for (int k = 0; k < TRACKERS; k++) {
+        logs[k] = new_bitmap(0);
+        copies[k] = new_bitmap(0xff);
+    }
+    uint64_t *own = new_bitmap(0xff);
+    measure_union("dirty-union/0.1%", 1, logs, copies, own);
+    measure_union("dirty-union/1%", 10, logs, copies, own);
+    measure_union("dirty-union/50%", 500, logs, copies, own);
+    return 0;
+}
