@@ -13,3 +13,5 @@ done
 for name in pump heap calls dirty; do
     "$out/$name"
 done
+# In a machine of the lab: dirty-sync-lab.
+benches/lab.sh
