@@ -795,6 +795,23 @@ static void load_areas(void)
 	before = behind = 0;
 }
 
+/* What is taken for written in these tests is what the device has on record. */
+static void expect_truth(const struct lab_device *device)
+{
+	uint64_t *truth = new_bitmap(LOAD_PAGES), *want = new_bitmap(LOAD_PAGES);
+	unsigned long long writes = kmod_load_writes(device);
+
+	for (unsigned long long n = 0; n < writes; n++)
+		set_bits(want, nth_page(LOAD_SEED, n, LOAD_PAGES), 1);
+	kmod_read_truth(device, truth, LOAD_PAGES);
+	for (uint64_t i = 0; i < LOAD_PAGES / 64; i++)
+		CHECK(truth[i] == want[i], "of %llu writes, word %llu is %llx and not %llx", writes, (unsigned long long)i,
+		      (unsigned long long)truth[i], (unsigned long long)want[i]);
+	CHECK(writes > 3000, "only %llu writes", writes);
+	free(truth);
+	free(want);
+}
+
 /* All that was written while it was mapped has been reported; nothing is left in the device. */
 static void end_of_load(struct lab_device *device, struct vfiomig_device *handle)
 {
@@ -808,6 +825,7 @@ static void end_of_load(struct lab_device *device, struct vfiomig_device *handle
 	collect_under_load(device, 0);
 	EXPECT(kmod_load_writes(device), before);
 	EXPECT(collect(&guest, 0), 0);
+	expect_truth(device);
 	kmod_set(device, "log_load", "0");
 	OK(vfiomig_save_finish(save, VFIOMIG_KEEP));
 	vfiomig_save_free(save);
@@ -888,6 +906,106 @@ static void rearm_under_load_without_a_bridge(void)
 	end_of_load(&device, handle);
 }
 
+/* A tracker of the VMM's own that is told of each write, and moments at which the device writes. */
+static struct {
+	const struct lab_device *device;
+	uint64_t pages[16];
+	unsigned num, unlogged;
+	int on, armed;
+} watch;
+
+static void write_now(unsigned page)
+{
+	uint64_t at = GIB + page * PAGE;
+
+	if (!watch.armed)
+		return;
+	mark(&guest, watch.device, at, 1);
+	if (watch.on)
+		watch.pages[watch.num++] = at;
+}
+
+static int watch_start(void *opaque)
+{
+	(void)opaque;
+	watch.on = 1;
+	watch.num = 0;
+	write_now(1);
+	return 0;
+}
+
+static int watch_stop(void *opaque)
+{
+	(void)opaque;
+	watch.on = 0;
+	write_now(4);
+	return 0;
+}
+
+static int watch_sync(void *opaque, uint64_t iova, uint64_t length, uint64_t page_size, uint64_t *bitmap,
+		      size_t num_words)
+{
+	(void)opaque;
+	write_now(3);
+	CHECK(watch.on && page_size == PAGE && num_words >= words_of(length / PAGE), "it is asked for %llu bytes",
+	      (unsigned long long)length);
+	for (unsigned i = 0; i < watch.num; i++)
+		if (watch.pages[i] >= iova && watch.pages[i] - iova < length)
+			set_bits(bitmap, (watch.pages[i] - iova) / PAGE, 1);
+	return 0;
+}
+
+/* Said while the log is off: a larger range was tried, and the one that will be taken is not yet. */
+static void watch_message(void *opaque, uint32_t level, const char *target, const char *text)
+{
+	(void)opaque;
+	(void)level;
+	(void)target;
+	if (!watch.armed || !strstr(text, "does not log windows"))
+		return;
+	EXPECT(log_of(watch.device, "active"), 0);
+	watch.unlogged++;
+	write_now(2);
+}
+
+/* Before the old log is read, while there is none, and when there is the new one. */
+static void rearm_moment_by_moment(void)
+{
+	struct lab_device device;
+	struct vfiomig_device *handle = new_device(&device);
+	struct vfiomig_tracker_ops ops = VFIOMIG_TRACKER_OPS_INIT;
+	struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
+	uint32_t number;
+
+	watch.device = &device;
+	guest_new(&guest, 0, 0);
+	guest_area(&guest, GIB, MIB, 0);
+	guest_area(&guest, 16 * GIB, GIB, VFIOMIG_MAPPING_WINDOW);
+	kmod_set(&device, "log_refuse", "%llu 0x1000 %d", 16 * GIB, EOPNOTSUPP);
+	ops.page_size = PAGE;
+	ops.start = watch_start;
+	ops.stop = watch_stop;
+	ops.sync = watch_sync;
+	source.flags = VFIOMIG_SOURCE_DEVICE_LOG | VFIOMIG_SOURCE_TRACKER;
+	source.device = handle;
+	source.tracker = &ops;
+	OK(vfiomig_dirty_add_source(guest.run, &source, &number));
+	OK(vfiomig_log_set(watch_message, NULL, NULL, VFIOMIG_LOG_INFO));
+	guest_start(&guest);
+	for (unsigned round = 1; round <= 3; round++) {
+		mark(&guest, &device, GIB, 1);
+		watch.armed = 1;
+		OK(vfiomig_dirty_rearm(guest.run));
+		watch.armed = 0;
+		EXPECT(watch.unlogged, round);
+		EXPECT(collect(&guest, 0), 5);
+		EXPECT(collect(&guest, 0), 0);
+		EXPECT(source_of(&guest, number).restarts, round);
+	}
+	OK(vfiomig_log_set(NULL, NULL, NULL, VFIOMIG_LOG_OFF));
+	end(&device, handle);
+}
+
 static unsigned long long at_unmap;
 
 static int note_writes(void *opaque, uint64_t iova, uint64_t size, uint32_t flags)
@@ -895,6 +1013,7 @@ static int note_writes(void *opaque, uint64_t iova, uint64_t size, uint32_t flag
 	(void)iova;
 	(void)size;
 	(void)flags;
+	kmod_wait_for_writes(opaque, 200);
 	at_unmap = kmod_load_writes(opaque);
 	return 0;
 }
@@ -1720,6 +1839,7 @@ int main(void)
 		{ "window", mappings_in_a_window },
 		{ "rearm-bridge", rearm_under_load_with_a_bridge },
 		{ "rearm-no-bridge", rearm_under_load_without_a_bridge },
+		{ "rearm-moments", rearm_moment_by_moment },
 		{ "save", while_it_is_saved },
 		{ "midway", a_report_fails_midway },
 		{ "replaced", a_log_is_replaced },
