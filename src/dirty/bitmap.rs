@@ -16,6 +16,8 @@ impl PageSize {
         bytes.is_power_of_two().then(|| PageSize(bytes.trailing_zeros()))
     }
 
+    pub(crate) const GIB: PageSize = PageSize(30);
+
     /// Its size.
     pub fn bytes(self) -> u64 {
         1 << self.0
