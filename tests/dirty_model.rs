@@ -176,6 +176,7 @@ impl Case {
             own,
             container,
             running: rng.chance(800),
+            awoken: 0,
             number: None,
             health: rng.chance(700),
             resets: Arc::default(),
@@ -290,6 +291,7 @@ impl Case {
                         let stop = start + (w.page - 1);
                         let range_end = before.iova + (before.length - 1);
                         if start < before.iova || stop > range_end {
+                            w.frames[frame].cut = end;
                             partial.push(frame);
                             continue;
                         }
@@ -297,8 +299,13 @@ impl Case {
                         let of = |addr: u64| (addr - before.iova) / before.page;
                         let bits = of(start)..=of(stop);
                         if !bits.clone().all(|at| bit(words, at)) {
-                            if bits.clone().any(|at| bit(words, at) && !bit(&before.words, at)) {
+                            let new = |at| bit(words, at) && !bit(&before.words, at);
+                            let frame = &mut w.frames[frame];
+                            if bits.clone().any(new) && frame.cut == 0 {
                                 w.violation(format!("{start:#x} is delivered in part"));
+                            } else if bits.clone().any(new) && frame.must <= frame.cut {
+                                // The rest of it.
+                                frame.must = 0;
                             }
                             continue;
                         }
@@ -480,6 +487,19 @@ impl Case {
             )
         });
         self.run.map(mapping).unwrap();
+        let mut w = lock(&self.world);
+        if w.tracking {
+            // In a window it may have been made, and written to, before a log was lost.
+            let last = mapping.iova + (mapping.size - 1);
+            for (iova, size) in w.windows.clone() {
+                let (from, to) = (iova.max(mapping.iova), last.min(iova + (size - 1)));
+                if from <= to {
+                    w.explain(from..=to);
+                    w.count("mapped in a window after a restart");
+                }
+            }
+        }
+        drop(w);
         self.settle(true, &pre, None);
     }
 
@@ -577,7 +597,7 @@ impl Case {
             iova,
             size,
             words.as_mut().map(|words| (bytes, &mut words[..])),
-            move |unmapped| lock(&hands).unmap(range, unmapped),
+            move || lock(&hands).unmap(range),
         );
         self.note(|| format!("  {result:?}"));
         {
@@ -870,6 +890,7 @@ impl Case {
                 let n = w.devs.len() as u64;
                 let d = self.rng.below(n) as usize;
                 w.devs[d].running = !w.devs[d].running;
+                w.devs[d].awoken += 1;
                 let running = w.devs[d].running;
                 drop(w);
                 self.note(|| format!("device {d} runs: {running}"));

@@ -343,7 +343,9 @@ impl Tracker for DeviceLog {
             PageSize::new(page_size).filter(|own| *own > self.page && *own <= MAX_OWN_PAGE);
         if let Some(own) = larger.filter(|_| !self.is_full) {
             let rounded = ranges::wanted(map, windows, own);
-            if rounded != self.logged {
+            // Not where that leaves something out: the last page of all is larger then.
+            let covers = self.logged.iter().all(|range| rounded.gaps(range).next().is_none());
+            if covers && rounded != self.logged {
                 let set = self.logged.clone();
                 self.stop()?;
                 let again = self.start_with(&rounded).or_else(|_| self.start_with(&set));

@@ -313,20 +313,29 @@ pub(super) fn place_of(
     Ok(place)
 }
 
+/// After so many pages that the VMM does not know it is not asked for the rest of a piece.
+const MAX_UNKNOWN: u32 = 1024;
+
 /// The places that a piece lies in, as pieces that need no translation; where the VMM does not
-/// know, the rest as it is.
+/// know, as it is.
 pub(super) fn resolve(memory: &mut dyn Memory, page: PageSize, piece: &Piece) -> Vec<Piece> {
     if !piece.mapping.translate {
         return vec![*piece];
     }
-    let mut parts = Vec::new();
+    let (mut parts, mut unknown) = (Vec::new(), 0);
     let (mut at, end) = (page.of(piece.first), page.of(piece.last));
     while at <= end {
         let iova = at << page.shift();
         let left = end - at + 1;
         let Ok(place) = place_of(memory, page, iova, left) else {
-            parts.push(Piece { first: iova, ..*piece });
-            break;
+            unknown += 1;
+            let last = if unknown < MAX_UNKNOWN { iova | (page.bytes() - 1) } else { piece.last };
+            parts.push(Piece { first: iova, last, ..*piece });
+            if last >= piece.last {
+                break;
+            }
+            at += 1;
+            continue;
         };
         let pages = (place.size >> page.shift()).min(left);
         let size = pages << page.shift();

@@ -202,6 +202,13 @@ impl Run {
         }
     }
 
+    /// The same, also where devices cannot write: the VMM can.
+    fn add_pages(&mut self, range: &RangeInclusive<u64>) {
+        for piece in self.map.pieces(range) {
+            self.pending.add(self.page.of(piece.first)..=self.page.of(piece.last));
+        }
+    }
+
     fn add_piece(&mut self, piece: &Piece) {
         self.pending.add(self.page.of(piece.first)..=self.page.of(piece.last));
     }
@@ -325,7 +332,7 @@ impl Run {
             return Err(err!(Inval, "there is no set_dirty to give pages to"));
         }
         for range in std::mem::take(&mut self.owed) {
-            self.add_mapped(*range.start(), *range.end());
+            self.add_pages(&range);
         }
         self.deliver_to_memory(|run, sink| {
             let orphans = run.deliver_orphans(sink);

@@ -183,17 +183,12 @@ impl Run {
                 TrackerKind::Type1 if for_free => continue,
                 _ => {}
             }
+            if self.map.writable(&EVERYWHERE).any(|piece| other.find_hole(&piece).is_some()) {
+                continue;
+            }
             // One that is active watches for another source, and is read in its turn besides.
             let temporary = !other.active;
             if temporary && other.start(&self.map).is_err() {
-                continue;
-            }
-            let holes =
-                self.map.writable(&EVERYWHERE).any(|piece| other.find_hole(&piece).is_some());
-            if holes {
-                if temporary {
-                    other.stop_or_warn();
-                }
                 continue;
             }
             other.active = true;

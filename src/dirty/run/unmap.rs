@@ -94,7 +94,7 @@ impl Run {
                 let owed: Vec<_> = self.owed.overlapping(&range).cloned().collect();
                 for part in owed {
                     let (first, last) = (part.start().max(&iova), part.end().min(range.end()));
-                    self.add_mapped(*first, *last);
+                    self.add_pages(&(*first..=*last));
                 }
                 self.owed.remove(range.clone());
                 let delivered =
