@@ -220,12 +220,11 @@ impl Run {
         while at < end {
             let bits = most.min(end - at);
             if self.pending.overlaps(&(at..=at + bits - 1)) {
-                let mut union = std::mem::take(&mut self.union);
-                union.clear();
-                union.resize(words_for(bits), 0);
-                self.pending.take(at, bits, &mut union);
-                let taken = take(self, at << self.page.shift(), &mut union, bits);
-                self.union = union;
+                let mut room = std::mem::take(&mut self.union);
+                let union = bitmap::zeroed(&mut room, bits);
+                self.pending.take(at, bits, union);
+                let taken = take(self, at << self.page.shift(), union, bits);
+                self.union = room;
                 if taken.is_err() {
                     return;
                 }

@@ -108,26 +108,25 @@ impl Run {
     ) -> Result<()> {
         self.check_cancel()?;
         let bits = pages_in(first, last, self.page);
-        let mut union = std::mem::take(&mut self.union);
-        union.clear();
-        union.resize(words_for(bits), 0);
-        self.pending.take(self.page.of(first), bits, &mut union);
+        let mut room = std::mem::take(&mut self.union);
+        let union = bitmap::zeroed(&mut room, bits);
+        self.pending.take(self.page.of(first), bits, union);
         for i in 0..self.slots.len() {
             if !self.slots.get(i).is_some_and(|slot| slot.active && !slot.reads_whole()) {
                 continue;
             }
-            if let Err(error) = self.read(i, first, last, false, &mut union) {
+            if let Err(error) = self.read(i, first, last, false, union) {
                 self.failed(i, &(first..=last), &error);
-                bitmap::set(&mut union, 0, bits);
+                bitmap::set(union, 0, bits);
             }
         }
         if let (Some(whole), Some(sum)) = (whole, &self.sum) {
             let from = self.page.of(first) - self.page.of(whole.first);
-            bitmap::or_at(&mut union, 0, sum, from, bits);
+            bitmap::or_at(union, 0, sum, from, bits);
         }
-        self.add_unwatched(first, last, &mut union);
-        self.deliver(piece, first, &mut union, bits, sink);
-        self.union = union;
+        self.add_unwatched(first, last, union);
+        self.deliver(piece, first, union, bits, sink);
+        self.union = room;
         Ok(())
     }
 
@@ -257,14 +256,13 @@ impl Run {
             loop {
                 let last = self.chunk_end(at, piece.last);
                 let bits = pages_in(at, last, self.page);
-                let mut union = std::mem::take(&mut self.union);
-                union.clear();
-                union.resize(words_for(bits), 0);
-                match self.read(i, at, last, keep, &mut union) {
-                    Ok(()) => self.pending.add_bits(self.page.of(at), &union, 0..bits),
+                let mut room = std::mem::take(&mut self.union);
+                let union = bitmap::zeroed(&mut room, bits);
+                match self.read(i, at, last, keep, union) {
+                    Ok(()) => self.pending.add_bits(self.page.of(at), union, 0..bits),
                     Err(error) => self.failed(i, &(at..=last), &error),
                 }
-                self.union = union;
+                self.union = room;
                 if !self.is_active(i) {
                     return; // given up, and everything is dirty
                 }
