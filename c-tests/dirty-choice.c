@@ -203,10 +203,11 @@ static void a_log_that_fails_is_started_anew_and_then_given_up(void)
 
 struct odd {
     uint64_t page_size;   /* that it says it logs in; 0: what was asked for */
-    int left_on;          /* by an earlier owner: how often START fails because of that */
+    int left_on;          /* by an earlier owner: START fails until STOP */
     uint64_t most_bytes;  /* in one log */
     uint64_t bad_iova;    /* in a range that it refuses */
     int logging, starts, stops;
+    uint32_t num_ranges;  /* of the last start that succeeded */
     uint64_t dirty;       /* a bit for each page from BASE on */
 };
 
@@ -215,10 +216,8 @@ static int odd_start(struct odd *odd, void *data)
     uint64_t control[3], bytes = 0;
     memcpy(control, data, sizeof control);
     odd->starts++;
-    if (odd->left_on) {
-        odd->left_on--;
+    if (odd->left_on)
         return -EEXIST;
-    }
     if (odd->logging)
         return -EBUSY;
     for (uint32_t i = 0; i < (uint32_t)control[1]; i++) {
@@ -231,6 +230,7 @@ static int odd_start(struct odd *odd, void *data)
     if (odd->most_bytes && bytes > odd->most_bytes)
         return -ENOSPC;
     odd->logging = 1;
+    odd->num_ranges = (uint32_t)control[1];
     if (odd->page_size)
         memcpy(data, &odd->page_size, sizeof odd->page_size);
     return 0;
@@ -272,7 +272,7 @@ static int odd_feature(void *opaque, uint32_t flags, void *data, size_t len)
         return len == 24 ? odd_start(odd, data) : -EINVAL;
     case SET | 7:
         odd->stops++;
-        odd->logging = 0;
+        odd->logging = odd->left_on = 0;
         return 0;
     case GET | 8:
         return len == 32 ? odd_report(odd, data) : -EINVAL;
@@ -308,8 +308,8 @@ static void a_log_that_an_earlier_owner_left_on_is_stopped_first(void)
     struct odd odd = { .left_on = 1 };
     struct vfiomig_dirty *run;
     EQ(odd_run(&odd, &run).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
-    EQ(odd.starts, 2);
-    EQ(odd.stops, 1);
+    CHECK(odd.stops > 0);
+    EQ(odd.num_ranges, 2); /* as they are mapped */
     odd.dirty = 1 << 7;
     EQ(dirty_pages(run, 0), 1 << 7);
     vfiomig_dirty_free(run);
@@ -370,13 +370,14 @@ static void a_device_that_is_two_sources_is_logged_once(void)
     uint32_t second = add_source(run, NULL, dev, VFIOMIG_SOURCE_DEVICE_LOG);
     map(run, BASE, NUM * PAGE, 0, 0);
     OK(vfiomig_dirty_start(run));
-    EQ(odd.starts, 1);
+    int starts = odd.starts;
     odd.dirty = 4;
     EQ(dirty_pages(run, 0), 4);
     EQ(source_of(run, first).dirty_bytes, PAGE);
     EQ(source_of(run, second).dirty_bytes, PAGE);
     OK(vfiomig_dirty_remove_source(run, first));
     EQ(odd.logging, 1);
+    EQ(odd.starts, starts);
     odd.dirty = 8;
     EQ(dirty_pages(run, 0), 8);
     OK(vfiomig_dirty_remove_source(run, second));

@@ -141,7 +141,8 @@ static void what_is_unmapped_after_a_reset_is_dirty(void)
     uint64_t bitmap = 0;
     write_page(&d, 5);
     OK(vfiomig_device_reset(d.rig.dev));
-    EQ(vfiomig_dirty_unmap(d.run, BASE, 32 * PAGE, PAGE, &bitmap, 1, NULL, NULL), VFIOMIG_DIRTY_ERRORS);
+    EQ(vfiomig_dirty_unmap(d.run, BASE, 32 * PAGE, PAGE, &bitmap, 1, unmapped_, NULL),
+       VFIOMIG_DIRTY_ERRORS);
     CHECK(bitmap == UINT32_MAX);
     CHECK(read_all(&d, 0) == ALL << 32);
     EQ(read_all(&d, 0), 0);

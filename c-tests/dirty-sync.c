@@ -334,6 +334,39 @@ static void a_bitmap_that_is_too_small_loses_nothing(void)
     tracker_free(&t);
 }
 
+/* A device that logs in larger pages than the run's: all of such a page, wherever a range cuts it. */
+static void a_log_in_larger_pages(void)
+{
+    enum { LOG_PAGE = 65536, SIZE = 100 * PAGE };
+    struct vfiomig_sim_options o = rig_options();
+    struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
+    uint64_t base = BASE + 3 * PAGE, bitmap[2] = { 0 };
+    o.log_page_size = LOG_PAGE;
+    struct rig rig = rig_new(&o, NULL);
+    uint32_t number = add_source(run, NULL, rig.dev, VFIOMIG_SOURCE_DEVICE_LOG | VFIOMIG_SOURCE_REQUIRED);
+    map(run, base, SIZE, 0, 0); /* from 3 on: its first and its last page are parts of the log's */
+    OK(vfiomig_dirty_start(run));
+    EQ(source_of(run, number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
+    EQ(vfiomig_sim_dma_write(rig.sim, base, 1), 0);
+    EQ(vfiomig_sim_dma_write(rig.sim, BASE + 40 * PAGE, 1), 0);
+    EQ(vfiomig_sim_dma_write(rig.sim, base + SIZE - 1, 1), 0);
+    for (uint64_t at = 0; at < SIZE; at += 7 * PAGE) {
+        uint64_t part = 0, num = SIZE - at < 7 * PAGE ? (SIZE - at) / PAGE : 7;
+        OK(vfiomig_dirty_sync(run, base + at, num * PAGE, PAGE, &part, 1));
+        for (uint64_t i = 0; i < num; i++)
+            bitmap[(at / PAGE + i) / 64] |= (uint64_t)bit(&part, i) << (at / PAGE + i) % 64;
+    }
+    for (uint64_t i = 0; i < 128; i++) {
+        uint64_t page = i + 3;
+        EQ(bit(bitmap, i), page < 16 || (page >= 32 && page < 48) || (page >= 96 && page < 103));
+    }
+    memset(bitmap, 0, sizeof bitmap);
+    OK(vfiomig_dirty_sync(run, base, SIZE, PAGE, bitmap, 2));
+    EQ(count_bits(bitmap, 2), 0);
+    vfiomig_dirty_free(run);
+    rig_free(&rig);
+}
+
 int main(void)
 {
     RUN(exactly_the_pages_that_were_written_to);
@@ -346,5 +379,6 @@ int main(void)
     RUN(memory_that_is_larger_than_the_buffer);
     RUN(a_tracker_that_fails);
     RUN(a_bitmap_that_is_too_small_loses_nothing);
+    RUN(a_log_in_larger_pages);
     return DONE();
 }

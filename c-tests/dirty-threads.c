@@ -93,11 +93,9 @@ static int region_map(struct model *m, int region)
     return vfiomig_dirty_map(m->run, &mapping);
 }
 
-static int unmapped(void *opaque, uint64_t iova, uint64_t size, uint32_t flags)
+static int unmapped(void *opaque, uint64_t iova, uint64_t size)
 {
-    (void)iova;
-    (void)size;
-    atomic_fetch_add((atomic_int *)opaque, flags == 0 ? 1 : 1000);
+    atomic_fetch_add((atomic_int *)opaque, iova >= BASE && size == PAGES * PAGE ? 1 : 1000);
     return 0;
 }
 

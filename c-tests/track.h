@@ -161,8 +161,9 @@ struct memory {
     struct given *given;
     size_t num;
     int calls, released;
-    /* set_dirty refuses its nth call from now on, with this errno, once. */
-    int fail_nth, fail_errno;
+    /* set_dirty refuses what has this page in it, with this errno; 0: nothing. */
+    struct given refused;
+    int refuse;
     void (*hook)(void *);
     void *hook_opaque;
     char wrong[160];
@@ -183,8 +184,9 @@ static inline int give_(void *opaque, uint64_t cookie, uint64_t offset, uint64_t
         any |= bitmap[i / 64] >> i % 64 & 1;
     if (!any)
         WRONG(m, "set_dirty without a dirty page");
-    if (m->fail_nth > 0 && --m->fail_nth == 0)
-        return -m->fail_errno;
+    if (m->refuse && cookie == m->refused.cookie && offset <= m->refused.offset &&
+        m->refused.offset < offset + num_bits * page_size)
+        return -m->refuse;
     for (uint64_t i = 0; i < num_bits; i++) {
         if (!(bitmap[i / 64] >> i % 64 & 1))
             continue;
@@ -267,6 +269,15 @@ static inline void map(struct vfiomig_dirty *run, uint64_t iova, uint64_t size, 
                        uint64_t offset)
 {
     OK(try_map(run, iova, size, cookie, offset, 0));
+}
+
+/* An unmapping that has nothing to do. */
+static inline int unmapped_(void *opaque, uint64_t iova, uint64_t size)
+{
+    (void)opaque;
+    (void)iova;
+    (void)size;
+    return 0;
 }
 
 static inline struct vfiomig_dirty_stats stats_of(struct vfiomig_dirty *run)
