@@ -1333,6 +1333,11 @@ impl Memory for FakeMemory {
             w.violation(format!("set_dirty({cookie}, {offset:#x}, {page_size}, {bits} bits)"));
             return Ok(());
         }
+        if (bits..words.len() as u64 * 64)
+            .any(|bit| words[(bit / 64) as usize] >> (bit % 64) & 1 == 1)
+        {
+            w.violation(format!("set_dirty with bits behind the {bits} that count"));
+        }
         w.now += 1;
         let now = w.now;
         for bit in 0..bits {
