@@ -588,9 +588,9 @@ impl World {
     pub fn unmap(&mut self, pages: Range<usize>, unmapped: bool) -> Result<(), Errno> {
         self.tick();
         let (first, last) = (self.addr(pages.start), self.addr(pages.end - 1) + (self.page - 1));
-        if self.fault("unmap fails") {
+        if self.fault("unmap fails") || self.fault("unmap fails") || self.fault("unmap fails") {
             // Where nobody could tell afterwards, nothing is gone.
-            let part = self.rng.chance(500) && !self.tables.iter().any(|table| table.mute);
+            let part = self.rng.chance(800) && !self.tables.iter().any(|table| table.mute);
             if part && !self.containers.iter().any(|c| c.bisected(first, last)) {
                 let half = pages.start + pages.len() / 2;
                 let at = self.addr(half.min(pages.end - 1)) - 1;
