@@ -592,9 +592,9 @@ impl World {
     pub fn unmap(&mut self, pages: Range<usize>) -> Result<(), Errno> {
         self.tick();
         let (first, last) = (self.addr(pages.start), self.addr(pages.end - 1) + (self.page - 1));
-        if self.fault("unmap fails") {
+        if self.fault("unmap fails") || self.fault("unmap fails") || self.fault("unmap fails") {
             // Where nobody could tell afterwards, nothing is gone.
-            let part = self.rng.chance(500) && !self.tables.iter().any(|table| table.mute);
+            let part = self.rng.chance(800) && !self.tables.iter().any(|table| table.mute);
             if part && !self.containers.iter().any(|c| c.bisected(first, last)) {
                 let half = pages.start + pages.len() / 2;
                 let at = self.addr(half.min(pages.end - 1)) - 1;
@@ -1330,6 +1330,11 @@ impl Memory for FakeMemory {
         {
             w.violation(format!("set_dirty({cookie}, {offset:#x}, {page_size}, {bits} bits)"));
             return Ok(());
+        }
+        if (bits..words.len() as u64 * 64)
+            .any(|bit| words[(bit / 64) as usize] >> (bit % 64) & 1 == 1)
+        {
+            w.violation(format!("set_dirty with bits behind the {bits} that count"));
         }
         w.now += 1;
         let now = w.now;
