@@ -165,6 +165,13 @@ lint: ## formatting, clippy, shellcheck
 check-rust: ## the Rust tests
 	@CARGO='$(CARGO)' scripts/rust-tests.sh $(CARGO_ARGS) --workspace
 
+MODEL_CASES ?= 100000
+
+.PHONY: check-model
+check-model: ## dirty tracking against a model: 100,000 random runs (MODEL_CASES, VFIOMIG_MODEL_SEED)
+	@VFIOMIG_MODEL_CASES='$(MODEL_CASES)' $(CARGO) test --release $(CARGO_ARGS) --package vfiomig \
+		--test dirty_model -- --nocapture
+
 C_TESTS = $(patsubst c-tests/%.c,%,$(wildcard c-tests/*.c))
 CXX_TESTS = $(patsubst c-tests/%.cpp,%,$(wildcard c-tests/*.cpp))
 ALL_C_TESTS = $(C_TESTS) $(CXX_TESTS)

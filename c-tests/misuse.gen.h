@@ -1237,7 +1237,7 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_OPAQUE, .name = "unmap_opaque" },
         },
         .errors = {
-            EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, ENOSPC, ENODATA, EOPNOTSUPP,
+            EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, ENOSPC, EOPNOTSUPP,
             ENOTRECOVERABLE
         },
     },

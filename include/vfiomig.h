@@ -188,10 +188,6 @@ extern "C" {
                                       * (of a vIOMMU): devices log them from the beginning where
                                       * they can. Windows cannot be taken back. */
 
-/* Flags of vfiomig_unmap_fn. */
-#define VFIOMIG_UNMAP_CONTAINERS_DONE 1  /* The type1 containers whose dirty tracking is in use have
-                                          * been unmapped. */
-
 /* Flags of vfiomig_dirty_source: what could track it, best first. */
 #define VFIOMIG_SOURCE_DEVICE_LOG 1   /* The device's own log
                                        * (VFIO_DEVICE_FEATURE_DMA_LOGGING_*). */
@@ -628,12 +624,8 @@ struct vfiomig_dirty_source {
     uint64_t hwpt_page_size;
 };
 
-/*
- * Unmaps a range from everything that has it mapped: 0 or -errno. With
- * VFIOMIG_UNMAP_CONTAINERS_DONE in flags, the type1 containers whose dirty tracking is in use have
- * been unmapped by the library already; unmapping them again does no harm.
- */
-typedef int (*vfiomig_unmap_fn)(void *opaque, uint64_t iova, uint64_t size, uint32_t flags);
+/* Unmaps a range from everything that has it mapped: 0 or -errno. */
+typedef int (*vfiomig_unmap_fn)(void *opaque, uint64_t iova, uint64_t size);
 
 /* Numbers of a run since it was started. */
 struct vfiomig_dirty_stats {
@@ -1354,21 +1346,20 @@ int vfiomig_dirty_map(struct vfiomig_dirty *run,
 
 /*
  * Unmaps a range, and loses nothing that was dirty there: the library reads each tracker in the
- * order that it needs, and calls unmap(unmap_opaque, iova, size, flags) in between, which removes
- * the range from all that has it mapped. Containers whose dirty tracking is in use are unmapped by
- * the library in one step with the reading (VFIOMIG_UNMAP_CONTAINERS_DONE). unmap may be NULL where
- * nothing else has the range.
+ * order that it needs, and calls unmap(unmap_opaque, iova, size) in between, which removes the
+ * range from all that has it mapped. Containers whose dirty tracking is in use have been unmapped
+ * by the library before, in one step with the reading; unmapping them again does nothing.
  *
  * What was dirty is added to bitmap (see vfiomig_dirty_sync()); with bitmap NULL, and page_size and
  * num_words 0, set_dirty gets it, now or, where it refuses, later. Also while tracking is off
  * mappings go this way.
  *
  * When unmap fails the range stays in the map and counts as dirty until it is unmapped. Mappings
- * that lie in the range partly are cut.
+ * that lie in the range partly are cut. Where nothing is mapped, unmap is called all the same.
  *
  * States: all.
- * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -ENOSPC, -ENODATA,
- *         -EOPNOTSUPP, -ENOTRECOVERABLE.
+ * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -ENOSPC, -EOPNOTSUPP,
+ *         -ENOTRECOVERABLE.
  * Threads: any; waits for other calls, but not in callbacks.
  * Since: 0.1.
  */

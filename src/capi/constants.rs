@@ -182,9 +182,6 @@ pub const VFIOMIG_MAPPING_TRANSLATE: u32 = 2;
 /// from the beginning where they can. Windows cannot be taken back.
 pub const VFIOMIG_MAPPING_WINDOW: u32 = 4;
 
-/// The type1 containers whose dirty tracking is in use have been unmapped.
-pub const VFIOMIG_UNMAP_CONTAINERS_DONE: u32 = 1;
-
 /// The device's own log (VFIO_DEVICE_FEATURE_DMA_LOGGING_*).
 pub const VFIOMIG_SOURCE_DEVICE_LOG: u32 = 1;
 /// The page table of an iommufd.

@@ -79,6 +79,15 @@ pub(crate) struct Shared {
     resets: Arc<AtomicU64>,
 }
 
+/// What must be known of a device to rely on what it has logged.
+#[derive(Clone, Default)]
+struct Log {
+    /// How often it may have been lost.
+    resets: Arc<AtomicU64>,
+    /// How often the device may have begun to write.
+    changes: u64,
+}
+
 /// The device, locked.
 pub(crate) struct Locked<'a> {
     inner: MutexGuard<'a, Inner>,
@@ -97,7 +106,8 @@ pub(crate) struct Inner {
     data: Option<DataFd>,
     pub(crate) session: Session,
     /// Rises with every reset: a session of an earlier epoch is dead.
-    epoch: Arc<AtomicU64>,
+    epoch: u64,
+    log: Log,
     fixups: Arc<AtomicU32>,
     failure: Option<Failure>,
     events: Option<EventSink>,
@@ -118,7 +128,8 @@ impl Device {
         identity.migration_flags = caps.migration_flags;
         identity.state_size = caps.state_size.unwrap_or(0);
         let fixups = Arc::new(AtomicU32::new(0));
-        let resets = Arc::new(AtomicU64::new(0));
+        let log = Log::default();
+        let resets = Arc::clone(&log.resets);
         let inner = Inner {
             transport,
             fsm: Fsm::new(caps.migration_flags),
@@ -128,7 +139,8 @@ impl Device {
             identity,
             data: None,
             session: Session::None,
-            epoch: Arc::clone(&resets),
+            epoch: 0,
+            log,
             fixups: Arc::clone(&fixups),
             failure: None,
             events: options.events,
@@ -251,8 +263,10 @@ impl Device {
         let device = self.clone();
         let quiet = move || {
             // A device that is busy, with a read of its state for example, is not worth waiting for.
-            let Ok(inner) = device.shared.inner.try_lock() else { return false };
-            matches!(inner.state, Some(State::Stop | State::StopCopy | State::Resuming))
+            let inner = device.shared.inner.try_lock().ok()?;
+            let quiet =
+                matches!(inner.state, Some(State::Stop | State::StopCopy | State::Resuming));
+            quiet.then_some(inner.log.changes)
         };
         Health::new(Arc::clone(&self.shared.resets), quiet)
     }
@@ -323,11 +337,23 @@ impl Inner {
     }
 
     pub(crate) fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::Relaxed)
+        self.epoch
     }
 
-    fn next_epoch(&self) {
-        self.epoch.fetch_add(1, Ordering::Release);
+    fn next_epoch(&mut self) {
+        self.epoch += 1;
+        self.log_is_lost();
+    }
+
+    /// A reset may have lost what the device had logged.
+    fn log_is_lost(&mut self) {
+        self.log.resets.fetch_add(1, Ordering::Release);
+        self.may_write();
+    }
+
+    /// The device may write from here on.
+    fn may_write(&mut self) {
+        self.log.changes += 1;
     }
 
     pub(crate) fn fixups(&self) -> u32 {

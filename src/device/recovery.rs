@@ -64,6 +64,7 @@ impl Inner {
         if path.steps.is_empty() {
             return Ok(0);
         }
+        self.may_write();
         let start = Instant::now();
         let changed = self.request(to, path.opens_data);
         let ns = elapsed_ns(start);
@@ -151,8 +152,9 @@ impl Inner {
         // Only a reset leads from a session to RUNNING unasked. Sessions notice by the epoch. In
         // STOP_COPY the guest stands still and cannot have done it: that save fails instead.
         if before.is_some_and(State::has_session) && state == State::Running {
-            if before != Some(State::StopCopy) {
-                self.next_epoch();
+            match before {
+                Some(State::StopCopy) => self.log_is_lost(),
+                _ => self.next_epoch(),
             }
             self.note_fixups(Fixups::AFTER_RESET_OR_LOAD);
             self.emit(EventKind::Reset, before, Outcome::Reset, 0);

@@ -91,7 +91,12 @@ pub(crate) fn check_range(
 }
 
 impl Map {
-    pub fn insert(&mut self, mapping: Mapping, page: PageSize) -> Result<RangeInclusive<u64>> {
+    /// Adds a mapping; none where it is there already, exactly so.
+    pub fn insert(
+        &mut self,
+        mapping: Mapping,
+        page: PageSize,
+    ) -> Result<Option<RangeInclusive<u64>>> {
         let Mapping { iova, size, .. } = mapping;
         let range = check_range("a mapping", iova, size, page)?;
         if !page.divides(mapping.offset) {
@@ -108,7 +113,10 @@ impl Map {
         if mapping.host != 0 && mapping.host.checked_add((size - 1) as usize).is_none() {
             return Err(err!(Inval, "the mapping at {iova:#x} wraps in its host address"));
         }
-        if let Some((other, _)) = self.mappings.overlapping(&range).next() {
+        if let Some((other, there)) = self.mappings.overlapping(&range).next() {
+            if *other == range && *there == mapping {
+                return Ok(None);
+            }
             return Err(err!(
                 Inval,
                 "the mapping at {iova:#x}, {size:#x} bytes, overlaps the one at {:#x} to {:#x}",
@@ -121,13 +129,18 @@ impl Map {
             err!(Inval, "with the mapping at {iova:#x} more than {MAX_MAPPED:#x} bytes are mapped")
         })?;
         self.mappings.insert(range.clone(), mapping);
-        Ok(range)
+        Ok(Some(range))
     }
 
-    pub fn insert_window(&mut self, iova: u64, size: u64, page: PageSize) -> Result<()> {
+    pub fn insert_window(
+        &mut self,
+        iova: u64,
+        size: u64,
+        page: PageSize,
+    ) -> Result<RangeInclusive<u64>> {
         let range = check_range("a window", iova, size, page)?;
-        self.windows.insert(range);
-        Ok(())
+        self.windows.insert(range.clone());
+        Ok(range)
     }
 
     pub fn remove(&mut self, range: &RangeInclusive<u64>) {

@@ -58,10 +58,14 @@ pub(crate) fn list(set: &RangeInclusiveSet<u64>) -> Vec<IovaRange> {
         .collect()
 }
 
-/// What of the map is not in `logged`.
-pub(crate) fn missing(map: &Map, logged: &RangeInclusiveSet<u64>) -> RangeInclusiveSet<u64> {
+/// What of the map in a range is not in `logged`.
+pub(crate) fn missing(
+    map: &Map,
+    range: &RangeInclusive<u64>,
+    logged: &RangeInclusiveSet<u64>,
+) -> RangeInclusiveSet<u64> {
     let mut missing = RangeInclusiveSet::new();
-    for piece in map.writable(&EVERYWHERE) {
+    for piece in map.writable(range) {
         missing.extend(logged.gaps(&piece.range()));
     }
     missing
@@ -102,7 +106,7 @@ mod tests {
         let map = map(&[(0, 4), (4, 4), (9, 1), (last, 2)]);
         let set = wanted(&map, false, page());
         assert_eq!(pages(&set), [(0, 8), (9, 1), (last, 1)]);
-        assert_eq!(pages(&missing(&map, &set)), [(last + 1, 1)]);
+        assert_eq!(pages(&missing(&map, &EVERYWHERE, &set)), [(last + 1, 1)]);
     }
 
     #[test]

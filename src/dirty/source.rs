@@ -31,21 +31,25 @@ pub struct Source {
     /// How often the device was reset, and whether it stands still.
     pub health: Option<Health>,
     /// The same number for the same device: its log is then started once.
-    pub(crate) log_key: Option<u64>,
-    /// What the device said against its log.
-    pub(crate) note: String,
+    pub log_key: Option<u64>,
+    /// What the device said against its log, for [`super::SourceStats::note`].
+    pub note: String,
 }
 
 /// What there is to know of a device beside its log.
 pub struct Health {
     resets: Arc<AtomicU64>,
-    quiet: Box<dyn FnMut() -> bool + Send>,
+    quiet: Box<dyn FnMut() -> Option<u64> + Send>,
 }
 
 impl Health {
-    /// `resets` rises with each reset of the device, which may lose what it has logged; `quiet`
-    /// says whether the device surely writes nothing now.
-    pub fn new(resets: Arc<AtomicU64>, quiet: impl FnMut() -> bool + Send + 'static) -> Health {
+    /// `resets` rises with each reset of the device, which may lose what it has logged. `quiet`
+    /// says whether the device surely writes nothing now: a number then, which is another one if it
+    /// may have written since.
+    pub fn new(
+        resets: Arc<AtomicU64>,
+        quiet: impl FnMut() -> Option<u64> + Send + 'static,
+    ) -> Health {
         Health { resets, quiet: Box::new(quiet) }
     }
 
@@ -53,7 +57,7 @@ impl Health {
         self.resets.load(Ordering::Acquire)
     }
 
-    pub(super) fn is_quiet(&mut self) -> bool {
+    pub(super) fn quiet(&mut self) -> Option<u64> {
         (self.quiet)()
     }
 }

@@ -4,11 +4,12 @@
 //! and what an error covers counts as dirty (`run`).
 
 use std::fmt::Write;
+use std::ops::RangeInclusive;
 
 use rangemap::RangeInclusiveSet;
 
 use super::bitmap::{self, PageSize, Span};
-use super::map::Map;
+use super::map::{EVERYWHERE, Map};
 use super::ranges::{self, MAX_RANGES};
 use crate::error::{Code, Errno, Error, Result, err};
 use crate::transport::{DmaLog, Hwpt, IovaRange, Type1, Words};
@@ -69,6 +70,16 @@ pub trait SuppliedTracker: Send {
     ) -> std::result::Result<(), Errno>;
 }
 
+/// What a tracker can be asked about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Extent {
+    /// Ranges that begin and end at pages of this size, which may be larger than those that it
+    /// answers in: a page behind the interface is forgotten as a whole.
+    Pages(PageSize),
+    /// Whole mappings only, with at most so many bytes of bitmap.
+    WholeMappings { max_bitmap: u64 },
+}
+
 pub(super) trait Tracker: Send {
     fn kind(&self) -> TrackerKind;
 
@@ -88,10 +99,9 @@ pub(super) trait Tracker: Send {
     /// How many system calls or callbacks it has made.
     fn calls(&self) -> u64;
 
-    /// Where a reading may be cut: larger than [`Tracker::page`] where pages behind the interface
-    /// are.
-    fn edges(&self) -> PageSize {
-        self.page()
+    /// What it can be asked about.
+    fn extent(&self) -> Extent {
+        Extent::Pages(self.page())
     }
 
     /// Bytes of the bitmaps that it keeps.
@@ -99,9 +109,9 @@ pub(super) trait Tracker: Send {
         0
     }
 
-    /// It answers for whole mappings only: the largest bitmap that it fills in, in bytes.
-    fn whole(&self) -> Option<u64> {
-        None
+    /// After a failed start: it runs all the same.
+    fn is_left_on(&self) -> bool {
+        false
     }
 
     /// After an error in one range nothing of what it says can be relied upon.
@@ -119,16 +129,11 @@ pub(super) trait Tracker: Send {
         false
     }
 
-    /// How many bytes of the map it does watch, where that is not all of it.
-    fn watched(&self) -> u64 {
-        0
-    }
-
-    /// The map has changed.
-    fn changed(&mut self, _map: &Map) {}
+    /// The map has changed in a range.
+    fn changed(&mut self, _map: &Map, _range: &RangeInclusive<u64>) {}
 
     /// Whether the range is mapped, in case it can tell.
-    fn is_mapped(&mut self, _iova: u64, _length: u64) -> Option<bool> {
+    fn is_mapped(&mut self, _iova: u64, _length: u64) -> Option<std::result::Result<bool, Errno>> {
         None
     }
 
@@ -147,6 +152,9 @@ fn refused(what: &str, errno: Errno) -> Error {
 /// The kernel takes no smaller pages.
 const MIN_LOG_PAGE: u64 = 4096;
 
+/// No device has larger ones.
+const MAX_OWN_PAGE: PageSize = PageSize::GIB;
+
 pub(super) struct DeviceLog {
     log: Box<dyn DmaLog>,
     page: PageSize,
@@ -155,7 +163,12 @@ pub(super) struct DeviceLog {
     started: bool,
     logged: RangeInclusiveSet<u64>,
     blind: RangeInclusiveSet<u64>,
-    outdated: bool,
+    /// A window came that is not logged.
+    outdated_windows: bool,
+    /// The ranges of the last start that succeeded.
+    accepted: RangeInclusiveSet<u64>,
+    /// The device takes no more than those.
+    is_full: bool,
     /// A page that was found dirty when reports were tried out.
     held: Option<u64>,
     spare: Option<Words>,
@@ -172,7 +185,9 @@ impl DeviceLog {
             started: false,
             logged: RangeInclusiveSet::new(),
             blind: RangeInclusiveSet::new(),
-            outdated: false,
+            outdated_windows: false,
+            accepted: RangeInclusiveSet::new(),
+            is_full: false,
             held: None,
             spare: None,
             calls: 0,
@@ -187,20 +202,11 @@ impl DeviceLog {
     /// Starts with these ranges, or with fewer and larger ones where the device takes no more.
     fn start_with(&mut self, set: &RangeInclusiveSet<u64>) -> std::result::Result<u64, Errno> {
         let mut joined = ranges::join(set, MAX_RANGES);
-        let mut left_on = true;
         loop {
             match self.try_start(&joined) {
                 Ok(page_size) => {
                     self.logged = joined;
                     return Ok(page_size);
-                }
-                // Perhaps an earlier owner of the fd left it on: most drivers then refuse.
-                Err(Errno(libc::EINVAL | libc::EEXIST | libc::EBUSY)) if left_on => {
-                    left_on = false;
-                    self.calls += 1;
-                    if self.log.stop().is_err() {
-                        joined = ranges::join(set, joined.len() / 2);
-                    }
                 }
                 // There is no logging, however few the ranges.
                 Err(errno @ Errno(libc::EOPNOTSUPP | libc::ENOTTY | libc::ENODEV)) => {
@@ -226,6 +232,7 @@ impl DeviceLog {
                 Ok(_) => {
                     self.calls += 1;
                     if let Err(errno) = self.log.stop() {
+                        self.started = true;
                         let _ = write!(text, "; and cannot be stopped: {errno}");
                         break;
                     }
@@ -288,17 +295,24 @@ impl Tracker for DeviceLog {
     fn start(&mut self, map: &Map) -> Result<()> {
         self.held = None;
         self.logged.clear();
+        self.own_page = self.page;
+        // Perhaps an earlier owner of the fd left it on. Most drivers then refuse to start, and one
+        // does not and keeps the old ranges.
+        self.calls += 1;
+        let _ = self.log.stop();
         let precise = ranges::wanted(map, false, self.page);
         let wide = ranges::wanted(map, true, self.page);
         if wide.is_empty() {
             // Nothing to log yet, and no logging of nothing.
-            self.changed(map);
+            self.changed(map, &EVERYWHERE);
             return Ok(());
         }
+        let mut windows = wide != precise;
         let mut result = Err(Errno(libc::EINVAL));
-        if wide != precise {
+        if windows {
             result = self.start_with(&wide);
             if let Err(errno) = result {
+                windows = false;
                 log::info!(
                     target: "vfiomig::dirty",
                     "the device does not log windows of later mappings: {errno}"
@@ -308,7 +322,15 @@ impl Tracker for DeviceLog {
         if result.is_err() && !precise.is_empty() {
             result = self.start_with(&precise);
         }
-        let page_size = match result {
+        self.is_full = false;
+        if result.is_err() && precise.iter().any(|range| self.accepted.overlaps(range)) {
+            // More than it can log: then what it could log before. The rest is not watched.
+            let accepted = self.accepted.clone();
+            let again = self.start_with(&accepted);
+            self.is_full = again.is_ok();
+            result = again.or(result);
+        }
+        let mut page_size = match result {
             Ok(page_size) => page_size,
             Err(errno) => {
                 let set = if precise.is_empty() { wide } else { precise };
@@ -316,8 +338,24 @@ impl Tracker for DeviceLog {
             }
         };
         self.started = true;
+        // Larger pages than asked for: ranges that share one are better one range.
+        let larger =
+            PageSize::new(page_size).filter(|own| *own > self.page && *own <= MAX_OWN_PAGE);
+        if let Some(own) = larger.filter(|_| !self.is_full) {
+            let rounded = ranges::wanted(map, windows, own);
+            // Not where that leaves something out: the last page of all is larger then.
+            let covers = self.logged.iter().all(|range| rounded.gaps(range).next().is_none());
+            if covers && rounded != self.logged {
+                let set = self.logged.clone();
+                self.stop()?;
+                let again = self.start_with(&rounded).or_else(|_| self.start_with(&set));
+                page_size =
+                    again.map_err(|errno| refused("the device does not log again", errno))?;
+                self.started = true;
+            }
+        }
         let usable = match PageSize::new(page_size) {
-            Some(own_page) => {
+            Some(own_page) if own_page <= MAX_OWN_PAGE => {
                 self.own_page = own_page.max(self.page);
                 self.try_report().map_err(|errno| match errno.0 {
                     libc::EOPNOTSUPP | libc::ENOTTY => err!(
@@ -328,7 +366,7 @@ impl Tracker for DeviceLog {
                     _ => refused("the device logs, but does not report", errno),
                 })
             }
-            None => Err(err!(Io, "the device logs in pages of {page_size} bytes, which cannot be")),
+            _ => Err(err!(Io, "the device logs in pages of {page_size} bytes, which cannot be")),
         };
         if let Err(error) = usable {
             let stopped = self.stop();
@@ -337,7 +375,11 @@ impl Tracker for DeviceLog {
                 Err(other) => error.note(&format!("; {other}")),
             });
         }
-        self.changed(map);
+        self.accepted = self.logged.clone();
+        let is_full = self.is_full;
+        self.changed(map, &EVERYWHERE);
+        self.is_full = is_full;
+        self.outdated_windows = false;
         Ok(())
     }
 
@@ -395,8 +437,12 @@ impl Tracker for DeviceLog {
         self.spare.as_ref().map_or(0, Words::footprint)
     }
 
-    fn edges(&self) -> PageSize {
-        self.own_page
+    fn extent(&self) -> Extent {
+        Extent::Pages(self.own_page)
+    }
+
+    fn is_left_on(&self) -> bool {
+        self.started
     }
 
     fn fails_as_a_whole(&self) -> bool {
@@ -407,18 +453,21 @@ impl Tracker for DeviceLog {
         Some(&self.blind)
     }
 
-    fn watched(&self) -> u64 {
-        self.logged.iter().map(|range| (range.end() - range.start()).saturating_add(1)).sum()
-    }
-
-    fn changed(&mut self, map: &Map) {
-        self.blind = ranges::missing(map, &self.logged);
-        let wanted = ranges::wanted(map, false, self.page);
-        self.outdated = wanted.iter().any(|range| self.logged.gaps(range).next().is_some());
+    fn changed(&mut self, map: &Map, range: &RangeInclusive<u64>) {
+        self.blind.remove(range.clone());
+        self.blind.extend(ranges::missing(map, range, &self.logged));
+        // Perhaps it takes this.
+        self.is_full = false;
+        let mut windows = map.windows().overlapping(range);
+        self.outdated_windows |= windows.any(|window| self.logged.gaps(window).next().is_some());
     }
 
     fn is_outdated(&self) -> bool {
-        self.outdated
+        // The last page of all cannot be logged.
+        let last = u64::MAX - (self.page.bytes() - 1);
+        !self.is_full
+            && (self.outdated_windows
+                || self.blind.first().is_some_and(|range| *range.start() < last))
     }
 }
 
@@ -480,11 +529,11 @@ impl Tracker for PageTable {
 
     /// Entries of a page table may be of any size, and a range that cuts one loses what it says
     /// (docs/kernel-interface.md). None reaches over the edge of a mapping.
-    fn whole(&self) -> Option<u64> {
-        Some(u64::MAX)
+    fn extent(&self) -> Extent {
+        Extent::WholeMappings { max_bitmap: u64::MAX }
     }
 
-    fn is_mapped(&mut self, iova: u64, length: u64) -> Option<bool> {
+    fn is_mapped(&mut self, iova: u64, length: u64) -> Option<std::result::Result<bool, Errno>> {
         self.calls += 1;
         self.hwpt.is_mapped(iova, length)
     }
@@ -552,8 +601,8 @@ impl Tracker for Container {
         self.calls
     }
 
-    fn whole(&self) -> Option<u64> {
-        Some(self.max_bitmap)
+    fn extent(&self) -> Extent {
+        Extent::WholeMappings { max_bitmap: self.max_bitmap }
     }
 
     fn unmap(&mut self, iova: u64, length: u64, words: &mut [u64]) -> Option<Result<()>> {
@@ -651,7 +700,7 @@ impl Tracker for AllDirty {
     }
 
     fn start(&mut self, map: &Map) -> Result<()> {
-        self.changed(map);
+        self.changed(map, &EVERYWHERE);
         Ok(())
     }
 
@@ -671,8 +720,9 @@ impl Tracker for AllDirty {
         Some(&self.map)
     }
 
-    fn changed(&mut self, map: &Map) {
-        self.map = ranges::missing(map, &RangeInclusiveSet::new());
+    fn changed(&mut self, map: &Map, range: &RangeInclusive<u64>) {
+        self.map.remove(range.clone());
+        self.map.extend(ranges::missing(map, range, &RangeInclusiveSet::new()));
     }
 }
 

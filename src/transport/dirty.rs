@@ -99,9 +99,13 @@ pub trait Hwpt: Send {
         bitmap: &mut [u64],
     ) -> Result<(), Errno>;
 
-    /// Whether all of the range is mapped: `Some(false)` where something is missing, `None` where
-    /// that cannot be found out.
-    fn is_mapped(&mut self, iova: u64, length: u64) -> Option<bool>;
+    /// The address space that it belongs to, where that is known.
+    fn ioas(&self) -> Option<u32> {
+        None
+    }
+
+    /// Whether all of the range is mapped; none where there is no way to find out.
+    fn is_mapped(&mut self, iova: u64, length: u64) -> Option<Result<bool, Errno>>;
 }
 
 fn address<T>(memory: *mut T) -> u64 {
@@ -311,7 +315,9 @@ impl KernelHwpt {
         let mut copy = [head(40, flags), head(copy_ioas, ioas), length, iova, iova];
         let copied = self.call(uapi::IOMMU_IOAS_COPY, &mut copy);
         let mut destroy = [head(8, copy_ioas)];
-        self.call(uapi::IOMMU_DESTROY, &mut destroy)?;
+        if let Err(errno) = self.call(uapi::IOMMU_DESTROY, &mut destroy) {
+            log::warn!(target: "vfiomig::dirty", "an address space is left over: {errno}");
+        }
         match copied {
             Ok(()) => Ok(true),
             Err(Errno(libc::ENOENT)) => Ok(false),
@@ -346,14 +352,12 @@ impl Hwpt for KernelHwpt {
         self.call(uapi::IOMMU_HWPT_GET_DIRTY_BITMAP, &mut arg)
     }
 
-    fn is_mapped(&mut self, iova: u64, length: u64) -> Option<bool> {
-        match self.try_copy(self.ioas?, iova, length) {
-            Ok(mapped) => Some(mapped),
-            Err(errno) => {
-                log::debug!(target: "vfiomig::dirty", "IOMMU_IOAS_COPY says nothing: {errno}");
-                None
-            }
-        }
+    fn ioas(&self) -> Option<u32> {
+        self.ioas
+    }
+
+    fn is_mapped(&mut self, iova: u64, length: u64) -> Option<Result<bool, Errno>> {
+        Some(self.try_copy(self.ioas?, iova, length))
     }
 }
 

@@ -105,7 +105,7 @@ impl Memory for MemoryOps {
         let from = host(place, buf.len())?;
         // SAFETY: the contract of vfiomig_mapping.host and vfiomig_place.host: as many bytes as the
         // mapping or place says are there, and `host` has checked that they suffice.
-        unsafe { std::ptr::copy_nonoverlapping(from, buf.as_mut_ptr(), buf.len()) };
+        unsafe { std::ptr::copy(from, buf.as_mut_ptr(), buf.len()) };
         Ok(())
     }
 
@@ -119,7 +119,7 @@ impl Memory for MemoryOps {
         }
         let to = host(place, buf.len())?;
         // SAFETY: as in `read`.
-        unsafe { std::ptr::copy_nonoverlapping(buf.as_ptr(), to, buf.len()) };
+        unsafe { std::ptr::copy(buf.as_ptr(), to, buf.len()) };
         Ok(())
     }
 }

@@ -212,17 +212,16 @@ unsafe fn bitmap<'a>(words: *mut u64, num_words: usize) -> Result<&'a mut [u64]>
 }
 
 /// Unmaps a range, and loses nothing that was dirty there: the library reads each tracker in the
-/// order that it needs, and calls unmap(unmap_opaque, iova, size, flags) in between, which removes
-/// the range from all that has it mapped. Containers whose dirty tracking is in use are unmapped by
-/// the library in one step with the reading (VFIOMIG_UNMAP_CONTAINERS_DONE). unmap may be NULL
-/// where nothing else has the range.
+/// order that it needs, and calls unmap(unmap_opaque, iova, size) in between, which removes the
+/// range from all that has it mapped. Containers whose dirty tracking is in use have been unmapped
+/// by the library before, in one step with the reading; unmapping them again does nothing.
 ///
 /// What was dirty is added to bitmap (see vfiomig_dirty_sync()); with bitmap NULL, and page_size
 /// and num_words 0, set_dirty gets it, now or, where it refuses, later. Also while tracking is off
 /// mappings go this way.
 ///
 /// When unmap fails the range stays in the map and counts as dirty until it is unmapped. Mappings
-/// that lie in the range partly are cut.
+/// that lie in the range partly are cut. Where nothing is mapped, unmap is called all the same.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_dirty_unmap(
     run: *mut vfiomig_dirty,
@@ -241,11 +240,10 @@ pub unsafe extern "C" fn vfiomig_dirty_unmap(
             // SAFETY: the caller's contract.
             Some((page_size, unsafe { self::bitmap(bitmap, num_words) }?))
         };
-        let synced = run.unmap(iova, size, words, |done| {
-            let Some(unmap) = unmap else { return Ok(()) };
-            let flags = if done { VFIOMIG_UNMAP_CONTAINERS_DONE } else { 0 };
+        let unmap = unmap.ok_or_else(|| err!(Fault, "unmap is NULL"))?;
+        let synced = run.unmap(iova, size, words, || {
             // SAFETY: the callback's contract.
-            match unsafe { unmap(unmap_opaque, iova, size, flags) } {
+            match unsafe { unmap(unmap_opaque, iova, size) } {
                 ret if ret < 0 => Err(Errno(ret.saturating_neg())),
                 _ => Ok(()),
             }

@@ -54,11 +54,9 @@ pub struct vfiomig_place {
 pub type vfiomig_mapping_fn =
     Option<unsafe extern "C" fn(context: *mut c_void, mapping: *const vfiomig_mapping) -> c_int>;
 
-/// Unmaps a range from everything that has it mapped: 0 or -errno. With
-/// VFIOMIG_UNMAP_CONTAINERS_DONE in flags, the type1 containers whose dirty tracking is in use have
-/// been unmapped by the library already; unmapping them again does no harm.
+/// Unmaps a range from everything that has it mapped: 0 or -errno.
 pub type vfiomig_unmap_fn =
-    Option<unsafe extern "C" fn(opaque: *mut c_void, iova: u64, size: u64, flags: u32) -> c_int>;
+    Option<unsafe extern "C" fn(opaque: *mut c_void, iova: u64, size: u64) -> c_int>;
 
 /// The VMM's memory, as a run needs it. Callbacks are called on the thread that is inside the run,
 /// one at a time; in them every function of the run returns -EBUSY. Each may be NULL.

@@ -1,0 +1,428 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * Which tracker a source gets: the first of those it was given that works, and the reason is told.
+ * Where none works every page is dirty at every time, or the run does not start.
+ */
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "track.h"
+
+#define BASE ((uint64_t)1 << 35)
+#define NUM 32 /* pages */
+
+static uint64_t dirty_pages(struct vfiomig_dirty *run, int returned)
+{
+    uint64_t bitmap = 0;
+    EQ(vfiomig_dirty_sync(run, BASE, NUM * PAGE, PAGE, &bitmap, 1), returned);
+    return bitmap;
+}
+
+#define ALL 0xffffffffu
+
+static void without_a_tracker_everything_is_dirty_at_every_time(void)
+{
+    struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
+    uint32_t number = add_source(run, NULL, NULL, 0);
+    map(run, BASE, NUM * PAGE, 0, 0);
+    EQ(source_of(run, number).tracker, VFIOMIG_TRACKER_NONE);
+    EQ(vfiomig_dirty_start(run), VFIOMIG_DIRTY_UNWATCHED);
+    EQ(source_of(run, number).tracker, VFIOMIG_TRACKER_ALL_DIRTY);
+    for (int i = 0; i < 3; i++)
+        CHECK(dirty_pages(run, VFIOMIG_DIRTY_UNWATCHED) == ALL);
+    EQ(source_of(run, number).assumed_bytes, 3 * NUM * PAGE);
+    EQ(source_of(run, number).dirty_bytes, 0);
+    vfiomig_dirty_free(run);
+}
+
+static void without_a_source_nothing_is_dirty(void)
+{
+    struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
+    map(run, BASE, NUM * PAGE, 0, 0);
+    OK(vfiomig_dirty_start(run));
+    EQ(dirty_pages(run, 0), 0);
+    EQ(stats_of(run).num_sources, 0);
+    vfiomig_dirty_free(run);
+}
+
+/* A device with every quirk of its log, and a tracker of the VMM's behind it. */
+static void one_choice(uint64_t quirks, uint32_t fault_op, int fault, uint32_t tracker, const char *note)
+{
+    struct vfiomig_sim_options o = rig_options();
+    struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
+    struct tracker t = tracker_new(BASE, PAGE, NUM);
+    o.quirks = quirks;
+    struct rig rig = rig_new(&o, NULL);
+    uint32_t number = add_source(run, &t, rig.dev, VFIOMIG_SOURCE_DEVICE_LOG | VFIOMIG_SOURCE_REQUIRED);
+    map(run, BASE, NUM * PAGE, 0, 0);
+    if (fault_op)
+        EQ(vfiomig_sim_inject(rig.sim, fault_op, 1, fault, VFIOMIG_SIM_FAULT_STICKY), 0);
+    OK(vfiomig_dirty_start(run));
+    struct vfiomig_source_stats stats = source_of(run, number);
+    EQ(stats.tracker, tracker);
+    EQ(stats.page_size, PAGE);
+    if (note)
+        HAS(stats.note, note);
+    else
+        EQ(strlen(stats.note), 0);
+    int by_log = tracker == VFIOMIG_TRACKER_DEVICE_LOG;
+    EQ(t.starts, !by_log);
+    EQ(vfiomig_sim_dma_write(rig.sim, BASE + 3 * PAGE, 1), 0);
+    touch(&t, BASE + 5 * PAGE, 1);
+    EQ(dirty_pages(run, 0), by_log ? 1 << 3 : 1 << 5);
+    vfiomig_sim_clear_faults(rig.sim);
+    OK(vfiomig_dirty_stop(run));
+    EQ(t.stops, !by_log);
+    EQ(source_of(run, number).tracker, VFIOMIG_TRACKER_NONE);
+    vfiomig_dirty_free(run);
+    tracker_free(&t);
+    rig_free(&rig);
+}
+
+static void the_first_that_works_is_taken_and_the_reason_told(void)
+{
+    const uint32_t log = VFIOMIG_TRACKER_DEVICE_LOG, own = VFIOMIG_TRACKER_SUPPLIED;
+    one_choice(0, 0, 0, log, NULL);
+    one_choice(VFIOMIG_SIM_NO_LOGGING, 0, 0, own, "does not log");
+    one_choice(VFIOMIG_SIM_REPORT_EOPNOTSUPP, 0, 0, own, "CONFIG_IOMMUFD");
+    one_choice(0, VFIOMIG_SIM_OP_LOG_START, ENOMEM, own, "device DMA logging: the device refuses to log");
+    one_choice(0, VFIOMIG_SIM_OP_LOG_START, EOPNOTSUPP, own, "refuses to log");
+    one_choice(0, VFIOMIG_SIM_OP_LOG_START, ENODEV, own, "refuses to log");
+    one_choice(0, VFIOMIG_SIM_OP_LOG_REPORT, EOPNOTSUPP, own, "CONFIG_IOMMUFD");
+    one_choice(0, VFIOMIG_SIM_OP_LOG_REPORT, EIO, own, "does not report");
+}
+
+/* Containers and page tables that are none. */
+static void trackers_of_the_kernel_that_are_not_there(void)
+{
+    struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
+    struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    uint32_t number;
+    CHECK(null >= 0);
+    source.flags = VFIOMIG_SOURCE_TYPE1 | VFIOMIG_SOURCE_HWPT;
+    source.name = "nobody's";
+    source.iommufd = source.container_fd = null;
+    source.hwpt_id = 1;
+    source.ioas_id = 1;
+    OK(vfiomig_dirty_add_source(run, &source, &number));
+    map(run, BASE, NUM * PAGE, 0, 0);
+    EQ(vfiomig_dirty_start(run), VFIOMIG_DIRTY_UNWATCHED);
+    struct vfiomig_source_stats stats = source_of(run, number);
+    EQ(stats.tracker, VFIOMIG_TRACKER_ALL_DIRTY);
+    const char *hwpt = strstr(stats.note, "iommufd page table: ");
+    const char *type1 = strstr(stats.note, "type1 container: ");
+    CHECK(hwpt && type1 && hwpt < type1);
+    OK(vfiomig_dirty_stop(run));
+    OK(vfiomig_dirty_remove_source(run, number));
+    source.flags |= VFIOMIG_SOURCE_REQUIRED;
+    OK(vfiomig_dirty_add_source(run, &source, &number));
+    EQ(vfiomig_dirty_start(run), -EOPNOTSUPP);
+    HAS(vfiomig_error_message(), "nobody's");
+    HAS(vfiomig_error_message(), "iommufd page table: ");
+    HAS(vfiomig_error_message(), "type1 container: ");
+    vfiomig_dirty_free(run);
+    CHECK(fcntl(null, F_GETFD) >= 0); /* only lent */
+    close(null);
+}
+
+static void what_is_required_and_missing_stops_the_start(void)
+{
+    struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
+    struct tracker good = tracker_new(BASE, PAGE, NUM), bad = tracker_new(BASE, PAGE, NUM);
+    uint64_t bitmap = 0;
+    uint32_t first = add_source(run, &good, NULL, VFIOMIG_SOURCE_REQUIRED), number = 77;
+    uint32_t second = add_source(run, &bad, NULL, VFIOMIG_SOURCE_REQUIRED);
+    map(run, BASE, NUM * PAGE, 0, 0);
+    bad.fail_start = ENOMEM;
+    EQ(vfiomig_dirty_start(run), -EOPNOTSUPP);
+    HAS(vfiomig_error_message(), "must be tracked");
+    EQ(vfiomig_dirty_sync(run, BASE, NUM * PAGE, PAGE, &bitmap, 1), -EINVAL);
+    EQ(source_of(run, first).tracker, VFIOMIG_TRACKER_NONE);
+    EQ(source_of(run, second).tracker, VFIOMIG_TRACKER_NONE);
+    EQ(good.starts, 1);
+    EQ(good.stops, 1);
+    OK(vfiomig_dirty_remove_source(run, second));
+    OK(vfiomig_dirty_start(run));
+    /* Nor is it added while tracking is on. */
+    EQ(try_add_source(run, NULL, NULL, VFIOMIG_SOURCE_REQUIRED, &number), -EOPNOTSUPP);
+    EQ(number, 77);
+    EQ(dirty_pages(run, 0), 0);
+    /* Without the requirement it is, and its pages are dirty. */
+    OK(try_add_source(run, NULL, NULL, 0, &number));
+    CHECK(dirty_pages(run, VFIOMIG_DIRTY_UNWATCHED) == ALL);
+    OK(vfiomig_dirty_remove_source(run, number));
+    (void)dirty_pages(run, 0);
+    EQ(dirty_pages(run, 0), 0);
+    vfiomig_dirty_free(run);
+    tracker_free(&good);
+    tracker_free(&bad);
+}
+
+/* A log that fails once is started anew; one that goes on failing is given up for the next tracker. */
+static void a_log_that_fails_is_started_anew_and_then_given_up(void)
+{
+    static const uint32_t effects[] = { VFIOMIG_SIM_FAULT_ONCE, VFIOMIG_SIM_FAULT_HALF };
+    for (int e = 0; e < 2; e++) {
+        struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
+        struct tracker t = tracker_new(BASE, PAGE, NUM);
+        struct rig rig = rig_new(NULL, NULL);
+        uint32_t number = add_source(run, &t, rig.dev, VFIOMIG_SOURCE_DEVICE_LOG);
+        map(run, BASE, NUM * PAGE, 0, 0);
+        OK(vfiomig_dirty_start(run));
+        EQ(vfiomig_sim_dma_write(rig.sim, BASE, 1), 0);
+        EQ(vfiomig_sim_inject(rig.sim, VFIOMIG_SIM_OP_LOG_REPORT, 1, EIO, effects[e]), 0);
+        CHECK(dirty_pages(run, VFIOMIG_DIRTY_ERRORS) == ALL);
+        EQ(source_of(run, number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
+        EQ(source_of(run, number).restarts, 1);
+        EQ(error_of(run, 0).code, -EIO);
+        EQ(error_of(run, 0).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
+        EQ(vfiomig_sim_dma_write(rig.sim, BASE + PAGE, 1), 0);
+        EQ(dirty_pages(run, 0), 2);
+        /* For ever. */
+        EQ(vfiomig_sim_inject(rig.sim, VFIOMIG_SIM_OP_LOG_REPORT, 1, EIO, VFIOMIG_SIM_FAULT_STICKY), 0);
+        CHECK(dirty_pages(run, VFIOMIG_DIRTY_ERRORS) == ALL);
+        struct vfiomig_source_stats stats = source_of(run, number);
+        EQ(stats.tracker, VFIOMIG_TRACKER_SUPPLIED);
+        HAS(stats.note, "device DMA logging: ");
+        EQ(t.starts, 1);
+        touch(&t, BASE + 9 * PAGE, 1);
+        EQ(dirty_pages(run, 0), 1 << 9);
+        vfiomig_sim_clear_faults(rig.sim);
+        vfiomig_dirty_free(run);
+        tracker_free(&t);
+        rig_free(&rig);
+    }
+}
+
+/* A device in nobody's hands but ours: what the simulator does not do. */
+
+#define GET (1u << 16)
+#define SET (1u << 17)
+#define PROBE (1u << 18)
+
+struct odd {
+    uint64_t page_size;   /* that it says it logs in; 0: what was asked for */
+    int left_on;          /* by an earlier owner: START fails until STOP */
+    uint64_t most_bytes;  /* in one log */
+    uint64_t bad_iova;    /* in a range that it refuses */
+    int logging, starts, stops;
+    uint32_t num_ranges;  /* of the last start that succeeded */
+    uint64_t dirty;       /* a bit for each page from BASE on */
+};
+
+static int odd_start(struct odd *odd, void *data)
+{
+    uint64_t control[3], bytes = 0;
+    memcpy(control, data, sizeof control);
+    odd->starts++;
+    if (odd->left_on)
+        return -EEXIST;
+    if (odd->logging)
+        return -EBUSY;
+    for (uint32_t i = 0; i < (uint32_t)control[1]; i++) {
+        uint64_t range[2];
+        memcpy(range, (char *)(uintptr_t)control[2] + i * sizeof range, sizeof range);
+        bytes += range[1];
+        if (odd->bad_iova && odd->bad_iova - range[0] < range[1])
+            return -EPERM;
+    }
+    if (odd->most_bytes && bytes > odd->most_bytes)
+        return -ENOSPC;
+    odd->logging = 1;
+    odd->num_ranges = (uint32_t)control[1];
+    if (odd->page_size)
+        memcpy(data, &odd->page_size, sizeof odd->page_size);
+    return 0;
+}
+
+static int odd_report(struct odd *odd, const void *data)
+{
+    uint64_t report[4];
+    memcpy(report, data, sizeof report);
+    if (!odd->logging)
+        return -EINVAL;
+    uint64_t *bitmap = (uint64_t *)(uintptr_t)report[3];
+    for (uint64_t i = 0; i < 64; i++) {
+        uint64_t iova = BASE + i * PAGE;
+        if (!(odd->dirty >> i & 1) || iova - report[0] >= report[1] || iova < report[0])
+            continue;
+        uint64_t at = (iova - report[0]) / report[2];
+        bitmap[at / 64] |= (uint64_t)1 << at % 64;
+        odd->dirty &= ~((uint64_t)1 << i);
+    }
+    return 0;
+}
+
+static int odd_feature(void *opaque, uint32_t flags, void *data, size_t len)
+{
+    struct odd *odd = opaque;
+    uint32_t state[2] = { VFIOMIG_STATE_RUNNING, 0 };
+    uint64_t migration_flags = 1;
+    switch (flags) {
+    case GET | 1:
+        memcpy(data, &migration_flags, 8);
+        return 0;
+    case GET | 2:
+        memcpy(data, state, 8);
+        return 0;
+    case PROBE | SET | 6:
+        return 0;
+    case SET | 6:
+        return len == 24 ? odd_start(odd, data) : -EINVAL;
+    case SET | 7:
+        odd->stops++;
+        odd->logging = odd->left_on = 0;
+        return 0;
+    case GET | 8:
+        return len == 32 ? odd_report(odd, data) : -EINVAL;
+    default:
+        return -ENOTTY;
+    }
+}
+
+static struct vfiomig_device *odd_device(struct odd *odd)
+{
+    struct vfiomig_device_ops ops = VFIOMIG_DEVICE_OPS_INIT;
+    struct vfiomig_device *dev;
+    ops.feature = odd_feature;
+    OK(vfiomig_device_new_ops(&ops, odd, NULL, &dev));
+    return dev;
+}
+
+/* Starts with one mapping at BASE and one far away: what tracks the device then. */
+static struct vfiomig_source_stats odd_run(struct odd *odd, struct vfiomig_dirty **run)
+{
+    struct vfiomig_device *dev = odd_device(odd);
+    *run = run_new(NULL, PAGE, 0);
+    uint32_t number = add_source(*run, NULL, dev, VFIOMIG_SOURCE_DEVICE_LOG);
+    vfiomig_device_free(dev);
+    map(*run, BASE, NUM * PAGE, 0, 0);
+    map(*run, BASE + ((uint64_t)1 << 33), NUM * PAGE, 0, 0);
+    CHECK(vfiomig_dirty_start(*run) >= 0);
+    return source_of(*run, number);
+}
+
+static void a_log_that_an_earlier_owner_left_on_is_stopped_first(void)
+{
+    struct odd odd = { .left_on = 1 };
+    struct vfiomig_dirty *run;
+    EQ(odd_run(&odd, &run).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
+    CHECK(odd.stops > 0);
+    EQ(odd.num_ranges, 2); /* as they are mapped */
+    odd.dirty = 1 << 7;
+    EQ(dirty_pages(run, 0), 1 << 7);
+    vfiomig_dirty_free(run);
+    EQ(odd.logging, 0);
+}
+
+static void a_log_in_pages_that_cannot_be_is_not_used(void)
+{
+    static const uint64_t sizes[] = { 3, 5000, UINT64_MAX };
+    for (int i = 0; i < 3; i++) {
+        struct odd odd = { .page_size = sizes[i] };
+        struct vfiomig_dirty *run;
+        struct vfiomig_source_stats stats = odd_run(&odd, &run);
+        EQ(stats.tracker, VFIOMIG_TRACKER_ALL_DIRTY);
+        HAS(stats.note, "which cannot be");
+        EQ(odd.logging, 0);
+        vfiomig_dirty_free(run);
+    }
+}
+
+/* The first page of all is asked for at the start; what it says then is not lost. */
+static void what_is_dirty_from_the_first_moment_on_is_told(void)
+{
+    struct odd odd = { .dirty = 1 };
+    struct vfiomig_dirty *run;
+    EQ(odd_run(&odd, &run).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
+    EQ(dirty_pages(run, 0), 1);
+    EQ(dirty_pages(run, 0), 0);
+    vfiomig_dirty_free(run);
+}
+
+static void the_note_tells_what_a_device_refuses(void)
+{
+    struct odd odd = { .bad_iova = BASE + ((uint64_t)1 << 33) };
+    struct vfiomig_dirty *run;
+    struct vfiomig_source_stats stats = odd_run(&odd, &run);
+    EQ(stats.tracker, VFIOMIG_TRACKER_ALL_DIRTY);
+    HAS(stats.note, "range 2 of 2 is at fault");
+    HAS(stats.note, "0xa00000000");
+    EQ(odd.logging, 0);
+    vfiomig_dirty_free(run);
+
+    odd = (struct odd){ .most_bytes = NUM * PAGE };
+    stats = odd_run(&odd, &run);
+    EQ(stats.tracker, VFIOMIG_TRACKER_ALL_DIRTY);
+    HAS(stats.note, "each range alone is taken");
+    EQ(odd.logging, 0);
+    vfiomig_dirty_free(run);
+}
+
+/* Two sources that are one device have one log. */
+static void a_device_that_is_two_sources_is_logged_once(void)
+{
+    struct odd odd = { 0 };
+    struct vfiomig_device *dev = odd_device(&odd);
+    struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
+    uint32_t first = add_source(run, NULL, dev, VFIOMIG_SOURCE_DEVICE_LOG);
+    uint32_t second = add_source(run, NULL, dev, VFIOMIG_SOURCE_DEVICE_LOG);
+    map(run, BASE, NUM * PAGE, 0, 0);
+    OK(vfiomig_dirty_start(run));
+    int starts = odd.starts;
+    odd.dirty = 4;
+    EQ(dirty_pages(run, 0), 4);
+    EQ(source_of(run, first).dirty_bytes, PAGE);
+    EQ(source_of(run, second).dirty_bytes, PAGE);
+    OK(vfiomig_dirty_remove_source(run, first));
+    EQ(odd.logging, 1);
+    EQ(odd.starts, starts);
+    odd.dirty = 8;
+    EQ(dirty_pages(run, 0), 8);
+    OK(vfiomig_dirty_remove_source(run, second));
+    EQ(odd.logging, 0);
+    vfiomig_dirty_free(run);
+    vfiomig_device_free(dev);
+}
+
+static void a_tracker_that_does_not_stop_is_asked_again(void)
+{
+    struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
+    struct tracker good = tracker_new(BASE, PAGE, NUM), bad = tracker_new(BASE, PAGE, NUM);
+    add_source(run, &bad, NULL, 0);
+    add_source(run, &good, NULL, 0);
+    map(run, BASE, NUM * PAGE, 0, 0);
+    OK(vfiomig_dirty_start(run));
+    bad.fail_stop = ENOTCONN;
+    EQ(vfiomig_dirty_stop(run), -EIO);
+    EQ(bad.stops, 1);
+    EQ(good.stops, 1);
+    EQ(vfiomig_dirty_stop(run), -EIO);
+    EQ(bad.stops, 2);
+    bad.fail_stop = 0;
+    OK(vfiomig_dirty_stop(run));
+    OK(vfiomig_dirty_stop(run));
+    EQ(bad.stops, 3);
+    EQ(good.stops, 1);
+    vfiomig_dirty_free(run);
+    tracker_free(&good);
+    tracker_free(&bad);
+}
+
+int main(void)
+{
+    RUN(without_a_tracker_everything_is_dirty_at_every_time);
+    RUN(without_a_source_nothing_is_dirty);
+    RUN(the_first_that_works_is_taken_and_the_reason_told);
+    RUN(trackers_of_the_kernel_that_are_not_there);
+    RUN(what_is_required_and_missing_stops_the_start);
+    RUN(a_log_that_fails_is_started_anew_and_then_given_up);
+    RUN(a_log_that_an_earlier_owner_left_on_is_stopped_first);
+    RUN(a_log_in_pages_that_cannot_be_is_not_used);
+    RUN(what_is_dirty_from_the_first_moment_on_is_told);
+    RUN(the_note_tells_what_a_device_refuses);
+    RUN(a_device_that_is_two_sources_is_logged_once);
+    RUN(a_tracker_that_does_not_stop_is_asked_again);
+    return DONE();
+}

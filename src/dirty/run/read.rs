@@ -1,0 +1,410 @@
+//! What the trackers say: readings over the map, piece by piece and chunk by chunk.
+
+use std::ops::RangeInclusive;
+use std::time::Instant;
+
+use super::super::bitmap::{self, Span, words_for};
+use super::super::map::{EVERYWHERE, Piece};
+use super::super::tracker::{Extent, Tracker};
+use super::deliver::Sink;
+use super::trackers::Slot;
+use super::{Run, Synced, elapsed_ns, pages_in};
+use crate::error::{Result, err};
+use crate::transport::Words;
+
+impl Run {
+    /// One reading over a range: every active tracker's answer and what is pending, to the sink.
+    pub(super) fn sweep(
+        &mut self,
+        range: &RangeInclusive<u64>,
+        complete: bool,
+        sink: Sink<'_>,
+    ) -> Result<Synced> {
+        let started = Instant::now();
+        let before = self.errors.total;
+        if self.rounds.begin(range) {
+            self.end_slot_rounds();
+        }
+        for slot in &mut self.slots {
+            slot.failures = 0;
+        }
+        self.rearm_for_free();
+        let mut pages = 0;
+        let mut counting = |piece: &Piece, first: u64, words: &mut [u64], bits: u64| {
+            let dirty = bitmap::count(words);
+            let result = sink(piece, first, words, bits);
+            pages += if result.is_ok() { dirty } else { dirty - bitmap::count(words) };
+            result
+        };
+        let result = self.read_and_deliver(range, &mut counting);
+        let bytes = pages << self.page.shift();
+        let complete = complete && result.is_ok();
+        self.rounds.read(range.clone(), bytes, started.elapsed(), complete);
+        if complete {
+            self.end_slot_rounds();
+        }
+        result?;
+        Ok(Synced { errors: self.errors.total > before, unwatched: self.is_unwatched(range) })
+    }
+
+    fn read_and_deliver(&mut self, range: &RangeInclusive<u64>, sink: Sink<'_>) -> Result<()> {
+        self.note_resets();
+        let pieces: Vec<Piece> = self.map.pieces(range).collect();
+        for piece in pieces.iter().filter(|piece| !piece.mapping.read_only) {
+            let whole = self.read_whole(piece, &self.whole_slots(), false);
+            let mut at = piece.first;
+            let result = loop {
+                let last = self.chunk_end(at, piece.last);
+                if let Err(error) = self.chunk(piece, at, last, whole.as_ref(), sink) {
+                    break Err(error);
+                }
+                if last >= piece.last {
+                    break Ok(());
+                }
+                at = last + 1;
+            };
+            if let Some(whole) = &whole {
+                // What was read and not delivered: beside the range, and behind an error.
+                let (first, base) = (self.page.of(piece.first), self.page.of(whole.first));
+                let done = if result.is_ok() { piece.last } else { at };
+                let done = self.page.of(done) + u64::from(result.is_ok());
+                self.keep_sum(whole, base, first);
+                self.keep_sum(whole, done, self.page.of(whole.last) + 1);
+            }
+            result?;
+        }
+        // A reset during the reading may have lost what was logged before it.
+        self.note_resets();
+        // What an error has made dirty behind the reading, and what lay beside a piece.
+        self.deliver_pending(&pieces, true, sink)
+    }
+
+    /// The last address of a piece that fits the buffer in the smallest pages there are, at an edge
+    /// of the largest.
+    fn chunk_end(&self, at: u64, last: u64) -> u64 {
+        let (mut least, mut most) = (self.page, self.page);
+        for slot in self.slots.iter().filter(|slot| slot.active) {
+            if let Extent::Pages(edges) = slot.tracker.extent() {
+                least = least.min(slot.tracker.page());
+                most = most.max(edges);
+            }
+        }
+        let length = (self.buffer_bytes as u64 * 8).saturating_mul(least.bytes());
+        // 2^64 has no number, and is an edge.
+        let Some(end) = at.checked_add(length) else { return last };
+        let edge = end & !(most.bytes() - 1);
+        let end = if edge > at && self.page.divides(edge) { edge } else { end };
+        last.min(end - 1)
+    }
+
+    /// Reads one part of a piece from all trackers and delivers it.
+    fn chunk(
+        &mut self,
+        piece: &Piece,
+        first: u64,
+        last: u64,
+        whole: Option<&Piece>,
+        sink: Sink<'_>,
+    ) -> Result<()> {
+        self.check_cancel()?;
+        let bits = pages_in(first, last, self.page);
+        let mut room = std::mem::take(&mut self.union);
+        let union = bitmap::zeroed(&mut room, bits);
+        self.pending.take(self.page.of(first), bits, union);
+        for i in 0..self.slots.len() {
+            if !self.slots.get(i).is_some_and(|slot| slot.active && !slot.reads_whole()) {
+                continue;
+            }
+            if let Err(error) = self.read(i, first, last, false, union) {
+                self.failed(i, &(first..=last), &error);
+                bitmap::set(union, 0, bits);
+            }
+        }
+        if let (Some(whole), Some(sum)) = (whole, &self.sum) {
+            let from = self.page.of(first) - self.page.of(whole.first);
+            bitmap::or_at(union, 0, sum, from, bits);
+        }
+        self.add_unwatched(first, last, union);
+        self.deliver(piece, first, union, bits, sink);
+        self.union = room;
+        Ok(())
+    }
+
+    /// Adds one tracker's answer for a range to `union`, whose bit 0 is the page at `first`.
+    fn read(
+        &mut self,
+        i: usize,
+        first: u64,
+        last: u64,
+        keep: bool,
+        union: &mut [u64],
+    ) -> Result<()> {
+        let Some(slot) = self.slots.get_mut(i) else { return Ok(()) };
+        let Extent::Pages(edges) = slot.tracker.extent() else { return Ok(()) };
+        let page = slot.tracker.page();
+        let mask = edges.max(page).bytes() - 1;
+        let start = first & !mask;
+        // Not over 2^64: a page ends there at the most.
+        let length = ((last | mask) - start).saturating_add(1);
+        let asked = Span { start, length, page };
+        let n = words_for(asked.bits());
+        let mut scratch = match self.scratch.take() {
+            Some(scratch) if scratch.len() >= n => scratch,
+            _ => Words::new(n)?,
+        };
+        let mut beyond = Vec::new();
+        let result = scratch.get_mut(..n).map_or(Ok(()), |words| {
+            let began = Instant::now();
+            let result = slot.tracker.read(start, length, keep, words);
+            let took = elapsed_ns(began);
+            if result.is_err() {
+                words.fill(0);
+            }
+            result?;
+            bitmap::cut(words, asked.bits());
+            let bits = if page == self.page && start == first {
+                // What does not fit the union any more stays.
+                let own = pages_in(first, last, page);
+                if own < asked.bits() {
+                    beyond.extend(bitmap::runs(words, own..asked.bits()));
+                    let bits = bitmap::count(words);
+                    bitmap::cut(words, own);
+                    bitmap::drain(words, union);
+                    bits
+                } else {
+                    bitmap::drain(words, union)
+                }
+            } else {
+                let own = Span { start: first, length: last - first + 1, page: self.page };
+                bitmap::add_span(union, own, words, asked);
+                // Pages that reach over the ends: their bits are gone now.
+                let head = (first - start).div_ceil(page.bytes());
+                let tail = (last - start).saturating_add(1) >> page.shift();
+                beyond.extend(bitmap::runs(words, 0..head));
+                beyond.extend(bitmap::runs(words, tail..asked.bits()));
+                let bits = bitmap::count(words);
+                words.fill(0);
+                bits
+            };
+            slot.count(bits << page.shift(), took);
+            Ok(())
+        });
+        self.scratch = Some(scratch);
+        for (at, len) in beyond {
+            let from = start + (at << page.shift());
+            let to = from + ((len << page.shift()) - 1);
+            if from < first {
+                self.add_mapped(from, to.min(first - 1));
+            }
+            if to > last {
+                self.add_mapped(from.max(last + 1), to);
+            }
+        }
+        result
+    }
+
+    /// What counts as dirty whatever the trackers say.
+    fn add_unwatched(&mut self, first: u64, last: u64, union: &mut [u64]) {
+        let page = self.page;
+        let asked = first..=last;
+        let mut add = |range: &RangeInclusive<u64>| {
+            let (start, end) = (*range.start().max(&first), *range.end().min(&last));
+            let n = pages_in(start, end, page);
+            bitmap::set(union, page.of(start) - page.of(first), n);
+            n << page.shift()
+        };
+        for slot in self.slots.iter_mut().filter(|slot| slot.active) {
+            let Some(blind) = slot.tracker.blind() else { continue };
+            let bytes = blind.overlapping(&asked).map(&mut add).sum();
+            slot.assume(bytes);
+        }
+        self.suspect.overlapping(&asked).for_each(|range| {
+            add(range);
+        });
+    }
+
+    /// Makes what counts as dirty whatever the trackers say pending.
+    pub(super) fn add_blind(&mut self, pieces: &[Piece]) {
+        for piece in pieces.iter().filter(|piece| !piece.mapping.read_only) {
+            let asked = piece.range();
+            let mut found: Vec<RangeInclusive<u64>> = Vec::new();
+            for slot in self.slots.iter().filter(|slot| slot.active) {
+                let blind = slot.tracker.blind().into_iter();
+                found.extend(blind.flat_map(|blind| blind.overlapping(&asked)).cloned());
+            }
+            found.extend(self.suspect.overlapping(&asked).cloned());
+            for range in found {
+                let (start, end) = (range.start().max(&piece.first), range.end().min(&piece.last));
+                self.pending.add(self.page.of(*start)..=self.page.of(*end));
+            }
+        }
+    }
+
+    /// Makes all that one tracker says of these pieces pending. With `keep`, it does not forget it
+    /// where it can do that.
+    pub(super) fn read_pieces(&mut self, i: usize, pieces: &[Piece], keep: bool) {
+        for piece in pieces.iter().filter(|piece| !piece.mapping.read_only) {
+            if self.slots.get(i).is_some_and(Slot::reads_whole) {
+                if let Some(whole) = self.read_whole(piece, &[i], keep) {
+                    // With keep, the rest is still there.
+                    let part = if keep { piece } else { &whole };
+                    self.keep_sum(&whole, self.page.of(part.first), self.page.of(part.last) + 1);
+                }
+                continue;
+            }
+            let mut at = piece.first;
+            loop {
+                let last = self.chunk_end(at, piece.last);
+                let bits = pages_in(at, last, self.page);
+                let mut room = std::mem::take(&mut self.union);
+                let union = bitmap::zeroed(&mut room, bits);
+                match self.read(i, at, last, keep, union) {
+                    Ok(()) => self.pending.add_bits(self.page.of(at), union, 0..bits),
+                    Err(error) => self.failed(i, &(at..=last), &error),
+                }
+                self.union = room;
+                if !self.is_active(i) {
+                    return; // given up, and everything is dirty
+                }
+                if last >= piece.last {
+                    break;
+                }
+                at = last + 1;
+            }
+        }
+    }
+
+    /// Makes all that one tracker has to say pending.
+    pub(super) fn read_out(&mut self, i: usize) {
+        let pieces: Vec<Piece> = self.map.writable(&EVERYWHERE).collect();
+        self.read_pieces(i, &pieces, false);
+        if self.is_active(i) {
+            // Not only what it has seen.
+            self.add_blind(&pieces);
+        }
+    }
+
+    /// Trackers that answer for whole mappings only.
+    fn whole_slots(&self) -> Vec<usize> {
+        let slots = self.slots.iter().enumerate();
+        let whole = |slot: &Slot| slot.active && slot.reads_whole();
+        slots.filter(|(_, slot)| whole(slot)).map(|(i, _)| i).collect()
+    }
+
+    /// Reads the mapping that a piece is of from these trackers, into `sum`, and returns it.
+    fn read_whole(&mut self, piece: &Piece, slots: &[usize], keep: bool) -> Option<Piece> {
+        if slots.is_empty() {
+            return None;
+        }
+        let whole = self.map.whole(piece);
+        let mut sum = match self.take_sum(&whole) {
+            Ok(sum) => sum,
+            Err(error) => {
+                slots.iter().for_each(|i| self.assume(*i, &whole, &error));
+                return None;
+            }
+        };
+        for i in slots {
+            let result = self.with_whole(*i, &whole, &mut sum, |tracker, length, words| {
+                tracker.read(whole.first, length, keep, words)
+            });
+            if let Err(error) = result {
+                self.assume(*i, &whole, &error);
+            }
+        }
+        self.sum = Some(sum);
+        Some(whole)
+    }
+
+    /// An empty sum with room for a piece.
+    pub(super) fn take_sum(&mut self, piece: &Piece) -> Result<Words> {
+        let n = words_for(pages_in(piece.first, piece.last, self.page));
+        if n as u64 * 8 > MAX_WHOLE {
+            return Err(too_large(piece, n as u64 * 8, MAX_WHOLE));
+        }
+        let mut sum = match self.sum.take() {
+            Some(sum) if sum.len() >= n => sum,
+            _ => return Words::new(n),
+        };
+        if let Some(words) = sum.get_mut(..n) {
+            words.fill(0);
+        }
+        Ok(sum)
+    }
+
+    /// Makes pages `first` to before `end` of the sum pending.
+    pub(super) fn keep_sum(&mut self, whole: &Piece, first: u64, end: u64) {
+        let Some(sum) = &self.sum else { return };
+        let base = self.page.of(whole.first);
+        self.pending.add_bits(base, sum, first - base..end - base);
+    }
+
+    /// Lets a tracker fill in a bitmap of a whole piece, and adds that to `sum`, whose bit 0 is the
+    /// piece's first page.
+    pub(super) fn with_whole(
+        &mut self,
+        i: usize,
+        piece: &Piece,
+        sum: &mut [u64],
+        call: impl FnOnce(&mut dyn Tracker, u64, &mut [u64]) -> Result<()>,
+    ) -> Result<()> {
+        let Some(slot) = self.slots.get_mut(i) else { return Ok(()) };
+        let Extent::WholeMappings { max_bitmap } = slot.tracker.extent() else { return Ok(()) };
+        let page = slot.tracker.page();
+        let length = piece.last - piece.first + 1;
+        let bits = length.div_ceil(page.bytes());
+        let n = words_for(bits);
+        let most = max_bitmap.min(MAX_WHOLE);
+        if n as u64 * 8 > most {
+            return Err(too_large(piece, n as u64 * 8, most));
+        }
+        let mut room = match self.whole.take() {
+            Some(room) if room.len() >= n => room,
+            _ => Words::new(n)?,
+        };
+        let result = room.get_mut(..n).map_or(Ok(()), |words| {
+            let began = Instant::now();
+            let result = call(slot.tracker.as_mut(), length, words);
+            let took = elapsed_ns(began);
+            if result.is_err() {
+                words.fill(0);
+            }
+            result?;
+            bitmap::cut(words, bits);
+            let dirty = if page == self.page {
+                bitmap::drain(words, sum)
+            } else {
+                let to = Span { start: piece.first, length, page: self.page };
+                let of = Span { start: piece.first, length: bits << page.shift(), page };
+                bitmap::add_span(sum, to, words, of);
+                let dirty = bitmap::count(words);
+                words.fill(0);
+                dirty
+            };
+            slot.count(dirty << page.shift(), took);
+            Ok(())
+        });
+        self.whole = Some(room);
+        result
+    }
+}
+
+/// Bitmaps of whole mappings are no larger, in bytes: as the kernel's limit for containers.
+const MAX_WHOLE: u64 = 256 << 20;
+
+fn too_large(piece: &Piece, bytes: u64, most: u64) -> crate::Error {
+    err!(
+        NotSupported,
+        "the mapping at {:#x}, {:#x} bytes, is too large to be tracked in one: its bitmap takes \
+         {bytes} bytes, and the limit is {most}; map it in pieces",
+        piece.first,
+        piece.last - piece.first + 1
+    )
+}
+
+impl Slot {
+    /// Whether it answers for whole mappings only.
+    pub fn reads_whole(&self) -> bool {
+        matches!(self.tracker.extent(), Extent::WholeMappings { .. })
+    }
+}

@@ -1,0 +1,213 @@
+//! What to do when trackers fail, are reset, or do not watch everything.
+//!
+//! Whatever is doubtful becomes pending *after* something watches again: a device may write at any
+//! moment in between.
+
+use std::ops::RangeInclusive;
+
+use super::super::errors::DirtyError;
+use super::super::map::{EVERYWHERE, Piece};
+use super::super::source::Health;
+use super::super::tracker::TrackerKind;
+use super::Run;
+use crate::error::{Error, err};
+
+/// How often a tracker that fails is started again in one reading before it is given up.
+const MAX_RESTARTS: u32 = 3;
+
+/// What shows that nothing is missed while a log is started anew.
+enum Evidence {
+    /// The device stands still; a number that changes when it may have written.
+    Quiet(u64),
+    /// Another tracker watches meanwhile.
+    Bridge { slot: usize, temporary: bool },
+    /// Nothing does.
+    Nothing,
+}
+
+impl Run {
+    pub(super) fn record(&mut self, i: usize, range: &RangeInclusive<u64>, error: &Error) {
+        let user = self
+            .users
+            .iter()
+            .position(|user| user.as_ref().is_some_and(|user| user.slot() == Some(i)));
+        let kind = self.slots.get(i).map_or(TrackerKind::None, |slot| slot.tracker.kind());
+        if let Some(slot) = self.slots.get_mut(i) {
+            slot.stats.errors += 1;
+        }
+        let user = user.and_then(|user| u32::try_from(user).ok());
+        self.errors.add(DirtyError::new(user, kind, range, error));
+    }
+
+    /// A piece counts as dirty because of an error.
+    pub(super) fn assume(&mut self, i: usize, piece: &Piece, error: &Error) {
+        self.record(i, &piece.range(), error);
+        self.add_piece(piece);
+        if let Some(slot) = self.slots.get_mut(i) {
+            slot.assume(piece.last - piece.first + 1);
+        }
+    }
+
+    /// A reading failed: what it was about counts as dirty. Where one error makes everything
+    /// doubtful, everything counts as dirty and the tracker is started anew, or given up for the
+    /// next one.
+    pub(super) fn failed(&mut self, i: usize, range: &RangeInclusive<u64>, error: &Error) {
+        let Some(slot) = self.slots.get_mut(i) else { return };
+        if slot.tracker.fails_as_a_whole() {
+            self.start_anew(i, error);
+            return;
+        }
+        // The tracker was asked in whole pages of its own.
+        let mask = slot.tracker.page().bytes() - 1;
+        let range = range.start() & !mask..=range.end() | mask;
+        slot.assume((range.end() - range.start()).saturating_add(1));
+        self.record(i, &range, error);
+        self.add_mapped(*range.start(), *range.end());
+    }
+
+    fn start_anew(&mut self, i: usize, why: &Error) {
+        self.record(i, &EVERYWHERE, why);
+        let mapped = self.map.bytes();
+        let mut given_up = None;
+        if let Some(slot) = self.slots.get_mut(i) {
+            slot.failures += 1;
+            slot.assume(mapped);
+            slot.stop_or_warn();
+            let started = if slot.failures > MAX_RESTARTS {
+                Err(err!(Io, "given up after {MAX_RESTARTS} restarts: {}", why.message()))
+            } else {
+                slot.stats.restarts += 1;
+                slot.start(&self.map)
+            };
+            if let Err(error) = started {
+                slot.active = false;
+                given_up = Some(error);
+            }
+        }
+        if let Some(error) = given_up {
+            self.replace(i, &error);
+        }
+        self.everything_is_doubtful();
+    }
+
+    /// Last, when everything is watched again.
+    fn everything_is_doubtful(&mut self) {
+        self.add_mapped(*EVERYWHERE.start(), *EVERYWHERE.end());
+        self.windows_are_doubtful();
+    }
+
+    /// A mapping may have been made already that the run has not been told of.
+    fn windows_are_doubtful(&mut self) {
+        let windows: Vec<RangeInclusive<u64>> = self.map.windows().iter().cloned().collect();
+        self.unsettled.extend(windows);
+    }
+
+    /// A device that was reset may have forgotten what it had logged.
+    pub(super) fn note_resets(&mut self) {
+        for index in 0..self.users.len() {
+            let Some(user) = self.users.get_mut(index).and_then(Option::as_mut) else { continue };
+            let resets = user.health.as_ref().map_or(0, Health::resets);
+            if resets == std::mem::replace(&mut user.resets_seen, resets) {
+                continue;
+            }
+            let Some(i) = user.slot() else { continue };
+            let log = |kind| kind == TrackerKind::DeviceLog;
+            if self.slots.get(i).is_some_and(|slot| slot.active && log(slot.tracker.kind())) {
+                self.start_anew(i, &err!(Io, "the device was reset, and its log with it"));
+            }
+        }
+    }
+
+    // --- mappings that came later ------------------------------------------------------------------
+
+    /// Starts logs anew that would watch more then, where nothing has to count as dirty for it.
+    pub(super) fn rearm_for_free(&mut self) {
+        for i in self.active_slots(&[TrackerKind::DeviceLog]) {
+            if self.slots.get(i).is_some_and(|slot| slot.tracker.is_outdated()) {
+                self.rearm_slot(i, true);
+            }
+        }
+    }
+
+    /// Starts a log anew. With `for_free`, not where everything would have to count as dirty.
+    pub(super) fn rearm_slot(&mut self, i: usize, for_free: bool) {
+        let evidence = self.evidence(i, for_free);
+        if for_free && matches!(evidence, Evidence::Nothing) {
+            return;
+        }
+        let pieces: Vec<Piece> = self.map.writable(&EVERYWHERE).collect();
+        self.read_pieces(i, &pieces, false);
+        self.add_blind(&pieces);
+        if self.is_active(i) {
+            self.restart_log(i);
+        }
+        let lossless = match evidence {
+            Evidence::Quiet(before) => self.quiet(i) == Some(before),
+            Evidence::Bridge { slot, temporary } => {
+                let watched = self.is_active(slot);
+                self.read_pieces(slot, &pieces, false);
+                let used = self.users.iter().flatten().any(|user| user.slot() == Some(slot));
+                if let Some(slot) = self.slots.get_mut(slot).filter(|_| temporary && !used) {
+                    slot.active = false;
+                    slot.stop_or_warn();
+                }
+                self.windows_are_doubtful();
+                watched
+            }
+            Evidence::Nothing => false,
+        };
+        if !lossless {
+            self.everything_is_doubtful();
+        }
+    }
+
+    fn quiet(&mut self, i: usize) -> Option<u64> {
+        let user = self.users.iter_mut().flatten().find(|user| user.slot() == Some(i))?;
+        user.health.as_mut()?.quiet()
+    }
+
+    fn evidence(&mut self, i: usize, for_free: bool) -> Evidence {
+        if let Some(quiet) = self.quiet(i) {
+            return Evidence::Quiet(quiet);
+        }
+        let user = self.users.iter().flatten().find(|user| user.slot() == Some(i));
+        let Some(user) = user else { return Evidence::Nothing };
+        let others = user.candidates.iter().copied().skip(user.chosen.map_or(0, |at| at + 1));
+        let others: Vec<usize> = others.collect();
+        for slot in others {
+            let Some(other) = self.slots.get_mut(slot) else { continue };
+            match other.tracker.kind() {
+                // It can be had simpler.
+                TrackerKind::AllDirty => continue,
+                // All that is pinned is dirty in there.
+                TrackerKind::Type1 if for_free => continue,
+                _ => {}
+            }
+            if self.map.writable(&EVERYWHERE).any(|piece| other.find_hole(&piece).is_some()) {
+                continue;
+            }
+            // One that is active watches for another source, and is read in its turn besides.
+            let temporary = !other.active;
+            if temporary && other.start(&self.map).is_err() {
+                continue;
+            }
+            other.active = true;
+            return Evidence::Bridge { slot, temporary };
+        }
+        Evidence::Nothing
+    }
+
+    fn restart_log(&mut self, i: usize) {
+        let Some(slot) = self.slots.get_mut(i) else { return };
+        let restarted = slot.stop().and_then(|()| {
+            slot.stats.restarts += 1;
+            slot.start(&self.map)
+        });
+        if let Err(error) = restarted {
+            slot.active = false;
+            self.record(i, &EVERYWHERE, &error);
+            self.replace(i, &error);
+            self.everything_is_doubtful();
+        }
+    }
+}

@@ -1,0 +1,413 @@
+//! Which tracker is whose: sources, their candidates, and the choice among them.
+
+use std::time::Instant;
+
+use super::super::bitmap::PageSize;
+use super::super::map::{EVERYWHERE, Piece};
+use super::super::source::{Health, Source};
+use super::super::stats::{SourceStats, per_second};
+use super::super::tracker::{
+    AllDirty, Container, DeviceLog, PageTable, Supplied, Tracker, TrackerKind, is_absent,
+};
+use super::{Run, elapsed_ns};
+use crate::error::{Error, Result, err};
+use std::ops::RangeInclusive;
+
+/// More sources than any machine has devices: a number that is wrong is told from one that is not.
+const MAX_SOURCES: usize = 4096;
+
+/// A tracker, and what sources have in common that have the same.
+pub(super) struct Slot {
+    pub tracker: Box<dyn Tracker>,
+    /// Two sources with the same number have the same one.
+    key: Option<(TrackerKind, u64)>,
+    /// What must be the same, too.
+    detail: u64,
+    /// It is some source's tracker and is read.
+    pub active: bool,
+    /// It was started and has not stopped.
+    running: bool,
+    pub stats: SourceStats,
+    pub round: Round,
+    /// How often it failed in the reading that is under way.
+    pub failures: u32,
+}
+
+/// A tracker's numbers in the round that is under way.
+pub(super) struct Round {
+    since: Instant,
+    pub dirty_bytes: u64,
+    pub sync_ns: u64,
+}
+
+impl Round {
+    fn new() -> Round {
+        Round { since: Instant::now(), dirty_bytes: 0, sync_ns: 0 }
+    }
+}
+
+impl Slot {
+    /// Stops it if it runs.
+    pub fn stop(&mut self) -> Result<()> {
+        if self.running {
+            self.tracker.stop()?;
+            self.running = false;
+        }
+        Ok(())
+    }
+
+    pub fn stop_or_warn(&mut self) {
+        if let Err(error) = self.stop() {
+            log::warn!(target: "vfiomig::dirty", "{error}");
+        }
+    }
+
+    pub fn start(&mut self, map: &super::super::map::Map) -> Result<()> {
+        // One that did not stop may be stopped by now; where it is not, starting says so.
+        self.stop_or_warn();
+        self.running = true;
+        let started = self.tracker.start(map);
+        self.running = started.is_ok() || self.tracker.is_left_on();
+        started
+    }
+
+    pub fn new_round(&mut self) {
+        self.round = Round::new();
+    }
+
+    fn end_round(&mut self) {
+        let ended = std::mem::replace(&mut self.round, Round::new());
+        self.stats.rate = per_second(ended.dirty_bytes, elapsed_ns(ended.since));
+        self.stats.last_dirty_bytes = ended.dirty_bytes;
+        self.stats.last_sync_ns = ended.sync_ns;
+    }
+
+    /// Counts what it said and how long that took.
+    pub fn count(&mut self, dirty_bytes: u64, ns: u64) {
+        let stats = &mut self.stats;
+        stats.dirty_bytes = stats.dirty_bytes.saturating_add(dirty_bytes);
+        stats.sync_ns = stats.sync_ns.saturating_add(ns);
+        self.round.dirty_bytes = self.round.dirty_bytes.saturating_add(dirty_bytes);
+        self.round.sync_ns = self.round.sync_ns.saturating_add(ns);
+    }
+
+    pub fn assume(&mut self, bytes: u64) {
+        self.stats.assumed_bytes = self.stats.assumed_bytes.saturating_add(bytes);
+    }
+}
+
+pub(super) struct User {
+    name: String,
+    required: bool,
+    /// Slots, best first.
+    pub candidates: Vec<usize>,
+    /// Position in `candidates`.
+    pub chosen: Option<usize>,
+    pub health: Option<Health>,
+    pub resets_seen: u64,
+    /// Why there is no device log, if the device said so.
+    given_note: String,
+    pub note: String,
+}
+
+impl User {
+    pub fn slot(&self) -> Option<usize> {
+        self.candidates.get(self.chosen?).copied()
+    }
+
+    fn add_note(&mut self, note: &str) {
+        if !self.note.is_empty() {
+            self.note.push_str("; ");
+        }
+        self.note.push_str(note);
+    }
+}
+
+impl Run {
+    /// Adds something that writes to memory; returns its number. While tracking is on it is tracked
+    /// at once: what it wrote before must have been sent or be sent anyway.
+    pub fn add_source(&mut self, source: Source) -> Result<u32> {
+        if self.users.iter().flatten().count() >= MAX_SOURCES || self.users.len() >= 1 << 20 {
+            return Err(err!(NoMem, "there are too many sources"));
+        }
+        let number = u32::try_from(self.users.len()).unwrap_or(u32::MAX);
+        let hwpt_page = match source.hwpt_page_size {
+            0 => Some(self.page),
+            size => PageSize::new(size).filter(|page| page.bytes() <= 1 << 30),
+        };
+        let hwpt_page = hwpt_page.map(|page| page.max(self.page)).ok_or_else(|| {
+            err!(Inval, "the page table's page size must be a power of two up to 1 GiB")
+        })?;
+        let supplied = source.supplied.map(Supplied::new).transpose()?;
+        if let Some(hwpt) = &source.hwpt {
+            let detail = hwpt_detail(hwpt_page, hwpt.ioas());
+            self.check_same((TrackerKind::Hwpt, hwpt.key()), detail)?;
+        }
+        let mut candidates = Vec::new();
+        if let Some(log) = source.device_log {
+            let key = source.log_key.map(|key| (TrackerKind::DeviceLog, key));
+            candidates.push(self.add_slot(Box::new(DeviceLog::new(log, self.page)), key, 0));
+        }
+        if let Some(hwpt) = source.hwpt {
+            let key = Some((TrackerKind::Hwpt, hwpt.key()));
+            let detail = hwpt_detail(hwpt_page, hwpt.ioas());
+            candidates.push(self.add_slot(Box::new(PageTable::new(hwpt, hwpt_page)), key, detail));
+        }
+        if let Some(supplied) = supplied {
+            candidates.push(self.add_slot(Box::new(supplied), None, 0));
+        }
+        if let Some(type1) = source.type1 {
+            let key = Some((TrackerKind::Type1, type1.key()));
+            candidates.push(self.add_slot(Box::new(Container::new(type1, self.page)), key, 0));
+        }
+        candidates.push(self.add_slot(Box::new(AllDirty::new(self.page)), None, 0));
+        let resets_seen = source.health.as_ref().map_or(0, Health::resets);
+        self.users.push(Some(User {
+            name: source.name,
+            required: source.required,
+            candidates,
+            chosen: None,
+            health: source.health,
+            resets_seen,
+            given_note: source.note,
+            note: String::new(),
+        }));
+        if self.tracking {
+            if let Err(error) = self.choose(number as usize, 0, true) {
+                self.drop_user(number as usize);
+                self.users.pop();
+                return Err(error);
+            }
+            self.verify(&EVERYWHERE);
+        }
+        Ok(number)
+    }
+
+    fn check_same(&self, key: (TrackerKind, u64), detail: u64) -> Result<()> {
+        match self.slots.iter().find(|slot| slot.key == Some(key)) {
+            Some(slot) if slot.detail != detail => Err(err!(
+                Inval,
+                "another source has the same page table with another address space or page size"
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn add_slot(
+        &mut self,
+        tracker: Box<dyn Tracker>,
+        key: Option<(TrackerKind, u64)>,
+        detail: u64,
+    ) -> usize {
+        if key.is_some() {
+            if let Some(same) = self.slots.iter().position(|slot| slot.key == key) {
+                return same;
+            }
+        }
+        let stats = SourceStats {
+            tracker: tracker.kind(),
+            page_size: tracker.page().bytes(),
+            ..SourceStats::default()
+        };
+        let round = Round::new();
+        let (active, running, failures) = (false, false, 0);
+        let slot = Slot { tracker, key, detail, active, running, stats, round, failures };
+        let used = |i: usize| self.users.iter().flatten().any(|user| user.candidates.contains(&i));
+        // Those of the source that is being added come last and are not known yet.
+        let vacant = (0..self.slots.len())
+            .find(|i| self.slots.get(*i).is_some_and(|slot| slot.detail == VACANT) && !used(*i));
+        match vacant.and_then(|i| self.slots.get_mut(i).map(|place| (i, place))) {
+            Some((i, place)) => {
+                *place = slot;
+                i
+            }
+            None => {
+                self.slots.push(slot);
+                self.slots.len() - 1
+            }
+        }
+    }
+
+    /// Takes a source out, for example because its device is unplugged: what it has written to is
+    /// read first and delivered later. Its number is not given out again.
+    pub fn remove_source(&mut self, number: u32) -> Result<()> {
+        let index = number as usize;
+        let slot = match self.users.get(index) {
+            Some(Some(user)) => user.slot(),
+            _ => return Err(err!(NoData, "there is no source {number}")),
+        };
+        if let Some(slot) = slot.filter(|_| self.tracking) {
+            self.read_out(slot);
+            // A log that was lost can be made up for by now only.
+            self.note_resets();
+        }
+        self.drop_user(index);
+        Ok(())
+    }
+
+    /// Forgets a user, and stops and forgets the trackers that nobody else could use.
+    fn drop_user(&mut self, index: usize) {
+        let Some(user) = self.users.get_mut(index).and_then(Option::take) else { return };
+        for i in user.candidates {
+            let others = || self.users.iter().flatten();
+            let chosen = others().any(|other| other.slot() == Some(i));
+            let wanted = others().any(|other| other.candidates.contains(&i));
+            let Some(slot) = self.slots.get_mut(i) else { continue };
+            if !chosen {
+                slot.active = false;
+                slot.stop_or_warn();
+            }
+            if !wanted {
+                // What it was made of may not outlive the source.
+                slot.tracker = Box::new(AllDirty::new(self.page));
+                slot.key = None;
+                slot.detail = VACANT;
+            }
+        }
+    }
+
+    /// Gives a source its best tracker from a position on. On `start`, one that must be tracked and
+    /// cannot be is an error.
+    pub(super) fn choose(&mut self, index: usize, from: usize, start: bool) -> Result<()> {
+        let Some(user) = self.users.get_mut(index).and_then(Option::as_mut) else { return Ok(()) };
+        if start {
+            user.note = user.given_note.clone();
+        }
+        user.chosen = None;
+        let candidates = user.candidates.clone();
+        let (name, required) = (user.name.clone(), user.required && start);
+        for (position, i) in candidates.into_iter().enumerate().skip(from) {
+            let Some(slot) = self.slots.get_mut(i) else { continue };
+            let kind = slot.tracker.kind();
+            if kind == TrackerKind::AllDirty && required {
+                break;
+            }
+            let started = if slot.active { Ok(()) } else { slot.start(&self.map) };
+            match started {
+                Ok(()) => {
+                    slot.active = true;
+                    slot.failures = 0;
+                    slot.stats.page_size = slot.tracker.page().bytes();
+                    log::info!(
+                        target: "vfiomig::dirty",
+                        "source {index} ({name}) is tracked by: {}",
+                        kind.name()
+                    );
+                    if let Some(user) = self.users.get_mut(index).and_then(Option::as_mut) {
+                        user.chosen = Some(position);
+                    }
+                    return Ok(());
+                }
+                Err(error) => {
+                    let level = if is_absent(&error) { log::Level::Info } else { log::Level::Warn };
+                    log::log!(target: "vfiomig::dirty", level, "source {index} ({name}): {error}");
+                    self.note(index, &format!("{}: {}", kind.name(), error.message()));
+                }
+            }
+        }
+        let note = self.users.get(index).and_then(Option::as_ref).map_or("", |user| &user.note);
+        Err(err!(
+            NotSupported,
+            "source {index} ({name}) must be tracked, and nothing can: {}",
+            if note.is_empty() { "it was given no tracker" } else { note }
+        ))
+    }
+
+    fn note(&mut self, index: usize, note: &str) {
+        if let Some(user) = self.users.get_mut(index).and_then(Option::as_mut) {
+            user.add_note(note);
+        }
+    }
+
+    /// Gives the users of a tracker that is no more their next one.
+    pub(super) fn replace(&mut self, i: usize, error: &Error) {
+        let kind = self.slots.get(i).map_or("", |slot| slot.tracker.kind().name());
+        for index in 0..self.users.len() {
+            let user = self.users.get(index).and_then(Option::as_ref);
+            let Some(user) = user.filter(|user| user.slot() == Some(i)) else { continue };
+            let next = user.chosen.map_or(0, |position| position + 1);
+            self.note(index, &format!("{kind}: {}", error.message()));
+            // Everything-dirty is the last candidate and starts always.
+            if let Err(error) = self.choose(index, next, false) {
+                log::error!(target: "vfiomig::dirty", "{error}");
+            }
+        }
+        self.verify(&EVERYWHERE);
+    }
+
+    /// A page table reports nothing, and says that all went well, where a part of the range is not
+    /// mapped: then all of it counts as dirty.
+    pub(super) fn verify(&mut self, range: &RangeInclusive<u64>) {
+        let pieces: Vec<Piece> = self.map.writable(range).collect();
+        for i in 0..self.slots.len() {
+            for piece in &pieces {
+                let Some(slot) = self.slots.get_mut(i).filter(|slot| slot.active) else { break };
+                if let Some(error) = slot.find_hole(piece) {
+                    self.suspect.insert(piece.range());
+                    self.record(i, &piece.range(), &error);
+                }
+            }
+        }
+    }
+
+    pub(super) fn active_slots(&self, kinds: &[TrackerKind]) -> Vec<usize> {
+        let wanted = |slot: &Slot| slot.active && kinds.contains(&slot.tracker.kind());
+        let slots = self.slots.iter().enumerate();
+        slots.filter(|(_, slot)| wanted(slot)).map(|(i, _)| i).collect()
+    }
+
+    pub(super) fn is_active(&self, i: usize) -> bool {
+        self.slots.get(i).is_some_and(|slot| slot.active)
+    }
+
+    pub(super) fn end_slot_rounds(&mut self) {
+        self.slots.iter_mut().for_each(Slot::end_round);
+        let mapped: u64 =
+            self.map.writable(&EVERYWHERE).map(|piece| piece.last - piece.first + 1).sum();
+        // One device in a container that does not pin its pages one by one makes all of it dirty.
+        let text = "every mapped page is dirty at every time: a device of the container reaches \
+                    all of it";
+        for i in self.active_slots(&[TrackerKind::Type1]) {
+            let all = |slot: &Slot| mapped > 0 && slot.stats.last_dirty_bytes >= mapped;
+            if !self.slots.get(i).is_some_and(all) {
+                continue;
+            }
+            for user in self.users.iter_mut().flatten().filter(|user| user.slot() == Some(i)) {
+                if !user.note.contains(text) {
+                    user.add_note(text);
+                }
+            }
+        }
+    }
+}
+
+impl Slot {
+    /// Why a tracker may not see all of a piece.
+    pub fn find_hole(&mut self, piece: &Piece) -> Option<Error> {
+        let length = piece.last - piece.first + 1;
+        match self.tracker.is_mapped(piece.first, length)? {
+            Ok(true) => None,
+            Ok(false) => Some(err!(
+                Inval,
+                "the mapping at {:#x}, {length:#x} bytes, is not mapped completely in the address \
+                 space of its page table",
+                piece.first
+            )),
+            Err(errno) => Some(Error::new(
+                errno.code(),
+                format!(
+                    "whether the mapping at {:#x}, {length:#x} bytes, is in the address space of \
+                     its page table cannot be found out: {errno}",
+                    piece.first
+                ),
+            )),
+        }
+    }
+}
+
+/// The `detail` of a slot that nobody has.
+const VACANT: u64 = u64::MAX;
+
+fn hwpt_detail(page: PageSize, ioas: Option<u32>) -> u64 {
+    page.bytes() << 32 | u64::from(ioas.unwrap_or(0))
+}

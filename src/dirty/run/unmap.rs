@@ -1,0 +1,134 @@
+//! Mappings that go: what was dirty there is read in the order that each tracker needs.
+
+use super::super::errors::DirtyError;
+use super::super::map::{Piece, check_range};
+use super::super::tracker::TrackerKind;
+use super::deliver::{BitmapSink, callback_failed, resolve};
+use super::{Run, Synced};
+use crate::error::{Errno, Result, err};
+
+impl Run {
+    /// Takes a range out of the map: reads what was dirty there, in the order that each tracker
+    /// needs, and calls `unmap` in between, which removes the range from everything that has it
+    /// mapped. Containers that are tracked have been unmapped already then, which does not matter:
+    /// unmapping them again does nothing. Where `bitmap` is given what was dirty is added there,
+    /// otherwise [`super::super::Memory::set_dirty`] gets it. Where nothing is mapped, `unmap` is
+    /// called and nothing else happens.
+    ///
+    /// When `unmap` fails the range stays in the map and counts as dirty.
+    pub fn unmap(
+        &mut self,
+        iova: u64,
+        size: u64,
+        bitmap: Option<(u64, &mut [u64])>,
+        unmap: impl FnOnce() -> std::result::Result<(), Errno>,
+    ) -> Result<Synced> {
+        let range = check_range("a range to unmap", iova, size, self.page)?;
+        let sink = match bitmap {
+            Some((page_size, words)) => {
+                Some(BitmapSink::new(iova, size, page_size, words, self.page)?)
+            }
+            None => None,
+        };
+        let failed = |errno| callback_failed(&format!("unmap {size:#x} bytes"), iova, errno);
+        let pieces: Vec<Piece> = self.map.pieces(&range).collect();
+        if !self.tracking || pieces.is_empty() {
+            unmap().map_err(failed)?;
+            self.map.remove(&range);
+            return Ok(Synced::default());
+        }
+        if sink.is_none() && !self.memory.as_ref().is_some_and(|memory| memory.takes_pages()) {
+            return Err(err!(
+                Inval,
+                "there is nowhere to put what is dirty: no bitmap, no set_dirty"
+            ));
+        }
+        let before = self.errors.total;
+        self.note_resets();
+        // Where the pages are is known to the VMM now, and perhaps not afterwards.
+        let mut places = pieces.clone();
+        if sink.is_none() {
+            if let Some(mut memory) = self.memory.take() {
+                let parts = |piece| resolve(memory.as_mut(), self.page, piece);
+                places = pieces.iter().flat_map(parts).collect();
+                self.memory = Some(memory);
+            }
+        }
+        // A page table forgets with the mapping; so may a tracker of the VMM's.
+        for i in self.active_slots(&[TrackerKind::Hwpt, TrackerKind::Supplied]) {
+            self.read_pieces(i, &pieces, true);
+        }
+        for i in self.active_slots(&[TrackerKind::Type1]) {
+            self.unmap_container(i, &pieces);
+        }
+        if let Err(errno) = unmap() {
+            // Some of it may be gone: no tracker can be relied upon here any more. A page table
+            // says nothing about all of a mapping that has a hole now.
+            let wholes: Vec<Piece> = pieces.iter().map(|piece| self.map.whole(piece)).collect();
+            for piece in &wholes {
+                self.add_piece(piece);
+                self.suspect.insert(piece.range());
+                let error = failed(errno);
+                let record = DirtyError::new(None, TrackerKind::None, &piece.range(), &error);
+                self.errors.add(record);
+            }
+            return Err(failed(errno));
+        }
+        // A device can write until the last moment: what still tells is read when it cannot.
+        for i in self.active_slots(&[TrackerKind::DeviceLog, TrackerKind::Supplied]) {
+            self.read_pieces(i, &pieces, false);
+        }
+        // A log that is lost by now can be made up for by now only.
+        self.note_resets();
+        let unwatched = self.is_unwatched(&range);
+        self.add_blind(&pieces);
+        match sink {
+            Some(mut sink) => {
+                self.deliver_owed(&range, &mut sink);
+                self.deliver_pending(&places, false, &mut |_, first, words, bits| {
+                    sink.add(first, words, bits);
+                    Ok(())
+                })?;
+            }
+            None => {
+                let owed: Vec<_> = self.owed.overlapping(&range).cloned().collect();
+                for part in owed {
+                    let (first, last) = (part.start().max(&iova), part.end().min(range.end()));
+                    self.add_pages(&(*first..=*last));
+                }
+                self.owed.remove(range.clone());
+                let delivered =
+                    self.deliver_to_memory(|run, sink| run.deliver_pending(&places, false, sink));
+                if let Err(error) = delivered {
+                    self.errors.add(DirtyError::new(None, TrackerKind::None, &range, &error));
+                    self.orphan(&places);
+                }
+            }
+        }
+        self.map.remove(&range);
+        self.suspect.remove(range.clone());
+        self.map_changed(&range);
+        Ok(Synced { errors: self.errors.total > before, unwatched })
+    }
+
+    /// Unmaps what a container has, with what was dirty. What fails counts as dirty, and the
+    /// VMM's callback unmaps it.
+    fn unmap_container(&mut self, i: usize, pieces: &[Piece]) {
+        for piece in pieces {
+            // Read-only pieces are unmapped like the others.
+            let result = self.take_sum(piece).and_then(|mut sum| {
+                let result = self.with_whole(i, piece, &mut sum, |tracker, length, words| {
+                    tracker.unmap(piece.first, length, words).unwrap_or(Ok(()))
+                });
+                self.sum = Some(sum);
+                result
+            });
+            match result {
+                Ok(()) => {
+                    self.keep_sum(piece, self.page.of(piece.first), self.page.of(piece.last) + 1);
+                }
+                Err(error) => self.assume(i, piece, &error),
+            }
+        }
+    }
+}

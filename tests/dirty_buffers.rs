@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The buffers of a run: an answer leaves nothing in them for the next one, and they take as much
+//! memory as docs/dirty-tracking.md says.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+
+use vfiomig::dirty::{Mapping, Memory, Run, RunOptions, Source, SuppliedTracker};
+use vfiomig::error::Errno;
+use vfiomig::transport::{Hwpt, Type1, Type1Info};
+
+const PAGE: u64 = 4096;
+
+/// What a tracker says at its next reading: these bits of every page, and whether it fails then.
+#[derive(Clone, Default)]
+struct Says(Arc<Mutex<(Vec<u64>, bool)>>);
+
+impl Says {
+    fn answer(&self, bitmap: &mut [u64]) -> Result<(), Errno> {
+        let (bits, fails) = std::mem::take(&mut *self.0.lock().unwrap());
+        for bit in bits {
+            bitmap[(bit / 64) as usize] |= 1 << (bit % 64);
+        }
+        if fails { Err(Errno(libc::EIO)) } else { Ok(()) }
+    }
+
+    fn next(&self, bits: &[u64], fails: bool) {
+        *self.0.lock().unwrap() = (bits.to_vec(), fails);
+    }
+}
+
+struct Own(Says, u64);
+
+impl SuppliedTracker for Own {
+    fn page_size(&self) -> u64 {
+        self.1
+    }
+
+    fn start(&mut self) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn stop(&mut self) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn sync(&mut self, _: u64, _: u64, _: u64, bitmap: &mut [u64]) -> Result<(), Errno> {
+        self.0.answer(bitmap)
+    }
+}
+
+struct Table(Says);
+
+impl Hwpt for Table {
+    fn key(&self) -> u64 {
+        1
+    }
+
+    fn set_tracking(&mut self, _: bool) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn bitmap(&mut self, _: u64, _: u64, _: u64, _: bool, b: &mut [u64]) -> Result<(), Errno> {
+        self.0.answer(b)
+    }
+
+    fn is_mapped(&mut self, _: u64, _: u64) -> Option<Result<bool, Errno>> {
+        None
+    }
+}
+
+struct Container(Says);
+
+impl Type1 for Container {
+    fn key(&self) -> u64 {
+        1
+    }
+
+    fn info(&mut self) -> Result<Type1Info, Errno> {
+        Ok(Type1Info { page_sizes: PAGE, max_bitmap: 256 << 20 })
+    }
+
+    fn start(&mut self) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn stop(&mut self) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn bitmap(&mut self, _: u64, _: u64, _: u64, bitmap: &mut [u64]) -> Result<(), Errno> {
+        self.0.answer(bitmap)
+    }
+
+    fn unmap(&mut self, _: u64, length: u64, _: u64, bitmap: &mut [u64]) -> Result<u64, Errno> {
+        self.0.answer(bitmap).map(|()| length)
+    }
+}
+
+#[derive(Clone, Default)]
+struct Vmm {
+    pages: Arc<Mutex<BTreeSet<u64>>>,
+    counts: Arc<Mutex<u64>>,
+}
+
+impl Memory for Vmm {
+    fn set_dirty(&mut self, _: u64, at: u64, _: u64, b: &[u64], bits: u64) -> Result<(), Errno> {
+        let mut pages = self.pages.lock().unwrap();
+        let mut counts = self.counts.lock().unwrap();
+        for bit in (0..bits).filter(|bit| b[(bit / 64) as usize] >> (bit % 64) & 1 == 1) {
+            pages.insert(at / PAGE + bit);
+            *counts += 1;
+        }
+        Ok(())
+    }
+}
+
+fn run_of(source: Source, mapped: u64) -> (Run, Vmm) {
+    let vmm = Vmm::default();
+    let mut run =
+        Run::new(vmm.clone(), RunOptions { page_size: PAGE, ..Default::default() }).unwrap();
+    run.map(Mapping { size: mapped, ..Default::default() }).unwrap();
+    run.add_source(source).unwrap();
+    run.start().unwrap();
+    (run, vmm)
+}
+
+fn sources(says: &Says) -> Vec<(&'static str, u64, Source)> {
+    let mut all = Vec::new();
+    for (name, page) in [("own", PAGE), ("own, small", 512), ("own, large", 4 * PAGE)] {
+        let mut source = Source::default();
+        source.supplied = Some(Box::new(Own(says.clone(), page)));
+        all.push((name, page, source));
+    }
+    for (name, page) in [("hwpt", PAGE), ("hwpt, large", 4 * PAGE)] {
+        let mut source = Source::default();
+        source.hwpt = Some(Box::new(Table(says.clone())));
+        source.hwpt_page_size = page;
+        all.push((name, page, source));
+    }
+    let mut source = Source::default();
+    source.type1 = Some(Box::new(Container(says.clone())));
+    all.push(("type1", PAGE, source));
+    all
+}
+
+#[test]
+fn an_answer_leaves_nothing_for_the_next_one() {
+    const PAGES: u64 = 1000;
+    let says = Says::default();
+    for (name, page, source) in sources(&says) {
+        let (mut run, vmm) = run_of(source, PAGES * PAGE);
+        let mut collect = |bits: &[u64], fails: bool| {
+            says.next(bits, fails);
+            let errors = run.collect().unwrap().errors;
+            assert_eq!(errors, fails, "{name}");
+            let dirty = run.source(0).unwrap().dirty_bytes;
+            (std::mem::take(&mut *vmm.pages.lock().unwrap()), dirty)
+        };
+        let pages = |bits: &[u64]| -> BTreeSet<u64> {
+            let each = |bit: &u64| bit * page / PAGE..=((bit + 1) * page - 1) / PAGE;
+            bits.iter().flat_map(each).collect()
+        };
+        let last = PAGES * PAGE / page - 1;
+        let nothing = BTreeSet::new();
+        assert_eq!(collect(&[0, 64, last], false), (pages(&[0, 64, last]), 3 * page), "{name}");
+        assert_eq!(collect(&[], false), (nothing.clone(), 3 * page), "{name}");
+        // What it said before it failed is covered by the error, once.
+        assert_eq!(collect(&[1, 65], true).0, (0..PAGES).collect(), "{name}");
+        assert_eq!(collect(&[], false), (nothing.clone(), 3 * page), "{name}");
+        assert_eq!(collect(&[7], false), (pages(&[7]), 4 * page), "{name}");
+        // Behind what it was asked for, in the same word.
+        if (last + 1) % 64 != 0 {
+            assert_eq!(collect(&[last + 1], false), (nothing.clone(), 4 * page), "{name}");
+            assert_eq!(collect(&[], false), (nothing, 4 * page), "{name}");
+        }
+    }
+}
+
+/// Bytes of address space for a bitmap of that many.
+fn mapped(bytes: u64) -> u64 {
+    bytes.next_multiple_of(64 << 10) + (64 << 10)
+}
+
+#[test]
+fn memory_is_the_documented_function_of_the_map() {
+    let says = Says::default();
+    for gib in [1u64, 16, 100] {
+        let bitmap = gib * (32 << 10);
+        for (name, page, source) in sources(&says) {
+            if page != PAGE {
+                continue;
+            }
+            let (mut run, _) = run_of(source, gib << 30);
+            says.next(&[0, 12_345], false);
+            run.collect().unwrap();
+            let least = run.stats().memory_bytes;
+            // The sum is begun at the edge of a cache line.
+            let sum = bitmap.min(256 << 10) + 56;
+            let whole = if name == "own" { 0 } else { 2 * mapped(bitmap) };
+            assert_eq!(least, mapped(256 << 10) + sum + whole, "{name}, {gib} GiB");
+            // Everything pending, as bits: every other page.
+            let ones: Vec<u64> = (0..gib * (1 << 18)).step_by(2).collect();
+            if gib == 1 && name != "own" {
+                says.next(&ones, false);
+                run.remove_source(0).unwrap();
+                assert_eq!(run.stats().memory_bytes, least + bitmap, "{name}");
+            }
+        }
+    }
+}
