@@ -625,6 +625,40 @@ static void later_mappings(void)
 	end(&device, handle);
 }
 
+/* A mapping that comes where others were: what of it is logged is exact. */
+static void later_over_old_ranges(void)
+{
+	struct lab_device device;
+	struct vfiomig_device *handle = new_device(&device);
+
+	guest_new(&guest, 0, 0);
+	guest_area(&guest, GIB, 4 * MIB + 3 * PAGE, 0);
+	guest_area(&guest, GIB + 5 * MIB + PAGE, 4 * MIB, 0);
+	guest_log(&guest, handle);
+	guest_start(&guest);
+	for (unsigned i = 0; i < 2; i++) {
+		OK(vfiomig_dirty_unmap(guest.run, guest.areas[i].iova, guest.areas[i].size, 0, NULL, 0, NULL, NULL));
+		guest.areas[i].mapped = 0;
+	}
+	guest_map(&guest, GIB - PAGE, 10 * MIB, 0);
+	for (unsigned round = 0; round < 3; round++) {
+		guest_want(&guest, GIB - PAGE, GIB - 1);
+		guest_want(&guest, GIB + 4 * MIB + 3 * PAGE, GIB + 5 * MIB + PAGE - 1);
+		guest_want(&guest, GIB + 9 * MIB + PAGE, GIB + 10 * MIB - PAGE - 1);
+		mark(&guest, &device, GIB + round * PAGE, 1);
+		mark(&guest, &device, GIB + 5 * MIB + PAGE, 1);
+		mark(&guest, &device, GIB + 7 * MIB + round * PAGE, 1);
+		mark(&guest, &device, GIB + 9 * MIB, 1);
+		CHECK(collect(&guest, UNWATCHED) > 500, "too few pages");
+	}
+	OK(vfiomig_dirty_rearm(guest.run));
+	guest_want_all(&guest);
+	EXPECT(collect(&guest, 0), 2560);
+	mark(&guest, &device, GIB - PAGE, 2 * PAGE);
+	EXPECT(collect(&guest, 0), 2);
+	end(&device, handle);
+}
+
 /* When it has cost as much as starting anew, the library starts the log anew by itself. */
 static void rearmed_by_itself(void)
 {
@@ -1835,6 +1869,7 @@ int main(void)
 		{ "unmap", unmapping },
 		{ "unmap-load", unmap_under_load },
 		{ "later", later_mappings },
+		{ "later-over-old", later_over_old_ranges },
 		{ "later-by-itself", rearmed_by_itself },
 		{ "window", mappings_in_a_window },
 		{ "rearm-bridge", rearm_under_load_with_a_bridge },
