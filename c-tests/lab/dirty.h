@@ -192,6 +192,15 @@ static inline struct area *guest_map(struct guest *guest, uint64_t iova, uint64_
 	return area;
 }
 
+/* Unmapping where nothing has the range but the run. */
+static inline int nothing_to_unmap(void *opaque, uint64_t iova, uint64_t size)
+{
+	(void)opaque;
+	(void)iova;
+	(void)size;
+	return 0;
+}
+
 /* A source with a device's log and nothing else. */
 static inline uint32_t guest_log(struct guest *guest, struct vfiomig_device *device)
 {
@@ -212,25 +221,6 @@ static inline void guest_free(struct guest *guest)
 		free(guest->areas[i].want);
 		free(guest->areas[i].may);
 	}
-}
-
-static inline struct area *guest_at(struct guest *guest, uint64_t iova)
-{
-	for (unsigned i = 0; i < guest->num; i++) {
-		struct area *area = &guest->areas[i];
-
-		if (area->mapped && !(area->flags & VFIOMIG_MAPPING_WINDOW) && area->iova <= iova &&
-		    iova <= area_last(area))
-			return area;
-	}
-	return NULL;
-}
-
-static inline struct area *guest_writable_at(struct guest *guest, uint64_t iova)
-{
-	struct area *area = guest_at(guest, iova);
-
-	return area && !(area->flags & VFIOMIG_MAPPING_READ_ONLY) ? area : NULL;
 }
 
 /* These pages, as they are, should be reported where there is memory; or may be. */
@@ -259,22 +249,10 @@ static inline void guest_want_all(struct guest *guest)
 	guest_want(guest, 0, UINT64_MAX);
 }
 
-/*
- * A device that logs wrote to the page at iova: what is in its grain is dirty with it, as far as
- * mappings without a gap reach.
- */
+/* A device wrote to the page at iova: all that is mapped of its grain is dirty with it. */
 static inline void guest_want_write(struct guest *guest, uint64_t iova)
 {
-	uint64_t first = iova & ~(guest->grain - 1), last = iova | (guest->grain - 1);
-	uint64_t from = iova & ~(PAGE - 1), to = iova | (PAGE - 1);
-
-	if (!guest_writable_at(guest, iova))
-		return;
-	while (from > first && guest_writable_at(guest, from - 1))
-		from -= PAGE;
-	while (to < last && guest_writable_at(guest, to + 1))
-		to += PAGE;
-	guest_want(guest, from, to);
+	guest_want(guest, iova & ~(guest->grain - 1), iova | (guest->grain - 1));
 }
 
 /* A device with a log writes to this range. */
