@@ -143,7 +143,7 @@ demo: $(B)/demo/demo ## migrate a simulated device between two processes
 
 # --- tests ------------------------------------------------------------------------------------
 
-CHECK_GROUPS = lint check-rust check-model check-c check-valgrind check-sanitizers-quick check-miri check-abi \
+CHECK_GROUPS = lint check-rust check-c check-valgrind check-sanitizers-quick check-miri check-abi \
 	check-installed lab lab-syscalls
 
 .PHONY: check
