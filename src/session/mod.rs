@@ -5,10 +5,12 @@
 //! state when they go.
 
 mod load;
+mod packets;
 mod save;
 mod stats;
 
 pub use load::{BlobSink, Load, LoadOptions, LoadStatus, Policy};
+pub use packets::Packets;
 pub use save::{Ending, Next, Pending, Save, SaveOptions, SaveStatus};
 pub use stats::{Cancel, LoadStats, SaveStats, Shared};
 

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use super::packets::Packets;
+
 macro_rules! stats {
     ($(#[$doc:meta])* $plain:ident, $atomic:ident { $($(#[$field_doc:meta])* $field:ident,)* }) => {
         $(#[$doc])*
@@ -51,10 +53,14 @@ stats! {
     LoadStats, AtomicLoadStats {
         /// Device data written to the driver, in bytes, restarts included.
         data_bytes,
-        /// The whole stream taken from the caller, in bytes.
+        /// The whole stream taken from the caller, in bytes, without packets.
         stream_bytes,
-        /// Frames.
+        /// Frames; in QEMU's format pieces of data on the main channel.
         frames,
+        /// Packets.
+        packets,
+        /// Bytes of packets that wait for their turn or are being written, now.
+        queued_bytes,
         /// How often the source started again.
         restarts,
         /// Blobs handed to the callback.
@@ -91,8 +97,8 @@ impl Cancel {
 pub enum Shared {
     /// Of a save.
     Save(Cancel, SaveNumbers),
-    /// Of a load.
-    Load(Cancel, LoadNumbers),
+    /// Of a load; with the way in for packets, where it takes them.
+    Load(Cancel, LoadNumbers, Option<Packets>),
 }
 
 /// The live numbers of a save.
@@ -107,7 +113,21 @@ impl Shared {
     /// Cancels the session.
     pub fn cancel(&self) {
         match self {
-            Shared::Save(cancel, _) | Shared::Load(cancel, _) => cancel.cancel(),
+            Shared::Save(cancel, _) => cancel.cancel(),
+            Shared::Load(cancel, _, packets) => {
+                cancel.cancel();
+                if let Some(packets) = packets {
+                    packets.wake();
+                }
+            }
+        }
+    }
+
+    /// Where packets go in.
+    pub fn packets(&self) -> Option<&Packets> {
+        match self {
+            Shared::Load(_, _, packets) => packets.as_ref(),
+            Shared::Save(..) => None,
         }
     }
 
@@ -122,7 +142,7 @@ impl Shared {
     /// Numbers of a load.
     pub fn load_stats(&self) -> Option<LoadStats> {
         match self {
-            Shared::Load(_, numbers) => Some(numbers.0.load()),
+            Shared::Load(_, numbers, _) => Some(numbers.0.load()),
             Shared::Save(..) => None,
         }
     }
