@@ -116,6 +116,12 @@ pub(super) const LOAD_RECEIVED: Entry =
 pub(super) const LOAD_COMMIT: Entry =
     Entry { name: "vfiomig_load_commit", states: 0b11, wrong_state: Code::Inval };
 
+pub(super) const LOAD_SUBMIT: Entry =
+    Entry { name: "vfiomig_load_submit", states: 0b1111, wrong_state: Code::Inval };
+
+pub(super) const LOAD_RUN: Entry =
+    Entry { name: "vfiomig_load_run", states: 0b1111, wrong_state: Code::Inval };
+
 pub(super) const LOAD_CANCEL: Entry =
     Entry { name: "vfiomig_load_cancel", states: 0b1111, wrong_state: Code::Inval };
 

@@ -44,7 +44,11 @@ impl Lab {
             out: var("LAB_OUT")?.into(),
             tmp,
             kernel: var("KERNEL_VARIANT")?,
-            wanted: var("QEMU_CASES").unwrap_or_default().split_whitespace().map(str::to_owned).collect(),
+            wanted: var("QEMU_CASES")
+                .unwrap_or_default()
+                .split_whitespace()
+                .map(str::to_owned)
+                .collect(),
             passed: Cell::new(0),
             failed: Cell::new(0),
         })

@@ -25,7 +25,13 @@ struct Peers {
     multifd: bool,
 }
 
-const fn peers(name: &'static str, source: Side, target: Side, machine: &'static str, multifd: bool) -> Peers {
+const fn peers(
+    name: &'static str,
+    source: Side,
+    target: Side,
+    machine: &'static str,
+    multifd: bool,
+) -> Peers {
     Peers { name, source, target, machine, multifd }
 }
 
@@ -84,7 +90,11 @@ fn row(lab: &Lab, name: &str, peers: &Peers, what: What) -> Res<()> {
     if result.is_err() {
         pair.keep_files(lab, name);
     }
-    println!("{name}: {:.1} s, of these {:.1} s to start", begun.elapsed().as_secs_f64(), started.as_secs_f64());
+    println!(
+        "{name}: {:.1} s, of these {:.1} s to start",
+        begun.elapsed().as_secs_f64(),
+        started.as_secs_f64()
+    );
     result
 }
 
@@ -112,7 +122,10 @@ fn expect_way(peers: &Peers, what: What, pair: &Pair) -> Res<()> {
     if (packets > 0) != peers.multifd {
         return Err(format!("{packets} packets by channels of their own"));
     }
-    if what.pre_copy() && what != What::Mtty && pair.target.trace_lines("vfio_load_state_device_data").is_empty() {
+    if what.pre_copy()
+        && what != What::Mtty
+        && pair.target.trace_lines("vfio_load_state_device_data").is_empty()
+    {
         return Err("nothing was sent in pre-copy".into());
     }
     Ok(())

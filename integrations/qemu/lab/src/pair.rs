@@ -75,7 +75,13 @@ pub struct Setup<'a> {
 
 impl<'a> Setup<'a> {
     /// Without anything special.
-    pub fn new(name: &'a str, source: Side, target: Side, machine: &'a str, what: What) -> Setup<'a> {
+    pub fn new(
+        name: &'a str,
+        source: Side,
+        target: Side,
+        machine: &'a str,
+        what: What,
+    ) -> Setup<'a> {
         Setup {
             name,
             source,
@@ -131,7 +137,8 @@ impl Pair {
         let source_device = make_device(setup.what, false)?;
         let target_device = make_device(setup.target_what.unwrap_or(setup.what), true)?;
         let start = |name, side, device, incoming| {
-            let spec = Spec { name, side, machine: setup.machine, device, incoming, trace: setup.trace };
+            let spec =
+                Spec { name, side, machine: setup.machine, device, incoming, trace: setup.trace };
             Vm::start(&lab.dir, &lab.tmp, &spec)
         };
         let mut source = start("source", setup.source, &source_device, false)?;
@@ -173,7 +180,16 @@ impl Pair {
                 source_device.set("touch", format!("{} 4096", block * 4096))?;
             }
         }
-        Ok(Pair { source, target, relay, source_device, target_device, what: setup.what, listens, connects })
+        Ok(Pair {
+            source,
+            target,
+            relay,
+            source_device,
+            target_device,
+            what: setup.what,
+            listens,
+            connects,
+        })
     }
 
     /// Begins the migration.
@@ -189,7 +205,10 @@ impl Pair {
         let status = self.source.wait_migrated(LIMIT)?;
         if status != "completed" {
             let progress = self.source.progress().map_or_else(|e| e, |p| p.to_string());
-            return Err(format!("source: {status}: {progress}; target said: {}", self.target.said()));
+            return Err(format!(
+                "source: {status}: {progress}; target said: {}",
+                self.target.said()
+            ));
         }
         let resumed = |vm: &mut Vm| {
             vm.qmp.poll(Duration::from_millis(20))?;
@@ -243,7 +262,8 @@ impl Pair {
                 self.target_device.expect(SEED).map_err(|e| format!("target: {e}"))
             }
             What::Test { bytes, .. } => {
-                let (source, target) = (self.source_device.get("digest")?, self.target_device.get("digest")?);
+                let (source, target) =
+                    (self.source_device.get("digest")?, self.target_device.get("digest")?);
                 if source != target {
                     return Err(format!("digests: {source} on the source, {target} on the target"));
                 }

@@ -89,11 +89,8 @@ impl Relay {
     pub fn start(from: &Path, to: &Path, plan: Plan) -> Res<Relay> {
         let _ = std::fs::remove_file(from);
         let listener = UnixListener::bind(from).map_err(|e| format!("{}: {e}", from.display()))?;
-        let shared = Arc::new(Shared {
-            plan,
-            flipped: AtomicBool::new(false),
-            failure: Mutex::new(None),
-        });
+        let shared =
+            Arc::new(Shared { plan, flipped: AtomicBool::new(false), failure: Mutex::new(None) });
         let relay = Relay { shared: shared.clone() };
         let to = to.to_owned();
         std::thread::spawn(move || {
@@ -150,7 +147,9 @@ impl Shared {
                 }
             }
             match &mut keep {
-                Some(file) => file.write_all(piece).map_err(|e| self.fail(format!("keeping the stream: {e}"))),
+                Some(file) => {
+                    file.write_all(piece).map_err(|e| self.fail(format!("keeping the stream: {e}")))
+                }
                 None => Ok(()),
             }
         });
@@ -158,7 +157,11 @@ impl Shared {
 }
 
 /// Passes on until one of the two is gone, and then closes both.
-fn copy(mut from: UnixStream, mut to: UnixStream, mut each: impl FnMut(&mut [u8]) -> Result<(), ()>) {
+fn copy(
+    mut from: UnixStream,
+    mut to: UnixStream,
+    mut each: impl FnMut(&mut [u8]) -> Result<(), ()>,
+) {
     let mut buffer = vec![0; 256 << 10];
     while let Ok(n) = from.read(&mut buffer) {
         let Some(piece) = buffer.get_mut(..n).filter(|piece| !piece.is_empty()) else { break };
