@@ -40,7 +40,8 @@ impl Device {
     pub fn create(kind: Kind) -> Res<Device> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let uuid = format!("71656d75-1ab0-4000-{:04x}-{:012x}", number & 0xffff, std::process::id());
+        let uuid =
+            format!("71656d75-1ab0-4000-{:04x}-{:012x}", number & 0xffff, std::process::id());
         let types = match kind {
             Kind::Mtty => "mtty/mdev_supported_types/mtty-2".to_owned(),
             Kind::Test(flags) => format!("vfiomig_test/mdev_supported_types/vfiomig_test-{flags}"),
@@ -95,7 +96,9 @@ impl Device {
             for (register, value) in want.registers {
                 let is = opened.get(port, register)?;
                 if is != value {
-                    return Err(format!("register {register} of port {port} is {is:#x}, expected {value:#x}"));
+                    return Err(format!(
+                        "register {register} of port {port} is {is:#x}, expected {value:#x}"
+                    ));
                 }
             }
             let mut fifo = Vec::new();
@@ -104,7 +107,10 @@ impl Device {
                 fifo.push(opened.get(port, RX_TX)?);
             }
             if fifo != want.fifo {
-                return Err(format!("FIFO of port {port} has {fifo:x?}, expected {:x?}", want.fifo));
+                return Err(format!(
+                    "FIFO of port {port} has {fifo:x?}, expected {:x?}",
+                    want.fifo
+                ));
             }
         }
         Ok(())
@@ -149,7 +155,12 @@ fn contents(seed: u8, port: u64) -> Contents {
     let byte = |i: u8| seed.wrapping_mul(29).wrapping_add(i.wrapping_mul(83)) ^ (port as u8 * 0x5a);
     Contents {
         // Without the divisor latch (LCR) and the loopback (MCR), which change what is read.
-        registers: [(LCR, byte(1) & 0x3f), (IER, byte(2) & 0x0f), (MCR, byte(3) & 0x0f), (SCR, byte(4))],
+        registers: [
+            (LCR, byte(1) & 0x3f),
+            (IER, byte(2) & 0x0f),
+            (MCR, byte(3) & 0x0f),
+            (SCR, byte(4)),
+        ],
         fifo: (0..FIFO_MAX - port as u8 * 4).map(|i| byte(i + 5)).collect(),
     }
 }
@@ -186,18 +197,33 @@ struct Opened {
 impl Opened {
     fn open(sysfs: &Path) -> Res<Opened> {
         let open = |path: &Path| {
-            fs::File::options().read(true).write(true).open(path).map_err(|e| format!("{}: {e}", path.display()))
+            fs::File::options()
+                .read(true)
+                .write(true)
+                .open(path)
+                .map_err(|e| format!("{}: {e}", path.display()))
         };
-        let link = fs::read_link(sysfs.join("iommu_group")).map_err(|e| format!("iommu_group: {e}"))?;
+        let link =
+            fs::read_link(sysfs.join("iommu_group")).map_err(|e| format!("iommu_group: {e}"))?;
         let number = link.file_name().ok_or("iommu_group is odd")?;
         let uuid = sysfs.file_name().and_then(|n| n.to_str()).ok_or("no name")?;
         let uuid = std::ffi::CString::new(uuid).map_err(|e| e.to_string())?;
         let container = open(Path::new("/dev/vfio/vfio"))?;
         let group = open(&Path::new("/dev/vfio").join(number))?;
         let container_fd = container.as_raw_fd();
-        ioctl(group.as_raw_fd(), GROUP_SET_CONTAINER, &raw const container_fd as u64, "GROUP_SET_CONTAINER")?;
+        ioctl(
+            group.as_raw_fd(),
+            GROUP_SET_CONTAINER,
+            &raw const container_fd as u64,
+            "GROUP_SET_CONTAINER",
+        )?;
         ioctl(container_fd, SET_IOMMU, TYPE1V2_IOMMU, "SET_IOMMU")?;
-        let fd = ioctl(group.as_raw_fd(), GROUP_GET_DEVICE_FD, uuid.as_ptr() as u64, "GROUP_GET_DEVICE_FD")?;
+        let fd = ioctl(
+            group.as_raw_fd(),
+            GROUP_GET_DEVICE_FD,
+            uuid.as_ptr() as u64,
+            "GROUP_GET_DEVICE_FD",
+        )?;
         // SAFETY: the kernel just made it for us.
         let device = unsafe { fs::File::from_raw_fd(fd) };
         Ok(Opened { device, _group: group, _container: container })
@@ -205,7 +231,9 @@ impl Opened {
 
     // mtty looks at one byte per access, and at the number of the region in bits 40 and up.
     fn put(&self, port: u64, register: u64, value: u8) -> Res<()> {
-        self.device.write_all_at(&[value], port << 40 | register).map_err(|e| format!("writing register {register}: {e}"))
+        self.device
+            .write_all_at(&[value], port << 40 | register)
+            .map_err(|e| format!("writing register {register}: {e}"))
     }
 
     fn get(&self, port: u64, register: u64) -> Res<u8> {
@@ -225,7 +253,10 @@ pub fn reset_in(pid: u32) -> Res<()> {
     let number = fs::read_dir(&dir)
         .map_err(|e| format!("{dir}: {e}"))?
         .flatten()
-        .find(|entry| fs::read_link(entry.path()).is_ok_and(|to| to.to_string_lossy().contains("[vfio-device]")))
+        .find(|entry| {
+            fs::read_link(entry.path())
+                .is_ok_and(|to| to.to_string_lossy().contains("[vfio-device]"))
+        })
         .and_then(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
         .ok_or("it has no VFIO device open")?;
     let owned = |fd: i64, what: &str| {

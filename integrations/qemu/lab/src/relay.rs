@@ -41,6 +41,7 @@ struct Shared {
     plan: Plan,
     flipped: AtomicBool,
     failure: Mutex<Option<String>>,
+    connections: Mutex<Vec<UnixStream>>,
 }
 
 /// A relay. Its threads end when the connections do.
@@ -93,6 +94,7 @@ impl Relay {
             plan,
             flipped: AtomicBool::new(false),
             failure: Mutex::new(None),
+            connections: Mutex::new(Vec::new()),
         });
         let relay = Relay { shared: shared.clone() };
         let to = to.to_owned();
@@ -107,6 +109,11 @@ impl Relay {
                     shared.fail(format!("connection {number} could not be passed on"));
                     return;
                 };
+                if let (Ok(mut all), Ok(a), Ok(b)) =
+                    (shared.connections.lock(), source.try_clone(), destination.try_clone())
+                {
+                    all.extend([a, b]);
+                }
                 let shared = shared.clone();
                 std::thread::spawn(move || shared.forward(number, source, destination));
                 std::thread::spawn(move || copy(from_destination, to_source, |_| Ok(())));
@@ -118,6 +125,15 @@ impl Relay {
     /// Whether the bit was flipped.
     pub fn flipped(&self) -> bool {
         self.shared.flipped.load(Ordering::SeqCst)
+    }
+
+    /// Cuts all connections.
+    pub fn cut(&self) {
+        if let Ok(all) = self.shared.connections.lock() {
+            for connection in all.iter() {
+                let _ = connection.shutdown(std::net::Shutdown::Both);
+            }
+        }
     }
 
     /// What went wrong in the relay itself.
@@ -150,7 +166,9 @@ impl Shared {
                 }
             }
             match &mut keep {
-                Some(file) => file.write_all(piece).map_err(|e| self.fail(format!("keeping the stream: {e}"))),
+                Some(file) => {
+                    file.write_all(piece).map_err(|e| self.fail(format!("keeping the stream: {e}")))
+                }
                 None => Ok(()),
             }
         });
@@ -158,7 +176,11 @@ impl Shared {
 }
 
 /// Passes on until one of the two is gone, and then closes both.
-fn copy(mut from: UnixStream, mut to: UnixStream, mut each: impl FnMut(&mut [u8]) -> Result<(), ()>) {
+fn copy(
+    mut from: UnixStream,
+    mut to: UnixStream,
+    mut each: impl FnMut(&mut [u8]) -> Result<(), ()>,
+) {
     let mut buffer = vec![0; 256 << 10];
     while let Ok(n) = from.read(&mut buffer) {
         let Some(piece) = buffer.get_mut(..n).filter(|piece| !piece.is_empty()) else { break };

@@ -124,12 +124,22 @@ impl Vm {
 
         let mut command = Command::new(build.join("qemu-system-x86_64"));
         command
-            .args(["-M", &format!("{},memory-backend=ram", spec.machine), "-accel", "tcg,tb-size=32", "-m", "64"])
+            .args([
+                "-M",
+                &format!("{},memory-backend=ram", spec.machine),
+                "-accel",
+                "tcg,tb-size=32",
+                "-m",
+                "64",
+            ])
             .args(["-no-user-config", "-nodefaults", "-display", "none"])
             .arg("-L")
             .arg(build.join("firmware"))
             .arg("-object")
-            .arg(format!("memory-backend-file,id=ram,size=64M,mem-path={},share=on", ram_path.display()))
+            .arg(format!(
+                "memory-backend-file,id=ram,size=64M,mem-path={},share=on",
+                ram_path.display()
+            ))
             .arg("-device")
             .arg(format!(
                 "vfio-pci,id=dev,sysfsdev={},enable-migration=on{}",
@@ -142,7 +152,13 @@ impl Vm {
             command.args(["-incoming", "defer"]);
         }
         if spec.trace {
-            for events in ["vfio_migration_*", "vfio_save_*", "vfio_load_*", "vfio_vmstate_*", "vfio_device_dirty_*"] {
+            for events in [
+                "vfio_migration_*",
+                "vfio_save_*",
+                "vfio_load_*",
+                "vfio_vmstate_*",
+                "vfio_device_dirty_*",
+            ] {
                 command.args(["-trace", events]);
             }
             // Not known to every QEMU: a pattern that matches nothing is no error.
@@ -260,11 +276,20 @@ impl Vm {
     pub fn trace_lines(&self, what: &str) -> Vec<String> {
         let text = fs::read(&self.trace).unwrap_or_default();
         let text = text.get(self.trace_from..).unwrap_or_default();
-        String::from_utf8_lossy(text).lines().filter(|l| l.contains(what)).map(str::to_owned).collect()
+        String::from_utf8_lossy(text)
+            .lines()
+            .filter(|l| l.contains(what))
+            .map(str::to_owned)
+            .collect()
     }
 
     /// Waits for something to be true of this QEMU.
-    pub fn wait_for(&mut self, what: &str, limit: Duration, mut is: impl FnMut(&mut Vm) -> Res<bool>) -> Res<()> {
+    pub fn wait_for(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        mut is: impl FnMut(&mut Vm) -> Res<bool>,
+    ) -> Res<()> {
         let deadline = Instant::now() + limit;
         while !is(self)? {
             if let Some(how) = self.ended()? {
@@ -317,7 +342,10 @@ impl Vm {
         let deadline = Instant::now() + limit;
         loop {
             self.qmp.poll(Duration::from_millis(50))?;
-            let last = self.qmp.last("MIGRATION").and_then(|e| e.data.get("status")?.as_str().map(str::to_owned));
+            let last = self
+                .qmp
+                .last("MIGRATION")
+                .and_then(|e| e.data.get("status")?.as_str().map(str::to_owned));
             if let Some(status) = last {
                 if ["completed", "failed", "cancelled"].contains(&status.as_str()) {
                     return Ok(status);
@@ -325,7 +353,10 @@ impl Vm {
             }
             if Instant::now() > deadline {
                 let progress = self.progress()?;
-                return Err(format!("the migration does not end: {progress}; states {:?}", self.states()));
+                return Err(format!(
+                    "the migration does not end: {progress}; states {:?}",
+                    self.states()
+                ));
             }
         }
     }
@@ -364,7 +395,9 @@ impl Vm {
         let path = format!("/proc/{}/status", self.child.id());
         let text = fs::read_to_string(&path).map_err(|e| format!("{path}: {e}"))?;
         text.lines()
-            .find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.trim().parse().ok())
+            .find_map(|line| {
+                line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.trim().parse().ok()
+            })
             .ok_or_else(|| format!("{path} has no VmHWM"))
     }
 
