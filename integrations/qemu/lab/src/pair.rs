@@ -47,8 +47,6 @@ impl What {
 
 /// How two QEMUs are to be set up.
 pub struct Setup<'a> {
-    /// For files.
-    pub name: &'a str,
     /// Where it comes from.
     pub source: Side,
     /// Where it goes.
@@ -63,6 +61,8 @@ pub struct Setup<'a> {
     pub multifd: bool,
     /// The target says when it is done, and may refuse.
     pub return_path: bool,
+    /// The source waits until the target has the initial data of pre-copy.
+    pub switchover_ack: bool,
     /// Milliseconds.
     pub downtime_limit: u64,
     /// Further parameters of the migration.
@@ -75,15 +75,8 @@ pub struct Setup<'a> {
 
 impl<'a> Setup<'a> {
     /// Without anything special.
-    pub fn new(
-        name: &'a str,
-        source: Side,
-        target: Side,
-        machine: &'a str,
-        what: What,
-    ) -> Setup<'a> {
+    pub fn new(source: Side, target: Side, machine: &'a str, what: What) -> Setup<'a> {
         Setup {
-            name,
             source,
             target,
             machine,
@@ -91,6 +84,7 @@ impl<'a> Setup<'a> {
             target_what: None,
             multifd: false,
             return_path: false,
+            switchover_ack: false,
             // In emulation, and with a state that is large or cannot be read before the guest is
             // stopped, QEMU would never think that it can be done in less.
             downtime_limit: if what.pre_copy() { 500 } else { 100_000 },
@@ -114,8 +108,17 @@ pub struct Pair {
     /// The target's.
     pub target_device: Device,
     what: What,
+    again: Again,
     listens: PathBuf,
     connects: PathBuf,
+}
+
+/// What it takes to start another target.
+struct Again {
+    side: Side,
+    machine: String,
+    capabilities: Vec<&'static str>,
+    parameters: Value,
 }
 
 /// Makes a device; contents of the two sides differ.
@@ -136,19 +139,33 @@ impl Pair {
     pub fn start(lab: &Lab, setup: Setup<'_>) -> Res<Pair> {
         let source_device = make_device(setup.what, false)?;
         let target_device = make_device(setup.target_what.unwrap_or(setup.what), true)?;
+        let (dir, tmp, machine, trace) = (&lab.dir, &lab.tmp, setup.machine, setup.trace);
         let start = |name, side, device, incoming| {
-            let spec =
-                Spec { name, side, machine: setup.machine, device, incoming, trace: setup.trace };
-            Vm::start(&lab.dir, &lab.tmp, &spec)
+            Vm::start(dir, tmp, &Spec { name, side, machine, device, incoming, trace })
         };
-        let mut source = start("source", setup.source, &source_device, false)?;
-        let mut target = start("target", setup.target, &target_device, true)?;
+        // Both at once: most of the time of a short migration goes into this.
+        let (source, target) = std::thread::scope(|scope| {
+            let target = scope.spawn(|| start("target", setup.target, &target_device, true));
+            let source = start("source", setup.source, &source_device, false);
+            (source, target.join())
+        });
+        let mut source = source?;
+        let mut target = target.map_err(|_| "starting the target panicked")??;
 
         let mut capabilities = Vec::new();
         let mut parameters = json!({
             "downtime-limit": setup.downtime_limit,
             "max-bandwidth": 10u64 << 30,
         });
+        if !setup.what.pre_copy() {
+            // Measured while there is hardly anything to send, which is what an idle guest with
+            // such a device gives, the bandwidth never suffices for the large state.
+            parameters = json!({
+                "downtime-limit": setup.downtime_limit,
+                "max-bandwidth": 10u64 << 30,
+                "avail-switchover-bandwidth": 10u64 << 30,
+            });
+        }
         if setup.return_path {
             capabilities.push("return-path");
         }
@@ -157,13 +174,22 @@ impl Pair {
                 all.extend(more.clone());
             }
         };
+        if setup.switchover_ack {
+            capabilities.push("switchover-ack");
+        }
         if setup.multifd {
             capabilities.push("multifd");
             add(&json!({ "multifd-channels": 3 }));
         }
         add(&setup.parameters);
         target.configure(&capabilities, parameters.clone())?;
-        source.configure(&capabilities, parameters)?;
+        source.configure(&capabilities, parameters.clone())?;
+        let again = Again {
+            side: setup.target,
+            machine: setup.machine.to_owned(),
+            capabilities,
+            parameters,
+        };
         let listens = lab.tmp.join("migration");
         let _ = std::fs::remove_file(&listens);
         let (relay, connects) = match setup.plan {
@@ -180,16 +206,45 @@ impl Pair {
                 source_device.set("touch", format!("{} 4096", block * 4096))?;
             }
         }
+        let what = setup.what;
         Ok(Pair {
             source,
             target,
             relay,
             source_device,
             target_device,
-            what: setup.what,
+            what,
+            again,
             listens,
             connects,
         })
+    }
+
+    /// After a migration that failed: migrates the same source to a new target, without a relay.
+    pub fn again(&mut self, lab: &Lab) -> Res<()> {
+        let _ = self.target.kill();
+        let device = make_device(self.what, true)?;
+        let spec = Spec {
+            name: "target2",
+            side: self.again.side,
+            machine: &self.again.machine,
+            device: &device,
+            incoming: true,
+            trace: true,
+        };
+        self.target = Vm::start(&lab.dir, &lab.tmp, &spec)?;
+        // The old one is removed only now that its QEMU is gone.
+        self.target_device = device;
+        self.relay = None;
+        let _ = std::fs::remove_file(&self.listens);
+        self.connects.clone_from(&self.listens);
+        self.target.configure(&self.again.capabilities, self.again.parameters.clone())?;
+        self.source.qmp.events.clear();
+        self.go()?;
+        self.complete()?;
+        self.expect_moved()?;
+        self.expect_states()?;
+        self.expect_contents()
     }
 
     /// Begins the migration.

@@ -41,6 +41,7 @@ struct Shared {
     plan: Plan,
     flipped: AtomicBool,
     failure: Mutex<Option<String>>,
+    connections: Mutex<Vec<UnixStream>>,
 }
 
 /// A relay. Its threads end when the connections do.
@@ -89,8 +90,12 @@ impl Relay {
     pub fn start(from: &Path, to: &Path, plan: Plan) -> Res<Relay> {
         let _ = std::fs::remove_file(from);
         let listener = UnixListener::bind(from).map_err(|e| format!("{}: {e}", from.display()))?;
-        let shared =
-            Arc::new(Shared { plan, flipped: AtomicBool::new(false), failure: Mutex::new(None) });
+        let shared = Arc::new(Shared {
+            plan,
+            flipped: AtomicBool::new(false),
+            failure: Mutex::new(None),
+            connections: Mutex::new(Vec::new()),
+        });
         let relay = Relay { shared: shared.clone() };
         let to = to.to_owned();
         std::thread::spawn(move || {
@@ -104,6 +109,11 @@ impl Relay {
                     shared.fail(format!("connection {number} could not be passed on"));
                     return;
                 };
+                if let (Ok(mut all), Ok(a), Ok(b)) =
+                    (shared.connections.lock(), source.try_clone(), destination.try_clone())
+                {
+                    all.extend([a, b]);
+                }
                 let shared = shared.clone();
                 std::thread::spawn(move || shared.forward(number, source, destination));
                 std::thread::spawn(move || copy(from_destination, to_source, |_| Ok(())));
@@ -115,6 +125,15 @@ impl Relay {
     /// Whether the bit was flipped.
     pub fn flipped(&self) -> bool {
         self.shared.flipped.load(Ordering::SeqCst)
+    }
+
+    /// Cuts all connections.
+    pub fn cut(&self) {
+        if let Ok(all) = self.shared.connections.lock() {
+            for connection in all.iter() {
+                let _ = connection.shutdown(std::net::Shutdown::Both);
+            }
+        }
     }
 
     /// What went wrong in the relay itself.
