@@ -1231,9 +1231,11 @@ int vfiomig_load_begin(struct vfiomig_device *device, const struct vfiomig_load_
  * section is over. VFIOMIG_CONFIG: the VMM's configuration follows in its stream; read it there,
  * then push what comes behind it. VFIOMIG_CONFIG_READY: load the configuration that came in a
  * packet. VFIOMIG_END comes with the end of the configuration's section, and not at all with
- * VFIOMIG_LOAD_PACKETS: there vfiomig_load_run() says that all is complete.
+ * VFIOMIG_LOAD_PACKETS: there vfiomig_load_run() says that all is complete. The main channel's last
+ * sections, which are empty, may come before or after that, and also after the commit; without
+ * packets nothing comes after it.
  *
- * States: receiving, complete.
+ * States: receiving, complete, committed.
  * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EPROTO,
  *         -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
  * Since: 0.1.
@@ -1250,7 +1252,7 @@ int vfiomig_load_push(struct vfiomig_load *load, const void *data, size_t len) V
  * certain to come, and for nothing behind it: a VMM can read from a stream that is not this
  * device's alone.
  *
- * States: receiving, complete.
+ * States: receiving, complete, committed.
  * Errors: -EBADF, -ENOMEM, -EFAULT, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
  * Since: 0.1.
  */
@@ -1260,7 +1262,7 @@ int vfiomig_load_get_space(struct vfiomig_load *load, void **space, size_t *len)
  * Takes len bytes that were received into the memory of vfiomig_load_get_space(). Returns what
  * vfiomig_load_push() returns.
  *
- * States: receiving, complete.
+ * States: receiving, complete, committed.
  * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EPROTO,
  *         -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
  * Since: 0.1.

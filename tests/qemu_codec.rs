@@ -770,6 +770,37 @@ fn a_main_channel_with_packets_has_no_configuration_and_one_load_ready_mark() {
     }
 }
 
+/// QEMU's thread that loads packets knows nothing of the main channel: it commits when it is done.
+#[test]
+fn the_main_channels_last_sections_may_come_after_the_commit_and_carry_nothing() {
+    let source = side(stopped_only(1));
+    let all = packets_of(&driver_bytes(&source), 500);
+    for behind in [vec![LOAD_READY], vec![EOS, EOS], vec![EOS, LOAD_READY]] {
+        let target = side(stopped_only(2));
+        let (mut load, packets) = packet_load(&target, loading(Format::QemuPackets));
+        all.iter().for_each(|bytes| packets.submit(bytes).unwrap());
+        packets.run().unwrap();
+        load.commit().unwrap();
+        let (status, _) = load_main(&mut load, &behind.concat(), 8).unwrap();
+        assert!(status.section_ended);
+        assert_eq!(status.config_ready, behind.contains(&LOAD_READY));
+        // Data is refused, and what was committed stays.
+        assert_eq!(load.push(&piece(b"x")).unwrap_err().code(), Code::Proto);
+        assert_eq!(target.sim.state(), State::STOP);
+        assert_eq!(source.sim.digest(), target.sim.digest());
+        check_clean(&target);
+    }
+    // Without packets nothing comes after the commit.
+    let target = side(stopped_only(2));
+    let mut load = target.device.load(loading(Format::Qemu)).unwrap();
+    let saved = save_all(&side(stopped_only(1)), saving(Format::Qemu), 4096);
+    load_main(&mut load, &main_channel(&saved), 8).unwrap();
+    load.commit().unwrap();
+    assert_eq!(load.push(&EOS).unwrap_err().code(), Code::Inval);
+    assert_eq!(load.space().unwrap_err().code(), Code::Inval);
+    assert_eq!(load.received(0).unwrap_err().code(), Code::Inval);
+}
+
 #[test]
 fn nothing_is_committed_before_the_configuration_has_come() {
     let source = side(stopped_only(1));

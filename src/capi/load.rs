@@ -104,7 +104,9 @@ pub unsafe extern "C" fn vfiomig_load_begin(
 /// section is over. VFIOMIG_CONFIG: the VMM's configuration follows in its stream; read it there,
 /// then push what comes behind it. VFIOMIG_CONFIG_READY: load the configuration that came in a
 /// packet. VFIOMIG_END comes with the end of the configuration's section, and not at all with
-/// VFIOMIG_LOAD_PACKETS: there vfiomig_load_run() says that all is complete.
+/// VFIOMIG_LOAD_PACKETS: there vfiomig_load_run() says that all is complete. The main channel's last
+/// sections, which are empty, may come before or after that, and also after the commit; without
+/// packets nothing comes after it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_load_push(
     load: *mut vfiomig_load,

@@ -292,7 +292,7 @@ impl Load {
     /// Takes the next bytes of the stream, all of them. After an error the device has been reset
     /// and the load is over.
     pub fn push(&mut self, bytes: &[u8]) -> Result<LoadStatus> {
-        self.must_be_open("loading more of the stream")?;
+        self.must_take("loading more of the stream")?;
         self.take(|_| Ok(()), bytes)
     }
 
@@ -300,13 +300,13 @@ impl Load {
     /// with [`Load::received`]. Saves the copy that [`Load::push`] makes of frames that straddle
     /// its inputs.
     pub fn space(&mut self) -> Result<&mut [u8]> {
-        self.must_be_open("receiving more of the stream")?;
+        self.must_take("receiving more of the stream")?;
         self.reader.space()
     }
 
     /// Takes the bytes that were received into [`Load::space`]; otherwise as [`Load::push`].
     pub fn received(&mut self, len: usize) -> Result<LoadStatus> {
-        self.must_be_open("receiving more of the stream")?;
+        self.must_take("receiving more of the stream")?;
         self.take(|reader| reader.received(len), &[])
     }
 
@@ -440,6 +440,15 @@ impl Load {
                 self.core.settle(inner, first)
             }
         })
+    }
+
+    /// Where packets carry the state, the main channel's last sections, which are empty, may come
+    /// after the commit.
+    fn must_take(&self, what: &str) -> Result<()> {
+        match self.phase() {
+            Phase::Committed if self.packets.is_some() => Ok(()),
+            _ => self.must_be_open(what),
+        }
     }
 
     fn must_be_open(&self, what: &str) -> Result<()> {
