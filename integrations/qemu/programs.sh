@@ -23,7 +23,7 @@ mkdir -p "$dir/qemu" "$dir/tests"
 dir=$(cd "$dir" && pwd)
 
 # Links: boot.sh copies what they point to.
-for build in 10.2-stock 10.0-stock; do
+for build in 10.2-stock 10.0-stock 10.2-patched; do
 	built=$("$here/build.sh" "${build%-*}" "${build#*-}")
 	ln -s "$built" "$dir/qemu/$build"
 	echo "qemu: $build is $(cat "$built/version")"

@@ -10,6 +10,11 @@ use crate::{Lab, Res};
 
 /// The newest QEMU, as it is.
 pub const STOCK: Side = Side { build: "10.2-stock", props: "" };
+/// The newest, with the library.
+pub const PATCHED: Side = Side { build: "10.2-patched", props: ",x-vfiomig=on" };
+/// The same with the library's own format.
+pub const NATIVE: Side =
+    Side { build: "10.2-patched", props: ",x-vfiomig=on,x-vfiomig-format=native" };
 /// The one of Debian stable, as it is.
 pub const STABLE: Side = Side { build: "10.0-stock", props: "" };
 /// What the two of the newest have in common.
@@ -47,8 +52,21 @@ const fn peers(
     Peers { name, source, target, machine, way }
 }
 
-/// A patched QEMU is one more `Side`, with `,x-vfiomig=on,x-vfiomig-format=...` as properties.
-const TABLE: [Peers; 7] = [
+const TABLE: [Peers; 21] = [
+    peers("patched-patched", PATCHED, PATCHED, MACHINE, Way::Plain),
+    peers("patched-patched-ack", PATCHED, PATCHED, MACHINE, Way::Ack),
+    peers("patched-patched-multifd", PATCHED, PATCHED, MACHINE, Way::Multifd),
+    peers("stock-patched", STOCK, PATCHED, MACHINE, Way::Plain),
+    peers("stock-patched-ack", STOCK, PATCHED, MACHINE, Way::Ack),
+    peers("stock-patched-multifd", STOCK, PATCHED, MACHINE, Way::Multifd),
+    peers("patched-stock", PATCHED, STOCK, MACHINE, Way::Plain),
+    peers("patched-stock-ack", PATCHED, STOCK, MACHINE, Way::Ack),
+    peers("patched-stock-multifd", PATCHED, STOCK, MACHINE, Way::Multifd),
+    peers("native-native", NATIVE, NATIVE, MACHINE, Way::Plain),
+    peers("stable-patched", STABLE, PATCHED, STABLE_MACHINE, Way::Plain),
+    peers("stable-patched-multifd", STABLE, PATCHED, STABLE_MACHINE, Way::Multifd),
+    peers("patched-stable", PATCHED, STABLE, STABLE_MACHINE, Way::Plain),
+    peers("patched-stable-multifd", PATCHED, STABLE, STABLE_MACHINE, Way::Multifd),
     peers("stock-stock", STOCK, STOCK, MACHINE, Way::Plain),
     peers("stock-stock-ack", STOCK, STOCK, MACHINE, Way::Ack),
     peers("stock-stock-multifd", STOCK, STOCK, MACHINE, Way::Multifd),

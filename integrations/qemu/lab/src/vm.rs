@@ -34,6 +34,13 @@ pub struct Side {
     pub props: &'static str,
 }
 
+impl Side {
+    /// The library does it.
+    pub fn patched(&self) -> bool {
+        self.props.contains("x-vfiomig=on")
+    }
+}
+
 /// How to start a QEMU.
 pub struct Spec<'a> {
     /// What its files are called.
