@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::matrix::{MACHINE, STOCK};
+use crate::matrix::{MACHINE, NATIVE, PATCHED, STOCK};
 use crate::pair::{LIMIT, Pair, Setup, What};
 use crate::vm::{Side, Vm};
 use crate::{Lab, Res};
@@ -30,7 +30,15 @@ enum Tracker {
     Container,
 }
 
-const CASES: [(&str, Side, Side, Tracker); 2] = [
+const CASES: [(&str, Side, Side, Tracker); 5] = [
+    ("dirty-patched-device", PATCHED, STOCK, Tracker::Device),
+    (
+        "dirty-patched-container",
+        Side { props: ",x-vfiomig=on,x-device-dirty-page-tracking=off", ..PATCHED },
+        STOCK,
+        Tracker::Container,
+    ),
+    ("dirty-native", NATIVE, NATIVE, Tracker::Device),
     ("dirty-device", STOCK, STOCK, Tracker::Device),
     (
         "dirty-container",

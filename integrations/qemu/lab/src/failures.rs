@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::device::reset_in;
-use crate::matrix::{MACHINE, STOCK};
+use crate::matrix::{MACHINE, NATIVE, PATCHED, STOCK};
 use crate::pair::{LIMIT, Pair, Setup, What};
 use crate::relay::{CONFIG, DATA, Flip, Plan};
 use crate::vm::{Life, Side, Vm};
@@ -129,8 +129,12 @@ const CASES: [Case; 30] = [
     event("guest-reset-precopy", Phase::PreCopy, Event::ResetGuest),
 ];
 
-/// Whom this is tried with; a patched QEMU on both sides is one more line.
-const PAIRS: [(&str, Side, Side, bool); 1] = [("stock", STOCK, STOCK, false)];
+/// Whom this is tried with.
+const PAIRS: [(&str, Side, Side, bool); 3] = [
+    ("stock", STOCK, STOCK, false),
+    ("patched", PATCHED, PATCHED, true),
+    ("native", NATIVE, NATIVE, true),
+];
 
 /// Runs it all.
 pub fn run(lab: &Lab) {
