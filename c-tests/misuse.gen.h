@@ -242,6 +242,16 @@ static long call_vfiomig_load_commit(const union argument *a)
     return (long)vfiomig_load_commit(a[0].pointer);
 }
 
+static long call_vfiomig_load_submit(const union argument *a)
+{
+    return (long)vfiomig_load_submit(a[0].pointer, a[1].pointer, (size_t)a[2].number);
+}
+
+static long call_vfiomig_load_run(const union argument *a)
+{
+    return (long)vfiomig_load_run(a[0].pointer);
+}
+
 static long call_vfiomig_load_cancel(const union argument *a)
 {
     return (long)vfiomig_load_cancel(a[0].pointer);
@@ -403,6 +413,8 @@ enum row_number {
     ROW_vfiomig_load_get_space,
     ROW_vfiomig_load_received,
     ROW_vfiomig_load_commit,
+    ROW_vfiomig_load_submit,
+    ROW_vfiomig_load_run,
     ROW_vfiomig_load_cancel,
     ROW_vfiomig_load_get_source_identity,
     ROW_vfiomig_load_get_stats,
@@ -984,7 +996,7 @@ static const struct row rows[NUM_ROWS] = {
         .name = "vfiomig_load_push",
         .call = call_vfiomig_load_push,
         .object = LOAD,
-        .states = 0x3,
+        .states = 0x7,
         .wrong_state = EINVAL,
         .concurrent = 0,
         .no_wait = 0,
@@ -1003,7 +1015,7 @@ static const struct row rows[NUM_ROWS] = {
         .name = "vfiomig_load_get_space",
         .call = call_vfiomig_load_get_space,
         .object = LOAD,
-        .states = 0x3,
+        .states = 0x7,
         .wrong_state = EINVAL,
         .concurrent = 0,
         .no_wait = 0,
@@ -1021,7 +1033,7 @@ static const struct row rows[NUM_ROWS] = {
         .name = "vfiomig_load_received",
         .call = call_vfiomig_load_received,
         .object = LOAD,
-        .states = 0x3,
+        .states = 0x7,
         .wrong_state = EINVAL,
         .concurrent = 0,
         .no_wait = 0,
@@ -1050,6 +1062,42 @@ static const struct row rows[NUM_ROWS] = {
         .errors = {
             EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, ENODATA, EOPNOTSUPP,
             ECANCELED, ENOTRECOVERABLE
+        },
+    },
+    {
+        .name = "vfiomig_load_submit",
+        .call = call_vfiomig_load_submit,
+        .object = LOAD,
+        .states = 0xf,
+        .wrong_state = EINVAL,
+        .concurrent = 1,
+        .no_wait = 0,
+        .num_args = 3,
+        .args = {
+            { .kind = A_HANDLE, .object = LOAD, .name = "load" },
+            { .kind = A_DATA, .name = "packet" },
+            { .kind = A_LEN, .name = "len" },
+        },
+        .errors = {
+            EPERM, EIO, EBADF, ENOMEM, EFAULT, ENODEV, EINVAL, ENOTTY, ENODATA, EPROTO, EMSGSIZE,
+            EOPNOTSUPP, ETIMEDOUT, ECANCELED, ENOTRECOVERABLE
+        },
+    },
+    {
+        .name = "vfiomig_load_run",
+        .call = call_vfiomig_load_run,
+        .object = LOAD,
+        .states = 0xf,
+        .wrong_state = EINVAL,
+        .concurrent = 1,
+        .no_wait = 0,
+        .num_args = 1,
+        .args = {
+            { .kind = A_HANDLE, .object = LOAD, .name = "load" },
+        },
+        .errors = {
+            EPERM, EIO, EBADF, ENOMEM, EFAULT, ENODEV, EINVAL, ENOTTY, ENODATA, EPROTO, EMSGSIZE,
+            EOPNOTSUPP, ETIMEDOUT, ECANCELED, ENOTRECOVERABLE
         },
     },
     {

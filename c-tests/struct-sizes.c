@@ -84,10 +84,11 @@ static void reserved_members_must_be_zero(void)
 {
     struct rig rig = rig_new(NULL, NULL);
     struct vfiomig_save *save;
+    struct vfiomig_load *load;
     struct vfiomig_save_options options = VFIOMIG_SAVE_OPTIONS_INIT;
-    options.reserved = 1;
-    EQ(vfiomig_save_begin(rig.dev, &options, &save), -EINVAL);
-    options.reserved = 0;
+    struct vfiomig_load_options load_options = VFIOMIG_LOAD_OPTIONS_INIT;
+    load_options.reserved = 1;
+    EQ(vfiomig_load_begin(rig.dev, &load_options, &load), -EINVAL);
     options.flags = 1u << 20;
     EQ(vfiomig_save_begin(rig.dev, &options, &save), -EINVAL);
     rig_free(&rig);

@@ -40,20 +40,33 @@ extern "C" {
 #endif
 
 /* What vfiomig_save_next() and vfiomig_load_push() return. */
-#define VFIOMIG_MORE           0  /* save_next: send what there is and call again. load_push: go
-                                   * on. */
-#define VFIOMIG_DRAINED        1  /* save_next: the device runs and has nothing to send now. */
-#define VFIOMIG_END            2  /* save_next, and a bit of load_push: the stream is complete. */
-#define VFIOMIG_INITIAL_LOADED 4  /* load_push, a bit: all initial data was taken by the driver;
-                                   * tell the source. */
-#define VFIOMIG_RESTARTED      8  /* load_push, a bit: the source started again; what was loaded
-                                   * before is void. */
+#define VFIOMIG_MORE           0   /* save_next: send what there is and call again. load_push: go
+                                    * on. */
+#define VFIOMIG_DRAINED        1   /* save_next: the device runs and has nothing to send now. In
+                                    * QEMU's format also: the stopped device's data is complete, and
+                                    * the configuration is wanted. */
+#define VFIOMIG_END            2   /* save_next, and a bit of load_push: the stream is complete. */
+#define VFIOMIG_INITIAL_LOADED 4   /* load_push, a bit: all initial data was taken by the driver;
+                                    * tell the source. */
+#define VFIOMIG_RESTARTED      8   /* load_push, a bit: the source started again; what was loaded
+                                    * before is void. */
+#define VFIOMIG_SECTION_END    16  /* load_push, a bit, QEMU's format: a section has ended. */
+#define VFIOMIG_CONFIG         32  /* load_push, a bit, QEMU's format: the VMM's configuration comes
+                                    * next in its stream; read it, then go on. */
+#define VFIOMIG_CONFIG_READY   64  /* load_push, a bit, QEMU's format: the configuration that came
+                                    * in a packet may be loaded now. */
+
+/* How a stream is laid out. */
+#define VFIOMIG_FORMAT_NATIVE 0  /* The library's own: verified, with identity and end. */
+#define VFIOMIG_FORMAT_QEMU   1  /* As stock QEMU's VFIO devices do it. */
 
 /* Sizes of buffers. */
 #define VFIOMIG_MIN_BUFFER  4096  /* The smallest buffer that vfiomig_save_next() takes, in
                                    * bytes. */
 #define VFIOMIG_GOOD_BUFFER (128 << 10)  /* A good size of the buffer for vfiomig_save_next(), in
                                           * bytes: one full frame. Larger ones hold several. */
+#define VFIOMIG_QEMU_BUFFER ((1 << 20) + 24)  /* The same in QEMU's format: one full piece of data
+                                               * of 1 MiB with its head and a tag. */
 
 /* States of a device, with the kernel's numbers (enum vfio_device_mig_state). */
 #define VFIOMIG_STATE_ERROR        0  /* The driver lost track of the device; only a reset helps. */
@@ -147,9 +160,14 @@ extern "C" {
                                          * among the blobs. */
 
 /* Flags of vfiomig_save_options. */
-#define VFIOMIG_SAVE_NONBLOCK    1  /* Reads return -EAGAIN instead of blocking, where the driver
-                                     * can do that. */
-#define VFIOMIG_SAVE_NO_PRE_COPY 2  /* Leaves out pre-copy even where the device has it. */
+#define VFIOMIG_SAVE_NONBLOCK       1  /* Reads return -EAGAIN instead of blocking, where the driver
+                                        * can do that. */
+#define VFIOMIG_SAVE_NO_PRE_COPY    2  /* Leaves out pre-copy even where the device has it. */
+#define VFIOMIG_SAVE_SWITCHOVER_ACK 4  /* QEMU's format: says in the stream when all initial data
+                                        * has been sent. For a migration with the capability
+                                        * switchover-ack. */
+#define VFIOMIG_SAVE_PACKETS        8  /* QEMU's format: what the stopped device gives comes as
+                                        * packets. For multifd device-state transfer. */
 
 /* Flags of vfiomig_pending. */
 #define VFIOMIG_PENDING_PRE_COPY_KNOWN  1  /* initial_bytes and dirty_bytes are there. */
@@ -171,6 +189,8 @@ extern "C" {
                                        * options. */
 #define VFIOMIG_LOAD_CHECK_SESSION 2  /* Refuse a stream whose session is not that of the
                                        * options. */
+#define VFIOMIG_LOAD_PACKETS       4  /* QEMU's format: what the stopped device gave comes as
+                                       * packets, by vfiomig_load_submit(). */
 
 /* Flags of vfiomig_load_options.ignore. */
 #define VFIOMIG_IGNORE_DRIVER        1   /* Pass over the driver's name. */
@@ -713,18 +733,23 @@ struct vfiomig_load_options {
     uint32_t struct_size;               /* VFIOMIG_LOAD_OPTIONS_INIT sets it. */
     uint32_t ignore;                    /* Fields of the identity that need not match:
                                          * VFIOMIG_IGNORE_*. */
-    uint32_t max_frame;                 /* Largest payload of a data frame, in bytes; default 4
-                                         * MiB. */
-    uint32_t max_blob;                  /* Largest blob, in bytes; default 1 MiB. */
+    uint32_t max_frame;                 /* Largest payload of a data frame, or data of a packet, in
+                                         * bytes; default 4 MiB. */
+    uint32_t max_blob;                  /* Largest blob, or configuration in a packet, in bytes;
+                                         * default 1 MiB. */
     uint32_t max_blobs;                 /* Number of blobs; default 256. */
     uint32_t max_restarts;              /* How often the source may start again; default 64. */
     uint64_t max_total;                 /* Device data in all, in bytes; default 1 TiB. */
+    uint64_t max_queued;                /* Packets that wait for their turn, in bytes; default 1
+                                         * GiB. Beyond it vfiomig_load_submit() waits. */
+    uint32_t max_ahead;                 /* How far ahead of the next one in order a packet may come;
+                                         * default 1048576. */
     uint32_t write_timeout_ms;          /* How long the driver may take no data, in milliseconds;
                                          * default 60000. */
-    uint32_t flags;                     /* VFIOMIG_LOAD_CHECK_DEVICE, VFIOMIG_LOAD_CHECK_SESSION or
-                                         * 0. */
+    uint32_t flags;                     /* The sum of those of VFIOMIG_LOAD_* that apply, or 0. */
     uint32_t device_index;              /* Number of the device within its VM that the stream must
                                          * have; see flags. */
+    uint32_t format;                    /* How the stream is laid out: VFIOMIG_FORMAT_*. */
     uint32_t reserved;                  /* Zero. */
     uint8_t session[16];                /* Name that the stream must have; see flags. */
     vfiomig_blob_fn blob;               /* Takes the VMM's own pieces; NULL: a stream that has any
@@ -743,8 +768,12 @@ struct vfiomig_load_stats {
     uint32_t reserved;            /* Zero. */
     uint64_t data_bytes;          /* Device data written to the driver, in bytes, restarts
                                    * included. */
-    uint64_t stream_bytes;        /* The whole stream taken, in bytes. */
-    uint64_t frames;              /* Frames taken. */
+    uint64_t stream_bytes;        /* The whole stream taken, in bytes, without packets. */
+    uint64_t frames;              /* Frames taken; in QEMU's format pieces of data on the main
+                                   * channel. */
+    uint64_t packets;             /* Packets taken. */
+    uint64_t queued_bytes;        /* Bytes of packets that wait for their turn or are being written,
+                                   * now; with 128 bytes for each. */
     uint64_t restarts;            /* How often the source started again. */
     uint64_t blobs;               /* Blobs handed to the callback. */
     uint64_t write_ns;            /* Time inside the driver's writes, in nanoseconds. */
@@ -765,14 +794,16 @@ typedef void (*vfiomig_log_fn)(void *opaque, uint32_t level, const char *target,
 /* How a device is saved; NULL for the defaults. */
 struct vfiomig_save_options {
     uint32_t struct_size;   /* VFIOMIG_SAVE_OPTIONS_INIT sets it. */
-    uint32_t flags;         /* VFIOMIG_SAVE_NONBLOCK, VFIOMIG_SAVE_NO_PRE_COPY or 0. */
-    uint32_t device_index;  /* Number of the device within its VM; stands in every frame. */
+    uint32_t flags;         /* The sum of those of VFIOMIG_SAVE_* that apply, or 0. */
+    uint32_t device_index;  /* Number of the device within its VM; stands in every frame. QEMU's
+                             * format has no place for it: 0. */
     uint32_t max_frame;     /* Largest payload of a data frame in bytes; 0: 131040, with its header
-                             * 128 KiB. */
+                             * 128 KiB. In QEMU's format: longest piece of data; 0: 1 MiB. */
     uint32_t max_restarts;  /* How often the save may start again because the device was reset; 0:
-                             * 16. */
-    uint32_t reserved;      /* Zero. */
-    uint8_t session[16];    /* Name of the stream; all zeros: a random one. */
+                             * 16. QEMU's format cannot start again. */
+    uint32_t format;        /* How the stream is laid out: VFIOMIG_FORMAT_*. */
+    uint8_t session[16];    /* Name of the stream; all zeros: a random one. QEMU's format has no
+                             * place for it: zeros. */
 };
 
 /* Estimates of what is left to save. */
@@ -1036,6 +1067,14 @@ int vfiomig_save_begin(struct vfiomig_device *device, const struct vfiomig_save_
  * now; come back on a timer or when vfiomig_save_poll_fd() is readable, or go on to
  * vfiomig_save_stop(). VFIOMIG_END: send; the stream is complete.
  *
+ * In QEMU's format a call gives what one of QEMU's sections has in it, and the VMM writes the
+ * section around it: the first call that of save_setup; each further one that of an iteration;
+ * after vfiomig_save_stop() pieces of save_complete, the last with VFIOMIG_DRAINED; then, when the
+ * VMM has added its configuration with vfiomig_save_blob(), that of save_state, with VFIOMIG_END.
+ * With VFIOMIG_SAVE_PACKETS each call after vfiomig_save_stop() gives one packet, which must not be
+ * cut or joined; VFIOMIG_DRAINED comes with the last of data or with nothing, VFIOMIG_END with the
+ * configuration. docs/qemu-format.md.
+ *
  * States: pre-copy, quiesced, stop-copy.
  * Errors: -EIO, -EBADF, -EAGAIN, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -ENOSPC,
  *         -EOPNOTSUPP, -ECANCELED, -ENOTRECOVERABLE.
@@ -1050,6 +1089,9 @@ int vfiomig_save_next(struct vfiomig_save *save, void *buf, size_t cap,
  * data is copied. A save that starts again because its device was reset voids the blobs before it:
  * add them again (VFIOMIG_EVENT_SAVE_RESTARTED, or restarts in vfiomig_save_get_stats()). Blobs of
  * more than 4056 bytes need a larger buffer in vfiomig_save_next().
+ *
+ * In QEMU's format there is one blob, of kind 0: the configuration of the stopped device, as QEMU's
+ * vmstate writes it; empty where there is none. The library puts the tags around it.
  *
  * States: pre-copy, quiesced, stop-copy.
  * Errors: -EBADF, -ENOMEM, -EFAULT, -EBUSY, -EINVAL, -EMSGSIZE, -ENOTRECOVERABLE.
@@ -1180,7 +1222,16 @@ int vfiomig_load_begin(struct vfiomig_device *device, const struct vfiomig_load_
  * acknowledgements of before are void; an INITIAL_LOADED beside it came later; go on. VFIOMIG_END:
  * the stream is complete; commit.
  *
- * States: receiving, complete.
+ * In QEMU's format nothing can be verified, and data goes to the driver as it comes. Push no more
+ * than vfiomig_load_get_space() has room for: what follows may be of others. VFIOMIG_SECTION_END: a
+ * section is over. VFIOMIG_CONFIG: the VMM's configuration follows in its stream; read it there,
+ * then push what comes behind it. VFIOMIG_CONFIG_READY: load the configuration that came in a
+ * packet. VFIOMIG_END comes with the end of the configuration's section, and not at all with
+ * VFIOMIG_LOAD_PACKETS: there vfiomig_load_run() says that all is complete. The main channel's last
+ * sections, which are empty, may come before or after that, and also after the commit; without
+ * packets nothing comes after it.
+ *
+ * States: receiving, complete, committed.
  * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EPROTO,
  *         -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
  * Since: 0.1.
@@ -1193,9 +1244,11 @@ int vfiomig_load_push(struct vfiomig_load *load, const void *data, size_t len) V
  * vfiomig_load_received() how many bytes came. Saves the copy that vfiomig_load_push() makes of
  * frames that lie in two of its pieces: the way for a VMM that reads from a socket. There may be
  * more room than the stream is long: bytes that follow its end are an error, so let nothing else
- * follow in the same connection, or limit what is read.
+ * follow in the same connection, or limit what is read. In QEMU's format there is room for what is
+ * certain to come, and for nothing behind it: a VMM can read from a stream that is not this
+ * device's alone.
  *
- * States: receiving, complete.
+ * States: receiving, complete, committed.
  * Errors: -EBADF, -ENOMEM, -EFAULT, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
  * Since: 0.1.
  */
@@ -1205,7 +1258,7 @@ int vfiomig_load_get_space(struct vfiomig_load *load, void **space, size_t *len)
  * Takes len bytes that were received into the memory of vfiomig_load_get_space(). Returns what
  * vfiomig_load_push() returns.
  *
- * States: receiving, complete.
+ * States: receiving, complete, committed.
  * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EPROTO,
  *         -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
  * Since: 0.1.
@@ -1224,6 +1277,40 @@ int vfiomig_load_received(struct vfiomig_load *load, size_t len) VFIOMIG_MUST_CH
  * Since: 0.1.
  */
 int vfiomig_load_commit(struct vfiomig_load *load) VFIOMIG_MUST_CHECK;
+
+/*
+ * Takes one packet of a load with VFIOMIG_LOAD_PACKETS: what QEMU's multifd channels carry for this
+ * device, from its version field on. In any order and from any number of threads. The packet is
+ * copied. While too many bytes are queued (max_queued) the call waits, for as long as
+ * vfiomig_load_run() makes progress; the packet that is next in order never waits. On an error the
+ * device has been reset, and every other call of this load gets the same error.
+ *
+ * States: all.
+ * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -ENODEV, -EINVAL, -ENOTTY, -ENODATA, -EPROTO,
+ *         -EMSGSIZE, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_load_submit(struct vfiomig_load *load, const void *packet,
+                        size_t len) VFIOMIG_MUST_CHECK;
+
+/*
+ * Writes the packets of a load with VFIOMIG_LOAD_PACKETS to the driver, in order. Blocks until the
+ * configuration has come behind them and the blob callback has taken it, on this thread and with
+ * kind 0; or until anything ends the load: an error on any thread, vfiomig_load_cancel(),
+ * vfiomig_load_free(). Call it once, on a thread of its own, when the main channel has brought all
+ * data that it will (QEMU's switchover_start): from then on data there is refused. After 0 the
+ * stream is complete: commit. On an error the device has been reset.
+ *
+ * The blob callback runs without any lock of the library: it may use the device's other handles.
+ *
+ * States: all.
+ * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -ENODEV, -EINVAL, -ENOTTY, -ENODATA, -EPROTO,
+ *         -EMSGSIZE, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_load_run(struct vfiomig_load *load) VFIOMIG_MUST_CHECK;
 
 /*
  * Cancels the load: the call that is under way returns -ECANCELED as soon as the driver lets it,
@@ -1267,7 +1354,8 @@ int vfiomig_load_get_failure(struct vfiomig_load *load, struct vfiomig_failure *
 
 /*
  * Frees a load; NULL is none. One that was not committed is abandoned, and its device reset. Waits
- * for a call on another thread. A callback cannot free a handle that a call is inside of: it stays.
+ * for calls on other threads; vfiomig_load_run() and vfiomig_load_submit() are made to end. A
+ * callback cannot free a handle that a call is inside of: it stays.
  *
  * Since: 0.1.
  */

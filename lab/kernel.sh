@@ -20,6 +20,8 @@
 set -euo pipefail
 # shellcheck source=lab/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source=lab/debian.sh
+. "$LAB_DIR/debian.sh"
 
 # Raise when a change to this file makes cached kernels unfit.
 RECIPE=1
@@ -91,69 +93,7 @@ trap 'exit 143' TERM
 log=$LAB_CACHE/log/$variant.log
 : >"$log"
 
-# --- Debian packages, without touching the machine's own apt -----------------
-
-# The machine's mirror serves other suites as well, so its address is taken
-# from the sources that are configured: "main" of the suite this release is
-# called, and of that name with "-security".
-repo_of_suite() {
-	apt-get indextargets --format "\$(RELEASE) \$(COMPONENT) \$(REPO_URI)" 'Created-By: Packages' 2>/dev/null |
-		awk -v s="$1" '$1 == s && $2 == "main" { print $3; exit }'
-}
-
-apt_conf=()
-
-apt_setup() {
-	local codename mirror security s dir=$LAB_CACHE/apt keyring=/usr/share/keyrings/debian-archive-keyring.gpg signed=
-	codename=$(. /etc/os-release && echo "${VERSION_CODENAME-}")
-	mirror=${LAB_MIRROR-}
-	for s in "$codename" stable testing sid unstable; do
-		[ -n "$mirror" ] || mirror=$(repo_of_suite "$s")
-	done
-	[ -n "$mirror" ] || lab_die "found no Debian archive in this machine's apt sources; set LAB_MIRROR to its address"
-	security=${LAB_SECURITY_MIRROR:-$(repo_of_suite "$codename-security")}
-	# Mirrors that carry the security archive have it beside the main one.
-	[ -n "$security" ] || security=${mirror%/}-security
-
-	mkdir -p "$dir/lists/partial" "$dir/cache/archives/partial" "$dir/state"
-	: >"$dir/status"
-	[ ! -r $keyring ] || signed="[signed-by=$keyring] "
-	{
-		echo "deb $signed$security bookworm-security main"
-		echo "deb $signed$mirror trixie-backports main"
-		echo "deb $signed$mirror sid main"
-	} >"$dir/sources.list"
-	apt_conf=(
-		-o "Dir::Etc::sourcelist=$dir/sources.list"
-		-o Dir::Etc::sourceparts=/dev/null
-		-o Dir::Etc::preferences=/dev/null
-		-o Dir::Etc::preferencesparts=/dev/null
-		-o "Dir::State=$dir/state"
-		-o "Dir::State::Lists=$dir/lists"
-		-o "Dir::State::status=$dir/status"
-		-o "Dir::Cache=$dir/cache"
-		-o APT::Architecture=amd64
-		# Neither descriptions nor software-centre data are wanted here.
-		-o Acquire::Languages=none
-		-o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false
-		-o Acquire::IndexTargets::deb::DEP-11-icons::DefaultEnabled=false
-		-o Acquire::IndexTargets::deb::DEP-11-icons-small::DefaultEnabled=false
-		-o Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled=false
-	)
-	# apt's unprivileged downloader cannot write below root's home.
-	[ "$(id -u)" -ne 0 ] || apt_conf+=(-o APT::Sandbox::User=root)
-	# Two variants share these files.
-	exec 9>"$LAB_CACHE/lock.apt"
-	flock 9
-	# Ten minutes: three variants built in a row see one and the same archive.
-	if [ -z "$(find "$dir/updated" -mmin -10 2>/dev/null)" ] ||
-		! cmp -s "$dir/sources.list" "$dir/updated"; then
-		lab_note "reading the package lists"
-		apt-get "${apt_conf[@]}" -q update >>"$log" 2>&1 ||
-			{ tail -n 5 "$log" >&2; lab_die "cannot read the package lists; see $log"; }
-		cp "$dir/sources.list" "$dir/updated"
-	fi
-}
+# --- Debian packages --------------------------------------------------------
 
 # candidate PACKAGE: the version apt would install.
 candidate() {
@@ -312,7 +252,7 @@ build_debian() {
 	lab_note "made $variant in $(($(lab_now) - started)) s"
 }
 
-apt_setup
+debian_apt apt 'deb security bookworm-security' 'deb main trixie-backports' 'deb main sid'
 version=$(candidate "$source_package")
 # Some characters of Debian versions mean something to make and to the shell.
 dir=$parent/${version//[^A-Za-z0-9.-]/_}-$hash

@@ -12,6 +12,7 @@
 #   --boots LIST    which boots (default "1 2")
 #   --memory MIB, --timeout SEC, --test-timeout SEC   as for boot.sh
 #   --no-sanity     leave out the lab's own check
+#   --results DIR   keep what the machines left there, VARIANT/bootN/out each
 #
 # V=1 in the environment shows the output of programs that passed as well.
 
@@ -24,16 +25,17 @@ usage() {
 	exit 2
 }
 
-programs='' only='*' boots='1 2' sanity=1 pass_on=()
+programs='' only='*' boots='1 2' sanity=1 results='' pass_on=()
 while [ $# -gt 0 ]; do
 	case $1 in
 	--no-sanity) sanity=0; shift ;;
-	--programs | --only | --boots | --memory | --timeout | --test-timeout)
+	--programs | --only | --boots | --results | --memory | --timeout | --test-timeout)
 		[ $# -ge 2 ] || usage
 		case $1 in
 		--programs) programs=$2 ;;
 		--only) only=$2 ;;
 		--boots) boots=$2 ;;
+		--results) results=$2 ;;
 		*) pass_on+=("$1" "$2") ;;
 		esac
 		shift 2
@@ -65,7 +67,11 @@ find "$LAB_CACHE/runs" -mindepth 1 -maxdepth 1 -mmin +1440 -exec rm -rf {} +
 run=$(mktemp -d "$LAB_CACHE/runs/XXXXXX")
 passed=0 failed=0 skipped=0 finished=0
 cleanup() {
-	if [ $finished -eq 0 ] || [ $failed -eq 0 ]; then
+	if [ -n "$results" ] && [ $finished -eq 1 ]; then
+		rm -rf "$results"
+		mkdir -p "$(dirname "$results")"
+		mv "$run" "$results"
+	elif [ $finished -eq 0 ] || [ $failed -eq 0 ]; then
 		rm -rf "$run"
 	fi
 }
@@ -227,7 +233,7 @@ for variant in "${variants[@]}"; do
 done
 
 finished=1
-[ $failed -eq 0 ] || lab_note "what the machines left is in $run"
+[ $failed -eq 0 ] || lab_note "what the machines left is in ${results:-$run}"
 summary="$passed passed, $failed failed"
 [ $skipped -eq 0 ] || summary="$summary, $skipped skipped"
 echo "$summary"

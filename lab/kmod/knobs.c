@@ -4,7 +4,6 @@
  */
 #include <linux/kstrtox.h>
 #include <linux/mm.h>
-#include <linux/sched/signal.h>
 #include <linux/string.h>
 #include <linux/sysfs.h>
 
@@ -393,31 +392,49 @@ static ssize_t log_mark_store(struct device *dev, struct device_attribute *attr,
 }
 static DEVICE_ATTR_WO(log_mark);
 
-/* Writes 0xd5 into the memory of whoever has the device open, and logs that. */
-static int dma_write(struct vmt *vmt, u64 iova, u64 length, u64 stride)
+struct dma_job {
+	struct work_struct work;
+	struct vmt *vmt;
+	u64 iova, length;
+	int ret;
+};
+
+static void dma_job_run(struct work_struct *work)
 {
 	static u8 data[4096];
-	u64 from = iova, left = length;
-	int ret = 0;
+	struct dma_job *job = container_of(work, struct dma_job, work);
+	u64 from = job->iova, left = job->length;
+
+	mutex_lock(&job->vmt->open_mutex);
+	if (!job->vmt->open)
+		job->ret = -ENODEV;
+	memset(data, 0xd5, sizeof(data));
+	while (left && !job->ret) {
+		u64 n = min_t(u64, left, sizeof(data) - (from & (sizeof(data) - 1)));
+
+		job->ret = vfio_dma_rw(&job->vmt->vdev, from, data, n, true);
+		from += n;
+		left -= n;
+	}
+	mutex_unlock(&job->vmt->open_mutex);
+}
+
+/*
+ * Writes 0xd5 into the memory of whoever has the device open, and logs that. By a kernel thread:
+ * a process may write through VFIO to memory of its own only, and this one is seldom the VMM.
+ */
+static int dma_write(struct vmt *vmt, u64 iova, u64 length, u64 stride)
+{
+	struct dma_job job = { .vmt = vmt, .iova = iova, .length = length };
 
 	if (!length || iova + length - 1 < iova || length > SZ_1G || stride)
 		return -EINVAL;
-	mutex_lock(&vmt->open_mutex);
-	if (!vmt->open)
-		ret = -ENODEV;
-	memset(data, 0xd5, sizeof(data));
-	while (left && !ret) {
-		u64 n = min_t(u64, left, sizeof(data) - (from & (sizeof(data) - 1)));
-
-		ret = vfio_dma_rw(&vmt->vdev, from, data, n, true);
-		from += n;
-		left -= n;
-		if (signal_pending(current))
-			ret = ret ?: -EINTR;
-	}
-	mutex_unlock(&vmt->open_mutex);
+	INIT_WORK_ONSTACK(&job.work, dma_job_run);
+	queue_work(system_unbound_wq, &job.work);
+	flush_work(&job.work);
+	destroy_work_on_stack(&job.work);
 	/* All of it also where only a part was written: more is allowed, less is not. */
-	return vmt_log_mark(vmt, iova, length, 0) ?: ret;
+	return vmt_log_mark(vmt, iova, length, 0) ?: job.ret;
 }
 
 static ssize_t dma_write_store(struct device *dev, struct device_attribute *attr, const char *buf, size_t count)

@@ -2,7 +2,8 @@
 
 /// save_next: send what there is and call again. load_push: go on.
 pub const VFIOMIG_MORE: i32 = 0;
-/// save_next: the device runs and has nothing to send now.
+/// save_next: the device runs and has nothing to send now. In QEMU's format also: the stopped
+/// device's data is complete, and the configuration is wanted.
 pub const VFIOMIG_DRAINED: i32 = 1;
 /// save_next, and a bit of load_push: the stream is complete.
 pub const VFIOMIG_END: i32 = 2;
@@ -10,12 +11,26 @@ pub const VFIOMIG_END: i32 = 2;
 pub const VFIOMIG_INITIAL_LOADED: i32 = 4;
 /// load_push, a bit: the source started again; what was loaded before is void.
 pub const VFIOMIG_RESTARTED: i32 = 8;
+/// load_push, a bit, QEMU's format: a section has ended.
+pub const VFIOMIG_SECTION_END: i32 = 16;
+/// load_push, a bit, QEMU's format: the VMM's configuration comes next in its stream; read it, then
+/// go on.
+pub const VFIOMIG_CONFIG: i32 = 32;
+/// load_push, a bit, QEMU's format: the configuration that came in a packet may be loaded now.
+pub const VFIOMIG_CONFIG_READY: i32 = 64;
+
+/// The library's own: verified, with identity and end.
+pub const VFIOMIG_FORMAT_NATIVE: u32 = 0;
+/// As stock QEMU's VFIO devices do it.
+pub const VFIOMIG_FORMAT_QEMU: u32 = 1;
 
 /// The smallest buffer that vfiomig_save_next() takes, in bytes.
 pub const VFIOMIG_MIN_BUFFER: u32 = 4096;
 /// A good size of the buffer for vfiomig_save_next(), in bytes: one full frame. Larger ones hold
 /// several.
 pub const VFIOMIG_GOOD_BUFFER: u32 = 128 << 10;
+/// The same in QEMU's format: one full piece of data of 1 MiB with its head and a tag.
+pub const VFIOMIG_QEMU_BUFFER: u32 = (1 << 20) + 24;
 
 /// The driver lost track of the device; only a reset helps.
 pub const VFIOMIG_STATE_ERROR: u32 = 0;
@@ -139,6 +154,12 @@ pub const VFIOMIG_EVENT_LOAD_RESTARTED: u32 = 6;
 pub const VFIOMIG_SAVE_NONBLOCK: u32 = 1;
 /// Leaves out pre-copy even where the device has it.
 pub const VFIOMIG_SAVE_NO_PRE_COPY: u32 = 2;
+/// QEMU's format: says in the stream when all initial data has been sent. For a migration with the
+/// capability switchover-ack.
+pub const VFIOMIG_SAVE_SWITCHOVER_ACK: u32 = 4;
+/// QEMU's format: what the stopped device gives comes as packets. For multifd device-state
+/// transfer.
+pub const VFIOMIG_SAVE_PACKETS: u32 = 8;
 
 /// initial_bytes and dirty_bytes are there.
 pub const VFIOMIG_PENDING_PRE_COPY_KNOWN: u32 = 1;
@@ -160,6 +181,8 @@ pub const VFIOMIG_KEEP_QUIESCED: u32 = 3;
 pub const VFIOMIG_LOAD_CHECK_DEVICE: u32 = 1;
 /// Refuse a stream whose session is not that of the options.
 pub const VFIOMIG_LOAD_CHECK_SESSION: u32 = 2;
+/// QEMU's format: what the stopped device gave comes as packets, by vfiomig_load_submit().
+pub const VFIOMIG_LOAD_PACKETS: u32 = 4;
 
 /// Pass over the driver's name.
 pub const VFIOMIG_IGNORE_DRIVER: u32 = 1;

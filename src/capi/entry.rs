@@ -140,6 +140,18 @@ pub(super) fn with_shared<T: CObject, R: CReturn>(
     guarded(entry, || handle::with_shared(handle, T::KIND, call))
 }
 
+/// The same for a call that may take long or call back: the handle can be freed meanwhile.
+pub(super) fn with_shared_unlocked<T: CObject, R: CReturn>(
+    entry: &Entry,
+    handle: usize,
+    call: impl FnOnce(&Shared) -> Result<R>,
+) -> c_int {
+    guarded(entry, || {
+        let shared = handle::with_shared(handle, T::KIND, |shared| Ok(shared.clone()))?;
+        call(&shared)
+    })
+}
+
 /// Frees a handle; NULL is none. Waits for a call that is inside the handle, except in a callback:
 /// two of them could wait for each other, or one for itself.
 pub(super) fn free(entry: &Entry, handle: usize, kind: Kind) {

@@ -13,7 +13,7 @@ use once_cell::sync::OnceCell;
 use crate::device::Device;
 use crate::dirty::Run;
 use crate::error::{Result, err};
-use crate::session::{Load, Save, Shared};
+use crate::session::{Load, Packets, Save, Shared};
 
 /// Which object a handle names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -185,6 +185,12 @@ fn gone(kind: Kind) -> crate::error::Error {
     err!(BadHandle, "the {} handle has been freed", kind.name())
 }
 
+fn not_freed(kind: Kind) -> crate::error::Error {
+    let error = err!(Busy, "a call is inside this {} handle: not freed", kind.name());
+    ::log::error!(target: "vfiomig::capi", "in a callback: {error}");
+    error
+}
+
 /// A handle's object, in exclusive use.
 pub(super) struct Entered(MutexGuard<'static, Option<Object>>);
 
@@ -251,16 +257,19 @@ pub(super) fn remove(handle: usize, kind: Kind, may_wait: bool) -> Result<Object
         Err(TryLockError::WouldBlock) if may_wait => {
             slot.object.lock().unwrap_or_else(PoisonError::into_inner)
         }
-        Err(TryLockError::WouldBlock) => {
-            let error = err!(Busy, "a call is inside this {} handle: not freed", kind.name());
-            ::log::error!(target: "vfiomig::capi", "in a callback: {error}");
-            return Err(error);
-        }
+        Err(TryLockError::WouldBlock) => return Err(not_freed(kind)),
         Ok(guard) => guard,
         Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
     };
     if guard.as_ref().is_none_or(|object| object.kind() != kind) || find(handle, kind).is_err() {
         return Err(gone(kind));
+    }
+    // A callback must not wait for calls that work beside the object either: one may be its own.
+    let shared = slot.shared.lock().unwrap_or_else(PoisonError::into_inner);
+    let in_use = shared.as_ref().and_then(Shared::packets).is_some_and(Packets::in_use);
+    drop(shared);
+    if in_use && !may_wait {
+        return Err(not_freed(kind));
     }
     let object = guard.take();
     slot.generation.fetch_add(1, Ordering::Release);

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use super::callbacks::{Opaque, blob_sink, policy};
 use super::constants::*;
-use super::entry::{free, with, with_shared};
+use super::entry::{free, with, with_shared, with_shared_unlocked};
 use super::handle::{self, Kind, Object};
 use super::structs::*;
 use super::table;
 use crate::device::Device;
 use crate::error::{Result, err};
-use crate::session::{Load, LoadOptions, LoadStatus};
+use crate::session::{Load, LoadOptions, LoadStatus, Packets, Shared};
+use crate::stream::Format;
 
 /// Reads options; callbacks in them are owned from here on, also where the options are refused.
 unsafe fn read_options(options: *const vfiomig_load_options) -> Result<LoadOptions> {
@@ -27,8 +28,13 @@ unsafe fn read_options(options: *const vfiomig_load_options) -> Result<LoadOptio
     if options.reserved != 0 {
         return Err(err!(Inval, "reserved is not zero in the load options"));
     }
-    if options.flags & !(VFIOMIG_LOAD_CHECK_DEVICE | VFIOMIG_LOAD_CHECK_SESSION) != 0 {
-        return Err(err!(Inval, "unknown flags in the load options"));
+    out.format = format(options.format, options.flags & VFIOMIG_LOAD_PACKETS != 0)?;
+    let known = match out.format {
+        Format::Native => VFIOMIG_LOAD_CHECK_DEVICE | VFIOMIG_LOAD_CHECK_SESSION,
+        Format::Qemu | Format::QemuPackets => VFIOMIG_LOAD_PACKETS,
+    };
+    if options.flags & !known != 0 {
+        return Err(err!(Inval, "flags in the load options that are unknown in this format"));
     }
     let check = |bit: u32| options.flags & bit != 0;
     out.device_index = check(VFIOMIG_LOAD_CHECK_DEVICE).then_some(options.device_index);
@@ -40,6 +46,7 @@ unsafe fn read_options(options: *const vfiomig_load_options) -> Result<LoadOptio
         (&mut limits.max_blob, options.max_blob),
         (&mut limits.max_blobs, options.max_blobs),
         (&mut limits.max_restarts, options.max_restarts),
+        (&mut out.max_ahead, options.max_ahead),
     ];
     for (field, value) in fields {
         if value != 0 {
@@ -48,6 +55,9 @@ unsafe fn read_options(options: *const vfiomig_load_options) -> Result<LoadOptio
     }
     if options.max_total != 0 {
         limits.max_total = options.max_total;
+    }
+    if options.max_queued != 0 {
+        out.max_queued = options.max_queued;
     }
     if options.write_timeout_ms != 0 {
         out.write_timeout = Duration::from_millis(u64::from(options.write_timeout_ms));
@@ -88,6 +98,15 @@ pub unsafe extern "C" fn vfiomig_load_begin(
 /// initial data is here, and go on. VFIOMIG_RESTARTED: the source's device was reset; blobs and
 /// acknowledgements of before are void; an INITIAL_LOADED beside it came later; go on.
 /// VFIOMIG_END: the stream is complete; commit.
+///
+/// In QEMU's format nothing can be verified, and data goes to the driver as it comes. Push no more
+/// than vfiomig_load_get_space() has room for: what follows may be of others. VFIOMIG_SECTION_END: a
+/// section is over. VFIOMIG_CONFIG: the VMM's configuration follows in its stream; read it there,
+/// then push what comes behind it. VFIOMIG_CONFIG_READY: load the configuration that came in a
+/// packet. VFIOMIG_END comes with the end of the configuration's section, and not at all with
+/// VFIOMIG_LOAD_PACKETS: there vfiomig_load_run() says that all is complete. The main channel's last
+/// sections, which are empty, may come before or after that, and also after the commit; without
+/// packets nothing comes after it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_load_push(
     load: *mut vfiomig_load,
@@ -112,6 +131,9 @@ fn bits(status: LoadStatus) -> c_int {
     bit(status.restarted, VFIOMIG_RESTARTED)
         | bit(status.initial_loaded, VFIOMIG_INITIAL_LOADED)
         | bit(status.ended, VFIOMIG_END)
+        | bit(status.section_ended, VFIOMIG_SECTION_END)
+        | bit(status.config, VFIOMIG_CONFIG)
+        | bit(status.config_ready, VFIOMIG_CONFIG_READY)
 }
 
 /// Offers memory to receive the next bytes of the stream into: at *space, *len bytes, at least
@@ -119,7 +141,9 @@ fn bits(status: LoadStatus) -> c_int {
 /// vfiomig_load_received() how many bytes came. Saves the copy that vfiomig_load_push() makes of
 /// frames that lie in two of its pieces: the way for a VMM that reads from a socket. There may be
 /// more room than the stream is long: bytes that follow its end are an error, so let nothing else
-/// follow in the same connection, or limit what is read.
+/// follow in the same connection, or limit what is read. In QEMU's format there is room for what is
+/// certain to come, and for nothing behind it: a VMM can read from a stream that is not this device's
+/// alone.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_load_get_space(
     load: *mut vfiomig_load,
@@ -154,6 +178,51 @@ pub extern "C" fn vfiomig_load_received(load: *mut vfiomig_load, len: usize) -> 
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_load_commit(load: *mut vfiomig_load) -> c_int {
     with(&table::LOAD_COMMIT, load.addr(), |load: &mut Load| load.commit())
+}
+
+/// Takes one packet of a load with VFIOMIG_LOAD_PACKETS: what QEMU's multifd channels carry for this
+/// device, from its version field on. In any order and from any number of threads. The packet is
+/// copied. While too many bytes are queued (max_queued) the call waits, for as long as
+/// vfiomig_load_run() makes progress; the packet that is next in order never waits. On an error the
+/// device has been reset, and every other call of this load gets the same error.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfiomig_load_submit(
+    load: *mut vfiomig_load,
+    packet: *const c_void,
+    len: usize,
+) -> c_int {
+    with_shared_unlocked::<Load, _>(&table::LOAD_SUBMIT, load.addr(), |shared| {
+        if packet.is_null() {
+            return Err(err!(Fault, "packet is NULL"));
+        }
+        if len > isize::MAX as usize {
+            return Err(err!(Inval, "len is {len}"));
+        }
+        // SAFETY: the caller's contract: `len` readable bytes that nobody changes meanwhile.
+        let bytes = unsafe { std::slice::from_raw_parts(packet.cast::<u8>(), len) };
+        packets_of(shared)?.submit(bytes)
+    })
+}
+
+/// Writes the packets of a load with VFIOMIG_LOAD_PACKETS to the driver, in order. Blocks until the
+/// configuration has come behind them and the blob callback has taken it, on this thread and with
+/// kind 0; or until anything ends the load: an error on any thread, vfiomig_load_cancel(),
+/// vfiomig_load_free(). Call it once, on a thread of its own, when the main channel has brought all
+/// data that it will (QEMU's switchover_start): from then on data there is refused. After 0 the
+/// stream is complete: commit. On an error the device has been reset.
+///
+/// The blob callback runs without any lock of the library: it may use the device's other handles.
+#[unsafe(no_mangle)]
+pub extern "C" fn vfiomig_load_run(load: *mut vfiomig_load) -> c_int {
+    with_shared_unlocked::<Load, _>(&table::LOAD_RUN, load.addr(), |shared| {
+        packets_of(shared)?.run()
+    })
+}
+
+fn packets_of(shared: &Shared) -> Result<&Packets> {
+    shared
+        .packets()
+        .ok_or_else(|| err!(Inval, "this load takes no packets: it lacks VFIOMIG_LOAD_PACKETS"))
 }
 
 /// Cancels the load: the call that is under way returns -ECANCELED as soon as the driver lets it,
@@ -213,7 +282,7 @@ pub unsafe extern "C" fn vfiomig_load_get_failure(
 }
 
 /// Frees a load; NULL is none. One that was not committed is abandoned, and its device reset.
-/// Waits for a call on another thread.
+/// Waits for calls on other threads; vfiomig_load_run() and vfiomig_load_submit() are made to end.
 /// A callback cannot free a handle that a call is inside of: it stays.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_load_free(load: *mut vfiomig_load) {

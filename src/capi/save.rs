@@ -10,6 +10,7 @@ use super::table;
 use crate::device::Device;
 use crate::error::{Result, err};
 use crate::session::{Ending, Save, SaveOptions, SaveStatus};
+use crate::stream::{Format, qemu};
 
 unsafe fn read_options(options: *const vfiomig_save_options) -> Result<SaveOptions> {
     let mut out = SaveOptions::default();
@@ -19,10 +20,15 @@ unsafe fn read_options(options: *const vfiomig_save_options) -> Result<SaveOptio
     // SAFETY: the caller's contract.
     let (options, tail) = unsafe { read_in(options, "options") }?;
     tail.check()?;
+    let of_qemu = VFIOMIG_SAVE_SWITCHOVER_ACK | VFIOMIG_SAVE_PACKETS;
     let known = VFIOMIG_SAVE_NONBLOCK | VFIOMIG_SAVE_NO_PRE_COPY;
-    if options.flags & !known != 0 || options.reserved != 0 {
-        return Err(err!(Inval, "unknown flags in the save options"));
+    out.format = format(options.format, options.flags & VFIOMIG_SAVE_PACKETS != 0)?;
+    let known = if out.format == Format::Native { known } else { known | of_qemu };
+    if options.flags & !known != 0 {
+        return Err(err!(Inval, "flags in the save options that are unknown in this format"));
     }
+    out.switchover_ack = options.flags & VFIOMIG_SAVE_SWITCHOVER_ACK != 0;
+    out.max_frame = if out.format == Format::Native { out.max_frame } else { qemu::PIECE };
     out.device_index = options.device_index;
     if options.max_frame != 0 {
         out.max_frame = options.max_frame;
@@ -66,6 +72,14 @@ pub unsafe extern "C" fn vfiomig_save_begin(
 /// VFIOMIG_MORE: send and call again. VFIOMIG_DRAINED: send; the device runs and has nothing more
 /// now; come back on a timer or when vfiomig_save_poll_fd() is readable, or go on to
 /// vfiomig_save_stop(). VFIOMIG_END: send; the stream is complete.
+///
+/// In QEMU's format a call gives what one of QEMU's sections has in it, and the VMM writes the
+/// section around it: the first call that of save_setup; each further one that of an iteration;
+/// after vfiomig_save_stop() pieces of save_complete, the last with VFIOMIG_DRAINED; then, when the
+/// VMM has added its configuration with vfiomig_save_blob(), that of save_state, with VFIOMIG_END.
+/// With VFIOMIG_SAVE_PACKETS each call after vfiomig_save_stop() gives one packet, which must not be
+/// cut or joined; VFIOMIG_DRAINED comes with the last of data or with nothing, VFIOMIG_END with the
+/// configuration. docs/qemu-format.md.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_save_next(
     save: *mut vfiomig_save,
@@ -98,6 +112,9 @@ pub unsafe extern "C" fn vfiomig_save_next(
 /// data is copied. A save that starts again because its device was reset voids the blobs before it:
 /// add them again (VFIOMIG_EVENT_SAVE_RESTARTED, or restarts in vfiomig_save_get_stats()). Blobs of
 /// more than 4056 bytes need a larger buffer in vfiomig_save_next().
+///
+/// In QEMU's format there is one blob, of kind 0: the configuration of the stopped device, as QEMU's
+/// vmstate writes it; empty where there is none. The library puts the tags around it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_save_blob(
     save: *mut vfiomig_save,

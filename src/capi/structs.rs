@@ -13,6 +13,7 @@ pub use crate::transport::{vfiomig_device_ops, vfiomig_identity, vfiomig_precopy
 use crate::device::{Caps, Event, Identity, MAX_VENDOR_DATA, Path, Reason, State};
 use crate::error::{Failure, Result, err};
 use crate::session::{LoadStats, Pending, SaveStats};
+use crate::stream::Format;
 use crate::transport::put_fixed_text;
 
 use super::constants::*;
@@ -175,17 +176,20 @@ pub struct vfiomig_path {
 pub struct vfiomig_save_options {
     /// VFIOMIG_SAVE_OPTIONS_INIT sets it.
     pub struct_size: u32,
-    /// VFIOMIG_SAVE_NONBLOCK, VFIOMIG_SAVE_NO_PRE_COPY or 0.
+    /// The sum of those of VFIOMIG_SAVE_* that apply, or 0.
     pub flags: u32,
-    /// Number of the device within its VM; stands in every frame.
+    /// Number of the device within its VM; stands in every frame. QEMU's format has no place for
+    /// it: 0.
     pub device_index: u32,
-    /// Largest payload of a data frame in bytes; 0: 131040, with its header 128 KiB.
+    /// Largest payload of a data frame in bytes; 0: 131040, with its header 128 KiB. In QEMU's
+    /// format: longest piece of data; 0: 1 MiB.
     pub max_frame: u32,
-    /// How often the save may start again because the device was reset; 0: 16.
+    /// How often the save may start again because the device was reset; 0: 16. QEMU's format
+    /// cannot start again.
     pub max_restarts: u32,
-    /// Zero.
-    pub reserved: u32,
-    /// Name of the stream; all zeros: a random one.
+    /// How the stream is laid out: VFIOMIG_FORMAT_*.
+    pub format: u32,
+    /// Name of the stream; all zeros: a random one. QEMU's format has no place for it: zeros.
     pub session: [u8; 16],
 }
 
@@ -248,9 +252,9 @@ pub struct vfiomig_load_options {
     pub struct_size: u32,
     /// Fields of the identity that need not match: VFIOMIG_IGNORE_*.
     pub ignore: u32,
-    /// Largest payload of a data frame, in bytes; default 4 MiB.
+    /// Largest payload of a data frame, or data of a packet, in bytes; default 4 MiB.
     pub max_frame: u32,
-    /// Largest blob, in bytes; default 1 MiB.
+    /// Largest blob, or configuration in a packet, in bytes; default 1 MiB.
     pub max_blob: u32,
     /// Number of blobs; default 256.
     pub max_blobs: u32,
@@ -258,12 +262,19 @@ pub struct vfiomig_load_options {
     pub max_restarts: u32,
     /// Device data in all, in bytes; default 1 TiB.
     pub max_total: u64,
+    /// Packets that wait for their turn, in bytes; default 1 GiB. Beyond it
+    /// vfiomig_load_submit() waits.
+    pub max_queued: u64,
+    /// How far ahead of the next one in order a packet may come; default 1048576.
+    pub max_ahead: u32,
     /// How long the driver may take no data, in milliseconds; default 60000.
     pub write_timeout_ms: u32,
-    /// VFIOMIG_LOAD_CHECK_DEVICE, VFIOMIG_LOAD_CHECK_SESSION or 0.
+    /// The sum of those of VFIOMIG_LOAD_* that apply, or 0.
     pub flags: u32,
     /// Number of the device within its VM that the stream must have; see flags.
     pub device_index: u32,
+    /// How the stream is laid out: VFIOMIG_FORMAT_*.
+    pub format: u32,
     /// Zero.
     pub reserved: u32,
     /// Name that the stream must have; see flags.
@@ -292,10 +303,15 @@ pub struct vfiomig_load_stats {
     pub reserved: u32,
     /// Device data written to the driver, in bytes, restarts included.
     pub data_bytes: u64,
-    /// The whole stream taken, in bytes.
+    /// The whole stream taken, in bytes, without packets.
     pub stream_bytes: u64,
-    /// Frames taken.
+    /// Frames taken; in QEMU's format pieces of data on the main channel.
     pub frames: u64,
+    /// Packets taken.
+    pub packets: u64,
+    /// Bytes of packets that wait for their turn or are being written, now; with 128 bytes for
+    /// each.
+    pub queued_bytes: u64,
     /// How often the source started again.
     pub restarts: u64,
     /// Blobs handed to the callback.
@@ -577,6 +593,8 @@ impl From<LoadStats> for vfiomig_load_stats {
             data_bytes,
             stream_bytes,
             frames,
+            packets,
+            queued_bytes,
             restarts,
             blobs,
             write_ns,
@@ -590,6 +608,8 @@ impl From<LoadStats> for vfiomig_load_stats {
             data_bytes,
             stream_bytes,
             frames,
+            packets,
+            queued_bytes,
             restarts,
             blobs,
             write_ns,
@@ -622,6 +642,16 @@ impl From<&Identity> for vfiomig_identity {
             *slot = *byte;
         }
         out
+    }
+}
+
+/// The format that the options name.
+pub(super) fn format(format: u32, packets: bool) -> Result<Format> {
+    match (format, packets) {
+        (VFIOMIG_FORMAT_NATIVE, _) => Ok(Format::Native),
+        (VFIOMIG_FORMAT_QEMU, false) => Ok(Format::Qemu),
+        (VFIOMIG_FORMAT_QEMU, true) => Ok(Format::QemuPackets),
+        _ => Err(err!(Inval, "there is no format {format}")),
     }
 }
 

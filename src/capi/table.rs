@@ -105,16 +105,22 @@ pub(super) const LOAD_BEGIN: Entry =
     Entry { name: "vfiomig_load_begin", states: 0b1, wrong_state: Code::Inval };
 
 pub(super) const LOAD_PUSH: Entry =
-    Entry { name: "vfiomig_load_push", states: 0b11, wrong_state: Code::Inval };
+    Entry { name: "vfiomig_load_push", states: 0b111, wrong_state: Code::Inval };
 
 pub(super) const LOAD_GET_SPACE: Entry =
-    Entry { name: "vfiomig_load_get_space", states: 0b11, wrong_state: Code::Inval };
+    Entry { name: "vfiomig_load_get_space", states: 0b111, wrong_state: Code::Inval };
 
 pub(super) const LOAD_RECEIVED: Entry =
-    Entry { name: "vfiomig_load_received", states: 0b11, wrong_state: Code::Inval };
+    Entry { name: "vfiomig_load_received", states: 0b111, wrong_state: Code::Inval };
 
 pub(super) const LOAD_COMMIT: Entry =
     Entry { name: "vfiomig_load_commit", states: 0b11, wrong_state: Code::Inval };
+
+pub(super) const LOAD_SUBMIT: Entry =
+    Entry { name: "vfiomig_load_submit", states: 0b1111, wrong_state: Code::Inval };
+
+pub(super) const LOAD_RUN: Entry =
+    Entry { name: "vfiomig_load_run", states: 0b1111, wrong_state: Code::Inval };
 
 pub(super) const LOAD_CANCEL: Entry =
     Entry { name: "vfiomig_load_cancel", states: 0b1111, wrong_state: Code::Inval };

@@ -5,9 +5,11 @@
 //! has seen half a state can be abandoned in no other way. [`Load::commit`] makes the driver take
 //! the state (RESUMING to STOP) while the source can still go on.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::packets::Packets;
 use super::stats::{AtomicLoadStats, LoadNumbers, LoadStats, Shared, add, set};
 use crate::cancel::Cancel;
 use crate::device::{
@@ -16,7 +18,8 @@ use crate::device::{
 };
 use crate::error::{Code, Error, Failure, Operation, Outcome, Result, err};
 use crate::protocol::v2::{self, Patience};
-use crate::stream::{DecodeLimits, Decoder, Item, MAX_PAYLOAD};
+use crate::stream::qemu::{self, PacketLimits, Quota};
+use crate::stream::{DecodeLimits, Decoder, Format, Item, MAX_PAYLOAD, Read};
 
 /// Decides whether a stream of this source may be loaded into this target.
 pub type Policy = Box<dyn FnMut(&Identity, &Identity) -> std::result::Result<(), i32> + Send>;
@@ -26,8 +29,15 @@ pub type BlobSink = Box<dyn FnMut(u32, &[u8]) -> std::result::Result<(), i32> + 
 
 /// How a device is loaded.
 pub struct LoadOptions {
-    /// What the stream may ask for.
+    /// How the stream is laid out.
+    pub format: Format,
+    /// What the stream may ask for. In QEMU's formats `max_frame` is for the data of one packet, and
+    /// there are no restarts.
     pub limits: DecodeLimits,
+    /// How far ahead of the next one in order a packet may come.
+    pub max_ahead: u32,
+    /// Bytes of packets that may wait for their turn.
+    pub max_queued: u64,
     /// Fields of the identity that need not match: bits of [`ignore`].
     pub ignore: u32,
     /// Decides in addition to the comparison.
@@ -44,8 +54,12 @@ pub struct LoadOptions {
 
 impl Default for LoadOptions {
     fn default() -> Self {
+        let packets = PacketLimits::default();
         LoadOptions {
+            format: Format::Native,
             limits: DecodeLimits::default(),
+            max_ahead: packets.max_ahead,
+            max_queued: packets.max_queued,
             ignore: 0,
             policy: None,
             blobs: None,
@@ -65,8 +79,14 @@ pub struct LoadStatus {
     /// All initial data was taken by the driver, after the last restart if there was one: tell the
     /// source.
     pub initial_loaded: bool,
-    /// The stream is complete and its totals were right: commit.
+    /// The stream is complete, and its totals were right where its format has any: commit.
     pub ended: bool,
+    /// A section of QEMU's has ended: what comes next in the VMM's stream may be of others.
+    pub section_ended: bool,
+    /// The VMM's own part comes next in its stream: read it, then go on.
+    pub config: bool,
+    /// The configuration that came in a packet may be loaded now.
+    pub config_ready: bool,
 }
 
 /// Where a load is; the order is that of `src/capi/api.toml`.
@@ -79,21 +99,134 @@ pub(crate) enum Phase {
     Failed,
 }
 
+impl Phase {
+    fn from_raw(raw: u32) -> Phase {
+        [Phase::Receiving, Phase::Complete, Phase::Committed]
+            .into_iter()
+            .find(|phase| *phase as u32 == raw)
+            .unwrap_or(Phase::Failed)
+    }
+}
+
+/// The part of a load that threads share where packets come over several channels. All of it but
+/// the numbers changes under the device's lock only.
+pub(super) struct Core {
+    pub device: Device,
+    pub cancel: Cancel,
+    pub stats: Arc<AtomicLoadStats>,
+    write_timeout: Duration,
+    phase: AtomicU32,
+    epoch: AtomicU64,
+    failure: Mutex<Option<Failure>>,
+}
+
 /// One device being loaded.
 pub struct Load {
-    device: Device,
+    core: Arc<Core>,
     options: LoadOptions,
-    decoder: Decoder,
-    phase: Phase,
-    epoch: u64,
+    reader: Box<dyn Read>,
+    packets: Option<Packets>,
     source: Option<Box<Identity>>,
-    stats: Arc<AtomicLoadStats>,
-    cancel: Cancel,
-    failure: Option<Failure>,
+}
+
+impl Core {
+    pub fn phase(&self) -> Phase {
+        Phase::from_raw(self.phase.load(Ordering::Acquire))
+    }
+
+    pub fn set_phase(&self, phase: Phase) {
+        self.phase.store(phase as u32, Ordering::Release);
+    }
+
+    pub fn write_timeout(&self) -> Duration {
+        self.write_timeout
+    }
+
+    /// Gives data to the driver.
+    pub fn write(&self, inner: &mut Inner, data: &[u8]) -> Result<()> {
+        let patience = Patience { timeout: self.write_timeout, cancelled: self.cancel.flag() };
+        let start = Instant::now();
+        let before = inner.state_now();
+        let written = v2::write_all(inner, data, &patience);
+        add(&self.stats.write_ns, elapsed_ns(start));
+        if let Err(failed) = written {
+            add(&self.stats.data_bytes, failed.taken);
+            let text = format!("the driver refuses the state: {}", failed.why);
+            return Err(Error::new(failed.code, text).with_failure(Failure {
+                operation: Operation::DataWrite,
+                errno: failed.errno,
+                state_before: before,
+                ..Failure::default()
+            }));
+        }
+        add(&self.stats.data_bytes, data.len() as u64);
+        Ok(())
+    }
+
+    pub fn check_alive(&self, inner: &Inner) -> Result<()> {
+        if self.cancel.is_cancelled() {
+            return Err(err!(Cancelled, "the load was cancelled"));
+        }
+        if inner.epoch() != self.epoch.load(Ordering::Relaxed) {
+            return Err(err!(NoDev, "the device was reset while it was being loaded"));
+        }
+        Ok(())
+    }
+
+    /// After an error: the device is reset, and the error says so. Only the first error counts:
+    /// after it the device is not this session's any more.
+    pub fn settle(&self, inner: &mut Locked<'_>, error: Error) -> Error {
+        if !matches!(self.phase(), Phase::Receiving | Phase::Complete) {
+            return error;
+        }
+        self.set_phase(Phase::Failed);
+        let before = inner.state_now();
+        // A failed change has climbed down the ladder already.
+        let tried = error.failure().is_some_and(|f| {
+            matches!(f.operation, Operation::SetState | Operation::Reset)
+                && f.outcome != Outcome::Kept
+        });
+        let outcome = match error.failure() {
+            Some(failure) if tried => failure.outcome,
+            _ => match inner.reset() {
+                Ok(()) => Outcome::Reset,
+                Err(_) => Outcome::Lost,
+            },
+        };
+        inner.session = Session::None;
+        let state = inner.state_now();
+        let fixups = inner.fixups();
+        let sofar = self.stats.load();
+        let offset = match error.failure().map(|f| f.operation) {
+            Some(Operation::DataWrite) => sofar.data_bytes,
+            _ => sofar.stream_bytes,
+        };
+        let note = if tried { String::new() } else { format!("; {}", describe(outcome, state)) };
+        let error = error.note(&note).amend(|failure| {
+            if failure.operation == Operation::None {
+                failure.operation = Operation::Stream;
+            }
+            failure.state_before = failure.state_before.or(before);
+            failure.state_after = state;
+            failure.outcome = outcome;
+            failure.fixups = fixups;
+            failure.offset = offset;
+        });
+        *self.failure() = error.failure().copied();
+        match inner.remember(Err::<(), _>(error)) {
+            Ok(()) => err!(NotRecoverable, "an error was lost"),
+            Err(error) => error,
+        }
+    }
+
+    fn failure(&self) -> std::sync::MutexGuard<'_, Option<Failure>> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Load {
     pub(crate) fn begin(device: Device, options: LoadOptions) -> Result<Load> {
+        let mut options = options;
         if options.limits.max_frame == 0 || options.limits.max_frame > MAX_PAYLOAD {
             return Err(err!(Inval, "max_frame must be from 1 to {MAX_PAYLOAD} bytes"));
         }
@@ -102,6 +235,15 @@ impl Load {
         }
         if options.ignore & !ignore::KNOWN != 0 {
             return Err(err!(Inval, "unknown bits among the fields to ignore"));
+        }
+        let checks =
+            options.policy.is_some() || options.device_index.is_some() || options.session.is_some();
+        if options.format != Format::Native && checks {
+            return Err(err!(
+                Inval,
+                "QEMU's format does not say what it was saved from: no policy and no check of its \
+                 device or session can be had"
+            ));
         }
         let stats = Arc::new(AtomicLoadStats::default());
         let epoch;
@@ -119,24 +261,38 @@ impl Load {
             }
             epoch = inner.epoch();
         }
-        let decoder = Decoder::new(options.limits);
-        Ok(Load {
+        let core = Arc::new(Core {
             device,
-            options,
-            decoder,
-            phase: Phase::Receiving,
-            epoch,
-            source: None,
-            stats,
             cancel: Cancel::default(),
-            failure: None,
-        })
+            stats,
+            write_timeout: options.write_timeout,
+            phase: AtomicU32::new(Phase::Receiving as u32),
+            epoch: AtomicU64::new(epoch),
+            failure: Mutex::new(None),
+        });
+        let quota = Arc::new(Quota::new(options.limits.max_total));
+        let (reader, packets): (Box<dyn Read>, _) = match options.format {
+            Format::Native => (Box::new(Decoder::new(options.limits)), None),
+            Format::Qemu => (Box::new(qemu::Reader::new(false, quota)), None),
+            Format::QemuPackets => {
+                let limits = PacketLimits {
+                    max_data: options.limits.max_frame,
+                    max_config: options.limits.max_blob,
+                    max_ahead: options.max_ahead,
+                    max_queued: options.max_queued,
+                };
+                let sink = options.blobs.take();
+                let packets = Packets::new(Arc::clone(&core), limits, Arc::clone(&quota), sink);
+                (Box::new(qemu::Reader::new(true, quota)), Some(packets))
+            }
+        };
+        Ok(Load { core, options, reader, packets, source: None })
     }
 
     /// Takes the next bytes of the stream, all of them. After an error the device has been reset
     /// and the load is over.
     pub fn push(&mut self, bytes: &[u8]) -> Result<LoadStatus> {
-        self.must_be_open("loading more of the stream")?;
+        self.must_take("loading more of the stream")?;
         self.take(|_| Ok(()), bytes)
     }
 
@@ -144,39 +300,40 @@ impl Load {
     /// with [`Load::received`]. Saves the copy that [`Load::push`] makes of frames that straddle
     /// its inputs.
     pub fn space(&mut self) -> Result<&mut [u8]> {
-        self.must_be_open("receiving more of the stream")?;
-        self.decoder.space()
+        self.must_take("receiving more of the stream")?;
+        self.reader.space()
     }
 
     /// Takes the bytes that were received into [`Load::space`]; otherwise as [`Load::push`].
     pub fn received(&mut self, len: usize) -> Result<LoadStatus> {
-        self.must_be_open("receiving more of the stream")?;
-        self.take(|decoder| decoder.received(len), &[])
+        self.must_take("receiving more of the stream")?;
+        self.take(|reader| reader.received(len), &[])
     }
 
     fn take(
         &mut self,
-        begin: impl FnOnce(&mut Decoder) -> Result<()>,
+        begin: impl FnOnce(&mut dyn Read) -> Result<()>,
         bytes: &[u8],
     ) -> Result<LoadStatus> {
-        let device = self.device.clone();
-        let mut inner = device.lock()?;
+        let core = Arc::clone(&self.core);
+        let mut inner = core.device.lock()?;
         // A length that cannot be is the caller's mistake and costs nothing.
-        begin(&mut self.decoder)?;
+        begin(self.reader.as_mut())?;
         let result = self.push_locked(&mut inner, bytes);
-        set(&self.stats.frames, self.decoder.frames());
-        set(&self.stats.stream_bytes, self.decoder.offset());
+        set(&core.stats.stream_bytes, self.reader.offset());
+        set(&core.stats.frames, self.reader.frames());
         self.settle(&mut inner, result)
     }
 
     fn push_locked(&mut self, inner: &mut Inner, bytes: &[u8]) -> Result<LoadStatus> {
-        self.check_alive(inner)?;
+        let core = &self.core;
+        core.check_alive(inner)?;
         let mut status = LoadStatus::default();
         let mut rest = bytes;
-        while let Some(item) = self.decoder.next(&mut rest)? {
+        while let Some(item) = self.reader.next(&mut rest)? {
             match item {
                 Item::Identity(source) => {
-                    expect_stream(&self.options, self.decoder.session(), self.decoder.device())?;
+                    expect_stream(&self.options, self.reader.session(), self.reader.device())?;
                     inner.identity().accepts(&source, self.options.ignore)?;
                     if let Some(policy) = &mut self.options.policy {
                         policy(&source, inner.identity()).map_err(|errno| {
@@ -186,29 +343,17 @@ impl Load {
                     self.source = Some(source);
                 }
                 Item::Data(data) => {
-                    let patience = Patience {
-                        timeout: self.options.write_timeout,
-                        cancelled: self.cancel.flag(),
-                    };
-                    let start = Instant::now();
-                    let before = inner.state_now();
-                    let written = v2::write_all(inner, data, &patience);
-                    add(&self.stats.write_ns, elapsed_ns(start));
-                    if let Err(failed) = written {
-                        add(&self.stats.data_bytes, failed.taken);
-                        let text = format!("the driver refuses the state: {}", failed.why);
-                        return Err(Error::new(failed.code, text).with_failure(Failure {
-                            operation: Operation::DataWrite,
-                            errno: failed.errno,
-                            state_before: before,
-                            ..Failure::default()
-                        }));
+                    if self.packets.as_ref().is_some_and(Packets::has_begun) {
+                        return Err(err!(
+                            Proto,
+                            "data came on the main channel while packets are being loaded"
+                        ));
                     }
-                    add(&self.stats.data_bytes, data.len() as u64);
+                    core.write(inner, data)?;
                 }
                 Item::InitialComplete(number) => {
                     status.initial_loaded = true;
-                    set(&self.stats.initial_generation, u64::from(number));
+                    set(&core.stats.initial_generation, u64::from(number));
                 }
                 Item::Blob { kind, bytes } => {
                     let Some(sink) = &mut self.options.blobs else {
@@ -221,21 +366,24 @@ impl Load {
                     sink(kind, bytes).map_err(|errno| {
                         callback_refused("the VMM refuses a blob of the stream", errno)
                     })?;
-                    add(&self.stats.blobs, 1);
+                    add(&core.stats.blobs, 1);
                 }
                 Item::Restart(_) => {
-                    add(&self.stats.restarts, 1);
+                    add(&core.stats.restarts, 1);
                     // Only a reset makes a driver forget what it was given.
                     inner.reset()?;
                     enter_resuming(inner)?;
-                    self.epoch = inner.epoch();
+                    core.epoch.store(inner.epoch(), Ordering::Relaxed);
                     inner.emit(EventKind::LoadRestarted, None, Outcome::Reset, 0);
                     status = LoadStatus { restarted: true, ..LoadStatus::default() };
                 }
                 Item::End => {
-                    self.phase = Phase::Complete;
+                    core.set_phase(Phase::Complete);
                     status.ended = true;
                 }
+                Item::SectionEnd => status.section_ended = true,
+                Item::Config => status.config = true,
+                Item::ConfigReady => status.config_ready = true,
             }
         }
         Ok(status)
@@ -246,92 +394,65 @@ impl Load {
     /// [`Device::run`].
     pub fn commit(&mut self) -> Result<()> {
         self.must_be_open("committing")?;
-        let device = self.device.clone();
-        let mut inner = device.lock()?;
+        let core = Arc::clone(&self.core);
+        let mut inner = core.device.lock()?;
         let result = self.commit_locked(&mut inner);
         self.settle(&mut inner, result)
     }
 
     fn commit_locked(&mut self, inner: &mut Inner) -> Result<()> {
-        self.check_alive(inner)?;
-        if self.phase != Phase::Complete {
+        let core = &self.core;
+        core.check_alive(inner)?;
+        let loaded = core.stats.load().data_bytes;
+        if core.phase() != Phase::Complete {
             return Err(err!(
                 NoData,
-                "the stream is not complete: {} bytes with {} bytes of data came, and no end",
-                self.decoder.offset(),
-                self.decoder.data_bytes()
+                "the stream is not complete: {} bytes came, {loaded} bytes of data are in the \
+                 device, and no end came",
+                self.reader.offset()
             ));
         }
-        if self.decoder.data_bytes() == 0 {
+        if self.reader.data_bytes() == 0 && (self.packets.is_none() || loaded == 0) {
             // Some drivers would commit nothing, and pass off a reset device as a migrated one.
             return Err(err!(NoData, "the stream carries no state of the device"));
         }
         // A device that was reset behind the library's back would go from RUNNING to STOP without
         // complaint, with nothing loaded.
         let state = inner.query_state();
-        self.check_alive(inner)?;
+        core.check_alive(inner)?;
         if state != Ok(State::Resuming) {
             return Err(err!(NoDev, "the device is not in RESUMING any more"));
         }
         let ns = inner.transition(State::Stop, Recover::Reset)?;
-        set(&self.stats.commit_ns, ns);
-        self.phase = Phase::Committed;
+        set(&core.stats.commit_ns, ns);
+        core.set_phase(Phase::Committed);
         inner.session = Session::None;
         inner.add_fixups(Fixups::AFTER_RESET_OR_LOAD);
         Ok(())
     }
 
-    fn check_alive(&self, inner: &Inner) -> Result<()> {
-        if self.cancel.is_cancelled() {
-            return Err(err!(Cancelled, "the load was cancelled"));
-        }
-        if inner.epoch() != self.epoch {
-            return Err(err!(NoDev, "the device was reset while it was being loaded"));
-        }
-        Ok(())
+    /// An error ends the load, for the threads that bring packets as well.
+    fn settle<T>(&self, inner: &mut Locked<'_>, result: Result<T>) -> Result<T> {
+        result.map_err(|error| match &self.packets {
+            None => self.core.settle(inner, error),
+            Some(packets) => {
+                let first = packets.stop(error);
+                self.core.settle(inner, first)
+            }
+        })
     }
 
-    /// After an error: the device is reset, and the error says so.
-    fn settle<T>(&mut self, inner: &mut Locked<'_>, result: Result<T>) -> Result<T> {
-        let Err(error) = result else { return result };
-        self.phase = Phase::Failed;
-        let before = inner.state_now();
-        // A failed change has climbed down the ladder already.
-        let tried = error.failure().is_some_and(|f| {
-            matches!(f.operation, Operation::SetState | Operation::Reset)
-                && f.outcome != Outcome::Kept
-        });
-        let outcome = match error.failure() {
-            Some(failure) if tried => failure.outcome,
-            _ => match inner.reset() {
-                Ok(()) => Outcome::Reset,
-                Err(_) => Outcome::Lost,
-            },
-        };
-        inner.session = Session::None;
-        let state = inner.state_now();
-        let fixups = inner.fixups();
-        let offset = match error.failure().map(|f| f.operation) {
-            Some(Operation::DataWrite) => self.stats.load().data_bytes,
-            _ => self.decoder.offset(),
-        };
-        let note = if tried { String::new() } else { format!("; {}", describe(outcome, state)) };
-        let error = error.note(&note).amend(|failure| {
-            if failure.operation == Operation::None {
-                failure.operation = Operation::Stream;
-            }
-            failure.state_before = failure.state_before.or(before);
-            failure.state_after = state;
-            failure.outcome = outcome;
-            failure.fixups = fixups;
-            failure.offset = offset;
-        });
-        self.failure = error.failure().copied();
-        inner.remember(Err(error))
+    /// Where packets carry the state, the main channel's last sections, which are empty, may come
+    /// after the commit.
+    fn must_take(&self, what: &str) -> Result<()> {
+        match self.phase() {
+            Phase::Committed if self.packets.is_some() => Ok(()),
+            _ => self.must_be_open(what),
+        }
     }
 
     fn must_be_open(&self, what: &str) -> Result<()> {
-        match self.phase {
+        match self.phase() {
             Phase::Receiving | Phase::Complete => Ok(()),
             Phase::Committed | Phase::Failed => Err(self.not_now(what)),
         }
@@ -340,7 +461,7 @@ impl Load {
     fn not_now(&self, what: &str) -> Error {
         wrong_state(
             what,
-            match self.phase {
+            match self.phase() {
                 Phase::Receiving => "while the stream is incomplete",
                 Phase::Complete => "after the end of the stream",
                 Phase::Committed => "after the commit",
@@ -355,27 +476,37 @@ impl Load {
     }
 
     pub(crate) fn phase(&self) -> Phase {
-        self.phase
+        self.core.phase()
+    }
+
+    /// Where packets go in, of a load in [`Format::QemuPackets`].
+    pub fn packets(&self) -> Option<Packets> {
+        self.packets.clone()
     }
 
     /// Numbers so far.
     pub fn stats(&self) -> LoadStats {
-        self.stats.load()
+        self.core.stats.load()
     }
 
     /// What went wrong, if anything did.
     pub fn failure(&self) -> Option<Failure> {
-        self.failure
+        *self.core.failure()
     }
 
     /// The part that other threads may use.
     pub fn shared(&self) -> Shared {
-        Shared::Load(self.cancel.clone(), LoadNumbers(Arc::clone(&self.stats)))
+        let numbers = LoadNumbers(Arc::clone(&self.core.stats));
+        Shared::Load(self.core.cancel.clone(), numbers, self.packets())
     }
 }
 
 /// Refuses a stream of another device of the VM, or of another migration.
-fn expect_stream(options: &LoadOptions, session: [u8; 16], device: Option<u32>) -> Result<()> {
+fn expect_stream(
+    options: &LoadOptions,
+    session: Option<[u8; 16]>,
+    device: Option<u32>,
+) -> Result<()> {
     if let (Some(wanted), Some(found)) = (options.device_index, device) {
         if wanted != found {
             return Err(err!(
@@ -385,7 +516,7 @@ fn expect_stream(options: &LoadOptions, session: [u8; 16], device: Option<u32>) 
         }
     }
     match options.session {
-        Some(wanted) if wanted != session => {
+        Some(wanted) if Some(wanted) != session => {
             Err(err!(OtherDevice, "the stream belongs to another migration"))
         }
         _ => Ok(()),
@@ -403,7 +534,7 @@ fn enter_resuming(inner: &mut Inner) -> Result<u64> {
     inner.transition(State::Resuming, Recover::Reset)
 }
 
-fn callback_refused(what: &str, errno: i32) -> Error {
+pub(super) fn callback_refused(what: &str, errno: i32) -> Error {
     let code = Code::from_errno(errno).unwrap_or(Code::Io);
     Error::new(code, what).with_failure(Failure {
         operation: Operation::Callback,
@@ -415,15 +546,18 @@ fn callback_refused(what: &str, errno: i32) -> Error {
 impl Drop for Load {
     /// A device is never left in RESUMING.
     fn drop(&mut self) {
-        if !matches!(self.phase, Phase::Receiving | Phase::Complete) {
+        if let Some(packets) = &self.packets {
+            packets.close();
+        }
+        let core = Arc::clone(&self.core);
+        let Ok(mut inner) = core.device.lock() else { return };
+        if !matches!(core.phase(), Phase::Receiving | Phase::Complete) {
             return;
         }
-        let device = self.device.clone();
-        if let Ok(mut inner) = device.lock() {
-            inner.session = Session::None;
-            if let Err(error) = inner.reset() {
-                log::error!(target: "vfiomig::load", "ending a load that was dropped: {error}");
-            }
+        core.set_phase(Phase::Failed);
+        inner.session = Session::None;
+        if let Err(error) = inner.reset() {
+            log::error!(target: "vfiomig::load", "ending a load that was dropped: {error}");
         }
     }
 }

@@ -5,11 +5,13 @@
 //! state when they go.
 
 mod load;
+mod packets;
 mod save;
 mod stats;
 
 pub use crate::cancel::Cancel;
 pub use load::{BlobSink, Load, LoadOptions, LoadStatus, Policy};
+pub use packets::Packets;
 pub use save::{Ending, Next, Pending, Save, SaveOptions, SaveStatus};
 pub use stats::{LoadStats, SaveStats, Shared};
 

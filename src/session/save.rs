@@ -4,6 +4,9 @@
 //! header, and seals the header: no copy, no allocation, no thread. The device is given up only by
 //! [`Save::finish`]; dropping a save that was not finished takes the device back to where it was.
 
+mod native;
+mod qemu;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,18 +16,25 @@ use super::{DEFAULT_FRAME, MIN_BUFFER};
 use crate::cancel::Cancel;
 use crate::device::{Device, EventKind, Inner, Locked, Session, State, wrong_state};
 use crate::device::{Recover, contents_lost, elapsed_ns};
-use crate::error::{Code, Errno, Error, Failure, Outcome, Result, err};
+use crate::error::{Errno, Error, Failure, Outcome, Result, err};
 use crate::protocol::v2::{self, ReadStep};
-use crate::stream::{DecodeLimits, Encoder, FrameType, HEADER_LEN, MAX_PAYLOAD, encode_identity};
+use crate::stream::{DecodeLimits, Format, MAX_PAYLOAD};
 use crate::transport::random_bytes;
 use crate::uapi;
+use native::Frames;
+use qemu::Sections;
 
 /// How a device is saved.
 #[derive(Clone, Copy, Debug)]
 pub struct SaveOptions {
+    /// How the stream is laid out.
+    pub format: Format,
+    /// QEMU's format: says in the stream when all initial data has been sent; for a VMM that has
+    /// negotiated switchover-ack.
+    pub switchover_ack: bool,
     /// Number of the device within its VM; stands in every frame.
     pub device_index: u32,
-    /// Largest payload of a data frame, in bytes.
+    /// Largest payload of a data frame, or of what QEMU's format has in its place, in bytes.
     pub max_frame: u32,
     /// Reads return [`crate::Code::Again`] instead of blocking, where the driver can do that.
     pub nonblocking: bool,
@@ -39,6 +49,8 @@ pub struct SaveOptions {
 impl Default for SaveOptions {
     fn default() -> Self {
         SaveOptions {
+            format: Format::Native,
+            switchover_ack: false,
             device_index: 0,
             max_frame: DEFAULT_FRAME,
             nonblocking: false,
@@ -54,7 +66,8 @@ impl Default for SaveOptions {
 pub enum SaveStatus {
     /// Send what there is and call again.
     More,
-    /// The device runs and has nothing to send now.
+    /// The device runs and has nothing to send now. In QEMU's format also: the stopped device's
+    /// data is complete, and the configuration is wanted.
     Drained,
     /// The stream is complete.
     End,
@@ -127,13 +140,12 @@ enum Control {
 pub struct Save {
     device: Device,
     options: SaveOptions,
-    encoder: Encoder,
+    frames: Frames,
+    sections: Sections,
     phase: Phase,
     /// Where the device was before: where it goes when it is kept.
     origin: State,
     epoch: u64,
-    preamble_sent: bool,
-    identity_sent: bool,
     queue: VecDeque<Control>,
     /// An error met after part of a frame had been read; told with the next call.
     deferred: Option<Error>,
@@ -159,11 +171,15 @@ impl Save {
             return Err(err!(Inval, "max_frame must be from 1 to {MAX_PAYLOAD} bytes"));
         }
         let mut options = options;
-        if options.session == [0; 16] {
+        if options.format != Format::Native {
+            qemu::check_options(&options)?;
+            // The format has no way to say that what was sent is void.
+            options.max_restarts = 0;
+        } else if options.session == [0; 16] {
             random_bytes(&mut options.session)
                 .map_err(|e| err!(Io, "no random bytes for the stream's name: {e}"))?;
         }
-        let encoder = Encoder::new(options.session, options.device_index);
+        let frames = Frames::new(options.session, options.device_index);
         let stats = Arc::new(AtomicSaveStats::default());
         let (origin, epoch);
         {
@@ -189,12 +205,11 @@ impl Save {
         let mut save = Save {
             device,
             options,
-            encoder,
+            frames,
+            sections: Sections::default(),
             phase: Phase::PreCopy,
             origin,
             epoch,
-            preamble_sent: false,
-            identity_sent: false,
             queue: VecDeque::new(),
             deferred: None,
             streaming: false,
@@ -252,7 +267,8 @@ impl Save {
         Ok(())
     }
 
-    /// Takes the next piece of the stream: as many frames as the buffer holds.
+    /// Takes the next piece of the stream: as many frames as the buffer holds; in QEMU's formats
+    /// one section's contents, one piece of data or one packet.
     pub fn next(&mut self, buf: &mut [u8]) -> Result<Next> {
         self.must_be_open("reading the stream")?;
         if buf.len() < MIN_BUFFER {
@@ -267,77 +283,17 @@ impl Save {
         let result = self.next_locked(&mut inner, buf);
         if let Ok(next) = &result {
             add(&self.stats.stream_bytes, next.len as u64);
-            set(&self.stats.frames, self.encoder.frames());
+            set(&self.stats.frames, self.frames.sent() + self.sections.sent());
         }
         self.note(&mut inner, result)
     }
 
     fn next_locked(&mut self, inner: &mut Inner, buf: &mut [u8]) -> Result<Next> {
         self.tell_deferred()?;
-        // Frames are much smaller than a good buffer, so that each is still in the cache when it is
-        // checksummed and, on the target, when it is written to the driver.
-        let mut filled = 0;
-        loop {
-            let rest = buf.get_mut(filled..).unwrap_or_default();
-            let full = filled > 0 && rest.len() < MIN_BUFFER;
-            if full || self.deferred.is_some() {
-                return Ok(Next { status: SaveStatus::More, len: filled });
-            }
-            let phase = self.phase;
-            match self.next_frame(inner, rest) {
-                Ok(Next { status: SaveStatus::More, len }) => filled += len,
-                Ok(Next { status, len }) => return Ok(Next { status, len: filled + len }),
-                Err(error) if filled == 0 => return Err(error),
-                Err(error) => {
-                    // What has been sealed must be sent before the error is told.
-                    if !matches!(error.code(), Code::Again | Code::NoSpace) {
-                        self.deferred = Some(error);
-                        self.phase = phase;
-                    }
-                    return Ok(Next { status: SaveStatus::More, len: filled });
-                }
-            }
-        }
-    }
-
-    /// One frame, or the preamble.
-    fn next_frame(&mut self, inner: &mut Inner, buf: &mut [u8]) -> Result<Next> {
-        self.check_cancelled()?;
-        self.restart_after_reset(inner)?;
-        let more = |len| Ok(Next { status: SaveStatus::More, len });
-        if !self.preamble_sent {
-            self.preamble_sent = true;
-            return more(self.encoder.preamble(buf)?);
-        }
-        if !self.identity_sent {
-            let payload = encode_identity(inner.identity());
-            let len = self.encoder.frame(buf, FrameType::Identity, &[&payload])?;
-            self.identity_sent = true;
-            return more(len);
-        }
-        if !self.queue.is_empty() {
-            return more(self.send_control(buf)?);
-        }
-        let stop_copy = self.phase == Phase::StopCopy;
-        if inner.data().is_none() {
-            return match self.streaming {
-                // Without pre-copy there is nothing to send before the device stops.
-                false => Ok(Next { status: SaveStatus::Drained, len: 0 }),
-                true => self.dead(inner, Errno(libc::ENODEV)),
-            };
-        }
-        match self.read_frame(inner, buf, stop_copy)? {
-            Frame::Sealed(len) => more(len),
-            Frame::Empty(ReadStep::End) => {
-                let len = self.encoder.end(buf)?;
-                self.phase = Phase::Ended;
-                Ok(Next { status: SaveStatus::End, len })
-            }
-            Frame::Empty(ReadStep::WouldBlock) => {
-                Err(err!(Again, "the device has no data now; poll its data fd"))
-            }
-            Frame::Empty(ReadStep::Dead(errno)) => self.dead(inner, errno),
-            Frame::Empty(_) => self.drained(inner, buf),
+        match self.options.format {
+            Format::Native => self.next_frames(inner, buf),
+            Format::Qemu => self.next_section(inner, buf),
+            Format::QemuPackets => self.next_section_or_packet(inner, buf),
         }
     }
 
@@ -360,16 +316,18 @@ impl Save {
         Ok(())
     }
 
-    /// Reads until the frame is full or the device has nothing more to give at once.
-    fn read_frame(&mut self, inner: &mut Inner, buf: &mut [u8], stop_copy: bool) -> Result<Frame> {
-        let Some((room, payload)) = buf.split_at_mut_checked(HEADER_LEN) else {
-            return Err(err!(NoSpace, "the buffer is too small for a frame"));
-        };
-        let limit = payload.len().min(self.options.max_frame as usize);
-        let payload = payload.get_mut(..limit).unwrap_or_default();
+    /// Reads until the payload is full or the device has nothing more to give at once. `each` sees
+    /// every piece that comes, while it is still in the cache.
+    fn read(
+        &mut self,
+        inner: &mut Inner,
+        payload: &mut [u8],
+        mut each: impl FnMut(&[u8]),
+    ) -> Result<Filled> {
+        let stop_copy = self.phase == Phase::StopCopy;
         let start = Instant::now();
-        let mut crc = crc32fast::Hasher::new();
         let mut filled = 0usize;
+        let mut failed = None;
         let step = loop {
             let Some(rest) = payload.get_mut(filled..).filter(|rest| !rest.is_empty()) else {
                 break None;
@@ -377,7 +335,7 @@ impl Save {
             let end_seen = stop_copy.then_some(&mut self.end_seen);
             match v2::read(inner, end_seen, rest) {
                 Ok(ReadStep::Data(n)) => {
-                    crc.update(rest.get(..n).unwrap_or_default());
+                    each(rest.get(..n).unwrap_or_default());
                     filled += n;
                     // A slow driver must not hold up a cancellation: the next frame tells it.
                     if self.cancel.is_cancelled() {
@@ -393,7 +351,7 @@ impl Save {
                     return Err(error);
                 }
                 Err(error) => {
-                    self.deferred = Some(error);
+                    failed = Some(error);
                     break None;
                 }
             }
@@ -403,7 +361,7 @@ impl Save {
         }
         if filled == 0 {
             self.check_cancelled()?;
-            return Ok(Frame::Empty(step.unwrap_or(ReadStep::Drained)));
+            return Ok(Filled { len: 0, step: step.or(Some(ReadStep::Drained)), failed });
         }
         let bytes = filled as u64;
         add(&self.stats.data_bytes, bytes);
@@ -411,23 +369,7 @@ impl Save {
             add(&self.stats.precopy_bytes, bytes);
             self.initial_left = self.initial_left.saturating_sub(bytes);
         }
-        let length = u32::try_from(filled).map_err(|_| err!(Inval, "the frame is too long"))?;
-        self.encoder.seal(room, FrameType::Data, length, crc.finalize())?;
-        if !stop_copy && !self.initial_sent && self.initial_left == 0 {
-            self.look_for_initial(inner)?;
-        }
-        Ok(Frame::Sealed(HEADER_LEN + filled))
-    }
-
-    /// The device had nothing to read in pre-copy.
-    fn drained(&mut self, inner: &mut Inner, buf: &mut [u8]) -> Result<Next> {
-        // Asking is what makes mlx5 and virtio produce the next piece.
-        self.look_for_initial(inner)?;
-        if !self.queue.is_empty() {
-            let len = self.send_control(buf)?;
-            return Ok(Next { status: SaveStatus::More, len });
-        }
-        Ok(Next { status: SaveStatus::Drained, len: 0 })
+        Ok(Filled { len: filled, step, failed })
     }
 
     /// Asks for the estimates, and queues the mark once no initial data is left.
@@ -493,7 +435,7 @@ impl Save {
             self.phase = Phase::Failed;
             return Err(err!(
                 NoDev,
-                "the device was reset more than {} times during the save",
+                "the device was reset during the save, which can start again {} times",
                 self.options.max_restarts
             ));
         }
@@ -501,7 +443,7 @@ impl Save {
         log::info!(target: "vfiomig::save", "the device was reset: the save starts again");
         // Blobs that were not sent yet describe the device before the reset, as those sent do.
         self.queue.clear();
-        if self.identity_sent {
+        if self.frames.begun() {
             self.queue.push_back(Control::Restart(self.restarts));
         }
         self.void_initial();
@@ -522,27 +464,12 @@ impl Save {
         Ok(())
     }
 
-    fn send_control(&mut self, buf: &mut [u8]) -> Result<usize> {
-        let len = match self.queue.front() {
-            Some(Control::Restart(count)) => {
-                self.encoder.frame(buf, FrameType::Restart, &[&count.to_le_bytes(), &[0; 4]])?
-            }
-            Some(Control::InitialComplete(generation)) => {
-                let mark = generation.to_le_bytes();
-                self.encoder.frame(buf, FrameType::InitialComplete, &[&mark, &[0; 4]])?
-            }
-            Some(Control::Blob(kind, bytes)) => {
-                self.encoder.frame(buf, FrameType::Blob, &[&kind.to_le_bytes(), &[0; 4], bytes])?
-            }
-            None => 0,
-        };
-        self.queue.pop_front();
-        Ok(len)
-    }
-
     /// Queues an opaque piece of the VMM's: it travels behind everything returned so far.
     pub fn blob(&mut self, kind: u32, bytes: &[u8]) -> Result<()> {
         self.must_be_open("adding a blob")?;
+        if self.options.format != Format::Native {
+            self.check_config(kind)?;
+        }
         let limits = DecodeLimits::default();
         if self.blobs >= limits.max_blobs {
             return Err(err!(MsgSize, "readers take {} blobs by default", limits.max_blobs));
@@ -787,12 +714,14 @@ impl Save {
     }
 }
 
-/// What reading a frame brought.
-enum Frame {
-    /// A frame of this length, header included.
-    Sealed(usize),
-    /// No data, and why.
-    Empty(ReadStep),
+/// What reading brought.
+struct Filled {
+    /// Bytes; less than there was room for where something ended the reading.
+    len: usize,
+    /// What ended it, if the driver did.
+    step: Option<ReadStep>,
+    /// An error after some bytes had come.
+    failed: Option<Error>,
 }
 
 impl Drop for Save {

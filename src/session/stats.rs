@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::cancel::Cancel;
 
+use super::packets::Packets;
+
 macro_rules! stats {
     ($(#[$doc:meta])* $plain:ident, $atomic:ident { $($(#[$field_doc:meta])* $field:ident,)* }) => {
         $(#[$doc])*
@@ -53,10 +55,14 @@ stats! {
     LoadStats, AtomicLoadStats {
         /// Device data written to the driver, in bytes, restarts included.
         data_bytes,
-        /// The whole stream taken from the caller, in bytes.
+        /// The whole stream taken from the caller, in bytes, without packets.
         stream_bytes,
-        /// Frames.
+        /// Frames; in QEMU's format pieces of data on the main channel.
         frames,
+        /// Packets.
+        packets,
+        /// Bytes of packets that wait for their turn or are being written, now.
+        queued_bytes,
         /// How often the source started again.
         restarts,
         /// Blobs handed to the callback.
@@ -77,8 +83,8 @@ stats! {
 pub enum Shared {
     /// Of a save.
     Save(Cancel, SaveNumbers),
-    /// Of a load.
-    Load(Cancel, LoadNumbers),
+    /// Of a load; with the way in for packets, where it takes them.
+    Load(Cancel, LoadNumbers, Option<Packets>),
     /// Of a dirty-tracking run.
     Dirty(Cancel),
 }
@@ -95,9 +101,21 @@ impl Shared {
     /// Cancels the session.
     pub fn cancel(&self) {
         match self {
-            Shared::Save(cancel, _) | Shared::Load(cancel, _) | Shared::Dirty(cancel) => {
+            Shared::Save(cancel, _) | Shared::Dirty(cancel) => cancel.cancel(),
+            Shared::Load(cancel, _, packets) => {
                 cancel.cancel();
+                if let Some(packets) = packets {
+                    packets.wake();
+                }
             }
+        }
+    }
+
+    /// Where packets go in.
+    pub fn packets(&self) -> Option<&Packets> {
+        match self {
+            Shared::Load(_, _, packets) => packets.as_ref(),
+            Shared::Save(..) | Shared::Dirty(_) => None,
         }
     }
 
@@ -112,7 +130,7 @@ impl Shared {
     /// Numbers of a load.
     pub fn load_stats(&self) -> Option<LoadStats> {
         match self {
-            Shared::Load(_, numbers) => Some(numbers.0.load()),
+            Shared::Load(_, numbers, _) => Some(numbers.0.load()),
             Shared::Save(..) | Shared::Dirty(_) => None,
         }
     }

@@ -60,8 +60,80 @@ pub enum Item<'a> {
     },
     /// Everything before but the identity is void; the numbers rise.
     Restart(u32),
-    /// The end; the totals were right.
+    /// The end; the totals were right, where the format has any.
     End,
+    /// The end of a section. QEMU's format only, as what follows.
+    SectionEnd,
+    /// The VMM's own part comes now, whose length only the VMM knows.
+    Config,
+    /// The configuration, which came in a packet, may be loaded now.
+    ConfigReady,
+}
+
+/// A reader of one stream, whatever its format.
+pub(crate) trait Read: Send {
+    /// Takes bytes from the front of `input` until there is something to hand on; `None` when all
+    /// of `input` has been taken. After an error the stream is refused for good.
+    fn next<'s, 'i: 's>(&'s mut self, input: &mut &'i [u8]) -> Result<Option<Item<'s>>>;
+
+    /// Memory to receive the next bytes of the stream into, at least one.
+    fn space(&mut self) -> Result<&mut [u8]>;
+
+    /// Says that `len` bytes of [`Read::space`] have been filled.
+    fn received(&mut self, len: usize) -> Result<()>;
+
+    /// Bytes of the stream taken so far.
+    fn offset(&self) -> u64;
+
+    /// Frames, or whatever the format has in their place, so far.
+    fn frames(&self) -> u64;
+
+    /// Bytes of device data since the last restart.
+    fn data_bytes(&self) -> u64;
+
+    /// The stream's own name, where it has one that has come.
+    fn session(&self) -> Option<[u8; 16]> {
+        None
+    }
+
+    /// Number of the device within its VM, where the stream has it.
+    fn device(&self) -> Option<u32> {
+        None
+    }
+}
+
+impl Read for Decoder {
+    fn next<'s, 'i: 's>(&'s mut self, input: &mut &'i [u8]) -> Result<Option<Item<'s>>> {
+        Decoder::next(self, input)
+    }
+
+    fn space(&mut self) -> Result<&mut [u8]> {
+        Decoder::space(self)
+    }
+
+    fn received(&mut self, len: usize) -> Result<()> {
+        Decoder::received(self, len)
+    }
+
+    fn offset(&self) -> u64 {
+        Decoder::offset(self)
+    }
+
+    fn frames(&self) -> u64 {
+        Decoder::frames(self)
+    }
+
+    fn data_bytes(&self) -> u64 {
+        Decoder::data_bytes(self)
+    }
+
+    fn session(&self) -> Option<[u8; 16]> {
+        Some(Decoder::session(self))
+    }
+
+    fn device(&self) -> Option<u32> {
+        Decoder::device(self)
+    }
 }
 
 /// What [`Decoder::space`] offers at the least the first time, in bytes: a few frames, so that one
@@ -560,6 +632,7 @@ mod tests {
             Item::Blob { kind, bytes } => Owned::Blob(kind, bytes.to_vec()),
             Item::Restart(_) => Owned::Restart,
             Item::End => Owned::End,
+            other => panic!("{other:?} is none of this format's"),
         }
     }
 

@@ -124,7 +124,7 @@ impl Encoder {
     }
 }
 
-fn too_small(needed: usize) -> crate::error::Error {
+pub(super) fn too_small(needed: usize) -> crate::error::Error {
     err!(NoSpace, "the buffer is too small: the next piece of the stream needs {needed} bytes")
 }
 

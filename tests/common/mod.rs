@@ -37,10 +37,19 @@ pub enum Call {
     Finish,
 }
 
+/// A push that brought nothing special.
+const NOTHING: LoadStatus = LoadStatus {
+    restarted: false,
+    initial_loaded: false,
+    ended: false,
+    section_ended: false,
+    config: false,
+    config_ready: false,
+};
 /// A push that ended the stream.
-pub const ENDED: LoadStatus = LoadStatus { restarted: false, initial_loaded: false, ended: true };
+pub const ENDED: LoadStatus = LoadStatus { ended: true, ..NOTHING };
 /// A push that brought the mark of complete initial data.
-pub const LOADED: LoadStatus = LoadStatus { restarted: false, initial_loaded: true, ended: false };
+pub const LOADED: LoadStatus = LoadStatus { initial_loaded: true, ..NOTHING };
 
 /// Which side failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

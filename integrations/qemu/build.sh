@@ -1,0 +1,252 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT OR Apache-2.0
+#
+# Makes sure that a QEMU is built and prints its cache directory:
+#
+#   version               version of the Debian source package
+#   qemu-system-x86_64    the program
+#   firmware/             what it loads (-L)
+#
+# usage: build.sh [--update] VERSION [stock|patched]
+#        build.sh --tree DIR VERSION [stock|patched]
+#
+#   VERSION   10.2  the newest series in Debian's archive that the patches are for
+#             10.0  the one of Debian stable
+#   patched   with patches/*.patch, and linked with the library where these
+#             know of it; without any patch, this is the stock one
+#   --update  look for a newer source package first
+#   --tree    only unpack and patch the source, in DIR, for work on the patches
+#
+# A QEMU that is in the cache is used as it is, without asking the network. The
+# key is the package's version and a hash of whatever else decides the result:
+# this recipe's number, the compiler, the patches, the library's header. The
+# library itself is not in it: it is found when QEMU runs (LD_LIBRARY_PATH).
+
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+top=$(cd "$here/../.." && pwd)
+# shellcheck source=lab/common.sh
+. "$top/lab/common.sh"
+# shellcheck source=lab/debian.sh
+. "$LAB_DIR/debian.sh"
+
+# Raise when a change to this file makes cached builds unfit.
+RECIPE=1
+# QEMU wants 1.5 or newer, which Debian 12 has not.
+MESON=1.9.2
+
+update=0 tree=
+usage() {
+	sed -n '/^# usage/,/^#   --tree/s/^# \{0,1\}//p' "$0" >&2
+	exit 2
+}
+while [ $# -gt 0 ]; do
+	case $1 in
+	--update) update=1; shift ;;
+	--tree) [ $# -ge 2 ] || usage; tree=$2; shift 2 ;;
+	-*) usage ;;
+	*) break ;;
+	esac
+done
+if [ $# -lt 1 ] || [ $# -gt 2 ]; then
+	usage
+fi
+version=$1 kind=${2:-stock}
+
+# Debian's own patches without which its source, which comes without blobs,
+# does not configure.
+case $version in
+10.2) suites=(sid) debian_patches=(skip-unpack-edk2-blobs disable-pycotap skip-install-dtb) ;;
+10.0) suites=(trixie) debian_patches=(skip-unpack-edk2-blobs disable-pycotap) ;;
+*) lab_die "no version '$version' (there are: 10.2 10.0)" ;;
+esac
+patches=()
+case $kind in
+stock) ;;
+patched)
+	[ "$version" = 10.2 ] || lab_die "the patches are for 10.2"
+	for p in "$here"/patches/*.patch; do
+		[ ! -e "$p" ] || patches+=("$p")
+	done
+	[ ${#patches[@]} -gt 0 ] || kind=stock
+	;;
+*) usage ;;
+esac
+
+hash=$(
+	{
+		echo "$RECIPE $MESON ${debian_patches[*]}"
+		gcc -dumpfullversion 2>/dev/null || echo none
+		[ "$kind" = stock ] || cat "${patches[@]}" "$top/include/vfiomig.h"
+	} | sha256sum | cut -c1-12
+)
+parent=$LAB_CACHE/qemu/$version-$kind
+
+cached() {
+	local d found=
+	# sort -V: several package versions may be there after an --update.
+	while IFS= read -r d; do
+		[ -e "$d/qemu-system-x86_64" ] && found=$d
+	done < <(find "$parent" -mindepth 1 -maxdepth 1 -name "*-$hash" 2>/dev/null | sort -V)
+	[ -n "$found" ] && printf '%s\n' "$found"
+}
+
+if [ -z "$tree" ] && [ $update -eq 0 ] && cached; then
+	exit 0
+fi
+
+"$here/deps.sh"
+mkdir -p "$LAB_CACHE/tmp" "$LAB_CACHE/debs" "$LAB_CACHE/log" "$parent"
+
+# One build of a kind at a time. Whoever waited finds the other's result.
+exec 8>"$LAB_CACHE/lock.qemu-$version-$kind"
+if ! flock -n 8; then
+	lab_note "waiting for another build of QEMU $version $kind"
+	flock 8
+fi
+if [ -z "$tree" ] && [ $update -eq 0 ] && cached; then
+	exit 0
+fi
+
+# What an interrupted build left: nobody else holds the lock.
+find "$LAB_CACHE/tmp" -mindepth 1 -maxdepth 1 -name "qemu-$version-$kind.*" -exec rm -rf {} +
+tmp=$(mktemp -d "$LAB_CACHE/tmp/qemu-$version-$kind.XXXXXX")
+trap 'rm -rf "$tmp"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+log=$LAB_CACHE/log/qemu-$version-$kind.log
+: >"$log"
+
+# --- the source --------------------------------------------------------------
+
+# In $sources: the package's files. Checked by apt when they come, and kept.
+fetch() {
+	sources=$LAB_CACHE/debs/qemu_${package//[^A-Za-z0-9.+~-]/_}
+	[ ! -e "$sources/complete" ] || return 0
+	lab_note "fetching QEMU $package"
+	mkdir -p "$tmp/fetch"
+	(cd "$tmp/fetch" && apt-get "${apt_conf[@]}" -q source --download-only "qemu=$package") >>"$log" 2>&1 ||
+		{ tail -n 5 "$log" >&2; lab_die "cannot fetch the source of QEMU $package; see $log"; }
+	touch "$tmp/fetch/complete"
+	rm -rf "$sources"
+	mv "$tmp/fetch" "$sources"
+}
+
+# unpack DIR
+unpack() {
+	local p
+	mkdir -p "$1" "$tmp/packaging"
+	tar -C "$1" --strip-components=1 -xf "$(echo "$sources"/*.orig.tar.*)"
+	tar -C "$tmp/packaging" -xf "$(echo "$sources"/*.debian.tar.*)"
+	for p in "${debian_patches[@]}"; do
+		patch -d "$1" -p1 -s -i "$tmp/packaging/debian/patches/$p.patch" >>"$log" 2>&1 ||
+			lab_die "Debian's $p.patch does not apply; see $log"
+	done
+}
+
+apply_patches() {
+	local p
+	for p in "${patches[@]}"; do
+		# No fuzz: a patch that nearly fits belongs rebased.
+		patch -d "$1" -p1 -s --fuzz=0 --no-backup-if-mismatch -i "$p" >>"$log" 2>&1 ||
+			{ tail -n 5 "$log" >&2; lab_die "${p##*/} does not apply; see $log"; }
+	done
+}
+
+mapfile -t lines < <(printf 'deb-src main %s\n' "${suites[@]}")
+debian_apt "apt-qemu-$version" "${lines[@]}"
+# The archive may have a newer series beside the one that is asked for.
+package=$(apt-cache "${apt_conf[@]}" showsrc qemu | sed -n 's/^Version: //p' |
+	grep -E "^([0-9]+:)?${version//./\\.}[.+~-]" | sort -V | tail -n 1 || true)
+[ -n "$package" ] || lab_die "the archive (${suites[*]}) has no source of QEMU $version; it has:" \
+	"$(apt-cache "${apt_conf[@]}" showsrc qemu | sed -n 's/^Version: //p' | tr '\n' ' ')"
+dir=$parent/${package//[^A-Za-z0-9.-]/_}-$hash
+if [ -z "$tree" ] && [ -e "$dir/qemu-system-x86_64" ]; then
+	printf '%s\n' "$dir"
+	exit 0
+fi
+fetch
+flock -u 9
+
+if [ -n "$tree" ]; then
+	[ ! -e "$tree" ] || lab_die "$tree exists"
+	unpack "$tree"
+	if [ ${#patches[@]} -gt 0 ] && command -v git >/dev/null; then
+		# The series as commits on top of what it is made against.
+		(
+			cd "$tree"
+			git init -q
+			git add -A
+			git -c user.name=lab -c user.email=lab@localhost commit -q -m "QEMU $package"
+			git -c user.name=lab -c user.email=lab@localhost am -q "${patches[@]}"
+		) >&2
+	else
+		apply_patches "$tree"
+	fi
+	printf '%s\n' "$tree"
+	exit 0
+fi
+
+# --- building ----------------------------------------------------------------
+
+started=$(lab_now)
+src=$tmp/src out=$tmp/out
+unpack "$src"
+apply_patches "$src"
+
+venv=$LAB_CACHE/qemu/meson-$MESON
+if [ ! -e "$venv/complete" ]; then
+	lab_note "installing meson $MESON"
+	(
+		flock 9
+		[ ! -e "$venv/complete" ] || exit 0
+		rm -rf "$venv"
+		python3 -m venv "$venv"
+		"$venv/bin/pip" install -q --disable-pip-version-check "meson==$MESON"
+		touch "$venv/complete"
+	) 9>"$LAB_CACHE/lock.meson" >>"$log" 2>&1 8>&- ||
+		{ tail -n 5 "$log" >&2; lab_die "cannot install meson $MESON; see $log"; }
+fi
+
+options=(
+	--target-list=x86_64-softmmu
+	--without-default-features --enable-tcg --enable-kvm
+	--disable-docs --disable-tools --disable-install-blobs
+	--disable-werror --disable-download
+	"--python=$venv/bin/python"
+)
+if grep -qs "'vfiomig'" "$src/meson_options.txt"; then
+	lab_note "building the library"
+	make -C "$top" all >>"$log" 2>&1 8>&- || { tail -n 20 "$log" >&2; lab_die "building the library failed; see $log"; }
+	make -C "$top" install "PREFIX=$tmp/prefix" >>"$log" 2>&1 8>&- || lab_die "installing the library failed; see $log"
+	export PKG_CONFIG_PATH=$tmp/prefix/lib/pkgconfig${PKG_CONFIG_PATH:+:$PKG_CONFIG_PATH}
+	options+=(-Dvfiomig=enabled)
+fi
+
+lab_note "building QEMU $package $kind (some minutes; log: $log)"
+mkdir "$src/build"
+(
+	cd "$src/build"
+	# No path of this machine in the program.
+	../configure "${options[@]}" "--extra-cflags=-ffile-prefix-map=$src=qemu"
+	ninja "-j$(nproc)" qemu-system-x86_64
+) >>"$log" 2>&1 8>&- || { tail -n 20 "$log" >&2; lab_die "building QEMU $version $kind failed; see $log"; }
+
+mkdir -p "$out/firmware"
+# Without symbols a fifth of the size, and all of it goes through the
+# machine's initramfs.
+strip -o "$out/qemu-system-x86_64" "$src/build/qemu-system-x86_64"
+cp /usr/share/seabios/bios-256k.bin "$out/firmware/"
+# Looked for wherever there is a local APIC.
+for f in /usr/share/qemu/kvmvapic.bin /usr/share/qemu/optionrom/kvmvapic.bin; do
+	[ ! -e $f ] || { cp $f "$out/firmware/"; break; }
+done
+cp "$src/build/config-host.h" "$src/hw/vfio/trace-events" "$out/"
+echo "$package" >"$out/version"
+rm -rf "$dir"
+mv "$out" "$dir"
+# Others of this kind are from patches or packages of the past; what runs now
+# has its own copy.
+find "$parent" -mindepth 1 -maxdepth 1 ! -path "$dir" -mmin +1440 -exec rm -rf {} +
+lab_note "built QEMU $package $kind in $(($(lab_now) - started)) s"
+printf '%s\n' "$dir"

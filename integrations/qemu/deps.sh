@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT OR Apache-2.0
+#
+# The Debian packages that building QEMU needs, besides those of lab/deps.sh.
+# Installs the missing ones when run as root; otherwise names them and exits 1.
+# Prints nothing when all are there.
+#
+# usage: deps.sh [--list]
+
+set -euo pipefail
+# shellcheck source=lab/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../../lab/common.sh"
+
+packages=(
+	libglib2.0-dev libpixman-1-dev libfdt-dev zlib1g-dev
+	ninja-build pkg-config python3-venv patch
+)
+
+case ${1-} in
+--list)
+	printf '%s\n' "${packages[@]}"
+	exit 0
+	;;
+'') ;;
+*) lab_die "usage: deps.sh [--list]" ;;
+esac
+
+"$LAB_DIR/deps.sh"
+missing=()
+for p in "${packages[@]}"; do
+	status=$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null || true)
+	[ "$status" = installed ] || missing+=("$p")
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+if [ "$(id -u)" -ne 0 ] || [ -n "${VFIOMIG_NO_INSTALL-}" ]; then
+	lab_note "these Debian packages are missing: ${missing[*]}"
+	lab_note "as root: apt-get install --no-install-recommends ${missing[*]}"
+	exit 1
+fi
+
+lab_note "installing ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -q >&2
+apt-get install -y -q --no-install-recommends "${missing[@]}" >&2

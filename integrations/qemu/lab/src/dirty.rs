@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Pages that the device writes while the guest migrates arrive on the target as they are then.
+//!
+//! This program writes guest memory behind QEMU's back and tells the test device which pages it
+//! has "written" by DMA. Others are written without that: QEMU cannot know of them, and that they
+//! do not arrive shows that it is the marks that make the difference.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::matrix::{MACHINE, NATIVE, PATCHED, STOCK};
+use crate::pair::{LIMIT, Pair, Setup, What};
+use crate::vm::{Side, Vm};
+use crate::{Lab, Res};
+
+const MIB: u64 = 1 << 20;
+const PAGE: u64 = 4096;
+/// Away from what the firmware uses.
+const FIRST: u64 = 16 * MIB;
+const PAGES: u64 = 2048;
+const WHAT: What = What::Test { bytes: 8 * MIB, pre_copy: true };
+
+/// How the pages become dirty, and who notices.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tracker {
+    /// The device logs its DMA.
+    Device,
+    /// The container knows what drivers write.
+    Container,
+}
+
+const CASES: [(&str, Side, Side, Tracker); 5] = [
+    ("dirty-patched-device", PATCHED, STOCK, Tracker::Device),
+    (
+        "dirty-patched-container",
+        Side { props: ",x-vfiomig=on,x-device-dirty-page-tracking=off", ..PATCHED },
+        STOCK,
+        Tracker::Container,
+    ),
+    ("dirty-native", NATIVE, NATIVE, Tracker::Device),
+    ("dirty-device", STOCK, STOCK, Tracker::Device),
+    (
+        "dirty-container",
+        Side { props: ",x-device-dirty-page-tracking=off", ..STOCK },
+        STOCK,
+        Tracker::Container,
+    ),
+];
+
+/// Runs it all.
+pub fn run(lab: &Lab) {
+    if lab.kernel != "6.12" {
+        return;
+    }
+    for (name, source, target, tracker) in CASES {
+        lab.case(name, || {
+            let mut setup = Setup::new(source, target, MACHINE, WHAT);
+            // So little that QEMU stops the guest only when nothing is left.
+            setup.downtime_limit = 1;
+            setup.parameters = json!({ "avail-switchover-bandwidth": MIB });
+            let mut pair = Pair::start(lab, setup)?;
+            let result = migrate(tracker, &mut pair);
+            if result.is_err() {
+                pair.keep_files(lab, name);
+            }
+            result
+        });
+    }
+}
+
+/// Every page has contents of its own in every round.
+fn page(number: u64, round: u64) -> [u8; PAGE as usize] {
+    let mut x = (number << 8 | round).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = [0; PAGE as usize];
+    for byte in &mut bytes {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        *byte = x as u8;
+    }
+    bytes
+}
+
+struct Writer<'a> {
+    pair: &'a mut Pair,
+    tracker: Tracker,
+    /// By page: in which round it was last written so that the target must know.
+    known: Vec<u64>,
+    /// Written in a way that nobody notices.
+    unnoticed: Vec<u64>,
+}
+
+impl Writer<'_> {
+    fn put(&self, number: u64, round: u64) -> Res<()> {
+        self.pair.source.write_ram(FIRST + number * PAGE, &page(number, round))
+    }
+
+    /// Writes pages as a device would.
+    fn write(&mut self, numbers: impl Iterator<Item = u64>, round: u64) -> Res<()> {
+        let mut lines = Vec::new();
+        for number in numbers {
+            // For the container it is the kernel that writes, a byte at the page's start: the rest
+            // of the page is written before, so that it is there when the page is found dirty.
+            self.put(number, round)?;
+            lines.push(format!(
+                "{:#x} {}",
+                FIRST + number * PAGE,
+                if self.tracker == Tracker::Device { PAGE } else { 1 }
+            ));
+            if let Some(known) = self.known.get_mut(number as usize) {
+                *known = round;
+            }
+        }
+        let knob = if self.tracker == Tracker::Device { "log_mark" } else { "dma_write" };
+        for lines in lines.chunks(100) {
+            self.pair.source_device.set(knob, lines.join("\n"))?;
+        }
+        Ok(())
+    }
+
+    fn write_unnoticed(&mut self, number: u64, round: u64) -> Res<()> {
+        self.put(number, round)?;
+        self.unnoticed.push(number);
+        Ok(())
+    }
+}
+
+fn syncs(vm: &mut Vm) -> Res<u64> {
+    // None before there is anything to count.
+    Ok(vm.progress()?.pointer("/ram/dirty-sync-count").and_then(Value::as_u64).unwrap_or(0))
+}
+
+/// Waits until QEMU has asked for dirty pages so many times more.
+fn wait_syncs(vm: &mut Vm, more: u64) -> Res<()> {
+    let before = syncs(vm)?;
+    vm.wait_for("further rounds of pre-copy", LIMIT, |vm| {
+        std::thread::sleep(Duration::from_millis(30));
+        Ok(syncs(vm)? >= before + more)
+    })
+}
+
+fn migrate(tracker: Tracker, pair: &mut Pair) -> Res<()> {
+    for number in 0..PAGES {
+        pair.source.write_ram(FIRST + number * PAGE, &page(number, 0))?;
+    }
+    // Pre-copy goes on until this is taken back. Then the last step takes a while, in which the
+    // guest is stopped and the device still may write.
+    pair.source_device.set("dirty_rate", 8 * MIB)?;
+    pair.source_device.set("read_rate", 4 * MIB)?;
+    pair.source_device.set("latency_us", "7 2000000")?;
+    pair.go()?;
+    wait_syncs(&mut pair.source, 3)?;
+    let log = pair.source_device.get("log")?;
+    if (pair.source_device.count("log", "active")? == 1) != (tracker == Tracker::Device) {
+        return Err(format!("the device's log: {log}"));
+    }
+
+    let mut writer =
+        Writer { pair, tracker, known: vec![0; PAGES as usize], unnoticed: Vec::new() };
+    for round in 1..=4 {
+        // Some pages in each round, some in several.
+        writer.write((0..PAGES).filter(|n| n % 16 == round || n % 64 == 0), round)?;
+        // Each of these in the middle of others that are noticed.
+        writer.write_unnoticed(round * 16 + 9, round)?;
+        wait_syncs(&mut writer.pair.source, 2)?;
+    }
+    // The guest is about to be stopped.
+    writer.pair.source_device.set("dirty_rate", 0)?;
+    writer.pair.source_device.set("read_rate", 0)?;
+    writer.pair.source.wait_for("the step to PRE_COPY_P2P", LIMIT, |vm| {
+        Ok(!vm.trace_lines("new state PRE_COPY_P2P").is_empty())
+    })?;
+    writer.write((0..PAGES).filter(|n| n % 32 == 10), 5)?;
+    if writer.pair.source.states().iter().any(|s| s == "PRE_COPY_P2P") {
+        return Err("the step to PRE_COPY_P2P was over too early".into());
+    }
+    let Writer { known, unnoticed, .. } = writer;
+
+    pair.complete()?;
+    pair.expect_moved()?;
+    compare(tracker, &known, &unnoticed, pair)?;
+    pair.expect_contents()
+}
+
+fn compare(tracker: Tracker, known: &[u64], unnoticed: &[u64], pair: &Pair) -> Res<()> {
+    let (mut lost, mut stale) = (Vec::new(), 0);
+    for (number, round) in (0..).zip(known) {
+        let mut is = [0; PAGE as usize];
+        pair.target.read_ram(FIRST + number * PAGE, &mut is)?;
+        let mut want = page(number, *round);
+        if let (Tracker::Container, [first, ..], true) = (tracker, &mut want, *round > 0) {
+            // What the kernel writes.
+            *first = 0xd5;
+        }
+        if is != want {
+            lost.push(number);
+        } else if unnoticed.contains(&number) {
+            stale += 1;
+        }
+    }
+    if !lost.is_empty() {
+        let some: Vec<_> = lost.iter().take(8).collect();
+        return Err(format!(
+            "{} of {PAGES} pages are not what they should be on the target, such as {some:?}",
+            lost.len()
+        ));
+    }
+    // Pages that nobody was told of arrive only if all are sent again, and then nothing is shown.
+    if stale != unnoticed.len() {
+        return Err(format!(
+            "of {} pages that were written unnoticed, {stale} are as before",
+            unnoticed.len()
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,350 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Migrations that cannot succeed. Afterwards the guest must run on exactly one side, unless the
+//! process is gone that it ran in, and nowhere with other contents than it had.
+//!
+//! Unpatched QEMU does not keep to that everywhere. What it does then is told, and the case counts
+//! as skipped, not as passed or failed; of a patched one it is required.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::device::reset_in;
+use crate::matrix::{MACHINE, NATIVE, PATCHED, STOCK};
+use crate::pair::{LIMIT, Pair, Setup, What};
+use crate::relay::{CONFIG, DATA, Flip, Plan};
+use crate::vm::{Life, Side, Vm};
+use crate::{Lab, NOT_REQUIRED, Res};
+
+const MIB: u64 = 1 << 20;
+const STOP_COPY: What = What::Test { bytes: 8 * MIB, pre_copy: false };
+const PRE_COPY: What = What::Test { bytes: 8 * MIB, pre_copy: true };
+
+/// Where a failure happens.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// While the source's guest runs; it would never end by itself.
+    PreCopy,
+    /// While the device is read that is stopped.
+    StopCopy,
+    /// All has been sent, and the target's device takes its time to start.
+    Sent,
+}
+
+/// What happens.
+#[derive(Clone, Copy)]
+enum Event {
+    Cancel,
+    KillTarget,
+    KillSource,
+    ResetSourceDevice,
+    ResetTargetDevice,
+    ResetGuest,
+    Cut,
+}
+
+struct Case {
+    name: &'static str,
+    what: What,
+    target_what: Option<What>,
+    flip: Option<Flip>,
+    happens: Option<(Phase, Event)>,
+    return_path: bool,
+    multifd: bool,
+}
+
+const PLAIN: Case = Case {
+    name: "",
+    what: STOP_COPY,
+    target_what: None,
+    flip: None,
+    happens: None,
+    return_path: false,
+    multifd: false,
+};
+
+const fn event(name: &'static str, phase: Phase, event: Event) -> Case {
+    let what = if matches!(phase, Phase::PreCopy) { PRE_COPY } else { STOP_COPY };
+    Case { name, what, happens: Some((phase, event)), ..PLAIN }
+}
+
+const fn return_path(case: Case, name: &'static str) -> Case {
+    Case { name, return_path: true, ..case }
+}
+
+const fn multifd(case: Case, name: &'static str) -> Case {
+    Case { name, multifd: true, return_path: true, ..case }
+}
+
+const fn other(name: &'static str, target: What) -> Case {
+    Case { name, target_what: Some(target), ..PLAIN }
+}
+
+const fn flip(name: &'static str, what: What, mark: u64, nth: usize, offset: usize) -> Case {
+    Case { name, what, flip: Some(Flip { mark, nth, offset, bit: 3 }), ..PLAIN }
+}
+
+const OTHER_SIZE: What = What::Test { bytes: 4 * MIB, pre_copy: false };
+const KILL_SENT: Case = event("target-killed-after-last-byte", Phase::Sent, Event::KillTarget);
+const CUT_SENT: Case = event("cut-after-last-byte", Phase::Sent, Event::Cut);
+/// In the middle of the 4 KiB behind the length, the stream's header and a record's.
+const IN_DATA: usize = 8 + 48 + 32 + 2000;
+const FLIP_STOP_COPY: Case = flip("flip-data-stopcopy", STOP_COPY, DATA, 2, IN_DATA);
+const CANCEL_STOP_COPY: Case = event("cancel-stopcopy", Phase::StopCopy, Event::Cancel);
+const KILL_STOP_COPY: Case = event("target-killed-stopcopy", Phase::StopCopy, Event::KillTarget);
+const OTHER_TYPE: Case = other("other-type", What::Mtty);
+
+const CASES: [Case; 30] = [
+    event("cancel-precopy", Phase::PreCopy, Event::Cancel),
+    CANCEL_STOP_COPY,
+    return_path(CANCEL_STOP_COPY, "cancel-stopcopy-return-path"),
+    multifd(CANCEL_STOP_COPY, "cancel-stopcopy-multifd"),
+    event("target-killed-precopy", Phase::PreCopy, Event::KillTarget),
+    KILL_STOP_COPY,
+    multifd(KILL_STOP_COPY, "target-killed-stopcopy-multifd"),
+    KILL_SENT,
+    return_path(KILL_SENT, "target-killed-after-last-byte-return-path"),
+    CUT_SENT,
+    return_path(CUT_SENT, "cut-after-last-byte-return-path"),
+    event("cut-stopcopy", Phase::StopCopy, Event::Cut),
+    event("source-killed-precopy", Phase::PreCopy, Event::KillSource),
+    event("source-killed-stopcopy", Phase::StopCopy, Event::KillSource),
+    event("source-killed-after-last-byte", Phase::Sent, Event::KillSource),
+    OTHER_TYPE,
+    return_path(OTHER_TYPE, "other-type-return-path"),
+    other("other-size", OTHER_SIZE),
+    return_path(other("", OTHER_SIZE), "other-size-return-path"),
+    flip("flip-data-precopy", PRE_COPY, DATA, 2, IN_DATA),
+    FLIP_STOP_COPY,
+    return_path(FLIP_STOP_COPY, "flip-data-stopcopy-return-path"),
+    flip("flip-length-stopcopy", STOP_COPY, DATA, 2, 5),
+    flip("flip-mark-stopcopy", STOP_COPY, DATA, 1, 8 + (1 << 20) + 2),
+    // Behind the mark there are a name for the section's format and lengths; then the PCI
+    // configuration, of which this is in the BARs.
+    flip("flip-config", STOP_COPY, CONFIG, 0, 0x30),
+    event("source-data-fd-dies-precopy", Phase::PreCopy, Event::ResetSourceDevice),
+    event("source-data-fd-dies-stopcopy", Phase::StopCopy, Event::ResetSourceDevice),
+    event("target-data-fd-dies-precopy", Phase::PreCopy, Event::ResetTargetDevice),
+    event("target-data-fd-dies-stopcopy", Phase::StopCopy, Event::ResetTargetDevice),
+    event("guest-reset-precopy", Phase::PreCopy, Event::ResetGuest),
+];
+
+/// Whom this is tried with.
+const PAIRS: [(&str, Side, Side, bool); 3] = [
+    ("stock", STOCK, STOCK, false),
+    ("patched", PATCHED, PATCHED, true),
+    ("native", NATIVE, NATIVE, true),
+];
+
+/// Runs it all.
+pub fn run(lab: &Lab) {
+    if lab.kernel != "6.12" {
+        return;
+    }
+    for (prefix, source, target, strict) in PAIRS {
+        for case in &CASES {
+            let name = format!("{prefix}-{}", case.name);
+            lab.case(&name, || run_case(lab, &name, case, source, target, strict));
+        }
+    }
+}
+
+fn run_case(
+    lab: &Lab,
+    name: &str,
+    case: &Case,
+    source: Side,
+    target: Side,
+    strict: bool,
+) -> Res<()> {
+    let mut setup = Setup::new(source, target, MACHINE, case.what);
+    setup.target_what = case.target_what;
+    setup.return_path = case.return_path;
+    setup.multifd = case.multifd;
+    setup.plan = Some(Plan { flip: case.flip, keep: None });
+    let begun = Instant::now();
+    let mut pair = Pair::start(lab, setup)?;
+    let result = carry_out(lab, case, strict, &mut pair);
+    println!("{name}: {:.1} s", begun.elapsed().as_secs_f64());
+    pair.keep_files(lab, name);
+    match result {
+        Ok((what_was_seen, None)) => {
+            println!("| {name}: {what_was_seen}");
+            Ok(())
+        }
+        Ok((what_was_seen, Some(broken))) if !strict => {
+            println!("| {name}: {what_was_seen}");
+            Err(format!("{NOT_REQUIRED}{broken}"))
+        }
+        Ok((what_was_seen, Some(broken))) => Err(format!("{broken}: {what_was_seen}")),
+        Err(e) => Err(e),
+    }
+}
+
+/// Makes it happen and tells what came of it, and what of that must not be.
+fn carry_out(
+    lab: &Lab,
+    case: &Case,
+    strict: bool,
+    pair: &mut Pair,
+) -> Res<(String, Option<String>)> {
+    if let Some((phase, _)) = case.happens {
+        match phase {
+            Phase::PreCopy => {
+                pair.source_device.set("dirty_rate", 8 * MIB)?;
+                pair.source_device.set("read_rate", 4 * MIB)?;
+            }
+            Phase::StopCopy => pair.source_device.set("read_rate", MIB)?,
+            // RUNNING_P2P, the step that ends RESUMING.
+            Phase::Sent => pair.target_device.set("latency_us", "5 6000000")?,
+        }
+    } else if case.what.pre_copy() {
+        // Enough for a few reads.
+        pair.source_device.set("dirty_rate", MIB / 4)?;
+    }
+    pair.go()?;
+    if let Some((phase, event)) = case.happens {
+        reach(pair, phase)?;
+        make_happen(pair, event)?;
+    }
+    settle(pair)?;
+    if case.flip.is_some() && !pair.relay.as_ref().is_some_and(|relay| relay.flipped()) {
+        return Err("no bit was flipped".into());
+    }
+
+    let (source, target) = pair.observe()?;
+    let status = pair
+        .source
+        .qmp
+        .last("MIGRATION")
+        .and_then(|e| e.data.get("status")?.as_str().map(str::to_owned));
+    let mut seen =
+        format!("source {source}; target {target}; migration {}", status.unwrap_or_default());
+    let source_failure =
+        pair.source.progress().ok().and_then(|p| Some(p.get("error-desc")?.as_str()?.to_owned()));
+    for (side, said) in [("source", pair.source.said()), ("target", pair.target.said())] {
+        if !said.is_empty() {
+            seen += &format!("; {side} said: {said}");
+        }
+    }
+    if let Some(why) = source_failure {
+        seen += &format!("; source's error: {why}");
+    }
+    let mut broken = judge(case, &source, &target);
+    // A device that the guest had reset has other contents than before, and keeps them.
+    if broken.is_none() && target.runs() {
+        let digests = (pair.source_device.get("digest")?, pair.target_device.get("digest")?);
+        if digests.0 != digests.1 && pair.source_device.kind() == pair.target_device.kind() {
+            broken = Some(format!("the target's device has other contents: {digests:?}"));
+        }
+    }
+    // A source that was let down must be good for another migration.
+    if broken.is_none() && source.runs() {
+        for (knob, value) in [("dirty_rate", 0), ("read_rate", 0)] {
+            pair.source_device.set(knob, value)?;
+        }
+        let again = pair.again(lab);
+        match again {
+            Ok(()) => seen += "; migrates afterwards",
+            Err(e) if strict => return Err(format!("cannot migrate afterwards: {e}")),
+            Err(e) => broken = Some(format!("cannot migrate afterwards: {e}")),
+        }
+    }
+    Ok((seen, broken))
+}
+
+/// What must not be.
+fn judge(case: &Case, source: &Life, target: &Life) -> Option<String> {
+    for (side, life) in [("source", source), ("target", target)] {
+        if let Life::Dead(how) = life {
+            let killed = matches!(
+                (side, case.happens),
+                ("source", Some((_, Event::KillSource))) | ("target", Some((_, Event::KillTarget)))
+            );
+            if how.starts_with("signal") && !killed {
+                return Some(format!("{side} ended by {how}"));
+            }
+        }
+    }
+    match (source.runs(), target.runs()) {
+        (true, true) => Some("the guest runs on both sides".into()),
+        (false, false) if matches!(source, Life::Alive { .. }) => {
+            Some("the guest runs nowhere".into())
+        }
+        _ => None,
+    }
+}
+
+fn reach(pair: &mut Pair, phase: Phase) -> Res<()> {
+    match phase {
+        Phase::PreCopy => pair.source.wait_for("three pieces in pre-copy", LIMIT, |vm| {
+            Ok(vm.trace_lines("vfio_save_block ").len() >= 3)
+        })?,
+        Phase::StopCopy => {
+            pair.source.wait_state("STOP_COPY", LIMIT)?;
+            // At 1 MiB/s, this is a quarter of it.
+            std::thread::sleep(Duration::from_secs(2));
+        }
+        Phase::Sent => pair.target.wait_for("the target's last step", LIMIT, |vm| {
+            Ok(!vm.trace_lines("new state RUNNING_P2P").is_empty())
+        })?,
+    }
+    // Had it ended by now, this would be a test of something else.
+    let state = pair.source.states().last().cloned().unwrap_or_default();
+    let want: &[&str] = match phase {
+        Phase::PreCopy => &["PRE_COPY"],
+        Phase::StopCopy => &["STOP_COPY"],
+        // Depends on whether the source waits for the target.
+        Phase::Sent => &["STOP_COPY", "STOP"],
+    };
+    if !want.contains(&state.as_str()) {
+        return Err(format!("the source's device is in {state} already"));
+    }
+    Ok(())
+}
+
+fn make_happen(pair: &mut Pair, event: Event) -> Res<()> {
+    match event {
+        Event::Cancel => pair.source.qmp.command("migrate_cancel", json!({})).map(|_| ()),
+        Event::KillTarget => pair.target.kill(),
+        Event::KillSource => pair.source.kill(),
+        Event::ResetSourceDevice => reset_in(pair.source.child.id()),
+        Event::ResetTargetDevice => reset_in(pair.target.child.id()),
+        Event::ResetGuest => pair.source.qmp.command("system_reset", json!({})).map(|_| ()),
+        Event::Cut => {
+            pair.relay.as_ref().ok_or("no relay")?.cut();
+            Ok(())
+        }
+    }
+}
+
+/// Whether this side has done all that it will do of its own accord.
+fn at_rest(vm: &mut Vm, source: bool) -> Res<bool> {
+    if vm.ended()?.is_some() || vm.qmp.poll(Duration::from_millis(20)).is_err() {
+        return Ok(vm.ended()?.is_some());
+    }
+    let status =
+        vm.qmp.last("MIGRATION").and_then(|e| e.data.get("status").and_then(Value::as_str));
+    Ok(match status {
+        Some("completed") => source || vm.qmp.last("RESUME").is_some(),
+        Some("failed" | "cancelled") => true,
+        _ => false,
+    })
+}
+
+/// Waits until nothing more will happen: what was throttled goes on faster, except where that is
+/// what the failure is about. A pre-copy that has survived the failure may end.
+fn settle(pair: &mut Pair) -> Res<()> {
+    std::thread::sleep(Duration::from_millis(500));
+    for (knob, value) in [("dirty_rate", 0), ("read_rate", 0)] {
+        pair.source_device.set(knob, value)?;
+    }
+    let deadline = Instant::now() + Duration::from_secs(40);
+    let mut rest = (false, false);
+    while rest != (true, true) && Instant::now() < deadline {
+        rest = (at_rest(&mut pair.source, true)?, at_rest(&mut pair.target, false)?);
+    }
+    // A side that waits for ever is not a fault of the test: what it does is looked at.
+    std::thread::sleep(Duration::from_millis(300));
+    Ok(())
+}

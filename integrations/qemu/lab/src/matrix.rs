@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The table of migrations that must succeed: who with whom, which device, which way.
+
+use std::time::Instant;
+
+use crate::pair::{Pair, Setup, What};
+use crate::relay::Plan;
+use crate::vm::Side;
+use crate::{Lab, Res};
+
+/// The newest QEMU, as it is.
+pub const STOCK: Side = Side { build: "10.2-stock", props: "" };
+/// The newest, with the library.
+pub const PATCHED: Side = Side { build: "10.2-patched", props: ",x-vfiomig=on" };
+/// The same with the library's own format.
+pub const NATIVE: Side =
+    Side { build: "10.2-patched", props: ",x-vfiomig=on,x-vfiomig-format=native" };
+/// The one of Debian stable, as it is.
+pub const STABLE: Side = Side { build: "10.0-stock", props: "" };
+/// What the two of the newest have in common.
+pub const MACHINE: &str = "pc-q35-10.2";
+const STABLE_MACHINE: &str = "pc-q35-10.0";
+
+/// A line of the table; each is run with all devices.
+struct Peers {
+    name: &'static str,
+    source: Side,
+    target: Side,
+    machine: &'static str,
+    way: Way,
+}
+
+/// How the device's state travels.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// In the main stream.
+    Plain,
+    /// The same, and the guest is not stopped before the target has the initial data.
+    Ack,
+    /// By channels of its own. With a return path, as without one QEMU closes the channels without
+    /// waiting for what they still have to send.
+    Multifd,
+}
+
+const fn peers(
+    name: &'static str,
+    source: Side,
+    target: Side,
+    machine: &'static str,
+    way: Way,
+) -> Peers {
+    Peers { name, source, target, machine, way }
+}
+
+const TABLE: [Peers; 21] = [
+    peers("patched-patched", PATCHED, PATCHED, MACHINE, Way::Plain),
+    peers("patched-patched-ack", PATCHED, PATCHED, MACHINE, Way::Ack),
+    peers("patched-patched-multifd", PATCHED, PATCHED, MACHINE, Way::Multifd),
+    peers("stock-patched", STOCK, PATCHED, MACHINE, Way::Plain),
+    peers("stock-patched-ack", STOCK, PATCHED, MACHINE, Way::Ack),
+    peers("stock-patched-multifd", STOCK, PATCHED, MACHINE, Way::Multifd),
+    peers("patched-stock", PATCHED, STOCK, MACHINE, Way::Plain),
+    peers("patched-stock-ack", PATCHED, STOCK, MACHINE, Way::Ack),
+    peers("patched-stock-multifd", PATCHED, STOCK, MACHINE, Way::Multifd),
+    peers("native-native", NATIVE, NATIVE, MACHINE, Way::Plain),
+    peers("stable-patched", STABLE, PATCHED, STABLE_MACHINE, Way::Plain),
+    peers("stable-patched-multifd", STABLE, PATCHED, STABLE_MACHINE, Way::Multifd),
+    peers("patched-stable", PATCHED, STABLE, STABLE_MACHINE, Way::Plain),
+    peers("patched-stable-multifd", PATCHED, STABLE, STABLE_MACHINE, Way::Multifd),
+    peers("stock-stock", STOCK, STOCK, MACHINE, Way::Plain),
+    peers("stock-stock-ack", STOCK, STOCK, MACHINE, Way::Ack),
+    peers("stock-stock-multifd", STOCK, STOCK, MACHINE, Way::Multifd),
+    peers("stable-stock", STABLE, STOCK, STABLE_MACHINE, Way::Plain),
+    peers("stable-stock-multifd", STABLE, STOCK, STABLE_MACHINE, Way::Multifd),
+    peers("stock-stable", STOCK, STABLE, STABLE_MACHINE, Way::Plain),
+    peers("stock-stable-multifd", STOCK, STABLE, STABLE_MACHINE, Way::Multifd),
+];
+
+/// QEMU's mark in the stream, as the trace has it.
+const INIT_DATA_SENT: &str = "0xffffffffef100005";
+const MIB: u64 = 1 << 20;
+
+const DEVICES: [(&str, What); 5] = [
+    ("mtty", What::Mtty),
+    ("1m", What::Test { bytes: MIB, pre_copy: false }),
+    ("1m-precopy", What::Test { bytes: MIB, pre_copy: true }),
+    ("256m", What::Test { bytes: 256 * MIB, pre_copy: false }),
+    ("256m-precopy", What::Test { bytes: 256 * MIB, pre_copy: true }),
+];
+
+/// With these an acknowledgement means something, and it takes little time.
+const SMALL: [&str; 2] = ["mtty", "1m-precopy"];
+
+/// Whose stream is kept: small ones, one of each kind.
+const KEPT: [&str; 5] = [
+    "stock-stock-mtty",
+    "stock-stock-1m",
+    "stock-stock-1m-precopy",
+    "stock-stock-multifd-mtty",
+    "stock-stock-multifd-1m-precopy",
+];
+
+/// Runs it all.
+pub fn run(lab: &Lab) {
+    for peers in TABLE {
+        for (device, what) in DEVICES {
+            // Kernels other than the main one differ in VFIO's core and in mtty.
+            let kernel = what == What::Mtty || lab.kernel == "6.12";
+            if kernel && (peers.way != Way::Ack || SMALL.contains(&device)) {
+                let name = format!("{}-{device}", peers.name);
+                lab.case(&name, || row(lab, &name, &peers, what));
+            }
+        }
+    }
+}
+
+fn row(lab: &Lab, name: &str, peers: &Peers, what: What) -> Res<()> {
+    let mut setup = Setup::new(peers.source, peers.target, peers.machine, what);
+    setup.multifd = peers.way == Way::Multifd;
+    setup.return_path = peers.way != Way::Plain;
+    setup.switchover_ack = peers.way == Way::Ack;
+    if KEPT.contains(&name) {
+        setup.plan = Some(Plan { keep: Some(lab.tmp.join(format!("{name}.stream"))), flip: None });
+    }
+    let begun = Instant::now();
+    let mut pair = Pair::start(lab, setup)?;
+    let started = begun.elapsed();
+    let result = migrate(lab, name, peers, what, &mut pair);
+    if result.is_err() {
+        pair.keep_files(lab, name);
+    }
+    println!(
+        "{name}: {:.1} s, of these {:.1} s to start",
+        begun.elapsed().as_secs_f64(),
+        started.as_secs_f64()
+    );
+    result
+}
+
+fn migrate(lab: &Lab, name: &str, peers: &Peers, what: What, pair: &mut Pair) -> Res<()> {
+    if let What::Test { pre_copy: true, bytes } = what {
+        // Something for each round of pre-copy, but less than what can be sent.
+        pair.source_device.set("dirty_rate", bytes / 256)?;
+    }
+    pair.go()?;
+    pair.complete()?;
+    pair.expect_moved()?;
+    pair.expect_states()?;
+    expect_way(peers, what, pair)?;
+    println!("{name}: blackout {:.0} ms; {}", pair.blackout_ms()?, pair.source.progress()?);
+    pair.expect_contents()?;
+    match pair.relay.as_ref().and_then(|relay| relay.failure()) {
+        Some(failure) => Err(format!("relay: {failure}")),
+        None => keep(lab, name),
+    }
+}
+
+/// The device's state went by the way that the row is about.
+fn expect_way(peers: &Peers, what: What, pair: &Pair) -> Res<()> {
+    let packets = pair.target.trace_lines("vfio_load_state_device_buffer_incoming").len();
+    if (packets > 0) != (peers.way == Way::Multifd) {
+        return Err(format!("{packets} packets by channels of their own"));
+    }
+    let acks = pair
+        .target
+        .trace_lines("vfio_load_state ")
+        .iter()
+        .filter(|l| l.contains(INIT_DATA_SENT))
+        .count();
+    if acks != usize::from(peers.way == Way::Ack) {
+        return Err(format!("the end of the initial data was marked {acks} times"));
+    }
+    if what.pre_copy()
+        && what != What::Mtty
+        && pair.target.trace_lines("vfio_load_state_device_data").is_empty()
+    {
+        return Err("nothing was sent in pre-copy".into());
+    }
+    Ok(())
+}
+
+/// Moves a stream that was kept to where it outlives the machine, with what it should do.
+fn keep(lab: &Lab, name: &str) -> Res<()> {
+    for number in 0.. {
+        let from = lab.tmp.join(format!("{name}.stream.{number}"));
+        if !from.exists() {
+            break;
+        }
+        let to = lab.out.join(format!("{name}.stream.{number}"));
+        std::fs::copy(&from, &to).map_err(|e| format!("{}: {e}", to.display()))?;
+        let _ = std::fs::remove_file(&from);
+    }
+    Ok(())
+}

@@ -1,0 +1,356 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Two QEMUs that stand ready to migrate a device from one to the other.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::device::{Device, Kind, PRE_COPY};
+use crate::relay::{Plan, Relay};
+use crate::vm::{Life, Side, Spec, Vm};
+use crate::{Lab, Res};
+
+/// No step of a migration that is not throttled on purpose takes longer.
+pub const LIMIT: Duration = Duration::from_secs(90);
+/// What the mtty holds that is migrated.
+const SEED: u8 = 0x5b;
+
+/// A device and what is in it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum What {
+    /// An mtty with its registers and FIFOs filled.
+    Mtty,
+    /// A test device.
+    Test {
+        /// Size of its state.
+        bytes: u64,
+        /// Whether it can be read while it runs.
+        pre_copy: bool,
+    },
+}
+
+impl What {
+    fn kind(self) -> Kind {
+        match self {
+            What::Mtty => Kind::Mtty,
+            What::Test { pre_copy: true, .. } => Kind::Test(PRE_COPY),
+            What::Test { pre_copy: false, .. } => Kind::Test(crate::device::STOP_COPY),
+        }
+    }
+
+    /// Whether the device has the pre-copy states.
+    pub fn pre_copy(self) -> bool {
+        !matches!(self, What::Test { pre_copy: false, .. })
+    }
+}
+
+/// How two QEMUs are to be set up.
+pub struct Setup<'a> {
+    /// Where it comes from.
+    pub source: Side,
+    /// Where it goes.
+    pub target: Side,
+    /// Of both.
+    pub machine: &'a str,
+    /// The device.
+    pub what: What,
+    /// Another one on the target.
+    pub target_what: Option<What>,
+    /// Device state by channels of its own.
+    pub multifd: bool,
+    /// The target says when it is done, and may refuse.
+    pub return_path: bool,
+    /// The source waits until the target has the initial data of pre-copy.
+    pub switchover_ack: bool,
+    /// Milliseconds.
+    pub downtime_limit: u64,
+    /// Further parameters of the migration.
+    pub parameters: Value,
+    /// What to do with the stream on its way; `None`: no relay.
+    pub plan: Option<Plan>,
+    /// Traces are written.
+    pub trace: bool,
+}
+
+impl<'a> Setup<'a> {
+    /// Without anything special.
+    pub fn new(source: Side, target: Side, machine: &'a str, what: What) -> Setup<'a> {
+        Setup {
+            source,
+            target,
+            machine,
+            what,
+            target_what: None,
+            multifd: false,
+            return_path: false,
+            switchover_ack: false,
+            // In emulation, and with a state that is large or cannot be read before the guest is
+            // stopped, QEMU would never think that it can be done in less.
+            downtime_limit: if what.pre_copy() { 500 } else { 100_000 },
+            parameters: json!({}),
+            plan: None,
+            trace: true,
+        }
+    }
+}
+
+/// The QEMUs, and their devices, which outlive them.
+pub struct Pair {
+    /// Where it comes from.
+    pub source: Vm,
+    /// Where it goes.
+    pub target: Vm,
+    /// What is in between.
+    pub relay: Option<Relay>,
+    /// The source's device.
+    pub source_device: Device,
+    /// The target's.
+    pub target_device: Device,
+    what: What,
+    /// Source and target.
+    patched: (bool, bool),
+    again: Again,
+    listens: PathBuf,
+    connects: PathBuf,
+}
+
+/// What it takes to start another target.
+struct Again {
+    side: Side,
+    machine: String,
+    capabilities: Vec<&'static str>,
+    parameters: Value,
+}
+
+/// Makes a device; contents of the two sides differ.
+pub fn make_device(what: What, target: bool) -> Res<Device> {
+    let device = Device::create(what.kind())?;
+    match what {
+        What::Mtty => device.fill(if target { !SEED } else { SEED })?,
+        What::Test { bytes, .. } => {
+            device.set("state_size", bytes)?;
+            device.set("seed", if target { 77 } else { 42 })?;
+        }
+    }
+    Ok(device)
+}
+
+impl Pair {
+    /// Starts both and waits until the source's guest runs.
+    pub fn start(lab: &Lab, setup: Setup<'_>) -> Res<Pair> {
+        let source_device = make_device(setup.what, false)?;
+        let target_device = make_device(setup.target_what.unwrap_or(setup.what), true)?;
+        let (dir, tmp, machine, trace) = (&lab.dir, &lab.tmp, setup.machine, setup.trace);
+        let start = |name, side, device, incoming| {
+            Vm::start(dir, tmp, &Spec { name, side, machine, device, incoming, trace })
+        };
+        // Both at once: most of the time of a short migration goes into this.
+        let (source, target) = std::thread::scope(|scope| {
+            let target = scope.spawn(|| start("target", setup.target, &target_device, true));
+            let source = start("source", setup.source, &source_device, false);
+            (source, target.join())
+        });
+        let mut source = source?;
+        let mut target = target.map_err(|_| "starting the target panicked")??;
+
+        let mut capabilities = Vec::new();
+        let mut parameters = json!({
+            "downtime-limit": setup.downtime_limit,
+            "max-bandwidth": 10u64 << 30,
+        });
+        if !setup.what.pre_copy() {
+            // Measured while there is hardly anything to send, which is what an idle guest with
+            // such a device gives, the bandwidth never suffices for the large state.
+            parameters = json!({
+                "downtime-limit": setup.downtime_limit,
+                "max-bandwidth": 10u64 << 30,
+                "avail-switchover-bandwidth": 10u64 << 30,
+            });
+        }
+        if setup.return_path {
+            capabilities.push("return-path");
+        }
+        let mut add = |more: &Value| {
+            if let (Some(all), Some(more)) = (parameters.as_object_mut(), more.as_object()) {
+                all.extend(more.clone());
+            }
+        };
+        if setup.switchover_ack {
+            capabilities.push("switchover-ack");
+        }
+        if setup.multifd {
+            capabilities.push("multifd");
+            add(&json!({ "multifd-channels": 3 }));
+        }
+        add(&setup.parameters);
+        target.configure(&capabilities, parameters.clone())?;
+        source.configure(&capabilities, parameters.clone())?;
+        let again = Again {
+            side: setup.target,
+            machine: setup.machine.to_owned(),
+            capabilities,
+            parameters,
+        };
+        let listens = lab.tmp.join("migration");
+        let _ = std::fs::remove_file(&listens);
+        let (relay, connects) = match setup.plan {
+            Some(plan) => {
+                let front = lab.tmp.join("relay");
+                (Some(Relay::start(&front, &listens, plan)?), front)
+            }
+            None => (None, listens.clone()),
+        };
+        source.wait_guest(LIMIT)?;
+        if let What::Test { .. } = setup.what {
+            // After QEMU has reset the device: contents of which the seed says nothing.
+            for block in [0, 3] {
+                source_device.set("touch", format!("{} 4096", block * 4096))?;
+            }
+        }
+        let what = setup.what;
+        Ok(Pair {
+            source,
+            target,
+            relay,
+            source_device,
+            target_device,
+            what,
+            patched: (setup.source.patched(), setup.target.patched()),
+            again,
+            listens,
+            connects,
+        })
+    }
+
+    /// After a migration that failed: migrates the same source to a new target, without a relay.
+    pub fn again(&mut self, lab: &Lab) -> Res<()> {
+        let _ = self.target.kill();
+        let device = make_device(self.what, true)?;
+        let spec = Spec {
+            name: "target2",
+            side: self.again.side,
+            machine: &self.again.machine,
+            device: &device,
+            incoming: true,
+            trace: true,
+        };
+        self.target = Vm::start(&lab.dir, &lab.tmp, &spec)?;
+        // The old one is removed only now that its QEMU is gone.
+        self.target_device = device;
+        self.relay = None;
+        let _ = std::fs::remove_file(&self.listens);
+        self.connects.clone_from(&self.listens);
+        self.target.configure(&self.again.capabilities, self.again.parameters.clone())?;
+        self.source.qmp.events.clear();
+        self.go()?;
+        self.complete()?;
+        self.expect_moved()?;
+        self.expect_states()?;
+        self.expect_contents()
+    }
+
+    /// Begins the migration.
+    pub fn go(&mut self) -> Res<()> {
+        self.target.forget_trace();
+        self.source.forget_trace();
+        self.target.listen(&self.listens)?;
+        self.source.migrate(&self.connects)
+    }
+
+    /// Waits for the end that it should have on both sides.
+    pub fn complete(&mut self) -> Res<()> {
+        let status = self.source.wait_migrated(LIMIT)?;
+        if status != "completed" {
+            let progress = self.source.progress().map_or_else(|e| e, |p| p.to_string());
+            return Err(format!(
+                "source: {status}: {progress}; target said: {}",
+                self.target.said()
+            ));
+        }
+        let resumed = |vm: &mut Vm| {
+            vm.qmp.poll(Duration::from_millis(20))?;
+            Ok(vm.qmp.last("RESUME").is_some())
+        };
+        self.target.wait_for("RESUME on the target", LIMIT, resumed)
+    }
+
+    /// The guest runs on the target and nowhere else.
+    pub fn expect_moved(&mut self) -> Res<()> {
+        let (source, target) = self.observe()?;
+        if source != (Life::Alive { status: "postmigrate".into(), ticks: false }) {
+            return Err(format!("source: {source}"));
+        }
+        if target != (Life::Alive { status: "running".into(), ticks: true }) {
+            return Err(format!("target: {target}; it said: {}", self.target.said()));
+        }
+        Ok(())
+    }
+
+    /// What both do. The source is looked at before and after the target.
+    pub fn observe(&mut self) -> Res<(Life, Life)> {
+        let target = self.target.observe()?;
+        Ok((self.source.observe()?, target))
+    }
+
+    /// The device went through the states that the kernel documents for a migration.
+    pub fn expect_states(&self) -> Res<()> {
+        let want: &[&str] = match (self.what.pre_copy(), self.patched.0) {
+            (true, _) => &["PRE_COPY", "PRE_COPY_P2P", "STOP_COPY", "STOP"],
+            // Nobody reads its state between the two.
+            (false, true) => &["RUNNING_P2P", "STOP_COPY", "STOP"],
+            (false, false) => &["RUNNING_P2P", "STOP", "STOP_COPY", "STOP"],
+        };
+        let states = self.source.states();
+        if states != want {
+            return Err(format!("states of the source's device: {states:?}"));
+        }
+        let states = self.target.states();
+        let want: &[&str] = match self.patched.1 {
+            // STOP: the driver has taken the state before the source lets go of it.
+            true => &["RESUMING", "STOP", "RUNNING_P2P", "RUNNING"],
+            false => &["RESUMING", "RUNNING_P2P", "RUNNING"],
+        };
+        if states != want {
+            return Err(format!("states of the target's device: {states:?}"));
+        }
+        Ok(())
+    }
+
+    /// The target's device holds what the source's did. Ends both QEMUs.
+    pub fn expect_contents(&mut self) -> Res<()> {
+        match self.what {
+            What::Mtty => {
+                self.source.quit()?;
+                self.target.quit()?;
+                self.target_device.expect(SEED).map_err(|e| format!("target: {e}"))
+            }
+            What::Test { bytes, .. } => {
+                let (source, target) =
+                    (self.source_device.get("digest")?, self.target_device.get("digest")?);
+                if source != target {
+                    return Err(format!("digests: {source} on the source, {target} on the target"));
+                }
+                let size = self.target_device.get("state_size")?;
+                if size != bytes.to_string() {
+                    return Err(format!("size of the state: {size}"));
+                }
+                self.source.quit()?;
+                self.target.quit()
+            }
+        }
+    }
+
+    /// From the source's STOP event to the target's RESUME event, in milliseconds.
+    pub fn blackout_ms(&self) -> Res<f64> {
+        let stop = self.source.qmp.last("STOP").ok_or("no STOP event")?.at_us;
+        let resume = self.target.qmp.last("RESUME").ok_or("no RESUME event")?.at_us;
+        Ok((resume as f64 - stop as f64) / 1000.0)
+    }
+
+    /// After a failure.
+    pub fn keep_files(&self, lab: &Lab, case: &str) {
+        self.source.keep_files(&lab.out, case);
+        self.target.keep_files(&lab.out, case);
+    }
+}

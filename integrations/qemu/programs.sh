@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT OR Apache-2.0
+#
+# Puts together what the lab's machine needs for QEMU's runs: the QEMUs, the
+# program that drives them, and the list of runs. Everything is built that is
+# not in the cache.
+#
+# usage: programs.sh DIR RUN...
+#
+#   RUN   matrix, failures, dirty or bench: becomes DIR/tests/RUN.test
+
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+top=$(cd "$here/../.." && pwd)
+# shellcheck source=lab/common.sh
+. "$top/lab/common.sh"
+
+[ $# -ge 2 ] || lab_die "usage: programs.sh DIR RUN..."
+dir=$1
+shift
+rm -rf "$dir"
+mkdir -p "$dir/qemu" "$dir/tests"
+dir=$(cd "$dir" && pwd)
+
+# Links: boot.sh copies what they point to.
+for build in 10.2-stock 10.0-stock 10.2-patched; do
+	built=$("$here/build.sh" "${build%-*}" "${build#*-}")
+	ln -s "$built" "$dir/qemu/$build"
+	echo "qemu: $build is $(cat "$built/version")"
+done
+
+"${CARGO:-cargo}" build -q --release --manifest-path "$here/lab/Cargo.toml"
+cp "${CARGO_TARGET_DIR:-$top/target}/release/qemu-lab" "$dir/"
+for run in "$@"; do
+	printf '#!/bin/sh\nexec ./qemu-lab %s\n' "$run" >"$dir/tests/$run.test"
+	chmod +x "$dir/tests/$run.test"
+done
+printf 'export QEMU_CASES="%s"\n' "${QEMU_CASES-}" >"$dir/lab.conf"

@@ -1,0 +1,307 @@
+//! The packets of one load: many threads bring them in any order, one writes them to the driver.
+//!
+//! Whatever goes wrong on any thread ends the load for all of them, and each is told the first
+//! reason. The device's lock is never waited for while the queue's is held.
+
+use std::fmt;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::load::{BlobSink, Core, Phase, callback_refused};
+use super::stats::{add, set};
+use crate::error::{Code, Error, Result, err};
+use crate::stream::qemu::{Held, Packet, PacketLimits, Quota, Window};
+use crate::transport::current_thread_token;
+
+/// The way in for packets of a load. Cloning shares it; every method may be called from any thread.
+#[derive(Clone)]
+pub struct Packets {
+    shared: Arc<Incoming>,
+}
+
+struct Incoming {
+    load: Arc<Core>,
+    queue: Mutex<Queue>,
+    /// Something came, room came, or an end: all wait here.
+    changed: Condvar,
+    /// How long a packet waits for room while nothing moves.
+    patience: Duration,
+}
+
+struct Queue {
+    window: Window,
+    sink: Option<BlobSink>,
+    /// The first error of all threads.
+    failed: Option<Error>,
+    run: Run,
+    /// Calls under way.
+    inside: usize,
+    /// Packets that were written so far, to see whether anything moves.
+    written: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Run {
+    NotYet,
+    /// On the thread with this token.
+    By(usize),
+    Over,
+}
+
+/// A call under way, counted for as long as it lasts.
+struct Inside<'a>(&'a Incoming);
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        self.0.lock().inside -= 1;
+        self.0.changed.notify_all();
+    }
+}
+
+impl Packets {
+    pub(super) fn new(
+        load: Arc<Core>,
+        limits: PacketLimits,
+        quota: Arc<Quota>,
+        sink: Option<BlobSink>,
+    ) -> Packets {
+        let queue = Queue {
+            window: Window::new(limits, quota),
+            sink,
+            failed: None,
+            run: Run::NotYet,
+            inside: 0,
+            written: 0,
+        };
+        let patience = load.write_timeout();
+        let shared = Incoming { load, queue: Mutex::new(queue), changed: Condvar::new(), patience };
+        Packets { shared: Arc::new(shared) }
+    }
+
+    /// Takes one packet, head included; its bytes are copied. Waits while too much is queued.
+    pub fn submit(&self, packet: &[u8]) -> Result<()> {
+        let _inside = self.enter()?;
+        self.put(packet).map_err(|error| self.fail(error))
+    }
+
+    fn put(&self, packet: &[u8]) -> Result<()> {
+        let shared = &*self.shared;
+        let packet = Packet::parse(packet)?;
+        let mut queue = shared.lock();
+        let mut moved = None;
+        let reserved = loop {
+            shared.check(&queue)?;
+            if let Some(reserved) = queue.window.reserve(&packet)? {
+                break reserved;
+            }
+            if moved.replace(queue.written) == Some(queue.written) {
+                return Err(err!(
+                    TimedOut,
+                    "packet {} found no room: {} bytes are queued, and nothing moves",
+                    packet.idx,
+                    queue.window.queued()
+                ));
+            }
+            queue = shared.wait_for_room(queue);
+        };
+        drop(queue);
+        // The copy is made away from the lock: other channels go on.
+        let held = reserved.copy(&packet)?;
+        let mut queue = shared.lock();
+        shared.check(&queue)?;
+        queue.window.fill(held);
+        add(&shared.load.stats.packets, 1);
+        set(&shared.load.stats.queued_bytes, queue.window.queued());
+        shared.changed.notify_all();
+        Ok(())
+    }
+
+    /// Writes packets to the driver, in order, until the configuration has come and the VMM has
+    /// taken it. Call it once, when the main channel has no more data.
+    pub fn run(&self) -> Result<()> {
+        let shared = &*self.shared;
+        // A callback of the device cannot wait for itself; and what the main channel is still
+        // writing comes first.
+        if shared.load.device.lock().is_err_and(|error| error.code() == Code::Busy) {
+            return Err(err!(Inval, "packets cannot be loaded in a callback of the same device"));
+        }
+        let _inside = self.enter()?;
+        {
+            let mut queue = shared.lock();
+            match queue.run {
+                Run::NotYet => queue.run = Run::By(current_thread_token()),
+                Run::By(_) => return Err(err!(Inval, "another call loads the packets already")),
+                Run::Over => return Err(err!(Inval, "the packets have been loaded already")),
+            }
+        }
+        let result = self.write_all().map_err(|error| self.fail(error));
+        self.shared.lock().run = Run::Over;
+        result
+    }
+
+    fn write_all(&self) -> Result<()> {
+        let shared = &*self.shared;
+        loop {
+            let held = shared.next()?;
+            if held.config {
+                return self.give_config(&held);
+            }
+            {
+                let mut inner = shared.load.device.lock()?;
+                shared.check(&shared.lock())?;
+                shared.load.check_alive(&inner)?;
+                shared.load.write(&mut inner, &held.bytes)?;
+            }
+            let mut queue = shared.lock();
+            queue.window.done(held);
+            queue.written += 1;
+            set(&shared.load.stats.queued_bytes, queue.window.queued());
+            shared.changed.notify_all();
+        }
+    }
+
+    /// The VMM loads its configuration without any of the library's locks held: it may have to
+    /// wait for a lock of its own that another caller of the library has.
+    fn give_config(&self, held: &Held) -> Result<()> {
+        let shared = &*self.shared;
+        let sink = shared.lock().sink.take();
+        let Some(mut sink) = sink else {
+            return Err(err!(
+                NotSupported,
+                "the configuration came and nobody takes it; set a blob callback"
+            ));
+        };
+        sink(0, &held.bytes)
+            .map_err(|errno| callback_refused("the VMM refuses the configuration", errno))?;
+        add(&shared.load.stats.blobs, 1);
+        drop(sink);
+        let inner = shared.load.device.lock()?;
+        shared.check(&shared.lock())?;
+        shared.load.check_alive(&inner)?;
+        shared.load.set_phase(Phase::Complete);
+        Ok(())
+    }
+
+    /// Whether packets are being written, or have been: then nothing else may be.
+    pub(super) fn has_begun(&self) -> bool {
+        self.shared.lock().run != Run::NotYet
+    }
+
+    /// Whether a call is under way.
+    pub fn in_use(&self) -> bool {
+        self.shared.lock().inside > 0
+    }
+
+    /// Makes waiting calls look at the cancellation.
+    pub(super) fn wake(&self) {
+        // With the lock: nobody is between looking and waiting.
+        let _queue = self.shared.lock();
+        self.shared.changed.notify_all();
+    }
+
+    /// Stops all calls with an error, or with the one that came before it, which is returned.
+    pub(super) fn stop(&self, error: Error) -> Error {
+        let mut queue = self.shared.lock();
+        let first = queue.failed.get_or_insert(error).clone();
+        queue.window.clear();
+        // Ends a write that is under way; the reason is the one above.
+        self.shared.load.cancel.cancel();
+        self.shared.changed.notify_all();
+        first
+    }
+
+    /// Ends the load because of an error on this thread.
+    fn fail(&self, error: Error) -> Error {
+        if matches!(self.shared.load.phase(), Phase::Committed) {
+            return error;
+        }
+        let first = self.stop(error);
+        match self.shared.load.device.lock() {
+            Ok(mut inner) => self.shared.load.settle(&mut inner, first),
+            // A callback of this device: whoever comes next resets it.
+            Err(_) => first,
+        }
+    }
+
+    /// The load goes: calls that are under way end, and the callback is released.
+    pub(super) fn close(&self) {
+        self.stop(err!(Cancelled, "the load was freed"));
+        // A callback that lets its own load go must not wait for itself: one of the device's has its
+        // lock, the configuration's is inside here.
+        let in_callback = self.shared.load.device.lock().is_err();
+        let mut queue = self.shared.lock();
+        let own = usize::from(queue.run == Run::By(current_thread_token()));
+        while !in_callback && queue.inside > own {
+            queue = self.shared.wait(queue);
+        }
+        let sink = queue.sink.take();
+        drop(queue);
+        drop(sink);
+    }
+
+    fn enter(&self) -> Result<Inside<'_>> {
+        let mut queue = self.shared.lock();
+        if let Some(error) = &queue.failed {
+            return Err(error.clone());
+        }
+        match self.shared.load.phase() {
+            Phase::Receiving | Phase::Complete => {
+                queue.inside += 1;
+                Ok(Inside(&self.shared))
+            }
+            Phase::Committed => Err(err!(Inval, "the load has been committed")),
+            Phase::Failed => Err(err!(Inval, "the load has failed")),
+        }
+    }
+}
+
+impl Incoming {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'q>(&self, queue: MutexGuard<'q, Queue>) -> MutexGuard<'q, Queue> {
+        self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until something was written, but not for ever.
+    fn wait_for_room<'q>(&self, queue: MutexGuard<'q, Queue>) -> MutexGuard<'q, Queue> {
+        let written = queue.written;
+        let nothing_moves = |queue: &mut Queue| {
+            queue.written == written && queue.failed.is_none() && !self.load.cancel.is_cancelled()
+        };
+        self.changed
+            .wait_timeout_while(queue, self.patience, nothing_moves)
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
+    }
+
+    /// What has ended the load meanwhile.
+    fn check(&self, queue: &Queue) -> Result<()> {
+        match &queue.failed {
+            Some(error) => Err(error.clone()),
+            None if self.load.cancel.is_cancelled() => {
+                Err(Error::new(Code::Cancelled, "the load was cancelled"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for the next packet in order.
+    fn next(&self) -> Result<Held> {
+        let mut queue = self.lock();
+        loop {
+            self.check(&queue)?;
+            if let Some(held) = queue.window.take() {
+                return Ok(held);
+            }
+            queue = self.wait(queue);
+        }
+    }
+}
+
+impl fmt::Debug for Packets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Packets")
+    }
+}

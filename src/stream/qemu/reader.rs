@@ -1,0 +1,293 @@
+//! The main channel: tags, pieces of data, and the gap where the VMM reads its own part.
+//!
+//! A VMM reads from a stream that others read from as well: [`Reader::space`] never asks for a byte
+//! that is not this device's. Data is handed on as it comes, in whatever pieces; there is nothing to
+//! verify it by.
+
+use std::sync::Arc;
+
+use super::{
+    CONFIG_LOAD_READY, CONFIG_STATE, DATA_STATE, END_OF_STATE, INIT_DATA_SENT, Quota, SETUP_STATE,
+    TAG_LEN,
+};
+use crate::error::{Code, Error, Result, err};
+use crate::stream::{Item, Read};
+
+/// How much is received at once, in bytes, where the driver's data is long.
+const RECEIVE_ROOM: u64 = if cfg!(test) { 100 } else { 1 << 20 };
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum At {
+    /// A tag comes; nothing of its section has come.
+    Section,
+    /// A tag comes, behind data of the same section.
+    Inside,
+    /// The end of the first section.
+    SetupEnd,
+    /// The length of a piece of data.
+    Length,
+    /// This much of a piece of data.
+    Data(u64),
+    /// The end of the section in which the VMM reads its own part.
+    ConfigEnd,
+    /// Nothing of this stream.
+    Nothing,
+}
+
+/// Something to hand on, and where it lies.
+enum Found<'i> {
+    Item(Item<'static>),
+    /// Data in the caller's input.
+    Input(&'i [u8]),
+    /// This much data, received here.
+    Staged(usize),
+}
+
+/// The state of one main channel being read.
+pub struct Reader {
+    packets: bool,
+    quota: Arc<Quota>,
+    at: At,
+    setup_seen: bool,
+    /// A tag or a length, as far as it has come.
+    head: [u8; TAG_LEN],
+    filled: usize,
+    /// Memory for data that is received here, and how much of it is not handed on yet.
+    staged: Vec<u8>,
+    received: usize,
+    /// What follows the item that was handed on.
+    then: Option<Item<'static>>,
+    initial: u32,
+    pieces: u64,
+    data_bytes: u64,
+    offset: u64,
+    refused: Option<Code>,
+}
+
+impl Reader {
+    /// A reader of one main channel. With `packets`, stop-copy data and configuration come
+    /// elsewhere, and not here.
+    pub fn new(packets: bool, quota: Arc<Quota>) -> Reader {
+        Reader {
+            packets,
+            quota,
+            at: At::Section,
+            setup_seen: false,
+            head: [0; TAG_LEN],
+            filled: 0,
+            staged: Vec::new(),
+            received: 0,
+            then: None,
+            initial: 0,
+            pieces: 0,
+            data_bytes: 0,
+            offset: 0,
+            refused: None,
+        }
+    }
+
+    /// Whether the last section has come.
+    pub fn ended(&self) -> bool {
+        self.at == At::Nothing && self.then.is_none() && self.refused.is_none()
+    }
+
+    fn advance<'i>(&mut self, input: &mut &'i [u8]) -> Result<Option<Found<'i>>> {
+        loop {
+            if let Some(item) = self.then.take() {
+                return Ok(Some(Found::Item(item)));
+            }
+            if let At::Data(left) = self.at {
+                let from_staged = self.received > 0;
+                let len = match from_staged {
+                    true => std::mem::take(&mut self.received),
+                    false => usize::try_from(left).unwrap_or(usize::MAX).min(input.len()),
+                };
+                if len == 0 {
+                    return Ok(None);
+                }
+                self.at = match left.saturating_sub(len as u64) {
+                    0 => At::Inside,
+                    rest => At::Data(rest),
+                };
+                self.data_bytes = self.data_bytes.saturating_add(len as u64);
+                if from_staged {
+                    return Ok(Some(Found::Staged(len)));
+                }
+                let (data, rest) = input.split_at_checked(len).unwrap_or_default();
+                *input = rest;
+                self.offset += len as u64;
+                return Ok(Some(Found::Input(data)));
+            }
+            if self.at == At::Nothing {
+                return match input.len() {
+                    0 => Ok(None),
+                    more => Err(err!(Proto, "{more} bytes follow the end of the stream")),
+                };
+            }
+            let missing = TAG_LEN - self.filled;
+            let (front, rest) = input.split_at(missing.min(input.len()));
+            *input = rest;
+            self.offset += front.len() as u64;
+            for (slot, byte) in self.head.iter_mut().skip(self.filled).zip(front) {
+                *slot = *byte;
+            }
+            self.filled += front.len();
+            if self.filled < TAG_LEN {
+                return Ok(None);
+            }
+            self.filled = 0;
+            let head = u64::from_be_bytes(self.head);
+            if let Some(item) = self.head_came(head, input.len())? {
+                return Ok(Some(Found::Item(item)));
+            }
+        }
+    }
+
+    /// A tag or a length has come, with this much input behind it.
+    fn head_came(&mut self, head: u64, behind: usize) -> Result<Option<Item<'static>>> {
+        if self.at == At::Length {
+            if head == 0 {
+                return Err(err!(Proto, "a piece of data is empty"));
+            }
+            self.quota.claim(head)?;
+            self.pieces += 1;
+            self.at = At::Data(head);
+            return Ok(None);
+        }
+        let wrong = |what: &str| Err(err!(Proto, "{} came {what}", name(head)));
+        match (head, self.at) {
+            (SETUP_STATE, At::Section) if !self.setup_seen => {
+                self.setup_seen = true;
+                self.at = At::SetupEnd;
+                Ok(None)
+            }
+            (SETUP_STATE, _) => wrong("where the stream does not begin"),
+            (_, At::Section) if !self.setup_seen => wrong("where SETUP_STATE was due"),
+            (END_OF_STATE, At::ConfigEnd) => {
+                self.at = At::Nothing;
+                self.then = Some(Item::End);
+                Ok(Some(Item::SectionEnd))
+            }
+            (END_OF_STATE, _) => {
+                self.at = At::Section;
+                Ok(Some(Item::SectionEnd))
+            }
+            (_, At::SetupEnd | At::ConfigEnd) => wrong("where END_OF_STATE was due"),
+            (DATA_STATE, _) => {
+                self.at = At::Length;
+                Ok(None)
+            }
+            (INIT_DATA_SENT, _) => {
+                self.initial = self.initial.saturating_add(1);
+                self.at = At::Section;
+                self.then = Some(Item::SectionEnd);
+                Ok(Some(Item::InitialComplete(self.initial)))
+            }
+            (CONFIG_STATE | CONFIG_LOAD_READY, At::Inside) => wrong("within a section"),
+            (CONFIG_STATE, _) if self.packets => {
+                wrong("on the main channel, and the configuration is to come in a packet")
+            }
+            (CONFIG_STATE, _) if behind > 0 => Err(err!(
+                Proto,
+                "{behind} bytes were taken from the VMM's own part of the stream; pass on no more \
+                 than there is space for"
+            )),
+            (CONFIG_STATE, _) => {
+                self.at = At::ConfigEnd;
+                Ok(Some(Item::Config))
+            }
+            (CONFIG_LOAD_READY, _) if self.packets => {
+                self.at = At::Nothing;
+                self.then = Some(Item::SectionEnd);
+                Ok(Some(Item::ConfigReady))
+            }
+            (CONFIG_LOAD_READY, _) => wrong("although no packets are expected"),
+            _ => Err(err!(
+                Proto,
+                "{head:#x} is no tag of QEMU's: the format is another, or the stream was damaged"
+            )),
+        }
+    }
+}
+
+fn name(tag: u64) -> String {
+    match tag {
+        END_OF_STATE => "END_OF_STATE".into(),
+        CONFIG_STATE => "CONFIG_STATE".into(),
+        SETUP_STATE => "SETUP_STATE".into(),
+        DATA_STATE => "DATA_STATE".into(),
+        INIT_DATA_SENT => "INIT_DATA_SENT".into(),
+        CONFIG_LOAD_READY => "CONFIG_LOAD_READY".into(),
+        other => format!("{other:#x}"),
+    }
+}
+
+impl Read for Reader {
+    fn next<'s, 'i: 's>(&'s mut self, input: &mut &'i [u8]) -> Result<Option<Item<'s>>> {
+        if let Some(code) = self.refused {
+            return Err(Error::new(code, "this stream has been refused before"));
+        }
+        match self.advance(input) {
+            Ok(None) => Ok(None),
+            Ok(Some(Found::Item(item))) => Ok(Some(item)),
+            Ok(Some(Found::Input(data))) => Ok(Some(Item::Data(data))),
+            Ok(Some(Found::Staged(len))) => {
+                Ok(Some(Item::Data(self.staged.get(..len).unwrap_or_default())))
+            }
+            Err(error) => {
+                self.refused = Some(error.code());
+                Err(error)
+            }
+        }
+    }
+
+    fn space(&mut self) -> Result<&mut [u8]> {
+        match self.at {
+            At::Nothing => Err(err!(Inval, "nothing more of this stream is to come")),
+            At::Data(left) => {
+                let len = left.min(RECEIVE_ROOM) as usize;
+                if self.staged.len() < len {
+                    let more = len - self.staged.len();
+                    self.staged
+                        .try_reserve_exact(more)
+                        .map_err(|_| err!(NoMem, "no memory for {len} bytes of data"))?;
+                    self.staged.resize(len, 0);
+                }
+                Ok(self.staged.get_mut(..len).unwrap_or_default())
+            }
+            _ => Ok(self.head.get_mut(self.filled..).unwrap_or_default()),
+        }
+    }
+
+    fn received(&mut self, len: usize) -> Result<()> {
+        let room = match self.at {
+            At::Nothing => 0,
+            At::Data(left) => (left.min(RECEIVE_ROOM) as usize).min(self.staged.len()),
+            _ => TAG_LEN - self.filled,
+        };
+        if self.received > 0 || len > room {
+            return Err(err!(
+                Inval,
+                "{len} bytes cannot have been received: there was room for {room}"
+            ));
+        }
+        match self.at {
+            At::Data(_) => self.received = len,
+            _ => self.filled += len,
+        }
+        self.offset += len as u64;
+        Ok(())
+    }
+
+    fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    fn frames(&self) -> u64 {
+        self.pieces
+    }
+
+    fn data_bytes(&self) -> u64 {
+        self.data_bytes
+    }
+}
