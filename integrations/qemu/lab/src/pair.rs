@@ -281,6 +281,30 @@ impl Pair {
         if target != (Life::Alive { status: "running".into(), ticks: true }) {
             return Err(format!("target: {target}; it said: {}", self.target.said()));
         }
+        self.expect_pci()
+    }
+
+    /// The guest's view of the PCI bus is the same on both sides. Only the source's firmware has
+    /// set addresses, so that the target has them from the stream.
+    pub fn expect_pci(&mut self) -> Res<()> {
+        let source = self.source.qmp.command("query-pci", json!({}))?;
+        let target = self.target.qmp.command("query-pci", json!({}))?;
+        let device = |bus: &Value| {
+            let devices = bus.pointer("/0/devices").and_then(Value::as_array)?;
+            devices
+                .iter()
+                .find(|d| d.get("qdev_id").and_then(Value::as_str) == Some("dev"))
+                .cloned()
+        };
+        let (source, target) = (device(&source), device(&target));
+        if source.is_none() || source != target {
+            let text = |device: Option<Value>| device.unwrap_or_default().to_string();
+            return Err(format!(
+                "PCI configuration: source {}, target {}",
+                text(source),
+                text(target)
+            ));
+        }
         Ok(())
     }
 
