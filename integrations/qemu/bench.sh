@@ -23,6 +23,8 @@ top=$(cd "$here/../.." && pwd)
 dir=${1:-$top/build/qemu}
 mkdir -p "$dir"
 strace=$(command -v strace) || lab_die "strace is not installed (package strace)"
+# Where a patched QEMU finds the library, and boot.sh with it.
+export LD_LIBRARY_PATH=$top/build${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 "$here/programs.sh" "$dir/bench" bench
 cp "$strace" "$dir/bench/"
 printf 'export QEMU_A="%s" QEMU_B="%s"\n' "${QEMU_A-}" "${QEMU_B-}" >>"$dir/bench/lab.conf"

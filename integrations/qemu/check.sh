@@ -23,6 +23,8 @@ variants=("$@")
 read -ra runs <<<"${QEMU_RUNS:-matrix failures dirty}"
 
 mkdir -p "$dir"
+# Where a patched QEMU finds the library, and boot.sh with it.
+export LD_LIBRARY_PATH=$top/build${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 "$here/programs.sh" "$dir/programs" "${runs[@]}"
 # Two QEMUs with 64 MiB each, their devices' states in buffers, and the programs
 # themselves lie in the machine's memory.
