@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use crate::pair::{Pair, Setup, What};
+use crate::pair::{LIMIT, Pair, Setup, What};
 use crate::relay::{CONFIG, Plan};
 use crate::vm::Side;
 use crate::{Lab, Res};
@@ -125,7 +125,7 @@ fn migrate(lab: &Lab, name: &str, peers: &Peers, what: What, pair: &mut Pair) ->
         pair.source_device.set("dirty_rate", bytes / 256)?;
     }
     pair.go()?;
-    pair.complete()?;
+    pair.complete(LIMIT)?;
     pair.expect_moved()?;
     pair.expect_states()?;
     expect_way(peers, what, pair)?;
