@@ -268,6 +268,15 @@ lab-syscalls: lab-programs ## docs/syscalls.json against what is called on a rea
 	@lab/strace.sh --programs $(B)/lab $(B)/lab-strace
 	@c-tests/syscalls.sh --log $(B)/lab-strace/*.strace
 
+# Not part of check: it takes a quarter of an hour, and twice that the first time.
+.PHONY: check-qemu
+check-qemu: ## migrate VFIO devices between QEMUs in the lab's machine (long; uses the network once)
+	@CARGO='$(CARGO)' integrations/qemu/check.sh $(B)/qemu
+
+.PHONY: bench-qemu
+bench-qemu: ## compare QEMU_A with QEMU_B: downtime, system calls, memory (long)
+	@CARGO='$(CARGO)' integrations/qemu/bench.sh $(B)/qemu
+
 .PHONY: bench
 bench: $(TEST_SOS) ## measure against bare loops
 	@if [ -x benches/run.sh ]; then benches/run.sh; else echo "bench: there is none yet" >&2; exit 1; fi

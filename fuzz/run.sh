@@ -9,7 +9,7 @@ if ! cargo fuzz --version >/dev/null 2>&1; then
     exit 1
 fi
 passed=0
-for target in decode load; do
+for target in decode load qemu; do
     cargo +nightly fuzz run --fuzz-dir . "$target" -- -max_total_time="${FUZZ_SECONDS:-60}" \
         -max_len=8192 -timeout=10
     passed=$((passed + 1))

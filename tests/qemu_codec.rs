@@ -664,7 +664,7 @@ fn packets_that_cannot_be_are_refused_at_once() {
         ("no data", vec![packet(0, b"")], Code::Proto),
         ("version 1", vec![raw_packet(1, 0, 0, b"x")], Code::Proto),
         ("flag 2", vec![raw_packet(0, 0, 2, b"x")], Code::Proto),
-        ("flags 3", vec![raw_packet(0, 0, 3, b"x")], Code::Proto),
+        ("flags 3", vec![raw_packet(0, 0, 3, &config_packet(0)[12..])], Code::Proto),
         ("the same twice", vec![packet(5, b"x"), packet(5, b"x")], Code::Proto),
         ("the last number", vec![packet(u32::MAX, b"x")], Code::MsgSize),
         ("4 billion ahead", vec![packet(u32::MAX - 1, b"x")], Code::MsgSize),
@@ -733,25 +733,27 @@ fn packets_that_cannot_be_are_refused_at_once() {
 
 #[test]
 fn data_on_the_main_channel_is_refused_while_packets_are_written() {
+    let state = driver_bytes(&side(small(1)));
     let target = side(small(2));
     let (mut load, packets) = packet_load(&target, loading(Format::QemuPackets));
     // Packets may overtake the main channel's last data, which is not an error yet.
-    let state = driver_bytes(&side(small(1)));
-    packets.submit(&packet(1, b"x")).unwrap();
-    load.push(&piece(&state[..100])).unwrap();
+    packets.submit(&packet(0, &state[200..300])).unwrap();
+    let halves = piece(&state[..200]);
+    load.push(&halves[..100]).unwrap();
+    load.push(&halves[100..]).unwrap();
+    assert_eq!(target.sim.bytes_written(), 200);
     std::thread::scope(|scope| {
         let runner = scope.spawn(|| packets.run());
-        while load.push(&piece(&state[100..200])).is_ok() {
-            // The thread has not come as far.
-            assert_eq!(target.sim.state(), State::RESUMING);
+        while target.sim.bytes_written() < 300 {
             std::thread::yield_now();
-            if load.stats().data_bytes > 1 << 20 {
-                panic!("data is taken for ever");
-            }
         }
-        let error = runner.join().unwrap().unwrap_err();
+        let pushed = load.push(&piece(&state[300..400]));
+        load.shared().cancel();
+        let error = pushed.unwrap_err();
         check_refused(&target, &error, Code::Proto);
         assert!(error.message().contains("main channel"), "{error}");
+        assert_eq!(target.sim.bytes_written(), 300);
+        assert_eq!(runner.join().unwrap().unwrap_err().code(), Code::Proto);
     });
 }
 
@@ -1053,6 +1055,64 @@ fn a_reset_behind_the_librarys_back_ends_the_load() {
         }
         target.device.reset().unwrap();
         let _ = packets.submit(&all[1]);
-        check_refused(&target, &runner.join().unwrap().unwrap_err(), Code::NoDev);
+        let error = runner.join().unwrap().unwrap_err();
+        check_refused(&target, &error, Code::NoDev);
+        // The driver was not asked to take anything any more.
+        assert_eq!(error.failure().unwrap().operation, Operation::Stream);
+    });
+}
+
+#[test]
+fn the_thread_inside_the_driver_is_told_why_it_was_stopped() {
+    let options = SimOptions { state_size: 1 << 20, ..stopped_only(1) };
+    let source = side(options.clone());
+    let first = save_all(&source, saving(Format::QemuPackets), 2 << 20).data.remove(0);
+    let target =
+        side(SimOptions { seed: 2, write_rate: 1 << 16, max_write: 64, ..options.clone() });
+    let (load, packets) = packet_load(&target, loading(Format::QemuPackets));
+    packets.submit(&first).unwrap();
+    std::thread::scope(|scope| {
+        let runner = scope.spawn(|| packets.run());
+        while target.sim.bytes_written() == 0 {
+            std::thread::yield_now();
+        }
+        assert_eq!(packets.submit(&packet(9, b"")).unwrap_err().code(), Code::Proto);
+        check_refused(&target, &runner.join().unwrap().unwrap_err(), Code::Proto);
+    });
+    assert_eq!(load.failure().unwrap().code, Code::Proto.to_ret());
+}
+
+#[test]
+fn a_thread_of_a_load_that_failed_does_not_touch_the_next_one() {
+    let source = side(stopped_only(1));
+    let all = packets_of(&driver_bytes(&source), 500);
+    let target = side(stopped_only(2));
+    let (entered, go_on) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
+    let mut options = loading(Format::QemuPackets);
+    let gates = (Arc::clone(&entered), Arc::clone(&go_on));
+    options.blobs = Some(Box::new(move |_, _| {
+        gates.0.wait();
+        gates.1.wait();
+        Ok(())
+    }));
+    let (_load, packets) = packet_load(&target, options);
+    for bytes in &all {
+        packets.submit(bytes).unwrap();
+    }
+    std::thread::scope(|scope| {
+        let runner = scope.spawn(|| packets.run());
+        entered.wait();
+        let error = packets.submit(&all[0]).unwrap_err();
+        check_refused(&target, &error, Code::Proto);
+        let (mut next, others) = packet_load(&target, loading(Format::QemuPackets));
+        go_on.wait();
+        assert_eq!(runner.join().unwrap().unwrap_err().code(), Code::Proto);
+        assert_eq!(target.sim.state(), State::RESUMING);
+        for bytes in &all {
+            others.submit(bytes).unwrap();
+        }
+        others.run().unwrap();
+        next.commit().unwrap();
+        assert_eq!(source.sim.digest(), target.sim.digest());
     });
 }

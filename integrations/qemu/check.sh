@@ -23,12 +23,9 @@ variants=("$@")
 read -ra runs <<<"${QEMU_RUNS:-matrix failures dirty}"
 
 mkdir -p "$dir"
+# Where a patched QEMU finds the library, and boot.sh with it.
+export LD_LIBRARY_PATH=$top/build${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 "$here/programs.sh" "$dir/programs" "${runs[@]}"
-# The library as it is now, whichever one the patched QEMU was linked with.
-make -s -C "$top" all
-make -s -C "$top" install "PREFIX=$(cd "$dir" && pwd)/prefix"
-LD_LIBRARY_PATH=$(cd "$dir" && pwd)/prefix/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
-export LD_LIBRARY_PATH
 # Two QEMUs with 64 MiB each, their devices' states in buffers, and the programs
 # themselves lie in the machine's memory.
 "$top/lab/run.sh" --programs "$dir/programs" --no-sanity --boots 1 --memory 3072 \

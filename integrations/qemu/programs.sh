@@ -22,8 +22,14 @@ rm -rf "$dir"
 mkdir -p "$dir/qemu" "$dir/tests"
 dir=$(cd "$dir" && pwd)
 
+builds=(10.2-stock 10.0-stock)
+if compgen -G "$here/patches/*.patch" >/dev/null; then
+	builds+=(10.2-patched)
+	# As it is now: the one that QEMU was built with may be older.
+	make -C "$top" all >&2
+fi
 # Links: boot.sh copies what they point to.
-for build in 10.2-stock 10.0-stock 10.2-patched; do
+for build in "${builds[@]}"; do
 	built=$("$here/build.sh" "${build%-*}" "${build#*-}")
 	ln -s "$built" "$dir/qemu/$build"
 	echo "qemu: $build is $(cat "$built/version")"

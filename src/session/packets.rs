@@ -22,8 +22,10 @@ pub struct Packets {
 struct Incoming {
     load: Arc<Core>,
     queue: Mutex<Queue>,
-    /// Something came, room came, or an end: all wait here.
+    /// Something came, room came, or an end.
     changed: Condvar,
+    /// A call has left.
+    left: Condvar,
     /// How long a packet waits for room while nothing moves.
     patience: Duration,
 }
@@ -54,7 +56,7 @@ struct Inside<'a>(&'a Incoming);
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
         self.0.lock().inside -= 1;
-        self.0.changed.notify_all();
+        self.0.left.notify_all();
     }
 }
 
@@ -74,7 +76,13 @@ impl Packets {
             written: 0,
         };
         let patience = load.write_timeout();
-        let shared = Incoming { load, queue: Mutex::new(queue), changed: Condvar::new(), patience };
+        let shared = Incoming {
+            load,
+            queue: Mutex::new(queue),
+            changed: Condvar::new(),
+            left: Condvar::new(),
+            patience,
+        };
         Packets { shared: Arc::new(shared) }
     }
 
@@ -232,7 +240,7 @@ impl Packets {
         let mut queue = self.shared.lock();
         let own = usize::from(queue.run == Run::By(current_thread_token()));
         while !in_callback && queue.inside > own {
-            queue = self.shared.wait(queue);
+            queue = self.shared.left.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
         let sink = queue.sink.take();
         drop(queue);
@@ -258,10 +266,6 @@ impl Packets {
 impl Incoming {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn wait<'q>(&self, queue: MutexGuard<'q, Queue>) -> MutexGuard<'q, Queue> {
-        self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until something was written, but not for ever.
@@ -295,7 +299,7 @@ impl Incoming {
             if let Some(held) = queue.window.take() {
                 return Ok(held);
             }
-            queue = self.wait(queue);
+            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }

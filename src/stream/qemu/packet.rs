@@ -131,7 +131,6 @@ pub struct Window {
     /// What waits or is being written, overheads included, in bytes.
     queued: u64,
     spare: Vec<Vec<u8>>,
-    packets: u64,
 }
 
 impl Window {
@@ -146,7 +145,6 @@ impl Window {
             waiting: BTreeMap::new(),
             queued: 0,
             spare: Vec::new(),
-            packets: 0,
         }
     }
 
@@ -201,7 +199,6 @@ impl Window {
         self.waiting.insert(idx, None);
         self.highest = self.highest.max(Some(idx));
         self.last = if config { Some(idx) } else { self.last };
-        self.packets += 1;
         let buffer = self.spare.pop().unwrap_or_default();
         Ok(Some(Reserved { idx, config, buffer }))
     }
@@ -236,20 +233,125 @@ impl Window {
         self.spare = Vec::new();
     }
 
-    /// Packets that were accepted so far.
-    pub fn packets(&self) -> u64 {
-        self.packets
-    }
-
     /// Bytes that wait or are being written, with what each packet is taken to cost besides.
     pub fn queued(&self) -> u64 {
         self.queued
     }
+}
 
-    /// Memory that is held for packets, in bytes.
-    pub fn memory(&self) -> u64 {
-        let waiting = self.waiting.values().flatten().map(|held| held.bytes.capacity());
-        let spare = self.spare.iter().map(Vec::capacity);
-        waiting.chain(spare).map(|bytes| bytes as u64).sum()
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Code;
+    use proptest::prelude::*;
+
+    fn window(limits: PacketLimits) -> Window {
+        Window::new(limits, Arc::new(Quota::new(1 << 40)))
+    }
+
+    fn data(idx: u32, bytes: &[u8]) -> Packet<'_> {
+        Packet { idx, config: false, bytes }
+    }
+
+    fn put(window: &mut Window, packet: &Packet<'_>) -> Result<bool> {
+        let Some(reserved) = window.reserve(packet)? else { return Ok(false) };
+        window.fill(reserved.copy(packet)?);
+        Ok(true)
+    }
+
+    #[test]
+    fn a_place_that_is_reserved_and_not_filled_yet_holds_up_what_is_behind_it() {
+        let mut window = window(PacketLimits::default());
+        let first = window.reserve(&data(0, b"a")).unwrap().unwrap();
+        assert!(put(&mut window, &data(1, b"b")).unwrap());
+        assert!(window.take().is_none());
+        assert_eq!(window.reserve(&data(0, b"a")).unwrap_err().code(), Code::Proto);
+        window.fill(first.copy(&data(0, b"a")).unwrap());
+        assert_eq!(window.take().unwrap().bytes, b"a");
+        assert_eq!(window.take().unwrap().bytes, b"b");
+        assert!(window.take().is_none());
+        assert_eq!(window.reserve(&data(1, b"b")).unwrap_err().code(), Code::Proto);
+    }
+
+    #[test]
+    fn what_is_refused_takes_nothing_of_the_quotas() {
+        let quota = Arc::new(Quota::new(10));
+        let limits = PacketLimits { max_data: 6, max_ahead: 3, ..PacketLimits::default() };
+        let mut window = Window::new(limits, Arc::clone(&quota));
+        for (idx, len) in [(4, 1), (u32::MAX, 1), (u32::MAX - 1, 1), (0, 7)] {
+            assert_eq!(
+                window.reserve(&data(idx, &[0; 9][..len])).unwrap_err().code(),
+                Code::MsgSize
+            );
+        }
+        assert_eq!((window.queued(), window.waiting.len()), (0, 0));
+        assert!(put(&mut window, &data(3, &[0; 6])).unwrap());
+        assert_eq!(window.reserve(&data(2, &[0; 5])).unwrap_err().code(), Code::MsgSize);
+        quota.claim(4).unwrap();
+        assert!(quota.claim(1).is_err());
+    }
+
+    #[test]
+    fn room_comes_back_with_what_is_done_and_not_before() {
+        let mut window = window(PacketLimits { max_queued: 300, ..PacketLimits::default() });
+        for idx in 0..2 {
+            assert!(put(&mut window, &data(idx, b"x")).unwrap());
+        }
+        assert!(!put(&mut window, &data(2, b"x")).unwrap());
+        let held = window.take().unwrap();
+        assert!(!put(&mut window, &data(2, b"x")).unwrap());
+        window.done(held);
+        assert!(put(&mut window, &data(2, b"x")).unwrap());
+        assert!(!put(&mut window, &data(3, b"x")).unwrap());
+    }
+
+    proptest! {
+        /// Whatever comes: in order, once each, within the limits; the configuration last.
+        #[test]
+        fn any_packets_are_put_in_order_or_refused(
+            sent in proptest::collection::vec((0u32..40, 0usize..50, any::<bool>(), 0u8..20), 0..120),
+        ) {
+            let limits = PacketLimits { max_data: 40, max_config: 40, max_ahead: 20, max_queued: 1500 };
+            let mut window = window(limits);
+            let (mut came, mut last) = (vec![], None);
+            for (idx, len, take, kind) in sent {
+                let bytes = vec![idx as u8; len];
+                let packet = Packet { idx, config: kind == 0, bytes: &bytes };
+                let known = came.contains(&idx) || window.waiting.contains_key(&idx);
+                let behind = last.is_some_and(|last| idx > last);
+                match put(&mut window, &packet) {
+                    Ok(true) => {
+                        prop_assert!(!known && !behind && len <= 40);
+                        if packet.config {
+                            prop_assert!(last.replace(idx).is_none());
+                            prop_assert!(window.waiting.keys().all(|other| *other <= idx));
+                        }
+                    }
+                    Ok(false) => prop_assert!(idx != window.next && window.queued() > 1300),
+                    Err(error) => prop_assert!(
+                        matches!(error.code(), Code::Proto | Code::MsgSize),
+                        "{}", error
+                    ),
+                }
+                prop_assert!(window.queued() <= 1500 + 40 + OVERHEAD);
+                if take {
+                    if let Some(held) = window.take() {
+                        prop_assert_eq!(held.idx as usize, came.len());
+                        prop_assert!(held.bytes.iter().all(|byte| u32::from(*byte) == held.idx));
+                        came.push(held.idx);
+                        window.done(held);
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_a_packet_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+            if let Ok(packet) = Packet::parse(&bytes) {
+                prop_assert_eq!(&bytes[..4], [0; 4]);
+                prop_assert_eq!(packet.idx, u32::from_be_bytes(bytes[4..8].try_into().unwrap()));
+                prop_assert!(packet.config || packet.bytes == &bytes[12..]);
+            }
+        }
     }
 }

@@ -291,3 +291,82 @@ impl Read for Reader {
         self.data_bytes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::qemu;
+    use proptest::prelude::*;
+
+    /// What a reader hands on, data joined; the last line is the verdict.
+    fn said(bytes: &[u8], packets: bool, step: usize, by_space: bool) -> Vec<String> {
+        let mut reader = Reader::new(packets, Arc::new(Quota::new(5000)));
+        let (mut said, mut data) = (vec![], vec![]);
+        let mut bytes = bytes;
+        while !bytes.is_empty() {
+            if reader.at == At::Nothing {
+                assert_eq!(reader.next(&mut &b"x"[..]).unwrap_err().code(), Code::Proto);
+                said.push("over".into());
+                return said;
+            }
+            let space = reader.space().unwrap();
+            assert!(!space.is_empty());
+            let len = space.len().min(step).min(bytes.len());
+            let (mut piece, rest) = bytes.split_at(len);
+            bytes = rest;
+            if by_space {
+                space[..len].copy_from_slice(piece);
+                piece = &[];
+                reader.received(len).unwrap();
+            }
+            loop {
+                match reader.next(&mut piece) {
+                    Ok(Some(Item::Data(part))) => data.extend_from_slice(part),
+                    Ok(Some(item)) => said.push(format!("{} {item:?}", data.len())),
+                    Ok(None) => break,
+                    Err(error) => {
+                        said.push(format!("{:?}", error.code()));
+                        let again = reader.next(&mut [].as_slice()).unwrap_err();
+                        assert_eq!(again.code(), error.code());
+                        return said;
+                    }
+                }
+            }
+        }
+        said.push(format!("{data:?} {}", reader.ended()));
+        said
+    }
+
+    /// Streams that are not refused at their first byte.
+    fn streams() -> impl Strategy<Value = Vec<u8>> {
+        let tag = prop_oneof![
+            6 => Just(END_OF_STATE),
+            1 => Just(CONFIG_STATE),
+            1 => Just(SETUP_STATE),
+            2 => Just(INIT_DATA_SENT),
+            1 => Just(CONFIG_LOAD_READY),
+            1 => any::<u64>(),
+        ];
+        let part = prop_oneof![
+            tag.prop_map(|tag| tag.to_be_bytes().to_vec()),
+            proptest::collection::vec(any::<u8>(), 0..300)
+                .prop_map(|data| { [&qemu::data_head(data.len() as u64)[..], &data].concat() }),
+        ];
+        proptest::collection::vec(part, 0..12).prop_map(|parts| {
+            let begin = [SETUP_STATE.to_be_bytes(), END_OF_STATE.to_be_bytes()].concat();
+            [begin, parts.concat()].concat()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_split_says_the_same(
+            bytes in streams(), cut in 0usize..40, packets: bool, step in 1usize..150,
+        ) {
+            let bytes = &bytes[..bytes.len().saturating_sub(cut)];
+            let whole = said(bytes, packets, usize::MAX, false);
+            prop_assert_eq!(&whole, &said(bytes, packets, step, false));
+            prop_assert_eq!(&whole, &said(bytes, packets, step, true));
+        }
+    }
+}

@@ -19,10 +19,14 @@ const BYTES: u64 = 256 << 20;
 /// Measured of each, after one that is not.
 const ROUNDS: usize = 5;
 
+/// strace makes it slow.
+const PATIENCE: Duration = Duration::from_secs(500);
+
 /// One migration, measured.
 #[derive(Clone, Copy, Default)]
 struct Sample {
     blackout_ms: f64,
+    device_ms: f64,
     total_ms: f64,
     source_kib: f64,
     target_kib: f64,
@@ -34,6 +38,7 @@ fn side(name: &str) -> Res<Side> {
         _ => "10.2-stock",
     };
     let (build, props) = text.split_at(text.find(',').unwrap_or(text.len()));
+    let props = Box::leak(format!(",migration-events=on{props}").into_boxed_str());
     Ok(Side { build, props })
 }
 
@@ -82,6 +87,7 @@ fn compare(lab: &Lab, name: &str, pre_copy: bool, multifd: bool) -> Res<()> {
         );
     };
     report("blackout-ms", |s| s.blackout_ms);
+    report("device-blackout-ms", |s| s.device_ms);
     report("total-ms", |s| s.total_ms);
     report("source-peak-kib", |s| s.source_kib);
     report("target-peak-kib", |s| s.target_kib);
@@ -120,9 +126,11 @@ fn migrate(
         ]),
         None => None,
     };
+    pair.source.qmp.patience = PATIENCE;
+    pair.target.qmp.patience = PATIENCE;
     let begun = Instant::now();
     pair.go()?;
-    pair.complete()?;
+    pair.complete(PATIENCE)?;
     let total = begun.elapsed();
     if let (Some(counts), Some(watchers)) = (counts, watchers) {
         for (count, watch) in counts.iter_mut().zip(watchers) {
@@ -131,6 +139,7 @@ fn migrate(
     }
     let sample = Sample {
         blackout_ms: pair.blackout_ms()?,
+        device_ms: pair.device_blackout_ms()?,
         total_ms: total.as_secs_f64() * 1000.0,
         source_kib: pair.source.peak_kib()? as f64,
         target_kib: pair.target.peak_kib()? as f64,

@@ -177,7 +177,7 @@ fn migrate(tracker: Tracker, pair: &mut Pair) -> Res<()> {
     }
     let Writer { known, unnoticed, .. } = writer;
 
-    pair.complete()?;
+    pair.complete(LIMIT)?;
     pair.expect_moved()?;
     compare(tracker, &known, &unnoticed, pair)?;
     pair.expect_contents()

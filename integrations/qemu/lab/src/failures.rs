@@ -119,9 +119,8 @@ const CASES: [Case; 30] = [
     return_path(FLIP_STOP_COPY, "flip-data-stopcopy-return-path"),
     flip("flip-length-stopcopy", STOP_COPY, DATA, 2, 5),
     flip("flip-mark-stopcopy", STOP_COPY, DATA, 1, 8 + (1 << 20) + 2),
-    // Behind the mark there are a name for the section's format and lengths; then the PCI
-    // configuration, of which this is in the BARs.
-    flip("flip-config", STOP_COPY, CONFIG, 0, 0x30),
+    // Behind the mark are 4 bytes of version and then the configuration: in the address of BAR 0.
+    flip("flip-config", STOP_COPY, CONFIG, 0, 4 + 0x12),
     event("source-data-fd-dies-precopy", Phase::PreCopy, Event::ResetSourceDevice),
     event("source-data-fd-dies-stopcopy", Phase::StopCopy, Event::ResetSourceDevice),
     event("target-data-fd-dies-precopy", Phase::PreCopy, Event::ResetTargetDevice),
@@ -236,6 +235,9 @@ fn carry_out(
         let digests = (pair.source_device.get("digest")?, pair.target_device.get("digest")?);
         if digests.0 != digests.1 && pair.source_device.kind() == pair.target_device.kind() {
             broken = Some(format!("the target's device has other contents: {digests:?}"));
+        }
+        if matches!(source, Life::Alive { .. }) {
+            broken = broken.or_else(|| pair.expect_pci().err());
         }
     }
     // A source that was let down must be good for another migration.

@@ -3,8 +3,8 @@
 
 use std::time::Instant;
 
-use crate::pair::{Pair, Setup, What};
-use crate::relay::Plan;
+use crate::pair::{LIMIT, Pair, Setup, What};
+use crate::relay::{CONFIG, Plan};
 use crate::vm::Side;
 use crate::{Lab, Res};
 
@@ -143,16 +143,18 @@ fn migrate(lab: &Lab, name: &str, peers: &Peers, what: What, pair: &mut Pair) ->
         pair.source_device.set("dirty_rate", bytes / 256)?;
     }
     pair.go()?;
-    pair.complete()?;
+    pair.complete(LIMIT)?;
     pair.expect_moved()?;
     pair.expect_states()?;
     expect_way(peers, what, pair)?;
     println!("{name}: blackout {:.0} ms; {}", pair.blackout_ms()?, pair.source.progress()?);
     pair.expect_contents()?;
-    match pair.relay.as_ref().and_then(|relay| relay.failure()) {
-        Some(failure) => Err(format!("relay: {failure}")),
-        None => keep(lab, name),
+    let Some(relay) = &pair.relay else { return Ok(()) };
+    if let Some(failure) = relay.failure() {
+        return Err(format!("relay: {failure}"));
     }
+    let digest = if what == What::Mtty { None } else { Some(pair.target_device.get("digest")?) };
+    keep(lab, name, digest.as_deref())
 }
 
 /// The device's state went by the way that the row is about.
@@ -170,25 +172,41 @@ fn expect_way(peers: &Peers, what: What, pair: &Pair) -> Res<()> {
     if acks != usize::from(peers.way == Way::Ack) {
         return Err(format!("the end of the initial data was marked {acks} times"));
     }
-    if what.pre_copy()
-        && what != What::Mtty
-        && pair.target.trace_lines("vfio_load_state_device_data").is_empty()
-    {
-        return Err("nothing was sent in pre-copy".into());
+    // An mtty has nothing to say before it is stopped.
+    if what.pre_copy() && what != What::Mtty {
+        let lines = pair.source.trace_lines("vfio_");
+        let before = lines.iter().take_while(|line| !line.ends_with(" state STOP_COPY"));
+        if before.filter(|line| line.starts_with("vfio_save_block ")).count() == 0 {
+            return Err("nothing was sent in pre-copy".into());
+        }
     }
     Ok(())
 }
 
-/// Moves a stream that was kept to where it outlives the machine, with what it should do.
-fn keep(lab: &Lab, name: &str) -> Res<()> {
+/// Moves a stream that was kept to where it outlives the machine, with the digest of what it holds.
+fn keep(lab: &Lab, name: &str, digest: Option<&str>) -> Res<()> {
+    let fail = |e: std::io::Error| format!("keeping the stream: {e}");
+    let mut marks = 0;
     for number in 0.. {
         let from = lab.tmp.join(format!("{name}.stream.{number}"));
         if !from.exists() {
             break;
         }
-        let to = lab.out.join(format!("{name}.stream.{number}"));
-        std::fs::copy(&from, &to).map_err(|e| format!("{}: {e}", to.display()))?;
-        let _ = std::fs::remove_file(&from);
+        let bytes = std::fs::read(&from).map_err(fail)?;
+        marks += bytes.windows(8).filter(|window| *window == CONFIG.to_be_bytes()).count();
+        std::fs::write(lab.out.join(format!("{name}.stream.{number}")), bytes).map_err(fail)?;
+        std::fs::remove_file(&from).map_err(fail)?;
     }
-    Ok(())
+    // Whichever way it went, there is one of these.
+    if marks != 1 {
+        return Err(format!(
+            "the stream that was kept has {marks} sections with a PCI configuration"
+        ));
+    }
+    match digest {
+        Some(digest) => {
+            std::fs::write(lab.out.join(format!("{name}.digest")), digest).map_err(fail)
+        }
+        None => Ok(()),
+    }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::device::{Device, Kind, PRE_COPY};
+use crate::qmp::Event;
 use crate::relay::{Plan, Relay};
 use crate::vm::{Life, Side, Spec, Vm};
 use crate::{Lab, Res};
@@ -242,9 +243,8 @@ impl Pair {
         let _ = std::fs::remove_file(&self.listens);
         self.connects.clone_from(&self.listens);
         self.target.configure(&self.again.capabilities, self.again.parameters.clone())?;
-        self.source.qmp.events.clear();
         self.go()?;
-        self.complete()?;
+        self.complete(LIMIT)?;
         self.expect_moved()?;
         self.expect_states()?;
         self.expect_contents()
@@ -252,15 +252,18 @@ impl Pair {
 
     /// Begins the migration.
     pub fn go(&mut self) -> Res<()> {
-        self.target.forget_trace();
-        self.source.forget_trace();
+        for vm in [&mut self.source, &mut self.target] {
+            vm.forget_trace();
+            vm.qmp.poll(Duration::from_millis(10))?;
+            vm.qmp.events.clear();
+        }
         self.target.listen(&self.listens)?;
         self.source.migrate(&self.connects)
     }
 
     /// Waits for the end that it should have on both sides.
-    pub fn complete(&mut self) -> Res<()> {
-        let status = self.source.wait_migrated(LIMIT)?;
+    pub fn complete(&mut self, limit: Duration) -> Res<()> {
+        let status = self.source.wait_migrated(limit)?;
         if status != "completed" {
             let progress = self.source.progress().map_or_else(|e| e, |p| p.to_string());
             return Err(format!(
@@ -268,11 +271,12 @@ impl Pair {
                 self.target.said()
             ));
         }
-        let resumed = |vm: &mut Vm| {
-            vm.qmp.poll(Duration::from_millis(20))?;
-            Ok(vm.qmp.last("RESUME").is_some())
-        };
-        self.target.wait_for("RESUME on the target", LIMIT, resumed)
+        // RESUME is sent before the device is asked to run, which may fail or take long.
+        let status = self.target.wait_migrated(limit)?;
+        if status != "completed" || self.target.qmp.last("RESUME").is_none() {
+            return Err(format!("target: {status}; it said: {}", self.target.said()));
+        }
+        Ok(())
     }
 
     /// The guest runs on the target and nowhere else.
@@ -283,6 +287,30 @@ impl Pair {
         }
         if target != (Life::Alive { status: "running".into(), ticks: true }) {
             return Err(format!("target: {target}; it said: {}", self.target.said()));
+        }
+        self.expect_pci()
+    }
+
+    /// The guest's view of the PCI bus is the same on both sides. Only the source's firmware has
+    /// set addresses, so that the target has them from the stream.
+    pub fn expect_pci(&mut self) -> Res<()> {
+        let source = self.source.qmp.command("query-pci", json!({}))?;
+        let target = self.target.qmp.command("query-pci", json!({}))?;
+        let device = |bus: &Value| {
+            let devices = bus.pointer("/0/devices").and_then(Value::as_array)?;
+            devices
+                .iter()
+                .find(|d| d.get("qdev_id").and_then(Value::as_str) == Some("dev"))
+                .cloned()
+        };
+        let (source, target) = (device(&source), device(&target));
+        if source.is_none() || source != target {
+            let text = |device: Option<Value>| device.unwrap_or_default().to_string();
+            return Err(format!(
+                "PCI configuration: source {}, target {}",
+                text(source),
+                text(target)
+            ));
         }
         Ok(())
     }
@@ -341,11 +369,28 @@ impl Pair {
         }
     }
 
-    /// From the source's STOP event to the target's RESUME event, in milliseconds.
+    /// From the source's STOP event to the target's RESUME event, in milliseconds. QEMU sends the
+    /// first when the device has been stopped, and the second before it is started.
     pub fn blackout_ms(&self) -> Res<f64> {
         let stop = self.source.qmp.last("STOP").ok_or("no STOP event")?.at_us;
         let resume = self.target.qmp.last("RESUME").ok_or("no RESUME event")?.at_us;
         Ok((resume as f64 - stop as f64) / 1000.0)
+    }
+
+    /// From the first step of the source's device towards its stop to the target's device running,
+    /// in milliseconds. Needs the property `migration-events`.
+    pub fn device_blackout_ms(&self) -> Res<f64> {
+        let is = |event: &&Event, states: &[&str]| {
+            let state = event.data.get("device-state").and_then(Value::as_str);
+            event.name == "VFIO_MIGRATION" && state.is_some_and(|state| states.contains(&state))
+        };
+        let mut events = self.source.qmp.events.iter();
+        let quiet =
+            events.find(|e| is(e, &["pre-copy-p2p", "running-p2p"])).ok_or("no P2P event")?;
+        let mut events = self.target.qmp.events.iter().rev();
+        let running =
+            events.find(|e| is(e, &["running"])).ok_or("no event of the target's device")?;
+        Ok((running.at_us as f64 - quiet.at_us as f64) / 1000.0)
     }
 
     /// After a failure.

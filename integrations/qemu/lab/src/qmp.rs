@@ -30,6 +30,8 @@ pub struct Qmp {
     stream: UnixStream,
     buffered: Vec<u8>,
     next_id: u64,
+    /// How long a command may take.
+    pub patience: Duration,
     /// All events that have come.
     pub events: Vec<Event>,
 }
@@ -47,7 +49,8 @@ impl Qmp {
                 }
             }
         };
-        let mut qmp = Qmp { stream, buffered: Vec::new(), next_id: 0, events: Vec::new() };
+        let mut qmp =
+            Qmp { stream, buffered: Vec::new(), next_id: 0, patience: ANSWER, events: Vec::new() };
         let greeting = qmp.message(deadline)?.ok_or("QEMU did not greet")?;
         if greeting.get("QMP").is_none() {
             return Err(format!("not a greeting: {greeting}"));
@@ -100,7 +103,7 @@ impl Qmp {
         self.stream
             .write_all(format!("{request}\n").as_bytes())
             .map_err(|e| format!("{name}: QEMU does not listen: {e}"))?;
-        let deadline = Instant::now() + ANSWER;
+        let deadline = Instant::now() + self.patience;
         while let Some(message) = self.message(deadline).map_err(|e| format!("{name}: {e}"))? {
             if self.take_event(&message) {
                 continue;
@@ -114,7 +117,7 @@ impl Qmp {
             let text = message.pointer("/error/desc").and_then(Value::as_str);
             return Err(format!("{name}: {}", text.unwrap_or("an error without a text")));
         }
-        Err(format!("{name}: no answer in {} s", ANSWER.as_secs()))
+        Err(format!("{name}: no answer in {} s", self.patience.as_secs()))
     }
 
     /// Reads the events that have come, waiting for at most this long for one.

@@ -1,0 +1,422 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * QEMU's format as a VMM like QEMU uses it: the sections of several devices in one stream, whose
+ * heads are the VMM's; and packets over channels of several threads.
+ */
+#include <pthread.h>
+#include <stdatomic.h>
+#include <time.h>
+
+#include "rig.h"
+
+static const uint8_t EOS[8] = { 0xff, 0xff, 0xff, 0xff, 0xef, 0x10, 0, 1 };
+static const uint8_t READY[8] = { 0xff, 0xff, 0xff, 0xff, 0xef, 0x10, 0, 6 };
+static const char vmstate[] = "configuration space, interrupts";
+
+enum { DEVICES = 3, CAP = VFIOMIG_QEMU_BUFFER };
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+static void nap(void)
+{
+    nanosleep(&(struct timespec){ .tv_nsec = 50000000 }, NULL);
+}
+
+static struct vfiomig_save_options saving(uint32_t flags)
+{
+    struct vfiomig_save_options o = VFIOMIG_SAVE_OPTIONS_INIT;
+    o.format = VFIOMIG_FORMAT_QEMU;
+    o.flags = flags;
+    return o;
+}
+
+static struct vfiomig_load_options loading(uint32_t flags)
+{
+    struct vfiomig_load_options o = VFIOMIG_LOAD_OPTIONS_INIT;
+    o.format = VFIOMIG_FORMAT_QEMU;
+    o.flags = flags;
+    return o;
+}
+
+/* A section of a device: one byte of head, as QEMU's section head is to QEMU, and what a call gave. */
+static int section(struct bytes *stream, uint8_t device, struct vfiomig_save *save)
+{
+    static uint8_t buf[CAP];
+    size_t len = 0;
+    int r = vfiomig_save_next(save, buf, sizeof buf, &len);
+    if (r >= 0 && len > 0) {
+        bytes_add(stream, &device, 1);
+        bytes_add(stream, buf, len);
+    }
+    return r;
+}
+
+static void several_devices_in_one_stream(void)
+{
+    struct rig from[DEVICES], to[DEVICES];
+    struct vfiomig_save *saves[DEVICES];
+    struct vfiomig_load *loads[DEVICES];
+    struct vfiomig_save_options save_options = saving(VFIOMIG_SAVE_SWITCHOVER_ACK);
+    struct vfiomig_load_options load_options = loading(0);
+    struct bytes stream = { NULL, 0, 0 };
+    int ready = 0, ended = 0;
+
+    for (uint8_t i = 0; i < DEVICES; i++) {
+        struct vfiomig_sim_options o = rig_options();
+        o.seed = 10u + i;
+        o.state_size = (3u << 20) + i;
+        from[i] = rig_new(&o, NULL);
+        to[i] = rig_target(&o);
+        OK(vfiomig_save_begin(from[i].dev, &save_options, &saves[i]));
+        OK(vfiomig_load_begin(to[i].dev, &load_options, &loads[i]));
+        EQ(section(&stream, i, saves[i]), VFIOMIG_MORE); /* save_setup */
+    }
+    for (int drained = 0; drained < DEVICES;) { /* save_live_iterate, in turn */
+        drained = 0;
+        for (uint8_t i = 0; i < DEVICES; i++) {
+            int r = section(&stream, i, saves[i]);
+            CHECK(r >= 0);
+            drained += r == VFIOMIG_DRAINED;
+        }
+    }
+    for (uint8_t i = 0; i < DEVICES; i++)
+        OK(vfiomig_save_stop(saves[i]));
+    for (uint8_t i = 0; i < DEVICES; i++) { /* save_complete: one section of several pieces */
+        static uint8_t buf[CAP];
+        size_t len;
+        int r;
+        bytes_add(&stream, &i, 1);
+        do {
+            r = vfiomig_save_next(saves[i], buf, sizeof buf, &len);
+            CHECK(r >= 0);
+            bytes_add(&stream, buf, len);
+        } while (r != VFIOMIG_DRAINED);
+    }
+    for (uint8_t i = 0; i < DEVICES; i++) { /* save_state */
+        OK(vfiomig_save_blob(saves[i], 0, vmstate, sizeof vmstate));
+        EQ(section(&stream, i, saves[i]), VFIOMIG_END);
+    }
+    for (size_t at = 0; at < stream.len;) { /* load_state, by the section's head */
+        uint8_t i = stream.data[at++];
+        CHECK(i < DEVICES);
+        for (int r = 0; !(r & VFIOMIG_SECTION_END);) {
+            void *space;
+            size_t room;
+            OK(vfiomig_load_get_space(loads[i], &space, &room));
+            CHECK(room <= stream.len - at);
+            memcpy(space, stream.data + at, room);
+            at += room;
+            r = vfiomig_load_received(loads[i], room);
+            CHECK(r >= 0);
+            ready += (r & VFIOMIG_INITIAL_LOADED) != 0;
+            ended += (r & VFIOMIG_END) != 0;
+            if (r & VFIOMIG_CONFIG) {
+                CHECK(memcmp(stream.data + at, vmstate, sizeof vmstate) == 0);
+                at += sizeof vmstate;
+            }
+        }
+    }
+    EQ(ready, DEVICES);
+    EQ(ended, DEVICES);
+    for (int i = 0; i < DEVICES; i++) {
+        OK(vfiomig_load_commit(loads[i]));
+        OK(vfiomig_save_finish(saves[i], VFIOMIG_RELEASE));
+        OK(vfiomig_device_run(to[i].dev));
+        CHECK(vfiomig_sim_digest(to[i].sim) == vfiomig_sim_digest(from[i].sim));
+        vfiomig_load_free(loads[i]);
+        vfiomig_save_free(saves[i]);
+        rig_free(&from[i]);
+        rig_free(&to[i]);
+    }
+    bytes_free(&stream);
+}
+
+static void a_full_piece_is_a_mebibyte(void)
+{
+    static const uint8_t head[16] = { 0xff, 0xff, 0xff, 0xff, 0xef, 0x10, 0, 4,
+                                      0,    0,    0,    0,    0,    0x10, 0, 0 };
+    struct vfiomig_sim_options o = rig_options();
+    struct vfiomig_save_options options = saving(VFIOMIG_SAVE_NO_PRE_COPY);
+    struct vfiomig_save *save;
+    static uint8_t buf[CAP + 100];
+    size_t len;
+    o.state_size = 3u << 20;
+    struct rig rig = rig_new(&o, NULL);
+    OK(vfiomig_save_begin(rig.dev, &options, &save));
+    EQ(vfiomig_save_next(save, buf, sizeof buf, &len), VFIOMIG_MORE);
+    EQ(len, 16);
+    OK(vfiomig_save_stop(save));
+    EQ(vfiomig_save_next(save, buf, sizeof buf, &len), VFIOMIG_MORE);
+    EQ(len, 16 + (1 << 20));
+    CHECK(memcmp(buf, head, sizeof head) == 0);
+    vfiomig_save_free(save);
+    rig_free(&rig);
+}
+
+static void what_is_not_of_the_format_is_refused(void)
+{
+    struct rig rig = rig_new(NULL, NULL);
+    struct vfiomig_save_options save = saving(0);
+    struct vfiomig_load_options load = loading(0);
+    struct vfiomig_save *s;
+    struct vfiomig_load *l;
+    save.device_index = 1;
+    EQ(vfiomig_save_begin(rig.dev, &save, &s), -EINVAL);
+    save = saving(0);
+    save.session[3] = 1;
+    EQ(vfiomig_save_begin(rig.dev, &save, &s), -EINVAL);
+    save = saving(1u << 7);
+    EQ(vfiomig_save_begin(rig.dev, &save, &s), -EINVAL);
+    save = saving(VFIOMIG_SAVE_PACKETS);
+    save.format = VFIOMIG_FORMAT_NATIVE;
+    EQ(vfiomig_save_begin(rig.dev, &save, &s), -EINVAL);
+    load = loading(VFIOMIG_LOAD_CHECK_DEVICE);
+    EQ(vfiomig_load_begin(rig.dev, &load, &l), -EINVAL);
+    load = loading(VFIOMIG_LOAD_CHECK_SESSION);
+    EQ(vfiomig_load_begin(rig.dev, &load, &l), -EINVAL);
+    load = loading(VFIOMIG_LOAD_PACKETS);
+    load.format = VFIOMIG_FORMAT_NATIVE;
+    EQ(vfiomig_load_begin(rig.dev, &load, &l), -EINVAL);
+    EQ(vfiomig_sim_state(rig.sim), VFIOMIG_STATE_RUNNING);
+    rig_free(&rig);
+}
+
+/* Packets. */
+
+enum { THREADS = 4, MAX_PACKETS = 400 };
+
+static struct bytes packets[MAX_PACKETS];
+static int num_packets;
+
+/* The packets of a device, and the main channel that belongs to them. */
+static struct bytes packets_of(struct vfiomig_device *dev)
+{
+    struct vfiomig_save_options options = saving(VFIOMIG_SAVE_PACKETS);
+    struct bytes stream = { NULL, 0, 0 };
+    struct vfiomig_save *save;
+    static uint8_t buf[CAP];
+    size_t len;
+    int r;
+    options.max_frame = 1000;
+    OK(vfiomig_save_begin(dev, &options, &save));
+    EQ(read_until(save, &stream, sizeof buf, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+    OK(vfiomig_save_stop(save));
+    num_packets = 0;
+    do {
+        r = vfiomig_save_next(save, buf, sizeof buf, &len);
+        CHECK(r >= 0 && num_packets < MAX_PACKETS);
+        if (len > 0)
+            bytes_add(&packets[num_packets++], buf, len);
+        if (r == VFIOMIG_DRAINED)
+            OK(vfiomig_save_blob(save, 0, vmstate, sizeof vmstate));
+    } while (r != VFIOMIG_END);
+    bytes_add(&stream, EOS, sizeof EOS);     /* save_complete */
+    bytes_add(&stream, READY, sizeof READY); /* save_state */
+    OK(vfiomig_save_finish(save, VFIOMIG_KEEP));
+    vfiomig_save_free(save);
+    CHECK(num_packets > 4 * THREADS);
+    return stream;
+}
+
+static void packets_free(void)
+{
+    while (num_packets > 0)
+        bytes_free(&packets[--num_packets]);
+}
+
+struct channel {
+    pthread_t thread;
+    struct vfiomig_load *load;
+    int first, step, turned, result;
+};
+
+/* Brings every so-manieth packet; each second one before the one before it, where it may. */
+static void *channel(void *opaque)
+{
+    struct channel *c = opaque;
+    int mine = (num_packets - c->first + c->step - 1) / c->step;
+    for (int i = 0; i < mine && c->result == 0; i++) {
+        int turned = c->turned && (i ^ 1) < mine ? i ^ 1 : i;
+        const struct bytes *packet = &packets[c->first + turned * c->step];
+        c->result = vfiomig_load_submit(c->load, packet->data, packet->len);
+    }
+    return NULL;
+}
+
+struct config {
+    atomic_int came, released;
+    int bad, refuse;
+    struct vfiomig_load *free_me;
+    struct vfiomig_device *device;
+    int state_result;
+};
+
+static int take_config(void *opaque, uint32_t kind, const void *data, size_t len)
+{
+    struct config *config = opaque;
+    uint32_t state;
+    config->bad |= kind != 0 || len != sizeof vmstate || memcmp(data, vmstate, len) != 0;
+    config->came++;
+    config->state_result = vfiomig_device_get_state(config->device, &state);
+    if (config->free_me)
+        vfiomig_load_free(config->free_me);
+    return config->refuse;
+}
+
+static void release_config(void *opaque)
+{
+    ((struct config *)opaque)->released++;
+}
+
+static struct vfiomig_load *packet_load(struct rig *to, struct config *config, uint64_t max_queued)
+{
+    struct vfiomig_load_options options = loading(VFIOMIG_LOAD_PACKETS);
+    struct vfiomig_load *load;
+    options.max_queued = max_queued;
+    options.blob = take_config;
+    options.blob_opaque = config;
+    options.blob_release = release_config;
+    config->device = to->dev;
+    OK(vfiomig_load_begin(to->dev, &options, &load));
+    return load;
+}
+
+static void *run(void *opaque)
+{
+    struct channel *c = opaque;
+    c->result = vfiomig_load_run(c->load);
+    return NULL;
+}
+
+static void packets_over_several_channels(void)
+{
+    for (int turn = 0; turn < 5; turn++) {
+        struct rig from = rig_new(NULL, NULL), to = rig_target(NULL);
+        struct bytes stream = packets_of(from.dev);
+        struct config config = { .bad = 0 };
+        struct vfiomig_load *load = packet_load(&to, &config, turn % 2 ? 5000 : 0);
+        struct channel channels[THREADS], runner = { .load = load };
+        struct vfiomig_load_stats stats = VFIOMIG_LOAD_STATS_INIT;
+        size_t before = stream.len - sizeof EOS - sizeof READY;
+
+        CHECK(vfiomig_load_push(load, stream.data, before) & VFIOMIG_SECTION_END);
+        EQ(pthread_create(&runner.thread, NULL, run, &runner), 0); /* switchover_start */
+        for (int i = 0; i < THREADS; i++) {
+            /* With little room only channels that keep their order get on. */
+            channels[i] = (struct channel){
+                .load = load, .first = i, .step = THREADS, .turned = turn % 2 == 0,
+            };
+            EQ(pthread_create(&channels[i].thread, NULL, channel, &channels[i]), 0);
+        }
+        EQ(vfiomig_load_push(load, EOS, sizeof EOS), VFIOMIG_SECTION_END);
+        EQ(vfiomig_load_push(load, READY, sizeof READY),
+           VFIOMIG_SECTION_END | VFIOMIG_CONFIG_READY);
+        for (int i = 0; i < THREADS; i++) {
+            pthread_join(channels[i].thread, NULL);
+            EQ(channels[i].result, 0);
+        }
+        pthread_join(runner.thread, NULL);
+        EQ(runner.result, 0);
+        EQ(config.came, 1);
+        EQ(config.bad, 0);
+        EQ(config.state_result, 0); /* no lock of the library was held */
+        OK(vfiomig_load_get_stats(load, &stats));
+        EQ(stats.packets, num_packets);
+        EQ(stats.blobs, 1);
+        OK(vfiomig_load_commit(load));
+        CHECK(vfiomig_sim_digest(to.sim) == vfiomig_sim_digest(from.sim));
+        EQ(vfiomig_load_submit(load, packets[0].data, packets[0].len), -EINVAL);
+        EQ(vfiomig_load_run(load), -EINVAL);
+        vfiomig_load_free(load);
+        EQ(config.released, 1);
+        bytes_free(&stream);
+        packets_free();
+        rig_free(&from);
+        rig_free(&to);
+    }
+}
+
+/* Cancelled or freed while it waits for a packet that never comes. */
+static void what_waits_is_ended(void)
+{
+    for (int way = 0; way < 3; way++) {
+        struct rig from = rig_new(NULL, NULL), to = rig_target(NULL);
+        struct bytes stream = packets_of(from.dev);
+        struct config config = { .bad = 0 };
+        struct vfiomig_load *load = packet_load(&to, &config, 0);
+        struct channel runner = { .load = load };
+        struct vfiomig_failure failure = VFIOMIG_FAILURE_INIT;
+        static const uint8_t absurd[13] = { 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xfe, 0, 0, 0, 0, 1 };
+
+        OK(vfiomig_load_submit(load, packets[3].data, packets[3].len));
+        EQ(pthread_create(&runner.thread, NULL, run, &runner), 0);
+        nap();
+        double began = now();
+        if (way == 0)
+            OK(vfiomig_load_cancel(load));
+        else if (way == 1)
+            EQ(vfiomig_load_submit(load, absurd, sizeof absurd), -EMSGSIZE);
+        else
+            vfiomig_load_free(load);
+        pthread_join(runner.thread, NULL);
+        CHECK(now() - began < 5);
+        EQ(runner.result, way == 1 ? -EMSGSIZE : -ECANCELED);
+        EQ(vfiomig_sim_state(to.sim), VFIOMIG_STATE_RUNNING);
+        if (way < 2) {
+            OK(vfiomig_load_get_failure(load, &failure));
+            EQ(failure.code, runner.result);
+            EQ(failure.outcome, VFIOMIG_OUTCOME_RESET);
+            EQ(vfiomig_load_commit(load), -EINVAL);
+            vfiomig_load_free(load);
+        } else {
+            EQ(vfiomig_load_run(load), -EBADF);
+            EQ(vfiomig_load_submit(load, absurd, sizeof absurd), -EBADF);
+        }
+        EQ(config.came, 0);
+        EQ(config.released, 1);
+        bytes_free(&stream);
+        packets_free();
+        rig_free(&from);
+        rig_free(&to);
+    }
+}
+
+static void the_configurations_callback_may_refuse_and_cannot_free(void)
+{
+    for (int frees = 0; frees < 2; frees++) {
+        struct rig from = rig_new(NULL, NULL), to = rig_target(NULL);
+        struct bytes stream = packets_of(from.dev);
+        struct config config = { .refuse = frees ? 0 : -EPERM };
+        struct vfiomig_load *load = packet_load(&to, &config, 0);
+        size_t before = stream.len - sizeof EOS - sizeof READY;
+        CHECK(vfiomig_load_push(load, stream.data, before) & VFIOMIG_SECTION_END);
+        for (int i = num_packets; i-- > 0;)
+            OK(vfiomig_load_submit(load, packets[i].data, packets[i].len));
+        config.free_me = frees ? load : NULL;
+        EQ(vfiomig_load_run(load), frees ? 0 : -EPERM);
+        EQ(config.came, 1);
+        EQ(vfiomig_load_commit(load), frees ? 0 : -EINVAL);
+        vfiomig_load_free(load);
+        EQ(config.released, 1);
+        bytes_free(&stream);
+        packets_free();
+        rig_free(&from);
+        rig_free(&to);
+    }
+}
+
+int main(void)
+{
+    RUN(several_devices_in_one_stream);
+    RUN(a_full_piece_is_a_mebibyte);
+    RUN(what_is_not_of_the_format_is_refused);
+    RUN(packets_over_several_channels);
+    RUN(what_waits_is_ended);
+    RUN(the_configurations_callback_may_refuse_and_cannot_free);
+    return DONE();
+}
