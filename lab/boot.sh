@@ -231,6 +231,8 @@ if [ ! -e "$share/out/done" ]; then
 		echo "no end after $timeout s" >"$share/out/broken"
 	elif [ $status -ne 0 ]; then
 		echo "QEMU failed: $(head -n 1 "$share/out/qemu.err")" >"$share/out/broken"
+	elif grep -q 'terminating on signal' "$share/out/qemu.err"; then
+		echo "somebody ended the machine: $(grep -m 1 'terminating' "$share/out/qemu.err")" >"$share/out/broken"
 	else
 		echo "machine ended before its programs" >"$share/out/broken"
 	fi
