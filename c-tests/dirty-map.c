@@ -427,7 +427,7 @@ static void a_device_that_cannot_log_windows_logs_mappings(void)
     logged_free(&l);
 }
 
-static void read_only_mappings_are_never_dirty(void)
+static void read_only_mappings_are_dirty_only_where_the_vmm_says_so(void)
 {
     struct memory m = memory_new(PAGE);
     struct vfiomig_dirty *run = run_new(&m, PAGE, 0);
@@ -448,6 +448,12 @@ static void read_only_mappings_are_never_dirty(void)
     EQ(bitmap, 1);
     EQ(vfiomig_dirty_collect(run), VFIOMIG_DIRTY_UNWATCHED);
     EQ(m.num, 1);
+    /* The VMM can write there all the same. */
+    forget(&m);
+    OK(vfiomig_dirty_mark(run, BASE + 5 * PAGE, 1));
+    EQ(vfiomig_dirty_collect(run), VFIOMIG_DIRTY_UNWATCHED);
+    EQ(m.num, 2);
+    EQ(times_given(&m, 1, 4 * PAGE), 1);
     bitmap = 0;
     EQ(vfiomig_dirty_unmap(run, BASE + PAGE, 10 * PAGE, PAGE, &bitmap, 1, unmapped_, NULL), 0);
     EQ(bitmap, 0);
@@ -502,7 +508,7 @@ int main(void)
     RUN(rearming_with_another_tracker_makes_nothing_dirty);
     RUN(windows_are_watched_from_the_beginning);
     RUN(a_device_that_cannot_log_windows_logs_mappings);
-    RUN(read_only_mappings_are_never_dirty);
+    RUN(read_only_mappings_are_dirty_only_where_the_vmm_says_so);
     RUN(more_mappings_than_a_log_takes);
     return DONE();
 }

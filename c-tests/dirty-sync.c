@@ -160,7 +160,7 @@ static void a_page_that_a_range_cuts_is_dirty_on_both_sides(void)
  * In pieces of any length, from one end to the other: nothing is missing, nothing is made up. Where
  * pieces cut pages of the run, such a page may come again.
  */
-static void read_in_pieces(uint64_t step)
+static void read_in_pieces(uint64_t step, int down)
 {
     enum { RUN_PAGE = 16384, SIZE = 100 * RUN_PAGE, BITS = SIZE / 512 };
     static uint8_t got[BITS], want[BITS], again[BITS];
@@ -179,11 +179,13 @@ static void read_in_pieces(uint64_t step)
             touch(&t, BASE + at, 1);
             memset(want + first / 512, 1, 65536 / 512);
         }
-        for (uint64_t at = 0; at < SIZE;) {
+        for (uint64_t done = 0; done < SIZE;) {
             uint64_t bitmap[64] = { 0 };
             uint64_t length = (1 + random_(&seed) % (64 * 64 / (step / 512))) * step;
-            if (length > SIZE - at)
-                length = SIZE - at;
+            if (length > SIZE - done)
+                length = SIZE - done;
+            done += length;
+            uint64_t at = down ? SIZE - done : done - length, edge = down ? at : done;
             OK(vfiomig_dirty_sync(run, BASE + at, length, 512, bitmap, 64));
             for (uint64_t i = 0; i < 64 * 64; i++) {
                 if (i < length / 512)
@@ -191,9 +193,8 @@ static void read_in_pieces(uint64_t step)
                 else
                     EQ(bit(bitmap, i), 0);
             }
-            at += length;
-            if (at % RUN_PAGE)
-                memset(again + at / RUN_PAGE * (RUN_PAGE / 512), 1, RUN_PAGE / 512);
+            if (edge % RUN_PAGE)
+                memset(again + edge / RUN_PAGE * (RUN_PAGE / 512), 1, RUN_PAGE / 512);
         }
         for (size_t i = 0; i < BITS; i++)
             if (want[i] ? !got[i] : got[i] && !again[i])
@@ -205,9 +206,11 @@ static void read_in_pieces(uint64_t step)
 
 static void reading_in_pieces_loses_nothing(void)
 {
-    read_in_pieces(512);
-    read_in_pieces(4096);
-    read_in_pieces(16384);
+    for (int down = 0; down < 2; down++) {
+        read_in_pieces(512, down);
+        read_in_pieces(4096, down);
+        read_in_pieces(16384, down);
+    }
 }
 
 static void ranges_up_to_the_last_address(void)

@@ -3,6 +3,7 @@
 //! memory as docs/dirty-tracking.md says.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::field_reassign_with_default)] // Not all fields are public.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};

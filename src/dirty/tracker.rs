@@ -342,10 +342,10 @@ impl Tracker for DeviceLog {
         let larger =
             PageSize::new(page_size).filter(|own| *own > self.page && *own <= MAX_OWN_PAGE);
         if let Some(own) = larger.filter(|_| !self.is_full) {
-            let rounded = ranges::wanted(map, windows, own);
-            // Not where that leaves something out: the last page of all is larger then.
-            let covers = self.logged.iter().all(|range| rounded.gaps(range).next().is_none());
-            if covers && rounded != self.logged {
+            let mut rounded = ranges::wanted(map, windows, own);
+            // The last page of all is larger now, and left out: not what can be logged of it.
+            rounded.extend(self.logged.iter().cloned());
+            if rounded != self.logged {
                 let set = self.logged.clone();
                 self.stop()?;
                 let again = self.start_with(&rounded).or_else(|_| self.start_with(&set));

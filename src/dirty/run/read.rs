@@ -110,7 +110,6 @@ impl Run {
         let bits = pages_in(first, last, self.page);
         let mut room = std::mem::take(&mut self.union);
         let union = bitmap::zeroed(&mut room, bits);
-        self.pending.take(self.page.of(first), bits, union);
         for i in 0..self.slots.len() {
             if !self.slots.get(i).is_some_and(|slot| slot.active && !slot.reads_whole()) {
                 continue;
@@ -124,6 +123,8 @@ impl Run {
             let from = self.page.of(first) - self.page.of(whole.first);
             bitmap::or_at(union, 0, sum, from, bits);
         }
+        // Behind the readings: what failed in one of them is pending.
+        self.pending.take(self.page.of(first), bits, union);
         self.add_unwatched(first, last, union);
         self.deliver(piece, first, union, bits, sink);
         self.union = room;

@@ -5,7 +5,7 @@ use super::super::map::{Piece, check_range};
 use super::super::tracker::TrackerKind;
 use super::deliver::{BitmapSink, callback_failed, resolve};
 use super::{Run, Synced};
-use crate::error::{Errno, Result, err};
+use crate::error::{Errno, Error, Result, err};
 
 impl Run {
     /// Takes a range out of the map: reads what was dirty there, in the order that each tracker
@@ -62,16 +62,8 @@ impl Run {
             self.unmap_container(i, &pieces);
         }
         if let Err(errno) = unmap() {
-            // Some of it may be gone: no tracker can be relied upon here any more. A page table
-            // says nothing about all of a mapping that has a hole now.
-            let wholes: Vec<Piece> = pieces.iter().map(|piece| self.map.whole(piece)).collect();
-            for piece in &wholes {
-                self.add_piece(piece);
-                self.suspect.insert(piece.range());
-                let error = failed(errno);
-                let record = DirtyError::new(None, TrackerKind::None, &piece.range(), &error);
-                self.errors.add(record);
-            }
+            // Some of it may be gone: no tracker can be relied upon here any more.
+            self.doubt(&pieces, &failed(errno));
             return Err(failed(errno));
         }
         // A device can write until the last moment: what still tells is read when it cannot.
@@ -109,6 +101,25 @@ impl Run {
         self.suspect.remove(range.clone());
         self.map_changed(&range);
         Ok(Synced { errors: self.errors.total > before, unwatched })
+    }
+
+    /// Makes what could not be unmapped dirty for good. A page table says nothing about all of a
+    /// mapping that has a hole now, so where one cannot tell, all of it is doubtful.
+    fn doubt(&mut self, pieces: &[Piece], error: &Error) {
+        let tables = self.active_slots(&[TrackerKind::Hwpt]);
+        for piece in pieces {
+            let whole = self.map.whole(piece);
+            let length = whole.last - whole.first + 1;
+            let blind = tables.iter().any(|i| {
+                let slot = self.slots.get_mut(*i);
+                slot.is_some_and(|slot| slot.tracker.is_mapped(whole.first, length).is_none())
+            });
+            let piece = if blind { &whole } else { piece };
+            self.add_piece(piece);
+            self.suspect.insert(piece.range());
+            self.errors.add(DirtyError::new(None, TrackerKind::None, &piece.range(), error));
+            self.verify(&whole.range());
+        }
     }
 
     /// Unmaps what a container has, with what was dirty. What fails counts as dirty, and the
