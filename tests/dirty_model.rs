@@ -1039,7 +1039,6 @@ const SEEN: &[(&str, u64)] = &[
     ("mapped at 2^64", 200),
     ("mark", 30),
     ("orphan", 10),
-    ("orphan without a home", 2),
     ("own: start fails", 2),
     ("own: started", 100),
     ("own: stop fails", 1),
