@@ -1505,8 +1505,8 @@ int vfiomig_dirty_sync(struct vfiomig_dirty *run, uint64_t iova, uint64_t length
 /*
  * Starts the devices' logs anew, so that they watch mappings that came after the start. No bit is
  * lost: meanwhile another tracker of the source watches, if it was given one, or the device stands
- * still; where neither is so, everything counts as dirty once. The library does it by itself when
- * reporting such mappings as dirty has cost as much as that.
+ * still; in these cases readings do it by themselves. Where neither is so, everything counts as
+ * dirty once: call it well before the switchover.
  *
  * States: tracking.
  * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
