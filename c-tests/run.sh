@@ -15,7 +15,7 @@ if [ "$1" = --valgrind ]; then
 	# Handles are numbers and the library frees what is behind them: what is "still reachable" at
 	# the end is its table of slots, which is not a leak.
 	wrap='valgrind --quiet --error-exitcode=99 --leak-check=full --show-leak-kinds=definite,indirect
-		--errors-for-leak-kinds=definite,indirect --num-callers=30 --child-silent-after-fork=yes'
+		--errors-for-leak-kinds=definite,indirect --num-callers=30 --child-silent-after-fork=yes --fair-sched=yes'
 	VFIOMIG_TEST_SLOW=1
 	export VFIOMIG_TEST_SLOW
 fi

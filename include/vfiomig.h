@@ -637,7 +637,10 @@ struct vfiomig_dirty_source {
      */
     uint32_t ioas_id;
 
-    /* With VFIOMIG_SOURCE_TYPE1: the container, of type1v2, borrowed likewise. */
+    /*
+     * With VFIOMIG_SOURCE_TYPE1: the container, of type1v2, borrowed likewise. All its sources give
+     * the same fd: a duplicate counts as a container of its own.
+     */
     int container_fd;
 
     /* Smallest page of the page table, in bytes; 0: no larger than the run's. */

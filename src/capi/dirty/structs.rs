@@ -197,7 +197,8 @@ pub struct vfiomig_dirty_source {
     /// The address space (ioas) of that page table: lets the library notice mappings that are not
     /// there, which the kernel reports as clean. 0: not known.
     pub ioas_id: u32,
-    /// With VFIOMIG_SOURCE_TYPE1: the container, of type1v2, borrowed likewise.
+    /// With VFIOMIG_SOURCE_TYPE1: the container, of type1v2, borrowed likewise. All its sources
+    /// give the same fd: a duplicate counts as a container of its own.
     pub container_fd: c_int,
     /// Smallest page of the page table, in bytes; 0: no larger than the run's.
     pub hwpt_page_size: u64,
