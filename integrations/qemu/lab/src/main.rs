@@ -96,6 +96,10 @@ fn main() -> ExitCode {
         Some("matrix") => matrix::run(&lab),
         Some("failures") => failures::run(&lab),
         Some("dirty") => dirty::run(&lab),
+        Some("stock") => {
+            matrix::run_stock(&lab);
+            failures::run_stock(&lab);
+        }
         Some("bench") => bench::run(&lab),
         other => {
             eprintln!("qemu-lab: no such run: {}", other.unwrap_or("(none)"));
