@@ -183,6 +183,8 @@ extern "C" {
                                   * has such a state: for several devices, of which none may run
                                   * before all have left the stopped states. Then call
                                   * vfiomig_device_run() for each. */
+#define VFIOMIG_KEEP_STOPPED  4  /* As VFIOMIG_KEEP, for a guest that does not run: the device goes
+                                  * to STOP. */
 
 /* Flags of vfiomig_load_options. */
 #define VFIOMIG_LOAD_CHECK_DEVICE  1  /* Refuse a stream whose device_index is not that of the
@@ -1149,7 +1151,8 @@ int vfiomig_save_stop(struct vfiomig_save *save) VFIOMIG_MUST_CHECK;
  * Ends the save. VFIOMIG_RELEASE: the target has committed; the device stays in STOP; needs the
  * complete stream. VFIOMIG_KEEP: the guest goes on here; the device goes back to where it was, from
  * any state; also after VFIOMIG_END, which makes the stream a checkpoint. VFIOMIG_KEEP_QUIESCED:
- * the same for one of several devices: to RUNNING_P2P, where it has that.
+ * the same for one of several devices: to RUNNING_P2P, where it has that. VFIOMIG_KEEP_STOPPED: the
+ * same for a guest that stands: to STOP.
  *
  * After an error of VFIOMIG_KEEP the failure structure says whether the guest may go on: outcome
  * KEPT or RECOVERED: nothing is lost, vfiomig_device_run() tries again; RESET: what the device held

@@ -490,7 +490,9 @@ proptest! {
         quirky: bool,
         source_faults in prop::collection::vec(any_fault(), 0..4),
         target_faults in prop::collection::vec(any_fault(), 0..4),
-        ending in prop::sample::select(vec![Ending::Keep, Ending::KeepQuiesced, Ending::Release]),
+        ending in prop::sample::select(vec![
+            Ending::Keep, Ending::KeepQuiesced, Ending::KeepStopped, Ending::Release,
+        ]),
         dropped: bool,
     ) {
         // A device whose state cannot be read cannot be told to have been reset either.

@@ -253,6 +253,34 @@ fn a_kept_source_may_wait_for_its_peers() {
 }
 
 #[test]
+fn a_kept_source_whose_guest_stands_does_not_run() {
+    for migration_flags in [1, 3, 5, 7] {
+        for steps in 0..3 {
+            let source = side(SimOptions { migration_flags, ..SimOptions::default() });
+            let contents = source.sim.digest();
+            let mut save = source.device.save(SaveOptions::default()).unwrap();
+            if steps > 0 {
+                save.quiesce().unwrap();
+            }
+            if steps > 1 {
+                save.stop().unwrap();
+            }
+            let before = source.sim.count(Op::SetState);
+            save.finish(Ending::KeepStopped).unwrap();
+            assert_eq!(source.sim.state(), State::STOP);
+            if steps > 1 {
+                // Straight there, and not by way of a state in which it runs.
+                assert_eq!(source.sim.count(Op::SetState), before + 1);
+            }
+            source.device.run().unwrap();
+            assert_eq!(source.sim.digest(), contents);
+            assert_eq!(source.sim.count(Op::Reset), 0);
+            check_clean(&source);
+        }
+    }
+}
+
+#[test]
 fn there_and_back_ten_times_and_the_source_is_good_for_another_guest() {
     let options = SimOptions { state_size: 100_000, ..SimOptions::default() };
     let (a, b) = pair(&options);

@@ -343,6 +343,43 @@ fn a_reset_during_a_save_fails_it_since_nothing_can_say_so() {
 }
 
 #[test]
+fn a_reset_before_anything_was_sent_needs_no_saying() {
+    for (options, quiesced) in
+        [(small(1), false), (stopped_only(1), false), (stopped_only(1), true)]
+    {
+        let (source, target) = (side(options.clone()), side(SimOptions { seed: 2, ..options }));
+        let mut save = source.device.save(saving(Format::Qemu)).unwrap();
+        let (_, mut stream) = next(&mut save, 4096);
+        if quiesced {
+            save.quiesce().unwrap();
+        }
+        for _ in 0..3 {
+            source.sim.guest_reset();
+            source.device.was_reset().unwrap();
+        }
+        save.stop().unwrap();
+        let mut status = SaveStatus::More;
+        while status != SaveStatus::End {
+            if status == SaveStatus::Drained {
+                save.blob(0, BLOB).unwrap();
+            }
+            let (now, bytes) = next(&mut save, 4096);
+            stream.extend(bytes);
+            status = now;
+        }
+        save.finish(Ending::Release).unwrap();
+        let mut load = target.device.load(loading(Format::Qemu)).unwrap();
+        let (status, read) = load_main(&mut load, &stream, 4096).unwrap();
+        assert!(status.ended && read == stream.len());
+        load.commit().unwrap();
+        assert_eq!(target.sim.digest(), source.sim.digest());
+        for side in [&source, &target] {
+            check_clean(side);
+        }
+    }
+}
+
+#[test]
 fn a_failed_read_ends_the_save_and_nothing_half_is_returned() {
     for format in [Format::Qemu, Format::QemuPackets] {
         let source = side(SimOptions { max_read: 100, ..small(1) });

@@ -176,6 +176,8 @@ pub const VFIOMIG_KEEP: u32 = 2;
 /// devices, of which none may run before all have left the stopped states. Then call
 /// vfiomig_device_run() for each.
 pub const VFIOMIG_KEEP_QUIESCED: u32 = 3;
+/// As VFIOMIG_KEEP, for a guest that does not run: the device goes to STOP.
+pub const VFIOMIG_KEEP_STOPPED: u32 = 4;
 
 /// Refuse a stream whose device_index is not that of the options.
 pub const VFIOMIG_LOAD_CHECK_DEVICE: u32 = 1;

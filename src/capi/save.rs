@@ -180,6 +180,7 @@ pub extern "C" fn vfiomig_save_stop(save: *mut vfiomig_save) -> c_int {
 /// complete stream. VFIOMIG_KEEP: the guest goes on here; the device goes back to where it was,
 /// from any state; also after VFIOMIG_END, which makes the stream a checkpoint.
 /// VFIOMIG_KEEP_QUIESCED: the same for one of several devices: to RUNNING_P2P, where it has that.
+/// VFIOMIG_KEEP_STOPPED: the same for a guest that stands: to STOP.
 ///
 /// After an error of VFIOMIG_KEEP the failure structure says whether the guest may go on: outcome
 /// KEPT or RECOVERED: nothing is lost, vfiomig_device_run() tries again; RESET: what the device held
@@ -190,6 +191,7 @@ pub extern "C" fn vfiomig_save_finish(save: *mut vfiomig_save, ending: u32) -> c
         VFIOMIG_RELEASE => save.finish(Ending::Release),
         VFIOMIG_KEEP => save.finish(Ending::Keep),
         VFIOMIG_KEEP_QUIESCED => save.finish(Ending::KeepQuiesced),
+        VFIOMIG_KEEP_STOPPED => save.finish(Ending::KeepStopped),
         other => Err(err!(Inval, "there is no ending {other}")),
     })
 }

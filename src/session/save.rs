@@ -112,6 +112,15 @@ pub enum Ending {
     /// several devices, of which none may run before all have left the stopped states. Then
     /// [`Device::run`] each.
     KeepQuiesced,
+    /// The guest stays here and does not run: the device goes to STOP.
+    KeepStopped,
+}
+
+impl Ending {
+    /// What the device holds is needed.
+    fn keeps(self) -> bool {
+        self != Ending::Release
+    }
 }
 
 /// Where a save is; the order is that of `src/capi/api.toml`.
@@ -403,6 +412,8 @@ impl Save {
     fn dead(&mut self, inner: &mut Inner, errno: Errno) -> Result<Next> {
         if self.phase != Phase::StopCopy && v2::can_start_again(inner) {
             inner.drop_data();
+            // Counted in any case: a driver may give nothing but dead streams.
+            self.restarts += 1;
             self.restart(inner)?;
             return Ok(Next { status: SaveStatus::More, len: 0 });
         }
@@ -414,6 +425,10 @@ impl Save {
     fn restart_after_reset(&mut self, inner: &mut Inner) -> Result<()> {
         if inner.epoch() == self.epoch {
             return Ok(());
+        }
+        // What was not sent need not be taken back, for which the format may have no way.
+        if self.frames.begun() || self.sections.begun() || self.phase == Phase::StopCopy {
+            self.restarts += 1;
         }
         self.restart(inner)
     }
@@ -430,7 +445,6 @@ impl Save {
 
     fn restart(&mut self, inner: &mut Inner) -> Result<()> {
         self.epoch = inner.epoch();
-        self.restarts += 1;
         if self.restarts > self.options.max_restarts {
             self.phase = Phase::Failed;
             return Err(err!(
@@ -600,8 +614,9 @@ impl Save {
     pub fn finish(&mut self, ending: Ending) -> Result<()> {
         match (self.phase, ending) {
             (Phase::Finished, _) => return Err(self.not_now("finishing")),
-            (Phase::Ended, _) | (_, Ending::Keep | Ending::KeepQuiesced) => {}
-            (_, Ending::Release) => {
+            (Phase::Ended, _) => {}
+            (_, ending) if ending.keeps() => {}
+            _ => {
                 return Err(err!(
                     Inval,
                     "the stream is not complete {}: the source cannot be released; keep it",
@@ -617,7 +632,7 @@ impl Save {
 
     fn finish_locked(&mut self, inner: &mut Inner, ending: Ending) -> Result<()> {
         let to = match ending {
-            Ending::Release => State::Stop,
+            Ending::Release | Ending::KeepStopped => State::Stop,
             Ending::KeepQuiesced if self.origin == State::Running && inner.caps().has_p2p() => {
                 State::RunningP2p
             }
@@ -632,17 +647,21 @@ impl Save {
         let _ = inner.query_state();
         if before == Some(State::StopCopy)
             && inner.state_now() == Some(State::Running)
-            && ending != Ending::Release
+            && ending.keeps()
         {
             // Reset behind the library's back, while the guest stood still and could not notice.
-            return Err(contents_lost(inner, before));
+            let lost = contents_lost(inner, before);
+            if ending == Ending::KeepStopped {
+                let _ = inner.transition(State::Stop, Recover::Stay);
+            }
+            return Err(lost);
         }
         let on_the_way = inner.state_now().is_some_and(|at| inner.fsm().path(at, to).is_some());
         let walk = match on_the_way {
             true => inner.transition(to, Recover::Stay).map(|ns| set(&self.stats.finish_ns, ns)),
-            false => inner.reset().and_then(|()| match ending {
-                Ending::Release => Ok(()),
-                Ending::Keep | Ending::KeepQuiesced => Err(contents_lost(inner, before)),
+            false => inner.reset().and_then(|()| match ending.keeps() {
+                false => Ok(()),
+                true => Err(contents_lost(inner, before)),
             }),
         };
         inner.drop_data();
@@ -651,6 +670,11 @@ impl Save {
             // must only not run beside its twin.
             (Ending::Release, Some(State::Running | State::RunningP2p)) => {
                 inner.transition(State::Stop, Recover::Reset).map(drop)
+            }
+            // Nor may it run while its guest stands, whatever became of its contents.
+            (Ending::KeepStopped, Some(State::Running)) if walk.is_err() => {
+                let _ = inner.transition(State::Stop, Recover::Stay);
+                walk
             }
             _ => walk,
         }

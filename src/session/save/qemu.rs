@@ -24,6 +24,11 @@ pub(super) struct Sections {
 }
 
 impl Sections {
+    /// Something of the device is on its way.
+    pub(super) fn begun(&self) -> bool {
+        self.pieces > 0 || self.initial_sent
+    }
+
     /// Pieces of data and packets so far.
     pub(super) fn sent(&self) -> u64 {
         self.pieces
