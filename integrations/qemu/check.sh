@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
 # Migrates VFIO devices between QEMUs in the lab's machine: who with whom, what
-# happens when something fails, and whether dirty pages arrive.
+# happens when something fails, and whether dirty pages arrive. Then lets the
+# library read and write what the matrix has captured of stock QEMU (streams.sh).
 #
 # usage: check.sh [DIR [VARIANT...]]
 #
@@ -28,5 +29,11 @@ export LD_LIBRARY_PATH=$top/build${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 "$here/programs.sh" "$dir/programs" "${runs[@]}"
 # Two QEMUs with 64 MiB each, their devices' states in buffers, and the programs
 # themselves lie in the machine's memory.
+rm -rf "$dir/results"
+status=0
 "$top/lab/run.sh" --programs "$dir/programs" --no-sanity --boots 1 --memory 3072 \
-	--timeout 1500 --test-timeout 900 --results "$dir/results" "${variants[@]}"
+	--timeout 1500 --test-timeout 900 --results "$dir/results" "${variants[@]}" || status=$?
+case " ${runs[*]} " in
+*' matrix '*) "$here/streams.sh" "$dir" "${variants[@]}" || status=1 ;;
+esac
+exit $status

@@ -52,7 +52,7 @@ const fn peers(
     Peers { name, source, target, machine, way }
 }
 
-const TABLE: [Peers; 21] = [
+static TABLE: [Peers; 21] = [
     peers("patched-patched", PATCHED, PATCHED, MACHINE, Way::Plain),
     peers("patched-patched-ack", PATCHED, PATCHED, MACHINE, Way::Ack),
     peers("patched-patched-multifd", PATCHED, PATCHED, MACHINE, Way::Multifd),
@@ -92,26 +92,37 @@ const DEVICES: [(&str, What); 5] = [
 const SMALL: [&str; 2] = ["mtty", "1m-precopy"];
 
 /// Whose stream is kept: small ones, one of each kind.
-const KEPT: [&str; 5] = [
+const KEPT: [&str; 7] = [
     "stock-stock-mtty",
     "stock-stock-1m",
     "stock-stock-1m-precopy",
+    "stock-stock-ack-mtty",
+    "stock-stock-ack-1m-precopy",
     "stock-stock-multifd-mtty",
     "stock-stock-multifd-1m-precopy",
 ];
 
 /// Runs it all.
 pub fn run(lab: &Lab) {
-    for peers in TABLE {
-        for (device, what) in DEVICES {
-            // Kernels other than the main one differ in VFIO's core and in mtty.
-            let kernel = what == What::Mtty || lab.kernel == "6.12";
-            if kernel && (peers.way != Way::Ack || SMALL.contains(&device)) {
-                let name = format!("{}-{device}", peers.name);
-                lab.case(&name, || row(lab, &name, &peers, what));
-            }
-        }
+    for (name, peers, what) in rows(&lab.kernel) {
+        lab.case(&name, || row(lab, &name, peers, what));
     }
+}
+
+/// The names of the rows on a kernel whose streams are kept.
+pub fn kept(kernel: &str) -> Vec<String> {
+    rows(kernel).map(|(name, ..)| name).filter(|name| KEPT.contains(&name.as_str())).collect()
+}
+
+/// The table's lines with each device, as far as a kernel has them.
+fn rows(kernel: &str) -> impl Iterator<Item = (String, &'static Peers, What)> {
+    // Kernels other than the main one differ in VFIO's core and in mtty.
+    let main = kernel == "6.12";
+    let all = TABLE.iter().flat_map(|peers| DEVICES.map(|(device, what)| (peers, device, what)));
+    all.filter(move |(peers, device, what)| {
+        (main || *what == What::Mtty) && (peers.way != Way::Ack || SMALL.contains(device))
+    })
+    .map(|(peers, device, what)| (format!("{}-{device}", peers.name), peers, what))
 }
 
 fn row(lab: &Lab, name: &str, peers: &Peers, what: What) -> Res<()> {
@@ -208,5 +219,17 @@ fn keep(lab: &Lab, name: &str, digest: Option<&str>) -> Res<()> {
             std::fs::write(lab.out.join(format!("{name}.digest")), digest).map_err(fail)
         }
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kept_stream_is_that_of_a_row() {
+        assert_eq!(kept("6.12").len(), KEPT.len());
+        assert!(kept("7.3").iter().all(|name| name.ends_with("-mtty")));
+        assert_eq!(kept("7.3").len(), 3);
     }
 }
