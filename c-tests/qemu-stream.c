@@ -963,11 +963,18 @@ struct damage {
     int file;
     size_t at;
     uint8_t bits; /* 0: all from there on is missing */
+    bool library; /* the library must notice, and not only the checker */
 };
 
 static void damage(struct bytes *list, const char *what, int file, size_t at, uint8_t bits)
 {
-    struct damage d = { what, file, at, bits };
+    struct damage d = { what, file, at, bits, false };
+    bytes_add(list, &d, sizeof d);
+}
+
+static void refused(struct bytes *list, const char *what, int file, size_t at, uint8_t bits)
+{
+    struct damage d = { what, file, at, bits, true };
     bytes_add(list, &d, sizeof d);
 }
 
@@ -984,9 +991,10 @@ static struct bytes damages(const struct work *w)
             continue;
         damage(&list, "a section's type", 0, x->head, 0x20);
         damage(&list, "a section's number", 0, x->head + 4, 1);
-        damage(&list, "a section's first mark", 0, x->at + 7, 0x40);
-        damage(&list, "the upper half of a section's first mark", 0, x->at, 1);
-        damage(&list, "a section's last mark", 0, x->end - 1, 0x40);
+        refused(&list, "a section's first mark", 0, x->at + 7, 0x40);
+        refused(&list, "the upper half of a section's first mark", 0, x->at, 1);
+        /* The VMM itself looks for the end of its configuration. */
+        (x->type == FULL ? damage : refused)(&list, "a section's last mark", 0, x->end - 1, 0x40);
         damage(&list, "a footer", 0, x->end, 1);
         damage(&list, "a footer's number", 0, x->end + 4, 1);
         damage(&list, "the end of the file", 0, x->end - 1, 0);
@@ -998,10 +1006,10 @@ static struct bytes damages(const struct work *w)
         if (i > 1 && i + 2 < num_pieces(w))
             continue;
         size_t at = (size_t)(p->data - s->file[0].data);
-        damage(&list, "a mark before data", 0, at - 9, 0x40);
+        refused(&list, "a mark before data", 0, at - 9, 0x40);
         damage(&list, "a length", 0, at - 1, 1);
         damage(&list, "a length", 0, at - 1, 0x80);
-        damage(&list, "a length of very much", 0, at - 8, 0x40);
+        refused(&list, "a length of very much", 0, at - 8, 0x40);
     }
     if (s->contents != ANY) {
         const struct piece *first = piece_at(w, 0);
@@ -1017,11 +1025,11 @@ static struct bytes damages(const struct work *w)
             if (p < s->file[f].data || p >= s->file[f].data + s->file[f].len)
                 continue;
             size_t at = (size_t)(p - s->file[f].data);
-            damage(&list, "a packet's version", f, at + 3, 1);
+            refused(&list, "a packet's version", f, at + 3, 1);
             damage(&list, "a packet's index", f, at + 7, 1);
-            damage(&list, "a packet's index, to very much", f, at + 4, 0x40);
+            refused(&list, "a packet's index, to very much", f, at + 4, 0x40);
             damage(&list, "a packet's flags", f, at + 11, 1);
-            damage(&list, "a packet's unknown flag", f, at + 11, 4);
+            refused(&list, "a packet's unknown flag", f, at + 11, 4);
             damage(&list, "the magic of a packet's head", f, at - DEVICE_HEAD, 1);
             damage(&list, "the version of a packet's head", f, at - DEVICE_HEAD + 7, 2);
             damage(&list, "the flags of a packet's head", f, at - DEVICE_HEAD + 11, FLAG_DEVICE);
@@ -1031,8 +1039,8 @@ static struct bytes damages(const struct work *w)
             damage(&list, "a packet's length", f, at - 3, 0x40);
             damage(&list, "the end of a channel", f, at + w->order[i].len - 1, 0);
             if (i + 1 == w->num_packets) {
-                damage(&list, "the mark before a configuration", f, at + 19, 0x40);
-                damage(&list, "the mark behind a configuration", f, at + w->order[i].len - 1, 0x40);
+                refused(&list, "the mark before a configuration", f, at + 19, 0x40);
+                refused(&list, "the mark behind a configuration", f, at + w->order[i].len - 1, 0x40);
             }
         }
     }
@@ -1074,6 +1082,8 @@ static size_t check_stream(struct stream *s, struct counts *found, size_t *num_s
         f->len = len;
         if (unseen)
             FAIL("%s, changed at %zu of file %d, was not noticed", d->what, d->at, d->file);
+        if (d->library && !strstr(w->why, "vfiomig_"))
+            FAIL("%s, changed at %zu of file %d, was not refused: %s", d->what, d->at, d->file, w->why);
         if (verbose())
             printf("    | %s at %zu of file %d: %s\n", d->what, d->at, d->file, w->why);
         work_free(w);
