@@ -51,11 +51,7 @@ impl Lab {
             out: var("LAB_OUT")?.into(),
             tmp,
             kernel: var("KERNEL_VARIANT")?,
-            wanted: var("QEMU_CASES")
-                .unwrap_or_default()
-                .split_whitespace()
-                .map(str::to_owned)
-                .collect(),
+            wanted: wanted(),
             passed: Cell::new(0),
             failed: Cell::new(0),
             skipped: Cell::new(0),
@@ -64,7 +60,7 @@ impl Lab {
 
     /// Runs a case, if it is wanted, and reports.
     pub fn case(&self, name: &str, run: impl FnOnce() -> Res<()>) {
-        if !self.wanted.is_empty() && !self.wanted.iter().any(|word| name.contains(word.as_str())) {
+        if !is_wanted(&self.wanted, name) {
             return;
         }
         match run() {
@@ -84,7 +80,24 @@ impl Lab {
     }
 }
 
+/// Words of which one must be part of a case's name; none: all cases.
+fn wanted() -> Vec<String> {
+    std::env::var("QEMU_CASES").unwrap_or_default().split_whitespace().map(str::to_owned).collect()
+}
+
+fn is_wanted(wanted: &[String], name: &str) -> bool {
+    wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str()))
+}
+
 fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    if let (Some("kept"), Some(kernel)) = (args.next().as_deref(), args.next()) {
+        // For the host: whose streams there must be after a run of the matrix.
+        for name in matrix::kept(&kernel).iter().filter(|name| is_wanted(&wanted(), name)) {
+            println!("{name}");
+        }
+        return ExitCode::SUCCESS;
+    }
     let lab = match Lab::new() {
         Ok(lab) => lab,
         Err(e) => {

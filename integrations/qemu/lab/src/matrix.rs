@@ -52,7 +52,7 @@ const fn peers(
     Peers { name, source, target, machine, way }
 }
 
-const TABLE: [Peers; 17] = [
+static TABLE: [Peers; 17] = [
     peers("patched-patched", PATCHED, PATCHED, MACHINE, Way::Plain),
     peers("patched-patched-ack", PATCHED, PATCHED, MACHINE, Way::Ack),
     peers("patched-patched-multifd", PATCHED, PATCHED, MACHINE, Way::Multifd),
@@ -73,7 +73,7 @@ const TABLE: [Peers; 17] = [
 ];
 
 /// How two versions get on without the library: for when a row with it fails.
-const STOCK_TABLE: [Peers; 4] = [
+static STOCK_TABLE: [Peers; 4] = [
     peers("stable-stock", STABLE, STOCK, STABLE_MACHINE, Way::Plain),
     peers("stable-stock-multifd", STABLE, STOCK, STABLE_MACHINE, Way::Multifd),
     peers("stock-stable", STOCK, STABLE, STABLE_MACHINE, Way::Plain),
@@ -96,10 +96,12 @@ const DEVICES: [(&str, What); 5] = [
 const SMALL: [&str; 2] = ["mtty", "1m-precopy"];
 
 /// Whose stream is kept: small ones, one of each kind.
-const KEPT: [&str; 5] = [
+const KEPT: [&str; 7] = [
     "stock-stock-mtty",
     "stock-stock-1m",
     "stock-stock-1m-precopy",
+    "stock-stock-ack-mtty",
+    "stock-stock-ack-1m-precopy",
     "stock-stock-multifd-mtty",
     "stock-stock-multifd-1m-precopy",
 ];
@@ -114,17 +116,32 @@ pub fn run_stock(lab: &Lab) {
     run_table(lab, &STOCK_TABLE);
 }
 
-fn run_table(lab: &Lab, table: &[Peers]) {
-    for peers in table {
-        for (device, what) in DEVICES {
-            // Kernels other than the main one differ in VFIO's core and in mtty.
-            let kernel = what == What::Mtty || lab.kernel == "6.12";
-            if kernel && (peers.way != Way::Ack || SMALL.contains(&device)) {
-                let name = format!("{}-{device}", peers.name);
-                lab.case(&name, || row(lab, &name, peers, what));
-            }
-        }
+fn run_table(lab: &Lab, table: &'static [Peers]) {
+    for (name, peers, what) in rows(table, &lab.kernel) {
+        lab.case(&name, || row(lab, &name, peers, what));
     }
+}
+
+/// The names of the rows on a kernel whose streams are kept.
+pub fn kept(kernel: &str) -> Vec<String> {
+    rows(&TABLE, kernel)
+        .map(|(name, ..)| name)
+        .filter(|name| KEPT.contains(&name.as_str()))
+        .collect()
+}
+
+/// A table's lines with each device, as far as a kernel has them.
+fn rows(
+    table: &'static [Peers],
+    kernel: &str,
+) -> impl Iterator<Item = (String, &'static Peers, What)> {
+    // Kernels other than the main one differ in VFIO's core and in mtty.
+    let main = kernel == "6.12";
+    let all = table.iter().flat_map(|peers| DEVICES.map(|(device, what)| (peers, device, what)));
+    all.filter(move |(peers, device, what)| {
+        (main || *what == What::Mtty) && (peers.way != Way::Ack || SMALL.contains(device))
+    })
+    .map(|(peers, device, what)| (format!("{}-{device}", peers.name), peers, what))
 }
 
 fn row(lab: &Lab, name: &str, peers: &Peers, what: What) -> Res<()> {
@@ -221,5 +238,17 @@ fn keep(lab: &Lab, name: &str, digest: Option<&str>) -> Res<()> {
             std::fs::write(lab.out.join(format!("{name}.digest")), digest).map_err(fail)
         }
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kept_stream_is_that_of_a_row() {
+        assert_eq!(kept("6.12").len(), KEPT.len());
+        assert!(kept("7.3").iter().all(|name| name.ends_with("-mtty")));
+        assert_eq!(kept("7.3").len(), 3);
     }
 }
