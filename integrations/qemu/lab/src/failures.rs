@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::device::reset_in;
 use crate::matrix::{MACHINE, NATIVE, PATCHED, STOCK};
 use crate::pair::{LIMIT, Pair, Setup, What};
-use crate::relay::{CONFIG, DATA, Flip, Plan};
+use crate::relay::{CONFIG, DATA, Flip, NATIVE_DATA, Plan};
 use crate::vm::{Life, Side, Vm};
 use crate::{Lab, NOT_REQUIRED, Res};
 
@@ -23,6 +23,9 @@ const PRE_COPY: What = What::Test { bytes: 8 * MIB, pre_copy: true };
 /// Where a failure happens.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
+    /// While memory is sent, slowly; of the device, which cannot be read before it stands, nothing
+    /// was sent.
+    Memory,
     /// While the source's guest runs; it would never end by itself.
     PreCopy,
     /// While the device is read that is stopped.
@@ -41,16 +44,39 @@ enum Event {
     ResetTargetDevice,
     ResetGuest,
     Cut,
+    /// The guest is stopped and goes on.
+    StopCont,
+    /// It is stopped, and the migration cancelled; then it goes on.
+    StopCancel,
+    /// The network takes nothing any more; the guest is stopped, the migration cancelled.
+    Stall,
 }
 
 struct Case {
     name: &'static str,
     what: What,
     target_what: Option<What>,
-    flip: Option<Flip>,
+    /// In QEMU's format, and in the library's.
+    flip: Option<(Flip, Flip)>,
     happens: Option<(Phase, Event)>,
     return_path: bool,
     multifd: bool,
+    /// What is to be expected.
+    end: End,
+}
+
+/// How a case ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// The guest runs on one side, with the contents that it had.
+    OneSide,
+    /// As before; in QEMU's format the contents may be damaged, as nothing in it shows that.
+    Unnoticed,
+    /// The migration is none the worse for it.
+    Completes,
+    /// The guest may run on both sides: where the connection is cut while the target starts, QEMU's
+    /// source cannot know whether it did, and goes on.
+    BothAllowed,
 }
 
 const PLAIN: Case = Case {
@@ -61,6 +87,7 @@ const PLAIN: Case = Case {
     happens: None,
     return_path: false,
     multifd: false,
+    end: End::OneSide,
 };
 
 const fn event(name: &'static str, phase: Phase, event: Event) -> Case {
@@ -80,21 +107,39 @@ const fn other(name: &'static str, target: What) -> Case {
     Case { name, target_what: Some(target), ..PLAIN }
 }
 
-const fn flip(name: &'static str, what: What, mark: u64, nth: usize, offset: usize) -> Case {
-    Case { name, what, flip: Some(Flip { mark, nth, offset, bit: 3 }), ..PLAIN }
+const fn ending(case: Case, end: End) -> Case {
+    Case { end, ..case }
+}
+
+const fn at(mark: u64, nth: usize, offset: usize) -> Flip {
+    Flip { mark, nth, offset, bit: 3 }
+}
+
+const fn flip(name: &'static str, what: What, qemu: Flip, native: Flip) -> Case {
+    Case { name, what, flip: Some((qemu, native)), ..PLAIN }
 }
 
 const OTHER_SIZE: What = What::Test { bytes: 4 * MIB, pre_copy: false };
 const KILL_SENT: Case = event("target-killed-after-last-byte", Phase::Sent, Event::KillTarget);
 const CUT_SENT: Case = event("cut-after-last-byte", Phase::Sent, Event::Cut);
 /// In the middle of the 4 KiB behind the length, the stream's header and a record's.
-const IN_DATA: usize = 8 + 48 + 32 + 2000;
-const FLIP_STOP_COPY: Case = flip("flip-data-stopcopy", STOP_COPY, DATA, 2, IN_DATA);
+const IN_DATA: Flip = at(DATA, 2, 8 + 48 + 32 + 2000);
+/// Behind the length and a frame's header.
+const IN_FRAME: Flip = at(NATIVE_DATA, 2, 8 + 32 + 2000);
+const FLIP_STOP_COPY: Case = flip("flip-data-stopcopy", STOP_COPY, IN_DATA, IN_FRAME);
+const FLIP_CONFIG: Case = flip(
+    "flip-config",
+    STOP_COPY,
+    // Behind the mark are 4 bytes of version and then the configuration: in the address of BAR 0.
+    at(CONFIG, 0, 4 + 0x12),
+    // The first frame of the stopped device, behind its kind.
+    at(NATIVE_DATA, 1, 8 + 32 + 4 + 4 + 0x12),
+);
 const CANCEL_STOP_COPY: Case = event("cancel-stopcopy", Phase::StopCopy, Event::Cancel);
 const KILL_STOP_COPY: Case = event("target-killed-stopcopy", Phase::StopCopy, Event::KillTarget);
 const OTHER_TYPE: Case = other("other-type", What::Mtty);
 
-const CASES: [Case; 30] = [
+const CASES: [Case; 36] = [
     event("cancel-precopy", Phase::PreCopy, Event::Cancel),
     CANCEL_STOP_COPY,
     return_path(CANCEL_STOP_COPY, "cancel-stopcopy-return-path"),
@@ -105,7 +150,7 @@ const CASES: [Case; 30] = [
     KILL_SENT,
     return_path(KILL_SENT, "target-killed-after-last-byte-return-path"),
     CUT_SENT,
-    return_path(CUT_SENT, "cut-after-last-byte-return-path"),
+    ending(return_path(CUT_SENT, "cut-after-last-byte-return-path"), End::BothAllowed),
     event("cut-stopcopy", Phase::StopCopy, Event::Cut),
     event("source-killed-precopy", Phase::PreCopy, Event::KillSource),
     event("source-killed-stopcopy", Phase::StopCopy, Event::KillSource),
@@ -114,18 +159,23 @@ const CASES: [Case; 30] = [
     return_path(OTHER_TYPE, "other-type-return-path"),
     other("other-size", OTHER_SIZE),
     return_path(other("", OTHER_SIZE), "other-size-return-path"),
-    flip("flip-data-precopy", PRE_COPY, DATA, 2, IN_DATA),
+    flip("flip-data-precopy", PRE_COPY, IN_DATA, IN_FRAME),
     FLIP_STOP_COPY,
     return_path(FLIP_STOP_COPY, "flip-data-stopcopy-return-path"),
-    flip("flip-length-stopcopy", STOP_COPY, DATA, 2, 5),
-    flip("flip-mark-stopcopy", STOP_COPY, DATA, 1, 8 + (1 << 20) + 2),
-    // Behind the mark are 4 bytes of version and then the configuration: in the address of BAR 0.
-    flip("flip-config", STOP_COPY, CONFIG, 0, 4 + 0x12),
+    flip("flip-length-stopcopy", STOP_COPY, at(DATA, 2, 5), at(NATIVE_DATA, 2, 5)),
+    flip("flip-mark-stopcopy", STOP_COPY, at(DATA, 1, 8 + (1 << 20) + 2), at(NATIVE_DATA, 2, 9)),
+    flip("flip-frame-header", STOP_COPY, at(DATA, 2, 8 + 48 + 8), at(NATIVE_DATA, 2, 8 + 17)),
+    ending(FLIP_CONFIG, End::Unnoticed),
     event("source-data-fd-dies-precopy", Phase::PreCopy, Event::ResetSourceDevice),
     event("source-data-fd-dies-stopcopy", Phase::StopCopy, Event::ResetSourceDevice),
     event("target-data-fd-dies-precopy", Phase::PreCopy, Event::ResetTargetDevice),
     event("target-data-fd-dies-stopcopy", Phase::StopCopy, Event::ResetTargetDevice),
     event("guest-reset-precopy", Phase::PreCopy, Event::ResetGuest),
+    ending(event("guest-reset-memory", Phase::Memory, Event::ResetGuest), End::Completes),
+    ending(event("stop-cont-memory", Phase::Memory, Event::StopCont), End::Completes),
+    event("stop-cont-precopy", Phase::PreCopy, Event::StopCont),
+    event("stop-cancel-precopy", Phase::PreCopy, Event::StopCancel),
+    event("stalled-network-precopy", Phase::PreCopy, Event::Stall),
 ];
 
 /// Whom this is tried with: name, both sides, and whether it has to go well.
@@ -158,10 +208,15 @@ fn run_case(lab: &Lab, name: &str, case: &Case, side: Side, strict: bool) -> Res
     setup.target_what = case.target_what;
     setup.return_path = case.return_path;
     setup.multifd = case.multifd;
-    setup.plan = Some(Plan { flip: case.flip, keep: None });
+    let native = side.native();
+    let flip = case.flip.map(|(qemu, library)| if native { library } else { qemu });
+    setup.plan = Some(Plan { flip, keep: None });
+    if matches!(case.happens, Some((Phase::Memory, _))) {
+        setup.parameters = json!({ "max-bandwidth": 100 << 10 });
+    }
     let begun = Instant::now();
     let mut pair = Pair::start(lab, setup)?;
-    let result = carry_out(lab, case, strict, &mut pair);
+    let result = carry_out(lab, case, strict, native, &mut pair);
     println!("{name}: {:.1} s", begun.elapsed().as_secs_f64());
     pair.keep_files(lab, name);
     match result {
@@ -183,10 +238,12 @@ fn carry_out(
     lab: &Lab,
     case: &Case,
     strict: bool,
+    native: bool,
     pair: &mut Pair,
 ) -> Res<(String, Option<String>)> {
     if let Some((phase, _)) = case.happens {
         match phase {
+            Phase::Memory => {}
             Phase::PreCopy => {
                 pair.source_device.set("dirty_rate", 8 * MIB)?;
                 pair.source_device.set("read_rate", 4 * MIB)?;
@@ -203,6 +260,10 @@ fn carry_out(
     if let Some((phase, event)) = case.happens {
         reach(pair, phase)?;
         make_happen(pair, event)?;
+        if phase == Phase::Memory {
+            let fast = json!({ "max-bandwidth": 10u64 << 30 });
+            pair.source.qmp.command("migrate-set-parameters", fast)?;
+        }
     }
     settle(pair)?;
     if case.flip.is_some() && !pair.relay.as_ref().is_some_and(|relay| relay.flipped()) {
@@ -215,8 +276,10 @@ fn carry_out(
         .qmp
         .last("MIGRATION")
         .and_then(|e| e.data.get("status")?.as_str().map(str::to_owned));
-    let mut seen =
-        format!("source {source}; target {target}; migration {}", status.unwrap_or_default());
+    let mut seen = format!(
+        "source {source}; target {target}; migration {}",
+        status.as_deref().unwrap_or_default()
+    );
     let source_failure =
         pair.source.progress().ok().and_then(|p| Some(p.get("error-desc")?.as_str()?.to_owned()));
     for (side, said) in [("source", pair.source.said()), ("target", pair.target.said())] {
@@ -227,9 +290,11 @@ fn carry_out(
     if let Some(why) = source_failure {
         seen += &format!("; source's error: {why}");
     }
-    let mut broken = judge(case, &source, &target);
+    let completed = status.as_deref() == Some("completed");
+    let mut broken = judge(case, completed, &source, &target);
     // A device that the guest had reset has other contents than before, and keeps them.
-    if broken.is_none() && target.runs() {
+    let damage_shows = native || case.end != End::Unnoticed;
+    if broken.is_none() && target.runs() && damage_shows {
         let digests = (pair.source_device.get("digest")?, pair.target_device.get("digest")?);
         if digests.0 != digests.1 && pair.source_device.kind() == pair.target_device.kind() {
             broken = Some(format!("the target's device has other contents: {digests:?}"));
@@ -254,7 +319,7 @@ fn carry_out(
 }
 
 /// What must not be.
-fn judge(case: &Case, source: &Life, target: &Life) -> Option<String> {
+fn judge(case: &Case, completed: bool, source: &Life, target: &Life) -> Option<String> {
     for (side, life) in [("source", source), ("target", target)] {
         if let Life::Dead(how) = life {
             let killed = matches!(
@@ -266,10 +331,17 @@ fn judge(case: &Case, source: &Life, target: &Life) -> Option<String> {
             }
         }
     }
+    // The process that it ran in is gone: the target's, from when the source has been told.
+    let gone = matches!(source, Life::Dead(_))
+        || completed
+            && matches!(target, Life::Dead(_))
+            && matches!(case.happens, Some((_, Event::KillTarget)));
     match (source.runs(), target.runs()) {
+        (true, true) if case.end == End::BothAllowed => None,
         (true, true) => Some("the guest runs on both sides".into()),
-        (false, false) if matches!(source, Life::Alive { .. }) => {
-            Some("the guest runs nowhere".into())
+        (false, false) if !gone => Some("the guest runs nowhere".into()),
+        (true, false) if case.end == End::Completes => {
+            Some("the migration does not complete".into())
         }
         _ => None,
     }
@@ -277,6 +349,9 @@ fn judge(case: &Case, source: &Life, target: &Life) -> Option<String> {
 
 fn reach(pair: &mut Pair, phase: Phase) -> Res<()> {
     match phase {
+        Phase::Memory => pair.source.wait_for("memory being sent", LIMIT, |vm| {
+            Ok(vm.progress()?.pointer("/ram/transferred").and_then(Value::as_u64) > Some(50 << 10))
+        })?,
         Phase::PreCopy => pair.source.wait_for("three pieces in pre-copy", LIMIT, |vm| {
             Ok(vm.trace_lines("vfio_save_block ").len() >= 3)
         })?,
@@ -292,6 +367,7 @@ fn reach(pair: &mut Pair, phase: Phase) -> Res<()> {
     // Had it ended by now, this would be a test of something else.
     let state = pair.source.states().last().cloned().unwrap_or_default();
     let want: &[&str] = match phase {
+        Phase::Memory => &[""],
         Phase::PreCopy => &["PRE_COPY"],
         Phase::StopCopy => &["STOP_COPY"],
         // Depends on whether the source waits for the target.
@@ -311,11 +387,45 @@ fn make_happen(pair: &mut Pair, event: Event) -> Res<()> {
         Event::ResetSourceDevice => reset_in(pair.source.child.id()),
         Event::ResetTargetDevice => reset_in(pair.target.child.id()),
         Event::ResetGuest => pair.source.qmp.command("system_reset", json!({})).map(|_| ()),
+        Event::StopCont => {
+            pair.source.qmp.command("stop", json!({}))?;
+            std::thread::sleep(Duration::from_millis(300));
+            pair.source.qmp.command("cont", json!({})).map(|_| ())
+        }
+        Event::StopCancel => {
+            pair.source.qmp.command("stop", json!({}))?;
+            stand_still(pair)
+        }
+        Event::Stall => {
+            pair.relay.as_ref().ok_or("no relay")?.stall(true);
+            // Until what lies between the two is full.
+            std::thread::sleep(Duration::from_secs(2));
+            let asked = Instant::now();
+            pair.source.qmp.command("stop", json!({}))?;
+            if asked.elapsed() > Duration::from_secs(10) {
+                return Err(format!("the monitor was deaf for {:?}", asked.elapsed()));
+            }
+            let result = stand_still(pair);
+            pair.relay.as_ref().ok_or("no relay")?.stall(false);
+            result
+        }
         Event::Cut => {
             pair.relay.as_ref().ok_or("no relay")?.cut();
             Ok(())
         }
     }
+}
+
+/// Cancels the migration of a guest that stands, whose device must not run before it does.
+fn stand_still(pair: &mut Pair) -> Res<()> {
+    pair.source.forget_trace();
+    pair.source.qmp.command("migrate_cancel", json!({}))?;
+    let status = pair.source.wait_migrated(LIMIT)?;
+    let states = pair.source.states();
+    if status != "cancelled" || states.iter().any(|state| state.starts_with("RUNNING")) {
+        return Err(format!("migration {status}; states of the device {states:?}"));
+    }
+    pair.source.qmp.command("cont", json!({})).map(|_| ())
 }
 
 /// Whether this side has done all that it will do of its own accord.

@@ -7,6 +7,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crate::Res;
 
@@ -14,6 +15,8 @@ use crate::Res;
 pub const DATA: u64 = 0xffff_ffff_ef10_0004;
 /// Precedes the PCI configuration.
 pub const CONFIG: u64 = 0xffff_ffff_ef10_0002;
+/// Precedes a piece of the stream in the library's own format.
+pub const NATIVE_DATA: u64 = 0xffff_ffff_ef1f_0001;
 
 /// One wrong bit.
 #[derive(Clone, Copy)]
@@ -40,6 +43,7 @@ pub struct Plan {
 struct Shared {
     plan: Plan,
     flipped: AtomicBool,
+    stalled: AtomicBool,
     failure: Mutex<Option<String>>,
     connections: Mutex<Vec<UnixStream>>,
 }
@@ -93,6 +97,7 @@ impl Relay {
         let shared = Arc::new(Shared {
             plan,
             flipped: AtomicBool::new(false),
+            stalled: AtomicBool::new(false),
             failure: Mutex::new(None),
             connections: Mutex::new(Vec::new()),
         });
@@ -125,6 +130,11 @@ impl Relay {
     /// Whether the bit was flipped.
     pub fn flipped(&self) -> bool {
         self.shared.flipped.load(Ordering::SeqCst)
+    }
+
+    /// Passes on nothing from source to destination, or goes on with it.
+    pub fn stall(&self, stalled: bool) {
+        self.shared.stalled.store(stalled, Ordering::SeqCst);
     }
 
     /// Cuts all connections.
@@ -160,6 +170,9 @@ impl Shared {
             None => None,
         };
         copy(source, destination, |piece| {
+            while self.stalled.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(20));
+            }
             if let Some(editor) = &mut editor {
                 if editor.feed(piece) {
                     self.flipped.store(true, Ordering::SeqCst);

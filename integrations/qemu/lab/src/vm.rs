@@ -39,6 +39,11 @@ impl Side {
     pub fn patched(&self) -> bool {
         self.props.contains("x-vfiomig=on")
     }
+
+    /// In its own format.
+    pub fn native(&self) -> bool {
+        self.props.contains("x-vfiomig-format=native")
+    }
 }
 
 /// How to start a QEMU.
