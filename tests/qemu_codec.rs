@@ -1042,6 +1042,28 @@ fn no_room_and_nobody_who_makes_any_is_given_up() {
 }
 
 #[test]
+fn a_slow_driver_is_waited_for_as_long_as_it_takes_anything() {
+    let source = side(SimOptions { state_size: 60_000, ..stopped_only(1) });
+    let all = packets_of(&driver_bytes(&source), 20_100);
+    let slow = SimOptions { write_rate: 40_000, max_write: 500, ..stopped_only(2) };
+    let target = side(SimOptions { state_size: 60_000, ..slow });
+    let mut options = loading(Format::QemuPackets);
+    options.write_timeout = Duration::from_millis(200);
+    options.max_queued = 1;
+    let (mut load, packets) = packet_load(&target, options);
+    std::thread::scope(|scope| {
+        let runner = scope.spawn(|| packets.run());
+        // Each but the first two waits for half a second.
+        for bytes in &all {
+            packets.submit(bytes).unwrap();
+        }
+        runner.join().unwrap().unwrap();
+    });
+    load.commit().unwrap();
+    assert_eq!(source.sim.digest(), target.sim.digest());
+}
+
+#[test]
 fn a_reset_behind_the_librarys_back_ends_the_load() {
     let source = side(stopped_only(1));
     let all = packets_of(&driver_bytes(&source), 100);

@@ -144,23 +144,24 @@ impl Core {
 
     /// Gives data to the driver.
     pub fn write(&self, inner: &mut Inner, data: &[u8]) -> Result<()> {
-        let patience = Patience { timeout: self.write_timeout, cancelled: self.cancel.flag() };
+        let patience = Patience {
+            timeout: self.write_timeout,
+            cancelled: self.cancel.flag(),
+            taken: &self.stats.data_bytes,
+        };
         let start = Instant::now();
         let before = inner.state_now();
         let written = v2::write_all(inner, data, &patience);
         add(&self.stats.write_ns, elapsed_ns(start));
-        if let Err(failed) = written {
-            add(&self.stats.data_bytes, failed.taken);
+        written.map_err(|failed| {
             let text = format!("the driver refuses the state: {}", failed.why);
-            return Err(Error::new(failed.code, text).with_failure(Failure {
+            Error::new(failed.code, text).with_failure(Failure {
                 operation: Operation::DataWrite,
                 errno: failed.errno,
                 state_before: before,
                 ..Failure::default()
-            }));
-        }
-        add(&self.stats.data_bytes, data.len() as u64);
-        Ok(())
+            })
+        })
     }
 
     pub fn check_alive(&self, inner: &Inner) -> Result<()> {

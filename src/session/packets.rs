@@ -38,7 +38,7 @@ struct Queue {
     run: Run,
     /// Calls under way.
     inside: usize,
-    /// Packets that were written so far, to see whether anything moves.
+    /// Packets that were written so far.
     written: u64,
 }
 
@@ -102,7 +102,9 @@ impl Packets {
             if let Some(reserved) = queue.window.reserve(&packet)? {
                 break reserved;
             }
-            if moved.replace(queue.written) == Some(queue.written) {
+            // A slow driver moves within a packet too.
+            let so_far = (queue.written, shared.load.stats.load().data_bytes);
+            if moved.replace(so_far) == Some(so_far) {
                 return Err(err!(
                     TimedOut,
                     "packet {} found no room: {} bytes are queued, and nothing moves",
