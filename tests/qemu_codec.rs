@@ -740,11 +740,12 @@ fn data_on_the_main_channel_is_refused_while_packets_are_written() {
     packets.submit(&packet(0, &state[200..300])).unwrap();
     let halves = piece(&state[..200]);
     load.push(&halves[..100]).unwrap();
-    load.push(&halves[100..]).unwrap();
+    load.push(&[&halves[100..], &EOS].concat()).unwrap();
     assert_eq!(target.sim.bytes_written(), 200);
     std::thread::scope(|scope| {
         let runner = scope.spawn(|| packets.run());
         while target.sim.bytes_written() < 300 {
+            assert!(!runner.is_finished());
             std::thread::yield_now();
         }
         let pushed = load.push(&piece(&state[300..400]));
@@ -755,6 +756,45 @@ fn data_on_the_main_channel_is_refused_while_packets_are_written() {
         assert_eq!(target.sim.bytes_written(), 300);
         assert_eq!(runner.join().unwrap().unwrap_err().code(), Code::Proto);
     });
+}
+
+#[test]
+fn packets_are_loaded_behind_whole_sections_of_the_main_channel_only() {
+    let source = side(stopped_only(1));
+    let state = driver_bytes(&source);
+    let all = packets_of(&state, 500);
+    let unfinished: [&[&[u8]]; 6] = [
+        &[],
+        &[&SETUP],
+        &[&SETUP, &EOS, &DATA],
+        &[&SETUP, &EOS, &DATA, &100u64.to_be_bytes()],
+        &[&SETUP, &EOS, &DATA, &100u64.to_be_bytes(), &state[..50]],
+        &[&SETUP, &EOS, &DATA, &100u64.to_be_bytes(), &state[..100]],
+    ];
+    for parts in unfinished {
+        let target = side(SimOptions { quirks: quirk::STOP_ACCEPTS_ALL, ..stopped_only(2) });
+        let mut load = target.device.load(loading(Format::QemuPackets)).unwrap();
+        let packets = load.packets().unwrap();
+        if !parts.is_empty() {
+            load.push(&parts.concat()).unwrap();
+        }
+        let written = target.sim.bytes_written();
+        for bytes in &all {
+            packets.submit(bytes).unwrap();
+        }
+        check_refused(&target, &packets.run().unwrap_err(), Code::Proto);
+        assert_eq!(target.sim.bytes_written(), written);
+        assert_eq!(load.commit().unwrap_err().code(), Code::Inval);
+    }
+    // Nor is it cut short behind them.
+    let target = side(stopped_only(2));
+    let (mut load, packets) = packet_load(&target, loading(Format::QemuPackets));
+    for bytes in &all {
+        packets.submit(bytes).unwrap();
+    }
+    packets.run().unwrap();
+    load.push(&[&DATA[..], &100u64.to_be_bytes()].concat()).unwrap();
+    check_refused(&target, &load.commit().unwrap_err(), Code::NoData);
 }
 
 #[test]
@@ -1072,7 +1112,8 @@ fn a_reset_behind_the_librarys_back_ends_the_load() {
     std::thread::scope(|scope| {
         let runner = scope.spawn(|| packets.run());
         packets.submit(&all[0]).unwrap();
-        while packets.in_use() && target.sim.bytes_written() == 0 {
+        while target.sim.bytes_written() == 0 {
+            assert!(!runner.is_finished());
             std::thread::yield_now();
         }
         target.device.reset().unwrap();
@@ -1096,6 +1137,7 @@ fn the_thread_inside_the_driver_is_told_why_it_was_stopped() {
     std::thread::scope(|scope| {
         let runner = scope.spawn(|| packets.run());
         while target.sim.bytes_written() == 0 {
+            assert!(!runner.is_finished());
             std::thread::yield_now();
         }
         assert_eq!(packets.submit(&packet(9, b"")).unwrap_err().code(), Code::Proto);

@@ -323,6 +323,9 @@ impl Load {
         let result = self.push_locked(&mut inner, bytes);
         set(&core.stats.stream_bytes, self.reader.offset());
         set(&core.stats.frames, self.reader.frames());
+        if let Some(packets) = &self.packets {
+            packets.main_channel(self.reader.at_rest());
+        }
         self.settle(&mut inner, result)
     }
 
@@ -412,6 +415,9 @@ impl Load {
                  device, and no end came",
                 self.reader.offset()
             ));
+        }
+        if !self.reader.at_rest() {
+            return Err(err!(NoData, "the main channel ends within a section"));
         }
         if self.reader.data_bytes() == 0 && (self.packets.is_none() || loaded == 0) {
             // Some drivers would commit nothing, and pass off a reset device as a migrated one.

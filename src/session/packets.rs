@@ -33,6 +33,8 @@ struct Incoming {
 struct Queue {
     window: Window,
     sink: Option<BlobSink>,
+    /// Whether the main channel stands between two sections.
+    main_at_rest: bool,
     /// The first error of all threads.
     failed: Option<Error>,
     run: Run,
@@ -70,6 +72,7 @@ impl Packets {
         let queue = Queue {
             window: Window::new(limits, quota),
             sink,
+            main_at_rest: false,
             failed: None,
             run: Run::NotYet,
             inside: 0,
@@ -136,15 +139,23 @@ impl Packets {
             return Err(err!(Inval, "packets cannot be loaded in a callback of the same device"));
         }
         let _inside = self.enter()?;
-        {
+        let main_at_rest = {
             let mut queue = shared.lock();
             match queue.run {
                 Run::NotYet => queue.run = Run::By(current_thread_token()),
                 Run::By(_) => return Err(err!(Inval, "another call loads the packets already")),
                 Run::Over => return Err(err!(Inval, "the packets have been loaded already")),
             }
-        }
-        let result = self.write_all().map_err(|error| self.fail(error));
+            queue.main_at_rest
+        };
+        let result = match main_at_rest {
+            true => self.write_all(),
+            false => Err(err!(
+                Proto,
+                "packets are to be loaded, and the main channel is not between two sections"
+            )),
+        };
+        let result = result.map_err(|error| self.fail(error));
         self.shared.lock().run = Run::Over;
         result
     }
@@ -195,6 +206,11 @@ impl Packets {
     /// Whether packets are being written, or have been: then nothing else may be.
     pub(super) fn has_begun(&self) -> bool {
         self.shared.lock().run != Run::NotYet
+    }
+
+    /// Told after each push.
+    pub(super) fn main_channel(&self, at_rest: bool) {
+        self.shared.lock().main_at_rest = at_rest;
     }
 
     /// Whether a call is under way.
