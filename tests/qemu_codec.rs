@@ -823,6 +823,8 @@ fn the_main_channels_last_sections_may_come_after_the_commit_and_carry_nothing()
         all.iter().for_each(|bytes| packets.submit(bytes).unwrap());
         packets.run().unwrap();
         load.commit().unwrap();
+        // A cancellation is too late.
+        load.shared().cancel();
         let (status, _) = load_main(&mut load, &behind.concat(), 8).unwrap();
         assert!(status.section_ended);
         assert_eq!(status.config_ready, behind.contains(&LOAD_READY));
@@ -832,6 +834,14 @@ fn the_main_channels_last_sections_may_come_after_the_commit_and_carry_nothing()
         assert_eq!(source.sim.digest(), target.sim.digest());
         check_clean(&target);
     }
+    // The device is not the load's any more: what is done with it meanwhile does not matter.
+    let target = side(stopped_only(2));
+    let (mut load, packets) = packet_load(&target, loading(Format::QemuPackets));
+    all.iter().for_each(|bytes| packets.submit(bytes).unwrap());
+    packets.run().unwrap();
+    load.commit().unwrap();
+    target.device.reset().unwrap();
+    assert!(load.push(&EOS).unwrap().section_ended);
     // Without packets nothing comes after the commit.
     let target = side(stopped_only(2));
     let mut load = target.device.load(loading(Format::Qemu)).unwrap();
@@ -1083,17 +1093,17 @@ fn no_room_and_nobody_who_makes_any_is_given_up() {
 
 #[test]
 fn a_slow_driver_is_waited_for_as_long_as_it_takes_anything() {
-    let source = side(SimOptions { state_size: 60_000, ..stopped_only(1) });
+    let source = side(SimOptions { state_size: 40_000, ..stopped_only(1) });
     let all = packets_of(&driver_bytes(&source), 20_100);
-    let slow = SimOptions { write_rate: 40_000, max_write: 500, ..stopped_only(2) };
-    let target = side(SimOptions { state_size: 60_000, ..slow });
+    let slow = SimOptions { write_rate: 14_000, max_write: 500, ..stopped_only(2) };
+    let target = side(SimOptions { state_size: 40_000, ..slow });
     let mut options = loading(Format::QemuPackets);
-    options.write_timeout = Duration::from_millis(200);
+    options.write_timeout = Duration::from_millis(700);
     options.max_queued = 1;
     let (mut load, packets) = packet_load(&target, options);
     std::thread::scope(|scope| {
         let runner = scope.spawn(|| packets.run());
-        // Each but the first two waits for half a second.
+        // The last waits for longer than the timeout, on each of the others.
         for bytes in &all {
             packets.submit(bytes).unwrap();
         }

@@ -331,7 +331,10 @@ impl Load {
 
     fn push_locked(&mut self, inner: &mut Inner, bytes: &[u8]) -> Result<LoadStatus> {
         let core = &self.core;
-        core.check_alive(inner)?;
+        // After the commit the device is not this session's any more: its resets do not matter.
+        if core.phase() != Phase::Committed {
+            core.check_alive(inner)?;
+        }
         let mut status = LoadStatus::default();
         let mut rest = bytes;
         while let Some(item) = self.reader.next(&mut rest)? {
