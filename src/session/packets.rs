@@ -165,7 +165,7 @@ impl Packets {
         loop {
             let held = shared.next()?;
             if held.config {
-                return self.give_config(&held);
+                return self.give_config(held);
             }
             {
                 let mut inner = shared.load.device.lock()?;
@@ -183,7 +183,7 @@ impl Packets {
 
     /// The VMM loads its configuration without any of the library's locks held: it may have to
     /// wait for a lock of its own that another caller of the library has.
-    fn give_config(&self, held: &Held) -> Result<()> {
+    fn give_config(&self, held: Held) -> Result<()> {
         let shared = &*self.shared;
         let sink = shared.lock().sink.take();
         let Some(mut sink) = sink else {
@@ -197,7 +197,11 @@ impl Packets {
         add(&shared.load.stats.blobs, 1);
         drop(sink);
         let inner = shared.load.device.lock()?;
-        shared.check(&shared.lock())?;
+        let mut queue = shared.lock();
+        shared.check(&queue)?;
+        queue.window.done(held);
+        set(&shared.load.stats.queued_bytes, queue.window.queued());
+        drop(queue);
         shared.load.check_alive(&inner)?;
         shared.load.set_phase(Phase::Complete);
         Ok(())
@@ -230,6 +234,7 @@ impl Packets {
         let mut queue = self.shared.lock();
         let first = queue.failed.get_or_insert(error).clone();
         queue.window.clear();
+        set(&self.shared.load.stats.queued_bytes, queue.window.queued());
         // Ends a write that is under way; the reason is the one above.
         self.shared.load.cancel.cancel();
         self.shared.changed.notify_all();

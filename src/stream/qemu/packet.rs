@@ -239,6 +239,7 @@ impl Window {
     pub fn clear(&mut self) {
         self.waiting = BTreeMap::new();
         self.spare = Vec::new();
+        self.queued = 0;
     }
 
     /// Bytes that wait or are being written, with what each packet is taken to cost besides.
