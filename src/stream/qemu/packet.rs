@@ -294,6 +294,10 @@ mod tests {
             );
         }
         assert_eq!((window.queued(), window.waiting.len()), (0, 0));
+        // Nothing could follow the last number, whatever the limit.
+        let anywhere = PacketLimits { max_ahead: u32::MAX, ..limits };
+        let mut boundless = Window::new(anywhere, Arc::clone(&quota));
+        assert!(boundless.reserve(&data(u32::MAX, b"x")).is_err());
         assert!(put(&mut window, &data(3, &[0; 6])).unwrap());
         assert_eq!(window.reserve(&data(2, &[0; 5])).unwrap_err().code(), Code::MsgSize);
         quota.claim(4).unwrap();
