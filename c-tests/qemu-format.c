@@ -353,6 +353,7 @@ static void what_waits_is_ended(void)
         struct vfiomig_failure failure = VFIOMIG_FAILURE_INIT;
         static const uint8_t absurd[13] = { 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xfe, 0, 0, 0, 0, 1 };
 
+        EQ(vfiomig_load_push(load, stream.data, 16), VFIOMIG_SECTION_END); /* save_setup */
         OK(vfiomig_load_submit(load, packets[3].data, packets[3].len));
         EQ(pthread_create(&runner.thread, NULL, run, &runner), 0);
         nap();

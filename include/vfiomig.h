@@ -1305,8 +1305,8 @@ int vfiomig_load_submit(struct vfiomig_load *load, const void *packet,
  * configuration has come behind them and the blob callback has taken it, on this thread and with
  * kind 0; or until anything ends the load: an error on any thread, vfiomig_load_cancel(),
  * vfiomig_load_free(). Call it once, on a thread of its own, when the main channel has brought all
- * data that it will (QEMU's switchover_start): from then on data there is refused. After 0 the
- * stream is complete: commit. On an error the device has been reset.
+ * data that it will (QEMU's switchover_start) and stands between two sections: from then on data
+ * there is refused. After 0 the stream is complete: commit. On an error the device has been reset.
  *
  * The blob callback runs without any lock of the library: it may use the device's other handles.
  *

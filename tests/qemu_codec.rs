@@ -11,12 +11,14 @@ use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{Side, check_clean, side};
-use vfiomig::error::{Code, Error, Operation, Outcome};
+use vfiomig::device::{Device, DeviceOptions};
+use vfiomig::error::{Code, Errno, Error, Operation, Outcome};
 use vfiomig::session::{
     Ending, Load, LoadOptions, LoadStatus, Packets, Save, SaveOptions, SaveStatus,
 };
 use vfiomig::stream::{DecodeLimits, Format};
-use vfiomig_sim::{Effect, Op, SimOptions, State, quirk};
+use vfiomig::transport::{DataFd, DeviceInfo, Direction, OpsTransport, PrecopyInfo, Transport};
+use vfiomig_sim::{Effect, Op, Sim, SimOptions, State, quirk};
 
 // The tags as docs/qemu-format.md has them, on purpose not the library's constants.
 const EOS: [u8; 8] = [0xff, 0xff, 0xff, 0xff, 0xef, 0x10, 0x00, 0x01];
@@ -593,6 +595,88 @@ fn a_driver_that_takes_nothing_is_an_error_and_interruptions_are_none() {
     assert_eq!(source.sim.digest(), target.sim.digest());
 }
 
+/// A device whose every other read and write a signal interrupts, as it is with file descriptors.
+struct Signals(OpsTransport, u32);
+
+impl Signals {
+    fn interrupted(&mut self) -> Result<(), Errno> {
+        self.1 += 1;
+        if self.1 % 2 == 0 { Ok(()) } else { Err(Errno(libc::EINTR)) }
+    }
+}
+
+impl Transport for Signals {
+    fn feature(&mut self, flags: u32, payload: &mut [u8]) -> Result<(), Errno> {
+        self.0.feature(flags, payload)
+    }
+
+    fn device_info(&mut self) -> Result<DeviceInfo, Errno> {
+        self.0.device_info()
+    }
+
+    fn reset(&mut self) -> Result<(), Errno> {
+        self.0.reset()
+    }
+
+    fn data_read(&mut self, data: DataFd, buf: &mut [u8]) -> Result<usize, Errno> {
+        self.interrupted()?;
+        self.0.data_read(data, buf)
+    }
+
+    fn data_write(&mut self, data: DataFd, buf: &[u8]) -> Result<usize, Errno> {
+        self.interrupted()?;
+        self.0.data_write(data, buf)
+    }
+
+    fn data_precopy_info(&mut self, data: DataFd) -> Result<PrecopyInfo, Errno> {
+        self.0.data_precopy_info(data)
+    }
+
+    fn data_close(&mut self, data: DataFd) {
+        self.0.data_close(data);
+    }
+
+    fn data_poll_fd(&self, data: DataFd) -> Option<i32> {
+        self.0.data_poll_fd(data)
+    }
+
+    fn data_set_nonblocking(&mut self, data: DataFd) -> Result<(), Errno> {
+        self.0.data_set_nonblocking(data)
+    }
+
+    fn data_wait(&mut self, data: DataFd, direction: Direction, timeout: Duration) {
+        self.0.data_wait(data, direction, timeout);
+    }
+
+    fn region_read(&mut self, region: u32, offset: u64, buf: &mut [u8]) -> Result<usize, Errno> {
+        self.0.region_read(region, offset, buf)
+    }
+}
+
+#[test]
+fn what_a_signal_interrupts_is_tried_again() {
+    let signals = |options: SimOptions| {
+        let sim = Sim::new(SimOptions { max_read: 500, max_write: 500, ..options }).unwrap();
+        let device = Device::new(Signals(sim.transport(), 0), DeviceOptions::default()).unwrap();
+        Side { sim, device }
+    };
+    let (source, target) = (signals(small(1)), signals(small(2)));
+    let stream = main_channel(&save_all(&source, saving(Format::Qemu), 4096));
+    let mut load = target.device.load(loading(Format::Qemu)).unwrap();
+    load_main(&mut load, &stream, usize::MAX).unwrap();
+    load.commit().unwrap();
+    assert_eq!(source.sim.digest(), target.sim.digest());
+    let (source, target) = (signals(stopped_only(1)), signals(stopped_only(2)));
+    let saved = save_all(&source, saving(Format::QemuPackets), 4096);
+    let (mut load, packets) = packet_load(&target, loading(Format::QemuPackets));
+    for bytes in saved.data.iter().chain([&saved.config]) {
+        packets.submit(bytes).unwrap();
+    }
+    packets.run().unwrap();
+    load.commit().unwrap();
+    assert_eq!(source.sim.digest(), target.sim.digest());
+}
+
 // Packets.
 
 /// A load with packets whose main channel has come as far as the switchover.
@@ -688,7 +772,7 @@ fn many_threads_bring_packets_and_the_queue_stays_within_its_quota() {
     let worst = u64::from(worst.into_inner());
     // Two packets may come beyond it: one that is written, and the next in order.
     assert!((15_000..=20_000 + 2 * 1128).contains(&worst), "{worst}");
-    assert_eq!(load.stats().queued_bytes, BLOB.len() as u64 + 128);
+    assert_eq!(load.stats().queued_bytes, 0);
 }
 
 #[test]
@@ -749,7 +833,11 @@ fn packets_that_cannot_be_are_refused_at_once() {
                 for bytes in good {
                     packets.submit(bytes).unwrap();
                 }
-                let error = packets.submit(last).unwrap_err();
+                let refused = packets.submit(last);
+                if refused.is_ok() {
+                    load.shared().cancel();
+                }
+                let error = refused.unwrap_err();
                 check_refused(&target, &error, code);
                 // The thread that waits is told the same, and so is whoever comes later.
                 if let Some(runner) = runner {
@@ -777,11 +865,12 @@ fn data_on_the_main_channel_is_refused_while_packets_are_written() {
     packets.submit(&packet(0, &state[200..300])).unwrap();
     let halves = piece(&state[..200]);
     load.push(&halves[..100]).unwrap();
-    load.push(&halves[100..]).unwrap();
+    load.push(&[&halves[100..], &EOS].concat()).unwrap();
     assert_eq!(target.sim.bytes_written(), 200);
     std::thread::scope(|scope| {
         let runner = scope.spawn(|| packets.run());
         while target.sim.bytes_written() < 300 {
+            assert!(!runner.is_finished());
             std::thread::yield_now();
         }
         let pushed = load.push(&piece(&state[300..400]));
@@ -792,6 +881,45 @@ fn data_on_the_main_channel_is_refused_while_packets_are_written() {
         assert_eq!(target.sim.bytes_written(), 300);
         assert_eq!(runner.join().unwrap().unwrap_err().code(), Code::Proto);
     });
+}
+
+#[test]
+fn packets_are_loaded_behind_whole_sections_of_the_main_channel_only() {
+    let source = side(stopped_only(1));
+    let state = driver_bytes(&source);
+    let all = packets_of(&state, 500);
+    let unfinished: [&[&[u8]]; 6] = [
+        &[],
+        &[&SETUP],
+        &[&SETUP, &EOS, &DATA],
+        &[&SETUP, &EOS, &DATA, &100u64.to_be_bytes()],
+        &[&SETUP, &EOS, &DATA, &100u64.to_be_bytes(), &state[..50]],
+        &[&SETUP, &EOS, &DATA, &100u64.to_be_bytes(), &state[..100]],
+    ];
+    for parts in unfinished {
+        let target = side(SimOptions { quirks: quirk::STOP_ACCEPTS_ALL, ..stopped_only(2) });
+        let mut load = target.device.load(loading(Format::QemuPackets)).unwrap();
+        let packets = load.packets().unwrap();
+        if !parts.is_empty() {
+            load.push(&parts.concat()).unwrap();
+        }
+        let written = target.sim.bytes_written();
+        for bytes in &all {
+            packets.submit(bytes).unwrap();
+        }
+        check_refused(&target, &packets.run().unwrap_err(), Code::Proto);
+        assert_eq!(target.sim.bytes_written(), written);
+        assert_eq!(load.commit().unwrap_err().code(), Code::Inval);
+    }
+    // Nor is it cut short behind them.
+    let target = side(stopped_only(2));
+    let (mut load, packets) = packet_load(&target, loading(Format::QemuPackets));
+    for bytes in &all {
+        packets.submit(bytes).unwrap();
+    }
+    packets.run().unwrap();
+    load.push(&[&DATA[..], &100u64.to_be_bytes()].concat()).unwrap();
+    check_refused(&target, &load.commit().unwrap_err(), Code::NoData);
 }
 
 #[test]
@@ -820,6 +948,8 @@ fn the_main_channels_last_sections_may_come_after_the_commit_and_carry_nothing()
         all.iter().for_each(|bytes| packets.submit(bytes).unwrap());
         packets.run().unwrap();
         load.commit().unwrap();
+        // A cancellation is too late.
+        load.shared().cancel();
         let (status, _) = load_main(&mut load, &behind.concat(), 8).unwrap();
         assert!(status.section_ended);
         assert_eq!(status.config_ready, behind.contains(&LOAD_READY));
@@ -829,6 +959,14 @@ fn the_main_channels_last_sections_may_come_after_the_commit_and_carry_nothing()
         assert_eq!(source.sim.digest(), target.sim.digest());
         check_clean(&target);
     }
+    // The device is not the load's any more: what is done with it meanwhile does not matter.
+    let target = side(stopped_only(2));
+    let (mut load, packets) = packet_load(&target, loading(Format::QemuPackets));
+    all.iter().for_each(|bytes| packets.submit(bytes).unwrap());
+    packets.run().unwrap();
+    load.commit().unwrap();
+    target.device.reset().unwrap();
+    assert!(load.push(&EOS).unwrap().section_ended);
     // Without packets nothing comes after the commit.
     let target = side(stopped_only(2));
     let mut load = target.device.load(loading(Format::Qemu)).unwrap();
@@ -1067,7 +1205,9 @@ fn no_room_and_nobody_who_makes_any_is_given_up() {
     let (load, packets) = packet_load(&target, options);
     packets.submit(&packet(1, &[0; 50])).unwrap();
     packets.submit(&packet(2, &[0; 50])).unwrap();
+    assert_eq!(load.stats().queued_bytes, 2 * 178);
     check_refused(&target, &packets.submit(&packet(3, &[0; 50])).unwrap_err(), Code::TimedOut);
+    assert_eq!(load.stats().queued_bytes, 0);
     assert_eq!(load.failure().unwrap().outcome, Outcome::Reset);
     // The next in order always has room, whatever is queued.
     let target = side(small(2));
@@ -1079,6 +1219,28 @@ fn no_room_and_nobody_who_makes_any_is_given_up() {
 }
 
 #[test]
+fn a_slow_driver_is_waited_for_as_long_as_it_takes_anything() {
+    let source = side(SimOptions { state_size: 40_000, ..stopped_only(1) });
+    let all = packets_of(&driver_bytes(&source), 20_100);
+    let slow = SimOptions { write_rate: 14_000, max_write: 500, ..stopped_only(2) };
+    let target = side(SimOptions { state_size: 40_000, ..slow });
+    let mut options = loading(Format::QemuPackets);
+    options.write_timeout = Duration::from_millis(700);
+    options.max_queued = 1;
+    let (mut load, packets) = packet_load(&target, options);
+    std::thread::scope(|scope| {
+        let runner = scope.spawn(|| packets.run());
+        // The last waits for longer than the timeout, on each of the others.
+        for bytes in &all {
+            packets.submit(bytes).unwrap();
+        }
+        runner.join().unwrap().unwrap();
+    });
+    load.commit().unwrap();
+    assert_eq!(source.sim.digest(), target.sim.digest());
+}
+
+#[test]
 fn a_reset_behind_the_librarys_back_ends_the_load() {
     let source = side(stopped_only(1));
     let all = packets_of(&driver_bytes(&source), 100);
@@ -1087,7 +1249,8 @@ fn a_reset_behind_the_librarys_back_ends_the_load() {
     std::thread::scope(|scope| {
         let runner = scope.spawn(|| packets.run());
         packets.submit(&all[0]).unwrap();
-        while packets.in_use() && target.sim.bytes_written() == 0 {
+        while target.sim.bytes_written() == 0 {
+            assert!(!runner.is_finished());
             std::thread::yield_now();
         }
         target.device.reset().unwrap();
@@ -1111,9 +1274,14 @@ fn the_thread_inside_the_driver_is_told_why_it_was_stopped() {
     std::thread::scope(|scope| {
         let runner = scope.spawn(|| packets.run());
         while target.sim.bytes_written() == 0 {
+            assert!(!runner.is_finished());
             std::thread::yield_now();
         }
-        assert_eq!(packets.submit(&packet(9, b"")).unwrap_err().code(), Code::Proto);
+        let refused = packets.submit(&packet(9, b""));
+        if refused.is_ok() {
+            load.shared().cancel();
+        }
+        assert_eq!(refused.unwrap_err().code(), Code::Proto);
         check_refused(&target, &runner.join().unwrap().unwrap_err(), Code::Proto);
     });
     assert_eq!(load.failure().unwrap().code, Code::Proto.to_ret());

@@ -3,7 +3,7 @@
 //! Drivers differ in what they return (docs/kernel-interface.md); this is the one place that
 //! knows. It moves bytes between a device and a buffer and knows nothing of frames.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::device::{Inner, State};
@@ -88,12 +88,12 @@ pub(crate) fn read_failed(device: &mut Inner, errno: Errno) -> Error {
 pub(crate) struct Patience<'a> {
     pub timeout: Duration,
     pub cancelled: &'a AtomicBool,
+    /// Grows with each byte that the device takes.
+    pub taken: &'a AtomicU64,
 }
 
 /// Why a write ended early.
 pub(crate) struct WriteFailed {
-    /// Bytes that the driver took before.
-    pub taken: u64,
     pub code: Code,
     /// The driver's errno; 0 where it gave none.
     pub errno: i32,
@@ -108,37 +108,38 @@ pub(crate) fn write_all(
     patience: &Patience<'_>,
 ) -> std::result::Result<(), WriteFailed> {
     let mut taken = 0usize;
-    let fail = |taken: usize, code: Code, errno: i32, why: &str| {
+    let fail = |code: Code, errno: i32, why: &str| {
         let why = if why.is_empty() { Errno(errno).to_string() } else { why.to_owned() };
-        Err(WriteFailed { taken: taken as u64, code, errno, why })
+        Err(WriteFailed { code, errno, why })
     };
     let Some(data) = device.data() else {
-        return fail(0, Code::NoDev, libc::ENODEV, "");
+        return fail(Code::NoDev, libc::ENODEV, "");
     };
     let mut stuck_since: Option<Instant> = None;
     while let Some(rest) = buf.get(taken..).filter(|rest| !rest.is_empty()) {
         match device.transport.data_write(data, rest) {
-            Ok(0) => return fail(taken, Code::Io, 0, "it took no data and gave no error"),
+            Ok(0) => return fail(Code::Io, 0, "it took no data and gave no error"),
             Ok(n) if n <= rest.len() => {
                 taken += n;
+                patience.taken.fetch_add(n as u64, Ordering::Relaxed);
                 stuck_since = None;
             }
-            Ok(_) => return fail(taken, Code::Io, 0, "it claims to have taken more than it got"),
+            Ok(_) => return fail(Code::Io, 0, "it claims to have taken more than it got"),
             Err(Errno(libc::EAGAIN)) => {
                 let since = *stuck_since.get_or_insert_with(Instant::now);
                 if since.elapsed() >= patience.timeout {
-                    return fail(taken, Code::TimedOut, libc::EAGAIN, "it takes no data");
+                    return fail(Code::TimedOut, libc::EAGAIN, "it takes no data");
                 }
                 device.transport.data_wait(data, Direction::Write, Duration::from_millis(50));
             }
             // A signal, perhaps sent to end this: the cancellation is looked at below.
             Err(Errno(libc::EINTR)) => {}
             // mtty and hisi_acc say EFAULT to a header that they do not like.
-            Err(Errno(libc::EFAULT)) => return fail(taken, Code::Inval, libc::EFAULT, ""),
-            Err(errno) => return fail(taken, errno.code(), errno.0, ""),
+            Err(Errno(libc::EFAULT)) => return fail(Code::Inval, libc::EFAULT, ""),
+            Err(errno) => return fail(errno.code(), errno.0, ""),
         }
         if patience.cancelled.load(Ordering::Relaxed) {
-            return fail(taken, Code::Cancelled, 0, "the load was cancelled");
+            return fail(Code::Cancelled, 0, "the load was cancelled");
         }
     }
     Ok(())

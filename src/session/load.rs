@@ -144,23 +144,24 @@ impl Core {
 
     /// Gives data to the driver.
     pub fn write(&self, inner: &mut Inner, data: &[u8]) -> Result<()> {
-        let patience = Patience { timeout: self.write_timeout, cancelled: self.cancel.flag() };
+        let patience = Patience {
+            timeout: self.write_timeout,
+            cancelled: self.cancel.flag(),
+            taken: &self.stats.data_bytes,
+        };
         let start = Instant::now();
         let before = inner.state_now();
         let written = v2::write_all(inner, data, &patience);
         add(&self.stats.write_ns, elapsed_ns(start));
-        if let Err(failed) = written {
-            add(&self.stats.data_bytes, failed.taken);
+        written.map_err(|failed| {
             let text = format!("the driver refuses the state: {}", failed.why);
-            return Err(Error::new(failed.code, text).with_failure(Failure {
+            Error::new(failed.code, text).with_failure(Failure {
                 operation: Operation::DataWrite,
                 errno: failed.errno,
                 state_before: before,
                 ..Failure::default()
-            }));
-        }
-        add(&self.stats.data_bytes, data.len() as u64);
-        Ok(())
+            })
+        })
     }
 
     pub fn check_alive(&self, inner: &Inner) -> Result<()> {
@@ -322,12 +323,18 @@ impl Load {
         let result = self.push_locked(&mut inner, bytes);
         set(&core.stats.stream_bytes, self.reader.offset());
         set(&core.stats.frames, self.reader.frames());
+        if let Some(packets) = &self.packets {
+            packets.main_channel(self.reader.at_rest());
+        }
         self.settle(&mut inner, result)
     }
 
     fn push_locked(&mut self, inner: &mut Inner, bytes: &[u8]) -> Result<LoadStatus> {
         let core = &self.core;
-        core.check_alive(inner)?;
+        // After the commit the device is not this session's any more: its resets do not matter.
+        if core.phase() != Phase::Committed {
+            core.check_alive(inner)?;
+        }
         let mut status = LoadStatus::default();
         let mut rest = bytes;
         while let Some(item) = self.reader.next(&mut rest)? {
@@ -411,6 +418,9 @@ impl Load {
                  device, and no end came",
                 self.reader.offset()
             ));
+        }
+        if !self.reader.at_rest() {
+            return Err(err!(NoData, "the main channel ends within a section"));
         }
         if self.reader.data_bytes() == 0 && (self.packets.is_none() || loaded == 0) {
             // Some drivers would commit nothing, and pass off a reset device as a migrated one.

@@ -33,12 +33,14 @@ struct Incoming {
 struct Queue {
     window: Window,
     sink: Option<BlobSink>,
+    /// Whether the main channel stands between two sections.
+    main_at_rest: bool,
     /// The first error of all threads.
     failed: Option<Error>,
     run: Run,
     /// Calls under way.
     inside: usize,
-    /// Packets that were written so far, to see whether anything moves.
+    /// Packets that were written so far.
     written: u64,
 }
 
@@ -70,6 +72,7 @@ impl Packets {
         let queue = Queue {
             window: Window::new(limits, quota),
             sink,
+            main_at_rest: false,
             failed: None,
             run: Run::NotYet,
             inside: 0,
@@ -102,7 +105,9 @@ impl Packets {
             if let Some(reserved) = queue.window.reserve(&packet)? {
                 break reserved;
             }
-            if moved.replace(queue.written) == Some(queue.written) {
+            // A slow driver moves within a packet too.
+            let so_far = (queue.written, shared.load.stats.load().data_bytes);
+            if moved.replace(so_far) == Some(so_far) {
                 return Err(err!(
                     TimedOut,
                     "packet {} found no room: {} bytes are queued, and nothing moves",
@@ -134,15 +139,23 @@ impl Packets {
             return Err(err!(Inval, "packets cannot be loaded in a callback of the same device"));
         }
         let _inside = self.enter()?;
-        {
+        let main_at_rest = {
             let mut queue = shared.lock();
             match queue.run {
                 Run::NotYet => queue.run = Run::By(current_thread_token()),
                 Run::By(_) => return Err(err!(Inval, "another call loads the packets already")),
                 Run::Over => return Err(err!(Inval, "the packets have been loaded already")),
             }
-        }
-        let result = self.write_all().map_err(|error| self.fail(error));
+            queue.main_at_rest
+        };
+        let result = match main_at_rest {
+            true => self.write_all(),
+            false => Err(err!(
+                Proto,
+                "packets are to be loaded, and the main channel is not between two sections"
+            )),
+        };
+        let result = result.map_err(|error| self.fail(error));
         self.shared.lock().run = Run::Over;
         result
     }
@@ -152,7 +165,7 @@ impl Packets {
         loop {
             let held = shared.next()?;
             if held.config {
-                return self.give_config(&held);
+                return self.give_config(held);
             }
             {
                 let mut inner = shared.load.device.lock()?;
@@ -170,7 +183,7 @@ impl Packets {
 
     /// The VMM loads its configuration without any of the library's locks held: it may have to
     /// wait for a lock of its own that another caller of the library has.
-    fn give_config(&self, held: &Held) -> Result<()> {
+    fn give_config(&self, held: Held) -> Result<()> {
         let shared = &*self.shared;
         let sink = shared.lock().sink.take();
         let Some(mut sink) = sink else {
@@ -184,7 +197,11 @@ impl Packets {
         add(&shared.load.stats.blobs, 1);
         drop(sink);
         let inner = shared.load.device.lock()?;
-        shared.check(&shared.lock())?;
+        let mut queue = shared.lock();
+        shared.check(&queue)?;
+        queue.window.done(held);
+        set(&shared.load.stats.queued_bytes, queue.window.queued());
+        drop(queue);
         shared.load.check_alive(&inner)?;
         shared.load.set_phase(Phase::Complete);
         Ok(())
@@ -193,6 +210,11 @@ impl Packets {
     /// Whether packets are being written, or have been: then nothing else may be.
     pub(super) fn has_begun(&self) -> bool {
         self.shared.lock().run != Run::NotYet
+    }
+
+    /// Told after each push.
+    pub(super) fn main_channel(&self, at_rest: bool) {
+        self.shared.lock().main_at_rest = at_rest;
     }
 
     /// Whether a call is under way.
@@ -212,6 +234,7 @@ impl Packets {
         let mut queue = self.shared.lock();
         let first = queue.failed.get_or_insert(error).clone();
         queue.window.clear();
+        set(&self.shared.load.stats.queued_bytes, queue.window.queued());
         // Ends a write that is under way; the reason is the one above.
         self.shared.load.cancel.cancel();
         self.shared.changed.notify_all();

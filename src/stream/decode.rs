@@ -91,6 +91,11 @@ pub(crate) trait Read: Send {
     /// Bytes of device data since the last restart.
     fn data_bytes(&self) -> u64;
 
+    /// Whether nothing that has begun is unfinished, where packets may come behind it.
+    fn at_rest(&self) -> bool {
+        true
+    }
+
     /// The stream's own name, where it has one that has come.
     fn session(&self) -> Option<[u8; 16]> {
         None

@@ -173,7 +173,7 @@ impl Window {
     }
 
     fn admit(&mut self, packet: &Packet<'_>, len: u64) -> Result<Option<Reserved>> {
-        let Packet { idx, config, .. } = *packet;
+        let Packet { idx, config, bytes } = *packet;
         // The last number has none behind it.
         if idx == u32::MAX || idx - self.next.min(idx) > self.limits.max_ahead {
             return Err(err!(
@@ -199,8 +199,16 @@ impl Window {
         self.waiting.insert(idx, None);
         self.highest = self.highest.max(Some(idx));
         self.last = if config { Some(idx) } else { self.last };
-        let buffer = self.spare.pop().unwrap_or_default();
-        Ok(Some(Reserved { idx, config, buffer }))
+        Ok(Some(Reserved { idx, config, buffer: self.spare_for(bytes.len()) }))
+    }
+
+    /// Memory that is left over, if it is no larger than what the packet is taken to cost: a small
+    /// packet must not hold a large one's while it waits.
+    fn spare_for(&mut self, len: usize) -> Vec<u8> {
+        let fits = |spare: &Vec<u8>| {
+            spare.capacity().checked_sub(len).is_some_and(|more| more as u64 <= OVERHEAD)
+        };
+        self.spare.pop().filter(fits).unwrap_or_default()
     }
 
     /// Puts a packet into the place that was reserved for it.
@@ -231,6 +239,7 @@ impl Window {
     pub fn clear(&mut self) {
         self.waiting = BTreeMap::new();
         self.spare = Vec::new();
+        self.queued = 0;
     }
 
     /// Bytes that wait or are being written, with what each packet is taken to cost besides.
@@ -285,6 +294,10 @@ mod tests {
             );
         }
         assert_eq!((window.queued(), window.waiting.len()), (0, 0));
+        // Nothing could follow the last number, whatever the limit.
+        let anywhere = PacketLimits { max_ahead: u32::MAX, ..limits };
+        let mut boundless = Window::new(anywhere, Arc::clone(&quota));
+        assert!(boundless.reserve(&data(u32::MAX, b"x")).is_err());
         assert!(put(&mut window, &data(3, &[0; 6])).unwrap());
         assert_eq!(window.reserve(&data(2, &[0; 5])).unwrap_err().code(), Code::MsgSize);
         quota.claim(4).unwrap();
@@ -303,6 +316,30 @@ mod tests {
         window.done(held);
         assert!(put(&mut window, &data(2, b"x")).unwrap());
         assert!(!put(&mut window, &data(3, b"x")).unwrap());
+    }
+
+    /// What is held for packets that wait, in bytes.
+    fn held(window: &Window) -> u64 {
+        window.waiting.values().flatten().map(|held| held.bytes.capacity() as u64).sum()
+    }
+
+    #[test]
+    fn small_packets_do_not_hold_the_memory_of_large_ones() {
+        let mut window = window(PacketLimits::default());
+        let large = vec![7; 100_000];
+        for idx in 0..50 {
+            assert!(put(&mut window, &data(idx, &large)).unwrap());
+            let first = window.take().unwrap();
+            window.done(first);
+            assert!(put(&mut window, &data(1000 + idx, b"x")).unwrap());
+            assert!(held(&window) <= window.queued(), "{} {}", held(&window), window.queued());
+        }
+        // Packets of one size use the same memory again.
+        assert!(put(&mut window, &data(50, &large)).unwrap());
+        let first = window.take().unwrap();
+        window.done(first);
+        let reserved = window.reserve(&data(51, &large)).unwrap().unwrap();
+        assert_eq!(reserved.buffer.capacity(), large.len());
     }
 
     proptest! {

@@ -290,6 +290,10 @@ impl Read for Reader {
     fn data_bytes(&self) -> u64 {
         self.data_bytes
     }
+
+    fn at_rest(&self) -> bool {
+        self.setup_seen && matches!(self.at, At::Section | At::Nothing)
+    }
 }
 
 #[cfg(test)]
