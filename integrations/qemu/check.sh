@@ -12,8 +12,8 @@
 #   VARIANT   kernels (default: 6.12 7.3; only the mtty rows run on others than 6.12)
 #
 # QEMU_CASES='WORD...' in the environment: only cases with one of these in their
-# names. QEMU_RUNS: these runs: matrix, failures and dirty are the default; stock
-# tells what happens without the library.
+# names. QEMU_RUNS: these runs: matrix, failures, native and dirty are the default;
+# stock tells what happens without the library.
 
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -25,7 +25,7 @@ dir=${1:-$top/build/qemu}
 [ $# -eq 0 ] || shift
 variants=("$@")
 [ ${#variants[@]} -gt 0 ] || variants=(6.12 7.3)
-read -ra runs <<<"${QEMU_RUNS:-matrix failures dirty}"
+read -ra runs <<<"${QEMU_RUNS:-matrix failures native dirty}"
 
 mkdir -p "$dir"
 # Where a patched QEMU finds the library, and boot.sh with it.

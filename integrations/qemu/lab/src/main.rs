@@ -107,11 +107,12 @@ fn main() -> ExitCode {
     };
     match std::env::args().nth(1).as_deref() {
         Some("matrix") => matrix::run(&lab),
-        Some("failures") => failures::run(&lab),
+        Some("failures") => failures::run(&lab, failures::WITH_QEMU_FORMAT),
+        Some("native") => failures::run(&lab, failures::WITH_NATIVE_FORMAT),
         Some("dirty") => dirty::run(&lab),
         Some("stock") => {
             matrix::run_stock(&lab);
-            failures::run_stock(&lab);
+            failures::run(&lab, failures::WITHOUT);
         }
         Some("bench") => bench::run(&lab),
         other => {

@@ -137,6 +137,12 @@ pub fn make_device(what: What, target: bool) -> Res<Device> {
     Ok(device)
 }
 
+/// The VFIO device in the answer to `query-pci`.
+fn find_device(bus: &Value) -> Option<&Value> {
+    let devices = bus.pointer("/0/devices").and_then(Value::as_array)?;
+    devices.iter().find(|d| d.get("qdev_id").and_then(Value::as_str) == Some("dev"))
+}
+
 impl Pair {
     /// Starts both and waits until the source's guest runs.
     pub fn start(lab: &Lab, setup: Setup<'_>) -> Res<Pair> {
@@ -291,19 +297,25 @@ impl Pair {
         self.expect_pci()
     }
 
+    /// Waits until the source's firmware has given the device its addresses, as after a reset.
+    pub fn wait_pci(&mut self) -> Res<()> {
+        // The reset is done by QEMU's main loop, not by the command.
+        std::thread::sleep(Duration::from_millis(200));
+        self.source.wait_for("addresses of the device", LIMIT, |vm| {
+            let bus = vm.qmp.command("query-pci", json!({}))?;
+            let device = find_device(&bus).cloned().unwrap_or_default();
+            let address = device.pointer("/regions/0/address").and_then(Value::as_i64);
+            Ok(address.is_some_and(|address| address > 0))
+        })?;
+        self.source.wait_guest(LIMIT)
+    }
+
     /// The guest's view of the PCI bus is the same on both sides. Only the source's firmware has
     /// set addresses, so that the target has them from the stream.
     pub fn expect_pci(&mut self) -> Res<()> {
         let source = self.source.qmp.command("query-pci", json!({}))?;
         let target = self.target.qmp.command("query-pci", json!({}))?;
-        let device = |bus: &Value| {
-            let devices = bus.pointer("/0/devices").and_then(Value::as_array)?;
-            devices
-                .iter()
-                .find(|d| d.get("qdev_id").and_then(Value::as_str) == Some("dev"))
-                .cloned()
-        };
-        let (source, target) = (device(&source), device(&target));
+        let (source, target) = (find_device(&source).cloned(), find_device(&target).cloned());
         if source.is_none() || source != target {
             let text = |device: Option<Value>| device.unwrap_or_default().to_string();
             return Err(format!(
