@@ -5,7 +5,7 @@
 # state of 256 MiB, plain, with pre-copy and with multifd. Nothing else should
 # run on the host meanwhile. A line each:
 #
-#   bench qemu-WHAT/MEASURE ours=MEDIAN baseline=MEDIAN ratio=... (all values)
+#   bench qemu-MEASURE/VARIANT ours=MEDIAN baseline=MEDIAN ratio=... (min ... max ...)
 #
 # usage: bench.sh [DIR]
 #

@@ -18,6 +18,8 @@ use crate::{Lab, Res};
 const BYTES: u64 = 256 << 20;
 /// Measured of each, after one that is not.
 const ROUNDS: usize = 5;
+/// Of each, with strace.
+const WATCHED: usize = 3;
 
 /// strace makes it slow.
 const PATIENCE: Duration = Duration::from_secs(500);
@@ -69,42 +71,55 @@ fn compare(lab: &Lab, name: &str, pre_copy: bool, multifd: bool) -> Res<()> {
     }
     let [a, b] = &samples;
     let report = |what: &str, of: fn(&Sample) -> f64| {
-        let values = |samples: &[Sample]| {
-            let mut values: Vec<f64> = samples.iter().map(of).collect();
-            values.sort_by(f64::total_cmp);
-            values
-        };
-        let (a, b) = (values(a), values(b));
-        let middle = |values: &[f64]| values.get(values.len() / 2).copied().unwrap_or(f64::NAN);
-        let (ours, baseline) = (middle(&a), middle(&b));
-        let list =
-            |values: &[f64]| values.iter().map(|v| format!("{v:.0}")).collect::<Vec<_>>().join(" ");
-        println!(
-            "| bench qemu-{name}/{what} ours={ours:.0} baseline={baseline:.0} ratio={:.2} (ours {}; baseline {})",
-            ours / baseline,
-            list(&a),
-            list(&b)
+        report(
+            what,
+            name,
+            &a.iter().map(of).collect::<Vec<_>>(),
+            &b.iter().map(of).collect::<Vec<_>>(),
         );
     };
-    report("blackout-ms", |s| s.blackout_ms);
-    report("device-blackout-ms", |s| s.device_ms);
+    report("downtime-ms", |s| s.blackout_ms);
+    report("device-downtime-ms", |s| s.device_ms);
     report("total-ms", |s| s.total_ms);
     report("source-peak-kib", |s| s.source_kib);
     report("target-peak-kib", |s| s.target_kib);
 
-    // In a migration of their own: being watched takes time.
-    let mut counts = [[0.0; 2]; 2];
-    for (side, counts) in sides.iter().zip(&mut counts) {
-        migrate(lab, *side, pre_copy, multifd, Some(counts))?;
+    // In migrations of their own: being watched takes time.
+    let mut counts = [Vec::new(), Vec::new()];
+    for _ in 0..WATCHED {
+        for (side, counts) in sides.iter().zip(&mut counts) {
+            let mut count = [0.0; 2];
+            migrate(lab, *side, pre_copy, multifd, Some(&mut count))?;
+            counts.push(count);
+        }
     }
-    let [a, b] = counts;
-    for ((what, ours), baseline) in ["source", "target"].iter().zip(a).zip(b) {
-        println!(
-            "| bench qemu-{name}/{what}-syscalls ours={ours:.0} baseline={baseline:.0} ratio={:.2}",
-            ours / baseline
-        );
+    let [a, b] = &counts;
+    for (which, what) in ["source-syscalls", "target-syscalls"].iter().enumerate() {
+        let of = |counts: &[[f64; 2]]| {
+            counts.iter().filter_map(|c| c.get(which).copied()).collect::<Vec<_>>()
+        };
+        crate::bench::report(what, name, &of(a), &of(b));
     }
     Ok(())
+}
+
+/// A line of results: medians, their ratio, and the least and the greatest ratio of two runs that
+/// followed each other; and all values, for people.
+fn report(what: &str, variant: &str, ours: &[f64], baseline: &[f64]) {
+    let sorted = |values: &[f64]| {
+        let mut values = values.to_vec();
+        values.sort_by(f64::total_cmp);
+        values
+    };
+    let middle = |values: &[f64]| sorted(values).get(values.len() / 2).copied().unwrap_or(f64::NAN);
+    let ratios = sorted(&ours.iter().zip(baseline).map(|(a, b)| a / b).collect::<Vec<_>>());
+    let (min, max) = (ratios.first().unwrap_or(&f64::NAN), ratios.last().unwrap_or(&f64::NAN));
+    let (a, b) = (middle(ours), middle(baseline));
+    println!(
+        "| bench qemu-{what}/{variant} ours={a:.0} baseline={b:.0} ratio={:.3} (min {min:.3} max {max:.3})",
+        a / b
+    );
+    println!("{what}/{variant}: ours {ours:.0?} baseline {baseline:.0?}");
 }
 
 fn migrate(
