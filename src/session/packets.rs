@@ -40,6 +40,10 @@ struct Queue {
     run: Run,
     /// Calls under way.
     inside: usize,
+    /// Of these, how many wait for `changed`. Waking nobody costs a system call all the same.
+    sleepers: usize,
+    /// Whether the load waits for calls to leave.
+    closing: bool,
     /// Packets that were written so far.
     written: u64,
 }
@@ -57,8 +61,11 @@ struct Inside<'a>(&'a Incoming);
 
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
-        self.0.lock().inside -= 1;
-        self.0.left.notify_all();
+        let mut queue = self.0.lock();
+        queue.inside -= 1;
+        if queue.closing {
+            self.0.left.notify_all();
+        }
     }
 }
 
@@ -76,6 +83,8 @@ impl Packets {
             failed: None,
             run: Run::NotYet,
             inside: 0,
+            sleepers: 0,
+            closing: false,
             written: 0,
         };
         let patience = load.write_timeout();
@@ -125,7 +134,7 @@ impl Packets {
         queue.window.fill(held);
         add(&shared.load.stats.packets, 1);
         set(&shared.load.stats.queued_bytes, queue.window.queued());
-        shared.changed.notify_all();
+        shared.wake(&queue);
         Ok(())
     }
 
@@ -177,7 +186,7 @@ impl Packets {
             queue.window.done(held);
             queue.written += 1;
             set(&shared.load.stats.queued_bytes, queue.window.queued());
-            shared.changed.notify_all();
+            shared.wake(&queue);
         }
     }
 
@@ -225,8 +234,7 @@ impl Packets {
     /// Makes waiting calls look at the cancellation.
     pub(super) fn wake(&self) {
         // With the lock: nobody is between looking and waiting.
-        let _queue = self.shared.lock();
-        self.shared.changed.notify_all();
+        self.shared.wake(&self.shared.lock());
     }
 
     /// Stops all calls with an error, or with the one that came before it, which is returned.
@@ -237,7 +245,7 @@ impl Packets {
         set(&self.shared.load.stats.queued_bytes, queue.window.queued());
         // Ends a write that is under way; the reason is the one above.
         self.shared.load.cancel.cancel();
-        self.shared.changed.notify_all();
+        self.shared.wake(&queue);
         first
     }
 
@@ -262,6 +270,7 @@ impl Packets {
         let in_callback = self.shared.load.device.lock().is_err();
         let mut queue = self.shared.lock();
         let own = usize::from(queue.run == Run::By(current_thread_token()));
+        queue.closing = true;
         while !in_callback && queue.inside > own {
             queue = self.shared.left.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
@@ -291,16 +300,24 @@ impl Incoming {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Wakes who waits for a change. The lock is still held: nobody is between looking and waiting.
+    fn wake(&self, queue: &Queue) {
+        if queue.sleepers > 0 {
+            self.changed.notify_all();
+        }
+    }
+
     /// Waits until something was written, but not for ever.
-    fn wait_for_room<'q>(&self, queue: MutexGuard<'q, Queue>) -> MutexGuard<'q, Queue> {
+    fn wait_for_room<'q>(&self, mut queue: MutexGuard<'q, Queue>) -> MutexGuard<'q, Queue> {
+        queue.sleepers += 1;
         let written = queue.written;
         let nothing_moves = |queue: &mut Queue| {
             queue.written == written && queue.failed.is_none() && !self.load.cancel.is_cancelled()
         };
-        self.changed
-            .wait_timeout_while(queue, self.patience, nothing_moves)
-            .unwrap_or_else(PoisonError::into_inner)
-            .0
+        let waited = self.changed.wait_timeout_while(queue, self.patience, nothing_moves);
+        let mut queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+        queue.sleepers -= 1;
+        queue
     }
 
     /// What has ended the load meanwhile.
@@ -322,7 +339,9 @@ impl Incoming {
             if let Some(held) = queue.window.take() {
                 return Ok(held);
             }
+            queue.sleepers += 1;
             queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue.sleepers -= 1;
         }
     }
 }
