@@ -137,8 +137,11 @@ DEMO_HDR = $(wildcard c-tests/demo/*.h)
 $(B)/demo/demo: $(DEMO_SRC) $(DEMO_HDR) include/vfiomig.h $(TEST_SOS) | $(B)/demo
 	$(CC) $(TEST_CPPFLAGS) $(TEST_CFLAGS) $(LDFLAGS) -o $@ $(DEMO_SRC) $(TEST_LIBS) -Wl,-rpath,'$$ORIGIN/..'
 
+$(B)/demo/sanitized: $(DEMO_SRC) $(DEMO_HDR) include/vfiomig.h $(TEST_SOS) | $(B)/demo
+	@$(CC) $(TEST_CPPFLAGS) $(TEST_CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $(DEMO_SRC) $(TEST_LIBS) -Wl,-rpath,'$$ORIGIN/..'
+
 .PHONY: demo
-demo: $(B)/demo/demo ## migrate a simulated device between two processes
+demo: $(B)/demo/demo ## migrate memory and a simulated device between two processes
 	$(B)/demo/demo
 
 # --- tests ------------------------------------------------------------------------------------
@@ -219,9 +222,10 @@ check-valgrind: $(PLAIN) ## the C tests under valgrind
 	@c-tests/run.sh --valgrind check-valgrind $(PLAIN)
 
 .PHONY: check-sanitizers-quick
-check-sanitizers-quick: $(SANITIZED) ## the C tests with address and undefined-behaviour sanitizers
+check-sanitizers-quick: $(SANITIZED) $(B)/demo/sanitized ## the C tests and the demo with address and undefined-behaviour sanitizers
 	@CC='$(CC)' SANITIZE='$(SANITIZE)' c-tests/sanitizers-active.sh $(B)
 	@c-tests/run.sh check-sanitizers $(SANITIZED)
+	@c-tests/demo/failures.sh $(B)/demo/sanitized
 
 # Besides, with a library that is not optimised and checks itself: overflows, debug assertions.
 .PHONY: check-sanitizers

@@ -14,6 +14,7 @@
 
 #include <linux/vfio.h>
 
+#include "memory.h"
 #include "vfiomig-sim.h"
 #include "vfiomig.h"
 
@@ -25,6 +26,14 @@ struct bind_iommufd {
     uint32_t out_devid;
 };
 #define BIND_IOMMUFD _IO(VFIO_TYPE, VFIO_BASE + 18)
+
+#ifndef VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE
+#define VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE 2
+#endif
+
+#define DMA_SIZE 2048 /* one write: a packet, say, which may lie across two pages */
+#define DMA_PERIOD_NS 1000000
+#define DMA_IN_FLIGHT 8 /* writes that a device finishes before it stops */
 
 #define PCI_COMMAND 4
 #define PCI_COMMAND_MEMORY 0x2
@@ -55,6 +64,99 @@ static void on_event(void *opaque, const struct vfiomig_event *event)
     }
 }
 
+/* --- the simulated device's DMA ---------------------------------------------------------------- */
+
+/*
+ * The simulator has a state and a log, and no memory: writing is left to its user. A device that
+ * has stopped does not write, so a change of state and a write exclude each other. One device per
+ * process.
+ */
+static struct {
+    pthread_mutex_t lock;
+    struct device *device;
+    int (*feature)(void *opaque, uint32_t flags, void *data, size_t len); /* the simulator's */
+} dma = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+/* One write, with the lock held. First the memory and then the log, as hardware does: a page that is
+ * read and sent in between must still be reported. */
+static void dma_write(struct device *d)
+{
+    uint64_t room = d->memory->size - DMA_SIZE, offset = random_next(&d->dma_seed) % (room + 1);
+    uint32_t state = vfiomig_sim_state(d->sim);
+    if (state != VFIOMIG_STATE_RUNNING && state != VFIOMIG_STATE_RUNNING_P2P &&
+        state != VFIOMIG_STATE_PRE_COPY && state != VFIOMIG_STATE_PRE_COPY_P2P)
+        return;
+    offset -= offset % 64;
+    memory_write(d->memory, offset, DMA_SIZE, d->dma_seed);
+    vfiomig_sim_dma_write(d->sim, MEMORY_IOVA + offset, DMA_SIZE);
+    __atomic_fetch_add(&d->dma_writes, 1, __ATOMIC_RELAXED);
+}
+
+/* In front of the simulator's own: a device stops when what it has begun is written, and not before.
+ * After the vCPUs, that is: the last reading of the log comes after both. */
+static int feature(void *opaque, uint32_t flags, void *data, size_t len)
+{
+    uint32_t wanted;
+    if (flags != (VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE) ||
+        len < sizeof wanted)
+        return dma.feature(opaque, flags, data, len);
+    memcpy(&wanted, data, sizeof wanted);
+    pthread_mutex_lock(&dma.lock);
+    if (dma.device->memory && (wanted == VFIOMIG_STATE_STOP_COPY || wanted == VFIOMIG_STATE_STOP))
+        for (int i = 0; i < DMA_IN_FLIGHT; i++)
+            dma_write(dma.device);
+    int r = dma.feature(opaque, flags, data, len);
+    pthread_mutex_unlock(&dma.lock);
+    return r;
+}
+
+static void *dma_engine(void *opaque)
+{
+    struct device *d = opaque;
+    uint64_t began = now_ns(), written = 0;
+    while (!__atomic_load_n(&d->dma_leave, __ATOMIC_ACQUIRE)) {
+        uint64_t now = now_ns();
+        uint64_t due = (uint64_t)((double)(now - began) / 1e9 * (double)d->options->dma_rate);
+        /* One at a time: who wants to stop the device does not wait for the others. */
+        for (; written + DMA_SIZE <= due; written += DMA_SIZE) {
+            pthread_mutex_lock(&dma.lock);
+            dma_write(d);
+            pthread_mutex_unlock(&dma.lock);
+        }
+        nanosleep(&(struct timespec){ .tv_nsec = DMA_PERIOD_NS }, NULL);
+    }
+    return NULL;
+}
+
+int device_start_dma(struct device *d, struct memory *memory)
+{
+    if (!d->sim || d->options->dma_rate == 0 || memory->size == 0)
+        return 0;
+    pthread_mutex_lock(&dma.lock);
+    d->memory = memory;
+    pthread_mutex_unlock(&dma.lock);
+    int r = -pthread_create(&d->dma, NULL, dma_engine, d);
+    if (r < 0)
+        d->memory = NULL;
+    return r;
+}
+
+uint64_t device_dma_writes(struct device *d)
+{
+    return __atomic_load_n(&d->dma_writes, __ATOMIC_RELAXED);
+}
+
+static void stop_dma(struct device *d)
+{
+    if (!d->memory)
+        return;
+    __atomic_store_n(&d->dma_leave, true, __ATOMIC_RELEASE);
+    pthread_join(d->dma, NULL);
+    d->memory = NULL;
+}
+
+/* --- where it comes from ----------------------------------------------------------------------- */
+
 static int open_sim(struct device *d)
 {
     const struct options *o = d->options;
@@ -67,6 +169,8 @@ static int open_sim(struct device *d)
     options.write_rate = d->side == TARGET ? o->write_rate : 0;
     options.pci_vendor = 0x1af4;
     options.pci_device = d->side == TARGET && o->fail_at == FAIL_OTHER_DEVICE ? 0x1042 : 0x1041;
+    if (o->fail_at == FAIL_NO_LOG)
+        options.quirks = VFIOMIG_SIM_NO_LOGGING;
     options.transition_us[VFIOMIG_STATE_PRE_COPY_P2P] = 300;
     options.transition_us[VFIOMIG_STATE_STOP_COPY] = 1000;
     options.transition_us[VFIOMIG_STATE_STOP] = 1000;
@@ -113,7 +217,8 @@ static int open_group(struct device *d, const char *group, const char *name)
 int device_open(struct device *d, const struct options *o, enum side side, char *why,
                 size_t why_size)
 {
-    *d = (struct device){ .options = o, .side = side, .fd = -1, .iommu = -1, .group = -1 };
+    *d = (struct device){ .options = o, .side = side, .fd = -1, .iommu = -1, .group = -1,
+                          .dma_seed = 2000 + (uint64_t)side };
     const char *path = o->device[side], *group = o->group[side];
     int r = !path ? open_sim(d) : group ? open_group(d, group, path) : open_cdev(d, path);
     if (r < 0) {
@@ -134,8 +239,15 @@ int device_open(struct device *d, const struct options *o, enum side side, char 
             snprintf(sysfs, sizeof sysfs, "/sys/bus/pci/devices/%s", path);
         options.sysfs_path = sysfs;
     }
-    r = d->sim ? vfiomig_device_new_ops(vfiomig_sim_ops(d->sim), d->sim, &options, &d->mig)
-               : vfiomig_device_new_fd(d->fd, &options, &d->mig);
+    if (d->sim) {
+        struct vfiomig_device_ops ops = *vfiomig_sim_ops(d->sim);
+        dma.device = d;
+        dma.feature = ops.feature;
+        ops.feature = feature;
+        r = vfiomig_device_new_ops(&ops, d->sim, &options, &d->mig);
+    } else {
+        r = vfiomig_device_new_fd(d->fd, &options, &d->mig);
+    }
     if (r < 0) {
         snprintf(why, why_size, "%s", vfiomig_error_message());
         device_close(d);
@@ -165,6 +277,7 @@ int device_open(struct device *d, const struct options *o, enum side side, char 
 
 void device_close(struct device *d)
 {
+    stop_dma(d);
     /* The library's handle first: it uses what the rest of this closes. */
     vfiomig_device_free(d->mig);
     if (d->sim)
@@ -223,7 +336,14 @@ uint64_t device_violations(struct device *d, const char **what)
 
 void device_inject(struct device *d, enum operation operation, uint64_t nth, int errnum)
 {
-    static const uint32_t kinds[] = { VFIOMIG_SIM_OP_SET_STATE, VFIOMIG_SIM_OP_READ,
-                                      VFIOMIG_SIM_OP_WRITE };
-    vfiomig_sim_inject(d->sim, kinds[operation], nth, errnum, VFIOMIG_SIM_FAULT_ONCE);
+    static const struct {
+        uint32_t kind, effect;
+    } faults[] = {
+        [CHANGE_OF_STATE] = { VFIOMIG_SIM_OP_SET_STATE, VFIOMIG_SIM_FAULT_ONCE },
+        [READ] = { VFIOMIG_SIM_OP_READ, VFIOMIG_SIM_FAULT_ONCE },
+        [WRITE] = { VFIOMIG_SIM_OP_WRITE, VFIOMIG_SIM_FAULT_ONCE },
+        [LOG_REPORT_FORGETS] = { VFIOMIG_SIM_OP_LOG_REPORT, VFIOMIG_SIM_FAULT_HALF },
+        [LOG_REPORTS] = { VFIOMIG_SIM_OP_LOG_REPORT, VFIOMIG_SIM_FAULT_STICKY },
+    };
+    vfiomig_sim_inject(d->sim, faults[operation].kind, nth, errnum, faults[operation].effect);
 }

@@ -3,10 +3,13 @@
 #ifndef DEVICE_H
 #define DEVICE_H
 
+#include <pthread.h>
+
 #include "demo.h"
 
 struct vfiomig_device;
 struct vfiomig_sim;
+struct memory;
 
 #define PCI_CONFIG_SIZE 256
 
@@ -21,6 +24,11 @@ struct device {
     int group;
     uint64_t config_offset;
     uint8_t config[PCI_CONFIG_SIZE]; /* of the simulated device */
+    /* The simulated device's DMA. */
+    struct memory *memory; /* that the guest's driver gave it; NULL: it does not write to any */
+    pthread_t dma;
+    uint64_t dma_seed, dma_writes;
+    bool dma_leave;
 };
 
 /* 0, or -errno with the reason in why. */
@@ -39,12 +47,18 @@ void device_restore_interrupts(struct device *device, const uint8_t config[PCI_C
 void device_guest_write(struct device *device, uint64_t offset, uint64_t len, uint64_t seed);
 void device_guest_reset(struct device *device);
 
+/* The guest gives the device memory to write to: whenever it runs it does, without telling the VMM.
+ * Until the device is closed. A real device would need a mapping in its IOMMU. 0 or -errno. */
+int device_start_dma(struct device *device, struct memory *memory);
+uint64_t device_dma_writes(struct device *device);
+
 /* Equal contents have equal digests; 0: cannot be told from outside. */
 uint64_t device_digest(struct device *device);
 uint64_t device_violations(struct device *device, const char **what);
 
-/* Makes the device's nth change of state, read or write from now fail. */
-enum operation { CHANGE_OF_STATE, READ, WRITE };
+/* Makes the device's nth change of state, read or write from now fail; or the nth report of its log,
+ * once, with what it should have told forgotten, or every one from then on. */
+enum operation { CHANGE_OF_STATE, READ, WRITE, LOG_REPORT_FORGETS, LOG_REPORTS };
 void device_inject(struct device *device, enum operation operation, uint64_t nth, int errnum);
 
 #endif

@@ -35,15 +35,28 @@ run no-pre-copy-time --precopy-limit 0
 run dirtying-faster-than-sending --read-rate 50M --dirty-rate 200M --precopy-limit 500
 run slow-target --write-rate 100M
 run one-byte --state-size 1 --dirty-rate 0
+run memory-dirtying-faster-than-sending --memory-rate 2G --dma-rate 400M --precopy-limit 500
+run memory-at-rest --memory-rate 0 --dma-rate 0
+run one-page --memory-size 64K
+run no-memory --memory-size 0
 
 # A demo that is content with any outcome would make all of the above worthless.
-if timeout 60 "$demo" --state-size 32M --fail-at kill-source --expect source >"$out" 2>&1 ||
-	[ "$(tail -n 1 "$out")" != 'demo: FAILED' ]; then
-	failed=$((failed + 1))
-	echo "not ok demo a-wrong-outcome-is-noticed: it was not"
-else
-	passed=$((passed + 1))
-	echo "ok demo a-wrong-outcome-is-noticed"
-fi
+must_fail() { # NAME WHY arguments...
+	name=$1
+	why=$2
+	shift 2
+	if timeout 60 "$demo" --state-size 32M --dirty-rate 8M "$@" >"$out" 2>&1 ||
+		[ "$(tail -n 1 "$out")" != 'demo: FAILED' ] || ! grep -q "$why" "$out"; then
+		failed=$((failed + 1))
+		echo "not ok demo $name: it was not"
+		sed 's/^/    | /' "$out"
+	else
+		passed=$((passed + 1))
+		echo "ok demo $name"
+	fi
+}
+
+must_fail a-wrong-outcome-is-noticed 'it should run on the source' --fail-at kill-source --expect source
+must_fail pages-that-are-missing-are-noticed 'the memory differs' --skip-last-collect
 echo "demo: $passed passed, $failed failed"
 [ "$failed" -eq 0 ] && [ "$passed" -gt 10 ]

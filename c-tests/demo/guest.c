@@ -5,14 +5,38 @@
 
 #include "demo.h"
 #include "device.h"
+#include "memory.h"
 
 #define PERIOD_NS 2000000 /* between two bursts of writes */
 #define CHUNK 65536u
 
+/* What is due after so many nanoseconds; scattered, as a guest's writes are. */
+static void write_to_device(struct guest *g, uint64_t ns, uint64_t *written, uint64_t *seed)
+{
+    uint64_t size = g->options->state_size, chunk = size < CHUNK ? size : CHUNK;
+    uint64_t due = (uint64_t)((double)ns / 1e9 * (double)g->options->dirty_rate);
+    for (; *written + chunk <= due; *written += chunk) {
+        uint64_t at = random_next(seed) % (size / chunk) * chunk;
+        device_guest_write(g->device, at, chunk, *seed);
+    }
+}
+
+static void write_to_memory(struct guest *g, uint64_t ns, uint64_t *written, uint64_t *seed)
+{
+    if (g->memory->size == 0)
+        return;
+    uint64_t page = g->memory->page_size;
+    uint64_t due = (uint64_t)((double)ns / 1e9 * (double)g->options->memory_rate);
+    for (; *written + page <= due; *written += page) {
+        uint64_t at = random_next(seed) % g->memory->pages * page;
+        memory_vcpu_write(g->memory, at, page, *seed);
+    }
+}
+
 static void *vcpu(void *opaque)
 {
     struct guest *g = opaque;
-    uint64_t written = 0, since = 0, seed = 1000;
+    uint64_t to_device = 0, to_memory = 0, since = 0, seed = 1000;
     pthread_mutex_lock(&g->lock);
     while (!g->leave) {
         if (!g->wanted) {
@@ -31,16 +55,10 @@ static void *vcpu(void *opaque)
         uint64_t now = now_ns();
         if (since == 0) {
             since = now;
-            written = 0;
+            to_device = to_memory = 0;
         }
-        /* Scattered, as a guest's writes are. */
-        uint64_t due = (uint64_t)((double)(now - since) / 1e9 * (double)g->dirty_rate);
-        uint64_t chunk = g->state_size < CHUNK ? g->state_size : CHUNK, chunks = g->state_size / chunk;
-        while (written + chunk <= due) {
-            seed = seed * 6364136223846793005u + 1442695040888963407u;
-            device_guest_write(g->device, (seed >> 16) % chunks * chunk, chunk, seed);
-            written += chunk;
-        }
+        write_to_device(g, now - since, &to_device, &seed);
+        write_to_memory(g, now - since, &to_memory, &seed);
         nanosleep(&(struct timespec){ .tv_nsec = PERIOD_NS }, NULL);
 
         pthread_mutex_lock(&g->lock);
@@ -51,9 +69,10 @@ static void *vcpu(void *opaque)
     return NULL;
 }
 
-int guest_create(struct guest *g, struct device *device, uint64_t state_size, uint64_t dirty_rate)
+int guest_create(struct guest *g, struct device *device, struct memory *memory,
+                 const struct options *options)
 {
-    *g = (struct guest){ .device = device, .state_size = state_size, .dirty_rate = dirty_rate };
+    *g = (struct guest){ .device = device, .memory = memory, .options = options };
     pthread_mutex_init(&g->lock, NULL);
     pthread_cond_init(&g->changed, NULL);
     return -pthread_create(&g->thread, NULL, vcpu, g);

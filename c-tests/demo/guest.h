@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/* Stands in for the guest's vCPUs: a thread that keeps the device busy. */
+/* Stands in for the guest's vCPUs: a thread that keeps the device and the memory busy. */
 #ifndef GUEST_H
 #define GUEST_H
 
@@ -8,10 +8,13 @@
 #include <stdint.h>
 
 struct device;
+struct memory;
+struct options;
 
 struct guest {
     struct device *device;
-    uint64_t state_size, dirty_rate;
+    struct memory *memory;
+    const struct options *options;
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t changed;
@@ -19,8 +22,8 @@ struct guest {
 };
 
 /* The vCPUs exist, and are stopped. */
-int guest_create(struct guest *guest, struct device *device, uint64_t state_size,
-                 uint64_t dirty_rate);
+int guest_create(struct guest *guest, struct device *device, struct memory *memory,
+                 const struct options *options);
 void guest_run(struct guest *guest);
 /* Returns when the vCPUs do nothing any more. */
 void guest_stop(struct guest *guest);

@@ -44,6 +44,10 @@ static const struct scenario {
     { "cancel", FAIL_CANCEL, ON_SOURCE, "another thread cancels on the source" },
     { "target-cancel", FAIL_TARGET_CANCEL, ON_SOURCE, "the target cancels" },
     { "guest-reset", FAIL_GUEST_RESET, ON_TARGET, "the guest resets its device during pre-copy" },
+    { "no-log", FAIL_NO_LOG, ON_TARGET, "the source's device has no log of its DMA" },
+    { "log-refuses", FAIL_LOG_REFUSES, ON_TARGET, "the source's device does not report its log" },
+    { "log-forgets", FAIL_LOG_FORGETS, ON_TARGET, "the source's device loses what it has logged, once" },
+    { "set-dirty", FAIL_SET_DIRTY, ON_SOURCE, "the VMM has no place for what it is told of dirty pages" },
     { "kill-target", FAIL_KILL_TARGET, ON_SOURCE, "the target dies while it loads" },
     { "kill-target-late", FAIL_KILL_TARGET_LATE, ON_SOURCE, "the target dies after its commit" },
     { "kill-source", FAIL_KILL_SOURCE, ON_TARGET, "the source dies after the target's commit" },
@@ -58,6 +62,9 @@ static void usage(FILE *to)
             "usage: demo [options]\n"
             "  --state-size SIZE        state of the simulated device (256M)\n"
             "  --dirty-rate SIZE        what the guest changes of it per second (64M; 0: nothing)\n"
+            "  --memory-size SIZE       the guest's memory (64M; real devices: 0; 0: it is not moved)\n"
+            "  --memory-rate SIZE       what the guest's vCPUs write to it per second (8M)\n"
+            "  --dma-rate SIZE          what the simulated device writes to it per second (2M)\n"
             "  --read-rate SIZE         what the source's driver gives per second (400M; 0: all it can)\n"
             "  --write-rate SIZE        what the target's driver takes per second (0)\n"
             "  --downtime-limit MS      switch over when the rest takes less than this (20)\n"
@@ -68,6 +75,8 @@ static void usage(FILE *to)
             "  --group N, --target-group N\n"
             "  --expect WHERE           where the guest must be in the end: source, target, nowhere\n"
             "  --verbose                every change of state\n"
+            "  --skip-last-collect      a mistake: dirty pages are not read after the device has\n"
+            "                           stopped. It must be noticed\n"
             "  --fail-at WHAT           something goes wrong; the outcome must be right:\n");
     for (size_t i = 1; i < SCENARIOS; i++)
         fprintf(to, "      %-20s %s\n", scenarios[i].name, scenarios[i].what);
@@ -111,6 +120,10 @@ static struct scenario parse(int argc, char **argv, struct options *o)
     static const struct option longs[] = {
         { "state-size", required_argument, NULL, 's' },
         { "dirty-rate", required_argument, NULL, 'd' },
+        { "memory-size", required_argument, NULL, 'm' },
+        { "memory-rate", required_argument, NULL, 'M' },
+        { "dma-rate", required_argument, NULL, 'a' },
+        { "skip-last-collect", no_argument, NULL, 'S' },
         { "read-rate", required_argument, NULL, 'r' },
         { "write-rate", required_argument, NULL, 'w' },
         { "downtime-limit", required_argument, NULL, 'l' },
@@ -127,10 +140,15 @@ static struct scenario parse(int argc, char **argv, struct options *o)
     };
     const struct scenario *scenario = &scenarios[0];
     int expected = -1, option;
+    bool memory_given = false;
     while ((option = getopt_long(argc, argv, "v", longs, NULL)) != -1) {
         switch (option) {
         case 's': o->state_size = number(optarg); break;
         case 'd': o->dirty_rate = number(optarg); break;
+        case 'm': o->memory_size = number(optarg); memory_given = true; break;
+        case 'M': o->memory_rate = number(optarg); break;
+        case 'a': o->dma_rate = number(optarg); break;
+        case 'S': o->skip_last_collect = true; break;
         case 'r': o->read_rate = number(optarg); break;
         case 'w': o->write_rate = number(optarg); break;
         case 'l': o->downtime_limit_ms = number(optarg); break;
@@ -148,7 +166,11 @@ static struct scenario parse(int argc, char **argv, struct options *o)
     }
     o->fail_at = scenario->failure;
     bool real = o->device[SOURCE] || o->device[TARGET];
-    if (optind < argc || o->state_size == 0 || (real && !(o->device[SOURCE] && o->device[TARGET]))) {
+    /* No real device is given memory to write to here: there would be nothing to show. */
+    if (real && !memory_given)
+        o->memory_size = 0;
+    if (optind < argc || o->state_size == 0 ||
+        o->memory_size % (uint64_t)sysconf(_SC_PAGESIZE) != 0 || (real && !(o->device[SOURCE] && o->device[TARGET]))) {
         usage(stderr);
         exit(2);
     }
@@ -168,7 +190,8 @@ static struct scenario parse(int argc, char **argv, struct options *o)
 static void print_downtime(const struct report *source, const struct report *target)
 {
     static const char *const names[MOMENTS] = {
-        [QUIESCED] = "quiesce",  [STOPPED] = "stop",   [SENT] = "drain and send",
+        [QUIESCED] = "quiesce",  [STOPPED] = "stop",   [MEMORY_SENT] = "last memory",
+        [SENT] = "drain and send",
         [LOADED] = "load rest",  [COMMITTED] = "commit", [TOLD] = "acknowledge",
         [RUNNING] = "run",
     };
@@ -189,6 +212,12 @@ static void print_downtime(const struct report *source, const struct report *tar
 static bool contents_right(const struct options *o, const struct report *source,
                            const struct report *target)
 {
+    if (source->memory_digest != target->memory_digest ||
+        (target->memory_digest == 0) != (o->memory_size == 0)) {
+        printf("demo: the memory differs: digest %016" PRIx64 " here and %016" PRIx64 " there\n",
+               source->memory_digest, target->memory_digest);
+        return false;
+    }
     if (o->device[SOURCE])
         return true;
     if (source->pci_command != target->pci_command || target->pci_command == 0) {
@@ -201,6 +230,33 @@ static bool contents_right(const struct options *o, const struct report *source,
     if (source->digest != target->digest || source->digest == 0) {
         printf("demo: the contents differ: digest %016" PRIx64 " here and %016" PRIx64 " there\n",
                source->digest, target->digest);
+        return false;
+    }
+    return true;
+}
+
+/* Whether the pages that the device wrote to were told as they should have been. */
+static bool tracking_right(const struct options *o, const struct report *source,
+                           const struct report *target)
+{
+    enum failure failure = o->fail_at;
+    bool all_dirty = failure == FAIL_NO_LOG || failure == FAIL_LOG_REFUSES;
+    bool errors = failure == FAIL_LOG_REFUSES || failure == FAIL_LOG_FORGETS ||
+                  failure == FAIL_GUEST_RESET;
+    if (!target->goes_on) {
+        printf("demo: WRONG: nothing is written to the memory after the switchover\n");
+        return false;
+    }
+    if (o->memory_size == 0 || o->device[SOURCE] || failure == FAIL_KILL_SOURCE)
+        return true;
+    if (source->tracker != (all_dirty ? VFIOMIG_TRACKER_ALL_DIRTY : VFIOMIG_TRACKER_DEVICE_LOG) ||
+        (source->tracking_errors > 0) != errors) {
+        printf("demo: WRONG: tracker %u, %" PRIu64 " errors\n", source->tracker,
+               source->tracking_errors);
+        return false;
+    }
+    if (!all_dirty && o->dma_rate > 0 && !o->skip_last_collect && source->logged_bytes == 0) {
+        printf("demo: WRONG: the device's log has reported nothing\n");
         return false;
     }
     return true;
@@ -234,6 +290,8 @@ static bool judge(const struct options *o, const struct scenario *scenario,
     }
     if (on_target && !contents_right(o, source, target))
         right = false;
+    if (on_target && !tracking_right(o, source, target))
+        right = false;
     return right;
 }
 
@@ -242,6 +300,9 @@ int main(int argc, char **argv)
     struct options o = {
         .state_size = 256 << 20,
         .dirty_rate = 64 << 20,
+        .memory_size = 64 << 20,
+        .memory_rate = 8 << 20,
+        .dma_rate = 2 << 20,
         .read_rate = 400 << 20,
         .downtime_limit_ms = 20,
         .precopy_limit_ms = 10000,
@@ -252,8 +313,11 @@ int main(int argc, char **argv)
     if (o.device[SOURCE])
         printf(", %s to %s", o.device[SOURCE], o.device[TARGET]);
     else
-        printf(", a simulated device with %.0f MiB of state", (double)o.state_size / (1 << 20));
+        printf(", a simulated device with %.0f MiB of state, a guest with %.0f MiB of memory",
+               (double)o.state_size / (1 << 20), (double)o.memory_size / (1 << 20));
     printf("%s%s\n", scenario->failure ? "; " : "", scenario->what);
+    if (o.device[SOURCE] && o.memory_size == 0)
+        printf("demo: no memory is moved: the devices are given none to write to\n");
 
     int sock[2];
     struct report *reports = mmap(NULL, 2 * sizeof *reports, PROT_READ | PROT_WRITE,
@@ -305,6 +369,12 @@ int main(int argc, char **argv)
         printf("sent: %.1f MiB in %u rounds while the guest ran, %.2f MiB after\n",
                (double)(source->data_bytes - source->stop_bytes) / (1 << 20), source->rounds,
                (double)source->stop_bytes / (1 << 20));
+        if (o.memory_size > 0)
+            printf("memory: %.1f MiB while the guest ran, %.2f MiB after; the device's log reported "
+                   "%.1f MiB\n",
+                   (double)(source->memory_bytes - source->memory_stop_bytes) / (1 << 20),
+                   (double)source->memory_stop_bytes / (1 << 20),
+                   (double)source->logged_bytes / (1 << 20));
         print_downtime(source, target);
     }
     if (!right)
@@ -316,7 +386,9 @@ int main(int argc, char **argv)
         printf("demo: verified: %" PRIu64 " bytes moved, every frame checked, downtime %.1f ms\n",
                target->data_bytes, downtime_ms);
     else
-        printf("demo: verified: %.0f MiB moved, digest %016" PRIx64 ", downtime %.1f ms\n",
-               (double)o.state_size / (1 << 20), target->digest, downtime_ms);
+        printf("demo: verified: %.0f MiB of device state and %.0f MiB of memory moved, digests "
+               "%016" PRIx64 " and %016" PRIx64 ", downtime %.1f ms\n",
+               (double)o.state_size / (1 << 20), (double)o.memory_size / (1 << 20), target->digest,
+               target->memory_digest, downtime_ms);
     return right ? 0 : 1;
 }

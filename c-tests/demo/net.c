@@ -10,11 +10,17 @@
 struct header {
     uint32_t type;
     uint32_t len;
+    uint64_t where;
 };
 
 int net_send(int sock, uint32_t type, const void *data, size_t len)
 {
-    struct header header = { .type = type, .len = (uint32_t)len };
+    return net_send_at(sock, type, 0, data, len);
+}
+
+int net_send_at(int sock, uint32_t type, uint64_t where, const void *data, size_t len)
+{
+    struct header header = { .type = type, .len = (uint32_t)len, .where = where };
     struct iovec parts[2] = {
         { .iov_base = &header, .iov_len = sizeof header },
         { .iov_base = (void *)data, .iov_len = len },
@@ -71,6 +77,7 @@ int net_receive(int sock, struct message *message, int timeout_ms)
         return -EMSGSIZE;
     message->type = header.type;
     message->len = header.len;
+    message->where = header.where;
     r = receive_all(sock, message->data, header.len);
     return r < 0 ? r : 1;
 }

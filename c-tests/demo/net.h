@@ -9,6 +9,7 @@
 enum {
     /* source to target */
     MSG_STREAM, /* the next piece of the library's stream, in any split */
+    MSG_MEMORY, /* pages of the guest's memory, from `where` on */
     MSG_GO,     /* the source has let go: run */
     MSG_KEEP,   /* the source runs again: do not run, whatever you have committed */
     /* target to source */
@@ -26,12 +27,14 @@ struct initial_loaded {
 struct message {
     uint32_t type;
     uint32_t len;
+    uint64_t where; /* of MSG_MEMORY; else 0 */
     uint8_t *data; /* the caller's buffer */
     size_t cap;    /* its size */
 };
 
 /* 0 or -errno. */
 int net_send(int sock, uint32_t type, const void *data, size_t len);
+int net_send_at(int sock, uint32_t type, uint64_t where, const void *data, size_t len);
 
 /* Waits up to timeout_ms (-1: for ever) for a message: 1 when it came, 0 when none did, -EPIPE
  * when the other process is gone, or another -errno. */

@@ -2,7 +2,8 @@
 /*
  * The side that the guest leaves.
  *
- *     pre-copy     the guest runs; its device's state is sent, and sent again where it changes
+ *     pre-copy     the guest runs; its memory and its device's state are sent, and sent again where
+ *                  they change
  *     switchover   the vCPUs stop, the device stops, the rest is sent
  *     release      only after the target has committed
  *
@@ -20,7 +21,9 @@
 #include "demo.h"
 #include "device.h"
 #include "guest.h"
+#include "memory.h"
 #include "net.h"
+#include "tracking.h"
 #include "vfiomig.h"
 
 #define BUFFER_SIZE VFIOMIG_GOOD_BUFFER
@@ -35,6 +38,8 @@ struct source {
     int sock;
     struct device device;
     struct guest guest;
+    struct memory memory;
+    struct tracking tracking; /* which pages of it are to be sent */
     struct vfiomig_save *save;
     uint8_t *buffer;
     uint8_t inbox[1024];
@@ -45,6 +50,8 @@ struct source {
     /* A round sends as much as was left when it began; meanwhile the guest dirties some again. */
     uint64_t round_began_ns, round_bytes, round_goal;
     double bandwidth; /* bytes per second, of the last round that was long enough to tell */
+    uint64_t memory_bytes;   /* of the guest's memory, in this round */
+    double memory_bandwidth; /* which is another one: no driver has to be asked */
     uint64_t sent;
     pthread_t canceller;
 };
@@ -94,19 +101,91 @@ static int hear_all(struct source *s)
     }
 }
 
-static int send_stream(struct source *s, size_t len)
+static int send_message(struct source *s, uint32_t type, uint64_t where, const void *data, size_t len)
 {
-    if (s->options->fail_at == FAIL_CORRUPT && s->sent < s->options->state_size / 2 &&
-        s->sent + len >= s->options->state_size / 2)
-        s->buffer[len / 2] ^= 0x10;
-    int r = net_send(s->sock, MSG_STREAM, s->buffer, len);
-    s->sent += len;
-    s->round_bytes += len;
+    int r = net_send_at(s->sock, type, where, data, len);
     if (r == 0)
         return hear_all(s);
     /* Why it closed the connection may be waiting to be read. */
     int said = hear_all(s);
     return said < 0 ? said : give_up(s, r, "sending to the target failed: %s", strerror(-r));
+}
+
+static int send_stream(struct source *s, size_t len)
+{
+    if (s->options->fail_at == FAIL_CORRUPT && s->sent < s->options->state_size / 2 &&
+        s->sent + len >= s->options->state_size / 2)
+        s->buffer[len / 2] ^= 0x10;
+    int r = send_message(s, MSG_STREAM, 0, s->buffer, len);
+    s->sent += len;
+    s->round_bytes += len;
+    return r;
+}
+
+/* --- memory --------------------------------------------------------------------------------- */
+
+static int start_tracking(struct source *s)
+{
+    if (s->memory.size == 0)
+        return 0;
+    int r = tracking_start(&s->tracking, &s->memory, &s->device);
+    if (r < 0)
+        return s->tracking.dirty ? library_failed(s, r) : give_up(s, r, "no memory for a bitmap");
+    if (s->options->fail_at == FAIL_LOG_REFUSES)
+        device_inject(&s->device, LOG_REPORTS, 1, EIO);
+    if (s->options->fail_at == FAIL_LOG_FORGETS)
+        device_inject(&s->device, LOG_REPORT_FORGETS, 2, EIO);
+    if (s->options->fail_at == FAIL_SET_DIRTY)
+        s->tracking.refuse = EIO;
+    return 0;
+}
+
+/* A negative value means that pages may be missing. With pages that merely count as dirty because
+ * something has failed there is more to send, and nothing else to do about it. */
+static int collect(struct source *s, bool without_device)
+{
+    int r = tracking_collect(&s->tracking, without_device);
+    return r < 0 ? library_failed(s, r) : 0;
+}
+
+/* All that was collected. Straight from where the guest and its device go on writing: a page that
+ * changes while it is sent is dirty again. */
+static int send_memory(struct source *s)
+{
+    uint64_t before = now_ns(), offset, len, bytes = 0;
+    if (!s->tracking.run)
+        return 0;
+    while ((len = tracking_take(&s->tracking, BUFFER_SIZE, &offset)) > 0) {
+        int r = send_message(s, MSG_MEMORY, offset, s->memory.ram + offset, len);
+        if (r < 0)
+            return r;
+        bytes += len;
+    }
+    double seconds = (double)(now_ns() - before) / 1e9;
+    if ((bytes >= 1 << 20 || s->memory_bandwidth == 0) && seconds > 0)
+        s->memory_bandwidth = (double)bytes / seconds;
+    s->memory_bytes += bytes;
+    s->report->memory_bytes += bytes;
+    return 0;
+}
+
+/* What the last pages will cost when the guest has stopped: reading the log, and sending. */
+static double memory_ms(const struct source *s)
+{
+    double ms = (double)s->tracking.stats.last_sync_ns / 1e6;
+    if (s->memory_bandwidth > 0)
+        ms += (double)tracking_left(&s->tracking) / s->memory_bandwidth * 1e3;
+    return ms;
+}
+
+static void stop_tracking(struct source *s)
+{
+    if (s->tracking.run) {
+        s->report->logged_bytes = s->tracking.device.dirty_bytes;
+        s->report->tracking_errors = s->tracking.stats.errors;
+        s->report->tracker = s->tracking.device.tracker;
+    }
+    tracking_stop(&s->tracking);
 }
 
 /* --- pre-copy ------------------------------------------------------------------------------- */
@@ -149,12 +228,22 @@ static int end_round(struct source *s, bool *wanted)
     if (pending.flags & VFIOMIG_PENDING_STOP_COPY_KNOWN && pending.stop_copy_bytes > left)
         left = pending.stop_copy_bytes;
 
+    if ((r = collect(s, false)) < 0)
+        return r;
+
     bool bar = isatty(STDOUT_FILENO);
-    if (s->round_bytes > 0)
-        printf("%ssource: round %u: %.2f MiB at %.0f MiB/s, %.2f MiB left\n", bar ? "\r\033[K" : "",
+    if (s->round_bytes > 0) {
+        printf("%ssource: round %u: %.2f MiB at %.0f MiB/s, %.2f MiB left", bar ? "\r\033[K" : "",
                ++s->report->rounds, MIB(s->round_bytes), s->bandwidth / (1 << 20), MIB(left));
+        if (s->tracking.run)
+            printf("; memory: %.2f MiB, %.2f MiB left", MIB(s->memory_bytes),
+                   MIB(tracking_left(&s->tracking)));
+        if (s->tracking.device.tracker == VFIOMIG_TRACKER_DEVICE_LOG)
+            printf(", the device writes to %.1f MiB/s", MIB(s->tracking.device.rate));
+        printf("\n");
+    }
     s->round_began_ns = now;
-    s->round_bytes = 0;
+    s->round_bytes = s->memory_bytes = 0;
 
     /* Initial data is what the target needs time for: allocating, programming. Stopping before
      * it has loaded that would put this time into the downtime. */
@@ -162,9 +251,19 @@ static int end_round(struct source *s, bool *wanted)
                           (pending.flags & VFIOMIG_PENDING_INITIAL_SENT &&
                            s->loaded.generation == pending.initial_generation);
     double ms = s->bandwidth > 0 ? (double)left / s->bandwidth * 1e3 : 0;
-    *wanted = initial_loaded && ms <= (double)s->options->downtime_limit_ms;
+    double limit = (double)s->options->downtime_limit_ms, total = ms + memory_ms(s);
+    if (s->tracking.unwatched) {
+        /* It is dirty at every time, however long one waits: only the device counts. Where the
+         * downtime matters more than the migration, this is the moment to abandon it. */
+        *wanted = initial_loaded && ms <= limit;
+        if (*wanted)
+            printf("source: nobody tracks the memory, and waiting makes it no less: switching over, "
+                   "with %.1f ms for it\n", memory_ms(s));
+        return 0;
+    }
+    *wanted = initial_loaded && total <= limit;
     if (*wanted)
-        printf("source: the rest will take %.1f ms of the %llu allowed: switching over\n", ms,
+        printf("source: the rest will take %.1f ms of the %llu allowed: switching over\n", total,
                (unsigned long long)s->options->downtime_limit_ms);
     return 0;
 }
@@ -197,14 +296,18 @@ static void wait_drained(struct source *s)
 static int pre_copy(struct source *s)
 {
     bool wanted = false, was_reset = false;
-    s->began_ns = s->round_began_ns = now_ns();
+    int r;
+    s->began_ns = now_ns();
     s->round_goal = s->options->state_size;
+    if ((r = send_memory(s)) < 0)
+        return r;
+    s->round_began_ns = now_ns();
     for (;;) {
         size_t len;
         int status = vfiomig_save_next(s->save, s->buffer, BUFFER_SIZE, &len);
         if (status < 0)
             return library_failed(s, status);
-        int r = len > 0 ? send_stream(s, len) : hear_all(s);
+        r = len > 0 ? send_stream(s, len) : hear_all(s);
         if (r < 0)
             return r;
         show_bar(s);
@@ -213,6 +316,10 @@ static int pre_copy(struct source *s)
             was_reset = true;
             printf("source: the guest resets its device\n");
             device_guest_reset(&s->device);
+            /* A VMM sees it in the configuration space that it gives to the guest. The device's log
+             * is gone as well, and whatever it held counts as dirty. */
+            if ((r = vfiomig_device_was_reset(s->device.mig)) < 0)
+                return library_failed(s, r);
         }
         if (precopy_took_too_long(s))
             return 0;
@@ -222,10 +329,12 @@ static int pre_copy(struct source *s)
             return r;
         if (wanted)
             return 0;
-        if (status == VFIOMIG_DRAINED) {
+        /* What is dirty in any case is sent when the guest has stopped, and not before in vain. */
+        if (!s->tracking.unwatched && (r = send_memory(s)) < 0)
+            return r;
+        if (status == VFIOMIG_DRAINED)
             wait_drained(s);
-            s->round_began_ns = now_ns();
-        }
+        s->round_began_ns = now_ns();
     }
 }
 
@@ -252,6 +361,15 @@ static int switchover(struct source *s)
     if ((r = vfiomig_save_stop(s->save)) < 0)
         return library_failed(s, r);
     at[STOPPED] = now_ns();
+
+    /* The device has written for the last time, and after the vCPUs: only now a reading is the last
+     * one. Before the save is finished: some drivers' logs end with it. */
+    uint64_t before = s->report->memory_bytes;
+    if ((r = collect(s, s->options->skip_last_collect)) < 0 || (r = send_memory(s)) < 0)
+        return r;
+    s->report->memory_stop_bytes = s->report->memory_bytes - before;
+    if (s->tracking.run)
+        at[MEMORY_SENT] = now_ns();
 
     /* The guest can write to its configuration space until it is stopped: not earlier. */
     uint8_t config[PCI_CONFIG_SIZE];
@@ -308,6 +426,7 @@ static void redo_fixups(struct source *s)
 static void keep(struct source *s)
 {
     printf("source: %s\n", s->report->why);
+    stop_tracking(s);
     /* Before anything runs again, so that the target cannot take a commit for permission. What
      * comes back does not matter: a target that cannot be told is gone. On a network it may only
      * be cut off: ask whoever can fence it before running the guest twice. */
@@ -343,8 +462,10 @@ static void take_back(struct source *s)
 
 static void release(struct source *s)
 {
-    if (s->options->fail_at == FAIL_KILL_SOURCE)
+    if (s->options->fail_at == FAIL_KILL_SOURCE) {
+        s->report->memory_digest = memory_digest(&s->memory); /* what it cannot tell any more */
         raise(SIGKILL);
+    }
 
     /* The point of no return, in one message. Taking the device to STOP can be slow and is not
      * what the guest waits for: it comes afterwards. */
@@ -355,9 +476,11 @@ static void release(struct source *s)
         keep(s);
         return;
     }
+    stop_tracking(s);
     if (vfiomig_save_finish(s->save, VFIOMIG_RELEASE) < 0)
         printf("source: stopping the device: %s\n", vfiomig_error_message());
     s->report->digest = device_digest(&s->device);
+    s->report->memory_digest = memory_digest(&s->memory);
 
     r = hear(s, ANSWER_TIMEOUT_MS);
     if (r == MSG_RUNNING)
@@ -386,8 +509,10 @@ static void *cancel_half_way(void *opaque)
 void run_source(const struct options *options, int sock, struct report *report)
 {
     struct source s = { .options = options, .report = report, .sock = sock };
-    if (device_open(&s.device, options, SOURCE, report->why, sizeof report->why) < 0 ||
-        guest_create(&s.guest, &s.device, options->state_size, options->dirty_rate) < 0) {
+    if (memory_create(&s.memory, options->memory_size, 1) < 0 ||
+        device_open(&s.device, options, SOURCE, report->why, sizeof report->why) < 0 ||
+        device_start_dma(&s.device, &s.memory) < 0 ||
+        guest_create(&s.guest, &s.device, &s.memory, options) < 0) {
         printf("source: %s\n", report->why);
         report->finished = true;
         return;
@@ -402,10 +527,11 @@ void run_source(const struct options *options, int sock, struct report *report)
     if (options->fail_at == FAIL_SOURCE_READ)
         device_inject(&s.device, READ, 20, EIO);
     bool cancelling = false;
-    int r = vfiomig_save_begin(s.device.mig, NULL, &s.save);
-    if (r < 0) {
+    /* The device writes to memory all the time: tracking begins before any of it is sent. */
+    int r = start_tracking(&s);
+    if (r == 0 && (r = vfiomig_save_begin(s.device.mig, NULL, &s.save)) < 0)
         r = library_failed(&s, r);
-    } else {
+    if (r == 0) {
         if (options->fail_at == FAIL_CANCEL)
             cancelling = pthread_create(&s.canceller, NULL, cancel_half_way, &s) == 0;
         r = pre_copy(&s);
@@ -433,6 +559,7 @@ void run_source(const struct options *options, int sock, struct report *report)
     guest_destroy(&s.guest);
     report->violations = device_violations(&s.device, NULL);
     device_close(&s.device);
+    memory_destroy(&s.memory);
     free(s.buffer);
     report->finished = true;
 }

@@ -14,6 +14,7 @@
 #include "demo.h"
 #include "device.h"
 #include "guest.h"
+#include "memory.h"
 #include "net.h"
 #include "vfiomig.h"
 
@@ -27,6 +28,7 @@ struct target {
     int sock;
     struct device device;
     struct guest guest;
+    struct memory memory;
     struct vfiomig_load *load;
     uint8_t *buffer;
     uint8_t config[PCI_CONFIG_SIZE];
@@ -59,7 +61,16 @@ static int take_blob(void *opaque, uint32_t kind, const void *data, size_t len)
     return 0;
 }
 
-/* The stream, to its end. */
+/* The other side is not to be trusted with more than the guest's memory. */
+static int take_memory(struct target *t, const struct message *m)
+{
+    if (m->where > t->memory.size || m->len > t->memory.size - m->where)
+        return give_up(t, -EPROTO, "memory that this guest has not");
+    memcpy(t->memory.ram + m->where, m->data, m->len);
+    return 0;
+}
+
+/* The memory, and the stream to its end, which comes last. */
 static int receive_state(struct target *t)
 {
     enum failure fail_at = t->options->fail_at;
@@ -74,6 +85,11 @@ static int receive_state(struct target *t)
             continue;
         if (m.type == MSG_KEEP)
             return give_up(t, -ECANCELED, "the source keeps the guest");
+        if (m.type == MSG_MEMORY) {
+            if ((r = take_memory(t, &m)) < 0)
+                return r;
+            continue;
+        }
         if (m.type != MSG_STREAM)
             return give_up(t, -EPROTO, "message %u where the stream was due", m.type);
 
@@ -185,9 +201,29 @@ static void look_at_result(struct target *t)
     device_read_config(&t->device, config);
     t->report->pci_command = (uint16_t)(config[4] | config[5] << 8);
     t->report->digest = device_digest(&t->device);
+    t->report->memory_digest = memory_digest(&t->memory);
     printf("target: redone before running:%s%s\n",
            t->report->fixups & VFIOMIG_FIXUP_PCI_COMMAND ? " PCI_COMMAND" : "",
            t->report->fixups & VFIOMIG_FIXUP_INTERRUPTS ? " interrupts" : "");
+}
+
+/* The guest and its device write on where they were, in this side's memory. */
+static void run_guest(struct target *t)
+{
+    const struct options *o = t->options;
+    bool dma = t->device.sim && t->memory.size > 0 && o->dma_rate > 0;
+    bool vcpus = t->memory.size > 0 && o->memory_rate > 0;
+    uint64_t patience = now_ns() + 5000000000u;
+    guest_run(&t->guest);
+    t->report->vcpus_run = true;
+    if (device_start_dma(&t->device, &t->memory) < 0)
+        return;
+    do {
+        t->report->goes_on =
+            (!dma || device_dma_writes(&t->device) > 0) &&
+            (!vcpus || __atomic_load_n(&t->memory.vcpu_writes, __ATOMIC_RELAXED) > 0);
+        nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+    } while (!t->report->goes_on && now_ns() < patience);
 }
 
 void run_target(const struct options *options, int sock, struct report *report)
@@ -195,14 +231,15 @@ void run_target(const struct options *options, int sock, struct report *report)
     struct target t = { .options = options, .report = report, .sock = sock };
     t.buffer = malloc(BUFFER_SIZE);
     int r = device_open(&t.device, options, TARGET, report->why, sizeof report->why);
+    if (r == 0 && (r = memory_create(&t.memory, options->memory_size, 0)) < 0)
+        give_up(&t, r, "no memory for the guest");
     if (r == 0) {
-        r = guest_create(&t.guest, &t.device, options->state_size, options->dirty_rate);
+        r = guest_create(&t.guest, &t.device, &t.memory, options);
         if (r == 0) {
             r = load_and_run(&t);
             if (r == 0) {
                 look_at_result(&t);
-                guest_run(&t.guest);
-                report->vcpus_run = true;
+                run_guest(&t);
             }
             guest_destroy(&t.guest);
         }
@@ -225,6 +262,7 @@ void run_target(const struct options *options, int sock, struct report *report)
     if (t.device.mig)
         report->violations = device_violations(&t.device, NULL);
     device_close(&t.device);
+    memory_destroy(&t.memory);
     free(t.buffer);
     report->finished = true;
 }

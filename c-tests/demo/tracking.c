@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+#include "tracking.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "device.h"
+#include "memory.h"
+
+#define RAM_BLOCK 1 /* the only one */
+
+static bool is_dirty(const struct tracking *t, uint64_t page)
+{
+    return page < t->memory->pages && t->dirty[page / 64] >> page % 64 & 1;
+}
+
+/* Called from inside vfiomig_dirty_start(). */
+static int enumerate(void *opaque, vfiomig_mapping_fn add, void *context)
+{
+    struct tracking *t = opaque;
+    struct vfiomig_mapping ram = VFIOMIG_MAPPING_INIT;
+    ram.iova = MEMORY_IOVA;
+    ram.size = t->memory->size;
+    ram.cookie = RAM_BLOCK;
+    return add(context, &ram);
+}
+
+/* Called from inside vfiomig_dirty_collect(). What is refused here is kept, and comes again. */
+static int set_dirty(void *opaque, uint64_t cookie, uint64_t offset, uint64_t page_size,
+                     const uint64_t *bitmap, uint64_t num_bits)
+{
+    struct tracking *t = opaque;
+    uint64_t unit = t->memory->page_size;
+    if (t->refuse)
+        return -t->refuse;
+    if (cookie != RAM_BLOCK || offset > t->memory->size ||
+        num_bits > (t->memory->size - offset + page_size - 1) / page_size)
+        return -EINVAL;
+    for (uint64_t i = 0; i < num_bits; i++) {
+        if (!(bitmap[i / 64] >> i % 64 & 1))
+            continue;
+        /* The run's pages are this memory's by default; nothing here depends upon it. */
+        uint64_t first = offset + i * page_size, last = first + page_size - 1;
+        for (uint64_t page = first / unit; page <= last / unit && page < t->memory->pages; page++)
+            t->dirty[page / 64] |= (uint64_t)1 << page % 64;
+    }
+    return 0;
+}
+
+int tracking_start(struct tracking *t, struct memory *memory, struct device *device)
+{
+    *t = (struct tracking){ .memory = memory, .stats = VFIOMIG_DIRTY_STATS_INIT,
+                            .device = VFIOMIG_SOURCE_STATS_INIT };
+    t->dirty = calloc(memory->words, sizeof *t->dirty);
+    if (!t->dirty)
+        return -ENOMEM;
+
+    struct vfiomig_memory_ops ops = VFIOMIG_MEMORY_OPS_INIT;
+    ops.enumerate = enumerate;
+    ops.set_dirty = set_dirty;
+    int r = vfiomig_dirty_new(&ops, t, NULL, &t->run);
+    if (r < 0)
+        return r;
+    /* With an IOMMU that tracks, its page table or its container would be named as well: the best
+     * that works is taken. A second device is a second source. */
+    struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
+    source.flags = VFIOMIG_SOURCE_DEVICE_LOG;
+    source.device = device->mig;
+    r = vfiomig_dirty_add_source(t->run, &source, &t->source);
+    /* Before anything is sent: what was written to earlier is not reported. */
+    if (r >= 0)
+        r = vfiomig_dirty_start(t->run);
+    if (r < 0)
+        return r;
+    if (vfiomig_dirty_get_source(t->run, t->source, &t->device) == 0 && t->device.note[0])
+        printf("source: dirty tracking: %s\n", t->device.note);
+
+    memory_take_vcpu_log(memory, t->dirty); /* the first sending covers all of it */
+    for (uint64_t page = 0; page < memory->pages; page++)
+        t->dirty[page / 64] |= (uint64_t)1 << page % 64;
+    return 0;
+}
+
+/* What failed has become a range that counts as dirty: dear, but nothing that is missing. */
+static void show_errors(struct tracking *t)
+{
+    struct vfiomig_dirty_error error = VFIOMIG_DIRTY_ERROR_INIT;
+    if (t->stats.errors > t->errors_shown && t->stats.num_errors > 0 &&
+        vfiomig_dirty_get_error(t->run, t->stats.num_errors - 1, &error) == 0)
+        printf("source: %#llx to %#llx count as dirty: %s\n", (unsigned long long)error.first,
+               (unsigned long long)error.last, error.text);
+    t->errors_shown = t->stats.errors;
+}
+
+int tracking_collect(struct tracking *t, bool without_device)
+{
+    if (!t->run)
+        return 0;
+    memory_take_vcpu_log(t->memory, t->dirty);
+    if (without_device)
+        return 0;
+    int r = vfiomig_dirty_collect(t->run);
+    if (r < 0)
+        return r;
+    t->unwatched = r & VFIOMIG_DIRTY_UNWATCHED;
+    vfiomig_dirty_get_stats(t->run, &t->stats);
+    vfiomig_dirty_get_source(t->run, t->source, &t->device);
+    if (r & VFIOMIG_DIRTY_ERRORS)
+        show_errors(t);
+    return 0;
+}
+
+uint64_t tracking_left(const struct tracking *t)
+{
+    uint64_t pages = 0;
+    if (!t->dirty)
+        return 0;
+    for (uint64_t i = 0; i < t->memory->words; i++)
+        pages += (uint64_t)__builtin_popcountll(t->dirty[i]);
+    return pages * t->memory->page_size;
+}
+
+uint64_t tracking_take(struct tracking *t, uint64_t max, uint64_t *offset)
+{
+    uint64_t unit = t->memory->page_size, word = 0, first, end;
+    while (word < t->memory->words && t->dirty[word] == 0)
+        word++;
+    if (word == t->memory->words)
+        return 0;
+    first = end = word * 64 + (uint64_t)__builtin_ctzll(t->dirty[word]);
+    /* Before the page is read: what is written to it from now on makes it dirty again. */
+    for (; is_dirty(t, end) && (end + 1 - first) * unit <= max; end++)
+        t->dirty[end / 64] &= ~((uint64_t)1 << end % 64);
+    *offset = first * unit;
+    return (end - first) * unit;
+}
+
+void tracking_stop(struct tracking *t)
+{
+    if (t->run && vfiomig_dirty_stop(t->run) < 0)
+        printf("source: dirty tracking does not end: %s\n", vfiomig_error_message());
+    vfiomig_dirty_free(t->run);
+    free(t->dirty);
+    t->run = NULL;
+    t->dirty = NULL;
+}
