@@ -31,7 +31,7 @@ top=$(cd "$here/../.." && pwd)
 . "$LAB_DIR/debian.sh"
 
 # Raise when a change to this file makes cached builds unfit.
-RECIPE=1
+RECIPE=2
 # QEMU wants 1.5 or newer, which Debian 12 has not.
 MESON=1.9.2
 
@@ -99,8 +99,8 @@ fi
 "$here/deps.sh"
 mkdir -p "$LAB_CACHE/tmp" "$LAB_CACHE/debs" "$LAB_CACHE/log" "$parent"
 
-# One build of a kind at a time. Whoever waited finds the other's result.
-exec 8>"$LAB_CACHE/lock.qemu-$version-$kind"
+# One build at a time. Whoever waited finds the other's result.
+exec 8>"$LAB_CACHE/lock.qemu"
 if ! flock -n 8; then
 	lab_note "waiting for another build of QEMU $version $kind"
 	flock 8
@@ -109,9 +109,12 @@ if [ -z "$tree" ] && [ $update -eq 0 ] && cached; then
 	exit 0
 fi
 
-# What an interrupted build left: nobody else holds the lock.
-find "$LAB_CACHE/tmp" -mindepth 1 -maxdepth 1 -name "qemu-$version-$kind.*" -exec rm -rf {} +
-tmp=$(mktemp -d "$LAB_CACHE/tmp/qemu-$version-$kind.XXXXXX")
+# What an interrupted build left may lie there: nobody else holds the lock.
+# Always the same place: most of what is compiled is the same with and without
+# patches, and the compiler's cache knows it by its path.
+tmp=$LAB_CACHE/tmp/qemu
+rm -rf "$tmp"
+mkdir "$tmp"
 trap 'rm -rf "$tmp"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
@@ -213,9 +216,11 @@ options=(
 	--target-list=x86_64-softmmu
 	--without-default-features --enable-tcg --enable-kvm
 	--disable-docs --disable-tools --disable-install-blobs
-	--disable-download
+	--disable-download --disable-debug-info
+	"--cc=ccache gcc"
 	"--python=$venv/bin/python"
 )
+export CCACHE_DIR=$LAB_CACHE/ccache CCACHE_MAXSIZE=1G
 # A release need not be free of warnings with any compiler; what is ours is.
 if [ "$kind" = patched ]; then
 	options+=(--enable-werror)
