@@ -11,9 +11,12 @@
 #             DIR/results/matrix/VARIANT/boot1/out/*.stream.N are captured migrations
 #   VARIANT   kernels (default: 6.12 7.3; only the mtty rows run on others than 6.12)
 #
-# QEMU_CASES='WORD...' in the environment: only cases with one of these in their
-# names. QEMU_RUNS: these runs: matrix, failures, native and dirty are the default;
-# stock tells what happens without the library.
+# In the environment:
+#
+#   QEMU_CASES='WORD...'  only cases with one of these in their names
+#   QEMU_TIMES=N          each N times
+#   QEMU_RUNS='RUN...'    these runs (default: matrix failures native dirty);
+#                         stock tells what happens without the library
 
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

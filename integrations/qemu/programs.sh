@@ -41,4 +41,4 @@ for run in "$@"; do
 	printf '#!/bin/sh\nexec ./qemu-lab %s\n' "$run" >"$dir/tests/$run.test"
 	chmod +x "$dir/tests/$run.test"
 done
-printf 'export QEMU_CASES="%s"\n' "${QEMU_CASES-}" >"$dir/lab.conf"
+printf 'export QEMU_CASES="%s" QEMU_TIMES="%s"\n' "${QEMU_CASES-}" "${QEMU_TIMES-}" >"$dir/lab.conf"

@@ -3,7 +3,7 @@
 //! other, and checks what arrives. What it prints is described in lab/README.md.
 //!
 //! `QEMU_CASES` in the environment names the cases to run: words, of which one must be part of the
-//! case's name.
+//! case's name. `QEMU_TIMES`: how often each is run.
 
 mod bench;
 mod device;
@@ -36,6 +36,7 @@ pub struct Lab {
     /// The lab's name for the kernel.
     pub kernel: String,
     wanted: Vec<String>,
+    times: u32,
     passed: Cell<u32>,
     failed: Cell<u32>,
     skipped: Cell<u32>,
@@ -52,6 +53,7 @@ impl Lab {
             tmp,
             kernel: var("KERNEL_VARIANT")?,
             wanted: wanted(),
+            times: std::env::var("QEMU_TIMES").ok().and_then(|n| n.parse().ok()).unwrap_or(1),
             passed: Cell::new(0),
             failed: Cell::new(0),
             skipped: Cell::new(0),
@@ -59,10 +61,17 @@ impl Lab {
     }
 
     /// Runs a case, if it is wanted, and reports.
-    pub fn case(&self, name: &str, run: impl FnOnce() -> Res<()>) {
+    pub fn case(&self, name: &str, run: impl Fn() -> Res<()>) {
         if !is_wanted(&self.wanted, name) {
             return;
         }
+        self.once(name, &run);
+        for time in 1..self.times {
+            self.once(&format!("{name}-again-{time}"), &run);
+        }
+    }
+
+    fn once(&self, name: &str, run: impl Fn() -> Res<()>) {
         match run() {
             Ok(()) => {
                 self.passed.set(self.passed.get() + 1);
