@@ -107,10 +107,12 @@ fn save_all(side: &Side, options: SaveOptions, cap: usize) -> Saved {
 
 /// A whole main channel as the VMM's stream has it, section headers left out.
 fn main_channel(saved: &Saved) -> Vec<u8> {
-    let mut out = saved.rounds.concat();
-    out.extend(saved.data.concat());
-    out.extend(&saved.config);
-    out
+    [saved.rounds.concat(), saved.data.concat(), saved.config.clone()].concat()
+}
+
+/// The same up to where the VMM reads its configuration.
+fn up_to_config(saved: &Saved) -> Vec<u8> {
+    [saved.rounds.concat(), saved.data.concat(), CONFIG.to_vec()].concat()
 }
 
 fn piece(data: &[u8]) -> Vec<u8> {
@@ -433,9 +435,7 @@ fn a_round_trip_in_every_split() {
 fn pushing_in_two_pieces_cut_anywhere_gives_the_same() {
     let source = side(small(1));
     let saved = save_all(&source, saving(Format::Qemu), 4096);
-    let mut before = saved.rounds.concat();
-    before.extend(saved.data.concat());
-    before.extend(CONFIG);
+    let before = up_to_config(&saved);
     for cut in 0..=before.len() {
         let target = side(small(2));
         let mut load = target.device.load(loading(Format::Qemu)).unwrap();
@@ -534,9 +534,7 @@ fn bytes_taken_from_the_vmms_own_part_are_refused() {
 fn a_stream_without_its_end_is_not_committed() {
     let source = side(small(1));
     let saved = save_all(&source, saving(Format::Qemu), 4096);
-    let mut stream = saved.rounds.concat();
-    stream.extend(saved.data.concat());
-    stream.extend(CONFIG);
+    let stream = up_to_config(&saved);
     for len in 0..=stream.len() {
         let target = side(SimOptions { quirks: quirk::STOP_ACCEPTS_ALL, ..small(2) });
         let mut load = target.device.load(loading(Format::Qemu)).unwrap();
