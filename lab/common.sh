@@ -29,3 +29,38 @@ lab_is_variant() {
 lab_now() {
 	date +%s
 }
+
+# lab_install PACKAGE...: sees to it that these Debian packages are installed:
+# as root by installing what is missing, otherwise by naming it and failing.
+lab_install() {
+	local p status missing=()
+	for p in "$@"; do
+		# The status must be asked for: a removed package that left its
+		# configuration behind is still known to dpkg.
+		status=$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null || true)
+		[ "$status" = installed ] || missing+=("$p")
+	done
+	[ ${#missing[@]} -gt 0 ] || return 0
+
+	if [ "$(id -u)" -ne 0 ] || [ -n "${VFIOMIG_NO_INSTALL-}" ]; then
+		lab_note "these Debian packages are missing: ${missing[*]}"
+		lab_note "as root: apt-get install --no-install-recommends ${missing[*]}"
+		exit 1
+	fi
+
+	lab_note "installing ${missing[*]}"
+	export DEBIAN_FRONTEND=noninteractive
+	apt-get update -q >&2
+	apt-get install -y -q --no-install-recommends "${missing[@]}" >&2
+}
+
+# lab_cached PARENT HASH FILE: prints the newest directory in PARENT that was
+# made for HASH and has FILE in it; fails if there is none.
+lab_cached() {
+	local d found=
+	# sort -V: several package versions may be there after an --update.
+	while IFS= read -r d; do
+		[ -e "$d/$3" ] && found=$d
+	done < <(find "$1" -mindepth 1 -maxdepth 1 -name "*-$2" 2>/dev/null | sort -V)
+	[ -n "$found" ] && printf '%s\n' "$found"
+}

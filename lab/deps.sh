@@ -34,22 +34,4 @@ esac
 command -v dpkg-query >/dev/null ||
 	lab_die "this lab takes its kernels from Debian's packages and needs a Debian machine"
 
-missing=()
-for p in "${packages[@]}"; do
-	# The status must be asked for: a removed package that left its
-	# configuration behind is still known to dpkg.
-	status=$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null || true)
-	[ "$status" = installed ] || missing+=("$p")
-done
-[ ${#missing[@]} -gt 0 ] || exit 0
-
-if [ "$(id -u)" -ne 0 ]; then
-	lab_note "these Debian packages are missing: ${missing[*]}"
-	lab_note "as root: apt-get install --no-install-recommends ${missing[*]}"
-	exit 1
-fi
-
-lab_note "installing ${missing[*]}"
-export DEBIAN_FRONTEND=noninteractive
-apt-get update -q >&2
-apt-get install -y -q --no-install-recommends "${missing[@]}" >&2
+lab_install "${packages[@]}"

@@ -58,16 +58,7 @@ hash=$(
 )
 parent=$LAB_CACHE/kernels/$variant
 
-cached() {
-	local d found=
-	# sort -V: several package versions may be there after an --update.
-	while IFS= read -r d; do
-		[ -e "$d/bzImage" ] && found=$d
-	done < <(find "$parent" -mindepth 1 -maxdepth 1 -name "*-$hash" 2>/dev/null | sort -V)
-	[ -n "$found" ] && printf '%s\n' "$found"
-}
-
-if [ $update -eq 0 ] && cached; then
+if [ $update -eq 0 ] && lab_cached "$parent" "$hash" bzImage; then
 	exit 0
 fi
 
@@ -80,7 +71,7 @@ if ! flock -n 8; then
 	lab_note "waiting for another build of $variant"
 	flock 8
 fi
-if [ $update -eq 0 ] && cached; then
+if [ $update -eq 0 ] && lab_cached "$parent" "$hash" bzImage; then
 	exit 0
 fi
 

@@ -83,16 +83,7 @@ hash=$(
 )
 parent=$LAB_CACHE/qemu/$version-$kind
 
-cached() {
-	local d found=
-	# sort -V: several package versions may be there after an --update.
-	while IFS= read -r d; do
-		[ -e "$d/qemu-system-x86_64" ] && found=$d
-	done < <(find "$parent" -mindepth 1 -maxdepth 1 -name "*-$hash" 2>/dev/null | sort -V)
-	[ -n "$found" ] && printf '%s\n' "$found"
-}
-
-if [ -z "$tree" ] && [ $update -eq 0 ] && cached; then
+if [ -z "$tree" ] && [ $update -eq 0 ] && lab_cached "$parent" "$hash" qemu-system-x86_64; then
 	exit 0
 fi
 
@@ -105,7 +96,7 @@ if ! flock -n 8; then
 	lab_note "waiting for another build of QEMU $version $kind"
 	flock 8
 fi
-if [ -z "$tree" ] && [ $update -eq 0 ] && cached; then
+if [ -z "$tree" ] && [ $update -eq 0 ] && lab_cached "$parent" "$hash" qemu-system-x86_64; then
 	exit 0
 fi
 

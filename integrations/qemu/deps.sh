@@ -26,20 +26,4 @@ case ${1-} in
 esac
 
 "$LAB_DIR/deps.sh"
-missing=()
-for p in "${packages[@]}"; do
-	status=$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null || true)
-	[ "$status" = installed ] || missing+=("$p")
-done
-[ ${#missing[@]} -gt 0 ] || exit 0
-
-if [ "$(id -u)" -ne 0 ] || [ -n "${VFIOMIG_NO_INSTALL-}" ]; then
-	lab_note "these Debian packages are missing: ${missing[*]}"
-	lab_note "as root: apt-get install --no-install-recommends ${missing[*]}"
-	exit 1
-fi
-
-lab_note "installing ${missing[*]}"
-export DEBIAN_FRONTEND=noninteractive
-apt-get update -q >&2
-apt-get install -y -q --no-install-recommends "${missing[@]}" >&2
+lab_install "${packages[@]}"
