@@ -76,16 +76,6 @@ pub(crate) fn get(words: &[u64], bit: u64) -> bool {
     words.get((bit / 64) as usize).is_some_and(|word| word >> (bit % 64) & 1 == 1)
 }
 
-/// A bitmap of `bits` zeroes, at the edge of a cache line: loops over it are a tenth faster.
-pub(crate) fn zeroed(room: &mut Vec<u64>, bits: u64) -> &mut [u64] {
-    const LINE: usize = 64;
-    let n = words_for(bits);
-    room.clear();
-    room.resize(n + LINE / 8 - 1, 0);
-    let skip = room.as_ptr().align_offset(LINE).min(LINE / 8 - 1);
-    room.get_mut(skip..skip + n).unwrap_or_default()
-}
-
 /// Whether any bit is set.
 pub(crate) fn has_any(words: &[u64]) -> bool {
     words.chunks(32).any(|words| words.iter().fold(0, |all, word| all | word) != 0)
@@ -221,18 +211,6 @@ mod tests {
 
     fn pages() -> impl Strategy<Value = PageSize> {
         (12u32..17).prop_map(|shift| PageSize::new(1 << shift).unwrap())
-    }
-
-    #[test]
-    fn zeroed_bitmaps_are_zero_aligned_and_of_the_right_size() {
-        let mut room = Vec::new();
-        for bits in [1, 64, 65, 10_000, 3] {
-            let words = zeroed(&mut room, bits);
-            assert_eq!(words.len(), words_for(bits));
-            assert!(!has_any(words));
-            assert_eq!(words.as_ptr().addr() % 64, 0);
-            words.fill(u64::MAX);
-        }
     }
 
     proptest! {

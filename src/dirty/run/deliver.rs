@@ -220,12 +220,11 @@ impl Run {
         while at < end {
             let bits = most.min(end - at);
             if self.pending.overlaps(&(at..=at + bits - 1)) {
-                let mut room = std::mem::take(&mut self.union);
-                let union = bitmap::zeroed(&mut room, bits);
-                self.pending.take(at, bits, union);
-                let taken = take(self, at << self.page.shift(), union, bits);
-                self.union = room;
-                if taken.is_err() {
+                let taken = self.with_union(bits, |run, union| {
+                    run.pending.take(at, bits, union);
+                    take(run, at << run.page.shift(), union, bits)
+                });
+                if !matches!(taken, Ok(Ok(()))) {
                     return;
                 }
             }

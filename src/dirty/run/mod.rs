@@ -88,7 +88,9 @@ pub struct Run {
     /// The sum of the answers for the mapping that is being read, of trackers that answer for whole
     /// mappings only.
     sum: Option<Words>,
-    union: Vec<u64>,
+    /// The sum of the answers for the chunk that is being read, of all others. The first of them
+    /// writes into it itself, so this is memory as `scratch` is.
+    union: Option<Words>,
     cancel: Cancel,
 }
 
@@ -140,7 +142,7 @@ impl Run {
             scratch: None,
             whole: None,
             sum: None,
-            union: Vec::new(),
+            union: None,
             cancel: Cancel::default(),
         })
     }
@@ -222,7 +224,7 @@ impl Run {
         if self.tracking {
             return Err(err!(Inval, "tracking is on"));
         }
-        let scratch = self.new_scratch()?;
+        let (scratch, union) = (self.new_buffer()?, self.new_buffer()?);
         let old = self.map.clone();
         if let Err(error) = self.enumerate() {
             self.map = old;
@@ -232,6 +234,7 @@ impl Run {
         self.cancel.clear();
         self.rounds = Rounds::new();
         self.scratch = Some(scratch);
+        self.union = Some(union);
         self.tracking = true;
         // Before any log starts: a reset behind that loses it.
         for user in self.users.iter_mut().flatten() {
@@ -273,7 +276,7 @@ impl Run {
         Ok(())
     }
 
-    fn new_scratch(&self) -> Result<Words> {
+    fn new_buffer(&self) -> Result<Words> {
         Words::new(self.buffer_bytes / 8)
     }
 
@@ -316,7 +319,7 @@ impl Run {
         self.scratch = None;
         self.whole = None;
         self.sum = None;
-        self.union = Vec::new();
+        self.union = None;
         self.cancel.clear();
         result
     }
@@ -392,11 +395,11 @@ impl Run {
 
     /// The run as a whole.
     pub fn stats(&self) -> DirtyStats {
-        let words = [&self.scratch, &self.whole, &self.sum];
+        let words = [&self.scratch, &self.union, &self.whole, &self.sum];
         let words: usize = words.into_iter().flatten().map(Words::footprint).sum();
         let orphans: usize = self.orphans.iter().map(Orphan::footprint).sum();
         let trackers: usize = self.slots.iter().map(|slot| slot.tracker.footprint()).sum();
-        let own = words + trackers + orphans + self.union.capacity() * 8;
+        let own = words + trackers + orphans;
         DirtyStats {
             mapped_bytes: self.map.bytes(),
             memory_bytes: self.pending.footprint() + own as u64,

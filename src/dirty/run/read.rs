@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::time::Instant;
 
-use super::super::bitmap::{self, Span, words_for};
+use super::super::bitmap::{self, PageSize, Span, words_for};
 use super::super::map::{EVERYWHERE, Piece};
 use super::super::tracker::{Extent, Tracker};
 use super::deliver::Sink;
@@ -108,26 +108,76 @@ impl Run {
     ) -> Result<()> {
         self.check_cancel()?;
         let bits = pages_in(first, last, self.page);
-        let mut room = std::mem::take(&mut self.union);
-        let union = bitmap::zeroed(&mut room, bits);
-        for i in 0..self.slots.len() {
-            if !self.slots.get(i).is_some_and(|slot| slot.active && !slot.reads_whole()) {
-                continue;
+        self.with_union(bits, |run, union| {
+            let mut is_empty = true;
+            for i in 0..run.slots.len() {
+                if !run.slots.get(i).is_some_and(|slot| slot.active && !slot.reads_whole()) {
+                    continue;
+                }
+                let result = if is_empty {
+                    run.read_first(i, first, last, false, union)
+                } else {
+                    run.read(i, first, last, false, union)
+                };
+                if let Err(error) = result {
+                    run.failed(i, &(first..=last), &error);
+                    bitmap::set(union, 0, bits);
+                }
+                is_empty = false;
             }
-            if let Err(error) = self.read(i, first, last, false, union) {
-                self.failed(i, &(first..=last), &error);
-                bitmap::set(union, 0, bits);
+            if let (Some(whole), Some(sum)) = (whole, &run.sum) {
+                let from = run.page.of(first) - run.page.of(whole.first);
+                bitmap::or_at(union, 0, sum, from, bits);
             }
+            // Behind the readings: what failed in one of them is pending.
+            run.pending.take(run.page.of(first), bits, union);
+            run.add_unwatched(first, last, union);
+            run.deliver(piece, first, union, bits, sink);
+        })
+    }
+
+    /// Gives an empty sum of so many bits to `call`.
+    pub(super) fn with_union<R>(
+        &mut self,
+        bits: u64,
+        call: impl FnOnce(&mut Run, &mut [u64]) -> R,
+    ) -> Result<R> {
+        let gone = || err!(NotRecoverable, "an earlier call did not come back");
+        let mut union = self.union.take().ok_or_else(gone)?;
+        let words = union.get_mut(..words_for(bits));
+        let result = words.map(|words| {
+            words.fill(0);
+            call(self, words)
+        });
+        self.union = Some(union);
+        result.ok_or_else(|| err!(Inval, "{bits} pages are more than the buffer is for"))
+    }
+
+    /// One tracker's answer for a range, in `union`, which is empty: the tracker fills it in itself,
+    /// where its pages are those of the run. When this fails, the sum is empty.
+    fn read_first(
+        &mut self,
+        i: usize,
+        first: u64,
+        last: u64,
+        keep: bool,
+        union: &mut [u64],
+    ) -> Result<()> {
+        let Some(slot) = self.slots.get_mut(i) else { return Ok(()) };
+        let (bits, length) = (pages_in(first, last, self.page), (last - first).saturating_add(1));
+        let whole = |edges: PageSize| edges <= self.page && slot.tracker.page() == self.page;
+        if !matches!(slot.tracker.extent(), Extent::Pages(edges) if whole(edges)) {
+            return self.read(i, first, last, keep, union);
         }
-        if let (Some(whole), Some(sum)) = (whole, &self.sum) {
-            let from = self.page.of(first) - self.page.of(whole.first);
-            bitmap::or_at(union, 0, sum, from, bits);
+        let began = Instant::now();
+        let result = slot.tracker.read(first, length, keep, union);
+        let took = elapsed_ns(began);
+        if result.is_err() {
+            union.fill(0);
         }
-        // Behind the readings: what failed in one of them is pending.
-        self.pending.take(self.page.of(first), bits, union);
-        self.add_unwatched(first, last, union);
-        self.deliver(piece, first, union, bits, sink);
-        self.union = room;
+        result?;
+        bitmap::cut(union, bits);
+        slot.count(bitmap::count(union) << self.page.shift(), took);
         Ok(())
     }
 
@@ -257,13 +307,14 @@ impl Run {
             loop {
                 let last = self.chunk_end(at, piece.last);
                 let bits = pages_in(at, last, self.page);
-                let mut room = std::mem::take(&mut self.union);
-                let union = bitmap::zeroed(&mut room, bits);
-                match self.read(i, at, last, keep, union) {
-                    Ok(()) => self.pending.add_bits(self.page.of(at), union, 0..bits),
-                    Err(error) => self.failed(i, &(at..=last), &error),
+                let result = self.with_union(bits, |run, union| {
+                    run.read_first(i, at, last, keep, union)?;
+                    run.pending.add_bits(run.page.of(at), union, 0..bits);
+                    Ok(())
+                });
+                if let Ok(Err(error)) | Err(error) = result {
+                    self.failed(i, &(at..=last), &error);
                 }
-                self.union = room;
                 if !self.is_active(i) {
                     return; // given up, and everything is dirty
                 }
