@@ -221,7 +221,7 @@ static void nothing_is_lost_whoever_reads(void)
     void *(*const what[])(void *) = { owner, owner, owner, owner, collector, syncer, meddler };
     uint32_t number;
     int num = sizeof what / sizeof *what, r, slow = getenv("VFIOMIG_TEST_SLOW") != NULL;
-    m.enough = slow ? 5 : 50;
+    m.enough = slow ? 5 : 300;
     ops.set_dirty = set_dirty;
     options.page_size = PAGE;
     OK(vfiomig_dirty_new(&ops, &m, &options, &m.run));
