@@ -89,6 +89,45 @@ static void moved_together(void)
     }
 }
 
+/* The first step of one device ends in a reset. Nobody may run it then, on whatever way. */
+static void one_that_lost_its_contents_is_not_run(void)
+{
+    struct vfiomig_failure failure = VFIOMIG_FAILURE_INIT;
+    struct rig source = rig_new(NULL, NULL), target = rig_target(NULL);
+    struct vfiomig_save *save;
+    struct vfiomig_load *load;
+    struct bytes stream = { 0 };
+    OK(vfiomig_save_begin(source.dev, NULL, &save));
+    OK(vfiomig_save_stop(save));
+    EQ(read_until(save, &stream, 8192, VFIOMIG_END), VFIOMIG_END);
+    OK(vfiomig_load_begin(target.dev, NULL, &load));
+    CHECK(push_all(load, &stream, SIZE_MAX) & VFIOMIG_END);
+    OK(vfiomig_load_commit(load));
+    vfiomig_load_free(load);
+
+    OK(vfiomig_sim_inject(target.sim, VFIOMIG_SIM_OP_SET_STATE, 1, EIO, VFIOMIG_SIM_FAULT_ERROR));
+    EQ(vfiomig_device_set_state(target.dev, VFIOMIG_STATE_RUNNING_P2P), -EIO);
+    for (int i = 0; i < 2; i++) {
+        EQ(vfiomig_device_run(target.dev), -EIO);
+        OK(vfiomig_device_get_failure(target.dev, &failure));
+        EQ(failure.outcome, VFIOMIG_OUTCOME_RESET);
+    }
+    OK(vfiomig_device_set_state(target.dev, VFIOMIG_STATE_STOP));
+    EQ(vfiomig_device_run(target.dev), -EIO);
+    EQ(vfiomig_sim_state(target.sim), VFIOMIG_STATE_STOP);
+    /* The source still has it. */
+    OK(vfiomig_save_finish(save, VFIOMIG_KEEP));
+    EQ(vfiomig_sim_state(source.sim), VFIOMIG_STATE_RUNNING);
+    /* An empty device, because the VMM wants one. */
+    OK(vfiomig_device_reset(target.dev));
+    OK(vfiomig_device_run(target.dev));
+
+    vfiomig_save_free(save);
+    rig_free(&source);
+    rig_free(&target);
+    bytes_free(&stream);
+}
+
 /* Quiescing is left out by devices that cannot; they are "as though fully running". */
 static void a_device_without_peer_to_peer_states_stays_as_it_is(void)
 {
@@ -110,6 +149,7 @@ int main(void)
 {
     RUN(kept_together);
     RUN(moved_together);
+    RUN(one_that_lost_its_contents_is_not_run);
     RUN(a_device_without_peer_to_peer_states_stays_as_it_is);
     return DONE();
 }

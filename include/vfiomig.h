@@ -990,8 +990,9 @@ int vfiomig_device_get_state(struct vfiomig_device *device, uint32_t *state);
 /*
  * Takes the device to VFIOMIG_STATE_STOP, _RUNNING or _RUNNING_P2P, over whatever states lie
  * between. The states with a data stream are entered by vfiomig_save_begin() and
- * vfiomig_load_begin(). A device that an earlier owner left in one of those is reset first. May
- * take as long as the device does: call it off the main loop.
+ * vfiomig_load_begin(). A device that an earlier owner left in one of those is reset first. One
+ * that has lost what was loaded goes to STOP only: see vfiomig_device_run(). May take as long as
+ * the device does: call it off the main loop.
  *
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
  *         -ENOTRECOVERABLE.
@@ -1002,7 +1003,9 @@ int vfiomig_device_set_state(struct vfiomig_device *device, uint32_t state);
 /*
  * Takes the device to RUNNING: the last step on the target after vfiomig_load_commit(), with the
  * fix-ups made; or on a source that was kept stopped. Clears the fix-ups. After an error whose
- * outcome is KEPT or RECOVERED nothing is lost: try again.
+ * outcome is KEPT or RECOVERED nothing is lost: try again. A device that was reset between the
+ * commit and its first run has lost what was loaded, and is not run: -EIO, each time, until the VMM
+ * loads it again, or says by vfiomig_device_reset() that it wants it as after power-on.
  *
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
  *         -ENOTRECOVERABLE.

@@ -423,6 +423,77 @@ fn a_device_that_has_to_be_reset_to_run_is_said_to_have_lost_its_contents() {
 }
 
 #[test]
+fn what_was_loaded_and_lost_by_a_reset_is_not_run() {
+    use vfiomig::device::State as Wanted;
+    // The step that ends in a reset: one of three, or a reset that somebody else made.
+    for way in 0..4 {
+        let (source, target) = (side(options(7, 1)), side(options(7, 2)));
+        drive().run(&source.device, &target.device).result.unwrap();
+        let (device, sim) = (&target.device, &target.sim);
+        if way == 1 {
+            device.set_state(Wanted::RunningP2p).unwrap();
+        }
+        if way == 3 {
+            sim.guest_reset();
+            let error = device.run().unwrap_err();
+            assert_eq!(
+                (error.code(), error.failure().unwrap().outcome),
+                (Code::Io, Outcome::Reset)
+            );
+            assert_eq!(device.set_state(Wanted::RunningP2p).unwrap_err().code(), Code::Io);
+        } else {
+            sim.inject(Op::SetState, 1, libc::EIO, Effect::Error);
+            let to = if way == 2 { Wanted::RunningP2p } else { Wanted::Running };
+            let error = device.set_state(to).unwrap_err();
+            assert_eq!(error.failure().unwrap().outcome, Outcome::Reset, "way {way}");
+            assert_eq!(sim.state(), State::RUNNING);
+            // However often it is asked, and by the step before as well.
+            for to in [Wanted::RunningP2p, Wanted::Running] {
+                let error = device.set_state(to).unwrap_err();
+                assert_eq!(
+                    (error.code(), error.failure().unwrap().outcome),
+                    (Code::Io, Outcome::Reset)
+                );
+            }
+            assert!(device.run().unwrap_err().message().contains("what was loaded is lost"));
+            device.set_state(Wanted::Stop).unwrap();
+            assert_eq!(device.run().unwrap_err().code(), Code::Io);
+            assert_eq!(sim.state(), State::STOP);
+        }
+        match way {
+            // Loaded once more, it is as good as any.
+            0 => {
+                let source = side(options(7, 1));
+                drive().run(&source.device, device).result.unwrap();
+                device.run().unwrap();
+                assert_eq!(sim.digest(), source.sim.digest());
+            }
+            // As after power-on, because the VMM says so.
+            1 => {
+                device.reset().unwrap();
+                device.run().unwrap();
+            }
+            2 => {
+                sim.guest_reset();
+                device.was_reset().unwrap();
+                device.run().unwrap();
+            }
+            _ => {
+                device.reset().unwrap();
+                device.run().unwrap();
+            }
+        }
+        // From then on its contents are its own: a reset is its guest's business.
+        sim.inject(Op::GetState, 1, libc::EIO, Effect::Error);
+        device.state().unwrap_err();
+        assert_eq!(device.state().unwrap(), Wanted::Error);
+        assert_eq!(device.run().unwrap_err().failure().unwrap().outcome, Outcome::Reset);
+        device.run().unwrap();
+        check_clean(&target);
+    }
+}
+
+#[test]
 fn signals_without_end_do_not_hang_a_call() {
     for op in [Op::GetState, Op::SetState, Op::Read, Op::PrecopyInfo, Op::Write] {
         let (source, target) = (side(options(7, 1)), side(options(7, 2)));

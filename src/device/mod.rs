@@ -88,6 +88,18 @@ struct Log {
     changes: u64,
 }
 
+/// Whose contents a device holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Contents {
+    /// Those of whoever runs it here.
+    Own,
+    /// They came by a load, and it was not run since.
+    Loaded,
+    /// The same, and it was reset since without the VMM asking for that. A guest would go on with a
+    /// device that has forgotten it: it is not run.
+    Lost,
+}
+
 /// The device, locked.
 pub(crate) struct Locked<'a> {
     inner: MutexGuard<'a, Inner>,
@@ -105,6 +117,7 @@ pub(crate) struct Inner {
     /// The open data session.
     data: Option<DataFd>,
     pub(crate) session: Session,
+    contents: Contents,
     /// Rises with every reset: a session of an earlier epoch is dead.
     epoch: u64,
     log: Log,
@@ -139,6 +152,7 @@ impl Device {
             identity,
             data: None,
             session: Session::None,
+            contents: Contents::Own,
             epoch: 0,
             log,
             fixups: Arc::clone(&fixups),
@@ -188,7 +202,9 @@ impl Device {
 
     /// Takes the device to RUNNING, from wherever it is: the last step after a load, or the way
     /// back. Clears the fix-ups: the VMM has made them. After an error whose outcome is
-    /// [`Outcome::Kept`] or [`Outcome::Recovered`] the device is whole: try again.
+    /// [`Outcome::Kept`] or [`Outcome::Recovered`] the device is whole: try again. What a load has
+    /// brought and a reset has taken since is not run, until [`Device::reset`] or
+    /// [`Device::was_reset`] says that an empty device is what is wanted.
     pub fn run(&self) -> Result<()> {
         let mut inner = self.lock()?;
         let epoch = inner.epoch();
@@ -205,6 +221,7 @@ impl Device {
     pub fn reset(&self) -> Result<()> {
         let mut inner = self.lock()?;
         let result = inner.reset();
+        inner.contents = Contents::Own;
         inner.remember(result)
     }
 
@@ -215,6 +232,7 @@ impl Device {
         inner.drop_data();
         inner.state = None;
         inner.next_epoch();
+        inner.contents = Contents::Own;
         inner.note_fixups(Fixups::AFTER_RESET_OR_LOAD);
         let result = inner.ask_state().map(|state| {
             if state == State::Running {
@@ -342,7 +360,15 @@ impl Inner {
 
     fn next_epoch(&mut self) {
         self.epoch += 1;
+        if self.contents == Contents::Loaded {
+            self.contents = Contents::Lost;
+        }
         self.log_is_lost();
+    }
+
+    /// Notes that a load begins, or has ended well.
+    pub(crate) fn note_load(&mut self, committed: bool) {
+        self.contents = if committed { Contents::Loaded } else { Contents::Own };
     }
 
     /// A reset may have lost what the device had logged.
@@ -415,6 +441,13 @@ impl Inner {
         if !self.caps.can_migrate() {
             return Err(err!(NotSupported, "the device has no migration states"));
         }
+        if self.contents == Contents::Loaded && to != State::Stop {
+            // It may have been reset behind the library's back, and would run without complaint.
+            let _ = self.query_state();
+        }
+        if self.contents == Contents::Lost && to != State::Stop {
+            return Err(load_lost(self));
+        }
         let before = self.state;
         let usable = before.is_some_and(|state| self.fsm.supports(state));
         if !usable || before.is_some_and(State::has_session) {
@@ -480,6 +513,7 @@ pub(crate) fn wrong_state(what: &str, state: &str) -> Error {
     Error::new(Code::Inval, format!("{what} is not allowed {state}"))
 }
 
+use recovery::load_lost;
 pub(crate) use recovery::{Recover, contents_lost, describe, elapsed_ns};
 
 impl Inner {

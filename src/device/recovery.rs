@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use super::events::EventKind;
 use super::fsm::State;
-use super::{Fixups, Inner, probe};
+use super::{Contents, Fixups, Inner, probe};
 use crate::error::{Code, Errno, Error, Failure, Operation, Outcome, Result};
 use crate::transport::DataFd;
 use crate::uapi;
@@ -71,6 +71,9 @@ impl Inner {
         let (errno, why) = match changed {
             Changed::Done => {
                 self.state = Some(to);
+                if to == State::Running {
+                    self.contents = Contents::Own;
+                }
                 self.emit(EventKind::StateChanged, Some(from), Outcome::Kept, ns);
                 return Ok(ns);
             }
@@ -149,9 +152,11 @@ impl Inner {
         if !state.has_session() {
             self.drop_data();
         }
-        // Only a reset leads from a session to RUNNING unasked. Sessions notice by the epoch. In
-        // STOP_COPY the guest stands still and cannot have done it: that save fails instead.
-        if before.is_some_and(State::has_session) && state == State::Running {
+        // Only a reset leads from a session, or from what was loaded, to RUNNING unasked. Sessions
+        // notice by the epoch. In STOP_COPY the guest stands still and cannot have done it: that
+        // save fails instead.
+        let held = before.is_some_and(State::has_session) || self.contents == Contents::Loaded;
+        if held && state == State::Running {
             match before {
                 Some(State::StopCopy) => self.log_is_lost(),
                 _ => self.next_epoch(),
@@ -251,6 +256,17 @@ impl Inner {
 /// A change that was to keep what a device holds, and ended in a reset.
 pub(crate) fn contents_lost(device: &Inner, before: Option<State>) -> Error {
     let text = "the device could not be brought back and was reset: what it held is lost";
+    after_reset(device, before, text)
+}
+
+/// What was loaded went with a reset before it ran.
+pub(crate) fn load_lost(device: &Inner) -> Error {
+    let text = "what was loaded is lost: the device was reset before it ran; load it again, or reset \
+                it on purpose to run it as after power-on";
+    after_reset(device, device.state_now(), text)
+}
+
+fn after_reset(device: &Inner, before: Option<State>, text: &str) -> Error {
     Error::new(Code::Io, text).with_failure(Failure {
         operation: Operation::SetState,
         state_before: before,

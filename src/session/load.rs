@@ -254,7 +254,10 @@ impl Load {
             inner.claim(Session::Loading)?;
             let entered = enter_resuming(&mut inner);
             match inner.remember(entered) {
-                Ok(ns) => set(&stats.begin_ns, ns),
+                Ok(ns) => {
+                    set(&stats.begin_ns, ns);
+                    inner.note_load(false);
+                }
                 Err(error) => {
                     inner.session = Session::None;
                     return Err(error);
@@ -437,6 +440,7 @@ impl Load {
         set(&core.stats.commit_ns, ns);
         core.set_phase(Phase::Committed);
         inner.session = Session::None;
+        inner.note_load(true);
         inner.add_fixups(Fixups::AFTER_RESET_OR_LOAD);
         Ok(())
     }
