@@ -10,8 +10,8 @@
 #   --keep DIR      host directory that is /share/keep (default: SHARE/keep)
 #   --boot N        value of LAB_BOOT in the guest (default 1)
 #   --memory MIB    memory of the machine (default 1024)
-#   --timeout SEC   end the machine after this time (default 300)
-#   --test-timeout SEC   time for one program (default 60)
+#   --timeout SEC   end the machine after this time (default 3600)
+#   --test-timeout SEC   time for one program (default 600)
 #   --only GLOB     run only programs whose name matches
 #   --append WORDS  more kernel parameters
 #   --shell         a shell on the serial console instead of the programs
@@ -29,7 +29,7 @@ usage() {
 	exit 2
 }
 
-share='' keep='' boot=1 memory=1024 timeout=300 test_timeout=60 only='*' append='' shell=0
+share='' keep='' boot=1 memory=1024 timeout=3600 test_timeout=600 only='*' append='' shell=0
 [ $# -ge 1 ] || usage
 variant=$1
 shift
@@ -171,8 +171,9 @@ rm -rf "$root"
 # to the console as well (loglevel=5), in case the machine does not live to
 # hand over its log; then an oops must end it (oops=panic) and QEMU with it
 # (panic=-1, -no-reboot). The emulated TSC is the host's; checking it against a
-# slower clock only fails when the host is busy (tsc=reliable).
-cmdline="console=ttyS0 panic=-1 oops=panic tsc=reliable loglevel=5 log_buf_len=4M $append"
+# slower clock only fails when the host is busy (tsc=reliable), and so does
+# waiting for the timer's first interrupts (no_timer_check).
+cmdline="console=ttyS0 panic=-1 oops=panic tsc=reliable no_timer_check loglevel=5 log_buf_len=4M $append"
 
 # kernel-6.12.config says why this one is another.
 case $variant in

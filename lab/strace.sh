@@ -60,7 +60,7 @@ exit \$status
 END
 	chmod +x "$work/tests/$name.test"
 done
-"$LAB_DIR/boot.sh" "$variant" --test-timeout 240 --share "$work/share" -- "$work"
+"$LAB_DIR/boot.sh" "$variant" --share "$work/share" -- "$work"
 for name in "${names[@]}"; do
 	cat "$work/share/out/$name.out" "$work/share/out/$name.err"
 	[ "$(cat "$work/share/out/$name.status")" = 0 ] || lab_die "$name failed"
