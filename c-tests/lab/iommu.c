@@ -458,7 +458,7 @@ static void copy(const struct lab_edu *edu, uint64_t from, uint64_t to, size_t l
 	edu->bar[EDU_COUNT] = len;
 	edu->bar[EDU_CMD] = EDU_RUN | direction;
 	for (tries = 0; edu->bar[EDU_CMD] & EDU_RUN; tries++) {
-		CHECK(tries < 2000, "edu does not end its DMA");
+		CHECK(tries < 30000, "edu does not end its DMA");
 		nanosleep(&moment, NULL);
 	}
 }

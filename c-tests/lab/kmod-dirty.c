@@ -1169,17 +1169,22 @@ static void *pump(void *arg)
 	return NULL;
 }
 
-/* Passes the stream on in a thread; in this one dirty pages are read. Returns how often. */
+/*
+ * Passes the stream on in a thread; in this one dirty pages are read. Returns how often. The device is
+ * slow until that has been done ten times.
+ */
 static unsigned pass_and_collect(struct pumping *pumping, const struct lab_device *device)
 {
 	unsigned rounds = 0;
 	pthread_t thread;
 
+	kmod_set(device, "read_rate", "%llu", 64 * KIB);
 	atomic_store(&pumping->done, 0);
 	CHECK(!pthread_create(&thread, NULL, pump, pumping), "no thread");
 	do {
 		collect_under_load(device, 0);
-		rounds++;
+		if (++rounds == 10)
+			kmod_set(device, "read_rate", "0");
 		usleep(5000);
 	} while (!atomic_load(&pumping->done));
 	CHECK(!pthread_join(thread, NULL), "no end of the thread");
@@ -1197,7 +1202,6 @@ static void while_it_is_saved(void)
 
 	kmod_set(&device, "state_size", "%llu", 4 * MIB);
 	kmod_set(&device, "initial_size", "%llu", 2 * MIB);
-	kmod_set(&device, "read_rate", "%llu", 2 * MIB);
 	load_areas();
 	guest_log(&guest, handle);
 	guest_start(&guest);

@@ -224,15 +224,32 @@ static void resets_in_pre_copy(void)
 	kmod_end(&target, to);
 }
 
-static volatile int resets_wanted;
+/* Each reset waits until a counter has risen by so much since the one before, or since the beginning. */
+struct resets {
+	const struct lab_device *device;
+	const char *counter;
+	unsigned long long more, before;
+	unsigned number;
+	const char *knob; /* set after the last one: nothing need be slow any more */
+	char value[24];
+};
 
-static void *reset_from_time_to_time(void *device)
+static void *reset_at_the_right_time(void *arg)
 {
-	while (resets_wanted > 0) {
-		usleep(60000);
-		lab_raw_reset(((const struct lab_device *)device)->fd);
-		resets_wanted--;
+	struct resets *resets = arg;
+
+	for (unsigned i = 0; i < resets->number; i++) {
+		uint64_t began = kmod_now_ms();
+
+		while (kmod_count(resets->device, "counters", resets->counter) < resets->before + resets->more) {
+			CHECK(kmod_now_ms() - began < 120000, "there is nothing to reset: %s do not get more",
+			      resets->counter);
+			usleep(1000);
+		}
+		OK(lab_raw_reset(resets->device->fd));
+		resets->before = kmod_count(resets->device, "counters", resets->counter);
 	}
+	kmod_set(resets->device, resets->knob, "%s", resets->value);
 	return NULL;
 }
 
@@ -243,13 +260,15 @@ static void resets_during_a_blocking_read(void)
 	struct lab_device source, target;
 	struct vfiomig_device *from = kmod_new(&source, 7, 256 * KIB, 1, LAB_GROUP);
 	struct vfiomig_device *to = kmod_new(&target, 7, 256 * KIB, 2, LAB_GROUP);
+	/* Two reads after a reset the device is being saved anew. */
+	struct resets resets = { &source, "reads", .more = 2, .number = 4, .knob = "read_rate", .value = "0" };
 	pthread_t thread;
 
 	kmod_set(&source, "touch", "0 100000");
-	/* A second for all of it: each reset comes in the middle. */
-	kmod_set(&source, "read_rate", "%llu", 256 * KIB);
-	resets_wanted = 4;
-	CHECK(pthread_create(&thread, NULL, reset_from_time_to_time, &source) == 0, "no thread");
+	/* A quarter of a minute for all of it: each reset comes in the middle. */
+	kmod_set(&source, "read_rate", "%llu", 16 * KIB);
+	resets.before = kmod_count(&source, "counters", "reads");
+	CHECK(pthread_create(&thread, NULL, reset_at_the_right_time, &resets) == 0, "no thread");
 	kmod_migrate_well(&source, from, &target, to, &way, NULL);
 	CHECK(pthread_join(thread, NULL) == 0, "no end of the thread");
 	EXPECT(way.stats.restarts, 4);
@@ -268,13 +287,16 @@ static void a_reset_during_a_change(void)
 		struct lab_device source, target;
 		struct vfiomig_device *from = kmod_new(&source, 7, SIZE, 1, LAB_GROUP);
 		struct vfiomig_device *to = kmod_new(&target, 7, SIZE, 2, LAB_GROUP);
+		/* A step is counted when it begins. */
+		struct resets resets = { &source, "arcs", .more = i + 1, .number = 1, .knob = "latency_us" };
 		struct kmod_result result;
 		pthread_t thread;
 
 		kmod_set(&source, "touch", "0 100");
-		kmod_set(&source, "latency_us", "%u 250000", slow_states[i]);
-		resets_wanted = 1;
-		CHECK(pthread_create(&thread, NULL, reset_from_time_to_time, &source) == 0, "no thread");
+		kmod_set(&source, "latency_us", "%u 5000000", slow_states[i]);
+		snprintf(resets.value, sizeof(resets.value), "%u 0", slow_states[i]);
+		resets.before = kmod_count(&source, "counters", "arcs");
+		CHECK(pthread_create(&thread, NULL, reset_at_the_right_time, &resets) == 0, "no thread");
 		result = kmod_migrate(from, to, &way, NULL, NULL);
 		CHECK(pthread_join(thread, NULL) == 0, "no end of the thread");
 		CHECK(!result.step, "%s: %d (%s)", result.step, result.error, vfiomig_error_message());

@@ -339,17 +339,22 @@ static void *pin_and_unpin(void *seed)
  */
 static void everything_at_once(void)
 {
-	uint64_t x = 88172645463325252ull, released, began = kmod_now_ms();
+	uint64_t x = 88172645463325252ull, released, began = kmod_now_ms(), passed;
 	pthread_t threads[2];
 	unsigned rounds = 0;
+	int enough = 0;
 
 	new_device(&shared);
 	pthread_create(&threads[0], NULL, pin_and_unpin, (void *)0x1234567);
 	pthread_create(&threads[1], NULL, pin_and_unpin, (void *)0x7654321);
-	for (; kmod_now_ms() - began < 8000; rounds++) {
+	/* Longer where little comes of it: on a slow machine. */
+	for (; (passed = kmod_now_ms() - began) < 8000 || (!enough && passed < 300000); rounds++) {
 		uint64_t iova = next_random(&x) % 2 ? IOVA : SECOND;
 		int fd = -1;
 
+		if (rounds % 16 == 0)
+			enough = __atomic_load_n(&pins_done, __ATOMIC_RELAXED) > 50 &&
+				 kmod_count(&shared, "counters", "unmap_unpinned") > 50;
 		switch (next_random(&x) % 6) {
 		case 0:
 			lab_raw_reset(shared.fd);

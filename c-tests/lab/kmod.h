@@ -70,7 +70,7 @@ static inline void kmod_set(const struct lab_device *device, const char *knob, c
 
 static inline const char *kmod_get(const struct lab_device *device, const char *knob)
 {
-	static char text[4096];
+	static _Thread_local char text[4096];
 	char path[192];
 	ssize_t n;
 	int fd;
@@ -149,11 +149,15 @@ static inline unsigned long long kmod_load_writes(const struct lab_device *devic
 /* Waits for that many more writes of the load. */
 static inline void kmod_wait_for_writes(const struct lab_device *device, unsigned long long more)
 {
-	unsigned long long until = kmod_load_writes(device) + more;
-	uint64_t began = kmod_now_ms();
+	unsigned long long now = kmod_load_writes(device), until = now + more, before = now;
+	uint64_t moved = kmod_now_ms();
 
-	while (kmod_load_writes(device) < until) {
-		CHECK(kmod_now_ms() - began < 20000, "only %llu writes until now", kmod_load_writes(device));
+	/* However slowly they come. */
+	while ((now = kmod_load_writes(device)) < until) {
+		if (now != before)
+			moved = kmod_now_ms();
+		before = now;
+		CHECK(kmod_now_ms() - moved < 20000, "%llu writes of %llu, and no more", now, until);
 		usleep(2000);
 	}
 }
@@ -173,6 +177,7 @@ struct kmod_way {
 	unsigned load_bits; /* all that load_push has returned */
 	unsigned waits;     /* EAGAIN answered by poll */
 	unsigned timeouts;  /* polls that did not end by themselves */
+	void (*before_wait)(const struct kmod_way *way); /* may be NULL */
 	struct vfiomig_save_stats stats;
 };
 
@@ -206,6 +211,8 @@ static inline int kmod_pass(struct vfiomig_save *save, struct vfiomig_load *load
 
 			CHECK(ready.fd >= 0, "no fd to poll: %d", ready.fd);
 			way->waits++;
+			if (way->before_wait)
+				way->before_wait(way);
 			way->timeouts += poll(&ready, 1, 2000) == 0;
 			continue;
 		}
