@@ -9,12 +9,26 @@
 
 #define PERIOD_NS 2000000 /* between two bursts of writes */
 #define CHUNK 65536u
+#define MAX_LATE_NS 50000000 /* what is late by more than that is not made up for */
+
+/* How much is to be written, at most, after so many nanoseconds. Whoever makes up for everything on a
+ * machine that cannot keep up gets later each time, and stops only when he is through with it. */
+static uint64_t due_after(uint64_t ns, uint64_t rate, uint64_t *written, uint64_t unit)
+{
+    uint64_t due = (uint64_t)((double)ns / 1e9 * (double)rate);
+    uint64_t most = (uint64_t)(MAX_LATE_NS / 1e9 * (double)rate);
+    if (most < unit)
+        most = unit;
+    if (due - *written > most)
+        *written = due - most;
+    return due;
+}
 
 /* What is due after so many nanoseconds; scattered, as a guest's writes are. */
 static void write_to_device(struct guest *g, uint64_t ns, uint64_t *written, uint64_t *seed)
 {
     uint64_t size = g->options->state_size, chunk = size < CHUNK ? size : CHUNK;
-    uint64_t due = (uint64_t)((double)ns / 1e9 * (double)g->options->dirty_rate);
+    uint64_t due = due_after(ns, g->options->dirty_rate, written, chunk);
     for (; *written + chunk <= due; *written += chunk) {
         uint64_t at = random_next(seed) % (size / chunk) * chunk;
         device_guest_write(g->device, at, chunk, *seed);
@@ -26,7 +40,7 @@ static void write_to_memory(struct guest *g, uint64_t ns, uint64_t *written, uin
     if (g->memory->size == 0)
         return;
     uint64_t page = g->memory->page_size;
-    uint64_t due = (uint64_t)((double)ns / 1e9 * (double)g->options->memory_rate);
+    uint64_t due = due_after(ns, g->options->memory_rate, written, page);
     for (; *written + page <= due; *written += page) {
         uint64_t at = random_next(seed) % g->memory->pages * page;
         memory_vcpu_write(g->memory, at, page, *seed);

@@ -29,7 +29,7 @@
 #define BUFFER_SIZE VFIOMIG_GOOD_BUFFER
 #define BLOB_PCI_CONFIG 1u
 #define DRAINED_WAIT_MS 5
-#define ANSWER_TIMEOUT_MS 30000
+#define ANSWER_TIMEOUT_MS 120000
 #define MIB(bytes) ((double)(bytes) / (1 << 20))
 
 struct source {
@@ -54,6 +54,7 @@ struct source {
     double memory_bandwidth; /* which is another one: no driver has to be asked */
     uint64_t sent;
     pthread_t canceller;
+    bool cancelling;
 };
 
 static int give_up(struct source *s, int code, const char *format, ...)
@@ -111,6 +112,17 @@ static int send_message(struct source *s, uint32_t type, uint64_t where, const v
     return said < 0 ? said : give_up(s, r, "sending to the target failed: %s", strerror(-r));
 }
 
+/* The thread that cancels is given time to, half way: the migration could be over before its turn. */
+static void let_cancel(struct source *s)
+{
+    struct vfiomig_save_stats stats = VFIOMIG_SAVE_STATS_INIT;
+    if (!s->cancelling || vfiomig_save_get_stats(s->save, &stats) < 0 ||
+        stats.data_bytes < s->options->state_size / 2)
+        return;
+    pthread_join(s->canceller, NULL);
+    s->cancelling = false;
+}
+
 static int send_stream(struct source *s, size_t len)
 {
     if (s->options->fail_at == FAIL_CORRUPT && s->sent < s->options->state_size / 2 &&
@@ -119,6 +131,7 @@ static int send_stream(struct source *s, size_t len)
     int r = send_message(s, MSG_STREAM, 0, s->buffer, len);
     s->sent += len;
     s->round_bytes += len;
+    let_cancel(s);
     return r;
 }
 
@@ -494,7 +507,7 @@ static void release(struct source *s)
 
 /* --- cancelling from another thread ---------------------------------------------------------- */
 
-static void *cancel_half_way(void *opaque)
+static void *cancel_soon(void *opaque)
 {
     struct source *s = opaque;
     struct vfiomig_save_stats stats = VFIOMIG_SAVE_STATS_INIT;
@@ -526,14 +539,13 @@ void run_source(const struct options *options, int sock, struct report *report)
 
     if (options->fail_at == FAIL_SOURCE_READ)
         device_inject(&s.device, READ, 20, EIO);
-    bool cancelling = false;
     /* The device writes to memory all the time: tracking begins before any of it is sent. */
     int r = start_tracking(&s);
     if (r == 0 && (r = vfiomig_save_begin(s.device.mig, NULL, &s.save)) < 0)
         r = library_failed(&s, r);
     if (r == 0) {
         if (options->fail_at == FAIL_CANCEL)
-            cancelling = pthread_create(&s.canceller, NULL, cancel_half_way, &s) == 0;
+            s.cancelling = pthread_create(&s.canceller, NULL, cancel_soon, &s) == 0;
         r = pre_copy(&s);
         if (r == 0) {
             report->vcpus_run = false;
@@ -541,7 +553,7 @@ void run_source(const struct options *options, int sock, struct report *report)
         }
     }
     /* It uses the save, which is about to go. */
-    if (cancelling)
+    if (s.cancelling)
         pthread_join(s.canceller, NULL);
 
     if (r == 0)

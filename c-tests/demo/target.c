@@ -213,7 +213,7 @@ static void run_guest(struct target *t)
     const struct options *o = t->options;
     bool dma = t->device.sim && t->memory.size > 0 && o->dma_rate > 0;
     bool vcpus = t->memory.size > 0 && o->memory_rate > 0;
-    uint64_t patience = now_ns() + 5000000000u;
+    uint64_t patience = now_ns() + 120000000000u;
     guest_run(&t->guest);
     t->report->vcpus_run = true;
     if (device_start_dma(&t->device, &t->memory) < 0)
