@@ -116,7 +116,7 @@ static void a_second_thread_is_told_that_the_handle_is_busy(void)
     pthread_t thread;
     size_t len;
     int busy = 0;
-    o.state_size = o.initial_size = 4 << 20;
+    o.state_size = o.initial_size = 64 << 20; /* nobody reads it to its end */
     o.read_rate = 400 << 10;
     o.max_read = 4096;
     struct rig rig = rig_new(&o, NULL);
@@ -146,7 +146,7 @@ static void freeing_waits_for_the_call_of_another_thread(void)
     struct vfiomig_sim_options o = rig_options();
     struct slow slow = { .result = 1 };
     pthread_t thread;
-    o.state_size = o.initial_size = 4 << 20;
+    o.state_size = o.initial_size = 64 << 20; /* nobody reads it to its end */
     o.read_rate = 400 << 10;
     struct rig rig = rig_new(&o, NULL);
     OK(vfiomig_save_begin(rig.dev, NULL, &slow.save));
