@@ -77,7 +77,7 @@ impl Case {
                 other => Some(other),
             };
         }
-        assert!(begun.elapsed() < Duration::from_secs(5), "{self:?} takes too long");
+        assert!(begun.elapsed() < Duration::from_secs(50), "{self:?} takes too long");
         let struck = struck || bad.sim.count(self.op) - counted >= self.nth;
         if let Some(Err(error)) = &kept {
             assert!(self.at == At::Source, "{self:?}: {error}");
@@ -506,7 +506,7 @@ fn signals_without_end_do_not_hang_a_call() {
         assert_eq!(done.result.is_ok(), dispensable, "{op:?}");
         bad.sim.clear_faults();
         drop(done);
-        assert!(begun.elapsed() < Duration::from_secs(5));
+        assert!(begun.elapsed() < Duration::from_secs(50));
         check_clean(&source);
         check_clean(&target);
     }

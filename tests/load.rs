@@ -421,15 +421,14 @@ fn numbers_add_up() {
 #[test]
 fn a_load_is_cancelled_from_another_thread_while_the_driver_is_slow() {
     let good = stream();
-    let size = 4 << 20;
+    let size = 1 << 20;
     let source = side(SimOptions { state_size: size, ..small(1) });
     let bytes = stream_of(&source.device, SaveOptions::default()).unwrap();
-    // Unlimited patience, and about a minute's worth of data.
-    let target = side(SimOptions { state_size: size, write_rate: 70_000, ..small(2) });
+    // Unlimited patience, and minutes' worth of data.
+    let target = side(SimOptions { state_size: size, write_rate: 5_000, ..small(2) });
     let mut load = target.device.load(LoadOptions::default()).unwrap();
     let shared = load.shared();
     let sim = target.sim.clone();
-    let begun = Instant::now();
     let error = std::thread::scope(|scope| {
         scope.spawn(move || {
             while sim.bytes_written() == 0 {
@@ -441,7 +440,8 @@ fn a_load_is_cancelled_from_another_thread_while_the_driver_is_slow() {
         load.push(&bytes).unwrap_err()
     });
     assert_eq!(error.code(), Code::Cancelled);
-    assert!(begun.elapsed() < Duration::from_secs(5));
+    // Not even what is one piece of the stream.
+    assert!(target.sim.bytes_written() < size / 8);
     assert_eq!(target.sim.state(), State::RUNNING);
     assert_eq!(load.push(&bytes).unwrap_err().code(), Code::Inval);
     drop(load);
@@ -462,12 +462,11 @@ fn a_load_is_cancelled_from_another_thread_while_the_driver_is_slow() {
 
 #[test]
 fn a_save_is_cancelled_from_another_thread_and_the_source_goes_on() {
-    let size = 4 << 20;
-    let source = side(SimOptions { state_size: size, read_rate: 70_000, ..small(1) });
+    let size = 1 << 20;
+    let source = side(SimOptions { state_size: size, read_rate: 5_000, ..small(1) });
     let mut save = source.device.save(SaveOptions::default()).unwrap();
     let shared = save.shared();
     let sim = source.sim.clone();
-    let begun = Instant::now();
     let error = std::thread::scope(|scope| {
         scope.spawn(move || {
             while sim.bytes_read() == 0 {
@@ -482,7 +481,7 @@ fn a_save_is_cancelled_from_another_thread_and_the_source_goes_on() {
         }
     });
     assert_eq!(error.code(), Code::Cancelled);
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(source.sim.bytes_read() < size / 8);
     assert_eq!(save.finish(Ending::Release).unwrap_err().code(), Code::Inval);
     save.finish(Ending::Keep).unwrap();
     assert_eq!(source.sim.state(), State::RUNNING);
@@ -634,7 +633,8 @@ fn a_driver_that_takes_nothing_is_given_up_in_time() {
     let options = LoadOptions { write_timeout, ..LoadOptions::default() };
     let error = load_all(&target, options, &good.0).unwrap_err();
     assert_eq!(error.code(), Code::TimedOut);
-    assert!(begun.elapsed() >= write_timeout && begun.elapsed() < Duration::from_secs(2));
+    // The default is a minute.
+    assert!(begun.elapsed() >= write_timeout && begun.elapsed() < Duration::from_secs(30));
     target.sim.clear_faults();
     check_refused(&target, &good);
 }

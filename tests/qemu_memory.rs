@@ -68,8 +68,8 @@ fn of_packets(send: impl FnOnce(&Packets)) -> usize {
 
 #[test]
 fn numbers_of_a_hostile_stream_cost_nothing() {
-    // The counting itself works.
-    assert!((50_000..51_000).contains(&cost(|| drop(vec![0u8; 50_000]))));
+    // The counting itself works: at least once in three, as the main thread may still be allocating.
+    assert!((0..3).any(|_| (50_000..51_000).contains(&cost(|| drop(vec![0u8; 50_000])))));
     // An error's text and failure, and the logger's.
     const LITTLE: usize = 8 << 10;
     for idx in [1 << 20 | 1, 1 << 24, 1 << 31, u32::MAX - 1, u32::MAX] {
