@@ -9,13 +9,14 @@
 #
 #   DIR       for what is put together and for the results (default: build/qemu):
 #             DIR/results/matrix/VARIANT/boot1/out/*.stream.N are captured migrations
-#   VARIANT   kernels (default: 6.12 7.3; only the mtty rows run on others than 6.12)
+#   VARIANT   kernels (default: 6.12 7.3; on others than 6.12 only the rows with mtty and
+#             those with iommufd run)
 #
 # In the environment:
 #
 #   QEMU_CASES='WORD...'  only cases with one of these in their names
 #   QEMU_TIMES=N          each N times
-#   QEMU_RUNS='RUN...'    these runs (default: matrix failures native dirty);
+#   QEMU_RUNS='RUN...'    these runs (default: matrix failures native several dirty);
 #                         stock tells what happens without the library
 
 set -euo pipefail
@@ -28,7 +29,7 @@ dir=${1:-$top/build/qemu}
 [ $# -eq 0 ] || shift
 variants=("$@")
 [ ${#variants[@]} -gt 0 ] || variants=(6.12 7.3)
-read -ra runs <<<"${QEMU_RUNS:-matrix failures native dirty}"
+read -ra runs <<<"${QEMU_RUNS:-matrix failures native several dirty}"
 
 mkdir -p "$dir"
 # Where a patched QEMU finds the library, and boot.sh with it.
@@ -40,15 +41,15 @@ done
 rm -rf "$dir/results"
 mkdir -p "$dir/results"
 
-# Every run on the main kernel, and the matrix on the others.
+# Every run on the main kernel, and these two on the others.
 main=${variants[0]}
 jobs=()
 for r in "${runs[@]}"; do
 	jobs+=("$r $main")
 	[ "$r" != matrix ] || matrix=1
-done
-for v in "${variants[@]:1}"; do
-	[ -z "${matrix-}" ] || jobs+=("matrix $v")
+	case $r in
+	matrix | several) for v in "${variants[@]:1}"; do jobs+=("$r $v"); done ;;
+	esac
 done
 
 # job RUN VARIANT: one machine. Two QEMUs with 64 MiB each, their devices' states

@@ -7,7 +7,7 @@
 #
 # usage: programs.sh DIR RUN...
 #
-#   RUN   matrix, failures, native, dirty, stock or bench: becomes DIR/tests/RUN.test
+#   RUN   matrix, failures, native, several, dirty, stock or bench: becomes DIR/tests/RUN.test
 
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

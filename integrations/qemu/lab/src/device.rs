@@ -116,6 +116,11 @@ impl Device {
         Ok(())
     }
 
+    /// What the kernel and QEMU call it.
+    pub fn name(&self) -> String {
+        self.sysfs.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
     /// What kind it is.
     pub fn kind(&self) -> Kind {
         self.kind

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Pages that the device writes while the guest migrates arrive on the target as they are then.
 //!
+//! With two devices of one container, each noticed in another way, none may be missing either.
+//!
 //! This program writes guest memory behind QEMU's back and tells the test device which pages it
 //! has "written" by DMA. Others are written without that: QEMU cannot know of them, and that they
 //! do not arrive shows that it is the marks that make the difference.
@@ -9,8 +11,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::device::Device;
 use crate::matrix::{MACHINE, NATIVE, PATCHED, STOCK};
-use crate::pair::{LIMIT, Pair, Setup, What};
+use crate::pair::{LIMIT, Other, Pair, Setup, What};
 use crate::vm::{Side, Vm};
 use crate::{Lab, Res};
 
@@ -28,9 +31,17 @@ enum Tracker {
     Device,
     /// The container knows what drivers write.
     Container,
+    /// Two devices in one container, and each is noticed in its own way: QEMU asks only one of the
+    /// two for both.
+    Both,
 }
 
-const CASES: [(&str, Side, Side, Tracker); 5] = [
+/// The second device of these two.
+const WITHOUT_LOG: [Other; 1] =
+    [Other { props: ",x-device-dirty-page-tracking=off", ..Other::new(WHAT) }];
+
+const CASES: [(&str, Side, Side, Tracker); 6] = [
+    ("dirty-patched-both", PATCHED, STOCK, Tracker::Both),
     ("dirty-patched-device", PATCHED, STOCK, Tracker::Device),
     (
         "dirty-patched-container",
@@ -56,6 +67,9 @@ pub fn run(lab: &Lab) {
     for (name, source, target, tracker) in CASES {
         lab.case(name, || {
             let mut setup = Setup::new(source, target, MACHINE, WHAT);
+            if tracker == Tracker::Both {
+                setup = setup.with(&WITHOUT_LOG);
+            }
             // So little that QEMU stops the guest only when nothing is left.
             setup.downtime_limit = 1;
             setup.parameters = json!({ "avail-switchover-bandwidth": MIB });
@@ -91,6 +105,15 @@ struct Writer<'a> {
     unnoticed: Vec<u64>,
 }
 
+/// Who notices when this page is written to.
+fn notices(tracker: Tracker, number: u64) -> Tracker {
+    match tracker {
+        Tracker::Both if number / 2 % 2 == 0 => Tracker::Device,
+        Tracker::Both => Tracker::Container,
+        one => one,
+    }
+}
+
 impl Writer<'_> {
     fn put(&self, number: u64, round: u64) -> Res<()> {
         self.pair.source.write_ram(FIRST + number * PAGE, &page(number, round))
@@ -98,25 +121,25 @@ impl Writer<'_> {
 
     /// Writes pages as a device would.
     fn write(&mut self, numbers: impl Iterator<Item = u64>, round: u64) -> Res<()> {
-        let mut lines = Vec::new();
+        let (mut by_device, mut by_kernel) = (Vec::new(), Vec::new());
         for number in numbers {
-            // For the container it is the kernel that writes, a byte at the page's start: the rest
-            // of the page is written before, so that it is there when the page is found dirty.
             self.put(number, round)?;
-            lines.push(format!(
-                "{:#x} {}",
-                FIRST + number * PAGE,
-                if self.tracker == Tracker::Device { PAGE } else { 1 }
-            ));
+            let address = FIRST + number * PAGE;
+            if notices(self.tracker, number) == Tracker::Device {
+                by_device.push(format!("{address:#x} {PAGE}"));
+            } else {
+                // It is the kernel that writes, a byte at the page's start: the rest of the page is
+                // written before, so that it is there when the page is found dirty.
+                by_kernel.push(format!("{address:#x} 1"));
+            }
             if let Some(known) = self.known.get_mut(number as usize) {
                 *known = round;
             }
         }
-        let knob = if self.tracker == Tracker::Device { "log_mark" } else { "dma_write" };
-        for lines in lines.chunks(100) {
-            self.pair.source_device.set(knob, lines.join("\n"))?;
-        }
-        Ok(())
+        let device = &self.pair.source_device;
+        write_knob(device, "log_mark", &by_device)?;
+        let device = self.pair.others.first().map_or(device, |other| &other.source);
+        write_knob(device, "dma_write", &by_kernel)
     }
 
     fn write_unnoticed(&mut self, number: u64, round: u64) -> Res<()> {
@@ -124,6 +147,10 @@ impl Writer<'_> {
         self.unnoticed.push(number);
         Ok(())
     }
+}
+
+fn write_knob(device: &Device, knob: &str, lines: &[String]) -> Res<()> {
+    lines.chunks(100).try_for_each(|lines| device.set(knob, lines.join("\n")))
 }
 
 fn syncs(vm: &mut Vm) -> Res<u64> {
@@ -152,8 +179,13 @@ fn migrate(tracker: Tracker, pair: &mut Pair) -> Res<()> {
     pair.go()?;
     wait_syncs(&mut pair.source, 3)?;
     let log = pair.source_device.get("log")?;
-    if (pair.source_device.count("log", "active")? == 1) != (tracker == Tracker::Device) {
+    if (pair.source_device.count("log", "active")? == 1) != (tracker != Tracker::Container) {
         return Err(format!("the device's log: {log}"));
+    }
+    for other in &pair.others {
+        if other.source.count("log", "active")? == 1 {
+            return Err("the other device's log is on".into());
+        }
     }
 
     let mut writer =
@@ -189,7 +221,8 @@ fn compare(tracker: Tracker, known: &[u64], unnoticed: &[u64], pair: &Pair) -> R
         let mut is = [0; PAGE as usize];
         pair.target.read_ram(FIRST + number * PAGE, &mut is)?;
         let mut want = page(number, *round);
-        if let (Tracker::Container, [first, ..], true) = (tracker, &mut want, *round > 0) {
+        let who = notices(tracker, number);
+        if let (Tracker::Container, [first, ..], true) = (who, &mut want, *round > 0) {
             // What the kernel writes.
             *first = 0xd5;
         }

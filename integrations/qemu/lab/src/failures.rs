@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::device::reset_in;
 use crate::matrix::{MACHINE, NATIVE, PATCHED, STOCK};
-use crate::pair::{LIMIT, Pair, Setup, What};
+use crate::pair::{LIMIT, Other, Pair, Setup, What};
 use crate::relay::{CONFIG, DATA, Flip, NATIVE_DATA, Plan};
 use crate::vm::{Life, Side, Vm};
 use crate::{Lab, NOT_REQUIRED, Res};
@@ -23,6 +23,8 @@ const PRE_COPY: What = What::Test { bytes: 8 * MIB, pre_copy: true };
 /// Where a failure happens.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
+    /// Before it begins.
+    Before,
     /// While memory is sent, slowly; of the device, which cannot be read before it stands, nothing
     /// was sent.
     Memory,
@@ -50,12 +52,20 @@ enum Event {
     StopCancel,
     /// The network takes nothing any more; the guest is stopped, the migration cancelled.
     Stall,
+    /// The network takes nothing any more while the stopped device is sent; the migration is
+    /// cancelled, and its connections are broken off.
+    StallYank,
+    /// A device that QEMU emulates writes to the guest's memory.
+    WriteMemory,
+    /// The target's device takes the state, and then cannot be started.
+    FailTargetStart,
 }
 
 struct Case {
     name: &'static str,
     what: What,
     target_what: Option<What>,
+    others: &'static [Other],
     /// In QEMU's format, and in the library's.
     flip: Option<(Flip, Flip)>,
     happens: Option<(Phase, Event)>,
@@ -70,7 +80,11 @@ struct Case {
 enum End {
     /// The guest runs on one side, with the contents that it had.
     OneSide,
-    /// As before; in QEMU's format the contents may be damaged, as nothing in it shows that.
+    /// The guest runs on the source.
+    Stays,
+    /// The guest runs nowhere, as its device came to harm when the source had let go of it.
+    Stopped,
+    /// As `OneSide`; in QEMU's format the contents may be damaged, as nothing in it shows that.
     Unnoticed,
     /// The migration is none the worse for it, in QEMU's format.
     Completes,
@@ -83,6 +97,7 @@ const PLAIN: Case = Case {
     name: "",
     what: STOP_COPY,
     target_what: None,
+    others: &[],
     flip: None,
     happens: None,
     return_path: false,
@@ -105,6 +120,10 @@ const fn multifd(case: Case, name: &'static str) -> Case {
 
 const fn other(name: &'static str, target: What) -> Case {
     Case { name, target_what: Some(target), ..PLAIN }
+}
+
+const fn several(case: Case, name: &'static str, others: &'static [Other]) -> Case {
+    Case { name, others, return_path: true, ..case }
 }
 
 const fn ending(case: Case, end: End) -> Case {
@@ -135,11 +154,20 @@ const FLIP_CONFIG: Case = flip(
     // The first frame of the stopped device, behind its kind.
     at(NATIVE_DATA, 1, 8 + 32 + 4 + 4 + 0x12),
 );
+const WRITE_MEMORY: Case = event("memory-written-stopcopy", Phase::StopCopy, Event::WriteMemory);
 const CANCEL_STOP_COPY: Case = event("cancel-stopcopy", Phase::StopCopy, Event::Cancel);
 const KILL_STOP_COPY: Case = event("target-killed-stopcopy", Phase::StopCopy, Event::KillTarget);
 const OTHER_TYPE: Case = other("other-type", What::Mtty);
 
-const CASES: [Case; 36] = [
+/// Beside the first device: one with pre-copy, an mtty.
+const OTHERS: &[Other] = &[Other::new(PRE_COPY), Other::new(What::Mtty)];
+/// The last of them is another one on the target.
+const ONE_DIFFERS: &[Other] =
+    &[Other::new(What::Mtty), Other { target_what: Some(OTHER_SIZE), ..Other::new(STOP_COPY) }];
+const RESET_STOP_COPY: Case =
+    event("source-data-fd-dies-stopcopy", Phase::StopCopy, Event::ResetSourceDevice);
+
+const CASES: [Case; 47] = [
     event("cancel-precopy", Phase::PreCopy, Event::Cancel),
     CANCEL_STOP_COPY,
     return_path(CANCEL_STOP_COPY, "cancel-stopcopy-return-path"),
@@ -159,6 +187,7 @@ const CASES: [Case; 36] = [
     return_path(OTHER_TYPE, "other-type-return-path"),
     other("other-size", OTHER_SIZE),
     return_path(other("", OTHER_SIZE), "other-size-return-path"),
+    ending(multifd(other("", OTHER_SIZE), "other-size-multifd"), End::Stays),
     flip("flip-data-precopy", PRE_COPY, IN_DATA, IN_FRAME),
     FLIP_STOP_COPY,
     return_path(FLIP_STOP_COPY, "flip-data-stopcopy-return-path"),
@@ -167,7 +196,7 @@ const CASES: [Case; 36] = [
     flip("flip-frame-header", STOP_COPY, at(DATA, 2, 8 + 48 + 8), at(NATIVE_DATA, 2, 8 + 17)),
     ending(FLIP_CONFIG, End::Unnoticed),
     event("source-data-fd-dies-precopy", Phase::PreCopy, Event::ResetSourceDevice),
-    event("source-data-fd-dies-stopcopy", Phase::StopCopy, Event::ResetSourceDevice),
+    RESET_STOP_COPY,
     event("target-data-fd-dies-precopy", Phase::PreCopy, Event::ResetTargetDevice),
     event("target-data-fd-dies-stopcopy", Phase::StopCopy, Event::ResetTargetDevice),
     event("guest-reset-precopy", Phase::PreCopy, Event::ResetGuest),
@@ -176,6 +205,22 @@ const CASES: [Case; 36] = [
     event("stop-cont-precopy", Phase::PreCopy, Event::StopCont),
     event("stop-cancel-precopy", Phase::PreCopy, Event::StopCancel),
     event("stalled-network-precopy", Phase::PreCopy, Event::Stall),
+    ending(
+        multifd(event("", Phase::StopCopy, Event::StallYank), "stalled-network-stopcopy-multifd"),
+        End::Stays,
+    ),
+    ending(WRITE_MEMORY, End::Stays),
+    ending(multifd(WRITE_MEMORY, "memory-written-stopcopy-multifd"), End::Stays),
+    ending(
+        event("target-device-fails-to-start", Phase::Before, Event::FailTargetStart),
+        End::Stopped,
+    ),
+    several(event("", Phase::PreCopy, Event::Cancel), "several-cancel-precopy", OTHERS),
+    several(CANCEL_STOP_COPY, "several-cancel-stopcopy", OTHERS),
+    several(multifd(CANCEL_STOP_COPY, ""), "several-cancel-stopcopy-multifd", OTHERS),
+    several(KILL_STOP_COPY, "several-target-killed-stopcopy", OTHERS),
+    several(RESET_STOP_COPY, "several-source-data-fd-dies-stopcopy", OTHERS),
+    several(PLAIN, "several-one-differs", ONE_DIFFERS),
 ];
 
 /// Whom this is tried with: name, both sides, and whether it has to go well.
@@ -196,7 +241,7 @@ pub fn run(lab: &Lab, (prefix, side, strict): Whom) {
 }
 
 fn run_case(lab: &Lab, name: &str, case: &Case, side: Side, strict: bool) -> Res<()> {
-    let mut setup = Setup::new(side, side, MACHINE, case.what);
+    let mut setup = Setup::new(side, side, MACHINE, case.what).with(case.others);
     setup.target_what = case.target_what;
     setup.return_path = case.return_path;
     setup.multifd = case.multifd;
@@ -240,6 +285,11 @@ fn carry_out(
 ) -> Res<(String, Option<String>)> {
     if let Some((phase, _)) = case.happens {
         match phase {
+            // RUNNING_P2P, STOP, RESUMING; then STOP, and the step that is to fail.
+            Phase::Before => {
+                pair.target_device.set("fail_to_error", 1)?;
+                pair.target_device.set("fail_set_state", "5 5")?;
+            }
             Phase::Memory => {}
             Phase::PreCopy => {
                 pair.source_device.set("dirty_rate", 8 * MIB)?;
@@ -296,10 +346,7 @@ fn carry_out(
     // A device that the guest had reset has other contents than before, and keeps them.
     let damage_shows = native || case.end != End::Unnoticed;
     if broken.is_none() && target.runs() && damage_shows {
-        let digests = (pair.source_device.get("digest")?, pair.target_device.get("digest")?);
-        if digests.0 != digests.1 && pair.source_device.kind() == pair.target_device.kind() {
-            broken = Some(format!("the target's device has other contents: {digests:?}"));
-        }
+        broken = pair.expect_digests().err();
         if matches!(source, Life::Alive { .. }) {
             broken = broken.or_else(|| pair.expect_pci().err());
         }
@@ -343,7 +390,14 @@ fn judge(
         || completed
             && matches!(target, Life::Dead(_))
             && matches!(case.happens, Some((_, Event::KillTarget)));
+    let stopped = matches!(target, Life::Alive { status, .. } if status == "internal-error");
     match (source.runs(), target.runs()) {
+        (true, false) if case.end == End::Stays => None,
+        _ if case.end == End::Stays => Some("the guest does not stay where it was".into()),
+        (false, false) if case.end == End::Stopped && stopped => None,
+        _ if case.end == End::Stopped => {
+            Some("the guest is not stopped by what its device has come to".into())
+        }
         (true, true) if case.end == End::BothAllowed => None,
         (true, true) => Some("the guest runs on both sides".into()),
         (false, false) if !gone => Some("the guest runs nowhere".into()),
@@ -356,6 +410,7 @@ fn judge(
 
 fn reach(pair: &mut Pair, phase: Phase) -> Res<()> {
     match phase {
+        Phase::Before => {}
         Phase::Memory => pair.source.wait_for("memory being sent", LIMIT, |vm| {
             Ok(vm.progress()?.pointer("/ram/transferred").and_then(Value::as_u64) > Some(50 << 10))
         })?,
@@ -374,6 +429,7 @@ fn reach(pair: &mut Pair, phase: Phase) -> Res<()> {
     // Had it ended by now, this would be a test of something else.
     let state = pair.source.states().last().cloned().unwrap_or_default();
     let want: &[&str] = match phase {
+        Phase::Before => return Ok(()),
         Phase::Memory => &[""],
         Phase::PreCopy => &["PRE_COPY"],
         Phase::StopCopy => &["STOP_COPY"],
@@ -420,6 +476,39 @@ fn make_happen(pair: &mut Pair, event: Event) -> Res<()> {
             pair.relay.as_ref().ok_or("no relay")?.stall(false);
             result
         }
+        Event::StallYank => {
+            pair.relay.as_ref().ok_or("no relay")?.stall(true);
+            pair.source_device.set("read_rate", 0)?;
+            std::thread::sleep(Duration::from_secs(2));
+            let asked = Instant::now();
+            pair.source.qmp.command("migrate_cancel", json!({}))?;
+            // It looks at the file now and then.
+            std::thread::sleep(Duration::from_secs(1));
+            let connections = json!({ "instances": [{ "type": "migration" }] });
+            match pair.source.qmp.command("yank", connections) {
+                // The cancellation was enough: the main channel was where it stood.
+                Err(e) if e.contains("Instance not found") => {}
+                result => result.map(|_| ())?,
+            }
+            if asked.elapsed() > Duration::from_secs(10) {
+                return Err(format!("the monitor was deaf for {:?}", asked.elapsed()));
+            }
+            pair.source.wait_migrated(LIMIT)?;
+            pair.relay.as_ref().ok_or("no relay")?.stall(false);
+            Ok(())
+        }
+        Event::WriteMemory => {
+            // By fw_cfg's DMA, whose answer goes to where its request lies: at 32 MiB, where there
+            // is nothing. The port has the address with its highest byte first.
+            let command = json!({ "command-line": "o /w 0x518 0x00000002" });
+            let said = pair.source.qmp.command("human-monitor-command", command)?;
+            if said.as_str() != Some("") {
+                return Err(format!("the monitor's command to write to a port: {said}"));
+            }
+            Ok(())
+        }
+        // Is on its way.
+        Event::FailTargetStart => Ok(()),
         Event::Cut => {
             pair.relay.as_ref().ok_or("no relay")?.cut();
             Ok(())

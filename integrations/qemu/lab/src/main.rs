@@ -13,6 +13,7 @@ mod matrix;
 mod pair;
 mod qmp;
 mod relay;
+mod several;
 mod vm;
 
 use std::cell::Cell;
@@ -119,6 +120,7 @@ fn main() -> ExitCode {
         Some("failures") => failures::run(&lab, failures::WITH_QEMU_FORMAT),
         Some("native") => failures::run(&lab, failures::WITH_NATIVE_FORMAT),
         Some("dirty") => dirty::run(&lab),
+        Some("several") => several::run(&lab),
         Some("stock") => {
             matrix::run_stock(&lab);
             failures::run(&lab, failures::WITHOUT);

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::device::{Device, Kind, PRE_COPY};
 use crate::qmp::Event;
 use crate::relay::{Plan, Relay};
-use crate::vm::{Life, Side, Spec, Vm};
+use crate::vm::{DEVICE, Life, Side, Spec, Vm};
 use crate::{Lab, Res};
 
 /// No step of a migration that is not throttled on purpose takes longer.
@@ -46,6 +46,24 @@ impl What {
     }
 }
 
+/// A device beside the first.
+#[derive(Clone, Copy)]
+pub struct Other {
+    /// The device.
+    pub what: What,
+    /// Another one on the target.
+    pub target_what: Option<What>,
+    /// Its properties besides those of the side.
+    pub props: &'static str,
+}
+
+impl Other {
+    /// The same on both sides.
+    pub const fn new(what: What) -> Other {
+        Other { what, target_what: None, props: "" }
+    }
+}
+
 /// How two QEMUs are to be set up.
 pub struct Setup<'a> {
     /// Where it comes from.
@@ -58,6 +76,10 @@ pub struct Setup<'a> {
     pub what: What,
     /// Another one on the target.
     pub target_what: Option<What>,
+    /// Further devices.
+    pub others: &'a [Other],
+    /// Further arguments of both.
+    pub args: &'a [&'a str],
     /// Device state by channels of its own.
     pub multifd: bool,
     /// The target says when it is done, and may refuse.
@@ -83,6 +105,8 @@ impl<'a> Setup<'a> {
             machine,
             what,
             target_what: None,
+            others: &[],
+            args: &[],
             multifd: false,
             return_path: false,
             switchover_ack: false,
@@ -94,6 +118,30 @@ impl<'a> Setup<'a> {
             trace: true,
         }
     }
+
+    /// With further devices.
+    pub fn with(mut self, others: &'a [Other]) -> Setup<'a> {
+        self.others = others;
+        if !self.pre_copy() {
+            self.downtime_limit = 100_000;
+        }
+        self
+    }
+
+    /// Whether all of the state can be read before the guest is stopped.
+    fn pre_copy(&self) -> bool {
+        self.what.pre_copy() && self.others.iter().all(|other| other.what.pre_copy())
+    }
+}
+
+/// A device beside the first, on both sides.
+pub struct Member {
+    what: What,
+    props: &'static str,
+    /// The source's.
+    pub source: Device,
+    /// The target's.
+    pub target: Device,
 }
 
 /// The QEMUs, and their devices, which outlive them.
@@ -108,6 +156,8 @@ pub struct Pair {
     pub source_device: Device,
     /// The target's.
     pub target_device: Device,
+    /// Further devices.
+    pub others: Vec<Member>,
     what: What,
     /// Source and target.
     patched: (bool, bool),
@@ -120,6 +170,7 @@ pub struct Pair {
 struct Again {
     side: Side,
     machine: String,
+    args: Vec<String>,
     capabilities: Vec<&'static str>,
     parameters: Value,
 }
@@ -137,10 +188,24 @@ pub fn make_device(what: What, target: bool) -> Res<Device> {
     Ok(device)
 }
 
-/// The VFIO device in the answer to `query-pci`.
-fn find_device(bus: &Value) -> Option<&Value> {
-    let devices = bus.pointer("/0/devices").and_then(Value::as_array)?;
-    devices.iter().find(|d| d.get("qdev_id").and_then(Value::as_str) == Some("dev"))
+/// The VFIO devices in the answer to `query-pci`, the first one first.
+fn find_devices(bus: &Value) -> Vec<Value> {
+    let devices = bus.pointer("/0/devices").and_then(Value::as_array);
+    let id = |d: &Value| d.get("qdev_id").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let mut found: Vec<Value> =
+        devices.into_iter().flatten().filter(|d| id(d).starts_with(DEVICE)).cloned().collect();
+    found.sort_by_key(id);
+    found
+}
+
+/// After QEMU has reset a device: contents of which the seed says nothing.
+fn touch(what: What, device: &Device) -> Res<()> {
+    if let What::Test { .. } = what {
+        for block in [0, 3] {
+            device.set("touch", format!("{} 4096", block * 4096))?;
+        }
+    }
+    Ok(())
 }
 
 impl Pair {
@@ -148,14 +213,28 @@ impl Pair {
     pub fn start(lab: &Lab, setup: Setup<'_>) -> Res<Pair> {
         let source_device = make_device(setup.what, false)?;
         let target_device = make_device(setup.target_what.unwrap_or(setup.what), true)?;
+        let mut others = Vec::new();
+        for Other { what, target_what, props } in setup.others.iter().copied() {
+            let source = make_device(what, false)?;
+            let target = make_device(target_what.unwrap_or(what), true)?;
+            others.push(Member { what, props, source, target });
+        }
         let (dir, tmp, machine, trace) = (&lab.dir, &lab.tmp, setup.machine, setup.trace);
-        let start = |name, side, device, incoming| {
-            Vm::start(dir, tmp, &Spec { name, side, machine, device, incoming, trace })
+        let args = setup.args;
+        let start = |name, side, device, others: &[(&Device, &'static str)], incoming| {
+            Vm::start(
+                dir,
+                tmp,
+                &Spec { name, side, machine, device, others, args, incoming, trace },
+            )
         };
+        let sources: Vec<_> = others.iter().map(|member| (&member.source, member.props)).collect();
+        let targets: Vec<_> = others.iter().map(|member| (&member.target, member.props)).collect();
         // Both at once: most of the time of a short migration goes into this.
         let (source, target) = std::thread::scope(|scope| {
-            let target = scope.spawn(|| start("target", setup.target, &target_device, true));
-            let source = start("source", setup.source, &source_device, false);
+            let target =
+                scope.spawn(|| start("target", setup.target, &target_device, &targets, true));
+            let source = start("source", setup.source, &source_device, &sources, false);
             (source, target.join())
         });
         let mut source = source?;
@@ -166,7 +245,7 @@ impl Pair {
             "downtime-limit": setup.downtime_limit,
             "max-bandwidth": 10u64 << 30,
         });
-        if !setup.what.pre_copy() {
+        if !setup.pre_copy() {
             // Measured while there is hardly anything to send, which is what an idle guest with
             // such a device gives, the bandwidth never suffices for the large state.
             parameters = json!({
@@ -196,6 +275,7 @@ impl Pair {
         let again = Again {
             side: setup.target,
             machine: setup.machine.to_owned(),
+            args: setup.args.iter().map(|arg| (*arg).to_owned()).collect(),
             capabilities,
             parameters,
         };
@@ -209,11 +289,9 @@ impl Pair {
             None => (None, listens.clone()),
         };
         source.wait_guest(LIMIT)?;
-        if let What::Test { .. } = setup.what {
-            // After QEMU has reset the device: contents of which the seed says nothing.
-            for block in [0, 3] {
-                source_device.set("touch", format!("{} 4096", block * 4096))?;
-            }
+        touch(setup.what, &source_device)?;
+        for member in &others {
+            touch(member.what, &member.source)?;
         }
         let what = setup.what;
         Ok(Pair {
@@ -222,6 +300,7 @@ impl Pair {
             relay,
             source_device,
             target_device,
+            others,
             what,
             patched: (setup.source.patched(), setup.target.patched()),
             again,
@@ -234,17 +313,28 @@ impl Pair {
     pub fn again(&mut self, lab: &Lab) -> Res<()> {
         let _ = self.target.kill();
         let device = make_device(self.what, true)?;
+        let mut others = Vec::new();
+        for member in &self.others {
+            others.push((make_device(member.what, true)?, member.props));
+        }
+        let props: Vec<_> = others.iter().map(|(device, props)| (device, *props)).collect();
+        let args: Vec<&str> = self.again.args.iter().map(String::as_str).collect();
         let spec = Spec {
             name: "target2",
             side: self.again.side,
             machine: &self.again.machine,
             device: &device,
+            others: &props,
+            args: &args,
             incoming: true,
             trace: true,
         };
         self.target = Vm::start(&lab.dir, &lab.tmp, &spec)?;
-        // The old one is removed only now that its QEMU is gone.
+        // The old ones are removed only now that their QEMU is gone.
         self.target_device = device;
+        for (member, (device, _)) in self.others.iter_mut().zip(others) {
+            member.target = device;
+        }
         self.relay = None;
         let _ = std::fs::remove_file(&self.listens);
         self.connects.clone_from(&self.listens);
@@ -303,7 +393,7 @@ impl Pair {
         std::thread::sleep(Duration::from_millis(200));
         self.source.wait_for("addresses of the device", LIMIT, |vm| {
             let bus = vm.qmp.command("query-pci", json!({}))?;
-            let device = find_device(&bus).cloned().unwrap_or_default();
+            let device = find_devices(&bus).into_iter().next().unwrap_or_default();
             let address = device.pointer("/regions/0/address").and_then(Value::as_i64);
             Ok(address.is_some_and(|address| address > 0))
         })?;
@@ -315,9 +405,9 @@ impl Pair {
     pub fn expect_pci(&mut self) -> Res<()> {
         let source = self.source.qmp.command("query-pci", json!({}))?;
         let target = self.target.qmp.command("query-pci", json!({}))?;
-        let (source, target) = (find_device(&source).cloned(), find_device(&target).cloned());
-        if source.is_none() || source != target {
-            let text = |device: Option<Value>| device.unwrap_or_default().to_string();
+        let (source, target) = (find_devices(&source), find_devices(&target));
+        if source.len() != 1 + self.others.len() || source != target {
+            let text = |devices: Vec<Value>| Value::Array(devices).to_string();
             return Err(format!(
                 "PCI configuration: source {}, target {}",
                 text(source),
@@ -333,52 +423,88 @@ impl Pair {
         Ok((self.source.observe()?, target))
     }
 
-    /// The device went through the states that the kernel documents for a migration.
+    /// The devices went through the states that the kernel documents for a migration, and none was
+    /// stopped, or run, before all were quiet.
     pub fn expect_states(&self) -> Res<()> {
-        let want: &[&str] = match (self.what.pre_copy(), self.patched.0) {
-            (true, _) => &["PRE_COPY", "PRE_COPY_P2P", "STOP_COPY", "STOP"],
-            // Nobody reads its state between the two.
-            (false, true) => &["RUNNING_P2P", "STOP_COPY", "STOP"],
-            (false, false) => &["RUNNING_P2P", "STOP", "STOP_COPY", "STOP"],
-        };
-        let states = self.source.states();
-        if states != want {
-            return Err(format!("states of the source's device: {states:?}"));
+        for (what, (source, target)) in self.devices() {
+            let want: &[&str] = match (what.pre_copy(), self.patched.0) {
+                (true, _) => &["PRE_COPY", "PRE_COPY_P2P", "STOP_COPY", "STOP"],
+                // Nobody reads its state between the two.
+                (false, true) => &["RUNNING_P2P", "STOP_COPY", "STOP"],
+                (false, false) => &["RUNNING_P2P", "STOP", "STOP_COPY", "STOP"],
+            };
+            let states = self.source.states_of(&source.name());
+            if states != want {
+                return Err(format!("states of the source's device, {what:?}: {states:?}"));
+            }
+            let want: &[&str] = match self.patched.1 {
+                // STOP: the driver has taken the state before the source lets go of it.
+                true => &["RESUMING", "STOP", "RUNNING_P2P", "RUNNING"],
+                false => &["RESUMING", "RUNNING_P2P", "RUNNING"],
+            };
+            let states = self.target.states_of(&target.name());
+            if states != want {
+                return Err(format!("states of the target's device, {what:?}: {states:?}"));
+            }
         }
-        let states = self.target.states();
-        let want: &[&str] = match self.patched.1 {
-            // STOP: the driver has taken the state before the source lets go of it.
-            true => &["RESUMING", "STOP", "RUNNING_P2P", "RUNNING"],
-            false => &["RESUMING", "RUNNING_P2P", "RUNNING"],
-        };
-        if states != want {
-            return Err(format!("states of the target's device: {states:?}"));
+        for (side, vm, then) in [
+            ("source", &self.source, &["STOP_COPY", "STOP"][..]),
+            ("target", &self.target, &["RUNNING"][..]),
+        ] {
+            let steps = vm.steps();
+            let quiet = steps.iter().rposition(|step| step.state.ends_with("_P2P"));
+            let first = steps.iter().position(|step| then.contains(&step.state.as_str()));
+            if quiet >= first {
+                return Err(format!("order of the {side}'s devices: {steps:?}"));
+            }
         }
         Ok(())
     }
 
-    /// The target's device holds what the source's did. Ends both QEMUs.
-    pub fn expect_contents(&mut self) -> Res<()> {
-        match self.what {
-            What::Mtty => {
-                self.source.quit()?;
-                self.target.quit()?;
-                self.target_device.expect(SEED).map_err(|e| format!("target: {e}"))
+    /// All devices, the source's and the target's of each.
+    fn devices(&self) -> impl Iterator<Item = (What, (&Device, &Device))> {
+        let first = (self.what, (&self.source_device, &self.target_device));
+        let others = self.others.iter().map(|m| (m.what, (&m.source, &m.target)));
+        std::iter::once(first).chain(others)
+    }
+
+    /// The digests of the source's test devices.
+    pub fn source_digests(&self) -> Res<Vec<String>> {
+        let tests = self.devices().filter(|(what, _)| *what != What::Mtty);
+        tests.map(|(_, (source, _))| source.get("digest")).collect()
+    }
+
+    /// The target's test devices have the digests of the source's.
+    pub fn expect_digests(&self) -> Res<()> {
+        for (_, (source, target)) in self.devices() {
+            if source.kind() == Kind::Mtty || source.kind() != target.kind() {
+                continue;
             }
-            What::Test { bytes, .. } => {
-                let (source, target) =
-                    (self.source_device.get("digest")?, self.target_device.get("digest")?);
-                if source != target {
-                    return Err(format!("digests: {source} on the source, {target} on the target"));
-                }
-                let size = self.target_device.get("state_size")?;
-                if size != bytes.to_string() {
-                    return Err(format!("size of the state: {size}"));
-                }
-                self.source.quit()?;
-                self.target.quit()
+            let (source, target) = (source.get("digest")?, target.get("digest")?);
+            if source != target {
+                return Err(format!("digests: {source} on the source, {target} on the target"));
             }
         }
+        Ok(())
+    }
+
+    /// The target's devices hold what the source's did. Ends both QEMUs.
+    pub fn expect_contents(&mut self) -> Res<()> {
+        self.expect_digests()?;
+        for (what, (_, target)) in self.devices() {
+            let What::Test { bytes, .. } = what else { continue };
+            let size = target.get("state_size")?;
+            if size != bytes.to_string() {
+                return Err(format!("size of the state: {size}"));
+            }
+        }
+        self.source.quit()?;
+        self.target.quit()?;
+        // These can be looked at when nobody has them open.
+        for (_, (_, target)) in self.devices().filter(|(what, _)| *what == What::Mtty) {
+            target.expect(SEED).map_err(|e| format!("target: {e}"))?;
+        }
+        Ok(())
     }
 
     /// From the source's STOP event to the target's RESUME event, in milliseconds. QEMU sends the

@@ -25,6 +25,15 @@ const TICKS: u64 = 0x46c;
 /// From the start of a QEMU to its socket, and from there to a guest whose timer runs.
 const START: Duration = Duration::from_secs(60);
 
+/// The name by which QMP knows the device; further ones have a number behind it.
+pub const DEVICE: &str = "dev";
+
+/// A device as QEMU is told of it.
+fn vfio_device(id: &str, device: &Device, side: Side) -> String {
+    let sysfs = device.sysfs.display();
+    format!("vfio-pci,id={id},sysfsdev={sysfs},enable-migration=on{}", side.props)
+}
+
 /// Which QEMU, and how its device is asked to behave.
 #[derive(Clone, Copy)]
 pub struct Side {
@@ -56,6 +65,10 @@ pub struct Spec<'a> {
     pub machine: &'a str,
     /// Its device.
     pub device: &'a Device,
+    /// Further ones, with properties of their own besides the side's.
+    pub others: &'a [(&'a Device, &'static str)],
+    /// Further arguments.
+    pub args: &'a [&'a str],
     /// Waits for a migration.
     pub incoming: bool,
     /// Writes a trace.
@@ -70,10 +83,21 @@ pub struct Vm {
     pub qmp: Qmp,
     /// What it said.
     pub log: PathBuf,
+    /// What QEMU calls its device.
+    device: String,
     trace: PathBuf,
     trace_from: usize,
     ram: File,
     ram_path: PathBuf,
+}
+
+/// A device was put in a state.
+#[derive(Debug)]
+pub struct Step {
+    /// What QEMU calls it.
+    pub device: String,
+    /// The state.
+    pub state: String,
 }
 
 /// What a QEMU and its guest were seen doing.
@@ -152,14 +176,17 @@ impl Vm {
                 "memory-backend-file,id=ram,size=64M,mem-path={},share=on",
                 ram_path.display()
             ))
-            .arg("-device")
-            .arg(format!(
-                "vfio-pci,id=dev,sysfsdev={},enable-migration=on{}",
-                spec.device.sysfs.display(),
-                spec.side.props
-            ))
-            .arg("-qmp")
-            .arg(format!("unix:{},server=on,wait=off", socket.display()));
+            .args(spec.args);
+        if spec.side.props.contains(",iommufd=") {
+            command.args(["-object", "iommufd,id=iofd0"]);
+        }
+        let first = (spec.device, "");
+        let devices = std::iter::once(&first).chain(spec.others);
+        for (number, (device, props)) in devices.enumerate() {
+            let id = if number == 0 { DEVICE.to_owned() } else { format!("{DEVICE}{number}") };
+            command.args(["-device", &format!("{}{props}", vfio_device(&id, device, spec.side))]);
+        }
+        command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", socket.display()));
         if spec.incoming {
             command.args(["-incoming", "defer"]);
         }
@@ -189,11 +216,14 @@ impl Vm {
             Err(e) => Err(format!("QEMU: {e}")),
         });
         match qmp {
-            Ok(qmp) => Ok(Vm { child, qmp, log, trace, trace_from: 0, ram, ram_path }),
+            Ok(qmp) => {
+                let device = spec.device.name();
+                Ok(Vm { child, qmp, log, device, trace, trace_from: 0, ram, ram_path })
+            }
             Err(e) => {
                 let _ = child.kill();
-                let _ = child.wait();
-                Err(format!("{}: {e}", spec.name))
+                let how = child.wait().map_err(|e| format!("wait: {e}"))?;
+                Err(format!("{}: {e}; {how}; it said: {}", spec.name, last_lines(&log)))
             }
         }
     }
@@ -273,9 +303,24 @@ impl Vm {
 
     /// The states that the device was put in since `forget_trace()`, as the trace has them.
     pub fn states(&self) -> Vec<String> {
+        self.states_of(&self.device)
+    }
+
+    /// The same of the device that QEMU calls that.
+    pub fn states_of(&self, name: &str) -> Vec<String> {
+        let steps = self.steps().into_iter();
+        steps.filter(|step| step.device == name).map(|step| step.state).collect()
+    }
+
+    /// The same of all devices, in their order.
+    pub fn steps(&self) -> Vec<Step> {
         self.trace_lines("vfio_migration_set_device_state ")
             .iter()
-            .filter_map(|line| line.rsplit("state ").next().map(str::to_owned))
+            .filter_map(|line| {
+                let (device, state) = line.rsplit_once(") state ")?;
+                let (_, device) = device.rsplit_once('(')?;
+                Some(Step { device: device.to_owned(), state: state.to_owned() })
+            })
             .collect()
     }
 
