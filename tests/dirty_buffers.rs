@@ -199,7 +199,7 @@ fn memory_is_the_documented_function_of_the_map() {
             run.collect().unwrap();
             let least = run.stats().memory_bytes;
             // The answer and the sum.
-            let buffers = 2 * mapped(256 << 10);
+            let buffers = 2 * mapped(512 << 10);
             let whole = if name == "own" { 0 } else { 2 * mapped(bitmap) };
             assert_eq!(least, buffers + whole, "{name}, {gib} GiB");
             // Everything pending, as bits: every other page.

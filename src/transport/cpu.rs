@@ -1,74 +1,13 @@
-//! Loops over bitmaps, compiled a second time for CPUs that have more than every x86-64 has: they
-//! are what a reading of all dirty pages consists of, and a 1 TiB guest has 32 MiB of them for each
-//! tracker.
+//! Loops over bitmaps, a second time for CPUs that have more than every x86-64 has: they are what a
+//! reading of all dirty pages consists of, and a 1 TiB guest has 32 MiB of them for each tracker.
 
-#[inline(always)]
 fn count_any(words: &[u64]) -> u64 {
     words.iter().map(|word| u64::from(word.count_ones())).sum()
 }
 
-/// Words that are worked on at once: as many as a register of AVX2 holds.
-const LANES: usize = 4;
-type Lanes = [u64; LANES];
-
-/// Adds three bits at each place: what is left there, and what is carried.
-#[inline(always)]
-#[allow(clippy::indexing_slicing, reason = "all of these have LANES words")]
-fn add_bits(a: Lanes, b: Lanes, c: Lanes) -> (Lanes, Lanes) {
-    let (mut sum, mut carry) = ([0; LANES], [0; LANES]);
-    for i in 0..LANES {
-        let half = a[i] ^ b[i];
-        sum[i] = half ^ c[i];
-        carry[i] = a[i] & b[i] | half & c[i];
-    }
-    (sum, carry)
-}
-
-/// Moves LANES words, and returns them.
-#[inline(always)]
-#[allow(
-    clippy::indexing_slicing,
-    reason = "chunks_exact_mut() gives 8 * LANES words; k is below 8"
-)]
-fn move_lanes(from: &mut [u64], into: &mut [u64], k: usize) -> Lanes {
-    let mut words = [0; LANES];
-    for i in 0..LANES {
-        words[i] = from[k * LANES + i];
-        into[k * LANES + i] |= words[i];
-        from[k * LANES + i] = 0;
-    }
-    words
-}
-
-/// Moves twice LANES words, and adds them to what was there.
-#[inline(always)]
-fn add_two(sum: Lanes, from: &mut [u64], into: &mut [u64], k: usize) -> (Lanes, Lanes) {
-    let first = move_lanes(from, into, k);
-    add_bits(sum, first, move_lanes(from, into, k + 1))
-}
-
-/// Words are added place by place, and only what is carried to the eights is counted: counting is
-/// what takes the time (Harley and Seal).
-#[inline(always)]
 fn drain_any(from: &mut [u64], into: &mut [u64]) -> u64 {
-    let (mut ones, mut twos, mut fours) = ([0; LANES], [0; LANES], [0; LANES]);
     let mut bits = 0;
-    let n = from.len().min(into.len());
-    let mut from = from.get_mut(..n).unwrap_or_default().chunks_exact_mut(8 * LANES);
-    let mut into = into.get_mut(..n).unwrap_or_default().chunks_exact_mut(8 * LANES);
-    for (from, into) in from.by_ref().zip(into.by_ref()) {
-        let (sum, two_a) = add_two(ones, from, into, 0);
-        let (sum, two_b) = add_two(sum, from, into, 2);
-        let (sum_twos, four_a) = add_bits(twos, two_a, two_b);
-        let (sum, two_a) = add_two(sum, from, into, 4);
-        let (sum, two_b) = add_two(sum, from, into, 6);
-        let (sum_twos, four_b) = add_bits(sum_twos, two_a, two_b);
-        let (sum_fours, eights) = add_bits(fours, four_a, four_b);
-        (ones, twos, fours) = (sum, sum_twos, sum_fours);
-        bits += 8 * count_any(&eights);
-    }
-    bits += 4 * count_any(&fours) + 2 * count_any(&twos) + count_any(&ones);
-    for (word, to) in from.into_remainder().iter_mut().zip(into.into_remainder()) {
+    for (word, to) in from.iter_mut().zip(into) {
         bits += u64::from(word.count_ones());
         *to |= *word;
         *word = 0;
@@ -79,7 +18,11 @@ fn drain_any(from: &mut [u64], into: &mut [u64]) -> u64 {
 /// How many bits are set.
 pub(crate) fn count(words: &[u64]) -> u64 {
     #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") {
+    if avx512::is_there() {
+        return avx512::count(words);
+    }
+    #[cfg(target_arch = "x86_64")]
+    if avx2::is_there() {
         // SAFETY: the CPU has what the function is compiled for.
         return unsafe { avx2::count(words) };
     }
@@ -90,27 +33,222 @@ pub(crate) fn count(words: &[u64]) -> u64 {
 /// left in `from` is zero.
 pub(crate) fn drain(from: &mut [u64], into: &mut [u64]) -> u64 {
     #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") {
+    if avx512::is_there() {
+        return avx512::drain(from, into);
+    }
+    #[cfg(target_arch = "x86_64")]
+    if avx2::is_there() {
         // SAFETY: as above.
         return unsafe { avx2::drain(from, into) };
     }
     drain_any(from, into)
 }
 
+/// Counts in the registers. As assembly: the functions for it are newer than the oldest Rust that
+/// this is for (1.89).
 #[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use std::arch::asm;
+
+    pub fn is_there() -> bool {
+        is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vpopcntdq")
+    }
+
+    /// Words in a register.
+    const LANES: usize = 8;
+
+    pub fn count(words: &[u64]) -> u64 {
+        let pieces = words.len() / LANES;
+        let rest = words.get(pieces * LANES..).unwrap_or_default();
+        let mut sums = [0u64; LANES];
+        if pieces > 0 {
+            // SAFETY: reads `pieces` times LANES of the words, of which there are as many, and
+            // writes `sums`. The CPU knows these instructions: the callers ask.
+            unsafe {
+                asm!(
+                    "vpxorq zmm0, zmm0, zmm0",
+                    "2:",
+                    "vpopcntq zmm1, zmmword ptr [{words}]",
+                    "vpaddq zmm0, zmm0, zmm1",
+                    "add {words}, 64",
+                    "dec {pieces}",
+                    "jnz 2b",
+                    "vmovdqu64 zmmword ptr [{sums}], zmm0",
+                    "vzeroupper",
+                    words = inout(reg) words.as_ptr() => _,
+                    pieces = inout(reg) pieces => _,
+                    sums = in(reg) sums.as_mut_ptr(),
+                    out("xmm0") _, out("xmm1") _,
+                    options(nostack),
+                );
+            }
+        }
+        sums.iter().sum::<u64>() + super::count_any(rest)
+    }
+
+    pub fn drain(from: &mut [u64], into: &mut [u64]) -> u64 {
+        let pieces = from.len().min(into.len()) / LANES;
+        let mut sums = [0u64; LANES];
+        if pieces > 0 {
+            // SAFETY: reads and writes `pieces` times LANES of the words of both, which have as
+            // many and are different memory, and writes `sums`. The rest as above.
+            unsafe {
+                asm!(
+                    "vpxorq zmm0, zmm0, zmm0",
+                    "vpxorq zmm3, zmm3, zmm3",
+                    "2:",
+                    "vmovdqu64 zmm1, zmmword ptr [{from}]",
+                    "vporq zmm2, zmm1, zmmword ptr [{into}]",
+                    "vmovdqu64 zmmword ptr [{into}], zmm2",
+                    "vmovdqu64 zmmword ptr [{from}], zmm3",
+                    "vpopcntq zmm1, zmm1",
+                    "vpaddq zmm0, zmm0, zmm1",
+                    "add {from}, 64",
+                    "add {into}, 64",
+                    "dec {pieces}",
+                    "jnz 2b",
+                    "vmovdqu64 zmmword ptr [{sums}], zmm0",
+                    "vzeroupper",
+                    from = inout(reg) from.as_mut_ptr() => _,
+                    into = inout(reg) into.as_mut_ptr() => _,
+                    pieces = inout(reg) pieces => _,
+                    sums = in(reg) sums.as_mut_ptr(),
+                    out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
+                    options(nostack),
+                );
+            }
+        }
+        let from = from.get_mut(pieces * LANES..).unwrap_or_default();
+        let into = into.get_mut(pieces * LANES..).unwrap_or_default();
+        sums.iter().sum::<u64>() + super::drain_any(from, into)
+    }
+}
+
+/// Written out, as compilers make nothing good of the same on arrays.
+#[cfg(target_arch = "x86_64")]
+#[allow(unused_unsafe, reason = "Rust before 1.86 takes all of these for unsafe")]
 mod avx2 {
-    /// # Safety
-    /// The CPU has AVX2.
-    #[target_feature(enable = "avx2")]
-    pub unsafe fn count(words: &[u64]) -> u64 {
-        super::count_any(words)
+    use std::arch::x86_64::{
+        __m256i, _mm256_and_si256, _mm256_loadu_si256, _mm256_or_si256, _mm256_setzero_si256,
+        _mm256_storeu_si256, _mm256_xor_si256,
+    };
+
+    pub fn is_there() -> bool {
+        is_x86_feature_detected!("avx2") && is_x86_feature_detected!("popcnt")
+    }
+
+    /// Words in a register, and registers that are counted at a time.
+    const LANES: usize = 4;
+    const PIECE: usize = 8 * LANES;
+
+    /// Adds three bits at each place: what is left there, and what is carried.
+    #[inline]
+    #[target_feature(enable = "avx2,popcnt")]
+    unsafe fn add_bits(a: __m256i, b: __m256i, c: __m256i) -> (__m256i, __m256i) {
+        // SAFETY: these only need the CPU to have them, as this function does.
+        unsafe {
+            let half = _mm256_xor_si256(a, b);
+            let carry = _mm256_or_si256(_mm256_and_si256(a, b), _mm256_and_si256(half, c));
+            (_mm256_xor_si256(half, c), carry)
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,popcnt")]
+    unsafe fn bits_of(lanes: __m256i) -> u64 {
+        let mut words = [0u64; LANES];
+        // SAFETY: as large as the register.
+        unsafe { _mm256_storeu_si256(words.as_mut_ptr().cast(), lanes) };
+        super::count_any(&words)
+    }
+
+    /// Counts bits, PIECE words at a time. Words are added place by place, and only what is carried
+    /// to the eights is counted: counting is what takes the time (Harley and Seal).
+    struct Counter {
+        ones: __m256i,
+        twos: __m256i,
+        fours: __m256i,
+        bits: u64,
+    }
+
+    impl Counter {
+        #[inline]
+        #[target_feature(enable = "avx2,popcnt")]
+        unsafe fn new() -> Counter {
+            // SAFETY: as for all of these.
+            let zero = unsafe { _mm256_setzero_si256() };
+            Counter { ones: zero, twos: zero, fours: zero, bits: 0 }
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2,popcnt")]
+        unsafe fn add(&mut self, v: [__m256i; 8]) {
+            let [a, b, c, d, e, f, g, h] = v;
+            // SAFETY: as for all of these.
+            unsafe {
+                let (sum, two_a) = add_bits(self.ones, a, b);
+                let (sum, two_b) = add_bits(sum, c, d);
+                let (twos, four_a) = add_bits(self.twos, two_a, two_b);
+                let (sum, two_a) = add_bits(sum, e, f);
+                let (sum, two_b) = add_bits(sum, g, h);
+                let (twos, four_b) = add_bits(twos, two_a, two_b);
+                let (fours, eights) = add_bits(self.fours, four_a, four_b);
+                (self.ones, self.twos, self.fours) = (sum, twos, fours);
+                self.bits += 8 * bits_of(eights);
+            }
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2,popcnt")]
+        unsafe fn total(&self) -> u64 {
+            // SAFETY: as for all of these.
+            unsafe {
+                self.bits + 4 * bits_of(self.fours) + 2 * bits_of(self.twos) + bits_of(self.ones)
+            }
+        }
     }
 
     /// # Safety
-    /// The CPU has AVX2.
-    #[target_feature(enable = "avx2")]
+    /// `is_there()`.
+    #[target_feature(enable = "avx2,popcnt")]
+    pub unsafe fn count(words: &[u64]) -> u64 {
+        let mut pieces = words.chunks_exact(PIECE);
+        // SAFETY: each load is within its piece, which has PIECE words.
+        unsafe {
+            let mut counter = Counter::new();
+            for piece in pieces.by_ref() {
+                let load = |k: usize| _mm256_loadu_si256(piece.as_ptr().add(k * LANES).cast());
+                let v = [load(0), load(1), load(2), load(3), load(4), load(5), load(6), load(7)];
+                counter.add(v);
+            }
+            counter.total() + super::count_any(pieces.remainder())
+        }
+    }
+
+    /// # Safety
+    /// `is_there()`.
+    #[target_feature(enable = "avx2,popcnt")]
     pub unsafe fn drain(from: &mut [u64], into: &mut [u64]) -> u64 {
-        super::drain_any(from, into)
+        let n = from.len().min(into.len());
+        let mut from = from.get_mut(..n).unwrap_or_default().chunks_exact_mut(PIECE);
+        let mut into = into.get_mut(..n).unwrap_or_default().chunks_exact_mut(PIECE);
+        // SAFETY: each load and store is within its piece, which has PIECE words.
+        unsafe {
+            let mut counter = Counter::new();
+            for (from, into) in from.by_ref().zip(into.by_ref()) {
+                let (from, into) = (from.as_mut_ptr(), into.as_mut_ptr());
+                let take = |k: usize| {
+                    let (from, into) = (from.add(k * LANES).cast(), into.add(k * LANES).cast());
+                    let lanes = _mm256_loadu_si256(from);
+                    _mm256_storeu_si256(into, _mm256_or_si256(_mm256_loadu_si256(into), lanes));
+                    _mm256_storeu_si256(from, _mm256_setzero_si256());
+                    lanes
+                };
+                let v = [take(0), take(1), take(2), take(3), take(4), take(5), take(6), take(7)];
+                counter.add(v);
+            }
+            counter.total() + super::drain_any(from.into_remainder(), into.into_remainder())
+        }
     }
 }
 
@@ -119,7 +257,26 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    type Count = fn(&[u64]) -> u64;
     type Drain = fn(&mut [u64], &mut [u64]) -> u64;
+
+    /// All that this CPU can run, not only the one that is chosen.
+    fn ways() -> Vec<(Count, Drain)> {
+        let mut ways: Vec<(Count, Drain)> = vec![(count, drain), (count_any, drain_any)];
+        #[cfg(target_arch = "x86_64")]
+        if avx2::is_there() {
+            // SAFETY: just asked.
+            ways.push((
+                |words| unsafe { avx2::count(words) },
+                |from, into| unsafe { avx2::drain(from, into) },
+            ));
+        }
+        #[cfg(target_arch = "x86_64")]
+        if avx512::is_there() {
+            ways.push((avx512::count, avx512::drain));
+        }
+        ways
+    }
 
     fn bits(word: u64) -> u64 {
         (0..64).map(|bit| word >> bit & 1).sum()
@@ -129,8 +286,9 @@ mod tests {
         #[test]
         fn counting_sees_every_bit(words in prop::collection::vec(any::<u64>(), 0..200)) {
             let expected: u64 = words.iter().copied().map(bits).sum();
-            prop_assert_eq!(count(&words), expected);
-            prop_assert_eq!(count_any(&words), expected);
+            for (count, _) in ways() {
+                prop_assert_eq!(count(&words), expected);
+            }
         }
 
         #[test]
@@ -139,7 +297,7 @@ mod tests {
             into in prop::collection::vec(any::<u64>(), 0..200),
         ) {
             let n = from.len().min(into.len());
-            for drain in [drain as Drain, drain_any] {
+            for (_, drain) in ways() {
                 let (mut source, mut target) = (from.clone(), into.clone());
                 let moved = drain(&mut source, &mut target);
                 prop_assert_eq!(moved, from[..n].iter().copied().map(bits).sum::<u64>());

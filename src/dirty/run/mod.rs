@@ -34,8 +34,8 @@ use deliver::{BitmapSink, Orphan};
 use trackers::{Slot, User};
 
 /// Bytes of the buffer that a tracker's answer is read into: small enough to stay in a cache with
-/// the sum of the answers (`make bench`).
-const BUFFER: usize = 256 << 10;
+/// the sum of the answers, and large enough for memory to be read in long pieces (`make bench`).
+const BUFFER: usize = 512 << 10;
 const MIN_BUFFER: usize = 4 << 10;
 const MAX_BUFFER: usize = 32 << 20;
 
@@ -45,7 +45,7 @@ pub struct RunOptions {
     /// The run's pages, in bytes: a power of two from 4096 to 1 GiB; 0: the host's. Mappings are
     /// in whole pages, and [`Memory::set_dirty`] gets them.
     pub page_size: u64,
-    /// Bytes of the buffer that is read into at a time; 0: 256 KiB.
+    /// Bytes of the buffer that is read into at a time; 0: 512 KiB.
     pub buffer_bytes: u32,
 }
 
