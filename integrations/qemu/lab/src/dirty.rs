@@ -173,8 +173,8 @@ fn migrate(tracker: Tracker, pair: &mut Pair) -> Res<()> {
     }
     // Pre-copy goes on until this is taken back. Then the last step takes a while, in which the
     // guest is stopped and the device still may write.
-    pair.source_device.set("dirty_rate", 8 * MIB)?;
-    pair.source_device.set("read_rate", 4 * MIB)?;
+    pair.source_device.set("dirty_rate", 32 * MIB)?;
+    pair.source_device.set("read_rate", 16 * MIB)?;
     pair.source_device.set("latency_us", "7 2000000")?;
     pair.go()?;
     wait_syncs(&mut pair.source, 3)?;

@@ -297,7 +297,7 @@ fn carry_out(
             }
             Phase::StopCopy => pair.source_device.set("read_rate", MIB)?,
             // RUNNING_P2P, the step that ends RESUMING.
-            Phase::Sent => pair.target_device.set("latency_us", "5 6000000")?,
+            Phase::Sent => pair.target_device.set("latency_us", "5 4000000")?,
         }
     } else if case.what.pre_copy() {
         // Enough for a few reads.
