@@ -67,6 +67,13 @@ find "$LAB_CACHE/runs" -mindepth 1 -maxdepth 1 -mmin +1440 -exec rm -rf {} +
 run=$(mktemp -d "$LAB_CACHE/runs/XXXXXX")
 passed=0 failed=0 skipped=0 finished=0
 cleanup() {
+	local machines
+	machines=$(jobs -rp)
+	if [ -n "$machines" ]; then
+		# shellcheck disable=SC2086 # words
+		kill $machines 2>/dev/null || true
+		wait
+	fi
 	if [ -n "$results" ] && [ $finished -eq 1 ]; then
 		rm -rf "$results"
 		mkdir -p "$(dirname "$results")"
@@ -199,27 +206,57 @@ report_line() {
 	result "$1" "$name" "$3"
 }
 
+# boot_all VARIANT: its machines one after the other, as a later one finds what an
+# earlier one has left.
+boot_all() {
+	local variant=$1 boot share
+	for boot in $boots; do
+		share=$run/$variant/boot$boot
+		mkdir -p "$share" "$run/$variant/keep"
+		"$LAB_DIR/boot.sh" "$variant" --share "$share" --keep "$run/$variant/keep" --boot "$boot" \
+			--only "$only" "${pass_on[@]}" -- "${dirs[@]}" 2>"$share.err" || touch "$share.failed"
+		[ -e "$share/out/programs" ] || break
+	done
+}
+
+# A machine has one thing to do at a time and often waits: two variants' side by
+# side take little longer than one's.
+declare -A job
+start_boots() {
+	[ -n "${1-}" ] && [ -z "${no_kernel[$1]-}" ] || return 0
+	boot_all "$1" &
+	job[$1]=$!
+}
+
+# All of them before the first boot: a build needs both hands.
+declare -A no_kernel
+for v in "${variants[@]}"; do
+	"$LAB_DIR/kernel.sh" "$v" >/dev/null || no_kernel[$v]=1
+done
+for v in "${variants[@]:0:2}"; do
+	start_boots "$v"
+done
+
 # Judging a file of results in which nothing is wrong and nothing was run is
 # how a lab that tests nothing stays green: hence the count per variant.
-for variant in "${variants[@]}"; do
+for i in "${!variants[@]}"; do
+	variant=${variants[i]}
 	before=$((passed + failed))
-	if ! "$LAB_DIR/kernel.sh" "$variant" >/dev/null; then
+	[ -z "${job[$variant]-}" ] || wait "${job[$variant]}" || true
+	start_boots "${variants[i + 2]-}"
+	if [ -n "${no_kernel[$variant]-}" ]; then
 		result FAILED kernel "no kernel to boot"
 		continue
 	fi
 	for boot in $boots; do
 		share=$run/$variant/boot$boot
-		mkdir -p "$share" "$run/$variant/keep"
-		booted=1
-		"$LAB_DIR/boot.sh" "$variant" --share "$share" --keep "$run/$variant/keep" --boot "$boot" \
-			--only "$only" "${pass_on[@]}" -- "${dirs[@]}" 2>"$run/boot.err" || booted=0
 		if [ ! -e "$share/out/programs" ]; then
 			result FAILED "boot-$boot" "machine was not started"
-			indent <"$run/boot.err"
+			indent <"$share.err"
 			break
 		fi
 		judge "$share/out" "$boot"
-		if [ $booted -eq 0 ]; then
+		if [ -e "$share.failed" ]; then
 			result FAILED "boot-$boot" "$(cat "$share/out/broken" 2>/dev/null || echo 'machine failed')"
 			tail -n 20 "$share/out/console" | tr -d '\r' | indent
 		fi
