@@ -177,7 +177,8 @@ check-model: ## dirty tracking against a model: 100,000 random runs (MODEL_CASES
 
 C_TESTS = $(patsubst c-tests/%.c,%,$(wildcard c-tests/*.c))
 CXX_TESTS = $(patsubst c-tests/%.cpp,%,$(wildcard c-tests/*.cpp))
-ALL_C_TESTS = $(C_TESTS) $(CXX_TESTS)
+# What takes longest begins first.
+ALL_C_TESTS = misuse $(filter-out misuse,$(C_TESTS)) $(CXX_TESTS)
 C_TEST_HDR = $(wildcard c-tests/*.h) include/vfiomig.h sim/include/vfiomig-sim.h
 PLAIN = $(addprefix $(B)/c-tests/plain/,$(ALL_C_TESTS))
 SANITIZED = $(addprefix $(B)/c-tests/sanitized/,$(ALL_C_TESTS))

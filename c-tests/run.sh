@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
-# Runs test programs and ends with a line of counts.
+# Runs test programs, as many at a time as there are CPUs, and ends with a line of counts.
 #
 # usage: run.sh [--valgrind] GROUP PROGRAM...
 #
@@ -21,21 +21,28 @@ if [ "$1" = --valgrind ]; then
 fi
 group=$1
 shift
-out=$(mktemp)
-trap 'rm -f "$out"' EXIT
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
 programs=0 passed=0 failed=0
+
+# Each leaves what it said and its status in files of its name.
+export dir limit wrap
+# shellcheck disable=SC2016 # for the shells that are started
+printf '%s\n' "$@" | xargs -P "$(nproc)" -I '{}' sh -c '
+	out=$dir/$(basename "$1")
+	timeout "$limit" $wrap "$1" >"$out" 2>&1
+	echo $? >"$out.status"' sh '{}'
 
 for program in "$@"; do
 	name=$(basename "$program")
-	# shellcheck disable=SC2086 # words
-	timeout "$limit" $wrap "$program" >"$out" 2>&1
-	status=$?
+	out=$dir/$name
+	status=$(cat "$out.status" 2>/dev/null || echo 'none, it was not run')
 	ok=$(grep -c '^ok ' "$out")
 	bad=$(grep -c '^not ok ' "$out")
 	why=
 	if [ "$bad" -gt 0 ]; then
 		why="$bad of its tests failed"
-	elif [ $status -ne 0 ]; then
+	elif [ "$status" != 0 ]; then
 		why="exit status $status"
 	elif [ "$ok" -eq 0 ]; then
 		why='no test ran'
