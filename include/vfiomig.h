@@ -849,6 +849,7 @@ struct vfiomig_save_stats {
  * The library's version at run time: major << 16 | minor << 8 | patch, to be compared with
  * VFIOMIG_VERSION of the header that the caller was compiled with.
  *
+ * Returns: The version as a number.
  * Since: 0.1.
  */
 uint32_t vfiomig_version(void);
@@ -856,6 +857,7 @@ uint32_t vfiomig_version(void);
 /*
  * The library's version at run time as a text, for example "0.1.0". Static.
  *
+ * Returns: A static text.
  * Since: 0.1.
  */
 const char *vfiomig_version_string(void);
@@ -865,6 +867,7 @@ const char *vfiomig_version_string(void);
  * function's name; empty before the first error. Texts may change in any release; codes do not.
  * Valid until the next error on this thread.
  *
+ * Returns: A text of this thread; never NULL.
  * Since: 0.1.
  */
 const char *vfiomig_error_message(void);
@@ -873,6 +876,7 @@ const char *vfiomig_error_message(void);
  * One line on what an error code means in general, for a negative return value of any function;
  * "unknown error" for other numbers. Static.
  *
+ * Returns: A static text; never NULL.
  * Since: 0.1.
  */
 const char *vfiomig_error_describe(int code);
@@ -912,6 +916,7 @@ int vfiomig_fsm_path(uint64_t migration_flags, uint32_t from, uint32_t to,
  * A state's name as the kernel's documentation has it, for example "PRE_COPY"; "UNKNOWN" for
  * numbers that are no state. Static.
  *
+ * Returns: A static text; never NULL.
  * Since: 0.1.
  */
 const char *vfiomig_state_name(uint32_t state);
@@ -1084,6 +1089,7 @@ int vfiomig_save_begin(struct vfiomig_device *device, const struct vfiomig_save_
  * configuration. docs/qemu-format.md.
  *
  * States: pre-copy, quiesced, stop-copy.
+ * Returns: VFIOMIG_MORE, VFIOMIG_DRAINED or VFIOMIG_END.
  * Errors: -EIO, -EBADF, -EAGAIN, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -ENOSPC,
  *         -EOPNOTSUPP, -ECANCELED, -ENOTRECOVERABLE.
  * Since: 0.1.
@@ -1123,6 +1129,7 @@ int vfiomig_save_get_pending(struct vfiomig_save *save, struct vfiomig_pending *
  * drivers are always ready: also come back on a timer.
  *
  * States: all.
+ * Returns: A file descriptor.
  * Errors: -EBADF, -EFAULT, -EBUSY, -EOPNOTSUPP, -ENOTRECOVERABLE.
  * Since: 0.1.
  */
@@ -1241,6 +1248,8 @@ int vfiomig_load_begin(struct vfiomig_device *device, const struct vfiomig_load_
  * packets nothing comes after it.
  *
  * States: receiving, complete, committed.
+ * Returns: VFIOMIG_MORE, or the sum of those of VFIOMIG_RESTARTED, VFIOMIG_INITIAL_LOADED,
+ *          VFIOMIG_END, VFIOMIG_SECTION_END, VFIOMIG_CONFIG and VFIOMIG_CONFIG_READY that apply.
  * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EPROTO,
  *         -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
  * Since: 0.1.
@@ -1268,6 +1277,8 @@ int vfiomig_load_get_space(struct vfiomig_load *load, void **space, size_t *len)
  * vfiomig_load_push() returns.
  *
  * States: receiving, complete, committed.
+ * Returns: VFIOMIG_MORE, or the sum of those of VFIOMIG_RESTARTED, VFIOMIG_INITIAL_LOADED,
+ *          VFIOMIG_END, VFIOMIG_SECTION_END, VFIOMIG_CONFIG and VFIOMIG_CONFIG_READY that apply.
  * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EPROTO,
  *         -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
  * Since: 0.1.
@@ -1455,6 +1466,7 @@ int vfiomig_dirty_map(struct vfiomig_dirty *run,
  * that lie in the range partly are cut. Where nothing is mapped, unmap is called all the same.
  *
  * States: all.
+ * Returns: VFIOMIG_DIRTY_ERRORS and VFIOMIG_DIRTY_UNWATCHED where they apply, otherwise 0.
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -ENOSPC, -EOPNOTSUPP,
  *         -ENOTRECOVERABLE.
  * Threads: any; waits for other calls, but not in callbacks.
@@ -1470,6 +1482,7 @@ int vfiomig_dirty_unmap(struct vfiomig_dirty *run, uint64_t iova, uint64_t size,
  * time. When it fails nothing is tracked, and the map is as it was.
  *
  * States: idle.
+ * Returns: VFIOMIG_DIRTY_ERRORS and VFIOMIG_DIRTY_UNWATCHED where they apply, otherwise 0.
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -E2BIG, -EOPNOTSUPP,
  *         -ENOTRECOVERABLE.
  * Threads: any; waits for other calls, but not in callbacks.
@@ -1486,6 +1499,7 @@ int vfiomig_dirty_start(struct vfiomig_dirty *run) VFIOMIG_MUST_CHECK;
  * have stopped, gives all that they have ever written.
  *
  * States: tracking.
+ * Returns: VFIOMIG_DIRTY_ERRORS and VFIOMIG_DIRTY_UNWATCHED where they apply, otherwise 0.
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
  *         -ECANCELED, -ENOTRECOVERABLE.
  * Threads: any; waits for other calls, but not in callbacks.
@@ -1504,6 +1518,7 @@ int vfiomig_dirty_collect(struct vfiomig_dirty *run) VFIOMIG_MUST_CHECK;
  * and the rest is kept.
  *
  * States: tracking.
+ * Returns: VFIOMIG_DIRTY_ERRORS and VFIOMIG_DIRTY_UNWATCHED where they apply, otherwise 0.
  * Errors: -EBADF, -ENOMEM, -EFAULT, -EBUSY, -EINVAL, -ENOSPC, -ECANCELED, -ENOTRECOVERABLE.
  * Threads: any; waits for other calls, but not in callbacks.
  * Since: 0.1.
@@ -1518,6 +1533,7 @@ int vfiomig_dirty_sync(struct vfiomig_dirty *run, uint64_t iova, uint64_t length
  * dirty once: call it well before the switchover.
  *
  * States: tracking.
+ * Returns: VFIOMIG_DIRTY_ERRORS and VFIOMIG_DIRTY_UNWATCHED where they apply, otherwise 0.
  * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
  * Threads: any; waits for other calls, but not in callbacks.
  * Since: 0.1.

@@ -194,6 +194,9 @@ fn facts(api: &Api, function: &Function) -> Vec<String> {
         };
         facts.push(("States: ", format!("{states}.")));
     }
+    if let Some(returns) = &function.returns {
+        facts.push(("Returns: ", returns.clone()));
+    }
     if !function.errors.is_empty() {
         let codes: Vec<String> =
             function.errors.iter().map(|(errno, _)| format!("-{errno}")).collect();
