@@ -48,6 +48,9 @@ enum Event {
     Cut,
     /// The guest is stopped and goes on.
     StopCont,
+    /// As that. When the guest is about to go on and devices take their time to, QEMU has just sent
+    /// memory, and looks for what else there is to send.
+    StopContSending,
     /// It is stopped, and the migration cancelled; then it goes on.
     StopCancel,
     /// The network takes nothing any more; the guest is stopped, the migration cancelled.
@@ -57,6 +60,8 @@ enum Event {
     StallYank,
     /// A device that QEMU emulates writes to the guest's memory.
     WriteMemory,
+    /// The migration's parameters are changed, and no device can use multifd's channels any more.
+    ChangeParameters,
     /// The target's device takes the state, and then cannot be started.
     FailTargetStart,
 }
@@ -145,6 +150,9 @@ const CUT_SENT: Case = event("cut-after-last-byte", Phase::Sent, Event::Cut);
 const IN_DATA: Flip = at(DATA, 2, 8 + 48 + 32 + 2000);
 /// Behind the length and a frame's header.
 const IN_FRAME: Flip = at(NATIVE_DATA, 2, 8 + 32 + 2000);
+/// What a patched QEMU puts behind a length: a buffer of `VFIOMIG_GOOD_BUFFER` without mark, length
+/// and room for the mark of the end.
+const PIECE: usize = (128 << 10) - 24;
 const FLIP_STOP_COPY: Case = flip("flip-data-stopcopy", STOP_COPY, IN_DATA, IN_FRAME);
 const FLIP_CONFIG: Case = flip(
     "flip-config",
@@ -164,10 +172,15 @@ const OTHERS: &[Other] = &[Other::new(PRE_COPY), Other::new(What::Mtty)];
 /// The last of them is another one on the target.
 const ONE_DIFFERS: &[Other] =
     &[Other::new(What::Mtty), Other { target_what: Some(OTHER_SIZE), ..Other::new(STOP_COPY) }];
+const STOP_CONT_SENDING: Case = several(
+    event("", Phase::Memory, Event::StopContSending),
+    "several-stop-cont-sending",
+    &[Other::new(STOP_COPY)],
+);
 const RESET_STOP_COPY: Case =
     event("source-data-fd-dies-stopcopy", Phase::StopCopy, Event::ResetSourceDevice);
 
-const CASES: [Case; 47] = [
+const CASES: [Case; 49] = [
     event("cancel-precopy", Phase::PreCopy, Event::Cancel),
     CANCEL_STOP_COPY,
     return_path(CANCEL_STOP_COPY, "cancel-stopcopy-return-path"),
@@ -192,7 +205,7 @@ const CASES: [Case; 47] = [
     FLIP_STOP_COPY,
     return_path(FLIP_STOP_COPY, "flip-data-stopcopy-return-path"),
     flip("flip-length-stopcopy", STOP_COPY, at(DATA, 2, 5), at(NATIVE_DATA, 2, 5)),
-    flip("flip-mark-stopcopy", STOP_COPY, at(DATA, 1, 8 + (1 << 20) + 2), at(NATIVE_DATA, 2, 9)),
+    flip("flip-mark-stopcopy", STOP_COPY, at(DATA, 1, 8 + PIECE + 2), at(NATIVE_DATA, 2, 9)),
     flip("flip-frame-header", STOP_COPY, at(DATA, 2, 8 + 48 + 8), at(NATIVE_DATA, 2, 8 + 17)),
     ending(FLIP_CONFIG, End::Unnoticed),
     event("source-data-fd-dies-precopy", Phase::PreCopy, Event::ResetSourceDevice),
@@ -202,11 +215,16 @@ const CASES: [Case; 47] = [
     event("guest-reset-precopy", Phase::PreCopy, Event::ResetGuest),
     ending(event("guest-reset-memory", Phase::Memory, Event::ResetGuest), End::Completes),
     ending(event("stop-cont-memory", Phase::Memory, Event::StopCont), End::Completes),
+    ending(STOP_CONT_SENDING, End::Completes),
     event("stop-cont-precopy", Phase::PreCopy, Event::StopCont),
     event("stop-cancel-precopy", Phase::PreCopy, Event::StopCancel),
     event("stalled-network-precopy", Phase::PreCopy, Event::Stall),
     ending(
         multifd(event("", Phase::StopCopy, Event::StallYank), "stalled-network-stopcopy-multifd"),
+        End::Stays,
+    ),
+    ending(
+        multifd(event("", Phase::Memory, Event::ChangeParameters), "parameters-changed-multifd"),
         End::Stays,
     ),
     ending(WRITE_MEMORY, End::Stays),
@@ -235,6 +253,10 @@ pub fn run(lab: &Lab, (prefix, side, strict): Whom) {
         return;
     }
     for case in &CASES {
+        if side.native() && matches!(case.happens, Some((_, Event::ChangeParameters))) {
+            // Does not use the channels.
+            continue;
+        }
         let name = format!("{prefix}-{}", case.name);
         lab.case(&name, || run_case(lab, &name, case, side, strict));
     }
@@ -275,6 +297,11 @@ fn run_case(lab: &Lab, name: &str, case: &Case, side: Side, strict: bool) -> Res
     }
 }
 
+/// Bytes that are no page of zeros.
+fn noise(len: u64) -> Vec<u8> {
+    (0..len).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect()
+}
+
 /// Makes it happen and tells what came of it, and what of that must not be.
 fn carry_out(
     lab: &Lab,
@@ -290,7 +317,8 @@ fn carry_out(
                 pair.target_device.set("fail_to_error", 1)?;
                 pair.target_device.set("fail_set_state", "5 5")?;
             }
-            Phase::Memory => {}
+            // More than what lies between the two takes.
+            Phase::Memory => pair.source.write_ram(16 * MIB, &noise(16 * MIB))?,
             Phase::PreCopy => {
                 pair.source_device.set("dirty_rate", 8 * MIB)?;
                 pair.source_device.set("read_rate", 4 * MIB)?;
@@ -356,6 +384,8 @@ fn carry_out(
         for (knob, value) in [("dirty_rate", 0), ("read_rate", 0)] {
             pair.source_device.set(knob, value)?;
         }
+        let as_before = json!({ "multifd-compression": "none" });
+        pair.source.qmp.command("migrate-set-parameters", as_before)?;
         let again = pair.again(lab);
         match again {
             Ok(()) => seen += "; migrates afterwards",
@@ -459,6 +489,29 @@ fn make_happen(pair: &mut Pair, event: Event) -> Res<()> {
             std::thread::sleep(Duration::from_millis(300));
             pair.source.qmp.command("cont", json!({})).map(|_| ())
         }
+        Event::StopContSending => {
+            let Pair { source, source_device, others, relay: Some(relay), .. } = pair else {
+                return Err("no relay".into());
+            };
+            relay.stall(true);
+            let fast = json!({ "max-bandwidth": 10u64 << 30 });
+            source.qmp.command("migrate-set-parameters", fast)?;
+            // Until what lies between the two is full.
+            std::thread::sleep(Duration::from_secs(1));
+            source.qmp.command("stop", json!({}))?;
+            // RUNNING_P2P.
+            source_device.set("latency_us", "5 1500000")?;
+            for other in others {
+                other.source.set("latency_us", "5 1500000")?;
+            }
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    std::thread::sleep(Duration::from_millis(500));
+                    relay.stall(false);
+                });
+                source.qmp.command("cont", json!({})).map(|_| ())
+            })
+        }
         Event::StopCancel => {
             pair.source.qmp.command("stop", json!({}))?;
             stand_still(pair)
@@ -506,6 +559,10 @@ fn make_happen(pair: &mut Pair, event: Event) -> Res<()> {
                 return Err(format!("the monitor's command to write to a port: {said}"));
             }
             Ok(())
+        }
+        Event::ChangeParameters => {
+            let changed = json!({ "multifd-compression": "zlib" });
+            pair.source.qmp.command("migrate-set-parameters", changed).map(|_| ())
         }
         // Is on its way.
         Event::FailTargetStart => Ok(()),

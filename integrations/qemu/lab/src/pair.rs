@@ -13,7 +13,7 @@ use crate::vm::{DEVICE, Life, Side, Spec, Vm};
 use crate::{Lab, Res};
 
 /// No step of a migration that is not throttled on purpose takes longer.
-pub const LIMIT: Duration = Duration::from_secs(90);
+pub const LIMIT: Duration = Duration::from_secs(300);
 /// What the mtty holds that is migrated.
 const SEED: u8 = 0x5b;
 

@@ -13,7 +13,7 @@ use crate::Res;
 
 /// How long QEMU may take to answer. It has the big lock for seconds at a time when it loads a
 /// large state under emulation.
-const ANSWER: Duration = Duration::from_secs(90);
+const ANSWER: Duration = Duration::from_secs(300);
 
 /// An event.
 pub struct Event {

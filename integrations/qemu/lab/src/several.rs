@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A guest with several devices: that they move together, and none without the others, into another
 //! QEMU or into a snapshot and back; devices behind iommufd; a device that comes and goes while dirty
-//! pages are counted.
+//! pages are counted; dirty pages counted while a device is read that stands.
 
 use std::time::Duration;
 
@@ -24,6 +24,9 @@ const OTHERS: [Other; 2] =
 const IOMMUFD: Side = Side { props: ",x-vfiomig=on,iommufd=iofd0", ..PATCHED };
 const IOMMUFD_NATIVE: Side =
     Side { props: ",x-vfiomig=on,x-vfiomig-format=native,iommufd=iofd0", ..PATCHED };
+/// Nothing knows what the device writes to: all that it can reach counts as dirty, always.
+const IOMMUFD_WITHOUT_LOG: Side =
+    Side { props: ",x-vfiomig=on,iommufd=iofd0,x-device-dirty-page-tracking=off", ..PATCHED };
 const IOMMUFD_STOCK: Side = Side { props: ",iommufd=iofd0", ..STOCK };
 
 const ROWS: [(&str, Side, Side, bool); 11] = [
@@ -88,12 +91,22 @@ pub fn run(lab: &Lab) {
         });
     }
     if has_iommufd {
+        let name = "counted-while-read-iommufd";
+        lab.case(name, || {
+            let what = What::Test { bytes: 8 * MIB, pre_copy: false };
+            let setup = Setup::new(IOMMUFD_WITHOUT_LOG, IOMMUFD, MACHINE, what);
+            keeping(lab, name, Pair::start(lab, setup)?, counted_while_read)
+        });
         return;
     }
-    for (name, side) in [("snapshot", PATCHED), ("snapshot-native", NATIVE)] {
+    for (name, side, paused) in [
+        ("snapshot", PATCHED, false),
+        ("snapshot-paused", PATCHED, true),
+        ("snapshot-native", NATIVE, false),
+    ] {
         lab.case(name, || {
             let setup = Setup::new(side, side, MACHINE, FIRST).with(&OTHERS);
-            keeping(lab, name, Pair::start(lab, setup)?, |pair| snapshot(lab, pair))
+            keeping(lab, name, Pair::start(lab, setup)?, |pair| snapshot(lab, pair, paused))
         });
     }
 }
@@ -203,6 +216,30 @@ fn plug_and_unplug(pair: &mut Pair, plugged: &Device, iommufd: bool) -> Res<()> 
     pair.expect_contents()
 }
 
+/// What others ask for while the stopped device is read does not look like writes to the guest's
+/// memory, all of which has been sent by then.
+fn counted_while_read(pair: &mut Pair) -> Res<()> {
+    pair.source_device.set("read_rate", MIB)?;
+    pair.go()?;
+    let vm = &mut pair.source;
+    vm.wait_for("the device being read without QEMU's lock", LIMIT, |vm| {
+        Ok(!vm.trace_lines("vfiomig_bql_unlock ").is_empty())
+    })?;
+    vm.qmp.command("calc-dirty-rate", json!({ "calc-time": 1, "mode": "dirty-bitmap" }))?;
+    vm.wait_for("the count", LIMIT, |vm| {
+        std::thread::sleep(Duration::from_millis(50));
+        let asked = vm.qmp.command("query-dirty-rate", json!({}))?;
+        Ok(asked.get("status").and_then(Value::as_str) == Some("measured"))
+    })?;
+    if vm.states().last().map(String::as_str) != Some("STOP_COPY") {
+        return Err("the device was read before dirty pages had been counted".into());
+    }
+    pair.source_device.set("read_rate", 0)?;
+    pair.complete(LIMIT)?;
+    pair.expect_moved()?;
+    pair.expect_contents()
+}
+
 /// Runs a job of QEMU's to its end.
 fn job(vm: &mut Vm, command: &str, arguments: Value) -> Res<()> {
     vm.qmp.command(command, arguments)?;
@@ -218,7 +255,9 @@ fn job(vm: &mut Vm, command: &str, arguments: Value) -> Res<()> {
 }
 
 /// A guest is saved as it is, goes on, and is brought back to where it was.
-fn snapshot(lab: &Lab, pair: &mut Pair) -> Res<()> {
+///
+/// A snapshot is made on the main thread, which must not let go of QEMU's lock.
+fn snapshot(lab: &Lab, pair: &mut Pair, paused: bool) -> Res<()> {
     let image = lab.tmp.join("snapshot.qcow2").display().to_string();
     let vm = &mut pair.source;
     let file = json!({ "driver": "file", "filename": image, "size": 0 });
@@ -232,12 +271,26 @@ fn snapshot(lab: &Lab, pair: &mut Pair) -> Res<()> {
 
     let tag = json!({ "job-id": "job", "tag": "as-it-is", "vmstate": "disk", "devices": ["disk"] });
     let before = pair.source_digests()?;
+    if paused {
+        pair.source.qmp.command("stop", json!({}))?;
+    }
     pair.source.forget_trace();
     job(&mut pair.source, "snapshot-save", tag.clone())?;
     let states = pair.source.states();
-    // The guest is stopped first, and goes on afterwards.
-    if states != ["RUNNING_P2P", "STOP", "STOP_COPY", "STOP", "RUNNING_P2P", "RUNNING"] {
+    // A guest that runs is stopped first, and goes on afterwards.
+    let want: &[&str] = match paused {
+        false => &["RUNNING_P2P", "STOP", "STOP_COPY", "STOP", "RUNNING_P2P", "RUNNING"],
+        true => &["STOP_COPY", "STOP"],
+    };
+    if states != want {
         return Err(format!("states of the device while it is saved: {states:?}"));
+    }
+    let unlocked = pair.source.trace_lines("vfiomig_bql_unlock ");
+    if !unlocked.is_empty() {
+        return Err(format!("the lock was given up: {unlocked:?}"));
+    }
+    if paused {
+        pair.source.qmp.command("cont", json!({}))?;
     }
     pair.source.wait_guest(LIMIT)?;
     if pair.source_digests()? != before {
@@ -263,6 +316,9 @@ fn snapshot(lab: &Lab, pair: &mut Pair) -> Res<()> {
     // It is as good as before.
     pair.go()?;
     pair.complete(LIMIT)?;
+    if pair.source.trace_lines("vfiomig_bql_unlock ").is_empty() {
+        return Err("the lock was not given up".into());
+    }
     pair.expect_moved()?;
     pair.expect_contents()
 }
