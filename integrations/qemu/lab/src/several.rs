@@ -29,11 +29,13 @@ const IOMMUFD_WITHOUT_LOG: Side =
     Side { props: ",x-vfiomig=on,iommufd=iofd0,x-device-dirty-page-tracking=off", ..PATCHED };
 const IOMMUFD_STOCK: Side = Side { props: ",iommufd=iofd0", ..STOCK };
 
-const ROWS: [(&str, Side, Side, bool); 11] = [
+const ROWS: [(&str, Side, Side, bool); 12] = [
     ("several-patched-patched", PATCHED, PATCHED, false),
     ("several-stock-patched", STOCK, PATCHED, false),
     ("several-patched-stock", PATCHED, STOCK, false),
     ("several-native", NATIVE, NATIVE, false),
+    // The channels are memory's only.
+    ("several-native-multifd", NATIVE, NATIVE, true),
     ("several-patched-patched-multifd", PATCHED, PATCHED, true),
     ("several-stock-patched-multifd", STOCK, PATCHED, true),
     ("several-patched-stock-multifd", PATCHED, STOCK, true),
