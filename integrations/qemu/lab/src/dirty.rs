@@ -96,6 +96,11 @@ fn page(number: u64, round: u64) -> [u8; PAGE as usize] {
     bytes
 }
 
+/// Writes pages that are not zeros, before anything was sent.
+pub fn fill(vm: &Vm) -> Res<()> {
+    (0..PAGES).try_for_each(|number| vm.write_ram(FIRST + number * PAGE, &page(number, 0)))
+}
+
 struct Writer<'a> {
     pair: &'a mut Pair,
     tracker: Tracker,
@@ -168,9 +173,7 @@ fn wait_syncs(vm: &mut Vm, more: u64) -> Res<()> {
 }
 
 fn migrate(tracker: Tracker, pair: &mut Pair) -> Res<()> {
-    for number in 0..PAGES {
-        pair.source.write_ram(FIRST + number * PAGE, &page(number, 0))?;
-    }
+    fill(&pair.source)?;
     // Pre-copy goes on until this is taken back. Then the last step takes a while, in which the
     // guest is stopped and the device still may write.
     pair.source_device.set("dirty_rate", 32 * MIB)?;

@@ -14,7 +14,7 @@ use crate::matrix::{MACHINE, NATIVE, PATCHED, STOCK};
 use crate::pair::{LIMIT, Other, Pair, Setup, What};
 use crate::relay::{CONFIG, DATA, Flip, NATIVE_DATA, Plan};
 use crate::vm::{Life, Side, Vm};
-use crate::{Lab, NOT_REQUIRED, Res};
+use crate::{Lab, NOT_REQUIRED, Res, dirty};
 
 const MIB: u64 = 1 << 20;
 const STOP_COPY: What = What::Test { bytes: 8 * MIB, pre_copy: false };
@@ -297,11 +297,6 @@ fn run_case(lab: &Lab, name: &str, case: &Case, side: Side, strict: bool) -> Res
     }
 }
 
-/// Bytes that are no page of zeros.
-fn noise(len: u64) -> Vec<u8> {
-    (0..len).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect()
-}
-
 /// Makes it happen and tells what came of it, and what of that must not be.
 fn carry_out(
     lab: &Lab,
@@ -318,7 +313,7 @@ fn carry_out(
                 pair.target_device.set("fail_set_state", "5 5")?;
             }
             // More than what lies between the two takes.
-            Phase::Memory => pair.source.write_ram(16 * MIB, &noise(16 * MIB))?,
+            Phase::Memory => dirty::fill(&pair.source)?,
             Phase::PreCopy => {
                 pair.source_device.set("dirty_rate", 8 * MIB)?;
                 pair.source_device.set("read_rate", 4 * MIB)?;

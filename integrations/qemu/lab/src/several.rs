@@ -140,19 +140,27 @@ fn count_dirty(pair: &mut Pair, happens: impl FnOnce(&mut Vm) -> Res<()>) -> Res
     // The count begins a moment later.
     std::thread::sleep(Duration::from_millis(300));
     happens(vm)?;
-    let mut asked = vm.qmp.command("query-dirty-rate", json!({}))?;
-    let is = |asked: &Value, status| asked.get("status").and_then(Value::as_str) == Some(status);
-    if !is(&asked, "measuring") {
+    if !is_count(&vm.qmp.command("query-dirty-rate", json!({}))?, "measuring") {
         return Err("it took too long to count it".into());
     }
+    let rate = wait_count(vm)?;
+    vm.wait_for("the log's end", LIMIT, |_| Ok(watched.count("log", "active")? == 0))?;
+    Ok(rate * COUNTED * MIB)
+}
+
+fn is_count(asked: &Value, status: &str) -> bool {
+    asked.get("status").and_then(Value::as_str) == Some(status)
+}
+
+/// Waits until it has been counted: MiB a second.
+fn wait_count(vm: &mut Vm) -> Res<u64> {
+    let mut asked = Value::Null;
     vm.wait_for("the count", LIMIT, |vm| {
         std::thread::sleep(Duration::from_millis(50));
         asked = vm.qmp.command("query-dirty-rate", json!({}))?;
-        Ok(is(&asked, "measured"))
+        Ok(is_count(&asked, "measured"))
     })?;
-    vm.wait_for("the log's end", LIMIT, |_| Ok(watched.count("log", "active")? == 0))?;
-    let rate = asked.get("dirty-rate").and_then(Value::as_u64);
-    Ok(rate.ok_or("there is no rate")? * COUNTED * MIB)
+    Ok(asked.get("dirty-rate").and_then(Value::as_u64).ok_or("there is no rate")?)
 }
 
 fn expect_log(device: &Device, active: bool) -> Res<()> {
@@ -228,11 +236,7 @@ fn counted_while_read(pair: &mut Pair) -> Res<()> {
         Ok(!vm.trace_lines("vfiomig_bql_unlock ").is_empty())
     })?;
     vm.qmp.command("calc-dirty-rate", json!({ "calc-time": 1, "mode": "dirty-bitmap" }))?;
-    vm.wait_for("the count", LIMIT, |vm| {
-        std::thread::sleep(Duration::from_millis(50));
-        let asked = vm.qmp.command("query-dirty-rate", json!({}))?;
-        Ok(asked.get("status").and_then(Value::as_str) == Some("measured"))
-    })?;
+    wait_count(vm)?;
     if vm.states().last().map(String::as_str) != Some("STOP_COPY") {
         return Err("the device was read before dirty pages had been counted".into());
     }
