@@ -872,8 +872,8 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_HANDLE, .object = SAVE, .name = "save" },
         },
         .errors = {
-            EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, EOPNOTSUPP, ECANCELED,
-            ENOTRECOVERABLE
+            EIO, EBADF, EAGAIN, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, EOPNOTSUPP,
+            ECANCELED, ENOTRECOVERABLE
         },
     },
     {
@@ -889,8 +889,8 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_HANDLE, .object = SAVE, .name = "save" },
         },
         .errors = {
-            EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, EOPNOTSUPP, ECANCELED,
-            ENOTRECOVERABLE
+            EIO, EBADF, EAGAIN, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, EOPNOTSUPP,
+            ECANCELED, ENOTRECOVERABLE
         },
     },
     {

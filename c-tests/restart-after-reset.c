@@ -53,6 +53,9 @@ static void reset_during_save(enum when when, enum told told, uint32_t migration
         OK(vfiomig_save_quiesce(save));
         reset(&from, told);
     }
+    /* Said once where an acknowledgement of the target has become void at the last moment. */
+    if (migration_flags & 4 && when >= WHEN_DRAINED)
+        EQ(vfiomig_save_stop(save), -EAGAIN);
     OK(vfiomig_save_stop(save));
     EQ(read_until(save, &stream, 8192, VFIOMIG_END), VFIOMIG_END);
     uint64_t last = vfiomig_sim_digest(from.sim);

@@ -160,20 +160,27 @@ extern "C" {
                                          * among the blobs. */
 
 /* Flags of vfiomig_save_options. */
-#define VFIOMIG_SAVE_NONBLOCK       1  /* Reads return -EAGAIN instead of blocking, where the driver
-                                        * can do that. */
-#define VFIOMIG_SAVE_NO_PRE_COPY    2  /* Leaves out pre-copy even where the device has it. */
-#define VFIOMIG_SAVE_SWITCHOVER_ACK 4  /* QEMU's format: says in the stream when all initial data
-                                        * has been sent. For a migration with the capability
-                                        * switchover-ack. */
-#define VFIOMIG_SAVE_PACKETS        8  /* QEMU's format: what the stopped device gives comes as
-                                        * packets. For multifd device-state transfer. */
+#define VFIOMIG_SAVE_NONBLOCK       1   /* Reads return -EAGAIN instead of blocking, where the
+                                         * driver can do that. */
+#define VFIOMIG_SAVE_NO_PRE_COPY    2   /* Leaves out pre-copy even where the device has it. */
+#define VFIOMIG_SAVE_SWITCHOVER_ACK 4   /* QEMU's format: says in the stream when all initial data
+                                         * has been sent, and again when the device has begun it
+                                         * again. For a migration with the capability
+                                         * switchover-ack. */
+#define VFIOMIG_SAVE_PACKETS        8   /* QEMU's format: what the stopped device gives comes as
+                                         * packets. For multifd device-state transfer. */
+#define VFIOMIG_SAVE_ACK_ONCE       16  /* QEMU's format, with VFIOMIG_SAVE_SWITCHOVER_ACK: says it
+                                         * once, whatever the device does. For a target older than
+                                         * QEMU 11.1 or with switchover-ack-legacy=on, which fails
+                                         * on a second one. */
 
 /* Flags of vfiomig_pending. */
 #define VFIOMIG_PENDING_PRE_COPY_KNOWN  1  /* initial_bytes and dirty_bytes are there. */
 #define VFIOMIG_PENDING_STOP_COPY_KNOWN 2  /* stop_copy_bytes is there. */
-#define VFIOMIG_PENDING_INITIAL_SENT    4  /* The mark that all initial data was sent is on its
-                                            * way. */
+#define VFIOMIG_PENDING_INITIAL_SENT    4  /* The mark that all initial data of this generation was
+                                            * sent has been returned to the caller. Never set where
+                                            * the stream has no such mark: QEMU's format without
+                                            * VFIOMIG_SAVE_SWITCHOVER_ACK. */
 
 /* How a save ends. */
 #define VFIOMIG_RELEASE       1  /* The target has committed: the device stays in STOP. */
@@ -1137,10 +1144,11 @@ int vfiomig_save_poll_fd(struct vfiomig_save *save);
 
 /*
  * Stops peer-to-peer DMA of the device. With several devices: all are quiesced before any is
- * stopped. Devices without these states stay as they are.
+ * stopped. Devices without these states stay as they are. May refuse with -EAGAIN, as
+ * vfiomig_save_stop() may.
  *
  * States: pre-copy.
- * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
+ * Errors: -EIO, -EBADF, -EAGAIN, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
  *         -ECANCELED, -ENOTRECOVERABLE.
  * Since: 0.1.
  */
@@ -1150,8 +1158,15 @@ int vfiomig_save_quiesce(struct vfiomig_save *save);
  * Stops the device, to STOP_COPY, quiescing it first where that has not been done. The guest's
  * vCPUs must have been stopped before. Then call vfiomig_save_next() until VFIOMIG_END.
  *
+ * Before that the device is asked once more whether it has begun its initial data again since it
+ * was said to be complete (VFIO_PRECOPY_INFO_REINIT, or a reset). If so, an acknowledgement of the
+ * target does not count any more, and all of it would go into the downtime: -EAGAIN, the device was
+ * not stopped, vfiomig_save_get_pending() has a new generation. Either start the vCPUs and go on
+ * with vfiomig_save_next(), or call again at once: then the device is stopped all the same. Devices
+ * that cannot say so are not asked.
+ *
  * States: pre-copy, quiesced.
- * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
+ * Errors: -EIO, -EBADF, -EAGAIN, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
  *         -ECANCELED, -ENOTRECOVERABLE.
  * Since: 0.1.
  */

@@ -51,7 +51,7 @@ codes! {
     Perm = EPERM, "migration of this device is switched off";
     Io = EIO, "the device or its driver failed";
     BadHandle = EBADF, "not a live handle of this kind";
-    Again = EAGAIN, "nothing can be read now; poll and call again";
+    Again = EAGAIN, "not now; nothing has happened, call again";
     NoMem = ENOMEM, "out of memory";
     Fault = EFAULT, "a required pointer is NULL";
     Busy = EBUSY, "another call is using this handle or device";

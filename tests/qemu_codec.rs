@@ -204,24 +204,36 @@ fn each_call_in_pre_copy_is_a_section() {
 }
 
 #[test]
-fn the_mark_of_initial_data_comes_once_and_only_for_switchover_ack() {
-    for ack in [false, true] {
+fn the_mark_of_initial_data_comes_once_per_generation_and_only_for_switchover_ack() {
+    for (ack, once) in [(false, false), (true, false), (true, true)] {
         let source = side(SimOptions { quirks: quirk::PRECOPY_INFO_V2, ..small(1) });
-        let options = SaveOptions { switchover_ack: ack, ..saving(Format::Qemu) };
+        let options = SaveOptions { switchover_ack: ack, ack_once: once, ..saving(Format::Qemu) };
         let mut save = source.device.save(options).unwrap();
-        let mut ends = vec![];
+        let (mut ends, mut sent) = (vec![], vec![]);
         for round in 0..6 {
             if round == 3 {
                 source.sim.reinit();
             }
             let (_, bytes) = next(&mut save, 4096);
             ends.push(bytes[bytes.len() - 8..].to_vec());
+            sent.push(save.pending().unwrap().initial_sent);
         }
-        let marks = ends.iter().filter(|end| end[..] == INIT_SENT).count();
-        let others = ends.iter().filter(|end| end[..] == EOS).count();
-        assert_eq!((marks, others), if ack { (1, 5) } else { (0, 6) });
-        // Behind the data that completes it.
-        assert_eq!(ends.iter().position(|end| end[..] == INIT_SENT), ack.then_some(1));
+        // Behind the data that completes it; the guest's device begins anew in the fourth round.
+        let wanted: &[usize] = if !ack {
+            &[]
+        } else if once {
+            &[1]
+        } else {
+            &[1, 4]
+        };
+        for (round, end) in ends.iter().enumerate() {
+            let tag = if wanted.contains(&round) { &INIT_SENT } else { &EOS };
+            assert_eq!(end, tag, "round {round}, ack {ack}, once {once}");
+        }
+        // What is said of the mark is true of the present generation.
+        let said = [false, ack, ack, false, ack && !once, ack && !once];
+        assert_eq!(sent, said, "ack {ack}, once {once}");
+        assert_eq!(save.pending().unwrap().initial_generation, 2);
     }
 }
 

@@ -310,7 +310,6 @@ static int pre_copy(struct source *s)
 {
     bool wanted = false, was_reset = false;
     int r;
-    s->began_ns = now_ns();
     s->round_goal = s->options->state_size;
     if ((r = send_memory(s)) < 0)
         return r;
@@ -353,6 +352,27 @@ static int pre_copy(struct source *s)
 
 /* --- switchover ----------------------------------------------------------------------------- */
 
+enum { BEGAN_AGAIN = 1 };
+
+/*
+ * Quiesces or stops the device. Where it has begun its initial data again at the last moment, the
+ * guest goes on and so does pre-copy, unless that has taken too long already.
+ */
+static int change(struct source *s, int (*call)(struct vfiomig_save *))
+{
+    int r = call(s->save);
+    if (r == -EAGAIN && !precopy_took_too_long(s)) {
+        printf("source: %s\n", vfiomig_error_message());
+        guest_run(&s->guest);
+        s->report->vcpus_run = true;
+        return BEGAN_AGAIN;
+    }
+    if (r == -EAGAIN)
+        r = call(s->save);
+    return r < 0 ? library_failed(s, r) : 0;
+}
+
+/* 0, BEGAN_AGAIN or -errno. */
 static int switchover(struct source *s)
 {
     uint64_t *at = s->report->at_ns;
@@ -365,14 +385,14 @@ static int switchover(struct source *s)
     /* With several devices: all of them, before any of them is stopped. */
     if (fail_at == FAIL_SOURCE_QUIESCE)
         device_inject(&s->device, CHANGE_OF_STATE, 1, EBUSY);
-    if ((r = vfiomig_save_quiesce(s->save)) < 0)
-        return library_failed(s, r);
+    if ((r = change(s, vfiomig_save_quiesce)) != 0)
+        return r;
     at[QUIESCED] = now_ns();
 
     if (fail_at == FAIL_SOURCE_STOP)
         device_inject(&s->device, CHANGE_OF_STATE, 1, EBUSY);
-    if ((r = vfiomig_save_stop(s->save)) < 0)
-        return library_failed(s, r);
+    if ((r = change(s, vfiomig_save_stop)) != 0)
+        return r;
     at[STOPPED] = now_ns();
 
     /* The device has written for the last time, and after the vCPUs: only now a reading is the last
@@ -546,11 +566,14 @@ void run_source(const struct options *options, int sock, struct report *report)
     if (r == 0) {
         if (options->fail_at == FAIL_CANCEL)
             s.cancelling = pthread_create(&s.canceller, NULL, cancel_soon, &s) == 0;
-        r = pre_copy(&s);
-        if (r == 0) {
-            report->vcpus_run = false;
-            r = switchover(&s);
-        }
+        s.began_ns = now_ns();
+        do {
+            r = pre_copy(&s);
+            if (r == 0) {
+                report->vcpus_run = false;
+                r = switchover(&s);
+            }
+        } while (r == BEGAN_AGAIN);
     }
     /* It uses the save, which is about to go. */
     if (s.cancelling)

@@ -20,7 +20,7 @@ unsafe fn read_options(options: *const vfiomig_save_options) -> Result<SaveOptio
     // SAFETY: the caller's contract.
     let (options, tail) = unsafe { read_in(options, "options") }?;
     tail.check()?;
-    let of_qemu = VFIOMIG_SAVE_SWITCHOVER_ACK | VFIOMIG_SAVE_PACKETS;
+    let of_qemu = VFIOMIG_SAVE_SWITCHOVER_ACK | VFIOMIG_SAVE_PACKETS | VFIOMIG_SAVE_ACK_ONCE;
     let known = VFIOMIG_SAVE_NONBLOCK | VFIOMIG_SAVE_NO_PRE_COPY;
     out.format = format(options.format, options.flags & VFIOMIG_SAVE_PACKETS != 0)?;
     let known = if out.format == Format::Native { known } else { known | of_qemu };
@@ -28,6 +28,7 @@ unsafe fn read_options(options: *const vfiomig_save_options) -> Result<SaveOptio
         return Err(err!(Inval, "flags in the save options that are unknown in this format"));
     }
     out.switchover_ack = options.flags & VFIOMIG_SAVE_SWITCHOVER_ACK != 0;
+    out.ack_once = options.flags & VFIOMIG_SAVE_ACK_ONCE != 0;
     out.max_frame = if out.format == Format::Native { out.max_frame } else { qemu::PIECE };
     out.device_index = options.device_index;
     if options.max_frame != 0 {
@@ -163,7 +164,8 @@ pub extern "C" fn vfiomig_save_poll_fd(save: *mut vfiomig_save) -> c_int {
 }
 
 /// Stops peer-to-peer DMA of the device. With several devices: all are quiesced before any is
-/// stopped. Devices without these states stay as they are.
+/// stopped. Devices without these states stay as they are. May refuse with -EAGAIN, as
+/// vfiomig_save_stop() may.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_save_quiesce(save: *mut vfiomig_save) -> c_int {
     with(&table::SAVE_QUIESCE, save.addr(), |save: &mut Save| save.quiesce())
@@ -171,6 +173,13 @@ pub extern "C" fn vfiomig_save_quiesce(save: *mut vfiomig_save) -> c_int {
 
 /// Stops the device, to STOP_COPY, quiescing it first where that has not been done. The guest's
 /// vCPUs must have been stopped before. Then call vfiomig_save_next() until VFIOMIG_END.
+///
+/// Before that the device is asked once more whether it has begun its initial data again since it was
+/// said to be complete (VFIO_PRECOPY_INFO_REINIT, or a reset). If so, an acknowledgement of the target
+/// does not count any more, and all of it would go into the downtime: -EAGAIN, the device was not
+/// stopped, vfiomig_save_get_pending() has a new generation. Either start the vCPUs and go on with
+/// vfiomig_save_next(), or call again at once: then the device is stopped all the same. Devices that
+/// cannot say so are not asked.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_save_stop(save: *mut vfiomig_save) -> c_int {
     with(&table::SAVE_STOP, save.addr(), |save: &mut Save| save.stop())

@@ -4,6 +4,7 @@
 //! header, and seals the header: no copy, no allocation, no thread. The device is given up only by
 //! [`Save::finish`]; dropping a save that was not finished takes the device back to where it was.
 
+mod initial;
 mod native;
 mod qemu;
 
@@ -20,7 +21,7 @@ use crate::error::{Errno, Error, Failure, Outcome, Result, err};
 use crate::protocol::v2::{self, ReadStep};
 use crate::stream::{DecodeLimits, Format, MAX_PAYLOAD};
 use crate::transport::random_bytes;
-use crate::uapi;
+use initial::Initial;
 use native::Frames;
 use qemu::Sections;
 
@@ -32,6 +33,9 @@ pub struct SaveOptions {
     /// QEMU's format: says in the stream when all initial data has been sent; for a VMM that has
     /// negotiated switchover-ack.
     pub switchover_ack: bool,
+    /// QEMU's format: says it once at the most, also where the device begins its initial data again;
+    /// for targets that fail on a second mark.
+    pub ack_once: bool,
     /// Number of the device within its VM; stands in every frame.
     pub device_index: u32,
     /// Largest payload of a data frame, or of what QEMU's format has in its place, in bytes.
@@ -51,6 +55,7 @@ impl Default for SaveOptions {
         SaveOptions {
             format: Format::Native,
             switchover_ack: false,
+            ack_once: false,
             device_index: 0,
             max_frame: DEFAULT_FRAME,
             nonblocking: false,
@@ -95,7 +100,7 @@ pub struct Pending {
     pub precopy_known: bool,
     /// Whether the stop-copy estimate is there.
     pub stop_copy_known: bool,
-    /// Whether the mark that all initial data was sent has been sent.
+    /// Whether the mark that all initial data of this generation was sent is on its way.
     pub initial_sent: bool,
     /// How often initial data started again.
     pub initial_generation: u32,
@@ -141,7 +146,6 @@ pub(crate) enum Phase {
 /// A frame other than data that is to be sent.
 enum Control {
     Restart(u32),
-    InitialComplete(u32),
     Blob(u32, Vec<u8>),
 }
 
@@ -162,10 +166,7 @@ pub struct Save {
     streaming: bool,
     /// Whether the last read in stop-copy gave nothing.
     end_seen: bool,
-    /// Initial data known to be unread.
-    initial_left: u64,
-    initial_sent: bool,
-    generation: u32,
+    initial: Initial,
     restarts: u32,
     /// Blobs since the last restart.
     blobs: u32,
@@ -223,9 +224,7 @@ impl Save {
             deferred: None,
             streaming: false,
             end_seen: false,
-            initial_left: 0,
-            initial_sent: false,
-            generation: 1,
+            initial: Initial::new(),
             restarts: 0,
             blobs: 0,
             stats,
@@ -259,7 +258,7 @@ impl Save {
         add(&self.stats.begin_ns, ns);
         self.opened(inner)?;
         if let Ok(Some(info)) = v2::precopy_info(inner) {
-            self.initial_left = info.initial_bytes;
+            self.initial.begins(&info);
         }
         Ok(())
     }
@@ -299,6 +298,7 @@ impl Save {
 
     fn next_locked(&mut self, inner: &mut Inner, buf: &mut [u8]) -> Result<Next> {
         self.tell_deferred()?;
+        self.initial.goes_on();
         match self.options.format {
             Format::Native => self.next_frames(inner, buf),
             Format::Qemu => self.next_section(inner, buf),
@@ -376,36 +376,9 @@ impl Save {
         add(&self.stats.data_bytes, bytes);
         if !stop_copy {
             add(&self.stats.precopy_bytes, bytes);
-            self.initial_left = self.initial_left.saturating_sub(bytes);
+            self.initial.read(bytes);
         }
         Ok(Filled { len: filled, step, failed })
-    }
-
-    /// Asks for the estimates, and queues the mark once no initial data is left.
-    fn look_for_initial(&mut self, inner: &mut Inner) -> Result<()> {
-        let info = match v2::precopy_info(inner) {
-            Ok(info) => info,
-            // The next read says what is wrong, and whether it can be mended.
-            Err(_) => return Ok(()),
-        };
-        let Some(info) = info else { return Ok(()) };
-        if info.flags & uapi::PRECOPY_INFO_REINIT != 0 {
-            self.void_initial();
-        }
-        self.initial_left = info.initial_bytes;
-        if info.initial_bytes == 0 && !self.initial_sent {
-            self.initial_sent = true;
-            self.queue.push_back(Control::InitialComplete(self.generation));
-        }
-        Ok(())
-    }
-
-    /// Initial data starts again. Generations rise, over restarts too: an acknowledgement of before
-    /// does not count any more.
-    fn void_initial(&mut self) {
-        if std::mem::take(&mut self.initial_sent) {
-            self.generation = self.generation.saturating_add(1);
-        }
     }
 
     /// The data stream died: begin again if the device was merely reset while its guest ran.
@@ -427,7 +400,8 @@ impl Save {
             return Ok(());
         }
         // What was not sent need not be taken back, for which the format may have no way.
-        if self.frames.begun() || self.sections.begun() || self.phase == Phase::StopCopy {
+        let begun = self.frames.begun() || self.sections.begun() || self.initial.ever_marked();
+        if begun || self.phase == Phase::StopCopy {
             self.restarts += 1;
         }
         self.restart(inner)
@@ -460,8 +434,7 @@ impl Save {
         if self.frames.begun() {
             self.queue.push_back(Control::Restart(self.restarts));
         }
-        self.void_initial();
-        self.initial_left = 0;
+        self.initial.void();
         self.blobs = 0;
         let entered = match self.phase {
             Phase::StopCopy => inner
@@ -511,19 +484,17 @@ impl Save {
         self.must_be_open("asking what is pending")?;
         let device = self.device.clone();
         let mut inner = device.lock()?;
-        let mut pending = Pending { initial_generation: self.generation, ..Pending::default() };
+        let mut pending = Pending::default();
         if self.phase != Phase::StopCopy && inner.data().is_some() {
             if let Ok(Some(info)) = v2::precopy_info(&mut inner) {
                 pending.precopy_known = true;
                 pending.initial_bytes = info.initial_bytes;
                 pending.dirty_bytes = info.dirty_bytes;
-                if info.flags & uapi::PRECOPY_INFO_REINIT != 0 {
-                    self.void_initial();
-                    pending.initial_generation = self.generation;
-                }
+                self.initial.learned(&info);
             }
         }
-        pending.initial_sent = self.initial_sent;
+        pending.initial_generation = self.initial.generation();
+        pending.initial_sent = self.initial.is_marked();
         if let Some(size) = inner.query_state_size() {
             pending.stop_copy_bytes = size;
             pending.stop_copy_known = true;
@@ -550,15 +521,10 @@ impl Save {
         }
         let device = self.device.clone();
         let mut inner = device.lock()?;
-        let result = self.tell_deferred().and_then(|()| self.check_cancelled());
-        let result = result.and_then(|()| self.restart_if_reset(&mut inner));
-        let result = result.and_then(|()| {
-            let done = self.quiesce_device(&mut inner);
-            match done {
-                Ok(()) => self.phase = Phase::Quiesced,
-                Err(_) => self.phase = Phase::Failed,
-            }
-            done
+        let result = self.change(&mut inner, |save, inner| {
+            save.quiesce_device(inner)?;
+            save.phase = Phase::Quiesced;
+            Ok(())
         });
         self.note(&mut inner, result)
     }
@@ -584,17 +550,28 @@ impl Save {
         }
         let device = self.device.clone();
         let mut inner = device.lock()?;
-        let result = self.stop_locked(&mut inner);
-        if result.is_err() {
-            self.phase = Phase::Failed;
-        }
+        let result = self.change(&mut inner, Save::stop_device);
         self.note(&mut inner, result)
     }
 
-    fn stop_locked(&mut self, inner: &mut Inner) -> Result<()> {
+    /// A change of the device's state. Where it fails, only keeping the device is left; where it is
+    /// refused beforehand, the save can go on.
+    fn change(
+        &mut self,
+        inner: &mut Inner,
+        walk: impl FnOnce(&mut Save, &mut Inner) -> Result<()>,
+    ) -> Result<()> {
         self.tell_deferred()?;
         self.check_cancelled()?;
-        self.restart_if_reset(inner)?;
+        self.last_look(inner)?;
+        let walked = walk(self, inner);
+        if walked.is_err() {
+            self.phase = Phase::Failed;
+        }
+        walked
+    }
+
+    fn stop_device(&mut self, inner: &mut Inner) -> Result<()> {
         if self.phase == Phase::PreCopy {
             self.quiesce_device(inner)?;
         }

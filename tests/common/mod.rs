@@ -178,10 +178,10 @@ impl Drive<'_> {
                     }
                     if self.quiesce {
                         self.announce(done, Call::Quiesce);
-                        done.save.as_mut().unwrap().quiesce().map_err(at_source)?;
+                        insist(|| done.save.as_mut().unwrap().quiesce()).map_err(at_source)?;
                     }
                     self.announce(done, Call::Stop);
-                    done.save.as_mut().unwrap().stop().map_err(at_source)?;
+                    insist(|| done.save.as_mut().unwrap().stop()).map_err(at_source)?;
                     stopped = true;
                 }
             }
@@ -191,6 +191,14 @@ impl Drive<'_> {
         done.load.as_mut().unwrap().commit().map_err(at_target)?;
         self.announce(done, Call::Finish);
         done.save.as_mut().unwrap().finish(Ending::Release).map_err(at_source)
+    }
+}
+
+/// Stops or quiesces a device, even one that begins its initial data again at the last moment.
+pub fn insist(mut call: impl FnMut() -> Result<()>) -> Result<()> {
+    match call() {
+        Err(error) if error.code() == Code::Again => call(),
+        other => other,
     }
 }
 

@@ -86,6 +86,9 @@ impl Save {
         if !self.queue.is_empty() {
             return more(self.send_control(buf)?);
         }
+        if self.initial.is_due() {
+            return more(self.send_mark(buf)?);
+        }
         if inner.data().is_none() {
             return match self.streaming {
                 // Without pre-copy there is nothing to send before the device stops.
@@ -123,8 +126,8 @@ impl Save {
         }
         let length = u32::try_from(len).map_err(|_| err!(Inval, "the frame is too long"))?;
         self.frames.encoder.seal(room, FrameType::Data, length, crc.finalize())?;
-        if self.phase != Phase::StopCopy && !self.initial_sent && self.initial_left == 0 {
-            self.look_for_initial(inner)?;
+        if self.phase != Phase::StopCopy && self.initial.is_worth_a_look() {
+            self.look_for_initial(inner, false);
         }
         Ok(Frame::Sealed(HEADER_LEN + len))
     }
@@ -132,12 +135,21 @@ impl Save {
     /// The device had nothing to read in pre-copy.
     fn drained(&mut self, inner: &mut Inner, buf: &mut [u8]) -> Result<Next> {
         // Asking is what makes mlx5 and virtio produce the next piece.
-        self.look_for_initial(inner)?;
-        if !self.queue.is_empty() {
-            let len = self.send_control(buf)?;
+        self.look_for_initial(inner, true);
+        if self.initial.is_due() {
+            let len = self.send_mark(buf)?;
             return Ok(Next { status: SaveStatus::More, len });
         }
         Ok(Next { status: SaveStatus::Drained, len: 0 })
+    }
+
+    /// All initial data has been sent.
+    fn send_mark(&mut self, buf: &mut [u8]) -> Result<usize> {
+        let mark = self.initial.generation().to_le_bytes();
+        let payload: [&[u8]; 2] = [&mark, &[0; 4]];
+        let len = self.frames.encoder.frame(buf, FrameType::InitialComplete, &payload)?;
+        self.initial.mark();
+        Ok(len)
     }
 
     fn send_control(&mut self, buf: &mut [u8]) -> Result<usize> {
@@ -147,10 +159,6 @@ impl Save {
                 FrameType::Restart,
                 &[&count.to_le_bytes(), &[0; 4]],
             )?,
-            Some(Control::InitialComplete(generation)) => {
-                let mark = generation.to_le_bytes();
-                self.frames.encoder.frame(buf, FrameType::InitialComplete, &[&mark, &[0; 4]])?
-            }
             Some(Control::Blob(kind, bytes)) => self.frames.encoder.frame(
                 buf,
                 FrameType::Blob,

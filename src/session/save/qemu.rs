@@ -2,7 +2,7 @@
 //! stopped device's data, or one packet.
 
 use super::{Control, Filled, Next, Phase, Save, SaveOptions, SaveStatus};
-use crate::device::Inner;
+use crate::device::{Inner, State};
 use crate::error::{Errno, Error, Result, err};
 use crate::protocol::v2::ReadStep;
 use crate::stream::qemu::{
@@ -14,8 +14,6 @@ use crate::stream::qemu::{
 #[derive(Default)]
 pub(super) struct Sections {
     setup_sent: bool,
-    /// A QEMU of before 2026 takes this mark only once.
-    initial_sent: bool,
     /// All data of the stopped device has been returned.
     data_done: bool,
     /// Number of the next packet.
@@ -24,9 +22,9 @@ pub(super) struct Sections {
 }
 
 impl Sections {
-    /// Something of the device is on its way.
+    /// Data of the device is on its way.
     pub(super) fn begun(&self) -> bool {
-        self.pieces > 0 || self.initial_sent
+        self.pieces > 0
     }
 
     /// Pieces of data and packets so far.
@@ -106,8 +104,7 @@ impl Save {
     fn next_iteration(&mut self, inner: &mut Inner, buf: &mut [u8]) -> Result<Next> {
         if inner.data().is_none() {
             return match self.streaming {
-                // Without pre-copy there are no rounds.
-                false => Ok(Next { status: SaveStatus::Drained, len: 0 }),
+                false => self.no_rounds(inner, buf),
                 true => self.dead(inner, Errno(libc::ENODEV)),
             };
         }
@@ -119,8 +116,8 @@ impl Save {
         }
         let end = self.seal_data(buf, len);
         // Where nothing came, asking is also what makes mlx5 and virtio produce the next piece.
-        if len == 0 || (!self.initial_sent && self.initial_left == 0) {
-            self.look_for_initial(inner)?;
+        if len == 0 || self.initial.is_worth_a_look() {
+            self.look_for_initial(inner, len == 0);
         }
         let tag = match self.due_mark() {
             true => INIT_DATA_SENT,
@@ -131,14 +128,26 @@ impl Save {
         Ok(Next { status, len: end + tag_len })
     }
 
-    /// Whether the mark that all initial data was sent is to be sent now.
-    fn due_mark(&mut self) -> bool {
-        let queued = matches!(self.queue.front(), Some(Control::InitialComplete(_)));
-        if queued {
-            self.queue.pop_front();
+    /// Without pre-copy there are no rounds. A target whose device has pre-copy waits for the mark
+    /// all the same, unless the guest stands.
+    fn no_rounds(&mut self, inner: &Inner, buf: &mut [u8]) -> Result<Next> {
+        let awaited = inner.caps().has_pre_copy() && self.origin != State::Stop;
+        if awaited && self.options.switchover_ack && !self.initial.is_marked() {
+            let len = tags(buf, &[INIT_DATA_SENT])?;
+            self.initial.mark();
+            return Ok(Next { status: SaveStatus::More, len });
         }
-        let due = queued && self.options.switchover_ack && !self.sections.initial_sent;
-        self.sections.initial_sent |= due;
+        Ok(Next { status: SaveStatus::Drained, len: 0 })
+    }
+
+    /// Whether the mark that all initial data was sent goes out now: one per generation, or one in
+    /// all for a target that takes no more.
+    fn due_mark(&mut self) -> bool {
+        let spent = self.options.ack_once && self.initial.ever_marked();
+        let due = self.options.switchover_ack && self.initial.is_due() && !spent;
+        if due {
+            self.initial.mark();
+        }
         due
     }
 
