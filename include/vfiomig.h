@@ -545,7 +545,8 @@ struct vfiomig_memory_ops {
 
     /*
      * What lies at iova now, in a mapping with VFIOMIG_MAPPING_TRANSLATE; size is how much is asked
-     * about, and place->size may be less.
+     * about, and place->size may be less. vfiomig_dirty_unmap() asks before the range is unmapped
+     * and, for what a device wrote at the last moment, after it: answer until it returns.
      */
     int (*translate)(void *opaque, uint64_t iova, uint64_t size, struct vfiomig_place *place);
 
@@ -676,7 +677,8 @@ struct vfiomig_dirty_stats {
     uint64_t sync_ns;           /* Time spent reading and delivering, in nanoseconds. */
     uint64_t last_sync_ns;      /* In the last complete round. */
     uint64_t mapped_bytes;      /* Bytes in the map. */
-    uint64_t memory_bytes;      /* Memory that the run's bitmaps take now, in bytes. */
+    uint64_t memory_bytes;      /* Memory that the run takes now besides its map, in bytes: its
+                                 * bitmaps, and dirty pages that wait to be delivered. */
     uint64_t errors;            /* Errors since the start; see vfiomig_dirty_get_error(). */
 };
 
@@ -1474,8 +1476,9 @@ int vfiomig_dirty_map(struct vfiomig_dirty *run,
  * by the library before, in one step with the reading; unmapping them again does nothing.
  *
  * What was dirty is added to bitmap (see vfiomig_dirty_sync()); with bitmap NULL, and page_size and
- * num_words 0, set_dirty gets it, now or, where it refuses, later. Also while tracking is off
- * mappings go this way.
+ * num_words 0, set_dirty gets it, now or, where it refuses, later. When 64 MiB of pages wait for
+ * that, nothing more is unmapped without a bitmap: the call returns what set_dirty returned. Also
+ * while tracking is off mappings go this way.
  *
  * When unmap fails the range stays in the map and counts as dirty until it is unmapped. Mappings
  * that lie in the range partly are cut. Where nothing is mapped, unmap is called all the same.

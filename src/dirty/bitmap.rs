@@ -59,6 +59,18 @@ pub(crate) fn set(words: &mut [u64], first: u64, n: u64) {
     }
 }
 
+/// Clears `n` bits from `first` on.
+pub(crate) fn clear(words: &mut [u64], first: u64, n: u64) {
+    let (mut at, end) = (first, first.saturating_add(n));
+    while at < end {
+        let Some(word) = words.get_mut((at / 64) as usize) else { return };
+        let bit = at % 64;
+        let here = (64 - bit).min(end - at);
+        *word &= !(low(here) << bit);
+        at += here;
+    }
+}
+
 /// Clears the bits from `n` on: those that nobody asked for.
 pub(crate) fn cut(words: &mut [u64], n: u64) {
     let whole = (n / 64) as usize;
@@ -255,10 +267,14 @@ mod tests {
         }
 
         #[test]
-        fn setting_and_cutting(n in 0u64..300, first in 0u64..300, len in 0u64..300) {
+        fn setting_clearing_and_cutting(n in 0u64..300, first in 0u64..300, len in 0u64..300) {
             let mut words = vec![0; 5];
             set(&mut words, first, len);
             let expected: Vec<bool> = (0..320).map(|b| b >= first && b < first + len).collect();
+            prop_assert_eq!(bits_of(&words, 320), expected);
+            let mut words = vec![u64::MAX; 5];
+            clear(&mut words, first, len);
+            let expected: Vec<bool> = (0..320).map(|b| b < first || b >= first + len).collect();
             prop_assert_eq!(bits_of(&words, 320), expected);
             let mut words = vec![u64::MAX; 5];
             cut(&mut words, n);

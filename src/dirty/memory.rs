@@ -41,7 +41,8 @@ pub trait Memory: Send {
     ) -> std::result::Result<(), Errno>;
 
     /// What lies at an address of a mapping with [`Mapping::translate`] now: at least one page, or
-    /// an error.
+    /// an error. [`super::Run::unmap`] asks before the range is unmapped and, for what a device wrote
+    /// at the last moment, after it.
     fn translate(&mut self, _iova: u64, _size: u64) -> std::result::Result<Place, Errno> {
         Err(Errno(libc::EOPNOTSUPP))
     }

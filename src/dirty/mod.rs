@@ -9,6 +9,7 @@ mod bitmap;
 mod errors;
 mod map;
 mod memory;
+mod orphans;
 mod pending;
 mod ranges;
 mod run;

@@ -17,6 +17,12 @@ type Block = [u64; (BLOCK / 64) as usize];
 /// Sets that are at least this long cost less as a range than as bits.
 const LONG: u64 = BLOCK;
 
+/// What a range takes, with its share of the tree that it is in.
+const RANGE_BYTES: usize = 32;
+
+/// Pages that [`Pending::first_run`] finds at the most.
+pub(super) const MAX_RUN: u64 = BLOCK;
+
 /// A set of pages, by number. Takes memory for what is in it only: 4 KiB for each 32,768 pages with
 /// a bit, and next to nothing for long ranges.
 #[derive(Default)]
@@ -94,11 +100,35 @@ impl Pending {
             let end = last.min(index * BLOCK + (BLOCK - 1));
             let len = end - start + 1;
             bitmap::or_at(into, start - first, &block[..], start % BLOCK, len);
-            clear(&mut block[..], start % BLOCK, len);
+            bitmap::clear(&mut block[..], start % BLOCK, len);
             if !bitmap::has_any(&block[..]) {
                 self.bits.remove(&index);
             }
         }
+    }
+
+    /// The first pages in it from `from` on, in one stretch: number and how many, one block at the
+    /// most.
+    pub fn first_run(&self, from: u64) -> Option<(u64, u64)> {
+        let range = self.ranges.overlapping(&(from..=u64::MAX)).next().map(|range| {
+            let first = from.max(*range.start());
+            (first, (range.end() - first).min(BLOCK - 1) + 1)
+        });
+        let bits = self.bits.range(from / BLOCK..).find_map(|(index, block)| {
+            let base = index * BLOCK;
+            let run = bitmap::runs(&block[..], from.saturating_sub(base)..BLOCK).next();
+            run.map(|(at, n)| (base + at, n))
+        });
+        match (range, bits) {
+            (Some(range), Some(bits)) => Some(if bits.0 < range.0 { bits } else { range }),
+            (range, bits) => range.or(bits),
+        }
+    }
+
+    /// Takes out pages that [`Pending::first_run`] has found.
+    pub fn remove(&mut self, first: u64, n: u64) {
+        let mut gone: Block = [0; (BLOCK / 64) as usize];
+        self.take(first, n.min(BLOCK), &mut gone);
     }
 
     /// Whether any of these pages is in it.
@@ -124,17 +154,9 @@ impl Pending {
         self.ranges.clear();
     }
 
-    /// Bytes of the bitmaps in it.
+    /// Bytes that it takes.
     pub fn footprint(&self) -> u64 {
-        (self.bits.len() * size_of::<Block>()) as u64
-    }
-}
-
-fn clear(words: &mut [u64], first: u64, n: u64) {
-    let mut mask: Block = [0; (BLOCK / 64) as usize];
-    bitmap::set(&mut mask, first, n);
-    for (word, mask) in words.iter_mut().zip(mask) {
-        *word &= !mask;
+        (self.bits.len() * size_of::<Block>() + self.ranges.len() * RANGE_BYTES) as u64
     }
 }
 
@@ -182,6 +204,20 @@ mod tests {
                 }
                 prop_assert_eq!(pending.is_empty(), model.is_empty());
             }
+            // Everything is found, in order.
+            let (mut from, mut runs) = (0, Vec::new());
+            while let Some((first, n)) = pending.first_run(from) {
+                prop_assert!(first >= from && n > 0 && n <= MAX_RUN);
+                runs.push((first, n));
+                from = first + n;
+            }
+            let found = runs.iter().flat_map(|(at, n)| *at..at + n);
+            prop_assert!(found.eq(model.iter().copied()));
+            for (first, n) in runs.into_iter().take(9) {
+                pending.remove(first, n);
+                model.retain(|page| *page < first || *page >= first + n);
+                prop_assert_eq!(pending.first_run(0).map(|run| run.0), model.first().copied());
+            }
         }
     }
 
@@ -197,7 +233,8 @@ mod tests {
             let mut pending = Pending::default();
             pending.add_bits(first, &words, 0..n);
             // The ends, and the block with the hole.
-            assert!(pending.footprint() <= 3 * size_of::<Block>() as u64);
+            let bytes = 3 * size_of::<Block>() + 5 * RANGE_BYTES;
+            assert!(pending.footprint() <= bytes as u64);
             let mut into = vec![0; words.len() + 2];
             pending.take(first - 64, n + 128, &mut into);
             assert_eq!((into[0], into[words.len() + 1]), (0, 0));

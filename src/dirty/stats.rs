@@ -40,7 +40,8 @@ pub struct DirtyStats {
     pub last_sync_ns: u64,
     /// Bytes in the map.
     pub mapped_bytes: u64,
-    /// Memory that the run's bitmaps take, in bytes.
+    /// Memory that the run takes besides its map, in bytes: its bitmaps, and dirty pages that wait
+    /// to be delivered.
     pub memory_bytes: u64,
     /// Errors recorded since the start.
     pub errors: u64,

@@ -217,8 +217,9 @@ unsafe fn bitmap<'a>(words: *mut u64, num_words: usize) -> Result<&'a mut [u64]>
 /// by the library before, in one step with the reading; unmapping them again does nothing.
 ///
 /// What was dirty is added to bitmap (see vfiomig_dirty_sync()); with bitmap NULL, and page_size
-/// and num_words 0, set_dirty gets it, now or, where it refuses, later. Also while tracking is off
-/// mappings go this way.
+/// and num_words 0, set_dirty gets it, now or, where it refuses, later. When 64 MiB of pages wait
+/// for that, nothing more is unmapped without a bitmap: the call returns what set_dirty returned.
+/// Also while tracking is off mappings go this way.
 ///
 /// When unmap fails the range stays in the map and counts as dirty until it is unmapped. Mappings
 /// that lie in the range partly are cut. Where nothing is mapped, unmap is called all the same.

@@ -91,7 +91,8 @@ pub struct vfiomig_memory_ops {
         ) -> c_int,
     >,
     /// What lies at iova now, in a mapping with VFIOMIG_MAPPING_TRANSLATE; size is how much is
-    /// asked about, and place->size may be less.
+    /// asked about, and place->size may be less. vfiomig_dirty_unmap() asks before the range is
+    /// unmapped and, for what a device wrote at the last moment, after it: answer until it returns.
     pub translate: Option<
         unsafe extern "C" fn(
             opaque: *mut c_void,
@@ -233,7 +234,8 @@ pub struct vfiomig_dirty_stats {
     pub last_sync_ns: u64,
     /// Bytes in the map.
     pub mapped_bytes: u64,
-    /// Memory that the run's bitmaps take now, in bytes.
+    /// Memory that the run takes now besides its map, in bytes: its bitmaps, and dirty pages that
+    /// wait to be delivered.
     pub memory_bytes: u64,
     /// Errors since the start; see vfiomig_dirty_get_error().
     pub errors: u64,

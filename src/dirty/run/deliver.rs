@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use super::super::bitmap::{self, PageSize, Span, words_for};
-use super::super::map::{MAX_MAPPED, Mapping, Piece, check_range};
+use super::super::map::{MAX_MAPPED, Piece, check_range};
 use super::super::memory::{Memory, Place};
 use super::{Run, pages_in};
 use crate::error::{Errno, Error, Result, err};
@@ -13,21 +13,7 @@ use crate::error::{Errno, Error, Result, err};
 pub(super) type Sink<'a> = &'a mut dyn FnMut(&Piece, u64, &mut [u64], u64) -> Result<()>;
 
 /// Takes a part of what is pending: its first page's address, the bits. An error ends the taking.
-type Take<'a> = &'a mut dyn FnMut(&mut Run, u64, &mut [u64], u64) -> Result<()>;
-
-/// Bits whose mapping is gone and that nobody has taken yet.
-pub(super) struct Orphan {
-    piece: Piece,
-    first: u64,
-    words: Vec<u64>,
-    bits: u64,
-}
-
-impl Orphan {
-    pub fn footprint(&self) -> usize {
-        self.words.capacity() * 8
-    }
-}
+pub(super) type Take<'a> = &'a mut dyn FnMut(&mut Run, u64, &mut [u64], u64) -> Result<()>;
 
 /// A caller's bitmap.
 pub(super) struct BitmapSink<'a> {
@@ -147,30 +133,53 @@ impl Run {
 
     /// Delivers what is left of mappings that are gone. What is refused stays.
     pub(super) fn deliver_orphans(&mut self, sink: Sink<'_>) -> Result<()> {
-        let mut result = Ok(());
-        self.orphans.retain_mut(|orphan| {
-            let Orphan { piece, first, words, bits } = orphan;
-            match sink(piece, *first, words, *bits) {
-                Ok(()) => false,
-                Err(error) => {
-                    if result.is_ok() {
-                        result = Err(error);
-                    }
-                    true
-                }
-            }
-        });
-        result
+        self.orphans.deliver(self.page, sink)
+    }
+
+    /// Asks the VMM where the pages are of which it did not know that when they were unmapped.
+    pub(super) fn locate_orphans(&mut self) -> Result<()> {
+        let Some(memory) = self.memory.as_deref_mut() else { return Ok(()) };
+        let page = self.page;
+        self.orphans.locate(|number| {
+            let place = place_of(memory, page, number << page.shift(), 1)?;
+            Ok((place.cookie, page.of(place.offset)))
+        })
     }
 
     /// Keeps what is pending in pieces that go.
     pub(super) fn orphan(&mut self, pieces: &[Piece]) {
         for piece in pieces {
             self.each_pending(piece, &mut |run, first, words, bits| {
-                let words = words.to_vec();
-                run.orphans.push(Orphan { piece: *piece, first, words, bits });
+                run.orphan_bits(piece, first, words, bits);
                 Ok(())
             });
+        }
+    }
+
+    /// The same for some pages of a piece: the bits, whose first is the page at `first`.
+    pub(super) fn orphan_bits(&mut self, piece: &Piece, first: u64, words: &[u64], bits: u64) {
+        let page = self.page;
+        for (at, n) in bitmap::runs(words, 0..bits) {
+            let iova = first + (at << page.shift());
+            if !piece.mapping.translate {
+                let Piece { mapping, .. } = piece;
+                self.orphans.add(mapping.cookie, page.of(piece.offset_of(iova)), n);
+                continue;
+            }
+            let mut done = 0;
+            while done < n {
+                let iova = iova + (done << page.shift());
+                let memory = self.memory.as_deref_mut();
+                let place = memory.map(|memory| place_of(memory, page, iova, n - done));
+                if let Some(Ok(place)) = place {
+                    let pages = page.of(place.size).min(n - done);
+                    self.orphans.add(place.cookie, page.of(place.offset), pages);
+                    done += pages;
+                } else {
+                    self.orphans.add_unknown(page.of(iova));
+                    done += 1;
+                }
+            }
         }
     }
 
@@ -213,7 +222,7 @@ impl Run {
     }
 
     /// Takes what is pending in a piece, part by part, until `take` fails.
-    fn each_pending(&mut self, piece: &Piece, take: Take<'_>) {
+    pub(super) fn each_pending(&mut self, piece: &Piece, take: Take<'_>) {
         let most = self.buffer_bytes as u64 * 8;
         let mut at = self.page.of(piece.first);
         let end = at + pages_in(piece.first, piece.last, self.page);
@@ -245,7 +254,7 @@ pub(super) fn callback_failed(what: &str, iova: u64, errno: Errno) -> Error {
 }
 
 /// Gives dirty pages to the VMM. On an error, the bits of pages that it has taken are cleared.
-fn give(
+pub(super) fn give(
     memory: &mut dyn Memory,
     page: PageSize,
     piece: &Piece,
@@ -253,34 +262,26 @@ fn give(
     words: &mut [u64],
     bits: u64,
 ) -> Result<()> {
-    let refused = |iova: u64, errno| callback_failed("take dirty pages", iova, errno);
     let Piece { mapping, .. } = piece;
     if !mapping.translate {
         return memory
             .set_dirty(mapping.cookie, piece.offset_of(first), page.bytes(), words, bits)
-            .map_err(|errno| refused(first, errno));
+            .map_err(|errno| callback_failed("take dirty pages", first, errno));
     }
-    let runs: Vec<(u64, u64)> = bitmap::runs(words, 0..bits).collect();
     let mut result = Ok(());
-    words.fill(0);
-    for (at, n) in runs {
+    let mut next = 0;
+    while let Some((at, n)) = bitmap::runs(words, next..bits).next() {
+        next = at + n;
         let mut done = 0;
         while done < n {
             let iova = first + ((at + done) << page.shift());
-            let taken = place_of(memory, page, iova, n - done).and_then(|place| {
-                let n = (place.size >> page.shift()).min(n - done);
-                let mut ones = vec![0; words_for(n)];
-                bitmap::set(&mut ones, 0, n);
-                memory
-                    .set_dirty(place.cookie, place.offset, page.bytes(), &ones, n)
-                    .map_err(|errno| refused(iova, errno))?;
-                Ok(n)
-            });
-            done += match taken {
-                Ok(n) => n,
+            done += match give_place(memory, page, iova, n - done) {
+                Ok(taken) => {
+                    bitmap::clear(words, at + done, taken);
+                    taken
+                }
                 Err(error) => {
-                    // This page, and on with the next.
-                    bitmap::set(words, at + done, 1);
+                    // This page stays, and on with the next.
                     result = result.and(Err(error));
                     1
                 }
@@ -288,6 +289,23 @@ fn give(
         }
     }
     result
+}
+
+/// Pages that are given at a time where the VMM was asked for their place.
+const BATCH: u64 = 64 * 64;
+
+/// Gives up to `most` dirty pages, of which it asks the VMM where the first lies. Returns how many
+/// were taken.
+fn give_place(memory: &mut dyn Memory, page: PageSize, iova: u64, most: u64) -> Result<u64> {
+    let place = place_of(memory, page, iova, most)?;
+    let n = page.of(place.size).min(most).min(BATCH);
+    let mut ones = [0; (BATCH / 64) as usize];
+    bitmap::set(&mut ones, 0, n);
+    let words = ones.get(..words_for(n)).unwrap_or_default();
+    memory
+        .set_dirty(place.cookie, place.offset, page.bytes(), words, n)
+        .map_err(|errno| callback_failed("take dirty pages", iova, errno))?;
+    Ok(n)
 }
 
 /// Asks the VMM where a page lies: a place with at least one whole page.
@@ -309,38 +327,4 @@ pub(super) fn place_of(
         ));
     }
     Ok(place)
-}
-
-/// After so many pages that the VMM does not know it is not asked for the rest of a piece.
-const MAX_UNKNOWN: u32 = 1024;
-
-/// The places that a piece lies in, as pieces that need no translation; where the VMM does not
-/// know, as it is.
-pub(super) fn resolve(memory: &mut dyn Memory, page: PageSize, piece: &Piece) -> Vec<Piece> {
-    if !piece.mapping.translate {
-        return vec![*piece];
-    }
-    let (mut parts, mut unknown) = (Vec::new(), 0);
-    let (mut at, end) = (page.of(piece.first), page.of(piece.last));
-    while at <= end {
-        let iova = at << page.shift();
-        let left = end - at + 1;
-        let Ok(place) = place_of(memory, page, iova, left) else {
-            unknown += 1;
-            let last = if unknown < MAX_UNKNOWN { iova | (page.bytes() - 1) } else { piece.last };
-            parts.push(Piece { first: iova, last, ..*piece });
-            if last >= piece.last {
-                break;
-            }
-            at += 1;
-            continue;
-        };
-        let pages = (place.size >> page.shift()).min(left);
-        let size = pages << page.shift();
-        let Place { cookie, offset, .. } = place;
-        let mapping = Mapping { iova, size, cookie, offset, ..Mapping::default() };
-        parts.push(Piece { first: iova, last: iova + (size - 1), mapping });
-        at += pages;
-    }
-    parts
 }

@@ -5,10 +5,12 @@
 //!
 //! This file is the run's face. Behind it: `trackers` (which one is whose), `read` (what they say),
 //! `restart` (what to do when they fail, or do not watch everything: every moment in which nobody
-//! watches is in there), `unmap`, `deliver` (where pages go), `access` (memory by I/O addresses).
+//! watches is in there), `unmap`, `places` (where unmapped pages are in the VMM's memory), `deliver`
+//! (where pages go), `access` (memory by I/O addresses).
 
 mod access;
 mod deliver;
+mod places;
 mod read;
 mod restart;
 mod trackers;
@@ -23,6 +25,7 @@ use super::bitmap::PageSize;
 use super::errors::{DirtyError, Errors};
 use super::map::{EVERYWHERE, Map, Mapping, Piece};
 use super::memory::Memory;
+use super::orphans::Orphans;
 use super::pending::Pending;
 use super::source::Health;
 use super::stats::{DirtyRound, DirtyStats, Rounds, SourceStats};
@@ -30,7 +33,7 @@ use super::tracker::TrackerKind;
 use crate::cancel::Cancel;
 use crate::error::{Result, err};
 use crate::transport::{self, Words};
-use deliver::{BitmapSink, Orphan};
+use deliver::BitmapSink;
 use trackers::{Slot, User};
 
 /// Bytes of the buffer that a tracker's answer is read into: small enough to stay in a cache with
@@ -78,7 +81,7 @@ pub struct Run {
     unsettled: RangeInclusiveSet<u64>,
     /// Parts of dirty pages that readings of other parts have left: addresses.
     owed: RangeInclusiveSet<u64>,
-    orphans: Vec<Orphan>,
+    orphans: Orphans,
     errors: Errors,
     rounds: Rounds,
     /// For a tracker's answer; zero between readings.
@@ -136,7 +139,7 @@ impl Run {
             suspect: RangeInclusiveSet::new(),
             unsettled: RangeInclusiveSet::new(),
             owed: RangeInclusiveSet::new(),
-            orphans: Vec::new(),
+            orphans: Orphans::default(),
             errors: Errors::default(),
             rounds: Rounds::new(),
             scratch: None,
@@ -337,8 +340,9 @@ impl Run {
         for range in std::mem::take(&mut self.owed) {
             self.add_pages(&range);
         }
+        let located = self.locate_orphans();
         self.deliver_to_memory(|run, sink| {
-            let orphans = run.deliver_orphans(sink);
+            let orphans = located.and(run.deliver_orphans(sink));
             let synced = run.sweep(&EVERYWHERE, true, sink)?;
             orphans.map(|()| synced)
         })
@@ -397,12 +401,11 @@ impl Run {
     pub fn stats(&self) -> DirtyStats {
         let words = [&self.scratch, &self.union, &self.whole, &self.sum];
         let words: usize = words.into_iter().flatten().map(Words::footprint).sum();
-        let orphans: usize = self.orphans.iter().map(Orphan::footprint).sum();
         let trackers: usize = self.slots.iter().map(|slot| slot.tracker.footprint()).sum();
-        let own = words + trackers + orphans;
+        let kept = self.pending.footprint() + self.orphans.footprint();
         DirtyStats {
             mapped_bytes: self.map.bytes(),
-            memory_bytes: self.pending.footprint() + own as u64,
+            memory_bytes: kept + (words + trackers) as u64,
             errors: self.errors.total,
             ..self.rounds.totals()
         }

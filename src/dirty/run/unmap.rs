@@ -1,9 +1,11 @@
 //! Mappings that go: what was dirty there is read in the order that each tracker needs.
 
+use std::ops::RangeInclusive;
+
 use super::super::errors::DirtyError;
 use super::super::map::{Piece, check_range};
 use super::super::tracker::TrackerKind;
-use super::deliver::{BitmapSink, callback_failed, resolve};
+use super::deliver::{BitmapSink, callback_failed};
 use super::{Run, Synced};
 use crate::error::{Errno, Error, Result, err};
 
@@ -37,30 +39,12 @@ impl Run {
             self.map.remove(&range);
             return Ok(Synced::default());
         }
-        if sink.is_none() && !self.memory.as_ref().is_some_and(|memory| memory.takes_pages()) {
-            return Err(err!(
-                Inval,
-                "there is nowhere to put what is dirty: no bitmap, no set_dirty"
-            ));
+        if sink.is_none() {
+            self.check_room()?;
         }
         let before = self.errors.total;
         self.note_resets();
-        // Where the pages are is known to the VMM now, and perhaps not afterwards.
-        let mut places = pieces.clone();
-        if sink.is_none() {
-            if let Some(mut memory) = self.memory.take() {
-                let parts = |piece| resolve(memory.as_mut(), self.page, piece);
-                places = pieces.iter().flat_map(parts).collect();
-                self.memory = Some(memory);
-            }
-        }
-        // A page table forgets with the mapping; so may a tracker of the VMM's.
-        for i in self.active_slots(&[TrackerKind::Hwpt, TrackerKind::Supplied]) {
-            self.read_pieces(i, &pieces, true);
-        }
-        for i in self.active_slots(&[TrackerKind::Type1]) {
-            self.unmap_container(i, &pieces);
-        }
+        let places = self.read_mapped(&pieces, sink.is_none());
         if let Err(errno) = unmap() {
             // Some of it may be gone: no tracker can be relied upon here any more.
             self.doubt(&pieces, &failed(errno));
@@ -82,25 +66,71 @@ impl Run {
                     Ok(())
                 })?;
             }
-            None => {
-                let owed: Vec<_> = self.owed.overlapping(&range).cloned().collect();
-                for part in owed {
-                    let (first, last) = (part.start().max(&iova), part.end().min(range.end()));
-                    self.add_pages(&(*first..=*last));
-                }
-                self.owed.remove(range.clone());
-                let delivered =
-                    self.deliver_to_memory(|run, sink| run.deliver_pending(&places, false, sink));
-                if let Err(error) = delivered {
-                    self.errors.add(DirtyError::new(None, TrackerKind::None, &range, &error));
-                    self.orphan(&places);
-                }
-            }
+            None => self.deliver_unmapped(&range, &places),
         }
         self.map.remove(&range);
         self.suspect.remove(range.clone());
         self.map_changed(&range);
         Ok(Synced { errors: self.errors.total > before, unwatched })
+    }
+
+    /// Whether `set_dirty` is there, and takes enough for more to be unmapped.
+    fn check_room(&mut self) -> Result<()> {
+        if !self.memory.as_ref().is_some_and(|memory| memory.takes_pages()) {
+            return Err(err!(
+                Inval,
+                "there is nowhere to put what is dirty: no bitmap, no set_dirty"
+            ));
+        }
+        if !self.orphans.is_full() {
+            return Ok(());
+        }
+        let located = self.locate_orphans();
+        let delivered = self.deliver_to_memory(|run, sink| run.deliver_orphans(sink));
+        if !self.orphans.is_full() {
+            return Ok(());
+        }
+        let error = located.and(delivered).err();
+        let error = error.unwrap_or_else(|| err!(Io, "the VMM does not take dirty pages"));
+        Err(error.note("; too much that was unmapped before waits for that: nothing is unmapped"))
+    }
+
+    /// What is read before the range goes. With `locate`, what is known to be dirty is looked up in
+    /// the VMM's memory, as long as the VMM surely knows where it is; returns the places.
+    fn read_mapped(&mut self, pieces: &[Piece], locate: bool) -> Vec<Piece> {
+        // A page table forgets with the mapping; so may a tracker of the VMM's.
+        for i in self.active_slots(&[TrackerKind::Hwpt, TrackerKind::Supplied]) {
+            self.read_pieces(i, pieces, true);
+        }
+        for i in self.active_slots(&[TrackerKind::Type1]) {
+            self.unmap_container(i, pieces);
+        }
+        let translated = |piece: &&Piece| locate && piece.mapping.translate;
+        let translated: Vec<Piece> = pieces.iter().filter(translated).copied().collect();
+        if translated.is_empty() {
+            return pieces.to_vec();
+        }
+        for i in self.active_slots(&[TrackerKind::DeviceLog]) {
+            self.read_pieces(i, &translated, false);
+        }
+        self.add_blind(&translated);
+        self.locate(pieces)
+    }
+
+    /// Delivers what is dirty in a range that is gone. What `set_dirty` refuses is kept.
+    fn deliver_unmapped(&mut self, range: &RangeInclusive<u64>, places: &[Piece]) {
+        let owed: Vec<_> = self.owed.overlapping(range).cloned().collect();
+        for part in owed {
+            let (first, last) = (part.start().max(range.start()), part.end().min(range.end()));
+            self.add_pages(&(*first..=*last));
+        }
+        self.owed.remove(range.clone());
+        let delivered =
+            self.deliver_to_memory(|run, sink| run.deliver_pending(places, false, sink));
+        if let Err(error) = delivered {
+            self.errors.add(DirtyError::new(None, TrackerKind::None, range, &error));
+            self.orphan(places);
+        }
     }
 
     /// Makes what could not be unmapped dirty for good. A page table says nothing about all of a

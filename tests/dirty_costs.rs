@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a guest can make dirty tracking cost. A guest behind a vIOMMU decides which addresses are
+//! mapped, how often, and where devices write: neither time nor memory may follow from that alone,
+//! and what is rounded to stay within bounds must not lose a page.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::field_reassign_with_default)] // Not all fields are public.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use vfiomig::Code;
+use vfiomig::dirty::{Mapping, Memory, Place, Run, RunOptions, Source, SuppliedTracker};
+use vfiomig::error::Errno;
+
+const PAGE: u64 = 4096;
+const GIB: u64 = 1 << 30;
+const MIB: u64 = 1 << 20;
+
+/// Peaks are those of the process: one test at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Bytes that came into use during `call`, at the most at any time.
+fn peak_of(call: impl FnOnce()) -> u64 {
+    let status = |field: &str| -> u64 {
+        let text = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = text.lines().find(|line| line.starts_with(field)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
+    };
+    // The peak begins anew with what there is.
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+    let before = status("VmRSS:");
+    call();
+    status("VmHWM:").saturating_sub(before)
+}
+
+/// The VMM: page `n` of its memory is behind address `n`, in another order.
+#[derive(Default)]
+struct Vmm {
+    taken: BTreeSet<(u64, u64)>,
+    /// How many pages it was given.
+    given: u64,
+    /// How often it was asked where a page is.
+    asked: u64,
+    /// It knows of this many bytes in one piece; 0: of none.
+    piece: u64,
+    refuses: bool,
+    counts_only: bool,
+}
+
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<Vmm>>);
+
+impl Shared {
+    fn get(&self) -> MutexGuard<'_, Vmm> {
+        self.0.lock().unwrap()
+    }
+
+    fn take(&self) -> BTreeSet<(u64, u64)> {
+        std::mem::take(&mut self.get().taken)
+    }
+}
+
+/// Cookie of what is behind translated mappings.
+const BEHIND: u64 = 77;
+
+/// Where translated pages lie: every other one, so that no two are neighbours.
+fn behind(iova: u64) -> u64 {
+    iova * 2
+}
+
+impl Memory for Shared {
+    fn set_dirty(
+        &mut self,
+        cookie: u64,
+        offset: u64,
+        _: u64,
+        words: &[u64],
+        bits: u64,
+    ) -> Result<(), Errno> {
+        let mut vmm = self.get();
+        if vmm.refuses {
+            return Err(Errno(libc::ENOBUFS));
+        }
+        for bit in (0..bits).filter(|bit| words[(bit / 64) as usize] >> (bit % 64) & 1 == 1) {
+            vmm.given += 1;
+            if !vmm.counts_only {
+                vmm.taken.insert((cookie, offset + bit * PAGE));
+            }
+        }
+        Ok(())
+    }
+
+    fn translate(&mut self, iova: u64, size: u64) -> Result<Place, Errno> {
+        let mut vmm = self.get();
+        vmm.asked += 1;
+        match vmm.piece {
+            0 => Err(Errno(libc::ENOENT)),
+            piece => {
+                let first = iova & !(piece - 1);
+                let size = size.min(piece - (iova - first));
+                Ok(Place { cookie: BEHIND, offset: behind(first) + (iova - first), size, host: 0 })
+            }
+        }
+    }
+}
+
+/// A tracker that reports every page of these ranges once.
+#[derive(Clone, Default)]
+struct Tracked(Arc<Mutex<Vec<(u64, u64, u64)>>>);
+
+impl Tracked {
+    /// `n` pages from an address on, each `step` pages behind the one before.
+    fn write(&self, iova: u64, n: u64, step: u64) {
+        self.0.lock().unwrap().push((iova / PAGE, n, step));
+    }
+}
+
+impl SuppliedTracker for Tracked {
+    fn page_size(&self) -> u64 {
+        PAGE
+    }
+
+    fn start(&mut self) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn stop(&mut self) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn sync(&mut self, iova: u64, length: u64, _: u64, words: &mut [u64]) -> Result<(), Errno> {
+        let (first, end) = (iova / PAGE, (iova + (length - 1)) / PAGE);
+        let mut writes = self.0.lock().unwrap();
+        writes.retain_mut(|(page, n, step)| {
+            while *n > 0 && *page <= end && *page >= first {
+                words[((*page - first) / 64) as usize] |= 1 << ((*page - first) % 64);
+                (*page, *n) = (*page + *step, *n - 1);
+            }
+            *n > 0
+        });
+        Ok(())
+    }
+}
+
+fn started(vmm: &Shared, mappings: &[Mapping]) -> (Run, Tracked) {
+    let options = RunOptions { page_size: PAGE, ..RunOptions::default() };
+    let mut run = Run::new(vmm.clone(), options).unwrap();
+    mappings.iter().for_each(|mapping| run.map(*mapping).unwrap());
+    let tracked = Tracked::default();
+    let mut source = Source::default();
+    source.supplied = Some(Box::new(tracked.clone()));
+    run.add_source(source).unwrap();
+    run.start().unwrap();
+    (run, tracked)
+}
+
+fn translated(iova: u64, size: u64) -> Mapping {
+    Mapping { iova, size, translate: true, ..Mapping::default() }
+}
+
+fn plain(iova: u64, size: u64, cookie: u64, offset: u64) -> Mapping {
+    Mapping { iova, size, cookie, offset, ..Mapping::default() }
+}
+
+fn set<const N: usize>(pages: [(u64, u64); N]) -> BTreeSet<(u64, u64)> {
+    pages.into_iter().collect()
+}
+
+// --- unmapping what has to be translated -----------------------------------------------------------
+
+#[test]
+fn unmapping_asks_for_the_places_of_dirty_pages_only() {
+    let _alone = alone();
+    let vmm = Shared::default();
+    vmm.get().piece = PAGE;
+    let (mut run, tracked) = started(&vmm, &[translated(0, 64 * GIB)]);
+    let bytes = peak_of(|| {
+        run.unmap(0, 64 * GIB, None, || Ok(())).unwrap();
+    });
+    assert!(bytes <= MIB, "{bytes} bytes for nothing");
+    assert_eq!(vmm.get().asked, 0);
+
+    run.map(translated(0, 64 * GIB)).unwrap();
+    let dirty = [3 * PAGE, 40 * GIB, 64 * GIB - PAGE];
+    dirty.iter().for_each(|iova| tracked.write(*iova, 1, 1));
+    assert!(!run.unmap(0, 64 * GIB, None, || Ok(())).unwrap().errors);
+    assert_eq!(vmm.take(), dirty.iter().map(|iova| (BEHIND, behind(*iova))).collect());
+    assert_eq!(vmm.get().asked, 3);
+}
+
+#[test]
+fn many_dirty_pages_in_many_places_are_unmapped_with_bounded_memory() {
+    let _alone = alone();
+    let vmm = Shared::default();
+    vmm.get().piece = PAGE;
+    vmm.get().counts_only = true;
+    for (n, step) in [(GIB / PAGE, 1), (GIB / PAGE / 3, 3)] {
+        let (mut run, tracked) = started(&vmm, &[translated(0, GIB)]);
+        tracked.write(0, n, step);
+        vmm.get().given = 0;
+        let bytes = peak_of(|| {
+            run.unmap(0, GIB, None, || Ok(())).unwrap();
+        });
+        assert_eq!(vmm.get().given, n);
+        assert!(bytes <= MIB, "{bytes} bytes for {n} pages");
+        assert_eq!(run.num_errors(), 0);
+    }
+}
+
+/// The VMM's callback drops what it needs for translating.
+#[test]
+fn what_was_dirty_before_is_delivered_though_the_vmm_forgets_where_it_is() {
+    for (pages, piece) in [(16, PAGE), (5000, PAGE), (5000, 64 * PAGE)] {
+        for refuses in [false, true] {
+            let vmm = Shared::default();
+            vmm.get().piece = piece;
+            let (mut run, tracked) = started(&vmm, &[translated(0, pages * PAGE)]);
+            tracked.write(PAGE, pages / 2, 2);
+            vmm.get().refuses = refuses;
+            let hands = vmm.clone();
+            let unmap = || {
+                hands.get().piece = 0;
+                Ok(())
+            };
+            let synced = run.unmap(0, pages * PAGE, None, unmap).unwrap();
+            assert_eq!(synced.errors, refuses);
+            vmm.get().refuses = false;
+            run.collect().unwrap();
+            let offset = |page: u64| {
+                let iova = page * PAGE;
+                let first = iova & !(piece - 1);
+                (BEHIND, behind(first) + (iova - first))
+            };
+            let expected = (0..pages / 2).map(|i| offset(1 + 2 * i)).collect();
+            assert_eq!(vmm.take(), expected, "{pages} pages, refuses: {refuses}");
+        }
+    }
+}
+
+#[test]
+fn pages_whose_place_is_unknown_come_when_it_is_known() {
+    let vmm = Shared::default();
+    let (mut run, tracked) = started(&vmm, &[translated(0, 64 * PAGE)]);
+    tracked.write(5 * PAGE, 2, 20);
+    assert!(run.unmap(0, 64 * PAGE, None, || Ok(())).unwrap().errors);
+    assert_eq!(run.collect().unwrap_err().code(), Code::Io);
+    assert_eq!(vmm.take(), set([]));
+    vmm.get().piece = PAGE;
+    run.collect().unwrap();
+    let at = |page: u64| (BEHIND, behind(page * PAGE));
+    assert_eq!(vmm.take(), set([at(5), at(25)]));
+    run.collect().unwrap();
+    assert_eq!(vmm.take(), set([]));
+}
+
+// --- pages whose mapping is gone -------------------------------------------------------------------
+
+#[test]
+fn a_page_that_is_unmapped_again_and_again_is_kept_once() {
+    let vmm = Shared::default();
+    let (mut run, tracked) = started(&vmm, &[]);
+    vmm.get().refuses = true;
+    let least = run.stats().memory_bytes;
+    for i in 0..20_000 {
+        // At another address each time, and each time one of four pages.
+        let iova = i * PAGE;
+        run.map(plain(iova, PAGE, 1, i % 4 * 9 * PAGE)).unwrap();
+        tracked.write(iova, 1, 1);
+        assert!(run.unmap(iova, PAGE, None, || Ok(())).unwrap().errors);
+    }
+    let kept = run.stats().memory_bytes - least;
+    assert!((4 * 8..=5000).contains(&kept), "{kept}");
+    vmm.get().refuses = false;
+    run.collect().unwrap();
+    assert_eq!(vmm.take(), (0..4).map(|i| (1, i * 9 * PAGE)).collect());
+    assert_eq!(vmm.get().given, 4);
+    assert_eq!(run.stats().memory_bytes, least);
+}
+
+#[test]
+fn when_too_much_waits_for_the_vmm_nothing_more_is_unmapped() {
+    let vmm = Shared::default();
+    let (mut run, tracked) = started(&vmm, &[]);
+    vmm.get().refuses = true;
+    let least = run.stats().memory_bytes;
+    let mut unmapped = 0;
+    let error = loop {
+        // Something else each time: nothing can be merged.
+        run.map(plain(0, PAGE, unmapped, 0)).unwrap();
+        tracked.write(0, 1, 1);
+        match run.unmap(0, PAGE, None, || Ok(())) {
+            Ok(synced) => assert!(synced.errors),
+            Err(error) => break error,
+        }
+        unmapped += 1;
+        assert!(unmapped < 100_000, "without end");
+    };
+    assert_eq!(error.code(), Code::Io);
+    assert!(error.message().contains("nothing is unmapped"), "{error}");
+    let kept = run.stats().memory_bytes - least;
+    assert!((63 * MIB..=66 * MIB).contains(&kept), "{kept}");
+    // A bitmap has room. And it is still there, with what was written to.
+    let never = || -> Result<(), Errno> { panic!("nothing is to be unmapped") };
+    run.unmap(0, PAGE, None, never).unwrap_err();
+    let mut words = [0];
+    run.unmap(0, PAGE, Some((PAGE, &mut words)), || Ok(())).unwrap();
+    assert_eq!(words, [1]);
+    // When the VMM takes pages again, unmapping goes on by itself, and nothing is missing.
+    vmm.get().refuses = false;
+    run.map(plain(0, PAGE, unmapped, 0)).unwrap();
+    tracked.write(0, 1, 1);
+    run.unmap(0, PAGE, None, || Ok(())).unwrap();
+    assert_eq!(vmm.take(), (0..=unmapped).map(|cookie| (cookie, 0)).collect());
+    assert_eq!(run.stats().memory_bytes, least);
+}
