@@ -146,7 +146,7 @@ demo: $(B)/demo/demo ## migrate memory and a simulated device between two proces
 
 # --- tests ------------------------------------------------------------------------------------
 
-CHECK_GROUPS = lint check-rust check-c check-valgrind check-sanitizers-quick check-miri check-abi \
+CHECK_GROUPS = lint check-rust check-c check-valgrind check-sanitizers-quick check-v3 check-miri check-abi \
 	check-installed lab lab-syscalls
 
 .PHONY: check
@@ -232,6 +232,10 @@ check-sanitizers-quick: $(SANITIZED) $(B)/demo/sanitized ## the C tests and the 
 .PHONY: check-sanitizers
 check-sanitizers: check-sanitizers-quick $(B)/features/libvfiomig.so ## the same, with a library that checks itself (longer)
 	@LD_LIBRARY_PATH=$(B)/features c-tests/run.sh check-sanitizers-debug $(SANITIZED)
+
+.PHONY: check-v3
+check-v3: ## the Rust tests of the library itself, optimised for x86-64-v3
+	@CARGO='$(CARGO)' scripts/v3.sh
 
 .PHONY: check-miri
 check-miri: ## the Rust tests that need no system call, under Miri

@@ -1,0 +1,15 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT OR Apache-2.0
+#
+# The library's own tests, built as distributions build for newer CPUs: optimised and for x86-64-v3,
+# where the compiler keeps values in wide registers. Assembly that changes more of them than it says
+# is seen nowhere else.
+
+set -eu
+if ! { [ "$(uname -m)" = x86_64 ] && grep -qw avx2 /proc/cpuinfo && grep -qw bmi2 /proc/cpuinfo; }; then
+	echo "check-v3: skipped: this CPU is older than x86-64-v3"
+	exit 0
+fi
+export RUSTFLAGS="${RUSTFLAGS-} -C target-cpu=x86-64-v3"
+export CARGO_PROFILE_RELEASE_LTO=off CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/v3"
+NAME=check-v3 exec "$(dirname "$0")/rust-tests.sh" --release --package vfiomig --lib
