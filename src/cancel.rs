@@ -1,7 +1,8 @@
 //! The switch that ends a call on another thread.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// The switch that cancels a session or a run from any thread.
 #[derive(Clone, Default, Debug)]

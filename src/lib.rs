@@ -33,6 +33,7 @@ pub(crate) mod logging;
 pub(crate) mod protocol;
 pub mod session;
 pub mod stream;
+pub(crate) mod sync;
 pub mod transport;
 pub mod uapi;
 

@@ -11,8 +11,7 @@ mod probe;
 mod recovery;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 pub use events::{Event, EventKind, EventSink};
 pub use fsm::{Fsm, Path, State};
@@ -22,6 +21,8 @@ pub use probe::{Caps, Reason, ReasonCode, Severity};
 use crate::dirty::Health;
 use crate::error::{Code, Errno, Error, Failure, Operation, Outcome, Result, err};
 use crate::session::{Load, LoadOptions, Save, SaveOptions};
+use crate::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 use crate::transport::{DataFd, DmaLog, FeatureLog, Transport, current_thread_token};
 use probe::Probed;
 

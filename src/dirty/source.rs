@@ -2,11 +2,11 @@
 //! that could watch it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::tracker::SuppliedTracker;
 use crate::device::Device;
 use crate::error::Result;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::transport::{DmaLog, Hwpt, Type1};
 
 /// Something that writes to the guest's memory, and what could track it. The best that works is

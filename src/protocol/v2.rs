@@ -3,11 +3,11 @@
 //! Drivers differ in what they return (docs/kernel-interface.md); this is the one place that
 //! knows. It moves bytes between a device and a buffer and knows nothing of frames.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::device::{Inner, State};
 use crate::error::{Code, Errno, Error, Failure, Operation, Result, err};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::transport::{DataFd, Direction, PrecopyInfo};
 use crate::uapi;
 

@@ -5,8 +5,7 @@
 //! has seen half a state can be abandoned in no other way. [`Load::commit`] makes the driver take
 //! the state (RESUMING to STOP) while the source can still go on.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::packets::Packets;
@@ -20,6 +19,8 @@ use crate::error::{Code, Error, Failure, Operation, Outcome, Result, err};
 use crate::protocol::v2::{self, Patience};
 use crate::stream::qemu::{self, PacketLimits, Quota};
 use crate::stream::{DecodeLimits, Decoder, Format, Item, MAX_PAYLOAD, Read};
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 
 /// Decides whether a stream of this source may be loaded into this target.
 pub type Policy = Box<dyn FnMut(&Identity, &Identity) -> std::result::Result<(), i32> + Send>;
@@ -220,7 +221,7 @@ impl Core {
         }
     }
 
-    fn failure(&self) -> std::sync::MutexGuard<'_, Option<Failure>> {
+    fn failure(&self) -> MutexGuard<'_, Option<Failure>> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

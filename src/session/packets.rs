@@ -4,13 +4,14 @@
 //! reason. The device's lock is never waited for while the queue's is held.
 
 use std::fmt;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::load::{BlobSink, Core, Phase, callback_refused};
 use super::stats::{add, set};
 use crate::error::{Code, Error, Result, err};
 use crate::stream::qemu::{Held, Packet, PacketLimits, Quota, Window};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::transport::current_thread_token;
 
 /// The way in for packets of a load. Cloning shares it; every method may be called from any thread.

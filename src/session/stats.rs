@@ -1,11 +1,11 @@
 //! Numbers and switches of a session that other threads may use while a call is under way.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::cancel::Cancel;
 
 use super::packets::Packets;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! stats {
     ($(#[$doc:meta])* $plain:ident, $atomic:ident { $($(#[$field_doc:meta])* $field:ident,)* }) => {

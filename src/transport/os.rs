@@ -32,9 +32,16 @@ pub(super) fn last_errno() -> Errno {
 }
 
 /// A number that no other live thread has. Costs no system call and registers no destructor.
+#[cfg(not(shuttle))]
 pub(crate) fn current_thread_token() -> usize {
     thread_local!(static MARK: u8 = const { 0 });
     MARK.with(|mark| std::ptr::from_ref(mark).addr())
+}
+
+/// The same for threads that shuttle makes: all of them are one to the operating system.
+#[cfg(shuttle)]
+pub(crate) fn current_thread_token() -> usize {
+    usize::from(shuttle::thread::current().id()) + 1
 }
 
 /// A system call's result. `EINTR` is one: reads and writes of device state may block for long, and

@@ -8,14 +8,13 @@ mod packet;
 mod reader;
 mod write;
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 pub use packet::{Held, Packet, PacketLimits, Reserved, Window};
 pub use reader::Reader;
 pub use write::{CONFIG_OVERHEAD, DATA_HEAD, PACKET_HEAD, TAG_LEN, data_head, packet_head};
 pub(crate) use write::{config, tags};
 
 use crate::error::{Result, err};
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// The end of most sections.
 pub const END_OF_STATE: u64 = 0xffff_ffff_ef10_0001;
