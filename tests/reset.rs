@@ -14,6 +14,7 @@ use vfiomig::Device;
 use vfiomig::device::{DeviceOptions, EventKind, EventSink, Fixups};
 use vfiomig::error::Code;
 use vfiomig::session::{Ending, SaveOptions};
+use vfiomig::stream::DecodeLimits;
 use vfiomig_sim::{Effect, Op, Sim, SimOptions, State, quirk};
 
 /// How the library hears of a reset.
@@ -307,6 +308,31 @@ fn blobs_are_void_after_a_restart_and_the_acknowledgement_counts_anew() {
         assert_eq!(kinds, expected, "{told:?}");
         assert!(blobs.iter().all(|(kind, bytes)| *bytes == [*kind as u8; 10]));
     }
+}
+
+#[test]
+fn a_save_that_starts_again_takes_as_many_blobs_as_before() {
+    let source = side(options(7));
+    let mut save = source.device.save(SaveOptions::default()).unwrap();
+    let most = DecodeLimits::default().max_blobs;
+    let mut buf = vec![0; 4096];
+    for restarts in 0..3 {
+        for kind in 0..most {
+            save.blob(kind, b"x").unwrap();
+        }
+        assert_eq!(save.blob(0, b"x").unwrap_err().code(), Code::MsgSize);
+        // Some of them are sent and some are not.
+        for _ in 0..2 {
+            save.next(&mut buf).unwrap();
+        }
+        source.sim.guest_reset();
+        source.device.was_reset().unwrap();
+        save.next(&mut buf).unwrap();
+        assert_eq!(save.stats().restarts, restarts + 1);
+    }
+    save.blob(0, b"x").unwrap();
+    drop(save);
+    check_clean(&source);
 }
 
 #[test]

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Drivers that say that they are in a state in which nobody put them. What a state means for the
+//! guest is decided by what the driver says, and never by what it was told.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+mod common;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use common::{Side, check_clean, side, stream_of};
+use vfiomig::Device;
+use vfiomig::device::{DeviceOptions, State};
+use vfiomig::error::{Code, Errno, Outcome};
+use vfiomig::session::{LoadOptions, SaveOptions};
+use vfiomig::transport::{DataFd, DeviceInfo, Direction, OpsTransport, PrecopyInfo, Transport};
+use vfiomig::uapi;
+use vfiomig_sim::{Sim, SimOptions};
+
+const GET_STATE: u32 = uapi::FEATURE_GET | uapi::FEATURE_MIG_DEVICE_STATE;
+const SET_STATE: u32 = uapi::FEATURE_SET | uapi::FEATURE_MIG_DEVICE_STATE;
+
+/// What a driver does, and what it was asked.
+#[derive(Default)]
+struct Habit {
+    /// It says that it is in this state, until it is reset.
+    says: Option<State>,
+    /// A change is answered with this errno and not made; it says then that it is in this state.
+    refuses: Option<(i32, State)>,
+    /// States that were asked for, and resets, as numbers; a reset is `RESET`.
+    asked: Vec<u32>,
+}
+
+const RESET: u32 = 99;
+
+struct Odd(OpsTransport, Arc<Mutex<Habit>>);
+
+impl Transport for Odd {
+    fn feature(&mut self, flags: u32, payload: &mut [u8]) -> Result<(), Errno> {
+        let mut habit = self.1.lock().unwrap();
+        if flags == SET_STATE {
+            habit.asked.push(u32::from_ne_bytes(payload[..4].try_into().unwrap()));
+            if let Some((errno, state)) = habit.refuses {
+                habit.says = Some(state);
+                return Err(Errno(errno));
+            }
+        }
+        self.0.feature(flags, payload)?;
+        if let (GET_STATE, Some(state)) = (flags, habit.says) {
+            payload[..4].copy_from_slice(&state.raw().to_ne_bytes());
+        }
+        Ok(())
+    }
+
+    fn device_info(&mut self) -> Result<DeviceInfo, Errno> {
+        self.0.device_info()
+    }
+
+    fn reset(&mut self) -> Result<(), Errno> {
+        let mut habit = self.1.lock().unwrap();
+        habit.asked.push(RESET);
+        (habit.says, habit.refuses) = (None, None);
+        self.0.reset()
+    }
+
+    fn data_read(&mut self, data: DataFd, buf: &mut [u8]) -> Result<usize, Errno> {
+        self.0.data_read(data, buf)
+    }
+
+    fn data_write(&mut self, data: DataFd, buf: &[u8]) -> Result<usize, Errno> {
+        self.0.data_write(data, buf)
+    }
+
+    fn data_precopy_info(&mut self, data: DataFd) -> Result<PrecopyInfo, Errno> {
+        self.0.data_precopy_info(data)
+    }
+
+    fn data_close(&mut self, data: DataFd) {
+        self.0.data_close(data);
+    }
+
+    fn data_poll_fd(&self, data: DataFd) -> Option<i32> {
+        self.0.data_poll_fd(data)
+    }
+
+    fn data_set_nonblocking(&mut self, data: DataFd) -> Result<(), Errno> {
+        self.0.data_set_nonblocking(data)
+    }
+
+    fn data_wait(&mut self, data: DataFd, direction: Direction, timeout: Duration) {
+        self.0.data_wait(data, direction, timeout);
+    }
+
+    fn region_read(&mut self, region: u32, offset: u64, buf: &mut [u8]) -> Result<usize, Errno> {
+        self.0.region_read(region, offset, buf)
+    }
+}
+
+fn small(seed: u64) -> SimOptions {
+    SimOptions { seed, state_size: 3000, ..SimOptions::default() }
+}
+
+fn odd(seed: u64) -> (Side, Arc<Mutex<Habit>>) {
+    let sim = Sim::new(small(seed)).unwrap();
+    let habit = Arc::new(Mutex::new(Habit::default()));
+    let transport = Odd(sim.transport(), Arc::clone(&habit));
+    let device = Device::new(transport, DeviceOptions::default()).unwrap();
+    (Side { sim, device }, habit)
+}
+
+#[test]
+fn a_device_that_is_not_in_resuming_any_more_is_not_committed() {
+    let stream = stream_of(&side(small(1)).device, SaveOptions::default()).unwrap();
+    let others = [
+        State::Error,
+        State::Stop,
+        State::StopCopy,
+        State::RunningP2p,
+        State::PreCopy,
+        State::PreCopyP2p,
+        State::from_raw(77),
+    ];
+    for state in others {
+        let (target, habit) = odd(2);
+        let empty = target.sim.digest();
+        let mut load = target.device.load(LoadOptions::default()).unwrap();
+        assert!(load.push(&stream).unwrap().ended);
+        {
+            let mut habit = habit.lock().unwrap();
+            habit.says = Some(state);
+            habit.asked.clear();
+        }
+        let error = load.commit().unwrap_err();
+        assert_eq!(error.code(), Code::NoDev, "{state}: {error}");
+        assert_eq!(error.failure().unwrap().outcome, Outcome::Reset, "{state}");
+        // Nothing was asked of it but the reset that abandons the state.
+        assert_eq!(habit.lock().unwrap().asked, [RESET], "{state}");
+        assert_eq!(target.sim.state(), vfiomig_sim::State::RUNNING);
+        assert_eq!(target.sim.digest(), empty);
+        drop(load);
+        check_clean(&target);
+    }
+}
+
+#[test]
+fn a_device_that_is_found_in_resuming_is_left_by_a_reset_only() {
+    // Each change of a save that is walked back where it fails.
+    for (step, wanted) in [State::PreCopy, State::PreCopyP2p, State::StopCopy].iter().enumerate() {
+        let (source, habit) = odd(1);
+        let refuse = || {
+            let mut habit = habit.lock().unwrap();
+            habit.refuses = Some((libc::EIO, State::Resuming));
+            habit.asked.clear();
+        };
+        let mut save = None;
+        let error = if step == 0 {
+            refuse();
+            source.device.save(SaveOptions::default()).err().unwrap()
+        } else {
+            let save = save.insert(source.device.save(SaveOptions::default()).unwrap());
+            if step == 2 {
+                save.quiesce().unwrap();
+            }
+            refuse();
+            if step == 1 { save.quiesce() } else { save.stop() }.unwrap_err()
+        };
+        assert_eq!(error.failure().unwrap().outcome, Outcome::Reset, "{wanted}: {error}");
+        // A device in RESUMING has taken what nobody knows: no change leads out of it.
+        assert_eq!(habit.lock().unwrap().asked, [wanted.raw(), RESET], "{wanted}");
+        drop(save);
+        assert_eq!(source.sim.state(), vfiomig_sim::State::RUNNING);
+        check_clean(&source);
+    }
+}
