@@ -290,9 +290,19 @@ bench-qemu: ## compare QEMU_A with QEMU_B: downtime, system calls, memory (long)
 bench: $(TEST_SOS) ## measure against bare loops
 	@if [ -x benches/run.sh ]; then benches/run.sh; else echo "bench: there is none yet" >&2; exit 1; fi
 
+# A driver of our own: any stable compiler will do.
+SMOKE_SECONDS ?= 10
+
+CHECK_GROUPS += fuzz-smoke
+.PHONY: fuzz-smoke
+fuzz-smoke: | $(B) ## each fuzz target for 10 seconds (SMOKE_SECONDS), without libFuzzer
+	@mkdir -p $(B)/fuzz
+	@VFIOMIG_FUZZ_OUT=$(B)/fuzz $(CARGO) run --quiet $(CARGO_ARGS) --profile fuzz \
+		--package vfiomig-fuzz -- --seconds '$(SMOKE_SECONDS)'
+
 .PHONY: fuzz
-fuzz: ## feed the readers of streams with noise (needs cargo-fuzz)
-	@if [ -x fuzz/run.sh ]; then fuzz/run.sh; else echo "fuzz: there is none yet" >&2; exit 1; fi
+fuzz: ## each fuzz target for a minute (FUZZ_SECONDS, FUZZ_JOBS, FUZZ_TARGETS) under libFuzzer
+	@CARGO='$(CARGO)' B='$(abspath $(B))' fuzz/run.sh $(FUZZ_TARGETS)
 
 # --- installing -------------------------------------------------------------------------------
 

@@ -35,7 +35,7 @@
     clippy::field_reassign_with_default
 )]
 
-mod machine;
+pub(crate) mod machine;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -986,9 +986,10 @@ fn new_table(rng: &mut Rng, page: u64, align: u64) -> Table {
     }
 }
 
-type Counts = BTreeMap<&'static str, u64>;
+pub(crate) type Counts = BTreeMap<&'static str, u64>;
 
-fn one(seed: u64, trace: bool) -> Result<Counts, String> {
+/// One case: what happened in it, or what is wrong.
+pub(crate) fn one(seed: u64, trace: bool) -> Result<Counts, String> {
     let case = catch_unwind(AssertUnwindSafe(|| {
         let mut case = Case::new(seed, trace);
         case.go();

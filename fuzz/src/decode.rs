@@ -1,10 +1,9 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The stream reader on any bytes, in any split: it must refuse or hand on, never crash, and must
 //! say the same whichever way the bytes come in. The checksums are made right first, since no
 //! fuzzer guesses them.
 
-#![no_main]
-
-use libfuzzer_sys::fuzz_target;
+use crate::input::Input;
 use vfiomig::stream::{DecodeLimits, Decoder, HEADER_LEN, PREAMBLE_LEN};
 
 /// What a reader said, as text; the last line is the verdict.
@@ -75,7 +74,8 @@ fn repair(bytes: &mut [u8]) {
     while at + HEADER_LEN <= bytes.len() {
         bytes[at..at + 4].copy_from_slice(b"VMFr");
         let room = bytes.len() - at - HEADER_LEN;
-        let len = (u32::from_le_bytes(bytes[at + 12..at + 16].try_into().expect("four")) as usize) % (room + 1);
+        let len = (u32::from_le_bytes(bytes[at + 12..at + 16].try_into().expect("four")) as usize)
+            % (room + 1);
         bytes[at + 12..at + 16].copy_from_slice(&(len as u32).to_le_bytes());
         let payload = crc(&[&bytes[at + HEADER_LEN..at + HEADER_LEN + len]]);
         bytes[at + 24..at + 28].copy_from_slice(&payload.to_le_bytes());
@@ -96,14 +96,15 @@ fn crc(parts: &[&[u8]]) -> u32 {
     !crc
 }
 
-fuzz_target!(|input: (bool, u8, Vec<u8>)| {
-    let (mend, step, mut bytes) = input;
+pub fn run(bytes: &[u8]) {
+    let mut input = Input::new(bytes);
+    let (mend, step) = (input.flag(), usize::from(input.u8()) + 1);
+    let mut bytes = input.all().to_vec();
     if mend {
         repair(&mut bytes);
     }
-    let step = usize::from(step) + 1;
     let whole = read(std::iter::once(bytes.clone()));
     let split = read(bytes.chunks(step).map(<[u8]>::to_vec));
     assert_eq!(whole, split);
     assert_eq!(whole, read_into_space(&bytes, step));
-});
+}

@@ -1,35 +1,16 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! QEMU's format on any bytes: the main channel in any split says the same, and packets in any order
 //! come out in order or are refused, within their limits.
 
-#![no_main]
-
 use std::sync::Arc;
 
-use libfuzzer_sys::arbitrary::{self, Arbitrary};
-use libfuzzer_sys::fuzz_target;
+use crate::input::Input;
 use vfiomig::Device;
 use vfiomig::device::{DeviceOptions, State};
 use vfiomig::session::{LoadOptions, LoadStatus};
-use vfiomig::stream::qemu::{Packet, PacketLimits, Quota, Window};
 use vfiomig::stream::Format;
+use vfiomig::stream::qemu::{Packet, PacketLimits, Quota, Window};
 use vfiomig_sim::{Sim, SimOptions};
-
-/// A part of a main channel, so that the fuzzer need not guess tags.
-#[derive(Arbitrary, Debug)]
-enum Part {
-    Tag(u8),
-    Piece(Vec<u8>),
-    Bytes(Vec<u8>),
-}
-
-#[derive(Arbitrary, Debug)]
-struct Input {
-    parts: Vec<Part>,
-    packets_flag: bool,
-    step: u8,
-    packets: Vec<(Vec<u8>, bool)>,
-    numbered: Vec<(u8, u8, bool)>,
-}
 
 fn tag(n: u8) -> [u8; 8] {
     [0xff, 0xff, 0xff, 0xff, 0xef, 0x10, 0, n % 8]
@@ -72,28 +53,45 @@ fn load(bytes: &[u8], format: Format, step: usize) -> (Option<i32>, Vec<LoadStat
     (code, said)
 }
 
-fuzz_target!(|input: Input| {
+pub fn run(bytes: &[u8]) {
+    let mut input = Input::new(bytes);
+    let format = if input.flag() { Format::QemuPackets } else { Format::Qemu };
+    let step = usize::from(input.u8()) + 1;
+    // Parts of a main channel, so that the fuzzer need not guess tags.
     let mut bytes = [tag(3), tag(1)].concat();
-    for part in &input.parts {
-        match part {
-            Part::Tag(n) => bytes.extend(tag(*n)),
-            Part::Piece(data) => {
+    for _ in 0..input.u8() % 16 {
+        match input.u8() % 3 {
+            0 => bytes.extend(tag(input.u8())),
+            1 => {
+                let data = input.bytes();
                 bytes.extend(tag(4));
                 bytes.extend((data.len() as u64).to_be_bytes());
                 bytes.extend(data);
             }
-            Part::Bytes(data) => bytes.extend(data),
+            _ => bytes.extend(input.bytes()),
         }
     }
-    let format = if input.packets_flag { Format::QemuPackets } else { Format::Qemu };
     let whole = load(&bytes, format, usize::MAX);
-    assert_eq!(whole, load(&bytes, format, usize::from(input.step) + 1));
+    assert_eq!(whole, load(&bytes, format, step));
+    bring_packets(&mut input);
+}
 
+/// Packets in any order: what comes out is in order, and no more waits than may.
+fn bring_packets(input: &mut Input<'_>) {
     let limits = PacketLimits { max_data: 300, max_config: 300, max_ahead: 40, max_queued: 4000 };
     let mut window = Window::new(limits, Arc::new(Quota::new(10_000)));
     let mut next = 0;
-    let mut bring = |bytes: &[u8], take: bool| {
-        let Ok(packet) = Packet::parse(bytes) else { return };
+    while !input.is_empty() {
+        let take = input.flag();
+        let mut bytes;
+        if input.flag() {
+            let idx = input.u8();
+            bytes = [0u32, u32::from(idx), 0].map(u32::to_be_bytes).concat();
+            bytes.resize(12 + usize::from(input.u8()), idx);
+        } else {
+            bytes = input.bytes().to_vec();
+        }
+        let Ok(packet) = Packet::parse(&bytes) else { continue };
         if let Ok(Some(reserved)) = window.reserve(&packet) {
             window.fill(reserved.copy(&packet).expect("memory"));
         }
@@ -103,13 +101,5 @@ fuzz_target!(|input: Input| {
             next += 1;
             window.done(held);
         }
-    };
-    for (bytes, take) in &input.packets {
-        bring(bytes, *take);
     }
-    for (idx, len, take) in &input.numbered {
-        let mut bytes = [0u32, u32::from(*idx), 0].map(u32::to_be_bytes).concat();
-        bytes.resize(12 + usize::from(*len), *idx);
-        bring(&bytes, *take);
-    }
-});
+}

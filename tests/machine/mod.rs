@@ -9,6 +9,7 @@
 #![allow(dead_code)]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Range, RangeInclusive};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,8 +22,30 @@ use vfiomig::transport::{DmaLog, Hwpt, IovaRange, Type1, Type1Info};
 /// Numbers that look random and are the same each time: splitmix64.
 pub struct Rng(pub u64);
 
+thread_local! {
+    /// What decides in the place of random numbers, the next byte last.
+    static BYTES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Until they are used up, these bytes are this thread's random numbers: a fuzzer finds its way
+/// through them.
+pub fn decide_by(bytes: &[u8]) {
+    BYTES.with_borrow_mut(|own| *own = bytes.iter().rev().copied().collect());
+}
+
+/// The next number, of two bytes.
+fn decided() -> Option<u64> {
+    BYTES.with_borrow_mut(|bytes| {
+        let low = bytes.pop()?;
+        Some(u64::from(bytes.pop().unwrap_or(0)) << 8 | u64::from(low))
+    })
+}
+
 impl Rng {
     pub fn next(&mut self) -> u64 {
+        if let Some(number) = decided() {
+            return number;
+        }
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
