@@ -175,6 +175,11 @@ check-model: ## dirty tracking against a model: 100,000 random runs (MODEL_CASES
 	@VFIOMIG_MODEL_CASES='$(MODEL_CASES)' $(CARGO) test --release $(CARGO_ARGS) --package vfiomig \
 		--test dirty_model -- --nocapture
 
+# Not part of check: hours.
+.PHONY: check-mutants
+check-mutants: ## small changes of the library that no test notices (MUTANTS_FILES, MUTANTS_SHARD; hours)
+	@B='$(B)' scripts/mutants.sh
+
 C_TESTS = $(patsubst c-tests/%.c,%,$(wildcard c-tests/*.c))
 CXX_TESTS = $(patsubst c-tests/%.cpp,%,$(wildcard c-tests/*.cpp))
 # What takes longest begins first.
