@@ -3,12 +3,13 @@
 //! Messages go through the `log` facade. A Rust VMM sets its own logger and sees them; for a C VMM
 //! the library installs a logger of its own, once, and changes where that one sends.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 
 use log::{LevelFilter, Log, Metadata, Record};
 use once_cell::sync::OnceCell;
 
 use crate::error::{Result, err};
+use crate::sync::{Mutex, MutexGuard};
 
 /// Where messages go.
 pub(crate) type Sink = Box<dyn Fn(log::Level, &str, &str) + Send + Sync>;

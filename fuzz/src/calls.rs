@@ -40,6 +40,8 @@ struct Tag {
 struct World {
     rest: Vec<u8>,
     handles: [Handles; 4],
+    /// Freed, and so nothing any more.
+    freed: Vec<(usize, usize)>,
     tags: Vec<*mut Tag>,
     /// Callbacks until one calls the library itself; 0: none does.
     reenter: u32,
@@ -170,6 +172,39 @@ fn load() -> *mut vfiomig_load {
 
 fn run_handle() -> *mut vfiomig_dirty {
     std::ptr::without_provenance_mut(handle(RUN))
+}
+
+/// Frees a handle. Outside of callbacks nobody can be inside it: it is gone for good.
+fn free(kind: usize, handle: usize) {
+    match kind {
+        DEVICE => vfiomig_device_free(std::ptr::without_provenance_mut(handle)),
+        SAVE => vfiomig_save_free(std::ptr::without_provenance_mut(handle)),
+        LOAD => vfiomig_load_free(std::ptr::without_provenance_mut(handle)),
+        _ => vfiomig_dirty_free(std::ptr::without_provenance_mut(handle)),
+    }
+    WORLD.with_borrow_mut(|world| {
+        if world.depth == 1 && world.handles[kind].0.contains(&handle) {
+            world.freed.push((kind, handle));
+        }
+    });
+}
+
+/// A handle of the past leads nowhere, whatever its slot is used for now.
+fn check_freed() {
+    let freed = WORLD.with_borrow(|world| world.freed.clone());
+    for (kind, handle) in freed {
+        let mut word = 0u32;
+        let ret = match kind {
+            DEVICE => {
+                let device = std::ptr::without_provenance_mut(handle);
+                call!(vfiomig_device_get_fixups(device, &raw mut word))
+            }
+            SAVE => call!(vfiomig_save_cancel(std::ptr::without_provenance_mut(handle))),
+            LOAD => call!(vfiomig_load_cancel(std::ptr::without_provenance_mut(handle))),
+            _ => call!(vfiomig_dirty_cancel(std::ptr::without_provenance_mut(handle))),
+        };
+        assert_eq!(ret, -libc::EBADF, "a handle that was freed is one still");
+    }
 }
 
 fn keep(kind: usize, ret: c_int, handle: usize) {
@@ -497,7 +532,7 @@ fn device_call() {
             let mut out = out_of::<vfiomig_failure>();
             call!(vfiomig_device_get_failure(device, pointer(&mut out)));
         }
-        _ => vfiomig_device_free(device),
+        _ => free(DEVICE, device.addr()),
     }
 }
 
@@ -566,7 +601,7 @@ fn save_call() {
             let mut out = out_of::<vfiomig_failure>();
             call!(vfiomig_save_get_failure(save, pointer(&mut out)));
         }
-        _ => vfiomig_save_free(save),
+        _ => free(SAVE, save.addr()),
     }
 }
 
@@ -678,7 +713,7 @@ fn load_call() {
             let mut out = out_of::<vfiomig_failure>();
             call!(vfiomig_load_get_failure(load, pointer(&mut out)));
         }
-        _ => vfiomig_load_free(load),
+        _ => free(LOAD, load.addr()),
     }
 }
 
@@ -830,7 +865,7 @@ fn dirty_call() {
             let mut out = out_of::<vfiomig_dirty_error>();
             call!(vfiomig_dirty_get_error(run, byte().into(), pointer(&mut out)));
         }
-        _ => vfiomig_dirty_free(run),
+        _ => free(RUN, run.addr()),
     }
 }
 
@@ -904,6 +939,7 @@ pub fn run(bytes: &[u8]) {
         step();
     }
     WORLD.with_borrow_mut(|world| world.reenter = 0);
+    check_freed();
     let handles = WORLD.with_borrow_mut(|world| std::mem::take(&mut world.handles));
     let [devices, saves, loads, runs] = handles.map(|handles| handles.0);
     // In an order that is not that of their making, and each a second time.

@@ -6,7 +6,7 @@
 //! wrote keep a seed per block. Making and checking contents is a copy and a comparison, because
 //! benchmarks measure what runs on top of them.
 
-use std::sync::OnceLock;
+use crate::OnceLock;
 
 /// The largest block, in bytes, and the length of the pattern.
 const MAX_BLOCK: u64 = 64 << 10;

@@ -28,15 +28,24 @@ mod device;
 pub mod fsm;
 mod logging;
 mod stream;
+// Whichever locks the library has been compiled with.
+#[allow(unused_imports)]
+#[path = "../../src/sync.rs"]
+mod sync;
+#[cfg(not(pthread_locks))]
+use std::sync::OnceLock;
+#[cfg(pthread_locks)]
+use vfiomig_pthread_locks::OnceLock;
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use fsm::State;
 
 use device::{Core, UserMemory};
+use sync::{Mutex, MutexGuard};
 use vfiomig::transport::OpsTransport;
 
 /// Quirks of real drivers: bits of [`SimOptions::quirks`].

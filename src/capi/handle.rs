@@ -6,7 +6,7 @@
 //! The slots live in static chunks that are never given back.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{PoisonError, TryLockError};
 
 use once_cell::sync::OnceCell;
 
@@ -14,6 +14,7 @@ use crate::device::Device;
 use crate::dirty::Run;
 use crate::error::{Result, err};
 use crate::session::{Load, Packets, Save, Shared};
+use crate::sync::{Mutex, MutexGuard};
 
 /// Which object a handle names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
