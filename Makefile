@@ -295,6 +295,13 @@ bench-qemu: ## compare QEMU_A with QEMU_B: downtime, system calls, memory (long)
 bench: $(TEST_SOS) ## measure against bare loops
 	@if [ -x benches/run.sh ]; then benches/run.sh; else echo "bench: there is none yet" >&2; exit 1; fi
 
+# The library with locks of its own there, since std's come without the sanitizer.
+CHECK_GROUPS += check-tsan
+.PHONY: check-tsan
+check-tsan: ## C programs with several threads under the thread sanitizer, where there is one
+	@CC='$(CC)' CARGO='$(CARGO)' RUSTC='$(RUSTC)' B='$(abspath $(B))' tests/tsan/run.sh \
+		$(addprefix c-tests/,threads.c threads-packets.c dirty-threads.c qemu-format.c)
+
 # A driver of our own: any stable compiler will do.
 SMOKE_SECONDS ?= 10
 

@@ -32,10 +32,6 @@ mod stream;
 #[allow(unused_imports)]
 #[path = "../../src/sync.rs"]
 mod sync;
-#[cfg(not(pthread_locks))]
-use std::sync::OnceLock;
-#[cfg(pthread_locks)]
-use vfiomig_pthread_locks::OnceLock;
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -45,8 +41,12 @@ use std::time::{Duration, Instant};
 pub use fsm::State;
 
 use device::{Core, UserMemory};
+#[cfg(not(pthread_locks))]
+use std::sync::OnceLock;
 use sync::{Mutex, MutexGuard};
 use vfiomig::transport::OpsTransport;
+#[cfg(pthread_locks)]
+use vfiomig_pthread_locks::OnceLock;
 
 /// Quirks of real drivers: bits of [`SimOptions::quirks`].
 pub mod quirk {

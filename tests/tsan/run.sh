@@ -51,7 +51,7 @@ if ! ${RUSTC:-rustc} $flags --crate-type rlib "$out/probe.rs" -o "$out/libprobe.
 fi
 
 host=$(${RUSTC:-rustc} -vV | sed -n 's/^host: //p')
-RUSTFLAGS=$flags $cargo build --quiet --release --manifest-path "$here/Cargo.toml" --package vfiomig-sim-tsan \
+RUSTFLAGS=$flags $cargo build --quiet --locked --release --manifest-path "$here/Cargo.toml" --package vfiomig-sim-tsan \
 	--target "$host" --target-dir "$out/target"
 # The simulator's has the library in it.
 library=$out/target/$host/release/libvfiomig_sim_tsan.a
