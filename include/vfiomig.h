@@ -1547,8 +1547,8 @@ int vfiomig_dirty_sync(struct vfiomig_dirty *run, uint64_t iova, uint64_t length
 /*
  * Starts the devices' logs anew, so that they watch mappings that came after the start. No bit is
  * lost: meanwhile another tracker of the source watches, if it was given one, or the device stands
- * still; in these cases readings do it by themselves. Where neither is so, everything counts as
- * dirty once: call it well before the switchover.
+ * still; in these cases readings do it by themselves, once per round. Where neither is so,
+ * everything counts as dirty once: call it well before the switchover.
  *
  * States: tracking.
  * Returns: VFIOMIG_DIRTY_ERRORS and VFIOMIG_DIRTY_UNWATCHED where they apply, otherwise 0.

@@ -10,8 +10,9 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vfiomig::Code;
-use vfiomig::dirty::{Mapping, Memory, Place, Run, RunOptions, Source, SuppliedTracker};
+use vfiomig::dirty::{Health, Mapping, Memory, Place, Run, RunOptions, Source, SuppliedTracker};
 use vfiomig::error::Errno;
+use vfiomig::transport::{DmaLog, IovaRange};
 
 const PAGE: u64 = 4096;
 const GIB: u64 = 1 << 30;
@@ -317,4 +318,130 @@ fn when_too_much_waits_for_the_vmm_nothing_more_is_unmapped() {
     run.unmap(0, PAGE, None, || Ok(())).unwrap();
     assert_eq!(vmm.take(), (0..=unmapped).map(|cookie| (cookie, 0)).collect());
     assert_eq!(run.stats().memory_bytes, least);
+}
+
+// --- a mapping that comes later --------------------------------------------------------------------
+
+/// What a device's log was asked.
+#[derive(Default)]
+struct Asked {
+    starts: Vec<Vec<IovaRange>>,
+    reports: u64,
+    /// Addresses of pages that were written to.
+    dirty: BTreeSet<u64>,
+}
+
+#[derive(Clone, Default)]
+struct Logged(Arc<Mutex<Asked>>);
+
+impl Logged {
+    fn get(&self) -> MutexGuard<'_, Asked> {
+        self.0.lock().unwrap()
+    }
+}
+
+impl DmaLog for Logged {
+    fn start(&mut self, page_size: u64, ranges: &[IovaRange]) -> Result<u64, Errno> {
+        self.get().starts.push(ranges.to_vec());
+        Ok(page_size)
+    }
+
+    fn stop(&mut self) -> Result<(), Errno> {
+        self.get().dirty.clear();
+        Ok(())
+    }
+
+    fn report(&mut self, iova: u64, length: u64, _: u64, words: &mut [u64]) -> Result<(), Errno> {
+        let mut asked = self.get();
+        asked.reports += 1;
+        let found: Vec<u64> = asked.dirty.range(iova..=iova + (length - 1)).copied().collect();
+        for at in found {
+            asked.dirty.remove(&at);
+            let bit = (at - iova) / PAGE;
+            words[(bit / 64) as usize] |= 1 << (bit % 64);
+        }
+        Ok(())
+    }
+}
+
+/// A device with a log; it stands still when asked, and a tracker of the VMM's may be there, too.
+fn logged(vmm: &Shared, mappings: &[Mapping], still: bool, tracked: bool) -> (Run, Logged) {
+    let options = RunOptions { page_size: PAGE, ..RunOptions::default() };
+    let mut run = Run::new(vmm.clone(), options).unwrap();
+    mappings.iter().for_each(|mapping| run.map(*mapping).unwrap());
+    let log = Logged::default();
+    let mut source = Source::default();
+    source.device_log = Some(Box::new(log.clone()));
+    source.health = Some(Health::new(Arc::default(), move || still.then_some(1)));
+    if tracked {
+        source.supplied = Some(Box::new(Tracked::default()));
+    }
+    run.add_source(source).unwrap();
+    run.start().unwrap();
+    (run, log)
+}
+
+fn dirty(run: &mut Run, iova: u64, pages: u64) -> Vec<u64> {
+    let mut words = vec![0; pages.div_ceil(64) as usize];
+    run.sync(iova, pages * PAGE, PAGE, &mut words).unwrap();
+    let is_set = |page: &u64| words[(page / 64) as usize] >> (page % 64) & 1 == 1;
+    (0..pages).filter(is_set).map(|page| iova / PAGE + page).collect()
+}
+
+#[test]
+fn a_new_mapping_does_not_make_a_reading_of_one_page_read_the_whole_map() {
+    const TIB: u64 = 1 << 40;
+    for (still, tracked) in [(true, false), (false, true)] {
+        let vmm = Shared::default();
+        let (mut run, log) = logged(&vmm, &[plain(0, TIB, 1, 0)], still, tracked);
+        assert_eq!(dirty(&mut run, 0, 1), [0; 0]);
+        let before = log.get().reports;
+        for i in 0..10 {
+            run.map(plain(2 * TIB + i * GIB, PAGE, 2, i * PAGE)).unwrap();
+            // Also where each reading is a round of its own.
+            log.get().dirty.insert(PAGE * i);
+            assert_eq!(dirty(&mut run, PAGE * i, 1), [i]);
+            assert_eq!(dirty(&mut run, PAGE * i, 1), [0; 0]);
+            assert_eq!(dirty(&mut run, 2 * TIB + i * GIB, 1), [(2 * TIB + i * GIB) / PAGE]);
+        }
+        assert_eq!(log.get().reports, before + 20);
+        assert_eq!(log.get().starts.len(), 1);
+
+        // A round: all of them are logged then.
+        run.collect().unwrap();
+        assert_eq!(log.get().starts.len(), 2);
+        assert_eq!(log.get().starts[1].len(), 11);
+        assert_eq!(dirty(&mut run, 2 * TIB, 1), [0; 0]);
+        assert_eq!(run.num_errors(), 0);
+    }
+}
+
+#[test]
+fn readings_piece_by_piece_start_a_log_anew_once_per_round() {
+    const PIECES: u64 = 64;
+    let size = PIECES * 64 * PAGE;
+    for (still, tracked) in [(true, false), (false, true)] {
+        let vmm = Shared::default();
+        let (mut run, log) = logged(&vmm, &[plain(0, size, 1, 0)], still, tracked);
+        for round in 0..3 {
+            // The guest does this again and again meanwhile.
+            for piece in 0..PIECES {
+                let at = 2 * size + (round * PIECES + piece) * 2 * PAGE;
+                run.map(plain(at, PAGE, 2, at)).unwrap();
+                log.get().dirty.insert(piece * 64 * PAGE);
+                let found = dirty(&mut run, piece * 64 * PAGE, 64);
+                assert!(found.contains(&(piece * 64)), "{piece}");
+            }
+        }
+        let starts = log.get().starts.len();
+        assert!((3..=4).contains(&starts), "{starts}");
+        // What was not read again since is not lost.
+        for piece in 0..PIECES {
+            log.get().dirty.insert((piece * 64 + 5) * PAGE);
+        }
+        run.rearm().unwrap();
+        run.collect().unwrap();
+        let taken = vmm.take();
+        assert!((0..PIECES).all(|piece| taken.contains(&(1, (piece * 64 + 5) * PAGE))));
+    }
 }

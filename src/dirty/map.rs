@@ -58,6 +58,11 @@ impl Piece {
     pub fn range(&self) -> RangeInclusive<u64> {
         self.first..=self.last
     }
+
+    /// In bytes.
+    pub fn size(&self) -> u64 {
+        self.last - self.first + 1
+    }
 }
 
 /// Mappings that do not overlap, and the windows in which more may come.
@@ -66,6 +71,8 @@ pub(crate) struct Map {
     mappings: RangeInclusiveMap<u64, Mapping>,
     windows: RangeInclusiveSet<u64>,
     bytes: u64,
+    /// Of them, so many can be written to by devices.
+    writable_bytes: u64,
 }
 
 /// Checks a range: not empty, not wrapping, whole pages. A range may end at 2^64.
@@ -128,6 +135,7 @@ impl Map {
         self.bytes = bytes.ok_or_else(|| {
             err!(Inval, "with the mapping at {iova:#x} more than {MAX_MAPPED:#x} bytes are mapped")
         })?;
+        self.writable_bytes += if mapping.read_only { 0 } else { size };
         self.mappings.insert(range.clone(), mapping);
         Ok(Some(range))
     }
@@ -144,8 +152,10 @@ impl Map {
     }
 
     pub fn remove(&mut self, range: &RangeInclusive<u64>) {
-        let gone: u64 = self.pieces(range).map(|piece| piece.last - piece.first + 1).sum();
+        let gone: u64 = self.pieces(range).map(|piece| piece.size()).sum();
+        let writable: u64 = self.writable(range).map(|piece| piece.size()).sum();
         self.bytes = self.bytes.saturating_sub(gone);
+        self.writable_bytes = self.writable_bytes.saturating_sub(writable);
         self.mappings.remove(range.clone());
     }
 
@@ -184,6 +194,11 @@ impl Map {
     /// Bytes mapped.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Bytes mapped that devices can write to.
+    pub fn writable_bytes(&self) -> u64 {
+        self.writable_bytes
     }
 }
 
@@ -239,7 +254,15 @@ mod tests {
         map.remove(&(4 * PAGE..=8 * PAGE - 1));
         let pieces: Vec<Piece> = map.pieces(&EVERYWHERE).collect();
         assert_eq!(pieces.len(), 2);
-        assert_eq!(map.bytes(), 12 * PAGE);
+        assert_eq!((map.bytes(), map.writable_bytes()), (12 * PAGE, 12 * PAGE));
+        map.insert(Mapping { read_only: true, ..mapping(4 * PAGE, 4 * PAGE, 2) }, page()).unwrap();
+        assert_eq!((map.bytes(), map.writable_bytes()), (16 * PAGE, 12 * PAGE));
+        map.remove(&(6 * PAGE..=10 * PAGE - 1));
+        assert_eq!((map.bytes(), map.writable_bytes()), (12 * PAGE, 10 * PAGE));
+        map.remove(&EVERYWHERE);
+        assert_eq!((map.bytes(), map.writable_bytes()), (0, 0));
+        map.insert(Mapping { offset: 64 * PAGE, ..mapping(0, 16 * PAGE, 1) }, page()).unwrap();
+        map.remove(&(4 * PAGE..=8 * PAGE - 1));
         assert_eq!((pieces[1].first, pieces[1].last), (8 * PAGE, 16 * PAGE - 1));
         assert_eq!(pieces[1].offset_of(9 * PAGE), 73 * PAGE);
     }

@@ -300,8 +300,8 @@ pub unsafe extern "C" fn vfiomig_dirty_sync(
 
 /// Starts the devices' logs anew, so that they watch mappings that came after the start. No bit is
 /// lost: meanwhile another tracker of the source watches, if it was given one, or the device stands
-/// still; in these cases readings do it by themselves. Where neither is so, everything counts as
-/// dirty once: call it well before the switchover.
+/// still; in these cases readings do it by themselves, once per round. Where neither is so,
+/// everything counts as dirty once: call it well before the switchover.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_dirty_rearm(run: *mut vfiomig_dirty) -> c_int {
     with_waiting(&table::DIRTY_REARM, run.addr(), |run: &mut Run| run.rearm().map(structs::synced))

@@ -84,6 +84,8 @@ pub struct Run {
     orphans: Orphans,
     errors: Errors,
     rounds: Rounds,
+    /// Bytes that were read since a log should be started anew.
+    read_outdated: u64,
     /// For a tracker's answer; zero between readings.
     scratch: Option<Words>,
     /// For a tracker's answer about a whole mapping; zero between readings.
@@ -142,6 +144,7 @@ impl Run {
             orphans: Orphans::default(),
             errors: Errors::default(),
             rounds: Rounds::new(),
+            read_outdated: 0,
             scratch: None,
             whole: None,
             sum: None,
@@ -236,6 +239,7 @@ impl Run {
         self.forget();
         self.cancel.clear();
         self.rounds = Rounds::new();
+        self.read_outdated = 0;
         self.scratch = Some(scratch);
         self.union = Some(union);
         self.tracking = true;
@@ -379,8 +383,9 @@ impl Run {
 
     /// Starts the logs of devices anew, so that they watch mappings that came after the start. No
     /// bit is lost: in between another tracker of the source watches, if it has one, or the device
-    /// stands still; otherwise everything counts as dirty once. Where it costs nothing, readings do
-    /// it by themselves.
+    /// stands still; otherwise everything counts as dirty once. Where nothing has to count as dirty
+    /// for it, readings do it by themselves, once per round: it takes as long as reading all of the
+    /// map.
     pub fn rearm(&mut self) -> Result<Synced> {
         self.check_tracking()?;
         let before = self.errors.total;

@@ -28,7 +28,7 @@ impl Run {
         for slot in &mut self.slots {
             slot.failures = 0;
         }
-        self.rearm_for_free();
+        self.rearm_for_free(range);
         let mut pages = 0;
         let mut counting = |piece: &Piece, first: u64, words: &mut [u64], bits: u64| {
             let dirty = bitmap::count(words);

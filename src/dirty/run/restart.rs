@@ -120,13 +120,33 @@ impl Run {
 
     // --- mappings that came later ------------------------------------------------------------------
 
-    /// Starts logs anew that would watch more then, where nothing has to count as dirty for it.
-    pub(super) fn rearm_for_free(&mut self) {
+    /// Starts logs anew that would watch more then, where nothing has to count as dirty for it: for a
+    /// reading of a range.
+    pub(super) fn rearm_for_free(&mut self, range: &RangeInclusive<u64>) {
+        let mut due = None;
         for i in self.active_slots(&[TrackerKind::DeviceLog]) {
-            if self.slots.get(i).is_some_and(|slot| slot.tracker.is_outdated()) {
+            if !self.slots.get(i).is_some_and(|slot| slot.tracker.is_outdated()) {
+                continue;
+            }
+            if *due.get_or_insert_with(|| self.is_rearm_due(range)) {
                 self.rearm_slot(i, true);
             }
         }
+        if due.is_none() {
+            self.read_outdated = 0;
+        }
+    }
+
+    /// Starting a log anew reads all of the map. A guest decides how often there is a new mapping, so
+    /// this is done once as much has been read for other reasons: once per round.
+    fn is_rearm_due(&mut self, range: &RangeInclusive<u64>) -> bool {
+        let bytes: u64 = self.map.writable(range).map(|piece| piece.size()).sum();
+        self.read_outdated = self.read_outdated.saturating_add(bytes);
+        let due = self.read_outdated >= self.map.writable_bytes();
+        if due {
+            self.read_outdated = 0;
+        }
+        due
     }
 
     /// Starts a log anew. With `for_free`, not where everything would have to count as dirty.

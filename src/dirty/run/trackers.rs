@@ -362,8 +362,7 @@ impl Run {
 
     pub(super) fn end_slot_rounds(&mut self) {
         self.slots.iter_mut().for_each(Slot::end_round);
-        let mapped: u64 =
-            self.map.writable(&EVERYWHERE).map(|piece| piece.last - piece.first + 1).sum();
+        let mapped = self.map.writable_bytes();
         // One device in a container that does not pin its pages one by one makes all of it dirty.
         let text = "every mapped page is dirty at every time: a device of the container reaches \
                     all of it";
