@@ -146,8 +146,8 @@ demo: $(B)/demo/demo ## migrate memory and a simulated device between two proces
 
 # --- tests ------------------------------------------------------------------------------------
 
-CHECK_GROUPS = lint check-rust check-c check-valgrind check-sanitizers-quick check-v3 check-miri check-abi \
-	check-installed lab lab-syscalls
+CHECK_GROUPS = lint check-rust check-model check-c check-valgrind check-sanitizers-quick check-v3 \
+	check-miri check-abi check-installed lab lab-syscalls
 
 .PHONY: check
 check: ## all tests that are fast (installs missing packages as root: VFIOMIG_NO_INSTALL=1 forbids it)
@@ -171,9 +171,9 @@ check-rust: ## the Rust tests
 MODEL_CASES ?= 100000
 
 .PHONY: check-model
-check-model: ## dirty tracking against a model: 100,000 random runs (MODEL_CASES, VFIOMIG_MODEL_SEED)
-	@VFIOMIG_MODEL_CASES='$(MODEL_CASES)' $(CARGO) test --release $(CARGO_ARGS) --package vfiomig \
-		--test dirty_model -- --nocapture
+check-model: ## dirty tracking against a model: 100,000 new random runs (MODEL_CASES, VFIOMIG_MODEL_SEED)
+	@VFIOMIG_MODEL_CASES='$(MODEL_CASES)' $(CARGO) test --profile checked $(CARGO_ARGS) \
+		--package vfiomig --test dirty_model -- --nocapture
 
 # Not part of check: hours.
 .PHONY: check-mutants

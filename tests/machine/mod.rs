@@ -83,8 +83,10 @@ pub struct Frame {
     pub must: u64,
     /// When there last was a reason to deliver it; 0: there is none.
     pub why: u64,
-    /// When a bitmap last had a part of it, of which others will have the rest; 0: never.
-    pub cut: u64,
+    /// What of it was not delivered since: a bit for each 512 bytes.
+    pub left: u128,
+    /// Whether a bitmap had a part of it, of which others will have the rest.
+    pub cut: bool,
     /// Dirty at all times, because of a recorded error.
     pub suspect: bool,
     /// The page that it was mapped at.
@@ -92,6 +94,22 @@ pub struct Frame {
     pub inst: usize,
     /// What wrote to it last.
     pub by: &'static str,
+}
+
+impl Frame {
+    /// It was written to.
+    pub fn wrote(&mut self, now: u64, by: &'static str) {
+        (self.must, self.left, self.by) = (now, u128::MAX, by);
+    }
+
+    /// So much of it was delivered: bytes `from` to `to`, in whole pieces of 512.
+    pub fn had(&mut self, from: u64, to: u64, page: u64) {
+        let n = |bytes: u64| if bytes >= 128 * 512 { u128::MAX } else { (1 << (bytes / 512)) - 1 };
+        self.left &= n(page) & !(n(to + 1) & !n(from));
+        if self.left == 0 {
+            self.must = 0;
+        }
+    }
 }
 
 /// One mapping.
@@ -492,8 +510,7 @@ impl World {
         }
         if self.tracking && dev.number.is_some() {
             let frame = self.hw[page].unwrap();
-            self.frames[frame].must = self.now;
-            self.frames[frame].by = "device";
+            self.frames[frame].wrote(self.now, "device");
         }
     }
 
@@ -540,7 +557,8 @@ impl World {
         let offset = self.rng.below(4) * self.page;
         self.insts.push(Inst { iova, pages, first_frame, offset, translate, read_only });
         for k in 0..pages {
-            let frame = Frame { must: 0, why: 0, cut: 0, suspect: false, at: 0, inst, by: "" };
+            let frame =
+                Frame { must: 0, why: 0, left: 0, cut: false, suspect: false, at: 0, inst, by: "" };
             self.frames.push(frame);
             let (behind, _) = self.insts[inst].behind(k);
             self.hw[first + k as usize] = Some(first_frame + behind as usize);
@@ -620,10 +638,13 @@ impl World {
             let part = self.rng.chance(800) && !self.tables.iter().any(|table| table.mute);
             if part && !self.containers.iter().any(|c| c.bisected(first, last)) {
                 let half = pages.start + pages.len() / 2;
-                let at = self.addr(half.min(pages.end - 1)) - 1;
-                if half > pages.start && !self.containers.iter().any(|c| c.bisected(first, at)) {
-                    self.count("unmap fails midway");
-                    self.vanish(pages.start..half);
+                // Of one page there is no half.
+                if half > pages.start {
+                    let at = self.addr(half) - 1;
+                    if !self.containers.iter().any(|c| c.bisected(first, at)) {
+                        self.count("unmap fails midway");
+                        self.vanish(pages.start..half);
+                    }
                 }
             }
             self.tick();
