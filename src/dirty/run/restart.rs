@@ -171,7 +171,6 @@ impl Run {
                     slot.active = false;
                     slot.stop_or_warn();
                 }
-                self.windows_are_doubtful();
                 watched
             }
             Evidence::Nothing => false,
@@ -179,6 +178,8 @@ impl Run {
         if !lossless {
             self.everything_is_doubtful();
         }
+        // Of these nobody was asked: the log is read where something is mapped.
+        self.windows_are_doubtful();
     }
 
     fn quiet(&mut self, i: usize) -> Option<u64> {

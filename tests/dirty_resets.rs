@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a device's log forgets when it is started anew, or when its device is reset while the library
+//! is in the middle of something: none of it may be missing, and not only at the next reading, since
+//! there may be none.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::field_reassign_with_default)] // Not all fields are public.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use vfiomig::dirty::{Health, Mapping, Memory, Run, RunOptions, Source, SuppliedTracker};
+use vfiomig::error::Errno;
+use vfiomig::transport::{DmaLog, IovaRange};
+
+const PAGE: u64 = 4096;
+const PAGES: u64 = 64;
+
+#[derive(Default)]
+struct Device {
+    logging: Vec<IovaRange>,
+    dirty: BTreeSet<u64>,
+    resets: Arc<AtomicU64>,
+    /// Is reset when it has been asked for so many reports more.
+    reset_in: Option<u64>,
+    still: bool,
+}
+
+impl Device {
+    fn write(&mut self, page: u64) {
+        let at = page * PAGE;
+        if self.logging.iter().any(|range| at >= range.iova && at - range.iova < range.length) {
+            self.dirty.insert(page);
+        }
+    }
+
+    fn reset(&mut self) {
+        self.dirty.clear();
+        self.resets.fetch_add(1, Ordering::Release);
+    }
+}
+
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<Device>>);
+
+impl Shared {
+    fn get(&self) -> MutexGuard<'_, Device> {
+        self.0.lock().unwrap()
+    }
+}
+
+impl DmaLog for Shared {
+    fn start(&mut self, page_size: u64, ranges: &[IovaRange]) -> Result<u64, Errno> {
+        self.get().logging = ranges.to_vec();
+        Ok(page_size)
+    }
+
+    fn stop(&mut self) -> Result<(), Errno> {
+        let mut device = self.get();
+        device.logging.clear();
+        device.dirty.clear();
+        Ok(())
+    }
+
+    fn report(&mut self, iova: u64, length: u64, _: u64, words: &mut [u64]) -> Result<(), Errno> {
+        let mut device = self.get();
+        for bit in 0..length / PAGE {
+            if device.dirty.remove(&(iova / PAGE + bit)) {
+                words[(bit / 64) as usize] |= 1 << (bit % 64);
+            }
+        }
+        device.reset_in = device.reset_in.map(|left| left - 1);
+        if device.reset_in == Some(0) {
+            device.reset_in = None;
+            device.reset();
+        }
+        Ok(())
+    }
+}
+
+/// A tracker that sees nothing, and works.
+struct Idle;
+
+impl SuppliedTracker for Idle {
+    fn page_size(&self) -> u64 {
+        PAGE
+    }
+
+    fn start(&mut self) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn stop(&mut self) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn sync(&mut self, _: u64, _: u64, _: u64, _: &mut [u64]) -> Result<(), Errno> {
+        Ok(())
+    }
+}
+
+#[derive(Clone, Default)]
+struct Taken(Arc<Mutex<BTreeSet<u64>>>);
+
+impl Taken {
+    fn take(&self) -> Vec<u64> {
+        std::mem::take(&mut *self.0.lock().unwrap()).into_iter().collect()
+    }
+}
+
+impl Memory for Taken {
+    fn set_dirty(&mut self, _: u64, at: u64, _: u64, b: &[u64], bits: u64) -> Result<(), Errno> {
+        let set = (0..bits).filter(|bit| b[(bit / 64) as usize] >> (bit % 64) & 1 == 1);
+        self.0.lock().unwrap().extend(set.map(|bit| at / PAGE + bit));
+        Ok(())
+    }
+}
+
+fn mapping(first: u64, pages: u64) -> Mapping {
+    let iova = first * PAGE;
+    Mapping { iova, size: pages * PAGE, offset: iova, ..Mapping::default() }
+}
+
+/// 64 pages from 0 on, and a device with a log.
+fn machine(bridge: bool) -> (Run, Shared, Taken) {
+    let taken = Taken::default();
+    let options = RunOptions { page_size: PAGE, ..RunOptions::default() };
+    let mut run = Run::new(taken.clone(), options).unwrap();
+    run.map(mapping(0, PAGES)).unwrap();
+    let window = Mapping { window: true, ..mapping(1000, PAGES) };
+    run.map(window).unwrap();
+    let device = Shared::default();
+    let mut source = Source::default();
+    source.device_log = Some(Box::new(device.clone()));
+    let asked = device.clone();
+    let resets = device.get().resets.clone();
+    source.health = Some(Health::new(resets, move || asked.get().still.then_some(1)));
+    if bridge {
+        source.supplied = Some(Box::new(Idle));
+    }
+    run.add_source(source).unwrap();
+    run.start().unwrap();
+    (run, device, taken)
+}
+
+fn all() -> Vec<u64> {
+    (0..PAGES).collect()
+}
+
+#[test]
+fn a_reset_during_a_reading_is_made_up_for_by_that_reading() {
+    let (mut run, device, taken) = machine(false);
+    device.get().write(7);
+    run.collect().unwrap();
+    assert_eq!(taken.take(), [7]);
+
+    // Behind the first report: what a second would have said is gone.
+    device.get().write(9);
+    device.get().reset_in = Some(1);
+    assert!(run.collect().unwrap().errors);
+    assert_eq!(taken.take(), all());
+
+    device.get().reset_in = Some(1);
+    let mut words = [0];
+    assert!(run.sync(0, PAGES * PAGE, PAGE, &mut words).unwrap().errors);
+    assert_eq!(words, [u64::MAX]);
+    assert!(!run.collect().unwrap().errors);
+    assert_eq!(taken.take(), [0; 0]);
+}
+
+#[test]
+fn a_reset_during_the_reading_of_an_unmapped_range_is_made_up_for_by_the_unmapping() {
+    let (mut run, device, taken) = machine(false);
+    device.get().reset_in = Some(1);
+    assert!(run.unmap(8 * PAGE, 8 * PAGE, None, || Ok(())).unwrap().errors);
+    assert_eq!(taken.take(), (8..16).collect::<Vec<u64>>());
+
+    device.get().reset_in = Some(1);
+    let mut words = [0];
+    let bitmap = Some((PAGE, &mut words[..]));
+    assert!(run.unmap(32 * PAGE, 8 * PAGE, bitmap, || Ok(())).unwrap().errors);
+    assert_eq!(words, [0xff]);
+    run.collect().unwrap();
+    let rest: Vec<u64> = (0..8).chain(16..32).chain(40..64).collect();
+    assert_eq!(taken.take(), rest);
+}
+
+#[test]
+fn a_reset_while_a_source_is_taken_out_makes_everything_dirty() {
+    let (mut run, device, taken) = machine(false);
+    device.get().reset_in = Some(1);
+    run.remove_source(0).unwrap();
+    run.collect().unwrap();
+    assert_eq!(taken.take(), all());
+}
+
+/// The VMM has made a mapping in a window, the device has written there, and the run has not been told
+/// yet when the log is started anew: nobody asks for those bits before they are gone.
+#[test]
+fn a_mapping_in_a_window_that_is_told_of_late_is_dirty_after_a_log_was_started_anew() {
+    for (still, bridge) in [(true, false), (false, true), (false, false)] {
+        let (mut run, device, taken) = machine(bridge);
+        device.get().write(1010);
+        device.get().still = still;
+        // Something outside of the window, for which the log has to be started anew.
+        run.map(mapping(2000, 1)).unwrap();
+        run.rearm().unwrap();
+        run.collect().unwrap();
+        let everything: Vec<u64> = (0..PAGES).chain([2000]).collect();
+        assert_eq!(taken.take(), if still || bridge { vec![2000] } else { everything });
+        assert!(device.get().dirty.is_empty());
+
+        run.map(mapping(1008, 8)).unwrap();
+        run.collect().unwrap();
+        assert_eq!(taken.take(), (1008..1016).collect::<Vec<u64>>(), "{still}, {bridge}");
+        run.collect().unwrap();
+        assert_eq!(taken.take(), [0; 0]);
+    }
+}
