@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vfiomig::Code;
 use vfiomig::dirty::{Health, Mapping, Memory, Place, Run, RunOptions, Source, SuppliedTracker};
 use vfiomig::error::Errno;
-use vfiomig::transport::{DmaLog, IovaRange};
+use vfiomig::transport::{DmaLog, Hwpt, IovaRange};
 
 const PAGE: u64 = 4096;
 const GIB: u64 = 1 << 30;
@@ -444,4 +444,147 @@ fn readings_piece_by_piece_start_a_log_anew_once_per_round() {
         let taken = vmm.take();
         assert!((0..PIECES).all(|piece| taken.contains(&(1, (piece * 64 + 5) * PAGE))));
     }
+}
+
+// --- as many pieces as a guest likes ---------------------------------------------------------------
+
+const MANY: u64 = 20_000;
+
+/// A page table in which nothing is mapped that the run was told of.
+struct Hollow;
+
+impl Hwpt for Hollow {
+    fn key(&self) -> u64 {
+        1
+    }
+
+    fn set_tracking(&mut self, _: bool) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn bitmap(&mut self, _: u64, _: u64, _: u64, _: bool, _: &mut [u64]) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn is_mapped(&mut self, _: u64, _: u64) -> Option<Result<bool, Errno>> {
+        Some(Ok(false))
+    }
+}
+
+fn pages_of(n: u64, iova: impl Fn(u64) -> u64) -> BTreeSet<(u64, u64)> {
+    (0..n).map(|i| (1, iova(i))).collect()
+}
+
+#[test]
+fn dirty_pages_that_are_scattered_take_bounded_memory_and_none_is_lost() {
+    let vmm = Shared::default();
+    let (mut run, tracked) = started(&vmm, &[]);
+    let iova = |i: u64| i * 256 * MIB;
+    for i in 0..MANY {
+        run.map(plain(iova(i), PAGE, 1, iova(i))).unwrap();
+        tracked.write(iova(i), 1, 1);
+    }
+    let least = run.stats().memory_bytes;
+    vmm.get().refuses = true;
+    run.collect().unwrap_err();
+    let kept = run.stats().memory_bytes - least;
+    assert!((MANY * 8..=3 * MIB).contains(&kept), "{kept}");
+    vmm.get().refuses = false;
+    run.collect().unwrap();
+    assert_eq!(vmm.take(), pages_of(MANY, iova));
+    run.collect().unwrap();
+    assert_eq!(vmm.take(), set([]));
+    assert_eq!(run.stats().memory_bytes, least);
+}
+
+#[test]
+fn mappings_that_a_page_table_does_not_have_take_bounded_memory_and_are_all_dirty() {
+    let vmm = Shared::default();
+    let options = RunOptions { page_size: PAGE, ..RunOptions::default() };
+    let mut run = Run::new(vmm.clone(), options).unwrap();
+    let mut source = Source::default();
+    source.hwpt = Some(Box::new(Hollow));
+    run.add_source(source).unwrap();
+    run.start().unwrap();
+    let least = run.stats().memory_bytes;
+    let iova = |i: u64| i * i % 65_537 * 16 * PAGE;
+    let mut mapped = BTreeSet::new();
+    for i in 0..MANY {
+        if mapped.insert((1, iova(i))) {
+            run.map(plain(iova(i), PAGE, 1, iova(i))).unwrap();
+        }
+    }
+    let kept = run.stats().memory_bytes - least;
+    assert!((1..=MIB).contains(&kept), "{kept}");
+    assert_eq!(run.num_errors(), 64);
+    for _ in 0..2 {
+        assert!(run.collect().unwrap().unwatched);
+        assert_eq!(vmm.take(), mapped);
+    }
+    // Each is within an error that says so.
+    let errors: Vec<_> = (0..64).map(|i| run.error(i).unwrap()).collect();
+    let is_told = |iova: u64| errors.iter().any(|e| e.first <= iova && iova <= e.last);
+    assert!(mapped.iter().all(|(_, iova)| is_told(*iova)));
+}
+
+#[test]
+fn pages_that_are_read_in_parts_take_bounded_memory_and_come_completely() {
+    const LARGE: u64 = 16 * PAGE;
+    let vmm = Shared::default();
+    let options = RunOptions { page_size: LARGE, ..RunOptions::default() };
+    let mut run = Run::new(vmm.clone(), options).unwrap();
+    run.map(plain(0, 3 * MANY * LARGE, 1, 0)).unwrap();
+    run.start().unwrap();
+    let least = run.stats().memory_bytes;
+    for i in 0..MANY {
+        let iova = 3 * i * LARGE;
+        run.mark(iova, 1).unwrap();
+        assert_eq!(dirty(&mut run, iova, 1), [iova / PAGE]);
+        // Only the page of the run that the range cuts.
+        assert_eq!(dirty(&mut run, iova + LARGE, 1), [0; 0]);
+    }
+    let kept = run.stats().memory_bytes - least;
+    assert!((1..=MIB).contains(&kept), "{kept}");
+    let mut rest = 0;
+    for i in 0..MANY {
+        let iova = 3 * i * LARGE;
+        let found = dirty(&mut run, iova + PAGE, 15);
+        assert_eq!(found, (1..16).map(|n| iova / PAGE + n).collect::<Vec<u64>>());
+        rest += dirty(&mut run, iova + LARGE, 32).len();
+    }
+    assert_eq!(rest, 0);
+}
+
+#[test]
+fn readings_here_and_there_take_bounded_memory() {
+    let vmm = Shared::default();
+    let (mut run, _) = started(&vmm, &[plain(0, GIB, 1, 0)]);
+    let least = run.stats().memory_bytes;
+    for i in 0..MANY {
+        dirty(&mut run, i * 2 * PAGE, 1);
+    }
+    let kept = run.stats().memory_bytes - least;
+    assert!((1..=64 << 10).contains(&kept), "{kept}");
+}
+
+#[test]
+fn what_comes_into_a_doubtful_window_in_many_pieces_is_dirty_once() {
+    let vmm = Shared::default();
+    let window = Mapping { window: true, ..plain(0, MANY * 2 * PAGE, 0, 0) };
+    let (mut run, _) = logged(&vmm, &[window], true, false);
+    run.map(plain(GIB, PAGE, 2, 0)).unwrap();
+    run.rearm().unwrap();
+    run.collect().unwrap();
+    let least = run.stats().memory_bytes;
+    vmm.take();
+    let iova = |i: u64| i * 2 * PAGE;
+    for i in 0..MANY {
+        run.map(plain(iova(i), PAGE, 1, iova(i))).unwrap();
+    }
+    let kept = run.stats().memory_bytes - least;
+    assert!(kept <= MIB, "{kept}");
+    run.collect().unwrap();
+    assert_eq!(vmm.take(), pages_of(MANY, iova));
+    run.collect().unwrap();
+    assert_eq!(vmm.take(), set([]));
 }

@@ -25,6 +25,12 @@ pub struct DirtyError {
 /// This many are kept.
 const KEPT: usize = 64;
 
+/// A guest may cause as many errors as it likes. Of those that are too many to be kept, fewer and
+/// fewer are logged: the 128th, the 256th and so on.
+fn is_logged(total: u64) -> bool {
+    total <= KEPT as u64 || total.is_power_of_two()
+}
+
 /// The errors of a run, oldest first. When there are too many, the newest one grows until it covers
 /// the rest: what counted as dirty for an error is always within one that is kept.
 #[derive(Default)]
@@ -36,13 +42,16 @@ pub(super) struct Errors {
 impl Errors {
     pub fn add(&mut self, error: DirtyError) {
         self.total += 1;
-        log::warn!(
-            target: "vfiomig::dirty",
-            "{:#x} to {:#x} counts as dirty: {}",
-            error.first,
-            error.last,
-            error.message
-        );
+        if is_logged(self.total) {
+            let DirtyError { first, last, message, .. } = &error;
+            log::warn!(
+                target: "vfiomig::dirty",
+                "{first:#x} to {last:#x} counts as dirty: {message}"
+            );
+        }
+        if self.total == KEPT as u64 {
+            log::warn!(target: "vfiomig::dirty", "of more errors a few are logged only");
+        }
         let full = self.kept.len() >= KEPT;
         match self.kept.last_mut() {
             // The next piece of the same trouble.
@@ -120,5 +129,6 @@ mod tests {
             let covered = |e: &DirtyError| e.first <= at && at + 9 <= e.last;
             assert!((0..errors.len()).any(|n| covered(errors.get(n).unwrap())));
         }
+        assert_eq!((1..=1 << 20).filter(|total| is_logged(*total)).count(), KEPT + 14);
     }
 }

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use rangemap::{RangeInclusiveMap, RangeInclusiveSet};
 
 use super::bitmap::PageSize;
+use super::ranges;
 use crate::error::{Result, err};
 
 /// The most that one address space may map, in bytes: far above any machine, and low enough that
@@ -148,6 +149,7 @@ impl Map {
     ) -> Result<RangeInclusive<u64>> {
         let range = check_range("a window", iova, size, page)?;
         self.windows.insert(range.clone());
+        ranges::bound(&mut self.windows, ranges::MAX_KEPT);
         Ok(range)
     }
 

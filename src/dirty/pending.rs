@@ -7,6 +7,7 @@ use std::ops::{Range, RangeInclusive};
 use rangemap::RangeInclusiveSet;
 
 use super::bitmap;
+use super::ranges::{self, RANGE_BYTES};
 
 /// Pages in a block: a bitmap of 4 KiB.
 const BLOCK: u64 = 512 * 64;
@@ -17,21 +18,77 @@ type Block = [u64; (BLOCK / 64) as usize];
 /// Sets that are at least this long cost less as a range than as bits.
 const LONG: u64 = BLOCK;
 
-/// What a range takes, with its share of the tree that it is in.
-const RANGE_BYTES: usize = 32;
+/// Blocks beyond those that what is mapped takes in one piece.
+const SPARE_BLOCKS: u64 = 256;
+
+/// A block with no more stretches than this takes less as ranges.
+const FEW: usize = 16;
+
+/// The most ranges there are in a set that is bounded.
+const MAX_RANGES: usize = 64 << 10;
 
 /// Pages that [`Pending::first_run`] finds at the most.
 pub(super) const MAX_RUN: u64 = BLOCK;
 
 /// A set of pages, by number. Takes memory for what is in it only: 4 KiB for each 32,768 pages with
 /// a bit, and next to nothing for long ranges.
-#[derive(Default)]
 pub(super) struct Pending {
     bits: BTreeMap<u64, Box<Block>>,
     ranges: RangeInclusiveSet<u64>,
+    /// The most blocks there may be.
+    room: usize,
+}
+
+impl Default for Pending {
+    fn default() -> Pending {
+        Pending { bits: BTreeMap::new(), ranges: RangeInclusiveSet::new(), room: usize::MAX }
+    }
 }
 
 impl Pending {
+    /// Bounds the memory that it takes: as much as bitmaps of so many pages, and a few MiB. Where
+    /// pages are scattered over more addresses than that, as a guest behind a vIOMMU may have it, what
+    /// is near to each other becomes one range, with what lies between.
+    pub fn set_room(&mut self, pages: u64) {
+        self.room = usize::try_from(pages / BLOCK + SPARE_BLOCKS).unwrap_or(usize::MAX);
+    }
+
+    /// Turns blocks into ranges: those with few stretches as they are, and when these are not enough,
+    /// others from their first page to their last, where that adds least.
+    fn make_room(&mut self) {
+        let mut others = Vec::new();
+        let stretches = |block: &Block| bitmap::runs(block, 0..BLOCK).take(FEW + 1).count();
+        let few: Vec<u64> = self
+            .bits
+            .iter()
+            .filter(|(index, block)| {
+                let is_few = stretches(block) <= FEW;
+                if !is_few {
+                    others.push((added(block), **index));
+                }
+                is_few
+            })
+            .map(|(index, _)| *index)
+            .collect();
+        for index in &few {
+            let Some(block) = self.bits.remove(index) else { continue };
+            for (at, n) in bitmap::runs(&block[..], 0..BLOCK) {
+                let first = index * BLOCK + at;
+                self.ranges.insert(first..=first + (n - 1));
+            }
+        }
+        others.sort_unstable();
+        let most = (SPARE_BLOCKS / 2) as usize;
+        for (_, index) in others.into_iter().take(most.saturating_sub(few.len())) {
+            let Some((first, last)) = self.bits.remove(&index).and_then(|block| hull(&block))
+            else {
+                continue;
+            };
+            self.ranges.insert(index * BLOCK + first..=index * BLOCK + last);
+        }
+        ranges::bound(&mut self.ranges, MAX_RANGES);
+    }
+
     /// Adds pages `first` to `last`.
     pub fn add(&mut self, pages: RangeInclusive<u64>) {
         let (first, last) = pages.into_inner();
@@ -69,6 +126,9 @@ impl Pending {
         while done < n {
             let page = first + done;
             let here = (BLOCK - page % BLOCK).min(n - done);
+            if self.bits.len() >= self.room && !self.bits.contains_key(&(page / BLOCK)) {
+                self.make_room();
+            }
             let block = self
                 .bits
                 .entry(page / BLOCK)
@@ -138,10 +198,9 @@ impl Pending {
         }
         let (first, last) = (*pages.start(), *pages.end());
         self.bits.range(first / BLOCK..=last / BLOCK).any(|(index, block)| {
-            bitmap::runs(&block[..], 0..BLOCK).any(|(at, len)| {
-                let start = index * BLOCK + at;
-                start <= last && start + (len - 1) >= first
-            })
+            let base = index * BLOCK;
+            let bits = first.saturating_sub(base)..(last - base).min(BLOCK - 1) + 1;
+            bitmap::runs(&block[..], bits).next().is_some()
         })
     }
 
@@ -160,11 +219,91 @@ impl Pending {
     }
 }
 
+/// First and last page of a block.
+fn hull(block: &Block) -> Option<(u64, u64)> {
+    let first = bitmap::runs(block, 0..BLOCK).next()?.0;
+    let zeros: u64 = block.iter().rev().map_while(|word| (*word == 0).then_some(64)).sum();
+    let word = block.get(((BLOCK - zeros) / 64).checked_sub(1)? as usize)?;
+    Some((first, BLOCK - zeros - 1 - u64::from(word.leading_zeros())))
+}
+
+/// How many pages would be added if it was a range.
+fn added(block: &Block) -> u64 {
+    hull(block).map_or(0, |(first, last)| last - first + 1 - bitmap::count(block))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
+
+    #[test]
+    fn scattered_pages_take_bounded_memory_and_none_is_lost() {
+        let mut pending = Pending::default();
+        pending.set_room(100 * BLOCK);
+        let most =
+            ((100 + SPARE_BLOCKS) as usize * size_of::<Block>() + MAX_RANGES * RANGE_BYTES) as u64;
+        // First pages alone, then blocks that are half full, each far from the others.
+        let mut added = BTreeSet::new();
+        for i in 0..100_000u64 {
+            let page = (i * 7919 % 100_003) * 3 * BLOCK + i % BLOCK;
+            pending.add(page..=page);
+            added.insert(page);
+            assert!(pending.footprint() <= most);
+        }
+        assert!(added.iter().all(|page| pending.overlaps(&(*page..=*page))));
+        let every_other = vec![0x5555_5555_5555_5555u64; (BLOCK / 64) as usize];
+        let dense = |i: u64| (1 << 40) + i * 2 * BLOCK;
+        for i in 0..1000 {
+            pending.add_bits(dense(i), &every_other, 0..BLOCK);
+            assert!(pending.footprint() <= most);
+        }
+        let mut words = vec![0; (BLOCK / 64) as usize];
+        for i in 0..1000 {
+            words.fill(0);
+            pending.take(dense(i), BLOCK, &mut words);
+            assert!(words.iter().zip(&every_other).all(|(word, set)| word & set == *set));
+            assert!(!pending.overlaps(&(dense(i)..=dense(i) + (BLOCK - 1))));
+        }
+    }
+
+    #[test]
+    fn what_fits_is_kept_as_it_is() {
+        let mut pending = Pending::default();
+        pending.set_room(100 * BLOCK);
+        let every_other = vec![0x5555_5555_5555_5555u64; (BLOCK / 64) as usize];
+        for i in 0..100 {
+            pending.add_bits(i * BLOCK, &every_other, 0..BLOCK);
+        }
+        // And pages that are far away, one in each block.
+        for i in 200..10_000 {
+            pending.add(i * BLOCK + 7..=i * BLOCK + 7);
+        }
+        let mut words = vec![0; (BLOCK / 64) as usize];
+        for i in (0..100).chain(200..10_000) {
+            words.fill(0);
+            pending.take(i * BLOCK, BLOCK, &mut words);
+            if i < 100 {
+                assert_eq!(words, every_other);
+            } else {
+                assert_eq!((words[0], bitmap::count(&words)), (1 << 7, 1));
+            }
+        }
+        assert!(pending.is_empty());
+    }
+
+    #[test]
+    fn a_block_reaches_from_its_first_page_to_its_last() {
+        let mut block: Block = [0; (BLOCK / 64) as usize];
+        assert_eq!((hull(&block), added(&block)), (None, 0));
+        for (page, reaches, more) in
+            [(700, (700, 700), 0), (64, (64, 700), 635), (BLOCK - 1, (64, BLOCK - 1), BLOCK - 67)]
+        {
+            bitmap::set(&mut block, page, 1);
+            assert_eq!((hull(&block), added(&block)), (Some(reaches), more));
+        }
+    }
 
     proptest! {
         #[test]

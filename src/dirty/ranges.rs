@@ -48,6 +48,20 @@ pub(crate) fn join(set: &RangeInclusiveSet<u64>, max: usize) -> RangeInclusiveSe
     joined
 }
 
+/// The most ranges that a set has whose ranges a guest decides, by what it maps and when.
+pub(crate) const MAX_KEPT: usize = 4096;
+
+/// What a range takes, with its share of the tree that it is in.
+pub(crate) const RANGE_BYTES: usize = 32;
+
+/// Keeps a set small in which too much does no harm: neighbours are joined, half of them at a time,
+/// so that it does not happen often.
+pub(crate) fn bound(set: &mut RangeInclusiveSet<u64>, max: usize) {
+    if set.len() > max {
+        *set = join(set, max / 2);
+    }
+}
+
 /// As the kernel wants them.
 pub(crate) fn list(set: &RangeInclusiveSet<u64>) -> Vec<IovaRange> {
     set.iter()
@@ -134,5 +148,19 @@ mod tests {
         assert_eq!(pages(&join(&set, 1)), [(0, 106)]);
         assert_eq!(pages(&join(&set, 0)), [(0, 106)]);
         assert!(pages(&join(&RangeInclusiveSet::new(), 1)).is_empty());
+    }
+
+    #[test]
+    fn a_set_that_is_bounded_keeps_all_that_was_in_it() {
+        let mut set = RangeInclusiveSet::new();
+        for i in 0..10_000u64 {
+            let first = i * i % 65_537 * 100;
+            set.insert(first..=first + 9);
+            bound(&mut set, 64);
+            assert!(set.len() <= 64);
+        }
+        for i in 0..10_000u64 {
+            assert!(set.gaps(&(i * i % 65_537 * 100..=i * i % 65_537 * 100 + 9)).next().is_none());
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rangemap::RangeInclusiveSet;
 
+use super::ranges;
 use super::tracker::TrackerKind;
 
 /// One round over the map.
@@ -79,6 +80,10 @@ pub struct SourceStats {
 /// Rounds are kept for this long.
 const HISTORY: usize = 64;
 
+/// The most ranges by which a round knows what it has read. With more, what lies between the nearest
+/// ones counts as read as well: the round may end early, which costs nothing but precise numbers.
+const MAX_COVERED: usize = 1024;
+
 /// Cuts a sequence of readings into rounds: one ends where addresses come again.
 pub(super) struct Rounds {
     started: Instant,
@@ -124,6 +129,7 @@ impl Rounds {
     /// A range has been read. With `complete`, nothing more will come in this round.
     pub fn read(&mut self, range: RangeInclusive<u64>, bytes: u64, took: Duration, complete: bool) {
         self.covered.insert(range);
+        ranges::bound(&mut self.covered, MAX_COVERED);
         self.dirty_bytes = self.dirty_bytes.saturating_add(bytes);
         self.busy += took;
         self.totals.dirty_bytes = self.totals.dirty_bytes.saturating_add(bytes);
@@ -161,6 +167,11 @@ impl Rounds {
         self.busy = Duration::ZERO;
     }
 
+    /// How many ranges it keeps.
+    pub fn num_ranges(&self) -> usize {
+        self.covered.len()
+    }
+
     pub fn totals(&self) -> DirtyStats {
         self.totals
     }
@@ -191,6 +202,21 @@ mod tests {
         let history: Vec<u64> = rounds.history().map(|round| round.dirty_bytes).collect();
         assert_eq!(history, [15, 10, 0]);
         assert_eq!(rounds.totals().dirty_bytes, 25);
+    }
+
+    #[test]
+    fn a_round_of_scattered_readings_is_bounded_and_still_ends() {
+        let mut rounds = Rounds::new();
+        for i in 0..100_000u64 {
+            let at = i * 7919 % 100_003 * 10;
+            rounds.begin(&(at..=at));
+            rounds.read(at..=at, 1, Duration::ZERO, false);
+            assert!(rounds.num_ranges() <= MAX_COVERED);
+        }
+        assert_eq!(rounds.totals().dirty_bytes, 100_000);
+        let before = rounds.totals().rounds;
+        rounds.begin(&(0..=u64::MAX));
+        assert_eq!((rounds.totals().rounds, rounds.num_ranges()), (before + 1, 0));
     }
 
     #[test]

@@ -89,6 +89,9 @@ impl<'a> BitmapSink<'a> {
     }
 }
 
+/// Parts of pages that are kept apart: a caller decides by what it asks for.
+const MAX_OWED: usize = 1024;
+
 impl Run {
     /// Notes what a reading of `asked` leaves of a dirty page that it cuts.
     pub(super) fn owe(&mut self, page: u64, asked: &RangeInclusive<u64>) {
@@ -96,6 +99,12 @@ impl Run {
         let last = first | (self.page.bytes() - 1);
         self.owed.insert(first..=last);
         self.owed.remove(asked.clone());
+        if self.owed.len() > MAX_OWED {
+            // Then all of those pages come once more.
+            for range in std::mem::take(&mut self.owed) {
+                self.add_pages(&range);
+            }
+        }
     }
 
     /// Delivers what earlier readings have left in a range.

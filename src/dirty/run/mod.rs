@@ -27,6 +27,7 @@ use super::map::{EVERYWHERE, Map, Mapping, Piece};
 use super::memory::Memory;
 use super::orphans::Orphans;
 use super::pending::Pending;
+use super::ranges::{self, MAX_KEPT, RANGE_BYTES};
 use super::source::Health;
 use super::stats::{DirtyRound, DirtyStats, Rounds, SourceStats};
 use super::tracker::TrackerKind;
@@ -193,11 +194,13 @@ impl Run {
             self.add_mapped(*part.start().max(range.start()), *part.end().min(range.end()));
         }
         self.unsettled.remove(range.clone());
+        ranges::bound(&mut self.unsettled, MAX_KEPT);
         self.verify(&range);
         Ok(())
     }
 
     fn map_changed(&mut self, range: &RangeInclusive<u64>) {
+        self.pending.set_room(self.page.of(self.map.bytes()));
         for slot in self.slots.iter_mut().filter(|slot| slot.active) {
             slot.tracker.changed(&self.map, range);
         }
@@ -243,6 +246,7 @@ impl Run {
         self.scratch = Some(scratch);
         self.union = Some(union);
         self.tracking = true;
+        self.pending.set_room(self.page.of(self.map.bytes()));
         // Before any log starts: a reset behind that loses it.
         for user in self.users.iter_mut().flatten() {
             user.resets_seen = user.health.as_ref().map_or(0, Health::resets);
@@ -408,9 +412,13 @@ impl Run {
         let words: usize = words.into_iter().flatten().map(Words::footprint).sum();
         let trackers: usize = self.slots.iter().map(|slot| slot.tracker.footprint()).sum();
         let kept = self.pending.footprint() + self.orphans.footprint();
+        let sets = [&self.suspect, &self.unsettled, &self.owed].map(RangeInclusiveSet::len);
+        let blind = self.slots.iter().filter_map(|slot| slot.tracker.blind());
+        let ranges = sets.into_iter().chain(blind.map(RangeInclusiveSet::len)).sum::<usize>();
+        let ranges = (ranges + self.rounds.num_ranges()) * RANGE_BYTES;
         DirtyStats {
             mapped_bytes: self.map.bytes(),
-            memory_bytes: kept + (words + trackers) as u64,
+            memory_bytes: kept + (words + trackers + ranges) as u64,
             errors: self.errors.total,
             ..self.rounds.totals()
         }

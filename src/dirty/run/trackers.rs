@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::super::bitmap::PageSize;
 use super::super::map::{EVERYWHERE, Piece};
+use super::super::ranges::{self, MAX_KEPT};
 use super::super::source::{Health, Source};
 use super::super::stats::{SourceStats, per_second};
 use super::super::tracker::{
@@ -344,6 +345,7 @@ impl Run {
                 let Some(slot) = self.slots.get_mut(i).filter(|slot| slot.active) else { break };
                 if let Some(error) = slot.find_hole(piece) {
                     self.suspect.insert(piece.range());
+                    ranges::bound(&mut self.suspect, MAX_KEPT);
                     self.record(i, &piece.range(), &error);
                 }
             }

@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 
 use super::super::errors::DirtyError;
 use super::super::map::{Piece, check_range};
+use super::super::ranges::{self, MAX_KEPT};
 use super::super::tracker::TrackerKind;
 use super::deliver::{BitmapSink, callback_failed};
 use super::{Run, Synced};
@@ -70,6 +71,7 @@ impl Run {
         }
         self.map.remove(&range);
         self.suspect.remove(range.clone());
+        ranges::bound(&mut self.suspect, MAX_KEPT);
         self.map_changed(&range);
         Ok(Synced { errors: self.errors.total > before, unwatched })
     }
@@ -147,6 +149,7 @@ impl Run {
             let piece = if blind { &whole } else { piece };
             self.add_piece(piece);
             self.suspect.insert(piece.range());
+            ranges::bound(&mut self.suspect, MAX_KEPT);
             self.errors.add(DirtyError::new(None, TrackerKind::None, &piece.range(), error));
             self.verify(&whole.range());
         }
