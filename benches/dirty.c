@@ -14,6 +14,14 @@
  * every other page dirty. The baseline is one bitmap of the guest. While pages are delivered the need
  * must not depend on the guest; when a source is taken out, all that it had to say is kept until it
  * is delivered, and that is one bitmap.
+ *
+ * dirty-sync-page: a reading of one page of a guest of 1 TiB, in microseconds, each behind a new
+ * mapping, for which the device's log should be started anew, and something else could watch
+ * meanwhile. The baseline is the same reading before the new mapping.
+ *
+ * dirty-unmap: 64 GiB that have to be translated are unmapped, with nothing dirty, in milliseconds.
+ * The baseline is the same with a place that is known. dirty-unmap-memory: what comes into use
+ * meanwhile, in bytes; the baseline is one bitmap of the range.
  */
 #define _GNU_SOURCE
 #include <sys/wait.h>
@@ -99,23 +107,31 @@ static int add_to_own(void *opaque, uint64_t cookie, uint64_t offset, uint64_t p
 typedef int (*sync_fn)(void *, uint64_t, uint64_t, uint64_t, uint64_t *, size_t);
 typedef int (*set_dirty_fn)(void *, uint64_t, uint64_t, uint64_t, const uint64_t *, uint64_t);
 
-static struct vfiomig_dirty *new_run(uint64_t guest, set_dirty_fn set_dirty, void *opaque,
-                                     sync_fn sync, uint64_t *const *logs)
+static struct vfiomig_dirty *new_run_of(const struct vfiomig_mapping *all, set_dirty_fn set_dirty,
+                                        void *opaque)
 {
     struct vfiomig_memory_ops memory = VFIOMIG_MEMORY_OPS_INIT;
     struct vfiomig_dirty_options options = VFIOMIG_DIRTY_OPTIONS_INIT;
-    struct vfiomig_tracker_ops tracker = VFIOMIG_TRACKER_OPS_INIT;
-    struct vfiomig_mapping all = VFIOMIG_MAPPING_INIT;
     struct vfiomig_dirty *run;
-    uint32_t number;
 
     memory.set_dirty = set_dirty;
     options.page_size = PAGE;
+    if (vfiomig_dirty_new(&memory, opaque, &options, &run) || vfiomig_dirty_map(run, all))
+        bench_die("vfiomig_dirty_new");
+    return run;
+}
+
+static struct vfiomig_dirty *new_run(uint64_t guest, set_dirty_fn set_dirty, void *opaque,
+                                     sync_fn sync, uint64_t *const *logs)
+{
+    struct vfiomig_tracker_ops tracker = VFIOMIG_TRACKER_OPS_INIT;
+    struct vfiomig_mapping all = VFIOMIG_MAPPING_INIT;
+    uint32_t number;
+
     tracker.page_size = PAGE;
     tracker.sync = sync;
     all.size = guest;
-    if (vfiomig_dirty_new(&memory, opaque, &options, &run) || vfiomig_dirty_map(run, &all))
-        bench_die("vfiomig_dirty_new");
+    struct vfiomig_dirty *run = new_run_of(&all, set_dirty, opaque);
     for (int i = 0; i < TRACKERS; i++) {
         struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
         source.flags = VFIOMIG_SOURCE_TRACKER | VFIOMIG_SOURCE_REQUIRED;
@@ -289,10 +305,188 @@ static void measure_memory(void)
         bench_die("the need must not depend on the guest, and be at most 1.5 MiB");
 }
 
+/* --- dirty-sync-page ---------------------------------------------------------------------------- */
+
+static int nothing(void *opaque, uint64_t iova, uint64_t length, uint64_t page_size,
+                   uint64_t *bitmap, size_t num_words)
+{
+    (void)opaque, (void)iova, (void)length, (void)page_size, (void)bitmap, (void)num_words;
+    return 0;
+}
+
+/* A device that has a log, in which nothing is ever written. */
+static int log_feature(void *opaque, uint32_t flags, void *data, size_t len)
+{
+    uint32_t feature = flags & 0xffff;
+    return feature >= 6 && feature <= 8 ? 0 : bench_feature(opaque, flags, data, len);
+}
+
+static double sync_page(struct vfiomig_dirty *run, uint64_t iova)
+{
+    uint64_t word = 0;
+    double start = bench_now();
+    int r = vfiomig_dirty_sync(run, iova, PAGE, PAGE, &word, 1);
+    double took = (bench_now() - start) * 1e6;
+    if (r < 0 || word)
+        bench_die("vfiomig_dirty_sync");
+    return took;
+}
+
+static void measure_sync_page(void)
+{
+    struct bench_device state = { .state = VFIOMIG_STATE_RUNNING };
+    struct vfiomig_device_ops ops = VFIOMIG_DEVICE_OPS_INIT;
+    struct vfiomig_tracker_ops tracker = VFIOMIG_TRACKER_OPS_INIT;
+    struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
+    struct vfiomig_source_stats stats = VFIOMIG_SOURCE_STATS_INIT;
+    struct vfiomig_mapping mapping = VFIOMIG_MAPPING_INIT;
+    struct vfiomig_device *device;
+    double ours[RUNS], baseline[RUNS];
+    uint32_t number;
+
+    ops.feature = log_feature;
+    ops.reset = bench_reset;
+    tracker.page_size = PAGE;
+    tracker.sync = nothing;
+    source.flags = VFIOMIG_SOURCE_DEVICE_LOG | VFIOMIG_SOURCE_TRACKER;
+    source.tracker = &tracker;
+    mapping.size = GUEST;
+    if (vfiomig_device_new_ops(&ops, &state, NULL, &device))
+        bench_die("vfiomig_device_new_ops");
+    source.device = device;
+    struct vfiomig_dirty *run = new_run_of(&mapping, take, NULL);
+    if (vfiomig_dirty_add_source(run, &source, &number) || vfiomig_dirty_start(run) ||
+        vfiomig_dirty_get_source(run, number, &stats))
+        bench_die("a run with a device's log");
+    if (stats.tracker != VFIOMIG_TRACKER_DEVICE_LOG)
+        bench_die(stats.note);
+    mapping.size = PAGE;
+    sync_page(run, 0);
+    for (int i = 0; i < RUNS; i++) {
+        /* The first reading in a while is slower on either side. */
+        sync_page(run, 0);
+        baseline[i] = sync_page(run, 0);
+        mapping.iova = 2 * GUEST + (uint64_t)i * 2 * PAGE;
+        if (vfiomig_dirty_map(run, &mapping))
+            bench_die("vfiomig_dirty_map");
+        ours[i] = sync_page(run, 0);
+    }
+    bench_report("dirty-sync-page/new-mapping-1TiB", "us", ours, baseline, RUNS);
+    if (bench_median(ours, RUNS) > 5)
+        bench_die("a reading of one page must take 5 us at the most");
+    /* It is not put off for ever. */
+    if (vfiomig_dirty_collect(run) < 0 || vfiomig_dirty_get_source(run, number, &stats))
+        bench_die("vfiomig_dirty_collect");
+    if (stats.restarts != 1)
+        bench_die("the log must have been started anew once");
+    vfiomig_dirty_free(run);
+    vfiomig_device_free(device);
+}
+
+/* --- dirty-unmap -------------------------------------------------------------------------------- */
+
+static const uint64_t UNMAPPED = 64ull << 30;
+
+static int translate_page(void *opaque, uint64_t iova, uint64_t size, struct vfiomig_place *place)
+{
+    (void)opaque, (void)size;
+    place->cookie = 1;
+    place->offset = iova;
+    place->size = PAGE;
+    return 0;
+}
+
+static int unmap_nothing(void *opaque, uint64_t iova, uint64_t size)
+{
+    (void)opaque, (void)iova, (void)size;
+    return 0;
+}
+
+static double unmap_ms(struct vfiomig_dirty *run, uint32_t flags)
+{
+    struct vfiomig_mapping mapping = VFIOMIG_MAPPING_INIT;
+    mapping.iova = 1ull << 40;
+    mapping.size = UNMAPPED;
+    mapping.flags = flags;
+    if (vfiomig_dirty_map(run, &mapping))
+        bench_die("vfiomig_dirty_map");
+    double start = bench_now();
+    if (vfiomig_dirty_unmap(run, mapping.iova, mapping.size, 0, NULL, 0, unmap_nothing, NULL))
+        bench_die("vfiomig_dirty_unmap");
+    return (bench_now() - start) * 1e3;
+}
+
+static struct vfiomig_dirty *new_unmapping_run(void)
+{
+    struct vfiomig_memory_ops memory = VFIOMIG_MEMORY_OPS_INIT;
+    struct vfiomig_dirty_options options = VFIOMIG_DIRTY_OPTIONS_INIT;
+    struct vfiomig_tracker_ops tracker = VFIOMIG_TRACKER_OPS_INIT;
+    struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
+    struct vfiomig_dirty *run;
+    uint32_t number;
+
+    memory.set_dirty = take;
+    memory.translate = translate_page;
+    options.page_size = PAGE;
+    tracker.page_size = PAGE;
+    tracker.sync = nothing;
+    source.flags = VFIOMIG_SOURCE_TRACKER | VFIOMIG_SOURCE_REQUIRED;
+    source.tracker = &tracker;
+    if (vfiomig_dirty_new(&memory, NULL, &options, &run) ||
+        vfiomig_dirty_add_source(run, &source, &number) || vfiomig_dirty_start(run))
+        bench_die("a run for unmapping");
+    unmap_ms(run, 0);
+    return run;
+}
+
+/* In a process of its own, whose peak begins with what it has. */
+static double unmap_peak(void)
+{
+    int pipes[2], code;
+    double peak;
+    if (pipe(pipes))
+        bench_die("pipe");
+    pid_t pid = fork();
+    if (pid < 0)
+        bench_die("fork");
+    if (!pid) {
+        struct vfiomig_dirty *run = new_unmapping_run();
+        double before = status_bytes("VmHWM");
+        unmap_ms(run, VFIOMIG_MAPPING_TRANSLATE);
+        peak = status_bytes("VmHWM") - before;
+        _exit(write(pipes[1], &peak, sizeof peak) != sizeof peak);
+    }
+    close(pipes[1]);
+    if (read(pipes[0], &peak, sizeof peak) != sizeof peak || waitpid(pid, &code, 0) != pid || code)
+        bench_die("dirty-unmap-memory");
+    close(pipes[0]);
+    return peak;
+}
+
+static void measure_unmap(void)
+{
+    double ours[RUNS], baseline[RUNS], bitmap = (double)words_of(UNMAPPED) * 8;
+    double peak = unmap_peak();
+    bench_report("dirty-unmap-memory/translate-64GiB-clean", "B", &peak, &bitmap, 1);
+    if (peak > 1 << 20)
+        bench_die("unmapping must take 1 MiB at the most");
+    struct vfiomig_dirty *run = new_unmapping_run();
+    for (int i = 0; i < RUNS; i++) {
+        baseline[i] = unmap_ms(run, 0);
+        ours[i] = unmap_ms(run, VFIOMIG_MAPPING_TRANSLATE);
+    }
+    bench_report("dirty-unmap/translate-64GiB-clean", "ms", ours, baseline, RUNS);
+    if (bench_median(ours, RUNS) > 10)
+        bench_die("unmapping what is clean must take 10 ms at the most");
+    vfiomig_dirty_free(run);
+}
+
 int main(void)
 {
     uint64_t *logs[TRACKERS], *copies[TRACKERS];
     measure_memory();
+    measure_unmap();
+    measure_sync_page();
     for (int k = 0; k < TRACKERS; k++) {
         logs[k] = new_bitmap(0);
         copies[k] = new_bitmap(0xff);
