@@ -146,6 +146,11 @@ static long call_vfiomig_device_was_reset(const union argument *a)
     return (long)vfiomig_device_was_reset(a[0].pointer);
 }
 
+static long call_vfiomig_device_accept_reset(const union argument *a)
+{
+    return (long)vfiomig_device_accept_reset(a[0].pointer);
+}
+
 static long call_vfiomig_device_get_fixups(const union argument *a)
 {
     return (long)vfiomig_device_get_fixups(a[0].pointer, a[1].pointer);
@@ -394,6 +399,7 @@ enum row_number {
     ROW_vfiomig_device_run,
     ROW_vfiomig_device_reset,
     ROW_vfiomig_device_was_reset,
+    ROW_vfiomig_device_accept_reset,
     ROW_vfiomig_device_get_fixups,
     ROW_vfiomig_device_get_failure,
     ROW_vfiomig_save_begin,
@@ -732,6 +738,22 @@ static const struct row rows[NUM_ROWS] = {
         },
         .errors = {
             EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, EOPNOTSUPP, ENOTRECOVERABLE
+        },
+    },
+    {
+        .name = "vfiomig_device_accept_reset",
+        .call = call_vfiomig_device_accept_reset,
+        .object = DEVICE,
+        .states = 0x1,
+        .wrong_state = EINVAL,
+        .concurrent = 0,
+        .no_wait = 0,
+        .num_args = 1,
+        .args = {
+            { .kind = A_HANDLE, .object = DEVICE, .name = "device" },
+        },
+        .errors = {
+            EBADF, ENOMEM, EFAULT, EBUSY, ENOTRECOVERABLE
         },
     },
     {

@@ -1005,8 +1005,8 @@ int vfiomig_device_get_state(struct vfiomig_device *device, uint32_t *state);
  * Takes the device to VFIOMIG_STATE_STOP, _RUNNING or _RUNNING_P2P, over whatever states lie
  * between. The states with a data stream are entered by vfiomig_save_begin() and
  * vfiomig_load_begin(). A device that an earlier owner left in one of those is reset first. One
- * that has lost what was loaded goes to STOP only: see vfiomig_device_run(). May take as long as
- * the device does: call it off the main loop.
+ * that has lost what it held of its guest goes to STOP only: see vfiomig_device_run(). May take as
+ * long as the device does: call it off the main loop.
  *
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
  *         -ENOTRECOVERABLE.
@@ -1017,9 +1017,12 @@ int vfiomig_device_set_state(struct vfiomig_device *device, uint32_t state);
 /*
  * Takes the device to RUNNING: the last step on the target after vfiomig_load_commit(), with the
  * fix-ups made; or on a source that was kept stopped. Clears the fix-ups. After an error whose
- * outcome is KEPT or RECOVERED nothing is lost: try again. A device that was reset between the
- * commit and its first run has lost what was loaded, and is not run: -EIO, each time, until the VMM
- * loads it again, or says by vfiomig_device_reset() that it wants it as after power-on.
+ * outcome is KEPT or RECOVERED nothing is lost: try again. A device that was reset while its guest
+ * was stopped (in STOP or STOP_COPY, after the end of its stream, after RELEASE), or between the
+ * commit and its first run, has lost what its guest relies upon, whoever reset it and however that
+ * was found out. It is neither run nor saved: -EIO with outcome RESET, each time, until the VMM
+ * loads it again, or says by vfiomig_device_reset() or vfiomig_device_accept_reset() that it wants
+ * it as after power-on.
  *
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
  *         -ENOTRECOVERABLE.
@@ -1028,8 +1031,11 @@ int vfiomig_device_set_state(struct vfiomig_device *device, uint32_t state);
 int vfiomig_device_run(struct vfiomig_device *device) VFIOMIG_MUST_CHECK;
 
 /*
- * Resets the device with VFIO_DEVICE_RESET: RUNNING, with its contents lost. A save that is under
- * way starts again by itself; a load fails.
+ * Resets the device with VFIO_DEVICE_RESET: RUNNING, as after power-on, which is what the VMM wants
+ * by this call. A save that is under way starts again by itself, and sends the state of the reset
+ * device; a load fails. While somebody else holds the device's lock (-EAGAIN of the kernel) the
+ * reset is tried again for up to a second. If it fails the device is lost; it is tried once more
+ * when the last handle of the device is freed.
  *
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
  *         -ENOTRECOVERABLE.
@@ -1039,14 +1045,28 @@ int vfiomig_device_reset(struct vfiomig_device *device);
 
 /*
  * Says that the device was reset by other means: a function-level reset by its guest, a bus reset
- * by the VMM. A save that is under way starts again by itself; a load fails. Also brings back a
- * device that was lost and that a harder reset has revived.
+ * by the VMM, error recovery on the host. A save whose guest runs starts again by itself; a load
+ * fails. Where the guest was stopped, or had not run since the load, its state in the device is
+ * lost: the save fails with -EIO, and the device is not run any more (see vfiomig_device_run()). A
+ * VMM that has made the reset itself, on purpose, calls vfiomig_device_accept_reset() next. Also
+ * brings back a device that was lost and that a harder reset has revived.
  *
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
  *         -ENOTRECOVERABLE.
  * Since: 0.1.
  */
 int vfiomig_device_was_reset(struct vfiomig_device *device);
+
+/*
+ * Says that a device which has lost what it held in a reset is wanted as it is now, as after
+ * power-on: for a VMM that has reset the device itself by other means than vfiomig_device_reset(),
+ * with its machine for example, after vfiomig_device_was_reset(). It may be run and saved again.
+ * Does nothing to a device that has lost nothing.
+ *
+ * Errors: -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_device_accept_reset(struct vfiomig_device *device);
 
 /*
  * What the VMM must redo before the device runs, after a reset or a load: VFIOMIG_FIXUP_*. Does not
@@ -1182,8 +1202,9 @@ int vfiomig_save_stop(struct vfiomig_save *save) VFIOMIG_MUST_CHECK;
  * same for a guest that stands: to STOP.
  *
  * After an error of VFIOMIG_KEEP the failure structure says whether the guest may go on: outcome
- * KEPT or RECOVERED: nothing is lost, vfiomig_device_run() tries again; RESET: what the device held
- * is gone.
+ * KEPT or RECOVERED: nothing is lost, vfiomig_device_run() tries again; RESET: the device was
+ * reset, by the library or behind it, and what it held of its guest is gone, see
+ * vfiomig_device_run().
  *
  * States: pre-copy, quiesced, stop-copy, ended, failed.
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,

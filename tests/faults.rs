@@ -67,7 +67,9 @@ impl Case {
         let begun = Instant::now();
         let mut done = drive().run(&source.device, &target.device);
         let struck = bad.sim.count(self.op) - counted >= self.nth;
-        let last = bad.sim.count(self.op) - counted == self.nth;
+        // It struck the last change, behind which comes nothing but a look at the state.
+        let looks = u64::from(self.op == Op::Any);
+        let last = bad.sim.count(self.op) - counted <= self.nth + looks;
         self.check_result(&source, &target, &done, contents, last);
         // Keep what can be kept, as a VMM would.
         let mut kept = None;
@@ -86,8 +88,8 @@ impl Case {
         }
         if let Some(Ok(())) = kept {
             assert_eq!(source.sim.state(), State::RUNNING, "{self:?}");
-            // A guest whose device has lost its contents must not go on unawares: either the
-            // failure before said so, or this one, or the device itself was not told.
+            // A guest whose device has lost its contents must not go on unawares: it ran when the
+            // failure before said so, or when the reset came, which may have been its own.
             let intact = source.sim.digest() == contents;
             let told = match &done.result {
                 Err((_, error)) => error.failure().is_some_and(|f| f.outcome == Outcome::Reset),
@@ -107,6 +109,7 @@ impl Case {
                 side.device.was_reset().unwrap();
                 assert_eq!(side.sim.state(), State::RUNNING);
             }
+            side.device.accept_reset().unwrap();
         }
         if self.quirks & quirk::NO_RESET == 0 {
             migrate(&source, &target, drive());
@@ -123,7 +126,10 @@ impl Case {
                 let after = source.sim.digest();
                 assert!([contents, after].contains(&target.sim.digest()), "{self:?}");
                 assert_eq!(target.sim.state(), State::STOP, "{self:?}");
-                assert_eq!(source.sim.state(), State::STOP, "{self:?}");
+                // A device that fails when its guest has left is nobody's loss.
+                let failed = self.effect == Effect::Error && last;
+                let left = if failed { State::ERROR } else { State::STOP };
+                assert!([State::STOP, left].contains(&source.sim.state()), "{self:?}");
             }
             Err((at, error)) => {
                 assert_eq!(*at, self.at, "{self:?}: {error}");
@@ -180,6 +186,9 @@ impl Case {
             if at == self.at && self.beyond_help() {
                 continue;
             }
+            if !failed && self.effect == Effect::Error {
+                continue; // it failed when its guest had left
+            }
             let at_rest = matches!(state, State::STOP | State::RUNNING);
             // A single failure of the very reset that would have helped is beyond help too.
             let reset_failed = matches!(self.op, Op::Reset | Op::Any);
@@ -193,7 +202,12 @@ impl Case {
 
 /// Each operation of a kind in turn, until there is no such operation any more.
 fn sweep(case: Case) -> u64 {
+    // A reset that is held up for ever takes all the library's patience: a few of these will do.
+    let held_up = case.op == Op::Any && case.effect == Effect::Sticky && case.errno == libc::EAGAIN;
     for nth in 1.. {
+        if held_up && nth > 4 {
+            return nth - 1;
+        }
         if !(Case { nth, ..case }).run() {
             return nth - 1;
         }
@@ -271,6 +285,7 @@ fn a_failed_change_and_then_a_failed_recovery() {
                         source.sim.clear_faults();
                         source.sim.guest_reset();
                         source.device.was_reset().unwrap();
+                        source.device.accept_reset().unwrap();
                         if target.sim.state() != State::RUNNING {
                             target.device.reset().unwrap();
                         }
@@ -455,7 +470,7 @@ fn what_was_loaded_and_lost_by_a_reset_is_not_run() {
                     (Code::Io, Outcome::Reset)
                 );
             }
-            assert!(device.run().unwrap_err().message().contains("what was loaded is lost"));
+            assert!(device.run().unwrap_err().message().contains("of its guest is lost"));
             device.set_state(Wanted::Stop).unwrap();
             assert_eq!(device.run().unwrap_err().code(), Code::Io);
             assert_eq!(sim.state(), State::STOP);
@@ -473,9 +488,12 @@ fn what_was_loaded_and_lost_by_a_reset_is_not_run() {
                 device.reset().unwrap();
                 device.run().unwrap();
             }
+            // To be told of another reset is not to be told that it was wanted.
             2 => {
                 sim.guest_reset();
                 device.was_reset().unwrap();
+                assert_eq!(device.run().unwrap_err().code(), Code::Io);
+                device.accept_reset().unwrap();
                 device.run().unwrap();
             }
             _ => {
@@ -556,8 +574,8 @@ proptest! {
     #[test]
     fn whatever_happens_nothing_is_left_half_done(
         flags in prop::sample::select(vec![1u32, 3, 5, 7]),
-        source_quirks in 0u64..(1 << 25),
-        target_quirks in 0u64..(1 << 25),
+        source_quirks in 0u64..(1 << 26),
+        target_quirks in 0u64..(1 << 26),
         quirky: bool,
         source_faults in prop::collection::vec(any_fault(), 0..4),
         target_faults in prop::collection::vec(any_fault(), 0..4),
@@ -590,6 +608,7 @@ proptest! {
             // Whatever is believed of the device: a call that resets it must lead out of it.
             side.sim.guest_reset();
             side.device.was_reset().unwrap();
+            side.device.accept_reset().unwrap();
             prop_assert_eq!(side.sim.state(), State::RUNNING);
         }
         if !quirky {

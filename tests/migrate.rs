@@ -361,8 +361,8 @@ proptest! {
         flags in prop::sample::select(vec![1u32, 3, 5, 7]),
         size in prop_oneof![Just(1u64), Just(255), Just(4095), 1u64..40_000, Just(300_000)],
         initial in 0u64..50_000,
-        quirks in 0u64..(1 << 25),
-        target_quirks in 0u64..(1 << 25),
+        quirks in 0u64..(1 << 26),
+        target_quirks in 0u64..(1 << 26),
         limits in (0u32..3000, 0u32..3000, prop_oneof![Just(0u32), 2u32..7]),
         buffers in prop::collection::vec(4096usize..70_000, 1..5),
         pieces in prop::collection::vec(

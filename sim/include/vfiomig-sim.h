@@ -52,6 +52,7 @@ struct vfiomig_device_ops;
 #define VFIOMIG_SIM_STATE_UNREADABLE    (1ull << 22) /* GET of the state fails with EIO */
 #define VFIOMIG_SIM_FUTURE              (1ull << 23) /* reports unknown migration flags besides its own */
 #define VFIOMIG_SIM_PRECOPY_ALL         (1ull << 24) /* virtio: pre-copy resends the full state each round */
+#define VFIOMIG_SIM_RESET_KEEPS_STATE   (1ull << 25) /* vfio-user servers: a reset leaves the migration state; EINVAL while stopped */
 
 /* How a device is made. Zeros are replaced by defaults where zero means nothing. */
 struct vfiomig_sim_options {
@@ -103,6 +104,7 @@ struct vfiomig_sim_options {
 #define VFIOMIG_SIM_FAULT_HALF   4u  /* SET_STATE: the device stops half-way along its path, then fails;
                                       * LOG_REPORT: forgets what it should have reported, then fails */
 #define VFIOMIG_SIM_FAULT_RESET  5u  /* the guest resets the device just before; the operation meets a dead stream */
+#define VFIOMIG_SIM_FAULT_IGNORED 6u /* SET_STATE: answers that it is done, and does nothing */
 
 /* 0 or -errno. */
 int vfiomig_sim_new(const struct vfiomig_sim_options *options, struct vfiomig_sim **out);

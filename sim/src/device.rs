@@ -131,6 +131,8 @@ enum Struck {
     No,
     Fails(i32),
     Half(i32),
+    /// It is not done, and says that it is.
+    Ignored,
 }
 
 /// What the estimates say.
@@ -147,6 +149,8 @@ pub(crate) struct Core {
     moved: bool,
     /// Found in RESUMING or a saving state without a stream of this owner.
     stale: bool,
+    /// Reset in RESUMING, which it did not leave, and given nothing since.
+    emptied: bool,
     dead: bool,
     contents: Contents,
     streams: Streams,
@@ -191,6 +195,7 @@ impl Core {
             state: options.initial_state,
             moved: false,
             stale: options.initial_state.is_saving() || options.initial_state == State::RESUMING,
+            emptied: false,
             dead: false,
             contents: Contents::new(options.state_size, options.seed),
             streams: Streams::default(),
@@ -302,17 +307,29 @@ impl Core {
     pub fn guest_reset(&mut self) {
         if !self.dead {
             self.power_on();
-            self.moved = true;
+            self.moved |= !self.has(quirk::RESET_KEEPS_STATE);
         }
     }
 
     /// As after power-on.
     fn power_on(&mut self) {
+        self.log = None;
+        self.contents = Contents::new(self.options.state_size, self.options.seed);
+        if self.has(quirk::RESET_KEEPS_STATE) && self.state != State::ERROR {
+            let (model, initial) = (self.options.model, self.options.initial_size);
+            let fresh = SaveStream::new(&self.contents, model, initial, false);
+            if let Some(save) = self.streams.saving() {
+                *save = fresh;
+            }
+            if let Some(load) = self.streams.loading() {
+                *load = LoadStream::new(self.options.state_size, model);
+            }
+            self.emptied = self.state == State::RESUMING;
+            return;
+        }
         self.streams.end_session();
         self.state = State::RUNNING;
         self.stale = false;
-        self.log = None;
-        self.contents = Contents::new(self.options.state_size, self.options.seed);
     }
 
     // Faults.
@@ -353,6 +370,7 @@ impl Core {
             match effect {
                 Effect::Once => {}
                 Effect::Half => return Struck::Half(errno),
+                Effect::Ignored => return Struck::Ignored,
                 Effect::Sticky => self.sticky.push((op, errno)),
                 Effect::Error => self.fail(),
                 Effect::Die => {
@@ -376,7 +394,7 @@ impl Core {
 
     fn begin_plain(&mut self, op: Op) -> Result<(), i32> {
         match self.begin(op) {
-            Struck::No => Ok(()),
+            Struck::No | Struck::Ignored => Ok(()),
             Struck::Fails(errno) | Struck::Half(errno) => Err(errno),
         }
     }
@@ -538,7 +556,7 @@ impl Core {
         };
         let report = Report { iova, length, page_size };
         match self.begin(Op::LogReport) {
-            Struck::No => {}
+            Struck::No | Struck::Ignored => {}
             Struck::Fails(errno) => return Err(errno),
             Struck::Half(errno) => {
                 if let Some(log) = &mut self.log {
@@ -592,9 +610,16 @@ impl Core {
     fn set_state(&mut self, to: State) -> Result<i32, i32> {
         let struck = self.begin(Op::SetState);
         let known = !self.moved;
-        if let Struck::Fails(errno) = struck {
-            self.moved = true;
-            return Err(errno);
+        match struck {
+            Struck::Fails(errno) => {
+                self.moved = true;
+                return Err(errno);
+            }
+            Struck::Ignored => {
+                self.moved = true;
+                return Ok(-1);
+            }
+            Struck::No | Struck::Half(_) => {}
         }
         let result = self.change(to, known, matches!(struck, Struck::Half(_)));
         // Whoever was told no must ask where the device is now.
@@ -674,6 +699,9 @@ impl Core {
 
     /// Out of RESUMING: the driver takes what it was given, or says no.
     fn take_state(&mut self) -> Result<(), i32> {
+        if std::mem::take(&mut self.emptied) {
+            return Ok(());
+        }
         let accepts_all = self.has(quirk::STOP_ACCEPTS_ALL);
         let consumes = self.has(quirk::CONSUMES_ON_ERROR);
         let load = match self.streams.loading() {
@@ -705,6 +733,10 @@ impl Core {
         self.begin_plain(Op::Reset)?;
         if self.has(quirk::NO_RESET) {
             return Err(libc::ENOTTY);
+        }
+        let stopped = matches!(self.state, State::STOP | State::STOP_COPY);
+        if stopped && self.has(quirk::RESET_KEEPS_STATE) {
+            return Err(libc::EINVAL);
         }
         self.power_on();
         self.moved = false;
@@ -804,6 +836,7 @@ impl Core {
             return Err(errno);
         }
         self.check_token(token)?;
+        self.emptied = false;
         self.writes += 1;
         if self.interrupted(self.writes) {
             return Err(libc::EINTR);

@@ -108,6 +108,9 @@ pub mod quirk {
         FUTURE = 23;
         /// virtio: pre-copy sends the full state again each round.
         PRECOPY_ALL = 24;
+        /// vfio-user servers: a reset empties the device and leaves it in its migration state; it is
+        /// refused with EINVAL while the device is stopped.
+        RESET_KEEPS_STATE = 25;
     }
 }
 
@@ -250,12 +253,21 @@ pub enum Effect {
     Half = 4,
     /// The guest resets the device just before; the operation itself is not made to fail.
     Reset = 5,
+    /// A change of state answers that it is done, and does nothing. Others: nothing.
+    Ignored = 6,
 }
 
 impl Effect {
     /// In the order of their numbers.
-    pub const ALL: [Effect; 6] =
-        [Effect::Once, Effect::Sticky, Effect::Error, Effect::Die, Effect::Half, Effect::Reset];
+    pub const ALL: [Effect; 7] = [
+        Effect::Once,
+        Effect::Sticky,
+        Effect::Error,
+        Effect::Die,
+        Effect::Half,
+        Effect::Reset,
+        Effect::Ignored,
+    ];
 }
 
 /// Reads and writes with a rate sleep at most this long at once.

@@ -587,6 +587,37 @@ fn quirks_of_states_and_features() {
 }
 
 #[test]
+fn a_reset_that_keeps_the_state_empties_the_device_and_is_refused_while_it_is_stopped() {
+    let mut source = dut(small(quirk::RESET_KEEPS_STATE));
+    let empty = source.sim.digest();
+    source.sim.guest_write(0, 10, 1).unwrap();
+    let fd = source.set(State::PRE_COPY).unwrap();
+    source.drain(fd);
+    source.transport.reset().unwrap();
+    assert_eq!(source.get_state(), Ok(State::PRE_COPY.0));
+    assert_eq!(source.sim.digest(), empty);
+    // The stream begins again.
+    assert!(!source.drain(fd).is_empty());
+    source.set(State::STOP_COPY).unwrap();
+    assert_eq!(source.transport.reset(), Err(Errno(libc::EINVAL)));
+    source.set(State::STOP).unwrap();
+    assert_eq!(source.transport.reset(), Err(Errno(libc::EINVAL)));
+
+    let (stream, _) = full_stream(0);
+    let mut target = target(quirk::RESET_KEEPS_STATE);
+    let fd = target.set(State::RESUMING).unwrap();
+    target.write(fd, &stream).unwrap();
+    target.transport.reset().unwrap();
+    assert_eq!(target.get_state(), Ok(State::RESUMING.0));
+    let empty = target.sim.digest();
+    target.set(State::RUNNING).unwrap();
+    assert_eq!(target.sim.digest(), empty);
+    for dut in [&source, &target] {
+        dut.violations(0);
+    }
+}
+
+#[test]
 fn there_is_a_test_for_every_quirk() {
     // Whoever adds one must add its test here: the tests above name every constant.
     let source = include_str!("device.rs");
@@ -654,6 +685,13 @@ fn faults_strike_the_nth_operation_of_their_kind() {
     assert_eq!(reset.read(fd, 10), Err(libc::ENODEV));
     assert_eq!(reset.get_state(), Ok(2));
     assert_eq!(reset.sim.digest(), dut(small(0)).sim.digest());
+
+    let mut ignored = dut(small(0));
+    ignored.sim.inject(Op::SetState, 1, libc::EIO, Effect::Ignored);
+    assert_eq!(ignored.set(State::STOP), Ok(-1));
+    assert_eq!(ignored.get_state(), Ok(2));
+    assert_eq!(ignored.set(State::STOP), Ok(-1));
+    assert_eq!(ignored.get_state(), Ok(1));
 
     let mut any = dut(small(0));
     any.sim.inject(Op::Any, 3, libc::EPERM, Effect::Once);

@@ -203,8 +203,8 @@ pub unsafe extern "C" fn vfiomig_device_get_state(
 /// Takes the device to VFIOMIG_STATE_STOP, _RUNNING or _RUNNING_P2P, over whatever states lie
 /// between. The states with a data stream are entered by vfiomig_save_begin() and
 /// vfiomig_load_begin(). A device that an earlier owner left in one of those is reset first. One
-/// that has lost what was loaded goes to STOP only: see vfiomig_device_run(). May take as long as
-/// the device does: call it off the main loop.
+/// that has lost what it held of its guest goes to STOP only: see vfiomig_device_run(). May take as
+/// long as the device does: call it off the main loop.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_device_set_state(device: *mut vfiomig_device, state: u32) -> c_int {
     with(&table::DEVICE_SET_STATE, device.addr(), |device: &mut Device| {
@@ -214,27 +214,45 @@ pub extern "C" fn vfiomig_device_set_state(device: *mut vfiomig_device, state: u
 
 /// Takes the device to RUNNING: the last step on the target after vfiomig_load_commit(), with the
 /// fix-ups made; or on a source that was kept stopped. Clears the fix-ups. After an error whose
-/// outcome is KEPT or RECOVERED nothing is lost: try again. A device that was reset between the
-/// commit and its first run has lost what was loaded, and is not run: -EIO, each time, until the
-/// VMM loads it again, or says by vfiomig_device_reset() that it wants it as after power-on.
+/// outcome is KEPT or RECOVERED nothing is lost: try again. A device that was reset while its guest
+/// was stopped (in STOP or STOP_COPY, after the end of its stream, after RELEASE), or between the
+/// commit and its first run, has lost what its guest relies upon, whoever reset it and however that
+/// was found out. It is neither run nor saved: -EIO with outcome RESET, each time, until the VMM
+/// loads it again, or says by vfiomig_device_reset() or vfiomig_device_accept_reset() that it wants
+/// it as after power-on.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_device_run(device: *mut vfiomig_device) -> c_int {
     with(&table::DEVICE_RUN, device.addr(), |device: &mut Device| device.run())
 }
 
-/// Resets the device with VFIO_DEVICE_RESET: RUNNING, with its contents lost. A save that is
-/// under way starts again by itself; a load fails.
+/// Resets the device with VFIO_DEVICE_RESET: RUNNING, as after power-on, which is what the VMM wants
+/// by this call. A save that is under way starts again by itself, and sends the state of the reset
+/// device; a load fails. While somebody else holds the device's lock (-EAGAIN of the kernel) the
+/// reset is tried again for up to a second. If it fails the device is lost; it is tried once more
+/// when the last handle of the device is freed.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_device_reset(device: *mut vfiomig_device) -> c_int {
     with(&table::DEVICE_RESET, device.addr(), |device: &mut Device| device.reset())
 }
 
 /// Says that the device was reset by other means: a function-level reset by its guest, a bus reset
-/// by the VMM. A save that is under way starts again by itself; a load fails. Also brings back a
-/// device that was lost and that a harder reset has revived.
+/// by the VMM, error recovery on the host. A save whose guest runs starts again by itself; a load
+/// fails. Where the guest was stopped, or had not run since the load, its state in the device is
+/// lost: the save fails with -EIO, and the device is not run any more (see vfiomig_device_run()). A
+/// VMM that has made the reset itself, on purpose, calls vfiomig_device_accept_reset() next. Also
+/// brings back a device that was lost and that a harder reset has revived.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_device_was_reset(device: *mut vfiomig_device) -> c_int {
     with(&table::DEVICE_WAS_RESET, device.addr(), |device: &mut Device| device.was_reset())
+}
+
+/// Says that a device which has lost what it held in a reset is wanted as it is now, as after
+/// power-on: for a VMM that has reset the device itself by other means than vfiomig_device_reset(),
+/// with its machine for example, after vfiomig_device_was_reset(). It may be run and saved again. Does
+/// nothing to a device that has lost nothing.
+#[unsafe(no_mangle)]
+pub extern "C" fn vfiomig_device_accept_reset(device: *mut vfiomig_device) -> c_int {
+    with(&table::DEVICE_ACCEPT_RESET, device.addr(), |device: &mut Device| device.accept_reset())
 }
 
 /// What the VMM must redo before the device runs, after a reset or a load: VFIOMIG_FIXUP_*. Does

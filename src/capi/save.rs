@@ -192,8 +192,8 @@ pub extern "C" fn vfiomig_save_stop(save: *mut vfiomig_save) -> c_int {
 /// VFIOMIG_KEEP_STOPPED: the same for a guest that stands: to STOP.
 ///
 /// After an error of VFIOMIG_KEEP the failure structure says whether the guest may go on: outcome
-/// KEPT or RECOVERED: nothing is lost, vfiomig_device_run() tries again; RESET: what the device held
-/// is gone.
+/// KEPT or RECOVERED: nothing is lost, vfiomig_device_run() tries again; RESET: the device was reset,
+/// by the library or behind it, and what it held of its guest is gone, see vfiomig_device_run().
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_save_finish(save: *mut vfiomig_save, ending: u32) -> c_int {
     with(&table::SAVE_FINISH, save.addr(), |save: &mut Save| match ending {

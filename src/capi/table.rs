@@ -59,6 +59,9 @@ pub(super) const DEVICE_RESET: Entry =
 pub(super) const DEVICE_WAS_RESET: Entry =
     Entry { name: "vfiomig_device_was_reset", states: 0b1, wrong_state: Code::Inval };
 
+pub(super) const DEVICE_ACCEPT_RESET: Entry =
+    Entry { name: "vfiomig_device_accept_reset", states: 0b1, wrong_state: Code::Inval };
+
 pub(super) const DEVICE_GET_FIXUPS: Entry =
     Entry { name: "vfiomig_device_get_fixups", states: 0b1, wrong_state: Code::Inval };
 

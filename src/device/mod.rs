@@ -4,11 +4,13 @@
 //! brings the device to a known state when a change fails. It owns the data fd of the session
 //! that is open, if any; what flows through it is the business of the layers above.
 
+mod contents;
 mod events;
 pub mod fsm;
 mod identity;
 mod probe;
 mod recovery;
+mod reset;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,6 +26,7 @@ use crate::session::{Load, LoadOptions, Save, SaveOptions};
 use crate::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 use crate::transport::{DataFd, DmaLog, FeatureLog, Transport, current_thread_token};
+use contents::Contents;
 use probe::Probed;
 
 /// What the VMM must redo before the device may run: bits, also in `vfiomig.h`.
@@ -89,18 +92,6 @@ struct Log {
     changes: u64,
 }
 
-/// Whose contents a device holds.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Contents {
-    /// Those of whoever runs it here.
-    Own,
-    /// They came by a load, and it was not run since.
-    Loaded,
-    /// The same, and it was reset since without the VMM asking for that. A guest would go on with a
-    /// device that has forgotten it: it is not run.
-    Lost,
-}
-
 /// The device, locked.
 pub(crate) struct Locked<'a> {
     inner: MutexGuard<'a, Inner>,
@@ -119,6 +110,8 @@ pub(crate) struct Inner {
     data: Option<DataFd>,
     pub(crate) session: Session,
     contents: Contents,
+    /// The last reset has failed: it is tried once more when the device is let go.
+    owes_reset: bool,
     /// Rises with every reset: a session of an earlier epoch is dead.
     epoch: u64,
     log: Log,
@@ -153,7 +146,8 @@ impl Device {
             identity,
             data: None,
             session: Session::None,
-            contents: Contents::Own,
+            contents: Contents::Live,
+            owes_reset: false,
             epoch: 0,
             log,
             fixups: Arc::clone(&fixups),
@@ -203,9 +197,10 @@ impl Device {
 
     /// Takes the device to RUNNING, from wherever it is: the last step after a load, or the way
     /// back. Clears the fix-ups: the VMM has made them. After an error whose outcome is
-    /// [`Outcome::Kept`] or [`Outcome::Recovered`] the device is whole: try again. What a load has
-    /// brought and a reset has taken since is not run, until [`Device::reset`] or
-    /// [`Device::was_reset`] says that an empty device is what is wanted.
+    /// [`Outcome::Kept`] or [`Outcome::Recovered`] the device is whole: try again. A device that was
+    /// reset while its guest was stopped, or between a load and its first run, is not run:
+    /// [`Code::Io`] with [`Outcome::Reset`], until another state is loaded, or [`Device::reset`] or
+    /// [`Device::accept_reset`] says that an empty device is what is wanted.
     pub fn run(&self) -> Result<()> {
         let mut inner = self.lock()?;
         let epoch = inner.epoch();
@@ -218,30 +213,34 @@ impl Device {
         Ok(())
     }
 
-    /// Resets the device with `VFIO_DEVICE_RESET` and drops an open session's data.
+    /// Resets the device with `VFIO_DEVICE_RESET`, drops an open session's data, and says that the
+    /// device is wanted as after power-on.
     pub fn reset(&self) -> Result<()> {
         let mut inner = self.lock()?;
         let result = inner.reset();
-        inner.contents = Contents::Own;
+        inner.accept_loss();
         inner.remember(result)
     }
 
     /// Says that the device was reset by other means: a function-level reset by the guest, a bus
-    /// reset by the VMM. A save that is under way starts again by itself; a load fails.
+    /// reset, error recovery on the host. A save whose guest runs starts again by itself; a load
+    /// fails. Where the guest was stopped, what the device held of it is lost: see
+    /// [`Device::run`].
     pub fn was_reset(&self) -> Result<()> {
         let mut inner = self.lock()?;
-        inner.drop_data();
-        inner.state = None;
-        inner.next_epoch();
-        inner.contents = Contents::Own;
-        inner.note_fixups(Fixups::AFTER_RESET_OR_LOAD);
-        let result = inner.ask_state().map(|state| {
-            if state == State::Running {
-                inner.forget_bad_state();
-            }
-        });
-        inner.emit(EventKind::Reset, None, Outcome::Reset, 0);
+        let result = inner.note_told_reset();
         inner.remember(result)
+    }
+
+    /// Says that a device which has lost what it held in a reset is wanted as it is now, as after
+    /// power-on: for a VMM that has reset the device itself, on purpose and by other means than
+    /// [`Device::reset`].
+    pub fn accept_reset(&self) -> Result<()> {
+        let mut inner = self.lock()?;
+        if inner.contents_are_lost() {
+            inner.accept_loss();
+        }
+        Ok(())
     }
 
     /// What the VMM must redo before the device runs: bits of [`Fixups`]. Never waits.
@@ -359,17 +358,11 @@ impl Inner {
         self.epoch
     }
 
-    fn next_epoch(&mut self) {
+    /// The device was reset, out of `before`.
+    fn next_epoch(&mut self, before: Option<State>) {
         self.epoch += 1;
-        if self.contents == Contents::Loaded {
-            self.contents = Contents::Lost;
-        }
+        self.lose_contents(before);
         self.log_is_lost();
-    }
-
-    /// Notes that a load begins, or has ended well.
-    pub(crate) fn note_load(&mut self, committed: bool) {
-        self.contents = if committed { Contents::Loaded } else { Contents::Own };
     }
 
     /// A reset may have lost what the device had logged.
@@ -442,13 +435,8 @@ impl Inner {
         if !self.caps.can_migrate() {
             return Err(err!(NotSupported, "the device has no migration states"));
         }
-        if self.contents == Contents::Loaded && to != State::Stop {
-            // It may have been reset behind the library's back, and would run without complaint.
-            let _ = self.query_state();
-        }
-        if self.contents == Contents::Lost && to != State::Stop {
-            return Err(load_lost(self));
-        }
+        // A device that has lost its contents may be stopped, but not run.
+        self.check_contents().or_else(|lost| if to == State::Stop { Ok(()) } else { Err(lost) })?;
         let before = self.state;
         let usable = before.is_some_and(|state| self.fsm.supports(state));
         if !usable || before.is_some_and(State::has_session) {
@@ -457,7 +445,7 @@ impl Inner {
             let left_by_an_earlier_owner = self.epoch() == 0 && before == self.caps.initial_state;
             self.reset()?;
             if !left_by_an_earlier_owner {
-                return Err(contents_lost(self, before));
+                return Err(self.contents_lost(before));
             }
         }
         self.transition(to, Recover::Stay).map(drop)
@@ -496,11 +484,11 @@ impl Inner {
 
 impl Drop for Inner {
     /// The last handle of the device goes: sessions have ended before (they hold the device), so
-    /// only a session state without a session can be left, for example after a panic. Some
-    /// drivers keep such a state over a close and fail the next owner.
+    /// only a session state without a session can be left, for example after a panic, or where a
+    /// reset has failed. Some drivers keep such a state over a close and fail the next owner.
     fn drop(&mut self) {
         self.drop_data();
-        if self.session == Session::None {
+        if self.session == Session::None && !self.owes_reset {
             return;
         }
         if let Err(error) = self.reset() {
@@ -514,8 +502,7 @@ pub(crate) fn wrong_state(what: &str, state: &str) -> Error {
     Error::new(Code::Inval, format!("{what} is not allowed {state}"))
 }
 
-use recovery::load_lost;
-pub(crate) use recovery::{Recover, contents_lost, describe, elapsed_ns};
+pub(crate) use recovery::{Recover, describe, elapsed_ns};
 
 impl Inner {
     /// The driver's present estimate of the stop-copy stream, in bytes.

@@ -167,14 +167,8 @@ pub(super) fn probe(
         }
         Ok(state) => {
             caps.initial_state = Some(state);
-            if state.has_session() {
-                add(
-                    ReasonCode::StaleState,
-                    format!(
-                        "the device is in {state}, left there by an earlier owner; loading resets \
-                         it, for anything else reset it first"
-                    ),
-                );
+            if let Some(text) = why_stale(state) {
+                add(ReasonCode::StaleState, format!("the device is in {state}{text}"));
             }
         }
         Err(errno) => {
@@ -224,6 +218,28 @@ pub(super) fn probe(
     }
     probe_dma_logging(transport, &mut caps, &mut reasons);
     Ok(Probed { caps, reasons })
+}
+
+/// What it means that a device was found in this state, where that is not RUNNING.
+fn why_stale(state: State) -> Option<&'static str> {
+    match state {
+        State::Running => None,
+        State::Stop => Some(
+            ", where an earlier owner stopped it, and will not work for a guest until it is run \
+             (vfiomig_device_run()), loaded or reset; it can be saved as it is",
+        ),
+        State::RunningP2p => Some(
+            ", where an earlier owner left it: it starts no peer-to-peer DMA until it is run \
+             (vfiomig_device_run())",
+        ),
+        State::Other(_) => Some(
+            ", a state that this library does not know; loading resets it, for anything else \
+             reset it first",
+        ),
+        _ => Some(
+            ", left there by an earlier owner; loading resets it, for anything else reset it first",
+        ),
+    }
 }
 
 fn no_migration() -> Caps {

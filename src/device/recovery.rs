@@ -10,8 +10,8 @@
 use std::time::Instant;
 
 use super::events::EventKind;
-use super::fsm::State;
-use super::{Contents, Fixups, Inner, probe};
+use super::fsm::{Path, State};
+use super::{Inner, probe};
 use crate::error::{Code, Errno, Error, Failure, Operation, Outcome, Result};
 use crate::transport::DataFd;
 use crate::uapi;
@@ -24,17 +24,21 @@ pub(crate) enum Recover {
     /// Nowhere: a device that stopped on the way, in a state without a stream, is whole, and the
     /// caller may try again. Otherwise reset.
     Stay,
-    /// Reset at once, unless the device is still where it was.
+    /// Reset at once, unless the device is still where it was. Nothing is believed that cannot be
+    /// asked for either: where a load is under way, the source can still go on.
     Reset,
 }
 
 /// What a request for a change brought.
-enum Changed {
+pub(super) enum Changed {
     Done,
     /// The kernel's errno.
     Refused(Errno),
     /// The driver broke the interface's rules.
     Broken(&'static str),
+    /// The device was reset behind the library's back: it was not where it was believed to be, or
+    /// did not stay where it went.
+    Reset,
 }
 
 impl Inner {
@@ -62,34 +66,37 @@ impl Inner {
             }));
         };
         if path.steps.is_empty() {
+            self.arrived(to);
             return Ok(0);
         }
         self.may_write();
+        let epoch = self.epoch();
         let start = Instant::now();
         let changed = self.request(to, path.opens_data);
         let ns = elapsed_ns(start);
-        let (errno, why) = match changed {
+        let (code, errno, why) = match self.confirm(from, to, path.opens_data, changed, recover) {
             Changed::Done => {
-                self.state = Some(to);
-                if to == State::Running {
-                    self.contents = Contents::Own;
-                }
                 self.emit(EventKind::StateChanged, Some(from), Outcome::Kept, ns);
                 return Ok(ns);
             }
-            Changed::Refused(errno) => (errno, errno.to_string()),
-            Changed::Broken(why) => (Errno(libc::EIO), why.to_owned()),
+            Changed::Refused(errno) => (errno.code(), errno.0, errno.to_string()),
+            Changed::Broken(why) => (Code::Io, libc::EIO, why.to_owned()),
+            Changed::Reset => (Code::Io, 0, "the device was reset meanwhile".to_owned()),
         };
         log::warn!(target: "vfiomig::device", "{from} -> {to} failed: {why}");
-        let outcome = self.recover(from, recover);
+        let outcome = match self.recover(from, &path, recover) {
+            // Where it was brought back to, it is empty.
+            Outcome::Kept | Outcome::Recovered if self.epoch() != epoch => Outcome::Reset,
+            outcome => outcome,
+        };
         let text = format!(
             "taking the device from {from} to {to} failed: {why}; {}",
             describe(outcome, self.state)
         );
-        Err(Error::new(errno.code(), text).with_failure(Failure {
+        Err(Error::new(code, text).with_failure(Failure {
             operation: Operation::SetState,
             ioctl: uapi::VFIO_DEVICE_FEATURE,
-            errno: errno.0,
+            errno,
             state_before: Some(from),
             state_wanted: Some(to),
             state_after: self.state,
@@ -99,8 +106,62 @@ impl Inner {
         }))
     }
 
+    /// Holds what the driver answered against where the device is now. A driver that answers 0 and
+    /// does not go there would commit nothing, or keep a device running that is being read.
+    fn confirm(
+        &mut self,
+        from: State,
+        to: State,
+        opened_data: bool,
+        changed: Changed,
+        recover: Recover,
+    ) -> Changed {
+        match changed {
+            Changed::Done => {}
+            Changed::Reset => {
+                self.note_found_reset(Some(from));
+                return changed;
+            }
+            Changed::Refused(_) | Changed::Broken(_) => return changed,
+        }
+        self.arrived(to);
+        match probe::get_state(self.transport.as_mut()) {
+            Ok(now) if now == to => Changed::Done,
+            Err(errno) if recover == Recover::Reset => Changed::Refused(errno),
+            // The kernel's 0 counts where there is no other word.
+            Err(_) => Changed::Done,
+            // Where it came from RUNNING and has no data fd to show, it did not go anywhere, as far
+            // as can be told.
+            Ok(State::Running) if opened_data || from != State::Running => {
+                self.found(State::Running);
+                match to {
+                    // The save notices, and starts again.
+                    State::PreCopy | State::PreCopyP2p => Changed::Done,
+                    _ => Changed::Reset,
+                }
+            }
+            Ok(now) => {
+                self.state = Some(now);
+                Changed::Broken("the driver answers that it is done, and it is not")
+            }
+        }
+    }
+
+    /// The device is in a state that was asked for.
+    fn arrived(&mut self, at: State) {
+        self.state = Some(at);
+        match at {
+            State::Running => {
+                self.set_live();
+                self.forget_bad_state();
+            }
+            State::Stop | State::StopCopy => self.hold_contents(),
+            _ => {}
+        }
+    }
+
     /// The request itself, and the bookkeeping of data fds.
-    fn request(&mut self, to: State, opens_data: bool) -> Changed {
+    pub(super) fn request(&mut self, to: State, opens_data: bool) -> Changed {
         let mut payload = [0; 8];
         let (state, fd) = payload.split_at_mut(4);
         state.copy_from_slice(&to.raw().to_ne_bytes());
@@ -133,9 +194,12 @@ impl Inner {
                 self.transport.data_close(DataFd(fd));
                 Changed::Done
             }
+            // The stream went on as far as anybody knew; the kernel had to open one: the device had
+            // left its session, and only a reset does that unasked.
             (false, true) => {
+                log::warn!(target: "vfiomig::device", "a data fd came where one was open; closed");
                 self.transport.data_close(DataFd(fd));
-                Changed::Broken("the driver returned a data fd where none belongs")
+                Changed::Reset
             }
             (false, false) => Changed::Done,
         }
@@ -144,36 +208,40 @@ impl Inner {
     /// Asks the device where it is, and believes it.
     pub(crate) fn query_state(&mut self) -> std::result::Result<State, Errno> {
         let state = probe::get_state(self.transport.as_mut())?;
+        self.found(state);
+        Ok(state)
+    }
+
+    /// The device is in `state`, asked for or not.
+    fn found(&mut self, state: State) {
         let before = self.state.replace(state);
         if before == Some(state) {
-            return Ok(state);
+            return;
         }
         // Moved behind our back: an open stream is dead.
         if !state.has_session() {
             self.drop_data();
         }
-        // Only a reset leads from a session, or from what was loaded, to RUNNING unasked. Sessions
-        // notice by the epoch. In STOP_COPY the guest stands still and cannot have done it: that
-        // save fails instead.
-        let held = before.is_some_and(State::has_session) || self.contents == Contents::Loaded;
-        if held && state == State::Running {
-            match before {
-                Some(State::StopCopy) => self.log_is_lost(),
-                _ => self.next_epoch(),
-            }
-            self.note_fixups(Fixups::AFTER_RESET_OR_LOAD);
-            self.emit(EventKind::Reset, before, Outcome::Reset, 0);
+        // Only a reset leads to RUNNING unasked. Sessions notice by the epoch; that a guest which
+        // was stopped cannot have done it is remembered with the contents.
+        if before.is_some() && state == State::Running {
+            self.note_found_reset(before);
         }
-        Ok(state)
     }
 
     /// The ladder after a failed change from `from`.
-    pub(crate) fn recover(&mut self, from: State, recover: Recover) -> Outcome {
-        let found = self.query_state();
+    fn recover(&mut self, from: State, path: &Path, recover: Recover) -> Outcome {
+        let found = probe::get_state(self.transport.as_mut());
+        match found {
+            // On the way that it was sent: it stopped there, and nobody has reset it.
+            Ok(found) if path.steps.contains(&found) => self.state = Some(found),
+            Ok(found) => self.found(found),
+            Err(_) => {}
+        }
+        self.drop_data();
         if found == Ok(from) && !from.has_session() {
             return Outcome::Kept;
         }
-        self.drop_data();
         let mut outcome = None;
         let at_rest = matches!(found, Ok(State::Stop | State::Running | State::RunningP2p));
         if recover == Recover::Stay && at_rest {
@@ -204,78 +272,9 @@ impl Inner {
                 self.emit(EventKind::StateChanged, Some(found), Outcome::Kept, elapsed_ns(start));
                 true
             }
-            Changed::Refused(_) | Changed::Broken(_) => false,
+            Changed::Refused(_) | Changed::Broken(_) | Changed::Reset => false,
         }
     }
-
-    /// `VFIO_DEVICE_RESET`, and a look at whether it worked.
-    pub(crate) fn reset(&mut self) -> Result<()> {
-        let before = self.state.take();
-        self.drop_data();
-        let start = Instant::now();
-        let done = self.transport.reset();
-        let after = match done {
-            // A device without migration has no state to read.
-            Ok(()) if !self.caps.can_migrate() => Ok(State::Running),
-            Ok(()) => self.query_state(),
-            Err(errno) => Err(errno),
-        };
-        self.next_epoch();
-        self.note_fixups(Fixups::AFTER_RESET_OR_LOAD);
-        if after == Ok(State::Running) {
-            self.state = Some(State::Running);
-            self.forget_bad_state();
-            self.emit(EventKind::Reset, before, Outcome::Reset, elapsed_ns(start));
-            return Ok(());
-        }
-        let (errno, why) = match after {
-            Ok(state) => (Errno(libc::EIO), format!("the device is in {state} afterwards")),
-            Err(errno) => (errno, errno.to_string()),
-        };
-        // Whatever the device does now, nothing that is believed of it can be relied upon.
-        self.state = None;
-        self.emit(EventKind::Reset, before, Outcome::Lost, elapsed_ns(start));
-        Err(Error::new(
-            errno.code(),
-            format!("resetting the device failed: {why}; the device is lost until a harder reset"),
-        )
-        .with_failure(Failure {
-            operation: Operation::Reset,
-            ioctl: uapi::VFIO_DEVICE_RESET,
-            errno: errno.0,
-            state_before: before,
-            state_wanted: Some(State::Running),
-            state_after: None,
-            outcome: Outcome::Lost,
-            fixups: self.fixups(),
-            ..Failure::default()
-        }))
-    }
-}
-
-/// A change that was to keep what a device holds, and ended in a reset.
-pub(crate) fn contents_lost(device: &Inner, before: Option<State>) -> Error {
-    let text = "the device could not be brought back and was reset: what it held is lost";
-    after_reset(device, before, text)
-}
-
-/// What was loaded went with a reset before it ran.
-pub(crate) fn load_lost(device: &Inner) -> Error {
-    let text = "what was loaded is lost: the device was reset before it ran; load it again, or reset \
-                it on purpose to run it as after power-on";
-    after_reset(device, device.state_now(), text)
-}
-
-fn after_reset(device: &Inner, before: Option<State>, text: &str) -> Error {
-    Error::new(Code::Io, text).with_failure(Failure {
-        operation: Operation::SetState,
-        state_before: before,
-        state_wanted: Some(State::Running),
-        state_after: device.state_now(),
-        outcome: Outcome::Reset,
-        fixups: device.fixups(),
-        ..Failure::default()
-    })
 }
 
 fn lost() -> Error {

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use crate::device::{Inner, State};
-use crate::error::{Code, Errno, Error, Failure, Operation, Result, err};
+use crate::error::{Code, Errno, Error, Failure, Operation, Outcome, Result, err};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::transport::{DataFd, Direction, PrecopyInfo};
 use crate::uapi;
@@ -74,11 +74,13 @@ pub(crate) fn read_failed(device: &mut Inner, errno: Errno) -> Error {
         "reading the device's state failed: {errno}; the device is in {}",
         after.map_or("an unknown state".to_owned(), |s| s.to_string())
     );
+    let outcome = if device.contents_are_lost() { Outcome::Reset } else { Outcome::Kept };
     Error::new(errno.code(), text).with_failure(Failure {
         operation: Operation::DataRead,
         errno: errno.0,
         state_before: before,
         state_after: after,
+        outcome,
         fixups: device.fixups(),
         ..Failure::default()
     })

@@ -196,6 +196,8 @@ impl Core {
             },
         };
         inner.session = Session::None;
+        // The load never had anything of a guest that could be lost.
+        inner.note_load(false);
         let state = inner.state_now();
         let fixups = inner.fixups();
         let sofar = self.stats.load();
@@ -571,6 +573,7 @@ impl Drop for Load {
         }
         core.set_phase(Phase::Failed);
         inner.session = Session::None;
+        inner.note_load(false);
         if let Err(error) = inner.reset() {
             log::error!(target: "vfiomig::load", "ending a load that was dropped: {error}");
         }

@@ -16,7 +16,7 @@ use super::stats::{AtomicSaveStats, SaveNumbers, SaveStats, Shared, add, set};
 use super::{DEFAULT_FRAME, MIN_BUFFER};
 use crate::cancel::Cancel;
 use crate::device::{Device, EventKind, Inner, Locked, Session, State, wrong_state};
-use crate::device::{Recover, contents_lost, elapsed_ns};
+use crate::device::{Recover, elapsed_ns};
 use crate::error::{Errno, Error, Failure, Outcome, Result, err};
 use crate::protocol::v2::{self, ReadStep};
 use crate::stream::{DecodeLimits, Format, MAX_PAYLOAD};
@@ -195,6 +195,8 @@ impl Save {
         {
             let mut inner = device.lock()?;
             inner.check_can_migrate()?;
+            let whole = inner.check_contents();
+            inner.remember(whole)?;
             origin = match inner.state_now() {
                 Some(state @ (State::Running | State::Stop | State::RunningP2p)) => state,
                 Some(state) if state.has_session() && inner.session == Session::None => {
@@ -399,6 +401,11 @@ impl Save {
         if inner.epoch() == self.epoch {
             return Ok(());
         }
+        // What a stopped guest had there is not to be had again, and what is there now is not its.
+        if inner.contents_are_lost() {
+            self.phase = Phase::Failed;
+            return Err(inner.contents_lost(inner.state_now()));
+        }
         // What was not sent need not be taken back, for which the format may have no way.
         let begun = self.frames.begun() || self.sections.begun() || self.initial.ever_marked();
         if begun || self.phase == Phase::StopCopy {
@@ -410,10 +417,8 @@ impl Save {
     /// Begins again also where the device was reset and nobody has said so: before a change of
     /// state, which would otherwise start from a state that the device is not in.
     fn restart_if_reset(&mut self, inner: &mut Inner) -> Result<()> {
-        if inner.data().is_some() {
-            // The answer does not matter: a reset shows in the epoch, anything else in the change.
-            let _ = inner.query_state();
-        }
+        // The answer does not matter: a reset shows in the epoch, anything else in the change.
+        let _ = inner.query_state();
         self.restart_after_reset(inner)
     }
 
@@ -522,11 +527,24 @@ impl Save {
         let device = self.device.clone();
         let mut inner = device.lock()?;
         let result = self.change(&mut inner, |save, inner| {
-            save.quiesce_device(inner)?;
+            save.quiesce_or_restart(inner)?;
             save.phase = Phase::Quiesced;
             Ok(())
         });
         self.note(&mut inner, result)
+    }
+
+    /// Quiesces the device. One that was reset since the last look is quiesced in the save that
+    /// starts again.
+    fn quiesce_or_restart(&mut self, inner: &mut Inner) -> Result<()> {
+        let Err(error) = self.quiesce_device(inner) else { return Ok(()) };
+        // Without an errno of the driver's: it was not the ladder that has reset the device.
+        let found = error.failure().is_some_and(|f| f.outcome == Outcome::Reset && f.errno == 0);
+        if !found {
+            return Err(error);
+        }
+        self.restart_after_reset(inner)?;
+        self.quiesce_device(inner)
     }
 
     fn quiesce_device(&mut self, inner: &mut Inner) -> Result<()> {
@@ -572,6 +590,8 @@ impl Save {
     }
 
     fn stop_device(&mut self, inner: &mut Inner) -> Result<()> {
+        // The vCPUs are stopped: a reset from here on is not the guest's.
+        inner.hold_contents();
         if self.phase == Phase::PreCopy {
             self.quiesce_device(inner)?;
         }
@@ -622,38 +642,35 @@ impl Save {
         // After an error nothing is certain: ask. Where there is no answer, what is believed will
         // do: the kernel knows where the device is, and a wrong path only fails.
         let _ = inner.query_state();
-        if before == Some(State::StopCopy)
-            && inner.state_now() == Some(State::Running)
-            && ending.keeps()
-        {
-            // Reset behind the library's back, while the guest stood still and could not notice.
-            let lost = contents_lost(inner, before);
-            if ending == Ending::KeepStopped {
-                let _ = inner.transition(State::Stop, Recover::Stay);
-            }
-            return Err(lost);
-        }
         let on_the_way = inner.state_now().is_some_and(|at| inner.fsm().path(at, to).is_some());
         let walk = match on_the_way {
             true => inner.transition(to, Recover::Stay).map(|ns| set(&self.stats.finish_ns, ns)),
             false => inner.reset().and_then(|()| match ending.keeps() {
                 false => Ok(()),
-                true => Err(contents_lost(inner, before)),
+                true => Err(inner.contents_lost(before)),
             }),
         };
         inner.drop_data();
-        match (ending, inner.state_now()) {
+        let ended = match (ending, inner.state_now()) {
             // Nothing of the guest is needed here any more, wherever the ladder ended; the device
             // must only not run beside its twin.
             (Ending::Release, Some(State::Running | State::RunningP2p)) => {
                 inner.transition(State::Stop, Recover::Reset).map(drop)
             }
-            // Nor may it run while its guest stands, whatever became of its contents.
+            // Nor may it run while its guest is stopped, whatever became of its contents.
             (Ending::KeepStopped, Some(State::Running)) if walk.is_err() => {
                 let _ = inner.transition(State::Stop, Recover::Stay);
                 walk
             }
             _ => walk,
+        };
+        // However the reset was found, and wherever the device is now.
+        match ended {
+            Ok(()) if ending.keeps() && inner.contents_are_lost() => {
+                Err(inner.contents_lost(before))
+            }
+
+            ended => ended,
         }
     }
 

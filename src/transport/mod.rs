@@ -72,6 +72,12 @@ pub trait Transport: Send {
     /// `VFIO_DEVICE_RESET`.
     fn reset(&mut self) -> Result<(), Errno>;
 
+    /// Whether a reset may succeed and leave the device in its migration state, or be refused
+    /// because of it: servers of virtual devices do both, the kernel neither.
+    fn keeps_state_over_reset(&self) -> bool {
+        false
+    }
+
     /// Reads device state; as `read(2)`.
     fn data_read(&mut self, data: DataFd, buf: &mut [u8]) -> Result<usize, Errno>;
 

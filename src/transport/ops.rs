@@ -247,6 +247,10 @@ impl Transport for OpsTransport {
         uninterrupted(|| status(unsafe { reset(self.opaque) }))
     }
 
+    fn keeps_state_over_reset(&self) -> bool {
+        true
+    }
+
     fn data_read(&mut self, data: DataFd, buf: &mut [u8]) -> Result<usize, Errno> {
         let Some(read) = self.ops.data_read else { return fd_read(data, buf) };
         let len = buf.len();

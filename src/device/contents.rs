@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Whose contents a device holds, and whether a reset has taken them.
+//!
+//! A guest that runs may reset its device, and knows that it did. A guest that is stopped cannot have
+//! done it: whoever resets its device then (a bus reset, error recovery on the host) takes state
+//! that the guest relies upon. That is remembered until the VMM says that it wants an empty device,
+//! or loads another state.
+
+use super::{Inner, State};
+use crate::error::{Code, Error, Failure, Operation, Outcome, Result};
+
+/// Whose contents a device holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Contents {
+    /// Those of a guest that runs, or of nobody that this library knows of.
+    Live,
+    /// Those of a guest that is stopped.
+    Held,
+    /// They came by a load, and the device was not run since.
+    Loaded,
+    /// They were held or loaded, and a reset has taken them, when the device was in this state. A
+    /// guest would go on with a device that has forgotten it: it is neither run nor saved.
+    Lost(Option<State>),
+}
+
+impl Contents {
+    /// Whether a reset takes something that cannot be had again.
+    pub fn are_at_stake(self) -> bool {
+        matches!(self, Contents::Held | Contents::Loaded)
+    }
+}
+
+impl Inner {
+    /// The guest was stopped, by the caller's word or because its device was: from here on it
+    /// cannot reset the device itself.
+    pub(crate) fn hold_contents(&mut self) {
+        if self.contents == Contents::Live {
+            self.contents = Contents::Held;
+        }
+    }
+
+    /// The guest runs again.
+    pub(super) fn set_live(&mut self) {
+        if !self.contents_are_lost() {
+            self.contents = Contents::Live;
+        }
+    }
+
+    /// Notes that a load begins or has failed, or has ended well.
+    pub(crate) fn note_load(&mut self, committed: bool) {
+        self.contents = if committed { Contents::Loaded } else { Contents::Live };
+    }
+
+    /// A reset was made, by whomever; the device was in `before`.
+    pub(super) fn lose_contents(&mut self, before: Option<State>) {
+        if self.contents.are_at_stake() {
+            self.contents = Contents::Lost(before);
+        }
+    }
+
+    /// The VMM wants the device as after power-on.
+    pub(super) fn accept_loss(&mut self) {
+        self.contents = Contents::Live;
+    }
+
+    pub(crate) fn contents_are_lost(&self) -> bool {
+        matches!(self.contents, Contents::Lost(_))
+    }
+
+    /// The error for contents that a reset has taken: now, with the device in `before`, or earlier.
+    pub(crate) fn contents_lost(&self, before: Option<State>) -> Error {
+        let before = match self.contents {
+            Contents::Lost(earlier) => earlier,
+            _ => before,
+        };
+        let text = "the device was reset, and what it held of its guest is lost: load it again, or \
+                    reset it on purpose to use it as after power-on";
+        Error::new(Code::Io, text).with_failure(Failure {
+            operation: Operation::SetState,
+            state_before: before,
+            state_wanted: Some(State::Running),
+            state_after: self.state,
+            outcome: Outcome::Reset,
+            fixups: self.fixups(),
+            ..Failure::default()
+        })
+    }
+
+    /// Looks whether the device was reset behind the library while its guest was stopped, where it
+    /// would otherwise go on without complaint; refuses one that has lost its contents.
+    pub(crate) fn check_contents(&mut self) -> Result<()> {
+        if self.contents.are_at_stake() {
+            // The answer does not matter: a reset is noted, and anything else shows in the change
+            // that follows.
+            let _ = self.query_state();
+        }
+        match self.contents_are_lost() {
+            true => Err(self.contents_lost(self.state)),
+            false => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Resets: the library's own, those that it is told of, and those that it finds.
+//!
+//! The kernel's reset takes a device to RUNNING and ends its data stream. A device behind callbacks
+//! may be reset and stay in its migration state, and may refuse a reset while it is stopped: it is
+//! walked to RUNNING then (docs/kernel-interface.md).
+
+use std::time::{Duration, Instant};
+
+use super::events::EventKind;
+use super::fsm::State;
+use super::recovery::{Changed, elapsed_ns};
+use super::{Fixups, Inner, Session, probe};
+use crate::error::{Errno, Error, Failure, Operation, Outcome, Result};
+use crate::uapi;
+
+/// How long a reset is tried again while somebody else holds the device's lock: error recovery and
+/// resets of a neighbour take tens to hundreds of milliseconds.
+const PATIENCE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+impl Inner {
+    /// Resets the device, and looks whether that worked.
+    pub(crate) fn reset(&mut self) -> Result<()> {
+        let before = self.state.take();
+        self.drop_data();
+        let start = Instant::now();
+        let after = self.reset_to_running();
+        self.next_epoch(before);
+        self.note_fixups(Fixups::AFTER_RESET_OR_LOAD);
+        self.owes_reset = after != Ok(State::Running);
+        if after == Ok(State::Running) {
+            self.state = Some(State::Running);
+            self.forget_bad_state();
+            self.emit(EventKind::Reset, before, Outcome::Reset, elapsed_ns(start));
+            return Ok(());
+        }
+        let (errno, why) = match after {
+            Ok(state) => (Errno(libc::EIO), format!("the device is in {state} afterwards")),
+            Err(errno) => (errno, errno.to_string()),
+        };
+        // Whatever the device does now, nothing that is believed of it can be relied upon.
+        self.state = None;
+        self.emit(EventKind::Reset, before, Outcome::Lost, elapsed_ns(start));
+        Err(Error::new(
+            errno.code(),
+            format!("resetting the device failed: {why}; the device is lost until a harder reset"),
+        )
+        .with_failure(Failure {
+            operation: Operation::Reset,
+            ioctl: uapi::VFIO_DEVICE_RESET,
+            errno: errno.0,
+            state_before: before,
+            state_wanted: Some(State::Running),
+            state_after: None,
+            outcome: Outcome::Lost,
+            fixups: self.fixups(),
+            ..Failure::default()
+        }))
+    }
+
+    /// The device was reset by others, as the VMM says.
+    pub(super) fn note_told_reset(&mut self) -> Result<()> {
+        let before = self.state;
+        self.drop_data();
+        self.next_epoch(before);
+        self.note_fixups(Fixups::AFTER_RESET_OR_LOAD);
+        self.state = None;
+        let result = self.ask_state().map(|state| {
+            self.owes_reset = false;
+            // A load that is under way is abandoned by a reset of its own.
+            if self.session != Session::Loading {
+                let _ = self.leave_kept_state(state);
+            }
+            if self.state == Some(State::Running) {
+                self.forget_bad_state();
+            }
+        });
+        self.emit(EventKind::Reset, before, Outcome::Reset, 0);
+        result
+    }
+
+    /// The device was reset behind the library's back: it was in `before`.
+    pub(super) fn note_found_reset(&mut self, before: Option<State>) {
+        self.next_epoch(before);
+        self.note_fixups(Fixups::AFTER_RESET_OR_LOAD);
+        self.emit(EventKind::Reset, before, Outcome::Reset, 0);
+    }
+
+    /// The reset itself; returns the state of the device afterwards.
+    fn reset_to_running(&mut self) -> std::result::Result<State, Errno> {
+        match self.try_reset() {
+            // A device without migration has no state to read.
+            Ok(()) if !self.caps.can_migrate() => return Ok(State::Running),
+            Ok(()) => {}
+            // Refused by a server because the device is stopped.
+            Err(Errno(libc::EINVAL)) if self.transport.keeps_state_over_reset() => {
+                if self.query_state()? == State::Running {
+                    return Err(Errno(libc::EINVAL));
+                }
+            }
+            Err(errno) => return Err(errno),
+        }
+        let kept = self.query_state()?;
+        if kept == State::Running || !self.leave_kept_state(kept) {
+            return Ok(kept);
+        }
+        // On the way, a device that was being loaded may have taken what it had been given.
+        self.try_reset()?;
+        self.query_state()
+    }
+
+    /// `VFIO_DEVICE_RESET`; again for a while where somebody else holds the device's lock.
+    fn try_reset(&mut self) -> std::result::Result<(), Errno> {
+        let start = Instant::now();
+        let mut pause = Duration::from_millis(1);
+        loop {
+            match self.transport.reset() {
+                Err(Errno(libc::EAGAIN | libc::EBUSY | libc::EINTR))
+                    if start.elapsed() < PATIENCE =>
+                {
+                    std::thread::sleep(pause);
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Takes a device that a reset has left in `kept` to RUNNING; returns whether it is there now.
+    fn leave_kept_state(&mut self, kept: State) -> bool {
+        if kept == State::Running {
+            return true;
+        }
+        // Walking a kernel's driver out of a session without its data fd has brought kernels down;
+        // and no kernel keeps one over a reset.
+        let may_walk = !kept.has_session() || self.transport.keeps_state_over_reset();
+        if !may_walk || self.fsm.path(kept, State::Running).is_none() {
+            return false;
+        }
+        let asked = matches!(self.request(State::Running, false), Changed::Done);
+        if asked && probe::get_state(self.transport.as_mut()) == Ok(State::Running) {
+            self.state = Some(State::Running);
+            return true;
+        }
+        false
+    }
+}
