@@ -81,7 +81,7 @@ static void it_fails_and_recovers(void)
 		struct vfiomig_failure failure = VFIOMIG_FAILURE_INIT;
 		unsigned long long before, faults_before = kmod_count(victim, "counters", "faults");
 		struct kmod_result result;
-		int reset, again;
+		int reset, again, run;
 
 		kmod_set(&source, "touch", "0 %llu", SIZE);
 		before = kmod_digest(&source);
@@ -116,8 +116,14 @@ static void it_fails_and_recovers(void)
 			expect_raw(&target, "target", nth, VFIOMIG_STATE_STOP, VFIOMIG_STATE_STOP);
 			EXPECT(kmod_digest(&target), before);
 		}
-		/* Whatever it was, it is over. */
-		OK(vfiomig_device_run(from));
+		/* Whatever it was, it is over; but a device that lost what a stopped guest had is not run. */
+		run = vfiomig_device_run(from);
+		if (run) {
+			EXPECT(run, -EIO);
+			EXPECT(kmod_digest(&source), source_power_on);
+			OK(vfiomig_device_accept_reset(from));
+			OK(vfiomig_device_run(from));
+		}
 		OK(vfiomig_device_reset(to));
 		EXPECT(kmod_digest(&target), target_power_on);
 		kmod_migrate_well(&source, from, &target, to, &(struct kmod_way){ 0 }, NULL);
@@ -158,6 +164,42 @@ static void a_reset_that_fails(void)
 	CALL(vfiomig_device_reset(to), -EIO);
 	no_more_faults(&target);
 	OK(vfiomig_device_reset(to));
+	kmod_migrate_well(&source, from, &target, to, &way, NULL);
+	kmod_end(&source, from);
+	kmod_end(&target, to);
+}
+
+/* The kernel answers EAGAIN while somebody else has the device's lock. */
+static void a_reset_that_is_held_up(void)
+{
+	struct vfiomig_failure failure = VFIOMIG_FAILURE_INIT;
+	struct kmod_way way = { 0 };
+	struct lab_device source, target;
+	struct vfiomig_device *from = kmod_new(&source, 7, SIZE, 1, LAB_GROUP);
+	struct vfiomig_device *to = kmod_new(&target, 7, SIZE, 2, LAB_GROUP);
+	struct kmod_result result;
+
+	kmod_set(&target, "max_write", "1000");
+	kmod_set(&target, "fail_write", "2 %d", EIO);
+	kmod_set(&target, "fail_reset", "1 %d 3", EAGAIN);
+	result = kmod_migrate(from, to, &way, NULL, NULL);
+	CHECK(result.step && result.target_failed, "nothing failed");
+	OK(vfiomig_device_get_failure(to, &failure));
+	EXPECT(failure.outcome, VFIOMIG_OUTCOME_RESET);
+	lab_expect_state(&target, to, VFIOMIG_STATE_RUNNING);
+	/* For longer than the library waits: at the latest when the device is let go. */
+	kmod_set(&target, "fail_write", "2 %d", EIO);
+	kmod_set(&target, "fail_reset", "1 %d 0", EAGAIN);
+	result = kmod_migrate(from, to, &way, NULL, NULL);
+	CHECK(result.step && result.target_failed, "nothing failed");
+	OK(vfiomig_device_get_failure(to, &failure));
+	EXPECT(failure.outcome, VFIOMIG_OUTCOME_LOST);
+	EXPECT(lab_raw_state(target.fd), VFIOMIG_STATE_RESUMING);
+	no_more_faults(&target);
+	vfiomig_device_free(to);
+	EXPECT(lab_raw_state(target.fd), VFIOMIG_STATE_RUNNING);
+	to = lab_handle(&target);
+	no_more_faults(&source);
 	kmod_migrate_well(&source, from, &target, to, &way, NULL);
 	kmod_end(&source, from);
 	kmod_end(&target, to);
@@ -384,6 +426,7 @@ int main(void)
 	f.knob = "fail_read";
 	lab_run_arg(it_fails_and_recovers, &f, "kmod-faults-source-no-pre-copy-read");
 	lab_run("kmod-faults-reset", a_reset_that_fails);
+	lab_run("kmod-faults-reset-held-up", a_reset_that_is_held_up);
 	lab_run_arg(resets_in_pre_copy, &manners[1], "kmod-faults-flr-blocking");
 	lab_run_arg(resets_in_pre_copy, &manners[0], "kmod-faults-flr-nonblock");
 	lab_run("kmod-faults-flr-in-read", resets_during_a_blocking_read);

@@ -261,8 +261,8 @@ static inline struct kmod_result kmod_migrate(struct vfiomig_device *from, struc
 	if (ret == VFIOMIG_DRAINED) {
 		if (meanwhile)
 			meanwhile(save, load, way, &result);
-		if (result.step || kmod_failed(&result, "quiesce", vfiomig_save_quiesce(save), 0) ||
-		    kmod_failed(&result, "stop", vfiomig_save_stop(save), 0))
+		if (result.step || kmod_failed(&result, "quiesce", lab_insist(vfiomig_save_quiesce, save), 0) ||
+		    kmod_failed(&result, "stop", lab_insist(vfiomig_save_stop, save), 0))
 			goto out;
 		ret = kmod_pass(save, load, way, &result);
 	}

@@ -579,6 +579,13 @@ int lab_pump(struct vfiomig_save *save, struct lab_bytes *stream, size_t cap)
     return ret;
 }
 
+int lab_insist(int (*call)(struct vfiomig_save *), struct vfiomig_save *save)
+{
+    int ret = call(save);
+
+    return ret == -EAGAIN ? call(save) : ret;
+}
+
 struct vfiomig_save *lab_save_begin_to_end(struct vfiomig_device *device, uint32_t flags,
                                            size_t cap, struct lab_bytes *stream)
 {

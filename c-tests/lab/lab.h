@@ -152,6 +152,11 @@ struct lab_bytes lab_read_file(const char *path);
  * returns that. Fails if anything beyond cap is written.
  */
 int lab_pump(struct vfiomig_save *save, struct lab_bytes *stream, size_t cap);
+/*
+ * Quiesces or stops, also where the device has begun its initial data again since it was complete (a
+ * reset, for example), which is said once before anything is stopped.
+ */
+int lab_insist(int (*call)(struct vfiomig_save *), struct vfiomig_save *save);
 /* A whole save: pre-copy (unless flags say no), quiesce, stop, end. The session is still open. */
 struct vfiomig_save *lab_save_begin_to_end(struct vfiomig_device *device, uint32_t flags,
                                            size_t cap, struct lab_bytes *stream);

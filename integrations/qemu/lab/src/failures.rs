@@ -89,6 +89,8 @@ enum End {
     Stays,
     /// The guest runs nowhere, as its device came to harm when the source had let go of it.
     Stopped,
+    /// The guest is stopped on the source: its device was reset while it could not have done it.
+    StoppedHere,
     /// As `OneSide`; in QEMU's format the contents may be damaged, as nothing in it shows that.
     Unnoticed,
     /// The migration is none the worse for it, in QEMU's format.
@@ -177,8 +179,10 @@ const STOP_CONT_SENDING: Case = several(
     "several-stop-cont-sending",
     &[Other::new(STOP_COPY)],
 );
-const RESET_STOP_COPY: Case =
-    event("source-data-fd-dies-stopcopy", Phase::StopCopy, Event::ResetSourceDevice);
+const RESET_STOP_COPY: Case = ending(
+    event("source-data-fd-dies-stopcopy", Phase::StopCopy, Event::ResetSourceDevice),
+    End::StoppedHere,
+);
 
 const CASES: [Case; 49] = [
     event("cancel-precopy", Phase::PreCopy, Event::Cancel),
@@ -415,12 +419,14 @@ fn judge(
         || completed
             && matches!(target, Life::Dead(_))
             && matches!(case.happens, Some((_, Event::KillTarget)));
-    let stopped = matches!(target, Life::Alive { status, .. } if status == "internal-error");
+    let stopped =
+        |side: &Life| matches!(side, Life::Alive { status, .. } if status == "internal-error");
     match (source.runs(), target.runs()) {
         (true, false) if case.end == End::Stays => None,
         _ if case.end == End::Stays => Some("the guest does not stay where it was".into()),
-        (false, false) if case.end == End::Stopped && stopped => None,
-        _ if case.end == End::Stopped => {
+        (false, false) if case.end == End::Stopped && stopped(target) => None,
+        (false, false) if case.end == End::StoppedHere && stopped(source) => None,
+        _ if matches!(case.end, End::Stopped | End::StoppedHere) => {
             Some("the guest is not stopped by what its device has come to".into())
         }
         (true, true) if case.end == End::BothAllowed => None,
