@@ -76,6 +76,8 @@ fi
 # A few cases of the model and of property tests: what these find only in thousands of cases, another
 # test should find in one. A timeout is a failure noticed.
 status=0
+# Without debug information: most of the time goes into linking tests.
+export CARGO_PROFILE_DEV_DEBUG=0
 # shellcheck disable=SC2086 # one word per argument
 VFIOMIG_MODEL_CASES=${VFIOMIG_MODEL_CASES:-300} PROPTEST_CASES=${PROPTEST_CASES:-64} \
 	VFIOMIG_SHUTTLE_SCHEDULES=${VFIOMIG_SHUTTLE_SCHEDULES:-100} \
