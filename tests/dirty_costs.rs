@@ -18,7 +18,7 @@ const PAGE: u64 = 4096;
 const GIB: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;
 
-/// Peaks are those of the process: one test at a time.
+/// Peaks are those of the process: one test at a time, also those that look at none.
 static ALONE: Mutex<()> = Mutex::new(());
 
 fn alone() -> MutexGuard<'static, ()> {
@@ -216,6 +216,7 @@ fn many_dirty_pages_in_many_places_are_unmapped_with_bounded_memory() {
 /// The VMM's callback drops what it needs for translating.
 #[test]
 fn what_was_dirty_before_is_delivered_though_the_vmm_forgets_where_it_is() {
+    let _alone = alone();
     for (pages, piece) in [(16, PAGE), (5000, PAGE), (5000, 64 * PAGE)] {
         for refuses in [false, true] {
             let vmm = Shared::default();
@@ -245,6 +246,7 @@ fn what_was_dirty_before_is_delivered_though_the_vmm_forgets_where_it_is() {
 
 #[test]
 fn pages_whose_place_is_unknown_come_when_it_is_known() {
+    let _alone = alone();
     let vmm = Shared::default();
     let (mut run, tracked) = started(&vmm, &[translated(0, 64 * PAGE)]);
     tracked.write(5 * PAGE, 2, 20);
@@ -263,6 +265,7 @@ fn pages_whose_place_is_unknown_come_when_it_is_known() {
 
 #[test]
 fn a_page_that_is_unmapped_again_and_again_is_kept_once() {
+    let _alone = alone();
     let vmm = Shared::default();
     let (mut run, tracked) = started(&vmm, &[]);
     vmm.get().refuses = true;
@@ -285,6 +288,7 @@ fn a_page_that_is_unmapped_again_and_again_is_kept_once() {
 
 #[test]
 fn when_too_much_waits_for_the_vmm_nothing_more_is_unmapped() {
+    let _alone = alone();
     let vmm = Shared::default();
     let (mut run, tracked) = started(&vmm, &[]);
     vmm.get().refuses = true;
@@ -390,6 +394,7 @@ fn dirty(run: &mut Run, iova: u64, pages: u64) -> Vec<u64> {
 
 #[test]
 fn a_new_mapping_does_not_make_a_reading_of_one_page_read_the_whole_map() {
+    let _alone = alone();
     const TIB: u64 = 1 << 40;
     for (still, tracked) in [(true, false), (false, true)] {
         let vmm = Shared::default();
@@ -418,6 +423,7 @@ fn a_new_mapping_does_not_make_a_reading_of_one_page_read_the_whole_map() {
 
 #[test]
 fn readings_piece_by_piece_start_a_log_anew_once_per_round() {
+    let _alone = alone();
     const PIECES: u64 = 64;
     let size = PIECES * 64 * PAGE;
     for (still, tracked) in [(true, false), (false, true)] {
@@ -477,6 +483,7 @@ fn pages_of(n: u64, iova: impl Fn(u64) -> u64) -> BTreeSet<(u64, u64)> {
 
 #[test]
 fn dirty_pages_that_are_scattered_take_bounded_memory_and_none_is_lost() {
+    let _alone = alone();
     let vmm = Shared::default();
     let (mut run, tracked) = started(&vmm, &[]);
     let iova = |i: u64| i * 256 * MIB;
@@ -499,6 +506,7 @@ fn dirty_pages_that_are_scattered_take_bounded_memory_and_none_is_lost() {
 
 #[test]
 fn mappings_that_a_page_table_does_not_have_take_bounded_memory_and_are_all_dirty() {
+    let _alone = alone();
     let vmm = Shared::default();
     let options = RunOptions { page_size: PAGE, ..RunOptions::default() };
     let mut run = Run::new(vmm.clone(), options).unwrap();
@@ -515,7 +523,7 @@ fn mappings_that_a_page_table_does_not_have_take_bounded_memory_and_are_all_dirt
         }
     }
     let kept = run.stats().memory_bytes - least;
-    assert!((1..=MIB).contains(&kept), "{kept}");
+    assert!((1..=MIB / 4).contains(&kept), "{kept}");
     assert_eq!(run.num_errors(), 64);
     for _ in 0..2 {
         assert!(run.collect().unwrap().unwatched);
@@ -529,6 +537,7 @@ fn mappings_that_a_page_table_does_not_have_take_bounded_memory_and_are_all_dirt
 
 #[test]
 fn pages_that_are_read_in_parts_take_bounded_memory_and_come_completely() {
+    let _alone = alone();
     const LARGE: u64 = 16 * PAGE;
     let vmm = Shared::default();
     let options = RunOptions { page_size: LARGE, ..RunOptions::default() };
@@ -544,7 +553,7 @@ fn pages_that_are_read_in_parts_take_bounded_memory_and_come_completely() {
         assert_eq!(dirty(&mut run, iova + LARGE, 1), [0; 0]);
     }
     let kept = run.stats().memory_bytes - least;
-    assert!((1..=MIB).contains(&kept), "{kept}");
+    assert!((1..=MIB / 16).contains(&kept), "{kept}");
     let mut rest = 0;
     for i in 0..MANY {
         let iova = 3 * i * LARGE;
@@ -557,6 +566,7 @@ fn pages_that_are_read_in_parts_take_bounded_memory_and_come_completely() {
 
 #[test]
 fn readings_here_and_there_take_bounded_memory() {
+    let _alone = alone();
     let vmm = Shared::default();
     let (mut run, _) = started(&vmm, &[plain(0, GIB, 1, 0)]);
     let least = run.stats().memory_bytes;
@@ -569,6 +579,7 @@ fn readings_here_and_there_take_bounded_memory() {
 
 #[test]
 fn what_comes_into_a_doubtful_window_in_many_pieces_is_dirty_once() {
+    let _alone = alone();
     let vmm = Shared::default();
     let window = Mapping { window: true, ..plain(0, MANY * 2 * PAGE, 0, 0) };
     let (mut run, _) = logged(&vmm, &[window], true, false);
@@ -582,7 +593,7 @@ fn what_comes_into_a_doubtful_window_in_many_pieces_is_dirty_once() {
         run.map(plain(iova(i), PAGE, 1, iova(i))).unwrap();
     }
     let kept = run.stats().memory_bytes - least;
-    assert!(kept <= MIB, "{kept}");
+    assert!(kept <= MIB / 4, "{kept}");
     run.collect().unwrap();
     assert_eq!(vmm.take(), pages_of(MANY, iova));
     run.collect().unwrap();
