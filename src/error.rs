@@ -4,8 +4,10 @@
 //! release. An errno from a driver that is outside the set is reported as [`Code::Io`], with the
 //! raw number kept in [`Failure::errno`].
 
+use std::borrow::Cow;
 use std::fmt;
 
+use crate::alloc;
 use crate::device::State;
 
 /// Result of the library's calls.
@@ -170,32 +172,42 @@ pub struct Failure {
     pub offset: u64,
 }
 
-/// An error of the library.
-#[derive(Clone, Debug)]
+/// An error of the library. Making one needs no memory that it cannot do without: where there is
+/// none for its text, the text is what its code means in general.
+#[derive(Debug)]
 pub struct Error {
     code: Code,
-    message: String,
-    failure: Option<Box<Failure>>,
+    message: Cow<'static, str>,
+    failure: Option<Failure>,
 }
 
 impl Error {
     /// An error with a code and a text.
-    pub fn new(code: Code, message: impl Into<String>) -> Error {
+    pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Error {
         Error { code, message: message.into(), failure: None }
+    }
+
+    /// The same, put together here.
+    pub fn from_args(code: Code, message: fmt::Arguments<'_>) -> Error {
+        let text = match message.as_str() {
+            Some(text) => Cow::Borrowed(text),
+            None => alloc::format(message).map_or(Cow::Borrowed(code.what()), Cow::Owned),
+        };
+        Error { code, message: text, failure: None }
     }
 
     /// Adds what was going on.
     #[must_use]
     pub fn with_failure(mut self, mut failure: Failure) -> Error {
         failure.code = self.code.to_ret();
-        self.failure = Some(Box::new(failure));
+        self.failure = Some(failure);
         self
     }
 
     /// Changes the recorded failure, creating an empty one first where there is none.
     #[must_use]
     pub(crate) fn amend(mut self, change: impl FnOnce(&mut Failure)) -> Error {
-        let mut failure = self.failure.take().unwrap_or_default();
+        let mut failure = self.failure.unwrap_or_default();
         failure.code = self.code.to_ret();
         change(&mut failure);
         self.failure = Some(failure);
@@ -204,8 +216,16 @@ impl Error {
 
     /// Appends to the text.
     #[must_use]
-    pub(crate) fn note(mut self, text: &str) -> Error {
-        self.message.push_str(text);
+    pub(crate) fn note(self, text: &str) -> Error {
+        self.note_args(format_args!("{text}"))
+    }
+
+    /// Appends to the text; where there is no memory for that, it stays as it is.
+    #[must_use]
+    pub(crate) fn note_args(mut self, text: fmt::Arguments<'_>) -> Error {
+        if let Some(longer) = alloc::format(format_args!("{}{text}", self.message)) {
+            self.message = Cow::Owned(longer);
+        }
         self
     }
 
@@ -221,7 +241,18 @@ impl Error {
 
     /// What was going on, where a device or a stream was involved.
     pub fn failure(&self) -> Option<&Failure> {
-        self.failure.as_deref()
+        self.failure.as_ref()
+    }
+}
+
+impl Clone for Error {
+    fn clone(&self) -> Error {
+        let message = match &self.message {
+            Cow::Borrowed(text) => Cow::Borrowed(*text),
+            Cow::Owned(text) => alloc::format(format_args!("{text}"))
+                .map_or(Cow::Borrowed(self.code.what()), Cow::Owned),
+        };
+        Error { code: self.code, message, failure: self.failure }
     }
 }
 
@@ -234,7 +265,9 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 macro_rules! err {
-    ($code:ident, $($text:tt)*) => { $crate::error::Error::new($crate::error::Code::$code, format!($($text)*)) };
+    ($code:ident, $($text:tt)*) => {
+        $crate::error::Error::from_args($crate::error::Code::$code, format_args!($($text)*))
+    };
 }
 pub(crate) use err;
 

@@ -24,6 +24,7 @@
     allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
 )]
 
+pub(crate) mod alloc;
 pub(crate) mod cancel;
 pub mod capi;
 pub mod device;

@@ -10,9 +10,10 @@ use std::sync::{PoisonError, TryLockError};
 
 use once_cell::sync::OnceCell;
 
+use crate::alloc;
 use crate::device::Device;
 use crate::dirty::Run;
-use crate::error::{Result, err};
+use crate::error::{Error, Result, err};
 use crate::session::{Load, Packets, Save, Shared};
 use crate::sync::{Mutex, MutexGuard};
 
@@ -83,7 +84,7 @@ const CHUNK: usize = 256;
 const CHUNKS: usize = 255;
 
 static SLOTS: [Slot; FIRST] = [const { Slot::new() }; FIRST];
-static MORE: [OnceCell<Box<[Slot]>>; CHUNKS] = [const { OnceCell::new() }; CHUNKS];
+static MORE: [OnceCell<Vec<Slot>>; CHUNKS] = [const { OnceCell::new() }; CHUNKS];
 
 /// The end of the list of free slots.
 const NONE: u32 = u32::MAX;
@@ -105,11 +106,21 @@ fn slot(index: u32) -> Option<&'static Slot> {
 }
 
 /// Makes sure that a fresh slot exists.
-fn grow_to(index: u32) -> Option<&'static Slot> {
-    if let Some(beyond) = (index as usize).checked_sub(FIRST) {
-        MORE.get(beyond / CHUNK)?.get_or_init(|| (0..CHUNK).map(|_| Slot::new()).collect());
+fn grow_to(index: u32) -> Result<&'static Slot> {
+    let chunk = (index as usize).checked_sub(FIRST).and_then(|beyond| MORE.get(beyond / CHUNK));
+    if let Some(chunk) = chunk {
+        chunk.get_or_try_init(|| {
+            let mut slots = Vec::new();
+            alloc::reserve(&mut slots, CHUNK, "no memory for more handles")?;
+            slots.extend((0..CHUNK).map(|_| Slot::new()));
+            Ok(slots)
+        })?;
     }
-    slot(index)
+    slot(index).ok_or_else(too_many)
+}
+
+fn too_many() -> Error {
+    err!(NoMem, "too many handles are in use")
 }
 
 /// How a handle is put together: from bit 8 the slot, from bit 24 its generation, from bit 4 the
@@ -148,11 +159,10 @@ pub(super) fn insert(object: Object, shared: Option<Shared>) -> Result<usize> {
         NONE => free.used,
         head => head,
     };
-    let too_many = || err!(NoMem, "too many handles are in use");
     if index as usize > bits::INDEX_MASK {
         return Err(too_many());
     }
-    let slot = grow_to(index).ok_or_else(too_many)?;
+    let slot = grow_to(index)?;
     match free.head {
         NONE => free.used += 1,
         _ => free.head = slot.next_free.load(Ordering::Relaxed),
@@ -182,11 +192,11 @@ fn find(handle: usize, kind: Kind) -> Result<(u32, &'static Slot)> {
     }
 }
 
-fn gone(kind: Kind) -> crate::error::Error {
+fn gone(kind: Kind) -> Error {
     err!(BadHandle, "the {} handle has been freed", kind.name())
 }
 
-fn not_freed(kind: Kind) -> crate::error::Error {
+fn not_freed(kind: Kind) -> Error {
     let error = err!(Busy, "a call is inside this {} handle: not freed", kind.name());
     ::log::error!(target: "vfiomig::capi", "in a callback: {error}");
     error

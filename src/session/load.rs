@@ -551,7 +551,7 @@ fn enter_resuming(inner: &mut Inner) -> Result<u64> {
     inner.transition(State::Resuming, Recover::Reset)
 }
 
-pub(super) fn callback_refused(what: &str, errno: i32) -> Error {
+pub(super) fn callback_refused(what: &'static str, errno: i32) -> Error {
     let code = Code::from_errno(errno).unwrap_or(Code::Io);
     Error::new(code, what).with_failure(Failure {
         operation: Operation::Callback,

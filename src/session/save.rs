@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use super::stats::{AtomicSaveStats, SaveNumbers, SaveStats, Shared, add, set};
 use super::{DEFAULT_FRAME, MIN_BUFFER};
+use crate::alloc;
 use crate::cancel::Cancel;
 use crate::device::{Device, EventKind, Inner, Locked, Session, State, wrong_state};
 use crate::device::{Recover, elapsed_ns};
@@ -383,6 +384,10 @@ impl Save {
         Ok(Filled { len: filled, step, failed })
     }
 
+    fn queue_up(&mut self, frame: Control) -> Result<()> {
+        alloc::push_back(&mut self.queue, frame, "no memory for a frame to be sent")
+    }
+
     /// The data stream died: begin again if the device was merely reset while its guest ran.
     fn dead(&mut self, inner: &mut Inner, errno: Errno) -> Result<Next> {
         if self.phase != Phase::StopCopy && v2::can_start_again(inner) {
@@ -474,12 +479,8 @@ impl Save {
                 bytes.len()
             ));
         }
-        let mut owned = Vec::new();
-        owned
-            .try_reserve_exact(bytes.len())
-            .map_err(|_| err!(NoMem, "no memory for a blob of {} bytes", bytes.len()))?;
-        owned.extend_from_slice(bytes);
-        self.queue.push_back(Control::Blob(kind, owned));
+        let owned = alloc::copy(bytes, "no memory for a blob")?;
+        self.queue_up(Control::Blob(kind, owned))?;
         self.blobs += 1;
         Ok(())
     }

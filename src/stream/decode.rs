@@ -9,6 +9,7 @@ use super::frame::{
     END_LEN, FrameHeader, FrameType, Get, HEADER_LEN, OPTIONAL, PREAMBLE_LEN, decode_preamble,
 };
 use super::identity::{MAX_IDENTITY, decode_identity};
+use crate::alloc;
 use crate::device::Identity;
 use crate::error::{Code, Error, Result, err};
 
@@ -439,9 +440,7 @@ impl Decoder {
         if self.staged.len() - self.start < len {
             self.move_to(0);
             let more = (len.max(generous) + CACHE_LINE).saturating_sub(self.staged.len());
-            self.staged
-                .try_reserve_exact(more)
-                .map_err(|_| err!(NoMem, "no memory for a frame of {len} bytes"))?;
+            alloc::reserve(&mut self.staged, more, "no memory for a frame")?;
             self.staged.resize(self.staged.len() + more, 0);
             self.base = self.staged.as_ptr().align_offset(CACHE_LINE).min(CACHE_LINE);
             self.move_to(self.base);

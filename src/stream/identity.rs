@@ -2,6 +2,7 @@
 //! reader passes over those that it does not know.
 
 use super::frame::Get;
+use crate::alloc;
 use crate::device::{Identity, MAX_VENDOR_DATA, max_text};
 use crate::error::{Result, err};
 
@@ -19,6 +20,8 @@ mod field {
 
 /// The longest payload that is accepted, in bytes.
 pub(super) const MAX_IDENTITY: u32 = 4096;
+
+const NO_MEMORY: &str = "no memory for an identity";
 
 /// The payload for an identity. Fields that are not known are left out.
 pub fn encode_identity(identity: &Identity) -> Vec<u8> {
@@ -96,7 +99,9 @@ pub fn decode_identity(payload: &[u8]) -> Result<Identity> {
             }
             field::MIGRATION_FLAGS => identity.migration_flags = sized(8)?.u64(),
             field::STATE_SIZE => identity.state_size = sized(8)?.u64(),
-            field::VENDOR_DATA if len <= MAX_VENDOR_DATA => identity.vendor_data = value.to_vec(),
+            field::VENDOR_DATA if len <= MAX_VENDOR_DATA => {
+                identity.vendor_data = alloc::copy(value, NO_MEMORY)?;
+            }
             field::VENDOR_DATA => {
                 return Err(err!(Proto, "the identity's vendor string has {len} bytes"));
             }
@@ -112,7 +117,8 @@ fn text(value: &[u8], longest: usize) -> Result<String> {
     let text = std::str::from_utf8(value).ok().filter(|text| {
         text.len() <= longest && !text.is_empty() && !text.chars().any(char::is_control)
     });
-    text.map(str::to_owned).ok_or_else(|| err!(Proto, "a text of the identity is malformed"))
+    let text = text.ok_or_else(|| err!(Proto, "a text of the identity is malformed"))?;
+    alloc::text(text, NO_MEMORY)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
 use super::kernel::ioctl;
+use crate::alloc;
 use crate::error::Errno;
 use crate::uapi;
 
@@ -133,7 +134,7 @@ where
 {
     fn start(&mut self, page_size: u64, ranges: &[IovaRange]) -> Result<u64, Errno> {
         let num = u32::try_from(ranges.len()).map_err(|_| Errno(libc::E2BIG))?;
-        let mut ranges = ranges.to_vec();
+        let mut ranges = alloc::copy(ranges, "").map_err(|_| Errno(libc::ENOMEM))?;
         let mut payload = [0; 24];
         put(&mut payload, [page_size, 0, address(ranges.as_mut_ptr())]);
         if let Some(at) = payload.get_mut(8..12) {
@@ -237,13 +238,16 @@ impl Type1 for KernelType1 {
 
     fn info(&mut self) -> Result<Type1Info, Errno> {
         // Room for far more capabilities than there are: a list of reserved ranges may be long.
-        let mut info = vec![0u64; 8192];
+        let no_room = |_| Errno(libc::ENOMEM);
+        let mut info = alloc::filled(0u64, 8192, "").map_err(no_room)?;
         let size = info.len() * 8;
+        let mut bytes = Vec::new();
+        alloc::reserve(&mut bytes, size, "").map_err(no_room)?;
         if let Some(first) = info.first_mut() {
             *first = head(size as u32, 0);
         }
         ioctl(self.raw(), uapi::VFIO_IOMMU_GET_INFO, info.as_mut_ptr().cast())?;
-        let bytes: Vec<u8> = info.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        bytes.extend(info.iter().flat_map(|word| word.to_ne_bytes()));
         Ok(parse_type1_info(&bytes))
     }
 

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{CONFIG_STATE, END_OF_STATE, PACKET_CONFIG, PACKET_HEAD, PACKET_VERSION, Quota};
+use crate::alloc;
 use crate::error::{Result, err};
 
 /// What a packet that waits is taken to cost besides its data, in bytes: so that many small ones
@@ -108,9 +109,7 @@ impl Reserved {
     /// Copies the packet; may take its time, away from the window.
     pub fn copy(mut self, packet: &Packet<'_>) -> Result<Held> {
         self.buffer.clear();
-        self.buffer
-            .try_reserve_exact(packet.bytes.len())
-            .map_err(|_| err!(NoMem, "no memory for a packet of {} bytes", packet.bytes.len()))?;
+        alloc::reserve(&mut self.buffer, packet.bytes.len(), "no memory for a packet")?;
         self.buffer.extend_from_slice(packet.bytes);
         Ok(Held { idx: self.idx, config: self.config, bytes: self.buffer })
     }
@@ -231,7 +230,8 @@ impl Window {
     pub fn done(&mut self, held: Held) {
         self.queued = self.queued.saturating_sub(held.bytes.len() as u64 + OVERHEAD);
         if self.spare.len() < SPARES && !held.config {
-            self.spare.push(held.bytes);
+            // Without room for it, it goes.
+            let _ = alloc::push(&mut self.spare, held.bytes, "");
         }
     }
 

@@ -4,12 +4,14 @@
 //! that is not this device's. Data is handed on as it comes, in whatever pieces; there is nothing to
 //! verify it by.
 
+use std::fmt;
 use std::sync::Arc;
 
 use super::{
     CONFIG_LOAD_READY, CONFIG_STATE, DATA_STATE, END_OF_STATE, INIT_DATA_SENT, Quota, SETUP_STATE,
     TAG_LEN,
 };
+use crate::alloc;
 use crate::error::{Code, Error, Result, err};
 use crate::stream::{Item, Read};
 
@@ -154,7 +156,7 @@ impl Reader {
             self.at = At::Data(head);
             return Ok(None);
         }
-        let wrong = |what: &str| Err(err!(Proto, "{} came {what}", name(head)));
+        let wrong = |what: &str| Err(err!(Proto, "{} came {what}", Name(head)));
         match (head, self.at) {
             (SETUP_STATE, At::Section) if !self.setup_seen => {
                 self.setup_seen = true;
@@ -210,15 +212,20 @@ impl Reader {
     }
 }
 
-fn name(tag: u64) -> String {
-    match tag {
-        END_OF_STATE => "END_OF_STATE".into(),
-        CONFIG_STATE => "CONFIG_STATE".into(),
-        SETUP_STATE => "SETUP_STATE".into(),
-        DATA_STATE => "DATA_STATE".into(),
-        INIT_DATA_SENT => "INIT_DATA_SENT".into(),
-        CONFIG_LOAD_READY => "CONFIG_LOAD_READY".into(),
-        other => format!("{other:#x}"),
+/// A tag, for people.
+struct Name(u64);
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            END_OF_STATE => "END_OF_STATE",
+            CONFIG_STATE => "CONFIG_STATE",
+            SETUP_STATE => "SETUP_STATE",
+            DATA_STATE => "DATA_STATE",
+            INIT_DATA_SENT => "INIT_DATA_SENT",
+            CONFIG_LOAD_READY => "CONFIG_LOAD_READY",
+            other => return write!(f, "{other:#x}"),
+        })
     }
 }
 
@@ -248,9 +255,7 @@ impl Read for Reader {
                 let len = left.min(RECEIVE_ROOM) as usize;
                 if self.staged.len() < len {
                     let more = len - self.staged.len();
-                    self.staged
-                        .try_reserve_exact(more)
-                        .map_err(|_| err!(NoMem, "no memory for {len} bytes of data"))?;
+                    alloc::reserve(&mut self.staged, more, "no memory for data")?;
                     self.staged.resize(len, 0);
                 }
                 Ok(self.staged.get_mut(..len).unwrap_or_default())

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Memory that there may not be: how everything is allocated whose size is not the library's own.
+//!
+//! What a stream, the kernel, the guest or the VMM sizes goes through here and fails with
+//! [`Code::NoMem`]. What is small and of fixed size (a box, a node of a map) is allocated as usual:
+//! the C library's allocator keeps a reserve for that (`capi/reserve.rs`), which nothing that goes
+//! through here may use up.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::fmt;
+
+use crate::error::{Code, Error, Result};
+
+thread_local! {
+    /// Whether this thread has an answer to an allocation that fails. No destructor: the allocator
+    /// reads it.
+    static MAY_FAIL: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the allocation that this thread makes now may fail.
+pub(crate) fn may_fail_now() -> bool {
+    MAY_FAIL.get()
+}
+
+/// Runs `allocate`, whose allocations may fail, without the reserve.
+fn may_fail<T>(allocate: impl FnOnce() -> T) -> T {
+    let before = MAY_FAIL.replace(true);
+    let out = allocate();
+    MAY_FAIL.set(before);
+    out
+}
+
+#[cold]
+fn no_memory(what: &'static str) -> Error {
+    // A text that needs no memory.
+    Error::new(Code::NoMem, what)
+}
+
+/// Something that grows.
+pub(crate) trait Grow {
+    /// Makes room for exactly `more` elements, or for more than that where it grows step by step.
+    fn grow(&mut self, more: usize, exactly: bool) -> std::result::Result<(), ()>;
+}
+
+impl<T> Grow for Vec<T> {
+    fn grow(&mut self, more: usize, exactly: bool) -> std::result::Result<(), ()> {
+        if self.capacity() - self.len() >= more {
+            return Ok(());
+        }
+        may_fail(|| match exactly {
+            true => self.try_reserve_exact(more),
+            false => self.try_reserve(more),
+        })
+        .map_err(drop)
+    }
+}
+
+impl<T> Grow for VecDeque<T> {
+    fn grow(&mut self, more: usize, exactly: bool) -> std::result::Result<(), ()> {
+        if self.capacity() - self.len() >= more {
+            return Ok(());
+        }
+        may_fail(|| match exactly {
+            true => self.try_reserve_exact(more),
+            false => self.try_reserve(more),
+        })
+        .map_err(drop)
+    }
+}
+
+/// Room for `more` elements and no others.
+pub(crate) fn reserve(to: &mut impl Grow, more: usize, what: &'static str) -> Result<()> {
+    to.grow(more, true).map_err(|()| no_memory(what))
+}
+
+/// Appends one element.
+pub(crate) fn push<T>(to: &mut Vec<T>, value: T, what: &'static str) -> Result<()> {
+    to.grow(1, false).map_err(|()| no_memory(what))?;
+    to.push(value);
+    Ok(())
+}
+
+/// Appends one element.
+pub(crate) fn push_back<T>(to: &mut VecDeque<T>, value: T, what: &'static str) -> Result<()> {
+    to.grow(1, false).map_err(|()| no_memory(what))?;
+    to.push_back(value);
+    Ok(())
+}
+
+/// A copy.
+pub(crate) fn copy<T: Copy>(from: &[T], what: &'static str) -> Result<Vec<T>> {
+    let mut out = Vec::new();
+    reserve(&mut out, from.len(), what)?;
+    out.extend_from_slice(from);
+    Ok(out)
+}
+
+/// `len` times the same.
+pub(crate) fn filled<T: Copy>(value: T, len: usize, what: &'static str) -> Result<Vec<T>> {
+    let mut out = Vec::new();
+    reserve(&mut out, len, what)?;
+    out.resize(len, value);
+    Ok(out)
+}
+
+/// A copy of a text.
+pub(crate) fn text(from: &str, what: &'static str) -> Result<String> {
+    format(format_args!("{from}")).ok_or_else(|| no_memory(what))
+}
+
+/// A text, put together; `None` where there is no memory for it.
+pub(crate) fn format(args: fmt::Arguments<'_>) -> Option<String> {
+    let mut out = Text(String::new());
+    fmt::write(&mut out, args).ok().map(|()| out.0)
+}
+
+/// A text that grows as long as there is memory.
+pub(crate) struct Text(pub String);
+
+impl fmt::Write for Text {
+    fn write_str(&mut self, part: &str) -> fmt::Result {
+        if self.0.capacity() - self.0.len() < part.len() {
+            may_fail(|| self.0.try_reserve(part.len())).map_err(|_| fmt::Error)?;
+        }
+        self.0.push_str(part);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_that_cannot_be_had_are_refused_and_change_nothing() {
+        let mut bytes = vec![1u8, 2];
+        assert_eq!(reserve(&mut bytes, isize::MAX as usize, "x").unwrap_err().code(), Code::NoMem);
+        assert_eq!(bytes, [1, 2]);
+        assert_eq!(filled(0u64, usize::MAX / 8, "x").unwrap_err().code(), Code::NoMem);
+        assert!(!may_fail_now());
+        push(&mut bytes, 3, "x").unwrap();
+        assert_eq!(copy(&bytes, "x").unwrap(), [1, 2, 3]);
+        assert_eq!(format(format_args!("{}-{}", 1, "a")).unwrap(), "1-a");
+    }
+}
