@@ -508,7 +508,7 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_NUMBER, .value = 2, .name = "level" },
         },
         .errors = {
-            EBUSY, EINVAL, ENOTRECOVERABLE
+            ENOMEM, EBUSY, EINVAL, ENOTRECOVERABLE
         },
     },
     {
@@ -521,7 +521,7 @@ static const struct row rows[NUM_ROWS] = {
         .no_wait = 0,
         .num_args = 0,
         .errors = {
-            EBUSY, EOPNOTSUPP, ENOTRECOVERABLE
+            ENOMEM, EBUSY, EOPNOTSUPP, ENOTRECOVERABLE
         },
     },
     {

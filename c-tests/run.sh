@@ -58,6 +58,8 @@ for program in "$@"; do
 		echo "not ok $name: $why"
 		sed 's/^/    | /' "$out"
 	else
+		# What a test has measured.
+		sed -n 's/^# //p' "$out"
 		[ "${V-}" != 1 ] || sed "s/^ok /ok $name /" "$out" | grep '^ok '
 	fi
 done

@@ -895,7 +895,7 @@ const char *vfiomig_error_describe(int code);
  * makes it silent again, as it is in the beginning. Bytes of device state are never logged. The
  * previous callback's opaque is released once no thread is inside it any more.
  *
- * Errors: -EBUSY, -EINVAL, -ENOTRECOVERABLE.
+ * Errors: -ENOMEM, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
  * Since: 0.1.
  */
 int vfiomig_log_set(vfiomig_log_fn log, void *opaque, vfiomig_release_fn release, uint32_t level);
@@ -905,7 +905,7 @@ int vfiomig_log_set(vfiomig_log_fn log, void *opaque, vfiomig_release_fn release
  * example VFIOMIG_LOG=debug. Replaces what vfiomig_log_set() set; may be called again. For programs
  * that have no logging of their own; needs a library built with the feature env-logger.
  *
- * Errors: -EBUSY, -EOPNOTSUPP, -ENOTRECOVERABLE.
+ * Errors: -ENOMEM, -EBUSY, -EOPNOTSUPP, -ENOTRECOVERABLE.
  * Since: 0.1.
  */
 int vfiomig_log_init_env(void);

@@ -32,6 +32,7 @@ pub fn make(api: &Api) -> String {
             format!("name: {:?}", function.name),
             format!("states: {:#b}", function.mask(api)),
             format!("wrong_state: Code::{}", api.code(&function.wrong_state)),
+            format!("needs_memory: {}", function.errors.iter().any(|(code, _)| code == "ENOMEM")),
         ];
         let head = format!("pub(super) const {short}: Entry =");
         let value = format!("Entry {{ {} }};", fields.join(", "));

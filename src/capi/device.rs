@@ -5,8 +5,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use super::callbacks::{Opaque, event_sink};
 use super::constants::VFIOMIG_DEVICE_DISABLED;
-use super::entry::{free, guarded, with};
+use super::entry::{free, guarded_owner, with};
 use super::handle::{self, Kind, Object};
+use super::reserve::admit;
 use super::structs::*;
 use super::table;
 use crate::device::{Device, DeviceOptions, MAX_VENDOR_DATA, State};
@@ -80,9 +81,10 @@ pub unsafe extern "C" fn vfiomig_device_new_fd(
     options: *const vfiomig_device_options,
     out: *mut *mut vfiomig_device,
 ) -> c_int {
-    guarded(&table::DEVICE_NEW_FD, || {
+    guarded_owner(&table::DEVICE_NEW_FD, || {
         // SAFETY: the caller's contract.
         let options = unsafe { read_options(options) }?;
+        admit()?;
         if out.is_null() {
             return Err(err!(Fault, "out is NULL"));
         }
@@ -103,7 +105,7 @@ pub unsafe extern "C" fn vfiomig_device_new_ops(
     options: *const vfiomig_device_options,
     out: *mut *mut vfiomig_device,
 ) -> c_int {
-    guarded(&table::DEVICE_NEW_OPS, || {
+    guarded_owner(&table::DEVICE_NEW_OPS, || {
         // SAFETY: the caller's contract. Both are read before either is judged, so that whatever
         // they own is released.
         let (ops, options) = unsafe { (read_in(ops, "ops"), read_options(options)) };
@@ -112,6 +114,7 @@ pub unsafe extern "C" fn vfiomig_device_new_ops(
         let transport = unsafe { OpsTransport::new(ops, opaque) };
         let options = options?;
         tail.check()?;
+        admit()?;
         if out.is_null() {
             return Err(err!(Fault, "out is NULL"));
         }

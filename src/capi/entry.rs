@@ -5,10 +5,13 @@
 
 use std::cell::Cell;
 use std::ffi::c_int;
+use std::fmt;
+use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::errors::fail;
 use super::handle::{self, Kind, Object};
+use super::reserve;
 use crate::device::Device;
 use crate::dirty::Run;
 use crate::error::{Code, Error, Result, err};
@@ -22,6 +25,8 @@ pub(super) struct Entry {
     pub states: u32,
     /// What it returns in other states.
     pub wrong_state: Code,
+    /// Whether it may return that there is no memory.
+    pub needs_memory: bool,
 }
 
 /// An object that C has handles of.
@@ -72,8 +77,19 @@ impl Drop for Inside {
     }
 }
 
-/// Runs `call` behind the panic boundary.
+/// Runs `call` behind the panic boundary, if there is memory for what it may need.
 pub(super) fn guarded<R: CReturn>(entry: &Entry, call: impl FnOnce() -> Result<R>) -> c_int {
+    guarded_owner(entry, || {
+        if entry.needs_memory {
+            reserve::admit()?;
+        }
+        call()
+    })
+}
+
+/// The same for a call that owns something of the caller's from its first moment: it asks for
+/// admission itself when it has that in its hands.
+pub(super) fn guarded_owner<R: CReturn>(entry: &Entry, call: impl FnOnce() -> Result<R>) -> c_int {
     let _inside = Inside::new();
     // What a panic leaves half done is poisoned by the locks that it unwinds through.
     match catch_unwind(AssertUnwindSafe(call)) {
@@ -120,14 +136,26 @@ fn enter<T: CObject, R: CReturn>(
     })
 }
 
+/// The names of these states.
+struct Names<T>(u32, PhantomData<T>);
+
+impl<T: CObject> fmt::Display for Names<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = T::STATES.iter().enumerate().filter(|(bit, _)| self.0 & (1 << bit) != 0);
+        for (i, (_, name)) in named.enumerate() {
+            write!(f, "{}{name}", if i > 0 { ", " } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
 #[cold]
 fn wrong_state<T: CObject>(entry: &Entry, state: u32) -> Error {
     let name = |bit: usize| T::STATES.get(bit).copied().unwrap_or("unknown");
-    let allowed: Vec<&str> =
-        (0..T::STATES.len()).filter(|bit| entry.states & (1 << bit) != 0).map(name).collect();
-    Error::new(
+    let allowed = Names::<T>(entry.states, PhantomData);
+    Error::from_args(
         entry.wrong_state,
-        format!("not allowed in state {}; allowed in {}", name(state as usize), allowed.join(", ")),
+        format_args!("not allowed in state {}; allowed in {allowed}", name(state as usize)),
     )
 }
 
@@ -232,7 +260,8 @@ mod tests {
     use crate::device::DeviceOptions;
     use crate::transport::OpsTransport;
 
-    const ENTRY: Entry = Entry { name: "test", states: 1, wrong_state: Code::Inval };
+    const ENTRY: Entry =
+        Entry { name: "test", states: 1, wrong_state: Code::Inval, needs_memory: true };
 
     fn device() -> usize {
         // SAFETY: a table without callbacks; all zeros is a valid one.

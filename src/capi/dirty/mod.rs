@@ -10,8 +10,9 @@ pub use structs::*;
 use super::callbacks::Opaque;
 use super::constants::*;
 use super::device::Lent;
-use super::entry::{free, guarded, with_shared, with_waiting};
+use super::entry::{free, guarded_owner, with_shared, with_waiting};
 use super::handle::{self, Kind, Object};
+use super::reserve::admit;
 use super::structs::{check_out, read_in, write_out};
 use super::table;
 use crate::dirty::{Run, RunOptions, Source};
@@ -34,11 +35,12 @@ pub unsafe extern "C" fn vfiomig_dirty_new(
     options: *const vfiomig_dirty_options,
     out: *mut *mut vfiomig_dirty,
 ) -> c_int {
-    guarded(&table::DIRTY_NEW, || {
+    guarded_owner(&table::DIRTY_NEW, || {
         // SAFETY: the caller's contract.
         let (ops, tail) = unsafe { read_in(ops, "ops") }?;
         let memory = MemoryOps { ops, opaque: Opaque::new(opaque, ops.release) };
         tail.check()?;
+        admit()?;
         let mut run_options = RunOptions::default();
         if !options.is_null() {
             // SAFETY: the caller's contract.
