@@ -347,7 +347,7 @@ struct vfiomig_device_options {
                                         * /sys/bus/pci/devices/0000:3b:00.2 or
                                         * /sys/bus/mdev/devices/UUID. Needed for the driver's name
                                         * and the mdev type of an fd that came from a group; a cdev
-                                        * tells by itself. NULL: find out. */
+                                        * tells by itself. At most 2000 bytes. NULL: find out. */
     const void *vendor_data;           /* Opaque string that the target compares with its own; NULL:
                                         * none. */
     uint32_t vendor_data_len;          /* Its length in bytes, at most 256. */

@@ -8,7 +8,7 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use crate::error::{Code, Error, Result};
 
@@ -96,6 +96,14 @@ pub(crate) fn copy<T: Copy>(from: &[T], what: &'static str) -> Result<Vec<T>> {
     Ok(out)
 }
 
+/// A copy that has room for more behind it; `None` where there is no memory for it.
+pub(crate) fn copy_with_room(from: &[u8], room: usize) -> Option<Vec<u8>> {
+    let mut out = Vec::new();
+    reserve(&mut out, from.len().checked_add(room)?, "").ok()?;
+    out.extend_from_slice(from);
+    Some(out)
+}
+
 /// `len` times the same.
 pub(crate) fn filled<T: Copy>(value: T, len: usize, what: &'static str) -> Result<Vec<T>> {
     let mut out = Vec::new();
@@ -107,6 +115,26 @@ pub(crate) fn filled<T: Copy>(value: T, len: usize, what: &'static str) -> Resul
 /// A copy of a text.
 pub(crate) fn text(from: &str, what: &'static str) -> Result<String> {
     format(format_args!("{from}")).ok_or_else(|| no_memory(what))
+}
+
+/// A copy of the first `longest` bytes of a text that may not be one.
+pub(crate) fn text_of_bytes(from: &[u8], longest: usize, what: &'static str) -> Result<String> {
+    let from = from.get(..longest).unwrap_or(from);
+    let mut out = Text(String::new());
+    let put = |part: &str| out.write_str(part);
+    each_text(from, put).map_err(|_| no_memory(what))?;
+    Ok(out.0)
+}
+
+/// Gives what is text in some bytes to `put`, and a mark for each piece that is none.
+fn each_text(from: &[u8], mut put: impl FnMut(&str) -> fmt::Result) -> fmt::Result {
+    for chunk in from.utf8_chunks() {
+        put(chunk.valid())?;
+        if !chunk.invalid().is_empty() {
+            put("\u{fffd}")?;
+        }
+    }
+    Ok(())
 }
 
 /// A text, put together; `None` where there is no memory for it.
@@ -142,5 +170,6 @@ mod tests {
         push(&mut bytes, 3, "x").unwrap();
         assert_eq!(copy(&bytes, "x").unwrap(), [1, 2, 3]);
         assert_eq!(format(format_args!("{}-{}", 1, "a")).unwrap(), "1-a");
+        assert_eq!(text_of_bytes(b"ab\xffcd", 4, "x").unwrap(), "ab\u{fffd}c");
     }
 }

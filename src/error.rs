@@ -9,6 +9,7 @@ use std::fmt;
 
 use crate::alloc;
 use crate::device::State;
+use crate::transport::errno_text;
 
 /// Result of the library's calls.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -101,7 +102,8 @@ impl Errno {
 
 impl fmt::Display for Errno {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", std::io::Error::from_raw_os_error(self.0))
+        let mut text = [0; 128];
+        write!(f, "{} (os error {})", errno_text(self.0, &mut text), self.0)
     }
 }
 

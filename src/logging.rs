@@ -8,6 +8,7 @@ use std::sync::PoisonError;
 use log::{LevelFilter, Log, Metadata, Record};
 use once_cell::sync::OnceCell;
 
+use crate::alloc;
 use crate::error::{Result, err};
 use crate::sync::{Mutex, MutexGuard};
 
@@ -39,7 +40,9 @@ impl Log for Dispatcher {
         // Called without the lock, so that a sink may set another one.
         let sink = self.sink().clone();
         if let Some(sink) = sink {
-            sink(record.level(), record.target(), &record.args().to_string());
+            let text = alloc::format(*record.args());
+            let text = text.as_deref().unwrap_or("(no memory for this message)");
+            sink(record.level(), record.target(), text);
         }
     }
 

@@ -10,6 +10,7 @@ use super::handle::{self, Kind, Object};
 use super::reserve::admit;
 use super::structs::*;
 use super::table;
+use crate::alloc;
 use crate::device::{Device, DeviceOptions, MAX_VENDOR_DATA, State};
 use crate::error::{Result, err};
 use crate::transport::{KernelTransport, OpsTransport, Transport};
@@ -48,12 +49,13 @@ unsafe fn read_options(options: *const vfiomig_device_options) -> Result<DeviceO
         return Err(err!(Fault, "vendor_data is NULL"));
     } else {
         // SAFETY: the caller's contract: `len` bytes are there.
-        unsafe { std::slice::from_raw_parts(options.vendor_data.cast::<u8>(), len) }.to_vec()
+        let given = unsafe { std::slice::from_raw_parts(options.vendor_data.cast::<u8>(), len) };
+        alloc::copy(given, "no memory for vendor_data")?
     };
     Ok(DeviceOptions {
         disabled: options.flags & VFIOMIG_DEVICE_DISABLED != 0,
         // SAFETY: the caller's contract: NULL or a NUL-terminated string.
-        sysfs: unsafe { optional_text(options.sysfs_path) },
+        sysfs: unsafe { optional_path(options.sysfs_path) }?,
         vendor_data,
         events,
     })
@@ -145,7 +147,8 @@ pub unsafe extern "C" fn vfiomig_device_get_caps(
     with(&table::DEVICE_GET_CAPS, device.addr(), |device: &mut Device| {
         // SAFETY: the caller's contract.
         unsafe { check_out(caps, "caps") }?;
-        let out = vfiomig_caps::new(&device.caps()?, device.reasons()?.len());
+        let reasons = device.with_details(|reasons, _| Ok(reasons.len()))?;
+        let out = vfiomig_caps::new(&device.caps()?, reasons);
         // SAFETY: the caller's contract.
         unsafe { write_out(caps, &out, "caps") }
     })
@@ -161,12 +164,12 @@ pub unsafe extern "C" fn vfiomig_device_get_reason(
     with(&table::DEVICE_GET_REASON, device.addr(), |device: &mut Device| {
         // SAFETY: the caller's contract.
         unsafe { check_out(reason, "reason") }?;
-        let reasons = device.reasons()?;
-        let found = reasons
-            .get(index as usize)
-            .ok_or_else(|| err!(NoData, "there are {} reasons", reasons.len()))?;
+        let found = device.with_details(|reasons, _| {
+            let found = reasons.get(index as usize).map(vfiomig_reason::from);
+            found.ok_or_else(|| err!(NoData, "there are {} reasons", reasons.len()))
+        })?;
         // SAFETY: the caller's contract.
-        unsafe { write_out(reason, &vfiomig_reason::from(found), "reason") }
+        unsafe { write_out(reason, &found, "reason") }
     })
 }
 
@@ -179,7 +182,7 @@ pub unsafe extern "C" fn vfiomig_device_get_identity(
     with(&table::DEVICE_GET_IDENTITY, device.addr(), |device: &mut Device| {
         // SAFETY: the caller's contract.
         unsafe { check_out(identity, "identity") }?;
-        let out = vfiomig_identity::from(&device.identity()?);
+        let out = device.with_details(|_, identity| Ok(vfiomig_identity::from(identity)))?;
         // SAFETY: the caller's contract.
         unsafe { write_out(identity, &out, "identity") }
     })

@@ -1,11 +1,12 @@
 //! Where the library's messages go.
 
-use std::ffi::{CString, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 
 use super::callbacks::Opaque;
 use super::entry::guarded;
 use super::structs::vfiomig_release_fn;
 use super::table;
+use crate::alloc;
 use crate::error::err;
 use crate::logging::{self, Sink};
 
@@ -19,6 +20,15 @@ pub type vfiomig_log_fn = Option<
         message: *const c_char,
     ),
 >;
+
+const NO_MEMORY: &CStr = c"(no memory for this message)";
+
+/// A text for C; `None` where there is no memory for it.
+fn c_text(text: &str) -> Option<CString> {
+    let mut bytes = alloc::copy_with_room(text.as_bytes(), 1)?;
+    bytes.iter_mut().filter(|byte| **byte == 0).for_each(|byte| *byte = b' ');
+    CString::new(bytes).ok()
+}
 
 /// Sends the library's messages to log, up to level (VFIOMIG_LOG_*), for the whole process; NULL
 /// makes it silent again, as it is in the beginning. Bytes of device state are never logged.
@@ -45,8 +55,9 @@ pub unsafe extern "C" fn vfiomig_log_set(
             return logging::set(None, ::log::LevelFilter::Off);
         };
         let sink: Sink = Box::new(move |level, target, message| {
-            let text = |text: &str| CString::new(text.replace('\0', " ")).unwrap_or_default();
-            let (target, message) = (text(target), text(message));
+            let (target, message) = (c_text(target), c_text(message));
+            let (target, message) = (target.as_deref(), message.as_deref());
+            let (target, message) = (target.unwrap_or(NO_MEMORY), message.unwrap_or(NO_MEMORY));
             // SAFETY: the callback's contract; both texts live during the call.
             unsafe { log(opaque.get(), level as u32, target.as_ptr(), message.as_ptr()) };
         });

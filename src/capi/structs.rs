@@ -10,6 +10,7 @@ use std::mem::MaybeUninit;
 
 pub use crate::transport::{vfiomig_device_ops, vfiomig_identity, vfiomig_precopy_info};
 
+use crate::alloc;
 use crate::device::{Caps, Event, Identity, MAX_VENDOR_DATA, Path, Reason, State};
 use crate::error::{Failure, Result, err};
 use crate::session::{LoadStats, Pending, SaveStats};
@@ -54,7 +55,7 @@ pub struct vfiomig_device_options {
     pub flags: u32,
     /// The device's directory in sysfs, for example /sys/bus/pci/devices/0000:3b:00.2 or
     /// /sys/bus/mdev/devices/UUID. Needed for the driver's name and the mdev type of an fd that
-    /// came from a group; a cdev tells by itself. NULL: find out.
+    /// came from a group; a cdev tells by itself. At most 2000 bytes. NULL: find out.
     pub sysfs_path: *const c_char,
     /// Opaque string that the target compares with its own; NULL: none.
     pub vendor_data: *const c_void,
@@ -533,7 +534,7 @@ impl From<&Path> for vfiomig_path {
             opens_data: u32::from(path.opens_data),
             reserved: 0,
         };
-        for (slot, step) in out.steps.iter_mut().zip(&path.steps) {
+        for (slot, step) in out.steps.iter_mut().zip(path.steps.iter()) {
             *slot = step.raw();
         }
         out
@@ -655,19 +656,27 @@ pub(super) fn format(format: u32, packets: bool) -> Result<Format> {
     }
 }
 
-/// A C string, or nothing for NULL.
+/// A path, or nothing for NULL.
 ///
 /// # Safety
 /// NULL or a NUL-terminated string.
-pub(super) unsafe fn optional_text(from: *const c_char) -> Option<std::path::PathBuf> {
-    use std::os::unix::ffi::OsStrExt;
+pub(super) unsafe fn optional_path(from: *const c_char) -> Result<Option<std::path::PathBuf>> {
+    use std::os::unix::ffi::OsStringExt;
     if from.is_null() {
-        return None;
+        return Ok(None);
     }
     // SAFETY: the caller's contract.
     let bytes = unsafe { std::ffi::CStr::from_ptr(from) }.to_bytes();
-    Some(std::path::PathBuf::from(std::ffi::OsStr::from_bytes(bytes)))
+    // Names are joined to it, which must not need more than the reserve has.
+    if bytes.len() > MAX_PATH {
+        return Err(err!(Inval, "the path has {} bytes; the most is {MAX_PATH}", bytes.len()));
+    }
+    let bytes = alloc::copy(bytes, "no memory for a path")?;
+    Ok(Some(std::ffi::OsString::from_vec(bytes).into()))
 }
+
+/// The longest path of a device, in bytes.
+const MAX_PATH: usize = 2000;
 
 #[cfg(test)]
 mod tests {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::State;
+use super::{Named, State};
 use crate::error::Outcome;
 
 /// What happened.
@@ -43,8 +43,7 @@ pub struct Event {
 
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = |state: Option<State>| state.map_or("unknown".to_owned(), |s| s.to_string());
-        let (from, to) = (name(self.from), name(self.to));
+        let (from, to) = (Named(self.from), Named(self.to));
         match self.kind {
             EventKind::StateChanged => write!(f, "{from} -> {to} in {} ns", self.duration_ns),
             EventKind::Recovered => write!(f, "recovery: {:?}, now {to}", self.outcome),

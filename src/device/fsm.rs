@@ -6,6 +6,7 @@
 //! (docs/kernel-interface.md). This module knows states and arcs, and calls nothing.
 
 use std::fmt;
+use std::ops::Deref;
 
 use crate::uapi;
 
@@ -94,11 +95,51 @@ impl fmt::Display for State {
     }
 }
 
+/// States one after the other, at most as many as there are: no memory is needed to find a way.
+#[derive(Clone, Copy)]
+pub struct Steps {
+    states: [State; State::KNOWN.len()],
+    len: usize,
+}
+
+impl Steps {
+    const NONE: Steps = Steps { states: [State::Error; State::KNOWN.len()], len: 0 };
+
+    /// Whether there was room for it.
+    fn push(&mut self, state: State) -> bool {
+        let slot = self.states.get_mut(self.len);
+        self.len += usize::from(slot.is_some());
+        slot.map(|slot| *slot = state).is_some()
+    }
+}
+
+impl Deref for Steps {
+    type Target = [State];
+
+    fn deref(&self) -> &[State] {
+        self.states.get(..self.len).unwrap_or_default()
+    }
+}
+
+impl PartialEq for Steps {
+    fn eq(&self, other: &Steps) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Steps {}
+
+impl fmt::Debug for Steps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
 /// The way from one state to another.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Path {
     /// The states that are entered, the last one being the target; empty where nothing is to do.
-    pub steps: Vec<State>,
+    pub steps: Steps,
     /// Whether the kernel hands out a new data fd on the way.
     pub opens_data: bool,
 }
@@ -157,7 +198,7 @@ impl Fsm {
         if !self.supports(from) || !self.supports(to) {
             return None;
         }
-        let mut steps = Vec::new();
+        let mut steps = Steps::NONE;
         let mut opens_data = false;
         let mut at = from;
         while at != to {
@@ -170,7 +211,10 @@ impl Fsm {
                 Resuming => true,
                 _ => next.is_saving() && !at.is_saving(),
             };
-            steps.push(next);
+            // A way that enters more states than there are goes in circles.
+            if !steps.push(next) {
+                return None;
+            }
             at = next;
         }
         Some(Path { steps, opens_data })
@@ -207,9 +251,12 @@ mod tests {
                 let (from, to) = (by_name(words[0]), by_name(words[1]));
                 let expected = match words[2] {
                     "EINVAL" => None,
-                    "none" => Some(Path { steps: vec![], opens_data: false }),
+                    "none" => Some(Path { steps: Steps::NONE, opens_data: false }),
                     steps => Some(Path {
-                        steps: steps.split('>').map(by_name).collect(),
+                        steps: steps.split('>').map(by_name).fold(Steps::NONE, |mut all, step| {
+                            assert!(all.push(step));
+                            all
+                        }),
                         opens_data: words.get(3) == Some(&"fd"),
                     }),
                 };

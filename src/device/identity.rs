@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use crate::alloc;
 use crate::error::{Result, err};
 use crate::transport::{Transport, fixed_text};
 use crate::uapi;
@@ -72,7 +73,7 @@ impl Identity {
         if ignored & ignore::ALL != 0 {
             return Ok(());
         }
-        let mut wrong = String::new();
+        let mut wrong = alloc::Text(String::new());
         let mut text = |bit: u32, name: &str, theirs: &str, ours: &str| {
             if ignored & bit == 0 && !theirs.is_empty() && !ours.is_empty() && theirs != ours {
                 let _ = write!(wrong, ", {name} {theirs} (here {ours})");
@@ -81,9 +82,9 @@ impl Identity {
         text(0, "bus", &source.bus, &self.bus);
         text(ignore::DRIVER, "driver", &source.driver, &self.driver);
         text(ignore::MDEV_TYPE, "mdev type", &source.mdev_type, &self.mdev_type);
-        let hex = |id: &[u16]| match id {
+        let hex = |id: &[u16; 2]| match id {
             [0, 0] => String::new(),
-            ids => ids.iter().map(|i| format!("{i:04x}")).collect::<Vec<_>>().join(":"),
+            [a, b] => format!("{a:04x}:{b:04x}"),
         };
         let parts = |id: &Identity| {
             let [vendor, device, sub_vendor, sub_device] = id.pci;
@@ -106,7 +107,7 @@ impl Identity {
             let (theirs, ours) = (theirs.escape_ascii(), ours.escape_ascii());
             let _ = write!(wrong, ", vendor string \"{theirs}\" (here \"{ours}\")");
         }
-        match wrong.strip_prefix(", ") {
+        match wrong.0.strip_prefix(", ") {
             None => Ok(()),
             Some(wrong) => Err(err!(OtherDevice, "the stream is of another device: {wrong}")),
         }

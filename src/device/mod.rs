@@ -16,12 +16,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use events::{Event, EventKind, EventSink};
-pub use fsm::{Fsm, Path, State};
+pub use fsm::{Fsm, Path, State, Steps};
 pub use identity::{Identity, MAX_VENDOR_DATA, ignore, max_text};
 pub use probe::{Caps, Reason, ReasonCode, Severity};
 
 use crate::dirty::Health;
-use crate::error::{Code, Errno, Error, Failure, Operation, Outcome, Result, err};
+use crate::error::{Errno, Error, Failure, Operation, Outcome, Result, err};
 use crate::session::{Load, LoadOptions, Save, SaveOptions};
 use crate::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, MutexGuard};
@@ -129,8 +129,9 @@ impl Device {
             return Err(err!(Inval, "the vendor string is longer than {MAX_VENDOR_DATA} bytes"));
         }
         let release = identity::kernel_release();
-        let Probed { caps, reasons } =
+        let Probed { caps, mut reasons } =
             probe::probe(transport.as_mut(), options.disabled, &release)?;
+        reasons.sort_by_key(|reason| reason.code.severity());
         let mut identity = identity::learn(transport.as_mut(), options.sysfs, &options.vendor_data);
         identity.migration_flags = caps.migration_flags;
         identity.state_size = caps.state_size.unwrap_or(0);
@@ -170,14 +171,21 @@ impl Device {
 
     /// Why the device cannot migrate or not well, worst first.
     pub fn reasons(&self) -> Result<Vec<Reason>> {
-        let mut reasons = self.lock()?.reasons.clone();
-        reasons.sort_by_key(|reason| reason.code.severity());
-        Ok(reasons)
+        Ok(self.lock()?.reasons.clone())
     }
 
     /// What the device is.
     pub fn identity(&self) -> Result<Identity> {
         Ok(self.lock()?.identity.clone())
+    }
+
+    /// Reasons and identity, without copies.
+    pub(crate) fn with_details<R>(
+        &self,
+        look: impl FnOnce(&[Reason], &Identity) -> Result<R>,
+    ) -> Result<R> {
+        let inner = self.lock()?;
+        look(&inner.reasons, &inner.identity)
     }
 
     /// Asks the device for its state.
@@ -413,15 +421,18 @@ impl Inner {
 
     fn ask_state(&mut self) -> Result<State> {
         self.query_state().map_err(|errno| {
-            Error::new(errno.code(), format!("the device's state cannot be read: {errno}"))
-                .with_failure(Failure {
-                    operation: Operation::GetState,
-                    ioctl: crate::uapi::VFIO_DEVICE_FEATURE,
-                    errno: errno.0,
-                    state_before: self.state,
-                    fixups: self.fixups(),
-                    ..Failure::default()
-                })
+            Error::from_args(
+                errno.code(),
+                format_args!("the device's state cannot be read: {errno}"),
+            )
+            .with_failure(Failure {
+                operation: Operation::GetState,
+                ioctl: crate::uapi::VFIO_DEVICE_FEATURE,
+                errno: errno.0,
+                state_before: self.state,
+                fixups: self.fixups(),
+                ..Failure::default()
+            })
         })
     }
 
@@ -499,10 +510,10 @@ impl Drop for Inner {
 
 /// What is not allowed in the state that a session is in.
 pub(crate) fn wrong_state(what: &str, state: &str) -> Error {
-    Error::new(Code::Inval, format!("{what} is not allowed {state}"))
+    err!(Inval, "{what} is not allowed {state}")
 }
 
-pub(crate) use recovery::{Recover, describe, elapsed_ns};
+pub(crate) use recovery::{Named, Recover, describe, elapsed_ns};
 
 impl Inner {
     /// The driver's present estimate of the stop-copy stream, in bytes.

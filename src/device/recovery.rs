@@ -7,12 +7,13 @@
 //! process, and nothing tries the same arc twice: drivers are known to be confused by that
 //! (docs/kernel-interface.md).
 
+use std::fmt;
 use std::time::Instant;
 
 use super::events::EventKind;
 use super::fsm::{Path, State};
 use super::{Inner, probe};
-use crate::error::{Code, Errno, Error, Failure, Operation, Outcome, Result};
+use crate::error::{Code, Errno, Error, Failure, Operation, Outcome, Result, err};
 use crate::transport::DataFd;
 use crate::uapi;
 
@@ -30,6 +31,7 @@ pub(crate) enum Recover {
 }
 
 /// What a request for a change brought.
+#[derive(Clone, Copy)]
 pub(super) enum Changed {
     Done,
     /// The kernel's errno.
@@ -41,6 +43,17 @@ pub(super) enum Changed {
     Reset,
 }
 
+impl fmt::Display for Changed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Changed::Done => f.write_str("done"),
+            Changed::Refused(errno) => errno.fmt(f),
+            Changed::Broken(why) => f.write_str(why),
+            Changed::Reset => f.write_str("the device was reset meanwhile"),
+        }
+    }
+}
+
 impl Inner {
     /// Takes the device to a state; returns how long that took, in nanoseconds. An illegal change
     /// is refused before the device hears of it.
@@ -49,12 +62,10 @@ impl Inner {
             return Err(lost());
         };
         let Some(path) = self.fsm.path(from, to) else {
-            return Err(Error::new(
-                Code::Inval,
-                format!(
-                    "the device cannot go from {from} to {to} (migration flags {:#x})",
-                    self.caps.migration_flags
-                ),
+            return Err(err!(
+                Inval,
+                "the device cannot go from {from} to {to} (migration flags {:#x})",
+                self.caps.migration_flags
             )
             .with_failure(Failure {
                 operation: Operation::SetState,
@@ -74,26 +85,28 @@ impl Inner {
         let start = Instant::now();
         let changed = self.request(to, path.opens_data);
         let ns = elapsed_ns(start);
-        let (code, errno, why) = match self.confirm(from, to, path.opens_data, changed, recover) {
+        let changed = self.confirm(from, to, path.opens_data, changed, recover);
+        let (code, errno) = match changed {
             Changed::Done => {
                 self.emit(EventKind::StateChanged, Some(from), Outcome::Kept, ns);
                 return Ok(ns);
             }
-            Changed::Refused(errno) => (errno.code(), errno.0, errno.to_string()),
-            Changed::Broken(why) => (Code::Io, libc::EIO, why.to_owned()),
-            Changed::Reset => (Code::Io, 0, "the device was reset meanwhile".to_owned()),
+            Changed::Refused(errno) => (errno.code(), errno.0),
+            Changed::Broken(_) => (Code::Io, libc::EIO),
+            Changed::Reset => (Code::Io, 0),
         };
-        log::warn!(target: "vfiomig::device", "{from} -> {to} failed: {why}");
+        log::warn!(target: "vfiomig::device", "{from} -> {to} failed: {changed}");
         let outcome = match self.recover(from, &path, recover) {
             // Where it was brought back to, it is empty.
             Outcome::Kept | Outcome::Recovered if self.epoch() != epoch => Outcome::Reset,
             outcome => outcome,
         };
-        let text = format!(
-            "taking the device from {from} to {to} failed: {why}; {}",
-            describe(outcome, self.state)
-        );
-        Err(Error::new(code, text).with_failure(Failure {
+        let now = describe(outcome, self.state);
+        Err(Error::from_args(
+            code,
+            format_args!("taking the device from {from} to {to} failed: {changed}; {now}"),
+        )
+        .with_failure(Failure {
             operation: Operation::SetState,
             ioctl: uapi::VFIO_DEVICE_FEATURE,
             errno,
@@ -287,13 +300,33 @@ fn lost() -> Error {
 }
 
 /// What recovery did, as the second half of a sentence.
-pub(crate) fn describe(outcome: Outcome, state: Option<State>) -> String {
-    let state = state.map_or("an unknown state".to_owned(), |s| s.to_string());
-    match outcome {
-        Outcome::Kept => format!("the device is still in {state}"),
-        Outcome::Recovered => format!("the device was brought back to {state}"),
-        Outcome::Reset => format!("the device was reset and is in {state}"),
-        Outcome::Lost => "the device could not be reset and is lost".to_owned(),
+pub(crate) fn describe(outcome: Outcome, state: Option<State>) -> impl fmt::Display {
+    Description(outcome, state)
+}
+
+struct Description(Outcome, Option<State>);
+
+impl fmt::Display for Description {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Outcome::Kept => "the device is still in ",
+            Outcome::Recovered => "the device was brought back to ",
+            Outcome::Reset => "the device was reset and is in ",
+            Outcome::Lost => return f.write_str("the device could not be reset and is lost"),
+        })?;
+        Named(self.1).fmt(f)
+    }
+}
+
+/// A state that may not be known, for people.
+pub(crate) struct Named(pub Option<State>);
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(state) => state.fmt(f),
+            None => f.write_str("an unknown state"),
+        }
     }
 }
 

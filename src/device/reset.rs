@@ -11,7 +11,7 @@ use super::events::EventKind;
 use super::fsm::State;
 use super::recovery::{Changed, elapsed_ns};
 use super::{Fixups, Inner, Session, probe};
-use crate::error::{Errno, Error, Failure, Operation, Outcome, Result};
+use crate::error::{Errno, Error, Failure, Operation, Outcome, Result, err};
 use crate::uapi;
 
 /// How long a reset is tried again while somebody else holds the device's lock: error recovery and
@@ -35,18 +35,21 @@ impl Inner {
             self.emit(EventKind::Reset, before, Outcome::Reset, elapsed_ns(start));
             return Ok(());
         }
-        let (errno, why) = match after {
-            Ok(state) => (Errno(libc::EIO), format!("the device is in {state} afterwards")),
-            Err(errno) => (errno, errno.to_string()),
-        };
+        let errno = after.err().unwrap_or(Errno(libc::EIO));
         // Whatever the device does now, nothing that is believed of it can be relied upon.
         self.state = None;
         self.emit(EventKind::Reset, before, Outcome::Lost, elapsed_ns(start));
-        Err(Error::new(
-            errno.code(),
-            format!("resetting the device failed: {why}; the device is lost until a harder reset"),
-        )
-        .with_failure(Failure {
+        let end = "the device is lost until a harder reset";
+        let error = match after {
+            Ok(state) => {
+                err!(Io, "resetting the device failed: the device is in {state} afterwards; {end}")
+            }
+            Err(_) => Error::from_args(
+                errno.code(),
+                format_args!("resetting the device failed: {errno}; {end}"),
+            ),
+        };
+        Err(error.with_failure(Failure {
             operation: Operation::Reset,
             ioctl: uapi::VFIO_DEVICE_RESET,
             errno: errno.0,

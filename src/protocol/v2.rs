@@ -3,9 +3,10 @@
 //! Drivers differ in what they return (docs/kernel-interface.md); this is the one place that
 //! knows. It moves bytes between a device and a buffer and knows nothing of frames.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::device::{Inner, State};
+use crate::device::{Inner, Named, State};
 use crate::error::{Code, Errno, Error, Failure, Operation, Outcome, Result, err};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::transport::{DataFd, Direction, PrecopyInfo};
@@ -70,12 +71,15 @@ pub(crate) fn read_failed(device: &mut Inner, errno: Errno) -> Error {
     let before = device.state_now();
     device.drop_data();
     let after = device.query_state().ok();
-    let text = format!(
-        "reading the device's state failed: {errno}; the device is in {}",
-        after.map_or("an unknown state".to_owned(), |s| s.to_string())
-    );
     let outcome = if device.contents_are_lost() { Outcome::Reset } else { Outcome::Kept };
-    Error::new(errno.code(), text).with_failure(Failure {
+    Error::from_args(
+        errno.code(),
+        format_args!(
+            "reading the device's state failed: {errno}; the device is in {}",
+            Named(after)
+        ),
+    )
+    .with_failure(Failure {
         operation: Operation::DataRead,
         errno: errno.0,
         state_before: before,
@@ -99,7 +103,14 @@ pub(crate) struct WriteFailed {
     pub code: Code,
     /// The driver's errno; 0 where it gave none.
     pub errno: i32,
-    pub why: String,
+    /// What was wrong, where the errno does not say it.
+    why: &'static str,
+}
+
+impl fmt::Display for WriteFailed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.why.is_empty() { Errno(self.errno).fmt(f) } else { f.write_str(self.why) }
+    }
 }
 
 /// Writes all of `buf` to the device. After an error the kernel may have consumed any of the rest:
@@ -110,10 +121,7 @@ pub(crate) fn write_all(
     patience: &Patience<'_>,
 ) -> std::result::Result<(), WriteFailed> {
     let mut taken = 0usize;
-    let fail = |code: Code, errno: i32, why: &str| {
-        let why = if why.is_empty() { Errno(errno).to_string() } else { why.to_owned() };
-        Err(WriteFailed { code, errno, why })
-    };
+    let fail = |code: Code, errno: i32, why: &'static str| Err(WriteFailed { code, errno, why });
     let Some(data) = device.data() else {
         return fail(Code::NoDev, libc::ENODEV, "");
     };

@@ -155,13 +155,13 @@ impl Core {
         let written = v2::write_all(inner, data, &patience);
         add(&self.stats.write_ns, elapsed_ns(start));
         written.map_err(|failed| {
-            let text = format!("the driver refuses the state: {}", failed.why);
-            Error::new(failed.code, text).with_failure(Failure {
-                operation: Operation::DataWrite,
-                errno: failed.errno,
-                state_before: before,
-                ..Failure::default()
-            })
+            Error::from_args(failed.code, format_args!("the driver refuses the state: {failed}"))
+                .with_failure(Failure {
+                    operation: Operation::DataWrite,
+                    errno: failed.errno,
+                    state_before: before,
+                    ..Failure::default()
+                })
         })
     }
 
@@ -205,8 +205,11 @@ impl Core {
             Some(Operation::DataWrite) => sofar.data_bytes,
             _ => sofar.stream_bytes,
         };
-        let note = if tried { String::new() } else { format!("; {}", describe(outcome, state)) };
-        let error = error.note(&note).amend(|failure| {
+        let error = match tried {
+            true => error,
+            false => error.note_args(format_args!("; {}", describe(outcome, state))),
+        };
+        let error = error.amend(|failure| {
             if failure.operation == Operation::None {
                 failure.operation = Operation::Stream;
             }

@@ -21,7 +21,7 @@ pub use dirty::{DmaLog, Hwpt, IovaRange, KernelHwpt, KernelType1, Type1, Type1In
 pub use kernel::KernelTransport;
 pub use ops::{OpsTransport, vfiomig_device_ops, vfiomig_identity, vfiomig_precopy_info};
 pub(crate) use ops::{fixed_text, put_fixed_text};
-pub(crate) use os::{current_thread_token, page_size, random_bytes};
+pub(crate) use os::{current_thread_token, errno_text, page_size, random_bytes};
 pub(crate) use words::Words;
 
 use crate::error::Errno;

@@ -1,5 +1,7 @@
 //! The few things of the operating system that no device is involved in.
 
+use std::ffi::CStr;
+
 use crate::error::Errno;
 
 /// Fills `buf` with random bytes: names for streams, not keys.
@@ -29,6 +31,14 @@ pub(crate) fn page_size() -> u64 {
 /// The calling thread's errno.
 pub(super) fn last_errno() -> Errno {
     Errno(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
+}
+
+/// The system's text for an errno. Needs no memory.
+pub(crate) fn errno_text(errno: i32, room: &mut [u8; 128]) -> &str {
+    // SAFETY: the pointer and the length describe `room`, which is valid for writes.
+    unsafe { libc::strerror_r(errno, room.as_mut_ptr().cast(), room.len()) };
+    let text = CStr::from_bytes_until_nul(room).ok().and_then(|text| text.to_str().ok());
+    text.filter(|text| !text.is_empty()).unwrap_or("Unknown error")
 }
 
 /// A number that no other live thread has. Costs no system call and registers no destructor.
@@ -86,6 +96,14 @@ mod tests {
         assert_eq!(mine, current_thread_token());
         let other = std::thread::spawn(current_thread_token).join().unwrap();
         assert_ne!(mine, other);
+    }
+
+    #[test]
+    fn an_errno_has_the_text_that_the_standard_library_has_for_it() {
+        for errno in [1, libc::EIO, libc::ENOMEM, 133, 9999] {
+            let text = std::io::Error::from_raw_os_error(errno).to_string();
+            assert_eq!(Errno(errno).to_string(), text);
+        }
     }
 
     #[test]

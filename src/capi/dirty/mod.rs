@@ -15,6 +15,7 @@ use super::handle::{self, Kind, Object};
 use super::reserve::admit;
 use super::structs::{check_out, read_in, write_out};
 use super::table;
+use crate::alloc;
 use crate::dirty::{Run, RunOptions, Source};
 use crate::error::{Errno, Result, err};
 use crate::session::Shared;
@@ -71,6 +72,9 @@ pub extern "C" fn vfiomig_dirty_free(run: *mut vfiomig_dirty) {
     free(&table::DIRTY_FREE, run.addr(), Kind::Dirty);
 }
 
+/// The longest name of a source that is kept, in bytes.
+const MAX_NAME: usize = 256;
+
 /// What a structure says, and the tracker that it brings, which is owned from here on.
 struct RawSource {
     source: vfiomig_dirty_source,
@@ -122,7 +126,8 @@ unsafe fn make_source(raw: RawSource) -> Result<Source> {
     }
     if !source.name.is_null() {
         // SAFETY: the caller's contract: a NUL-terminated string.
-        out.name = unsafe { CStr::from_ptr(source.name) }.to_string_lossy().into_owned();
+        let name = unsafe { CStr::from_ptr(source.name) }.to_bytes();
+        out.name = alloc::text_of_bytes(name, MAX_NAME, "no memory for the source's name")?;
     }
     if has(VFIOMIG_SOURCE_HWPT) {
         if source.iommufd < 0 || source.hwpt_id == 0 {
