@@ -6,14 +6,14 @@
 #
 # usage: build-tests.sh [--archive FILE | --shared FILE] [DIR]
 #
-#   --archive FILE  static library (default: target/release/libvfiomig.a),
+#   --archive FILE  static library (default: target/release/libvfiomig_c.a),
 #                   from which a shared one is linked
 #   --shared FILE   a shared library that is there already
 #   DIR             default: build/lab in the repository
 
 set -euo pipefail
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-archive=${CARGO_TARGET_DIR:-$top/target}/release/libvfiomig.a shared=''
+archive=${CARGO_TARGET_DIR:-$top/target}/release/libvfiomig_c.a shared=''
 while [ $# -gt 0 ]; do
 	case $1 in
 	--archive) archive=$2; shift 2 ;;

@@ -74,6 +74,11 @@ pub(crate) fn reserve(to: &mut impl Grow, more: usize, what: &'static str) -> Re
     to.grow(more, true).map_err(|()| no_memory(what))
 }
 
+/// Room for `more` elements, and for others that may come later.
+pub(crate) fn grow(to: &mut impl Grow, more: usize, what: &'static str) -> Result<()> {
+    to.grow(more, false).map_err(|()| no_memory(what))
+}
+
 /// Appends one element.
 pub(crate) fn push<T>(to: &mut Vec<T>, value: T, what: &'static str) -> Result<()> {
     to.grow(1, false).map_err(|()| no_memory(what))?;
@@ -110,6 +115,33 @@ pub(crate) fn filled<T: Copy>(value: T, len: usize, what: &'static str) -> Resul
     reserve(&mut out, len, what)?;
     out.resize(len, value);
     Ok(out)
+}
+
+/// As many as there are.
+pub(crate) fn collect<T>(from: impl Iterator<Item = T>, what: &'static str) -> Result<Vec<T>> {
+    let mut out = Vec::new();
+    for value in from {
+        push(&mut out, value, what)?;
+    }
+    Ok(out)
+}
+
+/// More than anything small takes, in bytes.
+const PROBE: usize = 8 << 10;
+
+/// Whether there is memory now: asked before each node of a map or set that the guest or the VMM may
+/// make long. Whoever hears "no" stores something coarser instead, or nothing.
+pub(crate) fn has_memory() -> bool {
+    let mut probe: Vec<u8> = Vec::new();
+    let found = may_fail(|| probe.try_reserve_exact(PROBE)).is_ok();
+    // What is allocated for nothing may be left out otherwise.
+    std::hint::black_box(probe.as_ptr());
+    found
+}
+
+/// An error, where there is no memory now.
+pub(crate) fn check_memory(what: &'static str) -> Result<()> {
+    if has_memory() { Ok(()) } else { Err(no_memory(what)) }
 }
 
 /// A copy of a text.

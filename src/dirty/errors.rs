@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 
 use super::tracker::TrackerKind;
+use crate::alloc;
 use crate::error::Code;
 
 /// Something that made addresses count as dirty.
@@ -52,7 +53,9 @@ impl Errors {
         if self.total == KEPT as u64 {
             log::warn!(target: "vfiomig::dirty", "of more errors a few are logged only");
         }
-        let full = self.kept.len() >= KEPT;
+        // The first few take little, and come from the reserve where there is no memory.
+        let full = self.kept.len() >= KEPT
+            || !self.kept.is_empty() && alloc::reserve(&mut self.kept, 1, "").is_err();
         match self.kept.last_mut() {
             // The next piece of the same trouble.
             Some(last)
@@ -98,7 +101,8 @@ impl DirtyError {
             code: error.code(),
             first: *range.start(),
             last: *range.end(),
-            message: error.message().to_owned(),
+            // Without memory, the code has to do.
+            message: alloc::text(error.message(), "").unwrap_or_default(),
         }
     }
 }

@@ -7,6 +7,7 @@ use rangemap::{RangeInclusiveMap, RangeInclusiveSet};
 
 use super::bitmap::PageSize;
 use super::ranges;
+use crate::alloc;
 use crate::error::{Result, err};
 
 /// The most that one address space may map, in bytes: far above any machine, and low enough that
@@ -132,6 +133,7 @@ impl Map {
                 other.end()
             ));
         }
+        alloc::check_memory("no memory for a mapping")?;
         let bytes = self.bytes.checked_add(size).filter(|bytes| *bytes <= MAX_MAPPED);
         self.bytes = bytes.ok_or_else(|| {
             err!(Inval, "with the mapping at {iova:#x} more than {MAX_MAPPED:#x} bytes are mapped")
@@ -148,6 +150,7 @@ impl Map {
         page: PageSize,
     ) -> Result<RangeInclusive<u64>> {
         let range = check_range("a window", iova, size, page)?;
+        alloc::check_memory("no memory for a window")?;
         self.windows.insert(range.clone());
         ranges::bound(&mut self.windows, ranges::MAX_KEPT);
         Ok(range)
@@ -171,6 +174,11 @@ impl Map {
             last: *whole.end().min(range.end()),
             mapping: *mapping,
         })
+    }
+
+    /// The first piece from an address on that devices can write to.
+    pub fn next_writable(&self, from: u64, range: &RangeInclusive<u64>) -> Option<Piece> {
+        self.writable(&(from.max(*range.start())..=*range.end())).next()
     }
 
     /// All of what is mapped in one with a piece.

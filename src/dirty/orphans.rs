@@ -7,6 +7,7 @@
 //! becomes too much, the VMM has to take some before more can be unmapped ([`Orphans::is_full`]).
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use super::map::{Mapping, Piece};
 use super::pending::{MAX_RUN, Pending};
@@ -23,7 +24,6 @@ const COOKIE_BYTES: u64 = 128;
 type Take<'a> = &'a mut dyn FnMut(&Piece, u64, &mut [u64], u64) -> Result<()>;
 
 /// See the module.
-#[derive(Default)]
 pub(super) struct Orphans {
     /// By cookie: the numbers of the pages there.
     known: BTreeMap<u64, Pending>,
@@ -33,13 +33,19 @@ pub(super) struct Orphans {
     unknown: Pending,
 }
 
+impl Default for Orphans {
+    fn default() -> Orphans {
+        Orphans { known: BTreeMap::new(), known_bytes: 0, unknown: Pending::exact() }
+    }
+}
+
 impl Orphans {
     /// Adds `n` pages from page `first` of what `cookie` stands for.
     pub fn add(&mut self, cookie: u64, first: u64, n: u64) {
         if n == 0 {
             return;
         }
-        let pages = self.known.entry(cookie).or_default();
+        let pages = self.known.entry(cookie).or_insert_with(Pending::exact);
         let before = if pages.is_empty() { 0 } else { bytes_of(pages) };
         pages.add(first..=first.saturating_add(n - 1));
         self.known_bytes = self.known_bytes.saturating_sub(before) + bytes_of(pages);
@@ -47,7 +53,12 @@ impl Orphans {
 
     /// Adds the page with this number in the address space that it was in.
     pub fn add_unknown(&mut self, page: u64) {
-        self.unknown.add(page..=page);
+        self.add_all_unknown(page..=page);
+    }
+
+    /// Adds pages of which it is not known where they are.
+    pub fn add_all_unknown(&mut self, pages: RangeInclusive<u64>) {
+        self.unknown.add(pages);
     }
 
     /// Gives all to `sink`, which fails for what it refuses: that stays, and the first error is

@@ -2,12 +2,14 @@
 //! lay beyond a range that was asked for, what an error made count as dirty.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::{Range, RangeInclusive};
 
 use rangemap::RangeInclusiveSet;
 
 use super::bitmap;
-use super::ranges::{self, RANGE_BYTES};
+use super::ranges::{self, RANGE_BYTES, insert_or_all};
+use crate::alloc;
 
 /// Pages in a block: a bitmap of 4 KiB.
 const BLOCK: u64 = 512 * 64;
@@ -35,17 +37,36 @@ pub(super) const MAX_RUN: u64 = BLOCK;
 pub(super) struct Pending {
     bits: BTreeMap<u64, Box<Block>>,
     ranges: RangeInclusiveSet<u64>,
+    /// Nothing may be in it that was not added.
+    exact: bool,
     /// The most blocks there may be.
     room: usize,
 }
 
 impl Default for Pending {
     fn default() -> Pending {
-        Pending { bits: BTreeMap::new(), ranges: RangeInclusiveSet::new(), room: usize::MAX }
+        Pending {
+            bits: BTreeMap::new(),
+            ranges: RangeInclusiveSet::new(),
+            exact: false,
+            room: usize::MAX,
+        }
     }
 }
 
 impl Pending {
+    /// A set that has nothing but what was added in it.
+    pub fn exact() -> Pending {
+        Pending { exact: true, ..Pending::default() }
+    }
+
+    fn insert(&mut self, pages: RangeInclusive<u64>) {
+        match self.exact {
+            true => self.ranges.insert(pages),
+            false => insert_or_all(&mut self.ranges, pages),
+        }
+    }
+
     /// Bounds the memory that it takes: as much as bitmaps of so many pages, and a few MiB. Where
     /// pages are scattered over more addresses than that, as a guest behind a vIOMMU may have it, what
     /// is near to each other becomes one range, with what lies between.
@@ -56,25 +77,27 @@ impl Pending {
     /// Turns blocks into ranges: those with few stretches as they are, and when these are not enough,
     /// others from their first page to their last, where that adds least.
     fn make_room(&mut self) {
-        let mut others = Vec::new();
+        let (mut others, mut few) = (Vec::new(), Vec::new());
+        let lists = alloc::reserve(&mut others, self.bits.len(), "")
+            .and_then(|()| alloc::reserve(&mut few, self.bits.len(), ""));
+        if lists.is_err() {
+            self.bits.clear();
+            self.ranges.clear();
+            self.ranges.insert(0..=u64::MAX);
+            return;
+        }
         let stretches = |block: &Block| bitmap::runs(block, 0..BLOCK).take(FEW + 1).count();
-        let few: Vec<u64> = self
-            .bits
-            .iter()
-            .filter(|(index, block)| {
-                let is_few = stretches(block) <= FEW;
-                if !is_few {
-                    others.push((added(block), **index));
-                }
-                is_few
-            })
-            .map(|(index, _)| *index)
-            .collect();
+        for (index, block) in &self.bits {
+            match stretches(block) <= FEW {
+                true => few.push(*index),
+                false => others.push((added(block), *index)),
+            }
+        }
         for index in &few {
             let Some(block) = self.bits.remove(index) else { continue };
             for (at, n) in bitmap::runs(&block[..], 0..BLOCK) {
                 let first = index * BLOCK + at;
-                self.ranges.insert(first..=first + (n - 1));
+                self.insert(first..=first + (n - 1));
             }
         }
         others.sort_unstable();
@@ -84,19 +107,20 @@ impl Pending {
             else {
                 continue;
             };
-            self.ranges.insert(index * BLOCK + first..=index * BLOCK + last);
+            self.insert(index * BLOCK + first..=index * BLOCK + last);
         }
         ranges::bound(&mut self.ranges, MAX_RANGES);
     }
 
-    /// Adds pages `first` to `last`.
+    /// Adds pages `first` to `last`. Where there is no memory to note that, everything is in it from
+    /// now on; in an exact set they are noted as a range, which takes little.
     pub fn add(&mut self, pages: RangeInclusive<u64>) {
         let (first, last) = pages.into_inner();
         if last < first {
             return;
         }
         if last - first >= LONG - 1 {
-            self.ranges.insert(first..=last);
+            self.insert(first..=last);
             return;
         }
         self.each_block(first, last - first + 1, |block, bit, _, n| bitmap::set(block, bit, n));
@@ -110,7 +134,7 @@ impl Pending {
             let next = end.min(at + (BLOCK - page % BLOCK));
             match bitmap::runs(words, at..next).next() {
                 None => {}
-                Some((_, BLOCK)) => self.ranges.insert(page..=page + (BLOCK - 1)),
+                Some((_, BLOCK)) => self.insert(page..=page + (BLOCK - 1)),
                 Some((set, _)) => {
                     self.each_block(first + set, next - set, |block, bit, done, n| {
                         bitmap::or_at(block, bit, words, set + done, n);
@@ -129,11 +153,16 @@ impl Pending {
             if self.bits.len() >= self.room && !self.bits.contains_key(&(page / BLOCK)) {
                 self.make_room();
             }
-            let block = self
-                .bits
-                .entry(page / BLOCK)
-                .or_insert_with(|| Box::new([0; (BLOCK / 64) as usize]));
-            f(block, page % BLOCK, done, here);
+            let block = match self.bits.entry(page / BLOCK) {
+                Entry::Occupied(there) => Some(there.into_mut()),
+                Entry::Vacant(place) => {
+                    alloc::has_memory().then(|| place.insert(Box::new([0; (BLOCK / 64) as usize])))
+                }
+            };
+            match block {
+                Some(block) => f(block, page % BLOCK, done, here),
+                None => self.insert(page..=page + (here - 1)),
+            }
             done += here;
         }
     }
@@ -146,16 +175,18 @@ impl Pending {
         }
         let last = first.saturating_add(n - 1);
         let pages = first..=last;
-        let found: Vec<_> = self.ranges.overlapping(&pages).cloned().collect();
-        for range in found {
+        for range in self.ranges.overlapping(&pages) {
             let (start, end) = (*range.start().max(&first), *range.end().min(&last));
             bitmap::set(into, start - first, end - start + 1);
         }
         self.ranges.remove(pages);
-        let blocks: Vec<u64> =
-            self.bits.range(first / BLOCK..=last / BLOCK).map(|(index, _)| *index).collect();
-        for index in blocks {
-            let Some(block) = self.bits.get_mut(&index) else { continue };
+        let mut from = Some(first / BLOCK);
+        while let Some((index, block)) = from
+            .and_then(|from| self.bits.range_mut(from..).next())
+            .filter(|(i, _)| **i <= last / BLOCK)
+        {
+            let index = *index;
+            from = index.checked_add(1);
             let start = first.max(index * BLOCK);
             let end = last.min(index * BLOCK + (BLOCK - 1));
             let len = end - start + 1;

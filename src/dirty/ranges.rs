@@ -6,10 +6,22 @@ use rangemap::RangeInclusiveSet;
 
 use super::bitmap::PageSize;
 use super::map::{EVERYWHERE, Map};
+use crate::alloc;
 use crate::transport::IovaRange;
 
 /// The most ranges that the kernel takes: a page of them (docs/kernel-interface.md).
 pub(crate) const MAX_RANGES: usize = 256;
+
+/// Adds a range; where there is no memory for that, everything. For sets of what counts as dirty,
+/// or is not watched: in those too much is never wrong.
+pub(crate) fn insert_or_all(set: &mut RangeInclusiveSet<u64>, range: RangeInclusive<u64>) {
+    if alloc::has_memory() {
+        set.insert(range);
+    } else {
+        set.clear();
+        set.insert(EVERYWHERE);
+    }
+}
 
 /// Everything a device may write to, in whole pages: the mappings, and with `windows` what may be
 /// mapped later. Neighbours are one range. The last page before 2^64 is left out: the kernel cannot
@@ -20,8 +32,12 @@ pub(crate) fn wanted(map: &Map, windows: bool, page: PageSize) -> RangeInclusive
         let mask = page.bytes() - 1;
         let (first, last) = (range.start() & !mask, range.end() | mask);
         let last = if last == u64::MAX { last - page.bytes() } else { last };
-        if first < last {
+        if first >= last {
+        } else if alloc::has_memory() {
             set.insert(first..=last);
+        } else {
+            // A log may watch too much.
+            set = hull(set.iter().cloned().chain([first..=last]));
         }
     };
     for piece in map.writable(&EVERYWHERE) {
@@ -35,15 +51,20 @@ pub(crate) fn wanted(map: &Map, windows: bool, page: PageSize) -> RangeInclusive
 
 /// Joins neighbours over the smallest gaps until there are at most `max` ranges.
 pub(crate) fn join(set: &RangeInclusiveSet<u64>, max: usize) -> RangeInclusiveSet<u64> {
-    let mut gaps: Vec<RangeInclusive<u64>> = set
+    let gaps = set
         .iter()
         .zip(set.iter().skip(1))
-        .map(|(a, b)| a.end().saturating_add(1)..=b.start().saturating_sub(1))
-        .collect();
-    gaps.sort_by_key(|gap| gap.end() - gap.start());
-    let mut joined = set.clone();
-    for gap in gaps.into_iter().take(set.len().saturating_sub(max.max(1))) {
-        joined.insert(gap);
+        .map(|(a, b)| a.end().saturating_add(1)..=b.start().saturating_sub(1));
+    let all = || hull(set.iter().cloned());
+    let Ok(mut gaps) = alloc::collect(gaps, "") else { return all() };
+    gaps.sort_unstable_by_key(|gap| (gap.end() - gap.start(), *gap.start()));
+    let gaps = gaps.into_iter().take(set.len().saturating_sub(max.max(1)));
+    let mut joined = RangeInclusiveSet::new();
+    for range in set.iter().cloned().chain(gaps) {
+        if !alloc::has_memory() {
+            return all();
+        }
+        joined.insert(range);
     }
     joined
 }
@@ -60,6 +81,12 @@ pub(crate) fn bound(set: &mut RangeInclusiveSet<u64>, max: usize) {
     if set.len() > max {
         *set = join(set, max / 2);
     }
+}
+
+/// From the first address of some ranges to the last: what there is room for without memory.
+fn hull(ranges: impl Iterator<Item = RangeInclusive<u64>>) -> RangeInclusiveSet<u64> {
+    let all = ranges.reduce(|a, b| *a.start().min(b.start())..=*a.end().max(b.end()));
+    all.into_iter().collect()
 }
 
 /// As the kernel wants them.
@@ -80,7 +107,9 @@ pub(crate) fn missing(
 ) -> RangeInclusiveSet<u64> {
     let mut missing = RangeInclusiveSet::new();
     for piece in map.writable(range) {
-        missing.extend(logged.gaps(&piece.range()));
+        for gap in logged.gaps(&piece.range()) {
+            insert_or_all(&mut missing, gap);
+        }
     }
     missing
 }

@@ -455,7 +455,9 @@ impl Tracker for DeviceLog {
 
     fn changed(&mut self, map: &Map, range: &RangeInclusive<u64>) {
         self.blind.remove(range.clone());
-        self.blind.extend(ranges::missing(map, range, &self.logged));
+        for part in ranges::missing(map, range, &self.logged) {
+            ranges::insert_or_all(&mut self.blind, part);
+        }
         // Perhaps it takes this.
         self.is_full = false;
         let mut windows = map.windows().overlapping(range);
@@ -722,7 +724,9 @@ impl Tracker for AllDirty {
 
     fn changed(&mut self, map: &Map, range: &RangeInclusive<u64>) {
         self.map.remove(range.clone());
-        self.map.extend(ranges::missing(map, range, &RangeInclusiveSet::new()));
+        for part in ranges::missing(map, range, &RangeInclusiveSet::new()) {
+            ranges::insert_or_all(&mut self.map, part);
+        }
     }
 }
 

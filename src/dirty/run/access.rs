@@ -4,6 +4,7 @@ use super::super::map::Piece;
 use super::super::memory::{Memory, Place};
 use super::Run;
 use super::deliver::callback_failed;
+use crate::alloc;
 use crate::error::{Errno, Result, err};
 
 impl Run {
@@ -73,7 +74,9 @@ impl Run {
         }
         let last = iova.checked_add(length - 1);
         let last = last.ok_or_else(|| err!(Inval, "a range at {iova:#x} wraps"))?;
-        let pieces: Vec<Piece> = self.map.pieces(&(iova..=last)).collect();
+        let range = iova..=last;
+        let pieces = self.map.pieces(&range);
+        let pieces = alloc::collect(pieces, "no memory for a list of mappings")?;
         let mut next = Some(iova);
         for piece in &pieces {
             if next != Some(piece.first) {

@@ -5,7 +5,9 @@ use std::ops::RangeInclusive;
 use super::super::bitmap::{self, PageSize, Span, words_for};
 use super::super::map::{MAX_MAPPED, Piece, check_range};
 use super::super::memory::{Memory, Place};
+use super::super::ranges::insert_or_all;
 use super::{Run, pages_in};
+use crate::alloc;
 use crate::error::{Errno, Error, Result, err};
 
 /// Takes what is dirty: a piece, its first page's address, the bits. On an error, those bits are
@@ -97,7 +99,7 @@ impl Run {
     pub(super) fn owe(&mut self, page: u64, asked: &RangeInclusive<u64>) {
         let first = page << self.page.shift();
         let last = first | (self.page.bytes() - 1);
-        self.owed.insert(first..=last);
+        insert_or_all(&mut self.owed, first..=last);
         self.owed.remove(asked.clone());
         if self.owed.len() > MAX_OWED {
             // Then all of those pages come once more.
@@ -169,6 +171,9 @@ impl Run {
     pub(super) fn orphan_bits(&mut self, piece: &Piece, first: u64, words: &[u64], bits: u64) {
         let page = self.page;
         for (at, n) in bitmap::runs(words, 0..bits) {
+            if !alloc::has_memory() {
+                return self.orphan_all(piece);
+            }
             let iova = first + (at << page.shift());
             if !piece.mapping.translate {
                 let Piece { mapping, .. } = piece;
@@ -189,6 +194,16 @@ impl Run {
                     done += 1;
                 }
             }
+        }
+    }
+
+    /// Keeps all of a piece that goes: one range, where there is no memory to say which pages of it.
+    fn orphan_all(&mut self, piece: &Piece) {
+        let (page, mapping) = (self.page, piece.mapping);
+        let pages = pages_in(piece.first, piece.last, page);
+        match mapping.translate {
+            false => self.orphans.add(mapping.cookie, page.of(piece.offset_of(piece.first)), pages),
+            true => self.orphans.add_all_unknown(page.of(piece.first)..=page.of(piece.last)),
         }
     }
 
@@ -259,7 +274,7 @@ impl Run {
 }
 
 pub(super) fn callback_failed(what: &str, iova: u64, errno: Errno) -> Error {
-    Error::new(errno.code(), format!("the VMM does not {what} at {iova:#x}: {errno}"))
+    Error::from_args(errno.code(), format_args!("the VMM does not {what} at {iova:#x}: {errno}"))
 }
 
 /// Gives dirty pages to the VMM. On an error, the bits of pages that it has taken are cleared.

@@ -188,15 +188,22 @@ impl Run {
         if mapping.window {
             return Ok(());
         }
-        let missed: Vec<RangeInclusive<u64>> =
-            self.unsettled.overlapping(&range).cloned().collect();
-        for part in missed {
-            self.add_mapped(*part.start().max(range.start()), *part.end().min(range.end()));
-        }
-        self.unsettled.remove(range.clone());
-        ranges::bound(&mut self.unsettled, MAX_KEPT);
+        self.settle(&range);
         self.verify(&range);
         Ok(())
+    }
+
+    /// Makes what may have been missed in a range of windows pending.
+    fn settle(&mut self, range: &RangeInclusive<u64>) {
+        let Run { unsettled, map, pending, page, .. } = self;
+        for part in unsettled.overlapping(range) {
+            let part = *part.start().max(range.start())..=*part.end().min(range.end());
+            for piece in map.writable(&part) {
+                pending.add(page.of(piece.first)..=page.of(piece.last));
+            }
+        }
+        unsettled.remove(range.clone());
+        ranges::bound(unsettled, MAX_KEPT);
     }
 
     fn map_changed(&mut self, range: &RangeInclusive<u64>) {
@@ -234,11 +241,7 @@ impl Run {
             return Err(err!(Inval, "tracking is on"));
         }
         let (scratch, union) = (self.new_buffer()?, self.new_buffer()?);
-        let old = self.map.clone();
-        if let Err(error) = self.enumerate() {
-            self.map = old;
-            return Err(error);
-        }
+        let old = self.enumerate()?;
         self.forget();
         self.cancel.clear();
         self.rounds = Rounds::new();
@@ -256,7 +259,9 @@ impl Run {
                 if let Err(other) = self.stop() {
                     log::warn!(target: "vfiomig::dirty", "{other}");
                 }
-                self.map = old;
+                if let Some(old) = old {
+                    self.map = old;
+                }
                 return Err(error);
             }
         }
@@ -270,8 +275,9 @@ impl Run {
         Ok(Synced { errors: self.errors.total > before, unwatched: self.is_unwatched(&EVERYWHERE) })
     }
 
-    fn enumerate(&mut self) -> Result<()> {
-        let Some(mut memory) = self.memory.take() else { return Ok(()) };
+    /// Takes the map as the VMM enumerates it, if it does; returns the one before.
+    fn enumerate(&mut self) -> Result<Option<Map>> {
+        let Some(mut memory) = self.memory.take() else { return Ok(None) };
         let (page, mut map) = (self.page, Map::default());
         let enumerated = memory.enumerate(&mut |mapping| {
             if mapping.window {
@@ -281,10 +287,7 @@ impl Run {
             }
         });
         self.memory = Some(memory);
-        if enumerated? {
-            self.map = map;
-        }
-        Ok(())
+        Ok(enumerated?.then(|| std::mem::replace(&mut self.map, map)))
     }
 
     fn new_buffer(&self) -> Result<Words> {

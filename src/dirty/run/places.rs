@@ -9,7 +9,9 @@ use super::super::memory::Place;
 use super::super::tracker::TrackerKind;
 use super::Run;
 use super::deliver::{give, place_of};
+use crate::alloc;
 use crate::dirty::PageSize;
+use crate::error::Result;
 
 /// Most places that are remembered over an unmapping. A guest decides how many there are.
 const MAX_PLACES: usize = 1024;
@@ -67,11 +69,20 @@ impl Places {
     }
 }
 
+/// Room for all places of so many pieces, with so many translated pages in them: each has one behind it at the most of which nothing is
+/// known, and so has each piece.
+pub(super) fn places_of(pieces: usize, pages: u64) -> Result<Vec<Piece>> {
+    let mut found = Vec::new();
+    let places = usize::try_from(pages).unwrap_or(usize::MAX).min(MAX_PLACES);
+    alloc::reserve(&mut found, pieces + 2 * places, "no memory for the places of mappings")?;
+    Ok(found)
+}
+
 impl Run {
     /// The places of the pending pages of these pieces, and what is left of the pieces. Where they are
     /// more than can be remembered, those pages are delivered at once.
-    pub(super) fn locate(&mut self, pieces: &[Piece]) -> Vec<Piece> {
-        let (page, found) = (self.page, Vec::new());
+    pub(super) fn locate(&mut self, pieces: &[Piece], found: Vec<Piece>) -> Vec<Piece> {
+        let page = self.page;
         let mut places = Places { page, found, known: 0, unknown: 0, next: None };
         for piece in pieces {
             places.next = Some(piece.first);

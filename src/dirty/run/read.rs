@@ -9,6 +9,7 @@ use super::super::tracker::{Extent, Tracker};
 use super::deliver::Sink;
 use super::trackers::Slot;
 use super::{Run, Synced, elapsed_ns, pages_in};
+use crate::alloc;
 use crate::error::{Result, err};
 use crate::transport::Words;
 
@@ -49,7 +50,8 @@ impl Run {
 
     fn read_and_deliver(&mut self, range: &RangeInclusive<u64>, sink: Sink<'_>) -> Result<()> {
         self.note_resets();
-        let pieces: Vec<Piece> = self.map.pieces(range).collect();
+        // First: without memory nothing has been read, and all stays where it is.
+        let pieces = alloc::collect(self.map.pieces(range), "no memory for a list of mappings")?;
         for piece in pieces.iter().filter(|piece| !piece.mapping.read_only) {
             let whole = self.read_whole(piece, &self.whole_slots(), false);
             let mut at = piece.first;
@@ -217,7 +219,7 @@ impl Run {
                 // What does not fit the union any more stays.
                 let own = pages_in(first, last, page);
                 if own < asked.bits() {
-                    beyond.extend(bitmap::runs(words, own..asked.bits()));
+                    push_runs(&mut beyond, bitmap::runs(words, own..asked.bits()));
                     let bits = bitmap::count(words);
                     bitmap::cut(words, own);
                     bitmap::drain(words, union);
@@ -231,8 +233,8 @@ impl Run {
                 // Pages that reach over the ends: their bits are gone now.
                 let head = (first - start).div_ceil(page.bytes());
                 let tail = (last - start).saturating_add(1) >> page.shift();
-                beyond.extend(bitmap::runs(words, 0..head));
-                beyond.extend(bitmap::runs(words, tail..asked.bits()));
+                push_runs(&mut beyond, bitmap::runs(words, 0..head));
+                push_runs(&mut beyond, bitmap::runs(words, tail..asked.bits()));
                 let bits = bitmap::count(words);
                 words.fill(0);
                 bits
@@ -278,15 +280,14 @@ impl Run {
     pub(super) fn add_blind(&mut self, pieces: &[Piece]) {
         for piece in pieces.iter().filter(|piece| !piece.mapping.read_only) {
             let asked = piece.range();
-            let mut found: Vec<RangeInclusive<u64>> = Vec::new();
-            for slot in self.slots.iter().filter(|slot| slot.active) {
-                let blind = slot.tracker.blind().into_iter();
-                found.extend(blind.flat_map(|blind| blind.overlapping(&asked)).cloned());
-            }
-            found.extend(self.suspect.overlapping(&asked).cloned());
-            for range in found {
-                let (start, end) = (range.start().max(&piece.first), range.end().min(&piece.last));
-                self.pending.add(self.page.of(*start)..=self.page.of(*end));
+            let Run { slots, suspect, pending, page, .. } = self;
+            let blind = slots.iter().filter(|slot| slot.active).filter_map(|s| s.tracker.blind());
+            for set in blind.chain([&*suspect]) {
+                for range in set.overlapping(&asked) {
+                    let (start, end) =
+                        (range.start().max(&piece.first), range.end().min(&piece.last));
+                    pending.add(page.of(*start)..=page.of(*end));
+                }
             }
         }
     }
@@ -328,11 +329,32 @@ impl Run {
 
     /// Makes all that one tracker has to say pending.
     pub(super) fn read_out(&mut self, i: usize) {
-        let pieces: Vec<Piece> = self.map.writable(&EVERYWHERE).collect();
-        self.read_pieces(i, &pieces, false);
+        self.read_all_pieces(i);
         if self.is_active(i) {
             // Not only what it has seen.
-            self.add_blind(&pieces);
+            self.add_all_blind();
+        }
+    }
+
+    /// [`Run::read_pieces`] of all there are, which are not put into a list: there may be no memory
+    /// for one.
+    pub(super) fn read_all_pieces(&mut self, i: usize) {
+        let mut from = Some(0);
+        while let Some(piece) = from.and_then(|from| self.map.next_writable(from, &EVERYWHERE)) {
+            self.read_pieces(i, &[piece], false);
+            if !self.is_active(i) {
+                return;
+            }
+            from = piece.last.checked_add(1);
+        }
+    }
+
+    /// [`Run::add_blind`] for all pieces.
+    pub(super) fn add_all_blind(&mut self) {
+        let mut from = Some(0);
+        while let Some(piece) = from.and_then(|from| self.map.next_writable(from, &EVERYWHERE)) {
+            self.add_blind(&[piece]);
+            from = piece.last.checked_add(1);
         }
     }
 
@@ -458,5 +480,19 @@ impl Slot {
     /// Whether it answers for whole mappings only.
     pub fn reads_whole(&self) -> bool {
         matches!(self.tracker.extent(), Extent::WholeMappings { .. })
+    }
+}
+
+/// Adds stretches of bits to a list. Where there is no memory for it, the last one grows over those
+/// that follow: a page too many is dirty, and none too few.
+fn push_runs(to: &mut Vec<(u64, u64)>, runs: impl Iterator<Item = (u64, u64)>) {
+    for (at, len) in runs {
+        let full = alloc::push(to, (at, len), "").is_err();
+        if let Some(last) = to.last_mut().filter(|_| full) {
+            last.1 = (at + len).saturating_sub(last.0).max(last.1);
+        } else if full {
+            // The first few take little, and come from the reserve.
+            to.push((at, len));
+        }
     }
 }

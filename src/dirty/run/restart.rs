@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 
 use super::super::errors::DirtyError;
 use super::super::map::{EVERYWHERE, Piece};
+use super::super::ranges::insert_or_all;
 use super::super::source::Health;
 use super::super::tracker::TrackerKind;
 use super::Run;
@@ -98,8 +99,10 @@ impl Run {
 
     /// A mapping may have been made already that the run has not been told of.
     fn windows_are_doubtful(&mut self) {
-        let windows: Vec<RangeInclusive<u64>> = self.map.windows().iter().cloned().collect();
-        self.unsettled.extend(windows);
+        let Run { map, unsettled, .. } = self;
+        for window in map.windows().iter() {
+            insert_or_all(unsettled, window.clone());
+        }
     }
 
     /// A device that was reset may have forgotten what it had logged.
@@ -155,9 +158,8 @@ impl Run {
         if for_free && matches!(evidence, Evidence::Nothing) {
             return;
         }
-        let pieces: Vec<Piece> = self.map.writable(&EVERYWHERE).collect();
-        self.read_pieces(i, &pieces, false);
-        self.add_blind(&pieces);
+        self.read_all_pieces(i);
+        self.add_all_blind();
         if self.is_active(i) {
             self.restart_log(i);
         }
@@ -165,7 +167,7 @@ impl Run {
             Evidence::Quiet(before) => self.quiet(i) == Some(before),
             Evidence::Bridge { slot, temporary } => {
                 let watched = self.is_active(slot);
-                self.read_pieces(slot, &pieces, false);
+                self.read_all_pieces(slot);
                 let used = self.users.iter().flatten().any(|user| user.slot() == Some(slot));
                 if let Some(slot) = self.slots.get_mut(slot).filter(|_| temporary && !used) {
                     slot.active = false;

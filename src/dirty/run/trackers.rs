@@ -4,18 +4,20 @@ use std::time::Instant;
 
 use super::super::bitmap::PageSize;
 use super::super::map::{EVERYWHERE, Piece};
-use super::super::ranges::{self, MAX_KEPT};
+use super::super::ranges::{self, MAX_KEPT, insert_or_all};
 use super::super::source::{Health, Source};
 use super::super::stats::{SourceStats, per_second};
 use super::super::tracker::{
     AllDirty, Container, DeviceLog, PageTable, Supplied, Tracker, TrackerKind, is_absent,
 };
 use super::{Run, elapsed_ns};
+use crate::alloc;
 use crate::error::{Error, Result, err};
 use std::ops::RangeInclusive;
 
 /// More sources than any machine has devices: a number that is wrong is told from one that is not.
-const MAX_SOURCES: usize = 4096;
+/// A list of their trackers fits a block of the reserve (`capi/reserve.rs`).
+const MAX_SOURCES: usize = 512;
 
 /// A tracker, and what sources have in common that have the same.
 pub(super) struct Slot {
@@ -144,6 +146,9 @@ impl Run {
             let detail = hwpt_detail(hwpt_page, hwpt.ioas());
             self.check_same((TrackerKind::Hwpt, hwpt.key()), detail)?;
         }
+        // First: from here on nothing may fail before the source is complete.
+        alloc::grow(&mut self.users, 1, "no memory for a source")?;
+        alloc::grow(&mut self.slots, 5, "no memory for a source")?;
         let mut candidates = Vec::new();
         if let Some(log) = source.device_log {
             let key = source.log_key.map(|key| (TrackerKind::DeviceLog, key));
@@ -339,15 +344,16 @@ impl Run {
     /// A page table reports nothing, and says that all went well, where a part of the range is not
     /// mapped: then all of it counts as dirty.
     pub(super) fn verify(&mut self, range: &RangeInclusive<u64>) {
-        let pieces: Vec<Piece> = self.map.writable(range).collect();
         for i in 0..self.slots.len() {
-            for piece in &pieces {
+            let mut from = Some(*range.start());
+            while let Some(piece) = from.and_then(|from| self.map.next_writable(from, range)) {
                 let Some(slot) = self.slots.get_mut(i).filter(|slot| slot.active) else { break };
-                if let Some(error) = slot.find_hole(piece) {
-                    self.suspect.insert(piece.range());
+                if let Some(error) = slot.find_hole(&piece) {
+                    insert_or_all(&mut self.suspect, piece.range());
                     ranges::bound(&mut self.suspect, MAX_KEPT);
                     self.record(i, &piece.range(), &error);
                 }
+                from = piece.last.checked_add(1);
             }
         }
     }

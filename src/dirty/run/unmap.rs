@@ -4,11 +4,15 @@ use std::ops::RangeInclusive;
 
 use super::super::errors::DirtyError;
 use super::super::map::{Piece, check_range};
-use super::super::ranges::{self, MAX_KEPT};
+use super::super::ranges::{self, MAX_KEPT, insert_or_all};
 use super::super::tracker::TrackerKind;
 use super::deliver::{BitmapSink, callback_failed};
-use super::{Run, Synced};
+use super::places::places_of;
+use super::{Run, Synced, pages_in};
+use crate::alloc;
 use crate::error::{Errno, Error, Result, err};
+
+const NO_MEMORY: &str = "no memory for a list of mappings";
 
 impl Run {
     /// Takes a range out of the map: reads what was dirty there, in the order that each tracker
@@ -33,19 +37,29 @@ impl Run {
             }
             None => None,
         };
-        let failed = |errno| callback_failed(&format!("unmap {size:#x} bytes"), iova, errno);
-        let pieces: Vec<Piece> = self.map.pieces(&range).collect();
-        if !self.tracking || pieces.is_empty() {
+        let failed = |errno| {
+            let error = callback_failed("unmap a range", iova, errno);
+            error.note_args(format_args!(" ({size:#x} bytes)"))
+        };
+        if !self.tracking || self.map.pieces(&range).next().is_none() {
             unmap().map_err(failed)?;
             self.map.remove(&range);
             return Ok(Synced::default());
         }
+        // First: without memory nothing has happened.
+        let pieces = alloc::collect(self.map.pieces(&range), NO_MEMORY)?;
+        let mut translated = Vec::new();
         if sink.is_none() {
             self.check_room()?;
+            let found = pieces.iter().filter(|piece| piece.mapping.translate);
+            translated = alloc::collect(found.copied(), NO_MEMORY)?;
         }
+        let pages: u64 = translated.iter().map(|p| pages_in(p.first, p.last, self.page)).sum();
+        let room = (pages > 0).then(|| places_of(pieces.len(), pages)).transpose()?;
         let before = self.errors.total;
         self.note_resets();
-        let places = self.read_mapped(&pieces, sink.is_none());
+        let places = self.read_mapped(&pieces, &translated, room);
+        let places = places.as_deref().unwrap_or(&pieces);
         if let Err(errno) = unmap() {
             // Some of it may be gone: no tracker can be relied upon here any more.
             self.doubt(&pieces, &failed(errno));
@@ -62,12 +76,12 @@ impl Run {
         match sink {
             Some(mut sink) => {
                 self.deliver_owed(&range, &mut sink);
-                self.deliver_pending(&places, false, &mut |_, first, words, bits| {
+                self.deliver_pending(places, false, &mut |_, first, words, bits| {
                     sink.add(first, words, bits);
                     Ok(())
                 })?;
             }
-            None => self.deliver_unmapped(&range, &places),
+            None => self.deliver_unmapped(&range, places),
         }
         self.map.remove(&range);
         self.suspect.remove(range.clone());
@@ -97,9 +111,15 @@ impl Run {
         Err(error.note("; too much that was unmapped before waits for that: nothing is unmapped"))
     }
 
-    /// What is read before the range goes. With `locate`, what is known to be dirty is looked up in
-    /// the VMM's memory, as long as the VMM surely knows where it is; returns the places.
-    fn read_mapped(&mut self, pieces: &[Piece], locate: bool) -> Vec<Piece> {
+    /// What is read before the range goes. What is known to be dirty in translated pieces is looked
+    /// up in the VMM's memory, as long as the VMM surely knows where it is: returns the places, where
+    /// there is room for them.
+    fn read_mapped(
+        &mut self,
+        pieces: &[Piece],
+        translated: &[Piece],
+        room: Option<Vec<Piece>>,
+    ) -> Option<Vec<Piece>> {
         // A page table forgets with the mapping; so may a tracker of the VMM's.
         for i in self.active_slots(&[TrackerKind::Hwpt, TrackerKind::Supplied]) {
             self.read_pieces(i, pieces, true);
@@ -107,26 +127,24 @@ impl Run {
         for i in self.active_slots(&[TrackerKind::Type1]) {
             self.unmap_container(i, pieces);
         }
-        let translated = |piece: &&Piece| locate && piece.mapping.translate;
-        let translated: Vec<Piece> = pieces.iter().filter(translated).copied().collect();
-        if translated.is_empty() {
-            return pieces.to_vec();
-        }
+        let room = room?;
         for i in self.active_slots(&[TrackerKind::DeviceLog]) {
-            self.read_pieces(i, &translated, false);
+            self.read_pieces(i, translated, false);
         }
-        self.add_blind(&translated);
-        self.locate(pieces)
+        self.add_blind(translated);
+        Some(self.locate(pieces, room))
     }
 
     /// Delivers what is dirty in a range that is gone. What `set_dirty` refuses is kept.
     fn deliver_unmapped(&mut self, range: &RangeInclusive<u64>, places: &[Piece]) {
-        let owed: Vec<_> = self.owed.overlapping(range).cloned().collect();
-        for part in owed {
-            let (first, last) = (part.start().max(range.start()), part.end().min(range.end()));
-            self.add_pages(&(*first..=*last));
+        let Run { owed, map, pending, page, .. } = self;
+        for part in owed.overlapping(range) {
+            let part = *part.start().max(range.start())..=*part.end().min(range.end());
+            for piece in map.pieces(&part) {
+                pending.add(page.of(piece.first)..=page.of(piece.last));
+            }
         }
-        self.owed.remove(range.clone());
+        owed.remove(range.clone());
         let delivered =
             self.deliver_to_memory(|run, sink| run.deliver_pending(places, false, sink));
         if let Err(error) = delivered {
@@ -148,7 +166,7 @@ impl Run {
             });
             let piece = if blind { &whole } else { piece };
             self.add_piece(piece);
-            self.suspect.insert(piece.range());
+            insert_or_all(&mut self.suspect, piece.range());
             ranges::bound(&mut self.suspect, MAX_KEPT);
             self.errors.add(DirtyError::new(None, TrackerKind::None, &piece.range(), error));
             self.verify(&whole.range());
