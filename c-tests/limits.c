@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /* What a stream may ask for is limited by the side that loads it, and checked before it counts. */
+#include <unistd.h>
+
 #include "rig.h"
 
 static struct bytes some_stream(const struct vfiomig_save_options *options, int blobs,
@@ -70,6 +72,64 @@ static void length_of_a_frame(void)
     options.max_frame = 10000;
     EQ(load(&stream, options), 0);
     bytes_free(&stream);
+}
+
+static size_t resident(void)
+{
+    unsigned long all = 0, pages = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+    CHECK(file && fscanf(file, "%lu %lu", &all, &pages) == 2);
+    fclose(file);
+    return pages * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+/* The next bytes of the stream, through memory of the library's where that is asked for. */
+static size_t take_some(struct vfiomig_load *load, const struct bytes *in, size_t at, size_t most,
+                        int in_space)
+{
+    size_t len = in->len - at < most ? in->len - at : most;
+    void *space;
+    size_t room;
+    if (!in_space) {
+        CHECK(vfiomig_load_push(load, in->data + at, len) >= 0);
+        return len;
+    }
+    OK(vfiomig_load_get_space(load, &space, &room));
+    len = len < room ? len : room;
+    memcpy(space, in->data + at, len);
+    CHECK(vfiomig_load_received(load, len) >= 0);
+    return len;
+}
+
+/* A frame of 96 MiB, of which little has come, takes little memory; then it is taken whole. */
+static void a_frame_takes_memory_as_it_comes(void)
+{
+    enum { STATE = 96 << 20, LITTLE = 300000, ENOUGH = 24 << 20 };
+    struct vfiomig_sim_options sim = rig_options();
+    struct vfiomig_save_options save_options = VFIOMIG_SAVE_OPTIONS_INIT;
+    struct vfiomig_load_options options = with();
+    struct bytes stream = { NULL, 0, 0 };
+    sim.state_size = STATE;
+    save_options.max_frame = options.max_frame = 1 << 30;
+    struct rig from = rig_new(&sim, NULL);
+    struct vfiomig_save *save = save_all(from.dev, &save_options, STATE + (1 << 20), &stream);
+    vfiomig_save_free(save);
+    for (int in_space = 0; in_space < 2; in_space++) {
+        struct rig to = rig_target(&sim);
+        struct vfiomig_load *load;
+        size_t before = resident(), at = 0;
+        OK(vfiomig_load_begin(to.dev, &options, &load));
+        while (at < LITTLE)
+            at += take_some(load, &stream, at, 1000, in_space);
+        CHECK(resident() < before + ENOUGH);
+        while (at < stream.len)
+            at += take_some(load, &stream, at, 1 << 20, in_space);
+        OK(vfiomig_load_commit(load));
+        vfiomig_load_free(load);
+        rig_free(&to);
+    }
+    bytes_free(&stream);
+    rig_free(&from);
 }
 
 static void length_of_a_blob(void)
@@ -211,6 +271,7 @@ static void any_flipped_bit_is_found(void)
 int main(void)
 {
     RUN(length_of_a_frame);
+    RUN(a_frame_takes_memory_as_it_comes);
     RUN(length_of_a_blob);
     RUN(number_of_blobs);
     RUN(number_of_restarts);

@@ -1,8 +1,9 @@
 //! The reading side: takes any split of a stream and hands on only what it has verified.
 //!
 //! A frame that lies whole in the caller's input is verified and handed on from there; one that
-//! straddles inputs is put together in one buffer, which never outgrows the largest frame that the
-//! limits allow. Lengths and counts are checked before anything is allocated or awaited.
+//! straddles inputs is put together in one buffer. That buffer grows with what has come, not with
+//! what a header announces, and holds at the most the largest frame that the limits allow and what one
+//! reading brings behind it. Lengths and counts are checked before anything is allocated or awaited.
 
 use super::encode::Totals;
 use super::frame::{
@@ -142,9 +143,14 @@ impl Read for Decoder {
     }
 }
 
-/// What [`Decoder::space`] offers at the least the first time, in bytes: a few frames, so that one
-/// system call brings as much as a socket has, and not more than the caches hold.
-const RECEIVE_ROOM: usize = if cfg!(test) { 300 } else { 512 << 10 };
+/// Where [`Decoder::space`] lets one reading end, in bytes from the front of the buffer, unless a frame
+/// is larger: a few frames, and not more than the caches hold.
+const WINDOW: usize = if cfg!(test) { 300 } else { 512 << 10 };
+
+/// What [`Decoder::space`] offers at the least, in bytes: as much as a socket has at once (a unix
+/// socket by default 208 KiB, and what its writer adds meanwhile). Reading it in two parts would cost
+/// more than moving the part of a frame that is in the way.
+const LEAST_ROOM: usize = if cfg!(test) { 200 } else { 320 << 10 };
 
 /// Bytes.
 const CACHE_LINE: usize = 64;
@@ -169,6 +175,8 @@ pub struct Decoder {
     base: usize,
     /// Bytes from `start` on that were handed on and are not needed any more.
     used: usize,
+    /// How much room behind `end` was offered last.
+    offered: usize,
     /// Checksum of the staged part of a payload, and how much of it that covers: computed while the
     /// bytes are still in the cache.
     crc: crc32fast::Hasher,
@@ -209,6 +217,7 @@ impl Decoder {
             end: 0,
             base: 0,
             used: 0,
+            offered: 0,
             crc: crc32fast::Hasher::new(),
             hashed: 0,
             session: [0; 16],
@@ -255,33 +264,38 @@ impl Decoder {
         self.session
     }
 
-    /// Memory to receive the next bytes of the stream into, at least one: what is missing of the
-    /// present frame and the next header. Say with [`Decoder::received`] how much came. Avoids
-    /// the copy that [`Decoder::next`] makes of frames that straddle inputs.
+    /// Memory to receive the next bytes of the stream into: LEAST_ROOM at least, and more where the
+    /// present frame needs it and as much of it has come. Say with [`Decoder::received`] how much
+    /// came. Avoids the copy that [`Decoder::next`] makes of frames that straddle inputs.
     pub fn space(&mut self) -> Result<&mut [u8]> {
         self.drop_used();
+        let filled = self.filled();
         let wanted = match self.awaiting {
-            Awaiting::Preamble => PREAMBLE_LEN,
-            Awaiting::Header => HEADER_LEN,
             Awaiting::Payload(header) => header.length as usize + HEADER_LEN,
-            // Anything that comes now is one byte too much.
-            Awaiting::Nothing => HEADER_LEN,
+            Awaiting::Preamble | Awaiting::Header | Awaiting::Nothing => 0,
         };
-        self.ensure(wanted.max(self.filled() + 1), RECEIVE_ROOM)?;
-        let end = self.end;
-        Ok(self.staged.get_mut(end..).unwrap_or_default())
+        if self.end - self.base + LEAST_ROOM > WINDOW {
+            self.move_to(self.base);
+        }
+        // A header may announce much and nothing may come: no more room than twice what has come.
+        let room = wanted.saturating_sub(filled).min(filled).max(LEAST_ROOM);
+        self.ensure(filled + LEAST_ROOM, WINDOW.max(filled + room))?;
+        let until = (self.base + WINDOW).max(self.end + room).min(self.staged.len());
+        self.offered = until - self.end;
+        Ok(self.staged.get_mut(self.end..until).unwrap_or_default())
     }
 
     /// Says that `len` bytes of [`Decoder::space`] have been filled. Then call [`Decoder::next`]
     /// with no input until there is nothing more to hand on.
     pub fn received(&mut self, len: usize) -> Result<()> {
-        let room = self.staged.len().saturating_sub(self.end);
+        let room = self.offered;
         if self.used != 0 || len > room {
             return Err(err!(
                 Inval,
                 "{len} bytes cannot have been received: there was room for {room}"
             ));
         }
+        self.offered = 0;
         self.end += len;
         self.offset += len as u64;
         self.hash_staged();
@@ -330,6 +344,7 @@ impl Decoder {
     /// Goes on to the next frame that is verified and counted.
     fn advance<'i>(&mut self, input: &mut &'i [u8]) -> Result<Option<(FrameHeader, Found<'i>)>> {
         self.drop_used();
+        self.offered = 0;
         loop {
             match self.awaiting {
                 Awaiting::Preamble => {
@@ -401,8 +416,9 @@ impl Decoder {
         if missing > 0 && !input.is_empty() {
             let (front, rest) = input.split_at(missing.min(input.len()));
             *input = rest;
-            // Room for the whole frame at once: it is at most the largest that the limits allow.
-            self.ensure(len, 0)?;
+            // As in space(): what is announced need not come.
+            let needed = self.filled() + front.len();
+            self.ensure(needed, len.min((2 * needed).max(LEAST_ROOM)))?;
             let end = self.end + front.len();
             if let Some(room) = self.staged.get_mut(self.end..end) {
                 room.copy_from_slice(front);
@@ -438,6 +454,9 @@ impl Decoder {
     /// `generous`.
     fn ensure(&mut self, len: usize, generous: usize) -> Result<()> {
         if self.staged.len() - self.start < len {
+            self.move_to(self.base);
+        }
+        if self.staged.len() - self.start < len {
             self.move_to(0);
             let more = (len.max(generous) + CACHE_LINE).saturating_sub(self.staged.len());
             alloc::reserve(&mut self.staged, more, "no memory for a frame")?;
@@ -451,6 +470,9 @@ impl Decoder {
     /// Moves what is staged to a place where it fits.
     fn move_to(&mut self, place: usize) {
         let filled = self.filled();
+        if place == self.start {
+            return;
+        }
         self.staged.copy_within(self.start..self.end, place);
         (self.start, self.end) = (place, place + filled);
     }
@@ -787,21 +809,101 @@ mod tests {
         let restarts = DecodeLimits { max_restarts: 2, ..DecodeLimits::default() };
         assert_eq!(code(read(restarts, &[&w.end()])), Code::MsgSize);
         // A header that claims 4 GiB is refused when the header is there, not when the rest is.
+        let stream = announcing(u32::MAX);
+        let mut decoder = Decoder::new(DecodeLimits::default());
+        let mut rest = stream.as_slice();
+        decoder.next(&mut rest).unwrap();
+        assert_eq!(decoder.next(&mut rest).unwrap_err().code(), Code::MsgSize);
+        assert_eq!(decoder.staged.capacity(), 0);
+    }
+
+    /// A stream whose second frame announces `length` bytes of data, none of which are there.
+    fn announcing(length: u32) -> Vec<u8> {
         let mut w = Writer::new();
         let header = FrameHeader {
             kind: FrameType::Data,
             flags: 0,
             device: 3,
-            length: u32::MAX,
+            length,
             sequence: 1,
             payload_crc: 0,
         };
         w.out.extend_from_slice(&header.encode(&SESSION));
-        let mut decoder = Decoder::new(DecodeLimits::default());
-        let mut rest = w.out.as_slice();
-        decoder.next(&mut rest).unwrap();
-        assert_eq!(decoder.next(&mut rest).unwrap_err().code(), Code::MsgSize);
-        assert_eq!(decoder.staged.capacity(), 0);
+        w.out
+    }
+
+    /// Takes a stream in pieces of `piece` bytes, and then `more` zeros; `each` sees what has come and
+    /// how much memory there is for it.
+    fn take_in_pieces(
+        stream: &[u8],
+        more: usize,
+        piece: usize,
+        in_space: bool,
+        mut each: impl FnMut(usize, usize),
+    ) {
+        let limits = DecodeLimits { max_frame: 1 << 30, ..DecodeLimits::default() };
+        let mut decoder = Decoder::new(limits);
+        let all = [stream, &vec![0; more]].concat();
+        let mut at = 0;
+        while at < all.len() {
+            let mut rest = &all[at..(at + piece).min(all.len())];
+            if in_space {
+                let space = decoder.space().unwrap();
+                let n = rest.len().min(space.len());
+                space[..n].copy_from_slice(&rest[..n]);
+                decoder.received(n).unwrap();
+                (at, rest) = (at + n, &[]);
+            } else {
+                at += rest.len();
+            }
+            while decoder.next(&mut rest).unwrap().is_some() {}
+            each(at, decoder.staged.capacity());
+        }
+    }
+
+    #[test]
+    fn memory_grows_with_what_has_come_and_not_with_what_is_announced() {
+        let stream = announcing(1 << 30);
+        for (piece, in_space) in [(7, true), (7, false), (5000, true), (5000, false)] {
+            let (mut sizes, mut last) = (0, 0);
+            take_in_pieces(&stream, 100_000, piece, in_space, |came, size| {
+                // What is there was asked for before the last piece came.
+                let most = 2 * came + WINDOW + LEAST_ROOM + 2 * CACHE_LINE;
+                assert!(size <= most, "{size} bytes for {came}, in pieces of {piece}");
+                sizes += usize::from(size != last);
+                last = size;
+            });
+            assert!(last >= 100_000 && sizes <= 16, "{sizes} sizes, pieces of {piece}");
+        }
+    }
+
+    /// Frames of all sizes, received in pieces of all sizes: there is always room for a good piece, and
+    /// never memory for more than the largest frame and what comes behind it.
+    #[test]
+    fn there_is_always_room_for_a_good_piece() {
+        let mut w = Writer::new();
+        for number in 0..200 {
+            w.put(FrameType::Data, &[&vec![number as u8; 1 + number * 7919 % 997]]);
+        }
+        let stream = w.end();
+        for most in [1, 30, 150, 400, usize::MAX] {
+            let mut decoder = Decoder::new(DecodeLimits::default());
+            let (mut rest, mut left) = (stream.as_slice(), 200);
+            while !rest.is_empty() {
+                let space = decoder.space().unwrap();
+                assert!(space.len() >= LEAST_ROOM, "room for {}", space.len());
+                let n = rest.len().min(space.len()).min(most);
+                space[..n].copy_from_slice(&rest[..n]);
+                rest = &rest[n..];
+                decoder.received(n).unwrap();
+                while let Some(item) = decoder.next(&mut [].as_slice()).unwrap() {
+                    left -= usize::from(matches!(item, Item::Data(_)));
+                }
+                let bound = WINDOW.max(2 * 997 + 2 * LEAST_ROOM) + 2 * CACHE_LINE;
+                assert!(decoder.staged.capacity() <= bound, "{}", decoder.staged.capacity());
+            }
+            assert!(decoder.ended() && left == 0);
+        }
     }
 
     #[test]
