@@ -3,26 +3,36 @@
  * save-pump and load-pump: device state between a memfd and a unix socket whose other end is
  * another process, through the library (checksums on) and through a bare read+write loop. Both
  * use the same fds, the same buffer size and the same number of bytes; runs alternate. 1 MiB is
- * the buffer that VMMs use by habit, 128 KiB is VFIOMIG_GOOD_BUFFER.
+ * the buffer that VMMs use by habit, 128 KiB is VFIOMIG_GOOD_BUFFER. A load receives into the
+ * library's memory; load-pump/push into memory of its own, of 1 MiB.
  *
- * save-read: the device's half alone, without a socket, in microseconds per MiB: vfiomig_save_next()
- * against read(2). What it costs more is the checksum, and the most that save-pump can reach on a
- * machine is bare time / (bare time + that).
+ * save-limit and load-limit: what one thread can reach that does the bare loop and the checksum, one
+ * after the other: bare time / (bare time + checksum). save-of-limit and load-of-limit: how much of
+ * that the library reaches.
+ *
+ * The parts, in microseconds per MiB:
+ * checksum: a save whose device gives data without touching memory: the checksum and all else that the
+ *   library does, on a buffer in the cache. The baseline adds up the same words.
+ * load-read: reading from a socket that is full, into the library's memory; the baseline into 1 MiB.
+ * load-write: writing to the memfd in a load; the baseline is the bare loop's.
+ * save-read: the device's half of a save, without a socket: vfiomig_save_next() against read(2).
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <sched.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 
 #include "bench.h"
 
-enum { RUNS = 21, WARM_UP = 1, MOST = 1 << 20 };
+/* Each SET runs with pages of its own: where they lie makes a difference of its own. */
+enum { RUNS = 21, SET = 3, WARM_UP = 1, MOST = 1 << 20 };
 static const size_t STATE = 512u << 20;
 static size_t block = VFIOMIG_GOOD_BUFFER;
 
-static int memfd; /* the device's contents */
+static int memfd = -1; /* the device's contents */
 
 static void write_all(int fd, const char *buf, size_t len)
 {
@@ -46,13 +56,28 @@ static int open_contents(void *opaque, uint32_t state)
     return open(path, (state == VFIOMIG_STATE_RESUMING ? O_WRONLY : O_RDONLY) | O_CLOEXEC);
 }
 
-static struct vfiomig_device *new_device(struct bench_device *state)
+static void new_contents(char *buf)
 {
-    /* No data callbacks: the library uses read(2) and write(2) on the data fd, as with a kernel
-     * device. */
+    if (memfd >= 0)
+        close(memfd);
+    memfd = memfd_create("state", MFD_CLOEXEC);
+    if (memfd < 0)
+        bench_die("memfd_create");
+    memset(buf, 0x5a, MOST);
+    for (size_t at = 0; at < STATE; at += MOST)
+        write_all(memfd, buf, MOST);
+}
+
+typedef int64_t (*data_read_fn)(void *, int, void *, size_t);
+
+/* Without a data callback the library uses read(2) and write(2) on the data fd, as with a kernel
+ * device. */
+static struct vfiomig_device *new_device(struct bench_device *state, data_read_fn data_read)
+{
     struct vfiomig_device_ops ops = VFIOMIG_DEVICE_OPS_INIT;
     struct vfiomig_device *device;
     *state = (struct bench_device){ VFIOMIG_STATE_RUNNING, open_contents, NULL };
+    ops.data_read = data_read;
     ops.feature = bench_feature;
     ops.reset = bench_reset;
     if (vfiomig_device_new_ops(&ops, state, NULL, &device))
@@ -148,7 +173,7 @@ static double save_ours(char *buf)
 {
     struct peer peer = start_peer(1, NULL, 0);
     struct bench_device state;
-    struct vfiomig_device *device = new_device(&state);
+    struct vfiomig_device *device = new_device(&state, NULL);
     struct vfiomig_save *save;
     size_t n;
     int r;
@@ -191,7 +216,7 @@ static double read_bare(char *buf)
 static double read_ours(char *buf)
 {
     struct bench_device state;
-    struct vfiomig_device *device = new_device(&state);
+    struct vfiomig_device *device = new_device(&state, NULL);
     struct vfiomig_save *save;
     size_t n;
     int r;
@@ -208,47 +233,148 @@ static double read_ours(char *buf)
     return us;
 }
 
-static double load_bare(char *buf, const char *bytes, size_t len)
+/* Gives what is asked for, and touches no memory. */
+static size_t given;
+
+static int64_t give_nothing(void *opaque, int data_fd, void *buf, size_t len)
+{
+    (void)opaque, (void)data_fd, (void)buf;
+    len = len < STATE - given ? len : STATE - given;
+    given += len;
+    return (int64_t)len;
+}
+
+static double checksum_ours(char *buf)
+{
+    struct bench_device state;
+    struct vfiomig_device *device = new_device(&state, give_nothing);
+    struct vfiomig_save *save;
+    size_t n;
+    int r;
+    given = 0;
+    if (vfiomig_save_begin(device, NULL, &save) || vfiomig_save_stop(save))
+        bench_die("vfiomig_save_stop");
+    double start = bench_now();
+    while ((r = vfiomig_save_next(save, buf, VFIOMIG_GOOD_BUFFER, &n)) == VFIOMIG_MORE)
+        ;
+    double us = per_mib(start);
+    if (r != VFIOMIG_END)
+        bench_die("vfiomig_save_next");
+    vfiomig_save_free(save);
+    vfiomig_device_free(device);
+    return us;
+}
+
+static double add_words(const char *buf)
+{
+    static volatile uint64_t result;
+    double start = bench_now();
+    for (size_t at = 0; at < STATE; at += VFIOMIG_GOOD_BUFFER) {
+        uint64_t sum[8] = { at, 0, 0, 0, 0, 0, 0, 0 };
+        for (size_t i = 0; i < VFIOMIG_GOOD_BUFFER; i += sizeof sum) {
+            uint64_t words[8];
+            memcpy(words, buf + i, sizeof words);
+            for (int k = 0; k < 8; k++)
+                sum[k] += words[k];
+        }
+        for (int k = 0; k < 8; k++)
+            result += sum[k];
+    }
+    return per_mib(start);
+}
+
+/* What one thread can reach, in GB/s: the bare loop and then the checksum. */
+static double limit_of(double bare, double checksum)
+{
+    return 1 / (1 / bare + checksum * 1e3 / (1 << 20));
+}
+
+/* Seconds spent in a part of a load. */
+static double in_read, in_write;
+
+/* Until the socket is as full as it will be: only what reading costs is to count, not who waits for
+ * whom. */
+static void wait_until_full(int sock)
+{
+    int before = -1, now = 0;
+    while (before != now || !now) {
+        before = now;
+        usleep(50);
+        if (ioctl(sock, FIONREAD, &now))
+            bench_die("FIONREAD");
+        char end;
+        if (!now && recv(sock, &end, 1, MSG_PEEK | MSG_DONTWAIT) == 0)
+            return;
+    }
+}
+
+static ssize_t receive(int sock, void *space, size_t room, int parts)
+{
+    if (parts)
+        wait_until_full(sock);
+    double start = bench_now();
+    ssize_t n = read(sock, space, room);
+    in_read += bench_now() - start;
+    return n;
+}
+
+/* With `parts` the socket is full at each reading. */
+static double load_bare(char *buf, const char *bytes, size_t len, int parts)
 {
     struct peer peer = start_peer(0, bytes, len);
     int fd = open_contents(NULL, VFIOMIG_STATE_RESUMING);
     ssize_t n;
+    in_read = in_write = 0;
     double start = bench_now();
-    while ((n = read(peer.sock, buf, block)) > 0)
+    while ((n = receive(peer.sock, buf, block, parts)) > 0) {
+        double before = bench_now();
         write_all(fd, buf, (size_t)n);
+        in_write += bench_now() - before;
+    }
     double rate = (double)STATE / (bench_now() - start) / 1e9;
     close(fd);
     end_peer(peer);
     return rate;
 }
 
-static double load_ours(const char *bytes, size_t len)
+static double load_ours(const char *bytes, size_t len, char *pushed_from, int parts)
 {
     struct peer peer = start_peer(0, bytes, len);
+    struct vfiomig_load_stats stats = VFIOMIG_LOAD_STATS_INIT;
     struct bench_device state;
-    struct vfiomig_device *device = new_device(&state);
+    struct vfiomig_device *device = new_device(&state, NULL);
     struct vfiomig_load *load;
-    void *space;
-    size_t room;
+    void *space = pushed_from;
+    size_t room = block;
     ssize_t n;
     if (vfiomig_load_begin(device, NULL, &load))
         bench_die("vfiomig_load_begin");
+    in_read = 0;
     double start = bench_now();
     for (;;) {
-        if (vfiomig_load_get_space(load, &space, &room))
+        if (!pushed_from && vfiomig_load_get_space(load, &space, &room))
             bench_die("vfiomig_load_get_space");
-        if ((n = read(peer.sock, space, room)) <= 0)
+        if ((n = receive(peer.sock, space, room, parts)) <= 0)
             break;
-        if (vfiomig_load_received(load, (size_t)n) < 0)
+        if (pushed_from ? vfiomig_load_push(load, space, (size_t)n) < 0
+                        : vfiomig_load_received(load, (size_t)n) < 0)
             bench_die("vfiomig_load_received");
     }
     if (vfiomig_load_commit(load))
         bench_die("vfiomig_load_commit");
     double rate = (double)STATE / (bench_now() - start) / 1e9;
+    if (vfiomig_load_get_stats(load, &stats))
+        bench_die("vfiomig_load_get_stats");
+    in_write = (double)stats.write_ns / 1e9;
     vfiomig_load_free(load);
     vfiomig_device_free(device);
     end_peer(peer);
     return rate;
+}
+
+static double seconds_to_us_per_mib(double seconds)
+{
+    return seconds * 1e6 / (double)(STATE >> 20);
 }
 
 /* The whole stream in memory, for the loading side's peer. */
@@ -257,7 +383,7 @@ static char *record_stream(size_t *len)
     size_t room = STATE + STATE / 64 + 4 * (size_t)MOST, at = 0, n;
     char *bytes = malloc(room);
     struct bench_device state;
-    struct vfiomig_device *device = new_device(&state);
+    struct vfiomig_device *device = new_device(&state, NULL);
     struct vfiomig_save *save;
     int r;
     if (!bytes || vfiomig_save_begin(device, NULL, &save) || vfiomig_save_stop(save))
@@ -276,32 +402,57 @@ static char *record_stream(size_t *len)
     return bytes;
 }
 
-int main(void)
+/* A line for each of the pump, its limit, and how much of that is reached. */
+static void report_pump(const char *what, const char *variant, const double *ours,
+                        const double *bare, double checksum)
+{
+    char name[64];
+    double limit[RUNS];
+    for (int i = 0; i < RUNS; i++)
+        limit[i] = limit_of(bare[i], checksum);
+    snprintf(name, sizeof name, "%s-pump%s", what, variant);
+    bench_report(name, "GB/s", ours, bare, RUNS);
+    snprintf(name, sizeof name, "%s-limit%s", what, variant);
+    bench_report(name, "GB/s", limit, bare, RUNS);
+    snprintf(name, sizeof name, "%s-of-limit%s", what, variant);
+    bench_report(name, "GB/s", ours, limit, RUNS);
+}
+
+static double measure_checksum(char *buf)
 {
     double ours[RUNS], bare[RUNS];
-    char *buf = malloc(MOST);
-    size_t len;
+    for (int i = -WARM_UP; i < RUNS; i++) {
+        double b = add_words(buf), o = checksum_ours(buf);
+        if (i >= 0)
+            bare[i] = b, ours[i] = o;
+    }
+    bench_report("checksum", "us/MiB", ours, bare, RUNS);
+    return bench_median(ours, RUNS);
+}
 
-    pin(0);
-    memfd = memfd_create("state", MFD_CLOEXEC);
-    if (memfd < 0 || !buf)
-        bench_die("memfd_create");
-    memset(buf, 0x5a, block);
-    for (size_t at = 0; at < STATE; at += block)
-        write_all(memfd, buf, block);
+/* Before each set of runs, the first one that counts not included: new pages, and a run to get warm. */
+static int begins_set(int i)
+{
+    return i % (SET + WARM_UP) == 0;
+}
 
+static void measure_save(char *buf, double checksum)
+{
     static const struct {
-        const char *name;
+        const char *variant;
         size_t block;
-    } sizes[] = { { "save-pump/1MiB", MOST }, { "save-pump/128KiB", VFIOMIG_GOOD_BUFFER } };
+    } sizes[] = { { "/1MiB", MOST }, { "/128KiB", VFIOMIG_GOOD_BUFFER } };
+    double ours[RUNS], bare[RUNS];
     for (size_t k = 0; k < 2; k++) {
         block = sizes[k].block;
-        for (int i = -WARM_UP; i < RUNS; i++) {
+        for (int i = 0, n = 0; n < RUNS; i++) {
+            if (begins_set(i))
+                new_contents(buf);
             double b = save_bare(buf), o = save_ours(buf);
-            if (i >= 0)
-                bare[i] = b, ours[i] = o;
+            if (!begins_set(i))
+                bare[n] = b, ours[n++] = o;
         }
-        bench_report(sizes[k].name, "GB/s", ours, bare, RUNS);
+        report_pump("save", sizes[k].variant, ours, bare, checksum);
     }
     for (int i = -WARM_UP; i < RUNS; i++) {
         double b = read_bare(buf), o = read_ours(buf);
@@ -309,14 +460,53 @@ int main(void)
             bare[i] = b, ours[i] = o;
     }
     bench_report("save-read", "us/MiB", ours, bare, RUNS);
+}
 
+static void measure_load(char *buf, double checksum)
+{
+    double ours[RUNS], pushed[RUNS], bare[RUNS];
+    double ours_write[RUNS], bare_write[RUNS], ours_read[RUNS], bare_read[RUNS];
+    size_t len;
     block = MOST;
     char *stream = record_stream(&len);
-    for (int i = -WARM_UP; i < RUNS; i++) {
-        double b = load_bare(buf, stream, len), o = load_ours(stream, len);
-        if (i >= 0)
-            bare[i] = b, ours[i] = o;
+    for (int i = 0, n = 0; n < RUNS; i++) {
+        if (begins_set(i))
+            new_contents(buf);
+        double b = load_bare(buf, stream, len, 0);
+        double bw = in_write;
+        double o = load_ours(stream, len, NULL, 0);
+        double ow = in_write;
+        double p = load_ours(stream, len, buf, 0);
+        if (begins_set(i))
+            continue;
+        bare[n] = b, ours[n] = o, pushed[n] = p;
+        bare_write[n] = seconds_to_us_per_mib(bw);
+        ours_write[n++] = seconds_to_us_per_mib(ow);
     }
-    bench_report("load-pump", "GB/s", ours, bare, RUNS);
+    for (int i = 0; i < RUNS; i++) {
+        load_bare(buf, stream, len, 1);
+        bare_read[i] = seconds_to_us_per_mib(in_read);
+        load_ours(stream, len, NULL, 1);
+        ours_read[i] = seconds_to_us_per_mib(in_read);
+    }
+    report_pump("load", "", ours, bare, checksum);
+    bench_report("load-pump/push", "GB/s", pushed, bare, RUNS);
+    bench_report("load-read", "us/MiB", ours_read, bare_read, RUNS);
+    bench_report("load-write", "us/MiB", ours_write, bare_write, RUNS);
+}
+
+int main(void)
+{
+    char *buf = malloc(MOST);
+    if (!buf)
+        bench_die("malloc");
+    pin(0);
+    bench_before_others();
+    /* Nothing before others without an end. */
+    alarm(300);
+    new_contents(buf);
+    double checksum = measure_checksum(buf);
+    measure_save(buf, checksum);
+    measure_load(buf, checksum);
     return 0;
 }
