@@ -41,3 +41,15 @@ pub mod uapi;
 pub use device::Device;
 pub use error::{Code, Error, Result};
 pub use session::{Load, Save};
+
+#[cfg(test)]
+mod tests {
+    use std::hint::black_box;
+
+    /// Whatever the profile: scripts/v3.sh runs this in the one that is installed.
+    #[test]
+    fn a_number_that_runs_over_is_not_computed_with() {
+        let sum = std::panic::catch_unwind(|| black_box(u64::MAX) + black_box(1));
+        assert!(sum.is_err(), "{sum:?}");
+    }
+}

@@ -4,16 +4,17 @@
 //! Plain code, of which the compiler makes vectors: intrinsics were no faster. AVX-512 alone, which
 //! can count, is worth its assembly.
 
+/// No bitmap has 2^64 bits; a check of each addition would keep the loop from becoming vectors.
 #[inline(always)]
 fn count_any(words: &[u64]) -> u64 {
-    words.iter().map(|word| u64::from(word.count_ones())).sum()
+    words.iter().fold(0, |bits: u64, word| bits.wrapping_add(word.count_ones().into()))
 }
 
 #[inline(always)]
 fn drain_any(from: &mut [u64], into: &mut [u64]) -> u64 {
-    let mut bits = 0;
+    let mut bits = 0u64;
     for (word, to) in from.iter_mut().zip(into) {
-        bits += u64::from(word.count_ones());
+        bits = bits.wrapping_add(word.count_ones().into());
         *to |= *word;
         *word = 0;
     }
