@@ -273,6 +273,15 @@ macro_rules! err {
 }
 pub(crate) use err;
 
+/// What a child gets for its parent's objects.
+#[cold]
+pub(crate) fn of_another_process(what: impl fmt::Display) -> Error {
+    err!(
+        BadHandle,
+        "this {what} belongs to the process that this one was forked from: fork() makes no second one"
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,28 +3,32 @@
 //! Messages go through the `log` facade. A Rust VMM sets its own logger and sees them; for a C VMM
 //! the library installs a logger of its own, once, and changes where that one sends.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use log::{LevelFilter, Log, Metadata, Record};
-use once_cell::sync::OnceCell;
 
 use crate::alloc;
 use crate::error::{Result, err};
-use crate::sync::{Mutex, MutexGuard};
+use crate::transport::PerProcess;
 
 /// Where messages go.
 pub(crate) type Sink = Box<dyn Fn(log::Level, &str, &str) + Send + Sync>;
 
-struct Dispatcher {
-    sink: Mutex<Option<std::sync::Arc<Sink>>>,
-}
+/// The guarded value is replaced as a whole: a panic cannot have left half of it.
+type Place = RwLock<Option<Arc<Sink>>>;
 
-static DISPATCHER: OnceCell<Dispatcher> = OnceCell::new();
+struct Dispatcher(PerProcess<Place>);
+
+static DISPATCHER: Dispatcher = Dispatcher(PerProcess::new(RwLock::new(None)));
 
 impl Dispatcher {
-    fn sink(&self) -> MutexGuard<'_, Option<std::sync::Arc<Sink>>> {
-        // The guarded value is replaced as a whole: a panic cannot have left half of it.
-        self.sink.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A child's messages go where its parent's do, unless another thread of the parent was
+    /// changing that at the time.
+    fn sink(&self) -> &Place {
+        self.0.get(|parents| {
+            let sink = parents.try_read().map_or(None, |sink| sink.clone());
+            RwLock::new(sink)
+        })
     }
 }
 
@@ -38,7 +42,7 @@ impl Log for Dispatcher {
             return;
         }
         // Called without the lock, so that a sink may set another one.
-        let sink = self.sink().clone();
+        let sink = self.sink().read().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(sink) = sink {
             let text = alloc::format(*record.args());
             let text = text.as_deref().unwrap_or("(no memory for this message)");
@@ -52,14 +56,15 @@ impl Log for Dispatcher {
 /// Sends messages up to `level` to `sink`, or nowhere. Fails where the process has a logger of
 /// another kind.
 pub(crate) fn set(sink: Option<Sink>, level: LevelFilter) -> Result<()> {
-    let dispatcher = DISPATCHER.get_or_init(|| Dispatcher { sink: Mutex::new(None) });
     // `set_logger` succeeds once; from then on our own logger is recognised by its address.
-    let ours = log::set_logger(dispatcher).is_ok()
-        || std::ptr::addr_eq(std::ptr::from_ref(log::logger()), std::ptr::from_ref(dispatcher));
+    let ours = log::set_logger(&DISPATCHER).is_ok()
+        || std::ptr::addr_eq(std::ptr::from_ref(log::logger()), &raw const DISPATCHER);
     if !ours {
         return Err(err!(Busy, "this process has a Rust logger already; set that one up instead"));
     }
-    let old = std::mem::replace(&mut *dispatcher.sink(), sink.map(std::sync::Arc::new));
+    let mut place = DISPATCHER.sink().write().unwrap_or_else(PoisonError::into_inner);
+    let old = std::mem::replace(&mut *place, sink.map(Arc::new));
+    drop(place);
     log::set_max_level(level);
     // Dropped last and without the lock: it releases the VMM's data.
     drop(old);
@@ -75,7 +80,10 @@ pub(crate) fn init_env() -> Result<()> {
         let args = format_args!("{message}");
         let record = Record::builder().level(level).target(target).args(args).build();
         if logger.matches(&record) {
-            logger.log(&record);
+            // Not with the logger's own writer: that has a lock, and a child may find it held.
+            crate::transport::write_to_stderr(
+                format!("[{level:<5} {target}] {message}\n").as_bytes(),
+            );
         }
     });
     set(Some(sink), level)

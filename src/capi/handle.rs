@@ -4,18 +4,20 @@
 //! generation. So a freed handle, a handle of another kind and any garbage are recognised without
 //! touching memory that may not be there, and a handle used by two threads at once gets -EBUSY.
 //! The slots live in static chunks that are never given back.
+//!
+//! A slot remembers its process. In a child after fork() it is never looked into: a lock in it may
+//! be held for ever, and what it holds is the parent's. The child's own handles get fresh slots.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use std::sync::{PoisonError, TryLockError};
-
-use once_cell::sync::OnceCell;
 
 use crate::alloc;
 use crate::device::Device;
 use crate::dirty::Run;
-use crate::error::{Error, Result, err};
+use crate::error::{Error, Result, err, of_another_process};
 use crate::session::{Load, Packets, Save, Shared};
 use crate::sync::{Mutex, MutexGuard};
+use crate::transport::{PerProcess, Process};
 
 /// Which object a handle names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,6 +64,8 @@ struct Slot {
     generation: AtomicU32,
     /// Next free slot, while this one is free.
     next_free: AtomicU32,
+    /// Number of the process that used it last.
+    owner: AtomicU32,
     object: Mutex<Option<Object>>,
     /// What other threads may use while a call is under way.
     shared: Mutex<Option<Shared>>,
@@ -71,7 +75,8 @@ impl Slot {
     const fn new() -> Slot {
         Slot {
             generation: AtomicU32::new(0),
-            next_free: AtomicU32::new(0),
+            next_free: AtomicU32::new(NONE),
+            owner: AtomicU32::new(Process::NONE),
             object: Mutex::new(None),
             shared: Mutex::new(None),
         }
@@ -84,37 +89,76 @@ const CHUNK: usize = 256;
 const CHUNKS: usize = 255;
 
 static SLOTS: [Slot; FIRST] = [const { Slot::new() }; FIRST];
-static MORE: [OnceCell<Vec<Slot>>; CHUNKS] = [const { OnceCell::new() }; CHUNKS];
+/// NULL, or CHUNK slots that are never given back.
+static MORE: [AtomicPtr<Slot>; CHUNKS] = [const { AtomicPtr::new(std::ptr::null_mut()) }; CHUNKS];
 
 /// The end of the list of free slots.
 const NONE: u32 = u32::MAX;
 
+/// Slots that were used and are free again, the one that has been free for longest first: the later
+/// a slot is used again, the longer a handle of the past is recognised.
 struct Free {
     head: u32,
-    /// Slots that were ever used: those from here on are fresh.
-    used: u32,
+    tail: u32,
+    len: u32,
 }
 
-static FREE: Mutex<Free> = Mutex::new(Free { head: NONE, used: 0 });
+/// A slot is used again when this many are free, or when there is no other.
+const RESTING: u32 = 32;
 
-fn slot(index: u32) -> Option<&'static Slot> {
-    let index = index as usize;
-    match index.checked_sub(FIRST) {
-        None => SLOTS.get(index),
-        Some(beyond) => MORE.get(beyond / CHUNK)?.get()?.get(beyond % CHUNK),
+impl Free {
+    const EMPTY: Free = Free { head: NONE, tail: NONE, len: 0 };
+
+    fn take(&mut self) -> Option<(u32, &'static Slot)> {
+        let index = self.head;
+        let slot = slot(index).filter(|_| self.len > 0)?;
+        self.head = slot.next_free.load(Ordering::Relaxed);
+        self.len -= 1;
+        Some((index, slot))
+    }
+
+    fn put(&mut self, index: u32, freed: &Slot) {
+        freed.next_free.store(NONE, Ordering::Relaxed);
+        match slot(self.tail).filter(|_| self.len > 0) {
+            Some(last) => last.next_free.store(index, Ordering::Relaxed),
+            None => self.head = index,
+        }
+        self.tail = index;
+        self.len += 1;
     }
 }
 
-/// Makes sure that a fresh slot exists.
+/// A child's list begins empty: another thread may have been at its parent's.
+static FREE: PerProcess<Mutex<Free>> = PerProcess::new(Mutex::new(Free::EMPTY));
+
+/// Slots that were ever used, here or in the process that this one was forked from: those from here
+/// on are fresh.
+static USED: AtomicU32 = AtomicU32::new(0);
+
+fn free_slots() -> MutexGuard<'static, Free> {
+    let list = FREE.get(|_| Mutex::new(Free::EMPTY));
+    list.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn slot(index: u32) -> Option<&'static Slot> {
+    let index = index as usize;
+    let Some(beyond) = index.checked_sub(FIRST) else { return SLOTS.get(index) };
+    let chunk = MORE.get(beyond / CHUNK)?.load(Ordering::Acquire);
+    if chunk.is_null() {
+        return None;
+    }
+    // SAFETY: `grow_to` has put CHUNK slots there, for good.
+    Some(unsafe { &*chunk.add(beyond % CHUNK) })
+}
+
+/// Makes sure that a fresh slot exists; one thread at a time.
 fn grow_to(index: u32) -> Result<&'static Slot> {
-    let chunk = (index as usize).checked_sub(FIRST).and_then(|beyond| MORE.get(beyond / CHUNK));
-    if let Some(chunk) = chunk {
-        chunk.get_or_try_init(|| {
-            let mut slots = Vec::new();
-            alloc::reserve(&mut slots, CHUNK, "no memory for more handles")?;
-            slots.extend((0..CHUNK).map(|_| Slot::new()));
-            Ok(slots)
-        })?;
+    if let (Some(beyond), None) = ((index as usize).checked_sub(FIRST), slot(index)) {
+        let place = MORE.get(beyond / CHUNK).ok_or_else(too_many)?;
+        let mut chunk = Vec::new();
+        alloc::reserve(&mut chunk, CHUNK, "no memory for more handles")?;
+        chunk.extend((0..CHUNK).map(|_| Slot::new()));
+        place.store(chunk.leak().as_mut_ptr(), Ordering::Release);
     }
     slot(index).ok_or_else(too_many)
 }
@@ -123,12 +167,34 @@ fn too_many() -> Error {
     err!(NoMem, "too many handles are in use")
 }
 
+/// A slot that was never used, and its number; one thread at a time.
+fn fresh_slot() -> Result<(u32, &'static Slot)> {
+    let index = USED.load(Ordering::Relaxed);
+    if index as usize > bits::INDEX_MASK {
+        return Err(too_many());
+    }
+    let slot = grow_to(index)?;
+    USED.store(index + 1, Ordering::Relaxed);
+    Ok((index, slot))
+}
+
+/// A slot for a new handle, and its number.
+fn take_slot() -> Result<(u32, &'static Slot)> {
+    let mut free = free_slots();
+    if free.len >= RESTING {
+        if let Some(rested) = free.take() {
+            return Ok(rested);
+        }
+    }
+    // Rather one that has not rested than none.
+    fresh_slot().or_else(|error| free.take().ok_or(error))
+}
+
 /// How a handle is put together: from bit 8 the slot, from bit 24 its generation, from bit 4 the
 /// kind. On x86-64 the top makes it an address that faults when it is dereferenced.
 #[cfg(target_pointer_width = "64")]
 mod bits {
     pub(super) const MARK: usize = 0x5a << 56;
-    pub(super) const MARK_MASK: usize = 0xff << 56 | 0xf;
     pub(super) const GENERATION_SHIFT: u32 = 24;
     pub(super) const GENERATION_MASK: u32 = u32::MAX;
     pub(super) const INDEX_SHIFT: u32 = 8;
@@ -137,7 +203,6 @@ mod bits {
 #[cfg(not(target_pointer_width = "64"))]
 mod bits {
     pub(super) const MARK: usize = 0x8;
-    pub(super) const MARK_MASK: usize = 0xf;
     pub(super) const GENERATION_SHIFT: u32 = 20;
     pub(super) const GENERATION_MASK: u32 = 0xfff;
     pub(super) const INDEX_SHIFT: u32 = 8;
@@ -154,23 +219,17 @@ fn encode(kind: Kind, index: u32, generation: u32) -> usize {
 /// Puts an object into a slot; returns its handle.
 pub(super) fn insert(object: Object, shared: Option<Shared>) -> Result<usize> {
     let kind = object.kind();
-    let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
-    let index = match free.head {
-        NONE => free.used,
-        head => head,
-    };
-    if index as usize > bits::INDEX_MASK {
-        return Err(too_many());
-    }
-    let slot = grow_to(index)?;
-    match free.head {
-        NONE => free.used += 1,
-        _ => free.head = slot.next_free.load(Ordering::Relaxed),
-    }
-    drop(free);
+    let (index, slot) = take_slot()?;
+    slot.owner.store(Process::this().number(), Ordering::Relaxed);
     *slot.object.lock().unwrap_or_else(PoisonError::into_inner) = Some(object);
     *slot.shared.lock().unwrap_or_else(PoisonError::into_inner) = shared;
     Ok(encode(kind, index, slot.generation.load(Ordering::Acquire)))
+}
+
+/// Whether a handle of this kind names the slot as it is now.
+fn names(handle: usize, kind: Kind, slot: &Slot) -> bool {
+    let index = ((handle >> bits::INDEX_SHIFT) & bits::INDEX_MASK) as u32;
+    encode(kind, index, slot.generation.load(Ordering::Acquire)) == handle
 }
 
 fn find(handle: usize, kind: Kind) -> Result<(u32, &'static Slot)> {
@@ -178,12 +237,11 @@ fn find(handle: usize, kind: Kind) -> Result<(u32, &'static Slot)> {
         return Err(err!(Fault, "the {} handle is NULL", kind.name()));
     }
     let index = ((handle >> bits::INDEX_SHIFT) & bits::INDEX_MASK) as u32;
-    let named = slot(index).filter(|slot| {
-        handle & bits::MARK_MASK == bits::MARK & bits::MARK_MASK
-            && encode(kind, index, slot.generation.load(Ordering::Acquire)) == handle
-    });
-    match named {
-        Some(slot) => Ok((index, slot)),
+    match slot(index).filter(|slot| names(handle, kind, slot)) {
+        Some(slot) if Process::from_number(slot.owner.load(Ordering::Relaxed)).is_this() => {
+            Ok((index, slot))
+        }
+        Some(_) => Err(of_another_process(format_args!("{} handle", kind.name()))),
         None => Err(err!(
             BadHandle,
             "not a live {} handle: freed, of another kind, or never one",
@@ -233,7 +291,7 @@ pub(super) fn enter(handle: usize, kind: Kind, wait: bool) -> Result<Entered> {
         }
     };
     // Looked at again: while this one waited, the slot may have been freed and used anew.
-    if object.as_ref().is_none_or(|object| object.kind() != kind) || find(handle, kind).is_err() {
+    if object.as_ref().is_none_or(|object| object.kind() != kind) || !names(handle, kind, slot) {
         return Err(gone(kind));
     }
     Ok(Entered(object))
@@ -257,7 +315,9 @@ pub(super) fn with_shared<R>(
     let (_, slot) = find(handle, kind)?;
     let shared = slot.shared.lock().unwrap_or_else(PoisonError::into_inner);
     // Looked at again: the slot may have been freed and used anew in between.
-    find(handle, kind)?;
+    if !names(handle, kind, slot) {
+        return Err(gone(kind));
+    }
     call(shared.as_ref().ok_or_else(|| gone(kind))?)
 }
 
@@ -272,7 +332,7 @@ pub(super) fn remove(handle: usize, kind: Kind, may_wait: bool) -> Result<Object
         Ok(guard) => guard,
         Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
     };
-    if guard.as_ref().is_none_or(|object| object.kind() != kind) || find(handle, kind).is_err() {
+    if guard.as_ref().is_none_or(|object| object.kind() != kind) || !names(handle, kind, slot) {
         return Err(gone(kind));
     }
     // A callback must not wait for calls that work beside the object either: one may be its own.
@@ -287,10 +347,7 @@ pub(super) fn remove(handle: usize, kind: Kind, may_wait: bool) -> Result<Object
     *slot.shared.lock().unwrap_or_else(PoisonError::into_inner) = None;
     drop(guard);
     slot.object.clear_poison();
-    let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
-    slot.next_free.store(free.head, Ordering::Relaxed);
-    free.head = index;
-    drop(free);
+    free_slots().put(index, slot);
     object.ok_or_else(|| gone(kind))
 }
 

@@ -21,11 +21,11 @@ pub use identity::{Identity, MAX_VENDOR_DATA, ignore, max_text};
 pub use probe::{Caps, Reason, ReasonCode, Severity};
 
 use crate::dirty::Health;
-use crate::error::{Errno, Error, Failure, Operation, Outcome, Result, err};
+use crate::error::{Errno, Error, Failure, Operation, Outcome, Result, err, of_another_process};
 use crate::session::{Load, LoadOptions, Save, SaveOptions};
 use crate::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, MutexGuard};
-use crate::transport::{DataFd, DmaLog, FeatureLog, Transport, current_thread_token};
+use crate::transport::{DataFd, DmaLog, FeatureLog, Process, Transport, current_thread_token};
 use contents::Contents;
 use probe::Probed;
 
@@ -81,6 +81,8 @@ pub(crate) struct Shared {
     fixups: Arc<AtomicU32>,
     /// How often the device was reset; beside the lock likewise.
     resets: Arc<AtomicU64>,
+    /// Whose it is: a child after fork() has a copy, and leaves the device alone.
+    process: Process,
 }
 
 /// What must be known of a device to rely on what it has logged.
@@ -118,6 +120,7 @@ pub(crate) struct Inner {
     fixups: Arc<AtomicU32>,
     failure: Option<Failure>,
     events: Option<EventSink>,
+    process: Process,
 }
 
 impl Device {
@@ -154,14 +157,25 @@ impl Device {
             fixups: Arc::clone(&fixups),
             failure: None,
             events: options.events,
+            process: Process::this(),
         };
-        let shared =
-            Shared { inner: Mutex::new(inner), owner: AtomicUsize::new(0), fixups, resets };
+        let shared = Shared {
+            inner: Mutex::new(inner),
+            owner: AtomicUsize::new(0),
+            fixups,
+            resets,
+            process: Process::this(),
+        };
         Ok(Device { shared: Arc::new(shared) })
     }
 
     pub(crate) fn lock(&self) -> Result<Locked<'_>> {
         self.shared.lock()
+    }
+
+    /// Whether this process is a child of the one that the device belongs to.
+    pub(crate) fn is_of_parent(&self) -> bool {
+        !self.shared.process.is_this()
     }
 
     /// What the device can do.
@@ -310,6 +324,9 @@ impl Device {
 
 impl Shared {
     fn lock(&self) -> Result<Locked<'_>> {
+        if !self.process.is_this() {
+            return Err(of_another_process("device"));
+        }
         let me = current_thread_token();
         if self.owner.load(Ordering::Relaxed) == me {
             return Err(err!(Busy, "called from a callback of the same device"));
@@ -498,6 +515,9 @@ impl Drop for Inner {
     /// only a session state without a session can be left, for example after a panic, or where a
     /// reset has failed. Some drivers keep such a state over a close and fail the next owner.
     fn drop(&mut self) {
+        if !self.process.is_this() {
+            return;
+        }
         self.drop_data();
         if self.session == Session::None && !self.owes_reset {
             return;

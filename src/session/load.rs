@@ -566,6 +566,9 @@ pub(super) fn callback_refused(what: &'static str, errno: i32) -> Error {
 impl Drop for Load {
     /// A device is never left in RESUMING.
     fn drop(&mut self) {
+        if self.core.device.is_of_parent() {
+            return;
+        }
         if let Some(packets) = &self.packets {
             packets.close();
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::load::{BlobSink, Core, Phase, callback_refused};
 use super::stats::{add, set};
-use crate::error::{Code, Error, Result, err};
+use crate::error::{Code, Error, Result, err, of_another_process};
 use crate::stream::qemu::{Held, Packet, PacketLimits, Quota, Window};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::transport::current_thread_token;
@@ -229,11 +229,19 @@ impl Packets {
 
     /// Whether a call is under way.
     pub fn in_use(&self) -> bool {
-        self.shared.lock().inside > 0
+        !self.is_of_parent() && self.shared.lock().inside > 0
+    }
+
+    /// Whether this is a child after fork(), where another thread may have held the queue's lock.
+    fn is_of_parent(&self) -> bool {
+        self.shared.load.device.is_of_parent()
     }
 
     /// Makes waiting calls look at the cancellation.
     pub(super) fn wake(&self) {
+        if self.is_of_parent() {
+            return;
+        }
         // With the lock: nobody is between looking and waiting.
         self.shared.wake(&self.shared.lock());
     }
@@ -281,6 +289,9 @@ impl Packets {
     }
 
     fn enter(&self) -> Result<Inside<'_>> {
+        if self.is_of_parent() {
+            return Err(of_another_process("load"));
+        }
         let mut queue = self.shared.lock();
         if let Some(error) = &queue.failed {
             return Err(error.clone());

@@ -745,7 +745,7 @@ struct Filled {
 
 impl Drop for Save {
     fn drop(&mut self) {
-        if self.phase == Phase::Finished {
+        if self.phase == Phase::Finished || self.device.is_of_parent() {
             return;
         }
         if let Err(error) = self.finish(Ending::Keep) {

@@ -10,6 +10,7 @@ mod dirty;
 mod kernel;
 mod ops;
 mod os;
+mod process;
 mod words;
 
 use std::path::PathBuf;
@@ -21,7 +22,10 @@ pub use dirty::{DmaLog, Hwpt, IovaRange, KernelHwpt, KernelType1, Type1, Type1In
 pub use kernel::KernelTransport;
 pub use ops::{OpsTransport, vfiomig_device_ops, vfiomig_identity, vfiomig_precopy_info};
 pub(crate) use ops::{fixed_text, put_fixed_text};
+#[cfg(feature = "env-logger")]
+pub(crate) use os::write_to_stderr;
 pub(crate) use os::{current_thread_token, errno_text, page_size, random_bytes};
+pub(crate) use process::{PerProcess, Process};
 pub(crate) use words::Words;
 
 use crate::error::Errno;

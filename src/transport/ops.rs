@@ -11,6 +11,7 @@ use super::kernel::{
     fd_close, fd_precopy_info, fd_read, fd_set_nonblocking, fd_write, poll_fd_wait,
 };
 use super::os::{bytes_to_words, words_to_bytes};
+use super::process::Process;
 use super::{DataFd, DeviceInfo, Direction, PrecopyInfo, Transport};
 use crate::error::Errno;
 
@@ -169,6 +170,7 @@ pub(crate) fn put_fixed_text(field: &mut [c_char], text: &str) {
 pub struct OpsTransport {
     ops: vfiomig_device_ops,
     opaque: *mut c_void,
+    owner: Process,
 }
 
 // SAFETY: the table's contract is that its callbacks may be called from any thread, one at a time.
@@ -181,13 +183,14 @@ impl OpsTransport {
     /// The callbacks must honour the contract of [`vfiomig_device_ops`] for `opaque`, from any
     /// thread, until `release` has been called.
     pub unsafe fn new(ops: vfiomig_device_ops, opaque: *mut c_void) -> OpsTransport {
-        OpsTransport { ops, opaque }
+        OpsTransport { ops, opaque, owner: Process::this() }
     }
 }
 
 impl Drop for OpsTransport {
     fn drop(&mut self) {
-        if let Some(release) = self.ops.release {
+        // What a child releases may be more than its own: a connection that both have, for example.
+        if let Some(release) = self.ops.release.filter(|_| self.owner.is_this()) {
             // SAFETY: the constructor's contract; this is the only call of it.
             unsafe { release(self.opaque) };
         }

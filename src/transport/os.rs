@@ -21,6 +21,13 @@ pub(crate) fn random_bytes(buf: &mut [u8]) -> Result<(), Errno> {
     Ok(())
 }
 
+/// Writes to standard error at once, without a lock.
+#[cfg(feature = "env-logger")]
+pub(crate) fn write_to_stderr(bytes: &[u8]) {
+    // SAFETY: the pointer and the length describe `bytes`. There is nobody to tell of a failure.
+    unsafe { libc::write(libc::STDERR_FILENO, bytes.as_ptr().cast(), bytes.len()) };
+}
+
 /// The size of the host's pages, in bytes.
 pub(crate) fn page_size() -> u64 {
     // SAFETY: touches no memory of ours.

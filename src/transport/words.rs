@@ -9,6 +9,7 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
 use super::os::last_errno;
+use super::process::Process;
 use crate::error::{Errno, Error, Result};
 
 /// Zeroed words in pages of their own.
@@ -16,6 +17,8 @@ pub struct Words {
     start: NonNull<u64>,
     len: usize,
     mapped: usize,
+    /// In a child there is nothing at that address, or something else.
+    owner: Process,
 }
 
 // SAFETY: the memory belongs to this value alone.
@@ -49,7 +52,7 @@ impl Words {
         };
         let start = NonNull::new(at.cast::<u64>()).filter(|_| at != libc::MAP_FAILED);
         let start = start.ok_or_else(|| no_room(last_errno()))?;
-        let mut words = Words { start, len, mapped };
+        let mut words = Words { start, len, mapped, owner: Process::this() };
         // SAFETY: the mapping is ours. Both are welcome and neither is needed: without the lock
         // pages can be swapped out, and are brought back when they are pinned.
         unsafe {
@@ -65,27 +68,39 @@ impl Words {
     pub fn footprint(&self) -> usize {
         self.mapped
     }
+
+    /// How many words there are in this process.
+    fn len_here(&self) -> usize {
+        if self.owner.is_this() { self.len } else { 0 }
+    }
+
+    fn start(&self) -> *mut u64 {
+        if self.owner.is_this() { self.start.as_ptr() } else { NonNull::dangling().as_ptr() }
+    }
 }
 
 impl Drop for Words {
     fn drop(&mut self) {
-        // SAFETY: mapped by `new` with this length; nothing borrows it any more.
-        unsafe { libc::munmap(self.start.as_ptr().cast(), self.mapped) };
+        if self.owner.is_this() {
+            // SAFETY: mapped by `new` with this length; nothing borrows it any more.
+            unsafe { libc::munmap(self.start.as_ptr().cast(), self.mapped) };
+        }
     }
 }
 
 impl Deref for Words {
     type Target = [u64];
     fn deref(&self) -> &[u64] {
-        // SAFETY: `len` words are mapped and initialised, and borrowed with `self`.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+        // SAFETY: `len` words are mapped in their process and initialised, and borrowed with `self`;
+        // none elsewhere.
+        unsafe { std::slice::from_raw_parts(self.start(), self.len_here()) }
     }
 }
 
 impl DerefMut for Words {
     fn deref_mut(&mut self) -> &mut [u64] {
         // SAFETY: as above, exclusively.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+        unsafe { std::slice::from_raw_parts_mut(self.start(), self.len_here()) }
     }
 }
 
@@ -105,5 +120,34 @@ mod tests {
         for absurd in [usize::MAX, usize::MAX / 8, 1 << 59] {
             assert_eq!(Words::new(absurd).err().unwrap().code(), crate::Code::NoMem);
         }
+    }
+    #[test]
+    #[cfg_attr(miri, ignore)]
+    fn a_child_has_no_words_and_keeps_what_it_has_in_their_place() {
+        let mut words = Words::new(1000).unwrap();
+        words.fill(1);
+        let at = words.as_mut_ptr();
+        // SAFETY: the child touches nothing but its own memory, and ends without unwinding. What it
+        // maps, it maps where nothing is.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let none = words.is_empty();
+            // SAFETY: as above.
+            unsafe {
+                let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_FIXED_NOREPLACE);
+                let flags = flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+                let mine = libc::mmap(at.cast(), MARGIN, prot, flags, -1, 0).cast::<u64>();
+                let mapped = mine == at;
+                drop(words);
+                // Not there any more: SIGSEGV.
+                at.write_volatile(7);
+                libc::_exit(i32::from(!(none && mapped && at.read_volatile() == 7)));
+            }
+        }
+        let mut status = -1;
+        // SAFETY: waits for the child; `status` is valid for writes.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert_eq!(status, 0);
+        assert!(words.iter().all(|word| *word == 1));
     }
 }

@@ -69,6 +69,7 @@ impl Run {
 
     /// The pieces of a range that must be mapped from end to end; any bytes.
     fn pieces_of(&self, iova: u64, length: u64) -> Result<Vec<Piece>> {
+        self.check_process()?;
         if length == 0 {
             return Err(err!(Inval, "a range at {iova:#x} is empty"));
         }

@@ -32,8 +32,8 @@ use super::source::Health;
 use super::stats::{DirtyRound, DirtyStats, Rounds, SourceStats};
 use super::tracker::TrackerKind;
 use crate::cancel::Cancel;
-use crate::error::{Result, err};
-use crate::transport::{self, Words};
+use crate::error::{Result, err, of_another_process};
+use crate::transport::{self, Process, Words};
 use deliver::BitmapSink;
 use trackers::{Slot, User};
 
@@ -98,6 +98,8 @@ pub struct Run {
     /// writes into it itself, so this is memory as `scratch` is.
     union: Option<Words>,
     cancel: Cancel,
+    /// Whose it is: to a child after fork() its trackers would answer at its parent's cost.
+    process: Process,
 }
 
 fn pages_in(first: u64, last: u64, page: PageSize) -> u64 {
@@ -151,7 +153,12 @@ impl Run {
             sum: None,
             union: None,
             cancel: Cancel::default(),
+            process: Process::this(),
         })
+    }
+
+    fn check_process(&self) -> Result<()> {
+        if self.process.is_this() { Ok(()) } else { Err(of_another_process("run")) }
     }
 
     /// The switch that cancels a reading from another thread. Bits that were not delivered are
@@ -166,6 +173,7 @@ impl Run {
     }
 
     fn check_tracking(&self) -> Result<()> {
+        self.check_process()?;
         if self.tracking { Ok(()) } else { Err(err!(Inval, "tracking is off; start it first")) }
     }
 
@@ -173,6 +181,7 @@ impl Run {
     /// where a device's log cannot be extended to it, it counts as dirty until the log is started
     /// anew. The same mapping a second time changes nothing.
     pub fn map(&mut self, mapping: Mapping) -> Result<()> {
+        self.check_process()?;
         let range = if mapping.window {
             self.map.insert_window(mapping.iova, mapping.size, self.page)?
         } else {
@@ -237,6 +246,7 @@ impl Run {
     /// source and starts it. What was written to before is not reported: start before memory is
     /// sent for the first time. When this fails nothing is tracked.
     pub fn start(&mut self) -> Result<Synced> {
+        self.check_process()?;
         if self.tracking {
             return Err(err!(Inval, "tracking is on"));
         }
@@ -320,6 +330,7 @@ impl Run {
     /// stopped. Every tracker is asked to stop; the first error is returned, and stopping again
     /// asks those that failed. Stopping what does not run is no error.
     pub fn stop(&mut self) -> Result<()> {
+        self.check_process()?;
         let mut result = Ok(());
         for slot in &mut self.slots {
             slot.active = false;
@@ -467,6 +478,9 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
+        if !self.process.is_this() {
+            return;
+        }
         if let Err(error) = self.stop() {
             log::warn!(target: "vfiomig::dirty", "{error}");
         }

@@ -130,6 +130,7 @@ impl Run {
     /// Adds something that writes to memory; returns its number. While tracking is on it is tracked
     /// at once: what it wrote before must have been sent or be sent anyway.
     pub fn add_source(&mut self, source: Source) -> Result<u32> {
+        self.check_process()?;
         if self.users.iter().flatten().count() >= MAX_SOURCES || self.users.len() >= 1 << 20 {
             return Err(err!(NoMem, "there are too many sources"));
         }
@@ -237,6 +238,7 @@ impl Run {
     /// Takes a source out, for example because its device is unplugged: what it has written to is
     /// read first and delivered later. Its number is not given out again.
     pub fn remove_source(&mut self, number: u32) -> Result<()> {
+        self.check_process()?;
         let index = number as usize;
         let slot = match self.users.get(index) {
             Some(Some(user)) => user.slot(),

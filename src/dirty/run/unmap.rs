@@ -30,6 +30,7 @@ impl Run {
         bitmap: Option<(u64, &mut [u64])>,
         unmap: impl FnOnce() -> std::result::Result<(), Errno>,
     ) -> Result<Synced> {
+        self.check_process()?;
         let range = check_range("a range to unmap", iova, size, self.page)?;
         let sink = match bitmap {
             Some((page_size, words)) => {

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A child after fork() in a Rust VMM: values of the parent's that go out of scope there leave the
+//! parent's device alone, and those that are used say so.
+
+#![allow(unsafe_code, clippy::unwrap_used, clippy::panic)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use vfiomig::dirty::{Mapping, Memory, Run, RunOptions, Source, SuppliedTracker};
+use vfiomig::error::Errno;
+use vfiomig::session::{LoadOptions, SaveOptions};
+use vfiomig::stream::Format;
+use vfiomig::{Code, Device, device::DeviceOptions};
+use vfiomig_sim::{Op, Sim, SimOptions};
+
+/// Runs `child` in one; false: it was wrong, died, or waited for ever.
+fn in_a_child(child: impl FnOnce() -> bool) -> bool {
+    // SAFETY: the child calls nothing that another thread of this test could be inside of, and ends
+    // without unwinding.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0);
+    if pid == 0 {
+        // SAFETY: as above.
+        unsafe {
+            libc::alarm(60);
+            libc::_exit(i32::from(!child()));
+        }
+    }
+    let mut status = -1;
+    // SAFETY: waits for the child; `status` is valid for writes.
+    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+    status == 0
+}
+
+struct Nowhere;
+
+impl Memory for Nowhere {
+    fn set_dirty(&mut self, _: u64, _: u64, _: u64, _: &[u64], _: u64) -> Result<(), Errno> {
+        Ok(())
+    }
+}
+
+/// Counts what it is asked, and forgets with each reading what was dirty.
+struct Counted(Arc<AtomicU32>);
+
+impl SuppliedTracker for Counted {
+    fn page_size(&self) -> u64 {
+        4096
+    }
+    fn start(&mut self) -> Result<(), Errno> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+    fn stop(&mut self) -> Result<(), Errno> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+    fn sync(&mut self, _: u64, _: u64, _: u64, _: &mut [u64]) -> Result<(), Errno> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+fn sim() -> (Sim, Device) {
+    let sim = Sim::new(SimOptions::default()).unwrap();
+    let device = Device::new(sim.transport(), DeviceOptions::default()).unwrap();
+    (sim, device)
+}
+
+#[test]
+fn sessions_that_are_dropped_in_a_child_ask_nothing_of_the_device() {
+    let (from, source) = sim();
+    let (to, target) = sim();
+    let save = source.save(SaveOptions::default()).unwrap();
+    let options = LoadOptions { format: Format::QemuPackets, ..LoadOptions::default() };
+    let load = target.load(options).unwrap();
+    let asked = (from.count(Op::Any), to.count(Op::Any));
+    let mut all = Some((save, load, source, target));
+    assert!(in_a_child(|| {
+        let Some((mut save, mut load, source, target)) = all.take() else { return false };
+        let packets = load.packets();
+        let refused = source.state().is_err_and(|error| error.code() == Code::BadHandle)
+            && save.next(&mut [0; 8192]).is_err_and(|error| error.code() == Code::BadHandle)
+            && load.push(b"x").is_err_and(|error| error.code() == Code::BadHandle)
+            && packets.is_some_and(|p| p.submit(b"x").is_err_and(|e| e.code() == Code::BadHandle));
+        drop((save, load));
+        drop((source, target));
+        refused
+            && (from.count(Op::Any), to.count(Op::Any)) == asked
+            && (from.open_streams(), to.open_streams()) == (1, 1)
+            && (from.releases(), to.releases()) == (0, 0)
+    }));
+    // Here they go on.
+    let (save, load, source, target) = all.take().unwrap();
+    drop((save, load));
+    assert!(source.state().is_ok() && target.state().is_ok());
+    assert_eq!((from.open_streams(), to.open_streams()), (0, 0));
+}
+
+#[test]
+fn a_run_that_is_used_or_dropped_in_a_child_asks_nothing_of_its_trackers() {
+    let asked = Arc::new(AtomicU32::new(0));
+    let mut run = Run::new(Nowhere, RunOptions::default()).unwrap();
+    let tracker: Box<dyn SuppliedTracker> = Box::new(Counted(Arc::clone(&asked)));
+    run.add_source(Source { supplied: Some(tracker), ..Source::default() }).unwrap();
+    run.map(Mapping { size: 64 << 12, ..Mapping::default() }).unwrap();
+    run.start().unwrap();
+    let before = asked.load(Ordering::Relaxed);
+    let mut all = Some(run);
+    assert!(in_a_child(|| {
+        let Some(mut run) = all.take() else { return false };
+        let mut words = [0; 1];
+        let refused = [
+            run.sync(0, 64 << 12, 4096, &mut words).map(drop),
+            run.collect().map(drop),
+            run.rearm().map(drop),
+            run.mark(0, 1),
+            run.map(Mapping { iova: 1 << 30, size: 4096, ..Mapping::default() }),
+            run.unmap(0, 4096, None, || panic!("unmapped")).map(drop),
+            run.dma_read(0, &mut [0; 8]),
+            run.dma_write(0, &[0; 8]),
+            run.add_source(Source::default()).map(drop),
+            run.remove_source(0),
+            run.start().map(drop),
+            run.stop(),
+        ]
+        .into_iter()
+        .all(|result| result.is_err_and(|error| error.code() == Code::BadHandle));
+        drop(run);
+        refused && asked.load(Ordering::Relaxed) == before
+    }));
+    let mut run = all.take().unwrap();
+    run.collect().unwrap();
+    drop(run);
+    assert_eq!(asked.load(Ordering::Relaxed), before + 2);
+}
