@@ -5,7 +5,8 @@
  * What is right stands in the table (src/capi/api.toml, here misuse.gen.h): each misuse gets the
  * documented error, writes nothing to outputs, releases callbacks exactly once, and ends nothing.
  * Whatever a call of this program returns must be in the list of the function's errors, and each
- * error has a text that begins with the function's name.
+ * error has a text that begins with the function's name. None touches errno, whatever it returns, and
+ * whatever its system calls and callbacks make of errno meanwhile.
  */
 #define _POSIX_C_SOURCE 200809L
 #include <errno.h>
@@ -17,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -104,11 +106,28 @@ static int check(int ok, const char *format, ...)
     return 0;
 }
 
+/* No errno of any system: what a call is to leave behind, and what callbacks make of it. */
+enum { ODD_ERRNO = 4711, CALLBACKS_ERRNO = 4712 };
+
+static atomic_uint kept;
+
+/* Right behind a call. */
+static void errno_is_kept(const char *function)
+{
+    static atomic_uint told;
+    int found = errno;
+
+    kept++;
+    if (found != ODD_ERRNO && told++ < 10)
+        check(0, "%s left errno at %d: %s", function, found, strerror(found));
+}
+
 /* Every call of the program passes here: is what it returned documented? */
 static long documented(enum row_number number, long r)
 {
     const struct row *row = &rows[number];
 
+    errno_is_kept(row->name);
     if (r >= 0)
         return r;
     static atomic_uchar told[NUM_ROWS][256];
@@ -128,7 +147,9 @@ static long documented(enum row_number number, long r)
     return r;
 }
 
-#define API(function, ...) documented(ROW_##function, function(__VA_ARGS__))
+#define API(function, ...) \
+    (errno = ODD_ERRNO, documented(ROW_##function, function(__VA_ARGS__)))
+#define FREE(function, handle) (errno = ODD_ERRNO, function(handle), errno_is_kept(#function))
 
 /*
  * A world: a simulated device with a hook in its callbacks, a device handle, sessions, and a run over
@@ -170,6 +191,7 @@ struct world {
 
 static void enter(struct world *world, uint32_t op)
 {
+    errno = CALLBACKS_ERRNO;
     if (world->hook && world->hook_op == op) {
         void (*hook)(struct world *) = world->hook;
 
@@ -191,6 +213,7 @@ static int on_feature(void *opaque, uint32_t flags, void *data, size_t len)
 
 static int on_reset(void *opaque)
 {
+    errno = CALLBACKS_ERRNO;
     return inner(opaque)->reset(((struct world *)opaque)->sim);
 }
 
@@ -208,11 +231,13 @@ static int64_t on_write(void *opaque, int fd, const void *buf, size_t len)
 
 static int on_precopy_info(void *opaque, int fd, struct vfiomig_precopy_info *info)
 {
+    errno = CALLBACKS_ERRNO;
     return inner(opaque)->data_precopy_info(((struct world *)opaque)->sim, fd, info);
 }
 
 static int on_close(void *opaque, int fd)
 {
+    errno = CALLBACKS_ERRNO;
     return inner(opaque)->data_close(((struct world *)opaque)->sim, fd);
 }
 
@@ -228,6 +253,7 @@ static int on_set_nonblocking(void *opaque, int fd)
 
 static int on_identity(void *opaque, struct vfiomig_identity *identity)
 {
+    errno = CALLBACKS_ERRNO;
     return inner(opaque)->identity(((struct world *)opaque)->sim, identity);
 }
 
@@ -235,6 +261,7 @@ static void on_release(void *opaque)
 {
     struct world *world = opaque;
 
+    errno = CALLBACKS_ERRNO;
     world->released++;
     if (inner(world)->release)
         inner(world)->release(world->sim);
@@ -357,6 +384,7 @@ static int on_memory_write(void *opaque, uint64_t cookie, uint64_t offset, const
 
 static void on_memory_release(void *opaque)
 {
+    errno = CALLBACKS_ERRNO;
     ((struct world *)opaque)->memory_released++;
 }
 
@@ -383,6 +411,7 @@ static int on_track_sync(void *opaque, uint64_t iova, uint64_t length, uint64_t 
 
 static void on_tracker_release(void *opaque)
 {
+    errno = CALLBACKS_ERRNO;
     ((struct world *)opaque)->tracker_released++;
 }
 
@@ -458,10 +487,10 @@ static void free_world(struct world *world, const char *what)
     int had_device = world->device != NULL || world->let_go;
 
     world->hook = NULL;
-    vfiomig_dirty_free(world->dirty);
-    vfiomig_save_free(world->save);
-    vfiomig_load_free(world->load);
-    vfiomig_device_free(world->device);
+    FREE(vfiomig_dirty_free, world->dirty);
+    FREE(vfiomig_save_free, world->save);
+    FREE(vfiomig_load_free, world->load);
+    FREE(vfiomig_device_free, world->device);
     check(world->memory_released == world->memories && world->tracker_released == world->trackers,
           "%s: of %d memories %d were released, of %d trackers %d", what, world->memories,
           world->memory_released, world->trackers, world->tracker_released);
@@ -627,6 +656,7 @@ struct frame {
 
 static void count_release(void *opaque)
 {
+    errno = CALLBACKS_ERRNO;
     ++*(atomic_int *)opaque;
 }
 
@@ -838,6 +868,7 @@ static void fill(struct frame *frame, const struct row *row, struct world *world
 static long call(struct frame *frame)
 {
     memcpy(frame->before, frame->memory, sizeof frame->memory);
+    errno = ODD_ERRNO;
     return documented((enum row_number)(frame->row - rows), frame->row->call(frame->a));
 }
 
@@ -893,13 +924,13 @@ static void finish(struct frame *frame, const char *what)
             continue;
         made = 1;
         if (row->args[i].object == DEVICE)
-            vfiomig_device_free(out);
+            FREE(vfiomig_device_free, out);
         else if (row->args[i].object == SAVE)
-            vfiomig_save_free(out);
+            FREE(vfiomig_save_free, out);
         else if (row->args[i].object == LOAD)
-            vfiomig_load_free(out);
+            FREE(vfiomig_load_free, out);
         else
-            vfiomig_dirty_free(out);
+            FREE(vfiomig_dirty_free, out);
     }
     /* A source lives as long as its run otherwise. */
     int number = row == &rows[ROW_vfiomig_dirty_add_source] ? 2 : -1;
@@ -1007,13 +1038,36 @@ static void null_handles(void)
 static void free_handle(struct world *world, int object)
 {
     if (object == DEVICE)
-        vfiomig_device_free(world->device), world->device = NULL, world->let_go = 1;
+        FREE(vfiomig_device_free, world->device), world->device = NULL, world->let_go = 1;
     else if (object == SAVE)
-        vfiomig_save_free(world->save), world->save = NULL;
+        FREE(vfiomig_save_free, world->save), world->save = NULL;
     else if (object == LOAD)
-        vfiomig_load_free(world->load), world->load = NULL;
+        FREE(vfiomig_load_free, world->load), world->load = NULL;
     else
-        vfiomig_dirty_free(world->dirty), world->dirty = NULL;
+        FREE(vfiomig_dirty_free, world->dirty), world->dirty = NULL;
+}
+
+/* Bits of a handle that say which slot it names (src/capi/handle.rs). */
+static unsigned slot_of(const void *handle)
+{
+    return (unsigned)((uintptr_t)handle >> 8 & 0xfff);
+}
+
+/* A world whose handle names the slot of one that was freed: slots are used again in turn. */
+static struct world *world_in_slot(int object, const void *freed)
+{
+    for (int i = 0; i < 400; i++) {
+        struct world *world = new_world();
+
+        to_state(world, object, 0);
+        if (slot_of(handle_of(world, object)) == slot_of(freed))
+            return world;
+        free_world(world, "another slot");
+        if (i % 3 == 0) /* worlds take two slots: not always the same two together */
+            free_world(new_world(), "a slot in between");
+    }
+    die("a slot is never used again");
+    return NULL;
 }
 
 static void freed_handles(void)
@@ -1037,8 +1091,7 @@ static void freed_handles(void)
                     check(frame->world->memory_released == 1 && frame->world->tracker_released == 1,
                           "%s: freeing did not release the memory and the tracker", row->name);
             } else {
-                other = new_world();
-                to_state(other, object, 0);
+                other = world_in_slot(object, frame->a[0].pointer);
             }
             if (takes_handle(row)) {
                 int owed = frame->owed;
@@ -1597,6 +1650,50 @@ static void second_sessions(void)
     end();
 }
 
+/* In a child after fork() the parent's handles are none, and its devices are left alone. */
+
+static void in_child(const struct row *row)
+{
+    struct frame *frame = new_frame(row);
+    int object = row->args[0].object;
+    uint64_t operations = vfiomig_sim_count(frame->world->sim, VFIOMIG_SIM_OP_ANY);
+    pid_t child = fork();
+    int status = -1;
+
+    if (child == 0) {
+        unsigned failed_before = group_failed;
+
+        alarm(60); /* one that waits for ever ends as well */
+        if (takes_handle(row)) {
+            refuse(frame, -EBADF, "in a child");
+            check(strstr(vfiomig_error_message(), "fork") != NULL, "%s in a child: the text is %s",
+                  row->name, vfiomig_error_message());
+        } else {
+            call(frame);
+        }
+        check(vfiomig_sim_count(frame->world->sim, VFIOMIG_SIM_OP_ANY) == operations &&
+                  frame->world->released == 0 && frame->world->memory_released == 0 &&
+                  frame->world->tracker_released == 0,
+              "%s in a child called back", row->name);
+        fflush(stdout);
+        _exit(group_failed != failed_before);
+    }
+    check(waitpid(child, &status, 0) == child && status == 0, "%s in a child ends with status %#x",
+          row->name, (unsigned)status);
+    check(lives(object, handle_of(frame->world, object)), "%s in a child ended it here", row->name);
+    frame->owed = 0; /* the child's frame owed it */
+    free_frame(frame, "after a child's call");
+}
+
+static void handles_of_the_parent(void)
+{
+    begin("handle of the parent process");
+    FOR_ROWS(row)
+        if (takes_handle(row) || frees_handle(row))
+            in_child(row);
+    end();
+}
+
 /* Calls inside calls. */
 
 /* What takes the library into the operation that has the hook. */
@@ -1819,7 +1916,7 @@ static void busy_run(struct world *world)
         finish(frame, "from a callback of a run");
         free(frame);
     }
-    vfiomig_dirty_free(world->dirty);
+    FREE(vfiomig_dirty_free, world->dirty);
     long r = API(vfiomig_device_get_caps, world->device, &caps);
     check(r == 0, "a device in callback %u of a run: %s", op, code(r));
     r = API(vfiomig_dirty_cancel, world->dirty);
@@ -1877,13 +1974,13 @@ static void *free_thread(void *opaque)
     struct world *world = opaque;
 
     if (world->save)
-        vfiomig_save_free(world->save);
+        FREE(vfiomig_save_free, world->save);
     else if (world->load)
-        vfiomig_load_free(world->load);
+        FREE(vfiomig_load_free, world->load);
     else if (world->dirty)
-        vfiomig_dirty_free(world->dirty);
+        FREE(vfiomig_dirty_free, world->dirty);
     else
-        vfiomig_device_free(world->device);
+        FREE(vfiomig_device_free, world->device);
     returned = 1;
     return NULL;
 }
@@ -2287,6 +2384,7 @@ int main(void)
     values();
     values_of_runs();
     second_sessions();
+    handles_of_the_parent();
     callbacks();
     other_callbacks();
     callbacks_of_runs();
@@ -2295,6 +2393,9 @@ int main(void)
     cancelled();
     faults();
     faults_of_callbacks();
+    begin("errno is kept");
+    check(kept > 10000, "only %u calls were looked at", kept);
+    end();
     free(stream);
     printf("%u passed, %u failed\n", passed, failed);
     return failed != 0;

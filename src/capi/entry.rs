@@ -77,6 +77,29 @@ impl Drop for Inside {
     }
 }
 
+/// The caller's errno, put back in the end: what the library's system calls and the VMM's callbacks
+/// make of it meanwhile is nobody's business.
+pub(super) struct KeepErrno {
+    at: *mut c_int,
+    value: c_int,
+}
+
+impl KeepErrno {
+    pub(super) fn new() -> KeepErrno {
+        // SAFETY: touches nothing.
+        let at = unsafe { libc::__errno_location() };
+        // SAFETY: a variable of this thread, which lives as long as the thread.
+        KeepErrno { at, value: unsafe { *at } }
+    }
+}
+
+impl Drop for KeepErrno {
+    fn drop(&mut self) {
+        // SAFETY: as above; a raw pointer keeps this value on its thread.
+        unsafe { *self.at = self.value };
+    }
+}
+
 /// Runs `call` behind the panic boundary, if there is memory for what it may need.
 pub(super) fn guarded<R: CReturn>(entry: &Entry, call: impl FnOnce() -> Result<R>) -> c_int {
     guarded_owner(entry, || {
@@ -90,6 +113,7 @@ pub(super) fn guarded<R: CReturn>(entry: &Entry, call: impl FnOnce() -> Result<R
 /// The same for a call that owns something of the caller's from its first moment: it asks for
 /// admission itself when it has that in its hands.
 pub(super) fn guarded_owner<R: CReturn>(entry: &Entry, call: impl FnOnce() -> Result<R>) -> c_int {
+    let _errno = KeepErrno::new();
     let _inside = Inside::new();
     // What a panic leaves half done is poisoned by the locks that it unwinds through.
     match catch_unwind(AssertUnwindSafe(call)) {

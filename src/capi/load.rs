@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::callbacks::{Opaque, blob_sink, policy};
 use super::constants::*;
-use super::entry::{free, with, with_shared, with_shared_unlocked};
+use super::entry::{KeepErrno, free, with, with_shared, with_shared_unlocked};
 use super::handle::{self, Kind, Object};
 use super::structs::*;
 use super::table;
@@ -73,6 +73,7 @@ pub unsafe extern "C" fn vfiomig_load_begin(
     options: *const vfiomig_load_options,
     out: *mut *mut vfiomig_load,
 ) -> c_int {
+    let _errno = KeepErrno::new();
     // Before the guard, so that callbacks are released whatever the guard says.
     // SAFETY: the caller's contract.
     let options = unsafe { read_options(options) };

@@ -10,7 +10,7 @@ pub use structs::*;
 use super::callbacks::Opaque;
 use super::constants::*;
 use super::device::Lent;
-use super::entry::{free, guarded_owner, with_shared, with_waiting};
+use super::entry::{KeepErrno, free, guarded_owner, with_shared, with_waiting};
 use super::handle::{self, Kind, Object};
 use super::reserve::admit;
 use super::structs::{check_out, read_in, write_out};
@@ -162,6 +162,7 @@ pub unsafe extern "C" fn vfiomig_dirty_add_source(
     source: *const vfiomig_dirty_source,
     number: *mut u32,
 ) -> c_int {
+    let _errno = KeepErrno::new();
     // Before the guard, so that the tracker is released whatever the guard says.
     // SAFETY: the caller's contract.
     let source = unsafe { read_source(source) };
