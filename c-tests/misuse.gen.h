@@ -1101,8 +1101,8 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_LEN, .name = "len" },
         },
         .errors = {
-            EPERM, EIO, EBADF, ENOMEM, EFAULT, ENODEV, EINVAL, ENOTTY, ENODATA, EPROTO, EMSGSIZE,
-            EOPNOTSUPP, ETIMEDOUT, ECANCELED, ENOTRECOVERABLE
+            EPERM, EIO, EBADF, EAGAIN, ENOMEM, EFAULT, ENODEV, EINVAL, ENOTTY, ENODATA, EPROTO,
+            EMSGSIZE, EOPNOTSUPP, ETIMEDOUT, ECANCELED, ENOTRECOVERABLE
         },
     },
     {

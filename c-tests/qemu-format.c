@@ -247,7 +247,28 @@ struct config {
     struct vfiomig_load *free_me;
     struct vfiomig_device *device;
     int state_result;
+    struct vfiomig_dirty *run; /* makes the device busy for a while */
 };
+
+static atomic_int slow, inside;
+
+/* Of a device whose next answer takes a while. */
+static int slow_feature(void *opaque, uint32_t flags, void *data, size_t len)
+{
+    if (atomic_exchange(&slow, 0)) {
+        atomic_store(&inside, 1);
+        nanosleep(&(struct timespec){ .tv_nsec = 100000000 }, NULL);
+    }
+    return vfiomig_sim_ops(opaque)->feature(opaque, flags, data, len);
+}
+
+static int started;
+
+static void *starts(void *run)
+{
+    started = vfiomig_dirty_start(run);
+    return NULL;
+}
 
 static int take_config(void *opaque, uint32_t kind, const void *data, size_t len)
 {
@@ -255,7 +276,18 @@ static int take_config(void *opaque, uint32_t kind, const void *data, size_t len
     uint32_t state;
     config->bad |= kind != 0 || len != sizeof vmstate || memcmp(data, vmstate, len) != 0;
     config->came++;
+    pthread_t thread;
+    if (config->run) {
+        atomic_store(&inside, 0);
+        atomic_store(&slow, 1);
+        if (pthread_create(&thread, NULL, starts, config->run) != 0)
+            return -EAGAIN;
+        while (!atomic_load(&inside))
+            ;
+    }
     config->state_result = vfiomig_device_get_state(config->device, &state);
+    if (config->run)
+        pthread_join(thread, NULL);
     if (config->free_me)
         vfiomig_load_free(config->free_me);
     return config->refuse;
@@ -412,6 +444,100 @@ static void the_configurations_callback_may_refuse_and_cannot_free(void)
     }
 }
 
+/* The thread holds nothing that anybody waits for, so it may wait itself. */
+static void the_configurations_callback_waits_for_the_device(void)
+{
+    struct vfiomig_sim_options o = rig_options();
+    struct rig from = rig_new(NULL, NULL), to = { NULL, NULL };
+    struct bytes stream = packets_of(from.dev);
+    struct config config = { .bad = 0 };
+    struct vfiomig_memory_ops memory = VFIOMIG_MEMORY_OPS_INIT;
+    struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
+    struct vfiomig_mapping mapping = VFIOMIG_MAPPING_INIT;
+    uint32_t number;
+    o.seed += 1000;
+    EQ(vfiomig_sim_new(&o, &to.sim), 0);
+    struct vfiomig_device_ops ops = *vfiomig_sim_ops(to.sim);
+    ops.feature = slow_feature;
+    OK(vfiomig_device_new_ops(&ops, to.sim, NULL, &to.dev));
+    OK(vfiomig_dirty_new(&memory, NULL, NULL, &config.run));
+    source.flags = VFIOMIG_SOURCE_DEVICE_LOG;
+    source.device = to.dev;
+    OK(vfiomig_dirty_add_source(config.run, &source, &number));
+    mapping.size = 1 << 20;
+    OK(vfiomig_dirty_map(config.run, &mapping));
+    struct vfiomig_load *load = packet_load(&to, &config, 0);
+    CHECK(vfiomig_load_push(load, stream.data, stream.len - sizeof EOS - sizeof READY) &
+          VFIOMIG_SECTION_END);
+    for (int i = num_packets; i-- > 0;)
+        OK(vfiomig_load_submit(load, packets[i].data, packets[i].len));
+    OK(vfiomig_load_run(load));
+    EQ(config.came, 1);
+    EQ(started, 0);
+    EQ(config.state_result, 0);
+    OK(vfiomig_load_commit(load));
+    vfiomig_dirty_free(config.run);
+    vfiomig_load_free(load);
+    bytes_free(&stream);
+    packets_free();
+    rig_free(&from);
+    rig_free(&to);
+}
+
+struct elsewhere {
+    struct vfiomig_load *load;
+    int events, room_for, submitted, run;
+};
+
+/* A callback of another device: what would wait for this load's other threads does not. */
+static void brings_packets(void *opaque, const struct vfiomig_event *event)
+{
+    struct elsewhere *e = opaque;
+    (void)event;
+    e->events++;
+    e->run = vfiomig_load_run(e->load);
+    e->submitted = 0;
+    for (int i = 1; i < num_packets && e->submitted == 0; i++) {
+        e->submitted = vfiomig_load_submit(e->load, packets[i].data, packets[i].len);
+        e->room_for = e->submitted == 0 ? i : e->room_for;
+    }
+}
+
+static void packets_do_not_wait_in_the_callbacks_of_other_devices(void)
+{
+    struct rig from = rig_new(NULL, NULL), to = rig_target(NULL);
+    struct bytes stream = packets_of(from.dev);
+    struct config config = { .bad = 0 };
+    struct elsewhere e = { .load = packet_load(&to, &config, 5000) };
+    struct vfiomig_device_options options = VFIOMIG_DEVICE_OPTIONS_INIT;
+    struct channel runner = { .load = e.load };
+    options.event = brings_packets;
+    options.event_opaque = &e;
+    CHECK(vfiomig_load_push(e.load, stream.data, stream.len - sizeof EOS - sizeof READY) &
+          VFIOMIG_SECTION_END);
+    struct rig other = rig_new(NULL, &options);
+    OK(vfiomig_device_set_state(other.dev, VFIOMIG_STATE_STOP));
+    EQ(e.events, 1);
+    EQ(e.run, -EINVAL);
+    EQ(e.submitted, -EAGAIN);
+    CHECK(e.room_for >= 1 && e.room_for < num_packets - 1);
+    /* Neither has ended the load. */
+    EQ(pthread_create(&runner.thread, NULL, run, &runner), 0);
+    OK(vfiomig_load_submit(e.load, packets[0].data, packets[0].len));
+    for (int i = e.room_for + 1; i < num_packets; i++)
+        OK(vfiomig_load_submit(e.load, packets[i].data, packets[i].len));
+    pthread_join(runner.thread, NULL);
+    EQ(runner.result, 0);
+    OK(vfiomig_load_commit(e.load));
+    CHECK(vfiomig_sim_digest(to.sim) == vfiomig_sim_digest(from.sim));
+    vfiomig_load_free(e.load);
+    bytes_free(&stream);
+    packets_free();
+    rig_free(&from);
+    rig_free(&to);
+    rig_free(&other);
+}
+
 int main(void)
 {
     RUN(several_devices_in_one_stream);
@@ -420,5 +546,7 @@ int main(void)
     RUN(packets_over_several_channels);
     RUN(what_waits_is_ended);
     RUN(the_configurations_callback_may_refuse_and_cannot_free);
+    RUN(the_configurations_callback_waits_for_the_device);
+    RUN(packets_do_not_wait_in_the_callbacks_of_other_devices);
     return DONE();
 }

@@ -22,8 +22,9 @@
  *
  * Callbacks are called on the thread that is inside the library. They must return: no longjmp, no
  * exception, no pthread_exit. With a handle of the device or the run that they are called for they
- * get -EBUSY; where they call other devices' functions, all threads must do so in one order of
- * devices.
+ * get -EBUSY, and so do they with others that a call is inside of: nothing waits in a callback.
+ *
+ * Handles belong to the process that made them: after fork() they get -EBADF in the child.
  *
  * The library starts no threads, installs no signal handlers and no exit handlers, and never ends
  * the process. A thread that is inside it must not be cancelled (pthread_cancel).
@@ -394,9 +395,9 @@ struct vfiomig_identity {
  * A device behind callbacks. Each returns 0 or a count on success and -errno on failure, exactly as
  * the kernel would answer the call that it stands for.
  *
- * The callbacks are called on the thread that called the library, one at a time per device, with
- * none of the library's locks that another device would need. They must not call the library with a
- * handle of the same device: that gets -EBUSY.
+ * The callbacks are called on the thread that called the library, one at a time per device. Calls
+ * of the library with a handle of the same device get -EBUSY there, and so do calls with others
+ * that a call on another thread is inside of: nothing waits in a callback.
  *
  * Where data_read, data_write, data_precopy_info, data_close or data_poll_fd is NULL, the data_fd
  * that feature returned is a file descriptor, the library uses the system call on it and owns it.
@@ -1246,7 +1247,8 @@ int vfiomig_save_get_failure(struct vfiomig_save *save, struct vfiomig_failure *
 
 /*
  * Frees a save; NULL is none. One that was not finished is ended as with VFIOMIG_KEEP. Waits for a
- * call on another thread. A callback cannot free a handle that a call is inside of: it stays.
+ * call on another thread. A callback cannot free a handle that a call is inside of, nor one whose
+ * device is in use by a call: it stays.
  *
  * Since: 0.1.
  */
@@ -1340,12 +1342,13 @@ int vfiomig_load_commit(struct vfiomig_load *load) VFIOMIG_MUST_CHECK;
  * Takes one packet of a load with VFIOMIG_LOAD_PACKETS: what QEMU's multifd channels carry for this
  * device, from its version field on. In any order and from any number of threads. The packet is
  * copied. While too many bytes are queued (max_queued) the call waits, for as long as
- * vfiomig_load_run() makes progress; the packet that is next in order never waits. On an error the
- * device has been reset, and every other call of this load gets the same error.
+ * vfiomig_load_run() makes progress; the packet that is next in order never waits. In a callback
+ * none waits: -EAGAIN, and the load goes on. On any other error the device has been reset, and
+ * every other call of this load gets the same error.
  *
  * States: all.
- * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -ENODEV, -EINVAL, -ENOTTY, -ENODATA, -EPROTO,
- *         -EMSGSIZE, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
+ * Errors: -EPERM, -EIO, -EBADF, -EAGAIN, -ENOMEM, -EFAULT, -ENODEV, -EINVAL, -ENOTTY, -ENODATA,
+ *         -EPROTO, -EMSGSIZE, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
  * Concurrent: with any other call on the handle, from any thread.
  * Since: 0.1.
  */
@@ -1413,7 +1416,8 @@ int vfiomig_load_get_failure(struct vfiomig_load *load, struct vfiomig_failure *
 /*
  * Frees a load; NULL is none. One that was not committed is abandoned, and its device reset. Waits
  * for calls on other threads; vfiomig_load_run() and vfiomig_load_submit() are made to end. A
- * callback cannot free a handle that a call is inside of: it stays.
+ * callback cannot free a handle that a call is inside of, nor one whose device is in use by a call:
+ * it stays.
  *
  * Since: 0.1.
  */
@@ -1440,7 +1444,8 @@ int vfiomig_dirty_new(const struct vfiomig_memory_ops *ops, void *opaque,
 
 /*
  * Frees a run; NULL is none. Stops tracking first, and lets go of its sources' devices and fds.
- * Waits for a call on another thread. A callback cannot free the run that it was called from.
+ * Waits for a call on another thread. A callback cannot free the run that it was called from, nor
+ * one with the log of a device that is in use by a call: it stays.
  *
  * Since: 0.1.
  */

@@ -37,6 +37,7 @@ pub mod stream;
 pub(crate) mod sync;
 pub mod transport;
 pub mod uapi;
+pub(crate) mod waiting;
 
 pub use device::Device;
 pub use error::{Code, Error, Result};

@@ -81,9 +81,8 @@ pub(crate) fn init_env() -> Result<()> {
         let record = Record::builder().level(level).target(target).args(args).build();
         if logger.matches(&record) {
             // Not with the logger's own writer: that has a lock, and a child may find it held.
-            crate::transport::write_to_stderr(
-                format!("[{level:<5} {target}] {message}\n").as_bytes(),
-            );
+            let line = alloc::format(format_args!("[{level:<5} {target}] {message}\n"));
+            crate::transport::write_to_stderr(line.unwrap_or_default().as_bytes());
         }
     });
     set(Some(sink), level)

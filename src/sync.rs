@@ -16,3 +16,9 @@ pub(crate) use std::sync::atomic;
 
 #[cfg(shuttle)]
 pub(crate) use shuttle::sync::{Condvar, Mutex, MutexGuard, atomic};
+
+/// What each thread has for itself: shuttle's threads are one to the operating system.
+#[cfg(shuttle)]
+pub(crate) use shuttle::thread_local;
+#[cfg(not(shuttle))]
+pub(crate) use std::thread_local;

@@ -16,6 +16,7 @@ use crate::device::Device;
 use crate::dirty::Run;
 use crate::error::{Code, Error, Result, err};
 use crate::session::{Load, Save, Shared};
+use crate::waiting::Nested;
 
 /// A function's row, as the guards need it.
 pub(super) struct Entry {
@@ -56,24 +57,56 @@ impl CReturn for c_int {
     }
 }
 
+/// What this thread is doing in the library.
+#[derive(Clone, Copy)]
+struct Calls {
+    /// How many calls it is inside: more than one only in callbacks.
+    depth: u32,
+    /// How many of them have exclusive use of an object, which others may wait for.
+    holding: u32,
+}
+
 thread_local! {
-    /// How many calls of the library this thread is inside: more than one only in callbacks.
-    static DEPTH: Cell<u32> = const { Cell::new(0) };
+    static CALLS: Cell<Calls> = const { Cell::new(Calls { depth: 0, holding: 0 }) };
 }
 
 /// Counts a call for as long as it lasts.
-struct Inside;
+struct Inside {
+    /// One that was made in a callback does not wait for devices either, if the callback's own call
+    /// holds something. The configuration's callback of packets alone does not.
+    _nested: Option<Nested>,
+}
 
 impl Inside {
     fn new() -> Inside {
-        DEPTH.set(DEPTH.get().wrapping_add(1));
-        Inside
+        let calls = CALLS.get();
+        CALLS.set(Calls { depth: calls.depth.wrapping_add(1), ..calls });
+        Inside { _nested: (calls.holding > 0).then(Nested::new) }
     }
 }
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        DEPTH.set(DEPTH.get().wrapping_sub(1));
+        let calls = CALLS.get();
+        CALLS.set(Calls { depth: calls.depth.wrapping_sub(1), ..calls });
+    }
+}
+
+/// Counts the exclusive use of an object.
+struct Holding;
+
+impl Holding {
+    fn new() -> Holding {
+        let calls = CALLS.get();
+        CALLS.set(Calls { holding: calls.holding.wrapping_add(1), ..calls });
+        Holding
+    }
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        let calls = CALLS.get();
+        CALLS.set(Calls { holding: calls.holding.wrapping_sub(1), ..calls });
     }
 }
 
@@ -139,7 +172,7 @@ pub(super) fn with_waiting<T: CObject, R: CReturn>(
     handle: usize,
     call: impl FnOnce(&mut T) -> Result<R>,
 ) -> c_int {
-    enter(entry, handle, DEPTH.get() == 0, call)
+    enter(entry, handle, CALLS.get().depth == 0, call)
 }
 
 fn enter<T: CObject, R: CReturn>(
@@ -150,6 +183,7 @@ fn enter<T: CObject, R: CReturn>(
 ) -> c_int {
     guarded(entry, || {
         let mut entered = handle::enter(handle, T::KIND, wait)?;
+        let _holding = Holding::new();
         let object = entered.object().and_then(T::of);
         let object = object.ok_or_else(|| err!(BadHandle, "not a handle of this kind"))?;
         let state = object.state();
@@ -204,13 +238,13 @@ pub(super) fn with_shared_unlocked<T: CObject, R: CReturn>(
     })
 }
 
-/// Frees a handle; NULL is none. Waits for a call that is inside the handle, except in a callback:
-/// two of them could wait for each other, or one for itself.
+/// Frees a handle; NULL is none. Waits for a call that is inside the handle or its device, except in a
+/// callback: two of them could wait for each other, or one for itself.
 pub(super) fn free(entry: &Entry, handle: usize, kind: Kind) {
     if handle == 0 {
         return;
     }
-    let may_wait = DEPTH.get() == 0;
+    let may_wait = CALLS.get().depth == 0;
     guarded(entry, || handle::remove(handle, kind, may_wait).map(drop));
 }
 

@@ -57,6 +57,16 @@ impl Object {
             Object::Dirty(_) => Kind::Dirty,
         }
     }
+
+    /// Does what dropping it would have to wait for, or fails.
+    fn end(&mut self) -> Result<()> {
+        match self {
+            Object::Device(_) => Ok(()),
+            Object::Save(save) => save.end(),
+            Object::Load(load) => load.end(),
+            Object::Dirty(run) => run.stop(),
+        }
+    }
 }
 
 struct Slot {
@@ -255,7 +265,7 @@ fn gone(kind: Kind) -> Error {
 }
 
 fn not_freed(kind: Kind) -> Error {
-    let error = err!(Busy, "a call is inside this {} handle: not freed", kind.name());
+    let error = err!(Busy, "a call is inside this {} handle or its device: not freed", kind.name());
     ::log::error!(target: "vfiomig::capi", "in a callback: {error}");
     error
 }
@@ -341,6 +351,9 @@ pub(super) fn remove(handle: usize, kind: Kind, may_wait: bool) -> Result<Object
     drop(shared);
     if in_use && !may_wait {
         return Err(not_freed(kind));
+    }
+    if let (false, Some(object)) = (may_wait, guard.as_mut()) {
+        object.end().map_err(|_| not_freed(kind))?;
     }
     let object = guard.take();
     slot.generation.fetch_add(1, Ordering::Release);

@@ -184,8 +184,9 @@ pub extern "C" fn vfiomig_load_commit(load: *mut vfiomig_load) -> c_int {
 /// Takes one packet of a load with VFIOMIG_LOAD_PACKETS: what QEMU's multifd channels carry for this
 /// device, from its version field on. In any order and from any number of threads. The packet is
 /// copied. While too many bytes are queued (max_queued) the call waits, for as long as
-/// vfiomig_load_run() makes progress; the packet that is next in order never waits. On an error the
-/// device has been reset, and every other call of this load gets the same error.
+/// vfiomig_load_run() makes progress; the packet that is next in order never waits. In a callback none
+/// waits: -EAGAIN, and the load goes on. On any other error the device has been reset, and every other
+/// call of this load gets the same error.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_load_submit(
     load: *mut vfiomig_load,
@@ -284,7 +285,8 @@ pub unsafe extern "C" fn vfiomig_load_get_failure(
 
 /// Frees a load; NULL is none. One that was not committed is abandoned, and its device reset.
 /// Waits for calls on other threads; vfiomig_load_run() and vfiomig_load_submit() are made to end.
-/// A callback cannot free a handle that a call is inside of: it stays.
+/// A callback cannot free a handle that a call is inside of, nor one whose device is in use by a call:
+/// it stays.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_load_free(load: *mut vfiomig_load) {
     free(&table::LOAD_FREE, load.addr(), Kind::Load);

@@ -248,7 +248,8 @@ pub unsafe extern "C" fn vfiomig_save_get_failure(
 
 /// Frees a save; NULL is none. One that was not finished is ended as with VFIOMIG_KEEP. Waits for
 /// a call on another thread.
-/// A callback cannot free a handle that a call is inside of: it stays.
+/// A callback cannot free a handle that a call is inside of, nor one whose device is in use by a call:
+/// it stays.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_save_free(save: *mut vfiomig_save) {
     free(&table::SAVE_FREE, save.addr(), Kind::Save);

@@ -13,7 +13,7 @@ mod recovery;
 mod reset;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, TryLockError};
 
 pub use events::{Event, EventKind, EventSink};
 pub use fsm::{Fsm, Path, State, Steps};
@@ -23,9 +23,10 @@ pub use probe::{Caps, Reason, ReasonCode, Severity};
 use crate::dirty::Health;
 use crate::error::{Errno, Error, Failure, Operation, Outcome, Result, err, of_another_process};
 use crate::session::{Load, LoadOptions, Save, SaveOptions};
-use crate::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
-use crate::transport::{DataFd, DmaLog, FeatureLog, Process, Transport, current_thread_token};
+use crate::transport::{DataFd, DmaLog, FeatureLog, Process, Transport};
+use crate::waiting::{self, HoldsDevice};
 use contents::Contents;
 use probe::Probed;
 
@@ -66,8 +67,8 @@ pub(crate) enum Session {
 
 /// A VFIO device that can be saved and loaded.
 ///
-/// Cloning shares the device. Calls on one device are serialised inside; a callback that calls
-/// back into its own device gets [`Code::Busy`].
+/// Cloning shares the device. Calls on one device are serialised inside. In a callback nothing waits:
+/// its own device is [`Code::Busy`] there, and so is another one that a call is inside of.
 #[derive(Clone)]
 pub struct Device {
     shared: Arc<Shared>,
@@ -75,8 +76,6 @@ pub struct Device {
 
 pub(crate) struct Shared {
     inner: Mutex<Inner>,
-    /// Token of the thread inside `inner`, or 0: a callback must not wait for itself.
-    owner: AtomicUsize,
     /// What the VMM must redo; beside the lock, to be read while a session is busy.
     fixups: Arc<AtomicU32>,
     /// How often the device was reset; beside the lock likewise.
@@ -97,7 +96,7 @@ struct Log {
 /// The device, locked.
 pub(crate) struct Locked<'a> {
     inner: MutexGuard<'a, Inner>,
-    owner: &'a AtomicUsize,
+    _holds: HoldsDevice,
 }
 
 pub(crate) struct Inner {
@@ -159,13 +158,7 @@ impl Device {
             events: options.events,
             process: Process::this(),
         };
-        let shared = Shared {
-            inner: Mutex::new(inner),
-            owner: AtomicUsize::new(0),
-            fixups,
-            resets,
-            process: Process::this(),
-        };
+        let shared = Shared { inner: Mutex::new(inner), fixups, resets, process: Process::this() };
         Ok(Device { shared: Arc::new(shared) })
     }
 
@@ -327,21 +320,19 @@ impl Shared {
         if !self.process.is_this() {
             return Err(of_another_process("device"));
         }
-        let me = current_thread_token();
-        if self.owner.load(Ordering::Relaxed) == me {
-            return Err(err!(Busy, "called from a callback of the same device"));
+        let locked = match waiting::may_wait() {
+            true => self.inner.lock().map_err(TryLockError::Poisoned),
+            false => self.inner.try_lock(),
+        };
+        match locked {
+            Ok(inner) => Ok(Locked { inner, _holds: HoldsDevice::new() }),
+            Err(TryLockError::WouldBlock) => {
+                Err(err!(Busy, "a call is inside this device, and a callback does not wait for it"))
+            }
+            Err(TryLockError::Poisoned(_)) => {
+                Err(err!(NotRecoverable, "an earlier internal error has left this device unusable"))
+            }
         }
-        let inner = self.inner.lock().map_err(|_| {
-            err!(NotRecoverable, "an earlier internal error has left this device unusable")
-        })?;
-        self.owner.store(me, Ordering::Relaxed);
-        Ok(Locked { inner, owner: &self.owner })
-    }
-}
-
-impl Drop for Locked<'_> {
-    fn drop(&mut self) {
-        self.owner.store(0, Ordering::Relaxed);
     }
 }
 

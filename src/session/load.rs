@@ -563,6 +563,25 @@ pub(super) fn callback_refused(what: &'static str, errno: i32) -> Error {
     })
 }
 
+impl Load {
+    /// Gives a load up that was not committed: the device is reset. Fails only where the device
+    /// cannot be had, in a callback.
+    pub(crate) fn end(&mut self) -> Result<()> {
+        let core = Arc::clone(&self.core);
+        let mut inner = core.device.lock()?;
+        if !matches!(core.phase(), Phase::Receiving | Phase::Complete) {
+            return Ok(());
+        }
+        core.set_phase(Phase::Failed);
+        inner.session = Session::None;
+        inner.note_load(false);
+        if let Err(error) = inner.reset() {
+            log::error!(target: "vfiomig::load", "ending a load that was dropped: {error}");
+        }
+        Ok(())
+    }
+}
+
 impl Drop for Load {
     /// A device is never left in RESUMING.
     fn drop(&mut self) {
@@ -572,15 +591,7 @@ impl Drop for Load {
         if let Some(packets) = &self.packets {
             packets.close();
         }
-        let core = Arc::clone(&self.core);
-        let Ok(mut inner) = core.device.lock() else { return };
-        if !matches!(core.phase(), Phase::Receiving | Phase::Complete) {
-            return;
-        }
-        core.set_phase(Phase::Failed);
-        inner.session = Session::None;
-        inner.note_load(false);
-        if let Err(error) = inner.reset() {
+        if let Err(error) = self.end() {
             log::error!(target: "vfiomig::load", "ending a load that was dropped: {error}");
         }
     }

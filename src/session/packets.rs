@@ -1,7 +1,8 @@
 //! The packets of one load: many threads bring them in any order, one writes them to the driver.
 //!
 //! Whatever goes wrong on any thread ends the load for all of them, and each is told the first
-//! reason. The device's lock is never waited for while the queue's is held.
+//! reason. The device's lock is never waited for while the queue's is held, and in a callback nobody
+//! waits for packets, for room or for calls to leave.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError};
@@ -13,6 +14,7 @@ use crate::error::{Code, Error, Result, err, of_another_process};
 use crate::stream::qemu::{Held, Packet, PacketLimits, Quota, Window};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::transport::current_thread_token;
+use crate::waiting;
 
 /// The way in for packets of a load. Cloning shares it; every method may be called from any thread.
 #[derive(Clone)]
@@ -99,10 +101,14 @@ impl Packets {
         Packets { shared: Arc::new(shared) }
     }
 
-    /// Takes one packet, head included; its bytes are copied. Waits while too much is queued.
+    /// Takes one packet, head included; its bytes are copied. Waits while too much is queued, except
+    /// in a callback: there that is [`Code::Again`], which does not end the load.
     pub fn submit(&self, packet: &[u8]) -> Result<()> {
         let _inside = self.enter()?;
-        self.put(packet).map_err(|error| self.fail(error))
+        match self.put(packet) {
+            Err(error) if error.code() == Code::Again => Err(error),
+            other => other.map_err(|error| self.fail(error)),
+        }
     }
 
     fn put(&self, packet: &[u8]) -> Result<()> {
@@ -114,6 +120,13 @@ impl Packets {
             shared.check(&queue)?;
             if let Some(reserved) = queue.window.reserve(&packet)? {
                 break reserved;
+            }
+            if !waiting::may_wait() || queue.run == Run::By(current_thread_token()) {
+                return Err(err!(
+                    Again,
+                    "packet {} finds no room now, and a callback does not wait for it",
+                    packet.idx
+                ));
             }
             // A slow driver moves within a packet too.
             let so_far = (queue.written, shared.load.stats.load().data_bytes);
@@ -143,11 +156,11 @@ impl Packets {
     /// taken it. Call it once, when the main channel has no more data.
     pub fn run(&self) -> Result<()> {
         let shared = &*self.shared;
-        // A callback of the device cannot wait for itself; and what the main channel is still
-        // writing comes first.
-        if shared.load.device.lock().is_err_and(|error| error.code() == Code::Busy) {
-            return Err(err!(Inval, "packets cannot be loaded in a callback of the same device"));
+        if !waiting::may_wait() {
+            return Err(err!(Inval, "packets are not loaded in a callback: that waits for them"));
         }
+        // What the main channel is still writing comes first.
+        drop(shared.load.device.lock());
         let _inside = self.enter()?;
         let main_at_rest = {
             let mut queue = shared.lock();
@@ -266,7 +279,7 @@ impl Packets {
         let first = self.stop(error);
         match self.shared.load.device.lock() {
             Ok(mut inner) => self.shared.load.settle(&mut inner, first),
-            // A callback of this device: whoever comes next resets it.
+            // In a callback, with the device in use: whoever comes next resets it.
             Err(_) => first,
         }
     }
@@ -276,11 +289,11 @@ impl Packets {
         self.stop(err!(Cancelled, "the load was freed"));
         // A callback that lets its own load go must not wait for itself: one of the device's has its
         // lock, the configuration's is inside here.
-        let in_callback = self.shared.load.device.lock().is_err();
+        let may_wait = waiting::may_wait();
         let mut queue = self.shared.lock();
         let own = usize::from(queue.run == Run::By(current_thread_token()));
         queue.closing = true;
-        while !in_callback && queue.inside > own {
+        while may_wait && queue.inside > own {
             queue = self.shared.left.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
         let sink = queue.sink.take();

@@ -743,13 +743,31 @@ struct Filled {
     failed: Option<Error>,
 }
 
+impl Save {
+    /// Ends a save that was not finished, as with [`Ending::Keep`]. Fails only where the device
+    /// cannot be had, in a callback.
+    pub(crate) fn end(&mut self) -> Result<()> {
+        if self.phase == Phase::Finished {
+            return Ok(());
+        }
+        match self.finish(Ending::Keep) {
+            Err(error) if self.phase != Phase::Finished => Err(error),
+            Err(error) => {
+                log::error!(target: "vfiomig::save", "ending a save that was dropped: {error}");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+}
+
 impl Drop for Save {
     fn drop(&mut self) {
-        if self.phase == Phase::Finished || self.device.is_of_parent() {
+        if self.device.is_of_parent() {
             return;
         }
-        if let Err(error) = self.finish(Ending::Keep) {
-            // A callback that frees its own session: the device's own drop is the last guard.
+        if let Err(error) = self.end() {
+            // In a callback: the device's own drop is the last guard.
             log::error!(target: "vfiomig::save", "ending a save that was dropped: {error}");
         }
     }

@@ -69,9 +69,9 @@ pub struct vfiomig_precopy_info {
 /// A device behind callbacks. Each returns 0 or a count on success and -errno on failure, exactly
 /// as the kernel would answer the call that it stands for.
 ///
-/// The callbacks are called on the thread that called the library, one at a time per device, with
-/// none of the library's locks that another device would need. They must not call the library
-/// with a handle of the same device: that gets -EBUSY.
+/// The callbacks are called on the thread that called the library, one at a time per device. Calls of
+/// the library with a handle of the same device get -EBUSY there, and so do calls with others that a
+/// call on another thread is inside of: nothing waits in a callback.
 ///
 /// Where data_read, data_write, data_precopy_info, data_close or data_poll_fd is NULL, the data_fd
 /// that `feature` returned is a file descriptor, the library uses the system call on it and owns

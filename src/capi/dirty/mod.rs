@@ -66,7 +66,8 @@ pub unsafe extern "C" fn vfiomig_dirty_new(
 }
 
 /// Frees a run; NULL is none. Stops tracking first, and lets go of its sources' devices and fds.
-/// Waits for a call on another thread. A callback cannot free the run that it was called from.
+/// Waits for a call on another thread. A callback cannot free the run that it was called
+/// from, nor one with the log of a device that is in use by a call: it stays.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_dirty_free(run: *mut vfiomig_dirty) {
     free(&table::DIRTY_FREE, run.addr(), Kind::Dirty);

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Who may wait for a lock.
+//!
+//! A callback runs while its thread holds what other threads may wait for: its device's lock, or an
+//! object behind a handle. Two callbacks that waited for what the other one holds would wait for
+//! ever, and so would one that waited for itself. So nothing waits there: what is not free is busy.
+
+use std::cell::Cell;
+
+#[derive(Clone, Copy)]
+struct Thread {
+    /// Locks of devices that it holds.
+    devices: u32,
+    /// Calls of the C API that were made in callbacks of others, which hold objects.
+    nested: u32,
+}
+
+crate::sync::thread_local! {
+    static THREAD: Cell<Thread> = const { Cell::new(Thread { devices: 0, nested: 0 }) };
+}
+
+fn change(change: impl FnOnce(&mut Thread)) {
+    THREAD.with(|cell| {
+        let mut thread = cell.get();
+        change(&mut thread);
+        cell.set(thread);
+    });
+}
+
+/// Whether this thread may wait.
+pub(crate) fn may_wait() -> bool {
+    let Thread { devices, nested } = THREAD.with(Cell::get);
+    devices == 0 && nested == 0
+}
+
+/// The thread holds a device's lock for as long as this lives.
+pub(crate) struct HoldsDevice;
+
+impl HoldsDevice {
+    pub(crate) fn new() -> HoldsDevice {
+        change(|thread| thread.devices = thread.devices.wrapping_add(1));
+        HoldsDevice
+    }
+}
+
+impl Drop for HoldsDevice {
+    fn drop(&mut self) {
+        change(|thread| thread.devices = thread.devices.wrapping_sub(1));
+    }
+}
+
+/// The thread is inside a call that a callback made, for as long as this lives.
+pub(crate) struct Nested;
+
+impl Nested {
+    pub(crate) fn new() -> Nested {
+        change(|thread| thread.nested = thread.nested.wrapping_add(1));
+        Nested
+    }
+}
+
+impl Drop for Nested {
+    fn drop(&mut self) {
+        change(|thread| thread.nested = thread.nested.wrapping_sub(1));
+    }
+}
