@@ -367,10 +367,109 @@ pub(super) fn remove(handle: usize, kind: Kind, may_wait: bool) -> Result<Object
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cancel::Cancel;
+    use crate::device::DeviceOptions;
     use crate::error::Code;
+    use crate::transport::OpsTransport;
 
     fn code<T>(result: Result<T>) -> Code {
         result.err().unwrap().code()
+    }
+
+    fn device() -> Object {
+        // SAFETY: a table without callbacks; all zeros is a valid one.
+        let transport = unsafe { OpsTransport::new(std::mem::zeroed(), std::ptr::null_mut()) };
+        Object::Device(Device::new(transport, DeviceOptions::default()).unwrap())
+    }
+
+    fn numbers() -> Shared {
+        Shared::Dirty(Cancel::default())
+    }
+
+    /// Runs `call` on a thread, and `change` when that thread sleeps: it waits for a lock then.
+    fn while_it_waits<R: Send + 'static>(
+        call: impl FnOnce() -> R + Send + 'static,
+        change: impl FnOnce(),
+    ) -> R {
+        let (send, receive) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            // SAFETY: touches no memory.
+            send.send(unsafe { libc::gettid() }).unwrap();
+            call()
+        });
+        let status = format!("/proc/self/task/{}/stat", receive.recv().unwrap());
+        let sleeps = || std::fs::read_to_string(&status).is_ok_and(|stat| stat.contains(") S "));
+        let mut seen = 0;
+        while seen < 5 {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            seen = if sleeps() { seen + 1 } else { 0 };
+        }
+        change();
+        thread.join().unwrap()
+    }
+
+    /// What freeing a slot and using it anew for an object of the same kind does to it.
+    fn use_anew(slot: &Slot, object: &mut Option<Object>) {
+        *object = Some(device());
+        slot.generation.fetch_add(1, Ordering::Release);
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore)]
+    fn a_slot_that_was_used_anew_while_a_call_waited_is_not_the_calls() {
+        let handle = insert(device(), None).unwrap();
+        let (index, slot) = find(handle, Kind::Device).unwrap();
+        let mut object = slot.object.lock().unwrap();
+        let enters = move || code(enter(handle, Kind::Device, true).map(drop));
+        let entered = while_it_waits(enters, || {
+            use_anew(slot, &mut object);
+            drop(object);
+        });
+        assert_eq!(entered, Code::BadHandle);
+        let anew = encode(Kind::Device, index, slot.generation.load(Ordering::Acquire));
+        assert!(enter(anew, Kind::Device, true).is_ok());
+        let mut object = slot.object.lock().unwrap();
+        let removed = while_it_waits(
+            move || code(remove(anew, Kind::Device, true).map(drop)),
+            || {
+                use_anew(slot, &mut object);
+                drop(object);
+            },
+        );
+        assert_eq!(removed, Code::BadHandle);
+        let last = encode(Kind::Device, index, slot.generation.load(Ordering::Acquire));
+        assert!(remove(last, Kind::Device, true).is_ok());
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore)]
+    fn the_shared_part_of_a_slot_that_was_used_anew_meanwhile_is_not_the_calls() {
+        let handle = insert(device(), Some(numbers())).unwrap();
+        let (index, slot) = find(handle, Kind::Device).unwrap();
+        let mut shared = slot.shared.lock().unwrap();
+        let reads = move || code(with_shared(handle, Kind::Device, |_| Ok(())));
+        let read = while_it_waits(reads, || {
+            *shared = Some(numbers());
+            slot.generation.fetch_add(1, Ordering::Release);
+            drop(shared);
+        });
+        assert_eq!(read, Code::BadHandle);
+        let anew = encode(Kind::Device, index, slot.generation.load(Ordering::Acquire));
+        assert!(with_shared(anew, Kind::Device, |_| Ok(())).is_ok());
+        assert!(remove(anew, Kind::Device, true).is_ok());
+    }
+
+    #[test]
+    fn a_slot_is_used_again_after_many_others() {
+        let first = insert(device(), None).unwrap();
+        let (index, _) = find(first, Kind::Device).unwrap();
+        assert!(remove(first, Kind::Device, true).is_ok());
+        // Other tests take slots meanwhile: half of them are theirs.
+        for _ in 0..RESTING / 2 {
+            let handle = insert(device(), None).unwrap();
+            assert_ne!(find(handle, Kind::Device).unwrap().0, index);
+            assert!(remove(handle, Kind::Device, true).is_ok());
+        }
     }
 
     #[test]
