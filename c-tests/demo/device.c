@@ -255,10 +255,8 @@ int device_open(struct device *d, const struct options *o, enum side side, char 
     }
 
     /* A device that cannot migrate is no error for the library; for this program it is. */
-    struct vfiomig_caps caps = VFIOMIG_CAPS_INIT;
     struct vfiomig_reason reason = VFIOMIG_REASON_INIT;
-    vfiomig_device_get_caps(d->mig, &caps);
-    for (uint32_t i = 0; vfiomig_device_get_reason(d->mig, i, &reason) == 0; i++) {
+    for (uint32_t i = 0; (r = vfiomig_device_get_reason(d->mig, i, &reason)) == 0; i++) {
         if (o->verbose)
             printf("%s: %s: %s\n", side_name[side], reason.label, reason.text);
         if (reason.severity == VFIOMIG_SEVERITY_BLOCKS) {
@@ -266,6 +264,11 @@ int device_open(struct device *d, const struct options *o, enum side side, char 
             device_close(d);
             return -EOPNOTSUPP;
         }
+    }
+    if (r != -ENODATA) { /* which is what it says behind the last one */
+        snprintf(why, why_size, "%s", vfiomig_error_message());
+        device_close(d);
+        return r;
     }
     if (d->fd >= 0) {
         struct vfio_region_info info = { .argsz = sizeof info, .index = VFIO_PCI_CONFIG_REGION_INDEX };

@@ -444,15 +444,25 @@ static int switchover(struct source *s)
 
 /* --- the two ends --------------------------------------------------------------------------- */
 
-static void redo_fixups(struct source *s)
+static int redo_fixups(struct source *s)
 {
     uint8_t config[PCI_CONFIG_SIZE];
-    vfiomig_device_get_fixups(s->device.mig, &s->report->fixups);
+    int r = vfiomig_device_get_fixups(s->device.mig, &s->report->fixups);
+    if (r < 0)
+        return r;
     device_read_config(&s->device, config);
     if (s->report->fixups & VFIOMIG_FIXUP_PCI_COMMAND)
         device_restore_command(&s->device, config);
     if (s->report->fixups & VFIOMIG_FIXUP_INTERRUPTS)
         device_restore_interrupts(&s->device, config);
+    return 0;
+}
+
+/* A guest is not run with a device that has forgotten it, or may have. */
+static void lost(struct source *s, const char *what)
+{
+    printf("source: %s: %s\n", what, vfiomig_error_message());
+    s->report->lost = true;
 }
 
 /* The guest goes on here. */
@@ -466,13 +476,15 @@ static void keep(struct source *s)
     net_send(s->sock, MSG_KEEP, NULL, 0);
 
     if (s->save && vfiomig_save_finish(s->save, VFIOMIG_KEEP) < 0) {
-        printf("source: the device cannot be brought back: %s\n", vfiomig_error_message());
-        s->report->lost = true;
+        lost(s, "the device cannot be brought back");
         return;
     }
     /* Nothing to do after a clean way back, everything after a reset: the guest's driver then
      * finds a device that has lost its state, as after any reset. */
-    redo_fixups(s);
+    if (redo_fixups(s) < 0) {
+        lost(s, "whether the device was reset cannot be told");
+        return;
+    }
     if (s->report->fixups)
         printf("source: the device had to be reset; its contents are lost\n");
     guest_run(&s->guest);
@@ -485,8 +497,7 @@ static void take_back(struct source *s)
     printf("source: %s; taking the guest back\n", s->report->why);
     /* The device is in STOP with its state untouched. */
     if (vfiomig_device_run(s->device.mig) < 0) {
-        printf("source: the device does not run: %s\n", vfiomig_error_message());
-        s->report->lost = true;
+        lost(s, "the device does not run");
         return;
     }
     guest_run(&s->guest);
@@ -510,7 +521,8 @@ static void release(struct source *s)
         return;
     }
     stop_tracking(s);
-    if (vfiomig_save_finish(s->save, VFIOMIG_RELEASE) < 0)
+    bool untouched = vfiomig_save_finish(s->save, VFIOMIG_RELEASE) == 0;
+    if (!untouched)
         printf("source: stopping the device: %s\n", vfiomig_error_message());
     s->report->digest = device_digest(&s->device);
     s->report->memory_digest = memory_digest(&s->memory);
@@ -518,8 +530,10 @@ static void release(struct source *s)
     r = hear(s, ANSWER_TIMEOUT_MS);
     if (r == MSG_RUNNING)
         printf("source: the target runs; this side has let go\n");
-    else if (r == -EPIPE || r == -ECONNABORTED)
+    else if ((r == -EPIPE || r == -ECONNABORTED) && untouched)
         take_back(s);
+    else if (r == -EPIPE || r == -ECONNABORTED)
+        lost(s, "the device was not left as it was, and the target has let go");
     else
         /* It may run: better no guest for a while than two. */
         give_up(s, r, "the target does not say whether it runs; leaving the guest to it");
@@ -552,7 +566,9 @@ void run_source(const struct options *options, int sock, struct report *report)
     }
     s.buffer = malloc(BUFFER_SIZE);
     struct vfiomig_caps caps = VFIOMIG_CAPS_INIT;
-    vfiomig_device_get_caps(s.device.mig, &caps);
+    int r = vfiomig_device_get_caps(s.device.mig, &caps);
+    if (r < 0)
+        library_failed(&s, r);
     s.has_pre_copy = caps.flags & VFIOMIG_CAP_PRE_COPY;
     guest_run(&s.guest);
     report->vcpus_run = true;
@@ -560,7 +576,8 @@ void run_source(const struct options *options, int sock, struct report *report)
     if (options->fail_at == FAIL_SOURCE_READ)
         device_inject(&s.device, READ, 20, EIO);
     /* The device writes to memory all the time: tracking begins before any of it is sent. */
-    int r = start_tracking(&s);
+    if (r == 0)
+        r = start_tracking(&s);
     if (r == 0 && (r = vfiomig_save_begin(s.device.mig, NULL, &s.save)) < 0)
         r = library_failed(&s, r);
     if (r == 0) {

@@ -140,15 +140,18 @@ static int wait_for_permission(struct target *t)
 }
 
 /* What the device's own state does not hold. */
-static void redo_fixups(struct target *t)
+static int redo_fixups(struct target *t)
 {
-    uint32_t fixups = 0;
-    vfiomig_device_get_fixups(t->device.mig, &fixups);
+    uint32_t fixups;
+    int r = vfiomig_device_get_fixups(t->device.mig, &fixups);
+    if (r < 0)
+        return library_failed(t, r);
     t->report->fixups = fixups;
     if (fixups & VFIOMIG_FIXUP_PCI_COMMAND)
         device_restore_command(&t->device, t->config);
     if (fixups & VFIOMIG_FIXUP_INTERRUPTS)
         device_restore_interrupts(&t->device, t->config);
+    return 0;
 }
 
 static int load_and_run(struct target *t)
@@ -183,7 +186,8 @@ static int load_and_run(struct target *t)
     if (fail_at == FAIL_KILL_TARGET_LATE)
         raise(SIGKILL);
 
-    redo_fixups(t);
+    if ((r = redo_fixups(t)) < 0)
+        return r;
     if (fail_at == FAIL_TARGET_RUN)
         device_inject(&t->device, CHANGE_OF_STATE, 1, EBUSY);
     if ((r = vfiomig_device_run(t->device.mig)) < 0)

@@ -105,11 +105,12 @@ int tracking_collect(struct tracking *t, bool without_device)
     if (r < 0)
         return r;
     t->unwatched = r & VFIOMIG_DIRTY_UNWATCHED;
-    vfiomig_dirty_get_stats(t->run, &t->stats);
-    vfiomig_dirty_get_source(t->run, t->source, &t->device);
-    if (r & VFIOMIG_DIRTY_ERRORS)
+    int told = vfiomig_dirty_get_stats(t->run, &t->stats);
+    if (told == 0)
+        told = vfiomig_dirty_get_source(t->run, t->source, &t->device);
+    if (told == 0 && r & VFIOMIG_DIRTY_ERRORS)
         show_errors(t);
-    return 0;
+    return told;
 }
 
 uint64_t tracking_left(const struct tracking *t)
