@@ -533,7 +533,7 @@ static int recovery_of_a_load(struct world *w)
 
 /* --- dirty tracking ------------------------------------------------------------------------------ */
 
-enum { BASE = 0x100000, PAGES = 128, MANY_PAGES = 4096, MANY_MAPPINGS = 150, MOVING = 0x40000000, MOVED = 0x5000 };
+enum { BASE = 0x100000, PAGES = 128, MANY_PAGES = 512, MANY_MAPPINGS = 80, MOVING = 0x40000000, MOVED = 0x5000 };
 
 /* Bits of fake kernels: see ioctl() below. */
 static struct tracker *kernel;
