@@ -28,6 +28,8 @@ struct Habit {
     says: Option<State>,
     /// A change is answered with this errno and not made; it says then that it is in this state.
     refuses: Option<(i32, State)>,
+    /// Resets leave it in this state, and what it refuses it goes on to refuse.
+    stays: Option<State>,
     /// States that were asked for, and resets, as numbers; a reset is `RESET`.
     asked: Vec<u32>,
 }
@@ -60,7 +62,10 @@ impl Transport for Odd {
     fn reset(&mut self) -> Result<(), Errno> {
         let mut habit = self.1.lock().unwrap();
         habit.asked.push(RESET);
-        (habit.says, habit.refuses) = (None, None);
+        match habit.stays {
+            Some(_) => habit.says = habit.stays,
+            None => (habit.says, habit.refuses) = (None, None),
+        }
         self.0.reset()
     }
 
@@ -171,5 +176,29 @@ fn a_device_that_is_found_in_resuming_is_left_by_a_reset_only() {
         drop(save);
         assert_eq!(source.sim.state(), vfiomig_sim::State::RUNNING);
         check_clean(&source);
+    }
+}
+
+#[test]
+fn a_reset_that_leaves_a_device_elsewhere_leaves_nothing_to_believe() {
+    for stays in [State::Stop, State::RunningP2p, State::Error] {
+        let (device, habit) = odd(1);
+        {
+            let mut habit = habit.lock().unwrap();
+            habit.stays = Some(stays);
+            habit.refuses = Some((libc::EIO, stays));
+        }
+        let error = device.device.reset().unwrap_err();
+        assert_eq!(error.failure().unwrap().outcome, Outcome::Lost, "{stays}: {error}");
+        habit.lock().unwrap().asked.clear();
+        // It says that it is in a state from which devices are saved: that was so before as well.
+        let error = device.device.save(SaveOptions::default()).err().unwrap();
+        assert_eq!(error.code(), Code::Io, "{stays}: {error}");
+        assert!(error.message().contains("lost"), "{stays}: {error}");
+        assert_eq!(habit.lock().unwrap().asked, [], "{stays}");
+        habit.lock().unwrap().stays = None;
+        device.device.reset().unwrap();
+        assert_eq!(device.sim.state(), vfiomig_sim::State::RUNNING);
+        check_clean(&device);
     }
 }

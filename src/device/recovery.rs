@@ -186,9 +186,6 @@ impl Inner {
         let (_, mut fd) = probe::split_state(payload);
         if fd >= 0 && self.data == Some(DataFd(fd)) {
             // A device behind callbacks that names its stream again: the same one, not another.
-            if opens_data {
-                return Changed::Done;
-            }
             fd = -1;
         }
         // The old stream ends where a new one is opened and where no session state is left.
