@@ -601,3 +601,33 @@ fn what_comes_into_a_doubtful_window_in_many_pieces_is_dirty_once() {
     run.collect().unwrap();
     assert_eq!(vmm.take(), set([]));
 }
+
+#[test]
+fn mappings_that_nobody_watches_take_bounded_memory_and_are_dirty_at_all_times() {
+    let _alone = alone();
+    // More than there may be.
+    const MOST: u64 = 80_000;
+    for has_log in [false, true] {
+        let vmm = Shared::default();
+        let mut run = if has_log {
+            logged(&vmm, &[plain(1 << 40, PAGE, 2, 0)], false, false).0
+        } else {
+            let options = RunOptions { page_size: PAGE, ..RunOptions::default() };
+            let mut run = Run::new(vmm.clone(), options).unwrap();
+            run.add_source(Source::default()).unwrap();
+            run.start().unwrap();
+            run
+        };
+        let least = run.stats().memory_bytes;
+        let iova = |i: u64| i * 4 * PAGE;
+        for i in 0..MOST {
+            run.map(plain(iova(i), PAGE, 1, iova(i))).unwrap();
+        }
+        let kept = run.stats().memory_bytes - least;
+        assert!((1..=2 * MIB).contains(&kept), "{kept}, a log: {has_log}");
+        for _ in 0..2 {
+            assert!(run.collect().unwrap().unwatched);
+            assert_eq!(vmm.take(), pages_of(MOST, iova));
+        }
+    }
+}

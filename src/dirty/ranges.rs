@@ -12,11 +12,15 @@ use crate::transport::IovaRange;
 /// The most ranges that the kernel takes: a page of them (docs/kernel-interface.md).
 pub(crate) const MAX_RANGES: usize = 256;
 
+/// The most ranges that any set has to which too much does no harm.
+pub(crate) const MAX_EVER: usize = 64 << 10;
+
 /// Adds a range; where there is no memory for that, everything. For sets of what counts as dirty,
-/// or is not watched: in those too much is never wrong.
+/// or is not watched: in those too much is never wrong. So they are bounded, too.
 pub(crate) fn insert_or_all(set: &mut RangeInclusiveSet<u64>, range: RangeInclusive<u64>) {
     if alloc::has_memory() {
         set.insert(range);
+        bound(set, MAX_EVER);
     } else {
         set.clear();
         set.insert(EVERYWHERE);
