@@ -178,7 +178,9 @@ impl Map {
 
     /// The first piece from an address on that devices can write to.
     pub fn next_writable(&self, from: u64, range: &RangeInclusive<u64>) -> Option<Piece> {
-        self.writable(&(from.max(*range.start())..=*range.end())).next()
+        let rest = from.max(*range.start())..=*range.end();
+        // Behind the range there is nothing, whatever lies there.
+        if rest.is_empty() { None } else { self.writable(&rest).next() }
     }
 
     /// All of what is mapped in one with a piece.
@@ -255,6 +257,17 @@ mod tests {
         // The last page there is.
         map.insert(mapping(u64::MAX - PAGE + 1, PAGE, 3), page()).unwrap();
         assert_eq!(map.pieces(&EVERYWHERE).count(), 2);
+    }
+
+    #[test]
+    fn pieces_that_are_looked_up_one_by_one_come_to_an_end() {
+        let mut map = Map::default();
+        map.insert(mapping(0, 16 * PAGE, 1), page()).unwrap();
+        for range in [0..=4 * PAGE - 1, 4 * PAGE..=8 * PAGE - 1, 0..=u64::MAX] {
+            let piece = map.next_writable(0, &range).unwrap();
+            assert_eq!(piece.first, *range.start());
+            assert!(map.next_writable(piece.last + 1, &range).is_none(), "{range:x?}");
+        }
     }
 
     #[test]
