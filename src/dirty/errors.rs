@@ -32,8 +32,10 @@ fn is_logged(total: u64) -> bool {
     total <= KEPT as u64 || total.is_power_of_two()
 }
 
-/// The errors of a run, oldest first. When there are too many, the newest one grows until it covers
-/// the rest: what counted as dirty for an error is always within one that is kept.
+/// The errors of a run, in the order in which they last happened. The same cause at neighbouring or
+/// the same addresses is one. When there are too many, one of the same cause grows over the new
+/// addresses, or the newest becomes one of several causes: what counted as dirty for an error is
+/// always within one that is kept.
 #[derive(Default)]
 pub(super) struct Errors {
     kept: Vec<DirtyError>,
@@ -56,22 +58,19 @@ impl Errors {
         // The first few take little, and come from the reserve where there is no memory.
         let full = self.kept.len() >= KEPT
             || !self.kept.is_empty() && alloc::reserve(&mut self.kept, 1, "").is_err();
-        match self.kept.last_mut() {
-            // The next piece of the same trouble.
-            Some(last)
-                if last.source == error.source
-                    && last.tracker == error.tracker
-                    && last.code == error.code
-                    && last.last.checked_add(1) == Some(error.first) =>
-            {
-                last.last = error.last;
-            }
-            Some(last) if full => {
-                last.first = last.first.min(error.first);
-                last.last = last.last.max(error.last);
-            }
-            _ => self.kept.push(error),
+        let touches = |kept: &DirtyError| kept.has_cause_of(&error) && kept.touches(&error);
+        let mut place = self.kept.iter().rposition(touches);
+        if place.is_none() && full {
+            let same = self.kept.iter().rposition(|kept| kept.has_cause_of(&error));
+            place = same.or(self.kept.len().checked_sub(1));
         }
+        let Some(place) = place else {
+            self.kept.push(error);
+            return;
+        };
+        let mut kept = self.kept.remove(place);
+        kept.widen(error);
+        self.kept.push(kept);
     }
 
     pub fn get(&self, index: usize) -> Option<&DirtyError> {
@@ -105,6 +104,44 @@ impl DirtyError {
             message: alloc::text(error.message(), "").unwrap_or_default(),
         }
     }
+
+    fn has_cause_of(&self, other: &DirtyError) -> bool {
+        (self.source, self.tracker, self.code) == (other.source, other.tracker, other.code)
+            && without_numbers(&self.message).eq(without_numbers(&other.message))
+    }
+
+    fn touches(&self, other: &DirtyError) -> bool {
+        self.first <= other.last.saturating_add(1) && other.first <= self.last.saturating_add(1)
+    }
+
+    /// Covers another one as well.
+    fn widen(&mut self, other: DirtyError) {
+        let (first, last) = (self.first.min(other.first), self.last.max(other.last));
+        if !self.has_cause_of(&other) {
+            if self.source != other.source {
+                self.source = None;
+            }
+            if self.tracker != other.tracker {
+                self.tracker = TrackerKind::None;
+            }
+            if self.code != other.code {
+                self.code = Code::Io;
+            }
+            // Without memory, the newest text alone.
+            let text = alloc::format(format_args!("{SEVERAL}{}", other.message));
+            self.message = text.unwrap_or(other.message);
+        }
+        (self.first, self.last) = (first, last);
+    }
+}
+
+/// Begins the text of an error that stands for more than one cause.
+const SEVERAL: &str = "several causes, the last of them: ";
+
+/// A text without the addresses and sizes in it, which differ for the same cause.
+fn without_numbers(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_alphanumeric())
+        .filter(|word| !word.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 #[cfg(test)]
@@ -112,8 +149,13 @@ mod tests {
     use super::*;
 
     fn error(first: u64, last: u64, code: Code) -> DirtyError {
-        let message = String::new();
+        let message = format!("the bits of {first:#x}, {} bytes, are unreadable", last - first);
         DirtyError { source: Some(0), tracker: TrackerKind::Hwpt, code, first, last, message }
+    }
+
+    /// Whether all of an error is within one that is kept.
+    fn covers(errors: &Errors, first: u64, last: u64) -> bool {
+        errors.kept.iter().any(|e| e.first <= first && last <= e.last)
     }
 
     #[test]
@@ -130,9 +172,56 @@ mod tests {
         assert_eq!(errors.len(), KEPT);
         for i in 0..200 {
             let at = 1000 * (i + 1);
-            let covered = |e: &DirtyError| e.first <= at && at + 9 <= e.last;
-            assert!((0..errors.len()).any(|n| covered(errors.get(n).unwrap())));
+            assert!(covers(&errors, at, at + 9));
         }
         assert_eq!((1..=1 << 20).filter(|total| is_logged(*total)).count(), KEPT + 14);
+    }
+
+    #[test]
+    fn causes_of_the_same_code_stay_apart() {
+        let mut errors = Errors::default();
+        let with = |first, last, message: &str| DirtyError {
+            message: message.into(),
+            ..error(first, last, Code::Io)
+        };
+        errors.add(with(0, 9, "the log of 0x0, 0x10 bytes, is unreadable: EIO"));
+        errors.add(with(10, 19, "the device was reset"));
+        errors.add(with(10, 19, "the log of 0xa, 0x10 bytes, is unreadable: EIO"));
+        errors.add(with(20, 29, "the log of 0x14, 0x10 bytes, is unreadable: ETIMEDOUT"));
+        let found: Vec<_> = errors.kept.iter().map(|e| (e.first, e.last)).collect();
+        assert_eq!(found, [(10, 19), (0, 19), (20, 29)]);
+        // Another source, or its tracker, is another cause, and so is one after the other.
+        errors.add(DirtyError { source: Some(1), ..with(20, 29, "the device was reset") });
+        errors.add(DirtyError { tracker: TrackerKind::Type1, ..error(30, 39, Code::Io) });
+        assert_eq!((errors.len(), errors.total), (5, 6));
+    }
+
+    #[test]
+    fn the_same_error_again_is_kept_once_and_is_the_newest() {
+        let mut errors = Errors::default();
+        for _ in 0..100 {
+            errors.add(error(0, 9, Code::Io));
+            errors.add(error(20, 29, Code::Inval));
+        }
+        errors.add(error(0, 9, Code::Io));
+        assert_eq!((errors.len(), errors.total), (2, 201));
+        assert_eq!(errors.get(1).unwrap().code, Code::Io);
+    }
+
+    #[test]
+    fn too_many_causes_end_in_one_that_says_so() {
+        let mut errors = Errors::default();
+        for i in 0..100 {
+            errors.add(DirtyError { source: Some(i), ..error(0, u64::from(i), Code::Io) });
+        }
+        assert_eq!(errors.len(), KEPT);
+        let last = errors.get(KEPT - 1).unwrap();
+        assert!(last.message.starts_with(SEVERAL), "{}", last.message);
+        assert_eq!(last.message.matches("several").count(), 1);
+        assert_eq!((last.source, last.last), (None, 99));
+        // One that has its own place still goes there.
+        errors.add(DirtyError { source: Some(3), ..error(1 << 20, 1 << 21, Code::Io) });
+        assert_eq!(errors.get(KEPT - 1).unwrap().source, Some(3));
+        assert!(covers(&errors, 1 << 20, 1 << 21));
     }
 }
