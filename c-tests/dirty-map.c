@@ -293,7 +293,11 @@ static void what_a_log_does_not_watch_is_dirty_until_it_is_rearmed(void)
     bitmap = 0;
     OK(vfiomig_dirty_sync(run, BASE, 40 * PAGE, PAGE, &bitmap, 1));
     EQ(bitmap, 0);
-    OK(vfiomig_dirty_sync(run, BASE + 40 * PAGE, 4 * PAGE, PAGE, &bitmap, 1));
+    /* What was not watched until then is dirty for the last time. */
+    EQ(vfiomig_dirty_sync(run, BASE + 40 * PAGE, 4 * PAGE, PAGE, &bitmap, 1), VFIOMIG_DIRTY_UNWATCHED);
+    EQ(source_of(run, number).assumed_bytes, 4 * 4 * PAGE);
+    HAS(source_of(run, number).note, "not logged until the log was started anew");
+    HAS(source_of(run, number).note, "0x200028000 (0x4000 bytes)");
     bitmap = 0;
     EQ(vfiomig_sim_dma_write(l.sim, BASE + 41 * PAGE, 1), 0);
     OK(vfiomig_dirty_sync(run, BASE, 64 * PAGE, PAGE, &bitmap, 1));
@@ -303,7 +307,7 @@ static void what_a_log_does_not_watch_is_dirty_until_it_is_rearmed(void)
     EQ(vfiomig_dirty_rearm(run), 0);
     EQ(l.starts, 3);
     bitmap = 0;
-    OK(vfiomig_dirty_sync(run, BASE, 64 * PAGE, PAGE, &bitmap, 1));
+    EQ(vfiomig_dirty_sync(run, BASE, 64 * PAGE, PAGE, &bitmap, 1), VFIOMIG_DIRTY_UNWATCHED);
     CHECK(bitmap == (0xffffffff | (uint64_t)15 << 40 | (uint64_t)1 << 50));
     bitmap = 0;
     OK(vfiomig_dirty_sync(run, BASE, 64 * PAGE, PAGE, &bitmap, 1));
@@ -332,7 +336,7 @@ static void a_log_is_rearmed_by_itself_where_that_costs_nothing(void)
     EQ(vfiomig_sim_dma_write(l.sim, BASE + 3 * PAGE, 1), 0);
     OK(vfiomig_device_set_state(l.dev, VFIOMIG_STATE_STOP));
     bitmap = 0;
-    OK(vfiomig_dirty_sync(run, BASE, 64 * PAGE, PAGE, &bitmap, 1));
+    EQ(vfiomig_dirty_sync(run, BASE, 64 * PAGE, PAGE, &bitmap, 1), VFIOMIG_DIRTY_UNWATCHED);
     CHECK(bitmap == ((uint64_t)0xff << 32 | 8));
     EQ(l.starts, 2);
     OK(vfiomig_device_run(l.dev));
@@ -365,9 +369,11 @@ static void rearming_with_another_tracker_makes_nothing_dirty(void)
     EQ(t.stops, 1);
     EQ(l.starts, 2);
     EQ(source_of(run, number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
-    int r = vfiomig_dirty_sync(run, BASE, 64 * PAGE, PAGE, &bitmap, 1);
-    EQ(r, 0);
-    CHECK(bitmap == (1 << 1 | 1 << 3 | (uint64_t)1 << 40)); /* 40 was not watched until now */
+    /* 40 was not watched until now, and it is said. */
+    EQ(vfiomig_dirty_sync(run, BASE, 64 * PAGE, PAGE, &bitmap, 1), VFIOMIG_DIRTY_UNWATCHED);
+    CHECK(bitmap == (1 << 1 | 1 << 3 | (uint64_t)1 << 40));
+    EQ(source_of(run, number).assumed_bytes, PAGE);
+    HAS(source_of(run, number).note, "0x200028000 (0x1000 bytes)");
     bitmap = 0;
     OK(vfiomig_dirty_sync(run, BASE, 64 * PAGE, PAGE, &bitmap, 1));
     EQ(bitmap, 0);

@@ -240,9 +240,10 @@ extern "C" {
 /* What functions that read dirty pages return, as a sum. */
 #define VFIOMIG_DIRTY_ERRORS    1  /* Something failed, and pages count as dirty because of that:
                                     * vfiomig_dirty_get_error(). */
-#define VFIOMIG_DIRTY_UNWATCHED 2  /* Some pages are not watched by every source's tracker, and are
-                                    * dirty at every time: vfiomig_dirty_get_source() tells which
-                                    * source counts how much so. */
+#define VFIOMIG_DIRTY_UNWATCHED 2  /* Some pages were not watched by every source's tracker and
+                                    * count as dirty, most of them at every time:
+                                    * vfiomig_dirty_get_source() tells which source counts how much
+                                    * so, and why. */
 
 /* Levels of messages; each includes those before it. */
 #define VFIOMIG_LOG_OFF   0  /* No messages. */

@@ -345,21 +345,24 @@ static void range_limits(void)
 
 struct refusal {
 	const char *knob, *value;
-	const char *says; /* in the note */
-	int error;	  /* of a start that must track */
+	const char *says;    /* in the note */
+	unsigned dirty;	     /* pages, at every time; 0: nothing is logged */
+	uint64_t first, last; /* addresses that are not logged */
 };
 
-/* Which range or count was at fault is said, and everything is dirty; or starting fails. */
+/* What can be logged is; what cannot is said with its reason, and dirty at every time. */
 static void refusals(void)
 {
 	static const struct refusal refusals[] = {
-		{ "log_refuse", "0x40200000 0x1000", "range 2 of 4 is at fault: 0x40200000, 0x3000 bytes", -EOPNOTSUPP },
-		{ "log_refuse", "0x40000000 0x1000 5", "range 1 of 4 is at fault: 0x40000000, 0x100000 bytes", -EOPNOTSUPP },
-		{ "log_refuse", "0x40000000 0x1000 95", "the device refuses to log", -EOPNOTSUPP },
-		{ "log_limit_bytes", "0x200000", "range 3 of 4 is at fault: 0x50000000, 0x400000 bytes", -EOPNOTSUPP },
-		{ "log_limit_bytes", "0x500000",
-		  "each range alone is taken: 4 ranges with 0x504000 bytes are too much", -EOPNOTSUPP },
-		{ "fail_log_start", "1 5 0", "range 1 of 4 is at fault", -EOPNOTSUPP },
+		{ "log_refuse", "0x40200000 0x1000", "0x40200000 (0x3000 bytes)", 3, 0x40200000, 0x40202fff },
+		{ "log_refuse", "0x40000000 0x1000 95", "0x40000000 (0x100000 bytes)", 256, 0x40000000, 0x400fffff },
+		{ "log_refuse", "0x60000000 0x1000", "0x60000000 (0x1000 bytes)", 1, 0x60000000, 0x60000fff },
+		{ "log_limit_bytes", "0x200000", "0x50000000 (0x400000 bytes)", 1024, 0x50000000, 0x503fffff },
+		{ "log_limit_bytes", "0x500000", "0x40000000 (0x100000 bytes)", 256, 0x40000000, 0x400fffff },
+		/* A device in trouble, whatever it is asked for. */
+		{ "log_refuse", "0x40000000 0x1000 5", "the device refuses to log", 0, 0, 0 },
+		{ "fail_log_start", "1 5 0", "the device refuses to log", 0, 0, 0 },
+		{ "fail_log_start", "1 110 0", "the device refuses to log", 0, 0, 0 },
 	};
 	struct lab_device device;
 	struct vfiomig_device *handle = new_device(&device);
@@ -380,19 +383,35 @@ static void refusals(void)
 			source.name = "the network card";
 			OK(vfiomig_dirty_add_source(guest.run, &source, &number));
 			kmod_set(&device, refusal->knob, "%s", refusal->value);
-			if (required) {
-				CALL(vfiomig_dirty_start(guest.run), refusal->error);
+			if (required && !refusal->dirty) {
+				CALL(vfiomig_dirty_start(guest.run), -EOPNOTSUPP);
 				CHECK(strstr(vfiomig_error_message(), refusal->says) &&
 					      strstr(vfiomig_error_message(), source.name),
 				      "the message does not say \"%s\" of %s: %s", refusal->says, source.name,
 				      vfiomig_error_message());
 				CALL(vfiomig_dirty_collect(guest.run), -EINVAL);
-			} else {
+			} else if (!refusal->dirty) {
 				CALL(vfiomig_dirty_start(guest.run), UNWATCHED);
 				expect_tracker(&guest, number, VFIOMIG_TRACKER_ALL_DIRTY, refusal->says);
 				for (unsigned round = 0; round < 3; round++) {
 					guest_want_all(&guest);
 					collect(&guest, UNWATCHED);
+				}
+				OK(vfiomig_dirty_stop(guest.run));
+			} else {
+				CALL(vfiomig_dirty_start(guest.run), UNWATCHED);
+				expect_tracker(&guest, number, VFIOMIG_TRACKER_DEVICE_LOG, "does not log all");
+				expect_tracker(&guest, number, VFIOMIG_TRACKER_DEVICE_LOG, refusal->says);
+				for (unsigned round = 0; round < 3; round++) {
+					/* One that is logged, and one that is not. */
+					unsigned logged = refusal->first != 0x40000000;
+
+					mark(&guest, &device, logged ? 0x40003000 : 0x50003000, 1);
+					mark(&guest, &device, refusal->first, 1);
+					guest_want(&guest, refusal->first, refusal->last);
+					EXPECT(collect(&guest, UNWATCHED), refusal->dirty + 1);
+					EXPECT(source_of(&guest, number).assumed_bytes,
+					       (round + 1) * refusal->dirty * (uint64_t)PAGE);
 				}
 				OK(vfiomig_dirty_stop(guest.run));
 			}
@@ -407,6 +426,50 @@ static void refusals(void)
 			guest_free(&guest);
 		}
 	kmod_end(&device, handle);
+}
+
+/* A report that cannot be had now, and one that fails at some addresses each time. */
+static void reports_that_are_busy(void)
+{
+	struct lab_device device;
+	struct vfiomig_device *handle = new_device(&device);
+
+	guest_new(&guest, 0, 0);
+	guest_area(&guest, 0x40000000, MIB, 0);
+	guest_area(&guest, 0x50000000, 4 * MIB, 0);
+	guest_log(&guest, handle);
+	guest_start(&guest);
+	for (unsigned round = 0; round < 3; round++) {
+		kmod_set(&device, "fail_log_report", "1 %d 1", EBUSY);
+		mark(&guest, &device, 0x50000000, 1);
+		guest_want(&guest, 0x40000000, 0x400fffff);
+		EXPECT(collect(&guest, ERRORS), 256 + 1);
+		mark(&guest, &device, 0x40001000, 1);
+		EXPECT(collect(&guest, 0), 1);
+	}
+	kmod_set(&device, "fail_log_report_at", "0x50000000 0x1000 %d", EAGAIN);
+	for (unsigned round = 0; round < 10; round++) {
+		mark(&guest, &device, 0x40002000, 1);
+		guest_want(&guest, 0x50000000, 0x503fffff);
+		EXPECT(collect(&guest, ERRORS), 1024 + 1);
+	}
+	kmod_set(&device, "fail_log_report_at", "0");
+	mark(&guest, &device, 0x40003000, 1);
+	EXPECT(collect(&guest, 0), 1);
+	EXPECT(source_of(&guest, 0).restarts, 0);
+	EXPECT(source_of(&guest, 0).assumed_bytes, 3 * MIB + 10 * 4 * MIB);
+	/* Nor can it be started now. */
+	OK(vfiomig_dirty_stop(guest.run));
+	kmod_set(&device, "fail_log_start", "1 %d 2", EBUSY);
+	CALL(vfiomig_dirty_start(guest.run), UNWATCHED);
+	expect_tracker(&guest, 0, VFIOMIG_TRACKER_DEVICE_LOG, "does not log now");
+	for (unsigned round = 0; round < 2; round++) {
+		guest_want_all(&guest);
+		collect(&guest, UNWATCHED);
+	}
+	mark(&guest, &device, 0x40004000, 1);
+	EXPECT(collect(&guest, 0), 1);
+	end(&device, handle);
 }
 
 /* What is refused beside the map does no harm: it is not asked for, or not again. */
@@ -613,13 +676,13 @@ static void later_mappings(void)
 	OK(vfiomig_dirty_rearm(guest.run));
 	EXPECT(log_of(&device, "ranges"), 2);
 	guest_want_all(&guest);
-	EXPECT(collect(&guest, 0), 16384 + 512);
+	EXPECT(collect(&guest, UNWATCHED), 16384 + 512);
 	mark(&guest, &device, 3 * GIB + 5 * PAGE, 1);
 	EXPECT(collect(&guest, 0), 1);
 	/* Without a need it is the same. */
 	OK(vfiomig_dirty_rearm(guest.run));
 	guest_want_all(&guest);
-	collect(&guest, 0);
+	collect(&guest, UNWATCHED);
 	EXPECT(source_of(&guest, 0).restarts, 2);
 	EXPECT(collect(&guest, 0), 0);
 	end(&device, handle);
@@ -653,7 +716,7 @@ static void later_over_old_ranges(void)
 	}
 	OK(vfiomig_dirty_rearm(guest.run));
 	guest_want_all(&guest);
-	EXPECT(collect(&guest, 0), 2560);
+	EXPECT(collect(&guest, UNWATCHED), 2560);
 	mark(&guest, &device, GIB - PAGE, 2 * PAGE);
 	EXPECT(collect(&guest, 0), 2);
 	end(&device, handle);
@@ -685,7 +748,7 @@ static void rearmed_by_itself(void)
 	OK(vfiomig_save_stop(save));
 	/* For the last time. */
 	guest_want(&guest, later->iova, area_last(later));
-	EXPECT(collect(&guest, 0), 1 + 768);
+	EXPECT(collect(&guest, UNWATCHED), 1 + 768);
 	EXPECT(source_of(&guest, 0).restarts, 1);
 	EXPECT(log_of(&device, "ranges"), 2);
 	EXPECT(collect(&guest, 0), 0);
@@ -726,7 +789,7 @@ static void rearm_that_is_refused(void)
 	kmod_set(&device, "log_refuse", "0");
 	OK(vfiomig_dirty_rearm(guest.run));
 	guest_want_all(&guest);
-	collect(&guest, 0);
+	collect(&guest, UNWATCHED);
 	mark(&guest, &device, 3 * GIB, 1);
 	EXPECT(collect(&guest, 0), 1);
 	end(&device, handle);
@@ -935,7 +998,7 @@ static void rearm_under_load_with_a_bridge(void)
 
 			kmod_wait_for_writes(&device, 50);
 			guest_want(&guest, area->iova, area_last(area));
-			collect_under_load(&device, 0);
+			collect_under_load(&device, UNWATCHED);
 			kmod_wait_for_writes(&device, 50);
 			OK(vfiomig_dirty_rearm(guest.run));
 			kmod_wait_for_writes(&device, 50);
@@ -969,7 +1032,7 @@ static void rearm_under_load_without_a_bridge(void)
 			OK(vfiomig_dirty_rearm(guest.run));
 			kmod_wait_for_writes(&device, 100);
 			guest_want_all(&guest);
-			collect_under_load(&device, 0);
+			collect_under_load(&device, UNWATCHED);
 		}
 		/* Once. */
 		kmod_wait_for_writes(&device, 100);
@@ -1221,6 +1284,7 @@ static void while_it_is_saved(void)
 	OK(vfiomig_dirty_rearm(guest.run));
 	EXPECT(source_of(&guest, 0).restarts, 1);
 	guest_want(&guest, area->iova, area_last(area));
+	collect_under_load(&device, UNWATCHED);
 	stopped = pass_and_collect(&pumping, &device);
 	EXPECT(pumping.ret, VFIOMIG_END);
 	mark(&guest, &device, LOAD_AT + 100 * MIB, 5 * PAGE);
@@ -1257,8 +1321,9 @@ static void expect_at_least(int flags, int anew)
 	uint64_t found = 0, wanted = 0;
 
 	CHECK(flags >= 0, "a reading fails: %d (%s)", flags, vfiomig_error_message());
-	CHECK(!(flags & ERRORS) || stats.num_errors > num_errors, "ERRORS, but there is no new one");
-	for (unsigned i = num_errors; i < stats.num_errors; i++) {
+	CHECK(!(flags & ERRORS) || stats.num_errors, "ERRORS, but there is none");
+	/* The same again is not kept twice, and is the last. */
+	for (unsigned i = flags & ERRORS ? stats.num_errors - 1 : num_errors; i < stats.num_errors; i++) {
 		struct vfiomig_dirty_error error = error_of(&guest, i);
 
 		CHECK(error.first <= error.last && error.code < 0 && *error.text && error.tracker, "error %u is empty", i);
@@ -1328,8 +1393,10 @@ static void a_bit_of_everything(const struct lab_device *device, struct vfiomig_
 	stats = source_of(&guest, 0);
 	CHECK(stats.tracker == VFIOMIG_TRACKER_DEVICE_LOG || stats.tracker == VFIOMIG_TRACKER_ALL_DIRTY,
 	      "it is tracked by %u", stats.tracker);
-	CHECK((stats.tracker == VFIOMIG_TRACKER_ALL_DIRTY) == !!*stats.note, "tracker %u, note: %s", stats.tracker,
-	      stats.note);
+	/* A log that was started anew says what it had not watched. */
+	CHECK(*stats.note ? stats.tracker == VFIOMIG_TRACKER_ALL_DIRTY || strstr(stats.note, "started anew")
+			  : stats.tracker == VFIOMIG_TRACKER_DEVICE_LOG,
+	      "tracker %u, note: %s", stats.tracker, stats.note);
 }
 
 static void faults(void)
@@ -1479,9 +1546,11 @@ static void a_reset(void)
 		else
 			collect(&guest, ERRORS);
 		EXPECT(source_of(&guest, 0).restarts, round + 1);
-		CHECK(strstr(error_of(&guest, round).text, "reset"), "%s", error_of(&guest, round).text);
-		EXPECT(error_of(&guest, round).first, 0);
-		EXPECT(error_of(&guest, round).last, UINT64_MAX);
+		/* The same each time, and kept once. */
+		CHECK(strstr(error_of(&guest, 0).text, "reset"), "%s", error_of(&guest, 0).text);
+		EXPECT(error_of(&guest, 0).first, 0);
+		EXPECT(error_of(&guest, 0).last, UINT64_MAX);
+		EXPECT(stats_of(&guest).num_errors, 1);
 		mark(&guest, &device, 3 * GIB + MIB, PAGE);
 		EXPECT(collect(&guest, 0), 1);
 	}
@@ -1630,7 +1699,7 @@ static void sources_come_and_go(void)
 	EXPECT(error_of(&guest, 0).source, 4);
 	OK(vfiomig_dirty_remove_source(guest.run, 4));
 	guest_want_all(&guest);
-	collect(&guest, 0);
+	collect(&guest, UNWATCHED);
 	mark(&guest, &device[0], GIB, PAGE);
 	EXPECT(collect(&guest, 0), 1);
 	OK(vfiomig_dirty_stop(guest.run));
@@ -1907,6 +1976,7 @@ int main(void)
 		{ "last-page-small", the_last_page_of_a_small_map },
 		{ "refused", refusals },
 		{ "refused-beside", refusals_beside_the_map },
+		{ "busy", reports_that_are_busy },
 		{ "left-on", logging_that_was_left_on },
 		{ "unmap", unmapping },
 		{ "unmap-load", unmap_under_load },
@@ -1929,8 +1999,8 @@ int main(void)
 	static const char *const ops[] = { "log_start", "log_report", "log_stop" };
 	static const struct limit limits[] = {
 		{ 255, 0, 255, 0 }, { 256, 0, 256, 0 }, { 257, 0, 256, 0 }, { 1000, 0, 256, 0 },
-		/* Halved until it is taken. */
-		{ 256, 100, 64, 0 }, { 1000, 255, 128, 0 }, { 300, 1, 1, 0 }, { 40, 3, 2, 0 },
+		/* A quarter of them, until that is taken. */
+		{ 256, 100, 64, 0 }, { 1000, 255, 64, 0 }, { 300, 1, 1, 0 }, { 40, 3, 2, 0 },
 	};
 
 	if (lab_boot() != 1)

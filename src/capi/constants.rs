@@ -239,8 +239,8 @@ pub const VFIOMIG_TRACKER_ALL_DIRTY: u32 = 5;
 
 /// Something failed, and pages count as dirty because of that: vfiomig_dirty_get_error().
 pub const VFIOMIG_DIRTY_ERRORS: i32 = 1;
-/// Some pages are not watched by every source's tracker, and are dirty at every time:
-/// vfiomig_dirty_get_source() tells which source counts how much so.
+/// Some pages were not watched by every source's tracker and count as dirty, most of them at every
+/// time: vfiomig_dirty_get_source() tells which source counts how much so, and why.
 pub const VFIOMIG_DIRTY_UNWATCHED: i32 = 2;
 
 /// No messages.

@@ -6,7 +6,9 @@
 //! streams and sessions; which page has to be sent again is the VMM's business.
 
 mod bitmap;
+mod device_log;
 mod errors;
+mod fit;
 mod map;
 mod memory;
 mod orphans;

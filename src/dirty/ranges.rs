@@ -1,5 +1,6 @@
 //! The ranges that a device is asked to log: as close to the map as it accepts.
 
+use std::fmt::Write;
 use std::ops::RangeInclusive;
 
 use rangemap::RangeInclusiveSet;
@@ -101,6 +102,20 @@ pub(crate) fn list(set: &RangeInclusiveSet<u64>) -> Vec<IovaRange> {
             length: (range.end() - range.start()).saturating_add(1),
         })
         .collect()
+}
+
+/// For people: the first of them.
+pub(crate) fn name(set: &RangeInclusiveSet<u64>) -> String {
+    const NAMED: usize = 4;
+    let mut text = String::new();
+    for (i, range) in list(set).iter().take(NAMED).enumerate() {
+        let comma = if i == 0 { "" } else { ", " };
+        let _ = write!(text, "{comma}{:#x} ({:#x} bytes)", range.iova, range.length);
+    }
+    if let Some(more @ 1..) = set.len().checked_sub(NAMED) {
+        let _ = write!(text, " and {more} more");
+    }
+    text
 }
 
 /// What of the map in a range is not in `logged`.

@@ -3,16 +3,15 @@
 //! Each knows what its interface's answers are worth; a reading that may be incomplete is an error,
 //! and what an error covers counts as dirty (`run`).
 
-use std::fmt::Write;
 use std::ops::RangeInclusive;
 
 use rangemap::RangeInclusiveSet;
 
-use super::bitmap::{self, PageSize, Span};
+use super::bitmap::PageSize;
 use super::map::{EVERYWHERE, Map};
-use super::ranges::{self, MAX_RANGES};
+use super::ranges;
 use crate::error::{Code, Errno, Error, Result, err};
-use crate::transport::{DmaLog, Hwpt, IovaRange, Type1, Words};
+use crate::transport::{Hwpt, Type1};
 
 /// What tracks a source, in the order in which they are preferred.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]
@@ -80,6 +79,19 @@ pub(super) enum Extent {
     WholeMappings { max_bitmap: u64 },
 }
 
+/// What counts as dirty when a reading has failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Doubtful {
+    /// What was asked for.
+    Range,
+    /// The same: it could not be asked now, and has lost nothing.
+    NotNow,
+    /// Everything, unless it answers for the whole mapping.
+    PerhapsWhole,
+    /// Everything.
+    Everything,
+}
+
 pub(super) trait Tracker: Send {
     fn kind(&self) -> TrackerKind;
 
@@ -114,8 +126,28 @@ pub(super) trait Tracker: Send {
         false
     }
 
-    /// After an error in one range nothing of what it says can be relied upon.
-    fn fails_as_a_whole(&self) -> bool {
+    /// What the last error of a reading makes doubtful.
+    fn doubtful(&self) -> Doubtful {
+        Doubtful::Range
+    }
+
+    /// From now on it is asked for whole mappings, or no longer. Returns whether that is possible.
+    fn ask_for_whole_mappings(&mut self, _on: bool) -> bool {
+        false
+    }
+
+    /// It could not be started, counts everything as dirty, and is to be started again.
+    fn is_down(&self) -> bool {
+        false
+    }
+
+    /// Why it does not watch all that it was started for; what is to be known of it besides.
+    fn remark(&self) -> Option<String> {
+        None
+    }
+
+    /// It watches a part only, and trying again does not help.
+    fn is_partial(&self) -> bool {
         false
     }
 
@@ -143,334 +175,8 @@ pub(super) trait Tracker: Send {
     }
 }
 
-fn refused(what: &str, errno: Errno) -> Error {
+pub(super) fn refused(what: &str, errno: Errno) -> Error {
     Error::new(errno.code(), format!("{what}: {errno}"))
-}
-
-// --- device DMA logging --------------------------------------------------------------------------
-
-/// The kernel takes no smaller pages.
-const MIN_LOG_PAGE: u64 = 4096;
-
-/// No device has larger ones.
-const MAX_OWN_PAGE: PageSize = PageSize::GIB;
-
-pub(super) struct DeviceLog {
-    log: Box<dyn DmaLog>,
-    page: PageSize,
-    /// The device's own pages.
-    own_page: PageSize,
-    started: bool,
-    logged: RangeInclusiveSet<u64>,
-    blind: RangeInclusiveSet<u64>,
-    /// A window came that is not logged.
-    outdated_windows: bool,
-    /// The ranges of the last start that succeeded.
-    accepted: RangeInclusiveSet<u64>,
-    /// The device takes no more than those.
-    is_full: bool,
-    /// A page that was found dirty when reports were tried out.
-    held: Option<u64>,
-    spare: Option<Words>,
-    calls: u64,
-}
-
-impl DeviceLog {
-    pub fn new(log: Box<dyn DmaLog>, page: PageSize) -> DeviceLog {
-        let page = page.max(PageSize::new(MIN_LOG_PAGE).unwrap_or(page));
-        DeviceLog {
-            log,
-            page,
-            own_page: page,
-            started: false,
-            logged: RangeInclusiveSet::new(),
-            blind: RangeInclusiveSet::new(),
-            outdated_windows: false,
-            accepted: RangeInclusiveSet::new(),
-            is_full: false,
-            held: None,
-            spare: None,
-            calls: 0,
-        }
-    }
-
-    fn try_start(&mut self, set: &RangeInclusiveSet<u64>) -> std::result::Result<u64, Errno> {
-        self.calls += 1;
-        self.log.start(self.page.bytes(), &ranges::list(set))
-    }
-
-    /// Starts with these ranges, or with fewer and larger ones where the device takes no more.
-    fn start_with(&mut self, set: &RangeInclusiveSet<u64>) -> std::result::Result<u64, Errno> {
-        let mut joined = ranges::join(set, MAX_RANGES);
-        loop {
-            match self.try_start(&joined) {
-                Ok(page_size) => {
-                    self.logged = joined;
-                    return Ok(page_size);
-                }
-                // There is no logging, however few the ranges.
-                Err(errno @ Errno(libc::EOPNOTSUPP | libc::ENOTTY | libc::ENODEV)) => {
-                    return Err(errno);
-                }
-                Err(errno) if joined.len() <= 1 => return Err(errno),
-                Err(_) => joined = ranges::join(set, joined.len() / 2),
-            }
-        }
-    }
-
-    /// After a refusal: which range is at fault, or whether it is all of them together.
-    fn explain(&mut self, set: &RangeInclusiveSet<u64>, errno: Errno) -> Error {
-        let mut text = format!("the device refuses to log: {errno}");
-        if matches!(errno.0, libc::EOPNOTSUPP | libc::ENOTTY | libc::ENODEV) {
-            return Error::new(errno.code(), text);
-        }
-        let list = ranges::list(&ranges::join(set, MAX_RANGES));
-        let mut culprit = None;
-        for (i, range) in list.iter().enumerate() {
-            self.calls += 1;
-            match self.log.start(self.page.bytes(), std::slice::from_ref(range)) {
-                Ok(_) => {
-                    self.calls += 1;
-                    if let Err(errno) = self.log.stop() {
-                        self.started = true;
-                        let _ = write!(text, "; and cannot be stopped: {errno}");
-                        break;
-                    }
-                }
-                Err(errno) => {
-                    culprit = Some((i, *range, errno));
-                    break;
-                }
-            }
-        }
-        let bytes: u64 = list.iter().map(|range| range.length).sum();
-        let _ = match culprit {
-            Some((i, IovaRange { iova, length }, errno)) => write!(
-                text,
-                "; range {} of {} is at fault: {iova:#x}, {length:#x} bytes ({errno})",
-                i + 1,
-                list.len()
-            ),
-            None => write!(
-                text,
-                "; each range alone is taken: {} ranges with {bytes:#x} bytes are too much, and \
-                 so is one over all of them",
-                list.len()
-            ),
-        };
-        Error::new(errno.code(), text)
-    }
-
-    /// The kernel may have no way to report although logging starts. Only asking tells.
-    fn try_report(&mut self) -> std::result::Result<(), Errno> {
-        let Some(first) = self.logged.first().map(|range| *range.start()) else { return Ok(()) };
-        let mut words = Words::new(1).map_err(|_| Errno(libc::ENOMEM))?;
-        self.calls += 1;
-        self.log.report(first, self.page.bytes(), self.page.bytes(), &mut words)?;
-        bitmap::cut(&mut words, 1);
-        self.held = bitmap::has_any(&words).then_some(first);
-        Ok(())
-    }
-
-    fn report(&mut self, iova: u64, length: u64, words: &mut [u64]) -> Result<()> {
-        self.calls += 1;
-        self.log.report(iova, length, self.page.bytes(), words).map_err(|errno| {
-            refused(
-                &format!("the device's log of {iova:#x}, {length:#x} bytes, is unreadable"),
-                errno,
-            )
-        })
-    }
-}
-
-impl Tracker for DeviceLog {
-    fn kind(&self) -> TrackerKind {
-        TrackerKind::DeviceLog
-    }
-
-    fn page(&self) -> PageSize {
-        self.page
-    }
-
-    fn start(&mut self, map: &Map) -> Result<()> {
-        self.held = None;
-        self.logged.clear();
-        self.own_page = self.page;
-        // Perhaps an earlier owner of the fd left it on. Most drivers then refuse to start, and one
-        // does not and keeps the old ranges.
-        self.calls += 1;
-        let _ = self.log.stop();
-        let precise = ranges::wanted(map, false, self.page);
-        let wide = ranges::wanted(map, true, self.page);
-        if wide.is_empty() {
-            // Nothing to log yet, and no logging of nothing.
-            self.changed(map, &EVERYWHERE);
-            return Ok(());
-        }
-        let mut windows = wide != precise;
-        let mut result = Err(Errno(libc::EINVAL));
-        if windows {
-            result = self.start_with(&wide);
-            if let Err(errno) = result {
-                windows = false;
-                log::info!(
-                    target: "vfiomig::dirty",
-                    "the device does not log windows of later mappings: {errno}"
-                );
-            }
-        }
-        if result.is_err() && !precise.is_empty() {
-            result = self.start_with(&precise);
-        }
-        self.is_full = false;
-        if result.is_err() && precise.iter().any(|range| self.accepted.overlaps(range)) {
-            // More than it can log: then what it could log before. The rest is not watched.
-            let accepted = self.accepted.clone();
-            let again = self.start_with(&accepted);
-            self.is_full = again.is_ok();
-            result = again.or(result);
-        }
-        let mut page_size = match result {
-            Ok(page_size) => page_size,
-            Err(errno) => {
-                let set = if precise.is_empty() { wide } else { precise };
-                return Err(self.explain(&set, errno));
-            }
-        };
-        self.started = true;
-        // Larger pages than asked for: ranges that share one are better one range.
-        let larger =
-            PageSize::new(page_size).filter(|own| *own > self.page && *own <= MAX_OWN_PAGE);
-        if let Some(own) = larger.filter(|_| !self.is_full) {
-            let mut rounded = ranges::wanted(map, windows, own);
-            // The last page of all is larger now, and left out: not what can be logged of it.
-            rounded.extend(self.logged.iter().cloned());
-            if rounded != self.logged {
-                let set = self.logged.clone();
-                self.stop()?;
-                let again = self.start_with(&rounded).or_else(|_| self.start_with(&set));
-                page_size =
-                    again.map_err(|errno| refused("the device does not log again", errno))?;
-                self.started = true;
-            }
-        }
-        let usable = match PageSize::new(page_size) {
-            Some(own_page) if own_page <= MAX_OWN_PAGE => {
-                self.own_page = own_page.max(self.page);
-                self.try_report().map_err(|errno| match errno.0 {
-                    libc::EOPNOTSUPP | libc::ENOTTY => err!(
-                        NotSupported,
-                        "the device logs, but this kernel cannot report: it was built without \
-                         CONFIG_IOMMUFD"
-                    ),
-                    _ => refused("the device logs, but does not report", errno),
-                })
-            }
-            _ => Err(err!(Io, "the device logs in pages of {page_size} bytes, which cannot be")),
-        };
-        if let Err(error) = usable {
-            let stopped = self.stop();
-            return Err(match stopped {
-                Ok(()) => error,
-                Err(other) => error.note(&format!("; {other}")),
-            });
-        }
-        self.accepted = self.logged.clone();
-        let is_full = self.is_full;
-        self.changed(map, &EVERYWHERE);
-        self.is_full = is_full;
-        self.outdated_windows = false;
-        Ok(())
-    }
-
-    fn stop(&mut self) -> Result<()> {
-        if self.started {
-            self.calls += 1;
-            self.log.stop().map_err(|errno| refused("the device does not stop logging", errno))?;
-            self.started = false;
-        }
-        self.logged.clear();
-        self.spare = None;
-        Ok(())
-    }
-
-    fn read(&mut self, iova: u64, length: u64, _keep: bool, words: &mut [u64]) -> Result<()> {
-        let last = iova.saturating_add(length - 1);
-        let asked = iova..=last;
-        let parts: Vec<_> = self
-            .logged
-            .overlapping(&asked)
-            .map(|range| (*range.start().max(&iova), *range.end().min(&last)))
-            .collect();
-        for (first, end) in parts {
-            let part = (end - first).saturating_add(1);
-            if first == iova {
-                self.report(first, part, words)?;
-                bitmap::cut(words, part >> self.page.shift());
-                continue;
-            }
-            // Its bits begin within a word.
-            let span = Span { start: first, length: part, page: self.page };
-            let mut spare = match self.spare.take() {
-                Some(spare) if spare.len() >= bitmap::words_for(span.bits()) => spare,
-                _ => Words::new(words.len())?,
-            };
-            spare.fill(0);
-            self.report(first, part, &mut spare)?;
-            bitmap::or_at(words, (first - iova) >> self.page.shift(), &spare, 0, span.bits());
-            self.spare = Some(spare);
-        }
-        if let Some(held) = self.held {
-            if (iova..=last).contains(&held) {
-                bitmap::set(words, (held - iova) >> self.page.shift(), 1);
-                self.held = None;
-            }
-        }
-        Ok(())
-    }
-
-    fn calls(&self) -> u64 {
-        self.calls
-    }
-
-    fn footprint(&self) -> usize {
-        self.spare.as_ref().map_or(0, Words::footprint)
-    }
-
-    fn extent(&self) -> Extent {
-        Extent::Pages(self.own_page)
-    }
-
-    fn is_left_on(&self) -> bool {
-        self.started
-    }
-
-    fn fails_as_a_whole(&self) -> bool {
-        true
-    }
-
-    fn blind(&self) -> Option<&RangeInclusiveSet<u64>> {
-        Some(&self.blind)
-    }
-
-    fn changed(&mut self, map: &Map, range: &RangeInclusive<u64>) {
-        self.blind.remove(range.clone());
-        for part in ranges::missing(map, range, &self.logged) {
-            ranges::insert_or_all(&mut self.blind, part);
-        }
-        // Perhaps it takes this.
-        self.is_full = false;
-        let mut windows = map.windows().overlapping(range);
-        self.outdated_windows |= windows.any(|window| self.logged.gaps(window).next().is_some());
-    }
-
-    fn is_outdated(&self) -> bool {
-        // The last page of all cannot be logged.
-        let last = u64::MAX - (self.page.bytes() - 1);
-        !self.is_full
-            && (self.outdated_windows
-                || self.blind.first().is_some_and(|range| *range.start() < last))
-    }
 }
 
 // --- the page table of an iommufd ------------------------------------------------------------------

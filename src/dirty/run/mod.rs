@@ -13,6 +13,8 @@ mod deliver;
 mod places;
 mod read;
 mod restart;
+#[cfg(test)]
+mod tests;
 mod trackers;
 mod unmap;
 
@@ -27,7 +29,7 @@ use super::map::{EVERYWHERE, Map, Mapping, Piece};
 use super::memory::Memory;
 use super::orphans::Orphans;
 use super::pending::Pending;
-use super::ranges::{self, MAX_KEPT, RANGE_BYTES};
+use super::ranges::{self, MAX_KEPT, RANGE_BYTES, insert_or_all};
 use super::source::Health;
 use super::stats::{DirtyRound, DirtyStats, Rounds, SourceStats};
 use super::tracker::TrackerKind;
@@ -35,13 +37,16 @@ use crate::cancel::Cancel;
 use crate::error::{Result, err, of_another_process};
 use crate::transport::{self, Process, Words};
 use deliver::BitmapSink;
-use trackers::{Slot, User};
+use trackers::{Slot, User, add_note};
 
 /// Bytes of the buffer that a tracker's answer is read into: small enough to stay in a cache with
 /// the sum of the answers, and large enough for memory to be read in long pieces (`make bench`).
 const BUFFER: usize = 512 << 10;
 const MIN_BUFFER: usize = 4 << 10;
 const MAX_BUFFER: usize = 32 << 20;
+
+/// Ranges that are kept in order to say precisely what was not watched.
+const MAX_UNTOLD: usize = 1024;
 
 /// How a run is set up.
 #[derive(Clone, Copy, Debug, Default)]
@@ -84,6 +89,10 @@ pub struct Run {
     owed: RangeInclusiveSet<u64>,
     orphans: Orphans,
     errors: Errors,
+    /// Of them, so many were there when a reading said that there are some.
+    errors_told: u64,
+    /// What counts as dirty because nobody watched it, and what no reading has said this of yet.
+    untold: RangeInclusiveSet<u64>,
     rounds: Rounds,
     /// Bytes that were read since a log should be started anew.
     read_outdated: u64,
@@ -146,6 +155,8 @@ impl Run {
             owed: RangeInclusiveSet::new(),
             orphans: Orphans::default(),
             errors: Errors::default(),
+            errors_told: 0,
+            untold: RangeInclusiveSet::new(),
             rounds: Rounds::new(),
             read_outdated: 0,
             scratch: None,
@@ -204,13 +215,15 @@ impl Run {
 
     /// Makes what may have been missed in a range of windows pending.
     fn settle(&mut self, range: &RangeInclusive<u64>) {
-        let Run { unsettled, map, pending, page, .. } = self;
+        let Run { unsettled, untold, map, pending, page, .. } = self;
         for part in unsettled.overlapping(range) {
             let part = *part.start().max(range.start())..=*part.end().min(range.end());
+            insert_or_all(untold, part.clone());
             for piece in map.writable(&part) {
                 pending.add(page.of(piece.first)..=page.of(piece.last));
             }
         }
+        ranges::bound(untold, MAX_UNTOLD);
         unsettled.remove(range.clone());
         ranges::bound(unsettled, MAX_KEPT);
     }
@@ -282,6 +295,7 @@ impl Run {
         for slot in &mut self.slots {
             slot.new_round();
         }
+        self.errors_told = self.errors.total;
         Ok(Synced { errors: self.errors.total > before, unwatched: self.is_unwatched(&EVERYWHERE) })
     }
 
@@ -308,11 +322,14 @@ impl Run {
     fn forget(&mut self) {
         self.forget_pages();
         self.errors.clear();
+        self.errors_told = 0;
         for slot in &mut self.slots {
             // One that did not stop before has no ranges any more.
             slot.stop_or_warn();
             slot.active = false;
             slot.failures = 0;
+            slot.bad_rounds = 0;
+            slot.missed = None;
             let SourceStats { tracker, page_size, .. } = slot.stats;
             slot.stats = SourceStats { tracker, page_size, ..SourceStats::default() };
         }
@@ -324,6 +341,7 @@ impl Run {
         self.unsettled.clear();
         self.owed.clear();
         self.orphans.clear();
+        self.untold.clear();
     }
 
     /// Stops tracking and forgets what was not read: read once more before, with the devices
@@ -418,6 +436,21 @@ impl Run {
         self.suspect.overlaps(range) || self.slots.iter().any(|slot| slot.active && blind(slot))
     }
 
+    /// What a reading of a range that is complete has to say.
+    fn told(&mut self, range: &RangeInclusive<u64>) -> Synced {
+        let errors =
+            self.errors.total > std::mem::replace(&mut self.errors_told, self.errors.total);
+        let untold = self.untold.overlaps(range);
+        self.untold.remove(range.clone());
+        Synced { errors, unwatched: untold || self.is_unwatched(range) }
+    }
+
+    /// The next reading says that some of a range was not watched.
+    fn tell_later(&mut self, range: RangeInclusive<u64>) {
+        insert_or_all(&mut self.untold, range);
+        ranges::bound(&mut self.untold, MAX_UNTOLD);
+    }
+
     // --- numbers -----------------------------------------------------------------------------------
 
     /// The run as a whole.
@@ -452,8 +485,11 @@ impl Run {
     pub fn source(&self, number: u32) -> Result<SourceStats> {
         let user = self.users.get(number as usize).and_then(Option::as_ref);
         let user = user.ok_or_else(|| err!(NoData, "there is no source {number}"))?;
-        let note = user.note.clone();
+        let mut note = user.note.clone();
         let slot = user.slot().and_then(|i| self.slots.get(i));
+        for remark in slot.iter().flat_map(|slot| slot.remarks(self.tracking)) {
+            add_note(&mut note, &remark);
+        }
         Ok(match slot {
             Some(slot) => SourceStats {
                 tracker: if self.tracking { slot.tracker.kind() } else { TrackerKind::None },

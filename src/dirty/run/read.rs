@@ -3,14 +3,18 @@
 use std::ops::RangeInclusive;
 use std::time::Instant;
 
+use rangemap::RangeInclusiveSet;
+
 use super::super::bitmap::{self, PageSize, Span, words_for};
+use super::super::errors::DirtyError;
 use super::super::map::{EVERYWHERE, Piece};
-use super::super::tracker::{Extent, Tracker};
+use super::super::ranges::insert_or_all;
+use super::super::tracker::{Extent, Tracker, TrackerKind};
 use super::deliver::Sink;
 use super::trackers::Slot;
 use super::{Run, Synced, elapsed_ns, pages_in};
 use crate::alloc;
-use crate::error::{Result, err};
+use crate::error::{Error, Result, err};
 use crate::transport::Words;
 
 impl Run {
@@ -22,7 +26,6 @@ impl Run {
         sink: Sink<'_>,
     ) -> Result<Synced> {
         let started = Instant::now();
-        let before = self.errors.total;
         if self.rounds.begin(range) {
             self.end_slot_rounds();
         }
@@ -45,11 +48,12 @@ impl Run {
             self.end_slot_rounds();
         }
         result?;
-        Ok(Synced { errors: self.errors.total > before, unwatched: self.is_unwatched(range) })
+        Ok(self.told(range))
     }
 
     fn read_and_deliver(&mut self, range: &RangeInclusive<u64>, sink: Sink<'_>) -> Result<()> {
         self.note_resets();
+        self.note_untracked(range);
         // First: without memory nothing has been read, and all stays where it is.
         let pieces = alloc::collect(self.map.pieces(range), "no memory for a list of mappings")?;
         for piece in pieces.iter().filter(|piece| !piece.mapping.read_only) {
@@ -100,7 +104,7 @@ impl Run {
     }
 
     /// Reads one part of a piece from all trackers and delivers it.
-    fn chunk(
+    pub(super) fn chunk(
         &mut self,
         piece: &Piece,
         first: u64,
@@ -122,14 +126,22 @@ impl Run {
                     run.read(i, first, last, false, union)
                 };
                 if let Err(error) = result {
-                    run.failed(i, &(first..=last), &error);
-                    bitmap::set(union, 0, bits);
+                    if !run.failed(i, &(first..=last), &error) {
+                        bitmap::set(union, 0, bits);
+                    }
                 }
                 is_empty = false;
             }
-            if let (Some(whole), Some(sum)) = (whole, &run.sum) {
-                let from = run.page.of(first) - run.page.of(whole.first);
-                bitmap::or_at(union, 0, sum, from, bits);
+            match (whole, &run.sum) {
+                (Some(whole), Some(sum)) => {
+                    let from = run.page.of(first) - run.page.of(whole.first);
+                    bitmap::or_at(union, 0, sum, from, bits);
+                }
+                (Some(_), None) => {
+                    run.record_lost_sum(&(first..=last));
+                    bitmap::set(union, 0, bits);
+                }
+                (None, _) => {}
             }
             // Behind the readings: what failed in one of them is pending.
             run.pending.take(run.page.of(first), bits, union);
@@ -157,7 +169,7 @@ impl Run {
 
     /// One tracker's answer for a range, in `union`, which is empty: the tracker fills it in itself,
     /// where its pages are those of the run. When this fails, the sum is empty.
-    fn read_first(
+    pub(super) fn read_first(
         &mut self,
         i: usize,
         first: u64,
@@ -165,7 +177,7 @@ impl Run {
         keep: bool,
         union: &mut [u64],
     ) -> Result<()> {
-        let Some(slot) = self.slots.get_mut(i) else { return Ok(()) };
+        let slot = self.slots.get_mut(i).ok_or_else(no_tracker)?;
         let (bits, length) = (pages_in(first, last, self.page), (last - first).saturating_add(1));
         let whole = |edges: PageSize| edges <= self.page && slot.tracker.page() == self.page;
         if !matches!(slot.tracker.extent(), Extent::Pages(edges) if whole(edges)) {
@@ -192,8 +204,8 @@ impl Run {
         keep: bool,
         union: &mut [u64],
     ) -> Result<()> {
-        let Some(slot) = self.slots.get_mut(i) else { return Ok(()) };
-        let Extent::Pages(edges) = slot.tracker.extent() else { return Ok(()) };
+        let slot = self.slots.get_mut(i).ok_or_else(no_tracker)?;
+        let Extent::Pages(edges) = slot.tracker.extent() else { return Err(wrong_extent()) };
         let page = slot.tracker.page();
         let mask = edges.max(page).bytes() - 1;
         let start = first & !mask;
@@ -206,42 +218,45 @@ impl Run {
             _ => Words::new(n)?,
         };
         let mut beyond = Vec::new();
-        let result = scratch.get_mut(..n).map_or(Ok(()), |words| {
-            let began = Instant::now();
-            let result = slot.tracker.read(start, length, keep, words);
-            let took = elapsed_ns(began);
-            if result.is_err() {
-                words.fill(0);
-            }
-            result?;
-            bitmap::cut(words, asked.bits());
-            let bits = if page == self.page && start == first {
-                // What does not fit the union any more stays.
-                let own = pages_in(first, last, page);
-                if own < asked.bits() {
-                    push_runs(&mut beyond, bitmap::runs(words, own..asked.bits()));
-                    let bits = bitmap::count(words);
-                    bitmap::cut(words, own);
-                    bitmap::drain(words, union);
-                    bits
-                } else {
-                    bitmap::drain(words, union)
+        let result = scratch.get_mut(..n).map_or_else(
+            || Err(no_room(n)),
+            |words| {
+                let began = Instant::now();
+                let result = slot.tracker.read(start, length, keep, words);
+                let took = elapsed_ns(began);
+                if result.is_err() {
+                    words.fill(0);
                 }
-            } else {
-                let own = Span { start: first, length: last - first + 1, page: self.page };
-                bitmap::add_span(union, own, words, asked);
-                // Pages that reach over the ends: their bits are gone now.
-                let head = (first - start).div_ceil(page.bytes());
-                let tail = (last - start).saturating_add(1) >> page.shift();
-                push_runs(&mut beyond, bitmap::runs(words, 0..head));
-                push_runs(&mut beyond, bitmap::runs(words, tail..asked.bits()));
-                let bits = bitmap::count(words);
-                words.fill(0);
-                bits
-            };
-            slot.count(bits << page.shift(), took);
-            Ok(())
-        });
+                result?;
+                bitmap::cut(words, asked.bits());
+                let bits = if page == self.page && start == first {
+                    // What does not fit the union any more stays.
+                    let own = pages_in(first, last, page);
+                    if own < asked.bits() {
+                        push_runs(&mut beyond, bitmap::runs(words, own..asked.bits()));
+                        let bits = bitmap::count(words);
+                        bitmap::cut(words, own);
+                        bitmap::drain(words, union);
+                        bits
+                    } else {
+                        bitmap::drain(words, union)
+                    }
+                } else {
+                    let own = Span { start: first, length: last - first + 1, page: self.page };
+                    bitmap::add_span(union, own, words, asked);
+                    // Pages that reach over the ends: their bits are gone now.
+                    let head = (first - start).div_ceil(page.bytes());
+                    let tail = (last - start).saturating_add(1) >> page.shift();
+                    push_runs(&mut beyond, bitmap::runs(words, 0..head));
+                    push_runs(&mut beyond, bitmap::runs(words, tail..asked.bits()));
+                    let bits = bitmap::count(words);
+                    words.fill(0);
+                    bits
+                };
+                slot.count(bits << page.shift(), took);
+                Ok(())
+            },
+        );
         self.scratch = Some(scratch);
         for (at, len) in beyond {
             let from = start + (at << page.shift());
@@ -276,18 +291,48 @@ impl Run {
         });
     }
 
-    /// Makes what counts as dirty whatever the trackers say pending.
-    pub(super) fn add_blind(&mut self, pieces: &[Piece]) {
+    /// What counts as dirty whatever one tracker says.
+    pub(super) fn blind_of(&self, i: usize) -> RangeInclusiveSet<u64> {
+        let mut found = RangeInclusiveSet::new();
+        let blind = self.slots.get(i).and_then(|slot| slot.tracker.blind());
+        for range in blind.into_iter().flat_map(RangeInclusiveSet::iter) {
+            insert_or_all(&mut found, range.clone());
+        }
+        found
+    }
+
+    /// Makes pages pending that one tracker has not watched; the next reading says so.
+    pub(super) fn assume_unwatched(&mut self, i: usize, ranges: &RangeInclusiveSet<u64>) {
+        let mut pages = 0;
+        for range in ranges.iter() {
+            pages += pages_in(*range.start(), *range.end(), self.page);
+            self.pending.add(self.page.of(*range.start())..=self.page.of(*range.end()));
+            self.tell_later(range.clone());
+        }
+        if let Some(slot) = self.slots.get_mut(i) {
+            slot.assume(pages.saturating_mul(self.page.bytes()));
+        }
+    }
+
+    /// Makes what counts as dirty whatever the trackers say pending. It is counted as assumed if
+    /// wished.
+    pub(super) fn add_blind(&mut self, pieces: &[Piece], counted: bool) {
+        let Run { slots, suspect, pending, page, .. } = self;
         for piece in pieces.iter().filter(|piece| !piece.mapping.read_only) {
             let asked = piece.range();
-            let Run { slots, suspect, pending, page, .. } = self;
-            let blind = slots.iter().filter(|slot| slot.active).filter_map(|s| s.tracker.blind());
-            for set in blind.chain([&*suspect]) {
-                for range in set.overlapping(&asked) {
-                    let (start, end) =
-                        (range.start().max(&piece.first), range.end().min(&piece.last));
-                    pending.add(page.of(*start)..=page.of(*end));
-                }
+            let mut add = |range: &RangeInclusive<u64>| {
+                let (first, last) = (range.start().max(&piece.first), range.end().min(&piece.last));
+                pending.add(page.of(*first)..=page.of(*last));
+                pages_in(*first, *last, *page)
+            };
+            for slot in slots.iter_mut().filter(|slot| slot.active) {
+                let blind = slot.tracker.blind().into_iter();
+                let pages: u64 =
+                    blind.flat_map(|blind| blind.overlapping(&asked)).map(&mut add).sum();
+                slot.assume(if counted { pages.saturating_mul(page.bytes()) } else { 0 });
+            }
+            for range in suspect.overlapping(&asked) {
+                add(range);
             }
         }
     }
@@ -314,7 +359,9 @@ impl Run {
                     Ok(())
                 });
                 if let Ok(Err(error)) | Err(error) = result {
-                    self.failed(i, &(at..=last), &error);
+                    if self.failed(i, &(at..=last), &error) {
+                        break; // it has answered for the whole mapping
+                    }
                 }
                 if !self.is_active(i) {
                     return; // given up, and everything is dirty
@@ -332,7 +379,8 @@ impl Run {
         self.read_all_pieces(i);
         if self.is_active(i) {
             // Not only what it has seen.
-            self.add_all_blind();
+            let blind = self.blind_of(i);
+            self.assume_unwatched(i, &blind);
         }
     }
 
@@ -345,15 +393,6 @@ impl Run {
             if !self.is_active(i) {
                 return;
             }
-            from = piece.last.checked_add(1);
-        }
-    }
-
-    /// [`Run::add_blind`] for all pieces.
-    pub(super) fn add_all_blind(&mut self) {
-        let mut from = Some(0);
-        while let Some(piece) = from.and_then(|from| self.map.next_writable(from, &EVERYWHERE)) {
-            self.add_blind(&[piece]);
             from = piece.last.checked_add(1);
         }
     }
@@ -383,11 +422,21 @@ impl Run {
                 tracker.read(whole.first, length, keep, words)
             });
             if let Err(error) = result {
-                self.assume(*i, &whole, &error);
+                self.failed_whole(*i, &whole, &error);
             }
         }
         self.sum = Some(sum);
         Some(whole)
+    }
+
+    /// One tracker's answer about a whole mapping, in `sum`.
+    pub(super) fn whole_answer(&mut self, i: usize, whole: &Piece, keep: bool) -> Result<()> {
+        let mut sum = self.take_sum(whole)?;
+        let result = self.with_whole(i, whole, &mut sum, |tracker, length, words| {
+            tracker.read(whole.first, length, keep, words)
+        });
+        self.sum = Some(sum);
+        result
     }
 
     /// An empty sum with room for a piece.
@@ -400,17 +449,28 @@ impl Run {
             Some(sum) if sum.len() >= n => sum,
             _ => return Words::new(n),
         };
-        if let Some(words) = sum.get_mut(..n) {
-            words.fill(0);
-        }
+        sum.get_mut(..n).ok_or_else(|| no_room(n))?.fill(0);
         Ok(sum)
     }
 
     /// Makes pages `first` to before `end` of the sum pending.
     pub(super) fn keep_sum(&mut self, whole: &Piece, first: u64, end: u64) {
-        let Some(sum) = &self.sum else { return };
+        if first >= end {
+            return;
+        }
         let base = self.page.of(whole.first);
-        self.pending.add_bits(base, sum, first - base..end - base);
+        if let Some(sum) = &self.sum {
+            self.pending.add_bits(base, sum, first - base..end - base);
+            return;
+        }
+        let shift = self.page.shift();
+        self.record_lost_sum(&(first << shift..=((end - 1) << shift) | (self.page.bytes() - 1)));
+        self.pending.add(first..=end - 1);
+    }
+
+    fn record_lost_sum(&mut self, range: &RangeInclusive<u64>) {
+        let error = err!(NotRecoverable, "what the trackers have said of a mapping is gone");
+        self.errors.add(DirtyError::new(None, TrackerKind::None, range, &error));
     }
 
     /// Lets a tracker fill in a bitmap of a whole piece, and adds that to `sum`, whose bit 0 is the
@@ -422,8 +482,10 @@ impl Run {
         sum: &mut [u64],
         call: impl FnOnce(&mut dyn Tracker, u64, &mut [u64]) -> Result<()>,
     ) -> Result<()> {
-        let Some(slot) = self.slots.get_mut(i) else { return Ok(()) };
-        let Extent::WholeMappings { max_bitmap } = slot.tracker.extent() else { return Ok(()) };
+        let slot = self.slots.get_mut(i).ok_or_else(no_tracker)?;
+        let Extent::WholeMappings { max_bitmap } = slot.tracker.extent() else {
+            return Err(wrong_extent());
+        };
         let page = slot.tracker.page();
         let length = piece.last - piece.first + 1;
         let bits = length.div_ceil(page.bytes());
@@ -436,37 +498,54 @@ impl Run {
             Some(room) if room.len() >= n => room,
             _ => Words::new(n)?,
         };
-        let result = room.get_mut(..n).map_or(Ok(()), |words| {
-            let began = Instant::now();
-            let result = call(slot.tracker.as_mut(), length, words);
-            let took = elapsed_ns(began);
-            if result.is_err() {
-                words.fill(0);
-            }
-            result?;
-            bitmap::cut(words, bits);
-            let dirty = if page == self.page {
-                bitmap::drain(words, sum)
-            } else {
-                let to = Span { start: piece.first, length, page: self.page };
-                let of = Span { start: piece.first, length: bits << page.shift(), page };
-                bitmap::add_span(sum, to, words, of);
-                let dirty = bitmap::count(words);
-                words.fill(0);
-                dirty
-            };
-            slot.count(dirty << page.shift(), took);
-            Ok(())
-        });
+        let result = room.get_mut(..n).map_or_else(
+            || Err(no_room(n)),
+            |words| {
+                let began = Instant::now();
+                let result = call(slot.tracker.as_mut(), length, words);
+                let took = elapsed_ns(began);
+                if result.is_err() {
+                    words.fill(0);
+                }
+                result?;
+                bitmap::cut(words, bits);
+                let dirty = if page == self.page {
+                    bitmap::drain(words, sum)
+                } else {
+                    let to = Span { start: piece.first, length, page: self.page };
+                    let of = Span { start: piece.first, length: bits << page.shift(), page };
+                    bitmap::add_span(sum, to, words, of);
+                    let dirty = bitmap::count(words);
+                    words.fill(0);
+                    dirty
+                };
+                slot.count(dirty << page.shift(), took);
+                Ok(())
+            },
+        );
         self.whole = Some(room);
         result
     }
 }
 
+// What follows is not known to happen. Where it does, nobody knows what was written to.
+
+pub(super) fn no_tracker() -> Error {
+    err!(NotRecoverable, "the tracker is gone")
+}
+
+fn wrong_extent() -> Error {
+    err!(NotRecoverable, "the tracker was asked for what it does not answer")
+}
+
+fn no_room(words: usize) -> Error {
+    err!(NotRecoverable, "a bitmap has no room for {words} words")
+}
+
 /// Bitmaps of whole mappings are no larger, in bytes: as the kernel's limit for containers.
 const MAX_WHOLE: u64 = 256 << 20;
 
-fn too_large(piece: &Piece, bytes: u64, most: u64) -> crate::Error {
+fn too_large(piece: &Piece, bytes: u64, most: u64) -> Error {
     err!(
         NotSupported,
         "the mapping at {:#x}, {:#x} bytes, is too large to be tracked in one: its bitmap takes \

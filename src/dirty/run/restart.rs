@@ -5,16 +5,21 @@
 
 use std::ops::RangeInclusive;
 
+use rangemap::RangeInclusiveSet;
+
 use super::super::errors::DirtyError;
 use super::super::map::{EVERYWHERE, Piece};
-use super::super::ranges::insert_or_all;
+use super::super::ranges::{self, insert_or_all};
 use super::super::source::Health;
-use super::super::tracker::TrackerKind;
+use super::super::tracker::{Doubtful, Extent, TrackerKind};
 use super::Run;
 use crate::error::{Error, err};
 
 /// How often a tracker that fails is started again in one reading before it is given up.
 const MAX_RESTARTS: u32 = 3;
+
+/// In how many rounds in a row a log may fail before it is given up.
+pub(super) const MAX_BAD_ROUNDS: u32 = 8;
 
 /// What shows that nothing is missed while a log is started anew.
 enum Evidence {
@@ -51,19 +56,77 @@ impl Run {
 
     /// A reading failed: what it was about counts as dirty. Where one error makes everything
     /// doubtful, everything counts as dirty and the tracker is started anew, or given up for the
-    /// next one.
-    pub(super) fn failed(&mut self, i: usize, range: &RangeInclusive<u64>, error: &Error) {
-        let Some(slot) = self.slots.get_mut(i) else { return };
-        if slot.tracker.fails_as_a_whole() {
-            self.start_anew(i, error);
-            return;
+    /// next one. Returns false where it counts as dirty, and true where another question has made up
+    /// for the one that failed: the answer is pending.
+    pub(super) fn failed(&mut self, i: usize, range: &RangeInclusive<u64>, error: &Error) -> bool {
+        let Some(slot) = self.slots.get_mut(i) else {
+            self.record(i, &EVERYWHERE, error);
+            self.everything_is_doubtful();
+            return false;
+        };
+        let doubtful = slot.tracker.doubtful();
+        let extent = slot.tracker.extent();
+        match doubtful {
+            Doubtful::PerhapsWhole if self.ask_for_whole(i, range) => return true,
+            Doubtful::PerhapsWhole | Doubtful::Everything => {
+                self.start_anew(i, error);
+                return false;
+            }
+            Doubtful::NotNow | Doubtful::Range => {}
         }
+        let Some(slot) = self.slots.get_mut(i) else { return false };
+        slot.round.failed = true;
         // The tracker was asked in whole pages of its own.
-        let mask = slot.tracker.page().bytes() - 1;
+        let mask = match extent {
+            Extent::Pages(edges) => edges.max(slot.tracker.page()).bytes() - 1,
+            Extent::WholeMappings { .. } => slot.tracker.page().bytes() - 1,
+        };
         let range = range.start() & !mask..=range.end() | mask;
         slot.assume((range.end() - range.start()).saturating_add(1));
         self.record(i, &range, error);
         self.add_mapped(*range.start(), *range.end());
+        false
+    }
+
+    /// The same for a reading of a whole mapping.
+    pub(super) fn failed_whole(&mut self, i: usize, whole: &Piece, error: &Error) {
+        match self.slots.get(i).map(|slot| slot.tracker.doubtful()) {
+            Some(Doubtful::Range | Doubtful::NotNow) => {
+                self.assume(i, whole, error);
+                if let Some(slot) = self.slots.get_mut(i) {
+                    slot.round.failed = true;
+                }
+            }
+            Some(Doubtful::PerhapsWhole | Doubtful::Everything) => self.start_anew(i, error),
+            None => {
+                self.failed(i, &whole.range(), error);
+            }
+        }
+    }
+
+    /// Asks a log that does not answer for a part of a mapping for all of it, and from now on. What
+    /// it says is pending. Returns whether it answers.
+    fn ask_for_whole(&mut self, i: usize, range: &RangeInclusive<u64>) -> bool {
+        if !self.slots.get_mut(i).is_some_and(|slot| slot.tracker.ask_for_whole_mappings(true)) {
+            return false;
+        }
+        // A reading may be under way, with a sum of its own.
+        let sum = self.sum.take();
+        let (mut answers, mut from) = (true, Some(*range.start()));
+        while let Some(piece) = from.and_then(|from| self.map.next_writable(from, range)) {
+            let whole = self.map.whole(&piece);
+            answers = self.whole_answer(i, &whole, false).is_ok();
+            if !answers {
+                break;
+            }
+            self.keep_sum(&whole, self.page.of(whole.first), self.page.of(whole.last) + 1);
+            from = piece.last.checked_add(1);
+        }
+        self.sum = sum;
+        if let Some(slot) = self.slots.get_mut(i).filter(|_| !answers) {
+            slot.tracker.ask_for_whole_mappings(false);
+        }
+        answers
     }
 
     fn start_anew(&mut self, i: usize, why: &Error) {
@@ -72,6 +135,7 @@ impl Run {
         let mut given_up = None;
         if let Some(slot) = self.slots.get_mut(i) {
             slot.failures += 1;
+            slot.round.lost = true;
             slot.assume(mapped);
             slot.stop_or_warn();
             let started = if slot.failures > MAX_RESTARTS {
@@ -131,7 +195,14 @@ impl Run {
             if !self.slots.get(i).is_some_and(|slot| slot.tracker.is_outdated()) {
                 continue;
             }
-            if *due.get_or_insert_with(|| self.is_rearm_due(range)) {
+            if !*due.get_or_insert_with(|| self.is_rearm_due(range)) {
+                continue;
+            }
+            if self.slots.get(i).is_some_and(|slot| slot.tracker.is_down()) {
+                let blind = self.blind_of(i);
+                self.restart_log(i);
+                self.add_missed(i, blind);
+            } else {
                 self.rearm_slot(i, true);
             }
         }
@@ -152,6 +223,42 @@ impl Run {
         due
     }
 
+    /// Gives up logs that have not answered for many rounds, where there is something better.
+    pub(super) fn give_up_failing(&mut self) {
+        for i in self.active_slots(&[TrackerKind::DeviceLog]) {
+            let Some(slot) = self.slots.get_mut(i) else { continue };
+            if slot.bad_rounds < MAX_BAD_ROUNDS {
+                continue;
+            }
+            let better = |kind| !matches!(kind, TrackerKind::AllDirty | TrackerKind::Type1);
+            if !slot.round_was_lost && !self.later_kinds(i).into_iter().any(better) {
+                continue;
+            }
+            let error = err!(Io, "given up: it failed in {MAX_BAD_ROUNDS} rounds in a row");
+            if let Some(slot) = self.slots.get_mut(i) {
+                slot.active = false;
+                slot.stop_or_warn();
+            }
+            self.record(i, &EVERYWHERE, &error);
+            self.replace(i, &error);
+            self.everything_is_doubtful();
+        }
+    }
+
+    /// A source that has no tracker, for whatever reason: nobody knows what it writes to.
+    pub(super) fn note_untracked(&mut self, range: &RangeInclusive<u64>) {
+        for index in 0..self.users.len() {
+            let Some(user) = self.users.get(index).and_then(Option::as_ref) else { continue };
+            if user.slot().is_some_and(|i| self.is_active(i)) {
+                continue;
+            }
+            let error = err!(NotRecoverable, "nothing tracks source {index}");
+            let source = u32::try_from(index).ok();
+            self.errors.add(DirtyError::new(source, TrackerKind::None, range, &error));
+            self.add_mapped(*range.start(), *range.end());
+        }
+    }
+
     /// Starts a log anew. With `for_free`, not where everything would have to count as dirty.
     pub(super) fn rearm_slot(&mut self, i: usize, for_free: bool) {
         let evidence = self.evidence(i, for_free);
@@ -159,10 +266,11 @@ impl Run {
             return;
         }
         self.read_all_pieces(i);
-        self.add_all_blind();
+        let blind = self.blind_of(i);
         if self.is_active(i) {
             self.restart_log(i);
         }
+        self.add_missed(i, blind);
         let lossless = match evidence {
             Evidence::Quiet(before) => self.quiet(i) == Some(before),
             Evidence::Bridge { slot, temporary } => {
@@ -178,10 +286,26 @@ impl Run {
             Evidence::Nothing => false,
         };
         if !lossless {
+            let mapped = self.map.bytes();
+            if let Some(slot) = self.slots.get_mut(i) {
+                slot.assume(mapped);
+            }
+            self.tell_later(EVERYWHERE);
             self.everything_is_doubtful();
         }
         // Of these nobody was asked: the log is read where something is mapped.
         self.windows_are_doubtful();
+    }
+
+    /// What a log did not watch until now, and watches now: dirty for the last time. The next reading
+    /// says so.
+    fn add_missed(&mut self, i: usize, mut missed: RangeInclusiveSet<u64>) {
+        let Some(slot) = self.slots.get_mut(i) else { return };
+        for range in slot.tracker.blind().into_iter().flat_map(RangeInclusiveSet::iter) {
+            missed.remove(range.clone());
+        }
+        slot.missed = (!missed.is_empty()).then(|| ranges::name(&missed));
+        self.assume_unwatched(i, &missed);
     }
 
     fn quiet(&mut self, i: usize) -> Option<u64> {

@@ -3,12 +3,13 @@
 use std::time::Instant;
 
 use super::super::bitmap::PageSize;
+use super::super::device_log::DeviceLog;
 use super::super::map::{EVERYWHERE, Piece};
 use super::super::ranges::{self, MAX_KEPT, insert_or_all};
 use super::super::source::{Health, Source};
 use super::super::stats::{SourceStats, per_second};
 use super::super::tracker::{
-    AllDirty, Container, DeviceLog, PageTable, Supplied, Tracker, TrackerKind, is_absent,
+    AllDirty, Container, PageTable, Supplied, Tracker, TrackerKind, is_absent,
 };
 use super::{Run, elapsed_ns};
 use crate::alloc;
@@ -34,6 +35,12 @@ pub(super) struct Slot {
     pub round: Round,
     /// How often it failed in the reading that is under way.
     pub failures: u32,
+    /// In how many rounds it failed, in a row and until now.
+    pub bad_rounds: u32,
+    /// In the last one it was started anew.
+    pub round_was_lost: bool,
+    /// What it did not watch before it was started anew.
+    pub missed: Option<String>,
 }
 
 /// A tracker's numbers in the round that is under way.
@@ -41,11 +48,16 @@ pub(super) struct Round {
     since: Instant,
     pub dirty_bytes: u64,
     pub sync_ns: u64,
+    /// It has answered, has failed, was started anew because of that.
+    pub answered: bool,
+    pub failed: bool,
+    pub lost: bool,
 }
 
 impl Round {
     fn new() -> Round {
-        Round { since: Instant::now(), dirty_bytes: 0, sync_ns: 0 }
+        let (answered, failed, lost) = (false, false, false);
+        Round { since: Instant::now(), dirty_bytes: 0, sync_ns: 0, answered, failed, lost }
     }
 }
 
@@ -78,8 +90,24 @@ impl Slot {
         self.round = Round::new();
     }
 
+    /// What there is to say of it beside the note of a source.
+    pub fn remarks(&self, tracking: bool) -> Vec<String> {
+        let missed = self.missed.as_ref().map(|missed| {
+            format!("not logged until the log was started anew, and dirty until then: {missed}")
+        });
+        let remark = self.tracker.remark().filter(|_| self.active);
+        [remark, missed].into_iter().flatten().filter(|_| tracking).collect()
+    }
+
     fn end_round(&mut self) {
         let ended = std::mem::replace(&mut self.round, Round::new());
+        let failed = ended.lost || ended.failed && !ended.answered || self.tracker.is_down();
+        self.round_was_lost = ended.lost;
+        match (failed, ended.answered) {
+            (true, _) => self.bad_rounds = self.bad_rounds.saturating_add(1),
+            (false, true) => self.bad_rounds = 0,
+            (false, false) => {}
+        }
         self.stats.rate = per_second(ended.dirty_bytes, elapsed_ns(ended.since));
         self.stats.last_dirty_bytes = ended.dirty_bytes;
         self.stats.last_sync_ns = ended.sync_ns;
@@ -87,6 +115,7 @@ impl Slot {
 
     /// Counts what it said and how long that took.
     pub fn count(&mut self, dirty_bytes: u64, ns: u64) {
+        self.round.answered = true;
         let stats = &mut self.stats;
         stats.dirty_bytes = stats.dirty_bytes.saturating_add(dirty_bytes);
         stats.sync_ns = stats.sync_ns.saturating_add(ns);
@@ -119,11 +148,15 @@ impl User {
     }
 
     fn add_note(&mut self, note: &str) {
-        if !self.note.is_empty() {
-            self.note.push_str("; ");
-        }
-        self.note.push_str(note);
+        add_note(&mut self.note, note);
     }
+}
+
+pub(super) fn add_note(to: &mut String, note: &str) {
+    if !to.is_empty() {
+        to.push_str("; ");
+    }
+    to.push_str(note);
 }
 
 impl Run {
@@ -217,8 +250,19 @@ impl Run {
             ..SourceStats::default()
         };
         let round = Round::new();
-        let (active, running, failures) = (false, false, 0);
-        let slot = Slot { tracker, key, detail, active, running, stats, round, failures };
+        let slot = Slot {
+            tracker,
+            key,
+            detail,
+            active: false,
+            running: false,
+            stats,
+            round,
+            failures: 0,
+            bad_rounds: 0,
+            round_was_lost: false,
+            missed: None,
+        };
         let used = |i: usize| self.users.iter().flatten().any(|user| user.candidates.contains(&i));
         // Those of the source that is being added come last and are not known yet.
         let vacant = (0..self.slots.len())
@@ -284,34 +328,27 @@ impl Run {
         user.chosen = None;
         let candidates = user.candidates.clone();
         let (name, required) = (user.name.clone(), user.required && start);
-        for (position, i) in candidates.into_iter().enumerate().skip(from) {
-            let Some(slot) = self.slots.get_mut(i) else { continue };
-            let kind = slot.tracker.kind();
+        for (position, i) in candidates.iter().copied().enumerate().skip(from) {
+            let Some(kind) = self.slots.get(i).map(|slot| slot.tracker.kind()) else { continue };
             if kind == TrackerKind::AllDirty && required {
                 break;
             }
-            let started = if slot.active { Ok(()) } else { slot.start(&self.map) };
-            match started {
-                Ok(()) => {
-                    slot.active = true;
-                    slot.failures = 0;
-                    slot.stats.page_size = slot.tracker.page().bytes();
-                    log::info!(
-                        target: "vfiomig::dirty",
-                        "source {index} ({name}) is tracked by: {}",
-                        kind.name()
-                    );
-                    if let Some(user) = self.users.get_mut(index).and_then(Option::as_mut) {
-                        user.chosen = Some(position);
-                    }
+            if !self.try_tracker(index, i, &name) {
+                continue;
+            }
+            if self.slots.get(i).is_some_and(Slot::is_short) {
+                if let Some(better) = self.better(index, position, &name) {
+                    self.set_aside(index, i);
+                    self.take(index, better, &name);
                     return Ok(());
                 }
-                Err(error) => {
-                    let level = if is_absent(&error) { log::Level::Info } else { log::Level::Warn };
-                    log::log!(target: "vfiomig::dirty", level, "source {index} ({name}): {error}");
-                    self.note(index, &format!("{}: {}", kind.name(), error.message()));
+                if required && self.slots.get(i).is_some_and(|slot| slot.tracker.is_down()) {
+                    self.set_aside(index, i);
+                    continue;
                 }
             }
+            self.take(index, position, &name);
+            return Ok(());
         }
         let note = self.users.get(index).and_then(Option::as_ref).map_or("", |user| &user.note);
         Err(err!(
@@ -319,6 +356,67 @@ impl Run {
             "source {index} ({name}) must be tracked, and nothing can: {}",
             if note.is_empty() { "it was given no tracker" } else { note }
         ))
+    }
+
+    /// Starts a tracker for a source, unless it runs; where it does not start the note says why.
+    fn try_tracker(&mut self, index: usize, i: usize, name: &str) -> bool {
+        let Some(slot) = self.slots.get_mut(i) else { return false };
+        let started = if slot.active { Ok(()) } else { slot.start(&self.map) };
+        let kind = slot.tracker.kind();
+        let Err(error) = started else { return true };
+        let level = if is_absent(&error) { log::Level::Info } else { log::Level::Warn };
+        log::log!(target: "vfiomig::dirty", level, "source {index} ({name}): {error}");
+        self.note(index, &format!("{}: {}", kind.name(), error.message()));
+        false
+    }
+
+    /// Another tracker that starts, for a source whose log watches only a part of the memory: one
+    /// that tells all. A container does not, where a device can reach all of it.
+    fn better(&mut self, index: usize, position: usize, name: &str) -> Option<usize> {
+        let candidates = self.users.get(index)?.as_ref()?.candidates.clone();
+        let mut others = candidates.into_iter().enumerate().skip(position + 1);
+        others.find_map(|(position, i)| {
+            let kind = self.slots.get(i)?.tracker.kind();
+            let tells = matches!(kind, TrackerKind::Hwpt | TrackerKind::Supplied);
+            (tells && self.try_tracker(index, i, name)).then_some(position)
+        })
+    }
+
+    /// Stops a tracker that would have watched too little, unless others have it, and notes why.
+    fn set_aside(&mut self, index: usize, i: usize) {
+        let used = self.users.iter().flatten().any(|user| user.slot() == Some(i));
+        let Some(slot) = self.slots.get_mut(i) else { return };
+        let text = slot.tracker.remark().unwrap_or_default();
+        let text = format!("{}: {text}", slot.tracker.kind().name());
+        if !used {
+            slot.active = false;
+            slot.stop_or_warn();
+        }
+        self.note(index, &text);
+    }
+
+    /// Makes the tracker at a position, which runs, that of a source.
+    fn take(&mut self, index: usize, position: usize, name: &str) {
+        let Some(user) = self.users.get_mut(index).and_then(Option::as_mut) else { return };
+        user.chosen = Some(position);
+        let Some(slot) = user.slot().and_then(|i| self.slots.get_mut(i)) else { return };
+        slot.active = true;
+        slot.failures = 0;
+        slot.stats.page_size = slot.tracker.page().bytes();
+        log::info!(
+            target: "vfiomig::dirty",
+            "source {index} ({name}) is tracked by: {}",
+            slot.tracker.kind().name()
+        );
+    }
+
+    /// What else could track the sources that have a tracker.
+    pub(super) fn later_kinds(&self, i: usize) -> Vec<TrackerKind> {
+        let users = self.users.iter().flatten().filter(|user| user.slot() == Some(i));
+        let later = users.flat_map(|user| {
+            user.candidates.iter().skip(user.chosen.map_or(0, |position| position + 1))
+        });
+        later.filter_map(|i| self.slots.get(*i)).map(|slot| slot.tracker.kind()).collect()
     }
 
     fn note(&mut self, index: usize, note: &str) {
@@ -372,6 +470,7 @@ impl Run {
 
     pub(super) fn end_slot_rounds(&mut self) {
         self.slots.iter_mut().for_each(Slot::end_round);
+        self.give_up_failing();
         let mapped = self.map.writable_bytes();
         // One device in a container that does not pin its pages one by one makes all of it dirty.
         let text = "every mapped page is dirty at every time: a device of the container reaches \
@@ -391,6 +490,11 @@ impl Run {
 }
 
 impl Slot {
+    /// It runs and watches a part only, for as long as can be seen.
+    fn is_short(&self) -> bool {
+        self.tracker.is_partial() || self.tracker.is_down()
+    }
+
     /// Why a tracker may not see all of a piece.
     pub fn find_hole(&mut self, piece: &Piece) -> Option<Error> {
         let length = piece.last - piece.first + 1;

@@ -8,6 +8,7 @@ use super::super::ranges::{self, MAX_KEPT, insert_or_all};
 use super::super::tracker::TrackerKind;
 use super::deliver::{BitmapSink, callback_failed};
 use super::places::places_of;
+use super::read::no_tracker;
 use super::{Run, Synced, pages_in};
 use crate::alloc;
 use crate::error::{Errno, Error, Result, err};
@@ -57,7 +58,6 @@ impl Run {
         }
         let pages: u64 = translated.iter().map(|p| pages_in(p.first, p.last, self.page)).sum();
         let room = (pages > 0).then(|| places_of(pieces.len(), pages)).transpose()?;
-        let before = self.errors.total;
         self.note_resets();
         let places = self.read_mapped(&pieces, &translated, room);
         let places = places.as_deref().unwrap_or(&pieces);
@@ -72,8 +72,7 @@ impl Run {
         }
         // A log that is lost by now can be made up for by now only.
         self.note_resets();
-        let unwatched = self.is_unwatched(&range);
-        self.add_blind(&pieces);
+        self.add_blind(&pieces, true);
         match sink {
             Some(mut sink) => {
                 self.deliver_owed(&range, &mut sink);
@@ -84,11 +83,12 @@ impl Run {
             }
             None => self.deliver_unmapped(&range, places),
         }
+        let told = self.told(&range);
         self.map.remove(&range);
         self.suspect.remove(range.clone());
         ranges::bound(&mut self.suspect, MAX_KEPT);
         self.map_changed(&range);
-        Ok(Synced { errors: self.errors.total > before, unwatched })
+        Ok(told)
     }
 
     /// Whether `set_dirty` is there, and takes enough for more to be unmapped.
@@ -132,7 +132,8 @@ impl Run {
         for i in self.active_slots(&[TrackerKind::DeviceLog]) {
             self.read_pieces(i, translated, false);
         }
-        self.add_blind(translated);
+        // Counted when it is added for good.
+        self.add_blind(translated, false);
         Some(self.locate(pieces, room))
     }
 
@@ -157,6 +158,7 @@ impl Run {
     /// Makes what could not be unmapped dirty for good. A page table says nothing about all of a
     /// mapping that has a hole now, so where one cannot tell, all of it is doubtful.
     fn doubt(&mut self, pieces: &[Piece], error: &Error) {
+        let before = self.errors.total;
         let tables = self.active_slots(&[TrackerKind::Hwpt]);
         for piece in pieces {
             let whole = self.map.whole(piece);
@@ -172,16 +174,18 @@ impl Run {
             self.errors.add(DirtyError::new(None, TrackerKind::None, &piece.range(), error));
             self.verify(&whole.range());
         }
+        // The call fails, which says it.
+        self.errors_told += self.errors.total - before;
     }
 
     /// Unmaps what a container has, with what was dirty. What fails counts as dirty, and the
     /// VMM's callback unmaps it.
-    fn unmap_container(&mut self, i: usize, pieces: &[Piece]) {
+    pub(super) fn unmap_container(&mut self, i: usize, pieces: &[Piece]) {
         for piece in pieces {
             // Read-only pieces are unmapped like the others.
             let result = self.take_sum(piece).and_then(|mut sum| {
                 let result = self.with_whole(i, piece, &mut sum, |tracker, length, words| {
-                    tracker.unmap(piece.first, length, words).unwrap_or(Ok(()))
+                    tracker.unmap(piece.first, length, words).unwrap_or_else(|| Err(no_tracker()))
                 });
                 self.sum = Some(sum);
                 result

@@ -1,0 +1,642 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * Logs that do not take, or do not tell, everything: what can be logged is, the rest counts as dirty
+ * and is named, and none is given up for what passes.
+ */
+#include "track.h"
+
+#define GET (1u << 16)
+#define SET (1u << 17)
+#define PROBE (1u << 18)
+#define GIB ((uint64_t)1 << 30)
+#define TIB ((uint64_t)1 << 40)
+
+/* A device whose log has limits; 0: none. */
+struct limited {
+    uint64_t most_bytes;      /* -EOPNOTSUPP for more in all, as mlx5 */
+    uint64_t end;             /* -EINVAL for a range that reaches here */
+    uint64_t bad[2];          /* -EPERM for a range with one of these */
+    uint32_t most_ranges;     /* -E2BIG */
+    int fail_start, fail_report; /* errnos */
+    int fail_starts, fail_reports; /* so often; -1: for ever */
+    int whole;                /* -ENOTSUP for a report that does not begin at `base` */
+    int exactly;              /* and for one that is not of all of it */
+    uint64_t base, length;
+    uint32_t state;
+    int logging, starts, stops, reports;
+    uint32_t num;
+    uint64_t ranges[256][2];
+    uint64_t dirty[8];        /* addresses */
+    int num_dirty;
+};
+
+static int limited_start(struct limited *d, const void *data)
+{
+    uint64_t control[3], bytes = 0;
+    memcpy(control, data, sizeof control);
+    uint32_t num = (uint32_t)control[1];
+    const uint64_t(*ranges)[2] = (const uint64_t(*)[2])(uintptr_t)control[2];
+    d->starts++;
+    if (d->logging)
+        return -EINVAL;
+    if (d->fail_starts != 0) {
+        d->fail_starts -= d->fail_starts > 0;
+        return -d->fail_start;
+    }
+    if (num > (d->most_ranges ? d->most_ranges : 256))
+        return -E2BIG;
+    for (uint32_t i = 0; i < num; i++) {
+        bytes += ranges[i][1];
+        if (d->end && ranges[i][0] + ranges[i][1] > d->end)
+            return -EINVAL;
+        for (int b = 0; b < 2; b++)
+            if (d->bad[b] && d->bad[b] - ranges[i][0] < ranges[i][1])
+                return -EPERM;
+    }
+    if (d->most_bytes && bytes > d->most_bytes)
+        return -EOPNOTSUPP;
+    memcpy(d->ranges, ranges, num * sizeof *ranges);
+    d->num = num;
+    d->logging = 1;
+    return 0;
+}
+
+static int limited_report(struct limited *d, const void *data)
+{
+    uint64_t report[4];
+    memcpy(report, data, sizeof report);
+    d->reports++;
+    if (!d->logging)
+        return -EINVAL;
+    if (d->fail_reports != 0) {
+        d->fail_reports -= d->fail_reports > 0;
+        return -d->fail_report;
+    }
+    if ((d->whole && report[0] != d->base) || (d->exactly && report[1] != d->length))
+        return -ENOTSUP;
+    uint64_t *bitmap = (uint64_t *)(uintptr_t)report[3];
+    for (int i = 0; i < d->num_dirty; i++) {
+        uint64_t at = (d->dirty[i] - report[0]) / report[2];
+        if (d->dirty[i] < report[0] || d->dirty[i] - report[0] >= report[1])
+            continue;
+        bitmap[at / 64] |= (uint64_t)1 << at % 64;
+        d->dirty[i--] = d->dirty[--d->num_dirty];
+    }
+    return 0;
+}
+
+static int limited_feature(void *opaque, uint32_t flags, void *data, size_t len)
+{
+    struct limited *d = opaque;
+    uint64_t migration_flags = 1;
+    uint32_t state[2] = { d->state, (uint32_t)-1 };
+    switch (flags) {
+    case GET | 1:
+        memcpy(data, &migration_flags, 8);
+        return 0;
+    case GET | 2:
+        memcpy(data, state, 8);
+        return 0;
+    case SET | 2:
+        memcpy(state, data, 8);
+        d->state = state[0];
+        state[1] = (uint32_t)-1;
+        memcpy(data, state, 8);
+        return 0;
+    case PROBE | SET | 6:
+        return 0;
+    case SET | 6:
+        return len == 24 ? limited_start(d, data) : -EINVAL;
+    case SET | 7:
+        d->stops++;
+        d->logging = 0;
+        return 0;
+    case GET | 8:
+        return len == 32 ? limited_report(d, data) : -EINVAL;
+    default:
+        return -ENOTTY;
+    }
+}
+
+static struct vfiomig_device *limited_device(struct limited *d, const struct vfiomig_device_options *o)
+{
+    struct vfiomig_device_ops ops = VFIOMIG_DEVICE_OPS_INIT;
+    struct vfiomig_device *dev;
+    d->state = VFIOMIG_STATE_RUNNING;
+    ops.feature = limited_feature;
+    OK(vfiomig_device_new_ops(&ops, d, o, &dev));
+    return dev;
+}
+
+static int is_logged(const struct limited *d, uint64_t iova)
+{
+    for (uint32_t i = 0; d->logging && i < d->num; i++)
+        if (iova - d->ranges[i][0] < d->ranges[i][1])
+            return 1;
+    return 0;
+}
+
+static uint64_t logged_bytes(const struct limited *d)
+{
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; d->logging && i < d->num; i++)
+        bytes += d->ranges[i][1];
+    return bytes;
+}
+
+/* The device writes to a page; what is not logged is not told. */
+static void write_to(struct limited *d, uint64_t iova)
+{
+    if (is_logged(d, iova))
+        d->dirty[d->num_dirty++] = iova;
+}
+
+struct bytes_given {
+    uint64_t bytes;
+    int released;
+};
+
+static int add_bytes(void *opaque, uint64_t cookie, uint64_t offset, uint64_t page_size,
+                     const uint64_t *bitmap, uint64_t num_bits)
+{
+    struct bytes_given *given = opaque;
+    (void)cookie;
+    (void)offset;
+    for (uint64_t i = 0; i < (num_bits + 63) / 64; i++)
+        given->bytes += (uint64_t)__builtin_popcountll(bitmap[i]) * page_size;
+    return 0;
+}
+
+static struct vfiomig_dirty *counting_run(struct bytes_given *given, uint64_t page_size)
+{
+    struct vfiomig_memory_ops ops = VFIOMIG_MEMORY_OPS_INIT;
+    struct vfiomig_dirty_options options = VFIOMIG_DIRTY_OPTIONS_INIT;
+    struct vfiomig_dirty *run;
+    *given = (struct bytes_given){ 0 };
+    ops.set_dirty = add_bytes;
+    options.page_size = page_size;
+    OK(vfiomig_dirty_new(&ops, given, &options, &run));
+    return run;
+}
+
+/* What a round delivers, in bytes. */
+static uint64_t round_of(struct vfiomig_dirty *run, struct bytes_given *given, int returned)
+{
+    given->bytes = 0;
+    EQ(vfiomig_dirty_collect(run), returned);
+    return given->bytes;
+}
+
+struct at {
+    uint64_t iova, size;
+};
+
+/* Starts a log over these; what is blind then, in bytes, is dirty in each round and said each time. */
+static void some_is_logged(struct limited *d, const struct at *at, int num, uint64_t page_size,
+                           uint64_t most_blind, int most_tries, const char *named)
+{
+    struct bytes_given given;
+    struct vfiomig_dirty *run = counting_run(&given, page_size);
+    struct vfiomig_device *dev = limited_device(d, NULL);
+    uint32_t number = add_source(run, NULL, dev, VFIOMIG_SOURCE_DEVICE_LOG | VFIOMIG_SOURCE_REQUIRED);
+    uint64_t all = 0, blind;
+    for (int i = 0; i < num; i++) {
+        map(run, at[i].iova, at[i].size, (uint64_t)i, 0);
+        all += at[i].size;
+    }
+    EQ(vfiomig_dirty_start(run), VFIOMIG_DIRTY_UNWATCHED);
+    struct vfiomig_source_stats stats = source_of(run, number);
+    EQ(stats.tracker, VFIOMIG_TRACKER_DEVICE_LOG);
+    HAS(stats.note, "does not log all of the memory");
+    HAS(stats.note, named);
+    CHECK(d->starts <= most_tries);
+    blind = round_of(run, &given, VFIOMIG_DIRTY_UNWATCHED);
+    CHECK(blind > 0 && blind <= most_blind && blind >= all - logged_bytes(d));
+    EQ(source_of(run, number).assumed_bytes, blind);
+    int starts = d->starts;
+    EQ(round_of(run, &given, VFIOMIG_DIRTY_UNWATCHED), blind);
+    EQ(source_of(run, number).assumed_bytes, 2 * blind);
+    /* What is logged is told as exactly as ever. */
+    write_to(d, at[0].iova + 5 * page_size);
+    EQ(d->num_dirty, 1);
+    EQ(round_of(run, &given, VFIOMIG_DIRTY_UNWATCHED), blind + page_size);
+    EQ(d->starts, starts);
+    vfiomig_dirty_free(run);
+    EQ(d->logging, 0);
+    vfiomig_device_free(dev);
+}
+
+static void ranges_out_of_reach_are_dirty_and_the_rest_is_logged(void)
+{
+    static const struct at guest[] = {
+        { 0, 2 * GIB }, { 4 * GIB, 14 * GIB }, { 56 * TIB, 32 << 20 }, { 100 * TIB, 32 << 20 },
+    };
+    some_is_logged(&(struct limited){ .end = 16 * TIB }, guest, 3, PAGE, 32 << 20, 3,
+                   "0x380000000000 (0x2000000 bytes)");
+    some_is_logged(&(struct limited){ .end = 16 * TIB }, guest, 4, PAGE, 64 << 20, 8,
+                   "0x380000000000 (0x2000000 bytes), 0x640000000000 (0x2000000 bytes)");
+    some_is_logged(&(struct limited){ .bad = { 56 * TIB, 0 } }, guest, 4, PAGE, 32 << 20, 8,
+                   "0x380000000000 (0x2000000 bytes)");
+    /* In the middle of memory. */
+    static const struct at pieces[] = {
+        { 0, 4 * GIB }, { 5 * GIB, GIB }, { 8 * GIB, 4 * GIB }, { 20 * GIB, GIB },
+    };
+    some_is_logged(&(struct limited){ .bad = { 5 * GIB, 20 * GIB } }, pieces, 4, PAGE, 2 * GIB, 8,
+                   "0x140000000 (0x40000000 bytes)");
+}
+
+static void more_than_a_device_can_log_is_logged_up_to_its_limit(void)
+{
+    static const struct at two[] = { { 0, 6 * TIB }, { 8 * TIB, 6 * TIB } };
+    static const struct at one[] = { { 0, 12 * TIB } };
+    some_is_logged(&(struct limited){ .most_bytes = 8 * TIB - 1 }, two, 2, GIB, 6 * TIB, 8, "0x");
+    /* One mapping is cut. */
+    some_is_logged(&(struct limited){ .most_bytes = 8 * TIB - 1 }, one, 1, GIB, 6 * TIB, 8, "0x");
+    /* Reach and amount at once. */
+    static const struct at both[] = { { 0, 6 * TIB }, { 8 * TIB, 6 * TIB }, { 200 * TIB, GIB } };
+    some_is_logged(&(struct limited){ .most_bytes = 8 * TIB - 1, .end = 100 * TIB }, both, 3, GIB,
+                   6 * TIB + GIB, 8, "0x");
+}
+
+static void too_many_ranges_are_joined_before_anything_is_left_out(void)
+{
+    struct limited d = { .most_ranges = 5 };
+    struct bytes_given given;
+    struct vfiomig_dirty *run = counting_run(&given, PAGE);
+    struct vfiomig_device *dev = limited_device(&d, NULL);
+    add_source(run, NULL, dev, VFIOMIG_SOURCE_DEVICE_LOG);
+    for (uint64_t i = 0; i < 300; i++)
+        map(run, i * GIB, PAGE, i, 0);
+    OK(vfiomig_dirty_start(run));
+    EQ(d.num, 4);
+    CHECK(d.starts <= 4);
+    for (uint64_t i = 0; i < 300; i++)
+        CHECK(is_logged(&d, i * GIB));
+    EQ(round_of(run, &given, 0), 0);
+    vfiomig_dirty_free(run);
+    vfiomig_device_free(dev);
+}
+
+/* Where another tracker tells everything it is better than a log that tells a part. */
+static void a_tracker_that_tells_everything_is_better_than_a_part_of_a_log(void)
+{
+    struct limited d = { .end = TIB };
+    struct tracker t = tracker_new(0, PAGE, 64);
+    struct bytes_given given;
+    struct vfiomig_dirty *run = counting_run(&given, PAGE);
+    struct vfiomig_device *dev = limited_device(&d, NULL);
+    uint32_t number = add_source(run, &t, dev, VFIOMIG_SOURCE_DEVICE_LOG);
+    map(run, 0, 64 * PAGE, 0, 0);
+    map(run, 2 * TIB, 64 * PAGE, 1, 0);
+    OK(vfiomig_dirty_start(run));
+    EQ(source_of(run, number).tracker, VFIOMIG_TRACKER_SUPPLIED);
+    HAS(source_of(run, number).note, "device DMA logging: the device does not log all");
+    HAS(source_of(run, number).note, "0x20000000000 (0x40000 bytes)");
+    EQ(d.logging, 0);
+    touch(&t, 3 * PAGE, 1);
+    EQ(round_of(run, &given, 0), PAGE);
+    EQ(source_of(run, number).assumed_bytes, 0);
+    vfiomig_dirty_free(run);
+    vfiomig_device_free(dev);
+    tracker_free(&t);
+}
+
+static void a_mapping_that_a_full_log_does_not_take_is_dirty_and_nothing_else(void)
+{
+    struct limited d = { .most_bytes = 8 * GIB };
+    struct bytes_given given;
+    struct vfiomig_dirty *run = counting_run(&given, PAGE);
+    struct vfiomig_device *dev = limited_device(&d, NULL);
+    uint32_t number = add_source(run, NULL, dev, VFIOMIG_SOURCE_DEVICE_LOG);
+    map(run, 0, 7 * GIB, 0, 0);
+    OK(vfiomig_dirty_start(run));
+    EQ(round_of(run, &given, 0), 0);
+    map(run, 8 * GIB, 2 * GIB, 1, 0);
+    map(run, 16 * GIB, GIB / 2, 2, 0);
+    int starts = d.starts;
+    /* The device stands still: the log is started anew, over as much as it takes. */
+    OK(vfiomig_device_set_state(dev, VFIOMIG_STATE_STOP));
+    EQ(round_of(run, &given, VFIOMIG_DIRTY_UNWATCHED), 2 * GIB + GIB / 2);
+    CHECK(d.starts - starts <= 4);
+    EQ(is_logged(&d, 0), 1);
+    CHECK(is_logged(&d, 16 * GIB) || is_logged(&d, 8 * GIB));
+    starts = d.starts;
+    OK(vfiomig_device_run(dev));
+    uint64_t blind = round_of(run, &given, VFIOMIG_DIRTY_UNWATCHED);
+    CHECK(blind > 0 && blind <= 2 * GIB);
+    EQ(d.starts, starts);
+    HAS(source_of(run, number).note, "does not log all of the memory");
+    EQ(source_of(run, number).assumed_bytes, 2 * GIB + GIB / 2 + blind);
+    write_to(&d, 6 * GIB);
+    EQ(round_of(run, &given, VFIOMIG_DIRTY_UNWATCHED), blind + PAGE);
+    vfiomig_dirty_free(run);
+    vfiomig_device_free(dev);
+}
+
+static void a_window_that_is_too_large_leaves_the_mappings_logged(void)
+{
+    struct limited d = { .most_bytes = 8 * TIB - 1 };
+    struct bytes_given given;
+    struct vfiomig_dirty *run = counting_run(&given, PAGE);
+    struct vfiomig_device *dev = limited_device(&d, NULL);
+    add_source(run, NULL, dev, VFIOMIG_SOURCE_DEVICE_LOG);
+    OK(try_map(run, 0, (uint64_t)1 << 48, 0, 0, VFIOMIG_MAPPING_WINDOW));
+    for (uint64_t i = 0; i < 200; i++)
+        map(run, i << 30, 64 << 20, i, 0);
+    OK(vfiomig_dirty_start(run));
+    EQ(d.starts, 2);
+    EQ(d.num, 200);
+    EQ(round_of(run, &given, 0), 0);
+    vfiomig_dirty_free(run);
+    /* Nothing is mapped yet, and the window alone is too much: later mappings are logged. */
+    run = counting_run(&given, PAGE);
+    uint32_t number = add_source(run, NULL, dev, VFIOMIG_SOURCE_DEVICE_LOG);
+    OK(try_map(run, 0, (uint64_t)1 << 48, 0, 0, VFIOMIG_MAPPING_WINDOW));
+    OK(vfiomig_dirty_start(run));
+    EQ(source_of(run, number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
+    EQ(d.logging, 0);
+    map(run, GIB, 4 * PAGE, 0, 0);
+    EQ(round_of(run, &given, VFIOMIG_DIRTY_UNWATCHED), 4 * PAGE);
+    OK(vfiomig_device_set_state(dev, VFIOMIG_STATE_STOP));
+    EQ(round_of(run, &given, VFIOMIG_DIRTY_UNWATCHED), 4 * PAGE);
+    EQ(is_logged(&d, GIB), 1);
+    EQ(round_of(run, &given, 0), 0);
+    vfiomig_dirty_free(run);
+    vfiomig_device_free(dev);
+}
+
+/* A command of a device may take a minute to fail: it is not asked again and again. */
+static void a_log_that_times_out_is_asked_twice_and_then_the_next_tracker(void)
+{
+    static const int errnos[] = { ETIMEDOUT, EIO, ENOTTY };
+    for (int i = 0; i < 3; i++)
+        for (int windows = 0; windows < 2; windows++) {
+            struct limited d = { .fail_start = errnos[i], .fail_starts = -1 };
+            struct tracker t = tracker_new(0, PAGE, 64);
+            struct bytes_given given;
+            struct vfiomig_dirty *run = counting_run(&given, PAGE);
+            struct vfiomig_device *dev = limited_device(&d, NULL);
+            uint32_t number = add_source(run, &t, dev, VFIOMIG_SOURCE_DEVICE_LOG);
+            if (windows)
+                OK(try_map(run, 0, TIB, 0, 0, VFIOMIG_MAPPING_WINDOW));
+            for (uint64_t n = 0; n < 40; n++)
+                map(run, n * GIB, PAGE, n, 0);
+            OK(vfiomig_dirty_start(run));
+            EQ(source_of(run, number).tracker, VFIOMIG_TRACKER_SUPPLIED);
+            EQ(d.starts, errnos[i] == ENOTTY ? 1 : 2);
+            vfiomig_dirty_free(run);
+            vfiomig_device_free(dev);
+            tracker_free(&t);
+        }
+}
+
+static void a_log_that_is_busy_is_kept_and_its_range_is_dirty_once(void)
+{
+    static const int errnos[] = { EBUSY, EAGAIN };
+    for (int i = 0; i < 2; i++) {
+        struct limited d = { .fail_report = errnos[i] };
+        struct bytes_given given;
+        struct vfiomig_dirty *run = counting_run(&given, PAGE);
+        struct vfiomig_device *dev = limited_device(&d, NULL);
+        uint32_t number = add_source(run, NULL, dev, VFIOMIG_SOURCE_DEVICE_LOG);
+        map(run, 0, 64 * PAGE, 0, 0);
+        map(run, GIB, 8 * PAGE, 1, 0);
+        d.fail_reports = 1; /* already when it is tried out */
+        OK(vfiomig_dirty_start(run));
+        EQ(source_of(run, number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
+        int starts = d.starts, stops = d.stops;
+        write_to(&d, GIB);
+        d.fail_reports = 1;
+        /* The first range; the second is told as ever. */
+        EQ(round_of(run, &given, VFIOMIG_DIRTY_ERRORS), 64 * PAGE + PAGE);
+        struct vfiomig_dirty_error error = error_of(run, 0);
+        EQ(error.source, number);
+        EQ(error.first, 0);
+        EQ(error.last, 64 * PAGE - 1);
+        EQ(source_of(run, number).assumed_bytes, 64 * PAGE);
+        write_to(&d, 9 * PAGE);
+        EQ(round_of(run, &given, 0), PAGE);
+        EQ(d.starts, starts);
+        EQ(d.stops, stops);
+        EQ(source_of(run, number).restarts, 0);
+        vfiomig_dirty_free(run);
+        vfiomig_device_free(dev);
+    }
+}
+
+/* START says that it cannot now: everything is dirty until it can. */
+static void a_log_that_cannot_start_now_is_tried_again_in_the_next_round(void)
+{
+    struct limited d = { .fail_start = EBUSY, .fail_starts = 3 };
+    struct bytes_given given;
+    struct vfiomig_dirty *run = counting_run(&given, PAGE);
+    struct vfiomig_device *dev = limited_device(&d, NULL);
+    uint32_t number = add_source(run, NULL, dev, VFIOMIG_SOURCE_DEVICE_LOG);
+    map(run, 0, 64 * PAGE, 0, 0);
+    EQ(vfiomig_dirty_start(run), VFIOMIG_DIRTY_UNWATCHED);
+    EQ(source_of(run, number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
+    HAS(source_of(run, number).note, "does not log now");
+    EQ(d.starts, 1);
+    for (int round = 0; round < 3; round++)
+        EQ(round_of(run, &given, VFIOMIG_DIRTY_UNWATCHED), 64 * PAGE);
+    EQ(d.logging, 1);
+    EQ(source_of(run, number).assumed_bytes, 3 * 64 * PAGE);
+    write_to(&d, PAGE);
+    EQ(round_of(run, &given, 0), PAGE);
+    /* The same when it is started anew. */
+    d.fail_starts = 1;
+    d.fail_report = EIO;
+    d.fail_reports = 1;
+    EQ(round_of(run, &given, VFIOMIG_DIRTY_ERRORS | VFIOMIG_DIRTY_UNWATCHED), 64 * PAGE);
+    EQ(round_of(run, &given, VFIOMIG_DIRTY_UNWATCHED), 64 * PAGE);
+    EQ(d.logging, 1);
+    EQ(round_of(run, &given, 0), 0);
+    OK(vfiomig_dirty_stop(run));
+    /* Who must be tracked is not, now. */
+    OK(vfiomig_dirty_remove_source(run, number));
+    add_source(run, NULL, dev, VFIOMIG_SOURCE_DEVICE_LOG | VFIOMIG_SOURCE_REQUIRED);
+    d.fail_starts = 1;
+    EQ(vfiomig_dirty_start(run), -EOPNOTSUPP);
+    OK(vfiomig_dirty_start(run));
+    vfiomig_dirty_free(run);
+    vfiomig_device_free(dev);
+}
+
+/* Eight rounds in a row, where there is something better; otherwise it may still come back. */
+static void a_log_that_stays_busy_is_given_up_for_a_better_tracker(void)
+{
+    for (int better = 0; better < 2; better++) {
+        struct limited d = { .fail_report = EBUSY };
+        struct tracker t = tracker_new(0, PAGE, 64);
+        struct bytes_given given;
+        struct vfiomig_dirty *run = counting_run(&given, PAGE);
+        struct vfiomig_device *dev = limited_device(&d, NULL);
+        uint32_t number = add_source(run, better ? &t : NULL, dev, VFIOMIG_SOURCE_DEVICE_LOG);
+        map(run, 0, 64 * PAGE, 0, 0);
+        OK(vfiomig_dirty_start(run));
+        /* Not in a row. */
+        for (int round = 0; round < 20; round++) {
+            d.fail_reports = round % 7 != 0;
+            EQ(round_of(run, &given, round % 7 ? VFIOMIG_DIRTY_ERRORS : 0), round % 7 ? 64 * PAGE : 0);
+        }
+        EQ(round_of(run, &given, 0), 0);
+        d.fail_reports = -1;
+        for (int round = 0; round < 12; round++) {
+            uint32_t tracker = source_of(run, number).tracker;
+            EQ(tracker, better && round >= 8 ? VFIOMIG_TRACKER_SUPPLIED : VFIOMIG_TRACKER_DEVICE_LOG);
+            CHECK(vfiomig_dirty_collect(run) >= 0);
+        }
+        if (better)
+            HAS(source_of(run, number).note, "8 rounds in a row");
+        d.fail_reports = 0;
+        EQ(round_of(run, &given, 0), 0);
+        vfiomig_dirty_free(run);
+        vfiomig_device_free(dev);
+        if (better)
+            tracker_free(&t);
+        else
+            free(t.dirty);
+    }
+}
+
+/* As a vfio-user server does, whose regions are what was mapped. */
+static void a_log_that_reports_whole_mappings_only_is_asked_for_them(void)
+{
+    for (int exactly = 0; exactly < 2; exactly++)
+        for (uint64_t gib = 16; gib <= 64; gib += 48) {
+            struct limited d = { .whole = 1, .exactly = exactly, .base = 4 * GIB, .length = gib * GIB };
+            struct bytes_given given;
+            struct vfiomig_dirty *run = counting_run(&given, PAGE);
+            struct vfiomig_device *dev = limited_device(&d, NULL);
+            uint32_t number = add_source(run, NULL, dev, VFIOMIG_SOURCE_DEVICE_LOG);
+            static uint64_t bitmap[(GIB / PAGE) / 64];
+            map(run, d.base, d.length, 0, 0);
+            OK(vfiomig_dirty_start(run));
+            EQ(source_of(run, number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
+            write_to(&d, d.base + d.length - PAGE);
+            write_to(&d, d.base);
+            EQ(round_of(run, &given, 0), 2 * PAGE);
+            /* A part in the middle; what lies beside it is not lost. */
+            write_to(&d, d.base + 8 * GIB + 5 * PAGE);
+            write_to(&d, d.base + PAGE);
+            write_to(&d, d.base + d.length - 2 * PAGE);
+            memset(bitmap, 0, sizeof bitmap);
+            OK(vfiomig_dirty_sync(run, d.base + 8 * GIB, GIB, PAGE, bitmap, sizeof bitmap / 8));
+            EQ(count_bits(bitmap, sizeof bitmap / 8), 1);
+            EQ(bit(bitmap, 5), 1);
+            EQ(round_of(run, &given, 0), 2 * PAGE);
+            EQ(source_of(run, number).assumed_bytes, 0);
+            EQ(stats_of(run).num_errors, 0);
+            HAS(source_of(run, number).note, "whole mappings only");
+            vfiomig_dirty_free(run);
+            vfiomig_device_free(dev);
+        }
+}
+
+/* It is not mistaken for one that cannot report at all, nor the other way round. */
+static void a_log_that_reports_nothing_is_still_found_out(void)
+{
+    struct limited d = { .fail_report = EOPNOTSUPP, .fail_reports = -1 };
+    struct bytes_given given;
+    struct vfiomig_dirty *run = counting_run(&given, PAGE);
+    struct vfiomig_device *dev = limited_device(&d, NULL);
+    uint32_t number = add_source(run, NULL, dev, VFIOMIG_SOURCE_DEVICE_LOG);
+    map(run, 0, 64 * PAGE, 0, 0);
+    EQ(vfiomig_dirty_start(run), VFIOMIG_DIRTY_UNWATCHED);
+    EQ(source_of(run, number).tracker, VFIOMIG_TRACKER_ALL_DIRTY);
+    HAS(source_of(run, number).note, "CONFIG_IOMMUFD");
+    EQ(d.logging, 0);
+    vfiomig_dirty_free(run);
+    vfiomig_device_free(dev);
+}
+
+struct reader {
+    struct vfiomig_dirty *run;
+    int result, events;
+};
+
+static void read_in_event(void *opaque, const struct vfiomig_event *event)
+{
+    struct reader *reader = opaque;
+    (void)event;
+    if (reader->run) {
+        reader->result = vfiomig_dirty_collect(reader->run);
+        reader->events++;
+    }
+}
+
+/* The device is busy with what it tells of. Its log is not lost for that. */
+static void a_reading_inside_an_event_of_the_device_keeps_the_log(void)
+{
+    struct limited d = { 0 };
+    struct bytes_given given;
+    struct reader reader = { 0 };
+    struct vfiomig_device_options options = VFIOMIG_DEVICE_OPTIONS_INIT;
+    options.event = read_in_event;
+    options.event_opaque = &reader;
+    struct vfiomig_dirty *run = counting_run(&given, PAGE);
+    struct vfiomig_device *dev = limited_device(&d, &options);
+    uint32_t number = add_source(run, NULL, dev, VFIOMIG_SOURCE_DEVICE_LOG);
+    map(run, 0, 64 * PAGE, 0, 0);
+    OK(vfiomig_dirty_start(run));
+    int starts = d.starts;
+    write_to(&d, 3 * PAGE);
+    reader.run = run;
+    OK(vfiomig_device_set_state(dev, VFIOMIG_STATE_STOP));
+    reader.run = NULL;
+    CHECK(reader.events > 0);
+    EQ(reader.result, VFIOMIG_DIRTY_ERRORS);
+    EQ(given.bytes, 64 * PAGE);
+    EQ(source_of(run, number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
+    EQ(d.logging, 1);
+    EQ(d.starts, starts);
+    EQ(round_of(run, &given, 0), PAGE); /* what it had logged */
+    write_to(&d, 4 * PAGE);
+    EQ(round_of(run, &given, 0), PAGE);
+    vfiomig_dirty_free(run);
+    vfiomig_device_free(dev);
+}
+
+/* The most that may be mapped is 2^48 bytes in all. */
+static void the_most_that_is_mapped_is_2_to_the_48(void)
+{
+    struct bytes_given given;
+    struct vfiomig_dirty *run = counting_run(&given, GIB);
+    add_source(run, NULL, NULL, 0);
+    map(run, 0, (uint64_t)1 << 47, 0, 0);
+    map(run, (uint64_t)1 << 50, (uint64_t)1 << 47, 1, 0);
+    EQ(stats_of(run).mapped_bytes, 1ull << 48);
+    EQ(try_map(run, (uint64_t)1 << 51, GIB, 2, 0, 0), -EINVAL);
+    HAS(vfiomig_error_message(), "0x1000000000000");
+    EQ(vfiomig_dirty_start(run), VFIOMIG_DIRTY_UNWATCHED);
+    EQ(round_of(run, &given, VFIOMIG_DIRTY_UNWATCHED), 1ull << 48);
+    vfiomig_dirty_free(run);
+    run = counting_run(&given, GIB);
+    add_source(run, NULL, NULL, 0);
+    map(run, 0, (uint64_t)1 << 48, 0, 0);
+    EQ(vfiomig_dirty_start(run), VFIOMIG_DIRTY_UNWATCHED);
+    static uint64_t bitmap[((uint64_t)1 << 48) / GIB / 64];
+    EQ(vfiomig_dirty_sync(run, 0, (uint64_t)1 << 48, GIB, bitmap, sizeof bitmap / 8),
+       VFIOMIG_DIRTY_UNWATCHED);
+    EQ(count_bits(bitmap, sizeof bitmap / 8), (1ull << 48) / GIB);
+    vfiomig_dirty_free(run);
+}
+
+int main(void)
+{
+    RUN(ranges_out_of_reach_are_dirty_and_the_rest_is_logged);
+    RUN(more_than_a_device_can_log_is_logged_up_to_its_limit);
+    RUN(too_many_ranges_are_joined_before_anything_is_left_out);
+    RUN(a_tracker_that_tells_everything_is_better_than_a_part_of_a_log);
+    RUN(a_mapping_that_a_full_log_does_not_take_is_dirty_and_nothing_else);
+    RUN(a_window_that_is_too_large_leaves_the_mappings_logged);
+    RUN(a_log_that_times_out_is_asked_twice_and_then_the_next_tracker);
+    RUN(a_log_that_is_busy_is_kept_and_its_range_is_dirty_once);
+    RUN(a_log_that_cannot_start_now_is_tried_again_in_the_next_round);
+    RUN(a_log_that_stays_busy_is_given_up_for_a_better_tracker);
+    RUN(a_log_that_reports_whole_mappings_only_is_asked_for_them);
+    RUN(a_log_that_reports_nothing_is_still_found_out);
+    RUN(a_reading_inside_an_event_of_the_device_keeps_the_log);
+    RUN(the_most_that_is_mapped_is_2_to_the_48);
+    return DONE();
+}

@@ -1,0 +1,406 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The tracker of a device that logs its own writes.
+
+use std::ops::RangeInclusive;
+
+use rangemap::RangeInclusiveSet;
+
+use super::bitmap::{self, PageSize, Span};
+use super::fit::{self, Verdict};
+use super::map::{EVERYWHERE, Map};
+use super::ranges;
+use super::tracker::{Doubtful, Extent, Tracker, TrackerKind, refused};
+use crate::error::{Errno, Result, err};
+use crate::transport::{DmaLog, Words};
+
+/// The kernel takes no smaller pages.
+const MIN_LOG_PAGE: u64 = 4096;
+
+/// No device has larger ones.
+const MAX_OWN_PAGE: PageSize = PageSize::GIB;
+
+/// Runs of pages that are kept one by one.
+const MAX_HELD: usize = 256;
+
+/// Some logs, those of vfio-user servers among them, answer for whole mappings only.
+fn is_about_the_range(errno: Errno) -> bool {
+    matches!(errno.0, libc::EOPNOTSUPP | libc::EINVAL | libc::ENOENT)
+}
+
+type Set = RangeInclusiveSet<u64>;
+
+pub(super) struct DeviceLog {
+    log: Box<dyn DmaLog>,
+    page: PageSize,
+    /// The device's own pages.
+    own_page: PageSize,
+    started: bool,
+    logged: Set,
+    blind: Set,
+    /// A window came that is not logged.
+    outdated_windows: bool,
+    /// The ranges of the last start that succeeded.
+    accepted: Set,
+    /// Why the device takes no more than those.
+    refusal: Option<Errno>,
+    /// The same, and nothing has changed since.
+    is_full: bool,
+    /// Why it could not be started, and is to be tried again.
+    down: Option<Errno>,
+    /// It reports whole mappings only.
+    whole: bool,
+    /// Why the last report failed.
+    failed: Option<Errno>,
+    /// What was found dirty when reports were tried out: addresses.
+    held: Set,
+    spare: Option<Words>,
+    calls: u64,
+}
+
+impl DeviceLog {
+    pub fn new(log: Box<dyn DmaLog>, page: PageSize) -> DeviceLog {
+        let page = page.max(PageSize::new(MIN_LOG_PAGE).unwrap_or(page));
+        DeviceLog {
+            log,
+            page,
+            own_page: page,
+            started: false,
+            logged: Set::new(),
+            blind: Set::new(),
+            outdated_windows: false,
+            accepted: Set::new(),
+            refusal: None,
+            is_full: false,
+            down: None,
+            whole: false,
+            failed: None,
+            held: Set::new(),
+            spare: None,
+            calls: 0,
+        }
+    }
+
+    /// Starts over what is mapped, and over windows where the device takes them. Returns the size
+    /// of the device's pages.
+    fn start_log(&mut self, precise: &Set, wide: &Set) -> Result<fit::Fit> {
+        let (log, page, calls) = (&mut self.log, self.page.bytes(), &mut self.calls);
+        let (mut running, mut stuck) = (false, None);
+        let fit = fit::fit(precise, wide, &self.accepted, |set| {
+            if running {
+                *calls += 1;
+                if let Err(errno) = log.stop() {
+                    stuck = Some(errno);
+                    return Err(Errno(libc::ENOTTY));
+                }
+            }
+            *calls += 1;
+            let started = log.start(page, &ranges::list(set));
+            running = started.is_ok();
+            started
+        });
+        self.started |= running || stuck.is_some();
+        match (fit, stuck) {
+            (Ok(fit), _) => Ok(fit),
+            (Err(_), Some(errno)) => Err(refused("the device does not stop logging", errno)),
+            (Err(errno), None) => {
+                match Verdict::of(errno) {
+                    Verdict::Busy => self.down = Some(errno),
+                    Verdict::Limit => self.refusal = Some(errno),
+                    Verdict::Absent | Verdict::Trouble => {}
+                }
+                Err(refused("the device refuses to log", errno))
+            }
+        }
+    }
+
+    /// Starts over these, in pages that suit the device, and tries a report.
+    fn start_over(&mut self, map: &Map, precise: &Set, wide: &Set) -> Result<()> {
+        let fit = self.start_log(precise, wide)?;
+        self.logged = fit.logged;
+        self.refusal = fit.refusal;
+        let mut page_size = fit.page_size;
+        // Larger pages than asked for: ranges that share one are better one range.
+        let larger =
+            PageSize::new(page_size).filter(|own| *own > self.page && *own <= MAX_OWN_PAGE);
+        if let Some(own) = larger.filter(|_| self.refusal.is_none()) {
+            let mut rounded = ranges::wanted(map, fit.is_wide, own);
+            // The last page of all is larger now, and left out: not what can be logged of it.
+            rounded.extend(self.logged.iter().cloned());
+            if rounded != self.logged {
+                page_size = self.start_again(&rounded)?;
+            }
+        }
+        let usable = match PageSize::new(page_size) {
+            Some(own_page) if own_page <= MAX_OWN_PAGE => {
+                self.own_page = own_page.max(self.page);
+                self.try_report(map).map_err(|errno| match errno.0 {
+                    libc::EOPNOTSUPP | libc::ENOTTY => err!(
+                        NotSupported,
+                        "the device logs, but this kernel cannot report: it was built without \
+                         CONFIG_IOMMUFD"
+                    ),
+                    _ => refused("the device logs, but does not report", errno),
+                })
+            }
+            _ => Err(err!(Io, "the device logs in pages of {page_size} bytes, which cannot be")),
+        };
+        if let Err(error) = usable {
+            return Err(match self.stop() {
+                Ok(()) => error,
+                Err(other) => error.note(&format!("; {other}")),
+            });
+        }
+        self.accepted = self.logged.clone();
+        Ok(())
+    }
+
+    /// Over these, or over what it took before.
+    fn start_again(&mut self, rounded: &Set) -> Result<u64> {
+        let before = self.logged.clone();
+        self.stop()?;
+        for set in [ranges::join(rounded, before.len()), before] {
+            self.calls += 1;
+            if let Ok(page_size) = self.log.start(self.page.bytes(), &ranges::list(&set)) {
+                self.started = true;
+                self.logged = set;
+                return Ok(page_size);
+            }
+        }
+        Err(err!(Io, "the device does not log again"))
+    }
+
+    /// The kernel may have no way to report although logging starts. Only asking tells.
+    fn try_report(&mut self, map: &Map) -> std::result::Result<(), Errno> {
+        let Some(first) = self.logged.first().map(|range| *range.start()) else { return Ok(()) };
+        let page = self.page.bytes();
+        match self.try_report_of(first..=first | (page - 1)) {
+            // It will answer later.
+            Err(errno) if Verdict::of(errno) == Verdict::Busy => Ok(()),
+            Err(errno) if is_about_the_range(errno) && self.own_page == self.page => {
+                let mapping = map.pieces(&(first..=first)).next().map(|piece| map.whole(&piece));
+                let logged = |range: &RangeInclusive<u64>| {
+                    *range.start() == first && self.logged.gaps(range).next().is_none()
+                };
+                let Some(range) = mapping.map(|piece| piece.range()).filter(logged) else {
+                    return Err(errno);
+                };
+                self.try_report_of(range).map_err(|_| errno)?;
+                self.whole = true;
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    fn try_report_of(&mut self, range: RangeInclusive<u64>) -> std::result::Result<(), Errno> {
+        let (first, page) = (*range.start(), self.page);
+        let length = range.end() - first + 1;
+        let bits = length >> page.shift();
+        let mut words = Words::new(bitmap::words_for(bits)).map_err(|_| Errno(libc::ENOMEM))?;
+        self.calls += 1;
+        self.log.report(first, length, page.bytes(), &mut words)?;
+        bitmap::cut(&mut words, bits);
+        for (n, (at, len)) in bitmap::runs(&words, 0..bits).enumerate() {
+            if n == MAX_HELD {
+                self.held.insert(range);
+                break;
+            }
+            let start = first + (at << page.shift());
+            self.held.insert(start..=start + ((len << page.shift()) - 1));
+        }
+        Ok(())
+    }
+
+    fn can_ask_whole(&self) -> bool {
+        !self.whole && self.own_page == self.page
+    }
+
+    fn report(&mut self, iova: u64, length: u64, words: &mut [u64]) -> Result<()> {
+        self.calls += 1;
+        self.log.report(iova, length, self.page.bytes(), words).map_err(|errno| {
+            self.failed = Some(errno);
+            refused(
+                &format!("the device's log of {iova:#x}, {length:#x} bytes, is unreadable"),
+                errno,
+            )
+        })
+    }
+}
+
+impl Tracker for DeviceLog {
+    fn kind(&self) -> TrackerKind {
+        TrackerKind::DeviceLog
+    }
+
+    fn page(&self) -> PageSize {
+        self.page
+    }
+
+    fn start(&mut self, map: &Map) -> Result<()> {
+        self.held.clear();
+        self.logged.clear();
+        self.own_page = self.page;
+        self.whole = false;
+        (self.refusal, self.down, self.failed) = (None, None, None);
+        // Perhaps an earlier owner of the fd left it on. Most drivers then refuse to start, and one
+        // does not and keeps the old ranges.
+        self.calls += 1;
+        if self.log.stop().is_ok() {
+            self.started = false;
+        }
+        let precise = ranges::wanted(map, false, self.page);
+        let wide = ranges::wanted(map, true, self.page);
+        if wide.is_empty() {
+            // Nothing to log yet, and no logging of nothing.
+            self.changed(map, &EVERYWHERE);
+            return Ok(());
+        }
+        match self.start_over(map, &precise, &wide) {
+            // It is asked again, and everything is dirty until it answers.
+            Err(_) if self.down.is_some() => {}
+            // Nothing is mapped yet, and the windows are too much.
+            Err(_) if precise.is_empty() && self.refusal.is_some() => self.refusal = None,
+            other => other?,
+        }
+        self.changed(map, &EVERYWHERE);
+        self.is_full = self.refusal.is_some();
+        self.outdated_windows = false;
+        Ok(())
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        if self.started {
+            self.calls += 1;
+            self.log.stop().map_err(|errno| refused("the device does not stop logging", errno))?;
+            self.started = false;
+        }
+        self.logged.clear();
+        self.spare = None;
+        Ok(())
+    }
+
+    fn read(&mut self, iova: u64, length: u64, _keep: bool, words: &mut [u64]) -> Result<()> {
+        self.failed = None;
+        let last = iova.saturating_add(length - 1);
+        let asked = iova..=last;
+        let parts: Vec<_> = self
+            .logged
+            .overlapping(&asked)
+            .map(|range| (*range.start().max(&iova), *range.end().min(&last)))
+            .collect();
+        for (first, end) in parts {
+            let part = (end - first).saturating_add(1);
+            if first == iova {
+                self.report(first, part, words)?;
+                bitmap::cut(words, part >> self.page.shift());
+                continue;
+            }
+            // Its bits begin within a word.
+            let span = Span { start: first, length: part, page: self.page };
+            let mut spare = match self.spare.take() {
+                Some(spare) if spare.len() >= bitmap::words_for(span.bits()) => spare,
+                _ => Words::new(words.len())?,
+            };
+            spare.fill(0);
+            self.report(first, part, &mut spare)?;
+            bitmap::or_at(words, (first - iova) >> self.page.shift(), &spare, 0, span.bits());
+            self.spare = Some(spare);
+        }
+        if self.held.overlaps(&asked) {
+            for held in self.held.overlapping(&asked) {
+                let (first, end) = (*held.start().max(&iova), *held.end().min(&last));
+                let bits = (end - first + 1) >> self.page.shift();
+                bitmap::set(words, (first - iova) >> self.page.shift(), bits);
+            }
+            self.held.remove(asked);
+        }
+        Ok(())
+    }
+
+    fn calls(&self) -> u64 {
+        self.calls
+    }
+
+    fn footprint(&self) -> usize {
+        self.spare.as_ref().map_or(0, Words::footprint)
+    }
+
+    fn extent(&self) -> Extent {
+        match self.whole {
+            true => Extent::WholeMappings { max_bitmap: u64::MAX },
+            false => Extent::Pages(self.own_page),
+        }
+    }
+
+    fn is_left_on(&self) -> bool {
+        self.started
+    }
+
+    fn doubtful(&self) -> Doubtful {
+        match self.failed {
+            // It was not asked.
+            None => Doubtful::Range,
+            Some(errno) if Verdict::of(errno) == Verdict::Busy => Doubtful::NotNow,
+            Some(errno) if is_about_the_range(errno) && self.can_ask_whole() => {
+                Doubtful::PerhapsWhole
+            }
+            _ => Doubtful::Everything,
+        }
+    }
+
+    fn ask_for_whole_mappings(&mut self, on: bool) -> bool {
+        self.whole = on && (self.whole || self.can_ask_whole());
+        self.whole == on
+    }
+
+    fn is_down(&self) -> bool {
+        self.down.is_some()
+    }
+
+    fn is_partial(&self) -> bool {
+        self.is_full
+    }
+
+    fn remark(&self) -> Option<String> {
+        if let Some(errno) = self.down {
+            return Some(format!(
+                "the device does not log now ({errno}): everything is dirty until it does"
+            ));
+        }
+        let blind = ranges::name(&self.blind);
+        match (self.refusal, self.whole) {
+            _ if self.blind.is_empty() => {
+                self.whole.then(|| "the device reports whole mappings only".to_owned())
+            }
+            (Some(errno), _) => Some(format!(
+                "the device does not log all of the memory ({errno}), and this is dirty at every \
+                 time: {blind}"
+            )),
+            _ => Some(format!("not logged, and dirty at every time: {blind}")),
+        }
+    }
+
+    fn blind(&self) -> Option<&RangeInclusiveSet<u64>> {
+        Some(&self.blind)
+    }
+
+    fn changed(&mut self, map: &Map, range: &RangeInclusive<u64>) {
+        self.blind.remove(range.clone());
+        for part in ranges::missing(map, range, &self.logged) {
+            ranges::insert_or_all(&mut self.blind, part);
+        }
+        // Perhaps it takes this.
+        self.is_full = false;
+        let mut windows = map.windows().overlapping(range);
+        self.outdated_windows |= windows.any(|window| self.logged.gaps(window).next().is_some());
+    }
+
+    fn is_outdated(&self) -> bool {
+        // The last page of all cannot be logged.
+        let last = u64::MAX - (self.page.bytes() - 1);
+        !self.is_full
+            && (self.is_down()
+                || self.outdated_windows
+                || self.blind.first().is_some_and(|range| *range.start() < last))
+    }
+}
