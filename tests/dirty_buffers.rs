@@ -52,7 +52,8 @@ impl SuppliedTracker for Own {
     }
 }
 
-struct Table(Says);
+/// With a limit for its bitmaps, in bytes.
+struct Table(Says, u64);
 
 impl Hwpt for Table {
     fn key(&self) -> u64 {
@@ -69,6 +70,10 @@ impl Hwpt for Table {
 
     fn is_mapped(&mut self, _: u64, _: u64) -> Option<Result<bool, Errno>> {
         None
+    }
+
+    fn max_bitmap(&self) -> u64 {
+        self.1
     }
 }
 
@@ -137,7 +142,7 @@ fn sources(says: &Says) -> Vec<(&'static str, u64, Source)> {
     }
     for (name, page) in [("hwpt", PAGE), ("hwpt, large", 4 * PAGE)] {
         let mut source = Source::default();
-        source.hwpt = Some(Box::new(Table(says.clone())));
+        source.hwpt = Some(Box::new(Table(says.clone(), u64::MAX)));
         source.hwpt_page_size = page;
         all.push((name, page, source));
     }
@@ -209,6 +214,33 @@ fn memory_is_the_documented_function_of_the_map() {
                 run.remove_source(0).unwrap();
                 assert_eq!(run.stats().memory_bytes, least + bitmap, "{name}");
             }
+        }
+    }
+}
+
+/// As kernels whose iommufd loses bits of large mappings.
+#[test]
+fn a_mapping_larger_than_its_page_table_can_tell_is_dirty_and_smaller_ones_are_exact() {
+    let says = Says::default();
+    let pages_of = |bitmap: u64| bitmap * 8;
+    for (bitmap, whole) in [(4096, true), (4104, false)] {
+        let mut source = Source::default();
+        source.hwpt = Some(Box::new(Table(says.clone(), 4096)));
+        let (mut run, vmm) = run_of(source, pages_of(bitmap) * PAGE);
+        for round in 1..=3 {
+            says.next(&[5], false);
+            assert_eq!(run.collect().unwrap().errors, !whole);
+            let found = std::mem::take(&mut *vmm.pages.lock().unwrap());
+            if whole {
+                assert_eq!(found, BTreeSet::from([5]));
+                continue;
+            }
+            assert_eq!(found.len() as u64, pages_of(bitmap));
+            let assumed = run.source(0).unwrap().assumed_bytes;
+            assert_eq!(assumed, round * pages_of(bitmap) * PAGE);
+            let message = &run.error(0).unwrap().message;
+            assert!(message.contains("Linux 6.7.0 to 6.7.6"), "{message}");
+            assert!(message.contains("map it in pieces"), "{message}");
         }
     }
 }

@@ -116,6 +116,11 @@ pub(super) trait Tracker: Send {
         Extent::Pages(self.page())
     }
 
+    /// Where bitmaps are limited to less than others, why.
+    fn why_limited(&self) -> &'static str {
+        ""
+    }
+
     /// Bytes of the bitmaps that it keeps.
     fn footprint(&self) -> usize {
         0
@@ -238,7 +243,14 @@ impl Tracker for PageTable {
     /// Entries of a page table may be of any size, and a range that cuts one loses what it says
     /// (docs/kernel-interface.md). None reaches over the edge of a mapping.
     fn extent(&self) -> Extent {
-        Extent::WholeMappings { max_bitmap: u64::MAX }
+        Extent::WholeMappings { max_bitmap: self.hwpt.max_bitmap() }
+    }
+
+    fn why_limited(&self) -> &'static str {
+        match self.hwpt.max_bitmap() {
+            u64::MAX => "",
+            _ => ", because iommufd in Linux 6.7.0 to 6.7.6 loses bits of larger mappings",
+        }
     }
 
     fn is_mapped(&mut self, iova: u64, length: u64) -> Option<std::result::Result<bool, Errno>> {

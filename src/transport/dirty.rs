@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
 use super::kernel::ioctl;
+use super::os::kernel_release;
 use crate::alloc;
 use crate::error::Errno;
 use crate::uapi;
@@ -107,6 +108,11 @@ pub trait Hwpt: Send {
 
     /// Whether all of the range is mapped; none where there is no way to find out.
     fn is_mapped(&mut self, iova: u64, length: u64) -> Option<Result<bool, Errno>>;
+
+    /// Bytes of the largest bitmap that is filled in without a loss.
+    fn max_bitmap(&self) -> u64 {
+        u64::MAX
+    }
 }
 
 fn address<T>(memory: *mut T) -> u64 {
@@ -294,13 +300,28 @@ pub struct KernelHwpt {
     fd: Arc<dyn AsFd + Send + Sync>,
     hwpt: u32,
     ioas: Option<u32>,
+    max_bitmap: u64,
+}
+
+/// What a bitmap may have in a kernel that loses what is recorded behind the part of it that is mapped
+/// at the time: Linux 6.7.0 to 6.7.6, which map 512 pages of a bitmap. In pages of 4 KiB that is 64 GiB.
+const MAPPED_BITMAP: u64 = 512 * 4096;
+
+fn max_bitmap_of(release: &str) -> u64 {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    match (numbers.next(), numbers.next(), numbers.next()) {
+        (Some(Ok(6)), Some(Ok(7)), Some(Ok(7..))) => u64::MAX,
+        (Some(Ok(6)), Some(Ok(7)), _) => MAPPED_BITMAP,
+        _ => u64::MAX,
+    }
 }
 
 impl KernelHwpt {
     /// Wraps the page table `hwpt`. With `ioas`, the address space that it belongs to, it can find
     /// out whether a range is mapped.
     pub fn new(fd: impl AsFd + Send + Sync + 'static, hwpt: u32, ioas: Option<u32>) -> KernelHwpt {
-        KernelHwpt { fd: Arc::new(fd), hwpt, ioas }
+        let release = kernel_release();
+        KernelHwpt { fd: Arc::new(fd), hwpt, ioas, max_bitmap: max_bitmap_of(&release) }
     }
 
     fn call<const N: usize>(&self, request: u32, arg: &mut [u64; N]) -> Result<(), Errno> {
@@ -363,6 +384,10 @@ impl Hwpt for KernelHwpt {
     fn is_mapped(&mut self, iova: u64, length: u64) -> Option<Result<bool, Errno>> {
         Some(self.try_copy(self.ioas?, iova, length))
     }
+
+    fn max_bitmap(&self) -> u64 {
+        self.max_bitmap
+    }
 }
 
 #[cfg(test)]
@@ -406,6 +431,29 @@ mod tests {
         let mut flagless = info(&[(24, 2, 0, 4096, 1)], 24);
         flagless[4..8].fill(0);
         assert_eq!(parse_type1_info(&flagless), none);
+    }
+
+    #[test]
+    fn kernels_that_lose_bits_of_large_mappings_are_known() {
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+        assert_eq!(kernel_release(), release.trim_end());
+        for (release, limited) in [
+            ("6.7.0", true),
+            ("6.7.0-rc3", true),
+            ("6.7-custom", true),
+            ("6.7.6-arch1-1", true),
+            ("6.7.7", false),
+            ("6.7.12-1-amd64", false),
+            ("6.6.15", false),
+            ("6.8.0-41-generic", false),
+            ("6.12.1", false),
+            ("16.7.1", false),
+            ("7.3.0", false),
+            ("", false),
+        ] {
+            let most = if limited { 2 << 20 } else { u64::MAX };
+            assert_eq!(max_bitmap_of(release), most, "{release}");
+        }
     }
 
     #[test]

@@ -35,6 +35,18 @@ pub(crate) fn page_size() -> u64 {
     u64::try_from(size).ok().filter(|size| size.is_power_of_two()).unwrap_or(4096)
 }
 
+/// The running kernel's release, as uname(2) has it. Opens no file: a VMM may be in a jail by now.
+pub(crate) fn kernel_release() -> String {
+    // SAFETY: all zeros is a value of this structure of arrays.
+    let mut name: libc::utsname = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer is to a structure that lives for the call.
+    if unsafe { libc::uname(&raw mut name) } != 0 {
+        return String::new();
+    }
+    let bytes = name.release.iter().map(|c| u8::from_ne_bytes(c.to_ne_bytes()));
+    bytes.take_while(|byte| *byte != 0).map(char::from).collect()
+}
+
 /// The calling thread's errno.
 pub(super) fn last_errno() -> Errno {
     Errno(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))

@@ -443,7 +443,7 @@ impl Run {
     pub(super) fn take_sum(&mut self, piece: &Piece) -> Result<Words> {
         let n = words_for(pages_in(piece.first, piece.last, self.page));
         if n as u64 * 8 > MAX_WHOLE {
-            return Err(too_large(piece, n as u64 * 8, MAX_WHOLE));
+            return Err(too_large(piece, n as u64 * 8, MAX_WHOLE, ""));
         }
         let mut sum = match self.sum.take() {
             Some(sum) if sum.len() >= n => sum,
@@ -492,7 +492,7 @@ impl Run {
         let n = words_for(bits);
         let most = max_bitmap.min(MAX_WHOLE);
         if n as u64 * 8 > most {
-            return Err(too_large(piece, n as u64 * 8, most));
+            return Err(too_large(piece, n as u64 * 8, most, slot.tracker.why_limited()));
         }
         let mut room = match self.whole.take() {
             Some(room) if room.len() >= n => room,
@@ -545,11 +545,11 @@ fn no_room(words: usize) -> Error {
 /// Bitmaps of whole mappings are no larger, in bytes: as the kernel's limit for containers.
 const MAX_WHOLE: u64 = 256 << 20;
 
-fn too_large(piece: &Piece, bytes: u64, most: u64) -> Error {
+fn too_large(piece: &Piece, bytes: u64, most: u64, why: &str) -> Error {
     err!(
         NotSupported,
         "the mapping at {:#x}, {:#x} bytes, is too large to be tracked in one: its bitmap takes \
-         {bytes} bytes, and the limit is {most}; map it in pieces",
+         {bytes} bytes, and the limit is {most}{why}; map it in pieces",
         piece.first,
         piece.last - piece.first + 1
     )
