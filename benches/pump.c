@@ -189,7 +189,8 @@ static double save_ours(char *buf)
         write_all(peer.sock, buf, n);
     } while (r != VFIOMIG_END);
     double rate = finish_sending(peer, start);
-    vfiomig_save_finish(save, VFIOMIG_RELEASE);
+    if (vfiomig_save_finish(save, VFIOMIG_RELEASE))
+        bench_die("vfiomig_save_finish");
     vfiomig_save_free(save);
     vfiomig_device_free(device);
     end_peer(peer);

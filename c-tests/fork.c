@@ -272,8 +272,7 @@ static int while_the_parent_is_busy(void *opaque)
         return CALLED_BACK;
     /* Messages go where the parent's do, and from now on elsewhere. */
     unsigned before = atomic_load(&busy.messages);
-    vfiomig_device_reset(NULL);
-    if (atomic_load(&busy.messages) == before)
+    if (vfiomig_device_reset(NULL) != -EFAULT || atomic_load(&busy.messages) == before)
         return SILENT;
     if (vfiomig_log_set(NULL, NULL, NULL, VFIOMIG_LOG_OFF) != 0)
         return OWN_FAILED;

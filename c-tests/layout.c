@@ -146,7 +146,7 @@ FIELD(vfiomig_load_stats, begin_ns, 72, 8);
 FIELD(vfiomig_load_stats, commit_ns, 80, 8);
 FIELD(vfiomig_load_stats, initial_generation, 88, 8);
 
-SIZE(vfiomig_save_options, 40);
+SIZE(vfiomig_save_options, 48);
 FIELD(vfiomig_save_options, struct_size, 0, 4);
 FIELD(vfiomig_save_options, flags, 4, 4);
 FIELD(vfiomig_save_options, device_index, 8, 4);
@@ -154,6 +154,8 @@ FIELD(vfiomig_save_options, max_frame, 12, 4);
 FIELD(vfiomig_save_options, max_restarts, 16, 4);
 FIELD(vfiomig_save_options, format, 20, 4);
 FIELD(vfiomig_save_options, session, 24, 16);
+FIELD(vfiomig_save_options, read_timeout_ms, 40, 4);
+FIELD(vfiomig_save_options, reserved, 44, 4);
 
 SIZE(vfiomig_pending, 40);
 FIELD(vfiomig_pending, struct_size, 0, 4);

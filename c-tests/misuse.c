@@ -550,8 +550,10 @@ static void to_save_state(struct world *world, const char *state)
         while (r >= 0 && r != VFIOMIG_END)
             r = API(vfiomig_save_next, world->save, buf, sizeof buf, &len);
     } else if (r == 0 && strcmp(state, "failed") == 0) {
-        API(vfiomig_save_cancel, world->save);
-        r = API(vfiomig_save_next, world->save, buf, sizeof buf, &len) == -ECANCELED ? 0 : -1;
+        vfiomig_sim_inject(world->sim, VFIOMIG_SIM_OP_READ, 1, EIO, VFIOMIG_SIM_FAULT_ONCE);
+        while (r >= 0)
+            r = API(vfiomig_save_next, world->save, buf, sizeof buf, &len);
+        r = r == -EIO ? 0 : -1;
     } else if (r == 0 && strcmp(state, "finished") == 0) {
         r = API(vfiomig_save_finish, world->save, VFIOMIG_KEEP);
     } else if (strcmp(state, "pre-copy") != 0) {
@@ -2165,10 +2167,12 @@ static void log_callback(void)
 
 static void cancelled(void)
 {
-    static const char *const refused[] = { "vfiomig_save_next",    "vfiomig_save_quiesce",
-                                           "vfiomig_save_stop",    "vfiomig_load_push",
-                                           "vfiomig_load_commit",  "vfiomig_load_received",
-                                           "vfiomig_dirty_sync",   "vfiomig_dirty_collect" };
+    static const char *const refused[] = {
+        "vfiomig_save_next",    "vfiomig_save_quiesce",  "vfiomig_save_stop",
+        "vfiomig_save_blob",    "vfiomig_save_poll_fd",  "vfiomig_save_get_pending",
+        "vfiomig_load_push",    "vfiomig_load_received", "vfiomig_load_get_space",
+        "vfiomig_load_commit",  "vfiomig_dirty_sync",    "vfiomig_dirty_collect",
+    };
 
     begin("cancelled session");
     FOR_ROWS(row) {
@@ -2207,17 +2211,18 @@ static void life(struct world *world, int load)
     struct vfiomig_pending pending = VFIOMIG_PENDING_INIT;
     struct vfiomig_failure failure = VFIOMIG_FAILURE_INIT;
     struct vfiomig_load_options options = VFIOMIG_LOAD_OPTIONS_INIT;
+    struct vfiomig_save_options saving = VFIOMIG_SAVE_OPTIONS_INIT;
     uint32_t state, fixups;
     size_t len;
     long r;
 
-    options.write_timeout_ms = 10;
+    options.write_timeout_ms = saving.read_timeout_ms = 10;
     if (API(vfiomig_device_new_ops, &world->ops, world, NULL, &world->device) < 0)
         return;
     API(vfiomig_device_get_caps, world->device, &caps);
     API(vfiomig_device_get_identity, world->device, &identity);
     API(vfiomig_device_get_state, world->device, &state);
-    if (!load && API(vfiomig_save_begin, world->device, NULL, &world->save) == 0) {
+    if (!load && API(vfiomig_save_begin, world->device, &saving, &world->save) == 0) {
         for (int i = 0; i < 4; i++)
             (void)API(vfiomig_save_next, world->save, buf, sizeof buf, &len);
         API(vfiomig_save_get_pending, world->save, &pending);
@@ -2348,6 +2353,10 @@ static void faults(void)
 
                         /* All that can happen with a few; a little with all. */
                         if (!common && (effect > VFIOMIG_SIM_FAULT_STICKY || nth > 2))
+                            continue;
+                        /* What signals interrupt without end is tried for two seconds each time. */
+                        int transfer = op == VFIOMIG_SIM_OP_READ || op == VFIOMIG_SIM_OP_WRITE;
+                        if (errnums[e] == EINTR && effect != 0 && !transfer)
                             continue;
                         one_fault(op, nth, errnums[e], effect, what);
                         runs++;

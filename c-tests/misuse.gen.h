@@ -571,7 +571,7 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_OUT, .object = DEVICE, .size = sizeof(void *), .name = "out" },
         },
         .errors = {
-            EIO, ENOMEM, EFAULT, ENODEV, EINVAL, ENOTTY, E2BIG, ENOTRECOVERABLE
+            EIO, ENOMEM, EFAULT, ENODEV, EINVAL, ENOTTY, E2BIG, ETIMEDOUT, ENOTRECOVERABLE
         },
     },
     {
@@ -590,7 +590,7 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_OUT, .object = DEVICE, .size = sizeof(void *), .name = "out" },
         },
         .errors = {
-            EIO, ENOMEM, EFAULT, EINVAL, E2BIG, ENOTRECOVERABLE
+            EIO, ENOMEM, EFAULT, EINVAL, E2BIG, ETIMEDOUT, ENOTRECOVERABLE
         },
     },
     {
@@ -672,7 +672,8 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_PTR, .size = sizeof(uint32_t), .name = "state" },
         },
         .errors = {
-            EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, EOPNOTSUPP, ENOTRECOVERABLE
+            EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, EOPNOTSUPP, ETIMEDOUT,
+            ENOTRECOVERABLE
         },
     },
     {
@@ -689,7 +690,8 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_NUMBER, .value = 2, .name = "state" },
         },
         .errors = {
-            EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, EOPNOTSUPP, ENOTRECOVERABLE
+            EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, EOPNOTSUPP, ETIMEDOUT,
+            ENOTRECOVERABLE
         },
     },
     {
@@ -705,7 +707,8 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_HANDLE, .object = DEVICE, .name = "device" },
         },
         .errors = {
-            EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, EOPNOTSUPP, ENOTRECOVERABLE
+            EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, EOPNOTSUPP, ETIMEDOUT,
+            ENOTRECOVERABLE
         },
     },
     {
@@ -721,7 +724,8 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_HANDLE, .object = DEVICE, .name = "device" },
         },
         .errors = {
-            EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, EOPNOTSUPP, ENOTRECOVERABLE
+            EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, EOPNOTSUPP, ETIMEDOUT,
+            ENOTRECOVERABLE
         },
     },
     {
@@ -737,7 +741,8 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_HANDLE, .object = DEVICE, .name = "device" },
         },
         .errors = {
-            EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, EOPNOTSUPP, ENOTRECOVERABLE
+            EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, EOPNOTSUPP, ETIMEDOUT,
+            ENOTRECOVERABLE
         },
     },
     {
@@ -806,7 +811,7 @@ static const struct row rows[NUM_ROWS] = {
         },
         .errors = {
             EPERM, EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, E2BIG, EOPNOTSUPP,
-            ENOTRECOVERABLE
+            ETIMEDOUT, ENOTRECOVERABLE
         },
     },
     {
@@ -826,7 +831,7 @@ static const struct row rows[NUM_ROWS] = {
         },
         .errors = {
             EIO, EBADF, EAGAIN, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, ENOSPC, EOPNOTSUPP,
-            ECANCELED, ENOTRECOVERABLE
+            ETIMEDOUT, ECANCELED, ENOTRECOVERABLE
         },
     },
     {
@@ -845,7 +850,7 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_LEN, .name = "len" },
         },
         .errors = {
-            EBADF, ENOMEM, EFAULT, EBUSY, EINVAL, EMSGSIZE, ENOTRECOVERABLE
+            EBADF, ENOMEM, EFAULT, EBUSY, EINVAL, EMSGSIZE, ECANCELED, ENOTRECOVERABLE
         },
     },
     {
@@ -862,7 +867,7 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_STRUCT, .size = sizeof(struct vfiomig_pending), .name = "pending" },
         },
         .errors = {
-            EBADF, EFAULT, EBUSY, EINVAL, ENOTRECOVERABLE
+            EBADF, EFAULT, EBUSY, EINVAL, ECANCELED, ENOTRECOVERABLE
         },
     },
     {
@@ -878,7 +883,7 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_HANDLE, .object = SAVE, .name = "save" },
         },
         .errors = {
-            EBADF, EFAULT, EBUSY, EOPNOTSUPP, ENOTRECOVERABLE
+            EBADF, EFAULT, EBUSY, EOPNOTSUPP, ECANCELED, ENOTRECOVERABLE
         },
     },
     {
@@ -895,7 +900,7 @@ static const struct row rows[NUM_ROWS] = {
         },
         .errors = {
             EIO, EBADF, EAGAIN, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, EOPNOTSUPP,
-            ECANCELED, ENOTRECOVERABLE
+            ETIMEDOUT, ECANCELED, ENOTRECOVERABLE
         },
     },
     {
@@ -912,7 +917,7 @@ static const struct row rows[NUM_ROWS] = {
         },
         .errors = {
             EIO, EBADF, EAGAIN, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, EOPNOTSUPP,
-            ECANCELED, ENOTRECOVERABLE
+            ETIMEDOUT, ECANCELED, ENOTRECOVERABLE
         },
     },
     {
@@ -929,7 +934,8 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_ENDING, .name = "ending" },
         },
         .errors = {
-            EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, EOPNOTSUPP, ENOTRECOVERABLE
+            EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, EOPNOTSUPP, ETIMEDOUT,
+            ECANCELED, ENOTRECOVERABLE
         },
     },
     {
@@ -1011,7 +1017,7 @@ static const struct row rows[NUM_ROWS] = {
         },
         .errors = {
             EPERM, EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, E2BIG, EOPNOTSUPP,
-            ENOTRECOVERABLE
+            ETIMEDOUT, ENOTRECOVERABLE
         },
     },
     {
@@ -1048,7 +1054,7 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_PTR, .size = sizeof(size_t), .name = "len" },
         },
         .errors = {
-            EBADF, ENOMEM, EFAULT, EBUSY, EINVAL, ENOTRECOVERABLE
+            EBADF, ENOMEM, EFAULT, EBUSY, EINVAL, ECANCELED, ENOTRECOVERABLE
         },
     },
     {
@@ -1083,7 +1089,7 @@ static const struct row rows[NUM_ROWS] = {
         },
         .errors = {
             EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, ENODATA, EOPNOTSUPP,
-            ECANCELED, ENOTRECOVERABLE
+            ETIMEDOUT, ECANCELED, ENOTRECOVERABLE
         },
     },
     {
@@ -1249,7 +1255,7 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_PTR, .size = sizeof(uint32_t), .name = "number" },
         },
         .errors = {
-            EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, E2BIG, EOPNOTSUPP,
+            EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, E2BIG, EOPNOTSUPP, ETIMEDOUT,
             ENOTRECOVERABLE
         },
     },
@@ -1308,7 +1314,7 @@ static const struct row rows[NUM_ROWS] = {
         },
         .errors = {
             EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, ENOSPC, EOPNOTSUPP,
-            ENOTRECOVERABLE
+            ETIMEDOUT, ENOTRECOVERABLE
         },
     },
     {
@@ -1324,7 +1330,7 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_HANDLE, .object = DIRTY, .name = "run" },
         },
         .errors = {
-            EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, E2BIG, EOPNOTSUPP,
+            EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, E2BIG, EOPNOTSUPP, ETIMEDOUT,
             ENOTRECOVERABLE
         },
     },
@@ -1395,7 +1401,8 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_HANDLE, .object = DIRTY, .name = "run" },
         },
         .errors = {
-            EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, EOPNOTSUPP, ENOTRECOVERABLE
+            EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, EOPNOTSUPP, ETIMEDOUT,
+            ENOTRECOVERABLE
         },
     },
     {

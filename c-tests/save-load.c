@@ -242,6 +242,52 @@ static void there_and_back_again_ten_times(void)
     rig_free(&rigs[1]);
 }
 
+/* What is behind the end is not to be received, and asking where to costs nothing. */
+static void behind_the_end_there_is_no_space(void)
+{
+    struct rig from = rig_new(NULL, NULL), to = rig_target(NULL);
+    struct bytes stream = stream_of(from.dev);
+    struct vfiomig_load *load;
+    void *space = NULL;
+    size_t room = 0;
+    OK(vfiomig_load_begin(to.dev, NULL, &load));
+    EQ(vfiomig_load_push(load, stream.data, stream.len - 1), VFIOMIG_MORE | VFIOMIG_INITIAL_LOADED);
+    OK(vfiomig_load_get_space(load, &space, &room));
+    CHECK(space && room >= 1);
+    *(uint8_t *)space = stream.data[stream.len - 1];
+    EQ(vfiomig_load_received(load, 1), VFIOMIG_END);
+    space = NULL;
+    room = 12345;
+    EQ(vfiomig_load_get_space(load, &space, &room), -EINVAL);
+    HAS(vfiomig_error_message(), "ended");
+    CHECK(!space && room == 12345);
+    EQ(vfiomig_load_received(load, 0), VFIOMIG_MORE);
+    OK(vfiomig_load_commit(load));
+    CHECK(vfiomig_sim_digest(to.sim) == vfiomig_sim_digest(from.sim));
+    vfiomig_load_free(load);
+    rig_free(&from);
+    rig_free(&to);
+    bytes_free(&stream);
+}
+
+/* No bytes need no memory. */
+static void nothing_at_all_can_be_pushed(void)
+{
+    struct rig from = rig_new(NULL, NULL), to = rig_target(NULL);
+    struct bytes stream = stream_of(from.dev);
+    struct vfiomig_load *load;
+    OK(vfiomig_load_begin(to.dev, NULL, &load));
+    EQ(vfiomig_load_push(load, NULL, 0), VFIOMIG_MORE);
+    EQ(vfiomig_load_push(load, NULL, 1), -EFAULT);
+    CHECK(push_all(load, &stream, 5000) & VFIOMIG_END);
+    EQ(vfiomig_load_push(load, NULL, 0), VFIOMIG_MORE);
+    OK(vfiomig_load_commit(load));
+    vfiomig_load_free(load);
+    rig_free(&from);
+    rig_free(&to);
+    bytes_free(&stream);
+}
+
 int main(void)
 {
     RUN(whole_frames);
@@ -258,5 +304,7 @@ int main(void)
     RUN(without_pre_copy_although_the_device_has_it);
     RUN(nothing_is_written_beyond_the_buffer);
     RUN(there_and_back_again_ten_times);
+    RUN(behind_the_end_there_is_no_space);
+    RUN(nothing_at_all_can_be_pushed);
     return DONE();
 }

@@ -394,7 +394,8 @@ struct vfiomig_identity {
 
 /*
  * A device behind callbacks. Each returns 0 or a count on success and -errno on failure, exactly as
- * the kernel would answer the call that it stands for.
+ * the kernel would answer the call that it stands for. One that returns -EINTR is called again:
+ * data_read and data_write for as long as the session's options allow, the others for 2 seconds.
  *
  * The callbacks are called on the thread that called the library, one at a time per device. Calls
  * of the library with a handle of the same device get -EBUSY there, and so do calls with others
@@ -755,7 +756,8 @@ struct vfiomig_load_options {
                                          * default 1 MiB. */
     uint32_t max_blobs;                 /* Number of blobs; default 256. */
     uint32_t max_restarts;              /* How often the source may start again; default 64. */
-    uint64_t max_total;                 /* Device data in all, in bytes; default 1 TiB. */
+    uint64_t max_total;                 /* Device data and frames that are skipped in all, in bytes;
+                                         * default 1 TiB. */
     uint64_t max_queued;                /* Packets that wait for their turn, in bytes; default 1
                                          * GiB. Beyond it vfiomig_load_submit() waits. */
     uint32_t max_ahead;                 /* How far ahead of the next one in order a packet may come;
@@ -809,17 +811,21 @@ typedef void (*vfiomig_log_fn)(void *opaque, uint32_t level, const char *target,
 
 /* How a device is saved; NULL for the defaults. */
 struct vfiomig_save_options {
-    uint32_t struct_size;   /* VFIOMIG_SAVE_OPTIONS_INIT sets it. */
-    uint32_t flags;         /* The sum of those of VFIOMIG_SAVE_* that apply, or 0. */
-    uint32_t device_index;  /* Number of the device within its VM; stands in every frame. QEMU's
-                             * format has no place for it: 0. */
-    uint32_t max_frame;     /* Largest payload of a data frame in bytes; 0: 131040, with its header
-                             * 128 KiB. In QEMU's format: longest piece of data; 0: 1 MiB. */
-    uint32_t max_restarts;  /* How often the save may start again because the device was reset; 0:
-                             * 16. QEMU's format cannot start again. */
-    uint32_t format;        /* How the stream is laid out: VFIOMIG_FORMAT_*. */
-    uint8_t session[16];    /* Name of the stream; all zeros: a random one. QEMU's format has no
-                             * place for it: zeros. */
+    uint32_t struct_size;      /* VFIOMIG_SAVE_OPTIONS_INIT sets it. */
+    uint32_t flags;            /* The sum of those of VFIOMIG_SAVE_* that apply, or 0. */
+    uint32_t device_index;     /* Number of the device within its VM; stands in every frame. QEMU's
+                                * format has no place for it: 0. */
+    uint32_t max_frame;        /* Largest payload of a data frame in bytes; 0: 131040, with its
+                                * header 128 KiB. In QEMU's format: longest piece of data; 0: 1
+                                * MiB. */
+    uint32_t max_restarts;     /* How often the save may start again because the device was reset;
+                                * 0: 16. QEMU's format cannot start again. */
+    uint32_t format;           /* How the stream is laid out: VFIOMIG_FORMAT_*. */
+    uint8_t session[16];       /* Name of the stream; all zeros: a random one. QEMU's format has no
+                                * place for it: zeros. */
+    uint32_t read_timeout_ms;  /* How long the driver may give neither data nor an end, in
+                                * milliseconds; 0: 60000. */
+    uint32_t reserved;         /* Zero. */
 };
 
 /* Estimates of what is left to save. */
@@ -941,7 +947,7 @@ const char *vfiomig_state_name(uint32_t state);
  * have been freed. A device that cannot migrate is no error: vfiomig_device_get_reason() says why
  * not. Issues ioctls; changes nothing of the device's state.
  *
- * Errors: -EIO, -ENOMEM, -EFAULT, -ENODEV, -EINVAL, -ENOTTY, -E2BIG, -ENOTRECOVERABLE.
+ * Errors: -EIO, -ENOMEM, -EFAULT, -ENODEV, -EINVAL, -ENOTTY, -E2BIG, -ETIMEDOUT, -ENOTRECOVERABLE.
  * Since: 0.1.
  */
 int vfiomig_device_new_fd(int fd, const struct vfiomig_device_options *options,
@@ -952,7 +958,7 @@ int vfiomig_device_new_fd(int fd, const struct vfiomig_device_options *options,
  * table is copied; ops->release is called exactly once with opaque, also when this fails (unless
  * ops itself cannot be read: NULL, or a struct_size that is none).
  *
- * Errors: -EIO, -ENOMEM, -EFAULT, -EINVAL, -E2BIG, -ENOTRECOVERABLE.
+ * Errors: -EIO, -ENOMEM, -EFAULT, -EINVAL, -E2BIG, -ETIMEDOUT, -ENOTRECOVERABLE.
  * Since: 0.1.
  */
 int vfiomig_device_new_ops(const struct vfiomig_device_ops *ops, void *opaque,
@@ -998,7 +1004,7 @@ int vfiomig_device_get_identity(struct vfiomig_device *device, struct vfiomig_id
  * numbers).
  *
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
- *         -ENOTRECOVERABLE.
+ *         -ETIMEDOUT, -ENOTRECOVERABLE.
  * Since: 0.1.
  */
 int vfiomig_device_get_state(struct vfiomig_device *device, uint32_t *state);
@@ -1011,10 +1017,10 @@ int vfiomig_device_get_state(struct vfiomig_device *device, uint32_t *state);
  * long as the device does: call it off the main loop.
  *
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
- *         -ENOTRECOVERABLE.
+ *         -ETIMEDOUT, -ENOTRECOVERABLE.
  * Since: 0.1.
  */
-int vfiomig_device_set_state(struct vfiomig_device *device, uint32_t state);
+int vfiomig_device_set_state(struct vfiomig_device *device, uint32_t state) VFIOMIG_MUST_CHECK;
 
 /*
  * Takes the device to RUNNING: the last step on the target after vfiomig_load_commit(), with the
@@ -1027,7 +1033,7 @@ int vfiomig_device_set_state(struct vfiomig_device *device, uint32_t state);
  * it as after power-on.
  *
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
- *         -ENOTRECOVERABLE.
+ *         -ETIMEDOUT, -ENOTRECOVERABLE.
  * Since: 0.1.
  */
 int vfiomig_device_run(struct vfiomig_device *device) VFIOMIG_MUST_CHECK;
@@ -1040,10 +1046,10 @@ int vfiomig_device_run(struct vfiomig_device *device) VFIOMIG_MUST_CHECK;
  * when the last handle of the device is freed.
  *
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
- *         -ENOTRECOVERABLE.
+ *         -ETIMEDOUT, -ENOTRECOVERABLE.
  * Since: 0.1.
  */
-int vfiomig_device_reset(struct vfiomig_device *device);
+int vfiomig_device_reset(struct vfiomig_device *device) VFIOMIG_MUST_CHECK;
 
 /*
  * Says that the device was reset by other means: a function-level reset by its guest, a bus reset
@@ -1054,10 +1060,10 @@ int vfiomig_device_reset(struct vfiomig_device *device);
  * brings back a device that was lost and that a harder reset has revived.
  *
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
- *         -ENOTRECOVERABLE.
+ *         -ETIMEDOUT, -ENOTRECOVERABLE.
  * Since: 0.1.
  */
-int vfiomig_device_was_reset(struct vfiomig_device *device);
+int vfiomig_device_was_reset(struct vfiomig_device *device) VFIOMIG_MUST_CHECK;
 
 /*
  * Says that a device which has lost what it held in a reset is wanted as it is now, as after
@@ -1096,7 +1102,7 @@ int vfiomig_device_get_failure(struct vfiomig_device *device, struct vfiomig_fai
  * without pre-copy. The session owns the device's data fd and keeps the device alive.
  *
  * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -E2BIG,
- *         -EOPNOTSUPP, -ENOTRECOVERABLE.
+ *         -EOPNOTSUPP, -ETIMEDOUT, -ENOTRECOVERABLE.
  * Since: 0.1.
  */
 int vfiomig_save_begin(struct vfiomig_device *device, const struct vfiomig_save_options *options,
@@ -1122,7 +1128,7 @@ int vfiomig_save_begin(struct vfiomig_device *device, const struct vfiomig_save_
  * States: pre-copy, quiesced, stop-copy.
  * Returns: VFIOMIG_MORE, VFIOMIG_DRAINED or VFIOMIG_END.
  * Errors: -EIO, -EBADF, -EAGAIN, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -ENOSPC,
- *         -EOPNOTSUPP, -ECANCELED, -ENOTRECOVERABLE.
+ *         -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
  * Since: 0.1.
  */
 int vfiomig_save_next(struct vfiomig_save *save, void *buf, size_t cap,
@@ -1139,7 +1145,7 @@ int vfiomig_save_next(struct vfiomig_save *save, void *buf, size_t cap,
  * vmstate writes it; empty where there is none. The library puts the tags around it.
  *
  * States: pre-copy, quiesced, stop-copy.
- * Errors: -EBADF, -ENOMEM, -EFAULT, -EBUSY, -EINVAL, -EMSGSIZE, -ENOTRECOVERABLE.
+ * Errors: -EBADF, -ENOMEM, -EFAULT, -EBUSY, -EINVAL, -EMSGSIZE, -ECANCELED, -ENOTRECOVERABLE.
  * Since: 0.1.
  */
 int vfiomig_save_blob(struct vfiomig_save *save, uint32_t kind, const void *data,
@@ -1149,7 +1155,7 @@ int vfiomig_save_blob(struct vfiomig_save *save, uint32_t kind, const void *data
  * Asks the driver how much is left. All numbers are estimates, and drivers err in both directions.
  *
  * States: pre-copy, quiesced, stop-copy.
- * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
+ * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ECANCELED, -ENOTRECOVERABLE.
  * Since: 0.1.
  */
 int vfiomig_save_get_pending(struct vfiomig_save *save, struct vfiomig_pending *pending);
@@ -1161,7 +1167,7 @@ int vfiomig_save_get_pending(struct vfiomig_save *save, struct vfiomig_pending *
  *
  * States: all.
  * Returns: A file descriptor.
- * Errors: -EBADF, -EFAULT, -EBUSY, -EOPNOTSUPP, -ENOTRECOVERABLE.
+ * Errors: -EBADF, -EFAULT, -EBUSY, -EOPNOTSUPP, -ECANCELED, -ENOTRECOVERABLE.
  * Since: 0.1.
  */
 int vfiomig_save_poll_fd(struct vfiomig_save *save);
@@ -1173,10 +1179,10 @@ int vfiomig_save_poll_fd(struct vfiomig_save *save);
  *
  * States: pre-copy.
  * Errors: -EIO, -EBADF, -EAGAIN, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
- *         -ECANCELED, -ENOTRECOVERABLE.
+ *         -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
  * Since: 0.1.
  */
-int vfiomig_save_quiesce(struct vfiomig_save *save);
+int vfiomig_save_quiesce(struct vfiomig_save *save) VFIOMIG_MUST_CHECK;
 
 /*
  * Stops the device, to STOP_COPY, quiescing it first where that has not been done. The guest's
@@ -1191,7 +1197,7 @@ int vfiomig_save_quiesce(struct vfiomig_save *save);
  *
  * States: pre-copy, quiesced.
  * Errors: -EIO, -EBADF, -EAGAIN, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
- *         -ECANCELED, -ENOTRECOVERABLE.
+ *         -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
  * Since: 0.1.
  */
 int vfiomig_save_stop(struct vfiomig_save *save) VFIOMIG_MUST_CHECK;
@@ -1210,15 +1216,16 @@ int vfiomig_save_stop(struct vfiomig_save *save) VFIOMIG_MUST_CHECK;
  *
  * States: pre-copy, quiesced, stop-copy, ended, failed.
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
- *         -ENOTRECOVERABLE.
+ *         -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
  * Since: 0.1.
  */
-int vfiomig_save_finish(struct vfiomig_save *save, uint32_t ending);
+int vfiomig_save_finish(struct vfiomig_save *save, uint32_t ending) VFIOMIG_MUST_CHECK;
 
 /*
- * Cancels the save: reading, quiescing or stopping returns -ECANCELED, the call that is under way
- * as soon as the driver lets it, and every later one. Then finish with VFIOMIG_KEEP, or free. May
- * be called from any thread at any time while the handle lives.
+ * Cancels the save: the call that is under way returns -ECANCELED as soon as the driver lets it,
+ * and so does every later one, but those that ask what happened. Then finish with VFIOMIG_KEEP, or
+ * free. A stream that was complete before can still be finished with VFIOMIG_RELEASE. May be called
+ * from any thread at any time while the handle lives.
  *
  * States: all.
  * Errors: -EBADF, -EFAULT, -ENOTRECOVERABLE.
@@ -1263,7 +1270,7 @@ void vfiomig_save_free(struct vfiomig_save *save);
  * device's data fd and keeps the device alive.
  *
  * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -E2BIG,
- *         -EOPNOTSUPP, -ENOTRECOVERABLE.
+ *         -EOPNOTSUPP, -ETIMEDOUT, -ENOTRECOVERABLE.
  * Since: 0.1.
  */
 int vfiomig_load_begin(struct vfiomig_device *device, const struct vfiomig_load_options *options,
@@ -1298,20 +1305,20 @@ int vfiomig_load_begin(struct vfiomig_device *device, const struct vfiomig_load_
 int vfiomig_load_push(struct vfiomig_load *load, const void *data, size_t len) VFIOMIG_MUST_CHECK;
 
 /*
- * Offers memory to receive the next bytes of the stream into: at *space, *len bytes, at least one;
- * it belongs to the library and is valid until the next call with this handle. Then say with
- * vfiomig_load_received() how many bytes came. Saves the copy that vfiomig_load_push() makes of
- * frames that lie in two of its pieces: the way for a VMM that reads from a socket. There may be
- * more room than the stream is long: bytes that follow its end are an error, so let nothing else
- * follow in the same connection, or limit what is read. In QEMU's format there is room for what is
- * certain to come, and for nothing behind it: a VMM can read from a stream that is not this
- * device's alone.
+ * Offers memory to receive the next bytes of the stream into: at *space, *len bytes, at least one
+ * (-EINVAL behind the stream's end, and nothing is lost by asking); it belongs to the library and
+ * is valid until the next call with this handle. Then say with vfiomig_load_received() how many
+ * bytes came. Saves the copy that vfiomig_load_push() makes of frames that lie in two of its
+ * pieces: the way for a VMM that reads from a socket. There may be more room than the stream is
+ * long: bytes that follow its end are an error, so let nothing else follow in the same connection,
+ * or limit what is read. In QEMU's format there is room for what is certain to come, and for
+ * nothing behind it: a VMM can read from a stream that is not this device's alone.
  *
  * States: receiving, complete, committed.
- * Errors: -EBADF, -ENOMEM, -EFAULT, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
+ * Errors: -EBADF, -ENOMEM, -EFAULT, -EBUSY, -EINVAL, -ECANCELED, -ENOTRECOVERABLE.
  * Since: 0.1.
  */
-int vfiomig_load_get_space(struct vfiomig_load *load, void **space, size_t *len);
+int vfiomig_load_get_space(struct vfiomig_load *load, void **space, size_t *len) VFIOMIG_MUST_CHECK;
 
 /*
  * Takes len bytes that were received into the memory of vfiomig_load_get_space(). Returns what
@@ -1334,7 +1341,7 @@ int vfiomig_load_received(struct vfiomig_load *load, size_t len) VFIOMIG_MUST_CH
  *
  * States: receiving, complete.
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -ENODATA, -EOPNOTSUPP,
- *         -ECANCELED, -ENOTRECOVERABLE.
+ *         -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
  * Since: 0.1.
  */
 int vfiomig_load_commit(struct vfiomig_load *load) VFIOMIG_MUST_CHECK;
@@ -1376,8 +1383,9 @@ int vfiomig_load_run(struct vfiomig_load *load) VFIOMIG_MUST_CHECK;
 
 /*
  * Cancels the load: the call that is under way returns -ECANCELED as soon as the driver lets it,
- * and so does the next; the device is reset. May be called from any thread at any time while the
- * handle lives.
+ * and so does every later one but those that ask what happened; the device is reset by the first of
+ * them. A load that has been committed is not affected. May be called from any thread at any time
+ * while the handle lives.
  *
  * States: all.
  * Errors: -EBADF, -EFAULT, -ENOTRECOVERABLE.
@@ -1464,7 +1472,7 @@ void vfiomig_dirty_free(struct vfiomig_dirty *run);
  *
  * States: all.
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -E2BIG, -EOPNOTSUPP,
- *         -ENOTRECOVERABLE.
+ *         -ETIMEDOUT, -ENOTRECOVERABLE.
  * Threads: any; waits for other calls, but not in callbacks.
  * Since: 0.1.
  */
@@ -1513,7 +1521,7 @@ int vfiomig_dirty_map(struct vfiomig_dirty *run,
  * States: all.
  * Returns: VFIOMIG_DIRTY_ERRORS and VFIOMIG_DIRTY_UNWATCHED where they apply, otherwise 0.
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -ENOSPC, -EOPNOTSUPP,
- *         -ENOTRECOVERABLE.
+ *         -ETIMEDOUT, -ENOTRECOVERABLE.
  * Threads: any; waits for other calls, but not in callbacks.
  * Since: 0.1.
  */
@@ -1529,7 +1537,7 @@ int vfiomig_dirty_unmap(struct vfiomig_dirty *run, uint64_t iova, uint64_t size,
  * States: idle.
  * Returns: VFIOMIG_DIRTY_ERRORS and VFIOMIG_DIRTY_UNWATCHED where they apply, otherwise 0.
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -E2BIG, -EOPNOTSUPP,
- *         -ENOTRECOVERABLE.
+ *         -ETIMEDOUT, -ENOTRECOVERABLE.
  * Threads: any; waits for other calls, but not in callbacks.
  * Since: 0.1.
  */
@@ -1592,7 +1600,7 @@ int vfiomig_dirty_rearm(struct vfiomig_dirty *run);
  *
  * States: all.
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
- *         -ENOTRECOVERABLE.
+ *         -ETIMEDOUT, -ENOTRECOVERABLE.
  * Threads: any; waits for other calls, but not in callbacks.
  * Since: 0.1.
  */

@@ -374,6 +374,12 @@ def fixtures():
     add("total-too-much", "data before a restart counts as well",
         start().data(b"12345").restart(1).data(b"6789").data(b"0").end(),
         [SIMPLE, d(b"12345"), R, d(b"6789")], "EMSGSIZE", limits={"max_total": 9})
+    add("total-skipped", "frames that are skipped count as well",
+        start().data(b"12345").frame(0x4000, b"67890", flags=1).end(),
+        [SIMPLE, d(b"12345")], "EMSGSIZE", limits={"max_total": 9})
+    add("total-skipped-exactly", "as much as the limit allows, half of it skipped",
+        start().data(b"12345").frame(0x4000, b"6789", flags=1).end(),
+        [SIMPLE, d(b"12345"), E], limits={"max_total": 9})
     add("total-exactly", "as much as the limit allows",
         start().data(b"12345").restart(1).data(b"6789").end(),
         [SIMPLE, d(b"12345"), R, d(b"6789"), E], limits={"max_total": 9})
@@ -501,8 +507,6 @@ def read_items(stream, limits):
         elif kind == DATA:
             check(length >= 1, "EPROTO")
             check(length <= limits["max_frame"], "EMSGSIZE")
-            ever += length
-            check(ever <= limits["max_total"], "EMSGSIZE")
         elif kind in (INITIAL, RESTART):
             check(length == 8, "EPROTO")
         elif kind == BLOB:
@@ -514,6 +518,9 @@ def read_items(stream, limits):
         else:
             check(flags & OPTIONAL, "EPROTO")
             check(length <= limits["max_frame"], "EMSGSIZE")
+        if kind == DATA or not known:
+            ever += length
+            check(ever <= limits["max_total"], "EMSGSIZE")
         if kind == RESTART:
             restarts += 1
             check(restarts <= limits["max_restarts"], "EMSGSIZE")

@@ -95,8 +95,15 @@ impl Errno {
                 code
                 @ (Code::Inval | Code::NoDev | Code::NoMem | Code::NotTty | Code::NotSupported),
             ) => code,
+            // It was tried again for long enough.
+            _ if self.0 == libc::EINTR => Code::TimedOut,
             _ => Code::Io,
         }
+    }
+
+    /// The same for a callback of the VMM's that stands for no device: it is called once.
+    pub(crate) fn callback_code(self) -> Code {
+        if self.0 == libc::EINTR { Code::Io } else { self.code() }
     }
 }
 

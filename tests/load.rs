@@ -443,7 +443,7 @@ fn a_load_is_cancelled_from_another_thread_while_the_driver_is_slow() {
     // Not even what is one piece of the stream.
     assert!(target.sim.bytes_written() < size / 8);
     assert_eq!(target.sim.state(), State::RUNNING);
-    assert_eq!(load.push(&bytes).unwrap_err().code(), Code::Inval);
+    assert_eq!(load.push(&bytes).unwrap_err().code(), Code::Cancelled);
     drop(load);
     check_clean(&target);
     // A load cancelled before anything, and one before its commit.
@@ -482,7 +482,7 @@ fn a_save_is_cancelled_from_another_thread_and_the_source_goes_on() {
     });
     assert_eq!(error.code(), Code::Cancelled);
     assert!(source.sim.bytes_read() < size / 8);
-    assert_eq!(save.finish(Ending::Release).unwrap_err().code(), Code::Inval);
+    assert_eq!(save.finish(Ending::Release).unwrap_err().code(), Code::Cancelled);
     save.finish(Ending::Keep).unwrap();
     assert_eq!(source.sim.state(), State::RUNNING);
     assert_eq!(source.sim.count(Op::Reset), 0);

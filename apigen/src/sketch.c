@@ -59,8 +59,8 @@ int migrate_out(int device_fd, int sock)
         goto out;
     }
 keep:
-    vfiomig_save_finish(save, VFIOMIG_KEEP);      /* back to RUNNING */
-    start_vcpus();
+    if (vfiomig_save_finish(save, VFIOMIG_KEEP) == 0)  /* back to RUNNING */
+        start_vcpus();
 out:
     vfiomig_save_free(save);
     vfiomig_device_free(dev);

@@ -38,6 +38,10 @@ pub(super) trait CObject: Sized {
     fn of(object: &mut Object) -> Option<&mut Self>;
     /// The present state's bit number.
     fn state(&self) -> u32;
+    /// What ended the object's work, where that is what a call in a wrong state is to hear.
+    fn ended_by(&self) -> Option<Error> {
+        None
+    }
 }
 
 /// What a function returns when it succeeds.
@@ -188,7 +192,7 @@ fn enter<T: CObject, R: CReturn>(
         let object = object.ok_or_else(|| err!(BadHandle, "not a handle of this kind"))?;
         let state = object.state();
         if entry.states & 1u32.checked_shl(state).unwrap_or(0) == 0 {
-            return Err(wrong_state::<T>(entry, state));
+            return Err(object.ended_by().unwrap_or_else(|| wrong_state::<T>(entry, state)));
         }
         call(object)
     })
@@ -268,6 +272,10 @@ impl CObject for Save {
     const KIND: Kind = Kind::Save;
     const STATES: &'static [&'static str] = super::table::SAVE_STATES;
 
+    fn ended_by(&self) -> Option<Error> {
+        self.cancelled()
+    }
+
     fn of(object: &mut Object) -> Option<&mut Save> {
         match object {
             Object::Save(save) => Some(save),
@@ -283,6 +291,10 @@ impl CObject for Save {
 impl CObject for Load {
     const KIND: Kind = Kind::Load;
     const STATES: &'static [&'static str] = super::table::LOAD_STATES;
+
+    fn ended_by(&self) -> Option<Error> {
+        Load::ended_by(self)
+    }
 
     fn of(object: &mut Object) -> Option<&mut Load> {
         match object {

@@ -115,14 +115,17 @@ pub unsafe extern "C" fn vfiomig_load_push(
     len: usize,
 ) -> c_int {
     with(&table::LOAD_PUSH, load.addr(), |load: &mut Load| {
-        if data.is_null() {
+        if data.is_null() && len != 0 {
             return Err(err!(Fault, "data is NULL"));
         }
         if len > isize::MAX as usize {
             return Err(err!(Inval, "len is {len}"));
         }
-        // SAFETY: the caller's contract: `len` readable bytes that nobody changes meanwhile.
-        let bytes = unsafe { std::slice::from_raw_parts(data.cast::<u8>(), len) };
+        let bytes = match len {
+            0 => &[][..],
+            // SAFETY: the caller's contract: `len` readable bytes that nobody changes meanwhile.
+            _ => unsafe { std::slice::from_raw_parts(data.cast::<u8>(), len) },
+        };
         load.push(bytes).map(bits)
     })
 }
@@ -138,7 +141,7 @@ fn bits(status: LoadStatus) -> c_int {
 }
 
 /// Offers memory to receive the next bytes of the stream into: at *space, *len bytes, at least
-/// one; it belongs to the library and is valid until the next call with this handle. Then say with
+/// one (-EINVAL behind the stream's end, and nothing is lost by asking); it belongs to the library and is valid until the next call with this handle. Then say with
 /// vfiomig_load_received() how many bytes came. Saves the copy that vfiomig_load_push() makes of
 /// frames that lie in two of its pieces: the way for a VMM that reads from a socket. There may be
 /// more room than the stream is long: bytes that follow its end are an error, so let nothing else
@@ -228,7 +231,8 @@ fn packets_of(shared: &Shared) -> Result<&Packets> {
 }
 
 /// Cancels the load: the call that is under way returns -ECANCELED as soon as the driver lets it,
-/// and so does the next; the device is reset. May be called from any thread at any time while the
+/// and so does every later one but those that ask what happened; the device is reset by the first of
+/// them. A load that has been committed is not affected. May be called from any thread at any time while the
 /// handle lives.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_load_cancel(load: *mut vfiomig_load) -> c_int {

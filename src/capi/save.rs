@@ -1,6 +1,7 @@
 //! `vfiomig_save_*`.
 
 use std::ffi::{c_int, c_void};
+use std::time::Duration;
 
 use super::constants::*;
 use super::entry::{free, with, with_shared};
@@ -33,6 +34,12 @@ unsafe fn read_options(options: *const vfiomig_save_options) -> Result<SaveOptio
     out.device_index = options.device_index;
     if options.max_frame != 0 {
         out.max_frame = options.max_frame;
+    }
+    if options.reserved != 0 {
+        return Err(err!(Inval, "reserved is not zero in the save options"));
+    }
+    if options.read_timeout_ms != 0 {
+        out.read_timeout = Duration::from_millis(u64::from(options.read_timeout_ms));
     }
     if options.max_restarts != 0 {
         out.max_restarts = options.max_restarts;
@@ -205,9 +212,10 @@ pub extern "C" fn vfiomig_save_finish(save: *mut vfiomig_save, ending: u32) -> c
     })
 }
 
-/// Cancels the save: reading, quiescing or stopping returns -ECANCELED, the call that is under way
-/// as soon as the driver lets it, and every later one. Then finish with VFIOMIG_KEEP, or free. May be called from any
-/// thread at any time while the handle lives.
+/// Cancels the save: the call that is under way returns -ECANCELED as soon as the driver lets it, and
+/// so does every later one, but those that ask what happened. Then finish with VFIOMIG_KEEP, or free.
+/// A stream that was complete before can still be finished with VFIOMIG_RELEASE. May be called from
+/// any thread at any time while the handle lives.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_save_cancel(save: *mut vfiomig_save) -> c_int {
     with_shared::<Save, _>(&table::SAVE_CANCEL, save.addr(), |shared| {

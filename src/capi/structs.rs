@@ -192,6 +192,10 @@ pub struct vfiomig_save_options {
     pub format: u32,
     /// Name of the stream; all zeros: a random one. QEMU's format has no place for it: zeros.
     pub session: [u8; 16],
+    /// How long the driver may give neither data nor an end, in milliseconds; 0: 60000.
+    pub read_timeout_ms: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// Estimates of what is left to save.
@@ -261,7 +265,7 @@ pub struct vfiomig_load_options {
     pub max_blobs: u32,
     /// How often the source may start again; default 64.
     pub max_restarts: u32,
-    /// Device data in all, in bytes; default 1 TiB.
+    /// Device data and frames that are skipped in all, in bytes; default 1 TiB.
     pub max_total: u64,
     /// Packets that wait for their turn, in bytes; default 1 GiB. Beyond it
     /// vfiomig_load_submit() waits.

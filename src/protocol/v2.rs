@@ -4,12 +4,12 @@
 //! knows. It moves bytes between a device and a buffer and knows nothing of frames.
 
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::device::{Inner, Named, State};
 use crate::error::{Code, Errno, Error, Failure, Operation, Outcome, Result, err};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::transport::{DataFd, Direction, PrecopyInfo};
+use crate::transport::{DataFd, Direction, PrecopyInfo, Stuck};
 use crate::uapi;
 
 /// What one read brought.
@@ -66,29 +66,57 @@ pub(crate) fn read(
     }
 }
 
+/// After a read that brought nothing: waits until it is worth trying again. An error when that has
+/// lasted too long.
+pub(crate) fn wait_for_data(
+    device: &mut Inner,
+    step: ReadStep,
+    stuck: &mut Stuck,
+    patience: Duration,
+) -> Result<()> {
+    let (errno, in_time) = match step {
+        ReadStep::Interrupted => (Errno(libc::EINTR), stuck.interrupted(patience)),
+        _ => (Errno(libc::EAGAIN), stuck.waits(patience)),
+    };
+    if !in_time {
+        let ms = patience.as_millis();
+        let what = "the driver gave nothing for";
+        let code = Code::TimedOut;
+        return Err(read_ended(device, code, errno, format_args!("{what} {ms} ms: {errno}")));
+    }
+    if step == ReadStep::WouldBlock {
+        let data = data_of(device)?;
+        device.transport.data_wait(data, Direction::Read, LOOK_UP.min(patience));
+    }
+    Ok(())
+}
+
 /// The error for a failed read. The session is over: part of the data may be lost.
 pub(crate) fn read_failed(device: &mut Inner, errno: Errno) -> Error {
+    let what = "reading the device's state failed";
+    read_ended(device, errno.code(), errno, format_args!("{what}: {errno}"))
+}
+
+fn read_ended(device: &mut Inner, code: Code, errno: Errno, why: fmt::Arguments<'_>) -> Error {
     let before = device.state_now();
     device.drop_data();
     let after = device.query_state().ok();
     let outcome = if device.contents_are_lost() { Outcome::Reset } else { Outcome::Kept };
-    Error::from_args(
-        errno.code(),
-        format_args!(
-            "reading the device's state failed: {errno}; the device is in {}",
-            Named(after)
-        ),
+    Error::from_args(code, format_args!("{why}; the device is in {}", Named(after))).with_failure(
+        Failure {
+            operation: Operation::DataRead,
+            errno: errno.0,
+            state_before: before,
+            state_after: after,
+            outcome,
+            fixups: device.fixups(),
+            ..Failure::default()
+        },
     )
-    .with_failure(Failure {
-        operation: Operation::DataRead,
-        errno: errno.0,
-        state_before: before,
-        state_after: after,
-        outcome,
-        fixups: device.fixups(),
-        ..Failure::default()
-    })
 }
+
+/// How often whoever waits for a data fd looks whether it was cancelled.
+const LOOK_UP: Duration = Duration::from_millis(50);
 
 /// How long a load waits for a device that takes no data, and who may end the waiting.
 pub(crate) struct Patience<'a> {
@@ -100,17 +128,9 @@ pub(crate) struct Patience<'a> {
 
 /// Why a write ended early.
 pub(crate) struct WriteFailed {
-    pub code: Code,
+    pub error: Error,
     /// The driver's errno; 0 where it gave none.
     pub errno: i32,
-    /// What was wrong, where the errno does not say it.
-    why: &'static str,
-}
-
-impl fmt::Display for WriteFailed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.why.is_empty() { Errno(self.errno).fmt(f) } else { f.write_str(self.why) }
-    }
 }
 
 /// Writes all of `buf` to the device. After an error the kernel may have consumed any of the rest:
@@ -121,38 +141,72 @@ pub(crate) fn write_all(
     patience: &Patience<'_>,
 ) -> std::result::Result<(), WriteFailed> {
     let mut taken = 0usize;
-    let fail = |code: Code, errno: i32, why: &'static str| Err(WriteFailed { code, errno, why });
-    let Some(data) = device.data() else {
-        return fail(Code::NoDev, libc::ENODEV, "");
+    let fail = |code: Code, errno: i32, text: fmt::Arguments<'_>| {
+        Err(WriteFailed { error: Error::from_args(code, text), errno })
     };
-    let mut stuck_since: Option<Instant> = None;
+    let refused = |code: Code, errno: Errno| {
+        fail(code, errno.0, format_args!("the driver refuses the state: {errno}"))
+    };
+    let ended = |errno: Errno| {
+        let text = "the device's data stream ended behind the library's back";
+        fail(Code::NoDev, errno.0, format_args!("{text}: {errno}"))
+    };
+    let Some(data) = device.data() else {
+        return ended(Errno(libc::ENODEV));
+    };
+    let mut stuck = Stuck::default();
     while let Some(rest) = buf.get(taken..).filter(|rest| !rest.is_empty()) {
         match device.transport.data_write(data, rest) {
-            Ok(0) => return fail(Code::Io, 0, "it took no data and gave no error"),
+            Ok(0) => {
+                let text = "the driver took no data and gave no error";
+                return fail(Code::Io, 0, format_args!("{text}"));
+            }
             Ok(n) if n <= rest.len() => {
                 taken += n;
                 patience.taken.fetch_add(n as u64, Ordering::Relaxed);
-                stuck_since = None;
+                stuck.moved();
             }
-            Ok(_) => return fail(Code::Io, 0, "it claims to have taken more than it got"),
-            Err(Errno(libc::EAGAIN)) => {
-                let since = *stuck_since.get_or_insert_with(Instant::now);
-                if since.elapsed() >= patience.timeout {
-                    return fail(Code::TimedOut, libc::EAGAIN, "it takes no data");
+            Ok(_) => {
+                let text = "the driver claims to have taken more than it got";
+                return fail(Code::Io, 0, format_args!("{text}"));
+            }
+            // EINTR: a signal, perhaps sent to end this: the cancellation is looked at below.
+            Err(errno @ Errno(libc::EAGAIN | libc::EINTR)) => {
+                if !wait_for_room(device, data, errno, &mut stuck, patience.timeout) {
+                    let ms = patience.timeout.as_millis();
+                    let what = "the driver took nothing for";
+                    return fail(Code::TimedOut, errno.0, format_args!("{what} {ms} ms: {errno}"));
                 }
-                device.transport.data_wait(data, Direction::Write, Duration::from_millis(50));
             }
-            // A signal, perhaps sent to end this: the cancellation is looked at below.
-            Err(Errno(libc::EINTR)) => {}
             // mtty and hisi_acc say EFAULT to a header that they do not like.
-            Err(Errno(libc::EFAULT)) => return fail(Code::Inval, libc::EFAULT, ""),
-            Err(errno) => return fail(errno.code(), errno.0, ""),
+            Err(errno @ Errno(libc::EFAULT)) => return refused(Code::Inval, errno),
+            Err(errno @ Errno(libc::ENODEV)) => return ended(errno),
+            Err(errno) => return refused(errno.code(), errno),
         }
         if patience.cancelled.load(Ordering::Relaxed) {
-            return fail(Code::Cancelled, 0, "the load was cancelled");
+            return fail(Code::Cancelled, 0, format_args!("the load was cancelled"));
         }
     }
     Ok(())
+}
+
+/// After a write that was not taken: waits until it is worth trying again. False: that has lasted too
+/// long.
+fn wait_for_room(
+    device: &mut Inner,
+    data: DataFd,
+    errno: Errno,
+    stuck: &mut Stuck,
+    patience: Duration,
+) -> bool {
+    if errno.0 == libc::EINTR {
+        return stuck.interrupted(patience);
+    }
+    let in_time = stuck.waits(patience);
+    if in_time {
+        device.transport.data_wait(data, Direction::Write, LOOK_UP.min(patience));
+    }
+    in_time
 }
 
 /// Estimates of a device in pre-copy. Asking also makes some drivers produce the next data.

@@ -155,24 +155,28 @@ impl Core {
         let written = v2::write_all(inner, data, &patience);
         add(&self.stats.write_ns, elapsed_ns(start));
         written.map_err(|failed| {
-            Error::from_args(failed.code, format_args!("the driver refuses the state: {failed}"))
-                .with_failure(Failure {
-                    operation: Operation::DataWrite,
-                    errno: failed.errno,
-                    state_before: before,
-                    ..Failure::default()
-                })
+            failed.error.with_failure(Failure {
+                operation: Operation::DataWrite,
+                errno: failed.errno,
+                state_before: before,
+                ..Failure::default()
+            })
         })
     }
 
     pub fn check_alive(&self, inner: &Inner) -> Result<()> {
-        if self.cancel.is_cancelled() {
-            return Err(err!(Cancelled, "the load was cancelled"));
-        }
+        self.check_cancelled()?;
         if inner.epoch() != self.epoch.load(Ordering::Relaxed) {
             return Err(err!(NoDev, "the device was reset while it was being loaded"));
         }
         Ok(())
+    }
+
+    fn check_cancelled(&self) -> Result<()> {
+        match self.cancel.is_cancelled() {
+            true => Err(err!(Cancelled, "the load was cancelled")),
+            false => Ok(()),
+        }
     }
 
     /// After an error: the device is reset, and the error says so. Only the first error counts:
@@ -311,6 +315,14 @@ impl Load {
     /// its inputs.
     pub fn space(&mut self) -> Result<&mut [u8]> {
         self.must_take("receiving more of the stream")?;
+        if self.phase() != Phase::Committed && self.core.cancel.is_cancelled() {
+            let core = Arc::clone(&self.core);
+            let mut inner = core.device.lock()?;
+            self.settle(&mut inner, core.check_cancelled())?;
+        }
+        if self.phase() == Phase::Complete && self.packets.is_none() {
+            return Err(err!(Inval, "the stream has ended: nothing more of it is to come; commit"));
+        }
         self.reader.space()
     }
 
@@ -478,7 +490,20 @@ impl Load {
         }
     }
 
+    /// What every call gets after a cancellation, and where packets came, after any error: but those
+    /// that end the load or ask what happened.
+    pub(crate) fn ended_by(&self) -> Option<Error> {
+        match &self.packets {
+            _ if self.phase() != Phase::Failed => None,
+            Some(packets) => packets.failed(),
+            None => self.core.check_cancelled().err(),
+        }
+    }
+
     fn not_now(&self, what: &str) -> Error {
+        if let Some(error) = self.ended_by() {
+            return error;
+        }
         wrong_state(
             what,
             match self.phase() {

@@ -230,6 +230,11 @@ impl Packets {
         Ok(())
     }
 
+    /// The first error of all threads, if there was one.
+    pub(super) fn failed(&self) -> Option<Error> {
+        self.shared.lock().failed.clone()
+    }
+
     /// Whether packets are being written, or have been: then nothing else may be.
     pub(super) fn has_begun(&self) -> bool {
         self.shared.lock().run != Run::NotYet

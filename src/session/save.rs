@@ -10,7 +10,7 @@ mod qemu;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::stats::{AtomicSaveStats, SaveNumbers, SaveStats, Shared, add, set};
 use super::{DEFAULT_FRAME, MIN_BUFFER};
@@ -21,7 +21,7 @@ use crate::device::{Recover, elapsed_ns};
 use crate::error::{Errno, Error, Failure, Outcome, Result, err};
 use crate::protocol::v2::{self, ReadStep};
 use crate::stream::{DecodeLimits, Format, MAX_PAYLOAD};
-use crate::transport::random_bytes;
+use crate::transport::{Stuck, random_bytes};
 use initial::Initial;
 use native::Frames;
 use qemu::Sections;
@@ -49,6 +49,8 @@ pub struct SaveOptions {
     pub session: [u8; 16],
     /// How often the save may start again because the device was reset.
     pub max_restarts: u32,
+    /// How long a driver may give neither data nor an end before the save is given up.
+    pub read_timeout: Duration,
 }
 
 impl Default for SaveOptions {
@@ -63,6 +65,7 @@ impl Default for SaveOptions {
             no_pre_copy: false,
             session: [0; 16],
             max_restarts: 16,
+            read_timeout: Duration::from_secs(60),
         }
     }
 }
@@ -321,11 +324,19 @@ impl Save {
     }
 
     fn check_cancelled(&mut self) -> Result<()> {
-        if self.cancel.is_cancelled() {
-            self.phase = Phase::Failed;
-            return Err(err!(Cancelled, "the save was cancelled"));
+        match self.cancelled() {
+            Some(error) => {
+                self.phase = Phase::Failed;
+                Err(error)
+            }
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// What every call gets after a cancellation, but those that end the save or ask what happened.
+    pub(crate) fn cancelled(&self) -> Option<Error> {
+        let cancelled = self.cancel.is_cancelled() && self.phase != Phase::Finished;
+        cancelled.then(|| err!(Cancelled, "the save was cancelled; finish by keeping the device"))
     }
 
     /// Reads until the payload is full or the device has nothing more to give at once. `each` sees
@@ -334,54 +345,75 @@ impl Save {
         &mut self,
         inner: &mut Inner,
         payload: &mut [u8],
-        mut each: impl FnMut(&[u8]),
+        each: impl FnMut(&[u8]),
     ) -> Result<Filled> {
         let stop_copy = self.phase == Phase::StopCopy;
         let start = Instant::now();
-        let mut filled = 0usize;
-        let mut failed = None;
-        let step = loop {
-            let Some(rest) = payload.get_mut(filled..).filter(|rest| !rest.is_empty()) else {
-                break None;
-            };
-            let end_seen = stop_copy.then_some(&mut self.end_seen);
-            match v2::read(inner, end_seen, rest) {
-                Ok(ReadStep::Data(n)) => {
-                    each(rest.get(..n).unwrap_or_default());
-                    filled += n;
-                    // A slow driver must not hold up a cancellation: the next frame tells it.
-                    if self.cancel.is_cancelled() {
-                        break None;
-                    }
-                }
-                // A signal, perhaps sent to end this: the cancellation is looked at next.
-                Ok(ReadStep::Interrupted) if self.cancel.is_cancelled() => break None,
-                Ok(ReadStep::Interrupted) => {}
-                Ok(other) => break Some(other),
-                Err(error) if filled == 0 => {
-                    self.phase = Phase::Failed;
-                    return Err(error);
-                }
-                Err(error) => {
-                    failed = Some(error);
-                    break None;
-                }
-            }
-        };
+        let mut filled = self.fill(inner, payload, each);
         if stop_copy {
             add(&self.stats.stop_read_ns, elapsed_ns(start));
         }
-        if filled == 0 {
+        if filled.len == 0 {
+            if let Some(error) = filled.failed {
+                self.phase = Phase::Failed;
+                return Err(error);
+            }
             self.check_cancelled()?;
-            return Ok(Filled { len: 0, step: step.or(Some(ReadStep::Drained)), failed });
+            filled.step = filled.step.or(Some(ReadStep::Drained));
+            return Ok(filled);
         }
-        let bytes = filled as u64;
+        let bytes = filled.len as u64;
         add(&self.stats.data_bytes, bytes);
         if !stop_copy {
             add(&self.stats.precopy_bytes, bytes);
             self.initial.read(bytes);
         }
-        Ok(Filled { len: filled, step, failed })
+        Ok(filled)
+    }
+
+    fn fill(
+        &mut self,
+        inner: &mut Inner,
+        payload: &mut [u8],
+        mut each: impl FnMut(&[u8]),
+    ) -> Filled {
+        let stop_copy = self.phase == Phase::StopCopy;
+        let mut stuck = Stuck::default();
+        let mut filled = Filled { len: 0, step: None, failed: None };
+        while let Some(rest) = payload.get_mut(filled.len..).filter(|rest| !rest.is_empty()) {
+            let end_seen = stop_copy.then_some(&mut self.end_seen);
+            match v2::read(inner, end_seen, rest) {
+                Ok(ReadStep::Data(n)) => {
+                    each(rest.get(..n).unwrap_or_default());
+                    filled.len += n;
+                    stuck.moved();
+                }
+                Ok(step @ (ReadStep::Interrupted | ReadStep::WouldBlock)) => {
+                    // Who did not ask for EAGAIN does not get it, whatever a driver or a callback says.
+                    let may_return = self.options.nonblocking || filled.len > 0;
+                    if step == ReadStep::WouldBlock && may_return {
+                        filled.step = Some(step);
+                        break;
+                    }
+                    if !self.cancel.is_cancelled() {
+                        let patience = self.options.read_timeout;
+                        let waited = v2::wait_for_data(inner, step, &mut stuck, patience);
+                        filled.failed = waited.err();
+                    }
+                }
+                Ok(step) => {
+                    filled.step = Some(step);
+                    break;
+                }
+                Err(error) => filled.failed = Some(error),
+            }
+            // A slow driver, or a signal that was sent for this, must not hold up a cancellation: it
+            // is looked at next.
+            if filled.failed.is_some() || self.cancel.is_cancelled() {
+                break;
+            }
+        }
+        filled
     }
 
     fn queue_up(&mut self, frame: Control) -> Result<()> {
@@ -512,6 +544,9 @@ impl Save {
     /// [`SaveStatus::Drained`]. It changes when the save starts again or stops, and belongs to
     /// the library. Most drivers are always ready: also come back on a timer.
     pub fn poll_fd(&self) -> Result<i32> {
+        if let Some(error) = self.cancelled() {
+            return Err(error);
+        }
         let inner = self.device.lock()?;
         inner
             .data()
@@ -615,6 +650,9 @@ impl Save {
             (Phase::Ended, _) => {}
             (_, ending) if ending.keeps() => {}
             _ => {
+                if let Some(error) = self.cancelled() {
+                    return Err(error);
+                }
                 return Err(err!(
                     Inval,
                     "the stream is not complete {}: the source cannot be released; keep it",
@@ -702,15 +740,15 @@ impl Save {
         }
     }
 
-    fn must_be_open(&self, what: &str) -> Result<()> {
+    fn must_be_open(&mut self, what: &str) -> Result<()> {
         match self.phase {
-            Phase::PreCopy | Phase::Quiesced | Phase::StopCopy => Ok(()),
+            Phase::PreCopy | Phase::Quiesced | Phase::StopCopy => self.check_cancelled(),
             Phase::Ended | Phase::Failed | Phase::Finished => Err(self.not_now(what)),
         }
     }
 
     fn not_now(&self, what: &str) -> Error {
-        wrong_state(what, self.phase_text())
+        self.cancelled().unwrap_or_else(|| wrong_state(what, self.phase_text()))
     }
 
     pub(crate) fn phase(&self) -> Phase {

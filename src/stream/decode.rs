@@ -25,7 +25,7 @@ pub struct DecodeLimits {
     pub max_blobs: u32,
     /// Number of restarts.
     pub max_restarts: u32,
-    /// Device data in all, restarts included, in bytes.
+    /// Device data in all, restarts and frames that are passed over included, in bytes.
     pub max_total: u64,
 }
 
@@ -185,7 +185,7 @@ pub struct Decoder {
     device: Option<u32>,
     sequence: u64,
     totals: Totals,
-    /// Data in all, restarts included.
+    /// Payload of data and of frames that were passed over in all, restarts included.
     data_ever: u64,
     other_frames: u64,
     /// Number of the last mark of complete initial data; numbers rise.
@@ -537,12 +537,7 @@ impl Decoder {
             }
             FrameType::Data => {
                 limit(self.limits.max_frame, "limit for frames")?;
-                self.data_ever = self.data_ever.saturating_add(u64::from(length));
-                if self.data_ever > self.limits.max_total {
-                    let most = self.limits.max_total;
-                    return Err(err!(MsgSize, "the stream has more than {most} bytes of data"));
-                }
-                Ok(())
+                self.add_ever(length)
             }
             FrameType::InitialComplete => exactly(8),
             FrameType::Blob if length < 8 => {
@@ -571,9 +566,23 @@ impl Decoder {
                 "frame {sequence} is of type {raw}, which this library does not know and which \
                  may not be passed over; use a newer library on this side"
             )),
-            FrameType::Other(_) => limit(self.limits.max_frame, "limit for frames"),
+            FrameType::Other(_) => {
+                limit(self.limits.max_frame, "limit for frames")?;
+                self.add_ever(length)
+            }
         }?;
         Ok(())
+    }
+
+    /// Counts what is awaited, also of frames that are passed over: they cost as much.
+    fn add_ever(&mut self, length: u32) -> Result<()> {
+        self.data_ever = self.data_ever.saturating_add(u64::from(length));
+        match self.limits.max_total {
+            most if self.data_ever > most => {
+                Err(err!(MsgSize, "the stream has more than {most} bytes of data"))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_end(&self, payload: &[u8]) -> Result<()> {

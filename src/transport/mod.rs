@@ -24,7 +24,7 @@ pub use ops::{OpsTransport, vfiomig_device_ops, vfiomig_identity, vfiomig_precop
 pub(crate) use ops::{fixed_text, put_fixed_text};
 #[cfg(feature = "env-logger")]
 pub(crate) use os::write_to_stderr;
-pub(crate) use os::{current_thread_token, errno_text, page_size, random_bytes};
+pub(crate) use os::{Stuck, current_thread_token, errno_text, page_size, random_bytes};
 pub(crate) use process::{PerProcess, Process};
 pub(crate) use words::Words;
 

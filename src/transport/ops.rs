@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::kernel::{
     fd_close, fd_precopy_info, fd_read, fd_set_nonblocking, fd_write, poll_fd_wait,
 };
-use super::os::{bytes_to_words, words_to_bytes};
+use super::os::{INTERRUPTED, bytes_to_words, uninterrupted, words_to_bytes};
 use super::process::Process;
 use super::{DataFd, DeviceInfo, Direction, PrecopyInfo, Transport};
 use crate::error::Errno;
@@ -67,7 +67,8 @@ pub struct vfiomig_precopy_info {
 }
 
 /// A device behind callbacks. Each returns 0 or a count on success and -errno on failure, exactly
-/// as the kernel would answer the call that it stands for.
+/// as the kernel would answer the call that it stands for. One that returns -EINTR is called again:
+/// data_read and data_write for as long as the session's options allow, the others for 2 seconds.
 ///
 /// The callbacks are called on the thread that called the library, one at a time per device. Calls of
 /// the library with a handle of the same device get -EBUSY there, and so do calls with others that a
@@ -171,6 +172,8 @@ pub struct OpsTransport {
     ops: vfiomig_device_ops,
     opaque: *mut c_void,
     owner: Process,
+    /// How long a callback that says EINTR is called again.
+    patience: Duration,
 }
 
 // SAFETY: the table's contract is that its callbacks may be called from any thread, one at a time.
@@ -183,7 +186,15 @@ impl OpsTransport {
     /// The callbacks must honour the contract of [`vfiomig_device_ops`] for `opaque`, from any
     /// thread, until `release` has been called.
     pub unsafe fn new(ops: vfiomig_device_ops, opaque: *mut c_void) -> OpsTransport {
-        OpsTransport { ops, opaque, owner: Process::this() }
+        OpsTransport { ops, opaque, owner: Process::this(), patience: INTERRUPTED }
+    }
+
+    /// For how long a callback is called again that says that a signal interrupted it; 2 seconds
+    /// unless told otherwise. Reads and writes of device state have the time limits of their sessions
+    /// instead.
+    pub fn with_patience(mut self, patience: Duration) -> OpsTransport {
+        self.patience = patience;
+        self
     }
 }
 
@@ -210,19 +221,6 @@ fn count(ret: i64, len: usize) -> Result<usize, Errno> {
     }
 }
 
-/// Runs a callback again while it says that a signal interrupted it; not for ever, as no signal
-/// does that.
-fn uninterrupted<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
-    for _ in 0..1000 {
-        match call() {
-            Err(Errno(libc::EINTR)) => {}
-            other => return other,
-        }
-    }
-    // Not EINTR any more: reads and writes would go on.
-    Err(Errno(libc::EIO))
-}
-
 impl Transport for OpsTransport {
     fn feature(&mut self, flags: u32, payload: &mut [u8]) -> Result<(), Errno> {
         let feature = self.ops.feature.ok_or(Errno(libc::ENOTTY))?;
@@ -231,7 +229,7 @@ impl Transport for OpsTransport {
         let len = payload.len();
         bytes.get_mut(..len).ok_or(Errno(libc::EINVAL))?.copy_from_slice(payload);
         bytes_to_words(&bytes, &mut words);
-        uninterrupted(|| {
+        uninterrupted(self.patience, || {
             // SAFETY: the table's contract; `words` holds at least `len` bytes.
             status(unsafe { feature(self.opaque, flags, words.as_mut_ptr().cast(), len) })
         })?;
@@ -247,7 +245,7 @@ impl Transport for OpsTransport {
     fn reset(&mut self) -> Result<(), Errno> {
         let reset = self.ops.reset.ok_or(Errno(libc::ENOTTY))?;
         // SAFETY: the table's contract.
-        uninterrupted(|| status(unsafe { reset(self.opaque) }))
+        uninterrupted(self.patience, || status(unsafe { reset(self.opaque) }))
     }
 
     fn keeps_state_over_reset(&self) -> bool {
@@ -257,19 +255,15 @@ impl Transport for OpsTransport {
     fn data_read(&mut self, data: DataFd, buf: &mut [u8]) -> Result<usize, Errno> {
         let Some(read) = self.ops.data_read else { return fd_read(data, buf) };
         let len = buf.len();
-        uninterrupted(|| {
-            // SAFETY: the table's contract; `buf` is valid for writes of `len` bytes.
-            count(unsafe { read(self.opaque, data.0, buf.as_mut_ptr().cast(), len) }, len)
-        })
+        // SAFETY: the table's contract; `buf` is valid for writes of `len` bytes.
+        count(unsafe { read(self.opaque, data.0, buf.as_mut_ptr().cast(), len) }, len)
     }
 
     fn data_write(&mut self, data: DataFd, buf: &[u8]) -> Result<usize, Errno> {
         let Some(write) = self.ops.data_write else { return fd_write(data, buf) };
         let len = buf.len();
-        uninterrupted(|| {
-            // SAFETY: the table's contract; `buf` is valid for reads of `len` bytes.
-            count(unsafe { write(self.opaque, data.0, buf.as_ptr().cast(), len) }, len)
-        })
+        // SAFETY: the table's contract; `buf` is valid for reads of `len` bytes.
+        count(unsafe { write(self.opaque, data.0, buf.as_ptr().cast(), len) }, len)
     }
 
     fn data_precopy_info(&mut self, data: DataFd) -> Result<PrecopyInfo, Errno> {
@@ -280,7 +274,7 @@ impl Transport for OpsTransport {
             initial_bytes: 0,
             dirty_bytes: 0,
         };
-        uninterrupted(|| {
+        uninterrupted(self.patience, || {
             // SAFETY: the table's contract; `info` is valid for reads and writes.
             status(unsafe { precopy_info(self.opaque, data.0, &raw mut info) })
         })?;
@@ -328,7 +322,7 @@ impl Transport for OpsTransport {
     fn region_read(&mut self, region: u32, offset: u64, buf: &mut [u8]) -> Result<usize, Errno> {
         let read = self.ops.region_read.ok_or(Errno(libc::ENOTTY))?;
         let len = buf.len();
-        uninterrupted(|| {
+        uninterrupted(self.patience, || {
             // SAFETY: the table's contract; `buf` is valid for writes of `len` bytes.
             count(unsafe { read(self.opaque, region, offset, buf.as_mut_ptr().cast(), len) }, len)
         })

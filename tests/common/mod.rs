@@ -20,7 +20,8 @@ pub struct Side {
 
 pub fn side(options: SimOptions) -> Side {
     let sim = Sim::new(options).unwrap();
-    let device = Device::new(sim.transport(), DeviceOptions::default()).unwrap();
+    let transport = sim.transport().with_patience(Duration::from_millis(20));
+    let device = Device::new(transport, DeviceOptions::default()).unwrap();
     Side { sim, device }
 }
 
@@ -78,7 +79,10 @@ pub struct Drive<'a> {
 impl Default for Drive<'_> {
     fn default() -> Self {
         Drive {
-            save: SaveOptions::default(),
+            save: SaveOptions {
+                read_timeout: Duration::from_millis(100),
+                ..SaveOptions::default()
+            },
             load: LoadOptions {
                 write_timeout: Duration::from_millis(100),
                 blobs: Some(Box::new(|_, _| Ok(()))),

@@ -58,7 +58,10 @@ impl Memory for MemoryOps {
             return Err(error);
         }
         status(ret).map(|()| true).map_err(|errno| {
-            Error::new(errno.code(), format!("the VMM does not enumerate its mappings: {errno}"))
+            Error::new(
+                errno.callback_code(),
+                format!("the VMM does not enumerate its mappings: {errno}"),
+            )
         })
     }
 

@@ -274,7 +274,10 @@ impl Run {
 }
 
 pub(super) fn callback_failed(what: &str, iova: u64, errno: Errno) -> Error {
-    Error::from_args(errno.code(), format_args!("the VMM does not {what} at {iova:#x}: {errno}"))
+    Error::from_args(
+        errno.callback_code(),
+        format_args!("the VMM does not {what} at {iova:#x}: {errno}"),
+    )
 }
 
 /// Gives dirty pages to the VMM. On an error, the bits of pages that it has taken are cleared.
