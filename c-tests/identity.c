@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /* A stream is loaded only into the kind of device that it comes from; what is compared can be relaxed. */
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include "rig.h"
 
 static struct vfiomig_sim_options some_device(void)
@@ -84,7 +87,7 @@ static void every_difference_counts_and_can_be_passed_over(void)
         int r = load_into(&stream, &to, vendor_data, 0);
         if (r != -EXDEV)
             FAIL("another %s: %d", cases[i].what, r);
-        for (uint32_t bit = 1; bit <= VFIOMIG_IGNORE_ALL; bit <<= 1) {
+        for (uint32_t bit = 1; bit <= VFIOMIG_IGNORE_DRIVER_VERSION; bit <<= 1) {
             int want = bit == cases[i].ignore || bit == VFIOMIG_IGNORE_ALL ? 0 : -EXDEV;
             r = load_into(&stream, &to, vendor_data, bit);
             if (r != want)
@@ -172,11 +175,156 @@ static void what_a_device_is(void)
     rig_free(&rig);
 }
 
+/* A directory as sysfs has one for a VF whose vendor's driver has cut it out; "" leaves a file out. */
+static void make_sysfs(const char *dir, const char *type, const char *version)
+{
+    static const char *const dirs[] = { "", "/nvidia", "/drivers", "/drivers/nvidia",
+                                        "/drivers/nvidia/module" };
+    const char *const files[][2] = { { "/nvidia/current_vgpu_type", type },
+                                     { "/drivers/nvidia/module/version", version } };
+    char path[200];
+    for (size_t i = 0; i < sizeof dirs / sizeof *dirs; i++) {
+        snprintf(path, sizeof path, "%s%s", dir, dirs[i]);
+        CHECK(mkdir(path, 0700) == 0 || errno == EEXIST);
+    }
+    for (size_t i = 0; i < 2; i++) {
+        snprintf(path, sizeof path, "%s%s", dir, files[i][0]);
+        unlink(path);
+        if (!files[i][1][0])
+            continue;
+        FILE *f = fopen(path, "w");
+        CHECK(f);
+        fprintf(f, "%s\n", files[i][1]);
+        fclose(f);
+    }
+    snprintf(path, sizeof path, "%s/driver", dir);
+    CHECK(symlink("drivers/nvidia", path) == 0 || errno == EEXIST);
+}
+
+static void remove_sysfs(const char *dir)
+{
+    static const char *const entries[] = {
+        "/nvidia/current_vgpu_type", "/drivers/nvidia/module/version", "/driver", "/nvidia",
+        "/drivers/nvidia/module",    "/drivers/nvidia",                "/drivers", "",
+    };
+    char path[200];
+    for (size_t i = 0; i < sizeof entries / sizeof *entries; i++) {
+        snprintf(path, sizeof path, "%s%s", dir, entries[i]);
+        remove(path);
+    }
+}
+
+/* A device of which sysfs knows more than it does itself. */
+static struct rig rig_in(const char *dir)
+{
+    struct vfiomig_sim_options o = rig_options();
+    struct vfiomig_device_options options = VFIOMIG_DEVICE_OPTIONS_INIT;
+    struct rig rig;
+    EQ(vfiomig_sim_new(&o, &rig.sim), 0);
+    struct vfiomig_device_ops ops = *vfiomig_sim_ops(rig.sim);
+    ops.identity = NULL;
+    options.sysfs_path = dir;
+    OK(vfiomig_device_new_ops(&ops, rig.sim, &options, &rig.dev));
+    return rig;
+}
+
+/* NVIDIA's vGPUs since Linux 6.8: no mdev, and a driver that takes no other version's state. */
+static void another_vgpu_type_or_driver_version_is_told_apart_before_anything_is_written(void)
+{
+    static const struct {
+        const char *type, *version;
+        uint32_t ignore;
+        int result;
+    } cases[] = {
+        { "1155", "570.133.10", 0, 0 },
+        { "1159", "570.133.10", 0, -EXDEV },
+        { "1159", "570.133.10", VFIOMIG_IGNORE_VENDOR_TYPE, 0 },
+        { "1159", "570.133.10", VFIOMIG_IGNORE_DRIVER_VERSION | VFIOMIG_IGNORE_MDEV_TYPE, -EXDEV },
+        { "1155", "550.90.05", 0, -EXDEV },
+        { "1155", "550.90.05", VFIOMIG_IGNORE_DRIVER_VERSION, 0 },
+        { "1155", "550.90.05", VFIOMIG_IGNORE_VENDOR_TYPE | VFIOMIG_IGNORE_DRIVER, -EXDEV },
+        { "", "", 0, 0 }, /* what one side does not know does not count */
+    };
+    struct vfiomig_identity identity = VFIOMIG_IDENTITY_INIT;
+    char dir[] = "/tmp/vfiomig-sysfs-XXXXXX";
+    CHECK(mkdtemp(dir));
+    make_sysfs(dir, "1155", "570.133.10");
+    struct rig from = rig_in(dir);
+    OK(vfiomig_device_get_identity(from.dev, &identity));
+    EQ(strcmp(identity.driver, "nvidia"), 0);
+    EQ(strcmp(identity.vendor_type, "nvidia-1155"), 0);
+    EQ(strcmp(identity.driver_version, "570.133.10"), 0);
+    struct bytes stream = stream_of(from.dev);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct vfiomig_load_options options = VFIOMIG_LOAD_OPTIONS_INIT;
+        struct vfiomig_load *load;
+        make_sysfs(dir, cases[i].type, cases[i].version);
+        struct rig to = rig_in(dir);
+        options.ignore = cases[i].ignore;
+        OK(vfiomig_load_begin(to.dev, &options, &load));
+        int r = push_all(load, &stream, 5000);
+        if ((r < 0 ? r : 0) != cases[i].result)
+            FAIL("case %zu: %d: %s", i, r, vfiomig_error_message());
+        if (r < 0) {
+            HAS(vfiomig_error_message(), strcmp(cases[i].type, "1155") ? "nvidia-1159" : "550.90.05");
+            EQ(vfiomig_sim_bytes_written(to.sim), 0);
+        }
+        vfiomig_load_free(load);
+        rig_free(&to);
+    }
+    remove_sysfs(dir);
+    rig_free(&from);
+    bytes_free(&stream);
+}
+
+static const char *bus_told;
+
+static int tell_bus(void *opaque, struct vfiomig_identity *identity)
+{
+    (void)opaque;
+    snprintf(identity->bus, sizeof identity->bus, "%s", bus_told);
+    return 0;
+}
+
+static int64_t read_region(void *opaque, uint32_t region, uint64_t offset, void *buf, size_t len)
+{
+    (void)opaque;
+    (void)region;
+    (void)offset;
+    for (size_t i = 0; i < len; i++)
+        ((uint8_t *)buf)[i] = (uint8_t)(i + 1);
+    return (int64_t)len;
+}
+
+/* Region 7 of a platform device is no configuration space. */
+static void pci_ids_are_read_of_pci_devices_only(void)
+{
+    static const char *const buses[] = { "pci", "platform", "mdev", "" };
+    for (size_t i = 0; i < 4; i++) {
+        struct vfiomig_identity identity = VFIOMIG_IDENTITY_INIT;
+        struct vfiomig_sim_options o = rig_options();
+        struct rig rig;
+        EQ(vfiomig_sim_new(&o, &rig.sim), 0);
+        struct vfiomig_device_ops ops = *vfiomig_sim_ops(rig.sim);
+        ops.identity = tell_bus;
+        ops.region_read = read_region;
+        bus_told = buses[i];
+        OK(vfiomig_device_new_ops(&ops, rig.sim, NULL, &rig.dev));
+        OK(vfiomig_device_get_identity(rig.dev, &identity));
+        EQ(identity.pci_vendor, i == 0 ? 0x0201 : 0);
+        EQ(identity.pci_subsystem_device, i == 0 ? 0x302f : 0);
+        EQ(identity.pci_revision, i == 0 ? 9 : 0);
+        rig_free(&rig);
+    }
+}
+
 int main(void)
 {
     RUN(the_same_kind_is_loaded);
     RUN(every_difference_counts_and_can_be_passed_over);
     RUN(a_policy_sees_both_and_decides);
     RUN(what_a_device_is);
+    RUN(another_vgpu_type_or_driver_version_is_told_apart_before_anything_is_written);
+    RUN(pci_ids_are_read_of_pci_devices_only);
     return DONE();
 }

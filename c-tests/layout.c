@@ -40,7 +40,7 @@ FIELD(vfiomig_precopy_info, flags, 4, 4);
 FIELD(vfiomig_precopy_info, initial_bytes, 8, 8);
 FIELD(vfiomig_precopy_info, dirty_bytes, 16, 8);
 
-SIZE(vfiomig_identity, 512);
+SIZE(vfiomig_identity, 640);
 FIELD(vfiomig_identity, struct_size, 0, 4);
 FIELD(vfiomig_identity, vendor_data_len, 4, 4);
 FIELD(vfiomig_identity, migration_flags, 8, 8);
@@ -56,6 +56,8 @@ FIELD(vfiomig_identity, driver, 56, 64);
 FIELD(vfiomig_identity, mdev_type, 120, 64);
 FIELD(vfiomig_identity, kernel_release, 184, 72);
 FIELD(vfiomig_identity, vendor_data, 256, 256);
+FIELD(vfiomig_identity, vendor_type, 512, 64);
+FIELD(vfiomig_identity, driver_version, 576, 64);
 
 SIZE(vfiomig_device_ops, 96);
 FIELD(vfiomig_device_ops, struct_size, 0, 4);

@@ -1593,7 +1593,7 @@ static void values(void)
     WRONG_MEMBER(vfiomig_save_begin, options, vfiomig_save_options, max_frame, UINT32_MAX, EINVAL);
     WRONG_MEMBER(vfiomig_load_begin, options, vfiomig_load_options, flags, 4, EINVAL);
     WRONG_MEMBER(vfiomig_load_begin, options, vfiomig_load_options, flags, 1u << 31, EINVAL);
-    WRONG_MEMBER(vfiomig_load_begin, options, vfiomig_load_options, ignore, 64, EINVAL);
+    WRONG_MEMBER(vfiomig_load_begin, options, vfiomig_load_options, ignore, 256, EINVAL);
     WRONG_MEMBER(vfiomig_load_begin, options, vfiomig_load_options, reserved, 1, EINVAL);
     WRONG_MEMBER(vfiomig_load_begin, options, vfiomig_load_options, format, 2, EINVAL);
     /* It carries no identity for the policy, which is set. */

@@ -203,12 +203,15 @@ extern "C" {
                                        * packets, by vfiomig_load_submit(). */
 
 /* Flags of vfiomig_load_options.ignore. */
-#define VFIOMIG_IGNORE_DRIVER        1   /* Pass over the driver's name. */
-#define VFIOMIG_IGNORE_PCI_SUBSYSTEM 2   /* Pass over the PCI subsystem vendor and device. */
-#define VFIOMIG_IGNORE_PCI_REVISION  4   /* Pass over the PCI revision. */
-#define VFIOMIG_IGNORE_MDEV_TYPE     8   /* Pass over the mdev type. */
-#define VFIOMIG_IGNORE_VENDOR_DATA   16  /* Pass over the vendor string. */
-#define VFIOMIG_IGNORE_ALL           32  /* Compare nothing. */
+#define VFIOMIG_IGNORE_DRIVER         1    /* Pass over the driver's name. */
+#define VFIOMIG_IGNORE_PCI_SUBSYSTEM  2    /* Pass over the PCI subsystem vendor and device. */
+#define VFIOMIG_IGNORE_PCI_REVISION   4    /* Pass over the PCI revision. */
+#define VFIOMIG_IGNORE_MDEV_TYPE      8    /* Pass over the mdev type. */
+#define VFIOMIG_IGNORE_VENDOR_DATA    16   /* Pass over the vendor string. */
+#define VFIOMIG_IGNORE_ALL            32   /* Compare nothing. */
+#define VFIOMIG_IGNORE_VENDOR_TYPE    64   /* Pass over the vendor's type. */
+#define VFIOMIG_IGNORE_DRIVER_VERSION 128  /* Pass over the driver's version: where its vendor says
+                                            * that both take each other's state. */
 
 /* Flags of vfiomig_mapping. */
 #define VFIOMIG_MAPPING_READ_ONLY 1  /* Devices cannot write to it. */
@@ -348,8 +351,9 @@ struct vfiomig_device_options {
     const char *sysfs_path;            /* The device's directory in sysfs, for example
                                         * /sys/bus/pci/devices/0000:3b:00.2 or
                                         * /sys/bus/mdev/devices/UUID. Needed for the driver's name
-                                        * and the mdev type of an fd that came from a group; a cdev
-                                        * tells by itself. At most 2000 bytes. NULL: find out. */
+                                        * and version and the type of an fd that came from a group;
+                                        * a cdev tells by itself. At most 2000 bytes. NULL: find
+                                        * out. */
     const void *vendor_data;           /* Opaque string that the target compares with its own; NULL:
                                         * none. */
     uint32_t vendor_data_len;          /* Its length in bytes, at most 256. */
@@ -390,6 +394,9 @@ struct vfiomig_identity {
     char kernel_release[72];        /* Kernel release, as in uname. */
     uint8_t vendor_data[256];       /* Opaque string of the VMM's or vendor's choice: firmware
                                      * version, licence, profile... */
+    char vendor_type[64];           /* The vendor's type of a virtual function that has no mdev
+                                     * type, for example "nvidia-1155". */
+    char driver_version[64];        /* Version of the driver's module, where it has one. */
 };
 
 /*
@@ -441,7 +448,10 @@ struct vfiomig_device_ops {
     /* Asks for reads and writes that return -EAGAIN instead of blocking. NULL: not offered. */
     int (*data_set_nonblocking)(void *opaque, int data_fd);
 
-    /* Reads len bytes of a region (PCI: VFIO_PCI_*_REGION_INDEX) at offset. NULL: no regions. */
+    /*
+     * Reads len bytes of a region (PCI: VFIO_PCI_*_REGION_INDEX) at offset. NULL: no regions. Asked
+     * for PCI configuration space of devices whose identity has the bus "pci".
+     */
     int64_t (*region_read)(void *opaque, uint32_t region, uint64_t offset, void *buf, size_t len);
 
     /* Fills in what the device is; struct_size is set on entry. NULL: not known. */

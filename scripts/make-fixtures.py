@@ -110,7 +110,8 @@ def full_identity():
     return (field(1, b"pci") + field(2, b"mlx5_vfio_pci") + field(4, b"mtty-2")
             + field(5, "6.12.57-t\u00e4st".encode()) + pci(0x15b3, 0x101e, 0x15b4, 0x23, 0x7f)
             + field(6, struct.pack("<Q", 7)) + field(7, struct.pack("<Q", 0x0123456789ABCDEF))
-            + field(8, bytes(range(256))))
+            + field(8, bytes(range(256))) + field(9, b"nvidia-1155")
+            + field(10, b"570.133.10"))
 
 
 # ---- what items look like in the manifest ------------------------------------------------------
@@ -120,7 +121,8 @@ FULL = {"identity": {
     "bus": "pci", "driver": "mlx5_vfio_pci", "mdev_type": "mtty-2",
     "kernel_release": "6.12.57-t\u00e4st", "pci": [0x15b3, 0x101e, 0x15b4, 0x23],
     "pci_revision": 0x7f, "migration_flags": 7, "state_size": "0123456789abcdef",
-    "vendor_data": bytes(range(256)).hex()}}
+    "vendor_data": bytes(range(256)).hex(), "vendor_type": "nvidia-1155",
+    "driver_version": "570.133.10"}}
 
 
 def d(payload):
@@ -184,16 +186,20 @@ def fixtures():
         Writer().identity(full_identity()).data(b"x").end(), [FULL, d(b"x"), E], **lib)
 
     # Streams that every reader takes, of writers that are not this library's.
-    reordered = (field(8, bytes(range(256))) + field(7, struct.pack("<Q", 0x0123456789ABCDEF))
+    reordered = (field(10, b"570.133.10") + field(9, b"nvidia-1155") + field(8, bytes(range(256)))
+                 + field(7, struct.pack("<Q", 0x0123456789ABCDEF))
                  + field(6, struct.pack("<Q", 7)) + field(5, "6.12.57-t\u00e4st".encode())
                  + field(4, b"mtty-2") + pci(0x15b3, 0x101e, 0x15b4, 0x23, 0x7f)
                  + field(2, b"mlx5_vfio_pci") + field(1, b"pci"))
     add("identity-reordered", "the order of fields is free",
         Writer().identity(reordered).data(b"x").end(), [FULL, d(b"x"), E])
+    add("identity-of-before", "an identity without the fields that came later",
+        Writer().identity(simple_identity() + field(2, b"nvidia")).data(b"x").end(),
+        [{"identity": {"bus": "pci", "migration_flags": 1, "driver": "nvidia"}}, d(b"x"), E])
     add("identity-empty", "an identity that knows nothing",
         Writer().identity(b"").data(b"x").end(), [{"identity": {}}, d(b"x"), E])
     add("identity-unknown-field", "unknown fields are skipped, large numbers also twice",
-        Writer().identity(field(9, b"new") + simple_identity() + field(0x8001, b"")
+        Writer().identity(field(11, b"new") + simple_identity() + field(0x8001, b"")
                           + field(0x8001, b"twice") + field(0xFFFF, b"\0")).data(b"x").end(),
         [SIMPLE, d(b"x"), E])
     add("identity-longest-texts", "texts as long as they may be",
@@ -269,6 +275,10 @@ def fixtures():
         ("long-mdev-type", "an mdev type of 64 bytes", field(4, b"m" * 64)),
         ("long-release", "a kernel release of 72 bytes, 71 characters",
          field(5, b"r" * 70 + "\u00e4".encode())),
+        ("long-vendor-type", "a vendor's type of 64 bytes", field(9, b"t" * 64)),
+        ("long-driver-version", "a driver's version of 64 bytes", field(10, b"v" * 64)),
+        ("version-twice", "a driver's version that stands there twice",
+         field(10, b"1") + field(10, b"1")),
         ("control", "a control character", field(2, b"a\x1b[2J")),
         ("control-c1", "a control character of two bytes", field(2, "a\u009bJ".encode())),
         ("not-utf8", "a text that is not UTF-8", field(2, b"\xff")),
@@ -421,7 +431,8 @@ def check(condition, error):
 
 def read_identity(payload):
     found, seen, at = {}, set(), 0
-    texts = {1: ("bus", 15), 2: ("driver", 63), 4: ("mdev_type", 63), 5: ("kernel_release", 71)}
+    texts = {1: ("bus", 15), 2: ("driver", 63), 4: ("mdev_type", 63), 5: ("kernel_release", 71),
+             9: ("vendor_type", 63), 10: ("driver_version", 63)}
     while at < len(payload):
         check(at + 4 <= len(payload), "EPROTO")
         number, length = struct.unpack_from("<HH", payload, at)

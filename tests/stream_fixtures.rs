@@ -184,6 +184,8 @@ fn expected_item(json: &Json) -> Owned {
                 None => 0,
             },
             vendor_data: fields.get("vendor_data").map(Json::hex).unwrap_or_default(),
+            vendor_type: text("vendor_type"),
+            driver_version: text("driver_version"),
         });
     }
     if let Some(bytes) = json.get("data") {
@@ -512,6 +514,8 @@ fn the_scripts_reader_takes_what_the_library_writes_and_refuses_it_when_it_is_da
             migration_flags: 7,
             state_size: 96,
             vendor_data: vec![0, 255],
+            vendor_type: "nvidia-1155".into(),
+            driver_version: "0.1".into(),
         }),
         Owned::Data(vec![1; 24]),
         Owned::Initial(1),

@@ -103,7 +103,9 @@ fn identity_json(identity: &Identity) -> Value {
     json!({
         "bus": known(&identity.bus),
         "driver": known(&identity.driver),
+        "driver_version": known(&identity.driver_version),
         "mdev_type": known(&identity.mdev_type),
+        "vendor_type": known(&identity.vendor_type),
         "pci": if vendor == 0 { Value::Null } else { pci },
         "kernel_release": known(&identity.kernel_release),
     })

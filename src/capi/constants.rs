@@ -202,6 +202,10 @@ pub const VFIOMIG_IGNORE_MDEV_TYPE: u32 = 8;
 pub const VFIOMIG_IGNORE_VENDOR_DATA: u32 = 16;
 /// Compare nothing.
 pub const VFIOMIG_IGNORE_ALL: u32 = 32;
+/// Pass over the vendor's type.
+pub const VFIOMIG_IGNORE_VENDOR_TYPE: u32 = 64;
+/// Pass over the driver's version: where its vendor says that both take each other's state.
+pub const VFIOMIG_IGNORE_DRIVER_VERSION: u32 = 128;
 
 /// Devices cannot write to it.
 pub const VFIOMIG_MAPPING_READ_ONLY: u32 = 1;

@@ -54,7 +54,7 @@ pub struct vfiomig_device_options {
     /// VFIOMIG_DEVICE_DISABLED or 0.
     pub flags: u32,
     /// The device's directory in sysfs, for example /sys/bus/pci/devices/0000:3b:00.2 or
-    /// /sys/bus/mdev/devices/UUID. Needed for the driver's name and the mdev type of an fd that
+    /// /sys/bus/mdev/devices/UUID. Needed for the driver's name and version and the type of an fd that
     /// came from a group; a cdev tells by itself. At most 2000 bytes. NULL: find out.
     pub sysfs_path: *const c_char,
     /// Opaque string that the target compares with its own; NULL: none.
@@ -643,6 +643,8 @@ impl From<&Identity> for vfiomig_identity {
         put_fixed_text(&mut out.driver, &identity.driver);
         put_fixed_text(&mut out.mdev_type, &identity.mdev_type);
         put_fixed_text(&mut out.kernel_release, &identity.kernel_release);
+        put_fixed_text(&mut out.vendor_type, &identity.vendor_type);
+        put_fixed_text(&mut out.driver_version, &identity.driver_version);
         for (slot, byte) in out.vendor_data.iter_mut().zip(&identity.vendor_data) {
             *slot = *byte;
         }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::alloc;
 use crate::error::{Result, err};
-use crate::transport::{Transport, fixed_text};
+use crate::transport::{Transport, fixed_text, vfiomig_identity};
 use crate::uapi;
 
 /// What a device is, as far as it is known. Empty texts and zeros mean "not known".
@@ -32,6 +32,11 @@ pub struct Identity {
     pub state_size: u64,
     /// Opaque string of the caller; compared byte by byte.
     pub vendor_data: Vec<u8>,
+    /// Type of a virtual function that its vendor's driver has cut out, where that is no mdev type: for
+    /// example `nvidia-1155`.
+    pub vendor_type: String,
+    /// Version of the driver's module, where it has one. Drivers in the kernel's tree mostly have none.
+    pub driver_version: String,
 }
 
 /// The longest vendor string, in bytes.
@@ -47,6 +52,10 @@ pub mod max_text {
     pub const MDEV_TYPE: usize = 63;
     /// Of the kernel's release.
     pub const KERNEL_RELEASE: usize = 71;
+    /// Of the vendor's type.
+    pub const VENDOR_TYPE: usize = 63;
+    /// Of the driver's version.
+    pub const DRIVER_VERSION: usize = 63;
 }
 
 /// Fields that a comparison may be told to pass over.
@@ -63,8 +72,12 @@ pub mod ignore {
     pub const VENDOR_DATA: u32 = 1 << 4;
     /// Everything.
     pub const ALL: u32 = 1 << 5;
+    /// The vendor's type.
+    pub const VENDOR_TYPE: u32 = 1 << 6;
+    /// The driver's version.
+    pub const DRIVER_VERSION: u32 = 1 << 7;
     /// Every bit that has a meaning.
-    pub const KNOWN: u32 = (1 << 6) - 1;
+    pub const KNOWN: u32 = (1 << 8) - 1;
 }
 
 impl Identity {
@@ -82,6 +95,9 @@ impl Identity {
         text(0, "bus", &source.bus, &self.bus);
         text(ignore::DRIVER, "driver", &source.driver, &self.driver);
         text(ignore::MDEV_TYPE, "mdev type", &source.mdev_type, &self.mdev_type);
+        text(ignore::VENDOR_TYPE, "vendor's type", &source.vendor_type, &self.vendor_type);
+        let (theirs, ours) = (&source.driver_version, &self.driver_version);
+        text(ignore::DRIVER_VERSION, "driver version", theirs, ours);
         let hex = |id: &[u16; 2]| match id {
             [0, 0] => String::new(),
             [a, b] => format!("{a:04x}:{b:04x}"),
@@ -116,7 +132,7 @@ impl Identity {
 
 /// The running kernel's release.
 pub(super) fn kernel_release() -> String {
-    read_line(Path::new("/proc/sys/kernel/osrelease"))
+    attribute(Path::new("/proc/sys/kernel/osrelease"))
 }
 
 /// Learns what can be learned.
@@ -137,51 +153,96 @@ pub(super) fn learn(
         identity.bus = (*bus).to_owned();
     }
     if let Some(path) = sysfs.or_else(|| transport.sysfs()) {
-        identity.driver = link_name(&path.join("driver"));
-        identity.mdev_type = link_name(&path.join("mdev_type"));
+        learn_from_sysfs(&mut identity, &path);
     }
-    let mut config = [0u8; 64];
-    // The guest may have written to these registers; the IDs among them are read-only.
-    if transport.region_read(uapi::PCI_CONFIG_REGION, 0, &mut config) == Ok(config.len()) {
-        let word = |at: usize| match config.get(at..at + 2) {
-            Some(&[lo, hi]) => u16::from_le_bytes([lo, hi]),
-            _ => 0,
-        };
-        identity.pci = [word(0), word(2), word(0x2c), word(0x2e)];
-        identity.pci_revision = config[8];
+    let told = transport.identity();
+    // What other devices have as their region of this number is anything.
+    let told_bus = told.as_deref().map(|told| fixed_text(&told.bus)).unwrap_or_default();
+    if flags & uapi::DEVICE_FLAGS_PCI != 0 || told_bus == "pci" {
+        learn_from_pci_config(&mut identity, transport);
     }
-    if let Some(told) = transport.identity() {
-        let fields = [
-            (&mut identity.bus, fixed_text(&told.bus)),
-            (&mut identity.driver, fixed_text(&told.driver)),
-            (&mut identity.mdev_type, fixed_text(&told.mdev_type)),
-            (&mut identity.kernel_release, fixed_text(&told.kernel_release)),
-        ];
-        for (field, text) in fields {
-            if !text.is_empty() {
-                *field = text;
-            }
-        }
-        if told.pci_vendor != 0 {
-            identity.pci = [
-                told.pci_vendor,
-                told.pci_device,
-                told.pci_subsystem_vendor,
-                told.pci_subsystem_device,
-            ];
-            identity.pci_revision = told.pci_revision;
-        }
-        let len = told.vendor_data_len as usize;
-        identity.vendor_data = told.vendor_data.get(..len).unwrap_or_default().to_vec();
+    if let Some(told) = told {
+        take_over(&mut identity, &told);
     }
     if !vendor_data.is_empty() {
         identity.vendor_data = vendor_data.to_vec();
     }
-    tidy(&mut identity.bus, max_text::BUS);
-    tidy(&mut identity.driver, max_text::DRIVER);
-    tidy(&mut identity.mdev_type, max_text::MDEV_TYPE);
-    tidy(&mut identity.kernel_release, max_text::KERNEL_RELEASE);
+    for (text, longest) in [
+        (&mut identity.bus, max_text::BUS),
+        (&mut identity.driver, max_text::DRIVER),
+        (&mut identity.mdev_type, max_text::MDEV_TYPE),
+        (&mut identity.kernel_release, max_text::KERNEL_RELEASE),
+        (&mut identity.vendor_type, max_text::VENDOR_TYPE),
+        (&mut identity.driver_version, max_text::DRIVER_VERSION),
+    ] {
+        tidy(text, longest);
+    }
     identity
+}
+
+/// Where vendors' drivers keep the type of a virtual function that has no mdev type, and whose it is.
+/// NVIDIA's vGPUs since Linux 6.8 are such.
+const VENDOR_TYPES: [(&str, &str); 1] = [("nvidia/current_vgpu_type", "nvidia")];
+
+/// What the device's directory tells.
+fn learn_from_sysfs(identity: &mut Identity, path: &Path) {
+    identity.driver = link_name(&path.join("driver"));
+    identity.mdev_type = link_name(&path.join("mdev_type"));
+    for (file, vendor) in VENDOR_TYPES {
+        let kind = attribute(&path.join(file));
+        if !kind.is_empty() {
+            identity.vendor_type = format!("{vendor}-{kind}");
+        }
+    }
+    identity.driver_version = attribute(&path.join("driver/module/version"));
+    let is_name = !identity.driver.is_empty() && !identity.driver.starts_with('.');
+    if identity.driver_version.is_empty() && is_name {
+        // A driver that is built in has no link to its module.
+        let module = identity.driver.replace('-', "_");
+        identity.driver_version = attribute(&Path::new("/sys/module").join(module).join("version"));
+    }
+}
+
+/// The guest may have written to these registers; the IDs among them are read-only.
+fn learn_from_pci_config(identity: &mut Identity, transport: &mut dyn Transport) {
+    let mut config = [0u8; 64];
+    if transport.region_read(uapi::PCI_CONFIG_REGION, 0, &mut config) != Ok(config.len()) {
+        return;
+    }
+    let word = |at: usize| match config.get(at..at + 2) {
+        Some(&[lo, hi]) => u16::from_le_bytes([lo, hi]),
+        _ => 0,
+    };
+    identity.pci = [word(0), word(2), word(0x2c), word(0x2e)];
+    identity.pci_revision = config[8];
+}
+
+/// What the transport knows by itself comes before what was found out.
+fn take_over(identity: &mut Identity, told: &vfiomig_identity) {
+    let fields = [
+        (&mut identity.bus, fixed_text(&told.bus)),
+        (&mut identity.driver, fixed_text(&told.driver)),
+        (&mut identity.mdev_type, fixed_text(&told.mdev_type)),
+        (&mut identity.kernel_release, fixed_text(&told.kernel_release)),
+        (&mut identity.vendor_type, fixed_text(&told.vendor_type)),
+        (&mut identity.driver_version, fixed_text(&told.driver_version)),
+    ];
+    for (field, text) in fields {
+        if !text.is_empty() {
+            *field = text;
+        }
+    }
+    if told.pci_vendor != 0 {
+        identity.pci = [
+            told.pci_vendor,
+            told.pci_device,
+            told.pci_subsystem_vendor,
+            told.pci_subsystem_device,
+        ];
+        identity.pci_revision = told.pci_revision;
+    }
+    let len = told.vendor_data_len as usize;
+    identity.vendor_data = told.vendor_data.get(..len).unwrap_or_default().to_vec();
 }
 
 /// The last part of where a link points to, or nothing.
@@ -208,8 +269,11 @@ fn tidy(text: &mut String, longest: usize) {
     *text = out;
 }
 
-fn read_line(path: &Path) -> String {
-    std::fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+/// The first line of a small file, or nothing.
+fn attribute(path: &Path) -> String {
+    let bytes = std::fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    text.lines().next().unwrap_or_default().trim().to_owned()
 }
 
 #[cfg(test)]
@@ -270,6 +334,16 @@ mod tests {
             assert!(error.message().contains(text), "{}", error.message());
             vf().accepts(&other, bit).unwrap();
         }
+        let old = Identity { vendor_type: "nvidia-1155".into(), ..vf() };
+        let new = Identity { vendor_type: "nvidia-1159".into(), ..vf() };
+        assert!(new.accepts(&old, 0).unwrap_err().message().contains("nvidia-1155"));
+        new.accepts(&old, ignore::VENDOR_TYPE).unwrap();
+        let old = Identity { driver_version: "550.90".into(), ..vf() };
+        let new = Identity { driver_version: "570.133".into(), ..vf() };
+        assert!(new.accepts(&old, 0).unwrap_err().message().contains("570.133"));
+        new.accepts(&old, ignore::DRIVER_VERSION).unwrap();
+        // A source of before, or of a driver that has no version.
+        new.accepts(&vf(), 0).unwrap();
         let one = Identity { mdev_type: "mtty-1".into(), ..Identity::default() };
         let two = Identity { mdev_type: "mtty-2".into(), ..Identity::default() };
         assert!(one.accepts(&two, 0).is_err());

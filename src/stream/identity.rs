@@ -16,6 +16,8 @@ mod field {
     pub const MIGRATION_FLAGS: u16 = 6;
     pub const STATE_SIZE: u16 = 7;
     pub const VENDOR_DATA: u16 = 8;
+    pub const VENDOR_TYPE: u16 = 9;
+    pub const DRIVER_VERSION: u16 = 10;
 }
 
 /// The longest payload that is accepted, in bytes.
@@ -59,6 +61,15 @@ pub fn encode_identity(identity: &Identity) -> Vec<u8> {
     if !identity.vendor_data.is_empty() {
         put(field::VENDOR_DATA, &identity.vendor_data);
     }
+    let texts = [
+        (field::VENDOR_TYPE, &identity.vendor_type),
+        (field::DRIVER_VERSION, &identity.driver_version),
+    ];
+    for (number, text) in texts {
+        if !text.is_empty() {
+            put(number, text.as_bytes());
+        }
+    }
     out
 }
 
@@ -99,6 +110,10 @@ pub fn decode_identity(payload: &[u8]) -> Result<Identity> {
             }
             field::MIGRATION_FLAGS => identity.migration_flags = sized(8)?.u64(),
             field::STATE_SIZE => identity.state_size = sized(8)?.u64(),
+            field::VENDOR_TYPE => identity.vendor_type = text(value, max_text::VENDOR_TYPE)?,
+            field::DRIVER_VERSION => {
+                identity.driver_version = text(value, max_text::DRIVER_VERSION)?;
+            }
             field::VENDOR_DATA if len <= MAX_VENDOR_DATA => {
                 identity.vendor_data = alloc::copy(value, NO_MEMORY)?;
             }
@@ -138,6 +153,8 @@ mod tests {
             migration_flags: 7,
             state_size: 96,
             vendor_data: vec![0, 1, 255],
+            vendor_type: "nvidia-1155".into(),
+            driver_version: "570.133.10".into(),
         }
     }
 

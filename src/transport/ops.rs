@@ -50,6 +50,10 @@ pub struct vfiomig_identity {
     pub kernel_release: [c_char; 72],
     /// Opaque string of the VMM's or vendor's choice: firmware version, licence, profile…
     pub vendor_data: [u8; 256],
+    /// The vendor's type of a virtual function that has no mdev type, for example "nvidia-1155".
+    pub vendor_type: [c_char; 64],
+    /// Version of the driver's module, where it has one.
+    pub driver_version: [c_char; 64],
 }
 
 /// Estimates of a device in pre-copy: the kernel's structure of the same name, and its layout.
@@ -130,7 +134,8 @@ pub struct vfiomig_device_ops {
     /// Asks for reads and writes that return -EAGAIN instead of blocking. NULL: not offered.
     pub data_set_nonblocking:
         Option<unsafe extern "C" fn(opaque: *mut c_void, data_fd: c_int) -> c_int>,
-    /// Reads len bytes of a region (PCI: VFIO_PCI_*_REGION_INDEX) at offset. NULL: no regions.
+    /// Reads len bytes of a region (PCI: VFIO_PCI_*_REGION_INDEX) at offset. NULL: no regions. Asked
+    /// for PCI configuration space of devices whose identity has the bus "pci".
     pub region_read: Option<
         unsafe extern "C" fn(
             opaque: *mut c_void,
@@ -355,6 +360,8 @@ impl Default for vfiomig_identity {
             mdev_type: [0; 64],
             kernel_release: [0; 72],
             vendor_data: [0; 256],
+            vendor_type: [0; 64],
+            driver_version: [0; 64],
         }
     }
 }
