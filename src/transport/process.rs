@@ -106,6 +106,8 @@ pub(crate) struct PerProcess<T: 'static> {
 struct Later<T> {
     owner: Process,
     value: T,
+    /// The one of the process before, which is not freed: for those that look for leaks.
+    _before: *mut Later<T>,
 }
 
 impl<T: Send + Sync> PerProcess<T> {
@@ -135,7 +137,7 @@ impl<T: Send + Sync> PerProcess<T> {
                 return &later.value;
             }
             let value = inherit(later.map_or(&self.first, |later| &later.value));
-            let new = Box::into_raw(Box::new(Later { owner: this, value }));
+            let new = Box::into_raw(Box::new(Later { owner: this, value, _before: found }));
             let put = self.later.compare_exchange(found, new, Ordering::AcqRel, Ordering::Acquire);
             if put.is_err() {
                 // SAFETY: made above, and nobody has seen it.
