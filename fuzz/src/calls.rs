@@ -49,10 +49,6 @@ struct World {
     /// What the last saves gave.
     wire: Vec<u8>,
     wire_at: usize,
-    /// A device was found in RESUMING, and a reset that never was may have been told: the library then
-    /// believes that the device keeps its state over resets, as some servers do, and leads it out.
-    found_resuming: bool,
-    told: bool,
     /// Faults, quirks or odd states: what becomes of devices is not judged.
     disturbed: bool,
 }
@@ -477,10 +473,7 @@ fn new_device() {
     if unsafe { sim::vfiomig_sim_new(&raw const options, &raw mut made) } < 0 {
         return;
     }
-    WORLD.with_borrow_mut(|world| {
-        world.disturbed |= disturbed;
-        world.found_resuming |= options.initial_state == VFIOMIG_STATE_RESUMING;
-    });
+    WORLD.with_borrow_mut(|world| world.disturbed |= disturbed);
     let tag = new_tag(made);
     let mut table = Laid::new(vfiomig_device_ops {
         struct_size: 0,
@@ -533,10 +526,7 @@ fn device_call() {
         4 | 5 => drop(call!(vfiomig_device_set_state(device, u32::from(byte()) % 9))),
         6 => drop(call!(vfiomig_device_run(device))),
         7 => drop(call!(vfiomig_device_reset(device))),
-        8 => {
-            WORLD.with_borrow_mut(|world| world.told = true);
-            call!(vfiomig_device_was_reset(device));
-        }
+        8 => drop(call!(vfiomig_device_was_reset(device))),
         9 => drop(call!(vfiomig_device_get_fixups(device, &raw mut word))),
         10 => {
             let mut out = out_of::<vfiomig_failure>();
@@ -968,14 +958,13 @@ pub fn run(bytes: &[u8]) {
             sims.push(sim);
         }
     }
-    let misled = world.found_resuming && world.told;
-    sims.into_iter().for_each(|at| check_device(at, world.disturbed, misled));
+    sims.into_iter().for_each(|at| check_device(at, world.disturbed));
 }
 
-fn check_device(at: *mut c_void, disturbed: bool, misled: bool) {
+fn check_device(at: *mut c_void, disturbed: bool) {
     let mut what = null();
     let violations = unsafe { sim::vfiomig_sim_violations(at, &raw mut what) };
-    if violations > 0 && !misled {
+    if violations > 0 {
         panic!("{:?}", unsafe { std::ffi::CStr::from_ptr(what) });
     }
     assert_eq!(unsafe { sim::vfiomig_sim_open_streams(at) }, 0, "a stream is left open");

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::events::EventKind;
 use super::fsm::State;
 use super::recovery::{Changed, elapsed_ns};
-use super::{Fixups, Inner, Session, probe};
+use super::{Fixups, Inner, probe};
 use crate::error::{Errno, Error, Failure, Operation, Outcome, Result, err};
 use crate::uapi;
 
@@ -71,8 +71,9 @@ impl Inner {
         self.state = None;
         let result = self.ask_state().map(|state| {
             self.owes_reset = false;
-            // A load that is under way is abandoned by a reset of its own.
-            if self.session != Session::Loading {
+            // Out of RESUMING leads a reset of the library's own: a mere word for it is not enough, as
+            // behind the callbacks there may be a kernel's driver.
+            if state != State::Resuming {
                 let _ = self.leave_kept_state(state);
             }
             if self.state == Some(State::Running) {
