@@ -195,11 +195,9 @@ static void what_was_loaded_is_not_run_whoever_knew(void)
 /* Between the last look and the change: the change itself shows it. */
 static void a_reset_just_before_a_change_is_recognised(void)
 {
-    /* SET_STATE number: 1 begins, 2 quiesces, 3 stops. */
     for (int stop = 0; stop < 2; stop++) {
         struct rig rig = rig_new(NULL, NULL);
         struct bytes stream = { NULL, 0, 0 };
-        struct vfiomig_save_stats stats = VFIOMIG_SAVE_STATS_INIT;
         struct vfiomig_save *save;
         uint32_t fixups = 0;
         OK(vfiomig_save_begin(rig.dev, NULL, &save));
@@ -207,25 +205,60 @@ static void a_reset_just_before_a_change_is_recognised(void)
         if (stop)
             OK(vfiomig_save_quiesce(save));
         EQ(vfiomig_sim_inject(rig.sim, VFIOMIG_SIM_OP_SET_STATE, 1, EIO, VFIOMIG_SIM_FAULT_RESET), 0);
-        if (stop) {
-            /* The vCPUs are stopped: it was not the guest. */
-            lost(&rig, vfiomig_save_stop(save));
-            lost(&rig, vfiomig_save_finish(save, VFIOMIG_KEEP));
-        } else {
-            /* It may have been the guest: the save starts again. */
-            OK(vfiomig_save_quiesce(save));
-            OK(vfiomig_save_get_stats(save, &stats));
-            EQ(stats.restarts, 1);
-            OK(vfiomig_save_stop(save));
-            EQ(read_until(save, &stream, 8192, VFIOMIG_END), VFIOMIG_END);
-            OK(vfiomig_save_finish(save, VFIOMIG_KEEP));
-        }
+        /* The vCPUs are stopped: it was not the guest. */
+        lost(&rig, stop ? vfiomig_save_stop(save) : vfiomig_save_quiesce(save));
+        lost(&rig, vfiomig_save_finish(save, VFIOMIG_KEEP));
         OK(vfiomig_device_get_fixups(rig.dev, &fixups));
         EQ(fixups, VFIOMIG_FIXUP_PCI_COMMAND | VFIOMIG_FIXUP_INTERRUPTS);
         vfiomig_save_free(save);
         bytes_free(&stream);
         rig_free(&rig);
     }
+}
+
+/* The vCPUs are stopped before devices are quiesced: from there on it is the same. */
+static void a_quiesced_device_is_not_saved_after_a_reset(void)
+{
+    for (int found = 0; found < FOUNDS; found++)
+        for (uint32_t flags = 3; flags <= 7; flags += 4) {
+            struct vfiomig_sim_options o = rig_options();
+            struct bytes stream = { NULL, 0, 0 };
+            struct vfiomig_save *save;
+            o.migration_flags = flags;
+            struct rig rig = rig_new(&o, NULL);
+            OK(vfiomig_save_begin(rig.dev, NULL, &save));
+            EQ(read_until(save, &stream, 8192, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+            OK(vfiomig_save_quiesce(save));
+            vfiomig_sim_guest_reset(rig.sim);
+            find(&rig, (enum found)found);
+            if (found == BY_A_READ && flags == 7)
+                EQ(read_until(save, &stream, 8192, VFIOMIG_DRAINED), -EIO);
+            else
+                lost(&rig, vfiomig_save_stop(save));
+            lost(&rig, vfiomig_save_finish(save, VFIOMIG_KEEP));
+            vfiomig_save_free(save);
+            stays_lost(&rig);
+            bytes_free(&stream);
+            rig_free(&rig);
+        }
+}
+
+/* A device that waits in RUNNING_P2P for its guest, and is saved again meanwhile. */
+static void a_save_of_a_device_that_waits_does_not_start_again(void)
+{
+    struct rig rig = rig_new(NULL, NULL);
+    struct bytes stream = { NULL, 0, 0 };
+    struct vfiomig_save *save = save_all(rig.dev, NULL, 8192, &stream);
+    OK(vfiomig_save_finish(save, VFIOMIG_KEEP_QUIESCED));
+    vfiomig_save_free(save);
+    OK(vfiomig_save_begin(rig.dev, NULL, &save));
+    vfiomig_sim_guest_reset(rig.sim);
+    lost(&rig, read_until(save, &stream, 8192, VFIOMIG_DRAINED));
+    lost(&rig, vfiomig_save_finish(save, VFIOMIG_KEEP));
+    vfiomig_save_free(save);
+    stays_lost(&rig);
+    bytes_free(&stream);
+    rig_free(&rig);
 }
 
 /* What the library has to reset is lost in the same way. */
@@ -239,6 +272,197 @@ static void a_stop_that_ends_in_a_reset_is_remembered(void)
     EQ(vfiomig_sim_inject(rig.sim, VFIOMIG_SIM_OP_SET_STATE, 1, EIO, VFIOMIG_SIM_FAULT_ERROR), 0);
     EQ(vfiomig_save_stop(save), -EIO);
     lost(&rig, vfiomig_save_finish(save, VFIOMIG_KEEP));
+    vfiomig_save_free(save);
+    stays_lost(&rig);
+    bytes_free(&stream);
+    rig_free(&rig);
+}
+
+/* A device whose next change does something else than it says, and which may not tell its state. */
+static struct wrapped {
+    const struct vfiomig_device_ops *ops;
+    struct vfiomig_sim *sim;
+    enum { AS_IT_IS, RESET_AND_FAIL, DONE_AND_FAIL, IGNORED } next;
+    int unreadable; /* so many questions for the state fail */
+} wrapped;
+
+static int wrapped_feature(void *sim, uint32_t flags, void *data, size_t len)
+{
+    int next = wrapped.next, r;
+    if (flags == (1u << 16 | 2) && wrapped.unreadable > 0) {
+        wrapped.unreadable--;
+        return -EIO;
+    }
+    if (flags != (1u << 17 | 2) || next == AS_IT_IS)
+        return wrapped.ops->feature(sim, flags, data, len);
+    wrapped.next = AS_IT_IS;
+    if (next == IGNORED)
+        return 0;
+    if (next == RESET_AND_FAIL) {
+        vfiomig_sim_guest_reset(wrapped.sim);
+        return -EIO;
+    }
+    r = wrapped.ops->feature(sim, flags, data, len);
+    return r < 0 ? r : -EIO;
+}
+
+static struct rig wrapped_new(uint32_t initial_state)
+{
+    struct vfiomig_sim_options o = rig_options();
+    struct rig rig = { NULL, NULL };
+    o.initial_state = initial_state;
+    EQ(vfiomig_sim_new(&o, &rig.sim), 0);
+    wrapped = (struct wrapped){ vfiomig_sim_ops(rig.sim), rig.sim, AS_IT_IS, 0 };
+    struct vfiomig_device_ops ops = *wrapped.ops;
+    ops.feature = wrapped_feature;
+    OK(vfiomig_device_new_ops(&ops, rig.sim, NULL, &rig.dev));
+    return rig;
+}
+
+/* Error recovery on the host: the change fails, and the device has been reset. */
+static void a_change_that_fails_because_of_a_reset_says_so(void)
+{
+    for (int way = 0; way < 3; way++) {
+        struct rig rig = wrapped_new(VFIOMIG_STATE_RUNNING);
+        struct bytes stream = { NULL, 0, 0 };
+        struct vfiomig_save *save = NULL;
+        if (way == 0) {
+            save = save_all(rig.dev, NULL, 8192, &stream);
+            wrapped.next = RESET_AND_FAIL;
+            lost(&rig, vfiomig_save_finish(save, VFIOMIG_KEEP));
+        } else {
+            if (way == 1)
+                OK(vfiomig_device_set_state(rig.dev, VFIOMIG_STATE_STOP));
+            else
+                load_into(&rig);
+            wrapped.next = RESET_AND_FAIL;
+            lost(&rig, vfiomig_device_run(rig.dev));
+        }
+        vfiomig_save_free(save);
+        stays_lost(&rig);
+        bytes_free(&stream);
+        rig_free(&rig);
+    }
+}
+
+/* Where a guest's state depends on it, the state must be known: no answer is not a good one. */
+static void a_device_that_does_not_tell_its_state_is_asked_again_and_not_believed(void)
+{
+    for (int way = 0; way < 4; way++) {
+        struct vfiomig_failure failure = VFIOMIG_FAILURE_INIT;
+        struct rig rig = wrapped_new(VFIOMIG_STATE_RUNNING);
+        struct vfiomig_save *save = NULL;
+        OK(vfiomig_device_set_state(rig.dev, VFIOMIG_STATE_STOP));
+        if (way >= 2)
+            OK(vfiomig_save_begin(rig.dev, NULL, &save));
+        vfiomig_sim_guest_reset(rig.sim);
+        wrapped.unreadable = way % 2 ? 1 : 1000;
+        int r = way < 2 ? vfiomig_device_run(rig.dev) : vfiomig_save_stop(save);
+        if (way % 2) {
+            lost(&rig, r);
+        } else {
+            EQ(r, -EIO);
+            OK(vfiomig_device_get_failure(rig.dev, &failure));
+            EQ(failure.outcome, VFIOMIG_OUTCOME_KEPT);
+            wrapped.unreadable = 0;
+            lost(&rig, way < 2 ? vfiomig_device_run(rig.dev) : vfiomig_save_stop(save));
+        }
+        vfiomig_save_free(save);
+        stays_lost(&rig);
+        rig_free(&rig);
+    }
+}
+
+/* It was to run, did not, and was reset then. */
+static void a_device_that_did_not_go_is_still_its_guests(void)
+{
+    struct rig rig = wrapped_new(VFIOMIG_STATE_RUNNING);
+    OK(vfiomig_device_set_state(rig.dev, VFIOMIG_STATE_STOP));
+    wrapped.next = IGNORED;
+    EQ(vfiomig_device_run(rig.dev), -EIO);
+    vfiomig_sim_guest_reset(rig.sim);
+    lost(&rig, vfiomig_device_run(rig.dev));
+    stays_lost(&rig);
+    rig_free(&rig);
+
+    /* And one that was to stop, and did not, is its guest's to reset. */
+    rig = wrapped_new(VFIOMIG_STATE_RUNNING);
+    wrapped.next = IGNORED;
+    EQ(vfiomig_device_set_state(rig.dev, VFIOMIG_STATE_STOP), -EIO);
+    vfiomig_sim_guest_reset(rig.sim);
+    OK(vfiomig_device_was_reset(rig.dev));
+    struct bytes stream = stream_of(rig.dev);
+    bytes_free(&stream);
+    rig_free(&rig);
+}
+
+/* It went to STOP and said that it failed; or it was found there. */
+static void a_device_that_is_in_stop_is_held_however_it_came_there(void)
+{
+    for (int found_there = 0; found_there < 2; found_there++)
+        for (int way = 0; way < 3; way++) {
+            struct rig rig = wrapped_new(found_there ? VFIOMIG_STATE_STOP : VFIOMIG_STATE_RUNNING);
+            struct vfiomig_save *save;
+            if (!found_there) {
+                wrapped.next = DONE_AND_FAIL;
+                EQ(vfiomig_device_set_state(rig.dev, VFIOMIG_STATE_STOP), -EIO);
+            }
+            EQ(vfiomig_sim_state(rig.sim), VFIOMIG_STATE_STOP);
+            vfiomig_sim_guest_reset(rig.sim);
+            if (way == 0) {
+                lost(&rig, vfiomig_device_run(rig.dev));
+            } else if (way == 1) {
+                lost(&rig, vfiomig_save_begin(rig.dev, NULL, &save));
+            } else {
+                OK(vfiomig_device_set_state(rig.dev, VFIOMIG_STATE_STOP));
+                EQ(vfiomig_sim_state(rig.sim), VFIOMIG_STATE_STOP);
+            }
+            stays_lost(&rig);
+            /* Reset once more, it is stopped once more. */
+            OK(vfiomig_device_set_state(rig.dev, VFIOMIG_STATE_STOP));
+            vfiomig_sim_guest_reset(rig.sim);
+            OK(vfiomig_device_set_state(rig.dev, VFIOMIG_STATE_STOP));
+            EQ(vfiomig_sim_state(rig.sim), VFIOMIG_STATE_STOP);
+            rig_free(&rig);
+        }
+}
+
+/* Only what brings new contents, or the VMM's word, lifts it. */
+static void what_fails_does_not_lift_it(void)
+{
+    struct rig rig = rig_new(NULL, NULL);
+    struct vfiomig_load *load;
+    OK(vfiomig_device_set_state(rig.dev, VFIOMIG_STATE_STOP));
+    vfiomig_sim_guest_reset(rig.sim);
+    lost(&rig, vfiomig_device_run(rig.dev));
+    OK(vfiomig_load_begin(rig.dev, NULL, &load));
+    EQ(vfiomig_load_commit(load), -ENODATA);
+    vfiomig_load_free(load);
+    lost(&rig, vfiomig_device_run(rig.dev));
+    OK(vfiomig_load_begin(rig.dev, NULL, &load));
+    vfiomig_load_free(load);
+    lost(&rig, vfiomig_device_run(rig.dev));
+    EQ(vfiomig_sim_inject(rig.sim, VFIOMIG_SIM_OP_RESET, 1, EIO, VFIOMIG_SIM_FAULT_ONCE), 0);
+    EQ(vfiomig_device_reset(rig.dev), -EIO);
+    vfiomig_sim_guest_reset(rig.sim);
+    OK(vfiomig_device_was_reset(rig.dev));
+    lost(&rig, vfiomig_device_run(rig.dev));
+    OK(vfiomig_device_reset(rig.dev));
+    OK(vfiomig_device_run(rig.dev));
+    rig_free(&rig);
+}
+
+/* A paused guest's device that had to be reset does not run beside it. */
+static void the_device_of_a_paused_guest_is_left_stopped(void)
+{
+    struct rig rig = rig_new(NULL, NULL);
+    struct bytes stream = { NULL, 0, 0 };
+    struct vfiomig_save *save;
+    OK(vfiomig_device_set_state(rig.dev, VFIOMIG_STATE_STOP));
+    save = save_all(rig.dev, NULL, 8192, &stream);
+    EQ(vfiomig_sim_inject(rig.sim, VFIOMIG_SIM_OP_SET_STATE, 1, EIO, VFIOMIG_SIM_FAULT_ERROR), 0);
+    lost(&rig, vfiomig_save_finish(save, VFIOMIG_KEEP) < 0 ? -EIO : 0);
+    EQ(vfiomig_sim_state(rig.sim), VFIOMIG_STATE_STOP);
     vfiomig_save_free(save);
     stays_lost(&rig);
     bytes_free(&stream);
@@ -299,7 +523,15 @@ int main(void)
     RUN(the_device_of_a_paused_guest_is_neither_run_nor_saved);
     RUN(what_was_loaded_is_not_run_whoever_knew);
     RUN(a_reset_just_before_a_change_is_recognised);
+    RUN(a_quiesced_device_is_not_saved_after_a_reset);
+    RUN(a_save_of_a_device_that_waits_does_not_start_again);
     RUN(a_stop_that_ends_in_a_reset_is_remembered);
+    RUN(a_change_that_fails_because_of_a_reset_says_so);
+    RUN(a_device_that_does_not_tell_its_state_is_asked_again_and_not_believed);
+    RUN(a_device_that_did_not_go_is_still_its_guests);
+    RUN(a_device_that_is_in_stop_is_held_however_it_came_there);
+    RUN(what_fails_does_not_lift_it);
+    RUN(the_device_of_a_paused_guest_is_left_stopped);
     RUN(a_running_guest_loses_nothing);
     RUN(a_reset_that_is_wanted_starts_the_save_again);
     return DONE();

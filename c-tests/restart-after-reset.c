@@ -6,7 +6,7 @@
 #include "rig.h"
 
 /* When the device is reset. */
-enum when { AFTER_BEGIN, HALF_WAY, WHEN_DRAINED, AFTER_QUIESCE };
+enum when { AFTER_BEGIN, HALF_WAY, WHEN_DRAINED };
 /* Whether the VMM noticed and said so. */
 enum told { SILENTLY, TOLD, ASKED };
 
@@ -49,10 +49,6 @@ static void reset_during_save(enum when when, enum told told, uint32_t migration
     EQ(read_until(save, &stream, 8192, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
     if (when == WHEN_DRAINED)
         reset(&from, told);
-    if (when == AFTER_QUIESCE) {
-        OK(vfiomig_save_quiesce(save));
-        reset(&from, told);
-    }
     /* Said once where an acknowledgement of the target has become void at the last moment. */
     if (migration_flags & 4 && when >= WHEN_DRAINED)
         EQ(vfiomig_save_stop(save), -EAGAIN);
@@ -78,22 +74,21 @@ static void reset_during_save(enum when when, enum told told, uint32_t migration
 
 static void at_every_step_silently(void)
 {
-    for (int when = AFTER_BEGIN; when <= AFTER_QUIESCE; when++) {
+    for (int when = AFTER_BEGIN; when <= WHEN_DRAINED; when++) {
         reset_during_save((enum when)when, SILENTLY, 7);
-        if (when != AFTER_QUIESCE)
-            reset_during_save((enum when)when, SILENTLY, 5);
+        reset_during_save((enum when)when, SILENTLY, 5);
     }
 }
 
 static void at_every_step_told(void)
 {
-    for (int when = AFTER_BEGIN; when <= AFTER_QUIESCE; when++)
+    for (int when = AFTER_BEGIN; when <= WHEN_DRAINED; when++)
         reset_during_save((enum when)when, TOLD, 7);
 }
 
 static void at_every_step_noticed_by_asking(void)
 {
-    for (int when = AFTER_BEGIN; when <= AFTER_QUIESCE; when++)
+    for (int when = AFTER_BEGIN; when <= WHEN_DRAINED; when++)
         reset_during_save((enum when)when, ASKED, 7);
 }
 

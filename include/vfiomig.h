@@ -1036,11 +1036,11 @@ int vfiomig_device_set_state(struct vfiomig_device *device, uint32_t state) VFIO
  * Takes the device to RUNNING: the last step on the target after vfiomig_load_commit(), with the
  * fix-ups made; or on a source that was kept stopped. Clears the fix-ups. After an error whose
  * outcome is KEPT or RECOVERED nothing is lost: try again. A device that was reset while its guest
- * was stopped (in STOP or STOP_COPY, after the end of its stream, after RELEASE), or between the
- * commit and its first run, has lost what its guest relies upon, whoever reset it and however that
- * was found out. It is neither run nor saved: -EIO with outcome RESET, each time, until the VMM
- * loads it again, or says by vfiomig_device_reset() or vfiomig_device_accept_reset() that it wants
- * it as after power-on.
+ * was stopped (quiesced, in STOP or STOP_COPY, after the end of its stream, after RELEASE), or
+ * between the commit and its first run, has lost what its guest relies upon, whoever reset it and
+ * however that was found out. It is neither run nor saved: -EIO with outcome RESET, each time,
+ * until the VMM loads it again, or says by vfiomig_device_reset() or vfiomig_device_accept_reset()
+ * that it wants it as after power-on.
  *
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
  *         -ETIMEDOUT, -ENOTRECOVERABLE.
@@ -1183,9 +1183,9 @@ int vfiomig_save_get_pending(struct vfiomig_save *save, struct vfiomig_pending *
 int vfiomig_save_poll_fd(struct vfiomig_save *save);
 
 /*
- * Stops peer-to-peer DMA of the device. With several devices: all are quiesced before any is
- * stopped. Devices without these states stay as they are. May refuse with -EAGAIN, as
- * vfiomig_save_stop() may.
+ * Stops peer-to-peer DMA of the device. The guest's vCPUs must have been stopped before. With
+ * several devices: all are quiesced before any is stopped. Devices without these states stay as
+ * they are. May refuse with -EAGAIN, as vfiomig_save_stop() may.
  *
  * States: pre-copy.
  * Errors: -EIO, -EBADF, -EAGAIN, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,

@@ -373,6 +373,10 @@ fn a_reset_before_anything_was_sent_needs_no_saying() {
             source.sim.guest_reset();
             source.device.was_reset().unwrap();
         }
+        if quiesced {
+            // Its guest was stopped and has not done it: the VMM must have wanted it.
+            source.device.accept_reset().unwrap();
+        }
         save.stop().unwrap();
         let mut status = SaveStatus::More;
         while status != SaveStatus::End {

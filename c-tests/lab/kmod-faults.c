@@ -341,10 +341,19 @@ static void a_reset_during_a_change(void)
 		CHECK(pthread_create(&thread, NULL, reset_at_the_right_time, &resets) == 0, "no thread");
 		result = kmod_migrate(from, to, &way, NULL, NULL);
 		CHECK(pthread_join(thread, NULL) == 0, "no end of the thread");
-		CHECK(!result.step, "%s: %d (%s)", result.step, result.error, vfiomig_error_message());
 		EXPECT(kmod_count(&source, "counters", "deferred_resets"), 1);
-		EXPECT(way.stats.restarts, 1);
-		EXPECT(kmod_digest(&target), kmod_digest(&source));
+		if (slow_states[i] == VFIOMIG_STATE_PRE_COPY_P2P) {
+			/* The guest is stopped before its device is quiesced: it has not done it. */
+			CHECK(result.step && !result.target_failed, "nothing failed");
+			EXPECT(result.error, -EIO);
+			CALL(vfiomig_device_run(from), -EIO);
+			OK(vfiomig_device_accept_reset(from));
+			OK(vfiomig_device_run(from));
+		} else {
+			CHECK(!result.step, "%s: %d (%s)", result.step, result.error, vfiomig_error_message());
+			EXPECT(way.stats.restarts, 1);
+			EXPECT(kmod_digest(&target), kmod_digest(&source));
+		}
 		kmod_end(&source, from);
 		kmod_end(&target, to);
 	}

@@ -221,8 +221,8 @@ pub extern "C" fn vfiomig_device_set_state(device: *mut vfiomig_device, state: u
 /// Takes the device to RUNNING: the last step on the target after vfiomig_load_commit(), with the
 /// fix-ups made; or on a source that was kept stopped. Clears the fix-ups. After an error whose
 /// outcome is KEPT or RECOVERED nothing is lost: try again. A device that was reset while its guest
-/// was stopped (in STOP or STOP_COPY, after the end of its stream, after RELEASE), or between the
-/// commit and its first run, has lost what its guest relies upon, whoever reset it and however that
+/// was stopped (quiesced, in STOP or STOP_COPY, after the end of its stream, after RELEASE), or between
+/// the commit and its first run, has lost what its guest relies upon, whoever reset it and however that
 /// was found out. It is neither run nor saved: -EIO with outcome RESET, each time, until the VMM
 /// loads it again, or says by vfiomig_device_reset() or vfiomig_device_accept_reset() that it wants
 /// it as after power-on.

@@ -170,8 +170,8 @@ pub extern "C" fn vfiomig_save_poll_fd(save: *mut vfiomig_save) -> c_int {
     with(&table::SAVE_POLL_FD, save.addr(), |save: &mut Save| save.poll_fd())
 }
 
-/// Stops peer-to-peer DMA of the device. With several devices: all are quiesced before any is
-/// stopped. Devices without these states stay as they are. May refuse with -EAGAIN, as
+/// Stops peer-to-peer DMA of the device. The guest's vCPUs must have been stopped before. With several
+/// devices: all are quiesced before any is stopped. Devices without these states stay as they are. May refuse with -EAGAIN, as
 /// vfiomig_save_stop() may.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_save_quiesce(save: *mut vfiomig_save) -> c_int {

@@ -9,6 +9,9 @@
 use super::{Inner, State};
 use crate::error::{Code, Error, Failure, Operation, Outcome, Result};
 
+/// How often a device that does not tell its state is asked, where a guest's state depends on it.
+const LOOKS: u32 = 3;
+
 /// Whose contents a device holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Contents {
@@ -46,9 +49,13 @@ impl Inner {
         }
     }
 
-    /// Notes that a load begins or has failed, or has ended well.
+    /// Notes that a load begins or has failed, or has ended well. Only the latter brings back what was
+    /// lost before.
     pub(crate) fn note_load(&mut self, committed: bool) {
-        self.contents = if committed { Contents::Loaded } else { Contents::Live };
+        match committed {
+            true => self.contents = Contents::Loaded,
+            false => self.set_live(),
+        }
     }
 
     /// A reset was made, by whomever; the device was in `before`.
@@ -61,6 +68,14 @@ impl Inner {
     /// The VMM wants the device as after power-on.
     pub(super) fn accept_loss(&mut self) {
         self.contents = Contents::Live;
+    }
+
+    pub(crate) fn contents_are_live(&self) -> bool {
+        self.contents == Contents::Live
+    }
+
+    pub(super) fn contents_are_at_stake(&self) -> bool {
+        self.contents.are_at_stake()
     }
 
     pub(crate) fn contents_are_lost(&self) -> bool {
@@ -86,14 +101,26 @@ impl Inner {
         })
     }
 
+    /// Asks where the device is, where a reset would take something. It must be known: a device that is
+    /// in RUNNING unasked goes from there to STOP, STOP_COPY or RUNNING without complaint.
+    pub(crate) fn look_after_contents(&mut self) -> Result<()> {
+        if self.contents_are_live() {
+            return Ok(());
+        }
+        let mut result = self.ask_state();
+        for _ in 1..LOOKS {
+            if result.is_ok() {
+                break;
+            }
+            result = self.ask_state();
+        }
+        result.map(drop)
+    }
+
     /// Looks whether the device was reset behind the library while its guest was stopped, where it
     /// would otherwise go on without complaint; refuses one that has lost its contents.
     pub(crate) fn check_contents(&mut self) -> Result<()> {
-        if self.contents.are_at_stake() {
-            // The answer does not matter: a reset is noted, and anything else shows in the change
-            // that follows.
-            let _ = self.query_state();
-        }
+        self.look_after_contents()?;
         match self.contents_are_lost() {
             true => Err(self.contents_lost(self.state)),
             false => Ok(()),

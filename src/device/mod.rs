@@ -149,7 +149,10 @@ impl Device {
             identity,
             data: None,
             session: Session::None,
-            contents: Contents::Live,
+            contents: match caps.initial_state {
+                Some(State::Stop) => Contents::Held,
+                _ => Contents::Live,
+            },
             owes_reset: false,
             epoch: 0,
             log,
@@ -233,7 +236,9 @@ impl Device {
     pub fn reset(&self) -> Result<()> {
         let mut inner = self.lock()?;
         let result = inner.reset();
-        inner.accept_loss();
+        if result.is_ok() {
+            inner.accept_loss();
+        }
         inner.remember(result)
     }
 
@@ -453,6 +458,11 @@ impl Inner {
         }
         if !self.caps.can_migrate() {
             return Err(err!(NotSupported, "the device has no migration states"));
+        }
+        if self.state.is_none() {
+            // Lost by a reset that failed: perhaps it works now.
+            self.reset()?;
+            return Err(self.contents_lost(None));
         }
         // A device that has lost its contents may be stopped, but not run.
         self.check_contents().or_else(|lost| if to == State::Stop { Ok(()) } else { Err(lost) })?;

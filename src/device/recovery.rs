@@ -137,12 +137,18 @@ impl Inner {
             }
             Changed::Refused(_) | Changed::Broken(_) => return changed,
         }
-        self.arrived(to);
+        self.state = Some(to);
         match probe::get_state(self.transport.as_mut()) {
-            Ok(now) if now == to => Changed::Done,
             Err(errno) if recover == Recover::Reset => Changed::Refused(errno),
             // The kernel's 0 counts where there is no other word.
-            Err(_) => Changed::Done,
+            Err(_) => {
+                self.arrived(to);
+                Changed::Done
+            }
+            Ok(now) if now == to => {
+                self.arrived(to);
+                Changed::Done
+            }
             // Where it came from RUNNING and has no data fd to show, it did not go anywhere, as far
             // as can be told.
             Ok(State::Running) if opened_data || from != State::Running => {
@@ -232,6 +238,9 @@ impl Inner {
         if !state.has_session() {
             self.drop_data();
         }
+        if matches!(state, State::Stop | State::StopCopy) {
+            self.hold_contents();
+        }
         // Only a reset leads to RUNNING unasked. Sessions notice by the epoch; that a guest which
         // was stopped cannot have done it is remembered with the contents.
         if before.is_some() && state == State::Running {
@@ -242,11 +251,14 @@ impl Inner {
     /// The ladder after a failed change from `from`.
     fn recover(&mut self, from: State, path: &Path, recover: Recover) -> Outcome {
         let found = probe::get_state(self.transport.as_mut());
-        match found {
-            // On the way that it was sent: it stopped there, and nobody has reset it.
-            Ok(found) if path.steps.contains(&found) => self.state = Some(found),
-            Ok(found) => self.found(found),
-            Err(_) => {}
+        if let Ok(found) = found {
+            // On the way that it was sent: it stopped there, and nobody has reset it. Of RUNNING that
+            // cannot be said where a reset would take something.
+            let reset = found == State::Running && self.contents_are_at_stake();
+            if path.steps.contains(&found) && !reset && from != found {
+                self.state = None;
+            }
+            self.found(found);
         }
         self.drop_data();
         if found == Ok(from) && !from.has_session() {
@@ -278,6 +290,10 @@ impl Inner {
         let opens_data = self.fsm.path(found, target).is_some_and(|path| path.opens_data);
         match self.request(target, opens_data) {
             Changed::Done => {
+                let there = probe::get_state(self.transport.as_mut());
+                if there.is_ok_and(|there| there != target) {
+                    return false;
+                }
                 self.state = Some(target);
                 self.emit(EventKind::StateChanged, Some(found), Outcome::Kept, elapsed_ns(start));
                 true

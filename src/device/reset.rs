@@ -70,12 +70,12 @@ impl Inner {
         self.note_fixups(Fixups::AFTER_RESET_OR_LOAD);
         self.state = None;
         let result = self.ask_state().map(|state| {
-            self.owes_reset = false;
             // Out of RESUMING leads a reset of the library's own: a mere word for it is not enough, as
             // behind the callbacks there may be a kernel's driver.
             if state != State::Resuming {
                 let _ = self.leave_kept_state(state);
             }
+            self.owes_reset &= self.state.is_some_and(State::has_session);
             if self.state == Some(State::Running) {
                 self.forget_bad_state();
             }

@@ -98,10 +98,10 @@ pub(crate) fn read_failed(device: &mut Inner, errno: Errno) -> Error {
 }
 
 fn read_ended(device: &mut Inner, code: Code, errno: Errno, why: fmt::Arguments<'_>) -> Error {
-    let before = device.state_now();
+    let (before, epoch) = (device.state_now(), device.epoch());
     device.drop_data();
     let after = device.query_state().ok();
-    let outcome = if device.contents_are_lost() { Outcome::Reset } else { Outcome::Kept };
+    let outcome = if device.epoch() == epoch { Outcome::Kept } else { Outcome::Reset };
     Error::from_args(code, format_args!("{why}; the device is in {}", Named(after))).with_failure(
         Failure {
             operation: Operation::DataRead,

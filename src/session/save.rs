@@ -353,6 +353,11 @@ impl Save {
         if stop_copy {
             add(&self.stats.stop_read_ns, elapsed_ns(start));
         }
+        if filled.step == Some(ReadStep::End) {
+            // Behind callbacks a stream that died may look like one that has ended.
+            let _ = inner.query_state();
+            self.check_contents(inner)?;
+        }
         if filled.len == 0 {
             if let Some(error) = filled.failed {
                 self.phase = Phase::Failed;
@@ -438,11 +443,6 @@ impl Save {
         if inner.epoch() == self.epoch {
             return Ok(());
         }
-        // What a stopped guest had there is not to be had again, and what is there now is not its.
-        if inner.contents_are_lost() {
-            self.phase = Phase::Failed;
-            return Err(inner.contents_lost(inner.state_now()));
-        }
         // What was not sent need not be taken back, for which the format may have no way.
         let begun = self.frames.begun() || self.sections.begun() || self.initial.ever_marked();
         if begun || self.phase == Phase::StopCopy {
@@ -454,12 +454,28 @@ impl Save {
     /// Begins again also where the device was reset and nobody has said so: before a change of
     /// state, which would otherwise start from a state that the device is not in.
     fn restart_if_reset(&mut self, inner: &mut Inner) -> Result<()> {
-        // The answer does not matter: a reset shows in the epoch, anything else in the change.
-        let _ = inner.query_state();
+        if inner.contents_are_live() || inner.data().is_some() {
+            // The answer does not matter: a reset shows in the epoch, or in the data fd that the change
+            // brings; anything else in the change.
+            let _ = inner.query_state();
+        } else {
+            inner.look_after_contents()?;
+        }
         self.restart_after_reset(inner)
     }
 
+    /// What a stopped guest had in its device is not to be had again after a reset, and what is there
+    /// now is not its.
+    fn check_contents(&mut self, inner: &Inner) -> Result<()> {
+        if inner.contents_are_lost() {
+            self.phase = Phase::Failed;
+            return Err(inner.contents_lost(inner.state_now()));
+        }
+        Ok(())
+    }
+
     fn restart(&mut self, inner: &mut Inner) -> Result<()> {
+        self.check_contents(inner)?;
         self.epoch = inner.epoch();
         if self.restarts > self.options.max_restarts {
             self.phase = Phase::Failed;
@@ -563,24 +579,13 @@ impl Save {
         let device = self.device.clone();
         let mut inner = device.lock()?;
         let result = self.change(&mut inner, |save, inner| {
-            save.quiesce_or_restart(inner)?;
+            // The vCPUs are stopped: a reset from here on is not the guest's.
+            inner.hold_contents();
+            save.quiesce_device(inner)?;
             save.phase = Phase::Quiesced;
             Ok(())
         });
         self.note(&mut inner, result)
-    }
-
-    /// Quiesces the device. One that was reset since the last look is quiesced in the save that
-    /// starts again.
-    fn quiesce_or_restart(&mut self, inner: &mut Inner) -> Result<()> {
-        let Err(error) = self.quiesce_device(inner) else { return Ok(()) };
-        // Without an errno of the driver's: it was not the ladder that has reset the device.
-        let found = error.failure().is_some_and(|f| f.outcome == Outcome::Reset && f.errno == 0);
-        if !found {
-            return Err(error);
-        }
-        self.restart_after_reset(inner)?;
-        self.quiesce_device(inner)
     }
 
     fn quiesce_device(&mut self, inner: &mut Inner) -> Result<()> {
@@ -680,7 +685,11 @@ impl Save {
         let before = inner.state_now();
         // After an error nothing is certain: ask. Where there is no answer, what is believed will
         // do: the kernel knows where the device is, and a wrong path only fails.
-        let _ = inner.query_state();
+        if inner.contents_are_live() {
+            let _ = inner.query_state();
+        } else {
+            let _ = inner.look_after_contents();
+        }
         let on_the_way = inner.state_now().is_some_and(|at| inner.fsm().path(at, to).is_some());
         let walk = match on_the_way {
             true => inner.transition(to, Recover::Stay).map(|ns| set(&self.stats.finish_ns, ns)),
@@ -697,7 +706,7 @@ impl Save {
                 inner.transition(State::Stop, Recover::Reset).map(drop)
             }
             // Nor may it run while its guest is stopped, whatever became of its contents.
-            (Ending::KeepStopped, Some(State::Running)) if walk.is_err() => {
+            (_, Some(State::Running)) if to == State::Stop && walk.is_err() => {
                 let _ = inner.transition(State::Stop, Recover::Stay);
                 walk
             }
