@@ -25,6 +25,8 @@ static _Thread_local int memory_result;
 /* Which allocations fail: the first is 1; `last` is that one, or the largest number. */
 static atomic_ulong memory_count, memory_first, memory_last;
 static atomic_int memory_armed;
+/* The largest that fails; 0: any. */
+static size_t memory_largest;
 
 /* What the call has allocated in small pieces and not freed, in blocks of the library's reserve, and
  * the most that any call had at once: in bytes. */
@@ -99,9 +101,9 @@ static void memory_forget(void *ptr, long block)
     pthread_mutex_unlock(&memory_lock);
 }
 
-static int memory_fails(void)
+static int memory_fails(size_t size)
 {
-    if (!memory_inside || !memory_armed)
+    if (!memory_inside || !memory_armed || (memory_largest && size > memory_largest))
         return 0;
     unsigned long n = ++memory_count;
     if (n < memory_first || n > memory_last)
@@ -127,19 +129,19 @@ static void memory_find(void *to, size_t size, const char *name)
 void *malloc(size_t size)
 {
     REAL(malloc);
-    return memory_fails() ? NULL : memory_note_block(real(size));
+    return memory_fails(size) ? NULL : memory_note_block(real(size));
 }
 
 void *calloc(size_t num, size_t size)
 {
     REAL(calloc);
-    return memory_fails() ? NULL : memory_note_block(real(num, size));
+    return memory_fails(num * size) ? NULL : memory_note_block(real(num, size));
 }
 
 void *realloc(void *ptr, size_t size)
 {
     REAL(realloc);
-    if (memory_fails())
+    if (memory_fails(size))
         return NULL;
     int was_live = memory_inside;
     if (ptr && memory_num_live > 0 && !memory_inside) {
@@ -162,7 +164,7 @@ void *realloc(void *ptr, size_t size)
 int posix_memalign(void **out, size_t align, size_t size)
 {
     REAL(posix_memalign);
-    if (memory_fails())
+    if (memory_fails(size))
         return ENOMEM;
     int r = real(out, align, size);
     if (r == 0)
@@ -173,7 +175,7 @@ int posix_memalign(void **out, size_t align, size_t size)
 void *aligned_alloc(size_t align, size_t size)
 {
     REAL(aligned_alloc);
-    return memory_fails() ? NULL : memory_note_block(real(align, size));
+    return memory_fails(size) ? NULL : memory_note_block(real(align, size));
 }
 
 void free(void *ptr)
@@ -186,7 +188,7 @@ void free(void *ptr)
 void *mmap(void *addr, size_t len, int prot, int flags, int fd, off_t offset)
 {
     REAL(mmap);
-    if ((flags & MAP_ANONYMOUS) && memory_fails())
+    if ((flags & MAP_ANONYMOUS) && memory_fails(len))
         return MAP_FAILED;
     void *at = real(addr, len, prot, flags, fd, offset);
     return flags & MAP_ANONYMOUS ? memory_note(at, 0) : at;

@@ -1290,7 +1290,7 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_IN, .size = sizeof(struct vfiomig_mapping), .name = "mapping" },
         },
         .errors = {
-            EBADF, EFAULT, EBUSY, EINVAL, E2BIG, ENOTRECOVERABLE
+            EBADF, ENOMEM, EFAULT, EBUSY, EINVAL, E2BIG, ENOTRECOVERABLE
         },
     },
     {
@@ -1436,7 +1436,7 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_NUMBER, .value = 4096, .name = "length" },
         },
         .errors = {
-            EBADF, EFAULT, EBUSY, EINVAL, ENODATA, ENOTRECOVERABLE
+            EBADF, ENOMEM, EFAULT, EBUSY, EINVAL, ENODATA, ENOTRECOVERABLE
         },
     },
     {

@@ -1507,7 +1507,7 @@ int vfiomig_dirty_remove_source(struct vfiomig_dirty *run, uint32_t number);
  * started anew: see vfiomig_dirty_rearm().
  *
  * States: all.
- * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -E2BIG, -ENOTRECOVERABLE.
+ * Errors: -EBADF, -ENOMEM, -EFAULT, -EBUSY, -EINVAL, -E2BIG, -ENOTRECOVERABLE.
  * Threads: any; waits for other calls, but not in callbacks.
  * Since: 0.1.
  */
@@ -1633,7 +1633,7 @@ int vfiomig_dirty_cancel(struct vfiomig_dirty *run);
  * happens.
  *
  * States: all.
- * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENODATA, -ENOTRECOVERABLE.
+ * Errors: -EBADF, -ENOMEM, -EFAULT, -EBUSY, -EINVAL, -ENODATA, -ENOTRECOVERABLE.
  * Threads: any; waits for other calls, but not in callbacks.
  * Since: 0.1.
  */

@@ -130,8 +130,12 @@ pub(crate) fn collect<T>(from: impl Iterator<Item = T>, what: &'static str) -> R
 const PROBE: usize = 8 << 10;
 
 /// Whether there is memory now: asked before each node of a map or set that the guest or the VMM may
-/// make long. Whoever hears "no" stores something coarser instead, or nothing.
+/// make long. Whoever hears "no" stores something coarser instead, or nothing. "No" also where the
+/// reserve is low: malloc may have what is tried here and not the node itself.
 pub(crate) fn has_memory() -> bool {
+    if crate::capi::reserve_is_low() {
+        return false;
+    }
     let mut probe: Vec<u8> = Vec::new();
     let found = may_fail(|| probe.try_reserve_exact(PROBE)).is_ok();
     // What is allocated for nothing may be left out otherwise.
@@ -142,6 +146,12 @@ pub(crate) fn has_memory() -> bool {
 /// An error, where there is no memory now.
 pub(crate) fn check_memory(what: &'static str) -> Result<()> {
     if has_memory() { Ok(()) } else { Err(no_memory(what)) }
+}
+
+/// The error of what found no memory, or must not take more.
+#[cold]
+pub(crate) fn refuse<T>(what: &'static str) -> Result<T> {
+    Err(no_memory(what))
 }
 
 /// A copy of a text.

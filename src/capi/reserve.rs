@@ -178,6 +178,22 @@ fn is_low_with(loans: usize) -> bool {
     })
 }
 
+/// Whether nothing more may come out of it whose number a guest or the VMM decides: long before calls
+/// are refused, and while banks can still be borrowed for these. Free while malloc gives what it is
+/// asked for.
+#[inline]
+pub(crate) fn reserve_is_low() -> bool {
+    IN_USE.load(Ordering::Relaxed) != 0 && is_low_for_many()
+}
+
+#[cold]
+fn is_low_for_many() -> bool {
+    let banks = OWN + LOANS.load(Ordering::Relaxed).min(BORROWED / 2);
+    CLASSES.iter().zip(&OUT).any(|(class, out)| {
+        out.load(Ordering::Relaxed) + class.count * OWN * 3 / 4 > class.count * banks
+    })
+}
+
 fn is_low() -> bool {
     is_low_with(LOANS.load(Ordering::Relaxed))
 }

@@ -296,12 +296,8 @@ pub(super) const DIRTY_REMOVE_SOURCE: Entry = Entry {
     needs_memory: false,
 };
 
-pub(super) const DIRTY_MAP: Entry = Entry {
-    name: "vfiomig_dirty_map",
-    states: 0b11,
-    wrong_state: Code::Inval,
-    needs_memory: false,
-};
+pub(super) const DIRTY_MAP: Entry =
+    Entry { name: "vfiomig_dirty_map", states: 0b11, wrong_state: Code::Inval, needs_memory: true };
 
 pub(super) const DIRTY_UNMAP: Entry = Entry {
     name: "vfiomig_dirty_unmap",
@@ -356,7 +352,7 @@ pub(super) const DIRTY_MARK: Entry = Entry {
     name: "vfiomig_dirty_mark",
     states: 0b11,
     wrong_state: Code::Inval,
-    needs_memory: false,
+    needs_memory: true,
 };
 
 pub(super) const DIRTY_DMA_READ: Entry = Entry {

@@ -10,6 +10,9 @@ use rangemap::RangeInclusiveSet;
 use super::bitmap;
 use super::ranges::{self, RANGE_BYTES, insert_or_all};
 use crate::alloc;
+use crate::error::Result;
+
+const NO_MEMORY: &str = "no memory for dirty pages whose mapping is gone";
 
 /// Pages in a block: a bitmap of 4 KiB.
 const BLOCK: u64 = 512 * 64;
@@ -29,41 +32,50 @@ const FEW: usize = 16;
 /// The most ranges there are in a set that is bounded.
 const MAX_RANGES: usize = 64 << 10;
 
-/// Pages that [`Pending::first_run`] finds at the most.
-pub(super) const MAX_RUN: u64 = BLOCK;
-
 /// A set of pages, by number. Takes memory for what is in it only: 4 KiB for each 32,768 pages with
 /// a bit, and next to nothing for long ranges.
 pub(super) struct Pending {
     bits: BTreeMap<u64, Box<Block>>,
     ranges: RangeInclusiveSet<u64>,
-    /// Nothing may be in it that was not added.
-    exact: bool,
     /// The most blocks there may be.
     room: usize,
 }
 
 impl Default for Pending {
     fn default() -> Pending {
-        Pending {
-            bits: BTreeMap::new(),
-            ranges: RangeInclusiveSet::new(),
-            exact: false,
-            room: usize::MAX,
-        }
+        Pending { bits: BTreeMap::new(), ranges: RangeInclusiveSet::new(), room: usize::MAX }
     }
 }
 
 impl Pending {
-    /// A set that has nothing but what was added in it.
-    pub fn exact() -> Pending {
-        Pending { exact: true, ..Pending::default() }
-    }
-
-    fn insert(&mut self, pages: RangeInclusive<u64>) {
-        match self.exact {
-            true => self.ranges.insert(pages),
-            false => insert_or_all(&mut self.ranges, pages),
+    /// Adds to a set that is exact. Fails where that takes more memory and there is none, or it must
+    /// not `grow`: a part of the pages may be in it then.
+    pub fn add_exact(&mut self, pages: RangeInclusive<u64>, grow: bool) -> Result<()> {
+        let (first, last) = (*pages.start(), *pages.end());
+        if last < first || self.ranges.gaps(&pages).next().is_none() {
+            return Ok(());
+        }
+        let has_room = || grow && alloc::has_memory();
+        if last - first >= LONG - 1 {
+            if !has_room() {
+                return alloc::refuse(NO_MEMORY);
+            }
+            self.ranges.insert(pages);
+            return Ok(());
+        }
+        let mut page = first;
+        loop {
+            let end = last.min(page | (BLOCK - 1));
+            let block = match self.bits.entry(page / BLOCK) {
+                Entry::Occupied(there) => there.into_mut(),
+                Entry::Vacant(place) if has_room() => place.insert(new_block()),
+                Entry::Vacant(_) => return alloc::refuse(NO_MEMORY),
+            };
+            bitmap::set(&mut block[..], page % BLOCK, end - page + 1);
+            match end.checked_add(1) {
+                Some(next) if end < last => page = next,
+                _ => return Ok(()),
+            }
         }
     }
 
@@ -97,7 +109,7 @@ impl Pending {
             let Some(block) = self.bits.remove(index) else { continue };
             for (at, n) in bitmap::runs(&block[..], 0..BLOCK) {
                 let first = index * BLOCK + at;
-                self.insert(first..=first + (n - 1));
+                insert_or_all(&mut self.ranges, first..=first + (n - 1));
             }
         }
         others.sort_unstable();
@@ -107,20 +119,20 @@ impl Pending {
             else {
                 continue;
             };
-            self.insert(index * BLOCK + first..=index * BLOCK + last);
+            insert_or_all(&mut self.ranges, index * BLOCK + first..=index * BLOCK + last);
         }
         ranges::bound(&mut self.ranges, MAX_RANGES);
     }
 
     /// Adds pages `first` to `last`. Where there is no memory to note that, everything is in it from
-    /// now on; in an exact set they are noted as a range, which takes little.
+    /// now on.
     pub fn add(&mut self, pages: RangeInclusive<u64>) {
         let (first, last) = pages.into_inner();
         if last < first {
             return;
         }
         if last - first >= LONG - 1 {
-            self.insert(first..=last);
+            insert_or_all(&mut self.ranges, first..=last);
             return;
         }
         self.each_block(first, last - first + 1, |block, bit, _, n| bitmap::set(block, bit, n));
@@ -134,7 +146,7 @@ impl Pending {
             let next = end.min(at + (BLOCK - page % BLOCK));
             match bitmap::runs(words, at..next).next() {
                 None => {}
-                Some((_, BLOCK)) => self.insert(page..=page + (BLOCK - 1)),
+                Some((_, BLOCK)) => insert_or_all(&mut self.ranges, page..=page + (BLOCK - 1)),
                 Some((set, _)) => {
                     self.each_block(first + set, next - set, |block, bit, done, n| {
                         bitmap::or_at(block, bit, words, set + done, n);
@@ -155,13 +167,11 @@ impl Pending {
             }
             let block = match self.bits.entry(page / BLOCK) {
                 Entry::Occupied(there) => Some(there.into_mut()),
-                Entry::Vacant(place) => {
-                    alloc::has_memory().then(|| place.insert(Box::new([0; (BLOCK / 64) as usize])))
-                }
+                Entry::Vacant(place) => alloc::has_memory().then(|| place.insert(new_block())),
             };
             match block {
                 Some(block) => f(block, page % BLOCK, done, here),
-                None => self.insert(page..=page + (here - 1)),
+                None => insert_or_all(&mut self.ranges, page..=page + (here - 1)),
             }
             done += here;
         }
@@ -170,6 +180,12 @@ impl Pending {
     /// Takes out what there is of `n` pages from `first` on, and adds it to `into`, whose bit 0 is
     /// page `first`.
     pub fn take(&mut self, first: u64, n: u64, into: &mut [u64]) {
+        self.take_out(first, n, Some(into));
+    }
+
+    /// Takes out pages. A range that this would cut in two stays where there is no memory for another
+    /// one: those pages come once more.
+    fn take_out(&mut self, first: u64, n: u64, mut into: Option<&mut [u64]>) {
         if n == 0 || self.is_empty() {
             return;
         }
@@ -177,9 +193,15 @@ impl Pending {
         let pages = first..=last;
         for range in self.ranges.overlapping(&pages) {
             let (start, end) = (*range.start().max(&first), *range.end().min(&last));
-            bitmap::set(into, start - first, end - start + 1);
+            if let Some(into) = into.as_deref_mut() {
+                bitmap::set(into, start - first, end - start + 1);
+            }
         }
-        self.ranges.remove(pages);
+        let around = self.ranges.get(&first);
+        let cuts = around.is_some_and(|range| *range.start() < first && last < *range.end());
+        if !cuts || alloc::has_memory() {
+            self.ranges.remove(pages);
+        }
         let mut from = Some(first / BLOCK);
         while let Some((index, block)) = from
             .and_then(|from| self.bits.range_mut(from..).next())
@@ -190,7 +212,9 @@ impl Pending {
             let start = first.max(index * BLOCK);
             let end = last.min(index * BLOCK + (BLOCK - 1));
             let len = end - start + 1;
-            bitmap::or_at(into, start - first, &block[..], start % BLOCK, len);
+            if let Some(into) = into.as_deref_mut() {
+                bitmap::or_at(into, start - first, &block[..], start % BLOCK, len);
+            }
             bitmap::clear(&mut block[..], start % BLOCK, len);
             if !bitmap::has_any(&block[..]) {
                 self.bits.remove(&index);
@@ -218,8 +242,7 @@ impl Pending {
 
     /// Takes out pages that [`Pending::first_run`] has found.
     pub fn remove(&mut self, first: u64, n: u64) {
-        let mut gone: Block = [0; (BLOCK / 64) as usize];
-        self.take(first, n.min(BLOCK), &mut gone);
+        self.take_out(first, n, None);
     }
 
     /// Whether any of these pages is in it.
@@ -248,6 +271,12 @@ impl Pending {
     pub fn footprint(&self) -> u64 {
         (self.bits.len() * size_of::<Block>() + self.ranges.len() * RANGE_BYTES) as u64
     }
+}
+
+/// An empty block, never on the stack: a thread may have little of that.
+fn new_block() -> Box<Block> {
+    let words = vec![0; (BLOCK / 64) as usize].into_boxed_slice();
+    words.try_into().unwrap_or_else(|_| Box::new([0; (BLOCK / 64) as usize]))
 }
 
 /// First and last page of a block.
@@ -377,7 +406,7 @@ mod tests {
             // Everything is found, in order.
             let (mut from, mut runs) = (0, Vec::new());
             while let Some((first, n)) = pending.first_run(from) {
-                prop_assert!(first >= from && n > 0 && n <= MAX_RUN);
+                prop_assert!(first >= from && n > 0 && n <= BLOCK);
                 runs.push((first, n));
                 from = first + n;
             }

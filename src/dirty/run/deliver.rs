@@ -7,7 +7,6 @@ use super::super::map::{MAX_MAPPED, Piece, check_range};
 use super::super::memory::{Memory, Place};
 use super::super::ranges::insert_or_all;
 use super::{Run, pages_in};
-use crate::alloc;
 use crate::error::{Errno, Error, Result, err};
 
 /// Takes what is dirty: a piece, its first page's address, the bits. On an error, those bits are
@@ -142,71 +141,6 @@ impl Run {
         }
     }
 
-    /// Delivers what is left of mappings that are gone. What is refused stays.
-    pub(super) fn deliver_orphans(&mut self, sink: Sink<'_>) -> Result<()> {
-        self.orphans.deliver(self.page, sink)
-    }
-
-    /// Asks the VMM where the pages are of which it did not know that when they were unmapped.
-    pub(super) fn locate_orphans(&mut self) -> Result<()> {
-        let Some(memory) = self.memory.as_deref_mut() else { return Ok(()) };
-        let page = self.page;
-        self.orphans.locate(|number| {
-            let place = place_of(memory, page, number << page.shift(), 1)?;
-            Ok((place.cookie, page.of(place.offset)))
-        })
-    }
-
-    /// Keeps what is pending in pieces that go.
-    pub(super) fn orphan(&mut self, pieces: &[Piece]) {
-        for piece in pieces {
-            self.each_pending(piece, &mut |run, first, words, bits| {
-                run.orphan_bits(piece, first, words, bits);
-                Ok(())
-            });
-        }
-    }
-
-    /// The same for some pages of a piece: the bits, whose first is the page at `first`.
-    pub(super) fn orphan_bits(&mut self, piece: &Piece, first: u64, words: &[u64], bits: u64) {
-        let page = self.page;
-        for (at, n) in bitmap::runs(words, 0..bits) {
-            if !alloc::has_memory() {
-                return self.orphan_all(piece);
-            }
-            let iova = first + (at << page.shift());
-            if !piece.mapping.translate {
-                let Piece { mapping, .. } = piece;
-                self.orphans.add(mapping.cookie, page.of(piece.offset_of(iova)), n);
-                continue;
-            }
-            let mut done = 0;
-            while done < n {
-                let iova = iova + (done << page.shift());
-                let memory = self.memory.as_deref_mut();
-                let place = memory.map(|memory| place_of(memory, page, iova, n - done));
-                if let Some(Ok(place)) = place {
-                    let pages = page.of(place.size).min(n - done);
-                    self.orphans.add(place.cookie, page.of(place.offset), pages);
-                    done += pages;
-                } else {
-                    self.orphans.add_unknown(page.of(iova));
-                    done += 1;
-                }
-            }
-        }
-    }
-
-    /// Keeps all of a piece that goes: one range, where there is no memory to say which pages of it.
-    fn orphan_all(&mut self, piece: &Piece) {
-        let (page, mapping) = (self.page, piece.mapping);
-        let pages = pages_in(piece.first, piece.last, page);
-        match mapping.translate {
-            false => self.orphans.add(mapping.cookie, page.of(piece.offset_of(piece.first)), pages),
-            true => self.orphans.add_all_unknown(page.of(piece.first)..=page.of(piece.last)),
-        }
-    }
-
     /// To the sink; what it does not take becomes pending. Refusals are the sink's to remember.
     pub(super) fn deliver(
         &mut self,
@@ -319,12 +253,23 @@ pub(super) fn give(
 }
 
 /// Pages that are given at a time where the VMM was asked for their place.
-const BATCH: u64 = 64 * 64;
+pub(super) const BATCH: u64 = 64 * 64;
 
 /// Gives up to `most` dirty pages, of which it asks the VMM where the first lies. Returns how many
 /// were taken.
 fn give_place(memory: &mut dyn Memory, page: PageSize, iova: u64, most: u64) -> Result<u64> {
     let place = place_of(memory, page, iova, most)?;
+    give_at(memory, page, iova, place, most)
+}
+
+/// The same where that is known.
+pub(super) fn give_at(
+    memory: &mut dyn Memory,
+    page: PageSize,
+    iova: u64,
+    place: Place,
+    most: u64,
+) -> Result<u64> {
     let n = page.of(place.size).min(most).min(BATCH);
     let mut ones = [0; (BATCH / 64) as usize];
     bitmap::set(&mut ones, 0, n);

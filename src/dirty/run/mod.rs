@@ -6,10 +6,11 @@
 //! This file is the run's face. Behind it: `trackers` (which one is whose), `read` (what they say),
 //! `restart` (what to do when they fail, or do not watch everything: every moment in which nobody
 //! watches is in there), `unmap`, `places` (where unmapped pages are in the VMM's memory), `deliver`
-//! (where pages go), `access` (memory by I/O addresses).
+//! (where pages go), `keep` (what is left of mappings that are gone), `access` (memory by I/O addresses).
 
 mod access;
 mod deliver;
+mod keep;
 mod places;
 mod read;
 mod restart;
@@ -34,7 +35,7 @@ use super::source::Health;
 use super::stats::{DirtyRound, DirtyStats, Rounds, SourceStats};
 use super::tracker::TrackerKind;
 use crate::cancel::Cancel;
-use crate::error::{Result, err, of_another_process};
+use crate::error::{Code, Result, err, of_another_process};
 use crate::transport::{self, Process, Words};
 use deliver::BitmapSink;
 use trackers::{Slot, User, add_note};
@@ -380,12 +381,11 @@ impl Run {
         for range in std::mem::take(&mut self.owed) {
             self.add_pages(&range);
         }
-        let located = self.locate_orphans();
-        self.deliver_to_memory(|run, sink| {
-            let orphans = located.and(run.deliver_orphans(sink));
-            let synced = run.sweep(&EVERYWHERE, true, sink)?;
-            orphans.map(|()| synced)
-        })
+        let orphans = self.drain_orphans();
+        match self.deliver_to_memory(|run, sink| run.sweep(&EVERYWHERE, true, sink)) {
+            Err(error) if error.code() == Code::Cancelled => Err(error),
+            synced => orphans.and(synced),
+        }
     }
 
     /// Reads what became dirty in a range since the last time and adds it to `bitmap`: bit 0 is the

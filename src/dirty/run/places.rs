@@ -8,10 +8,11 @@ use super::super::map::{Mapping, Piece};
 use super::super::memory::Place;
 use super::super::tracker::TrackerKind;
 use super::Run;
-use super::deliver::{give, place_of};
+use super::deliver::place_of;
+use super::keep::Handing;
 use crate::alloc;
 use crate::dirty::PageSize;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Most places that are remembered over an unmapping. A guest decides how many there are.
 const MAX_PLACES: usize = 1024;
@@ -26,6 +27,8 @@ struct Places {
     found: Vec<Piece>,
     known: usize,
     unknown: usize,
+    /// Why what is more than these cannot go.
+    failed: Option<Error>,
     /// The first address that `found` does not have of the piece in question; none behind 2^64.
     next: Option<u64>,
 }
@@ -80,10 +83,11 @@ pub(super) fn places_of(pieces: usize, pages: u64) -> Result<Vec<Piece>> {
 
 impl Run {
     /// The places of the pending pages of these pieces, and what is left of the pieces. Where they are
-    /// more than can be remembered, those pages are delivered at once.
-    pub(super) fn locate(&mut self, pieces: &[Piece], found: Vec<Piece>) -> Vec<Piece> {
+    /// more than can be remembered, those pages are delivered at once; fails where they can neither be
+    /// delivered nor kept. They are pending then, and nothing must be unmapped.
+    pub(super) fn locate(&mut self, pieces: &[Piece], found: Vec<Piece>) -> Result<Vec<Piece>> {
         let page = self.page;
-        let mut places = Places { page, found, known: 0, unknown: 0, next: None };
+        let mut places = Places { page, found, known: 0, unknown: 0, failed: None, next: None };
         for piece in pieces {
             places.next = Some(piece.first);
             if piece.mapping.translate {
@@ -94,7 +98,7 @@ impl Run {
             }
             places.add_rest(piece, Some(piece.last));
         }
-        places.found
+        places.failed.map_or(Ok(places.found), Err)
     }
 
     fn locate_part(
@@ -136,15 +140,23 @@ impl Run {
         let is_full = places.is_full();
         let kept = if is_full { next } else { bits };
         self.pending.add_bits(page.of(first), words, 0..kept);
-        let mut refused = None;
-        if is_full {
-            bitmap::clear(words, 0, kept);
-            refused = give(memory.as_mut(), page, piece, first, words, bits).err();
-        }
         self.memory = Some(memory);
-        if let Some(error) = refused {
+        if !is_full {
+            return;
+        }
+        bitmap::clear(words, 0, kept);
+        let mut handing = Handing::new(false);
+        if places.failed.is_none() {
+            let kept = self.hand_over(piece, first, words, bits, &mut handing);
+            places.failed =
+                kept.err().map(|error| match (&handing.refused, self.orphans.is_full()) {
+                    (Some(refused), true) => refused.clone(),
+                    _ => error,
+                });
+        }
+        self.pending.add_bits(page.of(first), words, 0..bits);
+        if let Some(error) = handing.refused {
             self.errors.add(DirtyError::new(None, TrackerKind::None, &piece.range(), &error));
-            self.orphan_bits(piece, first, words, bits);
         }
     }
 }

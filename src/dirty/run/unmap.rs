@@ -58,11 +58,22 @@ impl Run {
         }
         let pages: u64 = translated.iter().map(|p| pages_in(p.first, p.last, self.page)).sum();
         let room = (pages > 0).then(|| places_of(pieces.len(), pages)).transpose()?;
+        if sink.is_none() {
+            self.orphans.reserve(room.as_ref().map_or(pieces.len(), Vec::capacity))?;
+        }
         self.note_resets();
-        let places = self.read_mapped(&pieces, &translated, room);
+        let places = self.read_mapped(&pieces, &translated, room).map_err(|error| {
+            self.orphans.give_back();
+            // What a container had mapped is gone from there.
+            if !self.active_slots(&[TrackerKind::Type1]).is_empty() {
+                self.doubt(&pieces, &error);
+            }
+            error.note("; what is dirty can neither be given nor kept: try again")
+        })?;
         let places = places.as_deref().unwrap_or(&pieces);
         if let Err(errno) = unmap() {
             // Some of it may be gone: no tracker can be relied upon here any more.
+            self.orphans.give_back();
             self.doubt(&pieces, &failed(errno));
             return Err(failed(errno));
         }
@@ -102,13 +113,11 @@ impl Run {
         if !self.orphans.is_full() {
             return Ok(());
         }
-        let located = self.locate_orphans();
-        let delivered = self.deliver_to_memory(|run, sink| run.deliver_orphans(sink));
+        let drained = self.drain_orphans();
         if !self.orphans.is_full() {
             return Ok(());
         }
-        let error = located.and(delivered).err();
-        let error = error.unwrap_or_else(|| err!(Io, "the VMM does not take dirty pages"));
+        let error = drained.err().unwrap_or_else(|| err!(Io, "the VMM does not take dirty pages"));
         Err(error.note("; too much that was unmapped before waits for that: nothing is unmapped"))
     }
 
@@ -120,7 +129,7 @@ impl Run {
         pieces: &[Piece],
         translated: &[Piece],
         room: Option<Vec<Piece>>,
-    ) -> Option<Vec<Piece>> {
+    ) -> Result<Option<Vec<Piece>>> {
         // A page table forgets with the mapping; so may a tracker of the VMM's.
         for i in self.active_slots(&[TrackerKind::Hwpt, TrackerKind::Supplied]) {
             self.read_pieces(i, pieces, true);
@@ -128,13 +137,13 @@ impl Run {
         for i in self.active_slots(&[TrackerKind::Type1]) {
             self.unmap_container(i, pieces);
         }
-        let room = room?;
+        let Some(room) = room else { return Ok(None) };
         for i in self.active_slots(&[TrackerKind::DeviceLog]) {
             self.read_pieces(i, translated, false);
         }
         // Counted when it is added for good.
         self.add_blind(translated, false);
-        Some(self.locate(pieces, room))
+        self.locate(pieces, room).map(Some)
     }
 
     /// Delivers what is dirty in a range that is gone. What `set_dirty` refuses is kept.
@@ -147,12 +156,7 @@ impl Run {
             }
         }
         owed.remove(range.clone());
-        let delivered =
-            self.deliver_to_memory(|run, sink| run.deliver_pending(places, false, sink));
-        if let Err(error) = delivered {
-            self.errors.add(DirtyError::new(None, TrackerKind::None, range, &error));
-            self.orphan(places);
-        }
+        self.hand_over_unmapped(range, places);
     }
 
     /// Makes what could not be unmapped dirty for good. A page table says nothing about all of a
