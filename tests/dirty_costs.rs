@@ -53,6 +53,8 @@ struct Vmm {
     piece: u64,
     refuses: bool,
     counts_only: bool,
+    /// Each page is another piece of its memory.
+    apart: bool,
 }
 
 #[derive(Clone, Default)]
@@ -103,6 +105,7 @@ impl Memory for Shared {
         vmm.asked += 1;
         match vmm.piece {
             0 => Err(Errno(libc::ENOENT)),
+            _ if vmm.apart => Ok(Place { cookie: iova, offset: 0, size: PAGE, host: 0 }),
             piece => {
                 let first = iova & !(piece - 1);
                 let size = size.min(piece - (iova - first));
@@ -324,6 +327,32 @@ fn when_too_much_waits_for_the_vmm_nothing_more_is_unmapped() {
     run.unmap(0, PAGE, None, || Ok(())).unwrap();
     assert_eq!(vmm.take(), (0..=unmapped).map(|cookie| (cookie, 0)).collect());
     assert_eq!(run.stats().memory_bytes, least);
+}
+
+#[test]
+fn one_unmapping_does_not_keep_more_than_may_wait() {
+    const SIZE: u64 = 128 * MIB;
+    let _alone = alone();
+    let vmm = Shared::default();
+    vmm.get().piece = PAGE;
+    vmm.get().apart = true;
+    vmm.get().refuses = true;
+    let (mut run, tracked) = started(&vmm, &[translated(0, SIZE)]);
+    tracked.write(0, SIZE / PAGE, 1);
+    let never = || -> Result<(), Errno> { panic!("nothing is to be unmapped") };
+    let bytes = peak_of(|| {
+        let error = run.unmap(0, SIZE, None, never).unwrap_err();
+        assert_eq!(error.code(), Code::Io);
+        assert!(error.message().contains("can neither be given nor kept"), "{error}");
+    });
+    assert!(bytes <= 80 * MIB, "{bytes} bytes");
+    assert!(vmm.get().asked <= SIZE / PAGE, "asked {} times", vmm.get().asked);
+    // All is still there, and what the VMM knew comes though it has forgotten it.
+    vmm.get().refuses = false;
+    run.unmap(0, SIZE, None, || Ok(())).unwrap();
+    vmm.get().piece = 0;
+    run.collect().unwrap();
+    assert_eq!(vmm.take(), (0..SIZE / PAGE).map(|page| (page * PAGE, 0)).collect());
 }
 
 // --- a mapping that comes later --------------------------------------------------------------------
