@@ -185,7 +185,7 @@ CXX_TESTS = $(patsubst c-tests/%.cpp,%,$(wildcard c-tests/*.cpp))
 # What takes longest begins first.
 ALL_C_TESTS = misuse $(filter-out misuse,$(C_TESTS)) $(CXX_TESTS)
 # valgrind and the sanitizers have a malloc of their own, and so has this.
-OWN_MALLOC = out-of-memory unmap-without-memory
+OWN_MALLOC = out-of-memory unmap-without-memory fork-without-memory
 C_TEST_HDR = $(wildcard c-tests/*.h) include/vfiomig.h sim/include/vfiomig-sim.h
 PLAIN = $(addprefix $(B)/c-tests/plain/,$(ALL_C_TESTS))
 SANITIZED = $(addprefix $(B)/c-tests/sanitized/,$(filter-out $(OWN_MALLOC),$(ALL_C_TESTS)))

@@ -27,6 +27,8 @@ static atomic_ulong memory_count, memory_first, memory_last;
 static atomic_int memory_armed;
 /* The largest that fails; 0: any. */
 static size_t memory_largest;
+/* Called for each aligned allocation before it is made. */
+static void (*memory_hook)(size_t size);
 
 /* What the call has allocated in small pieces and not freed, in blocks of the library's reserve, and
  * the most that any call had at once: in bytes. */
@@ -164,6 +166,8 @@ void *realloc(void *ptr, size_t size)
 int posix_memalign(void **out, size_t align, size_t size)
 {
     REAL(posix_memalign);
+    if (memory_hook && memory_inside)
+        memory_hook(size);
     if (memory_fails(size))
         return ENOMEM;
     int r = real(out, align, size);

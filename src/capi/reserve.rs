@@ -15,7 +15,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::UnsafeCell;
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use crate::alloc::may_fail_now;
 use crate::error::{Result, err};
@@ -78,8 +78,17 @@ static OUT: [AtomicUsize; 4] = [const { AtomicUsize::new(0) }; 4];
 static LOANS: AtomicUsize = AtomicUsize::new(0);
 /// Blocks out and loans together: 0 while malloc has never failed, which is all that a call looks at.
 static IN_USE: AtomicUsize = AtomicUsize::new(0);
-/// Whether a thread borrows or gives back. Who meets that goes on without.
-static LENDING: AtomicBool = AtomicBool::new(false);
+/// The process of which a thread borrows or gives back; 0: none. Who meets that goes on without. A
+/// child of fork() does not have that thread, and so does not wait for it.
+static LENDING: AtomicU32 = AtomicU32::new(0);
+
+/// Whether this thread may borrow and give back now.
+fn begin_lending() -> bool {
+    let process = std::process::id();
+    let lending = LENDING.load(Ordering::Relaxed);
+    lending != process
+        && LENDING.compare_exchange(lending, process, Ordering::Acquire, Ordering::Relaxed).is_ok()
+}
 
 /// The start of a bank.
 fn base(bank: usize) -> *mut u8 {
@@ -256,12 +265,12 @@ pub(super) fn admit() -> Result<()> {
 #[cold]
 fn admit_in_need() -> Result<()> {
     let low = is_low();
-    if (low || LOANS.load(Ordering::Relaxed) > 0) && !LENDING.swap(true, Ordering::Acquire) {
+    if (low || LOANS.load(Ordering::Relaxed) > 0) && begin_lending() {
         match low {
             true => while is_low() && borrow_bank() {},
             false => return_banks(),
         }
-        LENDING.store(false, Ordering::Release);
+        LENDING.store(0, Ordering::Release);
     }
     match is_low() {
         true => Err(err!(NoMem, "out of memory, and the reserve is needed for calls under way")),
