@@ -63,7 +63,7 @@ codes! {
     NotTty = ENOTTY, "not a VFIO device, or a kernel without this feature";
     NoSpace = ENOSPC, "the buffer is too small for the next frame";
     TooBig = E2BIG, "a structure has non-zero members this version does not know";
-    NoData = ENODATA, "the stream is not complete";
+    NoData = ENODATA, "what was asked for is not there, or not yet";
     Proto = EPROTO, "the stream's format is wrong";
     BadMsg = EBADMSG, "a checksum is wrong";
     MsgSize = EMSGSIZE, "the stream exceeds a limit of the options";
