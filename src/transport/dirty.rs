@@ -5,6 +5,8 @@
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
+use once_cell::race::OnceBool;
+
 use super::kernel::ioctl;
 use super::os::kernel_release;
 use crate::alloc;
@@ -320,8 +322,12 @@ impl KernelHwpt {
     /// Wraps the page table `hwpt`. With `ioas`, the address space that it belongs to, it can find
     /// out whether a range is mapped.
     pub fn new(fd: impl AsFd + Send + Sync + 'static, hwpt: u32, ioas: Option<u32>) -> KernelHwpt {
-        let release = kernel_release();
-        KernelHwpt { fd: Arc::new(fd), hwpt, ioas, max_bitmap: max_bitmap_of(&release) }
+        // Asked once per process; nobody waits for whoever asks, so that a fork at that time does no
+        // harm.
+        static LIMITED: OnceBool = OnceBool::new();
+        let limited = LIMITED.get_or_init(|| max_bitmap_of(&kernel_release()) == MAPPED_BITMAP);
+        let max_bitmap = if limited { MAPPED_BITMAP } else { u64::MAX };
+        KernelHwpt { fd: Arc::new(fd), hwpt, ioas, max_bitmap }
     }
 
     fn call<const N: usize>(&self, request: u32, arg: &mut [u64; N]) -> Result<(), Errno> {
