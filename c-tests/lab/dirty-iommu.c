@@ -276,7 +276,7 @@ static void hwpt_hole(void)
 	EXPECT(error_of(&guest, 2).first, area->iova);
 	EXPECT(error_of(&guest, 2).last, area_last(area));
 	guest_want(&guest, area->iova, area_last(area));
-	EXPECT(sync_range(&guest, BASE + 8 * MIB, MIB, PAGE, UNWATCHED), 256);
+	EXPECT(sync_range(&guest, BASE + 8 * MIB, MIB, PAGE, ERRORS | UNWATCHED), 256);
 	mock_write(&mock, BASE + 30 * PAGE);
 	EXPECT(sync_range(&guest, BASE, MIB, PAGE, 0), 1);
 	/* It goes away, and with it the reason. */
@@ -919,7 +919,7 @@ static void all_kinds(void)
 			EXPECT(collect(&guest, UNWATCHED), 3 * 512);
 			OK(vfiomig_dirty_remove_source(guest.run, number));
 			guest_want_all(&guest);
-			EXPECT(collect(&guest, 0), 3 * 512);
+			EXPECT(collect(&guest, UNWATCHED), 3 * 512);
 		}
 	}
 	CHECK(found > 15, "only %llu pages", (unsigned long long)found);
