@@ -227,7 +227,7 @@ check-c: $(PLAIN) $(B)/demo/demo $(B)/features/libvfiomig.so ## the C tests and 
 
 .PHONY: check-valgrind
 check-valgrind: $(PLAIN) ## the C tests under valgrind
-	@c-tests/run.sh --valgrind check-valgrind $(filter-out %/$(OWN_MALLOC),$(PLAIN))
+	@c-tests/run.sh --valgrind check-valgrind $(filter-out $(addprefix %/,$(OWN_MALLOC)),$(PLAIN))
 
 .PHONY: check-sanitizers-quick
 check-sanitizers-quick: $(SANITIZED) $(B)/demo/sanitized ## the C tests and the demo with address and undefined-behaviour sanitizers
