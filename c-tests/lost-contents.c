@@ -427,6 +427,21 @@ static void a_device_that_is_in_stop_is_held_however_it_came_there(void)
         }
 }
 
+/* Whoever begins a load has given up what the device held, also where it does not begin. */
+static void a_load_that_fails_loses_nothing_more(void)
+{
+    struct vfiomig_sim_options o = rig_options();
+    struct vfiomig_load *load;
+    o.migration_flags = 1; /* half-way to RESUMING is STOP */
+    struct rig rig = rig_new(&o, NULL);
+    EQ(vfiomig_sim_inject(rig.sim, VFIOMIG_SIM_OP_SET_STATE, 1, EIO, VFIOMIG_SIM_FAULT_HALF), 0);
+    EQ(vfiomig_load_begin(rig.dev, NULL, &load), -EIO);
+    OK(vfiomig_device_run(rig.dev));
+    struct bytes stream = stream_of(rig.dev);
+    bytes_free(&stream);
+    rig_free(&rig);
+}
+
 /* Only what brings new contents, or the VMM's word, lifts it. */
 static void what_fails_does_not_lift_it(void)
 {
@@ -530,6 +545,7 @@ int main(void)
     RUN(a_device_that_does_not_tell_its_state_is_asked_again_and_not_believed);
     RUN(a_device_that_did_not_go_is_still_its_guests);
     RUN(a_device_that_is_in_stop_is_held_however_it_came_there);
+    RUN(a_load_that_fails_loses_nothing_more);
     RUN(what_fails_does_not_lift_it);
     RUN(the_device_of_a_paused_guest_is_left_stopped);
     RUN(a_running_guest_loses_nothing);

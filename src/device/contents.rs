@@ -6,7 +6,7 @@
 //! that the guest relies upon. That is remembered until the VMM says that it wants an empty device,
 //! or loads another state.
 
-use super::{Inner, State};
+use super::{Inner, Session, State};
 use crate::error::{Code, Error, Failure, Operation, Outcome, Result};
 
 /// How often a device that does not tell its state is asked, where a guest's state depends on it.
@@ -37,7 +37,8 @@ impl Inner {
     /// The guest was stopped, by the caller's word or because its device was: from here on it
     /// cannot reset the device itself.
     pub(crate) fn hold_contents(&mut self) {
-        if self.contents == Contents::Live {
+        // Whoever begins a load has given up what the device held.
+        if self.contents == Contents::Live && self.session != Session::Loading {
             self.contents = Contents::Held;
         }
     }
