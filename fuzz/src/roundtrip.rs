@@ -135,6 +135,7 @@ fn save_all(
         no_pre_copy: input.rarely(4),
         nonblocking: input.rarely(4),
         max_restarts: 4,
+        read_timeout: PATIENCE,
         ..SaveOptions::default()
     };
     let save = kept.insert(source.device.save(options)?);
