@@ -186,7 +186,11 @@ static void mappings_come_while_only_small_allocations_fail(void)
     EQ(LIB(vfiomig_dirty_mark(run, 0, PAGE)), -ENOMEM);
     HAS(vfiomig_error_message(), "memory");
     memory_is_back();
+    /* With what was made without memory still there. */
+    OK(LIB(try_map(run, 2 * 60000 * (uint64_t)PAGE, PAGE, 1, 60000 * (uint64_t)40000 * PAGE, 0)));
+    OK(LIB(vfiomig_dirty_mark(run, 2 * 60000 * (uint64_t)PAGE, PAGE)));
     CHECK(LIB(vfiomig_dirty_collect(run)) >= 0);
+    EQ(taken[60000], 1);
     for (uint64_t i = 0; i < 60000; i++)
         EQ(taken[i], mapped[i]);
     vfiomig_dirty_free(run);

@@ -10,6 +10,7 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt::{self, Write as _};
 
+use crate::capi::{Room, reserve_room};
 use crate::error::{Code, Error, Result};
 
 thread_local! {
@@ -129,15 +130,26 @@ pub(crate) fn collect<T>(from: impl Iterator<Item = T>, what: &'static str) -> R
 /// More than anything small takes, in bytes.
 const PROBE: usize = 8 << 10;
 
+/// What small things take, in bytes.
+const SMALL: [usize; 4] = [64, 256, 1024, 4096];
+
 /// Whether there is memory now: asked before each node of a map or set that the guest or the VMM may
-/// make long. Whoever hears "no" stores something coarser instead, or nothing. "No" also where the
-/// reserve is low: malloc may have what is tried here and not the node itself.
+/// make long. Whoever hears "no" stores something coarser instead, or nothing. Malloc may have what is
+/// tried here and not the node itself, which then comes from the reserve: so where that has little, small
+/// sizes are tried too, and where it has nothing for this, the answer is "no".
 pub(crate) fn has_memory() -> bool {
-    if crate::capi::reserve_is_low() {
-        return false;
+    match reserve_room() {
+        Room::Enough => can_have(&[PROBE]),
+        Room::Little => can_have(&[PROBE]) && can_have(&SMALL),
+        Room::None => false,
     }
+}
+
+/// Whether malloc has pieces of these sizes, at once.
+fn can_have(sizes: &[usize]) -> bool {
     let mut probe: Vec<u8> = Vec::new();
-    let found = may_fail(|| probe.try_reserve_exact(PROBE)).is_ok();
+    let Some((size, others)) = sizes.split_first() else { return true };
+    let found = may_fail(|| probe.try_reserve_exact(*size)).is_ok() && can_have(others);
     // What is allocated for nothing may be left out otherwise.
     std::hint::black_box(probe.as_ptr());
     found

@@ -34,7 +34,7 @@ pub use errors::*;
 pub use fsm::*;
 pub use load::*;
 pub use reserve::Reserve;
-pub(crate) use reserve::reserve_is_low;
+pub(crate) use reserve::{Room, reserve_room};
 pub use save::*;
 pub use structs::*;
 pub use version::*;

@@ -187,20 +187,45 @@ fn is_low_with(loans: usize) -> bool {
     })
 }
 
-/// Whether nothing more may come out of it whose number a guest or the VMM decides: long before calls
-/// are refused, and while banks can still be borrowed for these. Free while malloc gives what it is
-/// asked for.
+/// How much there is for what a guest or the VMM decides the number of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// Enough.
+    Enough,
+    /// Not much: what can come from malloc has to.
+    Little,
+    /// None: what is left, and what can be borrowed, is for calls.
+    None,
+}
+
+/// How much is left for that. Free while malloc gives what it is asked for.
 #[inline]
-pub(crate) fn reserve_is_low() -> bool {
-    IN_USE.load(Ordering::Relaxed) != 0 && is_low_for_many()
+pub(crate) fn reserve_room() -> Room {
+    if IN_USE.load(Ordering::Relaxed) == 0 { Room::Enough } else { room_in_need() }
 }
 
 #[cold]
-fn is_low_for_many() -> bool {
-    let banks = OWN + LOANS.load(Ordering::Relaxed).min(BORROWED / 2);
+fn room_in_need() -> Room {
+    let loans = LOANS.load(Ordering::Relaxed);
+    if !is_low_for_many(loans.min(BORROWED / 2)) {
+        Room::Enough
+    } else if !is_low_for_many(loans.min(BORROWED * 3 / 4)) {
+        Room::Little
+    } else {
+        Room::None
+    }
+}
+
+/// Whether more than a quarter of its own and all of so many borrowed banks are out.
+fn is_low_for_many(loans: usize) -> bool {
     CLASSES.iter().zip(&OUT).any(|(class, out)| {
-        out.load(Ordering::Relaxed) + class.count * OWN * 3 / 4 > class.count * banks
+        out.load(Ordering::Relaxed) + class.count * OWN * 3 / 4 > class.count * (OWN + loans)
     })
+}
+
+/// Whether one more bank would help, or would be missed, with so many borrowed.
+fn needs_bank_with(loans: usize) -> bool {
+    is_low_with(loans) || loans < BORROWED * 3 / 4 && is_low_for_many(loans)
 }
 
 fn is_low() -> bool {
@@ -239,7 +264,7 @@ fn return_banks() {
             word.compare_exchange(0, !0, Ordering::Acquire, Ordering::Relaxed).is_err()
         };
         let open = bits.0.iter().position(is_open);
-        let needed = is_low_with(LOANS.load(Ordering::Relaxed).saturating_sub(1));
+        let needed = needs_bank_with(LOANS.load(Ordering::Relaxed).saturating_sub(1));
         if open.is_some() || needed {
             for word in bits.0.iter().take(open.unwrap_or(WORDS)) {
                 word.store(0, Ordering::Release);
@@ -264,10 +289,11 @@ pub(super) fn admit() -> Result<()> {
 
 #[cold]
 fn admit_in_need() -> Result<()> {
-    let low = is_low();
+    let needs_bank = || needs_bank_with(LOANS.load(Ordering::Relaxed));
+    let low = needs_bank();
     if (low || LOANS.load(Ordering::Relaxed) > 0) && begin_lending() {
         match low {
-            true => while is_low() && borrow_bank() {},
+            true => while needs_bank() && borrow_bank() {},
             false => return_banks(),
         }
         LENDING.store(0, Ordering::Release);
