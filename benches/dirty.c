@@ -12,7 +12,7 @@
  *
  * dirty-memory: what a run needs at the most, in bytes of the process, with four trackers that find
  * every other page dirty. The baseline is one bitmap of the guest. While pages are delivered the need
- * must not depend on the guest; when a source is taken out, all that it had to say is kept until it
+ * must not depend on the guest; when a writer is taken out, all that it had to say is kept until it
  * is delivered, and that is one bitmap.
  *
  * dirty-sync-page: a reading of one page of a guest of 1 TiB, in microseconds, each behind a new
@@ -23,7 +23,7 @@
  * The baseline is the same with a place that is known. dirty-unmap-memory: what comes into use
  * meanwhile, in bytes; the baseline is one bitmap of the range.
  */
-#define _GNU_SOURCE
+#define _GNU_WRITER
 #include <sys/wait.h>
 
 #include "bench.h"
@@ -133,12 +133,12 @@ static struct vfiomig_dirty *new_run(uint64_t guest, set_dirty_fn set_dirty, voi
     all.size = guest;
     struct vfiomig_dirty *run = new_run_of(&all, set_dirty, opaque);
     for (int i = 0; i < TRACKERS; i++) {
-        struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
-        source.flags = VFIOMIG_SOURCE_TRACKER | VFIOMIG_SOURCE_REQUIRED;
-        source.tracker = &tracker;
-        source.tracker_opaque = logs ? logs[i] : NULL;
-        if (vfiomig_dirty_add_source(run, &source, &number))
-            bench_die("vfiomig_dirty_add_source");
+        struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
+        writer.flags = VFIOMIG_WRITER_CUSTOM | VFIOMIG_WRITER_REQUIRED;
+        writer.tracker = &tracker;
+        writer.tracker_opaque = logs ? logs[i] : NULL;
+        if (vfiomig_dirty_add_writer(run, &writer, &number))
+            bench_die("vfiomig_dirty_add_writer");
     }
     if (vfiomig_dirty_start(run))
         bench_die("vfiomig_dirty_start");
@@ -257,7 +257,7 @@ static double peak_of(uint64_t guest, int removes)
         vfiomig_dirty_free(run);
         double before = status_bytes("VmRSS");
         run = new_run(guest, take, NULL, every_other, NULL);
-        if (removes ? vfiomig_dirty_remove_source(run, 0) : vfiomig_dirty_collect(run))
+        if (removes ? vfiomig_dirty_remove_writer(run, 0) : vfiomig_dirty_collect(run))
             bench_die("vfiomig_dirty_collect");
         get_stats(run, &stats);
         peak[0] = status_bytes("VmHWM") - before;
@@ -337,8 +337,8 @@ static void measure_sync_page(void)
     struct bench_device state = { .state = VFIOMIG_STATE_RUNNING };
     struct vfiomig_device_ops ops = VFIOMIG_DEVICE_OPS_INIT;
     struct vfiomig_tracker_ops tracker = VFIOMIG_TRACKER_OPS_INIT;
-    struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
-    struct vfiomig_source_stats stats = VFIOMIG_SOURCE_STATS_INIT;
+    struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
+    struct vfiomig_dirty_writer_stats stats = VFIOMIG_DIRTY_WRITER_STATS_INIT;
     struct vfiomig_mapping mapping = VFIOMIG_MAPPING_INIT;
     struct vfiomig_device *device;
     double ours[RUNS], baseline[RUNS];
@@ -348,15 +348,15 @@ static void measure_sync_page(void)
     ops.reset = bench_reset;
     tracker.page_size = PAGE;
     tracker.sync = nothing;
-    source.flags = VFIOMIG_SOURCE_DEVICE_LOG | VFIOMIG_SOURCE_TRACKER;
-    source.tracker = &tracker;
+    writer.flags = VFIOMIG_WRITER_DEVICE_LOG | VFIOMIG_WRITER_CUSTOM;
+    writer.tracker = &tracker;
     mapping.size = GUEST;
     if (vfiomig_device_new_ops(&ops, &state, NULL, &device))
         bench_die("vfiomig_device_new_ops");
-    source.device = device;
+    writer.device = device;
     struct vfiomig_dirty *run = new_run_of(&mapping, take, NULL);
-    if (vfiomig_dirty_add_source(run, &source, &number) || vfiomig_dirty_start(run) ||
-        vfiomig_dirty_get_source(run, number, &stats))
+    if (vfiomig_dirty_add_writer(run, &writer, &number) || vfiomig_dirty_start(run) ||
+        vfiomig_dirty_get_writer_stats(run, number, &stats))
         bench_die("a run with a device's log");
     if (stats.tracker != VFIOMIG_TRACKER_DEVICE_LOG)
         bench_die(stats.note);
@@ -375,7 +375,7 @@ static void measure_sync_page(void)
     if (bench_median(ours, RUNS) > 5)
         bench_die("a reading of one page must take 5 us at the most");
     /* It is not put off for ever. */
-    if (vfiomig_dirty_collect(run) < 0 || vfiomig_dirty_get_source(run, number, &stats))
+    if (vfiomig_dirty_collect(run) < 0 || vfiomig_dirty_get_writer_stats(run, number, &stats))
         bench_die("vfiomig_dirty_collect");
     if (stats.restarts != 1)
         bench_die("the log must have been started anew once");
@@ -421,7 +421,7 @@ static struct vfiomig_dirty *new_unmapping_run(void)
     struct vfiomig_memory_ops memory = VFIOMIG_MEMORY_OPS_INIT;
     struct vfiomig_dirty_options options = VFIOMIG_DIRTY_OPTIONS_INIT;
     struct vfiomig_tracker_ops tracker = VFIOMIG_TRACKER_OPS_INIT;
-    struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
+    struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
     struct vfiomig_dirty *run;
     uint32_t number;
 
@@ -430,10 +430,10 @@ static struct vfiomig_dirty *new_unmapping_run(void)
     options.page_size = PAGE;
     tracker.page_size = PAGE;
     tracker.sync = nothing;
-    source.flags = VFIOMIG_SOURCE_TRACKER | VFIOMIG_SOURCE_REQUIRED;
-    source.tracker = &tracker;
+    writer.flags = VFIOMIG_WRITER_CUSTOM | VFIOMIG_WRITER_REQUIRED;
+    writer.tracker = &tracker;
     if (vfiomig_dirty_new(&memory, NULL, &options, &run) ||
-        vfiomig_dirty_add_source(run, &source, &number) || vfiomig_dirty_start(run))
+        vfiomig_dirty_add_writer(run, &writer, &number) || vfiomig_dirty_start(run))
         bench_die("a run for unmapping");
     unmap_ms(run, 0);
     return run;

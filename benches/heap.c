@@ -135,8 +135,8 @@ static double peak_of_ours(uint64_t size)
         if (vfiomig_load_push(load, buf, half) < 0 ||
             vfiomig_load_push(load, buf + half, len - half) < 0)
             bench_die("vfiomig_load_push");
-    } while (r != VFIOMIG_END);
-    if (vfiomig_load_commit(load) || vfiomig_save_finish(save, VFIOMIG_RELEASE))
+    } while (r != VFIOMIG_NEXT_END);
+    if (vfiomig_load_commit(load) || vfiomig_save_finish(save, VFIOMIG_ENDING_RELEASE))
         bench_die("commit");
     if (taken != size) {
         fprintf(stderr, "bench: %llu of %llu bytes arrived\n", (unsigned long long)taken,

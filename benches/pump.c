@@ -187,9 +187,9 @@ static double save_ours(char *buf)
         if (r < 0)
             bench_die("vfiomig_save_next");
         write_all(peer.sock, buf, n);
-    } while (r != VFIOMIG_END);
+    } while (r != VFIOMIG_NEXT_END);
     double rate = finish_sending(peer, start);
-    if (vfiomig_save_finish(save, VFIOMIG_RELEASE))
+    if (vfiomig_save_finish(save, VFIOMIG_ENDING_RELEASE))
         bench_die("vfiomig_save_finish");
     vfiomig_save_free(save);
     vfiomig_device_free(device);
@@ -224,10 +224,10 @@ static double read_ours(char *buf)
     if (vfiomig_save_begin(device, NULL, &save) || vfiomig_save_stop(save))
         bench_die("vfiomig_save_stop");
     double start = bench_now();
-    while ((r = vfiomig_save_next(save, buf, block, &n)) == VFIOMIG_MORE)
+    while ((r = vfiomig_save_next(save, buf, block, &n)) == VFIOMIG_NEXT_MORE)
         ;
     double us = per_mib(start);
-    if (r != VFIOMIG_END)
+    if (r != VFIOMIG_NEXT_END)
         bench_die("vfiomig_save_next");
     vfiomig_save_free(save);
     vfiomig_device_free(device);
@@ -256,10 +256,10 @@ static double checksum_ours(char *buf)
     if (vfiomig_save_begin(device, NULL, &save) || vfiomig_save_stop(save))
         bench_die("vfiomig_save_stop");
     double start = bench_now();
-    while ((r = vfiomig_save_next(save, buf, VFIOMIG_GOOD_BUFFER, &n)) == VFIOMIG_MORE)
+    while ((r = vfiomig_save_next(save, buf, VFIOMIG_GOOD_BUFFER, &n)) == VFIOMIG_NEXT_MORE)
         ;
     double us = per_mib(start);
-    if (r != VFIOMIG_END)
+    if (r != VFIOMIG_NEXT_END)
         bench_die("vfiomig_save_next");
     vfiomig_save_free(save);
     vfiomig_device_free(device);
@@ -358,8 +358,8 @@ static double load_ours(const char *bytes, size_t len, char *pushed_from, int pa
         if ((n = receive(peer.sock, space, room, parts)) <= 0)
             break;
         if (pushed_from ? vfiomig_load_push(load, space, (size_t)n) < 0
-                        : vfiomig_load_received(load, (size_t)n) < 0)
-            bench_die("vfiomig_load_received");
+                        : vfiomig_load_push_received(load, (size_t)n) < 0)
+            bench_die("vfiomig_load_push_received");
     }
     if (vfiomig_load_commit(load))
         bench_die("vfiomig_load_commit");
@@ -396,7 +396,7 @@ static char *record_stream(size_t *len)
         if (r < 0)
             bench_die("vfiomig_save_next");
         at += n;
-    } while (r != VFIOMIG_END);
+    } while (r != VFIOMIG_NEXT_END);
     vfiomig_save_free(save);
     vfiomig_device_free(device);
     *len = at;

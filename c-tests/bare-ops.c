@@ -122,11 +122,11 @@ static void state_goes_from_file_to_file(void)
     struct vfiomig_save *save = save_all(from, NULL, 8192, &stream);
     int fd = a.last_fd;
     CHECK(is_open(fd));
-    OK(vfiomig_save_finish(save, VFIOMIG_RELEASE));
+    OK(vfiomig_save_finish(save, VFIOMIG_ENDING_RELEASE));
     CHECK(!is_open(fd)); /* it belongs to the library */
     OK(vfiomig_load_begin(to, NULL, &load));
     fd = b.last_fd;
-    CHECK(push_all(load, &stream, 777) & VFIOMIG_END);
+    CHECK(push_all(load, &stream, 777) & VFIOMIG_PUSH_END);
     OK(vfiomig_load_commit(load));
     CHECK(!is_open(fd));
     EQ(b.len, a.len);
@@ -170,15 +170,15 @@ static void a_pipe_is_read_without_blocking_and_polled(void)
     EQ(fcntl(a.last_fd, F_GETFL) & O_NONBLOCK, O_NONBLOCK);
     do /* preamble and identity need no device */
         r = vfiomig_save_next(save, buf, sizeof buf, &len);
-    while (r == VFIOMIG_MORE);
+    while (r == VFIOMIG_NEXT_MORE);
     EQ(r, -EAGAIN);
-    struct pollfd pfd = { .fd = vfiomig_save_poll_fd(save), .events = POLLIN };
+    struct pollfd pfd = { .fd = vfiomig_save_get_poll_fd(save), .events = POLLIN };
     EQ(pfd.fd, a.last_fd);
     EQ(poll(&pfd, 1, 0), 0);
     EQ(write(a.feed, "0123456789", 10), 10);
     EQ(poll(&pfd, 1, 0), 1);
     r = vfiomig_save_next(save, buf, sizeof buf, &len);
-    EQ(r, VFIOMIG_MORE);
+    EQ(r, VFIOMIG_NEXT_MORE);
     CHECK(len > 10);
     EQ(memcmp(buf + len - 10, "0123456789", 10), 0);
     EQ(vfiomig_save_next(save, buf, sizeof buf, &len), -EAGAIN);

@@ -164,9 +164,9 @@ static struct bytes stream_with_a_blob(void)
     struct vfiomig_save *save;
     OK(vfiomig_save_begin(rig.dev, NULL, &save));
     OK(vfiomig_save_stop(save));
-    OK(vfiomig_save_blob(save, 1, "abc", 3));
-    EQ(read_until(save, &out, 8192, VFIOMIG_END), VFIOMIG_END);
-    OK(vfiomig_save_finish(save, VFIOMIG_KEEP));
+    OK(vfiomig_save_add_blob(save, 1, "abc", 3));
+    EQ(read_until(save, &out, 8192, VFIOMIG_NEXT_END), VFIOMIG_NEXT_END);
+    OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
     vfiomig_save_free(save);
     rig_free(&rig);
     return out;
@@ -209,7 +209,7 @@ static void party_new(struct party *p, enum where where, struct party *other)
         p->tracker = tracker_new(0, PAGE, 64);
         p->tracker.hook = on_sync;
         p->tracker.hook_opaque = p;
-        add_source(p->run, &p->tracker, NULL, 0);
+        add_writer(p->run, &p->tracker, NULL, 0);
         mapping.size = 64 * PAGE;
         OK(vfiomig_dirty_map(p->run, &mapping));
         OK(vfiomig_dirty_start(p->run));

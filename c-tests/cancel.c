@@ -42,14 +42,14 @@ static void a_save_on_a_slow_device(void)
     struct rig rig = rig_new(&o, NULL);
     OK(vfiomig_save_begin(rig.dev, NULL, &save));
     EQ(pthread_create(&thread, NULL, cancel_save, save), 0);
-    EQ(read_until(save, &stream, 65536, VFIOMIG_DRAINED), -ECANCELED);
+    EQ(read_until(save, &stream, 65536, VFIOMIG_NEXT_DRAINED), -ECANCELED);
     CHECK(stream.len < o.state_size / 2);
     pthread_join(thread, &result);
     EQ((intptr_t)result, 0);
     /* Every later call as well, and only one way out. */
-    EQ(read_until(save, &stream, 65536, VFIOMIG_DRAINED), -ECANCELED);
-    EQ(vfiomig_save_finish(save, VFIOMIG_RELEASE), -ECANCELED);
-    OK(vfiomig_save_finish(save, VFIOMIG_KEEP));
+    EQ(read_until(save, &stream, 65536, VFIOMIG_NEXT_DRAINED), -ECANCELED);
+    EQ(vfiomig_save_finish(save, VFIOMIG_ENDING_RELEASE), -ECANCELED);
+    OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
     EQ(vfiomig_sim_state(rig.sim), VFIOMIG_STATE_RUNNING);
     vfiomig_save_free(save);
     rig_free(&rig);
@@ -66,7 +66,7 @@ static void a_save_between_calls(void)
         OK(vfiomig_save_begin(rig.dev, NULL, &save));
         OK(vfiomig_save_cancel(save));
         OK(vfiomig_save_cancel(save));
-        int r = step == 0   ? read_until(save, &stream, 8192, VFIOMIG_DRAINED)
+        int r = step == 0   ? read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED)
                 : step == 1 ? vfiomig_save_quiesce(save)
                             : vfiomig_save_stop(save);
         if (r != -ECANCELED)
@@ -87,8 +87,8 @@ static void a_save_that_has_stopped_the_device(void)
     OK(vfiomig_save_begin(rig.dev, NULL, &save));
     OK(vfiomig_save_stop(save));
     OK(vfiomig_save_cancel(save));
-    EQ(read_until(save, &stream, 8192, VFIOMIG_END), -ECANCELED);
-    OK(vfiomig_save_finish(save, VFIOMIG_KEEP));
+    EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_END), -ECANCELED);
+    OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
     EQ(vfiomig_sim_state(rig.sim), VFIOMIG_STATE_RUNNING);
     CHECK(vfiomig_sim_digest(rig.sim) == digest);
     vfiomig_save_free(save);
@@ -133,7 +133,7 @@ static void a_load_before_its_commit(void)
     struct bytes stream = stream_of(from.dev);
     struct vfiomig_load *load;
     OK(vfiomig_load_begin(to.dev, NULL, &load));
-    CHECK(push_all(load, &stream, SIZE_MAX) & VFIOMIG_END);
+    CHECK(push_all(load, &stream, SIZE_MAX) & VFIOMIG_PUSH_END);
     OK(vfiomig_load_cancel(load));
     EQ(vfiomig_load_commit(load), -ECANCELED);
     EQ(vfiomig_sim_state(to.sim), VFIOMIG_STATE_RUNNING);
@@ -153,8 +153,8 @@ static void every_call_is_cancelled(struct vfiomig_save *save)
     size_t len;
     for (int i = 0; i < 2; i++) {
         EQ(vfiomig_save_get_pending(save, &pending), -ECANCELED);
-        EQ(vfiomig_save_blob(save, 1, "x", 1), -ECANCELED);
-        EQ(vfiomig_save_poll_fd(save), -ECANCELED);
+        EQ(vfiomig_save_add_blob(save, 1, "x", 1), -ECANCELED);
+        EQ(vfiomig_save_get_poll_fd(save), -ECANCELED);
         EQ(vfiomig_save_next(save, buf, sizeof buf, &len), -ECANCELED);
         EQ(vfiomig_save_quiesce(save), -ECANCELED);
         EQ(vfiomig_save_stop(save), -ECANCELED);
@@ -178,21 +178,21 @@ static void each_later_call_of_a_save_says_so(void)
         if (when >= 2)
             OK(vfiomig_save_stop(save));
         if (when >= 3)
-            EQ(read_until(save, &stream, 8192, VFIOMIG_END), VFIOMIG_END);
+            EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_END), VFIOMIG_NEXT_END);
         OK(vfiomig_save_cancel(save));
         every_call_is_cancelled(save);
         EQ(vfiomig_save_finish(save, 99), -EINVAL);
         if (when == 3) { /* too late: the target may have it all */
-            OK(vfiomig_save_finish(save, VFIOMIG_RELEASE));
+            OK(vfiomig_save_finish(save, VFIOMIG_ENDING_RELEASE));
             EQ(vfiomig_sim_state(rig.sim), VFIOMIG_STATE_STOP);
         } else {
-            EQ(vfiomig_save_finish(save, VFIOMIG_RELEASE), -ECANCELED);
-            OK(vfiomig_save_finish(save, VFIOMIG_KEEP));
+            EQ(vfiomig_save_finish(save, VFIOMIG_ENDING_RELEASE), -ECANCELED);
+            OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
             EQ(vfiomig_sim_state(rig.sim), VFIOMIG_STATE_RUNNING);
         }
         /* What is finished is finished, however that came about. */
         EQ(vfiomig_save_next(save, buf, sizeof buf, &len), -EINVAL);
-        EQ(vfiomig_save_finish(save, VFIOMIG_KEEP), -EINVAL);
+        EQ(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP), -EINVAL);
         vfiomig_save_free(save);
         rig_free(&rig);
         bytes_free(&stream);
@@ -213,12 +213,12 @@ static void each_later_call_of_a_load_says_so(void)
             options.format = (uint32_t)format;
             OK(vfiomig_load_begin(to.dev, &options, &load));
             if (format == VFIOMIG_FORMAT_NATIVE)
-                EQ(vfiomig_load_push(load, stream.data, 9000), VFIOMIG_MORE);
+                EQ(vfiomig_load_push(load, stream.data, 9000), VFIOMIG_PUSH_MORE);
             OK(vfiomig_load_cancel(load));
             for (int i = first; i < first + 8; i++)
                 EQ(i % 4 == 0   ? vfiomig_load_push(load, stream.data, 1)
                    : i % 4 == 1 ? vfiomig_load_get_space(load, &space, &room)
-                   : i % 4 == 2 ? vfiomig_load_received(load, 0)
+                   : i % 4 == 2 ? vfiomig_load_push_received(load, 0)
                                 : vfiomig_load_commit(load),
                    -ECANCELED);
             HAS(vfiomig_error_message(), "cancelled");
@@ -236,7 +236,7 @@ static void a_load_that_was_committed_is_not_cancelled(void)
     struct bytes stream = stream_of(from.dev);
     struct vfiomig_load *load;
     OK(vfiomig_load_begin(to.dev, NULL, &load));
-    CHECK(push_all(load, &stream, SIZE_MAX) & VFIOMIG_END);
+    CHECK(push_all(load, &stream, SIZE_MAX) & VFIOMIG_PUSH_END);
     OK(vfiomig_load_commit(load));
     OK(vfiomig_load_cancel(load));
     EQ(vfiomig_load_commit(load), -EINVAL);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * Which tracker a source gets: the first of those it was given that works, and the reason is told.
+ * Which tracker a writer gets: the first of those it was given that works, and the reason is told.
  * Where none works every page is dirty at every time, or the run does not start.
  */
 #include <fcntl.h>
@@ -23,25 +23,25 @@ static uint64_t dirty_pages(struct vfiomig_dirty *run, int returned)
 static void without_a_tracker_everything_is_dirty_at_every_time(void)
 {
     struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
-    uint32_t number = add_source(run, NULL, NULL, 0);
+    uint32_t number = add_writer(run, NULL, NULL, 0);
     map(run, BASE, NUM * PAGE, 0, 0);
-    EQ(source_of(run, number).tracker, VFIOMIG_TRACKER_NONE);
+    EQ(writer_of(run, number).tracker, VFIOMIG_TRACKER_NONE);
     EQ(vfiomig_dirty_start(run), VFIOMIG_DIRTY_UNWATCHED);
-    EQ(source_of(run, number).tracker, VFIOMIG_TRACKER_ALL_DIRTY);
+    EQ(writer_of(run, number).tracker, VFIOMIG_TRACKER_ALL_DIRTY);
     for (int i = 0; i < 3; i++)
         CHECK(dirty_pages(run, VFIOMIG_DIRTY_UNWATCHED) == ALL);
-    EQ(source_of(run, number).assumed_bytes, 3 * NUM * PAGE);
-    EQ(source_of(run, number).dirty_bytes, 0);
+    EQ(writer_of(run, number).assumed_bytes, 3 * NUM * PAGE);
+    EQ(writer_of(run, number).dirty_bytes, 0);
     vfiomig_dirty_free(run);
 }
 
-static void without_a_source_nothing_is_dirty(void)
+static void without_a_writer_nothing_is_dirty(void)
 {
     struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
     map(run, BASE, NUM * PAGE, 0, 0);
     OK(vfiomig_dirty_start(run));
     EQ(dirty_pages(run, 0), 0);
-    EQ(stats_of(run).num_sources, 0);
+    EQ(stats_of(run).num_writers, 0);
     vfiomig_dirty_free(run);
 }
 
@@ -53,12 +53,12 @@ static void one_choice(uint64_t quirks, uint32_t fault_op, int fault, uint32_t t
     struct tracker t = tracker_new(BASE, PAGE, NUM);
     o.quirks = quirks;
     struct rig rig = rig_new(&o, NULL);
-    uint32_t number = add_source(run, &t, rig.dev, VFIOMIG_SOURCE_DEVICE_LOG | VFIOMIG_SOURCE_REQUIRED);
+    uint32_t number = add_writer(run, &t, rig.dev, VFIOMIG_WRITER_DEVICE_LOG | VFIOMIG_WRITER_REQUIRED);
     map(run, BASE, NUM * PAGE, 0, 0);
     if (fault_op)
         EQ(vfiomig_sim_inject(rig.sim, fault_op, 1, fault, VFIOMIG_SIM_FAULT_STICKY), 0);
     OK(vfiomig_dirty_start(run));
-    struct vfiomig_source_stats stats = source_of(run, number);
+    struct vfiomig_dirty_writer_stats stats = writer_of(run, number);
     EQ(stats.tracker, tracker);
     EQ(stats.page_size, PAGE);
     if (note)
@@ -73,7 +73,7 @@ static void one_choice(uint64_t quirks, uint32_t fault_op, int fault, uint32_t t
     vfiomig_sim_clear_faults(rig.sim);
     OK(vfiomig_dirty_stop(run));
     EQ(t.stops, !by_log);
-    EQ(source_of(run, number).tracker, VFIOMIG_TRACKER_NONE);
+    EQ(writer_of(run, number).tracker, VFIOMIG_TRACKER_NONE);
     vfiomig_dirty_free(run);
     tracker_free(&t);
     rig_free(&rig);
@@ -81,7 +81,7 @@ static void one_choice(uint64_t quirks, uint32_t fault_op, int fault, uint32_t t
 
 static void the_first_that_works_is_taken_and_the_reason_told(void)
 {
-    const uint32_t log = VFIOMIG_TRACKER_DEVICE_LOG, own = VFIOMIG_TRACKER_SUPPLIED;
+    const uint32_t log = VFIOMIG_TRACKER_DEVICE_LOG, own = VFIOMIG_TRACKER_CUSTOM;
     one_choice(0, 0, 0, log, NULL);
     one_choice(VFIOMIG_SIM_NO_LOGGING, 0, 0, own, "does not log");
     one_choice(VFIOMIG_SIM_REPORT_EOPNOTSUPP, 0, 0, own, "CONFIG_IOMMUFD");
@@ -95,28 +95,28 @@ static void the_first_that_works_is_taken_and_the_reason_told(void)
 /* Containers and page tables that are none. */
 static void trackers_of_the_kernel_that_are_not_there(void)
 {
-    struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
+    struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
     struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
     uint32_t number;
     CHECK(null >= 0);
-    source.flags = VFIOMIG_SOURCE_TYPE1 | VFIOMIG_SOURCE_HWPT;
-    source.name = "nobody's";
-    source.iommufd = source.container_fd = null;
-    source.hwpt_id = 1;
-    source.ioas_id = 1;
-    OK(vfiomig_dirty_add_source(run, &source, &number));
+    writer.flags = VFIOMIG_WRITER_TYPE1 | VFIOMIG_WRITER_HWPT;
+    writer.name = "nobody's";
+    writer.iommufd = writer.container_fd = null;
+    writer.hwpt_id = 1;
+    writer.ioas_id = 1;
+    OK(vfiomig_dirty_add_writer(run, &writer, &number));
     map(run, BASE, NUM * PAGE, 0, 0);
     EQ(vfiomig_dirty_start(run), VFIOMIG_DIRTY_UNWATCHED);
-    struct vfiomig_source_stats stats = source_of(run, number);
+    struct vfiomig_dirty_writer_stats stats = writer_of(run, number);
     EQ(stats.tracker, VFIOMIG_TRACKER_ALL_DIRTY);
     const char *hwpt = strstr(stats.note, "iommufd page table: ");
     const char *type1 = strstr(stats.note, "type1 container: ");
     CHECK(hwpt && type1 && hwpt < type1);
     OK(vfiomig_dirty_stop(run));
-    OK(vfiomig_dirty_remove_source(run, number));
-    source.flags |= VFIOMIG_SOURCE_REQUIRED;
-    OK(vfiomig_dirty_add_source(run, &source, &number));
+    OK(vfiomig_dirty_remove_writer(run, number));
+    writer.flags |= VFIOMIG_WRITER_REQUIRED;
+    OK(vfiomig_dirty_add_writer(run, &writer, &number));
     EQ(vfiomig_dirty_start(run), -EOPNOTSUPP);
     HAS(vfiomig_error_message(), "nobody's");
     HAS(vfiomig_error_message(), "iommufd page table: ");
@@ -131,27 +131,27 @@ static void what_is_required_and_missing_stops_the_start(void)
     struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
     struct tracker good = tracker_new(BASE, PAGE, NUM), bad = tracker_new(BASE, PAGE, NUM);
     uint64_t bitmap = 0;
-    uint32_t first = add_source(run, &good, NULL, VFIOMIG_SOURCE_REQUIRED), number = 77;
-    uint32_t second = add_source(run, &bad, NULL, VFIOMIG_SOURCE_REQUIRED);
+    uint32_t first = add_writer(run, &good, NULL, VFIOMIG_WRITER_REQUIRED), number = 77;
+    uint32_t second = add_writer(run, &bad, NULL, VFIOMIG_WRITER_REQUIRED);
     map(run, BASE, NUM * PAGE, 0, 0);
     bad.fail_start = ENOMEM;
     EQ(vfiomig_dirty_start(run), -EOPNOTSUPP);
     HAS(vfiomig_error_message(), "must be tracked");
     EQ(vfiomig_dirty_sync(run, BASE, NUM * PAGE, PAGE, &bitmap, 1), -EINVAL);
-    EQ(source_of(run, first).tracker, VFIOMIG_TRACKER_NONE);
-    EQ(source_of(run, second).tracker, VFIOMIG_TRACKER_NONE);
+    EQ(writer_of(run, first).tracker, VFIOMIG_TRACKER_NONE);
+    EQ(writer_of(run, second).tracker, VFIOMIG_TRACKER_NONE);
     EQ(good.starts, 1);
     EQ(good.stops, 1);
-    OK(vfiomig_dirty_remove_source(run, second));
+    OK(vfiomig_dirty_remove_writer(run, second));
     OK(vfiomig_dirty_start(run));
     /* Nor is it added while tracking is on. */
-    EQ(try_add_source(run, NULL, NULL, VFIOMIG_SOURCE_REQUIRED, &number), -EOPNOTSUPP);
+    EQ(try_add_writer(run, NULL, NULL, VFIOMIG_WRITER_REQUIRED, &number), -EOPNOTSUPP);
     EQ(number, 77);
     EQ(dirty_pages(run, 0), 0);
     /* Without the requirement it is, and its pages are dirty. */
-    OK(try_add_source(run, NULL, NULL, 0, &number));
+    OK(try_add_writer(run, NULL, NULL, 0, &number));
     CHECK(dirty_pages(run, VFIOMIG_DIRTY_UNWATCHED) == ALL);
-    OK(vfiomig_dirty_remove_source(run, number));
+    OK(vfiomig_dirty_remove_writer(run, number));
     CHECK(dirty_pages(run, VFIOMIG_DIRTY_UNWATCHED) == ALL);
     EQ(dirty_pages(run, 0), 0);
     vfiomig_dirty_free(run);
@@ -167,14 +167,14 @@ static void a_log_that_fails_is_started_anew_and_then_given_up(void)
         struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
         struct tracker t = tracker_new(BASE, PAGE, NUM);
         struct rig rig = rig_new(NULL, NULL);
-        uint32_t number = add_source(run, &t, rig.dev, VFIOMIG_SOURCE_DEVICE_LOG);
+        uint32_t number = add_writer(run, &t, rig.dev, VFIOMIG_WRITER_DEVICE_LOG);
         map(run, BASE, NUM * PAGE, 0, 0);
         OK(vfiomig_dirty_start(run));
         EQ(vfiomig_sim_dma_write(rig.sim, BASE, 1), 0);
         EQ(vfiomig_sim_inject(rig.sim, VFIOMIG_SIM_OP_LOG_REPORT, 1, EIO, effects[e]), 0);
         CHECK(dirty_pages(run, VFIOMIG_DIRTY_ERRORS) == ALL);
-        EQ(source_of(run, number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
-        EQ(source_of(run, number).restarts, 1);
+        EQ(writer_of(run, number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
+        EQ(writer_of(run, number).restarts, 1);
         EQ(error_of(run, 0).code, -EIO);
         EQ(error_of(run, 0).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
         EQ(vfiomig_sim_dma_write(rig.sim, BASE + PAGE, 1), 0);
@@ -182,8 +182,8 @@ static void a_log_that_fails_is_started_anew_and_then_given_up(void)
         /* For ever. */
         EQ(vfiomig_sim_inject(rig.sim, VFIOMIG_SIM_OP_LOG_REPORT, 1, EIO, VFIOMIG_SIM_FAULT_STICKY), 0);
         CHECK(dirty_pages(run, VFIOMIG_DIRTY_ERRORS) == ALL);
-        struct vfiomig_source_stats stats = source_of(run, number);
-        EQ(stats.tracker, VFIOMIG_TRACKER_SUPPLIED);
+        struct vfiomig_dirty_writer_stats stats = writer_of(run, number);
+        EQ(stats.tracker, VFIOMIG_TRACKER_CUSTOM);
         HAS(stats.note, "device DMA logging: ");
         EQ(t.starts, 1);
         touch(&t, BASE + 9 * PAGE, 1);
@@ -280,16 +280,16 @@ static struct vfiomig_device *odd_device(struct odd *odd)
 }
 
 /* Starts with one mapping at BASE and one far away: what tracks the device then. */
-static struct vfiomig_source_stats odd_run(struct odd *odd, struct vfiomig_dirty **run)
+static struct vfiomig_dirty_writer_stats odd_run(struct odd *odd, struct vfiomig_dirty **run)
 {
     struct vfiomig_device *dev = odd_device(odd);
     *run = run_new(NULL, PAGE, 0);
-    uint32_t number = add_source(*run, NULL, dev, VFIOMIG_SOURCE_DEVICE_LOG);
+    uint32_t number = add_writer(*run, NULL, dev, VFIOMIG_WRITER_DEVICE_LOG);
     vfiomig_device_free(dev);
     map(*run, BASE, NUM * PAGE, 0, 0);
     map(*run, BASE + ((uint64_t)1 << 33), NUM * PAGE, 0, 0);
     CHECK(vfiomig_dirty_start(*run) >= 0);
-    return source_of(*run, number);
+    return writer_of(*run, number);
 }
 
 static void a_log_that_an_earlier_owner_left_on_is_stopped_first(void)
@@ -311,7 +311,7 @@ static void a_log_in_pages_that_cannot_be_is_not_used(void)
     for (int i = 0; i < 3; i++) {
         struct odd odd = { .page_size = sizes[i] };
         struct vfiomig_dirty *run;
-        struct vfiomig_source_stats stats = odd_run(&odd, &run);
+        struct vfiomig_dirty_writer_stats stats = odd_run(&odd, &run);
         EQ(stats.tracker, VFIOMIG_TRACKER_ALL_DIRTY);
         HAS(stats.note, "which cannot be");
         EQ(odd.logging, 0);
@@ -330,27 +330,27 @@ static void what_is_dirty_from_the_first_moment_on_is_told(void)
     vfiomig_dirty_free(run);
 }
 
-/* Two sources that are one device have one log. */
-static void a_device_that_is_two_sources_is_logged_once(void)
+/* Two writers that are one device have one log. */
+static void a_device_that_is_two_writers_is_logged_once(void)
 {
     struct odd odd = { 0 };
     struct vfiomig_device *dev = odd_device(&odd);
     struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
-    uint32_t first = add_source(run, NULL, dev, VFIOMIG_SOURCE_DEVICE_LOG);
-    uint32_t second = add_source(run, NULL, dev, VFIOMIG_SOURCE_DEVICE_LOG);
+    uint32_t first = add_writer(run, NULL, dev, VFIOMIG_WRITER_DEVICE_LOG);
+    uint32_t second = add_writer(run, NULL, dev, VFIOMIG_WRITER_DEVICE_LOG);
     map(run, BASE, NUM * PAGE, 0, 0);
     OK(vfiomig_dirty_start(run));
     int starts = odd.starts;
     odd.dirty = 4;
     EQ(dirty_pages(run, 0), 4);
-    EQ(source_of(run, first).dirty_bytes, PAGE);
-    EQ(source_of(run, second).dirty_bytes, PAGE);
-    OK(vfiomig_dirty_remove_source(run, first));
+    EQ(writer_of(run, first).dirty_bytes, PAGE);
+    EQ(writer_of(run, second).dirty_bytes, PAGE);
+    OK(vfiomig_dirty_remove_writer(run, first));
     EQ(odd.logging, 1);
     EQ(odd.starts, starts);
     odd.dirty = 8;
     EQ(dirty_pages(run, 0), 8);
-    OK(vfiomig_dirty_remove_source(run, second));
+    OK(vfiomig_dirty_remove_writer(run, second));
     EQ(odd.logging, 0);
     vfiomig_dirty_free(run);
     vfiomig_device_free(dev);
@@ -360,8 +360,8 @@ static void a_tracker_that_does_not_stop_is_asked_again(void)
 {
     struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
     struct tracker good = tracker_new(BASE, PAGE, NUM), bad = tracker_new(BASE, PAGE, NUM);
-    add_source(run, &bad, NULL, 0);
-    add_source(run, &good, NULL, 0);
+    add_writer(run, &bad, NULL, 0);
+    add_writer(run, &good, NULL, 0);
     map(run, BASE, NUM * PAGE, 0, 0);
     OK(vfiomig_dirty_start(run));
     bad.fail_stop = ENOTCONN;
@@ -383,7 +383,7 @@ static void a_tracker_that_does_not_stop_is_asked_again(void)
 int main(void)
 {
     RUN(without_a_tracker_everything_is_dirty_at_every_time);
-    RUN(without_a_source_nothing_is_dirty);
+    RUN(without_a_writer_nothing_is_dirty);
     RUN(the_first_that_works_is_taken_and_the_reason_told);
     RUN(trackers_of_the_kernel_that_are_not_there);
     RUN(what_is_required_and_missing_stops_the_start);
@@ -391,7 +391,7 @@ int main(void)
     RUN(a_log_that_an_earlier_owner_left_on_is_stopped_first);
     RUN(a_log_in_pages_that_cannot_be_is_not_used);
     RUN(what_is_dirty_from_the_first_moment_on_is_told);
-    RUN(a_device_that_is_two_sources_is_logged_once);
+    RUN(a_device_that_is_two_writers_is_logged_once);
     RUN(a_tracker_that_does_not_stop_is_asked_again);
     return DONE();
 }

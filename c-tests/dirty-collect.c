@@ -33,7 +33,7 @@ static void pages_come_with_their_cookie_and_offset(void)
     struct vfiomig_dirty *run = run_new(&m, PAGE, 0);
     struct tracker t = tracker_new(BASE, PAGE, 400);
     uint64_t seed = 3;
-    add_source(run, &t, NULL, 0);
+    add_writer(run, &t, NULL, 0);
     three_mappings(run);
     OK(vfiomig_dirty_start(run));
     for (int round = 0; round < 30; round++) {
@@ -61,7 +61,7 @@ static void a_page_comes_once_and_a_clean_memory_is_not_told(void)
     struct memory m = memory_new(PAGE);
     struct vfiomig_dirty *run = run_new(&m, PAGE, 0);
     struct tracker t = tracker_new(BASE, PAGE, 400);
-    add_source(run, &t, NULL, 0);
+    add_writer(run, &t, NULL, 0);
     three_mappings(run);
     OK(vfiomig_dirty_start(run));
     OK(vfiomig_dirty_collect(run));
@@ -85,7 +85,7 @@ static void pages_come_in_the_order_of_their_addresses(void)
     struct memory m = memory_new(PAGE);
     struct vfiomig_dirty *run = run_new(&m, PAGE, 4096);
     struct tracker t = tracker_new(BASE, PAGE, PAGES);
-    add_source(run, &t, NULL, 0);
+    add_writer(run, &t, NULL, 0);
     /* From the last to the first. */
     for (int i = 5; i >= 0; i--)
         map(run, BASE + (uint64_t)i * PAGES / 6 * PAGE, PAGES / 6 * PAGE, (uint64_t)i,
@@ -111,7 +111,7 @@ static void what_is_refused_comes_again(void)
     struct tracker t = tracker_new(BASE, PAGE, 400);
     static const int errnums[] = { EIO, ENOMEM, ENOTCONN, EBUSY };
     static const int returned[] = { EIO, ENOMEM, EIO, EIO };
-    add_source(run, &t, NULL, 0);
+    add_writer(run, &t, NULL, 0);
     three_mappings(run);
     OK(vfiomig_dirty_start(run));
     for (int nth = 0; nth < 3; nth++)
@@ -188,19 +188,19 @@ static void without_set_dirty_there_is_nothing_to_collect_into(void)
     vfiomig_dirty_free(run);
 }
 
-/* A source that goes leaves what it has written to. */
-static void a_removed_source_leaves_its_pages(void)
+/* A writer that goes leaves what it has written to. */
+static void a_removed_writer_leaves_its_pages(void)
 {
     struct memory m = memory_new(PAGE);
     struct vfiomig_dirty *run = run_new(&m, PAGE, 0);
     struct tracker stays = tracker_new(BASE, PAGE, 400), goes = tracker_new(BASE, PAGE, 400);
-    add_source(run, &stays, NULL, 0);
-    uint32_t number = add_source(run, &goes, NULL, 0);
+    add_writer(run, &stays, NULL, 0);
+    uint32_t number = add_writer(run, &goes, NULL, 0);
     three_mappings(run);
     OK(vfiomig_dirty_start(run));
     touch(&goes, BASE + 250 * PAGE, 1);
     touch(&stays, BASE + 251 * PAGE, 1);
-    OK(vfiomig_dirty_remove_source(run, number));
+    OK(vfiomig_dirty_remove_writer(run, number));
     EQ(goes.released, 1);
     EQ(goes.stops, 1);
     touch(&goes, BASE + 252 * PAGE, 1); /* nobody listens */
@@ -208,11 +208,11 @@ static void a_removed_source_leaves_its_pages(void)
     EQ(m.num, 2);
     EQ(times_given(&m, 7, 550 * PAGE), 1);
     EQ(times_given(&m, 7, 551 * PAGE), 1);
-    struct vfiomig_source_stats stats = VFIOMIG_SOURCE_STATS_INIT;
-    EQ(vfiomig_dirty_get_source(run, number, &stats), -ENODATA);
+    struct vfiomig_dirty_writer_stats stats = VFIOMIG_DIRTY_WRITER_STATS_INIT;
+    EQ(vfiomig_dirty_get_writer_stats(run, number, &stats), -ENODATA);
     /* Its number is not used again. */
     struct tracker later = tracker_new(BASE, PAGE, 400);
-    EQ(add_source(run, &later, NULL, 0), 2);
+    EQ(add_writer(run, &later, NULL, 0), 2);
     EQ(later.starts, 1);
     vfiomig_dirty_free(run);
     tracker_free(&stays);
@@ -256,7 +256,7 @@ static void a_translated_page_is_where_it_is_when_it_is_dirty(void)
     ops.release = memory_release_;
     options.page_size = PAGE;
     OK(vfiomig_dirty_new(&ops, &v, &options, &run));
-    add_source(run, &t, NULL, 0);
+    add_writer(run, &t, NULL, 0);
     OK(try_map(run, BASE, 64 * PAGE, 99, 0, VFIOMIG_MAPPING_TRANSLATE));
     OK(vfiomig_dirty_start(run));
     OK(vfiomig_dirty_collect(run));
@@ -312,7 +312,7 @@ static void a_callback_cancels(void)
     struct vfiomig_dirty *run = run_new(&m, PAGE, 0);
     struct tracker t = tracker_new(BASE, PAGE, 400);
     uint64_t bitmap[7] = { 0 };
-    add_source(run, &t, NULL, 0);
+    add_writer(run, &t, NULL, 0);
     three_mappings(run);
     OK(vfiomig_dirty_start(run));
     touch(&t, BASE, 400 * PAGE);
@@ -329,7 +329,7 @@ static void a_callback_cancels(void)
     EQ(m.calls, 1);
     /* Everything else goes on. */
     OK(vfiomig_dirty_mark(run, BASE, PAGE));
-    EQ(stats_of(run).num_sources, 1);
+    EQ(stats_of(run).num_writers, 1);
     OK(vfiomig_dirty_stop(run));
     memset(t.dirty, 0, t.pages);
     OK(vfiomig_dirty_start(run));
@@ -349,7 +349,7 @@ static void a_cancelled_sync_has_told_no_lie(void)
     static uint64_t bitmap[WORDS];
     struct vfiomig_dirty *run = run_new(NULL, PAGE, 4096);
     struct tracker t = tracker_new(BASE, PAGE, PAGES);
-    add_source(run, &t, NULL, 0);
+    add_writer(run, &t, NULL, 0);
     map(run, BASE, (uint64_t)PAGES * PAGE, 0, 0);
     OK(vfiomig_dirty_start(run));
     for (size_t i = 0; i < PAGES; i += 1000)
@@ -392,7 +392,7 @@ static void another_thread_cancels(void)
     pthread_t thread;
     sem_init(&b.inside, 0, 0);
     sem_init(&b.go_on, 0, 0);
-    add_source(b.run, &t, NULL, 0);
+    add_writer(b.run, &t, NULL, 0);
     three_mappings(b.run);
     OK(vfiomig_dirty_start(b.run));
     touch(&t, BASE, 400 * PAGE);
@@ -420,7 +420,7 @@ int main(void)
     RUN(what_is_refused_comes_again);
     RUN(what_the_vmm_marks_is_dirty);
     RUN(without_set_dirty_there_is_nothing_to_collect_into);
-    RUN(a_removed_source_leaves_its_pages);
+    RUN(a_removed_writer_leaves_its_pages);
     RUN(a_translated_page_is_where_it_is_when_it_is_dirty);
     RUN(a_callback_cancels);
     RUN(a_cancelled_sync_has_told_no_lie);

@@ -198,24 +198,24 @@ static void some_is_logged(struct limited *d, const struct at *at, int num, uint
     struct bytes_given given;
     struct vfiomig_dirty *run = counting_run(&given, page_size);
     struct vfiomig_device *dev = limited_device(d, NULL);
-    uint32_t number = add_source(run, NULL, dev, VFIOMIG_SOURCE_DEVICE_LOG | VFIOMIG_SOURCE_REQUIRED);
+    uint32_t number = add_writer(run, NULL, dev, VFIOMIG_WRITER_DEVICE_LOG | VFIOMIG_WRITER_REQUIRED);
     uint64_t all = 0, blind;
     for (int i = 0; i < num; i++) {
         map(run, at[i].iova, at[i].size, (uint64_t)i, 0);
         all += at[i].size;
     }
     EQ(vfiomig_dirty_start(run), VFIOMIG_DIRTY_UNWATCHED);
-    struct vfiomig_source_stats stats = source_of(run, number);
+    struct vfiomig_dirty_writer_stats stats = writer_of(run, number);
     EQ(stats.tracker, VFIOMIG_TRACKER_DEVICE_LOG);
     HAS(stats.note, "does not log all of the memory");
     HAS(stats.note, named);
     CHECK(d->starts <= most_tries);
     blind = round_of(run, &given, VFIOMIG_DIRTY_UNWATCHED);
     CHECK(blind > 0 && blind <= most_blind && blind >= all - logged_bytes(d));
-    EQ(source_of(run, number).assumed_bytes, blind);
+    EQ(writer_of(run, number).assumed_bytes, blind);
     int starts = d->starts;
     EQ(round_of(run, &given, VFIOMIG_DIRTY_UNWATCHED), blind);
-    EQ(source_of(run, number).assumed_bytes, 2 * blind);
+    EQ(writer_of(run, number).assumed_bytes, 2 * blind);
     /* What is logged is told as exactly as ever. */
     write_to(d, at[0].iova + 5 * page_size);
     EQ(d->num_dirty, 1);
@@ -264,7 +264,7 @@ static void too_many_ranges_are_joined_before_anything_is_left_out(void)
     struct bytes_given given;
     struct vfiomig_dirty *run = counting_run(&given, PAGE);
     struct vfiomig_device *dev = limited_device(&d, NULL);
-    add_source(run, NULL, dev, VFIOMIG_SOURCE_DEVICE_LOG);
+    add_writer(run, NULL, dev, VFIOMIG_WRITER_DEVICE_LOG);
     for (uint64_t i = 0; i < 300; i++)
         map(run, i * GIB, PAGE, i, 0);
     OK(vfiomig_dirty_start(run));
@@ -285,17 +285,17 @@ static void a_tracker_that_tells_everything_is_better_than_a_part_of_a_log(void)
     struct bytes_given given;
     struct vfiomig_dirty *run = counting_run(&given, PAGE);
     struct vfiomig_device *dev = limited_device(&d, NULL);
-    uint32_t number = add_source(run, &t, dev, VFIOMIG_SOURCE_DEVICE_LOG);
+    uint32_t number = add_writer(run, &t, dev, VFIOMIG_WRITER_DEVICE_LOG);
     map(run, 0, 64 * PAGE, 0, 0);
     map(run, 2 * TIB, 64 * PAGE, 1, 0);
     OK(vfiomig_dirty_start(run));
-    EQ(source_of(run, number).tracker, VFIOMIG_TRACKER_SUPPLIED);
-    HAS(source_of(run, number).note, "device DMA logging: the device does not log all");
-    HAS(source_of(run, number).note, "0x20000000000 (0x40000 bytes)");
+    EQ(writer_of(run, number).tracker, VFIOMIG_TRACKER_CUSTOM);
+    HAS(writer_of(run, number).note, "device DMA logging: the device does not log all");
+    HAS(writer_of(run, number).note, "0x20000000000 (0x40000 bytes)");
     EQ(d.logging, 0);
     touch(&t, 3 * PAGE, 1);
     EQ(round_of(run, &given, 0), PAGE);
-    EQ(source_of(run, number).assumed_bytes, 0);
+    EQ(writer_of(run, number).assumed_bytes, 0);
     vfiomig_dirty_free(run);
     vfiomig_device_free(dev);
     tracker_free(&t);
@@ -307,7 +307,7 @@ static void a_mapping_that_a_full_log_does_not_take_is_dirty_and_nothing_else(vo
     struct bytes_given given;
     struct vfiomig_dirty *run = counting_run(&given, PAGE);
     struct vfiomig_device *dev = limited_device(&d, NULL);
-    uint32_t number = add_source(run, NULL, dev, VFIOMIG_SOURCE_DEVICE_LOG);
+    uint32_t number = add_writer(run, NULL, dev, VFIOMIG_WRITER_DEVICE_LOG);
     map(run, 0, 7 * GIB, 0, 0);
     OK(vfiomig_dirty_start(run));
     EQ(round_of(run, &given, 0), 0);
@@ -325,8 +325,8 @@ static void a_mapping_that_a_full_log_does_not_take_is_dirty_and_nothing_else(vo
     uint64_t blind = round_of(run, &given, VFIOMIG_DIRTY_UNWATCHED);
     CHECK(blind > 0 && blind <= 2 * GIB);
     EQ(d.starts, starts);
-    HAS(source_of(run, number).note, "does not log all of the memory");
-    EQ(source_of(run, number).assumed_bytes, 2 * GIB + GIB / 2 + blind);
+    HAS(writer_of(run, number).note, "does not log all of the memory");
+    EQ(writer_of(run, number).assumed_bytes, 2 * GIB + GIB / 2 + blind);
     write_to(&d, 6 * GIB);
     EQ(round_of(run, &given, VFIOMIG_DIRTY_UNWATCHED), blind + PAGE);
     vfiomig_dirty_free(run);
@@ -339,7 +339,7 @@ static void a_window_that_is_too_large_leaves_the_mappings_logged(void)
     struct bytes_given given;
     struct vfiomig_dirty *run = counting_run(&given, PAGE);
     struct vfiomig_device *dev = limited_device(&d, NULL);
-    add_source(run, NULL, dev, VFIOMIG_SOURCE_DEVICE_LOG);
+    add_writer(run, NULL, dev, VFIOMIG_WRITER_DEVICE_LOG);
     OK(try_map(run, 0, (uint64_t)1 << 48, 0, 0, VFIOMIG_MAPPING_WINDOW));
     for (uint64_t i = 0; i < 200; i++)
         map(run, i << 30, 64 << 20, i, 0);
@@ -350,10 +350,10 @@ static void a_window_that_is_too_large_leaves_the_mappings_logged(void)
     vfiomig_dirty_free(run);
     /* Nothing is mapped yet, and the window alone is too much: later mappings are logged. */
     run = counting_run(&given, PAGE);
-    uint32_t number = add_source(run, NULL, dev, VFIOMIG_SOURCE_DEVICE_LOG);
+    uint32_t number = add_writer(run, NULL, dev, VFIOMIG_WRITER_DEVICE_LOG);
     OK(try_map(run, 0, (uint64_t)1 << 48, 0, 0, VFIOMIG_MAPPING_WINDOW));
     OK(vfiomig_dirty_start(run));
-    EQ(source_of(run, number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
+    EQ(writer_of(run, number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
     EQ(d.logging, 0);
     map(run, GIB, 4 * PAGE, 0, 0);
     EQ(round_of(run, &given, VFIOMIG_DIRTY_UNWATCHED), 4 * PAGE);
@@ -376,13 +376,13 @@ static void a_log_that_times_out_is_asked_twice_and_then_the_next_tracker(void)
             struct bytes_given given;
             struct vfiomig_dirty *run = counting_run(&given, PAGE);
             struct vfiomig_device *dev = limited_device(&d, NULL);
-            uint32_t number = add_source(run, &t, dev, VFIOMIG_SOURCE_DEVICE_LOG);
+            uint32_t number = add_writer(run, &t, dev, VFIOMIG_WRITER_DEVICE_LOG);
             if (windows)
                 OK(try_map(run, 0, TIB, 0, 0, VFIOMIG_MAPPING_WINDOW));
             for (uint64_t n = 0; n < 40; n++)
                 map(run, n * GIB, PAGE, n, 0);
             OK(vfiomig_dirty_start(run));
-            EQ(source_of(run, number).tracker, VFIOMIG_TRACKER_SUPPLIED);
+            EQ(writer_of(run, number).tracker, VFIOMIG_TRACKER_CUSTOM);
             EQ(d.starts, errnos[i] == ENOTTY ? 1 : 2);
             vfiomig_dirty_free(run);
             vfiomig_device_free(dev);
@@ -398,27 +398,27 @@ static void a_log_that_is_busy_is_kept_and_its_range_is_dirty_once(void)
         struct bytes_given given;
         struct vfiomig_dirty *run = counting_run(&given, PAGE);
         struct vfiomig_device *dev = limited_device(&d, NULL);
-        uint32_t number = add_source(run, NULL, dev, VFIOMIG_SOURCE_DEVICE_LOG);
+        uint32_t number = add_writer(run, NULL, dev, VFIOMIG_WRITER_DEVICE_LOG);
         map(run, 0, 64 * PAGE, 0, 0);
         map(run, GIB, 8 * PAGE, 1, 0);
         d.fail_reports = 1; /* already when it is tried out */
         OK(vfiomig_dirty_start(run));
-        EQ(source_of(run, number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
+        EQ(writer_of(run, number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
         int starts = d.starts, stops = d.stops;
         write_to(&d, GIB);
         d.fail_reports = 1;
         /* The first range; the second is told as ever. */
         EQ(round_of(run, &given, VFIOMIG_DIRTY_ERRORS), 64 * PAGE + PAGE);
         struct vfiomig_dirty_error error = error_of(run, 0);
-        EQ(error.source, number);
+        EQ(error.writer, number);
         EQ(error.first, 0);
         EQ(error.last, 64 * PAGE - 1);
-        EQ(source_of(run, number).assumed_bytes, 64 * PAGE);
+        EQ(writer_of(run, number).assumed_bytes, 64 * PAGE);
         write_to(&d, 9 * PAGE);
         EQ(round_of(run, &given, 0), PAGE);
         EQ(d.starts, starts);
         EQ(d.stops, stops);
-        EQ(source_of(run, number).restarts, 0);
+        EQ(writer_of(run, number).restarts, 0);
         vfiomig_dirty_free(run);
         vfiomig_device_free(dev);
     }
@@ -431,16 +431,16 @@ static void a_log_that_cannot_start_now_is_tried_again_in_the_next_round(void)
     struct bytes_given given;
     struct vfiomig_dirty *run = counting_run(&given, PAGE);
     struct vfiomig_device *dev = limited_device(&d, NULL);
-    uint32_t number = add_source(run, NULL, dev, VFIOMIG_SOURCE_DEVICE_LOG);
+    uint32_t number = add_writer(run, NULL, dev, VFIOMIG_WRITER_DEVICE_LOG);
     map(run, 0, 64 * PAGE, 0, 0);
     EQ(vfiomig_dirty_start(run), VFIOMIG_DIRTY_UNWATCHED);
-    EQ(source_of(run, number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
-    HAS(source_of(run, number).note, "does not log now");
+    EQ(writer_of(run, number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
+    HAS(writer_of(run, number).note, "does not log now");
     EQ(d.starts, 1);
     for (int round = 0; round < 3; round++)
         EQ(round_of(run, &given, VFIOMIG_DIRTY_UNWATCHED), 64 * PAGE);
     EQ(d.logging, 1);
-    EQ(source_of(run, number).assumed_bytes, 3 * 64 * PAGE);
+    EQ(writer_of(run, number).assumed_bytes, 3 * 64 * PAGE);
     write_to(&d, PAGE);
     EQ(round_of(run, &given, 0), PAGE);
     /* The same when it is started anew. */
@@ -453,8 +453,8 @@ static void a_log_that_cannot_start_now_is_tried_again_in_the_next_round(void)
     EQ(round_of(run, &given, 0), 0);
     OK(vfiomig_dirty_stop(run));
     /* Who must be tracked is not, now. */
-    OK(vfiomig_dirty_remove_source(run, number));
-    add_source(run, NULL, dev, VFIOMIG_SOURCE_DEVICE_LOG | VFIOMIG_SOURCE_REQUIRED);
+    OK(vfiomig_dirty_remove_writer(run, number));
+    add_writer(run, NULL, dev, VFIOMIG_WRITER_DEVICE_LOG | VFIOMIG_WRITER_REQUIRED);
     d.fail_starts = 1;
     EQ(vfiomig_dirty_start(run), -EOPNOTSUPP);
     OK(vfiomig_dirty_start(run));
@@ -471,7 +471,7 @@ static void a_log_that_stays_busy_is_given_up_for_a_better_tracker(void)
         struct bytes_given given;
         struct vfiomig_dirty *run = counting_run(&given, PAGE);
         struct vfiomig_device *dev = limited_device(&d, NULL);
-        uint32_t number = add_source(run, better ? &t : NULL, dev, VFIOMIG_SOURCE_DEVICE_LOG);
+        uint32_t number = add_writer(run, better ? &t : NULL, dev, VFIOMIG_WRITER_DEVICE_LOG);
         map(run, 0, 64 * PAGE, 0, 0);
         OK(vfiomig_dirty_start(run));
         /* Not in a row. */
@@ -482,12 +482,12 @@ static void a_log_that_stays_busy_is_given_up_for_a_better_tracker(void)
         EQ(round_of(run, &given, 0), 0);
         d.fail_reports = -1;
         for (int round = 0; round < 12; round++) {
-            uint32_t tracker = source_of(run, number).tracker;
-            EQ(tracker, better && round >= 8 ? VFIOMIG_TRACKER_SUPPLIED : VFIOMIG_TRACKER_DEVICE_LOG);
+            uint32_t tracker = writer_of(run, number).tracker;
+            EQ(tracker, better && round >= 8 ? VFIOMIG_TRACKER_CUSTOM : VFIOMIG_TRACKER_DEVICE_LOG);
             CHECK(vfiomig_dirty_collect(run) >= 0);
         }
         if (better)
-            HAS(source_of(run, number).note, "8 rounds in a row");
+            HAS(writer_of(run, number).note, "8 rounds in a row");
         d.fail_reports = 0;
         EQ(round_of(run, &given, 0), 0);
         vfiomig_dirty_free(run);
@@ -508,11 +508,11 @@ static void a_log_that_reports_whole_mappings_only_is_asked_for_them(void)
             struct bytes_given given;
             struct vfiomig_dirty *run = counting_run(&given, PAGE);
             struct vfiomig_device *dev = limited_device(&d, NULL);
-            uint32_t number = add_source(run, NULL, dev, VFIOMIG_SOURCE_DEVICE_LOG);
+            uint32_t number = add_writer(run, NULL, dev, VFIOMIG_WRITER_DEVICE_LOG);
             static uint64_t bitmap[(GIB / PAGE) / 64];
             map(run, d.base, d.length, 0, 0);
             OK(vfiomig_dirty_start(run));
-            EQ(source_of(run, number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
+            EQ(writer_of(run, number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
             write_to(&d, d.base + d.length - PAGE);
             write_to(&d, d.base);
             EQ(round_of(run, &given, 0), 2 * PAGE);
@@ -525,9 +525,9 @@ static void a_log_that_reports_whole_mappings_only_is_asked_for_them(void)
             EQ(count_bits(bitmap, sizeof bitmap / 8), 1);
             EQ(bit(bitmap, 5), 1);
             EQ(round_of(run, &given, 0), 2 * PAGE);
-            EQ(source_of(run, number).assumed_bytes, 0);
+            EQ(writer_of(run, number).assumed_bytes, 0);
             EQ(stats_of(run).num_errors, 0);
-            HAS(source_of(run, number).note, "whole mappings only");
+            HAS(writer_of(run, number).note, "whole mappings only");
             vfiomig_dirty_free(run);
             vfiomig_device_free(dev);
         }
@@ -540,11 +540,11 @@ static void a_log_that_reports_nothing_is_still_found_out(void)
     struct bytes_given given;
     struct vfiomig_dirty *run = counting_run(&given, PAGE);
     struct vfiomig_device *dev = limited_device(&d, NULL);
-    uint32_t number = add_source(run, NULL, dev, VFIOMIG_SOURCE_DEVICE_LOG);
+    uint32_t number = add_writer(run, NULL, dev, VFIOMIG_WRITER_DEVICE_LOG);
     map(run, 0, 64 * PAGE, 0, 0);
     EQ(vfiomig_dirty_start(run), VFIOMIG_DIRTY_UNWATCHED);
-    EQ(source_of(run, number).tracker, VFIOMIG_TRACKER_ALL_DIRTY);
-    HAS(source_of(run, number).note, "CONFIG_IOMMUFD");
+    EQ(writer_of(run, number).tracker, VFIOMIG_TRACKER_ALL_DIRTY);
+    HAS(writer_of(run, number).note, "CONFIG_IOMMUFD");
     EQ(d.logging, 0);
     vfiomig_dirty_free(run);
     vfiomig_device_free(dev);
@@ -576,7 +576,7 @@ static void a_reading_inside_an_event_of_the_device_keeps_the_log(void)
     options.event_opaque = &reader;
     struct vfiomig_dirty *run = counting_run(&given, PAGE);
     struct vfiomig_device *dev = limited_device(&d, &options);
-    uint32_t number = add_source(run, NULL, dev, VFIOMIG_SOURCE_DEVICE_LOG);
+    uint32_t number = add_writer(run, NULL, dev, VFIOMIG_WRITER_DEVICE_LOG);
     map(run, 0, 64 * PAGE, 0, 0);
     OK(vfiomig_dirty_start(run));
     int starts = d.starts;
@@ -587,7 +587,7 @@ static void a_reading_inside_an_event_of_the_device_keeps_the_log(void)
     CHECK(reader.events > 0);
     EQ(reader.result, VFIOMIG_DIRTY_ERRORS);
     EQ(given.bytes, 64 * PAGE);
-    EQ(source_of(run, number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
+    EQ(writer_of(run, number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
     EQ(d.logging, 1);
     EQ(d.starts, starts);
     EQ(round_of(run, &given, 0), PAGE); /* what it had logged */
@@ -602,7 +602,7 @@ static void the_most_that_is_mapped_is_2_to_the_48(void)
 {
     struct bytes_given given;
     struct vfiomig_dirty *run = counting_run(&given, GIB);
-    add_source(run, NULL, NULL, 0);
+    add_writer(run, NULL, NULL, 0);
     map(run, 0, (uint64_t)1 << 47, 0, 0);
     map(run, (uint64_t)1 << 50, (uint64_t)1 << 47, 1, 0);
     EQ(stats_of(run).mapped_bytes, 1ull << 48);
@@ -612,7 +612,7 @@ static void the_most_that_is_mapped_is_2_to_the_48(void)
     EQ(round_of(run, &given, VFIOMIG_DIRTY_UNWATCHED), 1ull << 48);
     vfiomig_dirty_free(run);
     run = counting_run(&given, GIB);
-    add_source(run, NULL, NULL, 0);
+    add_writer(run, NULL, NULL, 0);
     map(run, 0, (uint64_t)1 << 48, 0, 0);
     EQ(vfiomig_dirty_start(run), VFIOMIG_DIRTY_UNWATCHED);
     static uint64_t bitmap[((uint64_t)1 << 48) / GIB / 64];

@@ -86,7 +86,7 @@ static void mappings_that_are_none_change_nothing(void)
         { 0, (uint64_t)1 << 60, 0, 0 },
         { BASE + 64 * PAGE, (uint64_t)1 << 49, 0, 0 }, /* too much */
     };
-    add_source(run, &t, NULL, 0);
+    add_writer(run, &t, NULL, 0);
     map(run, BASE, 64 * PAGE, 0, 0);
     for (int tracking = 0; tracking < 2; tracking++) {
         uint64_t bitmap = 0;
@@ -159,7 +159,7 @@ static void what_enumerate_gives_replaces_what_was_mapped(void)
     struct vfiomig_dirty *run = vmm_run(&vmm);
     struct tracker t = tracker_new(BASE, PAGE, 64);
     uint64_t bitmap = 0;
-    add_source(run, &t, NULL, 0);
+    add_writer(run, &t, NULL, 0);
     map(run, BASE, 8 * PAGE, 0, 0);
     EQ(vmm.calls, 0);
     vmm_map(&vmm, BASE + 4 * PAGE, 8 * PAGE);
@@ -185,7 +185,7 @@ static void an_enumeration_that_fails_changes_nothing(void)
     struct vmm vmm = { .num = 0 };
     struct vfiomig_dirty *run = vmm_run(&vmm);
     struct tracker t = tracker_new(BASE, PAGE, 64);
-    add_source(run, &t, NULL, 0);
+    add_writer(run, &t, NULL, 0);
     map(run, BASE, 8 * PAGE, 0, 0);
     vmm_map(&vmm, BASE + 16 * PAGE, PAGE);
     vmm_map(&vmm, BASE + 18 * PAGE, PAGE);
@@ -224,8 +224,8 @@ static void a_start_that_fails_leaves_the_map_as_it_was(void)
     struct vmm vmm = { .num = 0 };
     struct vfiomig_dirty *run = vmm_run(&vmm);
     struct tracker good = tracker_new(BASE, PAGE, 64), bad = tracker_new(BASE, PAGE, 64);
-    add_source(run, &good, NULL, 0);
-    add_source(run, &bad, NULL, VFIOMIG_SOURCE_REQUIRED);
+    add_writer(run, &good, NULL, 0);
+    add_writer(run, &bad, NULL, VFIOMIG_WRITER_REQUIRED);
     map(run, BASE, 8 * PAGE, 0, 0);
     vmm_map(&vmm, BASE + 16 * PAGE, PAGE);
     bad.fail_start = EIO;
@@ -233,7 +233,7 @@ static void a_start_that_fails_leaves_the_map_as_it_was(void)
     EQ(stats_of(run).mapped_bytes, 8 * PAGE);
     EQ(good.starts, 1);
     EQ(good.stops, 1);
-    EQ(source_of(run, 0).tracker, VFIOMIG_TRACKER_NONE);
+    EQ(writer_of(run, 0).tracker, VFIOMIG_TRACKER_NONE);
     bad.fail_start = 0;
     OK(vfiomig_dirty_start(run));
     EQ(stats_of(run).mapped_bytes, PAGE);
@@ -247,7 +247,7 @@ static void a_mapping_that_comes_later_is_tracked_at_once(void)
     struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
     struct tracker t = tracker_new(BASE, PAGE, 64);
     uint64_t bitmap = 0;
-    add_source(run, &t, NULL, 0);
+    add_writer(run, &t, NULL, 0);
     OK(vfiomig_dirty_start(run)); /* with an empty map */
     map(run, BASE + 8 * PAGE, 8 * PAGE, 0, 0);
     touch(&t, BASE + 9 * PAGE, 1);
@@ -270,7 +270,7 @@ static void what_a_log_does_not_watch_is_dirty_until_it_is_rearmed(void)
     struct logged l;
     uint64_t bitmap = 0;
     logged_new(&l, NULL);
-    uint32_t number = add_source(run, NULL, l.dev, VFIOMIG_SOURCE_DEVICE_LOG);
+    uint32_t number = add_writer(run, NULL, l.dev, VFIOMIG_WRITER_DEVICE_LOG);
     map(run, BASE, 32 * PAGE, 0, 0);
     OK(vfiomig_dirty_start(run));
     EQ(l.starts, 1);
@@ -281,7 +281,7 @@ static void what_a_log_does_not_watch_is_dirty_until_it_is_rearmed(void)
         EQ(vfiomig_dirty_sync(run, BASE, 64 * PAGE, PAGE, &bitmap, 1), VFIOMIG_DIRTY_UNWATCHED);
         CHECK(bitmap == (1 << 5 | (uint64_t)15 << 40));
     }
-    EQ(source_of(run, number).assumed_bytes, 3 * 4 * PAGE);
+    EQ(writer_of(run, number).assumed_bytes, 3 * 4 * PAGE);
     /* Only a reading that touches it says so. */
     EQ(vfiomig_dirty_sync(run, BASE, 32 * PAGE, PAGE, &bitmap, 1), 0);
     /* The device stands still: nothing can be lost. */
@@ -295,9 +295,9 @@ static void what_a_log_does_not_watch_is_dirty_until_it_is_rearmed(void)
     EQ(bitmap, 0);
     /* What was not watched until then is dirty for the last time. */
     EQ(vfiomig_dirty_sync(run, BASE + 40 * PAGE, 4 * PAGE, PAGE, &bitmap, 1), VFIOMIG_DIRTY_UNWATCHED);
-    EQ(source_of(run, number).assumed_bytes, 4 * 4 * PAGE);
-    HAS(source_of(run, number).note, "not logged until the log was started anew");
-    HAS(source_of(run, number).note, "0x200028000 (0x4000 bytes)");
+    EQ(writer_of(run, number).assumed_bytes, 4 * 4 * PAGE);
+    HAS(writer_of(run, number).note, "not logged until the log was started anew");
+    HAS(writer_of(run, number).note, "0x200028000 (0x4000 bytes)");
     bitmap = 0;
     EQ(vfiomig_sim_dma_write(l.sim, BASE + 41 * PAGE, 1), 0);
     OK(vfiomig_dirty_sync(run, BASE, 64 * PAGE, PAGE, &bitmap, 1));
@@ -323,7 +323,7 @@ static void a_log_is_rearmed_by_itself_where_that_costs_nothing(void)
     struct logged l;
     uint64_t bitmap = 0;
     logged_new(&l, NULL);
-    add_source(run, NULL, l.dev, VFIOMIG_SOURCE_DEVICE_LOG);
+    add_writer(run, NULL, l.dev, VFIOMIG_WRITER_DEVICE_LOG);
     map(run, BASE, 32 * PAGE, 0, 0);
     OK(vfiomig_dirty_start(run));
     map(run, BASE + 32 * PAGE, 8 * PAGE, 0, 0);
@@ -357,7 +357,7 @@ static void rearming_with_another_tracker_makes_nothing_dirty(void)
     struct logged l;
     uint64_t bitmap = 0;
     logged_new(&l, NULL);
-    uint32_t number = add_source(run, &t, l.dev, VFIOMIG_SOURCE_DEVICE_LOG);
+    uint32_t number = add_writer(run, &t, l.dev, VFIOMIG_WRITER_DEVICE_LOG);
     map(run, BASE, 32 * PAGE, 0, 0);
     OK(vfiomig_dirty_start(run));
     EQ(t.starts, 0);
@@ -368,12 +368,12 @@ static void rearming_with_another_tracker_makes_nothing_dirty(void)
     EQ(t.starts, 1);
     EQ(t.stops, 1);
     EQ(l.starts, 2);
-    EQ(source_of(run, number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
+    EQ(writer_of(run, number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
     /* 40 was not watched until now, and it is said. */
     EQ(vfiomig_dirty_sync(run, BASE, 64 * PAGE, PAGE, &bitmap, 1), VFIOMIG_DIRTY_UNWATCHED);
     CHECK(bitmap == (1 << 1 | 1 << 3 | (uint64_t)1 << 40));
-    EQ(source_of(run, number).assumed_bytes, PAGE);
-    HAS(source_of(run, number).note, "0x200028000 (0x1000 bytes)");
+    EQ(writer_of(run, number).assumed_bytes, PAGE);
+    HAS(writer_of(run, number).note, "0x200028000 (0x1000 bytes)");
     bitmap = 0;
     OK(vfiomig_dirty_sync(run, BASE, 64 * PAGE, PAGE, &bitmap, 1));
     EQ(bitmap, 0);
@@ -388,7 +388,7 @@ static void windows_are_watched_from_the_beginning(void)
     struct logged l;
     uint64_t bitmap = 0;
     logged_new(&l, NULL);
-    add_source(run, NULL, l.dev, VFIOMIG_SOURCE_DEVICE_LOG);
+    add_writer(run, NULL, l.dev, VFIOMIG_WRITER_DEVICE_LOG);
     OK(try_map(run, BASE, 64 * PAGE, 0, 0, VFIOMIG_MAPPING_WINDOW));
     EQ(stats_of(run).mapped_bytes, 0);
     OK(vfiomig_dirty_start(run));
@@ -415,13 +415,13 @@ static void a_device_that_cannot_log_windows_logs_mappings(void)
     struct logged l;
     uint64_t bitmap = 0;
     logged_new(&l, &o);
-    uint32_t number = add_source(run, NULL, l.dev, VFIOMIG_SOURCE_DEVICE_LOG);
+    uint32_t number = add_writer(run, NULL, l.dev, VFIOMIG_WRITER_DEVICE_LOG);
     OK(try_map(run, BASE, 64 * PAGE, 0, 0, VFIOMIG_MAPPING_WINDOW));
     map(run, BASE, 8 * PAGE, 0, 0);
     /* Whatever it tries with the window, and then it takes the rest. */
     EQ(vfiomig_sim_inject(l.sim, VFIOMIG_SIM_OP_LOG_START, 1, ENOMEM, VFIOMIG_SIM_FAULT_ONCE), 0);
     OK(vfiomig_dirty_start(run));
-    EQ(source_of(run, number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
+    EQ(writer_of(run, number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
     EQ(is_logged(&l, BASE), 1);
     EQ(is_logged(&l, BASE + 8 * PAGE), 0);
     OK(vfiomig_dirty_sync(run, BASE, 8 * PAGE, PAGE, &bitmap, 1));
@@ -441,9 +441,9 @@ static void read_only_mappings_are_dirty_only_where_the_vmm_says_so(void)
     struct logged l;
     uint64_t bitmap = 0;
     logged_new(&l, NULL);
-    add_source(run, NULL, l.dev, VFIOMIG_SOURCE_DEVICE_LOG);
-    add_source(run, &t, NULL, 0);
-    add_source(run, NULL, NULL, 0); /* everything is dirty */
+    add_writer(run, NULL, l.dev, VFIOMIG_WRITER_DEVICE_LOG);
+    add_writer(run, &t, NULL, 0);
+    add_writer(run, NULL, NULL, 0); /* everything is dirty */
     map(run, BASE, PAGE, 0, 0);
     OK(try_map(run, BASE + PAGE, 10 * PAGE, 1, 0, VFIOMIG_MAPPING_READ_ONLY));
     EQ(vfiomig_dirty_start(run), VFIOMIG_DIRTY_UNWATCHED);
@@ -481,11 +481,11 @@ static void more_mappings_than_a_log_takes(void)
         uint64_t bitmap[NUM * 3 / 64 + 1] = { 0 };
         o.log_max_ranges = most[k];
         logged_new(&l, &o);
-        uint32_t number = add_source(run, NULL, l.dev, VFIOMIG_SOURCE_DEVICE_LOG | VFIOMIG_SOURCE_REQUIRED);
+        uint32_t number = add_writer(run, NULL, l.dev, VFIOMIG_WRITER_DEVICE_LOG | VFIOMIG_WRITER_REQUIRED);
         for (uint64_t i = 0; i < NUM; i++)
             map(run, BASE + i * 3 * PAGE, PAGE, i, 0);
         OK(vfiomig_dirty_start(run));
-        EQ(source_of(run, number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
+        EQ(writer_of(run, number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
         CHECK(l.num_ranges <= (most[k] ? most[k] : 256));
         for (uint64_t i = 0; i < NUM; i++)
             EQ(is_logged(&l, BASE + i * 3 * PAGE), 1);

@@ -20,10 +20,10 @@ static struct tracked tracked_new(void)
 {
     struct tracked d = { .rig = rig_new(NULL, NULL) };
     d.run = run_new(NULL, PAGE, 0);
-    d.number = add_source(d.run, NULL, d.rig.dev, VFIOMIG_SOURCE_DEVICE_LOG);
+    d.number = add_writer(d.run, NULL, d.rig.dev, VFIOMIG_WRITER_DEVICE_LOG);
     map(d.run, BASE, NUM * PAGE, 0, 0);
     OK(vfiomig_dirty_start(d.run));
-    EQ(source_of(d.run, d.number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
+    EQ(writer_of(d.run, d.number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
     return d;
 }
 
@@ -49,9 +49,9 @@ static void write_page(struct tracked *d, uint64_t page)
 static void all_once_and_then_exact(struct tracked *d, uint32_t restarts)
 {
     CHECK(read_all(d, VFIOMIG_DIRTY_ERRORS) == ALL);
-    EQ(source_of(d->run, d->number).restarts, restarts);
-    EQ(source_of(d->run, d->number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
-    EQ(error_of(d->run, 0).source, d->number);
+    EQ(writer_of(d->run, d->number).restarts, restarts);
+    EQ(writer_of(d->run, d->number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
+    EQ(error_of(d->run, 0).writer, d->number);
     EQ(error_of(d->run, 0).code, -EIO);
     CHECK(error_of(d->run, 0).first <= BASE);
     CHECK(error_of(d->run, 0).last >= BASE + NUM * PAGE - 1);
@@ -80,7 +80,7 @@ static void a_reset_that_the_vmm_tells_of(void)
     struct tracked d = tracked_new();
     write_page(&d, 5);
     vfiomig_sim_guest_reset(d.rig.sim);
-    OK(vfiomig_device_was_reset(d.rig.dev));
+    OK(vfiomig_device_notify_reset(d.rig.dev));
     write_page(&d, 6);
     all_once_and_then_exact(&d, 1);
     tracked_free(&d);
@@ -93,7 +93,7 @@ static void a_reset_that_nobody_tells_of(void)
     write_page(&d, 5);
     vfiomig_sim_guest_reset(d.rig.sim);
     CHECK(read_all(&d, VFIOMIG_DIRTY_ERRORS) == ALL);
-    EQ(source_of(d.run, d.number).restarts, 1);
+    EQ(writer_of(d.run, d.number).restarts, 1);
     write_page(&d, 7);
     EQ(read_all(&d, 0), 1 << 7);
     tracked_free(&d);
@@ -150,12 +150,12 @@ static void what_is_unmapped_after_a_reset_is_dirty(void)
 }
 
 /* A device that is removed cannot be asked later. */
-static void a_source_that_is_removed_after_a_reset_leaves_everything_dirty(void)
+static void a_writer_that_is_removed_after_a_reset_leaves_everything_dirty(void)
 {
     struct tracked d = tracked_new();
     write_page(&d, 5);
     OK(vfiomig_device_reset(d.rig.dev));
-    OK(vfiomig_dirty_remove_source(d.run, d.number));
+    OK(vfiomig_dirty_remove_writer(d.run, d.number));
     CHECK(read_all(&d, VFIOMIG_DIRTY_ERRORS) == ALL);
     EQ(read_all(&d, 0), 0);
     tracked_free(&d);
@@ -166,13 +166,13 @@ static void a_log_that_does_not_start_again_is_given_up(void)
     struct tracked d = { .rig = rig_new(NULL, NULL) };
     struct tracker t = tracker_new(BASE, PAGE, NUM);
     d.run = run_new(NULL, PAGE, 0);
-    d.number = add_source(d.run, &t, d.rig.dev, VFIOMIG_SOURCE_DEVICE_LOG);
+    d.number = add_writer(d.run, &t, d.rig.dev, VFIOMIG_WRITER_DEVICE_LOG);
     map(d.run, BASE, NUM * PAGE, 0, 0);
     OK(vfiomig_dirty_start(d.run));
     OK(vfiomig_device_reset(d.rig.dev));
     EQ(vfiomig_sim_inject(d.rig.sim, VFIOMIG_SIM_OP_LOG_START, 1, EIO, VFIOMIG_SIM_FAULT_STICKY), 0);
     CHECK(read_all(&d, VFIOMIG_DIRTY_ERRORS) == ALL);
-    EQ(source_of(d.run, d.number).tracker, VFIOMIG_TRACKER_SUPPLIED);
+    EQ(writer_of(d.run, d.number).tracker, VFIOMIG_TRACKER_CUSTOM);
     touch(&t, BASE + 3 * PAGE, 1);
     EQ(read_all(&d, 0), 1 << 3);
     vfiomig_sim_clear_faults(d.rig.sim);
@@ -186,7 +186,7 @@ static void a_reset_is_nothing_to_the_vmms_own_tracker(void)
     struct tracked d = { .rig = rig_new(NULL, NULL) };
     struct tracker t = tracker_new(BASE, PAGE, NUM);
     d.run = run_new(NULL, PAGE, 0);
-    d.number = add_source(d.run, &t, d.rig.dev, 0);
+    d.number = add_writer(d.run, &t, d.rig.dev, 0);
     map(d.run, BASE, NUM * PAGE, 0, 0);
     OK(vfiomig_dirty_start(d.run));
     touch(&t, BASE + 3 * PAGE, 1);
@@ -206,22 +206,22 @@ static void saving_and_tracking_go_on_side_by_side(void)
     OK(vfiomig_save_begin(d.rig.dev, NULL, &save));
     for (uint64_t page = 0; page < 10; page++) {
         write_page(&d, page);
-        EQ(read_until(save, &stream, 8192, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+        EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
         CHECK(read_all(&d, 0) == (uint64_t)1 << page);
     }
     write_page(&d, 20);
     OK(vfiomig_save_stop(save));
     EQ(vfiomig_sim_dma_write(d.rig.sim, BASE, 1), -EPERM);
     CHECK(read_all(&d, 0) == (uint64_t)1 << 20);
-    EQ(read_until(save, &stream, 8192, VFIOMIG_END), VFIOMIG_END);
+    EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_END), VFIOMIG_NEXT_END);
     EQ(read_all(&d, 0), 0);
-    OK(vfiomig_save_finish(save, VFIOMIG_KEEP));
+    OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
     vfiomig_save_free(save);
     EQ(read_all(&d, 0), 0);
     write_page(&d, 21);
     CHECK(read_all(&d, 0) == (uint64_t)1 << 21);
     EQ(stats_of(d.run).errors, 0);
-    EQ(source_of(d.run, d.number).restarts, 0);
+    EQ(writer_of(d.run, d.number).restarts, 0);
     bytes_free(&stream);
     tracked_free(&d);
 }
@@ -235,7 +235,7 @@ int main(void)
     RUN(a_reset_by_a_load);
     RUN(a_reset_before_the_start_means_nothing);
     RUN(what_is_unmapped_after_a_reset_is_dirty);
-    RUN(a_source_that_is_removed_after_a_reset_leaves_everything_dirty);
+    RUN(a_writer_that_is_removed_after_a_reset_leaves_everything_dirty);
     RUN(a_log_that_does_not_start_again_is_given_up);
     RUN(a_reset_is_nothing_to_the_vmms_own_tracker);
     RUN(saving_and_tracking_go_on_side_by_side);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * The numbers of a run, of its rounds and of its sources, and the list of its errors: exact where the
+ * The numbers of a run, of its rounds and of its writers, and the list of its errors: exact where the
  * test knows what they must be, and consistent with each other where only the clock does.
  */
 #include <time.h>
@@ -36,7 +36,7 @@ static void rounds_add_up(void)
     struct vfiomig_dirty *run = run_new(&m, PAGE, 0);
     struct tracker t = tracker_new(BASE, PAGE, NUM);
     uint64_t dirty = 0, busy = 0, at = 0, average = 0;
-    add_source(run, &t, NULL, 0);
+    add_writer(run, &t, NULL, 0);
     map(run, BASE, NUM * PAGE, 0, 0);
     EQ(stats_of(run).num_rounds, 0);
     OK(vfiomig_dirty_start(run));
@@ -62,7 +62,7 @@ static void rounds_add_up(void)
         average = i == 0 ? stats.rate : (3 * average + stats.rate) / 4;
         EQ(stats.average_rate, average);
         EQ(stats.mapped_bytes, NUM * PAGE);
-        EQ(stats.num_sources, 1);
+        EQ(stats.num_writers, 1);
         EQ(stats.errors, 0);
     }
     vfiomig_dirty_free(run);
@@ -76,7 +76,7 @@ static void a_round_of_syncs_ends_where_an_address_comes_again(void)
     struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
     struct tracker t = tracker_new(BASE, PAGE, NUM);
     uint64_t bitmap[2];
-    add_source(run, &t, NULL, 0);
+    add_writer(run, &t, NULL, 0);
     map(run, BASE, NUM * PAGE, 0, 0);
     OK(vfiomig_dirty_start(run));
     for (uint32_t round = 0; round < 5; round++) {
@@ -101,7 +101,7 @@ static void the_last_64_rounds_are_kept(void)
     struct vfiomig_dirty *run = run_new(&m, PAGE, 0);
     struct tracker t = tracker_new(BASE, PAGE, NUM);
     struct vfiomig_dirty_round none = VFIOMIG_DIRTY_ROUND_INIT;
-    add_source(run, &t, NULL, 0);
+    add_writer(run, &t, NULL, 0);
     map(run, BASE, NUM * PAGE, 0, 0);
     OK(vfiomig_dirty_start(run));
     for (uint64_t i = 0; i < 100; i++) {
@@ -118,7 +118,7 @@ static void the_last_64_rounds_are_kept(void)
     memory_free(&m);
 }
 
-static void a_source_has_its_own_numbers(void)
+static void a_writer_has_its_own_numbers(void)
 {
     struct memory m = memory_new(PAGE);
     struct vfiomig_dirty *run = run_new(&m, PAGE, 0);
@@ -127,8 +127,8 @@ static void a_source_has_its_own_numbers(void)
     uint64_t calls[3] = { 0 };
     uint32_t number[3];
     for (int i = 0; i < 2; i++)
-        number[i] = add_source(run, &t[i], NULL, 0);
-    number[2] = add_source(run, NULL, rig.dev, VFIOMIG_SOURCE_DEVICE_LOG);
+        number[i] = add_writer(run, &t[i], NULL, 0);
+    number[2] = add_writer(run, NULL, rig.dev, VFIOMIG_WRITER_DEVICE_LOG);
     map(run, BASE, NUM * PAGE, 0, 0);
     OK(vfiomig_dirty_start(run));
     t[1].hook = nap;
@@ -142,7 +142,7 @@ static void a_source_has_its_own_numbers(void)
         struct vfiomig_dirty_round all = round_of(run, (uint32_t)round - 1);
         EQ(all.dirty_bytes, 7 * PAGE);
         for (int i = 0; i < 3; i++) {
-            struct vfiomig_source_stats stats = source_of(run, number[i]);
+            struct vfiomig_dirty_writer_stats stats = writer_of(run, number[i]);
             EQ(stats.page_size, page[i]);
             EQ(stats.dirty_bytes, (uint64_t)round * bytes[i]);
             EQ(stats.last_dirty_bytes, bytes[i]);
@@ -174,7 +174,7 @@ static void errors_are_kept_with_their_addresses(void)
     enum { ERRORS = 100 };
     struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
     struct tracker t = tracker_new(BASE, PAGE, 2 * ERRORS);
-    uint32_t number = add_source(run, &t, NULL, 0);
+    uint32_t number = add_writer(run, &t, NULL, 0);
     uint64_t bitmap = 0;
     map(run, BASE, 2 * ERRORS * PAGE, 0, 0);
     OK(vfiomig_dirty_start(run));
@@ -186,15 +186,15 @@ static void errors_are_kept_with_their_addresses(void)
     }
     EQ(stats_of(run).errors, ERRORS);
     EQ(stats_of(run).num_errors, 64);
-    EQ(source_of(run, number).errors, ERRORS);
-    EQ(source_of(run, number).assumed_bytes, ERRORS * PAGE);
+    EQ(writer_of(run, number).errors, ERRORS);
+    EQ(writer_of(run, number).assumed_bytes, ERRORS * PAGE);
     EQ(error_of(run, 0).first, BASE + 2 * 50 * PAGE);
     EQ(error_of(run, 0).last, BASE + 2 * 50 * PAGE + PAGE - 1);
     for (uint64_t i = 0; i < ERRORS; i++) {
         int covered = 0;
         for (uint32_t k = 0; k < 64; k++) {
             struct vfiomig_dirty_error error = error_of(run, k);
-            EQ(error.source, number);
+            EQ(error.writer, number);
             EQ(error.code, -EIO);
             covered |= error.first <= BASE + 2 * i * PAGE && BASE + 2 * i * PAGE + PAGE - 1 <= error.last;
         }
@@ -210,8 +210,8 @@ static void errors_beside_each_other_are_one(void)
     static uint64_t bitmap[WORDS];
     struct vfiomig_dirty *run = run_new(NULL, PAGE, 4096);
     struct tracker t = tracker_new(BASE, PAGE, PAGES);
-    add_source(run, NULL, NULL, 0);
-    add_source(run, &t, NULL, 0);
+    add_writer(run, NULL, NULL, 0);
+    add_writer(run, &t, NULL, 0);
     map(run, BASE, (uint64_t)PAGES * PAGE, 0, 0);
     EQ(vfiomig_dirty_start(run), VFIOMIG_DIRTY_UNWATCHED);
     for (uint64_t i = 0; i < 4; i++) {
@@ -222,7 +222,7 @@ static void errors_beside_each_other_are_one(void)
     }
     EQ(stats_of(run).errors, 4);
     EQ(stats_of(run).num_errors, 1);
-    EQ(error_of(run, 0).source, 1);
+    EQ(error_of(run, 0).writer, 1);
     EQ(error_of(run, 0).first, BASE);
     EQ(error_of(run, 0).last, BASE + (uint64_t)PAGES * PAGE - 1);
     vfiomig_dirty_free(run);
@@ -235,7 +235,7 @@ static void numbers_stay_after_the_stop_and_begin_anew_with_a_start(void)
     struct vfiomig_dirty *run = run_new(&m, PAGE, 0);
     struct tracker t = tracker_new(BASE, PAGE, NUM);
     struct vfiomig_dirty_error none = VFIOMIG_DIRTY_ERROR_INIT;
-    uint32_t number = add_source(run, &t, NULL, 0);
+    uint32_t number = add_writer(run, &t, NULL, 0);
     map(run, BASE, NUM * PAGE, 0, 0);
     OK(vfiomig_dirty_start(run));
     touch(&t, BASE, 5 * PAGE);
@@ -252,9 +252,9 @@ static void numbers_stay_after_the_stop_and_begin_anew_with_a_start(void)
     EQ(after.sync_ns, before.sync_ns);
     EQ(round_of(run, 0).dirty_bytes, 5 * PAGE);
     EQ(error_of(run, 0).code, -EIO);
-    EQ(source_of(run, number).dirty_bytes, 5 * PAGE);
-    EQ(source_of(run, number).errors, 1);
-    EQ(source_of(run, number).tracker, VFIOMIG_TRACKER_NONE);
+    EQ(writer_of(run, number).dirty_bytes, 5 * PAGE);
+    EQ(writer_of(run, number).errors, 1);
+    EQ(writer_of(run, number).tracker, VFIOMIG_TRACKER_NONE);
     OK(vfiomig_dirty_start(run));
     after = stats_of(run);
     EQ(after.dirty_bytes, 0);
@@ -265,8 +265,8 @@ static void numbers_stay_after_the_stop_and_begin_anew_with_a_start(void)
     EQ(after.sync_ns, 0);
     EQ(after.rate, 0);
     EQ(after.average_rate, 0);
-    EQ(source_of(run, number).dirty_bytes, 0);
-    EQ(source_of(run, number).errors, 0);
+    EQ(writer_of(run, number).dirty_bytes, 0);
+    EQ(writer_of(run, number).errors, 0);
     EQ(vfiomig_dirty_get_error(run, 0, &none), -ENODATA);
     vfiomig_dirty_free(run);
     tracker_free(&t);
@@ -280,7 +280,7 @@ static void a_large_memory_takes_no_more_than_a_small_one(void)
     for (int large = 0; large < 2; large++) {
         struct vfiomig_dirty *run = run_new(NULL, PAGE, 1 << 18);
         uint64_t size = large ? (uint64_t)1 << 46 : 1 << 20, bitmap[4] = { 0 };
-        add_source(run, NULL, NULL, 0);
+        add_writer(run, NULL, NULL, 0);
         map(run, 0, size, 0, 0);
         EQ(vfiomig_dirty_start(run), VFIOMIG_DIRTY_UNWATCHED);
         /* All of it, in one go. */
@@ -301,7 +301,7 @@ int main(void)
     RUN(rounds_add_up);
     RUN(a_round_of_syncs_ends_where_an_address_comes_again);
     RUN(the_last_64_rounds_are_kept);
-    RUN(a_source_has_its_own_numbers);
+    RUN(a_writer_has_its_own_numbers);
     RUN(errors_are_kept_with_their_addresses);
     RUN(errors_beside_each_other_are_one);
     RUN(numbers_stay_after_the_stop_and_begin_anew_with_a_start);

@@ -13,7 +13,7 @@ static void exactly_the_pages_that_were_written_to(void)
     struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
     struct tracker t = tracker_new(BASE, PAGE, PAGES);
     uint64_t seed = 1;
-    add_source(run, &t, NULL, 0);
+    add_writer(run, &t, NULL, 0);
     map(run, BASE, PAGES * PAGE, 0, 0);
     OK(vfiomig_dirty_start(run));
     EQ(t.starts, 1);
@@ -45,7 +45,7 @@ static void bits_that_are_set_already_stay_and_those_beyond_the_range_too(void)
     struct tracker t = tracker_new(BASE, PAGE, 256);
     uint64_t bitmap[4] = { 0x8000000000000001, 0x5555555555555555, 0xffffffff00000000, 0xa5a5 };
     uint64_t before[4];
-    add_source(run, &t, NULL, 0);
+    add_writer(run, &t, NULL, 0);
     map(run, BASE, 256 * PAGE, 0, 0);
     OK(vfiomig_dirty_start(run));
     memcpy(before, bitmap, sizeof bitmap);
@@ -83,7 +83,7 @@ static void one_combination(uint64_t tracker_page, uint64_t run_page, uint64_t b
     char what[96];
     snprintf(what, sizeof what, "tracker %llu, run %llu, bitmap %llu", (unsigned long long)tracker_page,
              (unsigned long long)run_page, (unsigned long long)bitmap_page);
-    add_source(run, &t, NULL, 0);
+    add_writer(run, &t, NULL, 0);
     map(run, BASE, hole, 0, 0);
     map(run, BASE + hole_end, SIZE - hole_end, 0, hole_end);
     OK(vfiomig_dirty_start(run));
@@ -133,7 +133,7 @@ static void a_page_that_a_range_cuts_is_dirty_on_both_sides(void)
     struct vfiomig_dirty *run = run_new(NULL, RUN_PAGE, 0);
     struct tracker t = tracker_new(BASE, PAGE, 4 * RUN_PAGE / PAGE);
     uint64_t low[8] = { 0 }, high[8] = { 0 };
-    add_source(run, &t, NULL, 0);
+    add_writer(run, &t, NULL, 0);
     map(run, BASE, 4 * RUN_PAGE, 0, 0);
     OK(vfiomig_dirty_start(run));
     touch(&t, BASE + RUN_PAGE + 5 * PAGE, 1);
@@ -167,7 +167,7 @@ static void read_in_pieces(uint64_t step, int down)
     struct vfiomig_dirty *run = run_new(NULL, RUN_PAGE, 0);
     struct tracker t = tracker_new(BASE, 65536, SIZE / 65536);
     uint64_t seed = 77 + step;
-    add_source(run, &t, NULL, 0);
+    add_writer(run, &t, NULL, 0);
     map(run, BASE, SIZE, 0, 0);
     OK(vfiomig_dirty_start(run));
     memset(again, 0, sizeof again);
@@ -219,7 +219,7 @@ static void ranges_up_to_the_last_address(void)
     struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
     struct tracker t = tracker_new(base, PAGE, 100);
     uint64_t bitmap[2] = { 0 };
-    add_source(run, &t, NULL, 0);
+    add_writer(run, &t, NULL, 0);
     map(run, base, 100 * PAGE, 0, 0);
     OK(vfiomig_dirty_start(run));
     t.dirty[0] = t.dirty[63] = t.dirty[99] = 1;
@@ -244,7 +244,7 @@ static void pages_that_nothing_is_mapped_at_stay_clean(void)
     struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
     struct tracker t = tracker_new(BASE, 16 * PAGE, 16);
     uint64_t bitmap[4] = { 0 };
-    add_source(run, &t, NULL, 0);
+    add_writer(run, &t, NULL, 0);
     map(run, BASE + 3 * PAGE, PAGE, 0, 0);
     map(run, BASE + 20 * PAGE, 40 * PAGE, 0, 0);
     OK(try_map(run, BASE + 100 * PAGE, 10 * PAGE, 0, 0, VFIOMIG_MAPPING_READ_ONLY));
@@ -267,7 +267,7 @@ static void memory_that_is_larger_than_the_buffer(void)
                                     2 * PER_BUFFER - 1, 2 * PER_BUFFER, 3 * PER_BUFFER + 99 };
     struct vfiomig_dirty *run = run_new(NULL, PAGE, 4096);
     struct tracker t = tracker_new(BASE, PAGE, PAGES);
-    add_source(run, &t, NULL, 0);
+    add_writer(run, &t, NULL, 0);
     map(run, BASE, (uint64_t)PAGES * PAGE, 0, 0);
     OK(vfiomig_dirty_start(run));
     for (size_t i = 0; i < 8; i++)
@@ -288,7 +288,7 @@ static void a_tracker_that_fails(void)
     static uint64_t bitmap[WORDS];
     struct vfiomig_dirty *run = run_new(NULL, PAGE, 4096);
     struct tracker t = tracker_new(BASE, PAGE, PAGES);
-    uint32_t number = add_source(run, &t, NULL, 0);
+    uint32_t number = add_writer(run, &t, NULL, 0);
     map(run, BASE, (uint64_t)PAGES * PAGE, 0, 0);
     OK(vfiomig_dirty_start(run));
     t.dirty[5] = 1;
@@ -300,14 +300,14 @@ static void a_tracker_that_fails(void)
     EQ(bit(bitmap, PER_BUFFER), 1);
     EQ(bit(bitmap, 2 * PER_BUFFER - 1), 1);
     struct vfiomig_dirty_error error = error_of(run, 0);
-    EQ(error.source, number);
-    EQ(error.tracker, VFIOMIG_TRACKER_SUPPLIED);
+    EQ(error.writer, number);
+    EQ(error.tracker, VFIOMIG_TRACKER_CUSTOM);
     EQ(error.code, -EIO);
     CHECK(error.first == BASE + (uint64_t)PER_BUFFER * PAGE);
     CHECK(error.last == BASE + (uint64_t)2 * PER_BUFFER * PAGE - 1);
     HAS(error.text, "tracker does not read");
     EQ(vfiomig_dirty_get_error(run, 1, &error), -ENODATA);
-    struct vfiomig_source_stats stats = source_of(run, number);
+    struct vfiomig_dirty_writer_stats stats = writer_of(run, number);
     EQ(stats.errors, 1);
     EQ(stats.assumed_bytes, (uint64_t)PER_BUFFER * PAGE);
     /* And that was all. */
@@ -323,7 +323,7 @@ static void a_bitmap_that_is_too_small_loses_nothing(void)
     struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
     struct tracker t = tracker_new(BASE, PAGE, 65);
     uint64_t bitmap[2] = { 0 };
-    add_source(run, &t, NULL, 0);
+    add_writer(run, &t, NULL, 0);
     map(run, BASE, 65 * PAGE, 0, 0);
     OK(vfiomig_dirty_start(run));
     touch(&t, BASE, 65 * PAGE);
@@ -346,10 +346,10 @@ static void a_log_in_larger_pages(void)
     uint64_t base = BASE + 3 * PAGE, bitmap[2] = { 0 };
     o.log_page_size = LOG_PAGE;
     struct rig rig = rig_new(&o, NULL);
-    uint32_t number = add_source(run, NULL, rig.dev, VFIOMIG_SOURCE_DEVICE_LOG | VFIOMIG_SOURCE_REQUIRED);
+    uint32_t number = add_writer(run, NULL, rig.dev, VFIOMIG_WRITER_DEVICE_LOG | VFIOMIG_WRITER_REQUIRED);
     map(run, base, SIZE, 0, 0); /* from 3 on: its first and its last page are parts of the log's */
     OK(vfiomig_dirty_start(run));
-    EQ(source_of(run, number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
+    EQ(writer_of(run, number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
     EQ(vfiomig_sim_dma_write(rig.sim, base, 1), 0);
     EQ(vfiomig_sim_dma_write(rig.sim, BASE + 40 * PAGE, 1), 0);
     EQ(vfiomig_sim_dma_write(rig.sim, base + SIZE - 1, 1), 0);

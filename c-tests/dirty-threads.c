@@ -181,26 +181,26 @@ static void *syncer(void *opaque)
     return NULL;
 }
 
-/* Sources come and go, logs are started anew, numbers are asked for. */
+/* Writers come and go, logs are started anew, numbers are asked for. */
 static void *meddler(void *opaque)
 {
     struct worker *w = opaque;
     struct model *m = w->m;
     while (!atomic_load(&m->stop)) {
-        struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
+        struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
         struct vfiomig_tracker_ops ops = VFIOMIG_TRACKER_OPS_INIT;
         struct vfiomig_dirty_stats stats = VFIOMIG_DIRTY_STATS_INIT;
         uint32_t number;
         ops.page_size = PAGE;
         ops.sync = sync_model;
-        source.flags = VFIOMIG_SOURCE_TRACKER;
-        source.tracker = &ops;
-        source.tracker_opaque = m;
+        writer.flags = VFIOMIG_WRITER_CUSTOM;
+        writer.tracker = &ops;
+        writer.tracker_opaque = m;
         if (atomic_load(&m->rounds[w->number]) < 500) {
-            MUST(m, vfiomig_dirty_add_source(m->run, &source, &number) == 0);
+            MUST(m, vfiomig_dirty_add_writer(m->run, &writer, &number) == 0);
             MUST(m, vfiomig_dirty_get_stats(m->run, &stats) == 0);
-            MUST(m, stats.num_sources == number + 1);
-            MUST(m, vfiomig_dirty_remove_source(m->run, number) == 0);
+            MUST(m, stats.num_writers == number + 1);
+            MUST(m, vfiomig_dirty_remove_writer(m->run, number) == 0);
         }
         MUST(m, vfiomig_dirty_rearm(m->run) >= 0);
         atomic_fetch_add(&m->rounds[w->number], 1);
@@ -217,7 +217,7 @@ static void nothing_is_lost_whoever_reads(void)
     struct vfiomig_memory_ops ops = VFIOMIG_MEMORY_OPS_INIT;
     struct vfiomig_tracker_ops tracker = VFIOMIG_TRACKER_OPS_INIT;
     struct vfiomig_dirty_options options = VFIOMIG_DIRTY_OPTIONS_INIT;
-    struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
+    struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
     void *(*const what[])(void *) = { owner, owner, owner, owner, collector, syncer, meddler };
     uint32_t number;
     int num = sizeof what / sizeof *what, r, slow = getenv("VFIOMIG_TEST_SLOW") != NULL;
@@ -228,11 +228,11 @@ static void nothing_is_lost_whoever_reads(void)
     m.sim = rig.sim;
     tracker.page_size = PAGE;
     tracker.sync = sync_model;
-    source.flags = VFIOMIG_SOURCE_TRACKER;
-    source.tracker = &tracker;
-    source.tracker_opaque = &m;
-    OK(vfiomig_dirty_add_source(m.run, &source, &number));
-    add_source(m.run, NULL, rig.dev, VFIOMIG_SOURCE_DEVICE_LOG);
+    writer.flags = VFIOMIG_WRITER_CUSTOM;
+    writer.tracker = &tracker;
+    writer.tracker_opaque = &m;
+    OK(vfiomig_dirty_add_writer(m.run, &writer, &number));
+    add_writer(m.run, NULL, rig.dev, VFIOMIG_WRITER_DEVICE_LOG);
     OK(try_map(m.run, BASE, ALL_PAGES * PAGE, 0, 0, VFIOMIG_MAPPING_WINDOW));
     for (int i = 0; i < REGIONS; i++)
         OK(region_map(&m, i));

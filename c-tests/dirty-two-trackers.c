@@ -2,7 +2,7 @@
 /*
  * Two devices in one address space, of which one has a log and no other tracker, and the other has a
  * tracker and no log. A VMM that chooses one kind of tracker for both misses the pages of one of them:
- * the choice is the source's, and what is dirty for any of them is dirty.
+ * the choice is the writer's, and what is dirty for any of them is dirty.
  */
 #include "track.h"
 
@@ -30,16 +30,16 @@ static void two_new(struct two *two, int b_first)
     two->b = rig_new(&o, NULL);
     two->t = tracker_new(BASE, PAGE, NUM);
     for (int i = 0; i < 2; i++) {
-        const uint32_t both = VFIOMIG_SOURCE_DEVICE_LOG | VFIOMIG_SOURCE_REQUIRED;
+        const uint32_t both = VFIOMIG_WRITER_DEVICE_LOG | VFIOMIG_WRITER_REQUIRED;
         if (i == b_first)
-            two->number[0] = add_source(two->run, NULL, two->a.dev, both);
+            two->number[0] = add_writer(two->run, NULL, two->a.dev, both);
         else
-            two->number[1] = add_source(two->run, &two->t, two->b.dev, both);
+            two->number[1] = add_writer(two->run, &two->t, two->b.dev, both);
     }
     map(two->run, BASE, NUM * PAGE, 0, 0);
     OK(vfiomig_dirty_start(two->run));
-    EQ(source_of(two->run, two->number[0]).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
-    EQ(source_of(two->run, two->number[1]).tracker, VFIOMIG_TRACKER_SUPPLIED);
+    EQ(writer_of(two->run, two->number[0]).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
+    EQ(writer_of(two->run, two->number[1]).tracker, VFIOMIG_TRACKER_CUSTOM);
 }
 
 static void two_free(struct two *two)
@@ -86,7 +86,7 @@ static void what_either_device_wrote_is_dirty(void)
             for (int k = 0; k < 2; k++) {
                 for (size_t i = 0; i < NUM; i++)
                     reported[k] += written[k][i] * PAGE;
-                EQ(source_of(two.run, two.number[k]).dirty_bytes, reported[k]);
+                EQ(writer_of(two.run, two.number[k]).dirty_bytes, reported[k]);
             }
         }
         two_free(&two);
@@ -121,9 +121,9 @@ static void one_that_fails_does_not_hide_the_other(void)
     two.t.fail_nth = 1;
     EQ(vfiomig_dirty_sync(two.run, BASE, NUM * PAGE, PAGE, bitmap, WORDS), VFIOMIG_DIRTY_ERRORS);
     EQ(count_bits(bitmap, WORDS), NUM);
-    EQ(source_of(two.run, two.number[0]).errors, 0);
-    EQ(source_of(two.run, two.number[1]).errors, 1);
-    EQ(error_of(two.run, 0).source, two.number[1]);
+    EQ(writer_of(two.run, two.number[0]).errors, 0);
+    EQ(writer_of(two.run, two.number[1]).errors, 1);
+    EQ(error_of(two.run, 0).writer, two.number[1]);
     memset(bitmap, 0, sizeof bitmap);
     write_a(&two, 100);
     write_b(&two, 200);
@@ -134,8 +134,8 @@ static void one_that_fails_does_not_hide_the_other(void)
     write_b(&two, 300);
     EQ(vfiomig_dirty_sync(two.run, BASE, NUM * PAGE, PAGE, bitmap, WORDS), VFIOMIG_DIRTY_ERRORS);
     EQ(count_bits(bitmap, WORDS), NUM);
-    EQ(source_of(two.run, two.number[0]).errors, 1);
-    EQ(source_of(two.run, two.number[1]).errors, 1);
+    EQ(writer_of(two.run, two.number[0]).errors, 1);
+    EQ(writer_of(two.run, two.number[1]).errors, 1);
     two_free(&two);
 }
 
@@ -148,7 +148,7 @@ static void either_may_go(void)
         memset(bitmap, 0, sizeof bitmap);
         write_a(&two, 1);
         write_b(&two, 2);
-        OK(vfiomig_dirty_remove_source(two.run, two.number[goes]));
+        OK(vfiomig_dirty_remove_writer(two.run, two.number[goes]));
         write_a(&two, 3);
         write_b(&two, 4);
         OK(vfiomig_dirty_sync(two.run, BASE, NUM * PAGE, PAGE, bitmap, WORDS));

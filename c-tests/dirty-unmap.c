@@ -99,12 +99,12 @@ static void trackers_are_read_before_and_after_and_logs_after(void)
     struct seen seen;
     struct unmapping u = { 0 };
     seen_new(&seen);
-    add_source(run, NULL, seen.dev, VFIOMIG_SOURCE_DEVICE_LOG);
-    add_source(run, &t, NULL, 0);
+    add_writer(run, NULL, seen.dev, VFIOMIG_WRITER_DEVICE_LOG);
+    add_writer(run, &t, NULL, 0);
     map(run, BASE, 64 * PAGE, 1, 0);
     OK(vfiomig_dirty_start(run));
-    EQ(source_of(run, 0).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
-    EQ(source_of(run, 1).tracker, VFIOMIG_TRACKER_SUPPLIED);
+    EQ(writer_of(run, 0).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
+    EQ(writer_of(run, 1).tracker, VFIOMIG_TRACKER_CUSTOM);
     t.hook = note_sync;
     m.hook = note_given;
     memset(trace, 0, sizeof trace);
@@ -136,7 +136,7 @@ static void a_bitmap_gets_what_set_dirty_would(void)
     struct tracker t = tracker_new(BASE, PAGE, 200);
     struct unmapping u = { 0 };
     uint64_t bitmap[8] = { 0 };
-    add_source(run, &t, NULL, 0);
+    add_writer(run, &t, NULL, 0);
     map(run, BASE, 200 * PAGE, 1, 0);
     OK(vfiomig_dirty_start(run));
     touch(&t, BASE + 10 * PAGE, 1);
@@ -168,7 +168,7 @@ static void what_set_dirty_refuses_comes_later(void)
     struct vfiomig_dirty *run = run_new(&m, PAGE, 0);
     struct tracker t = tracker_new(BASE, PAGE, 64);
     struct unmapping u = { 0 };
-    add_source(run, &t, NULL, 0);
+    add_writer(run, &t, NULL, 0);
     map(run, BASE, 64 * PAGE, 1, 0);
     OK(vfiomig_dirty_start(run));
     touch(&t, BASE + 7 * PAGE, 2 * PAGE);
@@ -202,14 +202,14 @@ static void an_unmapping_that_fails_leaves_the_range_dirty(void)
     struct vfiomig_dirty *run = run_new(&m, PAGE, 0);
     struct tracker t = tracker_new(BASE, PAGE, 128);
     struct unmapping u = { .fail = ENODEV };
-    add_source(run, &t, NULL, 0);
+    add_writer(run, &t, NULL, 0);
     map(run, BASE, 64 * PAGE, 1, 0);
     map(run, BASE + 64 * PAGE, 64 * PAGE, 2, 0);
     OK(vfiomig_dirty_start(run));
     EQ(vfiomig_dirty_unmap(run, BASE + 8 * PAGE, 4 * PAGE, 0, NULL, 0, unmap, &u), -ENODEV);
     EQ(stats_of(run).mapped_bytes, 128 * PAGE);
     struct vfiomig_dirty_error error = error_of(run, 0);
-    EQ(error.source, VFIOMIG_NO_SOURCE);
+    EQ(error.writer, VFIOMIG_NO_WRITER);
     EQ(error.code, -ENODEV);
     CHECK(error.first <= BASE + 8 * PAGE && error.first >= BASE);
     CHECK(error.last >= BASE + 12 * PAGE - 1 && error.last < BASE + 64 * PAGE);
@@ -257,7 +257,7 @@ static void mappings_are_cut_and_what_is_left_keeps_its_place(void)
     struct vfiomig_dirty *run = run_new(&m, PAGE, 0);
     struct tracker t = tracker_new(BASE, PAGE, 200);
     struct unmapping u = { 0 };
-    add_source(run, &t, NULL, 0);
+    add_writer(run, &t, NULL, 0);
     map(run, BASE, 50 * PAGE, 1, 1000 * PAGE);
     map(run, BASE + 60 * PAGE, 40 * PAGE, 2, 0);
     map(run, BASE + 100 * PAGE, 50 * PAGE, 3, 0);
@@ -296,7 +296,7 @@ static void what_is_wrong_is_refused_before_anything_happens(void)
     struct tracker t = tracker_new(BASE, PAGE, 128);
     struct unmapping u = { 0 };
     uint64_t bitmap[2] = { 0 };
-    add_source(run, &t, NULL, 0);
+    add_writer(run, &t, NULL, 0);
     map(run, BASE, 128 * PAGE, 1, 0);
     OK(vfiomig_dirty_start(run));
     touch(&t, BASE, 128 * PAGE);
@@ -320,7 +320,7 @@ static void while_tracking_is_off_mappings_go_the_same_way(void)
     struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
     struct tracker t = tracker_new(BASE, PAGE, 128);
     struct unmapping u = { .fail = ENOMEM };
-    add_source(run, &t, NULL, 0);
+    add_writer(run, &t, NULL, 0);
     map(run, BASE, 128 * PAGE, 1, 0);
     EQ(vfiomig_dirty_unmap(run, BASE, 64 * PAGE, 0, NULL, 0, unmap, &u), -ENOMEM);
     EQ(stats_of(run).mapped_bytes, 128 * PAGE);
@@ -343,7 +343,7 @@ static void where_nothing_is_mapped_unmap_is_called_all_the_same(void)
     struct tracker t = tracker_new(BASE, PAGE, 128);
     struct unmapping u = { 0 };
     uint64_t bitmap[2] = { 0 };
-    add_source(run, &t, NULL, 0);
+    add_writer(run, &t, NULL, 0);
     map(run, BASE, 32 * PAGE, 1, 0);
     for (int tracking = 0; tracking < 2; tracking++) {
         u = (struct unmapping){ 0 };
@@ -373,7 +373,7 @@ static void a_tracker_that_fails_makes_the_range_dirty(void)
     struct tracker t = tracker_new(BASE, PAGE, 128);
     struct unmapping u = { 0 };
     uint64_t bitmap[1] = { 0 };
-    add_source(run, &t, NULL, 0);
+    add_writer(run, &t, NULL, 0);
     map(run, BASE, 128 * PAGE, 1, 0);
     OK(vfiomig_dirty_start(run));
     t.fail_sync = EIO;

@@ -71,7 +71,7 @@ static void of_the_device(void)
     OK(vfiomig_save_begin(rig.dev, NULL, &save));
     OK(vfiomig_save_stop(save));
     vfiomig_sim_guest_reset(rig.sim);
-    REACH(read_until(save, &none, 8192, VFIOMIG_END), ENODEV);
+    REACH(read_until(save, &none, 8192, VFIOMIG_NEXT_END), ENODEV);
     vfiomig_save_free(save);
     vfiomig_sim_inject(rig.sim, VFIOMIG_SIM_OP_SET_STATE, 1, ENOMEM, VFIOMIG_SIM_FAULT_ONCE);
     REACH(vfiomig_device_set_state(rig.dev, VFIOMIG_STATE_STOP), ENOMEM);
@@ -83,7 +83,7 @@ static void of_the_device(void)
     o.quirks = VFIOMIG_SIM_NONBLOCKING;
     rig = rig_new(&o, NULL);
     OK(vfiomig_save_begin(rig.dev, &nonblocking, &save));
-    REACH(read_until(save, &none, 8192, VFIOMIG_DRAINED), EAGAIN);
+    REACH(read_until(save, &none, 8192, VFIOMIG_NEXT_DRAINED), EAGAIN);
     vfiomig_save_free(save);
     rig_free(&rig);
     bytes_free(&none);

@@ -51,7 +51,7 @@ static void every_change_of_a_save_is_told_in_order(void)
     struct rig rig = watched(NULL, &seen);
     struct bytes stream = { NULL, 0, 0 };
     struct vfiomig_save *save = save_all(rig.dev, NULL, 8192, &stream);
-    OK(vfiomig_save_finish(save, VFIOMIG_RELEASE));
+    OK(vfiomig_save_finish(save, VFIOMIG_ENDING_RELEASE));
     vfiomig_save_free(save);
     EQ(seen.count, 4);
     for (int i = 0; i < 4; i++) {
@@ -115,14 +115,14 @@ static void a_reset_and_a_restarted_save(void)
     struct bytes stream = { NULL, 0, 0 };
     struct vfiomig_save *save;
     OK(vfiomig_save_begin(rig.dev, NULL, &save));
-    EQ(read_until(save, &stream, 8192, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+    EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
     OK(vfiomig_device_reset(rig.dev));
     EQ(count_of(&seen, VFIOMIG_EVENT_RESET), 1);
     EQ(last_of(&seen, VFIOMIG_EVENT_RESET)->to, VFIOMIG_STATE_RUNNING);
     EQ(last_of(&seen, VFIOMIG_EVENT_RESET)->fixups,
        VFIOMIG_FIXUP_PCI_COMMAND | VFIOMIG_FIXUP_INTERRUPTS);
     EQ(count_of(&seen, VFIOMIG_EVENT_SAVE_RESTARTED), 0);
-    EQ(read_until(save, &stream, 8192, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+    EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
     EQ(count_of(&seen, VFIOMIG_EVENT_SAVE_RESTARTED), 1);
     vfiomig_save_free(save);
     rig_free(&rig);
@@ -137,13 +137,13 @@ static void a_load_tells_of_restarts_and_fixups(void)
     struct vfiomig_save *save;
     struct vfiomig_load *load;
     OK(vfiomig_save_begin(from.dev, NULL, &save));
-    EQ(read_until(save, &stream, 8192, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+    EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
     vfiomig_sim_guest_reset(from.sim);
-    EQ(read_until(save, &stream, 8192, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+    EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
     OK(vfiomig_save_stop(save));
-    EQ(read_until(save, &stream, 8192, VFIOMIG_END), VFIOMIG_END);
+    EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_END), VFIOMIG_NEXT_END);
     OK(vfiomig_load_begin(to.dev, NULL, &load));
-    CHECK(push_all(load, &stream, SIZE_MAX) & VFIOMIG_RESTARTED);
+    CHECK(push_all(load, &stream, SIZE_MAX) & VFIOMIG_PUSH_RESTARTED);
     EQ(count_of(&seen, VFIOMIG_EVENT_LOAD_RESTARTED), 1);
     OK(vfiomig_load_commit(load));
     EQ(last_of(&seen, VFIOMIG_EVENT_FIXUPS_NEEDED)->fixups,

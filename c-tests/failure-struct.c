@@ -66,7 +66,7 @@ static void a_change_that_stopped_half_way(void)
     /* The device keeps it as well. */
     OK(vfiomig_device_get_failure(rig.dev, &failure));
     EQ(failure.code, -EIO);
-    OK(vfiomig_save_finish(save, VFIOMIG_KEEP));
+    OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
     vfiomig_save_free(save);
     rig_free(&rig);
 }
@@ -105,7 +105,7 @@ static void a_device_that_was_lost(void)
     /* The VMM's harder reset. */
     vfiomig_sim_clear_faults(rig.sim);
     vfiomig_sim_guest_reset(rig.sim);
-    OK(vfiomig_device_was_reset(rig.dev));
+    OK(vfiomig_device_notify_reset(rig.dev));
     OK(vfiomig_device_set_state(rig.dev, VFIOMIG_STATE_STOP));
     rig_free(&rig);
 }
@@ -119,7 +119,7 @@ static void a_read_that_failed(void)
     struct vfiomig_save *save;
     OK(vfiomig_save_begin(rig.dev, NULL, &save));
     vfiomig_sim_inject(rig.sim, VFIOMIG_SIM_OP_READ, 5, ENOMEM, VFIOMIG_SIM_FAULT_ONCE);
-    EQ(read_until(save, &stream, 8192, VFIOMIG_DRAINED), -ENOMEM);
+    EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), -ENOMEM);
     OK(vfiomig_save_get_failure(save, &failure));
     OK(vfiomig_save_get_stats(save, &stats));
     expect(&failure, -ENOMEM, VFIOMIG_OP_DATA_READ, ENOMEM, VFIOMIG_STATE_PRE_COPY,
@@ -127,7 +127,7 @@ static void a_read_that_failed(void)
     EQ(failure.ioctl_request, 0);
     CHECK(failure.offset > 0);
     EQ(failure.offset, stats.data_bytes);
-    OK(vfiomig_save_finish(save, VFIOMIG_KEEP));
+    OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
     EQ(vfiomig_sim_state(rig.sim), VFIOMIG_STATE_RUNNING);
     vfiomig_save_free(save);
     rig_free(&rig);
@@ -188,7 +188,7 @@ static void a_commit_that_the_driver_refused(void)
     struct vfiomig_failure failure = VFIOMIG_FAILURE_INIT;
     struct vfiomig_load *load;
     OK(vfiomig_load_begin(to.dev, NULL, &load));
-    CHECK(push_all(load, &stream, SIZE_MAX) & VFIOMIG_END);
+    CHECK(push_all(load, &stream, SIZE_MAX) & VFIOMIG_PUSH_END);
     vfiomig_sim_inject(to.sim, VFIOMIG_SIM_OP_SET_STATE, 1, EINVAL, VFIOMIG_SIM_FAULT_ONCE);
     EQ(vfiomig_load_commit(load), -EINVAL);
     OK(vfiomig_load_get_failure(load, &failure));

@@ -19,7 +19,7 @@ static void after_a_load_until_it_runs(void)
     expect(from.dev, 0); /* saving and keeping loses nothing */
     expect(to.dev, 0);
     OK(vfiomig_load_begin(to.dev, NULL, &load));
-    CHECK(push_all(load, &stream, SIZE_MAX) & VFIOMIG_END);
+    CHECK(push_all(load, &stream, SIZE_MAX) & VFIOMIG_PUSH_END);
     OK(vfiomig_load_commit(load));
     expect(to.dev, BOTH);
     OK(vfiomig_device_run(to.dev));
@@ -38,7 +38,7 @@ static void after_a_reset_of_either_kind(void)
     OK(vfiomig_device_run(rig.dev));
     expect(rig.dev, 0);
     vfiomig_sim_guest_reset(rig.sim);
-    OK(vfiomig_device_was_reset(rig.dev));
+    OK(vfiomig_device_notify_reset(rig.dev));
     expect(rig.dev, BOTH);
     rig_free(&rig);
 }

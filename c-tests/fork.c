@@ -87,11 +87,11 @@ static int migrate(void)
             return OWN_FAILED;
         if (len > 0 && (end = vfiomig_load_push(load, buf, len)) < 0)
             return OWN_FAILED;
-        if (r == VFIOMIG_DRAINED && vfiomig_save_stop(save) != 0)
+        if (r == VFIOMIG_NEXT_DRAINED && vfiomig_save_stop(save) != 0)
             return OWN_FAILED;
-    } while (r != VFIOMIG_END);
-    if (!(end & VFIOMIG_END) || vfiomig_load_commit(load) != 0 ||
-        vfiomig_save_finish(save, VFIOMIG_RELEASE) != 0 || vfiomig_device_run(devs[1]) != 0 ||
+    } while (r != VFIOMIG_NEXT_END);
+    if (!(end & VFIOMIG_PUSH_END) || vfiomig_load_commit(load) != 0 ||
+        vfiomig_save_finish(save, VFIOMIG_ENDING_RELEASE) != 0 || vfiomig_device_run(devs[1]) != 0 ||
         vfiomig_sim_digest(sims[1]) != digest)
         return OWN_FAILED;
     vfiomig_save_free(save);
@@ -318,7 +318,7 @@ static void a_child_never_waits_for_what_its_parents_threads_hold(void)
     busy.tracker = tracker_new(0, PAGE, 64);
     mapping.size = 64 * PAGE;
     OK(vfiomig_dirty_new(&memory, NULL, NULL, &busy.run));
-    add_source(busy.run, &busy.tracker, NULL, 0);
+    add_writer(busy.run, &busy.tracker, NULL, 0);
     OK(vfiomig_dirty_map(busy.run, &mapping));
     OK(vfiomig_dirty_start(busy.run));
     busy.tracker.hook = slow_sync;
@@ -341,7 +341,7 @@ static void a_child_never_waits_for_what_its_parents_threads_hold(void)
     OK(vfiomig_dirty_get_stats(busy.run, &stats));
     vfiomig_dirty_free(busy.run);
     tracker_free(&busy.tracker);
-    OK(vfiomig_save_finish(busy.save, VFIOMIG_KEEP));
+    OK(vfiomig_save_finish(busy.save, VFIOMIG_ENDING_KEEP));
     vfiomig_save_free(busy.save);
     busy.rig.dev = busy.dev;
     EQ(vfiomig_sim_releases(busy.rig.sim), 1); /* of the handle that rig_new() made */
@@ -414,7 +414,7 @@ static void a_child_that_frees_a_run_keeps_its_memory(void)
     uint64_t bits[2] = { 0 };
     mapping.size = 64 * PAGE;
     OK(vfiomig_dirty_new(&memory, NULL, NULL, &run));
-    add_source(run, &tracker, NULL, 0);
+    add_writer(run, &tracker, NULL, 0);
     OK(vfiomig_dirty_map(run, &mapping));
     OK(vfiomig_dirty_start(run));
     num_parents = ranges(parents, 4096);

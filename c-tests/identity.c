@@ -137,7 +137,7 @@ static void a_policy_sees_both_and_decides(void)
     struct bytes stream = stream_from(&o, NULL);
     struct asked asked = { .answer = 0 };
     struct vfiomig_identity source = VFIOMIG_IDENTITY_INIT;
-    CHECK(load_with_policy(&stream, &o, &asked, &source) & VFIOMIG_END);
+    CHECK(load_with_policy(&stream, &o, &asked, &source) & VFIOMIG_PUSH_END);
     EQ(asked.count, 1);
     EQ(asked.source.struct_size, sizeof asked.source);
     EQ(asked.source.pci_vendor, 0x8086);

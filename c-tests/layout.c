@@ -125,7 +125,7 @@ FIELD(vfiomig_load_options, flags, 48, 4);
 FIELD(vfiomig_load_options, device_index, 52, 4);
 FIELD(vfiomig_load_options, format, 56, 4);
 FIELD(vfiomig_load_options, reserved, 60, 4);
-FIELD(vfiomig_load_options, session, 64, 16);
+FIELD(vfiomig_load_options, migration_id, 64, 16);
 FIELD(vfiomig_load_options, blob, 80, 8);
 FIELD(vfiomig_load_options, blob_opaque, 88, 8);
 FIELD(vfiomig_load_options, blob_release, 96, 8);
@@ -155,7 +155,7 @@ FIELD(vfiomig_save_options, device_index, 8, 4);
 FIELD(vfiomig_save_options, max_frame, 12, 4);
 FIELD(vfiomig_save_options, max_restarts, 16, 4);
 FIELD(vfiomig_save_options, format, 20, 4);
-FIELD(vfiomig_save_options, session, 24, 16);
+FIELD(vfiomig_save_options, migration_id, 24, 16);
 FIELD(vfiomig_save_options, read_timeout_ms, 40, 4);
 FIELD(vfiomig_save_options, reserved, 44, 4);
 
@@ -223,22 +223,22 @@ FIELD(vfiomig_tracker_ops, stop, 24, 8);
 FIELD(vfiomig_tracker_ops, sync, 32, 8);
 FIELD(vfiomig_tracker_ops, release, 40, 8);
 
-SIZE(vfiomig_dirty_source, 64);
-FIELD(vfiomig_dirty_source, struct_size, 0, 4);
-FIELD(vfiomig_dirty_source, flags, 4, 4);
-FIELD(vfiomig_dirty_source, name, 8, 8);
-FIELD(vfiomig_dirty_source, device, 16, 8);
-FIELD(vfiomig_dirty_source, tracker, 24, 8);
-FIELD(vfiomig_dirty_source, tracker_opaque, 32, 8);
-FIELD(vfiomig_dirty_source, iommufd, 40, 4);
-FIELD(vfiomig_dirty_source, hwpt_id, 44, 4);
-FIELD(vfiomig_dirty_source, ioas_id, 48, 4);
-FIELD(vfiomig_dirty_source, container_fd, 52, 4);
-FIELD(vfiomig_dirty_source, hwpt_page_size, 56, 8);
+SIZE(vfiomig_dirty_writer, 64);
+FIELD(vfiomig_dirty_writer, struct_size, 0, 4);
+FIELD(vfiomig_dirty_writer, flags, 4, 4);
+FIELD(vfiomig_dirty_writer, name, 8, 8);
+FIELD(vfiomig_dirty_writer, device, 16, 8);
+FIELD(vfiomig_dirty_writer, tracker, 24, 8);
+FIELD(vfiomig_dirty_writer, tracker_opaque, 32, 8);
+FIELD(vfiomig_dirty_writer, iommufd, 40, 4);
+FIELD(vfiomig_dirty_writer, hwpt_id, 44, 4);
+FIELD(vfiomig_dirty_writer, ioas_id, 48, 4);
+FIELD(vfiomig_dirty_writer, container_fd, 52, 4);
+FIELD(vfiomig_dirty_writer, hwpt_page_size, 56, 8);
 
 SIZE(vfiomig_dirty_stats, 96);
 FIELD(vfiomig_dirty_stats, struct_size, 0, 4);
-FIELD(vfiomig_dirty_stats, num_sources, 4, 4);
+FIELD(vfiomig_dirty_stats, num_writers, 4, 4);
 FIELD(vfiomig_dirty_stats, num_errors, 8, 4);
 FIELD(vfiomig_dirty_stats, num_rounds, 12, 4);
 FIELD(vfiomig_dirty_stats, rounds, 16, 8);
@@ -260,24 +260,24 @@ FIELD(vfiomig_dirty_round, interval_ns, 16, 8);
 FIELD(vfiomig_dirty_round, dirty_bytes, 24, 8);
 FIELD(vfiomig_dirty_round, sync_ns, 32, 8);
 
-SIZE(vfiomig_source_stats, 552);
-FIELD(vfiomig_source_stats, struct_size, 0, 4);
-FIELD(vfiomig_source_stats, tracker, 4, 4);
-FIELD(vfiomig_source_stats, page_size, 8, 8);
-FIELD(vfiomig_source_stats, dirty_bytes, 16, 8);
-FIELD(vfiomig_source_stats, last_dirty_bytes, 24, 8);
-FIELD(vfiomig_source_stats, assumed_bytes, 32, 8);
-FIELD(vfiomig_source_stats, rate, 40, 8);
-FIELD(vfiomig_source_stats, sync_ns, 48, 8);
-FIELD(vfiomig_source_stats, last_sync_ns, 56, 8);
-FIELD(vfiomig_source_stats, calls, 64, 8);
-FIELD(vfiomig_source_stats, errors, 72, 8);
-FIELD(vfiomig_source_stats, restarts, 80, 8);
-FIELD(vfiomig_source_stats, note, 88, 464);
+SIZE(vfiomig_dirty_writer_stats, 552);
+FIELD(vfiomig_dirty_writer_stats, struct_size, 0, 4);
+FIELD(vfiomig_dirty_writer_stats, tracker, 4, 4);
+FIELD(vfiomig_dirty_writer_stats, page_size, 8, 8);
+FIELD(vfiomig_dirty_writer_stats, dirty_bytes, 16, 8);
+FIELD(vfiomig_dirty_writer_stats, last_dirty_bytes, 24, 8);
+FIELD(vfiomig_dirty_writer_stats, assumed_bytes, 32, 8);
+FIELD(vfiomig_dirty_writer_stats, rate, 40, 8);
+FIELD(vfiomig_dirty_writer_stats, sync_ns, 48, 8);
+FIELD(vfiomig_dirty_writer_stats, last_sync_ns, 56, 8);
+FIELD(vfiomig_dirty_writer_stats, calls, 64, 8);
+FIELD(vfiomig_dirty_writer_stats, errors, 72, 8);
+FIELD(vfiomig_dirty_writer_stats, restarts, 80, 8);
+FIELD(vfiomig_dirty_writer_stats, note, 88, 464);
 
 SIZE(vfiomig_dirty_error, 496);
 FIELD(vfiomig_dirty_error, struct_size, 0, 4);
-FIELD(vfiomig_dirty_error, source, 4, 4);
+FIELD(vfiomig_dirty_error, writer, 4, 4);
 FIELD(vfiomig_dirty_error, tracker, 8, 4);
 FIELD(vfiomig_dirty_error, code, 12, 4);
 FIELD(vfiomig_dirty_error, first, 16, 8);
@@ -335,7 +335,7 @@ static int begin_load(struct vfiomig_device *dev, const struct vfiomig_load_opti
 }
 
 /* Sources of a run, and their trackers. */
-static uint32_t last_source;
+static uint32_t last_writer;
 
 static int no_sync(void *opaque, uint64_t iova, uint64_t length, uint64_t page_size, uint64_t *bitmap,
                    size_t num_words)
@@ -360,12 +360,12 @@ static int new_run(const struct vfiomig_memory_ops *ops, const struct vfiomig_di
 
 static int add_tracker(struct vfiomig_dirty *run, struct vfiomig_tracker_ops *ops)
 {
-    struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
-    source.flags = VFIOMIG_SOURCE_TRACKER;
-    source.tracker = ops;
+    struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
+    writer.flags = VFIOMIG_WRITER_CUSTOM;
+    writer.tracker = ops;
     ops->page_size = 4096;
     ops->sync = no_sync;
-    return vfiomig_dirty_add_source(run, &source, &last_source);
+    return vfiomig_dirty_add_writer(run, &writer, &last_writer);
 }
 
 static int place_result;
@@ -390,11 +390,11 @@ static void the_library_has_the_same_sizes_of_runs(void)
     SAME(vfiomig_memory_ops, new_run(&s, NULL));
     SAME(vfiomig_dirty_options, new_run(&ops, &s));
     SAME(vfiomig_mapping, vfiomig_dirty_map(run, &s));
-    SAME(vfiomig_dirty_source, vfiomig_dirty_add_source(run, &s, &last_source));
+    SAME(vfiomig_dirty_writer, vfiomig_dirty_add_writer(run, &s, &last_writer));
     SAME(vfiomig_tracker_ops, add_tracker(run, &s));
     SAME(vfiomig_dirty_stats, vfiomig_dirty_get_stats(run, &s));
     SAME(vfiomig_dirty_round, vfiomig_dirty_get_round(run, 0, &s));
-    SAME(vfiomig_source_stats, vfiomig_dirty_get_source(run, last_source, &s));
+    SAME(vfiomig_dirty_writer_stats, vfiomig_dirty_get_writer_stats(run, last_writer, &s));
     SAME(vfiomig_dirty_error, vfiomig_dirty_get_error(run, 0, &s));
     /* The one that the library makes. */
     translated.size = 1 << 20;

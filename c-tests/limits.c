@@ -14,16 +14,16 @@ static struct bytes some_stream(const struct vfiomig_save_options *options, int 
     CHECK(blob);
     OK(vfiomig_save_begin(rig.dev, options, &save));
     for (int i = 0; i < restarts; i++) {
-        EQ(read_until(save, &stream, 1 << 18, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+        EQ(read_until(save, &stream, 1 << 18, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
         OK(vfiomig_device_reset(rig.dev));
     }
-    EQ(read_until(save, &stream, 1 << 18, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+    EQ(read_until(save, &stream, 1 << 18, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
     for (int i = 0; i < blobs; i++) {
-        OK(vfiomig_save_blob(save, 1, blob, blob_len));
-        EQ(read_until(save, &stream, 1 << 21, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+        OK(vfiomig_save_add_blob(save, 1, blob, blob_len));
+        EQ(read_until(save, &stream, 1 << 21, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
     }
     OK(vfiomig_save_stop(save));
-    EQ(read_until(save, &stream, 1 << 18, VFIOMIG_END), VFIOMIG_END);
+    EQ(read_until(save, &stream, 1 << 18, VFIOMIG_NEXT_END), VFIOMIG_NEXT_END);
     vfiomig_save_free(save);
     rig_free(&rig);
     free(blob);
@@ -97,7 +97,7 @@ static size_t take_some(struct vfiomig_load *load, const struct bytes *in, size_
     OK(vfiomig_load_get_space(load, &space, &room));
     len = len < room ? len : room;
     memcpy(space, in->data + at, len);
-    CHECK(vfiomig_load_received(load, len) >= 0);
+    CHECK(vfiomig_load_push_received(load, len) >= 0);
     return len;
 }
 
@@ -187,7 +187,7 @@ static void another_device_of_the_same_vm(void)
     save.device_index = 3;
     struct bytes stream = some_stream(&save, 0, 0, 0);
     EQ(load(&stream, options), 0); /* only where it is asked for */
-    options.flags = VFIOMIG_LOAD_CHECK_DEVICE;
+    options.flags = VFIOMIG_LOAD_CHECK_DEVICE_INDEX;
     options.device_index = 2;
     EQ(load(&stream, options), -EXDEV);
     options.device_index = 3;
@@ -199,13 +199,13 @@ static void another_session(void)
 {
     struct vfiomig_save_options save = VFIOMIG_SAVE_OPTIONS_INIT;
     struct vfiomig_load_options options = with();
-    memset(save.session, 7, sizeof save.session);
+    memset(save.migration_id, 7, sizeof save.migration_id);
     struct bytes stream = some_stream(&save, 0, 0, 0);
-    memset(options.session, 8, sizeof options.session);
+    memset(options.migration_id, 8, sizeof options.migration_id);
     EQ(load(&stream, options), 0);
-    options.flags = VFIOMIG_LOAD_CHECK_SESSION;
+    options.flags = VFIOMIG_LOAD_CHECK_MIGRATION_ID;
     EQ(load(&stream, options), -EXDEV);
-    memset(options.session, 7, sizeof options.session);
+    memset(options.migration_id, 7, sizeof options.migration_id);
     EQ(load(&stream, options), 0);
     bytes_free(&stream);
 }

@@ -10,7 +10,7 @@
 /* How the reset is found out. */
 enum found { BY_THE_CALL, BY_A_READ, BY_ITS_STATE, TOLD, FOUNDS };
 
-static const uint32_t keeps[] = { VFIOMIG_KEEP, VFIOMIG_KEEP_QUIESCED, VFIOMIG_KEEP_STOPPED };
+static const uint32_t keeps[] = { VFIOMIG_ENDING_KEEP, VFIOMIG_ENDING_KEEP_QUIESCED, VFIOMIG_ENDING_KEEP_STOPPED };
 
 static void lost(struct rig *rig, int result)
 {
@@ -32,7 +32,7 @@ static void stays_lost(struct rig *rig)
         lost(rig, vfiomig_save_begin(rig->dev, NULL, &save));
         OK(vfiomig_device_set_state(rig->dev, VFIOMIG_STATE_STOP));
         /* To hear of it once more does not mean that it was wanted. */
-        OK(vfiomig_device_was_reset(rig->dev));
+        OK(vfiomig_device_notify_reset(rig->dev));
     }
 }
 
@@ -44,7 +44,7 @@ static void find(struct rig *rig, enum found found)
         EQ(state, VFIOMIG_STATE_RUNNING);
     }
     if (found == TOLD)
-        OK(vfiomig_device_was_reset(rig->dev));
+        OK(vfiomig_device_notify_reset(rig->dev));
 }
 
 /* A stopped device, or one whose stream has ended, and a guest that is to go on here. */
@@ -60,16 +60,16 @@ static void a_save(enum found found, int ended, uint32_t keep, uint32_t migratio
 
     EQ(vfiomig_sim_guest_write(rig.sim, 0, 1000, 99), 0);
     OK(vfiomig_save_begin(rig.dev, NULL, &save));
-    EQ(read_until(save, &stream, 8192, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+    EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
     OK(vfiomig_save_stop(save));
     if (ended)
-        EQ(read_until(save, &stream, 8192, VFIOMIG_END), VFIOMIG_END);
+        EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_END), VFIOMIG_NEXT_END);
     vfiomig_sim_guest_reset(rig.sim);
     find(&rig, found);
     if (found == BY_A_READ)
-        EQ(read_until(save, &stream, 8192, VFIOMIG_END), -ENODEV);
+        EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_END), -ENODEV);
     else if (found != BY_THE_CALL && !ended)
-        lost(&rig, read_until(save, &stream, 8192, VFIOMIG_END));
+        lost(&rig, read_until(save, &stream, 8192, VFIOMIG_NEXT_END));
 
     lost(&rig, vfiomig_save_finish(save, keep));
     OK(vfiomig_save_get_failure(save, &failure));
@@ -77,7 +77,7 @@ static void a_save(enum found found, int ended, uint32_t keep, uint32_t migratio
     EQ(failure.state_before, VFIOMIG_STATE_STOP_COPY);
     OK(vfiomig_device_get_fixups(rig.dev, &fixups));
     EQ(fixups, VFIOMIG_FIXUP_PCI_COMMAND | VFIOMIG_FIXUP_INTERRUPTS);
-    if (keep == VFIOMIG_KEEP_STOPPED)
+    if (keep == VFIOMIG_ENDING_KEEP_STOPPED)
         EQ(vfiomig_sim_state(rig.sim), VFIOMIG_STATE_STOP);
     vfiomig_save_free(save);
     if (migration_flags == 7)
@@ -119,7 +119,7 @@ static void a_released_device_is_not_taken_back(void)
                 find(&rig, (enum found)found);
             }
             /* The guest is elsewhere: nothing of it is needed here. */
-            OK(vfiomig_save_finish(save, VFIOMIG_RELEASE));
+            OK(vfiomig_save_finish(save, VFIOMIG_ENDING_RELEASE));
             EQ(vfiomig_sim_state(rig.sim), VFIOMIG_STATE_STOP);
             if (!before) {
                 vfiomig_sim_guest_reset(rig.sim);
@@ -164,7 +164,7 @@ static void load_into(struct rig *to)
     struct bytes stream = stream_of(from.dev);
     struct vfiomig_load *load;
     OK(vfiomig_load_begin(to->dev, NULL, &load));
-    CHECK(push_all(load, &stream, 8192) & VFIOMIG_END);
+    CHECK(push_all(load, &stream, 8192) & VFIOMIG_PUSH_END);
     OK(vfiomig_load_commit(load));
     vfiomig_load_free(load);
     bytes_free(&stream);
@@ -201,13 +201,13 @@ static void a_reset_just_before_a_change_is_recognised(void)
         struct vfiomig_save *save;
         uint32_t fixups = 0;
         OK(vfiomig_save_begin(rig.dev, NULL, &save));
-        EQ(read_until(save, &stream, 8192, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+        EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
         if (stop)
             OK(vfiomig_save_quiesce(save));
         EQ(vfiomig_sim_inject(rig.sim, VFIOMIG_SIM_OP_SET_STATE, 1, EIO, VFIOMIG_SIM_FAULT_RESET), 0);
         /* The vCPUs are stopped: it was not the guest. */
         lost(&rig, stop ? vfiomig_save_stop(save) : vfiomig_save_quiesce(save));
-        lost(&rig, vfiomig_save_finish(save, VFIOMIG_KEEP));
+        lost(&rig, vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
         OK(vfiomig_device_get_fixups(rig.dev, &fixups));
         EQ(fixups, VFIOMIG_FIXUP_PCI_COMMAND | VFIOMIG_FIXUP_INTERRUPTS);
         vfiomig_save_free(save);
@@ -227,15 +227,15 @@ static void a_quiesced_device_is_not_saved_after_a_reset(void)
             o.migration_flags = flags;
             struct rig rig = rig_new(&o, NULL);
             OK(vfiomig_save_begin(rig.dev, NULL, &save));
-            EQ(read_until(save, &stream, 8192, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+            EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
             OK(vfiomig_save_quiesce(save));
             vfiomig_sim_guest_reset(rig.sim);
             find(&rig, (enum found)found);
             if (found == BY_A_READ && flags == 7)
-                EQ(read_until(save, &stream, 8192, VFIOMIG_DRAINED), -EIO);
+                EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), -EIO);
             else
                 lost(&rig, vfiomig_save_stop(save));
-            lost(&rig, vfiomig_save_finish(save, VFIOMIG_KEEP));
+            lost(&rig, vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
             vfiomig_save_free(save);
             stays_lost(&rig);
             bytes_free(&stream);
@@ -249,12 +249,12 @@ static void a_save_of_a_device_that_waits_does_not_start_again(void)
     struct rig rig = rig_new(NULL, NULL);
     struct bytes stream = { NULL, 0, 0 };
     struct vfiomig_save *save = save_all(rig.dev, NULL, 8192, &stream);
-    OK(vfiomig_save_finish(save, VFIOMIG_KEEP_QUIESCED));
+    OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP_QUIESCED));
     vfiomig_save_free(save);
     OK(vfiomig_save_begin(rig.dev, NULL, &save));
     vfiomig_sim_guest_reset(rig.sim);
-    lost(&rig, read_until(save, &stream, 8192, VFIOMIG_DRAINED));
-    lost(&rig, vfiomig_save_finish(save, VFIOMIG_KEEP));
+    lost(&rig, read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED));
+    lost(&rig, vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
     vfiomig_save_free(save);
     stays_lost(&rig);
     bytes_free(&stream);
@@ -268,10 +268,10 @@ static void a_stop_that_ends_in_a_reset_is_remembered(void)
     struct bytes stream = { NULL, 0, 0 };
     struct vfiomig_save *save;
     OK(vfiomig_save_begin(rig.dev, NULL, &save));
-    EQ(read_until(save, &stream, 8192, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+    EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
     EQ(vfiomig_sim_inject(rig.sim, VFIOMIG_SIM_OP_SET_STATE, 1, EIO, VFIOMIG_SIM_FAULT_ERROR), 0);
     EQ(vfiomig_save_stop(save), -EIO);
-    lost(&rig, vfiomig_save_finish(save, VFIOMIG_KEEP));
+    lost(&rig, vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
     vfiomig_save_free(save);
     stays_lost(&rig);
     bytes_free(&stream);
@@ -329,7 +329,7 @@ static void a_change_that_fails_because_of_a_reset_says_so(void)
         if (way == 0) {
             save = save_all(rig.dev, NULL, 8192, &stream);
             wrapped.next = RESET_AND_FAIL;
-            lost(&rig, vfiomig_save_finish(save, VFIOMIG_KEEP));
+            lost(&rig, vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
         } else {
             if (way == 1)
                 OK(vfiomig_device_set_state(rig.dev, VFIOMIG_STATE_STOP));
@@ -390,7 +390,7 @@ static void a_device_that_did_not_go_is_still_its_guests(void)
     wrapped.next = IGNORED;
     EQ(vfiomig_device_set_state(rig.dev, VFIOMIG_STATE_STOP), -EIO);
     vfiomig_sim_guest_reset(rig.sim);
-    OK(vfiomig_device_was_reset(rig.dev));
+    OK(vfiomig_device_notify_reset(rig.dev));
     struct bytes stream = stream_of(rig.dev);
     bytes_free(&stream);
     rig_free(&rig);
@@ -460,7 +460,7 @@ static void what_fails_does_not_lift_it(void)
     EQ(vfiomig_sim_inject(rig.sim, VFIOMIG_SIM_OP_RESET, 1, EIO, VFIOMIG_SIM_FAULT_ONCE), 0);
     EQ(vfiomig_device_reset(rig.dev), -EIO);
     vfiomig_sim_guest_reset(rig.sim);
-    OK(vfiomig_device_was_reset(rig.dev));
+    OK(vfiomig_device_notify_reset(rig.dev));
     lost(&rig, vfiomig_device_run(rig.dev));
     OK(vfiomig_device_reset(rig.dev));
     OK(vfiomig_device_run(rig.dev));
@@ -476,7 +476,7 @@ static void the_device_of_a_paused_guest_is_left_stopped(void)
     OK(vfiomig_device_set_state(rig.dev, VFIOMIG_STATE_STOP));
     save = save_all(rig.dev, NULL, 8192, &stream);
     EQ(vfiomig_sim_inject(rig.sim, VFIOMIG_SIM_OP_SET_STATE, 1, EIO, VFIOMIG_SIM_FAULT_ERROR), 0);
-    lost(&rig, vfiomig_save_finish(save, VFIOMIG_KEEP) < 0 ? -EIO : 0);
+    lost(&rig, vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP) < 0 ? -EIO : 0);
     EQ(vfiomig_sim_state(rig.sim), VFIOMIG_STATE_STOP);
     vfiomig_save_free(save);
     stays_lost(&rig);
@@ -491,7 +491,7 @@ static void a_running_guest_loses_nothing(void)
     for (int told = 0; told < 2; told++) {
         vfiomig_sim_guest_reset(rig.sim);
         if (told)
-            OK(vfiomig_device_was_reset(rig.dev));
+            OK(vfiomig_device_notify_reset(rig.dev));
         OK(vfiomig_device_run(rig.dev));
         struct bytes stream = stream_of(rig.dev);
         bytes_free(&stream);
@@ -511,17 +511,17 @@ static void a_reset_that_is_wanted_starts_the_save_again(void)
         uint64_t empty = vfiomig_sim_digest(rig.sim);
         EQ(vfiomig_sim_guest_write(rig.sim, 0, 1000, 99), 0);
         OK(vfiomig_save_begin(rig.dev, NULL, &save));
-        EQ(read_until(save, &stream, 8192, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+        EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
         OK(vfiomig_save_stop(save));
         if (other_means) {
             vfiomig_sim_guest_reset(rig.sim);
-            OK(vfiomig_device_was_reset(rig.dev));
+            OK(vfiomig_device_notify_reset(rig.dev));
             OK(vfiomig_device_accept_reset(rig.dev));
         } else {
             OK(vfiomig_device_reset(rig.dev));
         }
-        EQ(read_until(save, &stream, 8192, VFIOMIG_END), VFIOMIG_END);
-        OK(vfiomig_save_finish(save, VFIOMIG_KEEP));
+        EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_END), VFIOMIG_NEXT_END);
+        OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
         EQ(vfiomig_sim_state(rig.sim), VFIOMIG_STATE_RUNNING);
         CHECK(vfiomig_sim_digest(rig.sim) == empty);
         vfiomig_save_free(save);

@@ -449,26 +449,26 @@ static struct vfiomig_tracker_ops tracker_ops(void)
     return ops;
 }
 
-/* Source 0 has a tracker of the VMM's, and source 1 the log of the world's device. */
+/* Writer 0 has a tracker of the VMM's, and writer 1 the log of the world's device. */
 static long add_sources(struct world *world)
 {
-    struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
+    struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
     struct vfiomig_tracker_ops ops = tracker_ops();
     uint32_t number;
     long r;
 
-    source.flags = VFIOMIG_SOURCE_TRACKER;
-    source.name = "the VMM's";
-    source.device = world->device;
-    source.tracker = &ops;
-    source.tracker_opaque = world;
+    writer.flags = VFIOMIG_WRITER_CUSTOM;
+    writer.name = "the VMM's";
+    writer.device = world->device;
+    writer.tracker = &ops;
+    writer.tracker_opaque = world;
     world->trackers++;
-    r = API(vfiomig_dirty_add_source, world->dirty, &source, &number);
+    r = API(vfiomig_dirty_add_writer, world->dirty, &writer, &number);
     if (r < 0)
         return r;
-    source.flags = VFIOMIG_SOURCE_DEVICE_LOG;
-    source.name = NULL;
-    return API(vfiomig_dirty_add_source, world->dirty, &source, &number);
+    writer.flags = VFIOMIG_WRITER_DEVICE_LOG;
+    writer.name = NULL;
+    return API(vfiomig_dirty_add_writer, world->dirty, &writer, &number);
 }
 
 static long new_dirty(struct world *world)
@@ -525,7 +525,7 @@ static void record(void)
         if (r < 0)
             die(vfiomig_error_message());
         stream_len += len;
-    } while (r != VFIOMIG_END);
+    } while (r != VFIOMIG_NEXT_END);
     free_world(world, "recording a stream");
 }
 
@@ -549,7 +549,7 @@ static void to_save_state(struct world *world, const char *state)
         r = API(vfiomig_save_stop, world->save);
     } else if (r == 0 && strcmp(state, "ended") == 0) {
         r = API(vfiomig_save_stop, world->save);
-        while (r >= 0 && r != VFIOMIG_END)
+        while (r >= 0 && r != VFIOMIG_NEXT_END)
             r = API(vfiomig_save_next, world->save, buf, sizeof buf, &len);
     } else if (r == 0 && strcmp(state, "failed") == 0) {
         vfiomig_sim_inject(world->sim, VFIOMIG_SIM_OP_READ, 1, EIO, VFIOMIG_SIM_FAULT_ONCE);
@@ -557,7 +557,7 @@ static void to_save_state(struct world *world, const char *state)
             r = API(vfiomig_save_next, world->save, buf, sizeof buf, &len);
         r = r == -EIO ? 0 : -1;
     } else if (r == 0 && strcmp(state, "finished") == 0) {
-        r = API(vfiomig_save_finish, world->save, VFIOMIG_KEEP);
+        r = API(vfiomig_save_finish, world->save, VFIOMIG_ENDING_KEEP);
     } else if (strcmp(state, "pre-copy") != 0) {
         die("a state of a save that is not known here");
     }
@@ -744,7 +744,7 @@ static void fill_options(struct frame *frame, int i)
     }
 }
 
-/* Where a source has its tracker's table: behind it, and behind what tests append to it. */
+/* Where a writer has its tracker's table: behind it, and behind what tests append to it. */
 #define TRACKER_AT 4096
 
 static struct vfiomig_tracker_ops *tracker_of(struct frame *frame, int i)
@@ -764,18 +764,18 @@ static void fill_in(struct frame *frame, int i)
         ops.release = count_release;
         memcpy(memory, &ops, sizeof ops);
         owe(frame, i, 1);
-    } else if (frame->row->args[i].size == sizeof(struct vfiomig_dirty_source)) {
-        struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
+    } else if (frame->row->args[i].size == sizeof(struct vfiomig_dirty_writer)) {
+        struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
         struct vfiomig_tracker_ops ops = VFIOMIG_TRACKER_OPS_INIT;
 
         ops.page_size = PAGE;
         ops.sync = clean;
         ops.release = count_release;
-        source.flags = VFIOMIG_SOURCE_TRACKER;
-        source.device = frame->world->device;
-        source.tracker = tracker_of(frame, i);
-        source.tracker_opaque = &frame->released;
-        memcpy(memory, &source, sizeof source);
+        writer.flags = VFIOMIG_WRITER_CUSTOM;
+        writer.device = frame->world->device;
+        writer.tracker = tracker_of(frame, i);
+        writer.tracker_opaque = &frame->released;
+        memcpy(memory, &writer, sizeof writer);
         memcpy(tracker_of(frame, i), &ops, sizeof ops);
         owe(frame, i, 1);
     } else {
@@ -858,7 +858,7 @@ static void fill(struct frame *frame, const struct row *row, struct world *world
             owe(frame, i, 1);
             break;
         case A_ENDING:
-            frame->a[i].number = VFIOMIG_KEEP;
+            frame->a[i].number = VFIOMIG_ENDING_KEEP;
             break;
         case A_OUT:
         case A_PTR:
@@ -936,14 +936,14 @@ static void finish(struct frame *frame, const char *what)
         else
             FREE(vfiomig_dirty_free, out);
     }
-    /* A source lives as long as its run otherwise. */
-    int number = row == &rows[ROW_vfiomig_dirty_add_source] ? 2 : -1;
+    /* A writer lives as long as its run otherwise. */
+    int number = row == &rows[ROW_vfiomig_dirty_add_writer] ? 2 : -1;
     if (number >= 0 && memcmp(frame->memory[number], frame->before[number], 4) != 0) {
         uint32_t added;
 
         memcpy(&added, frame->memory[number], sizeof added);
-        long r = API(vfiomig_dirty_remove_source, frame->world->dirty, added);
-        check(r == 0, "%s, %s: source %u cannot be removed: %ld", row->name, what, added, r);
+        long r = API(vfiomig_dirty_remove_writer, frame->world->dirty, added);
+        check(r == 0, "%s, %s: writer %u cannot be removed: %ld", row->name, what, added, r);
     }
     check(frame->released == frame->owed, "%s, %s: callbacks were released %d times in the end",
           row->name, what, frame->released);
@@ -994,7 +994,7 @@ static int frees_handle(const struct row *row)
 /* For loads with VFIOMIG_LOAD_PACKETS only, which none here is: c-tests/qemu-format.c. */
 static int of_packets(const struct row *row)
 {
-    return row == &rows[ROW_vfiomig_load_submit] || row == &rows[ROW_vfiomig_load_run];
+    return row == &rows[ROW_vfiomig_load_push_packet] || row == &rows[ROW_vfiomig_load_write_packets];
 }
 
 /* After the commit these are for such loads only. */
@@ -1002,7 +1002,7 @@ static int with_packets_only(const struct row *row, const char *state)
 {
     return strcmp(state, "committed") == 0 &&
            (row == &rows[ROW_vfiomig_load_push] || row == &rows[ROW_vfiomig_load_get_space] ||
-            row == &rows[ROW_vfiomig_load_received]);
+            row == &rows[ROW_vfiomig_load_push_received]);
 }
 
 /* Whether a handle lives: a call that changes nothing says so. */
@@ -1399,14 +1399,14 @@ static void wrong_number(enum row_number number, const char *name, uint64_t valu
     } while (0)
 
 /* Several members at once. */
-#define WRONG_SOURCE(expected, what, ...)                                                        \
+#define WRONG_WRITER(expected, what, ...)                                                        \
     do {                                                                                         \
-        struct frame *frame = new_frame(&rows[ROW_vfiomig_dirty_add_source]);                    \
-        int arg = arg_of(frame->row, "source");                                                  \
-        struct vfiomig_dirty_source *source = (void *)frame->memory[arg];                        \
+        struct frame *frame = new_frame(&rows[ROW_vfiomig_dirty_add_writer]);                    \
+        int arg = arg_of(frame->row, "writer");                                                  \
+        struct vfiomig_dirty_writer *writer = (void *)frame->memory[arg];                        \
         struct vfiomig_tracker_ops *tracker = tracker_of(frame, arg);                            \
                                                                                                  \
-        (void)source, (void)tracker;                                                             \
+        (void)writer, (void)tracker;                                                             \
         __VA_ARGS__;                                                                             \
         refuse(frame, -expected, what);                                                          \
         free_frame(frame, what);                                                                 \
@@ -1422,36 +1422,36 @@ static void wrong_number(enum row_number number, const char *name, uint64_t valu
         free_frame(frame, what);                                                                 \
     } while (0)
 
-static void wrong_sources(void)
+static void wrong_writers(void)
 {
     static const uint64_t page_sizes[] = { 0, 1, 256, 511, 3000, 4097, (uint64_t)2 << 30, UINT64_MAX };
 
-    WRONG_SOURCE(EINVAL, "flag 32", source->flags |= 32);
-    WRONG_SOURCE(EINVAL, "another flag", source->flags |= 1u << 31);
-    WRONG_SOURCE(EFAULT, "a log of no device",
-                 source->flags |= VFIOMIG_SOURCE_DEVICE_LOG; source->device = NULL);
-    WRONG_SOURCE(EBADF, "no device", source->device = (void *)frame);
-    WRONG_SOURCE(EBADF, "a run as its device", source->device = (void *)frame->world->dirty);
-    WRONG_SOURCE(EINVAL, "no iommufd",
-                 source->flags |= VFIOMIG_SOURCE_HWPT; source->iommufd = -1; source->hwpt_id = 1);
-    WRONG_SOURCE(EINVAL, "no page table", source->flags |= VFIOMIG_SOURCE_HWPT; source->hwpt_id = 0);
-    WRONG_SOURCE(EINVAL, "pages of three bytes", source->flags |= VFIOMIG_SOURCE_HWPT;
-                 source->hwpt_id = 1; source->hwpt_page_size = 3);
-    WRONG_SOURCE(EINVAL, "no container",
-                 source->flags |= VFIOMIG_SOURCE_TYPE1; source->container_fd = -1);
-    WRONG_SOURCE(EINVAL, "the lowest fd",
-                 source->flags |= VFIOMIG_SOURCE_TYPE1; source->container_fd = INT32_MIN);
+    WRONG_WRITER(EINVAL, "flag 32", writer->flags |= 32);
+    WRONG_WRITER(EINVAL, "another flag", writer->flags |= 1u << 31);
+    WRONG_WRITER(EFAULT, "a log of no device",
+                 writer->flags |= VFIOMIG_WRITER_DEVICE_LOG; writer->device = NULL);
+    WRONG_WRITER(EBADF, "no device", writer->device = (void *)frame);
+    WRONG_WRITER(EBADF, "a run as its device", writer->device = (void *)frame->world->dirty);
+    WRONG_WRITER(EINVAL, "no iommufd",
+                 writer->flags |= VFIOMIG_WRITER_HWPT; writer->iommufd = -1; writer->hwpt_id = 1);
+    WRONG_WRITER(EINVAL, "no page table", writer->flags |= VFIOMIG_WRITER_HWPT; writer->hwpt_id = 0);
+    WRONG_WRITER(EINVAL, "pages of three bytes", writer->flags |= VFIOMIG_WRITER_HWPT;
+                 writer->hwpt_id = 1; writer->hwpt_page_size = 3);
+    WRONG_WRITER(EINVAL, "no container",
+                 writer->flags |= VFIOMIG_WRITER_TYPE1; writer->container_fd = -1);
+    WRONG_WRITER(EINVAL, "the lowest fd",
+                 writer->flags |= VFIOMIG_WRITER_TYPE1; writer->container_fd = INT32_MIN);
     /* Of its tracker, which is taken over once its table can be read. */
-    WRONG_SOURCE(EFAULT, "no tracker", source->tracker = NULL; owe_nothing_for(frame, arg));
-    WRONG_SOURCE(EINVAL, "a tracker of no size", tracker->struct_size = 0; owe_nothing_for(frame, arg));
-    WRONG_SOURCE(EINVAL, "a shorter tracker",
+    WRONG_WRITER(EFAULT, "no tracker", writer->tracker = NULL; owe_nothing_for(frame, arg));
+    WRONG_WRITER(EINVAL, "a tracker of no size", tracker->struct_size = 0; owe_nothing_for(frame, arg));
+    WRONG_WRITER(EINVAL, "a shorter tracker",
                  tracker->struct_size -= 1; owe_nothing_for(frame, arg));
-    WRONG_SOURCE(E2BIG, "a tracker with a tail", tracker->struct_size += 8;
+    WRONG_WRITER(E2BIG, "a tracker with a tail", tracker->struct_size += 8;
                  memset(tracker + 1, 1, 8));
-    WRONG_SOURCE(EINVAL, "a tracker without sync", tracker->sync = NULL);
-    WRONG_SOURCE(EINVAL, "a tracker's reserved", tracker->reserved = 1);
+    WRONG_WRITER(EINVAL, "a tracker without sync", tracker->sync = NULL);
+    WRONG_WRITER(EINVAL, "a tracker's reserved", tracker->reserved = 1);
     for (size_t i = 0; i < sizeof page_sizes / sizeof *page_sizes; i++)
-        WRONG_SOURCE(EINVAL, "a tracker's pages", tracker->page_size = page_sizes[i]);
+        WRONG_WRITER(EINVAL, "a tracker's pages", tracker->page_size = page_sizes[i]);
 }
 
 static void wrong_mappings(void)
@@ -1536,10 +1536,10 @@ static void wrong_ranges(void)
     wrong_number(ROW_vfiomig_dirty_get_round, "index", 1, -ENODATA);
     wrong_number(ROW_vfiomig_dirty_get_error, "index", UINT32_MAX, -ENODATA);
     wrong_number(ROW_vfiomig_dirty_get_error, "index", 1, -ENODATA);
-    wrong_number(ROW_vfiomig_dirty_get_source, "number", 2, -ENODATA);
-    wrong_number(ROW_vfiomig_dirty_get_source, "number", VFIOMIG_NO_SOURCE, -ENODATA);
-    wrong_number(ROW_vfiomig_dirty_remove_source, "number", 2, -ENODATA);
-    wrong_number(ROW_vfiomig_dirty_remove_source, "number", VFIOMIG_NO_SOURCE, -ENODATA);
+    wrong_number(ROW_vfiomig_dirty_get_writer_stats, "number", 2, -ENODATA);
+    wrong_number(ROW_vfiomig_dirty_get_writer_stats, "number", VFIOMIG_NO_WRITER, -ENODATA);
+    wrong_number(ROW_vfiomig_dirty_remove_writer, "number", 2, -ENODATA);
+    wrong_number(ROW_vfiomig_dirty_remove_writer, "number", VFIOMIG_NO_WRITER, -ENODATA);
 }
 
 static void values_of_runs(void)
@@ -1553,7 +1553,7 @@ static void values_of_runs(void)
         WRONG_MEMBER(vfiomig_dirty_new, options, vfiomig_dirty_options, page_size, page_sizes[i], EINVAL);
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
         WRONG_MEMBER(vfiomig_dirty_new, options, vfiomig_dirty_options, buffer_bytes, buffers[i], EINVAL);
-    wrong_sources();
+    wrong_writers();
     wrong_mappings();
     wrong_ranges();
     end();
@@ -1610,13 +1610,13 @@ static void values(void)
     wrong_number(ROW_vfiomig_save_finish, "ending", 0, -EINVAL);
     wrong_number(ROW_vfiomig_save_finish, "ending", 99, -EINVAL);
     wrong_number(ROW_vfiomig_save_finish, "ending", UINT32_MAX, -EINVAL);
-    wrong_number(ROW_vfiomig_save_finish, "ending", VFIOMIG_RELEASE, -EINVAL); /* incomplete */
+    wrong_number(ROW_vfiomig_save_finish, "ending", VFIOMIG_ENDING_RELEASE, -EINVAL); /* incomplete */
     wrong_number(ROW_vfiomig_save_next, "cap", 0, -ENOSPC);
     wrong_number(ROW_vfiomig_save_next, "cap", VFIOMIG_MIN_BUFFER - 1, -ENOSPC);
     wrong_number(ROW_vfiomig_save_next, "cap", SIZE_MAX, -EINVAL);
-    wrong_number(ROW_vfiomig_save_blob, "len", SIZE_MAX, -EINVAL);
+    wrong_number(ROW_vfiomig_save_add_blob, "len", SIZE_MAX, -EINVAL);
     wrong_number(ROW_vfiomig_load_push, "len", SIZE_MAX, -EINVAL);
-    wrong_number(ROW_vfiomig_load_submit, "len", SIZE_MAX, -EINVAL);
+    wrong_number(ROW_vfiomig_load_push_packet, "len", SIZE_MAX, -EINVAL);
     for (uint32_t state = 0; state < 10; state++)
         if (state != VFIOMIG_STATE_STOP && state != VFIOMIG_STATE_RUNNING &&
             state != VFIOMIG_STATE_RUNNING_P2P)
@@ -1882,7 +1882,7 @@ static void other_callbacks(void)
     check(r == 0 && seen > 0, "no event while a load began");
     seen = 0;
     check(API(vfiomig_save_begin, from->device, NULL, &from->save) == 0, "save_begin");
-    check(API(vfiomig_save_blob, from->save, 5, "abc", 3) == 0, "save_blob");
+    check(API(vfiomig_save_add_blob, from->save, 5, "abc", 3) == 0, "save_blob");
     check(API(vfiomig_save_stop, from->save) == 0, "save_stop");
     do {
         r = API(vfiomig_save_next, from->save, buf, sizeof buf, &len);
@@ -1891,7 +1891,7 @@ static void other_callbacks(void)
         long pushed = API(vfiomig_load_push, current->load, buf, len);
         if (!check(pushed >= 0, "%s", vfiomig_error_message()))
             break;
-    } while (r != VFIOMIG_END);
+    } while (r != VFIOMIG_NEXT_END);
     check(seen == 2, "blob and policy callbacks were called %d times", seen);
     check(API(vfiomig_load_commit, current->load) == 0, "%s", vfiomig_error_message());
     check(released == 0, "callbacks were released while they were in use");
@@ -2179,8 +2179,8 @@ static void cancelled(void)
 {
     static const char *const refused[] = {
         "vfiomig_save_next",    "vfiomig_save_quiesce",  "vfiomig_save_stop",
-        "vfiomig_save_blob",    "vfiomig_save_poll_fd",  "vfiomig_save_get_pending",
-        "vfiomig_load_push",    "vfiomig_load_received", "vfiomig_load_get_space",
+        "vfiomig_save_add_blob",    "vfiomig_save_get_poll_fd",  "vfiomig_save_get_pending",
+        "vfiomig_load_push",    "vfiomig_load_push_received", "vfiomig_load_get_space",
         "vfiomig_load_commit",  "vfiomig_dirty_sync",    "vfiomig_dirty_collect",
     };
 
@@ -2236,13 +2236,13 @@ static void life(struct world *world, int load)
         for (int i = 0; i < 4; i++)
             (void)API(vfiomig_save_next, world->save, buf, sizeof buf, &len);
         API(vfiomig_save_get_pending, world->save, &pending);
-        API(vfiomig_save_poll_fd, world->save);
-        (void)API(vfiomig_save_blob, world->save, 1, "x", 1);
+        API(vfiomig_save_get_poll_fd, world->save);
+        (void)API(vfiomig_save_add_blob, world->save, 1, "x", 1);
         API(vfiomig_save_quiesce, world->save);
         r = API(vfiomig_save_stop, world->save);
-        for (int i = 0; i < 100 && r >= 0 && r != VFIOMIG_END; i++)
+        for (int i = 0; i < 100 && r >= 0 && r != VFIOMIG_NEXT_END; i++)
             r = API(vfiomig_save_next, world->save, buf, sizeof buf, &len);
-        API(vfiomig_save_finish, world->save, r == VFIOMIG_END ? VFIOMIG_RELEASE : VFIOMIG_KEEP);
+        API(vfiomig_save_finish, world->save, r == VFIOMIG_NEXT_END ? VFIOMIG_ENDING_RELEASE : VFIOMIG_ENDING_KEEP);
         API(vfiomig_save_get_failure, world->save, &failure);
     }
     if (load && API(vfiomig_load_begin, world->device, &options, &world->load) == 0) {
@@ -2254,7 +2254,7 @@ static void life(struct world *world, int load)
         if (r >= 0) {
             len = len < 1000 ? len : 1000;
             memcpy(space, stream + 1000, len);
-            r = API(vfiomig_load_received, world->load, len);
+            r = API(vfiomig_load_push_received, world->load, len);
         }
         if (r >= 0)
             r = API(vfiomig_load_push, world->load, stream + 1000 + len, stream_len - 1000 - len);
@@ -2265,7 +2265,7 @@ static void life(struct world *world, int load)
     (void)API(vfiomig_device_run, world->device);
     API(vfiomig_device_set_state, world->device, VFIOMIG_STATE_STOP);
     API(vfiomig_device_reset, world->device);
-    API(vfiomig_device_was_reset, world->device);
+    API(vfiomig_device_notify_reset, world->device);
     API(vfiomig_device_get_fixups, world->device, &fixups);
     API(vfiomig_device_get_failure, world->device, &failure);
 }
@@ -2275,7 +2275,7 @@ static void dirty_life(struct world *world)
     static uint64_t bitmap[1];
     char buf[2 * PAGE];
     struct vfiomig_mapping mapping = VFIOMIG_MAPPING_INIT;
-    struct vfiomig_source_stats stats = VFIOMIG_SOURCE_STATS_INIT;
+    struct vfiomig_dirty_writer_stats stats = VFIOMIG_DIRTY_WRITER_STATS_INIT;
     struct vfiomig_dirty_error error = VFIOMIG_DIRTY_ERROR_INIT;
 
     if (!world->device && API(vfiomig_device_new_ops, &world->ops, world, NULL, &world->device) < 0)
@@ -2295,9 +2295,9 @@ static void dirty_life(struct world *world)
         (void)API(vfiomig_dirty_dma_read, world->dirty, RAM_SIZE / 2 - PAGE, buf, sizeof buf);
         (void)API(vfiomig_dirty_unmap, world->dirty, mapping.iova, PAGE, 0, NULL, 0, on_unmap, world);
         (void)API(vfiomig_dirty_collect, world->dirty);
-        API(vfiomig_dirty_get_source, world->dirty, 1, &stats);
+        API(vfiomig_dirty_get_writer_stats, world->dirty, 1, &stats);
         API(vfiomig_dirty_get_error, world->dirty, 0, &error);
-        API(vfiomig_dirty_remove_source, world->dirty, (uint32_t)round);
+        API(vfiomig_dirty_remove_writer, world->dirty, (uint32_t)round);
         API(vfiomig_dirty_stop, world->dirty);
         if (add_sources(world) < 0)
             return;
@@ -2384,9 +2384,9 @@ int main(void)
         die("options of the same size");
     if (sizeof(struct vfiomig_dirty_options) == sizeof(struct vfiomig_device_options) ||
         sizeof(struct vfiomig_dirty_options) == sizeof(struct vfiomig_load_options) ||
-        sizeof(struct vfiomig_memory_ops) == sizeof(struct vfiomig_dirty_source) ||
+        sizeof(struct vfiomig_memory_ops) == sizeof(struct vfiomig_dirty_writer) ||
         sizeof(struct vfiomig_memory_ops) == sizeof(struct vfiomig_mapping) ||
-        sizeof(struct vfiomig_dirty_source) == sizeof(struct vfiomig_mapping))
+        sizeof(struct vfiomig_dirty_writer) == sizeof(struct vfiomig_mapping))
         die("structures of the same size");
     begin("recording");
     record();

@@ -141,9 +141,9 @@ static long call_vfiomig_device_reset(const union argument *a)
     return (long)vfiomig_device_reset(a[0].pointer);
 }
 
-static long call_vfiomig_device_was_reset(const union argument *a)
+static long call_vfiomig_device_notify_reset(const union argument *a)
 {
-    return (long)vfiomig_device_was_reset(a[0].pointer);
+    return (long)vfiomig_device_notify_reset(a[0].pointer);
 }
 
 static long call_vfiomig_device_accept_reset(const union argument *a)
@@ -171,9 +171,9 @@ static long call_vfiomig_save_next(const union argument *a)
     return (long)vfiomig_save_next(a[0].pointer, a[1].pointer, (size_t)a[2].number, a[3].pointer);
 }
 
-static long call_vfiomig_save_blob(const union argument *a)
+static long call_vfiomig_save_add_blob(const union argument *a)
 {
-    return (long)vfiomig_save_blob(a[0].pointer, (uint32_t)a[1].number, a[2].pointer, (size_t)a[3].number);
+    return (long)vfiomig_save_add_blob(a[0].pointer, (uint32_t)a[1].number, a[2].pointer, (size_t)a[3].number);
 }
 
 static long call_vfiomig_save_get_pending(const union argument *a)
@@ -181,9 +181,9 @@ static long call_vfiomig_save_get_pending(const union argument *a)
     return (long)vfiomig_save_get_pending(a[0].pointer, a[1].pointer);
 }
 
-static long call_vfiomig_save_poll_fd(const union argument *a)
+static long call_vfiomig_save_get_poll_fd(const union argument *a)
 {
-    return (long)vfiomig_save_poll_fd(a[0].pointer);
+    return (long)vfiomig_save_get_poll_fd(a[0].pointer);
 }
 
 static long call_vfiomig_save_quiesce(const union argument *a)
@@ -237,9 +237,9 @@ static long call_vfiomig_load_get_space(const union argument *a)
     return (long)vfiomig_load_get_space(a[0].pointer, a[1].pointer, a[2].pointer);
 }
 
-static long call_vfiomig_load_received(const union argument *a)
+static long call_vfiomig_load_push_received(const union argument *a)
 {
-    return (long)vfiomig_load_received(a[0].pointer, (size_t)a[1].number);
+    return (long)vfiomig_load_push_received(a[0].pointer, (size_t)a[1].number);
 }
 
 static long call_vfiomig_load_commit(const union argument *a)
@@ -247,14 +247,14 @@ static long call_vfiomig_load_commit(const union argument *a)
     return (long)vfiomig_load_commit(a[0].pointer);
 }
 
-static long call_vfiomig_load_submit(const union argument *a)
+static long call_vfiomig_load_push_packet(const union argument *a)
 {
-    return (long)vfiomig_load_submit(a[0].pointer, a[1].pointer, (size_t)a[2].number);
+    return (long)vfiomig_load_push_packet(a[0].pointer, a[1].pointer, (size_t)a[2].number);
 }
 
-static long call_vfiomig_load_run(const union argument *a)
+static long call_vfiomig_load_write_packets(const union argument *a)
 {
-    return (long)vfiomig_load_run(a[0].pointer);
+    return (long)vfiomig_load_write_packets(a[0].pointer);
 }
 
 static long call_vfiomig_load_cancel(const union argument *a)
@@ -294,14 +294,14 @@ static long call_vfiomig_dirty_free(const union argument *a)
     return 0;
 }
 
-static long call_vfiomig_dirty_add_source(const union argument *a)
+static long call_vfiomig_dirty_add_writer(const union argument *a)
 {
-    return (long)vfiomig_dirty_add_source(a[0].pointer, a[1].pointer, a[2].pointer);
+    return (long)vfiomig_dirty_add_writer(a[0].pointer, a[1].pointer, a[2].pointer);
 }
 
-static long call_vfiomig_dirty_remove_source(const union argument *a)
+static long call_vfiomig_dirty_remove_writer(const union argument *a)
 {
-    return (long)vfiomig_dirty_remove_source(a[0].pointer, (uint32_t)a[1].number);
+    return (long)vfiomig_dirty_remove_writer(a[0].pointer, (uint32_t)a[1].number);
 }
 
 static long call_vfiomig_dirty_map(const union argument *a)
@@ -369,9 +369,9 @@ static long call_vfiomig_dirty_get_round(const union argument *a)
     return (long)vfiomig_dirty_get_round(a[0].pointer, (uint32_t)a[1].number, a[2].pointer);
 }
 
-static long call_vfiomig_dirty_get_source(const union argument *a)
+static long call_vfiomig_dirty_get_writer_stats(const union argument *a)
 {
-    return (long)vfiomig_dirty_get_source(a[0].pointer, (uint32_t)a[1].number, a[2].pointer);
+    return (long)vfiomig_dirty_get_writer_stats(a[0].pointer, (uint32_t)a[1].number, a[2].pointer);
 }
 
 static long call_vfiomig_dirty_get_error(const union argument *a)
@@ -398,15 +398,15 @@ enum row_number {
     ROW_vfiomig_device_set_state,
     ROW_vfiomig_device_run,
     ROW_vfiomig_device_reset,
-    ROW_vfiomig_device_was_reset,
+    ROW_vfiomig_device_notify_reset,
     ROW_vfiomig_device_accept_reset,
     ROW_vfiomig_device_get_fixups,
     ROW_vfiomig_device_get_failure,
     ROW_vfiomig_save_begin,
     ROW_vfiomig_save_next,
-    ROW_vfiomig_save_blob,
+    ROW_vfiomig_save_add_blob,
     ROW_vfiomig_save_get_pending,
-    ROW_vfiomig_save_poll_fd,
+    ROW_vfiomig_save_get_poll_fd,
     ROW_vfiomig_save_quiesce,
     ROW_vfiomig_save_stop,
     ROW_vfiomig_save_finish,
@@ -417,10 +417,10 @@ enum row_number {
     ROW_vfiomig_load_begin,
     ROW_vfiomig_load_push,
     ROW_vfiomig_load_get_space,
-    ROW_vfiomig_load_received,
+    ROW_vfiomig_load_push_received,
     ROW_vfiomig_load_commit,
-    ROW_vfiomig_load_submit,
-    ROW_vfiomig_load_run,
+    ROW_vfiomig_load_push_packet,
+    ROW_vfiomig_load_write_packets,
     ROW_vfiomig_load_cancel,
     ROW_vfiomig_load_get_source_identity,
     ROW_vfiomig_load_get_stats,
@@ -428,8 +428,8 @@ enum row_number {
     ROW_vfiomig_load_free,
     ROW_vfiomig_dirty_new,
     ROW_vfiomig_dirty_free,
-    ROW_vfiomig_dirty_add_source,
-    ROW_vfiomig_dirty_remove_source,
+    ROW_vfiomig_dirty_add_writer,
+    ROW_vfiomig_dirty_remove_writer,
     ROW_vfiomig_dirty_map,
     ROW_vfiomig_dirty_unmap,
     ROW_vfiomig_dirty_start,
@@ -443,7 +443,7 @@ enum row_number {
     ROW_vfiomig_dirty_dma_write,
     ROW_vfiomig_dirty_get_stats,
     ROW_vfiomig_dirty_get_round,
-    ROW_vfiomig_dirty_get_source,
+    ROW_vfiomig_dirty_get_writer_stats,
     ROW_vfiomig_dirty_get_error,
     NUM_ROWS
 };
@@ -729,8 +729,8 @@ static const struct row rows[NUM_ROWS] = {
         },
     },
     {
-        .name = "vfiomig_device_was_reset",
-        .call = call_vfiomig_device_was_reset,
+        .name = "vfiomig_device_notify_reset",
+        .call = call_vfiomig_device_notify_reset,
         .object = DEVICE,
         .states = 0x1,
         .wrong_state = EINVAL,
@@ -835,8 +835,8 @@ static const struct row rows[NUM_ROWS] = {
         },
     },
     {
-        .name = "vfiomig_save_blob",
-        .call = call_vfiomig_save_blob,
+        .name = "vfiomig_save_add_blob",
+        .call = call_vfiomig_save_add_blob,
         .object = SAVE,
         .states = 0x7,
         .wrong_state = EINVAL,
@@ -871,8 +871,8 @@ static const struct row rows[NUM_ROWS] = {
         },
     },
     {
-        .name = "vfiomig_save_poll_fd",
-        .call = call_vfiomig_save_poll_fd,
+        .name = "vfiomig_save_get_poll_fd",
+        .call = call_vfiomig_save_get_poll_fd,
         .object = SAVE,
         .states = 0x3f,
         .wrong_state = EINVAL,
@@ -1058,8 +1058,8 @@ static const struct row rows[NUM_ROWS] = {
         },
     },
     {
-        .name = "vfiomig_load_received",
-        .call = call_vfiomig_load_received,
+        .name = "vfiomig_load_push_received",
+        .call = call_vfiomig_load_push_received,
         .object = LOAD,
         .states = 0x7,
         .wrong_state = EINVAL,
@@ -1093,8 +1093,8 @@ static const struct row rows[NUM_ROWS] = {
         },
     },
     {
-        .name = "vfiomig_load_submit",
-        .call = call_vfiomig_load_submit,
+        .name = "vfiomig_load_push_packet",
+        .call = call_vfiomig_load_push_packet,
         .object = LOAD,
         .states = 0xf,
         .wrong_state = EINVAL,
@@ -1112,8 +1112,8 @@ static const struct row rows[NUM_ROWS] = {
         },
     },
     {
-        .name = "vfiomig_load_run",
-        .call = call_vfiomig_load_run,
+        .name = "vfiomig_load_write_packets",
+        .call = call_vfiomig_load_write_packets,
         .object = LOAD,
         .states = 0xf,
         .wrong_state = EINVAL,
@@ -1241,8 +1241,8 @@ static const struct row rows[NUM_ROWS] = {
         },
     },
     {
-        .name = "vfiomig_dirty_add_source",
-        .call = call_vfiomig_dirty_add_source,
+        .name = "vfiomig_dirty_add_writer",
+        .call = call_vfiomig_dirty_add_writer,
         .object = DIRTY,
         .states = 0x3,
         .wrong_state = EINVAL,
@@ -1251,7 +1251,7 @@ static const struct row rows[NUM_ROWS] = {
         .num_args = 3,
         .args = {
             { .kind = A_HANDLE, .object = DIRTY, .name = "run" },
-            { .kind = A_IN, .size = sizeof(struct vfiomig_dirty_source), .name = "source" },
+            { .kind = A_IN, .size = sizeof(struct vfiomig_dirty_writer), .name = "writer" },
             { .kind = A_PTR, .size = sizeof(uint32_t), .name = "number" },
         },
         .errors = {
@@ -1260,8 +1260,8 @@ static const struct row rows[NUM_ROWS] = {
         },
     },
     {
-        .name = "vfiomig_dirty_remove_source",
-        .call = call_vfiomig_dirty_remove_source,
+        .name = "vfiomig_dirty_remove_writer",
+        .call = call_vfiomig_dirty_remove_writer,
         .object = DIRTY,
         .states = 0x3,
         .wrong_state = EINVAL,
@@ -1515,8 +1515,8 @@ static const struct row rows[NUM_ROWS] = {
         },
     },
     {
-        .name = "vfiomig_dirty_get_source",
-        .call = call_vfiomig_dirty_get_source,
+        .name = "vfiomig_dirty_get_writer_stats",
+        .call = call_vfiomig_dirty_get_writer_stats,
         .object = DIRTY,
         .states = 0x3,
         .wrong_state = EINVAL,
@@ -1526,7 +1526,7 @@ static const struct row rows[NUM_ROWS] = {
         .args = {
             { .kind = A_HANDLE, .object = DIRTY, .name = "run" },
             { .kind = A_NUMBER, .value = 0, .name = "number" },
-            { .kind = A_STRUCT, .size = sizeof(struct vfiomig_source_stats), .name = "stats" },
+            { .kind = A_STRUCT, .size = sizeof(struct vfiomig_dirty_writer_stats), .name = "stats" },
         },
         .errors = {
             EBADF, EFAULT, EBUSY, EINVAL, ENODATA, ENOTRECOVERABLE

@@ -21,14 +21,14 @@ static int pump(struct vfiomig_save *save, struct bytes *out, int until, int *ag
         if (r == -EAGAIN) {
             EQ(len, 12345); /* outputs are written on success only */
             ++*again;
-            struct pollfd pfd = { .fd = vfiomig_save_poll_fd(save), .events = POLLIN };
+            struct pollfd pfd = { .fd = vfiomig_save_get_poll_fd(save), .events = POLLIN };
             poll(&pfd, pfd.fd >= 0, 1);
             continue;
         }
         if (r < 0)
             return r;
         bytes_add(out, buf, len);
-        if (r == until || r == VFIOMIG_END)
+        if (r == until || r == VFIOMIG_NEXT_END)
             return r;
     }
     FAIL("it never ended");
@@ -46,14 +46,14 @@ static void every_second_read_has_nothing(void)
     struct vfiomig_load *load;
     int again = 0;
     OK(vfiomig_save_begin(from.dev, &options, &save));
-    EQ(pump(save, &stream, VFIOMIG_DRAINED, &again), VFIOMIG_DRAINED);
+    EQ(pump(save, &stream, VFIOMIG_NEXT_DRAINED, &again), VFIOMIG_NEXT_DRAINED);
     CHECK(again > 0);
     int before = again;
     OK(vfiomig_save_stop(save));
-    EQ(pump(save, &stream, VFIOMIG_END, &again), VFIOMIG_END);
+    EQ(pump(save, &stream, VFIOMIG_NEXT_END, &again), VFIOMIG_NEXT_END);
     CHECK(again > before);
     OK(vfiomig_load_begin(to.dev, NULL, &load));
-    CHECK(push_all(load, &stream, SIZE_MAX) & VFIOMIG_END);
+    CHECK(push_all(load, &stream, SIZE_MAX) & VFIOMIG_PUSH_END);
     OK(vfiomig_load_commit(load));
     CHECK(vfiomig_sim_digest(to.sim) == vfiomig_sim_digest(from.sim));
     vfiomig_load_free(load);
@@ -83,7 +83,7 @@ static void without_a_stream_there_is_nothing_to_poll(void)
     struct rig rig = rig_new(&o, NULL);
     struct vfiomig_save *save;
     OK(vfiomig_save_begin(rig.dev, NULL, &save));
-    EQ(vfiomig_save_poll_fd(save), -EOPNOTSUPP);
+    EQ(vfiomig_save_get_poll_fd(save), -EOPNOTSUPP);
     vfiomig_save_free(save);
     rig_free(&rig);
 }

@@ -241,7 +241,7 @@ static int next_until(struct world *w, int until, struct bytes *out)
         bytes_add(out, buffer, len);
         if (r == until)
             return 0;
-        if (r == VFIOMIG_END)
+        if (r == VFIOMIG_NEXT_END)
             FAIL("the stream ends too early");
     }
 }
@@ -251,28 +251,28 @@ static int saving(struct world *w, uint32_t ending)
     struct vfiomig_pending pending = VFIOMIG_PENDING_INIT;
     w->stream.len = 0;
     TRY(vfiomig_save_begin(w->source.dev, NULL, &w->save));
-    TRY(vfiomig_save_blob(w->save, 7, "before", 6));
-    if (next_until(w, VFIOMIG_DRAINED, &w->stream))
+    TRY(vfiomig_save_add_blob(w->save, 7, "before", 6));
+    if (next_until(w, VFIOMIG_NEXT_DRAINED, &w->stream))
         return -ENOMEM;
     TRY(vfiomig_save_get_pending(w->save, &pending));
     TRY(vfiomig_save_quiesce(w->save));
     TRY(vfiomig_save_stop(w->save));
-    TRY(vfiomig_save_blob(w->save, 8, "after", 5));
-    if (next_until(w, VFIOMIG_END, &w->stream))
+    TRY(vfiomig_save_add_blob(w->save, 8, "after", 5));
+    if (next_until(w, VFIOMIG_NEXT_END, &w->stream))
         return -ENOMEM;
-    w->released = ending == VFIOMIG_RELEASE;
+    w->released = ending == VFIOMIG_ENDING_RELEASE;
     TRY(vfiomig_save_finish(w->save, ending));
     return 0;
 }
 
 static int save_native(struct world *w)
 {
-    return saving(w, VFIOMIG_RELEASE);
+    return saving(w, VFIOMIG_ENDING_RELEASE);
 }
 
 static int save_native_kept(struct world *w)
 {
-    return saving(w, VFIOMIG_KEEP);
+    return saving(w, VFIOMIG_ENDING_KEEP);
 }
 
 /* The device is reset in between, so that the save starts again. */
@@ -280,16 +280,16 @@ static int save_that_restarts(struct world *w)
 {
     w->stream.len = 0;
     TRY(vfiomig_save_begin(w->source.dev, NULL, &w->save));
-    if (next_until(w, VFIOMIG_DRAINED, &w->stream))
+    if (next_until(w, VFIOMIG_NEXT_DRAINED, &w->stream))
         return -ENOMEM;
     vfiomig_sim_guest_reset(w->source.sim);
-    TRY(vfiomig_device_was_reset(w->source.dev));
-    if (next_until(w, VFIOMIG_DRAINED, &w->stream))
+    TRY(vfiomig_device_notify_reset(w->source.dev));
+    if (next_until(w, VFIOMIG_NEXT_DRAINED, &w->stream))
         return -ENOMEM;
     TRY(vfiomig_save_stop(w->save));
-    if (next_until(w, VFIOMIG_END, &w->stream))
+    if (next_until(w, VFIOMIG_NEXT_END, &w->stream))
         return -ENOMEM;
-    TRY(vfiomig_save_finish(w->save, VFIOMIG_KEEP));
+    TRY(vfiomig_save_finish(w->save, VFIOMIG_ENDING_KEEP));
     return 0;
 }
 
@@ -300,15 +300,15 @@ static int save_qemu(struct world *w)
     o.flags = VFIOMIG_SAVE_SWITCHOVER_ACK;
     w->stream.len = 0;
     TRY(vfiomig_save_begin(w->source.dev, &o, &w->save));
-    if (next_until(w, VFIOMIG_DRAINED, &w->stream))
+    if (next_until(w, VFIOMIG_NEXT_DRAINED, &w->stream))
         return -ENOMEM;
     TRY(vfiomig_save_stop(w->save));
-    if (next_until(w, VFIOMIG_DRAINED, &w->stream))
+    if (next_until(w, VFIOMIG_NEXT_DRAINED, &w->stream))
         return -ENOMEM;
-    TRY(vfiomig_save_blob(w->save, 0, "", 0));
-    if (next_until(w, VFIOMIG_END, &w->stream))
+    TRY(vfiomig_save_add_blob(w->save, 0, "", 0));
+    if (next_until(w, VFIOMIG_NEXT_END, &w->stream))
         return -ENOMEM;
-    TRY(vfiomig_save_finish(w->save, VFIOMIG_KEEP));
+    TRY(vfiomig_save_finish(w->save, VFIOMIG_ENDING_KEEP));
     return 0;
 }
 
@@ -321,10 +321,10 @@ static int save_packets(struct world *w)
     o.max_frame = 16384;
     w->stream.len = w->packets.len = w->num_packets = 0;
     TRY(vfiomig_save_begin(w->source.dev, &o, &w->save));
-    if (next_until(w, VFIOMIG_DRAINED, &w->stream))
+    if (next_until(w, VFIOMIG_NEXT_DRAINED, &w->stream))
         return -ENOMEM;
     TRY(vfiomig_save_stop(w->save));
-    while (r != VFIOMIG_END) {
+    while (r != VFIOMIG_NEXT_END) {
         size_t len = 0;
         r = LIB(vfiomig_save_next(w->save, buffer, sizeof buffer, &len));
         if (r == -ENOMEM)
@@ -334,10 +334,10 @@ static int save_packets(struct world *w)
             w->packet_at[w->num_packets++] = w->packets.len;
         bytes_add(&w->packets, buffer, len);
         w->packet_at[w->num_packets] = w->packets.len;
-        if (r == VFIOMIG_DRAINED)
-            TRY(vfiomig_save_blob(w->save, 0, "configuration", 13));
+        if (r == VFIOMIG_NEXT_DRAINED)
+            TRY(vfiomig_save_add_blob(w->save, 0, "configuration", 13));
     }
-    TRY(vfiomig_save_finish(w->save, VFIOMIG_KEEP));
+    TRY(vfiomig_save_finish(w->save, VFIOMIG_ENDING_KEEP));
     return 0;
 }
 
@@ -386,7 +386,7 @@ static int load_received(struct world *w)
         if (len > w->stream.len - at)
             len = w->stream.len - at;
         memcpy(space, w->stream.data + at, len);
-        TRY(vfiomig_load_received(w->load, len));
+        TRY(vfiomig_load_push_received(w->load, len));
     }
     return commit_and_run(w);
 }
@@ -402,7 +402,7 @@ static int load_qemu(struct world *w)
         if (len > w->stream.len - at)
             len = w->stream.len - at;
         memcpy(space, w->stream.data + at, len);
-        TRY(vfiomig_load_received(w->load, len));
+        TRY(vfiomig_load_push_received(w->load, len));
     }
     return commit_and_run(w);
 }
@@ -411,7 +411,7 @@ static int run_result;
 
 static void *run_packets(void *load)
 {
-    run_result = LIB(vfiomig_load_run(load));
+    run_result = LIB(vfiomig_load_write_packets(load));
     return NULL;
 }
 
@@ -419,7 +419,7 @@ static int submit_all(struct world *w)
 {
     /* The last first, the rest from the back: all have to wait. */
     for (size_t i = w->num_packets; i-- > 0;)
-        TRY(vfiomig_load_submit(w->load, w->packets.data + w->packet_at[i],
+        TRY(vfiomig_load_push_packet(w->load, w->packets.data + w->packet_at[i],
                                 w->packet_at[i + 1] - w->packet_at[i]));
     return 0;
 }
@@ -442,7 +442,7 @@ static int load_packets(struct world *w)
     if (r == 0 && run_result == 0)
         return commit_and_run(w);
     if (run_result != -ENOMEM && run_result != -ECANCELED)
-        FAIL("vfiomig_load_run is %d", run_result);
+        FAIL("vfiomig_load_write_packets is %d", run_result);
     return -ENOMEM;
 }
 
@@ -490,7 +490,7 @@ static int log_records(struct world *w)
 {
     int r;
     TRY(vfiomig_log_set(logged, NULL, NULL, VFIOMIG_LOG_TRACE));
-    r = saving(w, VFIOMIG_KEEP);
+    r = saving(w, VFIOMIG_ENDING_KEEP);
     TRY(vfiomig_log_set(NULL, NULL, NULL, VFIOMIG_LOG_OFF));
     return r;
 }
@@ -511,7 +511,7 @@ static int recovery(struct world *w)
     CHECK(LIB(vfiomig_save_get_failure(w->save, &failure)) == 0);
     EQ(failure.outcome, VFIOMIG_OUTCOME_RESET);
     w->lost = 1;
-    r = LIB(vfiomig_save_finish(w->save, VFIOMIG_KEEP));
+    r = LIB(vfiomig_save_finish(w->save, VFIOMIG_ENDING_KEEP));
     CHECK(r == 0 || r == -ENOMEM || r == -EIO);
     return 0;
 }
@@ -587,24 +587,24 @@ static int tracker_sync(void *o, uint64_t iova, uint64_t len, uint64_t page, uin
 
 static int add_tracker(struct world *w, struct tracker *t, uint32_t flags, uint32_t *number)
 {
-    struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
+    struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
     struct vfiomig_tracker_ops ops = VFIOMIG_TRACKER_OPS_INIT;
-    source.flags = flags;
-    source.name = "something";
-    if (flags & VFIOMIG_SOURCE_TRACKER) {
+    writer.flags = flags;
+    writer.name = "something";
+    if (flags & VFIOMIG_WRITER_CUSTOM) {
         ops = tracker_ops_(t);
         ops.sync = tracker_sync;
-        source.tracker = &ops;
-        source.tracker_opaque = t;
+        writer.tracker = &ops;
+        writer.tracker_opaque = t;
     }
-    if (flags & VFIOMIG_SOURCE_DEVICE_LOG)
-        source.device = w->source.dev;
-    source.container_fd = container_fd;
-    source.iommufd = iommu_fd;
-    source.hwpt_id = 7;
+    if (flags & VFIOMIG_WRITER_DEVICE_LOG)
+        writer.device = w->source.dev;
+    writer.container_fd = container_fd;
+    writer.iommufd = iommu_fd;
+    writer.hwpt_id = 7;
     if (t == &w->second)
         t->released = 0;
-    TRY(vfiomig_dirty_add_source(w->run, &source, number));
+    TRY(vfiomig_dirty_add_writer(w->run, &writer, number));
     return 0;
 }
 
@@ -614,7 +614,7 @@ static void writes(struct world *w, uint64_t iova)
     struct given page = { 1, iova - BASE };
     if (iova >= MOVING)
         page = (struct given){ 2, iova - MOVING + MOVED * (uint64_t)PAGE };
-    if (w->flags & VFIOMIG_SOURCE_DEVICE_LOG)
+    if (w->flags & VFIOMIG_WRITER_DEVICE_LOG)
         EQ(vfiomig_sim_dma_write(w->source.sim, iova, 1), 0);
     else if (iova < MOVING)
         touch(&w->tracker, iova, 1);
@@ -704,13 +704,13 @@ static int dirty_maps(struct world *w)
 static int dirty_sources(struct world *w)
 {
     uint32_t number;
-    if (add_tracker(w, &w->second, VFIOMIG_SOURCE_TRACKER, &number))
+    if (add_tracker(w, &w->second, VFIOMIG_WRITER_CUSTOM, &number))
         return -ENOMEM;
     touch(&w->second, BASE + 50 * PAGE, 1);
     w->expected[w->num_expected++] = (struct given){ 1, 50 * PAGE };
     w->second.fail_sync = EIO; /* once: it counts as dirty */
     TRY(vfiomig_dirty_collect(w->run));
-    TRY(vfiomig_dirty_remove_source(w->run, number));
+    TRY(vfiomig_dirty_remove_writer(w->run, number));
     TRY(vfiomig_dirty_collect(w->run));
     return 0;
 }
@@ -724,13 +724,13 @@ static int dirty(struct world *w)
 
 static int dirty_log(struct world *w)
 {
-    w->flags = VFIOMIG_SOURCE_DEVICE_LOG;
+    w->flags = VFIOMIG_WRITER_DEVICE_LOG;
     return dirty(w);
 }
 
 static int dirty_tracker(struct world *w)
 {
-    w->flags = VFIOMIG_SOURCE_TRACKER;
+    w->flags = VFIOMIG_WRITER_CUSTOM;
     return dirty(w);
 }
 
@@ -739,7 +739,7 @@ static int dirty_many(struct world *w)
 {
     uint32_t number;
     int r;
-    w->flags = VFIOMIG_SOURCE_TRACKER;
+    w->flags = VFIOMIG_WRITER_CUSTOM;
     if (dirty_new(w, 1) || add_tracker(w, &w->tracker, w->flags, &number))
         return -ENOMEM;
     TRY(vfiomig_dirty_start(w->run));
@@ -761,7 +761,7 @@ static int dirty_type1(struct world *w)
 {
     container_fd = dup(0);
     kernel = &w->tracker;
-    w->flags = VFIOMIG_SOURCE_TYPE1;
+    w->flags = VFIOMIG_WRITER_TYPE1;
     return dirty(w);
 }
 
@@ -769,7 +769,7 @@ static int dirty_hwpt(struct world *w)
 {
     iommu_fd = dup(0);
     kernel = &w->tracker;
-    w->flags = VFIOMIG_SOURCE_HWPT;
+    w->flags = VFIOMIG_WRITER_HWPT;
     return dirty(w);
 }
 
@@ -844,7 +844,7 @@ static void works_again(struct world *w)
         OK(vfiomig_device_reset(w->source.dev));
     if (vfiomig_sim_state(w->source.sim) != VFIOMIG_STATE_RUNNING)
         OK(vfiomig_device_run(w->source.dev));
-    EQ(saving(w, VFIOMIG_KEEP), 0);
+    EQ(saving(w, VFIOMIG_ENDING_KEEP), 0);
     vfiomig_save_free(w->save);
     OK(vfiomig_load_begin(w->target.dev, &o, &w->load));
     EQ(push(w, w->stream.len), 0);
@@ -866,7 +866,7 @@ static void nothing_is_lost(struct world *w)
                  (unsigned long long)w->expected[i].offset,
                  (unsigned long long)w->expected[i].cookie);
     LIB_VOID(vfiomig_dirty_free(w->run));
-    EQ(w->memory.released + w->tracker.released, w->flags & VFIOMIG_SOURCE_TRACKER ? 1 : 0);
+    EQ(w->memory.released + w->tracker.released, w->flags & VFIOMIG_WRITER_CUSTOM ? 1 : 0);
 }
 
 static void afterwards(struct world *w, int result)

@@ -67,14 +67,14 @@ static void several_devices_in_one_stream(void)
         to[i] = rig_target(&o);
         OK(vfiomig_save_begin(from[i].dev, &save_options, &saves[i]));
         OK(vfiomig_load_begin(to[i].dev, &load_options, &loads[i]));
-        EQ(section(&stream, i, saves[i]), VFIOMIG_MORE); /* save_setup */
+        EQ(section(&stream, i, saves[i]), VFIOMIG_NEXT_MORE); /* save_setup */
     }
     for (int drained = 0; drained < DEVICES;) { /* save_live_iterate, in turn */
         drained = 0;
         for (uint8_t i = 0; i < DEVICES; i++) {
             int r = section(&stream, i, saves[i]);
             CHECK(r >= 0);
-            drained += r == VFIOMIG_DRAINED;
+            drained += r == VFIOMIG_NEXT_DRAINED;
         }
     }
     for (uint8_t i = 0; i < DEVICES; i++)
@@ -88,27 +88,27 @@ static void several_devices_in_one_stream(void)
             r = vfiomig_save_next(saves[i], buf, sizeof buf, &len);
             CHECK(r >= 0);
             bytes_add(&stream, buf, len);
-        } while (r != VFIOMIG_DRAINED);
+        } while (r != VFIOMIG_NEXT_DRAINED);
     }
     for (uint8_t i = 0; i < DEVICES; i++) { /* save_state */
-        OK(vfiomig_save_blob(saves[i], 0, vmstate, sizeof vmstate));
-        EQ(section(&stream, i, saves[i]), VFIOMIG_END);
+        OK(vfiomig_save_add_blob(saves[i], 0, vmstate, sizeof vmstate));
+        EQ(section(&stream, i, saves[i]), VFIOMIG_NEXT_END);
     }
     for (size_t at = 0; at < stream.len;) { /* load_state, by the section's head */
         uint8_t i = stream.data[at++];
         CHECK(i < DEVICES);
-        for (int r = 0; !(r & VFIOMIG_SECTION_END);) {
+        for (int r = 0; !(r & VFIOMIG_PUSH_SECTION_END);) {
             void *space;
             size_t room;
             OK(vfiomig_load_get_space(loads[i], &space, &room));
             CHECK(room <= stream.len - at);
             memcpy(space, stream.data + at, room);
             at += room;
-            r = vfiomig_load_received(loads[i], room);
+            r = vfiomig_load_push_received(loads[i], room);
             CHECK(r >= 0);
-            ready += (r & VFIOMIG_INITIAL_LOADED) != 0;
-            ended += (r & VFIOMIG_END) != 0;
-            if (r & VFIOMIG_CONFIG) {
+            ready += (r & VFIOMIG_PUSH_INITIAL_LOADED) != 0;
+            ended += (r & VFIOMIG_PUSH_END) != 0;
+            if (r & VFIOMIG_PUSH_CONFIG) {
                 CHECK(memcmp(stream.data + at, vmstate, sizeof vmstate) == 0);
                 at += sizeof vmstate;
             }
@@ -118,7 +118,7 @@ static void several_devices_in_one_stream(void)
     EQ(ended, DEVICES);
     for (int i = 0; i < DEVICES; i++) {
         OK(vfiomig_load_commit(loads[i]));
-        OK(vfiomig_save_finish(saves[i], VFIOMIG_RELEASE));
+        OK(vfiomig_save_finish(saves[i], VFIOMIG_ENDING_RELEASE));
         OK(vfiomig_device_run(to[i].dev));
         CHECK(vfiomig_sim_digest(to[i].sim) == vfiomig_sim_digest(from[i].sim));
         vfiomig_load_free(loads[i]);
@@ -141,10 +141,10 @@ static void a_full_piece_is_a_mebibyte(void)
     o.state_size = 3u << 20;
     struct rig rig = rig_new(&o, NULL);
     OK(vfiomig_save_begin(rig.dev, &options, &save));
-    EQ(vfiomig_save_next(save, buf, sizeof buf, &len), VFIOMIG_MORE);
+    EQ(vfiomig_save_next(save, buf, sizeof buf, &len), VFIOMIG_NEXT_MORE);
     EQ(len, 16);
     OK(vfiomig_save_stop(save));
-    EQ(vfiomig_save_next(save, buf, sizeof buf, &len), VFIOMIG_MORE);
+    EQ(vfiomig_save_next(save, buf, sizeof buf, &len), VFIOMIG_NEXT_MORE);
     EQ(len, 16 + (1 << 20));
     CHECK(memcmp(buf, head, sizeof head) == 0);
     vfiomig_save_free(save);
@@ -161,16 +161,16 @@ static void what_is_not_of_the_format_is_refused(void)
     save.device_index = 1;
     EQ(vfiomig_save_begin(rig.dev, &save, &s), -EINVAL);
     save = saving(0);
-    save.session[3] = 1;
+    save.migration_id[3] = 1;
     EQ(vfiomig_save_begin(rig.dev, &save, &s), -EINVAL);
     save = saving(1u << 7);
     EQ(vfiomig_save_begin(rig.dev, &save, &s), -EINVAL);
     save = saving(VFIOMIG_SAVE_PACKETS);
     save.format = VFIOMIG_FORMAT_NATIVE;
     EQ(vfiomig_save_begin(rig.dev, &save, &s), -EINVAL);
-    load = loading(VFIOMIG_LOAD_CHECK_DEVICE);
+    load = loading(VFIOMIG_LOAD_CHECK_DEVICE_INDEX);
     EQ(vfiomig_load_begin(rig.dev, &load, &l), -EINVAL);
-    load = loading(VFIOMIG_LOAD_CHECK_SESSION);
+    load = loading(VFIOMIG_LOAD_CHECK_MIGRATION_ID);
     EQ(vfiomig_load_begin(rig.dev, &load, &l), -EINVAL);
     load = loading(VFIOMIG_LOAD_PACKETS);
     load.format = VFIOMIG_FORMAT_NATIVE;
@@ -197,7 +197,7 @@ static struct bytes packets_of(struct vfiomig_device *dev)
     int r;
     options.max_frame = 1000;
     OK(vfiomig_save_begin(dev, &options, &save));
-    EQ(read_until(save, &stream, sizeof buf, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+    EQ(read_until(save, &stream, sizeof buf, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
     OK(vfiomig_save_stop(save));
     num_packets = 0;
     do {
@@ -205,12 +205,12 @@ static struct bytes packets_of(struct vfiomig_device *dev)
         CHECK(r >= 0 && num_packets < MAX_PACKETS);
         if (len > 0)
             bytes_add(&packets[num_packets++], buf, len);
-        if (r == VFIOMIG_DRAINED)
-            OK(vfiomig_save_blob(save, 0, vmstate, sizeof vmstate));
-    } while (r != VFIOMIG_END);
+        if (r == VFIOMIG_NEXT_DRAINED)
+            OK(vfiomig_save_add_blob(save, 0, vmstate, sizeof vmstate));
+    } while (r != VFIOMIG_NEXT_END);
     bytes_add(&stream, EOS, sizeof EOS);     /* save_complete */
     bytes_add(&stream, READY, sizeof READY); /* save_state */
-    OK(vfiomig_save_finish(save, VFIOMIG_KEEP));
+    OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
     vfiomig_save_free(save);
     CHECK(num_packets > 4 * THREADS);
     return stream;
@@ -236,7 +236,7 @@ static void *channel(void *opaque)
     for (int i = 0; i < mine && c->result == 0; i++) {
         int turned = c->turned && (i ^ 1) < mine ? i ^ 1 : i;
         const struct bytes *packet = &packets[c->first + turned * c->step];
-        c->result = vfiomig_load_submit(c->load, packet->data, packet->len);
+        c->result = vfiomig_load_push_packet(c->load, packet->data, packet->len);
     }
     return NULL;
 }
@@ -314,7 +314,7 @@ static struct vfiomig_load *packet_load(struct rig *to, struct config *config, u
 static void *run(void *opaque)
 {
     struct channel *c = opaque;
-    c->result = vfiomig_load_run(c->load);
+    c->result = vfiomig_load_write_packets(c->load);
     return NULL;
 }
 
@@ -329,7 +329,7 @@ static void packets_over_several_channels(void)
         struct vfiomig_load_stats stats = VFIOMIG_LOAD_STATS_INIT;
         size_t before = stream.len - sizeof EOS - sizeof READY;
 
-        CHECK(vfiomig_load_push(load, stream.data, before) & VFIOMIG_SECTION_END);
+        CHECK(vfiomig_load_push(load, stream.data, before) & VFIOMIG_PUSH_SECTION_END);
         EQ(pthread_create(&runner.thread, NULL, run, &runner), 0); /* switchover_start */
         for (int i = 0; i < THREADS; i++) {
             /* With little room only channels that keep their order get on. */
@@ -338,9 +338,9 @@ static void packets_over_several_channels(void)
             };
             EQ(pthread_create(&channels[i].thread, NULL, channel, &channels[i]), 0);
         }
-        EQ(vfiomig_load_push(load, EOS, sizeof EOS), VFIOMIG_SECTION_END);
+        EQ(vfiomig_load_push(load, EOS, sizeof EOS), VFIOMIG_PUSH_SECTION_END);
         EQ(vfiomig_load_push(load, READY, sizeof READY),
-           VFIOMIG_SECTION_END | VFIOMIG_CONFIG_READY);
+           VFIOMIG_PUSH_SECTION_END | VFIOMIG_PUSH_CONFIG_READY);
         for (int i = 0; i < THREADS; i++) {
             pthread_join(channels[i].thread, NULL);
             EQ(channels[i].result, 0);
@@ -355,8 +355,8 @@ static void packets_over_several_channels(void)
         EQ(stats.blobs, 1);
         OK(vfiomig_load_commit(load));
         CHECK(vfiomig_sim_digest(to.sim) == vfiomig_sim_digest(from.sim));
-        EQ(vfiomig_load_submit(load, packets[0].data, packets[0].len), -EINVAL);
-        EQ(vfiomig_load_run(load), -EINVAL);
+        EQ(vfiomig_load_push_packet(load, packets[0].data, packets[0].len), -EINVAL);
+        EQ(vfiomig_load_write_packets(load), -EINVAL);
         vfiomig_load_free(load);
         EQ(config.released, 1);
         bytes_free(&stream);
@@ -380,12 +380,12 @@ static void what_waits_is_ended(void)
         size_t before = stream.len - sizeof EOS - sizeof READY;
         static const uint8_t absurd[13] = { 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xfe, 0, 0, 0, 0, 1 };
 
-        CHECK(vfiomig_load_push(load, stream.data, before) & VFIOMIG_SECTION_END);
-        OK(vfiomig_load_submit(load, packets[3].data, packets[3].len));
+        CHECK(vfiomig_load_push(load, stream.data, before) & VFIOMIG_PUSH_SECTION_END);
+        OK(vfiomig_load_push_packet(load, packets[3].data, packets[3].len));
         OK(vfiomig_load_get_stats(load, &stats));
         uint64_t loaded = stats.data_bytes;
         EQ(pthread_create(&runner.thread, NULL, run, &runner), 0);
-        OK(vfiomig_load_submit(load, packets[0].data, packets[0].len));
+        OK(vfiomig_load_push_packet(load, packets[0].data, packets[0].len));
         do { /* until the first has been taken: then it is the second that is waited for */
             nap();
             OK(vfiomig_load_get_failure(load, &failure));
@@ -395,7 +395,7 @@ static void what_waits_is_ended(void)
         if (way == 0)
             OK(vfiomig_load_cancel(load));
         else if (way == 1)
-            EQ(vfiomig_load_submit(load, absurd, sizeof absurd), -EMSGSIZE);
+            EQ(vfiomig_load_push_packet(load, absurd, sizeof absurd), -EMSGSIZE);
         else
             vfiomig_load_free(load);
         pthread_join(runner.thread, NULL);
@@ -408,8 +408,8 @@ static void what_waits_is_ended(void)
             EQ(vfiomig_load_commit(load), runner.result);
             vfiomig_load_free(load);
         } else {
-            EQ(vfiomig_load_run(load), -EBADF);
-            EQ(vfiomig_load_submit(load, absurd, sizeof absurd), -EBADF);
+            EQ(vfiomig_load_write_packets(load), -EBADF);
+            EQ(vfiomig_load_push_packet(load, absurd, sizeof absurd), -EBADF);
         }
         EQ(config.came, 0);
         EQ(config.released, 1);
@@ -428,11 +428,11 @@ static void the_configurations_callback_may_refuse_and_cannot_free(void)
         struct config config = { .refuse = frees ? 0 : -EPERM };
         struct vfiomig_load *load = packet_load(&to, &config, 0);
         size_t before = stream.len - sizeof EOS - sizeof READY;
-        CHECK(vfiomig_load_push(load, stream.data, before) & VFIOMIG_SECTION_END);
+        CHECK(vfiomig_load_push(load, stream.data, before) & VFIOMIG_PUSH_SECTION_END);
         for (int i = num_packets; i-- > 0;)
-            OK(vfiomig_load_submit(load, packets[i].data, packets[i].len));
+            OK(vfiomig_load_push_packet(load, packets[i].data, packets[i].len));
         config.free_me = frees ? load : NULL;
-        EQ(vfiomig_load_run(load), frees ? 0 : -EPERM);
+        EQ(vfiomig_load_write_packets(load), frees ? 0 : -EPERM);
         EQ(config.came, 1);
         EQ(vfiomig_load_commit(load), frees ? 0 : -EPERM);
         vfiomig_load_free(load);
@@ -452,7 +452,7 @@ static void the_configurations_callback_waits_for_the_device(void)
     struct bytes stream = packets_of(from.dev);
     struct config config = { .bad = 0 };
     struct vfiomig_memory_ops memory = VFIOMIG_MEMORY_OPS_INIT;
-    struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
+    struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
     struct vfiomig_mapping mapping = VFIOMIG_MAPPING_INIT;
     uint32_t number;
     o.seed += 1000;
@@ -461,17 +461,17 @@ static void the_configurations_callback_waits_for_the_device(void)
     ops.feature = slow_feature;
     OK(vfiomig_device_new_ops(&ops, to.sim, NULL, &to.dev));
     OK(vfiomig_dirty_new(&memory, NULL, NULL, &config.run));
-    source.flags = VFIOMIG_SOURCE_DEVICE_LOG;
-    source.device = to.dev;
-    OK(vfiomig_dirty_add_source(config.run, &source, &number));
+    writer.flags = VFIOMIG_WRITER_DEVICE_LOG;
+    writer.device = to.dev;
+    OK(vfiomig_dirty_add_writer(config.run, &writer, &number));
     mapping.size = 1 << 20;
     OK(vfiomig_dirty_map(config.run, &mapping));
     struct vfiomig_load *load = packet_load(&to, &config, 0);
     CHECK(vfiomig_load_push(load, stream.data, stream.len - sizeof EOS - sizeof READY) &
-          VFIOMIG_SECTION_END);
+          VFIOMIG_PUSH_SECTION_END);
     for (int i = num_packets; i-- > 0;)
-        OK(vfiomig_load_submit(load, packets[i].data, packets[i].len));
-    OK(vfiomig_load_run(load));
+        OK(vfiomig_load_push_packet(load, packets[i].data, packets[i].len));
+    OK(vfiomig_load_write_packets(load));
     EQ(config.came, 1);
     EQ(started, 0);
     EQ(config.state_result, 0);
@@ -495,10 +495,10 @@ static void brings_packets(void *opaque, const struct vfiomig_event *event)
     struct elsewhere *e = opaque;
     (void)event;
     e->events++;
-    e->run = vfiomig_load_run(e->load);
+    e->run = vfiomig_load_write_packets(e->load);
     e->submitted = 0;
     for (int i = 1; i < num_packets && e->submitted == 0; i++) {
-        e->submitted = vfiomig_load_submit(e->load, packets[i].data, packets[i].len);
+        e->submitted = vfiomig_load_push_packet(e->load, packets[i].data, packets[i].len);
         e->room_for = e->submitted == 0 ? i : e->room_for;
     }
 }
@@ -514,7 +514,7 @@ static void packets_do_not_wait_in_the_callbacks_of_other_devices(void)
     options.event = brings_packets;
     options.event_opaque = &e;
     CHECK(vfiomig_load_push(e.load, stream.data, stream.len - sizeof EOS - sizeof READY) &
-          VFIOMIG_SECTION_END);
+          VFIOMIG_PUSH_SECTION_END);
     struct rig other = rig_new(NULL, &options);
     OK(vfiomig_device_set_state(other.dev, VFIOMIG_STATE_STOP));
     EQ(e.events, 1);
@@ -523,9 +523,9 @@ static void packets_do_not_wait_in_the_callbacks_of_other_devices(void)
     CHECK(e.room_for >= 1 && e.room_for < num_packets - 1);
     /* Neither has ended the load. */
     EQ(pthread_create(&runner.thread, NULL, run, &runner), 0);
-    OK(vfiomig_load_submit(e.load, packets[0].data, packets[0].len));
+    OK(vfiomig_load_push_packet(e.load, packets[0].data, packets[0].len));
     for (int i = e.room_for + 1; i < num_packets; i++)
-        OK(vfiomig_load_submit(e.load, packets[i].data, packets[i].len));
+        OK(vfiomig_load_push_packet(e.load, packets[i].data, packets[i].len));
     pthread_join(runner.thread, NULL);
     EQ(runner.result, 0);
     OK(vfiomig_load_commit(e.load));

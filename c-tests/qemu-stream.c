@@ -382,24 +382,24 @@ static void load_section(struct work *w, struct section *s)
 {
     const struct bytes *f = &w->s->file[0];
     size_t at = s->at;
-    for (int r = 0; !(r & VFIOMIG_SECTION_END);) {
+    for (int r = 0; !(r & VFIOMIG_PUSH_SECTION_END);) {
         void *space;
         size_t room;
         WORKS(w, vfiomig_load_get_space(w->load, &space, &room));
         NEED(w, room <= f->len - at, "section at %zu: %zu bytes are missing", s->head, room);
         memcpy(space, f->data + at, room);
         at += room;
-        r = vfiomig_load_received(w->load, room);
+        r = vfiomig_load_push_received(w->load, room);
         NEED(w, r >= 0, "section at %zu: %s", s->head, vfiomig_error_message());
-        s->ack |= (r & VFIOMIG_INITIAL_LOADED) != 0;
-        if (r & VFIOMIG_CONFIG) {
+        s->ack |= (r & VFIOMIG_PUSH_INITIAL_LOADED) != 0;
+        if (r & VFIOMIG_PUSH_CONFIG) {
             size_t end = end_of_config(w, at);
             NEED(w, end > 0, "no end of the configuration");
             w->config = (struct packet){ f->data + at, end - at };
             at = end;
         }
-        NEED(w, !(r & VFIOMIG_SECTION_END) || w->s->multifd ||
-             !(r & VFIOMIG_END) == (s->type != FULL), "section at %zu: the end", s->head);
+        NEED(w, !(r & VFIOMIG_PUSH_SECTION_END) || w->s->multifd ||
+             !(r & VFIOMIG_PUSH_END) == (s->type != FULL), "section at %zu: the end", s->head);
     }
     s->end = at;
     NEED(w, f->len - at >= 5 && f->data[at] == FOOTER && be32(f->data + at + 1) == w->id,
@@ -488,7 +488,7 @@ static void *submit(void *opaque)
     const struct packet *packet = (const struct packet *)(const void *)c->packets.data;
     size_t n = c->packets.len / sizeof *packet;
     for (size_t i = 0; i < n && c->result == 0; i++)
-        c->result = vfiomig_load_submit(c->work->load, packet[i].data, packet[i].len);
+        c->result = vfiomig_load_push_packet(c->work->load, packet[i].data, packet[i].len);
     if (c->result != 0)
         snprintf(c->why, sizeof c->why, "%s", vfiomig_error_message());
     return NULL;
@@ -497,7 +497,7 @@ static void *submit(void *opaque)
 static void *run(void *opaque)
 {
     struct channel *c = opaque;
-    c->result = vfiomig_load_run(c->work->load);
+    c->result = vfiomig_load_write_packets(c->work->load);
     if (c->result != 0)
         snprintf(c->why, sizeof c->why, "%s", vfiomig_error_message());
     return NULL;
@@ -597,7 +597,7 @@ static void order_packets(struct work *w)
         add_piece(w, w->order[i].data + PACKET_HEAD, w->order[i].len - PACKET_HEAD);
 }
 
-/* Only called by vfiomig_load_run(), when everything is in place. */
+/* Only called by vfiomig_load_write_packets(), when everything is in place. */
 static int take_config(void *opaque, uint32_t kind, const void *data, size_t len)
 {
     struct work *w = opaque;
@@ -814,8 +814,8 @@ static void same_complete(struct work *w, const struct section *s)
     static uint8_t buf[BUFFER];
     const uint8_t *want = w->s->file[0].data;
     size_t at = s->at;
-    int r = VFIOMIG_MORE;
-    while (r != VFIOMIG_DRAINED) {
+    int r = VFIOMIG_NEXT_MORE;
+    while (r != VFIOMIG_NEXT_DRAINED) {
         size_t len = 0;
         r = vfiomig_save_next(w->save, buf, sizeof buf, &len);
         NEED(w, r >= 0, "saving the stopped device: %s", vfiomig_error_message());
@@ -832,7 +832,7 @@ static void give_config(struct work *w)
     NEED(w, copy, "no memory");
     memcpy(copy, w->config.data, w->config.len);
     copy[0] ^= w->tamper == OTHER_CONFIG;
-    int r = vfiomig_save_blob(w->save, 0, copy, w->config.len);
+    int r = vfiomig_save_add_blob(w->save, 0, copy, w->config.len);
     free(copy);
     NEED(w, r == 0, "adding the configuration: %s", vfiomig_error_message());
 }
@@ -882,7 +882,7 @@ static void save_again(struct work *w)
         rewind_tape(w, &next, i);
         t->initial -= before && i == marked;
         int r = same(w, "section", i, main_channel + s->at, s->end - s->at);
-        NEED(w, (r == VFIOMIG_DRAINED) == !is_mark(&w->s->file[0], s->at, DATA),
+        NEED(w, (r == VFIOMIG_NEXT_DRAINED) == !is_mark(&w->s->file[0], s->at, DATA),
              "section %zu: the library says %d", i, r);
     }
     WORKS(w, vfiomig_save_stop(w->save));
@@ -896,22 +896,22 @@ static void save_again(struct work *w)
         same_complete(w, s);
         give_config(w);
         s = section_at(w, i + 1);
-        NEED(w, same(w, "section", i + 1, main_channel + s->at, s->end - s->at) == VFIOMIG_END,
+        NEED(w, same(w, "section", i + 1, main_channel + s->at, s->end - s->at) == VFIOMIG_NEXT_END,
              "no end");
     } else {
-        int r = VFIOMIG_MORE;
+        int r = VFIOMIG_NEXT_MORE;
         size_t n = 0;
         for (; n + 1 < w->num_packets; n++)
             r = same(w, "packet", n, w->order[n].data, w->order[n].len);
         /* It may know of the end by now, or not. */
-        if (r == VFIOMIG_MORE)
+        if (r == VFIOMIG_NEXT_MORE)
             r = same(w, "packet", n, NULL, 0);
-        NEED(w, r == VFIOMIG_DRAINED, "more packets than there were");
+        NEED(w, r == VFIOMIG_NEXT_DRAINED, "more packets than there were");
         give_config(w);
         r = same(w, "packet", n, w->order[n].data, w->order[n].len);
-        NEED(w, r == VFIOMIG_END, "no end");
+        NEED(w, r == VFIOMIG_NEXT_END, "no end");
     }
-    WORKS(w, vfiomig_save_finish(w->save, VFIOMIG_RELEASE));
+    WORKS(w, vfiomig_save_finish(w->save, VFIOMIG_ENDING_RELEASE));
 }
 
 /* --- verdicts --------------------------------------------------------------------------------- */

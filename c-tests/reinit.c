@@ -36,11 +36,11 @@ static void both_sides_learn_of_a_new_beginning(void)
     CHECK(pending.initial_bytes > 0);
     EQ(loaded_generation(load), 0);
 
-    EQ(read_until(save, &stream, 8192, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+    EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
     pending = pending_of(save);
     CHECK(pending.flags & VFIOMIG_PENDING_INITIAL_SENT);
     EQ(pending.initial_bytes, 0);
-    EQ(push_all(load, &stream, 1000), VFIOMIG_INITIAL_LOADED);
+    EQ(push_all(load, &stream, 1000), VFIOMIG_PUSH_INITIAL_LOADED);
     EQ(loaded_generation(load), pending.initial_generation);
 
     vfiomig_sim_reinit(from.sim);
@@ -49,23 +49,23 @@ static void both_sides_learn_of_a_new_beginning(void)
     CHECK(!(again.flags & VFIOMIG_PENDING_INITIAL_SENT));
     CHECK(loaded_generation(load) != again.initial_generation);
     stream.len = 0;
-    EQ(read_until(save, &stream, 8192, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
-    EQ(push_all(load, &stream, 1000), VFIOMIG_INITIAL_LOADED);
+    EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
+    EQ(push_all(load, &stream, 1000), VFIOMIG_PUSH_INITIAL_LOADED);
     again = pending_of(save);
     EQ(loaded_generation(load), again.initial_generation);
 
     /* Also where nobody asks: reading finds out. */
     vfiomig_sim_reinit(from.sim);
     stream.len = 0;
-    EQ(read_until(save, &stream, 8192, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
-    EQ(push_all(load, &stream, 1000), VFIOMIG_INITIAL_LOADED);
+    EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
+    EQ(push_all(load, &stream, 1000), VFIOMIG_PUSH_INITIAL_LOADED);
     CHECK(loaded_generation(load) > again.initial_generation);
     EQ(loaded_generation(load), pending_of(save).initial_generation);
 
     OK(vfiomig_save_stop(save));
     stream.len = 0;
-    EQ(read_until(save, &stream, 8192, VFIOMIG_END), VFIOMIG_END);
-    CHECK(push_all(load, &stream, SIZE_MAX) & VFIOMIG_END);
+    EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_END), VFIOMIG_NEXT_END);
+    CHECK(push_all(load, &stream, SIZE_MAX) & VFIOMIG_PUSH_END);
     OK(vfiomig_load_commit(load));
     CHECK(vfiomig_sim_digest(to.sim) == vfiomig_sim_digest(from.sim));
     vfiomig_load_free(load);
@@ -84,7 +84,7 @@ static void rubbish_of_older_kernels_is_ignored(void)
     struct bytes stream = { NULL, 0, 0 };
     struct vfiomig_save *save;
     OK(vfiomig_save_begin(rig.dev, NULL, &save));
-    EQ(read_until(save, &stream, 8192, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+    EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
     uint32_t generation = pending_of(save).initial_generation;
     for (int i = 0; i < 5; i++)
         EQ(pending_of(save).initial_generation, generation);
@@ -99,13 +99,13 @@ static void what_the_guest_changes_is_pending(void)
     struct bytes stream = { NULL, 0, 0 };
     struct vfiomig_save *save;
     OK(vfiomig_save_begin(rig.dev, NULL, &save));
-    EQ(read_until(save, &stream, 8192, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+    EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
     EQ(pending_of(save).dirty_bytes, 0);
     EQ(vfiomig_sim_guest_write(rig.sim, 0, 50000, 4), 0);
     struct vfiomig_pending pending = pending_of(save);
     CHECK(pending.dirty_bytes >= 50000);
     CHECK(pending.flags & VFIOMIG_PENDING_STOP_COPY_KNOWN);
-    EQ(read_until(save, &stream, 8192, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+    EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
     EQ(pending_of(save).dirty_bytes, 0);
     vfiomig_save_free(save);
     rig_free(&rig);
@@ -118,10 +118,10 @@ static int rounds(struct vfiomig_save *save, struct vfiomig_load *load, int n)
     int heard = 0;
     for (int i = 0; i < n; i++) {
         struct bytes stream = { NULL, 0, 0 };
-        EQ(read_until(save, &stream, 8192, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+        EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
         int r = push_all(load, &stream, SIZE_MAX);
         CHECK(r >= 0);
-        heard += (r & VFIOMIG_INITIAL_LOADED) != 0;
+        heard += (r & VFIOMIG_PUSH_INITIAL_LOADED) != 0;
         bytes_free(&stream);
     }
     return heard;
@@ -183,16 +183,16 @@ static void the_mark_is_sent_when_it_is_said_to_be(void)
     int r = 0, bits = 0, before = 0;
     OK(vfiomig_save_begin(from.dev, NULL, &save));
     OK(vfiomig_load_begin(to.dev, NULL, &load));
-    for (size_t len; r != VFIOMIG_DRAINED;) {
+    for (size_t len; r != VFIOMIG_NEXT_DRAINED;) {
         r = vfiomig_save_next(save, buf, sizeof buf, &len);
         CHECK(r >= 0);
         bits = vfiomig_load_push(load, buf, len);
         CHECK(bits >= 0);
         before |= bits;
         int sent = (pending_of(save).flags & VFIOMIG_PENDING_INITIAL_SENT) != 0;
-        EQ(sent, (before & VFIOMIG_INITIAL_LOADED) != 0);
+        EQ(sent, (before & VFIOMIG_PUSH_INITIAL_LOADED) != 0);
     }
-    CHECK(before & VFIOMIG_INITIAL_LOADED);
+    CHECK(before & VFIOMIG_PUSH_INITIAL_LOADED);
     vfiomig_load_free(load);
     vfiomig_save_free(save);
     rig_free(&from);
@@ -236,7 +236,7 @@ static void qemus_format_has_as_many_marks_as_were_asked_for(void)
                 struct bytes section = { buf, len, 0 };
                 int r = push_all(load, &section, SIZE_MAX);
                 CHECK(r >= 0);
-                marks += (r & VFIOMIG_INITIAL_LOADED) != 0;
+                marks += (r & VFIOMIG_PUSH_INITIAL_LOADED) != 0;
             }
             if (marks != want)
                 FAIL("case %zu: %d marks instead of %d", i, marks, want);
@@ -286,11 +286,11 @@ static void again_at_the_last_moment(enum late late, int (*call)(struct vfiomig_
     OK(call(save));
     if (call == vfiomig_save_quiesce)
         OK(vfiomig_save_stop(save));
-    EQ(read_until(save, &stream, 8192, VFIOMIG_END), VFIOMIG_END);
-    CHECK(push_all(load, &stream, SIZE_MAX) & VFIOMIG_END);
+    EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_END), VFIOMIG_NEXT_END);
+    CHECK(push_all(load, &stream, SIZE_MAX) & VFIOMIG_PUSH_END);
     OK(vfiomig_load_commit(load));
     CHECK(vfiomig_sim_digest(to.sim) == vfiomig_sim_digest(from.sim));
-    OK(vfiomig_save_finish(save, VFIOMIG_RELEASE));
+    OK(vfiomig_save_finish(save, VFIOMIG_ENDING_RELEASE));
     vfiomig_load_free(load);
     vfiomig_save_free(save);
     rig_free(&from);
@@ -336,7 +336,7 @@ static void a_driver_that_always_begins_again_is_stopped_by_insisting(void)
     EQ(vfiomig_save_quiesce(save), -EAGAIN);
     OK(vfiomig_save_quiesce(save));
     OK(vfiomig_save_stop(save)); /* what was insisted on is not refused half-way */
-    EQ(read_until(save, &stream, 8192, VFIOMIG_END), VFIOMIG_END);
+    EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_END), VFIOMIG_NEXT_END);
     vfiomig_save_free(save);
     rig_free(&rig);
     bytes_free(&stream);
@@ -353,7 +353,7 @@ static void stopping_costs_no_question_where_none_is_needed(void)
         struct rig rig = rig_new(&o, NULL);
         OK(vfiomig_save_begin(rig.dev, NULL, &save));
         if (!v2)
-            EQ(read_until(save, &stream, 8192, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+            EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
         else /* stopped in the middle of it */
             vfiomig_sim_reinit(rig.sim);
         uint64_t asked = vfiomig_sim_count(rig.sim, VFIOMIG_SIM_OP_PRECOPY_INFO);

@@ -152,7 +152,7 @@ static void callbacks_of_a_load(void)
     struct vfiomig_load *load;
     blobs = policies = 0;
     OK(vfiomig_load_begin(to.dev, &options, &load));
-    CHECK(push_all(load, &stream, 5000) & VFIOMIG_END);
+    CHECK(push_all(load, &stream, 5000) & VFIOMIG_PUSH_END);
     OK(vfiomig_load_commit(load));
     EQ(blobs, 0);
     EQ(policies, 0);
@@ -247,32 +247,32 @@ static struct vfiomig_tracker_ops tracker_ops(void)
     return ops;
 }
 
-static struct vfiomig_dirty_source source_with(const struct vfiomig_tracker_ops *tracker)
+static struct vfiomig_dirty_writer source_with(const struct vfiomig_tracker_ops *tracker)
 {
-    struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
-    source.flags = VFIOMIG_SOURCE_TRACKER;
-    source.tracker = tracker;
-    source.tracker_opaque = &trackers;
-    return source;
+    struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
+    writer.flags = VFIOMIG_WRITER_CUSTOM;
+    writer.tracker = tracker;
+    writer.tracker_opaque = &trackers;
+    return writer;
 }
 
 static void memory_and_trackers_of_a_run(void)
 {
     struct vfiomig_tracker_ops ops = tracker_ops();
-    struct vfiomig_dirty_source source = source_with(&ops);
+    struct vfiomig_dirty_writer writer = source_with(&ops);
     uint32_t first, second, third;
     memories = trackers = 0;
     struct vfiomig_dirty *run = run_with_memory();
-    OK(vfiomig_dirty_add_source(run, &source, &first));
+    OK(vfiomig_dirty_add_writer(run, &writer, &first));
     OK(vfiomig_dirty_start(run));
-    OK(vfiomig_dirty_add_source(run, &source, &second));
-    OK(vfiomig_dirty_add_source(run, &source, &third));
+    OK(vfiomig_dirty_add_writer(run, &writer, &second));
+    OK(vfiomig_dirty_add_writer(run, &writer, &third));
     EQ(trackers, 0);
-    OK(vfiomig_dirty_remove_source(run, second));
+    OK(vfiomig_dirty_remove_writer(run, second));
     EQ(trackers, 1);
-    EQ(vfiomig_dirty_remove_source(run, second), -ENODATA);
+    EQ(vfiomig_dirty_remove_writer(run, second), -ENODATA);
     OK(vfiomig_dirty_stop(run));
-    OK(vfiomig_dirty_remove_source(run, first));
+    OK(vfiomig_dirty_remove_writer(run, first));
     EQ(trackers, 2);
     OK(vfiomig_dirty_start(run));
     EQ(memories, 0);
@@ -307,48 +307,48 @@ static void a_run_that_was_not_created(void)
     EQ(memories, 4);
 }
 
-/* Every way in which adding a source fails, handles that are none included. */
+/* Every way in which adding a writer fails, handles that are none included. */
 static void a_source_that_was_not_added(void)
 {
     struct vfiomig_tracker_ops ops = tracker_ops(), broken = ops;
-    struct vfiomig_dirty_source source = source_with(&ops), wrong;
+    struct vfiomig_dirty_writer writer = source_with(&ops), wrong;
     struct vfiomig_dirty *run = run_with_memory();
     uint32_t number;
     int expected = 0;
     memories = trackers = 0;
-    EQ(vfiomig_dirty_add_source(NULL, &source, &number), -EFAULT);
+    EQ(vfiomig_dirty_add_writer(NULL, &writer, &number), -EFAULT);
     EQ(trackers, ++expected);
-    EQ(vfiomig_dirty_add_source((void *)&source, &source, &number), -EBADF);
+    EQ(vfiomig_dirty_add_writer((void *)&writer, &writer, &number), -EBADF);
     EQ(trackers, ++expected);
-    EQ(vfiomig_dirty_add_source(run, &source, NULL), -EFAULT);
+    EQ(vfiomig_dirty_add_writer(run, &writer, NULL), -EFAULT);
     EQ(trackers, ++expected);
-    wrong = source;
+    wrong = writer;
     wrong.flags |= 1u << 20;
-    EQ(vfiomig_dirty_add_source(run, &wrong, &number), -EINVAL);
+    EQ(vfiomig_dirty_add_writer(run, &wrong, &number), -EINVAL);
     EQ(trackers, ++expected);
-    wrong = source;
-    wrong.flags |= VFIOMIG_SOURCE_DEVICE_LOG;
-    EQ(vfiomig_dirty_add_source(run, &wrong, &number), -EFAULT);
+    wrong = writer;
+    wrong.flags |= VFIOMIG_WRITER_DEVICE_LOG;
+    EQ(vfiomig_dirty_add_writer(run, &wrong, &number), -EFAULT);
     EQ(trackers, ++expected);
     wrong.device = (void *)run;
-    EQ(vfiomig_dirty_add_source(run, &wrong, &number), -EBADF);
+    EQ(vfiomig_dirty_add_writer(run, &wrong, &number), -EBADF);
     EQ(trackers, ++expected);
     broken.page_size = 100;
     wrong = source_with(&broken);
-    EQ(vfiomig_dirty_add_source(run, &wrong, &number), -EINVAL);
+    EQ(vfiomig_dirty_add_writer(run, &wrong, &number), -EINVAL);
     EQ(trackers, ++expected);
     broken = ops;
     broken.sync = NULL;
-    EQ(vfiomig_dirty_add_source(run, &wrong, &number), -EINVAL);
+    EQ(vfiomig_dirty_add_writer(run, &wrong, &number), -EINVAL);
     EQ(trackers, ++expected);
     /* A table that is there and not asked for is not taken over; nor is one that cannot be read. */
-    wrong = source;
+    wrong = writer;
     wrong.flags = 1u << 20;
-    EQ(vfiomig_dirty_add_source(run, &wrong, &number), -EINVAL);
-    wrong = source;
+    EQ(vfiomig_dirty_add_writer(run, &wrong, &number), -EINVAL);
+    wrong = writer;
     wrong.tracker = NULL;
-    EQ(vfiomig_dirty_add_source(run, &wrong, &number), -EFAULT);
-    EQ(vfiomig_dirty_add_source(run, NULL, &number), -EFAULT);
+    EQ(vfiomig_dirty_add_writer(run, &wrong, &number), -EFAULT);
+    EQ(vfiomig_dirty_add_writer(run, NULL, &number), -EFAULT);
     EQ(trackers, expected);
     EQ(memories, 0);
     vfiomig_dirty_free(run);
@@ -356,24 +356,24 @@ static void a_source_that_was_not_added(void)
     EQ(memories, 1);
 }
 
-/* A run keeps its sources' devices. */
+/* A run keeps its writers' devices. */
 static void a_device_lives_as_long_as_the_runs(void)
 {
     struct rig rig = rig_new(NULL, NULL);
-    struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
+    struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
     struct vfiomig_dirty *runs[2];
     uint32_t number;
     memories = 0;
-    source.flags = VFIOMIG_SOURCE_DEVICE_LOG;
-    source.device = rig.dev;
+    writer.flags = VFIOMIG_WRITER_DEVICE_LOG;
+    writer.device = rig.dev;
     for (int i = 0; i < 2; i++) {
         runs[i] = run_with_memory();
-        OK(vfiomig_dirty_add_source(runs[i], &source, &number));
-        source.flags = 0; /* to watch its resets only */
+        OK(vfiomig_dirty_add_writer(runs[i], &writer, &number));
+        writer.flags = 0; /* to watch its resets only */
     }
     vfiomig_device_free(rig.dev);
     EQ(vfiomig_sim_releases(rig.sim), 0);
-    OK(vfiomig_dirty_remove_source(runs[0], number));
+    OK(vfiomig_dirty_remove_writer(runs[0], number));
     EQ(vfiomig_sim_releases(rig.sim), 0);
     vfiomig_dirty_free(runs[1]);
     EQ(vfiomig_sim_releases(rig.sim), 1);

@@ -65,7 +65,7 @@ static void nor_is_it_forgotten_because_of_a_mere_word(void)
     EQ(vfiomig_sim_inject(rig.sim, VFIOMIG_SIM_OP_RESET, 1, EAGAIN, VFIOMIG_SIM_FAULT_STICKY), 0);
     spoil(load);
     vfiomig_load_free(load);
-    OK(vfiomig_device_was_reset(rig.dev));
+    OK(vfiomig_device_notify_reset(rig.dev));
     EQ(vfiomig_sim_state(rig.sim), VFIOMIG_STATE_RESUMING);
     vfiomig_sim_clear_faults(rig.sim);
     vfiomig_device_free(rig.dev);
@@ -92,19 +92,19 @@ static void a_reset_that_keeps_the_state_starts_the_save_again(void)
         EQ(vfiomig_sim_guest_write(rig.sim, 0, 1000, 99), 0);
         OK(vfiomig_save_begin(rig.dev, NULL, &save));
         if (drained)
-            EQ(read_until(save, &stream, 8192, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+            EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
         vfiomig_sim_guest_reset(rig.sim);
-        OK(vfiomig_device_was_reset(rig.dev));
-        EQ(read_until(save, &stream, 8192, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+        OK(vfiomig_device_notify_reset(rig.dev));
+        EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
         OK(vfiomig_save_stop(save));
-        EQ(read_until(save, &stream, 8192, VFIOMIG_END), VFIOMIG_END);
+        EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_END), VFIOMIG_NEXT_END);
         OK(vfiomig_save_get_stats(save, &stats));
         EQ(stats.restarts, 1);
         OK(vfiomig_load_begin(to.dev, NULL, &load));
-        CHECK(push_all(load, &stream, 8192) & VFIOMIG_END);
+        CHECK(push_all(load, &stream, 8192) & VFIOMIG_PUSH_END);
         OK(vfiomig_load_commit(load));
         CHECK(vfiomig_sim_digest(to.sim) == vfiomig_sim_digest(rig.sim));
-        OK(vfiomig_save_finish(save, VFIOMIG_KEEP));
+        OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
         EQ(vfiomig_sim_state(rig.sim), VFIOMIG_STATE_RUNNING);
         vfiomig_load_free(load);
         vfiomig_save_free(save);
@@ -130,7 +130,7 @@ static void after_a_failed_load_the_device_is_as_good_as_new(void)
     EQ(vfiomig_sim_state(rig.sim), VFIOMIG_STATE_RUNNING);
     CHECK(vfiomig_sim_digest(rig.sim) == empty);
     OK(vfiomig_load_begin(rig.dev, NULL, &load));
-    CHECK(push_all(load, &stream, 8192) & VFIOMIG_END);
+    CHECK(push_all(load, &stream, 8192) & VFIOMIG_PUSH_END);
     OK(vfiomig_load_commit(load));
     vfiomig_load_free(load);
     OK(vfiomig_device_run(rig.dev));
@@ -170,14 +170,14 @@ static void made_up(uint32_t nth, int expect_target)
     at = 1;
     if ((r = vfiomig_load_begin(to.dev, NULL, &load)) < 0)
         goto target;
-    EQ(read_until(save, &stream, 8192, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+    EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
     if ((r = vfiomig_save_quiesce(save)) < 0 || (r = vfiomig_save_stop(save)) < 0)
         goto source;
-    EQ(read_until(save, &stream, 8192, VFIOMIG_END), VFIOMIG_END);
-    CHECK(push_all(load, &stream, 8192) & VFIOMIG_END);
+    EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_END), VFIOMIG_NEXT_END);
+    CHECK(push_all(load, &stream, 8192) & VFIOMIG_PUSH_END);
     if ((r = vfiomig_load_commit(load)) < 0)
         goto target;
-    r = vfiomig_save_finish(save, VFIOMIG_RELEASE);
+    r = vfiomig_save_finish(save, VFIOMIG_ENDING_RELEASE);
     /* RELEASE cannot be refused by a lie: the device does not run beside its twin. */
     EQ(vfiomig_sim_state(from.sim), VFIOMIG_STATE_STOP);
     at = 2;
@@ -189,7 +189,7 @@ source:
     CHECK(!expect_target);
     EQ(r, -EIO);
     if (at == 1)
-        OK(vfiomig_save_finish(save, VFIOMIG_KEEP));
+        OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
     EQ(vfiomig_sim_state(from.sim), VFIOMIG_STATE_RUNNING);
     CHECK(vfiomig_sim_digest(from.sim) == mine);
     goto out;
@@ -197,7 +197,7 @@ target:
     CHECK(expect_target);
     EQ(r, -EIO);
     EQ(vfiomig_sim_state(to.sim), VFIOMIG_STATE_RUNNING);
-    OK(vfiomig_save_finish(save, VFIOMIG_KEEP));
+    OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
 out:
     CHECK(r == -EIO || at == 2);
     if (at)
@@ -224,7 +224,7 @@ static void a_commit_that_a_driver_makes_up_fails_while_the_source_can_go_on(voi
     struct vfiomig_failure failure = VFIOMIG_FAILURE_INIT;
     struct vfiomig_load *load;
     OK(vfiomig_load_begin(to.dev, NULL, &load));
-    CHECK(push_all(load, &stream, 8192) & VFIOMIG_END);
+    CHECK(push_all(load, &stream, 8192) & VFIOMIG_PUSH_END);
     EQ(vfiomig_sim_inject(to.sim, VFIOMIG_SIM_OP_SET_STATE, 1, EIO, VFIOMIG_SIM_FAULT_IGNORED), 0);
     EQ(vfiomig_load_commit(load), -EIO);
     OK(vfiomig_load_get_failure(load, &failure));
@@ -242,7 +242,7 @@ static void a_commit_after_which_the_state_cannot_be_read_fails_too(void)
     struct bytes stream = stream_of(from.dev);
     struct vfiomig_load *load;
     OK(vfiomig_load_begin(to.dev, NULL, &load));
-    CHECK(push_all(load, &stream, 8192) & VFIOMIG_END);
+    CHECK(push_all(load, &stream, 8192) & VFIOMIG_PUSH_END);
     /* The first look is the one before the change. */
     EQ(vfiomig_sim_inject(to.sim, VFIOMIG_SIM_OP_GET_STATE, 2, EIO, VFIOMIG_SIM_FAULT_ONCE), 0);
     EQ(vfiomig_load_commit(load), -EIO);
@@ -297,11 +297,11 @@ static void a_device_that_was_found_stopped_is_saved_as_it_is(void)
     struct bytes stream = { NULL, 0, 0 };
     struct vfiomig_save *save = save_all(rig.dev, NULL, 8192, &stream);
     struct vfiomig_load *load;
-    OK(vfiomig_save_finish(save, VFIOMIG_KEEP));
+    OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
     EQ(vfiomig_sim_state(rig.sim), VFIOMIG_STATE_STOP);
     vfiomig_save_free(save);
     OK(vfiomig_load_begin(to.dev, NULL, &load));
-    CHECK(push_all(load, &stream, 8192) & VFIOMIG_END);
+    CHECK(push_all(load, &stream, 8192) & VFIOMIG_PUSH_END);
     OK(vfiomig_load_commit(load));
     CHECK(vfiomig_sim_digest(to.sim) == vfiomig_sim_digest(rig.sim));
     vfiomig_load_free(load);

@@ -15,7 +15,7 @@ static void reset(struct rig *rig, enum told told)
     uint32_t state;
     vfiomig_sim_guest_reset(rig->sim);
     if (told == TOLD)
-        OK(vfiomig_device_was_reset(rig->dev));
+        OK(vfiomig_device_notify_reset(rig->dev));
     if (told == ASKED) {
         OK(vfiomig_device_get_state(rig->dev, &state));
         EQ(state, VFIOMIG_STATE_RUNNING);
@@ -41,19 +41,19 @@ static void reset_during_save(enum when when, enum told told, uint32_t migration
         uint8_t buf[8192];
         size_t len;
         for (int i = 0; i < 5; i++) {
-            EQ(vfiomig_save_next(save, buf, sizeof buf, &len), VFIOMIG_MORE);
+            EQ(vfiomig_save_next(save, buf, sizeof buf, &len), VFIOMIG_NEXT_MORE);
             bytes_add(&stream, buf, len);
         }
         reset(&from, told);
     }
-    EQ(read_until(save, &stream, 8192, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+    EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
     if (when == WHEN_DRAINED)
         reset(&from, told);
     /* Said once where an acknowledgement of the target has become void at the last moment. */
     if (migration_flags & 4 && when >= WHEN_DRAINED)
         EQ(vfiomig_save_stop(save), -EAGAIN);
     OK(vfiomig_save_stop(save));
-    EQ(read_until(save, &stream, 8192, VFIOMIG_END), VFIOMIG_END);
+    EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_END), VFIOMIG_NEXT_END);
     uint64_t last = vfiomig_sim_digest(from.sim);
     CHECK(last != changed);
 
@@ -61,10 +61,10 @@ static void reset_during_save(enum when when, enum told told, uint32_t migration
     OK(vfiomig_save_get_stats(save, &saved));
     EQ(saved.restarts, 1);
     OK(vfiomig_load_begin(to.dev, NULL, &load));
-    CHECK(push_all(load, &stream, 8192) & VFIOMIG_END);
+    CHECK(push_all(load, &stream, 8192) & VFIOMIG_PUSH_END);
     OK(vfiomig_load_commit(load));
     CHECK(vfiomig_sim_digest(to.sim) == last);
-    OK(vfiomig_save_finish(save, VFIOMIG_RELEASE));
+    OK(vfiomig_save_finish(save, VFIOMIG_ENDING_RELEASE));
     vfiomig_save_free(save);
     vfiomig_load_free(load);
     rig_free(&from);
@@ -101,17 +101,17 @@ static void the_target_is_told_that_what_it_has_is_void(void)
     struct vfiomig_load *load;
     struct vfiomig_load_stats stats = VFIOMIG_LOAD_STATS_INIT;
     OK(vfiomig_save_begin(from.dev, NULL, &save));
-    EQ(read_until(save, &stream, 8192, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+    EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
     OK(vfiomig_load_begin(to.dev, NULL, &load));
-    EQ(push_all(load, &stream, 1000), VFIOMIG_INITIAL_LOADED);
+    EQ(push_all(load, &stream, 1000), VFIOMIG_PUSH_INITIAL_LOADED);
     OK(vfiomig_load_get_stats(load, &stats));
     uint64_t first = stats.initial_generation;
     CHECK(first > 0);
 
     vfiomig_sim_guest_reset(from.sim);
     stream.len = 0;
-    EQ(read_until(save, &stream, 8192, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
-    EQ(push_all(load, &stream, 1000), VFIOMIG_RESTARTED | VFIOMIG_INITIAL_LOADED);
+    EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
+    EQ(push_all(load, &stream, 1000), VFIOMIG_PUSH_RESTARTED | VFIOMIG_PUSH_INITIAL_LOADED);
     OK(vfiomig_load_get_stats(load, &stats));
     EQ(stats.restarts, 1);
     /* An acknowledgement of before must not be taken for one of after. */
@@ -122,8 +122,8 @@ static void the_target_is_told_that_what_it_has_is_void(void)
 
     OK(vfiomig_save_stop(save));
     stream.len = 0;
-    EQ(read_until(save, &stream, 8192, VFIOMIG_END), VFIOMIG_END);
-    CHECK(push_all(load, &stream, 1000) & VFIOMIG_END);
+    EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_END), VFIOMIG_NEXT_END);
+    CHECK(push_all(load, &stream, 1000) & VFIOMIG_PUSH_END);
     OK(vfiomig_load_commit(load));
     CHECK(vfiomig_sim_digest(to.sim) == vfiomig_sim_digest(from.sim));
     vfiomig_save_free(save);
@@ -139,12 +139,12 @@ static void a_reset_of_the_stopped_device_ends_the_save(void)
     struct bytes stream = { NULL, 0, 0 };
     struct vfiomig_save *save;
     OK(vfiomig_save_begin(from.dev, NULL, &save));
-    EQ(read_until(save, &stream, 8192, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+    EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
     OK(vfiomig_save_stop(save));
     vfiomig_sim_guest_reset(from.sim);
-    EQ(read_until(save, &stream, 8192, VFIOMIG_END), -ENODEV);
-    EQ(vfiomig_save_finish(save, VFIOMIG_RELEASE), -EINVAL);
-    EQ(vfiomig_save_finish(save, VFIOMIG_KEEP), -EIO);
+    EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_END), -ENODEV);
+    EQ(vfiomig_save_finish(save, VFIOMIG_ENDING_RELEASE), -EINVAL);
+    EQ(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP), -EIO);
     EQ(vfiomig_sim_state(from.sim), VFIOMIG_STATE_RUNNING);
     vfiomig_save_free(save);
     rig_free(&from);
@@ -160,13 +160,13 @@ static void restarts_have_a_limit(void)
     options.max_restarts = 3;
     OK(vfiomig_save_begin(from.dev, &options, &save));
     for (int i = 0; i < 3; i++) {
-        EQ(read_until(save, &stream, 8192, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+        EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
         vfiomig_sim_guest_reset(from.sim);
     }
-    EQ(read_until(save, &stream, 8192, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+    EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
     vfiomig_sim_guest_reset(from.sim);
-    EQ(read_until(save, &stream, 8192, VFIOMIG_DRAINED), -ENODEV);
-    OK(vfiomig_save_finish(save, VFIOMIG_KEEP));
+    EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), -ENODEV);
+    OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
     vfiomig_save_free(save);
     rig_free(&from);
     bytes_free(&stream);
@@ -181,7 +181,7 @@ static void a_load_fails(enum told told, int at_commit)
     int r = 0;
     OK(vfiomig_load_begin(to.dev, NULL, &load));
     if (at_commit)
-        CHECK(push_all(load, &stream, SIZE_MAX) & VFIOMIG_END);
+        CHECK(push_all(load, &stream, SIZE_MAX) & VFIOMIG_PUSH_END);
     reset(&to, told);
     if (!at_commit)
         r = push_all(load, &stream, 10000);

@@ -79,7 +79,7 @@ static inline void bytes_free(struct bytes *b)
     *b = (struct bytes){ NULL, 0, 0 };
 }
 
-/* Reads until the save says `until` (VFIOMIG_DRAINED or VFIOMIG_END), or fails: what it said. */
+/* Reads until the save says `until` (VFIOMIG_NEXT_DRAINED or VFIOMIG_NEXT_END), or fails: what it said. */
 static inline int read_until(struct vfiomig_save *save, struct bytes *out, size_t cap, int until)
 {
     uint8_t *buf = malloc(cap);
@@ -90,7 +90,7 @@ static inline int read_until(struct vfiomig_save *save, struct bytes *out, size_
         r = vfiomig_save_next(save, buf, cap, &len);
         if (r >= 0)
             bytes_add(out, buf, len);
-    } while (r >= 0 && r != until && r != VFIOMIG_END);
+    } while (r >= 0 && r != until && r != VFIOMIG_NEXT_END);
     free(buf);
     return r;
 }
@@ -102,9 +102,9 @@ static inline struct vfiomig_save *save_all(struct vfiomig_device *dev,
 {
     struct vfiomig_save *save;
     OK(vfiomig_save_begin(dev, options, &save));
-    EQ(read_until(save, out, cap, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+    EQ(read_until(save, out, cap, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
     OK(vfiomig_save_stop(save));
-    EQ(read_until(save, out, cap, VFIOMIG_END), VFIOMIG_END);
+    EQ(read_until(save, out, cap, VFIOMIG_NEXT_END), VFIOMIG_NEXT_END);
     return save;
 }
 
@@ -113,7 +113,7 @@ static inline struct bytes stream_of(struct vfiomig_device *dev)
 {
     struct bytes out = { NULL, 0, 0 };
     struct vfiomig_save *save = save_all(dev, NULL, 1 << 17, &out);
-    OK(vfiomig_save_finish(save, VFIOMIG_KEEP));
+    OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
     vfiomig_save_free(save);
     return out;
 }

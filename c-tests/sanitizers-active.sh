@@ -44,7 +44,7 @@ caught overflow-by-the-library 'heap-buffer-overflow' \
 	'struct vfiomig_sim *sim; struct vfiomig_device *dev; struct vfiomig_save *save; char *p = malloc(100);
 	 if (vfiomig_sim_new(NULL, &sim) || vfiomig_device_new_ops(vfiomig_sim_ops(sim), sim, NULL, &dev) ||
 	     vfiomig_save_begin(dev, NULL, &save)) return 0;
-	 if (vfiomig_save_blob(save, 1, p, 10000 + (size_t)argc) < 0) return 0;'
+	 if (vfiomig_save_add_blob(save, 1, p, 10000 + (size_t)argc) < 0) return 0;'
 caught leak 'LeakSanitizer' 'char *volatile p = malloc(100 + (size_t)argc); memset(p, 1, 9); p = NULL;'
 caught undefined 'runtime error' 'int n = 0x7fffffff; n += argc; volatile int sink = n; (void)sink;'
 

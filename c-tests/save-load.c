@@ -15,10 +15,10 @@ static void move(const struct vfiomig_sim_options *options, size_t buffer, size_
     EQ(vfiomig_sim_state(from.sim), VFIOMIG_STATE_STOP_COPY);
     OK(vfiomig_load_begin(to.dev, NULL, &load));
     EQ(vfiomig_sim_state(to.sim), VFIOMIG_STATE_RESUMING);
-    CHECK(push_all(load, &stream, piece) & VFIOMIG_END);
+    CHECK(push_all(load, &stream, piece) & VFIOMIG_PUSH_END);
     OK(vfiomig_load_commit(load));
     EQ(vfiomig_sim_state(to.sim), VFIOMIG_STATE_STOP);
-    OK(vfiomig_save_finish(save, VFIOMIG_RELEASE));
+    OK(vfiomig_save_finish(save, VFIOMIG_ENDING_RELEASE));
     EQ(vfiomig_sim_state(from.sim), VFIOMIG_STATE_STOP);
     OK(vfiomig_device_run(to.dev));
     EQ(vfiomig_sim_state(to.sim), VFIOMIG_STATE_RUNNING);
@@ -117,16 +117,16 @@ static void what_changes_during_pre_copy_arrives(void)
     struct vfiomig_load *load;
     uint64_t before = vfiomig_sim_digest(from.sim);
     OK(vfiomig_save_begin(from.dev, NULL, &save));
-    EQ(read_until(save, &stream, 8192, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+    EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
     EQ(vfiomig_sim_guest_write(from.sim, 1000, 100000, 77), 0);
-    EQ(read_until(save, &stream, 8192, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+    EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
     EQ(vfiomig_sim_guest_write(from.sim, 0, 5000, 78), 0);
     OK(vfiomig_save_stop(save));
     uint64_t last = vfiomig_sim_digest(from.sim);
     CHECK(last != before);
-    EQ(read_until(save, &stream, 8192, VFIOMIG_END), VFIOMIG_END);
+    EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_END), VFIOMIG_NEXT_END);
     OK(vfiomig_load_begin(to.dev, NULL, &load));
-    CHECK(push_all(load, &stream, 5000) & VFIOMIG_END);
+    CHECK(push_all(load, &stream, 5000) & VFIOMIG_PUSH_END);
     OK(vfiomig_load_commit(load));
     CHECK(vfiomig_sim_digest(to.sim) == last);
     vfiomig_save_free(save);
@@ -143,7 +143,7 @@ static void received_into_the_librarys_memory(void)
     struct vfiomig_load *load;
     int r = 0;
     OK(vfiomig_load_begin(to.dev, NULL, &load));
-    for (size_t at = 0, turn = 0; at < stream.len && !(r & VFIOMIG_END); turn++) {
+    for (size_t at = 0, turn = 0; at < stream.len && !(r & VFIOMIG_PUSH_END); turn++) {
         void *space = NULL;
         size_t room = 0, len = stream.len - at;
         OK(vfiomig_load_get_space(load, &space, &room));
@@ -153,10 +153,10 @@ static void received_into_the_librarys_memory(void)
         len = len < room ? len : room;
         memcpy(space, stream.data + at, len);
         at += len;
-        r = vfiomig_load_received(load, len);
+        r = vfiomig_load_push_received(load, len);
         CHECK(r >= 0);
     }
-    CHECK(r & VFIOMIG_END);
+    CHECK(r & VFIOMIG_PUSH_END);
     OK(vfiomig_load_commit(load));
     CHECK(vfiomig_sim_digest(to.sim) == vfiomig_sim_digest(from.sim));
     vfiomig_load_free(load);
@@ -173,7 +173,7 @@ static void more_than_there_was_room_for_is_refused(void)
     size_t room;
     OK(vfiomig_load_begin(to.dev, NULL, &load));
     OK(vfiomig_load_get_space(load, &space, &room));
-    EQ(vfiomig_load_received(load, room + 1), -EINVAL);
+    EQ(vfiomig_load_push_received(load, room + 1), -EINVAL);
     vfiomig_load_free(load);
     rig_free(&to);
 }
@@ -189,7 +189,7 @@ static void without_pre_copy_although_the_device_has_it(void)
     OK(vfiomig_save_get_stats(save, &stats));
     EQ(stats.precopy_bytes, 0);
     CHECK(stats.data_bytes >= SOME_SIZE);
-    OK(vfiomig_save_finish(save, VFIOMIG_KEEP));
+    OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
     EQ(vfiomig_sim_state(from.sim), VFIOMIG_STATE_RUNNING);
     vfiomig_save_free(save);
     rig_free(&from);
@@ -212,9 +212,9 @@ static void nothing_is_written_beyond_the_buffer(void)
         CHECK(r >= 0 && len <= CAP);
         for (int i = 0; i < GUARD; i++)
             EQ(buf[CAP + i], 0xa5);
-        if (r == VFIOMIG_DRAINED)
+        if (r == VFIOMIG_NEXT_DRAINED)
             OK(vfiomig_save_stop(save));
-    } while (r != VFIOMIG_END);
+    } while (r != VFIOMIG_NEXT_END);
     vfiomig_save_free(save);
     rig_free(&from);
 }
@@ -229,9 +229,9 @@ static void there_and_back_again_ten_times(void)
         struct vfiomig_load *load;
         struct vfiomig_save *save = save_all(from->dev, NULL, 20000, &stream);
         OK(vfiomig_load_begin(to->dev, NULL, &load));
-        CHECK(push_all(load, &stream, 20000) & VFIOMIG_END);
+        CHECK(push_all(load, &stream, 20000) & VFIOMIG_PUSH_END);
         OK(vfiomig_load_commit(load));
-        OK(vfiomig_save_finish(save, VFIOMIG_RELEASE));
+        OK(vfiomig_save_finish(save, VFIOMIG_ENDING_RELEASE));
         OK(vfiomig_device_run(to->dev));
         CHECK(vfiomig_sim_digest(to->sim) == digest);
         vfiomig_save_free(save);
@@ -251,17 +251,17 @@ static void behind_the_end_there_is_no_space(void)
     void *space = NULL;
     size_t room = 0;
     OK(vfiomig_load_begin(to.dev, NULL, &load));
-    EQ(vfiomig_load_push(load, stream.data, stream.len - 1), VFIOMIG_MORE | VFIOMIG_INITIAL_LOADED);
+    EQ(vfiomig_load_push(load, stream.data, stream.len - 1), VFIOMIG_PUSH_MORE | VFIOMIG_PUSH_INITIAL_LOADED);
     OK(vfiomig_load_get_space(load, &space, &room));
     CHECK(space && room >= 1);
     *(uint8_t *)space = stream.data[stream.len - 1];
-    EQ(vfiomig_load_received(load, 1), VFIOMIG_END);
+    EQ(vfiomig_load_push_received(load, 1), VFIOMIG_PUSH_END);
     space = NULL;
     room = 12345;
     EQ(vfiomig_load_get_space(load, &space, &room), -EINVAL);
     HAS(vfiomig_error_message(), "ended");
     CHECK(!space && room == 12345);
-    EQ(vfiomig_load_received(load, 0), VFIOMIG_MORE);
+    EQ(vfiomig_load_push_received(load, 0), VFIOMIG_PUSH_MORE);
     OK(vfiomig_load_commit(load));
     CHECK(vfiomig_sim_digest(to.sim) == vfiomig_sim_digest(from.sim));
     vfiomig_load_free(load);
@@ -277,10 +277,10 @@ static void nothing_at_all_can_be_pushed(void)
     struct bytes stream = stream_of(from.dev);
     struct vfiomig_load *load;
     OK(vfiomig_load_begin(to.dev, NULL, &load));
-    EQ(vfiomig_load_push(load, NULL, 0), VFIOMIG_MORE);
+    EQ(vfiomig_load_push(load, NULL, 0), VFIOMIG_PUSH_MORE);
     EQ(vfiomig_load_push(load, NULL, 1), -EFAULT);
-    CHECK(push_all(load, &stream, 5000) & VFIOMIG_END);
-    EQ(vfiomig_load_push(load, NULL, 0), VFIOMIG_MORE);
+    CHECK(push_all(load, &stream, 5000) & VFIOMIG_PUSH_END);
+    EQ(vfiomig_load_push(load, NULL, 0), VFIOMIG_PUSH_MORE);
     OK(vfiomig_load_commit(load));
     vfiomig_load_free(load);
     rig_free(&from);

@@ -20,7 +20,7 @@ static void stop_all(struct rig *rigs, struct vfiomig_save **saves, struct bytes
         rigs[i] = rig_new(NULL, NULL);
         options.device_index = (uint32_t)i;
         OK(vfiomig_save_begin(rigs[i].dev, &options, &saves[i]));
-        EQ(read_until(saves[i], &streams[i], 8192, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+        EQ(read_until(saves[i], &streams[i], 8192, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
     }
     expect_all(rigs, VFIOMIG_STATE_PRE_COPY);
     for (int i = 0; i < DEVICES; i++)
@@ -39,7 +39,7 @@ static void kept_together(void)
     memset(streams, 0, sizeof streams);
     stop_all(rigs, saves, streams);
     for (int i = 0; i < DEVICES; i++)
-        OK(vfiomig_save_finish(saves[i], VFIOMIG_KEEP_QUIESCED));
+        OK(vfiomig_save_finish(saves[i], VFIOMIG_ENDING_KEEP_QUIESCED));
     expect_all(rigs, VFIOMIG_STATE_RUNNING_P2P);
     for (int i = 0; i < DEVICES; i++)
         OK(vfiomig_device_run(rigs[i].dev));
@@ -61,18 +61,18 @@ static void moved_together(void)
     for (int i = 0; i < DEVICES; i++) {
         struct vfiomig_load_options options = VFIOMIG_LOAD_OPTIONS_INIT;
         struct vfiomig_load *load;
-        EQ(read_until(saves[i], &streams[i], 8192, VFIOMIG_END), VFIOMIG_END);
+        EQ(read_until(saves[i], &streams[i], 8192, VFIOMIG_NEXT_END), VFIOMIG_NEXT_END);
         targets[i] = rig_target(NULL);
-        options.flags = VFIOMIG_LOAD_CHECK_DEVICE;
+        options.flags = VFIOMIG_LOAD_CHECK_DEVICE_INDEX;
         options.device_index = (uint32_t)i;
         OK(vfiomig_load_begin(targets[i].dev, &options, &load));
-        CHECK(push_all(load, &streams[i], SIZE_MAX) & VFIOMIG_END);
+        CHECK(push_all(load, &streams[i], SIZE_MAX) & VFIOMIG_PUSH_END);
         OK(vfiomig_load_commit(load));
         vfiomig_load_free(load);
     }
     expect_all(targets, VFIOMIG_STATE_STOP);
     for (int i = 0; i < DEVICES; i++)
-        OK(vfiomig_save_finish(saves[i], VFIOMIG_RELEASE));
+        OK(vfiomig_save_finish(saves[i], VFIOMIG_ENDING_RELEASE));
     expect_all(rigs, VFIOMIG_STATE_STOP);
     for (int i = 0; i < DEVICES; i++)
         OK(vfiomig_device_set_state(targets[i].dev, VFIOMIG_STATE_RUNNING_P2P));
@@ -99,9 +99,9 @@ static void one_that_lost_its_contents_is_not_run(void)
     struct bytes stream = { 0 };
     OK(vfiomig_save_begin(source.dev, NULL, &save));
     OK(vfiomig_save_stop(save));
-    EQ(read_until(save, &stream, 8192, VFIOMIG_END), VFIOMIG_END);
+    EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_END), VFIOMIG_NEXT_END);
     OK(vfiomig_load_begin(target.dev, NULL, &load));
-    CHECK(push_all(load, &stream, SIZE_MAX) & VFIOMIG_END);
+    CHECK(push_all(load, &stream, SIZE_MAX) & VFIOMIG_PUSH_END);
     OK(vfiomig_load_commit(load));
     vfiomig_load_free(load);
 
@@ -116,7 +116,7 @@ static void one_that_lost_its_contents_is_not_run(void)
     EQ(vfiomig_device_run(target.dev), -EIO);
     EQ(vfiomig_sim_state(target.sim), VFIOMIG_STATE_STOP);
     /* The source still has it. */
-    OK(vfiomig_save_finish(save, VFIOMIG_KEEP));
+    OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
     EQ(vfiomig_sim_state(source.sim), VFIOMIG_STATE_RUNNING);
     /* An empty device, because the VMM wants one. */
     OK(vfiomig_device_reset(target.dev));
@@ -138,7 +138,7 @@ static void a_device_without_peer_to_peer_states_stays_as_it_is(void)
     OK(vfiomig_save_begin(rig.dev, NULL, &save));
     OK(vfiomig_save_quiesce(save));
     EQ(vfiomig_sim_state(rig.sim), VFIOMIG_STATE_PRE_COPY);
-    OK(vfiomig_save_finish(save, VFIOMIG_KEEP_QUIESCED));
+    OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP_QUIESCED));
     EQ(vfiomig_sim_state(rig.sim), VFIOMIG_STATE_RUNNING);
     EQ(vfiomig_device_set_state(rig.dev, VFIOMIG_STATE_RUNNING_P2P), -EINVAL);
     vfiomig_save_free(save);

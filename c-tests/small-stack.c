@@ -35,13 +35,13 @@ static void *migrate(void *unused)
         }
         memcpy(stream + len, buffer, n);
         len += n;
-        if (r == VFIOMIG_DRAINED)
+        if (r == VFIOMIG_NEXT_DRAINED)
             TRY(vfiomig_save_stop(save));
-    } while (r != VFIOMIG_END);
+    } while (r != VFIOMIG_NEXT_END);
     TRY(vfiomig_load_begin(target.dev, &lo, &load));
     TRY(vfiomig_load_push(load, stream, len));
     TRY(vfiomig_load_commit(load));
-    TRY(vfiomig_save_finish(save, VFIOMIG_RELEASE));
+    TRY(vfiomig_save_finish(save, VFIOMIG_ENDING_RELEASE));
     TRY(vfiomig_device_run(target.dev));
     vfiomig_save_free(save);
     vfiomig_load_free(load);
@@ -62,7 +62,7 @@ static void *track(void *unused)
     ops.release = memory_release_;
     o.page_size = PAGE;
     TRY(vfiomig_dirty_new(&ops, &memory, &o, &run));
-    TRY(try_add_source(run, &tracker, NULL, 0, &number));
+    TRY(try_add_writer(run, &tracker, NULL, 0, &number));
     TRY(try_map(run, 0, PAGES * PAGE, 1, 0, 0));
     TRY(try_map(run, 1000 * PAGE, PAGES * PAGE, 1, 1000 * PAGE, 0));
     TRY(vfiomig_dirty_start(run));

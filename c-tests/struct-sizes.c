@@ -94,8 +94,8 @@ static void reserved_members_must_be_zero(void)
     rig_free(&rig);
 }
 
-struct longer_source {
-    struct vfiomig_dirty_source known;
+struct longer_writer {
+    struct vfiomig_dirty_writer known;
     uint8_t future[24];
 };
 
@@ -129,30 +129,30 @@ static void structures_in_structures(void)
 {
     struct vfiomig_memory_ops ops = VFIOMIG_MEMORY_OPS_INIT;
     struct longer_tracker tracker = { .known = { .struct_size = sizeof tracker } };
-    struct longer_source source = { .known = { .struct_size = sizeof source } };
+    struct longer_writer writer = { .known = { .struct_size = sizeof writer } };
     struct vfiomig_dirty *run;
     uint32_t number = 77;
     released = 0;
     tracker.known.page_size = 4096;
     tracker.known.sync = nothing_dirty;
     tracker.known.release = release;
-    source.known.flags = VFIOMIG_SOURCE_TRACKER;
-    source.known.tracker = &tracker.known;
+    writer.known.flags = VFIOMIG_WRITER_CUSTOM;
+    writer.known.tracker = &tracker.known;
     OK(vfiomig_dirty_new(&ops, NULL, NULL, &run));
-    OK(vfiomig_dirty_add_source(run, &source.known, &number));
+    OK(vfiomig_dirty_add_writer(run, &writer.known, &number));
     EQ(number, 0);
     /* What is taken over is released, also where something else is new. */
     tracker.future[23] = 1;
-    EQ(vfiomig_dirty_add_source(run, &source.known, &number), -E2BIG);
+    EQ(vfiomig_dirty_add_writer(run, &writer.known, &number), -E2BIG);
     EQ(released, 1);
     tracker.future[23] = 0;
-    source.future[0] = 1;
-    EQ(vfiomig_dirty_add_source(run, &source.known, &number), -E2BIG);
+    writer.future[0] = 1;
+    EQ(vfiomig_dirty_add_writer(run, &writer.known, &number), -E2BIG);
     EQ(released, 2);
     EQ(number, 0);
-    source.future[0] = 0;
+    writer.future[0] = 0;
     tracker.known.struct_size = sizeof tracker.known - 4;
-    EQ(vfiomig_dirty_add_source(run, &source.known, &number), -EINVAL);
+    EQ(vfiomig_dirty_add_writer(run, &writer.known, &number), -EINVAL);
     HAS(vfiomig_error_message(), "_INIT");
     EQ(released, 2);
     vfiomig_dirty_free(run);

@@ -115,12 +115,12 @@ static void many_interruptions_change_nothing(void)
         if (call != WRITE && call != RESET)
             go_bad((enum call)call, EINTR, 5000);
         OK(vfiomig_save_begin(from.dev, NULL, &save));
-        EQ(read_until(save, &stream, 8192, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+        EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
         OK(vfiomig_save_stop(save));
-        EQ(read_until(save, &stream, 8192, VFIOMIG_END), VFIOMIG_END);
+        EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_END), VFIOMIG_NEXT_END);
         EQ(bad.left, 0);
         uint64_t digest = vfiomig_sim_digest(from.sim);
-        OK(vfiomig_save_finish(save, VFIOMIG_RELEASE));
+        OK(vfiomig_save_finish(save, VFIOMIG_ENDING_RELEASE));
         vfiomig_save_free(save);
         rig_free(&from);
 
@@ -129,7 +129,7 @@ static void many_interruptions_change_nothing(void)
             go_bad((enum call)call, EINTR, 5000);
         OK(vfiomig_device_reset(to.dev));
         OK(vfiomig_load_begin(to.dev, NULL, &load));
-        CHECK(push_all(load, &stream, 10000) & VFIOMIG_END);
+        CHECK(push_all(load, &stream, 10000) & VFIOMIG_PUSH_END);
         OK(vfiomig_load_commit(load));
         OK(vfiomig_device_run(to.dev));
         EQ(bad.left, 0);
@@ -156,7 +156,7 @@ static void a_driver_that_gives_nothing_is_given_up_in_time(void)
                 OK(vfiomig_save_stop(save));
             go_bad(READ, errnums[e], FOR_EVER);
             double begun = now_ms();
-            EQ(read_until(save, &stream, 8192, VFIOMIG_END), -ETIMEDOUT);
+            EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_END), -ETIMEDOUT);
             CHECK(now_ms() - begun >= 119 && now_ms() - begun < 30000);
             HAS(vfiomig_error_message(), "120 ms");
             /* Waited with poll, and not by asking all the time. */
@@ -166,7 +166,7 @@ static void a_driver_that_gives_nothing_is_given_up_in_time(void)
             EQ(failure.os_errno, errnums[e]);
             EQ(failure.operation, VFIOMIG_OP_DATA_READ);
             bad.left = 0;
-            OK(vfiomig_save_finish(save, VFIOMIG_KEEP));
+            OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
             EQ(vfiomig_sim_state(rig.sim), VFIOMIG_STATE_RUNNING);
             vfiomig_save_free(save);
             rig_free(&rig);
@@ -225,14 +225,14 @@ static void a_blocking_save_waits(void)
     struct vfiomig_load *load;
     OK(vfiomig_save_begin(from.dev, NULL, &save));
     go_bad(READ, EAGAIN, 3);
-    EQ(read_until(save, &stream, 8192, VFIOMIG_DRAINED), VFIOMIG_DRAINED);
+    EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
     EQ(bad.failed, 3);
     OK(vfiomig_save_stop(save));
     go_bad(READ, EAGAIN, 3);
-    EQ(read_until(save, &stream, 8192, VFIOMIG_END), VFIOMIG_END);
+    EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_END), VFIOMIG_NEXT_END);
     EQ(bad.failed, 3);
     OK(vfiomig_load_begin(to.dev, NULL, &load));
-    CHECK(push_all(load, &stream, SIZE_MAX) & VFIOMIG_END);
+    CHECK(push_all(load, &stream, SIZE_MAX) & VFIOMIG_PUSH_END);
     OK(vfiomig_load_commit(load));
     CHECK(vfiomig_sim_digest(to.sim) == vfiomig_sim_digest(from.sim));
     vfiomig_load_free(load);
@@ -262,12 +262,12 @@ static void waiting_can_be_cancelled(void)
         go_bad(READ, errnums[e], FOR_EVER);
         EQ(pthread_create(&thread, NULL, cancel_soon, save), 0);
         double begun = now_ms();
-        EQ(read_until(save, &stream, 8192, VFIOMIG_DRAINED), -ECANCELED);
+        EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), -ECANCELED);
         CHECK(now_ms() - begun < 30000);
         pthread_join(thread, &result);
         EQ((intptr_t)result, 0);
         bad.left = 0;
-        OK(vfiomig_save_finish(save, VFIOMIG_KEEP));
+        OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
         vfiomig_save_free(save);
         rig_free(&rig);
         bytes_free(&stream);

@@ -226,17 +226,17 @@ static void save(struct vfiomig_device *dev, const char *name, uint32_t flags)
     stream_len = 0;
     phase(name);
     r = vfiomig_save_begin(dev, &options, &save);
-    while (r >= 0 && r != VFIOMIG_END) {
+    while (r >= 0 && r != VFIOMIG_NEXT_END) {
         struct vfiomig_pending pending = VFIOMIG_PENDING_INIT;
         size_t len;
         r = vfiomig_save_next(save, stream + stream_len, sizeof stream - stream_len, &len);
         if (r < 0)
             break;
         stream_len += len;
-        if (r == VFIOMIG_DRAINED && (r = vfiomig_save_get_pending(save, &pending)) == 0)
+        if (r == VFIOMIG_NEXT_DRAINED && (r = vfiomig_save_get_pending(save, &pending)) == 0)
             r = vfiomig_save_stop(save);
     }
-    int finished = r == VFIOMIG_END ? vfiomig_save_finish(save, VFIOMIG_KEEP) : r;
+    int finished = r == VFIOMIG_NEXT_END ? vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP) : r;
     if (r >= 0)
         vfiomig_save_free(save);
     phase("end");
@@ -252,13 +252,13 @@ static int unmapped(void *opaque, uint64_t iova, uint64_t size)
     return 0;
 }
 
-/* A run with one source, over a little memory. */
-static void track(const char *name, const struct vfiomig_dirty_source *source, uint32_t tracker)
+/* A run with one writer, over a little memory. */
+static void track(const char *name, const struct vfiomig_dirty_writer *writer, uint32_t tracker)
 {
     struct vfiomig_memory_ops ops = VFIOMIG_MEMORY_OPS_INIT;
     struct vfiomig_dirty_options options = VFIOMIG_DIRTY_OPTIONS_INIT;
     struct vfiomig_mapping mapping = VFIOMIG_MAPPING_INIT;
-    struct vfiomig_source_stats stats = VFIOMIG_SOURCE_STATS_INIT;
+    struct vfiomig_dirty_writer_stats stats = VFIOMIG_DIRTY_WRITER_STATS_INIT;
     struct vfiomig_dirty *run = NULL;
     uint64_t bitmap = 0, last = 0;
     uint32_t number;
@@ -267,14 +267,14 @@ static void track(const char *name, const struct vfiomig_dirty_source *source, u
     phase(name);
     int r = vfiomig_dirty_new(&ops, NULL, &options, &run);
     if (r == 0)
-        r = vfiomig_dirty_add_source(run, source, &number);
+        r = vfiomig_dirty_add_writer(run, writer, &number);
     if (r == 0)
         r = vfiomig_dirty_map(run, &mapping);
     if (r == 0)
         r = vfiomig_dirty_start(run);
     if (r == 0)
         r = vfiomig_dirty_sync(run, 0, mapping.size, 4096, &bitmap, 1);
-    int r2 = r < 0 ? r : vfiomig_dirty_get_source(run, number, &stats);
+    int r2 = r < 0 ? r : vfiomig_dirty_get_writer_stats(run, number, &stats);
     if (r == 0)
         r = vfiomig_dirty_unmap(run, 0, mapping.size, 4096, &last, 1, unmapped, NULL);
     vfiomig_dirty_free(run);
@@ -330,7 +330,7 @@ static void every_phase(void)
     vfiomig_load_free(load);
     phase("end");
     OK(r);
-    CHECK(r2 > 0 && r2 & VFIOMIG_END);
+    CHECK(r2 > 0 && r2 & VFIOMIG_PUSH_END);
     OK(r3);
     EQ(lseek(mine, 0, SEEK_END), SIZE);
     close(mine);
@@ -351,23 +351,23 @@ static void every_phase(void)
 
     phase("reset");
     r = vfiomig_device_reset(dev);
-    r2 = vfiomig_device_was_reset(dev);
+    r2 = vfiomig_device_notify_reset(dev);
     phase("end");
     OK(r);
     OK(r2);
 
-    struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
-    source.flags = VFIOMIG_SOURCE_DEVICE_LOG;
-    source.device = dev;
-    track("dirty", &source, VFIOMIG_TRACKER_DEVICE_LOG);
-    source.flags = VFIOMIG_SOURCE_TYPE1;
-    source.container_fd = container_fd = file_with(1);
-    track("dirty-type1", &source, VFIOMIG_TRACKER_TYPE1);
-    source.flags = VFIOMIG_SOURCE_HWPT;
-    source.iommufd = iommu_fd = file_with(1);
-    source.hwpt_id = 2;
-    source.ioas_id = 1;
-    track("dirty-iommufd", &source, VFIOMIG_TRACKER_HWPT);
+    struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
+    writer.flags = VFIOMIG_WRITER_DEVICE_LOG;
+    writer.device = dev;
+    track("dirty", &writer, VFIOMIG_TRACKER_DEVICE_LOG);
+    writer.flags = VFIOMIG_WRITER_TYPE1;
+    writer.container_fd = container_fd = file_with(1);
+    track("dirty-type1", &writer, VFIOMIG_TRACKER_TYPE1);
+    writer.flags = VFIOMIG_WRITER_HWPT;
+    writer.iommufd = iommu_fd = file_with(1);
+    writer.hwpt_id = 2;
+    writer.ioas_id = 1;
+    track("dirty-iommufd", &writer, VFIOMIG_TRACKER_HWPT);
     close(container_fd);
     close(iommu_fd);
 

@@ -47,10 +47,10 @@ static uint64_t make_packets(void)
         CHECK(r >= 0 && num_packets < MAX_PACKETS);
         if (len > 0)
             bytes_add(&packets[num_packets++], buf, len);
-        if (r == VFIOMIG_DRAINED)
-            OK(vfiomig_save_blob(save, 0, "vmstate", 7));
-    } while (r != VFIOMIG_END);
-    OK(vfiomig_save_finish(save, VFIOMIG_KEEP));
+        if (r == VFIOMIG_NEXT_DRAINED)
+            OK(vfiomig_save_add_blob(save, 0, "vmstate", 7));
+    } while (r != VFIOMIG_NEXT_END);
+    OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
     vfiomig_save_free(save);
     rig_free(&rig);
     CHECK(num_packets > 50);
@@ -89,7 +89,7 @@ static void *bring(void *opaque)
     struct worker *w = opaque;
     pthread_barrier_wait(&w->round->begin);
     for (int i = w->number; i < num_packets && w->result >= 0; i += BRINGERS)
-        w->result = vfiomig_load_submit(w->round->load, packets[i].data, packets[i].len);
+        w->result = vfiomig_load_push_packet(w->round->load, packets[i].data, packets[i].len);
     judge(w->round, w->result);
     return NULL;
 }
@@ -98,7 +98,7 @@ static void *run(void *opaque)
 {
     struct worker *w = opaque;
     pthread_barrier_wait(&w->round->begin);
-    w->result = vfiomig_load_run(w->round->load);
+    w->result = vfiomig_load_write_packets(w->round->load);
     judge(w->round, w->result);
     return NULL;
 }
@@ -190,7 +190,7 @@ static void one_round(enum way way, unsigned delay_us, uint64_t digest)
     options.blob_opaque = &round.released;
     options.blob_release = release;
     OK(vfiomig_load_begin(rig.dev, &options, &round.load));
-    CHECK(vfiomig_load_push(round.load, setup, sizeof setup) & VFIOMIG_SECTION_END);
+    CHECK(vfiomig_load_push(round.load, setup, sizeof setup) & VFIOMIG_PUSH_SECTION_END);
     EQ(pthread_barrier_init(&round.begin, NULL, THREADS), 0);
     for (int i = 0; i < THREADS; i++) {
         workers[i] = (struct worker){ .round = &round, .number = i };

@@ -54,12 +54,12 @@ static void *mover(void *opaque)
                 end = vfiomig_load_push(load, buf, len);
                 MUST(end >= 0);
             }
-            if (r == VFIOMIG_DRAINED)
+            if (r == VFIOMIG_NEXT_DRAINED)
                 MUST(vfiomig_save_stop(save) == 0);
-        } while (r != VFIOMIG_END);
-        MUST(end & VFIOMIG_END);
+        } while (r != VFIOMIG_NEXT_END);
+        MUST(end & VFIOMIG_PUSH_END);
         MUST(vfiomig_load_commit(load) == 0);
-        MUST(vfiomig_save_finish(save, VFIOMIG_RELEASE) == 0);
+        MUST(vfiomig_save_finish(save, VFIOMIG_ENDING_RELEASE) == 0);
         MUST(vfiomig_device_run(devs[to]) == 0);
         MUST(vfiomig_sim_digest(sims[to]) == digest);
         vfiomig_save_free(save);
@@ -102,7 +102,7 @@ static void *slow_reader(void *opaque)
     atomic_store(&slow->inside, 1);
     do
         r = vfiomig_save_next(slow->save, buf, sizeof buf, &len);
-    while (r == VFIOMIG_MORE || r == -EBUSY); /* the test comes in between now and then */
+    while (r == VFIOMIG_NEXT_MORE || r == -EBUSY); /* the test comes in between now and then */
     atomic_store(&slow->result, r);
     return NULL;
 }

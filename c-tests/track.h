@@ -95,7 +95,7 @@ static inline struct tracker tracker_new(uint64_t base, uint64_t page_size, size
     return t;
 }
 
-/* After its source was removed or its run was freed. */
+/* After its writer was removed or its run was freed. */
 static inline void tracker_free(struct tracker *t)
 {
     if (t->wrong[0])
@@ -124,28 +124,28 @@ static inline struct vfiomig_tracker_ops tracker_ops_(const struct tracker *t)
     return ops;
 }
 
-/* A source with these flags; tracker and device may be NULL. Returns what adding it returned. */
-static inline int try_add_source(struct vfiomig_dirty *run, struct tracker *t,
+/* A writer with these flags; tracker and device may be NULL. Returns what adding it returned. */
+static inline int try_add_writer(struct vfiomig_dirty *run, struct tracker *t,
                                  struct vfiomig_device *device, uint32_t flags, uint32_t *number)
 {
-    struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
+    struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
     struct vfiomig_tracker_ops ops;
-    source.flags = flags;
-    source.device = device;
+    writer.flags = flags;
+    writer.device = device;
     if (t) {
         ops = tracker_ops_(t);
-        source.flags |= VFIOMIG_SOURCE_TRACKER;
-        source.tracker = &ops;
-        source.tracker_opaque = t;
+        writer.flags |= VFIOMIG_WRITER_CUSTOM;
+        writer.tracker = &ops;
+        writer.tracker_opaque = t;
     }
-    return vfiomig_dirty_add_source(run, &source, number);
+    return vfiomig_dirty_add_writer(run, &writer, number);
 }
 
-static inline uint32_t add_source(struct vfiomig_dirty *run, struct tracker *t,
+static inline uint32_t add_writer(struct vfiomig_dirty *run, struct tracker *t,
                                   struct vfiomig_device *device, uint32_t flags)
 {
-    uint32_t number = VFIOMIG_NO_SOURCE;
-    OK(try_add_source(run, t, device, flags, &number));
+    uint32_t number = VFIOMIG_NO_WRITER;
+    OK(try_add_writer(run, t, device, flags, &number));
     return number;
 }
 
@@ -287,10 +287,10 @@ static inline struct vfiomig_dirty_stats stats_of(struct vfiomig_dirty *run)
     return stats;
 }
 
-static inline struct vfiomig_source_stats source_of(struct vfiomig_dirty *run, uint32_t number)
+static inline struct vfiomig_dirty_writer_stats writer_of(struct vfiomig_dirty *run, uint32_t number)
 {
-    struct vfiomig_source_stats stats = VFIOMIG_SOURCE_STATS_INIT;
-    OK(vfiomig_dirty_get_source(run, number, &stats));
+    struct vfiomig_dirty_writer_stats stats = VFIOMIG_DIRTY_WRITER_STATS_INIT;
+    OK(vfiomig_dirty_get_writer_stats(run, number, &stats));
     return stats;
 }
 

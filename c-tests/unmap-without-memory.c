@@ -90,7 +90,7 @@ static struct vfiomig_dirty *new_run(void)
     o.page_size = PAGE;
     OK(vfiomig_dirty_new(&ops, NULL, &o, &run));
     /* Nobody watches what it writes: all counts as dirty. */
-    add_source(run, NULL, NULL, 0);
+    add_writer(run, NULL, NULL, 0);
     return run;
 }
 

@@ -40,22 +40,26 @@
 extern "C" {
 #endif
 
-/* What vfiomig_save_next() and vfiomig_load_push() return. */
-#define VFIOMIG_MORE           0   /* save_next: send what there is and call again. load_push: go
-                                    * on. */
-#define VFIOMIG_DRAINED        1   /* save_next: the device runs and has nothing to send now. In
-                                    * QEMU's format also: the stopped device's data is complete, and
-                                    * the configuration is wanted. */
-#define VFIOMIG_END            2   /* save_next, and a bit of load_push: the stream is complete. */
-#define VFIOMIG_INITIAL_LOADED 4   /* load_push, a bit: all initial data was taken by the driver;
-                                    * tell the source. */
-#define VFIOMIG_RESTARTED      8   /* load_push, a bit: the source started again; what was loaded
-                                    * before is void. */
-#define VFIOMIG_SECTION_END    16  /* load_push, a bit, QEMU's format: a section has ended. */
-#define VFIOMIG_CONFIG         32  /* load_push, a bit, QEMU's format: the VMM's configuration comes
-                                    * next in its stream; read it, then go on. */
-#define VFIOMIG_CONFIG_READY   64  /* load_push, a bit, QEMU's format: the configuration that came
-                                    * in a packet may be loaded now. */
+/* What vfiomig_save_next() returns. */
+#define VFIOMIG_NEXT_MORE    0  /* Send what there is and call again. */
+#define VFIOMIG_NEXT_DRAINED 1  /* The device runs and has nothing to send now. In QEMU's format
+                                 * also: the stopped device's data is complete, and the
+                                 * configuration is wanted. */
+#define VFIOMIG_NEXT_END     2  /* The stream is complete. */
+
+/* What vfiomig_load_push() and vfiomig_load_push_received() return: a bitwise OR. */
+#define VFIOMIG_PUSH_MORE           0  /* None of these bits: go on. */
+#define VFIOMIG_PUSH_END            (1 << 1)  /* The stream is complete. The same number as
+                                               * VFIOMIG_NEXT_END; bit 0 has no meaning. */
+#define VFIOMIG_PUSH_INITIAL_LOADED (1 << 2)  /* All initial data was taken by the driver; tell the
+                                               * source. */
+#define VFIOMIG_PUSH_RESTARTED      (1 << 3)  /* The source started again; what was loaded before is
+                                               * void. */
+#define VFIOMIG_PUSH_SECTION_END    (1 << 4)  /* QEMU's format: a section has ended. */
+#define VFIOMIG_PUSH_CONFIG         (1 << 5)  /* QEMU's format: the VMM's configuration comes next
+                                               * in its stream; read it, then go on. */
+#define VFIOMIG_PUSH_CONFIG_READY   (1 << 6)  /* QEMU's format: the configuration that came in a
+                                               * packet may be loaded now. */
 
 /* How a stream is laid out. */
 #define VFIOMIG_FORMAT_NATIVE 0  /* The library's own: verified, with identity and end. */
@@ -184,23 +188,23 @@ extern "C" {
                                             * VFIOMIG_SAVE_SWITCHOVER_ACK. */
 
 /* How a save ends. */
-#define VFIOMIG_RELEASE       1  /* The target has committed: the device stays in STOP. */
-#define VFIOMIG_KEEP          2  /* The guest goes on here: the device goes back to where it was
-                                  * before the save. */
-#define VFIOMIG_KEEP_QUIESCED 3  /* As VFIOMIG_KEEP, but without peer-to-peer DMA where the device
-                                  * has such a state: for several devices, of which none may run
-                                  * before all have left the stopped states. Then call
-                                  * vfiomig_device_run() for each. */
-#define VFIOMIG_KEEP_STOPPED  4  /* As VFIOMIG_KEEP, for a guest that does not run: the device goes
-                                  * to STOP. */
+#define VFIOMIG_ENDING_RELEASE       1  /* The target has committed: the device stays in STOP. */
+#define VFIOMIG_ENDING_KEEP          2  /* The guest goes on here: the device goes back to where it
+                                         * was before the save. */
+#define VFIOMIG_ENDING_KEEP_QUIESCED 3  /* As VFIOMIG_ENDING_KEEP, but without peer-to-peer DMA
+                                         * where the device has such a state: for several devices,
+                                         * of which none may run before all have left the stopped
+                                         * states. Then call vfiomig_device_run() for each. */
+#define VFIOMIG_ENDING_KEEP_STOPPED  4  /* As VFIOMIG_ENDING_KEEP, for a guest that does not run:
+                                         * the device goes to STOP. */
 
 /* Flags of vfiomig_load_options. */
-#define VFIOMIG_LOAD_CHECK_DEVICE  1  /* Refuse a stream whose device_index is not that of the
-                                       * options. */
-#define VFIOMIG_LOAD_CHECK_SESSION 2  /* Refuse a stream whose session is not that of the
-                                       * options. */
-#define VFIOMIG_LOAD_PACKETS       4  /* QEMU's format: what the stopped device gave comes as
-                                       * packets, by vfiomig_load_submit(). */
+#define VFIOMIG_LOAD_CHECK_DEVICE_INDEX 1  /* Refuse a stream whose device_index is not that of the
+                                            * options. */
+#define VFIOMIG_LOAD_CHECK_MIGRATION_ID 2  /* Refuse a stream whose migration_id is not that of the
+                                            * options. */
+#define VFIOMIG_LOAD_PACKETS            4  /* QEMU's format: what the stopped device gave comes as
+                                            * packets, by vfiomig_load_push_packet(). */
 
 /* Flags of vfiomig_load_options.ignore. */
 #define VFIOMIG_IGNORE_DRIVER         1    /* Pass over the driver's name. */
@@ -221,32 +225,32 @@ extern "C" {
                                       * (of a vIOMMU): devices log them from the beginning where
                                       * they can. Windows cannot be taken back. */
 
-/* Flags of vfiomig_dirty_source: what could track it, best first. */
-#define VFIOMIG_SOURCE_DEVICE_LOG 1   /* The device's own log
+/* Flags of vfiomig_dirty_writer: what could track it, best first. */
+#define VFIOMIG_WRITER_DEVICE_LOG 1   /* The device's own log
                                        * (VFIO_DEVICE_FEATURE_DMA_LOGGING_*). */
-#define VFIOMIG_SOURCE_HWPT       2   /* The page table of an iommufd. */
-#define VFIOMIG_SOURCE_TRACKER    4   /* The VMM's own tracker. */
-#define VFIOMIG_SOURCE_TYPE1      8   /* The type1 container: pages that are pinned for devices are
+#define VFIOMIG_WRITER_HWPT       2   /* The page table of an iommufd. */
+#define VFIOMIG_WRITER_CUSTOM     4   /* The VMM's own tracker. */
+#define VFIOMIG_WRITER_TYPE1      8   /* The type1 container: pages that are pinned for devices are
                                        * dirty at every time. */
-#define VFIOMIG_SOURCE_REQUIRED   16  /* Starting fails rather than count every page as dirty at
+#define VFIOMIG_WRITER_REQUIRED   16  /* Starting fails rather than count every page as dirty at
                                        * every time. */
-#define VFIOMIG_NO_SOURCE         UINT32_MAX  /* The number of no source. */
+#define VFIOMIG_NO_WRITER         UINT32_MAX  /* The number of no writer. */
 
-/* What tracks a source. */
+/* What tracks a writer. */
 #define VFIOMIG_TRACKER_NONE       0  /* Tracking is off. */
 #define VFIOMIG_TRACKER_DEVICE_LOG 1  /* The device's own log. */
 #define VFIOMIG_TRACKER_HWPT       2  /* The page table of an iommufd. */
-#define VFIOMIG_TRACKER_SUPPLIED   3  /* The VMM's own. */
+#define VFIOMIG_TRACKER_CUSTOM     3  /* The VMM's own. */
 #define VFIOMIG_TRACKER_TYPE1      4  /* The type1 container. */
 #define VFIOMIG_TRACKER_ALL_DIRTY  5  /* None: every page is dirty at every time. */
 
 /* What functions that read dirty pages return, as a sum. */
 #define VFIOMIG_DIRTY_ERRORS    1  /* Something failed, and pages count as dirty because of that:
                                     * vfiomig_dirty_get_error(). */
-#define VFIOMIG_DIRTY_UNWATCHED 2  /* Some pages were not watched by every source's tracker and
+#define VFIOMIG_DIRTY_UNWATCHED 2  /* Some pages were not watched by every writer's tracker and
                                     * count as dirty, most of them at every time:
-                                    * vfiomig_dirty_get_source() tells which source counts how much
-                                    * so, and why. */
+                                    * vfiomig_dirty_get_writer_stats() tells which writer counts how
+                                    * much so, and why. */
 
 /* Levels of messages; each includes those before it. */
 #define VFIOMIG_LOG_OFF   0  /* No messages. */
@@ -284,27 +288,27 @@ extern "C" {
 #else
 #define VFIOMIG_INIT_(type) { .struct_size = sizeof(type) }
 #endif
-#define VFIOMIG_DEVICE_OPTIONS_INIT VFIOMIG_INIT_(struct vfiomig_device_options)
-#define VFIOMIG_IDENTITY_INIT       VFIOMIG_INIT_(struct vfiomig_identity)
-#define VFIOMIG_DEVICE_OPS_INIT     VFIOMIG_INIT_(struct vfiomig_device_ops)
-#define VFIOMIG_CAPS_INIT           VFIOMIG_INIT_(struct vfiomig_caps)
-#define VFIOMIG_REASON_INIT         VFIOMIG_INIT_(struct vfiomig_reason)
-#define VFIOMIG_FAILURE_INIT        VFIOMIG_INIT_(struct vfiomig_failure)
-#define VFIOMIG_MAPPING_INIT        VFIOMIG_INIT_(struct vfiomig_mapping)
-#define VFIOMIG_MEMORY_OPS_INIT     VFIOMIG_INIT_(struct vfiomig_memory_ops)
-#define VFIOMIG_DIRTY_OPTIONS_INIT  VFIOMIG_INIT_(struct vfiomig_dirty_options)
-#define VFIOMIG_TRACKER_OPS_INIT    VFIOMIG_INIT_(struct vfiomig_tracker_ops)
-#define VFIOMIG_DIRTY_SOURCE_INIT   VFIOMIG_INIT_(struct vfiomig_dirty_source)
-#define VFIOMIG_DIRTY_STATS_INIT    VFIOMIG_INIT_(struct vfiomig_dirty_stats)
-#define VFIOMIG_DIRTY_ROUND_INIT    VFIOMIG_INIT_(struct vfiomig_dirty_round)
-#define VFIOMIG_SOURCE_STATS_INIT   VFIOMIG_INIT_(struct vfiomig_source_stats)
-#define VFIOMIG_DIRTY_ERROR_INIT    VFIOMIG_INIT_(struct vfiomig_dirty_error)
-#define VFIOMIG_PATH_INIT           VFIOMIG_INIT_(struct vfiomig_path)
-#define VFIOMIG_LOAD_OPTIONS_INIT   VFIOMIG_INIT_(struct vfiomig_load_options)
-#define VFIOMIG_LOAD_STATS_INIT     VFIOMIG_INIT_(struct vfiomig_load_stats)
-#define VFIOMIG_SAVE_OPTIONS_INIT   VFIOMIG_INIT_(struct vfiomig_save_options)
-#define VFIOMIG_PENDING_INIT        VFIOMIG_INIT_(struct vfiomig_pending)
-#define VFIOMIG_SAVE_STATS_INIT     VFIOMIG_INIT_(struct vfiomig_save_stats)
+#define VFIOMIG_DEVICE_OPTIONS_INIT     VFIOMIG_INIT_(struct vfiomig_device_options)
+#define VFIOMIG_IDENTITY_INIT           VFIOMIG_INIT_(struct vfiomig_identity)
+#define VFIOMIG_DEVICE_OPS_INIT         VFIOMIG_INIT_(struct vfiomig_device_ops)
+#define VFIOMIG_CAPS_INIT               VFIOMIG_INIT_(struct vfiomig_caps)
+#define VFIOMIG_REASON_INIT             VFIOMIG_INIT_(struct vfiomig_reason)
+#define VFIOMIG_FAILURE_INIT            VFIOMIG_INIT_(struct vfiomig_failure)
+#define VFIOMIG_MAPPING_INIT            VFIOMIG_INIT_(struct vfiomig_mapping)
+#define VFIOMIG_MEMORY_OPS_INIT         VFIOMIG_INIT_(struct vfiomig_memory_ops)
+#define VFIOMIG_DIRTY_OPTIONS_INIT      VFIOMIG_INIT_(struct vfiomig_dirty_options)
+#define VFIOMIG_TRACKER_OPS_INIT        VFIOMIG_INIT_(struct vfiomig_tracker_ops)
+#define VFIOMIG_DIRTY_WRITER_INIT       VFIOMIG_INIT_(struct vfiomig_dirty_writer)
+#define VFIOMIG_DIRTY_STATS_INIT        VFIOMIG_INIT_(struct vfiomig_dirty_stats)
+#define VFIOMIG_DIRTY_ROUND_INIT        VFIOMIG_INIT_(struct vfiomig_dirty_round)
+#define VFIOMIG_DIRTY_WRITER_STATS_INIT VFIOMIG_INIT_(struct vfiomig_dirty_writer_stats)
+#define VFIOMIG_DIRTY_ERROR_INIT        VFIOMIG_INIT_(struct vfiomig_dirty_error)
+#define VFIOMIG_PATH_INIT               VFIOMIG_INIT_(struct vfiomig_path)
+#define VFIOMIG_LOAD_OPTIONS_INIT       VFIOMIG_INIT_(struct vfiomig_load_options)
+#define VFIOMIG_LOAD_STATS_INIT         VFIOMIG_INIT_(struct vfiomig_load_stats)
+#define VFIOMIG_SAVE_OPTIONS_INIT       VFIOMIG_INIT_(struct vfiomig_save_options)
+#define VFIOMIG_PENDING_INIT            VFIOMIG_INIT_(struct vfiomig_pending)
+#define VFIOMIG_SAVE_STATS_INIT         VFIOMIG_INIT_(struct vfiomig_save_stats)
 
 /* Handles
  * ------- */
@@ -623,11 +627,11 @@ struct vfiomig_tracker_ops {
  * Something that writes to the guest's memory, and what could track it. The best tracker that works
  * is taken, in the order of the flags.
  */
-struct vfiomig_dirty_source {
-    /* VFIOMIG_DIRTY_SOURCE_INIT sets it. */
+struct vfiomig_dirty_writer {
+    /* VFIOMIG_DIRTY_WRITER_INIT sets it. */
     uint32_t struct_size;
 
-    /* VFIOMIG_SOURCE_* or 0: no tracker; every page is dirty at every time. */
+    /* VFIOMIG_WRITER_* or 0: no tracker; every page is dirty at every time. */
     uint32_t flags;
 
     /* For people, in messages; NULL: the driver's name. */
@@ -639,13 +643,13 @@ struct vfiomig_dirty_source {
      */
     struct vfiomig_device *device;
 
-    /* With VFIOMIG_SOURCE_TRACKER: the VMM's own; copied. */
+    /* With VFIOMIG_WRITER_CUSTOM: the VMM's own; copied. */
     const struct vfiomig_tracker_ops *tracker;
 
     /* Passed to its callbacks. */
     void *tracker_opaque;
 
-    /* With VFIOMIG_SOURCE_HWPT: the iommufd, borrowed for as long as the source lives. */
+    /* With VFIOMIG_WRITER_HWPT: the iommufd, borrowed for as long as the writer lives. */
     int iommufd;
 
     /*
@@ -661,7 +665,7 @@ struct vfiomig_dirty_source {
     uint32_t ioas_id;
 
     /*
-     * With VFIOMIG_SOURCE_TYPE1: the container, of type1v2, borrowed likewise. All its sources give
+     * With VFIOMIG_WRITER_TYPE1: the container, of type1v2, borrowed likewise. All its writers give
      * the same fd: a duplicate counts as a container of its own.
      */
     int container_fd;
@@ -676,7 +680,7 @@ typedef int (*vfiomig_unmap_fn)(void *opaque, uint64_t iova, uint64_t size);
 /* Numbers of a run since it was started. */
 struct vfiomig_dirty_stats {
     uint32_t struct_size;       /* VFIOMIG_DIRTY_STATS_INIT sets it. */
-    uint32_t num_sources;       /* How many sources were ever added. */
+    uint32_t num_writers;       /* How many writers were ever added. */
     uint32_t num_errors;        /* How many errors vfiomig_dirty_get_error() has. */
     uint32_t num_rounds;        /* How many rounds vfiomig_dirty_get_round() has. */
     uint64_t rounds;            /* Rounds over the map that are complete. One ends with
@@ -706,11 +710,11 @@ struct vfiomig_dirty_round {
 };
 
 /*
- * Numbers of one source and of the tracker that it has. Sources that share a page table or a
+ * Numbers of one writer and of the tracker that it has. Writers that share a page table or a
  * container share its numbers.
  */
-struct vfiomig_source_stats {
-    uint32_t struct_size;       /* VFIOMIG_SOURCE_STATS_INIT sets it. */
+struct vfiomig_dirty_writer_stats {
+    uint32_t struct_size;       /* VFIOMIG_DIRTY_WRITER_STATS_INIT sets it. */
     uint32_t tracker;           /* VFIOMIG_TRACKER_*: what tracks it now. */
     uint64_t page_size;         /* Size of the tracker's pages in bytes. */
     uint64_t dirty_bytes;       /* Bytes that the tracker has reported as dirty. */
@@ -730,7 +734,7 @@ struct vfiomig_source_stats {
 /* Why a range counts, or counted, as dirty. */
 struct vfiomig_dirty_error {
     uint32_t struct_size;  /* VFIOMIG_DIRTY_ERROR_INIT sets it. */
-    uint32_t source;       /* Number of the source, or VFIOMIG_NO_SOURCE. */
+    uint32_t writer;       /* Number of the writer, or VFIOMIG_NO_WRITER. */
     uint32_t tracker;      /* VFIOMIG_TRACKER_*: its tracker at the time. */
     int32_t code;          /* -errno of the library's closed set. */
     uint64_t first;        /* First address of the range. */
@@ -769,7 +773,7 @@ struct vfiomig_load_options {
     uint64_t max_total;                 /* Device data and frames that are skipped in all, in bytes;
                                          * default 1 TiB. */
     uint64_t max_queued;                /* Packets that wait for their turn, in bytes; default 1
-                                         * GiB. Beyond it vfiomig_load_submit() waits. */
+                                         * GiB. Beyond it vfiomig_load_push_packet() waits. */
     uint32_t max_ahead;                 /* How far ahead of the next one in order a packet may come;
                                          * default 1048576. */
     uint32_t write_timeout_ms;          /* How long the driver may take no data, in milliseconds;
@@ -779,7 +783,7 @@ struct vfiomig_load_options {
                                          * have; see flags. */
     uint32_t format;                    /* How the stream is laid out: VFIOMIG_FORMAT_*. */
     uint32_t reserved;                  /* Zero. */
-    uint8_t session[16];                /* Name that the stream must have; see flags. */
+    uint8_t migration_id[16];           /* Name that the stream must have; see flags. */
     vfiomig_blob_fn blob;               /* Takes the VMM's own pieces; NULL: a stream that has any
                                          * is refused. */
     void *blob_opaque;                  /* Passed to blob. */
@@ -831,7 +835,7 @@ struct vfiomig_save_options {
     uint32_t max_restarts;     /* How often the save may start again because the device was reset;
                                 * 0: 16. QEMU's format cannot start again. */
     uint32_t format;           /* How the stream is laid out: VFIOMIG_FORMAT_*. */
-    uint8_t session[16];       /* Name of the stream; all zeros: a random one. QEMU's format has no
+    uint8_t migration_id[16];  /* Name of the stream; all zeros: a random one. QEMU's format has no
                                 * place for it: zeros. */
     uint32_t read_timeout_ms;  /* How long the driver may give neither data nor an end, in
                                 * milliseconds; 0: 60000. */
@@ -1073,12 +1077,12 @@ int vfiomig_device_reset(struct vfiomig_device *device) VFIOMIG_MUST_CHECK;
  *         -ETIMEDOUT, -ENOTRECOVERABLE.
  * Since: 0.1.
  */
-int vfiomig_device_was_reset(struct vfiomig_device *device) VFIOMIG_MUST_CHECK;
+int vfiomig_device_notify_reset(struct vfiomig_device *device) VFIOMIG_MUST_CHECK;
 
 /*
  * Says that a device which has lost what it held in a reset is wanted as it is now, as after
  * power-on: for a VMM that has reset the device itself by other means than vfiomig_device_reset(),
- * with its machine for example, after vfiomig_device_was_reset(). It may be run and saved again.
+ * with its machine for example, after vfiomig_device_notify_reset(). It may be run and saved again.
  * Does nothing to a device that has lost nothing.
  *
  * Errors: -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENOTRECOVERABLE.
@@ -1123,20 +1127,20 @@ int vfiomig_save_begin(struct vfiomig_device *device, const struct vfiomig_save_
  * them, in this order, to the target. The driver's data lands in buf directly; buf is written to
  * only up to cap, also beyond *len.
  *
- * VFIOMIG_MORE: send and call again. VFIOMIG_DRAINED: send; the device runs and has nothing more
- * now; come back on a timer or when vfiomig_save_poll_fd() is readable, or go on to
- * vfiomig_save_stop(). VFIOMIG_END: send; the stream is complete.
+ * VFIOMIG_NEXT_MORE: send and call again. VFIOMIG_NEXT_DRAINED: send; the device runs and has
+ * nothing more now; come back on a timer or when vfiomig_save_get_poll_fd() is readable, or go on
+ * to vfiomig_save_stop(). VFIOMIG_NEXT_END: send; the stream is complete.
  *
  * In QEMU's format a call gives what one of QEMU's sections has in it, and the VMM writes the
  * section around it: the first call that of save_setup; each further one that of an iteration;
- * after vfiomig_save_stop() pieces of save_complete, the last with VFIOMIG_DRAINED; then, when the
- * VMM has added its configuration with vfiomig_save_blob(), that of save_state, with VFIOMIG_END.
- * With VFIOMIG_SAVE_PACKETS each call after vfiomig_save_stop() gives one packet, which must not be
- * cut or joined; VFIOMIG_DRAINED comes with the last of data or with nothing, VFIOMIG_END with the
- * configuration. docs/qemu-format.md.
+ * after vfiomig_save_stop() pieces of save_complete, the last with VFIOMIG_NEXT_DRAINED; then, when
+ * the VMM has added its configuration with vfiomig_save_add_blob(), that of save_state, with
+ * VFIOMIG_NEXT_END. With VFIOMIG_SAVE_PACKETS each call after vfiomig_save_stop() gives one packet,
+ * which must not be cut or joined; VFIOMIG_NEXT_DRAINED comes with the last of data or with
+ * nothing, VFIOMIG_NEXT_END with the configuration. docs/qemu-format.md.
  *
  * States: pre-copy, quiesced, stop-copy.
- * Returns: VFIOMIG_MORE, VFIOMIG_DRAINED or VFIOMIG_END.
+ * Returns: VFIOMIG_NEXT_MORE, VFIOMIG_NEXT_DRAINED or VFIOMIG_NEXT_END.
  * Errors: -EIO, -EBADF, -EAGAIN, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -ENOSPC,
  *         -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
  * Since: 0.1.
@@ -1158,8 +1162,8 @@ int vfiomig_save_next(struct vfiomig_save *save, void *buf, size_t cap,
  * Errors: -EBADF, -ENOMEM, -EFAULT, -EBUSY, -EINVAL, -EMSGSIZE, -ECANCELED, -ENOTRECOVERABLE.
  * Since: 0.1.
  */
-int vfiomig_save_blob(struct vfiomig_save *save, uint32_t kind, const void *data,
-                      size_t len) VFIOMIG_MUST_CHECK;
+int vfiomig_save_add_blob(struct vfiomig_save *save, uint32_t kind, const void *data,
+                          size_t len) VFIOMIG_MUST_CHECK;
 
 /*
  * Asks the driver how much is left. All numbers are estimates, and drivers err in both directions.
@@ -1171,16 +1175,16 @@ int vfiomig_save_blob(struct vfiomig_save *save, uint32_t kind, const void *data
 int vfiomig_save_get_pending(struct vfiomig_save *save, struct vfiomig_pending *pending);
 
 /*
- * A file descriptor to poll for reading while vfiomig_save_next() says -EAGAIN or VFIOMIG_DRAINED.
- * It belongs to the library, and changes when the save stops the device or starts again. Most
- * drivers are always ready: also come back on a timer.
+ * A file descriptor to poll for reading while vfiomig_save_next() says -EAGAIN or
+ * VFIOMIG_NEXT_DRAINED. It belongs to the library, and changes when the save stops the device or
+ * starts again. Most drivers are always ready: also come back on a timer.
  *
  * States: all.
  * Returns: A file descriptor.
  * Errors: -EBADF, -EFAULT, -EBUSY, -EOPNOTSUPP, -ECANCELED, -ENOTRECOVERABLE.
  * Since: 0.1.
  */
-int vfiomig_save_poll_fd(struct vfiomig_save *save);
+int vfiomig_save_get_poll_fd(struct vfiomig_save *save);
 
 /*
  * Stops peer-to-peer DMA of the device. The guest's vCPUs must have been stopped before. With
@@ -1196,7 +1200,7 @@ int vfiomig_save_quiesce(struct vfiomig_save *save) VFIOMIG_MUST_CHECK;
 
 /*
  * Stops the device, to STOP_COPY, quiescing it first where that has not been done. The guest's
- * vCPUs must have been stopped before. Then call vfiomig_save_next() until VFIOMIG_END.
+ * vCPUs must have been stopped before. Then call vfiomig_save_next() until VFIOMIG_NEXT_END.
  *
  * Before that the device is asked once more whether it has begun its initial data again since it
  * was said to be complete (VFIO_PRECOPY_INFO_REINIT, or a reset). If so, an acknowledgement of the
@@ -1213,15 +1217,15 @@ int vfiomig_save_quiesce(struct vfiomig_save *save) VFIOMIG_MUST_CHECK;
 int vfiomig_save_stop(struct vfiomig_save *save) VFIOMIG_MUST_CHECK;
 
 /*
- * Ends the save. VFIOMIG_RELEASE: the target has committed; the device stays in STOP; needs the
- * complete stream. VFIOMIG_KEEP: the guest goes on here; the device goes back to where it was, from
- * any state; also after VFIOMIG_END, which makes the stream a checkpoint. VFIOMIG_KEEP_QUIESCED:
- * the same for one of several devices: to RUNNING_P2P, where it has that. VFIOMIG_KEEP_STOPPED: the
- * same for a guest that stands: to STOP.
+ * Ends the save. VFIOMIG_ENDING_RELEASE: the target has committed; the device stays in STOP; needs
+ * the complete stream. VFIOMIG_ENDING_KEEP: the guest goes on here; the device goes back to where
+ * it was, from any state; also after VFIOMIG_NEXT_END, which makes the stream a checkpoint.
+ * VFIOMIG_ENDING_KEEP_QUIESCED: the same for one of several devices: to RUNNING_P2P, where it has
+ * that. VFIOMIG_ENDING_KEEP_STOPPED: the same for a guest that stands: to STOP.
  *
- * After an error of VFIOMIG_KEEP the failure structure says whether the guest may go on: outcome
- * KEPT or RECOVERED: nothing is lost, vfiomig_device_run() tries again; RESET: the device was
- * reset, by the library or behind it, and what it held of its guest is gone, see
+ * After an error of VFIOMIG_ENDING_KEEP the failure structure says whether the guest may go on:
+ * outcome KEPT or RECOVERED: nothing is lost, vfiomig_device_run() tries again; RESET: the device
+ * was reset, by the library or behind it, and what it held of its guest is gone, see
  * vfiomig_device_run().
  *
  * States: pre-copy, quiesced, stop-copy, ended, failed.
@@ -1233,9 +1237,9 @@ int vfiomig_save_finish(struct vfiomig_save *save, uint32_t ending) VFIOMIG_MUST
 
 /*
  * Cancels the save: the call that is under way returns -ECANCELED as soon as the driver lets it,
- * and so does every later one, but those that ask what happened. Then finish with VFIOMIG_KEEP, or
- * free. A stream that was complete before can still be finished with VFIOMIG_RELEASE. May be called
- * from any thread at any time while the handle lives.
+ * and so does every later one, but those that ask what happened. Then finish with
+ * VFIOMIG_ENDING_KEEP, or free. A stream that was complete before can still be finished with
+ * VFIOMIG_ENDING_RELEASE. May be called from any thread at any time while the handle lives.
  *
  * States: all.
  * Errors: -EBADF, -EFAULT, -ENOTRECOVERABLE.
@@ -1264,9 +1268,9 @@ int vfiomig_save_get_stats(struct vfiomig_save *save, struct vfiomig_save_stats 
 int vfiomig_save_get_failure(struct vfiomig_save *save, struct vfiomig_failure *failure);
 
 /*
- * Frees a save; NULL is none. One that was not finished is ended as with VFIOMIG_KEEP. Waits for a
- * call on another thread. A callback cannot free a handle that a call is inside of, nor one whose
- * device is in use by a call: it stays.
+ * Frees a save; NULL is none. One that was not finished is ended as with VFIOMIG_ENDING_KEEP. Waits
+ * for a call on another thread. A callback cannot free a handle that a call is inside of, nor one
+ * whose device is in use by a call: it stays.
  *
  * Since: 0.1.
  */
@@ -1291,23 +1295,24 @@ int vfiomig_load_begin(struct vfiomig_device *device, const struct vfiomig_load_
  * that it is part of has been verified. On an error the device has been reset already, and only
  * freeing is left to do. May block as long as the driver does.
  *
- * Returns bits. None (VFIOMIG_MORE): go on. VFIOMIG_INITIAL_LOADED: tell the source that its
- * initial data is here, and go on. VFIOMIG_RESTARTED: the source's device was reset; blobs and
- * acknowledgements of before are void; an INITIAL_LOADED beside it came later; go on. VFIOMIG_END:
- * the stream is complete; commit.
+ * Returns bits. None of them (VFIOMIG_PUSH_MORE): go on. VFIOMIG_PUSH_INITIAL_LOADED: tell the
+ * source that its initial data is here, and go on. VFIOMIG_PUSH_RESTARTED: the source's device was
+ * reset; blobs and acknowledgements of before are void; an INITIAL_LOADED beside it came later; go
+ * on. VFIOMIG_PUSH_END: the stream is complete; commit.
  *
  * In QEMU's format nothing can be verified, and data goes to the driver as it comes. Push no more
- * than vfiomig_load_get_space() has room for: what follows may be of others. VFIOMIG_SECTION_END: a
- * section is over. VFIOMIG_CONFIG: the VMM's configuration follows in its stream; read it there,
- * then push what comes behind it. VFIOMIG_CONFIG_READY: load the configuration that came in a
- * packet. VFIOMIG_END comes with the end of the configuration's section, and not at all with
- * VFIOMIG_LOAD_PACKETS: there vfiomig_load_run() says that all is complete. The main channel's last
- * sections, which are empty, may come before or after that, and also after the commit; without
- * packets nothing comes after it.
+ * than vfiomig_load_get_space() has room for: what follows may be of others.
+ * VFIOMIG_PUSH_SECTION_END: a section is over. VFIOMIG_PUSH_CONFIG: the VMM's configuration follows
+ * in its stream; read it there, then push what comes behind it. VFIOMIG_PUSH_CONFIG_READY: load the
+ * configuration that came in a packet. VFIOMIG_PUSH_END comes with the end of the configuration's
+ * section, and not at all with VFIOMIG_LOAD_PACKETS: there vfiomig_load_write_packets() says that
+ * all is complete. The main channel's last sections, which are empty, may come before or after
+ * that, and also after the commit; without packets nothing comes after it.
  *
  * States: receiving, complete, committed.
- * Returns: VFIOMIG_MORE, or the sum of those of VFIOMIG_RESTARTED, VFIOMIG_INITIAL_LOADED,
- *          VFIOMIG_END, VFIOMIG_SECTION_END, VFIOMIG_CONFIG and VFIOMIG_CONFIG_READY that apply.
+ * Returns: VFIOMIG_PUSH_MORE, or the bitwise OR of those of VFIOMIG_PUSH_RESTARTED,
+ *          VFIOMIG_PUSH_INITIAL_LOADED, VFIOMIG_PUSH_END, VFIOMIG_PUSH_SECTION_END,
+ *          VFIOMIG_PUSH_CONFIG and VFIOMIG_PUSH_CONFIG_READY that apply.
  * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EPROTO,
  *         -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
  * Since: 0.1.
@@ -1317,8 +1322,8 @@ int vfiomig_load_push(struct vfiomig_load *load, const void *data, size_t len) V
 /*
  * Offers memory to receive the next bytes of the stream into: at *space, *len bytes, at least one
  * (-EINVAL behind the stream's end, and nothing is lost by asking); it belongs to the library and
- * is valid until the next call with this handle. Then say with vfiomig_load_received() how many
- * bytes came. Saves the copy that vfiomig_load_push() makes of frames that lie in two of its
+ * is valid until the next call with this handle. Then say with vfiomig_load_push_received() how
+ * many bytes came. Saves the copy that vfiomig_load_push() makes of frames that lie in two of its
  * pieces: the way for a VMM that reads from a socket. There may be more room than the stream is
  * long: bytes that follow its end are an error, so let nothing else follow in the same connection,
  * or limit what is read. In QEMU's format there is room for what is certain to come, and for
@@ -1335,13 +1340,14 @@ int vfiomig_load_get_space(struct vfiomig_load *load, void **space, size_t *len)
  * vfiomig_load_push() returns.
  *
  * States: receiving, complete, committed.
- * Returns: VFIOMIG_MORE, or the sum of those of VFIOMIG_RESTARTED, VFIOMIG_INITIAL_LOADED,
- *          VFIOMIG_END, VFIOMIG_SECTION_END, VFIOMIG_CONFIG and VFIOMIG_CONFIG_READY that apply.
+ * Returns: VFIOMIG_PUSH_MORE, or the bitwise OR of those of VFIOMIG_PUSH_RESTARTED,
+ *          VFIOMIG_PUSH_INITIAL_LOADED, VFIOMIG_PUSH_END, VFIOMIG_PUSH_SECTION_END,
+ *          VFIOMIG_PUSH_CONFIG and VFIOMIG_PUSH_CONFIG_READY that apply.
  * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EPROTO,
  *         -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
  * Since: 0.1.
  */
-int vfiomig_load_received(struct vfiomig_load *load, size_t len) VFIOMIG_MUST_CHECK;
+int vfiomig_load_push_received(struct vfiomig_load *load, size_t len) VFIOMIG_MUST_CHECK;
 
 /*
  * Makes the driver check and take the state: RESUMING to STOP. Needs the complete stream. On
@@ -1360,9 +1366,9 @@ int vfiomig_load_commit(struct vfiomig_load *load) VFIOMIG_MUST_CHECK;
  * Takes one packet of a load with VFIOMIG_LOAD_PACKETS: what QEMU's multifd channels carry for this
  * device, from its version field on. In any order and from any number of threads. The packet is
  * copied. While too many bytes are queued (max_queued) the call waits, for as long as
- * vfiomig_load_run() makes progress; the packet that is next in order never waits. In a callback
- * none waits: -EAGAIN, and the load goes on. On any other error the device has been reset, and
- * every other call of this load gets the same error.
+ * vfiomig_load_write_packets() makes progress; the packet that is next in order never waits. In a
+ * callback none waits: -EAGAIN, and the load goes on. On any other error the device has been reset,
+ * and every other call of this load gets the same error.
  *
  * States: all.
  * Errors: -EPERM, -EIO, -EBADF, -EAGAIN, -ENOMEM, -EFAULT, -ENODEV, -EINVAL, -ENOTTY, -ENODATA,
@@ -1370,8 +1376,8 @@ int vfiomig_load_commit(struct vfiomig_load *load) VFIOMIG_MUST_CHECK;
  * Concurrent: with any other call on the handle, from any thread.
  * Since: 0.1.
  */
-int vfiomig_load_submit(struct vfiomig_load *load, const void *packet,
-                        size_t len) VFIOMIG_MUST_CHECK;
+int vfiomig_load_push_packet(struct vfiomig_load *load, const void *packet,
+                             size_t len) VFIOMIG_MUST_CHECK;
 
 /*
  * Writes the packets of a load with VFIOMIG_LOAD_PACKETS to the driver, in order. Blocks until the
@@ -1389,7 +1395,7 @@ int vfiomig_load_submit(struct vfiomig_load *load, const void *packet,
  * Concurrent: with any other call on the handle, from any thread.
  * Since: 0.1.
  */
-int vfiomig_load_run(struct vfiomig_load *load) VFIOMIG_MUST_CHECK;
+int vfiomig_load_write_packets(struct vfiomig_load *load) VFIOMIG_MUST_CHECK;
 
 /*
  * Cancels the load: the call that is under way returns -ECANCELED as soon as the driver lets it,
@@ -1434,9 +1440,9 @@ int vfiomig_load_get_failure(struct vfiomig_load *load, struct vfiomig_failure *
 
 /*
  * Frees a load; NULL is none. One that was not committed is abandoned, and its device reset. Waits
- * for calls on other threads; vfiomig_load_run() and vfiomig_load_submit() are made to end. A
- * callback cannot free a handle that a call is inside of, nor one whose device is in use by a call:
- * it stays.
+ * for calls on other threads; vfiomig_load_write_packets() and vfiomig_load_push_packet() are made
+ * to end. A callback cannot free a handle that a call is inside of, nor one whose device is in use
+ * by a call: it stays.
  *
  * Since: 0.1.
  */
@@ -1447,7 +1453,7 @@ void vfiomig_load_free(struct vfiomig_load *load);
 
 /*
  * Makes a run over one I/O address space of the VMM's: everything that has the same mappings. Add
- * what writes to it with vfiomig_dirty_add_source(), then call vfiomig_dirty_start().
+ * what writes to it with vfiomig_dirty_add_writer(), then call vfiomig_dirty_start().
  *
  * The table is copied; ops->release is called exactly once with opaque, also when this fails
  * (unless ops itself cannot be read: NULL, or a struct_size that is none).
@@ -1462,7 +1468,7 @@ int vfiomig_dirty_new(const struct vfiomig_memory_ops *ops, void *opaque,
                       struct vfiomig_dirty **out) VFIOMIG_MUST_CHECK;
 
 /*
- * Frees a run; NULL is none. Stops tracking first, and lets go of its sources' devices and fds.
+ * Frees a run; NULL is none. Stops tracking first, and lets go of its writers' devices and fds.
  * Waits for a call on another thread. A callback cannot free the run that it was called from, nor
  * one with the log of a device that is in use by a call: it stays.
  *
@@ -1472,11 +1478,11 @@ void vfiomig_dirty_free(struct vfiomig_dirty *run);
 
 /*
  * Adds something that writes to the guest's memory; *number is what it is called from then on.
- * Which of its trackers is used is decided when the run starts, for each source by itself;
- * vfiomig_dirty_get_source() tells. While tracking is on it is tracked at once: memory that it
- * wrote to before must be sent anyway.
+ * Which of its trackers is used is decided when the run starts, for each writer by itself;
+ * vfiomig_dirty_get_writer_stats() tells. While tracking is on it is tracked at once: memory that
+ * it wrote to before must be sent anyway.
  *
- * The device, and the fds, must stay open until the source is removed or the run is freed; the
+ * The device, and the fds, must stay open until the writer is removed or the run is freed; the
  * device's handle may be freed. tracker->release is called exactly once, also when this fails
  * (unless the table itself cannot be read: then nothing is taken over).
  *
@@ -1486,11 +1492,11 @@ void vfiomig_dirty_free(struct vfiomig_dirty *run);
  * Threads: any; waits for other calls, but not in callbacks.
  * Since: 0.1.
  */
-int vfiomig_dirty_add_source(struct vfiomig_dirty *run, const struct vfiomig_dirty_source *source,
+int vfiomig_dirty_add_writer(struct vfiomig_dirty *run, const struct vfiomig_dirty_writer *writer,
                              uint32_t *number) VFIOMIG_MUST_CHECK;
 
 /*
- * Takes a source out, because its device is unplugged for example. What it has written to is read
+ * Takes a writer out, because its device is unplugged for example. What it has written to is read
  * first and delivered with the rest. Its number is not used again.
  *
  * States: all.
@@ -1498,7 +1504,7 @@ int vfiomig_dirty_add_source(struct vfiomig_dirty *run, const struct vfiomig_dir
  * Threads: any; waits for other calls, but not in callbacks.
  * Since: 0.1.
  */
-int vfiomig_dirty_remove_source(struct vfiomig_dirty *run, uint32_t number);
+int vfiomig_dirty_remove_writer(struct vfiomig_dirty *run, uint32_t number);
 
 /*
  * Adds a mapping, or with VFIOMIG_MAPPING_WINDOW addresses in which mappings will come and go. Call
@@ -1540,7 +1546,7 @@ int vfiomig_dirty_unmap(struct vfiomig_dirty *run, uint64_t iova, uint64_t size,
                         void *unmap_opaque) VFIOMIG_MUST_CHECK;
 
 /*
- * Starts tracking: takes the mappings by ops->enumerate, chooses a tracker for each source and
+ * Starts tracking: takes the mappings by ops->enumerate, chooses a tracker for each writer and
  * starts it. What was written to before is not reported: start before memory is sent for the first
  * time. When it fails nothing is tracked, and the map is as it was.
  *
@@ -1591,7 +1597,7 @@ int vfiomig_dirty_sync(struct vfiomig_dirty *run, uint64_t iova, uint64_t length
 
 /*
  * Starts the devices' logs anew, so that they watch mappings that came after the start. No bit is
- * lost: meanwhile another tracker of the source watches, if it was given one, or the device stands
+ * lost: meanwhile another tracker of the writer watches, if it was given one, or the device stands
  * still; in these cases readings do it by themselves, once per round. Where neither is so,
  * everything counts as dirty once: call it well before the switchover.
  *
@@ -1689,15 +1695,15 @@ int vfiomig_dirty_get_round(struct vfiomig_dirty *run, uint32_t index,
                             struct vfiomig_dirty_round *round);
 
 /*
- * What tracks a source, why, and what it has done.
+ * What tracks a writer, why, and what it has done.
  *
  * States: all.
  * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENODATA, -ENOTRECOVERABLE.
  * Threads: any; waits for other calls, but not in callbacks.
  * Since: 0.1.
  */
-int vfiomig_dirty_get_source(struct vfiomig_dirty *run, uint32_t number,
-                             struct vfiomig_source_stats *stats);
+int vfiomig_dirty_get_writer_stats(struct vfiomig_dirty *run, uint32_t number,
+                                   struct vfiomig_dirty_writer_stats *stats);
 
 /*
  * What went wrong since the start, by an index from 0, the oldest first, and which addresses

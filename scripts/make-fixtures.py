@@ -157,7 +157,7 @@ def fixtures():
         Writer().identity().data(b"state").end(), [SIMPLE, d(b"state"), E], **lib)
     add("no-data", "a stream may have no data: what that means is the session's business",
         Writer().identity().end(), [SIMPLE, E], **lib)
-    add("device-number", "the largest device number, another session",
+    add("device-number", "the largest device number, another migration id",
         Writer(session=OTHER_SESSION, device=0xFFFFFFFF).identity().data(b"x").end(),
         [SIMPLE, d(b"x"), E], session=OTHER_SESSION.hex(), device=0xFFFFFFFF, **lib)
     add("initial-complete", "data, the mark, more data",
@@ -238,9 +238,9 @@ def fixtures():
         start().data(b"good").data(b"bad", spoil_payload=1).end(), [SIMPLE, d(b"good")], "EBADMSG")
     add("bad-identity-check", "a wrong check of the identity's payload",
         Writer().identity(spoil_payload=1).end(), [], "EBADMSG")
-    add("foreign-frame", "a frame of another session",
+    add("foreign-frame", "a frame of another migration id",
         start().data(b"x", session=OTHER_SESSION).end(), [SIMPLE], "EBADMSG")
-    add("foreign-preamble", "all frames under another session's preamble",
+    add("foreign-preamble", "all frames under another migration id's preamble",
         preamble(OTHER_SESSION) + rest, [], "EBADMSG")
     add("sequence-gap", "a frame is missing",
         start().data(b"a").data(b"b", sequence=3).end(), [SIMPLE, d(b"a")], "EPROTO")
@@ -583,14 +583,14 @@ def check_file(path):
 def example():
     out = Writer().identity().data(b"state").end().out
     parts = [(8, "magic: 0x89, VFIOMIG"), (2, "major 1"), (2, "minor 0"),
-             (4, "required features: none"), (4, "optional features: none"), (16, "session"),
+             (4, "required features: none"), (4, "optional features: none"), (16, "migration id"),
              (4, "check: CRC-32 of the 36 bytes before")]
 
     def header(name, kind, length, sequence):
         return [(4, f"mark VMFr: the {name} frame"), (2, f"type {kind}: {name}"),
                 (2, "flags: none"), (4, "device 0"), (4, f"length {length}"),
                 (8, f"sequence {sequence}"), (4, "payload check"),
-                (4, "header check: CRC-32 of session ‖ the 28 bytes before")]
+                (4, "header check: CRC-32 of migration id ‖ the 28 bytes before")]
 
     parts += header("IDENTITY", 1, 19, 0)
     parts += [(2, "field 1: bus"), (2, "3 bytes"), (3, "pci"), (2, "field 6: migration flags"),

@@ -14,9 +14,9 @@ mod machine;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use machine::{Container, Dev, FakeMemory, Log, Shared, Table, World, lock, source};
+use machine::{Container, Dev, FakeMemory, Log, Shared, Table, World, lock, writer};
 use vfiomig::Code;
-use vfiomig::dirty::{Mapping, Memory, Run, RunOptions, Source, TrackerKind};
+use vfiomig::dirty::{Mapping, Memory, Run, RunOptions, TrackerKind, Writer};
 use vfiomig::error::Errno;
 use vfiomig::transport::{DmaLog, IovaRange};
 
@@ -45,7 +45,7 @@ fn table(world: &Shared) -> usize {
     w.tables.len() - 1
 }
 
-/// A device that is a source of the run.
+/// A device that is a writer of the run.
 fn device(world: &Shared, run: &mut Run, log: Option<Log>, table: Option<usize>) -> u32 {
     let d = {
         let mut w = lock(world);
@@ -62,7 +62,7 @@ fn device(world: &Shared, run: &mut Run, log: Option<Log>, table: Option<usize>)
         });
         w.devs.len() - 1
     };
-    let number = run.add_source(source(world, d)).unwrap();
+    let number = run.add_writer(writer(world, d)).unwrap();
     lock(world).devs[d].number = Some(number);
     number
 }
@@ -170,7 +170,7 @@ fn bad_arguments_are_refused_by_name_and_change_nothing() {
         let buf = vec![0; length as usize];
         assert_eq!(run.dma_write(iova, &buf).unwrap_err().code(), code);
     }
-    assert_eq!(run.remove_source(9).unwrap_err().code(), Code::NoData);
+    assert_eq!(run.remove_writer(9).unwrap_err().code(), Code::NoData);
     assert_eq!(run.start().unwrap_err().code(), Code::Inval);
 
     assert_eq!(run.num_errors(), 0);
@@ -329,7 +329,7 @@ fn a_range_that_could_not_be_unmapped_stays_and_is_dirty() {
 // --- the choice ------------------------------------------------------------------------------------
 
 #[test]
-fn each_source_gets_the_best_tracker_that_works_and_says_why_not_a_better_one() {
+fn each_writer_gets_the_best_tracker_that_works_and_says_why_not_a_better_one() {
     let (world, mut run) = machine();
     let good = table(&world);
     let none = table(&world);
@@ -357,15 +357,15 @@ fn each_source_gets_the_best_tracker_that_works_and_says_why_not_a_better_one() 
             resets: Arc::default(),
         });
         drop(w);
-        source(&world, 3)
+        writer(&world, 3)
     };
     third.required = true;
-    let third = run.add_source(third).unwrap();
-    let bare = run.add_source(Source::default()).unwrap();
+    let third = run.add_writer(third).unwrap();
+    let bare = run.add_writer(Writer::default()).unwrap();
     start(&world, &mut run);
 
-    let kind = |number| run.source(number).unwrap().tracker;
-    let note = |number| run.source(number).unwrap().note;
+    let kind = |number| run.writer(number).unwrap().tracker;
+    let note = |number| run.writer(number).unwrap().note;
     assert_eq!((kind(all), note(all).as_str()), (TrackerKind::DeviceLog, ""));
     assert_eq!(kind(mute), TrackerKind::Hwpt);
     assert!(note(mute).contains("CONFIG_IOMMUFD"), "{}", note(mute));
@@ -377,13 +377,13 @@ fn each_source_gets_the_best_tracker_that_works_and_says_why_not_a_better_one() 
 }
 
 #[test]
-fn a_source_that_must_be_tracked_and_cannot_be_stops_the_start() {
+fn a_writer_that_must_be_tracked_and_cannot_be_stops_the_start() {
     let (world, mut run) = machine();
     device(&world, &mut run, Some(log()), None);
-    let mut required = Source::default();
+    let mut required = Writer::default();
     required.name = "the second".into();
     required.required = true;
-    run.add_source(required).unwrap();
+    run.add_writer(required).unwrap();
     let error = run.start().unwrap_err();
     assert_eq!(error.code(), Code::NotSupported);
     assert!(error.message().contains("the second"), "{error}");
@@ -447,11 +447,11 @@ fn asked(ranges: &[(u64, u64)], refuses: Refuses) -> (Vec<Vec<IovaRange>>, Track
         ranges.iter().map(|(first, n)| mapping(*first, first * PAGE, *n)).collect();
     let mut run = Run::new(memory, RunOptions { page_size: PAGE, buffer_bytes: 0 }).unwrap();
     let asked = Asked::default();
-    let mut source = Source::default();
-    source.device_log = Some(Box::new(Recorder { asked: asked.clone(), refuses }));
-    let number = run.add_source(source).unwrap();
+    let mut writer = Writer::default();
+    writer.device_log = Some(Box::new(Recorder { asked: asked.clone(), refuses }));
+    let number = run.add_writer(writer).unwrap();
     run.start().unwrap();
-    let stats = run.source(number).unwrap();
+    let stats = run.writer(number).unwrap();
     let asked = asked.lock().unwrap().clone();
     (asked, stats.tracker, stats.note)
 }

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use vfiomig::dirty::{Mapping, Memory, Run, RunOptions, Source, SuppliedTracker};
+use vfiomig::dirty::{Mapping, Memory, Run, RunOptions, SuppliedTracker, Writer};
 use vfiomig::error::Errno;
 use vfiomig::transport::{Hwpt, Type1, Type1Info};
 
@@ -123,32 +123,32 @@ impl Memory for Vmm {
     }
 }
 
-fn run_of(source: Source, mapped: u64) -> (Run, Vmm) {
+fn run_of(writer: Writer, mapped: u64) -> (Run, Vmm) {
     let vmm = Vmm::default();
     let mut run =
         Run::new(vmm.clone(), RunOptions { page_size: PAGE, ..Default::default() }).unwrap();
     run.map(Mapping { size: mapped, ..Default::default() }).unwrap();
-    run.add_source(source).unwrap();
+    run.add_writer(writer).unwrap();
     run.start().unwrap();
     (run, vmm)
 }
 
-fn sources(says: &Says) -> Vec<(&'static str, u64, Source)> {
+fn writers(says: &Says) -> Vec<(&'static str, u64, Writer)> {
     let mut all = Vec::new();
     for (name, page) in [("own", PAGE), ("own, small", 512), ("own, large", 4 * PAGE)] {
-        let mut source = Source::default();
-        source.supplied = Some(Box::new(Own(says.clone(), page)));
-        all.push((name, page, source));
+        let mut writer = Writer::default();
+        writer.supplied = Some(Box::new(Own(says.clone(), page)));
+        all.push((name, page, writer));
     }
     for (name, page) in [("hwpt", PAGE), ("hwpt, large", 4 * PAGE)] {
-        let mut source = Source::default();
-        source.hwpt = Some(Box::new(Table(says.clone(), u64::MAX)));
-        source.hwpt_page_size = page;
-        all.push((name, page, source));
+        let mut writer = Writer::default();
+        writer.hwpt = Some(Box::new(Table(says.clone(), u64::MAX)));
+        writer.hwpt_page_size = page;
+        all.push((name, page, writer));
     }
-    let mut source = Source::default();
-    source.type1 = Some(Box::new(Container(says.clone())));
-    all.push(("type1", PAGE, source));
+    let mut writer = Writer::default();
+    writer.type1 = Some(Box::new(Container(says.clone())));
+    all.push(("type1", PAGE, writer));
     all
 }
 
@@ -156,13 +156,13 @@ fn sources(says: &Says) -> Vec<(&'static str, u64, Source)> {
 fn an_answer_leaves_nothing_for_the_next_one() {
     const PAGES: u64 = 1000;
     let says = Says::default();
-    for (name, page, source) in sources(&says) {
-        let (mut run, vmm) = run_of(source, PAGES * PAGE);
+    for (name, page, writer) in writers(&says) {
+        let (mut run, vmm) = run_of(writer, PAGES * PAGE);
         let mut collect = |bits: &[u64], fails: bool| {
             says.next(bits, fails);
             let errors = run.collect().unwrap().errors;
             assert_eq!(errors, fails, "{name}");
-            let dirty = run.source(0).unwrap().dirty_bytes;
+            let dirty = run.writer(0).unwrap().dirty_bytes;
             (std::mem::take(&mut *vmm.pages.lock().unwrap()), dirty)
         };
         let pages = |bits: &[u64]| -> BTreeSet<u64> {
@@ -195,11 +195,11 @@ fn memory_is_the_documented_function_of_the_map() {
     let says = Says::default();
     for gib in [1u64, 16, 100] {
         let bitmap = gib * (32 << 10);
-        for (name, page, source) in sources(&says) {
+        for (name, page, writer) in writers(&says) {
             if page != PAGE {
                 continue;
             }
-            let (mut run, _) = run_of(source, gib << 30);
+            let (mut run, _) = run_of(writer, gib << 30);
             says.next(&[0, 12_345], false);
             run.collect().unwrap();
             let least = run.stats().memory_bytes;
@@ -211,7 +211,7 @@ fn memory_is_the_documented_function_of_the_map() {
             let ones: Vec<u64> = (0..gib * (1 << 18)).step_by(2).collect();
             if gib == 1 && name != "own" {
                 says.next(&ones, false);
-                run.remove_source(0).unwrap();
+                run.remove_writer(0).unwrap();
                 assert_eq!(run.stats().memory_bytes, least + bitmap, "{name}");
             }
         }
@@ -224,9 +224,9 @@ fn a_mapping_larger_than_its_page_table_can_tell_is_dirty_and_smaller_ones_are_e
     let says = Says::default();
     let pages_of = |bitmap: u64| bitmap * 8;
     for (bitmap, whole) in [(4096, true), (4104, false)] {
-        let mut source = Source::default();
-        source.hwpt = Some(Box::new(Table(says.clone(), 4096)));
-        let (mut run, vmm) = run_of(source, pages_of(bitmap) * PAGE);
+        let mut writer = Writer::default();
+        writer.hwpt = Some(Box::new(Table(says.clone(), 4096)));
+        let (mut run, vmm) = run_of(writer, pages_of(bitmap) * PAGE);
         for round in 1..=3 {
             says.next(&[5], false);
             assert_eq!(run.collect().unwrap().errors, !whole);
@@ -236,7 +236,7 @@ fn a_mapping_larger_than_its_page_table_can_tell_is_dirty_and_smaller_ones_are_e
                 continue;
             }
             assert_eq!(found.len() as u64, pages_of(bitmap));
-            let assumed = run.source(0).unwrap().assumed_bytes;
+            let assumed = run.writer(0).unwrap().assumed_bytes;
             assert_eq!(assumed, round * pages_of(bitmap) * PAGE);
             let message = &run.error(0).unwrap().message;
             assert!(message.contains("Linux 6.7.0 to 6.7.6"), "{message}");

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vfiomig::Code;
-use vfiomig::dirty::{Health, Mapping, Memory, Place, Run, RunOptions, Source, SuppliedTracker};
+use vfiomig::dirty::{Health, Mapping, Memory, Place, Run, RunOptions, SuppliedTracker, Writer};
 use vfiomig::error::Errno;
 use vfiomig::transport::{DmaLog, Hwpt, IovaRange};
 
@@ -158,9 +158,9 @@ fn started(vmm: &Shared, mappings: &[Mapping]) -> (Run, Tracked) {
     let mut run = Run::new(vmm.clone(), options).unwrap();
     mappings.iter().for_each(|mapping| run.map(*mapping).unwrap());
     let tracked = Tracked::default();
-    let mut source = Source::default();
-    source.supplied = Some(Box::new(tracked.clone()));
-    run.add_source(source).unwrap();
+    let mut writer = Writer::default();
+    writer.supplied = Some(Box::new(tracked.clone()));
+    run.add_writer(writer).unwrap();
     run.start().unwrap();
     (run, tracked)
 }
@@ -405,13 +405,13 @@ fn logged(vmm: &Shared, mappings: &[Mapping], still: bool, tracked: bool) -> (Ru
     let mut run = Run::new(vmm.clone(), options).unwrap();
     mappings.iter().for_each(|mapping| run.map(*mapping).unwrap());
     let log = Logged::default();
-    let mut source = Source::default();
-    source.device_log = Some(Box::new(log.clone()));
-    source.health = Some(Health::new(Arc::default(), move || still.then_some(1)));
+    let mut writer = Writer::default();
+    writer.device_log = Some(Box::new(log.clone()));
+    writer.health = Some(Health::new(Arc::default(), move || still.then_some(1)));
     if tracked {
-        source.supplied = Some(Box::new(Tracked::default()));
+        writer.supplied = Some(Box::new(Tracked::default()));
     }
-    run.add_source(source).unwrap();
+    run.add_writer(writer).unwrap();
     run.start().unwrap();
     (run, log)
 }
@@ -541,9 +541,9 @@ fn mappings_that_a_page_table_does_not_have_take_bounded_memory_and_are_all_dirt
     let vmm = Shared::default();
     let options = RunOptions { page_size: PAGE, ..RunOptions::default() };
     let mut run = Run::new(vmm.clone(), options).unwrap();
-    let mut source = Source::default();
-    source.hwpt = Some(Box::new(Hollow));
-    run.add_source(source).unwrap();
+    let mut writer = Writer::default();
+    writer.hwpt = Some(Box::new(Hollow));
+    run.add_writer(writer).unwrap();
     run.start().unwrap();
     let least = run.stats().memory_bytes;
     let iova = |i: u64| i * i % 65_537 * 16 * PAGE;
@@ -643,7 +643,7 @@ fn mappings_that_nobody_watches_take_bounded_memory_and_are_dirty_at_all_times()
         } else {
             let options = RunOptions { page_size: PAGE, ..RunOptions::default() };
             let mut run = Run::new(vmm.clone(), options).unwrap();
-            run.add_source(Source::default()).unwrap();
+            run.add_writer(Writer::default()).unwrap();
             run.start().unwrap();
             run
         };

@@ -2,7 +2,7 @@
 //! Dirty tracking against a model: random maps, trackers, faults, syncs, and devices that write at
 //! any moment, also in the middle of the library's calls.
 //!
-//! **Nothing is missing.** A page that a device of a source writes to after [`Run::start`] returned
+//! **Nothing is missing.** A page that a device of a writer writes to after [`Run::start`] returned
 //! must be delivered after that write: through `set_dirty`, or in the bitmap of a call that had not
 //! returned. When the devices stand still and everything was read once more, no such page is left.
 //! A page of an unmapped range is delivered by the call that unmaps it, or later where that failed.
@@ -15,8 +15,8 @@
 //!   trackers here report what was written, and a container besides what is pinned), or
 //! - marked or written to by the VMM through the library, or
 //! - within a recorded error, or read while one delivery of the same call was refused, or
-//! - not watched by a source's tracker at the beginning or at the end of the call: outside of the
-//!   ranges of a device's log, or everything where nothing tracks a source, or
+//! - not watched by a writer's tracker at the beginning or at the end of the call: outside of the
+//!   ranges of a device's log, or everything where nothing tracks a writer, or
 //! - mapped while a device's log was started anew with the device running and nothing else to watch
 //!   it: everything once.
 //!
@@ -45,7 +45,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use machine::{Container, Dev, FakeMemory, Log, Own, Rng, Shared, Table, World, lock, source};
+use machine::{Container, Dev, FakeMemory, Log, Own, Rng, Shared, Table, World, lock, writer};
 use vfiomig::Code;
 use vfiomig::dirty::{Mapping, Run, RunOptions, TrackerKind};
 
@@ -220,14 +220,14 @@ impl Case {
         let mut standing = vec![false; w.hw.len()];
         for (d, dev) in w.devs.iter().enumerate() {
             let Some(number) = dev.number.filter(|_| w.tracking) else { continue };
-            match self.run.source(number).unwrap().tracker {
+            match self.run.writer(number).unwrap().tracker {
                 TrackerKind::AllDirty => standing.fill(true),
                 TrackerKind::DeviceLog => {
                     for (page, blind) in w.blind(d).into_iter().enumerate() {
                         standing[page] |= blind;
                     }
                 }
-                TrackerKind::None => panic!("seed {}: source {number} has no tracker", self.seed),
+                TrackerKind::None => panic!("seed {}: writer {number} has no tracker", self.seed),
                 _ => {}
             }
         }
@@ -405,7 +405,7 @@ impl Case {
             .devs
             .iter()
             .filter_map(|dev| dev.number)
-            .map(|number| (number, self.run.source(number).unwrap().tracker))
+            .map(|number| (number, self.run.writer(number).unwrap().tracker))
             .collect();
         for (number, kind) in &kinds {
             let before = self.kinds.get(number).copied().unwrap_or_default();
@@ -765,7 +765,7 @@ impl Case {
         }
     }
 
-    fn add_source(&mut self) {
+    fn add_writer(&mut self) {
         if self.rng.chance(200) && lock(&self.world).devs.len() < 6 {
             self.new_table_device();
         }
@@ -777,27 +777,27 @@ impl Case {
             return;
         }
         let d = self.rng.pick(&idle);
-        let mut source = source(&self.world, d);
-        source.required = self.rng.chance(100);
+        let mut writer = writer(&self.world, d);
+        writer.required = self.rng.chance(100);
         let pre = self.begin();
         self.note(|| format!("add device {d}: {:?}", lock(&self.world).devs[d]));
-        match self.run.add_source(source) {
+        match self.run.add_writer(writer) {
             Ok(number) => {
                 let mut w = lock(&self.world);
                 w.devs[d].number = Some(number);
                 if tracking {
-                    w.count("source added while tracking");
+                    w.count("writer added while tracking");
                 }
             }
             Err(error) => {
                 assert_eq!(error.code(), Code::NotSupported, "seed {}: {error}", self.seed);
-                lock(&self.world).count("source refused");
+                lock(&self.world).count("writer refused");
             }
         }
         self.settle(true, &pre, None);
     }
 
-    fn remove_source(&mut self) {
+    fn remove_writer(&mut self) {
         let w = lock(&self.world);
         let added: Vec<usize> = (0..w.devs.len()).filter(|d| w.devs[*d].number.is_some()).collect();
         drop(w);
@@ -814,11 +814,11 @@ impl Case {
         let n = pre.len();
         self.stick(0..n, &pre);
         self.note(|| format!("remove device {d}"));
-        self.run.remove_source(number).unwrap();
+        self.run.remove_writer(number).unwrap();
         let mut w = lock(&self.world);
         w.devs[d].number = None;
         if w.tracking {
-            w.count("source removed while tracking");
+            w.count("writer removed while tracking");
         }
         drop(w);
         self.settle(true, &pre, None);
@@ -891,8 +891,8 @@ impl Case {
             74..76 => self.window(),
             76..80 => self.vmm_writes(),
             80..85 => self.rearm(),
-            85..88 => self.add_source(),
-            88..90 => self.remove_source(),
+            85..88 => self.add_writer(),
+            88..90 => self.remove_writer(),
             90..94 => {
                 let mut w = lock(&self.world);
                 let n = w.devs.len() as u64;
@@ -930,7 +930,7 @@ impl Case {
             self.window();
         }
         for _ in 0..1 + self.rng.below(4) {
-            self.add_source();
+            self.add_writer();
         }
         self.start();
         for _ in 0..8 + self.rng.below(30) {
@@ -1051,9 +1051,9 @@ const SEEN: &[(&str, u64)] = &[
     ("reset", 100),
     ("reset in a call", 100),
     ("set_dirty refuses", 40),
-    ("source added while tracking", 100),
-    ("source refused", 1),
-    ("source removed while tracking", 80),
+    ("writer added while tracking", 100),
+    ("writer refused", 1),
+    ("writer removed while tracking", 80),
     ("start", 300),
     ("start refused", 10),
     ("stop", 400),

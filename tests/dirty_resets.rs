@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use vfiomig::dirty::{Health, Mapping, Memory, Run, RunOptions, Source, SuppliedTracker};
+use vfiomig::dirty::{Health, Mapping, Memory, Run, RunOptions, SuppliedTracker, Writer};
 use vfiomig::error::Errno;
 use vfiomig::transport::{DmaLog, IovaRange};
 
@@ -131,15 +131,15 @@ fn machine(bridge: bool) -> (Run, Shared, Taken) {
     let window = Mapping { window: true, ..mapping(1000, PAGES) };
     run.map(window).unwrap();
     let device = Shared::default();
-    let mut source = Source::default();
-    source.device_log = Some(Box::new(device.clone()));
+    let mut writer = Writer::default();
+    writer.device_log = Some(Box::new(device.clone()));
     let asked = device.clone();
     let resets = device.get().resets.clone();
-    source.health = Some(Health::new(resets, move || asked.get().still.then_some(1)));
+    writer.health = Some(Health::new(resets, move || asked.get().still.then_some(1)));
     if bridge {
-        source.supplied = Some(Box::new(Idle));
+        writer.supplied = Some(Box::new(Idle));
     }
-    run.add_source(source).unwrap();
+    run.add_writer(writer).unwrap();
     run.start().unwrap();
     (run, device, taken)
 }
@@ -187,10 +187,10 @@ fn a_reset_during_the_reading_of_an_unmapped_range_is_made_up_for_by_the_unmappi
 }
 
 #[test]
-fn a_reset_while_a_source_is_taken_out_makes_everything_dirty() {
+fn a_reset_while_a_writer_is_taken_out_makes_everything_dirty() {
     let (mut run, device, taken) = machine(false);
     device.get().reset_in = Some(1);
-    run.remove_source(0).unwrap();
+    run.remove_writer(0).unwrap();
     run.collect().unwrap();
     assert_eq!(taken.take(), all());
 }

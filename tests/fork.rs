@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use vfiomig::dirty::{Mapping, Memory, Run, RunOptions, Source, SuppliedTracker};
+use vfiomig::dirty::{Mapping, Memory, Run, RunOptions, SuppliedTracker, Writer};
 use vfiomig::error::Errno;
 use vfiomig::session::{LoadOptions, SaveOptions};
 use vfiomig::stream::Format;
@@ -106,7 +106,7 @@ fn a_run_that_is_used_or_dropped_in_a_child_asks_nothing_of_its_trackers() {
     let asked = Arc::new(AtomicU32::new(0));
     let mut run = Run::new(Nowhere, RunOptions::default()).unwrap();
     let tracker: Box<dyn SuppliedTracker> = Box::new(Counted(Arc::clone(&asked)));
-    run.add_source(Source { supplied: Some(tracker), ..Source::default() }).unwrap();
+    run.add_writer(Writer { supplied: Some(tracker), ..Writer::default() }).unwrap();
     run.map(Mapping { size: 64 << 12, ..Mapping::default() }).unwrap();
     run.start().unwrap();
     let before = asked.load(Ordering::Relaxed);
@@ -123,8 +123,8 @@ fn a_run_that_is_used_or_dropped_in_a_child_asks_nothing_of_its_trackers() {
             run.unmap(0, 4096, None, || panic!("unmapped")).map(drop),
             run.dma_read(0, &mut [0; 8]),
             run.dma_write(0, &[0; 8]),
-            run.add_source(Source::default()).map(drop),
-            run.remove_source(0),
+            run.add_writer(Writer::default()).map(drop),
+            run.remove_writer(0),
             run.start().map(drop),
             run.stop(),
         ]

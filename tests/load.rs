@@ -24,7 +24,8 @@ fn small(seed: u64) -> SimOptions {
 /// A stream of a small device, and what it holds.
 fn stream() -> (Vec<u8>, u64) {
     let source = side(small(1));
-    let stream = stream_of(&source.device, SaveOptions { session: [7; 16], ..Default::default() });
+    let stream =
+        stream_of(&source.device, SaveOptions { migration_id: [7; 16], ..Default::default() });
     (stream.unwrap(), source.sim.digest())
 }
 
@@ -610,9 +611,9 @@ fn a_device_left_in_a_session_state_is_reset_before_it_is_loaded() {
 #[test]
 fn a_stream_of_another_device_or_migration_is_refused_where_the_vmm_asks_for_it() {
     let (bytes, _) = stream();
-    let with = |device_index, session| {
+    let with = |device_index, migration_id| {
         let target = side(small(2));
-        let options = LoadOptions { device_index, session, ..LoadOptions::default() };
+        let options = LoadOptions { device_index, migration_id, ..LoadOptions::default() };
         let result = load_all(&target, options, &bytes).map(|s| s.ended).map_err(|e| e.code());
         assert_eq!(target.sim.count(Op::Write) > 0, result.is_ok());
         check_clean(&target);

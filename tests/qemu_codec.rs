@@ -322,14 +322,14 @@ fn what_the_format_cannot_carry_is_refused() {
     let source = side(small(1));
     let wrong = [
         SaveOptions { device_index: 1, ..saving(Format::Qemu) },
-        SaveOptions { session: [1; 16], ..saving(Format::QemuPackets) },
+        SaveOptions { migration_id: [1; 16], ..saving(Format::QemuPackets) },
     ];
     for options in wrong {
         assert_eq!(source.device.save(options).err().unwrap().code(), Code::Inval);
     }
     let wrong = [
         LoadOptions { device_index: Some(0), ..loading(Format::Qemu) },
-        LoadOptions { session: Some([1; 16]), ..loading(Format::QemuPackets) },
+        LoadOptions { migration_id: Some([1; 16]), ..loading(Format::QemuPackets) },
         LoadOptions { policy: Some(Box::new(|_, _| Ok(()))), ..loading(Format::Qemu) },
     ];
     for options in wrong {

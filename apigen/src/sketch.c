@@ -37,7 +37,7 @@ int migrate_out(int device_fd, int sock)
         r = vfiomig_save_next(save, buf, sizeof buf, &len);
         if (r < 0 || send_all(sock, buf, len) < 0)
             goto keep;
-        if (r == VFIOMIG_DRAINED) {
+        if (r == VFIOMIG_NEXT_DRAINED) {
             if (switchover_wanted(save))
                 break;
             wait_a_little(save);
@@ -52,14 +52,14 @@ int migrate_out(int device_fd, int sock)
         r = vfiomig_save_next(save, buf, sizeof buf, &len);
         if (r < 0 || send_all(sock, buf, len) < 0)
             goto keep;
-    } while (r != VFIOMIG_END);
+    } while (r != VFIOMIG_NEXT_END);
 
     if (peer_committed(sock)) {
-        r = vfiomig_save_finish(save, VFIOMIG_RELEASE);  /* to STOP */
+        r = vfiomig_save_finish(save, VFIOMIG_ENDING_RELEASE);  /* to STOP */
         goto out;
     }
 keep:
-    if (vfiomig_save_finish(save, VFIOMIG_KEEP) == 0)  /* back to RUNNING */
+    if (vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP) == 0)  /* back to RUNNING */
         start_vcpus();
 out:
     vfiomig_save_free(save);
@@ -80,15 +80,15 @@ int migrate_in(int device_fd, int sock)
     if (r < 0)
         return r;
     r = vfiomig_load_begin(dev, NULL, &load);     /* to RESUMING */
-    while (r >= 0 && !(r & VFIOMIG_END)) {
+    while (r >= 0 && !(r & VFIOMIG_PUSH_END)) {
         r = vfiomig_load_get_space(load, &space, &len);
         if (r < 0)
             break;
         ssize_t n = receive(sock, space, len);
         if (n <= 0)
             break;                                /* commit will refuse */
-        r = vfiomig_load_received(load, (size_t)n);
-        if (r >= 0 && (r & VFIOMIG_INITIAL_LOADED))
+        r = vfiomig_load_push_received(load, (size_t)n);
+        if (r >= 0 && (r & VFIOMIG_PUSH_INITIAL_LOADED))
             tell_peer(sock, "initial data loaded");
     }
     if (r >= 0)

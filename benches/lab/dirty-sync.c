@@ -65,9 +65,9 @@ static void expect(const struct variant *variant, uint64_t want)
 
 static uint64_t calls(struct vfiomig_dirty *run)
 {
-	struct vfiomig_source_stats stats = VFIOMIG_SOURCE_STATS_INIT;
+	struct vfiomig_dirty_writer_stats stats = VFIOMIG_DIRTY_WRITER_STATS_INIT;
 
-	OK(vfiomig_dirty_get_source(run, 0, &stats));
+	OK(vfiomig_dirty_get_writer_stats(run, 0, &stats));
 	EXPECT(stats.tracker, VFIOMIG_TRACKER_DEVICE_LOG);
 	return stats.calls;
 }
@@ -77,7 +77,7 @@ static void measure(void)
 	const struct variant *variant = lab_arg();
 	const uint64_t size = variant->gib * GIB / variant->mappings, words = variant->gib * GIB / PAGE / 64;
 	struct vfiomig_memory_ops ops = VFIOMIG_MEMORY_OPS_INIT;
-	struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
+	struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
 	struct vfiomig_dirty *run;
 	double ours[RUNS], baseline[RUNS], our_calls = 0, bare_calls = variant->mappings;
 	uint32_t number;
@@ -95,9 +95,9 @@ static void measure(void)
 		mapping.cookie = i;
 		OK(vfiomig_dirty_map(run, &mapping));
 	}
-	source.flags = VFIOMIG_SOURCE_DEVICE_LOG;
-	source.device = handle;
-	OK(vfiomig_dirty_add_source(run, &source, &number));
+	writer.flags = VFIOMIG_WRITER_DEVICE_LOG;
+	writer.device = handle;
+	OK(vfiomig_dirty_add_writer(run, &writer, &number));
 	OK(vfiomig_dirty_start(run));
 	memset(bitmap, 1, words * 8);
 	memset(bitmap, 0, words * 8);

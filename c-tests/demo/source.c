@@ -297,7 +297,7 @@ static void wait_drained(struct source *s)
 {
     struct pollfd fds[2] = { { .fd = s->sock, .events = POLLIN }, { .fd = -1, .events = POLLIN } };
     uint64_t before = now_ns();
-    int fd = vfiomig_save_poll_fd(s->save);
+    int fd = vfiomig_save_get_poll_fd(s->save);
     if (fd >= 0)
         fds[1].fd = fd;
     poll(fds, 2, DRAINED_WAIT_MS);
@@ -330,12 +330,12 @@ static int pre_copy(struct source *s)
             device_guest_reset(&s->device);
             /* A VMM sees it in the configuration space that it gives to the guest. The device's log
              * is gone as well, and whatever it held counts as dirty. */
-            if ((r = vfiomig_device_was_reset(s->device.mig)) < 0)
+            if ((r = vfiomig_device_notify_reset(s->device.mig)) < 0)
                 return library_failed(s, r);
         }
         if (precopy_took_too_long(s))
             return 0;
-        if (status != VFIOMIG_DRAINED && s->round_bytes < s->round_goal)
+        if (status != VFIOMIG_NEXT_DRAINED && s->round_bytes < s->round_goal)
             continue;
         if ((r = end_round(s, &wanted)) < 0)
             return r;
@@ -344,7 +344,7 @@ static int pre_copy(struct source *s)
         /* What is dirty in any case is sent when the guest has stopped, and not before in vain. */
         if (!s->tracking.unwatched && (r = send_memory(s)) < 0)
             return r;
-        if (status == VFIOMIG_DRAINED)
+        if (status == VFIOMIG_NEXT_DRAINED)
             wait_drained(s);
         s->round_began_ns = now_ns();
     }
@@ -408,7 +408,7 @@ static int switchover(struct source *s)
     uint8_t config[PCI_CONFIG_SIZE];
     device_read_config(&s->device, config);
     s->report->pci_command = (uint16_t)(config[4] | config[5] << 8);
-    if ((r = vfiomig_save_blob(s->save, BLOB_PCI_CONFIG, config, sizeof config)) < 0)
+    if ((r = vfiomig_save_add_blob(s->save, BLOB_PCI_CONFIG, config, sizeof config)) < 0)
         return library_failed(s, r);
 
     if (fail_at == FAIL_SOURCE_DRAIN)
@@ -425,7 +425,7 @@ static int switchover(struct source *s)
         }
         if ((r = send_stream(s, len)) < 0)
             return r;
-    } while (status != VFIOMIG_END);
+    } while (status != VFIOMIG_NEXT_END);
     at[SENT] = now_ns();
 
     /* Commit or failure. A quick target may have committed before send_stream() looked for
@@ -475,7 +475,7 @@ static void keep(struct source *s)
      * be cut off: ask whoever can fence it before running the guest twice. */
     net_send(s->sock, MSG_KEEP, NULL, 0);
 
-    if (s->save && vfiomig_save_finish(s->save, VFIOMIG_KEEP) < 0) {
+    if (s->save && vfiomig_save_finish(s->save, VFIOMIG_ENDING_KEEP) < 0) {
         lost(s, "the device cannot be brought back");
         return;
     }
@@ -521,7 +521,7 @@ static void release(struct source *s)
         return;
     }
     stop_tracking(s);
-    bool untouched = vfiomig_save_finish(s->save, VFIOMIG_RELEASE) == 0;
+    bool untouched = vfiomig_save_finish(s->save, VFIOMIG_ENDING_RELEASE) == 0;
     if (!untouched)
         printf("source: stopping the device: %s\n", vfiomig_error_message());
     s->report->digest = device_digest(&s->device);

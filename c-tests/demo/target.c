@@ -102,17 +102,17 @@ static int receive_state(struct target *t)
         int status = vfiomig_load_push(t->load, m.data, m.len);
         if (status < 0)
             return library_failed(t, status);
-        /* VFIOMIG_RESTARTED, the source's device was reset, asks for nothing here: what was loaded
+        /* VFIOMIG_PUSH_RESTARTED, the source's device was reset, asks for nothing here: what was loaded
          * before is forgotten by the library, and the last PCI configuration is the one that
          * counts in any case. */
-        if (status & VFIOMIG_INITIAL_LOADED) {
+        if (status & VFIOMIG_PUSH_INITIAL_LOADED) {
             struct vfiomig_load_stats stats = VFIOMIG_LOAD_STATS_INIT;
             vfiomig_load_get_stats(t->load, &stats);
             struct initial_loaded loaded = { .generation = stats.initial_generation };
             if ((r = net_send(t->sock, MSG_INITIAL_LOADED, &loaded, sizeof loaded)) < 0)
                 return give_up(t, r, "the source is gone");
         }
-        if (status & VFIOMIG_END) {
+        if (status & VFIOMIG_PUSH_END) {
             t->report->at_ns[LOADED] = now_ns();
             return 0;
         }

@@ -52,7 +52,7 @@ static int set_dirty(void *opaque, uint64_t cookie, uint64_t offset, uint64_t pa
 int tracking_start(struct tracking *t, struct memory *memory, struct device *device)
 {
     *t = (struct tracking){ .memory = memory, .stats = VFIOMIG_DIRTY_STATS_INIT,
-                            .device = VFIOMIG_SOURCE_STATS_INIT };
+                            .device = VFIOMIG_DIRTY_WRITER_STATS_INIT };
     t->dirty = calloc(memory->words, sizeof *t->dirty);
     if (!t->dirty)
         return -ENOMEM;
@@ -64,17 +64,17 @@ int tracking_start(struct tracking *t, struct memory *memory, struct device *dev
     if (r < 0)
         return r;
     /* With an IOMMU that tracks, its page table or its container would be named as well: the best
-     * that works is taken. A second device is a second source. */
-    struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
-    source.flags = VFIOMIG_SOURCE_DEVICE_LOG;
-    source.device = device->mig;
-    r = vfiomig_dirty_add_source(t->run, &source, &t->source);
+     * that works is taken. A second device is a second writer. */
+    struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
+    writer.flags = VFIOMIG_WRITER_DEVICE_LOG;
+    writer.device = device->mig;
+    r = vfiomig_dirty_add_writer(t->run, &writer, &t->writer);
     /* Before anything is sent: what was written to earlier is not reported. */
     if (r >= 0)
         r = vfiomig_dirty_start(t->run);
     if (r < 0)
         return r;
-    if (vfiomig_dirty_get_source(t->run, t->source, &t->device) == 0 && t->device.note[0])
+    if (vfiomig_dirty_get_writer_stats(t->run, t->writer, &t->device) == 0 && t->device.note[0])
         printf("source: dirty tracking: %s\n", t->device.note);
 
     memory_take_vcpu_log(memory, t->dirty); /* the first sending covers all of it */
@@ -107,7 +107,7 @@ int tracking_collect(struct tracking *t, bool without_device)
     t->unwatched = r & VFIOMIG_DIRTY_UNWATCHED;
     int told = vfiomig_dirty_get_stats(t->run, &t->stats);
     if (told == 0)
-        told = vfiomig_dirty_get_source(t->run, t->source, &t->device);
+        told = vfiomig_dirty_get_writer_stats(t->run, t->writer, &t->device);
     if (told == 0 && r & VFIOMIG_DIRTY_ERRORS)
         show_errors(t);
     return told;

@@ -17,13 +17,13 @@ struct memory;
 struct tracking {
     struct memory *memory;
     struct vfiomig_dirty *run; /* NULL: nothing is tracked */
-    uint32_t source;           /* the device's number in it */
+    uint32_t writer;           /* the device's number in it */
     uint64_t *dirty;           /* pages to send: filled by collecting, emptied by sending */
     int refuse;                /* an errno: what the library reports finds no place here */
     bool unwatched;            /* the last reading found what is dirty at every time */
     uint64_t errors_shown;
     struct vfiomig_dirty_stats stats;    /* as of the last reading */
-    struct vfiomig_source_stats device;
+    struct vfiomig_dirty_writer_stats device;
 };
 
 /* Everything is to be sent, and from now on everything that changes once more. 0, or -errno with

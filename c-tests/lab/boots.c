@@ -37,7 +37,7 @@ static void save(void)
     struct lab_bytes stream;
 
     lab_fill(&device, seed_of(v->ports, v->how, v->pre_copy));
-    stream = lab_save(handle, v->pre_copy ? 0 : VFIOMIG_SAVE_NO_PRE_COPY, 4096, VFIOMIG_RELEASE);
+    stream = lab_save(handle, v->pre_copy ? 0 : VFIOMIG_SAVE_NO_PRE_COPY, 4096, VFIOMIG_ENDING_RELEASE);
     lab_write_file(path_of(v->ports, v->how, v->pre_copy), &stream);
     lab_free(&stream);
     vfiomig_device_free(handle);

@@ -27,15 +27,15 @@ static void end(void)
 static int try_add_hwpt(const struct lab_mock *mock, uint32_t hwpt, uint32_t ioas, uint64_t page_size, uint32_t flags,
 			uint32_t *number)
 {
-	struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
+	struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
 
-	source.flags = VFIOMIG_SOURCE_HWPT | flags;
-	source.name = "the mock";
-	source.iommufd = mock->iommufd;
-	source.hwpt_id = hwpt;
-	source.ioas_id = ioas;
-	source.hwpt_page_size = page_size;
-	return vfiomig_dirty_add_source(guest.run, &source, number);
+	writer.flags = VFIOMIG_WRITER_HWPT | flags;
+	writer.name = "the mock";
+	writer.iommufd = mock->iommufd;
+	writer.hwpt_id = hwpt;
+	writer.ioas_id = ioas;
+	writer.hwpt_page_size = page_size;
+	return vfiomig_dirty_add_writer(guest.run, &writer, number);
 }
 
 static uint32_t add_hwpt(const struct lab_mock *mock)
@@ -78,7 +78,7 @@ static void hwpt_exact(void)
 	add_hwpt(&mock);
 	guest_start(&guest);
 	expect_tracker(&guest, 0, VFIOMIG_TRACKER_HWPT, "");
-	EXPECT(source_of(&guest, 0).page_size, page);
+	EXPECT(writer_of(&guest, 0).page_size, page);
 	for (unsigned round = 0; round < 30; round++) {
 		const struct area *area = &guest.areas[random_below(4)];
 		uint64_t first = random_below(area->size / page), len = 1 + random_below(area->size / page - first);
@@ -147,14 +147,14 @@ static void hwpt_starts_clean(void)
 	OK(lab_mock_dirty_bits(&mock, BASE, PAGE, &bits));
 	guest_start(&guest);
 	EXPECT(collect(&guest, 0), 0);
-	/* Two sources that share it: it goes on until both are gone. */
+	/* Two writers that share it: it goes on until both are gone. */
 	EXPECT(add_hwpt(&mock), 1);
 	mock_write(&mock, BASE + PAGE);
-	OK(vfiomig_dirty_remove_source(guest.run, 0));
+	OK(vfiomig_dirty_remove_writer(guest.run, 0));
 	mock_write(&mock, BASE + 2 * PAGE);
 	EXPECT(collect(&guest, 0), 2);
 	mock_write(&mock, BASE + 3 * PAGE);
-	OK(vfiomig_dirty_remove_source(guest.run, 1));
+	OK(vfiomig_dirty_remove_writer(guest.run, 1));
 	EXPECT(collect(&guest, 0), 1);
 	EXPECT(lab_mock_dirty_bits(&mock, BASE, PAGE, &bits), -EINVAL);
 	end();
@@ -256,7 +256,7 @@ static void hwpt_hole(void)
 	EXPECT(stats_of(&guest).num_errors, 2);
 	for (unsigned i = 0; i < 2; i++) {
 		error = error_of(&guest, i);
-		EXPECT(error.source, 0);
+		EXPECT(error.writer, 0);
 		EXPECT(error.tracker, VFIOMIG_TRACKER_HWPT);
 		EXPECT(error.code, -EINVAL);
 		EXPECT(error.first, BASE + (i + 1) * 2 * MIB);
@@ -324,7 +324,7 @@ static void hwpt_without_tracking(void)
 		end();
 		guest_new(&guest, 0, 0);
 		guest_area(&guest, BASE, MIB, 0);
-		OK(try_add_hwpt(&mock, hwpt, mock.ioas, 0, VFIOMIG_SOURCE_REQUIRED, &number));
+		OK(try_add_hwpt(&mock, hwpt, mock.ioas, 0, VFIOMIG_WRITER_REQUIRED, &number));
 		CALL(vfiomig_dirty_start(guest.run), -EOPNOTSUPP);
 		CHECK(strstr(vfiomig_error_message(), says) && strstr(vfiomig_error_message(), "the mock"), "%s",
 		      vfiomig_error_message());
@@ -425,13 +425,13 @@ static void new_mdev(struct lab_device *device, const struct lab_device *first)
 
 static uint32_t add_container(int container)
 {
-	struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
+	struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
 	uint32_t number = 0;
 
-	source.flags = VFIOMIG_SOURCE_TYPE1;
-	source.name = "the container";
-	source.container_fd = container;
-	OK(vfiomig_dirty_add_source(guest.run, &source, &number));
+	writer.flags = VFIOMIG_WRITER_TYPE1;
+	writer.name = "the container";
+	writer.container_fd = container;
+	OK(vfiomig_dirty_add_writer(guest.run, &writer, &number));
 	return number;
 }
 
@@ -682,7 +682,7 @@ static void type1_too_large(void)
 	struct vfiomig_memory_ops ops = VFIOMIG_MEMORY_OPS_INIT;
 	struct vfiomig_dirty_options options = VFIOMIG_DIRTY_OPTIONS_INIT;
 	struct vfiomig_mapping mapping = VFIOMIG_MAPPING_INIT;
-	struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
+	struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
 	struct vfiomig_dirty_error error = VFIOMIG_DIRTY_ERROR_INIT;
 	uint64_t bitmap[160] = { 0 };
 	struct vfiomig_dirty *run;
@@ -698,9 +698,9 @@ static void type1_too_large(void)
 	mapping.iova = 16 * TIB;
 	mapping.size = GIB;
 	OK(vfiomig_dirty_map(run, &mapping));
-	source.flags = VFIOMIG_SOURCE_TYPE1;
-	source.container_fd = device.container;
-	OK(vfiomig_dirty_add_source(run, &source, &number));
+	writer.flags = VFIOMIG_WRITER_TYPE1;
+	writer.container_fd = device.container;
+	OK(vfiomig_dirty_add_writer(run, &writer, &number));
 	OK(vfiomig_dirty_start(run));
 	CALL(vfiomig_dirty_sync(run, 0, 10 * TIB, GIB, bitmap, 160), ERRORS);
 	EXPECT(lab_bits(bitmap, 0, 9 * 1024), 9 * 1024);
@@ -859,7 +859,7 @@ static void one_tracker_each(void)
 static void all_kinds(void)
 {
 	struct vfiomig_tracker_ops ops = VFIOMIG_TRACKER_OPS_INIT;
-	struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
+	struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
 	struct lab_device logging, mdev;
 	struct vfiomig_device *handle;
 	struct own own = { 0 };
@@ -882,10 +882,10 @@ static void all_kinds(void)
 	ops.start = own_start;
 	ops.stop = own_stop;
 	ops.sync = own_sync;
-	source.flags = VFIOMIG_SOURCE_TRACKER;
-	source.tracker = &ops;
-	source.tracker_opaque = &own;
-	OK(vfiomig_dirty_add_source(guest.run, &source, &number));
+	writer.flags = VFIOMIG_WRITER_CUSTOM;
+	writer.tracker = &ops;
+	writer.tracker_opaque = &own;
+	OK(vfiomig_dirty_add_writer(guest.run, &writer, &number));
 	EXPECT(add_container(mdev.container), 3);
 	guest_start(&guest);
 	for (unsigned i = 0; i < 4; i++)
@@ -911,13 +911,13 @@ static void all_kinds(void)
 			found += round % 8 == 3 ? collect(&guest, 0) : sync_range(&guest, BASE, 8 * MIB, PAGE, 0);
 		if (round % 10 == 9) {
 			/* One more, that nothing tracks: all is dirty as long as it is there. */
-			struct vfiomig_dirty_source none = VFIOMIG_DIRTY_SOURCE_INIT;
+			struct vfiomig_dirty_writer none = VFIOMIG_DIRTY_WRITER_INIT;
 
-			OK(vfiomig_dirty_add_source(guest.run, &none, &number));
+			OK(vfiomig_dirty_add_writer(guest.run, &none, &number));
 			expect_tracker(&guest, number, VFIOMIG_TRACKER_ALL_DIRTY, "");
 			guest_want_all(&guest);
 			EXPECT(collect(&guest, UNWATCHED), 3 * 512);
-			OK(vfiomig_dirty_remove_source(guest.run, number));
+			OK(vfiomig_dirty_remove_writer(guest.run, number));
 			guest_want_all(&guest);
 			EXPECT(collect(&guest, UNWATCHED), 3 * 512);
 		}
@@ -941,7 +941,7 @@ static void all_kinds(void)
 	lab_mock_close(&mock);
 }
 
-/* A source that could be tracked in several ways, from the best that works to none. */
+/* A writer that could be tracked in several ways, from the best that works to none. */
 static void the_best_that_works(void)
 {
 	struct vfiomig_tracker_ops ops = VFIOMIG_TRACKER_OPS_INIT;
@@ -960,21 +960,21 @@ static void the_best_that_works(void)
 	ops.stop = own_stop;
 	ops.sync = own_sync;
 	for (unsigned broken = 0; broken < 4; broken++) {
-		struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
+		struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
 		uint32_t number;
 
 		guest_new(&guest, 0, 0);
 		guest_area(&guest, BASE, MIB, 0);
-		source.flags = VFIOMIG_SOURCE_DEVICE_LOG | VFIOMIG_SOURCE_HWPT | VFIOMIG_SOURCE_TYPE1 |
-			       (broken < 3 ? VFIOMIG_SOURCE_TRACKER : 0);
-		source.device = handle;
-		source.iommufd = mock.iommufd;
-		source.hwpt_id = broken > 1 ? mock.first_hwpt : mock.hwpt;
-		source.tracker = &ops;
-		source.tracker_opaque = &own;
-		source.container_fd = mdev.container;
+		writer.flags = VFIOMIG_WRITER_DEVICE_LOG | VFIOMIG_WRITER_HWPT | VFIOMIG_WRITER_TYPE1 |
+			       (broken < 3 ? VFIOMIG_WRITER_CUSTOM : 0);
+		writer.device = handle;
+		writer.iommufd = mock.iommufd;
+		writer.hwpt_id = broken > 1 ? mock.first_hwpt : mock.hwpt;
+		writer.tracker = &ops;
+		writer.tracker_opaque = &own;
+		writer.container_fd = mdev.container;
 		kmod_set(&device, "log_refuse", broken ? "0 0x100000000 95" : "0");
-		OK(vfiomig_dirty_add_source(guest.run, &source, &number));
+		OK(vfiomig_dirty_add_writer(guest.run, &writer, &number));
 		guest_start(&guest);
 		expect_tracker(&guest, number, VFIOMIG_TRACKER_DEVICE_LOG + broken,
 			       broken > 1   ? "; iommufd page table: "

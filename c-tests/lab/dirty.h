@@ -201,15 +201,15 @@ static inline int nothing_to_unmap(void *opaque, uint64_t iova, uint64_t size)
 	return 0;
 }
 
-/* A source with a device's log and nothing else. */
+/* A writer with a device's log and nothing else. */
 static inline uint32_t guest_log(struct guest *guest, struct vfiomig_device *device)
 {
-	struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
+	struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
 	uint32_t number = 77;
 
-	source.flags = VFIOMIG_SOURCE_DEVICE_LOG;
-	source.device = device;
-	OK(vfiomig_dirty_add_source(guest->run, &source, &number));
+	writer.flags = VFIOMIG_WRITER_DEVICE_LOG;
+	writer.device = device;
+	OK(vfiomig_dirty_add_writer(guest->run, &writer, &number));
 	return number;
 }
 
@@ -363,24 +363,24 @@ static inline uint64_t sync_range(struct guest *guest, uint64_t iova, uint64_t l
 
 /* --- numbers ----------------------------------------------------------------------------------- */
 
-static inline struct vfiomig_source_stats source_of(const struct guest *guest, uint32_t number)
+static inline struct vfiomig_dirty_writer_stats writer_of(const struct guest *guest, uint32_t number)
 {
-	struct vfiomig_source_stats stats = VFIOMIG_SOURCE_STATS_INIT;
+	struct vfiomig_dirty_writer_stats stats = VFIOMIG_DIRTY_WRITER_STATS_INIT;
 
-	OK(vfiomig_dirty_get_source(guest->run, number, &stats));
+	OK(vfiomig_dirty_get_writer_stats(guest->run, number, &stats));
 	return stats;
 }
 
 static inline void expect_tracker(const struct guest *guest, uint32_t number, uint32_t tracker, const char *note)
 {
-	struct vfiomig_source_stats stats = source_of(guest, number);
+	struct vfiomig_dirty_writer_stats stats = writer_of(guest, number);
 
-	CHECK(stats.tracker == tracker, "source %u is tracked by %u, expected %u; note: %s", number, stats.tracker,
+	CHECK(stats.tracker == tracker, "writer %u is tracked by %u, expected %u; note: %s", number, stats.tracker,
 	      tracker, stats.note);
 	if (*note)
-		CHECK(strstr(stats.note, note), "the note of source %u does not say \"%s\": %s", number, note, stats.note);
+		CHECK(strstr(stats.note, note), "the note of writer %u does not say \"%s\": %s", number, note, stats.note);
 	else
-		CHECK(!*stats.note, "source %u has a note: %s", number, stats.note);
+		CHECK(!*stats.note, "writer %u has a note: %s", number, stats.note);
 }
 
 static inline struct vfiomig_dirty_stats stats_of(const struct guest *guest)

@@ -29,7 +29,7 @@ static const char *const step_names[STEPS] = {
 enum manner {
     SILENT,       /* only the kernel knows */
     SILENT_ASKED, /* the VMM has asked for the state since */
-    TOLD,         /* vfiomig_device_was_reset() */
+    TOLD,         /* vfiomig_device_notify_reset() */
     BY_LIBRARY,   /* vfiomig_device_reset() */
     MANNERS,
 };
@@ -53,7 +53,7 @@ static void reset(const struct lab_device *device, struct vfiomig_device *handle
     else
         OK(lab_raw_reset(device->fd));
     if (manner == TOLD)
-        OK(vfiomig_device_was_reset(handle));
+        OK(vfiomig_device_notify_reset(handle));
     if (manner == SILENT_ASKED) {
         OK(vfiomig_device_get_state(handle, &state));
         EXPECT(state, VFIOMIG_STATE_RUNNING);
@@ -98,20 +98,20 @@ static void the_save_starts_again(void)
             break;
         case AFTER_PREAMBLE:
         case AFTER_IDENTITY:
-            CALL(one(save, &stream), VFIOMIG_MORE);
+            CALL(one(save, &stream), VFIOMIG_NEXT_MORE);
             break;
         case AFTER_DATA:
             /* A restart's frame may come first. */
             CHECK(one(save, &stream) >= 0, "%s", vfiomig_error_message());
             break;
         case AFTER_DRAINED:
-            CALL(lab_pump(save, &stream, 4096), VFIOMIG_DRAINED);
+            CALL(lab_pump(save, &stream, 4096), VFIOMIG_NEXT_DRAINED);
             break;
         case AFTER_QUIESCE:
             OK(lab_insist(vfiomig_save_quiesce, save));
             break;
         case AFTER_DRAINED_QUIESCED:
-            CALL(lab_pump(save, &stream, 4096), VFIOMIG_DRAINED);
+            CALL(lab_pump(save, &stream, 4096), VFIOMIG_NEXT_DRAINED);
             break;
         case AFTER_STOP:
             OK(lab_insist(vfiomig_save_stop, save));
@@ -119,7 +119,7 @@ static void the_save_starts_again(void)
         case AFTER_STOPPED_DATA:
             /* Later than this nothing can start again that nobody knows of. */
             if (v->step == AFTER_STOPPED_DATA)
-                CALL(one(save, &stream), VFIOMIG_MORE);
+                CALL(one(save, &stream), VFIOMIG_NEXT_MORE);
             break;
         case STEPS:
             break;
@@ -140,7 +140,7 @@ static void the_save_starts_again(void)
          */
         CALL(lab_pump(save, &stream, 4096),
              v->manner == SILENT && v->step >= AFTER_STOP ? -ENODEV : -EIO);
-        CALL(vfiomig_save_finish(save, VFIOMIG_KEEP), -EIO);
+        CALL(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP), -EIO);
         lab_expect_state(&source, from, VFIOMIG_STATE_RUNNING);
         lab_expect_contents(&source, 30 + v->times - 1);
         vfiomig_save_free(save);
@@ -151,13 +151,13 @@ static void the_save_starts_again(void)
         OK(vfiomig_device_run(from));
         goto out;
     }
-    CALL(lab_pump(save, &stream, 4096), VFIOMIG_END);
+    CALL(lab_pump(save, &stream, 4096), VFIOMIG_NEXT_END);
     OK(vfiomig_save_get_stats(save, &stats));
     if (v->manner >= TOLD || pre_copy)
         CHECK(stats.restarts >= 1 && stats.restarts <= resets, "%llu restarts after %u resets",
               (unsigned long long)stats.restarts, resets);
     CALL(lab_load(to, NULL, stream.data, stream.len, 11, NULL), 0);
-    OK(vfiomig_save_finish(save, VFIOMIG_RELEASE));
+    OK(vfiomig_save_finish(save, VFIOMIG_ENDING_RELEASE));
     vfiomig_save_free(save);
     lab_expect_state(&source, from, VFIOMIG_STATE_STOP);
     OK(vfiomig_device_run(to));
@@ -187,7 +187,7 @@ static void a_reset_after_the_end_does_no_harm(void)
         save = lab_save_begin_to_end(from, 0, 4096, &stream);
         reset(&source, from, manner);
         OK(lab_load(to, NULL, stream.data, stream.len, 0, NULL));
-        OK(vfiomig_save_finish(save, VFIOMIG_RELEASE));
+        OK(vfiomig_save_finish(save, VFIOMIG_ENDING_RELEASE));
         vfiomig_save_free(save);
         lab_expect_state(&source, from, VFIOMIG_STATE_STOP);
         OK(vfiomig_device_run(to));
@@ -213,13 +213,13 @@ static void restarts_have_a_limit(void)
     lab_fill(&source, 50);
     OK(vfiomig_save_begin(from, &options, &save));
     for (unsigned i = 0; i < 3; i++) {
-        CALL(lab_pump(save, &stream, 4096), VFIOMIG_DRAINED);
+        CALL(lab_pump(save, &stream, 4096), VFIOMIG_NEXT_DRAINED);
         OK(lab_raw_reset(source.fd));
     }
-    CALL(lab_pump(save, &stream, 4096), VFIOMIG_DRAINED);
+    CALL(lab_pump(save, &stream, 4096), VFIOMIG_NEXT_DRAINED);
     OK(lab_raw_reset(source.fd));
     CALL(lab_pump(save, &stream, 4096), -ENODEV);
-    OK(vfiomig_save_finish(save, VFIOMIG_KEEP));
+    OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
     vfiomig_save_free(save);
     lab_expect_state(&source, from, VFIOMIG_STATE_RUNNING);
     lab_expect_contents(&source, 50);
@@ -245,7 +245,7 @@ static void a_load_fails(void)
     unsigned num_cuts = 3;
 
     lab_fill(&source, 60);
-    stream = lab_save(from, 0, 4096, VFIOMIG_KEEP);
+    stream = lab_save(from, 0, 4096, VFIOMIG_ENDING_KEEP);
     while (lab_next_frame(&stream, &frame))
         if (frame.type == LAB_DATA)
             cuts[num_cuts - 1] = frame.offset + LAB_HEADER_LEN + frame.length, num_cuts++;

@@ -24,7 +24,7 @@ static void set_up(unsigned ports, uint32_t flags)
     to = lab_new(&target, ports, LAB_GROUP);
     lab_fill(&source, GOOD);
     lab_fill(&target, UNTOUCHED);
-    good = lab_save(from, flags, 4096, VFIOMIG_KEEP);
+    good = lab_save(from, flags, 4096, VFIOMIG_ENDING_KEEP);
     data = lab_payload(&good);
 }
 
@@ -105,7 +105,7 @@ static void extended(void)
         /* With the end already told, and in a push of its own. */
         OK(vfiomig_load_begin(to, NULL, &load));
         ret = vfiomig_load_push(load, good.data, good.len);
-        CHECK(ret >= 0 && ret & VFIOMIG_END, "%d", ret);
+        CHECK(ret >= 0 && ret & VFIOMIG_PUSH_END, "%d", ret);
         CALL(vfiomig_load_push(load, longer.data + good.len, more), -EPROTO);
         CALL(vfiomig_load_commit(load), -EINVAL);
         vfiomig_load_free(load);
@@ -182,7 +182,7 @@ static void frames_lost_doubled_and_swapped(void)
         }
     /* Frames of another stream of the same device, at the same place. */
     {
-        struct lab_bytes other = lab_save(from, 0, 4096, VFIOMIG_KEEP), made = { 0 };
+        struct lab_bytes other = lab_save(from, 0, 4096, VFIOMIG_ENDING_KEEP), made = { 0 };
 
         EXPECT(other.len, good.len);
         for (size_t i = 0; i < count; i++) {
@@ -232,7 +232,7 @@ static void with_totals_that_are_wrong(void)
     /* Another guest's contents, as sound as ours, in frames of the same name and number. */
     again = lab_new(&other, 2, LAB_GROUP);
     lab_fill(&other, GOOD + 1);
-    second = lab_save(again, 0, 4096, VFIOMIG_KEEP);
+    second = lab_save(again, 0, 4096, VFIOMIG_ENDING_KEEP);
     {
         struct lab_bytes state = lab_payload(&second);
 
@@ -277,7 +277,7 @@ static void of_the_other_type(void)
 
         set_up(*ports, flags[f]);
         foreign = lab_new(&other, 3 - *ports, LAB_GROUP);
-        stream = lab_save(foreign, flags[f], 4096, VFIOMIG_KEEP);
+        stream = lab_save(foreign, flags[f], 4096, VFIOMIG_ENDING_KEEP);
         CALL(lab_load(to, NULL, stream.data, stream.len, 0, &failure), -EXDEV);
         CHECK(strstr(vfiomig_error_message(), "mtty-1") &&
                   strstr(vfiomig_error_message(), "mtty-2"),
@@ -320,7 +320,7 @@ static void with_another_vendor_string(void)
     OK(vfiomig_device_new_fd(source.fd, &options, &one));
     options.vendor_data = "firmware 4";
     OK(vfiomig_device_new_fd(target.fd, &options, &two));
-    stream = lab_save(one, 0, 4096, VFIOMIG_KEEP);
+    stream = lab_save(one, 0, 4096, VFIOMIG_ENDING_KEEP);
     CALL(lab_load(two, NULL, stream.data, stream.len, 0, NULL), -EXDEV);
     EXPECT(lab_raw_state(target.fd), VFIOMIG_STATE_RUNNING);
     lab_expect_contents(&target, UNTOUCHED);
@@ -538,10 +538,10 @@ static void beyond_what_the_vmm_takes(void)
     expect_reset("policy");
 
     OK(vfiomig_save_begin(from, NULL, &save));
-    OK(vfiomig_save_blob(save, 1, "blob", 4));
+    OK(vfiomig_save_add_blob(save, 1, "blob", 4));
     OK(vfiomig_save_stop(save));
-    CALL(lab_pump(save, &stream, 4096), VFIOMIG_END);
-    OK(vfiomig_save_finish(save, VFIOMIG_KEEP));
+    CALL(lab_pump(save, &stream, 4096), VFIOMIG_NEXT_END);
+    OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
     vfiomig_save_free(save);
     CALL(lab_load(to, NULL, stream.data, stream.len, 0, NULL), -EOPNOTSUPP);
     expect_reset("blob");
@@ -559,23 +559,23 @@ static void of_another_number_or_name(void)
 
     set_up(2, 0);
     saving.device_index = 3;
-    memcpy(saving.session, "one migration 01", 16);
+    memcpy(saving.migration_id, "one migration 01", 16);
     OK(vfiomig_save_begin(from, &saving, &save));
     OK(vfiomig_save_stop(save));
-    CALL(lab_pump(save, &stream, 4096), VFIOMIG_END);
-    OK(vfiomig_save_finish(save, VFIOMIG_KEEP));
+    CALL(lab_pump(save, &stream, 4096), VFIOMIG_NEXT_END);
+    OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
     vfiomig_save_free(save);
 
-    options.flags = VFIOMIG_LOAD_CHECK_DEVICE | VFIOMIG_LOAD_CHECK_SESSION;
-    memcpy(options.session, "one migration 01", 16);
+    options.flags = VFIOMIG_LOAD_CHECK_DEVICE_INDEX | VFIOMIG_LOAD_CHECK_MIGRATION_ID;
+    memcpy(options.migration_id, "one migration 01", 16);
     options.device_index = 2;
     CALL(lab_load(to, &options, stream.data, stream.len, 0, NULL), -EXDEV);
     expect_reset("device number");
     options.device_index = 3;
-    options.session[15]++;
+    options.migration_id[15]++;
     CALL(lab_load(to, &options, stream.data, stream.len, 0, NULL), -EXDEV);
     expect_reset("session");
-    options.session[15]--;
+    options.migration_id[15]--;
     OK(lab_load(to, &options, stream.data, stream.len, 0, NULL));
     OK(vfiomig_device_run(to));
     lab_expect_contents(&target, GOOD);

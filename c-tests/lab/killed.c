@@ -29,7 +29,7 @@ static struct vfiomig_save *save_until_stopped(struct vfiomig_device *device, ui
 
     options.flags = flags;
     OK(vfiomig_save_begin(device, &options, &save));
-    CALL(lab_pump(save, &stream, 4096), VFIOMIG_DRAINED);
+    CALL(lab_pump(save, &stream, 4096), VFIOMIG_NEXT_DRAINED);
     return save;
 }
 
@@ -69,7 +69,7 @@ static void to_stop_copy_read_half(struct vfiomig_device *device, const struct l
     OK(vfiomig_save_begin(device, &options, &save));
     OK(vfiomig_save_stop(save));
     for (int i = 0; i < 6; i++)
-        CALL(vfiomig_save_next(save, buf, sizeof(buf), &len), VFIOMIG_MORE);
+        CALL(vfiomig_save_next(save, buf, sizeof(buf), &len), VFIOMIG_NEXT_MORE);
 }
 
 static void to_the_end(struct vfiomig_device *device, const struct lab_bytes *stream)
@@ -85,7 +85,7 @@ static void to_released(struct vfiomig_device *device, const struct lab_bytes *s
     struct lab_bytes own = { 0 };
 
     (void)stream;
-    OK(vfiomig_save_finish(lab_save_begin_to_end(device, 0, 4096, &own), VFIOMIG_RELEASE));
+    OK(vfiomig_save_finish(lab_save_begin_to_end(device, 0, 4096, &own), VFIOMIG_ENDING_RELEASE));
 }
 
 static struct vfiomig_load *load_bytes(struct vfiomig_device *device, const unsigned char *data,
@@ -219,7 +219,7 @@ static void the_device_is_usable_again(void)
     struct lab_bytes stream;
 
     lab_fill(&source, SENT);
-    stream = lab_save(from, 0, 4096, VFIOMIG_KEEP);
+    stream = lab_save(from, 0, 4096, VFIOMIG_ENDING_KEEP);
     for (enum way way = 0; way < WAYS; way++) {
         struct vfiomig_reason reason = VFIOMIG_REASON_INIT;
         struct vfiomig_caps caps = VFIOMIG_CAPS_INIT;
@@ -251,7 +251,7 @@ static void the_device_is_usable_again(void)
         lab_expect_state(&device, handle, VFIOMIG_STATE_RUNNING);
         /* And it does its work: something new goes to the other device. */
         lab_fill(&device, 80 + way);
-        again = lab_save(handle, 0, 4096, VFIOMIG_RELEASE);
+        again = lab_save(handle, 0, 4096, VFIOMIG_ENDING_RELEASE);
         OK(lab_load(to, NULL, again.data, again.len, 0, NULL));
         OK(vfiomig_device_run(to));
         lab_expect_contents(&other, 80 + way);

@@ -248,7 +248,7 @@ static void the_last_page(void)
 			EXPECT(collect(&guest, UNWATCHED), 1);
 		}
 	}
-	EXPECT(source_of(&guest, (uint32_t)number).assumed_bytes, 12 * PAGE);
+	EXPECT(writer_of(&guest, (uint32_t)number).assumed_bytes, 12 * PAGE);
 	end(&device, handle);
 }
 
@@ -267,7 +267,7 @@ static void the_last_page_of_a_small_map(void)
 		mark(&guest, &device, 0 - (2 + round % 6) * PAGE, 1);
 		EXPECT(collect(&guest, UNWATCHED), 2);
 	}
-	EXPECT(source_of(&guest, 0).restarts, 0);
+	EXPECT(writer_of(&guest, 0).restarts, 0);
 	end(&device, handle);
 }
 
@@ -370,7 +370,7 @@ static void refusals(void)
 	for (unsigned i = 0; i < sizeof(refusals) / sizeof(*refusals); i++)
 		for (unsigned required = 0; required < 2; required++) {
 			const struct refusal *refusal = &refusals[i];
-			struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
+			struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
 			uint32_t number;
 
 			guest_new(&guest, 0, 0);
@@ -378,16 +378,16 @@ static void refusals(void)
 			guest_area(&guest, 0x40200000, 3 * PAGE, 0);
 			guest_area(&guest, 0x50000000, 4 * MIB, 0);
 			guest_area(&guest, 0x60000000, PAGE, 0);
-			source.flags = VFIOMIG_SOURCE_DEVICE_LOG | (required ? VFIOMIG_SOURCE_REQUIRED : 0);
-			source.device = handle;
-			source.name = "the network card";
-			OK(vfiomig_dirty_add_source(guest.run, &source, &number));
+			writer.flags = VFIOMIG_WRITER_DEVICE_LOG | (required ? VFIOMIG_WRITER_REQUIRED : 0);
+			writer.device = handle;
+			writer.name = "the network card";
+			OK(vfiomig_dirty_add_writer(guest.run, &writer, &number));
 			kmod_set(&device, refusal->knob, "%s", refusal->value);
 			if (required && !refusal->dirty) {
 				CALL(vfiomig_dirty_start(guest.run), -EOPNOTSUPP);
 				CHECK(strstr(vfiomig_error_message(), refusal->says) &&
-					      strstr(vfiomig_error_message(), source.name),
-				      "the message does not say \"%s\" of %s: %s", refusal->says, source.name,
+					      strstr(vfiomig_error_message(), writer.name),
+				      "the message does not say \"%s\" of %s: %s", refusal->says, writer.name,
 				      vfiomig_error_message());
 				CALL(vfiomig_dirty_collect(guest.run), -EINVAL);
 			} else if (!refusal->dirty) {
@@ -410,7 +410,7 @@ static void refusals(void)
 					mark(&guest, &device, refusal->first, 1);
 					guest_want(&guest, refusal->first, refusal->last);
 					EXPECT(collect(&guest, UNWATCHED), refusal->dirty + 1);
-					EXPECT(source_of(&guest, number).assumed_bytes,
+					EXPECT(writer_of(&guest, number).assumed_bytes,
 					       (round + 1) * refusal->dirty * (uint64_t)PAGE);
 				}
 				OK(vfiomig_dirty_stop(guest.run));
@@ -456,8 +456,8 @@ static void reports_that_are_busy(void)
 	kmod_set(&device, "fail_log_report_at", "0");
 	mark(&guest, &device, 0x40003000, 1);
 	EXPECT(collect(&guest, 0), 1);
-	EXPECT(source_of(&guest, 0).restarts, 0);
-	EXPECT(source_of(&guest, 0).assumed_bytes, 3 * MIB + 10 * 4 * MIB);
+	EXPECT(writer_of(&guest, 0).restarts, 0);
+	EXPECT(writer_of(&guest, 0).assumed_bytes, 3 * MIB + 10 * 4 * MIB);
 	/* Nor can it be started now. */
 	OK(vfiomig_dirty_stop(guest.run));
 	kmod_set(&device, "fail_log_start", "1 %d 2", EBUSY);
@@ -671,7 +671,7 @@ static void later_mappings(void)
 		EXPECT(collect(&guest, UNWATCHED), 1 + 512);
 	}
 	EXPECT(sync_range(&guest, GIB, 64 * MIB, PAGE, 0), 0);
-	EXPECT(source_of(&guest, 0).assumed_bytes, 3 * 2 * MIB);
+	EXPECT(writer_of(&guest, 0).assumed_bytes, 3 * 2 * MIB);
 	/* The device runs, and nothing watches meanwhile: everything is dirty once. */
 	OK(vfiomig_dirty_rearm(guest.run));
 	EXPECT(log_of(&device, "ranges"), 2);
@@ -683,7 +683,7 @@ static void later_mappings(void)
 	OK(vfiomig_dirty_rearm(guest.run));
 	guest_want_all(&guest);
 	collect(&guest, UNWATCHED);
-	EXPECT(source_of(&guest, 0).restarts, 2);
+	EXPECT(writer_of(&guest, 0).restarts, 2);
 	EXPECT(collect(&guest, 0), 0);
 	end(&device, handle);
 }
@@ -740,7 +740,7 @@ static void rearmed_by_itself(void)
 		mark(&guest, &device, GIB + round * PAGE, 1);
 		guest_want(&guest, later->iova, area_last(later));
 		EXPECT(collect(&guest, UNWATCHED), 1 + 768);
-		EXPECT(source_of(&guest, 0).restarts, 0);
+		EXPECT(writer_of(&guest, 0).restarts, 0);
 	}
 	options.flags = VFIOMIG_SAVE_NO_PRE_COPY;
 	OK(vfiomig_save_begin(handle, &options, &save));
@@ -749,16 +749,16 @@ static void rearmed_by_itself(void)
 	/* For the last time. */
 	guest_want(&guest, later->iova, area_last(later));
 	EXPECT(collect(&guest, UNWATCHED), 1 + 768);
-	EXPECT(source_of(&guest, 0).restarts, 1);
+	EXPECT(writer_of(&guest, 0).restarts, 1);
 	EXPECT(log_of(&device, "ranges"), 2);
 	EXPECT(collect(&guest, 0), 0);
-	OK(vfiomig_save_finish(save, VFIOMIG_KEEP));
+	OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
 	vfiomig_save_free(save);
 	for (unsigned round = 0; round < 5; round++) {
 		mark(&guest, &device, 3 * GIB + round * PAGE, 1);
 		EXPECT(collect(&guest, 0), 1);
 	}
-	EXPECT(source_of(&guest, 0).restarts, 1);
+	EXPECT(writer_of(&guest, 0).restarts, 1);
 	end(&device, handle);
 }
 
@@ -820,7 +820,7 @@ static void mappings_in_a_window(void)
 		EXPECT(guest_compare(&guest), 1);
 		area->mapped = 0;
 	}
-	EXPECT(source_of(&guest, 0).restarts, 0);
+	EXPECT(writer_of(&guest, 0).restarts, 0);
 	end(&device, handle);
 }
 
@@ -964,7 +964,7 @@ static void end_of_load(struct lab_device *device, struct vfiomig_device *handle
 	EXPECT(collect(&guest, 0), 0);
 	expect_truth(device);
 	kmod_set(device, "log_load", "0");
-	OK(vfiomig_save_finish(save, VFIOMIG_KEEP));
+	OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
 	vfiomig_save_free(save);
 	end(device, handle);
 }
@@ -975,7 +975,7 @@ static void rearm_under_load_with_a_bridge(void)
 	struct vfiomig_device *handle = new_device(&device);
 	struct bridge bridge = { .device = &device };
 	struct vfiomig_tracker_ops ops = VFIOMIG_TRACKER_OPS_INIT;
-	struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
+	struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
 	uint32_t number;
 
 	load_areas();
@@ -983,11 +983,11 @@ static void rearm_under_load_with_a_bridge(void)
 	ops.start = bridge_start;
 	ops.stop = bridge_stop;
 	ops.sync = bridge_sync;
-	source.flags = VFIOMIG_SOURCE_DEVICE_LOG | VFIOMIG_SOURCE_TRACKER;
-	source.device = handle;
-	source.tracker = &ops;
-	source.tracker_opaque = &bridge;
-	OK(vfiomig_dirty_add_source(guest.run, &source, &number));
+	writer.flags = VFIOMIG_WRITER_DEVICE_LOG | VFIOMIG_WRITER_CUSTOM;
+	writer.device = handle;
+	writer.tracker = &ops;
+	writer.tracker_opaque = &bridge;
+	OK(vfiomig_dirty_add_writer(guest.run, &writer, &number));
 	guest_start(&guest);
 	start_load(&device);
 	for (unsigned round = 0; round < 24; round++) {
@@ -1012,7 +1012,7 @@ static void rearm_under_load_with_a_bridge(void)
 		collect_under_load(&device, 0);
 	}
 	EXPECT(bridge.starts, 36);
-	EXPECT(source_of(&guest, number).restarts, 36);
+	EXPECT(writer_of(&guest, number).restarts, 36);
 	expect_tracker(&guest, number, VFIOMIG_TRACKER_DEVICE_LOG, "");
 	end_of_load(&device, handle);
 }
@@ -1038,7 +1038,7 @@ static void rearm_under_load_without_a_bridge(void)
 		kmod_wait_for_writes(&device, 100);
 		collect_under_load(&device, 0);
 	}
-	EXPECT(source_of(&guest, 0).restarts, 15);
+	EXPECT(writer_of(&guest, 0).restarts, 15);
 	end_of_load(&device, handle);
 }
 
@@ -1110,7 +1110,7 @@ static void rearm_moment_by_moment(void)
 	struct lab_device device;
 	struct vfiomig_device *handle = new_device(&device);
 	struct vfiomig_tracker_ops ops = VFIOMIG_TRACKER_OPS_INIT;
-	struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
+	struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
 	uint32_t number;
 
 	watch.device = &device;
@@ -1122,10 +1122,10 @@ static void rearm_moment_by_moment(void)
 	ops.start = watch_start;
 	ops.stop = watch_stop;
 	ops.sync = watch_sync;
-	source.flags = VFIOMIG_SOURCE_DEVICE_LOG | VFIOMIG_SOURCE_TRACKER;
-	source.device = handle;
-	source.tracker = &ops;
-	OK(vfiomig_dirty_add_source(guest.run, &source, &number));
+	writer.flags = VFIOMIG_WRITER_DEVICE_LOG | VFIOMIG_WRITER_CUSTOM;
+	writer.device = handle;
+	writer.tracker = &ops;
+	OK(vfiomig_dirty_add_writer(guest.run, &writer, &number));
 	OK(vfiomig_log_set(watch_message, NULL, NULL, VFIOMIG_LOG_INFO));
 	guest_start(&guest);
 	for (unsigned round = 1; round <= 3; round++) {
@@ -1136,7 +1136,7 @@ static void rearm_moment_by_moment(void)
 		EXPECT(watch.unlogged, round);
 		EXPECT(collect(&guest, 0), 5);
 		EXPECT(collect(&guest, 0), 0);
-		EXPECT(source_of(&guest, number).restarts, round);
+		EXPECT(writer_of(&guest, number).restarts, round);
 	}
 	OK(vfiomig_log_set(NULL, NULL, NULL, VFIOMIG_LOG_OFF));
 	end(&device, handle);
@@ -1272,7 +1272,7 @@ static void while_it_is_saved(void)
 	OK(vfiomig_save_begin(handle, NULL, &pumping.save));
 	OK(vfiomig_load_begin(to, NULL, &pumping.load));
 	pre_copy = pass_and_collect(&pumping, &device);
-	EXPECT(pumping.ret, VFIOMIG_DRAINED);
+	EXPECT(pumping.ret, VFIOMIG_NEXT_DRAINED);
 	kmod_wait_for_writes(&device, 200);
 	OK(vfiomig_save_quiesce(pumping.save));
 	kmod_wait_for_writes(&device, 200);
@@ -1282,20 +1282,20 @@ static void while_it_is_saved(void)
 	/* It stands still: whatever is started anew, nothing is lost and nothing is added. */
 	area = guest_map(&guest, LOAD_AT + 160 * MIB, MIB, 0);
 	OK(vfiomig_dirty_rearm(guest.run));
-	EXPECT(source_of(&guest, 0).restarts, 1);
+	EXPECT(writer_of(&guest, 0).restarts, 1);
 	guest_want(&guest, area->iova, area_last(area));
 	collect_under_load(&device, UNWATCHED);
 	stopped = pass_and_collect(&pumping, &device);
-	EXPECT(pumping.ret, VFIOMIG_END);
+	EXPECT(pumping.ret, VFIOMIG_NEXT_END);
 	mark(&guest, &device, LOAD_AT + 100 * MIB, 5 * PAGE);
 	mark(&guest, &device, area->iova + 9 * PAGE, 1);
 	OK(vfiomig_dirty_rearm(guest.run));
-	EXPECT(source_of(&guest, 0).restarts, 2);
+	EXPECT(writer_of(&guest, 0).restarts, 2);
 	EXPECT(collect(&guest, 0), 6);
 	EXPECT(collect(&guest, 0), 0);
 	CHECK(pre_copy >= 10 && stopped >= 10, "%u readings in pre-copy, %u when stopped", pre_copy, stopped);
 	OK(vfiomig_load_commit(pumping.load));
-	OK(vfiomig_save_finish(pumping.save, VFIOMIG_RELEASE));
+	OK(vfiomig_save_finish(pumping.save, VFIOMIG_ENDING_RELEASE));
 	vfiomig_save_free(pumping.save);
 	vfiomig_load_free(pumping.load);
 	EXPECT(kmod_digest(&target), kmod_digest(&device));
@@ -1327,7 +1327,7 @@ static void expect_at_least(int flags, int anew)
 		struct vfiomig_dirty_error error = error_of(&guest, i);
 
 		CHECK(error.first <= error.last && error.code < 0 && *error.text && error.tracker, "error %u is empty", i);
-		EXPECT(error.source, 0);
+		EXPECT(error.writer, 0);
 		/* All of the map: what one error of a log makes doubtful. */
 		CHECK(error.first == 0 && error.last == UINT64_MAX, "error %u is about %#llx to %#llx", i,
 		      (unsigned long long)error.first, (unsigned long long)error.last);
@@ -1351,7 +1351,7 @@ static void expect_at_least(int flags, int anew)
 /* A bit of everything. */
 static void a_bit_of_everything(const struct lab_device *device, struct vfiomig_device *handle)
 {
-	struct vfiomig_source_stats stats;
+	struct vfiomig_dirty_writer_stats stats;
 	int ret;
 
 	excused = num_errors = 0;
@@ -1390,7 +1390,7 @@ static void a_bit_of_everything(const struct lab_device *device, struct vfiomig_
 	expect_at_least(vfiomig_dirty_collect(guest.run), 0);
 	mark(&guest, device, GIB + 32 * MIB + 7 * PAGE, PAGE);
 	expect_at_least(vfiomig_dirty_collect(guest.run), 0);
-	stats = source_of(&guest, 0);
+	stats = writer_of(&guest, 0);
 	CHECK(stats.tracker == VFIOMIG_TRACKER_DEVICE_LOG || stats.tracker == VFIOMIG_TRACKER_ALL_DIRTY,
 	      "it is tracked by %u", stats.tracker);
 	/* A log says what it has not watched: before it was started anew, or since a START was refused. */
@@ -1461,14 +1461,14 @@ static void a_report_fails_midway(void)
 	CALL(vfiomig_dirty_collect(guest.run), ERRORS);
 	guest_compare(&guest);
 	error = error_of(&guest, 0);
-	EXPECT(error.source, 0);
+	EXPECT(error.writer, 0);
 	EXPECT(error.tracker, VFIOMIG_TRACKER_DEVICE_LOG);
 	EXPECT(error.first, 0);
 	EXPECT(error.last, UINT64_MAX);
 	CHECK(strstr(error.text, "0x40000000, 0x400000 bytes"), "it does not say where: %s", error.text);
 	kmod_set(&device, "fail_log_report_at", "0");
 	/* And once more, for what was written between failure and new start. */
-	EXPECT(source_of(&guest, 0).restarts, 1);
+	EXPECT(writer_of(&guest, 0).restarts, 1);
 	mark(&guest, &device, 3 * GIB, 1);
 	EXPECT(collect(&guest, 0), 1);
 	OK(vfiomig_dirty_stop(guest.run));
@@ -1476,14 +1476,14 @@ static void a_report_fails_midway(void)
 	kmod_end(&device, handle);
 }
 
-/* Given up for the next tracker of the source. */
+/* Given up for the next tracker of the writer. */
 static void a_log_is_replaced(void)
 {
 	struct lab_device device;
 	struct vfiomig_device *handle = new_device(&device);
 	struct bridge bridge = { .device = &device };
 	struct vfiomig_tracker_ops ops = VFIOMIG_TRACKER_OPS_INIT;
-	struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
+	struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
 	uint32_t number;
 
 	load_areas();
@@ -1491,11 +1491,11 @@ static void a_log_is_replaced(void)
 	ops.start = bridge_start;
 	ops.stop = bridge_stop;
 	ops.sync = bridge_sync;
-	source.flags = VFIOMIG_SOURCE_DEVICE_LOG | VFIOMIG_SOURCE_TRACKER;
-	source.device = handle;
-	source.tracker = &ops;
-	source.tracker_opaque = &bridge;
-	OK(vfiomig_dirty_add_source(guest.run, &source, &number));
+	writer.flags = VFIOMIG_WRITER_DEVICE_LOG | VFIOMIG_WRITER_CUSTOM;
+	writer.device = handle;
+	writer.tracker = &ops;
+	writer.tracker_opaque = &bridge;
+	OK(vfiomig_dirty_add_writer(guest.run, &writer, &number));
 	guest_start(&guest);
 	start_load(&device);
 	kmod_wait_for_writes(&device, 100);
@@ -1504,7 +1504,7 @@ static void a_log_is_replaced(void)
 	kmod_set(&device, "fail_log_report", "1 5 0");
 	guest_want_all(&guest);
 	collect_under_load(&device, ERRORS);
-	expect_tracker(&guest, number, VFIOMIG_TRACKER_SUPPLIED, "device DMA logging: ");
+	expect_tracker(&guest, number, VFIOMIG_TRACKER_CUSTOM, "device DMA logging: ");
 	EXPECT(bridge.on, 1);
 	EXPECT(log_of(&device, "active"), 0);
 	/* This tracker forgets nothing in this test. */
@@ -1546,7 +1546,7 @@ static void a_reset(void)
 			CHECK(sync_range(&guest, GIB, 3 * GIB, PAGE, ERRORS), "nothing");
 		else
 			collect(&guest, ERRORS);
-		EXPECT(source_of(&guest, 0).restarts, round + 1);
+		EXPECT(writer_of(&guest, 0).restarts, round + 1);
 		/* The same each time, and kept once. */
 		CHECK(strstr(error_of(&guest, 0).text, "reset"), "%s", error_of(&guest, 0).text);
 		EXPECT(error_of(&guest, 0).first, 0);
@@ -1633,7 +1633,7 @@ static void several_devices(void)
 		found += round % 3 ? collect(&guest, 0) : sync_range(&guest, 0, 5 * GIB, PAGE, 0);
 	}
 	for (unsigned i = 0; i < devices->num; i++) {
-		struct vfiomig_source_stats stats = source_of(&guest, i);
+		struct vfiomig_dirty_writer_stats stats = writer_of(&guest, i);
 
 		EXPECT(stats.tracker, VFIOMIG_TRACKER_DEVICE_LOG);
 		EXPECT(stats.dirty_bytes, kmod_count(&device[i], "counters", "log_reported") * PAGE);
@@ -1651,7 +1651,7 @@ static void several_devices(void)
 }
 
 /* Devices are plugged and unplugged. */
-static void sources_come_and_go(void)
+static void writers_come_and_go(void)
 {
 	struct lab_device device[3];
 	struct vfiomig_device *handle[3];
@@ -1668,9 +1668,9 @@ static void sources_come_and_go(void)
 	mark(&guest, &device[0], GIB, PAGE);
 	mark(&guest, &device[1], 3 * GIB, PAGE);
 	/* What it has written to does not go with it. */
-	OK(vfiomig_dirty_remove_source(guest.run, 1));
+	OK(vfiomig_dirty_remove_writer(guest.run, 1));
 	EXPECT(log_of(&device[1], "active"), 0);
-	CALL(vfiomig_dirty_remove_source(guest.run, 1), -ENODATA);
+	CALL(vfiomig_dirty_remove_writer(guest.run, 1), -ENODATA);
 	kmod_set(&device[1], "log_mark", "%llu 0x1000", GIB + MIB);
 	EXPECT(collect(&guest, 0), 2);
 	/* Another one; what it wrote before is no news. */
@@ -1683,11 +1683,11 @@ static void sources_come_and_go(void)
 	/* The same device twice is logged once, until nobody has it. */
 	EXPECT(guest_log(&guest, handle[2]), 3);
 	mark(&guest, &device[2], 3 * GIB + MIB, PAGE);
-	OK(vfiomig_dirty_remove_source(guest.run, 2));
+	OK(vfiomig_dirty_remove_writer(guest.run, 2));
 	EXPECT(log_of(&device[2], "active"), 1);
 	EXPECT(collect(&guest, 0), 1);
 	mark(&guest, &device[2], 3 * GIB + 2 * MIB, PAGE);
-	OK(vfiomig_dirty_remove_source(guest.run, 3));
+	OK(vfiomig_dirty_remove_writer(guest.run, 3));
 	EXPECT(log_of(&device[2], "active"), 0);
 	EXPECT(collect(&guest, 0), 1);
 	/* One that is gone without a word: its log cannot be read. */
@@ -1697,8 +1697,8 @@ static void sources_come_and_go(void)
 	guest_want_all(&guest);
 	CALL(vfiomig_dirty_collect(guest.run), ERRORS | UNWATCHED);
 	guest_compare(&guest);
-	EXPECT(error_of(&guest, 0).source, 4);
-	OK(vfiomig_dirty_remove_source(guest.run, 4));
+	EXPECT(error_of(&guest, 0).writer, 4);
+	OK(vfiomig_dirty_remove_writer(guest.run, 4));
 	guest_want_all(&guest);
 	collect(&guest, UNWATCHED);
 	mark(&guest, &device[0], GIB, PAGE);
@@ -1860,7 +1860,7 @@ static void a_whole_migration(void)
 		stats = stats_of(&guest);
 		for (unsigned i = 0; i < 2; i++)
 			EXPECT(kmod_pass(pumping[i].save, pumping[i].load, &pumping[i].way, &pumping[i].result),
-			       VFIOMIG_DRAINED);
+			       VFIOMIG_NEXT_DRAINED);
 		if (rounds > 3 && stats.last_dirty_bytes <= 8 * MIB / 20)
 			break;
 		CHECK(rounds < 60, "it does not converge: %llu bytes/s in the last round, %llu on average",
@@ -1884,9 +1884,9 @@ static void a_whole_migration(void)
 	rounds++;
 	sent += send_dirty();
 	for (unsigned i = 0; i < 2; i++) {
-		EXPECT(kmod_pass(pumping[i].save, pumping[i].load, &pumping[i].way, &pumping[i].result), VFIOMIG_END);
+		EXPECT(kmod_pass(pumping[i].save, pumping[i].load, &pumping[i].way, &pumping[i].result), VFIOMIG_NEXT_END);
 		OK(vfiomig_load_commit(pumping[i].load));
-		OK(vfiomig_save_finish(pumping[i].save, VFIOMIG_RELEASE));
+		OK(vfiomig_save_finish(pumping[i].save, VFIOMIG_ENDING_RELEASE));
 		vfiomig_save_free(pumping[i].save);
 		vfiomig_load_free(pumping[i].load);
 		EXPECT(kmod_digest(&target[i]), kmod_digest(&device[i]));
@@ -1916,11 +1916,11 @@ struct tracked {
 	int required;
 };
 
-/* On other kernels the same source is tracked by its log, with nothing to say. */
+/* On other kernels the same writer is tracked by its log, with nothing to say. */
 static void without_reports(void)
 {
 	const struct tracked *tracked = lab_arg();
-	struct vfiomig_dirty_source source = VFIOMIG_DIRTY_SOURCE_INIT;
+	struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
 	struct lab_device device;
 	struct vfiomig_device *handle;
 	int stock = lab_kernel_is("debian-6.12");
@@ -1933,11 +1933,11 @@ static void without_reports(void)
 	OK(lab_dma_map(device.container, GIB, MIB, memory));
 	guest_new(&guest, 0, 0);
 	guest_area(&guest, GIB, MIB, 0);
-	source.flags = VFIOMIG_SOURCE_DEVICE_LOG | (tracked->container ? VFIOMIG_SOURCE_TYPE1 : 0) |
-		       (tracked->required ? VFIOMIG_SOURCE_REQUIRED : 0);
-	source.device = handle;
-	source.container_fd = device.container;
-	OK(vfiomig_dirty_add_source(guest.run, &source, &number));
+	writer.flags = VFIOMIG_WRITER_DEVICE_LOG | (tracked->container ? VFIOMIG_WRITER_TYPE1 : 0) |
+		       (tracked->required ? VFIOMIG_WRITER_REQUIRED : 0);
+	writer.device = handle;
+	writer.container_fd = device.container;
+	OK(vfiomig_dirty_add_writer(guest.run, &writer, &number));
 	if (stock && !tracked->container && tracked->required) {
 		CALL(vfiomig_dirty_start(guest.run), -EOPNOTSUPP);
 		CHECK(strstr(vfiomig_error_message(), "CONFIG_IOMMUFD"), "no reason: %s", vfiomig_error_message());
@@ -1994,7 +1994,7 @@ int main(void)
 		{ "replaced", a_log_is_replaced },
 		{ "reset", a_reset },
 		{ "not-taken", what_is_not_taken },
-		{ "plug", sources_come_and_go },
+		{ "plug", writers_come_and_go },
 		{ "migration", a_whole_migration },
 	};
 	static const char *const ops[] = { "log_start", "log_report", "log_stop" };

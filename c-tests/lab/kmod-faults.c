@@ -225,13 +225,13 @@ static void resets_in_pre_copy(void)
 		struct vfiomig_load *load = NULL;
 		struct kmod_way way = { .cap = VFIOMIG_MIN_BUFFER };
 		struct kmod_result result = { 0 };
-		int ret = VFIOMIG_MORE;
+		int ret = VFIOMIG_NEXT_MORE;
 
 		options.flags = *blocking ? 0 : VFIOMIG_SAVE_NONBLOCK;
 		kmod_set(&source, "touch", "0 100");
 		OK(vfiomig_save_begin(from, &options, &save));
 		OK(vfiomig_load_begin(to, NULL, &load));
-		for (unsigned i = 0; i < pieces && ret == VFIOMIG_MORE; i++) {
+		for (unsigned i = 0; i < pieces && ret == VFIOMIG_NEXT_MORE; i++) {
 			size_t len = 0;
 
 			ret = vfiomig_save_next(save, buf, VFIOMIG_MIN_BUFFER, &len);
@@ -242,21 +242,21 @@ static void resets_in_pre_copy(void)
 		kmod_set(&source, "touch", "4096 5000");
 		if (pieces & 1)
 			kmod_set(&source, "touch", "20000 1");
-		EXPECT(kmod_pass(save, load, &way, &result), VFIOMIG_DRAINED);
+		EXPECT(kmod_pass(save, load, &way, &result), VFIOMIG_NEXT_DRAINED);
 		OK(vfiomig_save_stop(save));
-		EXPECT(kmod_pass(save, load, &way, &result), VFIOMIG_END);
+		EXPECT(kmod_pass(save, load, &way, &result), VFIOMIG_NEXT_END);
 		OK(vfiomig_load_commit(load));
 		OK(vfiomig_save_get_stats(save, &stats));
 		EXPECT(stats.restarts, 1);
-		restarted += !!(way.load_bits & VFIOMIG_RESTARTED);
-		OK(vfiomig_save_finish(save, VFIOMIG_RELEASE));
+		restarted += !!(way.load_bits & VFIOMIG_PUSH_RESTARTED);
+		OK(vfiomig_save_finish(save, VFIOMIG_ENDING_RELEASE));
 		vfiomig_save_free(save);
 		vfiomig_load_free(load);
 		EXPECT(kmod_digest(&target), kmod_digest(&source));
 		OK(vfiomig_device_run(from));
 		OK(vfiomig_device_run(to));
 		places++;
-		if (ret == VFIOMIG_DRAINED)
+		if (ret == VFIOMIG_NEXT_DRAINED)
 			break;
 	}
 	CHECK(places >= 5, "only %u places", places);

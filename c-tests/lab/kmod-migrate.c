@@ -72,7 +72,7 @@ static void go_on_for_a_while(struct vfiomig_save *save, struct vfiomig_load *lo
 	/* At least three rounds, if it takes longer. */
 	for (unsigned rounds = 0; rounds < 3 || kmod_now_ms() < until; rounds++) {
 		struct vfiomig_pending pending = VFIOMIG_PENDING_INIT;
-		struct pollfd ready = { .fd = vfiomig_save_poll_fd(save), .events = POLLIN };
+		struct pollfd ready = { .fd = vfiomig_save_get_poll_fd(save), .events = POLLIN };
 
 		CHECK(ready.fd >= 0, "no fd to poll: %d", ready.fd);
 		/* Something is dirty after at most a few milliseconds. */
@@ -84,7 +84,7 @@ static void go_on_for_a_while(struct vfiomig_save *save, struct vfiomig_load *lo
 		CHECK(pending.flags & VFIOMIG_PENDING_STOP_COPY_KNOWN && pending.stop_copy_bytes >= pending.dirty_bytes,
 		      "%llu bytes dirty, %llu to come when stopped", (unsigned long long)pending.dirty_bytes,
 		      (unsigned long long)pending.stop_copy_bytes);
-		EXPECT(kmod_pass(save, load, way, result), VFIOMIG_DRAINED);
+		EXPECT(kmod_pass(save, load, way, result), VFIOMIG_NEXT_DRAINED);
 	}
 }
 
@@ -100,7 +100,7 @@ static void it_arrives_while_it_changes(void)
 	kmod_set(&source, "drained", "%u", v->drained);
 	kmod_set(&source, "dirty_rate", "%llu", 1 * MIB);
 	kmod_migrate_well(&source, from, &target, to, &way, go_on_for_a_while);
-	CHECK(way.load_bits & VFIOMIG_INITIAL_LOADED, "the mark behind the initial data has not come");
+	CHECK(way.load_bits & VFIOMIG_PUSH_INITIAL_LOADED, "the mark behind the initial data has not come");
 	CHECK(kmod_count(&source, "counters", "touched") >= 20, "only %llu blocks changed",
 	      kmod_count(&source, "counters", "touched"));
 	CHECK(kmod_count(&source, "counters", "read_bytes") > v->size + 10 * 4096, "nothing was sent twice");
@@ -126,15 +126,15 @@ static void it_arrives_although_pre_copy_never_drains(void)
 	OK(vfiomig_save_begin(from, NULL, &save));
 	OK(vfiomig_load_begin(to, NULL, &load));
 	while (taken < 3 * MIB) {
-		CALL(vfiomig_save_next(save, buf, 65536, &len), VFIOMIG_MORE);
+		CALL(vfiomig_save_next(save, buf, 65536, &len), VFIOMIG_NEXT_MORE);
 		CHECK(vfiomig_load_push(load, buf, len) >= 0, "%s", vfiomig_error_message());
 		taken += len;
 	}
 	kmod_set(&source, "read_rate", "0");
 	OK(vfiomig_save_stop(save));
-	EXPECT(kmod_pass(save, load, &way, &result), VFIOMIG_END);
+	EXPECT(kmod_pass(save, load, &way, &result), VFIOMIG_NEXT_END);
 	OK(vfiomig_load_commit(load));
-	OK(vfiomig_save_finish(save, VFIOMIG_RELEASE));
+	OK(vfiomig_save_finish(save, VFIOMIG_ENDING_RELEASE));
 	vfiomig_save_free(save);
 	vfiomig_load_free(load);
 	EXPECT(kmod_digest(&target), kmod_digest(&source));
@@ -187,7 +187,7 @@ static void start_initial_data_again(struct vfiomig_save *save, struct vfiomig_l
 	kmod_set(busy, "reinit", "1");
 	OK(vfiomig_save_get_pending(save, &pending));
 	CHECK(pending.initial_bytes + pending.dirty_bytes >= 256 * KIB, "nothing to send again");
-	EXPECT(kmod_pass(save, load, way, result), VFIOMIG_DRAINED);
+	EXPECT(kmod_pass(save, load, way, result), VFIOMIG_NEXT_DRAINED);
 	OK(vfiomig_save_get_pending(save, &pending));
 	EXPECT(pending.initial_bytes, 0);
 	generations[1] = pending.initial_generation;

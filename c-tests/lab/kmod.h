@@ -207,7 +207,7 @@ static inline int kmod_pass(struct vfiomig_save *save, struct vfiomig_load *load
 
 		ret = vfiomig_save_next(save, buf, cap, &len);
 		if (ret == -EAGAIN) {
-			struct pollfd ready = { .fd = vfiomig_save_poll_fd(save), .events = POLLIN };
+			struct pollfd ready = { .fd = vfiomig_save_get_poll_fd(save), .events = POLLIN };
 
 			CHECK(ready.fd >= 0, "no fd to poll: %d", ready.fd);
 			way->waits++;
@@ -227,7 +227,7 @@ static inline int kmod_pass(struct vfiomig_save *save, struct vfiomig_load *load
 			}
 			way->load_bits |= (unsigned)bits;
 		}
-		if (ret != VFIOMIG_MORE)
+		if (ret != VFIOMIG_NEXT_MORE)
 			break;
 	}
 	free(buf);
@@ -258,7 +258,7 @@ static inline struct kmod_result kmod_migrate(struct vfiomig_device *from, struc
 	if (kmod_failed(&result, "load_begin", vfiomig_load_begin(to, NULL, &load), 1))
 		goto out;
 	ret = kmod_pass(save, load, way, &result);
-	if (ret == VFIOMIG_DRAINED) {
+	if (ret == VFIOMIG_NEXT_DRAINED) {
 		if (meanwhile)
 			meanwhile(save, load, way, &result);
 		if (result.step || kmod_failed(&result, "quiesce", lab_insist(vfiomig_save_quiesce, save), 0) ||
@@ -268,13 +268,13 @@ static inline struct kmod_result kmod_migrate(struct vfiomig_device *from, struc
 	}
 	if (ret < 0)
 		goto out;
-	EXPECT(ret, VFIOMIG_END);
+	EXPECT(ret, VFIOMIG_NEXT_END);
 	committed = !kmod_failed(&result, "commit", vfiomig_load_commit(load), 1);
 	if (committed)
-		kmod_failed(&result, "release", vfiomig_save_finish(save, VFIOMIG_RELEASE), 0);
+		kmod_failed(&result, "release", vfiomig_save_finish(save, VFIOMIG_ENDING_RELEASE), 0);
 out:
 	if (save && !committed)
-		kmod_failed(&result, "keep", vfiomig_save_finish(save, VFIOMIG_KEEP), 0);
+		kmod_failed(&result, "keep", vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP), 0);
 	way->stats = (struct vfiomig_save_stats)VFIOMIG_SAVE_STATS_INIT;
 	if (save)
 		OK(vfiomig_save_get_stats(save, &way->stats));

@@ -571,9 +571,9 @@ int lab_pump(struct vfiomig_save *save, struct lab_bytes *stream, size_t cap)
             break;
         CHECK(len <= cap, "save_next says %zu bytes in a buffer of %zu", len, cap);
         lab_append(stream, buf, len);
-        if (ret != VFIOMIG_MORE)
+        if (ret != VFIOMIG_NEXT_MORE)
             break;
-        CHECK(calls < 999, "save_next has said VFIOMIG_MORE 1000 times");
+        CHECK(calls < 999, "save_next has said VFIOMIG_NEXT_MORE 1000 times");
     }
     free(buf);
     return ret;
@@ -594,10 +594,10 @@ struct vfiomig_save *lab_save_begin_to_end(struct vfiomig_device *device, uint32
 
     options.flags = flags;
     OK(vfiomig_save_begin(device, &options, &save));
-    CALL(lab_pump(save, stream, cap), VFIOMIG_DRAINED);
+    CALL(lab_pump(save, stream, cap), VFIOMIG_NEXT_DRAINED);
     OK(vfiomig_save_quiesce(save));
     OK(vfiomig_save_stop(save));
-    CALL(lab_pump(save, stream, cap), VFIOMIG_END);
+    CALL(lab_pump(save, stream, cap), VFIOMIG_NEXT_END);
     return save;
 }
 
@@ -669,9 +669,9 @@ static uint64_t get_le(const unsigned char *from, size_t bytes)
     return value;
 }
 
-static uint32_t header_crc(const unsigned char *session, const unsigned char *header)
+static uint32_t header_crc(const unsigned char *migration_id, const unsigned char *header)
 {
-    return crc32_of(crc32_of(0, session, 16), header, LAB_HEADER_LEN - 4);
+    return crc32_of(crc32_of(0, migration_id, 16), header, LAB_HEADER_LEN - 4);
 }
 
 int lab_next_frame(const struct lab_bytes *stream, struct lab_frame *frame)
@@ -715,12 +715,12 @@ struct lab_bytes lab_payload(const struct lab_bytes *stream)
 
 struct lab_maker lab_make_begin(void)
 {
-    struct lab_maker maker = { .session = "made by a test" };
+    struct lab_maker maker = { .migration_id = "made by a test" };
     unsigned char preamble[LAB_PREAMBLE_LEN] = { 0 };
 
     memcpy(preamble, magic, sizeof(magic));
     put_le(preamble + 8, 1, 2); /* format 1.0, no features */
-    memcpy(preamble + 20, maker.session, 16);
+    memcpy(preamble + 20, maker.migration_id, 16);
     put_le(preamble + 36, crc32_of(0, preamble, 36), 4);
     lab_append(&maker.stream, preamble, sizeof(preamble));
     return maker;
@@ -735,7 +735,7 @@ void lab_make_frame(struct lab_maker *maker, unsigned type, const void *payload,
     put_le(header + 12, len, 4);
     put_le(header + 16, maker->sequence++, 8);
     put_le(header + 24, crc32_of(0, payload, len), 4);
-    put_le(header + 28, header_crc(maker->session, header), 4);
+    put_le(header + 28, header_crc(maker->migration_id, header), 4);
     lab_append(&maker->stream, header, sizeof(header));
     lab_append(&maker->stream, payload, len);
     if (type == LAB_END)

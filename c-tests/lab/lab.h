@@ -198,7 +198,7 @@ struct lab_bytes lab_payload(const struct lab_bytes *stream);
 /* A stream being made, sound unless the caller says otherwise. */
 struct lab_maker {
     struct lab_bytes stream;
-    unsigned char session[16];
+    unsigned char migration_id[16];
     uint64_t sequence, data_bytes, data_frames;
     uint32_t blobs, digest;
 };

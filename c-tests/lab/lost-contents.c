@@ -35,7 +35,7 @@ static void expect_lost(struct vfiomig_device *device, int ret)
 static void the_guest_does_not_go_on_with_an_empty_device(void)
 {
     const struct variety *v = lab_arg();
-    static const uint32_t keeps[] = { VFIOMIG_KEEP, VFIOMIG_KEEP_QUIESCED, VFIOMIG_KEEP_STOPPED };
+    static const uint32_t keeps[] = { VFIOMIG_ENDING_KEEP, VFIOMIG_ENDING_KEEP_QUIESCED, VFIOMIG_ENDING_KEEP_STOPPED };
 
     for (size_t i = 0; i < (v->held <= ENDED ? 3 : 1); i++) {
         struct lab_device machine;
@@ -49,12 +49,12 @@ static void the_guest_does_not_go_on_with_an_empty_device(void)
         case STOPPED:
         case STOPPED_DATA:
             OK(vfiomig_save_begin(device, NULL, &save));
-            CALL(lab_pump(save, &stream, 4096), VFIOMIG_DRAINED);
+            CALL(lab_pump(save, &stream, 4096), VFIOMIG_NEXT_DRAINED);
             OK(vfiomig_save_stop(save));
             if (v->held == STOPPED_DATA) {
                 unsigned char piece[4096];
                 size_t len;
-                CALL(vfiomig_save_next(save, piece, sizeof(piece), &len), VFIOMIG_MORE);
+                CALL(vfiomig_save_next(save, piece, sizeof(piece), &len), VFIOMIG_NEXT_MORE);
             }
             break;
         case ENDED:
@@ -62,7 +62,7 @@ static void the_guest_does_not_go_on_with_an_empty_device(void)
             break;
         case RELEASED:
             save = lab_save_begin_to_end(device, 0, 4096, &stream);
-            OK(vfiomig_save_finish(save, VFIOMIG_RELEASE));
+            OK(vfiomig_save_finish(save, VFIOMIG_ENDING_RELEASE));
             vfiomig_save_free(save);
             save = NULL;
             break;
@@ -71,7 +71,7 @@ static void the_guest_does_not_go_on_with_an_empty_device(void)
             break;
         case LOADED:
         case HELDS:
-            stream = lab_save(device, 0, 4096, VFIOMIG_KEEP);
+            stream = lab_save(device, 0, 4096, VFIOMIG_ENDING_KEEP);
             OK(lab_load(device, NULL, stream.data, stream.len, 0, NULL));
             break;
         }
@@ -81,7 +81,7 @@ static void the_guest_does_not_go_on_with_an_empty_device(void)
             EXPECT(state, VFIOMIG_STATE_RUNNING);
         }
         if (v->found == TOLD)
-            OK(vfiomig_device_was_reset(device));
+            OK(vfiomig_device_notify_reset(device));
         if (save)
             expect_lost(device, vfiomig_save_finish(save, keeps[i]));
         vfiomig_save_free(save);
@@ -96,7 +96,7 @@ static void the_guest_does_not_go_on_with_an_empty_device(void)
         OK(vfiomig_device_run(device));
         lab_fill(&machine, 20);
         lab_free(&stream);
-        stream = lab_save(device, 0, 4096, VFIOMIG_KEEP);
+        stream = lab_save(device, 0, 4096, VFIOMIG_ENDING_KEEP);
         lab_expect_contents(&machine, 20);
         lab_free(&stream);
         vfiomig_device_free(device);

@@ -216,7 +216,7 @@ static void fds_are_neither_closed_nor_leaked(void)
     for (int i = 0; i < 5; i++) {
         from = lab_handle(&source);
         to = lab_handle(&target);
-        stream = lab_save(from, 0, 4096, VFIOMIG_KEEP);
+        stream = lab_save(from, 0, 4096, VFIOMIG_ENDING_KEEP);
         OK(lab_load(to, NULL, stream.data, stream.len, 0, NULL));
         /* One that fails on the way as well. */
         CALL(lab_load(to, NULL, stream.data, stream.len - 1, 0, NULL), -ENODATA);

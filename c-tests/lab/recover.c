@@ -30,7 +30,7 @@ static void tear_down(void)
     struct lab_bytes stream;
 
     lab_expect_state(&device, handle, VFIOMIG_STATE_RUNNING);
-    stream = lab_save(handle, 0, 4096, VFIOMIG_KEEP);
+    stream = lab_save(handle, 0, 4096, VFIOMIG_ENDING_KEEP);
     OK(lab_load(to, NULL, stream.data, stream.len, 0, NULL));
     OK(vfiomig_device_run(to));
     lab_expect_contents(&other, HELD);
@@ -106,7 +106,7 @@ static void no_fd_for_stop_copy(void)
         OK(vfiomig_save_get_failure(save, &failure));
         expect_failure(&failure, -EIO, EMFILE, VFIOMIG_STATE_RUNNING_P2P, VFIOMIG_STATE_STOP_COPY,
                        VFIOMIG_OUTCOME_RECOVERED);
-        OK(vfiomig_save_finish(save, VFIOMIG_KEEP));
+        OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
         vfiomig_save_free(save);
         tear_down();
     }
@@ -140,12 +140,12 @@ static void no_fd_for_a_restart(void)
 
     set_up();
     OK(vfiomig_save_begin(handle, NULL, &save));
-    CALL(lab_pump(save, &stream, 4096), VFIOMIG_DRAINED);
+    CALL(lab_pump(save, &stream, 4096), VFIOMIG_NEXT_DRAINED);
     OK(lab_raw_reset(device.fd));
     allow_fds(0);
     CALL(lab_pump(save, &stream, 4096), -EIO);
     allow_fds(1);
-    OK(vfiomig_save_finish(save, VFIOMIG_KEEP));
+    OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
     vfiomig_save_free(save);
     lab_free(&stream);
     tear_down();
@@ -165,13 +165,13 @@ static void no_fd_for_a_restarted_source(void)
     set_up();
     from = lab_new(&source, 2, LAB_GROUP);
     OK(vfiomig_save_begin(from, NULL, &save));
-    CALL(lab_pump(save, &stream, 4096), VFIOMIG_DRAINED);
+    CALL(lab_pump(save, &stream, 4096), VFIOMIG_NEXT_DRAINED);
     OK(vfiomig_load_begin(handle, NULL, &load));
     ret = vfiomig_load_push(load, stream.data, stream.len);
-    CHECK(ret == VFIOMIG_INITIAL_LOADED, "%d", ret);
+    CHECK(ret == VFIOMIG_PUSH_INITIAL_LOADED, "%d", ret);
     OK(vfiomig_device_reset(from));
     stream.len = 0;
-    CALL(lab_pump(save, &stream, 4096), VFIOMIG_DRAINED);
+    CALL(lab_pump(save, &stream, 4096), VFIOMIG_NEXT_DRAINED);
     allow_fds(0);
     ret = vfiomig_load_push(load, stream.data, stream.len);
     allow_fds(1);
@@ -180,7 +180,7 @@ static void no_fd_for_a_restarted_source(void)
     EXPECT(failure.os_errno, EMFILE);
     EXPECT(failure.outcome, VFIOMIG_OUTCOME_RESET);
     vfiomig_load_free(load);
-    OK(vfiomig_save_finish(save, VFIOMIG_KEEP));
+    OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
     vfiomig_save_free(save);
     lab_free(&stream);
     vfiomig_device_free(from);
@@ -275,7 +275,7 @@ static void end_save(int ret)
 {
     (void)ret;
     if (save)
-        OK(vfiomig_save_finish(save, VFIOMIG_KEEP));
+        OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
     vfiomig_save_free(save);
     save = NULL;
 }

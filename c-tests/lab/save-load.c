@@ -85,19 +85,19 @@ static struct vfiomig_save *save(const struct variety *v, const struct lab_devic
            VFIOMIG_PENDING_STOP_COPY_KNOWN | (pre_copy ? VFIOMIG_PENDING_PRE_COPY_KNOWN : 0));
     EXPECT(pending.initial_bytes, pre_copy ? LAB_MTTY_HEADER : 0);
     EXPECT(pending.stop_copy_bytes, LAB_MTTY_SIZE(v->ports));
-    CALL(lab_pump(save, stream, v->cap), VFIOMIG_DRAINED);
+    CALL(lab_pump(save, stream, v->cap), VFIOMIG_NEXT_DRAINED);
     if (pre_copy) {
         OK(vfiomig_save_get_pending(save, &pending));
         EXPECT(pending.initial_bytes, 0);
         EXPECT(pending.flags & VFIOMIG_PENDING_INITIAL_SENT, VFIOMIG_PENDING_INITIAL_SENT);
     }
-    OK(vfiomig_save_blob(save, BLOB_KIND, blob, sizeof(blob)));
+    OK(vfiomig_save_add_blob(save, BLOB_KIND, blob, sizeof(blob)));
     OK(vfiomig_save_quiesce(save));
     lab_expect_state(device, handle,
                      pre_copy ? VFIOMIG_STATE_PRE_COPY_P2P : VFIOMIG_STATE_RUNNING_P2P);
     OK(vfiomig_save_stop(save));
     lab_expect_state(device, handle, VFIOMIG_STATE_STOP_COPY);
-    CALL(lab_pump(save, stream, v->cap), VFIOMIG_END);
+    CALL(lab_pump(save, stream, v->cap), VFIOMIG_NEXT_END);
     OK(vfiomig_save_get_stats(save, &stats));
     EXPECT(stats.data_bytes, LAB_MTTY_SIZE(v->ports));
     EXPECT(stats.precopy_bytes, pre_copy ? LAB_MTTY_HEADER : 0);
@@ -117,7 +117,7 @@ static int receive(struct vfiomig_load *load, const unsigned char *data, size_t 
     if (*len > room)
         *len = room;
     memcpy(space, data, *len);
-    return vfiomig_load_received(load, *len);
+    return vfiomig_load_push_received(load, *len);
 }
 
 static struct vfiomig_load *load(const struct variety *v, const struct lab_device *device,
@@ -142,10 +142,10 @@ static struct vfiomig_load *load(const struct variety *v, const struct lab_devic
         ret = v->received ? receive(load, stream->data + at, &n)
                           : vfiomig_load_push(load, stream->data + at, n);
         CHECK(ret >= 0, "push at byte %zu returned %d: %s", at, ret, vfiomig_error_message());
-        CHECK(!!(ret & VFIOMIG_END) == (at + n == stream->len),
+        CHECK(!!(ret & VFIOMIG_PUSH_END) == (at + n == stream->len),
               "push returned %d at byte %zu of %zu", ret, at + n, stream->len);
-        CHECK(!(ret & VFIOMIG_RESTARTED), "push says that the source started again");
-        seen->initial_loaded += !!(ret & VFIOMIG_INITIAL_LOADED);
+        CHECK(!(ret & VFIOMIG_PUSH_RESTARTED), "push says that the source started again");
+        seen->initial_loaded += !!(ret & VFIOMIG_PUSH_INITIAL_LOADED);
     }
     lab_expect_state(device, handle, VFIOMIG_STATE_RESUMING);
     OK(vfiomig_load_get_source_identity(load, &source));
@@ -191,7 +191,7 @@ static void contents_arrive(void)
     OK(vfiomig_device_get_fixups(to, &fixups));
     EXPECT(fixups, BOTH_FIXUPS);
     EXPECT(target_saw.fixups, BOTH_FIXUPS);
-    OK(vfiomig_save_finish(saving, VFIOMIG_RELEASE));
+    OK(vfiomig_save_finish(saving, VFIOMIG_ENDING_RELEASE));
     lab_expect_state(&source, from, VFIOMIG_STATE_STOP);
     OK(vfiomig_device_get_fixups(from, &fixups));
     EXPECT(fixups, 0);
@@ -201,7 +201,7 @@ static void contents_arrive(void)
     lab_expect_state(&target, to, VFIOMIG_STATE_STOP);
 
     /* Saved again, before reading the registers changes them: the same bytes. */
-    again = lab_save(to, VFIOMIG_SAVE_NO_PRE_COPY, 4096, VFIOMIG_KEEP);
+    again = lab_save(to, VFIOMIG_SAVE_NO_PRE_COPY, 4096, VFIOMIG_ENDING_KEEP);
     lab_expect_state(&target, to, VFIOMIG_STATE_STOP);
     sent = lab_payload(&stream);
     loaded = lab_payload(&again);
@@ -244,7 +244,7 @@ static void a_kept_source_goes_on_and_its_stream_loads(void)
     struct lab_bytes stream;
 
     lab_fill(&source, 3);
-    stream = lab_save(from, 0, 65536, VFIOMIG_KEEP);
+    stream = lab_save(from, 0, 65536, VFIOMIG_ENDING_KEEP);
     lab_expect_state(&source, from, VFIOMIG_STATE_RUNNING);
     lab_expect_contents(&source, 3);
     lab_fill(&source, 4);
@@ -276,7 +276,7 @@ static void a_save_can_be_given_up_at_every_step(void)
                 OK(vfiomig_device_set_state(from, origins[o]));
                 OK(vfiomig_save_begin(from, NULL, &save));
                 if (step >= 1)
-                    CALL(lab_pump(save, &stream, 4096), VFIOMIG_DRAINED);
+                    CALL(lab_pump(save, &stream, 4096), VFIOMIG_NEXT_DRAINED);
                 if (step >= 2)
                     OK(vfiomig_save_quiesce(save));
                 if (step >= 3)
@@ -285,18 +285,18 @@ static void a_save_can_be_given_up_at_every_step(void)
                     unsigned char buf[4096];
                     size_t len;
 
-                    CALL(vfiomig_save_next(save, buf, sizeof(buf), &len), VFIOMIG_MORE);
+                    CALL(vfiomig_save_next(save, buf, sizeof(buf), &len), VFIOMIG_NEXT_MORE);
                 }
                 if (step == 5)
-                    CALL(lab_pump(save, &stream, 4096), VFIOMIG_END);
+                    CALL(lab_pump(save, &stream, 4096), VFIOMIG_NEXT_END);
                 if (step == 6) {
                     OK(vfiomig_save_cancel(save));
                     CALL(lab_pump(save, &stream, 4096), -ECANCELED);
                 }
                 if (step == 7)
-                    CALL(vfiomig_save_finish(save, VFIOMIG_RELEASE), -EINVAL);
+                    CALL(vfiomig_save_finish(save, VFIOMIG_ENDING_RELEASE), -EINVAL);
                 if (!freed)
-                    OK(vfiomig_save_finish(save, VFIOMIG_KEEP));
+                    OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
                 vfiomig_save_free(save);
                 lab_expect_state(&source, from, origins[o]);
                 lab_expect_contents(&source, step);
@@ -320,7 +320,7 @@ static void a_source_can_be_kept_quiesced(void)
             save = lab_save_begin_to_end(from, 0, 4096, &stream);
         else
             OK(vfiomig_save_begin(from, NULL, &save));
-        OK(vfiomig_save_finish(save, VFIOMIG_KEEP_QUIESCED));
+        OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP_QUIESCED));
         lab_expect_state(&source, from, VFIOMIG_STATE_RUNNING_P2P);
         vfiomig_save_free(save);
         lab_expect_state(&source, from, VFIOMIG_STATE_RUNNING_P2P);

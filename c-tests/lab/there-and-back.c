@@ -14,7 +14,7 @@ static void migrate(struct vfiomig_device *from, struct vfiomig_device *to, uint
     struct vfiomig_save *save = lab_save_begin_to_end(from, flags, 4096, &stream);
 
     OK(lab_load(to, NULL, stream.data, stream.len, 50, NULL));
-    OK(vfiomig_save_finish(save, VFIOMIG_RELEASE));
+    OK(vfiomig_save_finish(save, VFIOMIG_ENDING_RELEASE));
     vfiomig_save_free(save);
     OK(vfiomig_device_run(to));
     lab_free(&stream);

@@ -99,7 +99,7 @@ static void a_device_in_use_is_left_alone(void)
     OK(vfiomig_save_begin(handle, NULL, &save));
     probe(device.uuid, NULL, SOME_DO_NOT);
     lab_expect_state(&device, handle, VFIOMIG_STATE_PRE_COPY);
-    CALL(lab_pump(save, &stream, 4096), VFIOMIG_DRAINED);
+    CALL(lab_pump(save, &stream, 4096), VFIOMIG_NEXT_DRAINED);
     vfiomig_save_free(save);
     lab_free(&stream);
     vfiomig_device_free(handle);

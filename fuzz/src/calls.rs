@@ -526,7 +526,7 @@ fn device_call() {
         4 | 5 => drop(call!(vfiomig_device_set_state(device, u32::from(byte()) % 9))),
         6 => drop(call!(vfiomig_device_run(device))),
         7 => drop(call!(vfiomig_device_reset(device))),
-        8 => drop(call!(vfiomig_device_was_reset(device))),
+        8 => drop(call!(vfiomig_device_notify_reset(device))),
         9 => drop(call!(vfiomig_device_get_fixups(device, &raw mut word))),
         10 => {
             let mut out = out_of::<vfiomig_failure>();
@@ -569,7 +569,7 @@ fn save_next() {
         }
         assert!(len <= cap);
         WORLD.with_borrow_mut(|world| world.wire.extend_from_slice(&buf[..len]));
-        if ret != VFIOMIG_MORE {
+        if ret != VFIOMIG_NEXT_MORE {
             return;
         }
     }
@@ -582,13 +582,13 @@ fn save_call() {
         2 => {
             let bytes = decide(|input| input.bytes().to_vec());
             let len = if byte() < 250 { bytes.len() } else { usize::MAX };
-            call!(vfiomig_save_blob(save, u32::from(byte()) % 4, bytes.as_ptr().cast(), len));
+            call!(vfiomig_save_add_blob(save, u32::from(byte()) % 4, bytes.as_ptr().cast(), len));
         }
         3 => {
             let mut out = out_of::<vfiomig_pending>();
             call!(vfiomig_save_get_pending(save, pointer(&mut out)));
         }
-        4 => drop(call!(vfiomig_save_poll_fd(save))),
+        4 => drop(call!(vfiomig_save_get_poll_fd(save))),
         5 => drop(call!(vfiomig_save_quiesce(save))),
         6 => drop(call!(vfiomig_save_stop(save))),
         7 => drop(call!(vfiomig_save_finish(save, u32::from(byte()) % 6))),
@@ -664,7 +664,7 @@ fn load_space(load: *mut vfiomig_load) {
     unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), space.cast(), n) };
     let said = if byte() < 250 { n } else { decide(|input| input.u64()) as usize };
     // Bytes that were not written are the caller's own fault, and are some bytes all the same.
-    call!(vfiomig_load_received(load, said.min(len.max(n)) | (said & !0xffff)));
+    call!(vfiomig_load_push_received(load, said.min(len.max(n)) | (said & !0xffff)));
 }
 
 /// Waits for packets that nobody brings: somebody else ends it.
@@ -678,7 +678,7 @@ fn load_run(load: *mut vfiomig_load) {
                 call!(vfiomig_load_cancel(load));
             }
         });
-        call!(vfiomig_load_run(load));
+        call!(vfiomig_load_write_packets(load));
         let _ = done.send(());
     });
 }
@@ -699,7 +699,7 @@ fn load_call() {
         5 => drop(call!(vfiomig_load_commit(load))),
         6 => {
             let bytes = some_bytes();
-            call!(vfiomig_load_submit(load, bytes.as_ptr().cast(), bytes.len()));
+            call!(vfiomig_load_push_packet(load, bytes.as_ptr().cast(), bytes.len()));
         }
         7 => load_run(load),
         8 => drop(call!(vfiomig_load_cancel(load))),
@@ -777,7 +777,7 @@ fn ram() -> *mut c_void {
     RAM_.with_borrow_mut(|ram| ram.as_mut_ptr().cast())
 }
 
-fn add_source() {
+fn add_writer() {
     let run = run_handle();
     let owner = new_tag(null_mut());
     let mut tracker: vfiomig_tracker_ops = unsafe { std::mem::zeroed() };
@@ -787,22 +787,22 @@ fn add_source() {
     tracker.stop = tracker.start;
     tracker.release = Some(released);
     let mut tracker = Laid::new(tracker);
-    let mut source: vfiomig_dirty_source = unsafe { std::mem::zeroed() };
-    source.flags = u32::from(byte() & 0x3f);
-    source.device = device();
-    source.tracker = tracker.at();
-    source.tracker_opaque = owner.cast();
+    let mut writer: vfiomig_dirty_writer = unsafe { std::mem::zeroed() };
+    writer.flags = u32::from(byte() & 0x3f);
+    writer.device = device();
+    writer.tracker = tracker.at();
+    writer.tracker_opaque = owner.cast();
     // No file descriptor of this process.
-    source.iommufd = -1 - c_int::from(byte() % 2);
-    source.container_fd = 1 << 29;
-    source.hwpt_id = byte().into();
-    let mut source = Laid::new(source);
-    let taken = source.is_readable::<vfiomig_dirty_source>()
+    writer.iommufd = -1 - c_int::from(byte() % 2);
+    writer.container_fd = 1 << 29;
+    writer.hwpt_id = byte().into();
+    let mut writer = Laid::new(writer);
+    let taken = writer.is_readable::<vfiomig_dirty_writer>()
         && tracker.is_readable::<vfiomig_tracker_ops>()
-        && unsafe { (*source.at::<vfiomig_dirty_source>()).flags } & VFIOMIG_SOURCE_TRACKER != 0;
+        && unsafe { (*writer.at::<vfiomig_dirty_writer>()).flags } & VFIOMIG_WRITER_CUSTOM != 0;
     owes_release(owner, taken);
     let mut out = 0;
-    call!(vfiomig_dirty_add_source(run, source.at(), &raw mut out));
+    call!(vfiomig_dirty_add_writer(run, writer.at(), &raw mut out));
 }
 
 fn dirty_unmap(run: *mut vfiomig_dirty) {
@@ -830,8 +830,8 @@ fn dirty_sync(run: *mut vfiomig_dirty) {
 fn dirty_call() {
     let run = run_handle();
     match byte() % 18 {
-        0 => add_source(),
-        1 => drop(call!(vfiomig_dirty_remove_source(run, u32::from(byte()) % 8))),
+        0 => add_writer(),
+        1 => drop(call!(vfiomig_dirty_remove_writer(run, u32::from(byte()) % 8))),
         2..5 => drop(call!(vfiomig_dirty_map(run, mapping().at()))),
         5 => dirty_unmap(run),
         6 => drop(call!(vfiomig_dirty_start(run))),
@@ -858,8 +858,8 @@ fn dirty_call() {
             call!(vfiomig_dirty_get_round(run, byte().into(), pointer(&mut out)));
         }
         15 => {
-            let mut out = out_of::<vfiomig_source_stats>();
-            call!(vfiomig_dirty_get_source(run, byte().into(), pointer(&mut out)));
+            let mut out = out_of::<vfiomig_dirty_writer_stats>();
+            call!(vfiomig_dirty_get_writer_stats(run, byte().into(), pointer(&mut out)));
         }
         16 => {
             let mut out = out_of::<vfiomig_dirty_error>();

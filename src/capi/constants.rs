@@ -1,23 +1,27 @@
 //! Numbers of the C ABI. Each stands for one of the core's; a test holds them together.
 
-/// save_next: send what there is and call again. load_push: go on.
-pub const VFIOMIG_MORE: i32 = 0;
-/// save_next: the device runs and has nothing to send now. In QEMU's format also: the stopped
-/// device's data is complete, and the configuration is wanted.
-pub const VFIOMIG_DRAINED: i32 = 1;
-/// save_next, and a bit of load_push: the stream is complete.
-pub const VFIOMIG_END: i32 = 2;
-/// load_push, a bit: all initial data was taken by the driver; tell the source.
-pub const VFIOMIG_INITIAL_LOADED: i32 = 4;
-/// load_push, a bit: the source started again; what was loaded before is void.
-pub const VFIOMIG_RESTARTED: i32 = 8;
-/// load_push, a bit, QEMU's format: a section has ended.
-pub const VFIOMIG_SECTION_END: i32 = 16;
-/// load_push, a bit, QEMU's format: the VMM's configuration comes next in its stream; read it, then
-/// go on.
-pub const VFIOMIG_CONFIG: i32 = 32;
-/// load_push, a bit, QEMU's format: the configuration that came in a packet may be loaded now.
-pub const VFIOMIG_CONFIG_READY: i32 = 64;
+/// Send what there is and call again.
+pub const VFIOMIG_NEXT_MORE: i32 = 0;
+/// The device runs and has nothing to send now. In QEMU's format also: the stopped device's data is
+/// complete, and the configuration is wanted.
+pub const VFIOMIG_NEXT_DRAINED: i32 = 1;
+/// The stream is complete.
+pub const VFIOMIG_NEXT_END: i32 = 2;
+
+/// None of these bits: go on.
+pub const VFIOMIG_PUSH_MORE: i32 = 0;
+/// The stream is complete. The same number as VFIOMIG_NEXT_END; bit 0 has no meaning.
+pub const VFIOMIG_PUSH_END: i32 = 1 << 1;
+/// All initial data was taken by the driver; tell the source.
+pub const VFIOMIG_PUSH_INITIAL_LOADED: i32 = 1 << 2;
+/// The source started again; what was loaded before is void.
+pub const VFIOMIG_PUSH_RESTARTED: i32 = 1 << 3;
+/// QEMU's format: a section has ended.
+pub const VFIOMIG_PUSH_SECTION_END: i32 = 1 << 4;
+/// QEMU's format: the VMM's configuration comes next in its stream; read it, then go on.
+pub const VFIOMIG_PUSH_CONFIG: i32 = 1 << 5;
+/// QEMU's format: the configuration that came in a packet may be loaded now.
+pub const VFIOMIG_PUSH_CONFIG_READY: i32 = 1 << 6;
 
 /// The library's own: verified, with identity and end.
 pub const VFIOMIG_FORMAT_NATIVE: u32 = 0;
@@ -173,21 +177,21 @@ pub const VFIOMIG_PENDING_STOP_COPY_KNOWN: u32 = 2;
 pub const VFIOMIG_PENDING_INITIAL_SENT: u32 = 4;
 
 /// The target has committed: the device stays in STOP.
-pub const VFIOMIG_RELEASE: u32 = 1;
+pub const VFIOMIG_ENDING_RELEASE: u32 = 1;
 /// The guest goes on here: the device goes back to where it was before the save.
-pub const VFIOMIG_KEEP: u32 = 2;
-/// As VFIOMIG_KEEP, but without peer-to-peer DMA where the device has such a state: for several
+pub const VFIOMIG_ENDING_KEEP: u32 = 2;
+/// As VFIOMIG_ENDING_KEEP, but without peer-to-peer DMA where the device has such a state: for several
 /// devices, of which none may run before all have left the stopped states. Then call
 /// vfiomig_device_run() for each.
-pub const VFIOMIG_KEEP_QUIESCED: u32 = 3;
-/// As VFIOMIG_KEEP, for a guest that does not run: the device goes to STOP.
-pub const VFIOMIG_KEEP_STOPPED: u32 = 4;
+pub const VFIOMIG_ENDING_KEEP_QUIESCED: u32 = 3;
+/// As VFIOMIG_ENDING_KEEP, for a guest that does not run: the device goes to STOP.
+pub const VFIOMIG_ENDING_KEEP_STOPPED: u32 = 4;
 
 /// Refuse a stream whose device_index is not that of the options.
-pub const VFIOMIG_LOAD_CHECK_DEVICE: u32 = 1;
-/// Refuse a stream whose session is not that of the options.
-pub const VFIOMIG_LOAD_CHECK_SESSION: u32 = 2;
-/// QEMU's format: what the stopped device gave comes as packets, by vfiomig_load_submit().
+pub const VFIOMIG_LOAD_CHECK_DEVICE_INDEX: u32 = 1;
+/// Refuse a stream whose migration_id is not that of the options.
+pub const VFIOMIG_LOAD_CHECK_MIGRATION_ID: u32 = 2;
+/// QEMU's format: what the stopped device gave comes as packets, by vfiomig_load_push_packet().
 pub const VFIOMIG_LOAD_PACKETS: u32 = 4;
 
 /// Pass over the driver's name.
@@ -216,17 +220,17 @@ pub const VFIOMIG_MAPPING_TRANSLATE: u32 = 2;
 pub const VFIOMIG_MAPPING_WINDOW: u32 = 4;
 
 /// The device's own log (VFIO_DEVICE_FEATURE_DMA_LOGGING_*).
-pub const VFIOMIG_SOURCE_DEVICE_LOG: u32 = 1;
+pub const VFIOMIG_WRITER_DEVICE_LOG: u32 = 1;
 /// The page table of an iommufd.
-pub const VFIOMIG_SOURCE_HWPT: u32 = 2;
+pub const VFIOMIG_WRITER_HWPT: u32 = 2;
 /// The VMM's own tracker.
-pub const VFIOMIG_SOURCE_TRACKER: u32 = 4;
+pub const VFIOMIG_WRITER_CUSTOM: u32 = 4;
 /// The type1 container: pages that are pinned for devices are dirty at every time.
-pub const VFIOMIG_SOURCE_TYPE1: u32 = 8;
+pub const VFIOMIG_WRITER_TYPE1: u32 = 8;
 /// Starting fails rather than count every page as dirty at every time.
-pub const VFIOMIG_SOURCE_REQUIRED: u32 = 16;
-/// The number of no source.
-pub const VFIOMIG_NO_SOURCE: u32 = u32::MAX;
+pub const VFIOMIG_WRITER_REQUIRED: u32 = 16;
+/// The number of no writer.
+pub const VFIOMIG_NO_WRITER: u32 = u32::MAX;
 
 /// Tracking is off.
 pub const VFIOMIG_TRACKER_NONE: u32 = 0;
@@ -235,7 +239,7 @@ pub const VFIOMIG_TRACKER_DEVICE_LOG: u32 = 1;
 /// The page table of an iommufd.
 pub const VFIOMIG_TRACKER_HWPT: u32 = 2;
 /// The VMM's own.
-pub const VFIOMIG_TRACKER_SUPPLIED: u32 = 3;
+pub const VFIOMIG_TRACKER_CUSTOM: u32 = 3;
 /// The type1 container.
 pub const VFIOMIG_TRACKER_TYPE1: u32 = 4;
 /// None: every page is dirty at every time.
@@ -243,8 +247,8 @@ pub const VFIOMIG_TRACKER_ALL_DIRTY: u32 = 5;
 
 /// Something failed, and pages count as dirty because of that: vfiomig_dirty_get_error().
 pub const VFIOMIG_DIRTY_ERRORS: i32 = 1;
-/// Some pages were not watched by every source's tracker and count as dirty, most of them at every
-/// time: vfiomig_dirty_get_source() tells which source counts how much so, and why.
+/// Some pages were not watched by every writer's tracker and count as dirty, most of them at every
+/// time: vfiomig_dirty_get_writer_stats() tells which writer counts how much so, and why.
 pub const VFIOMIG_DIRTY_UNWATCHED: i32 = 2;
 
 /// No messages.

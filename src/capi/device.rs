@@ -248,13 +248,13 @@ pub extern "C" fn vfiomig_device_reset(device: *mut vfiomig_device) -> c_int {
 /// VMM that has made the reset itself, on purpose, calls vfiomig_device_accept_reset() next. Also
 /// brings back a device that was lost and that a harder reset has revived.
 #[unsafe(no_mangle)]
-pub extern "C" fn vfiomig_device_was_reset(device: *mut vfiomig_device) -> c_int {
-    with(&table::DEVICE_WAS_RESET, device.addr(), |device: &mut Device| device.was_reset())
+pub extern "C" fn vfiomig_device_notify_reset(device: *mut vfiomig_device) -> c_int {
+    with(&table::DEVICE_NOTIFY_RESET, device.addr(), |device: &mut Device| device.was_reset())
 }
 
 /// Says that a device which has lost what it held in a reset is wanted as it is now, as after
 /// power-on: for a VMM that has reset the device itself by other means than vfiomig_device_reset(),
-/// with its machine for example, after vfiomig_device_was_reset(). It may be run and saved again. Does
+/// with its machine for example, after vfiomig_device_notify_reset(). It may be run and saved again. Does
 /// nothing to a device that has lost nothing.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_device_accept_reset(device: *mut vfiomig_device) -> c_int {

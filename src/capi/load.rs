@@ -30,15 +30,15 @@ unsafe fn read_options(options: *const vfiomig_load_options) -> Result<LoadOptio
     }
     out.format = format(options.format, options.flags & VFIOMIG_LOAD_PACKETS != 0)?;
     let known = match out.format {
-        Format::Native => VFIOMIG_LOAD_CHECK_DEVICE | VFIOMIG_LOAD_CHECK_SESSION,
+        Format::Native => VFIOMIG_LOAD_CHECK_DEVICE_INDEX | VFIOMIG_LOAD_CHECK_MIGRATION_ID,
         Format::Qemu | Format::QemuPackets => VFIOMIG_LOAD_PACKETS,
     };
     if options.flags & !known != 0 {
         return Err(err!(Inval, "flags in the load options that are unknown in this format"));
     }
     let check = |bit: u32| options.flags & bit != 0;
-    out.device_index = check(VFIOMIG_LOAD_CHECK_DEVICE).then_some(options.device_index);
-    out.session = check(VFIOMIG_LOAD_CHECK_SESSION).then_some(options.session);
+    out.device_index = check(VFIOMIG_LOAD_CHECK_DEVICE_INDEX).then_some(options.device_index);
+    out.migration_id = check(VFIOMIG_LOAD_CHECK_MIGRATION_ID).then_some(options.migration_id);
     out.ignore = options.ignore;
     let limits = &mut out.limits;
     let fields = [
@@ -95,17 +95,17 @@ pub unsafe extern "C" fn vfiomig_load_begin(
 /// frame that it is part of has been verified. On an error the device has been reset already, and
 /// only freeing is left to do. May block as long as the driver does.
 ///
-/// Returns bits. None (VFIOMIG_MORE): go on. VFIOMIG_INITIAL_LOADED: tell the source that its
-/// initial data is here, and go on. VFIOMIG_RESTARTED: the source's device was reset; blobs and
+/// Returns bits. None of them (VFIOMIG_PUSH_MORE): go on. VFIOMIG_PUSH_INITIAL_LOADED: tell the source that its
+/// initial data is here, and go on. VFIOMIG_PUSH_RESTARTED: the source's device was reset; blobs and
 /// acknowledgements of before are void; an INITIAL_LOADED beside it came later; go on.
-/// VFIOMIG_END: the stream is complete; commit.
+/// VFIOMIG_PUSH_END: the stream is complete; commit.
 ///
 /// In QEMU's format nothing can be verified, and data goes to the driver as it comes. Push no more
-/// than vfiomig_load_get_space() has room for: what follows may be of others. VFIOMIG_SECTION_END: a
-/// section is over. VFIOMIG_CONFIG: the VMM's configuration follows in its stream; read it there,
-/// then push what comes behind it. VFIOMIG_CONFIG_READY: load the configuration that came in a
-/// packet. VFIOMIG_END comes with the end of the configuration's section, and not at all with
-/// VFIOMIG_LOAD_PACKETS: there vfiomig_load_run() says that all is complete. The main channel's last
+/// than vfiomig_load_get_space() has room for: what follows may be of others. VFIOMIG_PUSH_SECTION_END: a
+/// section is over. VFIOMIG_PUSH_CONFIG: the VMM's configuration follows in its stream; read it there,
+/// then push what comes behind it. VFIOMIG_PUSH_CONFIG_READY: load the configuration that came in a
+/// packet. VFIOMIG_PUSH_END comes with the end of the configuration's section, and not at all with
+/// VFIOMIG_LOAD_PACKETS: there vfiomig_load_write_packets() says that all is complete. The main channel's last
 /// sections, which are empty, may come before or after that, and also after the commit; without
 /// packets nothing comes after it.
 #[unsafe(no_mangle)]
@@ -131,18 +131,18 @@ pub unsafe extern "C" fn vfiomig_load_push(
 }
 
 fn bits(status: LoadStatus) -> c_int {
-    let bit = |set: bool, bit: c_int| if set { bit } else { VFIOMIG_MORE };
-    bit(status.restarted, VFIOMIG_RESTARTED)
-        | bit(status.initial_loaded, VFIOMIG_INITIAL_LOADED)
-        | bit(status.ended, VFIOMIG_END)
-        | bit(status.section_ended, VFIOMIG_SECTION_END)
-        | bit(status.config, VFIOMIG_CONFIG)
-        | bit(status.config_ready, VFIOMIG_CONFIG_READY)
+    let bit = |set: bool, bit: c_int| if set { bit } else { VFIOMIG_PUSH_MORE };
+    bit(status.restarted, VFIOMIG_PUSH_RESTARTED)
+        | bit(status.initial_loaded, VFIOMIG_PUSH_INITIAL_LOADED)
+        | bit(status.ended, VFIOMIG_PUSH_END)
+        | bit(status.section_ended, VFIOMIG_PUSH_SECTION_END)
+        | bit(status.config, VFIOMIG_PUSH_CONFIG)
+        | bit(status.config_ready, VFIOMIG_PUSH_CONFIG_READY)
 }
 
 /// Offers memory to receive the next bytes of the stream into: at *space, *len bytes, at least
 /// one (-EINVAL behind the stream's end, and nothing is lost by asking); it belongs to the library and is valid until the next call with this handle. Then say with
-/// vfiomig_load_received() how many bytes came. Saves the copy that vfiomig_load_push() makes of
+/// vfiomig_load_push_received() how many bytes came. Saves the copy that vfiomig_load_push() makes of
 /// frames that lie in two of its pieces: the way for a VMM that reads from a socket. There may be
 /// more room than the stream is long: bytes that follow its end are an error, so let nothing else
 /// follow in the same connection, or limit what is read. In QEMU's format there is room for what is
@@ -171,8 +171,8 @@ pub unsafe extern "C" fn vfiomig_load_get_space(
 /// Takes len bytes that were received into the memory of vfiomig_load_get_space(). Returns what
 /// vfiomig_load_push() returns.
 #[unsafe(no_mangle)]
-pub extern "C" fn vfiomig_load_received(load: *mut vfiomig_load, len: usize) -> c_int {
-    with(&table::LOAD_RECEIVED, load.addr(), |load: &mut Load| load.received(len).map(bits))
+pub extern "C" fn vfiomig_load_push_received(load: *mut vfiomig_load, len: usize) -> c_int {
+    with(&table::LOAD_PUSH_RECEIVED, load.addr(), |load: &mut Load| load.received(len).map(bits))
 }
 
 /// Makes the driver check and take the state: RESUMING to STOP. Needs the complete stream. On
@@ -187,16 +187,16 @@ pub extern "C" fn vfiomig_load_commit(load: *mut vfiomig_load) -> c_int {
 /// Takes one packet of a load with VFIOMIG_LOAD_PACKETS: what QEMU's multifd channels carry for this
 /// device, from its version field on. In any order and from any number of threads. The packet is
 /// copied. While too many bytes are queued (max_queued) the call waits, for as long as
-/// vfiomig_load_run() makes progress; the packet that is next in order never waits. In a callback none
+/// vfiomig_load_write_packets() makes progress; the packet that is next in order never waits. In a callback none
 /// waits: -EAGAIN, and the load goes on. On any other error the device has been reset, and every other
 /// call of this load gets the same error.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn vfiomig_load_submit(
+pub unsafe extern "C" fn vfiomig_load_push_packet(
     load: *mut vfiomig_load,
     packet: *const c_void,
     len: usize,
 ) -> c_int {
-    with_shared_unlocked::<Load, _>(&table::LOAD_SUBMIT, load.addr(), |shared| {
+    with_shared_unlocked::<Load, _>(&table::LOAD_PUSH_PACKET, load.addr(), |shared| {
         if packet.is_null() {
             return Err(err!(Fault, "packet is NULL"));
         }
@@ -218,8 +218,8 @@ pub unsafe extern "C" fn vfiomig_load_submit(
 ///
 /// The blob callback runs without any lock of the library: it may use the device's other handles.
 #[unsafe(no_mangle)]
-pub extern "C" fn vfiomig_load_run(load: *mut vfiomig_load) -> c_int {
-    with_shared_unlocked::<Load, _>(&table::LOAD_RUN, load.addr(), |shared| {
+pub extern "C" fn vfiomig_load_write_packets(load: *mut vfiomig_load) -> c_int {
+    with_shared_unlocked::<Load, _>(&table::LOAD_WRITE_PACKETS, load.addr(), |shared| {
         packets_of(shared)?.run()
     })
 }
@@ -288,7 +288,7 @@ pub unsafe extern "C" fn vfiomig_load_get_failure(
 }
 
 /// Frees a load; NULL is none. One that was not committed is abandoned, and its device reset.
-/// Waits for calls on other threads; vfiomig_load_run() and vfiomig_load_submit() are made to end.
+/// Waits for calls on other threads; vfiomig_load_write_packets() and vfiomig_load_push_packet() are made to end.
 /// A callback cannot free a handle that a call is inside of, nor one whose device is in use by a call:
 /// it stays.
 #[unsafe(no_mangle)]

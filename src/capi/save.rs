@@ -46,7 +46,7 @@ unsafe fn read_options(options: *const vfiomig_save_options) -> Result<SaveOptio
     }
     out.nonblocking = options.flags & VFIOMIG_SAVE_NONBLOCK != 0;
     out.no_pre_copy = options.flags & VFIOMIG_SAVE_NO_PRE_COPY != 0;
-    out.session = options.session;
+    out.migration_id = options.migration_id;
     Ok(out)
 }
 
@@ -77,16 +77,16 @@ pub unsafe extern "C" fn vfiomig_save_begin(
 /// them, in this order, to the target. The driver's data lands in buf directly; buf is written to
 /// only up to cap, also beyond *len.
 ///
-/// VFIOMIG_MORE: send and call again. VFIOMIG_DRAINED: send; the device runs and has nothing more
-/// now; come back on a timer or when vfiomig_save_poll_fd() is readable, or go on to
-/// vfiomig_save_stop(). VFIOMIG_END: send; the stream is complete.
+/// VFIOMIG_NEXT_MORE: send and call again. VFIOMIG_NEXT_DRAINED: send; the device runs and has nothing more
+/// now; come back on a timer or when vfiomig_save_get_poll_fd() is readable, or go on to
+/// vfiomig_save_stop(). VFIOMIG_NEXT_END: send; the stream is complete.
 ///
 /// In QEMU's format a call gives what one of QEMU's sections has in it, and the VMM writes the
 /// section around it: the first call that of save_setup; each further one that of an iteration;
-/// after vfiomig_save_stop() pieces of save_complete, the last with VFIOMIG_DRAINED; then, when the
-/// VMM has added its configuration with vfiomig_save_blob(), that of save_state, with VFIOMIG_END.
+/// after vfiomig_save_stop() pieces of save_complete, the last with VFIOMIG_NEXT_DRAINED; then, when the
+/// VMM has added its configuration with vfiomig_save_add_blob(), that of save_state, with VFIOMIG_NEXT_END.
 /// With VFIOMIG_SAVE_PACKETS each call after vfiomig_save_stop() gives one packet, which must not be
-/// cut or joined; VFIOMIG_DRAINED comes with the last of data or with nothing, VFIOMIG_END with the
+/// cut or joined; VFIOMIG_NEXT_DRAINED comes with the last of data or with nothing, VFIOMIG_NEXT_END with the
 /// configuration. docs/qemu-format.md.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_save_next(
@@ -108,9 +108,9 @@ pub unsafe extern "C" fn vfiomig_save_next(
         // SAFETY: checked not to be NULL; otherwise the caller's contract.
         unsafe { len.write(next.len) };
         Ok(match next.status {
-            SaveStatus::More => VFIOMIG_MORE,
-            SaveStatus::Drained => VFIOMIG_DRAINED,
-            SaveStatus::End => VFIOMIG_END,
+            SaveStatus::More => VFIOMIG_NEXT_MORE,
+            SaveStatus::Drained => VFIOMIG_NEXT_DRAINED,
+            SaveStatus::End => VFIOMIG_NEXT_END,
         })
     })
 }
@@ -124,13 +124,13 @@ pub unsafe extern "C" fn vfiomig_save_next(
 /// In QEMU's format there is one blob, of kind 0: the configuration of the stopped device, as QEMU's
 /// vmstate writes it; empty where there is none. The library puts the tags around it.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn vfiomig_save_blob(
+pub unsafe extern "C" fn vfiomig_save_add_blob(
     save: *mut vfiomig_save,
     kind: u32,
     data: *const c_void,
     len: usize,
 ) -> c_int {
-    with(&table::SAVE_BLOB, save.addr(), |save: &mut Save| {
+    with(&table::SAVE_ADD_BLOB, save.addr(), |save: &mut Save| {
         if data.is_null() && len != 0 {
             return Err(err!(Fault, "data is NULL"));
         }
@@ -163,11 +163,11 @@ pub unsafe extern "C" fn vfiomig_save_get_pending(
 }
 
 /// A file descriptor to poll for reading while vfiomig_save_next() says -EAGAIN or
-/// VFIOMIG_DRAINED. It belongs to the library, and changes when the save stops the device or starts
+/// VFIOMIG_NEXT_DRAINED. It belongs to the library, and changes when the save stops the device or starts
 /// again. Most drivers are always ready: also come back on a timer.
 #[unsafe(no_mangle)]
-pub extern "C" fn vfiomig_save_poll_fd(save: *mut vfiomig_save) -> c_int {
-    with(&table::SAVE_POLL_FD, save.addr(), |save: &mut Save| save.poll_fd())
+pub extern "C" fn vfiomig_save_get_poll_fd(save: *mut vfiomig_save) -> c_int {
+    with(&table::SAVE_GET_POLL_FD, save.addr(), |save: &mut Save| save.poll_fd())
 }
 
 /// Stops peer-to-peer DMA of the device. The guest's vCPUs must have been stopped before. With several
@@ -179,7 +179,7 @@ pub extern "C" fn vfiomig_save_quiesce(save: *mut vfiomig_save) -> c_int {
 }
 
 /// Stops the device, to STOP_COPY, quiescing it first where that has not been done. The guest's
-/// vCPUs must have been stopped before. Then call vfiomig_save_next() until VFIOMIG_END.
+/// vCPUs must have been stopped before. Then call vfiomig_save_next() until VFIOMIG_NEXT_END.
 ///
 /// Before that the device is asked once more whether it has begun its initial data again since it was
 /// said to be complete (VFIO_PRECOPY_INFO_REINIT, or a reset). If so, an acknowledgement of the target
@@ -192,29 +192,29 @@ pub extern "C" fn vfiomig_save_stop(save: *mut vfiomig_save) -> c_int {
     with(&table::SAVE_STOP, save.addr(), |save: &mut Save| save.stop())
 }
 
-/// Ends the save. VFIOMIG_RELEASE: the target has committed; the device stays in STOP; needs the
-/// complete stream. VFIOMIG_KEEP: the guest goes on here; the device goes back to where it was,
-/// from any state; also after VFIOMIG_END, which makes the stream a checkpoint.
-/// VFIOMIG_KEEP_QUIESCED: the same for one of several devices: to RUNNING_P2P, where it has that.
-/// VFIOMIG_KEEP_STOPPED: the same for a guest that stands: to STOP.
+/// Ends the save. VFIOMIG_ENDING_RELEASE: the target has committed; the device stays in STOP; needs the
+/// complete stream. VFIOMIG_ENDING_KEEP: the guest goes on here; the device goes back to where it was,
+/// from any state; also after VFIOMIG_NEXT_END, which makes the stream a checkpoint.
+/// VFIOMIG_ENDING_KEEP_QUIESCED: the same for one of several devices: to RUNNING_P2P, where it has that.
+/// VFIOMIG_ENDING_KEEP_STOPPED: the same for a guest that stands: to STOP.
 ///
-/// After an error of VFIOMIG_KEEP the failure structure says whether the guest may go on: outcome
+/// After an error of VFIOMIG_ENDING_KEEP the failure structure says whether the guest may go on: outcome
 /// KEPT or RECOVERED: nothing is lost, vfiomig_device_run() tries again; RESET: the device was reset,
 /// by the library or behind it, and what it held of its guest is gone, see vfiomig_device_run().
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_save_finish(save: *mut vfiomig_save, ending: u32) -> c_int {
     with(&table::SAVE_FINISH, save.addr(), |save: &mut Save| match ending {
-        VFIOMIG_RELEASE => save.finish(Ending::Release),
-        VFIOMIG_KEEP => save.finish(Ending::Keep),
-        VFIOMIG_KEEP_QUIESCED => save.finish(Ending::KeepQuiesced),
-        VFIOMIG_KEEP_STOPPED => save.finish(Ending::KeepStopped),
+        VFIOMIG_ENDING_RELEASE => save.finish(Ending::Release),
+        VFIOMIG_ENDING_KEEP => save.finish(Ending::Keep),
+        VFIOMIG_ENDING_KEEP_QUIESCED => save.finish(Ending::KeepQuiesced),
+        VFIOMIG_ENDING_KEEP_STOPPED => save.finish(Ending::KeepStopped),
         other => Err(err!(Inval, "there is no ending {other}")),
     })
 }
 
 /// Cancels the save: the call that is under way returns -ECANCELED as soon as the driver lets it, and
-/// so does every later one, but those that ask what happened. Then finish with VFIOMIG_KEEP, or free.
-/// A stream that was complete before can still be finished with VFIOMIG_RELEASE. May be called from
+/// so does every later one, but those that ask what happened. Then finish with VFIOMIG_ENDING_KEEP, or free.
+/// A stream that was complete before can still be finished with VFIOMIG_ENDING_RELEASE. May be called from
 /// any thread at any time while the handle lives.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_save_cancel(save: *mut vfiomig_save) -> c_int {
@@ -254,7 +254,7 @@ pub unsafe extern "C" fn vfiomig_save_get_failure(
     })
 }
 
-/// Frees a save; NULL is none. One that was not finished is ended as with VFIOMIG_KEEP. Waits for
+/// Frees a save; NULL is none. One that was not finished is ended as with VFIOMIG_ENDING_KEEP. Waits for
 /// a call on another thread.
 /// A callback cannot free a handle that a call is inside of, nor one whose device is in use by a call:
 /// it stays.

@@ -191,7 +191,7 @@ pub struct vfiomig_save_options {
     /// How the stream is laid out: VFIOMIG_FORMAT_*.
     pub format: u32,
     /// Name of the stream; all zeros: a random one. QEMU's format has no place for it: zeros.
-    pub session: [u8; 16],
+    pub migration_id: [u8; 16],
     /// How long the driver may give neither data nor an end, in milliseconds; 0: 60000.
     pub read_timeout_ms: u32,
     /// Zero.
@@ -268,7 +268,7 @@ pub struct vfiomig_load_options {
     /// Device data and frames that are skipped in all, in bytes; default 1 TiB.
     pub max_total: u64,
     /// Packets that wait for their turn, in bytes; default 1 GiB. Beyond it
-    /// vfiomig_load_submit() waits.
+    /// vfiomig_load_push_packet() waits.
     pub max_queued: u64,
     /// How far ahead of the next one in order a packet may come; default 1048576.
     pub max_ahead: u32,
@@ -283,7 +283,7 @@ pub struct vfiomig_load_options {
     /// Zero.
     pub reserved: u32,
     /// Name that the stream must have; see flags.
-    pub session: [u8; 16],
+    pub migration_id: [u8; 16],
     /// Takes the VMM's own pieces; NULL: a stream that has any is refused.
     pub blob: vfiomig_blob_fn,
     /// Passed to blob.

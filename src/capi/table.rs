@@ -96,8 +96,8 @@ pub(super) const DEVICE_RESET: Entry = Entry {
     needs_memory: true,
 };
 
-pub(super) const DEVICE_WAS_RESET: Entry = Entry {
-    name: "vfiomig_device_was_reset",
+pub(super) const DEVICE_NOTIFY_RESET: Entry = Entry {
+    name: "vfiomig_device_notify_reset",
     states: 0b1,
     wrong_state: Code::Inval,
     needs_memory: true,
@@ -134,8 +134,8 @@ pub(super) const SAVE_NEXT: Entry = Entry {
     needs_memory: true,
 };
 
-pub(super) const SAVE_BLOB: Entry = Entry {
-    name: "vfiomig_save_blob",
+pub(super) const SAVE_ADD_BLOB: Entry = Entry {
+    name: "vfiomig_save_add_blob",
     states: 0b111,
     wrong_state: Code::Inval,
     needs_memory: true,
@@ -148,8 +148,8 @@ pub(super) const SAVE_GET_PENDING: Entry = Entry {
     needs_memory: false,
 };
 
-pub(super) const SAVE_POLL_FD: Entry = Entry {
-    name: "vfiomig_save_poll_fd",
+pub(super) const SAVE_GET_POLL_FD: Entry = Entry {
+    name: "vfiomig_save_get_poll_fd",
     states: 0b111111,
     wrong_state: Code::Inval,
     needs_memory: false,
@@ -213,8 +213,8 @@ pub(super) const LOAD_GET_SPACE: Entry = Entry {
     needs_memory: true,
 };
 
-pub(super) const LOAD_RECEIVED: Entry = Entry {
-    name: "vfiomig_load_received",
+pub(super) const LOAD_PUSH_RECEIVED: Entry = Entry {
+    name: "vfiomig_load_push_received",
     states: 0b111,
     wrong_state: Code::Inval,
     needs_memory: true,
@@ -227,15 +227,15 @@ pub(super) const LOAD_COMMIT: Entry = Entry {
     needs_memory: true,
 };
 
-pub(super) const LOAD_SUBMIT: Entry = Entry {
-    name: "vfiomig_load_submit",
+pub(super) const LOAD_PUSH_PACKET: Entry = Entry {
+    name: "vfiomig_load_push_packet",
     states: 0b1111,
     wrong_state: Code::Inval,
     needs_memory: true,
 };
 
-pub(super) const LOAD_RUN: Entry = Entry {
-    name: "vfiomig_load_run",
+pub(super) const LOAD_WRITE_PACKETS: Entry = Entry {
+    name: "vfiomig_load_write_packets",
     states: 0b1111,
     wrong_state: Code::Inval,
     needs_memory: true,
@@ -282,15 +282,15 @@ pub(super) const DIRTY_FREE: Entry = Entry {
     needs_memory: false,
 };
 
-pub(super) const DIRTY_ADD_SOURCE: Entry = Entry {
-    name: "vfiomig_dirty_add_source",
+pub(super) const DIRTY_ADD_WRITER: Entry = Entry {
+    name: "vfiomig_dirty_add_writer",
     states: 0b11,
     wrong_state: Code::Inval,
     needs_memory: true,
 };
 
-pub(super) const DIRTY_REMOVE_SOURCE: Entry = Entry {
-    name: "vfiomig_dirty_remove_source",
+pub(super) const DIRTY_REMOVE_WRITER: Entry = Entry {
+    name: "vfiomig_dirty_remove_writer",
     states: 0b11,
     wrong_state: Code::Inval,
     needs_memory: false,
@@ -383,8 +383,8 @@ pub(super) const DIRTY_GET_ROUND: Entry = Entry {
     needs_memory: false,
 };
 
-pub(super) const DIRTY_GET_SOURCE: Entry = Entry {
-    name: "vfiomig_dirty_get_source",
+pub(super) const DIRTY_GET_WRITER_STATS: Entry = Entry {
+    name: "vfiomig_dirty_get_writer_stats",
     states: 0b11,
     wrong_state: Code::Inval,
     needs_memory: false,

@@ -6,7 +6,7 @@
 //! that the guest relies upon. That is remembered until the VMM says that it wants an empty device,
 //! or loads another state.
 
-use super::{Inner, Session, State};
+use super::{Claim, Inner, State};
 use crate::error::{Code, Error, Failure, Operation, Outcome, Result};
 
 /// How often a device that does not tell its state is asked, where a guest's state depends on it.
@@ -38,7 +38,7 @@ impl Inner {
     /// cannot reset the device itself.
     pub(crate) fn hold_contents(&mut self) {
         // Whoever begins a load has given up what the device held.
-        if self.contents == Contents::Live && self.session != Session::Loading {
+        if self.contents == Contents::Live && self.claimed != Claim::Loading {
             self.contents = Contents::Held;
         }
     }

@@ -81,7 +81,7 @@ impl State {
     }
 
     /// Whether a data fd of either direction belongs to this state.
-    pub fn has_session(self) -> bool {
+    pub fn has_data_stream(self) -> bool {
         self.is_saving() || self == Resuming
     }
 }

@@ -59,7 +59,7 @@ pub struct DeviceOptions {
 
 /// Which session has the device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Session {
+pub(crate) enum Claim {
     None,
     Saving,
     Loading,
@@ -109,7 +109,7 @@ pub(crate) struct Inner {
     state: Option<State>,
     /// The open data session.
     data: Option<DataFd>,
-    pub(crate) session: Session,
+    pub(crate) claimed: Claim,
     contents: Contents,
     /// The last reset has failed: it is tried once more when the device is let go.
     owes_reset: bool,
@@ -148,7 +148,7 @@ impl Device {
             reasons,
             identity,
             data: None,
-            session: Session::None,
+            claimed: Claim::None,
             contents: match caps.initial_state {
                 Some(State::Stop) => Contents::Held,
                 _ => Contents::Live,
@@ -421,14 +421,14 @@ impl Inner {
     }
 
     /// Gives the device to a session.
-    pub(crate) fn claim(&mut self, session: Session) -> Result<()> {
-        match self.session {
-            Session::None => {
-                self.session = session;
+    pub(crate) fn claim(&mut self, by: Claim) -> Result<()> {
+        match self.claimed {
+            Claim::None => {
+                self.claimed = by;
                 Ok(())
             }
-            Session::Saving => Err(err!(Busy, "the device is being saved; finish that first")),
-            Session::Loading => Err(err!(Busy, "the device is being loaded; finish that first")),
+            Claim::Saving => Err(err!(Busy, "the device is being saved; finish that first")),
+            Claim::Loading => Err(err!(Busy, "the device is being loaded; finish that first")),
         }
     }
 
@@ -450,10 +450,10 @@ impl Inner {
     }
 
     fn set_plain_state(&mut self, to: State) -> Result<()> {
-        if to.has_session() || !matches!(to, State::Stop | State::Running | State::RunningP2p) {
+        if to.has_data_stream() || !matches!(to, State::Stop | State::Running | State::RunningP2p) {
             return Err(err!(Inval, "{to} is entered by saving or loading only"));
         }
-        if self.session != Session::None {
+        if self.claimed != Claim::None {
             return Err(err!(Busy, "a session has the device; finish that first"));
         }
         if !self.caps.can_migrate() {
@@ -468,7 +468,7 @@ impl Inner {
         self.check_contents().or_else(|lost| if to == State::Stop { Ok(()) } else { Err(lost) })?;
         let before = self.state;
         let usable = before.is_some_and(|state| self.fsm.supports(state));
-        if !usable || before.is_some_and(State::has_session) {
+        if !usable || before.is_some_and(State::has_data_stream) {
             // Walking out of RESUMING without its data fd has brought kernels down
             // (docs/kernel-interface.md). Reset is safe.
             let left_by_an_earlier_owner = self.epoch() == 0 && before == self.caps.initial_state;
@@ -520,7 +520,7 @@ impl Drop for Inner {
             return;
         }
         self.drop_data();
-        if self.session == Session::None && !self.owes_reset {
+        if self.claimed == Claim::None && !self.owes_reset {
             return;
         }
         if let Err(error) = self.reset() {

@@ -195,7 +195,7 @@ impl Inner {
             fd = -1;
         }
         // The old stream ends where a new one is opened and where no session state is left.
-        if opens_data || !to.has_session() {
+        if opens_data || !to.has_data_stream() {
             self.drop_data();
         }
         match (opens_data, fd >= 0) {
@@ -205,7 +205,7 @@ impl Inner {
             }
             (true, false) => Changed::Broken("the driver returned no data fd"),
             // Superfluous, and of no consequence where no stream goes on.
-            (false, true) if !to.has_session() => {
+            (false, true) if !to.has_data_stream() => {
                 log::warn!(target: "vfiomig::device", "a data fd came with {to}; closed");
                 self.transport.data_close(DataFd(fd));
                 Changed::Done
@@ -235,7 +235,7 @@ impl Inner {
             return;
         }
         // Moved behind our back: an open stream is dead.
-        if !state.has_session() {
+        if !state.has_data_stream() {
             self.drop_data();
         }
         if matches!(state, State::Stop | State::StopCopy) {
@@ -261,7 +261,7 @@ impl Inner {
             self.found(found);
         }
         self.drop_data();
-        if found == Ok(from) && !from.has_session() {
+        if found == Ok(from) && !from.has_data_stream() {
             return Outcome::Kept;
         }
         let mut outcome = None;

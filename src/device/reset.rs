@@ -75,7 +75,7 @@ impl Inner {
             if state != State::Resuming {
                 let _ = self.leave_kept_state(state);
             }
-            self.owes_reset &= self.state.is_some_and(State::has_session);
+            self.owes_reset &= self.state.is_some_and(State::has_data_stream);
             if self.state == Some(State::Running) {
                 self.forget_bad_state();
             }
@@ -138,7 +138,7 @@ impl Inner {
         }
         // Walking a kernel's driver out of a session without its data fd has brought kernels down;
         // and no kernel keeps one over a reset.
-        let may_walk = !kept.has_session() || self.transport.keeps_state_over_reset();
+        let may_walk = !kept.has_data_stream() || self.transport.keeps_state_over_reset();
         if !may_walk || self.fsm.path(kept, State::Running).is_none() {
             return false;
         }

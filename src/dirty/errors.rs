@@ -9,8 +9,8 @@ use crate::error::Code;
 /// Something that made addresses count as dirty.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DirtyError {
-    /// Number of the source, where one is to blame.
-    pub source: Option<u32>,
+    /// Number of the writer, where one is to blame.
+    pub writer: Option<u32>,
     /// Its tracker at the time.
     pub tracker: TrackerKind,
     /// What a caller can act on.
@@ -89,13 +89,13 @@ impl Errors {
 
 impl DirtyError {
     pub(super) fn new(
-        source: Option<u32>,
+        writer: Option<u32>,
         tracker: TrackerKind,
         range: &RangeInclusive<u64>,
         error: &crate::Error,
     ) -> DirtyError {
         DirtyError {
-            source,
+            writer,
             tracker,
             code: error.code(),
             first: *range.start(),
@@ -106,7 +106,7 @@ impl DirtyError {
     }
 
     fn has_cause_of(&self, other: &DirtyError) -> bool {
-        (self.source, self.tracker, self.code) == (other.source, other.tracker, other.code)
+        (self.writer, self.tracker, self.code) == (other.writer, other.tracker, other.code)
             && without_numbers(&self.message).eq(without_numbers(&other.message))
     }
 
@@ -118,8 +118,8 @@ impl DirtyError {
     fn widen(&mut self, other: DirtyError) {
         let (first, last) = (self.first.min(other.first), self.last.max(other.last));
         if !self.has_cause_of(&other) {
-            if self.source != other.source {
-                self.source = None;
+            if self.writer != other.writer {
+                self.writer = None;
             }
             if self.tracker != other.tracker {
                 self.tracker = TrackerKind::None;
@@ -150,7 +150,7 @@ mod tests {
 
     fn error(first: u64, last: u64, code: Code) -> DirtyError {
         let message = format!("the bits of {first:#x}, {} bytes, are unreadable", last - first);
-        DirtyError { source: Some(0), tracker: TrackerKind::Hwpt, code, first, last, message }
+        DirtyError { writer: Some(0), tracker: TrackerKind::Hwpt, code, first, last, message }
     }
 
     /// Whether all of an error is within one that is kept.
@@ -190,8 +190,8 @@ mod tests {
         errors.add(with(20, 29, "the log of 0x14, 0x10 bytes, is unreadable: ETIMEDOUT"));
         let found: Vec<_> = errors.kept.iter().map(|e| (e.first, e.last)).collect();
         assert_eq!(found, [(10, 19), (0, 19), (20, 29)]);
-        // Another source, or its tracker, is another cause, and so is one after the other.
-        errors.add(DirtyError { source: Some(1), ..with(20, 29, "the device was reset") });
+        // Another writer, or its tracker, is another cause, and so is one after the other.
+        errors.add(DirtyError { writer: Some(1), ..with(20, 29, "the device was reset") });
         errors.add(DirtyError { tracker: TrackerKind::Type1, ..error(30, 39, Code::Io) });
         assert_eq!((errors.len(), errors.total), (5, 6));
     }
@@ -212,16 +212,16 @@ mod tests {
     fn too_many_causes_end_in_one_that_says_so() {
         let mut errors = Errors::default();
         for i in 0..100 {
-            errors.add(DirtyError { source: Some(i), ..error(0, u64::from(i), Code::Io) });
+            errors.add(DirtyError { writer: Some(i), ..error(0, u64::from(i), Code::Io) });
         }
         assert_eq!(errors.len(), KEPT);
         let last = errors.get(KEPT - 1).unwrap();
         assert!(last.message.starts_with(SEVERAL), "{}", last.message);
         assert_eq!(last.message.matches("several").count(), 1);
-        assert_eq!((last.source, last.last), (None, 99));
+        assert_eq!((last.writer, last.last), (None, 99));
         // One that has its own place still goes there.
-        errors.add(DirtyError { source: Some(3), ..error(1 << 20, 1 << 21, Code::Io) });
-        assert_eq!(errors.get(KEPT - 1).unwrap().source, Some(3));
+        errors.add(DirtyError { writer: Some(3), ..error(1 << 20, 1 << 21, Code::Io) });
+        assert_eq!(errors.get(KEPT - 1).unwrap().writer, Some(3));
         assert!(covers(&errors, 1 << 20, 1 << 21));
     }
 }

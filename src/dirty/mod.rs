@@ -1,7 +1,7 @@
 //! Which guest pages did the devices write to?
 //!
 //! A VMM describes one I/O address space and what writes into it; a [`Run`] picks the best tracker
-//! for each source, asks all of them and unites the answers. It never reports too little: whatever
+//! for each writer, asks all of them and unites the answers. It never reports too little: whatever
 //! fails, is unknown or is not watched counts as dirty, and the error says so. Knows nothing of
 //! streams and sessions; which page has to be sent again is the VMM's business.
 
@@ -15,15 +15,15 @@ mod orphans;
 mod pending;
 mod ranges;
 mod run;
-mod source;
 mod stats;
 mod tracker;
+mod writer;
 
 pub use bitmap::PageSize;
 pub use errors::DirtyError;
 pub use map::{MAX_MAPPED, Mapping};
 pub use memory::{Memory, Place};
 pub use run::{Run, RunOptions, Synced};
-pub use source::{Health, Source};
-pub use stats::{DirtyRound, DirtyStats, SourceStats};
+pub use stats::{DirtyRound, DirtyStats, WriterStats};
 pub use tracker::{SuppliedTracker, TrackerKind};
+pub use writer::{Health, Writer};

@@ -49,9 +49,9 @@ pub struct DirtyStats {
     pub errors: u64,
 }
 
-/// One source and the tracker that it has.
+/// One writer and the tracker that it has.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct SourceStats {
+pub struct WriterStats {
     /// What tracks it.
     pub tracker: TrackerKind,
     /// Size of the tracker's pages in bytes.

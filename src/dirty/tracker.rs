@@ -13,7 +13,7 @@ use super::ranges;
 use crate::error::{Code, Errno, Error, Result, err};
 use crate::transport::{Hwpt, Type1};
 
-/// What tracks a source, in the order in which they are preferred.
+/// What tracks a writer, in the order in which they are preferred.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]
 #[repr(u32)]
 pub enum TrackerKind {

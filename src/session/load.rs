@@ -12,7 +12,7 @@ use super::packets::Packets;
 use super::stats::{AtomicLoadStats, LoadNumbers, LoadStats, Shared, add, set};
 use crate::cancel::Cancel;
 use crate::device::{
-    Device, EventKind, Fixups, Identity, Inner, Locked, Recover, Session, State, describe,
+    Claim, Device, EventKind, Fixups, Identity, Inner, Locked, Recover, State, describe,
     elapsed_ns, ignore, wrong_state,
 };
 use crate::error::{Code, Error, Failure, Operation, Outcome, Result, err};
@@ -50,7 +50,7 @@ pub struct LoadOptions {
     /// Refuses a stream that is not of the device with this number within its VM.
     pub device_index: Option<u32>,
     /// Refuses a stream of another name.
-    pub session: Option<[u8; 16]>,
+    pub migration_id: Option<[u8; 16]>,
 }
 
 impl Default for LoadOptions {
@@ -66,7 +66,7 @@ impl Default for LoadOptions {
             blobs: None,
             write_timeout: Duration::from_secs(60),
             device_index: None,
-            session: None,
+            migration_id: None,
         }
     }
 }
@@ -199,7 +199,7 @@ impl Core {
                 Err(_) => Outcome::Lost,
             },
         };
-        inner.session = Session::None;
+        inner.claimed = Claim::None;
         // The load never had anything of a guest that could be lost.
         inner.note_load(false);
         let state = inner.state_now();
@@ -247,8 +247,9 @@ impl Load {
         if options.ignore & !ignore::KNOWN != 0 {
             return Err(err!(Inval, "unknown bits among the fields to ignore"));
         }
-        let checks =
-            options.policy.is_some() || options.device_index.is_some() || options.session.is_some();
+        let checks = options.policy.is_some()
+            || options.device_index.is_some()
+            || options.migration_id.is_some();
         if options.format != Format::Native && checks {
             return Err(err!(
                 Inval,
@@ -261,7 +262,7 @@ impl Load {
         {
             let mut inner = device.lock()?;
             inner.check_can_migrate()?;
-            inner.claim(Session::Loading)?;
+            inner.claim(Claim::Loading)?;
             let entered = enter_resuming(&mut inner);
             match inner.remember(entered) {
                 Ok(ns) => {
@@ -269,7 +270,7 @@ impl Load {
                     inner.note_load(false);
                 }
                 Err(error) => {
-                    inner.session = Session::None;
+                    inner.claimed = Claim::None;
                     return Err(error);
                 }
             }
@@ -361,7 +362,7 @@ impl Load {
         while let Some(item) = self.reader.next(&mut rest)? {
             match item {
                 Item::Identity(source) => {
-                    expect_stream(&self.options, self.reader.session(), self.reader.device())?;
+                    expect_stream(&self.options, self.reader.migration_id(), self.reader.device())?;
                     inner.identity().accepts(&source, self.options.ignore)?;
                     if let Some(policy) = &mut self.options.policy {
                         policy(&source, inner.identity()).map_err(|errno| {
@@ -457,7 +458,7 @@ impl Load {
         let ns = inner.transition(State::Stop, Recover::Reset)?;
         set(&core.stats.commit_ns, ns);
         core.set_phase(Phase::Committed);
-        inner.session = Session::None;
+        inner.claimed = Claim::None;
         inner.note_load(true);
         inner.add_fixups(Fixups::AFTER_RESET_OR_LOAD);
         Ok(())
@@ -549,7 +550,7 @@ impl Load {
 /// Refuses a stream of another device of the VM, or of another migration.
 fn expect_stream(
     options: &LoadOptions,
-    session: Option<[u8; 16]>,
+    migration_id: Option<[u8; 16]>,
     device: Option<u32>,
 ) -> Result<()> {
     if let (Some(wanted), Some(found)) = (options.device_index, device) {
@@ -560,8 +561,8 @@ fn expect_stream(
             ));
         }
     }
-    match options.session {
-        Some(wanted) if Some(wanted) != session => {
+    match options.migration_id {
+        Some(wanted) if Some(wanted) != migration_id => {
             Err(err!(OtherDevice, "the stream belongs to another migration"))
         }
         _ => Ok(()),
@@ -571,7 +572,7 @@ fn expect_stream(
 /// To RESUMING, from wherever the device is: what it held is lost in any case.
 fn enter_resuming(inner: &mut Inner) -> Result<u64> {
     if inner.state_now().is_none_or(|state| inner.fsm().path(state, State::Resuming).is_none())
-        || inner.state_now().is_some_and(State::has_session)
+        || inner.state_now().is_some_and(State::has_data_stream)
     {
         // Left behind by an earlier owner: the way out that works on every driver.
         inner.reset()?;
@@ -598,7 +599,7 @@ impl Load {
             return Ok(());
         }
         core.set_phase(Phase::Failed);
-        inner.session = Session::None;
+        inner.claimed = Claim::None;
         inner.note_load(false);
         if let Err(error) = inner.reset() {
             log::error!(target: "vfiomig::load", "ending a load that was dropped: {error}");

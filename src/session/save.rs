@@ -16,7 +16,7 @@ use super::stats::{AtomicSaveStats, SaveNumbers, SaveStats, Shared, add, set};
 use super::{DEFAULT_FRAME, MIN_BUFFER};
 use crate::alloc;
 use crate::cancel::Cancel;
-use crate::device::{Device, EventKind, Inner, Locked, Session, State, wrong_state};
+use crate::device::{Claim, Device, EventKind, Inner, Locked, State, wrong_state};
 use crate::device::{Recover, elapsed_ns};
 use crate::error::{Errno, Error, Failure, Outcome, Result, err};
 use crate::protocol::v2::{self, ReadStep};
@@ -46,7 +46,7 @@ pub struct SaveOptions {
     /// Leaves out pre-copy even where the device has it.
     pub no_pre_copy: bool,
     /// Name of the stream; all zeros: a random one.
-    pub session: [u8; 16],
+    pub migration_id: [u8; 16],
     /// How often the save may start again because the device was reset.
     pub max_restarts: u32,
     /// How long a driver may give neither data nor an end before the save is given up.
@@ -63,7 +63,7 @@ impl Default for SaveOptions {
             max_frame: DEFAULT_FRAME,
             nonblocking: false,
             no_pre_copy: false,
-            session: [0; 16],
+            migration_id: [0; 16],
             max_restarts: 16,
             read_timeout: Duration::from_secs(60),
         }
@@ -189,11 +189,11 @@ impl Save {
             qemu::check_options(&options)?;
             // The format has no way to say that what was sent is void.
             options.max_restarts = 0;
-        } else if options.session == [0; 16] {
-            random_bytes(&mut options.session)
+        } else if options.migration_id == [0; 16] {
+            random_bytes(&mut options.migration_id)
                 .map_err(|e| err!(Io, "no random bytes for the stream's name: {e}"))?;
         }
-        let frames = Frames::new(options.session, options.device_index);
+        let frames = Frames::new(options.migration_id, options.device_index);
         let stats = Arc::new(AtomicSaveStats::default());
         let (origin, epoch);
         {
@@ -203,19 +203,19 @@ impl Save {
             inner.remember(whole)?;
             origin = match inner.state_now() {
                 Some(state @ (State::Running | State::Stop | State::RunningP2p)) => state,
-                Some(state) if state.has_session() && inner.session == Session::None => {
+                Some(state) if state.has_data_stream() && inner.claimed == Claim::None => {
                     return Err(err!(
                         Inval,
                         "the device was left in {state} by an earlier owner; reset it first"
                     ));
                 }
-                Some(state) if inner.session == Session::None => {
+                Some(state) if inner.claimed == Claim::None => {
                     return Err(err!(Io, "the device is in {state}; reset it first"));
                 }
                 Some(_) => State::Running,
                 None => return Err(err!(Io, "the device is lost; reset it first")),
             };
-            inner.claim(Session::Saving)?;
+            inner.claim(Claim::Saving)?;
             epoch = inner.epoch();
         }
         let mut save = Save {
@@ -681,7 +681,7 @@ impl Save {
         };
         self.phase = Phase::Finished;
         self.queue.clear();
-        inner.session = Session::None;
+        inner.claimed = Claim::None;
         let before = inner.state_now();
         // After an error nothing is certain: ask. Where there is no answer, what is believed will
         // do: the kernel knows where the device is, and a wrong path only fails.

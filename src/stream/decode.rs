@@ -99,7 +99,7 @@ pub(crate) trait Read: Send {
     }
 
     /// The stream's own name, where it has one that has come.
-    fn session(&self) -> Option<[u8; 16]> {
+    fn migration_id(&self) -> Option<[u8; 16]> {
         None
     }
 
@@ -134,8 +134,8 @@ impl Read for Decoder {
         Decoder::data_bytes(self)
     }
 
-    fn session(&self) -> Option<[u8; 16]> {
-        Some(Decoder::session(self))
+    fn migration_id(&self) -> Option<[u8; 16]> {
+        Some(Decoder::migration_id(self))
     }
 
     fn device(&self) -> Option<u32> {
@@ -181,7 +181,7 @@ pub struct Decoder {
     /// bytes are still in the cache.
     crc: crc32fast::Hasher,
     hashed: usize,
-    session: [u8; 16],
+    migration_id: [u8; 16],
     device: Option<u32>,
     sequence: u64,
     totals: Totals,
@@ -220,7 +220,7 @@ impl Decoder {
             offered: 0,
             crc: crc32fast::Hasher::new(),
             hashed: 0,
-            session: [0; 16],
+            migration_id: [0; 16],
             device: None,
             sequence: 0,
             totals: Totals::default(),
@@ -260,8 +260,8 @@ impl Decoder {
     }
 
     /// The stream's own name, once the preamble has come.
-    pub fn session(&self) -> [u8; 16] {
-        self.session
+    pub fn migration_id(&self) -> [u8; 16] {
+        self.migration_id
     }
 
     /// Memory to receive the next bytes of the stream into: LEAST_ROOM at least, and more where the
@@ -351,14 +351,14 @@ impl Decoder {
                     let Some(bytes) = self.take_array::<PREAMBLE_LEN>(input)? else {
                         return Ok(None);
                     };
-                    self.session = decode_preamble(&bytes)?;
+                    self.migration_id = decode_preamble(&bytes)?;
                     self.awaiting = Awaiting::Header;
                 }
                 Awaiting::Header => {
                     let Some(bytes) = self.take_array::<HEADER_LEN>(input)? else {
                         return Ok(None);
                     };
-                    let header = FrameHeader::decode(&bytes, &self.session)?;
+                    let header = FrameHeader::decode(&bytes, &self.migration_id)?;
                     self.check_header(&header)?;
                     // END states the totals of what came before it.
                     if header.kind != FrameType::End {

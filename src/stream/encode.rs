@@ -48,7 +48,7 @@ impl Totals {
 
 /// The state of one stream being written.
 pub struct Encoder {
-    session: [u8; 16],
+    migration_id: [u8; 16],
     device: u32,
     pub(super) sequence: u64,
     pub(super) totals: Totals,
@@ -56,8 +56,8 @@ pub struct Encoder {
 
 impl Encoder {
     /// A new stream.
-    pub fn new(session: [u8; 16], device: u32) -> Encoder {
-        Encoder { session, device, sequence: 0, totals: Totals::default() }
+    pub fn new(migration_id: [u8; 16], device: u32) -> Encoder {
+        Encoder { migration_id, device, sequence: 0, totals: Totals::default() }
     }
 
     /// Bytes of device data so far, since the last RESTART.
@@ -73,7 +73,7 @@ impl Encoder {
     /// Writes the preamble.
     pub fn preamble(&self, buf: &mut [u8]) -> Result<usize> {
         let slot = buf.get_mut(..PREAMBLE_LEN).ok_or_else(|| too_small(PREAMBLE_LEN))?;
-        slot.copy_from_slice(&encode_preamble(&self.session));
+        slot.copy_from_slice(&encode_preamble(&self.migration_id));
         Ok(PREAMBLE_LEN)
     }
 
@@ -94,7 +94,7 @@ impl Encoder {
             sequence: self.sequence,
             payload_crc,
         };
-        let bytes = header.encode(&self.session);
+        let bytes = header.encode(&self.migration_id);
         slot.copy_from_slice(&bytes);
         self.totals.add(&header, &bytes);
         self.sequence += 1;

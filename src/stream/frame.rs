@@ -87,8 +87,8 @@ pub struct FrameHeader {
 }
 
 impl FrameHeader {
-    /// The header's bytes in the stream of `session`.
-    pub fn encode(&self, session: &[u8; 16]) -> [u8; HEADER_LEN] {
+    /// The header's bytes in the migration `migration_id`.
+    pub fn encode(&self, migration_id: &[u8; 16]) -> [u8; HEADER_LEN] {
         let mut out = [0; HEADER_LEN];
         let mut put = Put { out: &mut out, at: 0 };
         put.bytes(&FRAME_MARK);
@@ -98,13 +98,13 @@ impl FrameHeader {
         put.bytes(&self.length.to_le_bytes());
         put.bytes(&self.sequence.to_le_bytes());
         put.bytes(&self.payload_crc.to_le_bytes());
-        let crc = header_crc(session, &out);
+        let crc = header_crc(migration_id, &out);
         Put { out: &mut out, at: HEADER_LEN - 4 }.bytes(&crc.to_le_bytes());
         out
     }
 
-    /// Reads a header of the stream of `session`; its own check is verified first.
-    pub fn decode(bytes: &[u8; HEADER_LEN], session: &[u8; 16]) -> Result<FrameHeader> {
+    /// Reads a header of the migration `migration_id`; its own check is verified first.
+    pub fn decode(bytes: &[u8; HEADER_LEN], migration_id: &[u8; 16]) -> Result<FrameHeader> {
         let mut get = Get { bytes, at: 0 };
         if get.array::<4>() != FRAME_MARK {
             return Err(err!(Proto, "a frame does not begin where one must"));
@@ -117,24 +117,24 @@ impl FrameHeader {
             sequence: get.u64(),
             payload_crc: get.u32(),
         };
-        if get.u32() != header_crc(session, bytes) {
+        if get.u32() != header_crc(migration_id, bytes) {
             return Err(err!(BadMsg, "the check of a frame header is wrong"));
         }
         Ok(header)
     }
 }
 
-/// CRC-32 over the session's name and a header without its check: a frame of another stream does
+/// CRC-32 over the migration id and a header without its check: a frame of another stream does
 /// not pass.
-fn header_crc(session: &[u8; 16], header: &[u8; HEADER_LEN]) -> u32 {
+fn header_crc(migration_id: &[u8; 16], header: &[u8; HEADER_LEN]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
-    hasher.update(session);
+    hasher.update(migration_id);
     hasher.update(header.get(..HEADER_LEN - 4).unwrap_or_default());
     hasher.finalize()
 }
 
 /// The preamble's bytes.
-pub(super) fn encode_preamble(session: &[u8; 16]) -> [u8; PREAMBLE_LEN] {
+pub(super) fn encode_preamble(migration_id: &[u8; 16]) -> [u8; PREAMBLE_LEN] {
     let mut out = [0; PREAMBLE_LEN];
     let mut put = Put { out: &mut out, at: 0 };
     put.bytes(&MAGIC);
@@ -142,13 +142,13 @@ pub(super) fn encode_preamble(session: &[u8; 16]) -> [u8; PREAMBLE_LEN] {
     put.bytes(&FORMAT_MINOR.to_le_bytes());
     put.bytes(&0u32.to_le_bytes());
     put.bytes(&0u32.to_le_bytes());
-    put.bytes(session);
+    put.bytes(migration_id);
     let crc = crc32fast::hash(out.get(..PREAMBLE_LEN - 4).unwrap_or_default());
     Put { out: &mut out, at: PREAMBLE_LEN - 4 }.bytes(&crc.to_le_bytes());
     out
 }
 
-/// Reads a preamble; returns the session's name.
+/// Reads a preamble; returns the migration id.
 pub(super) fn decode_preamble(bytes: &[u8; PREAMBLE_LEN]) -> Result<[u8; 16]> {
     let mut get = Get { bytes, at: 0 };
     if get.array::<8>() != MAGIC {
@@ -156,7 +156,7 @@ pub(super) fn decode_preamble(bytes: &[u8; PREAMBLE_LEN]) -> Result<[u8; 16]> {
     }
     let (major, minor) = (get.u16(), get.u16());
     let (required, _optional) = (get.u32(), get.u32());
-    let session = get.array::<16>();
+    let migration_id = get.array::<16>();
     // The check comes before the version: a flipped bit is damage, not a newer format.
     if get.u32() != crc32fast::hash(bytes.get(..PREAMBLE_LEN - 4).unwrap_or_default()) {
         return Err(err!(BadMsg, "the check of the stream's preamble is wrong"));
@@ -174,7 +174,7 @@ pub(super) fn decode_preamble(bytes: &[u8; PREAMBLE_LEN]) -> Result<[u8; 16]> {
             "the stream needs features {required:#x} that this library does not have"
         ));
     }
-    Ok(session)
+    Ok(migration_id)
 }
 
 /// Writes little-endian fields one after the other; what does not fit is a bug that the check of

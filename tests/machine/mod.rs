@@ -15,7 +15,7 @@ use std::ops::{Range, RangeInclusive};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use vfiomig::dirty::{Health, Mapping, Memory, Place, Source, SuppliedTracker};
+use vfiomig::dirty::{Health, Mapping, Memory, Place, SuppliedTracker, Writer};
 use vfiomig::error::Errno;
 use vfiomig::transport::{DmaLog, Hwpt, IovaRange, Type1, Type1Info};
 
@@ -1431,31 +1431,31 @@ impl Memory for FakeMemory {
 }
 
 /// What the run gets of a device.
-pub fn source(world: &Shared, d: usize) -> Source {
+pub fn writer(world: &Shared, d: usize) -> Writer {
     let w = lock(world);
     let dev = &w.devs[d];
-    let mut source = Source::default();
-    source.name = format!("device {d}");
+    let mut writer = Writer::default();
+    writer.name = format!("device {d}");
     if dev.log.is_some() {
-        source.device_log = Some(Box::new(FakeLog(world.clone(), d)));
+        writer.device_log = Some(Box::new(FakeLog(world.clone(), d)));
     }
     if let Some(t) = dev.table {
-        source.hwpt = Some(Box::new(FakeTable(world.clone(), t)));
+        writer.hwpt = Some(Box::new(FakeTable(world.clone(), t)));
         let page = w.tables[t].page;
-        source.hwpt_page_size = if page > w.page { page } else { page * (d as u64 % 2) };
+        writer.hwpt_page_size = if page > w.page { page } else { page * (d as u64 % 2) };
     }
     if let Some(o) = dev.own {
-        source.supplied = Some(Box::new(FakeOwn(world.clone(), o)));
+        writer.supplied = Some(Box::new(FakeOwn(world.clone(), o)));
     }
     if let Some(c) = dev.container {
-        source.type1 = Some(Box::new(FakeContainer(world.clone(), c)));
+        writer.type1 = Some(Box::new(FakeContainer(world.clone(), c)));
     }
     if dev.health {
         let quiet = world.clone();
-        source.health = Some(Health::new(dev.resets.clone(), move || {
+        writer.health = Some(Health::new(dev.resets.clone(), move || {
             let dev = &lock(&quiet).devs[d];
             (!dev.running).then_some(dev.awoken)
         }));
     }
-    source
+    writer
 }

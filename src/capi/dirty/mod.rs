@@ -16,14 +16,14 @@ use super::reserve::admit;
 use super::structs::{check_out, read_in, write_out};
 use super::table;
 use crate::alloc;
-use crate::dirty::{Run, RunOptions, Source};
+use crate::dirty::{Run, RunOptions, Writer};
 use crate::error::{Errno, Result, err};
 use crate::session::Shared;
 use crate::transport::{KernelHwpt, KernelType1};
 use callbacks::{MemoryOps, TrackerOps};
 
 /// Makes a run over one I/O address space of the VMM's: everything that has the same mappings. Add
-/// what writes to it with vfiomig_dirty_add_source(), then call vfiomig_dirty_start().
+/// what writes to it with vfiomig_dirty_add_writer(), then call vfiomig_dirty_start().
 ///
 /// The table is copied; ops->release is called exactly once with opaque, also when this fails
 /// (unless ops itself cannot be read: NULL, or a struct_size that is none).
@@ -65,7 +65,7 @@ pub unsafe extern "C" fn vfiomig_dirty_new(
     })
 }
 
-/// Frees a run; NULL is none. Stops tracking first, and lets go of its sources' devices and fds.
+/// Frees a run; NULL is none. Stops tracking first, and lets go of its writers' devices and fds.
 /// Waits for a call on another thread. A callback cannot free the run that it was called
 /// from, nor one with the log of a device that is in use by a call: it stays.
 #[unsafe(no_mangle)]
@@ -73,119 +73,119 @@ pub extern "C" fn vfiomig_dirty_free(run: *mut vfiomig_dirty) {
     free(&table::DIRTY_FREE, run.addr(), Kind::Dirty);
 }
 
-/// The longest name of a source that is kept, in bytes.
+/// The longest name of a writer that is kept, in bytes.
 const MAX_NAME: usize = 256;
 
 /// What a structure says, and the tracker that it brings, which is owned from here on.
-struct RawSource {
-    source: vfiomig_dirty_source,
+struct RawWriter {
+    writer: vfiomig_dirty_writer,
     tracker: Option<TrackerOps>,
 }
 
-unsafe fn read_source(source: *const vfiomig_dirty_source) -> Result<RawSource> {
+unsafe fn read_writer(writer: *const vfiomig_dirty_writer) -> Result<RawWriter> {
     // SAFETY: the caller's contract.
-    let (source, tail) = unsafe { read_in(source, "source") }?;
+    let (writer, tail) = unsafe { read_in(writer, "writer") }?;
     let mut tracker = None;
-    if source.flags & VFIOMIG_SOURCE_TRACKER != 0 {
+    if writer.flags & VFIOMIG_WRITER_CUSTOM != 0 {
         // SAFETY: the caller's contract.
-        let (ops, tail) = unsafe { read_in(source.tracker, "source->tracker") }?;
-        tracker = Some(TrackerOps::new(ops, source.tracker_opaque)?);
+        let (ops, tail) = unsafe { read_in(writer.tracker, "writer->tracker") }?;
+        tracker = Some(TrackerOps::new(ops, writer.tracker_opaque)?);
         tail.check()?;
     }
     tail.check()?;
-    Ok(RawSource { source, tracker })
+    Ok(RawWriter { writer, tracker })
 }
 
-/// The source that a structure describes.
-unsafe fn make_source(raw: RawSource) -> Result<Source> {
-    let RawSource { source, tracker } = raw;
-    let mut out = Source::default();
+/// The writer that a structure describes.
+unsafe fn make_writer(raw: RawWriter) -> Result<Writer> {
+    let RawWriter { writer, tracker } = raw;
+    let mut out = Writer::default();
     if let Some(tracker) = tracker {
         out.supplied = Some(Box::new(tracker));
     }
-    let known = VFIOMIG_SOURCE_DEVICE_LOG
-        | VFIOMIG_SOURCE_HWPT
-        | VFIOMIG_SOURCE_TRACKER
-        | VFIOMIG_SOURCE_TYPE1
-        | VFIOMIG_SOURCE_REQUIRED;
-    if source.flags & !known != 0 {
-        return Err(err!(Inval, "unknown flags in the source"));
+    let known = VFIOMIG_WRITER_DEVICE_LOG
+        | VFIOMIG_WRITER_HWPT
+        | VFIOMIG_WRITER_CUSTOM
+        | VFIOMIG_WRITER_TYPE1
+        | VFIOMIG_WRITER_REQUIRED;
+    if writer.flags & !known != 0 {
+        return Err(err!(Inval, "unknown flags in the writer"));
     }
-    let has = |flag: u32| source.flags & flag != 0;
-    out.required = has(VFIOMIG_SOURCE_REQUIRED);
-    if source.device.is_null() {
-        if has(VFIOMIG_SOURCE_DEVICE_LOG) {
-            return Err(err!(Fault, "source->device is NULL: there is no device with a log"));
+    let has = |flag: u32| writer.flags & flag != 0;
+    out.required = has(VFIOMIG_WRITER_REQUIRED);
+    if writer.device.is_null() {
+        if has(VFIOMIG_WRITER_DEVICE_LOG) {
+            return Err(err!(Fault, "writer->device is NULL: there is no device with a log"));
         }
     } else {
-        let device = handle::device(source.device.addr())?;
+        let device = handle::device(writer.device.addr())?;
         out.name = device.identity()?.driver;
-        match has(VFIOMIG_SOURCE_DEVICE_LOG) {
+        match has(VFIOMIG_WRITER_DEVICE_LOG) {
             true => out.use_log_of(&device)?,
             false => out.watch(&device),
         }
     }
-    if !source.name.is_null() {
+    if !writer.name.is_null() {
         // SAFETY: the caller's contract: a NUL-terminated string.
-        let name = unsafe { CStr::from_ptr(source.name) }.to_bytes();
-        out.name = alloc::text_of_bytes(name, MAX_NAME, "no memory for the source's name")?;
+        let name = unsafe { CStr::from_ptr(writer.name) }.to_bytes();
+        out.name = alloc::text_of_bytes(name, MAX_NAME, "no memory for the writer's name")?;
     }
-    if has(VFIOMIG_SOURCE_HWPT) {
-        if source.iommufd < 0 || source.hwpt_id == 0 {
-            let (fd, id) = (source.iommufd, source.hwpt_id);
+    if has(VFIOMIG_WRITER_HWPT) {
+        if writer.iommufd < 0 || writer.hwpt_id == 0 {
+            let (fd, id) = (writer.iommufd, writer.hwpt_id);
             return Err(err!(Inval, "the iommufd is {fd}, the page table's number {id}"));
         }
-        let ioas = (source.ioas_id != 0).then_some(source.ioas_id);
-        let hwpt = KernelHwpt::new(Lent(source.iommufd), source.hwpt_id, ioas);
+        let ioas = (writer.ioas_id != 0).then_some(writer.ioas_id);
+        let hwpt = KernelHwpt::new(Lent(writer.iommufd), writer.hwpt_id, ioas);
         out.hwpt = Some(Box::new(hwpt));
-        out.hwpt_page_size = source.hwpt_page_size;
+        out.hwpt_page_size = writer.hwpt_page_size;
     }
-    if has(VFIOMIG_SOURCE_TYPE1) {
-        if source.container_fd < 0 {
-            return Err(err!(Inval, "the container's fd is {}", source.container_fd));
+    if has(VFIOMIG_WRITER_TYPE1) {
+        if writer.container_fd < 0 {
+            return Err(err!(Inval, "the container's fd is {}", writer.container_fd));
         }
-        out.type1 = Some(Box::new(KernelType1::new(Lent(source.container_fd))));
+        out.type1 = Some(Box::new(KernelType1::new(Lent(writer.container_fd))));
     }
     Ok(out)
 }
 
 /// Adds something that writes to the guest's memory; *number is what it is called from then on.
-/// Which of its trackers is used is decided when the run starts, for each source by itself;
-/// vfiomig_dirty_get_source() tells. While tracking is on it is tracked at once: memory that it
+/// Which of its trackers is used is decided when the run starts, for each writer by itself;
+/// vfiomig_dirty_get_writer_stats() tells. While tracking is on it is tracked at once: memory that it
 /// wrote to before must be sent anyway.
 ///
-/// The device, and the fds, must stay open until the source is removed or the run is freed; the
+/// The device, and the fds, must stay open until the writer is removed or the run is freed; the
 /// device's handle may be freed. tracker->release is called exactly once, also when this fails
 /// (unless the table itself cannot be read: then nothing is taken over).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn vfiomig_dirty_add_source(
+pub unsafe extern "C" fn vfiomig_dirty_add_writer(
     run: *mut vfiomig_dirty,
-    source: *const vfiomig_dirty_source,
+    writer: *const vfiomig_dirty_writer,
     number: *mut u32,
 ) -> c_int {
     let _errno = KeepErrno::new();
     // Before the guard, so that the tracker is released whatever the guard says.
     // SAFETY: the caller's contract.
-    let source = unsafe { read_source(source) };
-    with_waiting(&table::DIRTY_ADD_SOURCE, run.addr(), |run: &mut Run| {
-        let source = source?;
+    let writer = unsafe { read_writer(writer) };
+    with_waiting(&table::DIRTY_ADD_WRITER, run.addr(), |run: &mut Run| {
+        let writer = writer?;
         if number.is_null() {
             return Err(err!(Fault, "number is NULL"));
         }
         // SAFETY: the caller's contract.
-        let source = unsafe { make_source(source) }?;
-        let added = run.add_source(source)?;
+        let writer = unsafe { make_writer(writer) }?;
+        let added = run.add_writer(writer)?;
         // SAFETY: checked not to be NULL; otherwise the caller's contract.
         unsafe { number.write(added) };
         Ok(())
     })
 }
 
-/// Takes a source out, because its device is unplugged for example. What it has written to is read
+/// Takes a writer out, because its device is unplugged for example. What it has written to is read
 /// first and delivered with the rest. Its number is not used again.
 #[unsafe(no_mangle)]
-pub extern "C" fn vfiomig_dirty_remove_source(run: *mut vfiomig_dirty, number: u32) -> c_int {
-    with_waiting(&table::DIRTY_REMOVE_SOURCE, run.addr(), |run: &mut Run| run.remove_source(number))
+pub extern "C" fn vfiomig_dirty_remove_writer(run: *mut vfiomig_dirty, number: u32) -> c_int {
+    with_waiting(&table::DIRTY_REMOVE_WRITER, run.addr(), |run: &mut Run| run.remove_writer(number))
 }
 
 /// Adds a mapping, or with VFIOMIG_MAPPING_WINDOW addresses in which mappings will come and go.
@@ -262,7 +262,7 @@ pub unsafe extern "C" fn vfiomig_dirty_unmap(
     })
 }
 
-/// Starts tracking: takes the mappings by ops->enumerate, chooses a tracker for each source and
+/// Starts tracking: takes the mappings by ops->enumerate, chooses a tracker for each writer and
 /// starts it. What was written to before is not reported: start before memory is sent for the first
 /// time. When it fails nothing is tracked, and the map is as it was.
 #[unsafe(no_mangle)]
@@ -308,7 +308,7 @@ pub unsafe extern "C" fn vfiomig_dirty_sync(
 }
 
 /// Starts the devices' logs anew, so that they watch mappings that came after the start. No bit is
-/// lost: meanwhile another tracker of the source watches, if it was given one, or the device stands
+/// lost: meanwhile another tracker of the writer watches, if it was given one, or the device stands
 /// still; in these cases readings do it by themselves, once per round. Where neither is so,
 /// everything counts as dirty once: call it well before the switchover.
 #[unsafe(no_mangle)]
@@ -397,7 +397,7 @@ pub unsafe extern "C" fn vfiomig_dirty_get_stats(
         // SAFETY: the caller's contract.
         unsafe { check_out(stats, "stats") }?;
         let (errors, rounds) = (run.num_errors(), run.rounds().len());
-        let out = vfiomig_dirty_stats::new(run.stats(), run.num_sources(), errors, rounds);
+        let out = vfiomig_dirty_stats::new(run.stats(), run.num_writers(), errors, rounds);
         // SAFETY: the caller's contract.
         unsafe { write_out(stats, &out, "stats") }
     })
@@ -422,17 +422,17 @@ pub unsafe extern "C" fn vfiomig_dirty_get_round(
     })
 }
 
-/// What tracks a source, why, and what it has done.
+/// What tracks a writer, why, and what it has done.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn vfiomig_dirty_get_source(
+pub unsafe extern "C" fn vfiomig_dirty_get_writer_stats(
     run: *mut vfiomig_dirty,
     number: u32,
-    stats: *mut vfiomig_source_stats,
+    stats: *mut vfiomig_dirty_writer_stats,
 ) -> c_int {
-    with_waiting(&table::DIRTY_GET_SOURCE, run.addr(), |run: &mut Run| {
+    with_waiting(&table::DIRTY_GET_WRITER_STATS, run.addr(), |run: &mut Run| {
         // SAFETY: the caller's contract.
         unsafe { check_out(stats, "stats") }?;
-        let out = vfiomig_source_stats::from(run.source(number)?);
+        let out = vfiomig_dirty_writer_stats::from(run.writer(number)?);
         // SAFETY: the caller's contract.
         unsafe { write_out(stats, &out, "stats") }
     })

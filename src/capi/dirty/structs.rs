@@ -4,7 +4,7 @@ use std::ffi::{c_char, c_int, c_void};
 
 use super::super::constants::*;
 use super::super::structs::{Sized32, flag, vfiomig_device, vfiomig_release_fn};
-use crate::dirty::{DirtyError, DirtyRound, DirtyStats, Mapping, Place, SourceStats, Synced};
+use crate::dirty::{DirtyError, DirtyRound, DirtyStats, Mapping, Place, Synced, WriterStats};
 use crate::error::{Result, err};
 use crate::transport::put_fixed_text;
 
@@ -176,21 +176,21 @@ pub struct vfiomig_dirty_options {
 /// works is taken, in the order of the flags.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub struct vfiomig_dirty_source {
-    /// VFIOMIG_DIRTY_SOURCE_INIT sets it.
+pub struct vfiomig_dirty_writer {
+    /// VFIOMIG_DIRTY_WRITER_INIT sets it.
     pub struct_size: u32,
-    /// VFIOMIG_SOURCE_* or 0: no tracker; every page is dirty at every time.
+    /// VFIOMIG_WRITER_* or 0: no tracker; every page is dirty at every time.
     pub flags: u32,
     /// For people, in messages; NULL: the driver's name.
     pub name: *const c_char,
     /// The device. Its resets are noticed, whatever tracks it. NULL: no device that the library
     /// knows.
     pub device: *mut vfiomig_device,
-    /// With VFIOMIG_SOURCE_TRACKER: the VMM's own; copied.
+    /// With VFIOMIG_WRITER_CUSTOM: the VMM's own; copied.
     pub tracker: *const vfiomig_tracker_ops,
     /// Passed to its callbacks.
     pub tracker_opaque: *mut c_void,
-    /// With VFIOMIG_SOURCE_HWPT: the iommufd, borrowed for as long as the source lives.
+    /// With VFIOMIG_WRITER_HWPT: the iommufd, borrowed for as long as the writer lives.
     pub iommufd: c_int,
     /// The page table (hwpt) that the device is attached to, made with
     /// IOMMU_HWPT_ALLOC_DIRTY_TRACKING.
@@ -198,7 +198,7 @@ pub struct vfiomig_dirty_source {
     /// The address space (ioas) of that page table: lets the library notice mappings that are not
     /// there, which the kernel reports as clean. 0: not known.
     pub ioas_id: u32,
-    /// With VFIOMIG_SOURCE_TYPE1: the container, of type1v2, borrowed likewise. All its sources
+    /// With VFIOMIG_WRITER_TYPE1: the container, of type1v2, borrowed likewise. All its writers
     /// give the same fd: a duplicate counts as a container of its own.
     pub container_fd: c_int,
     /// Smallest page of the page table, in bytes; 0: no larger than the run's.
@@ -211,8 +211,8 @@ pub struct vfiomig_dirty_source {
 pub struct vfiomig_dirty_stats {
     /// VFIOMIG_DIRTY_STATS_INIT sets it.
     pub struct_size: u32,
-    /// How many sources were ever added.
-    pub num_sources: u32,
+    /// How many writers were ever added.
+    pub num_writers: u32,
     /// How many errors vfiomig_dirty_get_error() has.
     pub num_errors: u32,
     /// How many rounds vfiomig_dirty_get_round() has.
@@ -259,12 +259,12 @@ pub struct vfiomig_dirty_round {
     pub sync_ns: u64,
 }
 
-/// Numbers of one source and of the tracker that it has. Sources that share a page table or a
+/// Numbers of one writer and of the tracker that it has. Writers that share a page table or a
 /// container share its numbers.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub struct vfiomig_source_stats {
-    /// VFIOMIG_SOURCE_STATS_INIT sets it.
+pub struct vfiomig_dirty_writer_stats {
+    /// VFIOMIG_DIRTY_WRITER_STATS_INIT sets it.
     pub struct_size: u32,
     /// VFIOMIG_TRACKER_*: what tracks it now.
     pub tracker: u32,
@@ -298,8 +298,8 @@ pub struct vfiomig_source_stats {
 pub struct vfiomig_dirty_error {
     /// VFIOMIG_DIRTY_ERROR_INIT sets it.
     pub struct_size: u32,
-    /// Number of the source, or VFIOMIG_NO_SOURCE.
-    pub source: u32,
+    /// Number of the writer, or VFIOMIG_NO_WRITER.
+    pub writer: u32,
     /// VFIOMIG_TRACKER_*: its tracker at the time.
     pub tracker: u32,
     /// -errno of the library's closed set.
@@ -325,10 +325,10 @@ sized32!(
     vfiomig_memory_ops,
     vfiomig_tracker_ops,
     vfiomig_dirty_options,
-    vfiomig_dirty_source,
+    vfiomig_dirty_writer,
     vfiomig_dirty_stats,
     vfiomig_dirty_round,
-    vfiomig_source_stats,
+    vfiomig_dirty_writer_stats,
     vfiomig_dirty_error,
 );
 
@@ -365,7 +365,7 @@ pub(super) fn synced(synced: Synced) -> c_int {
 }
 
 impl vfiomig_dirty_stats {
-    pub(super) fn new(stats: DirtyStats, sources: u32, errors: usize, rounds: usize) -> Self {
+    pub(super) fn new(stats: DirtyStats, writers: u32, errors: usize, rounds: usize) -> Self {
         let DirtyStats {
             rounds: complete,
             dirty_bytes,
@@ -381,7 +381,7 @@ impl vfiomig_dirty_stats {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         vfiomig_dirty_stats {
             struct_size: 0,
-            num_sources: sources,
+            num_writers: writers,
             num_errors: count(errors),
             num_rounds: count(rounds),
             rounds: complete,
@@ -412,9 +412,9 @@ impl From<&DirtyRound> for vfiomig_dirty_round {
     }
 }
 
-impl From<SourceStats> for vfiomig_source_stats {
-    fn from(stats: SourceStats) -> Self {
-        let SourceStats {
+impl From<WriterStats> for vfiomig_dirty_writer_stats {
+    fn from(stats: WriterStats) -> Self {
+        let WriterStats {
             tracker,
             page_size,
             dirty_bytes,
@@ -428,7 +428,7 @@ impl From<SourceStats> for vfiomig_source_stats {
             restarts,
             note,
         } = stats;
-        let mut out = vfiomig_source_stats {
+        let mut out = vfiomig_dirty_writer_stats {
             struct_size: 0,
             tracker: tracker as u32,
             page_size,
@@ -452,7 +452,7 @@ impl From<&DirtyError> for vfiomig_dirty_error {
     fn from(error: &DirtyError) -> Self {
         let mut out = vfiomig_dirty_error {
             struct_size: 0,
-            source: error.source.unwrap_or(VFIOMIG_NO_SOURCE),
+            writer: error.writer.unwrap_or(VFIOMIG_NO_WRITER),
             tracker: error.tracker as u32,
             code: error.code.to_ret(),
             first: error.first,

@@ -31,9 +31,9 @@ use super::memory::Memory;
 use super::orphans::Orphans;
 use super::pending::Pending;
 use super::ranges::{self, MAX_KEPT, RANGE_BYTES, insert_or_all};
-use super::source::Health;
-use super::stats::{DirtyRound, DirtyStats, Rounds, SourceStats};
+use super::stats::{DirtyRound, DirtyStats, Rounds, WriterStats};
 use super::tracker::TrackerKind;
+use super::writer::Health;
 use crate::cancel::Cancel;
 use crate::error::{Code, Result, err, of_another_process};
 use crate::transport::{self, Process, Words};
@@ -64,13 +64,13 @@ pub struct RunOptions {
 pub struct Synced {
     /// Something failed, and pages count as dirty because of that: [`Run::error`].
     pub errors: bool,
-    /// Some pages are not watched by every source's tracker, and count as dirty at every time.
+    /// Some pages are not watched by every writer's tracker, and count as dirty at every time.
     pub unwatched: bool,
 }
 
 /// One dirty-tracking run. See the module.
 ///
-/// The order is: sources and mappings, [`Run::start`], any number of readings while mappings come
+/// The order is: writers and mappings, [`Run::start`], any number of readings while mappings come
 /// and go, [`Run::stop`]. Any order is safe.
 pub struct Run {
     page: PageSize,
@@ -257,7 +257,7 @@ impl Run {
     // --- starting and stopping ---------------------------------------------------------------------
 
     /// Starts tracking: takes the map where the VMM can enumerate it, chooses a tracker for each
-    /// source and starts it. What was written to before is not reported: start before memory is
+    /// writer and starts it. What was written to before is not reported: start before memory is
     /// sent for the first time. When this fails nothing is tracked.
     pub fn start(&mut self) -> Result<Synced> {
         self.check_process()?;
@@ -331,8 +331,8 @@ impl Run {
             slot.failures = 0;
             slot.bad_rounds = 0;
             slot.missed = None;
-            let SourceStats { tracker, page_size, .. } = slot.stats;
-            slot.stats = SourceStats { tracker, page_size, ..SourceStats::default() };
+            let WriterStats { tracker, page_size, .. } = slot.stats;
+            slot.stats = WriterStats { tracker, page_size, ..WriterStats::default() };
         }
     }
 
@@ -418,7 +418,7 @@ impl Run {
     }
 
     /// Starts the logs of devices anew, so that they watch mappings that came after the start. No
-    /// bit is lost: in between another tracker of the source watches, if it has one, or the device
+    /// bit is lost: in between another tracker of the writer watches, if it has one, or the device
     /// stands still; otherwise everything counts as dirty once. Where nothing has to count as dirty
     /// for it, readings do it by themselves, once per round: it takes as long as reading all of the
     /// map.
@@ -476,28 +476,28 @@ impl Run {
         self.rounds.history().collect()
     }
 
-    /// How many sources were ever added.
-    pub fn num_sources(&self) -> u32 {
+    /// How many writers were ever added.
+    pub fn num_writers(&self) -> u32 {
         u32::try_from(self.users.len()).unwrap_or(u32::MAX)
     }
 
-    /// One source; an error if it was never added or was removed.
-    pub fn source(&self, number: u32) -> Result<SourceStats> {
+    /// One writer; an error if it was never added or was removed.
+    pub fn writer(&self, number: u32) -> Result<WriterStats> {
         let user = self.users.get(number as usize).and_then(Option::as_ref);
-        let user = user.ok_or_else(|| err!(NoData, "there is no source {number}"))?;
+        let user = user.ok_or_else(|| err!(NoData, "there is no writer {number}"))?;
         let mut note = user.note.clone();
         let slot = user.slot().and_then(|i| self.slots.get(i));
         for remark in slot.iter().flat_map(|slot| slot.remarks(self.tracking)) {
             add_note(&mut note, &remark);
         }
         Ok(match slot {
-            Some(slot) => SourceStats {
+            Some(slot) => WriterStats {
                 tracker: if self.tracking { slot.tracker.kind() } else { TrackerKind::None },
                 calls: slot.tracker.calls(),
                 note,
                 ..slot.stats.clone()
             },
-            None => SourceStats { note, ..SourceStats::default() },
+            None => WriterStats { note, ..WriterStats::default() },
         })
     }
 

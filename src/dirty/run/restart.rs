@@ -10,8 +10,8 @@ use rangemap::RangeInclusiveSet;
 use super::super::errors::DirtyError;
 use super::super::map::{EVERYWHERE, Piece};
 use super::super::ranges::{self, insert_or_all};
-use super::super::source::Health;
 use super::super::tracker::{Doubtful, Extent, TrackerKind};
+use super::super::writer::Health;
 use super::Run;
 use crate::error::{Error, err};
 
@@ -245,16 +245,16 @@ impl Run {
         }
     }
 
-    /// A source that has no tracker, for whatever reason: nobody knows what it writes to.
+    /// A writer that has no tracker, for whatever reason: nobody knows what it writes to.
     pub(super) fn note_untracked(&mut self, range: &RangeInclusive<u64>) {
         for index in 0..self.users.len() {
             let Some(user) = self.users.get(index).and_then(Option::as_ref) else { continue };
             if user.slot().is_some_and(|i| self.is_active(i)) {
                 continue;
             }
-            let error = err!(NotRecoverable, "nothing tracks source {index}");
-            let source = u32::try_from(index).ok();
-            self.errors.add(DirtyError::new(source, TrackerKind::None, range, &error));
+            let error = err!(NotRecoverable, "nothing tracks writer {index}");
+            let writer = u32::try_from(index).ok();
+            self.errors.add(DirtyError::new(writer, TrackerKind::None, range, &error));
             self.add_mapped(*range.start(), *range.end());
         }
     }
@@ -333,7 +333,7 @@ impl Run {
             if self.map.writable(&EVERYWHERE).any(|piece| other.find_hole(&piece).is_some()) {
                 continue;
             }
-            // One that is active watches for another source, and is read in its turn besides.
+            // One that is active watches for another writer, and is read in its turn besides.
             let temporary = !other.active;
             if temporary && other.start(&self.map).is_err() {
                 continue;

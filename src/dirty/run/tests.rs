@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use super::super::bitmap;
 use super::*;
-use crate::dirty::{Source, SuppliedTracker};
+use crate::dirty::{SuppliedTracker, Writer};
 use crate::error::Errno;
 use crate::transport::Hwpt;
 
@@ -79,20 +79,20 @@ impl Hwpt for Clean {
     }
 }
 
-/// A run with a source that is tracked by a page table or the VMM's tracker, and nothing dirty.
+/// A run with a writer that is tracked by a page table or the VMM's tracker, and nothing dirty.
 fn tracked(by_table: bool) -> (Run, Given) {
     let given = Given::default();
     let options = RunOptions { page_size: PAGE, buffer_bytes: 0 };
     let mut run = Run::new(Counting(given.clone()), options).unwrap();
     let size = PAGES * PAGE;
     run.map(Mapping { size, ..Mapping::default() }).unwrap();
-    let mut source = Source::default();
+    let mut writer = Writer::default();
     if by_table {
-        source.hwpt = Some(Box::new(Clean));
+        writer.hwpt = Some(Box::new(Clean));
     } else {
-        source.supplied = Some(Box::new(Clean));
+        writer.supplied = Some(Box::new(Clean));
     }
-    run.add_source(source).unwrap();
+    run.add_writer(writer).unwrap();
     run.start().unwrap();
     assert_eq!(run.collect().unwrap(), Synced::default());
     assert_eq!(*given.lock().unwrap(), 0);
@@ -106,7 +106,7 @@ fn all_is_dirty_and_said(mut run: Run, given: &Given) {
 }
 
 #[test]
-fn without_the_tracker_of_a_source_everything_is_dirty() {
+fn without_the_tracker_of_a_writer_everything_is_dirty() {
     for by_table in [false, true] {
         let (mut run, given) = tracked(by_table);
         run.slots.clear();

@@ -1,4 +1,4 @@
-//! Which tracker is whose: sources, their candidates, and the choice among them.
+//! Which tracker is whose: writers, their candidates, and the choice among them.
 
 use std::time::Instant;
 
@@ -6,32 +6,32 @@ use super::super::bitmap::PageSize;
 use super::super::device_log::DeviceLog;
 use super::super::map::{EVERYWHERE, Piece};
 use super::super::ranges::{self, MAX_KEPT, insert_or_all};
-use super::super::source::{Health, Source};
-use super::super::stats::{SourceStats, per_second};
+use super::super::stats::{WriterStats, per_second};
 use super::super::tracker::{
     AllDirty, Container, PageTable, Supplied, Tracker, TrackerKind, is_absent,
 };
+use super::super::writer::{Health, Writer};
 use super::{Run, elapsed_ns};
 use crate::alloc;
 use crate::error::{Error, Result, err};
 use std::ops::RangeInclusive;
 
-/// More sources than any machine has devices: a number that is wrong is told from one that is not.
+/// More writers than any machine has devices: a number that is wrong is told from one that is not.
 /// A list of their trackers fits a block of the reserve (`capi/reserve.rs`).
-const MAX_SOURCES: usize = 512;
+const MAX_WRITERS: usize = 512;
 
-/// A tracker, and what sources have in common that have the same.
+/// A tracker, and what writers have in common that have the same.
 pub(super) struct Slot {
     pub tracker: Box<dyn Tracker>,
-    /// Two sources with the same number have the same one.
+    /// Two writers with the same number have the same one.
     key: Option<(TrackerKind, u64)>,
     /// What must be the same, too.
     detail: u64,
-    /// It is some source's tracker and is read.
+    /// It is some writer's tracker and is read.
     pub active: bool,
     /// It was started and has not stopped.
     running: bool,
-    pub stats: SourceStats,
+    pub stats: WriterStats,
     pub round: Round,
     /// How often it failed in the reading that is under way.
     pub failures: u32,
@@ -90,7 +90,7 @@ impl Slot {
         self.round = Round::new();
     }
 
-    /// What there is to say of it beside the note of a source.
+    /// What there is to say of it beside the note of a writer.
     pub fn remarks(&self, tracking: bool) -> Vec<String> {
         let missed = self.missed.as_ref().map(|missed| {
             format!("not logged until the log was started anew, and dirty until then: {missed}")
@@ -162,33 +162,33 @@ pub(super) fn add_note(to: &mut String, note: &str) {
 impl Run {
     /// Adds something that writes to memory; returns its number. While tracking is on it is tracked
     /// at once: what it wrote before must have been sent or be sent anyway.
-    pub fn add_source(&mut self, source: Source) -> Result<u32> {
+    pub fn add_writer(&mut self, writer: Writer) -> Result<u32> {
         self.check_process()?;
-        if self.users.iter().flatten().count() >= MAX_SOURCES || self.users.len() >= 1 << 20 {
-            return Err(err!(NoMem, "there are too many sources"));
+        if self.users.iter().flatten().count() >= MAX_WRITERS || self.users.len() >= 1 << 20 {
+            return Err(err!(NoMem, "there are too many writers"));
         }
         let number = u32::try_from(self.users.len()).unwrap_or(u32::MAX);
-        let hwpt_page = match source.hwpt_page_size {
+        let hwpt_page = match writer.hwpt_page_size {
             0 => Some(self.page),
             size => PageSize::new(size).filter(|page| page.bytes() <= 1 << 30),
         };
         let hwpt_page = hwpt_page.map(|page| page.max(self.page)).ok_or_else(|| {
             err!(Inval, "the page table's page size must be a power of two up to 1 GiB")
         })?;
-        let supplied = source.supplied.map(Supplied::new).transpose()?;
-        if let Some(hwpt) = &source.hwpt {
+        let supplied = writer.supplied.map(Supplied::new).transpose()?;
+        if let Some(hwpt) = &writer.hwpt {
             let detail = hwpt_detail(hwpt_page, hwpt.ioas());
             self.check_same((TrackerKind::Hwpt, hwpt.key()), detail)?;
         }
-        // First: from here on nothing may fail before the source is complete.
-        alloc::grow(&mut self.users, 1, "no memory for a source")?;
-        alloc::grow(&mut self.slots, 5, "no memory for a source")?;
+        // First: from here on nothing may fail before the writer is complete.
+        alloc::grow(&mut self.users, 1, "no memory for a writer")?;
+        alloc::grow(&mut self.slots, 5, "no memory for a writer")?;
         let mut candidates = Vec::new();
-        if let Some(log) = source.device_log {
-            let key = source.log_key.map(|key| (TrackerKind::DeviceLog, key));
+        if let Some(log) = writer.device_log {
+            let key = writer.log_key.map(|key| (TrackerKind::DeviceLog, key));
             candidates.push(self.add_slot(Box::new(DeviceLog::new(log, self.page)), key, 0));
         }
-        if let Some(hwpt) = source.hwpt {
+        if let Some(hwpt) = writer.hwpt {
             let key = Some((TrackerKind::Hwpt, hwpt.key()));
             let detail = hwpt_detail(hwpt_page, hwpt.ioas());
             candidates.push(self.add_slot(Box::new(PageTable::new(hwpt, hwpt_page)), key, detail));
@@ -196,20 +196,20 @@ impl Run {
         if let Some(supplied) = supplied {
             candidates.push(self.add_slot(Box::new(supplied), None, 0));
         }
-        if let Some(type1) = source.type1 {
+        if let Some(type1) = writer.type1 {
             let key = Some((TrackerKind::Type1, type1.key()));
             candidates.push(self.add_slot(Box::new(Container::new(type1, self.page)), key, 0));
         }
         candidates.push(self.add_slot(Box::new(AllDirty::new(self.page)), None, 0));
-        let resets_seen = source.health.as_ref().map_or(0, Health::resets);
+        let resets_seen = writer.health.as_ref().map_or(0, Health::resets);
         self.users.push(Some(User {
-            name: source.name,
-            required: source.required,
+            name: writer.name,
+            required: writer.required,
             candidates,
             chosen: None,
-            health: source.health,
+            health: writer.health,
             resets_seen,
-            given_note: source.note,
+            given_note: writer.note,
             note: String::new(),
         }));
         if self.tracking {
@@ -227,7 +227,7 @@ impl Run {
         match self.slots.iter().find(|slot| slot.key == Some(key)) {
             Some(slot) if slot.detail != detail => Err(err!(
                 Inval,
-                "another source has the same page table with another address space or page size"
+                "another writer has the same page table with another address space or page size"
             )),
             _ => Ok(()),
         }
@@ -244,10 +244,10 @@ impl Run {
                 return same;
             }
         }
-        let stats = SourceStats {
+        let stats = WriterStats {
             tracker: tracker.kind(),
             page_size: tracker.page().bytes(),
-            ..SourceStats::default()
+            ..WriterStats::default()
         };
         let round = Round::new();
         let slot = Slot {
@@ -264,7 +264,7 @@ impl Run {
             missed: None,
         };
         let used = |i: usize| self.users.iter().flatten().any(|user| user.candidates.contains(&i));
-        // Those of the source that is being added come last and are not known yet.
+        // Those of the writer that is being added come last and are not known yet.
         let vacant = (0..self.slots.len())
             .find(|i| self.slots.get(*i).is_some_and(|slot| slot.detail == VACANT) && !used(*i));
         match vacant.and_then(|i| self.slots.get_mut(i).map(|place| (i, place))) {
@@ -279,14 +279,14 @@ impl Run {
         }
     }
 
-    /// Takes a source out, for example because its device is unplugged: what it has written to is
+    /// Takes a writer out, for example because its device is unplugged: what it has written to is
     /// read first and delivered later. Its number is not given out again.
-    pub fn remove_source(&mut self, number: u32) -> Result<()> {
+    pub fn remove_writer(&mut self, number: u32) -> Result<()> {
         self.check_process()?;
         let index = number as usize;
         let slot = match self.users.get(index) {
             Some(Some(user)) => user.slot(),
-            _ => return Err(err!(NoData, "there is no source {number}")),
+            _ => return Err(err!(NoData, "there is no writer {number}")),
         };
         if let Some(slot) = slot.filter(|_| self.tracking) {
             self.read_out(slot);
@@ -310,7 +310,7 @@ impl Run {
                 slot.stop_or_warn();
             }
             if !wanted {
-                // What it was made of may not outlive the source.
+                // What it was made of may not outlive the writer.
                 slot.tracker = Box::new(AllDirty::new(self.page));
                 slot.key = None;
                 slot.detail = VACANT;
@@ -318,7 +318,7 @@ impl Run {
         }
     }
 
-    /// Gives a source its best tracker from a position on. On `start`, one that must be tracked and
+    /// Gives a writer its best tracker from a position on. On `start`, one that must be tracked and
     /// cannot be is an error.
     pub(super) fn choose(&mut self, index: usize, from: usize, start: bool) -> Result<()> {
         let Some(user) = self.users.get_mut(index).and_then(Option::as_mut) else { return Ok(()) };
@@ -353,24 +353,24 @@ impl Run {
         let note = self.users.get(index).and_then(Option::as_ref).map_or("", |user| &user.note);
         Err(err!(
             NotSupported,
-            "source {index} ({name}) must be tracked, and nothing can: {}",
+            "writer {index} ({name}) must be tracked, and nothing can: {}",
             if note.is_empty() { "it was given no tracker" } else { note }
         ))
     }
 
-    /// Starts a tracker for a source, unless it runs; where it does not start the note says why.
+    /// Starts a tracker for a writer, unless it runs; where it does not start the note says why.
     fn try_tracker(&mut self, index: usize, i: usize, name: &str) -> bool {
         let Some(slot) = self.slots.get_mut(i) else { return false };
         let started = if slot.active { Ok(()) } else { slot.start(&self.map) };
         let kind = slot.tracker.kind();
         let Err(error) = started else { return true };
         let level = if is_absent(&error) { log::Level::Info } else { log::Level::Warn };
-        log::log!(target: "vfiomig::dirty", level, "source {index} ({name}): {error}");
+        log::log!(target: "vfiomig::dirty", level, "writer {index} ({name}): {error}");
         self.note(index, &format!("{}: {}", kind.name(), error.message()));
         false
     }
 
-    /// Another tracker that starts, for a source whose log watches only a part of the memory: one
+    /// Another tracker that starts, for a writer whose log watches only a part of the memory: one
     /// that tells all. A container does not, where a device can reach all of it.
     fn better(&mut self, index: usize, position: usize, name: &str) -> Option<usize> {
         let candidates = self.users.get(index)?.as_ref()?.candidates.clone();
@@ -395,7 +395,7 @@ impl Run {
         self.note(index, &text);
     }
 
-    /// Makes the tracker at a position, which runs, that of a source.
+    /// Makes the tracker at a position, which runs, that of a writer.
     fn take(&mut self, index: usize, position: usize, name: &str) {
         let Some(user) = self.users.get_mut(index).and_then(Option::as_mut) else { return };
         user.chosen = Some(position);
@@ -405,12 +405,12 @@ impl Run {
         slot.stats.page_size = slot.tracker.page().bytes();
         log::info!(
             target: "vfiomig::dirty",
-            "source {index} ({name}) is tracked by: {}",
+            "writer {index} ({name}) is tracked by: {}",
             slot.tracker.kind().name()
         );
     }
 
-    /// What else could track the sources that have a tracker.
+    /// What else could track the writers that have a tracker.
     pub(super) fn later_kinds(&self, i: usize) -> Vec<TrackerKind> {
         let users = self.users.iter().flatten().filter(|user| user.slot() == Some(i));
         let later = users.flat_map(|user| {

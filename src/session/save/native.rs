@@ -15,8 +15,8 @@ pub(super) struct Frames {
 }
 
 impl Frames {
-    pub(super) fn new(session: [u8; 16], device: u32) -> Frames {
-        let encoder = Encoder::new(session, device);
+    pub(super) fn new(migration_id: [u8; 16], device: u32) -> Frames {
+        let encoder = Encoder::new(migration_id, device);
         Frames { encoder, preamble_sent: false, identity_sent: false }
     }
 

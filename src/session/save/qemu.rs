@@ -35,7 +35,7 @@ impl Sections {
 
 /// What the format cannot carry is not asked for.
 pub(super) fn check_options(options: &SaveOptions) -> Result<()> {
-    if options.device_index != 0 || options.session != [0; 16] {
+    if options.device_index != 0 || options.migration_id != [0; 16] {
         return Err(err!(Inval, "QEMU's format carries neither the device's number nor a session"));
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Sources of dirty pages: a device, or whatever else writes to the guest's memory, and the trackers
+//! Writers of dirty pages: a device, or whatever else writes to the guest's memory, and the trackers
 //! that could watch it.
 
 use std::sync::Arc;
@@ -13,12 +13,12 @@ use crate::transport::{DmaLog, Hwpt, Type1};
 /// taken when the run starts: the device's own log, the IOMMU's page table, the VMM's tracker, the
 /// type1 container. With none, every page is dirty at every time.
 #[derive(Default)]
-pub struct Source {
+pub struct Writer {
     /// For people; in errors and statistics.
     pub name: String,
     /// Refuse to start rather than count everything as dirty.
     pub required: bool,
-    /// The device's own log. [`Source::device`] sets it.
+    /// The device's own log. [`Writer::device`] sets it.
     pub device_log: Option<Box<dyn DmaLog>>,
     /// The page table of the iommufd that the device is attached to.
     pub hwpt: Option<Box<dyn Hwpt>>,
@@ -32,7 +32,7 @@ pub struct Source {
     pub health: Option<Health>,
     /// The same number for the same device: its log is then started once.
     pub log_key: Option<u64>,
-    /// What the device said against its log, for [`super::SourceStats::note`].
+    /// What the device said against its log, for [`super::WriterStats::note`].
     pub note: String,
 }
 
@@ -62,12 +62,12 @@ impl Health {
     }
 }
 
-impl Source {
+impl Writer {
     /// A device, with its own log where it has one.
-    pub fn device(device: &Device) -> Result<Source> {
-        let mut source = Source { name: device.identity()?.driver, ..Source::default() };
-        source.use_log_of(device)?;
-        Ok(source)
+    pub fn device(device: &Device) -> Result<Writer> {
+        let mut writer = Writer { name: device.identity()?.driver, ..Writer::default() };
+        writer.use_log_of(device)?;
+        Ok(writer)
     }
 
     /// Takes the log of a device.
