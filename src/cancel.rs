@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The switch that ends a call on another thread.
 
 use std::sync::Arc;

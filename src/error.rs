@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Errors: a closed set of codes, a text for people, and what was going on at the time.
 //!
 //! A code is what a caller acts on and never changes its meaning; the text may change in any

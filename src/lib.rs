@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! VFIO live migration as a library.
 //!
 //! A VMM owns the guest, the device's file descriptor, the memory map and the transport;

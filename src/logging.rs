@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The library's voice: silent until the VMM asks.
 //!
 //! Messages go through the `log` facade. A Rust VMM sets its own logger and sees them; for a C VMM

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Numbers of the kernel's VFIO interface: those that `vfio-bindings` carries, under short names,
 //! and those that it lacks because the C macros behind them did not survive the translation.
 

@@ -311,7 +311,7 @@ fn markup(api: &Api, function: Option<&Function>, word: &str) -> String {
 /// vfiomig(7).
 pub fn overview(api: &Api) -> String {
     let mut out = head(api, "vfiomig", 7);
-    for line in include_str!("vfiomig.7.in").lines() {
+    for line in include_str!("vfiomig.7.in").lines().filter(|l| !l.starts_with(".\\\"")) {
         let made = match line {
             "@SOURCE@" => example(sketch("SOURCE")),
             "@TARGET@" => example(sketch("TARGET")),

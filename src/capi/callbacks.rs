@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Callbacks of the VMM, owned: each is released exactly once, when its owner goes.
 
 use std::ffi::{c_int, c_void};

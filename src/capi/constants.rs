@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Numbers of the C ABI. Each stands for one of the core's; a test holds them together.
 
 /// Send what there is and call again.

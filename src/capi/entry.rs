@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The way in: every C function that works on a handle passes through here.
 //!
 //! The guard checks the handle, takes exclusive use of it, checks the state against the function's

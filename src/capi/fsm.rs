@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The state machine, without a device.
 
 use std::ffi::{c_char, c_int};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Handles: what C holds in a `struct vfiomig_device *` and its siblings.
 //!
 //! A handle looks like a pointer and is none: it is the number of a slot with the slot's

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Where the library's messages go.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};

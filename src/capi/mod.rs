@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The C ABI: handles, entry guards, errors, structures, callbacks.
 //!
 //! One file per object, each function thin: convert, call the safe core, convert back. What a

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The C library's allocator: malloc, and a reserve for when that has nothing.
 //!
 //! Rust ends the process where an allocation fails that its code cannot do without. What is large,

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Structures that cross the ABI, and how they cross.
 //!
 //! Each begins with its own size. A structure of an older caller is extended with zeros; one of a

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a device tells the VMM while calls are under way.
 
 use std::fmt;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The kernel's migration state machine, computed in user space.
 //!
 //! The kernel walks from one state to another over intermediate ones; which ones depends on the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a device is: learned from its fd and sysfs, carried in the stream, compared on the target.
 //!
 //! The identity guards against accidents (a stream for another kind of device), not against

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! One VFIO device and its migration state machine.
 //!
 //! A [`Device`] knows the state that the device is in, changes it along legal paths only, and

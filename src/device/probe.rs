@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Probing: what a device can do, and why it cannot migrate or not well.
 //!
 //! Every question is asked of the device itself; the answers become [`Caps`] and a list of

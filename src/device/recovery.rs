@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Changes of state, and the ladder that is climbed down when one fails.
 //!
 //! A failed change leaves the device in any state along its path and says nothing about which.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Bitmaps of pages: words with the lowest bit first, as the kernel's interfaces have them.
 //!
 //! Nothing here can lose a bit: what does not fit the other side's pages exactly is rounded outwards.

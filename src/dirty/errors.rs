@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What went wrong during a run, and which addresses count as dirty because of it.
 
 use std::ops::RangeInclusive;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The memory map of one I/O address space: which addresses a device can reach, and what of the
 //! VMM's memory lies there.
 

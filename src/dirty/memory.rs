@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The VMM's side of a run: its memory map, its memory, and where dirty pages go.
 
 use super::map::Mapping;

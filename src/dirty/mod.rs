@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which guest pages did the devices write to?
 //!
 //! A VMM describes one I/O address space and what writes into it; a [`Run`] picks the best tracker

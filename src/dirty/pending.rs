@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Pages that are known to be dirty and have not been delivered: what was read out but refused, what
 //! lay beyond a range that was asked for, what an error made count as dirty.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The ranges that a device is asked to log: as close to the map as it accepts.
 
 use std::fmt::Write;

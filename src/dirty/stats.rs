@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Numbers about a run: for people, and for the decision whether pre-copy converges.
 
 use std::collections::VecDeque;

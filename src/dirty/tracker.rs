@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Trackers: what answers "which pages were written to", one trait over everything that does.
 //!
 //! Each knows what its interface's answers are worth; a reading that may be incomplete is an error,

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Writers of dirty pages: a device, or whatever else writes to the guest's memory, and the trackers
 //! that could watch it.
 

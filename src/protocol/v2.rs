@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Migration protocol v2: what reads and writes of the data fd mean.
 //!
 //! Drivers differ in what they return (docs/kernel-interface.md); this is the one place that

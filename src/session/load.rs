@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Loading a device by push.
 //!
 //! [`Load::push`] takes any split of the stream. No byte reaches the driver before the frame that

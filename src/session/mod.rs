@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! One device being saved, one device being loaded.
 //!
 //! A [`Save`] is pulled by its caller and a [`Load`] is pushed: transport, threads and rate are the

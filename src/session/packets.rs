@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The packets of one load: many threads bring them in any order, one writes them to the driver.
 //!
 //! Whatever goes wrong on any thread ends the load for all of them, and each is told the first

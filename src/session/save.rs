@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Saving a device by pull.
 //!
 //! [`Save::next`] reads the driver straight into the caller's buffer, behind room for the frame's

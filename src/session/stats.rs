@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Numbers and switches of a session that other threads may use while a call is under way.
 
 use std::sync::Arc;

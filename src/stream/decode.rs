@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The reading side: takes any split of a stream and hands on only what it has verified.
 //!
 //! A frame that lies whole in the caller's input is verified and handed on from there; one that

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The writing side: seals frames in buffers that the caller brings, and keeps the totals.
 
 use super::frame::{

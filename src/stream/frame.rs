@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Frames: the unit of the native stream, and the preamble before them.
 //!
 //! A frame is verified as a whole before any byte of it is handed on. This module knows bytes and

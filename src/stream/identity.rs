@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The identity frame's payload: a list of fields, each with a number and a length, of which a
 //! reader passes over those that it does not know.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Streams: the native one, docs/stream-format.md in code, and QEMU's, in [`qemu`].
 //!
 //! [`Encoder`] seals frames in the caller's buffer; [`Decoder`] takes any split of a stream and

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Loops over bitmaps, a second time for CPUs that have more than every x86-64 has: they are what a
 //! reading of all dirty pages consists of, and a 1 TiB guest has 32 MiB of them for each tracker.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The kernel's three interfaces that tell which pages were written to by DMA, as they are: device
 //! logging, the type1 container, and the page table of an iommufd. What their answers are worth is
 //! the business of `dirty`.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The kernel's device fd and the data fds that it hands out.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! How a device is reached: the kernel's file descriptor, or a table of C callbacks.
 //!
 //! A transport moves requests and bytes and interprets nothing: errnos come back raw, and every

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A device behind a table of C callbacks: vfio-user, a mock, or whatever a VMM brings.
 //!
 //! The structures here are part of the C ABI and have their final layout.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The few things of the operating system that no device is involved in.
 
 use std::ffi::CStr;

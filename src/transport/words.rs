@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Memory for bitmaps that the kernel writes into.
 //!
 //! The kernel pins the pages of a bitmap while it reports, and where it cannot, bits are lost

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Callbacks of dirty tracking: the VMM's memory and its own trackers.
 
 use std::ffi::{c_int, c_void};

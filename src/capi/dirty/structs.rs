@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Structures of dirty tracking that cross the ABI.
 
 use std::ffi::{c_char, c_int, c_void};

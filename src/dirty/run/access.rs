@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Guest memory by I/O virtual addresses, as devices in software see it.
 
 use super::super::map::Piece;

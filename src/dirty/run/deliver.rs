@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Where dirty pages go: to the VMM's callback, or into a caller's bitmap.
 
 use std::ops::RangeInclusive;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A run: one address space, what writes into it, and what is dirty there.
 //!
 //! Pages go one way: a tracker's answer is added up with those of the others in a small buffer and

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the trackers say: readings over the map, piece by piece and chunk by chunk.
 
 use std::ops::RangeInclusive;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What to do when trackers fail, are reset, or do not watch everything.
 //!
 //! Whatever is doubtful becomes pending *after* something watches again: a device may write at any

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which tracker is whose: writers, their candidates, and the choice among them.
 
 use std::time::Instant;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Mappings that go: what was dirty there is read in the order that each tracker needs.
 
 use std::ops::RangeInclusive;

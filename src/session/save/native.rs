@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Saving in the native format: frames, as many as the buffer holds.
 
 use super::{Control, Filled, Next, Phase, Save, SaveStatus};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Saving in QEMU's format: a call gives the contents of one of QEMU's sections, a piece of the
 //! stopped device's data, or one packet.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Stock QEMU's framing of VFIO device state: docs/qemu-format.md in code.
 //!
 //! [`Reader`] reads the main channel, [`Packet`] and [`Window`] what comes over multifd channels in

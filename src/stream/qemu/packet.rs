@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Packets of the stopped device's state, which come over several channels in any order.
 //!
 //! [`Window`] puts them in order. What a packet may cost is checked before anything is allocated

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The main channel: tags, pieces of data, and the gap where the VMM reads its own part.
 //!
 //! A VMM reads from a stream that others read from as well: [`Reader::space`] never asks for a byte

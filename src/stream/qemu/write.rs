@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the writing side puts around device data.
 
 use super::{CONFIG_STATE, DATA_STATE, END_OF_STATE, PACKET_VERSION};
