@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use vfiomig::dirty::{Mapping, Memory, Run, RunOptions, SuppliedTracker, Writer};
+use vfiomig::dirty::{CustomTracker, Mapping, Memory, Run, RunOptions, Writer};
 use vfiomig::error::Errno;
 use vfiomig::transport::{Hwpt, Type1, Type1Info};
 
@@ -34,7 +34,7 @@ impl Says {
 
 struct Own(Says, u64);
 
-impl SuppliedTracker for Own {
+impl CustomTracker for Own {
     fn page_size(&self) -> u64 {
         self.1
     }
@@ -137,7 +137,7 @@ fn writers(says: &Says) -> Vec<(&'static str, u64, Writer)> {
     let mut all = Vec::new();
     for (name, page) in [("own", PAGE), ("own, small", 512), ("own, large", 4 * PAGE)] {
         let mut writer = Writer::default();
-        writer.supplied = Some(Box::new(Own(says.clone(), page)));
+        writer.custom = Some(Box::new(Own(says.clone(), page)));
         all.push((name, page, writer));
     }
     for (name, page) in [("hwpt", PAGE), ("hwpt, large", 4 * PAGE)] {

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vfiomig::Code;
-use vfiomig::dirty::{Health, Mapping, Memory, Place, Run, RunOptions, SuppliedTracker, Writer};
+use vfiomig::dirty::{CustomTracker, Health, Mapping, Memory, Place, Run, RunOptions, Writer};
 use vfiomig::error::Errno;
 use vfiomig::transport::{DmaLog, Hwpt, IovaRange};
 
@@ -126,7 +126,7 @@ impl Tracked {
     }
 }
 
-impl SuppliedTracker for Tracked {
+impl CustomTracker for Tracked {
     fn page_size(&self) -> u64 {
         PAGE
     }
@@ -159,7 +159,7 @@ fn started(vmm: &Shared, mappings: &[Mapping]) -> (Run, Tracked) {
     mappings.iter().for_each(|mapping| run.map(*mapping).unwrap());
     let tracked = Tracked::default();
     let mut writer = Writer::default();
-    writer.supplied = Some(Box::new(tracked.clone()));
+    writer.custom = Some(Box::new(tracked.clone()));
     run.add_writer(writer).unwrap();
     run.start().unwrap();
     (run, tracked)
@@ -409,7 +409,7 @@ fn logged(vmm: &Shared, mappings: &[Mapping], still: bool, tracked: bool) -> (Ru
     writer.device_log = Some(Box::new(log.clone()));
     writer.health = Some(Health::new(Arc::default(), move || still.then_some(1)));
     if tracked {
-        writer.supplied = Some(Box::new(Tracked::default()));
+        writer.custom = Some(Box::new(Tracked::default()));
     }
     run.add_writer(writer).unwrap();
     run.start().unwrap();

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use vfiomig::dirty::{Health, Mapping, Memory, Run, RunOptions, SuppliedTracker, Writer};
+use vfiomig::dirty::{CustomTracker, Health, Mapping, Memory, Run, RunOptions, Writer};
 use vfiomig::error::Errno;
 use vfiomig::transport::{DmaLog, IovaRange};
 
@@ -82,7 +82,7 @@ impl DmaLog for Shared {
 /// A tracker that sees nothing, and works.
 struct Idle;
 
-impl SuppliedTracker for Idle {
+impl CustomTracker for Idle {
     fn page_size(&self) -> u64 {
         PAGE
     }
@@ -137,7 +137,7 @@ fn machine(bridge: bool) -> (Run, Shared, Taken) {
     let resets = device.get().resets.clone();
     writer.health = Some(Health::new(resets, move || asked.get().still.then_some(1)));
     if bridge {
-        writer.supplied = Some(Box::new(Idle));
+        writer.custom = Some(Box::new(Idle));
     }
     run.add_writer(writer).unwrap();
     run.start().unwrap();

@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use vfiomig::dirty::{Mapping, Memory, Run, RunOptions, SuppliedTracker, Writer};
+use vfiomig::dirty::{CustomTracker, Mapping, Memory, Run, RunOptions, Writer};
 use vfiomig::error::Errno;
 use vfiomig::session::{LoadOptions, SaveOptions};
 use vfiomig::stream::Format;
@@ -47,7 +47,7 @@ impl Memory for Nowhere {
 /// Counts what it is asked, and forgets with each reading what was dirty.
 struct Counted(Arc<AtomicU32>);
 
-impl SuppliedTracker for Counted {
+impl CustomTracker for Counted {
     fn page_size(&self) -> u64 {
         4096
     }
@@ -105,8 +105,8 @@ fn sessions_that_are_dropped_in_a_child_ask_nothing_of_the_device() {
 fn a_run_that_is_used_or_dropped_in_a_child_asks_nothing_of_its_trackers() {
     let asked = Arc::new(AtomicU32::new(0));
     let mut run = Run::new(Nowhere, RunOptions::default()).unwrap();
-    let tracker: Box<dyn SuppliedTracker> = Box::new(Counted(Arc::clone(&asked)));
-    run.add_writer(Writer { supplied: Some(tracker), ..Writer::default() }).unwrap();
+    let tracker: Box<dyn CustomTracker> = Box::new(Counted(Arc::clone(&asked)));
+    run.add_writer(Writer { custom: Some(tracker), ..Writer::default() }).unwrap();
     run.map(Mapping { size: 64 << 12, ..Mapping::default() }).unwrap();
     run.start().unwrap();
     let before = asked.load(Ordering::Relaxed);

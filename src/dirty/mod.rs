@@ -7,9 +7,7 @@
 //! streams and sessions; which page has to be sent again is the VMM's business.
 
 mod bitmap;
-mod device_log;
 mod errors;
-mod fit;
 mod map;
 mod memory;
 mod orphans;
@@ -26,5 +24,6 @@ pub use map::{MAX_MAPPED, Mapping};
 pub use memory::{Memory, Place};
 pub use run::{Run, RunOptions, Synced};
 pub use stats::{DirtyRound, DirtyStats, WriterStats};
-pub use tracker::{SuppliedTracker, TrackerKind};
+pub use tracker::TrackerKind;
+pub use tracker::custom::CustomTracker;
 pub use writer::{Health, Writer};

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::tracker::SuppliedTracker;
+use super::tracker::custom::CustomTracker;
 use crate::device::Device;
 use crate::error::Result;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -26,7 +26,7 @@ pub struct Writer {
     /// Smallest page of that page table, in bytes; 0: the run's.
     pub hwpt_page_size: u64,
     /// The VMM's own tracker.
-    pub supplied: Option<Box<dyn SuppliedTracker>>,
+    pub custom: Option<Box<dyn CustomTracker>>,
     /// The type1 container that the device's group is in.
     pub type1: Option<Box<dyn Type1>>,
     /// How often the device was reset, and whether it stands still.

@@ -15,7 +15,7 @@ use std::ops::{Range, RangeInclusive};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use vfiomig::dirty::{Health, Mapping, Memory, Place, SuppliedTracker, Writer};
+use vfiomig::dirty::{CustomTracker, Health, Mapping, Memory, Place, Writer};
 use vfiomig::error::Errno;
 use vfiomig::transport::{DmaLog, Hwpt, IovaRange, Type1, Type1Info};
 
@@ -1204,7 +1204,7 @@ impl Type1 for FakeContainer {
 
 pub struct FakeOwn(pub Shared, pub usize);
 
-impl SuppliedTracker for FakeOwn {
+impl CustomTracker for FakeOwn {
     fn page_size(&self) -> u64 {
         lock(&self.0).owns[self.1].page
     }
@@ -1445,7 +1445,7 @@ pub fn writer(world: &Shared, d: usize) -> Writer {
         writer.hwpt_page_size = if page > w.page { page } else { page * (d as u64 % 2) };
     }
     if let Some(o) = dev.own {
-        writer.supplied = Some(Box::new(FakeOwn(world.clone(), o)));
+        writer.custom = Some(Box::new(FakeOwn(world.clone(), o)));
     }
     if let Some(c) = dev.container {
         writer.type1 = Some(Box::new(FakeContainer(world.clone(), c)));

@@ -6,7 +6,7 @@ use std::ffi::{c_int, c_void};
 use super::super::callbacks::Opaque;
 use super::super::structs::read_in;
 use super::structs::{vfiomig_mapping, vfiomig_memory_ops, vfiomig_place, vfiomig_tracker_ops};
-use crate::dirty::{Mapping, Memory, Place, SuppliedTracker};
+use crate::dirty::{CustomTracker, Mapping, Memory, Place};
 use crate::error::{Code, Errno, Error, Result, err};
 
 fn status(ret: c_int) -> std::result::Result<(), Errno> {
@@ -155,7 +155,7 @@ impl TrackerOps {
     }
 }
 
-impl SuppliedTracker for TrackerOps {
+impl CustomTracker for TrackerOps {
     fn page_size(&self) -> u64 {
         self.ops.page_size
     }

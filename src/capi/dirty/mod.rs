@@ -102,7 +102,7 @@ unsafe fn make_writer(raw: RawWriter) -> Result<Writer> {
     let RawWriter { writer, tracker } = raw;
     let mut out = Writer::default();
     if let Some(tracker) = tracker {
-        out.supplied = Some(Box::new(tracker));
+        out.custom = Some(Box::new(tracker));
     }
     let known = VFIOMIG_WRITER_DEVICE_LOG
         | VFIOMIG_WRITER_HWPT

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use super::super::bitmap;
 use super::*;
-use crate::dirty::{SuppliedTracker, Writer};
+use crate::dirty::{CustomTracker, Writer};
 use crate::error::Errno;
 use crate::transport::Hwpt;
 
@@ -36,7 +36,7 @@ impl Memory for Counting {
 /// Tracks, and nothing is dirty.
 struct Clean;
 
-impl SuppliedTracker for Clean {
+impl CustomTracker for Clean {
     fn page_size(&self) -> u64 {
         PAGE
     }
@@ -90,7 +90,7 @@ fn tracked(by_table: bool) -> (Run, Given) {
     if by_table {
         writer.hwpt = Some(Box::new(Clean));
     } else {
-        writer.supplied = Some(Box::new(Clean));
+        writer.custom = Some(Box::new(Clean));
     }
     run.add_writer(writer).unwrap();
     run.start().unwrap();

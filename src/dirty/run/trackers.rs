@@ -4,13 +4,15 @@
 use std::time::Instant;
 
 use super::super::bitmap::PageSize;
-use super::super::device_log::DeviceLog;
 use super::super::map::{EVERYWHERE, Piece};
 use super::super::ranges::{self, MAX_KEPT, insert_or_all};
 use super::super::stats::{WriterStats, per_second};
-use super::super::tracker::{
-    AllDirty, Container, PageTable, Supplied, Tracker, TrackerKind, is_absent,
-};
+use super::super::tracker::all_dirty::AllDirty;
+use super::super::tracker::custom::Custom;
+use super::super::tracker::device_log::DeviceLog;
+use super::super::tracker::hwpt::PageTable;
+use super::super::tracker::type1::Container;
+use super::super::tracker::{Tracker, TrackerKind, is_absent};
 use super::super::writer::{Health, Writer};
 use super::{Run, elapsed_ns};
 use crate::alloc;
@@ -176,7 +178,7 @@ impl Run {
         let hwpt_page = hwpt_page.map(|page| page.max(self.page)).ok_or_else(|| {
             err!(Inval, "the page table's page size must be a power of two up to 1 GiB")
         })?;
-        let supplied = writer.supplied.map(Supplied::new).transpose()?;
+        let custom = writer.custom.map(Custom::new).transpose()?;
         if let Some(hwpt) = &writer.hwpt {
             let detail = hwpt_detail(hwpt_page, hwpt.ioas());
             self.check_same((TrackerKind::Hwpt, hwpt.key()), detail)?;
@@ -194,8 +196,8 @@ impl Run {
             let detail = hwpt_detail(hwpt_page, hwpt.ioas());
             candidates.push(self.add_slot(Box::new(PageTable::new(hwpt, hwpt_page)), key, detail));
         }
-        if let Some(supplied) = supplied {
-            candidates.push(self.add_slot(Box::new(supplied), None, 0));
+        if let Some(custom) = custom {
+            candidates.push(self.add_slot(Box::new(custom), None, 0));
         }
         if let Some(type1) = writer.type1 {
             let key = Some((TrackerKind::Type1, type1.key()));
@@ -378,7 +380,7 @@ impl Run {
         let mut others = candidates.into_iter().enumerate().skip(position + 1);
         others.find_map(|(position, i)| {
             let kind = self.slots.get(i)?.tracker.kind();
-            let tells = matches!(kind, TrackerKind::Hwpt | TrackerKind::Supplied);
+            let tells = matches!(kind, TrackerKind::Hwpt | TrackerKind::Custom);
             (tells && self.try_tracker(index, i, name)).then_some(position)
         })
     }

@@ -79,7 +79,7 @@ impl Run {
             return Err(failed(errno));
         }
         // A device can write until the last moment: what still tells is read when it cannot.
-        for i in self.active_slots(&[TrackerKind::DeviceLog, TrackerKind::Supplied]) {
+        for i in self.active_slots(&[TrackerKind::DeviceLog, TrackerKind::Custom]) {
             self.read_pieces(i, &pieces, false);
         }
         // A log that is lost by now can be made up for by now only.
@@ -132,7 +132,7 @@ impl Run {
         room: Option<Vec<Piece>>,
     ) -> Result<Option<Vec<Piece>>> {
         // A page table forgets with the mapping; so may a tracker of the VMM's.
-        for i in self.active_slots(&[TrackerKind::Hwpt, TrackerKind::Supplied]) {
+        for i in self.active_slots(&[TrackerKind::Hwpt, TrackerKind::Custom]) {
             self.read_pieces(i, pieces, true);
         }
         for i in self.active_slots(&[TrackerKind::Type1]) {

@@ -5,11 +5,11 @@ use std::ops::RangeInclusive;
 
 use rangemap::RangeInclusiveSet;
 
-use super::bitmap::{self, PageSize, Span};
 use super::fit::{self, Verdict};
-use super::map::{EVERYWHERE, Map};
-use super::ranges;
-use super::tracker::{Doubtful, Extent, Tracker, TrackerKind, refused};
+use super::{Doubtful, Extent, Tracker, TrackerKind, refused};
+use crate::dirty::bitmap::{self, PageSize, Span};
+use crate::dirty::map::{EVERYWHERE, Map};
+use crate::dirty::ranges;
 use crate::error::{Errno, Result, err};
 use crate::transport::{DmaLog, Words};
 
@@ -29,7 +29,7 @@ fn is_about_the_range(errno: Errno) -> bool {
 
 type Set = RangeInclusiveSet<u64>;
 
-pub(super) struct DeviceLog {
+pub(in crate::dirty) struct DeviceLog {
     log: Box<dyn DmaLog>,
     page: PageSize,
     /// The device's own pages.

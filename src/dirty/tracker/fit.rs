@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 
 use rangemap::RangeInclusiveSet;
 
-use super::ranges::{MAX_RANGES, join};
+use crate::dirty::ranges::{MAX_RANGES, join};
 use crate::error::Errno;
 
 type Set = RangeInclusiveSet<u64>;

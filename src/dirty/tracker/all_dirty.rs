@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The tracker of a writer that nothing tracks: every page is dirty at every time.
+
+use std::ops::RangeInclusive;
+
+use rangemap::RangeInclusiveSet;
+
+use super::{Tracker, TrackerKind};
+use crate::dirty::bitmap::PageSize;
+use crate::dirty::map::{EVERYWHERE, Map};
+use crate::dirty::ranges;
+use crate::error::Result;
+
+pub(in crate::dirty) struct AllDirty {
+    page: PageSize,
+    map: RangeInclusiveSet<u64>,
+}
+
+impl AllDirty {
+    pub fn new(page: PageSize) -> AllDirty {
+        AllDirty { page, map: RangeInclusiveSet::new() }
+    }
+}
+
+impl Tracker for AllDirty {
+    fn kind(&self) -> TrackerKind {
+        TrackerKind::AllDirty
+    }
+
+    fn page(&self) -> PageSize {
+        self.page
+    }
+
+    fn start(&mut self, map: &Map) -> Result<()> {
+        self.changed(map, &EVERYWHERE);
+        Ok(())
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn read(&mut self, _iova: u64, _length: u64, _keep: bool, _words: &mut [u64]) -> Result<()> {
+        Ok(())
+    }
+
+    fn calls(&self) -> u64 {
+        0
+    }
+
+    fn blind(&self) -> Option<&RangeInclusiveSet<u64>> {
+        Some(&self.map)
+    }
+
+    fn changed(&mut self, map: &Map, range: &RangeInclusive<u64>) {
+        self.map.remove(range.clone());
+        for part in ranges::missing(map, range, &RangeInclusiveSet::new()) {
+            ranges::insert_or_all(&mut self.map, part);
+        }
+    }
+}

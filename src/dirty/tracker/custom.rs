@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A tracker of the VMM's own, behind callbacks.
+
+use super::{Tracker, TrackerKind, refused};
+use crate::dirty::bitmap::PageSize;
+use crate::dirty::map::Map;
+use crate::error::{Errno, Error, Result, err};
+
+/// A tracker of the VMM's own: a vfio-user server's log, or whatever else it has.
+pub trait CustomTracker: Send {
+    /// Size of the pages that it answers in: a power of two.
+    fn page_size(&self) -> u64;
+
+    /// Starts; what was written to before does not matter.
+    fn start(&mut self) -> std::result::Result<(), Errno>;
+
+    /// Stops.
+    fn stop(&mut self) -> std::result::Result<(), Errno>;
+
+    /// Sets the bits of pages that were written to since the last time, and forgets them. Bit 0 is
+    /// the page at `iova`; the bitmap comes zeroed. Range and page size are multiples of
+    /// [`CustomTracker::page_size`] and may reach over the ends of mappings.
+    fn sync(
+        &mut self,
+        iova: u64,
+        length: u64,
+        page_size: u64,
+        bitmap: &mut [u64],
+    ) -> std::result::Result<(), Errno>;
+}
+
+pub(in crate::dirty) struct Custom {
+    tracker: Box<dyn CustomTracker>,
+    page: PageSize,
+    calls: u64,
+}
+
+impl Custom {
+    pub fn new(tracker: Box<dyn CustomTracker>) -> Result<Custom> {
+        let size = tracker.page_size();
+        let page = PageSize::new(size).filter(|page| (512..=1 << 30).contains(&page.bytes()));
+        let page = page.ok_or_else(|| {
+            err!(
+                Inval,
+                "a tracker's page size must be a power of two from 512 to 1 GiB, not {size}"
+            )
+        })?;
+        Ok(Custom { tracker, page, calls: 0 })
+    }
+}
+
+fn callback(what: &str, errno: Errno) -> Error {
+    refused(&format!("the VMM's tracker does not {what}"), errno)
+}
+
+impl Tracker for Custom {
+    fn kind(&self) -> TrackerKind {
+        TrackerKind::Custom
+    }
+
+    fn page(&self) -> PageSize {
+        self.page
+    }
+
+    fn start(&mut self, _map: &Map) -> Result<()> {
+        self.calls += 1;
+        self.tracker.start().map_err(|errno| callback("start", errno))
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        self.calls += 1;
+        self.tracker.stop().map_err(|errno| callback("stop", errno))
+    }
+
+    fn read(&mut self, iova: u64, length: u64, _keep: bool, words: &mut [u64]) -> Result<()> {
+        self.calls += 1;
+        self.tracker
+            .sync(iova, length, self.page.bytes(), words)
+            .map_err(|errno| callback(&format!("read {iova:#x}, {length:#x} bytes"), errno))
+    }
+
+    fn calls(&self) -> u64 {
+        self.calls
+    }
+}
