@@ -99,10 +99,10 @@ $(B)/$(REALNAME): $(B)/libvfiomig.a $(B)/native-libs $(MAP)
 
 make_pc = sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@EXEC_PREFIX@|$(EXEC_PREFIX)|' \
 	-e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@INCLUDEDIR@|$(INCLUDEDIR)|' -e 's|@VERSION@|$(VERSION)|' \
-	-e "s|@NATIVE_LIBS@|$$(cat $(B)/native-libs)|" pkgconfig/vfiomig.pc.in
+	-e "s|@NATIVE_LIBS@|$$(cat $(B)/native-libs)|" pkgconfig/$(1).pc.in
 
 $(B)/vfiomig.pc: pkgconfig/vfiomig.pc.in $(B)/native-libs FORCE
-	@$(make_pc) >$@
+	@$(call make_pc,vfiomig) >$@
 
 # --- the tool and the simulator ---------------------------------------------------------------
 
@@ -114,12 +114,14 @@ $(B)/libvfiomig-sim.a: FORCE | $(B)
 	@$(CARGO_BUILD) --manifest-path sim/Cargo.toml --lib
 	@$(call refresh,$(RELEASE)/libvfiomig_sim.a,$@)
 
-# Nothing but vfiomig_sim_*: the library's own functions come from the library.
-$(B)/libvfiomig-sim.so: $(B)/libvfiomig-sim.a $(B)/native-libs
-	@printf '{\n  global: vfiomig_sim_*;\n  local: *;\n};\n' >$(B)/libvfiomig-sim.map
+# Exports vfiomig_sim_* only: the library's own functions come from the library.
+$(B)/libvfiomig-sim.so: $(B)/libvfiomig-sim.a $(B)/native-libs sim/libvfiomig-sim.map
 	$(CC) -shared $(CFLAGS) $(LDFLAGS) -Wl,-soname,libvfiomig-sim.so \
-		-Wl,--version-script=$(B)/libvfiomig-sim.map -Wl,-z,defs -Wl,--gc-sections -o $@ \
+		-Wl,--version-script=sim/libvfiomig-sim.map -Wl,-z,defs -Wl,--gc-sections -o $@ \
 		-Wl,--whole-archive $(B)/libvfiomig-sim.a -Wl,--no-whole-archive $$(cat $(B)/native-libs)
+
+.PHONY: sim
+sim: $(B)/$(REALNAME) $(B)/libvfiomig-sim.so ## build the simulated device, a library for tests of VMMs
 
 $(B) $(B)/demo $(B)/c-tests/plain $(B)/c-tests/sanitized $(B)/lab/tests:
 	@mkdir -p $@
@@ -158,10 +160,11 @@ deps: ## install what check needs on a Debian machine (as root; uses the network
 	scripts/deps.sh
 
 .PHONY: lint
-lint: ## formatting, clippy, shellcheck
+lint: ## formatting, clippy, shellcheck, documentation
 	@$(CARGO) fmt --all --check
 	@$(CARGO) clippy $(CARGO_ARGS) --workspace --all-targets --all-features -- -D warnings
 	@scripts/lint-shell.sh
+	@scripts/lint-docs.py . include/vfiomig.h sim/include/vfiomig-sim.h
 	@echo "lint: passed"
 
 .PHONY: check-rust
@@ -254,7 +257,7 @@ check-abi: $(B)/$(REALNAME) ## exported symbols, their versions, SONAME
 	@CC='$(CC)' c-tests/abi.sh $(B) $(REALNAME) $(SONAME)
 
 .PHONY: check-installed
-check-installed: all ## install into a temporary directory and use what is there
+check-installed: all sim ## install into a temporary directory and use what is there
 	@MAKE='$(MAKE)' B='$(B)' CC='$(CC)' PKG_CONFIG='$(PKG_CONFIG)' c-tests/installed.sh $(VERSION)
 
 LAB_COMMON = c-tests/lab/lab-common.c c-tests/lab/iommu.c
@@ -335,27 +338,43 @@ ifeq ($(ENABLE_STATIC),1)
 	$(INSTALL) -m 644 $(B)/libvfiomig.a $(DESTDIR)$(LIBDIR)/libvfiomig.a
 endif
 	$(INSTALL) -m 644 include/vfiomig.h $(DESTDIR)$(INCLUDEDIR)/vfiomig.h
-	@$(make_pc) >$(B)/installed.pc
+	@$(call make_pc,vfiomig) >$(B)/installed.pc
 	$(INSTALL) -m 644 $(B)/installed.pc $(DESTDIR)$(PKGCONFIGDIR)/vfiomig.pc
 	$(INSTALL) -d $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(DOCDIR)
 	$(INSTALL) -m 644 cli/vfiomig.1 $(DESTDIR)$(MANDIR)/man1
-	$(INSTALL) -m 644 $(DOCS) $(DESTDIR)$(DOCDIR)
+	$(INSTALL) -d $(DESTDIR)$(DOCDIR)/docs
+	@for f in $(DOCS); do \
+		sed -E '$(UNLINK)' $$f >$(B)/installed.doc && \
+		$(INSTALL) -m 644 $(B)/installed.doc $(DESTDIR)$(DOCDIR)/$$f || exit 1; done
 	$(INSTALL) -m 644 $(MAN3) $(DESTDIR)$(MANDIR)/man3
 	$(INSTALL) -m 644 $(MAN7) $(DESTDIR)$(MANDIR)/man7
 
 MAN3 = $(wildcard docs/man/man3/*.3)
 MAN7 = $(wildcard docs/man/man7/*.7)
-DOCS = LICENSE-MIT LICENSE-APACHE CHANGELOG.md README.md
+DOCS = LICENSE-MIT LICENSE-APACHE CHANGELOG.md README.md SECURITY.md $(wildcard docs/*.md) docs/syscalls.json
+# Links that lead to what stays in the source tree.
+UNLINK = s~\[([^]]+)\]\((\.\./)?(c-tests|integrations|lab|sim|CONTRIBUTING)[^)]*\)~\1 (in the source tree)~g
+
+# Apart from install: a VMM needs it for its tests only, and its ABI is not promised.
+.PHONY: install-sim
+install-sim: ## install the simulator, which `make sim` built, for tests of VMMs
+	@test -e $(B)/libvfiomig-sim.so || { echo "$(B)/libvfiomig-sim.so is not there: run make sim first" >&2; exit 1; }
+	$(INSTALL) -d $(DESTDIR)$(LIBDIR) $(DESTDIR)$(INCLUDEDIR) $(DESTDIR)$(PKGCONFIGDIR)
+	$(INSTALL) -m 755 $(B)/libvfiomig-sim.so $(DESTDIR)$(LIBDIR)/libvfiomig-sim.so
+	$(INSTALL) -m 644 sim/include/vfiomig-sim.h $(DESTDIR)$(INCLUDEDIR)/vfiomig-sim.h
+	@$(call make_pc,vfiomig-sim) >$(B)/installed.pc
+	$(INSTALL) -m 644 $(B)/installed.pc $(DESTDIR)$(PKGCONFIGDIR)/vfiomig-sim.pc
 
 .PHONY: uninstall
-uninstall: ## remove what install installed
+uninstall: ## remove what install and install-sim installed
 	rm -f $(DESTDIR)$(BINDIR)/vfiomig \
-		$(addprefix $(DESTDIR)$(LIBDIR)/,$(REALNAME) $(SONAME) libvfiomig.so libvfiomig.a) \
-		$(DESTDIR)$(INCLUDEDIR)/vfiomig.h $(DESTDIR)$(PKGCONFIGDIR)/vfiomig.pc \
+		$(addprefix $(DESTDIR)$(LIBDIR)/,$(REALNAME) $(SONAME) libvfiomig.so libvfiomig.a libvfiomig-sim.so) \
+		$(addprefix $(DESTDIR)$(INCLUDEDIR)/,vfiomig.h vfiomig-sim.h) \
+		$(addprefix $(DESTDIR)$(PKGCONFIGDIR)/,vfiomig.pc vfiomig-sim.pc) \
 		$(addprefix $(DESTDIR)$(MANDIR)/man3/,$(notdir $(MAN3))) \
 		$(addprefix $(DESTDIR)$(MANDIR)/man7/,$(notdir $(MAN7))) \
 		$(DESTDIR)$(MANDIR)/man1/vfiomig.1 $(addprefix $(DESTDIR)$(DOCDIR)/,$(DOCS))
-	-rmdir $(DESTDIR)$(DOCDIR) 2>/dev/null
+	-rmdir $(DESTDIR)$(DOCDIR)/docs $(DESTDIR)$(DOCDIR) 2>/dev/null
 
 .PHONY: dist
 dist: ## source and vendor tarballs with checksums in build/dist (uses the network)

@@ -38,7 +38,8 @@ verdict files "$(
 	for f in usr/bin/vfiomig usr/include/vfiomig.h usr/lib/some-triplet/libvfiomig.a \
 		"usr/lib/some-triplet/libvfiomig.so.$version" usr/lib/some-triplet/pkgconfig/vfiomig.pc \
 		usr/share/man/man3/vfiomig_save_next.3 usr/share/man/man7/vfiomig.7 \
-		usr/share/man/man1/vfiomig.1 usr/share/doc/libvfiomig/LICENSE-MIT \
+		usr/share/man/man1/vfiomig.1 usr/share/doc/libvfiomig/docs/migration-guide.md \
+		usr/share/doc/libvfiomig/docs/syscalls.json usr/share/doc/libvfiomig/LICENSE-MIT \
 		usr/share/doc/libvfiomig/LICENSE-APACHE; do
 		[ -s "$f" ] || echo "no $f"
 	done
@@ -51,6 +52,8 @@ verdict files "$(
 		grep -rlF "$path" . | sed "s|\$| names $path|"
 	done
 )"
+verdict references "$(scripts/lint-docs.py "$work/root/usr/share" "$work/root/usr/include/vfiomig.h" 2>/dev/null ||
+	echo 'something that is installed refers to what is not')"
 listing "$work/root" >"$work/first"
 "$make" --no-print-directory B="$build" install DESTDIR="$work/root" PREFIX=/usr LIBDIR=/usr/lib/some-triplet >/dev/null 2>&1
 listing "$work/root" >"$work/second"
@@ -62,6 +65,7 @@ listing "$work/nocargo" | diff "$work/first" - >"$work/log"
 verdict install-without-building "$(cat "$work/log")"
 "$make" --no-print-directory B="$build" install ENABLE_STATIC=0 DESTDIR="$work/shared" PREFIX=/usr >/dev/null 2>&1
 verdict without-static-library "$(find "$work/shared" -name '*.a'; [ -e "$work/shared/usr/lib/libvfiomig.so" ] || echo 'no library')"
+"$make" --no-print-directory B="$build" install-sim DESTDIR="$work/root" PREFIX=/usr LIBDIR=/usr/lib/some-triplet >/dev/null 2>&1
 "$make" --no-print-directory B="$build" uninstall DESTDIR="$work/root" PREFIX=/usr LIBDIR=/usr/lib/some-triplet >/dev/null 2>&1
 verdict uninstall "$(find "$work/root" ! -type d)"
 
@@ -125,6 +129,38 @@ else
 	bad readme-example "$(cat "$work/log")"
 fi
 
+# The simulator is for tests, and comes by itself.
+verdict no-simulator "$(find "$prefix" -name '*vfiomig-sim*')"
+"$make" --no-print-directory B="$build" install-sim PREFIX="$prefix" >"$work/log" 2>&1 || bad install-sim "$(cat "$work/log")"
+cat >"$work/simulated.c" <<'END'
+#include <stdio.h>
+#include <vfiomig-sim.h>
+#include <vfiomig.h>
+int main(void)
+{
+    struct vfiomig_sim_options options = { .struct_size = sizeof options };
+    struct vfiomig_sim *sim;
+    struct vfiomig_device *dev;
+    struct vfiomig_save *save;
+    int r = vfiomig_sim_new(&options, &sim);
+    if (r == 0)
+        r = vfiomig_device_new_ops(vfiomig_sim_ops(sim), sim, NULL, &dev);
+    if (r == 0)
+        r = vfiomig_save_begin(dev, NULL, &save);
+    if (r < 0 || vfiomig_sim_state(sim) != VFIOMIG_STATE_PRE_COPY) {
+        printf("%d: %s\n", r, vfiomig_error_message());
+        return 1;
+    }
+    vfiomig_save_free(save);
+    vfiomig_device_free(dev);
+    vfiomig_sim_free(sim);
+    return 0;
+}
+END
+# shellcheck disable=SC2046 # words
+verdict simulator "$($cc -Wall -Wextra -Werror -o "$work/simulated" "$work/simulated.c" $($pkg_config --cflags --libs vfiomig-sim) 2>&1 &&
+	LD_LIBRARY_PATH=$prefix/lib "$work/simulated")"
+
 "$prefix/bin/vfiomig" --version >"$work/log" 2>&1
 verdict tool "$(grep -q "$version" "$work/log" || cat "$work/log")"
 verdict manual "$(
@@ -134,4 +170,4 @@ verdict manual "$(
 	done
 )"
 echo "check-installed: $passed passed, $failed failed"
-[ $failed -eq 0 ] && [ $passed -ge 10 ]
+[ $failed -eq 0 ] && [ $passed -ge 13 ]

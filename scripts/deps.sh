@@ -8,7 +8,7 @@ set -eu
 
 # program:package
 needed='cc:gcc c++:g++ make:make pkg-config:pkg-config nm:binutils valgrind:valgrind
-	shellcheck:shellcheck strace:strace'
+	shellcheck:shellcheck strace:strace python3:python3'
 
 packages=
 for pair in $needed; do
