@@ -18,7 +18,7 @@ set -eu
 cd "$(dirname "$0")/.."
 out=${B:-build}/mutants
 survivors=tests/mutants-survivors.txt
-files=${MUTANTS_FILES:-src/session/** src/device/** src/stream/** src/dirty/run/**}
+files=${MUTANTS_FILES:-src/fsm.rs src/identity.rs src/session/** src/device/** src/stream/** src/dirty/run/**}
 mkdir -p "$out"
 
 PATH=$PWD/$out/tools/bin:$PATH
@@ -51,7 +51,8 @@ name() { # LIST-OF-ALL LINES
 
 # shellcheck disable=SC2086 # one word per argument
 cargo mutants --package vfiomig --list --no-times --colors never \
-	--file 'src/session/**' --file 'src/device/**' --file 'src/stream/**' --file 'src/dirty/run/**' \
+	--file src/fsm.rs --file src/identity.rs --file 'src/session/**' --file 'src/device/**' \
+	--file 'src/stream/**' --file 'src/dirty/run/**' \
 	>"$out/all"
 name "$out/all" "$out/all" >"$out/all.names"
 

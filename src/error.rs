@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use crate::alloc;
-use crate::device::State;
+use crate::fsm::State;
 use crate::transport::errno_text;
 
 /// Result of the library's calls.

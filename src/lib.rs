@@ -31,6 +31,8 @@ pub mod capi;
 pub mod device;
 pub mod dirty;
 pub mod error;
+pub mod fsm;
+pub mod identity;
 pub(crate) mod logging;
 pub(crate) mod protocol;
 pub mod session;

@@ -689,7 +689,6 @@ const MAX_PATH: usize = 2000;
 mod tests {
     use super::*;
     use crate::error::Code;
-    use crate::transport::fixed_text;
 
     #[repr(C)]
     struct Newer {
@@ -745,13 +744,5 @@ mod tests {
             assert_eq!(error.code(), Code::Inval);
             assert_eq!((theirs.caps.num_reasons, theirs.future), (9, 5));
         }
-    }
-
-    #[test]
-    fn a_long_text_is_cut_at_a_character_and_terminated() {
-        let mut field = [1 as c_char; 8];
-        put_fixed_text(&mut field, "abcdefé");
-        assert_eq!(fixed_text(&field), "abcdef");
-        assert_eq!(field[7], 0);
     }
 }

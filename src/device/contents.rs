@@ -6,8 +6,9 @@
 //! that the guest relies upon. That is remembered until the VMM says that it wants an empty device,
 //! or loads another state.
 
-use super::{Claim, Inner, State};
+use super::{Claim, Inner};
 use crate::error::{Code, Error, Failure, Operation, Outcome, Result};
+use crate::fsm::State;
 
 /// How often a device that does not tell its state is asked, where a guest's state depends on it.
 const LOOKS: u32 = 3;

@@ -3,8 +3,8 @@
 
 use std::fmt;
 
-use super::{Named, State};
 use crate::error::Outcome;
+use crate::fsm::{Named, State};
 
 /// What happened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

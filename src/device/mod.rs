@@ -7,8 +7,8 @@
 
 mod contents;
 mod events;
-pub mod fsm;
-mod identity;
+mod health;
+mod learn;
 mod probe;
 mod recovery;
 mod reset;
@@ -17,13 +17,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, TryLockError};
 
 pub use events::{Event, EventKind, EventSink};
-pub use fsm::{Fsm, Path, State, Steps};
-pub use identity::{Identity, MAX_VENDOR_DATA, ignore, max_text};
+pub use health::Health;
 pub use probe::{Caps, Reason, ReasonCode, Severity};
 
-use crate::dirty::Health;
+pub use crate::fsm::{Fsm, Path, State, Steps};
+pub use crate::identity::{Identity, MAX_VENDOR_DATA, ignore, max_text};
+
 use crate::error::{Errno, Error, Failure, Operation, Outcome, Result, err, of_another_process};
-use crate::session::{Load, LoadOptions, Save, SaveOptions};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 use crate::transport::{DataFd, DmaLog, FeatureLog, Process, Transport};
@@ -131,11 +131,11 @@ impl Device {
         if options.vendor_data.len() > MAX_VENDOR_DATA {
             return Err(err!(Inval, "the vendor string is longer than {MAX_VENDOR_DATA} bytes"));
         }
-        let release = identity::kernel_release();
+        let release = learn::kernel_release();
         let Probed { caps, mut reasons } =
             probe::probe(transport.as_mut(), options.disabled, &release)?;
         reasons.sort_by_key(|reason| reason.code.severity());
-        let mut identity = identity::learn(transport.as_mut(), options.sysfs, &options.vendor_data);
+        let mut identity = learn::learn(transport.as_mut(), options.sysfs, &options.vendor_data);
         identity.migration_flags = caps.migration_flags;
         identity.state_size = caps.state_size.unwrap_or(0);
         let fixups = Arc::new(AtomicU32::new(0));
@@ -308,16 +308,6 @@ impl Device {
             quiet.then_some(inner.log.changes)
         };
         Health::new(Arc::clone(&self.shared.resets), quiet)
-    }
-
-    /// Begins to save the device: RUNNING to PRE_COPY where the device has it.
-    pub fn save(&self, options: SaveOptions) -> Result<Save> {
-        Save::begin(self.clone(), options)
-    }
-
-    /// Begins to load the device: to RESUMING. What the device held is lost.
-    pub fn load(&self, options: LoadOptions) -> Result<Load> {
-        Load::begin(self.clone(), options)
     }
 }
 
@@ -535,7 +525,7 @@ pub(crate) fn wrong_state(what: &str, state: &str) -> Error {
     err!(Inval, "{what} is not allowed {state}")
 }
 
-pub(crate) use recovery::{Named, Recover, describe, elapsed_ns};
+pub(crate) use recovery::{Recover, describe, elapsed_ns};
 
 impl Inner {
     /// The driver's present estimate of the stop-copy stream, in bytes.

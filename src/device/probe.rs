@@ -5,8 +5,8 @@
 //! [`Reason`]s that a person can act on. Nothing here changes the device's state; the one thing
 //! that is switched on is version 2 of the pre-copy estimates, which only makes them meaningful.
 
-use super::fsm::State;
 use crate::error::{Code, Errno, Error, Failure, Operation, Result, err};
+use crate::fsm::State;
 use crate::transport::Transport;
 use crate::uapi;
 

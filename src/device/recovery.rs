@@ -12,9 +12,9 @@ use std::fmt;
 use std::time::Instant;
 
 use super::events::EventKind;
-use super::fsm::{Path, State};
 use super::{Inner, probe};
 use crate::error::{Code, Errno, Error, Failure, Operation, Outcome, Result, err};
+use crate::fsm::{Named, Path, State};
 use crate::transport::DataFd;
 use crate::uapi;
 
@@ -329,18 +329,6 @@ impl fmt::Display for Description {
             Outcome::Lost => return f.write_str("the device could not be reset and is lost"),
         })?;
         Named(self.1).fmt(f)
-    }
-}
-
-/// A state that may not be known, for people.
-pub(crate) struct Named(pub Option<State>);
-
-impl fmt::Display for Named {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(state) => state.fmt(f),
-            None => f.write_str("an unknown state"),
-        }
     }
 }
 

@@ -8,10 +8,10 @@
 use std::time::{Duration, Instant};
 
 use super::events::EventKind;
-use super::fsm::State;
 use super::recovery::{Changed, elapsed_ns};
 use super::{Fixups, Inner, probe};
 use crate::error::{Errno, Error, Failure, Operation, Outcome, Result, err};
+use crate::fsm::State;
 use crate::uapi;
 
 /// How long a reset is tried again while somebody else holds the device's lock: error recovery and

@@ -26,4 +26,6 @@ pub use run::{Run, RunOptions, Synced};
 pub use stats::{DirtyRound, DirtyStats, WriterStats};
 pub use tracker::TrackerKind;
 pub use tracker::custom::CustomTracker;
-pub use writer::{Health, Writer};
+pub use writer::Writer;
+
+pub use crate::device::Health;

@@ -2,12 +2,9 @@
 //! Writers of dirty pages: a device, or whatever else writes to the guest's memory, and the trackers
 //! that could watch it.
 
-use std::sync::Arc;
-
 use super::tracker::custom::CustomTracker;
-use crate::device::Device;
+use crate::device::{Device, Health};
 use crate::error::Result;
-use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::transport::{DmaLog, Hwpt, Type1};
 
 /// Something that writes to the guest's memory, and what could track it. The best that works is
@@ -35,32 +32,6 @@ pub struct Writer {
     pub log_key: Option<u64>,
     /// What the device said against its log, for [`super::WriterStats::note`].
     pub note: String,
-}
-
-/// What there is to know of a device beside its log.
-pub struct Health {
-    resets: Arc<AtomicU64>,
-    quiet: Box<dyn FnMut() -> Option<u64> + Send>,
-}
-
-impl Health {
-    /// `resets` rises with each reset of the device, which may lose what it has logged. `quiet`
-    /// says whether the device surely writes nothing now: a number then, which is another one if it
-    /// may have written since.
-    pub fn new(
-        resets: Arc<AtomicU64>,
-        quiet: impl FnMut() -> Option<u64> + Send + 'static,
-    ) -> Health {
-        Health { resets, quiet: Box::new(quiet) }
-    }
-
-    pub(super) fn resets(&self) -> u64 {
-        self.resets.load(Ordering::Acquire)
-    }
-
-    pub(super) fn quiet(&mut self) -> Option<u64> {
-        (self.quiet)()
-    }
 }
 
 impl Writer {

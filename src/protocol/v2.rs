@@ -7,8 +7,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::device::{Inner, Named, State};
+use crate::device::Inner;
 use crate::error::{Code, Errno, Error, Failure, Operation, Outcome, Result, err};
+use crate::fsm::{Named, State};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::transport::{DataFd, Direction, PrecopyInfo, Stuck};
 use crate::uapi;

@@ -16,6 +16,21 @@ pub use packets::Packets;
 pub use save::{Ending, Next, Pending, Save, SaveOptions, SaveStatus};
 pub use stats::{LoadStats, SaveStats, Shared};
 
+use crate::device::Device;
+use crate::error::Result;
+
+impl Device {
+    /// Begins to save the device: RUNNING to PRE_COPY where the device has it.
+    pub fn save(&self, options: SaveOptions) -> Result<Save> {
+        Save::begin(self.clone(), options)
+    }
+
+    /// Begins to load the device: to RESUMING. What the device held is lost.
+    pub fn load(&self, options: LoadOptions) -> Result<Load> {
+        Load::begin(self.clone(), options)
+    }
+}
+
 /// What a save needs of a buffer at least, in bytes: room for a frame header, the identity and a
 /// little data.
 pub const MIN_BUFFER: usize = 4096;

@@ -12,8 +12,8 @@ use super::frame::{
 };
 use super::identity::{MAX_IDENTITY, decode_identity};
 use crate::alloc;
-use crate::device::Identity;
 use crate::error::{Code, Error, Result, err};
+use crate::identity::Identity;
 
 /// What a stream may ask for. Streams come from outside: everything has a limit.
 #[derive(Clone, Copy, Debug)]

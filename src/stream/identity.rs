@@ -4,8 +4,8 @@
 
 use super::frame::Get;
 use crate::alloc;
-use crate::device::{Identity, MAX_VENDOR_DATA, max_text};
 use crate::error::{Result, err};
+use crate::identity::{Identity, MAX_VENDOR_DATA, max_text};
 
 /// Field numbers; never reused.
 mod field {

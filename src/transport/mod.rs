@@ -21,8 +21,8 @@ pub(crate) use cpu::{count, drain};
 pub(crate) use dirty::FeatureLog;
 pub use dirty::{DmaLog, Hwpt, IovaRange, KernelHwpt, KernelType1, Type1, Type1Info};
 pub use kernel::KernelTransport;
+pub(crate) use ops::put_fixed_text;
 pub use ops::{OpsTransport, vfiomig_device_ops, vfiomig_identity, vfiomig_precopy_info};
-pub(crate) use ops::{fixed_text, put_fixed_text};
 #[cfg(feature = "env-logger")]
 pub(crate) use os::write_to_stderr;
 pub(crate) use os::{Stuck, current_thread_token, errno_text, page_size, random_bytes};
@@ -30,6 +30,7 @@ pub(crate) use process::{PerProcess, Process};
 pub(crate) use words::Words;
 
 use crate::error::Errno;
+use crate::identity::Identity;
 
 /// A data stream of a device, as the driver or a callback named it. For the kernel transport it
 /// is a file descriptor that the library owns.
@@ -119,7 +120,7 @@ pub trait Transport: Send {
     }
 
     /// What the transport itself knows of the device's identity.
-    fn identity(&mut self) -> Option<Box<vfiomig_identity>> {
+    fn identity(&mut self) -> Option<Identity> {
         None
     }
 }

@@ -15,6 +15,7 @@ use super::os::{INTERRUPTED, bytes_to_words, uninterrupted, words_to_bytes};
 use super::process::Process;
 use super::{DataFd, DeviceInfo, Direction, PrecopyInfo, Transport};
 use crate::error::Errno;
+use crate::identity::Identity;
 
 /// What a device is, as far as it can be learned from its fd and sysfs. Texts are NUL-terminated;
 /// an empty text and a zero number mean "not known".
@@ -334,12 +335,12 @@ impl Transport for OpsTransport {
         })
     }
 
-    fn identity(&mut self) -> Option<Box<vfiomig_identity>> {
+    fn identity(&mut self) -> Option<Identity> {
         let identity = self.ops.identity?;
         let mut out = Box::new(vfiomig_identity::default());
         // SAFETY: the table's contract; `out` is valid for writes.
         let ret = unsafe { identity(self.opaque, &raw mut *out) };
-        (ret >= 0).then_some(out)
+        (ret >= 0).then(|| Identity::from(&*out))
     }
 }
 
@@ -364,5 +365,42 @@ impl Default for vfiomig_identity {
             vendor_type: [0; 64],
             driver_version: [0; 64],
         }
+    }
+}
+
+impl From<&vfiomig_identity> for Identity {
+    fn from(told: &vfiomig_identity) -> Identity {
+        let len = told.vendor_data_len as usize;
+        Identity {
+            bus: fixed_text(&told.bus),
+            driver: fixed_text(&told.driver),
+            pci: [
+                told.pci_vendor,
+                told.pci_device,
+                told.pci_subsystem_vendor,
+                told.pci_subsystem_device,
+            ],
+            pci_revision: told.pci_revision,
+            mdev_type: fixed_text(&told.mdev_type),
+            kernel_release: fixed_text(&told.kernel_release),
+            migration_flags: told.migration_flags,
+            state_size: told.state_size,
+            vendor_data: told.vendor_data.get(..len).unwrap_or_default().to_vec(),
+            vendor_type: fixed_text(&told.vendor_type),
+            driver_version: fixed_text(&told.driver_version),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_text_is_cut_at_a_character_and_terminated() {
+        let mut field = [1 as c_char; 8];
+        put_fixed_text(&mut field, "abcdefé");
+        assert_eq!(fixed_text(&field), "abcdef");
+        assert_eq!(field[7], 0);
     }
 }

@@ -12,8 +12,8 @@ use super::super::errors::DirtyError;
 use super::super::map::{EVERYWHERE, Piece};
 use super::super::ranges::{self, insert_or_all};
 use super::super::tracker::{Doubtful, Extent, TrackerKind};
-use super::super::writer::Health;
 use super::Run;
+use crate::device::Health;
 use crate::error::{Error, err};
 
 /// How often a tracker that fails is started again in one reading before it is given up.

@@ -13,9 +13,10 @@ use super::super::tracker::device_log::DeviceLog;
 use super::super::tracker::hwpt::PageTable;
 use super::super::tracker::type1::Container;
 use super::super::tracker::{Tracker, TrackerKind, is_absent};
-use super::super::writer::{Health, Writer};
+use super::super::writer::Writer;
 use super::{Run, elapsed_ns};
 use crate::alloc;
+use crate::device::Health;
 use crate::error::{Error, Result, err};
 use std::ops::RangeInclusive;
 

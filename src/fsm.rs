@@ -96,6 +96,18 @@ impl fmt::Display for State {
     }
 }
 
+/// A state that may not be known, for people.
+pub(crate) struct Named(pub Option<State>);
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(state) => state.fmt(f),
+            None => f.write_str("an unknown state"),
+        }
+    }
+}
+
 /// States one after the other, at most as many as there are: no memory is needed to find a way.
 #[derive(Clone, Copy)]
 pub struct Steps {
@@ -231,10 +243,10 @@ mod tests {
     /// path, and `fd` where a data fd comes back. Nothing here is computed.
     fn transcription(flags: u64) -> &'static str {
         match flags {
-            7 => include_str!("fsm-flags7.txt"),
-            5 => include_str!("fsm-flags5.txt"),
-            3 => include_str!("fsm-flags3.txt"),
-            _ => include_str!("fsm-flags1.txt"),
+            7 => include_str!("fsm/flags7.txt"),
+            5 => include_str!("fsm/flags5.txt"),
+            3 => include_str!("fsm/flags3.txt"),
+            _ => include_str!("fsm/flags1.txt"),
         }
     }
 

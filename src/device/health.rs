@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What dirty tracking must know of a device beside its log.
+
+use std::sync::Arc;
+
+use crate::sync::atomic::{AtomicU64, Ordering};
+
+/// What there is to know of a device beside its log.
+pub struct Health {
+    resets: Arc<AtomicU64>,
+    quiet: Box<dyn FnMut() -> Option<u64> + Send>,
+}
+
+impl Health {
+    /// `resets` rises with each reset of the device, which may lose what it has logged. `quiet`
+    /// says whether the device surely writes nothing now: a number then, which is another one if it
+    /// may have written since.
+    pub fn new(
+        resets: Arc<AtomicU64>,
+        quiet: impl FnMut() -> Option<u64> + Send + 'static,
+    ) -> Health {
+        Health { resets, quiet: Box::new(quiet) }
+    }
+
+    pub(crate) fn resets(&self) -> u64 {
+        self.resets.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn quiet(&mut self) -> Option<u64> {
+        (self.quiet)()
+    }
+}
