@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::cases::{Lab, Res};
 use crate::matrix::MACHINE;
 use crate::pair::{Pair, Setup, What};
 use crate::vm::{Side, Vm};
-use crate::{Lab, Res};
 
 const BYTES: u64 = 256 << 20;
 /// Bytes a second: with the 500 ms of downtime that the setup permits, 64 MiB are left for the stop.

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::Res;
+use crate::cases::Res;
 
 /// What kind of device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::cases::{Lab, Res};
 use crate::device::Device;
 use crate::matrix::{MACHINE, NATIVE, PATCHED, STOCK};
 use crate::pair::{LIMIT, Other, Pair, Setup, What};
 use crate::vm::{Side, Vm};
-use crate::{Lab, Res};
 
 const MIB: u64 = 1 << 20;
 const PAGE: u64 = 4096;

@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::cases::{Lab, NOT_REQUIRED, Res};
 use crate::device::reset_in;
+use crate::dirty;
 use crate::matrix::{MACHINE, NATIVE, PATCHED, STOCK};
 use crate::pair::{LIMIT, Other, Pair, Setup, What};
 use crate::relay::{CONFIG, DATA, Flip, NATIVE_DATA, Plan};
 use crate::vm::{Life, Side, Vm};
-use crate::{Lab, NOT_REQUIRED, Res, dirty};
 
 const MIB: u64 = 1 << 20;
 const STOP_COPY: What = What::Test { bytes: 8 * MIB, pre_copy: false };

@@ -6,6 +6,7 @@
 //! case's name. `QEMU_TIMES`: how often each is run.
 
 mod bench;
+mod cases;
 mod device;
 mod dirty;
 mod failures;
@@ -16,88 +17,9 @@ mod relay;
 mod several;
 mod vm;
 
-use std::cell::Cell;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// What went wrong, for people to read.
-pub type Res<T> = Result<T, String>;
-
-/// How an error begins that is known of a QEMU of which better is not required.
-pub const NOT_REQUIRED: &str = "as expected of this QEMU: ";
-
-/// Where this runs, and how it went.
-pub struct Lab {
-    /// With `qemu/BUILD` in it.
-    pub dir: PathBuf,
-    /// For files that outlive the machine.
-    pub out: PathBuf,
-    /// For files that do not; memory.
-    pub tmp: PathBuf,
-    /// The lab's name for the kernel.
-    pub kernel: String,
-    wanted: Vec<String>,
-    times: u32,
-    passed: Cell<u32>,
-    failed: Cell<u32>,
-    skipped: Cell<u32>,
-}
-
-impl Lab {
-    fn new() -> Res<Lab> {
-        let var = |name: &str| std::env::var(name).map_err(|e| format!("{name}: {e}"));
-        let tmp = PathBuf::from("/tmp/qemu-lab");
-        std::fs::create_dir_all(&tmp).map_err(|e| format!("{}: {e}", tmp.display()))?;
-        Ok(Lab {
-            dir: var("LAB_DIR")?.into(),
-            out: var("LAB_OUT")?.into(),
-            tmp,
-            kernel: var("KERNEL_VARIANT")?,
-            wanted: wanted(),
-            times: std::env::var("QEMU_TIMES").ok().and_then(|n| n.parse().ok()).unwrap_or(1),
-            passed: Cell::new(0),
-            failed: Cell::new(0),
-            skipped: Cell::new(0),
-        })
-    }
-
-    /// Runs a case, if it is wanted, and reports.
-    pub fn case(&self, name: &str, run: impl Fn() -> Res<()>) {
-        if !is_wanted(&self.wanted, name) {
-            return;
-        }
-        self.once(name, &run);
-        for time in 1..self.times {
-            self.once(&format!("{name}-again-{time}"), &run);
-        }
-    }
-
-    fn once(&self, name: &str, run: impl Fn() -> Res<()>) {
-        match run() {
-            Ok(()) => {
-                self.passed.set(self.passed.get() + 1);
-                println!("ok {name}");
-            }
-            Err(why) if why.starts_with(NOT_REQUIRED) => {
-                self.skipped.set(self.skipped.get() + 1);
-                println!("skip {name}: {}", why.replace('\n', " "));
-            }
-            Err(why) => {
-                self.failed.set(self.failed.get() + 1);
-                println!("not ok {name}: {}", why.replace('\n', " "));
-            }
-        }
-    }
-}
-
-/// Words of which one must be part of a case's name; none: all cases.
-fn wanted() -> Vec<String> {
-    std::env::var("QEMU_CASES").unwrap_or_default().split_whitespace().map(str::to_owned).collect()
-}
-
-fn is_wanted(wanted: &[String], name: &str) -> bool {
-    wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str()))
-}
+use cases::{Lab, is_wanted, wanted};
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
@@ -131,7 +53,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    let (passed, failed, skipped) = (lab.passed.get(), lab.failed.get(), lab.skipped.get());
+    let (passed, failed, skipped) = lab.counts();
     if passed + failed + skipped == 0 {
         // Nothing to do on this kernel, or none that was asked for.
         return ExitCode::from(77);

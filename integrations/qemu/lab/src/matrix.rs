@@ -3,10 +3,10 @@
 
 use std::time::Instant;
 
+use crate::cases::{Lab, Res};
 use crate::pair::{LIMIT, Pair, Setup, What};
 use crate::relay::{CONFIG, Plan};
 use crate::vm::Side;
-use crate::{Lab, Res};
 
 /// The newest QEMU, as it is.
 pub const STOCK: Side = Side { build: "10.2-stock", props: "" };

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::cases::{Lab, Res};
 use crate::device::{Device, Kind, PRE_COPY};
 use crate::qmp::Event;
 use crate::relay::{Plan, Relay};
 use crate::vm::{DEVICE, Life, Side, Spec, Vm};
-use crate::{Lab, Res};
 
 /// No step of a migration that is not throttled on purpose takes longer.
 pub const LIMIT: Duration = Duration::from_secs(300);

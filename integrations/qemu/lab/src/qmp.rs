@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::Res;
+use crate::cases::Res;
 
 /// How long QEMU may take to answer. It has the big lock for seconds at a time when it loads a
 /// large state under emulation.

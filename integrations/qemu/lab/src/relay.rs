@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::Res;
+use crate::cases::Res;
 
 /// QEMU's marks in the stream of a VFIO device.
 pub const DATA: u64 = 0xffff_ffff_ef10_0004;

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::cases::{Lab, Res};
 use crate::device::{Device, Kind};
 use crate::matrix::{MACHINE, NATIVE, PATCHED, STOCK};
 use crate::pair::{LIMIT, Other, Pair, Setup, What, make_device};
 use crate::vm::{RAM, Side, Vm};
-use crate::{Lab, Res};
 
 const MIB: u64 = 1 << 20;
 

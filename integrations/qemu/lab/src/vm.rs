@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::Res;
+use crate::cases::Res;
 use crate::device::Device;
 use crate::qmp::Qmp;
 
