@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The C side: the functions of `include/vfiomig-sim.h`, and the callbacks of the ops table,
-//! through which Rust users go as well.
+//! The C side: the functions of `include/vfiomig-sim.h`.
 
 #![allow(unsafe_code, non_camel_case_types)]
 // The header is where the C functions are described.
 #![allow(missing_docs, clippy::missing_safety_doc)]
 
 use std::ffi::{c_char, c_int, c_void};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::catch_unwind;
 use std::sync::Arc;
 
-use vfiomig::transport::{
-    OpsTransport, vfiomig_device_ops, vfiomig_identity, vfiomig_precopy_info,
-};
+use vfiomig::transport::vfiomig_device_ops;
 
-use crate::device::UserMemory;
-use crate::{Effect, Op, Shared, Sim, SimOptions, State};
+use crate::Sim;
+use crate::fsm::State;
+use crate::options::{Effect, Op, SimOptions};
+use crate::shared::Shared;
+use crate::table::{OPS, status, with};
 
 /// `struct vfiomig_sim_options`.
 #[repr(C)]
@@ -65,13 +65,6 @@ const MAX_STRUCT_SIZE: usize = 4096;
 fn text(field: &[c_char]) -> String {
     let bytes: Vec<u8> = field.iter().map(|c| *c as u8).take_while(|byte| *byte != 0).collect();
     String::from_utf8_lossy(&bytes).into_owned()
-}
-
-fn put_text(field: &mut [c_char], text: &str) {
-    let room = field.len().saturating_sub(1);
-    for (slot, byte) in field.iter_mut().zip(text.bytes().take(room).chain([0])) {
-        *slot = byte as c_char;
-    }
 }
 
 impl From<&vfiomig_sim_options> for SimOptions {
@@ -133,227 +126,6 @@ unsafe fn read_options(options: *const vfiomig_sim_options) -> Result<SimOptions
     }
     Ok(SimOptions::from(&own))
 }
-
-fn status(result: Result<(), i32>) -> c_int {
-    result.map_or_else(|errno| -errno, |()| 0)
-}
-
-fn count(result: Result<usize, i32>) -> i64 {
-    result.map_or_else(|errno| i64::from(-errno), |n| n as i64)
-}
-
-/// Runs a callback or function on the simulator behind a pointer; a panic becomes EIO.
-///
-/// # Safety
-/// `opaque` is a simulator that lives.
-unsafe fn with<T>(
-    opaque: *const c_void,
-    call: impl FnOnce(&Shared) -> Result<T, i32>,
-) -> Result<T, i32> {
-    // SAFETY: the caller's promise; NULL is caught.
-    let shared = unsafe { opaque.cast::<Shared>().as_ref() }.ok_or(libc::EFAULT)?;
-    catch_unwind(AssertUnwindSafe(|| call(shared))).unwrap_or(Err(libc::EIO))
-}
-
-/// The memory of whoever calls the table: its pointers lead there.
-struct User;
-
-impl UserMemory for User {
-    fn read(&mut self, address: u64, words: &mut [u64]) -> Result<(), i32> {
-        let from = pointer(address)?;
-        for (i, word) in words.iter_mut().enumerate() {
-            // SAFETY: the contract of the feature callback, which stands for the ioctl: what a
-            // payload points to is there, as long as the payload says.
-            *word = unsafe { from.add(i).read_unaligned() };
-        }
-        Ok(())
-    }
-
-    fn or(&mut self, address: u64, words: &[u64]) -> Result<(), i32> {
-        let to = pointer(address)?;
-        for (i, word) in words.iter().enumerate().filter(|(_, word)| **word != 0) {
-            // SAFETY: as above.
-            unsafe { to.add(i).write_unaligned(to.add(i).read_unaligned() | word) };
-        }
-        Ok(())
-    }
-}
-
-fn pointer(address: u64) -> Result<*mut u64, i32> {
-    let address = usize::try_from(address).ok().filter(|address| *address != 0);
-    Ok(std::ptr::with_exposed_provenance_mut(address.ok_or(libc::EFAULT)?))
-}
-
-// The table.
-
-unsafe extern "C" fn feature(
-    opaque: *mut c_void,
-    flags: u32,
-    data: *mut c_void,
-    len: usize,
-) -> c_int {
-    let payload = match len {
-        0 => &mut [],
-        // SAFETY: the table's contract: `data` is valid for reads and writes of `len` bytes.
-        _ => unsafe { std::slice::from_raw_parts_mut(data.cast::<u8>(), len) },
-    };
-    // SAFETY: the table's opaque is the simulator.
-    status(unsafe {
-        with(opaque, |sim| sim.callback(|sim| sim.feature(flags, payload, &mut User)))
-    })
-}
-
-unsafe extern "C" fn reset(opaque: *mut c_void) -> c_int {
-    // SAFETY: the table's opaque is the simulator.
-    status(unsafe { with(opaque, |sim| sim.callback(Shared::reset)) })
-}
-
-unsafe extern "C" fn data_read(
-    opaque: *mut c_void,
-    data_fd: c_int,
-    buf: *mut c_void,
-    len: usize,
-) -> i64 {
-    let buf = match len {
-        0 => &mut [],
-        // SAFETY: the table's contract: `buf` is valid for writes of `len` bytes; the simulator
-        // only writes to it.
-        _ => unsafe { std::slice::from_raw_parts_mut(buf.cast::<u8>(), len) },
-    };
-    // SAFETY: the table's opaque is the simulator.
-    count(unsafe { with(opaque, |sim| sim.callback(|sim| sim.read(data_fd, buf))) })
-}
-
-unsafe extern "C" fn data_write(
-    opaque: *mut c_void,
-    data_fd: c_int,
-    buf: *const c_void,
-    len: usize,
-) -> i64 {
-    let buf = match len {
-        0 => &[],
-        // SAFETY: the table's contract: `buf` is valid for reads of `len` bytes.
-        _ => unsafe { std::slice::from_raw_parts(buf.cast::<u8>(), len) },
-    };
-    // SAFETY: the table's opaque is the simulator.
-    count(unsafe { with(opaque, |sim| sim.callback(|sim| sim.write(data_fd, buf))) })
-}
-
-unsafe extern "C" fn data_precopy_info(
-    opaque: *mut c_void,
-    data_fd: c_int,
-    info: *mut vfiomig_precopy_info,
-) -> c_int {
-    // SAFETY: the table's opaque is the simulator.
-    let result = unsafe {
-        with(opaque, |sim| {
-            sim.callback(|sim| {
-                // SAFETY: the table's contract: `info` is valid for reads and writes.
-                let info = info.as_mut().ok_or(libc::EFAULT)?;
-                if (info.argsz as usize) < size_of::<vfiomig_precopy_info>() {
-                    return Err(libc::EINVAL);
-                }
-                let estimates = sim.lock().precopy_info(data_fd)?;
-                info.flags = estimates.flags;
-                info.initial_bytes = estimates.initial_bytes;
-                info.dirty_bytes = estimates.dirty_bytes;
-                Ok(())
-            })
-        })
-    };
-    status(result)
-}
-
-unsafe extern "C" fn data_close(opaque: *mut c_void, data_fd: c_int) -> c_int {
-    // SAFETY: the table's opaque is the simulator.
-    status(unsafe { with(opaque, |sim| sim.callback(|sim| sim.lock().close(data_fd))) })
-}
-
-unsafe extern "C" fn data_poll_fd(opaque: *mut c_void, data_fd: c_int) -> c_int {
-    // SAFETY: the table's opaque is the simulator.
-    unsafe { with(opaque, |sim| sim.callback(|sim| sim.poll_fd(data_fd))) }
-        .unwrap_or_else(|errno| -errno)
-}
-
-unsafe extern "C" fn data_set_nonblocking(opaque: *mut c_void, data_fd: c_int) -> c_int {
-    // SAFETY: the table's opaque is the simulator.
-    status(unsafe { with(opaque, |sim| sim.callback(|sim| sim.lock().set_nonblocking(data_fd))) })
-}
-
-unsafe extern "C" fn identity(opaque: *mut c_void, out: *mut vfiomig_identity) -> c_int {
-    // SAFETY: the table's opaque is the simulator.
-    let result = unsafe {
-        with(opaque, |sim| {
-            // SAFETY: the table's contract: `out` is valid for reads and writes.
-            let out = out.as_mut().ok_or(libc::EFAULT)?;
-            if (out.struct_size as usize) < size_of::<vfiomig_identity>() {
-                return Err(libc::EINVAL);
-            }
-            let core = sim.lock();
-            let options = &core.options;
-            let [vendor, device, subsystem_vendor, subsystem_device] = options.pci;
-            (out.pci_vendor, out.pci_device) = (vendor, device);
-            out.pci_subsystem_vendor = subsystem_vendor;
-            out.pci_subsystem_device = subsystem_device;
-            let bus = match (vendor, options.mdev_type.as_str()) {
-                (_, mdev) if !mdev.is_empty() => "mdev",
-                (0, _) => "",
-                _ => "pci",
-            };
-            put_text(&mut out.bus, bus);
-            put_text(&mut out.mdev_type, &options.mdev_type);
-            put_text(&mut out.driver, &options.driver);
-            Ok(())
-        })
-    };
-    status(result)
-}
-
-unsafe extern "C" fn release(opaque: *mut c_void) {
-    // SAFETY: the table's opaque is the simulator.
-    let _ = unsafe {
-        with(opaque, |sim| {
-            sim.released();
-            Ok(())
-        })
-    };
-}
-
-/// As [`release`], for a transport that holds a reference of its own.
-unsafe extern "C" fn release_own(opaque: *mut c_void) {
-    // SAFETY: `transport` made this pointer with `Arc::into_raw`, and the table's contract is one
-    // call of this.
-    let shared = unsafe { Arc::from_raw(opaque.cast::<Shared>().cast_const()) };
-    shared.released();
-}
-
-const fn table(release: unsafe extern "C" fn(*mut c_void)) -> vfiomig_device_ops {
-    vfiomig_device_ops {
-        struct_size: size_of::<vfiomig_device_ops>() as u32,
-        reserved: 0,
-        feature: Some(feature),
-        reset: Some(reset),
-        data_read: Some(data_read),
-        data_write: Some(data_write),
-        data_precopy_info: Some(data_precopy_info),
-        data_close: Some(data_close),
-        data_poll_fd: Some(data_poll_fd),
-        data_set_nonblocking: Some(data_set_nonblocking),
-        region_read: None,
-        identity: Some(identity),
-        release: Some(release),
-    }
-}
-
-static OPS: vfiomig_device_ops = table(release);
-
-pub(crate) fn transport(shared: Arc<Shared>) -> OpsTransport {
-    let opaque = Arc::into_raw(shared).cast_mut().cast::<c_void>();
-    // SAFETY: the callbacks take any thread, and the simulator lives until `release_own`.
-    unsafe { OpsTransport::new(table(release_own), opaque) }
-}
-
-// The functions.
 
 /// What C holds: a reference, as a pointer.
 pub type vfiomig_sim = c_void;

@@ -6,7 +6,10 @@
 //! wrote keep a seed per block. Making and checking contents is a copy and a comparison, because
 //! benchmarks measure what runs on top of them.
 
-use crate::OnceLock;
+#[cfg(not(pthread_locks))]
+use std::sync::OnceLock;
+#[cfg(pthread_locks)]
+use vfiomig_pthread_locks::OnceLock;
 
 /// The largest block, in bytes, and the length of the pattern.
 const MAX_BLOCK: u64 = 64 << 10;

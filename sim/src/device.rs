@@ -10,9 +10,13 @@ use std::time::{Duration, Instant};
 
 use crate::contents::{Contents, mix};
 use crate::fsm::{self, State};
+use crate::logging;
 use crate::logging::{Log, Report, Start};
+use crate::options::{Effect, NO_MIGRATION, Op, SimOptions, quirk};
 use crate::stream::{LoadStream, SaveStream, full_length};
-use crate::{Effect, LONGEST_SLEEP, NO_MIGRATION, Op, SimOptions, logging, quirk};
+
+/// Reads and writes with a rate sleep at most this long at once.
+const LONGEST_SLEEP: Duration = Duration::from_millis(20);
 
 const FEATURE_MASK: u32 = 0xffff;
 const FEATURE_GET: u32 = 1 << 16;

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! How a device is made, and what can be made to fail.
+
+use crate::fsm::State;
+
+/// Quirks of real drivers: bits of [`SimOptions::quirks`].
+pub mod quirk {
+    macro_rules! quirks {
+        ($($(#[doc = $doc:literal])* $name:ident = $bit:literal;)*) => {
+            $($(#[doc = $doc])* pub const $name: u64 = 1 << $bit;)*
+            /// All of them, with their names.
+            pub const ALL: &[(u64, &str)] = &[$(($name, stringify!($name)),)*];
+        };
+    }
+    quirks! {
+        /// mtty, hisi_acc, qat: a drained pre-copy read gives 0, not ENOMSG.
+        DRAINED_ZERO = 0;
+        /// mlx5, virtio: RESUMING to STOP succeeds after a broken or short write.
+        STOP_ACCEPTS_ALL = 1;
+        /// mtty, hisi_acc, qat: a failing write consumes the bytes all the same.
+        CONSUMES_ON_ERROR = 2;
+        /// virtio: estimates half of the real size.
+        SIZE_UNDER = 3;
+        /// hisi_acc: estimates three times the real size.
+        SIZE_OVER = 4;
+        /// xe: a negative errno in the unsigned size.
+        SIZE_NEGATIVE = 5;
+        /// Linux before 6.2: no size.
+        SIZE_ENOTTY = 6;
+        /// A change succeeds without the data fd that it owes.
+        NO_DATA_FD = 7;
+        /// A change returns a data fd that it does not owe.
+        EXTRA_DATA_FD = 8;
+        /// mlx5: the first stop-copy read gives 0 once.
+        FALSE_END = 9;
+        /// mlx5: honours nonblocking reads, with EAGAIN for every second one.
+        NONBLOCKING = 10;
+        /// hisi_acc: no pre-copy estimates in PRE_COPY_P2P.
+        P2P_INFO_EINVAL = 11;
+        /// mlx5, virtio: new dirty data appears only when the estimates are asked for.
+        INFO_MAKES_DATA = 12;
+        /// Kernels with version 1 of the estimates: their flags come back as garbage.
+        FLAGS_ECHO = 13;
+        /// xe: an illegal change puts the device into ERROR.
+        ILLEGAL_IS_FATAL = 14;
+        /// VFIO_DEVICE_RESET gives ENOTTY.
+        NO_RESET = 15;
+        /// Writes take nothing and give no error.
+        WRITE_ZERO = 16;
+        /// Reads and writes claim more than they were given.
+        WRITE_TOO_MUCH = 17;
+        /// Every second write gives EAGAIN.
+        WRITE_EAGAIN = 18;
+        /// No DMA logging.
+        NO_LOGGING = 19;
+        /// Kernels without CONFIG_IOMMUFD: PROBE of the logging report succeeds, REPORT does not.
+        REPORT_EOPNOTSUPP = 20;
+        /// Newer kernels: opt-in to meaningful flags, REINIT.
+        PRECOPY_INFO_V2 = 21;
+        /// Reading the state fails with EIO.
+        STATE_UNREADABLE = 22;
+        /// Reports unknown migration flags besides its own.
+        FUTURE = 23;
+        /// virtio: pre-copy sends the full state again each round.
+        PRECOPY_ALL = 24;
+        /// vfio-user servers: a reset empties the device and leaves it in its migration state; it is
+        /// refused with EINVAL while the device is stopped.
+        RESET_KEEPS_STATE = 25;
+    }
+}
+
+/// In place of migration flags: the driver has no migration.
+pub const NO_MIGRATION: u32 = 0x8000_0000;
+
+/// How a device is made. Where the C structure has a zero that means nothing, its default is
+/// taken; here [`Default`] has it.
+#[derive(Clone, Debug)]
+pub struct SimOptions {
+    /// VFIO_MIGRATION_* or [`NO_MIGRATION`].
+    pub migration_flags: u32,
+    /// Bytes of device state.
+    pub state_size: u64,
+    /// Bytes of it, from the front, that pre-copy sends as initial data; 0: a quarter. The rest
+    /// is sent when the device has stopped.
+    pub initial_size: u64,
+    /// Contents.
+    pub seed: u64,
+    /// Bits of [`quirk`].
+    pub quirks: u64,
+    /// Bytes per second that become dirty while the device runs; 0: none.
+    pub dirty_rate: u64,
+    /// Bytes per second that reads give at the most; 0: unlimited.
+    pub read_rate: u64,
+    /// Bytes per second that writes take at the most; 0: unlimited.
+    pub write_rate: u64,
+    /// Bytes that one read gives at the most; 0: unlimited.
+    pub max_read: u32,
+    /// Bytes that one write takes at the most; 0: unlimited.
+    pub max_write: u32,
+    /// Microseconds that entering a state takes, by its number.
+    pub transition_us: [u32; 8],
+    /// Every so-maniest read and write gives EINTR; 0: none.
+    pub eintr_every: u32,
+    /// Devices of another model refuse the state.
+    pub model: u32,
+    /// State in which the device is found.
+    pub initial_state: State,
+    /// PCI vendor, device, subsystem vendor and subsystem device ID; zeros: no PCI device.
+    pub pci: [u16; 4],
+    /// mdev type; empty: none.
+    pub mdev_type: String,
+    /// Driver's name.
+    pub driver: String,
+    /// Bytes of the smallest pages in which it logs its DMA: a power of two; 0: 4096.
+    pub log_page_size: u64,
+    /// Ranges that its log has room for, ENOSPC otherwise; 0: as many as the kernel takes, 256.
+    pub log_max_ranges: u32,
+}
+
+impl Default for SimOptions {
+    fn default() -> Self {
+        SimOptions {
+            migration_flags: 7,
+            state_size: 1 << 20,
+            initial_size: 0,
+            seed: 0,
+            quirks: 0,
+            dirty_rate: 0,
+            read_rate: 0,
+            write_rate: 0,
+            max_read: 0,
+            max_write: 0,
+            transition_us: [0; 8],
+            eintr_every: 0,
+            model: 1,
+            initial_state: State::RUNNING,
+            pci: [0; 4],
+            mdev_type: String::new(),
+            driver: "vfiomig-sim".to_owned(),
+            log_page_size: 0,
+            log_max_ranges: 0,
+        }
+    }
+}
+
+/// Operations that are counted and can fail.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Op {
+    /// Each of them.
+    Any = 0,
+    /// Asking for the migration flags.
+    GetFlags = 1,
+    /// Reading the state.
+    GetState = 2,
+    /// Changing the state.
+    SetState = 3,
+    /// Reading a data stream.
+    Read = 4,
+    /// Writing a data stream.
+    Write = 5,
+    /// Asking for the pre-copy estimates.
+    PrecopyInfo = 6,
+    /// Asking for the size.
+    DataSize = 7,
+    /// Resetting the device.
+    Reset = 8,
+    /// Starting the log of DMA.
+    LogStart = 9,
+    /// Stopping it.
+    LogStop = 10,
+    /// Reading it.
+    LogReport = 11,
+}
+
+impl Op {
+    /// In the order of their numbers.
+    pub const ALL: [Op; 12] = [
+        Op::Any,
+        Op::GetFlags,
+        Op::GetState,
+        Op::SetState,
+        Op::Read,
+        Op::Write,
+        Op::PrecopyInfo,
+        Op::DataSize,
+        Op::Reset,
+        Op::LogStart,
+        Op::LogStop,
+        Op::LogReport,
+    ];
+}
+
+/// What happens with a failure.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Effect {
+    /// The operation fails, nothing else changes.
+    Once = 0,
+    /// So does every later one of its kind.
+    Sticky = 1,
+    /// The device enters ERROR.
+    Error = 2,
+    /// The device is gone: everything gives ENODEV from now on, reset too.
+    Die = 3,
+    /// A change of state stops half-way along its path, then fails; a report of the log forgets
+    /// what it should have reported, then fails. Others: as `Once`.
+    Half = 4,
+    /// The guest resets the device just before; the operation itself is not made to fail.
+    Reset = 5,
+    /// A change of state answers that it is done, and does nothing. Others: nothing.
+    Ignored = 6,
+}
+
+impl Effect {
+    /// In the order of their numbers.
+    pub const ALL: [Effect; 7] = [
+        Effect::Once,
+        Effect::Sticky,
+        Effect::Error,
+        Effect::Die,
+        Effect::Half,
+        Effect::Reset,
+        Effect::Ignored,
+    ];
+}
