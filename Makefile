@@ -167,6 +167,12 @@ lint: ## formatting, clippy, shellcheck, documentation
 	@scripts/lint-docs.py . include/vfiomig.h sim/include/vfiomig-sim.h
 	@echo "lint: passed"
 
+# Python and nothing else, not even cargo.
+.PHONY: rooms
+rooms: ## who calls whom in src/ and whether it may, unsafe code, the longest functions
+	@if command -v python3 >/dev/null 2>&1; then scripts/rooms-test.py --quiet && scripts/rooms.py; \
+	else echo "rooms: python3 is not installed: not checked" >&2; fi
+
 .PHONY: check-rust
 check-rust: ## the Rust tests
 	@CARGO='$(CARGO)' scripts/rust-tests.sh $(CARGO_ARGS) --workspace
