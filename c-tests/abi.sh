@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
 # The shared library exports exactly the functions of the export map, each with its version, and
-# the header declares exactly those. Ends with libraries that are wrong on purpose, which the same
-# checks must refuse.
+# the header declares exactly those. At the end, the same checks must refuse libraries that are
+# wrong on purpose.
 #
 # usage: abi.sh BUILD-DIRECTORY REALNAME SONAME
 
@@ -27,7 +27,7 @@ of_library() {
 	nm --dynamic --defined-only --with-symbol-versions "$1" | awk '$2 != "A" { print $3 }' | sort
 }
 
-# check LIBRARY: what is wrong with it, a line each.
+# check LIBRARY: prints what is wrong with it, a line each.
 check() {
 	of_library "$1" >"$work/exported"
 	of_map "$map" >"$work/wanted"
@@ -58,8 +58,8 @@ report() { # NAME what-is-wrong
 report exported-symbols "$(check "$build/$realname")"
 [ "$(of_map "$map" | wc -l)" -ge 40 ] || report map-is-read "fewer than 40 functions in the map"
 
-# Declared and exported are the same.
-# Through the compiler: what a program may call, it can take the address of.
+# Declared and exported functions are the same. This goes through the compiler: a program can
+# take the address of what it may call.
 printf '#include "vfiomig.h"\nconst void *const all[] = {\n' >"$work/all.c"
 of_map "$map" | sed 's/@@.*/,/; s/^/(const void *)/' >>"$work/all.c"
 printf '};\n' >>"$work/all.c"

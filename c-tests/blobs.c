@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/* Pieces of the VMM's own travel with the stream: in order, whole, and only where they are wanted. */
+/* The VMM's own data travels with the stream: in order, whole, and only if it is wanted. */
 #include "rig.h"
 
 struct seen {
@@ -221,7 +221,7 @@ static void the_data_is_copied(void)
     bytes_free(&stream);
 }
 
-/* It described the device before the reset, as those do that were sent. */
+/* It described the device before the reset, like those that had been sent. */
 static void a_blob_that_was_not_sent_before_a_reset_is_dropped(void)
 {
     struct rig from = rig_new(NULL, NULL), to = rig_target(NULL);

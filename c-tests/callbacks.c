@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * Two callbacks at once, on two threads, each of which asks for what the other one's call is inside of:
- * devices, sessions and runs in all pairs. None waits: both are told -EBUSY, and both calls end. Without
- * the other one in the way the same calls succeed.
+ * Two callbacks at once, on two threads, each of which asks for what the other one's call is using:
+ * devices, sessions and tracking objects in all combinations. Neither waits: both get -EBUSY, and
+ * both calls end. With the other one out of the way, the same calls succeed.
  */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -10,7 +10,7 @@
 
 #include "track.h"
 
-/* Longer than anything here takes; a deadlock ends the program, and the test is not ok. */
+/* Longer than anything here takes. A deadlock ends the program, and the test fails. */
 enum { BOUND_S = 60 };
 
 static void nap(void)
@@ -31,7 +31,7 @@ static void *watch(void *opaque)
     return NULL;
 }
 
-/* What a callback is of, and what is asked for in it. */
+/* What a callback belongs to, and what it asks for. */
 enum where { IN_OP, IN_EVENT, IN_READ, IN_BLOB, IN_TRACKER, IN_SET_DIRTY, WHERES };
 static const char *const names[WHERES] = {
     "a device's table", "events", "reading", "blobs", "a tracker", "set_dirty",
@@ -297,7 +297,7 @@ static void callbacks_that_ask_for_each_others_devices_and_runs_are_told_busy(vo
             both_ask(a, b, 0);
 }
 
-/* Nor does one wait that frees what the other one's call is inside of: that stays. */
+/* Nor does one wait that frees what the other one's call is using: that handle stays. */
 static void callbacks_that_free_each_others_sessions_do_not_wait(void)
 {
     for (enum where a = 0; a < WHERES; a++)
@@ -305,7 +305,7 @@ static void callbacks_that_free_each_others_sessions_do_not_wait(void)
             both_ask(a, b, 1);
 }
 
-/* Nobody is in the way: the same call succeeds. */
+/* Nobody is in the way, so the same call succeeds. */
 static void a_callback_may_ask_for_what_nobody_uses(void)
 {
     static struct party p[2];
@@ -322,7 +322,7 @@ static void a_callback_may_ask_for_what_nobody_uses(void)
         }
 }
 
-/* --- a device that a call on another thread is inside of ------------------------------------------ */
+/* --- a device that a call on another thread is using ----------------------------------------- */
 
 static atomic_int blocked, go_on;
 
@@ -350,7 +350,8 @@ static void *asks_for_its_state(void *opaque)
     return NULL;
 }
 
-/* A device with a session on it, and a call of another thread inside the device: not the session. */
+/* A device with a session on it, and a call of another thread inside the device, not the
+ * session. */
 static void party_in_use(struct party *p, struct vfiomig_save **save, struct vfiomig_load **load)
 {
     party_new(p, IN_OP, NULL);
@@ -407,7 +408,7 @@ static void a_session_whose_device_is_in_use_is_not_freed_by_a_callback(void)
         OK(loads ? vfiomig_load_get_failure(load, &failure) : vfiomig_save_get_failure(save, &failure));
         EQ(vfiomig_sim_state(used.sim),
            loads ? VFIOMIG_STATE_RESUMING : VFIOMIG_STATE_PRE_COPY);
-        /* And with the device at rest the callback frees it. */
+        /* When the device is idle, the callback frees it. */
         OK(vfiomig_device_run(rig.dev));
         EQ(events, 2);
         EQ(vfiomig_sim_state(used.sim), VFIOMIG_STATE_RUNNING);
@@ -418,7 +419,7 @@ static void a_session_whose_device_is_in_use_is_not_freed_by_a_callback(void)
     }
 }
 
-/* The device of the callback itself is in use by the call that makes it. */
+/* The callback's own device is in use by the call that makes it. */
 static void a_session_of_its_own_device_is_not_freed_by_a_callback(void)
 {
     struct vfiomig_device_options options = VFIOMIG_DEVICE_OPTIONS_INIT;
@@ -433,7 +434,7 @@ static void a_session_of_its_own_device_is_not_freed_by_a_callback(void)
     struct vfiomig_save *save = save_to_free;
     save_to_free = NULL;
     vfiomig_save_free(save);
-    /* Nobody has the device any more. */
+    /* Nobody is using the device any more. */
     OK(vfiomig_save_begin(rig.dev, NULL, &save));
     vfiomig_save_free(save);
     rig_free(&rig);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/* Cancelling from another thread, while a call is under way: it ends soon and in a known state. */
+/* Cancelling from another thread during a call: the call ends soon, and in a known state. */
 #include <pthread.h>
 #include <time.h>
 
@@ -10,7 +10,7 @@ static void nap(void)
     nanosleep(&(struct timespec){ .tv_nsec = 5000000 }, NULL);
 }
 
-/* Both when the driver has begun. */
+/* Both once the driver has begun. */
 static void *cancel_save(void *save)
 {
     struct vfiomig_save_stats stats = VFIOMIG_SAVE_STATS_INIT;
@@ -46,7 +46,7 @@ static void a_save_on_a_slow_device(void)
     CHECK(stream.len < o.state_size / 2);
     pthread_join(thread, &result);
     EQ((intptr_t)result, 0);
-    /* Every later call as well, and only one way out. */
+    /* Every later call returns the same, and there is only one way out. */
     EQ(read_until(save, &stream, 65536, VFIOMIG_NEXT_DRAINED), -ECANCELED);
     EQ(vfiomig_save_finish(save, VFIOMIG_ENDING_RELEASE), -ECANCELED);
     OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
@@ -96,7 +96,7 @@ static void a_save_that_has_stopped_the_device(void)
     bytes_free(&stream);
 }
 
-/* The driver takes nothing for as long as the load's patience lasts: half a minute here. */
+/* The driver takes nothing for as long as the load waits: half a minute here. */
 static void a_load_into_a_stuck_device(void)
 {
     struct vfiomig_load_stats stats = VFIOMIG_LOAD_STATS_INIT;
@@ -143,7 +143,7 @@ static void a_load_before_its_commit(void)
     bytes_free(&stream);
 }
 
-/* All that can be asked of a save but for its end, twice. */
+/* Everything that can be asked of a save except its end, twice. */
 static void every_call_is_cancelled(struct vfiomig_save *save)
 {
     struct vfiomig_pending pending = VFIOMIG_PENDING_INIT;
@@ -182,7 +182,7 @@ static void each_later_call_of_a_save_says_so(void)
         OK(vfiomig_save_cancel(save));
         every_call_is_cancelled(save);
         EQ(vfiomig_save_finish(save, 99), -EINVAL);
-        if (when == 3) { /* too late: the target may have it all */
+        if (when == 3) { /* too late: the target may have everything */
             OK(vfiomig_save_finish(save, VFIOMIG_ENDING_RELEASE));
             EQ(vfiomig_sim_state(rig.sim), VFIOMIG_STATE_STOP);
         } else {
@@ -190,7 +190,7 @@ static void each_later_call_of_a_save_says_so(void)
             OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
             EQ(vfiomig_sim_state(rig.sim), VFIOMIG_STATE_RUNNING);
         }
-        /* What is finished is finished, however that came about. */
+        /* What is finished is finished, however that happened. */
         EQ(vfiomig_save_next(save, buf, sizeof buf, &len), -EINVAL);
         EQ(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP), -EINVAL);
         vfiomig_save_free(save);

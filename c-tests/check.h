@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * What every test program here uses: one line per test, "ok NAME" or "not ok NAME: reason", and
- * "N passed, N failed" at the end. A check that does not hold ends its test. Checks are for the
- * program's own thread: not for callbacks that the library calls, nor for other threads.
+ * What every test program here uses: one line per test, "ok NAME" or "not ok NAME: reason", and "N
+ * passed, N failed" at the end. A check that fails ends its test. Checks are for the program's own
+ * thread, not for callbacks that the library calls, nor for other threads.
  */
 #ifndef CHECK_H
 #define CHECK_H

@@ -86,7 +86,7 @@ static void keeping_is_possible_at_any_time(void)
     }
 }
 
-/* The source, after it was released, is a device for the next guest. */
+/* After it was released, the source is a device for the next guest. */
 static void a_released_device_is_used_again(void)
 {
     struct rig rig = rig_new(NULL, NULL);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * Which tracker a writer gets: the first of those it was given that works, and the reason is told.
- * Where none works every page is dirty at every time, or the run does not start.
+ * Which tracker a writer gets: the first one it was given that works, and the reason for it. If
+ * none works, every page is always dirty, or tracking does not start.
  */
 #include <fcntl.h>
 #include <unistd.h>
@@ -45,7 +45,7 @@ static void without_a_writer_nothing_is_dirty(void)
     vfiomig_dirty_free(run);
 }
 
-/* A device with every quirk of its log, and a tracker of the VMM's behind it. */
+/* A device whose log has every quirk, followed by a tracker of the VMM's. */
 static void one_choice(uint64_t quirks, uint32_t fault_op, int fault, uint32_t tracker, const char *note)
 {
     struct vfiomig_sim_options o = rig_options();
@@ -92,7 +92,7 @@ static void the_first_that_works_is_taken_and_the_reason_told(void)
     one_choice(0, VFIOMIG_SIM_OP_LOG_REPORT, EIO, own, "does not report");
 }
 
-/* Containers and page tables that are none. */
+/* fds that are not containers or page tables. */
 static void trackers_of_the_kernel_that_are_not_there(void)
 {
     struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
@@ -122,7 +122,7 @@ static void trackers_of_the_kernel_that_are_not_there(void)
     HAS(vfiomig_error_message(), "iommufd page table: ");
     HAS(vfiomig_error_message(), "type1 container: ");
     vfiomig_dirty_free(run);
-    CHECK(fcntl(null, F_GETFD) >= 0); /* only lent */
+    CHECK(fcntl(null, F_GETFD) >= 0); /* only borrowed */
     close(null);
 }
 
@@ -148,7 +148,7 @@ static void what_is_required_and_missing_stops_the_start(void)
     EQ(try_add_writer(run, NULL, NULL, VFIOMIG_WRITER_REQUIRED, &number), -EOPNOTSUPP);
     EQ(number, 77);
     EQ(dirty_pages(run, 0), 0);
-    /* Without the requirement it is, and its pages are dirty. */
+    /* Without the requirement it is added, and its pages are dirty. */
     OK(try_add_writer(run, NULL, NULL, 0, &number));
     CHECK(dirty_pages(run, VFIOMIG_DIRTY_UNWATCHED) == ALL);
     OK(vfiomig_dirty_remove_writer(run, number));
@@ -159,7 +159,7 @@ static void what_is_required_and_missing_stops_the_start(void)
     tracker_free(&bad);
 }
 
-/* A log that fails once is started anew; one that goes on failing is given up for the next tracker. */
+/* A log that fails once is restarted; one that keeps failing is given up for the next tracker. */
 static void a_log_that_fails_is_started_anew_and_then_given_up(void)
 {
     static const uint32_t effects[] = { VFIOMIG_SIM_FAULT_ONCE, VFIOMIG_SIM_FAULT_HALF };
@@ -179,7 +179,7 @@ static void a_log_that_fails_is_started_anew_and_then_given_up(void)
         EQ(error_of(run, 0).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
         EQ(vfiomig_sim_dma_write(rig.sim, BASE + PAGE, 1), 0);
         EQ(dirty_pages(run, 0), 2);
-        /* For ever. */
+        /* Forever. */
         EQ(vfiomig_sim_inject(rig.sim, VFIOMIG_SIM_OP_LOG_REPORT, 1, EIO, VFIOMIG_SIM_FAULT_STICKY), 0);
         CHECK(dirty_pages(run, VFIOMIG_DIRTY_ERRORS) == ALL);
         struct vfiomig_dirty_writer_stats stats = writer_of(run, number);
@@ -195,14 +195,14 @@ static void a_log_that_fails_is_started_anew_and_then_given_up(void)
     }
 }
 
-/* A device in nobody's hands but ours: what the simulator does not do. */
+/* A device of this test's own, for what the simulator does not do. */
 
 #define GET (1u << 16)
 #define SET (1u << 17)
 #define PROBE (1u << 18)
 
 struct odd {
-    uint64_t page_size;   /* that it says it logs in; 0: what was asked for */
+    uint64_t page_size;   /* the page size that it claims to log in; 0: what was asked for */
     int left_on;          /* by an earlier owner: START fails until STOP */
     int logging, starts, stops;
     uint32_t num_ranges;  /* of the last start that succeeded */
@@ -279,7 +279,7 @@ static struct vfiomig_device *odd_device(struct odd *odd)
     return dev;
 }
 
-/* Starts with one mapping at BASE and one far away: what tracks the device then. */
+/* Starts with one mapping at BASE and one far away; returns what tracks the device then. */
 static struct vfiomig_dirty_writer_stats odd_run(struct odd *odd, struct vfiomig_dirty **run)
 {
     struct vfiomig_device *dev = odd_device(odd);
@@ -319,7 +319,7 @@ static void a_log_in_pages_that_cannot_be_is_not_used(void)
     }
 }
 
-/* The first page of all is asked for at the start; what it says then is not lost. */
+/* The very first page is asked for at the start; what the log says then is not lost. */
 static void what_is_dirty_from_the_first_moment_on_is_told(void)
 {
     struct odd odd = { .dirty = 1 };
@@ -330,7 +330,7 @@ static void what_is_dirty_from_the_first_moment_on_is_told(void)
     vfiomig_dirty_free(run);
 }
 
-/* Two writers that are one device have one log. */
+/* Two writers that are one device share one log. */
 static void a_device_that_is_two_writers_is_logged_once(void)
 {
     struct odd odd = { 0 };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * vfiomig_dirty_collect(): every page that was written to comes to set_dirty, in the VMM's own terms,
- * once; what it refuses comes again.
+ * vfiomig_dirty_collect(): every page that was written to reaches set_dirty, in the VMM's own
+ * terms, once; what it refuses comes again.
  */
 #include <pthread.h>
 #include <semaphore.h>
@@ -10,7 +10,8 @@
 
 #define BASE ((uint64_t)1 << 32)
 
-/* Three mappings, which lie otherwise in the VMM's memory than in the devices' view of it. */
+/* Three mappings, which lie in a different order in the VMM's memory than in the devices' view
+ * of it. */
 static void three_mappings(struct vfiomig_dirty *run)
 {
     map(run, BASE + 300 * PAGE, 100 * PAGE, 7, 0);
@@ -124,7 +125,7 @@ static void what_is_refused_comes_again(void)
             m.refuse = errnums[e];
             EQ(vfiomig_dirty_collect(run), -returned[e]);
             HAS(vfiomig_error_message(), "take dirty pages");
-            /* The others have come. */
+            /* The others have arrived. */
             EQ(m.num, nth == 0 ? 2 : 3);
             m.refuse = 0;
             /* One more in between. */
@@ -139,7 +140,7 @@ static void what_is_refused_comes_again(void)
             OK(vfiomig_dirty_collect(run));
             EQ(m.num, 5);
         }
-    /* Also by the other way of reading. */
+    /* Also with the other way of reading. */
     forget(&m);
     uint64_t bitmap[7] = { 0 };
     touch(&t, BASE + 3 * PAGE, 1);
@@ -188,7 +189,7 @@ static void without_set_dirty_there_is_nothing_to_collect_into(void)
     vfiomig_dirty_free(run);
 }
 
-/* A writer that goes leaves what it has written to. */
+/* A writer that is removed leaves what it has written to. */
 static void a_removed_writer_leaves_its_pages(void)
 {
     struct memory m = memory_new(PAGE);
@@ -302,7 +303,7 @@ static void a_translated_page_is_where_it_is_when_it_is_dirty(void)
 
 static void cancel(void *opaque)
 {
-    /* In a callback; its result is seen in what the reading returns. */
+    /* In a callback; its result shows in what the reading returns. */
     vfiomig_dirty_cancel(opaque);
 }
 
@@ -319,7 +320,7 @@ static void a_callback_cancels(void)
     m.hook = cancel;
     m.hook_opaque = run;
     EQ(vfiomig_dirty_collect(run), -ECANCELED);
-    /* The mapping that was under way, and no more. */
+    /* The mapping that was in progress, and no more. */
     EQ(m.calls, 1);
     EQ(m.num, 200);
     m.hook = NULL;

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * vfiomig_dirty_dma_read() and _write(): guest memory by the addresses that devices use, across the
- * edges of mappings, through host addresses or callbacks; what is written is dirty.
+ * edges of mappings, through host addresses or callbacks. What is written is dirty.
  */
 #include "track.h"
 
 #define BASE ((uint64_t)1 << 34)
 #define NUM 16 /* pages of guest memory */
 
-/* The VMM's memory: two blocks, which devices see one behind the other, the second one first. */
+/* The VMM's memory: two blocks, which devices see one after the other, the second one first. */
 struct ram {
     uint8_t block[2][NUM * PAGE];
     int reads, writes, translations, fail;
@@ -226,7 +226,7 @@ static void what_is_not_mapped_or_read_only_stays_as_it_is(void)
     EQ(vfiomig_dirty_dma_write(run, BASE + 2 * NUM * PAGE - 1, buf, 2), -ENODATA);
     EQ(vfiomig_dirty_dma_write(run, BASE - 1, buf, 2), -ENODATA);
     EQ(vfiomig_dirty_dma_write(run, BASE + 2 * NUM * PAGE, buf, 1), -ENODATA);
-    /* Read-only, also where it is a part. */
+    /* Read-only, even if only a part is. */
     EQ(vfiomig_dirty_dma_write(run, BASE + 3 * NUM * PAGE, buf, 1), -EINVAL);
     EQ(vfiomig_dirty_dma_write(run, BASE + (3 * NUM + 1) * PAGE, buf, 2 * PAGE), -EINVAL);
     HAS(vfiomig_error_message(), "read-only");
@@ -253,7 +253,7 @@ static void a_memory_that_nobody_can_reach(void)
     vfiomig_dirty_free(run);
 }
 
-/* A write that fails midway may have written: what it may have written to is dirty. */
+/* A write that fails midway may have written; whatever it may have written to is dirty. */
 static void a_write_that_fails_is_dirty_all_the_same(void)
 {
     static struct ram ram;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * Logs that do not take, or do not tell, everything: what can be logged is, the rest counts as dirty
- * and is named, and none is given up for what passes.
+ * Logs that do not accept, or do not report, everything: what can be logged is logged, the rest
+ * counts as dirty and is named, and none is given up for something that passes.
  */
 #include "track.h"
 
@@ -18,7 +18,7 @@ struct limited {
     uint64_t bad[2];          /* -EPERM for a range with one of these */
     uint32_t most_ranges;     /* -E2BIG */
     int fail_start, fail_report; /* errnos */
-    int fail_starts, fail_reports; /* so often; -1: for ever */
+    int fail_starts, fail_reports; /* this many times; -1: forever */
     int whole;                /* -ENOTSUP for a report that does not begin at `base` */
     int exactly;              /* and for one that is not of all of it */
     uint64_t base, length;
@@ -144,7 +144,7 @@ static uint64_t logged_bytes(const struct limited *d)
     return bytes;
 }
 
-/* The device writes to a page; what is not logged is not told. */
+/* The device writes to a page; what is not logged is not reported. */
 static void write_to(struct limited *d, uint64_t iova)
 {
     if (is_logged(d, iova))
@@ -191,7 +191,8 @@ struct at {
     uint64_t iova, size;
 };
 
-/* Starts a log over these; what is blind then, in bytes, is dirty in each round and said each time. */
+/* Starts a log over these; what is blind then, in bytes, is dirty in each round and reported
+ * each time. */
 static void some_is_logged(struct limited *d, const struct at *at, int num, uint64_t page_size,
                            uint64_t most_blind, int most_tries, const char *named)
 {
@@ -216,7 +217,7 @@ static void some_is_logged(struct limited *d, const struct at *at, int num, uint
     int starts = d->starts;
     EQ(round_of(run, &given, VFIOMIG_DIRTY_UNWATCHED), blind);
     EQ(writer_of(run, number).assumed_bytes, 2 * blind);
-    /* What is logged is told as exactly as ever. */
+    /* What is logged is reported as exactly as ever. */
     write_to(d, at[0].iova + 5 * page_size);
     EQ(d->num_dirty, 1);
     EQ(round_of(run, &given, VFIOMIG_DIRTY_UNWATCHED), blind + page_size);
@@ -252,7 +253,7 @@ static void more_than_a_device_can_log_is_logged_up_to_its_limit(void)
     some_is_logged(&(struct limited){ .most_bytes = 8 * TIB - 1 }, two, 2, GIB, 6 * TIB, 8, "0x");
     /* One mapping is cut. */
     some_is_logged(&(struct limited){ .most_bytes = 8 * TIB - 1 }, one, 1, GIB, 6 * TIB, 8, "0x");
-    /* Reach and amount at once. */
+    /* Reach and size at once. */
     static const struct at both[] = { { 0, 6 * TIB }, { 8 * TIB, 6 * TIB }, { 200 * TIB, GIB } };
     some_is_logged(&(struct limited){ .most_bytes = 8 * TIB - 1, .end = 100 * TIB }, both, 3, GIB,
                    6 * TIB + GIB, 8, "0x");
@@ -277,7 +278,7 @@ static void too_many_ranges_are_joined_before_anything_is_left_out(void)
     vfiomig_device_free(dev);
 }
 
-/* Where another tracker tells everything it is better than a log that tells a part. */
+/* If another tracker reports everything, it is better than a log that reports a part. */
 static void a_tracker_that_tells_everything_is_better_than_a_part_of_a_log(void)
 {
     struct limited d = { .end = TIB };
@@ -314,7 +315,7 @@ static void a_mapping_that_a_full_log_does_not_take_is_dirty_and_nothing_else(vo
     map(run, 8 * GIB, 2 * GIB, 1, 0);
     map(run, 16 * GIB, GIB / 2, 2, 0);
     int starts = d.starts;
-    /* The device stands still: the log is started anew, over as much as it takes. */
+    /* The device is stopped: the log is restarted, over as much as it accepts. */
     OK(vfiomig_device_set_state(dev, VFIOMIG_STATE_STOP));
     EQ(round_of(run, &given, VFIOMIG_DIRTY_UNWATCHED), 2 * GIB + GIB / 2);
     CHECK(d.starts - starts <= 4);
@@ -365,7 +366,7 @@ static void a_window_that_is_too_large_leaves_the_mappings_logged(void)
     vfiomig_device_free(dev);
 }
 
-/* A command of a device may take a minute to fail: it is not asked again and again. */
+/* A device's command may take a minute to fail, so it is not repeated again and again. */
 static void a_log_that_times_out_is_asked_twice_and_then_the_next_tracker(void)
 {
     static const int errnos[] = { ETIMEDOUT, EIO, ENOTTY };
@@ -443,7 +444,7 @@ static void a_log_that_cannot_start_now_is_tried_again_in_the_next_round(void)
     EQ(writer_of(run, number).assumed_bytes, 3 * 64 * PAGE);
     write_to(&d, PAGE);
     EQ(round_of(run, &given, 0), PAGE);
-    /* The same when it is started anew. */
+    /* The same when it is restarted. */
     d.fail_starts = 1;
     d.fail_report = EIO;
     d.fail_reports = 1;
@@ -452,7 +453,7 @@ static void a_log_that_cannot_start_now_is_tried_again_in_the_next_round(void)
     EQ(d.logging, 1);
     EQ(round_of(run, &given, 0), 0);
     OK(vfiomig_dirty_stop(run));
-    /* Who must be tracked is not, now. */
+    /* A writer that must be tracked is not, at the moment. */
     OK(vfiomig_dirty_remove_writer(run, number));
     add_writer(run, NULL, dev, VFIOMIG_WRITER_DEVICE_LOG | VFIOMIG_WRITER_REQUIRED);
     d.fail_starts = 1;
@@ -462,7 +463,7 @@ static void a_log_that_cannot_start_now_is_tried_again_in_the_next_round(void)
     vfiomig_device_free(dev);
 }
 
-/* Eight rounds in a row, where there is something better; otherwise it may still come back. */
+/* Eight rounds in a row, if there is something better; otherwise it may still come back. */
 static void a_log_that_stays_busy_is_given_up_for_a_better_tracker(void)
 {
     for (int better = 0; better < 2; better++) {
@@ -499,7 +500,7 @@ static void a_log_that_stays_busy_is_given_up_for_a_better_tracker(void)
     }
 }
 
-/* As a vfio-user server does, whose regions are what was mapped. */
+/* Like a vfio-user server, whose regions are what was mapped. */
 static void a_log_that_reports_whole_mappings_only_is_asked_for_them(void)
 {
     for (int exactly = 0; exactly < 2; exactly++)
@@ -516,7 +517,7 @@ static void a_log_that_reports_whole_mappings_only_is_asked_for_them(void)
             write_to(&d, d.base + d.length - PAGE);
             write_to(&d, d.base);
             EQ(round_of(run, &given, 0), 2 * PAGE);
-            /* A part in the middle; what lies beside it is not lost. */
+            /* A part in the middle; what lies next to it is not lost. */
             write_to(&d, d.base + 8 * GIB + 5 * PAGE);
             write_to(&d, d.base + PAGE);
             write_to(&d, d.base + d.length - 2 * PAGE);
@@ -565,7 +566,7 @@ static void read_in_event(void *opaque, const struct vfiomig_event *event)
     }
 }
 
-/* The device is busy with what it tells of. Its log is not lost for that. */
+/* The device is busy with what it reports. Its log is not lost because of that. */
 static void a_reading_inside_an_event_of_the_device_keeps_the_log(void)
 {
     struct limited d = { 0 };

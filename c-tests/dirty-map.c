@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * The memory map of a run: what is no mapping is refused and changes nothing, what enumerate gives
- * replaces what was there, and mappings that come while tracking is on are not forgotten.
+ * The memory map: an invalid mapping is refused and changes nothing, what enumerate adds replaces
+ * what was there, and mappings that are added while tracking is on are not forgotten.
  */
 #include "track.h"
 
 #define BASE ((uint64_t)1 << 33)
 
-/* A device behind the simulator, whose log's ranges are seen. */
+/* A device behind the simulator, whose log's ranges are observed. */
 struct logged {
     struct vfiomig_sim *sim;
     struct vfiomig_device *dev;
@@ -73,7 +73,7 @@ static void mappings_that_are_none_change_nothing(void)
         uint32_t flags;
     } wrong[] = {
         { BASE + 64 * PAGE, 0, 0, 0 },
-        { BASE + 64 * PAGE, PAGE, 0, 0 },              /* half a page of the run */
+        { BASE + 64 * PAGE, PAGE, 0, 0 },              /* half a page of the tracking object */
         { BASE + 65 * PAGE, 2 * PAGE, 0, 0 },
         { BASE + 64 * PAGE, 2 * PAGE, PAGE, 0 },       /* the offset */
         { BASE + 64 * PAGE, 2 * PAGE, 0, 8 },
@@ -105,7 +105,7 @@ static void mappings_that_are_none_change_nothing(void)
     map(run, end, 2 * PAGE, 1, end);
     EQ(try_map(run, BASE + 64 * PAGE, 2 * PAGE, 2, 0, 0), -EINVAL);
     HAS(vfiomig_error_message(), "overlaps");
-    /* What is there already, exactly so, is there. */
+    /* What is already there, exactly like this, is there. */
     EQ(stats_of(run).mapped_bytes, 68 * PAGE);
     map(run, BASE + 64 * PAGE, 2 * PAGE, 1, 0);
     EQ(stats_of(run).mapped_bytes, 68 * PAGE);
@@ -170,7 +170,7 @@ static void what_enumerate_gives_replaces_what_was_mapped(void)
     touch(&t, BASE, 64 * PAGE);
     OK(vfiomig_dirty_sync(run, BASE, 64 * PAGE, PAGE, &bitmap, 1));
     CHECK(bitmap == (0xff0 | (uint64_t)3 << 32));
-    /* Afterwards mappings are added; the next start asks anew. */
+    /* Afterwards mappings are added; the next start asks again. */
     map(run, BASE, PAGE, 0, 0);
     OK(vfiomig_dirty_stop(run));
     EQ(stats_of(run).mapped_bytes, 11 * PAGE);
@@ -198,7 +198,7 @@ static void an_enumeration_that_fails_changes_nothing(void)
             EQ(stats_of(run).mapped_bytes, 8 * PAGE);
             EQ(t.starts, 0);
         }
-    /* One that is wrong, whether enumerate says so or not. */
+    /* One that is wrong, whether or not enumerate says so. */
     vmm.fail = 0;
     vmm.mappings[1].iova = BASE + 16 * PAGE;
     vmm.mappings[1].cookie = 1;
@@ -218,7 +218,7 @@ static void an_enumeration_that_fails_changes_nothing(void)
     tracker_free(&t);
 }
 
-/* Also when it is a tracker that fails, after enumerate. */
+/* Also if it is a tracker that fails, after enumerate. */
 static void a_start_that_fails_leaves_the_map_as_it_was(void)
 {
     struct vmm vmm = { .num = 0 };
@@ -263,7 +263,7 @@ static void a_mapping_that_comes_later_is_tracked_at_once(void)
     tracker_free(&t);
 }
 
-/* A device's log takes no more ranges once it is on. */
+/* A device's log accepts no more ranges once it is on. */
 static void what_a_log_does_not_watch_is_dirty_until_it_is_rearmed(void)
 {
     struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
@@ -284,7 +284,7 @@ static void what_a_log_does_not_watch_is_dirty_until_it_is_rearmed(void)
     EQ(writer_of(run, number).assumed_bytes, 3 * 4 * PAGE);
     /* Only a reading that touches it says so. */
     EQ(vfiomig_dirty_sync(run, BASE, 32 * PAGE, PAGE, &bitmap, 1), 0);
-    /* The device stands still: nothing can be lost. */
+    /* The device is stopped: nothing can be lost. */
     OK(vfiomig_device_set_state(l.dev, VFIOMIG_STATE_STOP));
     EQ(vfiomig_dirty_rearm(run), 0);
     EQ(l.starts, 2);
@@ -302,7 +302,8 @@ static void what_a_log_does_not_watch_is_dirty_until_it_is_rearmed(void)
     EQ(vfiomig_sim_dma_write(l.sim, BASE + 41 * PAGE, 1), 0);
     OK(vfiomig_dirty_sync(run, BASE, 64 * PAGE, PAGE, &bitmap, 1));
     CHECK(bitmap == (uint64_t)1 << 41);
-    /* While it runs: what is written between stop and start cannot be known, so all is dirty, once. */
+    /* While it runs: what is written between stop and start cannot be known, so everything is
+     * dirty once. */
     map(run, BASE + 50 * PAGE, PAGE, 0, 0);
     EQ(vfiomig_dirty_rearm(run), 0);
     EQ(l.starts, 3);
@@ -316,7 +317,7 @@ static void what_a_log_does_not_watch_is_dirty_until_it_is_rearmed(void)
     logged_free(&l);
 }
 
-/* By itself only where nothing has to be dirty for it: here when the device stands still. */
+/* By itself only if nothing has to be dirty for it: here, when the device is stopped. */
 static void a_log_is_rearmed_by_itself_where_that_costs_nothing(void)
 {
     struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
@@ -349,7 +350,7 @@ static void a_log_is_rearmed_by_itself_where_that_costs_nothing(void)
     logged_free(&l);
 }
 
-/* Where there is another tracker, it watches in between. */
+/* If there is another tracker, it watches in between. */
 static void rearming_with_another_tracker_makes_nothing_dirty(void)
 {
     struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
@@ -369,7 +370,7 @@ static void rearming_with_another_tracker_makes_nothing_dirty(void)
     EQ(t.stops, 1);
     EQ(l.starts, 2);
     EQ(writer_of(run, number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
-    /* 40 was not watched until now, and it is said. */
+    /* 40 was not watched until now, and this is reported. */
     EQ(vfiomig_dirty_sync(run, BASE, 64 * PAGE, PAGE, &bitmap, 1), VFIOMIG_DIRTY_UNWATCHED);
     CHECK(bitmap == (1 << 1 | 1 << 3 | (uint64_t)1 << 40));
     EQ(writer_of(run, number).assumed_bytes, PAGE);
@@ -418,7 +419,7 @@ static void a_device_that_cannot_log_windows_logs_mappings(void)
     uint32_t number = add_writer(run, NULL, l.dev, VFIOMIG_WRITER_DEVICE_LOG);
     OK(try_map(run, BASE, 64 * PAGE, 0, 0, VFIOMIG_MAPPING_WINDOW));
     map(run, BASE, 8 * PAGE, 0, 0);
-    /* Whatever it tries with the window, and then it takes the rest. */
+    /* Whatever it tries with the window, it then accepts the rest. */
     EQ(vfiomig_sim_inject(l.sim, VFIOMIG_SIM_OP_LOG_START, 1, ENOMEM, VFIOMIG_SIM_FAULT_ONCE), 0);
     OK(vfiomig_dirty_start(run));
     EQ(writer_of(run, number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * A device that is reset may forget what it has logged: everything counts as dirty once, the log is
- * started anew, and from then on it is exact again. Whoever resets it, and whenever.
+ * A device that is reset may forget what it has logged. Everything counts as dirty once, the log is
+ * restarted, and from then on it is exact again, whoever resets the device and whenever.
  */
 #include "track.h"
 
@@ -45,7 +45,7 @@ static void write_page(struct tracked *d, uint64_t page)
     EQ(vfiomig_sim_dma_write(d->rig.sim, BASE + page * PAGE, 1), 0);
 }
 
-/* After a reset of any kind: everything once, and then what was written, and no more. */
+/* After a reset of any kind: everything once, then what was written, and no more. */
 static void all_once_and_then_exact(struct tracked *d, uint32_t restarts)
 {
     CHECK(read_all(d, VFIOMIG_DIRTY_ERRORS) == ALL);
@@ -86,7 +86,7 @@ static void a_reset_that_the_vmm_tells_of(void)
     tracked_free(&d);
 }
 
-/* The device says nothing, and its log is not there. */
+/* The device does not answer, and its log does not exist. */
 static void a_reset_that_nobody_tells_of(void)
 {
     struct tracked d = tracked_new();
@@ -110,7 +110,7 @@ static void a_reset_in_the_middle_of_a_reading(void)
     tracked_free(&d);
 }
 
-/* A load that is given up resets its device. */
+/* A load that is abandoned resets its device. */
 static void a_reset_by_a_load(void)
 {
     struct tracked d = tracked_new();
@@ -149,7 +149,7 @@ static void what_is_unmapped_after_a_reset_is_dirty(void)
     tracked_free(&d);
 }
 
-/* A device that is removed cannot be asked later. */
+/* A device that was removed cannot be asked later. */
 static void a_writer_that_is_removed_after_a_reset_leaves_everything_dirty(void)
 {
     struct tracked d = tracked_new();
@@ -180,7 +180,7 @@ static void a_log_that_does_not_start_again_is_given_up(void)
     tracker_free(&t);
 }
 
-/* What the VMM tracks itself does not forget. */
+/* What the VMM tracks itself is not forgotten. */
 static void a_reset_is_nothing_to_the_vmms_own_tracker(void)
 {
     struct tracked d = { .rig = rig_new(NULL, NULL) };
@@ -197,7 +197,8 @@ static void a_reset_is_nothing_to_the_vmms_own_tracker(void)
     tracker_free(&t);
 }
 
-/* No reset, and nothing is assumed: the whole way of a device that is saved while it is tracked. */
+/* Without a reset nothing is assumed: the whole life of a device that is saved while it is
+ * tracked. */
 static void saving_and_tracking_go_on_side_by_side(void)
 {
     struct tracked d = tracked_new();

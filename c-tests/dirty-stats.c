@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * The numbers of a run, of its rounds and of its writers, and the list of its errors: exact where the
- * test knows what they must be, and consistent with each other where only the clock does.
+ * The numbers of a tracking object, of its rounds and of its writers, and the list of its errors:
+ * exact if the test knows what they must be, and consistent with each other if only the clock does.
  */
 #include <time.h>
 
@@ -70,7 +70,7 @@ static void rounds_add_up(void)
     memory_free(&m);
 }
 
-/* Not the number of calls counts, but how often an address was read. */
+/* What counts is not the number of calls, but how often an address was read. */
 static void a_round_of_syncs_ends_where_an_address_comes_again(void)
 {
     struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
@@ -178,7 +178,7 @@ static void errors_are_kept_with_their_addresses(void)
     uint64_t bitmap = 0;
     map(run, BASE, 2 * ERRORS * PAGE, 0, 0);
     OK(vfiomig_dirty_start(run));
-    /* All over the place, and apart from each other: 37 and 100 have no divisor in common. */
+    /* All over the place, and apart from each other: 37 and 100 have no common divisor. */
     for (uint64_t k = 0; k < ERRORS; k++) {
         uint64_t i = (k * 37 + 50) % ERRORS;
         t.fail_sync = EIO;
@@ -273,7 +273,7 @@ static void numbers_stay_after_the_stop_and_begin_anew_with_a_start(void)
     memory_free(&m);
 }
 
-/* What a run takes does not depend on how much memory there is. */
+/* The memory that tracking takes does not depend on how much memory there is. */
 static void a_large_memory_takes_no_more_than_a_small_one(void)
 {
     uint64_t taken[2];

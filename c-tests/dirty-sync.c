@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * vfiomig_dirty_sync(): the bits are those of the pages that were written to, and of no others,
- * whatever pages the tracker, the run and the bitmap have, and wherever the range begins and ends.
+ * whatever page sizes the tracker, the tracking object and the bitmap have, and wherever the range
+ * begins and ends.
  */
 #include "track.h"
 
@@ -67,8 +68,8 @@ static void bits_that_are_set_already_stay_and_those_beyond_the_range_too(void)
 }
 
 /*
- * What must come out: the tracker's dirty pages, rounded to pages of the run that are mapped, rounded
- * to pages of the bitmap.
+ * What must come out: the tracker's dirty pages, rounded to mapped pages of the tracking object,
+ * rounded to pages of the bitmap.
  */
 static void one_combination(uint64_t tracker_page, uint64_t run_page, uint64_t bitmap_page)
 {
@@ -126,7 +127,7 @@ static void pages_of_every_size(void)
                 one_combination(trackers[i], runs[k], bitmaps[n]);
 }
 
-/* Read in pieces that begin and end within pages of the run. */
+/* Read in pieces that begin and end inside pages of the tracking object. */
 static void a_page_that_a_range_cuts_is_dirty_on_both_sides(void)
 {
     enum { RUN_PAGE = 65536, STEP = 512 };
@@ -157,8 +158,8 @@ static void a_page_that_a_range_cuts_is_dirty_on_both_sides(void)
 }
 
 /*
- * In pieces of any length, from one end to the other: nothing is missing, nothing is made up. Where
- * pieces cut pages of the run, such a page may come again.
+ * In pieces of any length, from one end to the other: nothing is missing, and nothing is made up.
+ * If pieces cut a page of the tracking object, it may come again.
  */
 static void read_in_pieces(uint64_t step, int down)
 {
@@ -238,7 +239,7 @@ static void ranges_up_to_the_last_address(void)
     tracker_free(&t);
 }
 
-/* A tracker may say what it likes of addresses that are not mapped. */
+/* A tracker may say anything about addresses that are not mapped. */
 static void pages_that_nothing_is_mapped_at_stay_clean(void)
 {
     struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
@@ -258,7 +259,7 @@ static void pages_that_nothing_is_mapped_at_stay_clean(void)
     tracker_free(&t);
 }
 
-/* More than fits the buffer: it is read in parts, and their edges are no special places. */
+/* More than fits into the buffer: it is read in parts, whose edges are not special. */
 static void memory_that_is_larger_than_the_buffer(void)
 {
     enum { PER_BUFFER = 4096 * 8, PAGES = 3 * PER_BUFFER + 100, WORDS = PAGES / 64 + 1 };
@@ -310,7 +311,7 @@ static void a_tracker_that_fails(void)
     struct vfiomig_dirty_writer_stats stats = writer_of(run, number);
     EQ(stats.errors, 1);
     EQ(stats.assumed_bytes, (uint64_t)PER_BUFFER * PAGE);
-    /* And that was all. */
+    /* And that was everything. */
     memset(bitmap, 0, sizeof bitmap);
     OK(vfiomig_dirty_sync(run, BASE, (uint64_t)PAGES * PAGE, PAGE, bitmap, WORDS));
     EQ(count_bits(bitmap, WORDS), 0);
@@ -337,7 +338,7 @@ static void a_bitmap_that_is_too_small_loses_nothing(void)
     tracker_free(&t);
 }
 
-/* A device that logs in larger pages than the run's: all of such a page, wherever a range cuts it. */
+/* A device that logs in larger pages: all of such a page, wherever a range cuts it. */
 static void a_log_in_larger_pages(void)
 {
     enum { LOG_PAGE = 65536, SIZE = 100 * PAGE };

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * Many threads map, unmap, mark, write, collect and sync at once. The model is that of a migration:
- * each page has a version that rises with every write, and a copy that is taken whenever the page is
- * told to be dirty. In the end, when nobody writes any more and the last reading is done, every copy is
- * of the last version: nothing was lost, whoever was told.
+ * each page has a version that increases with every write, and a copy that is taken whenever the
+ * page is reported as dirty. In the end, when nobody writes any more and the last reading is done,
+ * every copy has the last version: nothing was lost, whoever was told.
  */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -18,7 +18,7 @@ struct model {
     struct vfiomig_dirty *run;
     struct vfiomig_sim *sim;
     atomic_uint version[ALL_PAGES], copy[ALL_PAGES];
-    /* The VMM's tracker: a device that the simulator is not. */
+    /* The VMM's tracker: a device that the simulator does not provide. */
     atomic_uchar dirty[ALL_PAGES];
     atomic_int stop, refusals, told, made_up, wrong;
     atomic_uint rounds[8];
@@ -85,7 +85,7 @@ struct worker {
     pthread_t thread;
 };
 
-/* Whoever has had enough turns makes way: locks need not be fair. */
+/* A thread that has had enough turns makes way: locks need not be fair. */
 static void end_turn(struct worker *w)
 {
     if (atomic_fetch_add(&w->m->rounds[w->number], 1) >= w->m->enough)
@@ -114,7 +114,8 @@ static void take_bitmap(struct model *m, uint64_t first, const uint64_t *bitmap,
             take(m, first + i);
 }
 
-/* Has a region to itself: writes by a device, by a tracker and by hand, then unmaps and maps it. */
+/* Has a region to itself: a device, a tracker and this thread write to it, then it is unmapped
+ * and mapped. */
 static void *owner(void *opaque)
 {
     struct worker *w = opaque;
@@ -181,7 +182,7 @@ static void *syncer(void *opaque)
     return NULL;
 }
 
-/* Writers come and go, logs are started anew, numbers are asked for. */
+/* Writers come and go, logs are restarted, statistics are read. */
 static void *meddler(void *opaque)
 {
     struct worker *w = opaque;
@@ -241,8 +242,8 @@ static void nothing_is_lost_whoever_reads(void)
         workers[i] = (struct worker){ .m = &m, .number = i };
         EQ(pthread_create(&workers[i].thread, NULL, what[i], &workers[i]), 0);
     }
-    /* Until everybody has had enough turns, however slow the machine: the limit is there to tell who
-     * hangs, before whoever runs this test ends it. */
+    /* Until everyone has had enough turns, however slow the machine is. The limit is there to
+     * say who hangs, before whoever runs this test ends it. */
     unsigned least;
     for (int i = 0; i < (slow ? 25000 : 5000); i++) {
         least = UINT32_MAX;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * Two devices in one address space, of which one has a log and no other tracker, and the other has a
- * tracker and no log. A VMM that chooses one kind of tracker for both misses the pages of one of them:
- * the choice is the writer's, and what is dirty for any of them is dirty.
+ * Two devices in one address space, of which one has a log and no other tracker, and the other has
+ * a tracker and no log. A VMM that chooses one kind of tracker for both misses the pages of one of
+ * them. So the choice is made per writer, and what is dirty for any of them is dirty.
  */
 #include "track.h"
 
@@ -51,7 +51,7 @@ static void two_free(struct two *two)
     rig_free(&two->b);
 }
 
-/* Device A writes by its log, device B where only its tracker sees it. */
+/* Device A writes into its log; device B writes where only its tracker sees it. */
 static void write_a(struct two *two, uint64_t page)
 {
     EQ(vfiomig_sim_dma_write(two->a.sim, BASE + page * PAGE + page % PAGE, 1), 0);

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * vfiomig_dirty_unmap(): what was dirty in a range that goes is not lost, which takes an order: the
- * VMM's trackers are read before the range is gone, since they may forget it then, and like the
- * devices' logs after it, since devices may write until then.
+ * vfiomig_dirty_unmap(): what was dirty in a range that is unmapped is not lost. That takes an
+ * order. The VMM's trackers are read before the range is gone, because they may forget it then;
+ * they and the devices' logs are read after it too, because devices may write until then.
  */
 #include "track.h"
 
 #define BASE ((uint64_t)3 << 30)
 
-/* A device whose log's reports are seen: the simulator's, behind a feature callback of our own. */
+/* A device whose log reports are observed: the simulator's, behind a feature callback of our
+ * own. */
 struct seen {
     struct vfiomig_sim *sim;
     struct vfiomig_device *dev;
@@ -69,7 +70,7 @@ static void note_given(void *opaque)
 }
 
 struct unmapping {
-    /* Both write once more, at the last moment. */
+    /* Both write once more at the last moment. */
     struct vfiomig_sim *sim;
     struct tracker *tracker;
     uint64_t write, track;
@@ -148,7 +149,7 @@ static void a_bitmap_gets_what_set_dirty_would(void)
     CHECK(bitmap[0] == (1 << 10 | 1 << 20));
     CHECK(bitmap[1] == ((uint64_t)1 << 63 | (uint64_t)1 << 35));
     EQ(m.calls, 0);
-    /* In other pages. */
+    /* In pages of another size. */
     memset(bitmap, 0, sizeof bitmap);
     OK(vfiomig_dirty_unmap(run, BASE + 100 * PAGE, 60 * PAGE, 512, bitmap, 8, unmap, &u));
     CHECK(bitmap[0] == 0xff);
@@ -161,7 +162,7 @@ static void a_bitmap_gets_what_set_dirty_would(void)
     memory_free(&m);
 }
 
-/* Nothing is mapped there any more, but the pages are still the VMM's. */
+/* Nothing is mapped there any more, but the pages still belong to the VMM. */
 static void what_set_dirty_refuses_comes_later(void)
 {
     struct memory m = memory_new(PAGE);
@@ -195,7 +196,7 @@ static void what_set_dirty_refuses_comes_later(void)
     memory_free(&m);
 }
 
-/* Perhaps of more than the range: what is left of its mapping may have a hole now. */
+/* Perhaps of more than the range: what is left of its mapping may now have a hole. */
 static void an_unmapping_that_fails_leaves_the_range_dirty(void)
 {
     struct memory m = memory_new(PAGE);
@@ -214,7 +215,7 @@ static void an_unmapping_that_fails_leaves_the_range_dirty(void)
     CHECK(error.first <= BASE + 8 * PAGE && error.first >= BASE);
     CHECK(error.last >= BASE + 12 * PAGE - 1 && error.last < BASE + 64 * PAGE);
     EQ(m.calls, 0);
-    /* Each time, and nothing of another mapping. */
+    /* Every time, and nothing of another mapping. */
     for (int round = 0; round < 3; round++) {
         forget(&m);
         EQ(vfiomig_dirty_collect(run), VFIOMIG_DIRTY_UNWATCHED);
@@ -226,7 +227,7 @@ static void an_unmapping_that_fails_leaves_the_range_dirty(void)
     uint64_t bitmap = 0;
     OK(vfiomig_dirty_sync(run, BASE + 64 * PAGE, 64 * PAGE, PAGE, &bitmap, 1));
     EQ(bitmap, 0);
-    /* An errno that is none of the library's. */
+    /* An errno outside the library's set. */
     u.fail = ENOTCONN;
     EQ(vfiomig_dirty_unmap(run, BASE + 8 * PAGE, 4 * PAGE, 0, NULL, 0, unmap, &u), -EIO);
     /* At last. */
@@ -240,7 +241,7 @@ static void an_unmapping_that_fails_leaves_the_range_dirty(void)
     for (uint64_t page = 8; page < 12; page++)
         EQ(times_given(&m, 1, page * PAGE), 0);
     EQ(stats_of(run).mapped_bytes, 124 * PAGE);
-    /* With the rest of its mapping goes the rest of the doubt. */
+    /* The doubt goes with the rest of its mapping. */
     OK(vfiomig_dirty_unmap(run, BASE + 12 * PAGE, 52 * PAGE, PAGE, &bitmap, 1, unmap, &u) & ~3);
     OK(vfiomig_dirty_unmap(run, BASE, 8 * PAGE, PAGE, &bitmap, 1, unmap, &u) & ~3);
     forget(&m);
@@ -335,7 +336,7 @@ static void while_tracking_is_off_mappings_go_the_same_way(void)
     tracker_free(&t);
 }
 
-/* A VMM may unmap what it has not told of: a window, say, or a mapping that was refused. */
+/* A VMM may unmap what it never announced: a window, for example, or a mapping that was refused. */
 static void where_nothing_is_mapped_unmap_is_called_all_the_same(void)
 {
     struct memory m = memory_new(PAGE);
@@ -366,7 +367,7 @@ static void where_nothing_is_mapped_unmap_is_called_all_the_same(void)
     memory_free(&m);
 }
 
-/* It cannot be asked again: the range is gone. */
+/* It cannot be asked again, because the range is gone. */
 static void a_tracker_that_fails_makes_the_range_dirty(void)
 {
     struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * The library as a plug-in: opened, used from several threads, and closed again, a hundred times.
- * It must really go each time, and leave nothing behind. This program is not linked with it.
+ * It must really be gone each time, and leave nothing behind. This program is not linked with it.
  */
 #include <dlfcn.h>
 #include <malloc.h>
@@ -43,7 +43,7 @@ static void log_sink(void *opaque, uint32_t level, const char *target, const cha
     ++*(int *)opaque;
 }
 
-/* A run, with the bitmaps that it takes. */
+/* Dirty tracking, with the bitmaps that it needs. */
 static int track(void)
 {
     struct vfiomig_memory_ops ops = VFIOMIG_MEMORY_OPS_INIT;
@@ -82,7 +82,7 @@ static void *find(void *library, const char *name)
     return symbol;
 }
 
-/* Where the programs beside this one find it; sanitizers get in the way of run paths. */
+/* Where the programs next to this one find it; sanitizers get in the way of run paths. */
 static const char *library_path(void)
 {
     static char path[4096];
@@ -144,7 +144,7 @@ static void a_hundred_times_and_nothing_grows(void)
     for (int i = 0; i < LOOPS; i++)
         once();
     size_t heap = mallinfo2().uordblks;
-    /* Valgrind, which is what makes it slow, has mappings of its own. */
+    /* Valgrind, which is what makes this slow, has mappings of its own. */
     CHECK(getenv("VFIOMIG_TEST_SLOW") || maps() <= maps_before + 2);
     if (heap > heap_before + 4096)
         FAIL("%d rounds leave %zu bytes of heap behind", LOOPS, heap - heap_before);

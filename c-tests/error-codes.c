@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * The set of error codes is closed, and each of them is reached by something that a VMM can meet:
- * all but ENOTRECOVERABLE, which only a bug of the library's own gives.
+ * The set of error codes is closed, and a VMM can reach each of them in some way: all but
+ * ENOTRECOVERABLE, which only a bug of the library itself causes.
  */
 #include <fcntl.h>
 #include <unistd.h>
@@ -10,7 +10,7 @@
 
 static unsigned char reached[256];
 
-/* A call that must give this code; the text must name the function and say something. */
+/* A call that must return this code; the text must name the function and say something. */
 #define REACH(call, errnum)                                       \
     do {                                                          \
         EQ(call, -(errnum));                                      \

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/* What a device tells the VMM, in order, on the calling thread. */
+/* What a device reports to the VMM, in order, on the calling thread. */
 #include <pthread.h>
 #include <time.h>
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * Memory that runs out: malloc and its siblings in place of libc's, for the whole program. What is
- * allocated between LIB( and ) counts, and can be made to fail: by the library itself, or by libc on
- * its behalf. What the simulator and the program's own callbacks allocate does not: callbacks of the
- * library begin with OUTSIDE and end with INSIDE.
+ * Memory that runs out: malloc and its siblings instead of libc's, for the whole program. What is
+ * allocated between LIB( and ) counts, and can be made to fail: by the library itself, or by libc
+ * on its behalf. What the simulator and the program's own callbacks allocate does not count: the
+ * library's callbacks begin with OUTSIDE and end with INSIDE.
  */
 #ifndef FAILING_MALLOC_H
 #define FAILING_MALLOC_H
@@ -30,8 +30,8 @@ static size_t memory_largest;
 /* Called for each aligned allocation before it is made. */
 static void (*memory_hook)(size_t size);
 
-/* What the call has allocated in small pieces and not freed, in blocks of the library's reserve, and
- * the most that any call had at once: in bytes. */
+/* What the call has allocated in small pieces and not freed, in blocks of the library's reserve,
+ * and the most that any call had at once, in bytes. */
 static _Thread_local long memory_call;
 static long *memory_most;
 
@@ -153,7 +153,7 @@ void *realloc(void *ptr, size_t size)
     }
     if (!was_live)
         return real(ptr, size);
-    /* Out of the list before its address can be another thread's. */
+    /* Removed from the list before its address can become another thread's. */
     memory_forget(ptr, ptr ? memory_block(ptr) : 0);
     void *moved = real(ptr, size);
     int before = memory_inside;

@@ -172,7 +172,7 @@ static void a_stream_that_was_refused(void)
     OK(vfiomig_load_get_failure(load, &failure));
     expect(&failure, -EBADMSG, VFIOMIG_OP_STREAM, 0, VFIOMIG_STATE_RESUMING, VFIOMIG_STATE_UNKNOWN,
            VFIOMIG_STATE_RUNNING, VFIOMIG_OUTCOME_RESET);
-    /* Found at the end of the frame that the damage is in. */
+    /* Noticed at the end of the frame that contains the damage. */
     CHECK(failure.offset > at);
     CHECK(failure.offset <= stream.len);
     vfiomig_load_free(load);

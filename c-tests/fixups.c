@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/* What the VMM must redo before a device runs is named after a load and after a reset. */
+/* A load and a reset report what the VMM must redo before a device runs. */
 #include "rig.h"
 
 #define BOTH (VFIOMIG_FIXUP_PCI_COMMAND | VFIOMIG_FIXUP_INTERRUPTS)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * A process forks while one of its threads fills the library's reserve up: the child does not have that
- * thread, and fills its own up.
+ * A process forks while one of its threads fills the library's reserve: the child does not have
+ * that thread, and fills its own.
  */
 #include <semaphore.h>
 #include <sys/wait.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * A process forks while it has handles, whatever its threads are doing. The child's own handles work,
- * its parent's are refused at once, and nothing that the child does reaches the parent's devices or
- * takes memory from the child. (misuse.c calls every function of a parent's handle.)
+ * A process forks while it has handles, whatever its threads are doing. The child's own handles
+ * work, its parent's are refused at once, and nothing that the child does reaches the parent's
+ * devices or takes memory from the child. (misuse.c calls every function with a parent's handle.)
  */
 #include <fcntl.h>
 #include <linux/filter.h>
@@ -20,13 +20,14 @@
 
 #include "track.h"
 
-/* What a child says by its status. */
+/* What a child reports with its status. */
 enum { FINE, NOT_REFUSED, NO_WORD_OF_FORK, OWN_FAILED, CALLED_BACK, MEMORY_LOST, NOT_TRIED, SILENT };
-/* Longer than any call takes: one that waits for ever ends with SIGALRM. */
+/* Longer than any call takes: one that waits forever ends with SIGALRM. */
 enum { BOUND = 60 };
 
-/* Runs a child and returns what it found; -1: it died, or waited for ever. It ends without looking
- * for leaks, as sanitizers and valgrind do: what its parent's threads had in hand is lost to it. */
+/* Runs a child and returns what it found; -1: it died, or waited forever. It ends without
+ * looking for leaks, as sanitizers and valgrind do: what its parent's threads were holding is
+ * lost to it. */
 static int ask_a_child(int (*what)(void *), void *opaque)
 {
     int *place = mmap(NULL, sizeof *place, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -62,7 +63,7 @@ static int refused(int r)
     return strstr(vfiomig_error_message(), "fork") ? FINE : NO_WORD_OF_FORK;
 }
 
-/* A device of the process's own, migrated to another one. Checks are the parent's alone. */
+/* A device of the process's own, migrated to another one. Only the parent makes checks. */
 static int migrate(void)
 {
     struct vfiomig_sim_options o = rig_options();
@@ -148,7 +149,7 @@ static void a_child_has_handles_of_its_own_and_not_those_of_its_parent(void)
     rig_free(&rig);
 }
 
-/* As a kernel before 4.14: madvise() knows no MADV_WIPEONFORK. */
+/* Like a kernel before 4.14: madvise() does not know MADV_WIPEONFORK. */
 static int make_the_kernel_old(void)
 {
     struct sock_filter code[] = {
@@ -241,8 +242,8 @@ static void count_message(void *opaque, uint32_t level, const char *target, cons
     atomic_fetch_add((atomic_uint *)opaque, 1);
 }
 
-/* The allocator of older address sanitizers has locks that a child finds held: without it the child
- * would wait there, and not in the library. */
+/* The allocator of older address sanitizers has locks that a child finds held: with it, the
+ * child would wait there, and not in the library. */
 #ifdef __SANITIZE_ADDRESS__
 enum { IN_HAND = 0 };
 #else
@@ -419,7 +420,7 @@ static void a_child_that_frees_a_run_keeps_its_memory(void)
     OK(vfiomig_dirty_start(run));
     num_parents = ranges(parents, 4096);
     child_does(frees_a_run, run);
-    /* And the parent reads on. */
+    /* And the parent goes on reading. */
     touch(&tracker, 3 * PAGE, 1);
     OK(vfiomig_dirty_sync(run, 0, 64 * PAGE, PAGE, bits, 2));
     EQ(bits[0], 1 << 3);
@@ -453,7 +454,7 @@ static void a_callback_may_fork_where_the_child_ends_there(void)
 
 int main(void)
 {
-    RUN(also_where_the_kernel_does_not_wipe_pages); /* first: it needs a library that is fresh */
+    RUN(also_where_the_kernel_does_not_wipe_pages); /* first: it needs a library that was not used before */
     RUN(a_child_has_handles_of_its_own_and_not_those_of_its_parent);
     RUN(a_child_never_waits_for_what_its_parents_threads_hold);
     RUN(a_child_that_frees_a_run_keeps_its_memory);

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/* The way from one state to another is computed without a device; a few that are easily wrong. */
+/* The path from one state to another is computed without a device; a few that are easy to get
+ * wrong. */
 #include "check.h"
 
 enum { E, ST, RU, SC, RE, RP, PC, PP };
 
-/* want ends with 0 where it is shorter; -1 at its start: there is no way. */
+/* want ends with 0 if it is shorter; -1 at its start: there is no path. */
 static void expect(uint64_t flags, uint32_t from, uint32_t to, int opens, const int want[5])
 {
     struct vfiomig_path path = VFIOMIG_PATH_INIT;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/* Handles are numbers that can be checked: thousands at once, and none that is stale is believed. */
+/* Handles are numbers that can be checked: thousands at once, and no stale one is accepted. */
 #include "rig.h"
 
 enum { MANY = 3000 };
@@ -36,12 +36,12 @@ static void thousands_at_once(void)
         devices[i] = new_device();
     for (int i = 0; i < MANY; i++)
         OK(use(devices[i]));
-    /* Every other one goes: the rest is untouched. */
+    /* Every other one is freed; the rest is untouched. */
     for (int i = 0; i < MANY; i += 2)
         vfiomig_device_free(devices[i]);
     for (int i = 0; i < MANY; i++)
         EQ(use(devices[i]), i % 2 ? 0 : -EBADF);
-    /* New ones take the room, and the old handles do not name them. */
+    /* New ones take the room, and the old handles do not refer to them. */
     static struct vfiomig_device *more[MANY / 2];
     for (int i = 0; i < MANY / 2; i++)
         more[i] = new_device();

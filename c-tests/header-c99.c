@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/* The header, first and alone, in strict C99; the Makefile says -std=c99 -pedantic-errors. */
+/* The header, first and alone, in strict C99; the Makefile passes -std=c99 -pedantic-errors. */
 #include "vfiomig.h"
 
 #include <stdio.h>

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/* A stream is loaded only into the kind of device that it comes from; what is compared can be relaxed. */
+/* A stream is loaded only into the kind of device that it comes from; the comparison can be
+ * relaxed. */
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -42,7 +43,7 @@ static int load_into(const struct bytes *stream, const struct vfiomig_sim_option
     uint64_t written = vfiomig_sim_bytes_written(rig.sim);
     int r = push_all(load, stream, SIZE_MAX);
     if (r == -EXDEV) {
-        /* Found before the driver got anything, and the device given back. */
+        /* Noticed before the driver got anything, and the device was given back. */
         EQ(vfiomig_sim_bytes_written(rig.sim), written);
         EQ(vfiomig_sim_state(rig.sim), VFIOMIG_STATE_RUNNING);
     }
@@ -175,7 +176,7 @@ static void what_a_device_is(void)
     rig_free(&rig);
 }
 
-/* A directory as sysfs has one for a VF whose vendor's driver has cut it out; "" leaves a file out. */
+/* A directory as sysfs has it for a VF made by its vendor's driver; "" leaves a file out. */
 static void make_sysfs(const char *dir, const char *type, const char *version)
 {
     static const char *const dirs[] = { "", "/nvidia", "/drivers", "/drivers/nvidia",
@@ -214,7 +215,7 @@ static void remove_sysfs(const char *dir)
     }
 }
 
-/* A device of which sysfs knows more than it does itself. */
+/* A device of which sysfs knows more than the device itself does. */
 static struct rig rig_in(const char *dir)
 {
     struct vfiomig_sim_options o = rig_options();
@@ -228,7 +229,7 @@ static struct rig rig_in(const char *dir)
     return rig;
 }
 
-/* NVIDIA's vGPUs since Linux 6.8: no mdev, and a driver that takes no other version's state. */
+/* NVIDIA's vGPUs since Linux 6.8: no mdev, and a driver that accepts no other version's state. */
 static void another_vgpu_type_or_driver_version_is_told_apart_before_anything_is_written(void)
 {
     static const struct {
@@ -296,7 +297,7 @@ static int64_t read_region(void *opaque, uint32_t region, uint64_t offset, void 
     return (int64_t)len;
 }
 
-/* Region 7 of a platform device is no configuration space. */
+/* Region 7 of a platform device is not configuration space. */
 static void pci_ids_are_read_of_pci_devices_only(void)
 {
     static const char *const buses[] = { "pci", "platform", "mdev", "" };

@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
-# What `make install` leaves is what a distribution and a program need: the right files, found by
-# pkg-config, linked with shared and static, and all of it removed by `make uninstall`.
+# What `make install` leaves is what a distribution and a program need: the right files, found
+# by pkg-config, linked with shared and static, and all of it removed by `make uninstall`.
 #
 # usage: installed.sh VERSION        (run where the Makefile is, after `make all`)
 
@@ -58,7 +58,7 @@ listing "$work/root" >"$work/first"
 "$make" --no-print-directory B="$build" install DESTDIR="$work/root" PREFIX=/usr LIBDIR=/usr/lib/some-triplet >/dev/null 2>&1
 listing "$work/root" >"$work/second"
 verdict idempotent "$(diff "$work/first" "$work/second")"
-# Another user may install, who has no cargo: it must not even be looked for.
+# Another user may install, who has no cargo: nothing may even look for it.
 "$make" --no-print-directory B="$build" install DESTDIR="$work/nocargo" PREFIX=/usr LIBDIR=/usr/lib/some-triplet CARGO=false RUSTC=false >"$work/log" 2>&1 ||
 	bad install-without-cargo "$(cat "$work/log")"
 listing "$work/nocargo" | diff "$work/first" - >"$work/log"
@@ -97,7 +97,7 @@ static_libs=$($pkg_config --static --libs vfiomig | sed 's/-lvfiomig/-l:libvfiom
 # Nothing shared at all: gcc's unwinder is then another library.
 no_shared_libs=$(printf '%s' "$static_libs" | sed 's/-lgcc_s/-lgcc_eh/')
 
-# build_and_run NAME flags... : what is wrong
+# build_and_run NAME flags... : prints what is wrong
 build_and_run() {
 	name=$1
 	shift

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * Numbers that the library shares with the kernel are the kernel's: in the header, and in what a
- * device is asked. Compared with <linux/vfio.h> as far as the installed one goes.
+ * device is asked. They are compared with <linux/vfio.h> as far as the installed one goes.
  */
 #include <linux/vfio.h>
 
@@ -39,7 +39,7 @@ static void precopy_info_has_the_kernels_layout(void)
 #endif
 }
 
-/* A device that writes down what it is asked. */
+/* A device that records what it is asked. */
 static struct {
     uint32_t flags;
     size_t len;

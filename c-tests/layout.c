@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * The layout of every structure that crosses the ABI, frozen. A line that does not hold any more is
- * a break of the ABI: append members, never change or move them. c-tests/abi.sh checks that no
+ * The layout of every structure that crosses the ABI, frozen. A line that no longer holds is a
+ * break of the ABI: append members, never change or move them. c-tests/abi.sh checks that no
  * structure is missing here.
  */
 #include "rig.h"
@@ -290,7 +290,7 @@ FIELD(vfiomig_dirty_error, text, 32, 464);
 /* Handles look like pointers, and are never looked into. */
 _Static_assert(sizeof(struct vfiomig_device *) == 8, "handles");
 
-/* The library was compiled from another language: its sizes must be these, and no longer ones. */
+/* The library was compiled from another language: its sizes must be these, and no larger. */
 #define SAME(type, call)                                          \
     do {                                                          \
         struct type s;                                            \
@@ -334,7 +334,7 @@ static int begin_load(struct vfiomig_device *dev, const struct vfiomig_load_opti
     return r;
 }
 
-/* Sources of a run, and their trackers. */
+/* Writers of a tracking object, and their trackers. */
 static uint32_t last_writer;
 
 static int no_sync(void *opaque, uint64_t iova, uint64_t length, uint64_t page_size, uint64_t *bitmap,

@@ -83,7 +83,7 @@ static size_t resident(void)
     return pages * (size_t)sysconf(_SC_PAGESIZE);
 }
 
-/* The next bytes of the stream, through memory of the library's where that is asked for. */
+/* The next bytes of the stream, through the library's memory if that is asked for. */
 static size_t take_some(struct vfiomig_load *load, const struct bytes *in, size_t at, size_t most,
                         int in_space)
 {
@@ -101,7 +101,8 @@ static size_t take_some(struct vfiomig_load *load, const struct bytes *in, size_
     return len;
 }
 
-/* A frame of 96 MiB, of which little has come, takes little memory; then it is taken whole. */
+/* A frame of 96 MiB, of which little has come, takes little memory; then it is accepted as a
+ * whole. */
 static void a_frame_takes_memory_as_it_comes(void)
 {
     enum { STATE = 96 << 20, LITTLE = 300000, ENOUGH = 24 << 20 };

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/* The library is silent until it is asked to speak, and never says what a device holds. */
+/* The library is silent until it is asked to speak, and never reveals what a device holds. */
 #include <unistd.h>
 
 #include "rig.h"
@@ -39,7 +39,7 @@ static void work(void)
     bytes_free(&stream);
 }
 
-/* Nothing on standard output or error: both are pipes meanwhile. */
+/* Nothing on standard output or error: both are pipes in the meantime. */
 static void silent_by_default(void)
 {
     int pipe_fds[2], saved[2] = { dup(1), dup(2) };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * Messages to standard error as VFIOMIG_LOG says, for programs without a logging of their own.
- * Which half applies depends on the library that is loaded: with the feature env-logger or not.
+ * Messages to standard error as VFIOMIG_LOG says, for programs without logging of their own. Which
+ * half applies depends on the library that is loaded: with the feature env-logger or without.
  */
 #include <unistd.h>
 
@@ -53,7 +53,7 @@ static void as_the_variable_says_and_again(void)
     OK(vfiomig_log_set(NULL, NULL, NULL, VFIOMIG_LOG_OFF));
 }
 
-/* EXPECT_ENV_LOGGER is set by who knows which library this is. */
+/* EXPECT_ENV_LOGGER is set by those who know which library this is. */
 static void the_feature_is_there_or_is_named(void)
 {
     const char *expected = getenv("EXPECT_ENV_LOGGER");

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * A device that is reset behind the library (error recovery on the host, a bus reset) while it holds
- * the state of a guest that is stopped, or that came by a load. Whoever finds out, and at which
- * step: it is an error with outcome RESET, and the device is neither run nor saved until the VMM
- * loads it again or says that it wants an empty one.
+ * A device that is reset behind the library's back (error recovery on the host, a bus reset) while
+ * it holds the state of a guest that is stopped, or that came with a load. Whoever notices, and at
+ * whatever step: it is an error with outcome RESET, and the device is neither run nor saved until
+ * the VMM loads it again or says that it wants an empty one.
  */
 #include "rig.h"
 
-/* How the reset is found out. */
+/* How the reset is noticed. */
 enum found { BY_THE_CALL, BY_A_READ, BY_ITS_STATE, TOLD, FOUNDS };
 
 static const uint32_t keeps[] = { VFIOMIG_ENDING_KEEP, VFIOMIG_ENDING_KEEP_QUIESCED, VFIOMIG_ENDING_KEEP_STOPPED };
@@ -22,7 +22,7 @@ static void lost(struct rig *rig, int result)
     CHECK(failure.fixups != 0);
 }
 
-/* Neither run nor saved, however often it is asked; and it may be stopped. */
+/* Neither run nor saved, however often it is asked; but it may be stopped. */
 static void stays_lost(struct rig *rig)
 {
     struct vfiomig_save *save;
@@ -31,7 +31,7 @@ static void stays_lost(struct rig *rig)
         lost(rig, vfiomig_device_set_state(rig->dev, VFIOMIG_STATE_RUNNING_P2P));
         lost(rig, vfiomig_save_begin(rig->dev, NULL, &save));
         OK(vfiomig_device_set_state(rig->dev, VFIOMIG_STATE_STOP));
-        /* To hear of it once more does not mean that it was wanted. */
+        /* Being told once more does not mean that the reset was wanted. */
         OK(vfiomig_device_notify_reset(rig->dev));
     }
 }
@@ -171,7 +171,7 @@ static void load_into(struct rig *to)
     rig_free(&from);
 }
 
-/* To follow the documentation and say so must not be worse than to keep silent. */
+/* Following the documentation and saying so must not be worse than keeping silent. */
 static void what_was_loaded_is_not_run_whoever_knew(void)
 {
     for (int found = 0; found < FOUNDS; found++)
@@ -192,7 +192,7 @@ static void what_was_loaded_is_not_run_whoever_knew(void)
         }
 }
 
-/* Between the last look and the change: the change itself shows it. */
+/* Between the last check and the change: the change itself shows it. */
 static void a_reset_just_before_a_change_is_recognised(void)
 {
     for (int stop = 0; stop < 2; stop++) {
@@ -205,7 +205,7 @@ static void a_reset_just_before_a_change_is_recognised(void)
         if (stop)
             OK(vfiomig_save_quiesce(save));
         EQ(vfiomig_sim_inject(rig.sim, VFIOMIG_SIM_OP_SET_STATE, 1, EIO, VFIOMIG_SIM_FAULT_RESET), 0);
-        /* The vCPUs are stopped: it was not the guest. */
+        /* The vCPUs are stopped, so it was not the guest. */
         lost(&rig, stop ? vfiomig_save_stop(save) : vfiomig_save_quiesce(save));
         lost(&rig, vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
         OK(vfiomig_device_get_fixups(rig.dev, &fixups));
@@ -216,7 +216,7 @@ static void a_reset_just_before_a_change_is_recognised(void)
     }
 }
 
-/* The vCPUs are stopped before devices are quiesced: from there on it is the same. */
+/* The vCPUs are stopped before devices are quiesced; from there on it is the same. */
 static void a_quiesced_device_is_not_saved_after_a_reset(void)
 {
     for (int found = 0; found < FOUNDS; found++)
@@ -243,7 +243,7 @@ static void a_quiesced_device_is_not_saved_after_a_reset(void)
         }
 }
 
-/* A device that waits in RUNNING_P2P for its guest, and is saved again meanwhile. */
+/* A device that waits in RUNNING_P2P for its guest, and is saved again in the meantime. */
 static void a_save_of_a_device_that_waits_does_not_start_again(void)
 {
     struct rig rig = rig_new(NULL, NULL);
@@ -278,12 +278,13 @@ static void a_stop_that_ends_in_a_reset_is_remembered(void)
     rig_free(&rig);
 }
 
-/* A device whose next change does something else than it says, and which may not tell its state. */
+/* A device whose next change does something other than it says, and which may not tell its
+ * state. */
 static struct wrapped {
     const struct vfiomig_device_ops *ops;
     struct vfiomig_sim *sim;
     enum { AS_IT_IS, RESET_AND_FAIL, DONE_AND_FAIL, IGNORED } next;
-    int unreadable; /* so many questions for the state fail */
+    int unreadable; /* this many questions for the state fail */
 } wrapped;
 
 static int wrapped_feature(void *sim, uint32_t flags, void *data, size_t len)
@@ -345,7 +346,7 @@ static void a_change_that_fails_because_of_a_reset_says_so(void)
     }
 }
 
-/* Where a guest's state depends on it, the state must be known: no answer is not a good one. */
+/* If a guest's state depends on it, the state must be known: no answer is not a good answer. */
 static void a_device_that_does_not_tell_its_state_is_asked_again_and_not_believed(void)
 {
     for (int way = 0; way < 4; way++) {
@@ -373,7 +374,7 @@ static void a_device_that_does_not_tell_its_state_is_asked_again_and_not_believe
     }
 }
 
-/* It was to run, did not, and was reset then. */
+/* It was to run, did not, and was then reset. */
 static void a_device_that_did_not_go_is_still_its_guests(void)
 {
     struct rig rig = wrapped_new(VFIOMIG_STATE_RUNNING);
@@ -385,7 +386,7 @@ static void a_device_that_did_not_go_is_still_its_guests(void)
     stays_lost(&rig);
     rig_free(&rig);
 
-    /* And one that was to stop, and did not, is its guest's to reset. */
+    /* A device that was to stop, and did not, is its guest's to reset. */
     rig = wrapped_new(VFIOMIG_STATE_RUNNING);
     wrapped.next = IGNORED;
     EQ(vfiomig_device_set_state(rig.dev, VFIOMIG_STATE_STOP), -EIO);
@@ -427,12 +428,13 @@ static void a_device_that_is_in_stop_is_held_however_it_came_there(void)
         }
 }
 
-/* Whoever begins a load has given up what the device held, also where it does not begin. */
+/* A caller that begins a load has given up what the device held, even if the load does not
+ * begin. */
 static void a_load_that_fails_loses_nothing_more(void)
 {
     struct vfiomig_sim_options o = rig_options();
     struct vfiomig_load *load;
-    o.migration_flags = 1; /* half-way to RESUMING is STOP */
+    o.migration_flags = 1; /* halfway to RESUMING is STOP */
     struct rig rig = rig_new(&o, NULL);
     EQ(vfiomig_sim_inject(rig.sim, VFIOMIG_SIM_OP_SET_STATE, 1, EIO, VFIOMIG_SIM_FAULT_HALF), 0);
     EQ(vfiomig_load_begin(rig.dev, NULL, &load), -EIO);
@@ -467,7 +469,7 @@ static void what_fails_does_not_lift_it(void)
     rig_free(&rig);
 }
 
-/* A paused guest's device that had to be reset does not run beside it. */
+/* A paused guest's device that had to be reset does not run next to it. */
 static void the_device_of_a_paused_guest_is_left_stopped(void)
 {
     struct rig rig = rig_new(NULL, NULL);
@@ -484,7 +486,7 @@ static void the_device_of_a_paused_guest_is_left_stopped(void)
     rig_free(&rig);
 }
 
-/* A guest that runs resets its own device, and that is its business. */
+/* A running guest resets its own device, and that is its business. */
 static void a_running_guest_loses_nothing(void)
 {
     struct rig rig = rig_new(NULL, NULL);

@@ -2,11 +2,11 @@
 /*
  * Calls every function of the C API with everything that can be wrong about a call.
  *
- * What is right stands in the table (src/capi/api.toml, here misuse.gen.h): each misuse gets the
+ * What is right is in the table (src/capi/api.toml, here misuse.gen.h): each misuse gets the
  * documented error, writes nothing to outputs, releases callbacks exactly once, and ends nothing.
- * Whatever a call of this program returns must be in the list of the function's errors, and each
- * error has a text that begins with the function's name. None touches errno, whatever it returns, and
- * whatever its system calls and callbacks make of errno meanwhile.
+ * Whatever a call of this program returns must be in the function's list of errors, and each error
+ * has a text that begins with the function's name. None touches errno, whatever it returns, and
+ * whatever its system calls and callbacks do to errno in the meantime.
  */
 #define _POSIX_C_SOURCE 200809L
 #include <errno.h>
@@ -95,7 +95,7 @@ static int check(int ok, const char *format, ...)
         group_passed++;
         return 1;
     }
-    /* One line of each kind tells enough. */
+    /* One line of each kind says enough. */
     if (group_failed++ < 40) {
         char text[512];
         va_list list;
@@ -108,12 +108,12 @@ static int check(int ok, const char *format, ...)
     return 0;
 }
 
-/* No errno of any system: what a call is to leave behind, and what callbacks make of it. */
+/* Not an errno of any system: what a call is to leave alone, and what callbacks set it to. */
 enum { ODD_ERRNO = 4711, CALLBACKS_ERRNO = 4712 };
 
 static atomic_uint kept;
 
-/* Right behind a call. */
+/* Right after a call. */
 static void errno_is_kept(const char *function)
 {
     static atomic_uint told;
@@ -124,7 +124,7 @@ static void errno_is_kept(const char *function)
         check(0, "%s left errno at %d: %s", function, found, strerror(found));
 }
 
-/* Every call of the program passes here: is what it returned documented? */
+/* Every call of the program passes through here: is what it returned documented? */
 static long documented(enum row_number number, long r)
 {
     const struct row *row = &rows[number];
@@ -136,7 +136,7 @@ static long documented(enum row_number number, long r)
     int listed = 0;
     for (int i = 0; i < MAX_ERRORS && row->errors[i]; i++)
         listed |= row->errors[i] == -r;
-    /* Counted only where it is wrong: every call would be a check otherwise. */
+    /* Counted only if it is wrong: otherwise every call would be a check. */
     if (!listed && -r < 256 && !told[number][-r]++)
         check(0, "%s returned %ld, which its list of errors lacks: %s", row->name, r,
               vfiomig_error_message());
@@ -154,15 +154,15 @@ static long documented(enum row_number number, long r)
 #define FREE(function, handle) (errno = ODD_ERRNO, function(handle), errno_is_kept(#function))
 
 /*
- * A world: a simulated device with a hook in its callbacks, a device handle, sessions, and a run over
- * a little memory, with hooks in its callbacks as well.
+ * A world: a simulated device with a hook in its callbacks, a device handle, sessions, and tracking
+ * over a little memory, with hooks in its callbacks too.
  */
 
 #define STATE_SIZE (16 << 10)
 #define PAGE 4096u
 #define RAM_SIZE (8 * PAGE)
 
-/* Hooks besides those of the simulator's operations: in the callbacks of a run. */
+/* Hooks besides those of the simulator's operations: in the callbacks of dirty tracking. */
 enum {
     HOOK_ENUMERATE = 100, HOOK_SET_DIRTY, HOOK_TRANSLATE, HOOK_READ, HOOK_WRITE, HOOK_START,
     HOOK_STOP, HOOK_SYNC, HOOK_UNMAP, END_OF_HOOKS
@@ -180,10 +180,10 @@ struct world {
     uint32_t hook_op;
     const struct row *row;
     atomic_int released;
-    /* Tables of runs: how often they were handed over and released. */
+    /* Tables of dirty tracking: how often they were handed over and released. */
     int memories, trackers;
     atomic_int memory_released, tracker_released;
-    /* A callback of a run that fails, from the nth time on, and how. */
+    /* A callback of dirty tracking that fails, from the nth time on, and how. */
     uint32_t failing_op;
     int failing_nth, failing_errno;
     unsigned char ram[RAM_SIZE];
@@ -312,7 +312,8 @@ static struct world *new_world(void)
     return world;
 }
 
-/* The callbacks of a run: everything lies in the world's own memory, and every page is dirty. */
+/* The callbacks of dirty tracking: everything lies in the world's own memory, and every page is
+ * dirty. */
 
 static int failing(struct world *world, uint32_t op)
 {
@@ -482,7 +483,7 @@ static long new_dirty(struct world *world)
     return r < 0 ? r : add_sources(world);
 }
 
-/* Frees everything; whatever was done, the simulator saw nothing that no VMM may do. */
+/* Frees everything; whatever was done, the simulator saw nothing that a VMM may not do. */
 static void free_world(struct world *world, const char *what)
 {
     const char *first = "";
@@ -586,7 +587,7 @@ static void to_load_state(struct world *world, const char *state)
         die(vfiomig_error_message());
 }
 
-/* In each with a round and an error, so that there is something to ask for. */
+/* Each with a round and an error, so that there is something to ask for. */
 static void to_dirty_state(struct world *world, const char *state)
 {
     long r = new_dirty(world);
@@ -649,11 +650,12 @@ static int first_state(const struct row *row)
 struct frame {
     const struct row *row;
     struct world *world;
-    struct world *spare;  /* behind ops */
+    struct world *spare;  /* after ops */
     union argument a[MAX_ARGS];
     _Alignas(16) unsigned char memory[MAX_ARGS][ROOM];
     unsigned char before[MAX_ARGS][ROOM];
-    /* Releases of opaques, and how many of them are owed, in all and for what an argument brings. */
+    /* Releases of opaques, and how many of them are owed, in all and for what an argument
+     * brings. */
     atomic_int released;
     int owed, owed_for[MAX_ARGS];
 };
@@ -744,7 +746,7 @@ static void fill_options(struct frame *frame, int i)
     }
 }
 
-/* Where a writer has its tracker's table: behind it, and behind what tests append to it. */
+/* Where a writer has its tracker's table: after it, and after what tests append to it. */
 #define TRACKER_AT 4096
 
 static struct vfiomig_tracker_ops *tracker_of(struct frame *frame, int i)
@@ -910,7 +912,7 @@ static void refuse(struct frame *frame, long expected, const char *what)
           what, frame->released, frame->owed);
 }
 
-/* What a frame brought to life and opened goes away, and what is released then is released once. */
+/* What a frame brought to life and opened is freed, and what is released then is released once. */
 static void finish(struct frame *frame, const char *what)
 {
     const struct row *row = frame->row;
@@ -936,7 +938,7 @@ static void finish(struct frame *frame, const char *what)
         else
             FREE(vfiomig_dirty_free, out);
     }
-    /* A writer lives as long as its run otherwise. */
+    /* Otherwise a writer lives as long as its tracking object. */
     int number = row == &rows[ROW_vfiomig_dirty_add_writer] ? 2 : -1;
     if (number >= 0 && memcmp(frame->memory[number], frame->before[number], 4) != 0) {
         uint32_t added;
@@ -991,7 +993,7 @@ static int frees_handle(const struct row *row)
     return row->num_args && row->args[0].kind == A_FREE;
 }
 
-/* For loads with VFIOMIG_LOAD_PACKETS only, which none here is: c-tests/qemu-format.c. */
+/* Only for loads with VFIOMIG_LOAD_PACKETS, of which there are none here: c-tests/qemu-format.c. */
 static int of_packets(const struct row *row)
 {
     return row == &rows[ROW_vfiomig_load_push_packet] || row == &rows[ROW_vfiomig_load_write_packets];
@@ -1005,7 +1007,7 @@ static int with_packets_only(const struct row *row, const char *state)
             row == &rows[ROW_vfiomig_load_push_received]);
 }
 
-/* Whether a handle lives: a call that changes nothing says so. */
+/* Whether a handle is live: a call that changes nothing says so. */
 static int lives(int object, void *handle)
 {
     struct vfiomig_failure failure = VFIOMIG_FAILURE_INIT;
@@ -1057,7 +1059,7 @@ static unsigned slot_of(const void *handle)
     return (unsigned)((uintptr_t)handle >> 8 & 0xfff);
 }
 
-/* A world whose handle names the slot of one that was freed: slots are used again in turn. */
+/* A world whose handle names the slot of one that was freed: slots are reused in turn. */
 static struct world *world_in_slot(int object, const void *freed)
 {
     for (int i = 0; i < 400; i++) {
@@ -1475,7 +1477,7 @@ static void wrong_mappings(void)
                   mapping->iova = UINT64_MAX - PAGE + 1; mapping->size = 2 * PAGE);
 }
 
-/* Ranges and bitmaps, where what is wrong depends on both. */
+/* Ranges and bitmaps, for which what is wrong depends on both. */
 static void wrong_bitmap(enum row_number number, uint64_t page_size, int offset, uint64_t words,
                          int null, long expected)
 {
@@ -1654,7 +1656,7 @@ static void second_sessions(void)
     end();
 }
 
-/* In a child after fork() the parent's handles are none, and its devices are left alone. */
+/* In a child after fork() the parent's handles are not live, and its devices are left alone. */
 
 static void in_child(const struct row *row)
 {
@@ -1672,7 +1674,7 @@ static void in_child(const struct row *row)
     if (child == 0) {
         unsigned failed_before = group_failed;
 
-        alarm(60); /* one that waits for ever ends as well */
+        alarm(60); /* one that waits forever ends too */
         if (takes_handle(row)) {
             refuse(frame, -EBADF, "in a child");
             check(strstr(vfiomig_error_message(), "fork") != NULL, "%s in a child: the text is %s",
@@ -1736,7 +1738,8 @@ static uint32_t hook_op(int object)
 
 static int inside;
 
-/* Whether a callback with this number runs while the device is in use, and not only a run. */
+/* Whether a callback with this number runs while the device is in use, and not only the tracking
+ * object. */
 static int holds_device(uint32_t op)
 {
     return op < HOOK_ENUMERATE;
@@ -1756,7 +1759,7 @@ static void call_inside(struct world *world)
         !(row->no_wait && (world->save || world->load || world->dirty))) {
         refuse(frame, -EBUSY, "from a callback");
     } else if (frees_handle(row) && own == DEVICE && (world->save || world->load || world->dirty)) {
-        /* Its own: the session or the run keeps the device, and the handle may go. */
+        /* Its own: the session or tracking object keeps the device, and the handle may be freed. */
         call(frame);
         world->device = NULL;
         world->let_go = 1;
@@ -1775,7 +1778,7 @@ static void callbacks(void)
     begin("call from a callback");
     FOR_ROWS(row) {
         int own = takes_handle(row) || frees_handle(row) ? row->args[0].object : 0;
-        /* A run's: those of its tables, and those of a device whose log it reads. */
+        /* Those of dirty tracking: of its tables, and of a device whose log it reads. */
         struct { int object; uint32_t op; } from[] = {
             { DEVICE, VFIOMIG_SIM_OP_GET_STATE }, { SAVE, VFIOMIG_SIM_OP_READ },
             { LOAD, VFIOMIG_SIM_OP_WRITE },       { DIRTY, HOOK_SYNC },
@@ -1785,12 +1788,12 @@ static void callbacks(void)
         for (size_t i = 0; i < sizeof from / sizeof *from; i++) {
             int object = from[i].object;
 
-            /* Functions of a device also from callbacks of its sessions and runs. */
+            /* Functions of a device also from callbacks of its sessions and tracking objects. */
             if (own && own != object && own != DEVICE)
                 continue;
             struct world *world = new_world();
 
-            /* A run's second state is the one in which it is read. */
+            /* The tracking object's second state is the one in which it is read. */
             to_state(world, object, object == DIRTY);
             world->row = row;
             world->hook_op = from[i].op;
@@ -1905,11 +1908,12 @@ static void other_callbacks(void)
     end();
 }
 
-/* All callbacks of a run. */
+/* All callbacks of dirty tracking. */
 
 static int run_callbacks_seen[END_OF_HOOKS];
 
-/* Every function of the run is refused, the one that cancels is not; the device is free. */
+/* Every function of the tracking object is refused, except the one that cancels; the device is
+ * free. */
 static void busy_run(struct world *world)
 {
     struct vfiomig_caps caps = VFIOMIG_CAPS_INIT;
@@ -2080,7 +2084,7 @@ static void threads(void)
         pthread_create(&first, NULL, outer_thread, world);
         sem_wait(&entered);
         FOR_ROWS(row) {
-            /* What cancels goes last: it is tried below. */
+            /* What cancels goes last; it is tried below. */
             if (!takes_handle(row) || row->args[0].object != object || object_waits[object] ||
                 strstr(row->name, "_cancel"))
                 continue;
@@ -2361,10 +2365,10 @@ static void faults(void)
                     for (int what = SAVING; what < LIVES; what++) {
                         int common = errnums[e] == EIO || errnums[e] == EINVAL;
 
-                        /* All that can happen with a few; a little with all. */
+                        /* Everything that can happen with a few; a little with all. */
                         if (!common && (effect > VFIOMIG_SIM_FAULT_STICKY || nth > 2))
                             continue;
-                        /* What signals interrupt without end is tried for two seconds each time. */
+                        /* What signals interrupt endlessly is tried for two seconds each time. */
                         int transfer = op == VFIOMIG_SIM_OP_READ || op == VFIOMIG_SIM_OP_WRITE;
                         if (errnums[e] == EINTR && effect != 0 && !transfer)
                             continue;

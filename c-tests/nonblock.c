@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/* Reads that would block give -EAGAIN, cost nothing, and the stream is the same in the end. */
+/* Reads that would block return -EAGAIN, lose nothing, and the stream is the same in the end. */
 #include <poll.h>
 
 #include "rig.h"
@@ -11,7 +11,7 @@ static struct vfiomig_save_options nonblocking(void)
     return o;
 }
 
-/* As an event loop does it: until `until`, counting how often there was nothing. */
+/* As in an event loop: until `until`, counting how often there was nothing. */
 static int pump(struct vfiomig_save *save, struct bytes *out, int until, int *again)
 {
     uint8_t buf[8192];
@@ -75,7 +75,7 @@ static void it_is_asked_for(void)
     bytes_free(&stream);
 }
 
-/* A device without pre-copy has no stream, and so nothing to poll, before it is stopped. */
+/* A device without pre-copy has no stream before it is stopped, and so nothing to poll. */
 static void without_a_stream_there_is_nothing_to_poll(void)
 {
     struct vfiomig_sim_options o = rig_options();

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * Every allocation of a session fails once; and all from each one on do, until the session is over.
- * Each time, in a process of its own: calls return what they should or -ENOMEM; the device ends in a
- * state that the documentation names; no dirty page is lost; when memory is back, the same device is
- * saved and loaded, and the stream is right; everything can be freed, and nothing leaks.
+ * Every allocation of a session fails, once alone, and once with all that follow until the session
+ * is over. Each time, in a process of its own: calls return what they should or -ENOMEM; the device
+ * ends in a state that the documentation names; no dirty page is lost; when memory is back, the
+ * same device is saved and loaded, and the stream is right; everything can be freed, and nothing
+ * leaks.
  *
  * An abort ends that process, and is counted here.
  */
@@ -140,7 +141,7 @@ struct world {
     struct vfiomig_save *save;
     struct vfiomig_load *load;
     struct vfiomig_dirty *run;
-    /* The stream that is loaded, and packets beside it: where each begins. */
+    /* The stream that is loaded, and its packets: where each begins. */
     struct bytes stream, packets;
     size_t packet_at[MAX_PACKETS + 1], num_packets;
     int committed, released, lost;
@@ -417,7 +418,7 @@ static void *run_packets(void *load)
 
 static int submit_all(struct world *w)
 {
-    /* The last first, the rest from the back: all have to wait. */
+    /* The last one first, the rest from the back: all have to wait. */
     for (size_t i = w->num_packets; i-- > 0;)
         TRY(vfiomig_load_push_packet(w->load, w->packets.data + w->packet_at[i],
                                 w->packet_at[i + 1] - w->packet_at[i]));
@@ -551,7 +552,7 @@ static int give(void *opaque, uint64_t cookie, uint64_t offset, uint64_t page_si
     return r;
 }
 
-/* Mappings of a page, with a gap behind each. */
+/* Mappings of one page, with a gap after each. */
 static int enumerate(void *opaque, vfiomig_mapping_fn add, void *context)
 {
     struct vfiomig_mapping mapping = VFIOMIG_MAPPING_INIT;
@@ -608,7 +609,7 @@ static int add_tracker(struct world *w, struct tracker *t, uint32_t flags, uint3
     return 0;
 }
 
-/* The device writes a page, and the library owes it. */
+/* The device writes to a page, and the library owes it. */
 static void writes(struct world *w, uint64_t iova)
 {
     struct given page = { 1, iova - BASE };
@@ -834,7 +835,7 @@ int ioctl(int fd, unsigned long request, ...)
 
 /* --- afterwards ---------------------------------------------------------------------------------- */
 
-/* The device is saved and loaded as if nothing had been. */
+/* The device is saved and loaded as if nothing had happened. */
 static void works_again(struct world *w)
 {
     struct vfiomig_load_options o = load_options();
@@ -897,7 +898,7 @@ struct kind {
     int (*session)(struct world *);
 };
 
-/* One session with the allocations `first` to `last` failing; the exit status says how it was. */
+/* One session with the allocations `first` to `last` failing; the exit status tells the result. */
 static void one(const struct kind *kind, unsigned long first, unsigned long last, long *count)
 {
     static struct world w;
@@ -978,8 +979,8 @@ static int get_fixups(struct vfiomig_device *dev)
     return LIB(vfiomig_device_get_fixups(dev, &fixups));
 }
 
-/* Devices that live long are made for as long as there is no memory. The reserve is large, and it
- * ends: calls are then refused before they begin, and nothing else happens. */
+/* Devices that live long are made for as long as there is no memory. The reserve is large, but
+ * it ends: calls are then refused before they begin, and nothing else happens. */
 static int reserve(struct world *w)
 {
     static struct side sides[MANY];
@@ -1019,7 +1020,7 @@ static int reserve(struct world *w)
     while ((r = probe_with(&sides[kept], NULL)) == 0)
         kept++;
     EQ(r, -ENOMEM);
-    /* With memory back everything works at once, although the reserve is still used up. */
+    /* Once memory is back everything works at once, although the reserve is still used up. */
     memory_is_back();
     for (int i = 0; i < kept; i++)
         EQ(LIB(vfiomig_device_get_state(sides[i].dev, &state)), 0);
@@ -1040,7 +1041,7 @@ static int reserve(struct world *w)
     return 0;
 }
 
-/* What docs/abi.md says of the reserve: half of it carries 128 calls, 17 KiB each. */
+/* What docs/abi.md says about the reserve: half of it carries 128 calls, 17 KiB each. */
 static void a_call_needs_no_more_than_its_share_of_the_reserve(void)
 {
     printf("# most that a call had in blocks of the reserve: %ld bytes\n", *memory_most);

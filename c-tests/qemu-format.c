@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * QEMU's format as a VMM like QEMU uses it: the sections of several devices in one stream, whose
- * heads are the VMM's; and packets over channels of several threads.
+ * QEMU's format as used by a VMM like QEMU: the sections of several devices in one stream, whose
+ * headers are the VMM's, and packets over channels of several threads.
  */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -36,7 +36,8 @@ static struct vfiomig_load_options loading(uint32_t flags)
     return o;
 }
 
-/* A section of a device: one byte of head, as QEMU's section head is to QEMU, and what a call gave. */
+/* A section of a device: one byte of header, as QEMU's section header is to QEMU, and what a
+ * call returned. */
 static int section(struct bytes *stream, uint8_t device, struct vfiomig_save *save)
 {
     static uint8_t buf[CAP];
@@ -94,7 +95,7 @@ static void several_devices_in_one_stream(void)
         OK(vfiomig_save_add_blob(saves[i], 0, vmstate, sizeof vmstate));
         EQ(section(&stream, i, saves[i]), VFIOMIG_NEXT_END);
     }
-    for (size_t at = 0; at < stream.len;) { /* load_state, by the section's head */
+    for (size_t at = 0; at < stream.len;) { /* load_state, by the section's header */
         uint8_t i = stream.data[at++];
         CHECK(i < DEVICES);
         for (int r = 0; !(r & VFIOMIG_PUSH_SECTION_END);) {
@@ -228,7 +229,7 @@ struct channel {
     int first, step, turned, result;
 };
 
-/* Brings every so-manieth packet; each second one before the one before it, where it may. */
+/* Brings one packet in every `step`; every other one before the one before it, if it may. */
 static void *channel(void *opaque)
 {
     struct channel *c = opaque;
@@ -332,7 +333,7 @@ static void packets_over_several_channels(void)
         CHECK(vfiomig_load_push(load, stream.data, before) & VFIOMIG_PUSH_SECTION_END);
         EQ(pthread_create(&runner.thread, NULL, run, &runner), 0); /* switchover_start */
         for (int i = 0; i < THREADS; i++) {
-            /* With little room only channels that keep their order get on. */
+            /* With little room, only channels that keep their order make progress. */
             channels[i] = (struct channel){
                 .load = load, .first = i, .step = THREADS, .turned = turn % 2 == 0,
             };
@@ -386,7 +387,7 @@ static void what_waits_is_ended(void)
         uint64_t loaded = stats.data_bytes;
         EQ(pthread_create(&runner.thread, NULL, run, &runner), 0);
         OK(vfiomig_load_push_packet(load, packets[0].data, packets[0].len));
-        do { /* until the first has been taken: then it is the second that is waited for */
+        do { /* until the first has been taken: then it waits for the second */
             nap();
             OK(vfiomig_load_get_failure(load, &failure));
             EQ(failure.code, 0);
@@ -444,7 +445,7 @@ static void the_configurations_callback_may_refuse_and_cannot_free(void)
     }
 }
 
-/* The thread holds nothing that anybody waits for, so it may wait itself. */
+/* The thread holds nothing that anyone waits for, so it may wait itself. */
 static void the_configurations_callback_waits_for_the_device(void)
 {
     struct vfiomig_sim_options o = rig_options();

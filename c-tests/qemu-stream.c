@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * Whole streams as stock QEMU writes them: the library's reader finds its way through, the device
- * gets what was in them, and a device that gives the same again is saved as the same bytes, section
- * by section and packet by packet.
+ * Whole streams as stock QEMU writes them. The library's reader finds its way through, the device
+ * gets what was in them, and a device that returns the same again is saved as the same bytes,
+ * section by section and packet by packet.
  *
  * usage: qemu-stream              streams that are put together here
  *        qemu-stream STEM...      captured ones: STEM.stream.0 is the main channel, .1 and so on those
  *                                 of multifd; STEM.digest the test device's (lab/kmod/README.md).
  *                                 The name says what is in it: mtty, 1m, precopy, multifd, ack.
  *
- * Each stream that passes is then damaged in many places, one after the other, and must fail.
- * V=1 in the environment: shows what each of these was refused for.
+ * Each stream that passes is then damaged in many places, one at a time, and must fail. V=1 in the
+ * environment shows why each of these was refused.
  *
  * The device is the simulator, which judges every change of state, with a tape for its data.
  */
@@ -35,7 +35,7 @@ enum { MARK_LEN = 8, DATA_HEAD = 16, PACKET_HEAD = 12 };
 
 enum contents { ANY, MTTY, TEST_DEVICE };
 
-/* What the checker does wrong on purpose when it saves, to see that this shows. */
+/* What the checker does wrong on purpose when it saves, to show that this is noticed. */
 enum tamper { NOTHING, OTHER_DATA, OTHER_CONFIG, OTHER_ACK, OTHER_PIECES, NUM_TAMPERS };
 
 struct stream {
@@ -54,7 +54,7 @@ struct section {
     bool ack;
 };
 
-/* What one read of the driver gave. */
+/* What one read from the driver returned. */
 struct piece {
     const uint8_t *data;
     size_t len;
@@ -229,7 +229,7 @@ static int64_t tape_read(void *opaque, int fd, void *buf, size_t len)
         t->next++;
         t->offset = 0;
     }
-    /* What is read at once with the rest would be sent with it. */
+    /* What is read together with the rest would be sent with it. */
     t->pause = t->next < t->until && state == VFIOMIG_STATE_STOP_COPY && n < len;
     t->initial -= n < t->initial ? n : t->initial;
     return (int64_t)n;
@@ -301,7 +301,7 @@ static const char *tape_free(struct tape *t, struct vfiomig_device *dev)
 
 /* --- the main channel ------------------------------------------------------------------------- */
 
-/* Length of the head of a section, with the device's name in it, or 0. */
+/* Length of a section's header, which contains the device's name, or 0. */
 static size_t named_head(const struct work *w, size_t at, int type)
 {
     const struct bytes *f = &w->s->file[0];
@@ -406,7 +406,8 @@ static void load_section(struct work *w, struct section *s)
          "section at %zu: the library says that it ends at %zu, and QEMU does not", s->head, at);
 }
 
-/* The section once more, without the library: its pieces of data, and whether stock QEMU does so. */
+/* The section once more, without the library: its pieces of data, and whether stock QEMU writes
+ * it like this. */
 static void take_apart(struct work *w, const struct section *s)
 {
     const struct bytes *f = &w->s->file[0];
@@ -431,7 +432,7 @@ static void take_apart(struct work *w, const struct section *s)
     NEED(w, at + MARK_LEN == s->end, "section at %zu: has no end where it ends", s->head);
 }
 
-/* No mark of VFIO's stands anywhere else: no section was missed. */
+/* VFIO's marks occur nowhere else: no section was missed. */
 static void look_for_others(struct work *w)
 {
     const struct bytes *f = &w->s->file[0];
@@ -447,7 +448,7 @@ static void look_for_others(struct work *w)
 
 /* --- channels --------------------------------------------------------------------------------- */
 
-/* Collects a channel's packets for the device, and steps over those with RAM. */
+/* Collects a channel's packets for the device, and skips those with RAM. */
 static void read_channel(struct work *w, int number)
 {
     const struct bytes *f = &w->s->file[number];
@@ -571,7 +572,7 @@ static void finish_packets(struct work *w)
     NEED(w, w->configs == 1 && w->config_ok, "the configuration that came is another");
 }
 
-/* Packets by their index; the last has the configuration, the others data. */
+/* Packets by their index; the last one has the configuration, the others have data. */
 static void order_packets(struct work *w)
 {
     w->order = calloc(w->num_packets, sizeof *w->order);
@@ -698,7 +699,8 @@ static uint64_t digest_of(uint64_t seed, uint64_t size, const uint32_t *generati
     return digest;
 }
 
-/* All that the test device looks at before it takes a state, and the digest that it had then. */
+/* Everything that the test device checks before it accepts a state, and the digest that it had
+ * then. */
 static const char *test_device_holds(const struct bytes *got, uint64_t digest, uint32_t *generation,
                                      uint64_t max_blocks)
 {
@@ -796,7 +798,7 @@ static void count(struct work *w)
 
 /* --- saving again ----------------------------------------------------------------------------- */
 
-/* One call, which must give exactly this. */
+/* One call, which must return exactly this. */
 static int same(struct work *w, const char *what, size_t number, const uint8_t *want, size_t len)
 {
     static uint8_t buf[BUFFER];
@@ -871,7 +873,8 @@ static void save_again(struct work *w)
     options.format = VFIOMIG_FORMAT_QEMU;
     options.flags = (w->s->multifd ? VFIOMIG_SAVE_PACKETS : 0) | VFIOMIG_SAVE_NONBLOCK |
                     ((marked > 0) != (w->tamper == OTHER_ACK) ? VFIOMIG_SAVE_SWITCHOVER_ACK : 0);
-    /* Stock QEMU's buffer is smaller than 1 MiB where the state was when the migration began. */
+    /* Stock QEMU's buffer is smaller than 1 MiB if the state was smaller when the migration
+     * began. */
     options.max_frame = (uint32_t)largest;
 
     tape_new(w, t, w->s->pre_copy, &w->dev[1]);
@@ -889,7 +892,7 @@ static void save_again(struct work *w)
     first_stopped = next;
     t->next = next;
     t->until = t->num;
-    /* In between, shorter ones are those of a driver that had no more at that time. */
+    /* Shorter ones in between come from a driver that had no more at that time. */
     for (size_t p = first_stopped; p + 1 < t->num; p++)
         w->num_short += t->pieces[p].len < largest;
     if (!w->s->multifd) {
@@ -903,7 +906,7 @@ static void save_again(struct work *w)
         size_t n = 0;
         for (; n + 1 < w->num_packets; n++)
             r = same(w, "packet", n, w->order[n].data, w->order[n].len);
-        /* It may know of the end by now, or not. */
+        /* It may or may not know of the end by now. */
         if (r == VFIOMIG_NEXT_MORE)
             r = same(w, "packet", n, NULL, 0);
         NEED(w, r == VFIOMIG_NEXT_DRAINED, "more packets than there were");
@@ -926,7 +929,7 @@ static void work_free(struct work *w)
     bytes_free(&w->received);
 }
 
-/* Whether all of this holds for a stream. What was found stays in w, and w->why has the reason. */
+/* Whether all of this holds for a stream. The findings stay in w, and w->why has the reason. */
 static bool holds(const struct stream *s, enum tamper tamper, int patience_ms, struct work *w)
 {
     memset(w, 0, sizeof *w);
@@ -948,7 +951,7 @@ static bool holds(const struct stream *s, enum tamper tamper, int patience_ms, s
     vfiomig_save_free(w->save);
     w->load = NULL;
     w->save = NULL;
-    /* Whatever came: the library keeps to the rules. */
+    /* Whatever came, the library keeps to the rules. */
     for (int i = 0; i < 2; i++) {
         const char *broken = tape_free(i == 0 ? &w->to : &w->from, w->dev[i]);
         if (broken[0])
@@ -962,8 +965,8 @@ struct damage {
     const char *what;
     int file;
     size_t at;
-    uint8_t bits; /* 0: all from there on is missing */
-    bool library; /* the library must notice, and not only the checker */
+    uint8_t bits; /* 0: everything from there on is missing */
+    bool library; /* the library must notice, and not just the checker */
 };
 
 static void damage(struct bytes *list, const char *what, int file, size_t at, uint8_t bits)
@@ -978,7 +981,7 @@ static void refused(struct bytes *list, const char *what, int file, size_t at, u
     bytes_add(list, &d, sizeof d);
 }
 
-/* Where a stream that is good can be damaged so that it must show. */
+/* Where a good stream can be damaged so that it must show. */
 static struct bytes damages(const struct work *w)
 {
     const struct stream *s = w->s;
@@ -986,7 +989,7 @@ static struct bytes damages(const struct work *w)
     size_t n = num_sections(w), parts = n - 3;
     for (size_t i = 0; i < n; i++) {
         const struct section *x = section_at(w, i);
-        /* Of the rounds only the first and the last. */
+        /* Of the rounds, only the first and the last. */
         if (x->type == PART && i != 1 && i != parts)
             continue;
         damage(&list, "a section's type", 0, x->head, 0x20);
@@ -1057,7 +1060,7 @@ static bool verbose(void)
     return v && strcmp(v, "1") == 0;
 }
 
-/* Checks a stream, then sees that damage shows. Returns how many kinds of it. */
+/* Checks a stream, then checks that damage shows. Returns how many kinds of damage there were. */
 static size_t check_stream(struct stream *s, struct counts *found, size_t *num_short)
 {
     struct work *w = calloc(1, sizeof *w), *good = calloc(1, sizeof *good);
@@ -1235,7 +1238,7 @@ static void add_data(struct bytes *b, const struct bytes *from, size_t *at, size
     *at += len;
 }
 
-/* A round with so much data, and an end. */
+/* A round with this much data, and an end. */
 static void add_round(struct bytes *b, const struct bytes *from, size_t *at, size_t len, uint8_t mark)
 {
     add_head(b, PART, 0x25, NULL);
@@ -1276,7 +1279,7 @@ static void add_ram_packet(struct bytes *b, uint32_t flags, uint32_t pages)
     add_noise(b, RAM_HEAD - 24 + 8 * PAGES + pages * PAGE);
 }
 
-/* The head of a packet with device state, and that of what is in it. */
+/* The header of a packet with device state, and that of its contents. */
 static void add_packet_head(struct bytes *b, uint32_t index, uint32_t flags, size_t len)
 {
     char name[ID_LEN] = { 0 };
@@ -1375,7 +1378,8 @@ static void a_device_without_pre_copy(void)
     bytes_free(&data);
 }
 
-/* Rounds with and without data, a mark for switchover-ack, and a driver that gives less than asked. */
+/* Rounds with and without data, a mark for switchover-ack, and a driver that returns less than
+ * it was asked for. */
 static void pre_copy_with_switchover_ack(void)
 {
     for (int later = 0; later < 2; later++) {

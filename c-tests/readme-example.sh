@@ -27,7 +27,7 @@ for kind in shared static; do
 	# shellcheck disable=SC2046,SC2086 # words
 	$cc -std=c11 -D_POSIX_C_SOURCE=200809L -Wall -Wextra -Wpedantic -Werror -o "$work/$kind" \
 		"$work/example.c" $($pkg_config --cflags vfiomig) $libs
-	# Without arguments, with something that is no device, and with an fd that is none.
+	# Without arguments, with something that is not a device, and with an fd that is not one.
 	for arguments in '' /dev/null 'save 0' 'load 0'; do
 		status=0
 		# shellcheck disable=SC2086 # words

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/* Why a device cannot migrate, or not well: stable codes, worst first, with texts for people. */
+/* Why a device cannot migrate, or not well: stable codes, the worst first, with texts for
+ * people. */
 #include "rig.h"
 
 #define PROBE (1u << 18)
@@ -76,7 +77,7 @@ static void expect(const struct driver *driver, uint32_t flags, uint32_t code, c
     CHECK(memchr(reason.text, 0, sizeof reason.text));
     OK(vfiomig_device_get_caps(dev, &caps));
     EQ(caps.flags, caps_flags);
-    /* Migrating is refused exactly where a reason blocks. */
+    /* Migrating is refused exactly if a reason blocks. */
     struct vfiomig_save *save;
     int r = vfiomig_save_begin(dev, NULL, &save);
     if (severity == VFIOMIG_SEVERITY_BLOCKS) {

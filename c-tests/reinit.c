@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * Initial data: both sides are told when all of it was sent and loaded, and told again when the
- * device starts it anew; an acknowledgement of before does not count for after. Devices that give no
- * estimates are no exception, and a beginning at the last moment is not kept from the caller.
+ * Initial data. Both sides are told when all of it was sent and loaded, and told again when the
+ * device starts it again; an acknowledgement from before does not count after that. Devices that
+ * give no estimates are no exception, and the caller learns of a start at the last moment.
  */
 #include "rig.h"
 
@@ -54,7 +54,7 @@ static void both_sides_learn_of_a_new_beginning(void)
     again = pending_of(save);
     EQ(loaded_generation(load), again.initial_generation);
 
-    /* Also where nobody asks: reading finds out. */
+    /* Even if nobody asks: reading finds out. */
     vfiomig_sim_reinit(from.sim);
     stream.len = 0;
     EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
@@ -75,7 +75,7 @@ static void both_sides_learn_of_a_new_beginning(void)
     bytes_free(&stream);
 }
 
-/* Flags that mean nothing, because the kernel has no version 2, are not looked at. */
+/* Flags without a meaning, because the kernel has no version 2, are not looked at. */
 static void rubbish_of_older_kernels_is_ignored(void)
 {
     struct vfiomig_sim_options o = rig_options();
@@ -112,7 +112,7 @@ static void what_the_guest_changes_is_pending(void)
     bytes_free(&stream);
 }
 
-/* Rounds of a save, and how often its target hears that all initial data has come. */
+/* Rounds of a save, and how often its target is told that all initial data has come. */
 static int rounds(struct vfiomig_save *save, struct vfiomig_load *load, int n)
 {
     int heard = 0;
@@ -127,7 +127,7 @@ static int rounds(struct vfiomig_save *save, struct vfiomig_load *load, int n)
     return heard;
 }
 
-/* Servers of vfio-user have no estimates; a target that acknowledges must not wait for ever. */
+/* vfio-user servers have no estimates; a target that acknowledges must not wait forever. */
 static void without_estimates_the_mark_comes_once_when_there_is_nothing_more(void)
 {
     static const int errnos[] = { ENOTTY, EINVAL, EOPNOTSUPP, EIO };
@@ -173,7 +173,7 @@ static void estimates_that_end_with_the_quiescing_keep_no_mark_back(void)
     rig_free(&to);
 }
 
-/* That the mark is said to be sent means that the caller has it: it may wait for the answer. */
+/* "The mark was sent" means that the caller has it, and may wait for the answer. */
 static void the_mark_is_sent_when_it_is_said_to_be(void)
 {
     struct rig from = rig_new(NULL, NULL), to = rig_target(NULL);
@@ -199,7 +199,7 @@ static void the_mark_is_sent_when_it_is_said_to_be(void)
     rig_free(&to);
 }
 
-/* Into QEMU's format as well, and to a QEMU that counts marks no more than one of them. */
+/* Into QEMU's format as well; and for a QEMU that counts marks, only one of them. */
 static void qemus_format_has_as_many_marks_as_were_asked_for(void)
 {
     static const uint32_t ack = VFIOMIG_SAVE_SWITCHOVER_ACK, once = VFIOMIG_SAVE_ACK_ONCE;
@@ -274,13 +274,13 @@ static void again_at_the_last_moment(enum late late, int (*call)(struct vfiomig_
     struct vfiomig_pending pending = pending_of(save);
     CHECK(pending.initial_generation > generation);
     CHECK(!(pending.flags & VFIOMIG_PENDING_INITIAL_SENT));
-    if (!insist) { /* the save goes on, and the next refusal is another one */
+    if (!insist) { /* the save goes on, and the next refusal is a new one */
         EQ(rounds(save, load, 1), 1);
         EQ(loaded_generation(load), pending.initial_generation);
         vfiomig_sim_reinit(from.sim);
         EQ(call(save), -EAGAIN);
         EQ(rounds(save, load, 1), 1);
-    } else if (late == REINIT) { /* a driver that says so each time cannot keep the device running */
+    } else if (late == REINIT) { /* a driver that says so every time cannot keep the device running */
         vfiomig_sim_reinit(from.sim);
     }
     OK(call(save));
@@ -335,14 +335,14 @@ static void a_driver_that_always_begins_again_is_stopped_by_insisting(void)
     }
     EQ(vfiomig_save_quiesce(save), -EAGAIN);
     OK(vfiomig_save_quiesce(save));
-    OK(vfiomig_save_stop(save)); /* what was insisted on is not refused half-way */
+    OK(vfiomig_save_stop(save)); /* what was insisted on is not refused halfway */
     EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_END), VFIOMIG_NEXT_END);
     vfiomig_save_free(save);
     rig_free(&rig);
     bytes_free(&stream);
 }
 
-/* Where nobody counts on initial data, or it cannot begin again, nothing is refused or asked. */
+/* If nobody counts on initial data, or it cannot start again, nothing is refused or asked. */
 static void stopping_costs_no_question_where_none_is_needed(void)
 {
     struct vfiomig_sim_options o = rig_options();

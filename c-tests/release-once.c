@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/* Whatever is handed in with a release callback is released exactly once, also by calls that fail. */
+/* Everything that comes with a release callback is released exactly once, even by calls that
+ * fail. */
 #include "rig.h"
 
 static int events, blobs, policies, tables, logs;
@@ -67,7 +68,7 @@ static void a_table_and_options_of_a_device(void)
     EQ(events, 1);
 }
 
-/* Every way in which creating a device fails. */
+/* Every way in which creating a device can fail. */
 static void a_device_that_was_not_created(void)
 {
     struct vfiomig_device_ops ops = VFIOMIG_DEVICE_OPS_INIT, broken;
@@ -102,13 +103,14 @@ static void a_device_that_was_not_created(void)
     EQ(vfiomig_device_new_ops(&broken, &tables, &options, &dev), -EINVAL);
     EQ(tables, ++expected);
     EQ(events, expected);
-    /* The options' own size is wrong: nothing in them can be believed. */
+    /* The options' own size is wrong, so nothing in them can be believed. */
     wrong = options;
     wrong.struct_size = 2;
     EQ(vfiomig_device_new_ops(&ops, &tables, &wrong, &dev), -EINVAL);
     EQ(tables, ++expected);
     EQ(events, expected - 1);
-    /* The table cannot be read: there is no release to call. The options' is there. */
+    /* The table cannot be read, so there is no release to call. The one in the options is
+     * called. */
     events = 0;
     EQ(vfiomig_device_new_ops(NULL, &tables, &options, &dev), -EFAULT);
     EQ(tables, expected);
@@ -300,14 +302,14 @@ static void a_run_that_was_not_created(void)
     broken.reserved = 1;
     EQ(vfiomig_dirty_new(&broken, &memories, NULL, &run), -EINVAL);
     EQ(memories, 4);
-    /* The table cannot be read: there is no release to call. */
+    /* The table cannot be read, so there is no release to call. */
     EQ(vfiomig_dirty_new(NULL, &memories, NULL, &run), -EFAULT);
     broken.struct_size = 8;
     EQ(vfiomig_dirty_new(&broken, &memories, NULL, &run), -EINVAL);
     EQ(memories, 4);
 }
 
-/* Every way in which adding a writer fails, handles that are none included. */
+/* Every way in which adding a writer can fail, including bad handles. */
 static void a_source_that_was_not_added(void)
 {
     struct vfiomig_tracker_ops ops = tracker_ops(), broken = ops;
@@ -341,7 +343,8 @@ static void a_source_that_was_not_added(void)
     broken.sync = NULL;
     EQ(vfiomig_dirty_add_writer(run, &wrong, &number), -EINVAL);
     EQ(trackers, ++expected);
-    /* A table that is there and not asked for is not taken over; nor is one that cannot be read. */
+    /* A table that is there but was not asked for is not taken over; nor is one that cannot be
+     * read. */
     wrong = writer;
     wrong.flags = 1u << 20;
     EQ(vfiomig_dirty_add_writer(run, &wrong, &number), -EINVAL);
@@ -356,7 +359,7 @@ static void a_source_that_was_not_added(void)
     EQ(memories, 1);
 }
 
-/* A run keeps its writers' devices. */
+/* Tracking keeps its writers' devices. */
 static void a_device_lives_as_long_as_the_runs(void)
 {
     struct rig rig = rig_new(NULL, NULL);
@@ -369,7 +372,7 @@ static void a_device_lives_as_long_as_the_runs(void)
     for (int i = 0; i < 2; i++) {
         runs[i] = run_with_memory();
         OK(vfiomig_dirty_add_writer(runs[i], &writer, &number));
-        writer.flags = 0; /* to watch its resets only */
+        writer.flags = 0; /* only to watch for its resets */
     }
     vfiomig_device_free(rig.dev);
     EQ(vfiomig_sim_releases(rig.sim), 0);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * Resets that do not go as the kernel's should: held up by whoever has the device's lock, or made by
- * a server that leaves the device in its migration state. And changes that a driver says it has made.
+ * Resets that do not go as the kernel's should: delayed by whoever holds the device's lock, or made
+ * by a server that leaves the device in its migration state. And changes that a driver only claims
+ * to have made.
  */
 #include "rig.h"
 
@@ -47,7 +48,7 @@ static void one_that_stays_held_up_is_made_good_when_the_device_is_freed(void)
     EQ(failure.outcome, VFIOMIG_OUTCOME_LOST);
     vfiomig_load_free(load);
     EQ(vfiomig_sim_state(rig.sim), VFIOMIG_STATE_RESUMING);
-    /* Nothing is believed of a lost device; not even that it is not where it is. */
+    /* Nothing is believed of a lost device, not even that it is not where it is. */
     EQ(vfiomig_save_begin(rig.dev, NULL, &(struct vfiomig_save *){ NULL }), -EIO);
     vfiomig_sim_clear_faults(rig.sim);
     vfiomig_device_free(rig.dev);
@@ -56,7 +57,7 @@ static void one_that_stays_held_up_is_made_good_when_the_device_is_freed(void)
     vfiomig_sim_free(rig.sim);
 }
 
-/* A word that the device was reset does not make it so: it is still in RESUMING. */
+/* Saying that the device was reset does not make it so: it is still in RESUMING. */
 static void nor_is_it_forgotten_because_of_a_mere_word(void)
 {
     struct rig rig = rig_new(NULL, NULL);
@@ -140,7 +141,7 @@ static void after_a_failed_load_the_device_is_as_good_as_new(void)
     rig_free(&rig);
 }
 
-/* Refused because the device is stopped: it is walked to RUNNING and reset there. */
+/* Refused because the device is stopped: it is taken to RUNNING and reset there. */
 static void a_stopped_device_whose_server_refuses_resets_is_reset(void)
 {
     struct rig rig = keeps_its_state(0);
@@ -153,7 +154,7 @@ static void a_stopped_device_whose_server_refuses_resets_is_reset(void)
     rig_free(&rig);
 }
 
-/* The driver answers 0 and does nothing. `nth` is the change that it makes up, from 1. */
+/* The driver answers 0 and does nothing. `nth` is the change that it only claims, from 1. */
 static void made_up(uint32_t nth, int expect_target)
 {
     struct rig from = rig_new(NULL, NULL), to = rig_target(NULL);
@@ -178,7 +179,7 @@ static void made_up(uint32_t nth, int expect_target)
     if ((r = vfiomig_load_commit(load)) < 0)
         goto target;
     r = vfiomig_save_finish(save, VFIOMIG_ENDING_RELEASE);
-    /* RELEASE cannot be refused by a lie: the device does not run beside its twin. */
+    /* A lie cannot prevent RELEASE: the device does not run next to its twin. */
     EQ(vfiomig_sim_state(from.sim), VFIOMIG_STATE_STOP);
     at = 2;
     r = vfiomig_device_run(to.dev);
@@ -243,7 +244,7 @@ static void a_commit_after_which_the_state_cannot_be_read_fails_too(void)
     struct vfiomig_load *load;
     OK(vfiomig_load_begin(to.dev, NULL, &load));
     CHECK(push_all(load, &stream, 8192) & VFIOMIG_PUSH_END);
-    /* The first look is the one before the change. */
+    /* The first check is the one before the change. */
     EQ(vfiomig_sim_inject(to.sim, VFIOMIG_SIM_OP_GET_STATE, 2, EIO, VFIOMIG_SIM_FAULT_ONCE), 0);
     EQ(vfiomig_load_commit(load), -EIO);
     vfiomig_load_free(load);
@@ -268,7 +269,7 @@ static void stale(uint32_t state, int expected)
         told |= reason.code == VFIOMIG_REASON_STALE_STATE;
     }
     EQ(told, expected);
-    /* Run, it is nobody's any more. */
+    /* Once run, it is nobody's any more. */
     OK(vfiomig_device_run(rig.dev));
     EQ(vfiomig_sim_state(rig.sim), VFIOMIG_STATE_RUNNING);
     OK(vfiomig_device_get_caps(rig.dev, &caps));

@@ -7,7 +7,7 @@
 
 /* When the device is reset. */
 enum when { AFTER_BEGIN, HALF_WAY, WHEN_DRAINED };
-/* Whether the VMM noticed and said so. */
+/* Whether the VMM noticed, and said so. */
 enum told { SILENTLY, TOLD, ASKED };
 
 static void reset(struct rig *rig, enum told told)
@@ -49,7 +49,7 @@ static void reset_during_save(enum when when, enum told told, uint32_t migration
     EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
     if (when == WHEN_DRAINED)
         reset(&from, told);
-    /* Said once where an acknowledgement of the target has become void at the last moment. */
+    /* Reported once if an acknowledgement of the target has become void at the last moment. */
     if (migration_flags & 4 && when >= WHEN_DRAINED)
         EQ(vfiomig_save_stop(save), -EAGAIN);
     OK(vfiomig_save_stop(save));
@@ -114,7 +114,7 @@ static void the_target_is_told_that_what_it_has_is_void(void)
     EQ(push_all(load, &stream, 1000), VFIOMIG_PUSH_RESTARTED | VFIOMIG_PUSH_INITIAL_LOADED);
     OK(vfiomig_load_get_stats(load, &stats));
     EQ(stats.restarts, 1);
-    /* An acknowledgement of before must not be taken for one of after. */
+    /* An acknowledgement from before must not be taken for one from after. */
     CHECK(stats.initial_generation > first);
     struct vfiomig_pending pending = VFIOMIG_PENDING_INIT;
     OK(vfiomig_save_get_pending(save, &pending));

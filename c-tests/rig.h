@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * A simulated device with a handle on it, and whole saves and loads in one call. What is freed with
- * rig_free() has been used by the rules: nothing left open, nothing illegal asked of the driver.
+ * A simulated device with a handle on it, and whole saves and loads in one call. rig_free() checks
+ * that the device was used by the rules: nothing is left open, and nothing illegal was asked of the
+ * driver.
  */
 #ifndef RIG_H
 #define RIG_H
@@ -79,7 +80,8 @@ static inline void bytes_free(struct bytes *b)
     *b = (struct bytes){ NULL, 0, 0 };
 }
 
-/* Reads until the save says `until` (VFIOMIG_NEXT_DRAINED or VFIOMIG_NEXT_END), or fails: what it said. */
+/* Reads until the save returns `until` (VFIOMIG_NEXT_DRAINED or VFIOMIG_NEXT_END), or fails.
+ * Returns what it said. */
 static inline int read_until(struct vfiomig_save *save, struct bytes *out, size_t cap, int until)
 {
     uint8_t *buf = malloc(cap);
@@ -118,7 +120,8 @@ static inline struct bytes stream_of(struct vfiomig_device *dev)
     return out;
 }
 
-/* Everything in pieces of at most `piece` bytes: bits of all pushes, or the first error. */
+/* Pushes everything in pieces of at most `piece` bytes. Returns the bits of all pushes, or the
+ * first error. */
 static inline int push_all(struct vfiomig_load *load, const struct bytes *in, size_t piece)
 {
     int bits = 0;

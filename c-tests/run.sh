@@ -12,8 +12,8 @@ wrap='' limit=120
 if [ "$1" = --valgrind ]; then
 	shift
 	limit=600
-	# Handles are numbers and the library frees what is behind them: what is "still reachable" at
-	# the end is its table of slots, which is not a leak.
+	# Handles are numbers, and the library frees what is behind them. What is "still reachable"
+	# at the end is its table of slots, which is not a leak.
 	wrap='valgrind --quiet --error-exitcode=99 --leak-check=full --show-leak-kinds=definite,indirect
 		--errors-for-leak-kinds=definite,indirect --num-callers=30 --child-silent-after-fork=yes --fair-sched=yes'
 	VFIOMIG_TEST_SLOW=1
@@ -25,7 +25,7 @@ dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 programs=0 passed=0 failed=0
 
-# Each leaves what it said and its status in files of its name.
+# Each leaves its output and its status in files of its own name.
 export dir limit wrap
 # shellcheck disable=SC2016 # for the shells that are started
 printf '%s\n' "$@" | xargs -P "$(nproc)" -I '{}' sh -c '

@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
-# Shows that the sanitizers would say something: programs with one deliberate error each, built and
-# linked like the tests, must be stopped with the right report.
+# Shows that the sanitizers would notice something: programs with one deliberate error each,
+# built and linked like the tests, must be stopped with the right report.
 #
 # usage: sanitizers-active.sh BUILD-DIRECTORY        (CC and SANITIZE in the environment)
 
@@ -39,7 +39,7 @@ caught() {
 caught heap-overflow 'heap-buffer-overflow' 'char *volatile q = malloc(8); volatile char *p = q; p[7 + argc] = 1; free(q);'
 caught use-after-free 'heap-use-after-free' \
 	'char *p = malloc(8); free(p); volatile char c = p[argc]; (void)c;'
-# By the library: it is not instrumented, but what it asks of libc is looked at.
+# By the library: it is not instrumented, but what it asks of libc is checked.
 caught overflow-by-the-library 'heap-buffer-overflow' \
 	'struct vfiomig_sim *sim; struct vfiomig_device *dev; struct vfiomig_save *save; char *p = malloc(100);
 	 if (vfiomig_sim_new(NULL, &sim) || vfiomig_device_new_ops(vfiomig_sim_ops(sim), sim, NULL, &dev) ||

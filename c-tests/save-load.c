@@ -2,7 +2,7 @@
 /* What is saved from one device is what another one holds after the load. */
 #include "rig.h"
 
-/* From a device of these options to another one of its kind, in pieces of these sizes. */
+/* From a device with these options to another of its kind, in pieces of these sizes. */
 static void move(const struct vfiomig_sim_options *options, size_t buffer, size_t piece)
 {
     struct rig from = rig_new(options, NULL), to = rig_target(options);
@@ -108,7 +108,7 @@ static void drivers_that_deviate(void)
     }
 }
 
-/* The state that arrives is the last one, not the one that pre-copy saw. */
+/* The state that arrives is the final one, not the one that pre-copy saw. */
 static void what_changes_during_pre_copy_arrives(void)
 {
     struct rig from = rig_new(NULL, NULL), to = rig_target(NULL);
@@ -148,7 +148,7 @@ static void received_into_the_librarys_memory(void)
         size_t room = 0, len = stream.len - at;
         OK(vfiomig_load_get_space(load, &space, &room));
         CHECK(space && room > 0);
-        if (turn % 3 == 1) /* a socket gives what it has */
+        if (turn % 3 == 1) /* a socket delivers what it has */
             len = len < 1000 ? len : 1000;
         len = len < room ? len : room;
         memcpy(space, stream.data + at, len);
@@ -196,7 +196,7 @@ static void without_pre_copy_although_the_device_has_it(void)
     bytes_free(&stream);
 }
 
-/* Beyond what the library says that it wrote, too: nothing but the caller's buffer is touched. */
+/* Even beyond what the library says it wrote, nothing but the caller's buffer is touched. */
 static void nothing_is_written_beyond_the_buffer(void)
 {
     struct rig from = rig_new(NULL, NULL);
@@ -242,7 +242,7 @@ static void there_and_back_again_ten_times(void)
     rig_free(&rigs[1]);
 }
 
-/* What is behind the end is not to be received, and asking where to costs nothing. */
+/* There is nothing to receive after the end, and asking for space does no harm. */
 static void behind_the_end_there_is_no_space(void)
 {
     struct rig from = rig_new(NULL, NULL), to = rig_target(NULL);

@@ -89,7 +89,7 @@ static void moved_together(void)
     }
 }
 
-/* The first step of one device ends in a reset. Nobody may run it then, on whatever way. */
+/* The first step of one device ends in a reset. After that nobody may run it, in any way. */
 static void one_that_lost_its_contents_is_not_run(void)
 {
     struct vfiomig_failure failure = VFIOMIG_FAILURE_INIT;
@@ -128,7 +128,7 @@ static void one_that_lost_its_contents_is_not_run(void)
     bytes_free(&stream);
 }
 
-/* Quiescing is left out by devices that cannot; they are "as though fully running". */
+/* Devices that cannot quiesce skip it; they are "as though fully running". */
 static void a_device_without_peer_to_peer_states_stays_as_it_is(void)
 {
     struct vfiomig_sim_options o = rig_options();

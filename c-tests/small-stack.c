@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/* What docs/abi.md says of stacks: threads that have 64 KiB may call anything. */
+/* What docs/abi.md says about stacks: threads that have 64 KiB may call anything. */
 #include "track.h"
 
 #include <pthread.h>

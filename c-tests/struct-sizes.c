@@ -79,7 +79,8 @@ static void sizes_that_cannot_be(void)
     rig_free(&rig);
 }
 
-/* Members that are reserved today get a meaning one day: nobody may leave rubbish in them. */
+/* Members that are reserved today will get a meaning one day, so nobody may leave garbage in
+ * them. */
 static void reserved_members_must_be_zero(void)
 {
     struct rig rig = rig_new(NULL, NULL);
@@ -124,7 +125,7 @@ static int nothing_dirty(void *opaque, uint64_t iova, uint64_t length, uint64_t 
     return 0;
 }
 
-/* A structure within a structure grows by itself; both may. */
+/* A structure within a structure grows by itself; both may grow. */
 static void structures_in_structures(void)
 {
     struct vfiomig_memory_ops ops = VFIOMIG_MEMORY_OPS_INIT;
@@ -141,7 +142,7 @@ static void structures_in_structures(void)
     OK(vfiomig_dirty_new(&ops, NULL, NULL, &run));
     OK(vfiomig_dirty_add_writer(run, &writer.known, &number));
     EQ(number, 0);
-    /* What is taken over is released, also where something else is new. */
+    /* What is taken over is released, even if something else in the structure is unknown. */
     tracker.future[23] = 1;
     EQ(vfiomig_dirty_add_writer(run, &writer.known, &number), -E2BIG);
     EQ(released, 1);
@@ -159,7 +160,7 @@ static void structures_in_structures(void)
     EQ(released, 3);
 }
 
-/* What enumerate adds is checked like what vfiomig_dirty_map() does. */
+/* What enumerate adds is checked in the same way as by vfiomig_dirty_map(). */
 struct longer_mapping {
     struct vfiomig_mapping known;
     uint8_t future[8];

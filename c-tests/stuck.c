@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * Drivers and callbacks that give or take nothing, or that signals interrupt: they are waited for, as
- * long as the options allow and nobody cancels, and what is said in the end is what was wrong.
+ * Drivers and callbacks that deliver or take nothing, or that signals interrupt: the library waits
+ * for them as long as the options allow and nobody cancels, and in the end says what was wrong.
  */
 #include <poll.h>
 #include <pthread.h>
@@ -10,7 +10,7 @@
 
 #include "rig.h"
 
-/* A simulated device of which the next calls of one kind fail. */
+/* A simulated device whose next calls of one kind fail. */
 enum call { FEATURE, READ, WRITE, INFO, RESET };
 static struct {
     const struct vfiomig_device_ops *ops;
@@ -104,7 +104,7 @@ static double now_ms(void)
     return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
 }
 
-/* More often than a fixed number of tries would forgive. */
+/* More often than a fixed number of attempts would forgive. */
 static void many_interruptions_change_nothing(void)
 {
     for (int call = FEATURE; call <= RESET; call++) {
@@ -159,7 +159,7 @@ static void a_driver_that_gives_nothing_is_given_up_in_time(void)
             EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_END), -ETIMEDOUT);
             CHECK(now_ms() - begun >= 119 && now_ms() - begun < 30000);
             HAS(vfiomig_error_message(), "120 ms");
-            /* Waited with poll, and not by asking all the time. */
+            /* It waited with poll, and did not keep asking. */
             if (errnums[e] == EAGAIN)
                 CHECK(bad.failed < 20);
             OK(vfiomig_save_get_failure(save, &failure));
@@ -216,7 +216,7 @@ static void a_change_that_is_interrupted_without_end_is_given_up(void)
     rig_free(&rig);
 }
 
-/* Only who asks for -EAGAIN gets it. */
+/* Only a caller that asks for -EAGAIN gets it. */
 static void a_blocking_save_waits(void)
 {
     struct rig from = bad_new(7, 1), to = rig_target(NULL);
@@ -248,7 +248,7 @@ static void *cancel_soon(void *save)
     return (void *)(intptr_t)vfiomig_save_cancel(save);
 }
 
-/* In the default a minute is waited: not for whoever has given up. */
+/* By default it waits for a minute, but not for a caller that has given up. */
 static void waiting_can_be_cancelled(void)
 {
     static const int errnums[] = { EINTR, EAGAIN };

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * Everything that makes system calls, phase by phase, for c-tests/syscalls.sh to look at with
- * strace; run alone, it is a test of the kernel's transport against a kernel of its own.
+ * Everything that makes system calls, phase by phase, for c-tests/syscalls.sh to watch with strace.
+ * Run alone, it tests the kernel's transport against a kernel of its own.
  *
  * There is no VFIO device here. This program's own ioctl() stands in for it: it makes the system
  * call, which fails on an ordinary file, and then answers as a VFIO driver would. What it needs for
- * that is opened beforehand, so that what strace sees in a phase is the library's alone. A phase is
- * what lies between two calls of access() with the names below.
+ * that is opened beforehand, so that what strace sees in a phase comes from the library alone. A
+ * phase lies between two calls of access() with the names below.
  */
 #include <fcntl.h>
 #include <stdint.h>
@@ -57,7 +57,7 @@ static void all_dirty(uint64_t address, uint64_t length, uint64_t page_size)
 
 static int answer_container(unsigned long request, uint32_t *arg)
 {
-    /* The capability that tells of migration: id 2, pages of 4 KiB, bitmaps of up to 256 MiB. */
+    /* The migration capability: id 2, pages of 4 KiB, bitmaps of up to 256 MiB. */
     static const uint32_t migration[8] = { 2 | 1u << 16, 0, 0, 0, 4096, 0, 256u << 20, 0 };
     switch (request) {
     case IOMMU_GET_INFO:
@@ -149,7 +149,7 @@ static int answer(int fd, unsigned long request, uint32_t *arg)
         return 0;
     case 1u << 17 | 12: /* pre-copy info version 2 */
         return 0;
-    case 1u << 18 | 1u << 17 | 6: /* DMA logging: is it there, start, stop, report */
+    case 1u << 18 | 1u << 17 | 6: /* DMA logging: does it exist, start, stop, report */
     case 1u << 17 | 6:
     case 1u << 17 | 7:
         return 0;
@@ -163,7 +163,7 @@ static int answer(int fd, unsigned long request, uint32_t *arg)
     }
 }
 
-/* In place of libc's, for the library as well. */
+/* Replaces libc's, for the library as well. */
 int ioctl(int fd, unsigned long request, ...)
 {
     va_list args;
@@ -181,7 +181,7 @@ int ioctl(int fd, unsigned long request, ...)
 
 static int stuck_fd = -1;
 
-/* So is this one: a full device that says "later" instead of "never". */
+/* So does this one: a full device that says "later" instead of "never". */
 ssize_t write(int fd, const void *data, size_t len)
 {
     ssize_t n = syscall(SYS_write, fd, data, len);
@@ -252,7 +252,7 @@ static int unmapped(void *opaque, uint64_t iova, uint64_t size)
     return 0;
 }
 
-/* A run with one writer, over a little memory. */
+/* Tracking with one writer, over a little memory. */
 static void track(const char *name, const struct vfiomig_dirty_writer *writer, uint32_t tracker)
 {
     struct vfiomig_memory_ops ops = VFIOMIG_MEMORY_OPS_INIT;
@@ -375,7 +375,7 @@ static void every_phase(void)
     vfiomig_device_free(dev);
     vfiomig_device_free(other);
     phase("end");
-    /* The fds were only lent. */
+    /* The fds were only borrowed. */
     CHECK(fcntl(device_fds[0], F_GETFD) >= 0 && fcntl(device_fds[1], F_GETFD) >= 0);
 
     setenv("VFIOMIG_LOG", "debug", 1);

@@ -1,10 +1,10 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
-# Compares docs/syscalls.json with what strace sees: a system call that is not in the list fails, and
-# so does one in the list that never happens and is not marked as one that may. The list is checked
-# per feature where the program is c-tests/syscalls.c, and for ioctls as a whole on a log that was
-# made on a real device, where the calls of the VMM are in between.
+# Compares docs/syscalls.json with what strace sees: a system call that is not in the list
+# fails, and so does one in the list that never happens and is not marked as one that may. The
+# list is checked per feature if the program is c-tests/syscalls.c, and for ioctls as a whole on
+# a log that was made on a real device, where the VMM's calls are in between.
 #
 # usage: syscalls.sh DIRECTORY [FEATURES-LIBRARY-DIRECTORY]    run DIRECTORY/syscalls under strace
 #        syscalls.sh --log FILE...                             look at logs of strace -f
@@ -113,7 +113,7 @@ vfio_requests() {
 		/VFIO/ { print $1 }' | sort -u
 }
 
-# What a VMM does to get at a device, and what the tests of the lab do with it.
+# What a VMM does to open a device, and what the tests of the lab do with it.
 vmms_own=' 0x3b64 0x3b65 0x3b66 0x3b67 0x3b68 0x3b69 0x3b6a 0x3b6d 0x3b6e 0x3b70 0x3b71 0x3b72 0x3b76 0x3b77 0x3b78
 	0x3b81 0x3b82 0x3b80
 	VFIO_GET_API_VERSION VFIO_CHECK_EXTENSION VFIO_SET_IOMMU VFIO_GROUP_GET_STATUS VFIO_GROUP_SET_CONTAINER

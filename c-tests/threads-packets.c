@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * Eight threads on one load with packets, of which some bring packets, one writes them, some look at
- * numbers, and one ends it all at any moment: by nothing, by a cancellation, or by freeing the handle
- * under everybody's feet. Made for the thread sanitizer (make check-tsan), and true without it.
+ * Eight threads on one load with packets. Some bring packets, one writes them, some read
+ * statistics, and one ends it all at any moment: not at all, by a cancellation, or by freeing the
+ * handle while the others use it. Made for the thread sanitizer (make check-tsan), but valid
+ * without it.
  */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -25,7 +26,7 @@ static struct vfiomig_sim_options small(uint64_t seed)
     return o;
 }
 
-/* The packets of a device, the configuration last; and the digest of what is in them. */
+/* The packets of a device, the configuration last; and the digest of what they contain. */
 static uint64_t make_packets(void)
 {
     struct vfiomig_sim_options o = small(1);
@@ -72,7 +73,7 @@ struct worker {
     pthread_t thread;
 };
 
-/* What a call may say, by the way in which the round ends. */
+/* What a call may return, depending on how the round ends. */
 static void judge(struct round *round, int r)
 {
     int fine = r >= 0;
@@ -119,7 +120,7 @@ static void *look(void *opaque)
     return NULL;
 }
 
-/* Handles of the same device and of others come and go meanwhile. */
+/* Handles of the same device and of others come and go in the meantime. */
 static void *look_at_devices(void *opaque)
 {
     struct worker *w = opaque;
@@ -185,7 +186,7 @@ static void one_round(enum way way, unsigned delay_us, uint64_t digest)
     struct worker workers[THREADS];
     options.format = VFIOMIG_FORMAT_QEMU;
     options.flags = VFIOMIG_LOAD_PACKETS;
-    options.max_queued = 4000; /* somebody always waits for room */
+    options.max_queued = 4000; /* someone always waits for room */
     options.blob = take_config;
     options.blob_opaque = &round.released;
     options.blob_release = release;

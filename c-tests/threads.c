@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * Different handles are used by different threads at once; one handle is used by one thread at a
- * time, and the second one is told so instead of breaking something.
+ * time, and a second thread is told so instead of breaking something.
  */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -129,7 +129,7 @@ static void a_second_thread_is_told_that_the_handle_is_busy(void)
         int r = vfiomig_save_next(slow.save, buf, sizeof buf, &len);
         CHECK(r == -EBUSY || r >= 0);
         busy += r == -EBUSY;
-        /* What is documented as concurrent works all the while. */
+        /* What is documented as concurrent works all the time. */
         OK(vfiomig_save_get_stats(slow.save, &stats));
     }
     EQ(busy, 5);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * What the tests of dirty tracking have in common: a tracker of the VMM's own, which knows exactly
- * what was written to, and a memory that writes down which pages it was given. Both notice what the
- * library must not do, and say so at the end.
+ * What the tests of dirty tracking share: a tracker of the VMM's own, which knows exactly what was
+ * written to, and a memory that records which pages it was given. Both notice what the library must
+ * not do, and say so at the end.
  */
 #ifndef TRACK_H
 #define TRACK_H
@@ -19,7 +19,7 @@ struct tracker {
     int starts, stops, syncs, released;
     /* errnos that start, stop and sync fail with; sync on its nth call from now on, and once. */
     int fail_start, fail_stop, fail_sync, fail_nth;
-    /* Sets every bit there is room for behind those that it was asked for. */
+    /* Sets every bit there is room for after those that it was asked for. */
     int sloppy;
     /* Called in each sync, before it looks. */
     void (*hook)(void *);
@@ -95,7 +95,7 @@ static inline struct tracker tracker_new(uint64_t base, uint64_t page_size, size
     return t;
 }
 
-/* After its writer was removed or its run was freed. */
+/* After its writer was removed or its tracking object was freed. */
 static inline void tracker_free(struct tracker *t)
 {
     if (t->wrong[0])
@@ -211,7 +211,7 @@ static inline struct memory memory_new(uint64_t page_size)
     return m;
 }
 
-/* After the run was freed. */
+/* After the tracking object was freed. */
 static inline void memory_free(struct memory *m)
 {
     if (m->wrong[0])
@@ -236,7 +236,7 @@ static inline void forget(struct memory *m)
     m->calls = 0;
 }
 
-/* A run that gives its pages to a memory; without one, to bitmaps only. */
+/* A tracking object that gives its pages to a memory; without one, to bitmaps only. */
 static inline struct vfiomig_dirty *run_new(struct memory *m, uint64_t page_size,
                                             uint32_t buffer_bytes)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * Memory that runs out while a guest maps, unmaps, and a VMM without memory takes no page: how much
- * there is to remember is the guest's to decide. Nothing aborts, and each page comes in the end.
+ * Memory that runs out while a guest maps and unmaps, and a VMM without memory takes no page: the
+ * guest decides how much there is to remember. Nothing aborts, and each page comes in the end.
  */
 #include "failing-malloc.h"
 #include "track.h"
@@ -137,7 +137,7 @@ static void what_was_unknown_is_found_without_memory(void)
     vfiomig_dirty_free(run);
 }
 
-/* What the VMM knew once is not asked for when it has forgotten it. */
+/* What the VMM once knew is not asked for when it has forgotten it. */
 static void what_was_known_is_not_unknown_without_memory(void)
 {
     for (int at = 1; at < 3 * TRANSLATED; at += 1237) {
@@ -161,7 +161,7 @@ static void what_was_known_is_not_unknown_without_memory(void)
     }
 }
 
-/* malloc has what is large and not what is small: a process at the edge of what it may have. */
+/* malloc has what is large but not what is small: a process at the edge of what it may have. */
 static void mappings_come_while_only_small_allocations_fail(void)
 {
     struct vfiomig_dirty *run = new_run();
@@ -180,7 +180,7 @@ static void mappings_come_while_only_small_allocations_fail(void)
         refused += r < 0;
     }
     CHECK(made > 0 && refused > 0);
-    /* The reserve is not used up: calls begin, as far as they come. */
+    /* The reserve is not used up: calls begin, as far as they get. */
     EQ(LIB(vfiomig_dirty_collect(run)), -ENOMEM);
     HAS(vfiomig_error_message(), "no memory for a list of mappings");
     EQ(LIB(vfiomig_dirty_mark(run, 0, PAGE)), -ENOMEM);

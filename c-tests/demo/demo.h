@@ -55,7 +55,7 @@ struct options {
     uint64_t memory_rate; /* bytes per second that the vCPUs write to memory */
     uint64_t dma_rate;    /* bytes per second that the device writes to memory */
     bool skip_last_collect; /* a mistake that the program must notice */
-    uint64_t read_rate;   /* bytes per second that the source's driver gives; 0: all it can */
+    uint64_t read_rate;   /* bytes per second that the source's driver returns; 0: all it can */
     uint64_t write_rate;  /* bytes per second that the target's driver takes; 0: all it can */
     uint64_t downtime_limit_ms;
     uint64_t precopy_limit_ms; /* pre-copy need not converge: switch over after this in any case */
@@ -66,7 +66,7 @@ struct options {
     const char *group[2];
 };
 
-/* The moments of a switchover, in their order. Both processes read the same clock. */
+/* The moments of a switchover, in order. Both processes read the same clock. */
 enum moment {
     VCPUS_STOPPED,
     QUIESCED,
@@ -74,8 +74,8 @@ enum moment {
     MEMORY_SENT, /* the last pages were handed to the socket */
     SENT,      /* ... and the stream's last byte */
     LOADED,    /* ... and to the target's driver */
-    COMMITTED, /* the target's driver took the state */
-    TOLD,      /* the source let go: the guest is the target's */
+    COMMITTED, /* the target's driver accepted the state */
+    TOLD,      /* the source let go: the guest belongs to the target */
     RUNNING,
     MOMENTS
 };

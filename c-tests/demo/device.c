@@ -67,8 +67,8 @@ static void on_event(void *opaque, const struct vfiomig_event *event)
 /* --- the simulated device's DMA ---------------------------------------------------------------- */
 
 /*
- * The simulator has a state and a log, and no memory: writing is left to its user. A device that
- * has stopped does not write, so a change of state and a write exclude each other. One device per
+ * The simulator has a state and a log, but no memory: writing is up to its user. A device that has
+ * stopped does not write, so a change of state and a write exclude each other. One device per
  * process.
  */
 static struct {
@@ -77,8 +77,8 @@ static struct {
     int (*feature)(void *opaque, uint32_t flags, void *data, size_t len); /* the simulator's */
 } dma = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
-/* One write, with the lock held. First the memory and then the log, as hardware does: a page that is
- * read and sent in between must still be reported. */
+/* One write, with the lock held. First the memory, then the log, as hardware does it: a page
+ * that is read and sent in between must still be reported. */
 static void dma_write(struct device *d)
 {
     uint64_t room = d->memory->size - DMA_SIZE, offset = random_next(&d->dma_seed) % (room + 1);
@@ -92,8 +92,8 @@ static void dma_write(struct device *d)
     __atomic_fetch_add(&d->dma_writes, 1, __ATOMIC_RELAXED);
 }
 
-/* In front of the simulator's own: a device stops when what it has begun is written, and not before.
- * After the vCPUs, that is: the last reading of the log comes after both. */
+/* Comes before the simulator's own: a device stops when what it has begun is written, and not
+ * before. That is after the vCPUs, so the last reading of the log comes after both. */
 static int feature(void *opaque, uint32_t flags, void *data, size_t len)
 {
     uint32_t wanted;
@@ -117,7 +117,7 @@ static void *dma_engine(void *opaque)
     while (!__atomic_load_n(&d->dma_leave, __ATOMIC_ACQUIRE)) {
         uint64_t now = now_ns();
         uint64_t due = (uint64_t)((double)(now - began) / 1e9 * (double)d->options->dma_rate);
-        /* One at a time: who wants to stop the device does not wait for the others. */
+        /* One at a time: a thread that wants to stop the device does not wait for the others. */
         for (; written + DMA_SIZE <= due; written += DMA_SIZE) {
             pthread_mutex_lock(&dma.lock);
             dma_write(d);
@@ -187,7 +187,7 @@ static int open_sim(struct device *d)
     return 0;
 }
 
-/* A cdev is bound to an iommufd before it answers anything. */
+/* A cdev must be bound to an iommufd before it answers anything. */
 static int open_cdev(struct device *d, const char *path)
 {
     d->fd = open(path, O_RDWR | O_CLOEXEC);
@@ -198,7 +198,7 @@ static int open_cdev(struct device *d, const char *path)
     return ioctl(d->fd, BIND_IOMMUFD, &bind) < 0 ? -errno : 0;
 }
 
-/* The older way: the device's group joins a container, and the group hands out the device. */
+/* The older way: the device's group joins a container, and the group returns the device. */
 static int open_group(struct device *d, const char *group, const char *name)
 {
     char path[64];
@@ -254,7 +254,7 @@ int device_open(struct device *d, const struct options *o, enum side side, char 
         return r;
     }
 
-    /* A device that cannot migrate is no error for the library; for this program it is. */
+    /* A device that cannot migrate is not an error for the library, but it is for this program. */
     struct vfiomig_reason reason = VFIOMIG_REASON_INIT;
     for (uint32_t i = 0; (r = vfiomig_device_get_reason(d->mig, i, &reason)) == 0; i++) {
         if (o->verbose)
@@ -265,7 +265,7 @@ int device_open(struct device *d, const struct options *o, enum side side, char 
             return -EOPNOTSUPP;
         }
     }
-    if (r != -ENODATA) { /* which is what it says behind the last one */
+    if (r != -ENODATA) { /* which is what it returns after the last one */
         snprintf(why, why_size, "%s", vfiomig_error_message());
         device_close(d);
         return r;
@@ -309,8 +309,8 @@ void device_restore_command(struct device *d, const uint8_t config[PCI_CONFIG_SI
 
 void device_restore_interrupts(struct device *d, const uint8_t config[PCI_CONFIG_SIZE])
 {
-    /* A VMM calls VFIO_DEVICE_SET_IRQS here, with the eventfds that it has ready for whichever of
-     * INTx, MSI and MSI-X the configuration says is enabled. This one has no interrupts. */
+    /* Here a VMM calls VFIO_DEVICE_SET_IRQS, with the eventfds that it has ready for whichever
+     * of INTx, MSI and MSI-X the configuration enables. This one has no interrupts. */
     (void)d;
     (void)config;
 }

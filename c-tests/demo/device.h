@@ -47,8 +47,9 @@ void device_restore_interrupts(struct device *device, const uint8_t config[PCI_C
 void device_guest_write(struct device *device, uint64_t offset, uint64_t len, uint64_t seed);
 void device_guest_reset(struct device *device);
 
-/* The guest gives the device memory to write to: whenever it runs it does, without telling the VMM.
- * Until the device is closed. A real device would need a mapping in its IOMMU. 0 or -errno. */
+/* The guest gives the device memory to write to: from then on it writes whenever it runs,
+ * without telling the VMM, until the device is closed. A real device would need a mapping in its
+ * IOMMU. Returns 0 or -errno. */
 int device_start_dma(struct device *device, struct memory *memory);
 uint64_t device_dma_writes(struct device *device);
 
@@ -56,8 +57,8 @@ uint64_t device_dma_writes(struct device *device);
 uint64_t device_digest(struct device *device);
 uint64_t device_violations(struct device *device, const char **what);
 
-/* Makes the device's nth change of state, read or write from now fail; or the nth report of its log,
- * once, with what it should have told forgotten, or every one from then on. */
+/* Makes the device's nth change of state, read or write from now fail; or the nth report of its
+ * log, once, with what it should have reported forgotten, or every one from then on. */
 enum operation { CHANGE_OF_STATE, READ, WRITE, LOG_REPORT_FORGETS, LOG_REPORTS };
 void device_inject(struct device *device, enum operation operation, uint64_t nth, int errnum);
 

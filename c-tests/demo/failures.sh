@@ -1,14 +1,13 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
-# The demo with everything going wrong that it knows: each must end with the guest where it
-# belongs.
+# The demo with everything going wrong that it knows: the guest must end where it belongs.
 #
 # usage: failures.sh DEMO
 
 set -u
 demo=$1
-# For what hangs; the demo's own patience is less.
+# For what hangs; the demo itself gives up earlier.
 limit=600
 out=$(mktemp)
 trap 'rm -f "$out"' EXIT
@@ -46,7 +45,7 @@ run memory-at-rest --memory-rate 0 --dma-rate 0
 run one-page --memory-size 64K
 run no-memory --memory-size 0
 
-# A demo that is content with any outcome would make all of the above worthless.
+# If a demo accepted any outcome, all of the above would be worthless.
 must_fail() { # NAME WHY arguments...
 	name=$1
 	why=$2

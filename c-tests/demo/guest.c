@@ -11,8 +11,9 @@
 #define CHUNK 65536u
 #define MAX_LATE_NS 50000000 /* what is late by more than that is not made up for */
 
-/* How much is to be written, at most, after so many nanoseconds. Whoever makes up for everything on a
- * machine that cannot keep up gets later each time, and stops only when he is through with it. */
+/* How much is to be written, at most, after this many nanoseconds. A thread that tried to catch
+ * up on a machine that cannot keep up would be later each time, and would stop only when it had
+ * caught up. */
 static uint64_t due_after(uint64_t ns, uint64_t rate, uint64_t *written, uint64_t unit)
 {
     uint64_t due = (uint64_t)((double)ns / 1e9 * (double)rate);
@@ -24,7 +25,7 @@ static uint64_t due_after(uint64_t ns, uint64_t rate, uint64_t *written, uint64_
     return due;
 }
 
-/* What is due after so many nanoseconds; scattered, as a guest's writes are. */
+/* What is due after this many nanoseconds; scattered, like a guest's writes. */
 static void write_to_device(struct guest *g, uint64_t ns, uint64_t *written, uint64_t *seed)
 {
     uint64_t size = g->options->state_size, chunk = size < CHUNK ? size : CHUNK;

@@ -25,7 +25,7 @@ struct guest {
 int guest_create(struct guest *guest, struct device *device, struct memory *memory,
                  const struct options *options);
 void guest_run(struct guest *guest);
-/* Returns when the vCPUs do nothing any more. */
+/* Returns when the vCPUs no longer do anything. */
 void guest_stop(struct guest *guest);
 void guest_destroy(struct guest *guest);
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * Options, the two processes, and a look at what came of it. The exit status is 0 if the outcome
- * is the right one for what was asked: the guest runs on one side and not on the other, with its
- * device's contents where they belong.
+ * Options, the two processes, and a check of the result. The exit status is 0 if the outcome is
+ * right for what was asked: the guest runs on one side and not on the other, with its device's
+ * contents where they belong.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -166,7 +166,7 @@ static struct scenario parse(int argc, char **argv, struct options *o)
     }
     o->fail_at = scenario->failure;
     bool real = o->device[SOURCE] || o->device[TARGET];
-    /* No real device is given memory to write to here: there would be nothing to show. */
+    /* No real device is given memory to write to here, so there would be nothing to show. */
     if (real && !memory_given)
         o->memory_size = 0;
     if (optind < argc || o->state_size == 0 ||
@@ -235,7 +235,7 @@ static bool contents_right(const struct options *o, const struct report *source,
     return true;
 }
 
-/* Whether the pages that the device wrote to were told as they should have been. */
+/* Whether the pages that the device wrote to were reported as they should have been. */
 static bool tracking_right(const struct options *o, const struct report *source,
                            const struct report *target)
 {

@@ -20,13 +20,13 @@ struct memory {
 };
 
 /* A guest that was just powered on finds zeros (seed 0); one that has been at work has written
- * everywhere. 0 or -errno. */
+ * everywhere. Returns 0 or -errno. */
 int memory_create(struct memory *memory, uint64_t size, uint64_t seed);
 void memory_destroy(struct memory *memory);
 
 /* Fills len bytes from offset, both multiples of 8. Leaves no trace but the contents. */
 void memory_write(struct memory *memory, uint64_t offset, uint64_t len, uint64_t seed);
-/* The same by a vCPU: into the VMM's log. */
+/* The same by a vCPU: it goes into the VMM's log. */
 void memory_vcpu_write(struct memory *memory, uint64_t offset, uint64_t len, uint64_t seed);
 /* Adds the log to a bitmap, and begins a new one. */
 void memory_take_vcpu_log(struct memory *memory, uint64_t *bitmap);

@@ -72,7 +72,7 @@ int net_receive(int sock, struct message *message, int timeout_ms)
     struct header header;
     if ((r = receive_all(sock, &header, sizeof header)) < 0)
         return r;
-    /* The other side is not to be trusted with this side's memory. */
+    /* The other side is not trusted with this side's memory. */
     if (header.len > message->cap)
         return -EMSGSIZE;
     message->type = header.type;

@@ -7,7 +7,7 @@
  *     switchover   the vCPUs stop, the device stops, the rest is sent
  *     release      only after the target has committed
  *
- * Until MSG_GO is sent the guest belongs to this side, and whatever goes wrong ends with keep().
+ * Until MSG_GO is sent, the guest belongs to this side, and any failure ends with keep().
  */
 #include <errno.h>
 #include <poll.h>
@@ -47,7 +47,8 @@ struct source {
     struct initial_loaded loaded; /* what the target has said last */
     bool committed;               /* ... and whether it has said this */
     uint64_t began_ns;
-    /* A round sends as much as was left when it began; meanwhile the guest dirties some again. */
+    /* A round sends as much as was left when it began; in the meantime the guest makes more
+     * dirty. */
     uint64_t round_began_ns, round_bytes, round_goal;
     double bandwidth; /* bytes per second, of the last round that was long enough to tell */
     uint64_t memory_bytes;   /* of the guest's memory, in this round */
@@ -66,7 +67,7 @@ static int give_up(struct source *s, int code, const char *format, ...)
     return code;
 }
 
-/* The text is the thread's last one: it must be taken before the next call. */
+/* The text is the thread's last one, so it must be taken before the next call. */
 static int library_failed(struct source *s, int code)
 {
     return give_up(s, code, "%s", vfiomig_error_message());
@@ -107,12 +108,13 @@ static int send_message(struct source *s, uint32_t type, uint64_t where, const v
     int r = net_send_at(s->sock, type, where, data, len);
     if (r == 0)
         return hear_all(s);
-    /* Why it closed the connection may be waiting to be read. */
+    /* The reason why it closed the connection may be waiting to be read. */
     int said = hear_all(s);
     return said < 0 ? said : give_up(s, r, "sending to the target failed: %s", strerror(-r));
 }
 
-/* The thread that cancels is given time to, half way: the migration could be over before its turn. */
+/* Halfway, the thread that cancels is given time to do so: the migration could be over before
+ * its turn. */
 static void let_cancel(struct source *s)
 {
     struct vfiomig_save_stats stats = VFIOMIG_SAVE_STATS_INIT;
@@ -153,16 +155,16 @@ static int start_tracking(struct source *s)
     return 0;
 }
 
-/* A negative value means that pages may be missing. With pages that merely count as dirty because
- * something has failed there is more to send, and nothing else to do about it. */
+/* A negative value means that pages may be missing. If pages merely count as dirty because
+ * something failed, there is more to send, and nothing else to do about it. */
 static int collect(struct source *s, bool without_device)
 {
     int r = tracking_collect(&s->tracking, without_device);
     return r < 0 ? library_failed(s, r) : 0;
 }
 
-/* All that was collected. Straight from where the guest and its device go on writing: a page that
- * changes while it is sent is dirty again. */
+/* Everything that was collected, straight from where the guest and its device go on writing: a
+ * page that changes while it is sent is dirty again. */
 static int send_memory(struct source *s)
 {
     uint64_t before = now_ns(), offset, len, bytes = 0;
@@ -221,8 +223,8 @@ static void show_bar(struct source *s)
 }
 
 /*
- * Whether to switch over now. All of the driver's numbers are estimates and none of them ever
- * need to fall: the time limit on pre-copy decides in the end.
+ * Whether to switch over now. All of the driver's numbers are estimates, and none of them needs to
+ * fall: in the end, the time limit on pre-copy decides.
  */
 static int end_round(struct source *s, bool *wanted)
 {
@@ -234,8 +236,8 @@ static int end_round(struct source *s, bool *wanted)
     double seconds = (double)(now - s->round_began_ns) / 1e9;
     if ((s->round_bytes >= 1 << 20 || s->bandwidth == 0) && seconds > 0)
         s->bandwidth = (double)s->round_bytes / seconds;
-    /* What pre-copy has left is to be sent in any case; some drivers send more than that when the
-     * device has stopped, and say so. */
+    /* What pre-copy has left is to be sent in any case; some drivers send more than that when
+     * the device has stopped, and say so. */
     uint64_t left = pending.initial_bytes + pending.dirty_bytes;
     s->round_goal = left;
     if (pending.flags & VFIOMIG_PENDING_STOP_COPY_KNOWN && pending.stop_copy_bytes > left)
@@ -259,15 +261,15 @@ static int end_round(struct source *s, bool *wanted)
     s->round_bytes = s->memory_bytes = 0;
 
     /* Initial data is what the target needs time for: allocating, programming. Stopping before
-     * it has loaded that would put this time into the downtime. */
+     * it has loaded that would add this time to the downtime. */
     bool initial_loaded = !s->has_pre_copy ||
                           (pending.flags & VFIOMIG_PENDING_INITIAL_SENT &&
                            s->loaded.generation == pending.initial_generation);
     double ms = s->bandwidth > 0 ? (double)left / s->bandwidth * 1e3 : 0;
     double limit = (double)s->options->downtime_limit_ms, total = ms + memory_ms(s);
     if (s->tracking.unwatched) {
-        /* It is dirty at every time, however long one waits: only the device counts. Where the
-         * downtime matters more than the migration, this is the moment to abandon it. */
+        /* It is always dirty, however long one waits, so only the device counts. If the downtime
+         * matters more than the migration, this is the moment to abandon it. */
         *wanted = initial_loaded && ms <= limit;
         if (*wanted)
             printf("source: nobody tracks the memory, and waiting makes it no less: switching over, "
@@ -281,7 +283,7 @@ static int end_round(struct source *s, bool *wanted)
     return 0;
 }
 
-/* Where the guest is faster than the driver, pre-copy would go on for ever. */
+/* If the guest is faster than the driver, pre-copy would go on forever. */
 static bool precopy_took_too_long(struct source *s)
 {
     uint64_t ms = (now_ns() - s->began_ns) / 1000000;
@@ -328,8 +330,8 @@ static int pre_copy(struct source *s)
             was_reset = true;
             printf("source: the guest resets its device\n");
             device_guest_reset(&s->device);
-            /* A VMM sees it in the configuration space that it gives to the guest. The device's log
-             * is gone as well, and whatever it held counts as dirty. */
+            /* A VMM sees it in the configuration space that it gives to the guest. The device's
+             * log is gone as well, and whatever it held counts as dirty. */
             if ((r = vfiomig_device_notify_reset(s->device.mig)) < 0)
                 return library_failed(s, r);
         }
@@ -341,7 +343,7 @@ static int pre_copy(struct source *s)
             return r;
         if (wanted)
             return 0;
-        /* What is dirty in any case is sent when the guest has stopped, and not before in vain. */
+        /* What is dirty in any case is sent once the guest has stopped, and not in vain before. */
         if (!s->tracking.unwatched && (r = send_memory(s)) < 0)
             return r;
         if (status == VFIOMIG_NEXT_DRAINED)
@@ -355,7 +357,7 @@ static int pre_copy(struct source *s)
 enum { BEGAN_AGAIN = 1 };
 
 /*
- * Quiesces or stops the device. Where it has begun its initial data again at the last moment, the
+ * Quiesces or stops the device. If it has started its initial data again at the last moment, the
  * guest goes on and so does pre-copy, unless that has taken too long already.
  */
 static int change(struct source *s, int (*call)(struct vfiomig_save *))
@@ -395,8 +397,8 @@ static int switchover(struct source *s)
         return r;
     at[STOPPED] = now_ns();
 
-    /* The device has written for the last time, and after the vCPUs: only now a reading is the last
-     * one. Before the save is finished: some drivers' logs end with it. */
+    /* The device has written for the last time, after the vCPUs, so only this reading is the
+     * last one. It comes before the save is finished, because some drivers' logs end with it. */
     uint64_t before = s->report->memory_bytes;
     if ((r = collect(s, s->options->skip_last_collect)) < 0 || (r = send_memory(s)) < 0)
         return r;
@@ -404,7 +406,7 @@ static int switchover(struct source *s)
     if (s->tracking.run)
         at[MEMORY_SENT] = now_ns();
 
-    /* The guest can write to its configuration space until it is stopped: not earlier. */
+    /* The guest can write to its configuration space until it is stopped, so not earlier. */
     uint8_t config[PCI_CONFIG_SIZE];
     device_read_config(&s->device, config);
     s->report->pci_command = (uint16_t)(config[4] | config[5] << 8);
@@ -472,7 +474,7 @@ static void keep(struct source *s)
     stop_tracking(s);
     /* Before anything runs again, so that the target cannot take a commit for permission. What
      * comes back does not matter: a target that cannot be told is gone. On a network it may only
-     * be cut off: ask whoever can fence it before running the guest twice. */
+     * be cut off: ask someone who can fence it before you run the guest twice. */
     net_send(s->sock, MSG_KEEP, NULL, 0);
 
     if (s->save && vfiomig_save_finish(s->save, VFIOMIG_ENDING_KEEP) < 0) {
@@ -491,7 +493,7 @@ static void keep(struct source *s)
     s->report->vcpus_run = true;
 }
 
-/* The target has let go of what had been given to it: its device would not run, or it died. */
+/* The target has given up what it had been given: its device would not run, or it died. */
 static void take_back(struct source *s)
 {
     printf("source: %s; taking the guest back\n", s->report->why);
@@ -511,8 +513,8 @@ static void release(struct source *s)
         raise(SIGKILL);
     }
 
-    /* The point of no return, in one message. Taking the device to STOP can be slow and is not
-     * what the guest waits for: it comes afterwards. */
+    /* The point of no return, in one message. Taking the device to STOP can be slow, and the
+     * guest does not wait for it, so it comes afterwards. */
     int r = net_send(s->sock, MSG_GO, NULL, 0);
     s->report->at_ns[TOLD] = now_ns();
     if (r < 0) {
@@ -535,7 +537,7 @@ static void release(struct source *s)
     else if (r == -EPIPE || r == -ECONNABORTED)
         lost(s, "the device was not left as it was, and the target has let go");
     else
-        /* It may run: better no guest for a while than two. */
+        /* It may be running: better no guest for a while than two. */
         give_up(s, r, "the target does not say whether it runs; leaving the guest to it");
 }
 
@@ -575,7 +577,7 @@ void run_source(const struct options *options, int sock, struct report *report)
 
     if (options->fail_at == FAIL_SOURCE_READ)
         device_inject(&s.device, READ, 20, EIO);
-    /* The device writes to memory all the time: tracking begins before any of it is sent. */
+    /* The device writes to memory all the time, so tracking begins before any of it is sent. */
     if (r == 0)
         r = start_tracking(&s);
     if (r == 0 && (r = vfiomig_save_begin(s.device.mig, NULL, &s.save)) < 0)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * The side that the guest arrives at. Nothing of a frame reaches the driver before the library has
- * verified it, and after any failure the library has reset the device already: what is left to do
- * is to say so.
+ * verified it, and after any failure the library has already reset the device: all that is left is
+ * to say so.
  */
 #include <errno.h>
 #include <signal.h>
@@ -18,7 +18,7 @@
 #include "net.h"
 #include "vfiomig.h"
 
-/* What a message may hold at the most: what the source reads at once. */
+/* The most that a message may hold: what the source reads at once. */
 #define BUFFER_SIZE VFIOMIG_GOOD_BUFFER
 #define BLOB_PCI_CONFIG 1u
 
@@ -61,7 +61,7 @@ static int take_blob(void *opaque, uint32_t kind, const void *data, size_t len)
     return 0;
 }
 
-/* The other side is not to be trusted with more than the guest's memory. */
+/* The other side is trusted with nothing but the guest's memory. */
 static int take_memory(struct target *t, const struct message *m)
 {
     if (m->where > t->memory.size || m->len > t->memory.size - m->where)
@@ -102,9 +102,9 @@ static int receive_state(struct target *t)
         int status = vfiomig_load_push(t->load, m.data, m.len);
         if (status < 0)
             return library_failed(t, status);
-        /* VFIOMIG_PUSH_RESTARTED, the source's device was reset, asks for nothing here: what was loaded
-         * before is forgotten by the library, and the last PCI configuration is the one that
-         * counts in any case. */
+        /* VFIOMIG_PUSH_RESTARTED (the source's device was reset) needs no action here: the
+         * library forgets what was loaded before, and in any case the last PCI configuration is
+         * the one that counts. */
         if (status & VFIOMIG_PUSH_INITIAL_LOADED) {
             struct vfiomig_load_stats stats = VFIOMIG_LOAD_STATS_INIT;
             vfiomig_load_get_stats(t->load, &stats);
@@ -130,16 +130,16 @@ static int wait_for_permission(struct target *t)
     if (r == 1 && m.type == MSG_GO)
         return 0;
     if (r == -EPIPE) {
-        /* A source that goes on says so first; this one died, and its guest with it. That is
-         * certain between two processes of one machine. On a network a broken connection proves
-         * nothing: ask whoever can fence the source before running the guest. */
+        /* A source that goes on says so first; this one died, and its guest with it. Between two
+         * processes of one machine that is certain. On a network a broken connection proves
+         * nothing: ask someone who can fence the source before you run the guest. */
         printf("target: the source died after the commit: the guest is this side's\n");
         return 0;
     }
     return give_up(t, -ECANCELED, "the source keeps the guest after all");
 }
 
-/* What the device's own state does not hold. */
+/* What the device's own state does not contain. */
 static int redo_fixups(struct target *t)
 {
     uint32_t fixups;
@@ -193,12 +193,12 @@ static int load_and_run(struct target *t)
     if ((r = vfiomig_device_run(t->device.mig)) < 0)
         return library_failed(t, r);
     t->report->at_ns[RUNNING] = now_ns();
-    /* From here on the guest runs: its vCPUs would be started first and looked at later. */
+    /* From here on the guest runs: its vCPUs would be started first and checked later. */
     net_send(t->sock, MSG_RUNNING, NULL, 0);
     return 0;
 }
 
-/* What came is compared with what left; the stand-in's vCPUs wait so that it does not change. */
+/* What came is compared with what left; the stand-in's vCPUs wait, so that it does not change. */
 static void look_at_result(struct target *t)
 {
     uint8_t config[PCI_CONFIG_SIZE];
@@ -211,7 +211,7 @@ static void look_at_result(struct target *t)
            t->report->fixups & VFIOMIG_FIXUP_INTERRUPTS ? " interrupts" : "");
 }
 
-/* The guest and its device write on where they were, in this side's memory. */
+/* The guest and its device go on writing where they were, in this side's memory. */
 static void run_guest(struct target *t)
 {
     const struct options *o = t->options;

@@ -41,7 +41,7 @@ static int set_dirty(void *opaque, uint64_t cookie, uint64_t offset, uint64_t pa
     for (uint64_t i = 0; i < num_bits; i++) {
         if (!(bitmap[i / 64] >> i % 64 & 1))
             continue;
-        /* The run's pages are this memory's by default; nothing here depends upon it. */
+        /* The pages are this memory's by default; nothing here depends on it. */
         uint64_t first = offset + i * page_size, last = first + page_size - 1;
         for (uint64_t page = first / unit; page <= last / unit && page < t->memory->pages; page++)
             t->dirty[page / 64] |= (uint64_t)1 << page % 64;
@@ -63,13 +63,13 @@ int tracking_start(struct tracking *t, struct memory *memory, struct device *dev
     int r = vfiomig_dirty_new(&ops, t, NULL, &t->run);
     if (r < 0)
         return r;
-    /* With an IOMMU that tracks, its page table or its container would be named as well: the best
-     * that works is taken. A second device is a second writer. */
+    /* With an IOMMU that tracks, its page table or its container would be named as well: the
+     * best that works is taken. A second device is a second writer. */
     struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
     writer.flags = VFIOMIG_WRITER_DEVICE_LOG;
     writer.device = device->mig;
     r = vfiomig_dirty_add_writer(t->run, &writer, &t->writer);
-    /* Before anything is sent: what was written to earlier is not reported. */
+    /* Before anything is sent: earlier writes are not reported. */
     if (r >= 0)
         r = vfiomig_dirty_start(t->run);
     if (r < 0)
@@ -83,7 +83,7 @@ int tracking_start(struct tracking *t, struct memory *memory, struct device *dev
     return 0;
 }
 
-/* What failed has become a range that counts as dirty: dear, but nothing that is missing. */
+/* What failed has become a range that counts as dirty: expensive, but nothing is missing. */
 static void show_errors(struct tracking *t)
 {
     struct vfiomig_dirty_error error = VFIOMIG_DIRTY_ERROR_INIT;

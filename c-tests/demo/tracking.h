@@ -19,23 +19,23 @@ struct tracking {
     struct vfiomig_dirty *run; /* NULL: nothing is tracked */
     uint32_t writer;           /* the device's number in it */
     uint64_t *dirty;           /* pages to send: filled by collecting, emptied by sending */
-    int refuse;                /* an errno: what the library reports finds no place here */
-    bool unwatched;            /* the last reading found what is dirty at every time */
+    int refuse;                /* an errno: what the library reports finds no room here */
+    bool unwatched;            /* the last reading found what is always dirty */
     uint64_t errors_shown;
     struct vfiomig_dirty_stats stats;    /* as of the last reading */
     struct vfiomig_dirty_writer_stats device;
 };
 
-/* Everything is to be sent, and from now on everything that changes once more. 0, or -errno with
- * the library's message. */
+/* Everything is to be sent, and from now on everything that changes again. Returns 0, or -errno
+ * with the library's message. */
 int tracking_start(struct tracking *tracking, struct memory *memory, struct device *device);
 /* Adds what was written to since the last time. -errno with the library's message: pages may be
  * missing. without_device: leave out what the device wrote to, which is wrong, and which the
  * program's tests must notice. */
 int tracking_collect(struct tracking *tracking, bool without_device);
-/* Bytes that are to be sent, as far as was collected. */
+/* Bytes that are to be sent, as far as they were collected. */
 uint64_t tracking_left(const struct tracking *tracking);
-/* Takes the next run of at most max bytes out: its length, 0 when there is none. */
+/* Takes out the next run of at most max bytes: returns its length, 0 if there is none. */
 uint64_t tracking_take(struct tracking *tracking, uint64_t max, uint64_t *offset);
 /* May be called twice, and after a start that failed. */
 void tracking_stop(struct tracking *tracking);

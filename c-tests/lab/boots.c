@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * A stream that one machine wrote is loaded by another: boot 1 saves, boot 2 loads. Nothing else is
- * carried over but the files.
+ * One machine loads a stream that another one wrote: boot 1 saves, boot 2 loads. Only the files are
+ * carried over.
  */
 #include "lab.h"
 
@@ -48,7 +48,7 @@ static void load(void)
 {
     const struct variety *v = lab_arg();
     struct lab_device device;
-    /* What was saved by group is loaded by cdev, where there is one. */
+    /* What was saved by group is loaded by cdev, if there is one. */
     enum lab_how how = v->how == LAB_GROUP && lab_has(LAB_CDEV) ? LAB_CDEV : LAB_GROUP;
     struct vfiomig_device *handle;
     struct lab_bytes stream;

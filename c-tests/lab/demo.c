@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * The demo (c-tests/demo), which is two processes and a socket, with real devices instead of
- * simulated ones: what the source held is in the target afterwards, or still in the source where
- * the target died.
+ * simulated ones: what the source held is in the target afterwards, or still in the source if the
+ * target died.
  */
 #include "lab.h"
 
@@ -19,7 +19,7 @@ struct variety {
 #define HELD 120
 #define OTHER 121
 
-/* Runs a program and shows what it says; its exit status. The last line is left in `last`. */
+/* Runs a program and shows its output; returns its exit status. The last line is left in `last`. */
 static int run(char *const argv[], char *last, size_t room)
 {
     int out[2], status;
@@ -54,7 +54,7 @@ static int run(char *const argv[], char *last, size_t room)
     return WEXITSTATUS(status);
 }
 
-/* Fills a device as its guest would have, and leaves it to the demo. */
+/* Fills a device as its guest would, and leaves it to the demo. */
 static void prepare(struct lab_device *device, unsigned seed)
 {
     lab_create(device, 2);
@@ -120,7 +120,7 @@ static void the_guest_is_where_it_belongs(void)
     } else {
         EXPECT(lab_raw_state(source.fd), VFIOMIG_STATE_RUNNING);
         lab_expect_contents(&source, HELD);
-        /* What a target that was killed left is reset by the library, whoever comes. */
+        /* If a target was killed, the library resets what it left, whoever comes next. */
         handle = lab_handle(&target);
         OK(vfiomig_device_run(handle));
         vfiomig_device_free(handle);
@@ -134,7 +134,7 @@ int main(void)
     static const struct variety varieties[] = {
         { "demo-cdev", LAB_CDEV, NULL, 1 },
         { "demo-group", LAB_GROUP, NULL, 1 },
-        /* Not earlier: what an mtty holds has arrived before anybody could be killed. */
+        /* Not earlier: what an mtty holds has arrived before anyone could be killed. */
         { "demo-kill-target-late", LAB_GROUP, "kill-target-late", 0 },
         { "demo-kill-source", LAB_GROUP, "kill-source", 1 },
     };

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * Dirty tracking by the library, where the kernel's IOMMU side does it: page tables of an iommufd
- * (its mock domains), type1 containers with mediated devices and with a real PCI device, and all
- * kinds of trackers in one run. Where the kernel would say "clean" and mean nothing by it, pages are
- * dirty and there is a reason.
+ * The library's dirty tracking when the kernel's IOMMU side does it: page tables of an iommufd (its
+ * mock domains), type1 containers with mediated devices and with a real PCI device, and all kinds
+ * of trackers together. Where the kernel would say "clean" without meaning anything by it, pages
+ * are dirty, and there is a reason.
  */
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -88,7 +88,7 @@ static void hwpt_exact(void)
 
 			mock_write(&mock, at->iova + random_below(at->size / PAGE) * PAGE);
 		}
-		/* Both ends of all. */
+		/* Both ends of everything. */
 		mock_write(&mock, BASE);
 		mock_write(&mock, BASE + 72 * MIB - PAGE);
 		if (round % 3 == 0)
@@ -105,7 +105,7 @@ static void hwpt_exact(void)
 	lab_mock_close(&mock);
 }
 
-/* The run starts it and stops it; what was before does not count. */
+/* Tracking starts and stops it; what came before does not count. */
 static void hwpt_is_switched(void)
 {
 	struct lab_mock mock;
@@ -221,7 +221,7 @@ static void hwpt_unmap(void)
 	area->want[0] = area->got[0] = 0;
 	EXPECT(collect(&guest, 0), 1);
 	area->mapped = 0;
-	/* Another comes to the same place; and what is unmapped clean is clean. */
+	/* Another one comes to the same place; and what is unmapped clean is clean. */
 	ioas_map(&mock, area->iova, MIB);
 	guest_map(&guest, BASE + 2 * MIB, MIB, 0);
 	mock_write(&mock, BASE + 2 * MIB + 3 * PAGE);
@@ -235,7 +235,8 @@ static void hwpt_unmap(void)
 	lab_mock_close(&mock);
 }
 
-/* Where memory is missing in the IOAS all behind it is "clean": found by ioas_id, and dirty. */
+/* If memory is missing in the IOAS, everything after it is "clean": found with ioas_id, and
+ * dirty. */
 static void hwpt_hole(void)
 {
 	struct lab_mock mock;
@@ -279,7 +280,7 @@ static void hwpt_hole(void)
 	EXPECT(sync_range(&guest, BASE + 8 * MIB, MIB, PAGE, ERRORS | UNWATCHED), 256);
 	mock_write(&mock, BASE + 30 * PAGE);
 	EXPECT(sync_range(&guest, BASE, MIB, PAGE, 0), 1);
-	/* It goes away, and with it the reason. */
+	/* It goes away, and the reason with it. */
 	guest_want(&guest, area->iova, area_last(area));
 	CALL(vfiomig_dirty_unmap(guest.run, area->iova, MIB, 0, NULL, 0, nothing_to_unmap, NULL), UNWATCHED);
 	EXPECT(guest_compare(&guest), 256);
@@ -309,7 +310,8 @@ static void hwpt_without_tracking(void)
 	lab_mock_add(&plain, mock.iommufd, mock.ioas, LAB_MOCK_NO_DIRTY);
 	OK(lab_hwpt_alloc(mock.iommufd, 0, plain.devid, mock.ioas, &second));
 	for (unsigned i = 0; i < 4; i++) {
-		/* Made by the kernel; the same, of a device that cannot; made without the flag; none at all. */
+		/* Made by the kernel; the same, of a device that cannot; made without the flag;
+		 * nonexistent. */
 		uint32_t hwpt = i == 0 ? other.first_hwpt : i == 1 ? plain.first_hwpt : i == 2 ? second : 0x7777;
 		const char *says = i == 3 ? "No such file" : "IOMMU_HWPT_ALLOC_DIRTY_TRACKING";
 		uint32_t number;
@@ -491,7 +493,7 @@ static void type1_exact(void)
 	lab_remove(&device[0]);
 }
 
-/* Pages that a device has pinned are dirty at every time, and those only. */
+/* Pages that a device has pinned are always dirty, and only those. */
 static void type1_pinned(void)
 {
 	struct lab_device device;
@@ -528,7 +530,7 @@ static void type1_pinned(void)
 	lab_remove(&device);
 }
 
-/* One real device, and everything that is mapped is dirty, at every time. */
+/* One real device, and everything that is mapped is always dirty. */
 static void type1_pci(void)
 {
 	struct lab_device mdev;
@@ -550,7 +552,7 @@ static void type1_pci(void)
 	for (unsigned round = 0; round < 3; round++) {
 		lab_edu_store(&edu, GIB + round * PAGE, 64);
 		guest_want_all(&guest);
-		/* The kernel's word, no error of anybody's. */
+		/* The kernel says so; it is nobody's error. */
 		EXPECT(collect(&guest, 0), 1024);
 	}
 	expect_tracker(&guest, 0, VFIOMIG_TRACKER_TYPE1, "every mapped page is dirty at every time");
@@ -559,7 +561,7 @@ static void type1_pci(void)
 	EXPECT(lab_bits(bitmap, 0, 1024), 512);
 	guest.areas[1].mapped = 0;
 	lab_edu_close(&edu);
-	/* Once more, for what it may have done before it went. */
+	/* Once more, for what it may have done before it left. */
 	guest_want_all(&guest);
 	EXPECT(collect(&guest, 0), 512);
 	EXPECT(collect(&guest, 0), 0);
@@ -628,7 +630,7 @@ static void type1_unmap(void)
 	lab_remove(&device);
 }
 
-/* The VMM and the container do not agree on what a mapping is. */
+/* The VMM and the container disagree about what a mapping is. */
 static void type1_cut(void)
 {
 	struct lab_device device;
@@ -656,14 +658,14 @@ static void type1_cut(void)
 	EXPECT(error.tracker, VFIOMIG_TRACKER_TYPE1);
 	EXPECT(error.first, GIB);
 	CHECK(strstr(error.text, "mapped exactly so"), "no hint: %s", error.text);
-	/* Unmapped, half and half: the container refuses, and the VMM has to do it. */
+	/* Half of each: the container refuses, and the VMM has to unmap it. */
 	CALL(vfiomig_dirty_unmap(guest.run, GIB, 2 * MIB, 0, NULL, 0, unmap_what_is_left, &by), ERRORS);
 	EXPECT(by.done, 2 * MIB);
 	guest_want(&guest, GIB, GIB + 2 * MIB - 1);
 	EXPECT(guest_compare(&guest), 512);
 	guest.areas[0].mapped = guest.areas[1].mapped = 0;
 	EXPECT(collect(&guest, 0), 0);
-	/* One that is not there at all: unmapped are 0 bytes, which is too few. */
+	/* One that is not there at all: 0 bytes are unmapped, which is too few. */
 	guest_map(&guest, 5 * GIB, MIB, 0);
 	EXPECT(collect(&guest, 0), 0);
 	CALL(vfiomig_dirty_unmap(guest.run, 5 * GIB, MIB, PAGE, bitmap, 4, unmap_what_is_left, &by), ERRORS);
@@ -720,7 +722,8 @@ static void type1_too_large(void)
 	lab_remove(&device);
 }
 
-/* Up to the end of all addresses: a kernel that cannot say is no reason to be clean. */
+/* Up to the very end of the address space: if a kernel cannot say, that is no reason to be
+ * clean. */
 static void type1_last_page(void)
 {
 	const int old = !lab_kernel_is("7.3");
@@ -762,7 +765,8 @@ static void type1_no_container(void)
 	close(fd);
 }
 
-/* --- several in one run ------------------------------------------------------------------------- */
+/* --- several kinds together
+ * ---------------------------------------------------------------------- */
 
 /* A tracker of the VMM's own: a list of pages. */
 struct own {
@@ -816,8 +820,8 @@ static struct vfiomig_device *open_in(struct lab_device *device, const struct la
 }
 
 /*
- * One device is tracked by its page table only, the other by its own log only, both in one address
- * space: a choice for all of them at once loses one.
+ * One device is tracked only by its page table, the other only by its own log, both in one address
+ * space: a single choice for both would lose one of them.
  */
 static void one_tracker_each(void)
 {
@@ -910,7 +914,7 @@ static void all_kinds(void)
 		if (round % 4 == 3)
 			found += round % 8 == 3 ? collect(&guest, 0) : sync_range(&guest, BASE, 8 * MIB, PAGE, 0);
 		if (round % 10 == 9) {
-			/* One more, that nothing tracks: all is dirty as long as it is there. */
+			/* One more, which nothing tracks: everything is dirty as long as it is there. */
 			struct vfiomig_dirty_writer none = VFIOMIG_DIRTY_WRITER_INIT;
 
 			OK(vfiomig_dirty_add_writer(guest.run, &none, &number));
@@ -923,7 +927,7 @@ static void all_kinds(void)
 		}
 	}
 	CHECK(found > 15, "only %llu pages", (unsigned long long)found);
-	/* A part goes, from all of them. */
+	/* A part is unmapped, for all of them. */
 	mark(&guest, &logging, BASE + 3 * MIB, 1);
 	mock_write(&mock, BASE + 3 * MIB + PAGE);
 	own.pages[own.num++] = BASE + 3 * MIB + 2 * PAGE;

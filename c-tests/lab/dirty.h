@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * Dirty tracking as a VMM uses it, for kmod-dirty.c and dirty-iommu.c: a guest with a memory map,
- * the pages that the library has reported, and those that it should have. Compared page by page,
- * and a page that is reported where no memory is ends the case.
+ * the pages that the library has reported, and those that it should have. They are compared page by
+ * page, and a page that is reported where there is no memory ends the case.
  */
 #ifndef DIRTY_H
 #define DIRTY_H
@@ -26,7 +26,7 @@ struct area {
 	uint32_t flags;
 	void *host;
 	uint64_t *got, *want;
-	uint64_t *may; /* need not be, but can be: written to at that very moment */
+	uint64_t *may; /* may be, but need not: written to at that very moment */
 	int mapped;
 };
 
@@ -34,9 +34,9 @@ struct guest {
 	struct vfiomig_dirty *run;
 	struct area areas[MAX_AREAS];
 	unsigned num;
-	/* Pages that are dirty together: the largest of the run's and the trackers'. */
+	/* Pages that are dirty together: the largest of the tracking object's and the trackers'. */
 	uint64_t grain;
-	/* set_dirty answers with this, if it is not 0. */
+	/* set_dirty returns this, if it is not 0. */
 	int refuse;
 	unsigned deliveries;
 };
@@ -146,7 +146,7 @@ static inline int guest_set_dirty(void *opaque, uint64_t cookie, uint64_t offset
 
 /* --- the guest --------------------------------------------------------------------------------- */
 
-/* With the run's page size and buffer; 0 for the defaults. */
+/* With this page size and buffer; 0 for the defaults. */
 static inline void guest_new(struct guest *guest, uint64_t page_size, uint32_t buffer)
 {
 	struct vfiomig_memory_ops ops = VFIOMIG_MEMORY_OPS_INIT;
@@ -192,7 +192,7 @@ static inline struct area *guest_map(struct guest *guest, uint64_t iova, uint64_
 	return area;
 }
 
-/* Unmapping where nothing has the range but the run. */
+/* Unmapping when only the tracking object has the range. */
 static inline int nothing_to_unmap(void *opaque, uint64_t iova, uint64_t size)
 {
 	(void)opaque;
@@ -249,7 +249,7 @@ static inline void guest_want_all(struct guest *guest)
 	guest_want(guest, 0, UINT64_MAX);
 }
 
-/* A device wrote to the page at iova: all that is mapped of its grain is dirty with it. */
+/* A device wrote to the page at iova: everything mapped of its grain is dirty with it. */
 static inline void guest_want_write(struct guest *guest, uint64_t iova)
 {
 	guest_want(guest, iova & ~(guest->grain - 1), iova | (guest->grain - 1));
@@ -321,7 +321,7 @@ static inline uint64_t collect(struct guest *guest, int flags)
 
 /*
  * Syncs a range into a bitmap in pages of this size and compares it with what should be there,
- * which is then done with.
+ * which is then settled.
  */
 static inline uint64_t sync_range(struct guest *guest, uint64_t iova, uint64_t length, uint64_t page_size, int flags)
 {
@@ -399,7 +399,7 @@ static inline struct vfiomig_dirty_error error_of(const struct guest *guest, uin
 	return error;
 }
 
-/* Tracking has started, by the devices' logs, with nothing to say against it. */
+/* Tracking has started, with the devices' logs, and there is nothing to complain about. */
 static inline void guest_start(struct guest *guest)
 {
 	OK(vfiomig_dirty_start(guest->run));

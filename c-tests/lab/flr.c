@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * A guest resets its device in the middle of a migration. Everything saved before is void then; the
- * guest writes new contents, and these must arrive. At every step of a save, with the library being
- * told, not being told, and doing it itself.
+ * A guest resets its device in the middle of a migration. Everything saved before is then void; the
+ * guest writes new contents, and these must arrive. At every step of a save; the library is told,
+ * is not told, or makes the reset itself.
  */
 #include "lab.h"
 
@@ -62,7 +62,7 @@ static void reset(const struct lab_device *device, struct vfiomig_device *handle
         FAIL("the device is in %d after a reset", lab_raw_state(device->fd));
 }
 
-/* Takes one piece; the statuses before the end are all right. */
+/* Takes one piece; any status before the end is fine. */
 static int one(struct vfiomig_save *save, struct lab_bytes *stream)
 {
     unsigned char buf[4096];
@@ -117,7 +117,7 @@ static void the_save_starts_again(void)
             OK(lab_insist(vfiomig_save_stop, save));
             break;
         case AFTER_STOPPED_DATA:
-            /* Later than this nothing can start again that nobody knows of. */
+            /* After this, nothing that nobody knows of can start again. */
             if (v->step == AFTER_STOPPED_DATA)
                 CALL(one(save, &stream), VFIOMIG_NEXT_MORE);
             break;
@@ -135,8 +135,9 @@ static void the_save_starts_again(void)
     }
     if (v->manner <= TOLD && v->step >= AFTER_QUIESCE) {
         /*
-         * The guest is stopped (it is when its devices are quiesced) and has not done it: what it had in its device is lost, whoever
-         * found that out. The stream is dead, and the device is not run until the VMM says so.
+         * The guest is stopped (it is when its devices are quiesced), so it was not the guest. Its
+         * state in the device is lost, whoever noticed. The stream is dead, and the device is not
+         * run until the VMM says so.
          */
         CALL(lab_pump(save, &stream, 4096),
              v->manner == SILENT && v->step >= AFTER_STOP ? -ENODEV : -EIO);
@@ -200,7 +201,7 @@ static void a_reset_after_the_end_does_no_harm(void)
     }
 }
 
-/* A device that is reset again and again ends its save at some time, and is kept. */
+/* A device that is reset again and again eventually ends its save, and is kept. */
 static void restarts_have_a_limit(void)
 {
     struct vfiomig_save_options options = VFIOMIG_SAVE_OPTIONS_INIT;

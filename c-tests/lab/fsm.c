@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * Every change of state that a kernel can be asked for, asked of the kernel and of
- * vfiomig_fsm_path(): both must agree on whether it is possible, whether a data fd comes back and
- * where the device is afterwards. The kernel is asked past the library.
+ * Every change of state that can be requested, both from the kernel and from vfiomig_fsm_path().
+ * Both must agree on whether it is possible, whether a data fd comes back, and where the device is
+ * afterwards. The kernel is asked directly, without the library.
  */
 #include "lab.h"
 
@@ -10,7 +10,7 @@
 
 /* STOP_COPY, P2P and PRE_COPY: what mtty has. */
 #define FLAGS 7
-/* ERROR, the seven that can be asked for, and the first number that is no state. */
+/* ERROR, the seven states that can be requested, and the first number that is not a state. */
 #define FIRST_TARGET VFIOMIG_STATE_ERROR
 #define LAST_TARGET (VFIOMIG_STATE_PRE_COPY_P2P + 1)
 
@@ -52,7 +52,7 @@ static struct lab_bytes raw_save(const struct lab_device *device)
     return data;
 }
 
-/* Whether a data fd still belongs to a session: a read of an ended one says ENODEV. */
+/* Whether a data fd still belongs to a session: a read from an ended one returns ENODEV. */
 static int is_alive(int data_fd)
 {
     unsigned char byte;
@@ -63,17 +63,17 @@ static int is_alive(int data_fd)
 /* How a row of the table is prepared. */
 struct row {
     uint32_t from;
-    /* Of what belongs into a device in RESUMING, how much it gets. */
+    /* How much a device in RESUMING gets of what belongs into it. */
     enum { NOTHING, HALF, ALL } written;
     const char *name;
 };
 
-/* What the kernel is expected to say, by the library's table and one documented exception. */
+/* What the kernel is expected to answer, by the library's table and one documented exception. */
 static void compare(const struct row *row, uint32_t to, int result, int data_fd, int after)
 {
     struct vfiomig_path path = VFIOMIG_PATH_INIT;
     int told = vfiomig_fsm_path(FLAGS, row->from, to, &path);
-    /* An incomplete state cannot be left but by a reset. The table cannot know. */
+    /* Only a reset leaves an incomplete state. The table cannot know that. */
     int stuck = row->from == VFIOMIG_STATE_RESUMING && row->written != ALL && to != row->from;
     int want = stuck ? -EINVAL : told;
     uint32_t want_after = want == 0 ? to : row->from;
@@ -99,7 +99,7 @@ static void every_target(const struct lab_device *device, const struct row *row,
     for (uint32_t to = FIRST_TARGET; to <= LAST_TARGET; to++) {
         int old_fd, data_fd, result, after;
 
-        /* Before all else: a device that is closed in RESUMING takes the kernel down later. */
+        /* First of all: a device that is closed in RESUMING crashes the kernel later. */
         OK(lab_raw_reset(device->fd));
         old_fd = row->from == VFIOMIG_STATE_RUNNING ? -1 : go(device, row->from);
         if (row->from == VFIOMIG_STATE_RESUMING && row->written != NOTHING) {
@@ -111,7 +111,9 @@ static void every_target(const struct lab_device *device, const struct row *row,
         after = lab_raw_state(device->fd);
         compare(row, to, result, data_fd, after);
         if (result == 0 && is_saving(row->from)) {
-            /* PRE_COPY, PRE_COPY_P2P and STOP_COPY share a session; all else ends it. */
+            /* PRE_COPY, PRE_COPY_P2P and STOP_COPY share a session; everything else ends it.
+             * 68ab02 What no mtty can show: only a reset leads out of ERROR, and nothing leads
+             * out of what is not a state. */
             CHECK(is_alive(old_fd) == is_saving(to), "%s to %s: the data fd is %s afterwards",
                   row->name, name_of(to), is_saving(to) ? "dead" : "alive");
         }

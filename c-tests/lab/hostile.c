@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * Streams that must not be loaded: cut off, extended, damaged, of another device, or made by hand
- * with sound framing and something else inside. Each is refused before or at the commit, the device
- * is reset, and it takes a good stream afterwards.
+ * with correct framing and something else inside. Each is refused before or at the commit, the
+ * device is reset, and it accepts a good stream afterwards.
  *
- * mtty does not look at what a stream says of its ports, and indexes with it: a stream whose port
- * contents are wrong must never reach a commit here. All that reaches the driver is its header.
+ * mtty does not check what a stream says about its ports, and indexes with it. A stream whose port
+ * contents are wrong must never reach a commit here. All of it that reaches the driver is its
+ * header.
  */
 #include "lab.h"
 
-/* What the target holds before each attempt, and still does after a refusal. */
+/* What the target holds before each attempt, and still holds after a refusal. */
 #define UNTOUCHED 7
 #define GOOD 8
 
@@ -102,7 +103,7 @@ static void extended(void)
 
         CALL(lab_load(to, NULL, longer.data, good.len + more, 0, NULL), -EPROTO);
         expect_reset("extended");
-        /* With the end already told, and in a push of its own. */
+        /* After the end was reported, and in a push of its own. */
         OK(vfiomig_load_begin(to, NULL, &load));
         ret = vfiomig_load_push(load, good.data, good.len);
         CHECK(ret >= 0 && ret & VFIOMIG_PUSH_END, "%d", ret);
@@ -119,7 +120,7 @@ static void every_bit_flipped(void)
 {
     set_up(2, 0);
     for (size_t bit = 0; bit < good.len * 8; bit++) {
-        /* In one piece and in small ones: these are two ways through the reader. */
+        /* In one piece and in small ones, which take two different paths through the reader. */
         size_t piece = bit % 3 ? 0 : 1 + bit % 60;
         struct vfiomig_failure failure = VFIOMIG_FAILURE_INIT;
         int ret;
@@ -137,7 +138,7 @@ static void every_bit_flipped(void)
     tear_down();
 }
 
-/* Whole frames gone, doubled or in another order: each frame is sound, the stream is not. */
+/* Whole frames missing, repeated or in another order: each frame is correct, the stream is not. */
 static void frames_lost_doubled_and_swapped(void)
 {
     struct {
@@ -199,8 +200,8 @@ static void frames_lost_doubled_and_swapped(void)
 }
 
 /*
- * An END that does not tell what came. Its own checksum is right: without the totals nobody would
- * notice that a frame was exchanged by one of an earlier attempt under the same name.
+ * An END that does not match what came. Its own checksum is right. Without the totals nobody would
+ * notice that a frame was exchanged for one of an earlier attempt under the same name.
  */
 static void with_totals_that_are_wrong(void)
 {
@@ -229,7 +230,7 @@ static void with_totals_that_are_wrong(void)
         lab_free(&maker.stream);
     }
 
-    /* Another guest's contents, as sound as ours, in frames of the same name and number. */
+    /* Another guest's contents, as correct as ours, in frames of the same name and number. */
     again = lab_new(&other, 2, LAB_GROUP);
     lab_fill(&other, GOOD + 1);
     second = lab_save(again, 0, 4096, VFIOMIG_ENDING_KEEP);
@@ -262,7 +263,7 @@ static void with_totals_that_are_wrong(void)
     tear_down();
 }
 
-/* A stream of the other type of mtty: known by its identity, and known to the driver. */
+/* A stream of the other type of mtty: recognised by its identity, and by the driver. */
 static void of_the_other_type(void)
 {
     const unsigned *ports = lab_arg();
@@ -286,7 +287,8 @@ static void of_the_other_type(void)
         expect_reset("other type");
 
         for (int i = 0; i < 2; i++) {
-            /* Two ports' data in one piece is too long for one port; else the header is wrong. */
+            /* Two ports' data in one piece is too long for one port; otherwise the header is
+             * wrong. */
             int too_long = *ports == 1 && flags[f];
 
             options.ignore = i ? VFIOMIG_IGNORE_ALL : VFIOMIG_IGNORE_MDEV_TYPE;
@@ -306,7 +308,7 @@ static void of_the_other_type(void)
     }
 }
 
-/* Devices that differ in what only the VMM knows. */
+/* Devices that differ in something only the VMM knows. */
 static void with_another_vendor_string(void)
 {
     struct vfiomig_device_options options = VFIOMIG_DEVICE_OPTIONS_INIT;
@@ -387,7 +389,7 @@ static void of_another_model(void)
         CHECK(strstr(vfiomig_error_message(), models[i].what),
               "the message does not say \"%s\": \"%s\"", models[i].what, vfiomig_error_message());
         expect_reset(models[i].what);
-        /* What may be passed over is what was refused, and nothing else of the stream is wrong. */
+        /* What may be ignored is what was refused, and nothing else in the stream is wrong. */
         options.ignore = models[i].ignore ? models[i].ignore : VFIOMIG_IGNORE_ALL;
         OK(lab_load(to, &options, stream.data, stream.len, 0, NULL));
         OK(vfiomig_device_run(to));
@@ -434,7 +436,7 @@ static void with_other_device_data_inside(void)
     tear_down();
 }
 
-/* Too short or too long for the device, with totals that say so rightly. */
+/* Too short or too long for the device, with totals that match. */
 static void with_another_length(void)
 {
     struct vfiomig_failure failure = VFIOMIG_FAILURE_INIT;
@@ -454,7 +456,7 @@ static void with_another_length(void)
         expect_reset("too short");
         lab_free(&stream);
     }
-    /* Drivers exist that would take nothing at all for a state. */
+    /* Some drivers would accept no data at all as a state. */
     stream = lab_reframe(&good, data.data, 0, 40);
     CALL(lab_load(to, NULL, stream.data, stream.len, 0, NULL), -ENODATA);
     expect_reset("empty");
@@ -475,7 +477,7 @@ static void with_another_length(void)
     tear_down();
 }
 
-/* The control: what these tests frame by hand is loaded when nothing is wrong with it. */
+/* The control: what these tests frame by hand is loaded if nothing is wrong with it. */
 static void made_by_hand_but_sound(void)
 {
     static const unsigned char mark[8] = { 1 };
@@ -492,7 +494,7 @@ static void made_by_hand_but_sound(void)
         lab_fill(&target, UNTOUCHED);
         lab_free(&stream);
     }
-    /* What stands before a restart is void, also where it was complete and another device's. */
+    /* What comes before a restart is void, even if it was complete and another device's. */
     maker = lab_make_begin();
     lab_make_frame(&maker, LAB_IDENTITY, NULL, 0);
     lab_make_frame(&maker, LAB_DATA, data.data, LAB_MTTY_HEADER);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * iommufd's interface as far as the tests use it. Kernel headers of the build machine may be older
- * than iommufd, and the part for its mock domains is in no package of headers.
- * lab/iommufd-layout.sh compares all of this with the kernels that are tested.
+ * iommufd's interface as far as the tests use it. The build machine's kernel headers may be older
+ * than iommufd, and no package of headers has the part for its mock domains. lab/iommufd-layout.sh
+ * compares all of this with the kernels under test.
  */
 #ifndef IOMMU_KERNEL_H
 #define IOMMU_KERNEL_H
@@ -133,7 +133,7 @@ struct lab_iommu_hwpt_get_dirty {
 enum {
 	/* It cannot track. */
 	LAB_MOCK_NO_DIRTY = 1 << 0,
-	/* Its page tables have large entries, where memory is contiguous. 7.3 always has them. */
+	/* Its page tables have large entries where memory is contiguous. 7.3 always has them. */
 	LAB_MOCK_HUGE = 1 << 1,
 };
 

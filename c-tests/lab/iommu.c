@@ -41,7 +41,7 @@ int lab_dma_unmap(int container, uint64_t iova, uint64_t size, uint64_t *done)
 int lab_dma_unmap_dirty(int container, uint64_t iova, uint64_t size, uint64_t *done, uint64_t page_size,
 			uint64_t *bitmap, uint64_t bytes)
 {
-	/* The kernel's structure ends with an array in which the bitmap's description is. */
+	/* The kernel's structure ends with an array that contains the bitmap's description. */
 	struct {
 		uint32_t argsz;
 		uint32_t flags;
@@ -309,7 +309,7 @@ int lab_mock_dirty_bits(const struct lab_mock *mock, uint64_t iova, uint64_t len
 		.dirty = {
 			.iova = iova,
 			.length = length,
-			/* 6.12 takes it for the size of an entry, whatever it says: no other works. */
+			/* 6.12 takes it for the size of an entry, whatever it says; no other works. */
 			.page_size = LAB_MOCK_GRAIN,
 		},
 	};
@@ -317,7 +317,7 @@ int lab_mock_dirty_bits(const struct lab_mock *mock, uint64_t iova, uint64_t len
 	int ret;
 
 	CHECK(grains, "out of memory");
-	/* The lower half of each page: which half is not told by a bitmap of pages. */
+	/* The lower half of each page: a bitmap of pages does not tell which half. */
 	for (uint64_t i = 0; i < pages; i++)
 		if (lab_bit(bits, i))
 			lab_set_bit(grains, 2 * i);
@@ -451,7 +451,7 @@ static void copy(const struct lab_edu *edu, uint64_t from, uint64_t to, size_t l
 	const struct timespec moment = { .tv_nsec = 2000000 };
 	unsigned tries;
 
-	/* QEMU ends the whole machine where the end of its buffer is touched. */
+	/* QEMU ends the whole machine if the end of its buffer is touched. */
 	CHECK(len && len <= LAB_EDU_MAX, "edu cannot copy %zu bytes", len);
 	edu->bar[EDU_SRC] = from;
 	edu->bar[EDU_DST] = to;
@@ -522,7 +522,7 @@ void *lab_huge_memory(size_t size)
 
 void *lab_mock_memory(size_t size)
 {
-	/* Even pages of it are odd ones physically, so that none begins an entry of two. */
+	/* Its even pages are odd ones physically, so that none begins an entry of two. */
 	return (unsigned char *)lab_huge_memory(size + LAB_MOCK_PAGE) + LAB_MOCK_PAGE;
 }
 

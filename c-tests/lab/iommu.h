@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * IOMMUs, for the tests of dirty tracking: the type1 container, iommufd with the kernel's mock
- * domains, and a PCI device that does real DMA. Plain system calls, none of the library's code.
+ * domains, and a PCI device that does real DMA. Plain system calls, with none of the library's
+ * code.
  *
- * Calls that may rightly fail return 0 or -errno. Those that return nothing end the case.
+ * Calls that may legitimately fail return 0 or -errno. Those that return nothing end the case.
  */
 #ifndef IOMMU_H
 #define IOMMU_H
@@ -18,7 +19,7 @@
 /* The container is that of a device opened by LAB_GROUP; lab_open_beside() puts others into it. */
 
 int lab_dma_map(int container, uint64_t iova, uint64_t size, void *memory);
-/* What was unmapped goes to *done, which may be NULL. */
+/* The number of unmapped bytes goes to *done, which may be NULL. */
 int lab_dma_unmap(int container, uint64_t iova, uint64_t size, uint64_t *done);
 /* With VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP; bytes is the bitmap's size. */
 int lab_dma_unmap_dirty(int container, uint64_t iova, uint64_t size, uint64_t *done, uint64_t page_size,
@@ -29,7 +30,7 @@ int lab_dirty_pages(int container, uint32_t flag);
 int lab_dirty_bitmap(int container, uint64_t iova, uint64_t size, uint64_t page_size, uint64_t *bitmap,
 		     uint64_t bytes);
 
-/* What VFIO_IOMMU_GET_INFO says of dirty tracking. */
+/* What VFIO_IOMMU_GET_INFO says about dirty tracking. */
 struct lab_dirty_info {
 	uint64_t iova_page_sizes;
 	uint64_t page_sizes;
@@ -66,13 +67,13 @@ int lab_attach(const struct lab_device *device, uint32_t *pt);
 /* --- mock domains ------------------------------------------------------------------------------ */
 
 /*
- * The kernel's pages here. Its page tables can be finer: 6.12 tracks each 2 KiB for itself, so that
- * bitmaps with pages of 2 KiB are not the same on all kernels; those with LAB_MOCK_PAGE are, with
+ * The kernel's pages here. Its page tables can be finer: 6.12 tracks each 2 KiB separately, so
+ * bitmaps with pages of 2 KiB are not the same on all kernels. Those with LAB_MOCK_PAGE are, with
  * lab_mock_memory().
  */
 #define LAB_MOCK_PAGE 4096ull
 #define LAB_MOCK_GRAIN 2048ull
-/* All that can be mapped. */
+/* Everything that can be mapped. */
 #define LAB_MOCK_FIRST 0x1000000ull
 #define LAB_MOCK_LAST 0x7fffffffull
 
@@ -86,9 +87,9 @@ struct lab_mock {
 	uint32_t hwpt;	     /* with dirty tracking and attached; 0: none was asked for */
 };
 
-/* Skips the case where the kernel has no mocks. */
+/* Skips the case if the kernel has no mocks. */
 void lab_need_mock(void);
-/* In an iommufd and an IOAS that are there. */
+/* In an iommufd and an IOAS that exist. */
 void lab_mock_add(struct lab_mock *mock, int iommufd, uint32_t ioas, uint32_t flags);
 /* In new ones, with a page table that tracks dirty pages (tracking is off); flags as above. */
 void lab_mock_open(struct lab_mock *mock, uint32_t flags);
@@ -96,15 +97,15 @@ void lab_mock_open(struct lab_mock *mock, uint32_t flags);
 int lab_mock_replace(const struct lab_mock *mock, uint32_t pt);
 /*
  * The mock device writes to these pages: a bit for each LAB_MOCK_PAGE from iova on. Bits of pages
- * that are not mapped do nothing.
+ * that are not mapped have no effect.
  */
 int lab_mock_dirty_bits(const struct lab_mock *mock, uint64_t iova, uint64_t length, const uint64_t *bits);
 /* One page. */
 void lab_mock_dirty(const struct lab_mock *mock, uint64_t iova);
 void lab_mock_close(struct lab_mock *mock);
 /*
- * Memory that a page table takes page by page when mapped to a multiple of 8 KiB: contiguous pages
- * may become one entry otherwise, and then are dirty together.
+ * Memory that a page table takes page by page when mapped to a multiple of 8 KiB. Otherwise
+ * contiguous pages may become one entry, and are then dirty together.
  */
 void *lab_mock_memory(size_t size);
 

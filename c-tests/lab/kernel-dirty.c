@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * What the kernel itself does where it tracks dirty pages, by plain system calls: what the library
- * relies on, and what it must guard against. A case that fails here with a new kernel says which of
- * the library's assumptions no longer holds.
+ * What the kernel itself does when it tracks dirty pages, by plain system calls: what the library
+ * relies on, and what it must guard against. If a case fails here with a new kernel, it says which
+ * of the library's assumptions no longer holds.
  */
 #include "iommu.h"
 #include "kmod.h"
@@ -97,7 +97,7 @@ static void type1_arguments(void)
 	for (unsigned i = 0; i < 4; i++)
 		EXPECT(words[i], (long long)PATTERN);
 	OK(lab_dirty_bitmap(container, MIB, 128 * PAGE, PAGE, words, 16));
-	/* What is beyond the range stays, however large the buffer is said to be. */
+	/* What is beyond the range stays, however large the buffer is claimed to be. */
 	OK(lab_dirty_bitmap(container, MIB, 128 * PAGE, PAGE, words, 32));
 	EXPECT(words[0] | words[1], 0);
 	EXPECT(words[2], (long long)PATTERN);
@@ -118,7 +118,7 @@ static void type1_bisecting(void)
 	CALL(lab_dirty_bitmap(container, MIB + PAGE, 63 * PAGE, PAGE, words, 64), -EINVAL);
 	CALL(lab_dirty_bitmap(container, MIB - PAGE, 64 * PAGE, PAGE, words, 64), -EINVAL);
 	CALL(lab_dirty_bitmap(container, MIB, 65 * PAGE, PAGE, words, 64), -EINVAL);
-	/* Two that touch are two all the same. */
+	/* Two that touch are still two. */
 	OK(lab_dirty_bitmap(container, MIB + 64 * PAGE, 64 * PAGE, PAGE, words, 64));
 	OK(lab_dirty_bitmap(container, MIB, 128 * PAGE, PAGE, words, 64));
 	OK(lab_dirty_bitmap(container, MIB - PAGE, 200 * PAGE, PAGE, words, 64));
@@ -141,10 +141,10 @@ static void type1_words(void)
 	memset(words, 0xaa, sizeof(words));
 	OK(lab_dirty_bitmap(container, 0, 384 * PAGE, PAGE, words, sizeof(words)));
 	EXPECT(words[0], 0);
-	/* A hole is left as it was: the caller must have zeroed it. */
+	/* A hole is left as it was, so the caller must have zeroed it. */
 	EXPECT(words[1], (long long)PATTERN);
 	EXPECT(words[2], 0);
-	/* All of a word, though only three of its bits stand for something. */
+	/* All of a word, although only three of its bits mean anything. */
 	EXPECT(words[3], 0);
 	/* In the word with which it begins, old bits stay: before the mapping and in it. */
 	EXPECT(words[4], (long long)PATTERN);
@@ -161,7 +161,7 @@ static void type1_clean(void)
 	lab_open_beside(&second, &first);
 	OK(lab_dma_map(container, 0, 256 * PAGE, lab_memory(256 * PAGE)));
 	OK(lab_dirty_pages(container, START));
-	/* A mapping made while tracking is on is clean as well. */
+	/* A mapping made while tracking is on is clean too. */
 	OK(lab_dma_map(container, GIB, 256 * PAGE, lab_memory(256 * PAGE)));
 	for (unsigned round = 0; round < 2; round++) {
 		memset(words, 0xff, sizeof(words));
@@ -196,7 +196,7 @@ static void type1_pci(void)
 	OK(lab_dma_map(container, GIB, 192 * PAGE, lab_memory(192 * PAGE)));
 	OK(lab_dirty_pages(container, START));
 	OK(lab_dma_map(container, TIB, 128 * PAGE, lab_memory(128 * PAGE)));
-	/* Everything mapped, always, though the device has done nothing. */
+	/* Everything mapped, always, although the device has done nothing. */
 	for (unsigned round = 0; round < 3; round++) {
 		EXPECT(count_dirty(container, 0, 128), 128);
 		EXPECT(count_dirty(container, GIB, 192), 192);
@@ -220,7 +220,7 @@ static void type1_pci_comes_and_goes(void)
 	EXPECT(count_dirty(container, 0, 128), 128);
 	EXPECT(count_dirty(container, 0, 128), 128);
 	lab_edu_close(&edu);
-	/* What it may have written before it left is still to be had, once. */
+	/* What it may have written before it left can still be read, once. */
 	EXPECT(count_dirty(container, 0, 128), 128);
 	EXPECT(count_dirty(container, 0, 128), 0);
 	EXPECT(count_dirty(container, MIB, 256), 256);
@@ -242,7 +242,7 @@ static int dirty_once(struct lab_device *mdev, uint64_t first, uint64_t first_pa
 	return container;
 }
 
-/* A bitmap that ends where memory ends: its last word is the last before a page that is none. */
+/* A bitmap that ends where memory ends: its last word is the last before an unmapped page. */
 static uint64_t *bitmap_before_nothing(size_t words)
 {
 	unsigned char *memory = lab_memory(2 * PAGE);
@@ -266,8 +266,8 @@ static void type1_fault_loses_bits(void)
 }
 
 /*
- * Asked for with an offset, a mapping's bits are shifted in place, and what is shifted out at the
- * end is cleared neither then nor later.
+ * If a mapping is read with an offset, its bits are shifted in place, and what is shifted out at
+ * the end is cleared neither then nor later.
  */
 static void type1_bits_beyond_the_end(void)
 {
@@ -308,7 +308,7 @@ static void type1_limits(void)
 
 /*
  * A mapping may end where the address space ends. 6.12 takes that for wrapping: it can neither be
- * asked for nor, except together with all others, be unmapped.
+ * read nor, except together with all others, unmapped.
  */
 static void type1_last_page(void)
 {
@@ -342,14 +342,14 @@ static void type1_unmap(void)
 	CALL(lab_dma_unmap_dirty(container, 0, 64 * PAGE, &done, PAGE, words, 7), -EINVAL);
 	CALL(lab_dma_unmap_dirty(container, 0, 32 * PAGE, &done, PAGE, words, 8), -EINVAL);
 	CALL(lab_dma_unmap_dirty(container, 0, 0, &done, PAGE, words, 8), -EINVAL);
-	/* It is still there, and whole. */
+	/* It is still there, complete. */
 	EXPECT(count_dirty(container, 0, 64), 64);
 
 	OK(lab_dma_unmap_dirty(container, 0, 64 * PAGE, &done, PAGE, words, 8));
 	EXPECT(done, 64 * PAGE);
 	EXPECT(words[0], -1);
 	EXPECT(count_dirty(container, 0, 64), 0);
-	/* Nothing there any more is no error, and leaves the bitmap as it was. */
+	/* If there is nothing left there, that is no error, and the bitmap stays as it was. */
 	words[0] = PATTERN;
 	OK(lab_dma_unmap_dirty(container, 0, 64 * PAGE, &done, PAGE, words, 8));
 	EXPECT(done, 0);
@@ -374,7 +374,7 @@ static void type1_unmap_fault(void)
 	uint64_t *bitmap = bitmap_before_nothing(1), done = 77;
 
 	CALL(lab_dma_unmap_dirty(container, 0, 128 * PAGE, &done, PAGE, bitmap, 16), -EFAULT);
-	/* How much is gone is not said: the caller's own value is still there. */
+	/* How much is gone is not reported: the caller's own value is still there. */
 	EXPECT(done, 128 * PAGE);
 	EXPECT(lab_bits(bitmap, 0, 64), 64);
 	OK(lab_dma_map(container, 0, 64 * PAGE, lab_memory(64 * PAGE)));
@@ -382,7 +382,8 @@ static void type1_unmap_fault(void)
 	EXPECT(count_dirty(container, 64 * PAGE, 64), 64);
 }
 
-/* --- the device that does DMA ------------------------------------------------------------------ */
+/* --- the device that does DMA
+ * ------------------------------------------------------------------ */
 
 static void check_dma(const struct lab_edu *edu, uint64_t iova, unsigned char *memory)
 {
@@ -498,7 +499,7 @@ static void hwpt_exact(void)
 	OK(get(&mock, 0, BASE + 64 * LAB_MOCK_PAGE, 64 * LAB_MOCK_PAGE, words));
 	EXPECT(lab_bits(words, 0, 1024), 2);
 	EXPECT(lab_bit(words, 0) + lab_bit(words, 63), 2);
-	/* NO_CLEAR has kept all, and the other call only its own two did not. */
+	/* NO_CLEAR has kept everything, and the other call cleared only its own two. */
 	EXPECT(count_mock(&mock, 0, BASE, 4 * MIB), 5);
 	EXPECT(count_mock(&mock, 0, BASE, 4 * MIB), 0);
 }
@@ -523,13 +524,13 @@ static void hwpt_off(void)
 
 	lab_mock_open(&mock, 0);
 	OK(lab_ioas_map(mock.iommufd, mock.ioas, BASE, MIB, lab_mock_memory(MIB)));
-	/* Never on: success, and nothing. */
+	/* Never on: success, and nothing reported. */
 	EXPECT(count_mock(&mock, 0, BASE, MIB), 0);
 	OK(lab_hwpt_set_tracking(mock.iommufd, mock.hwpt, 1));
 	lab_mock_dirty(&mock, BASE + 5 * LAB_MOCK_PAGE);
 	OK(lab_hwpt_set_tracking(mock.iommufd, mock.hwpt, 0));
 	OK(lab_hwpt_set_tracking(mock.iommufd, mock.hwpt, 0));
-	/* Off again: success, whether what is left is told (generic page tables) or not. */
+	/* Off again: success, whether what is left is reported (generic page tables) or not. */
 	EXPECT(count_mock(&mock, 0, BASE, MIB), newer() ? 1 : 0);
 	EXPECT(lab_mock_dirty_bits(&mock, BASE, LAB_MOCK_PAGE, (uint64_t[]){ 1 }), -EINVAL);
 }
@@ -545,14 +546,14 @@ static void hwpt_enable(void)
 	/* Stale bits are cleared when tracking begins ... */
 	EXPECT(count_mock(&mock, 0, BASE, MIB), 0);
 	lab_mock_dirty(&mock, BASE);
-	/* ... and also where it had begun: what was dirtied since then is lost. */
+	/* ... and also if it was already on: what was dirtied since then is lost. */
 	OK(lab_hwpt_set_tracking(mock.iommufd, mock.hwpt, 1));
 	EXPECT(count_mock(&mock, 0, BASE, MIB), 0);
 	lab_mock_dirty(&mock, BASE);
 	EXPECT(count_mock(&mock, 0, BASE, MIB), 1);
 	CALL(lab_hwpt_set_tracking(mock.iommufd, mock.hwpt, 2), -EOPNOTSUPP);
 	CALL(lab_hwpt_set_tracking(mock.iommufd, mock.hwpt + 999, 1), -ENOENT);
-	/* An IOAS is no page table. */
+	/* An IOAS is not a page table. */
 	CALL(lab_hwpt_set_tracking(mock.iommufd, mock.ioas, 1), -ENOENT);
 }
 
@@ -566,13 +567,14 @@ static void hwpt_hole(void)
 	OK(lab_ioas_map(mock.iommufd, mock.ioas, second, MIB, lab_mock_memory(MIB)));
 	lab_mock_dirty(&mock, BASE + 3 * LAB_MOCK_PAGE);
 	lab_mock_dirty(&mock, second + 4 * LAB_MOCK_PAGE);
-	/* Success; but what is behind the hole is not even looked at. */
+	/* Success, but what comes after the hole is not even looked at. */
 	OK(get(&mock, 0, BASE, 3 * MIB, words));
 	EXPECT(lab_bits(words, 0, 4096), 1);
 	EXPECT(lab_bit(words, 3), 1);
 	EXPECT(count_mock(&mock, 0, BASE, MIB), 0);
 	EXPECT(count_mock(&mock, LAB_HWPT_GET_NO_CLEAR, second, MIB), 1);
-	/* A hole in front hides everything; so does one at the end, where it is short of the end only. */
+	/* A hole at the front hides everything; so does one at the end, if it is not at the very
+	 * end. */
 	EXPECT(count_mock(&mock, LAB_HWPT_GET_NO_CLEAR, second - MIB, 2 * MIB), 0);
 	EXPECT(count_mock(&mock, LAB_HWPT_GET_NO_CLEAR, second, 2 * MIB), 1);
 	EXPECT(count_mock(&mock, 0, second, MIB), 1);
@@ -605,7 +607,7 @@ static void hwpt_bad_pointer(void)
 
 	CHECK(read_only != MAP_FAILED, "mmap: %s", strerror(errno));
 	tracking(&mock, 4 * MIB);
-	/* Success; nothing is written, and what was dirty is dirty no more. */
+	/* Success; nothing is written, and what was dirty is no longer dirty. */
 	lab_mock_dirty(&mock, BASE);
 	OK(get(&mock, 0, BASE, MIB, (uint64_t *)PAGE));
 	EXPECT(count_mock(&mock, 0, BASE, MIB), 0);
@@ -654,7 +656,7 @@ static void hwpt_page_sizes(void)
 	EXPECT(lab_bits(words, 24, 24 + 4 * halves), 4 * halves);
 	/*
 	 * Not a power of two, but aligned in the kernel's way: taken as its lowest bit, and three times
-	 * as much bitmap is written to as was asked for.
+	 * as much bitmap is written as was asked for.
 	 */
 	memset(words, 0, sizeof(words));
 	OK(get_sized(&mock, BASE, 4 * MIB, 6144, words));
@@ -675,7 +677,7 @@ static void hwpt_arguments(void)
 	CALL(get_sized(&mock, BASE + 2048, MIB, 4096, words), -EINVAL);
 	CALL(get_sized(&mock, BASE, MIB + 2048, 4096, words), -EINVAL);
 	CALL(get_sized(&mock, 0 - 4096ull, 8192, 4096, words), -EOVERFLOW);
-	/* Up to the end of the address space is no overflow (and a hole). */
+	/* Up to the end of the address space is no overflow (and there is a hole). */
 	OK(get_sized(&mock, 0 - 4096ull, 4096, 4096, words));
 	CALL(lab_hwpt_get_bitmap(mock.iommufd, mock.hwpt, 2, BASE, MIB, 4096, words), -EOPNOTSUPP);
 	CALL(lab_hwpt_get_bitmap(mock.iommufd, mock.hwpt + 999, 0, BASE, MIB, 4096, words), -ENOENT);
@@ -689,11 +691,11 @@ static void hwpt_mappings_change(void)
 	void *memory = lab_mock_memory(MIB);
 
 	tracking(&mock, MIB);
-	/* What comes while tracking is on is tracked. */
+	/* What is added while tracking is on is tracked. */
 	OK(lab_ioas_map(mock.iommufd, mock.ioas, BASE + MIB, MIB, memory));
 	lab_mock_dirty(&mock, BASE + MIB + LAB_MOCK_PAGE);
 	EXPECT(count_mock(&mock, LAB_HWPT_GET_NO_CLEAR, BASE, 2 * MIB), 1);
-	/* What goes takes its bits along: they must have been read before. */
+	/* What is removed takes its bits along: they must have been read before. */
 	OK(lab_ioas_unmap(mock.iommufd, mock.ioas, BASE + MIB, MIB));
 	EXPECT(count_mock(&mock, LAB_HWPT_GET_NO_CLEAR, BASE + MIB, MIB), 0);
 	OK(lab_ioas_map(mock.iommufd, mock.ioas, BASE + MIB, MIB, memory));
@@ -775,7 +777,7 @@ static void huge_cut_in_front(void)
 	EXPECT(count_mock(&mock, 0, BASE, 2 * MIB), 0);
 }
 
-/* The same where smaller entries follow: 6.12 passes over as many of these as were cut off. */
+/* The same with smaller entries after it: 6.12 skips as many of these as were cut off. */
 static void huge_cut_in_front_skips(void)
 {
 	struct lab_mock mock;
@@ -791,7 +793,7 @@ static void huge_cut_in_front_skips(void)
 	EXPECT(count_mock(&mock, 0, BASE, MIB + MIB / 2), newer() ? 0 : 1);
 }
 
-/* A range that ends within an entry: bits beyond the end of the bitmap are set as well. */
+/* A range that ends inside an entry: bits beyond the end of the bitmap are set as well. */
 static void huge_cut_at_the_end(void)
 {
 	struct lab_mock mock;
@@ -805,7 +807,7 @@ static void huge_cut_at_the_end(void)
 }
 
 /*
- * How far beyond: as far as memory is pinned, which is a page more than is needed, if there is one.
+ * How far beyond: as far as memory is pinned, which is a page more than needed, if there is one.
  * First with a bitmap of exactly one page, then with one of a few words.
  */
 static void huge_cut_at_the_end_of_a_page(void)
@@ -833,7 +835,7 @@ static void huge_cut_at_the_end_of_a_page(void)
 	EXPECT(lab_bits(words, 512, 2 * PAGE * 8), 2 * PAGE * 8 - 512);
 	EXPECT(lab_bits(last, 0, PAGE * 8), 0);
 
-	/* No memory there, no harm done. */
+	/* If there is no memory, no harm is done. */
 	CHECK(munmap(next, PAGE) == 0, "munmap: %s", strerror(errno));
 	memset(words, 0, PAGE);
 	lab_mock_dirty(&mock, BASE + 16 * MIB);
@@ -887,7 +889,7 @@ static void copy_leaves_no_trace(void)
 	OK(all_mapped(fd, mock.ioas, BASE, 4 * MIB));
 	/* The bits are as they were. */
 	EXPECT(count_mock(&mock, 0, BASE, 4 * MIB), 1);
-	/* The source may be unmapped while the copy is there, and the copy outlives it. */
+	/* The source may be unmapped while the copy exists, and the copy outlives it. */
 	copy = lab_ioas(fd);
 	OK(lab_ioas_copy(fd, copy, BASE, mock.ioas, BASE, 4 * MIB));
 	OK(lab_ioas_unmap(fd, mock.ioas, BASE, 4 * MIB));
@@ -922,7 +924,8 @@ static uint64_t now_us(void)
 	return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
 }
 
-/* The shortest time that it takes to find all mapped, of so many: what else takes time is not its cost. */
+/* The shortest time, out of many attempts, that it takes to find everything mapped: anything
+ * else that takes time is not its cost. */
 static uint64_t least_us(int fd, uint32_t ioas, uint64_t iova, uint64_t len, unsigned times)
 {
 	uint64_t least = UINT64_MAX;
@@ -968,7 +971,8 @@ static void copy_costs(void)
 	many = least_us(fd, other, 0, GIB, 10);
 	printf("| is 1 GiB mapped, by a copy: %llu us for 16 mappings, %llu us for 1024; pinned %llu KiB\n",
 	       (unsigned long long)one, (unsigned long long)many, pinned);
-	/* Cost goes by mappings, not by size: 262144 pages could not be gone through in that time. */
+	/* Cost depends on the number of mappings, not on size: it could not go through 262144 pages
+	 * in that time. */
 	CHECK(one < 20000, "%llu us", (unsigned long long)one);
 }
 

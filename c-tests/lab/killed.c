@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * A VMM dies by SIGKILL in the middle of a migration. mtty, as other drivers, keeps its state over
- * that, and walking on from there can take the kernel down. The next owner must be told, and get a
- * usable device in every way that the library offers.
+ * A VMM dies by SIGKILL in the middle of a migration. Like other drivers, mtty keeps its state
+ * across that, and changing it from there can crash the kernel. The next owner must be told, and
+ * must get a usable device in every way that the library offers.
  */
 #include "lab.h"
 
@@ -109,7 +109,7 @@ static void to_resuming_half(struct vfiomig_device *device, const struct lab_byt
 {
     struct vfiomig_load_stats stats = VFIOMIG_LOAD_STATS_INIT;
 
-    /* In front of END and the last frame of data. */
+    /* Before END and the last frame of data. */
     OK(vfiomig_load_get_stats(load_bytes(device, stream->data, stream->len - 64 - 40), &stats));
     EXPECT(stats.data_bytes, LAB_MTTY_HEADER);
 }

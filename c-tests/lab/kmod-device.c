@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * The test device itself, without the library: what it refuses, how it ends, and that nothing that
- * user space keeps or does harms the kernel. The other tests are worth what this device is.
+ * user space keeps or does harms the kernel. The other tests are only as good as this device.
  */
 #include <pthread.h>
 #include <sys/syscall.h>
@@ -14,7 +14,7 @@
 #define END_LEN 72u
 #define MODULE "/modules/90-vfiomig_test.ko"
 
-/* An address that is none, and that the compiler does not know. */
+/* An invalid address that the compiler does not recognise as one. */
 static void *volatile nowhere;
 
 static void open_new(struct lab_device *device, uint64_t size, unsigned seed)
@@ -89,14 +89,14 @@ static void streams_are_as_described(void)
 	OK(try_write(pair.in, pair.stream.data, pair.stream.len));
 	EXPECT(to_state(&pair.target, VFIOMIG_STATE_STOP), -1);
 	EXPECT(kmod_digest(&pair.target), kmod_digest(&pair.source));
-	/* After a reset it is as after power-on. */
+	/* After a reset it is as it was after power-on. */
 	OK(lab_raw_reset(pair.target.fd));
 	EXPECT(lab_raw_state(pair.target.fd), VFIOMIG_STATE_RUNNING);
 	EXPECT(kmod_digest(&pair.target), pair.power_on);
 	end_pair(&pair);
 }
 
-/* Each single wrong byte of a stream is refused, at once or at the end, and refused for good. */
+/* Every single wrong byte of a stream is refused, at once or at the end, and for good. */
 static void wrong_bytes_are_refused(void)
 {
 	struct pair pair;
@@ -147,7 +147,7 @@ static void wrong_lengths_are_refused(void)
 	end_pair(&pair);
 }
 
-/* Streams of nonsense: neither taken nor harmful. */
+/* Nonsense streams: neither accepted nor harmful. */
 static void noise_is_refused(void)
 {
 	uint64_t x = 88172645463325252ull;
@@ -165,7 +165,7 @@ static void noise_is_refused(void)
 			x ^= x << 17;
 			noise[i] = (unsigned char)(x >> 30);
 		}
-		/* Sound up to some place, or cut, or doubled there. */
+		/* Correct up to some place, or cut, or repeated there. */
 		keep = x % pair.stream.len;
 		OK(try_write(pair.in, pair.stream.data, keep));
 		len = 1 + (x >> 20) % sizeof(noise);
@@ -192,7 +192,7 @@ static void fds_that_outlive(void)
 	EXPECT(read(pair.out, &byte, 1), -1);
 	EXPECT(errno, ENODEV);
 	EXPECT(try_write(pair.in, "x", 1), -ENODEV);
-	/* Closing took the device back, so whoever opens it next finds nothing strange. */
+	/* Closing took the device back, so the next user finds nothing strange. */
 	lab_open(&pair.source, LAB_GROUP);
 	lab_open(&pair.target, LAB_GROUP);
 	EXPECT(lab_raw_state(pair.source.fd), VFIOMIG_STATE_RUNNING);
@@ -205,7 +205,7 @@ static void fds_that_outlive(void)
 	ready = (struct pollfd){ .fd = pair.out, .events = POLLIN };
 	EXPECT(poll(&ready, 1, 0), 1);
 	EXPECT(try_write(pair.in, "x", 1), -ENODEV);
-	/* The module stays while there is an fd, and can go after that. */
+	/* The module stays while there is an fd, and can be removed after that. */
 	EXPECT(syscall(SYS_delete_module, "vfiomig_test", O_NONBLOCK), -1);
 	EXPECT(errno, EWOULDBLOCK);
 	close(pair.in);
@@ -398,7 +398,8 @@ static void *change_states(void *unused)
 		lab_raw_set_state(shared.fd, (uint32_t)(1 + next_random(&x) % 7), &fd);
 		if (fd < 0)
 			continue;
-		/* Not closed before the end, so that the others never use a number that means something else. */
+		/* Not closed before the end, so that the others never use a number that means something
+		 * else. */
 		shared_fd = fd;
 		sessions++;
 		for (unsigned wait = (unsigned)(next_random(&x) % 4); wait; wait--)
@@ -494,7 +495,7 @@ static void everything_at_once(void)
 	       kmod_count(&shared, "counters", "arcs"), kmod_count(&shared, "counters", "resets"),
 	       kmod_count(&shared, "counters", "deferred_resets"), kmod_count(&shared, "counters", "reads"),
 	       kmod_count(&shared, "counters", "writes"));
-	/* The device goes with hundreds of dead streams open. */
+	/* The device disappears with hundreds of dead streams open. */
 	lab_remove(&shared);
 	make_pair(&pair, KIB);
 	end_pair(&pair);

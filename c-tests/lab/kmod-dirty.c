@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * Dirty tracking by the library, with devices that log their own writes: exactly the pages that
- * were written to are reported, whatever the map is like, while mappings come and go, logs are
- * started anew under load, devices are saved, reset, plugged, and fail.
+ * The library's dirty tracking, with devices that log their own writes: exactly the pages that were
+ * written to are reported, whatever the map is like, while mappings come and go, logs are restarted
+ * under load, and devices are saved, reset, plugged in, and fail.
  */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -18,7 +18,7 @@ static enum lab_how how(void)
 	return *(const enum lab_how *)lab_arg();
 }
 
-/* Skips where the kernel cannot report what devices log; stock_* are the cases for that. */
+/* Skips if the kernel cannot report what devices log; stock_* are the cases for that. */
 static void need_reports(void)
 {
 	if (lab_kernel_is("debian-6.12"))
@@ -36,7 +36,7 @@ static unsigned long long log_of(const struct lab_device *device, const char *na
 	return kmod_count(device, "log", name);
 }
 
-/* The end of most cases: everything stops, and no device goes on logging. */
+/* How most cases end: everything stops, and no device goes on logging. */
 static void end(struct lab_device *device, struct vfiomig_device *handle)
 {
 	OK(vfiomig_dirty_stop(guest.run));
@@ -69,9 +69,9 @@ static void at_random(void)
 		}
 		pages = (at - base) / PAGE;
 		guest_log(&guest, handle);
-		/* Before: not to be reported. */
+		/* Before: must not be reported. */
 		kmod_set(&device, "log_mark", "%llu 0x10000", (unsigned long long)base);
-		/* A map in which nothing can be written to has nothing that is logged. */
+		/* In a map without anything writable, nothing is logged. */
 		guest_start(&guest);
 		for (unsigned step = 0; step < 25; step++) {
 			uint64_t first = random_below(pages), len = 1 + random_below(random_below(4) ? 5 : 700);
@@ -101,7 +101,7 @@ static void at_random(void)
 	kmod_end(&device, handle);
 }
 
-/* The device's, the run's, and those of the caller's bitmap: all different. */
+/* The device's, the tracking object's, and those of the caller's bitmap: all different. */
 static void page_sizes(void)
 {
 	static const uint64_t of_device[] = { PAGE, 32 * KIB, 2 * MIB }, of_run[] = { PAGE, 64 * KIB };
@@ -116,7 +116,8 @@ static void page_sizes(void)
 			kmod_set(&device, "log_page_size", "%llu", (unsigned long long)of_device[d]);
 			guest_new(&guest, page, 0);
 			guest.grain = page > of_device[d] ? page : of_device[d];
-			/* They begin and end within a page of the device; two touch, and one is beside a gap. */
+			/* They begin and end inside a page of the device; two touch, and one is next to a
+			 * gap. */
 			guest_area(&guest, GIB + page, 5 * MIB + page, 0);
 			guest_area(&guest, GIB + 5 * MIB + 2 * page, MIB, 0);
 			guest_area(&guest, GIB + 6 * MIB + 3 * page, 8 * MIB, 0);
@@ -129,7 +130,7 @@ static void page_sizes(void)
 			for (unsigned s = 0; s < 6; s++) {
 				uint64_t before = GIB + page - 1;
 
-				/* Beside the map, in the same pages of the device; at its ends; anywhere. */
+				/* Next to the map, in the same pages of the device; at its ends; anywhere. */
 				mark(&guest, &device, before, 1);
 				mark(&guest, &device, GIB + 6 * MIB + 2 * page, 1);
 				if (s % 2)
@@ -150,7 +151,8 @@ static void page_sizes(void)
 	kmod_end(&device, handle);
 }
 
-/* A page of the run that a caller's range has a part of is reported there, and again beyond. */
+/* If a caller's range has part of a page, the page is reported there, and again when the rest is
+ * read. */
 static void part_of_a_page(void)
 {
 	struct lab_device device;
@@ -223,7 +225,7 @@ static void wide_spans(void)
 	kmod_end(&device, handle);
 }
 
-/* No range can end at 2^64: what lies there is dirty at every time, and the rest exact. */
+/* No range can end at 2^64: what lies there is always dirty, and the rest is exact. */
 static void the_last_page(void)
 {
 	struct lab_device device;
@@ -252,7 +254,7 @@ static void the_last_page(void)
 	end(&device, handle);
 }
 
-/* What the device cannot be told has been tried once: it is not tried again and again. */
+/* What the device refused has been tried once; it is not tried again and again. */
 static void the_last_page_of_a_small_map(void)
 {
 	struct lab_device device;
@@ -274,7 +276,7 @@ static void the_last_page_of_a_small_map(void)
 /* --- too many ranges ---------------------------------------------------------------------------- */
 
 /*
- * Mappings of 1 to 5 pages with gaps between them that all differ; gap[i] lies behind the i-th.
+ * Mappings of 1 to 5 pages with gaps between them that all differ; gap[i] comes after the i-th.
  * Returns the device's log after START, with this many ranges.
  */
 static void map_with_gaps(unsigned num, uint64_t *gap)
@@ -322,7 +324,7 @@ static void range_limits(void)
 		uint64_t last = gap[num - 1], smaller = (gap[i] - 2 * PAGE) / PAGE - (last < gap[i]);
 		unsigned long long before = log_of(&device, "pages");
 
-		/* Reading the knob each time takes long: only where it changes, and some. */
+		/* Reading the knob every time takes long, so only where it changes, and a few others. */
 		kmod_set(&device, "log_mark", "%llu 1", (unsigned long long)at);
 		in_gaps += smaller < closed;
 		if (i % 16 == 0 || smaller + 2 > closed)
@@ -346,11 +348,11 @@ static void range_limits(void)
 struct refusal {
 	const char *knob, *value;
 	const char *says;    /* in the note */
-	unsigned dirty;	     /* pages, at every time; 0: nothing is logged */
+	unsigned dirty;	     /* pages, always; 0: nothing is logged */
 	uint64_t first, last; /* addresses that are not logged */
 };
 
-/* What can be logged is; what cannot is said with its reason, and dirty at every time. */
+/* What can be logged is logged; what cannot is reported with its reason, and is always dirty. */
 static void refusals(void)
 {
 	static const struct refusal refusals[] = {
@@ -428,7 +430,7 @@ static void refusals(void)
 	kmod_end(&device, handle);
 }
 
-/* A report that cannot be had now, and one that fails at some addresses each time. */
+/* A report that is not available now, and one that fails at some addresses every time. */
 static void reports_that_are_busy(void)
 {
 	struct lab_device device;
@@ -472,7 +474,7 @@ static void reports_that_are_busy(void)
 	end(&device, handle);
 }
 
-/* What is refused beside the map does no harm: it is not asked for, or not again. */
+/* A refusal outside the map does no harm: it is not asked for, or not again. */
 static void refusals_beside_the_map(void)
 {
 	struct lab_device device;
@@ -625,7 +627,7 @@ static void unmapping(void)
 	kmod_set(&device, "log_mark", "%llu 0x100000", 2 * GIB + 512 * KIB);
 	EXPECT(collect(&guest, 0), 2);
 
-	/* Unmapping fails: from then on it is dirty at every time, until it succeeds. */
+	/* Unmapping fails: from then on it is always dirty, until it succeeds. */
 	area = &guest.areas[0];
 	moment.ret = -EBUSY;
 	CALL(vfiomig_dirty_unmap(guest.run, area->iova, area->size, 0, NULL, 0, write_until_unmapped, &moment), -EIO);
@@ -672,7 +674,7 @@ static void later_mappings(void)
 	}
 	EXPECT(sync_range(&guest, GIB, 64 * MIB, PAGE, 0), 0);
 	EXPECT(writer_of(&guest, 0).assumed_bytes, 3 * 2 * MIB);
-	/* The device runs, and nothing watches meanwhile: everything is dirty once. */
+	/* The device runs, and nothing watches in the meantime: everything is dirty once. */
 	OK(vfiomig_dirty_rearm(guest.run));
 	EXPECT(log_of(&device, "ranges"), 2);
 	guest_want_all(&guest);
@@ -722,7 +724,7 @@ static void later_over_old_ranges(void)
 	end(&device, handle);
 }
 
-/* The library starts the log anew by itself where that costs nothing: when the device stands still. */
+/* The library restarts the log by itself if that costs nothing: when the device is stopped. */
 static void rearmed_by_itself(void)
 {
 	struct vfiomig_save_options options = VFIOMIG_SAVE_OPTIONS_INIT;
@@ -762,7 +764,7 @@ static void rearmed_by_itself(void)
 	end(&device, handle);
 }
 
-/* The device does not take what came later: what it has logged until now it goes on logging. */
+/* The device does not accept what came later; it goes on logging what it has logged until now. */
 static void rearm_that_is_refused(void)
 {
 	struct lab_device device;
@@ -795,7 +797,7 @@ static void rearm_that_is_refused(void)
 	end(&device, handle);
 }
 
-/* In a window they are watched from the beginning. */
+/* In a window they are watched from the start. */
 static void mappings_in_a_window(void)
 {
 	struct lab_device device;
@@ -824,7 +826,8 @@ static void mappings_in_a_window(void)
 	end(&device, handle);
 }
 
-/* --- starting anew under load ------------------------------------------------------------------- */
+/* --- restarting under load
+ * ---------------------------------------------------------------------- */
 
 #define LOAD_AT (4 * GIB)
 #define LOAD_PAGES 65536ull
@@ -840,7 +843,7 @@ static uint64_t nth_page(uint64_t seed, uint64_t n, uint64_t pages)
 	return (x ^ x >> 31) % pages;
 }
 
-/* A tracker of the VMM's own, that knows what the device's load writes: for the time between. */
+/* A tracker of the VMM's own that knows what the device's load writes, for the time in between. */
 struct bridge {
 	const struct lab_device *device;
 	unsigned long long from;
@@ -903,12 +906,12 @@ static void want_writes(unsigned long long from, unsigned long long to, int may)
 	}
 }
 
-/* How many writes there were before the last reading, and behind it. */
+/* How many writes there were before the last reading, and after it. */
 static unsigned long long before, behind;
 
 /*
- * Every write since the last reading is in this one, and none from before that. A write that comes
- * during a reading may be in it or in the next one.
+ * Every write since the last reading is in this one, and none from before that. A write during a
+ * reading may be in it or in the next one.
  */
 static void collect_under_load(const struct lab_device *device, int flags)
 {
@@ -932,7 +935,7 @@ static void load_areas(void)
 	before = behind = 0;
 }
 
-/* What is taken for written in these tests is what the device has on record. */
+/* What these tests take for written is what the device has on record. */
 static void expect_truth(const struct lab_device *device)
 {
 	uint64_t *truth = new_bitmap(LOAD_PAGES), *want = new_bitmap(LOAD_PAGES);
@@ -949,7 +952,7 @@ static void expect_truth(const struct lab_device *device)
 	free(want);
 }
 
-/* All that was written while it was mapped has been reported; nothing is left in the device. */
+/* Everything written while it was mapped has been reported; nothing is left in the device. */
 static void end_of_load(struct lab_device *device, struct vfiomig_device *handle)
 {
 	struct vfiomig_save_options options = VFIOMIG_SAVE_OPTIONS_INIT;
@@ -993,7 +996,8 @@ static void rearm_under_load_with_a_bridge(void)
 	for (unsigned round = 0; round < 24; round++) {
 		kmod_wait_for_writes(&device, 100);
 		if (round % 6 == 5) {
-			/* A mapping that the log does not have: started anew by itself, as it costs nothing. */
+			/* A mapping that the log does not have: it is restarted by itself, because that
+			 * costs nothing. */
 			struct area *area = guest_map(&guest, LOAD_AT + 146 * MIB + round * MIB, MIB, 0);
 
 			kmod_wait_for_writes(&device, 50);
@@ -1091,7 +1095,8 @@ static int watch_sync(void *opaque, uint64_t iova, uint64_t length, uint64_t pag
 	return 0;
 }
 
-/* Said while the log is off: a larger range was tried, and the one that will be taken is not yet. */
+/* Reported while the log is off: a larger range was tried, and the one that will be accepted has
+ * not been tried yet. */
 static void watch_message(void *opaque, uint32_t level, const char *target, const char *text)
 {
 	(void)opaque;
@@ -1153,7 +1158,8 @@ static int note_writes(void *opaque, uint64_t iova, uint64_t size)
 	return 0;
 }
 
-/* What was written until the memory was gone is reported, and what was reported is not again. */
+/* What was written until the memory was gone is reported, and what was reported is not reported
+ * again. */
 static void unmap_under_load(void)
 {
 	struct lab_device device;
@@ -1233,8 +1239,8 @@ static void *pump(void *arg)
 }
 
 /*
- * Passes the stream on in a thread; in this one dirty pages are read. Returns how often. The device is
- * slow until that has been done ten times.
+ * Passes the stream on in a thread, while this one reads dirty pages. Returns how often. The device
+ * is slow until that has been done ten times.
  */
 static unsigned pass_and_collect(struct pumping *pumping, const struct lab_device *device)
 {
@@ -1279,7 +1285,7 @@ static void while_it_is_saved(void)
 	collect_under_load(&device, 0);
 	kmod_wait_for_writes(&device, 200);
 	OK(vfiomig_save_stop(pumping.save));
-	/* It stands still: whatever is started anew, nothing is lost and nothing is added. */
+	/* It is stopped: whatever is restarted, nothing is lost and nothing is added. */
 	area = guest_map(&guest, LOAD_AT + 160 * MIB, MIB, 0);
 	OK(vfiomig_dirty_rearm(guest.run));
 	EXPECT(writer_of(&guest, 0).restarts, 1);
@@ -1308,11 +1314,11 @@ static void while_it_is_saved(void)
 struct fault {
 	const char *op;
 	int error;
-	unsigned times; /* 0: for ever */
+	unsigned times; /* 0: forever */
 	enum lab_how how;
 };
 
-/* More than should be is dirty only if flags, or a new start, say so. */
+/* More than necessary is dirty only if flags, or a restart, say so. */
 static unsigned excused, num_errors;
 
 static void expect_at_least(int flags, int anew)
@@ -1370,7 +1376,7 @@ static void a_bit_of_everything(const struct lab_device *device, struct vfiomig_
 	guest_map(&guest, GIB + 64 * MIB, MIB, 0);
 	mark(&guest, device, GIB + 64 * MIB, 2 * PAGE);
 	mark(&guest, device, GIB + 8 * MIB, 2 * PAGE);
-	/* Lost in a new start it would be. */
+	/* Lost in a restart, it would be. */
 	ret = vfiomig_dirty_rearm(guest.run);
 	CHECK(ret >= 0, "rearm: %d (%s)", ret, vfiomig_error_message());
 	mark(&guest, device, GIB + 64 * MIB + 5 * PAGE, 2 * PAGE);
@@ -1393,7 +1399,7 @@ static void a_bit_of_everything(const struct lab_device *device, struct vfiomig_
 	stats = writer_of(&guest, 0);
 	CHECK(stats.tracker == VFIOMIG_TRACKER_DEVICE_LOG || stats.tracker == VFIOMIG_TRACKER_ALL_DIRTY,
 	      "it is tracked by %u", stats.tracker);
-	/* A log says what it has not watched: before it was started anew, or since a START was refused. */
+	/* A log says what it has not watched: before it was restarted, or since a START was refused. */
 	CHECK(*stats.note ? stats.tracker == VFIOMIG_TRACKER_ALL_DIRTY || strstr(stats.note, "started anew") ||
 				    strstr(stats.note, "does not log all of the memory")
 			  : stats.tracker == VFIOMIG_TRACKER_DEVICE_LOG,
@@ -1441,7 +1447,7 @@ static void faults(void)
 	kmod_end(&device, handle);
 }
 
-/* A report that fails midway has told, and forgotten, some of the pages. */
+/* A report that fails midway has reported, and forgotten, some of the pages. */
 static void a_report_fails_midway(void)
 {
 	struct lab_device device;
@@ -1456,7 +1462,7 @@ static void a_report_fails_midway(void)
 	mark(&guest, &device, GIB, 1);
 	mark(&guest, &device, 3 * GIB + 8 * PAGE, 1);
 	kmod_set(&device, "fail_log_report_at", "%llu 0x1000 %d", GIB + MIB, ENXIO);
-	/* It is tried again and again, and given up at last: three new starts, in vain. */
+	/* It is tried again and again, and finally given up: three restarts, in vain. */
 	guest_want_all(&guest);
 	CALL(vfiomig_dirty_collect(guest.run), ERRORS);
 	guest_compare(&guest);
@@ -1467,7 +1473,7 @@ static void a_report_fails_midway(void)
 	EXPECT(error.last, UINT64_MAX);
 	CHECK(strstr(error.text, "0x40000000, 0x400000 bytes"), "it does not say where: %s", error.text);
 	kmod_set(&device, "fail_log_report_at", "0");
-	/* And once more, for what was written between failure and new start. */
+	/* And once more, for what was written between the failure and the restart. */
 	EXPECT(writer_of(&guest, 0).restarts, 1);
 	mark(&guest, &device, 3 * GIB, 1);
 	EXPECT(collect(&guest, 0), 1);
@@ -1522,7 +1528,7 @@ static void a_log_is_replaced(void)
 	kmod_end(&device, handle);
 }
 
-/* Whether the log survives a reset is the driver's secret: all is dirty, once. */
+/* Only the driver knows whether the log survives a reset, so everything is dirty once. */
 static void a_reset(void)
 {
 	struct lab_device device;
@@ -1564,7 +1570,7 @@ static void a_reset(void)
 	kmod_end(&device, handle);
 }
 
-/* set_dirty refuses, or the run is cancelled: nothing is lost. */
+/* set_dirty refuses, or the reading is cancelled: nothing is lost. */
 static void what_is_not_taken(void)
 {
 	struct lab_device device;
@@ -1673,7 +1679,7 @@ static void writers_come_and_go(void)
 	CALL(vfiomig_dirty_remove_writer(guest.run, 1), -ENODATA);
 	kmod_set(&device[1], "log_mark", "%llu 0x1000", GIB + MIB);
 	EXPECT(collect(&guest, 0), 2);
-	/* Another one; what it wrote before is no news. */
+	/* Another one; what it wrote before is old news. */
 	kmod_set(&device[2], "log_mark", "%llu 0x1000", GIB + 2 * MIB);
 	EXPECT(guest_log(&guest, handle[2]), 2);
 	EXPECT(log_of(&device[2], "ranges"), 2);
@@ -1770,7 +1776,7 @@ static uint64_t send_dirty(void)
 	return sent;
 }
 
-/* What the decision was made from: the numbers of all rounds agree with each other. */
+/* What the decision was based on: the numbers of all rounds agree with each other. */
 static void check_rounds(uint64_t rounds, uint64_t sent)
 {
 	struct vfiomig_dirty_stats stats = stats_of(&guest);
@@ -1850,7 +1856,8 @@ static void a_whole_migration(void)
 		OK(vfiomig_save_begin(from[i], NULL, &pumping[i].save));
 		OK(vfiomig_load_begin(to[i], NULL, &pumping[i].load));
 	}
-	/* Pre-copy, until what is left is worth 50 ms at 8 MiB/s; slower after each round that is not. */
+	/* Pre-copy, until what is left takes 50 ms at 8 MiB/s; slower after each round that does not
+	 * get there. */
 	for (;;) {
 		struct vfiomig_dirty_stats stats;
 
@@ -1949,7 +1956,7 @@ static void without_reports(void)
 						    : VFIOMIG_TRACKER_ALL_DIRTY,
 			       stock ? "CONFIG_IOMMUFD" : "");
 		for (unsigned round = 0; round < 3; round++) {
-			/* Real writes: known to container and log. */
+			/* Real writes: known to the container and to the log. */
 			kmod_set(&device, "dma_write", "%llu 1\n%llu 2\n", GIB + round * PAGE, GIB + 9 * PAGE - 1);
 			if (stock && !tracked->container) {
 				guest_want_all(&guest);
@@ -2000,7 +2007,7 @@ int main(void)
 	static const char *const ops[] = { "log_start", "log_report", "log_stop" };
 	static const struct limit limits[] = {
 		{ 255, 0, 255, 0 }, { 256, 0, 256, 0 }, { 257, 0, 256, 0 }, { 1000, 0, 256, 0 },
-		/* A quarter of them, until that is taken. */
+		/* A quarter of them, until that is accepted. */
 		{ 256, 100, 64, 0 }, { 1000, 255, 64, 0 }, { 300, 1, 1, 0 }, { 40, 3, 2, 0 },
 	};
 

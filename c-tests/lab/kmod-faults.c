@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * Every operation of the driver fails, once, at every place of a migration: on the source, on the
- * target, with an errno that drivers give, leaving the device where it was or in ERROR. The guest
- * must have exactly one device with its contents afterwards, both devices must be in a known state,
- * and the next migration must succeed. Also resets behind the library's back, and signals.
+ * target, with an errno that drivers return, leaving the device where it was or in ERROR.
+ * Afterwards the guest must have exactly one device with its contents, both devices must be in a
+ * known state, and the next migration must succeed. Also resets behind the library's back, and
+ * signals.
  */
 #include <pthread.h>
 #include <signal.h>
@@ -43,7 +44,7 @@ static void no_more_faults(const struct lab_device *device)
 	kmod_set(device, "fail_to_error", "0");
 }
 
-/* States that a device may be left in, as the kernel tells it. */
+/* States that a device may be left in, as the kernel reports them. */
 static void expect_raw(const struct lab_device *device, const char *which, unsigned nth, uint32_t a, uint32_t b)
 {
 	int state = lab_raw_state(device->fd);
@@ -59,7 +60,7 @@ static void ask_for_sizes(struct vfiomig_save *save, struct vfiomig_load *load, 
 
 	(void)load;
 	(void)way;
-	/* Numbers that a driver does not give are not known, which is no failure. */
+	/* Numbers that a driver does not give are unknown, which is not a failure. */
 	kmod_failed(result, "get_pending", vfiomig_save_get_pending(save, &pending), 0);
 }
 
@@ -97,7 +98,7 @@ static void it_fails_and_recovers(void)
 			CHECK(is_documented(result.error), "fault %u: %s returned %d (%s)", nth, result.step,
 			      result.error, vfiomig_error_message());
 			if (!strcmp(result.step, "release")) {
-				/* The target has the contents: the source must not run beside it. */
+				/* The target has the contents, so the source must not run next to it. */
 				expect_raw(&source, "source", nth, VFIOMIG_STATE_STOP, VFIOMIG_STATE_STOP);
 				EXPECT(kmod_digest(&target), before);
 			} else {
@@ -105,7 +106,7 @@ static void it_fails_and_recovers(void)
 				reset = kmod_digest(&source) == source_power_on;
 				CHECK(reset || kmod_digest(&source) == before, "fault %u: the source's contents changed",
 				      nth);
-				/* A guest that goes on on an empty device must be told. */
+				/* A guest that goes on with an empty device must be told. */
 				CHECK(!reset || failure.outcome == VFIOMIG_OUTCOME_RESET,
 				      "fault %u: the source was reset, the outcome is %u", nth, failure.outcome);
 				expect_raw(&target, "target", nth, VFIOMIG_STATE_RUNNING, VFIOMIG_STATE_RUNNING);
@@ -116,7 +117,8 @@ static void it_fails_and_recovers(void)
 			expect_raw(&target, "target", nth, VFIOMIG_STATE_STOP, VFIOMIG_STATE_STOP);
 			EXPECT(kmod_digest(&target), before);
 		}
-		/* Whatever it was, it is over; but a device that lost what a stopped guest had is not run. */
+		/* Whatever it was, it is over; but a device that lost a stopped guest's state is not
+		 * run. */
 		run = vfiomig_device_run(from);
 		if (run) {
 			EXPECT(run, -EIO);
@@ -139,7 +141,7 @@ static void it_fails_and_recovers(void)
 	kmod_end(&target, to);
 }
 
-/* A reset that fails when it is needed: the device is lost, until it can be reset again. */
+/* A reset that fails when it is needed: the device is lost until it can be reset again. */
 static void a_reset_that_fails(void)
 {
 	struct vfiomig_failure failure = VFIOMIG_FAILURE_INIT;
@@ -169,7 +171,7 @@ static void a_reset_that_fails(void)
 	kmod_end(&target, to);
 }
 
-/* The kernel answers EAGAIN while somebody else has the device's lock. */
+/* The kernel answers EAGAIN while something else holds the device's lock. */
 static void a_reset_that_is_held_up(void)
 {
 	struct vfiomig_failure failure = VFIOMIG_FAILURE_INIT;
@@ -187,7 +189,7 @@ static void a_reset_that_is_held_up(void)
 	OK(vfiomig_device_get_failure(to, &failure));
 	EXPECT(failure.outcome, VFIOMIG_OUTCOME_RESET);
 	lab_expect_state(&target, to, VFIOMIG_STATE_RUNNING);
-	/* For longer than the library waits: at the latest when the device is let go. */
+	/* For longer than the library waits; at the latest when the device is let go. */
 	kmod_set(&target, "fail_write", "2 %d", EIO);
 	kmod_set(&target, "fail_reset", "1 %d 0", EAGAIN);
 	result = kmod_migrate(from, to, &way, NULL, NULL);
@@ -266,13 +268,14 @@ static void resets_in_pre_copy(void)
 	kmod_end(&target, to);
 }
 
-/* Each reset waits until a counter has risen by so much since the one before, or since the beginning. */
+/* Each reset waits until a counter has increased by this much since the one before, or since the
+ * beginning. */
 struct resets {
 	const struct lab_device *device;
 	const char *counter;
 	unsigned long long more, before;
 	unsigned number;
-	const char *knob; /* set after the last one: nothing need be slow any more */
+	const char *knob; /* set after the last one: nothing needs to be slow any more */
 	char value[24];
 };
 
@@ -302,12 +305,12 @@ static void resets_during_a_blocking_read(void)
 	struct lab_device source, target;
 	struct vfiomig_device *from = kmod_new(&source, 7, 256 * KIB, 1, LAB_GROUP);
 	struct vfiomig_device *to = kmod_new(&target, 7, 256 * KIB, 2, LAB_GROUP);
-	/* Two reads after a reset the device is being saved anew. */
+	/* Two reads after a reset, the device is being saved again. */
 	struct resets resets = { &source, "reads", .more = 2, .number = 4, .knob = "read_rate", .value = "0" };
 	pthread_t thread;
 
 	kmod_set(&source, "touch", "0 100000");
-	/* A quarter of a minute for all of it: each reset comes in the middle. */
+	/* A quarter of a minute for everything; each reset comes in the middle. */
 	kmod_set(&source, "read_rate", "%llu", 16 * KIB);
 	resets.before = kmod_count(&source, "counters", "reads");
 	CHECK(pthread_create(&thread, NULL, reset_at_the_right_time, &resets) == 0, "no thread");
@@ -319,7 +322,7 @@ static void resets_during_a_blocking_read(void)
 	kmod_end(&target, to);
 }
 
-/* A reset during a slow change of state is done when that is over. */
+/* A reset during a slow change of state happens when the change is over. */
 static void a_reset_during_a_change(void)
 {
 	static const unsigned slow_states[] = { VFIOMIG_STATE_PRE_COPY, VFIOMIG_STATE_PRE_COPY_P2P };
@@ -343,7 +346,7 @@ static void a_reset_during_a_change(void)
 		CHECK(pthread_join(thread, NULL) == 0, "no end of the thread");
 		EXPECT(kmod_count(&source, "counters", "deferred_resets"), 1);
 		if (slow_states[i] == VFIOMIG_STATE_PRE_COPY_P2P) {
-			/* The guest is stopped before its device is quiesced: it has not done it. */
+			/* The guest is stopped before its device is quiesced, so it was not the guest. */
 			CHECK(result.step && !result.target_failed, "nothing failed");
 			EXPECT(result.error, -EIO);
 			CALL(vfiomig_device_run(from), -EIO);
@@ -411,7 +414,7 @@ int main(void)
 		f = (struct fault){ .error = errors[e] };
 		for (size_t k = 0; k < sizeof(source_knobs) / sizeof(*source_knobs); k++) {
 			f.knob = source_knobs[k];
-			/* "Try again" of read and write is what a driver that must not block says. */
+			/* "Try again" from read and write is what a driver says that must not block. */
 			if (f.error == EAGAIN && !strcmp(f.knob, "fail_read"))
 				continue;
 			lab_run_arg(it_fails_and_recovers, &f, "kmod-faults-source-%s-%s", f.knob + 5,

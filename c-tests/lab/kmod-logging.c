@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * DMA logging of the test device by the kernel's own interface: exactly the pages that were written
- * to are reported, once. What the tests of dirty tracking build on.
+ * DMA logging of the test device, by the kernel's own interface: exactly the pages that were
+ * written to are reported, once. The tests of dirty tracking build on this.
  */
 #include "kmod.h"
 
@@ -199,7 +199,7 @@ static void page_sizes(void)
 				uint64_t *bitmap = new_bitmap(bits);
 				uint64_t from, to;
 
-				/* Both ends for certain, and whatever else comes. */
+				/* Both ends for certain, and anything else. */
 				if (step == 4096)
 					at = range.iova;
 				else if (step == 8192)
@@ -212,7 +212,7 @@ static void page_sizes(void)
 				if (to > range.iova + range.length)
 					to = range.iova + range.length;
 				kmod_set(&device, "log_mark", "%llu 1", (unsigned long long)at);
-				/* Beside the range, in the same page of the device. */
+				/* Next to the range, in the same page of the device. */
 				kmod_set(&device, "log_mark", "%llu 1\n%llu 1", (unsigned long long)range.iova - 1,
 					 (unsigned long long)(range.iova + range.length));
 				OK(report(&device, GIB, 17 * MIB, step, bitmap));
@@ -319,7 +319,8 @@ static void at_random(void)
 				uint64_t size = 1ull << random_below(4), bits = (len + size - 1) / size;
 				uint64_t *bitmap = new_bitmap(bits);
 
-				/* Whole bits only: the rest of the last one would be reported beyond the range. */
+				/* Whole bits only: otherwise the rest of the last one would be reported beyond
+				 * the range. */
 				len = len / size * size;
 				if (len) {
 					OK(report(&device, base + first * 4096, len * 4096, size * 4096, bitmap));
@@ -466,7 +467,7 @@ static void reports_that_fail_midway(void)
 	kmod_set(&device, "log_mark", "0 0x200000 0x40000"); /* pages 0, 64, ..., 448 */
 	kmod_set(&device, "fail_log_report_at", "0x80000 0x40000 %d", ENXIO); /* pages 128 to 191 */
 	EXPECT(report(&device, 0, 2 * MIB, 4096, bitmap), -ENXIO);
-	/* Told and forgotten: what came before. */
+	/* Reported and forgotten: what came before. */
 	for (unsigned i = 0; i < 512; i++)
 		EXPECT(bit(bitmap, i), i == 0 || i == 64);
 	EXPECT(kmod_count(&device, "log", "pages"), 6);
@@ -475,7 +476,7 @@ static void reports_that_fail_midway(void)
 	EXPECT(report(&device, 512 * KIB, 4096, 4096, bitmap), -ENXIO);
 	EXPECT(bitmap[0], 0);
 	EXPECT(kmod_count(&device, "log", "pages"), 6);
-	/* Beside it there is no fault. */
+	/* Next to it there is no fault. */
 	OK(report(&device, 768 * KIB, 256 * KIB, 4096, bitmap));
 	EXPECT(bitmap[0], 1);
 	OK(report(&device, 0, 512 * KIB, 4096, bitmap + 2));
@@ -490,7 +491,7 @@ static void reports_that_fail_midway(void)
 	free(bitmap);
 }
 
-/* Nobody can tell from the reports; only the counters know. */
+/* The reports do not show it; only the counters know. */
 static void a_device_that_lies(void)
 {
 	struct range range = { 0, MIB };
@@ -559,7 +560,7 @@ static void what_the_load_refuses(void)
 	kmod_set(&device, "log_load", "0x400000000 0x400000000 16777216 77");
 	CHECK(!strcmp(kmod_get(&device, "log_load"), "0x400000000 0x400000000 16777216 77\n"), "it reads %s",
 	      kmod_get(&device, "log_load"));
-	/* Removed with the load still going. */
+	/* Removed with the load still running. */
 	lab_remove(&device);
 }
 
@@ -714,7 +715,7 @@ static void the_load_stops_with_the_device(void)
 	lab_remove(&device);
 }
 
-/* Reports under load: in the end all that was logged has been told, and nothing else. */
+/* Reports under load: in the end everything that was logged has been reported, and nothing else. */
 static void reports_under_load(void)
 {
 	enum { PAGES = 65536 };
@@ -767,7 +768,7 @@ static void reports_under_load(void)
 	free(truth);
 }
 
-/* What the truth is for: logging that is started anew without care loses pages, and it shows. */
+/* What the truth is for: logging that is carelessly restarted loses pages, and it shows. */
 static void a_careless_rearm_shows(void)
 {
 	enum { PAGES = 65536 };
@@ -799,10 +800,10 @@ static void a_careless_rearm_shows(void)
 	free(truth);
 }
 
-/* A write that the device has no room for must not be forgotten: it reports nothing any more. */
+/* A write that the device has no room for must not be forgotten: it stops reporting. */
 static void a_lost_write_fails_the_reports(void)
 {
-	/* 4 TiB at one page in each 128 MiB are the most that it keeps. */
+	/* The most that it keeps is 4 TiB with one page in each 128 MiB. */
 	struct range range = { 0, 5 * TIB };
 	uint64_t page_size = 4096, bitmap[4] = { 0 };
 	struct lab_device device;
@@ -813,7 +814,7 @@ static void a_lost_write_fails_the_reports(void)
 	kmod_set(&device, "log_mark", "0 0x40000000000 0x8000000");
 	EXPECT(kmod_count(&device, "log", "pages"), 32768);
 	EXPECT(kmod_try_set(&device, "log_mark", "0x40000000000 1"), -ENOSPC);
-	/* That was told to whoever marked it; the load has nobody to tell. */
+	/* Whoever marked it was told; the load has nobody to tell. */
 	OK(report(&device, 0, MIB, 4096, bitmap));
 	EXPECT(bitmap[0], 1);
 	kmod_set(&device, "log_load", "0x40000000000 0x100000 1000 1");

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * Migrations of the test device: all kinds of device, sizes up to 256 MiB, drivers that answer in
- * short pieces or slowly, contents that change meanwhile. The device compares every byte that it is
- * given, and its digest must be that of the source.
+ * short pieces or slowly, contents that change in the meantime. The device compares every byte that
+ * it is given, and its digest must match the source's.
  */
 #include "kmod.h"
 
@@ -108,7 +108,7 @@ static void it_arrives_while_it_changes(void)
 	kmod_end(&target, to);
 }
 
-/* With what changes faster than it can be read, pre-copy does not end, but the save can. */
+/* If something changes faster than it can be read, pre-copy does not end, but the save can. */
 static void it_arrives_although_pre_copy_never_drains(void)
 {
 	struct vfiomig_save *save = NULL;
@@ -160,7 +160,7 @@ static void a_slow_device_is_polled(void)
 	struct vfiomig_device *to = kmod_new(&target, v->flags, 512 * KIB, 2, LAB_GROUP);
 
 	busy = &source;
-	/* One byte every 250 ms, until somebody has had to wait for it five times. */
+	/* One byte every 250 ms, until someone has had to wait for it five times. */
 	kmod_set(&source, "read_rate", "4");
 	kmod_migrate_well(&source, from, &target, to, &way, NULL);
 	/* After that 50 pieces a second, of which some may come in time. */
@@ -206,7 +206,7 @@ static void initial_data_starts_again(void)
 	OK(vfiomig_device_get_caps(from, &caps));
 	EXPECT(!!(caps.flags & VFIOMIG_CAP_PRECOPY_INFO_V2), v2);
 	kmod_migrate_well(&source, from, &target, to, &way, start_initial_data_again);
-	/* Kernels before have no way to tell. */
+	/* Older kernels have no way to tell. */
 	EXPECT(generations[1] - generations[0], v2);
 	CHECK(kmod_count(&source, "counters", "read_bytes") > 512 * KIB, "nothing was sent twice");
 	kmod_end(&source, from);
@@ -215,7 +215,7 @@ static void initial_data_starts_again(void)
 
 /* --- what must not arrive ----------------------------------------------------------------------- */
 
-/* That the device compares is what the other tests rely on. */
+/* The other tests rely on the device's comparing. */
 static void a_wrong_bit_is_refused(void)
 {
 	struct kmod_way way = { 0 };
@@ -292,7 +292,7 @@ int main(void)
 	for (size_t f = 0; f < 4; f++)
 		for (size_t a = 0; a < 2; a++) {
 			v = (struct variety){ .flags = flags[f], .drained = answers[a], .initial = UINT64_MAX };
-			/* Without pre-copy there is one answer only. */
+			/* Without pre-copy there is only one answer. */
 			if (!(v.flags & 4) && a)
 				continue;
 			for (size_t s = 0; s < 3; s++) {

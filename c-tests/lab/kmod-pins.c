@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * Pages that the test device pins, by the kernel's own interface: which ones a type1 container then
- * reports as dirty, and that unmapping, detaching and closing release them, whoever else is at it.
+ * reports as dirty, and that unmapping, detaching and closing release them, whatever else is going
+ * on.
  */
 #include <pthread.h>
 #include <sys/mman.h>
@@ -25,7 +26,7 @@
 #define DIRTY_GET 4u
 
 #define PAGE 4096ull
-/* Two mappings of PAGES each, one behind the other. */
+/* Two mappings of PAGES each, one after the other. */
 #define PAGES 64u
 #define IOVA 0x10000000ull
 #define SECOND (IOVA + PAGES * PAGE)
@@ -94,7 +95,7 @@ static void new_device(struct lab_device *device)
 	map(device, SECOND, READ | WRITE);
 }
 
-/* How much of this process is locked in memory, which pinning counts as; in KiB. */
+/* How much of this process is locked in memory, which includes pinned pages; in KiB. */
 static unsigned long locked(void)
 {
 	char line[128];
@@ -161,7 +162,7 @@ static void pages_are_pinned_one_by_one(void)
 	lab_remove(&device);
 }
 
-/* A page that is pinned is dirty each time, and once more after that; the others never are. */
+/* A pinned page is dirty every time, and once more after that; the others never are. */
 static void pinned_pages_are_dirty_for_ever(void)
 {
 	const uint64_t two = 1ull << 3 | 1ull << 63;
@@ -209,7 +210,7 @@ static void unmapping_releases(void)
 	EXPECT(pinned(&device), 0);
 	EXPECT(locked(), 0);
 	EXPECT(kmod_count(&device, "counters", "unmap_unpinned"), 5);
-	/* And again, which takes its time, as the kernel might not be done. */
+	/* And again, which takes its time because the kernel might not be finished. */
 	map(&device, IOVA, READ | WRITE);
 	kmod_set(&device, "pin", "0x10000000 0x40000");
 	CHECK(kmod_now_ms() - began >= 19, "it did not wait");
@@ -241,7 +242,7 @@ static void closing_releases(void)
 	EXPECT(locked(), 0);
 }
 
-/* The same by iommufd, where there is detaching as well. */
+/* The same with iommufd, where there is detaching as well. */
 static void by_iommufd(void)
 {
 	struct { uint32_t size, flags, id; } alloc = { .size = sizeof(alloc) };
@@ -389,7 +390,7 @@ static void everything_at_once(void)
 	lab_close(&shared);
 	EXPECT(pinned(&shared), 0);
 	EXPECT(locked(), 0);
-	/* The device goes while somebody turns its knobs. */
+	/* The device disappears while someone turns its knobs. */
 	over = 0;
 	lab_open(&shared, LAB_GROUP);
 	map(&shared, IOVA, READ | WRITE);

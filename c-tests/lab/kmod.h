@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * The test device of lab/kmod, for the tests kmod-*.c: making one, its knobs, and a migration from
- * one to another without the stream being kept.
+ * one to another in which the stream is not kept.
  */
 #ifndef KMOD_H
 #define KMOD_H
@@ -13,7 +13,7 @@
 #include "lab.h"
 
 #define KMOD_TYPES "/sys/class/mdev_bus/vfiomig_test/mdev_supported_types/vfiomig_test-"
-/* Never taken for one of lab_create()'s, but removed with them. */
+/* Never confused with those of lab_create(), but removed with them. */
 #define KMOD_UUID "6d747479-1ab0-4000-%04x-%012x"
 
 /* 0 or -errno. */
@@ -193,7 +193,7 @@ static inline int kmod_failed(struct kmod_result *result, const char *step, int 
 	return 1;
 }
 
-/* Passes the stream on until save_next says something else than MORE; negative: failed. */
+/* Passes the stream on until save_next returns something other than MORE; negative: failed. */
 static inline int kmod_pass(struct vfiomig_save *save, struct vfiomig_load *load, struct kmod_way *way,
 			    struct kmod_result *result)
 {
@@ -234,7 +234,7 @@ static inline int kmod_pass(struct vfiomig_save *save, struct vfiomig_load *load
 	return ret;
 }
 
-/* What happens while the guest still runs; may be NULL. */
+/* What happens while the guest is still running; may be NULL. */
 typedef void (*kmod_meanwhile)(struct vfiomig_save *save, struct vfiomig_load *load, struct kmod_way *way,
 			       struct kmod_result *result);
 
@@ -286,7 +286,7 @@ out:
 	return result;
 }
 
-/* The same where it must succeed: contents arrive, the source is stopped, the target runs. */
+/* The same if it must succeed: contents arrive, the source is stopped, the target runs. */
 static inline void kmod_migrate_well(const struct lab_device *source, struct vfiomig_device *from,
 				     const struct lab_device *target, struct vfiomig_device *to,
 				     struct kmod_way *way, kmod_meanwhile meanwhile)

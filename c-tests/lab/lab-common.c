@@ -195,7 +195,7 @@ void lab_need(enum lab_how how)
 {
     if (lab_has(how))
         return;
-    /* Elsewhere a missing iommufd would be a fault of the lab that must not pass unseen. */
+    /* Elsewhere, a missing iommufd would be a fault of the lab that must not pass unnoticed. */
     CHECK(lab_kernel_is("debian-6.12"), "this kernel should have /dev/iommu");
     lab_skip("this kernel has no iommufd");
 }
@@ -396,10 +396,10 @@ void lab_expect_state(const struct lab_device *device, struct vfiomig_device *ha
 
 enum { RX_TX = 0, IER = 1, FCR = 2, LCR = 3, MCR = 4, LSR = 5, SCR = 7 };
 enum { LCR_DLAB = 0x80, LSR_DATA_READY = 0x01, FCR_ENABLE = 0x01, FCR_CLEAR = 0x06 };
-/* The FIFO has 16 places, but with all of them taken mtty takes it for empty. */
+/* The FIFO has 16 places, but when all of them are taken, mtty takes it for empty. */
 #define FIFO_MAX 15u
 
-/* mtty looks at one byte per access, and leaves what it does not write undefined. */
+/* mtty looks at one byte per access, and leaves undefined what it does not write. */
 static void put(const struct lab_device *device, unsigned port, unsigned reg, unsigned char value)
 {
     off_t at = (off_t)((uint64_t)port << 40 | reg);
@@ -437,7 +437,7 @@ static struct contents contents_of(unsigned seed, unsigned port)
         bytes[i] = (unsigned char)(x >> 24);
     }
     c.ier &= 0x0f;
-    /* With DLAB set the divisor can be read back, without it the FIFO can. */
+    /* With DLAB set, the divisor can be read back; without it, the FIFO can. */
     c.lcr = (unsigned char)((c.lcr & 0x7f) | ((seed + port) % 2 ? LCR_DLAB : 0));
     c.rotation %= FIFO_MAX + 1;
     /* Half of all are full, the rest may be empty. */
@@ -640,7 +640,7 @@ int lab_load(struct vfiomig_device *device, const struct vfiomig_load_options *o
 static const unsigned char magic[8] = { 0x89, 'V', 'F', 'I', 'O', 'M', 'I', 'G' };
 static const unsigned char frame_mark[4] = { 'V', 'M', 'F', 'r' };
 
-/* CRC-32 as in Ethernet and zlib; bit by bit, as nothing here is long. Begin with 0. */
+/* CRC-32 as in Ethernet and zlib; bit by bit, since nothing here is long. Start with 0. */
 static uint32_t crc32_of(uint32_t crc, const void *data, size_t len)
 {
     const unsigned char *bytes = data;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * What the tests on real kernels share: cases that run in a process each, mtty devices, their
- * registers, and the stream's framing written a second time, from docs/stream-format.md, so that a
- * test can make streams that the library would not.
+ * What the tests on real kernels share: cases that each run in a process, mtty devices, their
+ * registers, and a second implementation of the stream's framing, from docs/stream-format.md, so
+ * that a test can make streams that the library would not.
  */
 #ifndef LAB_H
 #define LAB_H
@@ -23,12 +23,12 @@
 /* --- cases ----------------------------------------------------------------------------------- */
 
 /*
- * Runs a case in a process of its own and prints its line of result. A case that crashes fails, and
- * whatever it did, its devices are gone afterwards. Where the environment has LAB_CASES, a glob of
- * names, the others are passed over.
+ * Runs a case in a process of its own and prints its result. A case that crashes fails, and
+ * whatever it did, its devices are gone afterwards. If the environment has LAB_CASES, a glob of
+ * names, the others are skipped.
  */
 void lab_run(const char *name, void (*test)(void));
-/* For a case in every variety: the name is made as by printf, arg is what lab_arg() returns. */
+/* For a case in several varieties: the name is made as by printf, and lab_arg() returns arg. */
 void lab_run_arg(void (*test)(void), const void *arg, const char *name, ...)
     __attribute__((format(printf, 3, 4)));
 const void *lab_arg(void);
@@ -50,7 +50,7 @@ void lab_skip(const char *format, ...) __attribute__((format(printf, 1, 2), nore
         if (!(condition)) \
             FAIL(__VA_ARGS__); \
     } while (0)
-/* Both as numbers; what is the expression that yielded got. */
+/* Both as numbers; `what` is the expression that yielded got. */
 #define EXPECT(got, want) \
     lab_expect_number(__FILE__, __LINE__, #got, (long long)(got), (long long)(want))
 /* A call of the library that must return exactly this. */
@@ -62,7 +62,7 @@ void lab_expect_call(const char *file, int line, const char *what, int got, int 
 
 /* --- devices --------------------------------------------------------------------------------- */
 
-/* The two ways to get at a VFIO device. */
+/* The two ways to open a VFIO device. */
 enum lab_how {
     LAB_GROUP, /* group and type1 container */
     LAB_CDEV,  /* character device and iommufd */
@@ -82,13 +82,13 @@ struct lab_device {
 const char *lab_how_name(enum lab_how how);
 /* Whether this kernel has it. */
 int lab_has(enum lab_how how);
-/* Skips the case where it has not. */
+/* Skips the case if it does not have it. */
 void lab_need(enum lab_how how);
 
 /* Makes the device; it is removed when the case ends. */
 void lab_create(struct lab_device *device, unsigned ports);
 void lab_open(struct lab_device *device, enum lab_how how);
-/* In the same container, or with the same iommufd, as a device that is open already. */
+/* In the same container, or with the same iommufd, as a device that is already open. */
 void lab_open_beside(struct lab_device *device, const struct lab_device *first);
 /* Closes all fds; the device stays. */
 void lab_close(struct lab_device *device);
@@ -130,8 +130,8 @@ void lab_expect_state(const struct lab_device *device, struct vfiomig_device *ha
 /* What the ports hold is made from a number: same number, same contents. */
 void lab_fill(const struct lab_device *device, unsigned seed);
 /*
- * Fails unless the registers and FIFOs of all ports are those of this number. Reading empties the
- * FIFOs and clears DLAB, as on a real UART.
+ * Fails unless the registers and FIFOs of all ports are those of this number. As on a real UART,
+ * reading empties the FIFOs and clears DLAB.
  */
 void lab_expect_contents(const struct lab_device *device, unsigned seed);
 
@@ -153,8 +153,8 @@ struct lab_bytes lab_read_file(const char *path);
  */
 int lab_pump(struct vfiomig_save *save, struct lab_bytes *stream, size_t cap);
 /*
- * Quiesces or stops, also where the device has begun its initial data again since it was complete (a
- * reset, for example), which is said once before anything is stopped.
+ * Quiesces or stops, even if the device has started its initial data again since it was complete
+ * (because of a reset, for example), which is reported once before anything is stopped.
  */
 int lab_insist(int (*call)(struct vfiomig_save *), struct vfiomig_save *save);
 /* A whole save: pre-copy (unless flags say no), quiesce, stop, end. The session is still open. */
@@ -165,8 +165,8 @@ struct lab_bytes lab_save(struct vfiomig_device *device, uint32_t flags, size_t 
                           uint32_t ending);
 
 /*
- * A whole load in pieces of this size (0: at once): begin, push, commit, free. The first negative
- * value, or 0; failure (may be NULL) is the session's.
+ * A whole load in pieces of this size (0: at once): begin, push, commit, free. Returns the first
+ * negative value, or 0; failure (may be NULL) is the session's.
  */
 int lab_load(struct vfiomig_device *device, const struct vfiomig_load_options *options,
              const void *stream, size_t len, size_t piece, struct vfiomig_failure *failure);
@@ -190,12 +190,12 @@ struct lab_frame {
     uint32_t length;
 };
 
-/* Steps through a stream that must be sound; 0 at its end. Start with a zeroed frame. */
+/* Steps through a stream that must be correct; 0 at its end. Start with a zeroed frame. */
 int lab_next_frame(const struct lab_bytes *stream, struct lab_frame *frame);
-/* All device data of a sound stream, after its last restart. */
+/* All device data of a correct stream, after its last restart. */
 struct lab_bytes lab_payload(const struct lab_bytes *stream);
 
-/* A stream being made, sound unless the caller says otherwise. */
+/* A stream being made, correct unless the caller says otherwise. */
 struct lab_maker {
     struct lab_bytes stream;
     unsigned char migration_id[16];
@@ -206,7 +206,7 @@ struct lab_maker {
 struct lab_maker lab_make_begin(void);
 void lab_make_frame(struct lab_maker *maker, unsigned type, const void *payload, size_t len);
 void lab_make_end(struct lab_maker *maker);
-/* The frames of a sound stream with other device data, in frames of at most `piece` bytes. */
+/* The frames of a correct stream with other device data, in frames of at most `piece` bytes. */
 struct lab_bytes lab_reframe(const struct lab_bytes *stream, const void *data, size_t len,
                              size_t piece);
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * The host resets a device whose guest is stopped, or whose state came by a load and was not run:
- * error recovery, a bus reset. The kernel says nothing; the device is in RUNNING, as after
- * power-on. Whoever finds out, the guest must not go on with it in silence.
+ * The host resets a device whose guest is stopped, or whose state came with a load and has not run:
+ * error recovery, a bus reset. The kernel says nothing; the device is in RUNNING, in its power-on
+ * state. Whoever notices, the guest must not silently go on with it.
  */
 #include "lab.h"
 
@@ -91,7 +91,7 @@ static void the_guest_does_not_go_on_with_an_empty_device(void)
         }
         OK(vfiomig_device_get_fixups(device, &fixups));
         EXPECT(fixups, VFIOMIG_FIXUP_PCI_COMMAND | VFIOMIG_FIXUP_INTERRUPTS);
-        /* As after power-on, because the VMM says so; the guest's driver sets it up. */
+        /* In its power-on state, because the VMM says so; the guest's driver sets it up. */
         OK(i % 2 ? vfiomig_device_reset(device) : vfiomig_device_accept_reset(device));
         OK(vfiomig_device_run(device));
         lab_fill(&machine, 20);
@@ -104,7 +104,7 @@ static void the_guest_does_not_go_on_with_an_empty_device(void)
     }
 }
 
-/* A VMM that died has left its device in STOP: the next one is told, and can have what it wants. */
+/* A VMM that died has left its device in STOP: the next one is told, and can choose. */
 static void a_device_that_is_found_stopped_has_a_reason(void)
 {
     struct vfiomig_caps caps = VFIOMIG_CAPS_INIT;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * What the library says of real mtty devices, of fds that are no devices, and of devices that are
- * not ready, held against what each kernel is known to offer.
+ * What the library says about real mtty devices, about fds that are not devices, and about devices
+ * that are not ready, compared with what each kernel is known to offer.
  */
 #include "lab.h"
 
@@ -64,7 +64,7 @@ static void a_device_is_known(void)
     options.vendor_data_len = 10;
     OK(vfiomig_device_new_fd(device.fd, &options, &handle));
 
-    /* Asked of the kernel past the library, once it has opted in or not. */
+    /* The kernel's own answer, without the library, after opting in or not. */
     if (ioctl(device.fd, LAB_DEVICE_FEATURE, &opt_in) == 0) {
         CHECK(lab_kernel_is("7.3"), "a kernel as old as this has PRECOPY_INFO v2?");
         want_caps |= VFIOMIG_CAP_PRECOPY_INFO_V2;
@@ -199,7 +199,7 @@ static void an_unbound_cdev_is_refused(void)
     lab_close(&device);
 }
 
-/* The device fd is borrowed: it works on after the handle has gone, and data fds are not left. */
+/* The device fd is borrowed: it still works after the handle is gone, and no data fds are left. */
 static void fds_are_neither_closed_nor_leaked(void)
 {
     struct lab_device source, target;
@@ -218,7 +218,7 @@ static void fds_are_neither_closed_nor_leaked(void)
         to = lab_handle(&target);
         stream = lab_save(from, 0, 4096, VFIOMIG_ENDING_KEEP);
         OK(lab_load(to, NULL, stream.data, stream.len, 0, NULL));
-        /* One that fails on the way as well. */
+        /* One that fails on the way, too. */
         CALL(lab_load(to, NULL, stream.data, stream.len - 1, 0, NULL), -ENODATA);
         lab_free(&stream);
         vfiomig_device_free(from);

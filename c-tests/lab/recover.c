@@ -2,8 +2,8 @@
 /*
  * Changes of state that fail on a real kernel, and what the library makes of the device then.
  *
- * Two faults can be had without touching the driver. With no file descriptor to spare, the kernel
- * makes the change and cannot hand out the data fd: the call fails, and the device is in the new
+ * Two faults are possible without touching the driver. Without a spare file descriptor, the kernel
+ * makes the change and cannot return the data fd: the call fails, and the device is in the new
  * state. With failing allocations, which the lab's own kernels can inject, it stops on the way.
  */
 #include "lab.h"
@@ -87,7 +87,7 @@ static void no_fd_for_pre_copy(void)
     tear_down();
 }
 
-/* From STOP_COPY back to RUNNING, without a reset: the guest goes on as if nothing had been. */
+/* From STOP_COPY back to RUNNING, without a reset: the guest goes on as if nothing had happened. */
 static void no_fd_for_stop_copy(void)
 {
     struct vfiomig_failure failure = VFIOMIG_FAILURE_INIT;
@@ -132,7 +132,7 @@ static void no_fd_for_resuming(void)
     tear_down();
 }
 
-/* A save that wants to start again and cannot, is over; the device is kept. */
+/* A save that tries to start again and cannot is over; the device is kept. */
 static void no_fd_for_a_restart(void)
 {
     struct vfiomig_save *save = NULL;
@@ -211,7 +211,7 @@ static void need_faults(void)
         CHECK(lab_kernel_is("debian-6.12"), "this kernel should inject faults");
         lab_skip("this kernel injects no faults");
     }
-    /* No stack trace for each: that counts as trouble. Also allocations that may wait. */
+    /* No stack trace for each: that counts as a failure. Include allocations that may wait. */
     write_knob("verbose", "0");
     write_knob("ignore-gfp-wait", "N");
 }
@@ -225,7 +225,7 @@ static void arm(unsigned n)
     CHECK(pwrite(fail_nth, text, (size_t)len, 0) == len, "fail-nth: %s", strerror(errno));
 }
 
-/* Whether it came to that. */
+/* Whether that happened. */
 static int disarm(void)
 {
     char text[16] = "";
@@ -236,7 +236,7 @@ static int disarm(void)
     return atoi(text) == 0;
 }
 
-/* A call during which every allocation fails once; how many of them made it fail. */
+/* A call during which every allocation fails once; returns how many of them made it fail. */
 struct attempt {
     void (*before)(void);
     int (*call)(void);
@@ -299,7 +299,7 @@ static void every_allocation_fails_once(void)
 
     need_faults();
     set_up();
-    /* The heap of this process grows now, and not when it cannot. */
+    /* Make this process's heap grow now, and not when it cannot. */
     for (int i = 0; i < 2; i++) {
         attempt->before();
         OK(attempt->call());
@@ -317,7 +317,7 @@ static void every_allocation_fails_once(void)
         if (ret < 0) {
             CHECK(injected, "failed without a fault: %s", vfiomig_error_message());
             OK(vfiomig_device_get_failure(handle, &failure));
-            /* The file table is full, to the kernel, when there is no memory for a file. */
+            /* If there is no memory for a file, the kernel says that the file table is full. */
             CHECK(failure.os_errno == ENOMEM || failure.os_errno == ENFILE, "errno %d",
                   failure.os_errno);
             printf("allocation %u: %s\n", n, vfiomig_error_message());
@@ -345,7 +345,7 @@ int main(void)
         VFIOMIG_STATE_PRE_COPY,
         VFIOMIG_OUTCOME_KEPT,
     };
-    /* To these two it has gone over STOP, and stays there. */
+    /* To these two it has gone through STOP, and stays there. */
     static const struct attempt stop_copy = {
         begin_quiet,
         stop_save,

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * The main job: what one mtty holds is saved and loaded into another. Registers and FIFOs of all
- * ports must arrive, and saving the target again must give the same bytes. In every combination of
- * device type and of the ways in which source and target were opened.
+ * ports must arrive, and saving the target again must give the same bytes, in every combination of
+ * device type and of how source and target were opened.
  */
 #include "lab.h"
 
@@ -20,7 +20,7 @@ struct variety {
     int received;       /* into the library's memory instead of being pushed */
 };
 
-/* What the VMM sends along, here the beginning of the PCI configuration space. */
+/* What the VMM sends along: here, the beginning of the PCI configuration space. */
 static const unsigned char blob[] = { 0x48, 0x43, 0x53, 0x32, 0x07, 0x00, 0x00, 0x02, 0, 0xff };
 
 struct seen {
@@ -185,7 +185,7 @@ static void contents_arrive(void)
     EXPECT(target_saw.blobs, 1);
     EXPECT(target_saw.initial_loaded, pre_copy);
 
-    /* The driver takes the state with the commit, and the source is released after that. */
+    /* The driver accepts the state with the commit, and the source is released after that. */
     OK(vfiomig_load_commit(loading));
     lab_expect_state(&target, to, VFIOMIG_STATE_STOP);
     OK(vfiomig_device_get_fixups(to, &fixups));
@@ -259,7 +259,8 @@ static void a_kept_source_goes_on_and_its_stream_loads(void)
     lab_close(&target);
 }
 
-/* At every step at which a save can be given up, the source ends where it was, contents and all. */
+/* At every step at which a save can be given up, the source ends where it was, including its
+ * contents. */
 static void a_save_can_be_given_up_at_every_step(void)
 {
     static const uint32_t origins[] = { VFIOMIG_STATE_RUNNING, VFIOMIG_STATE_STOP };

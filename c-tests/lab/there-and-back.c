@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * The same two devices migrate a guest to and fro, and a source is given to another guest after its
- * own has left.
+ * The same two devices migrate a guest back and forth, and a source is given to another guest after
+ * its own has left.
  */
 #include "lab.h"
 
@@ -55,7 +55,7 @@ static void a_source_is_used_again(void)
 
     lab_fill(&source, 1);
     migrate(from, one, 0);
-    /* The guest has gone; the next one gets a device that was reset. */
+    /* The guest has left; the next one gets a device that was reset. */
     lab_expect_state(&source, from, VFIOMIG_STATE_STOP);
     OK(vfiomig_device_reset(from));
     lab_expect_state(&source, from, VFIOMIG_STATE_RUNNING);
@@ -69,7 +69,7 @@ static void a_source_is_used_again(void)
     lab_expect_contents(&first, 1);
     lab_expect_contents(&second, 2);
 
-    /* And by another process, as far as the device can tell: closed in STOP and opened again. */
+    /* As far as the device can tell, by another process: closed in STOP and opened again. */
     vfiomig_device_free(from);
     lab_close(&source);
     lab_open(&source, *how);
@@ -79,7 +79,7 @@ static void a_source_is_used_again(void)
     lab_fill(&source, 3);
     migrate(from, one, VFIOMIG_SAVE_NO_PRE_COPY);
     lab_expect_contents(&first, 3);
-    /* What a source of the past now loads, it holds. */
+    /* A former source holds what it now loads. */
     lab_fill(&second, 4);
     migrate(two, from, 0);
     lab_expect_contents(&source, 4);

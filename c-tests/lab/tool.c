@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * The tool, `vfiomig probe`, on real devices: named in every way it takes, free and in use. What it
- * prints is shown with V=1 lab/run.sh.
+ * The tool, `vfiomig probe`, on real devices: named in every way that it accepts, free and in use.
+ * V=1 lab/run.sh shows what it prints.
  */
 #include "lab.h"
 
@@ -54,7 +54,7 @@ static void says(const char *said, const char *what)
     CHECK(strstr(said, what), "\"%s\" is not in what the tool says", what);
 }
 
-/* For whoever looks at the lab's output. */
+/* For those who read the lab's output. */
 static void show(const char *said)
 {
     while (*said) {
@@ -88,7 +88,7 @@ static void a_device_is_described(void)
     lab_close(&device);
 }
 
-/* A device that somebody has cannot be asked; the tool must say so and not disturb it. */
+/* A device that someone is using cannot be asked; the tool must say so and not disturb it. */
 static void a_device_in_use_is_left_alone(void)
 {
     struct lab_device device;
