@@ -160,7 +160,7 @@ deps: ## install what check needs on a Debian machine (as root; uses the network
 	scripts/deps.sh
 
 .PHONY: lint
-lint: ## formatting, clippy, shellcheck, documentation
+lint: rooms ## formatting, clippy, shellcheck, documentation, who calls whom
 	@$(CARGO) fmt --all --check
 	@$(CARGO) clippy $(CARGO_ARGS) --workspace --all-targets --all-features -- -D warnings
 	@scripts/lint-shell.sh

@@ -659,7 +659,7 @@ static void decode(struct work *w)
 
 /* --- what the device got ---------------------------------------------------------------------- */
 
-/* The functions of lab/kmod: state.c, migration.c. */
+/* The functions of lab/kmod: contents.c, stream.h, save.c. */
 static uint64_t mix(uint64_t x)
 {
     x ^= x >> 30;

@@ -58,7 +58,6 @@ KNOWN = [
     ("src/dirty/run/*", "src/dirty/run/*", "one state in several files"),
     ("src/session/*", "src/session/*", "one state in several files"),
     ("src/transport/*", "src/transport/*", "the trait beside what implements it"),
-    ("lab/kmod/state.c", "lab/kmod/migration.c", "who walks a state's steps ends its streams"),
 ]
 
 # Beside src/: who speaks to C or to the system there.

@@ -58,25 +58,26 @@ static ssize_t number_store(struct device *dev, struct device_attribute *attr, c
 	/* What has passed has passed at the old rate. */
 	vmt_catch_up(vmt);
 	*to = value;
-	vmt->read_ready_ns = vmt->write_ready_ns = 0;
+	vmt->reading.ready_ns = vmt->writing.ready_ns = 0;
 	mutex_unlock(&vmt->lock);
 	wake_up_all(&vmt->wait);
 	return count;
 }
 
-#define NUMBER(name, limit) \
+#define NUMBER_AT(name, field, limit) \
 	static struct number number_##name = { \
 		.attr = __ATTR(name, 0644, number_show, number_store), \
-		.offset = offsetof(struct vmt, name), \
+		.offset = offsetof(struct vmt, field), \
 		.max = limit, \
 	}
+#define NUMBER(name, limit) NUMBER_AT(name, name, limit)
 
 NUMBER(initial_size, U64_MAX);
 NUMBER(dirty_rate, VMT_MAX_RATE);
-NUMBER(read_rate, VMT_MAX_RATE);
-NUMBER(write_rate, VMT_MAX_RATE);
-NUMBER(max_read, U64_MAX);
-NUMBER(max_write, U64_MAX);
+NUMBER_AT(read_rate, reading.rate, VMT_MAX_RATE);
+NUMBER_AT(write_rate, writing.rate, VMT_MAX_RATE);
+NUMBER_AT(max_read, reading.max, U64_MAX);
+NUMBER_AT(max_write, writing.max, U64_MAX);
 NUMBER(drained, 133);
 NUMBER(corrupt, U64_MAX);
 NUMBER(fail_to_error, 1);
@@ -105,6 +106,23 @@ static void unlock_idle(struct vmt *vmt)
 	vmt_state_unlock(vmt);
 }
 
+/* A number that gives it other contents. */
+static ssize_t idle_store(struct device *dev, const char *buf, size_t count, int (*set)(struct vmt *vmt, u64 value))
+{
+	struct vmt *vmt = vmt_of_dev(dev);
+	u64 value;
+	int ret = kstrtou64(buf, 0, &value);
+
+	if (ret)
+		return ret;
+	ret = lock_idle(vmt);
+	if (ret)
+		return ret;
+	ret = set(vmt, value);
+	unlock_idle(vmt);
+	return ret ?: count;
+}
+
 static ssize_t state_size_show(struct device *dev, struct device_attribute *attr, char *buf)
 {
 	return sysfs_emit(buf, "%llu\n", READ_ONCE(vmt_of_dev(dev)->size));
@@ -113,20 +131,16 @@ static ssize_t state_size_show(struct device *dev, struct device_attribute *attr
 static ssize_t state_size_store(struct device *dev, struct device_attribute *attr, const char *buf,
 				size_t count)
 {
-	struct vmt *vmt = vmt_of_dev(dev);
-	u64 value;
-	int ret = kstrtou64(buf, 0, &value);
-
-	if (ret)
-		return ret;
-	ret = lock_idle(vmt);
-	if (ret)
-		return ret;
-	ret = vmt_resize(vmt, value);
-	unlock_idle(vmt);
-	return ret ?: count;
+	return idle_store(dev, buf, count, vmt_resize);
 }
 static DEVICE_ATTR_RW(state_size);
+
+static int set_seed(struct vmt *vmt, u64 seed)
+{
+	vmt->seed = seed;
+	vmt_power_on(vmt);
+	return 0;
+}
 
 static ssize_t seed_show(struct device *dev, struct device_attribute *attr, char *buf)
 {
@@ -135,19 +149,7 @@ static ssize_t seed_show(struct device *dev, struct device_attribute *attr, char
 
 static ssize_t seed_store(struct device *dev, struct device_attribute *attr, const char *buf, size_t count)
 {
-	struct vmt *vmt = vmt_of_dev(dev);
-	u64 value;
-	int ret = kstrtou64(buf, 0, &value);
-
-	if (ret)
-		return ret;
-	ret = lock_idle(vmt);
-	if (ret)
-		return ret;
-	vmt->seed = value;
-	vmt_power_on(vmt);
-	unlock_idle(vmt);
-	return count;
+	return idle_store(dev, buf, count, set_seed);
 }
 static DEVICE_ATTR_RW(seed);
 
@@ -554,11 +556,12 @@ static ssize_t counters_show(struct device *dev, struct device_attribute *attr, 
 	const struct vmt_counters *c = &vmt->counters;
 	int len = 0;
 
-#define COUNTER(name) (len += sysfs_emit_at(buf, len, #name " %llu\n", READ_ONCE(c->name)))
-	COUNTER(reads);
-	COUNTER(read_bytes);
-	COUNTER(writes);
-	COUNTER(write_bytes);
+#define COUNTER_AT(name, field) (len += sysfs_emit_at(buf, len, #name " %llu\n", READ_ONCE(field)))
+#define COUNTER(name) COUNTER_AT(name, c->name)
+	COUNTER_AT(reads, vmt->reading.calls);
+	COUNTER_AT(read_bytes, vmt->reading.bytes);
+	COUNTER_AT(writes, vmt->writing.calls);
+	COUNTER_AT(write_bytes, vmt->writing.bytes);
 	COUNTER(precopy_infos);
 	COUNTER(arcs);
 	COUNTER(resets);
@@ -572,8 +575,9 @@ static ssize_t counters_show(struct device *dev, struct device_attribute *attr, 
 	COUNTER(log_reported);
 	COUNTER(unmaps);
 	COUNTER(unmap_unpinned);
+	COUNTER_AT(load_writes, vmt->load.writes);
 #undef COUNTER
-	len += sysfs_emit_at(buf, len, "load_writes %llu\n", READ_ONCE(vmt->load.writes));
+#undef COUNTER_AT
 	return len;
 }
 static DEVICE_ATTR_RO(counters);

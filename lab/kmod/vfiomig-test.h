@@ -108,7 +108,7 @@ struct vmt_fault {
 };
 
 struct vmt_counters {
-	u64 reads, read_bytes, writes, write_bytes, precopy_infos, arcs, resets, deferred_resets;
+	u64 precopy_infos, arcs, resets, deferred_resets;
 	u64 touched, faults, log_starts, log_reports, log_marked, log_outside, log_reported;
 	u64 unmaps, unmap_unpinned;
 };
@@ -120,6 +120,20 @@ struct vmt_span {
 };
 
 struct vmt_stream;
+
+/* What a save has sent: the blocks before `next`, of which those in `dirty` have changed since. */
+struct vmt_sent {
+	u32 next;
+	unsigned long *dirty;
+	u64 dirty_bytes; /* what they take in the stream */
+};
+
+/* Reading, or writing, of data streams. */
+struct vmt_flow {
+	u64 rate, max; /* knobs: bytes per second, and in one call */
+	u64 ready_ns; /* when the throttle lets the next transfer pass */
+	u64 calls, bytes;
+};
 
 struct vmt_log {
 	bool active;
@@ -168,17 +182,17 @@ struct vmt {
 	u32 num_blocks;
 	bool running; /* changed with load.mutex held as well */
 	struct vmt_stream *stream;
+	struct vmt_sent *sent; /* of the stream, if that saves */
+	struct vmt_flow reading, writing;
 	wait_queue_head_t wait;
 	struct delayed_work tick;
 	u64 dirtied_ns; /* up to when the dirty rate has been applied */
 	u32 next_dirty;
-	u64 read_ready_ns, write_ready_ns; /* when the throttles let the next transfer pass */
 
 	/* Knobs, under `lock`. */
 	u64 seed; /* contents after power-on and reset */
 	u64 initial_size;
-	u64 dirty_rate, read_rate, write_rate;
-	u64 max_read, max_write;
+	u64 dirty_rate;
 	u64 drained; /* errno of a drained read in pre-copy; 0 is allowed */
 	u64 corrupt; /* block to send with a wrong bit; ~0: none */
 	u64 fail_to_error;
@@ -205,10 +219,11 @@ static inline struct vmt *vmt_of(struct vfio_device *vdev)
 	return container_of(vdev, struct vmt, vdev);
 }
 
-/* state.c: contents */
+/* contents.c */
 u64 vmt_mix(u64 x);
 void vmt_fill_block(const struct vmt_contents *contents, u32 block, u32 generation, void *to, u32 len);
 u32 vmt_block_len(const struct vmt *vmt, u32 block);
+u32 vmt_block_bytes(const struct vmt *vmt, u32 block);
 u64 vmt_digest(const struct vmt *vmt, const struct vmt_contents *contents);
 int vmt_resize(struct vmt *vmt, u64 size);
 void vmt_power_on(struct vmt *vmt);
@@ -216,16 +231,19 @@ void vmt_touch(struct vmt *vmt, u32 block);
 void vmt_catch_up(struct vmt *vmt);
 void vmt_set_running(struct vmt *vmt, bool running);
 void vmt_set_running_locked(struct vmt *vmt, bool running);
+
+/* faults.c */
 int vmt_check_fault(struct vmt *vmt, enum vmt_op op);
+
+/* save.c and stream.c; more in stream.h */
+int vmt_stream_reinit(struct vmt *vmt);
+void vmt_tick(struct work_struct *work);
 
 /* migration.c */
 extern const struct vfio_migration_ops vmt_migration_ops;
-void vmt_stream_touched(struct vmt *vmt, u32 block);
-int vmt_stream_reinit(struct vmt *vmt);
 void vmt_migration_close(struct vmt *vmt);
 int vmt_reset(struct vmt *vmt);
 void vmt_state_unlock(struct vmt *vmt);
-void vmt_tick(struct work_struct *work);
 
 /* logging.c */
 extern const struct vfio_log_ops vmt_log_ops;

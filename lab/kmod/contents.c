@@ -3,6 +3,7 @@
  * What a device holds. The contents take four bytes for each block of 4096: they are made when they
  * are read, from the seed, the place and how often the block was written to.
  */
+#include <linux/bitops.h>
 #include <linux/ktime.h>
 #include <linux/math64.h>
 #include <linux/mm.h>
@@ -42,6 +43,12 @@ void vmt_fill_block(const struct vmt_contents *contents, u32 block, u32 generati
 u32 vmt_block_len(const struct vmt *vmt, u32 block)
 {
 	return min_t(u64, VMT_BLOCK, vmt->size - ((u64)block << VMT_BLOCK_SHIFT));
+}
+
+/* What it takes in a stream. */
+u32 vmt_block_bytes(const struct vmt *vmt, u32 block)
+{
+	return sizeof(struct vmt_record) + vmt_block_len(vmt, block);
 }
 
 /*
@@ -87,11 +94,16 @@ int vmt_resize(struct vmt *vmt, u64 size)
 	return 0;
 }
 
+/* A block gets new contents; called with `lock` held. */
 void vmt_touch(struct vmt *vmt, u32 block)
 {
+	struct vmt_sent *sent = vmt->sent;
+
 	vmt->contents.generation[block]++;
 	vmt->counters.touched++;
-	vmt_stream_touched(vmt, block);
+	/* What has not been sent yet will be sent as it is then. */
+	if (sent && block < sent->next && !__test_and_set_bit(block, sent->dirty))
+		sent->dirty_bytes += vmt_block_bytes(vmt, block);
 }
 
 /* Applies the dirty rate to the time that has passed; called whenever anybody looks. */
@@ -133,24 +145,4 @@ void vmt_set_running(struct vmt *vmt, bool running)
 	mutex_lock(&vmt->lock);
 	vmt_set_running_locked(vmt, running);
 	mutex_unlock(&vmt->lock);
-}
-
-int vmt_check_fault(struct vmt *vmt, enum vmt_op op)
-{
-	struct vmt_fault *fault = &vmt->faults[op];
-	int ret = 0;
-
-	spin_lock(&vmt->fault_lock);
-	if (fault->error) {
-		if (fault->nth > 1) {
-			fault->nth--;
-		} else {
-			ret = -(int)fault->error;
-			vmt->counters.faults++;
-			if (fault->times && !--fault->times)
-				fault->error = 0;
-		}
-	}
-	spin_unlock(&vmt->fault_lock);
-	return ret;
 }
