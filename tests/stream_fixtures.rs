@@ -15,7 +15,7 @@ use std::process::{Command, Output};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use vfiomig::device::Identity;
-use vfiomig::stream::{DecodeLimits, Decoder, Encoder, FrameType, Item, encode_identity};
+use vfiomig::stream::{DecodeLimits, Decoder, Encoder, FrameType, Item, Read, encode_identity};
 
 /// As much of JSON as the manifest needs.
 #[derive(Debug, Clone, PartialEq)]

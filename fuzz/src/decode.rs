@@ -4,7 +4,7 @@
 //! fuzzer guesses them.
 
 use crate::input::Input;
-use vfiomig::stream::{DecodeLimits, Decoder, HEADER_LEN, PREAMBLE_LEN};
+use vfiomig::stream::{DecodeLimits, Decoder, HEADER_LEN, PREAMBLE_LEN, Read};
 
 /// What a reader said, as text; the last line is the verdict.
 fn read(pieces: impl Iterator<Item = Vec<u8>>) -> Vec<String> {

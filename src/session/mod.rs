@@ -5,15 +5,23 @@
 //! VMM's. Both own the device's session for as long as they live, and leave the device in a known
 //! state when they go.
 
+mod ending;
+mod initial;
 mod load;
+mod options;
 mod packets;
+mod reading;
 mod save;
 mod stats;
 
 pub use crate::cancel::Cancel;
+pub use crate::stream::SaveStatus;
+pub use ending::Ending;
 pub use load::{BlobSink, Load, LoadOptions, LoadStatus, Policy};
+pub use options::{DEFAULT_FRAME, MIN_BUFFER, SaveOptions};
 pub use packets::Packets;
-pub use save::{Ending, Next, Pending, Save, SaveOptions, SaveStatus};
+pub use reading::Pending;
+pub use save::{Next, Save};
 pub use stats::{LoadStats, SaveStats, Shared};
 
 use crate::device::Device;
@@ -30,12 +38,3 @@ impl Device {
         Load::begin(self.clone(), options)
     }
 }
-
-/// What a save needs of a buffer at least, in bytes: room for a frame header, the identity and a
-/// little data.
-pub const MIN_BUFFER: usize = 4096;
-
-/// The payload size of data frames, in bytes, where the options say nothing: 128 KiB with the
-/// header. Larger ones outgrow the caches between the steps that each byte goes through, and
-/// sockets take them in several pieces: `make bench`.
-pub const DEFAULT_FRAME: u32 = (128 << 10) - crate::stream::HEADER_LEN as u32;

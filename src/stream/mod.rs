@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Streams: the native one, docs/stream-format.md in code, and QEMU's, in [`qemu`].
+//! Streams: the native one, and QEMU's, in a room each.
 //!
-//! [`Encoder`] seals frames in the caller's buffer; [`Decoder`] takes any split of a stream and
-//! hands on nothing that it has not verified. Neither knows a device.
+//! A format has two faces: a [`Read`], which takes any split of a stream and hands on [`Item`]s, and
+//! a `Write`, which lays out in the caller's buffer what a save says. Neither knows a device.
 
-mod decode;
-mod encode;
-mod frame;
-mod identity;
+mod bytes;
+mod native;
 pub mod qemu;
+mod reader;
+mod writer;
 
-pub(crate) use decode::Read;
-pub use decode::{DecodeLimits, Decoder, Item};
-pub use encode::Encoder;
-pub use frame::{
-    END_LEN, FORMAT_MAJOR, FORMAT_MINOR, FrameHeader, FrameType, HEADER_LEN, MAGIC, MAX_PAYLOAD,
-    OPTIONAL, PREAMBLE_LEN,
+pub(crate) use native::Writer as NativeWriter;
+pub use native::{
+    Decoder, END_LEN, Encoder, FORMAT_MAJOR, FORMAT_MINOR, FrameHeader, FrameType, HEADER_LEN,
+    MAGIC, MAX_PAYLOAD, OPTIONAL, PREAMBLE_LEN, decode_identity, encode_identity,
 };
-pub use identity::{decode_identity, encode_identity};
+pub use reader::{DecodeLimits, Item, Read};
+pub use writer::SaveStatus;
+pub(crate) use writer::{Before, Piece, Room, Round, Took, Waiting, Write};
 
 /// How a session's stream is laid out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

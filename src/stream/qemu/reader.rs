@@ -8,13 +8,13 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{
-    CONFIG_LOAD_READY, CONFIG_STATE, DATA_STATE, END_OF_STATE, INIT_DATA_SENT, Quota, SETUP_STATE,
-    TAG_LEN,
+use super::layout::{
+    CONFIG_LOAD_READY, CONFIG_STATE, DATA_STATE, END_OF_STATE, INIT_DATA_SENT, SETUP_STATE, TAG_LEN,
 };
+use super::quota::Quota;
 use crate::alloc;
 use crate::error::{Code, Error, Result, err};
-use crate::stream::{Item, Read};
+use crate::stream::reader::{Item, Read};
 
 /// How much is received at once, in bytes, where the driver's data is long.
 const RECEIVE_ROOM: u64 = if cfg!(test) { 100 } else { 1 << 20 };
@@ -146,16 +146,21 @@ impl Reader {
         }
     }
 
+    /// The length of a piece of data has come.
+    fn length_came(&mut self, len: u64) -> Result<()> {
+        if len == 0 {
+            return Err(err!(Proto, "a piece of data is empty"));
+        }
+        self.quota.claim(len)?;
+        self.pieces += 1;
+        self.at = At::Data(len);
+        Ok(())
+    }
+
     /// A tag or a length has come, with this much input behind it.
     fn head_came(&mut self, head: u64, behind: usize) -> Result<Option<Item<'static>>> {
         if self.at == At::Length {
-            if head == 0 {
-                return Err(err!(Proto, "a piece of data is empty"));
-            }
-            self.quota.claim(head)?;
-            self.pieces += 1;
-            self.at = At::Data(head);
-            return Ok(None);
+            return self.length_came(head).map(|()| None);
         }
         let wrong = |what: &str| Err(err!(Proto, "{} came {what}", Name(head)));
         match (head, self.at) {

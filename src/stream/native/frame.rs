@@ -5,6 +5,7 @@
 //! lengths only; what a payload means is the session's business.
 
 use crate::error::{Result, err};
+use crate::stream::bytes::{Get, Put};
 
 /// The first eight bytes of a stream. The first is not ASCII, so that a stream is not taken
 /// for text.
@@ -176,51 +177,4 @@ pub(super) fn decode_preamble(bytes: &[u8; PREAMBLE_LEN]) -> Result<[u8; 16]> {
         ));
     }
     Ok(migration_id)
-}
-
-/// Writes little-endian fields one after the other; what does not fit is a bug that the check of
-/// lengths in the callers' types excludes.
-pub(super) struct Put<'a> {
-    pub out: &'a mut [u8],
-    pub at: usize,
-}
-
-impl Put<'_> {
-    pub fn bytes(&mut self, bytes: &[u8]) {
-        let end = self.at + bytes.len();
-        if let Some(slot) = self.out.get_mut(self.at..end) {
-            slot.copy_from_slice(bytes);
-        }
-        self.at = end;
-    }
-}
-
-/// Reads little-endian fields one after the other; past the end there are zeros, and callers
-/// check lengths before.
-pub(super) struct Get<'a> {
-    pub bytes: &'a [u8],
-    pub at: usize,
-}
-
-impl Get<'_> {
-    pub fn array<const N: usize>(&mut self) -> [u8; N] {
-        let mut out = [0; N];
-        if let Some(from) = self.bytes.get(self.at..self.at.saturating_add(N)) {
-            out.copy_from_slice(from);
-        }
-        self.at = self.at.saturating_add(N);
-        out
-    }
-
-    pub fn u16(&mut self) -> u16 {
-        u16::from_le_bytes(self.array())
-    }
-
-    pub fn u32(&mut self) -> u32 {
-        u32::from_le_bytes(self.array())
-    }
-
-    pub fn u64(&mut self) -> u64 {
-        u64::from_le_bytes(self.array())
-    }
 }

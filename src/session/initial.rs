@@ -2,13 +2,9 @@
 //! Initial data: when the mark that all of it was sent is due, and who must hear that an
 //! acknowledgement of it does not count any more.
 
-use crate::device::{Inner, State};
-use crate::error::{Code, Error, Result, err};
-use crate::protocol::v2;
+use crate::error::{Error, err};
 use crate::transport::PrecopyInfo;
 use crate::uapi;
-
-use super::Save;
 
 /// How far the initial data of the present generation is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -30,21 +26,13 @@ pub(super) struct Initial {
     left: u64,
     /// Rises when it begins again, over restarts too: what was acknowledged before does not count.
     generation: u32,
-    /// A mark was sent, of whichever generation.
-    ever_marked: bool,
     /// Stopping was refused, and nothing was read since: who asks again insists.
     refused: bool,
 }
 
 impl Initial {
     pub(super) fn new() -> Initial {
-        Initial {
-            stage: Stage::Outstanding,
-            left: 0,
-            generation: 1,
-            ever_marked: false,
-            refused: false,
-        }
+        Initial { stage: Stage::Outstanding, left: 0, generation: 1, refused: false }
     }
 
     pub(super) fn generation(&self) -> u32 {
@@ -56,19 +44,19 @@ impl Initial {
         self.stage == Stage::Marked
     }
 
-    pub(super) fn ever_marked(&self) -> bool {
-        self.ever_marked
+    /// Whether all of it has been read, as far as is known.
+    pub(super) fn is_read(&self) -> bool {
+        self.stage != Stage::Outstanding
     }
 
-    /// Whether the mark is to be sent now.
-    pub(super) fn is_due(&self) -> bool {
-        self.stage == Stage::Complete
+    /// The number of the mark that is to be sent now.
+    pub(super) fn due(&self) -> Option<u32> {
+        (self.stage == Stage::Complete).then_some(self.generation)
     }
 
     /// The mark goes out.
     pub(super) fn mark(&mut self) {
         self.stage = Stage::Marked;
-        self.ever_marked = true;
     }
 
     /// Whether it is time to ask if all of it has been read.
@@ -111,53 +99,24 @@ impl Initial {
     }
 
     /// The driver has nothing to read, and does not tell how much is left.
-    fn drained(&mut self) {
+    pub(super) fn drained(&mut self) {
         if self.stage == Stage::Outstanding {
             self.stage = Stage::Complete;
         }
     }
-}
 
-impl Save {
-    /// Asks how much initial data is left. Where the driver has given all that it has now and gives
-    /// no estimates, that was all: a target that waits for the mark must not wait for ever.
-    pub(super) fn look_for_initial(&mut self, inner: &mut Inner, drained: bool) {
-        match v2::precopy_info(inner) {
-            Ok(Some(info)) => self.initial.learned(&info),
-            // The next read says what has become of the stream.
-            Err(error) if error.code() == Code::NoDev => {}
-            Ok(None) | Err(_) if drained => self.initial.drained(),
-            Ok(None) | Err(_) => {}
-        }
+    /// Whether stopping was refused, and nothing was read since.
+    pub(super) fn has_refused(&self) -> bool {
+        self.refused
     }
 
-    /// The last look before the device is taken out of pre-copy, with the guest's CPUs stopped: an
-    /// acknowledgement that the caller counts on must still hold, or else all of the initial data
-    /// would be sent, and loaded, in the downtime. Refused once; who asks again insists.
-    pub(super) fn last_look(&mut self, inner: &mut Inner) -> Result<()> {
-        let told = self.initial.generation();
-        self.restart_if_reset(inner)?;
-        if self.initial.refused {
-            return Ok(());
-        }
-        // Other devices cannot say that initial data began again.
-        let pre_copy = matches!(inner.state_now(), Some(State::PreCopy | State::PreCopyP2p));
-        let can_say = inner.caps().precopy_info_v2 && inner.data().is_some();
-        if can_say && pre_copy && self.initial.stage != Stage::Outstanding {
-            self.look_for_initial(inner, false);
-        }
-        if self.initial.generation() == told {
-            return Ok(());
-        }
-        self.initial.refused = true;
-        Err(began_again())
+    /// Refuses to stop.
+    pub(super) fn refuse(&mut self) -> Error {
+        self.refused = true;
+        err!(
+            Again,
+            "the device has begun its initial data again: it was not stopped, and the save can go \
+             on; call again to stop it all the same"
+        )
     }
-}
-
-fn began_again() -> Error {
-    err!(
-        Again,
-        "the device has begun its initial data again: it was not stopped, and the save can go on; \
-         call again to stop it all the same"
-    )
 }

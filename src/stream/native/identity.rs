@@ -2,10 +2,10 @@
 //! The identity frame's payload: a list of fields, each with a number and a length, of which a
 //! reader passes over those that it does not know.
 
-use super::frame::Get;
 use crate::alloc;
 use crate::error::{Result, err};
 use crate::identity::{Identity, MAX_VENDOR_DATA, max_text};
+use crate::stream::bytes::Get;
 
 /// Field numbers; never reused.
 mod field {

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! How a device is saved.
+
+use std::time::Duration;
+
+use crate::error::{Result, err};
+use crate::stream::qemu::{self, Marks};
+use crate::stream::{Format, HEADER_LEN, MAX_PAYLOAD, NativeWriter, Write};
+use crate::transport::random_bytes;
+
+/// What a save needs of a buffer at least, in bytes: room for a frame header, the identity and a
+/// little data.
+pub const MIN_BUFFER: usize = 4096;
+
+/// The payload size of data frames, in bytes, where the options say nothing: 128 KiB with the
+/// header. Larger ones outgrow the caches between the steps that each byte goes through, and
+/// sockets take them in several pieces: `make bench`.
+pub const DEFAULT_FRAME: u32 = (128 << 10) - HEADER_LEN as u32;
+
+/// How a device is saved.
+#[derive(Clone, Copy, Debug)]
+pub struct SaveOptions {
+    /// How the stream is laid out.
+    pub format: Format,
+    /// QEMU's format: says in the stream when all initial data has been sent; for a VMM that has
+    /// negotiated switchover-ack.
+    pub switchover_ack: bool,
+    /// QEMU's format: says it once at the most, also where the device begins its initial data again;
+    /// for targets that fail on a second mark.
+    pub ack_once: bool,
+    /// Number of the device within its VM; stands in every frame.
+    pub device_index: u32,
+    /// Largest payload of a data frame, or of what QEMU's format has in its place, in bytes.
+    pub max_frame: u32,
+    /// Reads return [`crate::Code::Again`] instead of blocking, where the driver can do that.
+    pub nonblocking: bool,
+    /// Leaves out pre-copy even where the device has it.
+    pub no_pre_copy: bool,
+    /// Name of the stream; all zeros: a random one.
+    pub migration_id: [u8; 16],
+    /// How often the save may start again because the device was reset.
+    pub max_restarts: u32,
+    /// How long a driver may give neither data nor an end before the save is given up.
+    pub read_timeout: Duration,
+}
+
+impl Default for SaveOptions {
+    fn default() -> Self {
+        SaveOptions {
+            format: Format::Native,
+            switchover_ack: false,
+            ack_once: false,
+            device_index: 0,
+            max_frame: DEFAULT_FRAME,
+            nonblocking: false,
+            no_pre_copy: false,
+            migration_id: [0; 16],
+            max_restarts: 16,
+            read_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+impl SaveOptions {
+    /// The writer of the stream that is asked for. What was left open, or cannot be, is settled.
+    pub(super) fn writer(&mut self) -> Result<Box<dyn Write>> {
+        if self.max_frame == 0 || self.max_frame > MAX_PAYLOAD {
+            return Err(err!(Inval, "max_frame must be from 1 to {MAX_PAYLOAD} bytes"));
+        }
+        if self.format == Format::Native {
+            if self.migration_id == [0; 16] {
+                random_bytes(&mut self.migration_id)
+                    .map_err(|e| err!(Io, "no random bytes for the stream's name: {e}"))?;
+            }
+            let writer = NativeWriter::new(self.migration_id, self.device_index, self.max_frame);
+            return Ok(Box::new(writer));
+        }
+        if self.device_index != 0 || self.migration_id != [0; 16] {
+            return Err(err!(
+                Inval,
+                "QEMU's format carries neither the device's number nor a session"
+            ));
+        }
+        // The format has no way to say that what was sent is void.
+        self.max_restarts = 0;
+        let marks = match (self.switchover_ack, self.ack_once) {
+            (false, _) => Marks::None,
+            (true, false) => Marks::Each,
+            (true, true) => Marks::One,
+        };
+        let packets = self.format == Format::QemuPackets;
+        Ok(Box::new(qemu::Writer::new(packets, marks, self.max_frame)))
+    }
+}

@@ -1,0 +1,366 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The device's side of a save: walks it to where it gives data, reads that, and begins again where
+//! it was reset.
+//!
+//! What becomes of the data is the writer's business, and what an error means for the save is the
+//! save's: here every one of them means that only keeping the device is left.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::initial::Initial;
+use super::options::SaveOptions;
+use super::stats::{AtomicSaveStats, add};
+use crate::cancel::Cancel;
+use crate::device::{EventKind, Inner, Recover, elapsed_ns};
+use crate::error::{Code, Error, Outcome, Result, err};
+use crate::fsm::State;
+use crate::protocol::v2::{self, ReadStep};
+use crate::stream::Room;
+use crate::transport::Stuck;
+
+/// Estimates of what is left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Pending {
+    /// Initial data that the driver has not given yet, in bytes.
+    pub initial_bytes: u64,
+    /// Data that became dirty since it was read, in bytes.
+    pub dirty_bytes: u64,
+    /// What stop-copy will send, in bytes.
+    pub stop_copy_bytes: u64,
+    /// Whether the pre-copy estimates are there.
+    pub precopy_known: bool,
+    /// Whether the stop-copy estimate is there.
+    pub stop_copy_known: bool,
+    /// Whether the mark that all initial data of this generation was sent is on its way.
+    pub initial_sent: bool,
+    /// How often initial data started again.
+    pub initial_generation: u32,
+}
+
+/// How far the device has been taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stage {
+    /// The guest runs; where the device has pre-copy, there is a stream.
+    PreCopy,
+    /// As before, without peer-to-peer DMA.
+    Quiesced,
+    StopCopy,
+}
+
+/// What one reading brought besides the bytes in the room that was given.
+pub(super) struct Came {
+    /// What ended it, if the driver did.
+    pub step: Option<ReadStep>,
+    /// An error, perhaps after some bytes had come.
+    pub failed: Option<Error>,
+}
+
+/// A device that is being read.
+pub(super) struct Reading {
+    stage: Stage,
+    /// Where the device was before: where it goes when it is kept.
+    origin: State,
+    epoch: u64,
+    pub initial: Initial,
+    restarts: u32,
+    max_restarts: u32,
+    /// Whether a data fd has come.
+    streaming: bool,
+    /// Whether the last read in stop-copy gave nothing.
+    end_seen: bool,
+    no_pre_copy: bool,
+    nonblocking: bool,
+    patience: Duration,
+    stats: Arc<AtomicSaveStats>,
+    cancel: Cancel,
+}
+
+impl Reading {
+    pub fn new(
+        options: &SaveOptions,
+        origin: State,
+        epoch: u64,
+        stats: Arc<AtomicSaveStats>,
+        cancel: Cancel,
+    ) -> Reading {
+        Reading {
+            stage: Stage::PreCopy,
+            origin,
+            epoch,
+            initial: Initial::new(),
+            restarts: 0,
+            max_restarts: options.max_restarts,
+            streaming: false,
+            end_seen: false,
+            no_pre_copy: options.no_pre_copy,
+            nonblocking: options.nonblocking,
+            patience: options.read_timeout,
+            stats,
+            cancel,
+        }
+    }
+
+    pub fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    pub fn has_stopped(&self) -> bool {
+        self.stage == Stage::StopCopy
+    }
+
+    pub fn origin(&self) -> State {
+        self.origin
+    }
+
+    /// Whether a data fd has come.
+    pub fn is_streaming(&self) -> bool {
+        self.streaming
+    }
+
+    /// To PRE_COPY, where the device has it and the guest runs.
+    pub fn enter_pre_copy(&mut self, inner: &mut Inner) -> Result<()> {
+        let wanted = inner.caps().has_pre_copy() && !self.no_pre_copy;
+        if !wanted || self.origin == State::Stop {
+            return Ok(());
+        }
+        // A save that starts again after quiescing must not let peer-to-peer DMA run meanwhile.
+        let quiesced = self.stage == Stage::Quiesced || self.origin == State::RunningP2p;
+        let quiesced = quiesced && inner.caps().has_p2p();
+        let to = if quiesced { State::PreCopyP2p } else { State::PreCopy };
+        let ns = inner.transition(to, Recover::To(self.origin))?;
+        add(&self.stats.begin_ns, ns);
+        self.opened(inner)?;
+        if let Ok(Some(info)) = v2::precopy_info(inner) {
+            self.initial.begins(&info);
+        }
+        Ok(())
+    }
+
+    /// A data fd has come.
+    fn opened(&mut self, inner: &mut Inner) -> Result<()> {
+        self.streaming = true;
+        self.end_seen = false;
+        if let (true, Some(data)) = (self.nonblocking, inner.data()) {
+            inner.transport.data_set_nonblocking(data).map_err(|errno| {
+                err!(NotSupported, "the data stream cannot be made non-blocking: {errno}")
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The vCPUs have stopped: without peer-to-peer DMA.
+    pub fn quiesce(&mut self, inner: &mut Inner) -> Result<()> {
+        // A reset from here on is not the guest's.
+        inner.hold_contents();
+        self.quiesce_device(inner)?;
+        self.stage = Stage::Quiesced;
+        Ok(())
+    }
+
+    fn quiesce_device(&mut self, inner: &mut Inner) -> Result<()> {
+        if !inner.caps().has_p2p() || self.origin == State::Stop {
+            return Ok(());
+        }
+        let to = match inner.state_now() {
+            Some(State::PreCopy) => State::PreCopyP2p,
+            Some(State::Running) => State::RunningP2p,
+            _ => return Ok(()),
+        };
+        let ns = inner.transition(to, Recover::To(self.origin))?;
+        add(&self.stats.quiesce_ns, ns);
+        Ok(())
+    }
+
+    /// The vCPUs have stopped: to STOP_COPY.
+    pub fn stop(&mut self, inner: &mut Inner) -> Result<()> {
+        inner.hold_contents();
+        if self.stage == Stage::PreCopy {
+            self.quiesce_device(inner)?;
+        }
+        let had_data = inner.data().is_some();
+        let before = inner.state_now();
+        let ns = inner.transition(State::StopCopy, Recover::To(self.origin))?;
+        add(&self.stats.stop_ns, ns);
+        if !had_data || before.is_some_and(|state| !state.is_saving()) {
+            self.opened(inner)?;
+        }
+        self.stage = Stage::StopCopy;
+        Ok(())
+    }
+
+    /// Reads until the room is full or the device has nothing more to give at once.
+    pub fn read(&mut self, inner: &mut Inner, room: &mut Room<'_>) -> Result<Came> {
+        let start = Instant::now();
+        let came = self.fill(inner, room);
+        if self.has_stopped() {
+            add(&self.stats.stop_read_ns, elapsed_ns(start));
+        }
+        if came.step == Some(ReadStep::End) {
+            // Behind callbacks a stream that died may look like one that has ended.
+            let _ = inner.query_state();
+            refuse_lost(inner)?;
+        }
+        let bytes = room.len() as u64;
+        add(&self.stats.data_bytes, bytes);
+        if !self.has_stopped() {
+            add(&self.stats.precopy_bytes, bytes);
+            self.initial.read(bytes);
+        }
+        Ok(came)
+    }
+
+    fn fill(&mut self, inner: &mut Inner, room: &mut Room<'_>) -> Came {
+        let stopped = self.has_stopped();
+        let mut stuck = Stuck::default();
+        let mut came = Came { step: None, failed: None };
+        loop {
+            let rest = room.rest();
+            if rest.is_empty() {
+                break;
+            }
+            let end_seen = stopped.then_some(&mut self.end_seen);
+            match v2::read(inner, end_seen, rest) {
+                Ok(ReadStep::Data(n)) => {
+                    room.came(n);
+                    stuck.moved();
+                }
+                Ok(step @ (ReadStep::Interrupted | ReadStep::WouldBlock)) => {
+                    // Who did not ask for EAGAIN does not get it, whatever a driver or a callback says.
+                    let may_return = self.nonblocking || room.len() > 0;
+                    if step == ReadStep::WouldBlock && may_return {
+                        came.step = Some(step);
+                        break;
+                    }
+                    if !self.cancel.is_cancelled() {
+                        let waited = v2::wait_for_data(inner, step, &mut stuck, self.patience);
+                        came.failed = waited.err();
+                    }
+                }
+                Ok(step) => {
+                    came.step = Some(step);
+                    break;
+                }
+                Err(error) => came.failed = Some(error),
+            }
+            // A slow driver, or a signal that was sent for this, must not hold up a cancellation: it
+            // is looked at next.
+            if came.failed.is_some() || self.cancel.is_cancelled() {
+                break;
+            }
+        }
+        came
+    }
+
+    /// Whether the device was reset, as far as is known.
+    pub fn was_reset(&self, inner: &Inner) -> bool {
+        inner.epoch() != self.epoch
+    }
+
+    /// Begins again, if that may be; returns how often that has been. What `counts` uses up one of
+    /// the times that the caller allows.
+    pub fn restart(&mut self, inner: &mut Inner, counts: bool) -> Result<u32> {
+        self.restarts += u32::from(counts);
+        refuse_lost(inner)?;
+        self.epoch = inner.epoch();
+        if self.restarts > self.max_restarts {
+            return Err(err!(
+                NoDev,
+                "the device was reset during the save, which can start again {} times",
+                self.max_restarts
+            ));
+        }
+        add(&self.stats.restarts, 1);
+        log::info!(target: "vfiomig::save", "the device was reset: the save starts again");
+        self.initial.void();
+        match self.stage {
+            Stage::PreCopy => self.enter_pre_copy(inner)?,
+            Stage::Quiesced => {
+                self.enter_pre_copy(inner)?;
+                self.quiesce_device(inner)?;
+            }
+            Stage::StopCopy => {
+                inner.transition(State::StopCopy, Recover::To(self.origin))?;
+                self.opened(inner)?;
+            }
+        }
+        inner.emit(EventKind::SaveRestarted, None, Outcome::Reset, 0);
+        Ok(self.restarts)
+    }
+
+    /// After some data, or where there was none: looks how much initial data is left, if that can
+    /// matter. Where nothing came, asking is also what makes mlx5 and virtio produce the next piece.
+    pub fn look_around(&mut self, inner: &mut Inner, drained: bool) {
+        if !self.has_stopped() && (drained || self.initial.is_worth_a_look()) {
+            self.look_for_initial(inner, drained);
+        }
+    }
+
+    /// Asks how much initial data is left. Where the driver has given all that it has now and gives
+    /// no estimates, that was all: a target that waits for the mark must not wait for ever.
+    fn look_for_initial(&mut self, inner: &mut Inner, drained: bool) {
+        match v2::precopy_info(inner) {
+            Ok(Some(info)) => self.initial.learned(&info),
+            // The next read says what has become of the stream.
+            Err(error) if error.code() == Code::NoDev => {}
+            Ok(None) | Err(_) if drained => self.initial.drained(),
+            Ok(None) | Err(_) => {}
+        }
+    }
+
+    /// The last look before the device is taken out of pre-copy, with the guest's CPUs stopped: an
+    /// acknowledgement that the caller counts on, of the generation `told`, must still hold, or else
+    /// all of the initial data would be sent, and loaded, in the downtime. Says no once; who asks
+    /// again insists.
+    pub fn last_look(&mut self, inner: &mut Inner, told: u32) -> Result<()> {
+        if self.initial.has_refused() {
+            return Ok(());
+        }
+        // Other devices cannot say that initial data began again.
+        let pre_copy = matches!(inner.state_now(), Some(State::PreCopy | State::PreCopyP2p));
+        let can_say = inner.caps().precopy_info_v2 && inner.data().is_some();
+        if can_say && pre_copy && self.initial.is_read() {
+            self.look_for_initial(inner, false);
+        }
+        match self.initial.generation() == told {
+            true => Ok(()),
+            false => Err(self.initial.refuse()),
+        }
+    }
+
+    /// The mark that a target may be waiting for although the device gives no data until it is
+    /// stopped: not where its guest is stopped anyway.
+    pub fn awaited_mark(&self, inner: &Inner) -> Option<u32> {
+        let awaited = inner.caps().has_pre_copy() && self.origin != State::Stop;
+        (awaited && !self.initial.is_marked()).then_some(self.initial.generation())
+    }
+
+    /// Asks the driver how much is left.
+    pub fn pending(&mut self, inner: &mut Inner) -> Pending {
+        let mut pending = Pending::default();
+        if !self.has_stopped() && inner.data().is_some() {
+            if let Ok(Some(info)) = v2::precopy_info(inner) {
+                pending.precopy_known = true;
+                pending.initial_bytes = info.initial_bytes;
+                pending.dirty_bytes = info.dirty_bytes;
+                self.initial.learned(&info);
+            }
+        }
+        pending.initial_generation = self.initial.generation();
+        pending.initial_sent = self.initial.is_marked();
+        if let Some(size) = inner.query_state_size() {
+            pending.stop_copy_bytes = size;
+            pending.stop_copy_known = true;
+        }
+        pending
+    }
+}
+
+/// What a stopped guest had in its device is not to be had again after a reset, and what is there
+/// now is not its.
+fn refuse_lost(inner: &Inner) -> Result<()> {
+    match inner.contents_are_lost() {
+        true => Err(inner.contents_lost(inner.state_now())),
+        false => Ok(()),
+    }
+}

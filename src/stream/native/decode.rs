@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The reading side: takes any split of a stream and hands on only what it has verified.
+//!
+//! A frame that lies whole in the caller's input is verified and handed on from there; one that
+//! straddles inputs is put together in [`Staging`]. Lengths and counts are checked before anything is
+//! allocated or awaited.
+
+use super::frame::{
+    END_LEN, FrameHeader, FrameType, HEADER_LEN, OPTIONAL, PREAMBLE_LEN, decode_preamble,
+};
+use super::identity::{MAX_IDENTITY, decode_identity};
+use super::staging::{Found, Staging};
+use super::totals::Totals;
+use crate::error::{Code, Error, Result, err};
+use crate::stream::bytes::Get;
+use crate::stream::reader::{DecodeLimits, Item, Read};
+
+/// Frames other than data that a stream may have in all. They are small, but not free.
+const MAX_OTHER_FRAMES: u64 = 1 << 16;
+
+enum Awaiting {
+    Preamble,
+    Header,
+    Payload(FrameHeader),
+    Nothing,
+}
+
+/// The state of one stream being read.
+pub struct Decoder {
+    limits: DecodeLimits,
+    awaiting: Awaiting,
+    staging: Staging,
+    migration_id: [u8; 16],
+    device: Option<u32>,
+    sequence: u64,
+    totals: Totals,
+    /// Payload of data and of frames that were passed over in all, restarts included.
+    data_ever: u64,
+    other_frames: u64,
+    /// Number of the last mark of complete initial data; numbers rise.
+    last_mark: u32,
+    restarts: u32,
+    /// Number of the last restart; numbers rise.
+    last_restart: u32,
+    refused: Option<Code>,
+}
+
+impl Decoder {
+    /// A reader of one stream.
+    pub fn new(limits: DecodeLimits) -> Decoder {
+        Decoder {
+            limits,
+            awaiting: Awaiting::Preamble,
+            staging: Staging::new(),
+            migration_id: [0; 16],
+            device: None,
+            sequence: 0,
+            totals: Totals::default(),
+            data_ever: 0,
+            other_frames: 0,
+            last_mark: 0,
+            restarts: 0,
+            last_restart: 0,
+            refused: None,
+        }
+    }
+
+    /// Whether the END frame has come and was right.
+    pub fn ended(&self) -> bool {
+        matches!(self.awaiting, Awaiting::Nothing) && self.refused.is_none()
+    }
+
+    /// Checks what will be handed on, so that a refusal is remembered.
+    fn hand_on<'i>(
+        &mut self,
+        found: Option<(FrameHeader, Found<'i>)>,
+    ) -> Result<Option<(FrameHeader, Found<'i>)>> {
+        if let Some((header, found)) = found {
+            let item = Self::interpret(&header, self.staging.bytes_of(found))?;
+            let (last, number) = match item {
+                Item::InitialComplete(number) => (&mut self.last_mark, number),
+                Item::Restart(number) => (&mut self.last_restart, number),
+                _ => return Ok(Some((header, found))),
+            };
+            if number <= *last {
+                return Err(err!(Proto, "the number in frame {} does not rise", header.sequence));
+            }
+            *last = number;
+        }
+        Ok(found)
+    }
+
+    /// Goes on to the next frame that is verified and counted.
+    fn advance<'i>(&mut self, input: &mut &'i [u8]) -> Result<Option<(FrameHeader, Found<'i>)>> {
+        self.staging.go_on();
+        loop {
+            match self.awaiting {
+                Awaiting::Preamble => {
+                    let Some(bytes) = self.staging.take_array::<PREAMBLE_LEN>(input)? else {
+                        return Ok(None);
+                    };
+                    self.migration_id = decode_preamble(&bytes)?;
+                    self.awaiting = Awaiting::Header;
+                }
+                Awaiting::Header => {
+                    let Some(bytes) = self.staging.take_array::<HEADER_LEN>(input)? else {
+                        return Ok(None);
+                    };
+                    let header = FrameHeader::decode(&bytes, &self.migration_id)?;
+                    self.check_header(&header)?;
+                    // END states the totals of what came before it.
+                    if header.kind != FrameType::End {
+                        self.totals.add(&header, &bytes);
+                    }
+                    self.sequence += 1;
+                    self.awaiting = Awaiting::Payload(header);
+                    self.staging.expect_payload(header.length as usize);
+                }
+                Awaiting::Payload(header) => {
+                    let Some(found) = self.staging.take(input, header.length as usize)? else {
+                        return Ok(None);
+                    };
+                    if self.staging.end_payload(found) != header.payload_crc {
+                        let number = header.sequence;
+                        return Err(err!(BadMsg, "the checksum of frame {number} is wrong"));
+                    }
+                    self.awaiting = Awaiting::Header;
+                    match header.kind {
+                        FrameType::Other(_) => self.staging.drop_used(),
+                        FrameType::End => {
+                            self.check_end(self.staging.bytes_of(found))?;
+                            self.awaiting = Awaiting::Nothing;
+                            return Ok(Some((header, found)));
+                        }
+                        _ => return Ok(Some((header, found))),
+                    }
+                }
+                Awaiting::Nothing => {
+                    return match input.len() + self.staging.filled() {
+                        0 => Ok(None),
+                        more => Err(err!(Proto, "{more} bytes follow the end of the stream")),
+                    };
+                }
+            }
+        }
+    }
+
+    /// Everything that can be told from a header, before its payload is awaited.
+    fn check_header(&mut self, header: &FrameHeader) -> Result<()> {
+        let FrameHeader { kind, flags, device, sequence, .. } = *header;
+        if sequence != self.sequence {
+            return Err(err!(Proto, "frame {sequence} came where {} was due", self.sequence));
+        }
+        if (sequence == 0) != (kind == FrameType::Identity) {
+            return Err(err!(Proto, "the identity must be the first frame and no other"));
+        }
+        if *self.device.get_or_insert(device) != device {
+            return Err(err!(Proto, "frame {sequence} is of device {device}"));
+        }
+        let allowed = if matches!(kind, FrameType::Other(_)) { OPTIONAL } else { 0 };
+        if flags & !allowed != 0 {
+            return Err(err!(Proto, "frame {sequence} has unknown flags {flags:#x}"));
+        }
+        if kind != FrameType::Data {
+            self.other_frames += 1;
+            if self.other_frames > MAX_OTHER_FRAMES {
+                return Err(err!(MsgSize, "more than {MAX_OTHER_FRAMES} frames without data"));
+            }
+        }
+        self.check_length(header)
+    }
+
+    /// What a frame of its kind may cost.
+    fn check_length(&mut self, header: &FrameHeader) -> Result<()> {
+        let FrameHeader { kind, flags, length, sequence, .. } = *header;
+        let exactly = |want: usize| match length as usize == want {
+            true => Ok(()),
+            false => Err(err!(Proto, "frame {sequence} has {length} bytes instead of {want}")),
+        };
+        let limit = |most: u32, what: &str| match length <= most {
+            true => Ok(()),
+            false => Err(err!(
+                MsgSize,
+                "frame {sequence} has {length} bytes, more than the {what} allows ({most})"
+            )),
+        };
+        match kind {
+            FrameType::Identity => limit(MAX_IDENTITY, "format"),
+            FrameType::Data if length == 0 => {
+                Err(err!(Proto, "frame {sequence} has no data in it"))
+            }
+            FrameType::Data => {
+                limit(self.limits.max_frame, "limit for frames")?;
+                self.add_ever(length)
+            }
+            FrameType::InitialComplete => exactly(8),
+            FrameType::Blob if length < 8 => {
+                Err(err!(Proto, "frame {sequence} is too short for a blob"))
+            }
+            FrameType::Blob => {
+                limit(self.limits.max_blob.saturating_add(8), "limit for blobs")?;
+                if self.totals.blobs >= self.limits.max_blobs {
+                    let most = self.limits.max_blobs;
+                    return Err(err!(MsgSize, "the stream has more than {most} blobs"));
+                }
+                Ok(())
+            }
+            FrameType::Restart => {
+                exactly(8)?;
+                self.restarts += 1;
+                if self.restarts > self.limits.max_restarts {
+                    let most = self.limits.max_restarts;
+                    return Err(err!(MsgSize, "the stream starts again more than {most} times"));
+                }
+                Ok(())
+            }
+            FrameType::End => exactly(END_LEN),
+            FrameType::Other(raw) if flags & OPTIONAL == 0 => Err(err!(
+                Proto,
+                "frame {sequence} is of type {raw}, which this library does not know and which \
+                 may not be passed over; use a newer library on this side"
+            )),
+            FrameType::Other(_) => {
+                limit(self.limits.max_frame, "limit for frames")?;
+                self.add_ever(length)
+            }
+        }
+    }
+
+    /// Counts what is awaited, also of frames that are passed over: they cost as much.
+    fn add_ever(&mut self, length: u32) -> Result<()> {
+        self.data_ever = self.data_ever.saturating_add(u64::from(length));
+        match self.limits.max_total {
+            most if self.data_ever > most => {
+                Err(err!(MsgSize, "the stream has more than {most} bytes of data"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_end(&self, payload: &[u8]) -> Result<()> {
+        if payload != self.totals.end_payload() {
+            let mut get = Get { bytes: payload, at: 0 };
+            let (bytes, frames, blobs) = (get.u64(), get.u64(), get.u32());
+            let ours = &self.totals;
+            return Err(err!(
+                Proto,
+                "the stream's totals are wrong: it says {bytes} bytes in {frames} frames and \
+                 {blobs} blobs, and {} bytes in {} frames and {} blobs came",
+                ours.data_bytes,
+                ours.data_frames,
+                ours.blobs
+            ));
+        }
+        Ok(())
+    }
+
+    fn interpret<'p>(header: &FrameHeader, payload: &'p [u8]) -> Result<Item<'p>> {
+        let mut get = Get { bytes: payload, at: 0 };
+        let zero = |reserved: u32| match reserved {
+            0 => Ok(()),
+            _ => Err(err!(Proto, "a reserved field of frame {} is not zero", header.sequence)),
+        };
+        Ok(match header.kind {
+            FrameType::Identity => Item::Identity(Box::new(decode_identity(payload)?)),
+            FrameType::Data => Item::Data(payload),
+            FrameType::InitialComplete => {
+                let mark = get.u32();
+                zero(get.u32())?;
+                Item::InitialComplete(mark)
+            }
+            FrameType::Blob => {
+                let kind = get.u32();
+                zero(get.u32())?;
+                Item::Blob { kind, bytes: payload.get(8..).unwrap_or_default() }
+            }
+            FrameType::Restart => {
+                let number = get.u32();
+                zero(get.u32())?;
+                Item::Restart(number)
+            }
+            FrameType::End => Item::End,
+            FrameType::Other(raw) => {
+                return Err(err!(Proto, "frame of type {raw} where none can be"));
+            }
+        })
+    }
+}
+
+impl Read for Decoder {
+    fn next<'s, 'i: 's>(&'s mut self, input: &mut &'i [u8]) -> Result<Option<Item<'s>>> {
+        if let Some(code) = self.refused {
+            return Err(Error::new(code, "this stream has been refused before"));
+        }
+        match self.advance(input).and_then(|found| self.hand_on(found)) {
+            // Split in two because a borrow that is returned conditionally ends too late.
+            Ok(None) => Ok(None),
+            Ok(Some((header, found))) => {
+                Self::interpret(&header, self.staging.bytes_of(found)).map(Some)
+            }
+            Err(error) => {
+                self.refused = Some(error.code());
+                Err(error)
+            }
+        }
+    }
+
+    /// As much as one reading of a socket brings, and more where the present frame needs it and as
+    /// much of it has come.
+    fn space(&mut self) -> Result<&mut [u8]> {
+        self.staging.space(match self.awaiting {
+            Awaiting::Payload(header) => header.length as usize + HEADER_LEN,
+            Awaiting::Preamble | Awaiting::Header | Awaiting::Nothing => 0,
+        })
+    }
+
+    fn received(&mut self, len: usize) -> Result<()> {
+        self.staging.received(len)
+    }
+
+    fn offset(&self) -> u64 {
+        self.staging.offset()
+    }
+
+    fn frames(&self) -> u64 {
+        self.sequence
+    }
+
+    fn data_bytes(&self) -> u64 {
+        self.totals.data_bytes
+    }
+
+    fn migration_id(&self) -> Option<[u8; 16]> {
+        (!matches!(self.awaiting, Awaiting::Preamble)).then_some(self.migration_id)
+    }
+
+    fn device(&self) -> Option<u32> {
+        self.device
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The native format: docs/stream-format.md in code.
+//!
+//! [`Encoder`] seals frames in the caller's buffer; [`Decoder`] takes any split of a stream and
+//! hands on nothing that it has not verified. Checksums, totals and numbers are this room's business;
+//! what a stream says is the session's.
+
+mod decode;
+mod encode;
+mod frame;
+mod identity;
+mod staging;
+mod totals;
+mod writer;
+
+pub use decode::Decoder;
+pub use encode::Encoder;
+pub use frame::{
+    END_LEN, FORMAT_MAJOR, FORMAT_MINOR, FrameHeader, FrameType, HEADER_LEN, MAGIC, MAX_PAYLOAD,
+    OPTIONAL, PREAMBLE_LEN,
+};
+pub use identity::{decode_identity, encode_identity};
+pub(crate) use writer::Writer;

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Memory for frames that do not lie whole in an input, and for bytes that are received here.
+//!
+//! It grows with what has come, not with what a header announces, and holds at the most the largest
+//! frame that the limits allow and what one reading brings behind it. The checksum of a payload is
+//! computed as its bytes come, while they are still in the cache.
+
+use crate::alloc;
+use crate::error::{Result, err};
+use crate::stream::bytes::Get;
+
+/// Where [`Staging::space`] lets one reading end, in bytes from the front of the buffer, unless a frame
+/// is larger: a few frames, and not more than the caches hold.
+pub(super) const WINDOW: usize = if cfg!(test) { 300 } else { 512 << 10 };
+
+/// What [`Staging::space`] offers at the least, in bytes: as much as a socket has at once (a unix
+/// socket by default 208 KiB, and what its writer adds meanwhile). Reading it in two parts would cost
+/// more than moving the part of a frame that is in the way.
+pub(super) const LEAST_ROOM: usize = if cfg!(test) { 200 } else { 320 << 10 };
+
+/// Bytes.
+pub(super) const CACHE_LINE: usize = 64;
+
+/// Where the bytes that were asked for lie.
+#[derive(Clone, Copy)]
+pub(super) enum Found<'i> {
+    /// In the caller's input.
+    Input(&'i [u8]),
+    /// At the front of what is staged, this many.
+    Staged(usize),
+}
+
+/// What is staged of one stream.
+pub(super) struct Staging {
+    /// All of it is initialised; only the bytes from `start` to `end` mean something.
+    memory: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// Where an empty one begins: on a cache line, which copies into it are faster for.
+    base: usize,
+    /// Bytes from `start` on that were handed on and are not needed any more.
+    used: usize,
+    /// How much room behind `end` was offered last.
+    offered: usize,
+    /// Length of the payload that is awaited; 0: none is.
+    payload: usize,
+    /// Checksum of the staged part of a payload, and how much of it that covers.
+    crc: crc32fast::Hasher,
+    hashed: usize,
+    /// Bytes of the stream taken so far.
+    offset: u64,
+}
+
+impl Staging {
+    pub fn new() -> Staging {
+        Staging {
+            memory: Vec::new(),
+            start: 0,
+            end: 0,
+            base: 0,
+            used: 0,
+            offered: 0,
+            payload: 0,
+            crc: crc32fast::Hasher::new(),
+            hashed: 0,
+            offset: 0,
+        }
+    }
+
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Memory to receive the next bytes into, where `wanted` of them are awaited in all.
+    pub fn space(&mut self, wanted: usize) -> Result<&mut [u8]> {
+        self.drop_used();
+        let filled = self.filled();
+        if self.end - self.base + LEAST_ROOM > WINDOW {
+            self.move_to(self.base);
+        }
+        // A header may announce much and nothing may come: no more room than twice what has come.
+        let room = wanted.saturating_sub(filled).min(filled).max(LEAST_ROOM);
+        self.ensure(filled + LEAST_ROOM, WINDOW.max(filled + room))?;
+        let until = (self.base + WINDOW).max(self.end + room).min(self.memory.len());
+        self.offered = until - self.end;
+        Ok(self.memory.get_mut(self.end..until).unwrap_or_default())
+    }
+
+    /// Says that `len` bytes of [`Staging::space`] have been filled.
+    pub fn received(&mut self, len: usize) -> Result<()> {
+        let room = self.offered;
+        if self.used != 0 || len > room {
+            return Err(err!(
+                Inval,
+                "{len} bytes cannot have been received: there was room for {room}"
+            ));
+        }
+        self.offered = 0;
+        self.end += len;
+        self.offset += len as u64;
+        self.hash();
+        Ok(())
+    }
+
+    /// Reading goes on: what was handed on is done with, and so is the space that was offered.
+    pub fn go_on(&mut self) {
+        self.drop_used();
+        self.offered = 0;
+    }
+
+    /// Takes exactly `len` bytes: from the input where they lie there whole, else staged.
+    pub fn take<'i>(&mut self, input: &mut &'i [u8], len: usize) -> Result<Option<Found<'i>>> {
+        if self.filled() == 0 {
+            if let Some((front, rest)) = input.split_at_checked(len) {
+                *input = rest;
+                self.offset += len as u64;
+                return Ok(Some(Found::Input(front)));
+            }
+        }
+        let missing = len.saturating_sub(self.filled());
+        if missing > 0 && !input.is_empty() {
+            let (front, rest) = input.split_at(missing.min(input.len()));
+            *input = rest;
+            // As in space(): what is announced need not come.
+            let needed = self.filled() + front.len();
+            self.ensure(needed, len.min((2 * needed).max(LEAST_ROOM)))?;
+            let end = self.end + front.len();
+            if let Some(room) = self.memory.get_mut(self.end..end) {
+                room.copy_from_slice(front);
+            }
+            self.end = end;
+            self.offset += front.len() as u64;
+            self.hash();
+        }
+        if self.filled() < len {
+            return Ok(None);
+        }
+        self.used = len;
+        Ok(Some(Found::Staged(len)))
+    }
+
+    /// Takes exactly `N` bytes, which are done with.
+    pub fn take_array<const N: usize>(&mut self, input: &mut &[u8]) -> Result<Option<[u8; N]>> {
+        let found = self.take(input, N)?;
+        let array = found.map(|found| Get { bytes: self.bytes_of(found), at: 0 }.array());
+        self.drop_used();
+        Ok(array)
+    }
+
+    /// The bytes that were found.
+    pub fn bytes_of<'a>(&'a self, found: Found<'a>) -> &'a [u8] {
+        match found {
+            Found::Input(bytes) => bytes,
+            Found::Staged(len) => self.staged().get(..len).unwrap_or_default(),
+        }
+    }
+
+    /// A payload of this length is awaited.
+    pub fn expect_payload(&mut self, len: usize) {
+        self.payload = len;
+        self.crc.reset();
+        self.hashed = 0;
+        self.hash();
+    }
+
+    /// The whole payload has come; returns its checksum.
+    pub fn end_payload(&mut self, found: Found<'_>) -> u32 {
+        self.payload = 0;
+        match found {
+            Found::Input(payload) => crc32fast::hash(payload),
+            Found::Staged(_) => self.crc.clone().finalize(),
+        }
+    }
+
+    /// Bytes that are staged.
+    pub fn filled(&self) -> usize {
+        self.end - self.start
+    }
+
+    fn staged(&self) -> &[u8] {
+        self.memory.get(self.start..self.end).unwrap_or_default()
+    }
+
+    /// Forgets what was handed on.
+    pub fn drop_used(&mut self) {
+        self.start += std::mem::take(&mut self.used);
+        if self.start >= self.end {
+            // From the front again: that memory is still in the cache.
+            (self.start, self.end) = (self.base, self.base);
+        }
+    }
+
+    /// Makes sure that `len` bytes can be staged in all; memory that has to be found is at least
+    /// `generous`.
+    fn ensure(&mut self, len: usize, generous: usize) -> Result<()> {
+        if self.memory.len() - self.start < len {
+            self.move_to(self.base);
+        }
+        if self.memory.len() - self.start < len {
+            self.move_to(0);
+            let more = (len.max(generous) + CACHE_LINE).saturating_sub(self.memory.len());
+            alloc::reserve(&mut self.memory, more, "no memory for a frame")?;
+            self.memory.resize(self.memory.len() + more, 0);
+            self.base = self.memory.as_ptr().align_offset(CACHE_LINE).min(CACHE_LINE);
+            self.move_to(self.base);
+        }
+        Ok(())
+    }
+
+    /// Moves what is staged to a place where it fits.
+    fn move_to(&mut self, place: usize) {
+        let filled = self.filled();
+        if place == self.start {
+            return;
+        }
+        self.memory.copy_within(self.start..self.end, place);
+        (self.start, self.end) = (place, place + filled);
+    }
+
+    /// Adds to the checksum what has been staged of the payload since.
+    fn hash(&mut self) {
+        if self.payload > 0 {
+            let end = self.filled().min(self.payload);
+            if let Some(new) = self.memory.get(self.start + self.hashed..self.start + end) {
+                self.crc.update(new);
+                self.hashed = end;
+            }
+        }
+    }
+
+    /// How much memory there is.
+    #[cfg(test)]
+    pub fn capacity(&self) -> usize {
+        self.memory.capacity()
+    }
+}

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The reading face of a format: bytes in, [`Item`]s out.
+//!
+//! A reader takes any split of a stream. What it hands on has been verified as far as its format
+//! has anything to verify it by; what it means for a device is the session's business.
+
+use crate::error::Result;
+use crate::identity::Identity;
+
+/// What a stream may ask for. Streams come from outside: everything has a limit.
+#[derive(Clone, Copy, Debug)]
+pub struct DecodeLimits {
+    /// Largest payload of a data frame, in bytes.
+    pub max_frame: u32,
+    /// Largest blob, in bytes.
+    pub max_blob: u32,
+    /// Number of blobs between restarts.
+    pub max_blobs: u32,
+    /// Number of restarts.
+    pub max_restarts: u32,
+    /// Device data in all, restarts and frames that are passed over included, in bytes.
+    pub max_total: u64,
+}
+
+impl Default for DecodeLimits {
+    fn default() -> Self {
+        DecodeLimits {
+            max_frame: 4 << 20,
+            max_blob: 1 << 20,
+            max_blobs: 256,
+            max_restarts: 64,
+            max_total: 1 << 40,
+        }
+    }
+}
+
+/// Something that a stream says, verified.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Item<'a> {
+    /// What the saved device is; always the first item, and only that.
+    Identity(Box<Identity>),
+    /// Device data.
+    Data(&'a [u8]),
+    /// All initial data has come; the numbers rise over the whole stream.
+    InitialComplete(u32),
+    /// A piece of the VMM's.
+    Blob {
+        /// The VMM's own number for it.
+        kind: u32,
+        /// Its contents.
+        bytes: &'a [u8],
+    },
+    /// Everything before but the identity is void; the numbers rise.
+    Restart(u32),
+    /// The end; the totals were right, where the format has any.
+    End,
+    /// The end of a section. QEMU's format only, as what follows.
+    SectionEnd,
+    /// The VMM's own part comes now, whose length only the VMM knows.
+    Config,
+    /// The configuration, which came in a packet, may be loaded now.
+    ConfigReady,
+}
+
+/// A reader of one stream, whatever its format.
+pub trait Read: Send {
+    /// Takes bytes from the front of `input` until there is something to hand on; `None` when all
+    /// of `input` has been taken. After an error the stream is refused for good.
+    fn next<'s, 'i: 's>(&'s mut self, input: &mut &'i [u8]) -> Result<Option<Item<'s>>>;
+
+    /// Memory to receive the next bytes of the stream into, at least one.
+    fn space(&mut self) -> Result<&mut [u8]>;
+
+    /// Says that `len` bytes of [`Read::space`] have been filled.
+    fn received(&mut self, len: usize) -> Result<()>;
+
+    /// Bytes of the stream taken so far.
+    fn offset(&self) -> u64;
+
+    /// Frames, or whatever the format has in their place, so far.
+    fn frames(&self) -> u64;
+
+    /// Bytes of device data since the last restart.
+    fn data_bytes(&self) -> u64;
+
+    /// Whether nothing that has begun is unfinished, where packets may come behind it.
+    fn at_rest(&self) -> bool {
+        true
+    }
+
+    /// The stream's own name, where it has one that has come.
+    fn migration_id(&self) -> Option<[u8; 16]> {
+        None
+    }
+
+    /// Number of the device within its VM, where the stream has it.
+    fn device(&self) -> Option<u32> {
+        None
+    }
+}

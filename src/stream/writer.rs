@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The writing face of a format: what a save says in, bytes out.
+//!
+//! A writer lays a stream out in the caller's buffer. Data of the device does not go through it: it
+//! makes [`Room`] for it, and puts around it what its format wants there. When there is data, and
+//! what else there is to say, is the session's business.
+
+use crate::error::{Error, Result, err};
+use crate::identity::Identity;
+
+/// What a call for the next piece of a stream says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SaveStatus {
+    /// Send what there is and call again.
+    More,
+    /// The device runs and has nothing to send now. In QEMU's format also: the stopped device's
+    /// data is complete, and the configuration is wanted.
+    Drained,
+    /// The stream is complete.
+    End,
+}
+
+/// Something besides data that waits for its turn.
+#[derive(Debug)]
+pub(crate) enum Waiting {
+    /// All that was sent but the identity is void; the numbers rise.
+    Restart(u32),
+    /// A piece of the VMM's: its own number for it, and the contents.
+    Blob(u32, Vec<u8>),
+}
+
+/// What may be said before data.
+pub(crate) struct Before<'a> {
+    /// What the device is.
+    pub identity: &'a Identity,
+    /// The first of what waits.
+    pub first: Option<&'a Waiting>,
+    /// The number of the mark that all initial data has been sent, where it is due.
+    pub mark: Option<u32>,
+}
+
+/// How data was read.
+pub(crate) struct Round {
+    /// From a device that has stopped.
+    pub stopped: bool,
+    /// A stopped device has nothing more.
+    pub ended: bool,
+    /// As in [`Before`].
+    pub mark: Option<u32>,
+}
+
+/// A piece of the stream that was written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Piece {
+    /// Its length in bytes.
+    pub len: usize,
+    pub status: SaveStatus,
+    /// What it says of that which was to be said.
+    pub took: Took,
+}
+
+/// What a piece says besides data.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Took {
+    Nothing,
+    /// What waited first.
+    First,
+    /// The mark.
+    Mark,
+}
+
+impl Piece {
+    /// A piece after which there is more.
+    pub fn more(len: usize) -> Piece {
+        Piece { len, status: SaveStatus::More, took: Took::Nothing }
+    }
+}
+
+/// A writer of one stream, whatever its format.
+pub(crate) trait Write: Send {
+    /// Whether a call of the caller's may return several pieces, and those that came before an error.
+    fn gives_several(&self) -> bool {
+        false
+    }
+
+    /// Whether this blob may come now, behind so many others.
+    fn check_blob(&self, kind: u32, stopped: bool, others: u32) -> Result<()>;
+
+    /// Writes what comes before data, if anything does. Where it fails, nothing has happened.
+    fn before_data(&mut self, before: &Before<'_>, buf: &mut [u8]) -> Result<Option<Piece>>;
+
+    /// The device gives no data until it is stopped. `mark` is the number of a mark that has not been
+    /// sent and that the target may be waiting for.
+    fn without_data(&mut self, _mark: Option<u32>, _buf: &mut [u8]) -> Result<Piece> {
+        Ok(Piece { len: 0, status: SaveStatus::Drained, took: Took::Nothing })
+    }
+
+    /// Where data is to be read to.
+    fn room<'b>(&mut self, buf: &'b mut [u8], stopped: bool) -> Result<Room<'b>>;
+
+    /// Writes what stands around the data that has come, which may be none.
+    fn seal(&mut self, room: Room<'_>, round: &Round) -> Result<Piece>;
+
+    /// Whether something was sent that a restart makes void.
+    fn begun(&self) -> bool;
+
+    /// Frames, or whatever the format has in their place, so far.
+    fn frames(&self) -> u64;
+}
+
+/// Memory in the caller's buffer that is made ready for data.
+pub(crate) struct Room<'b> {
+    buf: &'b mut [u8],
+    /// Where data begins, how far it has come, and how far it may go.
+    start: usize,
+    at: usize,
+    end: usize,
+    /// The checksum of what has come, where the format has one.
+    crc: Option<crc32fast::Hasher>,
+}
+
+impl<'b> Room<'b> {
+    /// Room for at most `most` bytes, behind `head` bytes of the writer's and before `tail` others.
+    pub fn new(buf: &'b mut [u8], head: usize, tail: usize, most: usize) -> Room<'b> {
+        let end = head + buf.len().saturating_sub(head + tail).min(most);
+        Room { buf, start: head, at: head, end, crc: None }
+    }
+
+    /// The same, with a checksum.
+    pub fn checked(self) -> Room<'b> {
+        Room { crc: Some(crc32fast::Hasher::new()), ..self }
+    }
+
+    /// Where the next bytes go; empty when there is no more room.
+    pub fn rest(&mut self) -> &mut [u8] {
+        self.buf.get_mut(self.at..self.end).unwrap_or_default()
+    }
+
+    /// Says that `len` bytes have come. They are still in the cache now.
+    pub fn came(&mut self, len: usize) {
+        let end = (self.at + len).min(self.end);
+        if let (Some(crc), Some(bytes)) = (&mut self.crc, self.buf.get(self.at..end)) {
+            crc.update(bytes);
+        }
+        self.at = end;
+    }
+
+    /// Bytes that have come.
+    pub fn len(&self) -> usize {
+        self.at - self.start
+    }
+
+    /// The whole buffer, how much data lies in it, and its checksum.
+    pub fn into_parts(self) -> (&'b mut [u8], usize, u32) {
+        let len = self.len();
+        (self.buf, len, self.crc.map_or(0, crc32fast::Hasher::finalize))
+    }
+}
+
+pub(super) fn too_small(needed: usize) -> Error {
+    err!(NoSpace, "the buffer is too small: the next piece of the stream needs {needed} bytes")
+}
