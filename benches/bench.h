@@ -27,8 +27,8 @@ static inline void bench_die(const char *what)
     exit(1);
 }
 
-/* Other work on the machine would count in one run and not in the next: a priority before all of it,
- * where that is permitted (root, CAP_SYS_NICE). Children have it too. */
+/* Other work on the machine would count in one run and not in the next: take priority over all
+ * of it, if that is permitted (root, CAP_SYS_NICE). Children inherit it. */
 static inline void bench_before_others(void)
 {
     struct sched_param param = { .sched_priority = 1 };

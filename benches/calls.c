@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * call-overhead: what a call costs that does no I/O, in nanoseconds. The baseline is a call of a
- * function of the same shared library that does nothing but return a number.
+ * call-overhead: what a call costs that does no I/O, in nanoseconds. The baseline is a call to a
+ * function of the same shared library that only returns a number.
  */
 #include "bench.h"
 

@@ -1,27 +1,27 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * dirty-union: one reading of four trackers over a guest of 1 TiB in pages of 4 KiB, their answers
- * united and delivered into the VMM's bitmap, in milliseconds. The baseline is memcpy() of the same
- * four bitmaps, 32 MiB each, into four others. Runs alternate.
+ * dirty-union: one reading of four trackers over a guest of 1 TiB in pages of 4 KiB, with their
+ * answers combined and delivered into the VMM's bitmap, in milliseconds. The baseline is memcpy()
+ * of the same four bitmaps, 32 MiB each, into four others. Runs alternate.
  *
  * The dirty pages of the trackers are random and independent. A tracker copies the part that it is
- * asked for; what a kernel does besides, finding the dirty pages and forgetting them, is on neither
- * side. The VMM adds what it is given to a bitmap of its own: that is on the library's side only.
+ * asked for; what else a kernel does, finding the dirty pages and forgetting them, is on neither
+ * side. The VMM adds what it is given to a bitmap of its own: that is only on the library's side.
  * The clock is the thread's: both sides only compute, and other work on the machine counts in
  * neither.
  *
- * dirty-memory: what a run needs at the most, in bytes of the process, with four trackers that find
- * every other page dirty. The baseline is one bitmap of the guest. While pages are delivered the need
- * must not depend on the guest; when a writer is taken out, all that it had to say is kept until it
- * is delivered, and that is one bitmap.
+ * dirty-memory: the most that dirty tracking needs, in bytes of the process, with four trackers
+ * that find every other page dirty. The baseline is one bitmap of the guest. While pages are
+ * delivered, the need must not depend on the guest. When a writer is removed, everything that it
+ * had to report is kept until it is delivered, and that is one bitmap.
  *
- * dirty-sync-page: a reading of one page of a guest of 1 TiB, in microseconds, each behind a new
- * mapping, for which the device's log should be started anew, and something else could watch
- * meanwhile. The baseline is the same reading before the new mapping.
+ * dirty-sync-page: a reading of one page of a guest of 1 TiB, in microseconds, each after a new
+ * mapping, for which the device's log should be restarted while something else could watch. The
+ * baseline is the same reading before the new mapping.
  *
  * dirty-unmap: 64 GiB that have to be translated are unmapped, with nothing dirty, in milliseconds.
- * The baseline is the same with a place that is known. dirty-unmap-memory: what comes into use
- * meanwhile, in bytes; the baseline is one bitmap of the range.
+ * The baseline is the same with a place that is known. dirty-unmap-memory: what comes into use in
+ * the meantime, in bytes; the baseline is one bitmap of the range.
  */
 #define _GNU_WRITER
 #include <sys/wait.h>
@@ -373,12 +373,12 @@ static void measure_sync_page(void)
     }
     bench_report("dirty-sync-page/new-mapping-1TiB", "us", ours, baseline, RUNS);
     if (bench_median(ours, RUNS) > 5)
-        bench_die("a reading of one page must take 5 us at the most");
-    /* It is not put off for ever. */
+        bench_die("a reading of one page must take at most 5 us");
+    /* It is not put off forever. */
     if (vfiomig_dirty_collect(run) < 0 || vfiomig_dirty_get_writer_stats(run, number, &stats))
         bench_die("vfiomig_dirty_collect");
     if (stats.restarts != 1)
-        bench_die("the log must have been started anew once");
+        bench_die("the log must have been restarted once");
     vfiomig_dirty_free(run);
     vfiomig_device_free(device);
 }
@@ -469,7 +469,7 @@ static void measure_unmap(void)
     double peak = unmap_peak();
     bench_report("dirty-unmap-memory/translate-64GiB-clean", "B", &peak, &bitmap, 1);
     if (peak > 1 << 20)
-        bench_die("unmapping must take 1 MiB at the most");
+        bench_die("unmapping must take at most 1 MiB");
     struct vfiomig_dirty *run = new_unmapping_run();
     for (int i = 0; i < RUNS; i++) {
         baseline[i] = unmap_ms(run, 0);
@@ -477,7 +477,7 @@ static void measure_unmap(void)
     }
     bench_report("dirty-unmap/translate-64GiB-clean", "ms", ours, baseline, RUNS);
     if (bench_median(ours, RUNS) > 10)
-        bench_die("unmapping what is clean must take 10 ms at the most");
+        bench_die("unmapping what is clean must take at most 10 ms");
     vfiomig_dirty_free(run);
 }
 

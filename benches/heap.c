@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * peak-heap: the largest amount of memory allocated at once while a state of 1 MiB, 256 MiB and
- * 4 GiB goes from a saving to a loading device, in the library and this program together. The
- * baseline is a bare loop over one buffer. Pieces are pushed in sizes that make every frame
- * straddle, which is what costs the loading side memory.
+ * peak-heap: the largest amount of memory allocated at once while a state of 1 MiB, 256 MiB and 4
+ * GiB goes from a saving to a loading device, in the library and this program together. The
+ * baseline is a bare loop over one buffer. Pieces are pushed in sizes that make every frame cross
+ * their boundaries, which is what costs the loading side memory.
  */
 #define _GNU_SOURCE
 #include <malloc.h>
@@ -11,7 +11,7 @@
 
 #include "bench.h"
 
-/* Every allocation of the process passes here: the library's too, since it uses malloc. */
+/* Every allocation of the process goes through here, including the library's, which uses malloc. */
 void *__libc_malloc(size_t size);
 void *__libc_calloc(size_t count, size_t size);
 void *__libc_realloc(void *old, size_t size);

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
-# Builds the benchmarks of benches/lab against the library in build/ and runs
-# them on a kernel of the lab, under emulation: only the ratios mean something.
+# Builds the benchmarks of benches/lab against the library in build/ and runs them on a kernel
+# of the lab, under emulation: only the ratios mean anything.
 #
 # usage: lab.sh [VARIANT]    (default 6.12)
 

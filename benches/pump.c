@@ -47,7 +47,7 @@ static void write_all(int fd, const char *buf, size_t len)
     }
 }
 
-/* An open file of its own, with an own offset, on the device's contents. */
+/* An open file of its own, with its own offset, on the device's contents. */
 static int open_contents(void *opaque, uint32_t state)
 {
     char path[64];
@@ -111,7 +111,7 @@ struct peer {
     pid_t pid;
 };
 
-/* Each process keeps to a processor of its own: where the scheduler puts the two otherwise decides
+/* Each process keeps to a CPU of its own: otherwise, where the scheduler puts the two decides
  * more than what they do. */
 static void pin(int cpu)
 {
@@ -234,7 +234,7 @@ static double read_ours(char *buf)
     return us;
 }
 
-/* Gives what is asked for, and touches no memory. */
+/* Delivers what is asked for, and touches no memory. */
 static size_t given;
 
 static int64_t give_nothing(void *opaque, int data_fd, void *buf, size_t len)
@@ -293,8 +293,8 @@ static double limit_of(double bare, double checksum)
 /* Seconds spent in a part of a load. */
 static double in_read, in_write;
 
-/* Until the socket is as full as it will be: only what reading costs is to count, not who waits for
- * whom. */
+/* Until the socket is as full as it will be: only what reading costs should count, not who waits
+ * for whom. */
 static void wait_until_full(int sock)
 {
     int before = -1, now = 0;
@@ -431,7 +431,8 @@ static double measure_checksum(char *buf)
     return bench_median(ours, RUNS);
 }
 
-/* Before each set of runs, the first one that counts not included: new pages, and a run to get warm. */
+/* Before each set of runs, including the first one that counts: new pages, and a run to get
+ * warm. */
 static int begins_set(int i)
 {
     return i % (SET + WARM_UP) == 0;

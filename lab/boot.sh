@@ -16,9 +16,8 @@
 #   --append WORDS  more kernel parameters
 #   --shell         a shell on the serial console instead of the programs
 #
-# The environment variable LAB_QEMU_ARGS holds further arguments for QEMU.
-# Exit status: 0 when the machine went through the list of programs, whatever
-# they had to say; 1 when it did not.
+# The environment variable LAB_QEMU_ARGS holds further arguments for QEMU. Exit status: 0 if the
+# machine went through the list of programs, whatever they reported; 1 if it did not.
 
 set -euo pipefail
 # shellcheck source=lab/common.sh
@@ -58,7 +57,7 @@ kernel=$("$LAB_DIR/kernel.sh" "$variant")
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/vfiomig-lab.XXXXXX")
 qemu=
-# Never by name: other people's machines may run here.
+# Never by name: other people's machines may be running here.
 cleanup() {
 	[ -z "$qemu" ] || kill "$qemu" 2>/dev/null || true
 	rm -rf "$work"
@@ -89,7 +88,7 @@ ln -s busybox "$root/bin/sh"
 cp "$LAB_DIR/guest/init" "$root/init"
 chmod 755 "$root/init"
 find "$kernel/modules" -name '*.ko' -exec cp -t "$root/modules" {} +
-# The lab's own test device, after all that it may need.
+# The lab's own test device, after everything that it may need.
 module=$("$LAB_DIR/kmod.sh" "$variant")
 cp "$module" "$root/modules/90-vfiomig_test.ko"
 cat >"$root/lab.env" <<EOF
@@ -101,7 +100,7 @@ EOF
 
 elves=()
 for p in "${programs[@]}"; do
-	# Links are followed, as their targets may be outside the directory.
+	# Links are followed, because their targets may be outside the directory.
 	cp -RLp "$p/." "$root/lab/"
 	while IFS= read -r f; do
 		[ "$(head -c 4 "$f" | tr -d '\0')" != $'\x7fELF' ] || elves+=("$f")
@@ -115,10 +114,9 @@ for f in "$root"/lab/tests/*.test; do
 	esac
 done
 
-# Libraries are asked for where the programs lie, so that paths relative to
-# them work, and gathered in one directory which the guest's LD_LIBRARY_PATH
-# names: then it does not matter whether they were found by a run path, by this
-# machine's LD_LIBRARY_PATH or by default.
+# Libraries are looked up where the programs are, so that paths relative to them work, and
+# gathered in one directory, which the guest's LD_LIBRARY_PATH names. Then it does not matter
+# whether they were found by a run path, by this machine's LD_LIBRARY_PATH or by default.
 if [ ${#elves[@]} -gt 0 ]; then
 	mkdir -p "$root/usr/lib/lab"
 	for f in "${elves[@]}"; do
@@ -155,9 +153,9 @@ if [ ${#elves[@]} -gt 0 ]; then
 	fi
 fi
 
-# Not compressed: the time goes into the guest's emulated CPU otherwise.
+# Not compressed: otherwise the time goes into the guest's emulated CPU.
 (cd "$root" && find . | LC_ALL=C sort | cpio -o -H newc -R 0:0 --quiet) >"$work/initrd"
-# The list of what ought to run, for whoever judges the results.
+# The list of what should run, for whoever judges the results.
 for f in "$root"/lab/tests/*.test; do
 	if [ -f "$f" ] && [ -x "$f" ]; then
 		basename "$f" .test
@@ -167,15 +165,14 @@ rm -rf "$root"
 
 # --- the machine -------------------------------------------------------------
 
-# tinyconfig's log buffer is too small to hold a run: log_buf_len. Warnings go
-# to the console as well (loglevel=5), in case the machine does not live to
-# hand over its log; then an oops must end it (oops=panic) and QEMU with it
-# (panic=-1, -no-reboot). The emulated TSC is the host's; checking it against a
-# slower clock only fails when the host is busy (tsc=reliable), and so does
-# waiting for the timer's first interrupts (no_timer_check).
+# tinyconfig's log buffer is too small to hold a run: log_buf_len. Warnings go to the console as
+# well (loglevel=5), in case the machine does not live to hand over its log. An oops must end it
+# (oops=panic), and QEMU with it (panic=-1, -no-reboot). The emulated TSC is the host's;
+# checking it against a slower clock only fails when the host is busy (tsc=reliable), and so
+# does waiting for the timer's first interrupts (no_timer_check).
 cmdline="console=ttyS0 panic=-1 oops=panic tsc=reliable no_timer_check loglevel=5 log_buf_len=4M $append"
 
-# kernel-6.12.config says why this one is another.
+# kernel-6.12.config says why this one is different.
 case $variant in
 6.12)
 	iommu=(-device virtio-iommu-pci)
@@ -192,10 +189,10 @@ esac
 # shellcheck disable=SC2054  # the commas are QEMU's
 args=(
 	-accel tcg,thread=multi -smp 2
-	# The chipset that QEMU has IOMMUs for.
+	# The chipset for which QEMU has IOMMUs.
 	-machine q35
-	# A PCI device for vfio-pci: "edu" copies between its own 4 KiB and the
-	# guest's memory, by any IOVA that the IOMMU takes.
+	# A PCI device for vfio-pci: "edu" copies between its own 4 KiB and the guest's memory, by
+	# any IOVA that the IOMMU accepts.
 	"${iommu[@]}" -device edu,dma_mask=0xffffffffffff
 	# Under TCG, "rep movsb" copies one byte at a time.
 	-cpu max,-erms,-fsrm

@@ -30,13 +30,13 @@ lab_now() {
 	date +%s
 }
 
-# lab_install PACKAGE...: sees to it that these Debian packages are installed:
-# as root by installing what is missing, otherwise by naming it and failing.
+# lab_install PACKAGE...: makes sure that these Debian packages are installed: as root by
+# installing what is missing, otherwise by naming it and failing.
 lab_install() {
 	local p status missing=()
 	for p in "$@"; do
-		# The status must be asked for: a removed package that left its
-		# configuration behind is still known to dpkg.
+		# The status must be asked for: dpkg still knows a removed package that left its
+		# configuration behind.
 		status=$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null || true)
 		[ "$status" = installed ] || missing+=("$p")
 	done
@@ -54,11 +54,11 @@ lab_install() {
 	apt-get install -y -q --no-install-recommends "${missing[@]}" >&2
 }
 
-# lab_cached PARENT HASH FILE: prints the newest directory in PARENT that was
-# made for HASH and has FILE in it; fails if there is none.
+# lab_cached PARENT HASH FILE: prints the newest directory in PARENT that was made for HASH and
+# contains FILE; fails if there is none.
 lab_cached() {
 	local d found=
-	# sort -V: several package versions may be there after an --update.
+	# sort -V: after an --update there may be several package versions.
 	while IFS= read -r d; do
 		[ -e "$d/$3" ] && found=$d
 	done < <(find "$1" -mindepth 1 -maxdepth 1 -name "*-$2" 2>/dev/null | sort -V)

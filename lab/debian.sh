@@ -1,14 +1,13 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
-# Packages of other Debian suites, without touching the machine's own apt;
-# sourced, after common.sh, by the scripts that build kernels and QEMU. They
-# set $log, which takes what apt says.
+# Packages of other Debian suites, without touching the machine's own apt; the scripts that
+# build kernels and QEMU source this after common.sh. They set $log, which receives apt's
+# messages.
 # shellcheck disable=SC2154
 
-# The machine's mirror serves other suites as well, so its address is taken
-# from the sources that are configured: "main" of the suite this release is
-# called, and of that name with "-security".
+# The machine's mirror serves other suites as well, so its address is taken from the configured
+# sources: "main" of the suite that this release is called, and of that name with "-security".
 debian_repo_of_suite() {
 	apt-get indextargets --format "\$(RELEASE) \$(COMPONENT) \$(REPO_URI)" 'Created-By: Packages' 2>/dev/null |
 		awk -v s="$1" '$1 == s && $2 == "main" { print $3; exit }'
@@ -29,7 +28,7 @@ debian_apt() {
 	done
 	[ -n "$mirror" ] || lab_die "found no Debian archive in this machine's apt sources; set LAB_MIRROR to its address"
 	security=${LAB_SECURITY_MIRROR:-$(debian_repo_of_suite "$codename-security")}
-	# Mirrors that carry the security archive have it beside the main one.
+	# Mirrors that carry the security archive have it next to the main one.
 	[ -n "$security" ] || security=${mirror%/}-security
 
 	mkdir -p "$dir/lists/partial" "$dir/cache/archives/partial" "$dir/state"
@@ -53,7 +52,7 @@ debian_apt() {
 		-o "Dir::State::status=$dir/status"
 		-o "Dir::Cache=$dir/cache"
 		-o APT::Architecture=amd64
-		# Neither descriptions nor software-centre data are wanted here.
+		# Neither descriptions nor software-centre data are needed here.
 		-o Acquire::Languages=none
 		-o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false
 		-o Acquire::IndexTargets::deb::DEP-11-icons::DefaultEnabled=false
@@ -62,10 +61,10 @@ debian_apt() {
 	)
 	# apt's unprivileged downloader cannot write below root's home.
 	[ "$(id -u)" -ne 0 ] || apt_conf+=(-o APT::Sandbox::User=root)
-	# Several builds share these files; whoever calls this lets go of it.
+	# Several builds share these files; the caller releases the lock.
 	exec 9>"$LAB_CACHE/lock.${dir##*/}"
 	flock 9
-	# Ten minutes: what is built in a row sees one and the same archive.
+	# Ten minutes: builds that follow each other see one and the same archive.
 	if [ -z "$(find "$dir/updated" -mmin -10 2>/dev/null)" ] ||
 		! cmp -s "$dir/sources.list" "$dir/updated"; then
 		lab_note "reading the package lists"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
-# The Debian packages the lab needs. Installs the missing ones when run as
-# root; otherwise names them and exits 1. Prints nothing when all are there.
+# The Debian packages that the lab needs. Run as root, installs those that are missing;
+# otherwise names them and exits 1. Prints nothing if all are there.
 #
 # usage: deps.sh [--list]
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
-# Are the numbers and structures of c-tests/lab/iommu-kernel.h those of the
-# kernels that are tested? Compiles assertions with the headers of each.
+# Are the numbers and structures in c-tests/lab/iommu-kernel.h those of the kernels under test?
+# Compiles assertions with the headers of each.
 #
 # usage: iommufd-layout.sh [VARIANT...]     (default: all that have iommufd)
 
@@ -25,10 +25,10 @@ assertions() {
 			SAME(offsetof(struct ours, a), offsetof(struct theirs, b)); \
 			SAME(sizeof(((struct ours *)0)->a), sizeof(((struct theirs *)0)->b))
 	EOF
-	# ours, the kernel's; then pairs of fields, or one name where both have it.
+	# ours, the kernel's; then pairs of fields, or one name if both have it.
 	local ours theirs fields f
 	while read -r ours theirs fields; do
-		# The kernel's may have grown at the end: it takes the shorter one.
+		# The kernel's may have grown at the end: it accepts the shorter one.
 		echo "_Static_assert(sizeof(struct $ours) <= sizeof(struct $theirs), \"$ours is longer\");"
 		for f in $fields; do
 			echo "FIELD($ours, $theirs, ${f%=*}, ${f#*=});"
@@ -84,8 +84,8 @@ stubs=$(mktemp -d "${TMPDIR:-/tmp}/vfiomig-layout.XXXXXX")
 trap 'rm -rf "$stubs"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
-# These are not installed headers: what installing takes out of them is
-# missing here, and stands for nothing.
+# These are not installed headers: what installing removes is missing here, and is defined as
+# nothing.
 mkdir "$stubs/linux"
 : >"$stubs/linux/compiler_types.h"
 

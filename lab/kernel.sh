@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
-# Makes sure that a kernel variant is built and prints its cache directory:
+# Builds a kernel variant unless it is built, and prints its cache directory:
 #
 #   version       version of the Debian package it was made from
 #   release       what `uname -r` says in the guest
@@ -12,10 +12,9 @@
 #
 # usage: kernel.sh [--update] VARIANT
 #
-# A variant that is in the cache is used as it is, without asking the network;
-# --update looks for a newer package first. The key is the package version and
-# a hash of whatever else decides the result: configuration fragments, this
-# recipe's number, the compiler.
+# A variant in the cache is used as it is, without asking the network; --update looks for a
+# newer package first. The key is the package version and a hash of everything else that decides
+# the result: configuration fragments, this recipe's number, the compiler.
 
 set -euo pipefail
 # shellcheck source=lab/common.sh
@@ -23,7 +22,7 @@ set -euo pipefail
 # shellcheck source=lab/debian.sh
 . "$LAB_DIR/debian.sh"
 
-# Raise when a change to this file makes cached kernels unfit.
+# Increase this when a change to this file makes cached kernels unusable.
 RECIPE=1
 
 update=0
@@ -65,7 +64,7 @@ fi
 "$LAB_DIR/deps.sh"
 mkdir -p "$LAB_CACHE/tmp" "$LAB_CACHE/debs" "$LAB_CACHE/log" "$parent"
 
-# One build per variant at a time. Whoever waited finds the other's result.
+# One build per variant at a time. A script that waited finds the other's result.
 exec 8>"$LAB_CACHE/lock.$variant"
 if ! flock -n 8; then
 	lab_note "waiting for another build of $variant"
@@ -98,7 +97,7 @@ candidate() {
 	printf '%s\n' "$v"
 }
 
-# unpack PACKAGE VERSION DIR: into DIR, the .deb being kept for next time.
+# unpack PACKAGE VERSION DIR: into DIR; the .deb is kept for next time.
 unpack() {
 	local package=$1 version=$2 dir=$3 deb
 	deb=$LAB_CACHE/debs/${package}_${version//:/%3a}.deb
@@ -107,7 +106,7 @@ unpack() {
 		mkdir -p "$tmp/fetch"
 		(cd "$tmp/fetch" && apt-get "${apt_conf[@]}" -q download "$package=$version") >>"$log" 2>&1 ||
 			{ tail -n 5 "$log" >&2; lab_die "cannot fetch $package $version; see $log"; }
-		# Older versions of the same package will not be asked for again.
+		# Nobody will ask for older versions of the same package again.
 		find "$LAB_CACHE/debs" -name "${package}_*.deb" -delete
 		mv "$tmp/fetch/${package}_"*.deb "$deb"
 	fi
@@ -117,8 +116,8 @@ unpack() {
 
 # --- The lab's own kernels ---------------------------------------------------
 
-# What `make M=...` reads, as Debian's header packages choose it, and no more:
-# a full tree is 1.8 GB.
+# What `make M=...` reads, as Debian's header packages choose it, and no more: a full tree is
+# 1.8 GB.
 prune_into() {
 	local tree=$1 build=$2 d
 	(
@@ -149,7 +148,7 @@ build_own() {
 	lab_note "building $variant (a few minutes; log: $log)"
 	(
 		cd "$tree"
-		# Reproducible, and no name of this machine in the image.
+		# Reproducible, and without this machine's name in the image.
 		export KBUILD_BUILD_USER=lab KBUILD_BUILD_HOST=lab
 		make -s tinyconfig
 		paths=()
@@ -158,8 +157,8 @@ build_own() {
 		done
 		scripts/kconfig/merge_config.sh -m .config "${paths[@]}"
 		make -s olddefconfig
-		# An option that a dependency silently switched off would show up
-		# only as a test that fails mysteriously.
+		# An option that a dependency silently switched off would show up only as a test that
+		# fails mysteriously.
 		while IFS= read -r o; do
 			grep -qxF "$o" .config || { echo "not in the final configuration: $o"; exit 1; }
 		done < <(grep -h '^CONFIG_' "${paths[@]}")
@@ -205,14 +204,14 @@ build_debian() {
 	tar -C "$out/src" --strip-components=4 -xf "$tmp/deb/usr/src/$source_package.tar.xz" \
 		"$source_package/drivers/iommu/iommufd/iommufd_test.h"
 
-	# The header packages expect to be in /usr/src; here they are not.
+	# The header packages expect to be in /usr/src, but here they are not.
 	h=$root/usr/src/$headers
 	# shellcheck disable=SC2016  # make's variables, not the shell's
 	sed -i "s|^include /usr/src/|include \$(dir \$(realpath \$(lastword \$(MAKEFILE_LIST))))../|" "$h/Makefile"
-	# Present only for type information (BTF), for which pahole would be
-	# needed; without it kbuild skips that step, and modules load all the same.
+	# Needed only for type information (BTF), which would require pahole; without it kbuild
+	# skips that step, and modules load all the same.
 	rm -f "$h/vmlinux"
-	# Debian's compiler of that release may not be the one of this machine.
+	# Debian's compiler of that release may not be this machine's.
 	if ! command -v "$(sed -n 's/^override CROSS_COMPILE = *//p; s/^CC = .*(CROSS_COMPILE)//p' "$h/.kernelvariables" |
 		sort -r | tr -d '\n')" >/dev/null; then
 		sed -i 's/^CC = .*/CC = gcc/; s/^override CROSS_COMPILE = .*/override CROSS_COMPILE =/' "$h/.kernelvariables"

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
-# Makes sure that the test device (kmod/) is built for a kernel variant and
-# prints the path of its module. It lies in the cache, beside others that were
-# built from other sources or for other kernels.
+# Builds the test device (kmod/) for a kernel variant unless it is built, and prints the path of
+# its module. It lies in the cache, next to others that were built from other sources or for
+# other kernels.
 #
 # usage: kmod.sh VARIANT
 #
-# KMOD_DIR in the environment names another directory than lab/kmod, for a
-# module that is broken on purpose.
+# KMOD_DIR in the environment names a directory other than lab/kmod, for a module that is broken
+# on purpose.
 
 set -euo pipefail
 # shellcheck source=lab/common.sh
@@ -19,7 +19,7 @@ variant=$1
 kernel=$("$LAB_DIR/kernel.sh" "$variant")
 src=${KMOD_DIR:-$LAB_DIR/kmod}
 
-# All that decides what comes out: the sources, the kernel, the compiler.
+# Everything that decides the result: the sources, the kernel, the compiler.
 hash=$(
 	{
 		echo "${kernel##*/}"
@@ -51,8 +51,8 @@ make -C "$kernel/build" M="$tmp" W=1 KCFLAGS=-Werror "${symbols[@]}" modules >"$
 	{ tail -n 20 "$log" >&2; lab_die "building the test device for $variant failed; see $log"; }
 mkdir -p "$tmp/done"
 cp "$tmp/vfiomig_test.ko" "$tmp/done/"
-# Somebody else may have been faster with the very same.
+# Someone else may have been faster with exactly the same.
 mv -T "$tmp/done" "$out" 2>/dev/null || [ -e "$module" ] || lab_die "cannot make $out"
-# One per variant is enough; a machine that boots just now has its own copy.
+# One per variant is enough; a machine that is booting has its own copy.
 find "$LAB_CACHE/kmod" -mindepth 1 -maxdepth 1 -name "$variant-*" ! -path "$out" -mmin +1440 -exec rm -rf {} +
 printf '%s\n' "$module"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
-# Builds what is needed, boots each kernel variant twice, runs the programs in
-# it and says how they did. The last line is "N passed, N failed".
+# Builds what is needed, boots each kernel variant twice, runs the programs in it, and reports
+# how they did. The last line is "N passed, N failed".
 #
 # usage: run.sh [options] [VARIANT...]
 #
@@ -14,7 +14,7 @@
 #   --no-sanity     leave out the lab's own check
 #   --results DIR   keep what the machines left there, VARIANT/bootN/out each
 #
-# V=1 in the environment shows the output of programs that passed as well.
+# V=1 in the environment also shows the output of programs that passed.
 
 set -euo pipefail
 # shellcheck source=lab/common.sh
@@ -62,7 +62,7 @@ fi
 
 "$LAB_DIR/deps.sh"
 mkdir -p "$LAB_CACHE/runs"
-# Results of failed runs are kept, but not for ever.
+# Results of failed runs are kept, but not forever.
 find "$LAB_CACHE/runs" -mindepth 1 -maxdepth 1 -mmin +1440 -exec rm -rf {} +
 run=$(mktemp -d "$LAB_CACHE/runs/XXXXXX")
 passed=0 failed=0 skipped=0 finished=0
@@ -118,8 +118,8 @@ allowed=$run/allowed
 grep -vE '^[[:space:]]*(#|$)' "${LAB_ALLOWED:-$LAB_DIR/allowed-warnings}" >"$allowed" || true
 
 kernel_trouble() {
-	# Both: the log is complete, but the console has what came after it, or
-	# instead of it. A line that is in both has the same time stamp.
+	# Both: the log is complete, but the console has what came after it, or instead of it. A
+	# line that is in both has the same time stamp.
 	cat "$1/dmesg" "$1/console" 2>/dev/null | tr -d '\r' |
 		grep -vE '^(\[[ 0-9.]+\] )?lab: ' | grep -E "$trouble" |
 		{ if [ -s "$allowed" ]; then grep -vE -f "$allowed"; else cat; fi; } |
@@ -157,7 +157,7 @@ judge() {
 				report_line skipped "${line%%: *}" "$reason"
 				;;
 			'| '*)
-				# For people to look at, passed or not.
+				# For people to read, passed or not.
 				printf '    %s\n' "$line"
 				;;
 			esac
@@ -194,7 +194,7 @@ judge() {
 	done <"$out/programs"
 }
 
-# A name may come in both boots; say then which it is.
+# A name may come in both boots; then say which one it is.
 declare -A names
 report_line() {
 	local name=$2
@@ -206,8 +206,8 @@ report_line() {
 	result "$1" "$name" "$3"
 }
 
-# boot_all VARIANT: its machines one after the other, as a later one finds what an
-# earlier one has left.
+# boot_all VARIANT: its machines one after another, because a later one finds what an earlier
+# one has left.
 boot_all() {
 	local variant=$1 boot share
 	for boot in $boots; do
@@ -219,8 +219,8 @@ boot_all() {
 	done
 }
 
-# A machine has one thing to do at a time and often waits: two variants' side by
-# side take little longer than one's.
+# A machine does one thing at a time and often waits: two variants' machines in parallel take
+# little longer than one's.
 declare -A job
 start_boots() {
 	[ -n "${1-}" ] && [ -z "${no_kernel[$1]-}" ] || return 0
@@ -228,7 +228,7 @@ start_boots() {
 	job[$1]=$!
 }
 
-# All of them before the first boot: a build needs both hands.
+# All of them before the first boot, because a build needs the whole machine.
 declare -A no_kernel
 for v in "${variants[@]}"; do
 	"$LAB_DIR/kernel.sh" "$v" >/dev/null || no_kernel[$v]=1
@@ -237,8 +237,8 @@ for v in "${variants[@]:0:2}"; do
 	start_boots "$v"
 done
 
-# Judging a file of results in which nothing is wrong and nothing was run is
-# how a lab that tests nothing stays green: hence the count per variant.
+# A lab that tests nothing stays green if it judges a file of results in which nothing is wrong
+# and nothing was run: hence the count per variant.
 for i in "${!variants[@]}"; do
 	variant=${variants[i]}
 	before=$((passed + failed))

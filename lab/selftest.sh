@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
-# Does the lab notice when something is wrong? Each case gives run.sh one
-# program and says which lines and which verdict must come of it.
+# Does the lab notice when something is wrong? Each case gives run.sh one program and says which
+# lines and which verdict must result.
 #
 # usage: selftest.sh [VARIANT]      (default 6.12; one boot per case)
 
@@ -44,7 +44,7 @@ expect() {
 	elif [ "$pattern" != - ] && ! grep -qE "$pattern" "$work/out"; then
 		why="no line matches '$pattern'"
 	fi
-	# Its complaint is wanted here; the evidence it kept is not.
+	# Its complaint is wanted here; the evidence that it kept is not.
 	sed -n 's/.*what the machines left is in //p' "$work/err" | while IFS= read -r d; do
 		case $d in
 		"$LAB_CACHE"/runs/?*) rm -rf "$d" ;;

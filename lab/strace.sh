@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
-# Runs the library's tests for the lab under strace: which system calls and
-# ioctls do they make on a real device? For the list in docs/syscalls.json.
+# Runs the library's tests for the lab under strace: which system calls and ioctls do they make
+# on a real device? For the list in docs/syscalls.json.
 #
 # usage: strace.sh [options] OUT [NAME...]
 #
@@ -34,14 +34,14 @@ shift
 names=("$@")
 [ ${#names[@]} -gt 0 ] || names=(save-load recover)
 programs=$(cd "$programs" && pwd)
-# Their run paths are relative, and they are traced in another place.
+# Their run paths are relative, and they are traced elsewhere.
 LD_LIBRARY_PATH=$programs/lib:${programs%/*}${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 export LD_LIBRARY_PATH
 strace=$(command -v strace) || lab_die "strace is not installed (package strace)"
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/vfiomig-strace.XXXXXX")
 trap 'rm -rf "$work"' EXIT
-# What is loaded at run time lies beside: libraries, under any name.
+# What is loaded at run time lies next to them: libraries, under any name.
 for entry in "$programs"/*; do
 	[ "${entry##*/}" = tests ] || ln -s "$entry" "$work/"
 done
@@ -52,7 +52,7 @@ for name in "${names[@]}"; do
 	cat >"$work/tests/$name.test" <<END
 #!/bin/sh
 export LAB_CASES='$cases'
-# Not to /share at once: it is slow for many small writes.
+# Not to /share directly: it is slow for many small writes.
 ./strace -f -o /tmp/$name.strace ./traced/$name
 status=\$?
 cp /tmp/$name.strace /share/out/

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
-# Runs groups of tests one after the other, stops at the first that fails, and ends with the
+# Runs groups of tests one after another, stops at the first that fails, and ends with the
 # closing line of each. Called by `make check`.
 #
 # usage: check.sh GROUP...        each a target of the Makefile
@@ -29,7 +29,7 @@ for group in "$@"; do
 		echo "check: FAILED in $group after $took s; its output is in $log"
 		exit 1
 	fi
-	# Its lines of counts; or its last line, where it counts nothing.
+	# Its lines of counts, or its last line if it counts nothing.
 	counts=$(grep -E '^([a-z-]+: )?[0-9]+ passed, [0-9]+ failed' "$log" | tr '\n' ';' | sed 's/;$//; s/;/; /g')
 	[ -n "$counts" ] || counts=$(grep -v '^make' "$log" | tail -n 1)
 	printf '%4d s  %-22s  %s\n' "$took" "$group" "$counts" >>"$B/check/summary"

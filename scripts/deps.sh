@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
-# Looks for the programs that `make check` needs besides cargo, and installs the missing ones
-# where it can: as root on a Debian machine. What the lab needs is the business of lab/deps.sh.
+# Looks for the programs that `make check` needs besides cargo, and installs the missing ones if
+# it can: as root on a Debian machine. What the lab needs is up to lab/deps.sh.
 
 set -eu
 

@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
-# Unpacks the tarballs of `make dist` somewhere else and builds, demonstrates and installs from
-# them with an empty cargo home, without network where that can be cut (as root).
+# Unpacks the tarballs of `make dist` somewhere else, and builds, runs the demo and installs
+# from them with an empty cargo home, without network if that can be cut off (as root).
 #
 # usage: dist-check.sh VERSION DIRECTORY
 

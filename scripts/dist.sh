@@ -37,7 +37,7 @@ pack "$out/$name.tar.gz" --transform="s|^|$name/|" --no-recursion --files-from="
 mkdir -p "$work/$name/.cargo"
 # shellcheck disable=SC2086 # flags
 ${CARGO:-cargo} vendor ${CARGO_FLAGS-} --quiet --versioned-dirs "$work/$name/vendor" >/dev/null
-# What cargo prints names the directory where it ran; the place is this one, relative to the tree.
+# What cargo prints names the directory where it ran; here it is this one, relative to the tree.
 cat >"$work/$name/.cargo/config.toml" <<'END'
 [source.crates-io]
 replace-with = "vendored-sources"

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
-# Every shell script of the tree through shellcheck, where that is installed.
+# Every shell script of the tree through shellcheck, if that is installed.
 
 set -eu
 

@@ -1,9 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
-# Breaks the library in small ways, one at a time, and expects a test to fail: cargo-mutants. What
-# no test notices must stand in tests/mutants-survivors.txt with a reason, and what stands there must
-# still survive.
+# Breaks the library in small ways, one at a time, and expects a test to fail: cargo-mutants.
+# What no test notices must be listed in tests/mutants-survivors.txt with a reason, and what is
+# listed there must still survive.
 #
 # usage: mutants.sh               all of it: hours
 #        mutants.sh --list        only whether the survivors' list fits the sources: a second
@@ -37,8 +37,8 @@ for glob in $files; do
 	globs="$globs --file $glob"
 done
 
-# A mutant's name has its line in it, which any change above moves. What it is called instead: its
-# file, what was changed in which function, and which one of these it is where there are several.
+# A mutant's name contains its line, which any change above it moves. It is called by its file,
+# by what was changed in which function, and by a number if there are several.
 name() { # LIST-OF-ALL LINES
 	awk '
 		function key(line) {
@@ -74,8 +74,8 @@ if [ "${1-}" = --list ]; then
 	exit 0
 fi
 
-# A few cases of the model and of property tests: what these find only in thousands of cases, another
-# test should find in one. A timeout is a failure noticed.
+# A few cases of the model and of property tests: what these find only in thousands of cases,
+# another test should find in one. A timeout counts as noticed.
 status=0
 # Without debug information: most of the time goes into linking tests.
 export CARGO_PROFILE_DEV_DEBUG=0

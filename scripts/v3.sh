@@ -1,9 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
-# The library's own tests, built as distributions build for newer CPUs: optimised and for x86-64-v3,
-# where the compiler keeps values in wide registers. Assembly that changes more of them than it says
-# is seen nowhere else.
+# The library's own tests, built as distributions build for newer CPUs: optimised and for
+# x86-64-v3, where the compiler keeps values in wide registers. This is the only test that
+# notices assembly which changes more of them than it declares.
 
 set -eu
 if ! { [ "$(uname -m)" = x86_64 ] && grep -qw avx2 /proc/cpuinfo && grep -qw bmi2 /proc/cpuinfo; }; then

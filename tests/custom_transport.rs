@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A transport that a Rust VMM brings itself, with a habit that no kernel has: it names its open
-//! stream in every answer, also where none is owed. The stream is one, and is closed once.
+//! A transport that a Rust VMM provides itself, with a habit that no kernel has: it names its open
+//! stream in every answer, even if none is owed. There is one stream, and it is closed once.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 

@@ -23,7 +23,7 @@ use vfiomig::transport::{DmaLog, IovaRange};
 const PAGE: u64 = 4096;
 const PAGES: u64 = 64;
 
-/// A machine with one mapping over all it knows, 64 pages at address 0, and a run over it.
+/// A machine with one mapping over all it knows, 64 pages at address 0, and tracking over it.
 fn machine() -> (Shared, Run) {
     let mut world = World::new(1, PAGE, &[(0, PAGES)]);
     let mapping = world.make(0, PAGES, false, false);
@@ -150,7 +150,7 @@ fn bad_arguments_are_refused_by_name_and_change_nothing() {
     ] {
         assert_eq!(run.unmap(iova, size, None, never).unwrap_err().code(), code, "{iova:#x}");
     }
-    // Where nothing is mapped the VMM is asked all the same.
+    // If nothing is mapped, the VMM is asked all the same.
     let refuses = || Err(Errno(libc::EBUSY));
     assert_eq!(run.unmap(end, PAGE, None, refuses).unwrap_err().code(), Code::Io);
     let mut asked = false;
@@ -195,7 +195,7 @@ fn without_tracking_nothing_is_read_and_stopping_is_no_error() {
 
 // --- callbacks that fail ---------------------------------------------------------------------------
 
-/// Gives a map, wrong in one way or another, and takes pages as long as it likes.
+/// Adds a map, wrong in one way or another, and takes pages as long as it likes.
 #[derive(Default)]
 struct Vmm {
     mappings: Vec<Mapping>,
@@ -391,7 +391,7 @@ fn a_writer_that_must_be_tracked_and_cannot_be_stops_the_start() {
     assert!(!lock(&world).devs[0].log.as_ref().unwrap().on);
 }
 
-/// QEMU asks the page tables only where one device has no log, and does not ask the log then.
+/// QEMU asks the page tables only if one device has no log, and then does not ask the log.
 #[test]
 fn two_devices_with_different_trackers_are_both_reported() {
     let (world, mut run) = machine();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The buffers of a run: an answer leaves nothing in them for the next one, and they take as much
-//! memory as docs/dirty-tracking.md says.
+//! The buffers of dirty tracking: an answer leaves nothing in them for the next one, and they take
+//! as much memory as docs/dirty-tracking.md says.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(clippy::field_reassign_with_default)] // Not all fields are public.
@@ -14,7 +14,7 @@ use vfiomig::transport::{Hwpt, Type1, Type1Info};
 
 const PAGE: u64 = 4096;
 
-/// What a tracker says at its next reading: these bits of every page, and whether it fails then.
+/// What a tracker says at its next reading: these bits of every page, and whether it then fails.
 #[derive(Clone, Default)]
 struct Says(Arc<Mutex<(Vec<u64>, bool)>>);
 
@@ -177,7 +177,7 @@ fn an_answer_leaves_nothing_for_the_next_one() {
         assert_eq!(collect(&[1, 65], true).0, (0..PAGES).collect(), "{name}");
         assert_eq!(collect(&[], false), (nothing.clone(), 3 * page), "{name}");
         assert_eq!(collect(&[7], false), (pages(&[7]), 4 * page), "{name}");
-        // Behind what it was asked for, in the same word.
+        // After what it was asked for, in the same word.
         if (last + 1) % 64 != 0 {
             assert_eq!(collect(&[last + 1], false), (nothing.clone(), 4 * page), "{name}");
             assert_eq!(collect(&[], false), (nothing, 4 * page), "{name}");
@@ -218,7 +218,7 @@ fn memory_is_the_documented_function_of_the_map() {
     }
 }
 
-/// As kernels whose iommufd loses bits of large mappings.
+/// Like kernels whose iommufd loses bits of large mappings.
 #[test]
 fn a_mapping_larger_than_its_page_table_can_tell_is_dirty_and_smaller_ones_are_exact() {
     let says = Says::default();

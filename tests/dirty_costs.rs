@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a guest can make dirty tracking cost. A guest behind a vIOMMU decides which addresses are
-//! mapped, how often, and where devices write: neither time nor memory may follow from that alone,
+//! mapped, how often, and where devices write. Neither time nor memory may follow from that alone,
 //! and what is rounded to stay within bounds must not lose a page.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
@@ -18,21 +18,21 @@ const PAGE: u64 = 4096;
 const GIB: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;
 
-/// Peaks are those of the process: one test at a time, also those that look at none.
+/// Peaks are those of the process, so one test at a time, including those that look at none.
 static ALONE: Mutex<()> = Mutex::new(());
 
 fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Bytes that came into use during `call`, at the most at any time.
+/// The most bytes that came into use at any time during `call`.
 fn peak_of(call: impl FnOnce()) -> u64 {
     let status = |field: &str| -> u64 {
         let text = std::fs::read_to_string("/proc/self/status").unwrap();
         let line = text.lines().find(|line| line.starts_with(field)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
     };
-    // The peak begins anew with what there is.
+    // The peak starts again with what there is.
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
     let (before, program) = (status("VmRSS:"), status("RssFile:"));
     call();
@@ -120,7 +120,7 @@ impl Memory for Shared {
 struct Tracked(Arc<Mutex<Vec<(u64, u64, u64)>>>);
 
 impl Tracked {
-    /// `n` pages from an address on, each `step` pages behind the one before.
+    /// `n` pages from an address on, each `step` pages after the one before.
     fn write(&self, iova: u64, n: u64, step: u64) {
         self.0.lock().unwrap().push((iova / PAGE, n, step));
     }
@@ -276,7 +276,7 @@ fn a_page_that_is_unmapped_again_and_again_is_kept_once() {
     vmm.get().refuses = true;
     let least = run.stats().memory_bytes;
     for i in 0..20_000 {
-        // At another address each time, and each time one of four pages.
+        // At another address every time, and every time one of four pages.
         let iova = i * PAGE;
         run.map(plain(iova, PAGE, 1, i % 4 * 9 * PAGE)).unwrap();
         tracked.write(iova, 1, 1);
@@ -300,7 +300,7 @@ fn when_too_much_waits_for_the_vmm_nothing_more_is_unmapped() {
     let least = run.stats().memory_bytes;
     let mut unmapped = 0;
     let error = loop {
-        // Something else each time: nothing can be merged.
+        // Something else every time: nothing can be merged.
         run.map(plain(0, PAGE, unmapped, 0)).unwrap();
         tracked.write(0, 1, 1);
         match run.unmap(0, PAGE, None, || Ok(())) {
@@ -347,7 +347,7 @@ fn one_unmapping_does_not_keep_more_than_may_wait() {
     });
     assert!(bytes <= 80 * MIB, "{bytes} bytes");
     assert!(vmm.get().asked <= SIZE / PAGE, "asked {} times", vmm.get().asked);
-    // All is still there, and what the VMM knew comes though it has forgotten it.
+    // All is still there, and what the VMM knew comes even though it has forgotten it.
     vmm.get().refuses = false;
     run.unmap(0, SIZE, None, || Ok(())).unwrap();
     vmm.get().piece = 0;
@@ -399,7 +399,8 @@ impl DmaLog for Logged {
     }
 }
 
-/// A device with a log; it stands still when asked, and a tracker of the VMM's may be there, too.
+/// A device with a log; it says that it is stopped if asked, and there may be a tracker of the
+/// VMM's, too.
 fn logged(vmm: &Shared, mappings: &[Mapping], still: bool, tracked: bool) -> (Run, Logged) {
     let options = RunOptions { page_size: PAGE, ..RunOptions::default() };
     let mut run = Run::new(vmm.clone(), options).unwrap();
@@ -461,7 +462,7 @@ fn readings_piece_by_piece_start_a_log_anew_once_per_round() {
         let vmm = Shared::default();
         let (mut run, log) = logged(&vmm, &[plain(0, size, 1, 0)], still, tracked);
         for round in 0..3 {
-            // The guest does this again and again meanwhile.
+            // In the meantime the guest does this again and again.
             for piece in 0..PIECES {
                 let at = 2 * size + (round * PIECES + piece) * 2 * PAGE;
                 run.map(plain(at, PAGE, 2, at)).unwrap();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Dirty tracking against a model: random maps, trackers, faults, syncs, and devices that write at
-//! any moment, also in the middle of the library's calls.
+//! any moment, even in the middle of the library's calls.
 //!
 //! **Nothing is missing.** A page that a device of a writer writes to after [`Run::start`] returned
 //! must be delivered after that write: through `set_dirty`, or in the bitmap of a call that had not
@@ -11,22 +11,23 @@
 //! tracker that forgets what is unmapped.)
 //!
 //! **Nothing is invented.** Each page that is delivered was, since it was last delivered whole,
-//! - reported by a tracker, which saw a write to it or, with larger pages, to its neighbours (the
-//!   trackers here report what was written, and a container besides what is pinned), or
+//! - reported by a tracker, which noticed a write to it or, with larger pages, to its neighbours
+//!   (the trackers here report what was written, and a container also what is pinned), or
 //! - marked or written to by the VMM through the library, or
 //! - within a recorded error, or read while one delivery of the same call was refused, or
-//! - not watched by a writer's tracker at the beginning or at the end of the call: outside of the
-//!   ranges of a device's log, or everything where nothing tracks a writer, or
-//! - mapped while a device's log was started anew with the device running and nothing else to watch
+//! - not watched by a writer's tracker at the beginning or at the end of the call: outside the
+//!   ranges of a device's log, or everything if nothing tracks a writer, or
+//! - mapped while a device's log was restarted with the device running and nothing else to watch
 //!   it: everything once.
 //!
-//! Pages where an error says that a page table does not map them, or that unmapping failed, count as
-//! dirty at all times. A bitmap in larger pages has a bit set where one page below it is explained.
+//! Pages for which an error says that a page table does not map them, or that unmapping failed,
+//! always count as dirty. A bitmap in larger pages has a bit set if one page below it is explained.
 //!
-//! Seeds are new ones each time, and a case that fails says its own. `VFIOMIG_MODEL_CASES` says how
-//! many cases, `VFIOMIG_MODEL_SEED` the first one's seed (alone: only that one), `VFIOMIG_MODEL_TRACE` prints what happens, `VFIOMIG_MODEL_ALL` goes on after a failure,
-//! `VFIOMIG_MODEL_STRICT` adds what is known to fail: translated mappings that the VMM does not know
-//! the place of when they go, and device logs that forget all of a page when asked for a part.
+//! Seeds are new every time, and a case that fails prints its own. `VFIOMIG_MODEL_CASES` says how
+//! many cases, `VFIOMIG_MODEL_SEED` gives the first one's seed (alone: only that one),
+//! `VFIOMIG_MODEL_TRACE` prints what happens, `VFIOMIG_MODEL_ALL` goes on after a failure,
+//! `VFIOMIG_MODEL_STRICT` adds what is known to fail: translated mappings whose place the VMM does
+//! not know when they go, and device logs that forget all of a page when asked for a part.
 
 #![allow(
     clippy::unwrap_used,
@@ -240,7 +241,7 @@ impl Case {
         standing
     }
 
-    /// What was dirty there for want of watching may be delivered later.
+    /// What was dirty there because it was not watched may be delivered later.
     fn stick(&mut self, pages: Range<usize>, standing: &[bool]) {
         let mut w = lock(&self.world);
         w.now += 1;
@@ -806,7 +807,7 @@ impl Case {
         }
         let d = self.rng.pick(&added);
         let mut w = lock(&self.world);
-        // A device that is taken out writes no more.
+        // A device that is removed no longer writes.
         w.devs[d].running = false;
         let number = w.devs[d].number.unwrap();
         drop(w);
@@ -1005,7 +1006,7 @@ pub(crate) fn one(seed: u64, trace: bool) -> Result<Counts, String> {
     })
 }
 
-/// What must have happened, and in how many of 1000 cases at least.
+/// What must have happened, and in at least how many of 1000 cases.
 const SEEN: &[(&str, u64)] = &[
     ("a log restarted while a bitmap was filled", 30),
     ("all dirty", 100),
@@ -1136,8 +1137,8 @@ fn no_dirty_page_is_missing_and_none_is_invented() {
                 left.fetch_sub(1, Ordering::Relaxed);
             });
         }
-        // A case that does not end is a failure with a seed, too. The looks at it are counted, half a
-        // minute's worth of them: a clock goes on while the machine stands still.
+        // A case that does not end is a failure with a seed, too. The checks are counted, half a
+        // minute's worth of them, because a clock goes on while the machine is paused.
         const LOOKS: u32 = 6000;
         let mut before: Vec<(u64, u32)> = vec![(u64::MAX, 0); at.len()];
         while left.load(Ordering::Relaxed) > 0 {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a device's log forgets when it is started anew, or when its device is reset while the library
-//! is in the middle of something: none of it may be missing, and not only at the next reading, since
-//! there may be none.
+//! What a device's log forgets when it is restarted, or when its device is reset while the library
+//! is in the middle of something: none of it may be missing, and not only at the next reading,
+//! because there may be none.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(clippy::field_reassign_with_default)] // Not all fields are public.
@@ -22,7 +22,7 @@ struct Device {
     logging: Vec<IovaRange>,
     dirty: BTreeSet<u64>,
     resets: Arc<AtomicU64>,
-    /// Is reset when it has been asked for so many reports more.
+    /// Is reset when it has been asked for this many more reports.
     reset_in: Option<u64>,
     still: bool,
 }
@@ -155,7 +155,7 @@ fn a_reset_during_a_reading_is_made_up_for_by_that_reading() {
     run.collect().unwrap();
     assert_eq!(taken.take(), [7]);
 
-    // Behind the first report: what a second would have said is gone.
+    // After the first report: what a second would have said is gone.
     device.get().write(9);
     device.get().reset_in = Some(1);
     assert!(run.collect().unwrap().errors);
@@ -195,15 +195,15 @@ fn a_reset_while_a_writer_is_taken_out_makes_everything_dirty() {
     assert_eq!(taken.take(), all());
 }
 
-/// The VMM has made a mapping in a window, the device has written there, and the run has not been told
-/// yet when the log is started anew: nobody asks for those bits before they are gone.
+/// The VMM has made a mapping in a window, the device has written there, and tracking has not been
+/// told yet when the log is restarted: nobody asks for those bits before they are gone.
 #[test]
 fn a_mapping_in_a_window_that_is_told_of_late_is_dirty_after_a_log_was_started_anew() {
     for (still, bridge) in [(true, false), (false, true), (false, false)] {
         let (mut run, device, taken) = machine(bridge);
         device.get().write(1010);
         device.get().still = still;
-        // Something outside of the window, for which the log has to be started anew.
+        // Something outside the window, for which the log has to be restarted.
         run.map(mapping(2000, 1)).unwrap();
         run.rearm().unwrap();
         run.collect().unwrap();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Every operation on a device fails once, in every way: the library returns an error of its set,
-//! says truly what became of the device, and leaves nothing half done.
+//! reports truthfully what became of the device, and leaves nothing half done.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -28,7 +28,7 @@ fn drive<'a>() -> Drive<'a> {
     let read_timeout = Duration::from_millis(3);
     let save = SaveOptions { max_frame: 1000, read_timeout, ..SaveOptions::default() };
     let mut drive = Drive { save, buffers: vec![4096], quiesce: true, ..Drive::default() };
-    // A device that gives or takes nothing is given up soon.
+    // A device that delivers or takes nothing is soon given up.
     drive.load.write_timeout = Duration::from_millis(3);
     drive
 }
@@ -68,7 +68,7 @@ impl Case {
         let begun = Instant::now();
         let mut done = drive().run(&source.device, &target.device);
         let struck = bad.sim.count(self.op) - counted >= self.nth;
-        // It struck the last change, behind which comes nothing but a look at the state.
+        // It struck the last change, after which comes nothing but a look at the state.
         let looks = u64::from(self.op == Op::Any);
         let last = bad.sim.count(self.op) - counted <= self.nth + looks;
         self.check_result(&source, &target, &done, contents, last);
@@ -102,7 +102,7 @@ impl Case {
         let failed = done.result.is_err();
         drop(done);
         self.check_left(&source, &target, failed);
-        // Whatever it was: once the reason has gone, a harder reset makes both good again.
+        // Whatever it was: once the cause is gone, a harder reset makes both good again.
         for side in [&source, &target] {
             side.sim.clear_faults();
             if side.sim.state() != State::RUNNING || self.beyond_help() {
@@ -120,7 +120,7 @@ impl Case {
 
     fn check_result(&self, source: &Side, target: &Side, done: &Done, contents: u64, last: bool) {
         match &done.result {
-            // The one moment that nobody can see: between the last look and the change.
+            // The one moment that nobody can see: between the last check and the change.
             Ok(()) if self.at == At::Target && self.effect == Effect::Reset && last => {}
             Ok(()) => {
                 // What was sent is the state before a reset or that after it, and nothing between.
@@ -203,7 +203,7 @@ impl Case {
 
 /// Each operation of a kind in turn, until there is no such operation any more.
 fn sweep(case: Case) -> u64 {
-    // A reset that is held up for ever takes all the library's patience: a few of these will do.
+    // A reset that is held up forever takes all the library's patience, so a few of these will do.
     let held_up = case.op == Op::Any && case.effect == Effect::Sticky && case.errno == libc::EAGAIN;
     for nth in 1.. {
         if held_up && nth > 4 {
@@ -395,7 +395,7 @@ fn a_kept_source_that_stops_on_the_way_is_whole_and_can_be_run_again() {
         let mut save = source.device.save(SaveOptions::default()).unwrap();
         save.stop().unwrap();
         let contents = source.sim.digest();
-        // STOP_COPY to RUNNING goes over STOP and RUNNING_P2P.
+        // STOP_COPY to RUNNING goes through STOP and RUNNING_P2P.
         source.sim.inject(Op::SetState, 1, libc::EBUSY, effect);
         let error = save.finish(Ending::Keep).unwrap_err();
         let failure = error.failure().unwrap();
@@ -442,7 +442,7 @@ fn a_device_that_has_to_be_reset_to_run_is_said_to_have_lost_its_contents() {
 #[test]
 fn what_was_loaded_and_lost_by_a_reset_is_not_run() {
     use vfiomig::device::State as Wanted;
-    // The step that ends in a reset: one of three, or a reset that somebody else made.
+    // The step that ends in a reset: one of three, or a reset that someone else made.
     for way in 0..4 {
         let (source, target) = (side(options(7, 1)), side(options(7, 2)));
         drive().run(&source.device, &target.device).result.unwrap();
@@ -485,12 +485,12 @@ fn what_was_loaded_and_lost_by_a_reset_is_not_run() {
                 device.run().unwrap();
                 assert_eq!(sim.digest(), source.sim.digest());
             }
-            // As after power-on, because the VMM says so.
+            // In its power-on state, because the VMM says so.
             1 => {
                 device.reset().unwrap();
                 device.run().unwrap();
             }
-            // To be told of another reset is not to be told that it was wanted.
+            // Being told of another reset does not mean that it was wanted.
             2 => {
                 sim.guest_reset();
                 device.was_reset().unwrap();
@@ -521,7 +521,7 @@ fn signals_without_end_do_not_hang_a_call() {
         bad.sim.inject(op, 1, libc::EINTR, Effect::Sticky);
         let begun = Instant::now();
         let done = drive().run(&source.device, &target.device);
-        // The estimates are dispensable, and so is the state where no change has failed.
+        // The library can do without the estimates, and without the state if no change has failed.
         let dispensable = matches!(op, Op::PrecopyInfo | Op::GetState);
         match &done.result {
             Ok(()) => assert!(dispensable, "{op:?}"),

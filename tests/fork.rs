@@ -15,7 +15,7 @@ use vfiomig::stream::Format;
 use vfiomig::{Code, Device, device::DeviceOptions};
 use vfiomig_sim::{Op, Sim, SimOptions};
 
-/// Runs `child` in one; false: it was wrong, died, or waited for ever.
+/// Runs `child` in a child; false: it was wrong, died, or waited forever.
 fn in_a_child(child: impl FnOnce() -> bool) -> bool {
     // SAFETY: the child calls nothing that another thread of this test could be inside of, and ends
     // without unwinding.
@@ -25,7 +25,7 @@ fn in_a_child(child: impl FnOnce() -> bool) -> bool {
         // SAFETY: as above.
         unsafe {
             libc::alarm(60);
-            // A thread that ends by a panic is the last of its process, which ends well then.
+            // A thread that ends by a panic is the last of its process, which then ends well.
             let fine = catch_unwind(AssertUnwindSafe(child)).unwrap_or(false);
             libc::_exit(i32::from(!fine));
         }

@@ -51,7 +51,7 @@ fn check_refused(target: &Side, good: &(Vec<u8>, u64)) {
 #[test]
 fn a_stream_cut_at_any_byte_is_not_committed() {
     let good = stream();
-    // Also with drivers that would take anything.
+    // Even with drivers that would accept anything.
     for quirks in [0, quirk::STOP_ACCEPTS_ALL] {
         for len in 0..good.0.len() {
             let target = side(SimOptions { quirks, ..small(2) });
@@ -96,7 +96,7 @@ fn a_stream_with_any_bit_flipped_is_refused_and_its_data_never_reaches_the_drive
         worst = worst.max(target.sim.bytes_written() - taken);
         check_clean(&target);
         assert_eq!(target.sim.state(), State::RUNNING);
-        // The driver never said no: it was not asked to take anything wrong.
+        // The driver never said no: it was not asked to accept anything wrong.
         assert!(error.failure().unwrap().operation == Operation::Stream, "bit {bit}: {error}");
     }
     assert!(worst > 0, "data before the flipped bit does arrive");
@@ -169,7 +169,7 @@ fn streams_of_other_devices_are_refused_before_any_data_unless_told_otherwise() 
 #[test]
 fn a_driver_that_refuses_the_state_is_reset() {
     let good = stream();
-    // The identity cannot tell; the driver can. Another model, and another size.
+    // The identity cannot tell, but the driver can. Another model, and another size.
     for options in [SimOptions { model: 2, ..small(2) }, SimOptions { state_size: 301, ..small(2) }]
     {
         let target = side(options.clone());
@@ -235,7 +235,7 @@ fn blobs_arrive_in_order_with_their_contents_and_between_the_right_data() {
     let limit = DecodeLimits::default().max_blob as usize;
     assert_eq!(save.blob(1, &vec![0; limit + 1]).unwrap_err().code(), Code::MsgSize);
     save.blob(1, &vec![0; limit]).unwrap();
-    // A buffer that does not hold it is told so, and a larger one gets it.
+    // A buffer that does not hold it gets an error, and a larger one gets the frame.
     let mut small_buffer = vec![0; 4096];
     let error = loop {
         match save.next(&mut small_buffer) {
@@ -342,7 +342,7 @@ fn listening(options: SimOptions) -> (Side, Arc<Mutex<Vec<Event>>>) {
 
 #[test]
 fn events_tell_the_story_of_a_migration() {
-    // Stopping quiesces where that has not been done.
+    // Stopping quiesces if that has not been done.
     for quiesce in [false, true] {
         let (source, events) = listening(small(1));
         migrate(&source, &side(small(2)), Drive { quiesce, ..Drive::default() });

@@ -104,8 +104,8 @@ fn quirks_that_cannot_be_lived_with_fail_cleanly_on_either_side() {
                     false => (side(options), side(bad)),
                 };
                 let done = Drive::default().run(&source.device, &target.device);
-                // A source is not written to, and a superfluous data fd is of no consequence
-                // where no stream goes on.
+                // A source is not written to, and an unexpected data fd does not matter if no
+                // stream goes on.
                 let harmless = match *quirks {
                     quirk::WRITE_ZERO => at_source,
                     quirk::EXTRA_DATA_FD => !at_source || migration_flags & 4 == 0,
@@ -119,7 +119,7 @@ fn quirks_that_cannot_be_lived_with_fail_cleanly_on_either_side() {
                 if let Err((_, error)) = &done.result {
                     assert!(matches!(error.code(), Code::Io | Code::NoDev), "{text}: {error}");
                 }
-                // Where only the release failed, the target has its state already.
+                // If only the release failed, the target already has its state.
                 let committed = matches!(&done.result, Err((At::Source, _))) && done.ended;
                 drop(done);
                 check_clean(&source);
@@ -166,7 +166,7 @@ fn initial_data_that_starts_again_is_announced_again() {
         });
         let drive = Drive { drained, rounds: 4, ..Drive::default() };
         let done = migrate(&source, &target, drive);
-        // Where the kernel does not say it, nobody can know.
+        // If the kernel does not say it, nobody can know.
         let (marks, last) = if quirks == quirk::PRECOPY_INFO_V2 { (2, 2) } else { (1, 1) };
         let initial = done.statuses.iter().filter(|s| s.initial_loaded);
         assert_eq!(initial.count(), marks);
@@ -269,7 +269,7 @@ fn a_kept_source_whose_guest_stands_does_not_run() {
             save.finish(Ending::KeepStopped).unwrap();
             assert_eq!(source.sim.state(), State::STOP);
             if steps > 1 {
-                // Straight there, and not by way of a state in which it runs.
+                // Straight there, and not through a state in which it runs.
                 assert_eq!(source.sim.count(Op::SetState), before + 1);
             }
             source.device.run().unwrap();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Drivers that say that they are in a state in which nobody put them. What a state means for the
+//! Drivers that say that they are in a state into which nobody put them. What a state means for the
 //! guest is decided by what the driver says, and never by what it was told.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
@@ -24,11 +24,12 @@ const SET_STATE: u32 = uapi::FEATURE_SET | uapi::FEATURE_MIG_DEVICE_STATE;
 /// What a driver does, and what it was asked.
 #[derive(Default)]
 struct Habit {
-    /// It says that it is in this state, until it is reset.
+    /// It says that it is in this state until it is reset.
     says: Option<State>,
-    /// A change is answered with this errno and not made; it says then that it is in this state.
+    /// A change is answered with this errno and not made; the device then says that it is in this
+    /// state.
     refuses: Option<(i32, State)>,
-    /// Resets leave it in this state, and what it refuses it goes on to refuse.
+    /// Resets leave it in this state, and it goes on refusing what it refuses.
     stays: Option<State>,
     /// States that were asked for, and resets, as numbers; a reset is `RESET`.
     asked: Vec<u32>,
@@ -150,7 +151,7 @@ fn a_device_that_is_not_in_resuming_any_more_is_not_committed() {
 
 #[test]
 fn a_device_that_is_found_in_resuming_is_left_by_a_reset_only() {
-    // Each change of a save that is walked back where it fails.
+    // Each change of a save that is undone if it fails.
     for (step, wanted) in [State::PreCopy, State::PreCopyP2p, State::StopCopy].iter().enumerate() {
         let (source, habit) = odd(1);
         let refuse = || {
@@ -171,7 +172,7 @@ fn a_device_that_is_found_in_resuming_is_left_by_a_reset_only() {
             if step == 1 { save.quiesce() } else { save.stop() }.unwrap_err()
         };
         assert_eq!(error.failure().unwrap().outcome, Outcome::Reset, "{wanted}: {error}");
-        // A device in RESUMING has taken what nobody knows: no change leads out of it.
+        // Nobody knows what a device in RESUMING has accepted, so no change leads out of it.
         assert_eq!(habit.lock().unwrap().asked, [wanted.raw(), RESET], "{wanted}");
         drop(save);
         assert_eq!(source.sim.state(), vfiomig_sim::State::RUNNING);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! QEMU's format: exactly its bytes on the way out; on the way in nothing that it does not allow,
+//! QEMU's format: exactly its bytes on the way out; on the way in, nothing that it does not allow,
 //! and none of the ways in which its own reader can be brought down.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
@@ -20,7 +20,7 @@ use vfiomig::stream::{DecodeLimits, Format};
 use vfiomig::transport::{DataFd, DeviceInfo, Direction, OpsTransport, PrecopyInfo, Transport};
 use vfiomig_sim::{Effect, Op, Sim, SimOptions, State, quirk};
 
-// The tags as docs/qemu-format.md has them, on purpose not the library's constants.
+// The tags as docs/qemu-format.md has them, deliberately not the library's constants.
 const EOS: [u8; 8] = [0xff, 0xff, 0xff, 0xff, 0xef, 0x10, 0x00, 0x01];
 const CONFIG: [u8; 8] = [0xff, 0xff, 0xff, 0xff, 0xef, 0x10, 0x00, 0x02];
 const SETUP: [u8; 8] = [0xff, 0xff, 0xff, 0xff, 0xef, 0x10, 0x00, 0x03];
@@ -132,7 +132,7 @@ fn config_packet(idx: u32) -> Vec<u8> {
     raw_packet(0, idx, 1, &[&CONFIG, BLOB, &EOS].concat())
 }
 
-/// Driver bytes of a small device without pre-copy: what the stopped device gives.
+/// Driver bytes of a small device without pre-copy: what the stopped device returns.
 fn driver_bytes(side: &Side) -> Vec<u8> {
     let mut options = saving(Format::Qemu);
     options.no_pre_copy = true;
@@ -218,7 +218,7 @@ fn the_mark_of_initial_data_comes_once_per_generation_and_only_for_switchover_ac
             ends.push(bytes[bytes.len() - 8..].to_vec());
             sent.push(save.pending().unwrap().initial_sent);
         }
-        // Behind the data that completes it; the guest's device begins anew in the fourth round.
+        // After the data that completes it; the guest's device starts again in the fourth round.
         let wanted: &[usize] = if !ack {
             &[]
         } else if once {
@@ -374,7 +374,7 @@ fn a_reset_before_anything_was_sent_needs_no_saying() {
             source.device.was_reset().unwrap();
         }
         if quiesced {
-            // Its guest was stopped and has not done it: the VMM must have wanted it.
+            // Its guest was stopped, so it was not the guest: the VMM must have wanted it.
             source.device.accept_reset().unwrap();
         }
         save.stop().unwrap();
@@ -472,7 +472,7 @@ fn there_is_never_room_for_a_byte_of_somebody_elses() {
     let saved = save_all(&source, saving(Format::Qemu), 4096);
     let target = side(small(2));
     let mut load = target.device.load(loading(Format::Qemu)).unwrap();
-    // A section at a time, with what follows it out of reach.
+    // One section at a time, with what follows it out of reach.
     for section in saved.rounds.iter().chain([&saved.data.concat()]) {
         let mut at = 0;
         let mut ended = false;
@@ -776,7 +776,8 @@ fn many_threads_bring_packets_and_the_queue_stays_within_its_quota() {
             });
         }
         begin.wait();
-        // Let the queue fill before anything is taken out of it. Where it does not, the threads give up.
+        // Let the queue fill before anything is taken out of it. If it does not, the threads give
+        // up.
         while worst.load(Ordering::Relaxed) < 15_000 && load.failure().is_none() {
             worst.fetch_max(load.stats().queued_bytes as u32, Ordering::Relaxed);
             std::thread::yield_now();
@@ -856,7 +857,7 @@ fn packets_that_cannot_be_are_refused_at_once() {
                 }
                 let error = refused.unwrap_err();
                 check_refused(&target, &error, code);
-                // The thread that waits is told the same, and so is whoever comes later.
+                // The thread that waits is told the same, and so is anyone who comes later.
                 if let Some(runner) = runner {
                     assert_eq!(runner.join().unwrap().unwrap_err().code(), code, "{what}");
                 }
@@ -977,7 +978,8 @@ fn the_main_channels_last_sections_may_come_after_the_commit_and_carry_nothing()
         assert_eq!(source.sim.digest(), target.sim.digest());
         check_clean(&target);
     }
-    // The device is not the load's any more: what is done with it meanwhile does not matter.
+    // The device no longer belongs to the load, so what is done with it in the meantime does not
+    // matter.
     let target = side(stopped_only(2));
     let (mut load, packets) = packet_load(&target, loading(Format::QemuPackets));
     all.iter().for_each(|bytes| packets.submit(bytes).unwrap());
@@ -1030,7 +1032,7 @@ fn the_packets_are_loaded_once_and_by_one_thread() {
     std::thread::scope(|scope| {
         let runner = scope.spawn(|| packets.run());
         packets.submit(&all[0]).unwrap();
-        // Only who loads the packets writes them.
+        // Only the thread that loads the packets writes them.
         while target.sim.bytes_written() == 0 {
             std::thread::yield_now();
         }
@@ -1251,7 +1253,7 @@ fn a_slow_driver_is_waited_for_as_long_as_it_takes_anything() {
     let (mut load, packets) = packet_load(&target, options);
     std::thread::scope(|scope| {
         let runner = scope.spawn(|| packets.run());
-        // The last waits for longer than the timeout, on each of the others.
+        // The last one waits for longer than the timeout, for each of the others.
         for bytes in &all {
             packets.submit(bytes).unwrap();
         }

@@ -89,7 +89,7 @@ fn numbers_of_a_hostile_stream_cost_nothing() {
     let bytes = packet(0, 0, &vec![0; (4 << 20) + 1]);
     let long = of_packets(|packets| assert!(packets.submit(&bytes).is_err()));
     assert!(long < LITTLE, "{long}");
-    // Many packets of a byte cost what they are taken to cost, and end at the quota.
+    // Many packets of one byte cost what they are taken to cost, and end at the quota.
     let all: Vec<_> = (1..100_000).map(|idx| packet(idx, 0, b"x")).collect();
     let mut taken = 0;
     let many = of_packets(|packets| {

@@ -17,7 +17,7 @@ use vfiomig::session::{Ending, SaveOptions};
 use vfiomig::stream::DecodeLimits;
 use vfiomig_sim::{Effect, Op, Sim, SimOptions, State, quirk};
 
-/// How the library hears of a reset.
+/// How the library learns of a reset.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Told {
     /// Not at all.
@@ -66,7 +66,7 @@ fn check_kept(source: &Side, target: &Side, mut done: Done, context: &str) {
     if let Some(save) = &mut done.save {
         let lost = save.finish(Ending::Keep).is_err();
         assert_eq!(source.sim.state(), State::RUNNING, "{context}");
-        // What a stopped guest had in its device is gone: it is not run until the VMM says so.
+        // A stopped guest's state in its device is gone: it is not run until the VMM says so.
         if lost {
             check_lost(source, context);
         }
@@ -143,7 +143,7 @@ fn a_source_that_is_reset_before_any_call_starts_again_or_fails_cleanly() {
                     Err((at, error)) => {
                         failed.push(call);
                         assert_eq!(*at, At::Source, "{context}");
-                        // Found out by the read that fails, or remembered when somebody else did.
+                        // Noticed by the read that fails, or remembered if someone else noticed.
                         let by_a_read = told == Told::Never && call == Call::NextStopped;
                         let code = if by_a_read { Code::NoDev } else { Code::Io };
                         assert_eq!(error.code(), code, "{context}: {error}");
@@ -159,8 +159,8 @@ fn a_source_that_is_reset_before_any_call_starts_again_or_fails_cleanly() {
             }
             assert!(completed > 5, "flags {migration_flags}, {told:?}: {completed}");
             // A device that lost its state after the guest's CPUs were stopped (they are when it is
-            // quiesced) cannot be saved: what it holds now is not the guest's. Unless the VMM wanted it
-            // reset, or where nothing tells: from RUNNING to RUNNING.
+            // quiesced) cannot be saved: what it holds now is not the guest's. Except if the VMM
+            // wanted it reset, or if nothing gives it away: from RUNNING to RUNNING.
             let invisible = migration_flags == 1 && told != Told::WasReset;
             let lost = |call: &Call| match call {
                 Call::NextStopped => told != Told::Itself,
@@ -240,8 +240,8 @@ fn a_target_that_is_reset_fails_its_load_and_is_not_taken_for_a_migrated_one() {
                 let Some(call) = struck.get() else { break };
                 let context = format!("flags {migration_flags}, {told:?} before {call:?}");
                 match (&done.result, call) {
-                    // Before the load begins nothing is lost, and after the commit it is not the
-                    // load's business any more.
+                    // Before the load begins nothing is lost, and after the commit it no longer
+                    // concerns the load.
                     (Ok(()), Call::Begin | Call::Finish) => {}
                     (Err((At::Target, error)), _) => {
                         assert_eq!(error.code(), Code::NoDev, "{context}: {error}");
@@ -272,11 +272,11 @@ fn a_target_that_is_reset_before_any_operation_is_never_taken_for_a_migrated_one
                 Ok(()) if !struck || target.sim.digest() == source.sim.digest() => {
                     assert_eq!(target.sim.state(), State::STOP);
                 }
-                // The one moment that nobody can see: between the last look and the change.
+                // The one moment that nobody can see: between the last check and the change.
                 Ok(()) => assert_eq!(nth, last - 1, "{context}"),
                 Err((at, error)) => {
                     assert_eq!(*at, At::Target, "{context}");
-                    // In the middle of a change, the change has failed; else the load is dead.
+                    // In the middle of a change, the change has failed; otherwise the load is dead.
                     let code = error.code();
                     assert!(matches!(code, Code::NoDev | Code::Io), "{context}: {error}");
                     target.sim.clear_faults();
@@ -337,8 +337,8 @@ fn blobs_are_void_after_a_restart_and_the_acknowledgement_counts_anew() {
         assert_eq!(*generations.borrow(), [1, 1, 2, 2]);
         let blobs = blobs.lock().unwrap();
         let kinds: Vec<u32> = blobs.iter().map(|(kind, _)| *kind).collect();
-        // The second one waits when the device is reset. Where that is known, it is not sent; else
-        // it goes before the restart that makes it void.
+        // The second one is waiting when the device is reset. If that is known, it is not sent;
+        // otherwise it goes before the restart that makes it void.
         let expected: &[u32] = if told == Told::Never { &[1, 2, 3, 4] } else { &[1, 3, 4] };
         assert_eq!(kinds, expected, "{told:?}");
         assert!(blobs.iter().all(|(kind, bytes)| *bytes == [*kind as u8; 10]));

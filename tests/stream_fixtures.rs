@@ -2,8 +2,8 @@
 //! The native stream against an independent implementation of docs/stream-format.md.
 //!
 //! `scripts/make-fixtures.py` knows the document and not this library. Its streams are read here,
-//! whole and in pieces, and must lead to the items and errors that its manifest states; those that
-//! a writer of this library could have made are made again, byte for byte; and streams that are
+//! whole and in pieces, and must lead to the items and errors that its manifest states. Those that
+//! a writer of this library could have made are made again, byte for byte, and streams that are
 //! written here are read by its reader.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -252,8 +252,8 @@ fn fixtures() -> Vec<Fixture> {
     manifest.get("fixtures").unwrap().list().iter().map(fixture).collect()
 }
 
-/// Reads a stream that comes in these pieces: what was handed on, and `END`, an error's name, or
-/// `ENODATA` where the end never came.
+/// Reads a stream that comes in these pieces: what was passed on, and `END`, an error's name, or
+/// `ENODATA` if the end never came.
 fn read<'a>(limits: DecodeLimits, pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Owned>, String) {
     let mut decoder = Decoder::new(limits);
     let mut items = Vec::new();
@@ -422,8 +422,8 @@ fn the_librarys_writer_makes_the_same_bytes_as_the_document() {
     assert!(made >= 10, "{made} fixtures only");
 }
 
-/// Two streams of the same shape whose payloads differ must not be able to lend each other an
-/// END frame: the digest depends on what the frames carry, not on their number.
+/// Two streams of the same shape whose payloads differ must not be able to lend each other an END
+/// frame: the digest depends on what the frames carry, not on their number.
 #[test]
 fn the_digest_depends_on_every_payload() {
     let items = |last: &[u8]| {
@@ -452,7 +452,7 @@ fn the_number_of_frames_without_data_is_limited() {
     assert_eq!((found.len(), result.as_str()), (65_536, "EMSGSIZE"));
 }
 
-/// Runs the script, where there is a Python; says so where there is none.
+/// Runs the script, if there is a Python; says so if there is none.
 fn script(args: &[&std::ffi::OsStr]) -> Option<Output> {
     let out =
         Command::new("python3").arg(root().join("scripts/make-fixtures.py")).args(args).output();

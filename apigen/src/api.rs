@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The table (`src/capi/api.toml`), joined with the source's declarations, and checked.
+//! The table (`src/capi/api.toml`), combined with the source's declarations, and checked.
 //!
-//! Everything that is made rests on this: where the table and the source disagree, or the table
-//! with itself, nothing is made.
+//! Everything that is made rests on this: if the table and the source disagree, or the table
+//! contradicts itself, nothing is made.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -47,7 +47,7 @@ pub struct Group {
     pub members: std::ops::Range<usize>,
 }
 
-/// A version that brought something.
+/// A version that introduced something.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Since(pub u32, pub u32);
 
@@ -60,13 +60,13 @@ impl fmt::Display for Since {
 pub struct Function {
     pub name: String,
     pub since: Since,
-    /// The object whose guard is passed.
+    /// The object whose guard it passes.
     pub handle: Option<String>,
     /// States in which it is allowed; empty for functions without a guard.
     pub states: Vec<String>,
     pub wrong_state: String,
     pub concurrent: bool,
-    /// Whether it passes by the sessions on its device.
+    /// Whether it bypasses the sessions on its device.
     pub no_wait: bool,
     pub must_check: bool,
     pub args: Vec<Arg>,
@@ -163,7 +163,7 @@ struct RawFunction {
 }
 
 impl Api {
-    /// Reads and checks; what is wrong comes back as a list.
+    /// Reads and checks; returns what is wrong as a list.
     pub fn read(root: &Path) -> Result<Api, Vec<String>> {
         let one = |problem: String| vec![problem];
         let file = |path: &str| {
@@ -182,7 +182,7 @@ impl Api {
         Api::new(&source, decls, env!("CARGO_PKG_VERSION"))
     }
 
-    /// Joins the table with the declarations.
+    /// Combines the table with the declarations.
     pub fn new(source: &Source, decls: Declarations, version: &str) -> Result<Api, Vec<String>> {
         let raw: RawApi =
             toml::from_str(&source.table).map_err(|e| vec![format!("api.toml: {e}")])?;
@@ -261,7 +261,7 @@ impl Api {
         self.codes.iter().find(|code| code.errno == errno).map_or("", |code| &code.variant)
     }
 
-    /// Versions that brought functions, oldest first.
+    /// Versions that introduced functions, oldest first.
     pub fn versions(&self) -> Vec<Since> {
         let mut versions: Vec<Since> = self.functions.iter().map(|f| f.since).collect();
         versions.sort_unstable();
@@ -275,7 +275,7 @@ pub struct Source {
     pub table: String,
     /// `src/error.rs`
     pub codes: String,
-    /// The files with constants, one behind the other.
+    /// The files with constants, one after another.
     pub constants: String,
     /// Names of all functions that the source exports.
     pub exported: Vec<String>,
@@ -677,7 +677,7 @@ pub fn exported_by(source: &str) -> Vec<String> {
     for rest in source.split("#[unsafe(no_mangle)]").skip(1) {
         let function = rest.split_once("extern \"C\" fn ").map(|(_, rest)| rest);
         let name = function.and_then(|rest| rest.split(['(', '<']).next());
-        // A static, or something unheard of, is none of the table's functions.
+        // A static, or something unknown, is not one of the table's functions.
         names.push(name.unwrap_or("(not a function)").trim().to_owned());
     }
     names

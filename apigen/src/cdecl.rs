@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The C declarations that cbindgen finds in the Rust source, taken apart.
+//! The C declarations that cbindgen finds in the Rust source, parsed.
 //!
-//! cbindgen knows how Rust's types look in C; what the header looks like is [`crate::header`]'s
-//! business. So cbindgen is asked for one declaration per line, and only its output is read here.
+//! cbindgen knows how Rust's types look in C; how the header looks is up to [`crate::header`]. So
+//! cbindgen is asked for one declaration per line, and only its output is read here.
 
 use std::path::Path;
 
@@ -111,7 +111,7 @@ pub struct Declarations {
     pub functions: Vec<Prototype>,
     /// Names of structures and callbacks in an order in which each follows what it needs.
     pub order: Vec<String>,
-    /// The header's head comment, and what stands behind the includes.
+    /// The header's first comment, and what follows the includes.
     pub head: String,
     pub macros: String,
 }
@@ -186,7 +186,8 @@ fn parse(text: &str) -> Result<Declarations, String> {
     Ok(out)
 }
 
-/// A comment's lines. Markup of Rust's documentation and what is not ASCII have no place in C.
+/// A comment's lines. C has no use for the markup of Rust's documentation, or for anything but
+/// ASCII.
 fn comment<'a>(lines: &mut impl Iterator<Item = &'a str>) -> Vec<String> {
     let lines = lines.take_while(|line| *line != "*/");
     lines.map(|line| line.replace('`', "").replace('…', "...")).collect()

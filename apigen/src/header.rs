@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `include/vfiomig.h`: the declarations in the order in which a person reads them.
 //!
-//! The prose is that of the Rust source; what the table knows stands behind it.
+//! The prose is that of the Rust source; what the table knows follows it.
 
 use std::fmt::Write;
 
@@ -11,7 +11,7 @@ use crate::text::{fill, hang, paragraphs};
 
 const WIDTH: usize = 100;
 
-/// Members whose declarations are no longer than this have their comments beside them.
+/// Members whose declarations are no longer than this have their comments next to them.
 const BESIDE: usize = 40;
 
 pub fn make(api: &Api) -> String {
@@ -93,7 +93,7 @@ fn comment(lines: &[String], indent: usize) -> String {
     }
 }
 
-/// Constants with their comments beside them.
+/// Constants with their comments next to them.
 fn constants(members: &[Constant]) -> String {
     let longest = |f: fn(&Constant) -> usize| members.iter().map(f).max().unwrap_or(0);
     let name = longest(|c| c.name.len());
@@ -103,7 +103,7 @@ fn constants(members: &[Constant]) -> String {
     members.iter().map(|c| beside(&define(c), &c.doc)).collect()
 }
 
-/// A declaration and its comment beside it, on as many lines as that needs.
+/// A declaration and its comment next to it, on as many lines as needed.
 fn beside(head: &str, doc: &[String]) -> String {
     let text = doc.join(" ");
     let mut words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
@@ -153,14 +153,14 @@ fn prototype(function: &Function) -> String {
     declaration(&format!("{}(", proto.head()), &proto.list().join(", "), tail)
 }
 
-/// A declaration with as many parameters on each line as go there.
+/// A declaration with as many parameters on each line as fit.
 pub fn declaration(head: &str, params: &str, tail: &str) -> String {
     declaration_in(head, params, tail, WIDTH)
 }
 
 pub fn declaration_in(head: &str, params: &str, tail: &str, width: usize) -> String {
     let all = format!("{params}){tail};");
-    // Parameters are not torn apart: their blanks are no places to break.
+    // Parameters are not torn apart: their blanks are not places to break.
     let words: Vec<String> = all.split(", ").map(|p| p.replace(' ', "\u{a0}")).collect();
     let last = words.len().saturating_sub(1);
     let comma = |(i, word): (usize, &String)| {

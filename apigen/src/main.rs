@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Makes what is derived from the C ABI's table (`src/capi/api.toml`) and its source: entry
-//! guards, header, export map, man pages, misuse tests.
+//! Makes what is derived from the C ABI's table (`src/capi/api.toml`) and its source: entry guards,
+//! header, export map, man pages, misuse tests.
 //!
-//! `cargo run -p apigen` writes them, `cargo run -p apigen -- --check` names each one that differs
-//! from what is committed and fails; `cargo test -p apigen` does the same. Where the table and the
-//! source disagree nothing is made, and everything that is wrong is listed.
+//! `cargo run -p apigen` writes them. `cargo run -p apigen -- --check` names each one that differs
+//! from what is committed, and fails; `cargo test -p apigen` does the same. If the table and the
+//! source disagree, nothing is made, and everything that is wrong is listed.
 
 mod api;
 mod cdecl;
@@ -23,7 +23,7 @@ use api::Api;
 /// A file to be made: its path below the project's directory, and its contents.
 type Output = (PathBuf, String);
 
-/// Directories in which every file is made here: others are left-overs.
+/// Directories in which every file is made here; others are leftovers.
 const OWNED: &[&str] = &["docs/man/man3", "docs/man/man7"];
 
 fn outputs(root: &Path) -> Result<Vec<Output>, Vec<String>> {
@@ -42,7 +42,7 @@ fn outputs(root: &Path) -> Result<Vec<Output>, Vec<String>> {
     Ok(files)
 }
 
-/// Files in the owned directories that are not made any more.
+/// Files in these directories that are no longer made.
 fn left_over(root: &Path, files: &[Output]) -> Vec<PathBuf> {
     let entries = OWNED.iter().flat_map(|dir| {
         let list = std::fs::read_dir(root.join(dir)).into_iter().flatten().flatten();
@@ -116,7 +116,7 @@ fn main() -> ExitCode {
                 eprintln!("apigen: {problem}");
             }
             if arguments.iter().any(|a| a == "--check") {
-                eprintln!("apigen: `cargo run -p apigen` makes the files anew");
+                eprintln!("apigen: `cargo run -p apigen` makes the files again");
             }
             ExitCode::FAILURE
         }

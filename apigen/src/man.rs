@@ -213,7 +213,7 @@ fn structure(api: &Api, found: &Struct) -> String {
     out
 }
 
-/// C as it stands.
+/// C as it is.
 fn example(text: &str) -> String {
     let lines: String = text.lines().map(|line| code_line(line) + "\n").collect();
     format!(".in +4n\n.EX\n{lines}.EE\n.in\n")
@@ -262,7 +262,7 @@ fn markup(api: &Api, function: Option<&Function>, word: &str) -> String {
     let end = rest.find(|c| !is_name(c)).unwrap_or(rest.len());
     let (name, after) = rest.split_at(end);
     let plain = |text: &str| text.replace('\\', "\\e");
-    // A word that is put together of several, as READ/WRITE or a->b, has its parts marked.
+    // A word made up of several, such as READ/WRITE or a->b, has its parts marked.
     let after_marked = |after: &str| match after.find(is_name) {
         Some(at) => {
             let (punctuation, more) = after.split_at(at);
@@ -357,7 +357,7 @@ fn concurrent(api: &Api) -> String {
 fn constants(api: &Api) -> String {
     let mut out = String::new();
     for group in &api.groups {
-        // What stands behind the first sentence is no part of a heading.
+        // What follows the first sentence is not part of a heading.
         let title = group.title.split(". ").next().unwrap_or_default();
         let _ = writeln!(out, ".SS {}", title.trim_end_matches('.'));
         for constant in api.decls.constants.get(group.members.clone()).unwrap_or_default() {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `src/libvfiomig.map`: the export map, a node per version that brought functions.
+//! `src/libvfiomig.map`: the export map, a node per version that introduced functions.
 
 use std::fmt::Write;
 

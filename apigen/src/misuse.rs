@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `c-tests/misuse.gen.h`: the table for `c-tests/misuse.c`, a row per function and a way to call
+//! `c-tests/misuse.gen.h`: the table for `c-tests/misuse.c`: a row per function, and a way to call
 //! each with arguments of any kind.
 
 use std::fmt::Write;

@@ -4,7 +4,7 @@
 #include <sys/types.h>
 #include <vfiomig.h>
 
-/* What the VMM brings. */
+/* What the VMM provides. */
 int send_all(int sock, const void *data, size_t len);
 ssize_t receive(int sock, void *data, size_t len);
 int switchover_wanted(struct vfiomig_save *save);

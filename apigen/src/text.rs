@@ -16,7 +16,7 @@ pub fn fill<'a>(words: impl IntoIterator<Item = &'a str>, width: usize) -> Vec<S
     lines
 }
 
-/// As [`fill`], with the first line behind `head` and the others below its end.
+/// Like [`fill`], with the first line after `head` and the others indented to its end.
 pub fn hang<'a>(head: &str, words: impl IntoIterator<Item = &'a str>, width: usize) -> Vec<String> {
     let indent = head.chars().count();
     let lines = fill(words, width.saturating_sub(indent));
@@ -27,7 +27,7 @@ pub fn hang<'a>(head: &str, words: impl IntoIterator<Item = &'a str>, width: usi
     lines.into_iter().enumerate().map(with).collect()
 }
 
-/// A doc comment's lines as paragraphs of one line each.
+/// A doc comment's lines as paragraphs, one line each.
 pub fn paragraphs(lines: &[String]) -> Vec<String> {
     lines
         .split(|line| line.trim().is_empty())

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * dirty-sync-lab: reading the dirty pages of all memory from a device's log, in a machine of the
- * lab, per GiB that is mapped. The baseline is what must be done at least: a bitmap of each mapping
- * that is zeroed and reported into, by one ioctl for each.
+ * lab, per GiB that is mapped. The baseline is the least that must be done: a bitmap for each
+ * mapping that is zeroed and reported into, by one ioctl each.
  *
- * Both sides read as many pages, written anew before each reading, and must find all of them.
- * Under emulation a loop over words costs far more than memset() does: where nothing is dirty the
- * library's look at each word is all there is.
+ * Both sides read the same number of pages, written again before each reading, and must find all of
+ * them. Under emulation a loop over words costs far more than memset() does: if nothing is dirty,
+ * the library's look at each word is all there is.
  */
 #include "kmod.h"
 
@@ -15,7 +15,7 @@
 #define PAGE 4096ull
 #define MIB (1ull << 20)
 #define GIB (1ull << 30)
-/* The machine's clock is coarse, and its time uneven. */
+/* The machine's clock is coarse, and its time is uneven. */
 #define RUNS 9
 
 struct variant {
@@ -102,7 +102,7 @@ static void measure(void)
 	memset(bitmap, 1, words * 8);
 	memset(bitmap, 0, words * 8);
 	for (int i = -1; i < RUNS; i++) {
-		/* Once for nothing. In turns, as what comes second finds warmer caches. */
+		/* Once for nothing. Alternately, because the second one finds warmer caches. */
 		for (int which = 0; which < 2; which++) {
 			uint64_t want = mark(variant, (unsigned)(i + 1) * 2 + (unsigned)which), before = calls(run);
 			double began = bench_now(), took;

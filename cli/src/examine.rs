@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Everything there is to say about one device: facts from sysfs, answers of the opened device,
-//! and the findings that follow from them.
+//! Everything there is to say about one device: facts from sysfs, answers of the opened device, and
+//! the findings that follow from them.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -29,21 +29,21 @@ pub struct Answers {
     pub state: Option<State>,
 }
 
-/// All that was found out about a device.
+/// Everything that was found out about a device.
 #[derive(Clone, Debug)]
 pub struct Report {
     /// Which device.
     pub target: Target,
     /// VFIO drivers that fit, best first.
     pub variants: Vec<Variant>,
-    /// What it answered, where it could be opened.
+    /// What it answered, if it could be opened.
     pub answers: Option<Answers>,
     /// Findings, worst first.
     pub findings: Vec<Finding>,
 }
 
 impl Report {
-    /// Whether the device can be migrated; `None` where it could not be asked.
+    /// Whether the device can be migrated; `None` if it could not be asked.
     pub fn migratable(&self) -> Option<bool> {
         if self.findings.iter().any(|finding| finding.severity == Severity::Blocks) {
             return Some(false);
@@ -80,7 +80,7 @@ pub fn examine(root: &Root, kernel: &Kernel, target: Target) -> Report {
     if answers.is_some() {
         failures = failures.into_iter().map(Finding::demoted).collect();
     }
-    // Both ways often fail for one reason.
+    // Both ways often fail for the same reason.
     failures.dedup();
     findings.extend(failures);
     if let Some(device) = &target.device {
@@ -424,7 +424,7 @@ fn about_variant(
     if let Some(hint) = hint {
         finding = finding.todo(hint);
     }
-    // Where no VFIO driver is bound, the recipe is with that finding.
+    // If no VFIO driver is bound, that finding has the recipe.
     match bind_recipe(device, variants) {
         Some((_, commands)) if device.is_vfio() => finding.commands(commands),
         _ => finding,
@@ -479,7 +479,7 @@ fn about_open(root: &Root, way: &Way, error: &OpenError, device: Option<&SysDevi
         (Step::Node | Step::SetContainer | Step::GetDevice, libc::EBUSY)
         | (Step::Bind, libc::EBUSY | libc::EINVAL) => in_use(root, way, device),
         (Step::NotViable, _) | (Step::Bind | Step::SetContainer, libc::EPERM) => {
-            // When nobody of the host is in the group, it is another process with another device.
+            // If nothing of the host is in the group, it is another process with another device.
             let blocked = device
                 .and_then(|device| device.group.as_ref())
                 .is_some_and(|group| group.others.iter().any(|member| member.blocks));
@@ -557,7 +557,7 @@ fn users(root: &Root, nodes: &[PathBuf]) -> Vec<String> {
         .collect()
 }
 
-/// Who may open a node, by name where the names are known.
+/// Who may open a node, by name if the names are known.
 fn owner(root: &Root, node: &Path) -> String {
     let Ok(meta) = fs::metadata(root.at(node)) else { return String::new() };
     let user = name_of_id(&root.at("/etc/passwd"), meta.uid());

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Findings: what stands between a device and its migration, and what to do about it.
+//! Findings: what keeps a device from migrating, and what to do about it.
 //!
 //! The library's reasons say what the opened device answered; the codes here say what is wrong
-//! around it. Both kinds end in one list.
+//! around it. Both end up in one list.
 
 use vfiomig::device::{Reason, Severity as Weight};
 
@@ -13,7 +13,7 @@ pub enum Severity {
     Blocks,
     /// The device could not be asked, so nothing is known.
     Hides,
-    /// It can be migrated, not well.
+    /// It can be migrated, but not well.
     Limits,
     /// Good to know.
     Info,
@@ -127,7 +127,7 @@ impl Finding {
         self
     }
 
-    /// Another way led to the device: what went wrong on this one is good to know, no more.
+    /// Another way led to the device, so what went wrong with this one is only good to know.
     #[must_use]
     pub fn demoted(mut self) -> Finding {
         self.severity = Severity::Info;

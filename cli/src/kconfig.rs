@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The running kernel: its release, and the configuration where it can be read.
+//! The running kernel: its release, and its configuration if that can be read.
 
 use std::fs;
 use std::io::Read;
@@ -10,7 +10,7 @@ use flate2::read::GzDecoder;
 use crate::sysfs::{Root, attribute};
 use crate::variant::{Aliases, KNOWN};
 
-/// A configuration is a few hundred KiB; what unpacks to more is something else.
+/// A configuration is a few hundred KiB; anything that unpacks to more is something else.
 const MAX_CONFIG: u64 = 16 << 20;
 
 /// Options that decide over VFIO and migration, besides those of the drivers.
@@ -26,7 +26,7 @@ const OPTIONS: &[&str] = &[
     "CONFIG_IOMMUFD",
 ];
 
-/// What the kernel's configuration says of an option.
+/// What the kernel's configuration says about an option.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Setting {
     /// Built in.
@@ -55,7 +55,7 @@ pub struct Kernel {
     pub release: String,
     /// File that the configuration was read from.
     pub config: Option<PathBuf>,
-    /// The options that matter here; empty where there is no configuration to read.
+    /// The options that matter here; empty if there is no configuration to read.
     pub options: Vec<(&'static str, Setting)>,
     /// Aliases of VFIO drivers.
     pub aliases: Aliases,
@@ -80,7 +80,7 @@ impl Kernel {
         Kernel { release, config, options, aliases }
     }
 
-    /// What is known of an option; `None` where the configuration cannot be read.
+    /// What is known of an option; `None` if the configuration cannot be read.
     pub fn option(&self, name: &str) -> Option<Setting> {
         self.options.iter().find(|(option, _)| *option == name).map(|(_, setting)| *setting)
     }
@@ -165,7 +165,7 @@ mod tests {
         write("/proc/config.gz", &packed);
         check(&root, "/proc/config.gz");
 
-        // A damaged file is passed over.
+        // A damaged file is ignored.
         write("/proc/config.gz", &packed[..packed.len() / 2]);
         check(&root, "/boot/config-6.12.0-test");
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The `vfiomig` tool: questions about VFIO live migration, answered without a VMM.
+//! The `vfiomig` tool: asks VFIO devices about live migration, without a VMM.
 //!
 //! ```text
 //! main      arguments, exit status
@@ -59,7 +59,7 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(code) => code,
-        // Whoever read the output has had enough of it.
+        // Whoever was reading the output has had enough of it.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("vfiomig: {error}");

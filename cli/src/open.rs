@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Opening a VFIO device: by its own node and iommufd, or by its IOMMU group and a container.
 //!
-//! The one module of the tool with `unsafe` in it. It asks for nothing beyond an open device: no
-//! memory is mapped, nothing is attached to an address space of an iommufd, nothing is reset.
+//! The only module of the tool with `unsafe` in it. It asks for nothing beyond an open device: it
+//! maps no memory, attaches nothing to an iommufd's address space, and resets nothing.
 
 #![allow(unsafe_code)]
 
@@ -30,7 +30,8 @@ const VFIO_GROUP_SET_CONTAINER: u32 = vfio(4);
 const VFIO_GROUP_GET_DEVICE_FD: u32 = vfio(6);
 const VFIO_DEVICE_BIND_IOMMUFD: u32 = vfio(18);
 
-/// `argsz` of `VFIO_DEVICE_BIND_IOMMUFD` up to `out_devid`: what every kernel that has it knows.
+/// `argsz` of `VFIO_DEVICE_BIND_IOMMUFD` up to `out_devid`: every kernel that has the request knows
+/// that much.
 const BIND_IOMMUFD_SIZE: u32 = 16;
 
 /// Where containers come from.
@@ -74,7 +75,7 @@ impl Way {
     }
 }
 
-/// How far opening came.
+/// How far opening got.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step {
     /// Opening a node.

@@ -16,7 +16,7 @@ const INDENT: usize = 14;
 /// Lines are broken here.
 const WIDTH: usize = 96;
 
-/// One device as a JSON object. Members are only ever added, never renamed or given another
+/// One device as a JSON object. Members are only ever added, never renamed, and never change their
 /// meaning.
 pub fn to_json(root: &Root, kernel: &Kernel, report: &Report) -> Value {
     let device = report.target.device.as_ref();
@@ -158,7 +158,7 @@ impl Style {
     }
 }
 
-/// Text that comes from outside cannot drive the terminal.
+/// Text that comes from outside cannot control the terminal.
 struct Plain<'a>(&'a str);
 
 impl fmt::Display for Plain<'_> {
@@ -184,7 +184,7 @@ pub fn kernel_line(kernel: &Kernel) -> String {
     line
 }
 
-/// One device, for people.
+/// One device, for people to read.
 pub fn to_text(report: &Report, style: Style) -> String {
     let mut out = String::new();
     let title = Plain(&report.target.given).to_string();
@@ -214,7 +214,7 @@ pub fn to_text(report: &Report, style: Style) -> String {
             line(&mut out, "", &format!("→ {todo}"));
         }
         for command in &finding.commands {
-            // Never broken: to be copied.
+            // Never wrapped, so that it can be copied.
             let _ = writeln!(out, "{:INDENT$}  # {}", "", Plain(command));
         }
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `vfiomig probe`: what devices can do, and why they cannot migrate or not well.
+//! `vfiomig probe`: what devices can do, and why they cannot migrate, or not well.
 
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use crate::sysfs::{Root, Target, candidates, find, names};
 
 /// Every device can be migrated.
 const ALL_CAN: u8 = 0;
-/// At least one cannot, or could not be asked.
+/// At least one device cannot, or could not be asked.
 const ONE_CANNOT: u8 = 1;
 /// A device was not found, or there is none.
 const NOT_FOUND: u8 = 2;
@@ -46,7 +46,7 @@ pub fn command() -> Command {
                 .help("Print a JSON array with an object for each device"),
         )
         .arg(
-            // Looks at another tree, for tests.
+            // Probes another tree, for tests.
             Arg::new("sysroot")
                 .long("sysroot")
                 .value_name("DIR")
@@ -110,7 +110,7 @@ fn exit_code(report: &Report) -> u8 {
     if report.migratable() == Some(true) { ALL_CAN } else { ONE_CANNOT }
 }
 
-/// Says why there is nothing to probe; to standard error, as standard output may be JSON.
+/// Says why there is nothing to probe, on standard error because standard output may be JSON.
 fn nothing_there(root: &Root, kernel: &Kernel) {
     eprintln!("vfiomig: no device here has to do with VFIO, SR-IOV or mediated devices");
     eprint!("  {}", output::kernel_line(kernel));

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What sysfs says of a device, without opening it.
+//! What sysfs says about a device, without opening it.
 //!
-//! Every path is looked up below a [`Root`], so that tests can bring a tree of their own. Nothing
-//! here is judged: this module collects facts, `probe` draws conclusions.
+//! Every path is looked up below a [`Root`], so that tests can provide a tree of their own. Nothing
+//! is judged here: this module collects facts, and `probe` draws conclusions.
 
 use std::fs;
 use std::io;
@@ -41,7 +41,7 @@ pub fn link_name(path: &Path) -> Option<String> {
     target.file_name().map(|name| name.to_string_lossy().into_owned())
 }
 
-/// First line of an attribute, without blanks around it.
+/// First line of an attribute, trimmed.
 pub fn attribute(path: &Path) -> Option<String> {
     let text = fs::read(path).ok()?;
     let text = String::from_utf8_lossy(&text);
@@ -58,7 +58,7 @@ fn number<T: TryFrom<u64>>(path: &Path) -> Option<T> {
     T::try_from(value).ok()
 }
 
-/// Names in a directory, sorted; none where it cannot be read.
+/// Names in a directory, sorted; empty if it cannot be read.
 pub fn names(path: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(path) else { return Vec::new() };
     let mut names: Vec<String> =
@@ -169,7 +169,7 @@ pub struct SysDevice {
     pub bus: String,
     /// Driver bound to it.
     pub driver: Option<String>,
-    /// Driver that is to be bound, whatever the IDs say.
+    /// The driver that is to be bound, whatever the IDs say.
     pub driver_override: Option<String>,
     /// What drivers' aliases are matched against.
     pub modalias: Option<String>,
@@ -181,7 +181,7 @@ pub struct SysDevice {
     pub mdev: Option<Mdev>,
     /// IOMMU group.
     pub group: Option<IommuGroup>,
-    /// VFIO device, where the kernel shows it (6.1 and newer).
+    /// The VFIO device, if the kernel shows it (6.1 and newer).
     pub vfio_dev: Option<VfioDev>,
     /// Types of mediated devices that can be made here, with how many are left.
     pub mdev_types: Vec<(String, Option<u32>)>,
@@ -265,7 +265,7 @@ fn read_sriov(path: &Path) -> Option<Sriov> {
 fn read_vfio_dev(path: &Path) -> Option<VfioDev> {
     let directory = path.join("vfio-dev");
     let name = names(&directory).into_iter().next()?;
-    // Without CONFIG_VFIO_DEVICE_CDEV the directory is there, its number is not.
+    // Without CONFIG_VFIO_DEVICE_CDEV the directory exists, but not its number.
     let has_cdev = directory.join(&name).join("dev").exists();
     Some(VfioDev { name, has_cdev })
 }
@@ -288,7 +288,7 @@ fn read_group(path: &Path, name: &str, bus: &str) -> Option<IommuGroup> {
     Some(IommuGroup { id, noiommu, others })
 }
 
-/// Drivers that leave DMA of their device to others: a group with one of them can still be used.
+/// Drivers that leave their device's DMA to others: a group with one of them can still be used.
 fn shares_group(driver: &str) -> bool {
     is_vfio_driver(driver) || matches!(driver, "pci-stub" | "pcieport" | "shpchp")
 }
@@ -304,7 +304,7 @@ pub struct Target {
     pub given: String,
     /// The device; `None` for a node that sysfs does not know.
     pub device: Option<SysDevice>,
-    /// The node in `/dev/vfio/devices`, where that was given.
+    /// The node in `/dev/vfio/devices`, if that was given.
     pub node: Option<PathBuf>,
 }
 
@@ -411,7 +411,7 @@ fn find_node(
         .and_then(|directory| SysDevice::read(&directory).ok());
     match (device, meta) {
         (None, Err(error)) => Err(fail(error.to_string())),
-        // Opening and asking what is not VFIO's could have effects.
+        // Opening and asking what does not belong to VFIO could have effects.
         (None, Ok(_)) if !called.starts_with("/dev/vfio") => {
             Err(fail("not the node of a VFIO device".into()))
         }
@@ -419,7 +419,7 @@ fn find_node(
     }
 }
 
-/// The full form of a PCI address, where the text is one.
+/// The full form of a PCI address, if the text is one.
 pub fn pci_address(text: &str) -> Option<String> {
     let hex = |part: &str, len: usize| {
         (part.len() == len && part.bytes().all(|b| b.is_ascii_hexdigit()))
@@ -449,7 +449,7 @@ pub fn is_uuid(text: &str) -> bool {
         })
 }
 
-/// Everything that has to do with migration: devices that a VFIO driver has, mediated devices and
+/// Everything that has to do with migration: devices bound to a VFIO driver, mediated devices and
 /// their parents, virtual functions, and physical functions.
 pub fn candidates(root: &Root) -> Vec<Target> {
     let mut paths = Vec::new();
@@ -457,7 +457,7 @@ pub fn candidates(root: &Root) -> Vec<Target> {
         let directory = root.at(class);
         paths.extend(names(&directory).iter().map(|name| directory.join(name)));
     }
-    // What is neither PCI nor mediated shows as a VFIO device only.
+    // What is neither PCI nor mediated shows up only as a VFIO device.
     let vfio_devs = root.at("/sys/class/vfio-dev");
     paths.extend(names(&vfio_devs).iter().map(|name| vfio_devs.join(name).join("device")));
 

@@ -2,8 +2,8 @@
 //! Which VFIO driver fits a PCI device.
 //!
 //! Vendors' VFIO drivers register aliases of the form `vfio_pci:v000015B3d0000101E…`, so the
-//! running kernel's `modules.alias` is the general answer, for drivers that are yet to be written
-//! too. The table stands in where the kernel has no such module: it then tells what is missing.
+//! running kernel's `modules.alias` is the general answer, even for drivers that have yet to be
+//! written. The table helps if the kernel has no such module: it then says what is missing.
 
 use std::fs;
 
@@ -12,7 +12,7 @@ use crate::sysfs::{PciIds, Root, Sriov, SysDevice, names};
 /// The driver that takes any PCI device, and migrates none.
 pub const GENERIC: &str = "vfio-pci";
 
-/// A vendor's VFIO driver as this program knows it.
+/// A vendor's VFIO driver, as this program knows it.
 #[derive(Debug)]
 pub struct Known {
     /// Module.
@@ -139,11 +139,11 @@ pub const KNOWN: &[Known] = &[
 pub struct Variant {
     /// Module.
     pub module: String,
-    /// Driver; most are called as their module, not all.
+    /// The driver; most are called like their module, but not all.
     pub driver: String,
     /// The running kernel has it.
     pub installed: bool,
-    /// Whether it implements migration, where this program knows the driver.
+    /// Whether it implements migration, if this program knows the driver.
     pub migrates: Option<bool>,
 }
 
@@ -217,7 +217,7 @@ fn parse_aliases(text: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Entries `MODULE.alias=PATTERN`, each with a NUL behind it.
+/// Entries `MODULE.alias=PATTERN`, each followed by a NUL.
 fn parse_modinfo(text: &str) -> Vec<(String, String)> {
     text.split('\0')
         .filter_map(|entry| entry.split_once(".alias="))
@@ -235,7 +235,7 @@ fn normal(module: &str) -> String {
 fn matches(pattern: &str, text: &str) -> bool {
     let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
     let (mut p, mut t) = (0, 0);
-    // Where to go on after a mismatch: behind the last star, one character further in the text.
+    // Where to go on after a mismatch: after the last star, one character further in the text.
     let mut back: Option<(usize, usize)> = None;
     while t < text.len() {
         if pattern.get(p) == Some(&b'*') {
@@ -310,7 +310,7 @@ pub fn fitting(root: &Root, device: &SysDevice, aliases: &Aliases) -> Vec<Varian
     found
 }
 
-/// The driver in a module: as the kernel says where it is loaded.
+/// The driver in a module: as the kernel calls it if it is loaded.
 fn driver_of(root: &Root, module: &str) -> String {
     let loaded = names(&root.at("/sys/module").join(module).join("drivers"));
     let driver = loaded.iter().find_map(|name| name.strip_prefix("pci:"));

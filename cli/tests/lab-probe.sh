@@ -31,7 +31,7 @@ probe() {
 	[ $got -eq "$want" ] || why="exit status $got, not $want: $(head -n 1 "$err")"
 }
 
-# Each of these notes the first thing that is wrong.
+# Each of these records the first thing that is wrong.
 has() {
 	grep -qF -- "$1" "$out" || why=${why:-"the output lacks '$1'"}
 }
@@ -188,7 +188,7 @@ has '"code": "mdev-parent"'
 has 'mtty-1 ('
 result probe-all
 
-# Two in one go: the device, and one that is not there.
+# Two at once: the device, and one that does not exist.
 probe 2 --json $uuid 6d747479-0000-4000-8000-00000000dead
 has '"migratable": true'
 grep -qF 'no mediated device' "$err" || why=${why:-"nothing on standard error"}

@@ -78,7 +78,7 @@ fn the_exit_status_says_what_was_found() {
     assert_eq!(status(&["--all"]), 1);
     assert_eq!(status(&[]), 1);
     assert_eq!(status(&["3b:00.7"]), 2);
-    // The worst one counts, wherever it stands.
+    // The worst one counts, wherever it comes.
     assert_eq!(status(&["3b:00.7", "3b:00.2"]), 2);
     assert_eq!(status(&["3b:00.2", "3b:00.7"]), 2);
     assert_eq!(status(&["--all", "3b:00.2"]), 2);

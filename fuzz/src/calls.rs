@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The C API called in any order, by what bytes say: with stale handles and such that were never
-//! any, structures of sizes that they cannot have, lengths that cannot be, and from within its own
-//! callbacks.
+//! The C API called in any order, as bytes say: with stale and invalid handles, structures of
+//! impossible sizes, impossible lengths, and from within its own callbacks.
 //!
-//! Whatever is called: the result is of the closed set and never the one that stands for a panic,
+//! Whatever is called: the result is in the closed set and never the one that stands for a panic,
 //! nothing crashes or hangs, the driver is not asked for what no VMM may ask, callbacks are
 //! released exactly once, and what is left open is closed when its handles are freed.
 //!
-//! The one promise that is kept here is that of `vfiomig.h`: a pointer is NULL or leads to memory
-//! as long as is said. Sizes beyond that of any structure are refused unread.
+//! The only promise that is kept here is that of `vfiomig.h`: a pointer is NULL or points to as
+//! much memory as is said. Sizes beyond those of any structure are refused unread.
 
 #![allow(unsafe_code, clippy::undocumented_unsafe_blocks)]
 
@@ -24,7 +23,7 @@ use vfiomig_sim::capi as sim;
 
 use crate::input::Input;
 
-/// Handles of one kind, those that were freed among them.
+/// Handles of one kind, including those that were freed.
 #[derive(Default)]
 struct Handles(Vec<usize>);
 
@@ -40,7 +39,7 @@ struct Tag {
 struct World {
     rest: Vec<u8>,
     handles: [Handles; 4],
-    /// Freed, and so nothing any more.
+    /// Freed, and so no longer anything.
     freed: Vec<(usize, usize)>,
     tags: Vec<*mut Tag>,
     /// Callbacks until one calls the library itself; 0: none does.
@@ -62,7 +61,7 @@ thread_local! {
     static WORLD: RefCell<World> = RefCell::default();
 }
 
-/// Decides by the next bytes. Not over a call of the library's: its callbacks decide too.
+/// Decides by the next bytes. Not across a call of the library: its callbacks decide too.
 fn decide<T>(choose: impl FnOnce(&mut Input<'_>) -> T) -> T {
     WORLD.with_borrow_mut(|world| {
         let mut input = Input::new(&world.rest);
@@ -120,7 +119,7 @@ impl Laid {
         Laid(memory)
     }
 
-    /// Whether its size is one: then what it owns is taken over, whatever else is wrong with it.
+    /// Whether its size is valid: then what it owns is taken over, whatever else is wrong with it.
     fn is_readable<T>(&self) -> bool {
         (size_of::<T>()..=64 << 10).contains(&(self.0[0] as u32 as usize))
     }
@@ -130,7 +129,7 @@ impl Laid {
     }
 }
 
-/// Out structures and optional ones: now and then none.
+/// Out structures and optional ones: now and then NULL.
 fn out_of<T: Copy>() -> Option<Laid> {
     // Zeros are a value of all of them.
     (byte() < 250).then(|| Laid::new(unsafe { std::mem::zeroed::<T>() }))
@@ -147,7 +146,7 @@ fn handle(kind: usize) -> usize {
             let handles = &world.handles[kind].0;
             if handles.is_empty() { 0 } else { handles[which % handles.len()] }
         };
-        // The newest most often: calls on what was freed lead nowhere.
+        // Mostly the newest: calls on what was freed lead nowhere.
         match choice {
             0..200 => world.handles[kind].0.last().copied().unwrap_or(0),
             200..240 => of(kind, which.into()),
@@ -174,7 +173,7 @@ fn run_handle() -> *mut vfiomig_dirty {
     std::ptr::without_provenance_mut(handle(RUN))
 }
 
-/// Frees a handle. Outside of callbacks nobody can be inside it: it is gone for good.
+/// Frees a handle. Outside of callbacks nobody can be using it: it is gone for good.
 fn free(kind: usize, handle: usize) {
     match kind {
         DEVICE => vfiomig_device_free(std::ptr::without_provenance_mut(handle)),
@@ -189,7 +188,7 @@ fn free(kind: usize, handle: usize) {
     });
 }
 
-/// A handle of the past leads nowhere, whatever its slot is used for now.
+/// An old handle leads nowhere, whatever its slot is used for now.
 fn check_freed() {
     let freed = WORLD.with_borrow(|world| world.freed.clone());
     for (kind, handle) in freed {
@@ -214,7 +213,7 @@ fn keep(kind: usize, ret: c_int, handle: usize) {
     }
 }
 
-/// Any number; most often one that makes sense.
+/// Any number; mostly one that makes sense.
 fn number() -> u64 {
     decide(|input| match input.u8() {
         0..200 => u64::from(input.u8()),
@@ -429,7 +428,7 @@ unsafe extern "C" fn tracker_sync(
     answer()
 }
 
-/// 0, or an errno; also numbers that are none.
+/// 0, or an errno, or a number that is not one.
 fn answer() -> c_int {
     match byte() {
         0..248 => 0,
@@ -500,7 +499,7 @@ fn new_device() {
             (*to).event_release = Some(released);
         }
     }
-    // Where a size is none, nothing of the structure is taken over.
+    // If a size is invalid, nothing of the structure is taken over.
     owes_release(tag, table.is_readable::<vfiomig_device_ops>());
     owes_release(owner, options.as_ref().is_some_and(Laid::is_readable::<vfiomig_device_options>));
     let mut out = null_mut();
@@ -636,7 +635,7 @@ fn load_begin() {
     keep(LOAD, ret, out.addr());
 }
 
-/// Some of what a save gave, or noise.
+/// Some of what a save returned, or noise.
 fn some_bytes() -> Vec<u8> {
     let (choice, len) = decide(|input| (input.u8(), usize::from(input.u16())));
     if choice >= 220 {
@@ -667,7 +666,7 @@ fn load_space(load: *mut vfiomig_load) {
     call!(vfiomig_load_push_received(load, said.min(len.max(n)) | (said & !0xffff)));
 }
 
-/// Waits for packets that nobody brings: somebody else ends it.
+/// Waits for packets that nobody brings: someone else ends it.
 fn load_run(load: *mut vfiomig_load) {
     let address = load.addr();
     std::thread::scope(|scope| {
@@ -759,7 +758,7 @@ fn mapping() -> Laid {
     let (iova, size) = place();
     let mut mapping: vfiomig_mapping = unsafe { std::mem::zeroed() };
     mapping.iova = iova;
-    // Sizes that cannot be, or such that a reading ends in this century.
+    // Impossible sizes, or sizes with which a reading ends in this century.
     mapping.size = if byte() < 245 { size } else { u64::MAX << 50 | number() };
     mapping.flags = u32::from(decide(|input| input.pick(&[0u8, 0, 0, 1, 2, 4, 3, 255])));
     mapping.cookie = byte().into();
@@ -792,7 +791,7 @@ fn add_writer() {
     writer.device = device();
     writer.tracker = tracker.at();
     writer.tracker_opaque = owner.cast();
-    // No file descriptor of this process.
+    // Not a file descriptor of this process.
     writer.iommufd = -1 - c_int::from(byte() % 2);
     writer.container_fd = 1 << 29;
     writer.hwpt_id = byte().into();
@@ -942,7 +941,7 @@ pub fn run(bytes: &[u8]) {
     check_freed();
     let handles = WORLD.with_borrow_mut(|world| std::mem::take(&mut world.handles));
     let [devices, saves, loads, runs] = handles.map(|handles| handles.0);
-    // In an order that is not that of their making, and each a second time.
+    // In an order other than that in which they were made, and each a second time.
     for _ in 0..2 {
         devices.iter().for_each(|at| vfiomig_device_free(std::ptr::without_provenance_mut(*at)));
         saves.iter().for_each(|at| vfiomig_save_free(std::ptr::without_provenance_mut(*at)));

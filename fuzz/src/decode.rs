@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The stream reader on any bytes, in any split: it must refuse or hand on, never crash, and must
-//! say the same whichever way the bytes come in. The checksums are made right first, since no
+//! The stream reader on any bytes, split in any way: it must refuse or pass on, never crash, and
+//! must say the same however the bytes come in. The checksums are corrected first, because no
 //! fuzzer guesses them.
 
 use crate::input::Input;

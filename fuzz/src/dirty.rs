@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Dirty tracking against the model of `tests/dirty_model.rs`, with the bytes in the place of its
-//! random numbers: what devices write, what fails, what the VMM maps, unmaps and reads.
+//! Dirty tracking against the model of `tests/dirty_model.rs`, with the bytes instead of its random
+//! numbers: what devices write, what fails, what the VMM maps, unmaps and reads.
 
 // The tests' own file, as it is: two models would soon disagree.
 #[path = "../../tests/dirty_model.rs"]

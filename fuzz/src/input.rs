@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Decisions out of bytes, from the front. What is not there is zero, so that every input means
-//! something and a longer one begins like a shorter one.
+//! Decisions made from bytes, from the front. What is not there is zero, so that every input means
+//! something, and a longer one begins like a shorter one.
 
 use std::ops::Range;
 
@@ -55,7 +55,7 @@ impl<'a> Input<'a> {
         range.start + value % span
     }
 
-    /// At most 255 bytes, their number first.
+    /// At most 255 bytes, preceded by their number.
     pub fn bytes(&mut self) -> &'a [u8] {
         let len = usize::from(self.u8()).min(self.rest.len());
         let (bytes, rest) = self.rest.split_at(len);

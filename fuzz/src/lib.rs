@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Fuzz targets: functions of bytes that return where all is well and panic where it is not.
+//! Fuzz targets: functions that take bytes, return if all is well, and panic if it is not.
 //!
-//! They know nothing of what makes the bytes. libFuzzer does that where there is time
-//! (`libfuzzer/`, `make fuzz`); `src/main.rs` does it with any stable compiler (`make fuzz-smoke`).
+//! They know nothing about where the bytes come from. libFuzzer makes them if there is time
+//! (`libfuzzer/`, `make fuzz`); `src/main.rs` makes them with any stable compiler (`make
+//! fuzz-smoke`).
 
-// A target that finds something panics: that is how it says so.
+// A target that finds something panics: that is how it reports.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod calls;

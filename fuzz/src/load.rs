@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A whole load of a damaged stream into a simulated device. Whatever comes: an error of the
-//! closed set or success, the device never left in RESUMING, and nothing asked of the driver that
-//! no VMM may ask.
+//! A whole load of a damaged stream into a simulated device. Whatever comes: an error of the closed
+//! set or success, the device never left in RESUMING, and nothing asked of the driver that no VMM
+//! may ask.
 
 use crate::input::Input;
 use vfiomig::Device;

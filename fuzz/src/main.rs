@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Feeds the fuzz targets their corpora and random changes of them, with any compiler.
+//! Feeds the fuzz targets with their corpora and random changes of them, with any compiler.
 //!
 //! ```text
 //! fuzz-smoke [--seconds N] [--seed N] [TARGET...]     all targets, as many at a time as there are CPUs
 //! fuzz-smoke --input FILE TARGET                      one input, as it is
 //! ```
-//! Each target has a process of its own: what it finds may be a crash. The input that failed is
+//! Each target has a process of its own, because what it finds may be a crash. The failing input is
 //! left in a file, and the command that repeats it is printed.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -156,8 +156,8 @@ fn once(target: &Target, bytes: &[u8]) -> bool {
 
 static TRIED: AtomicU64 = AtomicU64::new(0);
 
-/// Ends the process when one input takes too long. The looks are counted, not the clock, which goes
-/// on while the machine stands still.
+/// Ends the process if one input takes too long. The checks are counted, not the clock, which goes
+/// on while the machine is paused.
 fn watch(name: &'static str, file: PathBuf) {
     const LOOK: Duration = Duration::from_millis(100);
     std::thread::spawn(move || {

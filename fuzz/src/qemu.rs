@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! QEMU's format on any bytes: the main channel in any split says the same, and packets in any order
-//! come out in order or are refused, within their limits.
+//! QEMU's format on any bytes: the main channel gives the same result however it is split, and
+//! packets in any order come out in order or are refused, within their limits.
 
 use std::sync::Arc;
 
@@ -25,7 +25,8 @@ fn options(format: Format) -> LoadOptions {
     }
 }
 
-/// Loads into a device in pieces of this length, cut where there is no room: what became of it.
+/// Loads into a device in pieces of this length, cut where there is no room; returns what became of
+/// it.
 fn load(bytes: &[u8], format: Format, step: usize) -> (Option<i32>, Vec<LoadStatus>) {
     let sim = Sim::new(SimOptions { state_size: 300, ..SimOptions::default() }).expect("sim");
     let device = Device::new(sim.transport(), DeviceOptions::default()).expect("device");

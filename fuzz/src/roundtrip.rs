@@ -2,9 +2,9 @@
 //! Save, change the stream, load: in every format, with drivers' quirks, and with operations that
 //! fail on either side.
 //!
-//! A load that says that it is committed has the state that the source had when it stood still, and
-//! nothing else. Where anything went wrong the target is empty and running, or said to be lost. The
-//! source that is kept still has what it had, or it is said that it has not.
+//! A load that says it is committed has the state that the source had when it was stopped, and
+//! nothing else. If anything went wrong, the target is empty and running, or reported as lost. The
+//! source that is kept still has what it had, or it is reported that it does not.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ const ERRNOS: [i32; 8] = [
     libc::EINTR,
 ];
 
-/// How long a driver may take nothing. Short: nothing here is slow by itself.
+/// How long a driver may take nothing. Short, because nothing here is slow by itself.
 const PATIENCE: Duration = Duration::from_millis(2);
 
 struct Side {
@@ -42,7 +42,7 @@ impl Side {
         let quirks = if input.rarely(4) { u64::from(input.u32()) & ((1 << 25) - 1) } else { 0 };
         let sim = Sim::new(SimOptions { quirks, ..options }).expect("a device");
         let device = Device::new(sim.transport(), DeviceOptions::default()).expect("a handle");
-        // Most are sound: where everything fails at once, nothing is seen.
+        // Most work: where everything fails at once, nothing is noticed.
         let faults = (0..input.pick(&[0, 0, 0, 0, 0, 1, 1, 3])).map(|_| {
             let (op, effect) = (input.pick(&Op::ALL), input.pick(&Effect::ALL));
             sim.inject(op, input.within(1..25), input.pick(&ERRNOS), effect);
@@ -56,7 +56,7 @@ impl Side {
         self.quirks & quirk != 0
     }
 
-    /// Whether no reset of the library's need succeed, or be seen to.
+    /// Whether it is possible that no reset of the library succeeds, or is noticed.
     fn beyond_help(&self) -> bool {
         self.has(quirk::NO_RESET | quirk::STATE_UNREADABLE)
             || self.faults.iter().any(|(op, effect)| {
@@ -66,7 +66,7 @@ impl Side {
     }
 
     /// Whether the guest may reset the device in the one moment that nobody can see: between the
-    /// last look and a change of state.
+    /// last check and a change of state.
     fn reset_unseen(&self) -> bool {
         self.faults.iter().any(|(_, effect)| *effect == Effect::Reset)
     }
@@ -82,7 +82,7 @@ struct Saved {
     pieces: Vec<Vec<u8>>,
     /// The first of them that is a packet.
     packets_from: usize,
-    /// What the device held while it stood still.
+    /// What the device held while it was stopped.
     stopped: Vec<u64>,
 }
 
@@ -211,7 +211,7 @@ fn change(input: &mut Input<'_>, saved: &mut Saved) -> bool {
         let (at, with) = (usize::from(input.u16()) % n, usize::from(input.u16()) % n);
         let len = saved.pieces[at].len();
         match input.u8() % 8 {
-            // What says what the rest is stands in front.
+            // What says what the rest is comes first.
             6 | 7 if len > 0 => saved.pieces[at][usize::from(input.u8()) % len] ^= input.u8(),
             0 if len > 0 => saved.pieces[at][usize::from(input.u16()) % len] ^= input.u8(),
             1 => saved.pieces[at].truncate(usize::from(input.u16()) % (len + 1)),
@@ -239,7 +239,7 @@ fn load_changed(input: &mut Input<'_>, target: &Side, format: Format, mut saved:
     let state = target.sim.state();
     match &done {
         Ok(()) => {
-            // In QEMU's formats nothing but the driver could notice a change.
+            // In QEMU's formats only the driver could notice a change.
             let blind = target.has(quirk::STOP_ACCEPTS_ALL | quirk::CONSUMES_ON_ERROR);
             let verified = format == Format::Native || untouched || !blind;
             if verified && !target.reset_unseen() {
@@ -285,7 +285,7 @@ fn load_all(
     let (main, packets) = saved.pieces.split_at(main);
     push_all(load, &main.concat(), step)?;
     if let Some(incoming) = load.packets() {
-        // The order does not matter; that all are there does, or nobody would ever go on.
+        // The order does not matter, but all must be there, or nothing would ever move.
         packets.iter().rev().try_for_each(|packet| incoming.submit(packet))?;
         let canceller = load.shared();
         std::thread::scope(|scope| {
@@ -303,7 +303,7 @@ fn load_all(
     load.commit()
 }
 
-/// Into the library's own memory, or by the piece; the configuration is read by the VMM.
+/// Into the library's own memory, or piece by piece; the VMM reads the configuration.
 fn push_all(load: &mut Load, bytes: &[u8], step: usize) -> Result<()> {
     let mut rest = bytes;
     while !rest.is_empty() {
@@ -318,7 +318,7 @@ fn push_all(load: &mut Load, bytes: &[u8], step: usize) -> Result<()> {
     Ok(())
 }
 
-/// The source is kept: with what it has, or it is said that this is gone.
+/// The source is kept: with what it has, or with a report that this is gone.
 fn finish(input: &mut Input<'_>, source: &Side, save: Option<Save>) {
     let endings = [Ending::Keep, Ending::KeepQuiesced, Ending::KeepStopped, Ending::Release];
     let ending = input.pick(&endings);

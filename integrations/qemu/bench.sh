@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
-# Compares two QEMUs in one boot of the lab's machine: one test device with a
-# state of 256 MiB, plain, with pre-copy and with multifd. Nothing else should
-# run on the host meanwhile. A line each:
+# Compares two QEMUs in one boot of the lab's machine: one test device with a state of 256 MiB,
+# plain, with pre-copy and with multifd. Nothing else should run on the host in the meantime. A
+# line each:
 #
 #   bench qemu-MEASURE/VARIANT ours=MEDIAN baseline=MEDIAN ratio=... (min ... max ...)
 #

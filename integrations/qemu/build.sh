@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
-# Makes sure that a QEMU is built and prints its cache directory:
+# Builds a QEMU unless it is built, and prints its cache directory:
 #
 #   version               version of the Debian source package
 #   qemu-system-x86_64    the program
@@ -17,10 +17,10 @@
 #   --update  look for a newer source package first
 #   --tree    only unpack and patch the source, in DIR, for work on the patches
 #
-# A QEMU that is in the cache is used as it is, without asking the network. The
-# key is the package's version and a hash of whatever else decides the result:
-# this recipe's number, the compiler, the patches, the library's header. The
-# library itself is not in it: it is found when QEMU runs (LD_LIBRARY_PATH).
+# A QEMU in the cache is used as it is, without asking the network. The key is the package's
+# version and a hash of everything else that decides the result: this recipe's number, the
+# compiler, the patches, the library's header. The library itself is not part of it: it is found
+# when QEMU runs (LD_LIBRARY_PATH).
 
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -30,9 +30,9 @@ top=$(cd "$here/../.." && pwd)
 # shellcheck source=lab/debian.sh
 . "$LAB_DIR/debian.sh"
 
-# Raise when a change to this file makes cached builds unfit.
+# Increase this when a change to this file makes cached builds unusable.
 RECIPE=3
-# QEMU wants 1.5 or newer, which Debian 12 has not.
+# QEMU needs 1.5 or newer, which Debian 12 does not have.
 MESON=1.9.2
 
 update=0 tree=
@@ -53,8 +53,7 @@ if [ $# -lt 1 ] || [ $# -gt 2 ]; then
 fi
 version=$1 kind=${2:-stock}
 
-# Debian's own patches without which its source, which comes without blobs,
-# does not configure.
+# Debian's own patches, without which its source, which comes without blobs, does not configure.
 case $version in
 10.2) suites=(sid) debian_patches=(skip-unpack-edk2-blobs disable-pycotap skip-install-dtb) ;;
 10.0) suites=(trixie) debian_patches=(skip-unpack-edk2-blobs disable-pycotap) ;;
@@ -90,7 +89,7 @@ fi
 "$here/deps.sh"
 mkdir -p "$LAB_CACHE/tmp" "$LAB_CACHE/debs" "$LAB_CACHE/log" "$parent"
 
-# One build at a time. Whoever waited finds the other's result.
+# One build at a time. A script that waited finds the other's result.
 exec 8>"$LAB_CACHE/lock.qemu"
 if ! flock -n 8; then
 	lab_note "waiting for another build of QEMU $version $kind"
@@ -100,9 +99,9 @@ if [ -z "$tree" ] && [ $update -eq 0 ] && lab_cached "$parent" "$hash" qemu-syst
 	exit 0
 fi
 
-# What an interrupted build left may lie there: nobody else holds the lock.
-# Always the same place: most of what is compiled is the same with and without
-# patches, and the compiler's cache knows it by its path.
+# What an interrupted build left may lie there: nobody else holds the lock. Always the same
+# place: most of what is compiled is the same with and without patches, and the compiler's cache
+# knows it by its path.
 tmp=$LAB_CACHE/tmp/qemu
 rm -rf "$tmp"
 mkdir "$tmp"
@@ -142,7 +141,7 @@ unpack() {
 apply_patches() {
 	local p
 	for p in "${patches[@]}"; do
-		# No fuzz: a patch that nearly fits belongs rebased.
+		# No fuzz: a patch that nearly fits should be rebased.
 		patch -d "$1" -p1 -s --fuzz=0 --no-backup-if-mismatch -i "$p" >>"$log" 2>&1 ||
 			{ tail -n 5 "$log" >&2; lab_die "${p##*/} does not apply; see $log"; }
 	done
@@ -150,7 +149,7 @@ apply_patches() {
 
 mapfile -t lines < <(printf 'deb-src main %s\n' "${suites[@]}")
 debian_apt "apt-qemu-$version" "${lines[@]}"
-# The archive may have a newer series beside the one that is asked for.
+# The archive may have a newer series next to the one that is asked for.
 package=$(apt-cache "${apt_conf[@]}" showsrc qemu | sed -n 's/^Version: //p' |
 	grep -E "^([0-9]+:)?${version//./\\.}[.+~-]" | sort -V | tail -n 1 || true)
 [ -n "$package" ] || lab_die "the archive (${suites[*]}) has no source of QEMU $version; it has:" \
@@ -212,8 +211,8 @@ options=(
 	"--python=$venv/bin/python"
 )
 export CCACHE_DIR=$LAB_CACHE/ccache CCACHE_MAXSIZE=1G
-# What is ours is free of warnings. The same options without patches: otherwise
-# the compiler's cache would know nothing again.
+# Our code must compile without warnings. The same options without patches: otherwise the
+# compiler's cache would be of no use.
 if [ "$version" = 10.2 ]; then
 	options+=(--enable-werror)
 else
@@ -250,8 +249,7 @@ if [[ " ${options[*]} " == *" -Dvfiomig=enabled "* ]]; then
 fi
 
 mkdir -p "$out/firmware"
-# Without symbols a fifth of the size, and all of it goes through the
-# machine's initramfs.
+# Without symbols it is a fifth of the size, and all of it goes through the machine's initramfs.
 strip -o "$out/qemu-system-x86_64" "$src/build/qemu-system-x86_64"
 cp /usr/share/seabios/bios-256k.bin "$out/firmware/"
 # Looked for wherever there is a local APIC.
@@ -262,8 +260,7 @@ cp "$src/build/config-host.h" "$src/hw/vfio/trace-events" "$out/"
 echo "$package" >"$out/version"
 rm -rf "$dir"
 mv "$out" "$dir"
-# Others of this kind are from patches or packages of the past; what runs now
-# has its own copy.
+# Others of this kind are from old patches or packages; what is running has its own copy.
 find "$parent" -mindepth 1 -maxdepth 1 ! -path "$dir" -mmin +1440 -exec rm -rf {} +
 lab_note "built QEMU $package $kind in $(($(lab_now) - started)) s"
 printf '%s\n' "$dir"

@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
-# Migrates VFIO devices between QEMUs in the lab's machines: who with whom, what
-# happens when something fails, and whether dirty pages arrive. Three machines work
-# side by side, as much of the time goes into waiting. The last line is
-# "N passed, N failed".
+# Migrates VFIO devices between QEMUs in the lab's machines: from which to which, what happens
+# when something fails, and whether dirty pages arrive. Three machines work in parallel, because
+# much of the time goes into waiting. The last line is "N passed, N failed".
 #
 # usage: check.sh [DIR [VARIANT...]]
 #
@@ -53,14 +52,14 @@ for r in "${runs[@]}"; do
 	esac
 done
 
-# job RUN VARIANT: one machine. Two QEMUs with 64 MiB each, their devices' states
-# in buffers, and the programs themselves lie in its memory.
+# job RUN VARIANT: one machine. Two QEMUs with 64 MiB each, their devices' states in buffers,
+# and the programs themselves lie in its memory.
 job() {
 	local log=$dir/results/$1-$2.log
 	"$top/lab/run.sh" --programs "$dir/programs" --only "$1" --no-sanity --boots 1 \
 		--memory 3072 --timeout 1800 --test-timeout 1700 \
 		--results "$dir/results/.$1-$2" "$2" >"$log" 2>&1 || true
-	# Beside those of other machines.
+	# Next to those of other machines.
 	mkdir -p "$dir/results/$1"
 	[ ! -e "$dir/results/.$1-$2/$2" ] || mv "$dir/results/.$1-$2/$2" "$dir/results/$1/$2"
 	rm -rf "$dir/results/.$1-$2"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
-# The Debian packages that building QEMU needs, besides those of lab/deps.sh.
-# Installs the missing ones when run as root; otherwise names them and exits 1.
-# Prints nothing when all are there.
+# The Debian packages that building QEMU needs, besides those of lab/deps.sh. Run as root,
+# installs those that are missing; otherwise names them and exits 1. Prints nothing if all are
+# there.
 #
 # usage: deps.sh [--list]
 

@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
-# Puts together what the lab's machine needs for QEMU's runs: the QEMUs, the
-# program that drives them, and the list of runs. Everything is built that is
-# not in the cache.
+# Collects what goes into the lab's machine for QEMU's runs: the QEMUs, the program that drives
+# them, and the list of runs. Builds everything that is not in the cache.
 #
 # usage: programs.sh DIR RUN...
 #

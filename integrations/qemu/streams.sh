@@ -2,14 +2,13 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
 # The streams that the matrix kept, read and written again by the library
-# (c-tests/qemu-stream.c). One that is missing has failed. The last line is
-# "N passed, N failed".
+# (c-tests/qemu-stream.c). A missing one has failed. The last line is "N passed, N failed".
 #
 # usage: streams.sh DIR VARIANT...
 #
 #   DIR, VARIANT   as for check.sh, after it has run the matrix
 #
-# QEMU_CASES as for check.sh. V=1 shows what each damaged stream was refused for.
+# QEMU_CASES as for check.sh. V=1 shows why each damaged stream was refused.
 
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * The lab's check of itself: can a device be made, opened in every way that
- * this kernel knows, asked about migration, and be removed; and do files kept
- * in one boot arrive in the next. Plain system calls, none of the project's
- * own code, so that a failure here is a failure of the lab.
+ * The lab's check of itself: can a device be made, opened in every way that this kernel knows,
+ * asked about migration, and removed; and do files kept in one boot arrive in the next? Plain
+ * system calls, none of the project's own code, so that a failure here is a failure of the lab.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -18,8 +17,8 @@
 #include <dirent.h>
 
 /*
- * The kernel's interface, spelled out: the headers of the build machine may be
- * older than the kernel that is tested.
+ * The kernel's interface, spelled out: the build machine's headers may be older than the kernel
+ * under test.
  */
 #define VFIO(n) _IO(';', 100 + (n))
 #define GET_API_VERSION VFIO(0)
@@ -147,7 +146,7 @@ static const char *by_group(void)
 	return err;
 }
 
-/* Name of the device's character device, or NULL where the kernel has none. */
+/* The name of the device's character device, or NULL if the kernel has none. */
 static const char *cdev_name(void)
 {
 	static char path[PATH_MAX];

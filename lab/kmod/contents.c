@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What a device holds. The contents take four bytes for each block of 4096: they are made when they
- * are read, from the seed, the place and how often the block was written to.
+ * What a device holds. The contents take four bytes for each block of 4096: they are generated when
+ * they are read, from the seed, the place and how often the block was written to.
  */
 #include <linux/bitops.h>
 #include <linux/ktime.h>
@@ -31,7 +31,8 @@ void vmt_fill_block(const struct vmt_contents *contents, u32 block, u32 generati
 	while (len) {
 		u32 n = min_t(u32, len, sizeof(word));
 
-		/* Cheaper than the mixing above, and as good for seeing bytes that are out of place. */
+		/* Cheaper than the mixing above, and just as good at showing bytes that are out of
+		 * place. */
 		x = x * 6364136223846793005ull + 1442695040888963407ull;
 		word = cpu_to_le64(x ^ x >> 32);
 		memcpy(bytes, &word, n);
@@ -52,8 +53,8 @@ u32 vmt_block_bytes(const struct vmt *vmt, u32 block)
 }
 
 /*
- * Over what the contents follow from; a device that takes a block compares every byte of it, so that
- * this stands for the bytes as well.
+ * Covers what the contents are generated from. A device that accepts a block compares every byte of
+ * it, so this stands for the bytes too.
  */
 u64 vmt_digest(const struct vmt *vmt, const struct vmt_contents *contents)
 {
@@ -106,7 +107,7 @@ void vmt_touch(struct vmt *vmt, u32 block)
 		sent->dirty_bytes += vmt_block_bytes(vmt, block);
 }
 
-/* Applies the dirty rate to the time that has passed; called whenever anybody looks. */
+/* Applies the dirty rate to the time that has passed; called whenever anyone looks. */
 void vmt_catch_up(struct vmt *vmt)
 {
 	u64 now = ktime_get_ns();
@@ -126,7 +127,8 @@ void vmt_catch_up(struct vmt *vmt)
 	}
 	while (blocks--) {
 		vmt_touch(vmt, vmt->next_dirty);
-		/* A stride that is prime to any size up to the largest, so that all blocks are met. */
+		/* A stride that is coprime to every size up to the largest, so that all blocks are
+		 * reached. */
 		vmt->next_dirty = (vmt->next_dirty + 786433u) % vmt->num_blocks;
 	}
 }

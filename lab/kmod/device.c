@@ -67,7 +67,7 @@ static void init_config(struct vmt *vmt)
 	put_unaligned_le16(VMT_VENDOR, vmt->config + PCI_SUBSYSTEM_VENDOR_ID);
 	put_unaligned_le16(1, vmt->config + PCI_SUBSYSTEM_ID);
 	vmt->config[PCI_REVISION_ID] = 1;
-	/* Unclassified: no guest has a driver that would take it for something else. */
+	/* Unclassified: no guest has a driver that would mistake it for something else. */
 	put_unaligned_le16(0xff00, vmt->config + PCI_CLASS_DEVICE);
 }
 
@@ -104,7 +104,7 @@ static void read_bar(struct vmt *vmt, u32 at, u8 *to, u32 len)
 
 	put_unaligned_le32(MAGIC_VALUE, image + REG_MAGIC);
 	put_unaligned_le64(vmt->size, image + REG_SIZE);
-	/* It takes time to make. */
+	/* Making it takes time. */
 	if (at < REG_DIGEST + 8 && at + len > REG_DIGEST) {
 		vmt_catch_up(vmt);
 		put_unaligned_le64(vmt_digest(vmt, &vmt->contents), image + REG_DIGEST);
@@ -260,7 +260,7 @@ static long vmt_dev_ioctl(struct vfio_device *vdev, unsigned int cmd, unsigned l
 
 		if (copy_from_user(&set, user, offsetofend(struct vfio_irq_set, count)))
 			return -EFAULT;
-		/* There are none; switching them off is no error. */
+		/* There are none; switching them off is not an error. */
 		if (set.argsz < offsetofend(struct vfio_irq_set, count) || set.index > VFIO_PCI_MSIX_IRQ_INDEX ||
 		    set.start || set.count || !(set.flags & VFIO_IRQ_SET_DATA_NONE))
 			return -EINVAL;
@@ -448,7 +448,7 @@ module_exit(vmt_module_exit);
 MODULE_LICENSE("GPL");
 MODULE_DESCRIPTION("Mediated device for testing VFIO migration and DMA logging");
 MODULE_VERSION("1");
-/* iova_bitmap_set() is there. The argument became a string in 6.13. */
+/* iova_bitmap_set() exists. The argument became a string in 6.13. */
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 13, 0)
 MODULE_IMPORT_NS("IOMMUFD");
 #else

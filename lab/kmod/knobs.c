@@ -55,7 +55,7 @@ static ssize_t number_store(struct device *dev, struct device_attribute *attr, c
 	if (value > max)
 		return -EINVAL;
 	mutex_lock(&vmt->lock);
-	/* What has passed has passed at the old rate. */
+	/* The time until now passed at the old rate. */
 	vmt_catch_up(vmt);
 	*to = value;
 	vmt->reading.ready_ns = vmt->writing.ready_ns = 0;
@@ -215,7 +215,7 @@ static ssize_t latency_us_show(struct device *dev, struct device_attribute *attr
 	return len;
 }
 
-/* "STATE MICROSECONDS": entering that state takes so long. */
+/* "STATE MICROSECONDS": entering that state takes this long. */
 static ssize_t latency_us_store(struct device *dev, struct device_attribute *attr, const char *buf,
 				size_t count)
 {
@@ -286,7 +286,7 @@ FAULT(log_report, VMT_OP_LOG_REPORT);
 struct span_attr {
 	struct device_attribute attr;
 	size_t offset;
-	u32 error; /* where none is given */
+	u32 error; /* if none is given */
 };
 
 static struct vmt_span *span_of(struct device *dev, struct device_attribute *attr)
@@ -373,7 +373,7 @@ static int each_line(struct vmt *vmt, const char *buf,
 		unsigned long long iova, length, stride = 0;
 		char line[80];
 
-		/* A copy, since sscanf() would read on into the next line. */
+		/* A copy, because sscanf() would read on into the next line. */
 		if (end - buf >= sizeof(line) || ++lines > MAX_LINES)
 			return -EINVAL;
 		memcpy(line, buf, end - buf);
@@ -423,7 +423,7 @@ static void dma_job_run(struct work_struct *work)
 
 /*
  * Writes 0xd5 into the memory of whoever has the device open, and logs that. By a kernel thread:
- * a process may write through VFIO to memory of its own only, and this one is seldom the VMM.
+ * through VFIO, a process may write only to memory of its own, and this one is seldom the VMM.
  */
 static int dma_write(struct vmt *vmt, u64 iova, u64 length, u64 stride)
 {
@@ -435,7 +435,7 @@ static int dma_write(struct vmt *vmt, u64 iova, u64 length, u64 stride)
 	queue_work(system_unbound_wq, &job.work);
 	flush_work(&job.work);
 	destroy_work_on_stack(&job.work);
-	/* All of it also where only a part was written: more is allowed, less is not. */
+	/* All of it even if only a part was written: more is allowed, less is not. */
 	return vmt_log_mark(vmt, iova, length, 0) ?: job.ret;
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A device that is at work: a thread that writes to one pseudo-random page after the other, and a
- * record of all of them, which does not depend on what is logged. Comparing both shows what was lost.
+ * A device at work: a thread that writes to one pseudo-random page after another, and a record of
+ * all of them that does not depend on what is logged. Comparing both shows what was lost.
  */
 #include <linux/bitmap.h>
 #include <linux/kthread.h>
@@ -20,7 +20,7 @@ void vmt_load_init(struct vmt *vmt)
 	mutex_init(&vmt->load.mutex);
 }
 
-/* Up to a batch of what is due; returns what is left. */
+/* Makes up to a batch of the writes that are due; returns what is left. */
 static u64 work_off(struct vmt *vmt)
 {
 	struct vmt_load *load = &vmt->load;
@@ -35,7 +35,7 @@ static u64 work_off(struct vmt *vmt)
 		return 0;
 	}
 	if (elapsed > MAX_LATE_NS) {
-		/* What cannot be kept up with is not made up for. */
+		/* What the machine cannot keep up with is left out. */
 		elapsed = MAX_LATE_NS;
 		load->done_ns = now - elapsed;
 	}
@@ -67,7 +67,7 @@ static int load_thread(void *data)
 	return 0;
 }
 
-/* With open_mutex held, as the thread must be gone when the device is closed. */
+/* With open_mutex held, because the thread must be gone when the device is closed. */
 void vmt_load_stop(struct vmt *vmt)
 {
 	lockdep_assert_held(&vmt->open_mutex);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * DMA logging: which pages the device wrote to, within the ranges that were asked for. Pages are kept
- * in units of 4 KiB whatever the page size that was chosen is, so that a report which covers part of
- * a larger page neither loses the rest nor tells it twice.
+ * DMA logging: which pages the device wrote to, within the ranges that were asked for. Pages are
+ * kept in units of 4 KiB, whatever page size was chosen, so that a report of part of a larger page
+ * neither loses the rest nor reports it twice.
  */
 #include <linux/bitmap.h>
 #include <linux/interval_tree.h>
@@ -61,7 +61,7 @@ static int vmt_log_start(struct vfio_device *vdev, struct rb_root_cached *ranges
 	int ret = 0;
 
 	mutex_lock(&vmt->lock);
-	/* The kernel does not look whether it is a power of two, or how large. */
+	/* The kernel checks neither whether it is a power of two nor how large it is. */
 	if (size > 1ull << 62 || !size)
 		size = 0;
 	else
@@ -284,7 +284,7 @@ int vmt_log_mark(struct vmt *vmt, u64 iova, u64 length, u64 stride)
 	return ret;
 }
 
-/* A write that nobody can be told of if there is no memory to keep it in. */
+/* A write that cannot be reported, because there is no memory to keep it in. */
 void vmt_log_load(struct vmt *vmt, u64 iova)
 {
 	int ret;

@@ -101,7 +101,7 @@ static void do_reset(struct vmt *vmt)
 	vmt->state = VFIO_DEVICE_STATE_RUNNING;
 }
 
-/* A reset that came while somebody had the state is done by him, on leaving. */
+/* Whoever had the state when a reset came makes that reset on leaving. */
 void vmt_state_unlock(struct vmt *vmt)
 {
 	for (;;) {
@@ -140,14 +140,14 @@ static struct file *vmt_set_state(struct vfio_device *vdev, enum vfio_device_mig
 	struct file *file = NULL;
 
 	mutex_lock(&vmt->state_mutex);
-	/* The kernel's table knows no way out of ERROR, and warns when asked for one. */
+	/* The kernel's table knows no way out of ERROR, and warns if asked for one. */
 	if (vmt->state == VFIO_DEVICE_STATE_ERROR)
 		file = ERR_PTR(-EIO);
 	while (!IS_ERR(file) && vmt->state != new) {
 		enum vfio_device_mig_state next;
 		int ret = vfio_mig_get_next_state(vdev, vmt->state, new, &next);
 
-		/* No path goes on from a state that hands out a file. */
+		/* No path continues from a state that returns a file. */
 		if (!ret && file) {
 			fput(file);
 			ret = -EINVAL;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Pages of guest memory that the device holds pinned, as one does that has page tables of its own.
- * A container counts such pages as dirty for as long as they are pinned.
+ * Pages of guest memory that the device keeps pinned, like a device with page tables of its own. A
+ * container counts such pages as dirty for as long as they are pinned.
  */
 #include <linux/delay.h>
 #include <linux/iommu.h>
@@ -15,9 +15,9 @@
 #define MAX_PINNED (1u << 20) /* 4 GiB */
 
 /*
- * type1 asks for a mapping's pages, and if there are pinned ones in it again when it has taken its
- * lock back, asks once more, and after ten times gives up with a BUG. So nothing is pinned for a
- * while after it has asked.
+ * type1 asks for a mapping's pages. If there are pinned ones in it again when it has its lock back,
+ * it asks once more, and after ten times gives up with a BUG. So nothing is pinned for a while
+ * after it has asked.
  */
 #define QUIET_NS (20 * NSEC_PER_MSEC)
 #define QUIET_MAX_NS (2ull * NSEC_PER_SEC)
@@ -29,8 +29,8 @@ void vmt_pins_init(struct vmt *vmt)
 }
 
 /*
- * One page a time: iommufd wants to have unpinned exactly what was pinned in one call, and what is
- * to be unpinned later may be any part.
+ * One page at a time: iommufd requires that exactly what was pinned in one call is unpinned in one,
+ * and any part may have to be unpinned later.
  */
 static int pin_page(struct vmt *vmt, u64 iova)
 {
@@ -72,7 +72,7 @@ again:
 	return ret;
 }
 
-/* What was pinned before an error stays so. */
+/* What was pinned before an error stays pinned. */
 int vmt_pin(struct vmt *vmt, u64 iova, u64 length, u64 stride)
 {
 	u64 last = iova + length - 1;
@@ -118,7 +118,8 @@ int vmt_unpin(struct vmt *vmt, u64 iova, u64 length, u64 stride)
 	return 0;
 }
 
-/* The range is about to be unmapped. The kernel goes on only when nothing in it is pinned any more. */
+/* The range is about to be unmapped. The kernel goes on only when nothing in it is pinned any
+ * more. */
 void vmt_dma_unmap(struct vfio_device *vdev, u64 iova, u64 length)
 {
 	struct vmt *vmt = vmt_of(vdev);

@@ -20,7 +20,7 @@ int vmt_resume_init(struct vmt_stream *s)
 	return s->buf && s->received && s->incoming.generation ? 0 : -ENOMEM;
 }
 
-/* Sticky: after it nothing that is written counts. */
+/* Sticky: after it, nothing that is written counts. */
 static int refuse(struct vmt_stream *s, int error)
 {
 	s->error = error;
@@ -68,7 +68,7 @@ static int take_record(struct vmt_stream *s)
 	return 0;
 }
 
-/* Every byte is known beforehand: compare it. */
+/* Every byte is known in advance: compare it. */
 static int take_block(struct vmt_stream *s)
 {
 	u32 block = le64_to_cpu(s->record.offset) >> VMT_BLOCK_SHIFT;
@@ -106,7 +106,7 @@ static u32 wanted(const struct vmt_stream *s)
 /* How many bytes may be added to the buffer; 0: none, see the stream's error. */
 u32 vmt_resume_room(struct vmt_stream *s)
 {
-	/* More than the whole: what came before was not the whole after all. */
+	/* More than everything: what came before was not everything after all. */
 	if (s->complete)
 		refuse(s, -ENOMEM);
 	return s->error ? 0 : wanted(s) - s->pos;

@@ -16,7 +16,7 @@
 
 #include "stream.h"
 
-/* How often a poll is asked again while a rate decides whether there is something. */
+/* How often a poll is repeated while a rate decides whether there is anything. */
 #define TICK_MS 10
 /* With a throttle, one transfer is at most what passes in this part of a second. */
 #define SLICES 50
@@ -62,7 +62,7 @@ static int enter(struct vmt_stream *s, const struct vmt_flow *flow, size_t *len)
 		}
 		vmt_catch_up(vmt);
 		wait = wait_ns(flow);
-		/* That there is nothing can be told at once; a poll would wait for ever for it. */
+		/* That there is nothing can be told at once; a poll would wait forever for it. */
 		if (!wait || (s->saving && !vmt_save_has_data(s)))
 			break;
 		mutex_unlock(&vmt->lock);
@@ -264,7 +264,7 @@ static const struct file_operations resuming_fops = {
 	.release = vmt_release_file,
 };
 
-/* A reference to the file is returned, and another one is the device's. */
+/* One reference to the file is returned, and another one is the device's. */
 struct file *vmt_stream_new(struct vmt *vmt, bool saving)
 {
 	struct vmt_stream *s;

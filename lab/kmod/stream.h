@@ -13,7 +13,7 @@ struct vmt_stream {
 	struct file *file;
 	bool saving;
 	bool dead;
-	int error; /* of a resuming stream: it takes nothing more */
+	int error; /* of a resuming stream: it accepts nothing more */
 
 	u8 *buf; /* one record */
 	u32 len, pos; /* len: of the record that is being saved */

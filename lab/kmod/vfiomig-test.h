@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * vfiomig-test: a mediated device without hardware that implements VFIO migration and DMA logging
- * in full, and misbehaves on request. README.md has its use; this is how it is made.
+ * vfiomig-test: a mediated device without hardware that implements all of VFIO migration and DMA
+ * logging, and misbehaves on request. README.md says how to use it; this is how it is made.
  *
  * Locks, outermost first: state_mutex (which migration state), reset_mutex (deferred resets), lock
- * (contents and streams), load.mutex (whether the load may go on), log_mutex. open_mutex stands
- * outside the last two. pins.mutex has none of these within or without, but the kernel's own:
- * vfio_pin_pages() and vfio_unpin_pages() are called with it held, and it is taken by what the
- * kernel calls before it unmaps. Nothing sleeps for long with `lock` held except in copying to and
- * from user space.
+ * (contents and streams), load.mutex (whether the load may go on), log_mutex. open_mutex is taken
+ * outside the last two. pins.mutex is neither taken inside any of these nor held around them, but
+ * around the kernel's own: vfio_pin_pages() and vfio_unpin_pages() are called with it held, and
+ * what the kernel calls before it unmaps takes it. Nothing sleeps for long with `lock` held, except
+ * when copying to and from user space.
  */
 #ifndef VFIOMIG_TEST_H
 #define VFIOMIG_TEST_H
@@ -30,7 +30,7 @@
 #define VMT_MAX_SIZE (1ull << 30)
 #define VMT_SCRATCH 64
 #define VMT_NUM_STATES 8
-/* Largest rate in bytes per second: with it, a second times the rate fits in 64 bits. */
+/* The largest rate in bytes per second: with it, a second times the rate fits in 64 bits. */
 #define VMT_MAX_RATE (8ull << 30)
 
 /* The unit of logging, and the limits of the load. */
@@ -80,7 +80,7 @@ struct vmt_end {
 
 /* --- a device ----------------------------------------------------------------------------------- */
 
-/* What a device holds: every byte follows from seed, place and the generation of its block. */
+/* What a device holds: every byte follows from seed, place and its block's generation. */
 struct vmt_contents {
 	u64 seed;
 	u32 *generation;
@@ -143,9 +143,9 @@ struct vmt_log {
 	struct vmt_log_range *ranges;
 	struct xarray chunks;
 	u32 num_chunks;
-	int lost; /* why a write of the load could not be kept: there will be no report any more */
+	int lost; /* why a write of the load could not be kept: there will be no more reports */
 
-	/* All pages that were written to in a range, logged or not, since it was set. */
+	/* All pages in a range that were written to, logged or not, since it was set. */
 	unsigned long *truth;
 	u64 truth_first, truth_units;
 

@@ -2,16 +2,16 @@
 /*
  * A simulated VFIO device for tests: of libvfiomig, and of any VMM that uses it.
  *
- * The simulator is nothing but a client of libvfiomig's public ops table:
+ * The simulator is a client of libvfiomig's public ops table, and nothing else:
  *
  *     struct vfiomig_sim *sim;
  *     struct vfiomig_device *dev;
  *     vfiomig_sim_new(&options, &sim);
  *     vfiomig_device_new_ops(vfiomig_sim_ops(sim), sim, NULL, &dev);
  *
- * It follows the kernel's state machine strictly: what no VMM may do is counted as a violation
- * and answered as the strictest driver would. Its contents are deterministic: a model, a size and
- * a seed name them. All functions may be called from any thread at any time.
+ * It follows the kernel's state machine strictly: what no VMM may do is counted as a violation and
+ * answered as the strictest driver would. Its contents are deterministic: a model, a size and a
+ * seed define them. All functions may be called from any thread at any time.
  */
 #ifndef VFIOMIG_SIM_H
 #define VFIOMIG_SIM_H
@@ -27,7 +27,7 @@ struct vfiomig_sim;
 struct vfiomig_device_ops;
 
 /* Quirks of real drivers, by the driver that has them; bits of vfiomig_sim_options.quirks. */
-#define VFIOMIG_SIM_DRAINED_ZERO        (1ull << 0)  /* mtty, hisi_acc, qat: drained pre-copy read gives 0, not ENOMSG */
+#define VFIOMIG_SIM_DRAINED_ZERO        (1ull << 0)  /* mtty, hisi_acc, qat: drained pre-copy read returns 0, not ENOMSG */
 #define VFIOMIG_SIM_STOP_ACCEPTS_ALL    (1ull << 1)  /* mlx5, virtio: RESUMING -> STOP succeeds after a broken or short write */
 #define VFIOMIG_SIM_CONSUMES_ON_ERROR   (1ull << 2)  /* mtty, hisi_acc, qat: a failing write consumes the bytes all the same */
 #define VFIOMIG_SIM_SIZE_UNDER          (1ull << 3)  /* virtio: estimates half of the real size */
@@ -36,48 +36,48 @@ struct vfiomig_device_ops;
 #define VFIOMIG_SIM_SIZE_ENOTTY         (1ull << 6)  /* Linux before 6.2: no size */
 #define VFIOMIG_SIM_NO_DATA_FD          (1ull << 7)  /* a change succeeds without the data fd it owes */
 #define VFIOMIG_SIM_EXTRA_DATA_FD       (1ull << 8)  /* a change returns a data fd that it does not owe */
-#define VFIOMIG_SIM_FALSE_END           (1ull << 9)  /* mlx5: the first stop-copy read gives 0 once */
+#define VFIOMIG_SIM_FALSE_END           (1ull << 9)  /* mlx5: the first stop-copy read returns 0 once */
 #define VFIOMIG_SIM_NONBLOCKING         (1ull << 10) /* mlx5: honours nonblocking reads with EAGAIN (every second read) */
 #define VFIOMIG_SIM_P2P_INFO_EINVAL     (1ull << 11) /* hisi_acc: no pre-copy estimates in PRE_COPY_P2P */
 #define VFIOMIG_SIM_INFO_MAKES_DATA     (1ull << 12) /* mlx5, virtio: new dirty data appears only when the estimates are asked for */
 #define VFIOMIG_SIM_FLAGS_ECHO          (1ull << 13) /* v1 kernels: the estimates' flags come back as garbage unless v2 was opted in */
 #define VFIOMIG_SIM_ILLEGAL_IS_FATAL    (1ull << 14) /* xe: an illegal change puts the device into ERROR */
-#define VFIOMIG_SIM_NO_RESET            (1ull << 15) /* VFIO_DEVICE_RESET gives ENOTTY */
-#define VFIOMIG_SIM_WRITE_ZERO          (1ull << 16) /* writes take nothing and give no error */
+#define VFIOMIG_SIM_NO_RESET            (1ull << 15) /* VFIO_DEVICE_RESET returns ENOTTY */
+#define VFIOMIG_SIM_WRITE_ZERO          (1ull << 16) /* writes take nothing and return no error */
 #define VFIOMIG_SIM_WRITE_TOO_MUCH      (1ull << 17) /* reads and writes claim more than they were given */
-#define VFIOMIG_SIM_WRITE_EAGAIN        (1ull << 18) /* every second write gives EAGAIN */
+#define VFIOMIG_SIM_WRITE_EAGAIN        (1ull << 18) /* every second write returns EAGAIN */
 #define VFIOMIG_SIM_NO_LOGGING          (1ull << 19) /* no DMA logging */
 #define VFIOMIG_SIM_REPORT_EOPNOTSUPP   (1ull << 20) /* kernels without CONFIG_IOMMUFD: PROBE succeeds, REPORT does not */
 #define VFIOMIG_SIM_PRECOPY_INFO_V2     (1ull << 21) /* newer kernels: opt-in to meaningful flags, REINIT */
 #define VFIOMIG_SIM_STATE_UNREADABLE    (1ull << 22) /* GET of the state fails with EIO */
-#define VFIOMIG_SIM_FUTURE              (1ull << 23) /* reports unknown migration flags besides its own */
+#define VFIOMIG_SIM_FUTURE              (1ull << 23) /* reports unknown migration flags in addition to its own */
 #define VFIOMIG_SIM_PRECOPY_ALL         (1ull << 24) /* virtio: pre-copy resends the full state each round */
 #define VFIOMIG_SIM_RESET_KEEPS_STATE   (1ull << 25) /* vfio-user servers: a reset leaves the migration state; EINVAL while stopped */
 
-/* How a device is made. Zeros are replaced by defaults where zero means nothing. */
+/* How a device is made. Where zero means nothing, it stands for the default. */
 struct vfiomig_sim_options {
     uint32_t struct_size;
     uint32_t migration_flags;   /* VFIO_MIGRATION_*; default 7; VFIOMIG_SIM_NO_MIGRATION: none */
     uint64_t state_size;        /* bytes of device state; default 1 MiB */
     uint64_t initial_size;      /* bytes of it, from the front, that pre-copy sends as initial data;
                                  default a quarter. The rest is sent when the device has stopped. */
-    uint64_t seed;              /* contents */
+    uint64_t seed;              /* the seed of the contents */
     uint64_t quirks;
     uint64_t dirty_rate;        /* bytes per second that become dirty while the device runs; 0: none */
-    uint64_t read_rate;         /* bytes per second that reads give at the most; 0: unlimited */
-    uint64_t write_rate;        /* bytes per second that writes take at the most; 0: unlimited */
-    uint32_t max_read;          /* bytes that one read gives at the most; 0: unlimited */
-    uint32_t max_write;         /* bytes that one write takes at the most; 0: unlimited */
+    uint64_t read_rate;         /* the most bytes per second that reads return; 0: unlimited */
+    uint64_t write_rate;        /* the most bytes per second that writes take; 0: unlimited */
+    uint32_t max_read;          /* the most bytes that one read returns; 0: unlimited */
+    uint32_t max_write;         /* the most bytes that one write takes; 0: unlimited */
     uint32_t transition_us[8];  /* microseconds that entering a state (its number) takes */
-    uint32_t eintr_every;       /* every so-maniest read and write gives EINTR; 0: none */
+    uint32_t eintr_every;       /* one read or write in every N returns EINTR; 0: none */
     uint32_t model;             /* devices of another model refuse the state; default 1 */
-    uint32_t initial_state;     /* in which it is found; default RUNNING (2) */
+    uint32_t initial_state;     /* the state in which it is found; default RUNNING (2) */
     uint32_t reserved;
     uint16_t pci_vendor, pci_device, pci_subsystem_vendor, pci_subsystem_device;
     char mdev_type[64];         /* "" : none */
     char driver[64];            /* default "vfiomig-sim" */
     uint64_t log_page_size;     /* smallest pages in which it logs its DMA: a power of two; default 4096 */
-    uint32_t log_max_ranges;    /* ranges that its log has room for (ENOSPC); default 256, the kernel's */
+    uint32_t log_max_ranges;    /* ranges that its log has room for (more: ENOSPC); default 256, the kernel's */
     uint32_t reserved2;
 };
 #define VFIOMIG_SIM_NO_MIGRATION 0x80000000u
@@ -98,13 +98,13 @@ struct vfiomig_sim_options {
 
 /* What happens with the failure. */
 #define VFIOMIG_SIM_FAULT_ONCE   0u  /* the operation fails, nothing else changes */
-#define VFIOMIG_SIM_FAULT_STICKY 1u  /* so does every later one of its kind */
+#define VFIOMIG_SIM_FAULT_STICKY 1u  /* so does every later operation of its kind */
 #define VFIOMIG_SIM_FAULT_ERROR  2u  /* the device enters ERROR */
-#define VFIOMIG_SIM_FAULT_DIE    3u  /* the device is gone: everything gives ENODEV from now on, reset too */
-#define VFIOMIG_SIM_FAULT_HALF   4u  /* SET_STATE: the device stops half-way along its path, then fails;
+#define VFIOMIG_SIM_FAULT_DIE    3u  /* the device is gone: from now on everything returns ENODEV, including reset */
+#define VFIOMIG_SIM_FAULT_HALF   4u  /* SET_STATE: the device stops halfway along its path, then fails;
                                       * LOG_REPORT: forgets what it should have reported, then fails */
 #define VFIOMIG_SIM_FAULT_RESET  5u  /* the guest resets the device just before; the operation meets a dead stream */
-#define VFIOMIG_SIM_FAULT_IGNORED 6u /* SET_STATE: answers that it is done, and does nothing */
+#define VFIOMIG_SIM_FAULT_IGNORED 6u /* SET_STATE: claims to be done, and does nothing */
 
 /* 0 or -errno. */
 int vfiomig_sim_new(const struct vfiomig_sim_options *options, struct vfiomig_sim **out);
@@ -112,7 +112,7 @@ int vfiomig_sim_new(const struct vfiomig_sim_options *options, struct vfiomig_si
 /* Only after the vfiomig_device on it, and all its sessions, have been freed. */
 void vfiomig_sim_free(struct vfiomig_sim *sim);
 
-/* The table; its opaque is the sim. Lives as long as the sim. */
+/* The table; its opaque is the sim. It lives as long as the sim. */
 const struct vfiomig_device_ops *vfiomig_sim_ops(struct vfiomig_sim *sim);
 
 /* Makes the nth (from 1, counted from now) operation of a kind fail with an errno (positive).
@@ -122,18 +122,19 @@ int vfiomig_sim_inject(struct vfiomig_sim *sim, uint32_t op, uint64_t nth, int e
 /* Forgets pending and sticky faults, and revives a device that has died (RUNNING, contents kept). */
 void vfiomig_sim_clear_faults(struct vfiomig_sim *sim);
 
-/* The guest resets the device (FLR), behind the library's back: RUNNING, streams dead, contents
- * as after power-on (those of the seed). */
+/* The guest resets the device (FLR), behind the library's back: RUNNING, streams dead, power-on
+ * contents (those of the seed). */
 void vfiomig_sim_guest_reset(struct vfiomig_sim *sim);
 
-/* The guest changes a part of the device's state: bytes of a new seed, marked dirty. State changes
- * and is sent in blocks (of 64 KiB, smaller below 1 MiB of state), each of which has one seed: the
- * rest of a block changes with it. -EINVAL beyond the state's end. */
+/* The guest changes a part of the device's state: bytes of a new seed, marked dirty. State
+ * changes and is sent in blocks (of 64 KiB, smaller below 1 MiB of state), each of which has one
+ * seed, so the rest of a block changes with it. -EINVAL beyond the end of the state. */
 int vfiomig_sim_guest_write(struct vfiomig_sim *sim, uint64_t offset, uint64_t len, uint64_t seed);
 
-/* The device writes to len bytes of memory at an I/O virtual address, of which the simulator keeps
- * nothing but the pages in its log, where that has been started over them. -EINVAL where the range is
- * empty or wraps, -E2BIG above 1 GiB, -EPERM while the device is stopped, -ENODEV when it is gone. */
+/* The device writes to len bytes of memory at an I/O virtual address. All that the simulator
+ * keeps of it are the pages in its log, if that has been started over them. -EINVAL if the range
+ * is empty or wraps, -E2BIG above 1 GiB, -EPERM while the device is stopped, -ENODEV when it is
+ * gone. */
 int vfiomig_sim_dma_write(struct vfiomig_sim *sim, uint64_t iova, uint64_t len);
 
 /* Pre-copy starts its initial data again (needs VFIOMIG_SIM_PRECOPY_INFO_V2 to be noticed). */
@@ -155,12 +156,12 @@ uint64_t vfiomig_sim_bytes_written(struct vfiomig_sim *sim);
 /* Data streams handed out and not closed yet. */
 uint32_t vfiomig_sim_open_streams(struct vfiomig_sim *sim);
 
-/* What the library did that no VMM may do: illegal changes, reads of a resuming stream, writes
- * after a failed write, use of a closed stream… 0 in every correct run. *what, where not NULL,
- * gets a static text on the first one. */
+/* How often the library did what no VMM may do: illegal changes, reads of a resuming stream,
+ * writes after a failed write, use of a closed stream… 0 in every correct run. *what, unless
+ * NULL, gets a static text about the first one. */
 uint64_t vfiomig_sim_violations(struct vfiomig_sim *sim, const char **what);
 
-/* How often ops->release was called (must end at 1 per vfiomig_device_new_ops()). */
+/* How often ops->release was called (in the end, it must be 1 per vfiomig_device_new_ops()). */
 uint32_t vfiomig_sim_releases(struct vfiomig_sim *sim);
 
 #ifdef __cplusplus

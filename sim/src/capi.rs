@@ -59,8 +59,8 @@ const _: () = {
     assert!(std::mem::offset_of!(vfiomig_sim_options, log_max_ranges) == 264);
 };
 
-/// The largest `struct_size` that can be one: as in libvfiomig.
-const MAX_STRUCT_SIZE: usize = 4096;
+/// The largest `struct_size` that is valid, as in libvfiomig.
+const MAX_STRUCT_SIZE: usize = 64 << 10;
 
 fn text(field: &[c_char]) -> String {
     let bytes: Vec<u8> = field.iter().map(|c| *c as u8).take_while(|byte| *byte != 0).collect();
@@ -96,7 +96,7 @@ impl From<&vfiomig_sim_options> for SimOptions {
     }
 }
 
-/// Reads options of any size: what is missing is zero, and what is unknown must be.
+/// Reads options of any size: what is missing is zero, and what is unknown must be zero.
 ///
 /// # Safety
 /// `options` is valid for reads of the size that it begins with.

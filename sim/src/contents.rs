@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a simulated device holds, without holding it.
 //!
-//! The state is cut into blocks, each of them a function of a 64-bit seed. A fresh device's seeds
-//! follow from one base seed, so a state of any size costs nothing; only devices whose guest
-//! wrote keep a seed per block. Making and checking contents is a copy and a comparison, because
+//! The state is cut into blocks, each of which is a function of a 64-bit seed. A new device's seeds
+//! follow from one base seed, so a state of any size costs nothing; only devices whose guest wrote
+//! keep a seed per block. Making and checking contents is a copy and a comparison, because
 //! benchmarks measure what runs on top of them.
 
 #[cfg(not(pthread_locks))]
@@ -14,8 +14,8 @@ use vfiomig_pthread_locks::OnceLock;
 /// The largest block, in bytes, and the length of the pattern.
 const MAX_BLOCK: u64 = 64 << 10;
 const MIN_BLOCK: u64 = 256;
-/// A block's seed itself stands at the start of each sector, so that blocks of different seeds
-/// differ even where their patterns happen to be the same.
+/// A block's seed is itself at the start of each sector, so that blocks of different seeds differ
+/// even where their patterns happen to be the same.
 const SECTOR: usize = 512;
 const STAMP: usize = 8;
 
@@ -32,7 +32,7 @@ pub(crate) fn mix_all(values: &[u64]) -> u64 {
     values.iter().fold(0, |hash, value| mix(hash ^ *value))
 }
 
-/// Noise, twice over, so that a block may begin anywhere in it.
+/// Noise, twice in a row, so that a block may begin anywhere in it.
 fn pattern() -> &'static [u8] {
     static PATTERN: OnceLock<Vec<u8>> = OnceLock::new();
     PATTERN.get_or_init(|| {
@@ -154,7 +154,7 @@ impl Contents {
         self.set_seed(index, mix_all(&[seed, index, at, len, before]));
     }
 
-    /// A number that differs where anything of the contents does.
+    /// A number that differs if anything in the contents does.
     pub fn digest(&self, model: u32) -> u64 {
         let start = mix_all(&[u64::from(model), self.size]);
         (0..self.blocks()).fold(start, |hash, index| mix(hash ^ self.seed(index)))
@@ -204,7 +204,7 @@ impl Blocks {
         self.count = self.words.iter().map(|word| u64::from(word.count_ones())).sum();
     }
 
-    /// The first block at or behind `from`.
+    /// The first block at or after `from`.
     pub fn first_from(&self, from: u64) -> Option<u64> {
         if self.count == 0 {
             return None;

@@ -2,7 +2,7 @@
 //! The device behind the table: its state, its streams, its faults and its quirks.
 //!
 //! Everything here happens under one lock and takes no time; rates and latencies are slept off
-//! outside.
+//! outside it.
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;
@@ -38,7 +38,8 @@ const GARBAGE: u32 = 0xdead_beef;
 const PRECOPY_INFO_REINIT: u32 = 1;
 /// virtio asks its device at most once per second.
 const ROUND: Duration = Duration::from_secs(1);
-/// Data fds count from here and are never used twice: no real fd is taken for one by accident.
+/// Data fds count from here and are never used twice, so that nobody takes a real fd for one by
+/// accident.
 const FIRST_TOKEN: i32 = 1 << 20;
 
 enum Stream {
@@ -50,8 +51,8 @@ enum Stream {
     },
 }
 
-/// A stream that was handed out. Closing it does not end its session: the kernel holds its own
-/// reference.
+/// A stream that was handed out. Closing it does not end its session, because the kernel holds its
+/// own reference.
 struct Handed {
     stream: Stream,
     open: bool,
@@ -116,7 +117,7 @@ impl Streams {
 
 /// Memory that a payload points to, as the kernel reaches a caller's.
 pub(crate) trait UserMemory {
-    /// EFAULT where there is none.
+    /// EFAULT if there is none.
     fn read(&mut self, address: u64, words: &mut [u64]) -> Result<(), i32>;
 
     /// Sets the bits that are set here.
@@ -130,7 +131,7 @@ struct Fault {
     effect: Effect,
 }
 
-/// What an injected fault does to the operation under way.
+/// What an injected fault does to the operation in progress.
 enum Struck {
     No,
     Fails(i32),
@@ -149,7 +150,7 @@ pub(crate) struct Estimates {
 pub(crate) struct Core {
     pub(crate) options: SimOptions,
     state: State,
-    /// The VMM cannot know the state: it was moved behind its back, or a change failed.
+    /// The VMM cannot know the state: it was changed behind its back, or a change failed.
     moved: bool,
     /// Found in RESUMING or a saving state without a stream of this owner.
     stale: bool,
@@ -170,7 +171,7 @@ pub(crate) struct Core {
     pub(crate) violations: (u64, Option<&'static CStr>),
     now: Instant,
     last_round: Option<Instant>,
-    /// Bytes that time has made dirty and no block has paid for yet, times one second in
+    /// Bytes that time has made dirty and that no block has paid for yet, times one second in
     /// nanoseconds.
     dirty_credit: u128,
     dirty_count: u64,
@@ -254,7 +255,7 @@ impl Core {
 
     // The guest.
 
-    /// The running guest dirties its device.
+    /// The running guest makes its device dirty.
     pub fn pass_time(&mut self, now: Instant) {
         let passed = now.saturating_duration_since(self.now);
         self.now = now.max(self.now);
@@ -427,7 +428,7 @@ impl Core {
         Duration::from_micros(us)
     }
 
-    /// `user` reaches the memory of the caller's that a payload points to.
+    /// `user` reaches the caller's memory that a payload points to.
     pub fn feature(
         &mut self,
         flags: u32,
@@ -445,7 +446,7 @@ impl Core {
         let feature = flags & FEATURE_MASK;
         let migrates = self.options.migration_flags != NO_MIGRATION;
         let logs = !self.has(quirk::NO_LOGGING);
-        // Which methods there are, and how long the payload is.
+        // Which methods exist, and how long the payload is.
         let (exists, can_get, can_set, len) = match feature {
             FEATURE_MIGRATION => (migrates, true, false, 8),
             FEATURE_MIG_DEVICE_STATE => (migrates, true, true, 8),
@@ -459,7 +460,7 @@ impl Core {
             _ => (false, false, false, 0),
         };
         if !probe && feature == FEATURE_MIG_DATA_SIZE {
-            // Counted even where it does not exist: it was asked for.
+            // Counted even if it does not exist, because it was asked for.
             self.begin_plain(Op::DataSize)?;
         } else if self.dead && feature != FEATURE_MIGRATION && feature != FEATURE_MIG_DEVICE_STATE {
             return Err(libc::ENODEV);
@@ -519,7 +520,7 @@ impl Core {
 
     fn start_logging(&mut self, payload: &mut [u8], user: &mut dyn UserMemory) -> Result<(), i32> {
         self.begin_plain(Op::LogStart)?;
-        // Real drivers refuse or ignore it: nothing that a VMM may rely upon.
+        // Real drivers refuse or ignore it; a VMM may not rely on anything here.
         if self.log.is_some() {
             return Err(libc::EINVAL);
         }
@@ -579,7 +580,7 @@ impl Core {
         user.or(bitmap, &found)
     }
 
-    /// The device writes to memory. One that is stopped does not: EPERM.
+    /// The device writes to memory. A stopped device does not: EPERM.
     pub fn dma_write(&mut self, iova: u64, len: u64) -> Result<(), i32> {
         if self.dead {
             return Err(libc::ENODEV);
@@ -665,7 +666,7 @@ impl Core {
         Ok(fd)
     }
 
-    /// One step of the way.
+    /// One step of the path.
     fn enter(&mut self, to: State) -> Result<Option<i32>, i32> {
         let from = self.state;
         if from == State::RESUMING {
@@ -701,7 +702,7 @@ impl Core {
         Ok(Some(self.streams.hand_out(stream, true)))
     }
 
-    /// Out of RESUMING: the driver takes what it was given, or says no.
+    /// Out of RESUMING: the driver accepts what it was given, or refuses.
     fn take_state(&mut self) -> Result<(), i32> {
         if std::mem::take(&mut self.emptied) {
             return Ok(());
@@ -722,7 +723,7 @@ impl Core {
                 contents.set_seed(0, !contents.seed(0));
                 Some(contents)
             }
-            // mtty takes what came after a failed write, as if it had not failed.
+            // mtty accepts what came after a failed write as if the write had not failed.
             Some(contents) if consumes => Some(contents.clone()),
             _ => None,
         };
@@ -833,7 +834,7 @@ impl Core {
             if let (Some(Stream::Load(load)), false) = (self.streams.get(token), harmless) {
                 load.poisoned = true;
                 if lenient {
-                    // Consumed all the same; what it was worth is not told.
+                    // Consumed all the same; the VMM is not told what it was worth.
                     let _ = load.write(buf, true);
                 }
             }
@@ -919,8 +920,8 @@ impl Core {
     }
 }
 
-/// Whether a data fd comes with a change. (No way leads through a state with a stream, and the
-/// change to the state that a device is in is none.)
+/// Whether a change returns a data fd. (No path leads through a state with a stream, and a change
+/// to the state that a device is in is none.)
 fn owes_data_fd(from: State, to: State) -> bool {
     to == State::RESUMING || (to.is_saving() && !from.is_saving())
 }
@@ -934,7 +935,7 @@ fn limit(wanted: usize, most: u32, rate: u64) -> usize {
     (wanted as u64).min(most).min(per_sleep) as usize
 }
 
-/// How long an operation at a limited rate takes, beyond what the ones before it have left over.
+/// How long an operation at a limited rate takes, minus what earlier ones have left over.
 fn pause(now: Instant, busy: &mut Instant, rate: u64, result: &Result<usize, i32>) -> Duration {
     let (Ok(n), 1..) = (result, rate) else { return Duration::ZERO };
     let takes = Duration::from_nanos((*n as u64).saturating_mul(1_000_000_000) / rate);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The kernel's migration state machine, written down once more: a simulator that asked the
-//! library for its paths would agree with its mistakes.
+//! The kernel's migration state machine, written down once more: a simulator that asked the library
+//! for its paths would agree with its mistakes.
 //!
 //! This is the kernel's own form: a square table of the next state, and a rule for states that a
 //! device does not have.
@@ -32,7 +32,7 @@ impl State {
         matches!(self, State::PRE_COPY | State::PRE_COPY_P2P | State::STOP_COPY)
     }
 
-    /// Whether the guest's device works, and dirties its state.
+    /// Whether the guest's device works, and makes its state dirty.
     pub fn is_running(self) -> bool {
         matches!(self, State::RUNNING | State::RUNNING_P2P | State::PRE_COPY | State::PRE_COPY_P2P)
     }
@@ -43,8 +43,8 @@ impl State {
     }
 }
 
-/// The row is where the device is, the column where it shall go; what stands there is the next
-/// state on the way, 0 (ERROR) where there is no way.
+/// The row is where the device is; the column is where it should go. The entry is the next state on
+/// the path, or 0 (ERROR) if there is no path.
 #[rustfmt::skip]
 const NEXT: [[u32; 8]; 8] = [
     //            ERR STOP RUN  SC  RES RP2P  PC PCP2P
@@ -70,7 +70,7 @@ fn next(at: State, to: State) -> Option<State> {
     row.get(to.0 as usize).copied().filter(|next| *next != 0).map(State)
 }
 
-/// The states that are entered on the way, the target last; `None` where the kernel says EINVAL.
+/// The states that the path enters, the target last; `None` if the kernel returns EINVAL.
 pub fn path(flags: u32, from: State, to: State) -> Option<Vec<State>> {
     if !has(flags, from) || !has(flags, to) {
         return None;
@@ -97,7 +97,7 @@ mod tests {
         State(names.iter().position(|n| *n == name).unwrap() as u32)
     }
 
-    /// Rows of the documented tables: from, then one way per state of the head line.
+    /// Rows of the documented tables: from, then one path for each state in the header line.
     fn check(flags: u32, head: &str, rows: &[&str]) {
         let columns: Vec<State> = head.split_whitespace().map(number).collect();
         assert_eq!(rows.len(), columns.len());

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A simulated VFIO device for tests: of libvfiomig, and of any VMM that uses it.
 //!
-//! [`Sim`] is a device model and nothing but a client of libvfiomig's public ops table. It follows
-//! the kernel's state machine strictly: what no VMM may do is counted as a violation and answered
-//! as the strictest driver would. Its contents are deterministic; quirks of real drivers are
-//! switched on one by one; any operation can be made to fail. The same in C:
+//! [`Sim`] is a device model and a client of libvfiomig's public ops table, and nothing else. It
+//! follows the kernel's state machine strictly: what no VMM may do is counted as a violation and
+//! answered as the strictest driver would. Its contents are deterministic. Quirks of real drivers
+//! are switched on one by one, and any operation can be made to fail. The same in C:
 //! `include/vfiomig-sim.h`.
 //!
 //! ```
@@ -45,19 +45,19 @@ pub use options::{Effect, NO_MIGRATION, Op, SimOptions, quirk};
 
 use shared::Shared;
 
-/// A simulated device. Cloning shares it.
+/// A simulated device. Clones share it.
 #[derive(Clone)]
 pub struct Sim {
     shared: Arc<Shared>,
 }
 
 impl Sim {
-    /// A device, powered on. Fails with EINVAL where the options make no sense.
+    /// A device, powered on. Fails with EINVAL if the options make no sense.
     pub fn new(options: SimOptions) -> Result<Sim, i32> {
         Ok(Sim { shared: Arc::new(Shared::new(options)?) })
     }
 
-    /// The device for [`vfiomig::Device::new`], by way of the public ops table.
+    /// The device for [`vfiomig::Device::new`], through the public ops table.
     pub fn transport(&self) -> OpsTransport {
         table::transport(Arc::clone(&self.shared))
     }
@@ -75,18 +75,18 @@ impl Sim {
     }
 
     /// The guest resets the device (FLR), behind the library's back: RUNNING, streams dead,
-    /// contents as after power-on.
+    /// power-on contents.
     pub fn guest_reset(&self) {
         self.shared.lock().guest_reset();
     }
 
-    /// The guest changes a part of the device's state: bytes of a new seed, marked dirty. EINVAL
-    /// where the part does not lie within the state.
+    /// The guest changes a part of the device's state: bytes of a new seed, marked dirty. EINVAL if
+    /// the part does not lie within the state.
     pub fn guest_write(&self, offset: u64, len: u64, seed: u64) -> Result<(), i32> {
         self.shared.lock().guest_write(offset, len, seed)
     }
 
-    /// The device writes to memory. Whether that is seen depends on its log. EPERM while it is
+    /// The device writes to memory. Whether that is noticed depends on its log. EPERM while it is
     /// stopped, ENODEV when it is gone.
     pub fn dma_write(&self, iova: u64, len: u64) -> Result<(), i32> {
         self.shared.lock().dma_write(iova, len)

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! DMA logging: which pages the device wrote to, within the ranges that were asked for.
 //!
-//! Exact: nothing is reported that was not written to, up to the size of the log's pages. Pages are
-//! kept in units of 4 KiB whatever that size is, so that a report of a part of a larger page neither
-//! loses the rest nor tells it twice.
+//! It is exact: nothing is reported that was not written to, up to the size of the log's pages.
+//! Pages are kept in units of 4 KiB, whatever that size is, so that a report of part of a larger
+//! page neither loses the rest nor reports it twice.
 
 use std::collections::BTreeSet;
 use std::ffi::CStr;
 use std::ops::RangeInclusive;
 
-/// The smallest pages that a report may be in.
+/// The smallest pages that a report may use.
 const UNIT: u64 = 4096;
-/// As many as fit a page of the kernel's: more are E2BIG.
+/// As many as fit a page of the kernel's: more return E2BIG.
 pub(crate) const MAX_RANGES: u32 = 256;
 /// Bytes that one write of the device may cover.
 const MAX_WRITE: u64 = 1 << 30;
@@ -40,7 +40,7 @@ pub(crate) struct Log {
 }
 
 impl Report {
-    /// How many words its bitmap has, or what the kernel says against the request.
+    /// How many words its bitmap has, or the kernel's objection to the request.
     pub fn words(&self) -> Result<usize, i32> {
         if self.page_size < UNIT || !self.page_size.is_power_of_two() {
             return Err(libc::EINVAL);
@@ -53,8 +53,9 @@ impl Report {
 }
 
 impl Log {
-    /// The kernel's checks of a request, then a device that has room for `max_ranges` ranges and
-    /// logs in pages of at least `least_page` bytes. The text says which rule the VMM broke.
+    /// The kernel's checks of a request, then those of a device that has room for `max_ranges`
+    /// ranges and logs in pages of at least `least_page` bytes. The text says which rule the VMM
+    /// broke.
     pub fn start(
         start: &Start,
         least_page: u64,
@@ -78,7 +79,7 @@ impl Log {
             if iova % page != 0 || length % page != 0 {
                 return broken(libc::EINVAL, c"a log of a range that is not in whole pages");
             }
-            // The kernel takes it, and has a range that ends before it begins.
+            // The kernel accepts it, and then has a range that ends before it begins.
             if length == 0 {
                 return broken(libc::EINVAL, c"a log of an empty range");
             }
@@ -136,7 +137,7 @@ impl Log {
         }
     }
 
-    /// Forgets what is dirty in a range, without a word.
+    /// Silently forgets what is dirty in a range.
     pub fn lose(&mut self, report: &Report) {
         let words = report.words().unwrap_or(0);
         self.report(report, &mut vec![0; words]);

@@ -13,15 +13,15 @@ pub mod quirk {
         };
     }
     quirks! {
-        /// mtty, hisi_acc, qat: a drained pre-copy read gives 0, not ENOMSG.
+        /// mtty, hisi_acc, qat: a drained pre-copy read returns 0, not ENOMSG.
         DRAINED_ZERO = 0;
         /// mlx5, virtio: RESUMING to STOP succeeds after a broken or short write.
         STOP_ACCEPTS_ALL = 1;
         /// mtty, hisi_acc, qat: a failing write consumes the bytes all the same.
         CONSUMES_ON_ERROR = 2;
-        /// virtio: estimates half of the real size.
+        /// virtio: the estimate is half of the real size.
         SIZE_UNDER = 3;
-        /// hisi_acc: estimates three times the real size.
+        /// hisi_acc: the estimate is three times the real size.
         SIZE_OVER = 4;
         /// xe: a negative errno in the unsigned size.
         SIZE_NEGATIVE = 5;
@@ -31,7 +31,7 @@ pub mod quirk {
         NO_DATA_FD = 7;
         /// A change returns a data fd that it does not owe.
         EXTRA_DATA_FD = 8;
-        /// mlx5: the first stop-copy read gives 0 once.
+        /// mlx5: the first stop-copy read returns 0 once.
         FALSE_END = 9;
         /// mlx5: honours nonblocking reads, with EAGAIN for every second one.
         NONBLOCKING = 10;
@@ -39,17 +39,17 @@ pub mod quirk {
         P2P_INFO_EINVAL = 11;
         /// mlx5, virtio: new dirty data appears only when the estimates are asked for.
         INFO_MAKES_DATA = 12;
-        /// Kernels with version 1 of the estimates: their flags come back as garbage.
+        /// Kernels with version 1 of the estimates: the flags come back as garbage.
         FLAGS_ECHO = 13;
         /// xe: an illegal change puts the device into ERROR.
         ILLEGAL_IS_FATAL = 14;
-        /// VFIO_DEVICE_RESET gives ENOTTY.
+        /// VFIO_DEVICE_RESET returns ENOTTY.
         NO_RESET = 15;
-        /// Writes take nothing and give no error.
+        /// Writes take nothing and return no error.
         WRITE_ZERO = 16;
         /// Reads and writes claim more than they were given.
         WRITE_TOO_MUCH = 17;
-        /// Every second write gives EAGAIN.
+        /// Every second write returns EAGAIN.
         WRITE_EAGAIN = 18;
         /// No DMA logging.
         NO_LOGGING = 19;
@@ -59,7 +59,7 @@ pub mod quirk {
         PRECOPY_INFO_V2 = 21;
         /// Reading the state fails with EIO.
         STATE_UNREADABLE = 22;
-        /// Reports unknown migration flags besides its own.
+        /// Reports unknown migration flags in addition to its own.
         FUTURE = 23;
         /// virtio: pre-copy sends the full state again each round.
         PRECOPY_ALL = 24;
@@ -69,37 +69,37 @@ pub mod quirk {
     }
 }
 
-/// In place of migration flags: the driver has no migration.
+/// Instead of migration flags: the driver has no migration.
 pub const NO_MIGRATION: u32 = 0x8000_0000;
 
-/// How a device is made. Where the C structure has a zero that means nothing, its default is
-/// taken; here [`Default`] has it.
+/// How a device is made. Where a zero in the C structure means nothing, it stands for the default;
+/// here [`Default`] provides it.
 #[derive(Clone, Debug)]
 pub struct SimOptions {
     /// VFIO_MIGRATION_* or [`NO_MIGRATION`].
     pub migration_flags: u32,
     /// Bytes of device state.
     pub state_size: u64,
-    /// Bytes of it, from the front, that pre-copy sends as initial data; 0: a quarter. The rest
-    /// is sent when the device has stopped.
+    /// Bytes of it, from the front, that pre-copy sends as initial data; 0: a quarter. The rest is
+    /// sent when the device has stopped.
     pub initial_size: u64,
-    /// Contents.
+    /// The seed of the contents.
     pub seed: u64,
     /// Bits of [`quirk`].
     pub quirks: u64,
     /// Bytes per second that become dirty while the device runs; 0: none.
     pub dirty_rate: u64,
-    /// Bytes per second that reads give at the most; 0: unlimited.
+    /// The most bytes per second that reads return; 0: unlimited.
     pub read_rate: u64,
-    /// Bytes per second that writes take at the most; 0: unlimited.
+    /// The most bytes per second that writes take; 0: unlimited.
     pub write_rate: u64,
-    /// Bytes that one read gives at the most; 0: unlimited.
+    /// The most bytes that one read returns; 0: unlimited.
     pub max_read: u32,
-    /// Bytes that one write takes at the most; 0: unlimited.
+    /// The most bytes that one write takes; 0: unlimited.
     pub max_write: u32,
     /// Microseconds that entering a state takes, by its number.
     pub transition_us: [u32; 8],
-    /// Every so-maniest read and write gives EINTR; 0: none.
+    /// One read or write in every N returns EINTR; 0: none.
     pub eintr_every: u32,
     /// Devices of another model refuse the state.
     pub model: u32,
@@ -111,9 +111,10 @@ pub struct SimOptions {
     pub mdev_type: String,
     /// Driver's name.
     pub driver: String,
-    /// Bytes of the smallest pages in which it logs its DMA: a power of two; 0: 4096.
+    /// The smallest pages in which it logs its DMA, in bytes: a power of two; 0: 4096.
     pub log_page_size: u64,
-    /// Ranges that its log has room for, ENOSPC otherwise; 0: as many as the kernel takes, 256.
+    /// Ranges that its log has room for; with more it returns ENOSPC. 0: as many as the kernel
+    /// takes, 256.
     pub log_max_ranges: u32,
 }
 
@@ -201,14 +202,14 @@ pub enum Effect {
     Sticky = 1,
     /// The device enters ERROR.
     Error = 2,
-    /// The device is gone: everything gives ENODEV from now on, reset too.
+    /// The device is gone: from now on everything returns ENODEV, including reset.
     Die = 3,
-    /// A change of state stops half-way along its path, then fails; a report of the log forgets
-    /// what it should have reported, then fails. Others: as `Once`.
+    /// A change of state stops halfway along its path, then fails; a report of the log forgets what
+    /// it should have reported, then fails. For others: like `Once`.
     Half = 4,
     /// The guest resets the device just before; the operation itself is not made to fail.
     Reset = 5,
-    /// A change of state answers that it is done, and does nothing. Others: nothing.
+    /// A change of state claims to be done, and does nothing. For others: no effect.
     Ignored = 6,
 }
 

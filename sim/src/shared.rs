@@ -20,7 +20,7 @@ pub(crate) struct Shared {
     core: Mutex<Core>,
     /// Always readable and writable, as the data fds of most drivers are.
     poll: OnceLock<Option<OwnedFd>>,
-    /// Callbacks under way: the library promises one at a time.
+    /// Callbacks in progress: the library promises one at a time.
     inside: AtomicUsize,
     releases: AtomicU32,
 }
@@ -57,8 +57,8 @@ impl Shared {
         payload: &mut [u8],
         user: &mut dyn UserMemory,
     ) -> Result<(), i32> {
-        // Changes of state take their time without the lock: the guest may reset the device
-        // meanwhile.
+        // Changes of state take their time without the lock: the guest may reset the device in the
+        // meantime.
         let pause = self.lock().time_of_change(flags, payload);
         if !pause.is_zero() {
             std::thread::sleep(pause);

@@ -3,8 +3,8 @@
 //! the block's seed and its bytes, and a last record with the digest of all contents.
 //!
 //! All numbers are little-endian. Header, 40 bytes: magic, model (32 bits), version (32 bits),
-//! size, base seed, check. Record, 32 bytes: magic (32 bits), length (32 bits), block, seed,
-//! check; then the block. The last record has another magic, no bytes, and the digest as its seed.
+//! size, base seed, check. Record, 32 bytes: magic (32 bits), length (32 bits), block, seed, check;
+//! then the block. The last record has another magic, no bytes, and the digest as its seed.
 //!
 //! A target checks every byte against the seed that came before it. It keeps the seeds, and so can
 //! itself be saved with exactly what it was given.
@@ -58,7 +58,7 @@ pub(crate) fn full_length(contents: &Contents) -> u64 {
     HEADER as u64 + contents.blocks() * RECORD as u64 + contents.size() + RECORD as u64
 }
 
-/// A block that is being sent. A block that changes meanwhile is sent again as a whole.
+/// A block that is being sent. A block that changes in the meantime is sent again as a whole.
 struct Sending {
     seed: u64,
     len: usize,
@@ -142,7 +142,7 @@ impl SaveStream {
         self.stopped
     }
 
-    /// A block changed. One that was never sent needs not be sent again.
+    /// A block changed. One that was never sent need not be sent again.
     pub fn dirtied(&mut self, index: u64) {
         if !self.unsent.has(index) {
             if self.hides && !self.stopped { &mut self.hidden } else { &mut self.dirty }.add(index);
@@ -154,7 +154,7 @@ impl SaveStream {
         (0..blocks).for_each(|index| self.dirtied(index));
     }
 
-    /// The driver looks for what has changed.
+    /// The driver checks what has changed.
     pub fn look(&mut self) {
         self.dirty.take_all(&mut self.hidden);
     }
@@ -279,7 +279,7 @@ enum Awaiting {
         at: usize,
     },
     Nothing,
-    /// After an error, by drivers that go on nevertheless: anything.
+    /// After an error, in drivers that go on nevertheless: anything.
     Anything,
 }
 
@@ -313,7 +313,7 @@ impl LoadStream {
         }
     }
 
-    /// The contents, where all of them came and were right.
+    /// The contents, if all of them came and were right.
     pub fn complete(&self) -> Option<&Contents> {
         let all = matches!(self.awaiting, Awaiting::Nothing) && !self.damaged;
         all.then_some(&self.contents)
@@ -324,8 +324,8 @@ impl LoadStream {
         &self.contents
     }
 
-    /// Takes bytes. With `lenient` everything is taken also after an error, and the first error
-    /// is returned in the end.
+    /// Takes bytes. With `lenient`, everything is taken even after an error, and the first error is
+    /// returned in the end.
     pub fn write(&mut self, bytes: &[u8], lenient: bool) -> Result<(), i32> {
         let mut first = Ok(());
         let mut rest = bytes;
@@ -407,7 +407,7 @@ impl LoadStream {
         }
     }
 
-    /// Puts together a header or record; says whether it is complete.
+    /// Assembles a header or record; returns whether it is complete.
     fn gather(&mut self, rest: &mut &[u8], want: usize) -> bool {
         let (now, later) = rest.split_at(rest.len().min(want - self.staged_len));
         *rest = later;

@@ -26,7 +26,7 @@ fn count(result: Result<usize, i32>) -> i64 {
 /// Runs a callback or function on the simulator behind a pointer; a panic becomes EIO.
 ///
 /// # Safety
-/// `opaque` is a simulator that lives.
+/// `opaque` is a live simulator.
 pub(crate) unsafe fn with<T>(
     opaque: *const c_void,
     call: impl FnOnce(&Shared) -> Result<T, i32>,
@@ -43,7 +43,7 @@ fn put_text(field: &mut [c_char], text: &str) {
     }
 }
 
-/// The memory of whoever calls the table: its pointers lead there.
+/// The memory of whoever calls the table: its pointers point there.
 struct User;
 
 impl UserMemory for User {
@@ -205,7 +205,7 @@ unsafe extern "C" fn release(opaque: *mut c_void) {
     };
 }
 
-/// As [`release`], for a transport that holds a reference of its own.
+/// Like [`release`], for a transport that holds a reference of its own.
 unsafe extern "C" fn release_own(opaque: *mut c_void) {
     // SAFETY: `transport` made this pointer with `Arc::into_raw`, and the table's contract is one
     // call of this.

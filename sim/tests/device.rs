@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The simulator itself: what it answers, what it counts, and that every quirk and every fault does
-//! what it says. All of it through the ops table.
+//! what it says. All of it goes through the ops table.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::type_complexity)]
 
@@ -366,7 +366,7 @@ fn rates_and_latencies_take_their_time() {
 fn short_transfers_and_signals_as_asked() {
     let mut source = dut(SimOptions { max_read: 10, eintr_every: 3, ..small(0) });
     let fd = source.set(State::STOP_COPY).unwrap();
-    // Whoever reads and writes is told of signals: only it knows how long it wants to wait.
+    // Readers and writers are told of signals: only they know how long they want to wait.
     let reads: Vec<_> = (0..5).map(|_| source.read(fd, 100).map(|bytes| bytes.len())).collect();
     assert_eq!(reads, [Ok(10), Ok(10), Err(libc::EINTR), Ok(10), Ok(10)]);
     let (stream, _) = full_stream(0);
@@ -496,7 +496,7 @@ fn quirks_of_writing() {
     assert_eq!(dut1.set(State::STOP), Ok(-1));
     assert_ne!(dut1.sim.digest(), digest);
     dut1.violations(0);
-    // An injected failure loses nothing with a driver that consumes all the same.
+    // With a driver that consumes all the same, an injected failure loses nothing.
     let mut dut2 = target(quirk::CONSUMES_ON_ERROR);
     dut2.sim.inject(Op::Write, 1, libc::EIO, Effect::Once);
     let fd = dut2.set(State::RESUMING).unwrap();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The simulator's DMA logging: what it keeps, what it reports, what it refuses. All of it through the
-//! ops table, as a kernel's caller would ask.
+//! The simulator's DMA logging: what it keeps, what it reports, what it refuses. All of it goes
+//! through the ops table, as a kernel's caller would ask.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 

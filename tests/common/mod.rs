@@ -67,7 +67,7 @@ pub struct Drive<'a> {
     pub buffers: Vec<usize>,
     /// Lengths of the pieces that are pushed, over and over.
     pub pieces: Vec<usize>,
-    /// How often the source may drain before it is stopped.
+    /// How often the source may be drained before it is stopped.
     pub rounds: usize,
     pub quiesce: bool,
     /// Called before every call to the source; the number counts calls from 0.
@@ -98,7 +98,7 @@ impl Default for Drive<'_> {
     }
 }
 
-/// What came of it. The sessions are still there.
+/// What came of it. The sessions still exist.
 pub struct Done {
     pub result: std::result::Result<(), (At, Error)>,
     pub save: Option<Save>,
@@ -198,7 +198,7 @@ impl Drive<'_> {
     }
 }
 
-/// Stops or quiesces a device, even one that begins its initial data again at the last moment.
+/// Stops or quiesces a device, even one that starts its initial data again at the last moment.
 pub fn insist(mut call: impl FnMut() -> Result<()>) -> Result<()> {
     match call() {
         Err(error) if error.code() == Code::Again => call(),
@@ -221,7 +221,7 @@ pub fn migrate(source: &Side, target: &Side, drive: Drive<'_>) -> Done {
     assert_eq!(done.statuses.last(), Some(&ENDED));
     check_clean(source);
     check_clean(target);
-    // The sessions' end changes nothing any more.
+    // The end of the sessions changes nothing any more.
     let stats = (done.save.as_ref().unwrap().stats(), done.load.as_ref().unwrap().stats());
     assert_eq!(stats.0.data_bytes, stats.1.data_bytes);
     assert_eq!(stats.0.stream_bytes, stats.1.stream_bytes);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A machine for tests of dirty tracking: devices that write to memory, the mappings they write
-//! through, and trackers that see it with the habits of the kernel's own.
+//! through, and trackers that notice it with the habits of the kernel's own.
 //!
 //! It keeps the truth: which page was written to and has not been delivered, and for which pages
-//! there is a reason to deliver them. Devices write at any moment, also in the middle of the
+//! there is a reason to deliver them. Devices write at any moment, even in the middle of the
 //! library's calls: before and after the effect of each call that reaches a tracker.
 
 #![allow(dead_code)]
@@ -19,11 +19,11 @@ use vfiomig::dirty::{CustomTracker, Health, Mapping, Memory, Place, Writer};
 use vfiomig::error::Errno;
 use vfiomig::transport::{DmaLog, Hwpt, IovaRange, Type1, Type1Info};
 
-/// Numbers that look random and are the same each time: splitmix64.
+/// Numbers that look random and are the same every time: splitmix64.
 pub struct Rng(pub u64);
 
 thread_local! {
-    /// What decides in the place of random numbers, the next byte last.
+    /// What decides instead of random numbers, the next byte last.
     static BYTES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -102,7 +102,7 @@ impl Frame {
         (self.must, self.left, self.by) = (now, u128::MAX, by);
     }
 
-    /// So much of it was delivered: bytes `from` to `to`, in whole pieces of 512.
+    /// This much of it was delivered: bytes `from` to `to`, in whole pieces of 512.
     pub fn had(&mut self, from: u64, to: u64, page: u64) {
         let n = |bytes: u64| if bytes >= 128 * 512 { u128::MAX } else { (1 << (bytes / 512)) - 1 };
         self.left &= n(page) & !(n(to + 1) & !n(from));
@@ -147,11 +147,11 @@ pub struct Log {
     pub asked: Vec<IovaRange>,
     pub logged: Vec<IovaRange>,
     pub bits: BTreeSet<u64>,
-    /// The most ranges it tells apart; more are merged or refused.
+    /// The most ranges that it tells apart; more are merged or refused.
     pub max_ranges: usize,
     pub merges: bool,
     pub max_bytes: u64,
-    /// A second START is accepted; STOP and REPORT without START, too.
+    /// A second START is accepted, and so are STOP and REPORT without START.
     pub lax: bool,
     pub no_report: bool,
     /// A report of a part of one of its pages forgets all of that page.
@@ -165,12 +165,12 @@ pub struct Table {
     pub page: u64,
     /// First and last address of each entry that is dirty.
     pub dirty: BTreeMap<u64, u64>,
-    /// Pages that an entry is for, where they lie so; 0: of `page` bytes.
+    /// Pages that an entry covers, if they lie so; 0: of `page` bytes.
     pub entry: u64,
     pub holes: BTreeSet<usize>,
     pub none: bool,
     pub mute: bool,
-    /// At a hole it reads nothing; otherwise what is before it.
+    /// At a hole it reads nothing; otherwise it reads what comes before it.
     pub strict: bool,
     pub loses: bool,
     pub read_for_unmap: bool,
@@ -383,7 +383,7 @@ impl World {
         blind
     }
 
-    /// A call of the library's reached the machine: devices may write now.
+    /// A call of the library reached the machine: devices may write now.
     pub fn tick(&mut self) {
         self.calls += 1;
         assert!(self.calls < 1_000_000, "the library does not come to an end");
@@ -425,7 +425,7 @@ impl World {
         }
         let unmapping = self.unmapping.as_ref().is_some_and(|pages| pages.contains(&page));
         if let Some(table) = dev.table.map(|t| &self.tables[t]) {
-            // The kernel reads first and unmaps then: what is written in between is lost to any
+            // The kernel reads first and then unmaps: what is written in between is lost to any
             // user of that interface.
             if table.holes.contains(&page) || unmapping && table.read_for_unmap {
                 return false;
@@ -491,7 +491,7 @@ impl World {
                 let size = table.page.max(table.entry);
                 let (mut first, mut last) = (addr & !(size - 1), addr | (size - 1));
                 if table.entry != 0 {
-                    // None reaches over the ends of what is mapped in one piece.
+                    // None crosses the ends of what is mapped in one piece.
                     first = first.max(start);
                     last = last.min(end);
                 }
@@ -629,16 +629,16 @@ impl World {
         }
     }
 
-    /// What the VMM does when it is to unmap.
+    /// What the VMM does when it is told to unmap.
     pub fn unmap(&mut self, pages: Range<usize>) -> Result<(), Errno> {
         self.tick();
         let (first, last) = (self.addr(pages.start), self.addr(pages.end - 1) + (self.page - 1));
         if self.fault("unmap fails") || self.fault("unmap fails") || self.fault("unmap fails") {
-            // Where nobody could tell afterwards, nothing is gone.
+            // If nobody could tell afterwards, nothing is gone.
             let part = self.rng.chance(800) && !self.tables.iter().any(|table| table.mute);
             if part && !self.containers.iter().any(|c| c.bisected(first, last)) {
                 let half = pages.start + pages.len() / 2;
-                // Of one page there is no half.
+                // There is no half of one page.
                 if half > pages.start {
                     let at = self.addr(half) - 1;
                     if !self.containers.iter().any(|c| c.bisected(first, at)) {

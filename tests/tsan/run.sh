@@ -1,11 +1,12 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
-# C programs with several threads under the thread sanitizer, the library with them.
+# C programs with several threads under the thread sanitizer, and the library with them.
 #
-# The standard library comes without the sanitizer, which then sees races in what its locks protect:
-# they are replaced (locks/). What is left of that kind stands in suppressions.txt. Needs a C compiler
-# with the sanitizer, and any rustc that has its flag, which is told to take it.
+# The standard library comes without the sanitizer, which then sees races in what its locks
+# protect. So they are replaced (locks/). What is left of that kind is listed in
+# suppressions.txt. Needs a C compiler with the sanitizer, and any rustc that has its flag,
+# which is told to accept it.
 #
 # usage: run.sh PROGRAM.c...
 
@@ -21,7 +22,8 @@ skip() {
 	exit 0
 }
 
-# The sanitizer's own library comes with rustc: that of an older C compiler lacks functions.
+# The sanitizer's own library comes with rustc, because that of an older C compiler lacks
+# functions.
 runtime=$(find "$(${RUSTC:-rustc} --print target-libdir)" -name 'librustc*rt.tsan.a' | head -n 1)
 [ -n "$runtime" ] || skip "this rustc comes without a thread sanitizer"
 compile() { # C SOURCES AND LIBRARIES

@@ -263,7 +263,7 @@ fn missing_nodes_of_a_vfio_device_leave_the_answer_open() {
     finding(&report, Code::NoIommufd);
     assert!(!codes(&report).contains(&"no-cdev"));
 
-    // The node is there, and is not VFIO's.
+    // The node exists, but is not VFIO's.
     tree.write("/dev/vfio/devices/vfio0", "");
     tree.write("/dev/iommu", "");
     let report = tree.examine("/dev/vfio/devices/vfio0");
@@ -340,7 +340,7 @@ fn a_variant_driver_that_offers_nothing_is_explained() {
     about_variants(&kernel, target.device.as_ref().unwrap(), &[], true, &mut findings);
     assert_eq!(findings[0].code, Code::VariantSetup.word());
     assert!(findings[0].todo.as_deref().unwrap().contains("devlink"));
-    // Where it could not be asked, it is not accused.
+    // If it could not be asked, it is not accused.
     findings.clear();
     about_variants(&kernel, target.device.as_ref().unwrap(), &[], false, &mut findings);
     assert_eq!(findings, []);

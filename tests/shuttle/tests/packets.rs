@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Packets that several threads bring, in every order in which a scheduler lets the threads run.
 //!
-//! VFIOMIG_SHUTTLE_SCHEDULES says how many orders each test tries (default 400, in half of which the
+//! VFIOMIG_SHUTTLE_SCHEDULES says how many orders each test tries (default 400; in half of them the
 //! scheduler prefers a few changes of turn at odd places). What fails prints its schedule:
 //! `shuttle::replay`.
 
@@ -31,7 +31,7 @@ struct Driver {
     state: u32,
     taken: Vec<u8>,
     resets: u32,
-    /// Calls under way: the library promises one at a time.
+    /// Calls in progress: the library promises one at a time.
     busy: bool,
 }
 
@@ -158,7 +158,7 @@ fn orders(test: fn()) {
     shuttle::check_pct(test, all / 2, 3);
 }
 
-/// Each thread brings every so-maniest packet, the last ones first where it is told to.
+/// Each thread brings one packet in every N, the last ones first if told to.
 fn bring(packets: &Packets, of: Vec<Vec<u8>>) -> thread::JoinHandle<Vec<Result<(), Code>>> {
     let packets = packets.clone();
     thread::spawn(move || {
@@ -203,7 +203,7 @@ fn packets_of_several_threads_are_written_once_and_in_order() {
 #[test]
 fn who_waits_for_room_gets_it() {
     orders(|| {
-        // Room for one, besides the next in order: everybody else waits.
+        // Room for one, besides the next in order: everyone else waits.
         let mut rig = rig(150);
         let threads: Vec<_> =
             [vec![packet(0), packet(3)], vec![packet(4), config(6)], vec![packet(1), packet(5)]]
@@ -225,7 +225,7 @@ fn a_cancellation_ends_every_call_and_resets_the_device() {
     orders(|| {
         let rig = rig(150);
         let (even, odd) = all();
-        // One is missing: without the cancellation they would wait for ever.
+        // One is missing: without the cancellation they would wait forever.
         let threads = [bring(&rig.packets, even), bring(&rig.packets, odd[..2].to_vec())];
         let runner = run(&rig.packets);
         let shared = rig.load.shared();
@@ -273,7 +273,7 @@ fn a_load_that_goes_waits_for_its_calls_and_leaves_nothing_behind() {
         drop(load);
         assert!(!packets.in_use());
         assert_eq!(driver.get(|driver| (driver.state, driver.resets)), (State::Running.raw(), 1));
-        // The next owner of the device is not disturbed by who comes late.
+        // Latecomers do not disturb the device's next owner.
         let next = device.load(LoadOptions::default()).unwrap();
         assert!(runner.join().unwrap().is_err());
         threads.into_iter().for_each(|thread| drop(thread.join().unwrap()));
@@ -291,7 +291,7 @@ fn the_main_channel_may_end_while_packets_are_written() {
         let (even, odd) = all();
         let threads = [bring(&rig.packets, even), bring(&rig.packets, odd)];
         let runner = run(&rig.packets);
-        // The last section of the main channel, in two pieces: before, within, or behind.
+        // The last section of the main channel, in two pieces: before, within, or after.
         let end = tag(1);
         let first = rig.load.push(&end[..3]);
         let pushed = first.and_then(|_| rig.load.push(&end[3..]));

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Two QEMUs compared, in one boot and by turns: how long the guest stands, how long all of it
-//! takes, how many system calls and how much memory.
+//! Two QEMUs compared, in one boot and alternately: how long the guest is stopped, how long all of
+//! it takes, how many system calls and how much memory.
 //!
 //! `QEMU_A` and `QEMU_B` in the environment are the two: BUILD, or BUILD and properties of the
-//! device that begin with a comma. A is what is measured, B what it is compared with.
+//! device that begin with a comma. A is measured, B is what it is compared with.
 
 use std::fs;
 use std::path::Path;
@@ -18,9 +18,10 @@ use crate::pair::{Pair, Setup, What};
 use crate::vm::{Side, Vm};
 
 const BYTES: u64 = 256 << 20;
-/// Bytes a second: with the 500 ms of downtime that the setup permits, 64 MiB are left for the stop.
+/// Bytes a second: with the 500 ms of downtime that the setup permits, 64 MiB are left for the
+/// stop.
 const SWITCHOVER_BANDWIDTH: u64 = 128 << 20;
-/// Measured of each, after one that is not.
+/// Measurements of each, after one that is not counted.
 const ROUNDS: usize = 5;
 /// Of each, with strace.
 const WATCHED: usize = 3;
@@ -107,8 +108,8 @@ fn compare(lab: &Lab, name: &str, pre_copy: bool, multifd: bool) -> Res<()> {
     Ok(())
 }
 
-/// A line of results: medians, their ratio, and the least and the greatest ratio of two runs that
-/// followed each other; and all values, for people.
+/// A line of results: medians, their ratio, and the least and the greatest ratio of two consecutive
+/// runs; and all values, for people to read.
 fn report(what: &str, variant: &str, ours: &[f64], baseline: &[f64]) {
     let sorted = |values: &[f64]| {
         let mut values = values.to_vec();
@@ -139,7 +140,8 @@ fn migrate(
     setup.return_path = multifd;
     if pre_copy {
         // Left to itself, QEMU stops the guest when what is left should take just the permitted
-        // downtime: then it is that, whoever sends it. So both stop with the same amount left.
+        // downtime: then that is the result, whoever sends it. So both stop with the same amount
+        // left.
         setup.parameters = json!({ "avail-switchover-bandwidth": SWITCHOVER_BANDWIDTH });
     }
     let mut pair = Pair::start(lab, setup)?;

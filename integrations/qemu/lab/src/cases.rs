@@ -7,7 +7,7 @@ use std::path::PathBuf;
 /// What went wrong, for people to read.
 pub type Res<T> = Result<T, String>;
 
-/// How an error begins that is known of a QEMU of which better is not required.
+/// How an error begins that is known of a QEMU that need not do better.
 pub const NOT_REQUIRED: &str = "as expected of this QEMU: ";
 
 /// Where this runs, and how it went.
@@ -80,7 +80,7 @@ impl Lab {
     }
 }
 
-/// Words of which one must be part of a case's name; none: all cases.
+/// Words, one of which must be part of a case's name; none: all cases.
 pub fn wanted() -> Vec<String> {
     std::env::var("QEMU_CASES").unwrap_or_default().split_whitespace().map(str::to_owned).collect()
 }

@@ -88,7 +88,7 @@ impl Device {
         Ok(())
     }
 
-    /// Compares what an mtty holds that nobody has open. What is in the FIFO is gone then.
+    /// Compares what an mtty holds that nobody has open. What is in the FIFO is then gone.
     pub fn expect(&self, seed: u8) -> Res<()> {
         let opened = Opened::open(&self.sysfs)?;
         for port in 0..PORTS {
@@ -148,7 +148,7 @@ const SCR: u64 = 7;
 const FCR_ENABLE: u8 = 1;
 const FCR_CLEAR: u8 = 6;
 const LSR_DATA_READY: u8 = 1;
-/// It has 16 places, but with all of them taken mtty takes it for empty.
+/// It has 16 places, but when all of them are taken, mtty takes it for empty.
 const FIFO_MAX: u8 = 15;
 
 struct Contents {
@@ -251,8 +251,8 @@ impl Opened {
     }
 }
 
-/// Resets the VFIO device that another process has open: behind its back, which is what a hot reset
-/// or a failure of the device looks like to it. Its migration file descriptors are dead then.
+/// Resets the VFIO device that another process has open, behind its back: that is what a hot reset
+/// or a failure of the device looks like to it. Its migration file descriptors are then dead.
 pub fn reset_in(pid: u32) -> Res<()> {
     let dir = format!("/proc/{pid}/fd");
     let number = fs::read_dir(&dir)

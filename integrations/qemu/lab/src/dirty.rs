@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Pages that the device writes while the guest migrates arrive on the target as they are then.
 //!
-//! With two devices of one container, each noticed in another way, none may be missing either.
+//! With two devices in one container, each noticed in another way, none may be missing either.
 //!
-//! This program writes guest memory behind QEMU's back and tells the test device which pages it
-//! has "written" by DMA. Others are written without that: QEMU cannot know of them, and that they
-//! do not arrive shows that it is the marks that make the difference.
+//! This program writes guest memory behind QEMU's back and tells the test device which pages it has
+//! "written" by DMA. Others are written without that. QEMU cannot know of them, and the fact that
+//! they do not arrive shows that it is the marks that make the difference.
 
 use std::time::Duration;
 
@@ -31,8 +31,8 @@ enum Tracker {
     Device,
     /// The container knows what drivers write.
     Container,
-    /// Two devices in one container, and each is noticed in its own way: QEMU asks only one of the
-    /// two for both.
+    /// Two devices in one container, each noticed in its own way: QEMU asks only one of the two for
+    /// both.
     Both,
 }
 
@@ -104,7 +104,7 @@ pub fn fill(vm: &Vm) -> Res<()> {
 struct Writer<'a> {
     pair: &'a mut Pair,
     tracker: Tracker,
-    /// By page: in which round it was last written so that the target must know.
+    /// By page: in which round it was last written in such a way that the target must know.
     known: Vec<u64>,
     /// Written in a way that nobody notices.
     unnoticed: Vec<u64>,
@@ -133,8 +133,8 @@ impl Writer<'_> {
             if notices(self.tracker, number) == Tracker::Device {
                 by_device.push(format!("{address:#x} {PAGE}"));
             } else {
-                // It is the kernel that writes, a byte at the page's start: the rest of the page is
-                // written before, so that it is there when the page is found dirty.
+                // The kernel writes, one byte at the page's start. The rest of the page is written
+                // before that, so that it is there when the page is found dirty.
                 by_kernel.push(format!("{address:#x} 1"));
             }
             if let Some(known) = self.known.get_mut(number as usize) {
@@ -163,7 +163,7 @@ fn syncs(vm: &mut Vm) -> Res<u64> {
     Ok(vm.progress()?.pointer("/ram/dirty-sync-count").and_then(Value::as_u64).unwrap_or(0))
 }
 
-/// Waits until QEMU has asked for dirty pages so many times more.
+/// Waits until QEMU has asked for dirty pages this many more times.
 fn wait_syncs(vm: &mut Vm, more: u64) -> Res<()> {
     let before = syncs(vm)?;
     vm.wait_for("further rounds of pre-copy", LIMIT, |vm| {
@@ -175,7 +175,7 @@ fn wait_syncs(vm: &mut Vm, more: u64) -> Res<()> {
 fn migrate(tracker: Tracker, pair: &mut Pair) -> Res<()> {
     fill(&pair.source)?;
     // Pre-copy goes on until this is taken back. Then the last step takes a while, in which the
-    // guest is stopped and the device still may write.
+    // guest is stopped and the device may still write.
     pair.source_device.set("dirty_rate", 32 * MIB)?;
     pair.source_device.set("read_rate", 16 * MIB)?;
     pair.source_device.set("latency_us", "7 2000000")?;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Migrations that cannot succeed. Afterwards the guest must run on exactly one side, unless the
-//! process is gone that it ran in, and nowhere with other contents than it had.
+//! process that it ran in is gone, and nowhere with other contents than it had.
 //!
-//! Unpatched QEMU does not keep to that everywhere. What it does then is told, and the case counts
-//! as skipped, not as passed or failed; of a patched one it is required.
+//! Unpatched QEMU does not keep to that everywhere. What it does then is reported, and the case
+//! counts as skipped, not as passed or failed; a patched one must.
 
 use std::time::{Duration, Instant};
 
@@ -26,14 +26,14 @@ const PRE_COPY: What = What::Test { bytes: 8 * MIB, pre_copy: true };
 enum Phase {
     /// Before it begins.
     Before,
-    /// While memory is sent, slowly; of the device, which cannot be read before it stands, nothing
-    /// was sent.
+    /// While memory is sent, slowly. Nothing was sent of the device, which cannot be read before it
+    /// is stopped.
     Memory,
     /// While the source's guest runs; it would never end by itself.
     PreCopy,
-    /// While the device is read that is stopped.
+    /// While the stopped device is read.
     StopCopy,
-    /// All has been sent, and the target's device takes its time to start.
+    /// Everything has been sent, and the target's device takes its time to start.
     Sent,
 }
 
@@ -49,21 +49,22 @@ enum Event {
     Cut,
     /// The guest is stopped and goes on.
     StopCont,
-    /// As that. When the guest is about to go on and devices take their time to, QEMU has just sent
-    /// memory, and looks for what else there is to send.
+    /// Like that. When the guest is about to go on and devices take their time to, QEMU has just
+    /// sent memory, and looks for what else there is to send.
     StopContSending,
     /// It is stopped, and the migration cancelled; then it goes on.
     StopCancel,
-    /// The network takes nothing any more; the guest is stopped, the migration cancelled.
+    /// The network takes no more data; the guest is stopped, the migration cancelled.
     Stall,
-    /// The network takes nothing any more while the stopped device is sent; the migration is
-    /// cancelled, and its connections are broken off.
+    /// The network takes no more data while the stopped device is sent; the migration is cancelled,
+    /// and its connections are broken off.
     StallYank,
     /// A device that QEMU emulates writes to the guest's memory.
     WriteMemory,
-    /// The migration's parameters are changed, and no device can use multifd's channels any more.
+    /// The migration's parameters are changed so that no device can use multifd's channels any
+    /// more.
     ChangeParameters,
-    /// The target's device takes the state, and then cannot be started.
+    /// The target's device accepts the state, and then cannot be started.
     FailTargetStart,
 }
 
@@ -88,15 +89,17 @@ enum End {
     OneSide,
     /// The guest runs on the source.
     Stays,
-    /// The guest runs nowhere, as its device came to harm when the source had let go of it.
+    /// The guest runs nowhere, because its device was harmed when the source had let go of it.
     Stopped,
-    /// The guest is stopped on the source: its device was reset while it could not have done it.
+    /// The guest is stopped on the source: its device was reset while the guest could not have done
+    /// it.
     StoppedHere,
-    /// As `OneSide`; in QEMU's format the contents may be damaged, as nothing in it shows that.
+    /// Like `OneSide`; in QEMU's format the contents may be damaged, because nothing in it shows
+    /// that.
     Unnoticed,
     /// The migration is none the worse for it, in QEMU's format.
     Completes,
-    /// The guest may run on both sides: where the connection is cut while the target starts, QEMU's
+    /// The guest may run on both sides: if the connection is cut while the target starts, QEMU's
     /// source cannot know whether it did, and goes on.
     BothAllowed,
 }
@@ -149,20 +152,20 @@ const fn flip(name: &'static str, what: What, qemu: Flip, native: Flip) -> Case 
 const OTHER_SIZE: What = What::Test { bytes: 4 * MIB, pre_copy: false };
 const KILL_SENT: Case = event("target-killed-after-last-byte", Phase::Sent, Event::KillTarget);
 const CUT_SENT: Case = event("cut-after-last-byte", Phase::Sent, Event::Cut);
-/// In the middle of the 4 KiB behind the length, the stream's header and a record's.
+/// In the middle of the 4 KiB after the length, the stream's header and a record's.
 const IN_DATA: Flip = at(DATA, 2, 8 + 48 + 32 + 2000);
-/// Behind the length and a frame's header.
+/// After the length and a frame's header.
 const IN_FRAME: Flip = at(NATIVE_DATA, 2, 8 + 32 + 2000);
-/// What a patched QEMU puts behind a length: a buffer of `VFIOMIG_GOOD_BUFFER` without mark, length
+/// What a patched QEMU puts after a length: a buffer of `VFIOMIG_GOOD_BUFFER` without mark, length
 /// and room for the mark of the end.
 const PIECE: usize = (128 << 10) - 24;
 const FLIP_STOP_COPY: Case = flip("flip-data-stopcopy", STOP_COPY, IN_DATA, IN_FRAME);
 const FLIP_CONFIG: Case = flip(
     "flip-config",
     STOP_COPY,
-    // Behind the mark are 4 bytes of version and then the configuration: in the address of BAR 0.
+    // After the mark come 4 bytes of version and then the configuration: in the address of BAR 0.
     at(CONFIG, 0, 4 + 0x12),
-    // The first frame of the stopped device, behind its kind.
+    // The first frame of the stopped device, after its kind.
     at(NATIVE_DATA, 1, 8 + 32 + 4 + 4 + 0x12),
 );
 const WRITE_MEMORY: Case = event("memory-written-stopcopy", Phase::StopCopy, Event::WriteMemory);
@@ -170,7 +173,7 @@ const CANCEL_STOP_COPY: Case = event("cancel-stopcopy", Phase::StopCopy, Event::
 const KILL_STOP_COPY: Case = event("target-killed-stopcopy", Phase::StopCopy, Event::KillTarget);
 const OTHER_TYPE: Case = other("other-type", What::Mtty);
 
-/// Beside the first device: one with pre-copy, an mtty.
+/// Next to the first device: one with pre-copy, an mtty.
 const OTHERS: &[Other] = &[Other::new(PRE_COPY), Other::new(What::Mtty)];
 /// The last of them is another one on the target.
 const ONE_DIFFERS: &[Other] =
@@ -302,7 +305,7 @@ fn run_case(lab: &Lab, name: &str, case: &Case, side: Side, strict: bool) -> Res
     }
 }
 
-/// Makes it happen and tells what came of it, and what of that must not be.
+/// Makes it happen and reports what came of it, and what of that must not be.
 fn carry_out(
     lab: &Lab,
     case: &Case,
@@ -458,7 +461,7 @@ fn reach(pair: &mut Pair, phase: Phase) -> Res<()> {
             Ok(!vm.trace_lines("new state RUNNING_P2P").is_empty())
         })?,
     }
-    // Had it ended by now, this would be a test of something else.
+    // If it had ended by now, this would be a test of something else.
     let state = pair.source.states().last().cloned().unwrap_or_default();
     let want: &[&str] = match phase {
         Phase::Before => return Ok(()),
@@ -541,7 +544,7 @@ fn make_happen(pair: &mut Pair, event: Event) -> Res<()> {
             std::thread::sleep(Duration::from_secs(1));
             let connections = json!({ "instances": [{ "type": "migration" }] });
             match pair.source.qmp.command("yank", connections) {
-                // The cancellation was enough: the main channel was where it stood.
+                // The cancellation was enough: the main channel stayed where it was.
                 Err(e) if e.contains("Instance not found") => {}
                 result => result.map(|_| ())?,
             }
@@ -553,8 +556,8 @@ fn make_happen(pair: &mut Pair, event: Event) -> Res<()> {
             Ok(())
         }
         Event::WriteMemory => {
-            // By fw_cfg's DMA, whose answer goes to where its request lies: at 32 MiB, where there
-            // is nothing. The port has the address with its highest byte first.
+            // By fw_cfg's DMA, whose answer goes where its request lies: at 32 MiB, where there is
+            // nothing. The port has the address with its highest byte first.
             let command = json!({ "command-line": "o /w 0x518 0x00000002" });
             let said = pair.source.qmp.command("human-monitor-command", command)?;
             if said.as_str() != Some("") {
@@ -575,7 +578,7 @@ fn make_happen(pair: &mut Pair, event: Event) -> Res<()> {
     }
 }
 
-/// Cancels the migration of a guest that stands, whose device must not run before it does.
+/// Cancels the migration of a stopped guest, whose device must not run before the guest does.
 fn stand_still(pair: &mut Pair) -> Res<()> {
     pair.source.forget_trace();
     pair.source.qmp.command("migrate_cancel", json!({}))?;
@@ -587,7 +590,7 @@ fn stand_still(pair: &mut Pair) -> Res<()> {
     pair.source.qmp.command("cont", json!({})).map(|_| ())
 }
 
-/// Whether this side has done all that it will do of its own accord.
+/// Whether this side has done everything that it will do of its own accord.
 fn at_rest(vm: &mut Vm, source: bool) -> Res<bool> {
     if vm.ended()?.is_some() || vm.qmp.poll(Duration::from_millis(20)).is_err() {
         return Ok(vm.ended()?.is_some());
@@ -601,8 +604,8 @@ fn at_rest(vm: &mut Vm, source: bool) -> Res<bool> {
     })
 }
 
-/// Waits until nothing more will happen: what was throttled goes on faster, except where that is
-/// what the failure is about. A pre-copy that has survived the failure may end.
+/// Waits until nothing more will happen: what was throttled goes on faster, except if that is what
+/// the failure is about. A pre-copy that has survived the failure may end.
 fn settle(pair: &mut Pair) -> Res<()> {
     std::thread::sleep(Duration::from_millis(500));
     for (knob, value) in [("dirty_rate", 0), ("read_rate", 0)] {
@@ -613,7 +616,7 @@ fn settle(pair: &mut Pair) -> Res<()> {
     while rest != (true, true) && Instant::now() < deadline {
         rest = (at_rest(&mut pair.source, true)?, at_rest(&mut pair.target, false)?);
     }
-    // A side that waits for ever is not a fault of the test: what it does is looked at.
+    // A side that waits forever is not a fault of the test: what it does is checked.
     std::thread::sleep(Duration::from_millis(300));
     Ok(())
 }

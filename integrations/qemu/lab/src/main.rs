@@ -2,8 +2,8 @@
 //! Runs in the lab's virtual machine: starts QEMUs there, migrates a VFIO device from one to the
 //! other, and checks what arrives. What it prints is described in lab/README.md.
 //!
-//! `QEMU_CASES` in the environment names the cases to run: words, of which one must be part of the
-//! case's name. `QEMU_TIMES`: how often each is run.
+//! `QEMU_CASES` in the environment names the cases to run: words, one of which must be part of the
+//! case's name. `QEMU_TIMES` says how often each is run.
 
 mod bench;
 mod cases;

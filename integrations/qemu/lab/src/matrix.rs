@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The table of migrations that must succeed: who with whom, which device, which way.
+//! The table of migrations that must succeed: from which QEMU to which, with which device, and how.
 
 use std::time::Instant;
 
@@ -37,8 +37,8 @@ enum Way {
     Plain,
     /// The same, and the guest is not stopped before the target has the initial data.
     Ack,
-    /// By channels of its own. With a return path, as without one QEMU closes the channels without
-    /// waiting for what they still have to send.
+    /// On channels of its own. With a return path, because without one QEMU closes the channels
+    /// without waiting for what they still have to send.
     Multifd,
 }
 
@@ -169,7 +169,7 @@ fn row(lab: &Lab, name: &str, peers: &Peers, what: What) -> Res<()> {
 
 fn migrate(lab: &Lab, name: &str, peers: &Peers, what: What, pair: &mut Pair) -> Res<()> {
     if let What::Test { pre_copy: true, bytes } = what {
-        // Something for each round of pre-copy, but less than what can be sent.
+        // Something for each round of pre-copy, but less than can be sent.
         pair.source_device.set("dirty_rate", bytes / 256)?;
     }
     pair.go()?;
@@ -187,7 +187,7 @@ fn migrate(lab: &Lab, name: &str, peers: &Peers, what: What, pair: &mut Pair) ->
     keep(lab, name, digest.as_deref())
 }
 
-/// The device's state went by the way that the row is about.
+/// The device's state travelled as the row says.
 fn expect_way(peers: &Peers, what: What, pair: &Pair) -> Res<()> {
     let packets = pair.target.trace_lines("vfio_load_state_device_buffer_incoming").len();
     if (packets > 0) != (peers.way == Way::Multifd) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Two QEMUs that stand ready to migrate a device from one to the other.
+//! Two QEMUs that are ready to migrate a device from one to the other.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::vm::{DEVICE, Life, Side, Spec, Vm};
 
 /// No step of a migration that is not throttled on purpose takes longer.
 pub const LIMIT: Duration = Duration::from_secs(300);
-/// What the mtty holds that is migrated.
+/// What the migrated mtty holds.
 const SEED: u8 = 0x5b;
 
 /// A device and what is in it.
@@ -46,14 +46,14 @@ impl What {
     }
 }
 
-/// A device beside the first.
+/// A device next to the first.
 #[derive(Clone, Copy)]
 pub struct Other {
     /// The device.
     pub what: What,
     /// Another one on the target.
     pub target_what: Option<What>,
-    /// Its properties besides those of the side.
+    /// Its properties in addition to those of the side.
     pub props: &'static str,
 }
 
@@ -80,7 +80,7 @@ pub struct Setup<'a> {
     pub others: &'a [Other],
     /// Further arguments of both.
     pub args: &'a [&'a str],
-    /// Device state by channels of its own.
+    /// Device state on channels of its own.
     pub multifd: bool,
     /// The target says when it is done, and may refuse.
     pub return_path: bool,
@@ -110,7 +110,7 @@ impl<'a> Setup<'a> {
             multifd: false,
             return_path: false,
             switchover_ack: false,
-            // In emulation, and with a state that is large or cannot be read before the guest is
+            // Under emulation, and with a state that is large or cannot be read before the guest is
             // stopped, QEMU would never think that it can be done in less.
             downtime_limit: if what.pre_copy() { 500 } else { 100_000 },
             parameters: json!({}),
@@ -134,7 +134,7 @@ impl<'a> Setup<'a> {
     }
 }
 
-/// A device beside the first, on both sides.
+/// A device next to the first, on both sides.
 pub struct Member {
     what: What,
     props: &'static str,
@@ -198,7 +198,7 @@ fn find_devices(bus: &Value) -> Vec<Value> {
     found
 }
 
-/// After QEMU has reset a device: contents of which the seed says nothing.
+/// After QEMU has reset a device: contents about which the seed says nothing.
 fn touch(what: What, device: &Device) -> Res<()> {
     if let What::Test { .. } = what {
         for block in [0, 3] {
@@ -246,8 +246,8 @@ impl Pair {
             "max-bandwidth": 10u64 << 30,
         });
         if !setup.pre_copy() {
-            // Measured while there is hardly anything to send, which is what an idle guest with
-            // such a device gives, the bandwidth never suffices for the large state.
+            // If it is measured while there is hardly anything to send, which is the case for an
+            // idle guest with such a device, the bandwidth never suffices for the large state.
             parameters = json!({
                 "downtime-limit": setup.downtime_limit,
                 "max-bandwidth": 10u64 << 30,
@@ -401,7 +401,7 @@ impl Pair {
     }
 
     /// The guest's view of the PCI bus is the same on both sides. Only the source's firmware has
-    /// set addresses, so that the target has them from the stream.
+    /// set addresses, so the target has them from the stream.
     pub fn expect_pci(&mut self) -> Res<()> {
         let source = self.source.qmp.command("query-pci", json!({}))?;
         let target = self.target.qmp.command("query-pci", json!({}))?;
@@ -417,7 +417,7 @@ impl Pair {
         Ok(())
     }
 
-    /// What both do. The source is looked at before and after the target.
+    /// What both do. The source is checked before and after the target.
     pub fn observe(&mut self) -> Res<(Life, Life)> {
         let target = self.target.observe()?;
         Ok((self.source.observe()?, target))
@@ -429,7 +429,7 @@ impl Pair {
         for (what, (source, target)) in self.devices() {
             let want: &[&str] = match (what.pre_copy(), self.patched.0) {
                 (true, _) => &["PRE_COPY", "PRE_COPY_P2P", "STOP_COPY", "STOP"],
-                // Nobody reads its state between the two.
+                // Nobody reads its state in between.
                 (false, true) => &["RUNNING_P2P", "STOP_COPY", "STOP"],
                 (false, false) => &["RUNNING_P2P", "STOP", "STOP_COPY", "STOP"],
             };
@@ -438,7 +438,7 @@ impl Pair {
                 return Err(format!("states of the source's device, {what:?}: {states:?}"));
             }
             let want: &[&str] = match self.patched.1 {
-                // STOP: the driver has taken the state before the source lets go of it.
+                // STOP: the driver has accepted the state before the source lets go of it.
                 true => &["RESUMING", "STOP", "RUNNING_P2P", "RUNNING"],
                 false => &["RESUMING", "RUNNING_P2P", "RUNNING"],
             };
@@ -500,7 +500,7 @@ impl Pair {
         }
         self.source.quit()?;
         self.target.quit()?;
-        // These can be looked at when nobody has them open.
+        // These can be checked when nobody has them open.
         for (_, (_, target)) in self.devices().filter(|(what, _)| *what == What::Mtty) {
             target.expect(SEED).map_err(|e| format!("target: {e}"))?;
         }

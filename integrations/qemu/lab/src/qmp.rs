@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::cases::Res;
 
-/// How long QEMU may take to answer. It has the big lock for seconds at a time when it loads a
+/// How long QEMU may take to answer. It holds the big lock for seconds at a time when it loads a
 /// large state under emulation.
 const ANSWER: Duration = Duration::from_secs(300);
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Sits between two QEMUs and passes on what they send: keeping it, or damaging it.
+//! Sits between two QEMUs and passes on what they send, keeping it or damaging it.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -21,11 +21,11 @@ pub const NATIVE_DATA: u64 = 0xffff_ffff_ef1f_0001;
 /// One wrong bit.
 #[derive(Clone, Copy)]
 pub struct Flip {
-    /// Behind this mark,
+    /// After this mark,
     pub mark: u64,
     /// from this one of them on (0 is the first),
     pub nth: usize,
-    /// so many bytes behind its end,
+    /// this many bytes after its end,
     pub offset: usize,
     /// this bit.
     pub bit: u8,
@@ -53,13 +53,13 @@ pub struct Relay {
     shared: Arc<Shared>,
 }
 
-/// Finds marks in a stream that comes in pieces, and flips what is to be flipped. A byte behind a
+/// Finds marks in a stream that comes in pieces, and flips what is to be flipped. A byte after a
 /// mark has never been passed on when the mark's end comes.
 struct Editor {
     flip: Flip,
     window: u64,
     seen: usize,
-    /// So many bytes until the one to flip.
+    /// This many bytes until the one to flip.
     countdown: Option<usize>,
 }
 
@@ -132,7 +132,7 @@ impl Relay {
         self.shared.flipped.load(Ordering::SeqCst)
     }
 
-    /// Passes on nothing from source to destination, or goes on with it.
+    /// Stops passing anything from source to destination, or resumes.
     pub fn stall(&self, stalled: bool) {
         self.shared.stalled.store(stalled, Ordering::SeqCst);
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A guest with several devices: that they move together, and none without the others, into another
-//! QEMU or into a snapshot and back; devices behind iommufd; a device that comes and goes while dirty
-//! pages are counted; dirty pages counted while a device is read that stands.
+//! QEMU or into a snapshot and back; devices behind iommufd; a device that comes and goes while
+//! dirty pages are counted; dirty pages that are counted while a stopped device is read.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::vm::{RAM, Side, Vm};
 
 const MIB: u64 = 1 << 20;
 
-/// One with pre-copy; an mtty; one that has something to say only when it stands.
+/// One with pre-copy; an mtty; one that has something to say only when it is stopped.
 const FIRST: What = What::Test { bytes: MIB, pre_copy: true };
 const OTHERS: [Other; 2] =
     [Other::new(What::Mtty), Other::new(What::Test { bytes: 4 * MIB, pre_copy: false })];
@@ -24,7 +24,7 @@ const OTHERS: [Other; 2] =
 const IOMMUFD: Side = Side { props: ",x-vfiomig=on,iommufd=iofd0", ..PATCHED };
 const IOMMUFD_NATIVE: Side =
     Side { props: ",x-vfiomig=on,x-vfiomig-format=native,iommufd=iofd0", ..PATCHED };
-/// Nothing knows what the device writes to: all that it can reach counts as dirty, always.
+/// Nothing knows what the device writes to, so everything that it can reach always counts as dirty.
 const IOMMUFD_WITHOUT_LOG: Side =
     Side { props: ",x-vfiomig=on,iommufd=iofd0,x-device-dirty-page-tracking=off", ..PATCHED };
 const IOMMUFD_STOCK: Side = Side { props: ",iommufd=iofd0", ..STOCK };
@@ -34,7 +34,7 @@ const ROWS: [(&str, Side, Side, bool); 12] = [
     ("several-stock-patched", STOCK, PATCHED, false),
     ("several-patched-stock", PATCHED, STOCK, false),
     ("several-native", NATIVE, NATIVE, false),
-    // The channels are memory's only.
+    // The channels carry memory only.
     ("several-native-multifd", NATIVE, NATIVE, true),
     ("several-patched-patched-multifd", PATCHED, PATCHED, true),
     ("several-stock-patched-multifd", STOCK, PATCHED, true),
@@ -42,7 +42,7 @@ const ROWS: [(&str, Side, Side, bool); 12] = [
     ("several-iommufd-patched", IOMMUFD, IOMMUFD, false),
     ("several-iommufd-stock-patched", IOMMUFD_STOCK, IOMMUFD, false),
     ("several-iommufd-native", IOMMUFD_NATIVE, IOMMUFD_NATIVE, false),
-    // The interface is a matter of each side.
+    // Each side chooses its interface.
     ("several-iommufd-to-container", IOMMUFD, PATCHED, true),
 ];
 
@@ -59,7 +59,7 @@ const SLOT: [&str; 6] = [
 
 /// Runs it all.
 pub fn run(lab: &Lab) {
-    // QEMU 10.2 ends with a fault where iommufd has no IOMMU_IOAS_CHANGE_PROCESS (Linux 6.13).
+    // QEMU 10.2 crashes if iommufd has no IOMMU_IOAS_CHANGE_PROCESS (Linux 6.13).
     let has_iommufd = lab.kernel != "6.12";
     for (name, source, target, multifd) in ROWS {
         if source.props.contains("iommufd") != has_iommufd {
@@ -131,8 +131,8 @@ const COUNTED: u64 = 6;
 /// Where the device that is plugged in writes, away from what the firmware uses, and how much.
 const WRITTEN: (u64, u64) = (16 * MIB, RAM / 2);
 
-/// Has QEMU count what is dirtied while something happens: about so many bytes, as it divides by the
-/// seconds that it took and rounds down.
+/// Has QEMU count what becomes dirty while something happens: about this many bytes, because it
+/// divides by the seconds that it took and rounds down.
 fn count_dirty(pair: &mut Pair, happens: impl FnOnce(&mut Vm) -> Res<()>) -> Res<u64> {
     let (vm, watched) = (&mut pair.source, &pair.source_device);
     vm.qmp.command("calc-dirty-rate", json!({ "calc-time": COUNTED, "mode": "dirty-bitmap" }))?;
@@ -171,8 +171,8 @@ fn expect_log(device: &Device, active: bool) -> Res<()> {
     Ok(())
 }
 
-/// Nothing of what a device writes is missing that comes, or goes, while dirty pages are counted. A
-/// migration cannot be used for that: QEMU allows neither then.
+/// Nothing is missing of what a device writes that comes, or goes, while dirty pages are counted. A
+/// migration cannot be used for that, because QEMU then allows neither.
 ///
 /// With iommufd, the device that comes is the first of an address space of its own.
 fn plug_and_unplug(pair: &mut Pair, plugged: &Device, iommufd: bool) -> Res<()> {
@@ -181,7 +181,8 @@ fn plug_and_unplug(pair: &mut Pair, plugged: &Device, iommufd: bool) -> Res<()> 
         return Err(format!("a guest that does nothing dirtied {idle} bytes"));
     }
 
-    // What it may have written before it was watched cannot be known: all counts as dirty.
+    // What it may have written before it was watched cannot be known, so everything counts as
+    // dirty.
     let all = count_dirty(pair, |vm| {
         let mut device = json!({
             "driver": "vfio-pci",
@@ -202,8 +203,8 @@ fn plug_and_unplug(pair: &mut Pair, plugged: &Device, iommufd: bool) -> Res<()> 
     }
     expect_log(plugged, false)?;
 
-    // It is there from the beginning, and goes before anybody asked what it has written. QEMU resets
-    // it on the way, so that all may count as dirty.
+    // It is there from the beginning, and goes before anyone asked what it has written. QEMU resets
+    // it on the way, so everything may count as dirty.
     let (first, bytes) = WRITTEN;
     let written = count_dirty(pair, |vm| {
         expect_log(plugged, true)?;
@@ -226,7 +227,7 @@ fn plug_and_unplug(pair: &mut Pair, plugged: &Device, iommufd: bool) -> Res<()> 
     pair.expect_contents()
 }
 
-/// What others ask for while the stopped device is read does not look like writes to the guest's
+/// What others ask for while the stopped device is read must not look like writes to the guest's
 /// memory, all of which has been sent by then.
 fn counted_while_read(pair: &mut Pair) -> Res<()> {
     pair.source_device.set("read_rate", MIB)?;
@@ -262,7 +263,7 @@ fn job(vm: &mut Vm, command: &str, arguments: Value) -> Res<()> {
 
 /// A guest is saved as it is, goes on, and is brought back to where it was.
 ///
-/// A snapshot is made on the main thread, which must not let go of QEMU's lock.
+/// A snapshot is made on the main thread, which must not release QEMU's lock.
 fn snapshot(lab: &Lab, pair: &mut Pair, paused: bool) -> Res<()> {
     let image = lab.tmp.join("snapshot.qcow2").display().to_string();
     let vm = &mut pair.source;

@@ -2,8 +2,8 @@
 //! A QEMU with one VFIO device: starting it, migrating it, and finding out what its guest does.
 //!
 //! The guest is the firmware, which finds nothing to boot and then waits. Its timer interrupt
-//! counts in the BIOS data area 18 times a second, and RAM is a file that this program reads too:
-//! so it can be seen from outside whether a guest runs, whatever QEMU says.
+//! counts in the BIOS data area 18 times a second, and RAM is a file that this program reads too.
+//! So it can be seen from outside whether a guest runs, whatever QEMU says.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -25,7 +25,7 @@ const TICKS: u64 = 0x46c;
 /// From the start of a QEMU to its socket, and from there to a guest whose timer runs.
 const START: Duration = Duration::from_secs(60);
 
-/// The name by which QMP knows the device; further ones have a number behind it.
+/// The name by which QMP knows the device; further ones have a number after it.
 pub const DEVICE: &str = "dev";
 
 /// A device as QEMU is told of it.
@@ -200,7 +200,7 @@ impl Vm {
             ] {
                 command.args(["-trace", events]);
             }
-            // Not known to every QEMU: a pattern that matches nothing is no error.
+            // Not known to every QEMU: a pattern that matches nothing is not an error.
             command.args(["-trace", "vfiomig_*"]);
             command.arg("-D").arg(&trace);
         }
@@ -233,7 +233,7 @@ impl Vm {
         self.ram.read_exact_at(bytes, at).map_err(|e| format!("reading RAM: {e}"))
     }
 
-    /// Writes guest memory behind QEMU's back: as a device does, but marking nothing.
+    /// Writes guest memory behind QEMU's back: like a device, but without marking anything.
     pub fn write_ram(&self, at: u64, bytes: &[u8]) -> Res<()> {
         self.ram.write_all_at(bytes, at).map_err(|e| format!("writing RAM: {e}"))
     }
@@ -265,7 +265,7 @@ impl Vm {
         last_lines(&self.log)
     }
 
-    /// Kills QEMU as the kernel would that is out of memory.
+    /// Kills QEMU like a kernel that is out of memory.
     pub fn kill(&mut self) -> Res<()> {
         self.child.kill().map_err(|e| format!("kill: {e}"))?;
         self.child.wait().map(|_| ()).map_err(|e| format!("wait: {e}"))
@@ -324,7 +324,7 @@ impl Vm {
             .collect()
     }
 
-    /// What is in the trace until now is of no interest.
+    /// What is in the trace so far does not matter.
     pub fn forget_trace(&mut self) {
         self.trace_from = fs::metadata(&self.trace).map_or(0, |meta| meta.len() as usize);
     }
@@ -340,7 +340,7 @@ impl Vm {
             .collect()
     }
 
-    /// Waits for something to be true of this QEMU.
+    /// Waits for something to become true of this QEMU.
     pub fn wait_for(
         &mut self,
         what: &str,
@@ -418,14 +418,14 @@ impl Vm {
         }
     }
 
-    /// Looks what QEMU says and, for a while, whether the guest's timer counts.
+    /// Checks what QEMU says and, for a while, whether the guest's timer counts.
     pub fn observe(&mut self) -> Res<Life> {
         if let Some(how) = self.ended()? {
             return Ok(Life::Dead(how));
         }
         let asked = self.qmp.command("query-status", json!({}));
         let Ok(status) = asked else {
-            // It may have ended between the two.
+            // It may have ended in between.
             std::thread::sleep(Duration::from_millis(200));
             return match self.ended()? {
                 Some(how) => Ok(Life::Dead(how)),
@@ -434,8 +434,8 @@ impl Vm {
         };
         let running = status.get("running").and_then(Value::as_bool).unwrap_or(false);
         let status = status.get("status").and_then(Value::as_str).unwrap_or("unknown").to_owned();
-        // A guest that stands is looked at for seven times its period, one that should run for
-        // longer: emulation may be slow.
+        // A guest that should be stopped is watched for seven times its period, and one that should
+        // run for longer: emulation may be slow.
         let deadline = Instant::now() + Duration::from_millis(if running { 5000 } else { 400 });
         let (mut last, mut seen) = (self.ticks()?, 0);
         while Instant::now() < deadline && seen < 2 {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `Mutex`, `Condvar` and `OnceLock` as in the standard library, on pthreads.
 //!
-//! The thread sanitizer follows pthreads' locks. Those of a standard library that was built without it
-//! wait where it does not see it, and everything that they protect looks like a race.
+//! The thread sanitizer follows pthreads' locks. Those of a standard library that was built without
+//! it wait where it does not see them, and everything that they protect looks like a race.
 
 use std::cell::UnsafeCell;
 use std::ops::{Deref, DerefMut};
@@ -27,7 +27,7 @@ pub struct MutexGuard<'a, T: ?Sized>(&'a Mutex<T>, std::marker::PhantomData<*con
 unsafe impl<T: ?Sized + Sync> Sync for MutexGuard<'_, T> {}
 
 impl<T> Mutex<T> {
-    /// glibc's mutexes may be moved while nobody has them.
+    /// glibc's mutexes may be moved while nobody holds them.
     pub const fn new(value: T) -> Mutex<T> {
         Mutex {
             lock: UnsafeCell::new(libc::PTHREAD_MUTEX_INITIALIZER),
@@ -115,7 +115,7 @@ impl WaitTimeoutResult {
     }
 }
 
-/// What waiting for a while gives.
+/// What a timed wait returns.
 type Waited<'a, T> = LockResult<(MutexGuard<'a, T>, WaitTimeoutResult)>;
 
 impl Condvar {
@@ -148,7 +148,7 @@ impl Condvar {
         let mut until: libc::timespec = unsafe { std::mem::zeroed() };
         // SAFETY: as above.
         unsafe { libc::clock_gettime(libc::CLOCK_REALTIME, &mut until) };
-        // A day is as long as for ever, and does not overflow.
+        // A day is as long as forever, and does not overflow.
         let time = time.min(Duration::from_secs(86_400));
         let nanos = until.tv_nsec + i64::from(time.subsec_nanos());
         until.tv_sec += time.as_secs() as i64 + nanos / 1_000_000_000;
@@ -188,7 +188,7 @@ impl Default for Condvar {
     }
 }
 
-/// Takes its lock each time: nothing here is in a hurry.
+/// Takes its lock every time: nothing here is in a hurry.
 pub struct OnceLock<T> {
     lock: Mutex<()>,
     value: UnsafeCell<Option<T>>,
