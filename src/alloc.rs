@@ -3,34 +3,15 @@
 //!
 //! What a stream, the kernel, the guest or the VMM sizes goes through here and fails with
 //! [`Code::NoMem`]. What is small and of fixed size (a box, a node of a map) is allocated as usual:
-//! the C library's allocator keeps a reserve for that (`capi/reserve.rs`), which nothing that goes
+//! the C library's allocator keeps a reserve for that (`sys/reserve.rs`), which nothing that goes
 //! through here may use up.
 
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt::{self, Write as _};
 
-use crate::capi::{Room, reserve_room};
 use crate::error::{Code, Error, Result};
-
-thread_local! {
-    /// Whether this thread has an answer to an allocation that fails. No destructor: the allocator
-    /// reads it.
-    static MAY_FAIL: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Whether the allocation that this thread makes now may fail.
-pub(crate) fn may_fail_now() -> bool {
-    MAY_FAIL.get()
-}
-
-/// Runs `allocate`, whose allocations may fail, without the reserve.
-fn may_fail<T>(allocate: impl FnOnce() -> T) -> T {
-    let before = MAY_FAIL.replace(true);
-    let out = allocate();
-    MAY_FAIL.set(before);
-    out
-}
+use crate::sys::{Room, may_fail, reserve_room};
+pub(crate) use crate::text::{Text, format};
 
 #[cold]
 fn no_memory(what: &'static str) -> Error {
@@ -191,25 +172,6 @@ fn each_text(from: &[u8], mut put: impl FnMut(&str) -> fmt::Result) -> fmt::Resu
     Ok(())
 }
 
-/// A text, put together; `None` where there is no memory for it.
-pub(crate) fn format(args: fmt::Arguments<'_>) -> Option<String> {
-    let mut out = Text(String::new());
-    fmt::write(&mut out, args).ok().map(|()| out.0)
-}
-
-/// A text that grows as long as there is memory.
-pub(crate) struct Text(pub String);
-
-impl fmt::Write for Text {
-    fn write_str(&mut self, part: &str) -> fmt::Result {
-        if self.0.capacity() - self.0.len() < part.len() {
-            may_fail(|| self.0.try_reserve(part.len())).map_err(|_| fmt::Error)?;
-        }
-        self.0.push_str(part);
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,7 +182,6 @@ mod tests {
         assert_eq!(reserve(&mut bytes, isize::MAX as usize, "x").unwrap_err().code(), Code::NoMem);
         assert_eq!(bytes, [1, 2]);
         assert_eq!(filled(0u64, usize::MAX / 8, "x").unwrap_err().code(), Code::NoMem);
-        assert!(!may_fail_now());
         push(&mut bytes, 3, "x").unwrap();
         assert_eq!(copy(&bytes, "x").unwrap(), [1, 2, 3]);
         assert_eq!(format(format_args!("{}-{}", 1, "a")).unwrap(), "1-a");

@@ -8,9 +8,9 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use crate::alloc;
 use crate::fsm::State;
-use crate::transport::errno_text;
+pub use crate::sys::Errno;
+use crate::text;
 
 /// Result of the library's calls.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -82,10 +82,6 @@ impl Code {
     }
 }
 
-/// An errno as a transport reports it, not yet interpreted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Errno(pub i32);
-
 impl Errno {
     /// The code for what a driver or a callback in its place returned. Most errnos of the closed
     /// set mean something else there (a driver's EFAULT is not a NULL pointer of the caller's):
@@ -105,13 +101,6 @@ impl Errno {
     /// The same for a callback of the VMM's that stands for no device: it is called once.
     pub(crate) fn callback_code(self) -> Code {
         if self.0 == libc::EINTR { Code::Io } else { self.code() }
-    }
-}
-
-impl fmt::Display for Errno {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = [0; 128];
-        write!(f, "{} (os error {})", errno_text(self.0, &mut text), self.0)
     }
 }
 
@@ -201,7 +190,7 @@ impl Error {
     pub fn from_args(code: Code, message: fmt::Arguments<'_>) -> Error {
         let text = match message.as_str() {
             Some(text) => Cow::Borrowed(text),
-            None => alloc::format(message).map_or(Cow::Borrowed(code.what()), Cow::Owned),
+            None => text::format(message).map_or(Cow::Borrowed(code.what()), Cow::Owned),
         };
         Error { code, message: text, failure: None }
     }
@@ -233,7 +222,7 @@ impl Error {
     /// Appends to the text; where there is no memory for that, it stays as it is.
     #[must_use]
     pub(crate) fn note_args(mut self, text: fmt::Arguments<'_>) -> Error {
-        if let Some(longer) = alloc::format(format_args!("{}{text}", self.message)) {
+        if let Some(longer) = text::format(format_args!("{}{text}", self.message)) {
             self.message = Cow::Owned(longer);
         }
         self
@@ -259,7 +248,7 @@ impl Clone for Error {
     fn clone(&self) -> Error {
         let message = match &self.message {
             Cow::Borrowed(text) => Cow::Borrowed(*text),
-            Cow::Owned(text) => alloc::format(format_args!("{text}"))
+            Cow::Owned(text) => text::format(format_args!("{text}"))
                 .map_or(Cow::Borrowed(self.code.what()), Cow::Owned),
         };
         Error { code: self.code, message, failure: self.failure }

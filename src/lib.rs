@@ -13,6 +13,7 @@
 //! dirty       memory map, trackers, bitmaps: which pages devices wrote to
 //! device      Device, probing, state machine, recovery
 //! transport   kernel ioctls, ops table of callbacks
+//! sys         system calls, memory for bitmaps
 //! ```
 //! A layer calls only downwards. The C functions are the same core: `include/vfiomig.h`.
 //!
@@ -38,13 +39,15 @@ pub(crate) mod protocol;
 pub mod session;
 pub mod stream;
 pub(crate) mod sync;
+pub(crate) mod sys;
+pub(crate) mod text;
 pub mod transport;
-pub mod uapi;
 pub(crate) mod waiting;
 
 pub use device::Device;
 pub use error::{Code, Error, Result};
 pub use session::{Load, Save};
+pub use sys::uapi;
 
 #[cfg(test)]
 mod tests {

@@ -10,7 +10,7 @@ use log::{LevelFilter, Log, Metadata, Record};
 
 use crate::alloc;
 use crate::error::{Result, err};
-use crate::transport::PerProcess;
+use crate::sys::{self, PerProcess};
 
 /// Where messages go.
 pub(crate) type Sink = Box<dyn Fn(log::Level, &str, &str) + Send + Sync>;
@@ -83,7 +83,7 @@ pub(crate) fn init_env() -> Result<()> {
         if logger.matches(&record) {
             // Not with the logger's own writer: that has a lock, and a child may find it held.
             let line = alloc::format(format_args!("[{level:<5} {target}] {message}\n"));
-            crate::transport::write_to_stderr(line.unwrap_or_default().as_bytes());
+            sys::write_to_stderr(line.unwrap_or_default().as_bytes());
         }
     });
     set(Some(sink), level)

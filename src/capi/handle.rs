@@ -18,7 +18,7 @@ use crate::dirty::Run;
 use crate::error::{Error, Result, err, of_another_process};
 use crate::session::{Load, Packets, Save, Shared};
 use crate::sync::{Mutex, MutexGuard};
-use crate::transport::{PerProcess, Process};
+use crate::sys::{PerProcess, Process};
 
 /// Which object a handle names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

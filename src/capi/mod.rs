@@ -4,7 +4,8 @@
 //! One file per object, each function thin: convert, call the safe core, convert back. What a
 //! function may be called with, in which states, with which errors and since when stands in
 //! `api.toml`, from which the guards (`table.rs`), the export map, the man pages and the misuse
-//! tests are made. This is one of the two rooms with `unsafe` in it.
+//! tests are made. With `transport` and `sys` it is one of the rooms
+//! with `unsafe` in it.
 
 #![allow(unsafe_code)]
 #![allow(non_camel_case_types)]
@@ -28,14 +29,13 @@ mod table;
 mod version;
 
 pub use self::log::*;
+pub use crate::sys::Reserve;
 pub use constants::*;
 pub use device::*;
 pub use dirty::*;
 pub use errors::*;
 pub use fsm::*;
 pub use load::*;
-pub use reserve::Reserve;
-pub(crate) use reserve::{Room, reserve_room};
 pub use save::*;
 pub use structs::*;
 pub use version::*;

@@ -4,13 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use crate::identity::{Identity, max_text};
+use crate::sys;
 use crate::transport::Transport;
 use crate::uapi;
-
-/// The running kernel's release.
-pub(super) fn kernel_release() -> String {
-    attribute(Path::new("/proc/sys/kernel/osrelease"))
-}
 
 /// Learns what can be learned.
 pub(super) fn learn(
@@ -18,7 +14,7 @@ pub(super) fn learn(
     sysfs: Option<PathBuf>,
     vendor_data: &[u8],
 ) -> Identity {
-    let mut identity = Identity { kernel_release: kernel_release(), ..Identity::default() };
+    let mut identity = Identity { kernel_release: sys::kernel_release(), ..Identity::default() };
     let flags = transport.device_info().map_or(0, |info| info.flags);
     let buses = [
         (uapi::DEVICE_FLAGS_PCI, "pci"),

@@ -26,7 +26,8 @@ pub use crate::identity::{Identity, MAX_VENDOR_DATA, ignore, max_text};
 use crate::error::{Errno, Error, Failure, Operation, Outcome, Result, err, of_another_process};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
-use crate::transport::{DataFd, DmaLog, FeatureLog, Process, Transport};
+use crate::sys::{self, Process};
+use crate::transport::{DataFd, DmaLog, FeatureLog, Transport};
 use crate::waiting::{self, HoldsDevice};
 use contents::Contents;
 use probe::Probed;
@@ -131,7 +132,7 @@ impl Device {
         if options.vendor_data.len() > MAX_VENDOR_DATA {
             return Err(err!(Inval, "the vendor string is longer than {MAX_VENDOR_DATA} bytes"));
         }
-        let release = learn::kernel_release();
+        let release = sys::kernel_release();
         let Probed { caps, mut reasons } =
             probe::probe(transport.as_mut(), options.disabled, &release)?;
         reasons.sort_by_key(|reason| reason.code.severity());

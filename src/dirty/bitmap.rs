@@ -5,7 +5,9 @@
 
 use std::ops::Range;
 
-pub(crate) use crate::transport::{count, drain};
+use crate::error::{Result, err};
+use crate::sys::BitmapBuffer;
+pub(crate) use crate::sys::{count, drain};
 
 /// A power of two, in bytes: what one bit stands for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
@@ -36,6 +38,12 @@ impl PageSize {
     pub(crate) fn divides(self, n: u64) -> bool {
         n & (self.bytes() - 1) == 0
     }
+}
+
+/// Memory for a bitmap of `len` words, all zero.
+pub(crate) fn buffer(len: usize) -> Result<BitmapBuffer> {
+    BitmapBuffer::new(len)
+        .map_err(|errno| err!(NoMem, "no memory for a bitmap of {len} words: {errno}"))
 }
 
 /// How many words `bits` bits take.

@@ -11,7 +11,8 @@ use crate::device::Inner;
 use crate::error::{Code, Errno, Error, Failure, Operation, Outcome, Result, err};
 use crate::fsm::{Named, State};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::transport::{DataFd, Direction, PrecopyInfo, Stuck};
+use crate::sys::Stuck;
+use crate::transport::{DataFd, Direction, PrecopyInfo};
 use crate::uapi;
 
 /// What one read brought.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::error::{Result, err};
 use crate::stream::qemu::{self, Marks};
 use crate::stream::{Format, HEADER_LEN, MAX_PAYLOAD, NativeWriter, Write};
-use crate::transport::random_bytes;
+use crate::sys::random_bytes;
 
 /// What a save needs of a buffer at least, in bytes: room for a frame header, the identity and a
 /// little data.

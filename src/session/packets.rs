@@ -14,7 +14,7 @@ use super::stats::{add, set};
 use crate::error::{Code, Error, Result, err, of_another_process};
 use crate::stream::qemu::{Held, Packet, PacketLimits, Quota, Window};
 use crate::sync::{Condvar, Mutex, MutexGuard};
-use crate::transport::current_thread_token;
+use crate::sys::current_thread_token;
 use crate::waiting;
 
 /// The way in for packets of a load. Cloning shares it; every method may be called from any thread.

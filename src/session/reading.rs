@@ -17,7 +17,7 @@ use crate::error::{Code, Error, Outcome, Result, err};
 use crate::fsm::State;
 use crate::protocol::v2::{self, ReadStep};
 use crate::stream::Room;
-use crate::transport::Stuck;
+use crate::sys::Stuck;
 
 /// Estimates of what is left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use once_cell::race::OnceBool;
 
 use super::kernel::ioctl;
-use super::os::kernel_release;
 use crate::alloc;
 use crate::error::Errno;
+use crate::sys::kernel_release;
 use crate::uapi;
 
 /// A range of I/O virtual addresses. `length` is not zero, and the range does not wrap.

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::dirty::FeatureLog;
-use super::os::{bytes_to_words, last_errno, once, retry, words_to_bytes};
+use super::payload::{bytes_to_words, words_to_bytes};
 use super::{DataFd, DeviceInfo, Direction, DmaLog, PrecopyInfo, Transport};
 use crate::error::Errno;
+use crate::sys::{once, retry};
 use crate::uapi;
 use vfio_bindings::bindings::vfio;
 
@@ -113,11 +114,11 @@ pub(super) fn fd_set_nonblocking(data: DataFd) -> Result<(), Errno> {
     // SAFETY: F_GETFL and F_SETFL touch no memory of ours.
     let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
     if flags < 0 {
-        return Err(last_errno());
+        return Err(Errno::last());
     }
     // SAFETY: as above.
     if unsafe { libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK) } < 0 {
-        return Err(last_errno());
+        return Err(Errno::last());
     }
     Ok(())
 }

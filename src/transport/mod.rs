@@ -2,32 +2,24 @@
 //! How a device is reached: the kernel's file descriptor, or a table of C callbacks.
 //!
 //! A transport moves requests and bytes and interprets nothing: errnos come back raw, and every
-//! number is checked by the layers above. This is one of the two rooms with `unsafe` in it.
+//! number is checked by the layers above. With `capi` and `sys` it is one of the rooms with
+//! `unsafe` in it.
 
 #![allow(unsafe_code)]
 
-mod cpu;
 mod dirty;
 mod kernel;
 mod ops;
-mod os;
-mod process;
-mod words;
+mod payload;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub(crate) use cpu::{count, drain};
 pub(crate) use dirty::FeatureLog;
 pub use dirty::{DmaLog, Hwpt, IovaRange, KernelHwpt, KernelType1, Type1, Type1Info};
 pub use kernel::KernelTransport;
 pub(crate) use ops::put_fixed_text;
 pub use ops::{OpsTransport, vfiomig_device_ops, vfiomig_identity, vfiomig_precopy_info};
-#[cfg(feature = "env-logger")]
-pub(crate) use os::write_to_stderr;
-pub(crate) use os::{Stuck, current_thread_token, errno_text, page_size, random_bytes};
-pub(crate) use process::{PerProcess, Process};
-pub(crate) use words::Words;
 
 use crate::error::Errno;
 use crate::identity::Identity;

@@ -11,11 +11,11 @@ use std::time::Duration;
 use super::kernel::{
     fd_close, fd_precopy_info, fd_read, fd_set_nonblocking, fd_write, poll_fd_wait,
 };
-use super::os::{INTERRUPTED, bytes_to_words, uninterrupted, words_to_bytes};
-use super::process::Process;
+use super::payload::{bytes_to_words, words_to_bytes};
 use super::{DataFd, DeviceInfo, Direction, PrecopyInfo, Transport};
 use crate::error::Errno;
 use crate::identity::Identity;
+use crate::sys::{INTERRUPTED, Process, uninterrupted};
 
 /// What a device is, as far as it can be learned from its fd and sysfs. Texts are NUL-terminated;
 /// an empty text and a zero number mean "not known".

@@ -25,7 +25,7 @@ use std::time::Instant;
 
 use rangemap::RangeInclusiveSet;
 
-use super::bitmap::PageSize;
+use super::bitmap::{self, PageSize};
 use super::errors::{DirtyError, Errors};
 use super::map::{EVERYWHERE, Map, Mapping, Piece};
 use super::memory::Memory;
@@ -37,7 +37,7 @@ use super::tracker::TrackerKind;
 use crate::cancel::Cancel;
 use crate::device::Health;
 use crate::error::{Code, Result, err, of_another_process};
-use crate::transport::{self, Process, Words};
+use crate::sys::{self, BitmapBuffer, Process};
 use deliver::BitmapSink;
 use trackers::{Slot, User, add_note};
 
@@ -99,15 +99,15 @@ pub struct Run {
     /// Bytes that were read since a log should be started anew.
     read_outdated: u64,
     /// For a tracker's answer; zero between readings.
-    scratch: Option<Words>,
+    scratch: Option<BitmapBuffer>,
     /// For a tracker's answer about a whole mapping; zero between readings.
-    whole: Option<Words>,
+    whole: Option<BitmapBuffer>,
     /// The sum of the answers for the mapping that is being read, of trackers that answer for whole
     /// mappings only.
-    sum: Option<Words>,
+    sum: Option<BitmapBuffer>,
     /// The sum of the answers for the chunk that is being read, of all others. The first of them
     /// writes into it itself, so this is memory as `scratch` is.
-    union: Option<Words>,
+    union: Option<BitmapBuffer>,
     cancel: Cancel,
     /// Whose it is: to a child after fork() its trackers would answer at its parent's cost.
     process: Process,
@@ -125,7 +125,7 @@ impl Run {
     /// A run over the memory of a VMM.
     pub fn new(memory: impl Memory + 'static, options: RunOptions) -> Result<Run> {
         let size = match options.page_size {
-            0 => transport::page_size(),
+            0 => sys::page_size(),
             size => size,
         };
         let page = PageSize::new(size).filter(|page| (4096..=1 << 30).contains(&page.bytes()));
@@ -316,8 +316,8 @@ impl Run {
         Ok(enumerated?.then(|| std::mem::replace(&mut self.map, map)))
     }
 
-    fn new_buffer(&self) -> Result<Words> {
-        Words::new(self.buffer_bytes / 8)
+    fn new_buffer(&self) -> Result<BitmapBuffer> {
+        bitmap::buffer(self.buffer_bytes / 8)
     }
 
     /// What a start begins without.
@@ -457,7 +457,7 @@ impl Run {
     /// The run as a whole.
     pub fn stats(&self) -> DirtyStats {
         let words = [&self.scratch, &self.union, &self.whole, &self.sum];
-        let words: usize = words.into_iter().flatten().map(Words::footprint).sum();
+        let words: usize = words.into_iter().flatten().map(BitmapBuffer::footprint).sum();
         let trackers: usize = self.slots.iter().map(|slot| slot.tracker.footprint()).sum();
         let kept = self.pending.footprint() + self.orphans.footprint();
         let sets = [&self.suspect, &self.unsettled, &self.owed].map(RangeInclusiveSet::len);

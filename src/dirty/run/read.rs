@@ -16,7 +16,7 @@ use super::trackers::Slot;
 use super::{Run, Synced, elapsed_ns, pages_in};
 use crate::alloc;
 use crate::error::{Error, Result, err};
-use crate::transport::Words;
+use crate::sys::BitmapBuffer;
 
 impl Run {
     /// One reading over a range: every active tracker's answer and what is pending, to the sink.
@@ -216,7 +216,7 @@ impl Run {
         let n = words_for(asked.bits());
         let mut scratch = match self.scratch.take() {
             Some(scratch) if scratch.len() >= n => scratch,
-            _ => Words::new(n)?,
+            _ => bitmap::buffer(n)?,
         };
         let mut beyond = Vec::new();
         let result = scratch.get_mut(..n).map_or_else(
@@ -441,14 +441,14 @@ impl Run {
     }
 
     /// An empty sum with room for a piece.
-    pub(super) fn take_sum(&mut self, piece: &Piece) -> Result<Words> {
+    pub(super) fn take_sum(&mut self, piece: &Piece) -> Result<BitmapBuffer> {
         let n = words_for(pages_in(piece.first, piece.last, self.page));
         if n as u64 * 8 > MAX_WHOLE {
             return Err(too_large(piece, n as u64 * 8, MAX_WHOLE, ""));
         }
         let mut sum = match self.sum.take() {
             Some(sum) if sum.len() >= n => sum,
-            _ => return Words::new(n),
+            _ => return bitmap::buffer(n),
         };
         sum.get_mut(..n).ok_or_else(|| no_room(n))?.fill(0);
         Ok(sum)
@@ -497,7 +497,7 @@ impl Run {
         }
         let mut room = match self.whole.take() {
             Some(room) if room.len() >= n => room,
-            _ => Words::new(n)?,
+            _ => bitmap::buffer(n)?,
         };
         let result = room.get_mut(..n).map_or_else(
             || Err(no_room(n)),

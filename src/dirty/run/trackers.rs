@@ -21,7 +21,7 @@ use crate::error::{Error, Result, err};
 use std::ops::RangeInclusive;
 
 /// More writers than any machine has devices: a number that is wrong is told from one that is not.
-/// A list of their trackers fits a block of the reserve (`capi/reserve.rs`).
+/// A list of their trackers fits a block of the reserve (`sys/reserve.rs`).
 const MAX_WRITERS: usize = 512;
 
 /// A tracker, and what writers have in common that have the same.

@@ -11,7 +11,8 @@ use crate::dirty::bitmap::{self, PageSize, Span};
 use crate::dirty::map::{EVERYWHERE, Map};
 use crate::dirty::ranges;
 use crate::error::{Errno, Result, err};
-use crate::transport::{DmaLog, Words};
+use crate::sys::BitmapBuffer;
+use crate::transport::DmaLog;
 
 /// The kernel takes no smaller pages.
 const MIN_LOG_PAGE: u64 = 4096;
@@ -53,7 +54,7 @@ pub(in crate::dirty) struct DeviceLog {
     failed: Option<Errno>,
     /// What was found dirty when reports were tried out: addresses.
     held: Set,
-    spare: Option<Words>,
+    spare: Option<BitmapBuffer>,
     calls: u64,
 }
 
@@ -196,7 +197,8 @@ impl DeviceLog {
         let (first, page) = (*range.start(), self.page);
         let length = range.end() - first + 1;
         let bits = length >> page.shift();
-        let mut words = Words::new(bitmap::words_for(bits)).map_err(|_| Errno(libc::ENOMEM))?;
+        let mut words =
+            BitmapBuffer::new(bitmap::words_for(bits)).map_err(|_| Errno(libc::ENOMEM))?;
         self.calls += 1;
         self.log.report(first, length, page.bytes(), &mut words)?;
         bitmap::cut(&mut words, bits);
@@ -299,7 +301,7 @@ impl Tracker for DeviceLog {
             let span = Span { start: first, length: part, page: self.page };
             let mut spare = match self.spare.take() {
                 Some(spare) if spare.len() >= bitmap::words_for(span.bits()) => spare,
-                _ => Words::new(words.len())?,
+                _ => bitmap::buffer(words.len())?,
             };
             spare.fill(0);
             self.report(first, part, &mut spare)?;
@@ -322,7 +324,7 @@ impl Tracker for DeviceLog {
     }
 
     fn footprint(&self) -> usize {
-        self.spare.as_ref().map_or(0, Words::footprint)
+        self.spare.as_ref().map_or(0, BitmapBuffer::footprint)
     }
 
     fn extent(&self) -> Extent {

@@ -9,12 +9,10 @@
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
-use super::os::last_errno;
-use super::process::Process;
-use crate::error::{Errno, Error, Result};
+use super::{Errno, Process};
 
 /// Zeroed words in pages of their own.
-pub struct Words {
+pub struct BitmapBuffer {
     start: NonNull<u64>,
     len: usize,
     mapped: usize,
@@ -23,23 +21,17 @@ pub struct Words {
 }
 
 // SAFETY: the memory belongs to this value alone.
-unsafe impl Send for Words {}
+unsafe impl Send for BitmapBuffer {}
 
 /// What stays unused behind the words, in bytes: at least a page on every machine.
 const MARGIN: usize = 64 << 10;
 
-impl Words {
+impl BitmapBuffer {
     /// Room for `len` words.
-    pub fn new(len: usize) -> Result<Words> {
-        let no_room = |errno: Errno| {
-            Error::new(
-                crate::Code::NoMem,
-                format!("no memory for a bitmap of {len} words: {errno}"),
-            )
-        };
+    pub fn new(len: usize) -> Result<BitmapBuffer, Errno> {
         let bytes = len.max(1).checked_mul(8).and_then(|n| n.checked_next_multiple_of(MARGIN));
         let mapped = bytes.and_then(|n| n.checked_add(MARGIN)).filter(|n| *n < isize::MAX as usize);
-        let mapped = mapped.ok_or_else(|| no_room(Errno(libc::ENOMEM)))?;
+        let mapped = mapped.ok_or(Errno(libc::ENOMEM))?;
         // SAFETY: a new private mapping; nothing that exists is touched.
         let at = unsafe {
             libc::mmap(
@@ -52,8 +44,8 @@ impl Words {
             )
         };
         let start = NonNull::new(at.cast::<u64>()).filter(|_| at != libc::MAP_FAILED);
-        let start = start.ok_or_else(|| no_room(last_errno()))?;
-        let mut words = Words { start, len, mapped, owner: Process::this() };
+        let start = start.ok_or_else(Errno::last)?;
+        let mut words = BitmapBuffer { start, len, mapped, owner: Process::this() };
         // SAFETY: the mapping is ours. Both are welcome and neither is needed: without the lock
         // pages can be swapped out, and are brought back when they are pinned.
         unsafe {
@@ -80,7 +72,7 @@ impl Words {
     }
 }
 
-impl Drop for Words {
+impl Drop for BitmapBuffer {
     fn drop(&mut self) {
         if self.owner.is_this() {
             // SAFETY: mapped by `new` with this length; nothing borrows it any more.
@@ -89,7 +81,7 @@ impl Drop for Words {
     }
 }
 
-impl Deref for Words {
+impl Deref for BitmapBuffer {
     type Target = [u64];
     fn deref(&self) -> &[u64] {
         // SAFETY: `len` words are mapped in their process and initialised, and borrowed with `self`;
@@ -98,7 +90,7 @@ impl Deref for Words {
     }
 }
 
-impl DerefMut for Words {
+impl DerefMut for BitmapBuffer {
     fn deref_mut(&mut self) -> &mut [u64] {
         // SAFETY: as above, exclusively.
         unsafe { std::slice::from_raw_parts_mut(self.start(), self.len_here()) }
@@ -111,7 +103,7 @@ mod tests {
 
     #[test]
     fn words_are_zero_and_page_aligned_and_absurd_sizes_are_refused() {
-        let mut words = Words::new(1000).unwrap();
+        let mut words = BitmapBuffer::new(1000).unwrap();
         assert_eq!(words.len(), 1000);
         assert!(words.iter().all(|word| *word == 0));
         assert_eq!(words.as_ptr().addr() % 4096, 0);
@@ -119,13 +111,13 @@ mod tests {
         assert_eq!(words[999], 7);
         assert!(words.footprint() >= 8000 + MARGIN);
         for absurd in [usize::MAX, usize::MAX / 8, 1 << 59] {
-            assert_eq!(Words::new(absurd).err().unwrap().code(), crate::Code::NoMem);
+            assert_eq!(BitmapBuffer::new(absurd).err(), Some(Errno(libc::ENOMEM)));
         }
     }
     #[test]
     #[cfg_attr(miri, ignore)]
     fn a_child_has_no_words_and_keeps_what_it_has_in_their_place() {
-        let mut words = Words::new(1000).unwrap();
+        let mut words = BitmapBuffer::new(1000).unwrap();
         words.fill(1);
         let at = words.as_mut_ptr();
         // SAFETY: the child touches nothing but its own memory, and ends without unwinding. What it

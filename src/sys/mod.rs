@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the library asks of the operating system and the processor: system calls with types around
+//! them, memory that the kernel writes bitmaps into, loops over bitmaps, the allocator's reserve.
+//!
+//! The room at the bottom. It knows the kernel's numbers and nothing of this library; errnos come
+//! back raw. Beside `capi` and `transport/ops.rs` it is the one place with `unsafe` in it.
+
+#![allow(unsafe_code)]
+
+mod bitmap;
+mod bits;
+mod errno;
+mod process;
+mod reserve;
+mod retry;
+mod system;
+pub mod uapi;
+
+pub use bitmap::BitmapBuffer;
+pub(crate) use bits::{count, drain};
+pub use errno::Errno;
+pub(crate) use process::{PerProcess, Process};
+pub use reserve::Reserve;
+pub(crate) use reserve::{Room, admits_call as reserve_admits_call, may_fail, reserve_room};
+pub(crate) use retry::{INTERRUPTED, Stuck, once, retry, uninterrupted};
+#[cfg(feature = "env-logger")]
+pub(crate) use system::write_to_stderr;
+pub(crate) use system::{current_thread_token, kernel_release, page_size, random_bytes};

@@ -1,0 +1,389 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The C library's allocator: malloc, and a reserve for when that has nothing.
+//!
+//! Rust ends the process where an allocation fails that its code cannot do without. What is large,
+//! or sized by somebody else, is therefore asked for with an answer to "no" ([`may_fail`]). What
+//! is left is small and of fixed size: boxes, counters, nodes of maps, texts. Those come from the
+//! reserve when malloc fails, and calls that need memory are refused at their entry
+//! ([`admits_call`]) while the reserve could not carry every call that may be under way.
+//!
+//! The reserve is zeroed static memory: no page of it is there before it is used. It is cut into
+//! blocks of four sizes, each with a bit that says whether it is out; there is no lock, so that a
+//! thread that is stopped, killed or forked away in here keeps nobody else waiting. What is long
+//! out makes it small for as long as that lives; so when memory is back, further banks are borrowed
+//! from malloc until it is not.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::{Cell, UnsafeCell};
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+thread_local! {
+    /// Whether this thread has an answer to an allocation that fails. No destructor: the allocator
+    /// reads it.
+    static MAY_FAIL: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `allocate`, whose allocations may fail, without the reserve.
+pub(crate) fn may_fail<T>(allocate: impl FnOnce() -> T) -> T {
+    let before = MAY_FAIL.replace(true);
+    let out = allocate();
+    MAY_FAIL.set(before);
+    out
+}
+
+/// Blocks of one size.
+struct Class {
+    /// Bytes of a block; also what it is aligned to.
+    block: usize,
+    /// Blocks in a bank.
+    count: usize,
+    /// Where they begin in a bank.
+    at: usize,
+    /// Their first word of bits in a bank.
+    word: usize,
+}
+
+/// Smallest first. A request that finds its own size empty takes the next. Half of what the own
+/// banks have is kept for 128 calls at once: for each call 16 blocks of each of the smaller sizes, 4
+/// of 1 KiB, 2 of 4 KiB; 17 KiB.
+const CLASSES: [Class; 4] = [
+    Class { block: 64, count: 1024, at: 1024 << 10, word: 0 },
+    Class { block: 256, count: 1024, at: 768 << 10, word: 16 },
+    Class { block: 1024, count: 256, at: 512 << 10, word: 32 },
+    Class { block: 4096, count: 128, at: 0, word: 36 },
+];
+const BANK: usize = 1088 << 10;
+const WORDS: usize = 38;
+
+/// Banks that are always there: half for what lives long, half for calls under way.
+const OWN: usize = 4;
+/// And those that may be borrowed.
+const BORROWED: usize = 28;
+
+#[repr(C, align(4096))]
+struct Store(UnsafeCell<[u8; OWN * BANK]>);
+
+// SAFETY: each block is used by whoever has set its bit, and by nobody else.
+unsafe impl Sync for Store {}
+
+static STORE: Store = Store(UnsafeCell::new([0; OWN * BANK]));
+
+/// Which blocks of a bank are out. A bank that is not there has all of them out.
+struct Bits([AtomicU64; WORDS]);
+
+static OWN_BITS: [Bits; OWN] = [const { Bits([const { AtomicU64::new(0) }; WORDS]) }; OWN];
+static BORROWED_BITS: [Bits; BORROWED] =
+    [const { Bits([const { AtomicU64::new(!0) }; WORDS]) }; BORROWED];
+
+/// Those of all banks, by number.
+fn all_bits() -> impl Iterator<Item = &'static Bits> {
+    OWN_BITS.iter().chain(&BORROWED_BITS)
+}
+
+/// Where borrowed banks are.
+static BASES: [AtomicPtr<u8>; BORROWED] = [const { AtomicPtr::new(null_mut()) }; BORROWED];
+
+/// Blocks that are out, by class.
+static OUT: [AtomicUsize; 4] = [const { AtomicUsize::new(0) }; 4];
+/// Banks that are borrowed.
+static LOANS: AtomicUsize = AtomicUsize::new(0);
+/// Blocks out and loans together: 0 while malloc has never failed, which is all that a call looks at.
+static IN_USE: AtomicUsize = AtomicUsize::new(0);
+/// The process of which a thread borrows or gives back; 0: none. Who meets that goes on without. A
+/// child of fork() does not have that thread, and so does not wait for it.
+static LENDING: AtomicU32 = AtomicU32::new(0);
+
+/// Whether this thread may borrow and give back now.
+fn begin_lending() -> bool {
+    let process = std::process::id();
+    let lending = LENDING.load(Ordering::Relaxed);
+    lending != process
+        && LENDING.compare_exchange(lending, process, Ordering::Acquire, Ordering::Relaxed).is_ok()
+}
+
+/// The start of a bank.
+fn base(bank: usize) -> *mut u8 {
+    match bank.checked_sub(OWN) {
+        // SAFETY: within the store.
+        None => unsafe { STORE.0.get().cast::<u8>().add(bank * BANK) },
+        Some(loan) => BASES.get(loan).map_or(null_mut(), |at| at.load(Ordering::Acquire)),
+    }
+}
+
+/// Takes a block out of the smallest class that has one that is large enough; null: none has.
+#[cold]
+fn take(layout: Layout) -> *mut u8 {
+    if MAY_FAIL.get() {
+        return null_mut();
+    }
+    let size = layout.size().max(layout.align());
+    for (class, out) in CLASSES.iter().zip(&OUT) {
+        if class.block < size {
+            continue;
+        }
+        let words = class.word..class.word + class.count.div_ceil(64);
+        for (bank, bits) in all_bits().enumerate() {
+            for (i, word) in bits.0.get(words.clone()).unwrap_or_default().iter().enumerate() {
+                if let Some(bit) = take_bit(word) {
+                    out.fetch_add(1, Ordering::Relaxed);
+                    IN_USE.fetch_add(1, Ordering::Relaxed);
+                    // SAFETY: the block lies in the bank, which is there while one of its bits is
+                    // set by a block that is out.
+                    return unsafe { base(bank).add(class.at + (i * 64 + bit) * class.block) };
+                }
+            }
+        }
+    }
+    null_mut()
+}
+
+fn take_bit(word: &AtomicU64) -> Option<usize> {
+    let mut seen = word.load(Ordering::Relaxed);
+    while seen != !0 {
+        let bit = seen.trailing_ones();
+        match word.compare_exchange_weak(
+            seen,
+            seen | 1 << bit,
+            Ordering::Acquire,
+            Ordering::Relaxed,
+        ) {
+            Ok(_) => return Some(bit as usize),
+            Err(now) => seen = now,
+        }
+    }
+    None
+}
+
+/// Which block a pointer is: its bank, and its place there. `None`: it is malloc's.
+#[inline]
+fn find(ptr: *mut u8) -> Option<(usize, usize)> {
+    let at = ptr.addr().wrapping_sub(STORE.0.get().addr());
+    if at < OWN * BANK {
+        return Some((at / BANK, at % BANK));
+    }
+    if LOANS.load(Ordering::Relaxed) == 0 { None } else { find_borrowed(ptr) }
+}
+
+#[cold]
+fn find_borrowed(ptr: *mut u8) -> Option<(usize, usize)> {
+    BASES.iter().enumerate().find_map(|(loan, base)| {
+        let base = base.load(Ordering::Relaxed).addr();
+        let at = ptr.addr().wrapping_sub(base);
+        (base != 0 && at < BANK).then_some((OWN + loan, at))
+    })
+}
+
+/// The class of the block at a place in its bank.
+fn class_at(at: usize) -> Option<(&'static Class, &'static AtomicUsize)> {
+    let mut all = CLASSES.iter().zip(&OUT);
+    all.find(|(class, _)| at >= class.at)
+}
+
+#[cold]
+fn give_back(bank: usize, at: usize) {
+    let Some((class, out)) = class_at(at) else { return };
+    let block = (at - class.at) / class.block;
+    let word = all_bits().nth(bank).and_then(|bits| bits.0.get(class.word + block / 64));
+    let Some(word) = word else { return };
+    out.fetch_sub(1, Ordering::Relaxed);
+    IN_USE.fetch_sub(1, Ordering::Relaxed);
+    word.fetch_and(!(1 << (block % 64)), Ordering::Release);
+}
+
+/// Whether the calls that may be under way could find it empty, with so many banks borrowed.
+fn is_low_with(loans: usize) -> bool {
+    let banks = OWN + loans;
+    CLASSES.iter().zip(&OUT).any(|(class, out)| {
+        out.load(Ordering::Relaxed) + class.count * OWN / 2 > class.count * banks
+    })
+}
+
+/// How much there is for what a guest or the VMM decides the number of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// Enough.
+    Enough,
+    /// Not much: what can come from malloc has to.
+    Little,
+    /// None: what is left, and what can be borrowed, is for calls.
+    None,
+}
+
+/// How much is left for that. Free while malloc gives what it is asked for.
+#[inline]
+pub(crate) fn reserve_room() -> Room {
+    if IN_USE.load(Ordering::Relaxed) == 0 { Room::Enough } else { room_in_need() }
+}
+
+#[cold]
+fn room_in_need() -> Room {
+    let loans = LOANS.load(Ordering::Relaxed);
+    if !is_low_for_many(loans.min(BORROWED / 2)) {
+        Room::Enough
+    } else if !is_low_for_many(loans.min(BORROWED * 3 / 4)) {
+        Room::Little
+    } else {
+        Room::None
+    }
+}
+
+/// Whether more than a quarter of its own and all of so many borrowed banks are out.
+fn is_low_for_many(loans: usize) -> bool {
+    CLASSES.iter().zip(&OUT).any(|(class, out)| {
+        out.load(Ordering::Relaxed) + class.count * OWN * 3 / 4 > class.count * (OWN + loans)
+    })
+}
+
+/// Whether one more bank would help, or would be missed, with so many borrowed.
+fn needs_bank_with(loans: usize) -> bool {
+    is_low_with(loans) || loans < BORROWED * 3 / 4 && is_low_for_many(loans)
+}
+
+fn is_low() -> bool {
+    is_low_with(LOANS.load(Ordering::Relaxed))
+}
+
+/// Borrows a bank from malloc.
+fn borrow_bank() -> bool {
+    let free = BASES.iter().position(|base| base.load(Ordering::Relaxed).is_null());
+    let (Some(loan), Ok(layout)) = (free, Layout::from_size_align(BANK, 4096)) else {
+        return false;
+    };
+    // SAFETY: the size is not zero.
+    let at = unsafe { System.alloc(layout) };
+    if at.is_null() {
+        return false;
+    }
+    if let (Some(base), Some(bits)) = (BASES.get(loan), BORROWED_BITS.get(loan)) {
+        base.store(at, Ordering::Release);
+        IN_USE.fetch_add(1, Ordering::Relaxed);
+        LOANS.fetch_add(1, Ordering::Relaxed);
+        for word in &bits.0 {
+            word.store(0, Ordering::Release);
+        }
+    }
+    true
+}
+
+/// Gives borrowed banks back that nothing is out of, as long as enough stays.
+fn return_banks() {
+    for (loan, base) in BASES.iter().enumerate() {
+        let at = base.load(Ordering::Relaxed);
+        let Some(bits) = BORROWED_BITS.get(loan).filter(|_| !at.is_null()) else { continue };
+        // Word by word: nothing can be taken out of those that are closed.
+        let is_open = |word: &AtomicU64| {
+            word.compare_exchange(0, !0, Ordering::Acquire, Ordering::Relaxed).is_err()
+        };
+        let open = bits.0.iter().position(is_open);
+        let needed = needs_bank_with(LOANS.load(Ordering::Relaxed).saturating_sub(1));
+        if open.is_some() || needed {
+            for word in bits.0.iter().take(open.unwrap_or(WORDS)) {
+                word.store(0, Ordering::Release);
+            }
+            continue;
+        }
+        base.store(null_mut(), Ordering::Relaxed);
+        LOANS.fetch_sub(1, Ordering::Relaxed);
+        IN_USE.fetch_sub(1, Ordering::Relaxed);
+        if let Ok(layout) = Layout::from_size_align(BANK, 4096) {
+            // SAFETY: borrowed by `borrow_bank` with this layout; nothing is out of it.
+            unsafe { System.dealloc(at, layout) };
+        }
+    }
+}
+
+/// Whether a call that needs memory may begin. Free while malloc gives what it is asked for.
+#[inline]
+pub(crate) fn admits_call() -> bool {
+    IN_USE.load(Ordering::Relaxed) == 0 || admits_in_need()
+}
+
+#[cold]
+fn admits_in_need() -> bool {
+    let needs_bank = || needs_bank_with(LOANS.load(Ordering::Relaxed));
+    let low = needs_bank();
+    if (low || LOANS.load(Ordering::Relaxed) > 0) && begin_lending() {
+        match low {
+            true => while needs_bank() && borrow_bank() {},
+            false => return_banks(),
+        }
+        LENDING.store(0, Ordering::Release);
+    }
+    !is_low()
+}
+
+/// malloc, with a reserve for small requests that nobody has an answer for.
+pub struct Reserve;
+
+// SAFETY: what is allocated comes from the system's allocator, or is a block that nobody else has,
+// as large and as aligned as was asked for; what is freed goes back to where its address says that
+// it came from. Nothing here panics.
+unsafe impl GlobalAlloc for Reserve {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's contract.
+        let ptr = unsafe { System.alloc(layout) };
+        if ptr.is_null() { take(layout) } else { ptr }
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's contract.
+        let ptr = unsafe { System.alloc_zeroed(layout) };
+        if !ptr.is_null() {
+            return ptr;
+        }
+        let ptr = take(layout);
+        if !ptr.is_null() {
+            // SAFETY: the block is at least that large, and this thread's own.
+            unsafe { ptr.write_bytes(0, layout.size()) };
+        }
+        ptr
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        match find(ptr) {
+            Some((bank, at)) => give_back(bank, at),
+            // SAFETY: the caller's contract; it did not come from the reserve.
+            None => unsafe { System.dealloc(ptr, layout) },
+        }
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        if find(ptr).is_none() {
+            // SAFETY: the caller's contract; it did not come from the reserve.
+            let moved = unsafe { System.realloc(ptr, layout, new_size) };
+            if !moved.is_null() {
+                return moved;
+            }
+        }
+        // SAFETY: the caller's contract.
+        unsafe { self.move_to(ptr, layout, new_size) }
+    }
+}
+
+impl Reserve {
+    /// What realloc does where malloc cannot: stays where there is room, else moves by hand.
+    #[cold]
+    unsafe fn move_to(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        let room = find(ptr).and_then(|(_, at)| class_at(at)).map_or(layout.size(), |c| c.0.block);
+        if new_size <= room {
+            return ptr;
+        }
+        let Ok(larger) = Layout::from_size_align(new_size, layout.align()) else {
+            return null_mut();
+        };
+        // SAFETY: `new_size` is more than the old size, and so not zero.
+        let to = unsafe { self.alloc(larger) };
+        if !to.is_null() {
+            // SAFETY: both are at least that large, and are different blocks.
+            unsafe { to.copy_from_nonoverlapping(ptr, layout.size()) };
+            // SAFETY: the caller's contract.
+            unsafe { self.dealloc(ptr, layout) };
+        }
+        to
+    }
+}
