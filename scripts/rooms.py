@@ -55,7 +55,6 @@ KNOWN = [
     ("src/device/*", "src/device/*", "one state in several files"),
     ("src/dirty/map.rs", "src/dirty/ranges.rs", "a map is made of ranges, and gives them"),
     ("src/dirty/run/*", "src/dirty/run/*", "one state in several files"),
-    ("src/session/*", "src/session/*", "one state in several files"),
     ("src/transport/*", "src/transport/*", "the trait beside what implements it"),
 ]
 

@@ -72,10 +72,6 @@ impl Inner {
         self.contents = Contents::Live;
     }
 
-    pub(crate) fn contents_are_live(&self) -> bool {
-        self.contents == Contents::Live
-    }
-
     pub(super) fn contents_are_at_stake(&self) -> bool {
         self.contents.are_at_stake()
     }
@@ -103,10 +99,12 @@ impl Inner {
         })
     }
 
-    /// Asks where the device is, where a reset would take something. It must be known: a device that is
-    /// in RUNNING unasked goes from there to STOP, STOP_COPY or RUNNING without complaint.
+    /// Asks where the device is. Where a reset would take something it must be known: a device that is
+    /// in RUNNING unasked goes from there to STOP, STOP_COPY or RUNNING without complaint. Elsewhere
+    /// no answer is an answer too.
     pub(crate) fn look_after_contents(&mut self) -> Result<()> {
-        if self.contents_are_live() {
+        if self.contents == Contents::Live {
+            let _ = self.query_state();
             return Ok(());
         }
         let mut result = self.ask_state();
@@ -122,6 +120,9 @@ impl Inner {
     /// Looks whether the device was reset behind the library while its guest was stopped, where it
     /// would otherwise go on without complaint; refuses one that has lost its contents.
     pub(crate) fn check_contents(&mut self) -> Result<()> {
+        if self.contents == Contents::Live {
+            return Ok(());
+        }
         self.look_after_contents()?;
         match self.contents_are_lost() {
             true => Err(self.contents_lost(self.state)),

@@ -45,11 +45,7 @@ impl Ending {
         let before = inner.state_now();
         // After an error nothing is certain: ask. Where there is no answer, what is believed will
         // do: the kernel knows where the device is, and a wrong path only fails.
-        if inner.contents_are_live() {
-            let _ = inner.query_state();
-        } else {
-            let _ = inner.look_after_contents();
-        }
+        let _ = inner.look_after_contents();
         let on_the_way = inner.state_now().is_some_and(|at| inner.fsm().path(at, to).is_some());
         let walk = match on_the_way {
             true => inner.transition(to, Recover::Stay).map(|ns| set(&stats.finish_ns, ns)),

@@ -8,21 +8,24 @@
 mod ending;
 mod initial;
 mod load;
+mod loading;
 mod options;
 mod packets;
 mod reading;
 mod save;
+mod shared;
 mod stats;
 
 pub use crate::cancel::Cancel;
 pub use crate::stream::SaveStatus;
 pub use ending::Ending;
-pub use load::{BlobSink, Load, LoadOptions, LoadStatus, Policy};
-pub use options::{DEFAULT_FRAME, MIN_BUFFER, SaveOptions};
+pub use load::{Load, LoadStatus};
+pub use options::{BlobSink, DEFAULT_FRAME, LoadOptions, MIN_BUFFER, Policy, SaveOptions};
 pub use packets::Packets;
 pub use reading::Pending;
 pub use save::{Next, Save};
-pub use stats::{LoadStats, SaveStats, Shared};
+pub use shared::Shared;
+pub use stats::{LoadStats, SaveStats};
 
 use crate::device::Device;
 use crate::error::Result;

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How a device is saved.
+//! How a device is saved, and how one is loaded.
 
 use std::time::Duration;
 
 use crate::error::{Result, err};
-use crate::stream::qemu::{self, Marks};
-use crate::stream::{Format, HEADER_LEN, MAX_PAYLOAD, NativeWriter, Write};
+use crate::identity::{Identity, ignore};
+use crate::stream::qemu::{self, Marks, PacketLimits};
+use crate::stream::{DecodeLimits, Format, HEADER_LEN, MAX_PAYLOAD, NativeWriter, Write};
 use crate::sys::random_bytes;
 
 /// What a save needs of a buffer at least, in bytes: room for a frame header, the identity and a
@@ -90,5 +91,107 @@ impl SaveOptions {
         };
         let packets = self.format == Format::QemuPackets;
         Ok(Box::new(qemu::Writer::new(packets, marks, self.max_frame)))
+    }
+}
+
+/// Decides whether a stream of this source may be loaded into this target.
+pub type Policy = Box<dyn FnMut(&Identity, &Identity) -> std::result::Result<(), i32> + Send>;
+
+/// Takes the VMM's own pieces: their number and contents. An errno refuses the stream.
+pub type BlobSink = Box<dyn FnMut(u32, &[u8]) -> std::result::Result<(), i32> + Send>;
+
+/// How a device is loaded.
+pub struct LoadOptions {
+    /// How the stream is laid out.
+    pub format: Format,
+    /// What the stream may ask for. In QEMU's formats `max_frame` is for the data of one packet, and
+    /// there are no restarts.
+    pub limits: DecodeLimits,
+    /// How far ahead of the next one in order a packet may come.
+    pub max_ahead: u32,
+    /// Bytes of packets that may wait for their turn.
+    pub max_queued: u64,
+    /// Fields of the identity that need not match: bits of [`ignore`].
+    pub ignore: u32,
+    /// Decides in addition to the comparison.
+    pub policy: Option<Policy>,
+    /// Where blobs go; without it a stream with blobs is refused.
+    pub blobs: Option<BlobSink>,
+    /// How long a driver may take no data before the load is given up.
+    pub write_timeout: Duration,
+    /// Refuses a stream that is not of the device with this number within its VM.
+    pub device_index: Option<u32>,
+    /// Refuses a stream of another name.
+    pub migration_id: Option<[u8; 16]>,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        let packets = PacketLimits::default();
+        LoadOptions {
+            format: Format::Native,
+            limits: DecodeLimits::default(),
+            max_ahead: packets.max_ahead,
+            max_queued: packets.max_queued,
+            ignore: 0,
+            policy: None,
+            blobs: None,
+            write_timeout: Duration::from_secs(60),
+            device_index: None,
+            migration_id: None,
+        }
+    }
+}
+
+impl LoadOptions {
+    /// Refuses what cannot be.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.limits.max_frame == 0 || self.limits.max_frame > MAX_PAYLOAD {
+            return Err(err!(Inval, "max_frame must be from 1 to {MAX_PAYLOAD} bytes"));
+        }
+        if self.limits.max_blob > MAX_PAYLOAD - 8 {
+            return Err(err!(Inval, "max_blob must be at most {} bytes", MAX_PAYLOAD - 8));
+        }
+        if self.ignore & !ignore::KNOWN != 0 {
+            return Err(err!(Inval, "unknown bits among the fields to ignore"));
+        }
+        let checks =
+            self.policy.is_some() || self.device_index.is_some() || self.migration_id.is_some();
+        if self.format != Format::Native && checks {
+            return Err(err!(
+                Inval,
+                "QEMU's format does not say what it was saved from: no policy and no check of its \
+                 device or session can be had"
+            ));
+        }
+        Ok(())
+    }
+
+    /// What packets may ask for.
+    pub(super) fn packet_limits(&self) -> PacketLimits {
+        PacketLimits {
+            max_data: self.limits.max_frame,
+            max_config: self.limits.max_blob,
+            max_ahead: self.max_ahead,
+            max_queued: self.max_queued,
+        }
+    }
+
+    /// Refuses a stream of another device of the VM, or of another migration.
+    pub(super) fn expect(&self, migration_id: Option<[u8; 16]>, device: Option<u32>) -> Result<()> {
+        if let (Some(wanted), Some(found)) = (self.device_index, device) {
+            if wanted != found {
+                return Err(err!(
+                    OtherDevice,
+                    "the stream is of device {found} of its VM, not {wanted}"
+                ));
+            }
+        }
+        match self.migration_id {
+            Some(wanted) if Some(wanted) != migration_id => {
+                Err(err!(OtherDevice, "the stream belongs to another migration"))
+            }
+            _ => Ok(()),
+        }
     }
 }

@@ -9,7 +9,8 @@ use std::fmt;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use super::load::{BlobSink, Core, Phase, callback_refused};
+use super::loading::{Loading, Phase, callback_refused};
+use super::options::BlobSink;
 use super::stats::{add, set};
 use crate::error::{Code, Error, Result, err, of_another_process};
 use crate::stream::qemu::{Held, Packet, PacketLimits, Quota, Window};
@@ -24,7 +25,7 @@ pub struct Packets {
 }
 
 struct Incoming {
-    load: Arc<Core>,
+    load: Arc<Loading>,
     queue: Mutex<Queue>,
     /// Something came, room came, or an end.
     changed: Condvar,
@@ -75,7 +76,7 @@ impl Drop for Inside<'_> {
 
 impl Packets {
     pub(super) fn new(
-        load: Arc<Core>,
+        load: Arc<Loading>,
         limits: PacketLimits,
         quota: Arc<Quota>,
         sink: Option<BlobSink>,
@@ -227,7 +228,7 @@ impl Packets {
         set(&shared.load.stats.queued_bytes, queue.window.queued());
         drop(queue);
         shared.load.check_alive(&inner)?;
-        shared.load.set_phase(Phase::Complete);
+        shared.load.complete();
         Ok(())
     }
 

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use super::ending::Ending;
 use super::options::{MIN_BUFFER, SaveOptions};
 use super::reading::{Pending, Reading, Stage};
-use super::stats::{AtomicSaveStats, SaveNumbers, SaveStats, Shared, add, set};
+use super::shared::Shared;
+use super::stats::{AtomicSaveStats, SaveNumbers, SaveStats, add, set};
 use crate::alloc;
 use crate::cancel::Cancel;
 use crate::device::{Claim, Device, Inner, Locked, wrong_state};
@@ -272,12 +273,10 @@ impl Save {
     /// Begins again also where the device was reset and nobody has said so: before a change of
     /// state, which would otherwise start from a state that the device is not in.
     fn restart_if_reset(&mut self, inner: &mut Inner) -> Step<()> {
-        if inner.contents_are_live() || inner.data().is_some() {
-            // The answer does not matter: a reset shows in the epoch, or in the data fd that the change
-            // brings; anything else in the change.
-            let _ = inner.query_state();
-        } else {
-            inner.look_after_contents().map_err(Refused)?;
+        let looked = inner.look_after_contents();
+        // Where there is a stream, a reset shows in the data fd that the change brings.
+        if inner.data().is_none() {
+            looked.map_err(Refused)?;
         }
         self.restart_after_reset(inner)
     }

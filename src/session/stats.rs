@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Numbers and switches of a session that other threads may use while a call is under way.
+//! Numbers of a session, which other threads may read while a call is under way.
 
 use std::sync::Arc;
 
-use crate::cancel::Cancel;
-
-use super::packets::Packets;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! stats {
@@ -79,17 +76,6 @@ stats! {
     }
 }
 
-/// The part of a session that any thread may use at any time.
-#[derive(Clone, Debug)]
-pub enum Shared {
-    /// Of a save.
-    Save(Cancel, SaveNumbers),
-    /// Of a load; with the way in for packets, where it takes them.
-    Load(Cancel, LoadNumbers, Option<Packets>),
-    /// Of a dirty-tracking run.
-    Dirty(Cancel),
-}
-
 /// The live numbers of a save.
 #[derive(Clone, Default, Debug)]
 pub struct SaveNumbers(pub(crate) Arc<AtomicSaveStats>);
@@ -97,45 +83,6 @@ pub struct SaveNumbers(pub(crate) Arc<AtomicSaveStats>);
 /// The live numbers of a load.
 #[derive(Clone, Default, Debug)]
 pub struct LoadNumbers(pub(crate) Arc<AtomicLoadStats>);
-
-impl Shared {
-    /// Cancels the session.
-    pub fn cancel(&self) {
-        match self {
-            Shared::Save(cancel, _) | Shared::Dirty(cancel) => cancel.cancel(),
-            Shared::Load(cancel, _, packets) => {
-                cancel.cancel();
-                if let Some(packets) = packets {
-                    packets.wake();
-                }
-            }
-        }
-    }
-
-    /// Where packets go in.
-    pub fn packets(&self) -> Option<&Packets> {
-        match self {
-            Shared::Load(_, _, packets) => packets.as_ref(),
-            Shared::Save(..) | Shared::Dirty(_) => None,
-        }
-    }
-
-    /// Numbers of a save.
-    pub fn save_stats(&self) -> Option<SaveStats> {
-        match self {
-            Shared::Save(_, numbers) => Some(numbers.0.load()),
-            Shared::Load(..) | Shared::Dirty(_) => None,
-        }
-    }
-
-    /// Numbers of a load.
-    pub fn load_stats(&self) -> Option<LoadStats> {
-        match self {
-            Shared::Load(_, numbers, _) => Some(numbers.0.load()),
-            Shared::Save(..) | Shared::Dirty(_) => None,
-        }
-    }
-}
 
 pub(super) fn add(counter: &AtomicU64, n: u64) {
     counter.fetch_add(n, Ordering::Relaxed);

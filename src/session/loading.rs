@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a load and its packets share: the device that is being loaded, how far that is, and what
+//! ended it.
+//!
+//! Everything but the numbers changes under the device's lock only.
+
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::stats::{AtomicLoadStats, add, set};
+use crate::cancel::Cancel;
+use crate::device::{
+    Claim, Device, EventKind, Fixups, Inner, Locked, Recover, describe, elapsed_ns,
+};
+use crate::error::{Code, Error, Failure, Operation, Outcome, Result, err};
+use crate::fsm::State;
+use crate::protocol::v2::{self, Patience};
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard};
+
+/// Where a load is; the order is that of `src/capi/api.toml`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub(crate) enum Phase {
+    Receiving,
+    Complete,
+    Committed,
+    Failed,
+}
+
+impl Phase {
+    fn from_raw(raw: u32) -> Phase {
+        [Phase::Receiving, Phase::Complete, Phase::Committed]
+            .into_iter()
+            .find(|phase| *phase as u32 == raw)
+            .unwrap_or(Phase::Failed)
+    }
+}
+
+/// A device that is being loaded.
+pub(super) struct Loading {
+    pub device: Device,
+    pub cancel: Cancel,
+    pub stats: Arc<AtomicLoadStats>,
+    write_timeout: Duration,
+    phase: AtomicU32,
+    epoch: AtomicU64,
+    failure: Mutex<Option<Failure>>,
+}
+
+impl Loading {
+    /// Takes the device to RESUMING.
+    pub fn begin(device: Device, write_timeout: Duration) -> Result<Loading> {
+        let stats = Arc::new(AtomicLoadStats::default());
+        let epoch;
+        {
+            let mut inner = device.lock()?;
+            inner.check_can_migrate()?;
+            inner.claim(Claim::Loading)?;
+            let entered = enter_resuming(&mut inner);
+            match inner.remember(entered) {
+                Ok(ns) => {
+                    set(&stats.begin_ns, ns);
+                    inner.note_load(false);
+                }
+                Err(error) => {
+                    inner.claimed = Claim::None;
+                    return Err(error);
+                }
+            }
+            epoch = inner.epoch();
+        }
+        Ok(Loading {
+            device,
+            cancel: Cancel::default(),
+            stats,
+            write_timeout,
+            phase: AtomicU32::new(Phase::Receiving as u32),
+            epoch: AtomicU64::new(epoch),
+            failure: Mutex::new(None),
+        })
+    }
+
+    pub fn phase(&self) -> Phase {
+        Phase::from_raw(self.phase.load(Ordering::Acquire))
+    }
+
+    fn set_phase(&self, phase: Phase) {
+        self.phase.store(phase as u32, Ordering::Release);
+    }
+
+    /// Whether it was neither committed nor has failed.
+    pub fn is_open(&self) -> bool {
+        matches!(self.phase(), Phase::Receiving | Phase::Complete)
+    }
+
+    pub fn write_timeout(&self) -> Duration {
+        self.write_timeout
+    }
+
+    /// Gives data to the driver.
+    pub fn write(&self, inner: &mut Inner, data: &[u8]) -> Result<()> {
+        let patience = Patience {
+            timeout: self.write_timeout,
+            cancelled: self.cancel.flag(),
+            taken: &self.stats.data_bytes,
+        };
+        let start = Instant::now();
+        let before = inner.state_now();
+        let written = v2::write_all(inner, data, &patience);
+        add(&self.stats.write_ns, elapsed_ns(start));
+        written.map_err(|failed| {
+            failed.error.with_failure(Failure {
+                operation: Operation::DataWrite,
+                errno: failed.errno,
+                state_before: before,
+                ..Failure::default()
+            })
+        })
+    }
+
+    pub fn check_alive(&self, inner: &Inner) -> Result<()> {
+        self.check_cancelled()?;
+        if inner.epoch() != self.epoch.load(Ordering::Relaxed) {
+            return Err(err!(NoDev, "the device was reset while it was being loaded"));
+        }
+        Ok(())
+    }
+
+    pub fn check_cancelled(&self) -> Result<()> {
+        match self.cancel.is_cancelled() {
+            true => Err(err!(Cancelled, "the load was cancelled")),
+            false => Ok(()),
+        }
+    }
+
+    /// The source started again: what was loaded so far is void.
+    pub fn restart(&self, inner: &mut Inner) -> Result<()> {
+        add(&self.stats.restarts, 1);
+        // Only a reset makes a driver forget what it was given.
+        inner.reset()?;
+        enter_resuming(inner)?;
+        self.epoch.store(inner.epoch(), Ordering::Relaxed);
+        inner.emit(EventKind::LoadRestarted, None, Outcome::Reset, 0);
+        Ok(())
+    }
+
+    /// All of the state has come.
+    pub fn complete(&self) {
+        self.set_phase(Phase::Complete);
+    }
+
+    /// Makes the driver check and take the state: RESUMING to STOP.
+    pub fn commit(&self, inner: &mut Inner) -> Result<()> {
+        // A device that was reset behind the library's back would go from RUNNING to STOP without
+        // complaint, with nothing loaded.
+        let state = inner.query_state();
+        self.check_alive(inner)?;
+        if state != Ok(State::Resuming) {
+            return Err(err!(NoDev, "the device is not in RESUMING any more"));
+        }
+        let ns = inner.transition(State::Stop, Recover::Reset)?;
+        set(&self.stats.commit_ns, ns);
+        self.set_phase(Phase::Committed);
+        inner.claimed = Claim::None;
+        inner.note_load(true);
+        inner.add_fixups(Fixups::AFTER_RESET_OR_LOAD);
+        Ok(())
+    }
+
+    /// After an error: the device is reset, and the error says so. Only the first error counts:
+    /// after it the device is not this session's any more.
+    pub fn settle(&self, inner: &mut Locked<'_>, error: Error) -> Error {
+        if !self.is_open() {
+            return error;
+        }
+        let before = inner.state_now();
+        let recovered = recovered(&error);
+        let abandoned = self.fail(inner, recovered.is_none());
+        let outcome = recovered.unwrap_or(match abandoned {
+            Ok(()) => Outcome::Reset,
+            Err(_) => Outcome::Lost,
+        });
+        let state = inner.state_now();
+        let fixups = inner.fixups();
+        let sofar = self.stats.load();
+        let offset = match error.failure().map(|f| f.operation) {
+            Some(Operation::DataWrite) => sofar.data_bytes,
+            _ => sofar.stream_bytes,
+        };
+        let error = match recovered {
+            Some(_) => error,
+            None => error.note_args(format_args!("; {}", describe(outcome, state))),
+        };
+        let error = error.amend(|failure| {
+            if failure.operation == Operation::None {
+                failure.operation = Operation::Stream;
+            }
+            failure.state_before = failure.state_before.or(before);
+            failure.state_after = state;
+            failure.outcome = outcome;
+            failure.fixups = fixups;
+            failure.offset = offset;
+        });
+        *self.lock_failure() = error.failure().copied();
+        match inner.remember(Err::<(), _>(error)) {
+            Ok(()) => err!(NotRecoverable, "an error was lost"),
+            Err(error) => error,
+        }
+    }
+
+    /// Gives up a load that was not committed. Fails only where the device cannot be had, in a
+    /// callback.
+    pub fn end(&self) -> Result<()> {
+        let mut inner = self.device.lock()?;
+        if self.is_open() {
+            if let Err(error) = self.fail(&mut inner, true) {
+                log::error!(target: "vfiomig::load", "ending a load that was dropped: {error}");
+            }
+        }
+        Ok(())
+    }
+
+    /// The one place where a load fails. Its device is nobody's afterwards, and has been reset.
+    fn fail(&self, inner: &mut Inner, reset: bool) -> Result<()> {
+        self.set_phase(Phase::Failed);
+        let done = if reset { inner.reset() } else { Ok(()) };
+        inner.claimed = Claim::None;
+        // The load never had anything of a guest that could be lost.
+        inner.note_load(false);
+        done
+    }
+
+    /// What went wrong, if anything did.
+    pub fn failure(&self) -> Option<Failure> {
+        *self.lock_failure()
+    }
+
+    fn lock_failure(&self) -> MutexGuard<'_, Option<Failure>> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What has become of the device, where it failed to change its state: it was recovered from that, or
+/// reset, already.
+fn recovered(error: &Error) -> Option<Outcome> {
+    let failure = error.failure()?;
+    let changed = matches!(failure.operation, Operation::SetState | Operation::Reset);
+    (changed && failure.outcome != Outcome::Kept).then_some(failure.outcome)
+}
+
+/// To RESUMING, from wherever the device is: what it held is lost in any case.
+fn enter_resuming(inner: &mut Inner) -> Result<u64> {
+    if inner.state_now().is_none_or(|state| inner.fsm().path(state, State::Resuming).is_none())
+        || inner.state_now().is_some_and(State::has_data_stream)
+    {
+        // Left behind by an earlier owner: the way out that works on every driver.
+        inner.reset()?;
+    }
+    inner.transition(State::Resuming, Recover::Reset)
+}
+
+/// The error for a callback that said no.
+pub(super) fn callback_refused(what: &'static str, errno: i32) -> Error {
+    let code = Code::from_errno(errno).unwrap_or(Code::Io);
+    Error::new(code, what).with_failure(Failure {
+        operation: Operation::Callback,
+        errno,
+        ..Failure::default()
+    })
+}
