@@ -300,7 +300,7 @@ static int64_t read_region(void *opaque, uint32_t region, uint64_t offset, void 
 /* Region 7 of a platform device is not configuration space. */
 static void pci_ids_are_read_of_pci_devices_only(void)
 {
-    static const char *const buses[] = { "pci", "platform", "mdev", "" };
+    static const char *const buses[] = { "pci", "platform", "ap", "" };
     for (size_t i = 0; i < 4; i++) {
         struct vfiomig_identity identity = VFIOMIG_IDENTITY_INIT;
         struct vfiomig_sim_options o = rig_options();

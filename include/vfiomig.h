@@ -392,7 +392,8 @@ struct vfiomig_identity {
     uint16_t pci_subsystem_device;  /* PCI subsystem device ID. */
     uint8_t pci_revision;           /* PCI revision ID. */
     uint8_t reserved[7];            /* Zero. */
-    char bus[16];                   /* Bus: "pci", "mdev", "platform", "ccw", "ap". */
+    char bus[16];                   /* What the device behaves as: "pci", "platform", "ccw", "ap";
+                                     * an mdev too. */
     char driver[64];                /* Kernel driver that is bound to the device. */
     char mdev_type[64];             /* mdev type, for example "mtty-2". */
     char kernel_release[72];        /* Kernel release, as in uname. */

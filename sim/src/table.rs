@@ -181,12 +181,7 @@ unsafe extern "C" fn identity(opaque: *mut c_void, out: *mut vfiomig_identity) -
             (out.pci_vendor, out.pci_device) = (vendor, device);
             out.pci_subsystem_vendor = subsystem_vendor;
             out.pci_subsystem_device = subsystem_device;
-            let bus = match (vendor, options.mdev_type.as_str()) {
-                (_, mdev) if !mdev.is_empty() => "mdev",
-                (0, _) => "",
-                _ => "pci",
-            };
-            put_text(&mut out.bus, bus);
+            put_text(&mut out.bus, if vendor == 0 { "" } else { "pci" });
             put_text(&mut out.mdev_type, &options.mdev_type);
             put_text(&mut out.driver, &options.driver);
             Ok(())
