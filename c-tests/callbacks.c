@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 #include <time.h>
 
+#include "hooked.h"
 #include "track.h"
 
 /* Longer than anything here takes. A deadlock ends the program, and the test fails. */
@@ -38,10 +39,9 @@ static const char *const names[WHERES] = {
 };
 
 struct party {
+    struct hooked hooked;
     enum where where;
     struct party *other;
-    struct vfiomig_sim *sim;
-    struct vfiomig_device_ops ops;
     struct vfiomig_device *dev;
     struct vfiomig_save *save;
     struct vfiomig_load *load;
@@ -79,44 +79,12 @@ static void ask(struct party *p)
         nap();
 }
 
-static int on_feature(void *opaque, uint32_t flags, void *data, size_t len)
+static void before(struct hooked *hooked, uint32_t op)
 {
-    struct party *p = opaque;
-    if (p->where == IN_OP)
+    struct party *p = (struct party *)hooked;
+    if ((p->where == IN_OP && op == VFIOMIG_SIM_OP_GET_STATE) ||
+        (p->where == IN_READ && op == VFIOMIG_SIM_OP_READ))
         ask(p);
-    return vfiomig_sim_ops(p->sim)->feature(p->sim, flags, data, len);
-}
-
-static int on_reset(void *opaque)
-{
-    struct party *p = opaque;
-    return vfiomig_sim_ops(p->sim)->reset(p->sim);
-}
-
-static int64_t on_read(void *opaque, int fd, void *buf, size_t len)
-{
-    struct party *p = opaque;
-    if (p->where == IN_READ)
-        ask(p);
-    return vfiomig_sim_ops(p->sim)->data_read(p->sim, fd, buf, len);
-}
-
-static int64_t on_write(void *opaque, int fd, const void *buf, size_t len)
-{
-    struct party *p = opaque;
-    return vfiomig_sim_ops(p->sim)->data_write(p->sim, fd, buf, len);
-}
-
-static int on_precopy_info(void *opaque, int fd, struct vfiomig_precopy_info *info)
-{
-    struct party *p = opaque;
-    return vfiomig_sim_ops(p->sim)->data_precopy_info(p->sim, fd, info);
-}
-
-static int on_close(void *opaque, int fd)
-{
-    struct party *p = opaque;
-    return vfiomig_sim_ops(p->sim)->data_close(p->sim, fd);
 }
 
 static void on_event(void *opaque, const struct vfiomig_event *event)
@@ -180,22 +148,10 @@ static void party_new(struct party *p, enum where where, struct party *other)
     struct vfiomig_memory_ops memory = VFIOMIG_MEMORY_OPS_INIT;
     struct vfiomig_mapping mapping = VFIOMIG_MAPPING_INIT;
     *p = (struct party){ .where = where, .other = other, .answer = 1, .result = -1 };
-    EQ(vfiomig_sim_new(&o, &p->sim), 0);
-    p->ops = *vfiomig_sim_ops(p->sim);
-    p->ops.feature = on_feature;
-    p->ops.reset = on_reset;
-    p->ops.data_read = on_read;
-    p->ops.data_write = on_write;
-    p->ops.data_precopy_info = on_precopy_info;
-    p->ops.data_close = on_close;
-    p->ops.data_poll_fd = NULL;
-    p->ops.data_set_nonblocking = NULL;
-    p->ops.identity = NULL;
-    p->ops.region_read = NULL;
-    p->ops.release = NULL;
+    EQ(hooked_new(&p->hooked, &o, before), 0);
     options.event = on_event;
     options.event_opaque = p;
-    OK(vfiomig_device_new_ops(&p->ops, p, &options, &p->dev));
+    OK(vfiomig_device_new_ops(&p->hooked.ops, p, &options, &p->dev));
     if (where == IN_READ) {
         OK(vfiomig_save_begin(p->dev, NULL, &p->save));
     } else if (where == IN_BLOB) {
@@ -253,11 +209,11 @@ static void party_free(struct party *p)
     vfiomig_device_free(p->dev);
     if (p->run)
         tracker_free(&p->tracker);
-    if (vfiomig_sim_violations(p->sim, &what) != 0)
+    if (vfiomig_sim_violations(p->hooked.sim, &what) != 0)
         FAIL("the library broke a rule of the kernel: %s", what);
-    EQ(vfiomig_sim_open_streams(p->sim), 0);
-    CHECK(vfiomig_sim_state(p->sim) != VFIOMIG_STATE_RESUMING);
-    vfiomig_sim_free(p->sim);
+    EQ(vfiomig_sim_open_streams(p->hooked.sim), 0);
+    CHECK(vfiomig_sim_state(p->hooked.sim) != VFIOMIG_STATE_RESUMING);
+    vfiomig_sim_free(p->hooked.sim);
     bytes_free(&p->stream);
 }
 
@@ -339,7 +295,7 @@ static int blocking_feature(void *opaque, uint32_t flags, void *data, size_t len
 {
     struct party *p = opaque;
     block(p);
-    return vfiomig_sim_ops(p->sim)->feature(p->sim, flags, data, len);
+    return vfiomig_sim_ops(p->hooked.sim)->feature(p->hooked.sim, flags, data, len);
 }
 
 static void *asks_for_its_state(void *opaque)
@@ -357,8 +313,8 @@ static void party_in_use(struct party *p, struct vfiomig_save **save, struct vfi
     party_new(p, IN_OP, NULL);
     vfiomig_device_free(p->dev);
     atomic_store(&p->armed, 0);
-    p->ops.feature = blocking_feature;
-    OK(vfiomig_device_new_ops(&p->ops, p, NULL, &p->dev));
+    p->hooked.ops.feature = blocking_feature;
+    OK(vfiomig_device_new_ops(&p->hooked.ops, p, NULL, &p->dev));
     if (save)
         OK(vfiomig_save_begin(p->dev, NULL, save));
     if (load)
@@ -406,12 +362,12 @@ static void a_session_whose_device_is_in_use_is_not_freed_by_a_callback(void)
         pthread_join(used.thread, NULL);
         OK(used.result);
         OK(loads ? vfiomig_load_get_failure(load, &failure) : vfiomig_save_get_failure(save, &failure));
-        EQ(vfiomig_sim_state(used.sim),
+        EQ(vfiomig_sim_state(used.hooked.sim),
            loads ? VFIOMIG_STATE_RESUMING : VFIOMIG_STATE_PRE_COPY);
         /* When the device is idle, the callback frees it. */
         OK(vfiomig_device_run(rig.dev));
         EQ(events, 2);
-        EQ(vfiomig_sim_state(used.sim), VFIOMIG_STATE_RUNNING);
+        EQ(vfiomig_sim_state(used.hooked.sim), VFIOMIG_STATE_RUNNING);
         EQ(loads ? vfiomig_load_get_failure(load, &failure) : vfiomig_save_get_failure(save, &failure),
            -EBADF);
         rig_free(&rig);

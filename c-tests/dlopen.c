@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "idle.h"
 
 #define SONAME "libvfiomig.so.0"
 #define LOOPS (getenv("VFIOMIG_TEST_SLOW") ? 20 : 100)
@@ -25,15 +26,6 @@ static int (*dirty_map)(struct vfiomig_dirty *, const struct vfiomig_mapping *);
 static int (*dirty_start)(struct vfiomig_dirty *);
 static int (*dirty_sync)(struct vfiomig_dirty *, uint64_t, uint64_t, uint64_t, uint64_t *, size_t);
 static int (*log_set)(vfiomig_log_fn, void *, vfiomig_release_fn, uint32_t);
-
-static int no_feature(void *opaque, uint32_t flags, void *data, size_t len)
-{
-    (void)opaque;
-    (void)flags;
-    (void)data;
-    (void)len;
-    return -ENOTTY;
-}
 
 static void log_sink(void *opaque, uint32_t level, const char *target, const char *message)
 {
@@ -64,7 +56,7 @@ static void *use(void *opaque)
     struct vfiomig_device_ops ops = VFIOMIG_DEVICE_OPS_INIT;
     struct vfiomig_device *dev;
     int *good = opaque;
-    ops.feature = no_feature;
+    ops.feature = idle_feature;
     if (new_ops(&ops, NULL, NULL, &dev) != 0)
         return NULL;
     if (device_reset(NULL) != -EFAULT || !strstr(error_message(), "vfiomig_device_reset"))

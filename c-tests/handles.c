@@ -1,23 +1,15 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /* Handles are numbers that can be checked: thousands at once, and no stale one is accepted. */
+#include "idle.h"
 #include "rig.h"
 
 enum { MANY = 3000 };
-
-static int no_feature(void *opaque, uint32_t flags, void *data, size_t len)
-{
-    (void)opaque;
-    (void)flags;
-    (void)data;
-    (void)len;
-    return -ENOTTY;
-}
 
 static struct vfiomig_device *new_device(void)
 {
     struct vfiomig_device_ops ops = VFIOMIG_DEVICE_OPS_INIT;
     struct vfiomig_device *dev;
-    ops.feature = no_feature;
+    ops.feature = idle_feature;
     OK(vfiomig_device_new_ops(&ops, NULL, NULL, &dev));
     return dev;
 }
@@ -60,7 +52,7 @@ static void too_many_is_an_error_and_not_the_end(void)
     struct vfiomig_device_ops ops = VFIOMIG_DEVICE_OPS_INIT;
     static struct vfiomig_device *all[100000];
     int n = 0, r = 0;
-    ops.feature = no_feature;
+    ops.feature = idle_feature;
     while (n < 100000 && (r = vfiomig_device_new_ops(&ops, NULL, NULL, &all[n])) == 0)
         n++;
     if (n < 100000)

@@ -4,6 +4,7 @@
  * break of the ABI: append members, never change or move them. c-tests/abi.sh checks that no
  * structure is missing here.
  */
+#include "idle.h"
 #include "rig.h"
 
 #define SIZE(type, size) \
@@ -337,18 +338,6 @@ static int begin_load(struct vfiomig_device *dev, const struct vfiomig_load_opti
 /* Writers of a tracking object, and their trackers. */
 static uint32_t last_writer;
 
-static int no_sync(void *opaque, uint64_t iova, uint64_t length, uint64_t page_size, uint64_t *bitmap,
-                   size_t num_words)
-{
-    (void)opaque;
-    (void)iova;
-    (void)length;
-    (void)page_size;
-    (void)bitmap;
-    (void)num_words;
-    return 0;
-}
-
 static int new_run(const struct vfiomig_memory_ops *ops, const struct vfiomig_dirty_options *options)
 {
     struct vfiomig_dirty *run;
@@ -364,7 +353,7 @@ static int add_tracker(struct vfiomig_dirty *run, struct vfiomig_tracker_ops *op
     writer.flags = VFIOMIG_WRITER_CUSTOM;
     writer.tracker = ops;
     ops->page_size = 4096;
-    ops->sync = no_sync;
+    ops->sync = idle_sync;
     return vfiomig_dirty_add_writer(run, &writer, &last_writer);
 }
 

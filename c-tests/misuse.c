@@ -24,8 +24,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <vfiomig-sim.h>
-#include <vfiomig.h>
+#include "hooked.h"
+#include "idle.h"
 
 #define MAX_STATES 8
 #define MAX_ARGS 8
@@ -169,8 +169,7 @@ enum {
 };
 
 struct world {
-    struct vfiomig_sim *sim;
-    struct vfiomig_device_ops ops;
+    struct hooked hooked;
     struct vfiomig_device *device;
     struct vfiomig_save *save;
     struct vfiomig_load *load;
@@ -202,71 +201,20 @@ static void enter(struct world *world, uint32_t op)
     }
 }
 
-static const struct vfiomig_device_ops *inner(struct world *world)
+static void before(struct hooked *hooked, uint32_t op)
 {
-    return vfiomig_sim_ops(world->sim);
-}
-
-static int on_feature(void *opaque, uint32_t flags, void *data, size_t len)
-{
-    enter(opaque, VFIOMIG_SIM_OP_GET_STATE);
-    return inner(opaque)->feature(((struct world *)opaque)->sim, flags, data, len);
-}
-
-static int on_reset(void *opaque)
-{
-    errno = CALLBACKS_ERRNO;
-    return inner(opaque)->reset(((struct world *)opaque)->sim);
-}
-
-static int64_t on_read(void *opaque, int fd, void *buf, size_t len)
-{
-    enter(opaque, VFIOMIG_SIM_OP_READ);
-    return inner(opaque)->data_read(((struct world *)opaque)->sim, fd, buf, len);
-}
-
-static int64_t on_write(void *opaque, int fd, const void *buf, size_t len)
-{
-    enter(opaque, VFIOMIG_SIM_OP_WRITE);
-    return inner(opaque)->data_write(((struct world *)opaque)->sim, fd, buf, len);
-}
-
-static int on_precopy_info(void *opaque, int fd, struct vfiomig_precopy_info *info)
-{
-    errno = CALLBACKS_ERRNO;
-    return inner(opaque)->data_precopy_info(((struct world *)opaque)->sim, fd, info);
-}
-
-static int on_close(void *opaque, int fd)
-{
-    errno = CALLBACKS_ERRNO;
-    return inner(opaque)->data_close(((struct world *)opaque)->sim, fd);
-}
-
-static int on_poll_fd(void *opaque, int fd)
-{
-    return inner(opaque)->data_poll_fd(((struct world *)opaque)->sim, fd);
-}
-
-static int on_set_nonblocking(void *opaque, int fd)
-{
-    return inner(opaque)->data_set_nonblocking(((struct world *)opaque)->sim, fd);
-}
-
-static int on_identity(void *opaque, struct vfiomig_identity *identity)
-{
-    errno = CALLBACKS_ERRNO;
-    return inner(opaque)->identity(((struct world *)opaque)->sim, identity);
+    enter((struct world *)hooked, op);
 }
 
 static void on_release(void *opaque)
 {
     struct world *world = opaque;
+    struct vfiomig_sim *sim = world->hooked.sim;
 
     errno = CALLBACKS_ERRNO;
     world->released++;
-    if (inner(world)->release)
-        inner(world)->release(world->sim);
+    if (vfiomig_sim_ops(sim)->release)
+        vfiomig_sim_ops(sim)->release(sim);
 }
 
 static void die(const char *what)
@@ -283,23 +231,9 @@ static struct world *bare_world(void)
 
     options.state_size = STATE_SIZE;
     options.seed = 7;
-    if (!world || vfiomig_sim_new(&options, &world->sim) < 0)
+    if (!world || hooked_new(&world->hooked, &options, before) < 0)
         die("no simulator");
-    world->ops = *inner(world);
-    world->ops.feature = on_feature;
-    world->ops.reset = on_reset;
-    world->ops.data_read = on_read;
-    world->ops.data_write = on_write;
-    world->ops.data_precopy_info = on_precopy_info;
-    world->ops.data_close = on_close;
-    if (world->ops.data_poll_fd)
-        world->ops.data_poll_fd = on_poll_fd;
-    if (world->ops.data_set_nonblocking)
-        world->ops.data_set_nonblocking = on_set_nonblocking;
-    if (world->ops.identity)
-        world->ops.identity = on_identity;
-    world->ops.region_read = NULL;
-    world->ops.release = on_release;
+    world->hooked.ops.release = on_release;
     return world;
 }
 
@@ -307,7 +241,7 @@ static struct world *new_world(void)
 {
     struct world *world = bare_world();
 
-    if (API(vfiomig_device_new_ops, &world->ops, world, NULL, &world->device) != 0)
+    if (API(vfiomig_device_new_ops, &world->hooked.ops, world, NULL, &world->device) != 0)
         die(vfiomig_error_message());
     return world;
 }
@@ -497,11 +431,11 @@ static void free_world(struct world *world, const char *what)
     check(world->memory_released == world->memories && world->tracker_released == world->trackers,
           "%s: of %d memories %d were released, of %d trackers %d", what, world->memories,
           world->memory_released, world->trackers, world->tracker_released);
-    uint64_t violations = vfiomig_sim_violations(world->sim, &first);
+    uint64_t violations = vfiomig_sim_violations(world->hooked.sim, &first);
     check(violations == 0, "%s: the library did what no VMM may do: %s", what, first);
-    check(vfiomig_sim_open_streams(world->sim) == 0, "%s: a data stream was left open", what);
+    check(vfiomig_sim_open_streams(world->hooked.sim) == 0, "%s: a data stream was left open", what);
     check(world->released == had_device, "%s: ops were released %d times", what, world->released);
-    vfiomig_sim_free(world->sim);
+    vfiomig_sim_free(world->hooked.sim);
     free(world);
 }
 
@@ -553,7 +487,7 @@ static void to_save_state(struct world *world, const char *state)
         while (r >= 0 && r != VFIOMIG_NEXT_END)
             r = API(vfiomig_save_next, world->save, buf, sizeof buf, &len);
     } else if (r == 0 && strcmp(state, "failed") == 0) {
-        vfiomig_sim_inject(world->sim, VFIOMIG_SIM_OP_READ, 1, EIO, VFIOMIG_SIM_FAULT_ONCE);
+        vfiomig_sim_inject(world->hooked.sim, VFIOMIG_SIM_OP_READ, 1, EIO, VFIOMIG_SIM_FAULT_ONCE);
         while (r >= 0)
             r = API(vfiomig_save_next, world->save, buf, sizeof buf, &len);
         r = r == -EIO ? 0 : -1;
@@ -666,43 +600,6 @@ static void count_release(void *opaque)
     ++*(atomic_int *)opaque;
 }
 
-static void on_event(void *opaque, const struct vfiomig_event *event)
-{
-    (void)opaque;
-    (void)event;
-}
-
-static int on_blob(void *opaque, uint32_t kind, const void *data, size_t len)
-{
-    (void)opaque;
-    (void)kind;
-    (void)data;
-    (void)len;
-    return 0;
-}
-
-static int on_policy(void *opaque, const struct vfiomig_identity *source,
-                     const struct vfiomig_identity *target)
-{
-    (void)opaque;
-    (void)source;
-    (void)target;
-    return 0;
-}
-
-/* A tracker that never has anything to say. */
-static int clean(void *opaque, uint64_t iova, uint64_t length, uint64_t page_size, uint64_t *bitmap,
-                 size_t num_words)
-{
-    (void)opaque;
-    (void)iova;
-    (void)length;
-    (void)page_size;
-    (void)bitmap;
-    (void)num_words;
-    return 0;
-}
-
 static void on_log(void *opaque, uint32_t level, const char *target, const char *message)
 {
     (void)opaque;
@@ -729,17 +626,17 @@ static void fill_options(struct frame *frame, int i)
     if (frame->row->args[i].size == sizeof(struct vfiomig_device_options)) {
         struct vfiomig_device_options *options = (void *)frame->memory[i];
 
-        options->event = on_event;
+        options->event = idle_event;
         options->event_opaque = &frame->released;
         options->event_release = count_release;
         owe(frame, i, 1);
     } else if (frame->row->args[i].size == sizeof(struct vfiomig_load_options)) {
         struct vfiomig_load_options *options = (void *)frame->memory[i];
 
-        options->blob = on_blob;
+        options->blob = idle_blob;
         options->blob_opaque = &frame->released;
         options->blob_release = count_release;
-        options->policy = on_policy;
+        options->policy = idle_policy;
         options->policy_opaque = &frame->released;
         options->policy_release = count_release;
         owe(frame, i, 2);
@@ -771,7 +668,7 @@ static void fill_in(struct frame *frame, int i)
         struct vfiomig_tracker_ops ops = VFIOMIG_TRACKER_OPS_INIT;
 
         ops.page_size = PAGE;
-        ops.sync = clean;
+        ops.sync = idle_sync;
         ops.release = count_release;
         writer.flags = VFIOMIG_WRITER_CUSTOM;
         writer.device = frame->world->device;
@@ -824,7 +721,7 @@ static void fill(struct frame *frame, const struct row *row, struct world *world
         case A_OPS:
             frame->spare = bare_world();
             memset(memory, 0, ROOM);
-            memcpy(memory, &frame->spare->ops, arg->size);
+            memcpy(memory, &frame->spare->hooked.ops, arg->size);
             break;
         case A_OPAQUE:
             frame->a[i].pointer = frame->spare                          ? (void *)frame->spare
@@ -952,7 +849,7 @@ static void finish(struct frame *frame, const char *what)
     if (frame->spare) {
         check(frame->spare->released <= 1 && (!made || frame->spare->released == 1),
               "%s, %s: ops were released %d times", row->name, what, frame->spare->released);
-        vfiomig_sim_free(frame->spare->sim);
+        vfiomig_sim_free(frame->spare->hooked.sim);
         free(frame->spare);
     }
 }
@@ -1662,7 +1559,7 @@ static void in_child(const struct row *row)
 {
     struct frame *frame = new_frame(row);
     int object = row->args[0].object;
-    uint64_t operations = vfiomig_sim_count(frame->world->sim, VFIOMIG_SIM_OP_ANY);
+    uint64_t operations = vfiomig_sim_count(frame->world->hooked.sim, VFIOMIG_SIM_OP_ANY);
     int *found = mmap(NULL, sizeof *found, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     int status = -1;
 
@@ -1682,7 +1579,7 @@ static void in_child(const struct row *row)
         } else {
             call(frame);
         }
-        check(vfiomig_sim_count(frame->world->sim, VFIOMIG_SIM_OP_ANY) == operations &&
+        check(vfiomig_sim_count(frame->world->hooked.sim, VFIOMIG_SIM_OP_ANY) == operations &&
                   frame->world->released == 0 && frame->world->memory_released == 0 &&
                   frame->world->tracker_released == 0,
               "%s in a child called back", row->name);
@@ -1879,7 +1776,7 @@ static void other_callbacks(void)
     load_options.policy = busy_policy;
     load_options.policy_opaque = &released;
     load_options.policy_release = count_release;
-    r = API(vfiomig_device_new_ops, &current->ops, current, &device_options, &current->device);
+    r = API(vfiomig_device_new_ops, &current->hooked.ops, current, &device_options, &current->device);
     check(r == 0, "vfiomig_device_new_ops: %s", vfiomig_error_message());
     r = API(vfiomig_load_begin, current->device, &load_options, &current->load);
     check(r == 0 && seen > 0, "no event while a load began");
@@ -2231,7 +2128,7 @@ static void life(struct world *world, int load)
     long r;
 
     options.write_timeout_ms = saving.read_timeout_ms = 10;
-    if (API(vfiomig_device_new_ops, &world->ops, world, NULL, &world->device) < 0)
+    if (API(vfiomig_device_new_ops, &world->hooked.ops, world, NULL, &world->device) < 0)
         return;
     API(vfiomig_device_get_caps, world->device, &caps);
     API(vfiomig_device_get_identity, world->device, &identity);
@@ -2282,7 +2179,7 @@ static void dirty_life(struct world *world)
     struct vfiomig_dirty_writer_stats stats = VFIOMIG_DIRTY_WRITER_STATS_INIT;
     struct vfiomig_dirty_error error = VFIOMIG_DIRTY_ERROR_INIT;
 
-    if (!world->device && API(vfiomig_device_new_ops, &world->ops, world, NULL, &world->device) < 0)
+    if (!world->device && API(vfiomig_device_new_ops, &world->hooked.ops, world, NULL, &world->device) < 0)
         return;
     if (new_dirty(world) < 0)
         return;
@@ -2314,7 +2211,7 @@ static void one_fault(uint32_t op, uint64_t nth, int errnum, uint32_t effect, in
 {
     struct world *world = bare_world();
 
-    vfiomig_sim_inject(world->sim, op, nth, errnum, effect);
+    vfiomig_sim_inject(world->hooked.sim, op, nth, errnum, effect);
     if (what == TRACKING)
         dirty_life(world);
     else

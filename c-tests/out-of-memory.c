@@ -377,10 +377,10 @@ static int load_native(struct world *w)
     return commit_and_run(w);
 }
 
-static int load_received(struct world *w)
+/* All of the stream, into the library's memory. */
+static int load_received_with(struct world *w, const struct vfiomig_load_options *options)
 {
-    struct vfiomig_load_options o = load_options();
-    TRY(vfiomig_load_begin(w->target.dev, &o, &w->load));
+    TRY(vfiomig_load_begin(w->target.dev, options, &w->load));
     for (size_t at = 0, len; at < w->stream.len; at += len) {
         void *space;
         TRY(vfiomig_load_get_space(w->load, &space, &len));
@@ -392,20 +392,17 @@ static int load_received(struct world *w)
     return commit_and_run(w);
 }
 
+static int load_received(struct world *w)
+{
+    struct vfiomig_load_options o = load_options();
+    return load_received_with(w, &o);
+}
+
 static int load_qemu(struct world *w)
 {
     struct vfiomig_load_options o = VFIOMIG_LOAD_OPTIONS_INIT;
     o.format = VFIOMIG_FORMAT_QEMU;
-    TRY(vfiomig_load_begin(w->target.dev, &o, &w->load));
-    for (size_t at = 0, len; at < w->stream.len; at += len) {
-        void *space;
-        TRY(vfiomig_load_get_space(w->load, &space, &len));
-        if (len > w->stream.len - at)
-            len = w->stream.len - at;
-        memcpy(space, w->stream.data + at, len);
-        TRY(vfiomig_load_push_received(w->load, len));
-    }
-    return commit_and_run(w);
+    return load_received_with(w, &o);
 }
 
 static int run_result;

@@ -65,14 +65,7 @@ static void both_sides_learn_of_a_new_beginning(void)
     OK(vfiomig_save_stop(save));
     stream.len = 0;
     EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_END), VFIOMIG_NEXT_END);
-    CHECK(push_all(load, &stream, SIZE_MAX) & VFIOMIG_PUSH_END);
-    OK(vfiomig_load_commit(load));
-    CHECK(vfiomig_sim_digest(to.sim) == vfiomig_sim_digest(from.sim));
-    vfiomig_load_free(load);
-    vfiomig_save_free(save);
-    rig_free(&from);
-    rig_free(&to);
-    bytes_free(&stream);
+    arrives(&from, &to, save, load, &stream);
 }
 
 /* Flags without a meaning, because the kernel has no version 2, are not looked at. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /* Everything that comes with a release callback is released exactly once, even by calls that
  * fail. */
+#include "idle.h"
 #include "rig.h"
 
 static int events, blobs, policies, tables, logs;
@@ -10,43 +11,10 @@ static void release(void *opaque)
     ++*(int *)opaque;
 }
 
-static int no_feature(void *opaque, uint32_t flags, void *data, size_t len)
-{
-    (void)opaque;
-    (void)flags;
-    (void)data;
-    (void)len;
-    return -ENOTTY;
-}
-
-static void on_event(void *opaque, const struct vfiomig_event *event)
-{
-    (void)opaque;
-    (void)event;
-}
-
-static int on_blob(void *opaque, uint32_t kind, const void *data, size_t len)
-{
-    (void)opaque;
-    (void)kind;
-    (void)data;
-    (void)len;
-    return 0;
-}
-
-static int on_policy(void *opaque, const struct vfiomig_identity *source,
-                     const struct vfiomig_identity *target)
-{
-    (void)opaque;
-    (void)source;
-    (void)target;
-    return 0;
-}
-
 static struct vfiomig_device_options device_options(void)
 {
     struct vfiomig_device_options o = VFIOMIG_DEVICE_OPTIONS_INIT;
-    o.event = on_event;
+    o.event = idle_event;
     o.event_opaque = &events;
     o.event_release = release;
     return o;
@@ -58,7 +26,7 @@ static void a_table_and_options_of_a_device(void)
     struct vfiomig_device_options options = device_options();
     struct vfiomig_device *dev;
     events = tables = 0;
-    ops.feature = no_feature;
+    ops.feature = idle_feature;
     ops.release = release;
     OK(vfiomig_device_new_ops(&ops, &tables, &options, &dev));
     EQ(tables, 0);
@@ -76,7 +44,7 @@ static void a_device_that_was_not_created(void)
     struct vfiomig_device *dev;
     int expected = 0;
     events = tables = 0;
-    ops.feature = no_feature;
+    ops.feature = idle_feature;
     ops.release = release;
 
     EQ(vfiomig_device_new_ops(&ops, &tables, &options, NULL), -EFAULT);
@@ -137,10 +105,10 @@ static void a_table_lives_as_long_as_the_sessions(void)
 static struct vfiomig_load_options load_options(void)
 {
     struct vfiomig_load_options o = VFIOMIG_LOAD_OPTIONS_INIT;
-    o.blob = on_blob;
+    o.blob = idle_blob;
     o.blob_opaque = &blobs;
     o.blob_release = release;
-    o.policy = on_policy;
+    o.policy = idle_policy;
     o.policy_opaque = &policies;
     o.policy_release = release;
     return o;
@@ -219,18 +187,6 @@ static void a_log_callback(void)
 
 static int memories, trackers;
 
-static int no_pages(void *opaque, uint64_t iova, uint64_t length, uint64_t page_size,
-                    uint64_t *bitmap, size_t num_words)
-{
-    (void)opaque;
-    (void)iova;
-    (void)length;
-    (void)page_size;
-    (void)bitmap;
-    (void)num_words;
-    return 0;
-}
-
 static struct vfiomig_dirty *run_with_memory(void)
 {
     struct vfiomig_memory_ops ops = VFIOMIG_MEMORY_OPS_INIT;
@@ -244,7 +200,7 @@ static struct vfiomig_tracker_ops tracker_ops(void)
 {
     struct vfiomig_tracker_ops ops = VFIOMIG_TRACKER_OPS_INIT;
     ops.page_size = 4096;
-    ops.sync = no_pages;
+    ops.sync = idle_sync;
     ops.release = release;
     return ops;
 }

@@ -136,4 +136,18 @@ static inline int push_all(struct vfiomig_load *load, const struct bytes *in, si
     return bits;
 }
 
+/* Loads a whole stream, or what is left of one; the contents are the source's then. Frees everything. */
+static inline void arrives(struct rig *from, struct rig *to, struct vfiomig_save *save,
+                           struct vfiomig_load *load, struct bytes *stream)
+{
+    CHECK(push_all(load, stream, SIZE_MAX) & VFIOMIG_PUSH_END);
+    OK(vfiomig_load_commit(load));
+    CHECK(vfiomig_sim_digest(to->sim) == vfiomig_sim_digest(from->sim));
+    vfiomig_load_free(load);
+    vfiomig_save_free(save);
+    rig_free(from);
+    rig_free(to);
+    bytes_free(stream);
+}
+
 #endif

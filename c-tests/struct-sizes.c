@@ -3,6 +3,7 @@
  * Structures grow: a caller that is newer than the library passes longer ones. That works as far as
  * it can, and what cannot be honoured is refused.
  */
+#include "idle.h"
 #include "rig.h"
 
 struct longer_save_options {
@@ -79,6 +80,25 @@ static void sizes_that_cannot_be(void)
     rig_free(&rig);
 }
 
+/* 64 KiB are the most that can be a structure, for the simulator as for the library. */
+static void options_of_the_simulator_grow_as_well(void)
+{
+    static union {
+        struct vfiomig_sim_options known;
+        unsigned char bytes[(64 << 10) + 1];
+    } options;
+    uint32_t most = sizeof options.bytes - 1;
+    struct vfiomig_sim *sim;
+    options.known.struct_size = most;
+    EQ(vfiomig_sim_new(&options.known, &sim), 0);
+    vfiomig_sim_free(sim);
+    options.bytes[most - 1] = 1;
+    EQ(vfiomig_sim_new(&options.known, &sim), -E2BIG);
+    options.bytes[most - 1] = 0;
+    options.known.struct_size = most + 1;
+    EQ(vfiomig_sim_new(&options.known, &sim), -EINVAL);
+}
+
 /* Members that are reserved today will get a meaning one day, so nobody may leave garbage in
  * them. */
 static void reserved_members_must_be_zero(void)
@@ -113,18 +133,6 @@ static void release(void *opaque)
     released++;
 }
 
-static int nothing_dirty(void *opaque, uint64_t iova, uint64_t length, uint64_t page_size,
-                         uint64_t *bitmap, size_t num_words)
-{
-    (void)opaque;
-    (void)iova;
-    (void)length;
-    (void)page_size;
-    (void)bitmap;
-    (void)num_words;
-    return 0;
-}
-
 /* A structure within a structure grows by itself; both may grow. */
 static void structures_in_structures(void)
 {
@@ -135,7 +143,7 @@ static void structures_in_structures(void)
     uint32_t number = 77;
     released = 0;
     tracker.known.page_size = 4096;
-    tracker.known.sync = nothing_dirty;
+    tracker.known.sync = idle_sync;
     tracker.known.release = release;
     writer.known.flags = VFIOMIG_WRITER_CUSTOM;
     writer.known.tracker = &tracker.known;
@@ -200,6 +208,7 @@ int main(void)
     RUN(a_caller_older_than_the_first_version);
     RUN(what_comes_out_fits_the_caller);
     RUN(sizes_that_cannot_be);
+    RUN(options_of_the_simulator_grow_as_well);
     RUN(reserved_members_must_be_zero);
     RUN(structures_in_structures);
     RUN(structures_that_callbacks_hand_in);

@@ -232,14 +232,7 @@ static void a_blocking_save_waits(void)
     EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_END), VFIOMIG_NEXT_END);
     EQ(bad.failed, 3);
     OK(vfiomig_load_begin(to.dev, NULL, &load));
-    CHECK(push_all(load, &stream, SIZE_MAX) & VFIOMIG_PUSH_END);
-    OK(vfiomig_load_commit(load));
-    CHECK(vfiomig_sim_digest(to.sim) == vfiomig_sim_digest(from.sim));
-    vfiomig_load_free(load);
-    vfiomig_save_free(save);
-    rig_free(&from);
-    rig_free(&to);
-    bytes_free(&stream);
+    arrives(&from, &to, save, load, &stream);
 }
 
 static void *cancel_soon(void *save)
