@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Memory that there may not be: how everything is allocated whose size is not the library's own.
+//! Memory that may not be available: how everything is allocated whose size the library does not
+//! choose.
 //!
 //! What a stream, the kernel, the guest or the VMM sizes goes through here and fails with
 //! [`Code::NoMem`]. What is small and of fixed size (a box, a node of a map) is allocated as usual:
@@ -21,7 +22,7 @@ fn no_memory(what: &'static str) -> Error {
 
 /// Something that grows.
 pub(crate) trait Grow {
-    /// Makes room for exactly `more` elements, or for more than that where it grows step by step.
+    /// Makes room for exactly `more` elements, or for more than that if it grows in steps.
     fn grow(&mut self, more: usize, exactly: bool) -> std::result::Result<(), ()>;
 }
 
@@ -51,12 +52,12 @@ impl<T> Grow for VecDeque<T> {
     }
 }
 
-/// Room for `more` elements and no others.
+/// Room for `more` elements and no more.
 pub(crate) fn reserve(to: &mut impl Grow, more: usize, what: &'static str) -> Result<()> {
     to.grow(more, true).map_err(|()| no_memory(what))
 }
 
-/// Room for `more` elements, and for others that may come later.
+/// Room for `more` elements, and for others that may follow.
 pub(crate) fn grow(to: &mut impl Grow, more: usize, what: &'static str) -> Result<()> {
     to.grow(more, false).map_err(|()| no_memory(what))
 }
@@ -83,7 +84,7 @@ pub(crate) fn copy<T: Copy>(from: &[T], what: &'static str) -> Result<Vec<T>> {
     Ok(out)
 }
 
-/// A copy that has room for more behind it; `None` where there is no memory for it.
+/// A copy with room for more after it; `None` if there is no memory for it.
 pub(crate) fn copy_with_room(from: &[u8], room: usize) -> Option<Vec<u8>> {
     let mut out = Vec::new();
     reserve(&mut out, from.len().checked_add(room)?, "").ok()?;
@@ -91,7 +92,7 @@ pub(crate) fn copy_with_room(from: &[u8], room: usize) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// `len` times the same.
+/// `len` copies of the same value.
 pub(crate) fn filled<T: Copy>(value: T, len: usize, what: &'static str) -> Result<Vec<T>> {
     let mut out = Vec::new();
     reserve(&mut out, len, what)?;
@@ -108,16 +109,17 @@ pub(crate) fn collect<T>(from: impl Iterator<Item = T>, what: &'static str) -> R
     Ok(out)
 }
 
-/// More than anything small takes, in bytes.
+/// More than any small allocation takes, in bytes.
 const PROBE: usize = 8 << 10;
 
-/// What small things take, in bytes.
+/// The sizes of small allocations, in bytes.
 const SMALL: [usize; 4] = [64, 256, 1024, 4096];
 
-/// Whether there is memory now: asked before each node of a map or set that the guest or the VMM may
-/// make long. Whoever hears "no" stores something coarser instead, or nothing. Malloc may have what is
-/// tried here and not the node itself, which then comes from the reserve: so where that has little, small
-/// sizes are tried too, and where it has nothing for this, the answer is "no".
+/// Whether there is memory now: asked before each node of a map or set that the guest or the VMM
+/// can make long. A caller that hears "no" stores something coarser instead, or nothing. Malloc may
+/// have what is tried here but not the node itself, which then comes from the reserve. So if the
+/// reserve has little left, small sizes are tried too, and if it has nothing for this, the answer
+/// is "no".
 pub(crate) fn has_memory() -> bool {
     match reserve_room() {
         Room::Enough => can_have(&[PROBE]),
@@ -126,22 +128,22 @@ pub(crate) fn has_memory() -> bool {
     }
 }
 
-/// Whether malloc has pieces of these sizes, at once.
+/// Whether malloc has pieces of all these sizes at once.
 fn can_have(sizes: &[usize]) -> bool {
     let mut probe: Vec<u8> = Vec::new();
     let Some((size, others)) = sizes.split_first() else { return true };
     let found = may_fail(|| probe.try_reserve_exact(*size)).is_ok() && can_have(others);
-    // What is allocated for nothing may be left out otherwise.
+    // The compiler may remove an allocation that is never used.
     std::hint::black_box(probe.as_ptr());
     found
 }
 
-/// An error, where there is no memory now.
+/// An error if there is no memory now.
 pub(crate) fn check_memory(what: &'static str) -> Result<()> {
     if has_memory() { Ok(()) } else { Err(no_memory(what)) }
 }
 
-/// The error of what found no memory, or must not take more.
+/// The error for whatever found no memory, or must not take more.
 #[cold]
 pub(crate) fn refuse<T>(what: &'static str) -> Result<T> {
     Err(no_memory(what))
@@ -152,7 +154,7 @@ pub(crate) fn text(from: &str, what: &'static str) -> Result<String> {
     format(format_args!("{from}")).ok_or_else(|| no_memory(what))
 }
 
-/// A copy of the first `longest` bytes of a text that may not be one.
+/// A copy of the first `longest` bytes of something that may not be valid text.
 pub(crate) fn text_of_bytes(from: &[u8], longest: usize, what: &'static str) -> Result<String> {
     let from = from.get(..longest).unwrap_or(from);
     let mut out = Text(String::new());
@@ -161,7 +163,7 @@ pub(crate) fn text_of_bytes(from: &[u8], longest: usize, what: &'static str) -> 
     Ok(out.0)
 }
 
-/// Gives what is text in some bytes to `put`, and a mark for each piece that is none.
+/// Passes the valid text in some bytes to `put`, with a mark for each piece that is not text.
 fn each_text(from: &[u8], mut put: impl FnMut(&str) -> fmt::Result) -> fmt::Result {
     for chunk in from.utf8_chunks() {
         put(chunk.valid())?;

@@ -10,7 +10,7 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 pub struct Cancel(Arc<AtomicBool>);
 
 impl Cancel {
-    /// The call that is under way, and every later one, returns [`crate::Code::Cancelled`].
+    /// The call in progress, and every later one, returns [`crate::Code::Cancelled`].
     pub fn cancel(&self) {
         self.0.store(true, Ordering::Relaxed);
     }

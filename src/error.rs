@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Errors: a closed set of codes, a text for people, and what was going on at the time.
 //!
-//! A code is what a caller acts on and never changes its meaning; the text may change in any
-//! release. An errno from a driver that is outside the set is reported as [`Code::Io`], with the
-//! raw number kept in [`Failure::errno`].
+//! A caller acts on a code, whose meaning never changes; the text may change in any release. An
+//! errno from a driver that is outside the set is reported as [`Code::Io`], with the raw number in
+//! [`Failure::errno`].
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,7 +12,7 @@ use crate::fsm::State;
 pub use crate::sys::Errno;
 use crate::text;
 
-/// Result of the library's calls.
+/// The result of the library's calls.
 pub type Result<T> = std::result::Result<T, Error>;
 
 macro_rules! codes {
@@ -43,7 +43,7 @@ macro_rules! codes {
                 match self { $(Code::$name => concat!($what, "\0"),)* }
             }
 
-            /// The code for an errno, where it is in the set.
+            /// The code for an errno, if it is in the set.
             pub fn from_errno(errno: i32) -> Option<Code> {
                 match errno { $(libc::$errno => Some(Code::$name),)* _ => None }
             }
@@ -83,22 +83,23 @@ impl Code {
 }
 
 impl Errno {
-    /// The code for what a driver or a callback in its place returned. Most errnos of the closed
-    /// set mean something else there (a driver's EFAULT is not a NULL pointer of the caller's):
-    /// those are [`Code::Io`], with the raw number in [`Failure::errno`].
+    /// The code for what a driver, or a callback in its place, returned. There, most errnos of the
+    /// closed set mean something else (a driver's EFAULT is not a NULL pointer of the caller's).
+    /// Those are [`Code::Io`], with the raw number in [`Failure::errno`].
     pub fn code(self) -> Code {
         match Code::from_errno(self.0) {
             Some(
                 code
                 @ (Code::Inval | Code::NoDev | Code::NoMem | Code::NotTty | Code::NotSupported),
             ) => code,
-            // It was tried again for long enough.
+            // It has been retried for long enough.
             _ if self.0 == libc::EINTR => Code::TimedOut,
             _ => Code::Io,
         }
     }
 
-    /// The same for a callback of the VMM's that stands for no device: it is called once.
+    /// The same for a callback of the VMM's that does not stand for a device, and is called only
+    /// once.
     pub(crate) fn callback_code(self) -> Code {
         if self.0 == libc::EINTR { Code::Io } else { self.code() }
     }
@@ -111,11 +112,12 @@ pub enum Outcome {
     /// Nothing had to be recovered: the device is in the state it was in before.
     #[default]
     Kept = 0,
-    /// The device was brought back without a reset; a data session, if there was one, is gone.
+    /// The device was brought back without a reset; its data stream, if there was one, is gone.
     Recovered = 1,
     /// The device was reset: RUNNING, with its contents lost.
     Reset = 2,
-    /// The device could not be reset; its state is unknown. Only the VMM's harder resets may help.
+    /// The device could not be reset, and its state is unknown. Only a harder reset by the VMM may
+    /// help.
     Lost = 3,
 }
 
@@ -142,7 +144,7 @@ pub enum Operation {
     Reset = 7,
     /// Checking the stream.
     Stream = 8,
-    /// Handing something to a callback of the VMM.
+    /// Passing something to a callback of the VMM.
     Callback = 9,
 }
 
@@ -161,7 +163,7 @@ pub struct Failure {
     pub state_before: Option<State>,
     /// State that was wanted.
     pub state_wanted: Option<State>,
-    /// State found afterwards, recovery included.
+    /// State found afterwards, including recovery.
     pub state_after: Option<State>,
     /// What recovery did.
     pub outcome: Outcome,
@@ -171,8 +173,8 @@ pub struct Failure {
     pub offset: u64,
 }
 
-/// An error of the library. Making one needs no memory that it cannot do without: where there is
-/// none for its text, the text is what its code means in general.
+/// An error of the library. Making one does not depend on memory: if there is none for its text,
+/// the text says what its code means in general.
 #[derive(Debug)]
 pub struct Error {
     code: Code,
@@ -186,7 +188,7 @@ impl Error {
         Error { code, message: message.into(), failure: None }
     }
 
-    /// The same, put together here.
+    /// The same, formatted here.
     pub fn from_args(code: Code, message: fmt::Arguments<'_>) -> Error {
         let text = match message.as_str() {
             Some(text) => Cow::Borrowed(text),
@@ -203,7 +205,7 @@ impl Error {
         self
     }
 
-    /// Changes the recorded failure, creating an empty one first where there is none.
+    /// Changes the recorded failure; creates an empty one first if there is none.
     #[must_use]
     pub(crate) fn amend(mut self, change: impl FnOnce(&mut Failure)) -> Error {
         let mut failure = self.failure.unwrap_or_default();
@@ -219,7 +221,7 @@ impl Error {
         self.note_args(format_args!("{text}"))
     }
 
-    /// Appends to the text; where there is no memory for that, it stays as it is.
+    /// Appends to the text; if there is no memory for that, the text stays as it is.
     #[must_use]
     pub(crate) fn note_args(mut self, text: fmt::Arguments<'_>) -> Error {
         if let Some(longer) = text::format(format_args!("{}{text}", self.message)) {
@@ -238,7 +240,7 @@ impl Error {
         &self.message
     }
 
-    /// What was going on, where a device or a stream was involved.
+    /// What was going on, if a device or a stream was involved.
     pub fn failure(&self) -> Option<&Failure> {
         self.failure.as_ref()
     }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The kernel's migration state machine, computed in user space.
 //!
-//! The kernel walks from one state to another over intermediate ones; which ones depends on the
-//! device's flags. Knowing the path beforehand tells whether a data fd will come back, and keeps
-//! illegal requests away from drivers, some of which mark the device failed on one
-//! (docs/kernel-interface.md). This module knows states and arcs, and calls nothing.
+//! The kernel goes from one state to another through intermediate ones; which ones depends on the
+//! device's flags. Knowing the path in advance tells whether a data fd will come back. It also
+//! keeps illegal requests away from drivers, some of which mark the device as failed when they get
+//! one (docs/kernel-interface.md). This module knows states and arcs, and calls nothing.
 
 use std::fmt;
 use std::ops::Deref;
@@ -28,9 +28,9 @@ pub enum State {
     RunningP2p,
     /// Running, with its state being read.
     PreCopy,
-    /// As [`State::PreCopy`], but starting no peer-to-peer DMA.
+    /// Like [`State::PreCopy`], but not starting any peer-to-peer DMA.
     PreCopyP2p,
-    /// A state of a kernel newer than this library.
+    /// A state of a kernel that is newer than this library.
     Other(u32),
 }
 
@@ -96,7 +96,7 @@ impl fmt::Display for State {
     }
 }
 
-/// A state that may not be known, for people.
+/// A state that may be unknown, for people to read.
 pub(crate) struct Named(pub Option<State>);
 
 impl fmt::Display for Named {
@@ -108,7 +108,7 @@ impl fmt::Display for Named {
     }
 }
 
-/// States one after the other, at most as many as there are: no memory is needed to find a way.
+/// A sequence of states, at most as many as exist: finding a path needs no memory.
 #[derive(Clone, Copy)]
 pub struct Steps {
     states: [State; State::KNOWN.len()],
@@ -118,7 +118,7 @@ pub struct Steps {
 impl Steps {
     const NONE: Steps = Steps { states: [State::Error; State::KNOWN.len()], len: 0 };
 
-    /// Whether there was room for it.
+    /// Returns whether there was room for it.
     fn push(&mut self, state: State) -> bool {
         let slot = self.states.get_mut(self.len);
         self.len += usize::from(slot.is_some());
@@ -151,14 +151,15 @@ impl fmt::Debug for Steps {
 /// The way from one state to another.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Path {
-    /// The states that are entered, the last one being the target; empty where nothing is to do.
+    /// The states that the path enters; the last one is the target. Empty if there is nothing to
+    /// do.
     pub steps: Steps,
-    /// Whether the kernel hands out a new data fd on the way.
+    /// Whether the kernel returns a new data fd on the way.
     pub opens_data: bool,
 }
 
-/// The arcs that drivers implement, and for every other pair the first step towards the target.
-/// `None`: there is no way.
+/// The arcs that drivers implement and, for every other pair, the first step towards the target.
+/// `None`: there is no path.
 fn next_of_all(from: State, to: State) -> Option<State> {
     Some(match (from, to) {
         (from, to) if from == to => to,
@@ -166,7 +167,7 @@ fn next_of_all(from: State, to: State) -> Option<State> {
         (Stop, _) => RunningP2p,
         (Running, PreCopy) => PreCopy,
         (Running, _) => RunningP2p,
-        // A saved stream cannot be continued by a device that has stopped saving.
+        // A device that has stopped saving cannot continue the saved stream.
         (StopCopy, PreCopy | PreCopyP2p) => return None,
         (StopCopy | Resuming, _) => Stop,
         (RunningP2p, Running | PreCopyP2p | Stop) => to,
@@ -187,7 +188,7 @@ pub struct Fsm {
 }
 
 impl Fsm {
-    /// The machine for `VFIO_MIGRATION_*` flags; unknown ones are of no consequence here.
+    /// The machine for `VFIO_MIGRATION_*` flags; unknown flags do not matter here.
     pub fn new(flags: u64) -> Fsm {
         Fsm { flags }
     }
@@ -206,7 +207,7 @@ impl Fsm {
         self.flags & needs == needs
     }
 
-    /// The way from one state to another, or `None` where the kernel would refuse.
+    /// The path from one state to another, or `None` if the kernel would refuse.
     pub fn path(self, from: State, to: State) -> Option<Path> {
         if !self.supports(from) || !self.supports(to) {
             return None;
@@ -216,7 +217,7 @@ impl Fsm {
         let mut at = from;
         while at != to {
             let mut next = next_of_all(at, to)?;
-            // States that the device lacks are walked through in thought only.
+            // States that the device lacks are passed through on paper only.
             while !self.supports(next) {
                 next = next_of_all(next, to)?;
             }
@@ -224,7 +225,7 @@ impl Fsm {
                 Resuming => true,
                 _ => next.is_saving() && !at.is_saving(),
             };
-            // A way that enters more states than there are goes in circles.
+            // A path that enters more states than exist goes in circles.
             if !steps.push(next) {
                 return None;
             }
@@ -239,8 +240,8 @@ mod tests {
     use super::*;
 
     /// The kernel's rules once more, transcribed by hand from the table in
-    /// docs/kernel-interface.md, which was confirmed on a running kernel: a row per pair, the
-    /// path, and `fd` where a data fd comes back. Nothing here is computed.
+    /// docs/kernel-interface.md, which was confirmed on a running kernel: for each pair the path,
+    /// and `fd` if a data fd comes back. Nothing here is computed.
     fn transcription(flags: u64) -> &'static str {
         match flags {
             7 => include_str!("fsm/flags7.txt"),

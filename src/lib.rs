@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! VFIO live migration as a library.
 //!
-//! A VMM owns the guest, the device's file descriptor, the memory map and the transport;
-//! libvfiomig owns everything between a VFIO device and a trustworthy stream of bytes, in both
-//! directions, and the answer to "which guest pages did this device dirty?".
+//! A VMM owns the guest, the device's file descriptor, the memory map and the transport. libvfiomig
+//! owns everything between a VFIO device and a trustworthy stream of bytes, in both directions, and
+//! answers the question "which guest pages did this device write to?".
 //!
 //! ```text
 //! capi        extern "C": handles, entry guards, errors, callbacks
@@ -15,7 +15,7 @@
 //! transport   kernel ioctls, ops table of callbacks
 //! sys         system calls, memory for bitmaps
 //! ```
-//! A layer calls only downwards. The C functions are the same core: `include/vfiomig.h`.
+//! A layer calls only downwards. The C functions have the same core: `include/vfiomig.h`.
 //!
 //! Rust callers start at [`Device::new`] with a [`transport::KernelTransport`], go on with
 //! [`Device::save`] and [`Device::load`]; all types are `Send`, and one session is used by one

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The library's voice: silent until the VMM asks.
 //!
-//! Messages go through the `log` facade. A Rust VMM sets its own logger and sees them; for a C VMM
+//! Messages go through the `log` facade. A Rust VMM sets its own logger and sees them. For a C VMM,
 //! the library installs a logger of its own, once, and changes where that one sends.
 
 use std::sync::{Arc, PoisonError, RwLock};
@@ -15,7 +15,7 @@ use crate::sys::{self, PerProcess};
 /// Where messages go.
 pub(crate) type Sink = Box<dyn Fn(log::Level, &str, &str) + Send + Sync>;
 
-/// The guarded value is replaced as a whole: a panic cannot have left half of it.
+/// The guarded value is only ever replaced as a whole, so a panic cannot have left half of it.
 type Place = RwLock<Option<Arc<Sink>>>;
 
 struct Dispatcher(PerProcess<Place>);
@@ -24,7 +24,7 @@ static DISPATCHER: Dispatcher = Dispatcher(PerProcess::new(RwLock::new(None)));
 
 impl Dispatcher {
     /// A child's messages go where its parent's do, unless another thread of the parent was
-    /// changing that at the time.
+    /// changing that at the time of the fork.
     fn sink(&self) -> &Place {
         self.0.get(|parents| {
             let sink = parents.try_read().map_or(None, |sink| sink.clone());
@@ -54,10 +54,9 @@ impl Log for Dispatcher {
     fn flush(&self) {}
 }
 
-/// Sends messages up to `level` to `sink`, or nowhere. Fails where the process has a logger of
-/// another kind.
+/// Sends messages up to `level` to `sink`, or nowhere. Fails if the process has another logger.
 pub(crate) fn set(sink: Option<Sink>, level: LevelFilter) -> Result<()> {
-    // `set_logger` succeeds once; from then on our own logger is recognised by its address.
+    // `set_logger` succeeds only once; after that, our own logger is recognised by its address.
     let ours = log::set_logger(&DISPATCHER).is_ok()
         || std::ptr::addr_eq(std::ptr::from_ref(log::logger()), &raw const DISPATCHER);
     if !ours {
@@ -67,7 +66,7 @@ pub(crate) fn set(sink: Option<Sink>, level: LevelFilter) -> Result<()> {
     let old = std::mem::replace(&mut *place, sink.map(Arc::new));
     drop(place);
     log::set_max_level(level);
-    // Dropped last and without the lock: it releases the VMM's data.
+    // Dropped last, without the lock, because it releases the VMM's data.
     drop(old);
     Ok(())
 }
@@ -81,7 +80,7 @@ pub(crate) fn init_env() -> Result<()> {
         let args = format_args!("{message}");
         let record = Record::builder().level(level).target(target).args(args).build();
         if logger.matches(&record) {
-            // Not with the logger's own writer: that has a lock, and a child may find it held.
+            // Not with the logger's own writer: it has a lock, which a child may find taken.
             let line = alloc::format(format_args!("[{level:<5} {target}] {message}\n"));
             sys::write_to_stderr(line.unwrap_or_default().as_bytes());
         }

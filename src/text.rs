@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::sys::may_fail;
 
-/// A text, put together; `None` where there is no memory for it.
+/// A formatted text; `None` if there is no memory for it.
 pub(crate) fn format(args: fmt::Arguments<'_>) -> Option<String> {
     let mut out = Text(String::new());
     fmt::write(&mut out, args).ok().map(|()| out.0)

@@ -2,16 +2,17 @@
 //! Who may wait for a lock.
 //!
 //! A callback runs while its thread holds what other threads may wait for: its device's lock, or an
-//! object behind a handle. Two callbacks that waited for what the other one holds would wait for
-//! ever, and so would one that waited for itself. So nothing waits there: what is not free is busy.
+//! object behind a handle. Two callbacks that waited for what the other one holds would wait
+//! forever, and so would one that waited for itself. So nothing waits in a callback: whatever is
+//! not free is busy.
 
 use std::cell::Cell;
 
 #[derive(Clone, Copy)]
 struct Thread {
-    /// Locks of devices that it holds.
+    /// Device locks that it holds.
     devices: u32,
-    /// Calls of the C API that were made in callbacks of others, which hold objects.
+    /// Calls of the C API made inside other calls' callbacks; they hold objects.
     nested: u32,
 }
 
@@ -33,7 +34,7 @@ pub(crate) fn may_wait() -> bool {
     devices == 0 && nested == 0
 }
 
-/// The thread holds a device's lock for as long as this lives.
+/// While this lives, the thread holds a device's lock.
 pub(crate) struct HoldsDevice;
 
 impl HoldsDevice {
@@ -49,7 +50,7 @@ impl Drop for HoldsDevice {
     }
 }
 
-/// The thread is inside a call that a callback made, for as long as this lives.
+/// While this lives, the thread is inside a call that a callback made.
 pub(crate) struct Nested;
 
 impl Nested {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a device tells the VMM while calls are under way.
+//! What a device reports to the VMM during calls.
 
 use std::fmt;
 
@@ -30,9 +30,9 @@ pub enum EventKind {
 pub struct Event {
     /// What happened.
     pub kind: EventKind,
-    /// State before, where it is known.
+    /// State before, if it is known.
     pub from: Option<State>,
-    /// State after, where it is known.
+    /// State after, if it is known.
     pub to: Option<State>,
     /// What recovery left behind.
     pub outcome: Outcome,
@@ -56,8 +56,8 @@ impl fmt::Display for Event {
     }
 }
 
-/// Where events go. Called on the thread that is inside the library, which must not be entered
-/// again with the same device from there.
+/// Where events go. Called on the thread that is inside the library; from there, the library must
+/// not be entered again with the same device.
 pub struct EventSink(Box<dyn FnMut(&Event) + Send>);
 
 impl EventSink {

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What dirty tracking must know of a device beside its log.
+//! What dirty tracking must know of a device, apart from its log.
 
 use std::sync::Arc;
 
 use crate::sync::atomic::{AtomicU64, Ordering};
 
-/// What there is to know of a device beside its log.
+/// What there is to know of a device, apart from its log.
 pub struct Health {
     resets: Arc<AtomicU64>,
     quiet: Box<dyn FnMut() -> Option<u64> + Send>,
 }
 
 impl Health {
-    /// `resets` rises with each reset of the device, which may lose what it has logged. `quiet`
-    /// says whether the device surely writes nothing now: a number then, which is another one if it
-    /// may have written since.
+    /// `resets` increases with each reset of the device, which may lose what it has logged. If the
+    /// device certainly writes nothing now, `quiet` returns a number, which changes once the device
+    /// may have written again.
     pub fn new(
         resets: Arc<AtomicU64>,
         quiet: impl FnMut() -> Option<u64> + Send + 'static,

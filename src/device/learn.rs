@@ -29,7 +29,7 @@ pub(super) fn learn(
         learn_from_sysfs(&mut identity, &path);
     }
     let told = transport.identity();
-    // What other devices have as their region of this number is anything.
+    // For other devices, the region with this number can be anything.
     let told_pci = told.as_ref().is_some_and(|told| told.bus == "pci");
     if flags & uapi::DEVICE_FLAGS_PCI != 0 || told_pci {
         learn_from_pci_config(&mut identity, transport);
@@ -53,11 +53,11 @@ pub(super) fn learn(
     identity
 }
 
-/// Where vendors' drivers keep the type of a virtual function that has no mdev type, and whose it is.
-/// NVIDIA's vGPUs since Linux 6.8 are such.
+/// Where vendors' drivers keep the type of a virtual function that has no mdev type, and which
+/// vendor it is. NVIDIA's vGPUs since Linux 6.8 are an example.
 const VENDOR_TYPES: [(&str, &str); 1] = [("nvidia/current_vgpu_type", "nvidia")];
 
-/// What the device's directory tells.
+/// What the device's directory says.
 fn learn_from_sysfs(identity: &mut Identity, path: &Path) {
     identity.driver = link_name(&path.join("driver"));
     identity.mdev_type = link_name(&path.join("mdev_type"));
@@ -70,7 +70,7 @@ fn learn_from_sysfs(identity: &mut Identity, path: &Path) {
     identity.driver_version = attribute(&path.join("driver/module/version"));
     let is_name = !identity.driver.is_empty() && !identity.driver.starts_with('.');
     if identity.driver_version.is_empty() && is_name {
-        // A driver that is built in has no link to its module.
+        // A built-in driver has no link to its module.
         let module = identity.driver.replace('-', "_");
         identity.driver_version = attribute(&Path::new("/sys/module").join(module).join("version"));
     }
@@ -90,7 +90,7 @@ fn learn_from_pci_config(identity: &mut Identity, transport: &mut dyn Transport)
     identity.pci_revision = config[8];
 }
 
-/// What the transport knows by itself comes before what was found out.
+/// What the transport knows takes precedence over what was found out.
 fn take_over(identity: &mut Identity, told: Identity) {
     let fields = [
         (&mut identity.bus, told.bus),
@@ -113,7 +113,7 @@ fn take_over(identity: &mut Identity, told: Identity) {
     identity.vendor_data = told.vendor_data;
 }
 
-/// The last part of where a link points to, or nothing.
+/// The last part of a link's target, or nothing.
 fn link_name(path: &Path) -> String {
     let target = std::fs::read_link(path).ok();
     target
@@ -123,7 +123,7 @@ fn link_name(path: &Path) -> String {
         .unwrap_or_default()
 }
 
-/// Makes a text one that every reader of the stream accepts.
+/// Turns a text into one that every reader of the stream accepts.
 fn tidy(text: &mut String, longest: usize) {
     let mut end = 0;
     let mut out = String::new();

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One VFIO device and its migration state machine.
 //!
-//! A [`Device`] knows the state that the device is in, changes it along legal paths only, and
-//! brings the device to a known state when a change fails. It owns the data fd of the session
-//! that is open, if any; what flows through it is the business of the layers above.
+//! A [`Device`] knows the state that the device is in, changes it only along legal paths, and
+//! brings the device to a known state if a change fails. It owns the data fd of the open session,
+//! if any; what flows through it is up to the layers above.
 
 mod contents;
 mod events;
@@ -32,7 +32,7 @@ use crate::waiting::{self, HoldsDevice};
 use contents::Contents;
 use probe::Probed;
 
-/// What the VMM must redo before the device may run: bits, also in `vfiomig.h`.
+/// What the VMM must redo before the device may run: bits that are also in `vfiomig.h`.
 pub struct Fixups;
 
 impl Fixups {
@@ -49,8 +49,8 @@ impl Fixups {
 pub struct DeviceOptions {
     /// The kill switch: probe the device, but refuse to migrate it.
     pub disabled: bool,
-    /// The device's directory in sysfs, where the VMM knows it; needed for the driver's name and
-    /// the mdev type of an fd that came from a group.
+    /// The device's directory in sysfs, if the VMM knows it; needed for the driver's name and the
+    /// mdev type of an fd that came from a group.
     pub sysfs: Option<PathBuf>,
     /// Opaque string that the target compares: firmware version, profile…; at most
     /// [`MAX_VENDOR_DATA`] bytes.
@@ -69,8 +69,8 @@ pub(crate) enum Claim {
 
 /// A VFIO device that can be saved and loaded.
 ///
-/// Cloning shares the device. Calls on one device are serialised inside. In a callback nothing waits:
-/// its own device is [`Code::Busy`] there, and so is another one that a call is inside of.
+/// Clones share the device. Calls on one device are serialised. Nothing waits in a callback: there,
+/// its own device is [`Code::Busy`], and so is another one that a call is using.
 #[derive(Clone)]
 pub struct Device {
     shared: Arc<Shared>,
@@ -78,15 +78,15 @@ pub struct Device {
 
 pub(crate) struct Shared {
     inner: Mutex<Inner>,
-    /// What the VMM must redo; beside the lock, to be read while a session is busy.
+    /// What the VMM must redo; outside the lock, so that it can be read while a session is busy.
     fixups: Arc<AtomicU32>,
-    /// How often the device was reset; beside the lock likewise.
+    /// How often the device was reset; likewise outside the lock.
     resets: Arc<AtomicU64>,
     /// Whose it is: a child after fork() has a copy, and leaves the device alone.
     process: Process,
 }
 
-/// What must be known of a device to rely on what it has logged.
+/// What must be known of a device before its log can be relied on.
 #[derive(Clone, Default)]
 struct Log {
     /// How often it may have been lost.
@@ -113,9 +113,9 @@ pub(crate) struct Inner {
     data: Option<DataFd>,
     pub(crate) claimed: Claim,
     contents: Contents,
-    /// The last reset has failed: it is tried once more when the device is let go.
+    /// The last reset failed: it is tried once more when the device is let go.
     owes_reset: bool,
-    /// Rises with every reset: a session of an earlier epoch is dead.
+    /// Increases with every reset: a session of an earlier epoch is dead.
     epoch: u64,
     log: Log,
     fixups: Arc<AtomicU32>,
@@ -125,8 +125,8 @@ pub(crate) struct Inner {
 }
 
 impl Device {
-    /// Probes a device. Fails only where the transport does not lead to a usable VFIO device; one
-    /// that cannot migrate is reported by [`Device::reasons`].
+    /// Probes a device. Fails only if the transport does not lead to a usable VFIO device;
+    /// [`Device::reasons`] reports one that cannot migrate.
     pub fn new(transport: impl Transport + 'static, options: DeviceOptions) -> Result<Device> {
         let mut transport: Box<dyn Transport> = Box::new(transport);
         if options.vendor_data.len() > MAX_VENDOR_DATA {
@@ -181,7 +181,7 @@ impl Device {
         Ok(self.lock()?.caps)
     }
 
-    /// Why the device cannot migrate or not well, worst first.
+    /// Why the device cannot migrate, or not well; the worst comes first.
     pub fn reasons(&self) -> Result<Vec<Reason>> {
         Ok(self.lock()?.reasons.clone())
     }
@@ -216,11 +216,11 @@ impl Device {
     }
 
     /// Takes the device to RUNNING, from wherever it is: the last step after a load, or the way
-    /// back. Clears the fix-ups: the VMM has made them. After an error whose outcome is
-    /// [`Outcome::Kept`] or [`Outcome::Recovered`] the device is whole: try again. A device that was
-    /// reset while its guest was stopped, or between a load and its first run, is not run:
-    /// [`Code::Io`] with [`Outcome::Reset`], until another state is loaded, or [`Device::reset`] or
-    /// [`Device::accept_reset`] says that an empty device is what is wanted.
+    /// back. Clears the fix-ups, which the VMM must have made. After an error whose outcome is
+    /// [`Outcome::Kept`] or [`Outcome::Recovered`] the device is intact: try again. A device that
+    /// was reset while its guest was stopped, or between a load and its first run, is not run: the
+    /// result is [`Code::Io`] with [`Outcome::Reset`], until another state is loaded, or
+    /// [`Device::reset`] or [`Device::accept_reset`] says that an empty device is wanted.
     pub fn run(&self) -> Result<()> {
         let mut inner = self.lock()?;
         let epoch = inner.epoch();
@@ -233,8 +233,8 @@ impl Device {
         Ok(())
     }
 
-    /// Resets the device with `VFIO_DEVICE_RESET`, drops an open session's data, and says that the
-    /// device is wanted as after power-on.
+    /// Resets the device with `VFIO_DEVICE_RESET`, drops an open session's data, and takes it that
+    /// the device is wanted in its power-on state.
     pub fn reset(&self) -> Result<()> {
         let mut inner = self.lock()?;
         let result = inner.reset();
@@ -244,9 +244,9 @@ impl Device {
         inner.remember(result)
     }
 
-    /// Says that the device was reset by other means: a function-level reset by the guest, a bus
-    /// reset, error recovery on the host. A save whose guest runs starts again by itself; a load
-    /// fails. Where the guest was stopped, what the device held of it is lost: see
+    /// Tells the library that something else reset the device: the guest (a function-level reset),
+    /// a bus reset, or error recovery on the host. If the guest runs, a save starts again by
+    /// itself, and a load fails. If the guest was stopped, its state in the device is lost: see
     /// [`Device::run`].
     pub fn was_reset(&self) -> Result<()> {
         let mut inner = self.lock()?;
@@ -254,8 +254,8 @@ impl Device {
         inner.remember(result)
     }
 
-    /// Says that a device which has lost what it held in a reset is wanted as it is now, as after
-    /// power-on: for a VMM that has reset the device itself, on purpose and by other means than
+    /// Says that a device is wanted as it is now, in its power-on state, although a reset took what
+    /// it held: for a VMM that has reset the device itself, on purpose and by means other than
     /// [`Device::reset`].
     pub fn accept_reset(&self) -> Result<()> {
         let mut inner = self.lock()?;
@@ -298,11 +298,12 @@ impl Device {
         }))))
     }
 
-    /// What dirty tracking must know of the device beside its log.
+    /// What dirty tracking must know of the device, apart from its log.
     pub(crate) fn health(&self) -> Health {
         let device = self.clone();
         let quiet = move || {
-            // A device that is busy, with a read of its state for example, is not worth waiting for.
+            // If the device is busy, for example with a read of its state, it is not worth waiting
+            // for.
             let inner = device.shared.inner.try_lock().ok()?;
             let quiet =
                 matches!(inner.state, Some(State::Stop | State::StopCopy | State::Resuming));
@@ -324,7 +325,7 @@ impl Shared {
         match locked {
             Ok(inner) => Ok(Locked { inner, _holds: HoldsDevice::new() }),
             Err(TryLockError::WouldBlock) => {
-                Err(err!(Busy, "a call is inside this device, and a callback does not wait for it"))
+                Err(err!(Busy, "a call is using this device, and a callback does not wait for it"))
             }
             Err(TryLockError::Poisoned(_)) => {
                 Err(err!(NotRecoverable, "an earlier internal error has left this device unusable"))
@@ -407,7 +408,7 @@ impl Inner {
         result
     }
 
-    /// Refuses what cannot migrate, with the first blocking reason.
+    /// Refuses a device that cannot migrate, with the first blocking reason.
     pub(crate) fn check_can_migrate(&self) -> Result<()> {
         Probed::why_not(&self.caps, &self.reasons)
     }
@@ -443,16 +444,16 @@ impl Inner {
 
     fn set_plain_state(&mut self, to: State) -> Result<()> {
         if to.has_data_stream() || !matches!(to, State::Stop | State::Running | State::RunningP2p) {
-            return Err(err!(Inval, "{to} is entered by saving or loading only"));
+            return Err(err!(Inval, "only saving and loading enter {to}"));
         }
         if self.claimed != Claim::None {
-            return Err(err!(Busy, "a session has the device; finish that first"));
+            return Err(err!(Busy, "the device has an open session; finish that first"));
         }
         if !self.caps.can_migrate() {
             return Err(err!(NotSupported, "the device has no migration states"));
         }
         if self.state.is_none() {
-            // Lost by a reset that failed: perhaps it works now.
+            // A failed reset lost it; perhaps a reset works now.
             self.reset()?;
             return Err(self.contents_lost(None));
         }
@@ -461,8 +462,8 @@ impl Inner {
         let before = self.state;
         let usable = before.is_some_and(|state| self.fsm.supports(state));
         if !usable || before.is_some_and(State::has_data_stream) {
-            // Walking out of RESUMING without its data fd has brought kernels down
-            // (docs/kernel-interface.md). Reset is safe.
+            // Walking a device out of RESUMING without its data fd has crashed kernels
+            // (docs/kernel-interface.md). A reset is safe.
             let left_by_an_earlier_owner = self.epoch() == 0 && before == self.caps.initial_state;
             self.reset()?;
             if !left_by_an_earlier_owner {
@@ -482,13 +483,13 @@ impl Inner {
         }
     }
 
-    /// Notes what must be redone before the device runs.
+    /// Records what must be redone before the device runs.
     pub(crate) fn add_fixups(&mut self, fixups: u32) {
         self.note_fixups(fixups);
         self.emit(EventKind::FixupsNeeded, self.state, Outcome::Kept, 0);
     }
 
-    /// Drops the reasons that a reset has done away with.
+    /// Drops the reasons that a reset has removed.
     fn forget_bad_state(&mut self) {
         let cured =
             [ReasonCode::DeviceInError, ReasonCode::StateUnreadable, ReasonCode::StaleState];
@@ -504,9 +505,10 @@ impl Inner {
 }
 
 impl Drop for Inner {
-    /// The last handle of the device goes: sessions have ended before (they hold the device), so
-    /// only a session state without a session can be left, for example after a panic, or where a
-    /// reset has failed. Some drivers keep such a state over a close and fail the next owner.
+    /// The last handle of the device is gone. Sessions have ended before, because they hold the
+    /// device. So a session's state without a session can only be left after a panic, for example,
+    /// or after a failed reset. Some drivers keep such a state across a close and fail the next
+    /// owner.
     fn drop(&mut self) {
         if !self.process.is_this() {
             return;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Probing: what a device can do, and why it cannot migrate or not well.
+//! Probing: what a device can do, and why it cannot migrate, or not well.
 //!
-//! Every question is asked of the device itself; the answers become [`Caps`] and a list of
-//! [`Reason`]s that a person can act on. Nothing here changes the device's state; the one thing
-//! that is switched on is version 2 of the pre-copy estimates, which only makes them meaningful.
+//! Every question is put to the device itself. The answers become [`Caps`] and a list of
+//! [`Reason`]s that a person can act on. Nothing here changes the device's state. The only thing
+//! that is switched on is version 2 of the pre-copy estimates, which merely makes them meaningful.
 
 use crate::error::{Code, Errno, Error, Failure, Operation, Result, err};
 use crate::fsm::State;
@@ -13,11 +13,11 @@ use crate::uapi;
 /// What a device can do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Caps {
-    /// `VFIO_MIGRATION_*` as the driver reports them, unknown bits included; 0: no migration.
+    /// `VFIO_MIGRATION_*` as the driver reports them, including unknown bits; 0: no migration.
     pub migration_flags: u64,
     /// State in which the device was found.
     pub initial_state: Option<State>,
-    /// Estimated length of the stop-copy stream in bytes, where the driver gives a credible one.
+    /// Estimated length of the stop-copy stream in bytes, if the driver gives a credible one.
     pub state_size: Option<u64>,
     /// The device logs the pages that it writes by DMA, and the kernel can report them.
     pub dma_logging: bool,
@@ -105,7 +105,7 @@ pub struct Reason {
     pub text: String,
 }
 
-/// Where a 64-bit size from a driver stops being credible: xe stores a negative errno there.
+/// From here on, a 64-bit size from a driver is not credible: xe stores a negative errno there.
 const CREDIBLE_SIZE: u64 = 1 << 62;
 
 /// Everything probing found.
@@ -114,7 +114,7 @@ pub(super) struct Probed {
     pub reasons: Vec<Reason>,
 }
 
-/// Asks the device everything. Fails only where the fd is not a usable VFIO device at all.
+/// Asks the device everything. Fails only if the fd is not a usable VFIO device at all.
 pub(super) fn probe(
     transport: &mut dyn Transport,
     disabled: bool,
@@ -125,7 +125,7 @@ pub(super) fn probe(
     if disabled {
         add(ReasonCode::Disabled, "migration of this device is switched off by the VMM".into());
     }
-    // The fd's own nature first: everything else is misread on something that is not a device.
+    // First, what the fd is: everything else is misread on something that is not a device.
     transport.device_info().map_err(|errno| {
         let why = match errno.0 {
             libc::EINVAL => "; a device from /dev/vfio/devices must be bound to an iommufd first",
@@ -221,7 +221,7 @@ pub(super) fn probe(
     Ok(Probed { caps, reasons })
 }
 
-/// What it means that a device was found in this state, where that is not RUNNING.
+/// What it means if a device was found in this state, other than RUNNING.
 fn why_stale(state: State) -> Option<&'static str> {
     match state {
         State::Running => None,
@@ -288,9 +288,9 @@ fn probe_dma_logging(transport: &mut dyn Transport, caps: &mut Caps, reasons: &m
         });
         return;
     }
-    // PROBE succeeds even where the kernel was built without the bitmap code behind REPORT; only
+    // PROBE succeeds even if the kernel was built without the bitmap code behind REPORT; only
     // asking tells (docs/kernel-interface.md). Logging is off, and the page that is asked for lies
-    // where no DMA address is, so nothing is lost.
+    // where no DMA address can be, so nothing is lost.
     let mut bitmap = 0u64;
     let mut report = [0u8; 32];
     let fields =
@@ -319,7 +319,7 @@ pub(super) fn get_u64(
     Ok(u64::from_ne_bytes(payload))
 }
 
-/// The estimate of the stop-copy stream, where it is credible.
+/// The estimate of the stop-copy stream, if it is credible.
 pub(super) fn credible_state_size(transport: &mut dyn Transport) -> Option<u64> {
     get_u64(transport, uapi::FEATURE_MIG_DATA_SIZE).ok().filter(|size| *size < CREDIBLE_SIZE)
 }

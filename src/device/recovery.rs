@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Changes of state, and the ladder that is climbed down when one fails.
+//! Changes of state, and the recovery ladder for changes that fail.
 //!
-//! A failed change leaves the device in any state along its path and says nothing about which.
-//! The ladder: drop the data fd unless the device never left its state and had none, ask where
-//! the device is, try once to go to the state to recover to, reset, report. Only
-//! `VFIO_DEVICE_RESET` is used; harder resets are the VMM's decision. Nothing here ends the
-//! process, and nothing tries the same arc twice: drivers are known to be confused by that
-//! (docs/kernel-interface.md).
+//! A failed change leaves the device in any state along its path and does not say in which. The
+//! ladder: drop the data fd, unless the device never left its state and had none; ask where the
+//! device is; try once to reach the state to recover to; reset; report. Only `VFIO_DEVICE_RESET` is
+//! used; harder resets are the VMM's decision. Nothing here ends the process, and nothing tries the
+//! same arc twice, which is known to confuse drivers (docs/kernel-interface.md).
 
 use std::fmt;
 use std::time::Instant;
@@ -23,15 +22,15 @@ use crate::uapi;
 pub(crate) enum Recover {
     /// To this state, once; then reset.
     To(State),
-    /// Nowhere: a device that stopped on the way, in a state without a stream, is whole, and the
+    /// Nowhere: a device that stopped on the way, in a state without a stream, is intact, and the
     /// caller may try again. Otherwise reset.
     Stay,
-    /// Reset at once, unless the device is still where it was. Nothing is believed that cannot be
-    /// asked for either: where a load is under way, the source can still go on.
+    /// Reset at once, unless the device is still where it was. A state that cannot be read does not
+    /// count either: while a load is in progress, the source can still go on.
     Reset,
 }
 
-/// What a request for a change brought.
+/// The result of a request for a change.
 #[derive(Clone, Copy)]
 pub(super) enum Changed {
     Done,
@@ -39,7 +38,7 @@ pub(super) enum Changed {
     Refused(Errno),
     /// The driver broke the interface's rules.
     Broken(&'static str),
-    /// The device was reset behind the library's back: it was not where it was believed to be, or
+    /// The device was reset behind the library's back: it was not where we believed it to be, or
     /// did not stay where it went.
     Reset,
 }
@@ -50,14 +49,14 @@ impl fmt::Display for Changed {
             Changed::Done => f.write_str("done"),
             Changed::Refused(errno) => errno.fmt(f),
             Changed::Broken(why) => f.write_str(why),
-            Changed::Reset => f.write_str("the device was reset meanwhile"),
+            Changed::Reset => f.write_str("the device was reset in the meantime"),
         }
     }
 }
 
 impl Inner {
-    /// Takes the device to a state; returns how long that took, in nanoseconds. An illegal change
-    /// is refused before the device hears of it.
+    /// Takes the device to a state; returns how long that took, in nanoseconds. Refuses an illegal
+    /// change before the device hears of it.
     pub(crate) fn transition(&mut self, to: State, recover: Recover) -> Result<u64> {
         let Some(from) = self.state else {
             return Err(lost());
@@ -120,8 +119,8 @@ impl Inner {
         }))
     }
 
-    /// Holds what the driver answered against where the device is now. A driver that answers 0 and
-    /// does not go there would commit nothing, or keep a device running that is being read.
+    /// Compares what the driver answered with where the device is now. A driver that answers 0 and
+    /// does not go there would commit nothing, or keep a device running while it is read.
     fn confirm(
         &mut self,
         from: State,
@@ -141,7 +140,7 @@ impl Inner {
         self.state = Some(to);
         match probe::get_state(self.transport.as_mut()) {
             Err(errno) if recover == Recover::Reset => Changed::Refused(errno),
-            // The kernel's 0 counts where there is no other word.
+            // The kernel's 0 counts if there is no other evidence.
             Err(_) => {
                 self.arrived(to);
                 Changed::Done
@@ -150,8 +149,8 @@ impl Inner {
                 self.arrived(to);
                 Changed::Done
             }
-            // Where it came from RUNNING and has no data fd to show, it did not go anywhere, as far
-            // as can be told.
+            // If it came from RUNNING and has no data fd to show for it, then as far as anyone can
+            // tell it did not go anywhere.
             Ok(State::Running) if opened_data || from != State::Running => {
                 self.found(State::Running);
                 match to {
@@ -162,7 +161,7 @@ impl Inner {
             }
             Ok(now) => {
                 self.state = Some(now);
-                Changed::Broken("the driver answers that it is done, and it is not")
+                Changed::Broken("the driver claims to be done, but is not")
             }
         }
     }
@@ -192,10 +191,11 @@ impl Inner {
         }
         let (_, mut fd) = probe::split_state(payload);
         if fd >= 0 && self.data == Some(DataFd(fd)) {
-            // A device behind callbacks that names its stream again: the same one, not another.
+            // A device behind callbacks that names its stream again: it is the same one, not
+            // another.
             fd = -1;
         }
-        // The old stream ends where a new one is opened and where no session state is left.
+        // The old stream ends when a new one is opened, and in states without a stream.
         if opens_data || !to.has_data_stream() {
             self.drop_data();
         }
@@ -205,14 +205,14 @@ impl Inner {
                 Changed::Done
             }
             (true, false) => Changed::Broken("the driver returned no data fd"),
-            // Superfluous, and of no consequence where no stream goes on.
+            // Unexpected, but harmless if no stream goes on.
             (false, true) if !to.has_data_stream() => {
                 log::warn!(target: "vfiomig::device", "a data fd came with {to}; closed");
                 self.transport.data_close(DataFd(fd));
                 Changed::Done
             }
-            // The stream went on as far as anybody knew; the kernel had to open one: the device had
-            // left its session, and only a reset does that unasked.
+            // As far as anyone knew the stream went on, but the kernel had to open a new one. So
+            // the device had left its session, and only a reset does that unasked.
             (false, true) => {
                 log::warn!(target: "vfiomig::device", "a data fd came where one was open; closed");
                 self.transport.data_close(DataFd(fd));
@@ -235,15 +235,15 @@ impl Inner {
         if before == Some(state) {
             return;
         }
-        // Moved behind our back: an open stream is dead.
+        // It moved behind our back: an open stream is dead.
         if !state.has_data_stream() {
             self.drop_data();
         }
         if matches!(state, State::Stop | State::StopCopy) {
             self.hold_contents();
         }
-        // Only a reset leads to RUNNING unasked. Sessions notice by the epoch; that a guest which
-        // was stopped cannot have done it is remembered with the contents.
+        // Only a reset leads to RUNNING unasked. Sessions notice it by the epoch. That a stopped
+        // guest cannot have done it is remembered with the contents.
         if before.is_some() && state == State::Running {
             self.note_found_reset(before);
         }
@@ -253,8 +253,8 @@ impl Inner {
     fn recover(&mut self, from: State, path: &Path, recover: Recover) -> Outcome {
         let found = probe::get_state(self.transport.as_mut());
         if let Ok(found) = found {
-            // On the way that it was sent: it stopped there, and nobody has reset it. Of RUNNING that
-            // cannot be said where a reset would take something.
+            // On the path that it was sent: it stopped there, and nobody has reset it. The same
+            // cannot be said of RUNNING if a reset would take something.
             let reset = found == State::Running && self.contents_are_at_stake();
             if path.steps.contains(&found) && !reset && from != found {
                 self.state = None;
@@ -285,7 +285,7 @@ impl Inner {
         outcome
     }
 
-    /// One try to reach the state to recover to.
+    /// One attempt to reach the state to recover to.
     fn try_recover(&mut self, found: State, target: State) -> bool {
         let start = Instant::now();
         let opens_data = self.fsm.path(found, target).is_some_and(|path| path.opens_data);

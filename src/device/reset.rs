@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Resets: the library's own, those that it is told of, and those that it finds.
+//! Resets: those that the library makes, those that it is told of, and those that it discovers.
 //!
 //! The kernel's reset takes a device to RUNNING and ends its data stream. A device behind callbacks
-//! may be reset and stay in its migration state, and may refuse a reset while it is stopped: it is
-//! walked to RUNNING then (docs/kernel-interface.md).
+//! may be reset and stay in its migration state, or may refuse a reset while it is stopped. Such a
+//! device is then taken to RUNNING by changes of state (docs/kernel-interface.md).
 
 use std::time::{Duration, Instant};
 
@@ -14,13 +14,13 @@ use crate::error::{Errno, Error, Failure, Operation, Outcome, Result, err};
 use crate::fsm::State;
 use crate::uapi;
 
-/// How long a reset is tried again while somebody else holds the device's lock: error recovery and
-/// resets of a neighbour take tens to hundreds of milliseconds.
+/// How long a reset is retried while something else holds the device's lock: error recovery and a
+/// neighbour's resets take tens to hundreds of milliseconds.
 const PATIENCE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
 impl Inner {
-    /// Resets the device, and looks whether that worked.
+    /// Resets the device, and checks whether that worked.
     pub(crate) fn reset(&mut self) -> Result<()> {
         let before = self.state.take();
         self.drop_data();
@@ -36,7 +36,7 @@ impl Inner {
             return Ok(());
         }
         let errno = after.err().unwrap_or(Errno(libc::EIO));
-        // Whatever the device does now, nothing that is believed of it can be relied upon.
+        // Whatever the device does now, nothing that we believe of it is reliable.
         self.state = None;
         self.emit(EventKind::Reset, before, Outcome::Lost, elapsed_ns(start));
         let end = "the device is lost until a harder reset";
@@ -62,7 +62,7 @@ impl Inner {
         }))
     }
 
-    /// The device was reset by others, as the VMM says.
+    /// Others reset the device, according to the VMM.
     pub(super) fn note_told_reset(&mut self) -> Result<()> {
         let before = self.state;
         self.drop_data();
@@ -70,8 +70,8 @@ impl Inner {
         self.note_fixups(Fixups::AFTER_RESET_OR_LOAD);
         self.state = None;
         let result = self.ask_state().map(|state| {
-            // Out of RESUMING leads a reset of the library's own: a mere word for it is not enough, as
-            // behind the callbacks there may be a kernel's driver.
+            // The library leaves RESUMING only by a reset of its own. The VMM's word is not enough,
+            // because behind the callbacks there may be a kernel driver.
             if state != State::Resuming {
                 let _ = self.leave_kept_state(state);
             }
@@ -84,7 +84,7 @@ impl Inner {
         result
     }
 
-    /// The device was reset behind the library's back: it was in `before`.
+    /// The device was reset behind the library's back; it was in `before`.
     pub(super) fn note_found_reset(&mut self, before: Option<State>) {
         self.next_epoch(before);
         self.note_fixups(Fixups::AFTER_RESET_OR_LOAD);
@@ -97,7 +97,7 @@ impl Inner {
             // A device without migration has no state to read.
             Ok(()) if !self.caps.can_migrate() => return Ok(State::Running),
             Ok(()) => {}
-            // Refused by a server because the device is stopped.
+            // A server refused it because the device is stopped.
             Err(Errno(libc::EINVAL)) if self.transport.keeps_state_over_reset() => {
                 if self.query_state()? == State::Running {
                     return Err(Errno(libc::EINVAL));
@@ -109,12 +109,12 @@ impl Inner {
         if kept == State::Running || !self.leave_kept_state(kept) {
             return Ok(kept);
         }
-        // On the way, a device that was being loaded may have taken what it had been given.
+        // On the way, a device that was being loaded may have accepted what it had been given.
         self.try_reset()?;
         self.query_state()
     }
 
-    /// `VFIO_DEVICE_RESET`; again for a while where somebody else holds the device's lock.
+    /// `VFIO_DEVICE_RESET`, retried for a while if something else holds the device's lock.
     fn try_reset(&mut self) -> std::result::Result<(), Errno> {
         let start = Instant::now();
         let mut pause = Duration::from_millis(1);
@@ -136,8 +136,8 @@ impl Inner {
         if kept == State::Running {
             return true;
         }
-        // Walking a kernel's driver out of a session without its data fd has brought kernels down;
-        // and no kernel keeps one over a reset.
+        // Walking a kernel driver out of a session without its data fd has crashed kernels, and no
+        // kernel keeps one across a reset.
         let may_walk = !kept.has_data_stream() || self.transport.keeps_state_over_reset();
         if !may_walk || self.fsm.path(kept, State::Running).is_none() {
             return false;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Migration protocol v2: what reads and writes of the data fd mean.
 //!
-//! Drivers differ in what they return (docs/kernel-interface.md); this is the one place that
-//! knows. It moves bytes between a device and a buffer and knows nothing of frames.
+//! Drivers differ in what they return (docs/kernel-interface.md), and this is the only place that
+//! knows. It moves bytes between a device and a buffer, and knows nothing of frames.
 
 use std::fmt;
 use std::time::Duration;
@@ -15,16 +15,16 @@ use crate::sys::Stuck;
 use crate::transport::{DataFd, Direction, PrecopyInfo};
 use crate::uapi;
 
-/// What one read brought.
+/// What one read returned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum ReadStep {
     /// This many bytes.
     Data(usize),
-    /// Pre-copy: nothing now, more may come.
+    /// Pre-copy: nothing now; more may come.
     Drained,
     /// Stop-copy: the permanent end.
     End,
-    /// Nothing now, poll.
+    /// Nothing now; poll.
     WouldBlock,
     /// A signal came; read again.
     Interrupted,
@@ -36,8 +36,8 @@ fn data_of(device: &Inner) -> Result<DataFd> {
     device.data().ok_or_else(|| err!(NoDev, "the device has no open data stream"))
 }
 
-/// Reads device state into `buf`, which is not empty. `end_seen` is there in stop-copy, and says
-/// whether the read before gave nothing.
+/// Reads device state into `buf`, which is not empty. `end_seen` is given in stop-copy, and says
+/// whether the previous read returned nothing.
 pub(crate) fn read(
     device: &mut Inner,
     mut end_seen: Option<&mut bool>,
@@ -47,7 +47,7 @@ pub(crate) fn read(
     loop {
         return match (device.transport.data_read(data, buf), &mut end_seen) {
             (Ok(0), None) => Ok(ReadStep::Drained),
-            // mlx5 can answer 0 once while its save is being set up: the end is the end twice.
+            // mlx5 can return 0 once while its save is being set up, so the end must come twice.
             (Ok(0), Some(seen)) if !**seen => {
                 **seen = true;
                 continue;
@@ -69,8 +69,8 @@ pub(crate) fn read(
     }
 }
 
-/// After a read that brought nothing: waits until it is worth trying again. An error when that has
-/// lasted too long.
+/// After a read that returned nothing: waits until it is worth trying again. Fails if that has gone
+/// on for too long.
 pub(crate) fn wait_for_data(
     device: &mut Inner,
     step: ReadStep,
@@ -83,7 +83,7 @@ pub(crate) fn wait_for_data(
     };
     if !in_time {
         let ms = patience.as_millis();
-        let what = "the driver gave nothing for";
+        let what = "the driver delivered nothing for";
         let code = Code::TimedOut;
         return Err(read_ended(device, code, errno, format_args!("{what} {ms} ms: {errno}")));
     }
@@ -118,26 +118,26 @@ fn read_ended(device: &mut Inner, code: Code, errno: Errno, why: fmt::Arguments<
     )
 }
 
-/// How often whoever waits for a data fd looks whether it was cancelled.
+/// How often a wait for a data fd checks whether it was cancelled.
 const LOOK_UP: Duration = Duration::from_millis(50);
 
-/// How long a load waits for a device that takes no data, and who may end the waiting.
+/// How long a load waits for a device that takes no data, and what can end the wait.
 pub(crate) struct Patience<'a> {
     pub timeout: Duration,
     pub cancelled: &'a AtomicBool,
-    /// Grows with each byte that the device takes.
+    /// Increases with each byte that the device takes.
     pub taken: &'a AtomicU64,
 }
 
 /// Why a write ended early.
 pub(crate) struct WriteFailed {
     pub error: Error,
-    /// The driver's errno; 0 where it gave none.
+    /// The driver's errno; 0 if it gave none.
     pub errno: i32,
 }
 
-/// Writes all of `buf` to the device. After an error the kernel may have consumed any of the rest:
-/// nothing more may be written.
+/// Writes all of `buf` to the device. After an error the kernel may have consumed any part of the
+/// rest, so nothing more may be written.
 pub(crate) fn write_all(
     device: &mut Inner,
     buf: &[u8],
@@ -173,7 +173,7 @@ pub(crate) fn write_all(
                 let text = "the driver claims to have taken more than it got";
                 return fail(Code::Io, 0, format_args!("{text}"));
             }
-            // EINTR: a signal, perhaps sent to end this: the cancellation is looked at below.
+            // EINTR is a signal, perhaps sent to end this; the cancellation is checked below.
             Err(errno @ Errno(libc::EAGAIN | libc::EINTR)) => {
                 if !wait_for_room(device, data, errno, &mut stuck, patience.timeout) {
                     let ms = patience.timeout.as_millis();
@@ -181,7 +181,7 @@ pub(crate) fn write_all(
                     return fail(Code::TimedOut, errno.0, format_args!("{what} {ms} ms: {errno}"));
                 }
             }
-            // mtty and hisi_acc say EFAULT to a header that they do not like.
+            // mtty and hisi_acc return EFAULT for a header that they do not accept.
             Err(errno @ Errno(libc::EFAULT)) => return refused(Code::Inval, errno),
             Err(errno @ Errno(libc::ENODEV)) => return ended(errno),
             Err(errno) => return refused(errno.code(), errno),
@@ -193,8 +193,8 @@ pub(crate) fn write_all(
     Ok(())
 }
 
-/// After a write that was not taken: waits until it is worth trying again. False: that has lasted too
-/// long.
+/// After a write that was not taken: waits until it is worth trying again. False if that has gone
+/// on for too long.
 fn wait_for_room(
     device: &mut Inner,
     data: DataFd,
@@ -223,7 +223,8 @@ pub(crate) fn precopy_info(device: &mut Inner) -> Result<Option<PrecopyInfo>> {
             initial_bytes: credible(info.initial_bytes),
             dirty_bytes: credible(info.dirty_bytes),
         })),
-        // hisi_acc refuses in PRE_COPY_P2P; elsewhere too the estimates are dispensable.
+        // hisi_acc refuses in PRE_COPY_P2P; elsewhere too, the library can do without the
+        // estimates.
         Err(Errno(libc::EINVAL | libc::ENOTTY | libc::EOPNOTSUPP)) => Ok(None),
         Err(errno) => {
             let text = format!("the pre-copy estimates cannot be read: {errno}");
@@ -240,17 +241,17 @@ pub(crate) fn precopy_info(device: &mut Inner) -> Result<Option<PrecopyInfo>> {
     }
 }
 
-/// Sizes that a driver can only have got wrong count as "very much", never as a small number.
+/// A size that can only be a driver's mistake counts as very large, never as a small number.
 fn credible(bytes: u64) -> u64 {
     bytes.min(i64::MAX as u64)
 }
 
-/// Whether a dead stream means that the device was reset and can start again.
+/// Whether a dead stream means that the device was reset, so that the save can start again.
 pub(crate) fn can_start_again(device: &mut Inner) -> bool {
     matches!(device.query_state(), Ok(State::Running | State::RunningP2p))
 }
 
-/// The error for a stream that died and cannot start again.
+/// The error for a stream that died when the save cannot start again.
 pub(crate) fn died(device: &mut Inner, errno: Errno) -> Error {
     let mut error = read_failed(device, errno);
     if error.code() == Code::NoDev {

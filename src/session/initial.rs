@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Initial data: when the mark that all of it was sent is due, and who must hear that an
-//! acknowledgement of it does not count any more.
+//! Initial data: when the mark that all of it was sent is due, and who must be told that an
+//! acknowledgement of it no longer counts.
 
 use crate::error::{Error, err};
 use crate::transport::PrecopyInfo;
 use crate::uapi;
 
-/// How far the initial data of the present generation is.
+/// How far the present generation's initial data is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum Stage {
     /// Some of it has not been read, or nobody knows.
@@ -24,9 +24,10 @@ pub(super) struct Initial {
     stage: Stage,
     /// Bytes of it that are known to be unread.
     left: u64,
-    /// Rises when it begins again, over restarts too: what was acknowledged before does not count.
+    /// Increases when it starts again, even across restarts: earlier acknowledgements then do not
+    /// count.
     generation: u32,
-    /// Stopping was refused, and nothing was read since: who asks again insists.
+    /// A stop was refused, and nothing has been read since: a caller that asks again insists.
     refused: bool,
 }
 
@@ -44,7 +45,7 @@ impl Initial {
         self.stage == Stage::Marked
     }
 
-    /// Whether all of it has been read, as far as is known.
+    /// Whether all of it has been read, as far as anyone knows.
     pub(super) fn is_read(&self) -> bool {
         self.stage != Stage::Outstanding
     }
@@ -79,7 +80,7 @@ impl Initial {
         self.left = info.initial_bytes;
     }
 
-    /// It begins again.
+    /// It starts again.
     pub(super) fn void(&mut self) {
         if std::mem::take(&mut self.stage) != Stage::Outstanding {
             self.generation = self.generation.saturating_add(1);
@@ -87,7 +88,7 @@ impl Initial {
         self.left = 0;
     }
 
-    /// The driver has told how much is left.
+    /// The driver has said how much is left.
     pub(super) fn learned(&mut self, info: &PrecopyInfo) {
         if info.flags & uapi::PRECOPY_INFO_REINIT != 0 {
             self.void();
@@ -98,14 +99,14 @@ impl Initial {
         }
     }
 
-    /// The driver has nothing to read, and does not tell how much is left.
+    /// The driver has nothing to read, and does not say how much is left.
     pub(super) fn drained(&mut self) {
         if self.stage == Stage::Outstanding {
             self.stage = Stage::Complete;
         }
     }
 
-    /// Whether stopping was refused, and nothing was read since.
+    /// Whether a stop was refused, and nothing has been read since.
     pub(super) fn has_refused(&self) -> bool {
         self.refused
     }

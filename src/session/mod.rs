@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One device being saved, one device being loaded.
 //!
-//! A [`Save`] is pulled by its caller and a [`Load`] is pushed: transport, threads and rate are the
-//! VMM's. Both own the device's session for as long as they live, and leave the device in a known
-//! state when they go.
+//! The caller pulls from a [`Save`] and pushes into a [`Load`]: transport, threads and rate are up
+//! to the VMM. Both own the device's session for as long as they live, and leave the device in a
+//! known state when they go.
 
 mod ending;
 mod initial;
@@ -31,7 +31,7 @@ use crate::device::Device;
 use crate::error::Result;
 
 impl Device {
-    /// Begins to save the device: RUNNING to PRE_COPY where the device has it.
+    /// Begins to save the device: RUNNING to PRE_COPY, if the device has it.
     pub fn save(&self, options: SaveOptions) -> Result<Save> {
         Save::begin(self.clone(), options)
     }

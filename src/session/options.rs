@@ -9,13 +9,13 @@ use crate::stream::qemu::{self, Marks, PacketLimits};
 use crate::stream::{DecodeLimits, Format, HEADER_LEN, MAX_PAYLOAD, NativeWriter, Write};
 use crate::sys::random_bytes;
 
-/// What a save needs of a buffer at least, in bytes: room for a frame header, the identity and a
+/// The smallest buffer that a save can use, in bytes: room for a frame header, the identity and a
 /// little data.
 pub const MIN_BUFFER: usize = 4096;
 
-/// The payload size of data frames, in bytes, where the options say nothing: 128 KiB with the
-/// header. Larger ones outgrow the caches between the steps that each byte goes through, and
-/// sockets take them in several pieces: `make bench`.
+/// The payload size of data frames, in bytes, if the options do not set it: 128 KiB with the
+/// header. Larger frames do not stay in the caches between the steps that each byte goes through,
+/// and sockets take them in several pieces: `make bench`.
 pub const DEFAULT_FRAME: u32 = (128 << 10) - HEADER_LEN as u32;
 
 /// How a device is saved.
@@ -23,25 +23,25 @@ pub const DEFAULT_FRAME: u32 = (128 << 10) - HEADER_LEN as u32;
 pub struct SaveOptions {
     /// How the stream is laid out.
     pub format: Format,
-    /// QEMU's format: says in the stream when all initial data has been sent; for a VMM that has
+    /// QEMU's format: the stream says when all initial data has been sent; for a VMM that has
     /// negotiated switchover-ack.
     pub switchover_ack: bool,
-    /// QEMU's format: says it once at the most, also where the device begins its initial data again;
-    /// for targets that fail on a second mark.
+    /// QEMU's format: the stream says so at most once, even if the device starts its initial data
+    /// again; for targets that fail if it comes twice.
     pub ack_once: bool,
-    /// Number of the device within its VM; stands in every frame.
+    /// The device's number within its VM; every frame carries it.
     pub device_index: u32,
-    /// Largest payload of a data frame, or of what QEMU's format has in its place, in bytes.
+    /// The largest payload of a data frame, or of its counterpart in QEMU's format, in bytes.
     pub max_frame: u32,
-    /// Reads return [`crate::Code::Again`] instead of blocking, where the driver can do that.
+    /// Reads return [`crate::Code::Again`] instead of blocking, if the driver supports that.
     pub nonblocking: bool,
     /// Leaves out pre-copy even where the device has it.
     pub no_pre_copy: bool,
-    /// Name of the stream; all zeros: a random one.
+    /// The stream's name; all zeros: a random one.
     pub migration_id: [u8; 16],
     /// How often the save may start again because the device was reset.
     pub max_restarts: u32,
-    /// How long a driver may give neither data nor an end before the save is given up.
+    /// How long a driver may deliver neither data nor an end before the save fails.
     pub read_timeout: Duration,
 }
 
@@ -63,7 +63,8 @@ impl Default for SaveOptions {
 }
 
 impl SaveOptions {
-    /// The writer of the stream that is asked for. What was left open, or cannot be, is settled.
+    /// The writer of the stream that is asked for. Decides what was left open, and refuses what is
+    /// impossible.
     pub(super) fn writer(&mut self) -> Result<Box<dyn Write>> {
         if self.max_frame == 0 || self.max_frame > MAX_PAYLOAD {
             return Err(err!(Inval, "max_frame must be from 1 to {MAX_PAYLOAD} bytes"));
@@ -79,7 +80,7 @@ impl SaveOptions {
         if self.device_index != 0 || self.migration_id != [0; 16] {
             return Err(err!(
                 Inval,
-                "QEMU's format carries neither the device's number nor a session"
+                "QEMU's format carries neither a device index nor a migration id"
             ));
         }
         // The format has no way to say that what was sent is void.

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The packets of one load: many threads bring them in any order, one writes them to the driver.
+//! The packets of one load: many threads bring them in any order, and one writes them to the
+//! driver.
 //!
-//! Whatever goes wrong on any thread ends the load for all of them, and each is told the first
-//! reason. The device's lock is never waited for while the queue's is held, and in a callback nobody
-//! waits for packets, for room or for calls to leave.
+//! Anything that goes wrong on any thread ends the load for all of them, and each is told the first
+//! reason. No thread waits for the device's lock while it holds the queue's, and in a callback
+//! nobody waits for packets, for room, or for calls to leave.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError};
@@ -18,7 +19,7 @@ use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::sys::current_thread_token;
 use crate::waiting;
 
-/// The way in for packets of a load. Cloning shares it; every method may be called from any thread.
+/// The entrance for a load's packets. Clones share it; every method may be called from any thread.
 #[derive(Clone)]
 pub struct Packets {
     shared: Arc<Incoming>,
@@ -27,7 +28,7 @@ pub struct Packets {
 struct Incoming {
     load: Arc<Loading>,
     queue: Mutex<Queue>,
-    /// Something came, room came, or an end.
+    /// A packet came, room became free, or the load ended.
     changed: Condvar,
     /// A call has left.
     left: Condvar,
@@ -38,18 +39,18 @@ struct Incoming {
 struct Queue {
     window: Window,
     sink: Option<BlobSink>,
-    /// Whether the main channel stands between two sections.
+    /// Whether the main channel is between two sections.
     main_at_rest: bool,
-    /// The first error of all threads.
+    /// The first error of any thread.
     failed: Option<Error>,
     run: Run,
-    /// Calls under way.
+    /// Calls in progress.
     inside: usize,
-    /// Of these, how many wait for `changed`. Waking nobody costs a system call all the same.
+    /// How many of these wait for `changed`. notify_all() makes a system call even if nobody waits.
     sleepers: usize,
     /// Whether the load waits for calls to leave.
     closing: bool,
-    /// Packets that were written so far.
+    /// Packets written so far.
     written: u64,
 }
 
@@ -61,7 +62,7 @@ enum Run {
     Over,
 }
 
-/// A call under way, counted for as long as it lasts.
+/// A call in progress, counted for as long as it lasts.
 struct Inside<'a>(&'a Incoming);
 
 impl Drop for Inside<'_> {
@@ -103,8 +104,8 @@ impl Packets {
         Packets { shared: Arc::new(shared) }
     }
 
-    /// Takes one packet, head included; its bytes are copied. Waits while too much is queued, except
-    /// in a callback: there that is [`Code::Again`], which does not end the load.
+    /// Takes one packet, header included, and copies its bytes. Waits while too much is queued. In
+    /// a callback it returns [`Code::Again`] instead, which does not end the load.
     pub fn submit(&self, packet: &[u8]) -> Result<()> {
         let _inside = self.enter()?;
         match self.put(packet) {
@@ -130,7 +131,7 @@ impl Packets {
                     packet.idx
                 ));
             }
-            // A slow driver moves within a packet too.
+            // Even within one packet, a slow driver makes progress.
             let so_far = (queue.written, shared.load.stats.load().data_bytes);
             if moved.replace(so_far) == Some(so_far) {
                 return Err(err!(
@@ -143,7 +144,7 @@ impl Packets {
             queue = shared.wait_for_room(queue);
         };
         drop(queue);
-        // The copy is made away from the lock: other channels go on.
+        // The copy is made without the lock, so that other channels can go on.
         let held = reserved.copy(&packet)?;
         let mut queue = shared.lock();
         shared.check(&queue)?;
@@ -159,16 +160,21 @@ impl Packets {
     pub fn run(&self) -> Result<()> {
         let shared = &*self.shared;
         if !waiting::may_wait() {
-            return Err(err!(Inval, "packets are not loaded in a callback: that waits for them"));
+            return Err(err!(
+                Inval,
+                "packets cannot be loaded in a callback, because that waits for them"
+            ));
         }
-        // What the main channel is still writing comes first.
+        // What the main channel is still writing goes first.
         drop(shared.load.device.lock());
         let _inside = self.enter()?;
         let main_at_rest = {
             let mut queue = shared.lock();
             match queue.run {
                 Run::NotYet => queue.run = Run::By(current_thread_token()),
-                Run::By(_) => return Err(err!(Inval, "another call loads the packets already")),
+                Run::By(_) => {
+                    return Err(err!(Inval, "another call is already loading the packets"));
+                }
                 Run::Over => return Err(err!(Inval, "the packets have been loaded already")),
             }
             queue.main_at_rest
@@ -177,7 +183,7 @@ impl Packets {
             true => self.write_all(),
             false => Err(err!(
                 Proto,
-                "packets are to be loaded, and the main channel is not between two sections"
+                "packets cannot be loaded now: the main channel is not between two sections"
             )),
         };
         let result = result.map_err(|error| self.fail(error));
@@ -206,8 +212,8 @@ impl Packets {
         }
     }
 
-    /// The VMM loads its configuration without any of the library's locks held: it may have to
-    /// wait for a lock of its own that another caller of the library has.
+    /// The VMM loads its configuration while none of the library's locks is held: it may have to
+    /// wait for a lock of its own that another caller of the library holds.
     fn give_config(&self, held: Held) -> Result<()> {
         let shared = &*self.shared;
         let sink = shared.lock().sink.take();
@@ -232,22 +238,22 @@ impl Packets {
         Ok(())
     }
 
-    /// The first error of all threads, if there was one.
+    /// The first error of any thread, if there was one.
     pub(super) fn failed(&self) -> Option<Error> {
         self.shared.lock().failed.clone()
     }
 
-    /// Whether packets are being written, or have been: then nothing else may be.
+    /// Whether packets are being written, or have been: then nothing else may be written.
     pub(super) fn has_begun(&self) -> bool {
         self.shared.lock().run != Run::NotYet
     }
 
-    /// Told after each push.
+    /// Called after each push.
     pub(super) fn main_channel(&self, at_rest: bool) {
         self.shared.lock().main_at_rest = at_rest;
     }
 
-    /// Whether a call is under way.
+    /// Whether a call is in progress.
     pub fn in_use(&self) -> bool {
         !self.is_of_parent() && self.shared.lock().inside > 0
     }
@@ -257,22 +263,22 @@ impl Packets {
         self.shared.load.device.is_of_parent()
     }
 
-    /// Makes waiting calls look at the cancellation.
+    /// Makes waiting calls check for the cancellation.
     pub(super) fn wake(&self) {
         if self.is_of_parent() {
             return;
         }
-        // With the lock: nobody is between looking and waiting.
+        // Under the lock, so that nobody is between checking and waiting.
         self.shared.wake(&self.shared.lock());
     }
 
-    /// Stops all calls with an error, or with the one that came before it, which is returned.
+    /// Stops all calls with this error, or with an earlier one, which is returned.
     pub(super) fn stop(&self, error: Error) -> Error {
         let mut queue = self.shared.lock();
         let first = queue.failed.get_or_insert(error).clone();
         queue.window.clear();
         set(&self.shared.load.stats.queued_bytes, queue.window.queued());
-        // Ends a write that is under way; the reason is the one above.
+        // Ends a write in progress; the reason is the error above.
         self.shared.load.cancel.cancel();
         self.shared.wake(&queue);
         first
@@ -286,16 +292,16 @@ impl Packets {
         let first = self.stop(error);
         match self.shared.load.device.lock() {
             Ok(mut inner) => self.shared.load.settle(&mut inner, first),
-            // In a callback, with the device in use: whoever comes next resets it.
+            // In a callback, with the device in use: the next call resets it.
             Err(_) => first,
         }
     }
 
-    /// The load goes: calls that are under way end, and the callback is released.
+    /// The load is going away: calls in progress end, and the callback is released.
     pub(super) fn close(&self) {
         self.stop(err!(Cancelled, "the load was freed"));
-        // A callback that lets its own load go must not wait for itself: one of the device's has its
-        // lock, the configuration's is inside here.
+        // A callback that frees its own load must not wait for itself: one of the device's
+        // callbacks holds its lock, and the configuration's callback is inside here.
         let may_wait = waiting::may_wait();
         let mut queue = self.shared.lock();
         let own = usize::from(queue.run == Run::By(current_thread_token()));
@@ -332,14 +338,15 @@ impl Incoming {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes who waits for a change. The lock is still held: nobody is between looking and waiting.
+    /// Wakes those who wait for a change. The lock is still held, so nobody is between checking and
+    /// waiting.
     fn wake(&self, queue: &Queue) {
         if queue.sleepers > 0 {
             self.changed.notify_all();
         }
     }
 
-    /// Waits until something was written, but not for ever.
+    /// Waits until something was written, but not forever.
     fn wait_for_room<'q>(&self, mut queue: MutexGuard<'q, Queue>) -> MutexGuard<'q, Queue> {
         queue.sleepers += 1;
         let written = queue.written;
@@ -352,7 +359,7 @@ impl Incoming {
         queue
     }
 
-    /// What has ended the load meanwhile.
+    /// What has ended the load in the meantime.
     fn check(&self, queue: &Queue) -> Result<()> {
         match &queue.failed {
             Some(error) => Err(error.clone()),

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The device's side of a save: walks it to where it gives data, reads that, and begins again where
-//! it was reset.
+//! The device's side of a save: takes the device to where it delivers data, reads that, and starts
+//! again if the device was reset.
 //!
-//! What becomes of the data is the writer's business, and what an error means for the save is the
-//! save's: here every one of them means that only keeping the device is left.
+//! What becomes of the data is up to the writer, and what an error means for the save is up to the
+//! save. Here, every error means that all that is left is to keep the device.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,15 +22,15 @@ use crate::sys::Stuck;
 /// Estimates of what is left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Pending {
-    /// Initial data that the driver has not given yet, in bytes.
+    /// Initial data that the driver has not returned yet, in bytes.
     pub initial_bytes: u64,
     /// Data that became dirty since it was read, in bytes.
     pub dirty_bytes: u64,
     /// What stop-copy will send, in bytes.
     pub stop_copy_bytes: u64,
-    /// Whether the pre-copy estimates are there.
+    /// Whether the pre-copy estimates are known.
     pub precopy_known: bool,
-    /// Whether the stop-copy estimate is there.
+    /// Whether the stop-copy estimate is known.
     pub stop_copy_known: bool,
     /// Whether the mark that all initial data of this generation was sent is on its way.
     pub initial_sent: bool,
@@ -41,14 +41,14 @@ pub struct Pending {
 /// How far the device has been taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Stage {
-    /// The guest runs; where the device has pre-copy, there is a stream.
+    /// The guest runs. If the device has pre-copy, there is a stream.
     PreCopy,
-    /// As before, without peer-to-peer DMA.
+    /// As above, but without peer-to-peer DMA.
     Quiesced,
     StopCopy,
 }
 
-/// What one reading brought besides the bytes in the room that was given.
+/// What one reading returned, besides the bytes in the room that it was given.
 pub(super) struct Came {
     /// What ended it, if the driver did.
     pub step: Option<ReadStep>,
@@ -59,15 +59,15 @@ pub(super) struct Came {
 /// A device that is being read.
 pub(super) struct Reading {
     stage: Stage,
-    /// Where the device was before: where it goes when it is kept.
+    /// Where the device was before, and where it goes if it is kept.
     origin: State,
     epoch: u64,
     pub initial: Initial,
     restarts: u32,
     max_restarts: u32,
-    /// Whether a data fd has come.
+    /// Whether there has been a data fd.
     streaming: bool,
-    /// Whether the last read in stop-copy gave nothing.
+    /// Whether the last read in stop-copy returned nothing.
     end_seen: bool,
     no_pre_copy: bool,
     nonblocking: bool,
@@ -113,18 +113,18 @@ impl Reading {
         self.origin
     }
 
-    /// Whether a data fd has come.
+    /// Whether there has been a data fd.
     pub fn is_streaming(&self) -> bool {
         self.streaming
     }
 
-    /// To PRE_COPY, where the device has it and the guest runs.
+    /// To PRE_COPY, if the device has it and the guest runs.
     pub fn enter_pre_copy(&mut self, inner: &mut Inner) -> Result<()> {
         let wanted = inner.caps().has_pre_copy() && !self.no_pre_copy;
         if !wanted || self.origin == State::Stop {
             return Ok(());
         }
-        // A save that starts again after quiescing must not let peer-to-peer DMA run meanwhile.
+        // A save that starts again after quiescing must not let peer-to-peer DMA run in between.
         let quiesced = self.stage == Stage::Quiesced || self.origin == State::RunningP2p;
         let quiesced = quiesced && inner.caps().has_p2p();
         let to = if quiesced { State::PreCopyP2p } else { State::PreCopy };
@@ -137,7 +137,7 @@ impl Reading {
         Ok(())
     }
 
-    /// A data fd has come.
+    /// There is a new data fd.
     fn opened(&mut self, inner: &mut Inner) -> Result<()> {
         self.streaming = true;
         self.end_seen = false;
@@ -149,7 +149,7 @@ impl Reading {
         Ok(())
     }
 
-    /// The vCPUs have stopped: without peer-to-peer DMA.
+    /// The vCPUs have stopped: no more peer-to-peer DMA.
     pub fn quiesce(&mut self, inner: &mut Inner) -> Result<()> {
         // A reset from here on is not the guest's.
         inner.hold_contents();
@@ -189,7 +189,7 @@ impl Reading {
         Ok(())
     }
 
-    /// Reads until the room is full or the device has nothing more to give at once.
+    /// Reads until the room is full or the device has nothing more at the moment.
     pub fn read(&mut self, inner: &mut Inner, room: &mut Room<'_>) -> Result<Came> {
         let start = Instant::now();
         let came = self.fill(inner, room);
@@ -197,7 +197,7 @@ impl Reading {
             add(&self.stats.stop_read_ns, elapsed_ns(start));
         }
         if came.step == Some(ReadStep::End) {
-            // Behind callbacks a stream that died may look like one that has ended.
+            // Behind callbacks, a stream that died may look like one that has ended.
             let _ = inner.query_state();
             refuse_lost(inner)?;
         }
@@ -226,7 +226,8 @@ impl Reading {
                     stuck.moved();
                 }
                 Ok(step @ (ReadStep::Interrupted | ReadStep::WouldBlock)) => {
-                    // Who did not ask for EAGAIN does not get it, whatever a driver or a callback says.
+                    // A caller that did not ask for EAGAIN does not get it, whatever a driver or a
+                    // callback says.
                     let may_return = self.nonblocking || room.len() > 0;
                     if step == ReadStep::WouldBlock && may_return {
                         came.step = Some(step);
@@ -243,8 +244,8 @@ impl Reading {
                 }
                 Err(error) => came.failed = Some(error),
             }
-            // A slow driver, or a signal that was sent for this, must not hold up a cancellation: it
-            // is looked at next.
+            // Neither a slow driver nor a signal that was sent for this may hold up a cancellation,
+            // which is checked next.
             if came.failed.is_some() || self.cancel.is_cancelled() {
                 break;
             }
@@ -252,13 +253,13 @@ impl Reading {
         came
     }
 
-    /// Whether the device was reset, as far as is known.
+    /// Whether the device was reset, as far as anyone knows.
     pub fn was_reset(&self, inner: &Inner) -> bool {
         inner.epoch() != self.epoch
     }
 
-    /// Begins again, if that may be; returns how often that has been. What `counts` uses up one of
-    /// the times that the caller allows.
+    /// Starts again, if that is allowed; returns how often that has happened. If it `counts`, it
+    /// uses up one of the times that the caller allows.
     pub fn restart(&mut self, inner: &mut Inner, counts: bool) -> Result<u32> {
         self.restarts += u32::from(counts);
         refuse_lost(inner)?;
@@ -288,16 +289,17 @@ impl Reading {
         Ok(self.restarts)
     }
 
-    /// After some data, or where there was none: looks how much initial data is left, if that can
-    /// matter. Where nothing came, asking is also what makes mlx5 and virtio produce the next piece.
+    /// After some data, or after none: checks how much initial data is left, if that can matter. If
+    /// nothing came, asking is also what makes mlx5 and virtio produce the next piece.
     pub fn look_around(&mut self, inner: &mut Inner, drained: bool) {
         if !self.has_stopped() && (drained || self.initial.is_worth_a_look()) {
             self.look_for_initial(inner, drained);
         }
     }
 
-    /// Asks how much initial data is left. Where the driver has given all that it has now and gives
-    /// no estimates, that was all: a target that waits for the mark must not wait for ever.
+    /// Asks how much initial data is left. If the driver gives no estimates and has returned
+    /// everything it has now, that was all of it: a target that waits for the mark must not wait
+    /// forever.
     fn look_for_initial(&mut self, inner: &mut Inner, drained: bool) {
         match v2::precopy_info(inner) {
             Ok(Some(info)) => self.initial.learned(&info),
@@ -308,15 +310,15 @@ impl Reading {
         }
     }
 
-    /// The last look before the device is taken out of pre-copy, with the guest's CPUs stopped: an
-    /// acknowledgement that the caller counts on, of the generation `told`, must still hold, or else
-    /// all of the initial data would be sent, and loaded, in the downtime. Says no once; who asks
-    /// again insists.
+    /// The last check before the device is taken out of pre-copy, with the guest's CPUs stopped. An
+    /// acknowledgement that the caller counts on, of the generation `told`, must still hold;
+    /// otherwise all of the initial data would be sent and loaded during the downtime. Refuses
+    /// once; a caller that asks again insists.
     pub fn last_look(&mut self, inner: &mut Inner, told: u32) -> Result<()> {
         if self.initial.has_refused() {
             return Ok(());
         }
-        // Other devices cannot say that initial data began again.
+        // Other devices cannot say that initial data started again.
         let pre_copy = matches!(inner.state_now(), Some(State::PreCopy | State::PreCopyP2p));
         let can_say = inner.caps().precopy_info_v2 && inner.data().is_some();
         if can_say && pre_copy && self.initial.is_read() {
@@ -328,8 +330,8 @@ impl Reading {
         }
     }
 
-    /// The mark that a target may be waiting for although the device gives no data until it is
-    /// stopped: not where its guest is stopped anyway.
+    /// The mark that a target may be waiting for although the device delivers no data until it is
+    /// stopped. None if its guest is stopped anyway.
     pub fn awaited_mark(&self, inner: &Inner) -> Option<u32> {
         let awaited = inner.caps().has_pre_copy() && self.origin != State::Stop;
         (awaited && !self.initial.is_marked()).then_some(self.initial.generation())
@@ -356,8 +358,8 @@ impl Reading {
     }
 }
 
-/// What a stopped guest had in its device is not to be had again after a reset, and what is there
-/// now is not its.
+/// After a reset, a stopped guest's state in its device is gone for good, and what is there now
+/// does not belong to the guest.
 fn refuse_lost(inner: &Inner) -> Result<()> {
     match inner.contents_are_lost() {
         true => Err(inner.contents_lost(inner.state_now())),

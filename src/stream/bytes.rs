@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Fields one after the other, in what is written and in what is read.
+//! Fields one after another, in what is written and in what is read.
 
-/// Writes little-endian fields one after the other; what does not fit is a bug that the check of
-/// lengths in the callers' types excludes.
+/// Writes little-endian fields one after another. The callers' types rule out that something does
+/// not fit.
 pub(in crate::stream) struct Put<'a> {
     pub out: &'a mut [u8],
     pub at: usize,
@@ -18,8 +18,8 @@ impl Put<'_> {
     }
 }
 
-/// Reads little-endian fields one after the other; past the end there are zeros, and callers
-/// check lengths before.
+/// Reads little-endian fields one after another. Past the end it returns zeros; callers check
+/// lengths first.
 pub(in crate::stream) struct Get<'a> {
     pub bytes: &'a [u8],
     pub at: usize,

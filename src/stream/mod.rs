@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Streams: the native one, and QEMU's, in a room each.
+//! Streams: the native format and QEMU's, in a room each.
 //!
-//! A format has two faces: a [`Read`], which takes any split of a stream and hands on [`Item`]s, and
-//! a `Write`, which lays out in the caller's buffer what a save says. Neither knows a device.
+//! A format has two faces: a [`Read`], which takes the stream split in any way and passes on
+//! [`Item`]s, and a `Write`, which lays out in the caller's buffer what a save says. Neither knows
+//! a device.
 
 mod bytes;
 mod native;
@@ -27,7 +28,7 @@ pub enum Format {
     Native,
     /// As stock QEMU does it on its main channel: docs/qemu-format.md.
     Qemu,
-    /// The same with multifd device-state transfer: what the stopped device gives travels in
+    /// The same with multifd device-state transfer: what the stopped device returns travels in
     /// packets.
     QemuPackets,
 }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The reading face of a format: bytes in, [`Item`]s out.
 //!
-//! A reader takes any split of a stream. What it hands on has been verified as far as its format
-//! has anything to verify it by; what it means for a device is the session's business.
+//! A reader takes the stream split in any way. What it passes on has been verified as far as its
+//! format allows; what it means for a device is up to the session.
 
 use crate::error::Result;
 use crate::identity::Identity;
 
-/// What a stream may ask for. Streams come from outside: everything has a limit.
+/// What a stream may ask for. Streams come from outside, so everything has a limit.
 #[derive(Clone, Copy, Debug)]
 pub struct DecodeLimits {
     /// Largest payload of a data frame, in bytes.
@@ -18,7 +18,7 @@ pub struct DecodeLimits {
     pub max_blobs: u32,
     /// Number of restarts.
     pub max_restarts: u32,
-    /// Device data in all, restarts and frames that are passed over included, in bytes.
+    /// Device data in all, including restarts and skipped frames, in bytes.
     pub max_total: u64,
 }
 
@@ -41,22 +41,22 @@ pub enum Item<'a> {
     Identity(Box<Identity>),
     /// Device data.
     Data(&'a [u8]),
-    /// All initial data has come; the numbers rise over the whole stream.
+    /// All initial data has come; the numbers increase over the whole stream.
     InitialComplete(u32),
-    /// A piece of the VMM's.
+    /// Data of the VMM's own.
     Blob {
         /// The VMM's own number for it.
         kind: u32,
         /// Its contents.
         bytes: &'a [u8],
     },
-    /// Everything before but the identity is void; the numbers rise.
+    /// Everything before is void, except the identity; the numbers increase.
     Restart(u32),
-    /// The end; the totals were right, where the format has any.
+    /// The end. The totals were right, if the format has any.
     End,
-    /// The end of a section. QEMU's format only, as what follows.
+    /// The end of a section. Only in QEMU's format, like those that follow.
     SectionEnd,
-    /// The VMM's own part comes now, whose length only the VMM knows.
+    /// The VMM's own part comes now; only the VMM knows its length.
     Config,
     /// The configuration, which came in a packet, may be loaded now.
     ConfigReady,
@@ -64,7 +64,7 @@ pub enum Item<'a> {
 
 /// A reader of one stream, whatever its format.
 pub trait Read: Send {
-    /// Takes bytes from the front of `input` until there is something to hand on; `None` when all
+    /// Takes bytes from the front of `input` until there is something to pass on; `None` when all
     /// of `input` has been taken. After an error the stream is refused for good.
     fn next<'s, 'i: 's>(&'s mut self, input: &mut &'i [u8]) -> Result<Option<Item<'s>>>;
 
@@ -77,23 +77,23 @@ pub trait Read: Send {
     /// Bytes of the stream taken so far.
     fn offset(&self) -> u64;
 
-    /// Frames, or whatever the format has in their place, so far.
+    /// Frames so far, or whatever the format has in their place.
     fn frames(&self) -> u64;
 
     /// Bytes of device data since the last restart.
     fn data_bytes(&self) -> u64;
 
-    /// Whether nothing that has begun is unfinished, where packets may come behind it.
+    /// Whether nothing is unfinished, in a format in which packets may come separately.
     fn at_rest(&self) -> bool {
         true
     }
 
-    /// The stream's own name, where it has one that has come.
+    /// The stream's own name, if it has one and it has come.
     fn migration_id(&self) -> Option<[u8; 16]> {
         None
     }
 
-    /// Number of the device within its VM, where the stream has it.
+    /// The device's number within its VM, if the stream has it.
     fn device(&self) -> Option<u32> {
         None
     }

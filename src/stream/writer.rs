@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The writing face of a format: what a save says in, bytes out.
 //!
-//! A writer lays a stream out in the caller's buffer. Data of the device does not go through it: it
-//! makes [`Room`] for it, and puts around it what its format wants there. When there is data, and
-//! what else there is to say, is the session's business.
+//! A writer lays out a stream in the caller's buffer. The device's data does not go through it: the
+//! writer makes [`Room`] for it, and puts around it what its format requires. When there is data,
+//! and what else there is to say, is up to the session.
 
 use crate::error::{Error, Result, err};
 use crate::identity::Identity;
@@ -20,12 +20,12 @@ pub enum SaveStatus {
     End,
 }
 
-/// Something besides data that waits for its turn.
+/// Something other than data that waits for its turn.
 #[derive(Debug)]
 pub(crate) enum Waiting {
-    /// All that was sent but the identity is void; the numbers rise.
+    /// Everything that was sent is void, except the identity; the numbers increase.
     Restart(u32),
-    /// A piece of the VMM's: its own number for it, and the contents.
+    /// Data of the VMM's own: its number, and its contents.
     Blob(u32, Vec<u8>),
 }
 
@@ -35,7 +35,7 @@ pub(crate) struct Before<'a> {
     pub identity: &'a Identity,
     /// The first of what waits.
     pub first: Option<&'a Waiting>,
-    /// The number of the mark that all initial data has been sent, where it is due.
+    /// The number of the mark that all initial data has been sent, if it is due.
     pub mark: Option<u32>,
 }
 
@@ -55,7 +55,7 @@ pub(crate) struct Piece {
     /// Its length in bytes.
     pub len: usize,
     pub status: SaveStatus,
-    /// What it says of that which was to be said.
+    /// Which of the things to be said it says.
     pub took: Took,
 }
 
@@ -78,19 +78,19 @@ impl Piece {
 
 /// A writer of one stream, whatever its format.
 pub(crate) trait Write: Send {
-    /// Whether a call of the caller's may return several pieces, and those that came before an error.
+    /// Whether one call may return several pieces, and those that came before an error.
     fn gives_several(&self) -> bool {
         false
     }
 
-    /// Whether this blob may come now, behind so many others.
+    /// Whether this blob may come now, after so many others.
     fn check_blob(&self, kind: u32, stopped: bool, others: u32) -> Result<()>;
 
-    /// Writes what comes before data, if anything does. Where it fails, nothing has happened.
+    /// Writes what comes before data, if anything does. If it fails, nothing has happened.
     fn before_data(&mut self, before: &Before<'_>, buf: &mut [u8]) -> Result<Option<Piece>>;
 
-    /// The device gives no data until it is stopped. `mark` is the number of a mark that has not been
-    /// sent and that the target may be waiting for.
+    /// The device delivers no data until it is stopped. `mark` is the number of a mark that has not
+    /// been sent and that the target may be waiting for.
     fn without_data(&mut self, _mark: Option<u32>, _buf: &mut [u8]) -> Result<Piece> {
         Ok(Piece { len: 0, status: SaveStatus::Drained, took: Took::Nothing })
     }
@@ -98,29 +98,30 @@ pub(crate) trait Write: Send {
     /// Where data is to be read to.
     fn room<'b>(&mut self, buf: &'b mut [u8], stopped: bool) -> Result<Room<'b>>;
 
-    /// Writes what stands around the data that has come, which may be none.
+    /// Writes what surrounds the data that has come, if any.
     fn seal(&mut self, room: Room<'_>, round: &Round) -> Result<Piece>;
 
-    /// Whether something was sent that a restart makes void.
+    /// Whether anything was sent that a restart makes void.
     fn begun(&self) -> bool;
 
-    /// Frames, or whatever the format has in their place, so far.
+    /// Frames so far, or whatever the format has in their place.
     fn frames(&self) -> u64;
 }
 
-/// Memory in the caller's buffer that is made ready for data.
+/// Memory in the caller's buffer that is prepared for data.
 pub(crate) struct Room<'b> {
     buf: &'b mut [u8],
     /// Where data begins, how far it has come, and how far it may go.
     start: usize,
     at: usize,
     end: usize,
-    /// The checksum of what has come, where the format has one.
+    /// The checksum of what has come, if the format has one.
     crc: Option<crc32fast::Hasher>,
 }
 
 impl<'b> Room<'b> {
-    /// Room for at most `most` bytes, behind `head` bytes of the writer's and before `tail` others.
+    /// Room for at most `most` bytes, after `head` bytes and before `tail` bytes of the writer's
+    /// own.
     pub fn new(buf: &'b mut [u8], head: usize, tail: usize, most: usize) -> Room<'b> {
         let end = head + buf.len().saturating_sub(head + tail).min(most);
         Room { buf, start: head, at: head, end, crc: None }
@@ -131,7 +132,7 @@ impl<'b> Room<'b> {
         Room { crc: Some(crc32fast::Hasher::new()), ..self }
     }
 
-    /// Where the next bytes go; empty when there is no more room.
+    /// Where the next bytes go; empty if there is no more room.
     pub fn rest(&mut self) -> &mut [u8] {
         self.buf.get_mut(self.at..self.end).unwrap_or_default()
     }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Memory for bitmaps that the kernel writes into.
 //!
-//! The kernel pins the pages of a bitmap while it reports, and where it cannot, bits are lost
-//! without an error (docs/kernel-interface.md). So the library reports into memory of its own: there
-//! from the beginning, kept there, not shared with a child after fork(), and with a page behind its
-//! end that nobody uses.
+//! The kernel pins the pages of a bitmap while it reports, and if it cannot, bits are lost without
+//! an error (docs/kernel-interface.md). So the library reports into memory of its own, which is
+//! present from the start, kept present, not shared with a child after fork(), and followed by a
+//! page that nobody uses.
 
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
@@ -23,7 +23,7 @@ pub struct BitmapBuffer {
 // SAFETY: the memory belongs to this value alone.
 unsafe impl Send for BitmapBuffer {}
 
-/// What stays unused behind the words, in bytes: at least a page on every machine.
+/// What stays unused after the words, in bytes: at least a page on every machine.
 const MARGIN: usize = 64 << 10;
 
 impl BitmapBuffer {
@@ -52,12 +52,12 @@ impl BitmapBuffer {
             libc::madvise(at, mapped, libc::MADV_DONTFORK);
             libc::mlock(at, mapped);
         }
-        // MAP_POPULATE does not fail where memory is short; writing would.
+        // MAP_POPULATE does not fail if memory is short, but writing would.
         words.fill(0);
         Ok(words)
     }
 
-    /// Bytes that it takes.
+    /// The bytes it takes.
     pub fn footprint(&self) -> usize {
         self.mapped
     }
@@ -132,7 +132,7 @@ mod tests {
                 let mine = libc::mmap(at.cast(), MARGIN, prot, flags, -1, 0).cast::<u64>();
                 let mapped = mine == at;
                 drop(words);
-                // Not there any more: SIGSEGV.
+                // It is no longer there: SIGSEGV.
                 at.write_volatile(7);
                 libc::_exit(i32::from(!(none && mapped && at.read_volatile() == 7)));
             }

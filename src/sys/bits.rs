@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Loops over bitmaps, a second time for CPUs that have more than every x86-64 has: they are what a
-//! reading of all dirty pages consists of, and a 1 TiB guest has 32 MiB of them for each tracker.
+//! Loops over bitmaps, compiled a second time for CPUs that have more than every x86-64 has. A
+//! reading of all dirty pages consists of these loops, and a 1 TiB guest has 32 MiB of bitmap for
+//! each tracker.
 //!
-//! Plain code, of which the compiler makes vectors: intrinsics were no faster. AVX-512 alone, which
-//! can count, is worth its assembly.
+//! This is plain code that the compiler turns into vectors; intrinsics were no faster. Only
+//! AVX-512, which can count bits, is worth assembly.
 
-/// No bitmap has 2^64 bits; a check of each addition would keep the loop from becoming vectors.
+/// No bitmap has 2^64 bits; checking each addition would keep the loop from becoming vectors.
 #[inline(always)]
 fn count_any(words: &[u64]) -> u64 {
     words.iter().fold(0, |bits: u64, word| bits.wrapping_add(word.count_ones().into()))
@@ -37,8 +38,8 @@ pub(crate) fn count(words: &[u64]) -> u64 {
     count_any(words)
 }
 
-/// Moves the bits of `from` to `into`, word by word as far as both go, and counts them. What is
-/// left in `from` is zero.
+/// Moves the bits of `from` to `into`, word by word, as far as both go, and counts them. `from` is
+/// left zero.
 pub(crate) fn drain(from: &mut [u64], into: &mut [u64]) -> u64 {
     #[cfg(target_arch = "x86_64")]
     if avx512::is_there() {
@@ -53,11 +54,11 @@ pub(crate) fn drain(from: &mut [u64], into: &mut [u64]) -> u64 {
     drain_any(from, into)
 }
 
-/// Counts in the registers, which is worth an eighth of a whole reading. As assembly: the intrinsics
-/// are newer (1.89) than the oldest Rust that this is for.
+/// Counts in the registers, which saves an eighth of a whole reading. In assembly, because the
+/// intrinsics (1.89) are newer than the oldest supported Rust.
 ///
-/// `vzeroupper` changes all of ymm0 to ymm15, and who calls this may be compiled for a CPU that has
-/// them: the blocks say that they keep no register that a C function need not keep.
+/// `vzeroupper` changes all of ymm0 to ymm15, and the caller may be compiled for a CPU that has
+/// them. So the blocks declare that they preserve no register that a C function need not preserve.
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
     use std::arch::asm;
@@ -172,7 +173,7 @@ mod tests {
     type Count = fn(&[u64]) -> u64;
     type Drain = fn(&mut [u64], &mut [u64]) -> u64;
 
-    /// All that this CPU can run, not only the one that is chosen.
+    /// Everything that this CPU can run, not just the one that is chosen.
     fn ways() -> Vec<(Count, Drain)> {
         let mut ways: Vec<(Count, Drain)> = vec![(count, drain), (count_any, drain_any)];
         #[cfg(target_arch = "x86_64")]
@@ -194,8 +195,8 @@ mod tests {
         ways
     }
 
-    /// Only a build for a CPU that has such registers, with everything inlined, has something in them
-    /// meanwhile: scripts/v3.sh makes one.
+    /// Only a build for a CPU with such registers, with everything inlined, holds anything in them
+    /// in between: scripts/v3.sh makes one.
     #[cfg(target_arch = "x86_64")]
     #[test]
     fn what_the_caller_keeps_in_wide_registers_stays() {

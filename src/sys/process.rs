@@ -1,31 +1,31 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which process this is: what was made before a fork belongs to the parent.
 //!
-//! A child inherits copies of everything, and none of it can be used: locks that another thread of
-//! the parent held stay held for ever, bitmaps are not there at all, and the device is the parent's.
-//! So what the library makes remembers its process. Asking must cost nothing, and a handler of
-//! `pthread_atfork()` would miss a bare `clone()`: there is a page that the kernel gives to a child
-//! as zeros (`MADV_WIPEONFORK`, Linux 4.14).
+//! A child inherits copies of everything and can use none of it. Locks that another thread of the
+//! parent held stay locked forever, bitmaps are not there at all, and the device belongs to the
+//! parent. So whatever the library makes remembers its process. Asking must cost nothing, and a
+//! `pthread_atfork()` handler would miss a bare `clone()`. So there is a page that the kernel gives
+//! to a child as zeros (`MADV_WIPEONFORK`, Linux 4.14).
 
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
-/// A process that the library works in: numbers that no process and no ancestor of it share.
+/// A process that uses the library: a number that no other process of its family has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Process(u32);
 
-/// Whole pages on every machine with pages of up to this size. Where they are larger the kernel
-/// refuses, and the process is asked for its number instead.
+/// Contains a whole page on every machine with pages of up to this size. If pages are larger, the
+/// kernel refuses, and the process id is used instead.
 const PAGE: usize =
     if cfg!(any(target_arch = "x86", target_arch = "x86_64")) { 4 << 10 } else { 64 << 10 };
 const WORDS: usize = 2 * PAGE / 8;
 
 /// The word at the first whole page in here says which process this is; 0: one that has not used
-/// the library yet. The lower half is the number of [`Process`]; the upper half is zero, or the
-/// process id where the kernel does not wipe the page.
+/// the library yet. The lower half is the number of the [`Process`]. The upper half is zero, or the
+/// process id if the kernel does not wipe the page.
 static MARK: [AtomicU64; WORDS] = [const { AtomicU64::new(0) }; WORDS];
 
-/// The last number that was given to this process or to one of its ancestors.
+/// The last number given to this process or to one of its ancestors.
 static LAST: AtomicU32 = AtomicU32::new(0);
 
 fn mark() -> &'static AtomicU64 {
@@ -93,8 +93,8 @@ impl Process {
     }
 }
 
-/// A value of which each process has its own. A child cannot use its parent's locks: they may be
-/// held, by threads that it does not have.
+/// A value that each process has one of. A child cannot use its parent's locks: threads that it
+/// does not have may hold them.
 pub(crate) struct PerProcess<T: 'static> {
     /// For whichever process comes first: in most programs there is no other.
     first: T,
@@ -106,7 +106,7 @@ pub(crate) struct PerProcess<T: 'static> {
 struct Later<T> {
     owner: Process,
     value: T,
-    /// The one of the process before, which is not freed: for those that look for leaks.
+    /// That of the process before, which is never freed; kept so that leak checkers find it.
     _before: *mut Later<T>,
 }
 
@@ -115,8 +115,8 @@ impl<T: Send + Sync> PerProcess<T> {
         PerProcess { first, owner: AtomicU32::new(0), later: AtomicPtr::new(null_mut()) }
     }
 
-    /// This process's value. A child's is made from the one that it inherited, which must not be
-    /// waited for.
+    /// This process's value. A child's is made from the one that it inherited, which it must not
+    /// wait for.
     pub(crate) fn get(&self, inherit: impl Fn(&T) -> T) -> &T {
         let this = Process::this();
         let mut owner = self.owner.load(Ordering::Relaxed);
@@ -168,7 +168,7 @@ mod tests {
         let new = |old: &Mutex<u32>| Mutex::new(*old.lock().unwrap() + 10);
         *VALUE.get(new).lock().unwrap() += 1;
         assert_eq!(*VALUE.get(new).lock().unwrap(), 2);
-        // As in a child: what there is belongs to somebody else.
+        // As in a child: what exists belongs to someone else.
         VALUE.owner.store(Process::this().number() + 7, Ordering::Relaxed);
         assert_eq!(*VALUE.get(new).lock().unwrap(), 12);
         *VALUE.get(new).lock().unwrap() += 1;

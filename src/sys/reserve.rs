@@ -19,12 +19,12 @@ use std::ptr::null_mut;
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 thread_local! {
-    /// Whether this thread has an answer to an allocation that fails. No destructor: the allocator
-    /// reads it.
+    /// Whether this thread can handle an allocation that fails. It has no destructor, because the
+    /// allocator reads it.
     static MAY_FAIL: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs `allocate`, whose allocations may fail, without the reserve.
+/// Runs `allocate`, whose allocations may fail, without touching the reserve.
 pub(crate) fn may_fail<T>(allocate: impl FnOnce() -> T) -> T {
     let before = MAY_FAIL.replace(true);
     let out = allocate();

@@ -5,22 +5,23 @@ use std::time::{Duration, Instant};
 
 use super::Errno;
 
-/// A system call's result. `EINTR` is one: reads and writes of device state may block for long, and
-/// whoever sent the signal may have meant to end that.
+/// A system call's result. `EINTR` is one too: reads and writes of device state may block for long,
+/// and whoever sent the signal may have meant to end that.
 pub(crate) fn once(ret: isize) -> Result<usize, Errno> {
     usize::try_from(ret).map_err(|_| Errno::last())
 }
 
-/// How long a call that signals interrupt again and again is repeated. No signals last that long, but
-/// a driver's mistake may.
+/// For how long a call that signals keep interrupting is repeated. Signals do not last that long,
+/// but a driver's bug may.
 pub(crate) const INTERRUPTED: Duration = Duration::from_secs(2);
 
-/// Runs a system call again while a signal interrupts it.
+/// Repeats a system call while signals interrupt it.
 pub(crate) fn retry(mut call: impl FnMut() -> isize) -> Result<usize, Errno> {
     uninterrupted(INTERRUPTED, || once(call()))
 }
 
-/// Runs a call again while a signal interrupts it, for so long; then that is the result.
+/// Repeats a call while signals interrupt it, for this long; after that, the interruption is the
+/// result.
 pub(crate) fn uninterrupted<T>(
     patience: Duration,
     mut call: impl FnMut() -> Result<T, Errno>,
@@ -47,13 +48,13 @@ impl Stuck {
         *self = Stuck::default();
     }
 
-    /// Nothing was there, or nothing was taken: whether there is time to try again.
+    /// Nothing was there, or nothing was taken. Returns whether there is time to try again.
     pub fn waits(&mut self, patience: Duration) -> bool {
         self.since.get_or_insert_with(Instant::now).elapsed() < patience
     }
 
-    /// A signal came: whether there is time to try again. More of them than can be signals are not
-    /// worth the processor's time.
+    /// A signal came. Returns whether there is time to try again. When there are more than can be
+    /// real signals, it sleeps, to spare the CPU.
     pub fn interrupted(&mut self, patience: Duration) -> bool {
         self.interruptions = self.interruptions.saturating_add(1);
         if self.interruptions > 100_000 {

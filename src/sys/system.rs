@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The few things of the operating system that no device is involved in.
+//! The few things of the operating system that do not involve a device.
 
 use super::Errno;
 
-/// Fills `buf` with random bytes: names for streams, not keys.
+/// Fills `buf` with random bytes: for names of streams, not for keys.
 pub(crate) fn random_bytes(buf: &mut [u8]) -> Result<(), Errno> {
     let mut done = 0;
     while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
@@ -34,7 +34,8 @@ pub(crate) fn page_size() -> u64 {
     u64::try_from(size).ok().filter(|size| size.is_power_of_two()).unwrap_or(4096)
 }
 
-/// The running kernel's release, as uname(2) has it. Opens no file: a VMM may be in a jail by now.
+/// The running kernel's release, as uname(2) has it. Opens no file, because the VMM may be in a
+/// jail by now.
 pub(crate) fn kernel_release() -> String {
     // SAFETY: all zeros is a value of this structure of arrays.
     let mut name: libc::utsname = unsafe { std::mem::zeroed() };
@@ -53,7 +54,7 @@ pub(crate) fn current_thread_token() -> usize {
     MARK.with(|mark| std::ptr::from_ref(mark).addr())
 }
 
-/// The same for threads that shuttle makes: all of them are one to the operating system.
+/// The same for shuttle's threads, which are all one to the operating system.
 #[cfg(shuttle)]
 pub(crate) fn current_thread_token() -> usize {
     usize::from(shuttle::thread::current().id()) + 1

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Numbers of the kernel's VFIO interface: those that `vfio-bindings` carries, under short names,
-//! and those that it lacks because the C macros behind them did not survive the translation.
+//! Numbers of the kernel's VFIO interface: those in `vfio-bindings`, under short names, and those
+//! that it lacks because the C macros behind them did not survive the translation.
 
 use vfio_bindings::bindings::vfio as v;
 
@@ -14,7 +14,7 @@ pub const VFIO_DEVICE_RESET: u32 = 0x3b6f;
 pub const VFIO_IOMMU_GET_INFO: u32 = 0x3b70;
 /// `_IO(';', 100 + 14)`, on a container
 pub const VFIO_IOMMU_UNMAP_DMA: u32 = 0x3b72;
-/// `_IO(';', 100 + 17)`, on a container: the number that is VFIO_DEVICE_FEATURE on a device
+/// `_IO(';', 100 + 17)`, on a container; on a device the same number is VFIO_DEVICE_FEATURE
 pub const VFIO_IOMMU_DIRTY_PAGES: u32 = 0x3b75;
 /// `_IO(';', 100 + 17)`
 pub const VFIO_DEVICE_FEATURE: u32 = 0x3b75;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The kernel's three interfaces that tell which pages were written to by DMA, as they are: device
-//! logging, the type1 container, and the page table of an iommufd. What their answers are worth is
-//! the business of `dirty`.
+//! The kernel's three interfaces that report which pages DMA wrote to, as they are: device logging,
+//! the type1 container, and the page table of an iommufd. `dirty` decides what their answers are
+//! worth.
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
@@ -43,18 +43,18 @@ pub trait DmaLog: Send {
     ) -> Result<(), Errno>;
 }
 
-/// What a type1 container says of its dirty tracking.
+/// What a type1 container says about its dirty tracking.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Type1Info {
-    /// Sizes of pages that a bitmap may be in: a bit for each; 0: no tracking.
+    /// Page sizes that a bitmap may have, one bit for each; 0: no tracking.
     pub page_sizes: u64,
-    /// Largest bitmap in bytes.
+    /// The largest bitmap, in bytes.
     pub max_bitmap: u64,
 }
 
 /// A type1 container: `VFIO_IOMMU_DIRTY_PAGES`.
 pub trait Type1: Send {
-    /// The same number for the same container: it is then asked once for all of its devices.
+    /// The same number for the same container, so that it is asked once for all of its devices.
     fn key(&self) -> u64;
 
     /// What it can do.
@@ -66,8 +66,8 @@ pub trait Type1: Send {
     /// Stops.
     fn stop(&mut self) -> Result<(), Errno>;
 
-    /// Writes the bits of pages that are pinned or were written to. Whole words are overwritten;
-    /// those that no mapping has pages in are left alone.
+    /// Writes the bits of pages that are pinned or were written to. Overwrites whole words; leaves
+    /// words alone in which no mapping has pages.
     fn bitmap(
         &mut self,
         iova: u64,
@@ -88,13 +88,13 @@ pub trait Type1: Send {
 
 /// A page table of an iommufd with dirty tracking (`IOMMU_HWPT_ALLOC_DIRTY_TRACKING`).
 pub trait Hwpt: Send {
-    /// The same number for the same page table: it is then asked once for all of its devices.
+    /// The same number for the same page table, so that it is asked once for all of its devices.
     fn key(&self) -> u64;
 
     /// Starts or stops. Starting forgets what was dirty before.
     fn set_tracking(&mut self, enable: bool) -> Result<(), Errno>;
 
-    /// Sets the bits of pages that were written to; unless `keep`, forgets them.
+    /// Sets the bits of pages that were written to and, unless `keep`, forgets them.
     fn bitmap(
         &mut self,
         iova: u64,
@@ -104,15 +104,15 @@ pub trait Hwpt: Send {
         bitmap: &mut [u64],
     ) -> Result<(), Errno>;
 
-    /// The address space that it belongs to, where that is known.
+    /// The address space that it belongs to, if that is known.
     fn ioas(&self) -> Option<u32> {
         None
     }
 
-    /// Whether all of the range is mapped; none where there is no way to find out.
+    /// Whether all of the range is mapped; `None` if there is no way to find out.
     fn is_mapped(&mut self, iova: u64, length: u64) -> Option<Result<bool, Errno>>;
 
-    /// Bytes of the largest bitmap that is filled in without a loss.
+    /// The size of the largest bitmap that is filled in without loss, in bytes.
     fn max_bitmap(&self) -> u64 {
         u64::MAX
     }
@@ -134,7 +134,7 @@ fn has_room(bitmap: &[u64], length: u64, page_size: u64) -> Result<(), Errno> {
     if length % page_size != 0 || bits > room { Err(Errno(libc::EINVAL)) } else { Ok(()) }
 }
 
-/// Device logging over `VFIO_DEVICE_FEATURE`, wherever that leads.
+/// Device logging through `VFIO_DEVICE_FEATURE`, wherever that leads.
 pub(crate) struct FeatureLog<F>(pub F);
 
 impl<F> DmaLog for FeatureLog<F>
@@ -204,8 +204,8 @@ fn head(first: u32, second: u32) -> u64 {
     u64::from_ne_bytes([a, b, c, d, e, f, g, h])
 }
 
-/// A bitmap of a container is a multiple of 8 bytes and exactly as long as the range needs: the
-/// kernel has a limit and compares.
+/// A container's bitmap is a multiple of 8 bytes and exactly as long as the range needs: the kernel
+/// has a limit, and compares.
 fn bitmap_bytes(length: u64, page_size: u64) -> u64 {
     length.checked_div(page_size).unwrap_or(0).div_ceil(64).saturating_mul(8)
 }
@@ -214,8 +214,8 @@ fn read_at<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..at.checked_add(N)?)?.try_into().ok()
 }
 
-/// Finds the migration capability in what `VFIO_IOMMU_GET_INFO` returned. Offsets are the
-/// kernel's: one that leads outside, or back, ends the search.
+/// Finds the migration capability in what `VFIO_IOMMU_GET_INFO` returned. The offsets come from the
+/// kernel: one that leads outside, or backwards, ends the search.
 fn parse_type1_info(info: &[u8]) -> Type1Info {
     let find = || {
         let flags = u32::from_ne_bytes(read_at(info, 4)?);
@@ -306,8 +306,9 @@ pub struct KernelHwpt {
     max_bitmap: u64,
 }
 
-/// What a bitmap may have in a kernel that loses what is recorded behind the part of it that is mapped
-/// at the time: Linux 6.7.0 to 6.7.6, which map 512 pages of a bitmap. In pages of 4 KiB that is 64 GiB.
+/// The most that a bitmap may have in a kernel that loses what is recorded beyond the part of it
+/// that is mapped at the time: Linux 6.7.0 to 6.7.6, which map 512 pages of a bitmap. In pages of 4
+/// KiB that is 64 GiB.
 const MAPPED_BITMAP: u64 = 512 * 4096;
 
 fn max_bitmap_of(release: &str) -> u64 {
@@ -323,8 +324,8 @@ impl KernelHwpt {
     /// Wraps the page table `hwpt`. With `ioas`, the address space that it belongs to, it can find
     /// out whether a range is mapped.
     pub fn new(fd: impl AsFd + Send + Sync + 'static, hwpt: u32, ioas: Option<u32>) -> KernelHwpt {
-        // Asked once per process; nobody waits for whoever asks, so that a fork at that time does no
-        // harm.
+        // Asked once per process. Nobody waits for the thread that asks, so a fork at that time
+        // does no harm.
         static LIMITED: OnceBool = OnceBool::new();
         let limited = LIMITED.get_or_init(|| max_bitmap_of(&kernel_release()) == MAPPED_BITMAP);
         let max_bitmap = if limited { MAPPED_BITMAP } else { u64::MAX };
@@ -335,8 +336,8 @@ impl KernelHwpt {
         ioctl(self.fd.as_fd().as_raw_fd(), request, arg.as_mut_ptr().cast())
     }
 
-    /// Copies the range into an address space made for that and thrown away: nothing is pinned,
-    /// since no device is behind it, and it fails where a part is not mapped.
+    /// Copies the range into an address space that is made for this and thrown away. Nothing is
+    /// pinned, because no device is behind it, and the copy fails if a part is not mapped.
     fn try_copy(&self, ioas: u32, iova: u64, length: u64) -> Result<bool, Errno> {
         let mut alloc = [head(12, 0), 0];
         self.call(uapi::IOMMU_IOAS_ALLOC, &mut alloc)?;

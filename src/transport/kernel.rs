@@ -15,16 +15,16 @@ use crate::sys::{once, retry};
 use crate::uapi;
 use vfio_bindings::bindings::vfio;
 
-/// Room for the largest feature payload the library sends, in `u64`s, header included.
+/// Room for the largest feature payload that the library sends, header included, in `u64`s.
 const FEATURE_WORDS: usize = 8;
 
-/// Reads and writes of device state go straight to the fd in these steps at the most, so that a
+/// Reads and writes of device state go straight to the fd in steps of at most this size, so that a
 /// length never exceeds what the kernel takes at once (`MAX_RW_COUNT`, about 2 GiB).
 const MAX_TRANSFER: usize = 1 << 30;
 
 /// A device behind a VFIO device fd, from a group or from a cdev.
 ///
-/// The fd is borrowed for as long as the transport lives and never closed; data fds are owned.
+/// The fd is borrowed for as long as the transport lives, and never closed; data fds are owned.
 pub struct KernelTransport {
     fd: Arc<dyn AsFd + Send + Sync>,
 }
@@ -44,7 +44,7 @@ impl KernelTransport {
     }
 }
 
-/// `VFIO_DEVICE_FEATURE` with a payload behind its header.
+/// `VFIO_DEVICE_FEATURE` with a payload after its header.
 fn feature(fd: i32, flags: u32, payload: &mut [u8]) -> Result<(), Errno> {
     let mut words = [0u64; FEATURE_WORDS];
     let mut bytes = [0u8; FEATURE_WORDS * 8];
@@ -87,7 +87,7 @@ pub(super) fn fd_write(data: DataFd, buf: &[u8]) -> Result<usize, Errno> {
 
 pub(super) fn fd_precopy_info(data: DataFd) -> Result<PrecopyInfo, Errno> {
     let fd = borrowed(data).ok_or(Errno(libc::EBADF))?.as_raw_fd();
-    // Flags go in as 0: kernels before version 2 echo them back (docs/kernel-interface.md).
+    // Pass 0 as the flags: kernels before version 2 echo them back (docs/kernel-interface.md).
     let mut info = vfio::vfio_precopy_info {
         argsz: size_of::<vfio::vfio_precopy_info>() as u32,
         flags: 0,
@@ -143,7 +143,7 @@ impl Transport for KernelTransport {
         feature(self.raw(), flags, payload)
     }
 
-    /// The kernel locks for itself: logging need not wait for a read of the device's state.
+    /// The kernel does its own locking, so logging need not wait for a read of the device's state.
     fn dma_log(&self) -> Option<Box<dyn DmaLog>> {
         let fd = Arc::clone(&self.fd);
         Some(Box::new(FeatureLog(move |flags: u32, payload: &mut [u8]| {
@@ -210,8 +210,8 @@ impl Transport for KernelTransport {
         retry(|| unsafe { libc::pread64(fd, buf.as_mut_ptr().cast(), len, at) })
     }
 
-    /// A cdev names its device by its number; an fd from a group says nothing before the kernel
-    /// that puts the path into fdinfo.
+    /// A cdev names its device by its number. An fd from a group says nothing, except with kernels
+    /// that put the path into fdinfo.
     fn sysfs(&self) -> Option<PathBuf> {
         let fd = self.raw();
         let proc = PathBuf::from(format!("/proc/self/fd/{fd}"));

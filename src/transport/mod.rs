@@ -45,11 +45,11 @@ pub struct PrecopyInfo {
     pub flags: u32,
     /// Bytes of initial data still to be read; an estimate.
     pub initial_bytes: u64,
-    /// Bytes that became dirty since; an estimate.
+    /// Bytes that became dirty since then; an estimate.
     pub dirty_bytes: u64,
 }
 
-/// `struct vfio_device_info`, as far as it matters here.
+/// The part of `struct vfio_device_info` that matters here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct DeviceInfo {
     /// `VFIO_DEVICE_FLAGS_*`.
@@ -58,7 +58,7 @@ pub struct DeviceInfo {
     pub num_regions: u32,
 }
 
-/// A way to reach one device. Calls are made by one thread at a time.
+/// A way to reach one device. One thread at a time makes calls.
 pub trait Transport: Send {
     /// `VFIO_DEVICE_FEATURE`: `flags` is a feature index with GET, SET or PROBE; `payload` is the
     /// feature's own structure, both input and output.
@@ -71,15 +71,15 @@ pub trait Transport: Send {
     fn reset(&mut self) -> Result<(), Errno>;
 
     /// Whether a reset may succeed and leave the device in its migration state, or be refused
-    /// because of it: servers of virtual devices do both, the kernel neither.
+    /// because of that state. Servers of virtual devices do both; the kernel does neither.
     fn keeps_state_over_reset(&self) -> bool {
         false
     }
 
-    /// Reads device state; as `read(2)`.
+    /// Reads device state, like `read(2)`.
     fn data_read(&mut self, data: DataFd, buf: &mut [u8]) -> Result<usize, Errno>;
 
-    /// Writes device state; as `write(2)`.
+    /// Writes device state, like `write(2)`.
     fn data_write(&mut self, data: DataFd, buf: &[u8]) -> Result<usize, Errno>;
 
     /// `VFIO_MIG_GET_PRECOPY_INFO`.
@@ -88,25 +88,25 @@ pub trait Transport: Send {
     /// Closes a data stream.
     fn data_close(&mut self, data: DataFd);
 
-    /// A file descriptor that `poll(2)` accepts for this stream.
+    /// A file descriptor on which `poll(2)` waits for this stream.
     fn data_poll_fd(&self, data: DataFd) -> Option<i32>;
 
     /// Makes reads and writes of the stream return `EAGAIN` instead of blocking.
     fn data_set_nonblocking(&mut self, data: DataFd) -> Result<(), Errno>;
 
-    /// Waits until the stream can go on, or the time is over. Spurious returns are allowed.
+    /// Waits until the stream can go on, or the time is over. May return early.
     fn data_wait(&mut self, data: DataFd, direction: Direction, timeout: Duration);
 
     /// Reads from a region of the device, for its identity.
     fn region_read(&mut self, region: u32, offset: u64, buf: &mut [u8]) -> Result<usize, Errno>;
 
-    /// The device's directory in sysfs, as far as it can be learned from the transport.
+    /// The device's directory in sysfs, if the transport can tell.
     fn sysfs(&self) -> Option<PathBuf> {
         None
     }
 
-    /// The device's DMA logging, where it can be used beside everything else. None: by
-    /// [`Transport::feature`], in turn with the rest.
+    /// The device's DMA logging, if it can be used in parallel with everything else. None: it goes
+    /// through [`Transport::feature`], in turn with the rest.
     fn dma_log(&self) -> Option<Box<dyn DmaLog>> {
         None
     }

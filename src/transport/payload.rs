@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Payloads of features.
 
-/// Copies bytes into `u64`s, because the payloads of features hold aligned ones.
+/// Copies bytes into `u64`s, because the payloads of features contain aligned ones.
 pub(super) fn bytes_to_words(bytes: &[u8], words: &mut [u64]) {
     for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(8)) {
         let mut one = [0; 8];

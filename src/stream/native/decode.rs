@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The reading side: takes any split of a stream and hands on only what it has verified.
+//! The reading side: takes the stream split in any way, and passes on only what it has verified.
 //!
-//! A frame that lies whole in the caller's input is verified and handed on from there; one that
-//! straddles inputs is put together in [`Staging`]. Lengths and counts are checked before anything is
-//! allocated or awaited.
+//! A frame that lies completely in the caller's input is verified there and passed on from there;
+//! one that crosses inputs is put together in [`Staging`]. Lengths and counts are checked before
+//! anything is allocated or waited for.
 
 use super::frame::{
     END_LEN, FrameHeader, FrameType, HEADER_LEN, OPTIONAL, PREAMBLE_LEN, decode_preamble,
@@ -34,13 +34,13 @@ pub struct Decoder {
     device: Option<u32>,
     sequence: u64,
     totals: Totals,
-    /// Payload of data and of frames that were passed over in all, restarts included.
+    /// Payloads of data and of skipped frames in all, including restarts.
     data_ever: u64,
     other_frames: u64,
-    /// Number of the last mark of complete initial data; numbers rise.
+    /// Number of the latest mark of complete initial data; numbers increase.
     last_mark: u32,
     restarts: u32,
-    /// Number of the last restart; numbers rise.
+    /// Number of the latest restart; numbers increase.
     last_restart: u32,
     refused: Option<Code>,
 }
@@ -70,7 +70,7 @@ impl Decoder {
         matches!(self.awaiting, Awaiting::Nothing) && self.refused.is_none()
     }
 
-    /// Checks what will be handed on, so that a refusal is remembered.
+    /// Checks what will be passed on, so that a refusal is remembered.
     fn hand_on<'i>(
         &mut self,
         found: Option<(FrameHeader, Found<'i>)>,
@@ -83,7 +83,11 @@ impl Decoder {
                 _ => return Ok(Some((header, found))),
             };
             if number <= *last {
-                return Err(err!(Proto, "the number in frame {} does not rise", header.sequence));
+                return Err(err!(
+                    Proto,
+                    "the number in frame {} does not increase",
+                    header.sequence
+                ));
             }
             *last = number;
         }
@@ -145,7 +149,7 @@ impl Decoder {
         }
     }
 
-    /// Everything that can be told from a header, before its payload is awaited.
+    /// Everything that can be told from a header, before its payload is waited for.
     fn check_header(&mut self, header: &FrameHeader) -> Result<()> {
         let FrameHeader { kind, flags, device, sequence, .. } = *header;
         if sequence != self.sequence {
@@ -227,7 +231,7 @@ impl Decoder {
         }
     }
 
-    /// Counts what is awaited, also of frames that are passed over: they cost as much.
+    /// Counts what is waited for, including skipped frames: they cost as much.
     fn add_ever(&mut self, length: u32) -> Result<()> {
         self.data_ever = self.data_ever.saturating_add(u64::from(length));
         match self.limits.max_total {
@@ -293,7 +297,7 @@ impl Read for Decoder {
             return Err(Error::new(code, "this stream has been refused before"));
         }
         match self.advance(input).and_then(|found| self.hand_on(found)) {
-            // Split in two because a borrow that is returned conditionally ends too late.
+            // Split in two, because a borrow that is returned conditionally ends too late.
             Ok(None) => Ok(None),
             Ok(Some((header, found))) => {
                 Self::interpret(&header, self.staging.bytes_of(found)).map(Some)
@@ -305,7 +309,7 @@ impl Read for Decoder {
         }
     }
 
-    /// As much as one reading of a socket brings, and more where the present frame needs it and as
+    /// As much as one reading from a socket brings, and more if the present frame needs it and as
     /// much of it has come.
     fn space(&mut self) -> Result<&mut [u8]> {
         self.staging.space(match self.awaiting {

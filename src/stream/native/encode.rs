@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The writing side: seals frames in buffers that the caller brings, and keeps the totals.
+//! The writing side: seals frames in buffers that the caller provides, and keeps the totals.
 
 use super::frame::{FrameHeader, FrameType, HEADER_LEN, PREAMBLE_LEN, encode_preamble};
 use super::totals::Totals;
@@ -38,7 +38,7 @@ impl Encoder {
         Ok(PREAMBLE_LEN)
     }
 
-    /// Seals the frame whose payload already lies behind the room for its header.
+    /// Seals the frame whose payload already lies after the room for its header.
     pub fn seal(
         &mut self,
         room: &mut [u8],
@@ -62,7 +62,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// Writes a whole frame; its payload is the parts one after the other. Returns its length.
+    /// Writes a whole frame; its payload is the concatenation of the parts. Returns its length.
     pub fn frame(&mut self, buf: &mut [u8], kind: FrameType, parts: &[&[u8]]) -> Result<usize> {
         let len: usize = parts.iter().map(|part| part.len()).sum();
         let needed = HEADER_LEN + len;

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Frames: the unit of the native stream, and the preamble before them.
 //!
-//! A frame is verified as a whole before any byte of it is handed on. This module knows bytes and
-//! lengths only; what a payload means is the session's business.
+//! A frame is verified as a whole before any byte of it is passed on. This module knows only bytes
+//! and lengths; what a payload means is up to the session.
 
 use crate::error::{Result, err};
 use crate::stream::bytes::{Get, Put};
 
-/// The first eight bytes of a stream. The first is not ASCII, so that a stream is not taken
+/// The first eight bytes of a stream. The first one is not ASCII, so that nothing mistakes a stream
 /// for text.
 pub const MAGIC: [u8; 8] = *b"\x89VFIOMIG";
-/// Format versions with the same major number can be read by each other's readers.
+/// Readers of formats with the same major number can read each other's streams.
 pub const FORMAT_MAJOR: u16 = 1;
-/// Rises when optional frames or features are added.
+/// Increases when optional frames or features are added.
 pub const FORMAT_MINOR: u16 = 0;
 /// Length of the preamble in bytes.
 pub const PREAMBLE_LEN: usize = 40;
@@ -33,13 +33,13 @@ pub(super) const FRAME_MARK: [u8; 4] = *b"VMFr";
 pub enum FrameType {
     /// What the saved device is.
     Identity,
-    /// A piece of the device's state, as the driver gave it.
+    /// A piece of the device's state, as the driver returned it.
     Data,
     /// All initial data has been sent: the target may now be expected to be fast.
     InitialComplete,
-    /// An opaque piece of the VMM's.
+    /// Opaque data of the VMM's.
     Blob,
-    /// Everything before is void: the source device was reset.
+    /// Everything before is void: the source's device was reset.
     Restart,
     /// The end, with totals.
     End,
@@ -105,11 +105,11 @@ impl FrameHeader {
         out
     }
 
-    /// Reads a header of the migration `migration_id`; its own check is verified first.
+    /// Reads a header of the migration `migration_id`; verifies its own check first.
     pub fn decode(bytes: &[u8; HEADER_LEN], migration_id: &[u8; 16]) -> Result<FrameHeader> {
         let mut get = Get { bytes, at: 0 };
         if get.array::<4>() != FRAME_MARK {
-            return Err(err!(Proto, "a frame does not begin where one must"));
+            return Err(err!(Proto, "there is no frame where one must begin"));
         }
         let header = FrameHeader {
             kind: FrameType::from_raw(get.u16()),
@@ -126,8 +126,8 @@ impl FrameHeader {
     }
 }
 
-/// CRC-32 over the migration id and a header without its check: a frame of another stream does
-/// not pass.
+/// CRC-32 over the migration id and a header without its check: a frame of another stream does not
+/// pass.
 fn header_crc(migration_id: &[u8; 16], header: &[u8; HEADER_LEN]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(migration_id);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The identity frame's payload: a list of fields, each with a number and a length, of which a
-//! reader passes over those that it does not know.
+//! The identity frame's payload: a list of fields, each with a number and a length. A reader skips
+//! fields that it does not know.
 
 use crate::alloc;
 use crate::error::{Result, err};
@@ -26,7 +26,7 @@ pub(super) const MAX_IDENTITY: u32 = 4096;
 
 const NO_MEMORY: &str = "no memory for an identity";
 
-/// The payload for an identity. Fields that are not known are left out.
+/// The payload for an identity. Leaves out fields that are not known.
 pub fn encode_identity(identity: &Identity) -> Vec<u8> {
     let mut out = Vec::new();
     let mut put = |number: u16, bytes: &[u8]| {
@@ -90,7 +90,7 @@ pub fn decode_identity(payload: &[u8]) -> Result<Identity> {
         };
         rest = after;
         if number < 32 && seen & (1 << number) != 0 {
-            return Err(err!(Proto, "field {number} of the identity stands there twice"));
+            return Err(err!(Proto, "field {number} of the identity occurs twice"));
         }
         seen |= 1u32.checked_shl(u32::from(number)).unwrap_or(0);
         let sized = |want: usize| match value.len() == want {
@@ -127,7 +127,7 @@ pub fn decode_identity(payload: &[u8]) -> Result<Identity> {
     Ok(identity)
 }
 
-/// A text for people and for comparison: short, and without control characters that would reach a
+/// A text for people and for comparison: short, and without control characters, which could reach a
 /// terminal or a log.
 fn text(value: &[u8], longest: usize) -> Result<String> {
     let text = std::str::from_utf8(value).ok().filter(|text| {

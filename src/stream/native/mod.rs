@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The native format: docs/stream-format.md in code.
+//! The native format: the code for docs/stream-format.md.
 //!
-//! [`Encoder`] seals frames in the caller's buffer; [`Decoder`] takes any split of a stream and
-//! hands on nothing that it has not verified. Checksums, totals and numbers are this room's business;
-//! what a stream says is the session's.
+//! [`Encoder`] seals frames in the caller's buffer. [`Decoder`] takes the stream split in any way,
+//! and passes on nothing that it has not verified. Checksums, totals and numbers are up to this
+//! room; what a stream says is up to the session.
 
 mod decode;
 mod encode;

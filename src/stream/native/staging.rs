@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Memory for frames that do not lie whole in an input, and for bytes that are received here.
+//! Memory for frames that do not lie completely in an input, and for bytes that are received here.
 //!
-//! It grows with what has come, not with what a header announces, and holds at the most the largest
-//! frame that the limits allow and what one reading brings behind it. The checksum of a payload is
+//! It grows with what has come, not with what a header announces. It holds at most the largest
+//! frame that the limits allow, plus what one reading brings after it. The checksum of a payload is
 //! computed as its bytes come, while they are still in the cache.
 
 use crate::alloc;
 use crate::error::{Result, err};
 use crate::stream::bytes::Get;
 
-/// Where [`Staging::space`] lets one reading end, in bytes from the front of the buffer, unless a frame
-/// is larger: a few frames, and not more than the caches hold.
+/// Where [`Staging::space`] lets one reading end, in bytes from the front of the buffer, unless a
+/// frame is larger: a few frames, and no more than the caches hold.
 pub(super) const WINDOW: usize = if cfg!(test) { 300 } else { 512 << 10 };
 
-/// What [`Staging::space`] offers at the least, in bytes: as much as a socket has at once (a unix
-/// socket by default 208 KiB, and what its writer adds meanwhile). Reading it in two parts would cost
-/// more than moving the part of a frame that is in the way.
+/// The least that [`Staging::space`] offers, in bytes: as much as a socket has at once (a unix
+/// socket by default 208 KiB, plus what its writer adds in the meantime). Reading it in two parts
+/// would cost more than moving the part of a frame that is in the way.
 pub(super) const LEAST_ROOM: usize = if cfg!(test) { 200 } else { 320 << 10 };
 
 /// Bytes.
@@ -26,23 +26,23 @@ pub(super) const CACHE_LINE: usize = 64;
 pub(super) enum Found<'i> {
     /// In the caller's input.
     Input(&'i [u8]),
-    /// At the front of what is staged, this many.
+    /// At the front of the buffer, this many.
     Staged(usize),
 }
 
 /// What is staged of one stream.
 pub(super) struct Staging {
-    /// All of it is initialised; only the bytes from `start` to `end` mean something.
+    /// All of it is initialised; only the bytes from `start` to `end` mean anything.
     memory: Vec<u8>,
     start: usize,
     end: usize,
-    /// Where an empty one begins: on a cache line, which copies into it are faster for.
+    /// Where an empty buffer begins: on a cache line, which makes copies into it faster.
     base: usize,
-    /// Bytes from `start` on that were handed on and are not needed any more.
+    /// Bytes from `start` on that were passed on and are no longer needed.
     used: usize,
-    /// How much room behind `end` was offered last.
+    /// How much room after `end` was offered last.
     offered: usize,
-    /// Length of the payload that is awaited; 0: none is.
+    /// Length of the payload that is expected; 0: none.
     payload: usize,
     /// Checksum of the staged part of a payload, and how much of it that covers.
     crc: crc32fast::Hasher,
@@ -71,14 +71,15 @@ impl Staging {
         self.offset
     }
 
-    /// Memory to receive the next bytes into, where `wanted` of them are awaited in all.
+    /// Memory to receive the next bytes into, when `wanted` of them are expected in all.
     pub fn space(&mut self, wanted: usize) -> Result<&mut [u8]> {
         self.drop_used();
         let filled = self.filled();
         if self.end - self.base + LEAST_ROOM > WINDOW {
             self.move_to(self.base);
         }
-        // A header may announce much and nothing may come: no more room than twice what has come.
+        // A header may announce a lot and nothing may come: offer no more room than twice what has
+        // come.
         let room = wanted.saturating_sub(filled).min(filled).max(LEAST_ROOM);
         self.ensure(filled + LEAST_ROOM, WINDOW.max(filled + room))?;
         let until = (self.base + WINDOW).max(self.end + room).min(self.memory.len());
@@ -102,13 +103,14 @@ impl Staging {
         Ok(())
     }
 
-    /// Reading goes on: what was handed on is done with, and so is the space that was offered.
+    /// Reading goes on: what was passed on is no longer needed, and neither is the space that was
+    /// offered.
     pub fn go_on(&mut self) {
         self.drop_used();
         self.offered = 0;
     }
 
-    /// Takes exactly `len` bytes: from the input where they lie there whole, else staged.
+    /// Takes exactly `len` bytes: from the input if they all lie there, otherwise from the buffer.
     pub fn take<'i>(&mut self, input: &mut &'i [u8], len: usize) -> Result<Option<Found<'i>>> {
         if self.filled() == 0 {
             if let Some((front, rest)) = input.split_at_checked(len) {
@@ -121,7 +123,7 @@ impl Staging {
         if missing > 0 && !input.is_empty() {
             let (front, rest) = input.split_at(missing.min(input.len()));
             *input = rest;
-            // As in space(): what is announced need not come.
+            // As in space(): what is announced may not come.
             let needed = self.filled() + front.len();
             self.ensure(needed, len.min((2 * needed).max(LEAST_ROOM)))?;
             let end = self.end + front.len();
@@ -139,7 +141,7 @@ impl Staging {
         Ok(Some(Found::Staged(len)))
     }
 
-    /// Takes exactly `N` bytes, which are done with.
+    /// Takes exactly `N` bytes, which are then no longer needed.
     pub fn take_array<const N: usize>(&mut self, input: &mut &[u8]) -> Result<Option<[u8; N]>> {
         let found = self.take(input, N)?;
         let array = found.map(|found| Get { bytes: self.bytes_of(found), at: 0 }.array());
@@ -155,7 +157,7 @@ impl Staging {
         }
     }
 
-    /// A payload of this length is awaited.
+    /// A payload of this length is expected.
     pub fn expect_payload(&mut self, len: usize) {
         self.payload = len;
         self.crc.reset();
@@ -181,7 +183,7 @@ impl Staging {
         self.memory.get(self.start..self.end).unwrap_or_default()
     }
 
-    /// Forgets what was handed on.
+    /// Forgets what was passed on.
     pub fn drop_used(&mut self) {
         self.start += std::mem::take(&mut self.used);
         if self.start >= self.end {
@@ -190,8 +192,8 @@ impl Staging {
         }
     }
 
-    /// Makes sure that `len` bytes can be staged in all; memory that has to be found is at least
-    /// `generous`.
+    /// Makes sure that the buffer can hold `len` bytes in all; memory that has to be found is at
+    /// least `generous`.
     fn ensure(&mut self, len: usize, generous: usize) -> Result<()> {
         if self.memory.len() - self.start < len {
             self.move_to(self.base);
@@ -207,7 +209,7 @@ impl Staging {
         Ok(())
     }
 
-    /// Moves what is staged to a place where it fits.
+    /// Moves what is in the buffer to a place where it fits.
     fn move_to(&mut self, place: usize) {
         let filled = self.filled();
         if place == self.start {
@@ -217,7 +219,7 @@ impl Staging {
         (self.start, self.end) = (place, place + filled);
     }
 
-    /// Adds to the checksum what has been staged of the payload since.
+    /// Adds what has been buffered of the payload since then to the checksum.
     fn hash(&mut self) {
         if self.payload > 0 {
             let end = self.filled().min(self.payload);

@@ -13,8 +13,8 @@ pub(super) struct Totals {
     pub data_frames: u64,
     /// BLOB frames since the last RESTART.
     pub blobs: u32,
-    /// CRC-32 over all frame headers without their checks: a CRC over bytes that end with their
-    /// own CRC would not depend on the bytes.
+    /// CRC-32 over all frame headers without their checks: a CRC over bytes that end with their own
+    /// CRC would not depend on the bytes.
     digest: crc32fast::Hasher,
 }
 

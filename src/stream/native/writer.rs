@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Writing in the native format: a frame per piece, as many pieces as the buffer holds.
 //!
-//! Frames are much smaller than a good buffer, so that each is still in the cache when it is
-//! checksummed and, on the target, when it is written to the driver.
+//! Frames are much smaller than a good buffer, so each is still in the cache when it is checksummed
+//! and, on the target, when it is written to the driver.
 
 use super::encode::Encoder;
 use super::frame::{FrameType, HEADER_LEN};
@@ -90,7 +90,7 @@ impl Write for Writer {
             let len = self.encoder.end(buf)?;
             return Ok(Piece { len, status: SaveStatus::End, took: Took::Nothing });
         }
-        // A mark has a frame of its own, which is next.
+        // A mark has a frame of its own, which comes next.
         let status = if round.mark.is_some() { SaveStatus::More } else { SaveStatus::Drained };
         Ok(Piece { len: 0, status, took: Took::Nothing })
     }

@@ -7,11 +7,11 @@ pub const END_OF_STATE: u64 = 0xffff_ffff_ef10_0001;
 pub const CONFIG_STATE: u64 = 0xffff_ffff_ef10_0002;
 /// The first section of a stream.
 pub const SETUP_STATE: u64 = 0xffff_ffff_ef10_0003;
-/// A length and as many bytes of device state follow.
+/// A length follows, and then as many bytes of device state.
 pub const DATA_STATE: u64 = 0xffff_ffff_ef10_0004;
 /// The end of a section after which all initial data has been sent.
 pub const INIT_DATA_SENT: u64 = 0xffff_ffff_ef10_0005;
-/// The whole last section of a main channel whose configuration travels in a packet and is to be
+/// The whole last section of a main channel, if the configuration travels in a packet and is to be
 /// loaded late.
 pub const CONFIG_LOAD_READY: u64 = 0xffff_ffff_ef10_0006;
 
@@ -25,9 +25,9 @@ pub const PIECE: u32 = 1 << 20;
 
 /// Length of a tag, in bytes.
 pub const TAG_LEN: usize = 8;
-/// What stands before a piece of data on the main channel: its tag and its length.
+/// The size of what comes before a piece of data on the main channel: its tag and its length.
 pub const DATA_HEAD: usize = 16;
-/// What stands before the data of a packet: version, index, flags.
+/// The size of what comes before the data of a packet: version, index, flags.
 pub const PACKET_HEAD: usize = 12;
-/// What stands around a configuration: the tags before and behind it.
+/// The size of what surrounds a configuration: the tags before and after it.
 pub const CONFIG_OVERHEAD: usize = 2 * TAG_LEN;

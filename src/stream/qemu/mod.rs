@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Stock QEMU's framing of VFIO device state: docs/qemu-format.md in code.
+//! Stock QEMU's framing of VFIO device state: the code for docs/qemu-format.md.
 //!
-//! [`Reader`] reads the main channel, `Writer` writes it, [`Packet`] and [`Window`] what comes over multifd channels in
-//! any order. Neither knows a device, QEMU's own sections or threads. The format has no checks: what
-//! is refused here is what cannot be, and what would cost too much.
+//! [`Reader`] reads the main channel and `Writer` writes it; [`Packet`] and [`Window`] read what
+//! comes over multifd channels in any order. None of them knows devices, QEMU's own sections or
+//! threads. The format has no checks: what is refused here is what cannot be right, and what would
+//! cost too much.
 
 mod layout;
 mod packet;

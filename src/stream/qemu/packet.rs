@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One packet of the stopped device's state, as it comes over one of several channels.
+//! One packet with the stopped device's state, as it comes over one of several channels.
 
 use super::layout::{CONFIG_STATE, END_OF_STATE, PACKET_CONFIG, PACKET_HEAD, PACKET_VERSION};
 use crate::error::{Result, err};
 
-/// A packet, as far as it can be judged alone.
+/// A packet, as far as it can be judged by itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Packet<'a> {
-    /// Its place: 0, 1, 2…
+    /// Its index: 0, 1, 2…
     pub idx: u32,
     /// Whether it is the last one, with the configuration instead of data.
     pub config: bool,
@@ -16,10 +16,14 @@ pub struct Packet<'a> {
 }
 
 impl<'a> Packet<'a> {
-    /// Takes a packet apart.
+    /// Parses a packet.
     pub fn parse(packet: &'a [u8]) -> Result<Packet<'a>> {
         let Some((head, bytes)) = packet.split_first_chunk::<PACKET_HEAD>() else {
-            return Err(err!(Proto, "a packet of {} bytes has no head", packet.len()));
+            return Err(err!(
+                Proto,
+                "a packet of {} bytes is too short for its header",
+                packet.len()
+            ));
         };
         let [v0, v1, v2, v3, i0, i1, i2, i3, f0, f1, f2, f3] = *head;
         let (version, idx) =

@@ -12,12 +12,12 @@ pub struct Quota {
 }
 
 impl Quota {
-    /// A fresh quota, in bytes.
+    /// A new quota, in bytes.
     pub fn new(most: u64) -> Quota {
         Quota { most, used: AtomicU64::new(0) }
     }
 
-    /// Takes from it before anything is allocated or awaited.
+    /// Takes from it, before anything is allocated or waited for.
     pub fn claim(&self, len: u64) -> Result<()> {
         let claimed = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
             used.checked_add(len).filter(|sum| *sum <= self.most)

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The main channel: tags, pieces of data, and the gap where the VMM reads its own part.
+//! The main channel: tags, pieces of data, and the gap in which the VMM reads its own part.
 //!
-//! A VMM reads from a stream that others read from as well: [`Reader::space`] never asks for a byte
-//! that is not this device's. Data is handed on as it comes, in whatever pieces; there is nothing to
-//! verify it by.
+//! A VMM reads from a stream that others read from too, so [`Reader::space`] never asks for a byte
+//! that does not belong to this device. Data is passed on as it comes, in any pieces; there is
+//! nothing to verify it with.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,14 +16,14 @@ use crate::alloc;
 use crate::error::{Code, Error, Result, err};
 use crate::stream::reader::{Item, Read};
 
-/// How much is received at once, in bytes, where the driver's data is long.
+/// How much is received at once, in bytes, if the driver's data is long.
 const RECEIVE_ROOM: u64 = if cfg!(test) { 100 } else { 1 << 20 };
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum At {
-    /// A tag comes; nothing of its section has come.
+    /// A tag comes next; nothing of its section has come.
     Section,
-    /// A tag comes, behind data of the same section.
+    /// A tag comes next, after data of the same section.
     Inside,
     /// The end of the first section.
     SetupEnd,
@@ -37,7 +37,7 @@ enum At {
     Nothing,
 }
 
-/// Something to hand on, and where it lies.
+/// Something to pass on, and where it lies.
 enum Found<'i> {
     Item(Item<'static>),
     /// Data in the caller's input.
@@ -52,13 +52,13 @@ pub struct Reader {
     quota: Arc<Quota>,
     at: At,
     setup_seen: bool,
-    /// A tag or a length, as far as it has come.
+    /// As much of a tag or a length as has come.
     head: [u8; TAG_LEN],
     filled: usize,
-    /// Memory for data that is received here, and how much of it is not handed on yet.
+    /// Memory for data that is received here, and how much of it has not been passed on yet.
     staged: Vec<u8>,
     received: usize,
-    /// What follows the item that was handed on.
+    /// What follows the item that was passed on.
     then: Option<Item<'static>>,
     initial: u32,
     pieces: u64,
@@ -68,7 +68,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// A reader of one main channel. With `packets`, stop-copy data and configuration come
+    /// A reader of one main channel. With `packets`, stop-copy data and the configuration come
     /// elsewhere, and not here.
     pub fn new(packets: bool, quota: Arc<Quota>) -> Reader {
         Reader {
@@ -157,7 +157,7 @@ impl Reader {
         Ok(())
     }
 
-    /// A tag or a length has come, with this much input behind it.
+    /// A tag or a length has come, with this much input after it.
     fn head_came(&mut self, head: u64, behind: usize) -> Result<Option<Item<'static>>> {
         if self.at == At::Length {
             return self.length_came(head).map(|()| None);
@@ -193,7 +193,7 @@ impl Reader {
             }
             (CONFIG_STATE | CONFIG_LOAD_READY, At::Inside) => wrong("within a section"),
             (CONFIG_STATE, _) if self.packets => {
-                wrong("on the main channel, and the configuration is to come in a packet")
+                wrong("on the main channel, although the configuration comes in a packet")
             }
             (CONFIG_STATE, _) if behind > 0 => Err(err!(
                 Proto,
@@ -218,7 +218,7 @@ impl Reader {
     }
 }
 
-/// A tag, for people.
+/// A tag, for people to read.
 struct Name(u64);
 
 impl fmt::Display for Name {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Puts packets, which come over several channels in any order, in order.
+//! Puts packets in order, which come over several channels in any order.
 //!
-//! What a packet may cost is checked before anything is allocated for it: how far it may be ahead,
-//! how much may wait, how much may come in all. Nothing here waits; that is the session's.
+//! What a packet may cost is checked before anything is allocated for it: how far ahead it may be,
+//! how much may wait, how much may come in all. Nothing here waits; that is up to the session.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,11 +12,11 @@ use super::quota::Quota;
 use crate::alloc;
 use crate::error::{Result, err};
 
-/// What a packet that waits is taken to cost besides its data, in bytes: so that many small ones
-/// are not free.
+/// What a waiting packet is taken to cost besides its data, in bytes, so that many small ones are
+/// not free.
 const OVERHEAD: u64 = 128;
 
-/// Buffers that are kept for the next packets. Fresh memory of this size comes from the kernel page
+/// Buffers that are kept for the next packets. New memory of this size comes from the kernel page
 /// by page.
 const SPARES: usize = 8;
 
@@ -27,9 +27,9 @@ pub struct PacketLimits {
     pub max_data: u32,
     /// The configuration, in bytes.
     pub max_config: u32,
-    /// How far ahead of the next one in order a packet may come.
+    /// How far a packet may be ahead of the next one in order.
     pub max_ahead: u32,
-    /// Bytes that wait for their turn; more than that waits outside.
+    /// Bytes that wait for their turn; anything beyond waits outside.
     pub max_queued: u64,
 }
 
@@ -55,7 +55,7 @@ pub struct Held {
     pub bytes: Vec<u8>,
 }
 
-/// A place that was taken for a packet, and memory for it. Bring it back with [`Window::fill`].
+/// A place taken for a packet, and memory for it. Bring it back with [`Window::fill`].
 #[derive(Debug)]
 pub struct Reserved {
     idx: u32,
@@ -64,7 +64,7 @@ pub struct Reserved {
 }
 
 impl Reserved {
-    /// Copies the packet; may take its time, away from the window.
+    /// Copies the packet; may take its time, outside the window's lock.
     pub fn copy(mut self, packet: &Packet<'_>) -> Result<Held> {
         self.buffer.clear();
         alloc::reserve(&mut self.buffer, packet.bytes.len(), "no memory for a packet")?;
@@ -77,15 +77,15 @@ impl Reserved {
 pub struct Window {
     limits: PacketLimits,
     quota: Arc<Quota>,
-    /// Next in order.
+    /// The next index in order.
     next: u32,
-    /// Place of the configuration, once it has come.
+    /// The configuration's index, once it has come.
     last: Option<u32>,
-    /// The highest place that was taken.
+    /// The highest index that was taken.
     highest: Option<u32>,
     /// Those that wait; `None` while their contents are being copied.
     waiting: BTreeMap<u32, Option<Held>>,
-    /// What waits or is being written, overheads included, in bytes.
+    /// What waits or is being written, including overheads, in bytes.
     queued: u64,
     spare: Vec<Vec<u8>>,
 }
@@ -105,8 +105,8 @@ impl Window {
         }
     }
 
-    /// Takes a place for a packet. `None`: there is no room now; try again when [`Window::done`]
-    /// has been called. Nothing is allocated but the place.
+    /// Takes a place for a packet. `None`: there is no room now; try again after [`Window::done`]
+    /// was called. Allocates nothing but the place.
     pub fn reserve(&mut self, packet: &Packet<'_>) -> Result<Option<Reserved>> {
         let Packet { idx, config, bytes } = *packet;
         let len = bytes.len() as u64;
@@ -116,7 +116,7 @@ impl Window {
         if let Some(last) = self.last {
             return Err(match (config, idx > last) {
                 (true, _) => err!(Proto, "a second configuration came, in packet {idx}"),
-                (_, true) => err!(Proto, "packet {idx} came behind the last one, {last}"),
+                (_, true) => err!(Proto, "packet {idx} came after the last one, {last}"),
                 _ => return self.admit(packet, len),
             });
         }
@@ -131,7 +131,7 @@ impl Window {
 
     fn admit(&mut self, packet: &Packet<'_>, len: u64) -> Result<Option<Reserved>> {
         let Packet { idx, config, bytes } = *packet;
-        // The last number has none behind it.
+        // No index comes after the last one.
         if idx == u32::MAX || idx - self.next.min(idx) > self.limits.max_ahead {
             return Err(err!(
                 MsgSize,
@@ -145,7 +145,7 @@ impl Window {
             return Err(err!(MsgSize, "packet {idx} has {len} bytes, more than {most}"));
         }
         let cost = len.saturating_add(OVERHEAD);
-        // The next in order always has room: otherwise nothing would ever go on.
+        // The next in order always has room; otherwise nothing would ever move.
         if idx != self.next && self.queued.saturating_add(cost) > self.limits.max_queued {
             return Ok(None);
         }
@@ -159,8 +159,8 @@ impl Window {
         Ok(Some(Reserved { idx, config, buffer: self.spare_for(bytes.len()) }))
     }
 
-    /// Memory that is left over, if it is no larger than what the packet is taken to cost: a small
-    /// packet must not hold a large one's while it waits.
+    /// Spare memory, if it is no larger than what the packet is taken to cost: a waiting small
+    /// packet must not occupy a large packet's memory.
     fn spare_for(&mut self, len: usize) -> Vec<u8> {
         let fits = |spare: &Vec<u8>| {
             spare.capacity().checked_sub(len).is_some_and(|more| more as u64 <= OVERHEAD)
@@ -184,11 +184,11 @@ impl Window {
         Some(held)
     }
 
-    /// Says that a packet is not needed any more: there is room again.
+    /// Says that a packet is no longer needed: there is room again.
     pub fn done(&mut self, held: Held) {
         self.queued = self.queued.saturating_sub(held.bytes.len() as u64 + OVERHEAD);
         if self.spare.len() < SPARES && !held.config {
-            // Without room for it, it goes.
+            // If there is no room to keep it, it is freed.
             let _ = alloc::push(&mut self.spare, held.bytes, "");
         }
     }
@@ -200,7 +200,7 @@ impl Window {
         self.queued = 0;
     }
 
-    /// Bytes that wait or are being written, with what each packet is taken to cost besides.
+    /// Bytes that wait or are being written, including what each packet is taken to cost.
     pub fn queued(&self) -> u64 {
         self.queued
     }

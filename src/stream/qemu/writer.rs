@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Writing in QEMU's format: a call gives the contents of one of QEMU's sections, a piece of the
+//! Writing in QEMU's format: a call returns the contents of one of QEMU's sections, a piece of the
 //! stopped device's data, or one packet.
 
 use super::layout::{
@@ -15,11 +15,11 @@ use crate::stream::writer::{
 /// How often the stream says that all initial data has been sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Marks {
-    /// The VMM has not negotiated it.
+    /// Never: the VMM has not negotiated it.
     None,
-    /// Once at the most: some targets fail on a second one.
+    /// At most once: some targets fail on a second mark.
     One,
-    /// Once for each time that the device begins its initial data.
+    /// Once for each time that the device starts its initial data.
     Each,
 }
 
@@ -29,19 +29,19 @@ pub(crate) struct Writer {
     marks: Marks,
     max_piece: usize,
     setup_sent: bool,
-    /// A mark was sent.
+    /// Whether a mark was sent.
     marked: bool,
-    /// All data of the stopped device has been returned.
+    /// Whether all data of the stopped device has been returned.
     data_done: bool,
     /// Number of the next packet.
     idx: u32,
-    /// Pieces of data and packets so far.
+    /// Pieces of data, and packets, so far.
     pieces: u64,
 }
 
 impl Writer {
-    /// A new stream, in which `max_piece` bytes of data at most come at once. With `packets`, data of
-    /// the stopped device and the configuration are packets.
+    /// A new stream, in which at most `max_piece` bytes of data come at once. With `packets`, the
+    /// stopped device's data and the configuration are packets.
     pub fn new(packets: bool, marks: Marks, max_piece: u32) -> Writer {
         Writer {
             packets,
@@ -76,7 +76,7 @@ impl Writer {
         }
     }
 
-    /// Puts the head before data that has come; returns the length of both.
+    /// Puts the header before data that has come; returns the length of both.
     fn put_head(&mut self, buf: &mut [u8], len: usize, packet: bool) -> usize {
         if len == 0 {
             return 0;
@@ -104,10 +104,16 @@ impl Write for Writer {
             return Err(err!(Inval, "QEMU's format has no kinds of blobs: use 0"));
         }
         if !stopped {
-            return Err(err!(Inval, "the configuration is that of the stopped device: stop first"));
+            return Err(err!(
+                Inval,
+                "the configuration is that of the stopped device: stop the device first"
+            ));
         }
         if others > 0 {
-            return Err(err!(Inval, "QEMU's format carries one configuration, and it was added"));
+            return Err(err!(
+                Inval,
+                "QEMU's format carries one configuration, and it has been added"
+            ));
         }
         Ok(())
     }
@@ -142,10 +148,10 @@ impl Write for Writer {
         Ok(Piece { len: 0, status: SaveStatus::Drained, took: Took::Nothing })
     }
 
-    /// Behind room for a head, and before room for a tag.
+    /// After the room for a header, and before the room for a tag.
     fn room<'b>(&mut self, buf: &'b mut [u8], stopped: bool) -> Result<Room<'b>> {
         let packet = self.packets && stopped;
-        // The last number cannot be used: none could follow it.
+        // The last number cannot be used, because none could follow it.
         if packet && self.idx >= u32::MAX - 1 {
             return Err(err!(MsgSize, "the state needs more packets than there are numbers"));
         }
@@ -180,7 +186,7 @@ impl Write for Writer {
     }
 }
 
-/// The head of a piece of data on the main channel.
+/// The header of a piece of data on the main channel.
 pub fn data_head(len: u64) -> [u8; DATA_HEAD] {
     let mut out = [0; DATA_HEAD];
     let mut put = Put { out: &mut out, at: 0 };
@@ -189,7 +195,7 @@ pub fn data_head(len: u64) -> [u8; DATA_HEAD] {
     out
 }
 
-/// The head of a packet.
+/// The header of a packet.
 pub fn packet_head(idx: u32, flags: u32) -> [u8; PACKET_HEAD] {
     let mut out = [0; PACKET_HEAD];
     let mut put = Put { out: &mut out, at: 0 };
@@ -210,7 +216,7 @@ fn tags(buf: &mut [u8], tags: &[u64]) -> Result<usize> {
     Ok(len)
 }
 
-/// Writes a configuration between its tags, behind `head`; returns the length of all.
+/// Writes a configuration between its tags, after `head`; returns the length of all of it.
 fn config(buf: &mut [u8], head: &[u8], blob: &[u8]) -> Result<usize> {
     let len = head.len() + CONFIG_OVERHEAD + blob.len();
     let room = buf.get_mut(..len).ok_or_else(|| too_small(len))?;

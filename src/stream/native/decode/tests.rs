@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Streams that must be read, and streams that must be refused, in every split.
+//! Streams that must be read, and streams that must be refused, split in every way.
 
 use proptest::prelude::*;
 
@@ -155,7 +155,7 @@ fn frames_that_are_missing_repeated_or_of_another_stream_are_refused() {
         let twice = [&good[..pair[1]], frame, &good[pair[1]..]].concat();
         assert!(read(DecodeLimits::default(), &[&twice]).is_err());
     }
-    // The same frames under another session's preamble.
+    // The same frames under another migration's preamble.
     let foreign = [&encode_preamble(&[8; 16])[..], &good[PREAMBLE_LEN..]].concat();
     assert_eq!(code(read(DecodeLimits::default(), &[&foreign])), Code::BadMsg);
 }
