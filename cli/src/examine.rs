@@ -150,7 +150,10 @@ fn about_setup(
         findings.push(
             Finding::new(
                 Code::MdevParent,
-                format!("mediated devices can be made here: {}", types.join(", ")),
+                format!(
+                    "this device is the parent of mediated devices; it can make {}",
+                    types.join(", ")
+                ),
             )
             .todo("make one and probe its UUID")
             .commands(vec![format!(
@@ -183,7 +186,8 @@ fn about_driver(device: &SysDevice, variants: &[Variant], findings: &mut Vec<Fin
     let finding = match &device.driver {
         None => Finding::new(Code::NoDriver, "no driver is bound to the device"),
         Some(driver) => {
-            let text = format!("the host's driver {driver} is bound to the device, no VFIO driver");
+            let text =
+                format!("the host's driver {driver} is bound to the device, not a VFIO driver");
             Finding::new(Code::HostDriver, text)
         }
     };
@@ -191,7 +195,7 @@ fn about_driver(device: &SysDevice, variants: &[Variant], findings: &mut Vec<Fin
     findings.push(match bind_recipe(device, variants) {
         // Unbinding a physical function takes its virtual functions away.
         Some((driver, commands)) if !is_pf => {
-            let end = "; what the host uses the device for ends with that";
+            let end = "; the host can then no longer use the device";
             let end = if device.driver.is_some() { end } else { "" };
             finding.todo(format!("bind {driver}{end}")).commands(commands)
         }
@@ -230,7 +234,7 @@ fn about_iommu(root: &Root, device: &SysDevice, findings: &mut Vec<Finding>) {
             ),
         ),
         None => findings.push(
-            Finding::new(Code::NoIommuGroup, "the IOMMU does not cover this device: it is in no group")
+            Finding::new(Code::NoIommuGroup, "the IOMMU does not cover this device: it is not in a group")
                 .todo("look for a firmware setting or an update; the kernel's log has DMAR or AMD-Vi lines"),
         ),
         Some(group) => about_group(device, group, findings),
@@ -242,7 +246,7 @@ fn about_group(device: &SysDevice, group: &IommuGroup, findings: &mut Vec<Findin
         findings.push(Finding::new(
             Code::NoiommuMode,
             format!(
-                "group {} has no IOMMU behind it: the device can reach all of the host's memory, \
+                "group {} has no IOMMU: the device can reach all of the host's memory, \
                  and pages that it writes are not tracked",
                 group.id
             ),
@@ -275,7 +279,7 @@ fn about_group(device: &SysDevice, group: &IommuGroup, findings: &mut Vec<Findin
         );
         findings.push(
             Finding::new(Code::GroupBlocked, text)
-                .todo("take them from the host, or move the device to another slot")
+                .todo("unbind them from the host, or move the device to another slot")
                 .commands(commands),
         );
     }
@@ -323,7 +327,7 @@ fn about_kernel(root: &Root, kernel: &Kernel, device: &SysDevice, findings: &mut
                 "use a kernel with CONFIG_IOMMUFD; this one was built without{from}"
             )),
             _ => finding
-                .todo("load it, where the kernel has it (CONFIG_IOMMUFD, since Linux 6.2)")
+                .todo("load it, if the kernel has it (CONFIG_IOMMUFD, since Linux 6.2)")
                 .commands(vec!["modprobe iommufd".into()]),
         });
     }
@@ -407,7 +411,10 @@ fn about_variant(
         };
         return Finding::new(
             Code::VariantMissing,
-            format!("{module} fits the device, but kernel {} has it not: {why}", kernel.release),
+            format!(
+                "{module} fits the device, but kernel {} does not have it: {why}",
+                kernel.release
+            ),
         )
         .todo(format!("use a kernel with {} (Linux {})", known.option, known.since));
     }
@@ -417,7 +424,7 @@ fn about_variant(
             "{module} fits the device and is installed{}",
             match variant.migrates {
                 Some(_) => "",
-                None => "; whether it migrates shows when it is bound",
+                None => "; binding it shows whether it can migrate",
             }
         ),
     );
@@ -447,7 +454,7 @@ fn about_open(root: &Root, way: &Way, error: &OpenError, device: Option<&SysDevi
     let is_iommufd = node == Path::new(IOMMUFD);
     match (step, *errno) {
         (Step::Node, libc::ENOENT) => {
-            let finding = Finding::new(Code::NodeMissing, format!("{called} is not there"));
+            let finding = Finding::new(Code::NodeMissing, format!("{called} does not exist"));
             if is_iommufd {
                 finding.commands(vec!["modprobe iommufd".into()])
             } else if is_container {
@@ -458,13 +465,13 @@ fn about_open(root: &Root, way: &Way, error: &OpenError, device: Option<&SysDevi
                 let name = &device.name;
                 finding.todo(format!("this kernel gives devices no such node: probe {name}"))
             } else {
-                finding.todo("in a container, hand the node in; otherwise see whether udev runs")
+                finding.todo("in a container, pass the node in; otherwise check whether udev is running")
             }
         }
         (Step::Node, libc::EACCES | libc::EPERM) => {
             let finding = Finding::new(
                 Code::Permission,
-                format!("{called} may not be opened: {text}{}", owner(root, node)),
+                format!("you may not open {called}: {text}{}", owner(root, node)),
             );
             finding.todo(match *errno {
                 // An ordinary mode gives EACCES; EPERM comes from a device cgroup or the driver.
@@ -485,7 +492,7 @@ fn about_open(root: &Root, way: &Way, error: &OpenError, device: Option<&SysDevi
                 .is_some_and(|group| group.others.iter().any(|member| member.blocks));
             if blocked || *step == Step::NotViable {
                 Finding::new(Code::GroupBlocked, format!("{called}: the kernel refuses the group"))
-                    .todo("take the group's other devices from the host's drivers")
+                    .todo("unbind the group's other devices from the host's drivers")
             } else {
                 in_use(root, way, device)
             }
@@ -494,7 +501,7 @@ fn about_open(root: &Root, way: &Way, error: &OpenError, device: Option<&SysDevi
             Code::UnsafeInterrupts,
             "the IOMMU cannot remap interrupts, and VFIO refuses devices without that",
         )
-        .todo("switch interrupt remapping on in the firmware; only where guests are trusted, allow it")
+        .todo("switch interrupt remapping on in the firmware; allow unsafe interrupts only if you trust the guests")
         .commands(vec![
             "echo 1 > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts".into(),
         ]),
@@ -504,10 +511,10 @@ fn about_open(root: &Root, way: &Way, error: &OpenError, device: Option<&SysDevi
         }
         (Step::GetDevice | Step::Bind, libc::EACCES) => Finding::new(
             Code::VfToken,
-            "the VF's physical function is held by a VFIO driver, and wants the token that its \
+            "the VF's physical function is bound to a VFIO driver, and needs the token that its \
              owner set",
         )
-        .todo("probe it through the VMM that has the token, or drive the PF by the host"),
+        .todo("probe it through the VMM that has the token, or let the host drive the PF"),
         (Step::GetDevice, libc::ENODEV) => {
             Finding::new(Code::NotVfio, format!("{called}: the group has no such VFIO device"))
         }
@@ -535,7 +542,7 @@ fn in_use(root: &Root, way: &Way, device: Option<&SysDevice>) -> Finding {
         users => format!(": {}", users.join(", ")),
     };
     Finding::new(Code::InUse, format!("another process has the device or its group{by}"))
-        .todo("ask the VMM that has it, or probe when it has ended")
+        .todo("ask the VMM that has it, or probe again when it has ended")
 }
 
 /// Processes that have one of the nodes open, as far as they can be seen.

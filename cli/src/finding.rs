@@ -58,7 +58,7 @@ macro_rules! codes {
 codes! {
     NoDriver = "no-driver", Blocks, "No driver is bound to the device.";
     HostDriver = "host-driver", Blocks, "A driver of the host is bound, not a VFIO driver.";
-    MdevParent = "mdev-parent", Blocks, "Mediated devices can be made here; this is not one.";
+    MdevParent = "mdev-parent", Blocks, "The device is the parent of mediated devices, not one of them.";
     GroupBlocked = "group-blocked", Blocks, "The host uses other devices of the IOMMU group.";
     NoIommu = "no-iommu", Blocks, "The machine has no IOMMU, or it is switched off.";
     NoIommuGroup = "no-iommu-group", Blocks, "The device is in no IOMMU group.";
@@ -66,18 +66,18 @@ codes! {
     NoType1 = "no-type1", Blocks, "The container found no IOMMU driver.";
     UnsafeInterrupts = "unsafe-interrupts", Blocks, "The IOMMU cannot remap interrupts.";
     InUse = "in-use", Hides, "Another process has the device open.";
-    Permission = "permission", Hides, "A node may not be opened.";
-    NodeMissing = "node-missing", Hides, "A node that should be there is not.";
-    VfToken = "vf-token", Hides, "The VF wants the token of its PF's owner.";
+    Permission = "permission", Hides, "You may not open a node.";
+    NodeMissing = "node-missing", Hides, "A node that should exist does not.";
+    VfToken = "vf-token", Hides, "The VF needs the token of its PF's owner.";
     NotVfio = "not-vfio", Hides, "The node does not belong to a VFIO device.";
-    OpenFailed = "open-failed", Hides, "Opening failed for a reason without a word of its own.";
-    PhysfnDriver = "physfn-driver", Limits, "The PF is not driven by the driver that VF migration needs.";
+    OpenFailed = "open-failed", Hides, "Opening failed for some other reason.";
+    PhysfnDriver = "physfn-driver", Limits, "The PF is not bound to the driver that VF migration needs.";
     NoiommuMode = "noiommu-mode", Limits, "The device is in a group without an IOMMU.";
     PhysicalFunction = "physical-function", Info, "The device is a PF; drivers migrate VFs.";
     VariantAvailable = "variant-available", Info, "A vendor's VFIO driver fits and is installed.";
-    VariantMissing = "variant-missing", Info, "A vendor's VFIO driver fits, but this kernel has it not.";
+    VariantMissing = "variant-missing", Info, "A vendor's VFIO driver fits, but this kernel does not have it.";
     NoVariant = "no-variant", Info, "No vendor's VFIO driver is known for the device.";
-    VariantSetup = "variant-setup", Info, "The vendor's VFIO driver is bound and wants more to be set up.";
+    VariantSetup = "variant-setup", Info, "The vendor's VFIO driver is bound, but needs more setup.";
     GroupShared = "group-shared", Info, "Other devices of the group must go to the same VM.";
     NoCdev = "no-cdev", Info, "The kernel gives VFIO devices no node of their own.";
     NoIommufd = "no-iommufd", Info, "The kernel has no iommufd.";

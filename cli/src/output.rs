@@ -227,7 +227,7 @@ fn verdict(report: &Report) -> (&'static str, &'static str) {
         Some(true) if limited => ("can migrate, with limits", "32"),
         Some(true) => ("can migrate", "32"),
         Some(false) => ("cannot migrate", "31"),
-        None => ("not known, it could not be asked", "33"),
+        None => ("not known: it could not be asked", "33"),
     }
 }
 

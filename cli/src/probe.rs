@@ -23,7 +23,7 @@ const NOT_FOUND: u8 = 2;
 /// The subcommand.
 pub fn command() -> Command {
     Command::new("probe")
-        .about("Tells what VFIO devices can do, and why they cannot migrate or not well")
+        .about("Says what VFIO devices can do, and why they cannot migrate, or not well")
         .after_help(
             "Exit status: 0 all devices can be migrated, 1 at least one cannot or could not be \
              asked, 2 wrong usage or a device was not found.",
@@ -112,7 +112,9 @@ fn exit_code(report: &Report) -> u8 {
 
 /// Says why there is nothing to probe, on standard error because standard output may be JSON.
 fn nothing_there(root: &Root, kernel: &Kernel) {
-    eprintln!("vfiomig: no device here has to do with VFIO, SR-IOV or mediated devices");
+    eprintln!(
+        "vfiomig: there is no device here that has to do with VFIO, SR-IOV or mediated devices"
+    );
     eprint!("  {}", output::kernel_line(kernel));
     if kernel.lacks("CONFIG_VFIO") {
         eprintln!("  the kernel was built without VFIO: no device can be passed to a guest");
@@ -122,5 +124,5 @@ fn nothing_there(root: &Root, kernel: &Kernel) {
     if names(&root.at("/sys/kernel/iommu_groups")).is_empty() {
         eprintln!("  there are no IOMMU groups: no IOMMU, or it is switched off");
     }
-    eprintln!("  name a PCI device to hear what it needs: vfiomig probe 0000:3b:00.0");
+    eprintln!("  to see what a PCI device needs, name it: vfiomig probe 0000:3b:00.0");
 }

@@ -384,15 +384,15 @@ fn find_node(
     let called = root.name_of(path);
     let name = called.file_name().unwrap_or_default().to_string_lossy().into_owned();
     if called == Path::new("/dev/vfio/vfio") || called == Path::new("/dev/iommu") {
-        return Err(fail("this is the way to all devices, not a device".into()));
+        return Err(fail("this leads to all devices, and is not a device itself".into()));
     }
     if called.parent() == Some(Path::new("/dev/vfio")) {
         let id = name.trim_start_matches("noiommu-");
         let members = names(&root.at("/sys/kernel/iommu_groups").join(id).join("devices"));
         return Err(fail(match members.as_slice() {
-            [] => "this is the node of an IOMMU group, name one of its devices".into(),
+            [] => "this is the node of an IOMMU group; name one of its devices".into(),
             _ => format!(
-                "this is the node of an IOMMU group, name one of its devices: {}",
+                "this is the node of an IOMMU group; name one of its devices: {}",
                 members.join(", ")
             ),
         }));

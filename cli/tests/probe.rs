@@ -122,7 +122,7 @@ fn people_get_aligned_text_without_colours_and_commands_to_copy() {
         "{text}"
     );
     assert!(text.contains("\n3b:00.2: cannot migrate\n"), "{text}");
-    assert!(text.contains("\n3b:00.3: not known, it could not be asked\n"), "{text}");
+    assert!(text.contains("\n3b:00.3: not known: it could not be asked\n"), "{text}");
     assert!(text.contains("[no-driver]") && text.contains("[node-missing]"), "{text}");
     let command =
         "\n                # echo vfio-pci > /sys/bus/pci/devices/0000:3b:00.2/driver_override\n";
