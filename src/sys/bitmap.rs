@@ -46,8 +46,8 @@ impl BitmapBuffer {
         let start = NonNull::new(at.cast::<u64>()).filter(|_| at != libc::MAP_FAILED);
         let start = start.ok_or_else(Errno::last)?;
         let mut words = BitmapBuffer { start, len, mapped, owner: Process::this() };
-        // SAFETY: the mapping is ours. Both are welcome and neither is needed: without the lock
-        // pages can be swapped out, and are brought back when they are pinned.
+        // SAFETY: the mapping is ours. Both calls help, but neither has to succeed: without the
+        // lock pages can be swapped out, and are brought back when they are pinned.
         unsafe {
             libc::madvise(at, mapped, libc::MADV_DONTFORK);
             libc::mlock(at, mapped);
@@ -84,8 +84,8 @@ impl Drop for BitmapBuffer {
 impl Deref for BitmapBuffer {
     type Target = [u64];
     fn deref(&self) -> &[u64] {
-        // SAFETY: `len` words are mapped in their process and initialised, and borrowed with `self`;
-        // none elsewhere.
+        // SAFETY: `len` words are mapped and initialised in the process that owns them, and
+        // borrowed with `self`; none in another process.
         unsafe { std::slice::from_raw_parts(self.start(), self.len_here()) }
     }
 }
@@ -120,8 +120,8 @@ mod tests {
         let mut words = BitmapBuffer::new(1000).unwrap();
         words.fill(1);
         let at = words.as_mut_ptr();
-        // SAFETY: the child touches nothing but its own memory, and ends without unwinding. What it
-        // maps, it maps where nothing is.
+        // SAFETY: the child touches only its own memory, and ends without unwinding. It maps only
+        // where nothing is mapped.
         let child = unsafe { libc::fork() };
         if child == 0 {
             let none = words.is_empty();

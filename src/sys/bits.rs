@@ -71,15 +71,15 @@ mod avx512 {
     const LANES: usize = 8;
 
     /// # Safety
-    /// `is_there()`.
+    /// `is_there()` has returned true.
     #[inline]
     pub unsafe fn count(words: &[u64]) -> u64 {
         let pieces = words.len() / LANES;
         let rest = words.get(pieces * LANES..).unwrap_or_default();
         let mut sums = [0u64; LANES];
         if pieces > 0 {
-            // SAFETY: reads `pieces` times LANES of the words, of which there are as many, and
-            // writes `sums`. The CPU knows these instructions: the caller's promise.
+            // SAFETY: reads `pieces` times LANES of the words, which are that many, and writes
+            // `sums`. The caller promises that the CPU knows these instructions.
             unsafe {
                 asm!(
                     "vpxorq zmm0, zmm0, zmm0",
@@ -103,14 +103,14 @@ mod avx512 {
     }
 
     /// # Safety
-    /// `is_there()`.
+    /// `is_there()` has returned true.
     #[inline]
     pub unsafe fn drain(from: &mut [u64], into: &mut [u64]) -> u64 {
         let pieces = from.len().min(into.len()) / LANES;
         let mut sums = [0u64; LANES];
         if pieces > 0 {
-            // SAFETY: reads and writes `pieces` times LANES of the words of both, which have as
-            // many and are different memory, and writes `sums`. The rest as above.
+            // SAFETY: reads and writes `pieces` times LANES of the words of both, which are that
+            // many each and in different memory, and writes `sums`. The rest as above.
             unsafe {
                 asm!(
                     "vpxorq zmm0, zmm0, zmm0",
@@ -151,14 +151,14 @@ mod avx2 {
     }
 
     /// # Safety
-    /// `is_there()`.
+    /// `is_there()` has returned true.
     #[target_feature(enable = "avx2,popcnt")]
     pub unsafe fn count(words: &[u64]) -> u64 {
         super::count_any(words)
     }
 
     /// # Safety
-    /// `is_there()`.
+    /// `is_there()` has returned true.
     #[target_feature(enable = "avx2,popcnt")]
     pub unsafe fn drain(from: &mut [u64], into: &mut [u64]) -> u64 {
         super::drain_any(from, into)
@@ -178,7 +178,7 @@ mod tests {
         let mut ways: Vec<(Count, Drain)> = vec![(count, drain), (count_any, drain_any)];
         #[cfg(target_arch = "x86_64")]
         if avx2::is_there() {
-            // SAFETY: just asked.
+            // SAFETY: checked just before.
             ways.push((
                 |words| unsafe { avx2::count(words) },
                 |from, into| unsafe { avx2::drain(from, into) },
@@ -186,7 +186,7 @@ mod tests {
         }
         #[cfg(target_arch = "x86_64")]
         if avx512::is_there() {
-            // SAFETY: just asked.
+            // SAFETY: checked just before.
             ways.push((
                 |words| unsafe { avx512::count(words) },
                 |from, into| unsafe { avx512::drain(from, into) },
@@ -210,7 +210,7 @@ mod tests {
         let (mut counted, mut drained) = (start, start);
         for _ in 0..black_box(3) {
             counted = counted.map(next);
-            // SAFETY: just asked.
+            // SAFETY: checked just before.
             assert_eq!(unsafe { avx512::count(&words) }, 64 * 64);
             counted = counted.map(next);
         }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Error numbers, as the system gives them.
+//! Error numbers as the system returns them.
 
 use std::ffi::CStr;
 use std::fmt;

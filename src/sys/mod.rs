@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the library asks of the operating system and the processor: system calls with types around
-//! them, memory that the kernel writes bitmaps into, loops over bitmaps, the allocator's reserve.
+//! them, memory that the kernel writes bitmaps into, loops over bitmaps, and the allocator's
+//! reserve.
 //!
-//! The room at the bottom. It knows the kernel's numbers and nothing of this library; errnos come
-//! back raw. Beside `capi` and `transport/ops.rs` it is the one place with `unsafe` in it.
+//! The room at the bottom. It knows the kernel's numbers and nothing about this library, and
+//! returns errnos as they are. Unsafe code is allowed only here, in `capi` and in
+//! `transport/ops.rs`.
 
 #![allow(unsafe_code)]
 

@@ -31,14 +31,14 @@ static LAST: AtomicU32 = AtomicU32::new(0);
 fn mark() -> &'static AtomicU64 {
     let start = MARK.as_ptr();
     let page = start.map_addr(|at| at.next_multiple_of(PAGE));
-    // SAFETY: MARK is twice as long as a page of that size: a whole one lies in it.
+    // SAFETY: MARK is twice as long as a page of that size, so a whole page lies in it.
     unsafe { &*page }
 }
 
-/// Whether a child will find zeros.
+/// Whether a child finds zeros here.
 fn wiped_in_children(mark: &AtomicU64) -> bool {
     let page = std::ptr::from_ref(mark).cast_mut().cast();
-    // SAFETY: the page belongs to MARK. In this process nothing about it changes.
+    // SAFETY: the page belongs to MARK. For this process nothing about it changes.
     !cfg!(miri) && unsafe { libc::madvise(page, PAGE, libc::MADV_WIPEONFORK) } == 0
 }
 
@@ -68,7 +68,7 @@ fn begin() -> Process {
 }
 
 impl Process {
-    /// This one.
+    /// This process.
     pub(crate) fn this() -> Process {
         match current() {
             0 => begin(),
@@ -79,7 +79,7 @@ impl Process {
     /// What nobody owns.
     pub(crate) const NONE: u32 = 0;
 
-    /// Whether it is this one.
+    /// Whether it is this process.
     pub(crate) fn is_this(self) -> bool {
         current() == self.0
     }
@@ -99,7 +99,7 @@ pub(crate) struct PerProcess<T: 'static> {
     /// For whichever process comes first: in most programs there is no other.
     first: T,
     owner: AtomicU32,
-    /// A child's.
+    /// A number for a child.
     later: AtomicPtr<Later<T>>,
 }
 
@@ -131,7 +131,7 @@ impl<T: Send + Sync> PerProcess<T> {
     fn of_child(&self, this: Process, inherit: impl Fn(&T) -> T) -> &T {
         loop {
             let found = self.later.load(Ordering::Acquire);
-            // SAFETY: NULL, or made below and never freed.
+            // SAFETY: NULL, or allocated below and never freed.
             let later = unsafe { found.as_ref() };
             if let Some(later) = later.filter(|later| later.owner == this) {
                 return &later.value;
@@ -140,7 +140,7 @@ impl<T: Send + Sync> PerProcess<T> {
             let new = Box::into_raw(Box::new(Later { owner: this, value, _before: found }));
             let put = self.later.compare_exchange(found, new, Ordering::AcqRel, Ordering::Acquire);
             if put.is_err() {
-                // SAFETY: made above, and nobody has seen it.
+                // SAFETY: allocated above, and nobody else has seen it.
                 drop(unsafe { Box::from_raw(new) });
             }
         }

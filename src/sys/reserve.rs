@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The C library's allocator: malloc, and a reserve for when that has nothing.
+//! The C library's allocator: malloc, and a reserve for when malloc fails.
 //!
-//! Rust ends the process where an allocation fails that its code cannot do without. What is large,
-//! or sized by somebody else, is therefore asked for with an answer to "no" ([`may_fail`]). What
-//! is left is small and of fixed size: boxes, counters, nodes of maps, texts. Those come from the
-//! reserve when malloc fails, and calls that need memory are refused at their entry
-//! ([`admits_call`]) while the reserve could not carry every call that may be under way.
+//! Rust ends the process if an allocation fails that its code cannot do without. Allocations that
+//! are large, or whose size somebody else decides, are therefore made in a way that may fail
+//! ([`may_fail`]). The rest are small and of fixed size: boxes, counters, nodes of maps, texts.
+//! They come from the reserve when malloc fails, and calls that need memory are refused at their
+//! entry ([`admits_call`]) while the reserve could not carry all calls that may be in progress.
 //!
-//! The reserve is zeroed static memory: no page of it is there before it is used. It is cut into
-//! blocks of four sizes, each with a bit that says whether it is out; there is no lock, so that a
-//! thread that is stopped, killed or forked away in here keeps nobody else waiting. What is long
-//! out makes it small for as long as that lives; so when memory is back, further banks are borrowed
-//! from malloc until it is not.
+//! The reserve is zeroed static memory: none of its pages exist before they are used. It is cut
+//! into blocks of four sizes, each with a bit that says whether it is in use. There is no lock, so
+//! a thread that is stopped, killed or forked away in here keeps nobody waiting. Blocks that stay
+//! in use for long make the reserve smaller. So when malloc works again, the reserve borrows
+//! further banks from it until it is large enough.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::{Cell, UnsafeCell};
@@ -34,7 +34,7 @@ pub(crate) fn may_fail<T>(allocate: impl FnOnce() -> T) -> T {
 
 /// Blocks of one size.
 struct Class {
-    /// Bytes of a block; also what it is aligned to.
+    /// Size of a block in bytes, and its alignment.
     block: usize,
     /// Blocks in a bank.
     count: usize,
@@ -44,9 +44,9 @@ struct Class {
     word: usize,
 }
 
-/// Smallest first. A request that finds its own size empty takes the next. Half of what the own
-/// banks have is kept for 128 calls at once: for each call 16 blocks of each of the smaller sizes, 4
-/// of 1 KiB, 2 of 4 KiB; 17 KiB.
+/// Smallest first. A request that finds no block of its own size takes one of the next. Half of
+/// what the reserve's own banks have is kept for 128 calls at once, with 17 KiB each: 16 blocks of
+/// each of the smaller sizes, 4 of 1 KiB and 2 of 4 KiB.
 const CLASSES: [Class; 4] = [
     Class { block: 64, count: 1024, at: 1024 << 10, word: 0 },
     Class { block: 256, count: 1024, at: 768 << 10, word: 16 },
@@ -56,7 +56,7 @@ const CLASSES: [Class; 4] = [
 const BANK: usize = 1088 << 10;
 const WORDS: usize = 38;
 
-/// Banks that are always there: half for what lives long, half for calls under way.
+/// Banks that always exist: half for what lives long, half for calls in progress.
 const OWN: usize = 4;
 /// And those that may be borrowed.
 const BORROWED: usize = 28;
@@ -64,19 +64,19 @@ const BORROWED: usize = 28;
 #[repr(C, align(4096))]
 struct Store(UnsafeCell<[u8; OWN * BANK]>);
 
-// SAFETY: each block is used by whoever has set its bit, and by nobody else.
+// SAFETY: only whoever set a block's bit uses the block.
 unsafe impl Sync for Store {}
 
 static STORE: Store = Store(UnsafeCell::new([0; OWN * BANK]));
 
-/// Which blocks of a bank are out. A bank that is not there has all of them out.
+/// Which blocks of a bank are in use. In a bank that does not exist, all are.
 struct Bits([AtomicU64; WORDS]);
 
 static OWN_BITS: [Bits; OWN] = [const { Bits([const { AtomicU64::new(0) }; WORDS]) }; OWN];
 static BORROWED_BITS: [Bits; BORROWED] =
     [const { Bits([const { AtomicU64::new(!0) }; WORDS]) }; BORROWED];
 
-/// Those of all banks, by number.
+/// The same for all banks, by number.
 fn all_bits() -> impl Iterator<Item = &'static Bits> {
     OWN_BITS.iter().chain(&BORROWED_BITS)
 }
@@ -84,14 +84,16 @@ fn all_bits() -> impl Iterator<Item = &'static Bits> {
 /// Where borrowed banks are.
 static BASES: [AtomicPtr<u8>; BORROWED] = [const { AtomicPtr::new(null_mut()) }; BORROWED];
 
-/// Blocks that are out, by class.
+/// Blocks in use, by class.
 static OUT: [AtomicUsize; 4] = [const { AtomicUsize::new(0) }; 4];
 /// Banks that are borrowed.
 static LOANS: AtomicUsize = AtomicUsize::new(0);
-/// Blocks out and loans together: 0 while malloc has never failed, which is all that a call looks at.
+/// Blocks in use and loans together: 0 as long as malloc has never failed. A call looks at nothing
+/// else.
 static IN_USE: AtomicUsize = AtomicUsize::new(0);
-/// The process of which a thread borrows or gives back; 0: none. Who meets that goes on without. A
-/// child of fork() does not have that thread, and so does not wait for it.
+/// The process in which a thread is borrowing or giving back; 0: none. A thread that finds one here
+/// goes on without borrowing. A child of fork() does not have that thread, and so does not wait for
+/// it.
 static LENDING: AtomicU32 = AtomicU32::new(0);
 
 /// Whether this thread may borrow and give back now.
@@ -111,7 +113,7 @@ fn base(bank: usize) -> *mut u8 {
     }
 }
 
-/// Takes a block out of the smallest class that has one that is large enough; null: none has.
+/// Takes a block from the smallest class that has one that is large enough; null if none has.
 #[cold]
 fn take(layout: Layout) -> *mut u8 {
     if MAY_FAIL.get() {
@@ -128,8 +130,8 @@ fn take(layout: Layout) -> *mut u8 {
                 if let Some(bit) = take_bit(word) {
                     out.fetch_add(1, Ordering::Relaxed);
                     IN_USE.fetch_add(1, Ordering::Relaxed);
-                    // SAFETY: the block lies in the bank, which is there while one of its bits is
-                    // set by a block that is out.
+                    // SAFETY: the block lies in the bank, which exists while the bit of any of its
+                    // blocks is set.
                     return unsafe { base(bank).add(class.at + (i * 64 + bit) * class.block) };
                 }
             }
@@ -155,7 +157,7 @@ fn take_bit(word: &AtomicU64) -> Option<usize> {
     None
 }
 
-/// Which block a pointer is: its bank, and its place there. `None`: it is malloc's.
+/// Which block a pointer is: its bank, and its place there. `None`: it came from malloc.
 #[inline]
 fn find(ptr: *mut u8) -> Option<(usize, usize)> {
     let at = ptr.addr().wrapping_sub(STORE.0.get().addr());
@@ -191,7 +193,7 @@ fn give_back(bank: usize, at: usize) {
     word.fetch_and(!(1 << (block % 64)), Ordering::Release);
 }
 
-/// Whether the calls that may be under way could find it empty, with so many banks borrowed.
+/// Whether the calls that may be in progress could exhaust it, with so many banks borrowed.
 fn is_low_with(loans: usize) -> bool {
     let banks = OWN + loans;
     CLASSES.iter().zip(&OUT).any(|(class, out)| {
@@ -199,18 +201,18 @@ fn is_low_with(loans: usize) -> bool {
     })
 }
 
-/// How much there is for what a guest or the VMM decides the number of.
+/// How much is left for allocations whose number a guest or the VMM decides.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Room {
     /// Enough.
     Enough,
-    /// Not much: what can come from malloc has to.
+    /// Not much: what malloc can provide must come from malloc.
     Little,
     /// None: what is left, and what can be borrowed, is for calls.
     None,
 }
 
-/// How much is left for that. Free while malloc gives what it is asked for.
+/// How much is left for them. Costs nothing while malloc works.
 #[inline]
 pub(crate) fn reserve_room() -> Room {
     if IN_USE.load(Ordering::Relaxed) == 0 { Room::Enough } else { room_in_need() }
@@ -228,7 +230,7 @@ fn room_in_need() -> Room {
     }
 }
 
-/// Whether more than a quarter of its own and all of so many borrowed banks are out.
+/// Whether more than a quarter of its own blocks, and all of so many borrowed banks, are in use.
 fn is_low_for_many(loans: usize) -> bool {
     CLASSES.iter().zip(&OUT).any(|(class, out)| {
         out.load(Ordering::Relaxed) + class.count * OWN * 3 / 4 > class.count * (OWN + loans)
@@ -266,12 +268,12 @@ fn borrow_bank() -> bool {
     true
 }
 
-/// Gives borrowed banks back that nothing is out of, as long as enough stays.
+/// Gives back borrowed banks of which nothing is in use, as long as enough is left.
 fn return_banks() {
     for (loan, base) in BASES.iter().enumerate() {
         let at = base.load(Ordering::Relaxed);
         let Some(bits) = BORROWED_BITS.get(loan).filter(|_| !at.is_null()) else { continue };
-        // Word by word: nothing can be taken out of those that are closed.
+        // Word by word: nothing can be taken from words that are closed.
         let is_open = |word: &AtomicU64| {
             word.compare_exchange(0, !0, Ordering::Acquire, Ordering::Relaxed).is_err()
         };
@@ -287,13 +289,13 @@ fn return_banks() {
         LOANS.fetch_sub(1, Ordering::Relaxed);
         IN_USE.fetch_sub(1, Ordering::Relaxed);
         if let Ok(layout) = Layout::from_size_align(BANK, 4096) {
-            // SAFETY: borrowed by `borrow_bank` with this layout; nothing is out of it.
+            // SAFETY: `borrow_bank` allocated it with this layout, and nothing of it is in use.
             unsafe { System.dealloc(at, layout) };
         }
     }
 }
 
-/// Whether a call that needs memory may begin. Free while malloc gives what it is asked for.
+/// Whether a call that needs memory may begin. Costs nothing while malloc works.
 #[inline]
 pub(crate) fn admits_call() -> bool {
     IN_USE.load(Ordering::Relaxed) == 0 || admits_in_need()
@@ -313,12 +315,12 @@ fn admits_in_need() -> bool {
     !is_low()
 }
 
-/// malloc, with a reserve for small requests that nobody has an answer for.
+/// malloc, with a reserve for small requests that must not fail.
 pub struct Reserve;
 
 // SAFETY: what is allocated comes from the system's allocator, or is a block that nobody else has,
-// as large and as aligned as was asked for; what is freed goes back to where its address says that
-// it came from. Nothing here panics.
+// with the size and alignment that were asked for; what is freed goes back to where its address
+// says that it came from. Nothing here panics.
 unsafe impl GlobalAlloc for Reserve {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -336,7 +338,7 @@ unsafe impl GlobalAlloc for Reserve {
         }
         let ptr = take(layout);
         if !ptr.is_null() {
-            // SAFETY: the block is at least that large, and this thread's own.
+            // SAFETY: the block is at least that large, and belongs to this thread.
             unsafe { ptr.write_bytes(0, layout.size()) };
         }
         ptr
@@ -366,7 +368,8 @@ unsafe impl GlobalAlloc for Reserve {
 }
 
 impl Reserve {
-    /// What realloc does where malloc cannot: stays where there is room, else moves by hand.
+    /// What realloc does when malloc fails: stays in place if there is room, and otherwise moves
+    /// the block itself.
     #[cold]
     unsafe fn move_to(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         let room = find(ptr).and_then(|(_, at)| class_at(at)).map_or(layout.size(), |c| c.0.block);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! System calls that signals interrupt, and how long something may make no progress.
+//! System calls that signals interrupt, and how long something may go without progress.
 
 use std::time::{Duration, Instant};
 

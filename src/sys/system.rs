@@ -23,7 +23,7 @@ pub(crate) fn random_bytes(buf: &mut [u8]) -> Result<(), Errno> {
 /// Writes to standard error at once, without a lock.
 #[cfg(feature = "env-logger")]
 pub(crate) fn write_to_stderr(bytes: &[u8]) {
-    // SAFETY: the pointer and the length describe `bytes`. There is nobody to tell of a failure.
+    // SAFETY: the pointer and the length describe `bytes`. Nobody could be told about a failure.
     unsafe { libc::write(libc::STDERR_FILENO, bytes.as_ptr().cast(), bytes.len()) };
 }
 
