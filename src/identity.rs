@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a device is: learned from its fd and sysfs (`device/learn.rs`), carried in the stream,
+//! What a device is: learned from its fd and sysfs (`device/learn.rs`), carried in the stream, and
 //! compared on the target.
 //!
-//! The identity guards against accidents (a stream for another kind of device), not against
-//! somebody who writes a stream by hand: what the stream claims is not proof.
+//! The identity guards against accidents (a stream for another kind of device), not against someone
+//! who writes a stream by hand: what the stream claims is not proof.
 
 use std::fmt::Write as _;
 
@@ -25,16 +25,16 @@ pub struct Identity {
     pub mdev_type: String,
     /// Kernel release. Never compared.
     pub kernel_release: String,
-    /// Migration flags. Never compared: pre-copy of the source asks nothing of the target.
+    /// Migration flags. Never compared: the source's pre-copy requires nothing of the target.
     pub migration_flags: u64,
-    /// Estimated size of the state in bytes. Never compared.
+    /// Estimated size of the state, in bytes. Never compared.
     pub state_size: u64,
-    /// Opaque string of the caller; compared byte by byte.
+    /// The caller's opaque string; compared byte by byte.
     pub vendor_data: Vec<u8>,
-    /// Type of a virtual function that its vendor's driver has cut out, where that is no mdev type: for
-    /// example `nvidia-1155`.
+    /// The type of a virtual function that its vendor's driver has made, if that is not an mdev
+    /// type: for example `nvidia-1155`.
     pub vendor_type: String,
-    /// Version of the driver's module, where it has one. Drivers in the kernel's tree mostly have none.
+    /// The version of the driver's module, if it has one. Most in-tree drivers have none.
     pub driver_version: String,
 }
 
@@ -43,21 +43,21 @@ pub const MAX_VENDOR_DATA: usize = 256;
 
 /// The longest texts, in bytes.
 pub mod max_text {
-    /// Of the bus.
+    /// For the bus.
     pub const BUS: usize = 15;
-    /// Of the driver's name.
+    /// For the driver's name.
     pub const DRIVER: usize = 63;
-    /// Of the mdev type.
+    /// For the mdev type.
     pub const MDEV_TYPE: usize = 63;
-    /// Of the kernel's release.
+    /// For the kernel's release.
     pub const KERNEL_RELEASE: usize = 71;
-    /// Of the vendor's type.
+    /// For the vendor's type.
     pub const VENDOR_TYPE: usize = 63;
-    /// Of the driver's version.
+    /// For the driver's version.
     pub const DRIVER_VERSION: usize = 63;
 }
 
-/// Fields that a comparison may be told to pass over.
+/// Fields that a comparison may be told to ignore.
 pub mod ignore {
     /// The driver's name.
     pub const DRIVER: u32 = 1 << 0;
@@ -80,7 +80,8 @@ pub mod ignore {
 }
 
 impl Identity {
-    /// Refuses a stream whose device is of another kind. A field counts where both sides know it.
+    /// Refuses a stream whose device is of another kind. A field is compared only if both sides
+    /// know it.
     pub fn accepts(&self, source: &Identity, ignored: u32) -> Result<()> {
         if ignored & ignore::ALL != 0 {
             return Ok(());
@@ -186,7 +187,7 @@ mod tests {
         let new = Identity { driver_version: "570.133".into(), ..vf() };
         assert!(new.accepts(&old, 0).unwrap_err().message().contains("570.133"));
         new.accepts(&old, ignore::DRIVER_VERSION).unwrap();
-        // A source of before, or of a driver that has no version.
+        // The source is older, or its driver has no version.
         new.accepts(&vf(), 0).unwrap();
         let one = Identity { mdev_type: "mtty-1".into(), ..Identity::default() };
         let two = Identity { mdev_type: "mtty-2".into(), ..Identity::default() };

@@ -1,44 +1,44 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Whose contents a device holds, and whether a reset has taken them.
 //!
-//! A guest that runs may reset its device, and knows that it did. A guest that is stopped cannot have
-//! done it: whoever resets its device then (a bus reset, error recovery on the host) takes state
-//! that the guest relies upon. That is remembered until the VMM says that it wants an empty device,
-//! or loads another state.
+//! A running guest may reset its device, and knows that it did. A stopped guest cannot have done
+//! it: whoever resets its device then (a bus reset, error recovery on the host) takes state that
+//! the guest relies on. The library remembers that until the VMM says that it wants an empty
+//! device, or loads another state.
 
 use super::{Claim, Inner};
 use crate::error::{Code, Error, Failure, Operation, Outcome, Result};
 use crate::fsm::State;
 
-/// How often a device that does not tell its state is asked, where a guest's state depends on it.
+/// How often a device is asked for its state if it does not tell and a guest's state depends on it.
 const LOOKS: u32 = 3;
 
 /// Whose contents a device holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Contents {
-    /// Those of a guest that runs, or of nobody that this library knows of.
+    /// Those of a guest that runs, or of nobody that the library knows of.
     Live,
     /// Those of a guest that is stopped.
     Held,
-    /// They came by a load, and the device was not run since.
+    /// They came with a load, and the device has not run since.
     Loaded,
-    /// They were held or loaded, and a reset has taken them, when the device was in this state. A
-    /// guest would go on with a device that has forgotten it: it is neither run nor saved.
+    /// They were held or loaded, and a reset took them when the device was in this state. A guest
+    /// would go on with a device that has forgotten it, so the device is neither run nor saved.
     Lost(Option<State>),
 }
 
 impl Contents {
-    /// Whether a reset takes something that cannot be had again.
+    /// Whether a reset takes something that cannot be recovered.
     pub fn are_at_stake(self) -> bool {
         matches!(self, Contents::Held | Contents::Loaded)
     }
 }
 
 impl Inner {
-    /// The guest was stopped, by the caller's word or because its device was: from here on it
-    /// cannot reset the device itself.
+    /// The guest was stopped, according to the caller or because its device was. From here on, the
+    /// guest cannot reset the device itself.
     pub(crate) fn hold_contents(&mut self) {
-        // Whoever begins a load has given up what the device held.
+        // A caller that begins a load has given up what the device held.
         if self.contents == Contents::Live && self.claimed != Claim::Loading {
             self.contents = Contents::Held;
         }
@@ -51,8 +51,8 @@ impl Inner {
         }
     }
 
-    /// Notes that a load begins or has failed, or has ended well. Only the latter brings back what was
-    /// lost before.
+    /// Records that a load begins or has failed, or that it was committed. Only the latter brings
+    /// back what was lost before.
     pub(crate) fn note_load(&mut self, committed: bool) {
         match committed {
             true => self.contents = Contents::Loaded,
@@ -60,14 +60,14 @@ impl Inner {
         }
     }
 
-    /// A reset was made, by whomever; the device was in `before`.
+    /// A reset was made, by anyone; the device was in `before`.
     pub(super) fn lose_contents(&mut self, before: Option<State>) {
         if self.contents.are_at_stake() {
             self.contents = Contents::Lost(before);
         }
     }
 
-    /// The VMM wants the device as after power-on.
+    /// The VMM wants the device in its power-on state.
     pub(super) fn accept_loss(&mut self) {
         self.contents = Contents::Live;
     }
@@ -117,8 +117,8 @@ impl Inner {
         result.map(drop)
     }
 
-    /// Looks whether the device was reset behind the library while its guest was stopped, where it
-    /// would otherwise go on without complaint; refuses one that has lost its contents.
+    /// Checks whether the device was reset behind the library's back while its guest was stopped;
+    /// it would otherwise go on without complaint. Refuses a device that has lost its contents.
     pub(crate) fn check_contents(&mut self) -> Result<()> {
         if self.contents == Contents::Live {
             return Ok(());

@@ -13,21 +13,21 @@ pub enum Ending {
     Release,
     /// The guest goes on here: the device goes back to where it was.
     Keep,
-    /// As [`Ending::Keep`], but without peer-to-peer DMA where the device has such a state: for
-    /// several devices, of which none may run before all have left the stopped states. Then
-    /// [`crate::Device::run`] each.
+    /// Like [`Ending::Keep`], but without peer-to-peer DMA if the device has such a state: for
+    /// several devices, none of which may run before all have left the stopped states. Then call
+    /// [`crate::Device::run`] for each.
     KeepQuiesced,
     /// The guest stays here and does not run: the device goes to STOP.
     KeepStopped,
 }
 
 impl Ending {
-    /// What the device holds is needed.
+    /// Whether the device's contents are still needed here.
     pub(super) fn keeps(self) -> bool {
         self != Ending::Release
     }
 
-    /// Lets a device go that was in `origin` before its save.
+    /// Lets go of a device that was in `origin` before its save.
     pub(super) fn end(
         self,
         inner: &mut Inner,
@@ -43,8 +43,8 @@ impl Ending {
         };
         inner.claimed = Claim::None;
         let before = inner.state_now();
-        // After an error nothing is certain: ask. Where there is no answer, what is believed will
-        // do: the kernel knows where the device is, and a wrong path only fails.
+        // After an error nothing is certain, so ask. If there is no answer, our belief must do: the
+        // kernel knows where the device is, and a wrong path only fails.
         let _ = inner.look_after_contents();
         let on_the_way = inner.state_now().is_some_and(|at| inner.fsm().path(at, to).is_some());
         let walk = match on_the_way {
@@ -56,8 +56,8 @@ impl Ending {
         };
         inner.drop_data();
         let ended = match (self, inner.state_now()) {
-            // Nothing of the guest is needed here any more, wherever the ladder ended; the device
-            // must only not run beside its twin.
+            // Nothing of the guest is needed here any more, wherever recovery ended. But the device
+            // must not run next to its twin.
             (Ending::Release, Some(State::Running | State::RunningP2p)) => {
                 inner.transition(State::Stop, Recover::Reset).map(drop)
             }
@@ -68,7 +68,7 @@ impl Ending {
             }
             _ => walk,
         };
-        // However the reset was found, and wherever the device is now.
+        // However the reset was noticed, and wherever the device is now.
         match ended {
             Ok(()) if self.keeps() && inner.contents_are_lost() => Err(inner.contents_lost(before)),
             ended => ended,

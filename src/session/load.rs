@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Loading a device by push.
 //!
-//! [`Load::push`] takes any split of the stream. No byte reaches the driver before the frame that
-//! it is part of has been verified. Whatever goes wrong, the device is reset at once: a driver that
-//! has seen half a state can be abandoned in no other way. [`Load::commit`] makes the driver take
-//! the state (RESUMING to STOP) while the source can still go on.
+//! [`Load::push`] takes the stream split in any way. No byte reaches the driver before its frame
+//! has been verified. If anything goes wrong, the device is reset at once: there is no other way to
+//! abandon a driver that has seen half a state. [`Load::commit`] makes the driver accept the state
+//! (RESUMING to STOP) while the source can still go on.
 
 use std::sync::Arc;
 
@@ -19,18 +19,18 @@ use crate::identity::Identity;
 use crate::stream::qemu::{self, Quota};
 use crate::stream::{Decoder, Format, Item, Read};
 
-/// What [`Load::push`] says; with nothing set: go on.
+/// What [`Load::push`] returns; if nothing is set, go on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct LoadStatus {
     /// The source started again: what was loaded before is void, and so is an acknowledgement of
     /// initial data.
     pub restarted: bool,
-    /// All initial data was taken by the driver, after the last restart if there was one: tell the
+    /// The driver has taken all initial data, after the last restart if there was one: tell the
     /// source.
     pub initial_loaded: bool,
-    /// The stream is complete, and its totals were right where its format has any: commit.
+    /// The stream is complete and, if its format has totals, they are right: commit.
     pub ended: bool,
-    /// A section of QEMU's has ended: what comes next in the VMM's stream may be of others.
+    /// A section of QEMU's has ended: what comes next in the VMM's stream may belong to others.
     pub section_ended: bool,
     /// The VMM's own part comes next in its stream: read it, then go on.
     pub config: bool,
@@ -73,9 +73,9 @@ impl Load {
         self.take(|_| Ok(()), bytes)
     }
 
-    /// Memory to receive the next bytes of the stream into, at least one. Then say how many came
-    /// with [`Load::received`]. Saves the copy that [`Load::push`] makes of frames that straddle
-    /// its inputs.
+    /// Memory to receive the next bytes of the stream into, at least one. Then tell
+    /// [`Load::received`] how many came. Saves the copy that [`Load::push`] makes of frames that
+    /// cross the boundaries of its input.
     pub fn space(&mut self) -> Result<&mut [u8]> {
         self.must_take("receiving more of the stream")?;
         if self.phase() != Phase::Committed && self.loading.cancel.is_cancelled() {
@@ -89,7 +89,7 @@ impl Load {
         self.reader.space()
     }
 
-    /// Takes the bytes that were received into [`Load::space`]; otherwise as [`Load::push`].
+    /// Takes the bytes that were received into [`Load::space`]; otherwise like [`Load::push`].
     pub fn received(&mut self, len: usize) -> Result<LoadStatus> {
         self.must_take("receiving more of the stream")?;
         self.take(|reader| reader.received(len), &[])
@@ -102,7 +102,7 @@ impl Load {
     ) -> Result<LoadStatus> {
         let loading = Arc::clone(&self.loading);
         let mut inner = loading.device.lock()?;
-        // A length that cannot be is the caller's mistake and costs nothing.
+        // An impossible length is the caller's mistake, and has no effect.
         begin(self.reader.as_mut())?;
         let result = self.push_locked(&mut inner, bytes);
         set(&loading.stats.stream_bytes, self.reader.offset());
@@ -115,7 +115,8 @@ impl Load {
 
     fn push_locked(&mut self, inner: &mut Inner, bytes: &[u8]) -> Result<LoadStatus> {
         let loading = Arc::clone(&self.loading);
-        // After the commit the device is not this session's any more: its resets do not matter.
+        // After the commit the device no longer belongs to this session, and its resets do not
+        // matter.
         if loading.phase() != Phase::Committed {
             loading.check_alive(inner)?;
         }
@@ -169,9 +170,8 @@ impl Load {
         Ok(())
     }
 
-    /// Makes the driver check and take the state: RESUMING to STOP. Needs the complete stream.
-    /// Afterwards the source may be released; the VMM makes the fix-ups and calls
-    /// [`Device::run`].
+    /// Makes the driver check and accept the state: RESUMING to STOP. Needs the complete stream.
+    /// Afterwards the source may be released; the VMM makes the fix-ups and calls [`Device::run`].
     pub fn commit(&mut self) -> Result<()> {
         self.must_be_open("committing")?;
         let loading = Arc::clone(&self.loading);
@@ -196,13 +196,13 @@ impl Load {
             return Err(err!(NoData, "the main channel ends within a section"));
         }
         if self.reader.data_bytes() == 0 && (self.packets.is_none() || loaded == 0) {
-            // Some drivers would commit nothing, and pass off a reset device as a migrated one.
+            // Some drivers would commit nothing, and make a reset device look like a migrated one.
             return Err(err!(NoData, "the stream carries no state of the device"));
         }
         loading.commit(inner)
     }
 
-    /// An error ends the load, for the threads that bring packets as well.
+    /// An error also ends the load for the threads that bring packets.
     fn settle<T>(&self, inner: &mut Locked<'_>, result: Result<T>) -> Result<T> {
         result.map_err(|error| match &self.packets {
             None => self.loading.settle(inner, error),
@@ -213,7 +213,7 @@ impl Load {
         })
     }
 
-    /// Where packets carry the state, the main channel's last sections, which are empty, may come
+    /// If packets carry the state, the main channel's last sections, which are empty, may come
     /// after the commit.
     fn must_take(&self, what: &str) -> Result<()> {
         match self.phase() {
@@ -229,8 +229,8 @@ impl Load {
         }
     }
 
-    /// What every call gets after a cancellation, and where packets came, after any error: but those
-    /// that end the load or ask what happened.
+    /// What every call returns after a cancellation or, if there are packets, after any error,
+    /// except calls that end the load or ask what happened.
     pub(crate) fn ended_by(&self) -> Option<Error> {
         match &self.packets {
             _ if self.phase() != Phase::Failed => None,
@@ -254,7 +254,7 @@ impl Load {
         )
     }
 
-    /// What the stream says that it was saved from, once that has come.
+    /// What the stream says it was saved from, once that has come.
     pub fn source_identity(&self) -> Result<&Identity> {
         self.source.as_deref().ok_or_else(|| err!(NoData, "the stream's identity has not come yet"))
     }
@@ -263,7 +263,7 @@ impl Load {
         self.loading.phase()
     }
 
-    /// Where packets go in, of a load in [`Format::QemuPackets`].
+    /// The entrance for packets, if this is a load in [`Format::QemuPackets`].
     pub fn packets(&self) -> Option<Packets> {
         self.packets.clone()
     }
@@ -284,8 +284,8 @@ impl Load {
         Shared::Load(self.loading.cancel.clone(), numbers, self.packets())
     }
 
-    /// Gives a load up that was not committed: the device is reset. Fails only where the device
-    /// cannot be had, in a callback.
+    /// Gives up a load that was not committed: resets the device. Fails only if the device is not
+    /// available, in a callback.
     pub(crate) fn end(&mut self) -> Result<()> {
         self.loading.end()
     }

@@ -98,7 +98,7 @@ impl Loading {
         self.write_timeout
     }
 
-    /// Gives data to the driver.
+    /// Writes data to the driver.
     pub fn write(&self, inner: &mut Inner, data: &[u8]) -> Result<()> {
         let patience = Patience {
             timeout: self.write_timeout,
@@ -168,8 +168,8 @@ impl Loading {
         Ok(())
     }
 
-    /// After an error: the device is reset, and the error says so. Only the first error counts:
-    /// after it the device is not this session's any more.
+    /// After an error, resets the device and says so in the error. Only the first error counts:
+    /// after that the device no longer belongs to this session.
     pub fn settle(&self, inner: &mut Locked<'_>, error: Error) -> Error {
         if !self.is_open() {
             return error;
@@ -254,7 +254,7 @@ fn enter_resuming(inner: &mut Inner) -> Result<u64> {
     if inner.state_now().is_none_or(|state| inner.fsm().path(state, State::Resuming).is_none())
         || inner.state_now().is_some_and(State::has_data_stream)
     {
-        // Left behind by an earlier owner: the way out that works on every driver.
+        // An earlier owner left the device like this; a reset works with every driver.
         inner.reset()?;
     }
     inner.transition(State::Resuming, Recover::Reset)

@@ -98,17 +98,17 @@ impl SaveOptions {
 /// Decides whether a stream of this source may be loaded into this target.
 pub type Policy = Box<dyn FnMut(&Identity, &Identity) -> std::result::Result<(), i32> + Send>;
 
-/// Takes the VMM's own pieces: their number and contents. An errno refuses the stream.
+/// Takes the VMM's own data: its number and contents. An errno refuses the stream.
 pub type BlobSink = Box<dyn FnMut(u32, &[u8]) -> std::result::Result<(), i32> + Send>;
 
 /// How a device is loaded.
 pub struct LoadOptions {
     /// How the stream is laid out.
     pub format: Format,
-    /// What the stream may ask for. In QEMU's formats `max_frame` is for the data of one packet, and
-    /// there are no restarts.
+    /// What the stream may ask for. In QEMU's formats `max_frame` limits the data of one packet,
+    /// and there are no restarts.
     pub limits: DecodeLimits,
-    /// How far ahead of the next one in order a packet may come.
+    /// How far a packet may be ahead of the next one in order.
     pub max_ahead: u32,
     /// Bytes of packets that may wait for their turn.
     pub max_queued: u64,
@@ -116,13 +116,13 @@ pub struct LoadOptions {
     pub ignore: u32,
     /// Decides in addition to the comparison.
     pub policy: Option<Policy>,
-    /// Where blobs go; without it a stream with blobs is refused.
+    /// Where blobs go; without it, a stream with blobs is refused.
     pub blobs: Option<BlobSink>,
-    /// How long a driver may take no data before the load is given up.
+    /// How long a driver may refuse data before the load fails.
     pub write_timeout: Duration,
-    /// Refuses a stream that is not of the device with this number within its VM.
+    /// Refuses a stream of a device with another number within its VM.
     pub device_index: Option<u32>,
-    /// Refuses a stream of another name.
+    /// Refuses a stream with another name.
     pub migration_id: Option<[u8; 16]>,
 }
 

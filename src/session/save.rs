@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Saving a device by pull.
 //!
-//! [`Save::next`] reads the driver straight into the caller's buffer, into the room that the
-//! format's writer has made for it, and has the writer seal that: no copy, no allocation, no thread.
-//! The device is given up only by [`Save::finish`]; dropping a save that was not finished takes the
-//! device back to where it was.
+//! [`Save::next`] reads from the driver straight into the caller's buffer, into the room that the
+//! format's writer has made, and has the writer seal that: no copy, no allocation, no thread. Only
+//! [`Save::finish`] gives the device up; dropping an unfinished save takes the device back to where
+//! it was.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -35,9 +35,9 @@ pub struct Next {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub(crate) enum Phase {
-    /// The guest runs; where the device has pre-copy, there is a stream.
+    /// The guest runs. If the device has pre-copy, there is a stream.
     PreCopy,
-    /// As before, without peer-to-peer DMA.
+    /// As above, but without peer-to-peer DMA.
     Quiesced,
     StopCopy,
     Ended,
@@ -46,7 +46,7 @@ pub(crate) enum Phase {
     Finished,
 }
 
-/// Why the device is not read any more.
+/// Why the device is no longer read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Over {
     /// The stream is complete.
@@ -59,7 +59,7 @@ enum Over {
 enum Trouble {
     /// Nothing has happened: the save can go on.
     Refused(Error),
-    /// Only keeping the device is left.
+    /// All that is left is to keep the device.
     Failed(Error),
 }
 
@@ -73,9 +73,9 @@ pub struct Save {
     writer: Box<dyn Write>,
     reading: Reading,
     over: Option<Over>,
-    /// What is to be said besides data.
+    /// What the stream has to say besides data.
     queue: VecDeque<Waiting>,
-    /// An error met after part of the buffer had been filled; told with the next call.
+    /// An error that occurred after part of the buffer had been filled; the next call returns it.
     deferred: Option<Error>,
     /// Blobs since the last restart.
     blobs: u32,
@@ -116,7 +116,7 @@ impl Save {
         let device = save.device.clone();
         let mut inner = device.lock()?;
         if let Err(error) = save.reading.enter_pre_copy(&mut inner) {
-            // What the error says was recovered may have been undone by a later step: walk back.
+            // A later step may have undone what the error says was recovered: go back.
             if let Err(worse) = save.finish_locked(&mut inner, Ending::Keep) {
                 return inner.remember(Err(worse));
             }
@@ -126,8 +126,8 @@ impl Save {
         Ok(save)
     }
 
-    /// Takes the next piece of the stream: as many frames as the buffer holds; in QEMU's formats
-    /// one section's contents, one piece of data or one packet.
+    /// Returns the next piece of the stream: as many frames as the buffer holds; in QEMU's formats
+    /// the contents of one section, one piece of data, or one packet.
     pub fn next(&mut self, buf: &mut [u8]) -> Result<Next> {
         self.must_be_open("reading the stream")?;
         if buf.len() < MIN_BUFFER {
@@ -147,7 +147,7 @@ impl Save {
         self.settle(&mut inner, result)
     }
 
-    /// Piece after piece, where the format allows several.
+    /// Piece after piece, if the format allows several.
     fn next_locked(&mut self, inner: &mut Inner, buf: &mut [u8]) -> Step<Next> {
         self.tell_deferred()?;
         self.reading.initial.goes_on();
@@ -167,16 +167,16 @@ impl Save {
                     }
                 }
                 Err(trouble) if filled == 0 => return Err(trouble),
-                // What has been sealed must be sent before the error is told.
+                // What has been sealed must be sent before the error is returned.
                 Err(Failed(error)) => self.deferred = Some(error),
-                // Comes again with the next call, if it is still so.
+                // The next call returns it again, if it is still so.
                 Err(Refused(_)) => break,
             }
         }
         Ok(Next { status: SaveStatus::More, len: filled })
     }
 
-    /// One piece: what is to be said before data, or data and what stands around it.
+    /// One piece: what is to be said before data, or data and what surrounds it.
     fn piece(&mut self, inner: &mut Inner, buf: &mut [u8]) -> Step<Piece> {
         self.check_cancelled()?;
         self.restart_after_reset(inner)?;
@@ -212,7 +212,7 @@ impl Save {
     fn read(&mut self, inner: &mut Inner, room: &mut Room<'_>) -> Step<ReadStep> {
         let came = self.reading.read(inner, room).map_err(Failed)?;
         match came.failed {
-            // What came before the error is whole, and sent where the format allows that.
+            // What came before the error is complete, and is sent if the format allows that.
             Some(error) if room.len() > 0 && self.writer.gives_several() => {
                 self.deferred = Some(error);
             }
@@ -235,7 +235,7 @@ impl Save {
         }
     }
 
-    /// An error that was met after a part of the buffer had been filled.
+    /// Returns an error that occurred after part of the buffer had been filled.
     fn tell_deferred(&mut self) -> Step<()> {
         self.deferred.take().map_or(Ok(()), |error| Err(Failed(error)))
     }
@@ -244,24 +244,25 @@ impl Save {
         self.cancelled().map_or(Ok(()), |error| Err(Failed(error)))
     }
 
-    /// What every call gets after a cancellation, but those that end the save or ask what happened.
+    /// What every call returns after a cancellation, except those that end the save or ask what
+    /// happened.
     pub(crate) fn cancelled(&self) -> Option<Error> {
         let cancelled = self.cancel.is_cancelled() && self.over != Some(Over::Finished);
         cancelled.then(|| err!(Cancelled, "the save was cancelled; finish by keeping the device"))
     }
 
-    /// The data stream died: begin again if the device was merely reset while its guest ran.
+    /// The data stream died: start again if the device was merely reset while its guest ran.
     fn dead(&mut self, inner: &mut Inner, errno: Errno) -> Step<Piece> {
         if !self.reading.has_stopped() && v2::can_start_again(inner) {
             inner.drop_data();
-            // Counted in any case: a driver may give nothing but dead streams.
+            // Counted in any case: a driver may return nothing but dead streams.
             self.restart(inner, true)?;
             return Ok(Piece::more(0));
         }
         Err(Failed(v2::died(inner, errno)))
     }
 
-    /// Begins again where the VMM has said that the device was reset.
+    /// Starts again if the VMM has said that the device was reset.
     fn restart_after_reset(&mut self, inner: &mut Inner) -> Step<()> {
         if !self.reading.was_reset(inner) {
             return Ok(());
@@ -270,7 +271,7 @@ impl Save {
         self.restart(inner, self.writer.begun() || self.reading.has_stopped())
     }
 
-    /// Begins again also where the device was reset and nobody has said so: before a change of
+    /// Starts again even if the device was reset and nobody said so: called before a change of
     /// state, which would otherwise start from a state that the device is not in.
     fn restart_if_reset(&mut self, inner: &mut Inner) -> Step<()> {
         let looked = inner.look_after_contents();
@@ -283,7 +284,7 @@ impl Save {
 
     fn restart(&mut self, inner: &mut Inner, counts: bool) -> Step<()> {
         let number = self.reading.restart(inner, counts).map_err(Failed)?;
-        // Blobs that were not sent yet describe the device before the reset, as those sent do.
+        // Like the blobs that were sent, those still waiting describe the device before the reset.
         self.queue.clear();
         if self.writer.begun() {
             self.queue.push_back(Waiting::Restart(number));
@@ -292,7 +293,7 @@ impl Save {
         Ok(())
     }
 
-    /// Queues an opaque piece of the VMM's: it travels behind everything returned so far.
+    /// Queues opaque data of the VMM's: it travels after everything returned so far.
     pub fn blob(&mut self, kind: u32, bytes: &[u8]) -> Result<()> {
         self.must_be_open("adding a blob")?;
         self.writer.check_blob(kind, self.reading.has_stopped(), self.blobs)?;
@@ -323,9 +324,9 @@ impl Save {
         Ok(self.reading.pending(&mut inner))
     }
 
-    /// A file descriptor to poll for reading while [`Save::next`] says [`crate::Code::Again`] or
-    /// [`SaveStatus::Drained`]. It changes when the save starts again or stops, and belongs to
-    /// the library. Most drivers are always ready: also come back on a timer.
+    /// A file descriptor to poll for reading while [`Save::next`] returns [`crate::Code::Again`] or
+    /// [`SaveStatus::Drained`]. It changes when the save starts again or stops, and belongs to the
+    /// library. Most drivers are always ready, so come back on a timer as well.
     pub fn poll_fd(&self) -> Result<i32> {
         if let Some(error) = self.cancelled() {
             return Err(error);
@@ -337,7 +338,7 @@ impl Save {
             .ok_or_else(|| err!(NotSupported, "there is nothing to poll now; use a timer"))
     }
 
-    /// Stops peer-to-peer DMA of the device: to PRE_COPY_P2P or RUNNING_P2P, before any device of
+    /// Stops the device's peer-to-peer DMA: to PRE_COPY_P2P or RUNNING_P2P, before any device of
     /// the VM is stopped. Devices without these states stay as they are.
     pub fn quiesce(&mut self) -> Result<()> {
         if self.phase() != Phase::PreCopy {
@@ -354,8 +355,8 @@ impl Save {
         self.change(Reading::stop)
     }
 
-    /// A change of the device's state. Where it fails, only keeping the device is left; where it is
-    /// refused beforehand, the save can go on.
+    /// A change of the device's state. If it fails, all that is left is to keep the device; if it
+    /// is refused beforehand, the save can go on.
     fn change(&mut self, walk: fn(&mut Reading, &mut Inner) -> Result<()>) -> Result<()> {
         let device = self.device.clone();
         let mut inner = device.lock()?;
@@ -364,7 +365,7 @@ impl Save {
         self.settle(&mut inner, result)
     }
 
-    /// What could stand against a change of state.
+    /// What could prevent a change of state.
     fn look_first(&mut self, inner: &mut Inner) -> Step<()> {
         self.tell_deferred()?;
         self.check_cancelled()?;
@@ -373,8 +374,8 @@ impl Save {
         self.reading.last_look(inner, told).map_err(Refused)
     }
 
-    /// Ends the save. [`Ending::Release`] needs the complete stream, and the caller's word that
-    /// the target has committed; [`Ending::Keep`] is allowed at any time.
+    /// Ends the save. [`Ending::Release`] needs the complete stream, and the caller's word that the
+    /// target has committed; [`Ending::Keep`] is allowed at any time.
     pub fn finish(&mut self, ending: Ending) -> Result<()> {
         match (self.phase(), ending) {
             (Phase::Finished, _) => return Err(self.not_now("finishing")),
@@ -403,7 +404,7 @@ impl Save {
         ending.end(inner, self.reading.origin(), &self.stats)
     }
 
-    /// What every error under the device's lock goes through.
+    /// Every error under the device's lock goes through here.
     fn settle<T>(&mut self, inner: &mut Locked<'_>, result: Step<T>) -> Result<T> {
         let result = result.map_err(|trouble| {
             let sent = self.stats.load().data_bytes;
@@ -421,7 +422,7 @@ impl Save {
         inner.remember(result)
     }
 
-    /// The one place where a save fails.
+    /// The only place where a save fails.
     fn judge(&mut self, trouble: Trouble) -> Error {
         match trouble {
             Refused(error) => error,
@@ -481,8 +482,8 @@ impl Save {
         Shared::Save(self.cancel.clone(), SaveNumbers(Arc::clone(&self.stats)))
     }
 
-    /// Ends a save that was not finished, as with [`Ending::Keep`]. Fails only where the device
-    /// cannot be had, in a callback.
+    /// Ends an unfinished save, as with [`Ending::Keep`]. Fails only if the device is not
+    /// available, in a callback.
     pub(crate) fn end(&mut self) -> Result<()> {
         if self.over == Some(Over::Finished) {
             return Ok(());

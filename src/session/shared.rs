@@ -11,7 +11,7 @@ use crate::cancel::Cancel;
 pub enum Shared {
     /// Of a save.
     Save(Cancel, SaveNumbers),
-    /// Of a load; with the way in for packets, where it takes them.
+    /// Of a load; with the entrance for packets, if it takes them.
     Load(Cancel, LoadNumbers, Option<Packets>),
     /// Of a dirty-tracking run.
     Dirty(Cancel),

@@ -25,7 +25,7 @@ macro_rules! stats {
 stats! {
     /// What a save has done so far. Times are in nanoseconds.
     SaveStats, AtomicSaveStats {
-        /// Device data returned to the caller, in bytes, restarts included.
+        /// Device data returned to the caller, including that before restarts, in bytes.
         data_bytes,
         /// Part of it that was read before the device stopped, in bytes.
         precopy_bytes,
@@ -35,15 +35,15 @@ stats! {
         frames,
         /// How often the save started again because the device was reset.
         restarts,
-        /// Time inside the driver's reads after the device stopped.
+        /// Time spent in the driver's reads after the device stopped.
         stop_read_ns,
-        /// Time of the change to PRE_COPY.
+        /// Time that the change to PRE_COPY took.
         begin_ns,
-        /// Time of the change to PRE_COPY_P2P or RUNNING_P2P.
+        /// Time that the change to PRE_COPY_P2P or RUNNING_P2P took.
         quiesce_ns,
-        /// Time of the change to STOP_COPY.
+        /// Time that the change to STOP_COPY took.
         stop_ns,
-        /// Time of the change that ended the save.
+        /// Time that the change which ended the save took.
         finish_ns,
     }
 }
@@ -53,25 +53,25 @@ stats! {
     LoadStats, AtomicLoadStats {
         /// Device data written to the driver, in bytes, restarts included.
         data_bytes,
-        /// The whole stream taken from the caller, in bytes, without packets.
+        /// The whole stream taken from the caller, without packets, in bytes.
         stream_bytes,
-        /// Frames; in QEMU's format pieces of data on the main channel.
+        /// Frames; in QEMU's format, pieces of data on the main channel.
         frames,
         /// Packets.
         packets,
-        /// Bytes of packets that wait for their turn or are being written, now.
+        /// Packets that are waiting for their turn or being written at the moment, in bytes.
         queued_bytes,
         /// How often the source started again.
         restarts,
         /// Blobs handed to the callback.
         blobs,
-        /// Time inside the driver's writes.
+        /// Time spent in the driver's writes.
         write_ns,
-        /// Time of the change to RESUMING.
+        /// Time that the change to RESUMING took.
         begin_ns,
-        /// Time of the change that made the driver check and take the state.
+        /// Time that the driver took to check and accept the state.
         commit_ns,
-        /// Number of the last mark that all initial data has come; 0: none yet.
+        /// Number of the latest mark that all initial data has come; 0: none yet.
         initial_generation,
     }
 }
