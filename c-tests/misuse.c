@@ -2,8 +2,8 @@
 /*
  * Calls every function of the C API with everything that can be wrong about a call.
  *
- * What is right is in the table (src/capi/api.toml, here misuse.gen.h): each misuse gets the
- * documented error, writes nothing to outputs, releases callbacks exactly once, and ends nothing.
+ * What is right is in the table (the api.toml files in src/capi, here misuse.gen.h): each misuse gets
+ * the documented error, writes nothing to outputs, releases callbacks exactly once, and ends nothing.
  * Whatever a call of this program returns must be in the function's list of errors, and each error
  * has a text that begins with the function's name. None touches errno, whatever it returns, and
  * whatever its system calls and callbacks do to errno in the meantime.

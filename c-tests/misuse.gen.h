@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/* Made by apigen from src/capi/api.toml; do not edit. For misuse.c alone. */
+/* Made by apigen from the api.toml files in src/capi; do not edit. For misuse.c alone. */
 
 enum object { NO_OBJECT, DEVICE, SAVE, LOAD, DIRTY, NUM_OBJECTS };
 
@@ -247,16 +247,6 @@ static long call_vfiomig_load_commit(const union argument *a)
     return (long)vfiomig_load_commit(a[0].pointer);
 }
 
-static long call_vfiomig_load_push_packet(const union argument *a)
-{
-    return (long)vfiomig_load_push_packet(a[0].pointer, a[1].pointer, (size_t)a[2].number);
-}
-
-static long call_vfiomig_load_write_packets(const union argument *a)
-{
-    return (long)vfiomig_load_write_packets(a[0].pointer);
-}
-
 static long call_vfiomig_load_cancel(const union argument *a)
 {
     return (long)vfiomig_load_cancel(a[0].pointer);
@@ -281,6 +271,16 @@ static long call_vfiomig_load_free(const union argument *a)
 {
     vfiomig_load_free(a[0].pointer);
     return 0;
+}
+
+static long call_vfiomig_load_push_packet(const union argument *a)
+{
+    return (long)vfiomig_load_push_packet(a[0].pointer, a[1].pointer, (size_t)a[2].number);
+}
+
+static long call_vfiomig_load_write_packets(const union argument *a)
+{
+    return (long)vfiomig_load_write_packets(a[0].pointer);
 }
 
 static long call_vfiomig_dirty_new(const union argument *a)
@@ -419,13 +419,13 @@ enum row_number {
     ROW_vfiomig_load_get_space,
     ROW_vfiomig_load_push_received,
     ROW_vfiomig_load_commit,
-    ROW_vfiomig_load_push_packet,
-    ROW_vfiomig_load_write_packets,
     ROW_vfiomig_load_cancel,
     ROW_vfiomig_load_get_source_identity,
     ROW_vfiomig_load_get_stats,
     ROW_vfiomig_load_get_failure,
     ROW_vfiomig_load_free,
+    ROW_vfiomig_load_push_packet,
+    ROW_vfiomig_load_write_packets,
     ROW_vfiomig_dirty_new,
     ROW_vfiomig_dirty_free,
     ROW_vfiomig_dirty_add_writer,
@@ -1093,42 +1093,6 @@ static const struct row rows[NUM_ROWS] = {
         },
     },
     {
-        .name = "vfiomig_load_push_packet",
-        .call = call_vfiomig_load_push_packet,
-        .object = LOAD,
-        .states = 0xf,
-        .wrong_state = EINVAL,
-        .concurrent = 1,
-        .no_wait = 0,
-        .num_args = 3,
-        .args = {
-            { .kind = A_HANDLE, .object = LOAD, .name = "load" },
-            { .kind = A_DATA, .name = "packet" },
-            { .kind = A_LEN, .name = "len" },
-        },
-        .errors = {
-            EPERM, EIO, EBADF, EAGAIN, ENOMEM, EFAULT, ENODEV, EINVAL, ENOTTY, ENODATA, EPROTO,
-            EMSGSIZE, EOPNOTSUPP, ETIMEDOUT, ECANCELED, ENOTRECOVERABLE
-        },
-    },
-    {
-        .name = "vfiomig_load_write_packets",
-        .call = call_vfiomig_load_write_packets,
-        .object = LOAD,
-        .states = 0xf,
-        .wrong_state = EINVAL,
-        .concurrent = 1,
-        .no_wait = 0,
-        .num_args = 1,
-        .args = {
-            { .kind = A_HANDLE, .object = LOAD, .name = "load" },
-        },
-        .errors = {
-            EPERM, EIO, EBADF, ENOMEM, EFAULT, ENODEV, EINVAL, ENOTTY, ENODATA, EPROTO, EMSGSIZE,
-            EOPNOTSUPP, ETIMEDOUT, ECANCELED, ENOTRECOVERABLE
-        },
-    },
-    {
         .name = "vfiomig_load_cancel",
         .call = call_vfiomig_load_cancel,
         .object = LOAD,
@@ -1209,6 +1173,42 @@ static const struct row rows[NUM_ROWS] = {
         },
     },
     {
+        .name = "vfiomig_load_push_packet",
+        .call = call_vfiomig_load_push_packet,
+        .object = LOAD,
+        .states = 0xf,
+        .wrong_state = EINVAL,
+        .concurrent = 1,
+        .no_wait = 0,
+        .num_args = 3,
+        .args = {
+            { .kind = A_HANDLE, .object = LOAD, .name = "load" },
+            { .kind = A_DATA, .name = "packet" },
+            { .kind = A_LEN, .name = "len" },
+        },
+        .errors = {
+            EPERM, EIO, EBADF, EAGAIN, ENOMEM, EFAULT, ENODEV, EINVAL, ENOTTY, ENODATA, EPROTO,
+            EMSGSIZE, EOPNOTSUPP, ETIMEDOUT, ECANCELED, ENOTRECOVERABLE
+        },
+    },
+    {
+        .name = "vfiomig_load_write_packets",
+        .call = call_vfiomig_load_write_packets,
+        .object = LOAD,
+        .states = 0xf,
+        .wrong_state = EINVAL,
+        .concurrent = 1,
+        .no_wait = 0,
+        .num_args = 1,
+        .args = {
+            { .kind = A_HANDLE, .object = LOAD, .name = "load" },
+        },
+        .errors = {
+            EPERM, EIO, EBADF, ENOMEM, EFAULT, ENODEV, EINVAL, ENOTTY, ENODATA, EPROTO, EMSGSIZE,
+            EOPNOTSUPP, ETIMEDOUT, ECANCELED, ENOTRECOVERABLE
+        },
+    },
+    {
         .name = "vfiomig_dirty_new",
         .call = call_vfiomig_dirty_new,
         .object = NO_OBJECT,
@@ -1237,7 +1237,7 @@ static const struct row rows[NUM_ROWS] = {
         .no_wait = 0,
         .num_args = 1,
         .args = {
-            { .kind = A_FREE, .object = DIRTY, .name = "run" },
+            { .kind = A_FREE, .object = DIRTY, .name = "dirty" },
         },
     },
     {
@@ -1250,7 +1250,7 @@ static const struct row rows[NUM_ROWS] = {
         .no_wait = 0,
         .num_args = 3,
         .args = {
-            { .kind = A_HANDLE, .object = DIRTY, .name = "run" },
+            { .kind = A_HANDLE, .object = DIRTY, .name = "dirty" },
             { .kind = A_IN, .size = sizeof(struct vfiomig_dirty_writer), .name = "writer" },
             { .kind = A_PTR, .size = sizeof(uint32_t), .name = "number" },
         },
@@ -1269,7 +1269,7 @@ static const struct row rows[NUM_ROWS] = {
         .no_wait = 0,
         .num_args = 2,
         .args = {
-            { .kind = A_HANDLE, .object = DIRTY, .name = "run" },
+            { .kind = A_HANDLE, .object = DIRTY, .name = "dirty" },
             { .kind = A_NUMBER, .value = 0, .name = "number" },
         },
         .errors = {
@@ -1286,7 +1286,7 @@ static const struct row rows[NUM_ROWS] = {
         .no_wait = 0,
         .num_args = 2,
         .args = {
-            { .kind = A_HANDLE, .object = DIRTY, .name = "run" },
+            { .kind = A_HANDLE, .object = DIRTY, .name = "dirty" },
             { .kind = A_IN, .size = sizeof(struct vfiomig_mapping), .name = "mapping" },
         },
         .errors = {
@@ -1303,7 +1303,7 @@ static const struct row rows[NUM_ROWS] = {
         .no_wait = 0,
         .num_args = 8,
         .args = {
-            { .kind = A_HANDLE, .object = DIRTY, .name = "run" },
+            { .kind = A_HANDLE, .object = DIRTY, .name = "dirty" },
             { .kind = A_NUMBER, .value = 0, .name = "iova" },
             { .kind = A_NUMBER, .value = 4096, .name = "size" },
             { .kind = A_NUMBER, .value = 0, .name = "page_size" },
@@ -1327,7 +1327,7 @@ static const struct row rows[NUM_ROWS] = {
         .no_wait = 0,
         .num_args = 1,
         .args = {
-            { .kind = A_HANDLE, .object = DIRTY, .name = "run" },
+            { .kind = A_HANDLE, .object = DIRTY, .name = "dirty" },
         },
         .errors = {
             EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, E2BIG, EOPNOTSUPP, ETIMEDOUT,
@@ -1344,7 +1344,7 @@ static const struct row rows[NUM_ROWS] = {
         .no_wait = 0,
         .num_args = 1,
         .args = {
-            { .kind = A_HANDLE, .object = DIRTY, .name = "run" },
+            { .kind = A_HANDLE, .object = DIRTY, .name = "dirty" },
         },
         .errors = {
             EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, EOPNOTSUPP, ECANCELED,
@@ -1361,7 +1361,7 @@ static const struct row rows[NUM_ROWS] = {
         .no_wait = 0,
         .num_args = 6,
         .args = {
-            { .kind = A_HANDLE, .object = DIRTY, .name = "run" },
+            { .kind = A_HANDLE, .object = DIRTY, .name = "dirty" },
             { .kind = A_NUMBER, .value = 0, .name = "iova" },
             { .kind = A_NUMBER, .value = 4096, .name = "length" },
             { .kind = A_NUMBER, .value = 4096, .name = "page_size" },
@@ -1382,7 +1382,7 @@ static const struct row rows[NUM_ROWS] = {
         .no_wait = 0,
         .num_args = 1,
         .args = {
-            { .kind = A_HANDLE, .object = DIRTY, .name = "run" },
+            { .kind = A_HANDLE, .object = DIRTY, .name = "dirty" },
         },
         .errors = {
             EBADF, EFAULT, EBUSY, EINVAL, ENOTRECOVERABLE
@@ -1398,7 +1398,7 @@ static const struct row rows[NUM_ROWS] = {
         .no_wait = 0,
         .num_args = 1,
         .args = {
-            { .kind = A_HANDLE, .object = DIRTY, .name = "run" },
+            { .kind = A_HANDLE, .object = DIRTY, .name = "dirty" },
         },
         .errors = {
             EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, EOPNOTSUPP, ETIMEDOUT,
@@ -1415,7 +1415,7 @@ static const struct row rows[NUM_ROWS] = {
         .no_wait = 0,
         .num_args = 1,
         .args = {
-            { .kind = A_HANDLE, .object = DIRTY, .name = "run" },
+            { .kind = A_HANDLE, .object = DIRTY, .name = "dirty" },
         },
         .errors = {
             EBADF, EFAULT, ENOTRECOVERABLE
@@ -1431,7 +1431,7 @@ static const struct row rows[NUM_ROWS] = {
         .no_wait = 0,
         .num_args = 3,
         .args = {
-            { .kind = A_HANDLE, .object = DIRTY, .name = "run" },
+            { .kind = A_HANDLE, .object = DIRTY, .name = "dirty" },
             { .kind = A_NUMBER, .value = 0, .name = "iova" },
             { .kind = A_NUMBER, .value = 4096, .name = "length" },
         },
@@ -1449,7 +1449,7 @@ static const struct row rows[NUM_ROWS] = {
         .no_wait = 0,
         .num_args = 4,
         .args = {
-            { .kind = A_HANDLE, .object = DIRTY, .name = "run" },
+            { .kind = A_HANDLE, .object = DIRTY, .name = "dirty" },
             { .kind = A_NUMBER, .value = 0, .name = "iova" },
             { .kind = A_BUFFER, .name = "buf" },
             { .kind = A_LEN, .name = "len" },
@@ -1469,7 +1469,7 @@ static const struct row rows[NUM_ROWS] = {
         .no_wait = 0,
         .num_args = 4,
         .args = {
-            { .kind = A_HANDLE, .object = DIRTY, .name = "run" },
+            { .kind = A_HANDLE, .object = DIRTY, .name = "dirty" },
             { .kind = A_NUMBER, .value = 0, .name = "iova" },
             { .kind = A_DATA, .name = "buf" },
             { .kind = A_LEN, .name = "len" },
@@ -1489,7 +1489,7 @@ static const struct row rows[NUM_ROWS] = {
         .no_wait = 0,
         .num_args = 2,
         .args = {
-            { .kind = A_HANDLE, .object = DIRTY, .name = "run" },
+            { .kind = A_HANDLE, .object = DIRTY, .name = "dirty" },
             { .kind = A_STRUCT, .size = sizeof(struct vfiomig_dirty_stats), .name = "stats" },
         },
         .errors = {
@@ -1506,7 +1506,7 @@ static const struct row rows[NUM_ROWS] = {
         .no_wait = 0,
         .num_args = 3,
         .args = {
-            { .kind = A_HANDLE, .object = DIRTY, .name = "run" },
+            { .kind = A_HANDLE, .object = DIRTY, .name = "dirty" },
             { .kind = A_NUMBER, .value = 0, .name = "index" },
             { .kind = A_STRUCT, .size = sizeof(struct vfiomig_dirty_round), .name = "round" },
         },
@@ -1524,7 +1524,7 @@ static const struct row rows[NUM_ROWS] = {
         .no_wait = 0,
         .num_args = 3,
         .args = {
-            { .kind = A_HANDLE, .object = DIRTY, .name = "run" },
+            { .kind = A_HANDLE, .object = DIRTY, .name = "dirty" },
             { .kind = A_NUMBER, .value = 0, .name = "number" },
             { .kind = A_STRUCT, .size = sizeof(struct vfiomig_dirty_writer_stats), .name = "stats" },
         },
@@ -1542,7 +1542,7 @@ static const struct row rows[NUM_ROWS] = {
         .no_wait = 0,
         .num_args = 3,
         .args = {
-            { .kind = A_HANDLE, .object = DIRTY, .name = "run" },
+            { .kind = A_HANDLE, .object = DIRTY, .name = "dirty" },
             { .kind = A_NUMBER, .value = 0, .name = "index" },
             { .kind = A_STRUCT, .size = sizeof(struct vfiomig_dirty_error), .name = "error" },
         },

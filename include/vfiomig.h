@@ -40,38 +40,164 @@
 extern "C" {
 #endif
 
-/* What vfiomig_save_next() returns. */
-#define VFIOMIG_NEXT_MORE    0  /* Send what there is and call again. */
-#define VFIOMIG_NEXT_DRAINED 1  /* The device runs and has nothing to send now. In QEMU's format
-                                 * also: the stopped device's data is complete, and the
-                                 * configuration is wanted. */
-#define VFIOMIG_NEXT_END     2  /* The stream is complete. */
+/*
+ * Makes compilers warn where a result is dropped that decides what becomes of the guest. A caller
+ * may define it as nothing beforehand.
+ */
+#ifndef VFIOMIG_MUST_CHECK
+#ifdef __GNUC__
+#define VFIOMIG_MUST_CHECK __attribute__((warn_unused_result))
+#else
+#define VFIOMIG_MUST_CHECK
+#endif
+#endif
 
-/* What vfiomig_load_push() and vfiomig_load_push_received() return: a bitwise OR. */
-#define VFIOMIG_PUSH_MORE           0  /* None of these bits: go on. */
-#define VFIOMIG_PUSH_END            (1 << 1)  /* The stream is complete. The same number as
-                                               * VFIOMIG_NEXT_END; bit 0 has no meaning. */
-#define VFIOMIG_PUSH_INITIAL_LOADED (1 << 2)  /* All initial data was taken by the driver; tell the
-                                               * source. */
-#define VFIOMIG_PUSH_RESTARTED      (1 << 3)  /* The source started again; what was loaded before is
-                                               * void. */
-#define VFIOMIG_PUSH_SECTION_END    (1 << 4)  /* QEMU's format: a section has ended. */
-#define VFIOMIG_PUSH_CONFIG         (1 << 5)  /* QEMU's format: the VMM's configuration comes next
-                                               * in its stream; read it, then go on. */
-#define VFIOMIG_PUSH_CONFIG_READY   (1 << 6)  /* QEMU's format: the configuration that came in a
-                                               * packet may be loaded now. */
+/* Initialisers of structures: struct_size is set, everything else is zero. */
+#ifdef __cplusplus
+#define VFIOMIG_INIT_(type) \
+    ([] { type s_{}; s_.struct_size = static_cast<uint32_t>(sizeof s_); return s_; }())
+#else
+#define VFIOMIG_INIT_(type) { .struct_size = sizeof(type) }
+#endif
 
-/* How a stream is laid out. */
-#define VFIOMIG_FORMAT_NATIVE 0  /* The library's own: verified, with identity and end. */
-#define VFIOMIG_FORMAT_QEMU   1  /* As stock QEMU's VFIO devices do it. */
+/* Callbacks
+ * --------- */
 
-/* Sizes of buffers. */
-#define VFIOMIG_MIN_BUFFER  4096  /* The smallest buffer that vfiomig_save_next() takes, in
-                                   * bytes. */
-#define VFIOMIG_GOOD_BUFFER (128 << 10)  /* A good size of the buffer for vfiomig_save_next(), in
-                                          * bytes: one full frame. Larger ones hold several. */
-#define VFIOMIG_QEMU_BUFFER ((1 << 20) + 24)  /* The same in QEMU's format: one full piece of data
-                                               * of 1 MiB with its head and a tag. */
+/*
+ * Called exactly once when the library will not use opaque any more, also when the call that
+ * brought it fails. May be NULL.
+ */
+typedef void (*vfiomig_release_fn)(void *opaque);
+
+/* Version
+ * ------- */
+
+/* The version of this header. */
+#define VFIOMIG_VERSION_MAJOR 0  /* Major version. */
+#define VFIOMIG_VERSION_MINOR 1  /* Minor version; rises when something is added. */
+#define VFIOMIG_VERSION_PATCH 0  /* Patch version. */
+
+/* What the caller was compiled with; vfiomig_version() tells what it runs with. */
+#define VFIOMIG_VERSION \
+    (VFIOMIG_VERSION_MAJOR << 16 | VFIOMIG_VERSION_MINOR << 8 | VFIOMIG_VERSION_PATCH)
+
+/*
+ * The library's version at run time: major << 16 | minor << 8 | patch, to be compared with
+ * VFIOMIG_VERSION of the header that the caller was compiled with.
+ *
+ * Returns: The version as a number.
+ * Since: 0.1.
+ */
+uint32_t vfiomig_version(void);
+
+/*
+ * The library's version at run time as a text, for example "0.1.0". Static.
+ *
+ * Returns: A static text.
+ * Since: 0.1.
+ */
+const char *vfiomig_version_string(void);
+
+/* Errors
+ * ------ */
+
+/* What recovery left behind. */
+#define VFIOMIG_OUTCOME_KEPT      0  /* Nothing had to be recovered: the device is in the state it
+                                      * was in before. */
+#define VFIOMIG_OUTCOME_RECOVERED 1  /* The device was brought back without a reset; a data session
+                                      * is gone. */
+#define VFIOMIG_OUTCOME_RESET     2  /* The device was reset: RUNNING, with its contents lost. */
+#define VFIOMIG_OUTCOME_LOST      3  /* The device could not be reset; only the VMM's harder resets
+                                      * may help. */
+
+/* What was being done when something failed. */
+#define VFIOMIG_OP_NONE         0  /* The caller's arguments were at fault. */
+#define VFIOMIG_OP_PROBE        1  /* Asking for a feature. */
+#define VFIOMIG_OP_GET_STATE    2  /* Reading the device's state. */
+#define VFIOMIG_OP_SET_STATE    3  /* Changing the device's state. */
+#define VFIOMIG_OP_DATA_READ    4  /* Reading from the data fd. */
+#define VFIOMIG_OP_DATA_WRITE   5  /* Writing to the data fd. */
+#define VFIOMIG_OP_PRECOPY_INFO 6  /* Asking for the pre-copy estimates. */
+#define VFIOMIG_OP_RESET        7  /* Resetting the device. */
+#define VFIOMIG_OP_STREAM       8  /* Checking the stream. */
+#define VFIOMIG_OP_CALLBACK     9  /* A callback of the VMM refused. */
+
+/* What was going on when something failed; zeros where nothing has. */
+struct vfiomig_failure {
+    uint32_t struct_size;    /* VFIOMIG_FAILURE_INIT sets it. */
+    int32_t code;            /* What the function returned: -errno of the library's closed set. */
+    uint32_t operation;      /* VFIOMIG_OP_*. */
+    uint32_t ioctl_request;  /* Request number of the ioctl; 0 for read, write and the stream. */
+    int32_t os_errno;        /* errno as the kernel or a callback gave it; 0 for the stream. */
+    uint32_t state_before;   /* State before, or VFIOMIG_STATE_UNKNOWN. */
+    uint32_t state_wanted;   /* State that was wanted, or VFIOMIG_STATE_UNKNOWN. */
+    uint32_t state_after;    /* State afterwards, recovery included, or VFIOMIG_STATE_UNKNOWN. */
+    uint32_t outcome;        /* VFIOMIG_OUTCOME_*: what recovery left behind. */
+    uint32_t fixups;         /* VFIOMIG_FIXUP_*: what the VMM must redo before the device runs. */
+    uint64_t offset;         /* Bytes of device data (reads and writes) or of the stream before the
+                              * failure. */
+};
+#define VFIOMIG_FAILURE_INIT VFIOMIG_INIT_(struct vfiomig_failure)
+
+/*
+ * The text of the last error that a function returned on this thread, one line, beginning with the
+ * function's name; empty before the first error. Texts may change in any release; codes do not.
+ * Valid until the next error on this thread.
+ *
+ * Returns: A text of this thread; never NULL.
+ * Since: 0.1.
+ */
+const char *vfiomig_error_message(void);
+
+/*
+ * One line on what an error code means in general, for a negative return value of any function;
+ * "unknown error" for other numbers. Static.
+ *
+ * Returns: A static text; never NULL.
+ * Since: 0.1.
+ */
+const char *vfiomig_error_describe(int code);
+
+/* Messages
+ * -------- */
+
+/* Levels of messages; each includes those before it. */
+#define VFIOMIG_LOG_OFF   0  /* No messages. */
+#define VFIOMIG_LOG_ERROR 1  /* Errors. */
+#define VFIOMIG_LOG_WARN  2  /* And warnings: what went wrong and was recovered from. */
+#define VFIOMIG_LOG_INFO  3  /* And what an operator wants to know. */
+#define VFIOMIG_LOG_DEBUG 4  /* And every change of state. */
+#define VFIOMIG_LOG_TRACE 5  /* And everything. */
+
+/*
+ * Takes a message: VFIOMIG_LOG_* level, the part of the library, and one line of text. May be
+ * called from several threads at once, and must not call the library.
+ */
+typedef void (*vfiomig_log_fn)(void *opaque, uint32_t level, const char *target,
+                               const char *message);
+
+/*
+ * Sends the library's messages to log, up to level (VFIOMIG_LOG_*), for the whole process; NULL
+ * makes it silent again, as it is in the beginning. Bytes of device state are never logged. The
+ * previous callback's opaque is released once no thread is inside it any more.
+ *
+ * Errors: -ENOMEM, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_log_set(vfiomig_log_fn log, void *opaque, vfiomig_release_fn release, uint32_t level);
+
+/*
+ * Sends the library's messages to standard error as the environment variable VFIOMIG_LOG says, for
+ * example VFIOMIG_LOG=debug. Replaces what vfiomig_log_set() set; may be called again. For programs
+ * that have no logging of their own; needs a library built with the feature env-logger.
+ *
+ * Errors: -ENOMEM, -EBUSY, -EOPNOTSUPP, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_log_init_env(void);
+
+/* States of a device
+ * ------------------ */
 
 /* States of a device, with the kernel's numbers (enum vfio_device_mig_state). */
 #define VFIOMIG_STATE_ERROR        0  /* The driver lost track of the device; only a reset helps. */
@@ -84,11 +210,66 @@ extern "C" {
 #define VFIOMIG_STATE_PRE_COPY_P2P 7  /* As PRE_COPY, but starting no peer-to-peer DMA. */
 #define VFIOMIG_STATE_UNKNOWN      UINT32_MAX  /* Not known. */
 
-/* Flags of vfiomig_device_options. */
+/* The way from one state to another. */
+struct vfiomig_path {
+    uint32_t struct_size;  /* VFIOMIG_PATH_INIT sets it. */
+    uint32_t num_steps;    /* States that are entered, the last one being the target; 0: there
+                            * already. */
+    uint32_t steps[8];     /* Those states: VFIOMIG_STATE_*. */
+    uint32_t opens_data;   /* 1: the kernel hands out a new data fd on the way. */
+    uint32_t reserved;     /* Zero. */
+};
+#define VFIOMIG_PATH_INIT VFIOMIG_INIT_(struct vfiomig_path)
+
+/*
+ * Computes how a device with VFIO_MIGRATION_* migration_flags gets from one state to another
+ * (VFIOMIG_STATE_*), exactly as the kernel does: which states it passes through and whether a data
+ * fd comes back. Asks no device.
+ *
+ * Errors: -EFAULT, -EINVAL, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_fsm_path(uint64_t migration_flags, uint32_t from, uint32_t to,
+                     struct vfiomig_path *path);
+
+/*
+ * A state's name as the kernel's documentation has it, for example "PRE_COPY"; "UNKNOWN" for
+ * numbers that are no state. Static.
+ *
+ * Returns: A static text; never NULL.
+ * Since: 0.1.
+ */
+const char *vfiomig_state_name(uint32_t state);
+
+/* Devices
+ * ------- */
+
+/* One VFIO device. A handle, not memory: only the library's functions can do anything with it. */
+struct vfiomig_device;
+
+/* Flags of struct vfiomig_device_options. */
 #define VFIOMIG_DEVICE_DISABLED 1  /* The kill switch: probe the device, but refuse to migrate
                                     * it. */
 
-/* Flags of vfiomig_caps. */
+/* Kinds of events. More may come. */
+#define VFIOMIG_EVENT_STATE_CHANGED  1  /* The device went from one state to another. */
+#define VFIOMIG_EVENT_RECOVERED      2  /* A failed change was recovered from, or not: see the
+                                         * outcome. */
+#define VFIOMIG_EVENT_RESET          3  /* The device was reset, by the library or behind it. */
+#define VFIOMIG_EVENT_SAVE_RESTARTED 4  /* A save started again because the device was reset: all
+                                         * that was sent before is void. */
+#define VFIOMIG_EVENT_FIXUPS_NEEDED  5  /* The VMM must redo something before the device runs. */
+#define VFIOMIG_EVENT_LOAD_RESTARTED 6  /* The source of a load started again: blobs and
+                                         * acknowledgements of before are void. Comes in its place
+                                         * among the blobs. */
+
+/* What the VMM must redo before a device runs. */
+#define VFIOMIG_FIXUP_PCI_COMMAND 1  /* Write PCI_COMMAND again: memory, I/O and bus-master enables
+                                      * are not part of the state. */
+#define VFIOMIG_FIXUP_INTERRUPTS  2  /* Set up INTx, MSI and MSI-X eventfds again
+                                      * (VFIO_DEVICE_SET_IRQS). */
+
+/* Flags of struct vfiomig_caps. */
 #define VFIOMIG_CAP_MIGRATE         1   /* The device can be saved and loaded. */
 #define VFIOMIG_CAP_PRE_COPY        2   /* It can be saved while the guest runs. */
 #define VFIOMIG_CAP_P2P             4   /* It has peer-to-peer states. */
@@ -125,209 +306,6 @@ extern "C" {
 #define VFIOMIG_REASON_NO_PRECOPY_INFO_V2   13  /* The kernel does not say when initial data starts
                                                  * again. */
 
-/* What the VMM must redo before a device runs. */
-#define VFIOMIG_FIXUP_PCI_COMMAND 1  /* Write PCI_COMMAND again: memory, I/O and bus-master enables
-                                      * are not part of the state. */
-#define VFIOMIG_FIXUP_INTERRUPTS  2  /* Set up INTx, MSI and MSI-X eventfds again
-                                      * (VFIO_DEVICE_SET_IRQS). */
-
-/* What recovery left behind. */
-#define VFIOMIG_OUTCOME_KEPT      0  /* Nothing had to be recovered: the device is in the state it
-                                      * was in before. */
-#define VFIOMIG_OUTCOME_RECOVERED 1  /* The device was brought back without a reset; a data session
-                                      * is gone. */
-#define VFIOMIG_OUTCOME_RESET     2  /* The device was reset: RUNNING, with its contents lost. */
-#define VFIOMIG_OUTCOME_LOST      3  /* The device could not be reset; only the VMM's harder resets
-                                      * may help. */
-
-/* What was being done when something failed. */
-#define VFIOMIG_OP_NONE         0  /* The caller's arguments were at fault. */
-#define VFIOMIG_OP_PROBE        1  /* Asking for a feature. */
-#define VFIOMIG_OP_GET_STATE    2  /* Reading the device's state. */
-#define VFIOMIG_OP_SET_STATE    3  /* Changing the device's state. */
-#define VFIOMIG_OP_DATA_READ    4  /* Reading from the data fd. */
-#define VFIOMIG_OP_DATA_WRITE   5  /* Writing to the data fd. */
-#define VFIOMIG_OP_PRECOPY_INFO 6  /* Asking for the pre-copy estimates. */
-#define VFIOMIG_OP_RESET        7  /* Resetting the device. */
-#define VFIOMIG_OP_STREAM       8  /* Checking the stream. */
-#define VFIOMIG_OP_CALLBACK     9  /* A callback of the VMM refused. */
-
-/* Kinds of events. More may come. */
-#define VFIOMIG_EVENT_STATE_CHANGED  1  /* The device went from one state to another. */
-#define VFIOMIG_EVENT_RECOVERED      2  /* A failed change was recovered from, or not: see the
-                                         * outcome. */
-#define VFIOMIG_EVENT_RESET          3  /* The device was reset, by the library or behind it. */
-#define VFIOMIG_EVENT_SAVE_RESTARTED 4  /* A save started again because the device was reset: all
-                                         * that was sent before is void. */
-#define VFIOMIG_EVENT_FIXUPS_NEEDED  5  /* The VMM must redo something before the device runs. */
-#define VFIOMIG_EVENT_LOAD_RESTARTED 6  /* The source of a load started again: blobs and
-                                         * acknowledgements of before are void. Comes in its place
-                                         * among the blobs. */
-
-/* Flags of vfiomig_save_options. */
-#define VFIOMIG_SAVE_NONBLOCK       1   /* Reads return -EAGAIN instead of blocking, where the
-                                         * driver can do that. */
-#define VFIOMIG_SAVE_NO_PRE_COPY    2   /* Leaves out pre-copy even where the device has it. */
-#define VFIOMIG_SAVE_SWITCHOVER_ACK 4   /* QEMU's format: says in the stream when all initial data
-                                         * has been sent, and again when the device has begun it
-                                         * again. For a migration with the capability
-                                         * switchover-ack. */
-#define VFIOMIG_SAVE_PACKETS        8   /* QEMU's format: what the stopped device gives comes as
-                                         * packets. For multifd device-state transfer. */
-#define VFIOMIG_SAVE_ACK_ONCE       16  /* QEMU's format, with VFIOMIG_SAVE_SWITCHOVER_ACK: says it
-                                         * once, whatever the device does. For a target older than
-                                         * QEMU 11.1 or with switchover-ack-legacy=on, which fails
-                                         * on a second one. */
-
-/* Flags of vfiomig_pending. */
-#define VFIOMIG_PENDING_PRE_COPY_KNOWN  1  /* initial_bytes and dirty_bytes are there. */
-#define VFIOMIG_PENDING_STOP_COPY_KNOWN 2  /* stop_copy_bytes is there. */
-#define VFIOMIG_PENDING_INITIAL_SENT    4  /* The mark that all initial data of this generation was
-                                            * sent has been returned to the caller. Never set where
-                                            * the stream has no such mark: QEMU's format without
-                                            * VFIOMIG_SAVE_SWITCHOVER_ACK. */
-
-/* How a save ends. */
-#define VFIOMIG_ENDING_RELEASE       1  /* The target has committed: the device stays in STOP. */
-#define VFIOMIG_ENDING_KEEP          2  /* The guest goes on here: the device goes back to where it
-                                         * was before the save. */
-#define VFIOMIG_ENDING_KEEP_QUIESCED 3  /* As VFIOMIG_ENDING_KEEP, but without peer-to-peer DMA
-                                         * where the device has such a state: for several devices,
-                                         * of which none may run before all have left the stopped
-                                         * states. Then call vfiomig_device_run() for each. */
-#define VFIOMIG_ENDING_KEEP_STOPPED  4  /* As VFIOMIG_ENDING_KEEP, for a guest that does not run:
-                                         * the device goes to STOP. */
-
-/* Flags of vfiomig_load_options. */
-#define VFIOMIG_LOAD_CHECK_DEVICE_INDEX 1  /* Refuse a stream whose device_index is not that of the
-                                            * options. */
-#define VFIOMIG_LOAD_CHECK_MIGRATION_ID 2  /* Refuse a stream whose migration_id is not that of the
-                                            * options. */
-#define VFIOMIG_LOAD_PACKETS            4  /* QEMU's format: what the stopped device gave comes as
-                                            * packets, by vfiomig_load_push_packet(). */
-
-/* Flags of vfiomig_load_options.ignore. */
-#define VFIOMIG_IGNORE_DRIVER         1    /* Pass over the driver's name. */
-#define VFIOMIG_IGNORE_PCI_SUBSYSTEM  2    /* Pass over the PCI subsystem vendor and device. */
-#define VFIOMIG_IGNORE_PCI_REVISION   4    /* Pass over the PCI revision. */
-#define VFIOMIG_IGNORE_MDEV_TYPE      8    /* Pass over the mdev type. */
-#define VFIOMIG_IGNORE_VENDOR_DATA    16   /* Pass over the vendor string. */
-#define VFIOMIG_IGNORE_ALL            32   /* Compare nothing. */
-#define VFIOMIG_IGNORE_VENDOR_TYPE    64   /* Pass over the vendor's type. */
-#define VFIOMIG_IGNORE_DRIVER_VERSION 128  /* Pass over the driver's version: where its vendor says
-                                            * that both take each other's state. */
-
-/* Flags of vfiomig_mapping. */
-#define VFIOMIG_MAPPING_READ_ONLY 1  /* Devices cannot write to it. */
-#define VFIOMIG_MAPPING_TRANSLATE 2  /* What lies there changes without notice: ops->translate is
-                                      * asked whenever a page is dirty. */
-#define VFIOMIG_MAPPING_WINDOW    4  /* No mapping, but addresses in which mappings will come and go
-                                      * (of a vIOMMU): devices log them from the beginning where
-                                      * they can. Windows cannot be taken back. */
-
-/* Flags of vfiomig_dirty_writer: what could track it, best first. */
-#define VFIOMIG_WRITER_DEVICE_LOG 1   /* The device's own log
-                                       * (VFIO_DEVICE_FEATURE_DMA_LOGGING_*). */
-#define VFIOMIG_WRITER_HWPT       2   /* The page table of an iommufd. */
-#define VFIOMIG_WRITER_CUSTOM     4   /* The VMM's own tracker. */
-#define VFIOMIG_WRITER_TYPE1      8   /* The type1 container: pages that are pinned for devices are
-                                       * dirty at every time. */
-#define VFIOMIG_WRITER_REQUIRED   16  /* Starting fails rather than count every page as dirty at
-                                       * every time. */
-#define VFIOMIG_NO_WRITER         UINT32_MAX  /* The number of no writer. */
-
-/* What tracks a writer. */
-#define VFIOMIG_TRACKER_NONE       0  /* Tracking is off. */
-#define VFIOMIG_TRACKER_DEVICE_LOG 1  /* The device's own log. */
-#define VFIOMIG_TRACKER_HWPT       2  /* The page table of an iommufd. */
-#define VFIOMIG_TRACKER_CUSTOM     3  /* The VMM's own. */
-#define VFIOMIG_TRACKER_TYPE1      4  /* The type1 container. */
-#define VFIOMIG_TRACKER_ALL_DIRTY  5  /* None: every page is dirty at every time. */
-
-/* What functions that read dirty pages return, as a sum. */
-#define VFIOMIG_DIRTY_ERRORS    1  /* Something failed, and pages count as dirty because of that:
-                                    * vfiomig_dirty_get_error(). */
-#define VFIOMIG_DIRTY_UNWATCHED 2  /* Some pages were not watched by every writer's tracker and
-                                    * count as dirty, most of them at every time:
-                                    * vfiomig_dirty_get_writer_stats() tells which writer counts how
-                                    * much so, and why. */
-
-/* Levels of messages; each includes those before it. */
-#define VFIOMIG_LOG_OFF   0  /* No messages. */
-#define VFIOMIG_LOG_ERROR 1  /* Errors. */
-#define VFIOMIG_LOG_WARN  2  /* And warnings: what went wrong and was recovered from. */
-#define VFIOMIG_LOG_INFO  3  /* And what an operator wants to know. */
-#define VFIOMIG_LOG_DEBUG 4  /* And every change of state. */
-#define VFIOMIG_LOG_TRACE 5  /* And everything. */
-
-/* The version of this header. */
-#define VFIOMIG_VERSION_MAJOR 0  /* Major version. */
-#define VFIOMIG_VERSION_MINOR 1  /* Minor version; rises when something is added. */
-#define VFIOMIG_VERSION_PATCH 0  /* Patch version. */
-
-/* What the caller was compiled with; vfiomig_version() tells what it runs with. */
-#define VFIOMIG_VERSION \
-    (VFIOMIG_VERSION_MAJOR << 16 | VFIOMIG_VERSION_MINOR << 8 | VFIOMIG_VERSION_PATCH)
-
-/*
- * Makes compilers warn where a result is dropped that decides what becomes of the guest. A caller
- * may define it as nothing beforehand.
- */
-#ifndef VFIOMIG_MUST_CHECK
-#ifdef __GNUC__
-#define VFIOMIG_MUST_CHECK __attribute__((warn_unused_result))
-#else
-#define VFIOMIG_MUST_CHECK
-#endif
-#endif
-
-/* Initialisers of structures: struct_size is set, everything else is zero. */
-#ifdef __cplusplus
-#define VFIOMIG_INIT_(type) \
-    ([] { type s_{}; s_.struct_size = static_cast<uint32_t>(sizeof s_); return s_; }())
-#else
-#define VFIOMIG_INIT_(type) { .struct_size = sizeof(type) }
-#endif
-#define VFIOMIG_DEVICE_OPTIONS_INIT     VFIOMIG_INIT_(struct vfiomig_device_options)
-#define VFIOMIG_IDENTITY_INIT           VFIOMIG_INIT_(struct vfiomig_identity)
-#define VFIOMIG_DEVICE_OPS_INIT         VFIOMIG_INIT_(struct vfiomig_device_ops)
-#define VFIOMIG_CAPS_INIT               VFIOMIG_INIT_(struct vfiomig_caps)
-#define VFIOMIG_REASON_INIT             VFIOMIG_INIT_(struct vfiomig_reason)
-#define VFIOMIG_FAILURE_INIT            VFIOMIG_INIT_(struct vfiomig_failure)
-#define VFIOMIG_MAPPING_INIT            VFIOMIG_INIT_(struct vfiomig_mapping)
-#define VFIOMIG_MEMORY_OPS_INIT         VFIOMIG_INIT_(struct vfiomig_memory_ops)
-#define VFIOMIG_DIRTY_OPTIONS_INIT      VFIOMIG_INIT_(struct vfiomig_dirty_options)
-#define VFIOMIG_TRACKER_OPS_INIT        VFIOMIG_INIT_(struct vfiomig_tracker_ops)
-#define VFIOMIG_DIRTY_WRITER_INIT       VFIOMIG_INIT_(struct vfiomig_dirty_writer)
-#define VFIOMIG_DIRTY_STATS_INIT        VFIOMIG_INIT_(struct vfiomig_dirty_stats)
-#define VFIOMIG_DIRTY_ROUND_INIT        VFIOMIG_INIT_(struct vfiomig_dirty_round)
-#define VFIOMIG_DIRTY_WRITER_STATS_INIT VFIOMIG_INIT_(struct vfiomig_dirty_writer_stats)
-#define VFIOMIG_DIRTY_ERROR_INIT        VFIOMIG_INIT_(struct vfiomig_dirty_error)
-#define VFIOMIG_PATH_INIT               VFIOMIG_INIT_(struct vfiomig_path)
-#define VFIOMIG_LOAD_OPTIONS_INIT       VFIOMIG_INIT_(struct vfiomig_load_options)
-#define VFIOMIG_LOAD_STATS_INIT         VFIOMIG_INIT_(struct vfiomig_load_stats)
-#define VFIOMIG_SAVE_OPTIONS_INIT       VFIOMIG_INIT_(struct vfiomig_save_options)
-#define VFIOMIG_PENDING_INIT            VFIOMIG_INIT_(struct vfiomig_pending)
-#define VFIOMIG_SAVE_STATS_INIT         VFIOMIG_INIT_(struct vfiomig_save_stats)
-
-/* Handles
- * ------- */
-
-/* One VFIO device. A handle, not memory: only the library's functions can do anything with it. */
-struct vfiomig_device;
-
-/* One device being saved. */
-struct vfiomig_save;
-
-/* One device being loaded. */
-struct vfiomig_load;
-
-/* One dirty-tracking run over one I/O address space. */
-struct vfiomig_dirty;
-
-/* Structures and callbacks
- * ------------------------ */
-
 /* Something that happened to a device. */
 struct vfiomig_event {
     uint32_t struct_size;  /* Size of this structure in the library. */
@@ -341,12 +319,6 @@ struct vfiomig_event {
 
 /* Told what happens to a device, on the thread that is inside the library. */
 typedef void (*vfiomig_event_fn)(void *opaque, const struct vfiomig_event *event);
-
-/*
- * Called exactly once when the library will not use opaque any more, also when the call that
- * brought it fails. May be NULL.
- */
-typedef void (*vfiomig_release_fn)(void *opaque);
 
 /* How a device is set up; NULL for the defaults. */
 struct vfiomig_device_options {
@@ -366,6 +338,7 @@ struct vfiomig_device_options {
     void *event_opaque;                /* Passed to event. */
     vfiomig_release_fn event_release;  /* Releases event_opaque. */
 };
+#define VFIOMIG_DEVICE_OPTIONS_INIT VFIOMIG_INIT_(struct vfiomig_device_options)
 
 /* Estimates of a device in pre-copy: the kernel's structure of the same name, and its layout. */
 struct vfiomig_precopy_info {
@@ -403,6 +376,7 @@ struct vfiomig_identity {
                                      * type, for example "nvidia-1155". */
     char driver_version[64];        /* Version of the driver's module, where it has one. */
 };
+#define VFIOMIG_IDENTITY_INIT VFIOMIG_INIT_(struct vfiomig_identity)
 
 /*
  * A device behind callbacks. Each returns 0 or a count on success and -errno on failure, exactly as
@@ -468,6 +442,7 @@ struct vfiomig_device_ops {
      */
     void (*release)(void *opaque);
 };
+#define VFIOMIG_DEVICE_OPS_INIT VFIOMIG_INIT_(struct vfiomig_device_ops)
 
 /* What a device can do. */
 struct vfiomig_caps {
@@ -479,6 +454,7 @@ struct vfiomig_caps {
     uint32_t initial_state;    /* State in which the device was found, or VFIOMIG_STATE_UNKNOWN. */
     uint32_t num_reasons;      /* How many reasons vfiomig_device_get_reason() has. */
 };
+#define VFIOMIG_CAPS_INIT VFIOMIG_INIT_(struct vfiomig_caps)
 
 /* Why a device cannot migrate, or not well. */
 struct vfiomig_reason {
@@ -489,472 +465,7 @@ struct vfiomig_reason {
     char label[32];        /* The code as a word, for scripts. */
     char text[464];        /* What it means here and what to do about it, for people. */
 };
-
-/* What was going on when something failed; zeros where nothing has. */
-struct vfiomig_failure {
-    uint32_t struct_size;    /* VFIOMIG_FAILURE_INIT sets it. */
-    int32_t code;            /* What the function returned: -errno of the library's closed set. */
-    uint32_t operation;      /* VFIOMIG_OP_*. */
-    uint32_t ioctl_request;  /* Request number of the ioctl; 0 for read, write and the stream. */
-    int32_t os_errno;        /* errno as the kernel or a callback gave it; 0 for the stream. */
-    uint32_t state_before;   /* State before, or VFIOMIG_STATE_UNKNOWN. */
-    uint32_t state_wanted;   /* State that was wanted, or VFIOMIG_STATE_UNKNOWN. */
-    uint32_t state_after;    /* State afterwards, recovery included, or VFIOMIG_STATE_UNKNOWN. */
-    uint32_t outcome;        /* VFIOMIG_OUTCOME_*: what recovery left behind. */
-    uint32_t fixups;         /* VFIOMIG_FIXUP_*: what the VMM must redo before the device runs. */
-    uint64_t offset;         /* Bytes of device data (reads and writes) or of the stream before the
-                              * failure. */
-};
-
-/* A piece of memory that devices can reach, or a window in which such pieces will come and go. */
-struct vfiomig_mapping {
-    uint32_t struct_size;  /* VFIOMIG_MAPPING_INIT sets it. */
-    uint32_t flags;        /* VFIOMIG_MAPPING_* or 0. */
-    uint64_t iova;         /* First I/O virtual address, in whole pages of the run. */
-    uint64_t size;         /* Size in bytes, in whole pages of the run. May end at 2^64. */
-    uint64_t cookie;       /* What the memory is to the VMM: the number of a RAM block, say. Comes
-                            * back in set_dirty. */
-    uint64_t offset;       /* Where in it the mapping begins, in bytes, in whole pages. */
-    void *host;            /* Where it lies in this process, for reading and writing without
-                            * callbacks; NULL: nowhere. */
-};
-
-/*
- * Adds a mapping while enumerate runs: 0, or -errno where it is refused, which enumerate should
- * return.
- */
-typedef int (*vfiomig_mapping_fn)(void *context, const struct vfiomig_mapping *mapping);
-
-/* A place in the VMM's memory. */
-struct vfiomig_place {
-    uint32_t struct_size;  /* Set by the library. */
-    uint32_t reserved;     /* Zero. */
-    uint64_t cookie;       /* As in struct vfiomig_mapping. */
-    uint64_t offset;       /* Offset in what the cookie stands for, in bytes, in whole pages. */
-    uint64_t size;         /* How many bytes from there on are one piece: at least a page. */
-    void *host;            /* Where it lies in this process; NULL: nowhere. */
-};
-
-/*
- * The VMM's memory, as a run needs it. Callbacks are called on the thread that is inside the run,
- * one at a time; in them every function of the run returns -EBUSY. Each may be NULL.
- */
-struct vfiomig_memory_ops {
-    /* VFIOMIG_MEMORY_OPS_INIT sets it. */
-    uint32_t struct_size;
-
-    /* Zero. */
-    uint32_t reserved;
-
-    /*
-     * Called by vfiomig_dirty_start(): gives every mapping and window there is to add(context,
-     * mapping). They replace what was mapped before. NULL: the mappings are those of
-     * vfiomig_dirty_map().
-     */
-    int (*enumerate)(void *opaque, vfiomig_mapping_fn add, void *context);
-
-    /*
-     * Takes dirty pages: bit i of the bitmap, the lowest first, is the page at offset + i *
-     * page_size in what cookie stands for. Only num_bits bits count. On -errno they are kept and
-     * delivered again. NULL: dirty pages are taken by vfiomig_dirty_sync() only.
-     */
-    int (*set_dirty)(void *opaque, uint64_t cookie, uint64_t offset, uint64_t page_size,
-                     const uint64_t *bitmap, uint64_t num_bits);
-
-    /*
-     * What lies at iova now, in a mapping with VFIOMIG_MAPPING_TRANSLATE; size is how much is asked
-     * about, and place->size may be less. vfiomig_dirty_unmap() asks before the range is unmapped
-     * and, for what a device wrote at the last moment, after it: answer until it returns.
-     */
-    int (*translate)(void *opaque, uint64_t iova, uint64_t size, struct vfiomig_place *place);
-
-    /* Reads guest memory. NULL: from the host address. */
-    int (*read)(void *opaque, uint64_t cookie, uint64_t offset, void *buf, size_t len);
-
-    /* Writes guest memory. NULL: to the host address. */
-    int (*write)(void *opaque, uint64_t cookie, uint64_t offset, const void *buf, size_t len);
-
-    /*
-     * Called exactly once, when the library will call nothing of this table any more, also when
-     * creating the run fails. NULL: nothing to do.
-     */
-    vfiomig_release_fn release;
-};
-
-/* How a run is set up; NULL for the defaults. */
-struct vfiomig_dirty_options {
-    uint32_t struct_size;   /* VFIOMIG_DIRTY_OPTIONS_INIT sets it. */
-    uint32_t buffer_bytes;  /* Bytes that a tracker is read into at a time: 4 KiB to 32 MiB, a
-                             * multiple of 8; 0: the library's choice. One page a bit: it decides
-                             * how many system calls a reading takes. */
-    uint64_t page_size;     /* The run's pages in bytes: a power of two from 4096 to 1 GiB; 0: the
-                             * host's. */
-};
-
-/*
- * A dirty tracker of the VMM's own: a vfio-user server's log, or whatever else it has. Each
- * callback returns 0 or -errno.
- */
-struct vfiomig_tracker_ops {
-    /* VFIOMIG_TRACKER_OPS_INIT sets it. */
-    uint32_t struct_size;
-
-    /* Zero. */
-    uint32_t reserved;
-
-    /* Size of its pages in bytes: a power of two from 512 to 1 GiB. */
-    uint64_t page_size;
-
-    /* Starts. NULL: it always runs. */
-    int (*start)(void *opaque);
-
-    /* Stops. NULL: it always runs. */
-    int (*stop)(void *opaque);
-
-    /*
-     * Sets the bits of pages that were written to since the last time, and forgets them. Bit 0 is
-     * the page at iova; the bitmap comes zeroed, with num_words words. iova and length are
-     * multiples of page_size and may reach over the ends of mappings. On -errno the range counts as
-     * dirty. Required.
-     */
-    int (*sync)(void *opaque, uint64_t iova, uint64_t length, uint64_t page_size, uint64_t *bitmap,
-                size_t num_words);
-
-    /* Called exactly once, when the library will call nothing of this table any more. */
-    vfiomig_release_fn release;
-};
-
-/*
- * Something that writes to the guest's memory, and what could track it. The best tracker that works
- * is taken, in the order of the flags.
- */
-struct vfiomig_dirty_writer {
-    /* VFIOMIG_DIRTY_WRITER_INIT sets it. */
-    uint32_t struct_size;
-
-    /* VFIOMIG_WRITER_* or 0: no tracker; every page is dirty at every time. */
-    uint32_t flags;
-
-    /* For people, in messages; NULL: the driver's name. */
-    const char *name;
-
-    /*
-     * The device. Its resets are noticed, whatever tracks it. NULL: no device that the library
-     * knows.
-     */
-    struct vfiomig_device *device;
-
-    /* With VFIOMIG_WRITER_CUSTOM: the VMM's own; copied. */
-    const struct vfiomig_tracker_ops *tracker;
-
-    /* Passed to its callbacks. */
-    void *tracker_opaque;
-
-    /* With VFIOMIG_WRITER_HWPT: the iommufd, borrowed for as long as the writer lives. */
-    int iommufd;
-
-    /*
-     * The page table (hwpt) that the device is attached to, made with
-     * IOMMU_HWPT_ALLOC_DIRTY_TRACKING.
-     */
-    uint32_t hwpt_id;
-
-    /*
-     * The address space (ioas) of that page table: lets the library notice mappings that are not
-     * there, which the kernel reports as clean. 0: not known.
-     */
-    uint32_t ioas_id;
-
-    /*
-     * With VFIOMIG_WRITER_TYPE1: the container, of type1v2, borrowed likewise. All its writers give
-     * the same fd: a duplicate counts as a container of its own.
-     */
-    int container_fd;
-
-    /* Smallest page of the page table, in bytes; 0: no larger than the run's. */
-    uint64_t hwpt_page_size;
-};
-
-/* Unmaps a range from everything that has it mapped: 0 or -errno. */
-typedef int (*vfiomig_unmap_fn)(void *opaque, uint64_t iova, uint64_t size);
-
-/* Numbers of a run since it was started. */
-struct vfiomig_dirty_stats {
-    uint32_t struct_size;       /* VFIOMIG_DIRTY_STATS_INIT sets it. */
-    uint32_t num_writers;       /* How many writers were ever added. */
-    uint32_t num_errors;        /* How many errors vfiomig_dirty_get_error() has. */
-    uint32_t num_rounds;        /* How many rounds vfiomig_dirty_get_round() has. */
-    uint64_t rounds;            /* Rounds over the map that are complete. One ends with
-                                 * vfiomig_dirty_collect(), or where vfiomig_dirty_sync() comes to
-                                 * an address again. */
-    uint64_t dirty_bytes;       /* Bytes delivered as dirty, a page counted each time. */
-    uint64_t last_dirty_bytes;  /* In the last complete round. */
-    uint64_t rate;              /* Bytes that became dirty per second in the last complete round. */
-    uint64_t average_rate;      /* The same, averaged over rounds; the newest has a weight of a
-                                 * quarter. */
-    uint64_t sync_ns;           /* Time spent reading and delivering, in nanoseconds. */
-    uint64_t last_sync_ns;      /* In the last complete round. */
-    uint64_t mapped_bytes;      /* Bytes in the map. */
-    uint64_t memory_bytes;      /* Memory that the run takes now besides its map, in bytes: its
-                                 * bitmaps, and dirty pages that wait to be delivered. */
-    uint64_t errors;            /* Errors since the start; see vfiomig_dirty_get_error(). */
-};
-
-/* Numbers of one round over the map: what a decision about convergence is made from. */
-struct vfiomig_dirty_round {
-    uint32_t struct_size;  /* VFIOMIG_DIRTY_ROUND_INIT sets it. */
-    uint32_t reserved;     /* Zero. */
-    uint64_t at_ns;        /* When it ended, in nanoseconds since the start. */
-    uint64_t interval_ns;  /* Time since the end of the round before, in nanoseconds. */
-    uint64_t dirty_bytes;  /* Bytes delivered as dirty. */
-    uint64_t sync_ns;      /* Time the library was busy with it, in nanoseconds. */
-};
-
-/*
- * Numbers of one writer and of the tracker that it has. Writers that share a page table or a
- * container share its numbers.
- */
-struct vfiomig_dirty_writer_stats {
-    uint32_t struct_size;       /* VFIOMIG_DIRTY_WRITER_STATS_INIT sets it. */
-    uint32_t tracker;           /* VFIOMIG_TRACKER_*: what tracks it now. */
-    uint64_t page_size;         /* Size of the tracker's pages in bytes. */
-    uint64_t dirty_bytes;       /* Bytes that the tracker has reported as dirty. */
-    uint64_t last_dirty_bytes;  /* In the last complete round. */
-    uint64_t assumed_bytes;     /* Bytes counted as dirty because the tracker does not watch them,
-                                 * or because of an error. */
-    uint64_t rate;              /* Bytes reported per second in the last complete round. */
-    uint64_t sync_ns;           /* Time spent asking the tracker, in nanoseconds. */
-    uint64_t last_sync_ns;      /* In the last complete round. */
-    uint64_t calls;             /* System calls or callbacks made. */
-    uint64_t errors;            /* Errors. */
-    uint64_t restarts;          /* How often the tracker was started again. */
-    char note[464];             /* Why it is this tracker and none of those before it; empty: there
-                                 * is nothing to say. */
-};
-
-/* Why a range counts, or counted, as dirty. */
-struct vfiomig_dirty_error {
-    uint32_t struct_size;  /* VFIOMIG_DIRTY_ERROR_INIT sets it. */
-    uint32_t writer;       /* Number of the writer, or VFIOMIG_NO_WRITER. */
-    uint32_t tracker;      /* VFIOMIG_TRACKER_*: its tracker at the time. */
-    int32_t code;          /* -errno of the library's closed set. */
-    uint64_t first;        /* First address of the range. */
-    uint64_t last;         /* Last address of the range, itself included. */
-    char text[464];        /* For people. */
-};
-
-/* The way from one state to another. */
-struct vfiomig_path {
-    uint32_t struct_size;  /* VFIOMIG_PATH_INIT sets it. */
-    uint32_t num_steps;    /* States that are entered, the last one being the target; 0: there
-                            * already. */
-    uint32_t steps[8];     /* Those states: VFIOMIG_STATE_*. */
-    uint32_t opens_data;   /* 1: the kernel hands out a new data fd on the way. */
-    uint32_t reserved;     /* Zero. */
-};
-
-/* Takes a piece of the VMM's own that came with a stream: 0, or -errno to refuse the stream. */
-typedef int (*vfiomig_blob_fn)(void *opaque, uint32_t kind, const void *data, size_t len);
-
-/* Decides whether a stream of source may be loaded into target: 0, or -errno to refuse it. */
-typedef int (*vfiomig_policy_fn)(void *opaque, const struct vfiomig_identity *source,
-                                 const struct vfiomig_identity *target);
-
-/* How a device is loaded; NULL for the defaults. Limits of 0 mean the default. */
-struct vfiomig_load_options {
-    uint32_t struct_size;               /* VFIOMIG_LOAD_OPTIONS_INIT sets it. */
-    uint32_t ignore;                    /* Fields of the identity that need not match:
-                                         * VFIOMIG_IGNORE_*. */
-    uint32_t max_frame;                 /* Largest payload of a data frame, or data of a packet, in
-                                         * bytes; default 4 MiB. */
-    uint32_t max_blob;                  /* Largest blob, or configuration in a packet, in bytes;
-                                         * default 1 MiB. */
-    uint32_t max_blobs;                 /* Number of blobs; default 256. */
-    uint32_t max_restarts;              /* How often the source may start again; default 64. */
-    uint64_t max_total;                 /* Device data and frames that are skipped in all, in bytes;
-                                         * default 1 TiB. */
-    uint64_t max_queued;                /* Packets that wait for their turn, in bytes; default 1
-                                         * GiB. Beyond it vfiomig_load_push_packet() waits. */
-    uint32_t max_ahead;                 /* How far ahead of the next one in order a packet may come;
-                                         * default 1048576. */
-    uint32_t write_timeout_ms;          /* How long the driver may take no data, in milliseconds;
-                                         * default 60000. */
-    uint32_t flags;                     /* The sum of those of VFIOMIG_LOAD_* that apply, or 0. */
-    uint32_t device_index;              /* Number of the device within its VM that the stream must
-                                         * have; see flags. */
-    uint32_t format;                    /* How the stream is laid out: VFIOMIG_FORMAT_*. */
-    uint32_t reserved;                  /* Zero. */
-    uint8_t migration_id[16];           /* Name that the stream must have; see flags. */
-    vfiomig_blob_fn blob;               /* Takes the VMM's own pieces; NULL: a stream that has any
-                                         * is refused. */
-    void *blob_opaque;                  /* Passed to blob. */
-    vfiomig_release_fn blob_release;    /* Releases blob_opaque. */
-    vfiomig_policy_fn policy;           /* Decides in addition to the comparison of identities;
-                                         * NULL: only that. */
-    void *policy_opaque;                /* Passed to policy. */
-    vfiomig_release_fn policy_release;  /* Releases policy_opaque. */
-};
-
-/* What a load has done so far. */
-struct vfiomig_load_stats {
-    uint32_t struct_size;         /* VFIOMIG_LOAD_STATS_INIT sets it. */
-    uint32_t reserved;            /* Zero. */
-    uint64_t data_bytes;          /* Device data written to the driver, in bytes, restarts
-                                   * included. */
-    uint64_t stream_bytes;        /* The whole stream taken, in bytes, without packets. */
-    uint64_t frames;              /* Frames taken; in QEMU's format pieces of data on the main
-                                   * channel. */
-    uint64_t packets;             /* Packets taken. */
-    uint64_t queued_bytes;        /* Bytes of packets that wait for their turn or are being written,
-                                   * now; with 128 bytes for each. */
-    uint64_t restarts;            /* How often the source started again. */
-    uint64_t blobs;               /* Blobs handed to the callback. */
-    uint64_t write_ns;            /* Time inside the driver's writes, in nanoseconds. */
-    uint64_t begin_ns;            /* Time of the change to RESUMING, in nanoseconds. */
-    uint64_t commit_ns;           /* Time of the change that made the driver check and take the
-                                   * state, in nanoseconds. */
-    uint64_t initial_generation;  /* Generation of the initial data that came last, as in struct
-                                   * vfiomig_pending; 0: none yet. */
-};
-
-/*
- * Takes a message: VFIOMIG_LOG_* level, the part of the library, and one line of text. May be
- * called from several threads at once, and must not call the library.
- */
-typedef void (*vfiomig_log_fn)(void *opaque, uint32_t level, const char *target,
-                               const char *message);
-
-/* How a device is saved; NULL for the defaults. */
-struct vfiomig_save_options {
-    uint32_t struct_size;      /* VFIOMIG_SAVE_OPTIONS_INIT sets it. */
-    uint32_t flags;            /* The sum of those of VFIOMIG_SAVE_* that apply, or 0. */
-    uint32_t device_index;     /* Number of the device within its VM; stands in every frame. QEMU's
-                                * format has no place for it: 0. */
-    uint32_t max_frame;        /* Largest payload of a data frame in bytes; 0: 131040, with its
-                                * header 128 KiB. In QEMU's format: longest piece of data; 0: 1
-                                * MiB. */
-    uint32_t max_restarts;     /* How often the save may start again because the device was reset;
-                                * 0: 16. QEMU's format cannot start again. */
-    uint32_t format;           /* How the stream is laid out: VFIOMIG_FORMAT_*. */
-    uint8_t migration_id[16];  /* Name of the stream; all zeros: a random one. QEMU's format has no
-                                * place for it: zeros. */
-    uint32_t read_timeout_ms;  /* How long the driver may give neither data nor an end, in
-                                * milliseconds; 0: 60000. */
-    uint32_t reserved;         /* Zero. */
-};
-
-/* Estimates of what is left to save. */
-struct vfiomig_pending {
-    uint32_t struct_size;         /* VFIOMIG_PENDING_INIT sets it. */
-    uint32_t flags;               /* VFIOMIG_PENDING_*. */
-    uint64_t initial_bytes;       /* Initial data not read yet, in bytes. */
-    uint64_t dirty_bytes;         /* Data that became dirty since it was read, in bytes. */
-    uint64_t stop_copy_bytes;     /* What stop-copy will send, in bytes. */
-    uint32_t initial_generation;  /* Rises when the device starts its initial data again: an
-                                   * acknowledgement of an earlier generation does not count any
-                                   * more. */
-    uint32_t reserved;            /* Zero. */
-};
-
-/* What a save has done so far. */
-struct vfiomig_save_stats {
-    uint32_t struct_size;    /* VFIOMIG_SAVE_STATS_INIT sets it. */
-    uint32_t reserved;       /* Zero. */
-    uint64_t data_bytes;     /* Device data returned, in bytes, restarts included. */
-    uint64_t precopy_bytes;  /* Part of it that was read before the device stopped, in bytes. */
-    uint64_t stream_bytes;   /* The whole stream returned, in bytes. */
-    uint64_t frames;         /* Frames returned. */
-    uint64_t restarts;       /* How often the save started again because the device was reset. */
-    uint64_t stop_read_ns;   /* Time inside the driver's reads after the device stopped, in
-                              * nanoseconds. */
-    uint64_t begin_ns;       /* Time of the change to PRE_COPY, in nanoseconds. */
-    uint64_t quiesce_ns;     /* Time of the change to PRE_COPY_P2P or RUNNING_P2P, in
-                              * nanoseconds. */
-    uint64_t stop_ns;        /* Time of the change to STOP_COPY, in nanoseconds. */
-    uint64_t finish_ns;      /* Time of the change that ended the save, in nanoseconds. */
-};
-
-/* The library as a whole
- * ---------------------- */
-
-/*
- * The library's version at run time: major << 16 | minor << 8 | patch, to be compared with
- * VFIOMIG_VERSION of the header that the caller was compiled with.
- *
- * Returns: The version as a number.
- * Since: 0.1.
- */
-uint32_t vfiomig_version(void);
-
-/*
- * The library's version at run time as a text, for example "0.1.0". Static.
- *
- * Returns: A static text.
- * Since: 0.1.
- */
-const char *vfiomig_version_string(void);
-
-/*
- * The text of the last error that a function returned on this thread, one line, beginning with the
- * function's name; empty before the first error. Texts may change in any release; codes do not.
- * Valid until the next error on this thread.
- *
- * Returns: A text of this thread; never NULL.
- * Since: 0.1.
- */
-const char *vfiomig_error_message(void);
-
-/*
- * One line on what an error code means in general, for a negative return value of any function;
- * "unknown error" for other numbers. Static.
- *
- * Returns: A static text; never NULL.
- * Since: 0.1.
- */
-const char *vfiomig_error_describe(int code);
-
-/*
- * Sends the library's messages to log, up to level (VFIOMIG_LOG_*), for the whole process; NULL
- * makes it silent again, as it is in the beginning. Bytes of device state are never logged. The
- * previous callback's opaque is released once no thread is inside it any more.
- *
- * Errors: -ENOMEM, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
- * Since: 0.1.
- */
-int vfiomig_log_set(vfiomig_log_fn log, void *opaque, vfiomig_release_fn release, uint32_t level);
-
-/*
- * Sends the library's messages to standard error as the environment variable VFIOMIG_LOG says, for
- * example VFIOMIG_LOG=debug. Replaces what vfiomig_log_set() set; may be called again. For programs
- * that have no logging of their own; needs a library built with the feature env-logger.
- *
- * Errors: -ENOMEM, -EBUSY, -EOPNOTSUPP, -ENOTRECOVERABLE.
- * Since: 0.1.
- */
-int vfiomig_log_init_env(void);
-
-/*
- * Computes how a device with VFIO_MIGRATION_* migration_flags gets from one state to another
- * (VFIOMIG_STATE_*), exactly as the kernel does: which states it passes through and whether a data
- * fd comes back. Asks no device.
- *
- * Errors: -EFAULT, -EINVAL, -ENOTRECOVERABLE.
- * Since: 0.1.
- */
-int vfiomig_fsm_path(uint64_t migration_flags, uint32_t from, uint32_t to,
-                     struct vfiomig_path *path);
-
-/*
- * A state's name as the kernel's documentation has it, for example "PRE_COPY"; "UNKNOWN" for
- * numbers that are no state. Static.
- *
- * Returns: A static text; never NULL.
- * Since: 0.1.
- */
-const char *vfiomig_state_name(uint32_t state);
-
-/* Devices
- * ------- */
+#define VFIOMIG_REASON_INIT VFIOMIG_INIT_(struct vfiomig_reason)
 
 /*
  * Probes the VFIO device behind fd, from a group or from a cdev (bound to an iommufd). The fd is
@@ -1111,6 +622,102 @@ int vfiomig_device_get_failure(struct vfiomig_device *device, struct vfiomig_fai
 
 /* Saving
  * ------ */
+
+/* One device being saved. */
+struct vfiomig_save;
+
+/* Flags of struct vfiomig_save_options. */
+#define VFIOMIG_SAVE_NONBLOCK    1  /* Reads return -EAGAIN instead of blocking, where the driver
+                                     * can do that. */
+#define VFIOMIG_SAVE_NO_PRE_COPY 2  /* Leaves out pre-copy even where the device has it. */
+
+/* How a stream is laid out. QEMU's format has a part of its own below. */
+#define VFIOMIG_FORMAT_NATIVE 0  /* The library's own: verified, with identity and end. */
+
+/* Sizes of buffers. */
+#define VFIOMIG_MIN_BUFFER  4096  /* The smallest buffer that vfiomig_save_next() takes, in
+                                   * bytes. */
+#define VFIOMIG_GOOD_BUFFER (128 << 10)  /* A good size of the buffer for vfiomig_save_next(), in
+                                          * bytes: one full frame. Larger ones hold several. */
+
+/* What vfiomig_save_next() returns. */
+#define VFIOMIG_NEXT_MORE    0  /* Send what there is and call again. */
+#define VFIOMIG_NEXT_DRAINED 1  /* The device runs and has nothing to send now. In QEMU's format
+                                 * also: the stopped device's data is complete, and the
+                                 * configuration is wanted. */
+#define VFIOMIG_NEXT_END     2  /* The stream is complete. */
+
+/* Flags of struct vfiomig_pending. */
+#define VFIOMIG_PENDING_PRE_COPY_KNOWN  1  /* initial_bytes and dirty_bytes are there. */
+#define VFIOMIG_PENDING_STOP_COPY_KNOWN 2  /* stop_copy_bytes is there. */
+#define VFIOMIG_PENDING_INITIAL_SENT    4  /* The mark that all initial data of this generation was
+                                            * sent has been returned to the caller. Never set where
+                                            * the stream has no such mark: QEMU's format without
+                                            * VFIOMIG_SAVE_SWITCHOVER_ACK. */
+
+/* How a save ends. */
+#define VFIOMIG_ENDING_RELEASE       1  /* The target has committed: the device stays in STOP. */
+#define VFIOMIG_ENDING_KEEP          2  /* The guest goes on here: the device goes back to where it
+                                         * was before the save. */
+#define VFIOMIG_ENDING_KEEP_QUIESCED 3  /* As VFIOMIG_ENDING_KEEP, but without peer-to-peer DMA
+                                         * where the device has such a state: for several devices,
+                                         * of which none may run before all have left the stopped
+                                         * states. Then call vfiomig_device_run() for each. */
+#define VFIOMIG_ENDING_KEEP_STOPPED  4  /* As VFIOMIG_ENDING_KEEP, for a guest that does not run:
+                                         * the device goes to STOP. */
+
+/* How a device is saved; NULL for the defaults. */
+struct vfiomig_save_options {
+    uint32_t struct_size;      /* VFIOMIG_SAVE_OPTIONS_INIT sets it. */
+    uint32_t flags;            /* The sum of those of VFIOMIG_SAVE_* that apply, or 0. */
+    uint32_t device_index;     /* Number of the device within its VM; stands in every frame. QEMU's
+                                * format has no place for it: 0. */
+    uint32_t max_frame;        /* Largest payload of a data frame in bytes; 0: 131040, with its
+                                * header 128 KiB. In QEMU's format: longest piece of data; 0: 1
+                                * MiB. */
+    uint32_t max_restarts;     /* How often the save may start again because the device was reset;
+                                * 0: 16. QEMU's format cannot start again. */
+    uint32_t format;           /* How the stream is laid out: VFIOMIG_FORMAT_*. */
+    uint8_t migration_id[16];  /* Name of the stream; all zeros: a random one. QEMU's format has no
+                                * place for it: zeros. */
+    uint32_t read_timeout_ms;  /* How long the driver may give neither data nor an end, in
+                                * milliseconds; 0: 60000. */
+    uint32_t reserved;         /* Zero. */
+};
+#define VFIOMIG_SAVE_OPTIONS_INIT VFIOMIG_INIT_(struct vfiomig_save_options)
+
+/* Estimates of what is left to save. */
+struct vfiomig_pending {
+    uint32_t struct_size;         /* VFIOMIG_PENDING_INIT sets it. */
+    uint32_t flags;               /* VFIOMIG_PENDING_*. */
+    uint64_t initial_bytes;       /* Initial data not read yet, in bytes. */
+    uint64_t dirty_bytes;         /* Data that became dirty since it was read, in bytes. */
+    uint64_t stop_copy_bytes;     /* What stop-copy will send, in bytes. */
+    uint32_t initial_generation;  /* Rises when the device starts its initial data again: an
+                                   * acknowledgement of an earlier generation does not count any
+                                   * more. */
+    uint32_t reserved;            /* Zero. */
+};
+#define VFIOMIG_PENDING_INIT VFIOMIG_INIT_(struct vfiomig_pending)
+
+/* What a save has done so far. */
+struct vfiomig_save_stats {
+    uint32_t struct_size;    /* VFIOMIG_SAVE_STATS_INIT sets it. */
+    uint32_t reserved;       /* Zero. */
+    uint64_t data_bytes;     /* Device data returned, in bytes, restarts included. */
+    uint64_t precopy_bytes;  /* Part of it that was read before the device stopped, in bytes. */
+    uint64_t stream_bytes;   /* The whole stream returned, in bytes. */
+    uint64_t frames;         /* Frames returned. */
+    uint64_t restarts;       /* How often the save started again because the device was reset. */
+    uint64_t stop_read_ns;   /* Time inside the driver's reads after the device stopped, in
+                              * nanoseconds. */
+    uint64_t begin_ns;       /* Time of the change to PRE_COPY, in nanoseconds. */
+    uint64_t quiesce_ns;     /* Time of the change to PRE_COPY_P2P or RUNNING_P2P, in
+                              * nanoseconds. */
+    uint64_t stop_ns;        /* Time of the change to STOP_COPY, in nanoseconds. */
+    uint64_t finish_ns;      /* Time of the change that ended the save, in nanoseconds. */
+};
+#define VFIOMIG_SAVE_STATS_INIT VFIOMIG_INIT_(struct vfiomig_save_stats)
 
 /*
  * Begins to save the device: RUNNING to PRE_COPY where the device has it. A device in STOP is saved
@@ -1280,6 +887,101 @@ void vfiomig_save_free(struct vfiomig_save *save);
 /* Loading
  * ------- */
 
+/* One device being loaded. */
+struct vfiomig_load;
+
+/* Flags of struct vfiomig_load_options. */
+#define VFIOMIG_LOAD_CHECK_DEVICE_INDEX 1  /* Refuse a stream whose device_index is not that of the
+                                            * options. */
+#define VFIOMIG_LOAD_CHECK_MIGRATION_ID 2  /* Refuse a stream whose migration_id is not that of the
+                                            * options. */
+
+/* Fields of the identity that need not match: struct vfiomig_load_options.ignore. */
+#define VFIOMIG_IGNORE_DRIVER         1    /* Pass over the driver's name. */
+#define VFIOMIG_IGNORE_PCI_SUBSYSTEM  2    /* Pass over the PCI subsystem vendor and device. */
+#define VFIOMIG_IGNORE_PCI_REVISION   4    /* Pass over the PCI revision. */
+#define VFIOMIG_IGNORE_MDEV_TYPE      8    /* Pass over the mdev type. */
+#define VFIOMIG_IGNORE_VENDOR_DATA    16   /* Pass over the vendor string. */
+#define VFIOMIG_IGNORE_ALL            32   /* Compare nothing. */
+#define VFIOMIG_IGNORE_VENDOR_TYPE    64   /* Pass over the vendor's type. */
+#define VFIOMIG_IGNORE_DRIVER_VERSION 128  /* Pass over the driver's version: where its vendor says
+                                            * that both take each other's state. */
+
+/* What vfiomig_load_push() and vfiomig_load_push_received() return: a bitwise OR. */
+#define VFIOMIG_PUSH_MORE           0  /* None of these bits: go on. */
+#define VFIOMIG_PUSH_END            (1 << 1)  /* The stream is complete. The same number as
+                                               * VFIOMIG_NEXT_END; bit 0 has no meaning. */
+#define VFIOMIG_PUSH_INITIAL_LOADED (1 << 2)  /* All initial data was taken by the driver; tell the
+                                               * source. */
+#define VFIOMIG_PUSH_RESTARTED      (1 << 3)  /* The source started again; what was loaded before is
+                                               * void. */
+
+/* Takes a piece of the VMM's own that came with a stream: 0, or -errno to refuse the stream. */
+typedef int (*vfiomig_blob_fn)(void *opaque, uint32_t kind, const void *data, size_t len);
+
+/* Decides whether a stream of source may be loaded into target: 0, or -errno to refuse it. */
+typedef int (*vfiomig_policy_fn)(void *opaque, const struct vfiomig_identity *source,
+                                 const struct vfiomig_identity *target);
+
+/* How a device is loaded; NULL for the defaults. Limits of 0 mean the default. */
+struct vfiomig_load_options {
+    uint32_t struct_size;               /* VFIOMIG_LOAD_OPTIONS_INIT sets it. */
+    uint32_t ignore;                    /* Fields of the identity that need not match:
+                                         * VFIOMIG_IGNORE_*. */
+    uint32_t max_frame;                 /* Largest payload of a data frame, or data of a packet, in
+                                         * bytes; default 4 MiB. */
+    uint32_t max_blob;                  /* Largest blob, or configuration in a packet, in bytes;
+                                         * default 1 MiB. */
+    uint32_t max_blobs;                 /* Number of blobs; default 256. */
+    uint32_t max_restarts;              /* How often the source may start again; default 64. */
+    uint64_t max_total;                 /* Device data and frames that are skipped in all, in bytes;
+                                         * default 1 TiB. */
+    uint64_t max_queued;                /* Packets that wait for their turn, in bytes; default 1
+                                         * GiB. Beyond it vfiomig_load_push_packet() waits. */
+    uint32_t max_ahead;                 /* How far ahead of the next one in order a packet may come;
+                                         * default 1048576. */
+    uint32_t write_timeout_ms;          /* How long the driver may take no data, in milliseconds;
+                                         * default 60000. */
+    uint32_t flags;                     /* The sum of those of VFIOMIG_LOAD_* that apply, or 0. */
+    uint32_t device_index;              /* Number of the device within its VM that the stream must
+                                         * have; see flags. */
+    uint32_t format;                    /* How the stream is laid out: VFIOMIG_FORMAT_*. */
+    uint32_t reserved;                  /* Zero. */
+    uint8_t migration_id[16];           /* Name that the stream must have; see flags. */
+    vfiomig_blob_fn blob;               /* Takes the VMM's own pieces; NULL: a stream that has any
+                                         * is refused. */
+    void *blob_opaque;                  /* Passed to blob. */
+    vfiomig_release_fn blob_release;    /* Releases blob_opaque. */
+    vfiomig_policy_fn policy;           /* Decides in addition to the comparison of identities;
+                                         * NULL: only that. */
+    void *policy_opaque;                /* Passed to policy. */
+    vfiomig_release_fn policy_release;  /* Releases policy_opaque. */
+};
+#define VFIOMIG_LOAD_OPTIONS_INIT VFIOMIG_INIT_(struct vfiomig_load_options)
+
+/* What a load has done so far. */
+struct vfiomig_load_stats {
+    uint32_t struct_size;         /* VFIOMIG_LOAD_STATS_INIT sets it. */
+    uint32_t reserved;            /* Zero. */
+    uint64_t data_bytes;          /* Device data written to the driver, in bytes, restarts
+                                   * included. */
+    uint64_t stream_bytes;        /* The whole stream taken, in bytes, without packets. */
+    uint64_t frames;              /* Frames taken; in QEMU's format pieces of data on the main
+                                   * channel. */
+    uint64_t packets;             /* Packets taken. */
+    uint64_t queued_bytes;        /* Bytes of packets that wait for their turn or are being written,
+                                   * now; with 128 bytes for each. */
+    uint64_t restarts;            /* How often the source started again. */
+    uint64_t blobs;               /* Blobs handed to the callback. */
+    uint64_t write_ns;            /* Time inside the driver's writes, in nanoseconds. */
+    uint64_t begin_ns;            /* Time of the change to RESUMING, in nanoseconds. */
+    uint64_t commit_ns;           /* Time of the change that made the driver check and take the
+                                   * state, in nanoseconds. */
+    uint64_t initial_generation;  /* Generation of the initial data that came last, as in struct
+                                   * vfiomig_pending; 0: none yet. */
+};
+#define VFIOMIG_LOAD_STATS_INIT VFIOMIG_INIT_(struct vfiomig_load_stats)
+
 /*
  * Begins to load the device: to RESUMING. What the device held is lost. The session owns the
  * device's data fd and keeps the device alive.
@@ -1364,41 +1066,6 @@ int vfiomig_load_push_received(struct vfiomig_load *load, size_t len) VFIOMIG_MU
 int vfiomig_load_commit(struct vfiomig_load *load) VFIOMIG_MUST_CHECK;
 
 /*
- * Takes one packet of a load with VFIOMIG_LOAD_PACKETS: what QEMU's multifd channels carry for this
- * device, from its version field on. In any order and from any number of threads. The packet is
- * copied. While too many bytes are queued (max_queued) the call waits, for as long as
- * vfiomig_load_write_packets() makes progress; the packet that is next in order never waits. In a
- * callback none waits: -EAGAIN, and the load goes on. On any other error the device has been reset,
- * and every other call of this load gets the same error.
- *
- * States: all.
- * Errors: -EPERM, -EIO, -EBADF, -EAGAIN, -ENOMEM, -EFAULT, -ENODEV, -EINVAL, -ENOTTY, -ENODATA,
- *         -EPROTO, -EMSGSIZE, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
- * Concurrent: with any other call on the handle, from any thread.
- * Since: 0.1.
- */
-int vfiomig_load_push_packet(struct vfiomig_load *load, const void *packet,
-                             size_t len) VFIOMIG_MUST_CHECK;
-
-/*
- * Writes the packets of a load with VFIOMIG_LOAD_PACKETS to the driver, in order. Blocks until the
- * configuration has come behind them and the blob callback has taken it, on this thread and with
- * kind 0; or until anything ends the load: an error on any thread, vfiomig_load_cancel(),
- * vfiomig_load_free(). Call it once, on a thread of its own, when the main channel has brought all
- * data that it will (QEMU's switchover_start) and stands between two sections: from then on data
- * there is refused. After 0 the stream is complete: commit. On an error the device has been reset.
- *
- * The blob callback runs without any lock of the library: it may use the device's other handles.
- *
- * States: all.
- * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -ENODEV, -EINVAL, -ENOTTY, -ENODATA, -EPROTO,
- *         -EMSGSIZE, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
- * Concurrent: with any other call on the handle, from any thread.
- * Since: 0.1.
- */
-int vfiomig_load_write_packets(struct vfiomig_load *load) VFIOMIG_MUST_CHECK;
-
-/*
  * Cancels the load: the call that is under way returns -ECANCELED as soon as the driver lets it,
  * and so does every later one but those that ask what happened; the device is reset by the first of
  * them. A load that has been committed is not affected. May be called from any thread at any time
@@ -1449,8 +1116,362 @@ int vfiomig_load_get_failure(struct vfiomig_load *load, struct vfiomig_failure *
  */
 void vfiomig_load_free(struct vfiomig_load *load);
 
+/* QEMU's stream format
+ * -------------------- */
+
+/* In struct vfiomig_save_options.format and struct vfiomig_load_options.format. */
+#define VFIOMIG_FORMAT_QEMU 1  /* As stock QEMU's VFIO devices do it. */
+
+/* Sizes of buffers. */
+#define VFIOMIG_QEMU_BUFFER ((1 << 20) + 24)  /* The same in QEMU's format: one full piece of data
+                                               * of 1 MiB with its head and a tag. */
+
+/* Further flags of struct vfiomig_save_options. */
+#define VFIOMIG_SAVE_SWITCHOVER_ACK 4   /* QEMU's format: says in the stream when all initial data
+                                         * has been sent, and again when the device has begun it
+                                         * again. For a migration with the capability
+                                         * switchover-ack. */
+#define VFIOMIG_SAVE_PACKETS        8   /* QEMU's format: what the stopped device gives comes as
+                                         * packets. For multifd device-state transfer. */
+#define VFIOMIG_SAVE_ACK_ONCE       16  /* QEMU's format, with VFIOMIG_SAVE_SWITCHOVER_ACK: says it
+                                         * once, whatever the device does. For a target older than
+                                         * QEMU 11.1 or with switchover-ack-legacy=on, which fails
+                                         * on a second one. */
+
+/* Further flags of struct vfiomig_load_options. */
+#define VFIOMIG_LOAD_PACKETS 4  /* QEMU's format: what the stopped device gave comes as packets, by
+                                 * vfiomig_load_push_packet(). */
+
+/* What vfiomig_load_push() and vfiomig_load_push_received() return besides. */
+#define VFIOMIG_PUSH_SECTION_END  (1 << 4)  /* QEMU's format: a section has ended. */
+#define VFIOMIG_PUSH_CONFIG       (1 << 5)  /* QEMU's format: the VMM's configuration comes next in
+                                             * its stream; read it, then go on. */
+#define VFIOMIG_PUSH_CONFIG_READY (1 << 6)  /* QEMU's format: the configuration that came in a
+                                             * packet may be loaded now. */
+
+/*
+ * Takes one packet of a load with VFIOMIG_LOAD_PACKETS: what QEMU's multifd channels carry for this
+ * device, from its version field on. In any order and from any number of threads. The packet is
+ * copied. While too many bytes are queued (max_queued) the call waits, for as long as
+ * vfiomig_load_write_packets() makes progress; the packet that is next in order never waits. In a
+ * callback none waits: -EAGAIN, and the load goes on. On any other error the device has been reset,
+ * and every other call of this load gets the same error.
+ *
+ * States: all.
+ * Errors: -EPERM, -EIO, -EBADF, -EAGAIN, -ENOMEM, -EFAULT, -ENODEV, -EINVAL, -ENOTTY, -ENODATA,
+ *         -EPROTO, -EMSGSIZE, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_load_push_packet(struct vfiomig_load *load, const void *packet,
+                             size_t len) VFIOMIG_MUST_CHECK;
+
+/*
+ * Writes the packets of a load with VFIOMIG_LOAD_PACKETS to the driver, in order. Blocks until the
+ * configuration has come behind them and the blob callback has taken it, on this thread and with
+ * kind 0; or until anything ends the load: an error on any thread, vfiomig_load_cancel(),
+ * vfiomig_load_free(). Call it once, on a thread of its own, when the main channel has brought all
+ * data that it will (QEMU's switchover_start) and stands between two sections: from then on data
+ * there is refused. After 0 the stream is complete: commit. On an error the device has been reset.
+ *
+ * The blob callback runs without any lock of the library: it may use the device's other handles.
+ *
+ * States: all.
+ * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -ENODEV, -EINVAL, -ENOTTY, -ENODATA, -EPROTO,
+ *         -EMSGSIZE, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_load_write_packets(struct vfiomig_load *load) VFIOMIG_MUST_CHECK;
+
 /* Dirty tracking
  * -------------- */
+
+/* One dirty-tracking run over one I/O address space. */
+struct vfiomig_dirty;
+
+/* Flags of struct vfiomig_mapping. */
+#define VFIOMIG_MAPPING_READ_ONLY 1  /* Devices cannot write to it. */
+#define VFIOMIG_MAPPING_TRANSLATE 2  /* What lies there changes without notice: ops->translate is
+                                      * asked whenever a page is dirty. */
+#define VFIOMIG_MAPPING_WINDOW    4  /* No mapping, but addresses in which mappings will come and go
+                                      * (of a vIOMMU): devices log them from the beginning where
+                                      * they can. Windows cannot be taken back. */
+
+/* Flags of struct vfiomig_dirty_writer: what could track it, best first. */
+#define VFIOMIG_WRITER_DEVICE_LOG 1   /* The device's own log
+                                       * (VFIO_DEVICE_FEATURE_DMA_LOGGING_*). */
+#define VFIOMIG_WRITER_HWPT       2   /* The page table of an iommufd. */
+#define VFIOMIG_WRITER_CUSTOM     4   /* The VMM's own tracker. */
+#define VFIOMIG_WRITER_TYPE1      8   /* The type1 container: pages that are pinned for devices are
+                                       * dirty at every time. */
+#define VFIOMIG_WRITER_REQUIRED   16  /* Starting fails rather than count every page as dirty at
+                                       * every time. */
+
+/* The number of no writer. */
+#define VFIOMIG_NO_WRITER UINT32_MAX  /* The number of no writer. */
+
+/* What tracks a writer. */
+#define VFIOMIG_TRACKER_NONE       0  /* Tracking is off. */
+#define VFIOMIG_TRACKER_DEVICE_LOG 1  /* The device's own log. */
+#define VFIOMIG_TRACKER_HWPT       2  /* The page table of an iommufd. */
+#define VFIOMIG_TRACKER_CUSTOM     3  /* The VMM's own. */
+#define VFIOMIG_TRACKER_TYPE1      4  /* The type1 container. */
+#define VFIOMIG_TRACKER_ALL_DIRTY  5  /* None: every page is dirty at every time. */
+
+/* What functions that read dirty pages return: a bitwise OR. */
+#define VFIOMIG_DIRTY_ERRORS    1  /* Something failed, and pages count as dirty because of that:
+                                    * vfiomig_dirty_get_error(). */
+#define VFIOMIG_DIRTY_UNWATCHED 2  /* Some pages were not watched by every writer's tracker and
+                                    * count as dirty, most of them at every time:
+                                    * vfiomig_dirty_get_writer_stats() tells which writer counts how
+                                    * much so, and why. */
+
+/* A piece of memory that devices can reach, or a window in which such pieces will come and go. */
+struct vfiomig_mapping {
+    uint32_t struct_size;  /* VFIOMIG_MAPPING_INIT sets it. */
+    uint32_t flags;        /* VFIOMIG_MAPPING_* or 0. */
+    uint64_t iova;         /* First I/O virtual address, in whole pages of the run. */
+    uint64_t size;         /* Size in bytes, in whole pages of the run. May end at 2^64. */
+    uint64_t cookie;       /* What the memory is to the VMM: the number of a RAM block, say. Comes
+                            * back in set_dirty. */
+    uint64_t offset;       /* Where in it the mapping begins, in bytes, in whole pages. */
+    void *host;            /* Where it lies in this process, for reading and writing without
+                            * callbacks; NULL: nowhere. */
+};
+#define VFIOMIG_MAPPING_INIT VFIOMIG_INIT_(struct vfiomig_mapping)
+
+/*
+ * Adds a mapping while enumerate runs: 0, or -errno where it is refused, which enumerate should
+ * return.
+ */
+typedef int (*vfiomig_mapping_fn)(void *context, const struct vfiomig_mapping *mapping);
+
+/* A place in the VMM's memory. */
+struct vfiomig_place {
+    uint32_t struct_size;  /* Set by the library. */
+    uint32_t reserved;     /* Zero. */
+    uint64_t cookie;       /* As in struct vfiomig_mapping. */
+    uint64_t offset;       /* Offset in what the cookie stands for, in bytes, in whole pages. */
+    uint64_t size;         /* How many bytes from there on are one piece: at least a page. */
+    void *host;            /* Where it lies in this process; NULL: nowhere. */
+};
+
+/*
+ * The VMM's memory, as a run needs it. Callbacks are called on the thread that is inside the run,
+ * one at a time; in them every function of the run returns -EBUSY. Each may be NULL.
+ */
+struct vfiomig_memory_ops {
+    /* VFIOMIG_MEMORY_OPS_INIT sets it. */
+    uint32_t struct_size;
+
+    /* Zero. */
+    uint32_t reserved;
+
+    /*
+     * Called by vfiomig_dirty_start(): gives every mapping and window there is to add(context,
+     * mapping). They replace what was mapped before. NULL: the mappings are those of
+     * vfiomig_dirty_map().
+     */
+    int (*enumerate)(void *opaque, vfiomig_mapping_fn add, void *context);
+
+    /*
+     * Takes dirty pages: bit i of the bitmap, the lowest first, is the page at offset + i *
+     * page_size in what cookie stands for. Only num_bits bits count. On -errno they are kept and
+     * delivered again. NULL: dirty pages are taken by vfiomig_dirty_sync() only.
+     */
+    int (*set_dirty)(void *opaque, uint64_t cookie, uint64_t offset, uint64_t page_size,
+                     const uint64_t *bitmap, uint64_t num_bits);
+
+    /*
+     * What lies at iova now, in a mapping with VFIOMIG_MAPPING_TRANSLATE; size is how much is asked
+     * about, and place->size may be less. vfiomig_dirty_unmap() asks before the range is unmapped
+     * and, for what a device wrote at the last moment, after it: answer until it returns.
+     */
+    int (*translate)(void *opaque, uint64_t iova, uint64_t size, struct vfiomig_place *place);
+
+    /* Reads guest memory. NULL: from the host address. */
+    int (*read)(void *opaque, uint64_t cookie, uint64_t offset, void *buf, size_t len);
+
+    /* Writes guest memory. NULL: to the host address. */
+    int (*write)(void *opaque, uint64_t cookie, uint64_t offset, const void *buf, size_t len);
+
+    /*
+     * Called exactly once, when the library will call nothing of this table any more, also when
+     * creating the run fails. NULL: nothing to do.
+     */
+    vfiomig_release_fn release;
+};
+#define VFIOMIG_MEMORY_OPS_INIT VFIOMIG_INIT_(struct vfiomig_memory_ops)
+
+/* How a run is set up; NULL for the defaults. */
+struct vfiomig_dirty_options {
+    uint32_t struct_size;   /* VFIOMIG_DIRTY_OPTIONS_INIT sets it. */
+    uint32_t buffer_bytes;  /* Bytes that a tracker is read into at a time: 4 KiB to 32 MiB, a
+                             * multiple of 8; 0: the library's choice. One page a bit: it decides
+                             * how many system calls a reading takes. */
+    uint64_t page_size;     /* The run's pages in bytes: a power of two from 4096 to 1 GiB; 0: the
+                             * host's. */
+};
+#define VFIOMIG_DIRTY_OPTIONS_INIT VFIOMIG_INIT_(struct vfiomig_dirty_options)
+
+/*
+ * A dirty tracker of the VMM's own: a vfio-user server's log, or whatever else it has. Each
+ * callback returns 0 or -errno.
+ */
+struct vfiomig_tracker_ops {
+    /* VFIOMIG_TRACKER_OPS_INIT sets it. */
+    uint32_t struct_size;
+
+    /* Zero. */
+    uint32_t reserved;
+
+    /* Size of its pages in bytes: a power of two from 512 to 1 GiB. */
+    uint64_t page_size;
+
+    /* Starts. NULL: it always runs. */
+    int (*start)(void *opaque);
+
+    /* Stops. NULL: it always runs. */
+    int (*stop)(void *opaque);
+
+    /*
+     * Sets the bits of pages that were written to since the last time, and forgets them. Bit 0 is
+     * the page at iova; the bitmap comes zeroed, with num_words words. iova and length are
+     * multiples of page_size and may reach over the ends of mappings. On -errno the range counts as
+     * dirty. Required.
+     */
+    int (*sync)(void *opaque, uint64_t iova, uint64_t length, uint64_t page_size, uint64_t *bitmap,
+                size_t num_words);
+
+    /* Called exactly once, when the library will call nothing of this table any more. */
+    vfiomig_release_fn release;
+};
+#define VFIOMIG_TRACKER_OPS_INIT VFIOMIG_INIT_(struct vfiomig_tracker_ops)
+
+/*
+ * Something that writes to the guest's memory, and what could track it. The best tracker that works
+ * is taken, in the order of the flags.
+ */
+struct vfiomig_dirty_writer {
+    /* VFIOMIG_DIRTY_WRITER_INIT sets it. */
+    uint32_t struct_size;
+
+    /* VFIOMIG_WRITER_* or 0: no tracker; every page is dirty at every time. */
+    uint32_t flags;
+
+    /* For people, in messages; NULL: the driver's name. */
+    const char *name;
+
+    /*
+     * The device. Its resets are noticed, whatever tracks it. NULL: no device that the library
+     * knows.
+     */
+    struct vfiomig_device *device;
+
+    /* With VFIOMIG_WRITER_CUSTOM: the VMM's own; copied. */
+    const struct vfiomig_tracker_ops *tracker;
+
+    /* Passed to its callbacks. */
+    void *tracker_opaque;
+
+    /* With VFIOMIG_WRITER_HWPT: the iommufd, borrowed for as long as the writer lives. */
+    int iommufd;
+
+    /*
+     * The page table (hwpt) that the device is attached to, made with
+     * IOMMU_HWPT_ALLOC_DIRTY_TRACKING.
+     */
+    uint32_t hwpt_id;
+
+    /*
+     * The address space (ioas) of that page table: lets the library notice mappings that are not
+     * there, which the kernel reports as clean. 0: not known.
+     */
+    uint32_t ioas_id;
+
+    /*
+     * With VFIOMIG_WRITER_TYPE1: the container, of type1v2, borrowed likewise. All its writers give
+     * the same fd: a duplicate counts as a container of its own.
+     */
+    int container_fd;
+
+    /* Smallest page of the page table, in bytes; 0: no larger than the run's. */
+    uint64_t hwpt_page_size;
+};
+#define VFIOMIG_DIRTY_WRITER_INIT VFIOMIG_INIT_(struct vfiomig_dirty_writer)
+
+/* Unmaps a range from everything that has it mapped: 0 or -errno. */
+typedef int (*vfiomig_unmap_fn)(void *opaque, uint64_t iova, uint64_t size);
+
+/* Numbers of a run since it was started. */
+struct vfiomig_dirty_stats {
+    uint32_t struct_size;       /* VFIOMIG_DIRTY_STATS_INIT sets it. */
+    uint32_t num_writers;       /* How many writers were ever added. */
+    uint32_t num_errors;        /* How many errors vfiomig_dirty_get_error() has. */
+    uint32_t num_rounds;        /* How many rounds vfiomig_dirty_get_round() has. */
+    uint64_t rounds;            /* Rounds over the map that are complete. One ends with
+                                 * vfiomig_dirty_collect(), or where vfiomig_dirty_sync() comes to
+                                 * an address again. */
+    uint64_t dirty_bytes;       /* Bytes delivered as dirty, a page counted each time. */
+    uint64_t last_dirty_bytes;  /* In the last complete round. */
+    uint64_t rate;              /* Bytes that became dirty per second in the last complete round. */
+    uint64_t average_rate;      /* The same, averaged over rounds; the newest has a weight of a
+                                 * quarter. */
+    uint64_t sync_ns;           /* Time spent reading and delivering, in nanoseconds. */
+    uint64_t last_sync_ns;      /* In the last complete round. */
+    uint64_t mapped_bytes;      /* Bytes in the map. */
+    uint64_t memory_bytes;      /* Memory that the run takes now besides its map, in bytes: its
+                                 * bitmaps, and dirty pages that wait to be delivered. */
+    uint64_t errors;            /* Errors since the start; see vfiomig_dirty_get_error(). */
+};
+#define VFIOMIG_DIRTY_STATS_INIT VFIOMIG_INIT_(struct vfiomig_dirty_stats)
+
+/* Numbers of one round over the map: what a decision about convergence is made from. */
+struct vfiomig_dirty_round {
+    uint32_t struct_size;  /* VFIOMIG_DIRTY_ROUND_INIT sets it. */
+    uint32_t reserved;     /* Zero. */
+    uint64_t at_ns;        /* When it ended, in nanoseconds since the start. */
+    uint64_t interval_ns;  /* Time since the end of the round before, in nanoseconds. */
+    uint64_t dirty_bytes;  /* Bytes delivered as dirty. */
+    uint64_t sync_ns;      /* Time the library was busy with it, in nanoseconds. */
+};
+#define VFIOMIG_DIRTY_ROUND_INIT VFIOMIG_INIT_(struct vfiomig_dirty_round)
+
+/*
+ * Numbers of one writer and of the tracker that it has. Writers that share a page table or a
+ * container share its numbers.
+ */
+struct vfiomig_dirty_writer_stats {
+    uint32_t struct_size;       /* VFIOMIG_DIRTY_WRITER_STATS_INIT sets it. */
+    uint32_t tracker;           /* VFIOMIG_TRACKER_*: what tracks it now. */
+    uint64_t page_size;         /* Size of the tracker's pages in bytes. */
+    uint64_t dirty_bytes;       /* Bytes that the tracker has reported as dirty. */
+    uint64_t last_dirty_bytes;  /* In the last complete round. */
+    uint64_t assumed_bytes;     /* Bytes counted as dirty because the tracker does not watch them,
+                                 * or because of an error. */
+    uint64_t rate;              /* Bytes reported per second in the last complete round. */
+    uint64_t sync_ns;           /* Time spent asking the tracker, in nanoseconds. */
+    uint64_t last_sync_ns;      /* In the last complete round. */
+    uint64_t calls;             /* System calls or callbacks made. */
+    uint64_t errors;            /* Errors. */
+    uint64_t restarts;          /* How often the tracker was started again. */
+    char note[464];             /* Why it is this tracker and none of those before it; empty: there
+                                 * is nothing to say. */
+};
+#define VFIOMIG_DIRTY_WRITER_STATS_INIT VFIOMIG_INIT_(struct vfiomig_dirty_writer_stats)
+
+/* Why a range counts, or counted, as dirty. */
+struct vfiomig_dirty_error {
+    uint32_t struct_size;  /* VFIOMIG_DIRTY_ERROR_INIT sets it. */
+    uint32_t writer;       /* Number of the writer, or VFIOMIG_NO_WRITER. */
+    uint32_t tracker;      /* VFIOMIG_TRACKER_*: its tracker at the time. */
+    int32_t code;          /* -errno of the library's closed set. */
+    uint64_t first;        /* First address of the range. */
+    uint64_t last;         /* Last address of the range, itself included. */
+    char text[464];        /* For people. */
+};
+#define VFIOMIG_DIRTY_ERROR_INIT VFIOMIG_INIT_(struct vfiomig_dirty_error)
 
 /*
  * Makes a run over one I/O address space of the VMM's: everything that has the same mappings. Add
@@ -1475,7 +1496,7 @@ int vfiomig_dirty_new(const struct vfiomig_memory_ops *ops, void *opaque,
  *
  * Since: 0.1.
  */
-void vfiomig_dirty_free(struct vfiomig_dirty *run);
+void vfiomig_dirty_free(struct vfiomig_dirty *dirty);
 
 /*
  * Adds something that writes to the guest's memory; *number is what it is called from then on.
@@ -1493,7 +1514,7 @@ void vfiomig_dirty_free(struct vfiomig_dirty *run);
  * Threads: any; waits for other calls, but not in callbacks.
  * Since: 0.1.
  */
-int vfiomig_dirty_add_writer(struct vfiomig_dirty *run, const struct vfiomig_dirty_writer *writer,
+int vfiomig_dirty_add_writer(struct vfiomig_dirty *dirty, const struct vfiomig_dirty_writer *writer,
                              uint32_t *number) VFIOMIG_MUST_CHECK;
 
 /*
@@ -1505,7 +1526,7 @@ int vfiomig_dirty_add_writer(struct vfiomig_dirty *run, const struct vfiomig_dir
  * Threads: any; waits for other calls, but not in callbacks.
  * Since: 0.1.
  */
-int vfiomig_dirty_remove_writer(struct vfiomig_dirty *run, uint32_t number);
+int vfiomig_dirty_remove_writer(struct vfiomig_dirty *dirty, uint32_t number);
 
 /*
  * Adds a mapping, or with VFIOMIG_MAPPING_WINDOW addresses in which mappings will come and go. Call
@@ -1518,7 +1539,7 @@ int vfiomig_dirty_remove_writer(struct vfiomig_dirty *run, uint32_t number);
  * Threads: any; waits for other calls, but not in callbacks.
  * Since: 0.1.
  */
-int vfiomig_dirty_map(struct vfiomig_dirty *run,
+int vfiomig_dirty_map(struct vfiomig_dirty *dirty,
                       const struct vfiomig_mapping *mapping) VFIOMIG_MUST_CHECK;
 
 /*
@@ -1542,9 +1563,9 @@ int vfiomig_dirty_map(struct vfiomig_dirty *run,
  * Threads: any; waits for other calls, but not in callbacks.
  * Since: 0.1.
  */
-int vfiomig_dirty_unmap(struct vfiomig_dirty *run, uint64_t iova, uint64_t size, uint64_t page_size,
-                        uint64_t *bitmap, size_t num_words, vfiomig_unmap_fn unmap,
-                        void *unmap_opaque) VFIOMIG_MUST_CHECK;
+int vfiomig_dirty_unmap(struct vfiomig_dirty *dirty, uint64_t iova, uint64_t size,
+                        uint64_t page_size, uint64_t *bitmap, size_t num_words,
+                        vfiomig_unmap_fn unmap, void *unmap_opaque) VFIOMIG_MUST_CHECK;
 
 /*
  * Starts tracking: takes the mappings by ops->enumerate, chooses a tracker for each writer and
@@ -1558,7 +1579,7 @@ int vfiomig_dirty_unmap(struct vfiomig_dirty *run, uint64_t iova, uint64_t size,
  * Threads: any; waits for other calls, but not in callbacks.
  * Since: 0.1.
  */
-int vfiomig_dirty_start(struct vfiomig_dirty *run) VFIOMIG_MUST_CHECK;
+int vfiomig_dirty_start(struct vfiomig_dirty *dirty) VFIOMIG_MUST_CHECK;
 
 /*
  * Reads all that became dirty since the last time and gives it to ops->set_dirty. When that
@@ -1575,7 +1596,7 @@ int vfiomig_dirty_start(struct vfiomig_dirty *run) VFIOMIG_MUST_CHECK;
  * Threads: any; waits for other calls, but not in callbacks.
  * Since: 0.1.
  */
-int vfiomig_dirty_collect(struct vfiomig_dirty *run) VFIOMIG_MUST_CHECK;
+int vfiomig_dirty_collect(struct vfiomig_dirty *dirty) VFIOMIG_MUST_CHECK;
 
 /*
  * Reads what became dirty in a range since the last time and adds it to bitmap, which has num_words
@@ -1593,7 +1614,7 @@ int vfiomig_dirty_collect(struct vfiomig_dirty *run) VFIOMIG_MUST_CHECK;
  * Threads: any; waits for other calls, but not in callbacks.
  * Since: 0.1.
  */
-int vfiomig_dirty_sync(struct vfiomig_dirty *run, uint64_t iova, uint64_t length,
+int vfiomig_dirty_sync(struct vfiomig_dirty *dirty, uint64_t iova, uint64_t length,
                        uint64_t page_size, uint64_t *bitmap, size_t num_words) VFIOMIG_MUST_CHECK;
 
 /*
@@ -1608,7 +1629,7 @@ int vfiomig_dirty_sync(struct vfiomig_dirty *run, uint64_t iova, uint64_t length
  * Threads: any; waits for other calls, but not in callbacks.
  * Since: 0.1.
  */
-int vfiomig_dirty_rearm(struct vfiomig_dirty *run);
+int vfiomig_dirty_rearm(struct vfiomig_dirty *dirty);
 
 /*
  * Stops tracking and forgets what was not read: read once more before, with the devices stopped.
@@ -1621,7 +1642,7 @@ int vfiomig_dirty_rearm(struct vfiomig_dirty *run);
  * Threads: any; waits for other calls, but not in callbacks.
  * Since: 0.1.
  */
-int vfiomig_dirty_stop(struct vfiomig_dirty *run);
+int vfiomig_dirty_stop(struct vfiomig_dirty *dirty);
 
 /*
  * Makes the reading that is under way, and every later one, return -ECANCELED, until the run is
@@ -1632,7 +1653,7 @@ int vfiomig_dirty_stop(struct vfiomig_dirty *run);
  * Concurrent: with any other call on the handle, from any thread.
  * Since: 0.1.
  */
-int vfiomig_dirty_cancel(struct vfiomig_dirty *run);
+int vfiomig_dirty_cancel(struct vfiomig_dirty *dirty);
 
 /*
  * Says that a range was written to by means that no tracker sees: a device that the VMM emulates,
@@ -1644,7 +1665,7 @@ int vfiomig_dirty_cancel(struct vfiomig_dirty *run);
  * Threads: any; waits for other calls, but not in callbacks.
  * Since: 0.1.
  */
-int vfiomig_dirty_mark(struct vfiomig_dirty *run, uint64_t iova,
+int vfiomig_dirty_mark(struct vfiomig_dirty *dirty, uint64_t iova,
                        uint64_t length) VFIOMIG_MUST_CHECK;
 
 /*
@@ -1657,7 +1678,7 @@ int vfiomig_dirty_mark(struct vfiomig_dirty *run, uint64_t iova,
  * Threads: any; waits for other calls, but not in callbacks.
  * Since: 0.1.
  */
-int vfiomig_dirty_dma_read(struct vfiomig_dirty *run, uint64_t iova, void *buf,
+int vfiomig_dirty_dma_read(struct vfiomig_dirty *dirty, uint64_t iova, void *buf,
                            size_t len) VFIOMIG_MUST_CHECK;
 
 /*
@@ -1670,7 +1691,7 @@ int vfiomig_dirty_dma_read(struct vfiomig_dirty *run, uint64_t iova, void *buf,
  * Threads: any; waits for other calls, but not in callbacks.
  * Since: 0.1.
  */
-int vfiomig_dirty_dma_write(struct vfiomig_dirty *run, uint64_t iova, const void *buf,
+int vfiomig_dirty_dma_write(struct vfiomig_dirty *dirty, uint64_t iova, const void *buf,
                             size_t len) VFIOMIG_MUST_CHECK;
 
 /*
@@ -1681,7 +1702,7 @@ int vfiomig_dirty_dma_write(struct vfiomig_dirty *run, uint64_t iova, const void
  * Threads: any; waits for other calls, but not in callbacks.
  * Since: 0.1.
  */
-int vfiomig_dirty_get_stats(struct vfiomig_dirty *run, struct vfiomig_dirty_stats *stats);
+int vfiomig_dirty_get_stats(struct vfiomig_dirty *dirty, struct vfiomig_dirty_stats *stats);
 
 /*
  * One round over the map, by an index from 0, the oldest that is kept (64 are); num_rounds in
@@ -1692,7 +1713,7 @@ int vfiomig_dirty_get_stats(struct vfiomig_dirty *run, struct vfiomig_dirty_stat
  * Threads: any; waits for other calls, but not in callbacks.
  * Since: 0.1.
  */
-int vfiomig_dirty_get_round(struct vfiomig_dirty *run, uint32_t index,
+int vfiomig_dirty_get_round(struct vfiomig_dirty *dirty, uint32_t index,
                             struct vfiomig_dirty_round *round);
 
 /*
@@ -1703,7 +1724,7 @@ int vfiomig_dirty_get_round(struct vfiomig_dirty *run, uint32_t index,
  * Threads: any; waits for other calls, but not in callbacks.
  * Since: 0.1.
  */
-int vfiomig_dirty_get_writer_stats(struct vfiomig_dirty *run, uint32_t number,
+int vfiomig_dirty_get_writer_stats(struct vfiomig_dirty *dirty, uint32_t number,
                                    struct vfiomig_dirty_writer_stats *stats);
 
 /*
@@ -1716,7 +1737,7 @@ int vfiomig_dirty_get_writer_stats(struct vfiomig_dirty *run, uint32_t number,
  * Threads: any; waits for other calls, but not in callbacks.
  * Since: 0.1.
  */
-int vfiomig_dirty_get_error(struct vfiomig_dirty *run, uint32_t index,
+int vfiomig_dirty_get_error(struct vfiomig_dirty *dirty, uint32_t index,
                             struct vfiomig_dirty_error *error);
 
 #ifdef __cplusplus

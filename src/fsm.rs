@@ -42,7 +42,7 @@ impl State {
         [State::Error, Stop, Running, StopCopy, Resuming, RunningP2p, PreCopy, PreCopyP2p];
 
     /// The kernel's number.
-    pub fn raw(self) -> u32 {
+    pub const fn raw(self) -> u32 {
         match self {
             State::Error => 0,
             Stop => 1,

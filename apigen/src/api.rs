@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The table (`src/capi/api.toml`), combined with the source's declarations, and checked.
+//! The table (`src/capi/api.toml` and those of the folders there), combined with the source's
+//! declarations, and checked.
 //!
 //! Everything that is made rests on this: if the table and the source disagree, or the table
 //! contradicts itself, nothing is made.
@@ -10,16 +11,17 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::cdecl::{Declarations, Param, Prototype};
+use crate::cdecl::{Constant, Declarations, Param, Prototype};
 
 /// Everything that is known about the ABI.
 pub struct Api {
+    /// The parts of the header, in its order.
+    pub sections: Vec<Section>,
     pub objects: Vec<Object>,
     pub functions: Vec<Function>,
     /// Codes in the order of their numbers: the errno's name, the variant's name in Rust, and the
     /// text.
     pub codes: Vec<ErrorCode>,
-    pub groups: Vec<Group>,
     pub decls: Declarations,
     pub version: String,
     /// When the manual was last changed: YYYY-MM-DD.
@@ -32,19 +34,55 @@ pub struct ErrorCode {
     pub text: String,
 }
 
+/// A part of the header: a folder of the source.
+pub struct Section {
+    pub title: String,
+    /// The name of the object that it is about, which is the folder's.
+    pub object: Option<String>,
+    pub groups: Vec<Group>,
+    /// C that stands behind the constants.
+    pub macros: String,
+    /// Names of structures and callbacks in an order in which each follows what it needs.
+    pub types: Vec<String>,
+}
+
 pub struct Object {
     pub name: String,
+    /// What distinguishes its handles from others.
+    pub number: u8,
     pub title: String,
-    pub states: Vec<String>,
+    pub about: String,
+    pub states: Vec<State>,
     /// Calls from several threads wait for each other.
     pub waits: bool,
+}
+
+impl Object {
+    pub fn state_names(&self) -> Vec<String> {
+        self.states.iter().map(|state| state.name.clone()).collect()
+    }
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    pub name: String,
+    /// What it means; empty where it is the only one.
+    #[serde(default)]
+    pub text: String,
 }
 
 /// Constants that belong together.
 pub struct Group {
     pub title: String,
     /// Indices of `decls.constants`.
-    pub members: std::ops::Range<usize>,
+    members: Vec<usize>,
+}
+
+impl Group {
+    pub fn members<'a>(&self, api: &'a Api) -> Vec<&'a Constant> {
+        self.members.iter().filter_map(|i| api.decls.constants.get(*i)).collect()
+    }
 }
 
 /// A version that introduced something.
@@ -59,6 +97,8 @@ impl fmt::Display for Since {
 
 pub struct Function {
     pub name: String,
+    /// Number of its section.
+    pub section: usize,
     pub since: Since,
     /// The object whose guard it passes.
     pub handle: Option<String>,
@@ -87,7 +127,7 @@ impl Function {
     pub fn mask(&self, api: &Api) -> u32 {
         let all = self.handle.as_deref().and_then(|name| api.object(name));
         let all = all.map(|object| object.states.as_slice()).unwrap_or_default();
-        let bit = |(i, state): (usize, &String)| u32::from(self.states.contains(state)) << i;
+        let bit = |(i, state): (usize, &State)| u32::from(self.states.contains(&state.name)) << i;
         all.iter().enumerate().map(bit).sum()
     }
 
@@ -123,23 +163,47 @@ pub enum Arg {
     Ending,
 }
 
+/// An `api.toml`: that of `src/capi` has the date and the errors, those of its folders the rest.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawApi {
-    date: String,
-    objects: BTreeMap<String, RawObject>,
+struct RawTable {
+    date: Option<String>,
+    #[serde(default)]
     errors: BTreeMap<String, String>,
-    constants: BTreeMap<String, String>,
+    section: RawSection,
+    object: Option<RawObject>,
+    #[serde(default)]
+    constants: Vec<RawGroup>,
+    #[serde(default)]
     function: Vec<RawFunction>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawObject {
+struct RawSection {
+    order: u32,
     title: String,
-    states: Vec<String>,
+    #[serde(default)]
+    macros: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawObject {
+    number: u8,
+    about: String,
+    state: Vec<State>,
     #[serde(default)]
     waits: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawGroup {
+    title: String,
+    prefix: Option<String>,
+    #[serde(default)]
+    names: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -166,35 +230,43 @@ impl Api {
     /// Reads and checks; returns what is wrong as a list.
     pub fn read(root: &Path) -> Result<Api, Vec<String>> {
         let one = |problem: String| vec![problem];
-        let file = |path: &str| {
-            std::fs::read_to_string(root.join(path)).map_err(|e| vec![format!("{path}: {e}")])
-        };
         let decls = Declarations::read(root).map_err(one)?;
-        let source = Source {
-            table: file("src/capi/api.toml")?,
-            codes: file("src/error.rs")?,
-            constants: ["src/capi/constants.rs", "src/capi/version.rs"]
-                .map(file)
-                .into_iter()
-                .collect::<Result<String, _>>()?,
-            exported: exported(&root.join("src")).map_err(one)?,
-        };
+        let source = Source::read(root).map_err(one)?;
         Api::new(&source, decls, env!("CARGO_PKG_VERSION"))
     }
 
     /// Combines the table with the declarations.
     pub fn new(source: &Source, decls: Declarations, version: &str) -> Result<Api, Vec<String>> {
-        let raw: RawApi =
-            toml::from_str(&source.table).map_err(|e| vec![format!("api.toml: {e}")])?;
         let mut problems = Vec::new();
-        let codes = codes(&source.codes, &raw.errors, &mut problems);
-        let objects = objects(raw.objects);
-        let groups = groups(&source.constants, &raw.constants, &decls, &mut problems);
+        let (mut tables, mut failed) = (Vec::new(), Vec::new());
+        for folder in &source.folders {
+            match toml::from_str::<RawTable>(&folder.table) {
+                Ok(table) => tables.push((folder, table)),
+                Err(error) => failed.push(format!("{}api.toml: {error}", folder.path())),
+            }
+        }
+        if !failed.is_empty() {
+            return Err(failed);
+        }
+        tables.sort_by_key(|(_, table)| table.section.order);
+        let objects = objects(&tables, &mut problems);
+        let sections = sections(&tables, &decls, &mut problems);
+        let (mut date, mut texts, mut rows) = (None, BTreeMap::new(), Vec::new());
+        for (i, (folder, table)) in tables.into_iter().enumerate() {
+            if !folder.name.is_empty() && (table.date.is_some() || !table.errors.is_empty()) {
+                problems.push(format!("{}api.toml: date and errors stand above", folder.path()));
+            }
+            date = date.or(table.date);
+            texts.extend(table.errors);
+            rows.extend(table.function.into_iter().map(|row| (i, folder, row)));
+        }
+        let codes = codes(&source.codes, &texts, &mut problems);
         let mut decls = decls;
         check_structs(&decls, &mut problems);
         for handle in &decls.opaques {
             if objects.iter().all(|object| handle.name != format!("vfiomig_{}", object.name)) {
-                problems.push(format!("{}: a handle that api.toml has no object for", handle.name));
+                problems
+                    .push(format!("{}: a handle that no folder has an object for", handle.name));
             }
         }
         for object in objects.iter().filter(|object| decls.opaque(&object.name).is_none()) {
@@ -215,7 +287,7 @@ impl Api {
             }
         }
         let mut functions = Vec::new();
-        for row in raw.function {
+        for (section, folder, row) in rows {
             let name = row.name.clone();
             if functions.iter().any(|f: &Function| f.name == name) {
                 problems.push(format!("{name}: stands in api.toml twice"));
@@ -227,7 +299,10 @@ impl Api {
             };
             let proto = prototypes.swap_remove(at);
             let mut wrong = Vec::new();
-            let made = function(row, proto, &objects, &codes, &mut wrong);
+            if !exported_by(&folder.rust).contains(&name) {
+                wrong.push(format!("stands in {}api.toml, but is not there", folder.path()));
+            }
+            let made = function(row, section, proto, &objects, &codes, &mut wrong);
             if let Some(made) = made {
                 check_function(&made, &objects, &decls, version, &mut wrong);
                 functions.push(made);
@@ -237,15 +312,12 @@ impl Api {
         for proto in prototypes {
             problems.push(format!("{}: has no row in api.toml", proto.name));
         }
-        let api = Api {
-            objects,
-            functions,
-            codes,
-            groups,
-            decls,
-            version: version.to_owned(),
-            date: raw.date,
-        };
+        let date = date.unwrap_or_else(|| {
+            problems.push("api.toml: there is no date".into());
+            String::new()
+        });
+        let version = version.to_owned();
+        let api = Api { sections, objects, functions, codes, decls, version, date };
         match problems.is_empty() {
             true => Ok(api),
             false => Err(problems),
@@ -272,35 +344,181 @@ impl Api {
 
 /// What is read besides the declarations.
 pub struct Source {
-    pub table: String,
+    /// `src/capi` and the folders in it.
+    pub folders: Vec<Folder>,
     /// `src/error.rs`
     pub codes: String,
-    /// The files with constants, one after another.
-    pub constants: String,
     /// Names of all functions that the source exports.
     pub exported: Vec<String>,
 }
 
-/// Objects in the order in which they come into being.
-fn objects(raw: BTreeMap<String, RawObject>) -> Vec<Object> {
-    let mut objects: Vec<Object> = raw
-        .into_iter()
-        .map(|(name, object)| Object {
-            name,
-            title: object.title,
-            states: object.states,
+impl Source {
+    pub fn read(root: &Path) -> Result<Source, String> {
+        let codes = root.join("src/error.rs");
+        Ok(Source {
+            folders: folders(&root.join("src/capi"))?,
+            codes: std::fs::read_to_string(&codes).map_err(|e| format!("src/error.rs: {e}"))?,
+            exported: exported(&root.join("src"))?,
+        })
+    }
+}
+
+/// A folder with an `api.toml`.
+pub struct Folder {
+    /// Empty for `src/capi` itself.
+    pub name: String,
+    pub table: String,
+    /// Its source, one file behind the other, without folders in it.
+    pub rust: String,
+}
+
+impl Folder {
+    fn path(&self) -> String {
+        if self.name.is_empty() { String::new() } else { format!("{}/", self.name) }
+    }
+
+    /// Whether a type is declared here, or handed on.
+    fn declares(&self, name: &str) -> bool {
+        let declared = ["struct", "enum", "type"]
+            .iter()
+            .any(|kind| self.rust.split(&format!("pub {kind} {name}")).skip(1).any(ends_word));
+        let mut uses = self.rust.split("\npub use crate::").skip(1);
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        declared
+            || uses.any(|rest| {
+                let list = rest.split(';').next().unwrap_or_default();
+                list.split(|c| !is_name(c)).any(|word| word == name)
+            })
+    }
+}
+
+fn ends_word(rest: &str) -> bool {
+    rest.starts_with([' ', '='])
+}
+
+/// `src/capi` and the folders in it that have an `api.toml`.
+fn folders(root: &Path) -> Result<Vec<Folder>, String> {
+    let read =
+        |path: &Path| std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()));
+    let mut paths = vec![root.to_owned()];
+    let entries = std::fs::read_dir(root).map_err(|e| format!("{}: {e}", root.display()))?;
+    paths.extend(entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()));
+    paths.sort();
+    let mut folders = Vec::new();
+    for path in paths {
+        let Ok(table) = std::fs::read_to_string(path.join("api.toml")) else { continue };
+        let mut files: Vec<_> = std::fs::read_dir(&path)
+            .map_err(|e| format!("{}: {e}", path.display()))?
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|file| file.extension().is_some_and(|ext| ext == "rs"))
+            .collect();
+        files.sort();
+        let rust = files.iter().map(|file| read(file)).collect::<Result<String, _>>()?;
+        let name = match path == root {
+            true => String::new(),
+            false => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        };
+        folders.push(Folder { name, table, rust });
+    }
+    Ok(folders)
+}
+
+/// Objects in the order of their numbers.
+fn objects(tables: &[(&Folder, RawTable)], problems: &mut Vec<String>) -> Vec<Object> {
+    let mut objects = Vec::new();
+    for (folder, table) in tables {
+        let Some(object) = &table.object else { continue };
+        objects.push(Object {
+            name: folder.name.clone(),
+            number: object.number,
+            title: table.section.title.clone(),
+            about: object.about.clone(),
+            states: object.state.clone(),
             waits: object.waits,
+        });
+    }
+    objects.sort_by_key(|object| object.number);
+    for (i, object) in objects.iter().enumerate() {
+        if !(1..=15).contains(&object.number) {
+            problems.push(format!("{}: its number is not from 1 to 15", object.name));
+        }
+        if objects.get(i + 1).is_some_and(|next| next.number == object.number) {
+            problems.push(format!("{}: its number is another object's too", object.name));
+        }
+        if object.states.is_empty() || object.states.len() > 32 {
+            problems.push(format!("{}: has no states, or more than 32", object.name));
+        }
+        if object.states.len() > 1 && object.states.iter().any(|state| state.text.is_empty()) {
+            problems.push(format!("{}: a state has no text", object.name));
+        }
+    }
+    objects
+}
+
+/// The header's sections, with what belongs to each.
+fn sections(
+    tables: &[(&Folder, RawTable)],
+    decls: &Declarations,
+    problems: &mut Vec<String>,
+) -> Vec<Section> {
+    let mut sections: Vec<Section> = tables
+        .iter()
+        .map(|(folder, table)| Section {
+            title: table.section.title.clone(),
+            object: table.object.as_ref().map(|_| folder.name.clone()),
+            groups: groups(table),
+            macros: table.section.macros.trim().to_owned(),
+            types: Vec::new(),
         })
         .collect();
-    let rank = |object: &Object| match object.name.as_str() {
-        "device" => 0,
-        "save" => 1,
-        "load" => 2,
-        "dirty" => 3,
-        _ => 4,
+    for (i, constant) in decls.constants.iter().enumerate() {
+        let name = &constant.name;
+        if !name.starts_with("VFIOMIG_") {
+            problems.push(format!("{name}: a constant that is none of the ABI"));
+        }
+        if constant.doc.is_empty() {
+            problems.push(format!("{name}: has no comment"));
+        }
+        match group_of(tables, name) {
+            Some((section, group)) => sections[section].groups[group].members.push(i),
+            None => problems.push(format!("{name}: no group of constants takes it")),
+        }
+    }
+    for name in &decls.order {
+        let mut found = (0..tables.len()).filter(|i| tables[*i].0.declares(name));
+        match (found.next(), found.next()) {
+            (Some(section), None) => sections[section].types.push(name.clone()),
+            (Some(_), Some(_)) => problems.push(format!("{name}: declared in two folders")),
+            (None, _) => problems.push(format!("{name}: in no folder with an api.toml")),
+        }
+    }
+    for group in sections.iter().flat_map(|section| &section.groups) {
+        if group.members.is_empty() {
+            problems.push(format!("{:?}: a group without constants", group.title));
+        }
+    }
+    sections
+}
+
+fn groups(table: &RawTable) -> Vec<Group> {
+    let made = |group: &RawGroup| Group { title: group.title.clone(), members: Vec::new() };
+    table.constants.iter().map(made).collect()
+}
+
+/// The group of a constant: the one that names it, or the one with the longest prefix of it.
+fn group_of(tables: &[(&Folder, RawTable)], name: &str) -> Option<(usize, usize)> {
+    let all = tables.iter().enumerate().flat_map(|(section, (_, table))| {
+        table.constants.iter().enumerate().map(move |(i, group)| (section, i, group))
+    });
+    let fits = |group: &RawGroup| {
+        if group.names.iter().any(|known| known == name) {
+            return usize::MAX;
+        }
+        group.prefix.as_ref().filter(|prefix| name.starts_with(*prefix)).map_or(0, String::len)
     };
-    objects.sort_by_key(rank);
-    objects
+    let best = all.max_by_key(|(_, _, group)| fits(group))?;
+    (fits(best.2) > 0).then_some((best.0, best.1))
 }
 
 /// The closed set, from `codes!` in `src/error.rs`.
@@ -327,51 +545,6 @@ fn codes(
         }
     }
     codes
-}
-
-/// Groups of constants: those between blank lines of the source. Each has a heading in the table,
-/// by a prefix of its names.
-fn groups(
-    source: &str,
-    titles: &BTreeMap<String, String>,
-    decls: &Declarations,
-    problems: &mut Vec<String>,
-) -> Vec<Group> {
-    let begins_group = |name: &str| {
-        let lines: Vec<&str> = source.lines().collect();
-        let at = lines.iter().position(|l| l.starts_with(&format!("pub const {name}:")))?;
-        let before = lines.get(..at)?.iter().rev().find(|l| !l.starts_with("///"));
-        Some(before.is_none_or(|line| line.trim().is_empty()))
-    };
-    let mut groups: Vec<Group> = Vec::new();
-    for (i, constant) in decls.constants.iter().enumerate() {
-        if !constant.name.starts_with("VFIOMIG_") {
-            problems.push(format!("{}: a constant that is none of the ABI", constant.name));
-        }
-        if constant.doc.is_empty() {
-            problems.push(format!("{}: has no comment", constant.name));
-        }
-        match (begins_group(&constant.name), groups.last_mut()) {
-            (None, _) => problems.push(format!("{}: not found in the source", constant.name)),
-            (Some(false), Some(group)) => group.members.end = i + 1,
-            _ => {
-                let title = titles
-                    .iter()
-                    .filter(|(prefix, _)| constant.name.starts_with(*prefix))
-                    .max_by_key(|(prefix, _)| prefix.len());
-                match title {
-                    Some((_, title)) => {
-                        groups.push(Group { title: title.clone(), members: i..i + 1 });
-                    }
-                    None => problems.push(format!(
-                        "{}: [constants] of api.toml has no heading for its group",
-                        constant.name
-                    )),
-                }
-            }
-        }
-    }
-    groups
 }
 
 fn check_structs(decls: &Declarations, problems: &mut Vec<String>) {
@@ -402,6 +575,7 @@ fn check_version(decls: &Declarations, version: &str, problems: &mut Vec<String>
 
 fn function(
     row: RawFunction,
+    section: usize,
     proto: Prototype,
     objects: &[Object],
     codes: &[ErrorCode],
@@ -418,11 +592,11 @@ fn function(
         }
         object
     });
-    let known = object.flatten().map(|o| o.states.as_slice()).unwrap_or_default();
+    let known = object.flatten().map(Object::state_names).unwrap_or_default();
     if row.states.is_some() && row.handle.is_none() {
         wrong.push("has states, but no handle".into());
     }
-    let states = row.states.unwrap_or_else(|| known.to_vec());
+    let states = row.states.unwrap_or_else(|| known.clone());
     for state in &states {
         if !known.contains(state) {
             wrong.push(format!("there is no state {state}"));
@@ -461,6 +635,7 @@ fn function(
     }
     Some(Function {
         name: row.name,
+        section,
         since: since?,
         handle: row.handle,
         states,
@@ -624,7 +799,8 @@ fn check_function(
         wrong.push("concurrent without a handle means nothing".into());
     }
     let all = function.handle.as_ref().and_then(|name| objects.iter().find(|o| o.name == *name));
-    if all.is_some_and(|all| all.states != function.states) && !listed(&function.wrong_state) {
+    if all.is_some_and(|all| all.state_names() != function.states) && !listed(&function.wrong_state)
+    {
         wrong.push(format!("does not list {}, its wrong_state", function.wrong_state));
     }
     let frees = matches!(function.args.first(), Some(Arg::Free(_)));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `include/vfiomig.h`: the declarations in the order in which a person reads them.
+//! `include/vfiomig.h`: the declarations in the order in which a person reads them, object by object.
 //!
 //! The prose is that of the Rust source; what the table knows follows it.
 
@@ -21,55 +21,37 @@ pub fn make(api: &Api) -> String {
     out.push_str("#include <stddef.h>\n#include <stdint.h>\n\n");
     out.push_str("#ifdef __cplusplus\nextern \"C\" {\n#endif\n");
 
-    for group in &api.groups {
-        let members = decls.constants.get(group.members.clone()).unwrap_or_default();
-        let _ = write!(
-            out,
-            "\n{}{}",
-            comment(std::slice::from_ref(&group.title), 0),
-            constants(members)
-        );
-    }
     let _ = write!(out, "\n{}\n", decls.macros);
-    let macros: Vec<(String, &str)> =
-        decls.structs.iter().filter_map(|s| Some((s.init()?, s.name.as_str()))).collect();
-    let longest = macros.iter().map(|(init, _)| init.len()).max().unwrap_or(0);
-    for (init, name) in macros {
-        let _ = writeln!(out, "#define {init:longest$} VFIOMIG_INIT_(struct {name})");
-    }
 
-    section(&mut out, "Handles");
-    for opaque in api.objects.iter().filter_map(|object| decls.opaque(&object.name)) {
-        let _ = write!(out, "\n{}struct {};\n", comment(&opaque.doc, 0), opaque.name);
-    }
-    section(&mut out, "Structures and callbacks");
-    for name in &decls.order {
-        if let Some(found) = decls.structure(name) {
-            let _ = write!(out, "\n{}", structure(found));
+    for (i, section) in api.sections.iter().enumerate() {
+        heading(&mut out, &section.title);
+        if let Some(opaque) = section.object.as_ref().and_then(|name| decls.opaque(name)) {
+            let _ = write!(out, "\n{}struct {};\n", comment(&opaque.doc, 0), opaque.name);
         }
-        if let Some(callback) = decls.callbacks.iter().find(|c| c.name == *name) {
-            let _ = write!(out, "\n{}", typedef(callback));
+        for group in &section.groups {
+            let _ = write!(out, "\n{}", comment(std::slice::from_ref(&group.title), 0));
+            out.push_str(&constants(&group.members(api)));
         }
-    }
-
-    let mut last = None;
-    for function in &api.functions {
-        let title = title(api, function);
-        if last.replace(title) != Some(title) {
-            section(&mut out, title);
+        if !section.macros.is_empty() {
+            let _ = write!(out, "\n{}\n", section.macros);
         }
-        let _ = write!(out, "\n{}{}", prose(api, function), prototype(function));
+        for name in &section.types {
+            if let Some(found) = decls.structure(name) {
+                let _ = write!(out, "\n{}", structure(found));
+            }
+            if let Some(callback) = decls.callbacks.iter().find(|c| c.name == *name) {
+                let _ = write!(out, "\n{}", typedef(callback));
+            }
+        }
+        for function in api.functions.iter().filter(|function| function.section == i) {
+            let _ = write!(out, "\n{}{}", prose(api, function), prototype(function));
+        }
     }
     out.push_str("\n#ifdef __cplusplus\n}\n#endif\n\n#endif /* VFIOMIG_H */\n");
     out
 }
 
-/// The heading that a function stands under.
-pub fn title<'a>(api: &'a Api, function: &Function) -> &'a str {
-    function.family(api).map_or("The library as a whole", |object| &object.title)
-}
-
-fn section(out: &mut String, title: &str) {
+fn heading(out: &mut String, title: &str) {
     let _ = write!(out, "\n/* {title}\n * {} */\n", "-".repeat(title.len()));
 }
 
@@ -94,8 +76,8 @@ fn comment(lines: &[String], indent: usize) -> String {
 }
 
 /// Constants with their comments next to them.
-fn constants(members: &[Constant]) -> String {
-    let longest = |f: fn(&Constant) -> usize| members.iter().map(f).max().unwrap_or(0);
+fn constants(members: &[&Constant]) -> String {
+    let longest = |f: fn(&Constant) -> usize| members.iter().map(|c| f(c)).max().unwrap_or(0);
     let name = longest(|c| c.name.len());
     // A value of many digits or letters does not push the others' comments away.
     let value = longest(|c| if c.value.len() < 6 { c.value.len() } else { 0 });
@@ -139,7 +121,11 @@ fn structure(found: &Struct) -> String {
             out.push_str(&beside(&format!("    {decl:longest$}"), &member.doc));
         }
     }
-    out + "};\n"
+    out.push_str("};\n");
+    if let Some(init) = found.init() {
+        let _ = writeln!(out, "#define {init} VFIOMIG_INIT_(struct {})", found.name);
+    }
+    out
 }
 
 fn typedef(callback: &Callback) -> String {
@@ -188,7 +174,7 @@ fn facts(api: &Api, function: &Function) -> Vec<String> {
     let mut facts = Vec::new();
     let object = function.handle.as_deref().and_then(|name| api.object(name));
     if let Some(object) = object.filter(|object| object.states.len() > 1) {
-        let states = match object.states == function.states {
+        let states = match object.state_names() == function.states {
             true => "all".to_owned(),
             false => function.states.join(", "),
         };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Makes what is derived from the C ABI's table (`src/capi/api.toml`) and its source: entry guards,
-//! header, export map, man pages, misuse tests.
+//! Makes what is derived from the C ABI's table (the `api.toml` files in `src/capi`) and its source:
+//! entry guards, header, export map, man pages, misuse tests.
 //!
 //! `cargo run -p apigen` writes them. `cargo run -p apigen -- --check` names each one that differs
 //! from what is committed, and fails; `cargo test -p apigen` does the same. If the table and the

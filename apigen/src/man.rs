@@ -43,7 +43,7 @@ pub fn page(api: &Api, function: &Function) -> String {
         }
     }
     if let Some(object) = function.handle.as_deref().and_then(|name| api.object(name)) {
-        if object.states != function.states {
+        if object.state_names() != function.states {
             let states: Vec<String> =
                 function.states.iter().map(|state| format!("\\fI{state}\\fP")).collect();
             let noun = if states.len() == 1 { "state" } else { "states" };
@@ -139,7 +139,8 @@ fn see_also(api: &Api, function: &Function) -> String {
             (Some(mine), Some(theirs)) if mine.name == theirs.name => {
                 let rest = other.name.rsplit('_').next().unwrap_or_default();
                 // Where the object comes from and where it goes.
-                ["begin", "fd", "ops", "free"].contains(&rest) && !other.name.ends_with("poll_fd")
+                ["begin", "fd", "new", "ops", "free"].contains(&rest)
+                    && !other.name.ends_with("poll_fd")
             }
             _ => false,
         };
@@ -150,11 +151,10 @@ fn see_also(api: &Api, function: &Function) -> String {
     if !function.errors.is_empty() {
         names.insert("vfiomig_error_message");
         if function.errors.iter().any(|(errno, _)| errno == "EIO") {
-            match function.family(api).map(|object| object.name.as_str()) {
-                Some("save") => names.insert("vfiomig_save_get_failure"),
-                Some("load") => names.insert("vfiomig_load_get_failure"),
-                _ => names.insert("vfiomig_device_get_failure"),
-            };
+            let own =
+                function.family(api).map(|object| format!("vfiomig_{}_get_failure", object.name));
+            let own = api.functions.iter().find(|other| own.as_ref() == Some(&other.name));
+            names.insert(own.map_or("vfiomig_device_get_failure", |own| &own.name));
         }
     }
     names.remove(function.name.as_str());
@@ -315,9 +315,11 @@ pub fn overview(api: &Api) -> String {
         let made = match line {
             "@SOURCE@" => example(sketch("SOURCE")),
             "@TARGET@" => example(sketch("TARGET")),
+            "@OBJECTS@" => objects(api),
+            "@STATES@" => states(api),
             "@ERRORS@" => errors(api),
             "@CONCURRENT@." => concurrent(api),
-            "@STRUCTURES@" => api.decls.structs.iter().map(|s| structure(api, s)).collect(),
+            "@STRUCTURES@" => structures(api),
             "@CONSTANTS@" => constants(api),
             "@FUNCTIONS@" => functions(api),
             "@SEE@" => see_all(api),
@@ -354,13 +356,36 @@ fn concurrent(api: &Api) -> String {
     names.iter().enumerate().map(line).collect()
 }
 
+fn objects(api: &Api) -> String {
+    let row = |object: &crate::api::Object| {
+        format!(".TP\n.B struct vfiomig_{}\n{}\n", object.name, prose(api, None, &object.about))
+    };
+    api.objects.iter().map(row).collect()
+}
+
+fn states(api: &Api) -> String {
+    let mut out = String::new();
+    for object in api.objects.iter().filter(|object| object.states.len() > 1) {
+        let _ = writeln!(out, ".SS {}", object.title);
+        for state in &object.states {
+            let _ = write!(out, ".TP\n.I {}\n{}\n", state.name, prose(api, None, &state.text));
+        }
+    }
+    out
+}
+
+fn structures(api: &Api) -> String {
+    let types = api.sections.iter().flat_map(|section| &section.types);
+    types.filter_map(|name| api.decls.structure(name)).map(|s| structure(api, s)).collect()
+}
+
 fn constants(api: &Api) -> String {
     let mut out = String::new();
-    for group in &api.groups {
+    for group in api.sections.iter().flat_map(|section| &section.groups) {
         // What follows the first sentence is not part of a heading.
         let title = group.title.split(". ").next().unwrap_or_default();
         let _ = writeln!(out, ".SS {}", title.trim_end_matches('.'));
-        for constant in api.decls.constants.get(group.members.clone()).unwrap_or_default() {
+        for constant in group.members(api) {
             let text = prose(api, None, &constant.doc.join(" "));
             let _ = write!(out, ".TP\n.BR {} \" (\" {} )\n{text}\n", constant.name, constant.value);
         }
@@ -370,14 +395,15 @@ fn constants(api: &Api) -> String {
 
 fn functions(api: &Api) -> String {
     let mut out = String::new();
-    let mut last = None;
-    for function in &api.functions {
-        let title = header::title(api, function);
-        if last.replace(title) != Some(title) {
-            let _ = writeln!(out, ".SS {title}");
+    for (i, section) in api.sections.iter().enumerate() {
+        let mut functions = api.functions.iter().filter(|f| f.section == i).peekable();
+        if functions.peek().is_some() {
+            let _ = writeln!(out, ".SS {}", section.title);
         }
-        let brief = prose(api, None, &function.brief);
-        let _ = write!(out, ".TP\n.BR \\%{} (3)\n{brief}\n", function.name);
+        for function in functions {
+            let brief = prose(api, None, &function.brief);
+            let _ = write!(out, ".TP\n.BR \\%{} (3)\n{brief}\n", function.name);
+        }
     }
     out
 }

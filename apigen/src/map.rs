@@ -8,7 +8,7 @@ use crate::api::Api;
 pub fn make(api: &Api) -> String {
     let mut out = String::from(
         "# SPDX-License-Identifier: MIT OR Apache-2.0\n\
-         # Made by apigen from src/capi/api.toml; do not edit. A symbol's node changes only\n\
+         # Made by apigen from the api.toml files in src/capi; do not edit. A symbol's node changes only\n\
          # where its meaning does (docs/abi.md).\n",
     );
     let mut before: Option<String> = None;

@@ -9,7 +9,7 @@ use crate::api::{Api, Arg, Function};
 pub fn make(api: &Api) -> String {
     let mut out = String::from(
         "/* SPDX-License-Identifier: MIT OR Apache-2.0 */\n\
-         /* Made by apigen from src/capi/api.toml; do not edit. For misuse.c alone. */\n\n",
+         /* Made by apigen from the api.toml files in src/capi; do not edit. For misuse.c alone. */\n\n",
     );
     out.push_str("enum object { NO_OBJECT");
     for object in &api.objects {
@@ -27,7 +27,8 @@ pub fn make(api: &Api) -> String {
     }
     out.push_str("};\n\nstatic const char *const state_names[NUM_OBJECTS][MAX_STATES] = {\n");
     for object in &api.objects {
-        let names: Vec<String> = object.states.iter().map(|state| format!("{state:?}")).collect();
+        let names: Vec<String> =
+            object.states.iter().map(|state| format!("{:?}", state.name)).collect();
         let _ = writeln!(out, "    [{}] = {{ {} }},", object.name.to_uppercase(), names.join(", "));
     }
     out.push_str("};\n");

@@ -11,20 +11,22 @@ const WIDTH: usize = 100;
 pub fn make(api: &Api) -> String {
     let mut out = String::from(
         "// SPDX-License-Identifier: MIT OR Apache-2.0\n\
-         //! Made by apigen from api.toml; do not edit.\n\n\
-         use super::entry::Entry;\n\
+         //! Made by apigen from the api.toml files; do not edit.\n\n\
+         use super::row::{Kind, Row};\n\
          use crate::error::Code;\n",
     );
     for object in &api.objects {
-        let names: Vec<String> = object.states.iter().map(|state| format!("{state:?}")).collect();
-        let head = format!("pub(super) const {}_STATES: &[&str] =", object.name.to_uppercase());
-        let value = format!("&[{}];", names.join(", "));
-        let _ = write!(
-            out,
-            "\n/// States of a {}, in the order of their bits.\n{}\n",
-            object.name,
-            assignment(&head, &value, &names)
-        );
+        let states: Vec<String> =
+            object.states.iter().map(|state| format!("{:?}", state.name)).collect();
+        let fields = [
+            format!("number: {}", object.number),
+            format!("name: {:?}", object.name),
+            format!("states: &[{}]", states.join(", ")),
+            format!("waits: {}", object.waits),
+        ];
+        let head = format!("pub(super) static {}: Kind =", object.name.to_uppercase());
+        let value = format!("Kind {{ {} }};", fields.join(", "));
+        let _ = write!(out, "\n{}\n", assignment(&head, &value, &fields));
     }
     for function in api.functions.iter().filter(|f| f.is_guarded()) {
         let short = function.name.trim_start_matches("vfiomig_").to_uppercase();
@@ -34,8 +36,8 @@ pub fn make(api: &Api) -> String {
             format!("wrong_state: Code::{}", api.code(&function.wrong_state)),
             format!("needs_memory: {}", function.errors.iter().any(|(code, _)| code == "ENOMEM")),
         ];
-        let head = format!("pub(super) const {short}: Entry =");
-        let value = format!("Entry {{ {} }};", fields.join(", "));
+        let head = format!("pub(super) const {short}: Row =");
+        let value = format!("Row {{ {} }};", fields.join(", "));
         let _ = write!(out, "\n{}\n", assignment(&head, &value, &fields));
     }
     out

@@ -11,29 +11,29 @@ fn api() -> Api {
     Api::read(&project()).unwrap_or_else(|problems| panic!("{}", problems.join("\n")))
 }
 
-/// What is wrong with the table after `change`.
-fn problems(change: impl FnOnce(String) -> String) -> String {
+/// What is wrong with the table after `change`, which is given each folder's part of it.
+fn problems(change: impl Fn(String) -> String) -> String {
     let root = project();
-    let text = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
     let declared = Declarations::read(&root).unwrap();
-    let exported = declared.functions.iter().map(|function| function.name.clone()).collect();
-    let before = text("src/capi/api.toml");
-    let table = change(before.clone());
-    assert_ne!(before, table, "the change changed nothing");
-    let constants = text("src/capi/constants.rs") + &text("src/capi/version.rs");
-    let source = Source { table, codes: text("src/error.rs"), constants, exported };
+    let mut source = Source::read(&root).unwrap();
+    let mut changed = 0;
+    for folder in &mut source.folders {
+        let table = change(folder.table.clone());
+        changed += i32::from(folder.table != table);
+        folder.table = table;
+    }
+    assert_ne!(changed, 0, "the change changed nothing");
     let found = Api::new(&source, declared, env!("CARGO_PKG_VERSION"));
     found.err().expect("the table was accepted").join("\n")
 }
 
 /// Changes a word in a function's row.
-fn in_row(name: &str, from: &str, to: &str) -> impl FnOnce(String) -> String {
+fn in_row(name: &str, from: &str, to: &str) -> impl Fn(String) -> String {
     let (name, from, to) = (format!("name = \"{name}\"\n"), from.to_owned(), to.to_owned());
     move |table| {
-        let (before, rest) = table.split_once(&name).unwrap();
-        let (row, after) = rest.split_once("[[function]]").unwrap();
-        let row = row.replacen(&from, &to, 1);
-        format!("{before}{name}{row}[[function]]{after}")
+        let Some((before, rest)) = table.split_once(&name) else { return table };
+        let (row, after) = rest.split_at(rest.find("[[function]]").unwrap_or(rest.len()));
+        format!("{before}{name}{}{after}", row.replacen(&from, &to, 1))
     }
 }
 
@@ -137,10 +137,41 @@ fn codes_and_headings_are_complete() {
     let found = problems(|table| table.replace("EXDEV = ", "EDOM = "));
     assert!(found.contains("EXDEV: in src/error.rs, but not in api.toml"), "{found}");
     assert!(found.contains("EDOM: in api.toml, but no code of src/error.rs"), "{found}");
-    let found = problems(|table| table.replace("VFIOMIG_CAP_ = ", "VFIOMIG_CUP_ = "));
-    assert!(found.contains("VFIOMIG_CAP_MIGRATE: [constants] of api.toml has no"), "{found}");
-    let found = problems(|table| table.replace("[objects.load]", "[objects.loud]"));
-    assert!(found.contains("vfiomig_load: a handle that api.toml has no object for"), "{found}");
+    let found = problems(|table| table.replace("\"VFIOMIG_CAP_\"", "\"VFIOMIG_CUP_\""));
+    assert!(found.contains("VFIOMIG_CAP_MIGRATE: no group of constants takes it"), "{found}");
+    assert!(
+        found.contains("\"Flags of struct vfiomig_caps.\": a group without constants"),
+        "{found}"
+    );
+}
+
+#[test]
+fn a_folder_is_an_objects_own() {
+    let found = problems(|table| table.replace("[object]\nnumber = 3", "[object]\nnumber = 2"));
+    assert!(found.contains("its number is another object's too"), "{found}");
+    let found = problems(|table| table.replace("[object]\nnumber = 3", "[object]\nnumber = 16"));
+    assert!(found.contains("load: its number is not from 1 to 15"), "{found}");
+    let found =
+        problems(|table| table.replace("name = \"committed\"\ntext", "name = \"committed\"\n#"));
+    assert!(found.contains("load: a state has no text"), "{found}");
+    let mut source = Source::read(&project()).unwrap();
+    let load = source.folders.iter_mut().find(|folder| folder.name == "load").unwrap();
+    load.name = "lode".into();
+    let declared = Declarations::read(&project()).unwrap();
+    let found = Api::new(&source, declared, env!("CARGO_PKG_VERSION")).err().unwrap().join("\n");
+    assert!(found.contains("vfiomig_load: a handle that no folder has an object for"), "{found}");
+    assert!(found.contains("lode: an object that the source has no handle for"), "{found}");
+    // A row that stands in another folder than its function.
+    let mut source = Source::read(&project()).unwrap();
+    let row = "\n[[function]]\nname = \"vfiomig_version_string\"";
+    let version = source.folders.iter_mut().find(|folder| folder.name == "version").unwrap();
+    let (rest, moved) = version.table.split_once(row).unwrap();
+    let moved = format!("{row}{moved}");
+    version.table = rest.to_owned();
+    source.folders.iter_mut().find(|folder| folder.name == "fsm").unwrap().table += &moved;
+    let declared = Declarations::read(&project()).unwrap();
+    let found = Api::new(&source, declared, env!("CARGO_PKG_VERSION")).err().unwrap().join("\n");
+    assert!(found.contains("version_string: stands in fsm/api.toml, but is not there"), "{found}");
 }
 
 #[test]

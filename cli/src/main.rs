@@ -39,9 +39,9 @@ fn command() -> Command {
     let version: String = format!(
         "{}\nlibvfiomig {}.{}.{}",
         env!("CARGO_PKG_VERSION"),
-        vfiomig::capi::VFIOMIG_VERSION_MAJOR,
-        vfiomig::capi::VFIOMIG_VERSION_MINOR,
-        vfiomig::capi::VFIOMIG_VERSION_PATCH,
+        vfiomig::capi::version::VFIOMIG_VERSION_MAJOR,
+        vfiomig::capi::version::VFIOMIG_VERSION_MINOR,
+        vfiomig::capi::version::VFIOMIG_VERSION_PATCH,
     );
     Command::new("vfiomig")
         .about("VFIO live migration: what devices can do, and why they cannot")

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use vfiomig::Code;
-use vfiomig::capi::*;
+use vfiomig::capi::{device::*, dirty::*, error::*, fsm::*, load::*, qemu::*, save::*, version::*};
 use vfiomig_sim::capi as sim;
 
 use crate::input::Input;

@@ -4,201 +4,66 @@
 //! A handle looks like a pointer and is none: it is the number of a slot with the slot's
 //! generation. So a freed handle, a handle of another kind and any garbage are recognised without
 //! touching memory that may not be there, and a handle used by two threads at once gets -EBUSY.
-//! The slots live in static chunks that are never given back.
 //!
-//! A slot remembers its process. In a child after fork() it is never looked into: a lock in it may
-//! be held for ever, and what it holds is the parent's. The child's own handles get fresh slots.
+//! What kinds there are is not known here: each implements [`Handle`] in a folder of its own.
+//!
+//! A slot of another process is never looked into: in a child after fork() a lock in it may be held
+//! for ever, and what it holds is the parent's.
 
-use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use std::marker::PhantomData;
+use std::sync::atomic::Ordering;
 use std::sync::{PoisonError, TryLockError};
 
-use crate::alloc;
-use crate::device::Device;
-use crate::dirty::Run;
+use super::row::Kind;
+use super::slots::{self, Boxed, Held, MAX_INDEX, Shared, Slot};
 use crate::error::{Error, Result, err, of_another_process};
-use crate::session::{Load, Packets, Save, Shared};
-use crate::sync::{Mutex, MutexGuard};
-use crate::sys::{PerProcess, Process};
+use crate::sync::MutexGuard;
+use crate::sys::Process;
 
-/// Which object a handle names.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub(super) enum Kind {
-    Device = 1,
-    Save = 2,
-    Load = 3,
-    Dirty = 4,
-}
+/// A type of which C holds pointers, and what is behind them.
+pub(super) trait Handle: 'static {
+    /// Its row in the table.
+    const KIND: &'static Kind;
+    /// What a handle stands for.
+    type Object: Send + 'static;
+    /// The part of it that any thread may use while another call is inside.
+    type Shared: Send + 'static;
 
-impl Kind {
-    fn name(self) -> &'static str {
-        match self {
-            Kind::Device => "device",
-            Kind::Save => "save",
-            Kind::Load => "load",
-            Kind::Dirty => "dirty",
-        }
-    }
-}
+    /// The present state's bit number.
+    fn state(object: &Self::Object) -> u32;
 
-/// What a slot holds.
-pub(super) enum Object {
-    Device(Device),
-    Save(Box<Save>),
-    Load(Box<Load>),
-    Dirty(Box<Run>),
-}
-
-impl Object {
-    fn kind(&self) -> Kind {
-        match self {
-            Object::Device(_) => Kind::Device,
-            Object::Save(_) => Kind::Save,
-            Object::Load(_) => Kind::Load,
-            Object::Dirty(_) => Kind::Dirty,
-        }
+    /// What ended the object's work, where that is what a call in a wrong state is to hear.
+    fn ended_by(_object: &Self::Object) -> Option<Error> {
+        None
     }
 
     /// Does what dropping it would have to wait for, or fails.
+    fn end(_object: &mut Self::Object) -> Result<()> {
+        Ok(())
+    }
+
+    /// Whether a call is using the shared part now.
+    fn in_use(_shared: &Self::Shared) -> bool {
+        false
+    }
+}
+
+/// The object of a handle in its slot.
+struct ObjectOf<H: Handle>(H::Object);
+
+impl<H: Handle> Held for ObjectOf<H> {
     fn end(&mut self) -> Result<()> {
-        match self {
-            Object::Device(_) => Ok(()),
-            Object::Save(save) => save.end(),
-            Object::Load(load) => load.end(),
-            Object::Dirty(run) => run.stop(),
-        }
+        H::end(&mut self.0)
     }
 }
 
-struct Slot {
-    /// Rises when the slot is freed: handles of the past do not match any more.
-    generation: AtomicU32,
-    /// Next free slot, while this one is free.
-    next_free: AtomicU32,
-    /// Number of the process that used it last.
-    owner: AtomicU32,
-    object: Mutex<Option<Object>>,
-    /// What other threads may use while a call is under way.
-    shared: Mutex<Option<Shared>>,
-}
+/// The shared part of a handle's object in its slot.
+struct SharedOf<H: Handle>(H::Shared);
 
-impl Slot {
-    const fn new() -> Slot {
-        Slot {
-            generation: AtomicU32::new(0),
-            next_free: AtomicU32::new(NONE),
-            owner: AtomicU32::new(Process::NONE),
-            object: Mutex::new(None),
-            shared: Mutex::new(None),
-        }
+impl<H: Handle> Shared for SharedOf<H> {
+    fn in_use(&self) -> bool {
+        H::in_use(&self.0)
     }
-}
-
-/// Slots that cost no allocation: enough for a VM with many devices.
-const FIRST: usize = 64;
-const CHUNK: usize = 256;
-const CHUNKS: usize = 255;
-
-static SLOTS: [Slot; FIRST] = [const { Slot::new() }; FIRST];
-/// NULL, or CHUNK slots that are never given back.
-static MORE: [AtomicPtr<Slot>; CHUNKS] = [const { AtomicPtr::new(std::ptr::null_mut()) }; CHUNKS];
-
-/// The end of the list of free slots.
-const NONE: u32 = u32::MAX;
-
-/// Slots that were used and are free again, the one that has been free for longest first: the later
-/// a slot is used again, the longer a handle of the past is recognised.
-struct Free {
-    head: u32,
-    tail: u32,
-    len: u32,
-}
-
-/// A slot is used again when this many are free, or when there is no other.
-const RESTING: u32 = 32;
-
-impl Free {
-    const EMPTY: Free = Free { head: NONE, tail: NONE, len: 0 };
-
-    fn take(&mut self) -> Option<(u32, &'static Slot)> {
-        let index = self.head;
-        let slot = slot(index).filter(|_| self.len > 0)?;
-        self.head = slot.next_free.load(Ordering::Relaxed);
-        self.len -= 1;
-        Some((index, slot))
-    }
-
-    fn put(&mut self, index: u32, freed: &Slot) {
-        freed.next_free.store(NONE, Ordering::Relaxed);
-        match slot(self.tail).filter(|_| self.len > 0) {
-            Some(last) => last.next_free.store(index, Ordering::Relaxed),
-            None => self.head = index,
-        }
-        self.tail = index;
-        self.len += 1;
-    }
-}
-
-/// A child's list begins empty: another thread may have been at its parent's.
-static FREE: PerProcess<Mutex<Free>> = PerProcess::new(Mutex::new(Free::EMPTY));
-
-/// Slots that were ever used, here or in the process that this one was forked from: those from here
-/// on are fresh.
-static USED: AtomicU32 = AtomicU32::new(0);
-
-fn free_slots() -> MutexGuard<'static, Free> {
-    let list = FREE.get(|_| Mutex::new(Free::EMPTY));
-    list.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn slot(index: u32) -> Option<&'static Slot> {
-    let index = index as usize;
-    let Some(beyond) = index.checked_sub(FIRST) else { return SLOTS.get(index) };
-    let chunk = MORE.get(beyond / CHUNK)?.load(Ordering::Acquire);
-    if chunk.is_null() {
-        return None;
-    }
-    // SAFETY: `grow_to` has put CHUNK slots there, for good.
-    Some(unsafe { &*chunk.add(beyond % CHUNK) })
-}
-
-/// Makes sure that a fresh slot exists; one thread at a time.
-fn grow_to(index: u32) -> Result<&'static Slot> {
-    if let (Some(beyond), None) = ((index as usize).checked_sub(FIRST), slot(index)) {
-        let place = MORE.get(beyond / CHUNK).ok_or_else(too_many)?;
-        let mut chunk = Vec::new();
-        alloc::reserve(&mut chunk, CHUNK, "no memory for more handles")?;
-        chunk.extend((0..CHUNK).map(|_| Slot::new()));
-        place.store(chunk.leak().as_mut_ptr(), Ordering::Release);
-    }
-    slot(index).ok_or_else(too_many)
-}
-
-fn too_many() -> Error {
-    err!(NoMem, "too many handles are in use")
-}
-
-/// A slot that was never used, and its number; one thread at a time.
-fn fresh_slot() -> Result<(u32, &'static Slot)> {
-    let index = USED.load(Ordering::Relaxed);
-    if index as usize > bits::INDEX_MASK {
-        return Err(too_many());
-    }
-    let slot = grow_to(index)?;
-    USED.store(index + 1, Ordering::Relaxed);
-    Ok((index, slot))
-}
-
-/// A slot for a new handle, and its number.
-fn take_slot() -> Result<(u32, &'static Slot)> {
-    let mut free = free_slots();
-    if free.len >= RESTING {
-        if let Some(rested) = free.take() {
-            return Ok(rested);
-        }
-    }
-    // Rather one that has not rested than none.
-    fresh_slot().or_else(|error| free.take().ok_or(error))
 }
 
 /// How a handle is put together: from bit 8 the slot, from bit 24 its generation, from bit 4 the
@@ -208,81 +73,92 @@ mod bits {
     pub(super) const MARK: usize = 0x5a << 56;
     pub(super) const GENERATION_SHIFT: u32 = 24;
     pub(super) const GENERATION_MASK: u32 = u32::MAX;
-    pub(super) const INDEX_SHIFT: u32 = 8;
-    pub(super) const INDEX_MASK: usize = 0xffff;
 }
 #[cfg(not(target_pointer_width = "64"))]
 mod bits {
     pub(super) const MARK: usize = 0x8;
     pub(super) const GENERATION_SHIFT: u32 = 20;
     pub(super) const GENERATION_MASK: u32 = 0xfff;
-    pub(super) const INDEX_SHIFT: u32 = 8;
-    pub(super) const INDEX_MASK: usize = 0xfff;
 }
+const INDEX_SHIFT: u32 = 8;
+const KIND_SHIFT: u32 = 4;
+const _: () = assert!(MAX_INDEX < 1 << (bits::GENERATION_SHIFT - INDEX_SHIFT));
 
-fn encode(kind: Kind, index: u32, generation: u32) -> usize {
+fn encode(kind: &Kind, index: u32, generation: u32) -> usize {
     bits::MARK
         | ((generation & bits::GENERATION_MASK) as usize) << bits::GENERATION_SHIFT
-        | (index as usize) << bits::INDEX_SHIFT
-        | (kind as usize) << 4
+        | (index as usize) << INDEX_SHIFT
+        | (kind.number as usize) << KIND_SHIFT
+}
+
+fn index_in(handle: usize) -> u32 {
+    ((handle >> INDEX_SHIFT) & MAX_INDEX) as u32
 }
 
 /// Puts an object into a slot; returns its handle.
-pub(super) fn insert(object: Object, shared: Option<Shared>) -> Result<usize> {
-    let kind = object.kind();
-    let (index, slot) = take_slot()?;
+pub(super) fn insert<H: Handle>(object: H::Object, shared: H::Shared) -> Result<*mut H> {
+    let object = Boxed::<dyn Held>::new(ObjectOf::<H>(object));
+    let shared = Boxed::<dyn Shared>::new(SharedOf::<H>(shared));
+    let (index, slot) = slots::take()?;
     slot.owner.store(Process::this().number(), Ordering::Relaxed);
     *slot.object.lock().unwrap_or_else(PoisonError::into_inner) = Some(object);
-    *slot.shared.lock().unwrap_or_else(PoisonError::into_inner) = shared;
-    Ok(encode(kind, index, slot.generation.load(Ordering::Acquire)))
+    *slot.shared.lock().unwrap_or_else(PoisonError::into_inner) = Some(shared);
+    let handle = encode(H::KIND, index, slot.generation.load(Ordering::Acquire));
+    Ok(std::ptr::without_provenance_mut(handle))
 }
 
 /// Whether a handle of this kind names the slot as it is now.
-fn names(handle: usize, kind: Kind, slot: &Slot) -> bool {
-    let index = ((handle >> bits::INDEX_SHIFT) & bits::INDEX_MASK) as u32;
-    encode(kind, index, slot.generation.load(Ordering::Acquire)) == handle
+fn names(handle: usize, kind: &Kind, slot: &Slot) -> bool {
+    encode(kind, index_in(handle), slot.generation.load(Ordering::Acquire)) == handle
 }
 
-fn find(handle: usize, kind: Kind) -> Result<(u32, &'static Slot)> {
+fn find(handle: usize, kind: &Kind) -> Result<(u32, &'static Slot)> {
     if handle == 0 {
-        return Err(err!(Fault, "the {} handle is NULL", kind.name()));
+        return Err(err!(Fault, "the {} handle is NULL", kind.name));
     }
-    let index = ((handle >> bits::INDEX_SHIFT) & bits::INDEX_MASK) as u32;
-    match slot(index).filter(|slot| names(handle, kind, slot)) {
+    let index = index_in(handle);
+    match slots::slot(index).filter(|slot| names(handle, kind, slot)) {
         Some(slot) if Process::from_number(slot.owner.load(Ordering::Relaxed)).is_this() => {
             Ok((index, slot))
         }
-        Some(_) => Err(of_another_process(format_args!("{} handle", kind.name()))),
+        Some(_) => Err(of_another_process(format_args!("{} handle", kind.name))),
         None => Err(err!(
             BadHandle,
             "not a live {} handle: freed, of another kind, or never one",
-            kind.name()
+            kind.name
         )),
     }
 }
 
-fn gone(kind: Kind) -> Error {
-    err!(BadHandle, "the {} handle has been freed", kind.name())
+fn gone(kind: &Kind) -> Error {
+    err!(BadHandle, "the {} handle has been freed", kind.name)
 }
 
-fn not_freed(kind: Kind) -> Error {
-    let error = err!(Busy, "a call is inside this {} handle or its device: not freed", kind.name());
+fn not_freed(kind: &Kind) -> Error {
+    let error = err!(Busy, "a call is inside this {} handle or its device: not freed", kind.name);
     ::log::error!(target: "vfiomig::capi", "in a callback: {error}");
     error
 }
 
-/// A handle's object, in exclusive use.
-pub(super) struct Entered(MutexGuard<'static, Option<Object>>);
+type Locked = MutexGuard<'static, Option<Boxed<dyn Held>>>;
 
-impl Entered {
-    pub(super) fn object(&mut self) -> Option<&mut Object> {
-        self.0.as_mut()
+fn object_in<H: Handle>(locked: &mut Locked) -> Option<&mut H::Object> {
+    Some(&mut locked.as_mut()?.get::<ObjectOf<H>>()?.0)
+}
+
+/// A handle's object, in exclusive use.
+pub(super) struct Entered<H>(Locked, PhantomData<fn() -> H>);
+
+impl<H: Handle> Entered<H> {
+    pub(super) fn object(&mut self) -> Result<&mut H::Object> {
+        object_in::<H>(&mut self.0).ok_or_else(|| gone(H::KIND))
     }
 }
 
 /// Takes exclusive use of a handle's object, or says why not. With `wait`, waits for another call
 /// instead of refusing.
-pub(super) fn enter(handle: usize, kind: Kind, wait: bool) -> Result<Entered> {
+pub(super) fn enter<H: Handle>(handle: *mut H, wait: bool) -> Result<Entered<H>> {
+    let (handle, kind) = (handle.addr(), H::KIND);
     let (_, slot) = find(handle, kind)?;
     let locked = match wait {
         true => slot.object.lock().map_err(TryLockError::Poisoned),
@@ -291,49 +167,48 @@ pub(super) fn enter(handle: usize, kind: Kind, wait: bool) -> Result<Entered> {
     let object = match locked {
         Ok(object) => object,
         Err(TryLockError::WouldBlock) => {
-            return Err(err!(Busy, "another call is using this {} handle", kind.name()));
+            return Err(err!(Busy, "another call is using this {} handle", kind.name));
         }
         Err(TryLockError::Poisoned(_)) => {
             return Err(err!(
                 NotRecoverable,
                 "an earlier internal error has poisoned this {} handle; free it",
-                kind.name()
+                kind.name
             ));
         }
     };
     // Looked at again: while this one waited, the slot may have been freed and used anew.
-    if object.as_ref().is_none_or(|object| object.kind() != kind) || !names(handle, kind, slot) {
+    if !names(handle, kind, slot) {
         return Err(gone(kind));
     }
-    Ok(Entered(object))
+    Ok(Entered(object, PhantomData))
 }
 
-/// The device behind a handle.
-pub(super) fn device(handle: usize) -> Result<Device> {
-    match enter(handle, Kind::Device, false)?.object() {
-        Some(Object::Device(device)) => Ok(device.clone()),
-        _ => Err(gone(Kind::Device)),
-    }
+/// A copy of what a handle stands for.
+pub(super) fn copy<H: Handle<Object: Clone>>(handle: *mut H) -> Result<H::Object> {
+    enter(handle, false)?.object().cloned()
 }
 
-/// Runs `call`, which is short, with the part of a session that may be used while another call is
+/// Runs `call`, which is short, with the part of an object that may be used while another call is
 /// inside.
-pub(super) fn with_shared<R>(
-    handle: usize,
-    kind: Kind,
-    call: impl FnOnce(&Shared) -> Result<R>,
+pub(super) fn with_shared<H: Handle, R>(
+    handle: *mut H,
+    call: impl FnOnce(&H::Shared) -> Result<R>,
 ) -> Result<R> {
+    let (handle, kind) = (handle.addr(), H::KIND);
     let (_, slot) = find(handle, kind)?;
     let shared = slot.shared.lock().unwrap_or_else(PoisonError::into_inner);
     // Looked at again: the slot may have been freed and used anew in between.
     if !names(handle, kind, slot) {
         return Err(gone(kind));
     }
-    call(shared.as_ref().ok_or_else(|| gone(kind))?)
+    let shared = shared.as_ref().and_then(|shared| shared.get::<SharedOf<H>>());
+    call(&shared.ok_or_else(|| gone(kind))?.0)
 }
 
-/// Takes the object out of its slot and frees the slot. Waits for a call that is inside, or refuses.
-pub(super) fn remove(handle: usize, kind: Kind, may_wait: bool) -> Result<Object> {
+/// Frees the slot and drops its object. Waits for a call that is inside, or refuses.
+pub(super) fn remove<H: Handle>(handle: *mut H, may_wait: bool) -> Result<()> {
+    let (handle, kind) = (handle.addr(), H::KIND);
     let (index, slot) = find(handle, kind)?;
     let mut guard = match slot.object.try_lock() {
         Err(TryLockError::WouldBlock) if may_wait => {
@@ -343,12 +218,12 @@ pub(super) fn remove(handle: usize, kind: Kind, may_wait: bool) -> Result<Object
         Ok(guard) => guard,
         Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
     };
-    if guard.as_ref().is_none_or(|object| object.kind() != kind) || !names(handle, kind, slot) {
+    if object_in::<H>(&mut guard).is_none() || !names(handle, kind, slot) {
         return Err(gone(kind));
     }
     // A callback must not wait for calls that work beside the object either: one may be its own.
     let shared = slot.shared.lock().unwrap_or_else(PoisonError::into_inner);
-    let in_use = shared.as_ref().and_then(Shared::packets).is_some_and(Packets::in_use);
+    let in_use = shared.as_ref().is_some_and(Boxed::<dyn Shared>::in_use);
     drop(shared);
     if in_use && !may_wait {
         return Err(not_freed(kind));
@@ -361,126 +236,11 @@ pub(super) fn remove(handle: usize, kind: Kind, may_wait: bool) -> Result<Object
     *slot.shared.lock().unwrap_or_else(PoisonError::into_inner) = None;
     drop(guard);
     slot.object.clear_poison();
-    free_slots().put(index, slot);
-    object.ok_or_else(|| gone(kind))
+    slots::put(index, slot);
+    // Last, and without any lock of the slot: it may take long, and calls back.
+    drop(object);
+    Ok(())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cancel::Cancel;
-    use crate::device::DeviceOptions;
-    use crate::error::Code;
-    use crate::transport::OpsTransport;
-
-    fn code<T>(result: Result<T>) -> Code {
-        result.err().unwrap().code()
-    }
-
-    fn device() -> Object {
-        // SAFETY: a table without callbacks; all zeros is a valid one.
-        let transport = unsafe { OpsTransport::new(std::mem::zeroed(), std::ptr::null_mut()) };
-        Object::Device(Device::new(transport, DeviceOptions::default()).unwrap())
-    }
-
-    fn numbers() -> Shared {
-        Shared::Dirty(Cancel::default())
-    }
-
-    /// Runs `call` on a thread, and `change` when that thread sleeps: it waits for a lock then.
-    fn while_it_waits<R: Send + 'static>(
-        call: impl FnOnce() -> R + Send + 'static,
-        change: impl FnOnce(),
-    ) -> R {
-        let (send, receive) = std::sync::mpsc::channel();
-        let thread = std::thread::spawn(move || {
-            // SAFETY: touches no memory.
-            send.send(unsafe { libc::gettid() }).unwrap();
-            call()
-        });
-        let status = format!("/proc/self/task/{}/stat", receive.recv().unwrap());
-        let sleeps = || std::fs::read_to_string(&status).is_ok_and(|stat| stat.contains(") S "));
-        let mut seen = 0;
-        while seen < 5 {
-            std::thread::sleep(std::time::Duration::from_millis(5));
-            seen = if sleeps() { seen + 1 } else { 0 };
-        }
-        change();
-        thread.join().unwrap()
-    }
-
-    /// What freeing a slot and using it anew for an object of the same kind does to it.
-    fn use_anew(slot: &Slot, object: &mut Option<Object>) {
-        *object = Some(device());
-        slot.generation.fetch_add(1, Ordering::Release);
-    }
-
-    #[test]
-    #[cfg_attr(miri, ignore)]
-    fn a_slot_that_was_used_anew_while_a_call_waited_is_not_the_calls() {
-        let handle = insert(device(), None).unwrap();
-        let (index, slot) = find(handle, Kind::Device).unwrap();
-        let mut object = slot.object.lock().unwrap();
-        let enters = move || code(enter(handle, Kind::Device, true).map(drop));
-        let entered = while_it_waits(enters, || {
-            use_anew(slot, &mut object);
-            drop(object);
-        });
-        assert_eq!(entered, Code::BadHandle);
-        let anew = encode(Kind::Device, index, slot.generation.load(Ordering::Acquire));
-        assert!(enter(anew, Kind::Device, true).is_ok());
-        let mut object = slot.object.lock().unwrap();
-        let removed = while_it_waits(
-            move || code(remove(anew, Kind::Device, true).map(drop)),
-            || {
-                use_anew(slot, &mut object);
-                drop(object);
-            },
-        );
-        assert_eq!(removed, Code::BadHandle);
-        let last = encode(Kind::Device, index, slot.generation.load(Ordering::Acquire));
-        assert!(remove(last, Kind::Device, true).is_ok());
-    }
-
-    #[test]
-    #[cfg_attr(miri, ignore)]
-    fn the_shared_part_of_a_slot_that_was_used_anew_meanwhile_is_not_the_calls() {
-        let handle = insert(device(), Some(numbers())).unwrap();
-        let (index, slot) = find(handle, Kind::Device).unwrap();
-        let mut shared = slot.shared.lock().unwrap();
-        let reads = move || code(with_shared(handle, Kind::Device, |_| Ok(())));
-        let read = while_it_waits(reads, || {
-            *shared = Some(numbers());
-            slot.generation.fetch_add(1, Ordering::Release);
-            drop(shared);
-        });
-        assert_eq!(read, Code::BadHandle);
-        let anew = encode(Kind::Device, index, slot.generation.load(Ordering::Acquire));
-        assert!(with_shared(anew, Kind::Device, |_| Ok(())).is_ok());
-        assert!(remove(anew, Kind::Device, true).is_ok());
-    }
-
-    #[test]
-    fn a_slot_is_used_again_after_many_others() {
-        let first = insert(device(), None).unwrap();
-        let (index, _) = find(first, Kind::Device).unwrap();
-        assert!(remove(first, Kind::Device, true).is_ok());
-        // Other tests take slots meanwhile: half of them are theirs.
-        for _ in 0..RESTING / 2 {
-            let handle = insert(device(), None).unwrap();
-            assert_ne!(find(handle, Kind::Device).unwrap().0, index);
-            assert!(remove(handle, Kind::Device, true).is_ok());
-        }
-    }
-
-    #[test]
-    fn null_garbage_and_misaligned_numbers_are_no_handles() {
-        assert_eq!(code(enter(0, Kind::Device, false)), Code::Fault);
-        for garbage in [1, 8, 4096, usize::MAX, 0x5a << 56, (0x5a << 56) | 0xffff_ff10, 0x7fff_1234]
-        {
-            assert_eq!(code(enter(garbage, Kind::Device, false)), Code::BadHandle, "{garbage:#x}");
-            assert_eq!(code(remove(garbage, Kind::Save, true)), Code::BadHandle);
-            assert_eq!(code(with_shared(garbage, Kind::Load, |_| Ok(()))), Code::BadHandle);
-        }
-    }
-}
+mod tests;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::loading::{Loading, Phase, callback_refused};
 use super::options::{BlobSink, LoadOptions};
 use super::packets::Packets;
-use super::shared::Shared;
+use super::shared::SharedLoad;
 use super::stats::{LoadNumbers, LoadStats, add, set};
 use crate::device::{Device, Inner, Locked, wrong_state};
 use crate::error::{Error, Failure, Result, err};
@@ -279,9 +279,9 @@ impl Load {
     }
 
     /// The part that other threads may use.
-    pub fn shared(&self) -> Shared {
+    pub fn shared(&self) -> SharedLoad {
         let numbers = LoadNumbers(Arc::clone(&self.loading.stats));
-        Shared::Load(self.loading.cancel.clone(), numbers, self.packets())
+        SharedLoad { cancel: self.loading.cancel.clone(), numbers, packets: self.packets() }
     }
 
     /// Gives up a load that was not committed: resets the device. Fails only if the device is not

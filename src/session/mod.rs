@@ -24,7 +24,7 @@ pub use options::{BlobSink, DEFAULT_FRAME, LoadOptions, MIN_BUFFER, Policy, Save
 pub use packets::Packets;
 pub use reading::Pending;
 pub use save::{Next, Save};
-pub use shared::Shared;
+pub use shared::{SharedLoad, SharedSave};
 pub use stats::{LoadStats, SaveStats};
 
 use crate::device::Device;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::ending::Ending;
 use super::options::{MIN_BUFFER, SaveOptions};
 use super::reading::{Pending, Reading, Stage};
-use super::shared::Shared;
+use super::shared::SharedSave;
 use super::stats::{AtomicSaveStats, SaveNumbers, SaveStats, add, set};
 use crate::alloc;
 use crate::cancel::Cancel;
@@ -31,7 +31,7 @@ pub struct Next {
     pub len: usize,
 }
 
-/// Where a save is; the order is that of `src/capi/api.toml`.
+/// Where a save is; the order is that of the states in `src/capi/save/api.toml`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub(crate) enum Phase {
@@ -478,8 +478,9 @@ impl Save {
     }
 
     /// The part that other threads may use.
-    pub fn shared(&self) -> Shared {
-        Shared::Save(self.cancel.clone(), SaveNumbers(Arc::clone(&self.stats)))
+    pub fn shared(&self) -> SharedSave {
+        let numbers = SaveNumbers(Arc::clone(&self.stats));
+        SharedSave { cancel: self.cancel.clone(), numbers }
     }
 
     /// Ends an unfinished save, as with [`Ending::Keep`]. Fails only if the device is not

@@ -6,52 +6,49 @@ use super::packets::Packets;
 use super::stats::{LoadNumbers, LoadStats, SaveNumbers, SaveStats};
 use crate::cancel::Cancel;
 
-/// The part of a session that any thread may use at any time.
+/// The part of a save that any thread may use at any time.
 #[derive(Clone, Debug)]
-pub enum Shared {
-    /// Of a save.
-    Save(Cancel, SaveNumbers),
-    /// Of a load; with the entrance for packets, if it takes them.
-    Load(Cancel, LoadNumbers, Option<Packets>),
-    /// Of a dirty-tracking run.
-    Dirty(Cancel),
+pub struct SharedSave {
+    pub(super) cancel: Cancel,
+    pub(super) numbers: SaveNumbers,
 }
 
-impl Shared {
-    /// Cancels the session.
+impl SharedSave {
+    /// Cancels the save.
     pub fn cancel(&self) {
-        match self {
-            Shared::Save(cancel, _) | Shared::Dirty(cancel) => cancel.cancel(),
-            Shared::Load(cancel, _, packets) => {
-                cancel.cancel();
-                if let Some(packets) = packets {
-                    packets.wake();
-                }
-            }
+        self.cancel.cancel();
+    }
+
+    /// What it has done so far.
+    pub fn stats(&self) -> SaveStats {
+        self.numbers.0.load()
+    }
+}
+
+/// The part of a load that any thread may use at any time.
+#[derive(Clone, Debug)]
+pub struct SharedLoad {
+    pub(super) cancel: Cancel,
+    pub(super) numbers: LoadNumbers,
+    pub(super) packets: Option<Packets>,
+}
+
+impl SharedLoad {
+    /// Cancels the load.
+    pub fn cancel(&self) {
+        self.cancel.cancel();
+        if let Some(packets) = &self.packets {
+            packets.wake();
         }
     }
 
-    /// Where packets go in.
+    /// Where packets go in, if it takes them.
     pub fn packets(&self) -> Option<&Packets> {
-        match self {
-            Shared::Load(_, _, packets) => packets.as_ref(),
-            Shared::Save(..) | Shared::Dirty(_) => None,
-        }
+        self.packets.as_ref()
     }
 
-    /// Numbers of a save.
-    pub fn save_stats(&self) -> Option<SaveStats> {
-        match self {
-            Shared::Save(_, numbers) => Some(numbers.0.load()),
-            Shared::Load(..) | Shared::Dirty(_) => None,
-        }
-    }
-
-    /// Numbers of a load.
-    pub fn load_stats(&self) -> Option<LoadStats> {
-        match self {
-            Shared::Load(_, numbers, _) => Some(numbers.0.load()),
-            Shared::Save(..) | Shared::Dirty(_) => None,
-        }
+    /// What it has done so far.
+    pub fn stats(&self) -> LoadStats {
+        self.numbers.0.load()
     }
 }

@@ -3,15 +3,11 @@
 
 use std::ffi::{c_int, c_void};
 
-use super::super::callbacks::Opaque;
-use super::super::structs::read_in;
 use super::structs::{vfiomig_mapping, vfiomig_memory_ops, vfiomig_place, vfiomig_tracker_ops};
+use crate::capi::callbacks::{Opaque, status};
+use crate::capi::sized::read_in;
 use crate::dirty::{CustomTracker, Mapping, Memory, Place};
 use crate::error::{Code, Errno, Error, Result, err};
-
-fn status(ret: c_int) -> std::result::Result<(), Errno> {
-    if ret < 0 { Err(Errno(ret.saturating_neg())) } else { Ok(()) }
-}
 
 /// A VMM's memory behind a table of callbacks.
 pub(super) struct MemoryOps {
@@ -143,8 +139,12 @@ pub(super) struct TrackerOps {
 
 impl TrackerOps {
     /// From here on the opaque is owned, also where the table is refused.
-    pub(super) fn new(ops: vfiomig_tracker_ops, opaque: *mut c_void) -> Result<TrackerOps> {
-        let opaque = Opaque::new(opaque, ops.release);
+    ///
+    /// # Safety
+    /// The callbacks are such as vfiomig.h describes.
+    pub(super) unsafe fn new(ops: vfiomig_tracker_ops, opaque: *mut c_void) -> Result<TrackerOps> {
+        // SAFETY: the caller's promise: `release` can be called with `opaque`.
+        let opaque = unsafe { Opaque::new(opaque, ops.release) };
         if ops.sync.is_none() {
             return Err(err!(Inval, "tracker->sync is required"));
         }

@@ -3,9 +3,14 @@
 
 use std::ffi::{c_char, c_int, c_void};
 
-use super::super::constants::*;
-use super::super::structs::{Sized32, flag, vfiomig_device, vfiomig_release_fn};
-use crate::dirty::{DirtyError, DirtyRound, DirtyStats, Mapping, Place, Synced, WriterStats};
+use super::constants::*;
+use crate::capi::callbacks::vfiomig_release_fn;
+use crate::capi::device::vfiomig_device;
+use crate::capi::numbers::flag;
+use crate::capi::sized::sized32;
+use crate::dirty::{
+    DirtyError, DirtyRound, DirtyStats, Mapping, Place, RunOptions, Synced, WriterStats,
+};
 use crate::error::{Result, err};
 use crate::transport::put_fixed_text;
 
@@ -313,13 +318,6 @@ pub struct vfiomig_dirty_error {
     pub text: [c_char; 464],
 }
 
-macro_rules! sized32 {
-    ($($name:ident),* $(,)?) => {
-        // SAFETY: all are repr(C), begin with struct_size and consist of integers, arrays of
-        // integers, raw pointers and optional function pointers.
-        $(unsafe impl Sized32 for $name {})*
-    };
-}
 sized32!(
     vfiomig_mapping,
     vfiomig_place,
@@ -332,6 +330,13 @@ sized32!(
     vfiomig_dirty_writer_stats,
     vfiomig_dirty_error,
 );
+
+impl vfiomig_dirty_options {
+    pub(super) fn to_options(self) -> RunOptions {
+        let vfiomig_dirty_options { page_size, buffer_bytes, .. } = self;
+        RunOptions { page_size, buffer_bytes }
+    }
+}
 
 impl vfiomig_mapping {
     pub(super) fn to_mapping(self) -> Result<Mapping> {

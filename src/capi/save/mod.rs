@@ -1,54 +1,41 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `vfiomig_save_*`.
 
+mod constants;
+mod structs;
+
 use std::ffi::{c_int, c_void};
-use std::time::Duration;
 
-use super::constants::*;
-use super::entry::{free, with, with_shared};
-use super::handle::{self, Kind, Object};
-use super::structs::*;
+pub use constants::*;
+pub use structs::*;
+
+use super::args::{Out, bytes_if_any, bytes_mut};
+use super::device::vfiomig_device;
+use super::entry::{free, publish, with, with_shared};
+use super::error::vfiomig_failure;
+use super::handle::Handle;
+use super::row::Kind;
+use super::sized::{SizedOut, read_options};
 use super::table;
-use crate::device::Device;
-use crate::error::{Result, err};
-use crate::session::{Ending, Save, SaveOptions, SaveStatus};
-use crate::stream::{Format, qemu};
+use crate::error::{Error, Result};
+use crate::session::{Save, SaveOptions, SharedSave};
 
-unsafe fn read_options(options: *const vfiomig_save_options) -> Result<SaveOptions> {
-    let mut out = SaveOptions::default();
-    if options.is_null() {
-        return Ok(out);
+impl Handle for vfiomig_save {
+    const KIND: &'static Kind = &table::SAVE;
+    type Object = Save;
+    type Shared = SharedSave;
+
+    fn state(save: &Save) -> u32 {
+        save.phase() as u32
     }
-    // SAFETY: the caller's contract.
-    let (options, tail) = unsafe { read_in(options, "options") }?;
-    tail.check()?;
-    let of_qemu = VFIOMIG_SAVE_SWITCHOVER_ACK | VFIOMIG_SAVE_PACKETS | VFIOMIG_SAVE_ACK_ONCE;
-    let known = VFIOMIG_SAVE_NONBLOCK | VFIOMIG_SAVE_NO_PRE_COPY;
-    out.format = format(options.format, options.flags & VFIOMIG_SAVE_PACKETS != 0)?;
-    let known = if out.format == Format::Native { known } else { known | of_qemu };
-    if options.flags & !known != 0 {
-        return Err(err!(Inval, "flags in the save options that are unknown in this format"));
+
+    fn ended_by(save: &Save) -> Option<Error> {
+        save.cancelled()
     }
-    out.switchover_ack = options.flags & VFIOMIG_SAVE_SWITCHOVER_ACK != 0;
-    out.ack_once = options.flags & VFIOMIG_SAVE_ACK_ONCE != 0;
-    out.max_frame = if out.format == Format::Native { out.max_frame } else { qemu::PIECE };
-    out.device_index = options.device_index;
-    if options.max_frame != 0 {
-        out.max_frame = options.max_frame;
+
+    fn end(save: &mut Save) -> Result<()> {
+        save.end()
     }
-    if options.reserved != 0 {
-        return Err(err!(Inval, "reserved is not zero in the save options"));
-    }
-    if options.read_timeout_ms != 0 {
-        out.read_timeout = Duration::from_millis(u64::from(options.read_timeout_ms));
-    }
-    if options.max_restarts != 0 {
-        out.max_restarts = options.max_restarts;
-    }
-    out.nonblocking = options.flags & VFIOMIG_SAVE_NONBLOCK != 0;
-    out.no_pre_copy = options.flags & VFIOMIG_SAVE_NO_PRE_COPY != 0;
-    out.migration_id = options.migration_id;
-    Ok(out)
 }
 
 /// Begins to save the device: RUNNING to PRE_COPY where the device has it. A device in STOP is
@@ -59,18 +46,15 @@ pub unsafe extern "C" fn vfiomig_save_begin(
     options: *const vfiomig_save_options,
     out: *mut *mut vfiomig_save,
 ) -> c_int {
-    with(&table::SAVE_BEGIN, device.addr(), |device: &mut Device| {
-        // SAFETY: the caller's contract.
+    with(&table::SAVE_BEGIN, device, |device| {
+        // SAFETY: vfiomig.h: NULL, or a structure of its size.
         let options = unsafe { read_options(options) }?;
-        if out.is_null() {
-            return Err(err!(Fault, "out is NULL"));
-        }
-        let save = Box::new(device.save(options)?);
+        let options = options.map_or_else(|| Ok(SaveOptions::default()), |o| o.to_options())?;
+        // SAFETY: vfiomig.h: NULL, or memory for a pointer.
+        let out = unsafe { Out::new(out, "out") }?;
+        let save = device.save(options)?;
         let shared = save.shared();
-        let handle = handle::insert(Object::Save(save), Some(shared))?;
-        // SAFETY: checked not to be NULL; otherwise the caller's contract.
-        unsafe { out.write(std::ptr::without_provenance_mut(handle)) };
-        Ok(())
+        publish(out, save, shared)
     })
 }
 
@@ -96,23 +80,12 @@ pub unsafe extern "C" fn vfiomig_save_next(
     cap: usize,
     len: *mut usize,
 ) -> c_int {
-    with(&table::SAVE_NEXT, save.addr(), |save: &mut Save| {
-        if buf.is_null() || len.is_null() {
-            return Err(err!(Fault, "buf or len is NULL"));
-        }
-        if cap > isize::MAX as usize {
-            return Err(err!(Inval, "cap is {cap}"));
-        }
-        // SAFETY: the caller's contract: `cap` writable bytes that nobody else uses meanwhile.
-        let buf = unsafe { std::slice::from_raw_parts_mut(buf.cast::<u8>(), cap) };
+    with(&table::SAVE_NEXT, save, |save| {
+        // SAFETY: vfiomig.h: NULL, or `cap` writable bytes, and memory for a number.
+        let (buf, len) = unsafe { (bytes_mut(buf, cap, "buf")?, Out::new(len, "len")?) };
         let next = save.next(buf)?;
-        // SAFETY: checked not to be NULL; otherwise the caller's contract.
-        unsafe { len.write(next.len) };
-        Ok(match next.status {
-            SaveStatus::More => VFIOMIG_NEXT_MORE,
-            SaveStatus::Drained => VFIOMIG_NEXT_DRAINED,
-            SaveStatus::End => VFIOMIG_NEXT_END,
-        })
+        len.write(next.len);
+        Ok(next.status as c_int)
     })
 }
 
@@ -131,19 +104,9 @@ pub unsafe extern "C" fn vfiomig_save_add_blob(
     data: *const c_void,
     len: usize,
 ) -> c_int {
-    with(&table::SAVE_ADD_BLOB, save.addr(), |save: &mut Save| {
-        if data.is_null() && len != 0 {
-            return Err(err!(Fault, "data is NULL"));
-        }
-        if len > isize::MAX as usize {
-            return Err(err!(Inval, "len is {len}"));
-        }
-        let bytes = match len {
-            0 => &[][..],
-            // SAFETY: the caller's contract: `len` readable bytes.
-            _ => unsafe { std::slice::from_raw_parts(data.cast::<u8>(), len) },
-        };
-        save.blob(kind, bytes)
+    with(&table::SAVE_ADD_BLOB, save, |save| {
+        // SAFETY: vfiomig.h: NULL, or `len` readable bytes.
+        save.blob(kind, unsafe { bytes_if_any(data, len, "data") }?)
     })
 }
 
@@ -154,12 +117,11 @@ pub unsafe extern "C" fn vfiomig_save_get_pending(
     save: *mut vfiomig_save,
     pending: *mut vfiomig_pending,
 ) -> c_int {
-    with(&table::SAVE_GET_PENDING, save.addr(), |save: &mut Save| {
-        // SAFETY: the caller's contract.
-        unsafe { check_out(pending, "pending") }?;
-        let out = vfiomig_pending::from(&save.pending()?);
-        // SAFETY: the caller's contract.
-        unsafe { write_out(pending, &out, "pending") }
+    with(&table::SAVE_GET_PENDING, save, |save| {
+        // SAFETY: vfiomig.h: NULL, or a structure of its size, to be written to.
+        let out = unsafe { SizedOut::new(pending, "pending") }?;
+        out.fill(&(&save.pending()?).into());
+        Ok(())
     })
 }
 
@@ -168,7 +130,7 @@ pub unsafe extern "C" fn vfiomig_save_get_pending(
 /// again. Most drivers are always ready: also come back on a timer.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_save_get_poll_fd(save: *mut vfiomig_save) -> c_int {
-    with(&table::SAVE_GET_POLL_FD, save.addr(), |save: &mut Save| save.poll_fd())
+    with(&table::SAVE_GET_POLL_FD, save, |save| save.poll_fd())
 }
 
 /// Stops peer-to-peer DMA of the device. The guest's vCPUs must have been stopped before. With several
@@ -176,7 +138,7 @@ pub extern "C" fn vfiomig_save_get_poll_fd(save: *mut vfiomig_save) -> c_int {
 /// vfiomig_save_stop() may.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_save_quiesce(save: *mut vfiomig_save) -> c_int {
-    with(&table::SAVE_QUIESCE, save.addr(), |save: &mut Save| save.quiesce())
+    with(&table::SAVE_QUIESCE, save, |save| save.quiesce())
 }
 
 /// Stops the device, to STOP_COPY, quiescing it first where that has not been done. The guest's
@@ -190,7 +152,7 @@ pub extern "C" fn vfiomig_save_quiesce(save: *mut vfiomig_save) -> c_int {
 /// cannot say so are not asked.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_save_stop(save: *mut vfiomig_save) -> c_int {
-    with(&table::SAVE_STOP, save.addr(), |save: &mut Save| save.stop())
+    with(&table::SAVE_STOP, save, |save| save.stop())
 }
 
 /// Ends the save. VFIOMIG_ENDING_RELEASE: the target has committed; the device stays in STOP; needs the
@@ -204,13 +166,7 @@ pub extern "C" fn vfiomig_save_stop(save: *mut vfiomig_save) -> c_int {
 /// by the library or behind it, and what it held of its guest is gone, see vfiomig_device_run().
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_save_finish(save: *mut vfiomig_save, ending: u32) -> c_int {
-    with(&table::SAVE_FINISH, save.addr(), |save: &mut Save| match ending {
-        VFIOMIG_ENDING_RELEASE => save.finish(Ending::Release),
-        VFIOMIG_ENDING_KEEP => save.finish(Ending::Keep),
-        VFIOMIG_ENDING_KEEP_QUIESCED => save.finish(Ending::KeepQuiesced),
-        VFIOMIG_ENDING_KEEP_STOPPED => save.finish(Ending::KeepStopped),
-        other => Err(err!(Inval, "there is no ending {other}")),
-    })
+    with(&table::SAVE_FINISH, save, |save| save.finish(structs::ending(ending)?))
 }
 
 /// Cancels the save: the call that is under way returns -ECANCELED as soon as the driver lets it, and
@@ -219,7 +175,7 @@ pub extern "C" fn vfiomig_save_finish(save: *mut vfiomig_save, ending: u32) -> c
 /// any thread at any time while the handle lives.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_save_cancel(save: *mut vfiomig_save) -> c_int {
-    with_shared::<Save, _>(&table::SAVE_CANCEL, save.addr(), |shared| {
+    with_shared(&table::SAVE_CANCEL, save, |shared| {
         shared.cancel();
         Ok(())
     })
@@ -232,12 +188,11 @@ pub unsafe extern "C" fn vfiomig_save_get_stats(
     save: *mut vfiomig_save,
     stats: *mut vfiomig_save_stats,
 ) -> c_int {
-    with_shared::<Save, _>(&table::SAVE_GET_STATS, save.addr(), |shared| {
-        // SAFETY: the caller's contract.
-        unsafe { check_out(stats, "stats") }?;
-        let found = shared.save_stats().unwrap_or_default();
-        // SAFETY: the caller's contract.
-        unsafe { write_out(stats, &vfiomig_save_stats::from(found), "stats") }
+    with_shared(&table::SAVE_GET_STATS, save, |shared| {
+        // SAFETY: vfiomig.h: NULL, or a structure of its size, to be written to.
+        let out = unsafe { SizedOut::new(stats, "stats") }?;
+        out.fill(&shared.stats().into());
+        Ok(())
     })
 }
 
@@ -247,11 +202,11 @@ pub unsafe extern "C" fn vfiomig_save_get_failure(
     save: *mut vfiomig_save,
     failure: *mut vfiomig_failure,
 ) -> c_int {
-    with(&table::SAVE_GET_FAILURE, save.addr(), |save: &mut Save| {
-        // SAFETY: the caller's contract.
-        unsafe { check_out(failure, "failure") }?;
-        // SAFETY: the caller's contract.
-        unsafe { write_out(failure, &vfiomig_failure::from(save.failure()), "failure") }
+    with(&table::SAVE_GET_FAILURE, save, |save| {
+        // SAFETY: vfiomig.h: NULL, or a structure of its size, to be written to.
+        let out = unsafe { SizedOut::new(failure, "failure") }?;
+        out.fill(&save.failure().into());
+        Ok(())
     })
 }
 
@@ -261,5 +216,5 @@ pub unsafe extern "C" fn vfiomig_save_get_failure(
 /// it stays.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_save_free(save: *mut vfiomig_save) {
-    free(&table::SAVE_FREE, save.addr(), Kind::Save);
+    free(&table::SAVE_FREE, save);
 }

@@ -1,15 +1,46 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Where the library's messages go.
+//! `vfiomig_log_*`: where the library's messages go.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 
-use super::callbacks::Opaque;
+use ::log::{Level, LevelFilter};
+
+use super::callbacks::{Opaque, vfiomig_release_fn};
 use super::entry::guarded;
-use super::structs::vfiomig_release_fn;
+use super::numbers::same_numbers;
 use super::table;
 use crate::alloc;
 use crate::error::err;
 use crate::logging::{self, Sink};
+
+/// No messages.
+pub const VFIOMIG_LOG_OFF: u32 = 0;
+/// Errors.
+pub const VFIOMIG_LOG_ERROR: u32 = 1;
+/// And warnings: what went wrong and was recovered from.
+pub const VFIOMIG_LOG_WARN: u32 = 2;
+/// And what an operator wants to know.
+pub const VFIOMIG_LOG_INFO: u32 = 3;
+/// And every change of state.
+pub const VFIOMIG_LOG_DEBUG: u32 = 4;
+/// And everything.
+pub const VFIOMIG_LOG_TRACE: u32 = 5;
+
+same_numbers!(LevelFilter:
+    VFIOMIG_LOG_OFF = Off,
+    VFIOMIG_LOG_ERROR = Error,
+    VFIOMIG_LOG_WARN = Warn,
+    VFIOMIG_LOG_INFO = Info,
+    VFIOMIG_LOG_DEBUG = Debug,
+    VFIOMIG_LOG_TRACE = Trace,
+);
+same_numbers!(Level:
+    VFIOMIG_LOG_ERROR = Error,
+    VFIOMIG_LOG_WARN = Warn,
+    VFIOMIG_LOG_INFO = Info,
+    VFIOMIG_LOG_DEBUG = Debug,
+    VFIOMIG_LOG_TRACE = Trace,
+);
 
 /// Takes a message: VFIOMIG_LOG_* level, the part of the library, and one line of text. May be
 /// called from several threads at once, and must not call the library.
@@ -41,25 +72,26 @@ pub unsafe extern "C" fn vfiomig_log_set(
     release: vfiomig_release_fn,
     level: u32,
 ) -> c_int {
-    let opaque = Opaque::new(opaque, release);
+    // SAFETY: vfiomig.h: `release` can be called with `opaque`.
+    let opaque = unsafe { Opaque::new(opaque, release) };
     guarded(&table::LOG_SET, || {
         let filter = match level {
-            0 => ::log::LevelFilter::Off,
-            1 => ::log::LevelFilter::Error,
-            2 => ::log::LevelFilter::Warn,
-            3 => ::log::LevelFilter::Info,
-            4 => ::log::LevelFilter::Debug,
-            5 => ::log::LevelFilter::Trace,
+            VFIOMIG_LOG_OFF => LevelFilter::Off,
+            VFIOMIG_LOG_ERROR => LevelFilter::Error,
+            VFIOMIG_LOG_WARN => LevelFilter::Warn,
+            VFIOMIG_LOG_INFO => LevelFilter::Info,
+            VFIOMIG_LOG_DEBUG => LevelFilter::Debug,
+            VFIOMIG_LOG_TRACE => LevelFilter::Trace,
             _ => return Err(err!(Inval, "there is no log level {level}")),
         };
         let Some(log) = log else {
-            return logging::set(None, ::log::LevelFilter::Off);
+            return logging::set(None, LevelFilter::Off);
         };
         let sink: Sink = Box::new(move |level, target, message| {
             let (target, message) = (c_text(target), c_text(message));
             let (target, message) = (target.as_deref(), message.as_deref());
             let (target, message) = (target.unwrap_or(NO_MEMORY), message.unwrap_or(NO_MEMORY));
-            // SAFETY: the callback's contract; both texts live during the call.
+            // SAFETY: vfiomig.h describes what the callback is called with; both texts live during the call.
             unsafe { log(opaque.get(), level as u32, target.as_ptr(), message.as_ptr()) };
         });
         logging::set(Some(sink), filter)

@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The text of the last error, per thread.
+//! `vfiomig_error_*`: the text of the last error, per thread; and what was going on when it happened.
+
+mod failure;
 
 use std::cell::RefCell;
 use std::ffi::{c_char, c_int};
+
+pub use failure::*;
 
 use crate::error::{Code, Error};
 

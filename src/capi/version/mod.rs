@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Versions, of the header at compile time and of the library at run time.
+//! `vfiomig_version*`: versions, of the header at compile time and of the library at run time.
 
 use std::ffi::c_char;
 

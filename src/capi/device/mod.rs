@@ -1,77 +1,51 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `vfiomig_device_*`.
 
+mod constants;
+mod structs;
+
 use std::ffi::{c_int, c_void};
-use std::os::fd::{AsFd, BorrowedFd};
 
-use super::callbacks::{Opaque, event_sink};
-use super::constants::VFIOMIG_DEVICE_DISABLED;
-use super::entry::{free, guarded_owner, with};
-use super::handle::{self, Kind, Object};
+pub use constants::*;
+pub use structs::*;
+
+use super::args::{BorrowedRawFd, Out};
+use super::entry::{free, guarded_owner, publish, with};
+use super::error::vfiomig_failure;
+use super::handle::Handle;
 use super::reserve::admit;
-use super::structs::*;
+use super::row::Kind;
+use super::sized::{SizedOut, read_in};
 use super::table;
-use crate::alloc;
-use crate::device::{Device, DeviceOptions, MAX_VENDOR_DATA, State};
+use crate::device::{Device, DeviceOptions, State};
 use crate::error::{Result, err};
-use crate::transport::{KernelTransport, OpsTransport, Transport};
+use crate::transport::{KernelTransport, OpsTransport};
 
-/// An fd that the VMM lends.
-pub(super) struct Lent(pub i32);
+impl Handle for vfiomig_device {
+    const KIND: &'static Kind = &table::DEVICE;
+    type Object = Device;
+    type Shared = ();
 
-impl AsFd for Lent {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the caller of vfiomig_device_new_fd() keeps the fd open while the device lives;
-        // a number that is no open fd only makes system calls fail.
-        unsafe { BorrowedFd::borrow_raw(self.0) }
+    fn state(_: &Device) -> u32 {
+        0
     }
 }
 
 /// Reads options; callbacks in them are owned from here on, also where the options are refused.
+///
+/// # Safety
+/// NULL, or options as vfiomig.h describes them.
 unsafe fn read_options(options: *const vfiomig_device_options) -> Result<DeviceOptions> {
     if options.is_null() {
         return Ok(DeviceOptions::default());
     }
-    // SAFETY: the caller's contract.
+    // SAFETY: the caller's promise: a structure as long as it says.
     let (options, tail) = unsafe { read_in(options, "options") }?;
-    let events =
-        event_sink(options.event, Opaque::new(options.event_opaque, options.event_release));
+    // SAFETY: the caller's promise, about the callbacks in it.
+    let events = unsafe { options.events() };
     tail.check()?;
-    if options.flags & !VFIOMIG_DEVICE_DISABLED != 0 || options.reserved != 0 {
-        return Err(err!(Inval, "unknown flags in the device options"));
-    }
-    let len = options.vendor_data_len as usize;
-    if len > MAX_VENDOR_DATA {
-        return Err(err!(Inval, "vendor_data_len is {len}; the most is {MAX_VENDOR_DATA}"));
-    }
-    let vendor_data = if len == 0 {
-        Vec::new()
-    } else if options.vendor_data.is_null() {
-        return Err(err!(Fault, "vendor_data is NULL"));
-    } else {
-        // SAFETY: the caller's contract: `len` bytes are there.
-        let given = unsafe { std::slice::from_raw_parts(options.vendor_data.cast::<u8>(), len) };
-        alloc::copy(given, "no memory for vendor_data")?
-    };
-    Ok(DeviceOptions {
-        disabled: options.flags & VFIOMIG_DEVICE_DISABLED != 0,
-        // SAFETY: the caller's contract: NULL or a NUL-terminated string.
-        sysfs: unsafe { optional_path(options.sysfs_path) }?,
-        vendor_data,
-        events,
-    })
-}
-
-fn publish(
-    transport: impl Transport + 'static,
-    options: DeviceOptions,
-    out: *mut *mut vfiomig_device,
-) -> Result<()> {
-    let device = Device::new(transport, options)?;
-    let handle = handle::insert(Object::Device(device), None)?;
-    // SAFETY: checked not to be NULL; otherwise the caller's contract.
-    unsafe { out.write(std::ptr::without_provenance_mut(handle)) };
-    Ok(())
+    // SAFETY: the caller's promise, about the pointers in it.
+    unsafe { options.to_options(events) }
 }
 
 /// Probes the VFIO device behind fd, from a group or from a cdev (bound to an iommufd). The fd is
@@ -85,16 +59,17 @@ pub unsafe extern "C" fn vfiomig_device_new_fd(
     out: *mut *mut vfiomig_device,
 ) -> c_int {
     guarded_owner(&table::DEVICE_NEW_FD, || {
-        // SAFETY: the caller's contract.
+        // SAFETY: vfiomig.h: NULL, or options.
         let options = unsafe { read_options(options) }?;
         admit()?;
-        if out.is_null() {
-            return Err(err!(Fault, "out is NULL"));
-        }
+        // SAFETY: vfiomig.h: NULL, or memory for a pointer.
+        let out = unsafe { Out::new(out, "out") }?;
         if fd < 0 {
             return Err(err!(Inval, "the fd is {fd}"));
         }
-        publish(KernelTransport::new(Lent(fd)), options, out)
+        // SAFETY: vfiomig.h: the fd stays open until the device and all sessions on it are freed.
+        let fd = unsafe { BorrowedRawFd::new(fd) };
+        publish(out, Device::new(KernelTransport::new(fd), options)?, ())
     })
 }
 
@@ -109,25 +84,24 @@ pub unsafe extern "C" fn vfiomig_device_new_ops(
     out: *mut *mut vfiomig_device,
 ) -> c_int {
     guarded_owner(&table::DEVICE_NEW_OPS, || {
-        // SAFETY: the caller's contract. Both are read before either is judged, so that whatever
-        // they own is released.
+        // SAFETY: vfiomig.h: NULL, or a table and options. Both are read before either is judged, so
+        // that whatever they own is released.
         let (ops, options) = unsafe { (read_in(ops, "ops"), read_options(options)) };
         let (ops, tail) = ops?;
-        // SAFETY: the caller's contract.
+        // SAFETY: vfiomig.h describes the callbacks of the table as they are needed.
         let transport = unsafe { OpsTransport::new(ops, opaque) };
         let options = options?;
         tail.check()?;
         admit()?;
-        if out.is_null() {
-            return Err(err!(Fault, "out is NULL"));
-        }
+        // SAFETY: vfiomig.h: NULL, or memory for a pointer.
+        let out = unsafe { Out::new(out, "out") }?;
         if ops.feature.is_none() {
             return Err(err!(Inval, "ops->feature is required"));
         }
         if ops.reserved != 0 {
             return Err(err!(Inval, "ops->reserved is not zero"));
         }
-        publish(transport, options, out)
+        publish(out, Device::new(transport, options)?, ())
     })
 }
 
@@ -136,7 +110,7 @@ pub unsafe extern "C" fn vfiomig_device_new_ops(
 /// A callback cannot free a handle that a call is inside of: it stays.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_device_free(device: *mut vfiomig_device) {
-    free(&table::DEVICE_FREE, device.addr(), Kind::Device);
+    free(&table::DEVICE_FREE, device);
 }
 
 /// What the device can do.
@@ -145,13 +119,12 @@ pub unsafe extern "C" fn vfiomig_device_get_caps(
     device: *mut vfiomig_device,
     caps: *mut vfiomig_caps,
 ) -> c_int {
-    with(&table::DEVICE_GET_CAPS, device.addr(), |device: &mut Device| {
-        // SAFETY: the caller's contract.
-        unsafe { check_out(caps, "caps") }?;
+    with(&table::DEVICE_GET_CAPS, device, |device| {
+        // SAFETY: vfiomig.h: NULL, or a structure of its size, to be written to.
+        let out = unsafe { SizedOut::new(caps, "caps") }?;
         let reasons = device.with_details(|reasons, _| Ok(reasons.len()))?;
-        let out = vfiomig_caps::new(&device.caps()?, reasons);
-        // SAFETY: the caller's contract.
-        unsafe { write_out(caps, &out, "caps") }
+        out.fill(&vfiomig_caps::new(&device.caps()?, reasons));
+        Ok(())
     })
 }
 
@@ -162,15 +135,15 @@ pub unsafe extern "C" fn vfiomig_device_get_reason(
     index: u32,
     reason: *mut vfiomig_reason,
 ) -> c_int {
-    with(&table::DEVICE_GET_REASON, device.addr(), |device: &mut Device| {
-        // SAFETY: the caller's contract.
-        unsafe { check_out(reason, "reason") }?;
-        let found = device.with_details(|reasons, _| {
-            let found = reasons.get(index as usize).map(vfiomig_reason::from);
-            found.ok_or_else(|| err!(NoData, "there are {} reasons", reasons.len()))
-        })?;
-        // SAFETY: the caller's contract.
-        unsafe { write_out(reason, &found, "reason") }
+    with(&table::DEVICE_GET_REASON, device, |device| {
+        // SAFETY: vfiomig.h: NULL, or a structure of its size, to be written to.
+        let out = unsafe { SizedOut::new(reason, "reason") }?;
+        device.with_details(|reasons, _| {
+            let found = reasons.get(index as usize);
+            let found = found.ok_or_else(|| err!(NoData, "there are {} reasons", reasons.len()))?;
+            out.fill(&found.into());
+            Ok(())
+        })
     })
 }
 
@@ -180,12 +153,13 @@ pub unsafe extern "C" fn vfiomig_device_get_identity(
     device: *mut vfiomig_device,
     identity: *mut vfiomig_identity,
 ) -> c_int {
-    with(&table::DEVICE_GET_IDENTITY, device.addr(), |device: &mut Device| {
-        // SAFETY: the caller's contract.
-        unsafe { check_out(identity, "identity") }?;
-        let out = device.with_details(|_, identity| Ok(vfiomig_identity::from(identity)))?;
-        // SAFETY: the caller's contract.
-        unsafe { write_out(identity, &out, "identity") }
+    with(&table::DEVICE_GET_IDENTITY, device, |device| {
+        // SAFETY: vfiomig.h: NULL, or a structure of its size, to be written to.
+        let out = unsafe { SizedOut::new(identity, "identity") }?;
+        device.with_details(|_, identity| {
+            out.fill(&identity.into());
+            Ok(())
+        })
     })
 }
 
@@ -196,13 +170,10 @@ pub unsafe extern "C" fn vfiomig_device_get_state(
     device: *mut vfiomig_device,
     state: *mut u32,
 ) -> c_int {
-    with(&table::DEVICE_GET_STATE, device.addr(), |device: &mut Device| {
-        if state.is_null() {
-            return Err(err!(Fault, "state is NULL"));
-        }
-        let found = device.state()?;
-        // SAFETY: checked not to be NULL; otherwise the caller's contract.
-        unsafe { state.write(found.raw()) };
+    with(&table::DEVICE_GET_STATE, device, |device| {
+        // SAFETY: vfiomig.h: NULL, or memory for a number.
+        let out = unsafe { Out::new(state, "state") }?;
+        out.write(device.state()?.raw());
         Ok(())
     })
 }
@@ -214,9 +185,7 @@ pub unsafe extern "C" fn vfiomig_device_get_state(
 /// long as the device does: call it off the main loop.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_device_set_state(device: *mut vfiomig_device, state: u32) -> c_int {
-    with(&table::DEVICE_SET_STATE, device.addr(), |device: &mut Device| {
-        device.set_state(State::from_raw(state))
-    })
+    with(&table::DEVICE_SET_STATE, device, |device| device.set_state(State::from_raw(state)))
 }
 
 /// Takes the device to RUNNING: the last step on the target after vfiomig_load_commit(), with the
@@ -229,7 +198,7 @@ pub extern "C" fn vfiomig_device_set_state(device: *mut vfiomig_device, state: u
 /// it as after power-on.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_device_run(device: *mut vfiomig_device) -> c_int {
-    with(&table::DEVICE_RUN, device.addr(), |device: &mut Device| device.run())
+    with(&table::DEVICE_RUN, device, |device| device.run())
 }
 
 /// Resets the device with VFIO_DEVICE_RESET: RUNNING, as after power-on, which is what the VMM wants
@@ -239,7 +208,7 @@ pub extern "C" fn vfiomig_device_run(device: *mut vfiomig_device) -> c_int {
 /// when the last handle of the device is freed.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_device_reset(device: *mut vfiomig_device) -> c_int {
-    with(&table::DEVICE_RESET, device.addr(), |device: &mut Device| device.reset())
+    with(&table::DEVICE_RESET, device, |device| device.reset())
 }
 
 /// Says that the device was reset by other means: a function-level reset by its guest, a bus reset
@@ -250,7 +219,7 @@ pub extern "C" fn vfiomig_device_reset(device: *mut vfiomig_device) -> c_int {
 /// brings back a device that was lost and that a harder reset has revived.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_device_notify_reset(device: *mut vfiomig_device) -> c_int {
-    with(&table::DEVICE_NOTIFY_RESET, device.addr(), |device: &mut Device| device.was_reset())
+    with(&table::DEVICE_NOTIFY_RESET, device, |device| device.was_reset())
 }
 
 /// Says that a device which has lost what it held in a reset is wanted as it is now, as after
@@ -259,7 +228,7 @@ pub extern "C" fn vfiomig_device_notify_reset(device: *mut vfiomig_device) -> c_
 /// nothing to a device that has lost nothing.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_device_accept_reset(device: *mut vfiomig_device) -> c_int {
-    with(&table::DEVICE_ACCEPT_RESET, device.addr(), |device: &mut Device| device.accept_reset())
+    with(&table::DEVICE_ACCEPT_RESET, device, |device| device.accept_reset())
 }
 
 /// What the VMM must redo before the device runs, after a reset or a load: VFIOMIG_FIXUP_*. Does
@@ -269,13 +238,9 @@ pub unsafe extern "C" fn vfiomig_device_get_fixups(
     device: *mut vfiomig_device,
     fixups: *mut u32,
 ) -> c_int {
-    with(&table::DEVICE_GET_FIXUPS, device.addr(), |device: &mut Device| {
-        if fixups.is_null() {
-            return Err(err!(Fault, "fixups is NULL"));
-        }
-        let found = device.fixups();
-        // SAFETY: checked not to be NULL; otherwise the caller's contract.
-        unsafe { fixups.write(found) };
+    with(&table::DEVICE_GET_FIXUPS, device, |device| {
+        // SAFETY: vfiomig.h: NULL, or memory for a number.
+        unsafe { Out::new(fixups, "fixups") }?.write(device.fixups());
         Ok(())
     })
 }
@@ -287,11 +252,10 @@ pub unsafe extern "C" fn vfiomig_device_get_failure(
     device: *mut vfiomig_device,
     failure: *mut vfiomig_failure,
 ) -> c_int {
-    with(&table::DEVICE_GET_FAILURE, device.addr(), |device: &mut Device| {
-        // SAFETY: the caller's contract.
-        unsafe { check_out(failure, "failure") }?;
-        let out = vfiomig_failure::from(device.failure()?);
-        // SAFETY: the caller's contract.
-        unsafe { write_out(failure, &out, "failure") }
+    with(&table::DEVICE_GET_FAILURE, device, |device| {
+        // SAFETY: vfiomig.h: NULL, or a structure of its size, to be written to.
+        let out = unsafe { SizedOut::new(failure, "failure") }?;
+        out.fill(&device.failure()?.into());
+        Ok(())
     })
 }

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Numbers of `vfiomig_device_*`.
+
+use crate::capi::numbers::same_numbers;
+use crate::device::{EventKind, Fixups, ReasonCode, Severity};
+
+/// The kill switch: probe the device, but refuse to migrate it.
+pub const VFIOMIG_DEVICE_DISABLED: u32 = 1;
+
+/// The device can be saved and loaded.
+pub const VFIOMIG_CAP_MIGRATE: u32 = 1;
+/// It can be saved while the guest runs.
+pub const VFIOMIG_CAP_PRE_COPY: u32 = 2;
+/// It has peer-to-peer states.
+pub const VFIOMIG_CAP_P2P: u32 = 4;
+/// It logs the pages that it writes, and the kernel can report them.
+pub const VFIOMIG_CAP_DMA_LOGGING: u32 = 8;
+/// It says when initial data starts again during pre-copy.
+pub const VFIOMIG_CAP_PRECOPY_INFO_V2: u32 = 16;
+/// state_size is credible.
+pub const VFIOMIG_CAP_STATE_SIZE: u32 = 32;
+
+/// The device cannot be migrated.
+pub const VFIOMIG_SEVERITY_BLOCKS: u32 = 0;
+/// It can, but with a longer downtime, more pages resent, or not together with other devices.
+pub const VFIOMIG_SEVERITY_LIMITS: u32 = 1;
+/// Good to know.
+pub const VFIOMIG_SEVERITY_INFO: u32 = 2;
+
+/// Switched off by the VMM.
+pub const VFIOMIG_REASON_DISABLED: u32 = 1;
+/// The kernel has no VFIO migration.
+pub const VFIOMIG_REASON_KERNEL_TOO_OLD: u32 = 2;
+/// The driver bound to the device does not support migration.
+pub const VFIOMIG_REASON_DRIVER_NO_MIGRATION: u32 = 3;
+/// The driver's migration flags lack STOP_COPY.
+pub const VFIOMIG_REASON_NO_STOP_COPY: u32 = 4;
+/// The device's state cannot be read.
+pub const VFIOMIG_REASON_STATE_UNREADABLE: u32 = 5;
+/// The device is in ERROR; reset it.
+pub const VFIOMIG_REASON_DEVICE_IN_ERROR: u32 = 6;
+/// The device was left in a saving or resuming state by an earlier owner.
+pub const VFIOMIG_REASON_STALE_STATE: u32 = 7;
+/// No pre-copy: the whole state is sent while the guest is stopped.
+pub const VFIOMIG_REASON_NO_PRE_COPY: u32 = 8;
+/// No peer-to-peer states: several devices cannot be stopped safely together.
+pub const VFIOMIG_REASON_NO_P2P: u32 = 9;
+/// The size of the state is not known beforehand.
+pub const VFIOMIG_REASON_NO_DATA_SIZE: u32 = 10;
+/// The device does not log the pages it writes.
+pub const VFIOMIG_REASON_NO_DMA_LOGGING: u32 = 11;
+/// The device logs the pages it writes, but the kernel cannot report them.
+pub const VFIOMIG_REASON_DMA_LOGGING_UNUSABLE: u32 = 12;
+/// The kernel does not say when initial data starts again.
+pub const VFIOMIG_REASON_NO_PRECOPY_INFO_V2: u32 = 13;
+
+/// Write PCI_COMMAND again: memory, I/O and bus-master enables are not part of the state.
+pub const VFIOMIG_FIXUP_PCI_COMMAND: u32 = 1;
+/// Set up INTx, MSI and MSI-X eventfds again (VFIO_DEVICE_SET_IRQS).
+pub const VFIOMIG_FIXUP_INTERRUPTS: u32 = 2;
+
+/// The device went from one state to another.
+pub const VFIOMIG_EVENT_STATE_CHANGED: u32 = 1;
+/// A failed change was recovered from, or not: see the outcome.
+pub const VFIOMIG_EVENT_RECOVERED: u32 = 2;
+/// The device was reset, by the library or behind it.
+pub const VFIOMIG_EVENT_RESET: u32 = 3;
+/// A save started again because the device was reset: all that was sent before is void.
+pub const VFIOMIG_EVENT_SAVE_RESTARTED: u32 = 4;
+/// The VMM must redo something before the device runs.
+pub const VFIOMIG_EVENT_FIXUPS_NEEDED: u32 = 5;
+/// The source of a load started again: blobs and acknowledgements of before are void. Comes in its
+/// place among the blobs.
+pub const VFIOMIG_EVENT_LOAD_RESTARTED: u32 = 6;
+
+same_numbers!(Severity:
+    VFIOMIG_SEVERITY_BLOCKS = Blocks,
+    VFIOMIG_SEVERITY_LIMITS = Limits,
+    VFIOMIG_SEVERITY_INFO = Info,
+);
+same_numbers!(ReasonCode:
+    VFIOMIG_REASON_DISABLED = Disabled,
+    VFIOMIG_REASON_KERNEL_TOO_OLD = KernelTooOld,
+    VFIOMIG_REASON_DRIVER_NO_MIGRATION = DriverNoMigration,
+    VFIOMIG_REASON_NO_STOP_COPY = NoStopCopy,
+    VFIOMIG_REASON_STATE_UNREADABLE = StateUnreadable,
+    VFIOMIG_REASON_DEVICE_IN_ERROR = DeviceInError,
+    VFIOMIG_REASON_STALE_STATE = StaleState,
+    VFIOMIG_REASON_NO_PRE_COPY = NoPreCopy,
+    VFIOMIG_REASON_NO_P2P = NoP2p,
+    VFIOMIG_REASON_NO_DATA_SIZE = NoDataSize,
+    VFIOMIG_REASON_NO_DMA_LOGGING = NoDmaLogging,
+    VFIOMIG_REASON_DMA_LOGGING_UNUSABLE = DmaLoggingUnusable,
+    VFIOMIG_REASON_NO_PRECOPY_INFO_V2 = NoPrecopyInfoV2,
+);
+same_numbers!(
+    VFIOMIG_FIXUP_PCI_COMMAND = Fixups::PCI_COMMAND,
+    VFIOMIG_FIXUP_INTERRUPTS = Fixups::INTERRUPTS,
+);
+same_numbers!(EventKind:
+    VFIOMIG_EVENT_STATE_CHANGED = StateChanged,
+    VFIOMIG_EVENT_RECOVERED = Recovered,
+    VFIOMIG_EVENT_RESET = Reset,
+    VFIOMIG_EVENT_SAVE_RESTARTED = SaveRestarted,
+    VFIOMIG_EVENT_FIXUPS_NEEDED = FixupsNeeded,
+    VFIOMIG_EVENT_LOAD_RESTARTED = LoadRestarted,
+);

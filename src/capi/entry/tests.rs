@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+use super::super::device::vfiomig_device;
+use super::*;
+use crate::device::{Device, DeviceOptions};
+use crate::error::Code;
+use crate::transport::OpsTransport;
+
+const ROW: Row = Row { name: "test", states: 1, wrong_state: Code::Inval, needs_memory: true };
+
+fn device() -> *mut vfiomig_device {
+    // SAFETY: a table without callbacks; all zeros is a valid one.
+    let transport = unsafe { OpsTransport::new(std::mem::zeroed(), std::ptr::null_mut()) };
+    let device = Device::new(transport, DeviceOptions::default()).unwrap();
+    handle::insert(device, ()).unwrap()
+}
+
+#[test]
+fn a_panic_stops_at_the_boundary_and_poisons_its_handle_only() {
+    let (bad, good) = (device(), device());
+    let panics = |_: &mut Device| -> Result<()> { panic!("as a bug would") };
+    assert_eq!(with(&ROW, bad, panics), Code::NotRecoverable.to_ret());
+    let fine = |_: &mut Device| Ok(());
+    assert_eq!(with(&ROW, bad, fine), Code::NotRecoverable.to_ret());
+    assert_eq!(with(&ROW, good, fine), 0);
+    // Freeing is possible, and the slot can be used again.
+    free(&ROW, bad);
+    assert_eq!(with(&ROW, bad, fine), Code::BadHandle.to_ret());
+    let next = device();
+    assert_eq!(with(&ROW, next, fine), 0);
+    free(&ROW, good);
+    free(&ROW, next);
+}
+
+#[test]
+fn a_handle_that_a_call_is_inside_of_is_busy_and_is_not_freed_by_a_callback() {
+    let handle = device();
+    let inside = |_: &mut Device| {
+        assert_eq!(with(&ROW, handle, |_: &mut Device| Ok(())), Code::Busy.to_ret());
+        free(&ROW, handle);
+        Ok(())
+    };
+    assert_eq!(with(&ROW, handle, inside), 0);
+    assert_eq!(with(&ROW, handle, |_: &mut Device| Ok(())), 0);
+    free(&ROW, handle);
+    assert_eq!(with(&ROW, handle, |_: &mut Device| Ok(())), Code::BadHandle.to_ret());
+}

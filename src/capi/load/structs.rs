@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Structures and callbacks of `vfiomig_load_*`.
+
+use std::ffi::{c_int, c_void};
+use std::time::Duration;
+
+use super::constants::*;
+use crate::capi::callbacks::{Opaque, status, vfiomig_release_fn};
+use crate::capi::device::vfiomig_identity;
+use crate::capi::format::format;
+use crate::capi::sized::sized32;
+use crate::error::{Result, err};
+use crate::identity::Identity;
+use crate::session::{BlobSink, LoadOptions, LoadStats, LoadStatus, Policy};
+use crate::stream::Format;
+
+/// One device being loaded.
+pub enum vfiomig_load {}
+
+/// Takes a piece of the VMM's own that came with a stream: 0, or -errno to refuse the stream.
+pub type vfiomig_blob_fn = Option<
+    unsafe extern "C" fn(opaque: *mut c_void, kind: u32, data: *const c_void, len: usize) -> c_int,
+>;
+/// Decides whether a stream of `source` may be loaded into `target`: 0, or -errno to refuse it.
+pub type vfiomig_policy_fn = Option<
+    unsafe extern "C" fn(
+        opaque: *mut c_void,
+        source: *const vfiomig_identity,
+        target: *const vfiomig_identity,
+    ) -> c_int,
+>;
+
+/// How a device is loaded; NULL for the defaults. Limits of 0 mean the default.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct vfiomig_load_options {
+    /// VFIOMIG_LOAD_OPTIONS_INIT sets it.
+    pub struct_size: u32,
+    /// Fields of the identity that need not match: VFIOMIG_IGNORE_*.
+    pub ignore: u32,
+    /// Largest payload of a data frame, or data of a packet, in bytes; default 4 MiB.
+    pub max_frame: u32,
+    /// Largest blob, or configuration in a packet, in bytes; default 1 MiB.
+    pub max_blob: u32,
+    /// Number of blobs; default 256.
+    pub max_blobs: u32,
+    /// How often the source may start again; default 64.
+    pub max_restarts: u32,
+    /// Device data and frames that are skipped in all, in bytes; default 1 TiB.
+    pub max_total: u64,
+    /// Packets that wait for their turn, in bytes; default 1 GiB. Beyond it
+    /// vfiomig_load_push_packet() waits.
+    pub max_queued: u64,
+    /// How far ahead of the next one in order a packet may come; default 1048576.
+    pub max_ahead: u32,
+    /// How long the driver may take no data, in milliseconds; default 60000.
+    pub write_timeout_ms: u32,
+    /// The sum of those of VFIOMIG_LOAD_* that apply, or 0.
+    pub flags: u32,
+    /// Number of the device within its VM that the stream must have; see flags.
+    pub device_index: u32,
+    /// How the stream is laid out: VFIOMIG_FORMAT_*.
+    pub format: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Name that the stream must have; see flags.
+    pub migration_id: [u8; 16],
+    /// Takes the VMM's own pieces; NULL: a stream that has any is refused.
+    pub blob: vfiomig_blob_fn,
+    /// Passed to blob.
+    pub blob_opaque: *mut c_void,
+    /// Releases blob_opaque.
+    pub blob_release: vfiomig_release_fn,
+    /// Decides in addition to the comparison of identities; NULL: only that.
+    pub policy: vfiomig_policy_fn,
+    /// Passed to policy.
+    pub policy_opaque: *mut c_void,
+    /// Releases policy_opaque.
+    pub policy_release: vfiomig_release_fn,
+}
+
+/// What a load has done so far.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct vfiomig_load_stats {
+    /// VFIOMIG_LOAD_STATS_INIT sets it.
+    pub struct_size: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Device data written to the driver, in bytes, restarts included.
+    pub data_bytes: u64,
+    /// The whole stream taken, in bytes, without packets.
+    pub stream_bytes: u64,
+    /// Frames taken; in QEMU's format pieces of data on the main channel.
+    pub frames: u64,
+    /// Packets taken.
+    pub packets: u64,
+    /// Bytes of packets that wait for their turn or are being written, now; with 128 bytes for
+    /// each.
+    pub queued_bytes: u64,
+    /// How often the source started again.
+    pub restarts: u64,
+    /// Blobs handed to the callback.
+    pub blobs: u64,
+    /// Time inside the driver's writes, in nanoseconds.
+    pub write_ns: u64,
+    /// Time of the change to RESUMING, in nanoseconds.
+    pub begin_ns: u64,
+    /// Time of the change that made the driver check and take the state, in nanoseconds.
+    pub commit_ns: u64,
+    /// Generation of the initial data that came last, as in struct vfiomig_pending; 0: none yet.
+    pub initial_generation: u64,
+}
+
+sized32!(vfiomig_load_options, vfiomig_load_stats);
+
+impl vfiomig_load_options {
+    /// The callbacks, which are owned from here on.
+    ///
+    /// # Safety
+    /// They are such as vfiomig.h describes.
+    pub(super) unsafe fn callbacks(&self) -> (Option<BlobSink>, Option<Policy>) {
+        // SAFETY: the caller's promise: each release can be called with its opaque.
+        let (blob_opaque, policy_opaque) = unsafe {
+            (
+                Opaque::new(self.blob_opaque, self.blob_release),
+                Opaque::new(self.policy_opaque, self.policy_release),
+            )
+        };
+        // Without a function an opaque is released at once: nobody will use it.
+        let blobs = self.blob.map(|call| -> BlobSink {
+            Box::new(move |kind, bytes: &[u8]| {
+                let (data, len) = (bytes.as_ptr().cast(), bytes.len());
+                // SAFETY: the caller's promise; the bytes live during the call.
+                status(unsafe { call(blob_opaque.get(), kind, data, len) }).map_err(|e| e.0)
+            })
+        });
+        let policy = self.policy.map(|call| -> Policy {
+            Box::new(move |source: &Identity, target: &Identity| {
+                let (source, target) = (source.into(), target.into());
+                let (source, target) = (&raw const source, &raw const target);
+                // SAFETY: the caller's promise; both live during the call.
+                status(unsafe { call(policy_opaque.get(), source, target) }).map_err(|e| e.0)
+            })
+        });
+        (blobs, policy)
+    }
+
+    /// What stands beside the callbacks.
+    pub(super) fn to_options(self) -> Result<LoadOptions> {
+        let mut out = LoadOptions::default();
+        if self.reserved != 0 {
+            return Err(err!(Inval, "reserved is not zero in the load options"));
+        }
+        out.format = format(self.format, self.flags & VFIOMIG_LOAD_PACKETS != 0)?;
+        let known = match out.format {
+            Format::Native => VFIOMIG_LOAD_CHECK_DEVICE_INDEX | VFIOMIG_LOAD_CHECK_MIGRATION_ID,
+            Format::Qemu | Format::QemuPackets => VFIOMIG_LOAD_PACKETS,
+        };
+        if self.flags & !known != 0 {
+            return Err(err!(Inval, "flags in the load options that are unknown in this format"));
+        }
+        let check = |bit: u32| self.flags & bit != 0;
+        out.device_index = check(VFIOMIG_LOAD_CHECK_DEVICE_INDEX).then_some(self.device_index);
+        out.migration_id = check(VFIOMIG_LOAD_CHECK_MIGRATION_ID).then_some(self.migration_id);
+        out.ignore = self.ignore;
+        let limits = &mut out.limits;
+        let fields = [
+            (&mut limits.max_frame, self.max_frame),
+            (&mut limits.max_blob, self.max_blob),
+            (&mut limits.max_blobs, self.max_blobs),
+            (&mut limits.max_restarts, self.max_restarts),
+            (&mut out.max_ahead, self.max_ahead),
+        ];
+        for (field, value) in fields {
+            if value != 0 {
+                *field = value;
+            }
+        }
+        if self.max_total != 0 {
+            limits.max_total = self.max_total;
+        }
+        if self.max_queued != 0 {
+            out.max_queued = self.max_queued;
+        }
+        if self.write_timeout_ms != 0 {
+            out.write_timeout = Duration::from_millis(u64::from(self.write_timeout_ms));
+        }
+        Ok(out)
+    }
+}
+
+/// What a push returns in C.
+pub(super) fn bits(status: LoadStatus) -> c_int {
+    let bit = |set: bool, bit: c_int| if set { bit } else { VFIOMIG_PUSH_MORE };
+    bit(status.restarted, VFIOMIG_PUSH_RESTARTED)
+        | bit(status.initial_loaded, VFIOMIG_PUSH_INITIAL_LOADED)
+        | bit(status.ended, VFIOMIG_PUSH_END)
+        | bit(status.section_ended, VFIOMIG_PUSH_SECTION_END)
+        | bit(status.config, VFIOMIG_PUSH_CONFIG)
+        | bit(status.config_ready, VFIOMIG_PUSH_CONFIG_READY)
+}
+
+impl From<LoadStats> for vfiomig_load_stats {
+    fn from(stats: LoadStats) -> Self {
+        let LoadStats {
+            data_bytes,
+            stream_bytes,
+            frames,
+            packets,
+            queued_bytes,
+            restarts,
+            blobs,
+            write_ns,
+            begin_ns,
+            commit_ns,
+            initial_generation,
+        } = stats;
+        vfiomig_load_stats {
+            struct_size: 0,
+            reserved: 0,
+            data_bytes,
+            stream_bytes,
+            frames,
+            packets,
+            queued_bytes,
+            restarts,
+            blobs,
+            write_ns,
+            begin_ns,
+            commit_ns,
+            initial_generation,
+        }
+    }
+}
