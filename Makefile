@@ -2,9 +2,9 @@
 #
 # libvfiomig: GNU make, cargo and cc. `make help` lists the targets.
 #
-# Nothing here reaches for the network by itself: cargo does where its configuration lets it and a
-# crate is missing (CARGO_FLAGS=--offline forbids that), and so do the targets whose description
-# in `make help` says so.
+# Nothing here uses the network by itself. cargo does if its configuration allows it and a crate is
+# missing (CARGO_FLAGS=--offline forbids that), and so do the targets whose description in
+# `make help` says so.
 
 # What packagers set.
 CARGO ?= cargo
@@ -35,7 +35,7 @@ ENABLE_STATIC ?= 1
 # Warnings are errors in the tests only; a compiler that knows more of them: WERROR=
 WERROR ?= -Werror
 
-# The one place where the version stands.
+# The version is written down in one place only.
 VERSION := $(shell sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
 SOVERSION := $(firstword $(subst ., ,$(VERSION)))
 SONAME := libvfiomig.so.$(SOVERSION)
@@ -78,7 +78,7 @@ $(B)/libvfiomig.a: FORCE | $(B)
 	@$(CARGO_BUILD) $(FEATURE_ARGS) --package vfiomig-c --lib
 	@$(call refresh,$(RELEASE)/libvfiomig_c.a,$@)
 
-# What a program that links the static library needs besides, as rustc says for this target.
+# What else a program that links the static library needs, as rustc says for this target.
 $(B)/native-libs: $(B)/libvfiomig.a
 	@echo 'pub fn f() {}' | $(RUSTC) --crate-type staticlib --print native-static-libs \
 		$(if $(RUST_TARGET),--target $(RUST_TARGET)) -o $(B)/empty.a - 2>&1 \
@@ -152,7 +152,7 @@ CHECK_GROUPS = lint check-rust check-model check-c check-valgrind check-sanitize
 	check-miri check-abi check-installed lab lab-syscalls
 
 .PHONY: check
-check: ## all tests that are fast (installs missing packages as root: VFIOMIG_NO_INSTALL=1 forbids it)
+check: ## all fast tests (installs missing packages as root: VFIOMIG_NO_INSTALL=1 forbids it)
 	+@MAKE='$(MAKE)' B='$(B)' scripts/check.sh $(CHECK_GROUPS)
 
 .PHONY: deps
@@ -188,14 +188,14 @@ check-model: ## dirty tracking against a model: 100,000 new random runs (MODEL_C
 
 # Not part of check: hours.
 .PHONY: check-mutants
-check-mutants: ## small changes of the library that no test notices (MUTANTS_FILES, MUTANTS_SHARD; hours)
+check-mutants: ## find small changes of the library that no test notices (MUTANTS_FILES, MUTANTS_SHARD; hours)
 	@B='$(B)' scripts/mutants.sh
 
 C_TESTS = $(patsubst c-tests/%.c,%,$(wildcard c-tests/*.c))
 CXX_TESTS = $(patsubst c-tests/%.cpp,%,$(wildcard c-tests/*.cpp))
-# What takes longest begins first.
+# What takes longest starts first.
 ALL_C_TESTS = misuse $(filter-out misuse,$(C_TESTS)) $(CXX_TESTS)
-# valgrind and the sanitizers have a malloc of their own, and so has this.
+# valgrind and the sanitizers have a malloc of their own, and so do these.
 OWN_MALLOC = out-of-memory unmap-without-memory fork-without-memory
 C_TEST_HDR = $(wildcard c-tests/*.h) include/vfiomig.h sim/include/vfiomig-sim.h
 PLAIN = $(addprefix $(B)/c-tests/plain/,$(ALL_C_TESTS))
@@ -203,7 +203,7 @@ SANITIZED = $(addprefix $(B)/c-tests/sanitized/,$(filter-out $(OWN_MALLOC),$(ALL
 SANITIZE = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 TEST_RPATH = -Wl,-rpath,'$$ORIGIN/../..'
 
-# The header is the point of these, and they say themselves how it is to be compiled.
+# These test the header, and say themselves how it is to be compiled.
 std_of = $(if $(filter header-c99,$(1)),-std=c99 -pedantic-errors,-std=c11 -Wpedantic)
 
 $(B)/c-tests/plain/%: c-tests/%.c $(C_TEST_HDR) $(TEST_SOS) | $(B)/c-tests/plain
@@ -221,7 +221,7 @@ $(B)/c-tests/sanitized/%: c-tests/%.cpp $(C_TEST_HDR) $(TEST_SOS) | $(B)/c-tests
 # Opens the library itself.
 $(B)/c-tests/plain/dlopen $(B)/c-tests/sanitized/dlopen: TEST_LIBS = -ldl -pthread
 
-# A library with every feature, for the programs that test one. Not optimised: it is quick to make.
+# A library with every feature, for the programs that test one. Not optimised, so quick to build.
 $(B)/features/libvfiomig.so: FORCE | $(B)
 	@mkdir -p $(B)/features
 	@$(CARGO) build $(CARGO_ARGS) --package vfiomig-c --lib --all-features
@@ -246,7 +246,7 @@ check-sanitizers-quick: $(SANITIZED) $(B)/demo/sanitized ## the C tests and the 
 	@c-tests/run.sh check-sanitizers $(SANITIZED)
 	@c-tests/demo/failures.sh $(B)/demo/sanitized
 
-# Besides, with a library that is not optimised and checks itself: overflows, debug assertions.
+# In addition, with a library that is not optimised and checks itself: overflows, debug assertions.
 .PHONY: check-sanitizers
 check-sanitizers: check-sanitizers-quick $(B)/features/libvfiomig.so ## the same, with a library that checks itself (longer)
 	@LD_LIBRARY_PATH=$(B)/features c-tests/run.sh check-sanitizers-debug $(SANITIZED)
@@ -265,7 +265,7 @@ check-abi: $(B)/$(REALNAME) ## exported symbols, their versions, SONAME
 	@CC='$(CC)' c-tests/abi.sh $(B) $(REALNAME) $(SONAME)
 
 .PHONY: check-installed
-check-installed: all sim ## install into a temporary directory and use what is there
+check-installed: all sim ## install into a temporary directory and use the result
 	@MAKE='$(MAKE)' B='$(B)' CC='$(CC)' PKG_CONFIG='$(PKG_CONFIG)' c-tests/installed.sh $(VERSION)
 
 LAB_COMMON = c-tests/lab/lab-common.c c-tests/lab/iommu.c
@@ -290,7 +290,7 @@ lab: lab-programs ## the C tests on real kernels, in machines of their own (uses
 	@lab/run.sh --programs $(B)/lab
 
 .PHONY: lab-syscalls
-lab-syscalls: lab-programs ## docs/syscalls.json against what is called on a real device
+lab-syscalls: lab-programs ## compare docs/syscalls.json with the calls made on a real device
 	@rm -rf $(B)/lab-strace
 	@lab/strace.sh --programs $(B)/lab $(B)/lab-strace
 	@c-tests/syscalls.sh --log $(B)/lab-strace/*.strace
@@ -308,14 +308,14 @@ bench-qemu: ## compare QEMU_A with QEMU_B: downtime, system calls, memory (long)
 bench: $(TEST_SOS) ## measure against bare loops
 	@if [ -x benches/run.sh ]; then benches/run.sh; else echo "bench: there is none yet" >&2; exit 1; fi
 
-# The library with locks of its own there, since std's come without the sanitizer.
+# There, the library has other locks, because std's come without the sanitizer.
 CHECK_GROUPS += check-tsan
 .PHONY: check-tsan
-check-tsan: ## C programs with several threads under the thread sanitizer, where there is one
+check-tsan: ## C programs with several threads under the thread sanitizer, if there is one
 	@CC='$(CC)' CARGO='$(CARGO)' RUSTC='$(RUSTC)' B='$(abspath $(B))' tests/tsan/run.sh \
 		$(addprefix c-tests/,threads.c threads-packets.c dirty-threads.c qemu-format.c)
 
-# A driver of our own: any stable compiler will do.
+# With a driver of our own, any stable compiler will do.
 SMOKE_SECONDS ?= 10
 
 CHECK_GROUPS += fuzz-smoke
@@ -331,7 +331,7 @@ fuzz: ## each fuzz target for a minute (FUZZ_SECONDS, FUZZ_JOBS, FUZZ_TARGETS) u
 
 # --- installing -------------------------------------------------------------------------------
 
-# Takes what `make` built and builds nothing: often run by another user, without cargo.
+# Takes what `make` built, and builds nothing: another user, without cargo, may run it.
 .PHONY: install
 install: ## install what `make` built
 	@for f in $(REALNAME) $(if $(filter 1,$(ENABLE_STATIC)),libvfiomig.a) native-libs vfiomig; do \
@@ -360,10 +360,10 @@ endif
 MAN3 = $(wildcard docs/man/man3/*.3)
 MAN7 = $(wildcard docs/man/man7/*.7)
 DOCS = LICENSE-MIT LICENSE-APACHE CHANGELOG.md README.md SECURITY.md $(wildcard docs/*.md) docs/syscalls.json
-# Links that lead to what stays in the source tree.
+# Links to what stays in the source tree.
 UNLINK = s~\[([^]]+)\]\((\.\./)?(c-tests|integrations|lab|sim|CONTRIBUTING)[^)]*\)~\1 (in the source tree)~g
 
-# Apart from install: a VMM needs it for its tests only, and its ABI is not promised.
+# Separate from install: a VMM needs it only for its tests, and its ABI is not promised.
 .PHONY: install-sim
 install-sim: ## install the simulator, which `make sim` built, for tests of VMMs
 	@test -e $(B)/libvfiomig-sim.so || { echo "$(B)/libvfiomig-sim.so is not there: run make sim first" >&2; exit 1; }

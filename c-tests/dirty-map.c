@@ -100,7 +100,7 @@ static void mappings_that_are_none_change_nothing(void)
         OK(vfiomig_dirty_sync(run, BASE, 64 * PAGE, PAGE, &bitmap, 1));
         EQ(bitmap, 3);
     }
-    /* Beside it is room, up to the end. */
+    /* Next to it there is room, up to the end. */
     map(run, BASE + 64 * PAGE, 2 * PAGE, 1, 0);
     map(run, end, 2 * PAGE, 1, end);
     EQ(try_map(run, BASE + 64 * PAGE, 2 * PAGE, 2, 0, 0), -EINVAL);

@@ -1000,7 +1000,7 @@ static void freed_handles(void)
                 int owed = frame->owed;
 
                 frame->released = 0;
-                refuse(frame, -EBADF, round ? "freed and used anew" : "freed");
+                refuse(frame, -EBADF, round ? "freed and reused" : "freed");
                 check(frame->owed == owed, "%s: broken test", row->name);
             } else {
                 call(frame);

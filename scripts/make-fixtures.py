@@ -234,7 +234,7 @@ def fixtures():
         start().data(b"x", mark=b"VMFs").end(), [SIMPLE], "EPROTO")
     add("bad-header-check", "a wrong check of a header",
         start().data(b"x", spoil_header=0x80000000).end(), [SIMPLE], "EBADMSG")
-    add("bad-payload-check", "a wrong check of a payload: nothing of it is handed on",
+    add("bad-payload-check", "a wrong check of a payload: nothing of it is passed on",
         start().data(b"good").data(b"bad", spoil_payload=1).end(), [SIMPLE, d(b"good")], "EBADMSG")
     add("bad-identity-check", "a wrong check of the identity's payload",
         Writer().identity(spoil_payload=1).end(), [], "EBADMSG")

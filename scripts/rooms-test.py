@@ -76,7 +76,7 @@ class Rules(unittest.TestCase):
     # -- loops --------------------------------------------------------------------------------
 
     def two(self, a, b):
-        """Two files of a room beside each other, and a parent that only declares them."""
+        """Two files of a room next to each other, and a parent that only declares them."""
         return {"src/middle/mod.rs": "mod inner;\nmod a;\nmod b;\npub use inner::Thing;\n",
                 "src/middle/a.rs": a, "src/middle/b.rs": b}
 

@@ -54,10 +54,10 @@ KNOWN = [
     ("src/device/*", "src/device/*", "one state in several files"),
     ("src/dirty/map.rs", "src/dirty/ranges.rs", "a map is made of ranges, and gives them"),
     ("src/dirty/run/*", "src/dirty/run/*", "one state in several files"),
-    ("src/transport/*", "src/transport/*", "the trait beside what implements it"),
+    ("src/transport/*", "src/transport/*", "the trait next to what implements it"),
 ]
 
-# Beside src/: who speaks to C or to the system there.
+# Next to src/: who speaks to C or to the system there.
 UNSAFE_ELSEWHERE = [
     "cli/src/open.rs",
     "fuzz/src/calls.rs",
@@ -102,7 +102,7 @@ def all_files(top):
 
 
 def members(top):
-    """The roots of the workspace's crates beside src/."""
+    """The roots of the workspace's crates next to src/."""
     with open(os.path.join(top, "Cargo.toml"), encoding="utf-8") as manifest:
         listed = re.search(r"^members = \[(.*?)\]", manifest.read(), re.MULTILINE | re.DOTALL)
     for member in re.findall(r'"([^"]+)"', listed.group(1)) if listed else []:

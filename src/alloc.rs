@@ -2,10 +2,10 @@
 //! Memory that may not be available: how everything is allocated whose size the library does not
 //! choose.
 //!
-//! What a stream, the kernel, the guest or the VMM sizes goes through here and fails with
-//! [`Code::NoMem`]. What is small and of fixed size (a box, a node of a map) is allocated as usual:
-//! the C library's allocator keeps a reserve for that (`sys/reserve.rs`), which nothing that goes
-//! through here may use up.
+//! Allocations whose size comes from a stream, the kernel, the guest or the VMM go through here and
+//! fail with [`Code::NoMem`]. Allocations that are small and of fixed size (a box, a node of a map)
+//! are made as usual: the C library's allocator keeps a reserve for those (`sys/reserve.rs`), which
+//! nothing that goes through here may use up.
 
 use std::collections::VecDeque;
 use std::fmt::{self, Write as _};

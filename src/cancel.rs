@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::sync::atomic::{AtomicBool, Ordering};
 
-/// The switch that cancels a session or a run from any thread.
+/// The switch that cancels a session, or a reading of dirty pages, from any thread.
 #[derive(Clone, Default, Debug)]
 pub struct Cancel(Arc<AtomicBool>);
 
@@ -24,7 +24,7 @@ impl Cancel {
         &self.0
     }
 
-    /// Takes it back.
+    /// Undoes the cancellation.
     pub(crate) fn clear(&self) {
         self.0.store(false, Ordering::Relaxed);
     }

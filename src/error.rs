@@ -148,7 +148,7 @@ pub enum Operation {
     Callback = 9,
 }
 
-/// What was going on when an operation failed; kept on the handle for as long as it lives.
+/// What was going on when an operation failed; the handle keeps it as long as it lives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Failure {
     /// The code that the call returned.

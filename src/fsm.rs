@@ -14,7 +14,7 @@ use crate::uapi;
 /// A state of the migration state machine, with the kernel's numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum State {
-    /// The driver lost track of the device; only a reset helps.
+    /// The driver has lost track of the device; only a reset helps.
     Error,
     /// Stopped.
     Stop,
@@ -148,7 +148,7 @@ impl fmt::Debug for Steps {
     }
 }
 
-/// The way from one state to another.
+/// The path from one state to another.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Path {
     /// The states that the path enters; the last one is the target. Empty if there is nothing to

@@ -13,7 +13,7 @@ use crate::error::{Result, err};
 /// What a device is, as far as it is known. Empty texts and zeros mean "not known".
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Identity {
-    /// What the device behaves as: `pci`, `platform`, `ccw`, `ap`; an mdev too.
+    /// The bus that the device behaves as, even if it is an mdev: `pci`, `platform`, `ccw` or `ap`.
     pub bus: String,
     /// Kernel driver bound to the device.
     pub driver: String,

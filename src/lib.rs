@@ -17,9 +17,9 @@
 //! ```
 //! A layer calls only downwards. The C functions have the same core: `include/vfiomig.h`.
 //!
-//! Rust callers start at [`Device::new`] with a [`transport::KernelTransport`], go on with
-//! [`Device::save`] and [`Device::load`]; all types are `Send`, and one session is used by one
-//! thread at a time.
+//! Rust callers start with [`Device::new`] and a [`transport::KernelTransport`], and continue with
+//! [`Device::save`] and [`Device::load`]. All types are `Send`; only one thread at a time may use a
+//! session.
 
 #![cfg_attr(
     test,
@@ -53,7 +53,7 @@ pub use sys::uapi;
 mod tests {
     use std::hint::black_box;
 
-    /// Whatever the profile: scripts/v3.sh runs this in the one that is installed.
+    /// In every profile: scripts/v3.sh runs this in the one that is installed.
     #[test]
     fn a_number_that_runs_over_is_not_computed_with() {
         let sum = std::panic::catch_unwind(|| black_box(u64::MAX) + black_box(1));

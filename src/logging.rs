@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The library's voice: silent until the VMM asks.
+//! Log messages: the library is silent until the VMM asks for them.
 //!
 //! Messages go through the `log` facade. A Rust VMM sets its own logger and sees them. For a C VMM,
 //! the library installs a logger of its own, once, and changes where that one sends.

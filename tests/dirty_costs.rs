@@ -435,7 +435,7 @@ fn a_new_mapping_does_not_make_a_reading_of_one_page_read_the_whole_map() {
         let before = log.get().reports;
         for i in 0..10 {
             run.map(plain(2 * TIB + i * GIB, PAGE, 2, i * PAGE)).unwrap();
-            // Also where each reading is a round of its own.
+            // Even if each reading is a round of its own.
             log.get().dirty.insert(PAGE * i);
             assert_eq!(dirty(&mut run, PAGE * i, 1), [i]);
             assert_eq!(dirty(&mut run, PAGE * i, 1), [0; 0]);

@@ -4,7 +4,7 @@
 //!
 //! **Nothing is missing.** A page that a device of a writer writes to after [`Run::start`] returned
 //! must be delivered after that write: through `set_dirty`, or in the bitmap of a call that had not
-//! returned. When the devices stand still and everything was read once more, no such page is left.
+//! returned. When the devices have paused and everything was read once more, no such page is left.
 //! A page of an unmapped range is delivered by the call that unmaps it, or later where that failed.
 //! One exception, which is the interface's and not the library's: a page table of an iommufd is
 //! read before it is unmapped, and what is written in between is lost. (Likewise a VMM's own
@@ -947,7 +947,7 @@ impl Case {
         let (arenas, page) = (w.arenas.clone(), w.page);
         drop(w);
         if tracking && !self.run.cancel().is_cancelled() {
-            self.note(|| "the devices stand still".into());
+            self.note(|| "the devices pause".into());
             if !takes || self.rng.chance(400) {
                 for arena in arenas {
                     self.sync_range(arena.first, arena.pages * page, page, true);

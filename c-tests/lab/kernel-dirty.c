@@ -349,7 +349,7 @@ static void type1_unmap(void)
 	EXPECT(done, 64 * PAGE);
 	EXPECT(words[0], -1);
 	EXPECT(count_dirty(container, 0, 64), 0);
-	/* If there is nothing left there, that is no error, and the bitmap stays as it was. */
+	/* If nothing is left there, that is not an error, and the bitmap does not change. */
 	words[0] = PATTERN;
 	OK(lab_dma_unmap_dirty(container, 0, 64 * PAGE, &done, PAGE, words, 8));
 	EXPECT(done, 0);

@@ -1321,7 +1321,7 @@ struct fault {
 /* More than necessary is dirty only if flags, or a restart, say so. */
 static unsigned excused, num_errors;
 
-static void expect_at_least(int flags, int anew)
+static void expect_at_least(int flags, int restarted)
 {
 	struct vfiomig_dirty_stats stats = stats_of(&guest);
 	uint64_t found = 0, wanted = 0;
@@ -1347,7 +1347,7 @@ static void expect_at_least(int flags, int anew)
 			wanted += (uint64_t)__builtin_popcountll(guest.areas[i].want[j] | guest.areas[i].got[j]);
 		}
 	EXPECT(wanted, found);
-	if (excused || anew || flags & UNWATCHED)
+	if (excused || restarted || flags & UNWATCHED)
 		guest_compare_least(&guest);
 	else
 		guest_compare(&guest);

@@ -99,9 +99,9 @@ impl Inner {
         })
     }
 
-    /// Asks where the device is. Where a reset would take something it must be known: a device that is
-    /// in RUNNING unasked goes from there to STOP, STOP_COPY or RUNNING without complaint. Elsewhere
-    /// no answer is an answer too.
+    /// Asks for the device's state. If a reset would take something, the state must be known: a
+    /// device that is in RUNNING without having been asked goes from there to STOP, STOP_COPY or
+    /// RUNNING without complaint. Otherwise, having no answer is acceptable too.
     pub(crate) fn look_after_contents(&mut self) -> Result<()> {
         if self.contents == Contents::Live {
             let _ = self.query_state();

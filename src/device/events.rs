@@ -12,16 +12,16 @@ use crate::fsm::{Named, State};
 pub enum EventKind {
     /// The device went from one state to another.
     StateChanged = 1,
-    /// A failed change was recovered from, or not: see the outcome.
+    /// Recovery from a failed change has ended; the outcome says how.
     Recovered = 2,
-    /// The device was reset, by the library or behind it.
+    /// The device was reset, by the library or behind its back.
     Reset = 3,
-    /// A save started again because the device was reset: all that was sent before is void.
+    /// A save started again because the device was reset: everything sent before is void.
     SaveRestarted = 4,
     /// The VMM must redo something before the device runs.
     FixupsNeeded = 5,
-    /// The source of a load started again: blobs and acknowledgements of before are void. Comes
-    /// in its place among the blobs.
+    /// The source of a load started again: earlier blobs and acknowledgements are void. Comes at
+    /// its place among the blobs.
     LoadRestarted = 6,
 }
 

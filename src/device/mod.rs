@@ -47,7 +47,7 @@ impl Fixups {
 /// How a device is set up.
 #[derive(Default)]
 pub struct DeviceOptions {
-    /// The kill switch: probe the device, but refuse to migrate it.
+    /// The administrator's switch: the device is probed, but not migrated.
     pub disabled: bool,
     /// The device's directory in sysfs, if the VMM knows it; needed for the driver's name and the
     /// mdev type of an fd that came from a group.
@@ -107,7 +107,7 @@ pub(crate) struct Inner {
     caps: Caps,
     reasons: Vec<Reason>,
     identity: Identity,
-    /// The state the device is believed to be in; `None` after it was lost.
+    /// The state that the device is believed to be in; `None` after it was lost.
     state: Option<State>,
     /// The open data session.
     data: Option<DataFd>,

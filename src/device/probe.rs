@@ -50,7 +50,8 @@ impl Caps {
 pub enum Severity {
     /// The device cannot be migrated.
     Blocks = 0,
-    /// It can, but with a longer downtime, more pages resent, or not together with other devices.
+    /// It can be migrated, but with a longer downtime, more pages sent again, or not together with
+    /// other devices.
     Limits = 1,
     /// Good to know.
     Info = 2,

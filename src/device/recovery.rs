@@ -229,7 +229,7 @@ impl Inner {
         Ok(state)
     }
 
-    /// The device is in `state`, asked for or not.
+    /// The device is in `state`, whether asked for or not.
     fn found(&mut self, state: State) {
         let before = self.state.replace(state);
         if before == Some(state) {

@@ -55,7 +55,7 @@ impl Initial {
         (self.stage == Stage::Complete).then_some(self.generation)
     }
 
-    /// The mark goes out.
+    /// The mark is sent.
     pub(super) fn mark(&mut self) {
         self.stage = Stage::Marked;
     }

@@ -158,7 +158,7 @@ impl Load {
         Ok(status)
     }
 
-    /// Whether what the stream was saved from is what the caller expects, and fits this device.
+    /// Whether the stream was saved from what the caller expects, and fits this device.
     fn check_source(&mut self, inner: &Inner, source: Box<Identity>) -> Result<()> {
         self.options.expect(self.reader.migration_id(), self.reader.device())?;
         inner.identity().accepts(&source, self.options.ignore)?;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a load and its packets share: the device that is being loaded, how far that is, and what
-//! ended it.
+//! What a load and its packets share: the device that is being loaded, how far the load has come,
+//! and what ended it.
 //!
-//! Everything but the numbers changes under the device's lock only.
+//! Everything except the numbers changes only under the device's lock.
 
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -89,7 +89,7 @@ impl Loading {
         self.phase.store(phase as u32, Ordering::Release);
     }
 
-    /// Whether it was neither committed nor has failed.
+    /// Whether it has neither been committed nor failed.
     pub fn is_open(&self) -> bool {
         matches!(self.phase(), Phase::Receiving | Phase::Complete)
     }
@@ -145,12 +145,12 @@ impl Loading {
         Ok(())
     }
 
-    /// All of the state has come.
+    /// The whole state has come.
     pub fn complete(&self) {
         self.set_phase(Phase::Complete);
     }
 
-    /// Makes the driver check and take the state: RESUMING to STOP.
+    /// Makes the driver check and accept the state: RESUMING to STOP.
     pub fn commit(&self, inner: &mut Inner) -> Result<()> {
         // A device that was reset behind the library's back would go from RUNNING to STOP without
         // complaint, with nothing loaded.
@@ -209,8 +209,7 @@ impl Loading {
         }
     }
 
-    /// Gives up a load that was not committed. Fails only where the device cannot be had, in a
-    /// callback.
+    /// Abandons a load that was not committed. Fails only in a callback, if the device is in use.
     pub fn end(&self) -> Result<()> {
         let mut inner = self.device.lock()?;
         if self.is_open() {
@@ -221,7 +220,8 @@ impl Loading {
         Ok(())
     }
 
-    /// The one place where a load fails. Its device is nobody's afterwards, and has been reset.
+    /// The only place where a load fails. Afterwards its device belongs to no session, and has been
+    /// reset.
     fn fail(&self, inner: &mut Inner, reset: bool) -> Result<()> {
         self.set_phase(Phase::Failed);
         let done = if reset { inner.reset() } else { Ok(()) };
@@ -241,8 +241,8 @@ impl Loading {
     }
 }
 
-/// What has become of the device, where it failed to change its state: it was recovered from that, or
-/// reset, already.
+/// What happened to the device, if it failed to change its state: it has already been recovered
+/// from that, or reset.
 fn recovered(error: &Error) -> Option<Outcome> {
     let failure = error.failure()?;
     let changed = matches!(failure.operation, Operation::SetState | Operation::Reset);
@@ -260,7 +260,7 @@ fn enter_resuming(inner: &mut Inner) -> Result<u64> {
     inner.transition(State::Resuming, Recover::Reset)
 }
 
-/// The error for a callback that said no.
+/// The error for a callback that refused.
 pub(super) fn callback_refused(what: &'static str, errno: i32) -> Error {
     let code = Code::from_errno(errno).unwrap_or(Code::Io);
     Error::new(code, what).with_failure(Failure {

@@ -35,7 +35,7 @@ pub struct SaveOptions {
     pub max_frame: u32,
     /// Reads return [`crate::Code::Again`] instead of blocking, if the driver supports that.
     pub nonblocking: bool,
-    /// Leaves out pre-copy even where the device has it.
+    /// Leaves out pre-copy even if the device has it.
     pub no_pre_copy: bool,
     /// The stream's name; all zeros: a random one.
     pub migration_id: [u8; 16],
@@ -145,7 +145,7 @@ impl Default for LoadOptions {
 }
 
 impl LoadOptions {
-    /// Refuses what cannot be.
+    /// Refuses what is impossible.
     pub(super) fn check(&self) -> Result<()> {
         if self.limits.max_frame == 0 || self.limits.max_frame > MAX_PAYLOAD {
             return Err(err!(Inval, "max_frame must be from 1 to {MAX_PAYLOAD} bytes"));
@@ -168,7 +168,7 @@ impl LoadOptions {
         Ok(())
     }
 
-    /// What packets may ask for.
+    /// Limits for packets.
     pub(super) fn packet_limits(&self) -> PacketLimits {
         PacketLimits {
             max_data: self.limits.max_frame,

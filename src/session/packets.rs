@@ -30,7 +30,7 @@ struct Incoming {
     queue: Mutex<Queue>,
     /// A packet came, room became free, or the load ended.
     changed: Condvar,
-    /// A call has left.
+    /// A call has ended.
     left: Condvar,
     /// How long a packet waits for room while nothing moves.
     patience: Duration,

@@ -275,7 +275,7 @@ impl Save {
     /// state, which would otherwise start from a state that the device is not in.
     fn restart_if_reset(&mut self, inner: &mut Inner) -> Step<()> {
         let looked = inner.look_after_contents();
-        // Where there is a stream, a reset shows in the data fd that the change brings.
+        // If there is a stream, the data fd that the change returns shows a reset.
         if inner.data().is_none() {
             looked.map_err(Refused)?;
         }

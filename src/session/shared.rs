@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What other threads may do with a session while a call is under way: cancel it, read its numbers,
-//! bring packets.
+//! What other threads may do with a session during a call: cancel it, read its numbers, bring
+//! packets.
 
 use super::packets::Packets;
 use super::stats::{LoadNumbers, LoadStats, SaveNumbers, SaveStats};

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Numbers of a session, which other threads may read while a call is under way.
+//! Numbers of a session, which other threads may read during a call.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The writing face of a format: what a save says in, bytes out.
+//! The writing side of a format: it is told what a save has to say, and returns bytes.
 //!
 //! A writer lays out a stream in the caller's buffer. The device's data does not go through it: the
 //! writer makes [`Room`] for it, and puts around it what its format requires. When there is data,
@@ -14,7 +14,7 @@ pub enum SaveStatus {
     /// Send what there is and call again.
     More,
     /// The device runs and has nothing to send now. In QEMU's format also: the stopped device's
-    /// data is complete, and the configuration is wanted.
+    /// data is complete, and the configuration comes next.
     Drained,
     /// The stream is complete.
     End,
@@ -33,7 +33,7 @@ pub(crate) enum Waiting {
 pub(crate) struct Before<'a> {
     /// What the device is.
     pub identity: &'a Identity,
-    /// The first of what waits.
+    /// The first thing that waits.
     pub first: Option<&'a Waiting>,
     /// The number of the mark that all initial data has been sent, if it is due.
     pub mark: Option<u32>,
@@ -111,7 +111,7 @@ pub(crate) trait Write: Send {
 /// Memory in the caller's buffer that is prepared for data.
 pub(crate) struct Room<'b> {
     buf: &'b mut [u8],
-    /// Where data begins, how far it has come, and how far it may go.
+    /// Where data begins, how much of it there is, and how far it may go.
     start: usize,
     at: usize,
     end: usize,
@@ -151,7 +151,7 @@ impl<'b> Room<'b> {
         self.at - self.start
     }
 
-    /// The whole buffer, how much data lies in it, and its checksum.
+    /// The whole buffer, how much data is in it, and its checksum.
     pub fn into_parts(self) -> (&'b mut [u8], usize, u32) {
         let len = self.len();
         (self.buf, len, self.crc.map_or(0, crc32fast::Hasher::finalize))

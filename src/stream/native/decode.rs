@@ -94,7 +94,7 @@ impl Decoder {
         Ok(found)
     }
 
-    /// Goes on to the next frame that is verified and counted.
+    /// Continues with the next frame that is verified and counted.
     fn advance<'i>(&mut self, input: &mut &'i [u8]) -> Result<Option<(FrameHeader, Found<'i>)>> {
         self.staging.go_on();
         loop {
@@ -222,7 +222,7 @@ impl Decoder {
             FrameType::Other(raw) if flags & OPTIONAL == 0 => Err(err!(
                 Proto,
                 "frame {sequence} is of type {raw}, which this library does not know and which \
-                 may not be passed over; use a newer library on this side"
+                 must not be skipped; use a newer library on this side"
             )),
             FrameType::Other(_) => {
                 limit(self.limits.max_frame, "limit for frames")?;

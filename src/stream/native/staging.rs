@@ -21,7 +21,7 @@ pub(super) const LEAST_ROOM: usize = if cfg!(test) { 200 } else { 320 << 10 };
 /// Bytes.
 pub(super) const CACHE_LINE: usize = 64;
 
-/// Where the bytes that were asked for lie.
+/// Where the requested bytes are.
 #[derive(Clone, Copy)]
 pub(super) enum Found<'i> {
     /// In the caller's input.

@@ -313,7 +313,7 @@ mod tests {
     use crate::stream::qemu;
     use proptest::prelude::*;
 
-    /// What a reader hands on, data joined; the last line is the verdict.
+    /// What a reader passes on, with data joined; the last line is the verdict.
     fn said(bytes: &[u8], packets: bool, step: usize, by_space: bool) -> Vec<String> {
         let mut reader = Reader::new(packets, Arc::new(Quota::new(5000)));
         let (mut said, mut data) = (vec![], vec![]);

@@ -252,7 +252,7 @@ mod tests {
             );
         }
         assert_eq!((window.queued(), window.waiting.len()), (0, 0));
-        // Nothing could follow the last number, whatever the limit.
+        // Nothing could follow the last number, whatever the limit is.
         let anywhere = PacketLimits { max_ahead: u32::MAX, ..limits };
         let mut boundless = Window::new(anywhere, Arc::clone(&quota));
         assert!(boundless.reserve(&data(u32::MAX, b"x")).is_err());
@@ -292,7 +292,7 @@ mod tests {
             assert!(put(&mut window, &data(1000 + idx, b"x")).unwrap());
             assert!(held(&window) <= window.queued(), "{} {}", held(&window), window.queued());
         }
-        // Packets of one size use the same memory again.
+        // Packets of one size reuse the same memory.
         assert!(put(&mut window, &data(50, &large)).unwrap());
         let first = window.take().unwrap();
         window.done(first);

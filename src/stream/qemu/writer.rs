@@ -138,7 +138,7 @@ impl Write for Writer {
         Ok(Some(Piece { len, status: SaveStatus::End, took: Took::First }))
     }
 
-    /// There are no rounds. A target whose device has pre-copy waits for the mark all the same.
+    /// There are no rounds. A target whose device has pre-copy waits for the mark nevertheless.
     fn without_data(&mut self, mark: Option<u32>, buf: &mut [u8]) -> Result<Piece> {
         if mark.is_some() && self.marks != Marks::None {
             let len = tags(buf, &[INIT_DATA_SENT])?;

@@ -126,7 +126,7 @@ impl std::fmt::Display for Life {
         match self {
             Life::Dead(how) => write!(f, "dead ({how})"),
             Life::Alive { status, ticks: true } => write!(f, "{status}, guest runs"),
-            Life::Alive { status, ticks: false } => write!(f, "{status}, guest stands"),
+            Life::Alive { status, ticks: false } => write!(f, "{status}, guest does not run"),
         }
     }
 }

@@ -235,7 +235,7 @@ fn memory_grows_with_what_has_come_and_not_with_what_is_announced() {
     for (piece, in_space) in [(7, true), (7, false), (5000, true), (5000, false)] {
         let (mut sizes, mut last) = (0, 0);
         take_in_pieces(&stream, 100_000, piece, in_space, |came, size| {
-            // What is there was asked for before the last piece came.
+            // This memory was reserved before the last piece came.
             let most = 2 * came + WINDOW + LEAST_ROOM + 2 * CACHE_LINE;
             assert!(size <= most, "{size} bytes for {came}, in pieces of {piece}");
             sizes += usize::from(size != last);
