@@ -10,7 +10,7 @@ use log::{LevelFilter, Log, Metadata, Record};
 
 use crate::alloc;
 use crate::error::{Result, err};
-use crate::sys::{self, PerProcess};
+use crate::sys::PerProcess;
 
 /// Where messages go.
 pub(crate) type Sink = Box<dyn Fn(log::Level, &str, &str) + Send + Sync>;
@@ -82,7 +82,7 @@ pub(crate) fn init_env() -> Result<()> {
         if logger.matches(&record) {
             // Not with the logger's own writer: it has a lock, which a child may find taken.
             let line = alloc::format(format_args!("[{level:<5} {target}] {message}\n"));
-            sys::write_to_stderr(line.unwrap_or_default().as_bytes());
+            crate::sys::write_to_stderr(line.unwrap_or_default().as_bytes());
         }
     });
     set(Some(sink), level)

@@ -60,7 +60,7 @@ impl Transport for Echo {
         Ok(PrecopyInfo::default())
     }
     fn data_close(&mut self, data: DataFd) {
-        self.0.lock().unwrap().closed.push(data.0);
+        self.0.lock().unwrap().closed.push(data.number());
     }
     fn data_poll_fd(&self, _: DataFd) -> Option<i32> {
         None

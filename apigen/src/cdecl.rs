@@ -136,7 +136,7 @@ impl Declarations {
         config.line_length = 100_000;
         let bindings = cbindgen::Builder::new()
             .with_config(config)
-            .with_src(root.join("src/transport/ops.rs"))
+            .with_src(root.join("src/transport/table.rs"))
             .with_src(root.join("src/capi/mod.rs"))
             .generate()
             .map_err(|e| format!("cbindgen: {e}"))?;

@@ -36,9 +36,10 @@ mod stream;
 mod sync;
 mod table;
 
+use std::ffi::c_void;
 use std::sync::Arc;
 
-use vfiomig::transport::OpsTransport;
+use vfiomig::transport::{OpsTransport, vfiomig_device_ops};
 
 pub use fsm::State;
 pub use options::{Effect, NO_MIGRATION, Op, SimOptions, quirk};
@@ -60,6 +61,12 @@ impl Sim {
     /// The device for [`vfiomig::Device::new`], through the public ops table.
     pub fn transport(&self) -> OpsTransport {
         table::transport(Arc::clone(&self.shared))
+    }
+
+    /// The table of callbacks itself, and the pointer that goes with it: as in C, and valid while a
+    /// clone of this is there.
+    pub fn table(&self) -> (&'static vfiomig_device_ops, *mut c_void) {
+        (&table::OPS, Arc::as_ptr(&self.shared).cast_mut().cast())
     }
 
     /// Makes the `nth` (from 1, counted from now) operation of a kind fail. Several faults may be

@@ -4,8 +4,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
-use vfiomig::error::Errno;
-use vfiomig::transport::{OpsTransport, Transport};
+mod table;
+
+use table::Table;
 use vfiomig_sim::{Effect, Op, Sim, SimOptions, State};
 
 const GET: u32 = 1 << 16;
@@ -17,13 +18,13 @@ const PAGE: u64 = 4096;
 
 struct Dut {
     sim: Sim,
-    transport: OpsTransport,
+    table: Table,
 }
 
 fn dut(options: SimOptions) -> Dut {
     let sim = Sim::new(options).unwrap();
-    let transport = sim.transport();
-    Dut { sim, transport }
+    let table = Table::of(&sim);
+    Dut { sim, table }
 }
 
 fn put(payload: &mut [u8], fields: &[u64]) {
@@ -36,7 +37,7 @@ impl Dut {
     fn start_raw(&mut self, fields: [u64; 3]) -> Result<u64, i32> {
         let mut payload = [0; 24];
         put(&mut payload, &fields);
-        self.transport.feature(START, &mut payload).map_err(|Errno(errno)| errno)?;
+        self.table.feature(START, &mut payload)?;
         Ok(u64::from_ne_bytes(payload[..8].try_into().unwrap()))
     }
 
@@ -48,7 +49,7 @@ impl Dut {
     }
 
     fn stop(&mut self) -> Result<(), i32> {
-        self.transport.feature(STOP, &mut []).map_err(|Errno(errno)| errno)
+        self.table.feature(STOP, &mut [])
     }
 
     /// Numbers of the pages that are reported, in a bitmap that is all zeros before.
@@ -58,7 +59,7 @@ impl Dut {
         let mut payload = [0; 32];
         let address = bitmap.as_mut_ptr().expose_provenance() as u64;
         put(&mut payload, &[iova, length, page_size, address]);
-        self.transport.feature(REPORT, &mut payload).map_err(|Errno(errno)| errno)?;
+        self.table.feature(REPORT, &mut payload)?;
         let bits = bitmap.len() as u64 * 64;
         Ok((0..bits).filter(|i| bitmap[(i / 64) as usize] >> (i % 64) & 1 == 1).collect())
     }
@@ -119,7 +120,7 @@ fn bits_are_added_to_what_is_in_the_bitmap() {
     let address = bitmap.as_mut_ptr().expose_provenance() as u64;
     let mut payload = [0; 32];
     put(&mut payload, &[0, 128 * PAGE, PAGE, address]);
-    dut.transport.feature(REPORT, &mut payload).unwrap();
+    dut.table.feature(REPORT, &mut payload).unwrap();
     assert_eq!(bitmap, [1 << 63 | 1 << 3, 0xff]);
 }
 
@@ -159,7 +160,7 @@ fn requests_that_the_kernel_refuses_are_refused_and_counted() {
     assert_eq!(dut.report(end, PAGE, PAGE), Err(libc::EOVERFLOW));
     let mut payload = [0; 32];
     put(&mut payload, &[0, PAGE, PAGE, 0]);
-    assert_eq!(dut.transport.feature(REPORT, &mut payload), Err(Errno(libc::EFAULT)));
+    assert_eq!(dut.table.feature(REPORT, &mut payload), Err(libc::EFAULT));
     assert_eq!(dut.sim.violations().0, 1);
 }
 
@@ -179,7 +180,7 @@ fn a_device_writes_while_it_runs_only() {
     let set = |dut: &mut Dut, state: State| {
         let mut payload = [0; 8];
         payload[..4].copy_from_slice(&state.0.to_ne_bytes());
-        dut.transport.feature(SET | 2, &mut payload).unwrap();
+        dut.table.feature(SET | 2, &mut payload).unwrap();
     };
     set(&mut dut, State::RUNNING_P2P);
     assert_eq!(dut.sim.dma_write(0, 1), Ok(()));
@@ -209,7 +210,7 @@ fn a_reset_ends_the_log() {
     assert_eq!(dut.report(0, PAGE, PAGE), Err(libc::EINVAL));
     dut.start(PAGE, &[(0, PAGE)]).unwrap();
     assert_eq!(dut.report(0, PAGE, PAGE), Ok(vec![]));
-    dut.transport.reset().unwrap();
+    dut.table.reset().unwrap();
     assert_eq!(dut.report(0, PAGE, PAGE), Err(libc::EINVAL));
 }
 

@@ -7,7 +7,7 @@
 //! which the guards (`table.rs`), the header, the export map, the man pages and the misuse tests are
 //! made. Beside the folders lies what they share; nothing there knows which objects there are.
 //!
-//! With `transport` and `sys` this is one of the rooms with `unsafe` in it.
+//! With `sys` and `transport/ops.rs`, this is where `unsafe` is.
 
 #![allow(unsafe_code)]
 #![allow(non_camel_case_types)]

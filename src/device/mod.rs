@@ -6,6 +6,7 @@
 //! if any; what flows through it is up to the layers above.
 
 mod contents;
+mod dma_log;
 mod events;
 mod health;
 mod learn;
@@ -23,11 +24,11 @@ pub use probe::{Caps, Reason, ReasonCode, Severity};
 pub use crate::fsm::{Fsm, Path, State, Steps};
 pub use crate::identity::{Identity, MAX_VENDOR_DATA, ignore, max_text};
 
-use crate::error::{Errno, Error, Failure, Operation, Outcome, Result, err, of_another_process};
+use crate::error::{Error, Failure, Operation, Outcome, Result, err, of_another_process};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 use crate::sys::{self, Process};
-use crate::transport::{DataFd, DmaLog, FeatureLog, Transport};
+use crate::transport::{DataFd, Transport};
 use crate::waiting::{self, HoldsDevice};
 use contents::Contents;
 use probe::Probed;
@@ -278,24 +279,6 @@ impl Device {
     /// A number that no other live device has.
     pub(crate) fn key(&self) -> u64 {
         Arc::as_ptr(&self.shared).addr() as u64
-    }
-
-    /// The device's DMA logging, or why there is none.
-    pub(crate) fn dma_log(&self) -> Result<std::result::Result<Box<dyn DmaLog>, String>> {
-        let inner = self.lock()?;
-        if !inner.caps.dma_logging {
-            let codes = [ReasonCode::NoDmaLogging, ReasonCode::DmaLoggingUnusable];
-            let reason = inner.reasons.iter().find(|reason| codes.contains(&reason.code));
-            return Ok(Err(reason.map(|reason| reason.text.clone()).unwrap_or_default()));
-        }
-        if let Some(log) = inner.transport.dma_log() {
-            return Ok(Ok(log));
-        }
-        let device = self.clone();
-        Ok(Ok(Box::new(FeatureLog(move |flags: u32, payload: &mut [u8]| {
-            let mut inner = device.lock().map_err(|_| Errno(libc::EBUSY))?;
-            inner.transport.feature(flags, payload)
-        }))))
     }
 
     /// What dirty tracking must know of the device, apart from its log.

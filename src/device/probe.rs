@@ -7,6 +7,7 @@
 
 use crate::error::{Code, Errno, Error, Failure, Operation, Result, err};
 use crate::fsm::State;
+use crate::sys::device;
 use crate::transport::Transport;
 use crate::uapi;
 
@@ -277,6 +278,9 @@ fn add_why_no_migration(reasons: &mut Vec<Reason>, errno: Errno, kernel_release:
     reasons.push(Reason { code, text });
 }
 
+/// An address at which no memory is.
+const NOWHERE: u64 = 1 << 62;
+
 fn probe_dma_logging(transport: &mut dyn Transport, caps: &mut Caps, reasons: &mut Vec<Reason>) {
     let start = uapi::FEATURE_PROBE | uapi::FEATURE_SET | uapi::FEATURE_DMA_LOGGING_START;
     if let Err(errno) = transport.feature(start, &mut []) {
@@ -292,15 +296,13 @@ fn probe_dma_logging(transport: &mut dyn Transport, caps: &mut Caps, reasons: &m
     // PROBE succeeds even if the kernel was built without the bitmap code behind REPORT; only
     // asking tells (docs/kernel-interface.md). Logging is off, and the page that is asked for lies
     // where no DMA address can be, so nothing is lost.
-    let mut bitmap = 0u64;
-    let mut report = [0u8; 32];
-    let fields =
-        [1u64 << 62, 4096, 4096, std::ptr::from_mut(&mut bitmap).expose_provenance() as u64];
-    for (at, field) in report.chunks_exact_mut(8).zip(fields) {
-        at.copy_from_slice(&field.to_ne_bytes());
-    }
-    let get = uapi::FEATURE_GET | uapi::FEATURE_DMA_LOGGING_REPORT;
-    match transport.feature(get, &mut report) {
+    let mut own = transport.dma_log();
+    let log = own.as_deref_mut().or_else(|| transport.dma_log_in_turn());
+    let report = match log {
+        Some(log) => log.report(NOWHERE, 4096, 4096, &mut [0]),
+        None => Err(Errno(libc::ENOTTY)),
+    };
+    match report {
         Err(Errno(libc::EOPNOTSUPP | libc::ENOTTY)) => reasons.push(Reason {
             code: ReasonCode::DmaLoggingUnusable,
             text: "the device logs the pages it writes, but this kernel cannot report them: it \
@@ -328,14 +330,8 @@ pub(super) fn credible_state_size(transport: &mut dyn Transport) -> Option<u64> 
 pub(super) fn get_state(transport: &mut dyn Transport) -> std::result::Result<State, Errno> {
     let mut payload = [0; 8];
     transport.feature(uapi::FEATURE_GET | uapi::FEATURE_MIG_DEVICE_STATE, &mut payload)?;
-    let (state, _data_fd) = split_state(payload);
+    let (state, _data_fd) = device::split_state(payload);
     Ok(State::from_raw(state))
-}
-
-/// `struct vfio_device_feature_mig_state`, taken apart.
-pub(super) fn split_state(payload: [u8; 8]) -> (u32, i32) {
-    let [a, b, c, d, e, f, g, h] = payload;
-    (u32::from_ne_bytes([a, b, c, d]), i32::from_ne_bytes([e, f, g, h]))
 }
 
 fn release_is_before(release: &str, version: (u32, u32)) -> bool {

@@ -14,7 +14,6 @@ use super::events::EventKind;
 use super::{Inner, probe};
 use crate::error::{Code, Errno, Error, Failure, Operation, Outcome, Result, err};
 use crate::fsm::{Named, Path, State};
-use crate::transport::DataFd;
 use crate::uapi;
 
 /// Where to go when a change fails.
@@ -181,44 +180,35 @@ impl Inner {
 
     /// The request itself, and the bookkeeping of data fds.
     pub(super) fn request(&mut self, to: State, opens_data: bool) -> Changed {
-        let mut payload = [0; 8];
-        let (state, fd) = payload.split_at_mut(4);
-        state.copy_from_slice(&to.raw().to_ne_bytes());
-        fd.copy_from_slice(&(-1i32).to_ne_bytes());
-        let set = uapi::FEATURE_SET | uapi::FEATURE_MIG_DEVICE_STATE;
-        if let Err(errno) = self.transport.feature(set, &mut payload) {
-            return Changed::Refused(errno);
-        }
-        let (_, mut fd) = probe::split_state(payload);
-        if fd >= 0 && self.data == Some(DataFd(fd)) {
-            // A device behind callbacks that names its stream again: it is the same one, not
-            // another.
-            fd = -1;
-        }
+        let data = match self.transport.set_state(to.raw()) {
+            Err(errno) => return Changed::Refused(errno),
+            // A device behind callbacks may name its stream again: it is the same one, not another.
+            Ok(data) => data.filter(|data| self.data != Some(*data)),
+        };
         // The old stream ends when a new one is opened, and in states without a stream.
         if opens_data || !to.has_data_stream() {
             self.drop_data();
         }
-        match (opens_data, fd >= 0) {
-            (true, true) => {
-                self.data = Some(DataFd(fd));
+        match (opens_data, data) {
+            (true, Some(data)) => {
+                self.data = Some(data);
                 Changed::Done
             }
-            (true, false) => Changed::Broken("the driver returned no data fd"),
+            (true, None) => Changed::Broken("the driver returned no data fd"),
             // Unexpected, but harmless if no stream goes on.
-            (false, true) if !to.has_data_stream() => {
+            (false, Some(data)) if !to.has_data_stream() => {
                 log::warn!(target: "vfiomig::device", "a data fd came with {to}; closed");
-                self.transport.data_close(DataFd(fd));
+                self.transport.data_close(data);
                 Changed::Done
             }
             // As far as anyone knew the stream went on, but the kernel had to open a new one. So
             // the device had left its session, and only a reset does that unasked.
-            (false, true) => {
+            (false, Some(data)) => {
                 log::warn!(target: "vfiomig::device", "a data fd came where one was open; closed");
-                self.transport.data_close(DataFd(fd));
+                self.transport.data_close(data);
                 Changed::Reset
             }
-            (false, false) => Changed::Done,
+            (false, None) => Changed::Done,
         }
     }
 

@@ -97,9 +97,34 @@ impl DerefMut for BitmapBuffer {
     }
 }
 
+/// Refuses a bitmap that has no bit for each page of a range, and pages of which the kernel might
+/// think otherwise: iommufd takes a size that is no power of two for a smaller one.
+pub(super) fn check_room(bitmap: &[u64], length: u64, page_size: u64) -> Result<(), Errno> {
+    let bits = length.checked_div(page_size).filter(|_| page_size.is_power_of_two());
+    let room = (bitmap.len() as u64).saturating_mul(64);
+    match bits {
+        Some(bits) if bits <= room && length % page_size == 0 => Ok(()),
+        _ => Err(Errno(libc::EINVAL)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bitmap_that_is_too_small_is_refused_and_so_are_pages_of_odd_sizes() {
+        let (page, no) = (4096, Err(Errno(libc::EINVAL)));
+        let words = [0; 2];
+        assert_eq!(check_room(&words, 128 * page, page), Ok(()));
+        assert_eq!(check_room(&words, page, page), Ok(()));
+        assert_eq!(check_room(&words, 129 * page, page), no);
+        assert_eq!(check_room(&words, page + 1, page), no);
+        assert_eq!(check_room(&words, u64::MAX, 1), no);
+        assert_eq!(check_room(&words, page, 0), no);
+        assert_eq!(check_room(&words, 6 * page, 3 * page), no);
+        assert_eq!(check_room(&[], page, page), no);
+    }
 
     #[test]
     fn words_are_zero_and_page_aligned_and_absurd_sizes_are_refused() {

@@ -10,7 +10,7 @@ pub struct Errno(pub i32);
 
 impl Errno {
     /// The calling thread's.
-    pub(crate) fn last() -> Errno {
+    pub(super) fn last() -> Errno {
         Errno(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
     }
 }

@@ -11,20 +11,27 @@
 
 mod bitmap;
 mod bits;
+pub(crate) mod device;
 mod errno;
+pub(crate) mod fd;
+mod ioctl;
+pub(crate) mod iommufd;
 mod process;
 mod reserve;
 mod retry;
 mod system;
+pub(crate) mod type1;
 pub mod uapi;
 
 pub use bitmap::BitmapBuffer;
 pub(crate) use bits::{count, drain};
+pub use device::IovaRange;
 pub use errno::Errno;
+pub use fd::Direction;
 pub(crate) use process::{PerProcess, Process};
 pub use reserve::Reserve;
 pub(crate) use reserve::{Room, admits_call as reserve_admits_call, may_fail, reserve_room};
-pub(crate) use retry::{INTERRUPTED, Stuck, once, retry, uninterrupted};
+pub(crate) use retry::{INTERRUPTED, Stuck, uninterrupted};
 #[cfg(feature = "env-logger")]
 pub(crate) use system::write_to_stderr;
 pub(crate) use system::{current_thread_token, kernel_release, page_size, random_bytes};

@@ -324,14 +324,14 @@ pub struct Reserve;
 unsafe impl GlobalAlloc for Reserve {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's contract.
+        // SAFETY: the size of `layout` is not zero: GlobalAlloc's caller promises it.
         let ptr = unsafe { System.alloc(layout) };
         if ptr.is_null() { take(layout) } else { ptr }
     }
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's contract.
+        // SAFETY: the size of `layout` is not zero: GlobalAlloc's caller promises it.
         let ptr = unsafe { System.alloc_zeroed(layout) };
         if !ptr.is_null() {
             return ptr;
@@ -348,7 +348,8 @@ unsafe impl GlobalAlloc for Reserve {
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
         match find(ptr) {
             Some((bank, at)) => give_back(bank, at),
-            // SAFETY: the caller's contract; it did not come from the reserve.
+            // SAFETY: a live block with that layout, which GlobalAlloc's caller promises, and not one
+            // of the reserve: it is the system's.
             None => unsafe { System.dealloc(ptr, layout) },
         }
     }
@@ -356,13 +357,14 @@ unsafe impl GlobalAlloc for Reserve {
     #[inline]
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         if find(ptr).is_none() {
-            // SAFETY: the caller's contract; it did not come from the reserve.
+            // SAFETY: as in `dealloc`, and the new size is not zero, which the caller promises.
             let moved = unsafe { System.realloc(ptr, layout, new_size) };
             if !moved.is_null() {
                 return moved;
             }
         }
-        // SAFETY: the caller's contract.
+        // SAFETY: `ptr` is a block of this allocator with that layout, and the new size is not
+        // zero: GlobalAlloc's caller promises it.
         unsafe { self.move_to(ptr, layout, new_size) }
     }
 }
@@ -370,6 +372,9 @@ unsafe impl GlobalAlloc for Reserve {
 impl Reserve {
     /// What realloc does when malloc fails: stays in place if there is room, and otherwise moves
     /// the block itself.
+    ///
+    /// # Safety
+    /// As for [`GlobalAlloc::realloc`].
     #[cold]
     unsafe fn move_to(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         let room = find(ptr).and_then(|(_, at)| class_at(at)).map_or(layout.size(), |c| c.0.block);
@@ -384,7 +389,7 @@ impl Reserve {
         if !to.is_null() {
             // SAFETY: both are at least that large, and are different blocks.
             unsafe { to.copy_from_nonoverlapping(ptr, layout.size()) };
-            // SAFETY: the caller's contract.
+            // SAFETY: `ptr` is a block of this allocator with that layout: the caller promises it.
             unsafe { self.dealloc(ptr, layout) };
         }
         to

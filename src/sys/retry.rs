@@ -7,7 +7,7 @@ use super::Errno;
 
 /// A system call's result. `EINTR` is one too: reads and writes of device state may block for long,
 /// and whoever sent the signal may have meant to end that.
-pub(crate) fn once(ret: isize) -> Result<usize, Errno> {
+pub(super) fn once(ret: isize) -> Result<usize, Errno> {
     usize::try_from(ret).map_err(|_| Errno::last())
 }
 
@@ -16,7 +16,7 @@ pub(crate) fn once(ret: isize) -> Result<usize, Errno> {
 pub(crate) const INTERRUPTED: Duration = Duration::from_secs(2);
 
 /// Repeats a system call while signals interrupt it.
-pub(crate) fn retry(mut call: impl FnMut() -> isize) -> Result<usize, Errno> {
+pub(super) fn retry(mut call: impl FnMut() -> isize) -> Result<usize, Errno> {
     uninterrupted(INTERRUPTED, || once(call()))
 }
 

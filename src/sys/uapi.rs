@@ -28,6 +28,9 @@ pub const FEATURE_SET: u32 = v::VFIO_DEVICE_FEATURE_SET;
 /// `VFIO_DEVICE_FEATURE`: only ask whether the feature is there.
 pub const FEATURE_PROBE: u32 = v::VFIO_DEVICE_FEATURE_PROBE;
 
+/// `VFIO_DEVICE_FEATURE`: which feature is meant.
+pub const FEATURE_MASK: u32 = v::VFIO_DEVICE_FEATURE_MASK;
+
 /// Feature: migration flags.
 pub const FEATURE_MIGRATION: u32 = v::VFIO_DEVICE_FEATURE_MIGRATION;
 /// Feature: device state and data fd.

@@ -2,40 +2,51 @@
 //! How a device is reached: the kernel's file descriptor, or a table of C callbacks.
 //!
 //! A transport moves requests and bytes and interprets nothing: errnos come back raw, and every
-//! number is checked by the layers above. With `capi` and `sys` it is one of the rooms with
-//! `unsafe` in it.
-
-#![allow(unsafe_code)]
+//! number is checked by the layers above. Of the files here only `ops` has `unsafe` in it: it calls
+//! what C gave.
 
 mod dirty;
+mod iommufd;
 mod kernel;
 mod ops;
-mod payload;
+mod streams;
+mod table;
+mod type1;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub(crate) use dirty::FeatureLog;
-pub use dirty::{DmaLog, Hwpt, IovaRange, KernelHwpt, KernelType1, Type1, Type1Info};
+pub use dirty::{DmaLog, Hwpt, IovaRange, Type1, Type1Info};
+pub use iommufd::KernelHwpt;
 pub use kernel::KernelTransport;
-pub(crate) use ops::put_fixed_text;
-pub use ops::{OpsTransport, vfiomig_device_ops, vfiomig_identity, vfiomig_precopy_info};
+pub use ops::OpsTransport;
+pub(crate) use table::put_fixed_text;
+pub use table::{vfiomig_device_ops, vfiomig_identity, vfiomig_precopy_info};
+
+pub use type1::KernelType1;
 
 use crate::error::Errno;
 use crate::identity::Identity;
+pub use crate::sys::Direction;
+use crate::sys::{device, uapi};
 
-/// A data stream of a device, as the driver or a callback named it. For the kernel transport it
-/// is a file descriptor that the library owns.
+/// A data stream of a device, as the driver or a callback has named it. For the kernel it is a file
+/// descriptor, which the transport owns.
+///
+/// It is a name: only the transport that has handed it out ([`Transport::set_state`]) reads, writes
+/// or closes anything by it.
+///
+/// ```compile_fail
+/// let standard_error = vfiomig::transport::DataFd(2);
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct DataFd(pub i32);
+pub struct DataFd(i32);
 
-/// Which way a data stream is waited for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Direction {
-    /// Until it can be read.
-    Read,
-    /// Until it can be written.
-    Write,
+impl DataFd {
+    /// Its number.
+    pub fn number(self) -> i32 {
+        self.0
+    }
 }
 
 /// `struct vfio_precopy_info`, without its size.
@@ -62,7 +73,19 @@ pub struct DeviceInfo {
 pub trait Transport: Send {
     /// `VFIO_DEVICE_FEATURE`: `flags` is a feature index with GET, SET or PROBE; `payload` is the
     /// feature's own structure, both input and output.
+    ///
+    /// It holds numbers only. The library's own transports refuse features whose payload has addresses
+    /// in it, or may have, with `EINVAL`: the log is behind [`DmaLog`].
     fn feature(&mut self, flags: u32, payload: &mut [u8]) -> Result<(), Errno>;
+
+    /// `VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE`: asks for a state, and returns the data stream that
+    /// the device has named.
+    fn set_state(&mut self, state: u32) -> Result<Option<DataFd>, Errno> {
+        let mut payload = device::join_state(state, -1);
+        self.feature(uapi::FEATURE_SET | uapi::FEATURE_MIG_DEVICE_STATE, &mut payload)?;
+        let (_, data_fd) = device::split_state(payload);
+        Ok((data_fd >= 0).then_some(DataFd(data_fd)))
+    }
 
     /// `VFIO_DEVICE_GET_INFO`.
     fn device_info(&mut self) -> Result<DeviceInfo, Errno>;
@@ -105,9 +128,13 @@ pub trait Transport: Send {
         None
     }
 
-    /// The device's DMA logging, if it can be used in parallel with everything else. None: it goes
-    /// through [`Transport::feature`], in turn with the rest.
+    /// The device's DMA logging, if it can be used in parallel with everything else.
     fn dma_log(&self) -> Option<Box<dyn DmaLog>> {
+        None
+    }
+
+    /// The device's DMA logging, if it is used in turn with everything else.
+    fn dma_log_in_turn(&mut self) -> Option<&mut dyn DmaLog> {
         None
     }
 

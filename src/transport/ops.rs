@@ -1,199 +1,49 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A device behind a table of C callbacks: vfio-user, a mock, or whatever a VMM brings.
 //!
-//! The structures here are part of the C ABI and have their final layout.
+//! The one file of this room with `unsafe` in it: it calls what C gave, and takes C's word for it.
 
-#![allow(non_camel_case_types)]
+#![allow(unsafe_code)]
 
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{c_int, c_void};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
-use super::kernel::{
-    fd_close, fd_precopy_info, fd_read, fd_set_nonblocking, fd_write, poll_fd_wait,
-};
-use super::payload::{bytes_to_words, words_to_bytes};
-use super::{DataFd, DeviceInfo, Direction, PrecopyInfo, Transport};
+use super::streams::Streams;
+use super::table::{vfiomig_device_ops, vfiomig_identity, vfiomig_precopy_info};
+use super::{DataFd, DeviceInfo, Direction, DmaLog, IovaRange, PrecopyInfo, Transport};
 use crate::error::Errno;
 use crate::identity::Identity;
-use crate::sys::{INTERRUPTED, Process, uninterrupted};
-
-/// What a device is, as far as it can be learned from its fd and sysfs. Texts are NUL-terminated;
-/// an empty text and a zero number mean "not known".
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct vfiomig_identity {
-    /// Size of this structure, set by the caller: VFIOMIG_IDENTITY_INIT.
-    pub struct_size: u32,
-    /// Length of vendor_data that is used, in bytes.
-    pub vendor_data_len: u32,
-    /// VFIO_MIGRATION_* flags of the device.
-    pub migration_flags: u64,
-    /// Stop-copy size that the device estimated, in bytes; 0 when not known.
-    pub state_size: u64,
-    /// PCI vendor ID.
-    pub pci_vendor: u16,
-    /// PCI device ID.
-    pub pci_device: u16,
-    /// PCI subsystem vendor ID.
-    pub pci_subsystem_vendor: u16,
-    /// PCI subsystem device ID.
-    pub pci_subsystem_device: u16,
-    /// PCI revision ID.
-    pub pci_revision: u8,
-    /// Zero.
-    pub reserved: [u8; 7],
-    /// What the device behaves as: "pci", "platform", "ccw", "ap"; an mdev too.
-    pub bus: [c_char; 16],
-    /// Kernel driver that is bound to the device.
-    pub driver: [c_char; 64],
-    /// mdev type, for example "mtty-2".
-    pub mdev_type: [c_char; 64],
-    /// Kernel release, as in uname.
-    pub kernel_release: [c_char; 72],
-    /// Opaque string of the VMM's or vendor's choice: firmware version, licence, profile…
-    pub vendor_data: [u8; 256],
-    /// The vendor's type of a virtual function that has no mdev type, for example "nvidia-1155".
-    pub vendor_type: [c_char; 64],
-    /// Version of the driver's module, where it has one.
-    pub driver_version: [c_char; 64],
-}
-
-/// Estimates of a device in pre-copy: the kernel's structure of the same name, and its layout.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct vfiomig_precopy_info {
-    /// 24.
-    pub argsz: u32,
-    /// VFIO_PRECOPY_INFO_*; 0 on entry.
-    pub flags: u32,
-    /// Bytes of initial data not read yet.
-    pub initial_bytes: u64,
-    /// Bytes that became dirty since.
-    pub dirty_bytes: u64,
-}
-
-/// A device behind callbacks. Each returns 0 or a count on success and -errno on failure, exactly
-/// as the kernel would answer the call that it stands for. One that returns -EINTR is called again:
-/// data_read and data_write for as long as the session's options allow, the others for 2 seconds.
-///
-/// The callbacks are called on the thread that called the library, one at a time per device. Calls of
-/// the library with a handle of the same device get -EBUSY there, and so do calls with others that a
-/// call on another thread is inside of: nothing waits in a callback.
-///
-/// Where data_read, data_write, data_precopy_info, data_close or data_poll_fd is NULL, the data_fd
-/// that `feature` returned is a file descriptor, the library uses the system call on it and owns
-/// it.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct vfiomig_device_ops {
-    /// Size of this structure, set by the caller: VFIOMIG_DEVICE_OPS_INIT.
-    pub struct_size: u32,
-    /// Zero.
-    pub reserved: u32,
-    /// VFIO_DEVICE_FEATURE: flags is a feature index with VFIO_DEVICE_FEATURE_GET, _SET or _PROBE,
-    /// data the feature's payload of len bytes, in and out. Required.
-    pub feature: Option<
-        unsafe extern "C" fn(
-            opaque: *mut c_void,
-            flags: u32,
-            data: *mut c_void,
-            len: usize,
-        ) -> c_int,
-    >,
-    /// VFIO_DEVICE_RESET. NULL: the device has no reset, which leaves failed loads LOST.
-    pub reset: Option<unsafe extern "C" fn(opaque: *mut c_void) -> c_int>,
-    /// read(2) on the data_fd: a count, 0 at the end, -ENOMSG when drained in pre-copy.
-    pub data_read: Option<
-        unsafe extern "C" fn(
-            opaque: *mut c_void,
-            data_fd: c_int,
-            buf: *mut c_void,
-            len: usize,
-        ) -> i64,
-    >,
-    /// write(2) on the data_fd.
-    pub data_write: Option<
-        unsafe extern "C" fn(
-            opaque: *mut c_void,
-            data_fd: c_int,
-            buf: *const c_void,
-            len: usize,
-        ) -> i64,
-    >,
-    /// VFIO_MIG_GET_PRECOPY_INFO on the data_fd.
-    pub data_precopy_info: Option<
-        unsafe extern "C" fn(
-            opaque: *mut c_void,
-            data_fd: c_int,
-            info: *mut vfiomig_precopy_info,
-        ) -> c_int,
-    >,
-    /// close(2) of the data_fd.
-    pub data_close: Option<unsafe extern "C" fn(opaque: *mut c_void, data_fd: c_int) -> c_int>,
-    /// A file descriptor that poll(2) accepts for the data_fd, or -errno. Callbacks that set
-    /// data_read and leave this NULL are asked again on a timer.
-    pub data_poll_fd: Option<unsafe extern "C" fn(opaque: *mut c_void, data_fd: c_int) -> c_int>,
-    /// Asks for reads and writes that return -EAGAIN instead of blocking. NULL: not offered.
-    pub data_set_nonblocking:
-        Option<unsafe extern "C" fn(opaque: *mut c_void, data_fd: c_int) -> c_int>,
-    /// Reads len bytes of a region (PCI: VFIO_PCI_*_REGION_INDEX) at offset. NULL: no regions. Asked
-    /// for PCI configuration space of devices whose identity has the bus "pci".
-    pub region_read: Option<
-        unsafe extern "C" fn(
-            opaque: *mut c_void,
-            region: u32,
-            offset: u64,
-            buf: *mut c_void,
-            len: usize,
-        ) -> i64,
-    >,
-    /// Fills in what the device is; struct_size is set on entry. NULL: not known.
-    pub identity:
-        Option<unsafe extern "C" fn(opaque: *mut c_void, identity: *mut vfiomig_identity) -> c_int>,
-    /// Called exactly once, when the library will call nothing of this table any more, also when
-    /// creating the device fails. NULL: nothing to do.
-    pub release: Option<unsafe extern "C" fn(opaque: *mut c_void)>,
-}
-
-/// The text in a fixed field, up to its NUL or its end.
-pub(crate) fn fixed_text(field: &[c_char]) -> String {
-    let bytes: Vec<u8> = field.iter().map(|c| *c as u8).take_while(|b| *b != 0).collect();
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-/// Puts a text into a fixed field, cut to leave room for the NUL.
-pub(crate) fn put_fixed_text(field: &mut [c_char], text: &str) {
-    field.fill(0);
-    let room = field.len().saturating_sub(1);
-    let mut end = text.len().min(room);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    for (to, from) in field.iter_mut().zip(text.bytes().take(end)) {
-        *to = from as c_char;
-    }
-}
+use crate::sys::{INTERRUPTED, Process, device, fd, uapi, uninterrupted};
 
 /// A device behind a [`vfiomig_device_ops`] table.
 pub struct OpsTransport {
     ops: vfiomig_device_ops,
     opaque: *mut c_void,
     owner: Process,
+    streams: Streams,
     /// How long a callback that says EINTR is called again.
     patience: Duration,
 }
 
-// SAFETY: the table's contract is that its callbacks may be called from any thread, one at a time.
+// SAFETY: promise 1 of `OpsTransport::new`: any thread may call the table, one at a time.
 unsafe impl Send for OpsTransport {}
 
 impl OpsTransport {
     /// Wraps a table. `release` is called when the transport is dropped.
     ///
     /// # Safety
-    /// The callbacks must honour the contract of [`vfiomig_device_ops`] for `opaque`, from any
-    /// thread, until `release` has been called.
+    /// Whoever brings the table promises, until `release` has been called:
+    /// 1. Its callbacks may be called with `opaque`, on any thread, one at a time.
+    /// 2. Each keeps to the memory that it is given: to `len` bytes, to the structure, and with the
+    ///    features that start DMA logging and report it to what the payload's address leads to. What
+    ///    is there for reading is not written to.
+    /// 3. Where `data_close` is NULL, the data_fd that `feature` returns is a file descriptor, and the
+    ///    library's from then on. Where another callback of a stream is NULL it is one too, and open
+    ///    until `data_close` is called. What `data_poll_fd` returns is open as long as the stream.
     pub unsafe fn new(ops: vfiomig_device_ops, opaque: *mut c_void) -> OpsTransport {
-        OpsTransport { ops, opaque, owner: Process::this(), patience: INTERRUPTED }
+        let (owner, streams) = (Process::this(), Streams::new());
+        OpsTransport { ops, opaque, owner, streams, patience: INTERRUPTED }
     }
 
     /// For how long a callback is called again that says that a signal interrupted it; 2 seconds
@@ -209,7 +59,7 @@ impl Drop for OpsTransport {
     fn drop(&mut self) {
         // What a child releases may be more than its own: a connection that both have, for example.
         if let Some(release) = self.ops.release.filter(|_| self.owner.is_this()) {
-            // SAFETY: the constructor's contract; this is the only call of it.
+            // SAFETY: promise 1; nothing is called after it, as the transport is gone.
             unsafe { release(self.opaque) };
         }
     }
@@ -228,21 +78,112 @@ fn count(ret: i64, len: usize) -> Result<usize, Errno> {
     }
 }
 
+impl OpsTransport {
+    /// `VFIO_DEVICE_FEATURE` with any payload.
+    ///
+    /// # Safety
+    /// What addresses in `payload` lead to must be valid for what the feature does there, and fds in
+    /// it must be the caller's.
+    pub unsafe fn feature_unchecked(
+        &mut self,
+        flags: u32,
+        payload: &mut [u8],
+    ) -> Result<(), Errno> {
+        let len = payload.len();
+        device::with_aligned(payload, |words| {
+            // SAFETY: `words` has at least `len` bytes, and what they lead to is the promise of the
+            // caller.
+            unsafe { self.call_feature(flags, words.as_mut_ptr().cast(), len) }
+        })
+    }
+
+    /// The callback.
+    ///
+    /// # Safety
+    /// `data` must be valid for reads and writes of `len` bytes and aligned to 8, and hold what the
+    /// feature's payload is; what addresses in it lead to must be valid for what the feature does
+    /// there.
+    unsafe fn call_feature(&self, flags: u32, data: *mut c_void, len: usize) -> Result<(), Errno> {
+        let feature = self.ops.feature.ok_or(Errno(libc::ENOTTY))?;
+        // SAFETY: promises 1 and 2, and that of the caller about `data`.
+        uninterrupted(self.patience, || status(unsafe { feature(self.opaque, flags, data, len) }))
+    }
+
+    /// The device names a stream.
+    fn note_stream(&mut self, number: i32) {
+        if number < 0 || self.streams.has(DataFd(number)) {
+            return;
+        }
+        match self.ops.data_close {
+            Some(_) => self.streams.add_number(number),
+            // SAFETY: promise 3. It is not in the list, and so this is its only owner.
+            None => self.streams.add_fd(unsafe { OwnedFd::from_raw_fd(number) }),
+        }
+    }
+
+    /// A stream that the device has named, for its callbacks.
+    fn number(&self, data: DataFd) -> Result<c_int, Errno> {
+        if self.streams.has(data) { Ok(data.0) } else { Err(Errno(libc::EBADF)) }
+    }
+
+    /// The same, for a system call that stands for a callback.
+    fn fd(&self, data: DataFd) -> Result<BorrowedFd<'_>, Errno> {
+        self.streams.fd(data).or_else(|_| {
+            // SAFETY: promise 3: the stream is in the list, and so it is open.
+            self.number(data).map(|number| unsafe { BorrowedFd::borrow_raw(number) })
+        })
+    }
+}
+
+impl DmaLog for OpsTransport {
+    fn start(&mut self, page_size: u64, ranges: &[IovaRange]) -> Result<u64, Errno> {
+        let mut control = device::logging_control(page_size, ranges)?;
+        let flags = uapi::FEATURE_SET | uapi::FEATURE_DMA_LOGGING_START;
+        // SAFETY: the feature's own structure; `ranges` are as many as it says, and live for the call.
+        unsafe {
+            self.call_feature(flags, (&raw mut control).cast(), size_of_val(&control))?;
+        }
+        Ok(control.page_size)
+    }
+
+    fn stop(&mut self) -> Result<(), Errno> {
+        self.feature(uapi::FEATURE_SET | uapi::FEATURE_DMA_LOGGING_STOP, &mut [])
+    }
+
+    fn report(
+        &mut self,
+        iova: u64,
+        length: u64,
+        page_size: u64,
+        bitmap: &mut [u64],
+    ) -> Result<(), Errno> {
+        let mut report = device::logging_report(iova, length, page_size, bitmap)?;
+        let flags = uapi::FEATURE_GET | uapi::FEATURE_DMA_LOGGING_REPORT;
+        // SAFETY: the feature's own structure; `bitmap` has a bit for each page of the range, is
+        // exclusive, and lives for the call.
+        unsafe { self.call_feature(flags, (&raw mut report).cast(), size_of_val(&report)) }
+    }
+}
+
 impl Transport for OpsTransport {
     fn feature(&mut self, flags: u32, payload: &mut [u8]) -> Result<(), Errno> {
-        let feature = self.ops.feature.ok_or(Errno(libc::ENOTTY))?;
-        let mut words = [0u64; 8];
-        let mut bytes = [0u8; 64];
-        let len = payload.len();
-        bytes.get_mut(..len).ok_or(Errno(libc::EINVAL))?.copy_from_slice(payload);
-        bytes_to_words(&bytes, &mut words);
-        uninterrupted(self.patience, || {
-            // SAFETY: the table's contract; `words` holds at least `len` bytes.
-            status(unsafe { feature(self.opaque, flags, words.as_mut_ptr().cast(), len) })
-        })?;
-        words_to_bytes(&words, &mut bytes);
-        payload.copy_from_slice(bytes.get(..len).ok_or(Errno(libc::EINVAL))?);
+        device::check_plain(flags)?;
+        let sets_state = device::sets_state(flags);
+        if sets_state {
+            // What comes back is the device's, whatever went in.
+            let fields = payload.first_chunk_mut().ok_or(Errno(libc::EINVAL))?;
+            *fields = device::join_state(device::split_state(*fields).0, -1);
+        }
+        // SAFETY: the payload of these features is numbers alone.
+        unsafe { self.feature_unchecked(flags, payload) }?;
+        if let Some(fields) = payload.first_chunk().filter(|_| sets_state) {
+            self.note_stream(device::split_state(*fields).1);
+        }
         Ok(())
+    }
+
+    fn dma_log_in_turn(&mut self) -> Option<&mut dyn DmaLog> {
+        Some(self)
     }
 
     fn device_info(&mut self) -> Result<DeviceInfo, Errno> {
@@ -251,7 +192,7 @@ impl Transport for OpsTransport {
 
     fn reset(&mut self) -> Result<(), Errno> {
         let reset = self.ops.reset.ok_or(Errno(libc::ENOTTY))?;
-        // SAFETY: the table's contract.
+        // SAFETY: promise 1.
         uninterrupted(self.patience, || status(unsafe { reset(self.opaque) }))
     }
 
@@ -260,21 +201,24 @@ impl Transport for OpsTransport {
     }
 
     fn data_read(&mut self, data: DataFd, buf: &mut [u8]) -> Result<usize, Errno> {
-        let Some(read) = self.ops.data_read else { return fd_read(data, buf) };
-        let len = buf.len();
-        // SAFETY: the table's contract; `buf` is valid for writes of `len` bytes.
-        count(unsafe { read(self.opaque, data.0, buf.as_mut_ptr().cast(), len) }, len)
+        let Some(read) = self.ops.data_read else { return fd::read(self.fd(data)?, buf) };
+        let (number, len) = (self.number(data)?, buf.len());
+        // SAFETY: promises 1 and 2; `buf` is valid for writes of `len` bytes.
+        count(unsafe { read(self.opaque, number, buf.as_mut_ptr().cast(), len) }, len)
     }
 
     fn data_write(&mut self, data: DataFd, buf: &[u8]) -> Result<usize, Errno> {
-        let Some(write) = self.ops.data_write else { return fd_write(data, buf) };
-        let len = buf.len();
-        // SAFETY: the table's contract; `buf` is valid for reads of `len` bytes.
-        count(unsafe { write(self.opaque, data.0, buf.as_ptr().cast(), len) }, len)
+        let Some(write) = self.ops.data_write else { return fd::write(self.fd(data)?, buf) };
+        let (number, len) = (self.number(data)?, buf.len());
+        // SAFETY: promises 1 and 2; `buf` is valid for reads of `len` bytes.
+        count(unsafe { write(self.opaque, number, buf.as_ptr().cast(), len) }, len)
     }
 
     fn data_precopy_info(&mut self, data: DataFd) -> Result<PrecopyInfo, Errno> {
-        let Some(precopy_info) = self.ops.data_precopy_info else { return fd_precopy_info(data) };
+        let Some(precopy_info) = self.ops.data_precopy_info else {
+            return Streams::precopy_info(self.fd(data)?);
+        };
+        let number = self.number(data)?;
         let mut info = vfiomig_precopy_info {
             argsz: size_of::<vfiomig_precopy_info>() as u32,
             flags: 0,
@@ -282,8 +226,8 @@ impl Transport for OpsTransport {
             dirty_bytes: 0,
         };
         uninterrupted(self.patience, || {
-            // SAFETY: the table's contract; `info` is valid for reads and writes.
-            status(unsafe { precopy_info(self.opaque, data.0, &raw mut info) })
+            // SAFETY: promises 1 and 2; `info` is the callback's structure.
+            status(unsafe { precopy_info(self.opaque, number, &raw mut info) })
         })?;
         Ok(PrecopyInfo {
             flags: info.flags,
@@ -293,18 +237,21 @@ impl Transport for OpsTransport {
     }
 
     fn data_close(&mut self, data: DataFd) {
-        match self.ops.data_close {
-            // SAFETY: the table's contract; the device layer forgets the stream with this call.
-            Some(close) => drop(unsafe { close(self.opaque, data.0) }),
-            None => fd_close(data),
+        if !self.streams.close(data) {
+            return;
+        }
+        if let Some(close) = self.ops.data_close {
+            // SAFETY: promise 1; nothing uses the stream after this, as it has left the list.
+            unsafe { close(self.opaque, data.0) };
         }
     }
 
     fn data_poll_fd(&self, data: DataFd) -> Option<i32> {
+        let number = self.number(data).ok()?;
         match (self.ops.data_poll_fd, self.ops.data_read) {
-            // SAFETY: the table's contract.
-            (Some(poll_fd), _) => Some(unsafe { poll_fd(self.opaque, data.0) }),
-            (None, None) => Some(data.0),
+            // SAFETY: promise 1.
+            (Some(poll_fd), _) => Some(unsafe { poll_fd(self.opaque, number) }),
+            (None, None) => Some(number),
             (None, Some(_)) => None,
         }
         .filter(|fd| *fd >= 0)
@@ -312,16 +259,19 @@ impl Transport for OpsTransport {
 
     fn data_set_nonblocking(&mut self, data: DataFd) -> Result<(), Errno> {
         match (self.ops.data_set_nonblocking, self.ops.data_read) {
-            // SAFETY: the table's contract.
-            (Some(set), _) => status(unsafe { set(self.opaque, data.0) }),
-            (None, None) => fd_set_nonblocking(data),
+            // SAFETY: promise 1.
+            (Some(set), _) => status(unsafe { set(self.opaque, self.number(data)?) }),
+            (None, None) => fd::set_nonblocking(self.fd(data)?),
             (None, Some(_)) => Err(Errno(libc::EOPNOTSUPP)),
         }
     }
 
     fn data_wait(&mut self, data: DataFd, direction: Direction, timeout: Duration) {
         match self.data_poll_fd(data) {
-            Some(fd) => poll_fd_wait(fd, direction, timeout),
+            Some(fd) => {
+                // SAFETY: promise 3: the stream is in the list, and so what is polled for it is open.
+                fd::wait(unsafe { BorrowedFd::borrow_raw(fd) }, direction, timeout);
+            }
             None => std::thread::sleep(Duration::from_millis(1).min(timeout)),
         }
     }
@@ -330,7 +280,7 @@ impl Transport for OpsTransport {
         let read = self.ops.region_read.ok_or(Errno(libc::ENOTTY))?;
         let len = buf.len();
         uninterrupted(self.patience, || {
-            // SAFETY: the table's contract; `buf` is valid for writes of `len` bytes.
+            // SAFETY: promises 1 and 2; `buf` is valid for writes of `len` bytes.
             count(unsafe { read(self.opaque, region, offset, buf.as_mut_ptr().cast(), len) }, len)
         })
     }
@@ -338,69 +288,169 @@ impl Transport for OpsTransport {
     fn identity(&mut self) -> Option<Identity> {
         let identity = self.ops.identity?;
         let mut out = Box::new(vfiomig_identity::default());
-        // SAFETY: the table's contract; `out` is valid for writes.
+        // SAFETY: promises 1 and 2; `out` is the callback's structure, and any bits are a value of it.
         let ret = unsafe { identity(self.opaque, &raw mut *out) };
         (ret >= 0).then(|| Identity::from(&*out))
-    }
-}
-
-impl Default for vfiomig_identity {
-    fn default() -> Self {
-        vfiomig_identity {
-            struct_size: size_of::<vfiomig_identity>() as u32,
-            migration_flags: 0,
-            pci_vendor: 0,
-            pci_device: 0,
-            pci_subsystem_vendor: 0,
-            pci_subsystem_device: 0,
-            pci_revision: 0,
-            reserved: [0; 7],
-            vendor_data_len: 0,
-            state_size: 0,
-            bus: [0; 16],
-            driver: [0; 64],
-            mdev_type: [0; 64],
-            kernel_release: [0; 72],
-            vendor_data: [0; 256],
-            vendor_type: [0; 64],
-            driver_version: [0; 64],
-        }
-    }
-}
-
-impl From<&vfiomig_identity> for Identity {
-    fn from(told: &vfiomig_identity) -> Identity {
-        let len = told.vendor_data_len as usize;
-        Identity {
-            bus: fixed_text(&told.bus),
-            driver: fixed_text(&told.driver),
-            pci: [
-                told.pci_vendor,
-                told.pci_device,
-                told.pci_subsystem_vendor,
-                told.pci_subsystem_device,
-            ],
-            pci_revision: told.pci_revision,
-            mdev_type: fixed_text(&told.mdev_type),
-            kernel_release: fixed_text(&told.kernel_release),
-            migration_flags: told.migration_flags,
-            state_size: told.state_size,
-            vendor_data: told.vendor_data.get(..len).unwrap_or_default().to_vec(),
-            vendor_type: fixed_text(&told.vendor_type),
-            driver_version: fixed_text(&told.driver_version),
-        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::File;
+    use std::os::fd::{AsRawFd, IntoRawFd};
+    use std::ptr::with_exposed_provenance_mut;
+
+    /// A device that notes what it is asked, and names the stream that it is told to.
+    #[derive(Default)]
+    struct Device {
+        asked: Vec<u32>,
+        names: Option<i32>,
+        closed: Vec<i32>,
+    }
+
+    unsafe extern "C" fn feature(
+        opaque: *mut c_void,
+        flags: u32,
+        data: *mut c_void,
+        len: usize,
+    ) -> c_int {
+        // SAFETY: `transport` passes a device that outlives it, and nobody else uses it meanwhile.
+        let device = unsafe { &mut *opaque.cast::<Device>() };
+        device.asked.push(flags);
+        if let Some(names) = device.names.filter(|_| device::sets_state(flags) && len == 8) {
+            // SAFETY: a payload of two aligned words of 32 bits.
+            unsafe { data.cast::<i32>().add(1).write(names) };
+        }
+        if flags & uapi::FEATURE_MASK == uapi::FEATURE_DMA_LOGGING_REPORT && len == 32 {
+            // SAFETY: the payload of a report: the fourth word is the address of a bitmap, which
+            // has a bit for the page.
+            unsafe {
+                let address = data.cast::<u64>().add(3).read() as usize;
+                with_exposed_provenance_mut::<u64>(address).write(1);
+            }
+        }
+        0
+    }
+
+    unsafe extern "C" fn close(opaque: *mut c_void, data_fd: c_int) -> c_int {
+        // SAFETY: as above.
+        unsafe { &mut *opaque.cast::<Device>() }.closed.push(data_fd);
+        0
+    }
+
+    unsafe extern "C" fn claims_too_much(
+        _: *mut c_void,
+        _: c_int,
+        _: *mut c_void,
+        len: usize,
+    ) -> i64 {
+        len as i64 + 1
+    }
+
+    /// For a table of more callbacks than `feature`, see `with`.
+    fn transport(device: &mut Device, with: impl FnOnce(&mut vfiomig_device_ops)) -> OpsTransport {
+        let mut ops = vfiomig_device_ops {
+            struct_size: size_of::<vfiomig_device_ops>() as u32,
+            reserved: 0,
+            feature: Some(feature),
+            reset: None,
+            data_read: None,
+            data_write: None,
+            data_precopy_info: None,
+            data_close: None,
+            data_poll_fd: None,
+            data_set_nonblocking: None,
+            region_read: None,
+            identity: None,
+            release: None,
+        };
+        with(&mut ops);
+        // SAFETY: the tests keep the device as long as the transport, and look at it between calls.
+        unsafe { OpsTransport::new(ops, std::ptr::from_mut(device).cast()) }
+    }
+
+    const SET_STATE: u32 = uapi::FEATURE_SET | uapi::FEATURE_MIG_DEVICE_STATE;
 
     #[test]
-    fn a_long_text_is_cut_at_a_character_and_terminated() {
-        let mut field = [1 as c_char; 8];
-        put_fixed_text(&mut field, "abcdefé");
-        assert_eq!(fixed_text(&field), "abcdef");
-        assert_eq!(field[7], 0);
+    fn features_that_carry_addresses_reach_the_callback_by_their_own_methods_only() {
+        let device = &mut Device::default();
+        let start = uapi::FEATURE_SET | uapi::FEATURE_DMA_LOGGING_START;
+        let report = uapi::FEATURE_GET | uapi::FEATURE_DMA_LOGGING_REPORT;
+        let mut transport = transport(device, |_| ());
+        for flags in [start, report, uapi::FEATURE_SET | 4, uapi::FEATURE_GET | 99] {
+            let refused = transport.feature(flags, &mut [0xff; 32]);
+            assert_eq!(refused, Err(Errno(libc::EINVAL)), "{flags:#x}");
+        }
+        let mut bitmap = [0];
+        let log = transport.dma_log_in_turn().unwrap();
+        assert_eq!(log.report(0, 65 * 4096, 4096, &mut bitmap), Err(Errno(libc::EINVAL)));
+        assert_eq!(log.report(0, 4096, 4096, &mut bitmap), Ok(()));
+        assert_eq!(bitmap, [1]);
+        assert_eq!(log.start(4096, &[IovaRange { iova: 0, length: 4096 }]), Ok(4096));
+        drop(transport);
+        assert_eq!(device.asked, [report, start]);
+    }
+
+    #[test]
+    fn only_streams_that_the_device_has_named_are_used_and_closed_once() {
+        let device = &mut Device { names: Some(7), ..Device::default() };
+        let mut transport = transport(device, |ops| ops.data_close = Some(close));
+        let foreign = DataFd(3);
+        assert_eq!(transport.data_read(foreign, &mut [0]), Err(Errno(libc::EBADF)));
+        assert_eq!(transport.data_write(foreign, &[0]), Err(Errno(libc::EBADF)));
+        assert_eq!(transport.data_precopy_info(foreign), Err(Errno(libc::EBADF)));
+        assert_eq!(transport.data_set_nonblocking(foreign), Err(Errno(libc::EBADF)));
+        assert_eq!(transport.data_poll_fd(foreign), None);
+        transport.data_close(foreign);
+        for _ in 0..2 {
+            assert_eq!(transport.set_state(6), Ok(Some(DataFd(7))));
+        }
+        transport.data_close(DataFd(7));
+        transport.data_close(DataFd(7));
+        drop(transport);
+        assert_eq!(device.closed, [7]);
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore)]
+    fn an_fd_that_the_device_has_named_is_closed_and_no_other_is() {
+        let (theirs, file) = (File::open("/dev/zero").unwrap(), File::open("/dev/zero").unwrap());
+        let (number, foreign) = (theirs.into_raw_fd(), DataFd(file.as_raw_fd()));
+        let device = &mut Device::default();
+        let at = std::ptr::from_mut(device);
+        let mut transport = transport(device, |_| ());
+        // What goes in is not what the device has named.
+        let mut payload = device::join_state(6, foreign.0);
+        assert_eq!(transport.feature(SET_STATE, &mut payload), Ok(()));
+        assert_eq!(device::split_state(payload), (6, -1));
+        assert_eq!(transport.data_read(foreign, &mut [0]), Err(Errno(libc::EBADF)));
+        transport.data_close(foreign);
+        assert!(file.metadata().is_ok());
+        // SAFETY: no call is under way.
+        unsafe { (*at).names = Some(number) };
+        let data = transport.set_state(6).unwrap().unwrap();
+        assert_eq!(transport.data_read(data, &mut [1; 4]), Ok(4));
+        transport.data_close(data);
+        assert_eq!(transport.data_read(data, &mut [1; 4]), Err(Errno(libc::EBADF)));
+        assert_eq!(transport.data_wait(data, Direction::Read, Duration::ZERO), ());
+    }
+
+    #[test]
+    fn a_callback_that_claims_to_have_read_more_than_there_is_room_for_has_failed() {
+        let device = &mut Device { names: Some(7), ..Device::default() };
+        let mut transport = transport(device, |ops| {
+            ops.data_read = Some(claims_too_much);
+            ops.data_close = Some(close);
+        });
+        let data = transport.set_state(3).unwrap().unwrap();
+        assert_eq!(transport.data_read(data, &mut [0; 9]), Err(Errno(libc::EIO)));
+    }
+
+    #[test]
+    fn a_table_without_callbacks_has_no_features() {
+        let device = &mut Device::default();
+        let mut transport = transport(device, |ops| ops.feature = None);
+        assert_eq!(transport.feature(uapi::FEATURE_GET | 1, &mut [0; 8]), Err(Errno(libc::ENOTTY)));
     }
 }

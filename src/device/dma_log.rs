@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The device's DMA logging, for whoever tracks dirty pages.
+
+use super::{Device, Locked, ReasonCode};
+use crate::error::{Errno, Result};
+use crate::transport::{DmaLog, IovaRange};
+
+impl Device {
+    /// The device's DMA logging, or why there is none.
+    pub(crate) fn dma_log(&self) -> Result<std::result::Result<Box<dyn DmaLog>, String>> {
+        let inner = self.lock()?;
+        if !inner.caps.dma_logging {
+            let codes = [ReasonCode::NoDmaLogging, ReasonCode::DmaLoggingUnusable];
+            let reason = inner.reasons.iter().find(|reason| codes.contains(&reason.code));
+            return Ok(Err(reason.map(|reason| reason.text.clone()).unwrap_or_default()));
+        }
+        let log = inner.transport.dma_log();
+        Ok(Ok(log.unwrap_or_else(|| Box::new(InTurn(self.clone())))))
+    }
+}
+
+/// A log that is used in turn with everything else.
+struct InTurn(Device);
+
+impl InTurn {
+    fn with<T>(
+        &self,
+        call: impl FnOnce(&mut dyn DmaLog) -> std::result::Result<T, Errno>,
+    ) -> std::result::Result<T, Errno> {
+        let mut inner: Locked<'_> = self.0.lock().map_err(|_| Errno(libc::EBUSY))?;
+        call(inner.transport.dma_log_in_turn().ok_or(Errno(libc::ENOTTY))?)
+    }
+}
+
+impl DmaLog for InTurn {
+    fn start(&mut self, page_size: u64, ranges: &[IovaRange]) -> std::result::Result<u64, Errno> {
+        self.with(|log| log.start(page_size, ranges))
+    }
+
+    fn stop(&mut self) -> std::result::Result<(), Errno> {
+        self.with(|log| log.stop())
+    }
+
+    fn report(
+        &mut self,
+        iova: u64,
+        length: u64,
+        page_size: u64,
+        bitmap: &mut [u64],
+    ) -> std::result::Result<(), Errno> {
+        self.with(|log| log.report(iova, length, page_size, bitmap))
+    }
+}

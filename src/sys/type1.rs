@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The requests of a type1 container that dirty tracking makes. As in `device`, they are safe on any
+//! fd.
+
+use std::os::fd::BorrowedFd;
+
+use super::Errno;
+use super::bitmap::check_room;
+use super::ioctl::{ioctl, pair};
+use super::uapi;
+
+/// `struct vfio_bitmap`.
+#[repr(C)]
+struct Bitmap {
+    page_size: u64,
+    bytes: u64,
+    address: u64,
+}
+
+impl Bitmap {
+    /// A container's bitmap is a multiple of 8 bytes and exactly as long as the range needs: the
+    /// kernel has a limit, and compares.
+    fn new(length: u64, page_size: u64, bitmap: &mut [u64]) -> Result<Bitmap, Errno> {
+        check_room(bitmap, length, page_size)?;
+        let words = length.checked_div(page_size).unwrap_or(0).div_ceil(64);
+        let address = bitmap.as_mut_ptr().expose_provenance() as u64;
+        Ok(Bitmap { page_size, bytes: words.saturating_mul(8), address })
+    }
+}
+
+/// `struct vfio_iommu_type1_dirty_bitmap`.
+#[repr(C)]
+struct DirtyPages {
+    argsz: u32,
+    flags: u32,
+}
+
+/// The same, with `struct vfio_iommu_type1_dirty_bitmap_get`.
+#[repr(C)]
+struct GetBitmap {
+    head: DirtyPages,
+    iova: u64,
+    length: u64,
+    bitmap: Bitmap,
+}
+
+/// `struct vfio_iommu_type1_dma_unmap`.
+#[repr(C)]
+struct Unmap {
+    argsz: u32,
+    flags: u32,
+    iova: u64,
+    length: u64,
+    bitmap: Bitmap,
+}
+
+const _: () = assert!(size_of::<GetBitmap>() == 48 && size_of::<Unmap>() == 48);
+
+/// `VFIO_IOMMU_GET_INFO`: `info` becomes `struct vfio_iommu_type1_info` with its capabilities, as far
+/// as there is room.
+pub(crate) fn info(fd: BorrowedFd<'_>, info: &mut [u64]) -> Result<(), Errno> {
+    let size = u32::try_from(size_of_val(info)).map_err(|_| Errno(libc::EINVAL))?;
+    // argsz and flags.
+    *info.first_mut().ok_or(Errno(libc::EINVAL))? = pair(size, 0);
+    // SAFETY: the kernel writes numbers, and no more of them than argsz says, which is what `info`
+    // has.
+    unsafe { ioctl(fd, uapi::VFIO_IOMMU_GET_INFO, info) }
+}
+
+/// Starts dirty tracking.
+pub(crate) fn start(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    switch(fd, uapi::DIRTY_PAGES_START)
+}
+
+/// Stops it.
+pub(crate) fn stop(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    switch(fd, uapi::DIRTY_PAGES_STOP)
+}
+
+fn switch(fd: BorrowedFd<'_>, flags: u32) -> Result<(), Errno> {
+    let mut arg = DirtyPages { argsz: size_of::<DirtyPages>() as u32, flags };
+    // SAFETY: starting and stopping have no more to them than this structure.
+    unsafe { ioctl(fd, uapi::VFIO_IOMMU_DIRTY_PAGES, &mut arg) }
+}
+
+/// Writes the bits of a range. `EINVAL` where the bitmap is too small for it.
+pub(crate) fn get_bitmap(
+    fd: BorrowedFd<'_>,
+    iova: u64,
+    length: u64,
+    page_size: u64,
+    bitmap: &mut [u64],
+) -> Result<(), Errno> {
+    let head =
+        DirtyPages { argsz: size_of::<GetBitmap>() as u32, flags: uapi::DIRTY_PAGES_GET_BITMAP };
+    let bitmap = Bitmap::new(length, page_size, bitmap)?;
+    let mut arg = GetBitmap { head, iova, length, bitmap };
+    // SAFETY: the request's own structure; the kernel writes to the bitmap, within its size, which
+    // the slice has, exclusively, for as long as the call lasts.
+    unsafe { ioctl(fd, uapi::VFIO_IOMMU_DIRTY_PAGES, &mut arg) }
+}
+
+/// Unmaps a range and writes its bits; returns how many bytes were mapped. `EINVAL` where the bitmap
+/// is too small.
+pub(crate) fn unmap(
+    fd: BorrowedFd<'_>,
+    iova: u64,
+    length: u64,
+    page_size: u64,
+    bitmap: &mut [u64],
+) -> Result<u64, Errno> {
+    let (argsz, flags) = (size_of::<Unmap>() as u32, uapi::UNMAP_GET_DIRTY_BITMAP);
+    let bitmap = Bitmap::new(length, page_size, bitmap)?;
+    let mut arg = Unmap { argsz, flags, iova, length, bitmap };
+    // SAFETY: as for `get_bitmap`. What is unmapped is memory of devices, not of this process.
+    unsafe { ioctl(fd, uapi::VFIO_IOMMU_UNMAP_DMA, &mut arg) }?;
+    Ok(arg.length)
+}

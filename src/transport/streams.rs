@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The data streams that a device has handed out and nobody has closed.
+//!
+//! A [`DataFd`] is a number. Reading from it, and closing it, is for the streams of this list alone:
+//! whatever else has that number is none of the library's business.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
+
+use super::{DataFd, PrecopyInfo};
+use crate::error::Errno;
+use crate::sys::{Process, device};
+
+/// Streams of one device: two at the most, while one takes over from another.
+pub(super) struct Streams {
+    open: Vec<Stream>,
+    process: Process,
+}
+
+struct Stream {
+    number: i32,
+    /// The fd of that number, where the library owns it.
+    fd: Option<OwnedFd>,
+}
+
+impl Streams {
+    pub fn new() -> Streams {
+        Streams { open: Vec::new(), process: Process::this() }
+    }
+
+    /// A stream that is an fd of the library's from now on.
+    pub fn add_fd(&mut self, fd: OwnedFd) {
+        let number = fd.as_raw_fd();
+        // Somebody has closed an fd of the library's, if its number comes again: it is this one's.
+        if let Some(at) = self.open.iter().position(|stream| stream.number == number) {
+            let _ = self.open.swap_remove(at).fd.map(IntoRawFd::into_raw_fd);
+        }
+        self.open.push(Stream { number, fd: Some(fd) });
+    }
+
+    /// A stream that is a number to the library.
+    pub fn add_number(&mut self, number: i32) {
+        if !self.has(DataFd(number)) {
+            self.open.push(Stream { number, fd: None });
+        }
+    }
+
+    pub fn has(&self, data: DataFd) -> bool {
+        self.open.iter().any(|stream| stream.number == data.0)
+    }
+
+    /// The stream's fd; `EBADF` where the library has none of that name.
+    pub fn fd(&self, data: DataFd) -> Result<BorrowedFd<'_>, Errno> {
+        let stream = self.open.iter().find(|stream| stream.number == data.0);
+        stream.and_then(|stream| stream.fd.as_ref()).map(AsFd::as_fd).ok_or(Errno(libc::EBADF))
+    }
+
+    /// `VFIO_MIG_GET_PRECOPY_INFO` of the stream's fd.
+    pub fn precopy_info(fd: BorrowedFd<'_>) -> Result<PrecopyInfo, Errno> {
+        let info = device::precopy_info(fd)?;
+        let (flags, initial_bytes, dirty_bytes) =
+            (info.flags, info.initial_bytes, info.dirty_bytes);
+        Ok(PrecopyInfo { flags, initial_bytes, dirty_bytes })
+    }
+
+    /// Forgets a stream, and closes it where it is an fd of the library's. Returns whether it was
+    /// there.
+    pub fn close(&mut self, data: DataFd) -> bool {
+        let at = self.open.iter().position(|stream| stream.number == data.0);
+        at.map(|at| self.open.swap_remove(at)).is_some()
+    }
+}
+
+impl Drop for Streams {
+    fn drop(&mut self) {
+        if !self.process.is_this() {
+            // A child may have closed what it inherited, and have something else of that number.
+            for fd in self.open.drain(..).filter_map(|stream| stream.fd) {
+                let _ = fd.into_raw_fd();
+            }
+        }
+    }
+}
