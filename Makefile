@@ -163,6 +163,8 @@ deps: ## install what check needs on a Debian machine (as root; uses the network
 lint: rooms ## formatting, clippy, shellcheck, documentation, who calls whom
 	@$(CARGO) fmt --all --check
 	@$(CARGO) clippy $(CARGO_ARGS) --workspace --all-targets --all-features -- -D warnings
+	@$(CARGO) clippy $(CARGO_ARGS) --package vfiomig-c -- -D warnings
+	@RUSTDOCFLAGS='-D warnings' $(CARGO) doc --quiet --no-deps $(CARGO_ARGS) --workspace --all-features
 	@scripts/lint-shell.sh
 	@if command -v python3 >/dev/null 2>&1; then \
 		scripts/lint-docs.py . include/vfiomig.h sim/include/vfiomig-sim.h; \

@@ -1,25 +1,65 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! VFIO live migration as a library.
 //!
-//! A VMM owns the guest, the device's file descriptor, the memory map and the transport. libvfiomig
-//! owns everything between a VFIO device and a trustworthy stream of bytes, in both directions, and
-//! answers the question "which guest pages did this device write to?".
+//! A VMM owns the guest, the device's file descriptor, the memory map and the connection between
+//! hosts. libvfiomig owns everything between a VFIO device and a trustworthy stream of bytes, in
+//! both directions, and answers the question "which guest pages did this device write to?".
 //!
-//! ```text
-//! capi        extern "C": handles, entry guards, errors, callbacks
-//! session     save, load
-//! stream      frames, encoder, decoder, identity: the native format
-//! protocol    v2: what the kernel's data fd says
-//! dirty       memory map, trackers, bitmaps: which pages devices wrote to
-//! device      Device, probing, state machine, recovery
-//! transport   kernel ioctls, ops table of callbacks
-//! sys         system calls, memory for bitmaps
+//! # Example
+//!
+//! Both sides of a migration, in one process, with devices of the simulator. Real ones are reached
+//! with [`KernelTransport::new`](transport::KernelTransport::new) and the device's fd.
+//!
 //! ```
-//! A layer calls only downwards. The C functions have the same core: `include/vfiomig.h`.
+//! use vfiomig::device::DeviceOptions;
+//! use vfiomig::session::{Ending, LoadOptions, SaveOptions, SaveStatus};
+//! use vfiomig::{Device, Result};
+//! use vfiomig_sim::{Sim, SimOptions};
 //!
-//! Rust callers start with [`Device::new`] and a [`transport::KernelTransport`], and continue with
-//! [`Device::save`] and [`Device::load`]. All types are `Send`; only one thread at a time may use a
-//! session.
+//! # fn main() -> Result<()> {
+//! let here = Sim::new(SimOptions { seed: 1, ..SimOptions::default() }).unwrap();
+//! let there = Sim::new(SimOptions { seed: 2, ..SimOptions::default() }).unwrap();
+//! let source = Device::new(here.transport(), DeviceOptions::default())?;
+//! let target = Device::new(there.transport(), DeviceOptions::default())?;
+//!
+//! let mut save = source.save(SaveOptions::default())?;
+//! let mut load = target.load(LoadOptions::default())?;
+//! let mut buf = vec![0; 1 << 20];
+//! loop {
+//!     let next = save.next(&mut buf)?;
+//!     // Between hosts, these bytes go through the VMM's connection.
+//!     load.push(&buf[..next.len])?;
+//!     match next.status {
+//!         SaveStatus::More => {}
+//!         // All that there is while the guest runs. The VMM stops the guest, then the device.
+//!         SaveStatus::Drained => save.stop()?,
+//!         SaveStatus::End => break,
+//!     }
+//! }
+//! // The target has the whole state and verified it: only now the source lets go of it.
+//! load.commit()?;
+//! save.finish(Ending::Release)?;
+//! target.run()?;
+//!
+//! assert_eq!(there.digest(), here.digest());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Where anything fails, the error says what it was ([`Error::code`]), and
+//! [`Save::failure`] or [`Load::failure`] what became of the device. A save that did not finish
+//! gives the device back to the source's guest; a load that did not commit resets the target's.
+//!
+//! # Where things are
+//!
+//! - [`device`]: what a device is and can do, and why it cannot migrate.
+//! - [`session`]: saving and loading one device, with all options.
+//! - [`dirty`]: which pages devices wrote to, over the whole memory map.
+//! - [`stream`]: the formats, for those who read or write streams without a device.
+//! - [`transport`]: how a device is reached: a VFIO fd, or what a VMM brings.
+//! - [`capi`]: the same as a C library; C programs include `vfiomig.h`.
+//!
+//! All types are `Send`. One session is used by one thread at a time.
 
 #![cfg_attr(
     test,

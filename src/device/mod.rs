@@ -72,6 +72,8 @@ pub(crate) enum Claim {
 ///
 /// Clones share the device. Calls on one device are serialised. Nothing waits in a callback: there,
 /// its own device is [`Code::Busy`], and so is another one that a call is using.
+///
+/// [`Code::Busy`]: crate::error::Code::Busy
 #[derive(Clone)]
 pub struct Device {
     shared: Arc<Shared>,
@@ -222,6 +224,8 @@ impl Device {
     /// was reset while its guest was stopped, or between a load and its first run, is not run: the
     /// result is [`Code::Io`] with [`Outcome::Reset`], until another state is loaded, or
     /// [`Device::reset`] or [`Device::accept_reset`] says that an empty device is wanted.
+    ///
+    /// [`Code::Io`]: crate::error::Code::Io
     pub fn run(&self) -> Result<()> {
         let mut inner = self.lock()?;
         let epoch = inner.epoch();
