@@ -18,7 +18,10 @@ set -eu
 cd "$(dirname "$0")/.."
 out=${B:-build}/mutants
 survivors=tests/mutants-survivors.txt
-files=${MUTANTS_FILES:-src/fsm.rs src/identity.rs src/session/** src/device/** src/stream/** src/dirty/run/**}
+all="src/fsm.rs src/identity.rs src/session/** src/device/** src/stream/**
+	src/dirty/asking.rs src/dirty/ledger.rs src/dirty/reading.rs src/dirty/rearm.rs src/dirty/sweep.rs
+	src/dirty/delivery/** src/dirty/trackers/** src/dirty/tracking/**"
+files=${MUTANTS_FILES:-$all}
 mkdir -p "$out"
 
 PATH=$PWD/$out/tools/bin:$PATH
@@ -36,6 +39,10 @@ globs=
 for glob in $files; do
 	globs="$globs --file $glob"
 done
+all_globs=
+for glob in $all; do
+	all_globs="$all_globs --file $glob"
+done
 
 # A mutant's name contains its line, which any change above it moves. It is called by its file,
 # by what was changed in which function, and by a number if there are several.
@@ -50,10 +57,7 @@ name() { # LIST-OF-ALL LINES
 }
 
 # shellcheck disable=SC2086 # one word per argument
-cargo mutants --package vfiomig --list --no-times --colors never \
-	--file src/fsm.rs --file src/identity.rs --file 'src/session/**' --file 'src/device/**' \
-	--file 'src/stream/**' --file 'src/dirty/run/**' \
-	>"$out/all"
+cargo mutants --package vfiomig --list --no-times --colors never $all_globs >"$out/all"
 name "$out/all" "$out/all" >"$out/all.names"
 
 # Each block of mutants has its reason above it.

@@ -52,8 +52,6 @@ FACE = "src/lib.rs"
 # (who imports, what, why); * stands for any name.
 KNOWN = [
     ("src/device/*", "src/device/*", "one state in several files"),
-    ("src/dirty/map.rs", "src/dirty/ranges.rs", "a map is made of ranges, and gives them"),
-    ("src/dirty/run/*", "src/dirty/run/*", "one state in several files"),
 ]
 
 # Files of other rooms, and of other members, that speak to C or to the system.

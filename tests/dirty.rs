@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 
 use machine::{Container, Dev, FakeMemory, Log, Shared, Table, World, lock, writer};
 use vfiomig::Code;
-use vfiomig::dirty::{Mapping, Memory, Run, RunOptions, TrackerKind, Writer};
+use vfiomig::dirty::{Mapping, Memory, TrackerKind, Tracking, TrackingOptions, Writer};
 use vfiomig::error::Errno;
 use vfiomig::transport::{DmaLog, IovaRange};
 
@@ -24,13 +24,13 @@ const PAGE: u64 = 4096;
 const PAGES: u64 = 64;
 
 /// A machine with one mapping over all it knows, 64 pages at address 0, and tracking over it.
-fn machine() -> (Shared, Run) {
+fn machine() -> (Shared, Tracking) {
     let mut world = World::new(1, PAGE, &[(0, PAGES)]);
     let mapping = world.make(0, PAGES, false, false);
     world.tell(0..PAGES as usize);
     let world = Arc::new(Mutex::new(world));
-    let options = RunOptions { page_size: PAGE, buffer_bytes: 4096 };
-    let mut run = Run::new(FakeMemory(world.clone()), options).unwrap();
+    let options = TrackingOptions { page_size: PAGE, buffer_bytes: 4096 };
+    let mut run = Tracking::new(FakeMemory(world.clone()), options).unwrap();
     run.map(mapping).unwrap();
     (world, run)
 }
@@ -46,7 +46,7 @@ fn table(world: &Shared) -> usize {
 }
 
 /// A device that is a writer of the run.
-fn device(world: &Shared, run: &mut Run, log: Option<Log>, table: Option<usize>) -> u32 {
+fn device(world: &Shared, run: &mut Tracking, log: Option<Log>, table: Option<usize>) -> u32 {
     let d = {
         let mut w = lock(world);
         w.devs.push(Dev {
@@ -67,7 +67,7 @@ fn device(world: &Shared, run: &mut Run, log: Option<Log>, table: Option<usize>)
     number
 }
 
-fn start(world: &Shared, run: &mut Run) {
+fn start(world: &Shared, run: &mut Tracking) {
     run.start().unwrap();
     lock(world).tracking = true;
 }
@@ -85,7 +85,7 @@ fn delivered(world: &Shared) -> BTreeSet<usize> {
     frames.into_iter().map(|(_, frame)| w.frames[frame].at).collect()
 }
 
-fn pages(run: &mut Run) -> BTreeSet<usize> {
+fn pages(run: &mut Tracking) -> BTreeSet<usize> {
     let mut words = [0];
     run.sync(0, PAGES * PAGE, PAGE, &mut words).unwrap();
     (0..PAGES as usize).filter(|page| words[0] >> page & 1 == 1).collect()
@@ -256,7 +256,8 @@ fn what_set_dirty_refuses_is_delivered_later_and_nothing_twice() {
     memory.0.lock().unwrap().mappings =
         vec![mapping(1, 0, 4), mapping(2, 1 << 32, 4), mapping(3, 1 << 33, 4)];
     let mut run =
-        Run::new(memory.clone(), RunOptions { page_size: PAGE, buffer_bytes: 0 }).unwrap();
+        Tracking::new(memory.clone(), TrackingOptions { page_size: PAGE, buffer_bytes: 0 })
+            .unwrap();
     run.start().unwrap();
     for iova in [PAGE, (1 << 32) + 2 * PAGE, (1 << 33) + 3 * PAGE] {
         run.mark(iova, 1).unwrap();
@@ -281,7 +282,8 @@ fn a_map_that_cannot_be_enumerated_starts_nothing() {
     let (world, _) = machine();
     let memory = Memories::default();
     let mut run =
-        Run::new(memory.clone(), RunOptions { page_size: PAGE, buffer_bytes: 0 }).unwrap();
+        Tracking::new(memory.clone(), TrackingOptions { page_size: PAGE, buffer_bytes: 0 })
+            .unwrap();
     device(&world, &mut run, Some(log()), None);
     for (mappings, fails_at, code) in [
         (vec![mapping(1, 0, 4), mapping(2, PAGE, 1)], None, Code::Inval),
@@ -445,7 +447,8 @@ fn asked(ranges: &[(u64, u64)], refuses: Refuses) -> (Vec<Vec<IovaRange>>, Track
     let memory = Memories::default();
     memory.0.lock().unwrap().mappings =
         ranges.iter().map(|(first, n)| mapping(*first, first * PAGE, *n)).collect();
-    let mut run = Run::new(memory, RunOptions { page_size: PAGE, buffer_bytes: 0 }).unwrap();
+    let mut run =
+        Tracking::new(memory, TrackingOptions { page_size: PAGE, buffer_bytes: 0 }).unwrap();
     let asked = Asked::default();
     let mut writer = Writer::default();
     writer.device_log = Some(Box::new(Recorder { asked: asked.clone(), refuses }));

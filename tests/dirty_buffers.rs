@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use vfiomig::dirty::{CustomTracker, Mapping, Memory, Run, RunOptions, Writer};
+use vfiomig::dirty::{CustomTracker, Mapping, Memory, Tracking, TrackingOptions, Writer};
 use vfiomig::error::Errno;
 use vfiomig::transport::{Hwpt, Type1, Type1Info};
 
@@ -123,10 +123,11 @@ impl Memory for Vmm {
     }
 }
 
-fn run_of(writer: Writer, mapped: u64) -> (Run, Vmm) {
+fn run_of(writer: Writer, mapped: u64) -> (Tracking, Vmm) {
     let vmm = Vmm::default();
     let mut run =
-        Run::new(vmm.clone(), RunOptions { page_size: PAGE, ..Default::default() }).unwrap();
+        Tracking::new(vmm.clone(), TrackingOptions { page_size: PAGE, ..Default::default() })
+            .unwrap();
     run.map(Mapping { size: mapped, ..Default::default() }).unwrap();
     run.add_writer(writer).unwrap();
     run.start().unwrap();

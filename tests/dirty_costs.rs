@@ -10,7 +10,9 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vfiomig::Code;
-use vfiomig::dirty::{CustomTracker, Health, Mapping, Memory, Place, Run, RunOptions, Writer};
+use vfiomig::dirty::{
+    CustomTracker, Health, Mapping, Memory, Place, Tracking, TrackingOptions, Writer,
+};
 use vfiomig::error::Errno;
 use vfiomig::transport::{DmaLog, Hwpt, IovaRange};
 
@@ -153,9 +155,9 @@ impl CustomTracker for Tracked {
     }
 }
 
-fn started(vmm: &Shared, mappings: &[Mapping]) -> (Run, Tracked) {
-    let options = RunOptions { page_size: PAGE, ..RunOptions::default() };
-    let mut run = Run::new(vmm.clone(), options).unwrap();
+fn started(vmm: &Shared, mappings: &[Mapping]) -> (Tracking, Tracked) {
+    let options = TrackingOptions { page_size: PAGE, ..TrackingOptions::default() };
+    let mut run = Tracking::new(vmm.clone(), options).unwrap();
     mappings.iter().for_each(|mapping| run.map(*mapping).unwrap());
     let tracked = Tracked::default();
     let mut writer = Writer::default();
@@ -401,9 +403,9 @@ impl DmaLog for Logged {
 
 /// A device with a log; it says that it is stopped if asked, and there may be a tracker of the
 /// VMM's, too.
-fn logged(vmm: &Shared, mappings: &[Mapping], still: bool, tracked: bool) -> (Run, Logged) {
-    let options = RunOptions { page_size: PAGE, ..RunOptions::default() };
-    let mut run = Run::new(vmm.clone(), options).unwrap();
+fn logged(vmm: &Shared, mappings: &[Mapping], still: bool, tracked: bool) -> (Tracking, Logged) {
+    let options = TrackingOptions { page_size: PAGE, ..TrackingOptions::default() };
+    let mut run = Tracking::new(vmm.clone(), options).unwrap();
     mappings.iter().for_each(|mapping| run.map(*mapping).unwrap());
     let log = Logged::default();
     let mut writer = Writer::default();
@@ -417,7 +419,7 @@ fn logged(vmm: &Shared, mappings: &[Mapping], still: bool, tracked: bool) -> (Ru
     (run, log)
 }
 
-fn dirty(run: &mut Run, iova: u64, pages: u64) -> Vec<u64> {
+fn dirty(run: &mut Tracking, iova: u64, pages: u64) -> Vec<u64> {
     let mut words = vec![0; pages.div_ceil(64) as usize];
     run.sync(iova, pages * PAGE, PAGE, &mut words).unwrap();
     let is_set = |page: &u64| words[(page / 64) as usize] >> (page % 64) & 1 == 1;
@@ -540,8 +542,8 @@ fn dirty_pages_that_are_scattered_take_bounded_memory_and_none_is_lost() {
 fn mappings_that_a_page_table_does_not_have_take_bounded_memory_and_are_all_dirty() {
     let _alone = alone();
     let vmm = Shared::default();
-    let options = RunOptions { page_size: PAGE, ..RunOptions::default() };
-    let mut run = Run::new(vmm.clone(), options).unwrap();
+    let options = TrackingOptions { page_size: PAGE, ..TrackingOptions::default() };
+    let mut run = Tracking::new(vmm.clone(), options).unwrap();
     let mut writer = Writer::default();
     writer.hwpt = Some(Box::new(Hollow));
     run.add_writer(writer).unwrap();
@@ -572,8 +574,8 @@ fn pages_that_are_read_in_parts_take_bounded_memory_and_come_completely() {
     let _alone = alone();
     const LARGE: u64 = 16 * PAGE;
     let vmm = Shared::default();
-    let options = RunOptions { page_size: LARGE, ..RunOptions::default() };
-    let mut run = Run::new(vmm.clone(), options).unwrap();
+    let options = TrackingOptions { page_size: LARGE, ..TrackingOptions::default() };
+    let mut run = Tracking::new(vmm.clone(), options).unwrap();
     run.map(plain(0, 3 * MANY * LARGE, 1, 0)).unwrap();
     run.start().unwrap();
     let least = run.stats().memory_bytes;
@@ -642,8 +644,8 @@ fn mappings_that_nobody_watches_take_bounded_memory_and_are_dirty_at_all_times()
         let mut run = if has_log {
             logged(&vmm, &[plain(1 << 40, PAGE, 2, 0)], false, false).0
         } else {
-            let options = RunOptions { page_size: PAGE, ..RunOptions::default() };
-            let mut run = Run::new(vmm.clone(), options).unwrap();
+            let options = TrackingOptions { page_size: PAGE, ..TrackingOptions::default() };
+            let mut run = Tracking::new(vmm.clone(), options).unwrap();
             run.add_writer(Writer::default()).unwrap();
             run.start().unwrap();
             run

@@ -2,7 +2,7 @@
 //! Dirty tracking against a model: random maps, trackers, faults, syncs, and devices that write at
 //! any moment, even in the middle of the library's calls.
 //!
-//! **Nothing is missing.** A page that a device of a writer writes to after [`Run::start`] returned
+//! **Nothing is missing.** A page that a device of a writer writes to after [`Tracking::start`] returned
 //! must be delivered after that write: through `set_dirty`, or in the bitmap of a call that had not
 //! returned. When the devices have paused and everything was read once more, no such page is left.
 //! A page of an unmapped range is delivered by the call that unmaps it, or later where that failed.
@@ -48,7 +48,7 @@ use std::time::{Duration, Instant};
 
 use machine::{Container, Dev, FakeMemory, Log, Own, Rng, Shared, Table, World, lock, writer};
 use vfiomig::Code;
-use vfiomig::dirty::{Mapping, Run, RunOptions, TrackerKind};
+use vfiomig::dirty::{Mapping, TrackerKind, Tracking, TrackingOptions};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -56,7 +56,7 @@ const MIB: u64 = 1024 * KIB;
 struct Case {
     seed: u64,
     world: Shared,
-    run: Run,
+    run: Tracking,
     /// Numbers for what to do; the machine has its own.
     rng: Rng,
     /// Mappings are in multiples of so many pages.
@@ -119,9 +119,9 @@ impl Case {
             });
         }
         let world = Arc::new(Mutex::new(world));
-        let run = Run::new(
+        let run = Tracking::new(
             FakeMemory(world.clone()),
-            RunOptions { page_size: page, buffer_bytes: rng.pick(&[4096, 4096, 8192]) },
+            TrackingOptions { page_size: page, buffer_bytes: rng.pick(&[4096, 4096, 8192]) },
         )
         .unwrap();
         let mut case = Case {

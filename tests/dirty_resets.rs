@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use vfiomig::dirty::{CustomTracker, Health, Mapping, Memory, Run, RunOptions, Writer};
+use vfiomig::dirty::{CustomTracker, Health, Mapping, Memory, Tracking, TrackingOptions, Writer};
 use vfiomig::error::Errno;
 use vfiomig::transport::{DmaLog, IovaRange};
 
@@ -123,10 +123,10 @@ fn mapping(first: u64, pages: u64) -> Mapping {
 }
 
 /// 64 pages from 0 on, and a device with a log.
-fn machine(bridge: bool) -> (Run, Shared, Taken) {
+fn machine(bridge: bool) -> (Tracking, Shared, Taken) {
     let taken = Taken::default();
-    let options = RunOptions { page_size: PAGE, ..RunOptions::default() };
-    let mut run = Run::new(taken.clone(), options).unwrap();
+    let options = TrackingOptions { page_size: PAGE, ..TrackingOptions::default() };
+    let mut run = Tracking::new(taken.clone(), options).unwrap();
     run.map(mapping(0, PAGES)).unwrap();
     let window = Mapping { window: true, ..mapping(1000, PAGES) };
     run.map(window).unwrap();

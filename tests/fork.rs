@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use vfiomig::dirty::{CustomTracker, Mapping, Memory, Run, RunOptions, Writer};
+use vfiomig::dirty::{CustomTracker, Mapping, Memory, Tracking, TrackingOptions, Writer};
 use vfiomig::error::Errno;
 use vfiomig::session::{LoadOptions, SaveOptions};
 use vfiomig::stream::Format;
@@ -104,7 +104,7 @@ fn sessions_that_are_dropped_in_a_child_ask_nothing_of_the_device() {
 #[test]
 fn a_run_that_is_used_or_dropped_in_a_child_asks_nothing_of_its_trackers() {
     let asked = Arc::new(AtomicU32::new(0));
-    let mut run = Run::new(Nowhere, RunOptions::default()).unwrap();
+    let mut run = Tracking::new(Nowhere, TrackingOptions::default()).unwrap();
     let tracker: Box<dyn CustomTracker> = Box::new(Counted(Arc::clone(&asked)));
     run.add_writer(Writer { custom: Some(tracker), ..Writer::default() }).unwrap();
     run.map(Mapping { size: 64 << 12, ..Mapping::default() }).unwrap();

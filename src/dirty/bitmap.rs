@@ -3,7 +3,7 @@
 //!
 //! Nothing here can lose a bit: what does not fit the other side's pages exactly is rounded outwards.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use crate::error::{Result, err};
 use crate::sys::BitmapBuffer;
@@ -184,8 +184,31 @@ pub(crate) struct Span {
 }
 
 impl Span {
+    /// From a first address to a last one.
+    pub fn of(range: &RangeInclusive<u64>, page: PageSize) -> Span {
+        Span { start: *range.start(), length: range.end() - range.start() + 1, page }
+    }
+
     pub fn bits(self) -> u64 {
         self.length >> self.page.shift()
+    }
+
+    pub fn last(self) -> u64 {
+        self.start + (self.length - 1)
+    }
+
+    pub fn range(self) -> RangeInclusive<u64> {
+        self.start..=self.last()
+    }
+
+    /// Sets the bit of every page here that has a byte of a range that overlaps it; returns how many
+    /// those are.
+    pub fn set(self, words: &mut [u64], range: &RangeInclusive<u64>) -> u64 {
+        let (first, last) = (self.start.max(*range.start()), self.last().min(*range.end()));
+        let (base, page) = (self.page.of(self.start), self.page);
+        let n = page.of(last) - page.of(first) + 1;
+        set(words, page.of(first) - base, n);
+        n
     }
 }
 

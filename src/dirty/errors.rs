@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What went wrong during a run, and which addresses count as dirty because of it.
+//! What went wrong while tracking was on, and which addresses count as dirty because of it.
 
 use std::ops::RangeInclusive;
 
@@ -33,7 +33,7 @@ fn is_logged(total: u64) -> bool {
     total <= KEPT as u64 || total.is_power_of_two()
 }
 
-/// The errors of a run, in the order in which they last happened. The same cause at neighbouring or
+/// The errors since the start, in the order in which they last happened. The same cause at neighbouring or
 /// the same addresses is one. When there are too many, one of the same cause grows over the new
 /// addresses, or the newest becomes one of several causes: what counted as dirty for an error is
 /// always within one that is kept.

@@ -177,6 +177,29 @@ impl Map {
         })
     }
 
+    /// The pieces of a range that must be mapped from end to end; any bytes.
+    pub fn complete(&self, iova: u64, length: u64) -> Result<Vec<Piece>> {
+        if length == 0 {
+            return Err(err!(Inval, "a range at {iova:#x} is empty"));
+        }
+        let last = iova.checked_add(length - 1);
+        let last = last.ok_or_else(|| err!(Inval, "a range at {iova:#x} wraps"))?;
+        let range = iova..=last;
+        let pieces = alloc::collect(self.pieces(&range), "no memory for a list of mappings")?;
+        let mut next = Some(iova);
+        for piece in &pieces {
+            if next != Some(piece.first) {
+                break;
+            }
+            next = piece.last.checked_add(1);
+        }
+        if pieces.last().map(|piece| piece.last) == Some(last) && next == last.checked_add(1) {
+            return Ok(pieces);
+        }
+        let at = next.unwrap_or(iova);
+        Err(err!(NoData, "nothing is mapped at {at:#x}, in a range from {iova:#x} to {last:#x}"))
+    }
+
     /// The first piece from an address on that devices can write to.
     pub fn next_writable(&self, from: u64, range: &RangeInclusive<u64>) -> Option<Piece> {
         let rest = from.max(*range.start())..=*range.end();
@@ -215,12 +238,10 @@ impl Map {
     }
 }
 
-/// All addresses.
-pub(crate) const EVERYWHERE: RangeInclusive<u64> = 0..=u64::MAX;
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dirty::ranges::EVERYWHERE;
     use crate::error::Code;
 
     const PAGE: u64 = 4096;
@@ -289,5 +310,28 @@ mod tests {
         map.remove(&(4 * PAGE..=8 * PAGE - 1));
         assert_eq!((pieces[1].first, pieces[1].last), (8 * PAGE, 16 * PAGE - 1));
         assert_eq!(pieces[1].offset_of(9 * PAGE), 73 * PAGE);
+    }
+
+    #[test]
+    fn a_range_is_complete_where_everything_in_it_is_mapped() {
+        let mut map = Map::default();
+        for (iova, pages) in [(0, 2), (2, 2), (5, 1)] {
+            map.insert(mapping(iova * PAGE, pages * PAGE, iova), page()).unwrap();
+        }
+        let pieces = map.complete(PAGE + 1, 2 * PAGE).unwrap();
+        let found: Vec<_> = pieces.iter().map(|piece| (piece.first, piece.last)).collect();
+        assert_eq!(found, [(PAGE + 1, 2 * PAGE - 1), (2 * PAGE, 3 * PAGE)]);
+        for (iova, length, code) in [
+            (0, 0, Code::Inval),
+            (PAGE, u64::MAX, Code::Inval),
+            (0, 4 * PAGE + 1, Code::NoData),
+            (0, 6 * PAGE, Code::NoData),
+            (5 * PAGE - 1, 2, Code::NoData),
+            (9 * PAGE, 1, Code::NoData),
+        ] {
+            assert_eq!(map.complete(iova, length).unwrap_err().code(), code, "{iova:#x}");
+        }
+        map.insert(mapping(u64::MAX - PAGE + 1, PAGE, 9), page()).unwrap();
+        assert_eq!(map.complete(u64::MAX, 1).unwrap().len(), 1);
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The VMM's side of a run: its memory map, its memory, and where dirty pages go.
+//! The VMM's side of dirty tracking: its memory map, its memory, and where dirty pages go.
 
 use super::map::Mapping;
 use crate::error::{Errno, Result};
@@ -17,10 +17,11 @@ pub struct Place {
     pub host: usize,
 }
 
-/// What a run asks of its VMM. Called on the thread that is inside the run, one call at a time.
+/// What dirty tracking asks of the VMM. Called on the thread that called the library, one call at a
+/// time.
 pub trait Memory: Send {
     /// Adds every mapping there is now. Returns whether it can: otherwise the map is what
-    /// [`super::Run::map`] made of it.
+    /// [`super::Tracking::map`] made of it.
     fn enumerate(&mut self, _add: &mut dyn FnMut(Mapping) -> Result<()>) -> Result<bool> {
         Ok(false)
     }
@@ -42,7 +43,7 @@ pub trait Memory: Send {
     ) -> std::result::Result<(), Errno>;
 
     /// What lies at an address of a mapping with [`Mapping::translate`] now: at least one page, or
-    /// an error. [`super::Run::unmap`] asks before the range is unmapped and, for what a device wrote
+    /// an error. [`super::Tracking::unmap`] asks before the range is unmapped and, for what a device wrote
     /// at the last moment, after it.
     fn translate(&mut self, _iova: u64, _size: u64) -> std::result::Result<Place, Errno> {
         Err(Errno(libc::EOPNOTSUPP))

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The ranges that a device is asked to log: as close to the map as it accepts.
+//! Sets of addresses in which too much is never wrong: what counts as dirty, what is not watched, what
+//! a device is asked to log.
 
 use std::fmt::Write;
 use std::ops::RangeInclusive;
 
 use rangemap::RangeInclusiveSet;
 
-use super::bitmap::PageSize;
-use super::map::{EVERYWHERE, Map};
 use crate::alloc;
 use crate::transport::IovaRange;
+
+/// All addresses.
+pub(crate) const EVERYWHERE: RangeInclusive<u64> = 0..=u64::MAX;
 
 /// The most ranges that the kernel takes: a page of them (docs/kernel-interface.md).
 pub(crate) const MAX_RANGES: usize = 256;
@@ -27,32 +29,6 @@ pub(crate) fn insert_or_all(set: &mut RangeInclusiveSet<u64>, range: RangeInclus
         set.clear();
         set.insert(EVERYWHERE);
     }
-}
-
-/// Everything a device may write to, in whole pages: the mappings, and with `windows` what may be
-/// mapped later. Neighbours are one range. The last page before 2^64 is left out: the kernel cannot
-/// be given a range that ends there.
-pub(crate) fn wanted(map: &Map, windows: bool, page: PageSize) -> RangeInclusiveSet<u64> {
-    let mut set = RangeInclusiveSet::new();
-    let mut add = |range: RangeInclusive<u64>| {
-        let mask = page.bytes() - 1;
-        let (first, last) = (range.start() & !mask, range.end() | mask);
-        let last = if last == u64::MAX { last - page.bytes() } else { last };
-        if first >= last {
-        } else if alloc::has_memory() {
-            set.insert(first..=last);
-        } else {
-            // A log may watch too much.
-            set = hull(set.iter().cloned().chain([first..=last]));
-        }
-    };
-    for piece in map.writable(&EVERYWHERE) {
-        add(piece.range());
-    }
-    if windows {
-        map.windows().iter().cloned().for_each(&mut add);
-    }
-    set
 }
 
 /// Joins neighbours over the smallest gaps until there are at most `max` ranges.
@@ -90,7 +66,7 @@ pub(crate) fn bound(set: &mut RangeInclusiveSet<u64>, max: usize) {
 }
 
 /// From the first address of some ranges to the last: what there is room for without memory.
-fn hull(ranges: impl Iterator<Item = RangeInclusive<u64>>) -> RangeInclusiveSet<u64> {
+pub(crate) fn hull(ranges: impl Iterator<Item = RangeInclusive<u64>>) -> RangeInclusiveSet<u64> {
     let all = ranges.reduce(|a, b| *a.start().min(b.start())..=*a.end().max(b.end()));
     all.into_iter().collect()
 }
@@ -119,44 +95,14 @@ pub(crate) fn name(set: &RangeInclusiveSet<u64>) -> String {
     text
 }
 
-/// What of the map in a range is not in `logged`.
-pub(crate) fn missing(
-    map: &Map,
-    range: &RangeInclusive<u64>,
-    logged: &RangeInclusiveSet<u64>,
-) -> RangeInclusiveSet<u64> {
-    let mut missing = RangeInclusiveSet::new();
-    for piece in map.writable(range) {
-        for gap in logged.gaps(&piece.range()) {
-            insert_or_all(&mut missing, gap);
-        }
-    }
-    missing
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dirty::Mapping;
 
     const PAGE: u64 = 4096;
 
-    fn page() -> PageSize {
-        PageSize::new(PAGE).unwrap()
-    }
-
-    fn map(mappings: &[(u64, u64)]) -> Map {
-        let mut map = Map::default();
-        for (iova, size) in mappings {
-            let mapping = Mapping {
-                iova: iova * PAGE,
-                size: size * PAGE,
-                offset: iova * PAGE,
-                ..Mapping::default()
-            };
-            map.insert(mapping, page()).unwrap();
-        }
-        map
+    fn set(ranges: &[(u64, u64)]) -> RangeInclusiveSet<u64> {
+        ranges.iter().map(|(at, n)| at * PAGE..=(at + n) * PAGE - 1).collect()
     }
 
     fn pages(set: &RangeInclusiveSet<u64>) -> Vec<(u64, u64)> {
@@ -164,32 +110,8 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_are_one_range_and_the_last_page_of_all_is_left_out() {
-        let last = (1 << 52) - 2;
-        let map = map(&[(0, 4), (4, 4), (9, 1), (last, 2)]);
-        let set = wanted(&map, false, page());
-        assert_eq!(pages(&set), [(0, 8), (9, 1), (last, 1)]);
-        assert_eq!(pages(&missing(&map, &EVERYWHERE, &set)), [(last + 1, 1)]);
-    }
-
-    #[test]
-    fn larger_pages_are_rounded_outwards() {
-        let map = map(&[(17, 1), (63, 2)]);
-        let set = wanted(&map, false, PageSize::new(16 * PAGE).unwrap());
-        assert_eq!(pages(&set), [(16, 16), (48, 32)]);
-    }
-
-    #[test]
-    fn windows_are_logged_where_the_device_can() {
-        let mut map = map(&[(1, 1)]);
-        map.insert_window(16 * PAGE, 16 * PAGE, page()).unwrap();
-        assert_eq!(pages(&wanted(&map, true, page())), [(1, 1), (16, 16)]);
-        assert_eq!(pages(&wanted(&map, false, page())), [(1, 1)]);
-    }
-
-    #[test]
     fn too_many_ranges_are_joined_over_the_smallest_gaps() {
-        let set = wanted(&map(&[(0, 1), (10, 1), (12, 1), (100, 1), (105, 1)]), false, page());
+        let set = set(&[(0, 1), (10, 1), (12, 1), (100, 1), (105, 1)]);
         assert_eq!(pages(&join(&set, 5)), pages(&set));
         assert_eq!(pages(&join(&set, 4)), [(0, 1), (10, 3), (100, 1), (105, 1)]);
         assert_eq!(pages(&join(&set, 3)), [(0, 1), (10, 3), (100, 6)]);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Numbers about a run: for people, and for the decision whether pre-copy converges.
+//! Numbers about dirty tracking: for people, and for the decision whether pre-copy converges.
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
@@ -14,7 +14,7 @@ use crate::alloc;
 /// One round over the map.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct DirtyRound {
-    /// When it ended, in nanoseconds since the run started.
+    /// When it ended, in nanoseconds since tracking started.
     pub at_ns: u64,
     /// Since the end of the round before, or since the start.
     pub interval_ns: u64,
@@ -24,7 +24,7 @@ pub struct DirtyRound {
     pub sync_ns: u64,
 }
 
-/// A run as a whole.
+/// Dirty tracking as a whole.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct DirtyStats {
     /// Rounds over the map that are complete.
@@ -43,7 +43,7 @@ pub struct DirtyStats {
     pub last_sync_ns: u64,
     /// Bytes in the map.
     pub mapped_bytes: u64,
-    /// Memory that the run takes besides its map, in bytes: its bitmaps, and dirty pages that wait
+    /// Memory that it takes besides its map, in bytes: its bitmaps, and dirty pages that wait
     /// to be delivered.
     pub memory_bytes: u64,
     /// Errors recorded since the start.
@@ -99,6 +99,11 @@ pub(super) struct Rounds {
 
 fn ns(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Since then, in nanoseconds.
+pub(super) fn elapsed_ns(since: Instant) -> u64 {
+    ns(since.elapsed())
 }
 
 pub(super) fn per_second(bytes: u64, interval: u64) -> u64 {

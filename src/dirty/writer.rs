@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::transport::{DmaLog, Hwpt, Type1};
 
 /// Something that writes to the guest's memory, and what could track it. The best that works is
-/// taken when the run starts: the device's own log, the IOMMU's page table, the VMM's tracker, the
+/// taken when tracking starts: the device's own log, the IOMMU's page table, the VMM's tracker, the
 /// type1 container. With none, every page is dirty at every time.
 #[derive(Default)]
 pub struct Writer {
@@ -20,7 +20,7 @@ pub struct Writer {
     pub device_log: Option<Box<dyn DmaLog>>,
     /// The page table of the iommufd that the device is attached to.
     pub hwpt: Option<Box<dyn Hwpt>>,
-    /// Smallest page of that page table, in bytes; 0: the run's.
+    /// Smallest page of that page table, in bytes; 0: that of the tracking.
     pub hwpt_page_size: u64,
     /// The VMM's own tracker.
     pub custom: Option<Box<dyn CustomTracker>>,

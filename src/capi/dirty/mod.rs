@@ -20,21 +20,21 @@ use super::row::Kind;
 use super::sized::{SizedOut, read_in, read_options};
 use super::table;
 use crate::cancel::Cancel;
-use crate::dirty::{Run, RunOptions};
+use crate::dirty::{Tracking, TrackingOptions};
 use crate::error::{Errno, Result, err};
 use callbacks::MemoryOps;
 use structs::synced;
 
 impl Handle for vfiomig_dirty {
     const KIND: &'static Kind = &table::DIRTY;
-    type Object = Run;
+    type Object = Tracking;
     type Shared = Cancel;
 
-    fn state(run: &Run) -> u32 {
+    fn state(run: &Tracking) -> u32 {
         u32::from(run.is_tracking())
     }
 
-    fn end(run: &mut Run) -> Result<()> {
+    fn end(run: &mut Tracking) -> Result<()> {
         run.stop()
     }
 }
@@ -63,13 +63,14 @@ pub unsafe extern "C" fn vfiomig_dirty_new(
         admit()?;
         // SAFETY: vfiomig.h: NULL, or a structure of its size.
         let options = unsafe { read_options(options) }?;
-        let options = options.map_or_else(RunOptions::default, vfiomig_dirty_options::to_options);
+        let options =
+            options.map_or_else(TrackingOptions::default, vfiomig_dirty_options::to_options);
         // SAFETY: vfiomig.h: NULL, or memory for a pointer.
         let out = unsafe { Out::new(out, "out") }?;
         if ops.reserved != 0 {
             return Err(err!(Inval, "ops->reserved is not zero"));
         }
-        let run = Run::new(memory, options)?;
+        let run = Tracking::new(memory, options)?;
         let cancel = run.cancel();
         publish(out, run, cancel)
     })

@@ -9,7 +9,7 @@ use crate::capi::device::vfiomig_device;
 use crate::capi::numbers::flag;
 use crate::capi::sized::sized32;
 use crate::dirty::{
-    DirtyError, DirtyRound, DirtyStats, Mapping, Place, RunOptions, Synced, WriterStats,
+    DirtyError, DirtyRound, DirtyStats, Mapping, Place, Synced, TrackingOptions, WriterStats,
 };
 use crate::error::{Result, err};
 use crate::transport::put_fixed_text;
@@ -332,9 +332,9 @@ sized32!(
 );
 
 impl vfiomig_dirty_options {
-    pub(super) fn to_options(self) -> RunOptions {
+    pub(super) fn to_options(self) -> TrackingOptions {
         let vfiomig_dirty_options { page_size, buffer_bytes, .. } = self;
-        RunOptions { page_size, buffer_bytes }
+        TrackingOptions { page_size, buffer_bytes }
     }
 }
 

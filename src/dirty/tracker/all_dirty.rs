@@ -5,10 +5,11 @@ use std::ops::RangeInclusive;
 
 use rangemap::RangeInclusiveSet;
 
+use super::coverage::missing;
 use super::{Tracker, TrackerKind};
 use crate::dirty::bitmap::PageSize;
-use crate::dirty::map::{EVERYWHERE, Map};
-use crate::dirty::ranges;
+use crate::dirty::map::Map;
+use crate::dirty::ranges::{self, EVERYWHERE};
 use crate::error::Result;
 
 pub(in crate::dirty) struct AllDirty {
@@ -54,7 +55,7 @@ impl Tracker for AllDirty {
 
     fn changed(&mut self, map: &Map, range: &RangeInclusive<u64>) {
         self.map.remove(range.clone());
-        for part in ranges::missing(map, range, &RangeInclusiveSet::new()) {
+        for part in missing(map, range, &RangeInclusiveSet::new()) {
             ranges::insert_or_all(&mut self.map, part);
         }
     }

@@ -5,11 +5,13 @@ use std::ops::RangeInclusive;
 
 use rangemap::RangeInclusiveSet;
 
+use super::coverage::{missing, wanted};
 use super::fit::{self, Verdict};
 use super::{Doubtful, Extent, Tracker, TrackerKind, refused};
-use crate::dirty::bitmap::{self, PageSize, Span};
-use crate::dirty::map::{EVERYWHERE, Map};
-use crate::dirty::ranges;
+use crate::dirty::bitmap::{self, PageSize};
+use crate::dirty::buffers::Scratch;
+use crate::dirty::map::Map;
+use crate::dirty::ranges::{self, EVERYWHERE};
 use crate::error::{Errno, Result, err};
 use crate::sys::BitmapBuffer;
 use crate::transport::DmaLog;
@@ -54,7 +56,7 @@ pub(in crate::dirty) struct DeviceLog {
     failed: Option<Errno>,
     /// What was found dirty when reports were tried out: addresses.
     held: Set,
-    spare: Option<BitmapBuffer>,
+    spare: Scratch,
     calls: u64,
 }
 
@@ -76,7 +78,7 @@ impl DeviceLog {
             whole: false,
             failed: None,
             held: Set::new(),
-            spare: None,
+            spare: Scratch::default(),
             calls: 0,
         }
     }
@@ -124,7 +126,7 @@ impl DeviceLog {
         let larger =
             PageSize::new(page_size).filter(|own| *own > self.page && *own <= MAX_OWN_PAGE);
         if let Some(own) = larger.filter(|_| self.refusal.is_none()) {
-            let mut rounded = ranges::wanted(map, fit.is_wide, own);
+            let mut rounded = wanted(map, fit.is_wide, own);
             // The last page of all is larger now, and left out: not what can be logged of it.
             rounded.extend(self.logged.iter().cloned());
             if rounded != self.logged {
@@ -216,17 +218,6 @@ impl DeviceLog {
     fn can_ask_whole(&self) -> bool {
         !self.whole && self.own_page == self.page
     }
-
-    fn report(&mut self, iova: u64, length: u64, words: &mut [u64]) -> Result<()> {
-        self.calls += 1;
-        self.log.report(iova, length, self.page.bytes(), words).map_err(|errno| {
-            self.failed = Some(errno);
-            refused(
-                &format!("the device's log of {iova:#x}, {length:#x} bytes, is unreadable"),
-                errno,
-            )
-        })
-    }
 }
 
 impl Tracker for DeviceLog {
@@ -250,8 +241,8 @@ impl Tracker for DeviceLog {
         if self.log.stop().is_ok() {
             self.started = false;
         }
-        let precise = ranges::wanted(map, false, self.page);
-        let wide = ranges::wanted(map, true, self.page);
+        let precise = wanted(map, false, self.page);
+        let wide = wanted(map, true, self.page);
         if wide.is_empty() {
             // Nothing to log yet, and no logging of nothing.
             self.changed(map, &EVERYWHERE);
@@ -277,36 +268,37 @@ impl Tracker for DeviceLog {
             self.started = false;
         }
         self.logged.clear();
-        self.spare = None;
+        self.spare = Scratch::default();
         Ok(())
     }
 
     fn read(&mut self, iova: u64, length: u64, _keep: bool, words: &mut [u64]) -> Result<()> {
-        self.failed = None;
         let last = iova.saturating_add(length - 1);
         let asked = iova..=last;
-        let parts: Vec<_> = self
-            .logged
-            .overlapping(&asked)
-            .map(|range| (*range.start().max(&iova), *range.end().min(&last)))
-            .collect();
-        for (first, end) in parts {
+        let DeviceLog { log, page, logged, spare, calls, failed, .. } = self;
+        *failed = None;
+        let mut report = |first: u64, length: u64, words: &mut [u64]| {
+            *calls += 1;
+            log.report(first, length, page.bytes(), words).map_err(|errno| {
+                *failed = Some(errno);
+                let what = "the device's log of";
+                refused(&format!("{what} {first:#x}, {length:#x} bytes, is unreadable"), errno)
+            })
+        };
+        for range in logged.overlapping(&asked) {
+            let (first, end) = (*range.start().max(&iova), *range.end().min(&last));
             let part = (end - first).saturating_add(1);
+            let bits = part >> page.shift();
             if first == iova {
-                self.report(first, part, words)?;
-                bitmap::cut(words, part >> self.page.shift());
+                report(first, part, words)?;
+                bitmap::cut(words, bits);
                 continue;
             }
             // Its bits begin within a word.
-            let span = Span { start: first, length: part, page: self.page };
-            let mut spare = match self.spare.take() {
-                Some(spare) if spare.len() >= bitmap::words_for(span.bits()) => spare,
-                _ => bitmap::buffer(words.len())?,
-            };
+            let spare = spare.words(words.len())?;
             spare.fill(0);
-            self.report(first, part, &mut spare)?;
-            bitmap::or_at(words, (first - iova) >> self.page.shift(), &spare, 0, span.bits());
-            self.spare = Some(spare);
+            report(first, part, spare)?;
+            bitmap::or_at(words, (first - iova) >> page.shift(), spare, 0, bits);
         }
         if self.held.overlaps(&asked) {
             for held in self.held.overlapping(&asked) {
@@ -324,7 +316,7 @@ impl Tracker for DeviceLog {
     }
 
     fn footprint(&self) -> usize {
-        self.spare.as_ref().map_or(0, BitmapBuffer::footprint)
+        self.spare.footprint()
     }
 
     fn extent(&self) -> Extent {
@@ -388,7 +380,7 @@ impl Tracker for DeviceLog {
 
     fn changed(&mut self, map: &Map, range: &RangeInclusive<u64>) {
         self.blind.remove(range.clone());
-        for part in ranges::missing(map, range, &self.logged) {
+        for part in missing(map, range, &self.logged) {
             ranges::insert_or_all(&mut self.blind, part);
         }
         // Perhaps it takes this.

@@ -3,9 +3,10 @@
 //! file for each.
 //!
 //! Each knows what its interface's answers are worth; a reading that may be incomplete is an error,
-//! and what an error covers counts as dirty (`run`).
+//! and what an error covers counts as dirty (`asking`).
 
 pub(super) mod all_dirty;
+mod coverage;
 pub(super) mod custom;
 pub(super) mod device_log;
 mod fit;

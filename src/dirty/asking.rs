@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One question to one tracker, and what counts as dirty where it has no answer.
+
+use std::ops::RangeInclusive;
+
+use super::bitmap::{PageSize, Span};
+use super::buffers::{Answers, Sum};
+use super::ledger::Ledger;
+use super::map::{Map, Piece};
+use super::ranges::EVERYWHERE;
+use super::tracker::Doubtful;
+use super::trackers::Trackers;
+use crate::error::{Error, Result, err};
+
+/// What it takes to ask trackers, borrowed for one call.
+pub(super) struct Asking<'a> {
+    pub page: PageSize,
+    pub map: &'a Map,
+    pub trackers: &'a mut Trackers,
+    pub ledger: &'a mut Ledger,
+    pub answers: &'a mut Answers,
+}
+
+impl Asking<'_> {
+    // --- chunks ------------------------------------------------------------------------------------
+
+    /// One tracker's answer for a chunk, in `union`, which is empty, and is again when this fails.
+    pub fn fill(&mut self, i: usize, chunk: Span, keep: bool, union: &mut [u64]) -> Result<()> {
+        let Asking { map, trackers, ledger, answers, .. } = self;
+        let tracker = trackers.get_mut(i).ok_or_else(no_tracker)?;
+        tracker.fill(chunk, keep, union, &mut answers.chunk, |beyond| {
+            ledger.add_writable(map, &beyond);
+        })
+    }
+
+    /// Adds one tracker's answer for a chunk to `union`.
+    pub fn add(&mut self, i: usize, chunk: Span, union: &mut [u64]) -> Result<()> {
+        let Asking { map, trackers, ledger, answers, .. } = self;
+        let tracker = trackers.get_mut(i).ok_or_else(no_tracker)?;
+        tracker.add(chunk, false, union, &mut answers.chunk, |beyond| {
+            ledger.add_writable(map, &beyond);
+        })
+    }
+
+    /// A tracker has not answered for a chunk: what it was asked about counts as dirty. Where one
+    /// error makes everything doubtful, everything counts as dirty and the tracker is started anew, or
+    /// given up for the next one. Returns false where it counts as dirty, and true where another
+    /// question has made up for the one that failed: the answer is pending.
+    pub fn failed(&mut self, i: usize, range: &RangeInclusive<u64>, error: &Error) -> bool {
+        let Some(doubtful) = self.trackers.get(i).map(|tracker| tracker.doubtful()) else {
+            self.is_gone(i, error);
+            return false;
+        };
+        match doubtful {
+            Doubtful::PerhapsWhole if self.ask_for_whole(i, range) => return true,
+            Doubtful::PerhapsWhole | Doubtful::Everything => {
+                self.trackers.start_anew(i, error, self.map, self.ledger);
+                return false;
+            }
+            Doubtful::NotNow | Doubtful::Range => {}
+        }
+        let Some(tracker) = self.trackers.get_mut(i) else { return false };
+        tracker.numbers().fail_round();
+        let range = tracker.widen(range);
+        tracker.numbers().assume((range.end() - range.start()).saturating_add(1));
+        self.trackers.record(i, &range, error, self.ledger);
+        self.ledger.add_writable(self.map, &range);
+        false
+    }
+
+    /// Nobody knows what it would have said.
+    fn is_gone(&mut self, i: usize, error: &Error) {
+        self.trackers.record(i, &EVERYWHERE, error, self.ledger);
+        self.ledger.add_everything(self.map);
+    }
+
+    /// Asks a log that does not answer for a part of a mapping for all of it, and from now on. What
+    /// it says is pending. Returns whether it answers.
+    fn ask_for_whole(&mut self, i: usize, range: &RangeInclusive<u64>) -> bool {
+        if !self.trackers.get_mut(i).is_some_and(|tracker| tracker.ask_for_whole_mappings(true)) {
+            return false;
+        }
+        // A reading may be under way, with a sum of its own.
+        let mut sum = Sum::default();
+        let (mut answers, mut from) = (true, Some(*range.start()));
+        while let Some(piece) = from.and_then(|from| self.map.next_writable(from, range)) {
+            let whole = self.map.whole(&piece);
+            let answer = sum.begin(&whole, self.page);
+            answers = answer.and_then(|words| self.add_whole(i, &whole, false, words)).is_ok();
+            if !answers {
+                break;
+            }
+            self.ledger.add_sum(&sum);
+            from = piece.last.checked_add(1);
+        }
+        if let Some(tracker) = self.trackers.get_mut(i).filter(|_| !answers) {
+            tracker.ask_for_whole_mappings(false);
+        }
+        answers
+    }
+
+    // --- whole mappings ----------------------------------------------------------------------------
+
+    /// Reads the mapping that a piece is of from these trackers into a sum. There is none where there
+    /// are no trackers, or no memory: then all of it is pending.
+    pub fn whole(&mut self, piece: &Piece, trackers: &[usize], keep: bool, sum: &mut Sum) {
+        sum.end();
+        if trackers.is_empty() {
+            return;
+        }
+        let whole = self.map.whole(piece);
+        match sum.begin(&whole, self.page) {
+            Ok(words) => {
+                for i in trackers {
+                    if let Err(error) = self.add_whole(*i, &whole, keep, words) {
+                        self.failed_whole(*i, &whole, &error);
+                    }
+                }
+            }
+            Err(error) => {
+                for i in trackers {
+                    self.trackers.assume(*i, &whole, &error, self.ledger);
+                }
+            }
+        }
+    }
+
+    fn add_whole(&mut self, i: usize, whole: &Piece, keep: bool, sum: &mut [u64]) -> Result<()> {
+        let tracker = self.trackers.get_mut(i).ok_or_else(no_tracker)?;
+        tracker.add_whole(whole, self.page, keep, sum, &mut self.answers.whole)
+    }
+
+    /// A tracker has not answered for a whole mapping. See [`Asking::failed`].
+    fn failed_whole(&mut self, i: usize, whole: &Piece, error: &Error) {
+        match self.trackers.get(i).map(|tracker| tracker.doubtful()) {
+            Some(Doubtful::Range | Doubtful::NotNow) => {
+                self.trackers.assume(i, whole, error, self.ledger);
+                if let Some(tracker) = self.trackers.get_mut(i) {
+                    tracker.numbers().fail_round();
+                }
+            }
+            Some(Doubtful::PerhapsWhole | Doubtful::Everything) => {
+                self.trackers.start_anew(i, error, self.map, self.ledger);
+            }
+            None => self.is_gone(i, error),
+        }
+    }
+
+    /// Unmaps what a container has of a piece, and makes pending what was dirty. Where that fails all
+    /// of the piece is pending, and the VMM's callback unmaps it.
+    pub fn unmap(&mut self, i: usize, piece: &Piece, sum: &mut Sum) {
+        let scratch = &mut self.answers.whole;
+        let unmapped = sum.begin(piece, self.page).and_then(|words| {
+            let tracker = self.trackers.get_mut(i).ok_or_else(no_tracker)?;
+            tracker.unmap(piece, self.page, words, scratch)
+        });
+        match unmapped {
+            Ok(()) => self.ledger.add_sum(sum),
+            Err(error) => self.trackers.assume(i, piece, &error, self.ledger),
+        }
+    }
+}
+
+/// Not known to happen. Where it does, nobody knows what was written to.
+fn no_tracker() -> Error {
+    err!(NotRecoverable, "the tracker is gone")
+}

@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Memory that trackers answer into, and that their answers are added up in. It is kept from one
+//! reading to the next.
+
+use super::bitmap::{self, PageSize, words_for};
+use super::map::Piece;
+use crate::error::{Error, Result, err};
+use crate::sys::BitmapBuffer;
+
+/// Bitmaps of whole mappings are no larger, in bytes: as the kernel's limit for containers.
+pub(super) const MAX_WHOLE: u64 = 256 << 20;
+
+/// A bitmap as large as the largest that was needed until now. Zero between uses.
+#[derive(Default)]
+pub(super) struct Scratch(Option<BitmapBuffer>);
+
+impl Scratch {
+    pub fn new(words: usize) -> Result<Scratch> {
+        Ok(Scratch(Some(bitmap::buffer(words)?)))
+    }
+
+    /// So many words of it, as they are.
+    pub fn words(&mut self, n: usize) -> Result<&mut [u64]> {
+        if self.0.as_ref().is_none_or(|words| words.len() < n) {
+            // The old one first: there may be no memory for both.
+            self.0 = None;
+            self.0 = Some(bitmap::buffer(n)?);
+        }
+        let words = self.0.as_mut().and_then(|words| words.get_mut(..n));
+        words.ok_or_else(|| err!(NotRecoverable, "a bitmap has no room for {n} words"))
+    }
+
+    /// The memory that it takes, in bytes.
+    pub fn footprint(&self) -> usize {
+        self.0.as_ref().map_or(0, BitmapBuffer::footprint)
+    }
+}
+
+/// The sum of the answers for one chunk: of a fixed size, small enough to stay in a cache. The first
+/// tracker writes into it itself.
+pub(super) struct Union {
+    words: BitmapBuffer,
+    max_bits: u64,
+}
+
+impl Union {
+    fn new(words: usize) -> Result<Union> {
+        Ok(Union { words: bitmap::buffer(words)?, max_bits: words as u64 * 64 })
+    }
+
+    /// An empty sum of so many bits.
+    pub fn begin(&mut self, bits: u64) -> Result<&mut [u64]> {
+        let words = self.words.get_mut(..words_for(bits));
+        let words =
+            words.ok_or_else(|| err!(Inval, "{bits} pages are more than the buffer is for"))?;
+        words.fill(0);
+        Ok(words)
+    }
+
+    /// How many bits a chunk may have.
+    pub fn max_bits(&self) -> u64 {
+        self.max_bits
+    }
+}
+
+/// The sum of the answers for one mapping, of trackers that answer for whole mappings only.
+#[derive(Default)]
+pub(super) struct Sum {
+    /// The mapping, and at least as many words as it takes.
+    of: Option<(Piece, BitmapBuffer)>,
+    spare: Option<BitmapBuffer>,
+}
+
+impl Sum {
+    /// Begins one for a mapping: empty, bit 0 is the first page. Where that fails there is none.
+    pub fn begin(&mut self, whole: &Piece, page: PageSize) -> Result<&mut [u64]> {
+        self.end();
+        let n = words_for(page.of(whole.last) - page.of(whole.first) + 1);
+        if n as u64 * 8 > MAX_WHOLE {
+            return Err(too_large(whole, n as u64 * 8, MAX_WHOLE, ""));
+        }
+        let words = match self.spare.take() {
+            Some(spare) if spare.len() >= n => spare,
+            _ => bitmap::buffer(n)?,
+        };
+        let (_, words) = self.of.insert((*whole, words));
+        words.get_mut(..n).unwrap_or_default().fill(0);
+        Ok(words)
+    }
+
+    /// There is none from now on.
+    pub fn end(&mut self) {
+        if let Some((_, words)) = self.of.take() {
+            self.spare = Some(words);
+        }
+    }
+
+    /// The mapping, and what is known of it until now. What is beyond the mapping means nothing.
+    pub fn get(&self) -> Option<(&Piece, &[u64])> {
+        self.of.as_ref().map(|(whole, words)| (whole, &words[..]))
+    }
+
+    fn footprint(&self) -> usize {
+        let words = self.of.iter().map(|(_, words)| words).chain(&self.spare);
+        words.map(BitmapBuffer::footprint).sum()
+    }
+}
+
+/// What trackers' answers go into before they are added up.
+pub(super) struct Answers {
+    /// For an answer about a chunk.
+    pub chunk: Scratch,
+    /// For an answer about a whole mapping.
+    pub whole: Scratch,
+}
+
+/// What there is while tracking is on.
+pub(super) struct Buffers {
+    pub answers: Answers,
+    pub union: Union,
+    pub sum: Sum,
+}
+
+impl Buffers {
+    /// For chunks of so many bytes of bitmap.
+    pub fn new(bytes: usize) -> Result<Buffers> {
+        let words = bytes / 8;
+        let answers = Answers { chunk: Scratch::new(words)?, whole: Scratch::default() };
+        Ok(Buffers { answers, union: Union::new(words)?, sum: Sum::default() })
+    }
+
+    /// The memory that they take, in bytes.
+    pub fn footprint(&self) -> usize {
+        let Buffers { answers: Answers { chunk, whole }, union, sum } = self;
+        chunk.footprint() + whole.footprint() + union.words.footprint() + sum.footprint()
+    }
+}
+
+/// A mapping is too large for a tracker that answers for whole mappings only.
+pub(super) fn too_large(whole: &Piece, bytes: u64, most: u64, why: &str) -> Error {
+    err!(
+        NotSupported,
+        "the mapping at {:#x}, {:#x} bytes, is too large to be tracked in one: its bitmap takes \
+         {bytes} bytes, and the limit is {most}{why}; map it in pieces",
+        whole.first,
+        whole.size()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dirty::map::Mapping;
+    use crate::error::Code;
+
+    fn page() -> PageSize {
+        PageSize::new(4096).unwrap()
+    }
+
+    fn whole(pages: u64) -> Piece {
+        Piece { first: 0, last: pages * 4096 - 1, mapping: Mapping::default() }
+    }
+
+    #[test]
+    fn a_scratch_bitmap_grows_to_the_largest_that_was_asked_for() {
+        let mut scratch = Scratch::default();
+        assert_eq!(scratch.footprint(), 0);
+        assert_eq!(scratch.words(1 << 14).unwrap(), vec![0; 1 << 14]);
+        let large = scratch.footprint();
+        scratch.words(7).unwrap().fill(1);
+        assert_eq!((scratch.words(7).unwrap().len(), scratch.footprint()), (7, large));
+        assert!(scratch.words(1 << 15).unwrap().iter().all(|word| *word == 0));
+        assert!(scratch.footprint() > large);
+        assert_eq!(scratch.words(usize::MAX).unwrap_err().code(), Code::NoMem);
+    }
+
+    #[test]
+    fn a_chunk_begins_empty_and_is_no_larger_than_the_buffer() {
+        let mut union = Union::new(2).unwrap();
+        assert_eq!(union.max_bits(), 128);
+        union.begin(128).unwrap().fill(u64::MAX);
+        assert_eq!(union.begin(65).unwrap(), [0, 0]);
+        assert_eq!(union.begin(64).unwrap().len(), 1);
+        assert_eq!(union.begin(129).unwrap_err().code(), Code::Inval);
+    }
+
+    #[test]
+    fn a_sum_is_there_from_its_beginning_to_its_end_only() {
+        let mut sum = Sum::default();
+        assert!(sum.get().is_none());
+        sum.begin(&whole(100), page()).unwrap().fill(u64::MAX);
+        assert_eq!(sum.begin(&whole(65), page()).unwrap()[..2], [0, 0]);
+        assert_eq!(sum.get().unwrap().0, &whole(65));
+        // One that does not begin is not the one before.
+        assert_eq!(sum.begin(&whole(1 << 34), page()).unwrap_err().code(), Code::NotSupported);
+        assert!(sum.get().is_none());
+        sum.begin(&whole(1), page()).unwrap();
+        sum.end();
+        assert!(sum.get().is_none());
+    }
+}

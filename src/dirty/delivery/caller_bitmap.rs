@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A caller's bitmap as the place where dirty pages go.
+
+use std::ops::RangeInclusive;
+
+use crate::dirty::bitmap::{self, PageSize, Span, words_for};
+use crate::dirty::map::{MAX_MAPPED, check_range};
+use crate::error::{Result, err};
+
+/// See the module. Its pages need not be as large as those of the tracking.
+pub(in crate::dirty) struct CallerBitmap<'a> {
+    words: &'a mut [u64],
+    span: Span,
+    /// The pages of the tracking.
+    page: PageSize,
+}
+
+impl<'a> CallerBitmap<'a> {
+    /// Checks it.
+    pub fn new(
+        iova: u64,
+        length: u64,
+        page_size: u64,
+        words: &'a mut [u64],
+        tracking_page: PageSize,
+    ) -> Result<CallerBitmap<'a>> {
+        let page = PageSize::new(page_size).filter(|page| (512..=1 << 40).contains(&page.bytes()));
+        let page = page.ok_or_else(|| {
+            err!(Inval, "the bitmap's page size must be a power of two from 512, not {page_size}")
+        })?;
+        check_range("a range", iova, length, page)?;
+        if length > MAX_MAPPED {
+            return Err(err!(Inval, "a range of {length:#x} bytes is more than can be mapped"));
+        }
+        let span = Span { start: iova, length, page };
+        if words.len() < words_for(span.bits()) {
+            return Err(err!(
+                NoSpace,
+                "the bitmap has {} words; {} pages take {}",
+                words.len(),
+                span.bits(),
+                words_for(span.bits())
+            ));
+        }
+        Ok(CallerBitmap { words, span, page: tracking_page })
+    }
+
+    /// The addresses that it is about.
+    pub fn range(&self) -> RangeInclusive<u64> {
+        self.span.range()
+    }
+
+    /// Adds bits of the tracking's pages, from the one at `first` on.
+    pub fn add(&mut self, first: u64, words: &[u64], bits: u64) {
+        let of = Span { start: first, length: bits << self.page.shift(), page: self.page };
+        bitmap::add_span(self.words, self.span, words, of);
+    }
+
+    /// Adds every page that has a byte of a range that overlaps it.
+    pub fn add_range(&mut self, range: &RangeInclusive<u64>) {
+        self.span.set(self.words, range);
+    }
+
+    /// Collects the dirty pages of the tracking that it cuts: their numbers.
+    pub fn add_cut(&self, first: u64, words: &[u64], bits: u64, cut: &mut Vec<u64>) {
+        let (page, mask) = (self.page, self.page.bytes() - 1);
+        let (start, last) = (self.span.start, self.span.last());
+        for (address, is_cut) in [(start, start & mask != 0), (last, last & mask != mask)] {
+            let bit = page.of(address).wrapping_sub(page.of(first));
+            let word = words.get((bit / 64) as usize).copied().unwrap_or(0);
+            if is_cut && bit < bits && word >> (bit % 64) & 1 == 1 {
+                cut.push(page.of(address));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dirty::fake::{PAGE, page};
+    use crate::error::Code;
+
+    #[test]
+    fn a_bitmap_that_is_too_small_or_cannot_be_is_refused() {
+        for (iova, length, size, words, code) in [
+            (0, 65 * PAGE, PAGE, 1, Code::NoSpace),
+            (0, PAGE, 256, 1, Code::Inval),
+            (0, PAGE, 3 * PAGE, 1, Code::Inval),
+            (512, PAGE, PAGE, 1, Code::Inval),
+            (0, 0, PAGE, 1, Code::Inval),
+            (0, 2 * MAX_MAPPED, 1 << 40, 8, Code::Inval),
+        ] {
+            let mut words = vec![0; words];
+            let bitmap = CallerBitmap::new(iova, length, size, &mut words, page());
+            assert_eq!(bitmap.err().unwrap().code(), code);
+        }
+    }
+
+    #[test]
+    fn pages_that_are_cut_are_found_at_both_ends() {
+        let mut words = [0; 1];
+        let (iova, length) = (3 * PAGE + 512, 4 * PAGE);
+        let mut bitmap = CallerBitmap::new(iova, length, 512, &mut words, page()).unwrap();
+        let mut cut = Vec::new();
+        bitmap.add_cut(0, &[0b0011_1111], 6, &mut cut);
+        bitmap.add_cut(6 * PAGE, &[0b11], 2, &mut cut);
+        assert_eq!(cut, [3, 7]);
+        bitmap.add(3 * PAGE, &[0b10001], 5);
+        bitmap.add_range(&(iova + 10 * 512 + 5..=iova + 11 * 512));
+        assert_eq!(words, [0x7f | 0b11 << 10 | 1 << 31]);
+    }
+
+    #[test]
+    fn whole_pages_are_not_cut() {
+        let (mut words, mut cut) = ([0; 1], Vec::new());
+        let bitmap = CallerBitmap::new(PAGE, 2 * PAGE, 512, &mut words, page()).unwrap();
+        bitmap.add_cut(0, &[u64::MAX], 64, &mut cut);
+        assert!(cut.is_empty());
+    }
+}

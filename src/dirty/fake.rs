@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! For unit tests: something that tracks, behind every interface that can, and a VMM's memory.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::bitmap::{self, PageSize};
+use super::map::{Map, Mapping};
+use super::memory::{Memory, Place};
+use super::tracker::custom::CustomTracker;
+use crate::error::Errno;
+use crate::transport::{DmaLog, Hwpt, IovaRange, Type1, Type1Info};
+
+pub const PAGE: u64 = 4096;
+
+type Outcome<T = ()> = Result<T, Errno>;
+
+pub fn page() -> PageSize {
+    PageSize::new(PAGE).unwrap()
+}
+
+/// Mappings from and to pages, at their own offsets.
+pub fn map(mappings: &[(u64, u64)]) -> Map {
+    let mut map = Map::default();
+    for (at, n) in mappings {
+        let (iova, size) = (at * PAGE, n * PAGE);
+        map.insert(Mapping { iova, size, offset: iova, ..Mapping::default() }, page()).unwrap();
+    }
+    map
+}
+
+/// What a tracker has seen and what it says.
+#[derive(Default)]
+pub struct State {
+    /// Numbers of dirty pages.
+    pub dirty: BTreeSet<u64>,
+    /// What starting, and what reading, fails with.
+    pub no_start: Option<i32>,
+    pub no_read: Option<i32>,
+    /// A page table of it says so of every range.
+    pub mapped: Option<bool>,
+    pub running: bool,
+    pub starts: u32,
+    /// What it was asked: first page and how many.
+    pub asked: Vec<(u64, u64)>,
+}
+
+/// A tracker in pages of so many bytes.
+#[derive(Clone)]
+pub struct Fake {
+    pub state: Arc<Mutex<State>>,
+    pub page: u64,
+    pub key: u64,
+    pub ioas: Option<u32>,
+    pub max_bitmap: u64,
+}
+
+impl Fake {
+    pub fn new(key: u64) -> Fake {
+        Fake { state: Arc::default(), page: PAGE, key, ioas: None, max_bitmap: u64::MAX }
+    }
+
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    pub fn dirty(&self, pages: impl IntoIterator<Item = u64>) {
+        self.state().dirty.extend(pages);
+    }
+
+    fn set_running(&self, running: bool) -> Outcome {
+        let mut state = self.state();
+        if let Some(errno) = state.no_start.filter(|_| running) {
+            return Err(Errno(errno));
+        }
+        state.starts += u32::from(running);
+        state.running = running;
+        Ok(())
+    }
+
+    fn read(&self, iova: u64, length: u64, page: u64, keep: bool, words: &mut [u64]) -> Outcome {
+        let mut state = self.state();
+        state.asked.push((iova / PAGE, length / PAGE));
+        if let Some(errno) = state.no_read {
+            // Some bits may be there.
+            bitmap::set(words, 0, 1);
+            return Err(Errno(errno));
+        }
+        let pages = iova / PAGE..(iova + length) / PAGE;
+        for dirty in state.dirty.range(pages.clone()) {
+            bitmap::set(words, (dirty * PAGE - iova) / page, 1);
+        }
+        if !keep {
+            state.dirty.retain(|dirty| !pages.contains(dirty));
+        }
+        Ok(())
+    }
+}
+
+impl CustomTracker for Fake {
+    fn page_size(&self) -> u64 {
+        self.page
+    }
+
+    fn start(&mut self) -> Outcome {
+        self.set_running(true)
+    }
+
+    fn stop(&mut self) -> Outcome {
+        self.set_running(false)
+    }
+
+    fn sync(&mut self, iova: u64, length: u64, page: u64, bitmap: &mut [u64]) -> Outcome {
+        self.read(iova, length, page, false, bitmap)
+    }
+}
+
+impl DmaLog for Fake {
+    fn start(&mut self, page_size: u64, _: &[IovaRange]) -> Outcome<u64> {
+        self.set_running(true).map(|()| page_size)
+    }
+
+    fn stop(&mut self) -> Outcome {
+        self.set_running(false)
+    }
+
+    fn report(&mut self, iova: u64, length: u64, page: u64, bitmap: &mut [u64]) -> Outcome {
+        self.read(iova, length, page, false, bitmap)
+    }
+}
+
+impl Hwpt for Fake {
+    fn key(&self) -> u64 {
+        self.key
+    }
+
+    fn set_tracking(&mut self, enable: bool) -> Outcome {
+        self.set_running(enable)
+    }
+
+    fn bitmap(
+        &mut self,
+        iova: u64,
+        length: u64,
+        page: u64,
+        keep: bool,
+        bitmap: &mut [u64],
+    ) -> Outcome {
+        self.read(iova, length, page, keep, bitmap)
+    }
+
+    fn ioas(&self) -> Option<u32> {
+        self.ioas
+    }
+
+    fn is_mapped(&mut self, _: u64, _: u64) -> Option<Outcome<bool>> {
+        self.state().mapped.map(Ok)
+    }
+
+    fn max_bitmap(&self) -> u64 {
+        self.max_bitmap
+    }
+}
+
+impl Type1 for Fake {
+    fn key(&self) -> u64 {
+        self.key
+    }
+
+    fn info(&mut self) -> Outcome<Type1Info> {
+        Ok(Type1Info { page_sizes: self.page, max_bitmap: self.max_bitmap })
+    }
+
+    fn start(&mut self) -> Outcome {
+        self.set_running(true)
+    }
+
+    fn stop(&mut self) -> Outcome {
+        self.set_running(false)
+    }
+
+    fn bitmap(&mut self, iova: u64, length: u64, page: u64, bitmap: &mut [u64]) -> Outcome {
+        self.read(iova, length, page, true, bitmap)
+    }
+
+    fn unmap(&mut self, iova: u64, length: u64, page: u64, bitmap: &mut [u64]) -> Outcome<u64> {
+        self.read(iova, length, page, false, bitmap).map(|()| length)
+    }
+}
+
+/// What a VMM was given, and what it refuses.
+#[derive(Default)]
+pub struct Taken {
+    /// Cookie and number of each page, in the order in which they came.
+    pub pages: Vec<(u64, u64)>,
+    pub refuses: bool,
+    /// Translated pages lie as many pages higher, in places of so many pages; none: it does not know.
+    pub place: Option<(u64, u64)>,
+}
+
+/// A VMM's memory.
+#[derive(Clone, Default)]
+pub struct Vmm(Arc<Mutex<Taken>>);
+
+impl Vmm {
+    pub fn taken(&self) -> MutexGuard<'_, Taken> {
+        self.0.lock().unwrap()
+    }
+
+    /// The numbers of the pages that it was given since the last time.
+    pub fn take(&self) -> Vec<u64> {
+        std::mem::take(&mut self.taken().pages).into_iter().map(|(_, page)| page).collect()
+    }
+}
+
+impl Memory for Vmm {
+    fn set_dirty(
+        &mut self,
+        cookie: u64,
+        offset: u64,
+        _: u64,
+        bitmap: &[u64],
+        bits: u64,
+    ) -> Outcome {
+        let mut taken = self.taken();
+        if taken.refuses {
+            return Err(Errno(libc::EAGAIN));
+        }
+        let runs = bitmap::runs(bitmap, 0..bits).flat_map(|(at, n)| at..at + n);
+        taken.pages.extend(runs.map(|bit| (cookie, offset / PAGE + bit)));
+        Ok(())
+    }
+
+    fn translate(&mut self, iova: u64, _: u64) -> Outcome<Place> {
+        let (higher, pages) = self.taken().place.ok_or(Errno(libc::ENOENT))?;
+        let (offset, size) = (iova + higher * PAGE, pages * PAGE);
+        Ok(Place { cookie: 9, offset, size, host: 0 })
+    }
+}
