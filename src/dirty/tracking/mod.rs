@@ -206,6 +206,8 @@ impl Tracking {
         if self.is_tracking() {
             self.inside(|tracking| {
                 let (Sweep { mut reading, .. }, _) = tracking.parts()?;
+                // A writer that nothing tracks leaves everything dirty.
+                reading.check_untracked(&EVERYWHERE);
                 if let Some(tracker) = tracker {
                     reading.read_out(tracker);
                 }

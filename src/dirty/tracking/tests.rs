@@ -129,6 +129,30 @@ fn without_the_tracker_of_a_writer_everything_is_dirty() {
 }
 
 #[test]
+fn without_the_tracker_of_a_writer_what_is_unmapped_was_dirty() {
+    for by_table in [false, true] {
+        let (mut tracking, given, _) = untracked(by_table);
+        let told = tracking.unmap(8 * PAGE, 8 * PAGE, None, || Ok(())).unwrap();
+        assert_eq!((told.errors, given.take()), (true, 8));
+        let mut words = [0];
+        let told = tracking.unmap(0, 8 * PAGE, Some((PAGE, &mut words)), || Ok(())).unwrap();
+        assert_eq!((told.errors, words), (true, [0xff]));
+    }
+}
+
+#[test]
+fn a_writer_without_a_tracker_leaves_everything_dirty_when_it_goes() {
+    for by_table in [false, true] {
+        let (mut tracking, given, number) = untracked(by_table);
+        tracking.remove_writer(number).unwrap();
+        assert!(tracking.collect().unwrap().errors);
+        assert_eq!(given.take(), PAGES);
+        assert!(!tracking.collect().unwrap().errors);
+        assert_eq!(given.take(), 0);
+    }
+}
+
+#[test]
 fn a_tracker_that_is_no_longer_read_leaves_everything_dirty() {
     for by_table in [false, true] {
         let (mut tracking, given) = tracked(by_table);

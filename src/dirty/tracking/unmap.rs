@@ -86,6 +86,7 @@ impl Tracking {
             delivery.reserve(places.as_ref().map_or(pieces.len(), Places::room))?;
         }
         reading.check_resets();
+        reading.check_untracked(range);
         read_around(&mut reading, delivery, &pieces, &translated, places.as_mut(), unmap)
             .inspect_err(|_| delivery.give_back())?;
         let Reading { asking: Asking { map, ledger, .. }, union, .. } = reading;
