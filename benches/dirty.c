@@ -23,7 +23,7 @@
  * The baseline is the same with a place that is known. dirty-unmap-memory: what comes into use in
  * the meantime, in bytes; the baseline is one bitmap of the range.
  */
-#define _GNU_WRITER
+#define _GNU_SOURCE
 #include <sys/wait.h>
 
 #include "bench.h"
