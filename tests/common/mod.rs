@@ -80,11 +80,11 @@ impl Default for Drive<'_> {
     fn default() -> Self {
         Drive {
             save: SaveOptions {
-                read_timeout: Duration::from_millis(100),
+                read_timeout: Duration::from_millis(300),
                 ..SaveOptions::default()
             },
             load: LoadOptions {
-                write_timeout: Duration::from_millis(100),
+                write_timeout: Duration::from_millis(300),
                 blobs: Some(Box::new(|_, _| Ok(()))),
                 ..LoadOptions::default()
             },
