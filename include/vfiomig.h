@@ -133,7 +133,8 @@ struct vfiomig_failure {
     uint32_t state_wanted;   /* State that was wanted, or VFIOMIG_STATE_UNKNOWN. */
     uint32_t state_after;    /* State afterwards, recovery included, or VFIOMIG_STATE_UNKNOWN. */
     uint32_t outcome;        /* VFIOMIG_OUTCOME_*: what recovery left behind. */
-    uint32_t fixups;         /* VFIOMIG_FIXUP_*: what the VMM must redo before the device runs. */
+    uint32_t fixups;         /* Bitwise OR of VFIOMIG_FIXUP_*: what the VMM must redo before the
+                              * device runs. */
     uint64_t offset;         /* Bytes of device data (reads and writes) or of the stream before the
                               * failure. */
 };
@@ -248,8 +249,8 @@ const char *vfiomig_state_name(uint32_t state);
 struct vfiomig_device;
 
 /* Flags of struct vfiomig_device_options. */
-#define VFIOMIG_DEVICE_DISABLED 1  /* The kill switch: probe the device, but refuse to migrate
-                                    * it. */
+#define VFIOMIG_DEVICE_DISABLED (1 << 0)  /* The kill switch: probe the device, but refuse to
+                                           * migrate it. */
 
 /* Kinds of events. More may come. */
 #define VFIOMIG_EVENT_STATE_CHANGED  1  /* The device went from one state to another. */
@@ -264,20 +265,20 @@ struct vfiomig_device;
                                          * among the blobs. */
 
 /* What the VMM must redo before a device runs. */
-#define VFIOMIG_FIXUP_PCI_COMMAND 1  /* Write PCI_COMMAND again: memory, I/O and bus-master enables
-                                      * are not part of the state. */
-#define VFIOMIG_FIXUP_INTERRUPTS  2  /* Set up INTx, MSI and MSI-X eventfds again
-                                      * (VFIO_DEVICE_SET_IRQS). */
+#define VFIOMIG_FIXUP_PCI_COMMAND (1 << 0)  /* Write PCI_COMMAND again: memory, I/O and bus-master
+                                             * enables are not part of the state. */
+#define VFIOMIG_FIXUP_INTERRUPTS  (1 << 1)  /* Set up INTx, MSI and MSI-X eventfds again
+                                             * (VFIO_DEVICE_SET_IRQS). */
 
 /* Flags of struct vfiomig_caps. */
-#define VFIOMIG_CAP_MIGRATE         1   /* The device can be saved and loaded. */
-#define VFIOMIG_CAP_PRE_COPY        2   /* It can be saved while the guest runs. */
-#define VFIOMIG_CAP_P2P             4   /* It has peer-to-peer states. */
-#define VFIOMIG_CAP_DMA_LOGGING     8   /* It logs the pages that it writes, and the kernel can
-                                         * report them. */
-#define VFIOMIG_CAP_PRECOPY_INFO_V2 16  /* It says when initial data starts again during
-                                         * pre-copy. */
-#define VFIOMIG_CAP_STATE_SIZE      32  /* state_size is credible. */
+#define VFIOMIG_CAP_MIGRATE         (1 << 0)  /* The device can be saved and loaded. */
+#define VFIOMIG_CAP_PRE_COPY        (1 << 1)  /* It can be saved while the guest runs. */
+#define VFIOMIG_CAP_P2P             (1 << 2)  /* It has peer-to-peer states. */
+#define VFIOMIG_CAP_DMA_LOGGING     (1 << 3)  /* It logs the pages that it writes, and the kernel
+                                               * can report them. */
+#define VFIOMIG_CAP_PRECOPY_INFO_V2 (1 << 4)  /* It says when initial data starts again during
+                                               * pre-copy. */
+#define VFIOMIG_CAP_STATE_SIZE      (1 << 5)  /* state_size is credible. */
 
 /* How much a reason matters. */
 #define VFIOMIG_SEVERITY_BLOCKS 0  /* The device cannot be migrated. */
@@ -313,7 +314,8 @@ struct vfiomig_event {
     uint32_t from;         /* State before, or VFIOMIG_STATE_UNKNOWN. */
     uint32_t to;           /* State after, or VFIOMIG_STATE_UNKNOWN. */
     uint32_t outcome;      /* VFIOMIG_OUTCOME_*. */
-    uint32_t fixups;       /* VFIOMIG_FIXUP_*: what the VMM must redo before the device runs. */
+    uint32_t fixups;       /* Bitwise OR of VFIOMIG_FIXUP_*: what the VMM must redo before the
+                            * device runs. */
     uint64_t duration_ns;  /* How long the change took, in nanoseconds. */
 };
 
@@ -447,7 +449,7 @@ struct vfiomig_device_ops {
 /* What a device can do. */
 struct vfiomig_caps {
     uint32_t struct_size;      /* VFIOMIG_CAPS_INIT sets it. */
-    uint32_t flags;            /* VFIOMIG_CAP_*. */
+    uint32_t flags;            /* Bitwise OR of VFIOMIG_CAP_*. */
     uint64_t migration_flags;  /* VFIO_MIGRATION_* as the driver reports them. */
     uint64_t state_size;       /* Estimated length of the stop-copy data in bytes; see
                                 * VFIOMIG_CAP_STATE_SIZE. */
@@ -627,9 +629,9 @@ int vfiomig_device_get_failure(struct vfiomig_device *device, struct vfiomig_fai
 struct vfiomig_save;
 
 /* Flags of struct vfiomig_save_options. */
-#define VFIOMIG_SAVE_NONBLOCK    1  /* Reads return -EAGAIN instead of blocking, where the driver
-                                     * can do that. */
-#define VFIOMIG_SAVE_NO_PRE_COPY 2  /* Leaves out pre-copy even where the device has it. */
+#define VFIOMIG_SAVE_NONBLOCK    (1 << 0)  /* Reads return -EAGAIN instead of blocking, where the
+                                            * driver can do that. */
+#define VFIOMIG_SAVE_NO_PRE_COPY (1 << 1)  /* Leaves out pre-copy even where the device has it. */
 
 /* How a stream is laid out. QEMU's format has a part of its own below. */
 #define VFIOMIG_FORMAT_NATIVE 0  /* The library's own: verified, with identity and end. */
@@ -648,12 +650,13 @@ struct vfiomig_save;
 #define VFIOMIG_NEXT_END     2  /* The stream is complete. */
 
 /* Flags of struct vfiomig_pending. */
-#define VFIOMIG_PENDING_PRE_COPY_KNOWN  1  /* initial_bytes and dirty_bytes are there. */
-#define VFIOMIG_PENDING_STOP_COPY_KNOWN 2  /* stop_copy_bytes is there. */
-#define VFIOMIG_PENDING_INITIAL_SENT    4  /* The mark that all initial data of this generation was
-                                            * sent has been returned to the caller. Never set where
-                                            * the stream has no such mark: QEMU's format without
-                                            * VFIOMIG_SAVE_SWITCHOVER_ACK. */
+#define VFIOMIG_PENDING_PRE_COPY_KNOWN  (1 << 0)  /* initial_bytes and dirty_bytes are there. */
+#define VFIOMIG_PENDING_STOP_COPY_KNOWN (1 << 1)  /* stop_copy_bytes is there. */
+#define VFIOMIG_PENDING_INITIAL_SENT    (1 << 2)  /* The mark that all initial data of this
+                                                   * generation was sent has been returned to the
+                                                   * caller. Never set where the stream has no such
+                                                   * mark: QEMU's format without
+                                                   * VFIOMIG_SAVE_SWITCHOVER_ACK. */
 
 /* How a save ends. */
 #define VFIOMIG_ENDING_RELEASE       1  /* The target has committed: the device stays in STOP. */
@@ -669,7 +672,7 @@ struct vfiomig_save;
 /* How a device is saved; NULL for the defaults. */
 struct vfiomig_save_options {
     uint32_t struct_size;      /* VFIOMIG_SAVE_OPTIONS_INIT sets it. */
-    uint32_t flags;            /* The sum of those of VFIOMIG_SAVE_* that apply, or 0. */
+    uint32_t flags;            /* Bitwise OR of VFIOMIG_SAVE_*, or 0. */
     uint32_t device_index;     /* Number of the device within its VM; stands in every frame. QEMU's
                                 * format has no place for it: 0. */
     uint32_t max_frame;        /* Largest payload of a data frame in bytes; 0: 131040, with its
@@ -689,7 +692,7 @@ struct vfiomig_save_options {
 /* Estimates of what is left to save. */
 struct vfiomig_pending {
     uint32_t struct_size;         /* VFIOMIG_PENDING_INIT sets it. */
-    uint32_t flags;               /* VFIOMIG_PENDING_*. */
+    uint32_t flags;               /* Bitwise OR of VFIOMIG_PENDING_*. */
     uint64_t initial_bytes;       /* Initial data not read yet, in bytes. */
     uint64_t dirty_bytes;         /* Data that became dirty since it was read, in bytes. */
     uint64_t stop_copy_bytes;     /* What stop-copy will send, in bytes. */
@@ -891,24 +894,24 @@ void vfiomig_save_free(struct vfiomig_save *save);
 struct vfiomig_load;
 
 /* Flags of struct vfiomig_load_options. */
-#define VFIOMIG_LOAD_CHECK_DEVICE_INDEX 1  /* Refuse a stream whose device_index is not that of the
-                                            * options. */
-#define VFIOMIG_LOAD_CHECK_MIGRATION_ID 2  /* Refuse a stream whose migration_id is not that of the
-                                            * options. */
+#define VFIOMIG_LOAD_CHECK_DEVICE_INDEX (1 << 0)  /* Refuse a stream whose device_index is not that
+                                                   * of the options. */
+#define VFIOMIG_LOAD_CHECK_MIGRATION_ID (1 << 1)  /* Refuse a stream whose migration_id is not that
+                                                   * of the options. */
 
 /* Fields of the identity that need not match: struct vfiomig_load_options.ignore. */
-#define VFIOMIG_IGNORE_DRIVER         1    /* Pass over the driver's name. */
-#define VFIOMIG_IGNORE_PCI_SUBSYSTEM  2    /* Pass over the PCI subsystem vendor and device. */
-#define VFIOMIG_IGNORE_PCI_REVISION   4    /* Pass over the PCI revision. */
-#define VFIOMIG_IGNORE_MDEV_TYPE      8    /* Pass over the mdev type. */
-#define VFIOMIG_IGNORE_VENDOR_DATA    16   /* Pass over the vendor string. */
-#define VFIOMIG_IGNORE_ALL            32   /* Compare nothing. */
-#define VFIOMIG_IGNORE_VENDOR_TYPE    64   /* Pass over the vendor's type. */
-#define VFIOMIG_IGNORE_DRIVER_VERSION 128  /* Pass over the driver's version: where its vendor says
-                                            * that both take each other's state. */
+#define VFIOMIG_IGNORE_DRIVER         (1 << 0)  /* Pass over the driver's name. */
+#define VFIOMIG_IGNORE_PCI_SUBSYSTEM  (1 << 1)  /* Pass over the PCI subsystem vendor and device. */
+#define VFIOMIG_IGNORE_PCI_REVISION   (1 << 2)  /* Pass over the PCI revision. */
+#define VFIOMIG_IGNORE_MDEV_TYPE      (1 << 3)  /* Pass over the mdev type. */
+#define VFIOMIG_IGNORE_VENDOR_DATA    (1 << 4)  /* Pass over the vendor string. */
+#define VFIOMIG_IGNORE_ALL            (1 << 5)  /* Compare nothing. */
+#define VFIOMIG_IGNORE_VENDOR_TYPE    (1 << 6)  /* Pass over the vendor's type. */
+#define VFIOMIG_IGNORE_DRIVER_VERSION (1 << 7)  /* Pass over the driver's version: where its vendor
+                                                 * says that both take each other's state. */
 
 /* What vfiomig_load_push() and vfiomig_load_push_received() return: a bitwise OR. */
-#define VFIOMIG_PUSH_MORE           0  /* None of these bits: go on. */
+#define VFIOMIG_PUSH_MORE           0         /* None of these bits: go on. */
 #define VFIOMIG_PUSH_END            (1 << 1)  /* The stream is complete. The same number as
                                                * VFIOMIG_NEXT_END; bit 0 has no meaning. */
 #define VFIOMIG_PUSH_INITIAL_LOADED (1 << 2)  /* All initial data was taken by the driver; tell the
@@ -926,8 +929,8 @@ typedef int (*vfiomig_policy_fn)(void *opaque, const struct vfiomig_identity *so
 /* How a device is loaded; NULL for the defaults. Limits of 0 mean the default. */
 struct vfiomig_load_options {
     uint32_t struct_size;               /* VFIOMIG_LOAD_OPTIONS_INIT sets it. */
-    uint32_t ignore;                    /* Fields of the identity that need not match:
-                                         * VFIOMIG_IGNORE_*. */
+    uint32_t ignore;                    /* Fields of the identity that need not match: bitwise OR of
+                                         * VFIOMIG_IGNORE_*, or 0. */
     uint32_t max_frame;                 /* Largest payload of a data frame, or data of a packet, in
                                          * bytes; default 4 MiB. */
     uint32_t max_blob;                  /* Largest blob, or configuration in a packet, in bytes;
@@ -942,7 +945,7 @@ struct vfiomig_load_options {
                                          * default 1048576. */
     uint32_t write_timeout_ms;          /* How long the driver may take no data, in milliseconds;
                                          * default 60000. */
-    uint32_t flags;                     /* The sum of those of VFIOMIG_LOAD_* that apply, or 0. */
+    uint32_t flags;                     /* Bitwise OR of VFIOMIG_LOAD_*, or 0. */
     uint32_t device_index;              /* Number of the device within its VM that the stream must
                                          * have; see flags. */
     uint32_t format;                    /* How the stream is laid out: VFIOMIG_FORMAT_*. */
@@ -1013,9 +1016,9 @@ int vfiomig_load_begin(struct vfiomig_device *device, const struct vfiomig_load_
  * that, and also after the commit; without packets nothing comes after it.
  *
  * States: receiving, complete, committed.
- * Returns: VFIOMIG_PUSH_MORE, or the bitwise OR of those of VFIOMIG_PUSH_RESTARTED,
+ * Returns: VFIOMIG_PUSH_MORE, or a bitwise OR of VFIOMIG_PUSH_RESTARTED,
  *          VFIOMIG_PUSH_INITIAL_LOADED, VFIOMIG_PUSH_END, VFIOMIG_PUSH_SECTION_END,
- *          VFIOMIG_PUSH_CONFIG and VFIOMIG_PUSH_CONFIG_READY that apply.
+ *          VFIOMIG_PUSH_CONFIG and VFIOMIG_PUSH_CONFIG_READY.
  * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EPROTO,
  *         -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
  * Since: 0.1.
@@ -1043,9 +1046,9 @@ int vfiomig_load_get_space(struct vfiomig_load *load, void **space, size_t *len)
  * vfiomig_load_push() returns.
  *
  * States: receiving, complete, committed.
- * Returns: VFIOMIG_PUSH_MORE, or the bitwise OR of those of VFIOMIG_PUSH_RESTARTED,
+ * Returns: VFIOMIG_PUSH_MORE, or a bitwise OR of VFIOMIG_PUSH_RESTARTED,
  *          VFIOMIG_PUSH_INITIAL_LOADED, VFIOMIG_PUSH_END, VFIOMIG_PUSH_SECTION_END,
- *          VFIOMIG_PUSH_CONFIG and VFIOMIG_PUSH_CONFIG_READY that apply.
+ *          VFIOMIG_PUSH_CONFIG and VFIOMIG_PUSH_CONFIG_READY.
  * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EPROTO,
  *         -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
  * Since: 0.1.
@@ -1127,20 +1130,21 @@ void vfiomig_load_free(struct vfiomig_load *load);
                                                * of 1 MiB with its head and a tag. */
 
 /* Further flags of struct vfiomig_save_options. */
-#define VFIOMIG_SAVE_SWITCHOVER_ACK 4   /* QEMU's format: says in the stream when all initial data
-                                         * has been sent, and again when the device has begun it
-                                         * again. For a migration with the capability
-                                         * switchover-ack. */
-#define VFIOMIG_SAVE_PACKETS        8   /* QEMU's format: what the stopped device gives comes as
-                                         * packets. For multifd device-state transfer. */
-#define VFIOMIG_SAVE_ACK_ONCE       16  /* QEMU's format, with VFIOMIG_SAVE_SWITCHOVER_ACK: says it
-                                         * once, whatever the device does. For a target older than
-                                         * QEMU 11.1 or with switchover-ack-legacy=on, which fails
-                                         * on a second one. */
+#define VFIOMIG_SAVE_SWITCHOVER_ACK (1 << 2)  /* QEMU's format: says in the stream when all initial
+                                               * data has been sent, and again when the device has
+                                               * begun it again. For a migration with the capability
+                                               * switchover-ack. */
+#define VFIOMIG_SAVE_PACKETS        (1 << 3)  /* QEMU's format: what the stopped device gives comes
+                                               * as packets. For multifd device-state transfer. */
+#define VFIOMIG_SAVE_ACK_ONCE       (1 << 4)  /* QEMU's format, with VFIOMIG_SAVE_SWITCHOVER_ACK:
+                                               * says it once, whatever the device does. For a
+                                               * target older than QEMU 11.1 or with
+                                               * switchover-ack-legacy=on, which fails on a second
+                                               * one. */
 
 /* Further flags of struct vfiomig_load_options. */
-#define VFIOMIG_LOAD_PACKETS 4  /* QEMU's format: what the stopped device gave comes as packets, by
-                                 * vfiomig_load_push_packet(). */
+#define VFIOMIG_LOAD_PACKETS (1 << 2)  /* QEMU's format: what the stopped device gave comes as
+                                        * packets, by vfiomig_load_push_packet(). */
 
 /* What vfiomig_load_push() and vfiomig_load_push_received() return besides. */
 #define VFIOMIG_PUSH_SECTION_END  (1 << 4)  /* QEMU's format: a section has ended. */
@@ -1191,22 +1195,23 @@ int vfiomig_load_write_packets(struct vfiomig_load *load) VFIOMIG_MUST_CHECK;
 struct vfiomig_dirty;
 
 /* Flags of struct vfiomig_mapping. */
-#define VFIOMIG_MAPPING_READ_ONLY 1  /* Devices cannot write to it. */
-#define VFIOMIG_MAPPING_TRANSLATE 2  /* What lies there changes without notice: ops->translate is
-                                      * asked whenever a page is dirty. */
-#define VFIOMIG_MAPPING_WINDOW    4  /* No mapping, but addresses in which mappings will come and go
-                                      * (of a vIOMMU): devices log them from the beginning where
-                                      * they can. Windows cannot be taken back. */
+#define VFIOMIG_MAPPING_READ_ONLY (1 << 0)  /* Devices cannot write to it. */
+#define VFIOMIG_MAPPING_TRANSLATE (1 << 1)  /* What lies there changes without notice:
+                                             * ops->translate is asked whenever a page is dirty. */
+#define VFIOMIG_MAPPING_WINDOW    (1 << 2)  /* No mapping, but addresses in which mappings will come
+                                             * and go (of a vIOMMU): devices log them from the
+                                             * beginning where they can. Windows cannot be taken
+                                             * back. */
 
 /* Flags of struct vfiomig_dirty_writer: what could track it, best first. */
-#define VFIOMIG_WRITER_DEVICE_LOG 1   /* The device's own log
-                                       * (VFIO_DEVICE_FEATURE_DMA_LOGGING_*). */
-#define VFIOMIG_WRITER_HWPT       2   /* The page table of an iommufd. */
-#define VFIOMIG_WRITER_CUSTOM     4   /* The VMM's own tracker. */
-#define VFIOMIG_WRITER_TYPE1      8   /* The type1 container: pages that are pinned for devices are
-                                       * dirty at every time. */
-#define VFIOMIG_WRITER_REQUIRED   16  /* Starting fails rather than count every page as dirty at
-                                       * every time. */
+#define VFIOMIG_WRITER_DEVICE_LOG (1 << 0)  /* The device's own log
+                                             * (VFIO_DEVICE_FEATURE_DMA_LOGGING_*). */
+#define VFIOMIG_WRITER_HWPT       (1 << 1)  /* The page table of an iommufd. */
+#define VFIOMIG_WRITER_CUSTOM     (1 << 2)  /* The VMM's own tracker. */
+#define VFIOMIG_WRITER_TYPE1      (1 << 3)  /* The type1 container: pages that are pinned for
+                                             * devices are dirty at every time. */
+#define VFIOMIG_WRITER_REQUIRED   (1 << 4)  /* Starting fails rather than count every page as dirty
+                                             * at every time. */
 
 /* The number of no writer. */
 #define VFIOMIG_NO_WRITER UINT32_MAX  /* The number of no writer. */
@@ -1220,17 +1225,17 @@ struct vfiomig_dirty;
 #define VFIOMIG_TRACKER_ALL_DIRTY  5  /* None: every page is dirty at every time. */
 
 /* What functions that read dirty pages return: a bitwise OR. */
-#define VFIOMIG_DIRTY_ERRORS    1  /* Something failed, and pages count as dirty because of that:
-                                    * vfiomig_dirty_get_error(). */
-#define VFIOMIG_DIRTY_UNWATCHED 2  /* Some pages were not watched by every writer's tracker and
-                                    * count as dirty, most of them at every time:
-                                    * vfiomig_dirty_get_writer_stats() tells which writer counts how
-                                    * much so, and why. */
+#define VFIOMIG_DIRTY_ERRORS    (1 << 0)  /* Something failed, and pages count as dirty because of
+                                           * that: vfiomig_dirty_get_error(). */
+#define VFIOMIG_DIRTY_UNWATCHED (1 << 1)  /* Some pages were not watched by every writer's tracker
+                                           * and count as dirty, most of them at every time:
+                                           * vfiomig_dirty_get_writer_stats() tells which writer
+                                           * counts how much so, and why. */
 
 /* A piece of memory that devices can reach, or a window in which such pieces will come and go. */
 struct vfiomig_mapping {
     uint32_t struct_size;  /* VFIOMIG_MAPPING_INIT sets it. */
-    uint32_t flags;        /* VFIOMIG_MAPPING_* or 0. */
+    uint32_t flags;        /* Bitwise OR of VFIOMIG_MAPPING_*, or 0. */
     uint64_t iova;         /* First I/O virtual address, in whole pages of the run. */
     uint64_t size;         /* Size in bytes, in whole pages of the run. May end at 2^64. */
     uint64_t cookie;       /* What the memory is to the VMM: the number of a RAM block, say. Comes
@@ -1357,7 +1362,7 @@ struct vfiomig_dirty_writer {
     /* VFIOMIG_DIRTY_WRITER_INIT sets it. */
     uint32_t struct_size;
 
-    /* VFIOMIG_WRITER_* or 0: no tracker; every page is dirty at every time. */
+    /* Bitwise OR of VFIOMIG_WRITER_*, or 0: no tracker; every page is dirty at every time. */
     uint32_t flags;
 
     /* For people, in messages; NULL: the driver's name. */
@@ -1557,7 +1562,7 @@ int vfiomig_dirty_map(struct vfiomig_dirty *dirty,
  * that lie in the range partly are cut. Where nothing is mapped, unmap is called all the same.
  *
  * States: all.
- * Returns: VFIOMIG_DIRTY_ERRORS and VFIOMIG_DIRTY_UNWATCHED where they apply, otherwise 0.
+ * Returns: Bitwise OR of VFIOMIG_DIRTY_ERRORS and VFIOMIG_DIRTY_UNWATCHED, or 0.
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -ENOSPC, -EOPNOTSUPP,
  *         -ETIMEDOUT, -ENOTRECOVERABLE.
  * Threads: any; waits for other calls, but not in callbacks.
@@ -1573,7 +1578,7 @@ int vfiomig_dirty_unmap(struct vfiomig_dirty *dirty, uint64_t iova, uint64_t siz
  * time. When it fails nothing is tracked, and the map is as it was.
  *
  * States: idle.
- * Returns: VFIOMIG_DIRTY_ERRORS and VFIOMIG_DIRTY_UNWATCHED where they apply, otherwise 0.
+ * Returns: Bitwise OR of VFIOMIG_DIRTY_ERRORS and VFIOMIG_DIRTY_UNWATCHED, or 0.
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -E2BIG, -EOPNOTSUPP,
  *         -ETIMEDOUT, -ENOTRECOVERABLE.
  * Threads: any; waits for other calls, but not in callbacks.
@@ -1590,7 +1595,7 @@ int vfiomig_dirty_start(struct vfiomig_dirty *dirty) VFIOMIG_MUST_CHECK;
  * have stopped, gives all that they have ever written.
  *
  * States: tracking.
- * Returns: VFIOMIG_DIRTY_ERRORS and VFIOMIG_DIRTY_UNWATCHED where they apply, otherwise 0.
+ * Returns: Bitwise OR of VFIOMIG_DIRTY_ERRORS and VFIOMIG_DIRTY_UNWATCHED, or 0.
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
  *         -ECANCELED, -ENOTRECOVERABLE.
  * Threads: any; waits for other calls, but not in callbacks.
@@ -1609,7 +1614,7 @@ int vfiomig_dirty_collect(struct vfiomig_dirty *dirty) VFIOMIG_MUST_CHECK;
  * and the rest is kept.
  *
  * States: tracking.
- * Returns: VFIOMIG_DIRTY_ERRORS and VFIOMIG_DIRTY_UNWATCHED where they apply, otherwise 0.
+ * Returns: Bitwise OR of VFIOMIG_DIRTY_ERRORS and VFIOMIG_DIRTY_UNWATCHED, or 0.
  * Errors: -EBADF, -ENOMEM, -EFAULT, -EBUSY, -EINVAL, -ENOSPC, -ECANCELED, -ENOTRECOVERABLE.
  * Threads: any; waits for other calls, but not in callbacks.
  * Since: 0.1.
@@ -1624,7 +1629,7 @@ int vfiomig_dirty_sync(struct vfiomig_dirty *dirty, uint64_t iova, uint64_t leng
  * everything counts as dirty once: call it well before the switchover.
  *
  * States: tracking.
- * Returns: VFIOMIG_DIRTY_ERRORS and VFIOMIG_DIRTY_UNWATCHED where they apply, otherwise 0.
+ * Returns: Bitwise OR of VFIOMIG_DIRTY_ERRORS and VFIOMIG_DIRTY_UNWATCHED, or 0.
  * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
  * Threads: any; waits for other calls, but not in callbacks.
  * Since: 0.1.

@@ -80,7 +80,7 @@ fn constants(members: &[&Constant]) -> String {
     let longest = |f: fn(&Constant) -> usize| members.iter().map(|c| f(c)).max().unwrap_or(0);
     let name = longest(|c| c.name.len());
     // A value of many digits or letters does not push the others' comments away.
-    let value = longest(|c| if c.value.len() < 6 { c.value.len() } else { 0 });
+    let value = longest(|c| if c.value.len() < 10 { c.value.len() } else { 0 });
     let define = |c: &Constant| format!("#define {:name$} {:value$}", c.name, c.value);
     members.iter().map(|c| beside(&define(c), &c.doc)).collect()
 }

@@ -5,20 +5,20 @@ use crate::capi::numbers::same_numbers;
 use crate::device::{EventKind, Fixups, ReasonCode, Severity};
 
 /// The kill switch: probe the device, but refuse to migrate it.
-pub const VFIOMIG_DEVICE_DISABLED: u32 = 1;
+pub const VFIOMIG_DEVICE_DISABLED: u32 = 1 << 0;
 
 /// The device can be saved and loaded.
-pub const VFIOMIG_CAP_MIGRATE: u32 = 1;
+pub const VFIOMIG_CAP_MIGRATE: u32 = 1 << 0;
 /// It can be saved while the guest runs.
-pub const VFIOMIG_CAP_PRE_COPY: u32 = 2;
+pub const VFIOMIG_CAP_PRE_COPY: u32 = 1 << 1;
 /// It has peer-to-peer states.
-pub const VFIOMIG_CAP_P2P: u32 = 4;
+pub const VFIOMIG_CAP_P2P: u32 = 1 << 2;
 /// It logs the pages that it writes, and the kernel can report them.
-pub const VFIOMIG_CAP_DMA_LOGGING: u32 = 8;
+pub const VFIOMIG_CAP_DMA_LOGGING: u32 = 1 << 3;
 /// It says when initial data starts again during pre-copy.
-pub const VFIOMIG_CAP_PRECOPY_INFO_V2: u32 = 16;
+pub const VFIOMIG_CAP_PRECOPY_INFO_V2: u32 = 1 << 4;
 /// state_size is credible.
-pub const VFIOMIG_CAP_STATE_SIZE: u32 = 32;
+pub const VFIOMIG_CAP_STATE_SIZE: u32 = 1 << 5;
 
 /// The device cannot be migrated.
 pub const VFIOMIG_SEVERITY_BLOCKS: u32 = 0;
@@ -55,9 +55,9 @@ pub const VFIOMIG_REASON_DMA_LOGGING_UNUSABLE: u32 = 12;
 pub const VFIOMIG_REASON_NO_PRECOPY_INFO_V2: u32 = 13;
 
 /// Write PCI_COMMAND again: memory, I/O and bus-master enables are not part of the state.
-pub const VFIOMIG_FIXUP_PCI_COMMAND: u32 = 1;
+pub const VFIOMIG_FIXUP_PCI_COMMAND: u32 = 1 << 0;
 /// Set up INTx, MSI and MSI-X eventfds again (VFIO_DEVICE_SET_IRQS).
-pub const VFIOMIG_FIXUP_INTERRUPTS: u32 = 2;
+pub const VFIOMIG_FIXUP_INTERRUPTS: u32 = 1 << 1;
 
 /// The device went from one state to another.
 pub const VFIOMIG_EVENT_STATE_CHANGED: u32 = 1;

@@ -63,7 +63,7 @@ pub struct vfiomig_event {
     pub to: u32,
     /// VFIOMIG_OUTCOME_*.
     pub outcome: u32,
-    /// VFIOMIG_FIXUP_*: what the VMM must redo before the device runs.
+    /// Bitwise OR of VFIOMIG_FIXUP_*: what the VMM must redo before the device runs.
     pub fixups: u32,
     /// How long the change took, in nanoseconds.
     pub duration_ns: u64,
@@ -75,7 +75,7 @@ pub struct vfiomig_event {
 pub struct vfiomig_caps {
     /// VFIOMIG_CAPS_INIT sets it.
     pub struct_size: u32,
-    /// VFIOMIG_CAP_*.
+    /// Bitwise OR of VFIOMIG_CAP_*.
     pub flags: u32,
     /// VFIO_MIGRATION_* as the driver reports them.
     pub migration_flags: u64,

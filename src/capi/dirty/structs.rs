@@ -23,7 +23,7 @@ pub enum vfiomig_dirty {}
 pub struct vfiomig_mapping {
     /// VFIOMIG_MAPPING_INIT sets it.
     pub struct_size: u32,
-    /// VFIOMIG_MAPPING_* or 0.
+    /// Bitwise OR of VFIOMIG_MAPPING_*, or 0.
     pub flags: u32,
     /// First I/O virtual address, in whole pages of the run.
     pub iova: u64,
@@ -185,7 +185,7 @@ pub struct vfiomig_dirty_options {
 pub struct vfiomig_dirty_writer {
     /// VFIOMIG_DIRTY_WRITER_INIT sets it.
     pub struct_size: u32,
-    /// VFIOMIG_WRITER_* or 0: no tracker; every page is dirty at every time.
+    /// Bitwise OR of VFIOMIG_WRITER_*, or 0: no tracker; every page is dirty at every time.
     pub flags: u32,
     /// For people, in messages; NULL: the driver's name.
     pub name: *const c_char,

@@ -77,7 +77,7 @@ pub struct vfiomig_failure {
     pub state_after: u32,
     /// VFIOMIG_OUTCOME_*: what recovery left behind.
     pub outcome: u32,
-    /// VFIOMIG_FIXUP_*: what the VMM must redo before the device runs.
+    /// Bitwise OR of VFIOMIG_FIXUP_*: what the VMM must redo before the device runs.
     pub fixups: u32,
     /// Bytes of device data (reads and writes) or of the stream before the failure.
     pub offset: u64,

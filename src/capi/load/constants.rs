@@ -20,28 +20,28 @@ pub const VFIOMIG_PUSH_CONFIG: i32 = 1 << 5;
 pub const VFIOMIG_PUSH_CONFIG_READY: i32 = 1 << 6;
 
 /// Refuse a stream whose device_index is not that of the options.
-pub const VFIOMIG_LOAD_CHECK_DEVICE_INDEX: u32 = 1;
+pub const VFIOMIG_LOAD_CHECK_DEVICE_INDEX: u32 = 1 << 0;
 /// Refuse a stream whose migration_id is not that of the options.
-pub const VFIOMIG_LOAD_CHECK_MIGRATION_ID: u32 = 2;
+pub const VFIOMIG_LOAD_CHECK_MIGRATION_ID: u32 = 1 << 1;
 /// QEMU's format: what the stopped device gave comes as packets, by vfiomig_load_push_packet().
-pub const VFIOMIG_LOAD_PACKETS: u32 = 4;
+pub const VFIOMIG_LOAD_PACKETS: u32 = 1 << 2;
 
 /// Pass over the driver's name.
-pub const VFIOMIG_IGNORE_DRIVER: u32 = 1;
+pub const VFIOMIG_IGNORE_DRIVER: u32 = 1 << 0;
 /// Pass over the PCI subsystem vendor and device.
-pub const VFIOMIG_IGNORE_PCI_SUBSYSTEM: u32 = 2;
+pub const VFIOMIG_IGNORE_PCI_SUBSYSTEM: u32 = 1 << 1;
 /// Pass over the PCI revision.
-pub const VFIOMIG_IGNORE_PCI_REVISION: u32 = 4;
+pub const VFIOMIG_IGNORE_PCI_REVISION: u32 = 1 << 2;
 /// Pass over the mdev type.
-pub const VFIOMIG_IGNORE_MDEV_TYPE: u32 = 8;
+pub const VFIOMIG_IGNORE_MDEV_TYPE: u32 = 1 << 3;
 /// Pass over the vendor string.
-pub const VFIOMIG_IGNORE_VENDOR_DATA: u32 = 16;
+pub const VFIOMIG_IGNORE_VENDOR_DATA: u32 = 1 << 4;
 /// Compare nothing.
-pub const VFIOMIG_IGNORE_ALL: u32 = 32;
+pub const VFIOMIG_IGNORE_ALL: u32 = 1 << 5;
 /// Pass over the vendor's type.
-pub const VFIOMIG_IGNORE_VENDOR_TYPE: u32 = 64;
+pub const VFIOMIG_IGNORE_VENDOR_TYPE: u32 = 1 << 6;
 /// Pass over the driver's version: where its vendor says that both take each other's state.
-pub const VFIOMIG_IGNORE_DRIVER_VERSION: u32 = 128;
+pub const VFIOMIG_IGNORE_DRIVER_VERSION: u32 = 1 << 7;
 
 same_numbers!(
     VFIOMIG_IGNORE_DRIVER = ignore::DRIVER,

@@ -36,7 +36,7 @@ pub type vfiomig_policy_fn = Option<
 pub struct vfiomig_load_options {
     /// VFIOMIG_LOAD_OPTIONS_INIT sets it.
     pub struct_size: u32,
-    /// Fields of the identity that need not match: VFIOMIG_IGNORE_*.
+    /// Fields of the identity that need not match: bitwise OR of VFIOMIG_IGNORE_*, or 0.
     pub ignore: u32,
     /// Largest payload of a data frame, or data of a packet, in bytes; default 4 MiB.
     pub max_frame: u32,
@@ -55,7 +55,7 @@ pub struct vfiomig_load_options {
     pub max_ahead: u32,
     /// How long the driver may take no data, in milliseconds; default 60000.
     pub write_timeout_ms: u32,
-    /// The sum of those of VFIOMIG_LOAD_* that apply, or 0.
+    /// Bitwise OR of VFIOMIG_LOAD_*, or 0.
     pub flags: u32,
     /// Number of the device within its VM that the stream must have; see flags.
     pub device_index: u32,

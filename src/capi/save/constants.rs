@@ -23,26 +23,26 @@ pub const VFIOMIG_GOOD_BUFFER: u32 = 128 << 10;
 pub const VFIOMIG_QEMU_BUFFER: u32 = (1 << 20) + 24;
 
 /// Reads return -EAGAIN instead of blocking, where the driver can do that.
-pub const VFIOMIG_SAVE_NONBLOCK: u32 = 1;
+pub const VFIOMIG_SAVE_NONBLOCK: u32 = 1 << 0;
 /// Leaves out pre-copy even where the device has it.
-pub const VFIOMIG_SAVE_NO_PRE_COPY: u32 = 2;
+pub const VFIOMIG_SAVE_NO_PRE_COPY: u32 = 1 << 1;
 /// QEMU's format: says in the stream when all initial data has been sent, and again when the device
 /// has begun it again. For a migration with the capability switchover-ack.
-pub const VFIOMIG_SAVE_SWITCHOVER_ACK: u32 = 4;
+pub const VFIOMIG_SAVE_SWITCHOVER_ACK: u32 = 1 << 2;
 /// QEMU's format: what the stopped device gives comes as packets. For multifd device-state
 /// transfer.
-pub const VFIOMIG_SAVE_PACKETS: u32 = 8;
+pub const VFIOMIG_SAVE_PACKETS: u32 = 1 << 3;
 /// QEMU's format, with VFIOMIG_SAVE_SWITCHOVER_ACK: says it once, whatever the device does. For a
 /// target older than QEMU 11.1 or with switchover-ack-legacy=on, which fails on a second one.
-pub const VFIOMIG_SAVE_ACK_ONCE: u32 = 16;
+pub const VFIOMIG_SAVE_ACK_ONCE: u32 = 1 << 4;
 
 /// initial_bytes and dirty_bytes are there.
-pub const VFIOMIG_PENDING_PRE_COPY_KNOWN: u32 = 1;
+pub const VFIOMIG_PENDING_PRE_COPY_KNOWN: u32 = 1 << 0;
 /// stop_copy_bytes is there.
-pub const VFIOMIG_PENDING_STOP_COPY_KNOWN: u32 = 2;
+pub const VFIOMIG_PENDING_STOP_COPY_KNOWN: u32 = 1 << 1;
 /// The mark that all initial data of this generation was sent has been returned to the caller. Never
 /// set where the stream has no such mark: QEMU's format without VFIOMIG_SAVE_SWITCHOVER_ACK.
-pub const VFIOMIG_PENDING_INITIAL_SENT: u32 = 4;
+pub const VFIOMIG_PENDING_INITIAL_SENT: u32 = 1 << 2;
 
 /// The target has committed: the device stays in STOP.
 pub const VFIOMIG_ENDING_RELEASE: u32 = 1;

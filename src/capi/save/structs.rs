@@ -20,7 +20,7 @@ pub enum vfiomig_save {}
 pub struct vfiomig_save_options {
     /// VFIOMIG_SAVE_OPTIONS_INIT sets it.
     pub struct_size: u32,
-    /// The sum of those of VFIOMIG_SAVE_* that apply, or 0.
+    /// Bitwise OR of VFIOMIG_SAVE_*, or 0.
     pub flags: u32,
     /// Number of the device within its VM; stands in every frame. QEMU's format has no place for
     /// it: 0.
@@ -47,7 +47,7 @@ pub struct vfiomig_save_options {
 pub struct vfiomig_pending {
     /// VFIOMIG_PENDING_INIT sets it.
     pub struct_size: u32,
-    /// VFIOMIG_PENDING_*.
+    /// Bitwise OR of VFIOMIG_PENDING_*.
     pub flags: u32,
     /// Initial data not read yet, in bytes.
     pub initial_bytes: u64,
