@@ -13,7 +13,7 @@ CARGO_FLAGS ?=
 CARGO_TARGET_DIR ?= target
 # A target triple for cross compilation; empty: the host.
 RUST_TARGET ?=
-# Cargo features of the library, for example env-logger.
+# Cargo features of the library: it has none yet.
 FEATURES ?=
 CFLAGS ?= -O2 -g
 LDFLAGS ?=
@@ -223,20 +223,20 @@ $(B)/c-tests/sanitized/%: c-tests/%.cpp $(C_TEST_HDR) $(TEST_SOS) | $(B)/c-tests
 # Opens the library itself.
 $(B)/c-tests/plain/dlopen $(B)/c-tests/sanitized/dlopen: TEST_LIBS = -ldl -pthread
 
-# A library with every feature, for the programs that test one. Not optimised, so quick to build.
-$(B)/features/libvfiomig.so: FORCE | $(B)
-	@mkdir -p $(B)/features
-	@$(CARGO) build $(CARGO_ARGS) --package vfiomig-c --lib --all-features
-	@$(call refresh,$(CARGO_TARGET_DIR)/$(if $(RUST_TARGET),$(RUST_TARGET)/)debug/libvfiomig_c.a,$(B)/features/libvfiomig.a)
-	@test $@ -nt $(B)/features/libvfiomig.a || $(CC) -shared $(CFLAGS) $(LDFLAGS) $(SO_LDFLAGS) -o $@ \
-		-Wl,--whole-archive $(B)/features/libvfiomig.a -Wl,--no-whole-archive $$(cat $(B)/native-libs)
-	@ln -sf libvfiomig.so $(B)/features/$(SONAME)
+# A library that checks itself: overflows, debug assertions. Not optimised, so quick to build.
+$(B)/checked/libvfiomig.so: FORCE | $(B)
+	@mkdir -p $(B)/checked
+	@$(CARGO) build $(CARGO_ARGS) --package vfiomig-c --lib $(FEATURE_ARGS)
+	@$(call refresh,$(CARGO_TARGET_DIR)/$(if $(RUST_TARGET),$(RUST_TARGET)/)debug/libvfiomig_c.a,$(B)/checked/libvfiomig.a)
+	@test $@ -nt $(B)/checked/libvfiomig.a || $(CC) -shared $(CFLAGS) $(LDFLAGS) $(SO_LDFLAGS) -o $@ \
+		-Wl,--whole-archive $(B)/checked/libvfiomig.a -Wl,--no-whole-archive $$(cat $(B)/native-libs)
+	@ln -sf libvfiomig.so $(B)/checked/$(SONAME)
 
 .PHONY: check-c
-check-c: $(PLAIN) $(B)/demo/demo $(B)/features/libvfiomig.so ## the C tests and the demo's failures
+check-c: $(PLAIN) $(B)/demo/demo ## the C tests and the demo's failures
 	@c-tests/run.sh check-c $(PLAIN)
 	@c-tests/demo/failures.sh $(B)/demo/demo
-	@c-tests/syscalls.sh $(B)/c-tests/plain $(B)/features
+	@c-tests/syscalls.sh $(B)/c-tests/plain
 
 .PHONY: check-valgrind
 check-valgrind: $(PLAIN) ## the C tests under valgrind
@@ -250,8 +250,8 @@ check-sanitizers-quick: $(SANITIZED) $(B)/demo/sanitized ## the C tests and the 
 
 # In addition, with a library that is not optimised and checks itself: overflows, debug assertions.
 .PHONY: check-sanitizers
-check-sanitizers: check-sanitizers-quick $(B)/features/libvfiomig.so ## the same, with a library that checks itself (longer)
-	@LD_LIBRARY_PATH=$(B)/features c-tests/run.sh check-sanitizers-debug $(SANITIZED)
+check-sanitizers: check-sanitizers-quick $(B)/checked/libvfiomig.so ## the same, with a library that checks itself (longer)
+	@LD_LIBRARY_PATH=$(B)/checked c-tests/run.sh check-sanitizers-debug $(SANITIZED)
 
 .PHONY: check-v3
 check-v3: ## the Rust tests of the library itself, optimised for x86-64-v3
