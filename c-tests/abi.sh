@@ -78,6 +78,19 @@ report every-structure-is-in-layout.c "$(
 	sed -n 's/^SIZE(\(vfiomig_[a-z_]*\),.*/\1/p' c-tests/layout.c | sort | diff "$work/structs" - |
 		grep '^[<>]'
 )"
+# Structures and functions that bring something to release.
+report every-release-is-in-release-once.c "$(
+	awk '/^struct vfiomig_[a-z_]* \{$/ { name = "struct " $2 } /^};/ { name = "" }
+		name != "" && /vfiomig_release_fn/ { print name }
+		match($0, /vfiomig_[a-z_]*\(.*vfiomig_release_fn /) {
+			head = substr($0, RSTART)
+			print substr(head, 1, index(head, "("))
+		}' include/vfiomig.h | sort -u >"$work/releases"
+	[ "$(wc -l <"$work/releases")" -ge 6 ] || echo "fewer than 6 found"
+	while read -r what; do
+		grep -qF "$what" c-tests/release-once.c || echo "not in release-once.c: $what"
+	done <"$work/releases"
+)"
 report one-man-page-per-function "$(
 	of_map "$map" | sed 's/@@.*//' | while read -r f; do
 		[ -s "docs/man/man3/$f.3" ] || echo "no docs/man/man3/$f.3"

@@ -120,14 +120,14 @@ struct vmm {
     int num, fail_after, fail, swallow, calls;
 };
 
-static int enumerate(void *opaque, vfiomig_mapping_fn add, void *context)
+static int enumerate(void *opaque, vfiomig_mapping_fn add, void *add_opaque)
 {
     struct vmm *vmm = opaque;
     vmm->calls++;
     for (int i = 0; i < vmm->num; i++) {
         if (vmm->fail && i == vmm->fail_after)
             return -vmm->fail;
-        int r = add(context, &vmm->mappings[i]);
+        int r = add(add_opaque, &vmm->mappings[i]);
         if (r < 0 && !vmm->swallow)
             return r;
     }

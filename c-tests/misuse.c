@@ -255,7 +255,7 @@ static int failing(struct world *world, uint32_t op)
     return world->failing_op == op && --world->failing_nth <= 0 ? -world->failing_errno : 0;
 }
 
-static int on_enumerate(void *opaque, vfiomig_mapping_fn add, void *context)
+static int on_enumerate(void *opaque, vfiomig_mapping_fn add, void *add_opaque)
 {
     struct world *world = opaque;
     struct vfiomig_mapping mapping = VFIOMIG_MAPPING_INIT;
@@ -264,11 +264,11 @@ static int on_enumerate(void *opaque, vfiomig_mapping_fn add, void *context)
     mapping.size = RAM_SIZE / 2;
     mapping.cookie = 1;
     mapping.host = world->ram;
-    if ((r = add(context, &mapping)) < 0)
+    if ((r = add(add_opaque, &mapping)) < 0)
         return r;
     mapping.iova = mapping.offset = RAM_SIZE / 2;
     mapping.flags = VFIOMIG_MAPPING_TRANSLATE;
-    if ((r = add(context, &mapping)) < 0)
+    if ((r = add(add_opaque, &mapping)) < 0)
         return r;
     return failing(world, HOOK_ENUMERATE);
 }

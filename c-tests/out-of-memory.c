@@ -550,7 +550,7 @@ static int give(void *opaque, uint64_t cookie, uint64_t offset, uint64_t page_si
 }
 
 /* Mappings of one page, with a gap after each. */
-static int enumerate(void *opaque, vfiomig_mapping_fn add, void *context)
+static int enumerate(void *opaque, vfiomig_mapping_fn add, void *add_opaque)
 {
     struct vfiomig_mapping mapping = VFIOMIG_MAPPING_INIT;
     (void)opaque;
@@ -559,7 +559,7 @@ static int enumerate(void *opaque, vfiomig_mapping_fn add, void *context)
     for (uint64_t i = 0; i < MANY_MAPPINGS; i++) {
         mapping.iova = BASE + 2 * i * PAGE;
         mapping.offset = 2 * i * PAGE;
-        int r = add(context, &mapping);
+        int r = add(add_opaque, &mapping);
         if (r)
             return r;
     }

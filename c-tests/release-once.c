@@ -342,6 +342,84 @@ static void a_device_lives_as_long_as_the_runs(void)
     vfiomig_sim_free(rig.sim);
 }
 
+/* Nobody will use an opaque without its callback. */
+static void callbacks_that_are_not_there(void)
+{
+    struct rig rig = rig_new(NULL, NULL);
+    struct vfiomig_device_ops ops = VFIOMIG_DEVICE_OPS_INIT;
+    struct vfiomig_device_options options = device_options();
+    struct vfiomig_load_options loading = load_options();
+    struct vfiomig_device *dev;
+    struct vfiomig_load *load;
+    events = tables = blobs = policies = 0;
+    options.event = NULL;
+    ops.feature = idle_feature;
+    ops.release = release;
+    OK(vfiomig_device_new_ops(&ops, &tables, &options, &dev));
+    EQ(events, 1);
+    vfiomig_device_free(dev);
+    EQ(events, 1);
+    EQ(tables, 1);
+    loading.blob = NULL;
+    loading.policy = NULL;
+    OK(vfiomig_load_begin(rig.dev, &loading, &load));
+    EQ(blobs, 1);
+    EQ(policies, 1);
+    vfiomig_load_free(load);
+    EQ(blobs, 1);
+    EQ(policies, 1);
+    rig_free(&rig);
+}
+
+/* Whatever is wrong with a handle or with what a newer header has, what can be read is released. */
+static void callbacks_that_come_with_other_mistakes(void)
+{
+    struct {
+        struct vfiomig_load_options options;
+        uint64_t unknown;
+    } newer = { load_options(), 1 };
+    struct {
+        struct vfiomig_device_options options;
+        uint64_t unknown;
+    } newer_device = { device_options(), 1 };
+    struct {
+        struct vfiomig_memory_ops ops;
+        uint64_t unknown;
+    } newer_memory = { VFIOMIG_MEMORY_OPS_INIT, 1 };
+    struct {
+        struct vfiomig_tracker_ops ops;
+        uint64_t unknown;
+    } newer_tracker = { tracker_ops(), 1 };
+    struct rig rig = rig_new(NULL, NULL);
+    struct vfiomig_load *load;
+    struct vfiomig_device *dev;
+    struct vfiomig_dirty *dirty;
+    uint32_t number;
+    events = blobs = policies = memories = trackers = 0;
+    newer.options.struct_size = sizeof newer;
+    newer_device.options.struct_size = sizeof newer_device;
+    newer_memory.ops.struct_size = sizeof newer_memory;
+    newer_memory.ops.release = release;
+    newer_tracker.ops.struct_size = sizeof newer_tracker;
+    EQ(vfiomig_load_begin(rig.dev, &newer.options, &load), -E2BIG);
+    newer.unknown = 0;
+    EQ(vfiomig_load_begin(NULL, &newer.options, &load), -EFAULT);
+    EQ(vfiomig_load_begin((void *)&rig, &newer.options, &load), -EBADF);
+    EQ(blobs, 3);
+    EQ(policies, 3);
+    EQ(vfiomig_device_new_fd(0, &newer_device.options, &dev), -E2BIG);
+    EQ(events, 1);
+    EQ(vfiomig_dirty_new(&newer_memory.ops, &memories, NULL, &dirty), -E2BIG);
+    EQ(memories, 1);
+    dirty = run_with_memory();
+    struct vfiomig_dirty_writer writer = source_with(&newer_tracker.ops);
+    EQ(vfiomig_dirty_add_writer(dirty, &writer, &number), -E2BIG);
+    EQ(trackers, 1);
+    vfiomig_dirty_free(dirty);
+    EQ(memories, 2);
+    rig_free(&rig);
+}
+
 int main(void)
 {
     RUN(a_table_and_options_of_a_device);
@@ -354,5 +432,7 @@ int main(void)
     RUN(a_run_that_was_not_created);
     RUN(a_source_that_was_not_added);
     RUN(a_device_lives_as_long_as_the_runs);
+    RUN(callbacks_that_are_not_there);
+    RUN(callbacks_that_come_with_other_mistakes);
     return DONE();
 }

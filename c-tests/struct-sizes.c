@@ -174,9 +174,9 @@ struct longer_mapping {
     uint8_t future[8];
 };
 
-static int newer_enumerate(void *opaque, vfiomig_mapping_fn add, void *context)
+static int newer_enumerate(void *opaque, vfiomig_mapping_fn add, void *add_opaque)
 {
-    return add(context, opaque);
+    return add(add_opaque, opaque);
 }
 
 static void structures_that_callbacks_hand_in(void)

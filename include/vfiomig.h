@@ -64,8 +64,14 @@ extern "C" {
  * --------- */
 
 /*
- * Called exactly once when the library will not use opaque any more, also when the call that
- * brought it fails. May be NULL.
+ * Called exactly once with a callback's opaque, when the library will not use it any more, even if
+ * the call that brought it fails. NULL: nothing to do.
+ *
+ * All callbacks follow one rule. A single callback is followed by its opaque and its release, such
+ * as event, event_opaque, event_release. A table of callbacks has its release as its last member,
+ * and its opaque beside the pointer to the table. Each callback gets its opaque as its first
+ * argument. If a structure cannot be read at all (NULL, or a wrong struct_size), nothing in it is
+ * released. A callback that is only called during the call that it is given to has no release.
  */
 typedef void (*vfiomig_release_fn)(void *opaque);
 
@@ -190,9 +196,13 @@ int vfiomig_log_set(vfiomig_log_fn log, void *opaque, vfiomig_release_fn release
 /*
  * Sends the library's messages to standard error as the environment variable VFIOMIG_LOG says, for
  * example VFIOMIG_LOG=debug. Replaces what vfiomig_log_set() set; may be called again. For programs
- * that have no logging of their own; needs a library built with the feature env-logger.
+ * that have no logging of their own. No other thread may change the environment meanwhile.
  *
- * Errors: -ENOMEM, -EBUSY, -EOPNOTSUPP, -ENOTRECOVERABLE.
+ * The variable holds a level (off, error, warn, info, debug or trace) for all messages, or
+ * TARGET=LEVEL for those whose targets begin so, for example vfiomig::device=debug; several are
+ * separated by commas, and the longest target decides. If it is not set, errors are sent.
+ *
+ * Errors: -ENOMEM, -EBUSY, -ENOTRECOVERABLE.
  * Since: 0.1.
  */
 int vfiomig_log_init_env(void);
@@ -442,7 +452,7 @@ struct vfiomig_device_ops {
      * Called exactly once, when the library will call nothing of this table any more, also when
      * creating the device fails. NULL: nothing to do.
      */
-    void (*release)(void *opaque);
+    vfiomig_release_fn release;
 };
 #define VFIOMIG_DEVICE_OPS_INIT VFIOMIG_INIT_(struct vfiomig_device_ops)
 
@@ -1250,7 +1260,7 @@ struct vfiomig_mapping {
  * Adds a mapping while enumerate runs: 0, or -errno where it is refused, which enumerate should
  * return.
  */
-typedef int (*vfiomig_mapping_fn)(void *context, const struct vfiomig_mapping *mapping);
+typedef int (*vfiomig_mapping_fn)(void *opaque, const struct vfiomig_mapping *mapping);
 
 /* A place in the VMM's memory. */
 struct vfiomig_place {
@@ -1274,11 +1284,11 @@ struct vfiomig_memory_ops {
     uint32_t reserved;
 
     /*
-     * Called by vfiomig_dirty_start(): gives every mapping and window there is to add(context,
+     * Called by vfiomig_dirty_start(): gives every mapping and window there is to add(add_opaque,
      * mapping). They replace what was mapped before. NULL: the mappings are those of
      * vfiomig_dirty_map().
      */
-    int (*enumerate)(void *opaque, vfiomig_mapping_fn add, void *context);
+    int (*enumerate)(void *opaque, vfiomig_mapping_fn add, void *add_opaque);
 
     /*
      * Takes dirty pages: bit i of the bitmap, the lowest first, is the page at offset + i *

@@ -263,6 +263,7 @@ impl Api {
         let codes = codes(&source.codes, &texts, &mut problems);
         let mut decls = decls;
         check_structs(&decls, &mut problems);
+        check_callbacks(&decls, &mut problems);
         for handle in &decls.opaques {
             if objects.iter().all(|object| handle.name != format!("vfiomig_{}", object.name)) {
                 problems
@@ -556,6 +557,56 @@ fn check_structs(decls: &Declarations, problems: &mut Vec<String>) {
         let short = name.trim_start_matches("vfiomig_").to_uppercase();
         if found.init().is_some_and(|init| init != format!("VFIOMIG_{short}_INIT")) {
             problems.push(format!("struct {name}: struct_size names a macro of another structure"));
+        }
+    }
+}
+
+/// All callbacks follow the rule that stands at `vfiomig_release_fn`.
+fn check_callbacks(decls: &Declarations, problems: &mut Vec<String>) {
+    let is_callback = |ctype: &str| {
+        ctype.starts_with("vfiomig_") && ctype.ends_with("_fn") && ctype != "vfiomig_release_fn"
+    };
+    let mut wrong = |of: &str, what: &str| problems.push(format!("{of}: {what}"));
+    let pointers = decls.structs.iter().flat_map(|found| &found.members);
+    let pointers = pointers.map(|member| &member.decl).filter(|decl| decl.contains("(*"));
+    for decl in decls.callbacks.iter().map(|callback| &callback.decl).chain(pointers) {
+        if !decl.contains(")(void *opaque") {
+            wrong(decl, "a callback's first parameter is void *opaque");
+        }
+    }
+    for found in &decls.structs {
+        let of = format!("struct {}", found.name);
+        let declared = |i: usize| found.members.get(i).map(|member| member.decl.as_str());
+        for (i, member) in found.members.iter().enumerate() {
+            let name = member.name();
+            let opaque = format!("void *{name}_opaque");
+            let release = format!("vfiomig_release_fn {name}_release");
+            let ctype = member.decl.split(' ').next().unwrap_or_default();
+            let table = member.decl.starts_with("const struct") && member.decl.contains("_ops *");
+            if (table || is_callback(ctype)) && declared(i + 1) != Some(&opaque) {
+                wrong(&of, &format!("{opaque} does not follow {name}"));
+            }
+            if is_callback(ctype) && declared(i + 2) != Some(&release) {
+                wrong(&of, &format!("{release} does not follow {opaque}"));
+            }
+        }
+        let table = found.members.iter().any(|member| member.decl.contains("(*"));
+        let last = found.members.last().map(|member| member.decl.as_str());
+        if table && last != Some("vfiomig_release_fn release") {
+            wrong(&of, "a table's last member is vfiomig_release_fn release");
+        }
+    }
+    for function in &decls.functions {
+        for (i, param) in function.params.iter().enumerate() {
+            let table = param.ctype.starts_with("const struct") && param.ctype.ends_with("_ops *");
+            let next = function.params.get(i + 1);
+            let opaque = next.is_some_and(|next| {
+                next.ctype == "void *"
+                    && (next.name == "opaque" || next.name == format!("{}_opaque", param.name))
+            });
+            if (table || is_callback(&param.ctype)) && !opaque {
+                wrong(&function.name, &format!("no opaque follows {}", param.name));
+            }
         }
     }
 }

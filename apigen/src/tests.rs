@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use super::*;
 use crate::api::{Since, Source};
-use crate::cdecl::Declarations;
+use crate::cdecl::{Declarations, Member};
 
 fn api() -> Api {
     Api::read(&project()).unwrap_or_else(|problems| panic!("{}", problems.join("\n")))
@@ -172,6 +172,43 @@ fn a_folder_is_an_objects_own() {
     let declared = Declarations::read(&project()).unwrap();
     let found = Api::new(&source, declared, env!("CARGO_PKG_VERSION")).err().unwrap().join("\n");
     assert!(found.contains("version_string: stands in fsm/api.toml, but is not there"), "{found}");
+}
+
+#[test]
+fn callbacks_that_do_not_follow_the_rule_are_refused() {
+    let refused = |change: &dyn Fn(&mut Declarations)| {
+        let mut declared = Declarations::read(&project()).unwrap();
+        change(&mut declared);
+        let source = Source::read(&project()).unwrap();
+        Api::new(&source, declared, env!("CARGO_PKG_VERSION")).err().unwrap_or_default().join("\n")
+    };
+    let members = |declared: &mut Declarations, name: &str, change: &dyn Fn(&mut Vec<Member>)| {
+        let found = declared.structs.iter_mut().find(|found| found.name == name).unwrap();
+        change(&mut found.members);
+    };
+    assert_eq!(refused(&|_| {}), "");
+    let found = refused(&|d| members(d, "vfiomig_device_options", &|all| all.swap(7, 8)));
+    assert!(
+        found.contains("vfiomig_device_options: void *event_opaque does not follow"),
+        "{found}"
+    );
+    let found = refused(&|d| members(d, "vfiomig_load_options", &|all| drop(all.pop())));
+    assert!(found.contains("vfiomig_release_fn policy_release does not follow"), "{found}");
+    let found = refused(&|d| members(d, "vfiomig_tracker_ops", &|all| all.swap(0, 6)));
+    assert!(found.contains("vfiomig_tracker_ops: a table's last member is"), "{found}");
+    let found = refused(&|d| members(d, "vfiomig_dirty_writer", &|all| drop(all.remove(5))));
+    assert!(found.contains("void *tracker_opaque does not follow tracker"), "{found}");
+    let found = refused(&|d| {
+        let callback =
+            &mut d.callbacks.iter_mut().find(|c| c.name == "vfiomig_unmap_fn").unwrap().decl;
+        *callback = callback.replace("opaque", "context");
+    });
+    assert!(found.contains("a callback's first parameter is void *opaque"), "{found}");
+    let found = refused(&|d| {
+        let unmap = d.functions.iter_mut().find(|f| f.name == "vfiomig_dirty_unmap").unwrap();
+        unmap.params.last_mut().unwrap().name = "data".into();
+    });
+    assert!(found.contains("vfiomig_dirty_unmap: no opaque follows unmap"), "{found}");
 }
 
 #[test]

@@ -17,14 +17,14 @@ static bool is_dirty(const struct tracking *t, uint64_t page)
 }
 
 /* Called from inside vfiomig_dirty_start(). */
-static int enumerate(void *opaque, vfiomig_mapping_fn add, void *context)
+static int enumerate(void *opaque, vfiomig_mapping_fn add, void *add_opaque)
 {
     struct tracking *t = opaque;
     struct vfiomig_mapping ram = VFIOMIG_MAPPING_INIT;
     ram.iova = MEMORY_IOVA;
     ram.size = t->memory->size;
     ram.cookie = RAM_BLOCK;
-    return add(context, &ram);
+    return add(add_opaque, &ram);
 }
 
 /* Called from inside vfiomig_dirty_collect(). What is refused here is kept, and comes again. */

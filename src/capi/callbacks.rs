@@ -3,11 +3,9 @@
 
 use std::ffi::{c_int, c_void};
 
-use crate::error::Errno;
+pub use crate::transport::vfiomig_release_fn;
 
-/// Called exactly once when the library will not use `opaque` any more, also when the call that
-/// brought it fails. May be NULL.
-pub type vfiomig_release_fn = Option<unsafe extern "C" fn(opaque: *mut c_void)>;
+use crate::error::Errno;
 
 /// An `opaque` and what releases it.
 pub(super) struct Opaque {

@@ -21,7 +21,7 @@ pub use iommufd::KernelHwpt;
 pub use kernel::KernelTransport;
 pub use ops::OpsTransport;
 pub(crate) use table::put_fixed_text;
-pub use table::{vfiomig_device_ops, vfiomig_identity, vfiomig_precopy_info};
+pub use table::{vfiomig_device_ops, vfiomig_identity, vfiomig_precopy_info, vfiomig_release_fn};
 
 pub use type1::KernelType1;
 

@@ -7,6 +7,16 @@ use std::ffi::{c_char, c_int, c_void};
 
 use crate::identity::Identity;
 
+/// Called exactly once with a callback's opaque, when the library will not use it any more, even if
+/// the call that brought it fails. NULL: nothing to do.
+///
+/// All callbacks follow one rule. A single callback is followed by its opaque and its release, such as
+/// event, event_opaque, event_release. A table of callbacks has its release as its last member, and its
+/// opaque beside the pointer to the table. Each callback gets its opaque as its first argument. If a
+/// structure cannot be read at all (NULL, or a wrong struct_size), nothing in it is released. A
+/// callback that is only called during the call that it is given to has no release.
+pub type vfiomig_release_fn = Option<unsafe extern "C" fn(opaque: *mut c_void)>;
+
 /// What a device is, as far as it can be learned from its fd and sysfs. Texts are NUL-terminated;
 /// an empty text and a zero number mean "not known".
 #[repr(C)]
@@ -142,7 +152,7 @@ pub struct vfiomig_device_ops {
         Option<unsafe extern "C" fn(opaque: *mut c_void, identity: *mut vfiomig_identity) -> c_int>,
     /// Called exactly once, when the library will call nothing of this table any more, also when
     /// creating the device fails. NULL: nothing to do.
-    pub release: Option<unsafe extern "C" fn(opaque: *mut c_void)>,
+    pub release: vfiomig_release_fn,
 }
 
 /// The text in a fixed field, up to its NUL or its end.

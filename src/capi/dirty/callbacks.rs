@@ -22,9 +22,9 @@ struct Adder<'a> {
     refused: Option<Error>,
 }
 
-unsafe extern "C" fn add(context: *mut c_void, mapping: *const vfiomig_mapping) -> c_int {
+unsafe extern "C" fn add(opaque: *mut c_void, mapping: *const vfiomig_mapping) -> c_int {
     // SAFETY: the pointer that enumerate() passed, which is valid while the callback runs.
-    let Some(adder) = (unsafe { context.cast::<Adder<'_>>().as_mut() }) else {
+    let Some(adder) = (unsafe { opaque.cast::<Adder<'_>>().as_mut() }) else {
         return Code::Fault.to_ret();
     };
     let mut take = || {

@@ -58,7 +58,7 @@ pub struct vfiomig_place {
 /// Adds a mapping while `enumerate` runs: 0, or -errno where it is refused, which enumerate should
 /// return.
 pub type vfiomig_mapping_fn =
-    Option<unsafe extern "C" fn(context: *mut c_void, mapping: *const vfiomig_mapping) -> c_int>;
+    Option<unsafe extern "C" fn(opaque: *mut c_void, mapping: *const vfiomig_mapping) -> c_int>;
 
 /// Unmaps a range from everything that has it mapped: 0 or -errno.
 pub type vfiomig_unmap_fn =
@@ -74,13 +74,13 @@ pub struct vfiomig_memory_ops {
     /// Zero.
     pub reserved: u32,
     /// Called by vfiomig_dirty_start(): gives every mapping and window there is to
-    /// add(context, mapping). They replace what was mapped before. NULL: the mappings are those of
+    /// add(add_opaque, mapping). They replace what was mapped before. NULL: the mappings are those of
     /// vfiomig_dirty_map().
     pub enumerate: Option<
         unsafe extern "C" fn(
             opaque: *mut c_void,
             add: vfiomig_mapping_fn,
-            context: *mut c_void,
+            add_opaque: *mut c_void,
         ) -> c_int,
     >,
     /// Takes dirty pages: bit i of the bitmap, the lowest first, is the page at
