@@ -20,10 +20,6 @@ impl Cancel {
         self.0.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn flag(&self) -> &AtomicBool {
-        &self.0
-    }
-
     /// Undoes the cancellation.
     pub(crate) fn clear(&self) {
         self.0.store(false, Ordering::Relaxed);

@@ -6,6 +6,7 @@
 //! if any; what flows through it is up to the layers above.
 
 mod contents;
+mod data;
 mod dma_log;
 mod events;
 mod health;
@@ -25,10 +26,11 @@ pub use crate::fsm::{Fsm, Path, State, Steps};
 pub use crate::identity::{Identity, MAX_VENDOR_DATA, ignore, max_text};
 
 use crate::error::{Error, Failure, Operation, Outcome, Result, err, of_another_process};
+use crate::protocol::{self, Protocol};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 use crate::sys::{self, Process};
-use crate::transport::{DataFd, Transport};
+use crate::transport::Transport;
 use crate::waiting::{self, HoldsDevice};
 use contents::Contents;
 use probe::Probed;
@@ -105,15 +107,15 @@ pub(crate) struct Locked<'a> {
 }
 
 pub(crate) struct Inner {
-    pub(crate) transport: Box<dyn Transport>,
+    transport: Box<dyn Transport>,
+    /// How the device migrates; owns its data stream.
+    protocol: Box<dyn Protocol>,
     fsm: Fsm,
     caps: Caps,
     reasons: Vec<Reason>,
     identity: Identity,
     /// The state that the device is believed to be in; `None` after it was lost.
     state: Option<State>,
-    /// The open data session.
-    data: Option<DataFd>,
     pub(crate) claimed: Claim,
     contents: Contents,
     /// The last reset failed: it is tried once more when the device is let go.
@@ -135,9 +137,10 @@ impl Device {
         if options.vendor_data.len() > MAX_VENDOR_DATA {
             return Err(err!(Inval, "the vendor string is longer than {MAX_VENDOR_DATA} bytes"));
         }
+        let mut protocol: Box<dyn Protocol> = Box::new(protocol::V2::default());
         let release = sys::kernel_release();
         let Probed { caps, mut reasons } =
-            probe::probe(transport.as_mut(), options.disabled, &release)?;
+            probe::probe(transport.as_mut(), protocol.as_mut(), options.disabled, &release)?;
         reasons.sort_by_key(|reason| reason.code.severity());
         let mut identity = learn::learn(transport.as_mut(), options.sysfs, &options.vendor_data);
         identity.migration_flags = caps.migration_flags;
@@ -147,12 +150,12 @@ impl Device {
         let resets = Arc::clone(&log.resets);
         let inner = Inner {
             transport,
+            protocol,
             fsm: Fsm::new(caps.migration_flags),
             state: caps.initial_state,
             caps,
             reasons,
             identity,
-            data: None,
             claimed: Claim::None,
             contents: match caps.initial_state {
                 Some(State::Stop) => Contents::Held,
@@ -351,10 +354,6 @@ impl Inner {
         self.state
     }
 
-    pub(crate) fn data(&self) -> Option<DataFd> {
-        self.data
-    }
-
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch
     }
@@ -482,13 +481,6 @@ impl Inner {
             [ReasonCode::DeviceInError, ReasonCode::StateUnreadable, ReasonCode::StaleState];
         self.reasons.retain(|reason| !cured.contains(&reason.code));
     }
-
-    /// Closes the data fd.
-    pub(crate) fn drop_data(&mut self) {
-        if let Some(data) = self.data.take() {
-            self.transport.data_close(data);
-        }
-    }
 }
 
 impl Drop for Inner {
@@ -516,11 +508,3 @@ pub(crate) fn wrong_state(what: &str, state: &str) -> Error {
 }
 
 pub(crate) use recovery::{Recover, describe, elapsed_ns};
-
-impl Inner {
-    /// The driver's present estimate of the stop-copy stream, in bytes.
-    pub(crate) fn query_state_size(&mut self) -> Option<u64> {
-        self.caps.state_size?;
-        probe::credible_state_size(self.transport.as_mut())
-    }
-}

@@ -7,7 +7,7 @@
 
 use crate::error::{Code, Errno, Error, Failure, Operation, Result, err};
 use crate::fsm::State;
-use crate::sys::device;
+use crate::protocol::Protocol;
 use crate::transport::Transport;
 use crate::uapi;
 
@@ -107,9 +107,6 @@ pub struct Reason {
     pub text: String,
 }
 
-/// From here on, a 64-bit size from a driver is not credible: xe stores a negative errno there.
-const CREDIBLE_SIZE: u64 = 1 << 62;
-
 /// Everything probing found.
 pub(super) struct Probed {
     pub caps: Caps,
@@ -119,51 +116,68 @@ pub(super) struct Probed {
 /// Asks the device everything. Fails only if the fd is not a usable VFIO device at all.
 pub(super) fn probe(
     transport: &mut dyn Transport,
+    protocol: &mut dyn Protocol,
     disabled: bool,
     kernel_release: &str,
 ) -> Result<Probed> {
     let mut reasons = Vec::new();
-    let mut add = |code: ReasonCode, text: String| reasons.push(Reason { code, text });
     if disabled {
-        add(ReasonCode::Disabled, "migration of this device is switched off by the VMM".into());
+        let text = "migration of this device is switched off by the VMM".into();
+        reasons.push(Reason { code: ReasonCode::Disabled, text });
     }
     // First, what the fd is: everything else is misread on something that is not a device.
-    transport.device_info().map_err(|errno| {
-        let why = match errno.0 {
-            libc::EINVAL => "; a device from /dev/vfio/devices must be bound to an iommufd first",
-            libc::EBADF => "; it is not open",
-            _ => "",
-        };
-        let failure = Failure {
-            operation: Operation::Probe,
-            ioctl: uapi::VFIO_DEVICE_GET_INFO,
-            errno: errno.0,
-            ..Failure::default()
-        };
-        let code = if errno.0 == libc::EBADF { Code::Inval } else { errno.code() };
-        Error::new(code, format!("the fd is not a usable VFIO device: {errno}{why}"))
-            .with_failure(failure)
-    })?;
-
-    let migration_flags = match get_u64(transport, uapi::FEATURE_MIGRATION) {
-        Ok(flags) => flags,
+    check_device(transport)?;
+    let mut caps = no_migration();
+    match protocol.probe(transport) {
+        Ok(flags) => caps.migration_flags = flags,
         Err(errno) => {
             add_why_no_migration(&mut reasons, errno, kernel_release);
-            return Ok(Probed { caps: no_migration(), reasons });
+            return Ok(Probed { caps, reasons });
         }
-    };
-    let mut caps = Caps { migration_flags, ..no_migration() };
+    }
     if !caps.can_migrate() {
-        add(
-            ReasonCode::NoStopCopy,
-            format!(
-                "the driver reports migration flags {migration_flags:#x} without STOP_COPY, \
-                 which this library needs; a newer version of either may help"
-            ),
+        let text = format!(
+            "the driver reports migration flags {:#x} without STOP_COPY, which this library needs; a \
+             newer version of either may help",
+            caps.migration_flags
         );
+        reasons.push(Reason { code: ReasonCode::NoStopCopy, text });
         return Ok(Probed { caps, reasons });
     }
-    match get_state(transport) {
+    probe_state(transport, protocol, &mut caps, &mut reasons);
+    probe_abilities(transport, protocol, &mut caps, &mut reasons);
+    probe_dma_logging(transport, &mut caps, &mut reasons);
+    Ok(Probed { caps, reasons })
+}
+
+/// Whether there is a VFIO device behind the transport.
+fn check_device(transport: &mut dyn Transport) -> Result<()> {
+    let Err(errno) = transport.device_info() else { return Ok(()) };
+    let why = match errno.0 {
+        libc::EINVAL => "; a device from /dev/vfio/devices must be bound to an iommufd first",
+        libc::EBADF => "; it is not open",
+        _ => "",
+    };
+    let failure = Failure {
+        operation: Operation::Probe,
+        ioctl: uapi::VFIO_DEVICE_GET_INFO,
+        errno: errno.0,
+        ..Failure::default()
+    };
+    let code = if errno.0 == libc::EBADF { Code::Inval } else { errno.code() };
+    Err(Error::new(code, format!("the fd is not a usable VFIO device: {errno}{why}"))
+        .with_failure(failure))
+}
+
+/// Where the device is, and how much there is in it.
+fn probe_state(
+    transport: &mut dyn Transport,
+    protocol: &mut dyn Protocol,
+    caps: &mut Caps,
+    reasons: &mut Vec<Reason>,
+) {
+    let mut add = |code: ReasonCode, text: String| reasons.push(Reason { code, text });
+    match protocol.state(transport) {
         Ok(State::Error) => {
             caps.initial_state = Some(State::Error);
             add(ReasonCode::DeviceInError, "the device is in ERROR; reset it first".into());
@@ -178,9 +192,9 @@ pub(super) fn probe(
             add(ReasonCode::StateUnreadable, format!("the device's state cannot be read: {errno}"));
         }
     }
-    match get_u64(transport, uapi::FEATURE_MIG_DATA_SIZE) {
-        Ok(size) if size < CREDIBLE_SIZE => caps.state_size = Some(size),
-        Ok(_) => add(
+    match protocol.size(transport) {
+        Ok(Some(size)) => caps.state_size = Some(size),
+        Ok(None) => add(
             ReasonCode::NoDataSize,
             "the driver's estimate of the state's size is not credible; the downtime cannot be \
              predicted"
@@ -194,33 +208,38 @@ pub(super) fn probe(
             ),
         ),
     }
+}
+
+/// What the driver can do besides.
+fn probe_abilities(
+    transport: &mut dyn Transport,
+    protocol: &mut dyn Protocol,
+    caps: &mut Caps,
+    reasons: &mut Vec<Reason>,
+) {
+    let mut add = |code: ReasonCode, text: &str| reasons.push(Reason { code, text: text.into() });
     if caps.has_pre_copy() {
-        let opt_in = uapi::FEATURE_SET | uapi::FEATURE_MIG_PRECOPY_INFO_V2;
-        caps.precopy_info_v2 = transport.feature(opt_in, &mut []).is_ok();
+        caps.precopy_info_v2 = protocol.watch_initial(transport);
         if !caps.precopy_info_v2 {
             add(
                 ReasonCode::NoPrecopyInfoV2,
                 "the kernel does not say when initial data starts again during pre-copy (newer \
-                 kernels do)"
-                    .into(),
+                 kernels do)",
             );
         }
     } else {
         add(
             ReasonCode::NoPreCopy,
-            "no pre-copy: the whole state is sent while the guest is stopped".into(),
+            "no pre-copy: the whole state is sent while the guest is stopped",
         );
     }
     if !caps.has_p2p() {
         add(
             ReasonCode::NoP2p,
             "no peer-to-peer states: a VM with several passed-through devices cannot stop them \
-             safely together with this one"
-                .into(),
+             safely together with this one",
         );
     }
-    probe_dma_logging(transport, &mut caps, &mut reasons);
-    Ok(Probed { caps, reasons })
 }
 
 /// What it means if a device was found in this state, other than RUNNING.
@@ -311,27 +330,6 @@ fn probe_dma_logging(transport: &mut dyn Transport, caps: &mut Caps, reasons: &m
         }),
         _ => caps.dma_logging = true,
     }
-}
-
-pub(super) fn get_u64(
-    transport: &mut dyn Transport,
-    feature: u32,
-) -> std::result::Result<u64, Errno> {
-    let mut payload = [0; 8];
-    transport.feature(uapi::FEATURE_GET | feature, &mut payload)?;
-    Ok(u64::from_ne_bytes(payload))
-}
-
-/// The estimate of the stop-copy stream, if it is credible.
-pub(super) fn credible_state_size(transport: &mut dyn Transport) -> Option<u64> {
-    get_u64(transport, uapi::FEATURE_MIG_DATA_SIZE).ok().filter(|size| *size < CREDIBLE_SIZE)
-}
-
-pub(super) fn get_state(transport: &mut dyn Transport) -> std::result::Result<State, Errno> {
-    let mut payload = [0; 8];
-    transport.feature(uapi::FEATURE_GET | uapi::FEATURE_MIG_DEVICE_STATE, &mut payload)?;
-    let (state, _data_fd) = device::split_state(payload);
-    Ok(State::from_raw(state))
 }
 
 fn release_is_before(release: &str, version: (u32, u32)) -> bool {

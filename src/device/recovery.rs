@@ -10,10 +10,11 @@
 use std::fmt;
 use std::time::Instant;
 
+use super::Inner;
 use super::events::EventKind;
-use super::{Inner, probe};
 use crate::error::{Code, Errno, Error, Failure, Operation, Outcome, Result, err};
 use crate::fsm::{Named, Path, State};
+use crate::protocol::Changed;
 use crate::uapi;
 
 /// Where to go when a change fails.
@@ -27,30 +28,6 @@ pub(crate) enum Recover {
     /// Reset at once, unless the device is still where it was. A state that cannot be read does not
     /// count either: while a load is in progress, the source can still go on.
     Reset,
-}
-
-/// The result of a request for a change.
-#[derive(Clone, Copy)]
-pub(super) enum Changed {
-    Done,
-    /// The kernel's errno.
-    Refused(Errno),
-    /// The driver broke the interface's rules.
-    Broken(&'static str),
-    /// The device was reset behind the library's back: it was not where we believed it to be, or
-    /// did not stay where it went.
-    Reset,
-}
-
-impl fmt::Display for Changed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Changed::Done => f.write_str("done"),
-            Changed::Refused(errno) => errno.fmt(f),
-            Changed::Broken(why) => f.write_str(why),
-            Changed::Reset => f.write_str("the device was reset in the meantime"),
-        }
-    }
 }
 
 impl Inner {
@@ -137,7 +114,7 @@ impl Inner {
             Changed::Refused(_) | Changed::Broken(_) => return changed,
         }
         self.state = Some(to);
-        match probe::get_state(self.transport.as_mut()) {
+        match self.get_state() {
             Err(errno) if recover == Recover::Reset => Changed::Refused(errno),
             // The kernel's 0 counts if there is no other evidence.
             Err(_) => {
@@ -178,43 +155,19 @@ impl Inner {
         }
     }
 
-    /// The request itself, and the bookkeeping of data fds.
+    /// The request itself.
     pub(super) fn request(&mut self, to: State, opens_data: bool) -> Changed {
-        let data = match self.transport.set_state(to.raw()) {
-            Err(errno) => return Changed::Refused(errno),
-            // A device behind callbacks may name its stream again: it is the same one, not another.
-            Ok(data) => data.filter(|data| self.data != Some(*data)),
-        };
-        // The old stream ends when a new one is opened, and in states without a stream.
-        if opens_data || !to.has_data_stream() {
-            self.drop_data();
-        }
-        match (opens_data, data) {
-            (true, Some(data)) => {
-                self.data = Some(data);
-                Changed::Done
-            }
-            (true, None) => Changed::Broken("the driver returned no data fd"),
-            // Unexpected, but harmless if no stream goes on.
-            (false, Some(data)) if !to.has_data_stream() => {
-                log::warn!(target: "vfiomig::device", "a data fd came with {to}; closed");
-                self.transport.data_close(data);
-                Changed::Done
-            }
-            // As far as anyone knew the stream went on, but the kernel had to open a new one. So
-            // the device had left its session, and only a reset does that unasked.
-            (false, Some(data)) => {
-                log::warn!(target: "vfiomig::device", "a data fd came where one was open; closed");
-                self.transport.data_close(data);
-                Changed::Reset
-            }
-            (false, None) => Changed::Done,
-        }
+        self.protocol.set_state(self.transport.as_mut(), to, opens_data)
+    }
+
+    /// Asks the device where it is.
+    pub(super) fn get_state(&mut self) -> std::result::Result<State, Errno> {
+        self.protocol.state(self.transport.as_mut())
     }
 
     /// Asks the device where it is, and believes it.
     pub(crate) fn query_state(&mut self) -> std::result::Result<State, Errno> {
-        let state = probe::get_state(self.transport.as_mut())?;
+        let state = self.get_state()?;
         self.found(state);
         Ok(state)
     }
@@ -241,7 +194,7 @@ impl Inner {
 
     /// The ladder after a failed change from `from`.
     fn recover(&mut self, from: State, path: &Path, recover: Recover) -> Outcome {
-        let found = probe::get_state(self.transport.as_mut());
+        let found = self.get_state();
         if let Ok(found) = found {
             // On the path that it was sent: it stopped there, and nobody has reset it. The same
             // cannot be said of RUNNING if a reset would take something.
@@ -281,7 +234,7 @@ impl Inner {
         let opens_data = self.fsm.path(found, target).is_some_and(|path| path.opens_data);
         match self.request(target, opens_data) {
             Changed::Done => {
-                let there = probe::get_state(self.transport.as_mut());
+                let there = self.get_state();
                 if there.is_ok_and(|there| there != target) {
                     return false;
                 }

@@ -8,10 +8,11 @@
 use std::time::{Duration, Instant};
 
 use super::events::EventKind;
-use super::recovery::{Changed, elapsed_ns};
-use super::{Fixups, Inner, probe};
+use super::recovery::elapsed_ns;
+use super::{Fixups, Inner};
 use crate::error::{Errno, Error, Failure, Operation, Outcome, Result, err};
 use crate::fsm::State;
+use crate::protocol::Changed;
 use crate::uapi;
 
 /// How long a reset is retried while something else holds the device's lock: error recovery and a
@@ -143,7 +144,7 @@ impl Inner {
             return false;
         }
         let asked = matches!(self.request(State::Running, false), Changed::Done);
-        if asked && probe::get_state(self.transport.as_mut()) == Ok(State::Running) {
+        if asked && self.get_state() == Ok(State::Running) {
             self.state = Some(State::Running);
             return true;
         }

@@ -1,6 +1,164 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The kernel's migration protocols, as far as data streams are concerned.
+//! The kernel's migration protocols: how a device is asked for its state, taken to another one, and
+//! how its data flows.
 //!
-//! [`v2`] is the protocol of Linux 5.18 and newer: state flows through a data fd.
+//! A [`Protocol`] owns the device's data stream and knows when that has ended. It speaks through a
+//! transport and moves bytes between a device and a buffer. It knows nothing of frames, and leaves to
+//! the device what becomes of one whose change or stream has failed.
 
-pub(crate) mod v2;
+mod v2;
+
+use std::fmt;
+use std::time::Duration;
+
+pub(crate) use v2::V2;
+
+use crate::cancel::Cancel;
+use crate::error::{Code, Error};
+use crate::fsm::State;
+use crate::sync::atomic::AtomicU64;
+use crate::sys::Errno;
+use crate::transport::{Direction, Transport};
+
+/// How often a wait for a data stream checks whether it was cancelled.
+pub(crate) const LOOK_UP: Duration = Duration::from_millis(50);
+
+/// One way in which a driver migrates its device.
+pub(crate) trait Protocol: Send {
+    /// Asks what the driver supports: `VFIO_MIGRATION_*`.
+    fn probe(&mut self, io: &mut dyn Transport) -> Result<u64, Errno>;
+
+    /// Has the driver say from now on when initial data begins again; whether it does.
+    fn watch_initial(&mut self, io: &mut dyn Transport) -> bool;
+
+    /// Asks for the device's state.
+    fn state(&mut self, io: &mut dyn Transport) -> Result<State, Errno>;
+
+    /// Requests a change of state; `opens_data` says whether the way there opens a data stream.
+    fn set_state(&mut self, io: &mut dyn Transport, to: State, opens_data: bool) -> Changed;
+
+    /// Asks for an estimate of what a stopped device will give, in bytes. None: one that is not
+    /// credible.
+    fn size(&mut self, io: &mut dyn Transport) -> Result<Option<u64>, Errno>;
+
+    /// Asks for estimates of what a device in pre-copy has left. Asking also makes some drivers produce
+    /// the next data. None: the driver does not tell.
+    fn pending(&mut self, io: &mut dyn Transport) -> Result<Option<Estimates>, Errno>;
+
+    /// Whether a data stream is open.
+    fn has_data(&self) -> bool;
+
+    /// Closes the data stream, if one is open.
+    fn close(&mut self, io: &mut dyn Transport);
+
+    /// Reads into `buf`, which is not empty, what a device gives without waiting for more of it: until
+    /// the buffer is full or a good part of it, or there is no more. `stopped` says whether the device
+    /// is in STOP_COPY.
+    fn read(
+        &mut self,
+        io: &mut dyn Transport,
+        buf: &mut [u8],
+        stopped: bool,
+        cancel: &Cancel,
+    ) -> Got;
+
+    /// Writes all of `buf`. After an error the driver may have consumed any part of the rest, so nothing
+    /// more may be written.
+    fn write(
+        &mut self,
+        io: &mut dyn Transport,
+        buf: &[u8],
+        patience: &Patience<'_>,
+    ) -> Result<(), WriteFailed>;
+
+    /// Waits until the data stream can go on, or the time is over. Spurious returns are allowed.
+    fn wait(&mut self, io: &mut dyn Transport, direction: Direction, timeout: Duration);
+
+    /// A file descriptor to poll for the data stream.
+    fn poll_fd(&self, io: &dyn Transport) -> Option<i32>;
+
+    /// Makes reads and writes of the data stream return instead of blocking.
+    fn set_nonblocking(&mut self, io: &mut dyn Transport) -> Result<(), Errno>;
+}
+
+/// The result of a request for a change.
+#[derive(Clone, Copy)]
+pub(crate) enum Changed {
+    Done,
+    /// The kernel's errno.
+    Refused(Errno),
+    /// The driver broke the interface's rules.
+    Broken(&'static str),
+    /// The device was reset behind the library's back: it was not where we believed it to be, or
+    /// did not stay where it went.
+    Reset,
+}
+
+impl fmt::Display for Changed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Changed::Done => f.write_str("done"),
+            Changed::Refused(errno) => errno.fmt(f),
+            Changed::Broken(why) => f.write_str(why),
+            Changed::Reset => f.write_str("the device was reset in the meantime"),
+        }
+    }
+}
+
+/// What a device in pre-copy has left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Estimates {
+    /// Initial data that has not been read, in bytes.
+    pub initial_bytes: u64,
+    /// Data that became dirty since it was read, in bytes.
+    pub dirty_bytes: u64,
+    /// Initial data has begun again.
+    pub began_again: bool,
+}
+
+/// What one read returned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Got {
+    /// Bytes that came.
+    pub len: usize,
+    /// Why no more came, if that is known.
+    pub no_more: Option<NoMore>,
+}
+
+/// Why a device gives no more data.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum NoMore {
+    /// Pre-copy: nothing now; more may come.
+    Drained,
+    /// Stop-copy: the permanent end.
+    End,
+    /// Nothing now; poll.
+    WouldBlock,
+    /// A signal came; read again.
+    Interrupted,
+    /// The stream is dead: the device was reset or failed.
+    Dead(Errno),
+    /// Reading failed, and part of the data may be lost.
+    Failed(Errno),
+}
+
+/// How long a load waits for a device that takes no data, and what can end the wait.
+pub(crate) struct Patience<'a> {
+    pub timeout: Duration,
+    pub cancel: &'a Cancel,
+    /// Increases with each byte that the device takes.
+    pub taken: &'a AtomicU64,
+}
+
+/// Why a write ended early.
+pub(crate) struct WriteFailed {
+    pub error: Error,
+    /// The driver's errno; 0 if it gave none.
+    pub errno: i32,
+}
+
+impl WriteFailed {
+    fn new(code: Code, errno: i32, text: fmt::Arguments<'_>) -> WriteFailed {
+        WriteFailed { error: Error::from_args(code, text), errno }
+    }
+}

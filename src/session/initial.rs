@@ -3,8 +3,7 @@
 //! acknowledgement of it no longer counts.
 
 use crate::error::{Error, err};
-use crate::transport::PrecopyInfo;
-use crate::uapi;
+use crate::protocol::Estimates;
 
 /// How far the present generation's initial data is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -76,7 +75,7 @@ impl Initial {
     }
 
     /// The first estimate.
-    pub(super) fn begins(&mut self, info: &PrecopyInfo) {
+    pub(super) fn begins(&mut self, info: &Estimates) {
         self.left = info.initial_bytes;
     }
 
@@ -89,8 +88,8 @@ impl Initial {
     }
 
     /// The driver has said how much is left.
-    pub(super) fn learned(&mut self, info: &PrecopyInfo) {
-        if info.flags & uapi::PRECOPY_INFO_REINIT != 0 {
+    pub(super) fn learned(&mut self, info: &Estimates) {
+        if info.began_again {
             self.void();
         }
         self.left = info.initial_bytes;

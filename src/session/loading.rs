@@ -14,7 +14,7 @@ use crate::device::{
 };
 use crate::error::{Code, Error, Failure, Operation, Outcome, Result, err};
 use crate::fsm::State;
-use crate::protocol::v2::{self, Patience};
+use crate::protocol::Patience;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
@@ -102,21 +102,13 @@ impl Loading {
     pub fn write(&self, inner: &mut Inner, data: &[u8]) -> Result<()> {
         let patience = Patience {
             timeout: self.write_timeout,
-            cancelled: self.cancel.flag(),
+            cancel: &self.cancel,
             taken: &self.stats.data_bytes,
         };
         let start = Instant::now();
-        let before = inner.state_now();
-        let written = v2::write_all(inner, data, &patience);
+        let written = inner.write_data(data, &patience);
         add(&self.stats.write_ns, elapsed_ns(start));
-        written.map_err(|failed| {
-            failed.error.with_failure(Failure {
-                operation: Operation::DataWrite,
-                errno: failed.errno,
-                state_before: before,
-                ..Failure::default()
-            })
-        })
+        written
     }
 
     pub fn check_alive(&self, inner: &Inner) -> Result<()> {

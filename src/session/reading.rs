@@ -15,7 +15,7 @@ use crate::cancel::Cancel;
 use crate::device::{EventKind, Inner, Recover, elapsed_ns};
 use crate::error::{Code, Error, Outcome, Result, err};
 use crate::fsm::State;
-use crate::protocol::v2::{self, ReadStep};
+use crate::protocol::NoMore;
 use crate::stream::Room;
 use crate::sys::Stuck;
 
@@ -50,8 +50,8 @@ pub(super) enum Stage {
 
 /// What one reading returned, besides the bytes in the room that it was given.
 pub(super) struct Came {
-    /// What ended it, if the driver did.
-    pub step: Option<ReadStep>,
+    /// Why no more came, if the driver said so.
+    pub no_more: Option<NoMore>,
     /// An error, perhaps after some bytes had come.
     pub failed: Option<Error>,
 }
@@ -67,8 +67,6 @@ pub(super) struct Reading {
     max_restarts: u32,
     /// Whether there has been a data fd.
     streaming: bool,
-    /// Whether the last read in stop-copy returned nothing.
-    end_seen: bool,
     no_pre_copy: bool,
     nonblocking: bool,
     patience: Duration,
@@ -92,7 +90,6 @@ impl Reading {
             restarts: 0,
             max_restarts: options.max_restarts,
             streaming: false,
-            end_seen: false,
             no_pre_copy: options.no_pre_copy,
             nonblocking: options.nonblocking,
             patience: options.read_timeout,
@@ -131,7 +128,7 @@ impl Reading {
         let ns = inner.transition(to, Recover::To(self.origin))?;
         add(&self.stats.begin_ns, ns);
         self.opened(inner)?;
-        if let Ok(Some(info)) = v2::precopy_info(inner) {
+        if let Ok(Some(info)) = inner.precopy_info() {
             self.initial.begins(&info);
         }
         Ok(())
@@ -140,13 +137,10 @@ impl Reading {
     /// There is a new data fd.
     fn opened(&mut self, inner: &mut Inner) -> Result<()> {
         self.streaming = true;
-        self.end_seen = false;
-        if let (true, Some(data)) = (self.nonblocking, inner.data()) {
-            inner.transport.data_set_nonblocking(data).map_err(|errno| {
-                err!(NotSupported, "the data stream cannot be made non-blocking: {errno}")
-            })?;
+        match self.nonblocking {
+            true => inner.set_data_nonblocking(),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     /// The vCPUs have stopped: no more peer-to-peer DMA.
@@ -178,7 +172,7 @@ impl Reading {
         if self.stage == Stage::PreCopy {
             self.quiesce_device(inner)?;
         }
-        let had_data = inner.data().is_some();
+        let had_data = inner.has_data();
         let before = inner.state_now();
         let ns = inner.transition(State::StopCopy, Recover::To(self.origin))?;
         add(&self.stats.stop_ns, ns);
@@ -196,7 +190,7 @@ impl Reading {
         if self.has_stopped() {
             add(&self.stats.stop_read_ns, elapsed_ns(start));
         }
-        if came.step == Some(ReadStep::End) {
+        if came.no_more == Some(NoMore::End) {
             // Behind callbacks, a stream that died may look like one that has ended.
             let _ = inner.query_state();
             refuse_lost(inner)?;
@@ -213,44 +207,38 @@ impl Reading {
     fn fill(&mut self, inner: &mut Inner, room: &mut Room<'_>) -> Came {
         let stopped = self.has_stopped();
         let mut stuck = Stuck::default();
-        let mut came = Came { step: None, failed: None };
+        let failed = |error| Came { no_more: None, failed: Some(error) };
         loop {
             let rest = room.rest();
-            if rest.is_empty() {
-                break;
+            // Neither a slow driver nor a signal that was sent for this may hold up a cancellation.
+            if rest.is_empty() || self.cancel.is_cancelled() {
+                return Came { no_more: None, failed: None };
             }
-            let end_seen = stopped.then_some(&mut self.end_seen);
-            match v2::read(inner, end_seen, rest) {
-                Ok(ReadStep::Data(n)) => {
-                    room.came(n);
-                    stuck.moved();
-                }
-                Ok(step @ (ReadStep::Interrupted | ReadStep::WouldBlock)) => {
+            let got = inner.read_data(rest, stopped, &self.cancel);
+            room.came(got.len);
+            if got.len > 0 {
+                stuck.moved();
+            }
+            match got.no_more {
+                None => {}
+                Some(NoMore::Failed(errno)) => return failed(inner.read_failed(errno)),
+                Some(why @ (NoMore::Interrupted | NoMore::WouldBlock)) => {
                     // A caller that did not ask for EAGAIN does not get it, whatever a driver or a
                     // callback says.
                     let may_return = self.nonblocking || room.len() > 0;
-                    if step == ReadStep::WouldBlock && may_return {
-                        came.step = Some(step);
-                        break;
+                    if why == NoMore::WouldBlock && may_return {
+                        return Came { no_more: Some(why), failed: None };
                     }
-                    if !self.cancel.is_cancelled() {
-                        let waited = v2::wait_for_data(inner, step, &mut stuck, self.patience);
-                        came.failed = waited.err();
+                    if self.cancel.is_cancelled() {
+                        continue;
+                    }
+                    if let Err(error) = inner.wait_for_data(why, &mut stuck, self.patience) {
+                        return failed(error);
                     }
                 }
-                Ok(step) => {
-                    came.step = Some(step);
-                    break;
-                }
-                Err(error) => came.failed = Some(error),
-            }
-            // Neither a slow driver nor a signal that was sent for this may hold up a cancellation,
-            // which is checked next.
-            if came.failed.is_some() || self.cancel.is_cancelled() {
-                break;
+                no_more => return Came { no_more, failed: None },
             }
         }
-        came
     }
 
     /// Whether the device was reset, as far as anyone knows.
@@ -301,7 +289,7 @@ impl Reading {
     /// everything it has now, that was all of it: a target that waits for the mark must not wait
     /// forever.
     fn look_for_initial(&mut self, inner: &mut Inner, drained: bool) {
-        match v2::precopy_info(inner) {
+        match inner.precopy_info() {
             Ok(Some(info)) => self.initial.learned(&info),
             // The next read says what has become of the stream.
             Err(error) if error.code() == Code::NoDev => {}
@@ -320,7 +308,7 @@ impl Reading {
         }
         // Other devices cannot say that initial data started again.
         let pre_copy = matches!(inner.state_now(), Some(State::PreCopy | State::PreCopyP2p));
-        let can_say = inner.caps().precopy_info_v2 && inner.data().is_some();
+        let can_say = inner.caps().precopy_info_v2 && inner.has_data();
         if can_say && pre_copy && self.initial.is_read() {
             self.look_for_initial(inner, false);
         }
@@ -340,8 +328,8 @@ impl Reading {
     /// Asks the driver how much is left.
     pub fn pending(&mut self, inner: &mut Inner) -> Pending {
         let mut pending = Pending::default();
-        if !self.has_stopped() && inner.data().is_some() {
-            if let Ok(Some(info)) = v2::precopy_info(inner) {
+        if !self.has_stopped() && inner.has_data() {
+            if let Ok(Some(info)) = inner.precopy_info() {
                 pending.precopy_known = true;
                 pending.initial_bytes = info.initial_bytes;
                 pending.dirty_bytes = info.dirty_bytes;

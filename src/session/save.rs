@@ -19,7 +19,7 @@ use crate::cancel::Cancel;
 use crate::device::{Claim, Device, Inner, Locked, wrong_state};
 use crate::error::{Errno, Error, Failure, Result, err};
 use crate::fsm::State;
-use crate::protocol::v2::{self, ReadStep};
+use crate::protocol::NoMore;
 use crate::stream::{Before, DecodeLimits, Piece, Room, Round, SaveStatus, Took, Waiting, Write};
 
 /// A piece of the stream.
@@ -185,7 +185,7 @@ impl Save {
         if let Some(piece) = self.writer.before_data(&before, buf).map_err(Refused)? {
             return Ok(piece);
         }
-        if inner.data().is_none() {
+        if !inner.has_data() {
             if self.reading.is_streaming() {
                 return self.dead(inner, Errno(libc::ENODEV));
             }
@@ -194,22 +194,22 @@ impl Save {
         }
         let stopped = self.reading.has_stopped();
         let mut room = self.writer.room(buf, stopped).map_err(Failed)?;
-        let step = self.read(inner, &mut room)?;
+        let no_more = self.read(inner, &mut room)?;
         let drained = room.len() == 0;
-        match step {
-            ReadStep::WouldBlock if drained => {
+        match no_more {
+            NoMore::WouldBlock if drained => {
                 return Err(Refused(err!(Again, "the device has no data now; poll its data fd")));
             }
-            ReadStep::Dead(errno) if drained => return self.dead(inner, errno),
+            NoMore::Dead(errno) if drained => return self.dead(inner, errno),
             _ => self.reading.look_around(inner, drained),
         }
-        let ended = step == ReadStep::End;
+        let ended = no_more == NoMore::End;
         let round = Round { stopped, ended, mark: self.reading.initial.due() };
         self.writer.seal(room, &round).map_err(Failed)
     }
 
-    /// Reads what the device has now, and says what ended that.
-    fn read(&mut self, inner: &mut Inner, room: &mut Room<'_>) -> Step<ReadStep> {
+    /// Reads what the device has now, and says why no more came.
+    fn read(&mut self, inner: &mut Inner, room: &mut Room<'_>) -> Step<NoMore> {
         let came = self.reading.read(inner, room).map_err(Failed)?;
         match came.failed {
             // What came before the error is complete, and is sent if the format allows that.
@@ -220,7 +220,7 @@ impl Save {
             None if room.len() == 0 => self.check_cancelled()?,
             None => {}
         }
-        Ok(came.step.unwrap_or(ReadStep::Drained))
+        Ok(came.no_more.unwrap_or(NoMore::Drained))
     }
 
     /// A piece has been written.
@@ -253,13 +253,13 @@ impl Save {
 
     /// The data stream died: start again if the device was merely reset while its guest ran.
     fn dead(&mut self, inner: &mut Inner, errno: Errno) -> Step<Piece> {
-        if !self.reading.has_stopped() && v2::can_start_again(inner) {
+        if !self.reading.has_stopped() && inner.can_start_again() {
             inner.drop_data();
             // Counted in any case: a driver may return nothing but dead streams.
             self.restart(inner, true)?;
             return Ok(Piece::more(0));
         }
-        Err(Failed(v2::died(inner, errno)))
+        Err(Failed(inner.stream_died(errno)))
     }
 
     /// Starts again if the VMM has said that the device was reset.
@@ -276,7 +276,7 @@ impl Save {
     fn restart_if_reset(&mut self, inner: &mut Inner) -> Step<()> {
         let looked = inner.look_after_contents();
         // If there is a stream, the data fd that the change returns shows a reset.
-        if inner.data().is_none() {
+        if !inner.has_data() {
             looked.map_err(Refused)?;
         }
         self.restart_after_reset(inner)
@@ -333,8 +333,7 @@ impl Save {
         }
         let inner = self.device.lock()?;
         inner
-            .data()
-            .and_then(|data| inner.transport.data_poll_fd(data))
+            .data_poll_fd()
             .ok_or_else(|| err!(NotSupported, "there is nothing to poll now; use a timer"))
     }
 

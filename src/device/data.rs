@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The device's data stream as sessions use it: what fails there says what became of the device.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::Inner;
+use crate::cancel::Cancel;
+use crate::error::{Code, Errno, Error, Failure, Operation, Outcome, Result, err};
+use crate::fsm::{Named, State};
+use crate::protocol::{Estimates, Got, LOOK_UP, NoMore, Patience};
+use crate::sys::Stuck;
+use crate::transport::Direction;
+use crate::uapi;
+
+impl Inner {
+    /// Whether a data stream is open.
+    pub(crate) fn has_data(&self) -> bool {
+        self.protocol.has_data()
+    }
+
+    /// Closes the data stream.
+    pub(crate) fn drop_data(&mut self) {
+        self.protocol.close(self.transport.as_mut());
+    }
+
+    /// A file descriptor to poll for the data stream.
+    pub(crate) fn data_poll_fd(&self) -> Option<i32> {
+        self.protocol.poll_fd(self.transport.as_ref())
+    }
+
+    /// Makes reads of the data stream return instead of blocking.
+    pub(crate) fn set_data_nonblocking(&mut self) -> Result<()> {
+        self.protocol.set_nonblocking(self.transport.as_mut()).map_err(|errno| {
+            err!(NotSupported, "the data stream cannot be made non-blocking: {errno}")
+        })
+    }
+
+    /// Reads what the device gives at once into `buf`, which is not empty. `stopped`: in STOP_COPY.
+    pub(crate) fn read_data(&mut self, buf: &mut [u8], stopped: bool, cancel: &Cancel) -> Got {
+        self.protocol.read(self.transport.as_mut(), buf, stopped, cancel)
+    }
+
+    /// After a read that returned nothing: waits until it is worth trying again. Fails if that has
+    /// gone on for too long.
+    pub(crate) fn wait_for_data(
+        &mut self,
+        why: NoMore,
+        stuck: &mut Stuck,
+        patience: Duration,
+    ) -> Result<()> {
+        let (errno, in_time) = match why {
+            NoMore::Interrupted => (Errno(libc::EINTR), stuck.interrupted(patience)),
+            _ => (Errno(libc::EAGAIN), stuck.waits(patience)),
+        };
+        if !in_time {
+            let ms = patience.as_millis();
+            let what = "the driver delivered nothing for";
+            let code = Code::TimedOut;
+            return Err(self.read_ended(code, errno, format_args!("{what} {ms} ms: {errno}")));
+        }
+        if why == NoMore::WouldBlock {
+            let timeout = LOOK_UP.min(patience);
+            self.protocol.wait(self.transport.as_mut(), Direction::Read, timeout);
+        }
+        Ok(())
+    }
+
+    /// The error for a failed read. The session is over: part of the data may be lost.
+    pub(crate) fn read_failed(&mut self, errno: Errno) -> Error {
+        let what = "reading the device's state failed";
+        self.read_ended(errno.code(), errno, format_args!("{what}: {errno}"))
+    }
+
+    fn read_ended(&mut self, code: Code, errno: Errno, why: fmt::Arguments<'_>) -> Error {
+        let (before, epoch) = (self.state_now(), self.epoch());
+        self.drop_data();
+        let after = self.query_state().ok();
+        let outcome = if self.epoch() == epoch { Outcome::Kept } else { Outcome::Reset };
+        Error::from_args(code, format_args!("{why}; the device is in {}", Named(after)))
+            .with_failure(Failure {
+                operation: Operation::DataRead,
+                errno: errno.0,
+                state_before: before,
+                state_after: after,
+                outcome,
+                fixups: self.fixups(),
+                ..Failure::default()
+            })
+    }
+
+    /// Whether a dead stream means that the device was reset, so that the save can start again.
+    pub(crate) fn can_start_again(&mut self) -> bool {
+        matches!(self.query_state(), Ok(State::Running | State::RunningP2p))
+    }
+
+    /// The error for a stream that died when the save cannot start again.
+    pub(crate) fn stream_died(&mut self, errno: Errno) -> Error {
+        let error = self.read_failed(errno);
+        match error.code() {
+            Code::NoDev => error.note("; its data stream ended behind the library's back"),
+            _ => error,
+        }
+    }
+
+    /// Writes all of `data` to the device.
+    pub(crate) fn write_data(&mut self, data: &[u8], patience: &Patience<'_>) -> Result<()> {
+        let written = self.protocol.write(self.transport.as_mut(), data, patience);
+        written.map_err(|failed| {
+            failed.error.with_failure(Failure {
+                operation: Operation::DataWrite,
+                errno: failed.errno,
+                state_before: self.state,
+                ..Failure::default()
+            })
+        })
+    }
+
+    /// Estimates of a device in pre-copy, if the driver gives any.
+    pub(crate) fn precopy_info(&mut self) -> Result<Option<Estimates>> {
+        if !self.has_data() {
+            return Err(err!(NoDev, "the device has no open data stream"));
+        }
+        self.protocol.pending(self.transport.as_mut()).map_err(|errno| {
+            let text = format!("the pre-copy estimates cannot be read: {errno}");
+            Error::new(errno.code(), text).with_failure(Failure {
+                operation: Operation::PrecopyInfo,
+                ioctl: uapi::VFIO_MIG_GET_PRECOPY_INFO,
+                errno: errno.0,
+                state_before: self.state,
+                state_after: self.state,
+                fixups: self.fixups(),
+                ..Failure::default()
+            })
+        })
+    }
+
+    /// The driver's present estimate of the stop-copy stream, in bytes.
+    pub(crate) fn query_state_size(&mut self) -> Option<u64> {
+        self.caps.state_size?;
+        self.protocol.size(self.transport.as_mut()).ok().flatten()
+    }
+}
