@@ -348,9 +348,12 @@ static double load_ours(const char *bytes, size_t len, char *pushed_from, int pa
             bench_die("vfiomig_load_get_space");
         if ((n = receive(peer.sock, space, room, parts)) <= 0)
             break;
-        if (pushed_from ? vfiomig_load_push(load, space, (size_t)n) < 0
-                        : vfiomig_load_push_received(load, (size_t)n) < 0)
+        int r = pushed_from ? vfiomig_load_push(load, space, (size_t)n)
+                            : vfiomig_load_push_received(load, (size_t)n);
+        if (r < 0)
             bench_die("vfiomig_load_push_received");
+        if (r & VFIOMIG_PUSH_END)
+            break;
     }
     if (vfiomig_load_commit(load))
         bench_die("vfiomig_load_commit");
