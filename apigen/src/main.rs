@@ -88,8 +88,12 @@ fn differences(root: &Path, files: &[Output]) -> Vec<String> {
     changed.chain(extra).collect()
 }
 
+/// The workspace. cargo says at run time where it is. The directory that this was compiled in can be
+/// another worktree that shares the target directory.
 fn project() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
+    let package = std::env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    package.parent().expect("the workspace").to_owned()
 }
 
 fn run(arguments: &[String]) -> Result<(), Vec<String>> {
