@@ -2,29 +2,30 @@
 /*
  * libvfiomig: VFIO live migration.
  *
- * Made from the library's source; do not edit. Every function has a man page: vfiomig(7) is where
- * to begin.
+ * Generated from the library's source; do not edit. Every function has a man page. Start with
+ * vfiomig(7).
  *
- * Return values: 0 or a positive number is success, a negative one is -errno from the closed set
- * that each function lists. errno itself is not touched. vfiomig_error_message() has the text.
+ * Return values: 0 or a positive number is success; a negative number is -errno from the closed set
+ * that each function lists. errno itself is not touched. vfiomig_error_message() returns a text.
  * Outputs are written on success only.
  *
- * Handles are not memory. NULL gets -EFAULT; a handle that was freed or is of another kind gets
- * -EBADF. Different handles may be used by different threads at once; a handle that is in use by
- * one thread gets -EBUSY from another, and calls on the same device wait for each other. So do
- * calls with the same struct vfiomig_dirty.
+ * Handles are not memory. A function returns -EFAULT for NULL, and -EBADF for a handle that was
+ * freed or is of another kind. Different handles may be used by different threads at once. If one
+ * thread is using a handle, another one gets -EBUSY for it. Calls on the same device wait for each
+ * other, and so do calls with the same struct vfiomig_dirty.
  *
  * Structures begin with their size: initialise them with their _INIT macro.
  *
- * Pointers: what a function is given must be valid for the length that belongs to it, for reading
- * or for writing as the function needs, and must not be changed by others during the call. Nothing
- * but handles, callbacks and their opaque pointers is kept after a call has returned.
+ * Pointers must be valid for the length that belongs to them, for reading or for writing as the
+ * function needs, and nobody else may change what they point to during the call. After a call has
+ * returned, the library keeps nothing but handles, callbacks and their opaque pointers.
  *
- * Callbacks are called on the thread that is inside the library. They must return: no longjmp, no
- * exception, no pthread_exit. With a handle of the device or the run that they are called for they
- * get -EBUSY, and so do they with others that a call is inside of: nothing waits in a callback.
+ * Callbacks run on the thread that is inside the library. They must return: no longjmp, no
+ * exception, no pthread_exit. In a callback, functions return -EBUSY for handles of the device or
+ * tracking object that the callback belongs to, and for any other that a call is using: nothing
+ * waits in a callback.
  *
- * Handles belong to the process that made them: after fork() they get -EBADF in the child.
+ * Handles belong to the process that made them: after fork() they return -EBADF in the child.
  *
  * The library starts no threads, installs no signal handlers and no exit handlers, and never ends
  * the process. A thread that is inside it must not be cancelled (pthread_cancel).
@@ -41,8 +42,8 @@ extern "C" {
 #endif
 
 /*
- * Makes compilers warn where a result is dropped that decides what becomes of the guest. A caller
- * may define it as nothing beforehand.
+ * Makes compilers warn if a result is dropped that decides what becomes of the guest. To switch that
+ * off, define it as nothing before you include this header.
  */
 #ifndef VFIOMIG_MUST_CHECK
 #ifdef __GNUC__
@@ -52,7 +53,7 @@ extern "C" {
 #endif
 #endif
 
-/* Initialisers of structures: struct_size is set, everything else is zero. */
+/* Initialises a structure: sets struct_size, and everything else to zero. */
 #ifdef __cplusplus
 #define VFIOMIG_INIT_(type) \
     ([] { type s_{}; s_.struct_size = static_cast<uint32_t>(sizeof s_); return s_; }())
@@ -80,16 +81,16 @@ typedef void (*vfiomig_release_fn)(void *opaque);
 
 /* The version of this header. */
 #define VFIOMIG_VERSION_MAJOR 0  /* Major version. */
-#define VFIOMIG_VERSION_MINOR 1  /* Minor version; rises when something is added. */
+#define VFIOMIG_VERSION_MINOR 1  /* Minor version; increases when something is added. */
 #define VFIOMIG_VERSION_PATCH 0  /* Patch version. */
 
-/* What the caller was compiled with; vfiomig_version() tells what it runs with. */
+/* The version that the caller was compiled with; vfiomig_version() returns the one that it runs with. */
 #define VFIOMIG_VERSION \
     (VFIOMIG_VERSION_MAJOR << 16 | VFIOMIG_VERSION_MINOR << 8 | VFIOMIG_VERSION_PATCH)
 
 /*
- * The library's version at run time: major << 16 | minor << 8 | patch, to be compared with
- * VFIOMIG_VERSION of the header that the caller was compiled with.
+ * Returns the library's version at run time: major << 16 | minor << 8 | patch. Compare it with
+ * VFIOMIG_VERSION, which the caller was compiled with.
  *
  * Returns: The version as a number.
  * Since: 0.1.
@@ -97,7 +98,7 @@ typedef void (*vfiomig_release_fn)(void *opaque);
 uint32_t vfiomig_version(void);
 
 /*
- * The library's version at run time as a text, for example "0.1.0". Static.
+ * Returns the library's version at run time as a text, for example "0.1.0". Static.
  *
  * Returns: A static text.
  * Since: 0.1.
@@ -108,13 +109,14 @@ const char *vfiomig_version_string(void);
  * ------ */
 
 /* What recovery left behind. */
-#define VFIOMIG_OUTCOME_KEPT      0  /* Nothing had to be recovered: the device is in the state it
-                                      * was in before. */
-#define VFIOMIG_OUTCOME_RECOVERED 1  /* The device was brought back without a reset; a data session
+#define VFIOMIG_OUTCOME_KEPT      0  /* Nothing had to be recovered: the device is in the state that
+                                      * it was in before. */
+#define VFIOMIG_OUTCOME_RECOVERED 1  /* The device was brought back without a reset; its data stream
                                       * is gone. */
-#define VFIOMIG_OUTCOME_RESET     2  /* The device was reset: RUNNING, with its contents lost. */
-#define VFIOMIG_OUTCOME_LOST      3  /* The device could not be reset; only the VMM's harder resets
-                                      * may help. */
+#define VFIOMIG_OUTCOME_RESET     2  /* The device was reset: it is in RUNNING, and its contents are
+                                      * lost. */
+#define VFIOMIG_OUTCOME_LOST      3  /* The device could not be reset; only a harder reset by the
+                                      * VMM may help. */
 
 /* What was being done when something failed. */
 #define VFIOMIG_OP_NONE         0  /* The caller's arguments were at fault. */
@@ -128,28 +130,29 @@ const char *vfiomig_version_string(void);
 #define VFIOMIG_OP_STREAM       8  /* Checking the stream. */
 #define VFIOMIG_OP_CALLBACK     9  /* A callback of the VMM refused. */
 
-/* What was going on when something failed; zeros where nothing has. */
+/* What was going on when something failed; all zeros if nothing has. */
 struct vfiomig_failure {
     uint32_t struct_size;    /* VFIOMIG_FAILURE_INIT sets it. */
-    int32_t code;            /* What the function returned: -errno of the library's closed set. */
+    int32_t code;            /* What the function returned: -errno from the library's closed set. */
     uint32_t operation;      /* VFIOMIG_OP_*. */
-    uint32_t ioctl_request;  /* Request number of the ioctl; 0 for read, write and the stream. */
-    int32_t os_errno;        /* errno as the kernel or a callback gave it; 0 for the stream. */
-    uint32_t state_before;   /* State before, or VFIOMIG_STATE_UNKNOWN. */
-    uint32_t state_wanted;   /* State that was wanted, or VFIOMIG_STATE_UNKNOWN. */
-    uint32_t state_after;    /* State afterwards, recovery included, or VFIOMIG_STATE_UNKNOWN. */
+    uint32_t ioctl_request;  /* The ioctl's request number; 0 for read, write and the stream. */
+    int32_t os_errno;        /* The errno that the kernel or a callback gave; 0 for the stream. */
+    uint32_t state_before;   /* The state before, or VFIOMIG_STATE_UNKNOWN. */
+    uint32_t state_wanted;   /* The state that was wanted, or VFIOMIG_STATE_UNKNOWN. */
+    uint32_t state_after;    /* The state afterwards, including recovery, or
+                              * VFIOMIG_STATE_UNKNOWN. */
     uint32_t outcome;        /* VFIOMIG_OUTCOME_*: what recovery left behind. */
     uint32_t fixups;         /* Bitwise OR of VFIOMIG_FIXUP_*: what the VMM must redo before the
                               * device runs. */
-    uint64_t offset;         /* Bytes of device data (reads and writes) or of the stream before the
-                              * failure. */
+    uint64_t offset;         /* Bytes of device data (for reads and writes), or of the stream,
+                              * before the failure. */
 };
 #define VFIOMIG_FAILURE_INIT VFIOMIG_INIT_(struct vfiomig_failure)
 
 /*
- * The text of the last error that a function returned on this thread, one line, beginning with the
- * function's name; empty before the first error. Texts may change in any release; codes do not.
- * Valid until the next error on this thread.
+ * Returns the text of the last error that a function returned on this thread: one line, beginning
+ * with the function's name; empty before the first error. Texts may change in any release; codes do
+ * not. Valid until the next error on this thread.
  *
  * Returns: A text of this thread; never NULL.
  * Since: 0.1.
@@ -157,8 +160,8 @@ struct vfiomig_failure {
 const char *vfiomig_error_message(void);
 
 /*
- * One line on what an error code means in general, for a negative return value of any function;
- * "unknown error" for other numbers. Static.
+ * Returns one line that says what an error code generally means, for a negative return value of any
+ * function; "unknown error" for other numbers. Static.
  *
  * Returns: A static text; never NULL.
  * Since: 0.1.
@@ -171,22 +174,23 @@ const char *vfiomig_error_describe(int code);
 /* Levels of messages; each includes those before it. */
 #define VFIOMIG_LOG_OFF   0  /* No messages. */
 #define VFIOMIG_LOG_ERROR 1  /* Errors. */
-#define VFIOMIG_LOG_WARN  2  /* And warnings: what went wrong and was recovered from. */
+#define VFIOMIG_LOG_WARN  2  /* And warnings: something went wrong, and the library recovered from
+                              * it. */
 #define VFIOMIG_LOG_INFO  3  /* And what an operator wants to know. */
 #define VFIOMIG_LOG_DEBUG 4  /* And every change of state. */
 #define VFIOMIG_LOG_TRACE 5  /* And everything. */
 
 /*
- * Takes a message: VFIOMIG_LOG_* level, the part of the library, and one line of text. May be
- * called from several threads at once, and must not call the library.
+ * Takes a message: its level (VFIOMIG_LOG_*), the part of the library that it comes from, and one
+ * line of text. May be called from several threads at once, and must not call the library.
  */
 typedef void (*vfiomig_log_fn)(void *opaque, uint32_t level, const char *target,
                                const char *message);
 
 /*
- * Sends the library's messages to log, up to level (VFIOMIG_LOG_*), for the whole process; NULL
- * makes it silent again, as it is in the beginning. Bytes of device state are never logged. The
- * previous callback's opaque is released once no thread is inside it any more.
+ * Sends the library's messages to log, up to level (VFIOMIG_LOG_*), for the whole process. NULL
+ * makes the library silent again, as it is at first. Bytes of device state are never logged. The
+ * previous callback's opaque is released once no thread is inside that callback any more.
  *
  * Errors: -ENOMEM, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
  * Since: 0.1.
@@ -211,30 +215,31 @@ int vfiomig_log_init_env(void);
  * ------------------ */
 
 /* States of a device, with the kernel's numbers (enum vfio_device_mig_state). */
-#define VFIOMIG_STATE_ERROR        0  /* The driver lost track of the device; only a reset helps. */
+#define VFIOMIG_STATE_ERROR        0  /* The driver has lost track of the device; only a reset
+                                       * helps. */
 #define VFIOMIG_STATE_STOP         1  /* Stopped. */
 #define VFIOMIG_STATE_RUNNING      2  /* Running. */
 #define VFIOMIG_STATE_STOP_COPY    3  /* Stopped, with its state being read. */
 #define VFIOMIG_STATE_RESUMING     4  /* Stopped, with its state being written. */
-#define VFIOMIG_STATE_RUNNING_P2P  5  /* Running, but starting no peer-to-peer DMA. */
+#define VFIOMIG_STATE_RUNNING_P2P  5  /* Running, but not starting any peer-to-peer DMA. */
 #define VFIOMIG_STATE_PRE_COPY     6  /* Running, with its state being read. */
-#define VFIOMIG_STATE_PRE_COPY_P2P 7  /* As PRE_COPY, but starting no peer-to-peer DMA. */
+#define VFIOMIG_STATE_PRE_COPY_P2P 7  /* Like PRE_COPY, but not starting any peer-to-peer DMA. */
 #define VFIOMIG_STATE_UNKNOWN      UINT32_MAX  /* Not known. */
 
-/* The way from one state to another. */
+/* The path from one state to another. */
 struct vfiomig_path {
     uint32_t struct_size;  /* VFIOMIG_PATH_INIT sets it. */
-    uint32_t num_steps;    /* States that are entered, the last one being the target; 0: there
-                            * already. */
-    uint32_t steps[8];     /* Those states: VFIOMIG_STATE_*. */
-    uint32_t opens_data;   /* 1: the kernel hands out a new data fd on the way. */
+    uint32_t num_steps;    /* How many states the path enters; the last one is the target. 0: the
+                            * device is already there. */
+    uint32_t steps[8];     /* These states: VFIOMIG_STATE_*. */
+    uint32_t opens_data;   /* 1 if the kernel returns a new data fd on the way. */
     uint32_t reserved;     /* Zero. */
 };
 #define VFIOMIG_PATH_INIT VFIOMIG_INIT_(struct vfiomig_path)
 
 /*
  * Computes how a device with VFIO_MIGRATION_* migration_flags gets from one state to another
- * (VFIOMIG_STATE_*), exactly as the kernel does: which states it passes through and whether a data
+ * (VFIOMIG_STATE_*), exactly as the kernel does: which states it passes through, and whether a data
  * fd comes back. Asks no device.
  *
  * Errors: -EFAULT, -EINVAL, -ENOTRECOVERABLE.
@@ -244,8 +249,8 @@ int vfiomig_fsm_path(uint64_t migration_flags, uint32_t from, uint32_t to,
                      struct vfiomig_path *path);
 
 /*
- * A state's name as the kernel's documentation has it, for example "PRE_COPY"; "UNKNOWN" for
- * numbers that are no state. Static.
+ * Returns a state's name as the kernel's documentation has it, for example "PRE_COPY"; "UNKNOWN"
+ * for numbers that are not states. Static.
  *
  * Returns: A static text; never NULL.
  * Since: 0.1.
@@ -255,24 +260,25 @@ const char *vfiomig_state_name(uint32_t state);
 /* Devices
  * ------- */
 
-/* One VFIO device. A handle, not memory: only the library's functions can do anything with it. */
+/* One VFIO device. A handle, not memory: only the library's functions can use it. */
 struct vfiomig_device;
 
 /* Flags of struct vfiomig_device_options. */
-#define VFIOMIG_DEVICE_DISABLED (1 << 0)  /* The kill switch: probe the device, but refuse to
-                                           * migrate it. */
+#define VFIOMIG_DEVICE_DISABLED (1 << 0)  /* The administrator's switch: the device is probed, but
+                                           * not migrated. */
 
 /* Kinds of events. More may come. */
 #define VFIOMIG_EVENT_STATE_CHANGED  1  /* The device went from one state to another. */
-#define VFIOMIG_EVENT_RECOVERED      2  /* A failed change was recovered from, or not: see the
-                                         * outcome. */
-#define VFIOMIG_EVENT_RESET          3  /* The device was reset, by the library or behind it. */
-#define VFIOMIG_EVENT_SAVE_RESTARTED 4  /* A save started again because the device was reset: all
-                                         * that was sent before is void. */
+#define VFIOMIG_EVENT_RECOVERED      2  /* Recovery from a failed change has ended; the outcome says
+                                         * how. */
+#define VFIOMIG_EVENT_RESET          3  /* The device was reset, by the library or behind its
+                                         * back. */
+#define VFIOMIG_EVENT_SAVE_RESTARTED 4  /* A save started again because the device was reset:
+                                         * everything sent before is void. */
 #define VFIOMIG_EVENT_FIXUPS_NEEDED  5  /* The VMM must redo something before the device runs. */
-#define VFIOMIG_EVENT_LOAD_RESTARTED 6  /* The source of a load started again: blobs and
-                                         * acknowledgements of before are void. Comes in its place
-                                         * among the blobs. */
+#define VFIOMIG_EVENT_LOAD_RESTARTED 6  /* The source of a load started again: earlier blobs and
+                                         * acknowledgements are void. Comes at its place among the
+                                         * blobs. */
 
 /* What the VMM must redo before a device runs. */
 #define VFIOMIG_FIXUP_PCI_COMMAND (1 << 0)  /* Write PCI_COMMAND again: memory, I/O and bus-master
@@ -292,25 +298,26 @@ struct vfiomig_device;
 
 /* How much a reason matters. */
 #define VFIOMIG_SEVERITY_BLOCKS 0  /* The device cannot be migrated. */
-#define VFIOMIG_SEVERITY_LIMITS 1  /* It can, but with a longer downtime, more pages resent, or not
-                                    * together with other devices. */
+#define VFIOMIG_SEVERITY_LIMITS 1  /* It can be migrated, but with a longer downtime, more pages
+                                    * sent again, or not together with other devices. */
 #define VFIOMIG_SEVERITY_INFO   2  /* Good to know. */
 
 /* Why a device cannot migrate, or not well. More may come. */
-#define VFIOMIG_REASON_DISABLED             1   /* Switched off by the VMM. */
+#define VFIOMIG_REASON_DISABLED             1   /* The VMM switched migration off. */
 #define VFIOMIG_REASON_KERNEL_TOO_OLD       2   /* The kernel has no VFIO migration. */
 #define VFIOMIG_REASON_DRIVER_NO_MIGRATION  3   /* The driver bound to the device does not support
                                                  * migration. */
-#define VFIOMIG_REASON_NO_STOP_COPY         4   /* The driver's migration flags lack STOP_COPY. */
+#define VFIOMIG_REASON_NO_STOP_COPY         4   /* The driver's migration flags do not include
+                                                 * STOP_COPY. */
 #define VFIOMIG_REASON_STATE_UNREADABLE     5   /* The device's state cannot be read. */
 #define VFIOMIG_REASON_DEVICE_IN_ERROR      6   /* The device is in ERROR; reset it. */
-#define VFIOMIG_REASON_STALE_STATE          7   /* The device was left in a saving or resuming state
-                                                 * by an earlier owner. */
-#define VFIOMIG_REASON_NO_PRE_COPY          8   /* No pre-copy: the whole state is sent while the
-                                                 * guest is stopped. */
-#define VFIOMIG_REASON_NO_P2P               9   /* No peer-to-peer states: several devices cannot be
-                                                 * stopped safely together. */
-#define VFIOMIG_REASON_NO_DATA_SIZE         10  /* The size of the state is not known beforehand. */
+#define VFIOMIG_REASON_STALE_STATE          7   /* An earlier owner left the device in a state other
+                                                 * than RUNNING. */
+#define VFIOMIG_REASON_NO_PRE_COPY          8   /* There is no pre-copy: the whole state is sent
+                                                 * while the guest is stopped. */
+#define VFIOMIG_REASON_NO_P2P               9   /* There are no peer-to-peer states: several devices
+                                                 * cannot be stopped together safely. */
+#define VFIOMIG_REASON_NO_DATA_SIZE         10  /* The size of the state is not known in advance. */
 #define VFIOMIG_REASON_NO_DMA_LOGGING       11  /* The device does not log the pages it writes. */
 #define VFIOMIG_REASON_DMA_LOGGING_UNUSABLE 12  /* The device logs the pages it writes, but the
                                                  * kernel cannot report them. */
@@ -319,17 +326,17 @@ struct vfiomig_device;
 
 /* Something that happened to a device. */
 struct vfiomig_event {
-    uint32_t struct_size;  /* Size of this structure in the library. */
+    uint32_t struct_size;  /* The size of this structure in the library. */
     uint32_t kind;         /* VFIOMIG_EVENT_*. */
-    uint32_t from;         /* State before, or VFIOMIG_STATE_UNKNOWN. */
-    uint32_t to;           /* State after, or VFIOMIG_STATE_UNKNOWN. */
+    uint32_t from;         /* The state before, or VFIOMIG_STATE_UNKNOWN. */
+    uint32_t to;           /* The state after, or VFIOMIG_STATE_UNKNOWN. */
     uint32_t outcome;      /* VFIOMIG_OUTCOME_*. */
     uint32_t fixups;       /* Bitwise OR of VFIOMIG_FIXUP_*: what the VMM must redo before the
                             * device runs. */
     uint64_t duration_ns;  /* How long the change took, in nanoseconds. */
 };
 
-/* Told what happens to a device, on the thread that is inside the library. */
+/* Reports what happens to a device, on the thread that is inside the library. */
 typedef void (*vfiomig_event_fn)(void *opaque, const struct vfiomig_event *event);
 
 /* How a device is set up; NULL for the defaults. */
@@ -338,15 +345,15 @@ struct vfiomig_device_options {
     uint32_t flags;                    /* VFIOMIG_DEVICE_DISABLED or 0. */
     const char *sysfs_path;            /* The device's directory in sysfs, for example
                                         * /sys/bus/pci/devices/0000:3b:00.2 or
-                                        * /sys/bus/mdev/devices/UUID. Needed for the driver's name
-                                        * and version and the type of an fd that came from a group;
-                                        * a cdev tells by itself. At most 2000 bytes. NULL: find
-                                        * out. */
-    const void *vendor_data;           /* Opaque string that the target compares with its own; NULL:
-                                        * none. */
+                                        * /sys/bus/mdev/devices/UUID. For an fd from a group, it is
+                                        * needed to find the driver's name and version and the
+                                        * device's type; a cdev finds its own. At most 2000 bytes.
+                                        * NULL: the library tries to find it. */
+    const void *vendor_data;           /* An opaque string that the target compares with its own;
+                                        * NULL: none. */
     uint32_t vendor_data_len;          /* Its length in bytes, at most 256. */
     uint32_t reserved;                 /* Zero. */
-    vfiomig_event_fn event;            /* Told what happens to the device; NULL: nobody. */
+    vfiomig_event_fn event;            /* Reports what happens to the device; NULL: no reports. */
     void *event_opaque;                /* Passed to event. */
     vfiomig_release_fn event_release;  /* Releases event_opaque. */
 };
@@ -377,8 +384,8 @@ struct vfiomig_identity {
     uint16_t pci_subsystem_device;  /* PCI subsystem device ID. */
     uint8_t pci_revision;           /* PCI revision ID. */
     uint8_t reserved[7];            /* Zero. */
-    char bus[16];                   /* What the device behaves as: "pci", "platform", "ccw", "ap";
-                                     * an mdev too. */
+    char bus[16];                   /* The bus that the device behaves as, even if it is an mdev:
+                                     * "pci", "platform", "ccw" or "ap". */
     char driver[64];                /* Kernel driver that is bound to the device. */
     char mdev_type[64];             /* mdev type, for example "mtty-2". */
     char kernel_release[72];        /* Kernel release, as in uname. */
@@ -460,30 +467,32 @@ struct vfiomig_device_ops {
 struct vfiomig_caps {
     uint32_t struct_size;      /* VFIOMIG_CAPS_INIT sets it. */
     uint32_t flags;            /* Bitwise OR of VFIOMIG_CAP_*. */
-    uint64_t migration_flags;  /* VFIO_MIGRATION_* as the driver reports them. */
-    uint64_t state_size;       /* Estimated length of the stop-copy data in bytes; see
+    uint64_t migration_flags;  /* Bitwise OR of VFIO_MIGRATION_*, as the driver reports them. */
+    uint64_t state_size;       /* The estimated length of the stop-copy data, in bytes; see
                                 * VFIOMIG_CAP_STATE_SIZE. */
-    uint32_t initial_state;    /* State in which the device was found, or VFIOMIG_STATE_UNKNOWN. */
-    uint32_t num_reasons;      /* How many reasons vfiomig_device_get_reason() has. */
+    uint32_t initial_state;    /* The state in which the device was found, or
+                                * VFIOMIG_STATE_UNKNOWN. */
+    uint32_t num_reasons;      /* How many reasons vfiomig_device_get_reason() can return. */
 };
 #define VFIOMIG_CAPS_INIT VFIOMIG_INIT_(struct vfiomig_caps)
 
 /* Why a device cannot migrate, or not well. */
 struct vfiomig_reason {
     uint32_t struct_size;  /* VFIOMIG_REASON_INIT sets it. */
-    uint32_t code;         /* VFIOMIG_REASON_*; never changes its meaning. */
+    uint32_t code;         /* VFIOMIG_REASON_*; its meaning never changes. */
     uint32_t severity;     /* VFIOMIG_SEVERITY_*. */
     uint32_t reserved;     /* Zero. */
     char label[32];        /* The code as a word, for scripts. */
-    char text[464];        /* What it means here and what to do about it, for people. */
+    char text[464];        /* What it means here and what to do about it, for people to read. */
 };
 #define VFIOMIG_REASON_INIT VFIOMIG_INIT_(struct vfiomig_reason)
 
 /*
- * Probes the VFIO device behind fd, from a group or from a cdev (bound to an iommufd). The fd is
- * borrowed: it is never closed, and must stay open until the device handle and all sessions on it
- * have been freed. A device that cannot migrate is no error: vfiomig_device_get_reason() says why
- * not. Issues ioctls; changes nothing of the device's state.
+ * Probes the VFIO device behind fd, which comes from a group, or from a cdev that is bound to an
+ * iommufd. The fd is borrowed: the library never closes it, and it must stay open until the device
+ * handle and all sessions on it have been freed. A device that cannot migrate is not an error:
+ * vfiomig_device_get_reason() says why it cannot. The call issues ioctls, but does not change the
+ * device's state.
  *
  * Errors: -EIO, -ENOMEM, -EFAULT, -ENODEV, -EINVAL, -ENOTTY, -E2BIG, -ETIMEDOUT, -ENOTRECOVERABLE.
  * Since: 0.1.
@@ -492,9 +501,10 @@ int vfiomig_device_new_fd(int fd, const struct vfiomig_device_options *options,
                           struct vfiomig_device **out) VFIOMIG_MUST_CHECK;
 
 /*
- * Probes a device behind a table of callbacks: vfio-user, a mock, or whatever the VMM brings. The
- * table is copied; ops->release is called exactly once with opaque, also when this fails (unless
- * ops itself cannot be read: NULL, or a struct_size that is none).
+ * Probes a device behind a table of callbacks: a vfio-user device, a mock, or anything else that
+ * the VMM provides. The table is copied. ops->release is called exactly once with opaque, even if
+ * this call fails (unless ops itself cannot be read, because it is NULL or its struct_size is
+ * invalid).
  *
  * Errors: -EIO, -ENOMEM, -EFAULT, -EINVAL, -E2BIG, -ETIMEDOUT, -ENOTRECOVERABLE.
  * Since: 0.1.
@@ -504,16 +514,16 @@ int vfiomig_device_new_ops(const struct vfiomig_device_ops *ops, void *opaque,
                            struct vfiomig_device **out) VFIOMIG_MUST_CHECK;
 
 /*
- * Frees a device handle; NULL is none. Sessions that are still open keep the device until they are
- * freed themselves. Waits for a call on another thread. A callback cannot free a handle that a call
- * is inside of: it stays.
+ * Frees a device handle. NULL is ignored. Sessions that are still open keep the device until they
+ * are freed too. Waits for a call on another thread. Freeing a handle from a callback while a call
+ * is using it has no effect.
  *
  * Since: 0.1.
  */
 void vfiomig_device_free(struct vfiomig_device *device);
 
 /*
- * What the device can do.
+ * Returns what the device can do.
  *
  * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
  * Since: 0.1.
@@ -521,7 +531,8 @@ void vfiomig_device_free(struct vfiomig_device *device);
 int vfiomig_device_get_caps(struct vfiomig_device *device, struct vfiomig_caps *caps);
 
 /*
- * Why the device cannot migrate, or not well: one reason per index from 0, worst first.
+ * Returns one reason why the device cannot migrate, or not well, by an index that starts at 0; the
+ * worst comes first.
  *
  * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENODATA, -ENOTRECOVERABLE.
  * Since: 0.1.
@@ -530,7 +541,7 @@ int vfiomig_device_get_reason(struct vfiomig_device *device, uint32_t index,
                               struct vfiomig_reason *reason);
 
 /*
- * What the device is, as far as it is known.
+ * Returns what the device is, as far as that is known.
  *
  * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
  * Since: 0.1.
@@ -538,7 +549,7 @@ int vfiomig_device_get_reason(struct vfiomig_device *device, uint32_t index,
 int vfiomig_device_get_identity(struct vfiomig_device *device, struct vfiomig_identity *identity);
 
 /*
- * Asks the device which state it is in (VFIOMIG_STATE_*; a newer kernel's states come as their
+ * Reads the device's state (VFIOMIG_STATE_*; states that only a newer kernel has come as their
  * numbers).
  *
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
@@ -548,11 +559,11 @@ int vfiomig_device_get_identity(struct vfiomig_device *device, struct vfiomig_id
 int vfiomig_device_get_state(struct vfiomig_device *device, uint32_t *state);
 
 /*
- * Takes the device to VFIOMIG_STATE_STOP, _RUNNING or _RUNNING_P2P, over whatever states lie
- * between. The states with a data stream are entered by vfiomig_save_begin() and
- * vfiomig_load_begin(). A device that an earlier owner left in one of those is reset first. One
- * that has lost what it held of its guest goes to STOP only: see vfiomig_device_run(). May take as
- * long as the device does: call it off the main loop.
+ * Takes the device to VFIOMIG_STATE_STOP, VFIOMIG_STATE_RUNNING or VFIOMIG_STATE_RUNNING_P2P,
+ * through whatever states lie between. Only vfiomig_save_begin() and vfiomig_load_begin() enter the
+ * states that have a data stream. A device that an earlier owner left in one of those is reset
+ * first. A device that has lost its guest's state goes only to STOP: see vfiomig_device_run(). This
+ * may take as long as the device needs, so call it off the main loop.
  *
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
  *         -ETIMEDOUT, -ENOTRECOVERABLE.
@@ -561,14 +572,14 @@ int vfiomig_device_get_state(struct vfiomig_device *device, uint32_t *state);
 int vfiomig_device_set_state(struct vfiomig_device *device, uint32_t state) VFIOMIG_MUST_CHECK;
 
 /*
- * Takes the device to RUNNING: the last step on the target after vfiomig_load_commit(), with the
- * fix-ups made; or on a source that was kept stopped. Clears the fix-ups. After an error whose
- * outcome is KEPT or RECOVERED nothing is lost: try again. A device that was reset while its guest
- * was stopped (quiesced, in STOP or STOP_COPY, after the end of its stream, after RELEASE), or
- * between the commit and its first run, has lost what its guest relies upon, whoever reset it and
- * however that was found out. It is neither run nor saved: -EIO with outcome RESET, each time,
- * until the VMM loads it again, or says by vfiomig_device_reset() or vfiomig_device_accept_reset()
- * that it wants it as after power-on.
+ * Takes the device to RUNNING: the last step on the target, after vfiomig_load_commit() and the
+ * fix-ups, or the way back on a source that was kept stopped. Clears the fix-ups. After an error
+ * whose outcome is KEPT or RECOVERED nothing is lost, and you may try again. A device has lost what
+ * its guest relies on if it was reset while its guest was stopped (quiesced, in STOP or STOP_COPY,
+ * after the end of its stream, after RELEASE), or between a commit and its first run. It does not
+ * matter who reset it, or how that was noticed. Such a device is neither run nor saved: -EIO with
+ * outcome RESET, every time, until the VMM loads it again, or says with vfiomig_device_reset() or
+ * vfiomig_device_accept_reset() that it wants the device in its power-on state.
  *
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
  *         -ETIMEDOUT, -ENOTRECOVERABLE.
@@ -577,11 +588,11 @@ int vfiomig_device_set_state(struct vfiomig_device *device, uint32_t state) VFIO
 int vfiomig_device_run(struct vfiomig_device *device) VFIOMIG_MUST_CHECK;
 
 /*
- * Resets the device with VFIO_DEVICE_RESET: RUNNING, as after power-on, which is what the VMM wants
- * by this call. A save that is under way starts again by itself, and sends the state of the reset
- * device; a load fails. While somebody else holds the device's lock (-EAGAIN of the kernel) the
- * reset is tried again for up to a second. If it fails the device is lost; it is tried once more
- * when the last handle of the device is freed.
+ * Resets the device with VFIO_DEVICE_RESET. It ends in RUNNING, in its power-on state, and the
+ * library takes it that the VMM wants this. A save in progress starts again by itself and sends the
+ * state of the reset device; a load fails. While something else holds the device's lock (the kernel
+ * answers EAGAIN), the reset is retried for up to a second. If it fails, the device is lost, and
+ * the reset is tried once more when the last handle of the device is freed.
  *
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
  *         -ETIMEDOUT, -ENOTRECOVERABLE.
@@ -590,12 +601,13 @@ int vfiomig_device_run(struct vfiomig_device *device) VFIOMIG_MUST_CHECK;
 int vfiomig_device_reset(struct vfiomig_device *device) VFIOMIG_MUST_CHECK;
 
 /*
- * Says that the device was reset by other means: a function-level reset by its guest, a bus reset
- * by the VMM, error recovery on the host. A save whose guest runs starts again by itself; a load
- * fails. Where the guest was stopped, or had not run since the load, its state in the device is
- * lost: the save fails with -EIO, and the device is not run any more (see vfiomig_device_run()). A
- * VMM that has made the reset itself, on purpose, calls vfiomig_device_accept_reset() next. Also
- * brings back a device that was lost and that a harder reset has revived.
+ * Tells the library that something else reset the device: its guest (a function-level reset), the
+ * VMM (a bus reset), or error recovery on the host. If the guest runs, a save starts again by
+ * itself, and a load fails. If the guest was stopped, or had not run since the load, its state in
+ * the device is lost: the save fails with -EIO, and the device is no longer run (see
+ * vfiomig_device_run()). A VMM that made the reset itself, on purpose, calls
+ * vfiomig_device_accept_reset() next. The call also brings back a lost device that a harder reset
+ * has revived.
  *
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
  *         -ETIMEDOUT, -ENOTRECOVERABLE.
@@ -604,10 +616,11 @@ int vfiomig_device_reset(struct vfiomig_device *device) VFIOMIG_MUST_CHECK;
 int vfiomig_device_notify_reset(struct vfiomig_device *device) VFIOMIG_MUST_CHECK;
 
 /*
- * Says that a device which has lost what it held in a reset is wanted as it is now, as after
- * power-on: for a VMM that has reset the device itself by other means than vfiomig_device_reset(),
- * with its machine for example, after vfiomig_device_notify_reset(). It may be run and saved again.
- * Does nothing to a device that has lost nothing.
+ * Tells the library that the VMM wants a device as it is now, in its power-on state, although a
+ * reset took what it held: for a VMM that has reset the device itself by means other than
+ * vfiomig_device_reset(), for example with its machine, and has called
+ * vfiomig_device_notify_reset(). The device may be run and saved again. Has no effect on a device
+ * that has lost nothing.
  *
  * Errors: -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENOTRECOVERABLE.
  * Since: 0.1.
@@ -615,8 +628,8 @@ int vfiomig_device_notify_reset(struct vfiomig_device *device) VFIOMIG_MUST_CHEC
 int vfiomig_device_accept_reset(struct vfiomig_device *device);
 
 /*
- * What the VMM must redo before the device runs, after a reset or a load: VFIOMIG_FIXUP_*. Does not
- * wait for a session on the device.
+ * Returns what the VMM must redo before the device runs, after a reset or a load: a bitwise OR of
+ * VFIOMIG_FIXUP_*. Does not wait for a session on the device.
  *
  * Errors: -EBADF, -EFAULT, -EBUSY, -ENOTRECOVERABLE.
  * Since: 0.1.
@@ -624,8 +637,8 @@ int vfiomig_device_accept_reset(struct vfiomig_device *device);
 int vfiomig_device_get_fixups(struct vfiomig_device *device, uint32_t *fixups);
 
 /*
- * What was going on when something last failed on this device, sessions included; zeros if nothing
- * has.
+ * Returns what was going on when something last failed on this device, including its sessions; all
+ * zeros if nothing has.
  *
  * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
  * Since: 0.1.
@@ -639,62 +652,62 @@ int vfiomig_device_get_failure(struct vfiomig_device *device, struct vfiomig_fai
 struct vfiomig_save;
 
 /* Flags of struct vfiomig_save_options. */
-#define VFIOMIG_SAVE_NONBLOCK    (1 << 0)  /* Reads return -EAGAIN instead of blocking, where the
-                                            * driver can do that. */
-#define VFIOMIG_SAVE_NO_PRE_COPY (1 << 1)  /* Leaves out pre-copy even where the device has it. */
+#define VFIOMIG_SAVE_NONBLOCK    (1 << 0)  /* Reads return -EAGAIN instead of blocking, if the
+                                            * driver supports that. */
+#define VFIOMIG_SAVE_NO_PRE_COPY (1 << 1)  /* Leaves out pre-copy even if the device has it. */
 
 /* How a stream is laid out. QEMU's format has a part of its own below. */
-#define VFIOMIG_FORMAT_NATIVE 0  /* The library's own: verified, with identity and end. */
+#define VFIOMIG_FORMAT_NATIVE 0  /* The library's own format: verified, with an identity and an
+                                  * end. */
 
 /* Sizes of buffers. */
-#define VFIOMIG_MIN_BUFFER  4096  /* The smallest buffer that vfiomig_save_next() takes, in
+#define VFIOMIG_MIN_BUFFER  4096  /* The smallest buffer that vfiomig_save_next() accepts, in
                                    * bytes. */
-#define VFIOMIG_GOOD_BUFFER (128 << 10)  /* A good size of the buffer for vfiomig_save_next(), in
-                                          * bytes: one full frame. Larger ones hold several. */
+#define VFIOMIG_GOOD_BUFFER (128 << 10)  /* A good buffer size for vfiomig_save_next(), in bytes:
+                                          * one full frame. Larger buffers hold several. */
 
 /* What vfiomig_save_next() returns. */
 #define VFIOMIG_NEXT_MORE    0  /* Send what there is and call again. */
 #define VFIOMIG_NEXT_DRAINED 1  /* The device runs and has nothing to send now. In QEMU's format
                                  * also: the stopped device's data is complete, and the
-                                 * configuration is wanted. */
+                                 * configuration comes next. */
 #define VFIOMIG_NEXT_END     2  /* The stream is complete. */
 
 /* Flags of struct vfiomig_pending. */
-#define VFIOMIG_PENDING_PRE_COPY_KNOWN  (1 << 0)  /* initial_bytes and dirty_bytes are there. */
-#define VFIOMIG_PENDING_STOP_COPY_KNOWN (1 << 1)  /* stop_copy_bytes is there. */
-#define VFIOMIG_PENDING_INITIAL_SENT    (1 << 2)  /* The mark that all initial data of this
-                                                   * generation was sent has been returned to the
-                                                   * caller. Never set where the stream has no such
-                                                   * mark: QEMU's format without
-                                                   * VFIOMIG_SAVE_SWITCHOVER_ACK. */
+#define VFIOMIG_PENDING_PRE_COPY_KNOWN  (1 << 0)  /* initial_bytes and dirty_bytes are valid. */
+#define VFIOMIG_PENDING_STOP_COPY_KNOWN (1 << 1)  /* stop_copy_bytes is valid. */
+#define VFIOMIG_PENDING_INITIAL_SENT    (1 << 2)  /* The caller has been given the mark that all
+                                                   * initial data of this generation was sent. Never
+                                                   * set if the stream has no such mark: in QEMU's
+                                                   * format without VFIOMIG_SAVE_SWITCHOVER_ACK. */
 
 /* How a save ends. */
 #define VFIOMIG_ENDING_RELEASE       1  /* The target has committed: the device stays in STOP. */
-#define VFIOMIG_ENDING_KEEP          2  /* The guest goes on here: the device goes back to where it
-                                         * was before the save. */
-#define VFIOMIG_ENDING_KEEP_QUIESCED 3  /* As VFIOMIG_ENDING_KEEP, but without peer-to-peer DMA
-                                         * where the device has such a state: for several devices,
-                                         * of which none may run before all have left the stopped
-                                         * states. Then call vfiomig_device_run() for each. */
-#define VFIOMIG_ENDING_KEEP_STOPPED  4  /* As VFIOMIG_ENDING_KEEP, for a guest that does not run:
+#define VFIOMIG_ENDING_KEEP          2  /* The guest goes on here: the device goes back to the state
+                                         * it was in before the save. */
+#define VFIOMIG_ENDING_KEEP_QUIESCED 3  /* Like VFIOMIG_ENDING_KEEP, but without peer-to-peer DMA if
+                                         * the device has such a state: for several devices, none of
+                                         * which may run before all have left the stopped states.
+                                         * Then call vfiomig_device_run() for each. */
+#define VFIOMIG_ENDING_KEEP_STOPPED  4  /* Like VFIOMIG_ENDING_KEEP, for a guest that does not run:
                                          * the device goes to STOP. */
 
 /* How a device is saved; NULL for the defaults. */
 struct vfiomig_save_options {
     uint32_t struct_size;      /* VFIOMIG_SAVE_OPTIONS_INIT sets it. */
     uint32_t flags;            /* Bitwise OR of VFIOMIG_SAVE_*, or 0. */
-    uint32_t device_index;     /* Number of the device within its VM; stands in every frame. QEMU's
+    uint32_t device_index;     /* The device's number within its VM; every frame carries it. QEMU's
                                 * format has no place for it: 0. */
-    uint32_t max_frame;        /* Largest payload of a data frame in bytes; 0: 131040, with its
-                                * header 128 KiB. In QEMU's format: longest piece of data; 0: 1
-                                * MiB. */
+    uint32_t max_frame;        /* The largest payload of a data frame, in bytes; 0: 131040, which
+                                * with its header is 128 KiB. In QEMU's format: the longest piece of
+                                * data; 0: 1 MiB. */
     uint32_t max_restarts;     /* How often the save may start again because the device was reset;
-                                * 0: 16. QEMU's format cannot start again. */
+                                * 0: 16. In QEMU's format, a save cannot start again. */
     uint32_t format;           /* How the stream is laid out: VFIOMIG_FORMAT_*. */
-    uint8_t migration_id[16];  /* Name of the stream; all zeros: a random one. QEMU's format has no
-                                * place for it: zeros. */
-    uint32_t read_timeout_ms;  /* How long the driver may give neither data nor an end, in
-                                * milliseconds; 0: 60000. */
+    uint8_t migration_id[16];  /* The name of the stream; all zeros: a random one. QEMU's format has
+                                * no place for it: zeros. */
+    uint32_t read_timeout_ms;  /* How long the driver may deliver neither data nor an end before the
+                                * save fails, in milliseconds; 0: 60000. */
     uint32_t reserved;         /* Zero. */
 };
 #define VFIOMIG_SAVE_OPTIONS_INIT VFIOMIG_INIT_(struct vfiomig_save_options)
@@ -703,12 +716,11 @@ struct vfiomig_save_options {
 struct vfiomig_pending {
     uint32_t struct_size;         /* VFIOMIG_PENDING_INIT sets it. */
     uint32_t flags;               /* Bitwise OR of VFIOMIG_PENDING_*. */
-    uint64_t initial_bytes;       /* Initial data not read yet, in bytes. */
+    uint64_t initial_bytes;       /* Initial data that has not been read yet, in bytes. */
     uint64_t dirty_bytes;         /* Data that became dirty since it was read, in bytes. */
     uint64_t stop_copy_bytes;     /* What stop-copy will send, in bytes. */
-    uint32_t initial_generation;  /* Rises when the device starts its initial data again: an
-                                   * acknowledgement of an earlier generation does not count any
-                                   * more. */
+    uint32_t initial_generation;  /* Increases when the device starts its initial data again: an
+                                   * acknowledgement of an earlier generation no longer counts. */
     uint32_t reserved;            /* Zero. */
 };
 #define VFIOMIG_PENDING_INIT VFIOMIG_INIT_(struct vfiomig_pending)
@@ -717,23 +729,23 @@ struct vfiomig_pending {
 struct vfiomig_save_stats {
     uint32_t struct_size;    /* VFIOMIG_SAVE_STATS_INIT sets it. */
     uint32_t reserved;       /* Zero. */
-    uint64_t data_bytes;     /* Device data returned, in bytes, restarts included. */
-    uint64_t precopy_bytes;  /* Part of it that was read before the device stopped, in bytes. */
+    uint64_t data_bytes;     /* Device data returned, including that before restarts, in bytes. */
+    uint64_t precopy_bytes;  /* The part of it that was read before the device stopped, in bytes. */
     uint64_t stream_bytes;   /* The whole stream returned, in bytes. */
     uint64_t frames;         /* Frames returned. */
     uint64_t restarts;       /* How often the save started again because the device was reset. */
-    uint64_t stop_read_ns;   /* Time inside the driver's reads after the device stopped, in
+    uint64_t stop_read_ns;   /* Time spent in the driver's reads after the device stopped, in
                               * nanoseconds. */
-    uint64_t begin_ns;       /* Time of the change to PRE_COPY, in nanoseconds. */
-    uint64_t quiesce_ns;     /* Time of the change to PRE_COPY_P2P or RUNNING_P2P, in
+    uint64_t begin_ns;       /* Time that the change to PRE_COPY took, in nanoseconds. */
+    uint64_t quiesce_ns;     /* Time that the change to PRE_COPY_P2P or RUNNING_P2P took, in
                               * nanoseconds. */
-    uint64_t stop_ns;        /* Time of the change to STOP_COPY, in nanoseconds. */
-    uint64_t finish_ns;      /* Time of the change that ended the save, in nanoseconds. */
+    uint64_t stop_ns;        /* Time that the change to STOP_COPY took, in nanoseconds. */
+    uint64_t finish_ns;      /* Time that the change which ended the save took, in nanoseconds. */
 };
 #define VFIOMIG_SAVE_STATS_INIT VFIOMIG_INIT_(struct vfiomig_save_stats)
 
 /*
- * Begins to save the device: RUNNING to PRE_COPY where the device has it. A device in STOP is saved
+ * Begins to save the device: RUNNING to PRE_COPY, if the device has it. A device in STOP is saved
  * without pre-copy. The session owns the device's data fd and keeps the device alive.
  *
  * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -E2BIG,
@@ -744,21 +756,23 @@ int vfiomig_save_begin(struct vfiomig_device *device, const struct vfiomig_save_
                        struct vfiomig_save **out) VFIOMIG_MUST_CHECK;
 
 /*
- * Takes the next piece of the stream: at most cap bytes into buf, their number into *len. Send
- * them, in this order, to the target. The driver's data lands in buf directly; buf is written to
- * only up to cap, also beyond *len.
+ * Returns the next piece of the stream: at most cap bytes in buf, and their number in *len. Send
+ * them to the target, in this order. The driver's data goes directly into buf. Bytes between *len
+ * and cap may be overwritten; nothing beyond cap is.
  *
- * VFIOMIG_NEXT_MORE: send and call again. VFIOMIG_NEXT_DRAINED: send; the device runs and has
- * nothing more now; come back on a timer or when vfiomig_save_get_poll_fd() is readable, or go on
- * to vfiomig_save_stop(). VFIOMIG_NEXT_END: send; the stream is complete.
+ * VFIOMIG_NEXT_MORE: send the bytes and call again. VFIOMIG_NEXT_DRAINED: send the bytes; the
+ * running device has nothing more for now. Come back on a timer or when vfiomig_save_get_poll_fd()
+ * is readable, or go on to vfiomig_save_stop(). VFIOMIG_NEXT_END: send the bytes; the stream is
+ * complete.
  *
- * In QEMU's format a call gives what one of QEMU's sections has in it, and the VMM writes the
- * section around it: the first call that of save_setup; each further one that of an iteration;
- * after vfiomig_save_stop() pieces of save_complete, the last with VFIOMIG_NEXT_DRAINED; then, when
- * the VMM has added its configuration with vfiomig_save_add_blob(), that of save_state, with
- * VFIOMIG_NEXT_END. With VFIOMIG_SAVE_PACKETS each call after vfiomig_save_stop() gives one packet,
- * which must not be cut or joined; VFIOMIG_NEXT_DRAINED comes with the last of data or with
- * nothing, VFIOMIG_NEXT_END with the configuration. docs/qemu-format.md.
+ * In QEMU's format, a call returns the contents of one of QEMU's sections, and the VMM writes the
+ * section around it. The first call returns save_setup, and each further call an iteration. After
+ * vfiomig_save_stop() the calls return the pieces of save_complete, the last with
+ * VFIOMIG_NEXT_DRAINED. Once the VMM has added its configuration with vfiomig_save_add_blob(), the
+ * next call returns save_state, with VFIOMIG_NEXT_END. With VFIOMIG_SAVE_PACKETS, each call after
+ * vfiomig_save_stop() returns one packet, which must be neither split nor joined.
+ * VFIOMIG_NEXT_DRAINED comes with the last data or with nothing, and VFIOMIG_NEXT_END with the
+ * configuration. See docs/qemu-format.md.
  *
  * States: pre-copy, quiesced, stop-copy.
  * Returns: VFIOMIG_NEXT_MORE, VFIOMIG_NEXT_DRAINED or VFIOMIG_NEXT_END.
@@ -770,14 +784,14 @@ int vfiomig_save_next(struct vfiomig_save *save, void *buf, size_t cap,
                       size_t *len) VFIOMIG_MUST_CHECK;
 
 /*
- * Adds an opaque piece of the VMM's, for example the PCI configuration space: it travels behind
- * everything returned so far and comes out of the target's blob callback with the same kind. The
- * data is copied. A save that starts again because its device was reset voids the blobs before it:
- * add them again (VFIOMIG_EVENT_SAVE_RESTARTED, or restarts in vfiomig_save_get_stats()). Blobs of
- * more than 4056 bytes need a larger buffer in vfiomig_save_next().
+ * Adds opaque data of the VMM's own, for example the PCI configuration space. It travels after
+ * everything returned so far, and the target's blob callback gets it with the same kind. The data
+ * is copied. If a save starts again because its device was reset, earlier blobs are void: add them
+ * again (see VFIOMIG_EVENT_SAVE_RESTARTED, or restarts in vfiomig_save_get_stats()). Blobs of more
+ * than 4056 bytes need a larger buffer in vfiomig_save_next().
  *
- * In QEMU's format there is one blob, of kind 0: the configuration of the stopped device, as QEMU's
- * vmstate writes it; empty where there is none. The library puts the tags around it.
+ * In QEMU's format there is exactly one blob, of kind 0: the configuration of the stopped device,
+ * as QEMU's vmstate writes it. It is empty if there is none. The library adds the tags around it.
  *
  * States: pre-copy, quiesced, stop-copy.
  * Errors: -EBADF, -ENOMEM, -EFAULT, -EBUSY, -EINVAL, -EMSGSIZE, -ECANCELED, -ENOTRECOVERABLE.
@@ -796,9 +810,9 @@ int vfiomig_save_add_blob(struct vfiomig_save *save, uint32_t kind, const void *
 int vfiomig_save_get_pending(struct vfiomig_save *save, struct vfiomig_pending *pending);
 
 /*
- * A file descriptor to poll for reading while vfiomig_save_next() says -EAGAIN or
- * VFIOMIG_NEXT_DRAINED. It belongs to the library, and changes when the save stops the device or
- * starts again. Most drivers are always ready: also come back on a timer.
+ * Returns a file descriptor to poll for reading while vfiomig_save_next() returns -EAGAIN or
+ * VFIOMIG_NEXT_DRAINED. The fd belongs to the library, and changes when the save stops the device
+ * or starts again. Most drivers are always ready, so come back on a timer as well.
  *
  * States: all.
  * Returns: A file descriptor.
@@ -808,9 +822,9 @@ int vfiomig_save_get_pending(struct vfiomig_save *save, struct vfiomig_pending *
 int vfiomig_save_get_poll_fd(struct vfiomig_save *save);
 
 /*
- * Stops peer-to-peer DMA of the device. The guest's vCPUs must have been stopped before. With
- * several devices: all are quiesced before any is stopped. Devices without these states stay as
- * they are. May refuse with -EAGAIN, as vfiomig_save_stop() may.
+ * Stops the device's peer-to-peer DMA. Stop the guest's vCPUs first. With several devices, quiesce
+ * all of them before you stop any. Devices without peer-to-peer states stay as they are. Like
+ * vfiomig_save_stop(), this may refuse with -EAGAIN.
  *
  * States: pre-copy.
  * Errors: -EIO, -EBADF, -EAGAIN, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
@@ -820,15 +834,15 @@ int vfiomig_save_get_poll_fd(struct vfiomig_save *save);
 int vfiomig_save_quiesce(struct vfiomig_save *save) VFIOMIG_MUST_CHECK;
 
 /*
- * Stops the device, to STOP_COPY, quiescing it first where that has not been done. The guest's
- * vCPUs must have been stopped before. Then call vfiomig_save_next() until VFIOMIG_NEXT_END.
+ * Stops the device: to STOP_COPY, quiescing it first if that has not been done. Stop the guest's
+ * vCPUs first. Then call vfiomig_save_next() until VFIOMIG_NEXT_END.
  *
- * Before that the device is asked once more whether it has begun its initial data again since it
- * was said to be complete (VFIO_PRECOPY_INFO_REINIT, or a reset). If so, an acknowledgement of the
- * target does not count any more, and all of it would go into the downtime: -EAGAIN, the device was
- * not stopped, vfiomig_save_get_pending() has a new generation. Either start the vCPUs and go on
- * with vfiomig_save_next(), or call again at once: then the device is stopped all the same. Devices
- * that cannot say so are not asked.
+ * Before the device is stopped, it is asked once more whether it has started its initial data again
+ * since it was complete (because of VFIO_PRECOPY_INFO_REINIT, or a reset). If so, an
+ * acknowledgement by the target no longer counts, and all of that data would add to the downtime.
+ * The call then returns -EAGAIN, the device has not been stopped, and vfiomig_save_get_pending()
+ * returns a new generation. Either start the vCPUs and go on with vfiomig_save_next(), or repeat
+ * this call at once; it then stops the device anyway. Devices that cannot tell are not asked.
  *
  * States: pre-copy, quiesced.
  * Errors: -EIO, -EBADF, -EAGAIN, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
@@ -838,15 +852,16 @@ int vfiomig_save_quiesce(struct vfiomig_save *save) VFIOMIG_MUST_CHECK;
 int vfiomig_save_stop(struct vfiomig_save *save) VFIOMIG_MUST_CHECK;
 
 /*
- * Ends the save. VFIOMIG_ENDING_RELEASE: the target has committed; the device stays in STOP; needs
- * the complete stream. VFIOMIG_ENDING_KEEP: the guest goes on here; the device goes back to where
- * it was, from any state; also after VFIOMIG_NEXT_END, which makes the stream a checkpoint.
- * VFIOMIG_ENDING_KEEP_QUIESCED: the same for one of several devices: to RUNNING_P2P, where it has
- * that. VFIOMIG_ENDING_KEEP_STOPPED: the same for a guest that stands: to STOP.
+ * Ends the save. VFIOMIG_ENDING_RELEASE: the target has committed, and the device stays in STOP;
+ * this needs the complete stream. VFIOMIG_ENDING_KEEP: the guest goes on here, and the device goes
+ * back to where it was, from any state. After VFIOMIG_NEXT_END, this makes the stream a checkpoint.
+ * VFIOMIG_ENDING_KEEP_QUIESCED: the same for one of several devices, which goes to RUNNING_P2P if
+ * it has that state. VFIOMIG_ENDING_KEEP_STOPPED: the same for a guest that is stopped; the device
+ * goes to STOP.
  *
- * After an error of VFIOMIG_ENDING_KEEP the failure structure says whether the guest may go on:
- * outcome KEPT or RECOVERED: nothing is lost, vfiomig_device_run() tries again; RESET: the device
- * was reset, by the library or behind it, and what it held of its guest is gone, see
+ * If VFIOMIG_ENDING_KEEP fails, the failure structure says whether the guest may go on. After
+ * outcome KEPT or RECOVERED nothing is lost, and vfiomig_device_run() tries again. After outcome
+ * RESET the device was reset, by the library or behind its back, and its guest's state is gone: see
  * vfiomig_device_run().
  *
  * States: pre-copy, quiesced, stop-copy, ended, failed.
@@ -857,10 +872,11 @@ int vfiomig_save_stop(struct vfiomig_save *save) VFIOMIG_MUST_CHECK;
 int vfiomig_save_finish(struct vfiomig_save *save, uint32_t ending) VFIOMIG_MUST_CHECK;
 
 /*
- * Cancels the save: the call that is under way returns -ECANCELED as soon as the driver lets it,
- * and so does every later one, but those that ask what happened. Then finish with
- * VFIOMIG_ENDING_KEEP, or free. A stream that was complete before can still be finished with
- * VFIOMIG_ENDING_RELEASE. May be called from any thread at any time while the handle lives.
+ * Cancels the save. The call in progress returns -ECANCELED as soon as the driver lets it, and so
+ * does every later call except those that ask what happened. To end a read that blocks in the
+ * driver, also send its thread a signal. Then finish with VFIOMIG_ENDING_KEEP, or free the save. A
+ * stream that was complete before can still be finished with VFIOMIG_ENDING_RELEASE. May be called
+ * from any thread at any time while the handle lives.
  *
  * States: all.
  * Errors: -EBADF, -EFAULT, -ENOTRECOVERABLE.
@@ -870,7 +886,8 @@ int vfiomig_save_finish(struct vfiomig_save *save, uint32_t ending) VFIOMIG_MUST
 int vfiomig_save_cancel(struct vfiomig_save *save);
 
 /*
- * What the save has done so far. May be called from any thread at any time while the handle lives.
+ * Returns what the save has done so far. May be called from any thread at any time while the handle
+ * lives.
  *
  * States: all.
  * Errors: -EBADF, -EFAULT, -EINVAL, -ENOTRECOVERABLE.
@@ -880,7 +897,7 @@ int vfiomig_save_cancel(struct vfiomig_save *save);
 int vfiomig_save_get_stats(struct vfiomig_save *save, struct vfiomig_save_stats *stats);
 
 /*
- * What was going on when this save last failed; zeros if it has not.
+ * Returns what was going on when this save last failed; all zeros if it has not.
  *
  * States: all.
  * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
@@ -889,9 +906,9 @@ int vfiomig_save_get_stats(struct vfiomig_save *save, struct vfiomig_save_stats 
 int vfiomig_save_get_failure(struct vfiomig_save *save, struct vfiomig_failure *failure);
 
 /*
- * Frees a save; NULL is none. One that was not finished is ended as with VFIOMIG_ENDING_KEEP. Waits
- * for a call on another thread. A callback cannot free a handle that a call is inside of, nor one
- * whose device is in use by a call: it stays.
+ * Frees a save. NULL is ignored. An unfinished save ends as with VFIOMIG_ENDING_KEEP. Waits for a
+ * call on another thread. Freeing a handle from a callback while a call is using it or its device
+ * has no effect.
  *
  * Since: 0.1.
  */
@@ -904,35 +921,37 @@ void vfiomig_save_free(struct vfiomig_save *save);
 struct vfiomig_load;
 
 /* Flags of struct vfiomig_load_options. */
-#define VFIOMIG_LOAD_CHECK_DEVICE_INDEX (1 << 0)  /* Refuse a stream whose device_index is not that
-                                                   * of the options. */
-#define VFIOMIG_LOAD_CHECK_MIGRATION_ID (1 << 1)  /* Refuse a stream whose migration_id is not that
-                                                   * of the options. */
+#define VFIOMIG_LOAD_CHECK_DEVICE_INDEX (1 << 0)  /* Refuse a stream whose device_index differs from
+                                                   * that in the options. */
+#define VFIOMIG_LOAD_CHECK_MIGRATION_ID (1 << 1)  /* Refuse a stream whose migration_id differs from
+                                                   * that in the options. */
 
 /* Fields of the identity that need not match: struct vfiomig_load_options.ignore. */
-#define VFIOMIG_IGNORE_DRIVER         (1 << 0)  /* Pass over the driver's name. */
-#define VFIOMIG_IGNORE_PCI_SUBSYSTEM  (1 << 1)  /* Pass over the PCI subsystem vendor and device. */
-#define VFIOMIG_IGNORE_PCI_REVISION   (1 << 2)  /* Pass over the PCI revision. */
-#define VFIOMIG_IGNORE_MDEV_TYPE      (1 << 3)  /* Pass over the mdev type. */
-#define VFIOMIG_IGNORE_VENDOR_DATA    (1 << 4)  /* Pass over the vendor string. */
+#define VFIOMIG_IGNORE_DRIVER         (1 << 0)  /* Ignore the driver's name. */
+#define VFIOMIG_IGNORE_PCI_SUBSYSTEM  (1 << 1)  /* Ignore the PCI subsystem vendor and device. */
+#define VFIOMIG_IGNORE_PCI_REVISION   (1 << 2)  /* Ignore the PCI revision. */
+#define VFIOMIG_IGNORE_MDEV_TYPE      (1 << 3)  /* Ignore the mdev type. */
+#define VFIOMIG_IGNORE_VENDOR_DATA    (1 << 4)  /* Ignore the vendor string. */
 #define VFIOMIG_IGNORE_ALL            (1 << 5)  /* Compare nothing. */
-#define VFIOMIG_IGNORE_VENDOR_TYPE    (1 << 6)  /* Pass over the vendor's type. */
-#define VFIOMIG_IGNORE_DRIVER_VERSION (1 << 7)  /* Pass over the driver's version: where its vendor
-                                                 * says that both take each other's state. */
+#define VFIOMIG_IGNORE_VENDOR_TYPE    (1 << 6)  /* Ignore the vendor's type. */
+#define VFIOMIG_IGNORE_DRIVER_VERSION (1 << 7)  /* Ignore the driver's version, if its vendor says
+                                                 * that both versions accept each other's state. */
 
 /* What vfiomig_load_push() and vfiomig_load_push_received() return: a bitwise OR. */
-#define VFIOMIG_PUSH_MORE           0         /* None of these bits: go on. */
-#define VFIOMIG_PUSH_END            (1 << 1)  /* The stream is complete. The same number as
+#define VFIOMIG_PUSH_MORE           0         /* None of these bits is set: go on. */
+#define VFIOMIG_PUSH_END            (1 << 1)  /* The stream is complete. Has the same value as
                                                * VFIOMIG_NEXT_END; bit 0 has no meaning. */
-#define VFIOMIG_PUSH_INITIAL_LOADED (1 << 2)  /* All initial data was taken by the driver; tell the
+#define VFIOMIG_PUSH_INITIAL_LOADED (1 << 2)  /* The driver has taken all initial data; tell the
                                                * source. */
 #define VFIOMIG_PUSH_RESTARTED      (1 << 3)  /* The source started again; what was loaded before is
                                                * void. */
 
-/* Takes a piece of the VMM's own that came with a stream: 0, or -errno to refuse the stream. */
+/* Takes data of the VMM's own that came with a stream. Returns 0, or -errno to refuse the stream. */
 typedef int (*vfiomig_blob_fn)(void *opaque, uint32_t kind, const void *data, size_t len);
 
-/* Decides whether a stream of source may be loaded into target: 0, or -errno to refuse it. */
+/*
+ * Decides whether a stream of source may be loaded into target. Returns 0, or -errno to refuse it.
+ */
 typedef int (*vfiomig_policy_fn)(void *opaque, const struct vfiomig_identity *source,
                                  const struct vfiomig_identity *target);
 
@@ -941,32 +960,33 @@ struct vfiomig_load_options {
     uint32_t struct_size;               /* VFIOMIG_LOAD_OPTIONS_INIT sets it. */
     uint32_t ignore;                    /* Fields of the identity that need not match: bitwise OR of
                                          * VFIOMIG_IGNORE_*, or 0. */
-    uint32_t max_frame;                 /* Largest payload of a data frame, or data of a packet, in
-                                         * bytes; default 4 MiB. */
-    uint32_t max_blob;                  /* Largest blob, or configuration in a packet, in bytes;
+    uint32_t max_frame;                 /* The largest payload of a data frame, or data of a packet,
+                                         * in bytes; default 4 MiB. */
+    uint32_t max_blob;                  /* The largest blob, or configuration in a packet, in bytes;
                                          * default 1 MiB. */
-    uint32_t max_blobs;                 /* Number of blobs; default 256. */
+    uint32_t max_blobs;                 /* The number of blobs; default 256. */
     uint32_t max_restarts;              /* How often the source may start again; default 64. */
-    uint64_t max_total;                 /* Device data and frames that are skipped in all, in bytes;
-                                         * default 1 TiB. */
+    uint64_t max_total;                 /* Device data plus skipped frames, in bytes; default 1
+                                         * TiB. */
     uint64_t max_queued;                /* Packets that wait for their turn, in bytes; default 1
-                                         * GiB. Beyond it vfiomig_load_push_packet() waits. */
-    uint32_t max_ahead;                 /* How far ahead of the next one in order a packet may come;
+                                         * GiB. If there are more, vfiomig_load_push_packet()
+                                         * waits. */
+    uint32_t max_ahead;                 /* How far a packet may be ahead of the next one in order;
                                          * default 1048576. */
-    uint32_t write_timeout_ms;          /* How long the driver may take no data, in milliseconds;
-                                         * default 60000. */
+    uint32_t write_timeout_ms;          /* How long the driver may refuse data before the load
+                                         * fails, in milliseconds; default 60000. */
     uint32_t flags;                     /* Bitwise OR of VFIOMIG_LOAD_*, or 0. */
-    uint32_t device_index;              /* Number of the device within its VM that the stream must
-                                         * have; see flags. */
+    uint32_t device_index;              /* The number within its VM that the device of the stream
+                                         * must have; see flags. */
     uint32_t format;                    /* How the stream is laid out: VFIOMIG_FORMAT_*. */
     uint32_t reserved;                  /* Zero. */
-    uint8_t migration_id[16];           /* Name that the stream must have; see flags. */
-    vfiomig_blob_fn blob;               /* Takes the VMM's own pieces; NULL: a stream that has any
-                                         * is refused. */
+    uint8_t migration_id[16];           /* The name that the stream must have; see flags. */
+    vfiomig_blob_fn blob;               /* Takes the VMM's own data; NULL: a stream that has any is
+                                         * refused. */
     void *blob_opaque;                  /* Passed to blob. */
     vfiomig_release_fn blob_release;    /* Releases blob_opaque. */
     vfiomig_policy_fn policy;           /* Decides in addition to the comparison of identities;
-                                         * NULL: only that. */
+                                         * NULL: the comparison alone decides. */
     void *policy_opaque;                /* Passed to policy. */
     vfiomig_release_fn policy_release;  /* Releases policy_opaque. */
 };
@@ -976,21 +996,21 @@ struct vfiomig_load_options {
 struct vfiomig_load_stats {
     uint32_t struct_size;         /* VFIOMIG_LOAD_STATS_INIT sets it. */
     uint32_t reserved;            /* Zero. */
-    uint64_t data_bytes;          /* Device data written to the driver, in bytes, restarts
-                                   * included. */
-    uint64_t stream_bytes;        /* The whole stream taken, in bytes, without packets. */
-    uint64_t frames;              /* Frames taken; in QEMU's format pieces of data on the main
+    uint64_t data_bytes;          /* Device data written to the driver, including that before
+                                   * restarts, in bytes. */
+    uint64_t stream_bytes;        /* The whole stream taken, without packets, in bytes. */
+    uint64_t frames;              /* Frames taken; in QEMU's format, pieces of data on the main
                                    * channel. */
     uint64_t packets;             /* Packets taken. */
-    uint64_t queued_bytes;        /* Bytes of packets that wait for their turn or are being written,
-                                   * now; with 128 bytes for each. */
+    uint64_t queued_bytes;        /* Packets that are waiting for their turn or being written at the
+                                   * moment, in bytes, plus 128 bytes for each. */
     uint64_t restarts;            /* How often the source started again. */
-    uint64_t blobs;               /* Blobs handed to the callback. */
-    uint64_t write_ns;            /* Time inside the driver's writes, in nanoseconds. */
-    uint64_t begin_ns;            /* Time of the change to RESUMING, in nanoseconds. */
-    uint64_t commit_ns;           /* Time of the change that made the driver check and take the
-                                   * state, in nanoseconds. */
-    uint64_t initial_generation;  /* Generation of the initial data that came last, as in struct
+    uint64_t blobs;               /* Blobs passed to the callback. */
+    uint64_t write_ns;            /* Time spent in the driver's writes, in nanoseconds. */
+    uint64_t begin_ns;            /* Time that the change to RESUMING took, in nanoseconds. */
+    uint64_t commit_ns;           /* Time that the driver took to check and accept the state, in
+                                   * nanoseconds. */
+    uint64_t initial_generation;  /* The generation of the latest initial data, as in struct
                                    * vfiomig_pending; 0: none yet. */
 };
 #define VFIOMIG_LOAD_STATS_INIT VFIOMIG_INIT_(struct vfiomig_load_stats)
@@ -1007,23 +1027,24 @@ int vfiomig_load_begin(struct vfiomig_device *device, const struct vfiomig_load_
                        struct vfiomig_load **out) VFIOMIG_MUST_CHECK;
 
 /*
- * Takes the next len bytes of the stream, in any split. Nothing reaches the driver before the frame
- * that it is part of has been verified. On an error the device has been reset already, and only
- * freeing is left to do. May block as long as the driver does.
+ * Takes the next len bytes of the stream, split in any way. Nothing reaches the driver before its
+ * frame has been verified. If the call fails, the device has already been reset, and all you can do
+ * is free the load. May block for as long as the driver does.
  *
- * Returns bits. None of them (VFIOMIG_PUSH_MORE): go on. VFIOMIG_PUSH_INITIAL_LOADED: tell the
- * source that its initial data is here, and go on. VFIOMIG_PUSH_RESTARTED: the source's device was
- * reset; blobs and acknowledgements of before are void; an INITIAL_LOADED beside it came later; go
- * on. VFIOMIG_PUSH_END: the stream is complete; commit.
+ * Returns a bitwise OR. VFIOMIG_PUSH_MORE (no bit is set): go on. VFIOMIG_PUSH_INITIAL_LOADED: tell
+ * the source that its initial data is here, and go on. VFIOMIG_PUSH_RESTARTED: the source's device
+ * was reset, and earlier blobs and acknowledgements are void; if INITIAL_LOADED is set as well, it
+ * came later; go on. VFIOMIG_PUSH_END: the stream is complete; commit.
  *
- * In QEMU's format nothing can be verified, and data goes to the driver as it comes. Push no more
- * than vfiomig_load_get_space() has room for: what follows may be of others.
- * VFIOMIG_PUSH_SECTION_END: a section is over. VFIOMIG_PUSH_CONFIG: the VMM's configuration follows
- * in its stream; read it there, then push what comes behind it. VFIOMIG_PUSH_CONFIG_READY: load the
- * configuration that came in a packet. VFIOMIG_PUSH_END comes with the end of the configuration's
- * section, and not at all with VFIOMIG_LOAD_PACKETS: there vfiomig_load_write_packets() says that
- * all is complete. The main channel's last sections, which are empty, may come before or after
- * that, and also after the commit; without packets nothing comes after it.
+ * In QEMU's format nothing can be verified, and data goes to the driver as it arrives. Push no more
+ * than vfiomig_load_get_space() has room for, because what follows may belong to others.
+ * VFIOMIG_PUSH_SECTION_END: a section has ended. VFIOMIG_PUSH_CONFIG: the VMM's configuration
+ * follows in its stream; read it there, then push what comes after it. VFIOMIG_PUSH_CONFIG_READY:
+ * load the configuration that came in a packet. VFIOMIG_PUSH_END comes with the end of the
+ * configuration's section. It never comes with VFIOMIG_LOAD_PACKETS, where
+ * vfiomig_load_write_packets() says that everything is complete. The main channel's last sections,
+ * which are empty, may come before or after that, and even after the commit. Without packets,
+ * nothing comes after VFIOMIG_PUSH_END.
  *
  * States: receiving, complete, committed.
  * Returns: VFIOMIG_PUSH_MORE, or a bitwise OR of VFIOMIG_PUSH_RESTARTED,
@@ -1036,14 +1057,14 @@ int vfiomig_load_begin(struct vfiomig_device *device, const struct vfiomig_load_
 int vfiomig_load_push(struct vfiomig_load *load, const void *data, size_t len) VFIOMIG_MUST_CHECK;
 
 /*
- * Offers memory to receive the next bytes of the stream into: at *space, *len bytes, at least one
- * (-EINVAL behind the stream's end, and nothing is lost by asking); it belongs to the library and
- * is valid until the next call with this handle. Then say with vfiomig_load_push_received() how
- * many bytes came. Saves the copy that vfiomig_load_push() makes of frames that lie in two of its
- * pieces: the way for a VMM that reads from a socket. There may be more room than the stream is
- * long: bytes that follow its end are an error, so let nothing else follow in the same connection,
- * or limit what is read. In QEMU's format there is room for what is certain to come, and for
- * nothing behind it: a VMM can read from a stream that is not this device's alone.
+ * Offers memory to receive the next bytes of the stream into: *len bytes at *space, at least one.
+ * After the end of the stream it returns -EINVAL, which loses nothing. The memory belongs to the
+ * library and is valid until the next call with this handle. Then tell vfiomig_load_push_received()
+ * how many bytes came. This is the way for a VMM that reads from a socket: it saves the copy that
+ * vfiomig_load_push() makes of frames that cross the boundaries of its input. There may be more
+ * room than the stream is long. Bytes after the stream's end are an error, so let nothing else
+ * follow on the same connection, or limit what you read. In QEMU's format there is room only for
+ * what is certain to come, so a VMM can read from a stream that carries more than this device.
  *
  * States: receiving, complete, committed.
  * Errors: -EBADF, -ENOMEM, -EFAULT, -EBUSY, -EINVAL, -ECANCELED, -ENOTRECOVERABLE.
@@ -1052,8 +1073,8 @@ int vfiomig_load_push(struct vfiomig_load *load, const void *data, size_t len) V
 int vfiomig_load_get_space(struct vfiomig_load *load, void **space, size_t *len) VFIOMIG_MUST_CHECK;
 
 /*
- * Takes len bytes that were received into the memory of vfiomig_load_get_space(). Returns what
- * vfiomig_load_push() returns.
+ * Takes len bytes that were received into the memory of vfiomig_load_get_space(). Returns the same
+ * as vfiomig_load_push().
  *
  * States: receiving, complete, committed.
  * Returns: VFIOMIG_PUSH_MORE, or a bitwise OR of VFIOMIG_PUSH_RESTARTED,
@@ -1066,10 +1087,10 @@ int vfiomig_load_get_space(struct vfiomig_load *load, void **space, size_t *len)
 int vfiomig_load_push_received(struct vfiomig_load *load, size_t len) VFIOMIG_MUST_CHECK;
 
 /*
- * Makes the driver check and take the state: RESUMING to STOP. Needs the complete stream. On
+ * Makes the driver check and accept the state: RESUMING to STOP. Needs the complete stream. After
  * success the source may be released; make the fix-ups of vfiomig_device_get_fixups() and call
- * vfiomig_device_run(). On an error, an incomplete stream included, the device has been reset, and
- * the source goes on.
+ * vfiomig_device_run(). After an error, including an incomplete stream, the device has been reset,
+ * and the guest goes on at the source.
  *
  * States: receiving, complete.
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -ENODATA, -EOPNOTSUPP,
@@ -1079,10 +1100,10 @@ int vfiomig_load_push_received(struct vfiomig_load *load, size_t len) VFIOMIG_MU
 int vfiomig_load_commit(struct vfiomig_load *load) VFIOMIG_MUST_CHECK;
 
 /*
- * Cancels the load: the call that is under way returns -ECANCELED as soon as the driver lets it,
- * and so does every later one but those that ask what happened; the device is reset by the first of
- * them. A load that has been committed is not affected. May be called from any thread at any time
- * while the handle lives.
+ * Cancels the load. The call in progress returns -ECANCELED as soon as the driver lets it, and so
+ * does every later call except those that ask what happened. The first of them resets the device.
+ * To end a write that blocks in the driver, also send its thread a signal. A load that has been
+ * committed is not affected. May be called from any thread at any time while the handle lives.
  *
  * States: all.
  * Errors: -EBADF, -EFAULT, -ENOTRECOVERABLE.
@@ -1092,7 +1113,7 @@ int vfiomig_load_commit(struct vfiomig_load *load) VFIOMIG_MUST_CHECK;
 int vfiomig_load_cancel(struct vfiomig_load *load);
 
 /*
- * What the stream says that it was saved from. A claim, not a proof.
+ * Returns what the stream says it was saved from. This is a claim, not a proof.
  *
  * States: all.
  * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENODATA, -ENOTRECOVERABLE.
@@ -1101,7 +1122,8 @@ int vfiomig_load_cancel(struct vfiomig_load *load);
 int vfiomig_load_get_source_identity(struct vfiomig_load *load, struct vfiomig_identity *identity);
 
 /*
- * What the load has done so far. May be called from any thread at any time while the handle lives.
+ * Returns what the load has done so far. May be called from any thread at any time while the handle
+ * lives.
  *
  * States: all.
  * Errors: -EBADF, -EFAULT, -EINVAL, -ENOTRECOVERABLE.
@@ -1111,7 +1133,7 @@ int vfiomig_load_get_source_identity(struct vfiomig_load *load, struct vfiomig_i
 int vfiomig_load_get_stats(struct vfiomig_load *load, struct vfiomig_load_stats *stats);
 
 /*
- * What was going on when this load failed; zeros if it has not.
+ * Returns what was going on when this load failed; all zeros if it has not.
  *
  * States: all.
  * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
@@ -1120,10 +1142,10 @@ int vfiomig_load_get_stats(struct vfiomig_load *load, struct vfiomig_load_stats 
 int vfiomig_load_get_failure(struct vfiomig_load *load, struct vfiomig_failure *failure);
 
 /*
- * Frees a load; NULL is none. One that was not committed is abandoned, and its device reset. Waits
- * for calls on other threads; vfiomig_load_write_packets() and vfiomig_load_push_packet() are made
- * to end. A callback cannot free a handle that a call is inside of, nor one whose device is in use
- * by a call: it stays.
+ * Frees a load. NULL is ignored. If it was not committed, it is abandoned and its device is reset.
+ * Waits for calls on other threads, and ends vfiomig_load_write_packets() and
+ * vfiomig_load_push_packet(). Freeing a handle from a callback while a call is using it or its
+ * device has no effect.
  *
  * Since: 0.1.
  */
@@ -1133,43 +1155,44 @@ void vfiomig_load_free(struct vfiomig_load *load);
  * -------------------- */
 
 /* In struct vfiomig_save_options.format and struct vfiomig_load_options.format. */
-#define VFIOMIG_FORMAT_QEMU 1  /* As stock QEMU's VFIO devices do it. */
+#define VFIOMIG_FORMAT_QEMU 1  /* The format of stock QEMU's VFIO devices. */
 
 /* Sizes of buffers. */
-#define VFIOMIG_QEMU_BUFFER ((1 << 20) + 24)  /* The same in QEMU's format: one full piece of data
-                                               * of 1 MiB with its head and a tag. */
+#define VFIOMIG_QEMU_BUFFER ((1 << 20) + 24)  /* The same for QEMU's format: one full piece of data
+                                               * of 1 MiB, with its header and a tag. */
 
 /* Further flags of struct vfiomig_save_options. */
-#define VFIOMIG_SAVE_SWITCHOVER_ACK (1 << 2)  /* QEMU's format: says in the stream when all initial
-                                               * data has been sent, and again when the device has
-                                               * begun it again. For a migration with the capability
-                                               * switchover-ack. */
-#define VFIOMIG_SAVE_PACKETS        (1 << 3)  /* QEMU's format: what the stopped device gives comes
-                                               * as packets. For multifd device-state transfer. */
+#define VFIOMIG_SAVE_SWITCHOVER_ACK (1 << 2)  /* QEMU's format: the stream says when all initial
+                                               * data has been sent, and again after the device has
+                                               * started it again. For migrations with the
+                                               * capability switchover-ack. */
+#define VFIOMIG_SAVE_PACKETS        (1 << 3)  /* QEMU's format: what the stopped device returns
+                                               * comes as packets. For multifd device-state
+                                               * transfer. */
 #define VFIOMIG_SAVE_ACK_ONCE       (1 << 4)  /* QEMU's format, with VFIOMIG_SAVE_SWITCHOVER_ACK:
-                                               * says it once, whatever the device does. For a
-                                               * target older than QEMU 11.1 or with
-                                               * switchover-ack-legacy=on, which fails on a second
-                                               * one. */
+                                               * the stream says it only once, whatever the device
+                                               * does. For a target that is older than QEMU 11.1 or
+                                               * has switchover-ack-legacy=on, which fails if it
+                                               * comes twice. */
 
 /* Further flags of struct vfiomig_load_options. */
-#define VFIOMIG_LOAD_PACKETS (1 << 2)  /* QEMU's format: what the stopped device gave comes as
-                                        * packets, by vfiomig_load_push_packet(). */
+#define VFIOMIG_LOAD_PACKETS (1 << 2)  /* QEMU's format: what the stopped device returned comes as
+                                        * packets, through vfiomig_load_push_packet(). */
 
-/* What vfiomig_load_push() and vfiomig_load_push_received() return besides. */
+/* What vfiomig_load_push() and vfiomig_load_push_received() also return. */
 #define VFIOMIG_PUSH_SECTION_END  (1 << 4)  /* QEMU's format: a section has ended. */
 #define VFIOMIG_PUSH_CONFIG       (1 << 5)  /* QEMU's format: the VMM's configuration comes next in
-                                             * its stream; read it, then go on. */
+                                             * its stream. Read it, then go on. */
 #define VFIOMIG_PUSH_CONFIG_READY (1 << 6)  /* QEMU's format: the configuration that came in a
                                              * packet may be loaded now. */
 
 /*
  * Takes one packet of a load with VFIOMIG_LOAD_PACKETS: what QEMU's multifd channels carry for this
- * device, from its version field on. In any order and from any number of threads. The packet is
- * copied. While too many bytes are queued (max_queued) the call waits, for as long as
- * vfiomig_load_write_packets() makes progress; the packet that is next in order never waits. In a
- * callback none waits: -EAGAIN, and the load goes on. On any other error the device has been reset,
- * and every other call of this load gets the same error.
+ * device, starting at its version field. Packets may come in any order and from any number of
+ * threads. The packet is copied. While too many bytes are queued (max_queued), the call waits for
+ * as long as vfiomig_load_write_packets() makes progress; the packet that is next in order never
+ * waits. In a callback no packet waits: the call returns -EAGAIN, and the load goes on. After any
+ * other error the device has been reset, and every other call of this load returns the same error.
  *
  * States: all.
  * Errors: -EPERM, -EIO, -EBADF, -EAGAIN, -ENOMEM, -EFAULT, -ENODEV, -EINVAL, -ENOTTY, -ENODATA,
@@ -1182,13 +1205,15 @@ int vfiomig_load_push_packet(struct vfiomig_load *load, const void *packet,
 
 /*
  * Writes the packets of a load with VFIOMIG_LOAD_PACKETS to the driver, in order. Blocks until the
- * configuration has come behind them and the blob callback has taken it, on this thread and with
- * kind 0; or until anything ends the load: an error on any thread, vfiomig_load_cancel(),
+ * configuration has come after all of them and the blob callback has taken it, on this thread and
+ * with kind 0, or until something ends the load: an error on any thread, vfiomig_load_cancel(), or
  * vfiomig_load_free(). Call it once, on a thread of its own, when the main channel has brought all
- * data that it will (QEMU's switchover_start) and stands between two sections: from then on data
- * there is refused. After 0 the stream is complete: commit. On an error the device has been reset.
+ * the data that it will bring (QEMU's switchover_start) and is between two sections; from then on,
+ * data on it is refused. After 0 the stream is complete: commit. After an error the device has been
+ * reset.
  *
- * The blob callback runs without any lock of the library: it may use the device's other handles.
+ * The blob callback runs without any of the library's locks, so it may use the device's other
+ * handles.
  *
  * States: all.
  * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -ENODEV, -EINVAL, -ENOTTY, -ENODATA, -EPROTO,
@@ -1201,16 +1226,16 @@ int vfiomig_load_write_packets(struct vfiomig_load *load) VFIOMIG_MUST_CHECK;
 /* Dirty tracking
  * -------------- */
 
-/* One dirty-tracking run over one I/O address space. */
+/* Dirty tracking of one I/O address space. */
 struct vfiomig_dirty;
 
 /* Flags of struct vfiomig_mapping. */
-#define VFIOMIG_MAPPING_READ_ONLY (1 << 0)  /* Devices cannot write to it. */
+#define VFIOMIG_MAPPING_READ_ONLY (1 << 0)  /* Devices cannot write to the mapping. */
 #define VFIOMIG_MAPPING_TRANSLATE (1 << 1)  /* What lies there changes without notice:
                                              * ops->translate is asked whenever a page is dirty. */
-#define VFIOMIG_MAPPING_WINDOW    (1 << 2)  /* No mapping, but addresses in which mappings will come
-                                             * and go (of a vIOMMU): devices log them from the
-                                             * beginning where they can. Windows cannot be taken
+#define VFIOMIG_MAPPING_WINDOW    (1 << 2)  /* Not a mapping, but addresses in which mappings will
+                                             * come and go (those of a vIOMMU). Devices log them
+                                             * from the start if they can. Windows cannot be taken
                                              * back. */
 
 /* Flags of struct vfiomig_dirty_writer: what could track it, best first. */
@@ -1219,12 +1244,12 @@ struct vfiomig_dirty;
 #define VFIOMIG_WRITER_HWPT       (1 << 1)  /* The page table of an iommufd. */
 #define VFIOMIG_WRITER_CUSTOM     (1 << 2)  /* The VMM's own tracker. */
 #define VFIOMIG_WRITER_TYPE1      (1 << 3)  /* The type1 container: pages that are pinned for
-                                             * devices are dirty at every time. */
-#define VFIOMIG_WRITER_REQUIRED   (1 << 4)  /* Starting fails rather than count every page as dirty
-                                             * at every time. */
+                                             * devices are always dirty. */
+#define VFIOMIG_WRITER_REQUIRED   (1 << 4)  /* Tracking fails to start, rather than count every page
+                                             * as always dirty. */
 
-/* The number of no writer. */
-#define VFIOMIG_NO_WRITER UINT32_MAX  /* The number of no writer. */
+/* A number that no writer has. */
+#define VFIOMIG_NO_WRITER UINT32_MAX  /* A number that no writer has. */
 
 /* What tracks a writer. */
 #define VFIOMIG_TRACKER_NONE       0  /* Tracking is off. */
@@ -1232,33 +1257,35 @@ struct vfiomig_dirty;
 #define VFIOMIG_TRACKER_HWPT       2  /* The page table of an iommufd. */
 #define VFIOMIG_TRACKER_CUSTOM     3  /* The VMM's own. */
 #define VFIOMIG_TRACKER_TYPE1      4  /* The type1 container. */
-#define VFIOMIG_TRACKER_ALL_DIRTY  5  /* None: every page is dirty at every time. */
+#define VFIOMIG_TRACKER_ALL_DIRTY  5  /* None: every page is always dirty. */
 
 /* What functions that read dirty pages return: a bitwise OR. */
 #define VFIOMIG_DIRTY_ERRORS    (1 << 0)  /* Something failed, and pages count as dirty because of
-                                           * that: vfiomig_dirty_get_error(). */
-#define VFIOMIG_DIRTY_UNWATCHED (1 << 1)  /* Some pages were not watched by every writer's tracker
-                                           * and count as dirty, most of them at every time:
-                                           * vfiomig_dirty_get_writer_stats() tells which writer
-                                           * counts how much so, and why. */
+                                           * it: see vfiomig_dirty_get_error(). */
+#define VFIOMIG_DIRTY_UNWATCHED (1 << 1)  /* Some pages count as dirty because they were not watched
+                                           * by every writer's tracker. Most of them are always
+                                           * dirty. vfiomig_dirty_get_writer_stats() says how many
+                                           * bytes and why, by writer. */
 
 /* A piece of memory that devices can reach, or a window in which such pieces will come and go. */
 struct vfiomig_mapping {
     uint32_t struct_size;  /* VFIOMIG_MAPPING_INIT sets it. */
     uint32_t flags;        /* Bitwise OR of VFIOMIG_MAPPING_*, or 0. */
-    uint64_t iova;         /* First I/O virtual address, in whole pages of the run. */
-    uint64_t size;         /* Size in bytes, in whole pages of the run. May end at 2^64. */
-    uint64_t cookie;       /* What the memory is to the VMM: the number of a RAM block, say. Comes
-                            * back in set_dirty. */
-    uint64_t offset;       /* Where in it the mapping begins, in bytes, in whole pages. */
+    uint64_t iova;         /* The first I/O virtual address; a multiple of the tracking object's
+                            * page size. */
+    uint64_t size;         /* The size in bytes; a multiple of the tracking object's page size. The
+                            * mapping may end at 2^64. */
+    uint64_t cookie;       /* What the memory is to the VMM, for example the number of a RAM block.
+                            * Comes back in set_dirty. */
+    uint64_t offset;       /* Where the mapping begins in it, in bytes; whole pages. */
     void *host;            /* Where it lies in this process, for reading and writing without
                             * callbacks; NULL: nowhere. */
 };
 #define VFIOMIG_MAPPING_INIT VFIOMIG_INIT_(struct vfiomig_mapping)
 
 /*
- * Adds a mapping while enumerate runs: 0, or -errno where it is refused, which enumerate should
- * return.
+ * Adds a mapping while enumerate runs. Returns 0, or -errno if it is refused; enumerate should then
+ * return that.
  */
 typedef int (*vfiomig_mapping_fn)(void *opaque, const struct vfiomig_mapping *mapping);
 
@@ -1267,14 +1294,15 @@ struct vfiomig_place {
     uint32_t struct_size;  /* Set by the library. */
     uint32_t reserved;     /* Zero. */
     uint64_t cookie;       /* As in struct vfiomig_mapping. */
-    uint64_t offset;       /* Offset in what the cookie stands for, in bytes, in whole pages. */
-    uint64_t size;         /* How many bytes from there on are one piece: at least a page. */
-    void *host;            /* Where it lies in this process; NULL: nowhere. */
+    uint64_t offset;       /* The offset in what the cookie stands for, in bytes; whole pages. */
+    uint64_t size;         /* How many bytes from there belong together: at least a page. */
+    void *host;            /* Where it is in this process; NULL: nowhere. */
 };
 
 /*
- * The VMM's memory, as a run needs it. Callbacks are called on the thread that is inside the run,
- * one at a time; in them every function of the run returns -EBUSY. Each may be NULL.
+ * The VMM's memory, as dirty tracking needs it. Callbacks run on the thread that is inside the
+ * tracking object, one at a time. In them, every function of that tracking object returns -EBUSY.
+ * Each may be NULL.
  */
 struct vfiomig_memory_ops {
     /* VFIOMIG_MEMORY_OPS_INIT sets it. */
@@ -1291,47 +1319,48 @@ struct vfiomig_memory_ops {
     int (*enumerate)(void *opaque, vfiomig_mapping_fn add, void *add_opaque);
 
     /*
-     * Takes dirty pages: bit i of the bitmap, the lowest first, is the page at offset + i *
-     * page_size in what cookie stands for. Only num_bits bits count. On -errno they are kept and
-     * delivered again. NULL: dirty pages are taken by vfiomig_dirty_sync() only.
+     * Takes dirty pages. Bit i of the bitmap, counted from the lowest, is the page at offset + i *
+     * page_size in what cookie stands for. Only num_bits bits count. After -errno they are kept and
+     * delivered again. NULL: only vfiomig_dirty_sync() delivers dirty pages.
      */
     int (*set_dirty)(void *opaque, uint64_t cookie, uint64_t offset, uint64_t page_size,
                      const uint64_t *bitmap, uint64_t num_bits);
 
     /*
-     * What lies at iova now, in a mapping with VFIOMIG_MAPPING_TRANSLATE; size is how much is asked
-     * about, and place->size may be less. vfiomig_dirty_unmap() asks before the range is unmapped
-     * and, for what a device wrote at the last moment, after it: answer until it returns.
+     * Returns what lies at iova now, in a mapping with VFIOMIG_MAPPING_TRANSLATE. size says how
+     * much is being asked about, and place->size may be less. vfiomig_dirty_unmap() asks before the
+     * range is unmapped and, for what a device wrote at the last moment, after it: answer until it
+     * returns.
      */
     int (*translate)(void *opaque, uint64_t iova, uint64_t size, struct vfiomig_place *place);
 
-    /* Reads guest memory. NULL: from the host address. */
+    /* Reads guest memory. NULL: it is read from the host address. */
     int (*read)(void *opaque, uint64_t cookie, uint64_t offset, void *buf, size_t len);
 
-    /* Writes guest memory. NULL: to the host address. */
+    /* Writes guest memory. NULL: it is written at the host address. */
     int (*write)(void *opaque, uint64_t cookie, uint64_t offset, const void *buf, size_t len);
 
     /*
-     * Called exactly once, when the library will call nothing of this table any more, also when
-     * creating the run fails. NULL: nothing to do.
+     * Called exactly once, when the library will no longer call anything in this table, even if the
+     * tracking object could not be made. NULL: nothing to do.
      */
     vfiomig_release_fn release;
 };
 #define VFIOMIG_MEMORY_OPS_INIT VFIOMIG_INIT_(struct vfiomig_memory_ops)
 
-/* How a run is set up; NULL for the defaults. */
+/* How dirty tracking is set up; NULL for the defaults. */
 struct vfiomig_dirty_options {
     uint32_t struct_size;   /* VFIOMIG_DIRTY_OPTIONS_INIT sets it. */
-    uint32_t buffer_bytes;  /* Bytes that a tracker is read into at a time: 4 KiB to 32 MiB, a
-                             * multiple of 8; 0: the library's choice. One page a bit: it decides
-                             * how many system calls a reading takes. */
-    uint64_t page_size;     /* The run's pages in bytes: a power of two from 4096 to 1 GiB; 0: the
-                             * host's. */
+    uint32_t buffer_bytes;  /* How many bytes are read from a tracker at a time: 4 KiB to 32 MiB, a
+                             * multiple of 8; 0: the library chooses. A page takes one bit, so this
+                             * decides how many system calls a reading takes. */
+    uint64_t page_size;     /* The tracking object's page size in bytes: a power of two from 4096 to
+                             * 1 GiB; 0: the host's. */
 };
 #define VFIOMIG_DIRTY_OPTIONS_INIT VFIOMIG_INIT_(struct vfiomig_dirty_options)
 
 /*
- * A dirty tracker of the VMM's own: a vfio-user server's log, or whatever else it has. Each
+ * A dirty tracker of the VMM's own: a vfio-user server's log, or anything else it has. Each
  * callback returns 0 or -errno.
  */
 struct vfiomig_tracker_ops {
@@ -1341,32 +1370,32 @@ struct vfiomig_tracker_ops {
     /* Zero. */
     uint32_t reserved;
 
-    /* Size of its pages in bytes: a power of two from 512 to 1 GiB. */
+    /* The size of its pages in bytes: a power of two from 512 to 1 GiB. */
     uint64_t page_size;
 
-    /* Starts. NULL: it always runs. */
+    /* Starts it. NULL: it always runs. */
     int (*start)(void *opaque);
 
-    /* Stops. NULL: it always runs. */
+    /* Stops it. NULL: it always runs. */
     int (*stop)(void *opaque);
 
     /*
      * Sets the bits of pages that were written to since the last time, and forgets them. Bit 0 is
-     * the page at iova; the bitmap comes zeroed, with num_words words. iova and length are
-     * multiples of page_size and may reach over the ends of mappings. On -errno the range counts as
-     * dirty. Required.
+     * the page at iova. The bitmap has num_words words and comes zeroed. iova and length are
+     * multiples of page_size and may extend beyond the ends of mappings. After -errno the range
+     * counts as dirty. Required.
      */
     int (*sync)(void *opaque, uint64_t iova, uint64_t length, uint64_t page_size, uint64_t *bitmap,
                 size_t num_words);
 
-    /* Called exactly once, when the library will call nothing of this table any more. */
+    /* Called exactly once, when the library will no longer call anything in this table. */
     vfiomig_release_fn release;
 };
 #define VFIOMIG_TRACKER_OPS_INIT VFIOMIG_INIT_(struct vfiomig_tracker_ops)
 
 /*
- * Something that writes to the guest's memory, and what could track it. The best tracker that works
- * is taken, in the order of the flags.
+ * Something that writes to the guest's memory, and what could track it. The library takes the first
+ * tracker that works, in the order of the flags.
  */
 struct vfiomig_dirty_writer {
     /* VFIOMIG_DIRTY_WRITER_INIT sets it. */
@@ -1375,22 +1404,22 @@ struct vfiomig_dirty_writer {
     /* Bitwise OR of VFIOMIG_WRITER_*, or 0: no tracker; every page is dirty at every time. */
     uint32_t flags;
 
-    /* For people, in messages; NULL: the driver's name. */
+    /* A name for messages, for people to read; NULL: the driver's name. */
     const char *name;
 
     /*
-     * The device. Its resets are noticed, whatever tracks it. NULL: no device that the library
-     * knows.
+     * The device. Its resets are noticed, whatever tracks it. NULL: the library does not know the
+     * device.
      */
     struct vfiomig_device *device;
 
-    /* With VFIOMIG_WRITER_CUSTOM: the VMM's own; copied. */
+    /* With VFIOMIG_WRITER_CUSTOM: the VMM's own tracker; copied. */
     const struct vfiomig_tracker_ops *tracker;
 
     /* Passed to its callbacks. */
     void *tracker_opaque;
 
-    /* With VFIOMIG_WRITER_HWPT: the iommufd, borrowed for as long as the writer lives. */
+    /* With VFIOMIG_WRITER_HWPT: the iommufd, borrowed for as long as the writer exists. */
     int iommufd;
 
     /*
@@ -1400,67 +1429,68 @@ struct vfiomig_dirty_writer {
     uint32_t hwpt_id;
 
     /*
-     * The address space (ioas) of that page table: lets the library notice mappings that are not
-     * there, which the kernel reports as clean. 0: not known.
+     * The address space (ioas) of that page table. With it, the library notices mappings that are
+     * not there, which the kernel reports as clean. 0: not known.
      */
     uint32_t ioas_id;
 
     /*
-     * With VFIOMIG_WRITER_TYPE1: the container, of type1v2, borrowed likewise. All its writers give
-     * the same fd: a duplicate counts as a container of its own.
+     * With VFIOMIG_WRITER_TYPE1: the container, of type1v2, borrowed in the same way. Give the same
+     * fd for all of its writers: a duplicate counts as a different container.
      */
     int container_fd;
 
-    /* Smallest page of the page table, in bytes; 0: no larger than the run's. */
+    /* The smallest page of the page table, in bytes; 0: no larger than the tracking object's. */
     uint64_t hwpt_page_size;
 };
 #define VFIOMIG_DIRTY_WRITER_INIT VFIOMIG_INIT_(struct vfiomig_dirty_writer)
 
-/* Unmaps a range from everything that has it mapped: 0 or -errno. */
+/* Unmaps a range from everything that has it mapped. Returns 0 or -errno. */
 typedef int (*vfiomig_unmap_fn)(void *opaque, uint64_t iova, uint64_t size);
 
-/* Numbers of a run since it was started. */
+/* Numbers of a tracking object since tracking was started. */
 struct vfiomig_dirty_stats {
     uint32_t struct_size;       /* VFIOMIG_DIRTY_STATS_INIT sets it. */
-    uint32_t num_writers;       /* How many writers were ever added. */
-    uint32_t num_errors;        /* How many errors vfiomig_dirty_get_error() has. */
-    uint32_t num_rounds;        /* How many rounds vfiomig_dirty_get_round() has. */
-    uint64_t rounds;            /* Rounds over the map that are complete. One ends with
-                                 * vfiomig_dirty_collect(), or where vfiomig_dirty_sync() comes to
-                                 * an address again. */
-    uint64_t dirty_bytes;       /* Bytes delivered as dirty, a page counted each time. */
+    uint32_t num_writers;       /* How many writers have ever been added. */
+    uint32_t num_errors;        /* How many errors vfiomig_dirty_get_error() can return. */
+    uint32_t num_rounds;        /* How many rounds vfiomig_dirty_get_round() can return. */
+    uint64_t rounds;            /* Complete rounds over the map. A round ends with
+                                 * vfiomig_dirty_collect(), or when vfiomig_dirty_sync() comes back
+                                 * to an address. */
+    uint64_t dirty_bytes;       /* Bytes delivered as dirty; a page counts each time it is
+                                 * delivered. */
     uint64_t last_dirty_bytes;  /* In the last complete round. */
     uint64_t rate;              /* Bytes that became dirty per second in the last complete round. */
-    uint64_t average_rate;      /* The same, averaged over rounds; the newest has a weight of a
-                                 * quarter. */
+    uint64_t average_rate;      /* The same, averaged over the rounds; the newest has a weight of
+                                 * one quarter. */
     uint64_t sync_ns;           /* Time spent reading and delivering, in nanoseconds. */
     uint64_t last_sync_ns;      /* In the last complete round. */
     uint64_t mapped_bytes;      /* Bytes in the map. */
-    uint64_t memory_bytes;      /* Memory that the run takes now besides its map, in bytes: its
-                                 * bitmaps, and dirty pages that wait to be delivered. */
+    uint64_t memory_bytes;      /* Memory in use besides the map, in bytes: bitmaps, and dirty pages
+                                 * that wait to be delivered. */
     uint64_t errors;            /* Errors since the start; see vfiomig_dirty_get_error(). */
 };
 #define VFIOMIG_DIRTY_STATS_INIT VFIOMIG_INIT_(struct vfiomig_dirty_stats)
 
-/* Numbers of one round over the map: what a decision about convergence is made from. */
+/* Numbers of one round over the map, for deciding about convergence. */
 struct vfiomig_dirty_round {
     uint32_t struct_size;  /* VFIOMIG_DIRTY_ROUND_INIT sets it. */
     uint32_t reserved;     /* Zero. */
     uint64_t at_ns;        /* When it ended, in nanoseconds since the start. */
     uint64_t interval_ns;  /* Time since the end of the round before, in nanoseconds. */
     uint64_t dirty_bytes;  /* Bytes delivered as dirty. */
-    uint64_t sync_ns;      /* Time the library was busy with it, in nanoseconds. */
+    uint64_t sync_ns;      /* Time that the library spent on it, in nanoseconds. */
 };
 #define VFIOMIG_DIRTY_ROUND_INIT VFIOMIG_INIT_(struct vfiomig_dirty_round)
 
 /*
- * Numbers of one writer and of the tracker that it has. Writers that share a page table or a
- * container share its numbers.
+ * Numbers of one writer and of its tracker. Writers that share a page table or a container share
+ * its numbers.
  */
 struct vfiomig_dirty_writer_stats {
     uint32_t struct_size;       /* VFIOMIG_DIRTY_WRITER_STATS_INIT sets it. */
     uint32_t tracker;           /* VFIOMIG_TRACKER_*: what tracks it now. */
-    uint64_t page_size;         /* Size of the tracker's pages in bytes. */
+    uint64_t page_size;         /* The size of the tracker's pages, in bytes. */
     uint64_t dirty_bytes;       /* Bytes that the tracker has reported as dirty. */
     uint64_t last_dirty_bytes;  /* In the last complete round. */
     uint64_t assumed_bytes;     /* Bytes counted as dirty because the tracker does not watch them,
@@ -1470,32 +1500,32 @@ struct vfiomig_dirty_writer_stats {
     uint64_t last_sync_ns;      /* In the last complete round. */
     uint64_t calls;             /* System calls or callbacks made. */
     uint64_t errors;            /* Errors. */
-    uint64_t restarts;          /* How often the tracker was started again. */
-    char note[464];             /* Why it is this tracker and none of those before it; empty: there
-                                 * is nothing to say. */
+    uint64_t restarts;          /* How often the tracker was restarted. */
+    char note[464];             /* Why it is this tracker, and none of those before it; empty if
+                                 * there is nothing to say. */
 };
 #define VFIOMIG_DIRTY_WRITER_STATS_INIT VFIOMIG_INIT_(struct vfiomig_dirty_writer_stats)
 
 /* Why a range counts, or counted, as dirty. */
 struct vfiomig_dirty_error {
     uint32_t struct_size;  /* VFIOMIG_DIRTY_ERROR_INIT sets it. */
-    uint32_t writer;       /* Number of the writer, or VFIOMIG_NO_WRITER. */
+    uint32_t writer;       /* The writer's number, or VFIOMIG_NO_WRITER. */
     uint32_t tracker;      /* VFIOMIG_TRACKER_*: its tracker at the time. */
     int32_t code;          /* -errno of the library's closed set. */
-    uint64_t first;        /* First address of the range. */
-    uint64_t last;         /* Last address of the range, itself included. */
-    char text[464];        /* For people. */
+    uint64_t first;        /* The first address of the range. */
+    uint64_t last;         /* The last address of the range, inclusive. */
+    char text[464];        /* For people to read. */
 };
 #define VFIOMIG_DIRTY_ERROR_INIT VFIOMIG_INIT_(struct vfiomig_dirty_error)
 
 /*
- * Makes a run over one I/O address space of the VMM's: everything that has the same mappings. Add
- * what writes to it with vfiomig_dirty_add_writer(), then call vfiomig_dirty_start().
+ * Makes a tracking object for one I/O address space of the VMM's: everything that has the same
+ * mappings. Add what writes to it with vfiomig_dirty_add_writer(), then call vfiomig_dirty_start().
  *
- * The table is copied; ops->release is called exactly once with opaque, also when this fails
- * (unless ops itself cannot be read: NULL, or a struct_size that is none).
+ * The table is copied. ops->release is called exactly once with opaque, even if this call fails
+ * (unless ops itself cannot be read, because it is NULL or its struct_size is invalid).
  *
- * All functions of a run may be called from any thread; they wait for each other.
+ * Functions of one tracking object may be called from any thread; they wait for each other.
  *
  * Errors: -ENOMEM, -EFAULT, -EINVAL, -E2BIG, -ENOTRECOVERABLE.
  * Since: 0.1.
@@ -1505,23 +1535,24 @@ int vfiomig_dirty_new(const struct vfiomig_memory_ops *ops, void *opaque,
                       struct vfiomig_dirty **out) VFIOMIG_MUST_CHECK;
 
 /*
- * Frees a run; NULL is none. Stops tracking first, and lets go of its writers' devices and fds.
- * Waits for a call on another thread. A callback cannot free the run that it was called from, nor
- * one with the log of a device that is in use by a call: it stays.
+ * Frees a tracking object. NULL is ignored. Stops tracking first, and lets go of its writers'
+ * devices and fds. Waits for a call on another thread. In a callback, freeing has no effect on the
+ * tracking object that the callback was called from, or on one that uses the log of a device that a
+ * call is using.
  *
  * Since: 0.1.
  */
 void vfiomig_dirty_free(struct vfiomig_dirty *dirty);
 
 /*
- * Adds something that writes to the guest's memory; *number is what it is called from then on.
- * Which of its trackers is used is decided when the run starts, for each writer by itself;
- * vfiomig_dirty_get_writer_stats() tells. While tracking is on it is tracked at once: memory that
- * it wrote to before must be sent anyway.
+ * Adds something that writes to the guest's memory. *number identifies it from then on. When
+ * tracking starts, the library decides for each writer by itself which of its trackers to use;
+ * vfiomig_dirty_get_writer_stats() tells. If tracking is already on, the writer is tracked at once;
+ * memory that it wrote to before must be sent anyway.
  *
- * The device, and the fds, must stay open until the writer is removed or the run is freed; the
- * device's handle may be freed. tracker->release is called exactly once, also when this fails
- * (unless the table itself cannot be read: then nothing is taken over).
+ * The device and the fds must stay open until the writer is removed or the tracking object is
+ * freed; the device's handle may be freed. tracker->release is called exactly once, even if this
+ * call fails (unless the table itself cannot be read: then the library takes nothing over).
  *
  * States: all.
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -E2BIG, -EOPNOTSUPP,
@@ -1533,7 +1564,7 @@ int vfiomig_dirty_add_writer(struct vfiomig_dirty *dirty, const struct vfiomig_d
                              uint32_t *number) VFIOMIG_MUST_CHECK;
 
 /*
- * Takes a writer out, because its device is unplugged for example. What it has written to is read
+ * Removes a writer, for example because its device is unplugged. What it has written to is read
  * first and delivered with the rest. Its number is not used again.
  *
  * States: all.
@@ -1544,10 +1575,10 @@ int vfiomig_dirty_add_writer(struct vfiomig_dirty *dirty, const struct vfiomig_d
 int vfiomig_dirty_remove_writer(struct vfiomig_dirty *dirty, uint32_t number);
 
 /*
- * Adds a mapping, or with VFIOMIG_MAPPING_WINDOW addresses in which mappings will come and go. Call
- * it after the mapping has been made. While tracking is on the mapping is tracked from now on;
- * where a device's log cannot be extended to it, its pages are dirty at every time until the log is
- * started anew: see vfiomig_dirty_rearm().
+ * Adds a mapping or, with VFIOMIG_MAPPING_WINDOW, addresses in which mappings will come and go.
+ * Call it after you have made the mapping. If tracking is on, the mapping is tracked from now on.
+ * If a device's log cannot be extended to it, its pages are always dirty until the log is
+ * restarted: see vfiomig_dirty_rearm().
  *
  * States: all.
  * Errors: -EBADF, -ENOMEM, -EFAULT, -EBUSY, -EINVAL, -E2BIG, -ENOTRECOVERABLE.
@@ -1558,18 +1589,20 @@ int vfiomig_dirty_map(struct vfiomig_dirty *dirty,
                       const struct vfiomig_mapping *mapping) VFIOMIG_MUST_CHECK;
 
 /*
- * Unmaps a range, and loses nothing that was dirty there: the library reads each tracker in the
- * order that it needs, and calls unmap(unmap_opaque, iova, size) in between, which removes the
- * range from all that has it mapped. Containers whose dirty tracking is in use have been unmapped
- * by the library before, in one step with the reading; unmapping them again does nothing.
+ * Unmaps a range without losing anything that was dirty there. The library reads each tracker in
+ * the order that the tracker needs. In between, it calls unmap(unmap_opaque, iova, size), which
+ * removes the range from everything that has it mapped. By then the library has already unmapped it
+ * from containers whose dirty tracking is in use, in one step with reading them; unmapping them
+ * again does nothing.
  *
- * What was dirty is added to bitmap (see vfiomig_dirty_sync()); with bitmap NULL, and page_size and
- * num_words 0, set_dirty gets it, now or, where it refuses, later. When 64 MiB of pages wait for
- * that, nothing more is unmapped without a bitmap: the call returns what set_dirty returned. Also
- * while tracking is off mappings go this way.
+ * What was dirty is added to bitmap (see vfiomig_dirty_sync()). If bitmap is NULL, and page_size
+ * and num_words are 0, it goes to set_dirty: now, or later if set_dirty refuses it. When 64 MiB of
+ * pages wait for that, nothing more is unmapped without a bitmap, and the call returns what
+ * set_dirty returned. Remove mappings with this call even while tracking is off.
  *
- * When unmap fails the range stays in the map and counts as dirty until it is unmapped. Mappings
- * that lie in the range partly are cut. Where nothing is mapped, unmap is called all the same.
+ * If unmap fails, the range stays in the map and counts as dirty until it is unmapped. Mappings
+ * that lie only partly in the range are cut. If nothing is mapped there, unmap is called all the
+ * same.
  *
  * States: all.
  * Returns: Bitwise OR of VFIOMIG_DIRTY_ERRORS and VFIOMIG_DIRTY_UNWATCHED, or 0.
@@ -1583,9 +1616,9 @@ int vfiomig_dirty_unmap(struct vfiomig_dirty *dirty, uint64_t iova, uint64_t siz
                         vfiomig_unmap_fn unmap, void *unmap_opaque) VFIOMIG_MUST_CHECK;
 
 /*
- * Starts tracking: takes the mappings by ops->enumerate, chooses a tracker for each writer and
- * starts it. What was written to before is not reported: start before memory is sent for the first
- * time. When it fails nothing is tracked, and the map is as it was.
+ * Starts tracking: takes the mappings from ops->enumerate, chooses a tracker for each writer, and
+ * starts it. Earlier writes are not reported, so start before memory is sent for the first time. If
+ * it fails, nothing is tracked, and the map is as it was.
  *
  * States: idle.
  * Returns: Bitwise OR of VFIOMIG_DIRTY_ERRORS and VFIOMIG_DIRTY_UNWATCHED, or 0.
@@ -1597,12 +1630,12 @@ int vfiomig_dirty_unmap(struct vfiomig_dirty *dirty, uint64_t iova, uint64_t siz
 int vfiomig_dirty_start(struct vfiomig_dirty *dirty) VFIOMIG_MUST_CHECK;
 
 /*
- * Reads all that became dirty since the last time and gives it to ops->set_dirty. When that
- * refuses, or the run is cancelled, what was not delivered is kept for the next time.
+ * Reads everything that became dirty since the last reading and passes it to ops->set_dirty. If
+ * that refuses, or the reading is cancelled, what was not delivered is kept for the next time.
  *
- * A page that could be dirty is: where a tracker fails its pages count as dirty, which is no error
- * of this function but VFIOMIG_DIRTY_ERRORS in what it returns. The last time, after the devices
- * have stopped, gives all that they have ever written.
+ * Every page that could be dirty is reported. If a tracker fails, its pages count as dirty; that is
+ * not an error of this function, but sets VFIOMIG_DIRTY_ERRORS in the result. The last reading,
+ * after the devices have stopped, completes all that they have ever written.
  *
  * States: tracking.
  * Returns: Bitwise OR of VFIOMIG_DIRTY_ERRORS and VFIOMIG_DIRTY_UNWATCHED, or 0.
@@ -1614,14 +1647,15 @@ int vfiomig_dirty_start(struct vfiomig_dirty *dirty) VFIOMIG_MUST_CHECK;
 int vfiomig_dirty_collect(struct vfiomig_dirty *dirty) VFIOMIG_MUST_CHECK;
 
 /*
- * Reads what became dirty in a range since the last time and adds it to bitmap, which has num_words
- * words: bit i, the lowest first, is the page at iova + i * page_size. Bits that are set already
- * stay. page_size is any power of two from 512; iova and length are multiples of it. Bits are never
- * lost where pages are of different sizes, and a dirty page of the run that lies in the range
- * partly is reported here and again beyond it. Pages that nothing is mapped at stay clean.
+ * Reads what became dirty in a range since the last reading and adds it to bitmap, which has
+ * num_words words. Bit i, counted from the lowest, is the page at iova + i * page_size. Bits that
+ * are already set stay set. page_size is any power of two from 512 up; iova and length are
+ * multiples of it. Pages of different sizes never lose bits: a dirty page of the tracking object
+ * that lies only partly in the range is reported here, and again when the rest is read. Pages where
+ * nothing is mapped stay clean.
  *
- * Otherwise as vfiomig_dirty_collect(). When it is cancelled, what is in the bitmap so far is right
- * and the rest is kept.
+ * Otherwise like vfiomig_dirty_collect(). If it is cancelled, what is in the bitmap so far is
+ * right, and the rest is kept.
  *
  * States: tracking.
  * Returns: Bitwise OR of VFIOMIG_DIRTY_ERRORS and VFIOMIG_DIRTY_UNWATCHED, or 0.
@@ -1633,10 +1667,10 @@ int vfiomig_dirty_sync(struct vfiomig_dirty *dirty, uint64_t iova, uint64_t leng
                        uint64_t page_size, uint64_t *bitmap, size_t num_words) VFIOMIG_MUST_CHECK;
 
 /*
- * Starts the devices' logs anew, so that they watch mappings that came after the start. No bit is
- * lost: meanwhile another tracker of the writer watches, if it was given one, or the device stands
- * still; in these cases readings do it by themselves, once per round. Where neither is so,
- * everything counts as dirty once: call it well before the switchover.
+ * Restarts the devices' logs, so that they watch mappings that were added after the start. No bit
+ * is lost: in the meantime another tracker of the writer watches, if it was given one, or the
+ * device is stopped. In these cases, readings restart the log by themselves, once per round.
+ * Otherwise everything counts as dirty once, so call this well before the switchover.
  *
  * States: tracking.
  * Returns: Bitwise OR of VFIOMIG_DIRTY_ERRORS and VFIOMIG_DIRTY_UNWATCHED, or 0.
@@ -1647,9 +1681,9 @@ int vfiomig_dirty_sync(struct vfiomig_dirty *dirty, uint64_t iova, uint64_t leng
 int vfiomig_dirty_rearm(struct vfiomig_dirty *dirty);
 
 /*
- * Stops tracking and forgets what was not read: read once more before, with the devices stopped.
- * Every tracker is asked to stop; the first error is returned, and calling again asks those that
- * failed. Where tracking is off nothing happens.
+ * Stops tracking and forgets what was not read, so read once more first, with the devices stopped.
+ * Every tracker is asked to stop. The first error is returned, and calling again asks those that
+ * failed. Has no effect if tracking is off.
  *
  * States: all.
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
@@ -1660,8 +1694,8 @@ int vfiomig_dirty_rearm(struct vfiomig_dirty *dirty);
 int vfiomig_dirty_stop(struct vfiomig_dirty *dirty);
 
 /*
- * Makes the reading that is under way, and every later one, return -ECANCELED, until the run is
- * stopped. Does not wait.
+ * Makes the reading in progress, and every later one, return -ECANCELED until tracking is stopped.
+ * Does not wait.
  *
  * States: all.
  * Errors: -EBADF, -EFAULT, -ENOTRECOVERABLE.
@@ -1671,9 +1705,9 @@ int vfiomig_dirty_stop(struct vfiomig_dirty *dirty);
 int vfiomig_dirty_cancel(struct vfiomig_dirty *dirty);
 
 /*
- * Says that a range was written to by means that no tracker sees: a device that the VMM emulates,
- * for example. Any addresses; the whole range must be mapped. Where tracking is off nothing
- * happens.
+ * Tells the library that a range was written to in a way that no tracker sees, for example by a
+ * device that the VMM emulates. The addresses need no alignment; the whole range must be mapped.
+ * Has no effect if tracking is off.
  *
  * States: all.
  * Errors: -EBADF, -ENOMEM, -EFAULT, -EBUSY, -EINVAL, -ENODATA, -ENOTRECOVERABLE.
@@ -1684,8 +1718,8 @@ int vfiomig_dirty_mark(struct vfiomig_dirty *dirty, uint64_t iova,
                        uint64_t length) VFIOMIG_MUST_CHECK;
 
 /*
- * Reads guest memory as a device does, by I/O virtual addresses: for a device in software that the
- * VMM serves, such as vfio-user's. The whole range must be mapped.
+ * Reads guest memory as a device does, by I/O virtual address: for a device in software that the
+ * VMM serves, such as a vfio-user device. The whole range must be mapped.
  *
  * States: all.
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -ENODATA, -EOPNOTSUPP,
@@ -1697,8 +1731,8 @@ int vfiomig_dirty_dma_read(struct vfiomig_dirty *dirty, uint64_t iova, void *buf
                            size_t len) VFIOMIG_MUST_CHECK;
 
 /*
- * Writes guest memory as a device does, and counts it as dirty. The whole range must be mapped, and
- * not read-only; otherwise nothing is written.
+ * Writes guest memory as a device does, and counts it as dirty. The whole range must be mapped and
+ * must not be read-only; otherwise nothing is written.
  *
  * States: all.
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -ENODATA, -EOPNOTSUPP,
@@ -1710,7 +1744,8 @@ int vfiomig_dirty_dma_write(struct vfiomig_dirty *dirty, uint64_t iova, const vo
                             size_t len) VFIOMIG_MUST_CHECK;
 
 /*
- * What the run has done since it was started; after it was stopped, what it had done by then.
+ * Returns what has happened since tracking was started; after it was stopped, what had happened by
+ * then.
  *
  * States: all.
  * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
@@ -1720,8 +1755,8 @@ int vfiomig_dirty_dma_write(struct vfiomig_dirty *dirty, uint64_t iova, const vo
 int vfiomig_dirty_get_stats(struct vfiomig_dirty *dirty, struct vfiomig_dirty_stats *stats);
 
 /*
- * One round over the map, by an index from 0, the oldest that is kept (64 are); num_rounds in
- * struct vfiomig_dirty_stats is how many there are.
+ * Returns one round over the map, by an index from 0, which is the oldest of the up to 64 that are
+ * kept. num_rounds in struct vfiomig_dirty_stats says how many there are.
  *
  * States: all.
  * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENODATA, -ENOTRECOVERABLE.
@@ -1732,7 +1767,7 @@ int vfiomig_dirty_get_round(struct vfiomig_dirty *dirty, uint32_t index,
                             struct vfiomig_dirty_round *round);
 
 /*
- * What tracks a writer, why, and what it has done.
+ * Returns what tracks a writer, why, and what it has done.
  *
  * States: all.
  * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENODATA, -ENOTRECOVERABLE.
@@ -1743,9 +1778,9 @@ int vfiomig_dirty_get_writer_stats(struct vfiomig_dirty *dirty, uint32_t number,
                                    struct vfiomig_dirty_writer_stats *stats);
 
 /*
- * What went wrong since the start, by an index from 0, the oldest first, and which addresses
- * counted as dirty because of it. At most 64 are kept: when there are more, the last one grows
- * until it covers the rest.
+ * Returns what went wrong since the start, by an index from 0, the oldest first, and which
+ * addresses counted as dirty because of it. At most 64 errors are kept; if there are more, the last
+ * one grows until it covers the rest.
  *
  * States: all.
  * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENODATA, -ENOTRECOVERABLE.

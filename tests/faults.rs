@@ -472,7 +472,7 @@ fn what_was_loaded_and_lost_by_a_reset_is_not_run() {
                     (Code::Io, Outcome::Reset)
                 );
             }
-            assert!(device.run().unwrap_err().message().contains("of its guest is lost"));
+            assert!(device.run().unwrap_err().message().contains("guest's state in it is lost"));
             device.set_state(Wanted::Stop).unwrap();
             assert_eq!(device.run().unwrap_err().code(), Code::Io);
             assert_eq!(sim.state(), State::STOP);

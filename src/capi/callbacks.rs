@@ -13,14 +13,14 @@ pub(super) struct Opaque {
     release: vfiomig_release_fn,
 }
 
-// SAFETY: vfiomig.h says of every callback that it may be called from any thread, one call at a time
-// per handle; of the log's, which may be called by several threads at once, it says that.
+// SAFETY: vfiomig.h says that every callback may be called from any thread, one call at a time per
+// handle, and that several threads may call the log's callback at once.
 unsafe impl Send for Opaque {}
-// SAFETY: as above; only the log's is shared.
+// SAFETY: as above; only the log's callback is shared.
 unsafe impl Sync for Opaque {}
 
 impl Opaque {
-    /// Owns an opaque from here on.
+    /// Owns the opaque from here on.
     ///
     /// # Safety
     /// `release` is NULL or can be called with `value`, once, on any thread.
@@ -36,7 +36,7 @@ impl Opaque {
 impl Drop for Opaque {
     fn drop(&mut self) {
         if let Some(release) = self.release {
-            // SAFETY: the promise that was made to `new`; this is the only call of it.
+            // SAFETY: `new` got this promise; this is the only call.
             unsafe { release(self.value) };
         }
     }

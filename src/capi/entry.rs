@@ -2,7 +2,7 @@
 //! The way in: every C function that works on a handle passes through here.
 //!
 //! The guard checks the handle, takes exclusive use of it, checks the state against the function's
-//! row of `api.toml`, catches panics and turns errors into return values with a text.
+//! row of `api.toml`, catches panics, and turns errors into return values with a text.
 
 use std::cell::Cell;
 use std::ffi::c_int;
@@ -39,7 +39,7 @@ impl CReturn for c_int {
 struct Calls {
     /// How many calls it is inside: more than one only in callbacks.
     depth: u32,
-    /// How many of them have exclusive use of an object, which others may wait for.
+    /// How many of those calls have exclusive use of an object that others may be waiting for.
     holding: u32,
 }
 
@@ -47,10 +47,10 @@ thread_local! {
     static CALLS: Cell<Calls> = const { Cell::new(Calls { depth: 0, holding: 0 }) };
 }
 
-/// Counts a call for as long as it lasts.
+/// Counts a call while it lasts.
 struct Inside {
-    /// One that was made in a callback does not wait for devices either, if the callback's own call
-    /// holds something. The configuration's callback of packets alone does not.
+    /// A call that was made in a callback waits for no device if the call that called back holds
+    /// something. Only the callback for the configuration in a packet holds nothing.
     _nested: Option<Nested>,
 }
 
@@ -87,8 +87,8 @@ impl Drop for Holding {
     }
 }
 
-/// The caller's errno, put back in the end: what the library's system calls and the VMM's callbacks
-/// make of it meanwhile is nobody's business.
+/// Keeps the caller's errno, and restores it at the end. What the library's system calls and the
+/// VMM's callbacks do to it meanwhile is not for the caller to see.
 struct KeepErrno {
     at: *mut c_int,
     value: c_int,
@@ -96,9 +96,9 @@ struct KeepErrno {
 
 impl KeepErrno {
     fn new() -> KeepErrno {
-        // SAFETY: touches nothing.
+        // SAFETY: touches no memory.
         let at = unsafe { libc::__errno_location() };
-        // SAFETY: a variable of this thread, which lives as long as the thread.
+        // SAFETY: a thread-local variable, which lives as long as the thread.
         KeepErrno { at, value: unsafe { *at } }
     }
 }
@@ -118,12 +118,12 @@ pub(super) fn guarded<R: CReturn>(row: &Row, call: impl FnOnce() -> Result<R>) -
     })
 }
 
-/// The same for a call that owns something of the caller's from its first moment: it asks for
-/// admission itself when it has that in its hands.
+/// The same for a call that owns something of the caller's from the start: it asks for admission
+/// itself once it has taken that.
 pub(super) fn guarded_owner<R: CReturn>(row: &Row, call: impl FnOnce() -> Result<R>) -> c_int {
     let _errno = KeepErrno::new();
     let _inside = Inside::new();
-    // What a panic leaves half done is poisoned by the locks that it unwinds through.
+    // The locks that a panic unwinds through poison what it leaves half done.
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(value)) => value.to_ret(),
         Ok(Err(error)) => fail(row.name, &error),
@@ -131,13 +131,13 @@ pub(super) fn guarded_owner<R: CReturn>(row: &Row, call: impl FnOnce() -> Result
     }
 }
 
-/// Asks whether there is memory for what a call may need, where its row says that it needs any.
+/// Asks whether there is memory for what a call may need, if its row says that it needs any.
 fn admit(row: &Row) -> Result<()> {
     if row.needs_memory { reserve::admit() } else { Ok(()) }
 }
 
-/// Runs `call` with exclusive use of the handle's object. Another call on it is waited for where the
-/// kind of handle says so, but not in callbacks: two of them could wait for each other, or one for
+/// Runs `call` with exclusive use of the handle's object. Waits for another call on it if the kind
+/// of handle says so, but not in callbacks: two of them could wait for each other, or one for
 /// itself.
 pub(super) fn with<H: Handle, R: CReturn>(
     row: &Row,
@@ -148,8 +148,8 @@ pub(super) fn with<H: Handle, R: CReturn>(
     guarded(row, || enter(row, handle, wait, call))
 }
 
-/// The same for a call that is given something to own: `take` comes first, so that what it takes is
-/// released whatever becomes of the call.
+/// The same for a call that is given something to own. `take` comes first, so that what it takes is
+/// released whatever happens to the call.
 pub(super) fn with_taken<H: Handle, T, R: CReturn>(
     row: &Row,
     handle: *mut H,
@@ -207,7 +207,7 @@ fn wrong_state(kind: &'static Kind, row: &Row, state: u32) -> Error {
     )
 }
 
-/// Runs `call` with the part of the handle's object that may be used at any time by any thread.
+/// Runs `call` with the part of the handle's object that any thread may use at any time.
 pub(super) fn with_shared<H: Handle, R: CReturn>(
     row: &Row,
     handle: *mut H,
@@ -216,7 +216,7 @@ pub(super) fn with_shared<H: Handle, R: CReturn>(
     guarded(row, || handle::with_shared(handle, call))
 }
 
-/// The same for a call that may take long or call back: the handle can be freed meanwhile.
+/// The same for a call that may take long or call back: the handle can be freed during it.
 pub(super) fn with_shared_copy<H: Handle<Shared: Clone>, R: CReturn>(
     row: &Row,
     handle: *mut H,
@@ -228,7 +228,7 @@ pub(super) fn with_shared_copy<H: Handle<Shared: Clone>, R: CReturn>(
     })
 }
 
-/// Makes a handle of an object, and hands it out.
+/// Makes a handle for an object, and returns it to the caller.
 pub(super) fn publish<H: Handle>(
     out: Out<'_, *mut H>,
     object: H::Object,
@@ -238,8 +238,8 @@ pub(super) fn publish<H: Handle>(
     Ok(())
 }
 
-/// Frees a handle; NULL is none. Waits for a call that is inside the handle or its device, except in a
-/// callback: two of them could wait for each other, or one for itself.
+/// Frees a handle; NULL is ignored. Waits for a call that is using the handle or its device, except
+/// in a callback: two of them could wait for each other, or one for itself.
 pub(super) fn free<H: Handle>(row: &Row, handle: *mut H) {
     if handle.is_null() {
         return;

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How streams are laid out.
+//! Formats of streams.
 
 use crate::error::{Result, err};
 use crate::stream::Format;
 
-/// The library's own: verified, with identity and end.
+/// The library's own format: verified, with an identity and an end.
 pub const VFIOMIG_FORMAT_NATIVE: u32 = 0;
-/// As stock QEMU's VFIO devices do it.
+/// The format of stock QEMU's VFIO devices.
 pub const VFIOMIG_FORMAT_QEMU: u32 = 1;
 
 /// The format that the options of a save or a load name.

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Handles: what C holds in a `struct vfiomig_device *` and its siblings.
 //!
-//! A handle looks like a pointer and is none: it is the number of a slot with the slot's
-//! generation. So a freed handle, a handle of another kind and any garbage are recognised without
-//! touching memory that may not be there, and a handle used by two threads at once gets -EBUSY.
+//! A handle looks like a pointer but is not one: it is the number of a slot together with the
+//! slot's generation. So the library recognises a freed handle, a handle of another kind and any
+//! garbage without touching memory that may not be there, and returns -EBUSY for a handle that two
+//! threads use at once.
 //!
-//! What kinds there are is not known here: each implements [`Handle`] in a folder of its own.
+//! This file does not know which kinds exist: each implements [`Handle`] in a folder of its own.
 //!
-//! A slot of another process is never looked into: in a child after fork() a lock in it may be held
-//! for ever, and what it holds is the parent's.
+//! A slot of another process is never looked into. After fork(), a lock in it may be held for ever
+//! in the child, and what it holds belongs to the parent.
 
 use std::marker::PhantomData;
 use std::sync::atomic::Ordering;
@@ -20,19 +21,19 @@ use crate::error::{Error, Result, err, of_another_process};
 use crate::sync::MutexGuard;
 use crate::sys::Process;
 
-/// A type of which C holds pointers, and what is behind them.
+/// A type that C holds pointers to, and what is behind them.
 pub(super) trait Handle: 'static {
     /// Its row in the table.
     const KIND: &'static Kind;
     /// What a handle stands for.
     type Object: Send + 'static;
-    /// The part of it that any thread may use while another call is inside.
+    /// The part of it that any thread may use during another call.
     type Shared: Send + 'static;
 
-    /// The present state's bit number.
+    /// The bit number of the current state.
     fn state(object: &Self::Object) -> u32;
 
-    /// What ended the object's work, where that is what a call in a wrong state is to hear.
+    /// What ended the object's work, if a call in a wrong state should report that.
     fn ended_by(_object: &Self::Object) -> Option<Error> {
         None
     }
@@ -66,8 +67,9 @@ impl<H: Handle> Shared for SharedOf<H> {
     }
 }
 
-/// How a handle is put together: from bit 8 the slot, from bit 24 its generation, from bit 4 the
-/// kind. On x86-64 the top makes it an address that faults when it is dereferenced.
+/// What a handle consists of: the kind from bit 4 on, the slot from bit 8 on, and the slot's
+/// generation from bit 24 on. On x86-64 the top bits make it an address that faults when it is
+/// dereferenced.
 #[cfg(target_pointer_width = "64")]
 mod bits {
     pub(super) const MARK: usize = 0x5a << 56;
@@ -135,7 +137,7 @@ fn gone(kind: &Kind) -> Error {
 }
 
 fn not_freed(kind: &Kind) -> Error {
-    let error = err!(Busy, "a call is inside this {} handle or its device: not freed", kind.name);
+    let error = err!(Busy, "a call is using this {} handle or its device: not freed", kind.name);
     ::log::error!(target: "vfiomig::capi", "in a callback: {error}");
     error
 }
@@ -155,8 +157,8 @@ impl<H: Handle> Entered<H> {
     }
 }
 
-/// Takes exclusive use of a handle's object, or says why not. With `wait`, waits for another call
-/// instead of refusing.
+/// Takes exclusive use of a handle's object, or says why that is not possible. With `wait`, waits
+/// for another call instead of refusing.
 pub(super) fn enter<H: Handle>(handle: *mut H, wait: bool) -> Result<Entered<H>> {
     let (handle, kind) = (handle.addr(), H::KIND);
     let (_, slot) = find(handle, kind)?;
@@ -177,7 +179,7 @@ pub(super) fn enter<H: Handle>(handle: *mut H, wait: bool) -> Result<Entered<H>>
             ));
         }
     };
-    // Looked at again: while this one waited, the slot may have been freed and used anew.
+    // Check again: while this call waited, the slot may have been freed and reused.
     if !names(handle, kind, slot) {
         return Err(gone(kind));
     }
@@ -189,8 +191,7 @@ pub(super) fn copy<H: Handle<Object: Clone>>(handle: *mut H) -> Result<H::Object
     enter(handle, false)?.object().cloned()
 }
 
-/// Runs `call`, which is short, with the part of an object that may be used while another call is
-/// inside.
+/// Runs `call`, which is short, with the part of an object that may be used during another call.
 pub(super) fn with_shared<H: Handle, R>(
     handle: *mut H,
     call: impl FnOnce(&H::Shared) -> Result<R>,
@@ -198,7 +199,7 @@ pub(super) fn with_shared<H: Handle, R>(
     let (handle, kind) = (handle.addr(), H::KIND);
     let (_, slot) = find(handle, kind)?;
     let shared = slot.shared.lock().unwrap_or_else(PoisonError::into_inner);
-    // Looked at again: the slot may have been freed and used anew in between.
+    // Check again: the slot may have been freed and reused in between.
     if !names(handle, kind, slot) {
         return Err(gone(kind));
     }
@@ -206,7 +207,7 @@ pub(super) fn with_shared<H: Handle, R>(
     call(&shared.ok_or_else(|| gone(kind))?.0)
 }
 
-/// Frees the slot and drops its object. Waits for a call that is inside, or refuses.
+/// Frees the slot and drops its object. Waits for a call that is using it, or refuses.
 pub(super) fn remove<H: Handle>(handle: *mut H, may_wait: bool) -> Result<()> {
     let (handle, kind) = (handle.addr(), H::KIND);
     let (index, slot) = find(handle, kind)?;
@@ -221,7 +222,7 @@ pub(super) fn remove<H: Handle>(handle: *mut H, may_wait: bool) -> Result<()> {
     if object_in::<H>(&mut guard).is_none() || !names(handle, kind, slot) {
         return Err(gone(kind));
     }
-    // A callback must not wait for calls that work beside the object either: one may be its own.
+    // A callback must not wait for calls on the object's shared part either: one may be its own.
     let shared = slot.shared.lock().unwrap_or_else(PoisonError::into_inner);
     let in_use = shared.as_ref().is_some_and(Boxed::<dyn Shared>::in_use);
     drop(shared);
@@ -237,7 +238,7 @@ pub(super) fn remove<H: Handle>(handle: *mut H, may_wait: bool) -> Result<()> {
     drop(guard);
     slot.object.clear_poison();
     slots::put(index, slot);
-    // Last, and without any lock of the slot: it may take long, and calls back.
+    // Last, and without any lock of the slot: it may take long, and it calls back.
     drop(object);
     Ok(())
 }

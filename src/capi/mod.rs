@@ -1,20 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The C ABI: handles, entry guards, errors, structures, callbacks.
 //!
-//! One folder per object, or per part of the library that has no object. Each has its functions, and
-//! each function is thin: convert, call the safe core, convert back. What a function may be called
-//! with, in which states, with which errors and since when stands in the folder's `api.toml`, from
-//! which the guards (`table.rs`), the header, the export map, the man pages and the misuse tests are
-//! made. Beside the folders lies what they share; nothing there knows which objects there are.
+//! There is a folder for each object, and for each part of the library that has no object. It holds
+//! the functions, and each function is thin: it converts, calls the safe core, and converts back.
+//! The folder's `api.toml` says what each function may be called with, in which states, with which
+//! errors and since when. From it come the guards (`table.rs`), the header, the export map, the man
+//! pages and the misuse tests. The files next to the folders are what the folders share; none of
+//! them knows which objects exist.
 //!
 //! With `sys` and `transport/ops.rs`, this is where `unsafe` is.
 
 #![allow(unsafe_code)]
 #![allow(non_camel_case_types)]
-// What a pointer must be is the same for all functions and is said once, at the head of vfiomig.h.
+// `vfiomig.h` says once, at its head, what all functions require of pointers.
 #![allow(clippy::missing_safety_doc)]
 
-// A folder per object: a new one is a line here.
+// A folder per object: a new one needs a line here.
 pub mod device;
 pub mod dirty;
 pub mod load;

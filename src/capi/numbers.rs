@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Numbers of the C ABI. Each constant stands for one of the core's: they are held together when the
-//! library is compiled.
+//! Numbers of the C ABI. Each constant stands for one of the core's; the compiler checks that they
+//! agree.
 
-/// A flag that is set, or not.
+/// Whether a flag is set.
 pub(super) fn flag(set: bool, bit: u32) -> u32 {
     if set { bit } else { 0 }
 }
 
-/// Each variant of an enumeration has the number of a constant, and none lacks one.
+/// Each variant of an enumeration has the number of a constant, and no variant lacks one.
 macro_rules! same_numbers {
     ($type:ident: $($constant:ident = $variant:ident),+ $(,)?) => {
         const _: () = {
             $(assert!($type::$variant as i64 == $constant as i64, stringify!($constant));)+
-            // Does not compile where a variant is missing above.
+            // Does not compile if a variant is missing above.
             const fn _all(value: $type) {
                 match value {
                     $($type::$variant => (),)+
@@ -20,7 +20,7 @@ macro_rules! same_numbers {
             }
         };
     };
-    // Constants of the core's that are no variants.
+    // Constants of the core that are not variants.
     ($($constant:ident = $value:expr),+ $(,)?) => {
         const _: () = { $(assert!($constant as i64 == $value as i64, stringify!($constant));)+ };
     };

@@ -9,6 +9,6 @@ use crate::sys;
 pub(super) fn admit() -> Result<()> {
     match sys::reserve_admits_call() {
         true => Ok(()),
-        false => Err(err!(NoMem, "out of memory, and the reserve is needed for calls under way")),
+        false => Err(err!(NoMem, "out of memory, and the reserve is needed for calls in progress")),
     }
 }

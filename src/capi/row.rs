@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What `api.toml` says of kinds of handles and of functions, as the guards need it: the types that
-//! `table.rs` is made of.
+//! What `api.toml` says about kinds of handles and about functions, as the guards need it: the
+//! types that `table.rs` uses.
 
 use crate::error::Code;
 

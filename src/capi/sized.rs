@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Structures that begin with their own size, and how they cross the ABI.
 //!
-//! A structure of an older caller is extended with zeros; one of a newer caller is accepted where
-//! everything this version does not know is zero. On the way out the caller's size is honoured and
-//! the part beyond this version is zeroed. Layouts are frozen: c-tests/layout.c.
+//! A structure of an older caller is extended with zeros. A structure of a newer caller is accepted
+//! if everything that this version does not know is zero. On the way out, the caller's size is
+//! honoured, and the part beyond this version is zeroed. Layouts are frozen: see c-tests/layout.c.
 
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
@@ -16,17 +16,17 @@ use crate::error::{Result, err};
 /// `repr(C)`, `u32` size first, no padding that matters, valid as zeros.
 pub(super) unsafe trait Sized32: Copy {}
 
-/// Says of structures that they are such.
+/// Declares structures to be sized.
 macro_rules! sized32 {
     ($($name:ident),* $(,)?) => {
-        // SAFETY: all are repr(C), begin with struct_size and consist of integers, arrays of
-        // integers, raw pointers and optional function pointers.
+        // SAFETY: all of them are repr(C), begin with struct_size and consist of integers, arrays
+        // of integers, raw pointers and optional function pointers.
         $(unsafe impl $crate::capi::sized::Sized32 for $name {})*
     };
 }
 pub(super) use sized32;
 
-/// No structure of any version is larger: a size beyond this is not one.
+/// No structure of any version is larger: a size beyond this is invalid.
 const MAX_STRUCT: usize = 64 << 10;
 
 /// The size that a caller claims, checked.
@@ -37,9 +37,9 @@ unsafe fn claimed_size<T>(from: *const T, what: &str) -> Result<usize> {
     if from.is_null() {
         return Err(err!(Fault, "{what} is NULL"));
     }
-    // SAFETY: not NULL, and then the caller's promise: it begins with its size.
+    // SAFETY: not NULL; the caller promised that it begins with its size.
     let size = unsafe { from.cast::<u32>().read_unaligned() } as usize;
-    // All structures are of the first version so far: none may be shorter.
+    // So far all structures are of the first version: none may be shorter.
     if size < size_of::<T>() || size > MAX_STRUCT {
         return Err(err!(
             Inval,
@@ -59,23 +59,23 @@ impl Tail {
     }
 }
 
-/// Copies a structure in. The tail is judged separately, so that callbacks in the known part can
-/// be released even where the structure is refused.
+/// Copies a structure in. The tail is judged separately, so that callbacks in the known part can be
+/// released even if the structure is refused.
 ///
 /// # Safety
-/// `from` is NULL or points to a structure as long as its first member says, which nobody changes
-/// meanwhile.
+/// `from` is NULL or points to a structure of the size that its first member claims, which nobody
+/// changes meanwhile.
 pub(super) unsafe fn read_in<T: Sized32>(from: *const T, what: &str) -> Result<(T, Tail)> {
-    // SAFETY: the caller's promise is the same.
+    // SAFETY: the caller made the same promise.
     let size = unsafe { claimed_size(from, what)? };
     let mut value = MaybeUninit::<T>::zeroed();
-    // SAFETY: the structure has the `size` bytes that it claims, which are no fewer than
-    // `size_of::<T>()`, and `T` is valid for any of them.
+    // SAFETY: the structure has the `size` bytes that it claims, no fewer than `size_of::<T>()`,
+    // and `T` is valid for any bytes.
     let value = unsafe {
         std::ptr::copy_nonoverlapping(from.cast::<u8>(), value.as_mut_ptr().cast(), size_of::<T>());
         value.assume_init()
     };
-    // SAFETY: what the structure claims beyond that is there as well.
+    // SAFETY: the part beyond that, which the structure claims, is there as well.
     let tail = unsafe {
         std::slice::from_raw_parts(from.cast::<u8>().add(size_of::<T>()), size - size_of::<T>())
     };
@@ -89,7 +89,7 @@ pub(super) unsafe fn read_in<T: Sized32>(from: *const T, what: &str) -> Result<(
     Ok((value, Tail(tail)))
 }
 
-/// Copies a structure in that owns nothing; `None` for NULL.
+/// Copies in a structure that owns nothing; `None` for NULL.
 ///
 /// # Safety
 /// As [`read_in`].
@@ -97,13 +97,13 @@ pub(super) unsafe fn read_options<T: Sized32>(from: *const T) -> Result<Option<T
     if from.is_null() {
         return Ok(None);
     }
-    // SAFETY: the caller's promise is the same.
+    // SAFETY: the caller made the same promise.
     let (options, tail) = unsafe { read_in(from, "options") }?;
     tail.check()?;
     Ok(Some(options))
 }
 
-/// A caller's structure that is to be filled: it was checked before anything is done for it.
+/// A caller's structure that is to be filled in. It is checked before anything else is done.
 pub(super) struct SizedOut<'a, T> {
     to: *mut T,
     size: usize,
@@ -112,10 +112,10 @@ pub(super) struct SizedOut<'a, T> {
 
 impl<T: Sized32> SizedOut<'_, T> {
     /// # Safety
-    /// `to` is NULL or points to a structure as long as its first member says, which can be written
-    /// to, and which nobody else uses while this lives.
+    /// `to` is NULL or points to a structure of the size that its first member claims, which can be
+    /// written to, and which nobody else uses while this lives.
     pub(super) unsafe fn new(to: *mut T, what: &str) -> Result<Self> {
-        // SAFETY: the caller's promise is the same.
+        // SAFETY: the caller made the same promise.
         let size = unsafe { claimed_size(to, what) }?;
         Ok(SizedOut { to, size, _caller: PhantomData })
     }
@@ -124,8 +124,8 @@ impl<T: Sized32> SizedOut<'_, T> {
     pub(super) fn fill(self, value: &T) {
         let known = size_of::<T>();
         let from = std::ptr::from_ref(value).cast::<u8>();
-        // SAFETY: `new` found `size` bytes there, no fewer than `T` has, and its caller promised that
-        // they can be written to. The size, which lies first, stays as the caller set it.
+        // SAFETY: `new` found that it has `size` bytes, no fewer than `T`, and the caller promised
+        // that they can be written to. The size, which comes first, stays as the caller set it.
         unsafe {
             let bytes = self.to.cast::<u8>();
             std::ptr::copy_nonoverlapping(from.add(4), bytes.add(4), known - 4);

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Where the objects behind handles are kept: numbered slots, which know nothing of what they hold.
+//! Where the objects behind handles are kept: numbered slots, which know nothing about what they
+//! hold.
 //!
-//! They lie in static chunks that are never given back, so that whatever number C hands in can be
-//! looked up. A slot remembers its process; a child after fork() gets fresh ones for its own handles.
+//! They are in static chunks that are never freed, so that any number that C passes can be looked
+//! up. A slot remembers its process; a child after fork() gets fresh ones for its own handles.
 
 use std::any::{Any, TypeId};
 use std::sync::PoisonError;
@@ -19,14 +20,13 @@ pub(super) trait Held: Any + Send {
     fn end(&mut self) -> Result<()>;
 }
 
-/// The part of an object that other threads may use while a call is under way.
+/// The part of an object that other threads may use during a call.
 pub(super) trait Shared: Any + Send {
     /// Whether a call is using it now.
     fn in_use(&self) -> bool;
 }
 
-/// A box that knows what is in it, without a call through a table of functions: every call on a
-/// handle asks.
+/// A box that knows the type of its value without a virtual call: every call on a handle asks.
 pub(super) struct Boxed<T: ?Sized> {
     id: TypeId,
     value: Box<T>,
@@ -38,7 +38,7 @@ impl Boxed<dyn Held> {
     }
 
     pub(super) fn get<T: Held>(&mut self) -> Option<&mut T> {
-        // SAFETY: `new` has put the type's own number beside its value, and nothing exchanges either.
+        // SAFETY: `new` put the type's own number next to its value, and nothing exchanges either.
         (self.id == TypeId::of::<T>())
             .then(|| unsafe { &mut *std::ptr::from_mut(&mut *self.value).cast::<T>() })
     }
@@ -65,7 +65,7 @@ impl Boxed<dyn Shared> {
 }
 
 pub(super) struct Slot {
-    /// Rises when the slot is freed: handles of the past do not match any more.
+    /// Rises when the slot is freed: older handles no longer match.
     pub generation: AtomicU32,
     /// Next free slot, while this one is free.
     next_free: AtomicU32,
@@ -87,30 +87,30 @@ impl Slot {
     }
 }
 
-/// Slots that cost no allocation: enough for a VM with many devices.
+/// Slots that need no allocation: enough for a VM with many devices.
 const FIRST: usize = 64;
 const CHUNK: usize = 256;
 const CHUNKS: usize = 255;
 
 static SLOTS: [Slot; FIRST] = [const { Slot::new() }; FIRST];
-/// NULL, or CHUNK slots that are never given back.
+/// NULL, or CHUNK slots that are never freed.
 static MORE: [AtomicPtr<Slot>; CHUNKS] = [const { AtomicPtr::new(std::ptr::null_mut()) }; CHUNKS];
 
-/// The highest number that a slot may have: as many as fit a handle.
+/// The highest number that a slot may have: as many as fit in a handle.
 pub(super) const MAX_INDEX: usize = if size_of::<usize>() == 8 { 0xffff } else { 0xfff };
 
 /// The end of the list of free slots.
 const NONE: u32 = u32::MAX;
 
-/// Slots that were used and are free again, the one that has been free for longest first: the later
-/// a slot is used again, the longer a handle of the past is recognised.
+/// Slots that were used and are free again, the longest free first: the later a slot is reused, the
+/// longer an old handle is recognised.
 struct Free {
     head: u32,
     tail: u32,
     len: u32,
 }
 
-/// A slot is used again when this many are free, or when there is no other.
+/// A slot is reused when this many are free, or when there is no other.
 pub(super) const RESTING: u32 = 32;
 
 impl Free {
@@ -135,11 +135,11 @@ impl Free {
     }
 }
 
-/// A child's list begins empty: another thread may have been at its parent's.
+/// A child's list begins empty: another thread of its parent may have been changing the parent's.
 static FREE: PerProcess<Mutex<Free>> = PerProcess::new(Mutex::new(Free::EMPTY));
 
-/// Slots that were ever used, here or in the process that this one was forked from: those from here
-/// on are fresh.
+/// Slots that were ever used, here or in the process that forked this one; those from here on are
+/// fresh.
 static USED: AtomicU32 = AtomicU32::new(0);
 
 fn free_slots() -> MutexGuard<'static, Free> {
@@ -147,7 +147,7 @@ fn free_slots() -> MutexGuard<'static, Free> {
     list.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The slot with this number, where there is one.
+/// The slot with this number, if it exists.
 pub(super) fn slot(index: u32) -> Option<&'static Slot> {
     let index = index as usize;
     let Some(beyond) = index.checked_sub(FIRST) else { return SLOTS.get(index) };
@@ -155,7 +155,7 @@ pub(super) fn slot(index: u32) -> Option<&'static Slot> {
     if chunk.is_null() {
         return None;
     }
-    // SAFETY: a chunk that is not NULL was leaked by `grow_to` and has CHUNK slots.
+    // SAFETY: `grow_to` leaked each chunk that is not NULL, and it has CHUNK slots.
     Some(unsafe { &*chunk.add(beyond % CHUNK) })
 }
 
@@ -194,11 +194,11 @@ pub(super) fn take() -> Result<(u32, &'static Slot)> {
             return Ok(rested);
         }
     }
-    // Rather one that has not rested than none.
+    // A slot that has not rested is better than none.
     fresh().or_else(|error| free.take().ok_or(error))
 }
 
-/// Gives a slot back, whose generation has risen.
+/// Returns a slot, whose generation has risen.
 pub(super) fn put(index: u32, slot: &Slot) {
     free_slots().put(index, slot);
 }

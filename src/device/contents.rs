@@ -86,8 +86,7 @@ impl Inner {
             Contents::Lost(earlier) => earlier,
             _ => before,
         };
-        let text = "the device was reset, and what it held of its guest is lost: load it again, or \
-                    reset it on purpose to use it as after power-on";
+        let text = "the device was reset, and its guest's state in it is lost: load it again, or reset it on purpose to use it in its power-on state";
         Error::new(Code::Io, text).with_failure(Failure {
             operation: Operation::SetState,
             state_before: before,

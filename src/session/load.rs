@@ -84,7 +84,10 @@ impl Load {
             self.settle(&mut inner, loading.check_cancelled())?;
         }
         if self.phase() == Phase::Complete && self.packets.is_none() {
-            return Err(err!(Inval, "the stream has ended: nothing more of it is to come; commit"));
+            return Err(err!(
+                Inval,
+                "the stream has ended, and nothing more of it will come: commit"
+            ));
         }
         self.reader.space()
     }
@@ -296,8 +299,7 @@ fn give_blob(sink: Option<&mut BlobSink>, kind: u32, bytes: &[u8]) -> Result<()>
     let Some(sink) = sink else {
         return Err(err!(
             NotSupported,
-            "the stream carries a blob of the VMM's (kind {kind}) and nobody takes it; set a blob \
-             callback"
+            "the stream carries a blob of kind {kind}, and nobody takes it: set a blob callback"
         ));
     };
     sink(kind, bytes)

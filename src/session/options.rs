@@ -161,8 +161,7 @@ impl LoadOptions {
         if self.format != Format::Native && checks {
             return Err(err!(
                 Inval,
-                "QEMU's format does not say what it was saved from: no policy and no check of its \
-                 device or session can be had"
+                "QEMU's format does not say what it was saved from: it allows neither a policy nor a check of its device index or migration id"
             ));
         }
         Ok(())

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A device behind a table of C callbacks: vfio-user, a mock, or whatever a VMM brings.
+//! A device behind a table of C callbacks: vfio-user, a mock, or anything else that a VMM provides.
 //!
 //! The one file of this room with `unsafe` in it: it calls what C gave, and takes C's word for it.
 
@@ -22,7 +22,7 @@ pub struct OpsTransport {
     opaque: *mut c_void,
     owner: Process,
     streams: Streams,
-    /// How long a callback that says EINTR is called again.
+    /// For how long a callback that returns EINTR is called again.
     patience: Duration,
 }
 
@@ -46,9 +46,8 @@ impl OpsTransport {
         OpsTransport { ops, opaque, owner, streams, patience: INTERRUPTED }
     }
 
-    /// For how long a callback is called again that says that a signal interrupted it; 2 seconds
-    /// unless told otherwise. Reads and writes of device state have the time limits of their sessions
-    /// instead.
+    /// For how long a callback that returns EINTR is called again; 2 seconds unless set. Reads and
+    /// writes of device state have their session's time limits instead.
     pub fn with_patience(mut self, patience: Duration) -> OpsTransport {
         self.patience = patience;
         self
@@ -57,7 +56,8 @@ impl OpsTransport {
 
 impl Drop for OpsTransport {
     fn drop(&mut self) {
-        // What a child releases may be more than its own: a connection that both have, for example.
+        // What a child releases may not be its own alone: for example, a connection that both
+        // processes have.
         if let Some(release) = self.ops.release.filter(|_| self.owner.is_this()) {
             // SAFETY: promise 1; nothing is called after it, as the transport is gone.
             unsafe { release(self.opaque) };

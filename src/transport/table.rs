@@ -42,7 +42,7 @@ pub struct vfiomig_identity {
     pub pci_revision: u8,
     /// Zero.
     pub reserved: [u8; 7],
-    /// What the device behaves as: "pci", "platform", "ccw", "ap"; an mdev too.
+    /// The bus that the device behaves as, even if it is an mdev: "pci", "platform", "ccw" or "ap".
     pub bus: [c_char; 16],
     /// Kernel driver that is bound to the device.
     pub driver: [c_char; 64],

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Numbers of `vfiomig_device_*`.
+//! The constants of `vfiomig_device_*`.
 
 use crate::capi::numbers::same_numbers;
 use crate::device::{EventKind, Fixups, ReasonCode, Severity};
 
-/// The kill switch: probe the device, but refuse to migrate it.
+/// The administrator's switch: the device is probed, but not migrated.
 pub const VFIOMIG_DEVICE_DISABLED: u32 = 1 << 0;
 
 /// The device can be saved and loaded.
@@ -22,30 +22,31 @@ pub const VFIOMIG_CAP_STATE_SIZE: u32 = 1 << 5;
 
 /// The device cannot be migrated.
 pub const VFIOMIG_SEVERITY_BLOCKS: u32 = 0;
-/// It can, but with a longer downtime, more pages resent, or not together with other devices.
+/// It can be migrated, but with a longer downtime, more pages sent again, or not together with
+/// other devices.
 pub const VFIOMIG_SEVERITY_LIMITS: u32 = 1;
 /// Good to know.
 pub const VFIOMIG_SEVERITY_INFO: u32 = 2;
 
-/// Switched off by the VMM.
+/// The VMM switched migration off.
 pub const VFIOMIG_REASON_DISABLED: u32 = 1;
 /// The kernel has no VFIO migration.
 pub const VFIOMIG_REASON_KERNEL_TOO_OLD: u32 = 2;
 /// The driver bound to the device does not support migration.
 pub const VFIOMIG_REASON_DRIVER_NO_MIGRATION: u32 = 3;
-/// The driver's migration flags lack STOP_COPY.
+/// The driver's migration flags do not include STOP_COPY.
 pub const VFIOMIG_REASON_NO_STOP_COPY: u32 = 4;
 /// The device's state cannot be read.
 pub const VFIOMIG_REASON_STATE_UNREADABLE: u32 = 5;
 /// The device is in ERROR; reset it.
 pub const VFIOMIG_REASON_DEVICE_IN_ERROR: u32 = 6;
-/// The device was left in a saving or resuming state by an earlier owner.
+/// An earlier owner left the device in a state other than RUNNING.
 pub const VFIOMIG_REASON_STALE_STATE: u32 = 7;
-/// No pre-copy: the whole state is sent while the guest is stopped.
+/// There is no pre-copy: the whole state is sent while the guest is stopped.
 pub const VFIOMIG_REASON_NO_PRE_COPY: u32 = 8;
-/// No peer-to-peer states: several devices cannot be stopped safely together.
+/// There are no peer-to-peer states: several devices cannot be stopped together safely.
 pub const VFIOMIG_REASON_NO_P2P: u32 = 9;
-/// The size of the state is not known beforehand.
+/// The size of the state is not known in advance.
 pub const VFIOMIG_REASON_NO_DATA_SIZE: u32 = 10;
 /// The device does not log the pages it writes.
 pub const VFIOMIG_REASON_NO_DMA_LOGGING: u32 = 11;
@@ -61,15 +62,15 @@ pub const VFIOMIG_FIXUP_INTERRUPTS: u32 = 1 << 1;
 
 /// The device went from one state to another.
 pub const VFIOMIG_EVENT_STATE_CHANGED: u32 = 1;
-/// A failed change was recovered from, or not: see the outcome.
+/// Recovery from a failed change has ended; the outcome says how.
 pub const VFIOMIG_EVENT_RECOVERED: u32 = 2;
-/// The device was reset, by the library or behind it.
+/// The device was reset, by the library or behind its back.
 pub const VFIOMIG_EVENT_RESET: u32 = 3;
-/// A save started again because the device was reset: all that was sent before is void.
+/// A save started again because the device was reset: everything sent before is void.
 pub const VFIOMIG_EVENT_SAVE_RESTARTED: u32 = 4;
 /// The VMM must redo something before the device runs.
 pub const VFIOMIG_EVENT_FIXUPS_NEEDED: u32 = 5;
-/// The source of a load started again: blobs and acknowledgements of before are void. Comes in its
+/// The source of a load started again: earlier blobs and acknowledgements are void. Comes at its
 /// place among the blobs.
 pub const VFIOMIG_EVENT_LOAD_RESTARTED: u32 = 6;
 

@@ -31,7 +31,8 @@ impl Handle for vfiomig_device {
     }
 }
 
-/// Reads options; callbacks in them are owned from here on, also where the options are refused.
+/// Reads the options. The library owns callbacks in them from here on, even if it refuses the
+/// options.
 ///
 /// # Safety
 /// NULL, or options as vfiomig.h describes them.
@@ -39,19 +40,20 @@ unsafe fn read_options(options: *const vfiomig_device_options) -> Result<DeviceO
     if options.is_null() {
         return Ok(DeviceOptions::default());
     }
-    // SAFETY: the caller's promise: a structure as long as it says.
+    // SAFETY: the caller promised a structure of the size that it claims.
     let (options, tail) = unsafe { read_in(options, "options") }?;
-    // SAFETY: the caller's promise, about the callbacks in it.
+    // SAFETY: the caller's promise about the callbacks in it.
     let events = unsafe { options.events() };
     tail.check()?;
-    // SAFETY: the caller's promise, about the pointers in it.
+    // SAFETY: the caller's promise about the pointers in it.
     unsafe { options.to_options(events) }
 }
 
-/// Probes the VFIO device behind fd, from a group or from a cdev (bound to an iommufd). The fd is
-/// borrowed: it is never closed, and must stay open until the device handle and all sessions on it
-/// have been freed. A device that cannot migrate is no error: vfiomig_device_get_reason() says
-/// why not. Issues ioctls; changes nothing of the device's state.
+/// Probes the VFIO device behind fd, which comes from a group, or from a cdev that is bound to an
+/// iommufd. The fd is borrowed: the library never closes it, and it must stay open until the device
+/// handle and all sessions on it have been freed. A device that cannot migrate is not an error:
+/// vfiomig_device_get_reason() says why it cannot. The call issues ioctls, but does not change the
+/// device's state.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_device_new_fd(
     fd: c_int,
@@ -73,9 +75,10 @@ pub unsafe extern "C" fn vfiomig_device_new_fd(
     })
 }
 
-/// Probes a device behind a table of callbacks: vfio-user, a mock, or whatever the VMM brings.
-/// The table is copied; ops->release is called exactly once with opaque, also when this fails
-/// (unless ops itself cannot be read: NULL, or a struct_size that is none).
+/// Probes a device behind a table of callbacks: a vfio-user device, a mock, or anything else that
+/// the VMM provides. The table is copied. ops->release is called exactly once with opaque, even if
+/// this call fails (unless ops itself cannot be read, because it is NULL or its struct_size is
+/// invalid).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_device_new_ops(
     ops: *const vfiomig_device_ops,
@@ -84,11 +87,11 @@ pub unsafe extern "C" fn vfiomig_device_new_ops(
     out: *mut *mut vfiomig_device,
 ) -> c_int {
     guarded_owner(&table::DEVICE_NEW_OPS, || {
-        // SAFETY: vfiomig.h: NULL, or a table and options. Both are read before either is judged, so
-        // that whatever they own is released.
+        // SAFETY: vfiomig.h: NULL, or a table and options. Both are read before either is judged,
+        // so that whatever they own is released.
         let (ops, options) = unsafe { (read_in(ops, "ops"), read_options(options)) };
         let (ops, tail) = ops?;
-        // SAFETY: vfiomig.h describes the callbacks of the table as they are needed.
+        // SAFETY: vfiomig.h requires of the callbacks in the table what is needed here.
         let transport = unsafe { OpsTransport::new(ops, opaque) };
         let options = options?;
         tail.check()?;
@@ -105,22 +108,22 @@ pub unsafe extern "C" fn vfiomig_device_new_ops(
     })
 }
 
-/// Frees a device handle; NULL is none. Sessions that are still open keep the device until they
-/// are freed themselves. Waits for a call on another thread.
-/// A callback cannot free a handle that a call is inside of: it stays.
+/// Frees a device handle. NULL is ignored. Sessions that are still open keep the device until they
+/// are freed too. Waits for a call on another thread. Freeing a handle from a callback while a call
+/// is using it has no effect.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_device_free(device: *mut vfiomig_device) {
     free(&table::DEVICE_FREE, device);
 }
 
-/// What the device can do.
+/// Returns what the device can do.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_device_get_caps(
     device: *mut vfiomig_device,
     caps: *mut vfiomig_caps,
 ) -> c_int {
     with(&table::DEVICE_GET_CAPS, device, |device| {
-        // SAFETY: vfiomig.h: NULL, or a structure of its size, to be written to.
+        // SAFETY: vfiomig.h: NULL, or a writable structure of the size that it claims.
         let out = unsafe { SizedOut::new(caps, "caps") }?;
         let reasons = device.with_details(|reasons, _| Ok(reasons.len()))?;
         out.fill(&vfiomig_caps::new(&device.caps()?, reasons));
@@ -128,7 +131,8 @@ pub unsafe extern "C" fn vfiomig_device_get_caps(
     })
 }
 
-/// Why the device cannot migrate, or not well: one reason per index from 0, worst first.
+/// Returns one reason why the device cannot migrate, or not well, by an index that starts at 0; the
+/// worst comes first.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_device_get_reason(
     device: *mut vfiomig_device,
@@ -136,7 +140,7 @@ pub unsafe extern "C" fn vfiomig_device_get_reason(
     reason: *mut vfiomig_reason,
 ) -> c_int {
     with(&table::DEVICE_GET_REASON, device, |device| {
-        // SAFETY: vfiomig.h: NULL, or a structure of its size, to be written to.
+        // SAFETY: vfiomig.h: NULL, or a writable structure of the size that it claims.
         let out = unsafe { SizedOut::new(reason, "reason") }?;
         device.with_details(|reasons, _| {
             let found = reasons.get(index as usize);
@@ -147,14 +151,14 @@ pub unsafe extern "C" fn vfiomig_device_get_reason(
     })
 }
 
-/// What the device is, as far as it is known.
+/// Returns what the device is, as far as that is known.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_device_get_identity(
     device: *mut vfiomig_device,
     identity: *mut vfiomig_identity,
 ) -> c_int {
     with(&table::DEVICE_GET_IDENTITY, device, |device| {
-        // SAFETY: vfiomig.h: NULL, or a structure of its size, to be written to.
+        // SAFETY: vfiomig.h: NULL, or a writable structure of the size that it claims.
         let out = unsafe { SizedOut::new(identity, "identity") }?;
         device.with_details(|_, identity| {
             out.fill(&identity.into());
@@ -163,7 +167,7 @@ pub unsafe extern "C" fn vfiomig_device_get_identity(
     })
 }
 
-/// Asks the device which state it is in (VFIOMIG_STATE_*; a newer kernel's states come as their
+/// Reads the device's state (VFIOMIG_STATE_*; states that only a newer kernel has come as their
 /// numbers).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_device_get_state(
@@ -178,61 +182,64 @@ pub unsafe extern "C" fn vfiomig_device_get_state(
     })
 }
 
-/// Takes the device to VFIOMIG_STATE_STOP, _RUNNING or _RUNNING_P2P, over whatever states lie
-/// between. The states with a data stream are entered by vfiomig_save_begin() and
-/// vfiomig_load_begin(). A device that an earlier owner left in one of those is reset first. One
-/// that has lost what it held of its guest goes to STOP only: see vfiomig_device_run(). May take as
-/// long as the device does: call it off the main loop.
+/// Takes the device to VFIOMIG_STATE_STOP, VFIOMIG_STATE_RUNNING or VFIOMIG_STATE_RUNNING_P2P,
+/// through whatever states lie between. Only vfiomig_save_begin() and vfiomig_load_begin() enter
+/// the states that have a data stream. A device that an earlier owner left in one of those is reset
+/// first. A device that has lost its guest's state goes only to STOP: see vfiomig_device_run().
+/// This may take as long as the device needs, so call it off the main loop.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_device_set_state(device: *mut vfiomig_device, state: u32) -> c_int {
     with(&table::DEVICE_SET_STATE, device, |device| device.set_state(State::from_raw(state)))
 }
 
-/// Takes the device to RUNNING: the last step on the target after vfiomig_load_commit(), with the
-/// fix-ups made; or on a source that was kept stopped. Clears the fix-ups. After an error whose
-/// outcome is KEPT or RECOVERED nothing is lost: try again. A device that was reset while its guest
-/// was stopped (quiesced, in STOP or STOP_COPY, after the end of its stream, after RELEASE), or between
-/// the commit and its first run, has lost what its guest relies upon, whoever reset it and however that
-/// was found out. It is neither run nor saved: -EIO with outcome RESET, each time, until the VMM
-/// loads it again, or says by vfiomig_device_reset() or vfiomig_device_accept_reset() that it wants
-/// it as after power-on.
+/// Takes the device to RUNNING: the last step on the target, after vfiomig_load_commit() and the
+/// fix-ups, or the way back on a source that was kept stopped. Clears the fix-ups. After an error
+/// whose outcome is KEPT or RECOVERED nothing is lost, and you may try again. A device has lost
+/// what its guest relies on if it was reset while its guest was stopped (quiesced, in STOP or
+/// STOP_COPY, after the end of its stream, after RELEASE), or between a commit and its first run.
+/// It does not matter who reset it, or how that was noticed. Such a device is neither run nor
+/// saved: -EIO with outcome RESET, every time, until the VMM loads it again, or says with
+/// vfiomig_device_reset() or vfiomig_device_accept_reset() that it wants the device in its power-on
+/// state.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_device_run(device: *mut vfiomig_device) -> c_int {
     with(&table::DEVICE_RUN, device, |device| device.run())
 }
 
-/// Resets the device with VFIO_DEVICE_RESET: RUNNING, as after power-on, which is what the VMM wants
-/// by this call. A save that is under way starts again by itself, and sends the state of the reset
-/// device; a load fails. While somebody else holds the device's lock (-EAGAIN of the kernel) the
-/// reset is tried again for up to a second. If it fails the device is lost; it is tried once more
-/// when the last handle of the device is freed.
+/// Resets the device with VFIO_DEVICE_RESET. It ends in RUNNING, in its power-on state, and the
+/// library takes it that the VMM wants this. A save in progress starts again by itself and sends
+/// the state of the reset device; a load fails. While something else holds the device's lock (the
+/// kernel answers EAGAIN), the reset is retried for up to a second. If it fails, the device is
+/// lost, and the reset is tried once more when the last handle of the device is freed.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_device_reset(device: *mut vfiomig_device) -> c_int {
     with(&table::DEVICE_RESET, device, |device| device.reset())
 }
 
-/// Says that the device was reset by other means: a function-level reset by its guest, a bus reset
-/// by the VMM, error recovery on the host. A save whose guest runs starts again by itself; a load
-/// fails. Where the guest was stopped, or had not run since the load, its state in the device is
-/// lost: the save fails with -EIO, and the device is not run any more (see vfiomig_device_run()). A
-/// VMM that has made the reset itself, on purpose, calls vfiomig_device_accept_reset() next. Also
-/// brings back a device that was lost and that a harder reset has revived.
+/// Tells the library that something else reset the device: its guest (a function-level reset), the
+/// VMM (a bus reset), or error recovery on the host. If the guest runs, a save starts again by
+/// itself, and a load fails. If the guest was stopped, or had not run since the load, its state in
+/// the device is lost: the save fails with -EIO, and the device is no longer run (see
+/// vfiomig_device_run()). A VMM that made the reset itself, on purpose, calls
+/// vfiomig_device_accept_reset() next. The call also brings back a lost device that a harder reset
+/// has revived.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_device_notify_reset(device: *mut vfiomig_device) -> c_int {
     with(&table::DEVICE_NOTIFY_RESET, device, |device| device.was_reset())
 }
 
-/// Says that a device which has lost what it held in a reset is wanted as it is now, as after
-/// power-on: for a VMM that has reset the device itself by other means than vfiomig_device_reset(),
-/// with its machine for example, after vfiomig_device_notify_reset(). It may be run and saved again. Does
-/// nothing to a device that has lost nothing.
+/// Tells the library that the VMM wants a device as it is now, in its power-on state, although a
+/// reset took what it held: for a VMM that has reset the device itself by means other than
+/// vfiomig_device_reset(), for example with its machine, and has called
+/// vfiomig_device_notify_reset(). The device may be run and saved again. Has no effect on a device
+/// that has lost nothing.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_device_accept_reset(device: *mut vfiomig_device) -> c_int {
     with(&table::DEVICE_ACCEPT_RESET, device, |device| device.accept_reset())
 }
 
-/// What the VMM must redo before the device runs, after a reset or a load: VFIOMIG_FIXUP_*. Does
-/// not wait for a session on the device.
+/// Returns what the VMM must redo before the device runs, after a reset or a load: a bitwise OR of
+/// VFIOMIG_FIXUP_*. Does not wait for a session on the device.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_device_get_fixups(
     device: *mut vfiomig_device,
@@ -245,15 +252,15 @@ pub unsafe extern "C" fn vfiomig_device_get_fixups(
     })
 }
 
-/// What was going on when something last failed on this device, sessions included; zeros if
-/// nothing has.
+/// Returns what was going on when something last failed on this device, including its sessions; all
+/// zeros if nothing has.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_device_get_failure(
     device: *mut vfiomig_device,
     failure: *mut vfiomig_failure,
 ) -> c_int {
     with(&table::DEVICE_GET_FAILURE, device, |device| {
-        // SAFETY: vfiomig.h: NULL, or a structure of its size, to be written to.
+        // SAFETY: vfiomig.h: NULL, or a writable structure of the size that it claims.
         let out = unsafe { SizedOut::new(failure, "failure") }?;
         out.fill(&device.failure()?.into());
         Ok(())

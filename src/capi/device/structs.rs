@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Structures and callbacks of `vfiomig_device_*`.
+//! The structures and callbacks of `vfiomig_device_*`.
 
 use std::ffi::{c_char, c_void};
 
@@ -16,10 +16,10 @@ use crate::device::{Caps, DeviceOptions, Event, EventSink, Identity, MAX_VENDOR_
 use crate::error::{Result, err};
 use crate::transport::put_fixed_text;
 
-/// One VFIO device. A handle, not memory: only the library's functions can do anything with it.
+/// One VFIO device. A handle, not memory: only the library's functions can use it.
 pub enum vfiomig_device {}
 
-/// Told what happens to a device, on the thread that is inside the library.
+/// Reports what happens to a device, on the thread that is inside the library.
 pub type vfiomig_event_fn =
     Option<unsafe extern "C" fn(opaque: *mut c_void, event: *const vfiomig_event)>;
 
@@ -32,16 +32,17 @@ pub struct vfiomig_device_options {
     /// VFIOMIG_DEVICE_DISABLED or 0.
     pub flags: u32,
     /// The device's directory in sysfs, for example /sys/bus/pci/devices/0000:3b:00.2 or
-    /// /sys/bus/mdev/devices/UUID. Needed for the driver's name and version and the type of an fd that
-    /// came from a group; a cdev tells by itself. At most 2000 bytes. NULL: find out.
+    /// /sys/bus/mdev/devices/UUID. For an fd from a group, it is needed to find the driver's name
+    /// and version and the device's type; a cdev finds its own. At most 2000 bytes. NULL: the
+    /// library tries to find it.
     pub sysfs_path: *const c_char,
-    /// Opaque string that the target compares with its own; NULL: none.
+    /// An opaque string that the target compares with its own; NULL: none.
     pub vendor_data: *const c_void,
     /// Its length in bytes, at most 256.
     pub vendor_data_len: u32,
     /// Zero.
     pub reserved: u32,
-    /// Told what happens to the device; NULL: nobody.
+    /// Reports what happens to the device; NULL: no reports.
     pub event: vfiomig_event_fn,
     /// Passed to event.
     pub event_opaque: *mut c_void,
@@ -53,13 +54,13 @@ pub struct vfiomig_device_options {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct vfiomig_event {
-    /// Size of this structure in the library.
+    /// The size of this structure in the library.
     pub struct_size: u32,
     /// VFIOMIG_EVENT_*.
     pub kind: u32,
-    /// State before, or VFIOMIG_STATE_UNKNOWN.
+    /// The state before, or VFIOMIG_STATE_UNKNOWN.
     pub from: u32,
-    /// State after, or VFIOMIG_STATE_UNKNOWN.
+    /// The state after, or VFIOMIG_STATE_UNKNOWN.
     pub to: u32,
     /// VFIOMIG_OUTCOME_*.
     pub outcome: u32,
@@ -77,13 +78,13 @@ pub struct vfiomig_caps {
     pub struct_size: u32,
     /// Bitwise OR of VFIOMIG_CAP_*.
     pub flags: u32,
-    /// VFIO_MIGRATION_* as the driver reports them.
+    /// Bitwise OR of VFIO_MIGRATION_*, as the driver reports them.
     pub migration_flags: u64,
-    /// Estimated length of the stop-copy data in bytes; see VFIOMIG_CAP_STATE_SIZE.
+    /// The estimated length of the stop-copy data, in bytes; see VFIOMIG_CAP_STATE_SIZE.
     pub state_size: u64,
-    /// State in which the device was found, or VFIOMIG_STATE_UNKNOWN.
+    /// The state in which the device was found, or VFIOMIG_STATE_UNKNOWN.
     pub initial_state: u32,
-    /// How many reasons vfiomig_device_get_reason() has.
+    /// How many reasons vfiomig_device_get_reason() can return.
     pub num_reasons: u32,
 }
 
@@ -93,7 +94,7 @@ pub struct vfiomig_caps {
 pub struct vfiomig_reason {
     /// VFIOMIG_REASON_INIT sets it.
     pub struct_size: u32,
-    /// VFIOMIG_REASON_*; never changes its meaning.
+    /// VFIOMIG_REASON_*; its meaning never changes.
     pub code: u32,
     /// VFIOMIG_SEVERITY_*.
     pub severity: u32,
@@ -101,7 +102,7 @@ pub struct vfiomig_reason {
     pub reserved: u32,
     /// The code as a word, for scripts.
     pub label: [c_char; 32],
-    /// What it means here and what to do about it, for people.
+    /// What it means here and what to do about it, for people to read.
     pub text: [c_char; 464],
 }
 
@@ -115,14 +116,14 @@ sized32!(
 );
 
 impl vfiomig_device_options {
-    /// Where events go; the callback is owned from here on.
+    /// Where events go. The library owns the callback from here on.
     ///
     /// # Safety
-    /// The callbacks are such as vfiomig.h describes.
+    /// The callbacks are as vfiomig.h describes them.
     pub(super) unsafe fn events(&self) -> Option<EventSink> {
-        // SAFETY: the caller's promise: `event_release` can be called with `event_opaque`.
+        // SAFETY: the caller promised that `event_release` can be called with `event_opaque`.
         let opaque = unsafe { Opaque::new(self.event_opaque, self.event_release) };
-        // Without a function the opaque is released at once: nobody will use it.
+        // Without a function nobody will use the opaque, so it is released at once.
         let call = self.event?;
         Some(EventSink::new(move |event: &Event| {
             let event = vfiomig_event::from(event);
@@ -132,7 +133,7 @@ impl vfiomig_device_options {
     }
 
     /// # Safety
-    /// The pointers are NULL or lead to what vfiomig.h says.
+    /// The pointers are NULL, or point to what vfiomig.h says.
     pub(super) unsafe fn to_options(self, events: Option<EventSink>) -> Result<DeviceOptions> {
         if self.flags & !VFIOMIG_DEVICE_DISABLED != 0 || self.reserved != 0 {
             return Err(err!(Inval, "unknown flags in the device options"));
@@ -143,12 +144,12 @@ impl vfiomig_device_options {
         }
         let vendor_data = match len {
             0 => &[],
-            // SAFETY: the caller's promise: `len` readable bytes.
+            // SAFETY: the caller promised `len` readable bytes.
             len => unsafe { bytes(self.vendor_data, len, "vendor_data") }?,
         };
         Ok(DeviceOptions {
             disabled: self.flags & VFIOMIG_DEVICE_DISABLED != 0,
-            // SAFETY: the caller's promise: NULL, or a text with a NUL at its end.
+            // SAFETY: the caller promised NULL or a NUL-terminated string.
             sysfs: unsafe { path(self.sysfs_path) }?,
             vendor_data: alloc::copy(vendor_data, "no memory for vendor_data")?,
             events,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Callbacks of dirty tracking: the VMM's memory and its own trackers.
+//! Callbacks of dirty tracking: the VMM's memory, and trackers of its own.
 
 use std::ffi::{c_int, c_void};
 
@@ -18,17 +18,17 @@ pub(super) struct MemoryOps {
 /// What `add` needs while a VMM enumerates its mappings.
 struct Adder<'a> {
     add: &'a mut dyn FnMut(Mapping) -> Result<()>,
-    /// The first one that was refused: the VMM may not pass it on.
+    /// The first mapping that was refused: the VMM might not pass the error on.
     refused: Option<Error>,
 }
 
 unsafe extern "C" fn add(opaque: *mut c_void, mapping: *const vfiomig_mapping) -> c_int {
-    // SAFETY: the pointer that enumerate() passed, which is valid while the callback runs.
+    // SAFETY: the pointer that enumerate() passed, which is valid during the callback.
     let Some(adder) = (unsafe { opaque.cast::<Adder<'_>>().as_mut() }) else {
         return Code::Fault.to_ret();
     };
     let mut take = || {
-        // SAFETY: the VMM's contract: a structure as long as it says.
+        // SAFETY: the VMM passes a structure of the size that it claims.
         let (mapping, tail) = unsafe { read_in(mapping, "the mapping") }?;
         tail.check()?;
         (adder.add)(mapping.to_mapping()?)
@@ -103,8 +103,8 @@ impl Memory for MemoryOps {
             return status(unsafe { read(self.opaque.get(), place.cookie, place.offset, to, len) });
         }
         let from = host(place, buf.len())?;
-        // SAFETY: the contract of vfiomig_mapping.host and vfiomig_place.host: as many bytes as the
-        // mapping or place says are there, and `host` has checked that they suffice.
+        // SAFETY: vfiomig_mapping.host and vfiomig_place.host promise as many bytes as the mapping
+        // or place says, and `host` has checked that they are enough.
         unsafe { std::ptr::copy(from, buf.as_mut_ptr(), buf.len()) };
         Ok(())
     }
@@ -138,12 +138,12 @@ pub(super) struct TrackerOps {
 }
 
 impl TrackerOps {
-    /// From here on the opaque is owned, also where the table is refused.
+    /// From here on the library owns the opaque, even if it refuses the table.
     ///
     /// # Safety
-    /// The callbacks are such as vfiomig.h describes.
+    /// The callbacks are as vfiomig.h describes them.
     pub(super) unsafe fn new(ops: vfiomig_tracker_ops, opaque: *mut c_void) -> Result<TrackerOps> {
-        // SAFETY: the caller's promise: `release` can be called with `opaque`.
+        // SAFETY: the caller promised that `release` can be called with `opaque`.
         let opaque = unsafe { Opaque::new(opaque, ops.release) };
         if ops.sync.is_none() {
             return Err(err!(Inval, "tracker->sync is required"));

@@ -39,13 +39,14 @@ impl Handle for vfiomig_dirty {
     }
 }
 
-/// Makes a run over one I/O address space of the VMM's: everything that has the same mappings. Add
-/// what writes to it with vfiomig_dirty_add_writer(), then call vfiomig_dirty_start().
+/// Makes a tracking object for one I/O address space of the VMM's: everything that has the same
+/// mappings. Add what writes to it with vfiomig_dirty_add_writer(), then call
+/// vfiomig_dirty_start().
 ///
-/// The table is copied; ops->release is called exactly once with opaque, also when this fails
-/// (unless ops itself cannot be read: NULL, or a struct_size that is none).
+/// The table is copied. ops->release is called exactly once with opaque, even if this call fails
+/// (unless ops itself cannot be read, because it is NULL or its struct_size is invalid).
 ///
-/// All functions of a run may be called from any thread; they wait for each other.
+/// Functions of one tracking object may be called from any thread; they wait for each other.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_dirty_new(
     ops: *const vfiomig_memory_ops,
@@ -54,14 +55,14 @@ pub unsafe extern "C" fn vfiomig_dirty_new(
     out: *mut *mut vfiomig_dirty,
 ) -> c_int {
     guarded_owner(&table::DIRTY_NEW, || {
-        // SAFETY: vfiomig.h: NULL, or a structure of its size.
+        // SAFETY: vfiomig.h: NULL, or a structure of the size that it claims.
         let (ops, tail) = unsafe { read_in(ops, "ops") }?;
         // SAFETY: vfiomig.h: `release` can be called with `opaque`.
         let opaque = unsafe { Opaque::new(opaque, ops.release) };
         let memory = MemoryOps { ops, opaque };
         tail.check()?;
         admit()?;
-        // SAFETY: vfiomig.h: NULL, or a structure of its size.
+        // SAFETY: vfiomig.h: NULL, or a structure of the size that it claims.
         let options = unsafe { read_options(options) }?;
         let options =
             options.map_or_else(TrackingOptions::default, vfiomig_dirty_options::to_options);
@@ -76,22 +77,23 @@ pub unsafe extern "C" fn vfiomig_dirty_new(
     })
 }
 
-/// Frees a run; NULL is none. Stops tracking first, and lets go of its writers' devices and fds.
-/// Waits for a call on another thread. A callback cannot free the run that it was called
-/// from, nor one with the log of a device that is in use by a call: it stays.
+/// Frees a tracking object. NULL is ignored. Stops tracking first, and lets go of its writers'
+/// devices and fds. Waits for a call on another thread. In a callback, freeing has no effect on the
+/// tracking object that the callback was called from, or on one that uses the log of a device that
+/// a call is using.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_dirty_free(dirty: *mut vfiomig_dirty) {
     free(&table::DIRTY_FREE, dirty);
 }
 
-/// Adds something that writes to the guest's memory; *number is what it is called from then on.
-/// Which of its trackers is used is decided when the run starts, for each writer by itself;
-/// vfiomig_dirty_get_writer_stats() tells. While tracking is on it is tracked at once: memory that it
-/// wrote to before must be sent anyway.
+/// Adds something that writes to the guest's memory. *number identifies it from then on. When
+/// tracking starts, the library decides for each writer by itself which of its trackers to use;
+/// vfiomig_dirty_get_writer_stats() tells. If tracking is already on, the writer is tracked at
+/// once; memory that it wrote to before must be sent anyway.
 ///
-/// The device, and the fds, must stay open until the writer is removed or the run is freed; the
-/// device's handle may be freed. tracker->release is called exactly once, also when this fails
-/// (unless the table itself cannot be read: then nothing is taken over).
+/// The device and the fds must stay open until the writer is removed or the tracking object is
+/// freed; the device's handle may be freed. tracker->release is called exactly once, even if this
+/// call fails (unless the table itself cannot be read: then the library takes nothing over).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_dirty_add_writer(
     dirty: *mut vfiomig_dirty,
@@ -101,49 +103,52 @@ pub unsafe extern "C" fn vfiomig_dirty_add_writer(
     // SAFETY: vfiomig.h: NULL, or a writer.
     let writer = || unsafe { writer::read_writer(writer) };
     with_taken(&table::DIRTY_ADD_WRITER, dirty, writer, |run, writer| {
-        // SAFETY: vfiomig.h: NULL, or memory for a number; the writer's pointers and fds are as it says.
+        // SAFETY: vfiomig.h: NULL, or memory for a number; it also says what the writer's pointers
+        // and fds must be.
         let (number, writer) = unsafe { (Out::new(number, "number")?, writer.into_writer()?) };
         number.write(run.add_writer(writer)?);
         Ok(())
     })
 }
 
-/// Takes a writer out, because its device is unplugged for example. What it has written to is read
+/// Removes a writer, for example because its device is unplugged. What it has written to is read
 /// first and delivered with the rest. Its number is not used again.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_dirty_remove_writer(dirty: *mut vfiomig_dirty, number: u32) -> c_int {
     with(&table::DIRTY_REMOVE_WRITER, dirty, |run| run.remove_writer(number))
 }
 
-/// Adds a mapping, or with VFIOMIG_MAPPING_WINDOW addresses in which mappings will come and go.
-/// Call it after the mapping has been made. While tracking is on the mapping is tracked from now
-/// on; where a device's log cannot be extended to it, its pages are dirty at every time until the
-/// log is started anew: see vfiomig_dirty_rearm().
+/// Adds a mapping or, with VFIOMIG_MAPPING_WINDOW, addresses in which mappings will come and go.
+/// Call it after you have made the mapping. If tracking is on, the mapping is tracked from now on.
+/// If a device's log cannot be extended to it, its pages are always dirty until the log is
+/// restarted: see vfiomig_dirty_rearm().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_dirty_map(
     dirty: *mut vfiomig_dirty,
     mapping: *const vfiomig_mapping,
 ) -> c_int {
     with(&table::DIRTY_MAP, dirty, |run| {
-        // SAFETY: vfiomig.h: NULL, or a structure of its size.
+        // SAFETY: vfiomig.h: NULL, or a structure of the size that it claims.
         let (mapping, tail) = unsafe { read_in(mapping, "the mapping") }?;
         tail.check()?;
         run.map(mapping.to_mapping()?)
     })
 }
 
-/// Unmaps a range, and loses nothing that was dirty there: the library reads each tracker in the
-/// order that it needs, and calls unmap(unmap_opaque, iova, size) in between, which removes the
-/// range from all that has it mapped. Containers whose dirty tracking is in use have been unmapped
-/// by the library before, in one step with the reading; unmapping them again does nothing.
+/// Unmaps a range without losing anything that was dirty there. The library reads each tracker in
+/// the order that the tracker needs. In between, it calls unmap(unmap_opaque, iova, size), which
+/// removes the range from everything that has it mapped. By then the library has already unmapped
+/// it from containers whose dirty tracking is in use, in one step with reading them; unmapping them
+/// again does nothing.
 ///
-/// What was dirty is added to bitmap (see vfiomig_dirty_sync()); with bitmap NULL, and page_size
-/// and num_words 0, set_dirty gets it, now or, where it refuses, later. When 64 MiB of pages wait
-/// for that, nothing more is unmapped without a bitmap: the call returns what set_dirty returned.
-/// Also while tracking is off mappings go this way.
+/// What was dirty is added to bitmap (see vfiomig_dirty_sync()). If bitmap is NULL, and page_size
+/// and num_words are 0, it goes to set_dirty: now, or later if set_dirty refuses it. When 64 MiB of
+/// pages wait for that, nothing more is unmapped without a bitmap, and the call returns what
+/// set_dirty returned. Remove mappings with this call even while tracking is off.
 ///
-/// When unmap fails the range stays in the map and counts as dirty until it is unmapped. Mappings
-/// that lie in the range partly are cut. Where nothing is mapped, unmap is called all the same.
+/// If unmap fails, the range stays in the map and counts as dirty until it is unmapped. Mappings
+/// that lie only partly in the range are cut. If nothing is mapped there, unmap is called all the
+/// same.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_dirty_unmap(
     dirty: *mut vfiomig_dirty,
@@ -163,40 +168,41 @@ pub unsafe extern "C" fn vfiomig_dirty_unmap(
         };
         let unmap = unmap.ok_or_else(|| err!(Fault, "unmap is NULL"))?;
         let unmap = || -> std::result::Result<(), Errno> {
-            // SAFETY: vfiomig.h describes what the callback is called with.
+            // SAFETY: vfiomig.h says what the callback is called with.
             super::callbacks::status(unsafe { unmap(unmap_opaque, iova, size) })
         };
         run.unmap(iova, size, words, unmap).map(synced)
     })
 }
 
-/// Starts tracking: takes the mappings by ops->enumerate, chooses a tracker for each writer and
-/// starts it. What was written to before is not reported: start before memory is sent for the first
-/// time. When it fails nothing is tracked, and the map is as it was.
+/// Starts tracking: takes the mappings from ops->enumerate, chooses a tracker for each writer, and
+/// starts it. Earlier writes are not reported, so start before memory is sent for the first time.
+/// If it fails, nothing is tracked, and the map is as it was.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_dirty_start(dirty: *mut vfiomig_dirty) -> c_int {
     with(&table::DIRTY_START, dirty, |run| run.start().map(synced))
 }
 
-/// Reads all that became dirty since the last time and gives it to ops->set_dirty. When that
-/// refuses, or the run is cancelled, what was not delivered is kept for the next time.
+/// Reads everything that became dirty since the last reading and passes it to ops->set_dirty. If
+/// that refuses, or the reading is cancelled, what was not delivered is kept for the next time.
 ///
-/// A page that could be dirty is: where a tracker fails its pages count as dirty, which is no error
-/// of this function but VFIOMIG_DIRTY_ERRORS in what it returns. The last time, after the devices
-/// have stopped, gives all that they have ever written.
+/// Every page that could be dirty is reported. If a tracker fails, its pages count as dirty; that
+/// is not an error of this function, but sets VFIOMIG_DIRTY_ERRORS in the result. The last reading,
+/// after the devices have stopped, completes all that they have ever written.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_dirty_collect(dirty: *mut vfiomig_dirty) -> c_int {
     with(&table::DIRTY_COLLECT, dirty, |run| run.collect().map(synced))
 }
 
-/// Reads what became dirty in a range since the last time and adds it to bitmap, which has
-/// num_words words: bit i, the lowest first, is the page at iova + i * page_size. Bits that are set
-/// already stay. page_size is any power of two from 512; iova and length are multiples of it. Bits
-/// are never lost where pages are of different sizes, and a dirty page of the run that lies in the
-/// range partly is reported here and again beyond it. Pages that nothing is mapped at stay clean.
+/// Reads what became dirty in a range since the last reading and adds it to bitmap, which has
+/// num_words words. Bit i, counted from the lowest, is the page at iova + i * page_size. Bits that
+/// are already set stay set. page_size is any power of two from 512 up; iova and length are
+/// multiples of it. Pages of different sizes never lose bits: a dirty page of the tracking object
+/// that lies only partly in the range is reported here, and again when the rest is read. Pages
+/// where nothing is mapped stay clean.
 ///
-/// Otherwise as vfiomig_dirty_collect(). When it is cancelled, what is in the bitmap so far is
-/// right and the rest is kept.
+/// Otherwise like vfiomig_dirty_collect(). If it is cancelled, what is in the bitmap so far is
+/// right, and the rest is kept.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_dirty_sync(
     dirty: *mut vfiomig_dirty,
@@ -213,25 +219,25 @@ pub unsafe extern "C" fn vfiomig_dirty_sync(
     })
 }
 
-/// Starts the devices' logs anew, so that they watch mappings that came after the start. No bit is
-/// lost: meanwhile another tracker of the writer watches, if it was given one, or the device stands
-/// still; in these cases readings do it by themselves, once per round. Where neither is so,
-/// everything counts as dirty once: call it well before the switchover.
+/// Restarts the devices' logs, so that they watch mappings that were added after the start. No bit
+/// is lost: in the meantime another tracker of the writer watches, if it was given one, or the
+/// device is stopped. In these cases, readings restart the log by themselves, once per round.
+/// Otherwise everything counts as dirty once, so call this well before the switchover.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_dirty_rearm(dirty: *mut vfiomig_dirty) -> c_int {
     with(&table::DIRTY_REARM, dirty, |run| run.rearm().map(synced))
 }
 
-/// Stops tracking and forgets what was not read: read once more before, with the devices stopped.
-/// Every tracker is asked to stop; the first error is returned, and calling again asks those that
-/// failed. Where tracking is off nothing happens.
+/// Stops tracking and forgets what was not read, so read once more first, with the devices stopped.
+/// Every tracker is asked to stop. The first error is returned, and calling again asks those that
+/// failed. Has no effect if tracking is off.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_dirty_stop(dirty: *mut vfiomig_dirty) -> c_int {
     with(&table::DIRTY_STOP, dirty, |run| run.stop())
 }
 
-/// Makes the reading that is under way, and every later one, return -ECANCELED, until the run is
-/// stopped. Does not wait.
+/// Makes the reading in progress, and every later one, return -ECANCELED until tracking is stopped.
+/// Does not wait.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_dirty_cancel(dirty: *mut vfiomig_dirty) -> c_int {
     with_shared(&table::DIRTY_CANCEL, dirty, |cancel| {
@@ -240,16 +246,16 @@ pub extern "C" fn vfiomig_dirty_cancel(dirty: *mut vfiomig_dirty) -> c_int {
     })
 }
 
-/// Says that a range was written to by means that no tracker sees: a device that the VMM emulates,
-/// for example. Any addresses; the whole range must be mapped. Where tracking is off nothing
-/// happens.
+/// Tells the library that a range was written to in a way that no tracker sees, for example by a
+/// device that the VMM emulates. The addresses need no alignment; the whole range must be mapped.
+/// Has no effect if tracking is off.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_dirty_mark(dirty: *mut vfiomig_dirty, iova: u64, length: u64) -> c_int {
     with(&table::DIRTY_MARK, dirty, |run| run.mark(iova, length))
 }
 
-/// Reads guest memory as a device does, by I/O virtual addresses: for a device in software that
-/// the VMM serves, such as vfio-user's. The whole range must be mapped.
+/// Reads guest memory as a device does, by I/O virtual address: for a device in software that the
+/// VMM serves, such as a vfio-user device. The whole range must be mapped.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_dirty_dma_read(
     dirty: *mut vfiomig_dirty,
@@ -263,8 +269,8 @@ pub unsafe extern "C" fn vfiomig_dirty_dma_read(
     })
 }
 
-/// Writes guest memory as a device does, and counts it as dirty. The whole range must be mapped,
-/// and not read-only; otherwise nothing is written.
+/// Writes guest memory as a device does, and counts it as dirty. The whole range must be mapped and
+/// must not be read-only; otherwise nothing is written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_dirty_dma_write(
     dirty: *mut vfiomig_dirty,
@@ -278,14 +284,15 @@ pub unsafe extern "C" fn vfiomig_dirty_dma_write(
     })
 }
 
-/// What the run has done since it was started; after it was stopped, what it had done by then.
+/// Returns what has happened since tracking was started; after it was stopped, what had happened by
+/// then.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_dirty_get_stats(
     dirty: *mut vfiomig_dirty,
     stats: *mut vfiomig_dirty_stats,
 ) -> c_int {
     with(&table::DIRTY_GET_STATS, dirty, |run| {
-        // SAFETY: vfiomig.h: NULL, or a structure of its size, to be written to.
+        // SAFETY: vfiomig.h: NULL, or a writable structure of the size that it claims.
         let out = unsafe { SizedOut::new(stats, "stats") }?;
         let (errors, rounds) = (run.num_errors(), run.rounds().len());
         out.fill(&vfiomig_dirty_stats::new(run.stats(), run.num_writers(), errors, rounds));
@@ -293,8 +300,8 @@ pub unsafe extern "C" fn vfiomig_dirty_get_stats(
     })
 }
 
-/// One round over the map, by an index from 0, the oldest that is kept (64 are); num_rounds in
-/// struct vfiomig_dirty_stats is how many there are.
+/// Returns one round over the map, by an index from 0, which is the oldest of the up to 64 that are
+/// kept. num_rounds in struct vfiomig_dirty_stats says how many there are.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_dirty_get_round(
     dirty: *mut vfiomig_dirty,
@@ -302,7 +309,7 @@ pub unsafe extern "C" fn vfiomig_dirty_get_round(
     round: *mut vfiomig_dirty_round,
 ) -> c_int {
     with(&table::DIRTY_GET_ROUND, dirty, |run| {
-        // SAFETY: vfiomig.h: NULL, or a structure of its size, to be written to.
+        // SAFETY: vfiomig.h: NULL, or a writable structure of the size that it claims.
         let out = unsafe { SizedOut::new(round, "round") }?;
         let rounds = run.rounds();
         let found = rounds.get(index as usize);
@@ -311,7 +318,7 @@ pub unsafe extern "C" fn vfiomig_dirty_get_round(
     })
 }
 
-/// What tracks a writer, why, and what it has done.
+/// Returns what tracks a writer, why, and what it has done.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_dirty_get_writer_stats(
     dirty: *mut vfiomig_dirty,
@@ -319,16 +326,16 @@ pub unsafe extern "C" fn vfiomig_dirty_get_writer_stats(
     stats: *mut vfiomig_dirty_writer_stats,
 ) -> c_int {
     with(&table::DIRTY_GET_WRITER_STATS, dirty, |run| {
-        // SAFETY: vfiomig.h: NULL, or a structure of its size, to be written to.
+        // SAFETY: vfiomig.h: NULL, or a writable structure of the size that it claims.
         let out = unsafe { SizedOut::new(stats, "stats") }?;
         out.fill(&run.writer(number)?.into());
         Ok(())
     })
 }
 
-/// What went wrong since the start, by an index from 0, the oldest first, and which addresses
-/// counted as dirty because of it. At most 64 are kept: when there are more, the last one grows
-/// until it covers the rest.
+/// Returns what went wrong since the start, by an index from 0, the oldest first, and which
+/// addresses counted as dirty because of it. At most 64 errors are kept; if there are more, the
+/// last one grows until it covers the rest.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_dirty_get_error(
     dirty: *mut vfiomig_dirty,
@@ -336,7 +343,7 @@ pub unsafe extern "C" fn vfiomig_dirty_get_error(
     error: *mut vfiomig_dirty_error,
 ) -> c_int {
     with(&table::DIRTY_GET_ERROR, dirty, |run| {
-        // SAFETY: vfiomig.h: NULL, or a structure of its size, to be written to.
+        // SAFETY: vfiomig.h: NULL, or a writable structure of the size that it claims.
         let out = unsafe { SizedOut::new(error, "error") }?;
         let (found, num) = (run.error(index as usize), run.num_errors());
         out.fill(&found.ok_or_else(|| err!(NoData, "there are {num} errors"))?.into());

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Structures of dirty tracking that cross the ABI.
+//! The structures of dirty tracking that cross the ABI.
 
 use std::ffi::{c_char, c_int, c_void};
 
@@ -14,7 +14,7 @@ use crate::dirty::{
 use crate::error::{Result, err};
 use crate::transport::put_fixed_text;
 
-/// One dirty-tracking run over one I/O address space.
+/// Dirty tracking of one I/O address space.
 pub enum vfiomig_dirty {}
 
 /// A piece of memory that devices can reach, or a window in which such pieces will come and go.
@@ -25,13 +25,15 @@ pub struct vfiomig_mapping {
     pub struct_size: u32,
     /// Bitwise OR of VFIOMIG_MAPPING_*, or 0.
     pub flags: u32,
-    /// First I/O virtual address, in whole pages of the run.
+    /// The first I/O virtual address; a multiple of the tracking object's page size.
     pub iova: u64,
-    /// Size in bytes, in whole pages of the run. May end at 2^64.
+    /// The size in bytes; a multiple of the tracking object's page size. The mapping may end at
+    /// 2^64.
     pub size: u64,
-    /// What the memory is to the VMM: the number of a RAM block, say. Comes back in set_dirty.
+    /// What the memory is to the VMM, for example the number of a RAM block. Comes back in
+    /// set_dirty.
     pub cookie: u64,
-    /// Where in it the mapping begins, in bytes, in whole pages.
+    /// Where the mapping begins in it, in bytes; whole pages.
     pub offset: u64,
     /// Where it lies in this process, for reading and writing without callbacks; NULL: nowhere.
     pub host: *mut c_void,
@@ -47,25 +49,26 @@ pub struct vfiomig_place {
     pub reserved: u32,
     /// As in struct vfiomig_mapping.
     pub cookie: u64,
-    /// Offset in what the cookie stands for, in bytes, in whole pages.
+    /// The offset in what the cookie stands for, in bytes; whole pages.
     pub offset: u64,
-    /// How many bytes from there on are one piece: at least a page.
+    /// How many bytes from there belong together: at least a page.
     pub size: u64,
-    /// Where it lies in this process; NULL: nowhere.
+    /// Where it is in this process; NULL: nowhere.
     pub host: *mut c_void,
 }
 
-/// Adds a mapping while `enumerate` runs: 0, or -errno where it is refused, which enumerate should
-/// return.
+/// Adds a mapping while `enumerate` runs. Returns 0, or -errno if it is refused; enumerate should
+/// then return that.
 pub type vfiomig_mapping_fn =
     Option<unsafe extern "C" fn(opaque: *mut c_void, mapping: *const vfiomig_mapping) -> c_int>;
 
-/// Unmaps a range from everything that has it mapped: 0 or -errno.
+/// Unmaps a range from everything that has it mapped. Returns 0 or -errno.
 pub type vfiomig_unmap_fn =
     Option<unsafe extern "C" fn(opaque: *mut c_void, iova: u64, size: u64) -> c_int>;
 
-/// The VMM's memory, as a run needs it. Callbacks are called on the thread that is inside the run,
-/// one at a time; in them every function of the run returns -EBUSY. Each may be NULL.
+/// The VMM's memory, as dirty tracking needs it. Callbacks run on the thread that is inside the
+/// tracking object, one at a time. In them, every function of that tracking object returns -EBUSY.
+/// Each may be NULL.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct vfiomig_memory_ops {
@@ -83,9 +86,9 @@ pub struct vfiomig_memory_ops {
             add_opaque: *mut c_void,
         ) -> c_int,
     >,
-    /// Takes dirty pages: bit i of the bitmap, the lowest first, is the page at
-    /// offset + i * page_size in what cookie stands for. Only num_bits bits count. On -errno they
-    /// are kept and delivered again. NULL: dirty pages are taken by vfiomig_dirty_sync() only.
+    /// Takes dirty pages. Bit i of the bitmap, counted from the lowest, is the page at offset + i *
+    /// page_size in what cookie stands for. Only num_bits bits count. After -errno they are kept
+    /// and delivered again. NULL: only vfiomig_dirty_sync() delivers dirty pages.
     pub set_dirty: Option<
         unsafe extern "C" fn(
             opaque: *mut c_void,
@@ -96,9 +99,10 @@ pub struct vfiomig_memory_ops {
             num_bits: u64,
         ) -> c_int,
     >,
-    /// What lies at iova now, in a mapping with VFIOMIG_MAPPING_TRANSLATE; size is how much is
-    /// asked about, and place->size may be less. vfiomig_dirty_unmap() asks before the range is
-    /// unmapped and, for what a device wrote at the last moment, after it: answer until it returns.
+    /// Returns what lies at iova now, in a mapping with VFIOMIG_MAPPING_TRANSLATE. size says how
+    /// much is being asked about, and place->size may be less. vfiomig_dirty_unmap() asks before
+    /// the range is unmapped and, for what a device wrote at the last moment, after it: answer
+    /// until it returns.
     pub translate: Option<
         unsafe extern "C" fn(
             opaque: *mut c_void,
@@ -107,7 +111,7 @@ pub struct vfiomig_memory_ops {
             place: *mut vfiomig_place,
         ) -> c_int,
     >,
-    /// Reads guest memory. NULL: from the host address.
+    /// Reads guest memory. NULL: it is read from the host address.
     pub read: Option<
         unsafe extern "C" fn(
             opaque: *mut c_void,
@@ -117,7 +121,7 @@ pub struct vfiomig_memory_ops {
             len: usize,
         ) -> c_int,
     >,
-    /// Writes guest memory. NULL: to the host address.
+    /// Writes guest memory. NULL: it is written at the host address.
     pub write: Option<
         unsafe extern "C" fn(
             opaque: *mut c_void,
@@ -127,12 +131,12 @@ pub struct vfiomig_memory_ops {
             len: usize,
         ) -> c_int,
     >,
-    /// Called exactly once, when the library will call nothing of this table any more, also when
-    /// creating the run fails. NULL: nothing to do.
+    /// Called exactly once, when the library will no longer call anything in this table, even if
+    /// the tracking object could not be made. NULL: nothing to do.
     pub release: vfiomig_release_fn,
 }
 
-/// A dirty tracker of the VMM's own: a vfio-user server's log, or whatever else it has. Each
+/// A dirty tracker of the VMM's own: a vfio-user server's log, or anything else it has. Each
 /// callback returns 0 or -errno.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -141,16 +145,16 @@ pub struct vfiomig_tracker_ops {
     pub struct_size: u32,
     /// Zero.
     pub reserved: u32,
-    /// Size of its pages in bytes: a power of two from 512 to 1 GiB.
+    /// The size of its pages in bytes: a power of two from 512 to 1 GiB.
     pub page_size: u64,
-    /// Starts. NULL: it always runs.
+    /// Starts it. NULL: it always runs.
     pub start: Option<unsafe extern "C" fn(opaque: *mut c_void) -> c_int>,
-    /// Stops. NULL: it always runs.
+    /// Stops it. NULL: it always runs.
     pub stop: Option<unsafe extern "C" fn(opaque: *mut c_void) -> c_int>,
     /// Sets the bits of pages that were written to since the last time, and forgets them. Bit 0 is
-    /// the page at iova; the bitmap comes zeroed, with num_words words. iova and length are
-    /// multiples of page_size and may reach over the ends of mappings. On -errno the range counts
-    /// as dirty. Required.
+    /// the page at iova. The bitmap has num_words words and comes zeroed. iova and length are
+    /// multiples of page_size and may extend beyond the ends of mappings. After -errno the range
+    /// counts as dirty. Required.
     pub sync: Option<
         unsafe extern "C" fn(
             opaque: *mut c_void,
@@ -161,25 +165,26 @@ pub struct vfiomig_tracker_ops {
             num_words: usize,
         ) -> c_int,
     >,
-    /// Called exactly once, when the library will call nothing of this table any more.
+    /// Called exactly once, when the library will no longer call anything in this table.
     pub release: vfiomig_release_fn,
 }
 
-/// How a run is set up; NULL for the defaults.
+/// How dirty tracking is set up; NULL for the defaults.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct vfiomig_dirty_options {
     /// VFIOMIG_DIRTY_OPTIONS_INIT sets it.
     pub struct_size: u32,
-    /// Bytes that a tracker is read into at a time: 4 KiB to 32 MiB, a multiple of 8; 0: the
-    /// library's choice. One page a bit: it decides how many system calls a reading takes.
+    /// How many bytes are read from a tracker at a time: 4 KiB to 32 MiB, a multiple of 8; 0: the
+    /// library chooses. A page takes one bit, so this decides how many system calls a reading
+    /// takes.
     pub buffer_bytes: u32,
-    /// The run's pages in bytes: a power of two from 4096 to 1 GiB; 0: the host's.
+    /// The tracking object's page size in bytes: a power of two from 4096 to 1 GiB; 0: the host's.
     pub page_size: u64,
 }
 
-/// Something that writes to the guest's memory, and what could track it. The best tracker that
-/// works is taken, in the order of the flags.
+/// Something that writes to the guest's memory, and what could track it. The library takes the
+/// first tracker that works, in the order of the flags.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct vfiomig_dirty_writer {
@@ -187,52 +192,52 @@ pub struct vfiomig_dirty_writer {
     pub struct_size: u32,
     /// Bitwise OR of VFIOMIG_WRITER_*, or 0: no tracker; every page is dirty at every time.
     pub flags: u32,
-    /// For people, in messages; NULL: the driver's name.
+    /// A name for messages, for people to read; NULL: the driver's name.
     pub name: *const c_char,
-    /// The device. Its resets are noticed, whatever tracks it. NULL: no device that the library
-    /// knows.
+    /// The device. Its resets are noticed, whatever tracks it. NULL: the library does not know the
+    /// device.
     pub device: *mut vfiomig_device,
-    /// With VFIOMIG_WRITER_CUSTOM: the VMM's own; copied.
+    /// With VFIOMIG_WRITER_CUSTOM: the VMM's own tracker; copied.
     pub tracker: *const vfiomig_tracker_ops,
     /// Passed to its callbacks.
     pub tracker_opaque: *mut c_void,
-    /// With VFIOMIG_WRITER_HWPT: the iommufd, borrowed for as long as the writer lives.
+    /// With VFIOMIG_WRITER_HWPT: the iommufd, borrowed for as long as the writer exists.
     pub iommufd: c_int,
     /// The page table (hwpt) that the device is attached to, made with
     /// IOMMU_HWPT_ALLOC_DIRTY_TRACKING.
     pub hwpt_id: u32,
-    /// The address space (ioas) of that page table: lets the library notice mappings that are not
-    /// there, which the kernel reports as clean. 0: not known.
+    /// The address space (ioas) of that page table. With it, the library notices mappings that are
+    /// not there, which the kernel reports as clean. 0: not known.
     pub ioas_id: u32,
-    /// With VFIOMIG_WRITER_TYPE1: the container, of type1v2, borrowed likewise. All its writers
-    /// give the same fd: a duplicate counts as a container of its own.
+    /// With VFIOMIG_WRITER_TYPE1: the container, of type1v2, borrowed in the same way. Give the
+    /// same fd for all of its writers: a duplicate counts as a different container.
     pub container_fd: c_int,
-    /// Smallest page of the page table, in bytes; 0: no larger than the run's.
+    /// The smallest page of the page table, in bytes; 0: no larger than the tracking object's.
     pub hwpt_page_size: u64,
 }
 
-/// Numbers of a run since it was started.
+/// Numbers of a tracking object since tracking was started.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct vfiomig_dirty_stats {
     /// VFIOMIG_DIRTY_STATS_INIT sets it.
     pub struct_size: u32,
-    /// How many writers were ever added.
+    /// How many writers have ever been added.
     pub num_writers: u32,
-    /// How many errors vfiomig_dirty_get_error() has.
+    /// How many errors vfiomig_dirty_get_error() can return.
     pub num_errors: u32,
-    /// How many rounds vfiomig_dirty_get_round() has.
+    /// How many rounds vfiomig_dirty_get_round() can return.
     pub num_rounds: u32,
-    /// Rounds over the map that are complete. One ends with vfiomig_dirty_collect(), or where
-    /// vfiomig_dirty_sync() comes to an address again.
+    /// Complete rounds over the map. A round ends with vfiomig_dirty_collect(), or when
+    /// vfiomig_dirty_sync() comes back to an address.
     pub rounds: u64,
-    /// Bytes delivered as dirty, a page counted each time.
+    /// Bytes delivered as dirty; a page counts each time it is delivered.
     pub dirty_bytes: u64,
     /// In the last complete round.
     pub last_dirty_bytes: u64,
     /// Bytes that became dirty per second in the last complete round.
     pub rate: u64,
-    /// The same, averaged over rounds; the newest has a weight of a quarter.
+    /// The same, averaged over the rounds; the newest has a weight of one quarter.
     pub average_rate: u64,
     /// Time spent reading and delivering, in nanoseconds.
     pub sync_ns: u64,
@@ -240,14 +245,13 @@ pub struct vfiomig_dirty_stats {
     pub last_sync_ns: u64,
     /// Bytes in the map.
     pub mapped_bytes: u64,
-    /// Memory that the run takes now besides its map, in bytes: its bitmaps, and dirty pages that
-    /// wait to be delivered.
+    /// Memory in use besides the map, in bytes: bitmaps, and dirty pages that wait to be delivered.
     pub memory_bytes: u64,
     /// Errors since the start; see vfiomig_dirty_get_error().
     pub errors: u64,
 }
 
-/// Numbers of one round over the map: what a decision about convergence is made from.
+/// Numbers of one round over the map, for deciding about convergence.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct vfiomig_dirty_round {
@@ -261,12 +265,12 @@ pub struct vfiomig_dirty_round {
     pub interval_ns: u64,
     /// Bytes delivered as dirty.
     pub dirty_bytes: u64,
-    /// Time the library was busy with it, in nanoseconds.
+    /// Time that the library spent on it, in nanoseconds.
     pub sync_ns: u64,
 }
 
-/// Numbers of one writer and of the tracker that it has. Writers that share a page table or a
-/// container share its numbers.
+/// Numbers of one writer and of its tracker. Writers that share a page table or a container share
+/// its numbers.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct vfiomig_dirty_writer_stats {
@@ -274,7 +278,7 @@ pub struct vfiomig_dirty_writer_stats {
     pub struct_size: u32,
     /// VFIOMIG_TRACKER_*: what tracks it now.
     pub tracker: u32,
-    /// Size of the tracker's pages in bytes.
+    /// The size of the tracker's pages, in bytes.
     pub page_size: u64,
     /// Bytes that the tracker has reported as dirty.
     pub dirty_bytes: u64,
@@ -292,9 +296,9 @@ pub struct vfiomig_dirty_writer_stats {
     pub calls: u64,
     /// Errors.
     pub errors: u64,
-    /// How often the tracker was started again.
+    /// How often the tracker was restarted.
     pub restarts: u64,
-    /// Why it is this tracker and none of those before it; empty: there is nothing to say.
+    /// Why it is this tracker, and none of those before it; empty if there is nothing to say.
     pub note: [c_char; 464],
 }
 
@@ -304,17 +308,17 @@ pub struct vfiomig_dirty_writer_stats {
 pub struct vfiomig_dirty_error {
     /// VFIOMIG_DIRTY_ERROR_INIT sets it.
     pub struct_size: u32,
-    /// Number of the writer, or VFIOMIG_NO_WRITER.
+    /// The writer's number, or VFIOMIG_NO_WRITER.
     pub writer: u32,
     /// VFIOMIG_TRACKER_*: its tracker at the time.
     pub tracker: u32,
     /// -errno of the library's closed set.
     pub code: i32,
-    /// First address of the range.
+    /// The first address of the range.
     pub first: u64,
-    /// Last address of the range, itself included.
+    /// The last address of the range, inclusive.
     pub last: u64,
-    /// For people.
+    /// For people to read.
     pub text: [c_char; 464],
 }
 

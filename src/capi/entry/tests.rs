@@ -22,7 +22,7 @@ fn a_panic_stops_at_the_boundary_and_poisons_its_handle_only() {
     let fine = |_: &mut Device| Ok(());
     assert_eq!(with(&ROW, bad, fine), Code::NotRecoverable.to_ret());
     assert_eq!(with(&ROW, good, fine), 0);
-    // Freeing is possible, and the slot can be used again.
+    // It can be freed, and the slot can be used again.
     free(&ROW, bad);
     assert_eq!(with(&ROW, bad, fine), Code::BadHandle.to_ret());
     let next = device();

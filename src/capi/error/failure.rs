@@ -6,13 +6,13 @@ use crate::capi::numbers::same_numbers;
 use crate::capi::sized::sized32;
 use crate::error::{Failure, Operation, Outcome};
 
-/// Nothing had to be recovered: the device is in the state it was in before.
+/// Nothing had to be recovered: the device is in the state that it was in before.
 pub const VFIOMIG_OUTCOME_KEPT: u32 = 0;
-/// The device was brought back without a reset; a data session is gone.
+/// The device was brought back without a reset; its data stream is gone.
 pub const VFIOMIG_OUTCOME_RECOVERED: u32 = 1;
-/// The device was reset: RUNNING, with its contents lost.
+/// The device was reset: it is in RUNNING, and its contents are lost.
 pub const VFIOMIG_OUTCOME_RESET: u32 = 2;
-/// The device could not be reset; only the VMM's harder resets may help.
+/// The device could not be reset; only a harder reset by the VMM may help.
 pub const VFIOMIG_OUTCOME_LOST: u32 = 3;
 
 /// The caller's arguments were at fault.
@@ -55,31 +55,31 @@ same_numbers!(Operation:
     VFIOMIG_OP_CALLBACK = Callback,
 );
 
-/// What was going on when something failed; zeros where nothing has.
+/// What was going on when something failed; all zeros if nothing has.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct vfiomig_failure {
     /// VFIOMIG_FAILURE_INIT sets it.
     pub struct_size: u32,
-    /// What the function returned: -errno of the library's closed set.
+    /// What the function returned: -errno from the library's closed set.
     pub code: i32,
     /// VFIOMIG_OP_*.
     pub operation: u32,
-    /// Request number of the ioctl; 0 for read, write and the stream.
+    /// The ioctl's request number; 0 for read, write and the stream.
     pub ioctl_request: u32,
-    /// errno as the kernel or a callback gave it; 0 for the stream.
+    /// The errno that the kernel or a callback gave; 0 for the stream.
     pub os_errno: i32,
-    /// State before, or VFIOMIG_STATE_UNKNOWN.
+    /// The state before, or VFIOMIG_STATE_UNKNOWN.
     pub state_before: u32,
-    /// State that was wanted, or VFIOMIG_STATE_UNKNOWN.
+    /// The state that was wanted, or VFIOMIG_STATE_UNKNOWN.
     pub state_wanted: u32,
-    /// State afterwards, recovery included, or VFIOMIG_STATE_UNKNOWN.
+    /// The state afterwards, including recovery, or VFIOMIG_STATE_UNKNOWN.
     pub state_after: u32,
     /// VFIOMIG_OUTCOME_*: what recovery left behind.
     pub outcome: u32,
     /// Bitwise OR of VFIOMIG_FIXUP_*: what the VMM must redo before the device runs.
     pub fixups: u32,
-    /// Bytes of device data (reads and writes) or of the stream before the failure.
+    /// Bytes of device data (for reads and writes), or of the stream, before the failure.
     pub offset: u64,
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `vfiomig_error_*`: the text of the last error, per thread; and what was going on when it happened.
+//! `vfiomig_error_*`: the text of each thread's last error, and what was going on when it happened.
 
 mod failure;
 
@@ -10,7 +10,7 @@ pub use failure::*;
 
 use crate::error::{Code, Error};
 
-/// Room for a text, its NUL included.
+/// Room for a text, including its NUL.
 const TEXT: usize = 1024;
 
 /// A text without a destructor, so that threads may end and the library may be unloaded in any
@@ -42,16 +42,16 @@ pub(super) fn fail(function: &str, error: &Error) -> c_int {
     error.code().to_ret()
 }
 
-/// The text of the last error that a function returned on this thread, one line, beginning with
-/// the function's name; empty before the first error. Texts may change in any release; codes do
-/// not. Valid until the next error on this thread.
+/// Returns the text of the last error that a function returned on this thread: one line, beginning
+/// with the function's name; empty before the first error. Texts may change in any release; codes
+/// do not. Valid until the next error on this thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_error_message() -> *const c_char {
     LAST.with(|text| text.as_ptr().cast::<c_char>().cast_const())
 }
 
-/// One line on what an error code means in general, for a negative return value of any function;
-/// "unknown error" for other numbers. Static.
+/// Returns one line that says what an error code generally means, for a negative return value of
+/// any function; "unknown error" for other numbers. Static.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_error_describe(code: c_int) -> *const c_char {
     let code = Code::from_errno(code.wrapping_neg());

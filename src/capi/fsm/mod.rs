@@ -9,7 +9,7 @@ use super::table;
 use crate::error::err;
 use crate::fsm::{Fsm, Path, State};
 
-/// The driver lost track of the device; only a reset helps.
+/// The driver has lost track of the device; only a reset helps.
 pub const VFIOMIG_STATE_ERROR: u32 = 0;
 /// Stopped.
 pub const VFIOMIG_STATE_STOP: u32 = 1;
@@ -19,11 +19,11 @@ pub const VFIOMIG_STATE_RUNNING: u32 = 2;
 pub const VFIOMIG_STATE_STOP_COPY: u32 = 3;
 /// Stopped, with its state being written.
 pub const VFIOMIG_STATE_RESUMING: u32 = 4;
-/// Running, but starting no peer-to-peer DMA.
+/// Running, but not starting any peer-to-peer DMA.
 pub const VFIOMIG_STATE_RUNNING_P2P: u32 = 5;
 /// Running, with its state being read.
 pub const VFIOMIG_STATE_PRE_COPY: u32 = 6;
-/// As PRE_COPY, but starting no peer-to-peer DMA.
+/// Like PRE_COPY, but not starting any peer-to-peer DMA.
 pub const VFIOMIG_STATE_PRE_COPY_P2P: u32 = 7;
 /// Not known.
 pub const VFIOMIG_STATE_UNKNOWN: u32 = u32::MAX;
@@ -40,22 +40,22 @@ const _: () = {
     assert!(State::KNOWN.len() == 8);
 };
 
-/// A state's number, or that of none.
+/// A state's number, or that of no state.
 pub(super) fn raw(state: Option<State>) -> u32 {
     state.map_or(VFIOMIG_STATE_UNKNOWN, State::raw)
 }
 
-/// The way from one state to another.
+/// The path from one state to another.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct vfiomig_path {
     /// VFIOMIG_PATH_INIT sets it.
     pub struct_size: u32,
-    /// States that are entered, the last one being the target; 0: there already.
+    /// How many states the path enters; the last one is the target. 0: the device is already there.
     pub num_steps: u32,
-    /// Those states: VFIOMIG_STATE_*.
+    /// These states: VFIOMIG_STATE_*.
     pub steps: [u32; 8],
-    /// 1: the kernel hands out a new data fd on the way.
+    /// 1 if the kernel returns a new data fd on the way.
     pub opens_data: u32,
     /// Zero.
     pub reserved: u32,
@@ -80,7 +80,7 @@ impl From<&Path> for vfiomig_path {
 }
 
 /// Computes how a device with VFIO_MIGRATION_* migration_flags gets from one state to another
-/// (VFIOMIG_STATE_*), exactly as the kernel does: which states it passes through and whether a
+/// (VFIOMIG_STATE_*), exactly as the kernel does: which states it passes through, and whether a
 /// data fd comes back. Asks no device.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_fsm_path(
@@ -90,19 +90,19 @@ pub unsafe extern "C" fn vfiomig_fsm_path(
     path: *mut vfiomig_path,
 ) -> c_int {
     guarded(&table::FSM_PATH, || {
-        // SAFETY: vfiomig.h: a structure of its size, to be written to.
+        // SAFETY: vfiomig.h: a writable structure of the size that it claims.
         let out = unsafe { SizedOut::new(path, "path") }?;
         let (from, to) = (State::from_raw(from), State::from_raw(to));
         let found = Fsm::new(migration_flags).path(from, to).ok_or_else(|| {
-            err!(Inval, "no way from {from} to {to} with migration flags {migration_flags:#x}")
+            err!(Inval, "no path from {from} to {to} with migration flags {migration_flags:#x}")
         })?;
         out.fill(&vfiomig_path::from(&found));
         Ok(())
     })
 }
 
-/// A state's name as the kernel's documentation has it, for example "PRE_COPY"; "UNKNOWN" for
-/// numbers that are no state. Static.
+/// Returns a state's name as the kernel's documentation has it, for example "PRE_COPY"; "UNKNOWN"
+/// for numbers that are not states. Static.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_state_name(state: u32) -> *const c_char {
     match State::from_raw(state) {
@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn names_are_the_cores() {
         for state in State::KNOWN.into_iter().chain([State::Other(8)]) {
-            // SAFETY: a static NUL-terminated text.
+            // SAFETY: a static NUL-terminated string.
             let name = unsafe { std::ffi::CStr::from_ptr(vfiomig_state_name(state.raw())) };
             assert_eq!(name.to_str().unwrap(), state.name());
         }

@@ -18,7 +18,7 @@ fn device() -> Device {
     Device::new(transport, DeviceOptions::default()).unwrap()
 }
 
-/// A device's handle as a number: threads may share it.
+/// A device's handle as a number, which threads may share.
 fn handle() -> usize {
     insert::<vfiomig_device>(device(), ()).unwrap().addr()
 }
@@ -43,7 +43,7 @@ fn read_shared(handle: usize) -> Result<()> {
     with_shared::<vfiomig_device, _>(pointer(handle), |()| Ok(()))
 }
 
-/// Runs `call` on a thread, and `change` when that thread sleeps: it waits for a lock then.
+/// Runs `call` on a thread, and `change` once that thread sleeps: it is then waiting for a lock.
 fn while_it_waits<R: Send + 'static>(
     call: impl FnOnce() -> R + Send + 'static,
     change: impl FnOnce(),
@@ -65,7 +65,7 @@ fn while_it_waits<R: Send + 'static>(
     thread.join().unwrap()
 }
 
-/// What freeing a slot and using it anew for an object of the same kind does to it.
+/// What happens to a slot when it is freed and reused for an object of the same kind.
 fn use_anew(slot: &Slot, object: &mut Option<Boxed<dyn Held>>) {
     *object = Some(Boxed::<dyn Held>::new(ObjectOf::<vfiomig_device>(device())));
     slot.generation.fetch_add(1, Ordering::Release);
@@ -121,7 +121,7 @@ fn a_slot_is_used_again_after_many_others() {
     let first = handle();
     let (index, _) = find_device(first);
     assert!(remove_device(first).is_ok());
-    // Other tests take slots meanwhile: half of them are theirs.
+    // Other tests take slots meanwhile, and half of these are theirs.
     for _ in 0..RESTING / 2 {
         let handle = handle();
         assert_ne!(find_device(handle).0, index);

@@ -42,7 +42,8 @@ impl Handle for vfiomig_load {
     }
 }
 
-/// Reads options; callbacks in them are owned from here on, also where the options are refused.
+/// Reads the options. The library owns callbacks in them from here on, even if it refuses the
+/// options.
 ///
 /// # Safety
 /// NULL, or options as vfiomig.h describes them.
@@ -50,9 +51,9 @@ unsafe fn read_options(options: *const vfiomig_load_options) -> Result<LoadOptio
     if options.is_null() {
         return Ok(LoadOptions::default());
     }
-    // SAFETY: the caller's promise: a structure as long as it says.
+    // SAFETY: the caller promised a structure of the size that it claims.
     let (options, tail) = unsafe { read_in(options, "options") }?;
-    // SAFETY: the caller's promise, about the callbacks in it.
+    // SAFETY: the caller's promise about the callbacks in it.
     let (blobs, policy) = unsafe { options.callbacks() };
     tail.check()?;
     Ok(LoadOptions { blobs, policy, ..options.to_options()? })
@@ -77,23 +78,24 @@ pub unsafe extern "C" fn vfiomig_load_begin(
     })
 }
 
-/// Takes the next len bytes of the stream, in any split. Nothing reaches the driver before the
-/// frame that it is part of has been verified. On an error the device has been reset already, and
-/// only freeing is left to do. May block as long as the driver does.
+/// Takes the next len bytes of the stream, split in any way. Nothing reaches the driver before its
+/// frame has been verified. If the call fails, the device has already been reset, and all you can
+/// do is free the load. May block for as long as the driver does.
 ///
-/// Returns bits. None of them (VFIOMIG_PUSH_MORE): go on. VFIOMIG_PUSH_INITIAL_LOADED: tell the source that its
-/// initial data is here, and go on. VFIOMIG_PUSH_RESTARTED: the source's device was reset; blobs and
-/// acknowledgements of before are void; an INITIAL_LOADED beside it came later; go on.
-/// VFIOMIG_PUSH_END: the stream is complete; commit.
+/// Returns a bitwise OR. VFIOMIG_PUSH_MORE (no bit is set): go on. VFIOMIG_PUSH_INITIAL_LOADED:
+/// tell the source that its initial data is here, and go on. VFIOMIG_PUSH_RESTARTED: the source's
+/// device was reset, and earlier blobs and acknowledgements are void; if INITIAL_LOADED is set as
+/// well, it came later; go on. VFIOMIG_PUSH_END: the stream is complete; commit.
 ///
-/// In QEMU's format nothing can be verified, and data goes to the driver as it comes. Push no more
-/// than vfiomig_load_get_space() has room for: what follows may be of others. VFIOMIG_PUSH_SECTION_END: a
-/// section is over. VFIOMIG_PUSH_CONFIG: the VMM's configuration follows in its stream; read it there,
-/// then push what comes behind it. VFIOMIG_PUSH_CONFIG_READY: load the configuration that came in a
-/// packet. VFIOMIG_PUSH_END comes with the end of the configuration's section, and not at all with
-/// VFIOMIG_LOAD_PACKETS: there vfiomig_load_write_packets() says that all is complete. The main channel's last
-/// sections, which are empty, may come before or after that, and also after the commit; without
-/// packets nothing comes after it.
+/// In QEMU's format nothing can be verified, and data goes to the driver as it arrives. Push no
+/// more than vfiomig_load_get_space() has room for, because what follows may belong to others.
+/// VFIOMIG_PUSH_SECTION_END: a section has ended. VFIOMIG_PUSH_CONFIG: the VMM's configuration
+/// follows in its stream; read it there, then push what comes after it. VFIOMIG_PUSH_CONFIG_READY:
+/// load the configuration that came in a packet. VFIOMIG_PUSH_END comes with the end of the
+/// configuration's section. It never comes with VFIOMIG_LOAD_PACKETS, where
+/// vfiomig_load_write_packets() says that everything is complete. The main channel's last sections,
+/// which are empty, may come before or after that, and even after the commit. Without packets,
+/// nothing comes after VFIOMIG_PUSH_END.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_load_push(
     load: *mut vfiomig_load,
@@ -106,14 +108,15 @@ pub unsafe extern "C" fn vfiomig_load_push(
     })
 }
 
-/// Offers memory to receive the next bytes of the stream into: at *space, *len bytes, at least
-/// one (-EINVAL behind the stream's end, and nothing is lost by asking); it belongs to the library and is valid until the next call with this handle. Then say with
-/// vfiomig_load_push_received() how many bytes came. Saves the copy that vfiomig_load_push() makes of
-/// frames that lie in two of its pieces: the way for a VMM that reads from a socket. There may be
-/// more room than the stream is long: bytes that follow its end are an error, so let nothing else
-/// follow in the same connection, or limit what is read. In QEMU's format there is room for what is
-/// certain to come, and for nothing behind it: a VMM can read from a stream that is not this device's
-/// alone.
+/// Offers memory to receive the next bytes of the stream into: *len bytes at *space, at least one.
+/// After the end of the stream it returns -EINVAL, which loses nothing. The memory belongs to the
+/// library and is valid until the next call with this handle. Then tell
+/// vfiomig_load_push_received() how many bytes came. This is the way for a VMM that reads from a
+/// socket: it saves the copy that vfiomig_load_push() makes of frames that cross the boundaries of
+/// its input. There may be more room than the stream is long. Bytes after the stream's end are an
+/// error, so let nothing else follow on the same connection, or limit what you read. In QEMU's
+/// format there is room only for what is certain to come, so a VMM can read from a stream that
+/// carries more than this device.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_load_get_space(
     load: *mut vfiomig_load,
@@ -130,26 +133,26 @@ pub unsafe extern "C" fn vfiomig_load_get_space(
     })
 }
 
-/// Takes len bytes that were received into the memory of vfiomig_load_get_space(). Returns what
-/// vfiomig_load_push() returns.
+/// Takes len bytes that were received into the memory of vfiomig_load_get_space(). Returns the same
+/// as vfiomig_load_push().
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_load_push_received(load: *mut vfiomig_load, len: usize) -> c_int {
     with(&table::LOAD_PUSH_RECEIVED, load, |load| load.received(len).map(bits))
 }
 
-/// Makes the driver check and take the state: RESUMING to STOP. Needs the complete stream. On
+/// Makes the driver check and accept the state: RESUMING to STOP. Needs the complete stream. After
 /// success the source may be released; make the fix-ups of vfiomig_device_get_fixups() and call
-/// vfiomig_device_run(). On an error, an incomplete stream included, the device has been reset, and
-/// the source goes on.
+/// vfiomig_device_run(). After an error, including an incomplete stream, the device has been reset,
+/// and the guest goes on at the source.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_load_commit(load: *mut vfiomig_load) -> c_int {
     with(&table::LOAD_COMMIT, load, |load| load.commit())
 }
 
-/// Cancels the load: the call that is under way returns -ECANCELED as soon as the driver lets it,
-/// and so does every later one but those that ask what happened; the device is reset by the first of
-/// them. A load that has been committed is not affected. May be called from any thread at any time while the
-/// handle lives.
+/// Cancels the load. The call in progress returns -ECANCELED as soon as the driver lets it, and so
+/// does every later call except those that ask what happened. The first of them resets the device.
+/// To end a write that blocks in the driver, also send its thread a signal. A load that has been
+/// committed is not affected. May be called from any thread at any time while the handle lives.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_load_cancel(load: *mut vfiomig_load) -> c_int {
     with_shared(&table::LOAD_CANCEL, load, |shared| {
@@ -158,53 +161,53 @@ pub extern "C" fn vfiomig_load_cancel(load: *mut vfiomig_load) -> c_int {
     })
 }
 
-/// What the stream says that it was saved from. A claim, not a proof.
+/// Returns what the stream says it was saved from. This is a claim, not a proof.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_load_get_source_identity(
     load: *mut vfiomig_load,
     identity: *mut vfiomig_identity,
 ) -> c_int {
     with(&table::LOAD_GET_SOURCE_IDENTITY, load, |load| {
-        // SAFETY: vfiomig.h: NULL, or a structure of its size, to be written to.
+        // SAFETY: vfiomig.h: NULL, or a writable structure of the size that it claims.
         let out = unsafe { SizedOut::new(identity, "identity") }?;
         out.fill(&load.source_identity()?.into());
         Ok(())
     })
 }
 
-/// What the load has done so far. May be called from any thread at any time while the handle
-/// lives.
+/// Returns what the load has done so far. May be called from any thread at any time while the
+/// handle lives.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_load_get_stats(
     load: *mut vfiomig_load,
     stats: *mut vfiomig_load_stats,
 ) -> c_int {
     with_shared(&table::LOAD_GET_STATS, load, |shared| {
-        // SAFETY: vfiomig.h: NULL, or a structure of its size, to be written to.
+        // SAFETY: vfiomig.h: NULL, or a writable structure of the size that it claims.
         let out = unsafe { SizedOut::new(stats, "stats") }?;
         out.fill(&shared.stats().into());
         Ok(())
     })
 }
 
-/// What was going on when this load failed; zeros if it has not.
+/// Returns what was going on when this load failed; all zeros if it has not.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_load_get_failure(
     load: *mut vfiomig_load,
     failure: *mut vfiomig_failure,
 ) -> c_int {
     with(&table::LOAD_GET_FAILURE, load, |load| {
-        // SAFETY: vfiomig.h: NULL, or a structure of its size, to be written to.
+        // SAFETY: vfiomig.h: NULL, or a writable structure of the size that it claims.
         let out = unsafe { SizedOut::new(failure, "failure") }?;
         out.fill(&load.failure().into());
         Ok(())
     })
 }
 
-/// Frees a load; NULL is none. One that was not committed is abandoned, and its device reset.
-/// Waits for calls on other threads; vfiomig_load_write_packets() and vfiomig_load_push_packet() are made to end.
-/// A callback cannot free a handle that a call is inside of, nor one whose device is in use by a call:
-/// it stays.
+/// Frees a load. NULL is ignored. If it was not committed, it is abandoned and its device is reset.
+/// Waits for calls on other threads, and ends vfiomig_load_write_packets() and
+/// vfiomig_load_push_packet(). Freeing a handle from a callback while a call is using it or its
+/// device has no effect.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_load_free(load: *mut vfiomig_load) {
     free(&table::LOAD_FREE, load);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Structures and callbacks of `vfiomig_load_*`.
+//! The structures and callbacks of `vfiomig_load_*`.
 
 use std::ffi::{c_int, c_void};
 use std::time::Duration;
@@ -17,11 +17,12 @@ use crate::stream::Format;
 /// One device being loaded.
 pub enum vfiomig_load {}
 
-/// Takes a piece of the VMM's own that came with a stream: 0, or -errno to refuse the stream.
+/// Takes data of the VMM's own that came with a stream. Returns 0, or -errno to refuse the stream.
 pub type vfiomig_blob_fn = Option<
     unsafe extern "C" fn(opaque: *mut c_void, kind: u32, data: *const c_void, len: usize) -> c_int,
 >;
-/// Decides whether a stream of `source` may be loaded into `target`: 0, or -errno to refuse it.
+/// Decides whether a stream of `source` may be loaded into `target`. Returns 0, or -errno to refuse
+/// it.
 pub type vfiomig_policy_fn = Option<
     unsafe extern "C" fn(
         opaque: *mut c_void,
@@ -38,40 +39,40 @@ pub struct vfiomig_load_options {
     pub struct_size: u32,
     /// Fields of the identity that need not match: bitwise OR of VFIOMIG_IGNORE_*, or 0.
     pub ignore: u32,
-    /// Largest payload of a data frame, or data of a packet, in bytes; default 4 MiB.
+    /// The largest payload of a data frame, or data of a packet, in bytes; default 4 MiB.
     pub max_frame: u32,
-    /// Largest blob, or configuration in a packet, in bytes; default 1 MiB.
+    /// The largest blob, or configuration in a packet, in bytes; default 1 MiB.
     pub max_blob: u32,
-    /// Number of blobs; default 256.
+    /// The number of blobs; default 256.
     pub max_blobs: u32,
     /// How often the source may start again; default 64.
     pub max_restarts: u32,
-    /// Device data and frames that are skipped in all, in bytes; default 1 TiB.
+    /// Device data plus skipped frames, in bytes; default 1 TiB.
     pub max_total: u64,
-    /// Packets that wait for their turn, in bytes; default 1 GiB. Beyond it
+    /// Packets that wait for their turn, in bytes; default 1 GiB. If there are more,
     /// vfiomig_load_push_packet() waits.
     pub max_queued: u64,
-    /// How far ahead of the next one in order a packet may come; default 1048576.
+    /// How far a packet may be ahead of the next one in order; default 1048576.
     pub max_ahead: u32,
-    /// How long the driver may take no data, in milliseconds; default 60000.
+    /// How long the driver may refuse data before the load fails, in milliseconds; default 60000.
     pub write_timeout_ms: u32,
     /// Bitwise OR of VFIOMIG_LOAD_*, or 0.
     pub flags: u32,
-    /// Number of the device within its VM that the stream must have; see flags.
+    /// The number within its VM that the device of the stream must have; see flags.
     pub device_index: u32,
     /// How the stream is laid out: VFIOMIG_FORMAT_*.
     pub format: u32,
     /// Zero.
     pub reserved: u32,
-    /// Name that the stream must have; see flags.
+    /// The name that the stream must have; see flags.
     pub migration_id: [u8; 16],
-    /// Takes the VMM's own pieces; NULL: a stream that has any is refused.
+    /// Takes the VMM's own data; NULL: a stream that has any is refused.
     pub blob: vfiomig_blob_fn,
     /// Passed to blob.
     pub blob_opaque: *mut c_void,
     /// Releases blob_opaque.
     pub blob_release: vfiomig_release_fn,
-    /// Decides in addition to the comparison of identities; NULL: only that.
+    /// Decides in addition to the comparison of identities; NULL: the comparison alone decides.
     pub policy: vfiomig_policy_fn,
     /// Passed to policy.
     pub policy_opaque: *mut c_void,
@@ -87,47 +88,47 @@ pub struct vfiomig_load_stats {
     pub struct_size: u32,
     /// Zero.
     pub reserved: u32,
-    /// Device data written to the driver, in bytes, restarts included.
+    /// Device data written to the driver, including that before restarts, in bytes.
     pub data_bytes: u64,
-    /// The whole stream taken, in bytes, without packets.
+    /// The whole stream taken, without packets, in bytes.
     pub stream_bytes: u64,
-    /// Frames taken; in QEMU's format pieces of data on the main channel.
+    /// Frames taken; in QEMU's format, pieces of data on the main channel.
     pub frames: u64,
     /// Packets taken.
     pub packets: u64,
-    /// Bytes of packets that wait for their turn or are being written, now; with 128 bytes for
-    /// each.
+    /// Packets that are waiting for their turn or being written at the moment, in bytes, plus 128
+    /// bytes for each.
     pub queued_bytes: u64,
     /// How often the source started again.
     pub restarts: u64,
-    /// Blobs handed to the callback.
+    /// Blobs passed to the callback.
     pub blobs: u64,
-    /// Time inside the driver's writes, in nanoseconds.
+    /// Time spent in the driver's writes, in nanoseconds.
     pub write_ns: u64,
-    /// Time of the change to RESUMING, in nanoseconds.
+    /// Time that the change to RESUMING took, in nanoseconds.
     pub begin_ns: u64,
-    /// Time of the change that made the driver check and take the state, in nanoseconds.
+    /// Time that the driver took to check and accept the state, in nanoseconds.
     pub commit_ns: u64,
-    /// Generation of the initial data that came last, as in struct vfiomig_pending; 0: none yet.
+    /// The generation of the latest initial data, as in struct vfiomig_pending; 0: none yet.
     pub initial_generation: u64,
 }
 
 sized32!(vfiomig_load_options, vfiomig_load_stats);
 
 impl vfiomig_load_options {
-    /// The callbacks, which are owned from here on.
+    /// The callbacks, which the library owns from here on.
     ///
     /// # Safety
-    /// They are such as vfiomig.h describes.
+    /// They are as vfiomig.h describes them.
     pub(super) unsafe fn callbacks(&self) -> (Option<BlobSink>, Option<Policy>) {
-        // SAFETY: the caller's promise: each release can be called with its opaque.
+        // SAFETY: the caller promised that each release function can be called with its opaque.
         let (blob_opaque, policy_opaque) = unsafe {
             (
                 Opaque::new(self.blob_opaque, self.blob_release),
                 Opaque::new(self.policy_opaque, self.policy_release),
             )
         };
-        // Without a function an opaque is released at once: nobody will use it.
+        // Without a function nobody will use the opaque, so it is released at once.
         let blobs = self.blob.map(|call| -> BlobSink {
             Box::new(move |kind, bytes: &[u8]| {
                 let (data, len) = (bytes.as_ptr().cast(), bytes.len());
@@ -146,7 +147,7 @@ impl vfiomig_load_options {
         (blobs, policy)
     }
 
-    /// What stands beside the callbacks.
+    /// What comes with the callbacks.
     pub(super) fn to_options(self) -> Result<LoadOptions> {
         let mut out = LoadOptions::default();
         if self.reserved != 0 {

@@ -17,7 +17,7 @@ use crate::logging::{self, Sink};
 pub const VFIOMIG_LOG_OFF: u32 = 0;
 /// Errors.
 pub const VFIOMIG_LOG_ERROR: u32 = 1;
-/// And warnings: what went wrong and was recovered from.
+/// And warnings: something went wrong, and the library recovered from it.
 pub const VFIOMIG_LOG_WARN: u32 = 2;
 /// And what an operator wants to know.
 pub const VFIOMIG_LOG_INFO: u32 = 3;
@@ -42,8 +42,8 @@ same_numbers!(Level:
     VFIOMIG_LOG_TRACE = Trace,
 );
 
-/// Takes a message: VFIOMIG_LOG_* level, the part of the library, and one line of text. May be
-/// called from several threads at once, and must not call the library.
+/// Takes a message: its level (VFIOMIG_LOG_*), the part of the library that it comes from, and one
+/// line of text. May be called from several threads at once, and must not call the library.
 pub type vfiomig_log_fn = Option<
     unsafe extern "C" fn(
         opaque: *mut c_void,
@@ -55,16 +55,16 @@ pub type vfiomig_log_fn = Option<
 
 const NO_MEMORY: &CStr = c"(no memory for this message)";
 
-/// A text for C; `None` where there is no memory for it.
+/// A text for C; `None` if there is no memory for it.
 fn c_text(text: &str) -> Option<CString> {
     let mut bytes = alloc::copy_with_room(text.as_bytes(), 1)?;
     bytes.iter_mut().filter(|byte| **byte == 0).for_each(|byte| *byte = b' ');
     CString::new(bytes).ok()
 }
 
-/// Sends the library's messages to log, up to level (VFIOMIG_LOG_*), for the whole process; NULL
-/// makes it silent again, as it is in the beginning. Bytes of device state are never logged.
-/// The previous callback's opaque is released once no thread is inside it any more.
+/// Sends the library's messages to log, up to level (VFIOMIG_LOG_*), for the whole process. NULL
+/// makes the library silent again, as it is at first. Bytes of device state are never logged. The
+/// previous callback's opaque is released once no thread is inside that callback any more.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_log_set(
     log: vfiomig_log_fn,
@@ -91,7 +91,8 @@ pub unsafe extern "C" fn vfiomig_log_set(
             let (target, message) = (c_text(target), c_text(message));
             let (target, message) = (target.as_deref(), message.as_deref());
             let (target, message) = (target.unwrap_or(NO_MEMORY), message.unwrap_or(NO_MEMORY));
-            // SAFETY: vfiomig.h describes what the callback is called with; both texts live during the call.
+            // SAFETY: vfiomig.h says what the callback is called with; both strings live during the
+            // call.
             unsafe { log(opaque.get(), level as u32, target.as_ptr(), message.as_ptr()) };
         });
         logging::set(Some(sink), filter)

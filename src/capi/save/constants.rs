@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Numbers of `vfiomig_save_*`.
+//! The constants of `vfiomig_save_*`.
 
 use crate::capi::numbers::same_numbers;
 use crate::session::{DEFAULT_FRAME, MIN_BUFFER, SaveStatus};
@@ -9,50 +9,51 @@ use crate::stream::qemu;
 /// Send what there is and call again.
 pub const VFIOMIG_NEXT_MORE: i32 = 0;
 /// The device runs and has nothing to send now. In QEMU's format also: the stopped device's data is
-/// complete, and the configuration is wanted.
+/// complete, and the configuration comes next.
 pub const VFIOMIG_NEXT_DRAINED: i32 = 1;
 /// The stream is complete.
 pub const VFIOMIG_NEXT_END: i32 = 2;
 
-/// The smallest buffer that vfiomig_save_next() takes, in bytes.
+/// The smallest buffer that vfiomig_save_next() accepts, in bytes.
 pub const VFIOMIG_MIN_BUFFER: u32 = 4096;
-/// A good size of the buffer for vfiomig_save_next(), in bytes: one full frame. Larger ones hold
+/// A good buffer size for vfiomig_save_next(), in bytes: one full frame. Larger buffers hold
 /// several.
 pub const VFIOMIG_GOOD_BUFFER: u32 = 128 << 10;
-/// The same in QEMU's format: one full piece of data of 1 MiB with its head and a tag.
+/// The same for QEMU's format: one full piece of data of 1 MiB, with its header and a tag.
 pub const VFIOMIG_QEMU_BUFFER: u32 = (1 << 20) + 24;
 
-/// Reads return -EAGAIN instead of blocking, where the driver can do that.
+/// Reads return -EAGAIN instead of blocking, if the driver supports that.
 pub const VFIOMIG_SAVE_NONBLOCK: u32 = 1 << 0;
-/// Leaves out pre-copy even where the device has it.
+/// Leaves out pre-copy even if the device has it.
 pub const VFIOMIG_SAVE_NO_PRE_COPY: u32 = 1 << 1;
-/// QEMU's format: says in the stream when all initial data has been sent, and again when the device
-/// has begun it again. For a migration with the capability switchover-ack.
+/// QEMU's format: the stream says when all initial data has been sent, and again after the device
+/// has started it again. For migrations with the capability switchover-ack.
 pub const VFIOMIG_SAVE_SWITCHOVER_ACK: u32 = 1 << 2;
-/// QEMU's format: what the stopped device gives comes as packets. For multifd device-state
+/// QEMU's format: what the stopped device returns comes as packets. For multifd device-state
 /// transfer.
 pub const VFIOMIG_SAVE_PACKETS: u32 = 1 << 3;
-/// QEMU's format, with VFIOMIG_SAVE_SWITCHOVER_ACK: says it once, whatever the device does. For a
-/// target older than QEMU 11.1 or with switchover-ack-legacy=on, which fails on a second one.
+/// QEMU's format, with VFIOMIG_SAVE_SWITCHOVER_ACK: the stream says it only once, whatever the
+/// device does. For a target that is older than QEMU 11.1 or has switchover-ack-legacy=on, which
+/// fails if it comes twice.
 pub const VFIOMIG_SAVE_ACK_ONCE: u32 = 1 << 4;
 
-/// initial_bytes and dirty_bytes are there.
+/// initial_bytes and dirty_bytes are valid.
 pub const VFIOMIG_PENDING_PRE_COPY_KNOWN: u32 = 1 << 0;
-/// stop_copy_bytes is there.
+/// stop_copy_bytes is valid.
 pub const VFIOMIG_PENDING_STOP_COPY_KNOWN: u32 = 1 << 1;
-/// The mark that all initial data of this generation was sent has been returned to the caller. Never
-/// set where the stream has no such mark: QEMU's format without VFIOMIG_SAVE_SWITCHOVER_ACK.
+/// The caller has been given the mark that all initial data of this generation was sent. Never set
+/// if the stream has no such mark: in QEMU's format without VFIOMIG_SAVE_SWITCHOVER_ACK.
 pub const VFIOMIG_PENDING_INITIAL_SENT: u32 = 1 << 2;
 
 /// The target has committed: the device stays in STOP.
 pub const VFIOMIG_ENDING_RELEASE: u32 = 1;
-/// The guest goes on here: the device goes back to where it was before the save.
+/// The guest goes on here: the device goes back to the state it was in before the save.
 pub const VFIOMIG_ENDING_KEEP: u32 = 2;
-/// As VFIOMIG_ENDING_KEEP, but without peer-to-peer DMA where the device has such a state: for several
-/// devices, of which none may run before all have left the stopped states. Then call
+/// Like VFIOMIG_ENDING_KEEP, but without peer-to-peer DMA if the device has such a state: for
+/// several devices, none of which may run before all have left the stopped states. Then call
 /// vfiomig_device_run() for each.
 pub const VFIOMIG_ENDING_KEEP_QUIESCED: u32 = 3;
-/// As VFIOMIG_ENDING_KEEP, for a guest that does not run: the device goes to STOP.
+/// Like VFIOMIG_ENDING_KEEP, for a guest that does not run: the device goes to STOP.
 pub const VFIOMIG_ENDING_KEEP_STOPPED: u32 = 4;
 
 same_numbers!(SaveStatus:

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Structures of `vfiomig_save_*`.
+//! The structures of `vfiomig_save_*`.
 
 use std::time::Duration;
 
@@ -22,20 +22,21 @@ pub struct vfiomig_save_options {
     pub struct_size: u32,
     /// Bitwise OR of VFIOMIG_SAVE_*, or 0.
     pub flags: u32,
-    /// Number of the device within its VM; stands in every frame. QEMU's format has no place for
+    /// The device's number within its VM; every frame carries it. QEMU's format has no place for
     /// it: 0.
     pub device_index: u32,
-    /// Largest payload of a data frame in bytes; 0: 131040, with its header 128 KiB. In QEMU's
-    /// format: longest piece of data; 0: 1 MiB.
+    /// The largest payload of a data frame, in bytes; 0: 131040, which with its header is 128 KiB.
+    /// In QEMU's format: the longest piece of data; 0: 1 MiB.
     pub max_frame: u32,
-    /// How often the save may start again because the device was reset; 0: 16. QEMU's format
-    /// cannot start again.
+    /// How often the save may start again because the device was reset; 0: 16. In QEMU's format, a
+    /// save cannot start again.
     pub max_restarts: u32,
     /// How the stream is laid out: VFIOMIG_FORMAT_*.
     pub format: u32,
-    /// Name of the stream; all zeros: a random one. QEMU's format has no place for it: zeros.
+    /// The name of the stream; all zeros: a random one. QEMU's format has no place for it: zeros.
     pub migration_id: [u8; 16],
-    /// How long the driver may give neither data nor an end, in milliseconds; 0: 60000.
+    /// How long the driver may deliver neither data nor an end before the save fails, in
+    /// milliseconds; 0: 60000.
     pub read_timeout_ms: u32,
     /// Zero.
     pub reserved: u32,
@@ -49,14 +50,14 @@ pub struct vfiomig_pending {
     pub struct_size: u32,
     /// Bitwise OR of VFIOMIG_PENDING_*.
     pub flags: u32,
-    /// Initial data not read yet, in bytes.
+    /// Initial data that has not been read yet, in bytes.
     pub initial_bytes: u64,
     /// Data that became dirty since it was read, in bytes.
     pub dirty_bytes: u64,
     /// What stop-copy will send, in bytes.
     pub stop_copy_bytes: u64,
-    /// Rises when the device starts its initial data again: an acknowledgement of an earlier
-    /// generation does not count any more.
+    /// Increases when the device starts its initial data again: an acknowledgement of an earlier
+    /// generation no longer counts.
     pub initial_generation: u32,
     /// Zero.
     pub reserved: u32,
@@ -70,9 +71,9 @@ pub struct vfiomig_save_stats {
     pub struct_size: u32,
     /// Zero.
     pub reserved: u32,
-    /// Device data returned, in bytes, restarts included.
+    /// Device data returned, including that before restarts, in bytes.
     pub data_bytes: u64,
-    /// Part of it that was read before the device stopped, in bytes.
+    /// The part of it that was read before the device stopped, in bytes.
     pub precopy_bytes: u64,
     /// The whole stream returned, in bytes.
     pub stream_bytes: u64,
@@ -80,15 +81,15 @@ pub struct vfiomig_save_stats {
     pub frames: u64,
     /// How often the save started again because the device was reset.
     pub restarts: u64,
-    /// Time inside the driver's reads after the device stopped, in nanoseconds.
+    /// Time spent in the driver's reads after the device stopped, in nanoseconds.
     pub stop_read_ns: u64,
-    /// Time of the change to PRE_COPY, in nanoseconds.
+    /// Time that the change to PRE_COPY took, in nanoseconds.
     pub begin_ns: u64,
-    /// Time of the change to PRE_COPY_P2P or RUNNING_P2P, in nanoseconds.
+    /// Time that the change to PRE_COPY_P2P or RUNNING_P2P took, in nanoseconds.
     pub quiesce_ns: u64,
-    /// Time of the change to STOP_COPY, in nanoseconds.
+    /// Time that the change to STOP_COPY took, in nanoseconds.
     pub stop_ns: u64,
-    /// Time of the change that ended the save, in nanoseconds.
+    /// Time that the change which ended the save took, in nanoseconds.
     pub finish_ns: u64,
 }
 

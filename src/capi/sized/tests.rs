@@ -23,10 +23,10 @@ fn newer(future: u64) -> Newer {
     Newer { known, future }
 }
 
-/// Fills a caller's structure, of whatever size it says.
+/// Fills in a caller's structure, of whatever size it claims.
 fn fill(theirs: &mut Newer) -> Result<()> {
     let to = std::ptr::from_mut(theirs).cast::<Ours>();
-    // SAFETY: a structure of its size, or of one that is refused before it is believed.
+    // SAFETY: a structure of its size, or of one that is refused before anything relies on it.
     let out = unsafe { SizedOut::new(to, "theirs") }?;
     out.fill(&Ours { struct_size: 0, number: 3, size: 4 });
     Ok(())
