@@ -13,7 +13,9 @@ CARGO_FLAGS ?=
 CARGO_TARGET_DIR ?= target
 # A target triple for cross compilation; empty: the host.
 RUST_TARGET ?=
-# Cargo features of the library: it has none yet.
+# 0: without the crate env_logger; vfiomig_log_init_env() then returns -EOPNOTSUPP.
+ENABLE_ENV_LOGGER ?= 1
+# Further Cargo features of the library.
 FEATURES ?=
 CFLAGS ?= -O2 -g
 LDFLAGS ?=
@@ -53,7 +55,8 @@ CARGO_ARGS = $(CARGO_FLAGS) $(if $(RUST_TARGET),--target $(RUST_TARGET))
 REMAP = --remap-path-prefix=$(CURDIR)=libvfiomig \
 	--remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}=cargo
 CARGO_BUILD = RUSTFLAGS="$(RUSTFLAGS) $(REMAP)" $(CARGO) build --release $(CARGO_ARGS)
-FEATURE_ARGS = $(if $(FEATURES),--features '$(FEATURES)')
+FEATURE_ARGS = $(if $(filter 1,$(ENABLE_ENV_LOGGER)),,--no-default-features) \
+	$(if $(FEATURES),--features '$(FEATURES)')
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
@@ -223,20 +226,20 @@ $(B)/c-tests/sanitized/%: c-tests/%.cpp $(C_TEST_HDR) $(TEST_SOS) | $(B)/c-tests
 # Opens the library itself.
 $(B)/c-tests/plain/dlopen $(B)/c-tests/sanitized/dlopen: TEST_LIBS = -ldl -pthread
 
-# A library that checks itself: overflows, debug assertions. Not optimised, so quick to build.
-$(B)/checked/libvfiomig.so: FORCE | $(B)
-	@mkdir -p $(B)/checked
-	@$(CARGO) build $(CARGO_ARGS) --package vfiomig-c --lib $(FEATURE_ARGS)
-	@$(call refresh,$(CARGO_TARGET_DIR)/$(if $(RUST_TARGET),$(RUST_TARGET)/)debug/libvfiomig_c.a,$(B)/checked/libvfiomig.a)
-	@test $@ -nt $(B)/checked/libvfiomig.a || $(CC) -shared $(CFLAGS) $(LDFLAGS) $(SO_LDFLAGS) -o $@ \
-		-Wl,--whole-archive $(B)/checked/libvfiomig.a -Wl,--no-whole-archive $$(cat $(B)/native-libs)
-	@ln -sf libvfiomig.so $(B)/checked/$(SONAME)
+# A library with every feature, for the programs that test one. Not optimised, so quick to build.
+$(B)/features/libvfiomig.so: FORCE | $(B)
+	@mkdir -p $(B)/features
+	@$(CARGO) build $(CARGO_ARGS) --package vfiomig-c --lib --all-features
+	@$(call refresh,$(CARGO_TARGET_DIR)/$(if $(RUST_TARGET),$(RUST_TARGET)/)debug/libvfiomig_c.a,$(B)/features/libvfiomig.a)
+	@test $@ -nt $(B)/features/libvfiomig.a || $(CC) -shared $(CFLAGS) $(LDFLAGS) $(SO_LDFLAGS) -o $@ \
+		-Wl,--whole-archive $(B)/features/libvfiomig.a -Wl,--no-whole-archive $$(cat $(B)/native-libs)
+	@ln -sf libvfiomig.so $(B)/features/$(SONAME)
 
 .PHONY: check-c
-check-c: $(PLAIN) $(B)/demo/demo ## the C tests and the demo's failures
-	@c-tests/run.sh check-c $(PLAIN)
+check-c: $(PLAIN) $(B)/demo/demo $(B)/features/libvfiomig.so ## the C tests and the demo's failures
+	@EXPECT_ENV_LOGGER=$(ENABLE_ENV_LOGGER) c-tests/run.sh check-c $(PLAIN)
 	@c-tests/demo/failures.sh $(B)/demo/demo
-	@c-tests/syscalls.sh $(B)/c-tests/plain
+	@c-tests/syscalls.sh $(B)/c-tests/plain $(B)/features
 
 .PHONY: check-valgrind
 check-valgrind: $(PLAIN) ## the C tests under valgrind
@@ -250,8 +253,8 @@ check-sanitizers-quick: $(SANITIZED) $(B)/demo/sanitized ## the C tests and the 
 
 # In addition, with a library that is not optimised and checks itself: overflows, debug assertions.
 .PHONY: check-sanitizers
-check-sanitizers: check-sanitizers-quick $(B)/checked/libvfiomig.so ## the same, with a library that checks itself (longer)
-	@LD_LIBRARY_PATH=$(B)/checked c-tests/run.sh check-sanitizers-debug $(SANITIZED)
+check-sanitizers: check-sanitizers-quick $(B)/features/libvfiomig.so ## the same, with a library that checks itself (longer)
+	@LD_LIBRARY_PATH=$(B)/features c-tests/run.sh check-sanitizers-debug $(SANITIZED)
 
 .PHONY: check-v3
 check-v3: ## the Rust tests of the library itself, optimised for x86-64-v3

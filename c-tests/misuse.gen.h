@@ -521,7 +521,7 @@ static const struct row rows[NUM_ROWS] = {
         .no_wait = 0,
         .num_args = 0,
         .errors = {
-            ENOMEM, EBUSY, ENOTRECOVERABLE
+            ENOMEM, EBUSY, EOPNOTSUPP, ENOTRECOVERABLE
         },
     },
     {

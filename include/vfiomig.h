@@ -200,13 +200,10 @@ int vfiomig_log_set(vfiomig_log_fn log, void *opaque, vfiomig_release_fn release
 /*
  * Sends the library's messages to standard error as the environment variable VFIOMIG_LOG says, for
  * example VFIOMIG_LOG=debug. Replaces what vfiomig_log_set() set; may be called again. For programs
- * that have no logging of their own. No other thread may change the environment meanwhile.
+ * that have no logging of their own. The syntax is that of Rust's env_logger: a level, or
+ * TARGET=LEVEL, several separated by commas. No other thread may change the environment meanwhile.
  *
- * The variable holds a level (off, error, warn, info, debug or trace) for all messages, or
- * TARGET=LEVEL for those whose targets begin so, for example vfiomig::device=debug; several are
- * separated by commas, and the longest target decides. If it is not set, errors are sent.
- *
- * Errors: -ENOMEM, -EBUSY, -ENOTRECOVERABLE.
+ * Errors: -ENOMEM, -EBUSY, -EOPNOTSUPP, -ENOTRECOVERABLE.
  * Since: 0.1.
  */
 int vfiomig_log_init_env(void);

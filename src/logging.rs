@@ -6,14 +6,14 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use log::{Level, LevelFilter, Log, Metadata, Record};
+use log::{LevelFilter, Log, Metadata, Record};
 
 use crate::alloc;
 use crate::error::{Result, err};
-use crate::sys::{self, PerProcess};
+use crate::sys::PerProcess;
 
 /// Where messages go.
-pub(crate) type Sink = Box<dyn Fn(Level, &str, &str) + Send + Sync>;
+pub(crate) type Sink = Box<dyn Fn(log::Level, &str, &str) + Send + Sync>;
 
 /// The guarded value is only ever replaced as a whole, so a panic cannot have left half of it.
 type Place = RwLock<Option<Arc<Sink>>>;
@@ -71,116 +71,25 @@ pub(crate) fn set(sink: Option<Sink>, level: LevelFilter) -> Result<()> {
     Ok(())
 }
 
-/// The longest `VFIOMIG_LOG` that is looked at, in bytes.
-const MAX_RULES: usize = 4096;
-
-/// What `VFIOMIG_LOG` says: `LEVEL` for all messages, or `TARGET=LEVEL` for those whose targets begin
-/// so, or `TARGET` alone for all of its messages; several with commas between them. The longest target
-/// that fits a message decides. Without any of these: errors.
-struct Filter(String);
-
-impl Filter {
-    fn rules(&self) -> impl Iterator<Item = (&str, LevelFilter)> {
-        self.0.split(',').filter_map(|text| rule(text).ok())
-    }
-
-    /// The highest level of any target.
-    fn max(&self) -> LevelFilter {
-        self.rules().map(|(_, level)| level).max().unwrap_or(LevelFilter::Error)
-    }
-
-    fn passes(&self, level: Level, target: &str) -> bool {
-        let fitting = self.rules().filter(|(name, _)| target.starts_with(name));
-        // Of two that are as long, the last.
-        let best = fitting.max_by_key(|(name, _)| name.len());
-        let none = self.rules().next().is_none();
-        level <= best.map_or(if none { LevelFilter::Error } else { LevelFilter::Off }, |(_, l)| l)
-    }
-}
-
-/// A target and its level, or what is not understood.
-fn rule(text: &str) -> std::result::Result<(&str, LevelFilter), &str> {
-    let text = text.trim();
-    match text.split_once('=') {
-        Some((name, level)) => {
-            let level = level.trim().parse().map_err(|_| text)?;
-            Ok((name.trim(), level))
-        }
-        None if text.is_empty() => Err(text),
-        None => Ok(text.parse().map_or((text, LevelFilter::Trace), |level| ("", level))),
-    }
-}
-
 /// Logs to standard error as `VFIOMIG_LOG` says.
+#[cfg(feature = "env-logger")]
 pub(crate) fn init_env() -> Result<()> {
-    let copy = |value: &[u8]| alloc::text_of_bytes(value, MAX_RULES, "no memory for VFIOMIG_LOG");
-    let filter = Filter(sys::environment(c"VFIOMIG_LOG", copy)?);
-    for text in filter.0.split(',').filter_map(|text| rule(text).err()) {
-        if !text.is_empty() {
-            say(format_args!("vfiomig: not understood in VFIOMIG_LOG, ignored: {text}\n"));
-        }
-    }
-    let level = filter.max();
+    let logger = env_logger::Builder::from_env("VFIOMIG_LOG").build();
+    let level = logger.filter();
     let sink: Sink = Box::new(move |level, target, message| {
-        if filter.passes(level, target) {
-            say(format_args!("[{level:<5} {target}] {message}\n"));
+        let args = format_args!("{message}");
+        let record = Record::builder().level(level).target(target).args(args).build();
+        if logger.matches(&record) {
+            // Not with the logger's own writer: it has a lock, which a child may find taken.
+            let line = alloc::format(format_args!("[{level:<5} {target}] {message}\n"));
+            crate::sys::write_to_stderr(line.unwrap_or_default().as_bytes());
         }
     });
     set(Some(sink), level)
 }
 
-fn say(line: std::fmt::Arguments<'_>) {
-    sys::write_to_stderr(alloc::format(line).unwrap_or_default().as_bytes());
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn passes(filter: &str, level: Level, target: &str) -> bool {
-        let filter = Filter(filter.to_owned());
-        // What is above every level never comes here.
-        level <= filter.max() && filter.passes(level, target)
-    }
-
-    #[test]
-    fn one_level_is_for_all_messages() {
-        for (text, last) in [
-            ("trace", Some(Level::Trace)),
-            ("Debug", Some(Level::Debug)),
-            (" info ", Some(Level::Info)),
-            ("WARN", Some(Level::Warn)),
-            ("error", Some(Level::Error)),
-            ("off", None),
-            // Nothing that is understood: errors.
-            ("", Some(Level::Error)),
-            (",", Some(Level::Error)),
-            ("vfiomig=loud", Some(Level::Error)),
-        ] {
-            for level in Level::iter() {
-                let expected = last.is_some_and(|last| level <= last);
-                assert_eq!(passes(text, level, "vfiomig::save"), expected, "{text} {level}");
-            }
-        }
-    }
-
-    #[test]
-    fn the_longest_target_that_fits_decides() {
-        let text = "warn,vfiomig::load=trace, vfiomig::load::limits = off,vfiomig::dirty";
-        for (target, level, expected) in [
-            ("vfiomig::save", Level::Warn, true),
-            ("vfiomig::save", Level::Info, false),
-            ("vfiomig::load", Level::Trace, true),
-            ("vfiomig::loading", Level::Trace, true),
-            ("vfiomig::load::limits", Level::Error, false),
-            ("vfiomig::dirty", Level::Trace, true),
-        ] {
-            assert_eq!(passes(text, level, target), expected, "{target} {level}");
-        }
-        assert!(!passes("vfiomig::load=debug", Level::Error, "vfiomig::save"));
-        // Of two for the same target the last.
-        assert!(passes("off,info", Level::Info, "vfiomig::save"));
-        assert!(!passes("info,off", Level::Error, "vfiomig::save"));
-        assert!(!passes("info,nonsense=x,off", Level::Error, "vfiomig::save"));
-    }
+/// Logs to standard error as `VFIOMIG_LOG` says.
+#[cfg(not(feature = "env-logger"))]
+pub(crate) fn init_env() -> Result<()> {
+    Err(err!(NotSupported, "this library was built without the feature env-logger"))
 }

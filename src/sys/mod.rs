@@ -32,6 +32,6 @@ pub(crate) use process::{PerProcess, Process};
 pub use reserve::Reserve;
 pub(crate) use reserve::{Room, admits_call as reserve_admits_call, may_fail, reserve_room};
 pub(crate) use retry::{INTERRUPTED, Stuck, uninterrupted};
-pub(crate) use system::{
-    current_thread_token, environment, kernel_release, page_size, random_bytes, write_to_stderr,
-};
+#[cfg(feature = "env-logger")]
+pub(crate) use system::write_to_stderr;
+pub(crate) use system::{current_thread_token, kernel_release, page_size, random_bytes};

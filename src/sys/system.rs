@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The few things of the operating system that do not involve a device.
 
-use std::ffi::CStr;
-
 use super::Errno;
 
 /// Fills `buf` with random bytes: for names of streams, not for keys.
@@ -23,21 +21,10 @@ pub(crate) fn random_bytes(buf: &mut [u8]) -> Result<(), Errno> {
 }
 
 /// Writes to standard error at once, without a lock.
+#[cfg(feature = "env-logger")]
 pub(crate) fn write_to_stderr(bytes: &[u8]) {
     // SAFETY: the pointer and the length describe `bytes`. Nobody could be told about a failure.
     unsafe { libc::write(libc::STDERR_FILENO, bytes.as_ptr().cast(), bytes.len()) };
-}
-
-/// Looks at a variable of the environment; empty if there is none.
-pub(crate) fn environment<R>(name: &CStr, look: impl FnOnce(&[u8]) -> R) -> R {
-    // SAFETY: the name ends in NUL. As for any getenv(), no other thread may change the environment
-    // meanwhile: vfiomig.h says so where the library reads it.
-    let value = unsafe { libc::getenv(name.as_ptr()) };
-    if value.is_null() {
-        return look(b"");
-    }
-    // SAFETY: not NULL, so a text that ends in NUL, and is left alone as above.
-    look(unsafe { CStr::from_ptr(value) }.to_bytes())
 }
 
 /// The size of the host's pages, in bytes.
