@@ -42,8 +42,8 @@ extern "C" {
 #endif
 
 /*
- * Makes compilers warn if a result is dropped that decides what becomes of the guest. To switch that
- * off, define it as nothing before you include this header.
+ * Makes compilers warn if a result is dropped that decides what becomes of the guest. To switch
+ * that off, define it as nothing before you include this header.
  */
 #ifndef VFIOMIG_MUST_CHECK
 #ifdef __GNUC__
@@ -84,7 +84,7 @@ typedef void (*vfiomig_release_fn)(void *opaque);
 #define VFIOMIG_VERSION_MINOR 1  /* Minor version; increases when something is added. */
 #define VFIOMIG_VERSION_PATCH 0  /* Patch version. */
 
-/* The version that the caller was compiled with; vfiomig_version() returns the one that it runs with. */
+/* The version that the caller was compiled with; vfiomig_version() is the one it runs with. */
 #define VFIOMIG_VERSION \
     (VFIOMIG_VERSION_MAJOR << 16 | VFIOMIG_VERSION_MINOR << 8 | VFIOMIG_VERSION_PATCH)
 
@@ -943,7 +943,7 @@ struct vfiomig_load;
 #define VFIOMIG_PUSH_RESTARTED      (1 << 3)  /* The source started again; what was loaded before is
                                                * void. */
 
-/* Takes data of the VMM's own that came with a stream. Returns 0, or -errno to refuse the stream. */
+/* Takes data of the VMM's own that came with a stream: 0, or -errno to refuse the stream. */
 typedef int (*vfiomig_blob_fn)(void *opaque, uint32_t kind, const void *data, size_t len);
 
 /*

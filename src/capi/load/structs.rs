@@ -17,7 +17,7 @@ use crate::stream::Format;
 /// One device being loaded.
 pub enum vfiomig_load {}
 
-/// Takes data of the VMM's own that came with a stream. Returns 0, or -errno to refuse the stream.
+/// Takes data of the VMM's own that came with a stream: 0, or -errno to refuse the stream.
 pub type vfiomig_blob_fn = Option<
     unsafe extern "C" fn(opaque: *mut c_void, kind: u32, data: *const c_void, len: usize) -> c_int,
 >;
