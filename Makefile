@@ -321,13 +321,13 @@ check-tsan: ## C programs with several threads under the thread sanitizer, if th
 		$(addprefix c-tests/,threads.c threads-packets.c dirty-threads.c qemu-format.c)
 
 # With a driver of our own, any stable compiler will do.
-SMOKE_SECONDS ?= 10
+SMOKE_SECONDS ?= 6
 
 CHECK_GROUPS += fuzz-smoke
 .PHONY: fuzz-smoke
-fuzz-smoke: | $(B) ## each fuzz target for 10 seconds (SMOKE_SECONDS), without libFuzzer
+fuzz-smoke: | $(B) ## each fuzz target for 6 seconds (SMOKE_SECONDS), without libFuzzer
 	@mkdir -p $(B)/fuzz
-	@VFIOMIG_FUZZ_OUT=$(B)/fuzz $(CARGO) run --quiet $(CARGO_ARGS) --profile fuzz \
+	@VFIOMIG_FUZZ_OUT=$(B)/fuzz $(CARGO) run --quiet $(CARGO_ARGS) --profile checked \
 		--package vfiomig-fuzz -- --seconds '$(SMOKE_SECONDS)'
 
 .PHONY: fuzz
