@@ -322,13 +322,16 @@ check-tsan: ## C programs with several threads under the thread sanitizer, if th
 
 # With a driver of our own, any stable compiler will do.
 SMOKE_SECONDS ?= 6
+# The same inputs every time, so that a check says something about the change. `make fuzz` looks for
+# what is new.
+SMOKE_SEED ?= 1
 
 CHECK_GROUPS += fuzz-smoke
 .PHONY: fuzz-smoke
 fuzz-smoke: | $(B) ## each fuzz target for 6 seconds (SMOKE_SECONDS), without libFuzzer
 	@mkdir -p $(B)/fuzz
 	@VFIOMIG_FUZZ_OUT=$(B)/fuzz $(CARGO) run --quiet $(CARGO_ARGS) --profile checked \
-		--package vfiomig-fuzz -- --seconds '$(SMOKE_SECONDS)'
+		--package vfiomig-fuzz -- --seconds '$(SMOKE_SECONDS)' --seed '$(SMOKE_SEED)'
 
 .PHONY: fuzz
 fuzz: ## each fuzz target for a minute (FUZZ_SECONDS, FUZZ_JOBS, FUZZ_TARGETS) under libFuzzer

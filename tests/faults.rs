@@ -14,7 +14,7 @@ use common::{At, Done, Drive, Side, check_clean, migrate, side};
 use vfiomig::Device;
 use vfiomig::device::{DeviceOptions, Fixups};
 use vfiomig::error::{Code, Failure, Operation, Outcome};
-use vfiomig::session::{Ending, SaveOptions};
+use vfiomig::session::{Ending, SaveOptions, SaveStatus};
 use vfiomig_sim::{Effect, Op, Sim, SimOptions, State, quirk};
 
 const ERRNOS: [i32; 6] =
@@ -538,6 +538,32 @@ fn signals_without_end_do_not_hang_a_call() {
         check_clean(&source);
         check_clean(&target);
     }
+}
+
+/// Each question costs as long as signals may last, and a save asks many times.
+#[test]
+fn estimates_that_signals_always_interrupt_are_asked_for_once_a_stream() {
+    let source = side(options(7, 1));
+    let mut save = source.device.save(SaveOptions::default()).unwrap();
+    source.sim.inject(Op::PrecopyInfo, 1, libc::EINTR, Effect::Sticky);
+    save.pending().unwrap();
+    let asked = source.sim.count(Op::PrecopyInfo);
+    assert!(asked > 0);
+    let mut buf = [0; 4096];
+    for _ in 0..3 {
+        save.next(&mut buf).unwrap();
+        save.pending().unwrap();
+    }
+    assert_eq!(source.sim.count(Op::PrecopyInfo), asked);
+    // Another stream, another driver's thread.
+    source.sim.clear_faults();
+    source.sim.guest_reset();
+    source.device.was_reset().unwrap();
+    while !matches!(save.next(&mut buf).unwrap().status, SaveStatus::Drained) {}
+    assert!(save.pending().unwrap().precopy_known);
+    assert!(source.sim.count(Op::PrecopyInfo) > asked);
+    save.finish(Ending::Keep).unwrap();
+    check_clean(&source);
 }
 
 #[test]

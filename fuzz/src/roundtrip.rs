@@ -27,7 +27,7 @@ const ERRNOS: [i32; 8] = [
     libc::EINTR,
 ];
 
-/// How long a driver may take nothing. Short, because nothing here is slow by itself.
+/// How long a driver may take nothing, or answer EINTR. Short, because nothing here is slow by itself.
 const PATIENCE: Duration = Duration::from_millis(2);
 
 struct Side {
@@ -41,7 +41,8 @@ impl Side {
     fn new(input: &mut Input<'_>, options: SimOptions) -> Side {
         let quirks = if input.rarely(4) { u64::from(input.u32()) & ((1 << 25) - 1) } else { 0 };
         let sim = Sim::new(SimOptions { quirks, ..options }).expect("a device");
-        let device = Device::new(sim.transport(), DeviceOptions::default()).expect("a handle");
+        let transport = sim.transport().with_patience(PATIENCE);
+        let device = Device::new(transport, DeviceOptions::default()).expect("a handle");
         // Most work: where everything fails at once, nothing is noticed.
         let faults = (0..input.pick(&[0, 0, 0, 0, 0, 1, 1, 3])).map(|_| {
             let (op, effect) = (input.pick(&Op::ALL), input.pick(&Effect::ALL));

@@ -31,6 +31,9 @@ pub(crate) struct V2 {
     end_seen: bool,
     /// Flags of estimates mean something.
     info_v2: bool,
+    /// Asking for estimates of this stream was interrupted without end, which cost a while; it is
+    /// not asked again.
+    mute: bool,
 }
 
 impl Protocol for V2 {
@@ -64,7 +67,7 @@ impl Protocol for V2 {
         match (opens_data, data) {
             (true, Some(data)) => {
                 self.data = Some(data);
-                self.end_seen = false;
+                (self.end_seen, self.mute) = (false, false);
                 Changed::Done
             }
             (true, None) => Changed::Broken("the driver returned no data fd"),
@@ -92,6 +95,9 @@ impl Protocol for V2 {
 
     fn pending(&mut self, io: &mut dyn Transport) -> Result<Option<Estimates>, Errno> {
         let data = self.data.ok_or(Errno(libc::ENODEV))?;
+        if self.mute {
+            return Ok(None);
+        }
         match io.data_precopy_info(data) {
             Ok(info) => Ok(Some(Estimates {
                 initial_bytes: credible(info.initial_bytes),
@@ -102,6 +108,11 @@ impl Protocol for V2 {
             // hisi_acc refuses in PRE_COPY_P2P; elsewhere too, the library can do without the
             // estimates.
             Err(Errno(libc::EINVAL | libc::ENOTTY | libc::EOPNOTSUPP)) => Ok(None),
+            // The transport has tried for as long as signals can last.
+            Err(Errno(libc::EINTR)) => {
+                self.mute = true;
+                Ok(None)
+            }
             Err(errno) => Err(errno),
         }
     }
