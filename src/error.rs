@@ -13,7 +13,7 @@ pub use crate::sys::Errno;
 use crate::text;
 
 /// The result of the library's calls.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 macro_rules! codes {
     ($($name:ident = $errno:ident, $what:literal;)*) => {

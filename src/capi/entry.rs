@@ -168,6 +168,7 @@ fn may_wait<H: Handle>() -> bool {
     H::KIND.waits && CALLS.get().depth == 0
 }
 
+#[inline]
 fn enter<H: Handle, R>(
     row: &Row,
     handle: *mut H,

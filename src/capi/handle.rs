@@ -114,26 +114,49 @@ fn names(handle: usize, kind: &Kind, slot: &Slot) -> bool {
     encode(kind, index_in(handle), slot.generation.load(Ordering::Acquire)) == handle
 }
 
-fn find(handle: usize, kind: &Kind) -> Result<(u32, &'static Slot)> {
-    if handle == 0 {
-        return Err(err!(Fault, "the {} handle is NULL", kind.name));
+/// Why a handle cannot be used. Every call passes a result with it on, so it is small; the text is
+/// made only where a call fails.
+#[derive(Clone, Copy)]
+enum Refused {
+    Null,
+    NotLive,
+    AnotherProcess,
+    InUse,
+    Poisoned,
+    Freed,
+}
+
+impl Refused {
+    #[cold]
+    fn error(self, kind: &Kind) -> Error {
+        let name = kind.name;
+        match self {
+            Refused::Null => err!(Fault, "the {name} handle is NULL"),
+            Refused::NotLive => {
+                err!(BadHandle, "not a live {name} handle: freed, of another kind, or never one")
+            }
+            Refused::AnotherProcess => of_another_process(format_args!("{name} handle")),
+            Refused::InUse => err!(Busy, "another call is using this {name} handle"),
+            Refused::Poisoned => err!(
+                NotRecoverable,
+                "an earlier internal error has poisoned this {name} handle; free it"
+            ),
+            Refused::Freed => err!(BadHandle, "the {name} handle has been freed"),
+        }
     }
+}
+
+#[inline]
+fn find(handle: usize, kind: &Kind) -> Result<(u32, &'static Slot), Refused> {
     let index = index_in(handle);
     match slots::slot(index).filter(|slot| names(handle, kind, slot)) {
         Some(slot) if Process::from_number(slot.owner.load(Ordering::Relaxed)).is_this() => {
             Ok((index, slot))
         }
-        Some(_) => Err(of_another_process(format_args!("{} handle", kind.name))),
-        None => Err(err!(
-            BadHandle,
-            "not a live {} handle: freed, of another kind, or never one",
-            kind.name
-        )),
+        Some(_) => Err(Refused::AnotherProcess),
+        None if handle == 0 => Err(Refused::Null),
+        None => Err(Refused::NotLive),
     }
-}
-
-fn gone(kind: &Kind) -> Error {
-    err!(BadHandle, "the {} handle has been freed", kind.name)
 }
 
 fn not_freed(kind: &Kind) -> Error {
@@ -152,38 +175,35 @@ fn object_in<H: Handle>(locked: &mut Locked) -> Option<&mut H::Object> {
 pub(super) struct Entered<H>(Locked, PhantomData<fn() -> H>);
 
 impl<H: Handle> Entered<H> {
+    #[inline]
     pub(super) fn object(&mut self) -> Result<&mut H::Object> {
-        object_in::<H>(&mut self.0).ok_or_else(|| gone(H::KIND))
+        object_in::<H>(&mut self.0).ok_or_else(|| Refused::Freed.error(H::KIND))
     }
 }
 
 /// Takes exclusive use of a handle's object, or says why that is not possible. With `wait`, waits
 /// for another call instead of refusing.
+#[inline]
 pub(super) fn enter<H: Handle>(handle: *mut H, wait: bool) -> Result<Entered<H>> {
-    let (handle, kind) = (handle.addr(), H::KIND);
+    match lock(handle.addr(), H::KIND, wait) {
+        Ok(locked) => Ok(Entered(locked, PhantomData)),
+        Err(refused) => Err(refused.error(H::KIND)),
+    }
+}
+
+#[inline]
+fn lock(handle: usize, kind: &Kind, wait: bool) -> Result<Locked, Refused> {
     let (_, slot) = find(handle, kind)?;
     let locked = match wait {
         true => slot.object.lock().map_err(TryLockError::Poisoned),
         false => slot.object.try_lock(),
     };
-    let object = match locked {
-        Ok(object) => object,
-        Err(TryLockError::WouldBlock) => {
-            return Err(err!(Busy, "another call is using this {} handle", kind.name));
-        }
-        Err(TryLockError::Poisoned(_)) => {
-            return Err(err!(
-                NotRecoverable,
-                "an earlier internal error has poisoned this {} handle; free it",
-                kind.name
-            ));
-        }
-    };
+    let object = locked.map_err(|error| match error {
+        TryLockError::WouldBlock => Refused::InUse,
+        TryLockError::Poisoned(_) => Refused::Poisoned,
+    })?;
     // Check again: while this call waited, the slot may have been freed and reused.
-    if !names(handle, kind, slot) {
-        return Err(gone(kind));
-    }
-    Ok(Entered(object, PhantomData))
+    if names(handle, kind, slot) { Ok(object) } else { Err(Refused::Freed) }
 }
 
 /// A copy of what a handle stands for.
@@ -197,20 +217,20 @@ pub(super) fn with_shared<H: Handle, R>(
     call: impl FnOnce(&H::Shared) -> Result<R>,
 ) -> Result<R> {
     let (handle, kind) = (handle.addr(), H::KIND);
-    let (_, slot) = find(handle, kind)?;
+    let (_, slot) = find(handle, kind).map_err(|refused| refused.error(kind))?;
     let shared = slot.shared.lock().unwrap_or_else(PoisonError::into_inner);
     // Check again: the slot may have been freed and reused in between.
-    if !names(handle, kind, slot) {
-        return Err(gone(kind));
+    let live = shared.as_ref().filter(|_| names(handle, kind, slot));
+    match live.and_then(|shared| shared.get::<SharedOf<H>>()) {
+        Some(shared) => call(&shared.0),
+        None => Err(Refused::Freed.error(kind)),
     }
-    let shared = shared.as_ref().and_then(|shared| shared.get::<SharedOf<H>>());
-    call(&shared.ok_or_else(|| gone(kind))?.0)
 }
 
 /// Frees the slot and drops its object. Waits for a call that is using it, or refuses.
 pub(super) fn remove<H: Handle>(handle: *mut H, may_wait: bool) -> Result<()> {
     let (handle, kind) = (handle.addr(), H::KIND);
-    let (index, slot) = find(handle, kind)?;
+    let (index, slot) = find(handle, kind).map_err(|refused| refused.error(kind))?;
     let mut guard = match slot.object.try_lock() {
         Err(TryLockError::WouldBlock) if may_wait => {
             slot.object.lock().unwrap_or_else(PoisonError::into_inner)
@@ -220,7 +240,7 @@ pub(super) fn remove<H: Handle>(handle: *mut H, may_wait: bool) -> Result<()> {
         Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
     };
     if object_in::<H>(&mut guard).is_none() || !names(handle, kind, slot) {
-        return Err(gone(kind));
+        return Err(Refused::Freed.error(kind));
     }
     // A callback must not wait for calls on the object's shared part either: one may be its own.
     let shared = slot.shared.lock().unwrap_or_else(PoisonError::into_inner);

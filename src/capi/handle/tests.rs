@@ -28,7 +28,7 @@ fn pointer<H>(handle: usize) -> *mut H {
 }
 
 fn find_device(handle: usize) -> (u32, &'static Slot) {
-    find(handle, vfiomig_device::KIND).unwrap()
+    find(handle, vfiomig_device::KIND).ok().unwrap()
 }
 
 fn enter_device(handle: usize, wait: bool) -> Result<()> {
