@@ -69,10 +69,10 @@ extern "C" {
  * the call that brought it fails. NULL: nothing to do.
  *
  * All callbacks follow one rule. A single callback is followed by its opaque and its release, such
- * as event, event_opaque, event_release. A table of callbacks has its release as its last member,
- * and its opaque beside the pointer to the table. Each callback gets its opaque as its first
- * argument. If a structure cannot be read at all (NULL, or a wrong struct_size), nothing in it is
- * released. A callback that is only called during the call that it is given to has no release.
+ * as event, event_opaque, event_release. A table of callbacks has a member release, and its opaque
+ * stands beside the pointer to the table. Each callback gets its opaque as its first argument. If a
+ * structure cannot be read at all (NULL, or a wrong struct_size), nothing in it is released. A
+ * callback that is only called during the call that it is given to has no release.
  */
 typedef void (*vfiomig_release_fn)(void *opaque);
 

@@ -591,9 +591,9 @@ fn check_callbacks(decls: &Declarations, problems: &mut Vec<String>) {
             }
         }
         let table = found.members.iter().any(|member| member.decl.contains("(*"));
-        let last = found.members.last().map(|member| member.decl.as_str());
-        if table && last != Some("vfiomig_release_fn release") {
-            wrong(&of, "a table's last member is vfiomig_release_fn release");
+        let released = found.members.iter().any(|m| m.decl == "vfiomig_release_fn release");
+        if table && !released {
+            wrong(&of, "a table has a member vfiomig_release_fn release");
         }
     }
     for function in &decls.functions {

@@ -14,15 +14,23 @@ use crate::error::{Result, err};
 ///
 /// # Safety
 /// `repr(C)`, `u32` size first, no padding that matters, valid as zeros.
-pub(super) unsafe trait Sized32: Copy {}
+pub(super) unsafe trait Sized32: Copy {
+    /// How large it was when it was first released.
+    const FIRST: usize;
+}
 
-/// Declares structures to be sized.
+/// Declares structures to be sized. One that has grown since its first release names the first
+/// member that it got then: `vfiomig_caps since protocol`.
 macro_rules! sized32 {
-    ($($name:ident),* $(,)?) => {
+    ($($name:ident $(since $member:ident)?),* $(,)?) => {
         // SAFETY: all of them are repr(C), begin with struct_size and consist of integers, arrays
         // of integers, raw pointers and optional function pointers.
-        $(unsafe impl $crate::capi::sized::Sized32 for $name {})*
+        $(unsafe impl $crate::capi::sized::Sized32 for $name {
+            const FIRST: usize = $crate::capi::sized::sized32!(@ $name $($member)?);
+        })*
     };
+    (@ $name:ident) => { size_of::<$name>() };
+    (@ $name:ident $member:ident) => { std::mem::offset_of!($name, $member) };
 }
 pub(super) use sized32;
 
@@ -33,14 +41,13 @@ const MAX_STRUCT: usize = 64 << 10;
 ///
 /// # Safety
 /// NULL, or a structure that begins with its size, as vfiomig.h says.
-unsafe fn claimed_size<T>(from: *const T, what: &str) -> Result<usize> {
+unsafe fn claimed_size<T: Sized32>(from: *const T, what: &str) -> Result<usize> {
     if from.is_null() {
         return Err(err!(Fault, "{what} is NULL"));
     }
     // SAFETY: not NULL; the caller promised that it begins with its size.
     let size = unsafe { from.cast::<u32>().read_unaligned() } as usize;
-    // So far all structures are of the first version: none may be shorter.
-    if size < size_of::<T>() || size > MAX_STRUCT {
+    if size < T::FIRST || size > MAX_STRUCT {
         return Err(err!(
             Inval,
             "struct_size of {what} is {size}, not {}; initialise it with its _INIT macro",
@@ -68,17 +75,16 @@ impl Tail {
 pub(super) unsafe fn read_in<T: Sized32>(from: *const T, what: &str) -> Result<(T, Tail)> {
     // SAFETY: the caller made the same promise.
     let size = unsafe { claimed_size(from, what)? };
+    let known = size.min(size_of::<T>());
     let mut value = MaybeUninit::<T>::zeroed();
-    // SAFETY: the structure has the `size` bytes that it claims, no fewer than `size_of::<T>()`,
-    // and `T` is valid for any bytes.
+    // SAFETY: the structure has the `size` bytes that it claims, of which these are the first, and
+    // `T` is valid for any bytes, with zeros where the caller's structure ends.
     let value = unsafe {
-        std::ptr::copy_nonoverlapping(from.cast::<u8>(), value.as_mut_ptr().cast(), size_of::<T>());
+        std::ptr::copy_nonoverlapping(from.cast::<u8>(), value.as_mut_ptr().cast(), known);
         value.assume_init()
     };
-    // SAFETY: the part beyond that, which the structure claims, is there as well.
-    let tail = unsafe {
-        std::slice::from_raw_parts(from.cast::<u8>().add(size_of::<T>()), size - size_of::<T>())
-    };
+    // SAFETY: the rest of what the structure claims is there as well.
+    let tail = unsafe { std::slice::from_raw_parts(from.cast::<u8>().add(known), size - known) };
     let tail = match tail.iter().all(|byte| *byte == 0) {
         true => Ok(()),
         false => Err(err!(
@@ -122,10 +128,11 @@ impl<T: Sized32> SizedOut<'_, T> {
 
     /// Copies a structure out.
     pub(super) fn fill(self, value: &T) {
-        let known = size_of::<T>();
+        let known = self.size.min(size_of::<T>());
         let from = std::ptr::from_ref(value).cast::<u8>();
-        // SAFETY: `new` found that it has `size` bytes, no fewer than `T`, and the caller promised
-        // that they can be written to. The size, which comes first, stays as the caller set it.
+        // SAFETY: `new` found that it has `size` bytes, and the caller promised that they can be
+        // written to; `T` has the first `known` of them, and begins with 4 for the size, which stays
+        // as the caller set it.
         unsafe {
             let bytes = self.to.cast::<u8>();
             std::ptr::copy_nonoverlapping(from.add(4), bytes.add(4), known - 4);

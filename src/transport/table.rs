@@ -11,8 +11,8 @@ use crate::identity::Identity;
 /// the call that brought it fails. NULL: nothing to do.
 ///
 /// All callbacks follow one rule. A single callback is followed by its opaque and its release, such as
-/// event, event_opaque, event_release. A table of callbacks has its release as its last member, and its
-/// opaque beside the pointer to the table. Each callback gets its opaque as its first argument. If a
+/// event, event_opaque, event_release. A table of callbacks has a member release, and its opaque
+/// stands beside the pointer to the table. Each callback gets its opaque as its first argument. If a
 /// structure cannot be read at all (NULL, or a wrong struct_size), nothing in it is released. A
 /// callback that is only called during the call that it is given to has no release.
 pub type vfiomig_release_fn = Option<unsafe extern "C" fn(opaque: *mut c_void)>;

@@ -54,6 +54,61 @@ fn a_newer_callers_structure_is_filled_and_its_tail_zeroed() {
     assert_eq!((theirs.known.number, theirs.known.size, theirs.future), (3, 4, 0));
 }
 
+/// What `Ours` was in a release before this one, and is to this one a structure that has grown.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Older {
+    struct_size: u32,
+    number: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Grown {
+    struct_size: u32,
+    number: u32,
+    size: u64,
+    more: u32,
+    reserved: u32,
+}
+
+super::sized32!(Grown since size);
+
+#[test]
+fn an_older_callers_structure_is_extended_with_zeros() {
+    // Followed by what is not part of it.
+    let theirs = [Older { struct_size: 8, number: 7 }, Older { struct_size: 99, number: 99 }];
+    // SAFETY: a structure with its size.
+    let (ours, tail) = unsafe { read_in(theirs.as_ptr().cast::<Grown>(), "theirs") }.unwrap();
+    tail.check().unwrap();
+    assert_eq!((ours.number, ours.size, ours.more, ours.reserved), (7, 0, 0, 0));
+}
+
+#[test]
+fn an_older_callers_structure_is_filled_up_to_its_size() {
+    for size in [8, 16] {
+        let mut theirs = [u32::MAX; 8];
+        theirs[0] = size;
+        // SAFETY: a structure of its size, and more behind it.
+        let out = unsafe { SizedOut::new(theirs.as_mut_ptr().cast::<Grown>(), "theirs") }.unwrap();
+        out.fill(&Grown { struct_size: 0, number: 3, size: 4, more: 5, reserved: 6 });
+        let filled: &[u32] = if size == 8 { &[8, 3] } else { &[16, 3, 4, 0] };
+        assert_eq!(theirs[..filled.len()], *filled);
+        assert!(theirs[filled.len()..].iter().all(|word| *word == u32::MAX), "{theirs:x?}");
+    }
+}
+
+#[test]
+fn a_structure_shorter_than_its_first_version_is_refused() {
+    for size in [0, 4, 7, 65537] {
+        let theirs = Older { struct_size: size, number: 7 };
+        // SAFETY: only the size is read, as it is refused.
+        let read = unsafe { read_in((&raw const theirs).cast::<Grown>(), "theirs") };
+        assert_eq!(read.err().unwrap().code(), Code::Inval, "{size}");
+    }
+    assert_eq!((Grown::FIRST, Ours::FIRST), (8, 16));
+}
+
 #[test]
 fn sizes_that_cannot_be_are_refused_and_nothing_is_written() {
     for size in [0, 3, size_of::<Ours>() as u32 - 1, 1 << 20, u32::MAX] {
