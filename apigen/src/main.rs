@@ -8,17 +8,19 @@
 
 mod api;
 mod cdecl;
+mod check;
+mod combine;
 mod header;
 mod man;
 mod map;
 mod misuse;
+mod rows;
+mod source;
 mod table;
 mod text;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-
-use api::Api;
 
 /// A file to be made: its path below the project's directory, and its contents.
 type Output = (PathBuf, String);
@@ -27,7 +29,7 @@ type Output = (PathBuf, String);
 const OWNED: &[&str] = &["docs/man/man3", "docs/man/man7"];
 
 fn outputs(root: &Path) -> Result<Vec<Output>, Vec<String>> {
-    let api = Api::read(root)?;
+    let api = combine::read(root)?;
     let mut files = vec![
         ("src/capi/table.rs".into(), table::make(&api)),
         ("src/libvfiomig.map".into(), map::make(&api)),

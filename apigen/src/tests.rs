@@ -4,11 +4,12 @@ use std::io::ErrorKind;
 use std::process::{Command, Output};
 
 use super::*;
-use crate::api::{Since, Source};
+use crate::api::{Api, Since};
 use crate::cdecl::{Declarations, Member};
+use crate::source::{Source, exported_by};
 
 fn api() -> Api {
-    Api::read(&project()).unwrap_or_else(|problems| panic!("{}", problems.join("\n")))
+    combine::read(&project()).unwrap_or_else(|problems| panic!("{}", problems.join("\n")))
 }
 
 /// What is wrong with the table after `change`, which is given each folder's part of it.
@@ -23,7 +24,7 @@ fn problems(change: impl Fn(String) -> String) -> String {
         folder.table = table;
     }
     assert_ne!(changed, 0, "the change changed nothing");
-    let found = Api::new(&source, declared, env!("CARGO_PKG_VERSION"));
+    let found = combine::combine(&source, declared, env!("CARGO_PKG_VERSION"));
     found.err().expect("the table was accepted").join("\n")
 }
 
@@ -91,7 +92,7 @@ fn a_function_stands_in_the_table_and_in_the_source_or_nothing_is_made() {
 fn exported_functions_are_found_and_what_else_is_exported_is_too() {
     let source = "#[unsafe(no_mangle)]\npub unsafe extern \"C\" fn one(a: u8) {}\n\
                   #[unsafe(no_mangle)]\npub static TWO: u8 = 0;\nfn three() {}";
-    assert_eq!(api::exported_by(source), ["one", "(not a function)"]);
+    assert_eq!(exported_by(source), ["one", "(not a function)"]);
 }
 
 #[test]
@@ -158,7 +159,8 @@ fn a_folder_is_an_objects_own() {
     let load = source.folders.iter_mut().find(|folder| folder.name == "load").unwrap();
     load.name = "lode".into();
     let declared = Declarations::read(&project()).unwrap();
-    let found = Api::new(&source, declared, env!("CARGO_PKG_VERSION")).err().unwrap().join("\n");
+    let found =
+        combine::combine(&source, declared, env!("CARGO_PKG_VERSION")).err().unwrap().join("\n");
     assert!(found.contains("vfiomig_load: a handle that no folder has an object for"), "{found}");
     assert!(found.contains("lode: an object that the source has no handle for"), "{found}");
     // A row that stands in another folder than its function.
@@ -170,7 +172,8 @@ fn a_folder_is_an_objects_own() {
     version.table = rest.to_owned();
     source.folders.iter_mut().find(|folder| folder.name == "fsm").unwrap().table += &moved;
     let declared = Declarations::read(&project()).unwrap();
-    let found = Api::new(&source, declared, env!("CARGO_PKG_VERSION")).err().unwrap().join("\n");
+    let found =
+        combine::combine(&source, declared, env!("CARGO_PKG_VERSION")).err().unwrap().join("\n");
     assert!(found.contains("version_string: stands in fsm/api.toml, but is not there"), "{found}");
 }
 
@@ -180,7 +183,10 @@ fn callbacks_that_do_not_follow_the_rule_are_refused() {
         let mut declared = Declarations::read(&project()).unwrap();
         change(&mut declared);
         let source = Source::read(&project()).unwrap();
-        Api::new(&source, declared, env!("CARGO_PKG_VERSION")).err().unwrap_or_default().join("\n")
+        combine::combine(&source, declared, env!("CARGO_PKG_VERSION"))
+            .err()
+            .unwrap_or_default()
+            .join("\n")
     };
     let members = |declared: &mut Declarations, name: &str, change: &dyn Fn(&mut Vec<Member>)| {
         let found = declared.structs.iter_mut().find(|found| found.name == name).unwrap();
