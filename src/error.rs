@@ -8,6 +8,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use crate::fixups::Fixups;
 use crate::fsm::State;
 pub use crate::sys::Errno;
 use crate::text;
@@ -167,8 +168,8 @@ pub struct Failure {
     pub state_after: Option<State>,
     /// What recovery did.
     pub outcome: Outcome,
-    /// What the VMM must redo before the device runs: bits of [`crate::device::Fixups`].
-    pub fixups: u32,
+    /// What the VMM must redo before the device runs.
+    pub fixups: Fixups,
     /// Bytes of device data (for DataRead and DataWrite) or of the stream before the failure.
     pub offset: u64,
 }

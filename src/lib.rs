@@ -72,6 +72,8 @@ pub mod capi;
 pub mod device;
 pub mod dirty;
 pub mod error;
+pub(crate) mod fixups;
+pub(crate) mod flags;
 pub mod fsm;
 pub mod identity;
 pub(crate) mod logging;

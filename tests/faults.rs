@@ -169,7 +169,7 @@ impl Case {
                 assert_eq!(after, state.0, "{self:?}: {failure:?}");
                 if failure.outcome == Outcome::Reset {
                     assert_eq!(state, State::RUNNING, "{self:?}");
-                    assert_ne!(failure.fixups, 0, "{self:?}");
+                    assert!(!failure.fixups.is_empty(), "{self:?}");
                 }
             }
             Outcome::Kept if failure.operation == Operation::SetState => {
@@ -351,7 +351,7 @@ fn a_source_that_cannot_be_kept_as_it_was_is_not_said_to_be() {
         assert_eq!(save.failure(), error.failure().copied());
         assert_ne!(source.sim.digest(), contents);
         assert_eq!(source.sim.state(), State::RUNNING);
-        assert_ne!(source.device.fixups(), 0);
+        assert!(!source.device.fixups().is_empty());
         check_clean(&source);
     }
 }
@@ -401,7 +401,7 @@ fn a_kept_source_that_stops_on_the_way_is_whole_and_can_be_run_again() {
         let failure = error.failure().unwrap();
         if effect == Effect::Half {
             assert_eq!((failure.outcome, source.sim.digest()), (Outcome::Recovered, contents));
-            assert_eq!(source.device.fixups(), 0);
+            assert_eq!(source.device.fixups(), Fixups::empty());
             source.device.run().unwrap();
             assert_eq!(source.sim.count(Op::Reset), 0);
         } else {
@@ -436,7 +436,7 @@ fn a_device_that_has_to_be_reset_to_run_is_said_to_have_lost_its_contents() {
     assert_eq!(error.failure().unwrap().outcome, Outcome::Reset);
     assert_eq!(target.device.fixups(), Fixups::AFTER_RESET_OR_LOAD);
     target.device.run().unwrap();
-    assert_eq!(target.device.fixups(), 0);
+    assert_eq!(target.device.fixups(), Fixups::empty());
 }
 
 #[test]

@@ -45,7 +45,7 @@ fn check_refused(target: &Side, good: &(Vec<u8>, u64)) {
     assert!(load_all(target, LoadOptions::default(), &good.0).unwrap().ended);
     assert_eq!(target.sim.digest(), good.1);
     target.device.run().unwrap();
-    assert_eq!(target.device.fixups(), 0);
+    assert_eq!(target.device.fixups(), Fixups::empty());
 }
 
 #[test]
@@ -372,8 +372,9 @@ fn events_tell_the_story_of_a_migration() {
             changed(State::STOP, State::RUNNING),
         ]
     );
-    let fixups: Vec<u32> = target_events.lock().unwrap().iter().map(|e| e.fixups).collect();
-    assert_eq!(fixups, [0, 0, Fixups::AFTER_RESET_OR_LOAD, Fixups::AFTER_RESET_OR_LOAD]);
+    let fixups: Vec<Fixups> = target_events.lock().unwrap().iter().map(|e| e.fixups).collect();
+    let (none, all) = (Fixups::empty(), Fixups::AFTER_RESET_OR_LOAD);
+    assert_eq!(fixups, [none, none, all, all]);
 
     target_events.lock().unwrap().clear();
     let mut load = target.device.load(LoadOptions::default()).unwrap();

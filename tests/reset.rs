@@ -387,7 +387,7 @@ fn whoever_listens_hears_of_a_reset_once_and_what_must_be_redone() {
         let source = Side { sim, device };
         let mut save = source.device.save(SaveOptions::default()).unwrap();
         save.next(&mut [0; 4096]).unwrap();
-        assert_eq!(source.device.fixups(), 0);
+        assert_eq!(source.device.fixups(), Fixups::empty());
         reset_now(&source, told);
         while save.stats().restarts == 0 {
             save.next(&mut [0; 4096]).unwrap();

@@ -26,3 +26,14 @@ macro_rules! same_numbers {
     };
 }
 pub(super) use same_numbers;
+
+/// Each flag of a set has the number of a constant, and no flag lacks one.
+macro_rules! same_flags {
+    ($type:ident: $($constant:ident = $flag:ident),+ $(,)?) => {
+        const _: () = {
+            $(assert!($type::$flag.bits() == $constant, stringify!($constant));)+
+            assert!($type::all().bits() == $($constant)|+, "a flag has no constant");
+        };
+    };
+}
+pub(super) use same_flags;

@@ -4,6 +4,7 @@
 use std::fmt;
 
 use crate::error::Outcome;
+use crate::fixups::Fixups;
 use crate::fsm::{Named, State};
 
 /// What happened.
@@ -36,8 +37,8 @@ pub struct Event {
     pub to: Option<State>,
     /// What recovery left behind.
     pub outcome: Outcome,
-    /// What the VMM must redo before the device runs: bits of [`super::Fixups`].
-    pub fixups: u32,
+    /// What the VMM must redo before the device runs.
+    pub fixups: Fixups,
     /// How long the change took, in nanoseconds.
     pub duration_ns: u64,
 }
@@ -51,7 +52,7 @@ impl fmt::Display for Event {
             EventKind::Reset => write!(f, "reset, now {to}"),
             EventKind::SaveRestarted => write!(f, "the save starts again, now {to}"),
             EventKind::LoadRestarted => write!(f, "the load starts again, now {to}"),
-            EventKind::FixupsNeeded => write!(f, "fix-ups needed: {:#x}", self.fixups),
+            EventKind::FixupsNeeded => write!(f, "fix-ups needed: {}", self.fixups),
         }
     }
 }

@@ -22,30 +22,20 @@ pub use events::{Event, EventKind, EventSink};
 pub use health::Health;
 pub use probe::{Caps, Reason, ReasonCode, Severity};
 
+pub use crate::fixups::Fixups;
 pub use crate::fsm::{Fsm, Path, State, Steps};
 pub use crate::identity::{Identity, MAX_VENDOR_DATA, ignore, max_text};
 
 use crate::error::{Error, Failure, Operation, Outcome, Result, err, of_another_process};
+use crate::fixups::AtomicFixups;
 use crate::protocol::{self, Protocol};
-use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 use crate::sys::{self, Process};
 use crate::transport::Transport;
 use crate::waiting::{self, HoldsDevice};
 use contents::Contents;
 use probe::Probed;
-
-/// What the VMM must redo before the device may run: bits that are also in `vfiomig.h`.
-pub struct Fixups;
-
-impl Fixups {
-    /// Write PCI_COMMAND again: memory, I/O and bus-master enables are not part of the state.
-    pub const PCI_COMMAND: u32 = 1 << 0;
-    /// Set up INTx, MSI and MSI-X eventfds again (`VFIO_DEVICE_SET_IRQS`).
-    pub const INTERRUPTS: u32 = 1 << 1;
-    /// Both: what a reset and a load lose.
-    pub const AFTER_RESET_OR_LOAD: u32 = Fixups::PCI_COMMAND | Fixups::INTERRUPTS;
-}
 
 /// How a device is set up.
 #[derive(Default)]
@@ -84,7 +74,7 @@ pub struct Device {
 pub(crate) struct Shared {
     inner: Mutex<Inner>,
     /// What the VMM must redo; outside the lock, so that it can be read while a session is busy.
-    fixups: Arc<AtomicU32>,
+    fixups: Arc<AtomicFixups>,
     /// How often the device was reset; likewise outside the lock.
     resets: Arc<AtomicU64>,
     /// Whose it is: a child after fork() has a copy, and leaves the device alone.
@@ -123,7 +113,7 @@ pub(crate) struct Inner {
     /// Increases with every reset: a session of an earlier epoch is dead.
     epoch: u64,
     log: Log,
-    fixups: Arc<AtomicU32>,
+    fixups: Arc<AtomicFixups>,
     failure: Option<Failure>,
     events: Option<EventSink>,
     process: Process,
@@ -145,7 +135,7 @@ impl Device {
         let mut identity = learn::learn(transport.as_mut(), options.sysfs, &options.vendor_data);
         identity.migration_flags = caps.migration_flags;
         identity.state_size = caps.state_size.unwrap_or(0);
-        let fixups = Arc::new(AtomicU32::new(0));
+        let fixups = Arc::<AtomicFixups>::default();
         let log = Log::default();
         let resets = Arc::clone(&log.resets);
         let inner = Inner {
@@ -236,7 +226,7 @@ impl Device {
         inner.remember(result)?;
         // A reset on the way has undone whatever the VMM did before.
         if inner.epoch() == epoch {
-            inner.fixups.store(0, Ordering::Relaxed);
+            inner.fixups.clear();
         }
         Ok(())
     }
@@ -273,9 +263,9 @@ impl Device {
         Ok(())
     }
 
-    /// What the VMM must redo before the device runs: bits of [`Fixups`]. Never waits.
-    pub fn fixups(&self) -> u32 {
-        self.shared.fixups.load(Ordering::Relaxed)
+    /// What the VMM must redo before the device runs. Never waits.
+    pub fn fixups(&self) -> Fixups {
+        self.shared.fixups.get()
     }
 
     /// What went wrong last, if anything did.
@@ -376,12 +366,12 @@ impl Inner {
         self.log.changes += 1;
     }
 
-    pub(crate) fn fixups(&self) -> u32 {
-        self.fixups.load(Ordering::Relaxed)
+    pub(crate) fn fixups(&self) -> Fixups {
+        self.fixups.get()
     }
 
-    fn note_fixups(&self, fixups: u32) {
-        self.fixups.fetch_or(fixups, Ordering::Relaxed);
+    fn note_fixups(&self, fixups: Fixups) {
+        self.fixups.add(fixups);
     }
 
     /// Keeps a failure on the device, so that it outlives the call that returned it.
@@ -470,7 +460,7 @@ impl Inner {
     }
 
     /// Records what must be redone before the device runs.
-    pub(crate) fn add_fixups(&mut self, fixups: u32) {
+    pub(crate) fn add_fixups(&mut self, fixups: Fixups) {
         self.note_fixups(fixups);
         self.emit(EventKind::FixupsNeeded, self.state, Outcome::Kept, 0);
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The constants of `vfiomig_device_*`.
 
-use crate::capi::numbers::same_numbers;
+use crate::capi::numbers::{same_flags, same_numbers};
 use crate::device::{EventKind, Fixups, ReasonCode, Severity};
 
 /// The administrator's switch: the device is probed, but not migrated.
@@ -94,9 +94,9 @@ same_numbers!(ReasonCode:
     VFIOMIG_REASON_DMA_LOGGING_UNUSABLE = DmaLoggingUnusable,
     VFIOMIG_REASON_NO_PRECOPY_INFO_V2 = NoPrecopyInfoV2,
 );
-same_numbers!(
-    VFIOMIG_FIXUP_PCI_COMMAND = Fixups::PCI_COMMAND,
-    VFIOMIG_FIXUP_INTERRUPTS = Fixups::INTERRUPTS,
+same_flags!(Fixups:
+    VFIOMIG_FIXUP_PCI_COMMAND = PCI_COMMAND,
+    VFIOMIG_FIXUP_INTERRUPTS = INTERRUPTS,
 );
 same_numbers!(EventKind:
     VFIOMIG_EVENT_STATE_CHANGED = StateChanged,

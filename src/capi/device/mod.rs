@@ -247,7 +247,7 @@ pub unsafe extern "C" fn vfiomig_device_get_fixups(
 ) -> c_int {
     with(&table::DEVICE_GET_FIXUPS, device, |device| {
         // SAFETY: vfiomig.h: NULL, or memory for a number.
-        unsafe { Out::new(fixups, "fixups") }?.write(device.fixups());
+        unsafe { Out::new(fixups, "fixups") }?.write(device.fixups().bits());
         Ok(())
     })
 }

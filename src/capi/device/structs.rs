@@ -165,7 +165,7 @@ impl From<&Event> for vfiomig_event {
             from: raw(event.from),
             to: raw(event.to),
             outcome: event.outcome as u32,
-            fixups: event.fixups,
+            fixups: event.fixups.bits(),
             duration_ns: event.duration_ns,
         }
     }

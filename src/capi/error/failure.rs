@@ -99,7 +99,7 @@ impl From<Option<Failure>> for vfiomig_failure {
             state_wanted: if known { raw(failure.state_wanted) } else { 0 },
             state_after: if known { raw(failure.state_after) } else { 0 },
             outcome: failure.outcome as u32,
-            fixups: failure.fixups,
+            fixups: failure.fixups.bits(),
             offset: failure.offset,
         }
     }
