@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 
 use crate::alloc;
 use crate::error::{Result, err};
+use crate::flags::flags;
 
 /// What a device is, as far as it is known. Empty texts and zeros mean "not known".
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -57,47 +58,47 @@ pub mod max_text {
     pub const DRIVER_VERSION: usize = 63;
 }
 
-/// Fields that a comparison may be told to ignore.
-pub mod ignore {
-    /// The driver's name.
-    pub const DRIVER: u32 = 1 << 0;
-    /// PCI subsystem vendor and device.
-    pub const PCI_SUBSYSTEM: u32 = 1 << 1;
-    /// PCI revision.
-    pub const PCI_REVISION: u32 = 1 << 2;
-    /// The mdev type.
-    pub const MDEV_TYPE: u32 = 1 << 3;
-    /// The vendor string.
-    pub const VENDOR_DATA: u32 = 1 << 4;
-    /// Everything.
-    pub const ALL: u32 = 1 << 5;
-    /// The vendor's type.
-    pub const VENDOR_TYPE: u32 = 1 << 6;
-    /// The driver's version.
-    pub const DRIVER_VERSION: u32 = 1 << 7;
-    /// Every bit that has a meaning.
-    pub const KNOWN: u32 = (1 << 8) - 1;
+flags! {
+    /// Fields that a comparison is told to ignore.
+    Ignore: u32 {
+        /// The driver's name.
+        DRIVER = 1 << 0;
+        /// PCI subsystem vendor and device.
+        PCI_SUBSYSTEM = 1 << 1;
+        /// PCI revision.
+        PCI_REVISION = 1 << 2;
+        /// The mdev type.
+        MDEV_TYPE = 1 << 3;
+        /// The vendor string.
+        VENDOR_DATA = 1 << 4;
+        /// Everything, also the fields that have no flag here: the bus and the PCI device.
+        EVERYTHING = 1 << 5;
+        /// The vendor's type.
+        VENDOR_TYPE = 1 << 6;
+        /// The driver's version.
+        DRIVER_VERSION = 1 << 7;
+    }
 }
 
 impl Identity {
     /// Refuses a stream whose device is of another kind. A field is compared only if both sides
     /// know it.
-    pub fn accepts(&self, source: &Identity, ignored: u32) -> Result<()> {
-        if ignored & ignore::ALL != 0 {
+    pub fn accepts(&self, source: &Identity, ignored: Ignore) -> Result<()> {
+        if ignored.contains(Ignore::EVERYTHING) {
             return Ok(());
         }
         let mut wrong = alloc::Text(String::new());
-        let mut text = |bit: u32, name: &str, theirs: &str, ours: &str| {
-            if ignored & bit == 0 && !theirs.is_empty() && !ours.is_empty() && theirs != ours {
+        let mut text = |flag: Ignore, name: &str, theirs: &str, ours: &str| {
+            if !ignored.contains(flag) && !theirs.is_empty() && !ours.is_empty() && theirs != ours {
                 let _ = write!(wrong, ", {name} {theirs} (here {ours})");
             }
         };
-        text(0, "bus", &source.bus, &self.bus);
-        text(ignore::DRIVER, "driver", &source.driver, &self.driver);
-        text(ignore::MDEV_TYPE, "mdev type", &source.mdev_type, &self.mdev_type);
-        text(ignore::VENDOR_TYPE, "vendor's type", &source.vendor_type, &self.vendor_type);
+        text(Ignore::EVERYTHING, "bus", &source.bus, &self.bus);
+        text(Ignore::DRIVER, "driver", &source.driver, &self.driver);
+        text(Ignore::MDEV_TYPE, "mdev type", &source.mdev_type, &self.mdev_type);
+        text(Ignore::VENDOR_TYPE, "vendor's type", &source.vendor_type, &self.vendor_type);
         let (theirs, ours) = (&source.driver_version, &self.driver_version);
-        text(ignore::DRIVER_VERSION, "driver version", theirs, ours);
+        text(Ignore::DRIVER_VERSION, "driver version", theirs, ours);
         let hex = |id: &[u16; 2]| match id {
             [0, 0] => String::new(),
             [a, b] => format!("{a:04x}:{b:04x}"),
@@ -107,11 +108,11 @@ impl Identity {
             (hex(&[vendor, device]), hex(&[sub_vendor, sub_device]))
         };
         let ((their_id, their_sub), (our_id, our_sub)) = (parts(source), parts(self));
-        text(0, "PCI device", &their_id, &our_id);
-        text(ignore::PCI_SUBSYSTEM, "PCI subsystem", &their_sub, &our_sub);
+        text(Ignore::EVERYTHING, "PCI device", &their_id, &our_id);
+        text(Ignore::PCI_SUBSYSTEM, "PCI subsystem", &their_sub, &our_sub);
         let both_pci = !their_id.is_empty() && !our_id.is_empty();
         if both_pci
-            && ignored & ignore::PCI_REVISION == 0
+            && !ignored.contains(Ignore::PCI_REVISION)
             && source.pci_revision != self.pci_revision
         {
             let (theirs, ours) = (source.pci_revision, self.pci_revision);
@@ -119,7 +120,7 @@ impl Identity {
         }
         let (theirs, ours) = (&source.vendor_data, &self.vendor_data);
         let vendor_known = !theirs.is_empty() && !ours.is_empty();
-        if vendor_known && ignored & ignore::VENDOR_DATA == 0 && theirs != ours {
+        if vendor_known && !ignored.contains(Ignore::VENDOR_DATA) && theirs != ours {
             let (theirs, ours) = (theirs.escape_ascii(), ours.escape_ascii());
             let _ = write!(wrong, ", vendor string \"{theirs}\" (here \"{ours}\")");
         }
@@ -148,50 +149,50 @@ mod tests {
 
     #[test]
     fn the_same_device_and_an_unknown_one_are_accepted() {
-        vf().accepts(&vf(), 0).unwrap();
-        vf().accepts(&Identity::default(), 0).unwrap();
-        Identity::default().accepts(&vf(), 0).unwrap();
+        vf().accepts(&vf(), Ignore::empty()).unwrap();
+        vf().accepts(&Identity::default(), Ignore::empty()).unwrap();
+        Identity::default().accepts(&vf(), Ignore::empty()).unwrap();
         let older = Identity { kernel_release: "6.1".into(), state_size: 1, ..vf() };
-        vf().accepts(&older, 0).unwrap();
+        vf().accepts(&older, Ignore::empty()).unwrap();
     }
 
     #[test]
     fn each_field_is_compared_and_can_be_passed_over() {
-        let cases: [(Identity, u32, &str); 6] = [
-            (Identity { driver: "vfio-pci".into(), ..vf() }, ignore::DRIVER, "driver"),
+        let cases: [(Identity, Ignore, &str); 6] = [
+            (Identity { driver: "vfio-pci".into(), ..vf() }, Ignore::DRIVER, "driver"),
             (
                 Identity { pci: [0x15b3, 0x101e, 0x15b3, 0x24], ..vf() },
-                ignore::PCI_SUBSYSTEM,
+                Ignore::PCI_SUBSYSTEM,
                 "subsystem",
             ),
-            (Identity { pci_revision: 1, ..vf() }, ignore::PCI_REVISION, "revision"),
-            (Identity { vendor_data: b"fw 1".to_vec(), ..vf() }, ignore::VENDOR_DATA, "fw 1"),
+            (Identity { pci_revision: 1, ..vf() }, Ignore::PCI_REVISION, "revision"),
+            (Identity { vendor_data: b"fw 1".to_vec(), ..vf() }, Ignore::VENDOR_DATA, "fw 1"),
             (
                 Identity { pci: [0x15b3, 0x1018, 0x15b3, 0x23], ..vf() },
-                ignore::ALL,
+                Ignore::EVERYTHING,
                 "15b3:1018 (here 15b3:101e)",
             ),
-            (Identity { bus: "platform".into(), ..vf() }, ignore::ALL, "bus platform"),
+            (Identity { bus: "platform".into(), ..vf() }, Ignore::EVERYTHING, "bus platform"),
         ];
-        for (other, bit, text) in cases {
-            let error = vf().accepts(&other, 0).unwrap_err();
+        for (other, flag, text) in cases {
+            let error = vf().accepts(&other, Ignore::empty()).unwrap_err();
             assert_eq!(error.code(), Code::OtherDevice);
             assert!(error.message().contains(text), "{}", error.message());
-            vf().accepts(&other, bit).unwrap();
+            vf().accepts(&other, flag).unwrap();
         }
         let old = Identity { vendor_type: "nvidia-1155".into(), ..vf() };
         let new = Identity { vendor_type: "nvidia-1159".into(), ..vf() };
-        assert!(new.accepts(&old, 0).unwrap_err().message().contains("nvidia-1155"));
-        new.accepts(&old, ignore::VENDOR_TYPE).unwrap();
+        assert!(new.accepts(&old, Ignore::empty()).unwrap_err().message().contains("nvidia-1155"));
+        new.accepts(&old, Ignore::VENDOR_TYPE).unwrap();
         let old = Identity { driver_version: "550.90".into(), ..vf() };
         let new = Identity { driver_version: "570.133".into(), ..vf() };
-        assert!(new.accepts(&old, 0).unwrap_err().message().contains("570.133"));
-        new.accepts(&old, ignore::DRIVER_VERSION).unwrap();
+        assert!(new.accepts(&old, Ignore::empty()).unwrap_err().message().contains("570.133"));
+        new.accepts(&old, Ignore::DRIVER_VERSION).unwrap();
         // The source is older, or its driver has no version.
-        new.accepts(&vf(), 0).unwrap();
+        new.accepts(&vf(), Ignore::empty()).unwrap();
         let one = Identity { mdev_type: "mtty-1".into(), ..Identity::default() };
         let two = Identity { mdev_type: "mtty-2".into(), ..Identity::default() };
-        assert!(one.accepts(&two, 0).is_err());
-        one.accepts(&two, ignore::MDEV_TYPE).unwrap();
+        assert!(one.accepts(&two, Ignore::empty()).is_err());
+        one.accepts(&two, Ignore::MDEV_TYPE).unwrap();
     }
 }

@@ -24,7 +24,7 @@ pub use probe::{Caps, Reason, ReasonCode, Severity};
 
 pub use crate::fixups::Fixups;
 pub use crate::fsm::{Fsm, Path, State, Steps};
-pub use crate::identity::{Identity, MAX_VENDOR_DATA, ignore, max_text};
+pub use crate::identity::{Identity, Ignore, MAX_VENDOR_DATA, max_text};
 
 use crate::error::{Error, Failure, Operation, Outcome, Result, err, of_another_process};
 use crate::fixups::AtomicFixups;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::error::{Result, err};
-use crate::identity::{Identity, ignore};
+use crate::identity::{Identity, Ignore};
 use crate::stream::qemu::{self, Marks, PacketLimits};
 use crate::stream::{DecodeLimits, Format, HEADER_LEN, MAX_PAYLOAD, NativeWriter, Write};
 use crate::sys::random_bytes;
@@ -112,8 +112,8 @@ pub struct LoadOptions {
     pub max_ahead: u32,
     /// Bytes of packets that may wait for their turn.
     pub max_queued: u64,
-    /// Fields of the identity that need not match: bits of [`ignore`].
-    pub ignore: u32,
+    /// Fields of the identity that need not match.
+    pub ignore: Ignore,
     /// Decides in addition to the comparison.
     pub policy: Option<Policy>,
     /// Where blobs go; without it, a stream with blobs is refused.
@@ -134,7 +134,7 @@ impl Default for LoadOptions {
             limits: DecodeLimits::default(),
             max_ahead: packets.max_ahead,
             max_queued: packets.max_queued,
-            ignore: 0,
+            ignore: Ignore::empty(),
             policy: None,
             blobs: None,
             write_timeout: Duration::from_secs(60),
@@ -152,9 +152,6 @@ impl LoadOptions {
         }
         if self.limits.max_blob > MAX_PAYLOAD - 8 {
             return Err(err!(Inval, "max_blob must be at most {} bytes", MAX_PAYLOAD - 8));
-        }
-        if self.ignore & !ignore::KNOWN != 0 {
-            return Err(err!(Inval, "unknown bits among the fields to ignore"));
         }
         let checks =
             self.policy.is_some() || self.device_index.is_some() || self.migration_id.is_some();

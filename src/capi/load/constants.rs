@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The constants of `vfiomig_load_*`.
 
-use crate::capi::numbers::same_numbers;
-use crate::identity::ignore;
+use crate::capi::numbers::same_flags;
+use crate::identity::Ignore;
 
 /// None of these bits is set: go on.
 pub const VFIOMIG_PUSH_MORE: i32 = 0;
@@ -44,13 +44,13 @@ pub const VFIOMIG_IGNORE_VENDOR_TYPE: u32 = 1 << 6;
 /// Ignore the driver's version, if its vendor says that both versions accept each other's state.
 pub const VFIOMIG_IGNORE_DRIVER_VERSION: u32 = 1 << 7;
 
-same_numbers!(
-    VFIOMIG_IGNORE_DRIVER = ignore::DRIVER,
-    VFIOMIG_IGNORE_PCI_SUBSYSTEM = ignore::PCI_SUBSYSTEM,
-    VFIOMIG_IGNORE_PCI_REVISION = ignore::PCI_REVISION,
-    VFIOMIG_IGNORE_MDEV_TYPE = ignore::MDEV_TYPE,
-    VFIOMIG_IGNORE_VENDOR_DATA = ignore::VENDOR_DATA,
-    VFIOMIG_IGNORE_ALL = ignore::ALL,
-    VFIOMIG_IGNORE_VENDOR_TYPE = ignore::VENDOR_TYPE,
-    VFIOMIG_IGNORE_DRIVER_VERSION = ignore::DRIVER_VERSION,
+same_flags!(Ignore:
+    VFIOMIG_IGNORE_DRIVER = DRIVER,
+    VFIOMIG_IGNORE_PCI_SUBSYSTEM = PCI_SUBSYSTEM,
+    VFIOMIG_IGNORE_PCI_REVISION = PCI_REVISION,
+    VFIOMIG_IGNORE_MDEV_TYPE = MDEV_TYPE,
+    VFIOMIG_IGNORE_VENDOR_DATA = VENDOR_DATA,
+    VFIOMIG_IGNORE_ALL = EVERYTHING,
+    VFIOMIG_IGNORE_VENDOR_TYPE = VENDOR_TYPE,
+    VFIOMIG_IGNORE_DRIVER_VERSION = DRIVER_VERSION,
 );

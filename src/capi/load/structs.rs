@@ -10,7 +10,7 @@ use crate::capi::device::vfiomig_identity;
 use crate::capi::format::format;
 use crate::capi::sized::sized32;
 use crate::error::{Result, err};
-use crate::identity::Identity;
+use crate::identity::{Identity, Ignore};
 use crate::session::{BlobSink, LoadOptions, LoadStats, LoadStatus, Policy};
 use crate::stream::Format;
 
@@ -164,7 +164,8 @@ impl vfiomig_load_options {
         let check = |bit: u32| self.flags & bit != 0;
         out.device_index = check(VFIOMIG_LOAD_CHECK_DEVICE_INDEX).then_some(self.device_index);
         out.migration_id = check(VFIOMIG_LOAD_CHECK_MIGRATION_ID).then_some(self.migration_id);
-        out.ignore = self.ignore;
+        out.ignore = Ignore::from_bits(self.ignore)
+            .ok_or_else(|| err!(Inval, "unknown bits among the fields to ignore"))?;
         let limits = &mut out.limits;
         let fields = [
             (&mut limits.max_frame, self.max_frame),
