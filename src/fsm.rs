@@ -9,6 +9,7 @@
 use std::fmt;
 use std::ops::Deref;
 
+use crate::flags::flags;
 use crate::uapi;
 
 /// A state of the migration state machine, with the kernel's numbers.
@@ -181,30 +182,42 @@ fn next_of_all(from: State, to: State) -> Option<State> {
     })
 }
 
+flags! {
+    /// What a driver says of its migration states: `VFIO_MIGRATION_*`. Those of newer kernels are
+    /// kept, and mean nothing here.
+    open MigrationFlags: u64 {
+        /// The device can be saved while stopped. Without it there is no migration.
+        STOP_COPY = uapi::MIGRATION_STOP_COPY;
+        /// It has peer-to-peer states.
+        P2P = uapi::MIGRATION_P2P;
+        /// It has pre-copy states.
+        PRE_COPY = uapi::MIGRATION_PRE_COPY;
+    }
+}
+
 /// The state machine of a device with certain migration flags.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Fsm {
-    flags: u64,
+    flags: MigrationFlags,
 }
 
 impl Fsm {
-    /// The machine for `VFIO_MIGRATION_*` flags; unknown flags do not matter here.
-    pub fn new(flags: u64) -> Fsm {
+    /// The machine of a device with these flags.
+    pub fn new(flags: MigrationFlags) -> Fsm {
         Fsm { flags }
     }
 
     /// Whether a device with these flags has the state.
     pub fn supports(self, state: State) -> bool {
+        use MigrationFlags as M;
         let needs = match state {
-            Stop | Running | StopCopy | Resuming => uapi::MIGRATION_STOP_COPY,
-            RunningP2p => uapi::MIGRATION_STOP_COPY | uapi::MIGRATION_P2P,
-            PreCopy => uapi::MIGRATION_STOP_COPY | uapi::MIGRATION_PRE_COPY,
-            PreCopyP2p => {
-                uapi::MIGRATION_STOP_COPY | uapi::MIGRATION_P2P | uapi::MIGRATION_PRE_COPY
-            }
+            Stop | Running | StopCopy | Resuming => M::STOP_COPY,
+            RunningP2p => M::STOP_COPY | M::P2P,
+            PreCopy => M::STOP_COPY | M::PRE_COPY,
+            PreCopyP2p => M::STOP_COPY | M::P2P | M::PRE_COPY,
             State::Error | State::Other(_) => return false,
         };
-        self.flags & needs == needs
+        self.flags.contains(needs)
     }
 
     /// The path from one state to another, or `None` if the kernel would refuse.
@@ -251,6 +264,10 @@ mod tests {
         }
     }
 
+    fn machine(flags: u64) -> Fsm {
+        Fsm::new(MigrationFlags::from_bits_retain(flags))
+    }
+
     fn by_name(name: &str) -> State {
         State::KNOWN.into_iter().find(|s| s.name() == name).unwrap_or_else(|| panic!("{name}"))
     }
@@ -258,7 +275,7 @@ mod tests {
     #[test]
     fn every_pair_agrees_with_the_transcription_of_the_kernels_rules() {
         for flags in [1, 3, 5, 7] {
-            let fsm = Fsm::new(flags);
+            let fsm = machine(flags);
             let mut seen = std::collections::HashSet::new();
             for line in transcription(flags).lines().filter(|l| !l.starts_with('#')) {
                 let words: Vec<&str> = line.split_whitespace().collect();
@@ -285,7 +302,7 @@ mod tests {
     #[test]
     fn states_a_device_lacks_and_states_of_the_future_have_no_path() {
         for flags in [1, 3, 5, 7, 0, 2, 6] {
-            let fsm = Fsm::new(flags);
+            let fsm = machine(flags);
             for from in State::KNOWN.into_iter().chain([State::Other(8), State::Other(99)]) {
                 for to in State::KNOWN.into_iter().chain([State::Other(8)]) {
                     if !fsm.supports(from) || !fsm.supports(to) {
@@ -298,8 +315,8 @@ mod tests {
 
     #[test]
     fn unknown_flags_change_nothing() {
-        let known = Fsm::new(7);
-        let future = Fsm::new(7 | 1 << 40);
+        let known = machine(7);
+        let future = machine(7 | 1 << 40);
         for from in State::KNOWN {
             for to in State::KNOWN {
                 assert_eq!(known.path(from, to), future.path(from, to));

@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use crate::alloc;
 use crate::error::{Result, err};
 use crate::flags::flags;
+use crate::fsm::MigrationFlags;
 
 /// What a device is, as far as it is known. Empty texts and zeros mean "not known".
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -27,7 +28,7 @@ pub struct Identity {
     /// Kernel release. Never compared.
     pub kernel_release: String,
     /// Migration flags. Never compared: the source's pre-copy requires nothing of the target.
-    pub migration_flags: u64,
+    pub migration_flags: MigrationFlags,
     /// Estimated size of the state, in bytes. Never compared.
     pub state_size: u64,
     /// The caller's opaque string; compared byte by byte.

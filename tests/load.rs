@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{Drive, Side, check_clean, migrate, side, stream_of};
-use vfiomig::device::{DeviceOptions, Event, EventKind, EventSink, Fixups, Identity, Ignore};
+use vfiomig::device::{
+    DeviceOptions, Event, EventKind, EventSink, Fixups, Identity, Ignore, MigrationFlags,
+};
 use vfiomig::error::{Code, Error, Operation, Outcome};
 use vfiomig::session::{Ending, LoadOptions, LoadStatus, SaveOptions, SaveStatus};
 use vfiomig::stream::DecodeLimits;
@@ -321,7 +323,7 @@ fn the_policy_sees_both_identities_and_decides() {
     let seen = seen.lock().unwrap();
     assert_eq!(seen.len(), 3);
     assert_eq!(seen[0].0.driver, "vfiomig-sim");
-    assert_eq!(seen[0].0.migration_flags, 7);
+    assert_eq!(seen[0].0.migration_flags, MigrationFlags::all());
     assert_eq!(seen[0].1, target.device.identity().unwrap());
     check_clean(&target);
 }

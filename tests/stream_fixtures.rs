@@ -14,7 +14,7 @@ use std::process::{Command, Output};
 
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
-use vfiomig::device::Identity;
+use vfiomig::device::{Identity, MigrationFlags};
 use vfiomig::stream::{DecodeLimits, Decoder, Encoder, FrameType, Item, Read, encode_identity};
 
 /// As much of JSON as the manifest needs.
@@ -178,7 +178,7 @@ fn expected_item(json: &Json) -> Owned {
             pci_revision: number("pci_revision").try_into().unwrap(),
             mdev_type: text("mdev_type"),
             kernel_release: text("kernel_release"),
-            migration_flags: number("migration_flags"),
+            migration_flags: MigrationFlags::from_bits_retain(number("migration_flags")),
             state_size: match fields.get("state_size") {
                 Some(hex) => u64::from_str_radix(hex.text(), 16).unwrap(),
                 None => 0,
@@ -511,7 +511,7 @@ fn the_scripts_reader_takes_what_the_library_writes_and_refuses_it_when_it_is_da
             pci_revision: 3,
             mdev_type: "mtty-2".into(),
             kernel_release: "6.12".into(),
-            migration_flags: 7,
+            migration_flags: MigrationFlags::all(),
             state_size: 96,
             vendor_data: vec![0, 255],
             vendor_type: "nvidia-1155".into(),

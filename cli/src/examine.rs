@@ -123,7 +123,7 @@ fn ask(
     let options = DeviceOptions { sysfs, ..DeviceOptions::default() };
     let probed = Device::new(KernelTransport::new(fd), options)?;
     let caps = probed.caps()?;
-    let state = if caps.migration_flags == 0 { None } else { probed.state().ok() };
+    let state = if caps.migration_flags.is_empty() { None } else { probed.state().ok() };
     let answers = Answers { way, caps, identity: probed.identity()?, state };
     Ok((answers, probed.reasons()?.into_iter().map(Finding::from).collect()))
 }

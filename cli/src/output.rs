@@ -74,7 +74,7 @@ pub fn to_json(root: &Root, kernel: &Kernel, report: &Report) -> Value {
 
 fn caps_json(caps: &Caps) -> Value {
     json!({
-        "migration_flags": caps.migration_flags,
+        "migration_flags": caps.migration_flags.bits(),
         "stop_copy": caps.can_migrate(),
         "pre_copy": caps.has_pre_copy(),
         "p2p": caps.has_p2p(),
@@ -282,7 +282,7 @@ fn about_answers(out: &mut String, answers: &Answers) {
         line(out, "state", &state.to_string());
     }
     let caps = &answers.caps;
-    if caps.migration_flags == 0 {
+    if caps.migration_flags.is_empty() {
         return;
     }
     let all = [
@@ -293,7 +293,7 @@ fn about_answers(out: &mut String, answers: &Answers) {
         (caps.precopy_info_v2, "pre-copy info v2"),
     ];
     let can: Vec<&str> = all.iter().filter(|(can, _)| *can).map(|(_, what)| *what).collect();
-    line(out, "can", &format!("{} (flags {:#x})", can.join(", "), caps.migration_flags));
+    line(out, "can", &format!("{} (flags {:#x})", can.join(", "), caps.migration_flags.bits()));
     if let Some(size) = caps.state_size {
         line(out, "state size", &format!("about {}", bytes(size)));
     }

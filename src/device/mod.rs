@@ -23,7 +23,7 @@ pub use health::Health;
 pub use probe::{Caps, Reason, ReasonCode, Severity};
 
 pub use crate::fixups::Fixups;
-pub use crate::fsm::{Fsm, Path, State, Steps};
+pub use crate::fsm::{Fsm, MigrationFlags, Path, State, Steps};
 pub use crate::identity::{Identity, Ignore, MAX_VENDOR_DATA, max_text};
 
 use crate::error::{Error, Failure, Operation, Outcome, Result, err, of_another_process};

@@ -6,7 +6,7 @@
 //! that is switched on is version 2 of the pre-copy estimates, which merely makes them meaningful.
 
 use crate::error::{Code, Errno, Error, Failure, Operation, Result, err};
-use crate::fsm::State;
+use crate::fsm::{MigrationFlags, State};
 use crate::protocol::Protocol;
 use crate::transport::Transport;
 use crate::uapi;
@@ -14,8 +14,8 @@ use crate::uapi;
 /// What a device can do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Caps {
-    /// `VFIO_MIGRATION_*` as the driver reports them, including unknown bits; 0: no migration.
-    pub migration_flags: u64,
+    /// As the driver reports them, including unknown ones; none: no migration.
+    pub migration_flags: MigrationFlags,
     /// State in which the device was found.
     pub initial_state: Option<State>,
     /// Estimated length of the stop-copy stream in bytes, if the driver gives a credible one.
@@ -29,19 +29,17 @@ pub struct Caps {
 impl Caps {
     /// Whether the device can be saved and loaded at all.
     pub fn can_migrate(&self) -> bool {
-        self.migration_flags & uapi::MIGRATION_STOP_COPY != 0
+        self.migration_flags.contains(MigrationFlags::STOP_COPY)
     }
 
     /// Whether the device can be saved while the guest runs.
     pub fn has_pre_copy(&self) -> bool {
-        let both = uapi::MIGRATION_STOP_COPY | uapi::MIGRATION_PRE_COPY;
-        self.migration_flags & both == both
+        self.can_migrate() && self.migration_flags.contains(MigrationFlags::PRE_COPY)
     }
 
     /// Whether the device has peer-to-peer states.
     pub fn has_p2p(&self) -> bool {
-        let both = uapi::MIGRATION_STOP_COPY | uapi::MIGRATION_P2P;
-        self.migration_flags & both == both
+        self.can_migrate() && self.migration_flags.contains(MigrationFlags::P2P)
     }
 }
 
@@ -139,7 +137,7 @@ pub(super) fn probe(
         let text = format!(
             "the driver reports migration flags {:#x} without STOP_COPY, which this library needs; a \
              newer version of either may help",
-            caps.migration_flags
+            caps.migration_flags.bits()
         );
         reasons.push(Reason { code: ReasonCode::NoStopCopy, text });
         return Ok(Probed { caps, reasons });
@@ -266,7 +264,7 @@ fn why_stale(state: State) -> Option<&'static str> {
 
 fn no_migration() -> Caps {
     Caps {
-        migration_flags: 0,
+        migration_flags: MigrationFlags::empty(),
         initial_state: None,
         state_size: None,
         dma_logging: false,

@@ -40,7 +40,7 @@ impl Inner {
         let Some(path) = self.fsm.path(from, to) else {
             return Err(err!(
                 Inval,
-                "the device cannot go from {from} to {to} (migration flags {:#x})",
+                "the device cannot go from {from} to {to} (migration flags: {})",
                 self.caps.migration_flags
             )
             .with_failure(Failure {

@@ -15,7 +15,7 @@ pub(crate) use v2::V2;
 
 use crate::cancel::Cancel;
 use crate::error::{Code, Error};
-use crate::fsm::State;
+use crate::fsm::{MigrationFlags, State};
 use crate::sync::atomic::AtomicU64;
 use crate::sys::Errno;
 use crate::transport::{Direction, Transport};
@@ -25,8 +25,8 @@ pub(crate) const LOOK_UP: Duration = Duration::from_millis(50);
 
 /// One way in which a driver migrates its device.
 pub(crate) trait Protocol: Send {
-    /// Asks what the driver supports: `VFIO_MIGRATION_*`.
-    fn probe(&mut self, io: &mut dyn Transport) -> Result<u64, Errno>;
+    /// Asks what the driver supports.
+    fn probe(&mut self, io: &mut dyn Transport) -> Result<MigrationFlags, Errno>;
 
     /// Has the driver say from now on when initial data begins again; whether it does.
     fn watch_initial(&mut self, io: &mut dyn Transport) -> bool;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::{Changed, Estimates, Got, LOOK_UP, NoMore, Patience, Protocol, WriteFailed};
 use crate::cancel::Cancel;
 use crate::error::Code;
-use crate::fsm::State;
+use crate::fsm::{MigrationFlags, State};
 use crate::sync::atomic::Ordering;
 use crate::sys::{Errno, Stuck, device, uapi};
 use crate::transport::{DataFd, Direction, Transport};
@@ -37,8 +37,8 @@ pub(crate) struct V2 {
 }
 
 impl Protocol for V2 {
-    fn probe(&mut self, io: &mut dyn Transport) -> Result<u64, Errno> {
-        get_u64(io, uapi::FEATURE_MIGRATION)
+    fn probe(&mut self, io: &mut dyn Transport) -> Result<MigrationFlags, Errno> {
+        get_u64(io, uapi::FEATURE_MIGRATION).map(MigrationFlags::from_bits_retain)
     }
 
     fn watch_initial(&mut self, io: &mut dyn Transport) -> bool {

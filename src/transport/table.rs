@@ -5,6 +5,7 @@
 
 use std::ffi::{c_char, c_int, c_void};
 
+use crate::fsm::MigrationFlags;
 use crate::identity::Identity;
 
 /// Called exactly once with a callback's opaque, when the library will not use it any more, even if
@@ -213,7 +214,7 @@ impl From<&vfiomig_identity> for Identity {
             pci_revision: told.pci_revision,
             mdev_type: fixed_text(&told.mdev_type),
             kernel_release: fixed_text(&told.kernel_release),
-            migration_flags: told.migration_flags,
+            migration_flags: MigrationFlags::from_bits_retain(told.migration_flags),
             state_size: told.state_size,
             vendor_data: told.vendor_data.get(..len).unwrap_or_default().to_vec(),
             vendor_type: fixed_text(&told.vendor_type),

@@ -181,7 +181,7 @@ impl vfiomig_caps {
                 | flag(caps.dma_logging, VFIOMIG_CAP_DMA_LOGGING)
                 | flag(caps.precopy_info_v2, VFIOMIG_CAP_PRECOPY_INFO_V2)
                 | flag(caps.state_size.is_some(), VFIOMIG_CAP_STATE_SIZE),
-            migration_flags: caps.migration_flags,
+            migration_flags: caps.migration_flags.bits(),
             state_size: caps.state_size.unwrap_or(0),
             initial_state: raw(caps.initial_state),
             num_reasons: u32::try_from(num_reasons).unwrap_or(u32::MAX),
@@ -209,7 +209,7 @@ impl From<&Identity> for vfiomig_identity {
     fn from(identity: &Identity) -> Self {
         let [vendor, device, sub_vendor, sub_device] = identity.pci;
         let mut out = vfiomig_identity {
-            migration_flags: identity.migration_flags,
+            migration_flags: identity.migration_flags.bits(),
             pci_vendor: vendor,
             pci_device: device,
             pci_subsystem_vendor: sub_vendor,

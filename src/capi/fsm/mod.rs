@@ -7,7 +7,7 @@ use super::entry::guarded;
 use super::sized::{SizedOut, sized32};
 use super::table;
 use crate::error::err;
-use crate::fsm::{Fsm, Path, State};
+use crate::fsm::{Fsm, MigrationFlags, Path, State};
 
 /// The driver has lost track of the device; only a reset helps.
 pub const VFIOMIG_STATE_ERROR: u32 = 0;
@@ -93,8 +93,10 @@ pub unsafe extern "C" fn vfiomig_fsm_path(
         // SAFETY: vfiomig.h: a writable structure of the size that it claims.
         let out = unsafe { SizedOut::new(path, "path") }?;
         let (from, to) = (State::from_raw(from), State::from_raw(to));
-        let found = Fsm::new(migration_flags).path(from, to).ok_or_else(|| {
-            err!(Inval, "no path from {from} to {to} with migration flags {migration_flags:#x}")
+        let flags = MigrationFlags::from_bits_retain(migration_flags);
+        let found = Fsm::new(flags).path(from, to);
+        let found = found.ok_or_else(|| {
+            err!(Inval, "no path from {from} to {to} with these migration flags: {flags}")
         })?;
         out.fill(&vfiomig_path::from(&found));
         Ok(())

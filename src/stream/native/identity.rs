@@ -4,6 +4,7 @@
 
 use crate::alloc;
 use crate::error::{Result, err};
+use crate::fsm::MigrationFlags;
 use crate::identity::{Identity, MAX_VENDOR_DATA, max_text};
 use crate::stream::bytes::Get;
 
@@ -55,7 +56,7 @@ pub fn encode_identity(identity: &Identity) -> Vec<u8> {
         bytes[8] = identity.pci_revision;
         put(field::PCI, &bytes);
     }
-    put(field::MIGRATION_FLAGS, &identity.migration_flags.to_le_bytes());
+    put(field::MIGRATION_FLAGS, &identity.migration_flags.bits().to_le_bytes());
     if identity.state_size != 0 {
         put(field::STATE_SIZE, &identity.state_size.to_le_bytes());
     }
@@ -109,7 +110,9 @@ pub fn decode_identity(payload: &[u8]) -> Result<Identity> {
                 identity.pci = [get.u16(), get.u16(), get.u16(), get.u16()];
                 identity.pci_revision = get.array::<1>()[0];
             }
-            field::MIGRATION_FLAGS => identity.migration_flags = sized(8)?.u64(),
+            field::MIGRATION_FLAGS => {
+                identity.migration_flags = MigrationFlags::from_bits_retain(sized(8)?.u64());
+            }
             field::STATE_SIZE => identity.state_size = sized(8)?.u64(),
             field::VENDOR_TYPE => identity.vendor_type = text(value, max_text::VENDOR_TYPE)?,
             field::DRIVER_VERSION => {
@@ -151,7 +154,7 @@ mod tests {
             pci_revision: 0x10,
             mdev_type: "mtty-2".into(),
             kernel_release: "6.12.57".into(),
-            migration_flags: 7,
+            migration_flags: MigrationFlags::all(),
             state_size: 96,
             vendor_data: vec![0, 1, 255],
             vendor_type: "nvidia-1155".into(),
