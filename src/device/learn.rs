@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::identity::{Identity, max_text};
 use crate::sys;
-use crate::transport::Transport;
+use crate::transport::{DeviceFlags, Transport};
 use crate::uapi;
 
 /// Learns what can be learned.
@@ -15,14 +15,14 @@ pub(super) fn learn(
     vendor_data: &[u8],
 ) -> Identity {
     let mut identity = Identity { kernel_release: sys::kernel_release(), ..Identity::default() };
-    let flags = transport.device_info().map_or(0, |info| info.flags);
+    let flags = transport.device_info().map_or(DeviceFlags::empty(), |info| info.flags);
     let buses = [
-        (uapi::DEVICE_FLAGS_PCI, "pci"),
-        (uapi::DEVICE_FLAGS_PLATFORM, "platform"),
-        (uapi::DEVICE_FLAGS_CCW, "ccw"),
-        (uapi::DEVICE_FLAGS_AP, "ap"),
+        (DeviceFlags::PCI, "pci"),
+        (DeviceFlags::PLATFORM, "platform"),
+        (DeviceFlags::CCW, "ccw"),
+        (DeviceFlags::AP, "ap"),
     ];
-    if let Some((_, bus)) = buses.iter().find(|(flag, _)| flags & flag != 0) {
+    if let Some((_, bus)) = buses.iter().find(|(flag, _)| flags.contains(*flag)) {
         identity.bus = (*bus).to_owned();
     }
     if let Some(path) = sysfs.or_else(|| transport.sysfs()) {
@@ -31,7 +31,7 @@ pub(super) fn learn(
     let told = transport.identity();
     // For other devices, the region with this number can be anything.
     let told_pci = told.as_ref().is_some_and(|told| told.bus == "pci");
-    if flags & uapi::DEVICE_FLAGS_PCI != 0 || told_pci {
+    if flags.contains(DeviceFlags::PCI) || told_pci {
         learn_from_pci_config(&mut identity, transport);
     }
     if let Some(told) = told {

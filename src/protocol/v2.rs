@@ -103,7 +103,7 @@ impl Protocol for V2 {
                 initial_bytes: credible(info.initial_bytes),
                 dirty_bytes: credible(info.dirty_bytes),
                 // Version 1 echoes whatever was passed in; only version 2 means something.
-                began_again: self.info_v2 && info.flags & uapi::PRECOPY_INFO_REINIT != 0,
+                began_again: self.info_v2 && info.reinit,
             })),
             // hisi_acc refuses in PRE_COPY_P2P; elsewhere too, the library can do without the
             // estimates.

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::streams::Streams;
-use super::{DataFd, DeviceInfo, Direction, DmaLog, IovaRange, PrecopyInfo, Transport};
+use super::{
+    DataFd, DeviceFlags, DeviceInfo, Direction, DmaLog, IovaRange, PrecopyInfo, Transport,
+};
 use crate::error::Errno;
 use crate::sys::{device, fd};
 
@@ -76,7 +78,7 @@ impl Transport for KernelTransport {
 
     fn device_info(&mut self) -> Result<DeviceInfo, Errno> {
         let (flags, num_regions) = device::info(self.fd())?;
-        Ok(DeviceInfo { flags, num_regions })
+        Ok(DeviceInfo { flags: DeviceFlags::from_bits_retain(flags), num_regions })
     }
 
     fn reset(&mut self) -> Result<(), Errno> {

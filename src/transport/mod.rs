@@ -26,6 +26,7 @@ pub use table::{vfiomig_device_ops, vfiomig_identity, vfiomig_precopy_info, vfio
 pub use type1::KernelType1;
 
 use crate::error::Errno;
+use crate::flags::flags;
 use crate::identity::Identity;
 pub use crate::sys::Direction;
 use crate::sys::{device, uapi};
@@ -52,19 +53,34 @@ impl DataFd {
 /// `struct vfio_precopy_info`, without its size.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PrecopyInfo {
-    /// `VFIO_PRECOPY_INFO_*`; meaningful only after the opt-in to version 2.
-    pub flags: u32,
+    /// `VFIO_PRECOPY_INFO_REINIT`: there is new initial data. Meaningful only after the opt-in to
+    /// version 2.
+    pub reinit: bool,
     /// Bytes of initial data still to be read; an estimate.
     pub initial_bytes: u64,
     /// Bytes that became dirty since then; an estimate.
     pub dirty_bytes: u64,
 }
 
+flags! {
+    /// What kind of device it is: `VFIO_DEVICE_FLAGS_*`. Those without a name here are kept.
+    open DeviceFlags: u32 {
+        /// The fd behaves as a PCI device.
+        PCI = uapi::DEVICE_FLAGS_PCI;
+        /// As a platform device.
+        PLATFORM = uapi::DEVICE_FLAGS_PLATFORM;
+        /// As a CCW device.
+        CCW = uapi::DEVICE_FLAGS_CCW;
+        /// As an AP device.
+        AP = uapi::DEVICE_FLAGS_AP;
+    }
+}
+
 /// The part of `struct vfio_device_info` that matters here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct DeviceInfo {
-    /// `VFIO_DEVICE_FLAGS_*`.
-    pub flags: u32,
+    /// What kind of device it is.
+    pub flags: DeviceFlags,
     /// Number of regions.
     pub num_regions: u32,
 }

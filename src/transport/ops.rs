@@ -230,7 +230,7 @@ impl Transport for OpsTransport {
             status(unsafe { precopy_info(self.opaque, number, &raw mut info) })
         })?;
         Ok(PrecopyInfo {
-            flags: info.flags,
+            reinit: info.flags & uapi::PRECOPY_INFO_REINIT != 0,
             initial_bytes: info.initial_bytes,
             dirty_bytes: info.dirty_bytes,
         })

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 
 use super::{DataFd, PrecopyInfo};
 use crate::error::Errno;
-use crate::sys::{Process, device};
+use crate::sys::{Process, device, uapi};
 
 /// Streams of one device: two at the most, while one takes over from another.
 pub(super) struct Streams {
@@ -57,9 +57,11 @@ impl Streams {
     /// `VFIO_MIG_GET_PRECOPY_INFO` of the stream's fd.
     pub fn precopy_info(fd: BorrowedFd<'_>) -> Result<PrecopyInfo, Errno> {
         let info = device::precopy_info(fd)?;
-        let (flags, initial_bytes, dirty_bytes) =
-            (info.flags, info.initial_bytes, info.dirty_bytes);
-        Ok(PrecopyInfo { flags, initial_bytes, dirty_bytes })
+        Ok(PrecopyInfo {
+            reinit: info.flags & uapi::PRECOPY_INFO_REINIT != 0,
+            initial_bytes: info.initial_bytes,
+            dirty_bytes: info.dirty_bytes,
+        })
     }
 
     /// Forgets a stream, and closes it where it is an fd of the library's. Returns whether it was
