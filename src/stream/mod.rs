@@ -13,8 +13,8 @@ mod writer;
 
 pub(crate) use native::Writer as NativeWriter;
 pub use native::{
-    Decoder, END_LEN, Encoder, FORMAT_MAJOR, FORMAT_MINOR, FrameHeader, FrameType, HEADER_LEN,
-    MAGIC, MAX_PAYLOAD, OPTIONAL, PREAMBLE_LEN, decode_identity, encode_identity,
+    Decoder, END_LEN, Encoder, FORMAT_MAJOR, FORMAT_MINOR, FrameFlags, FrameHeader, FrameType,
+    HEADER_LEN, MAGIC, MAX_PAYLOAD, PREAMBLE_LEN, decode_identity, encode_identity,
 };
 pub use reader::{DecodeLimits, Item, Read};
 pub use writer::SaveStatus;

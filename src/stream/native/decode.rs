@@ -6,7 +6,7 @@
 //! anything is allocated or waited for.
 
 use super::frame::{
-    END_LEN, FrameHeader, FrameType, HEADER_LEN, OPTIONAL, PREAMBLE_LEN, decode_preamble,
+    END_LEN, FrameFlags, FrameHeader, FrameType, HEADER_LEN, PREAMBLE_LEN, decode_preamble,
 };
 use super::identity::{MAX_IDENTITY, decode_identity};
 use super::staging::{Found, Staging};
@@ -161,9 +161,13 @@ impl Decoder {
         if *self.device.get_or_insert(device) != device {
             return Err(err!(Proto, "frame {sequence} is of device {device}"));
         }
-        let allowed = if matches!(kind, FrameType::Other(_)) { OPTIONAL } else { 0 };
-        if flags & !allowed != 0 {
-            return Err(err!(Proto, "frame {sequence} has unknown flags {flags:#x}"));
+        let allowed = match kind {
+            FrameType::Other(_) => FrameFlags::OPTIONAL,
+            _ => FrameFlags::empty(),
+        };
+        let others = flags - allowed;
+        if !others.is_empty() {
+            return Err(err!(Proto, "frame {sequence} has flags that it may not have: {others}"));
         }
         if kind != FrameType::Data {
             self.other_frames += 1;
@@ -219,7 +223,7 @@ impl Decoder {
                 Ok(())
             }
             FrameType::End => exactly(END_LEN),
-            FrameType::Other(raw) if flags & OPTIONAL == 0 => Err(err!(
+            FrameType::Other(raw) if !flags.contains(FrameFlags::OPTIONAL) => Err(err!(
                 Proto,
                 "frame {sequence} is of type {raw}, which this library does not know and which \
                  must not be skipped; use a newer library on this side"

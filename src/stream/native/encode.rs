@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The writing side: seals frames in buffers that the caller provides, and keeps the totals.
 
-use super::frame::{FrameHeader, FrameType, HEADER_LEN, PREAMBLE_LEN, encode_preamble};
+use super::frame::{FrameFlags, FrameHeader, FrameType, HEADER_LEN, PREAMBLE_LEN, encode_preamble};
 use super::totals::Totals;
 use crate::error::{Result, err};
 use crate::stream::bytes::Put;
@@ -49,7 +49,7 @@ impl Encoder {
         let slot = room.get_mut(..HEADER_LEN).ok_or_else(|| too_small(HEADER_LEN))?;
         let header = FrameHeader {
             kind,
-            flags: 0,
+            flags: FrameFlags::empty(),
             device: self.device,
             length,
             sequence: self.sequence,

@@ -5,6 +5,7 @@
 //! and lengths; what a payload means is up to the session.
 
 use crate::error::{Result, err};
+use crate::flags::flags;
 use crate::stream::bytes::{Get, Put};
 
 /// The first eight bytes of a stream. The first one is not ASCII, so that nothing mistakes a stream
@@ -22,11 +23,17 @@ pub const HEADER_LEN: usize = 32;
 pub const END_LEN: usize = 32;
 /// The largest payload that any frame may have, in bytes; options set lower limits.
 pub const MAX_PAYLOAD: u32 = 1 << 30;
-/// Frame flag: a reader that does not know the type skips the frame.
-pub const OPTIONAL: u16 = 1 << 0;
 
 /// What begins every frame header.
 pub(super) const FRAME_MARK: [u8; 4] = *b"VMFr";
+
+flags! {
+    /// Flags of a frame. Those of newer formats are kept, for whoever refuses them.
+    open FrameFlags: u16 {
+        /// A reader that does not know the type skips the frame.
+        OPTIONAL = 1 << 0;
+    }
+}
 
 /// What a frame carries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,8 +83,8 @@ impl FrameType {
 pub struct FrameHeader {
     /// What the frame carries.
     pub kind: FrameType,
-    /// [`OPTIONAL`] or 0.
-    pub flags: u16,
+    /// Its flags.
+    pub flags: FrameFlags,
     /// Which device of the VM.
     pub device: u32,
     /// Payload bytes that follow.
@@ -95,7 +102,7 @@ impl FrameHeader {
         let mut put = Put { out: &mut out, at: 0 };
         put.bytes(&FRAME_MARK);
         put.bytes(&self.kind.raw().to_le_bytes());
-        put.bytes(&self.flags.to_le_bytes());
+        put.bytes(&self.flags.bits().to_le_bytes());
         put.bytes(&self.device.to_le_bytes());
         put.bytes(&self.length.to_le_bytes());
         put.bytes(&self.sequence.to_le_bytes());
@@ -113,7 +120,7 @@ impl FrameHeader {
         }
         let header = FrameHeader {
             kind: FrameType::from_raw(get.u16()),
-            flags: get.u16(),
+            flags: FrameFlags::from_bits_retain(get.u16()),
             device: get.u32(),
             length: get.u32(),
             sequence: get.u64(),

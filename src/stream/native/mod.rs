@@ -16,8 +16,8 @@ mod writer;
 pub use decode::Decoder;
 pub use encode::Encoder;
 pub use frame::{
-    END_LEN, FORMAT_MAJOR, FORMAT_MINOR, FrameHeader, FrameType, HEADER_LEN, MAGIC, MAX_PAYLOAD,
-    OPTIONAL, PREAMBLE_LEN,
+    END_LEN, FORMAT_MAJOR, FORMAT_MINOR, FrameFlags, FrameHeader, FrameType, HEADER_LEN, MAGIC,
+    MAX_PAYLOAD, PREAMBLE_LEN,
 };
 pub use identity::{decode_identity, encode_identity};
 pub(crate) use writer::Writer;

@@ -89,7 +89,7 @@ impl Writer {
             head.len() + len
         };
         if packet {
-            let head = packet_head(self.idx, 0);
+            let head = packet_head(self.idx, false);
             self.idx += 1;
             return put(buf, &head);
         }
@@ -133,7 +133,7 @@ impl Write for Writer {
                 "the configuration is missing: add it as a blob, empty if there is none"
             ));
         };
-        let head = packet_head(self.idx, PACKET_CONFIG);
+        let head = packet_head(self.idx, true);
         let len = config(buf, if self.packets { &head } else { &[] }, bytes)?;
         Ok(Some(Piece { len, status: SaveStatus::End, took: Took::First }))
     }
@@ -195,8 +195,9 @@ pub fn data_head(len: u64) -> [u8; DATA_HEAD] {
     out
 }
 
-/// The header of a packet.
-pub fn packet_head(idx: u32, flags: u32) -> [u8; PACKET_HEAD] {
+/// The header of a packet: of one with data, or of the last one, with the configuration.
+pub fn packet_head(idx: u32, config: bool) -> [u8; PACKET_HEAD] {
+    let flags = if config { PACKET_CONFIG } else { 0 };
     let mut out = [0; PACKET_HEAD];
     let mut put = Put { out: &mut out, at: 0 };
     for field in [PACKET_VERSION, idx, flags] {

@@ -190,7 +190,7 @@ fn announcing(length: u32) -> Vec<u8> {
     let mut w = Writer::new();
     let header = FrameHeader {
         kind: FrameType::Data,
-        flags: 0,
+        flags: FrameFlags::empty(),
         device: 3,
         length,
         sequence: 1,
@@ -276,7 +276,7 @@ fn there_is_always_room_for_a_good_piece() {
 
 #[test]
 fn unknown_optional_frames_are_passed_over_and_mandatory_ones_refused() {
-    let with = |flags: u16| {
+    let with = |flags: FrameFlags| {
         let mut w = Writer::new();
         let payload = b"from the future";
         let header = FrameHeader {
@@ -294,10 +294,11 @@ fn unknown_optional_frames_are_passed_over_and_mandatory_ones_refused() {
         w.put(FrameType::Data, &[b"x"]);
         w.end()
     };
-    let items = read(DecodeLimits::default(), &[&with(OPTIONAL)]).unwrap();
+    let items = read(DecodeLimits::default(), &[&with(FrameFlags::OPTIONAL)]).unwrap();
     assert_eq!(items[1..], [Owned::Data(b"x".to_vec()), Owned::End]);
-    assert_eq!(code(read(DecodeLimits::default(), &[&with(0)])), Code::Proto);
-    assert_eq!(code(read(DecodeLimits::default(), &[&with(OPTIONAL | 2)])), Code::Proto);
+    assert_eq!(code(read(DecodeLimits::default(), &[&with(FrameFlags::empty())])), Code::Proto);
+    let more = FrameFlags::OPTIONAL | FrameFlags::from_bits_retain(2);
+    assert_eq!(code(read(DecodeLimits::default(), &[&with(more)])), Code::Proto);
 }
 
 #[test]
