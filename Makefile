@@ -226,6 +226,14 @@ $(B)/c-tests/sanitized/%: c-tests/%.cpp $(C_TEST_HDR) $(TEST_SOS) | $(B)/c-tests
 # Opens the library itself.
 $(B)/c-tests/plain/dlopen $(B)/c-tests/sanitized/dlopen: TEST_LIBS = -ldl -pthread
 
+# Made of the C examples in the documentation.
+EXAMPLE_DOCS = README.md $(addprefix docs/,migration-guide.md dirty-tracking.md qemu-format.md)
+DOC_EXAMPLES = $(B)/c-tests/plain/doc-examples $(B)/c-tests/sanitized/doc-examples
+$(DOC_EXAMPLES): $(B)/doc-examples/README-1.c
+$(DOC_EXAMPLES): TEST_CPPFLAGS += -I$(B)/doc-examples
+$(B)/doc-examples/README-1.c: $(EXAMPLE_DOCS) c-tests/doc-examples.c c-tests/doc-examples.sh
+	@c-tests/doc-examples.sh c-tests/doc-examples.c $(@D) $(EXAMPLE_DOCS)
+
 # A library with every feature, for the programs that test one. Not optimised, so quick to build.
 $(B)/features/libvfiomig.so: FORCE | $(B)
 	@mkdir -p $(B)/features

@@ -1,0 +1,487 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * The C examples in README.md and docs/, as they stand there, do what the text says of them.
+ * doc-examples.sh takes them out: NAME-N.c is the Nth of NAME.md. What they leave to the VMM comes
+ * from here.
+ */
+#include <fcntl.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "rig.h"
+
+/* Pieces of a document use names that are global here, and functions have names of their own. */
+#pragma GCC diagnostic ignored "-Wshadow"
+
+/* --- README.md: a program with its connection on standard input and output ------------------- */
+
+#define main readme_main
+#include "README-1.c"
+#undef main
+
+/* How it went on either side. */
+static struct result {
+    int r;
+    uint32_t state;
+    uint64_t digest;
+} *results;
+
+enum { SOURCE, TARGET };
+
+/* One side in a process of its own, with `peer` on its standard input and output. */
+static pid_t start_side(int side, int peer, uint32_t model)
+{
+    pid_t child = fork();
+    if (child != 0)
+        return child;
+    struct vfiomig_sim_options o = rig_options();
+    o.model = model;
+    struct rig rig = side == SOURCE ? rig_new(&o, NULL) : rig_target(&o);
+    struct result *result = &results[side];
+    if (dup2(peer, 0) < 0 || dup2(peer, 1) < 0)
+        _exit(2);
+    for (int fd = 3; fd < 64; fd++)
+        close(fd);
+    signal(SIGPIPE, SIG_IGN); /* as readme_main() does */
+    result->r = side == SOURCE ? save_device(rig.dev) : load_device(rig.dev);
+    result->state = vfiomig_sim_state(rig.sim);
+    result->digest = vfiomig_sim_digest(rig.sim);
+    _exit(vfiomig_sim_violations(rig.sim, NULL) != 0);
+}
+
+static void wait_for(pid_t child)
+{
+    int status = -1;
+    EQ(waitpid(child, &status, 0), child);
+    EQ(status, 0);
+}
+
+static void share_results(void)
+{
+    results = mmap(NULL, 2 * sizeof *results, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(results != MAP_FAILED);
+}
+
+static void migrate_as_in_the_readme(uint32_t model_of_target)
+{
+    int pair[2];
+    share_results();
+    EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+    pid_t source = start_side(SOURCE, pair[0], 1), target = start_side(TARGET, pair[1], model_of_target);
+    close(pair[0]);
+    close(pair[1]);
+    wait_for(source);
+    wait_for(target);
+}
+
+static void the_readmes_guest_arrives_and_runs_on_one_side(void)
+{
+    migrate_as_in_the_readme(1);
+    EQ(results[SOURCE].r, 0);
+    EQ(results[TARGET].r, 0);
+    EQ(results[SOURCE].state, VFIOMIG_STATE_STOP);
+    EQ(results[TARGET].state, VFIOMIG_STATE_RUNNING);
+    CHECK(results[SOURCE].digest == results[TARGET].digest);
+}
+
+static void the_readmes_guest_stays_if_the_target_cannot_take_it(void)
+{
+    migrate_as_in_the_readme(2);
+    CHECK(results[SOURCE].r < 0);
+    CHECK(results[TARGET].r < 0);
+    EQ(results[SOURCE].state, VFIOMIG_STATE_RUNNING);
+    CHECK(results[SOURCE].digest != results[TARGET].digest);
+}
+
+/* A source that dies after the end of its stream gives nobody permission. */
+static void the_readmes_target_takes_no_silence_for_permission(void)
+{
+    struct rig from = rig_new(NULL, NULL);
+    struct bytes stream = stream_of(from.dev);
+    int pair[2];
+    char heard = 0;
+    share_results();
+    EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+    pid_t target = start_side(TARGET, pair[1], 1);
+    close(pair[1]);
+    for (size_t at = 0; at < stream.len;) {
+        ssize_t n = send(pair[0], stream.data + at, stream.len - at, MSG_NOSIGNAL);
+        CHECK(n > 0);
+        at += (size_t)n;
+    }
+    EQ(recv(pair[0], &heard, 1, 0), 1);
+    EQ(heard, COMMITTED);
+    close(pair[0]);
+    wait_for(target);
+    CHECK(results[TARGET].r < 0);
+    EQ(results[TARGET].state, VFIOMIG_STATE_STOP);
+    rig_free(&from);
+    bytes_free(&stream);
+}
+
+/* --- docs/migration-guide.md: pieces of a VMM -------------------------------------------------- */
+
+static struct vfiomig_device *dev;
+static struct vfiomig_save *save;
+static struct vfiomig_load *load;
+static char config[256], buf[VFIOMIG_GOOD_BUFFER];
+static size_t cap = sizeof buf, len, room;
+static void *space;
+static int fd, r, sock, target_sock;
+static uint32_t fixups;
+static bool vcpus_run = true, target_has_committed;
+
+static int reported, restarts_of_vcpus, blobs_taken;
+static const char *told;
+static uint64_t told_generation;
+
+/* At this point the device starts its initial data again. */
+static enum { NEVER, IN_PRE_COPY, QUIESCED } starts_again;
+static struct vfiomig_sim *source_sim;
+
+static void stop_vcpus(void)
+{
+    vcpus_run = false;
+    if (starts_again == IN_PRE_COPY)
+        vfiomig_sim_reinit(source_sim);
+}
+
+static void start_vcpus(void)
+{
+    restarts_of_vcpus++;
+    vcpus_run = true;
+}
+
+static void report(uint32_t severity, const char *label, const char *text)
+{
+    reported += severity <= VFIOMIG_SEVERITY_INFO && label[0] && text[0];
+}
+
+static void on_event(void *opaque, const struct vfiomig_event *event)
+{
+    (void)opaque;
+    if (starts_again == QUIESCED && event->kind == VFIOMIG_EVENT_STATE_CHANGED &&
+        event->to == VFIOMIG_STATE_PRE_COPY_P2P)
+        vfiomig_sim_reinit(source_sim);
+}
+
+static int take_blob(void *opaque, uint32_t kind, const void *data, size_t length)
+{
+    (void)opaque;
+    blobs_taken += kind == 1 && length == sizeof config && memcmp(data, config, length) == 0;
+    return 0;
+}
+
+static void tell_target(const char *text)
+{
+    told = text;
+}
+
+static void tell_source_what_is_loaded(struct vfiomig_load *of)
+{
+    struct vfiomig_load_stats stats = VFIOMIG_LOAD_STATS_INIT;
+    if (vfiomig_load_get_stats(of, &stats) == 0)
+        told_generation = stats.initial_generation;
+}
+
+static int send_all_to(int to, const char *data, size_t length)
+{
+    return send(to, data, length, 0) == (ssize_t)length ? 0 : -1;
+}
+
+/* The README's own has another signature. */
+#define send_all send_all_to
+
+static void attach(void)
+{
+#include "migration-guide-1.c"
+}
+
+static void show_reasons(void)
+{
+#include "migration-guide-2.c"
+}
+
+static void begin_save(void)
+{
+#include "migration-guide-3.c"
+}
+
+static void next_piece(void)
+{
+#include "migration-guide-4.c"
+}
+
+#include "migration-guide-5.c"
+
+static void end_save(void)
+{
+#include "migration-guide-6.c"
+}
+
+static void load_all(void)
+{
+#include "migration-guide-7.c"
+}
+
+static void run_target(void)
+{
+#include "migration-guide-8.c"
+}
+
+static void keep_source(void)
+{
+#include "migration-guide-9.c"
+}
+
+static uint32_t flags_for_event_loops(void)
+{
+    struct vfiomig_save_options options = VFIOMIG_SAVE_OPTIONS_INIT;
+#include "migration-guide-10.c"
+    return options.flags;
+}
+
+static void a_device_is_attached_and_its_reasons_are_shown(void)
+{
+    struct vfiomig_sim_options o = rig_options();
+    o.migration_flags = VFIOMIG_SIM_NO_MIGRATION;
+    struct rig rig = rig_new(&o, NULL);
+    dev = rig.dev;
+    show_reasons();
+    CHECK(reported > 0);
+    rig_free(&rig);
+
+    fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    attach();
+    EQ(r, -ENOTTY);
+    close(fd);
+    EQ(flags_for_event_loops(), VFIOMIG_SAVE_NONBLOCK);
+}
+
+/* A device whose initial data may start again, and whose whole stream fits into a socket. */
+static struct rig small_device(int side)
+{
+    struct vfiomig_sim_options o = rig_options();
+    struct vfiomig_device_options options = VFIOMIG_DEVICE_OPTIONS_INIT;
+    int pair[2];
+    o.state_size = 20000;
+    o.quirks = VFIOMIG_SIM_PRECOPY_INFO_V2;
+    options.event = on_event;
+    if (side == TARGET)
+        return rig_target(&o);
+    struct rig rig = rig_new(&o, &options);
+    source_sim = rig.sim;
+    EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+    sock = pair[0];
+    target_sock = pair[1];
+    blobs_taken = restarts_of_vcpus = 0;
+    vcpus_run = true;
+    memset(config, 7, sizeof config);
+    return rig;
+}
+
+static void pre_copy(void)
+{
+    do {
+        next_piece();
+        CHECK(r >= 0);
+        EQ(send_all(sock, buf, len), 0);
+    } while (r != VFIOMIG_NEXT_DRAINED);
+}
+
+static void migrate_as_in_the_guide(int when)
+{
+    struct rig from = small_device(SOURCE), to = small_device(TARGET);
+    dev = from.dev;
+    begin_save();
+    OK(r);
+    pre_copy();
+    starts_again = when;
+    r = switch_over(save, sock);
+    if (when != NEVER)
+        HAS(vfiomig_error_message(), "initial data again"); /* there was a refusal */
+    starts_again = NEVER;
+    if (when == IN_PRE_COPY) {
+        EQ(r, VFIOMIG_NEXT_MORE);
+        CHECK(vcpus_run);
+        EQ(vfiomig_sim_state(from.sim), VFIOMIG_STATE_PRE_COPY);
+        pre_copy();
+        r = switch_over(save, sock);
+    }
+    EQ(r, VFIOMIG_NEXT_END);
+    CHECK(!vcpus_run);
+    EQ(restarts_of_vcpus, when == IN_PRE_COPY);
+
+    dev = to.dev;
+    sock = (close(sock), target_sock);
+    load_all();
+    OK(r);
+    EQ(blobs_taken, 1);
+    EQ(told_generation, when == IN_PRE_COPY ? 2 : 1);
+    target_has_committed = true;
+    end_save();
+    OK(r);
+    EQ(vfiomig_sim_state(from.sim), VFIOMIG_STATE_STOP);
+    run_target();
+    OK(r);
+    CHECK(vcpus_run);
+    EQ(vfiomig_sim_state(to.sim), VFIOMIG_STATE_RUNNING);
+    CHECK(vfiomig_sim_digest(to.sim) == vfiomig_sim_digest(from.sim));
+    vfiomig_load_free(load);
+    close(sock);
+    rig_free(&from);
+    rig_free(&to);
+}
+
+static void the_guides_migration_arrives(void)
+{
+    migrate_as_in_the_guide(NEVER);
+}
+
+static void the_guides_guest_goes_on_if_quiescing_is_refused(void)
+{
+    migrate_as_in_the_guide(IN_PRE_COPY);
+}
+
+static void the_guide_insists_if_stopping_a_quiesced_device_is_refused(void)
+{
+    migrate_as_in_the_guide(QUIESCED);
+}
+
+static void the_guides_source_keeps_its_guest(void)
+{
+    for (int failed = 0; failed < 2; failed++) {
+        struct rig from = small_device(SOURCE);
+        dev = from.dev;
+        begin_save();
+        OK(r);
+        pre_copy();
+        EQ(switch_over(save, sock), VFIOMIG_NEXT_END);
+        if (failed) {
+            keep_source();
+            HAS(told, "keep");
+            EQ(fixups, 0);
+            vfiomig_save_free(save);
+        } else {
+            target_has_committed = false;
+            end_save();
+        }
+        OK(r);
+        EQ(vfiomig_sim_state(from.sim), VFIOMIG_STATE_RUNNING);
+        close(sock);
+        close(target_sock);
+        rig_free(&from);
+    }
+}
+
+/* --- docs/dirty-tracking.md: a VMM with one device ---------------------------------------------- */
+
+enum { RAM_BLOCK = 5, PAGES = 64, PAGE = 4096 };
+
+struct vm {
+    struct vfiomig_dirty *dirty;
+    uint64_t ram_size;
+    struct vfiomig_sim *sim;
+    uint64_t to_send, sent; /* a bit per page */
+    int rounds;
+};
+
+static int mark_for_sending(struct vm *vm, uint64_t block, uint64_t offset, uint64_t page_size,
+                            const uint64_t *bitmap, uint64_t num_bits)
+{
+    if (block != RAM_BLOCK || page_size != PAGE || num_bits > PAGES)
+        return -EINVAL;
+    vm->to_send |= bitmap[0] << offset / PAGE;
+    return 0;
+}
+
+static void send_dirty_pages(struct vm *vm)
+{
+    vm->sent |= vm->to_send;
+    vm->to_send = 0;
+}
+
+static int converged(struct vm *vm)
+{
+    vfiomig_sim_dma_write(vm->sim, (uint64_t)vm->rounds * PAGE, 1);
+    return ++vm->rounds == 3;
+}
+
+/* The devices write until they are stopped, and not only until the vCPUs are. */
+#define stop_vcpus(vm) (stop_vcpus(), (void)vfiomig_sim_dma_write((vm)->sim, 40 * PAGE, 1))
+
+#include "dirty-tracking-1.c"
+
+static void the_tracking_page_misses_nothing(void)
+{
+    struct rig rig = rig_new(NULL, NULL);
+    struct vm vm = { .ram_size = PAGES * PAGE, .sim = rig.sim };
+    int container = open("/dev/null", O_RDWR | O_CLOEXEC);
+    CHECK(container >= 0);
+    OK(vfiomig_save_begin(rig.dev, NULL, &save));
+    OK(track(&vm, rig.dev, container));
+    EQ(vfiomig_sim_dma_write(rig.sim, 20 * PAGE, 1), 0);
+    OK(send_the_rest(&vm, save));
+    CHECK(vm.sent == (7 | 1ull << 20 | 1ull << 40));
+    OK(vfiomig_dirty_stop(vm.dirty));
+    vfiomig_dirty_free(vm.dirty);
+    vfiomig_save_free(save);
+    close(container);
+    rig_free(&rig);
+}
+
+/* A failure to stop is not taken for the end of the device's writes. */
+static void the_tracking_page_notices_a_device_that_does_not_stop(void)
+{
+    struct rig rig = rig_new(NULL, NULL);
+    struct vm vm = { .ram_size = PAGES * PAGE, .sim = rig.sim };
+    int container = open("/dev/null", O_RDWR | O_CLOEXEC);
+    OK(vfiomig_save_begin(rig.dev, NULL, &save));
+    OK(track(&vm, rig.dev, container));
+    EQ(vfiomig_sim_inject(rig.sim, VFIOMIG_SIM_OP_SET_STATE, 1, EIO, VFIOMIG_SIM_FAULT_ONCE), 0);
+    EQ(send_the_rest(&vm, save), -EIO);
+    vfiomig_dirty_free(vm.dirty);
+    vfiomig_save_free(save);
+    close(container);
+    rig_free(&rig);
+}
+
+/* --- docs/qemu-format.md ------------------------------------------------------------------------ */
+
+static struct vfiomig_save_options options_for_qemu(bool switchover_ack, bool switchover_ack_legacy,
+                                                    bool multifd)
+{
+#include "qemu-format-1.c"
+    return o;
+}
+
+static void a_save_begins_with_the_options_for_qemu(void)
+{
+    for (unsigned i = 0; i < 8; i++) {
+        struct rig rig = rig_new(NULL, NULL);
+        struct vfiomig_save_options o = options_for_qemu(i & 1, i & 2, i & 4);
+        OK(vfiomig_save_begin(rig.dev, &o, &save));
+        vfiomig_save_free(save);
+        rig_free(&rig);
+    }
+}
+
+int main(void)
+{
+    RUN(the_readmes_guest_arrives_and_runs_on_one_side);
+    RUN(the_readmes_guest_stays_if_the_target_cannot_take_it);
+    RUN(the_readmes_target_takes_no_silence_for_permission);
+    RUN(a_device_is_attached_and_its_reasons_are_shown);
+    RUN(the_guides_migration_arrives);
+    RUN(the_guides_guest_goes_on_if_quiescing_is_refused);
+    RUN(the_guide_insists_if_stopping_a_quiesced_device_is_refused);
+    RUN(the_guides_source_keeps_its_guest);
+    RUN(the_tracking_page_misses_nothing);
+    RUN(the_tracking_page_notices_a_device_that_does_not_stop);
+    RUN(a_save_begins_with_the_options_for_qemu);
+    return DONE();
+}

@@ -1,0 +1,36 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT OR Apache-2.0
+#
+# Takes the C examples out of documents, each into a file: DIRECTORY/NAME-N.c is the Nth of NAME.md.
+# The test that is made of them must use every one, so that none is left unchecked.
+#
+# usage: doc-examples.sh TEST.c DIRECTORY DOCUMENT...
+
+set -eu
+test=$1
+out=$2
+shift 2
+rm -rf "$out"
+mkdir -p "$out"
+
+for document in "$@"; do
+	name=$(basename "$document" .md)
+	awk -v document="$document" -v base="$out/$name-" '
+		/^```c$/ { n++; file = base n ".c"; printf "#line %d \"%s\"\n", NR + 1, document >file; next }
+		/^```/ { file = ""; next }
+		file { print >file }' "$document"
+	[ -s "$out/$name-1.c" ] || {
+		echo "$document: there is no C example in it" >&2
+		exit 1
+	}
+done
+status=0
+for example in "$out"/*.c; do
+	grep -qF "#include \"$(basename "$example")\"" "$test" || {
+		echo "$test does not use $(basename "$example"): $(head -n 1 "$example")" >&2
+		status=1
+	}
+done
+# Made last: make looks at its time.
+[ $status -ne 0 ] && rm -rf "$out"
+exit $status
