@@ -357,12 +357,12 @@ static int pre_copy(struct source *s)
 enum { BEGAN_AGAIN = 1 };
 
 /*
- * Quiesces or stops the device. If it has started its initial data again at the last moment, the
- * guest goes on and so does pre-copy, unless that has taken too long already.
+ * Quiesces the device. If it has started its initial data again at the last moment, the guest goes
+ * on and so does pre-copy, unless that has taken too long already.
  */
-static int change(struct source *s, int (*call)(struct vfiomig_save *))
+static int quiesce(struct source *s)
 {
-    int r = call(s->save);
+    int r = vfiomig_save_quiesce(s->save);
     if (r == -EAGAIN && !precopy_took_too_long(s)) {
         printf("source: %s\n", vfiomig_error_message());
         guest_run(&s->guest);
@@ -370,7 +370,16 @@ static int change(struct source *s, int (*call)(struct vfiomig_save *))
         return BEGAN_AGAIN;
     }
     if (r == -EAGAIN)
-        r = call(s->save);
+        r = vfiomig_save_quiesce(s->save);
+    return r < 0 ? library_failed(s, r) : 0;
+}
+
+/* A quiesced device has no way back to pre-copy, so a refusal is not taken for an answer. */
+static int stop(struct source *s)
+{
+    int r = vfiomig_save_stop(s->save);
+    if (r == -EAGAIN)
+        r = vfiomig_save_stop(s->save);
     return r < 0 ? library_failed(s, r) : 0;
 }
 
@@ -387,13 +396,13 @@ static int switchover(struct source *s)
     /* With several devices: all of them, before any of them is stopped. */
     if (fail_at == FAIL_SOURCE_QUIESCE)
         device_inject(&s->device, CHANGE_OF_STATE, 1, EBUSY);
-    if ((r = change(s, vfiomig_save_quiesce)) != 0)
+    if ((r = quiesce(s)) != 0)
         return r;
     at[QUIESCED] = now_ns();
 
     if (fail_at == FAIL_SOURCE_STOP)
         device_inject(&s->device, CHANGE_OF_STATE, 1, EBUSY);
-    if ((r = change(s, vfiomig_save_stop)) != 0)
+    if ((r = stop(s)) != 0)
         return r;
     at[STOPPED] = now_ns();
 
@@ -481,14 +490,20 @@ static void keep(struct source *s)
         lost(s, "the device cannot be brought back");
         return;
     }
-    /* Nothing to do after a clean way back, everything after a reset: the guest's driver then
-     * finds a device that has lost its state, as after any reset. */
+    /* Nothing is lost, or KEEP would have failed. After a reset that the guest made itself in
+     * pre-copy, there is something to redo all the same. */
     if (redo_fixups(s) < 0) {
-        lost(s, "whether the device was reset cannot be told");
+        lost(s, "what is to be redone cannot be told");
         return;
     }
-    if (s->report->fixups)
-        printf("source: the device had to be reset; its contents are lost\n");
+    if (s->report->fixups) {
+        printf("source: the device was reset on the way; redone what that undid\n");
+        /* It runs already; this says that the fix-ups are made. */
+        if (vfiomig_device_run(s->device.mig) < 0) {
+            lost(s, "the device does not run");
+            return;
+        }
+    }
     guest_run(&s->guest);
     s->report->vcpus_run = true;
 }
