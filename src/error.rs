@@ -153,7 +153,7 @@ pub enum Operation {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Failure {
     /// The code that the call returned.
-    pub code: i32,
+    pub code: Option<Code>,
     /// The operation.
     pub operation: Operation,
     /// The ioctl's request number; 0 for read, write and the stream.
@@ -201,7 +201,7 @@ impl Error {
     /// Adds what was going on.
     #[must_use]
     pub fn with_failure(mut self, mut failure: Failure) -> Error {
-        failure.code = self.code.to_ret();
+        failure.code = Some(self.code);
         self.failure = Some(failure);
         self
     }
@@ -210,7 +210,7 @@ impl Error {
     #[must_use]
     pub(crate) fn amend(mut self, change: impl FnOnce(&mut Failure)) -> Error {
         let mut failure = self.failure.unwrap_or_default();
-        failure.code = self.code.to_ret();
+        failure.code = Some(self.code);
         change(&mut failure);
         self.failure = Some(failure);
         self

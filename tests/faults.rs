@@ -147,7 +147,7 @@ impl Case {
                 if let (Some(failure), Some(kept)) = (failure, session) {
                     assert_eq!(kept.operation, failure.operation, "{self:?}");
                     assert_eq!(kept.errno, failure.errno, "{self:?}");
-                    assert_eq!(kept.code, error.code().to_ret(), "{self:?}");
+                    assert_eq!(kept.code, Some(error.code()), "{self:?}");
                 }
                 assert!(!error.message().contains('\n'));
             }

@@ -13,7 +13,7 @@ use common::{Drive, Side, check_clean, migrate, side, stream_of};
 use vfiomig::device::{
     DeviceOptions, Event, EventKind, EventSink, Fixups, Identity, Ignore, MigrationFlags,
 };
-use vfiomig::error::{Code, Error, Operation, Outcome};
+use vfiomig::error::{Code, Errno, Error, Operation, Outcome};
 use vfiomig::session::{Ending, LoadOptions, LoadStatus, SaveOptions, SaveStatus};
 use vfiomig::stream::DecodeLimits;
 use vfiomig::{Device, Load};
@@ -271,7 +271,8 @@ fn a_blob_that_nobody_takes_or_that_is_refused_ends_the_load() {
     assert_eq!(error.code(), Code::NotSupported);
     check_refused(&target, &good);
     for (errno, code) in [(libc::ENOTSUP, Code::NotSupported), (libc::EXFULL, Code::Io)] {
-        let blobs: Option<vfiomig::session::BlobSink> = Some(Box::new(move |_, _| Err(errno)));
+        let blobs: Option<vfiomig::session::BlobSink> =
+            Some(Box::new(move |_, _| Err(Errno(errno))));
         let options = LoadOptions { blobs, ..LoadOptions::default() };
         let error = load_all(&target, options, &bytes).unwrap_err();
         assert_eq!(error.code(), code);
@@ -295,7 +296,7 @@ fn the_policy_sees_both_identities_and_decides() {
         let sink = Arc::clone(&seen);
         let policy: Option<vfiomig::session::Policy> = Some(Box::new(move |source, target| {
             sink.lock().unwrap().push((source.clone(), target.clone()));
-            refuse.map_or(Ok(()), |(errno, _)| Err(errno))
+            refuse.map_or(Ok(()), |(errno, _)| Err(Errno(errno)))
         }));
         let written = target.sim.count(Op::Write);
         let mut load =

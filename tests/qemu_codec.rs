@@ -1105,7 +1105,8 @@ fn the_drivers_error_reaches_every_thread() {
 fn the_vmm_may_refuse_the_configuration_and_must_be_there_to_take_it() {
     let source = side(stopped_only(1));
     let all = packets_of(&driver_bytes(&source), 500);
-    let refusing: Option<vfiomig::session::BlobSink> = Some(Box::new(|_, _| Err(libc::EPERM)));
+    let refusing: Option<vfiomig::session::BlobSink> =
+        Some(Box::new(|_, _| Err(Errno(libc::EPERM))));
     for (sink, code, operation) in
         [(refusing, Code::Perm, Operation::Callback), (None, Code::NotSupported, Operation::Stream)]
     {
@@ -1307,7 +1308,7 @@ fn the_thread_inside_the_driver_is_told_why_it_was_stopped() {
         assert_eq!(refused.unwrap_err().code(), Code::Proto);
         check_refused(&target, &runner.join().unwrap().unwrap_err(), Code::Proto);
     });
-    assert_eq!(load.failure().unwrap().code, Code::Proto.to_ret());
+    assert_eq!(load.failure().unwrap().code, Some(Code::Proto));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::input::Input;
 use vfiomig::device::{DeviceOptions, State};
-use vfiomig::error::{Code, Error, Outcome};
+use vfiomig::error::{Code, Errno, Error, Outcome};
 use vfiomig::session::{Ending, Load, LoadOptions, Save, SaveOptions, SaveStatus};
 use vfiomig::stream::Format;
 use vfiomig::{Device, Result};
@@ -276,7 +276,7 @@ fn load_all(
     let refuse = input.rarely(8);
     let options = LoadOptions {
         format,
-        blobs: Some(Box::new(move |_, _| if refuse { Err(libc::EIO) } else { Ok(()) })),
+        blobs: Some(Box::new(move |_, _| if refuse { Err(Errno(libc::EIO)) } else { Ok(()) })),
         write_timeout: PATIENCE,
         ..LoadOptions::default()
     };

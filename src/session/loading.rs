@@ -12,7 +12,7 @@ use crate::cancel::Cancel;
 use crate::device::{
     Claim, Device, EventKind, Fixups, Inner, Locked, Recover, describe, elapsed_ns,
 };
-use crate::error::{Code, Error, Failure, Operation, Outcome, Result, err};
+use crate::error::{Code, Errno, Error, Failure, Operation, Outcome, Result, err};
 use crate::fsm::State;
 use crate::protocol::Patience;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -253,11 +253,11 @@ fn enter_resuming(inner: &mut Inner) -> Result<u64> {
 }
 
 /// The error for a callback that refused.
-pub(super) fn callback_refused(what: &'static str, errno: i32) -> Error {
-    let code = Code::from_errno(errno).unwrap_or(Code::Io);
+pub(super) fn callback_refused(what: &'static str, errno: Errno) -> Error {
+    let code = Code::from_errno(errno.0).unwrap_or(Code::Io);
     Error::new(code, what).with_failure(Failure {
         operation: Operation::Callback,
-        errno,
+        errno: errno.0,
         ..Failure::default()
     })
 }

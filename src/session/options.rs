@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::error::{Result, err};
+use crate::error::{Errno, Result, err};
 use crate::identity::{Identity, Ignore};
 use crate::stream::qemu::{self, Marks, PacketLimits};
 use crate::stream::{DecodeLimits, Format, HEADER_LEN, MAX_PAYLOAD, NativeWriter, Write};
@@ -95,11 +95,11 @@ impl SaveOptions {
     }
 }
 
-/// Decides whether a stream of this source may be loaded into this target.
-pub type Policy = Box<dyn FnMut(&Identity, &Identity) -> std::result::Result<(), i32> + Send>;
+/// Decides whether a stream of this source may be loaded into this target. An errno refuses it.
+pub type Policy = Box<dyn FnMut(&Identity, &Identity) -> std::result::Result<(), Errno> + Send>;
 
 /// Takes the VMM's own data: its number and contents. An errno refuses the stream.
-pub type BlobSink = Box<dyn FnMut(u32, &[u8]) -> std::result::Result<(), i32> + Send>;
+pub type BlobSink = Box<dyn FnMut(u32, &[u8]) -> std::result::Result<(), Errno> + Send>;
 
 /// How a device is loaded.
 pub struct LoadOptions {

@@ -4,7 +4,7 @@
 use crate::capi::fsm::raw;
 use crate::capi::numbers::same_numbers;
 use crate::capi::sized::sized32;
-use crate::error::{Failure, Operation, Outcome};
+use crate::error::{Code, Failure, Operation, Outcome};
 
 /// Nothing had to be recovered: the device is in the state that it was in before.
 pub const VFIOMIG_OUTCOME_KEPT: u32 = 0;
@@ -91,7 +91,7 @@ impl From<Option<Failure>> for vfiomig_failure {
         let failure = failure.unwrap_or_default();
         vfiomig_failure {
             struct_size: 0,
-            code: failure.code,
+            code: failure.code.map_or(0, Code::to_ret),
             operation: failure.operation as u32,
             ioctl_request: failure.ioctl,
             os_errno: failure.errno,

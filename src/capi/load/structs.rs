@@ -133,7 +133,7 @@ impl vfiomig_load_options {
             Box::new(move |kind, bytes: &[u8]| {
                 let (data, len) = (bytes.as_ptr().cast(), bytes.len());
                 // SAFETY: the caller's promise; the bytes live during the call.
-                status(unsafe { call(blob_opaque.get(), kind, data, len) }).map_err(|e| e.0)
+                status(unsafe { call(blob_opaque.get(), kind, data, len) })
             })
         });
         let policy = self.policy.map(|call| -> Policy {
@@ -141,7 +141,7 @@ impl vfiomig_load_options {
                 let (source, target) = (source.into(), target.into());
                 let (source, target) = (&raw const source, &raw const target);
                 // SAFETY: the caller's promise; both live during the call.
-                status(unsafe { call(policy_opaque.get(), source, target) }).map_err(|e| e.0)
+                status(unsafe { call(policy_opaque.get(), source, target) })
             })
         });
         (blobs, policy)
