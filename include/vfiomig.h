@@ -660,8 +660,9 @@ struct vfiomig_save;
 /* Sizes of buffers. */
 #define VFIOMIG_MIN_BUFFER  4096  /* The smallest buffer that vfiomig_save_next() accepts, in
                                    * bytes. */
-#define VFIOMIG_GOOD_BUFFER (128 << 10)  /* A good buffer size for vfiomig_save_next(), in bytes:
-                                          * one full frame. Larger buffers hold several. */
+#define VFIOMIG_GOOD_BUFFER (128 << 10)  /* A good size for the buffer of vfiomig_save_next(), in
+                                          * bytes: it holds one full frame. Larger buffers hold
+                                          * several. */
 
 /* What vfiomig_save_next() returns. */
 #define VFIOMIG_NEXT_MORE    0  /* Send what there is and call again. */
@@ -701,8 +702,9 @@ struct vfiomig_save_options {
     uint32_t max_restarts;     /* How often the save may start again because the device was reset;
                                 * 0: 16. In QEMU's format, a save cannot start again. */
     uint32_t format;           /* How the stream is laid out: VFIOMIG_FORMAT_*. */
-    uint8_t migration_id[16];  /* The name of the stream; all zeros: a random one. QEMU's format has
-                                * no place for it: zeros. */
+    uint8_t migration_id[16];  /* The name of the stream; all zeros: a random one. For a target that
+                                * checks it, tell the target before its load begins, and use a new
+                                * one for each attempt. QEMU's format has no place for it: zeros. */
     uint32_t read_timeout_ms;  /* How long the driver may deliver neither data nor an end before the
                                 * save fails, in milliseconds; 0: 60000. */
     uint32_t reserved;         /* Zero. */
@@ -715,9 +717,12 @@ struct vfiomig_pending {
     uint32_t flags;               /* Bitwise OR of VFIOMIG_PENDING_*. */
     uint64_t initial_bytes;       /* Initial data that has not been read yet, in bytes. */
     uint64_t dirty_bytes;         /* Data that became dirty since it was read, in bytes. */
-    uint64_t stop_copy_bytes;     /* What stop-copy will send, in bytes. */
-    uint32_t initial_generation;  /* Increases when the device starts its initial data again: an
-                                   * acknowledgement of an earlier generation no longer counts. */
+    uint64_t stop_copy_bytes;     /* What the device will still send if it is stopped now, in bytes.
+                                   * Usually contains the two above, so do not add them: what is
+                                   * left is the larger one of their sum and this. */
+    uint32_t initial_generation;  /* Begins at 1 and increases when the device starts its initial
+                                   * data again: an acknowledgement of an earlier generation no
+                                   * longer counts. */
     uint32_t reserved;            /* Zero. */
 };
 #define VFIOMIG_PENDING_INIT VFIOMIG_INIT_(struct vfiomig_pending)
@@ -755,7 +760,8 @@ int vfiomig_save_begin(struct vfiomig_device *device, const struct vfiomig_save_
 /*
  * Returns the next piece of the stream: at most cap bytes in buf, and their number in *len. Send
  * them to the target, in this order. The driver's data goes directly into buf. Bytes between *len
- * and cap may be overwritten; nothing beyond cap is.
+ * and cap may be overwritten; nothing beyond cap is. cap must be at least VFIOMIG_MIN_BUFFER, and
+ * at least 40 bytes more than the longest blob.
  *
  * VFIOMIG_NEXT_MORE: send the bytes and call again. VFIOMIG_NEXT_DRAINED: send the bytes; the
  * running device has nothing more for now. Come back on a timer or when vfiomig_save_get_poll_fd()
@@ -784,8 +790,8 @@ int vfiomig_save_next(struct vfiomig_save *save, void *buf, size_t cap,
  * Adds opaque data of the VMM's own, for example the PCI configuration space. It travels after
  * everything returned so far, and the target's blob callback gets it with the same kind. The data
  * is copied. If a save starts again because its device was reset, earlier blobs are void: add them
- * again (see VFIOMIG_EVENT_SAVE_RESTARTED, or restarts in vfiomig_save_get_stats()). Blobs of more
- * than 4056 bytes need a larger buffer in vfiomig_save_next().
+ * again (see VFIOMIG_EVENT_SAVE_RESTARTED, or restarts in vfiomig_save_get_stats()). A blob needs a
+ * buffer of its length plus 40 bytes in vfiomig_save_next().
  *
  * In QEMU's format there is exactly one blob, of kind 0: the configuration of the stopped device,
  * as QEMU's vmstate writes it. It is empty if there is none. The library adds the tags around it.
@@ -821,7 +827,9 @@ int vfiomig_save_get_poll_fd(struct vfiomig_save *save);
 /*
  * Stops the device's peer-to-peer DMA. Stop the guest's vCPUs first. With several devices, quiesce
  * all of them before you stop any. Devices without peer-to-peer states stay as they are. Like
- * vfiomig_save_stop(), this may refuse with -EAGAIN.
+ * vfiomig_save_stop(), this may refuse with -EAGAIN: the device is then still in pre-copy, so you
+ * may start the vCPUs and go on, if no other device has been quiesced. A save that is quiesced does
+ * not go back to pre-copy: stop the device, or keep it. Do not run the vCPUs in between.
  *
  * States: pre-copy.
  * Errors: -EIO, -EBADF, -EAGAIN, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
@@ -837,9 +845,10 @@ int vfiomig_save_quiesce(struct vfiomig_save *save) VFIOMIG_MUST_CHECK;
  * Before the device is stopped, it is asked once more whether it has started its initial data again
  * since it was complete (because of VFIO_PRECOPY_INFO_REINIT, or a reset). If so, an
  * acknowledgement by the target no longer counts, and all of that data would add to the downtime.
- * The call then returns -EAGAIN, the device has not been stopped, and vfiomig_save_get_pending()
- * returns a new generation. Either start the vCPUs and go on with vfiomig_save_next(), or repeat
- * this call at once; it then stops the device anyway. Devices that cannot tell are not asked.
+ * The call then returns -EAGAIN, the device is where it was, and vfiomig_save_get_pending() returns
+ * a new generation. If the device is quiesced, repeat the call at once, which then stops it anyway,
+ * or keep the guest. If it is still in pre-copy, you may also start the vCPUs and go on with
+ * vfiomig_save_next(). Devices that cannot tell are not asked.
  *
  * States: pre-copy, quiesced.
  * Errors: -EIO, -EBADF, -EAGAIN, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
@@ -856,9 +865,10 @@ int vfiomig_save_stop(struct vfiomig_save *save) VFIOMIG_MUST_CHECK;
  * it has that state. VFIOMIG_ENDING_KEEP_STOPPED: the same for a guest that is stopped; the device
  * goes to STOP.
  *
- * If VFIOMIG_ENDING_KEEP fails, the failure structure says whether the guest may go on. After
- * outcome KEPT or RECOVERED nothing is lost, and vfiomig_device_run() tries again. After outcome
- * RESET the device was reset, by the library or behind its back, and its guest's state is gone: see
+ * If VFIOMIG_ENDING_KEEP fails, the outcome in vfiomig_save_get_failure() says whether the guest
+ * may go on; vfiomig_device_get_failure() has the same until something else fails. After outcome
+ * KEPT or RECOVERED nothing is lost, and vfiomig_device_run() tries again. After outcome RESET the
+ * device was reset, by the library or behind its back, and its guest's state is gone: see
  * vfiomig_device_run().
  *
  * States: pre-copy, quiesced, stop-copy, ended, failed.
@@ -1007,8 +1017,9 @@ struct vfiomig_load_stats {
     uint64_t begin_ns;            /* Time that the change to RESUMING took, in nanoseconds. */
     uint64_t commit_ns;           /* Time that the driver took to check and accept the state, in
                                    * nanoseconds. */
-    uint64_t initial_generation;  /* The generation of the latest initial data, as in struct
-                                   * vfiomig_pending; 0: none yet. */
+    uint64_t initial_generation;  /* The generation of the latest initial data that was loaded: a
+                                   * number to compare with that in struct vfiomig_pending, which
+                                   * never needs more than 32 bits; 0: none yet. */
 };
 #define VFIOMIG_LOAD_STATS_INIT VFIOMIG_INIT_(struct vfiomig_load_stats)
 
@@ -1025,13 +1036,18 @@ int vfiomig_load_begin(struct vfiomig_device *device, const struct vfiomig_load_
 
 /*
  * Takes the next len bytes of the stream, split in any way. Nothing reaches the driver before its
- * frame has been verified. If the call fails, the device has already been reset, and all you can do
- * is free the load. May block for as long as the driver does.
+ * frame has been verified. May block for as long as the driver does.
+ *
+ * If the load fails, the device has already been reset, and all you can do is free the load. Calls
+ * that are refused as such change nothing: with a bad handle or pointer, with a handle that is in
+ * use, in a state that does not allow them, or for lack of memory at their entry. To tell the two
+ * apart: after a failure, code in vfiomig_load_get_failure() is not 0.
  *
  * Returns a bitwise OR. VFIOMIG_PUSH_MORE (no bit is set): go on. VFIOMIG_PUSH_INITIAL_LOADED: tell
  * the source that its initial data is here, and go on. VFIOMIG_PUSH_RESTARTED: the source's device
  * was reset, and earlier blobs and acknowledgements are void; if INITIAL_LOADED is set as well, it
- * came later; go on. VFIOMIG_PUSH_END: the stream is complete; commit.
+ * came later; go on. VFIOMIG_PUSH_END: the stream is complete; commit. Any byte that is pushed
+ * after that makes the load fail; after the commit a push returns -EINVAL, and changes nothing.
  *
  * In QEMU's format nothing can be verified, and data goes to the driver as it arrives. Push no more
  * than vfiomig_load_get_space() has room for, because what follows may belong to others.
@@ -1040,8 +1056,8 @@ int vfiomig_load_begin(struct vfiomig_device *device, const struct vfiomig_load_
  * load the configuration that came in a packet. VFIOMIG_PUSH_END comes with the end of the
  * configuration's section. It never comes with VFIOMIG_LOAD_PACKETS, where
  * vfiomig_load_write_packets() says that everything is complete. The main channel's last sections,
- * which are empty, may come before or after that, and even after the commit. Without packets,
- * nothing comes after VFIOMIG_PUSH_END.
+ * which are empty, may come before or after that, and even after the commit, which no other load
+ * takes.
  *
  * States: receiving, complete, committed.
  * Returns: VFIOMIG_PUSH_MORE, or a bitwise OR of VFIOMIG_PUSH_RESTARTED,
@@ -1055,13 +1071,14 @@ int vfiomig_load_push(struct vfiomig_load *load, const void *data, size_t len) V
 
 /*
  * Offers memory to receive the next bytes of the stream into: *len bytes at *space, at least one.
- * After the end of the stream it returns -EINVAL, which loses nothing. The memory belongs to the
- * library and is valid until the next call with this handle. Then tell vfiomig_load_push_received()
- * how many bytes came. This is the way for a VMM that reads from a socket: it saves the copy that
+ * After VFIOMIG_PUSH_END it returns -EINVAL, which loses nothing. The memory belongs to the library
+ * and is valid until the next call with this handle. Then tell vfiomig_load_push_received() how
+ * many bytes came. This is the way for a VMM that reads from a socket: it saves the copy that
  * vfiomig_load_push() makes of frames that cross the boundaries of its input. There may be more
- * room than the stream is long. Bytes after the stream's end are an error, so let nothing else
- * follow on the same connection, or limit what you read. In QEMU's format there is room only for
- * what is certain to come, so a VMM can read from a stream that carries more than this device.
+ * room than the stream is long, and bytes after the stream's end are an error. So if anything else
+ * follows on the same connection, send the length of each piece of the stream before it, and
+ * receive no more than is left of the piece. In QEMU's format there is room only for what is
+ * certain to come, so a VMM can read from a stream that carries more than this device.
  *
  * States: receiving, complete, committed.
  * Errors: -EBADF, -ENOMEM, -EFAULT, -EBUSY, -EINVAL, -ECANCELED, -ENOTRECOVERABLE.
@@ -1071,7 +1088,7 @@ int vfiomig_load_get_space(struct vfiomig_load *load, void **space, size_t *len)
 
 /*
  * Takes len bytes that were received into the memory of vfiomig_load_get_space(). Returns the same
- * as vfiomig_load_push().
+ * as vfiomig_load_push(). More bytes than there was room for are refused, which loses nothing.
  *
  * States: receiving, complete, committed.
  * Returns: VFIOMIG_PUSH_MORE, or a bitwise OR of VFIOMIG_PUSH_RESTARTED,
@@ -1155,8 +1172,9 @@ void vfiomig_load_free(struct vfiomig_load *load);
 #define VFIOMIG_FORMAT_QEMU 1  /* The format of stock QEMU's VFIO devices. */
 
 /* Sizes of buffers. */
-#define VFIOMIG_QEMU_BUFFER ((1 << 20) + 24)  /* The same for QEMU's format: one full piece of data
-                                               * of 1 MiB, with its header and a tag. */
+#define VFIOMIG_QEMU_BUFFER ((1 << 20) + 24)  /* A size for the buffer of vfiomig_save_next() in
+                                               * QEMU's format, in bytes: it holds a full piece of
+                                               * data of 1 MiB, with its header and a tag. */
 
 /* Further flags of struct vfiomig_save_options. */
 #define VFIOMIG_SAVE_SWITCHOVER_ACK (1 << 2)  /* QEMU's format: the stream says when all initial

@@ -79,13 +79,19 @@ pub unsafe extern "C" fn vfiomig_load_begin(
 }
 
 /// Takes the next len bytes of the stream, split in any way. Nothing reaches the driver before its
-/// frame has been verified. If the call fails, the device has already been reset, and all you can
-/// do is free the load. May block for as long as the driver does.
+/// frame has been verified. May block for as long as the driver does.
+///
+/// If the load fails, the device has already been reset, and all you can do is free the load. Calls
+/// that are refused as such change nothing: with a bad handle or pointer, with a handle that is in
+/// use, in a state that does not allow them, or for lack of memory at their entry. To tell the two
+/// apart: after a failure, code in vfiomig_load_get_failure() is not 0.
 ///
 /// Returns a bitwise OR. VFIOMIG_PUSH_MORE (no bit is set): go on. VFIOMIG_PUSH_INITIAL_LOADED:
 /// tell the source that its initial data is here, and go on. VFIOMIG_PUSH_RESTARTED: the source's
 /// device was reset, and earlier blobs and acknowledgements are void; if INITIAL_LOADED is set as
-/// well, it came later; go on. VFIOMIG_PUSH_END: the stream is complete; commit.
+/// well, it came later; go on. VFIOMIG_PUSH_END: the stream is complete; commit. Any byte that is
+/// pushed after that makes the load fail; after the commit a push returns -EINVAL, and changes
+/// nothing.
 ///
 /// In QEMU's format nothing can be verified, and data goes to the driver as it arrives. Push no
 /// more than vfiomig_load_get_space() has room for, because what follows may belong to others.
@@ -94,8 +100,8 @@ pub unsafe extern "C" fn vfiomig_load_begin(
 /// load the configuration that came in a packet. VFIOMIG_PUSH_END comes with the end of the
 /// configuration's section. It never comes with VFIOMIG_LOAD_PACKETS, where
 /// vfiomig_load_write_packets() says that everything is complete. The main channel's last sections,
-/// which are empty, may come before or after that, and even after the commit. Without packets,
-/// nothing comes after VFIOMIG_PUSH_END.
+/// which are empty, may come before or after that, and even after the commit, which no other load
+/// takes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_load_push(
     load: *mut vfiomig_load,
@@ -109,13 +115,13 @@ pub unsafe extern "C" fn vfiomig_load_push(
 }
 
 /// Offers memory to receive the next bytes of the stream into: *len bytes at *space, at least one.
-/// After the end of the stream it returns -EINVAL, which loses nothing. The memory belongs to the
+/// After VFIOMIG_PUSH_END it returns -EINVAL, which loses nothing. The memory belongs to the
 /// library and is valid until the next call with this handle. Then tell
 /// vfiomig_load_push_received() how many bytes came. This is the way for a VMM that reads from a
 /// socket: it saves the copy that vfiomig_load_push() makes of frames that cross the boundaries of
-/// its input. There may be more room than the stream is long. Bytes after the stream's end are an
-/// error, so let nothing else follow on the same connection, or limit what you read. In QEMU's
-/// format there is room only for what is certain to come, so a VMM can read from a stream that
+/// its input. There may be more room than the stream is long, and bytes after the stream's end are
+/// an error. So if anything else follows on the same connection, send the length of each piece of
+/// the stream before it, and receive no more than is left of the piece. In QEMU's format there is room only for what is certain to come, so a VMM can read from a stream that
 /// carries more than this device.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_load_get_space(
@@ -134,7 +140,7 @@ pub unsafe extern "C" fn vfiomig_load_get_space(
 }
 
 /// Takes len bytes that were received into the memory of vfiomig_load_get_space(). Returns the same
-/// as vfiomig_load_push().
+/// as vfiomig_load_push(). More bytes than there was room for are refused, which loses nothing.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_load_push_received(load: *mut vfiomig_load, len: usize) -> c_int {
     with(&table::LOAD_PUSH_RECEIVED, load, |load| load.received(len).map(bits))

@@ -109,7 +109,8 @@ pub struct vfiomig_load_stats {
     pub begin_ns: u64,
     /// Time that the driver took to check and accept the state, in nanoseconds.
     pub commit_ns: u64,
-    /// The generation of the latest initial data, as in struct vfiomig_pending; 0: none yet.
+    /// The generation of the latest initial data that was loaded: a number to compare with that in
+    /// struct vfiomig_pending, which never needs more than 32 bits; 0: none yet.
     pub initial_generation: u64,
 }
 

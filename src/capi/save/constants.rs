@@ -16,10 +16,11 @@ pub const VFIOMIG_NEXT_END: i32 = 2;
 
 /// The smallest buffer that vfiomig_save_next() accepts, in bytes.
 pub const VFIOMIG_MIN_BUFFER: u32 = 4096;
-/// A good buffer size for vfiomig_save_next(), in bytes: one full frame. Larger buffers hold
-/// several.
+/// A good size for the buffer of vfiomig_save_next(), in bytes: it holds one full frame. Larger
+/// buffers hold several.
 pub const VFIOMIG_GOOD_BUFFER: u32 = 128 << 10;
-/// The same for QEMU's format: one full piece of data of 1 MiB, with its header and a tag.
+/// A size for the buffer of vfiomig_save_next() in QEMU's format, in bytes: it holds a full piece of
+/// data of 1 MiB, with its header and a tag.
 pub const VFIOMIG_QEMU_BUFFER: u32 = (1 << 20) + 24;
 
 /// Reads return -EAGAIN instead of blocking, if the driver supports that.

@@ -60,7 +60,8 @@ pub unsafe extern "C" fn vfiomig_save_begin(
 
 /// Returns the next piece of the stream: at most cap bytes in buf, and their number in *len. Send
 /// them to the target, in this order. The driver's data goes directly into buf. Bytes between *len
-/// and cap may be overwritten; nothing beyond cap is.
+/// and cap may be overwritten; nothing beyond cap is. cap must be at least VFIOMIG_MIN_BUFFER, and
+/// at least 40 bytes more than the longest blob.
 ///
 /// VFIOMIG_NEXT_MORE: send the bytes and call again. VFIOMIG_NEXT_DRAINED: send the bytes; the
 /// running device has nothing more for now. Come back on a timer or when vfiomig_save_get_poll_fd()
@@ -94,8 +95,8 @@ pub unsafe extern "C" fn vfiomig_save_next(
 /// Adds opaque data of the VMM's own, for example the PCI configuration space. It travels after
 /// everything returned so far, and the target's blob callback gets it with the same kind. The data
 /// is copied. If a save starts again because its device was reset, earlier blobs are void: add them
-/// again (see VFIOMIG_EVENT_SAVE_RESTARTED, or restarts in vfiomig_save_get_stats()). Blobs of more
-/// than 4056 bytes need a larger buffer in vfiomig_save_next().
+/// again (see VFIOMIG_EVENT_SAVE_RESTARTED, or restarts in vfiomig_save_get_stats()). A blob needs a
+/// buffer of its length plus 40 bytes in vfiomig_save_next().
 ///
 /// In QEMU's format there is exactly one blob, of kind 0: the configuration of the stopped device,
 /// as QEMU's vmstate writes it. It is empty if there is none. The library adds the tags around it.
@@ -136,7 +137,9 @@ pub extern "C" fn vfiomig_save_get_poll_fd(save: *mut vfiomig_save) -> c_int {
 
 /// Stops the device's peer-to-peer DMA. Stop the guest's vCPUs first. With several devices, quiesce
 /// all of them before you stop any. Devices without peer-to-peer states stay as they are. Like
-/// vfiomig_save_stop(), this may refuse with -EAGAIN.
+/// vfiomig_save_stop(), this may refuse with -EAGAIN: the device is then still in pre-copy, so you
+/// may start the vCPUs and go on, if no other device has been quiesced. A save that is quiesced does
+/// not go back to pre-copy: stop the device, or keep it. Do not run the vCPUs in between.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_save_quiesce(save: *mut vfiomig_save) -> c_int {
     with(&table::SAVE_QUIESCE, save, |save| save.quiesce())
@@ -148,9 +151,10 @@ pub extern "C" fn vfiomig_save_quiesce(save: *mut vfiomig_save) -> c_int {
 /// Before the device is stopped, it is asked once more whether it has started its initial data
 /// again since it was complete (because of VFIO_PRECOPY_INFO_REINIT, or a reset). If so, an
 /// acknowledgement by the target no longer counts, and all of that data would add to the downtime.
-/// The call then returns -EAGAIN, the device has not been stopped, and vfiomig_save_get_pending()
-/// returns a new generation. Either start the vCPUs and go on with vfiomig_save_next(), or repeat
-/// this call at once; it then stops the device anyway. Devices that cannot tell are not asked.
+/// The call then returns -EAGAIN, the device is where it was, and vfiomig_save_get_pending() returns
+/// a new generation. If the device is quiesced, repeat the call at once, which then stops it anyway,
+/// or keep the guest. If it is still in pre-copy, you may also start the vCPUs and go on with
+/// vfiomig_save_next(). Devices that cannot tell are not asked.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_save_stop(save: *mut vfiomig_save) -> c_int {
     with(&table::SAVE_STOP, save, |save| save.stop())
@@ -163,8 +167,8 @@ pub extern "C" fn vfiomig_save_stop(save: *mut vfiomig_save) -> c_int {
 /// RUNNING_P2P if it has that state. VFIOMIG_ENDING_KEEP_STOPPED: the same for a guest that is
 /// stopped; the device goes to STOP.
 ///
-/// If VFIOMIG_ENDING_KEEP fails, the failure structure says whether the guest may go on. After
-/// outcome KEPT or RECOVERED nothing is lost, and vfiomig_device_run() tries again. After outcome
+/// If VFIOMIG_ENDING_KEEP fails, the outcome in vfiomig_save_get_failure() says whether the guest
+/// may go on; vfiomig_device_get_failure() has the same until something else fails. After outcome KEPT or RECOVERED nothing is lost, and vfiomig_device_run() tries again. After outcome
 /// RESET the device was reset, by the library or behind its back, and its guest's state is gone:
 /// see vfiomig_device_run().
 #[unsafe(no_mangle)]

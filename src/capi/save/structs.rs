@@ -33,7 +33,9 @@ pub struct vfiomig_save_options {
     pub max_restarts: u32,
     /// How the stream is laid out: VFIOMIG_FORMAT_*.
     pub format: u32,
-    /// The name of the stream; all zeros: a random one. QEMU's format has no place for it: zeros.
+    /// The name of the stream; all zeros: a random one. For a target that checks it, tell the target
+    /// before its load begins, and use a new one for each attempt. QEMU's format has no place for
+    /// it: zeros.
     pub migration_id: [u8; 16],
     /// How long the driver may deliver neither data nor an end before the save fails, in
     /// milliseconds; 0: 60000.
@@ -54,10 +56,11 @@ pub struct vfiomig_pending {
     pub initial_bytes: u64,
     /// Data that became dirty since it was read, in bytes.
     pub dirty_bytes: u64,
-    /// What stop-copy will send, in bytes.
+    /// What the device will still send if it is stopped now, in bytes. Usually contains the two
+    /// above, so do not add them: what is left is the larger one of their sum and this.
     pub stop_copy_bytes: u64,
-    /// Increases when the device starts its initial data again: an acknowledgement of an earlier
-    /// generation no longer counts.
+    /// Begins at 1 and increases when the device starts its initial data again: an acknowledgement
+    /// of an earlier generation no longer counts.
     pub initial_generation: u32,
     /// Zero.
     pub reserved: u32,
