@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * The C examples in README.md and docs/, as they stand there, do what the text says of them.
- * doc-examples.sh takes them out: NAME-N.c is the Nth of NAME.md. What they leave to the VMM comes
- * from here.
+ * The C examples in README.md, docs/ and vfiomig-sim.h, as they stand there, do what the text says of
+ * them. doc-examples.sh takes them out: NAME-N.c is the Nth of NAME.md. What they leave to the VMM
+ * comes from here.
  */
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <sys/mman.h>
@@ -470,6 +471,35 @@ static void a_save_begins_with_the_options_for_qemu(void)
     }
 }
 
+/* --- vfiomig-sim.h ------------------------------------------------------------------------------ */
+
+static uint8_t ram[PAGES * PAGE];
+static pthread_mutex_t engine = PTHREAD_MUTEX_INITIALIZER;
+
+#include "vfiomig-sim-2.c"
+
+static void the_simulators_device_writes_until_it_is_stopped(void)
+{
+#include "vfiomig-sim-1.c"
+    OK(r);
+    struct vm vm = { .ram_size = PAGES * PAGE, .sim = sim };
+    int container = open("/dev/null", O_RDWR | O_CLOEXEC);
+    OK(track(&vm, dev, container));
+    OK(vfiomig_save_begin(dev, NULL, &save));
+    EQ(dma(sim, 3 * PAGE, "new", 3), 0);
+    OK(vfiomig_save_stop(save));
+    EQ(dma(sim, 5 * PAGE, "late", 4), -EPERM);
+    EQ(vfiomig_dirty_collect(vm.dirty), 0);
+    CHECK(vm.to_send == 1ull << 3);
+    EQ(ram[3 * PAGE], 'n');
+    EQ(ram[5 * PAGE], 0);
+    vfiomig_dirty_free(vm.dirty);
+    vfiomig_save_free(save);
+    close(container);
+    struct rig rig = { sim, dev };
+    rig_free(&rig);
+}
+
 int main(void)
 {
     RUN(the_readmes_guest_arrives_and_runs_on_one_side);
@@ -483,5 +513,6 @@ int main(void)
     RUN(the_tracking_page_misses_nothing);
     RUN(the_tracking_page_notices_a_device_that_does_not_stop);
     RUN(a_save_begins_with_the_options_for_qemu);
+    RUN(the_simulators_device_writes_until_it_is_stopped);
     return DONE();
 }

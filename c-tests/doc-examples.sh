@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
 # Takes the C examples out of documents, each into a file: DIRECTORY/NAME-N.c is the Nth of NAME.md.
-# The test that is made of them must use every one, so that none is left unchecked.
+# In a header they are what is indented by five in its comments. The test that is made of them must
+# use every one, so that none is left unchecked.
 #
 # usage: doc-examples.sh TEST.c DIRECTORY DOCUMENT...
 
@@ -15,7 +16,14 @@ mkdir -p "$out"
 
 for document in "$@"; do
 	name=$(basename "$document" .md)
+	name=$(basename "$name" .h)
 	awk -v document="$document" -v base="$out/$name-" '
+		document ~ /\.h$/ {
+			if (!sub(/^ \*     /, "")) { file = ""; next }
+			if (!file) { n++; file = base n ".c"; printf "#line %d \"%s\"\n", NR, document >file }
+			print >file
+			next
+		}
 		/^```c$/ { n++; file = base n ".c"; printf "#line %d \"%s\"\n", NR + 1, document >file; next }
 		/^```/ { file = ""; next }
 		file { print >file }' "$document"

@@ -4,10 +4,12 @@
  *
  * The simulator is a client of libvfiomig's public ops table, and nothing else:
  *
+ *     struct vfiomig_sim_options options = { .struct_size = sizeof options };
  *     struct vfiomig_sim *sim;
  *     struct vfiomig_device *dev;
- *     vfiomig_sim_new(&options, &sim);
- *     vfiomig_device_new_ops(vfiomig_sim_ops(sim), sim, NULL, &dev);
+ *     int r = vfiomig_sim_new(&options, &sim);
+ *     if (r == 0)
+ *         r = vfiomig_device_new_ops(vfiomig_sim_ops(sim), sim, NULL, &dev);
  *
  * It follows the kernel's state machine strictly: what no VMM may do is counted as a violation and
  * answered as the strictest driver would. Its contents are deterministic: a model, a size and a
@@ -54,9 +56,10 @@ struct vfiomig_device_ops;
 #define VFIOMIG_SIM_PRECOPY_ALL         (1ull << 24) /* virtio: pre-copy resends the full state each round */
 #define VFIOMIG_SIM_RESET_KEEPS_STATE   (1ull << 25) /* vfio-user servers: a reset leaves the migration state; EINVAL while stopped */
 
-/* How a device is made. Where zero means nothing, it stands for the default. */
+/* How a device is made. Set struct_size, and everything else that you do not need to zero: where zero
+ * means nothing, it stands for the default. */
 struct vfiomig_sim_options {
-    uint32_t struct_size;
+    uint32_t struct_size;       /* sizeof(struct vfiomig_sim_options) */
     uint32_t migration_flags;   /* VFIO_MIGRATION_*; default 7; VFIOMIG_SIM_NO_MIGRATION: none */
     uint64_t state_size;        /* bytes of device state; default 1 MiB */
     uint64_t initial_size;      /* bytes of it, from the front, that pre-copy sends as initial data;
@@ -106,10 +109,11 @@ struct vfiomig_sim_options {
 #define VFIOMIG_SIM_FAULT_RESET  5u  /* the guest resets the device just before; the operation meets a dead stream */
 #define VFIOMIG_SIM_FAULT_IGNORED 6u /* SET_STATE: claims to be done, and does nothing */
 
-/* 0 or -errno. */
+/* 0 or -errno. Without options (NULL) all are the defaults. */
 int vfiomig_sim_new(const struct vfiomig_sim_options *options, struct vfiomig_sim **out);
 
-/* Only after the vfiomig_device on it, and all its sessions, have been freed. */
+/* Only after the vfiomig_device on it and all its sessions have been freed, and after it has been
+ * removed as a writer from dirty tracking, or the tracking objects have been freed. */
 void vfiomig_sim_free(struct vfiomig_sim *sim);
 
 /* The table; its opaque is the sim. It lives as long as the sim. */
@@ -134,7 +138,30 @@ int vfiomig_sim_guest_write(struct vfiomig_sim *sim, uint64_t offset, uint64_t l
 /* The device writes to len bytes of memory at an I/O virtual address. All that the simulator
  * keeps of it are the pages in its log, if that has been started over them. -EINVAL if the range
  * is empty or wraps, -E2BIG above 1 GiB, -EPERM while the device is stopped, -ENODEV when it is
- * gone. */
+ * gone.
+ *
+ * The bytes themselves are up to the caller. Hardware writes to memory before it logs the page, so
+ * that a page which is read and sent in between is still reported; and a device that has stopped
+ * does not write. So the DMA engine of a test looks like this:
+ *
+ *     static int dma(struct vfiomig_sim *sim, uint64_t iova, const void *data, size_t len)
+ *     {
+ *         static const uint32_t running =
+ *             1u << VFIOMIG_STATE_RUNNING | 1u << VFIOMIG_STATE_RUNNING_P2P |
+ *             1u << VFIOMIG_STATE_PRE_COPY | 1u << VFIOMIG_STATE_PRE_COPY_P2P;
+ *         int r = -EPERM;
+ *         pthread_mutex_lock(&engine);
+ *         if (running >> vfiomig_sim_state(sim) & 1) {
+ *             memcpy(ram + iova, data, len);
+ *             r = vfiomig_sim_dma_write(sim, iova, len);
+ *         }
+ *         pthread_mutex_unlock(&engine);
+ *         return r;
+ *     }
+ *
+ * Take the same lock around calls that may stop the device, such as vfiomig_save_stop(), or put a
+ * feature callback of your own before the simulator's and take it there: c-tests/demo/device.c.
+ */
 int vfiomig_sim_dma_write(struct vfiomig_sim *sim, uint64_t iova, uint64_t len);
 
 /* Pre-copy starts its initial data again (needs VFIOMIG_SIM_PRECOPY_INFO_V2 to be noticed). */
