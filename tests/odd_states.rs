@@ -7,16 +7,14 @@
 mod common;
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use common::{Side, check_clean, side, stream_of};
-use vfiomig::Device;
-use vfiomig::device::{DeviceOptions, State};
+use common::{Side, Twist, check_clean, side, stream_of, twisted_side};
+use vfiomig::device::State;
 use vfiomig::error::{Code, Errno, Outcome};
 use vfiomig::session::{LoadOptions, SaveOptions};
-use vfiomig::transport::{DataFd, DeviceInfo, Direction, OpsTransport, PrecopyInfo, Transport};
+use vfiomig::transport::{OpsTransport, Transport};
 use vfiomig::uapi;
-use vfiomig_sim::{Sim, SimOptions};
+use vfiomig_sim::SimOptions;
 
 const GET_STATE: u32 = uapi::FEATURE_GET | uapi::FEATURE_MIG_DEVICE_STATE;
 const SET_STATE: u32 = uapi::FEATURE_SET | uapi::FEATURE_MIG_DEVICE_STATE;
@@ -37,11 +35,14 @@ struct Habit {
 
 const RESET: u32 = 99;
 
-struct Odd(OpsTransport, Arc<Mutex<Habit>>);
-
-impl Transport for Odd {
-    fn feature(&mut self, flags: u32, payload: &mut [u8]) -> Result<(), Errno> {
-        let mut habit = self.1.lock().unwrap();
+impl Twist for Arc<Mutex<Habit>> {
+    fn feature(
+        &mut self,
+        device: &mut OpsTransport,
+        flags: u32,
+        payload: &mut [u8],
+    ) -> Result<(), Errno> {
+        let mut habit = self.lock().unwrap();
         if flags == SET_STATE {
             habit.asked.push(u32::from_ne_bytes(payload[..4].try_into().unwrap()));
             if let Some((errno, state)) = habit.refuses {
@@ -49,57 +50,21 @@ impl Transport for Odd {
                 return Err(Errno(errno));
             }
         }
-        self.0.feature(flags, payload)?;
+        device.feature(flags, payload)?;
         if let (GET_STATE, Some(state)) = (flags, habit.says) {
             payload[..4].copy_from_slice(&state.raw().to_ne_bytes());
         }
         Ok(())
     }
 
-    fn device_info(&mut self) -> Result<DeviceInfo, Errno> {
-        self.0.device_info()
-    }
-
-    fn reset(&mut self) -> Result<(), Errno> {
-        let mut habit = self.1.lock().unwrap();
+    fn reset(&mut self, device: &mut OpsTransport) -> Result<(), Errno> {
+        let mut habit = self.lock().unwrap();
         habit.asked.push(RESET);
         match habit.stays {
             Some(_) => habit.says = habit.stays,
             None => (habit.says, habit.refuses) = (None, None),
         }
-        self.0.reset()
-    }
-
-    fn data_read(&mut self, data: DataFd, buf: &mut [u8]) -> Result<usize, Errno> {
-        self.0.data_read(data, buf)
-    }
-
-    fn data_write(&mut self, data: DataFd, buf: &[u8]) -> Result<usize, Errno> {
-        self.0.data_write(data, buf)
-    }
-
-    fn data_precopy_info(&mut self, data: DataFd) -> Result<PrecopyInfo, Errno> {
-        self.0.data_precopy_info(data)
-    }
-
-    fn data_close(&mut self, data: DataFd) {
-        self.0.data_close(data);
-    }
-
-    fn data_poll_fd(&self, data: DataFd) -> Option<i32> {
-        self.0.data_poll_fd(data)
-    }
-
-    fn data_set_nonblocking(&mut self, data: DataFd) -> Result<(), Errno> {
-        self.0.data_set_nonblocking(data)
-    }
-
-    fn data_wait(&mut self, data: DataFd, direction: Direction, timeout: Duration) {
-        self.0.data_wait(data, direction, timeout);
-    }
-
-    fn region_read(&mut self, region: u32, offset: u64, buf: &mut [u8]) -> Result<usize, Errno> {
-        self.0.region_read(region, offset, buf)
+        device.reset()
     }
 }
 
@@ -108,11 +73,8 @@ fn small(seed: u64) -> SimOptions {
 }
 
 fn odd(seed: u64) -> (Side, Arc<Mutex<Habit>>) {
-    let sim = Sim::new(small(seed)).unwrap();
     let habit = Arc::new(Mutex::new(Habit::default()));
-    let transport = Odd(sim.transport(), Arc::clone(&habit));
-    let device = Device::new(transport, DeviceOptions::default()).unwrap();
-    (Side { sim, device }, habit)
+    (twisted_side(small(seed), Arc::clone(&habit)), habit)
 }
 
 #[test]

@@ -10,15 +10,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 
-use common::{Side, check_clean, side};
-use vfiomig::device::{Device, DeviceOptions};
+use common::{Side, Twist, check_clean, side, twisted_side};
 use vfiomig::error::{Code, Errno, Error, Operation, Outcome};
 use vfiomig::session::{
     Ending, Load, LoadOptions, LoadStatus, Packets, Save, SaveOptions, SaveStatus,
 };
 use vfiomig::stream::{DecodeLimits, Format};
-use vfiomig::transport::{DataFd, DeviceInfo, Direction, OpsTransport, PrecopyInfo, Transport};
-use vfiomig_sim::{Effect, Op, Sim, SimOptions, State, quirk};
+use vfiomig_sim::{Effect, Op, SimOptions, State, quirk};
 
 // The tags as docs/qemu-format.md has them, deliberately not the library's constants.
 const EOS: [u8; 8] = [0xff, 0xff, 0xff, 0xff, 0xef, 0x10, 0x00, 0x01];
@@ -609,70 +607,22 @@ fn a_driver_that_takes_nothing_is_an_error_and_interruptions_are_none() {
     assert_eq!(source.sim.digest(), target.sim.digest());
 }
 
-/// A device whose every other read and write a signal interrupts, as it is with file descriptors.
-struct Signals(OpsTransport, u32);
+/// Every other read and write is interrupted by a signal, as it is with file descriptors.
+#[derive(Default)]
+struct Signals(u32);
 
-impl Signals {
-    fn interrupted(&mut self) -> Result<(), Errno> {
-        self.1 += 1;
-        if self.1 % 2 == 0 { Ok(()) } else { Err(Errno(libc::EINTR)) }
-    }
-}
-
-impl Transport for Signals {
-    fn feature(&mut self, flags: u32, payload: &mut [u8]) -> Result<(), Errno> {
-        self.0.feature(flags, payload)
-    }
-
-    fn device_info(&mut self) -> Result<DeviceInfo, Errno> {
-        self.0.device_info()
-    }
-
-    fn reset(&mut self) -> Result<(), Errno> {
-        self.0.reset()
-    }
-
-    fn data_read(&mut self, data: DataFd, buf: &mut [u8]) -> Result<usize, Errno> {
-        self.interrupted()?;
-        self.0.data_read(data, buf)
-    }
-
-    fn data_write(&mut self, data: DataFd, buf: &[u8]) -> Result<usize, Errno> {
-        self.interrupted()?;
-        self.0.data_write(data, buf)
-    }
-
-    fn data_precopy_info(&mut self, data: DataFd) -> Result<PrecopyInfo, Errno> {
-        self.0.data_precopy_info(data)
-    }
-
-    fn data_close(&mut self, data: DataFd) {
-        self.0.data_close(data);
-    }
-
-    fn data_poll_fd(&self, data: DataFd) -> Option<i32> {
-        self.0.data_poll_fd(data)
-    }
-
-    fn data_set_nonblocking(&mut self, data: DataFd) -> Result<(), Errno> {
-        self.0.data_set_nonblocking(data)
-    }
-
-    fn data_wait(&mut self, data: DataFd, direction: Direction, timeout: Duration) {
-        self.0.data_wait(data, direction, timeout);
-    }
-
-    fn region_read(&mut self, region: u32, offset: u64, buf: &mut [u8]) -> Result<usize, Errno> {
-        self.0.region_read(region, offset, buf)
+impl Twist for Signals {
+    fn before_data(&mut self) -> Result<(), Errno> {
+        self.0 += 1;
+        if self.0 % 2 == 0 { Ok(()) } else { Err(Errno(libc::EINTR)) }
     }
 }
 
 #[test]
 fn what_a_signal_interrupts_is_tried_again() {
     let signals = |options: SimOptions| {
-        let sim = Sim::new(SimOptions { max_read: 500, max_write: 500, ..options }).unwrap();
-        let device = Device::new(Signals(sim.transport(), 0), DeviceOptions::default()).unwrap();
-        Side { sim, device }
+        let options = SimOptions { max_read: 500, max_write: 500, ..options };
+        twisted_side(options, Signals::default())
     };
     let (source, target) = (signals(small(1)), signals(small(2)));
     let stream = main_channel(&save_all(&source, saving(Format::Qemu), 4096));

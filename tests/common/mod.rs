@@ -4,6 +4,8 @@
 #![allow(dead_code)]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+mod twisted;
+
 use std::time::Duration;
 
 use vfiomig::device::DeviceOptions;
@@ -11,6 +13,9 @@ use vfiomig::error::{Code, Error};
 use vfiomig::session::{Ending, Load, LoadOptions, LoadStatus, Save, SaveOptions, SaveStatus};
 use vfiomig::{Device, Result};
 use vfiomig_sim::{Sim, SimOptions, State};
+
+#[allow(unused_imports)] // Not every test has one.
+pub use twisted::{Twist, twisted_side};
 
 /// A device and what is behind it.
 pub struct Side {
