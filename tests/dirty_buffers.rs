@@ -5,14 +5,15 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(clippy::field_reassign_with_default)] // Not all fields are public.
 
+mod track;
+
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use vfiomig::dirty::{CustomTracker, Mapping, Memory, Tracking, TrackingOptions, Writer};
+use track::{Own, PAGE, bits_of, new_run, set_bit};
+use vfiomig::dirty::{Mapping, Memory, Tracking, Writer};
 use vfiomig::error::Errno;
 use vfiomig::transport::{Hwpt, Type1, Type1Info};
-
-const PAGE: u64 = 4096;
 
 /// What a tracker says at its next reading: these bits of every page, and whether it then fails.
 #[derive(Clone, Default)]
@@ -22,33 +23,13 @@ impl Says {
     fn answer(&self, bitmap: &mut [u64]) -> Result<(), Errno> {
         let (bits, fails) = std::mem::take(&mut *self.0.lock().unwrap());
         for bit in bits {
-            bitmap[(bit / 64) as usize] |= 1 << (bit % 64);
+            set_bit(bitmap, bit);
         }
         if fails { Err(Errno(libc::EIO)) } else { Ok(()) }
     }
 
     fn next(&self, bits: &[u64], fails: bool) {
         *self.0.lock().unwrap() = (bits.to_vec(), fails);
-    }
-}
-
-struct Own(Says, u64);
-
-impl CustomTracker for Own {
-    fn page_size(&self) -> u64 {
-        self.1
-    }
-
-    fn start(&mut self) -> Result<(), Errno> {
-        Ok(())
-    }
-
-    fn stop(&mut self) -> Result<(), Errno> {
-        Ok(())
-    }
-
-    fn sync(&mut self, _: u64, _: u64, _: u64, bitmap: &mut [u64]) -> Result<(), Errno> {
-        self.0.answer(bitmap)
     }
 }
 
@@ -115,7 +96,7 @@ impl Memory for Vmm {
     fn set_dirty(&mut self, _: u64, at: u64, _: u64, b: &[u64], bits: u64) -> Result<(), Errno> {
         let mut pages = self.pages.lock().unwrap();
         let mut counts = self.counts.lock().unwrap();
-        for bit in (0..bits).filter(|bit| b[(bit / 64) as usize] >> (bit % 64) & 1 == 1) {
+        for bit in bits_of(b, bits) {
             pages.insert(at / PAGE + bit);
             *counts += 1;
         }
@@ -125,10 +106,7 @@ impl Memory for Vmm {
 
 fn run_of(writer: Writer, mapped: u64) -> (Tracking, Vmm) {
     let vmm = Vmm::default();
-    let mut run =
-        Tracking::new(vmm.clone(), TrackingOptions { page_size: PAGE, ..Default::default() })
-            .unwrap();
-    run.map(Mapping { size: mapped, ..Default::default() }).unwrap();
+    let mut run = new_run(vmm.clone(), &[Mapping { size: mapped, ..Mapping::default() }]);
     run.add_writer(writer).unwrap();
     run.start().unwrap();
     (run, vmm)
@@ -137,8 +115,10 @@ fn run_of(writer: Writer, mapped: u64) -> (Tracking, Vmm) {
 fn writers(says: &Says) -> Vec<(&'static str, u64, Writer)> {
     let mut all = Vec::new();
     for (name, page) in [("own", PAGE), ("own, small", 512), ("own, large", 4 * PAGE)] {
+        let says = says.clone();
+        let sync = move |_: u64, _: u64, bitmap: &mut [u64]| says.answer(bitmap);
         let mut writer = Writer::default();
-        writer.custom = Some(Box::new(Own(says.clone(), page)));
+        writer.custom = Some(Box::new(Own { page, sync }));
         all.push((name, page, writer));
     }
     for (name, page) in [("hwpt", PAGE), ("hwpt, large", 4 * PAGE)] {

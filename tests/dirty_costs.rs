@@ -6,17 +6,17 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(clippy::field_reassign_with_default)] // Not all fields are public.
 
+mod track;
+
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use track::{Logged, Own, PAGE, bits_of, new_run, set_bit, start_logged};
 use vfiomig::Code;
-use vfiomig::dirty::{
-    CustomTracker, Health, Mapping, Memory, Place, Tracking, TrackingOptions, Writer,
-};
+use vfiomig::dirty::{Mapping, Memory, Place, Tracking, TrackingOptions, Writer};
 use vfiomig::error::Errno;
-use vfiomig::transport::{DmaLog, Hwpt, IovaRange};
+use vfiomig::transport::Hwpt;
 
-const PAGE: u64 = 4096;
 const GIB: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;
 
@@ -93,7 +93,7 @@ impl Memory for Shared {
         if vmm.refuses {
             return Err(Errno(libc::ENOBUFS));
         }
-        for bit in (0..bits).filter(|bit| words[(bit / 64) as usize] >> (bit % 64) & 1 == 1) {
+        for bit in bits_of(words, bits) {
             vmm.given += 1;
             if !vmm.counts_only {
                 vmm.taken.insert((cookie, offset + bit * PAGE));
@@ -117,54 +117,41 @@ impl Memory for Shared {
     }
 }
 
-/// A tracker that reports every page of these ranges once.
+/// What a tracker will report, each page of these ranges once.
 #[derive(Clone, Default)]
-struct Tracked(Arc<Mutex<Vec<(u64, u64, u64)>>>);
+struct Written(Arc<Mutex<Vec<(u64, u64, u64)>>>);
 
-impl Tracked {
+impl Written {
     /// `n` pages from an address on, each `step` pages after the one before.
     fn write(&self, iova: u64, n: u64, step: u64) {
         self.0.lock().unwrap().push((iova / PAGE, n, step));
     }
-}
 
-impl CustomTracker for Tracked {
-    fn page_size(&self) -> u64 {
-        PAGE
-    }
-
-    fn start(&mut self) -> Result<(), Errno> {
-        Ok(())
-    }
-
-    fn stop(&mut self) -> Result<(), Errno> {
-        Ok(())
-    }
-
-    fn sync(&mut self, iova: u64, length: u64, _: u64, words: &mut [u64]) -> Result<(), Errno> {
+    fn report(&self, iova: u64, length: u64, words: &mut [u64]) {
         let (first, end) = (iova / PAGE, (iova + (length - 1)) / PAGE);
-        let mut writes = self.0.lock().unwrap();
-        writes.retain_mut(|(page, n, step)| {
+        self.0.lock().unwrap().retain_mut(|(page, n, step)| {
             while *n > 0 && *page <= end && *page >= first {
-                words[((*page - first) / 64) as usize] |= 1 << ((*page - first) % 64);
+                set_bit(words, *page - first);
                 (*page, *n) = (*page + *step, *n - 1);
             }
             *n > 0
         });
-        Ok(())
     }
 }
 
-fn started(vmm: &Shared, mappings: &[Mapping]) -> (Tracking, Tracked) {
-    let options = TrackingOptions { page_size: PAGE, ..TrackingOptions::default() };
-    let mut run = Tracking::new(vmm.clone(), options).unwrap();
-    mappings.iter().for_each(|mapping| run.map(*mapping).unwrap());
-    let tracked = Tracked::default();
+fn started(vmm: &Shared, mappings: &[Mapping]) -> (Tracking, Written) {
+    let mut run = new_run(vmm.clone(), mappings);
+    let written = Written::default();
+    let told = written.clone();
+    let sync = move |iova: u64, length: u64, words: &mut [u64]| {
+        told.report(iova, length, words);
+        Ok(())
+    };
     let mut writer = Writer::default();
-    writer.custom = Some(Box::new(tracked.clone()));
+    writer.custom = Some(Box::new(Own { page: PAGE, sync }));
     run.add_writer(writer).unwrap();
     run.start().unwrap();
-    (run, tracked)
+    (run, written)
 }
 
 fn translated(iova: u64, size: u64) -> Mapping {
@@ -359,71 +346,16 @@ fn one_unmapping_does_not_keep_more_than_may_wait() {
 
 // --- a mapping that comes later --------------------------------------------------------------------
 
-/// What a device's log was asked.
-#[derive(Default)]
-struct Asked {
-    starts: Vec<Vec<IovaRange>>,
-    reports: u64,
-    /// Addresses of pages that were written to.
-    dirty: BTreeSet<u64>,
-}
-
-#[derive(Clone, Default)]
-struct Logged(Arc<Mutex<Asked>>);
-
-impl Logged {
-    fn get(&self) -> MutexGuard<'_, Asked> {
-        self.0.lock().unwrap()
-    }
-}
-
-impl DmaLog for Logged {
-    fn start(&mut self, page_size: u64, ranges: &[IovaRange]) -> Result<u64, Errno> {
-        self.get().starts.push(ranges.to_vec());
-        Ok(page_size)
-    }
-
-    fn stop(&mut self) -> Result<(), Errno> {
-        self.get().dirty.clear();
-        Ok(())
-    }
-
-    fn report(&mut self, iova: u64, length: u64, _: u64, words: &mut [u64]) -> Result<(), Errno> {
-        let mut asked = self.get();
-        asked.reports += 1;
-        let found: Vec<u64> = asked.dirty.range(iova..=iova + (length - 1)).copied().collect();
-        for at in found {
-            asked.dirty.remove(&at);
-            let bit = (at - iova) / PAGE;
-            words[(bit / 64) as usize] |= 1 << (bit % 64);
-        }
-        Ok(())
-    }
-}
-
-/// A device with a log; it says that it is stopped if asked, and there may be a tracker of the
-/// VMM's, too.
 fn logged(vmm: &Shared, mappings: &[Mapping], still: bool, tracked: bool) -> (Tracking, Logged) {
-    let options = TrackingOptions { page_size: PAGE, ..TrackingOptions::default() };
-    let mut run = Tracking::new(vmm.clone(), options).unwrap();
-    mappings.iter().for_each(|mapping| run.map(*mapping).unwrap());
-    let log = Logged::default();
-    let mut writer = Writer::default();
-    writer.device_log = Some(Box::new(log.clone()));
-    writer.health = Some(Health::new(Arc::default(), move || still.then_some(1)));
-    if tracked {
-        writer.custom = Some(Box::new(Tracked::default()));
-    }
-    run.add_writer(writer).unwrap();
-    run.start().unwrap();
+    let mut run = new_run(vmm.clone(), mappings);
+    let log = start_logged(&mut run, still, tracked);
     (run, log)
 }
 
 fn dirty(run: &mut Tracking, iova: u64, pages: u64) -> Vec<u64> {
     let mut words = vec![0; pages.div_ceil(64) as usize];
     run.sync(iova, pages * PAGE, PAGE, &mut words).unwrap();
-    let is_set = |page: &u64| words[(page / 64) as usize] >> (page % 64) & 1 == 1;
-    (0..pages).filter(is_set).map(|page| iova / PAGE + page).collect()
+    bits_of(&words, pages).map(|page| iova / PAGE + page).collect()
 }
 
 #[test]
@@ -542,8 +474,7 @@ fn dirty_pages_that_are_scattered_take_bounded_memory_and_none_is_lost() {
 fn mappings_that_a_page_table_does_not_have_take_bounded_memory_and_are_all_dirty() {
     let _alone = alone();
     let vmm = Shared::default();
-    let options = TrackingOptions { page_size: PAGE, ..TrackingOptions::default() };
-    let mut run = Tracking::new(vmm.clone(), options).unwrap();
+    let mut run = new_run(vmm.clone(), &[]);
     let mut writer = Writer::default();
     writer.hwpt = Some(Box::new(Hollow));
     run.add_writer(writer).unwrap();
@@ -644,8 +575,7 @@ fn mappings_that_nobody_watches_take_bounded_memory_and_are_dirty_at_all_times()
         let mut run = if has_log {
             logged(&vmm, &[plain(1 << 40, PAGE, 2, 0)], false, false).0
         } else {
-            let options = TrackingOptions { page_size: PAGE, ..TrackingOptions::default() };
-            let mut run = Tracking::new(vmm.clone(), options).unwrap();
+            let mut run = new_run(vmm.clone(), &[]);
             run.add_writer(Writer::default()).unwrap();
             run.start().unwrap();
             run

@@ -4,101 +4,17 @@
 //! because there may be none.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
-#![allow(clippy::field_reassign_with_default)] // Not all fields are public.
+
+mod track;
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 
-use vfiomig::dirty::{CustomTracker, Health, Mapping, Memory, Tracking, TrackingOptions, Writer};
+use track::{Logged, PAGE, bits_of, new_run, start_logged};
+use vfiomig::dirty::{Mapping, Memory, Tracking};
 use vfiomig::error::Errno;
-use vfiomig::transport::{DmaLog, IovaRange};
 
-const PAGE: u64 = 4096;
 const PAGES: u64 = 64;
-
-#[derive(Default)]
-struct Device {
-    logging: Vec<IovaRange>,
-    dirty: BTreeSet<u64>,
-    resets: Arc<AtomicU64>,
-    /// Is reset when it has been asked for this many more reports.
-    reset_in: Option<u64>,
-    still: bool,
-}
-
-impl Device {
-    fn write(&mut self, page: u64) {
-        let at = page * PAGE;
-        if self.logging.iter().any(|range| at >= range.iova && at - range.iova < range.length) {
-            self.dirty.insert(page);
-        }
-    }
-
-    fn reset(&mut self) {
-        self.dirty.clear();
-        self.resets.fetch_add(1, Ordering::Release);
-    }
-}
-
-#[derive(Clone, Default)]
-struct Shared(Arc<Mutex<Device>>);
-
-impl Shared {
-    fn get(&self) -> MutexGuard<'_, Device> {
-        self.0.lock().unwrap()
-    }
-}
-
-impl DmaLog for Shared {
-    fn start(&mut self, page_size: u64, ranges: &[IovaRange]) -> Result<u64, Errno> {
-        self.get().logging = ranges.to_vec();
-        Ok(page_size)
-    }
-
-    fn stop(&mut self) -> Result<(), Errno> {
-        let mut device = self.get();
-        device.logging.clear();
-        device.dirty.clear();
-        Ok(())
-    }
-
-    fn report(&mut self, iova: u64, length: u64, _: u64, words: &mut [u64]) -> Result<(), Errno> {
-        let mut device = self.get();
-        for bit in 0..length / PAGE {
-            if device.dirty.remove(&(iova / PAGE + bit)) {
-                words[(bit / 64) as usize] |= 1 << (bit % 64);
-            }
-        }
-        device.reset_in = device.reset_in.map(|left| left - 1);
-        if device.reset_in == Some(0) {
-            device.reset_in = None;
-            device.reset();
-        }
-        Ok(())
-    }
-}
-
-/// A tracker that sees nothing, and works.
-struct Idle;
-
-impl CustomTracker for Idle {
-    fn page_size(&self) -> u64 {
-        PAGE
-    }
-
-    fn start(&mut self) -> Result<(), Errno> {
-        Ok(())
-    }
-
-    fn stop(&mut self) -> Result<(), Errno> {
-        Ok(())
-    }
-
-    fn sync(&mut self, _: u64, _: u64, _: u64, _: &mut [u64]) -> Result<(), Errno> {
-        Ok(())
-    }
-}
 
 #[derive(Clone, Default)]
 struct Taken(Arc<Mutex<BTreeSet<u64>>>);
@@ -111,8 +27,7 @@ impl Taken {
 
 impl Memory for Taken {
     fn set_dirty(&mut self, _: u64, at: u64, _: u64, b: &[u64], bits: u64) -> Result<(), Errno> {
-        let set = (0..bits).filter(|bit| b[(bit / 64) as usize] >> (bit % 64) & 1 == 1);
-        self.0.lock().unwrap().extend(set.map(|bit| at / PAGE + bit));
+        self.0.lock().unwrap().extend(bits_of(b, bits).map(|bit| at / PAGE + bit));
         Ok(())
     }
 }
@@ -123,24 +38,11 @@ fn mapping(first: u64, pages: u64) -> Mapping {
 }
 
 /// 64 pages from 0 on, and a device with a log.
-fn machine(bridge: bool) -> (Tracking, Shared, Taken) {
+fn machine(bridge: bool) -> (Tracking, Logged, Taken) {
     let taken = Taken::default();
-    let options = TrackingOptions { page_size: PAGE, ..TrackingOptions::default() };
-    let mut run = Tracking::new(taken.clone(), options).unwrap();
-    run.map(mapping(0, PAGES)).unwrap();
     let window = Mapping { window: true, ..mapping(1000, PAGES) };
-    run.map(window).unwrap();
-    let device = Shared::default();
-    let mut writer = Writer::default();
-    writer.device_log = Some(Box::new(device.clone()));
-    let asked = device.clone();
-    let resets = device.get().resets.clone();
-    writer.health = Some(Health::new(resets, move || asked.get().still.then_some(1)));
-    if bridge {
-        writer.custom = Some(Box::new(Idle));
-    }
-    run.add_writer(writer).unwrap();
-    run.start().unwrap();
+    let mut run = new_run(taken.clone(), &[mapping(0, PAGES), window]);
+    let device = start_logged(&mut run, false, bridge);
     (run, device, taken)
 }
 
@@ -151,12 +53,12 @@ fn all() -> Vec<u64> {
 #[test]
 fn a_reset_during_a_reading_is_made_up_for_by_that_reading() {
     let (mut run, device, taken) = machine(false);
-    device.get().write(7);
+    device.get().write(7 * PAGE);
     run.collect().unwrap();
     assert_eq!(taken.take(), [7]);
 
     // After the first report: what a second would have said is gone.
-    device.get().write(9);
+    device.get().write(9 * PAGE);
     device.get().reset_in = Some(1);
     assert!(run.collect().unwrap().errors);
     assert_eq!(taken.take(), all());
@@ -201,7 +103,7 @@ fn a_reset_while_a_writer_is_taken_out_makes_everything_dirty() {
 fn a_mapping_in_a_window_that_is_told_of_late_is_dirty_after_a_log_was_started_anew() {
     for (still, bridge) in [(true, false), (false, true), (false, false)] {
         let (mut run, device, taken) = machine(bridge);
-        device.get().write(1010);
+        device.get().write(1010 * PAGE);
         device.get().still = still;
         // Something outside the window, for which the log has to be restarted.
         run.map(mapping(2000, 1)).unwrap();

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What tests of dirty tracking put together: runs, bits of bitmaps, a tracker of the VMM's and a
+//! device with a log. `tests/machine` is for those that need to know what is true.
+
+#![allow(dead_code)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::field_reassign_with_default)] // Not all fields are public.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use vfiomig::dirty::{CustomTracker, Health, Mapping, Memory, Tracking, TrackingOptions, Writer};
+use vfiomig::error::Errno;
+use vfiomig::transport::{DmaLog, IovaRange};
+
+pub const PAGE: u64 = 4096;
+
+pub fn set_bit(words: &mut [u64], bit: u64) {
+    words[(bit / 64) as usize] |= 1 << (bit % 64);
+}
+
+/// Which of the first `bits` are set.
+pub fn bits_of(words: &[u64], bits: u64) -> impl Iterator<Item = u64> {
+    (0..bits).filter(|bit| words[(bit / 64) as usize] >> (bit % 64) & 1 == 1)
+}
+
+/// In pages of `PAGE`, with these mappings.
+pub fn new_run(memory: impl Memory + 'static, mappings: &[Mapping]) -> Tracking {
+    let options = TrackingOptions { page_size: PAGE, ..TrackingOptions::default() };
+    let mut run = Tracking::new(memory, options).unwrap();
+    mappings.iter().for_each(|mapping| run.map(*mapping).unwrap());
+    run
+}
+
+/// A tracker that starts and stops, and reads by calling this with an address, a length and words.
+pub struct Own<F> {
+    pub page: u64,
+    pub sync: F,
+}
+
+impl<F> CustomTracker for Own<F>
+where
+    F: FnMut(u64, u64, &mut [u64]) -> Result<(), Errno> + Send,
+{
+    fn page_size(&self) -> u64 {
+        self.page
+    }
+
+    fn start(&mut self) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn stop(&mut self) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn sync(&mut self, iova: u64, length: u64, _: u64, words: &mut [u64]) -> Result<(), Errno> {
+        (self.sync)(iova, length, words)
+    }
+}
+
+/// A tracker that sees nothing, and works.
+pub fn idle() -> Box<dyn CustomTracker> {
+    Box::new(Own { page: PAGE, sync: |_: u64, _: u64, _: &mut [u64]| Ok(()) })
+}
+
+/// A device with a log, and what the log was asked.
+#[derive(Default)]
+pub struct Logging {
+    /// The ranges of each start.
+    pub starts: Vec<Vec<IovaRange>>,
+    on: bool,
+    pub reports: u64,
+    /// Addresses of pages that were written to.
+    pub dirty: BTreeSet<u64>,
+    pub resets: Arc<AtomicU64>,
+    /// Is reset when it has been asked for this many more reports.
+    pub reset_in: Option<u64>,
+    /// It says that it is stopped if asked.
+    pub still: bool,
+}
+
+impl Logging {
+    /// The device writes to a page; what is not logged is not reported.
+    pub fn write(&mut self, iova: u64) {
+        let logged = |range: &IovaRange| iova >= range.iova && iova - range.iova < range.length;
+        if self.on && self.starts.last().unwrap().iter().any(logged) {
+            self.dirty.insert(iova);
+        }
+    }
+
+    fn reset(&mut self) {
+        self.dirty.clear();
+        self.resets.fetch_add(1, Ordering::Release);
+    }
+}
+
+#[derive(Clone, Default)]
+pub struct Logged(Arc<Mutex<Logging>>);
+
+impl Logged {
+    pub fn get(&self) -> MutexGuard<'_, Logging> {
+        self.0.lock().unwrap()
+    }
+}
+
+impl DmaLog for Logged {
+    fn start(&mut self, page_size: u64, ranges: &[IovaRange]) -> Result<u64, Errno> {
+        let mut device = self.get();
+        device.starts.push(ranges.to_vec());
+        device.on = true;
+        Ok(page_size)
+    }
+
+    fn stop(&mut self) -> Result<(), Errno> {
+        let mut device = self.get();
+        device.on = false;
+        device.dirty.clear();
+        Ok(())
+    }
+
+    fn report(&mut self, iova: u64, length: u64, _: u64, words: &mut [u64]) -> Result<(), Errno> {
+        let mut device = self.get();
+        device.reports += 1;
+        let found: Vec<u64> = device.dirty.range(iova..=iova + (length - 1)).copied().collect();
+        for at in found {
+            device.dirty.remove(&at);
+            set_bit(words, (at - iova) / PAGE);
+        }
+        device.reset_in = device.reset_in.map(|left| left - 1);
+        if device.reset_in == Some(0) {
+            device.reset_in = None;
+            device.reset();
+        }
+        Ok(())
+    }
+}
+
+/// Starts tracking of a device with a log; there may be a tracker of the VMM's, too, which sees
+/// nothing.
+pub fn start_logged(run: &mut Tracking, still: bool, tracked: bool) -> Logged {
+    let log = Logged::default();
+    log.get().still = still;
+    let mut writer = Writer::default();
+    writer.device_log = Some(Box::new(log.clone()));
+    let (resets, asked) = (Arc::clone(&log.get().resets), log.clone());
+    writer.health = Some(Health::new(resets, move || asked.get().still.then_some(1)));
+    writer.custom = tracked.then(idle);
+    run.add_writer(writer).unwrap();
+    run.start().unwrap();
+    log
+}
