@@ -3,22 +3,23 @@
 //!
 //! They are the standard library's. Tests compile the same sources again with others: those of the
 //! shuttle crate, whose scheduler decides at each of them which thread goes on (`tests/shuttle`),
-//! and pthreads' own, which the thread sanitizer understands (`tests/tsan`).
+//! and pthreads' own, which the thread sanitizer understands (`tests/tsan`). The tests beside the
+//! sources run without that scheduler, whatever they are compiled with.
 
-#[cfg(not(any(shuttle, pthread_locks)))]
+#[cfg(not(any(all(shuttle, not(test)), pthread_locks)))]
 pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
 
 #[cfg(pthread_locks)]
 pub(crate) use vfiomig_pthread_locks::{Condvar, Mutex, MutexGuard};
 
-#[cfg(not(shuttle))]
+#[cfg(any(not(shuttle), test))]
 pub(crate) use std::sync::atomic;
 
-#[cfg(shuttle)]
+#[cfg(all(shuttle, not(test)))]
 pub(crate) use shuttle::sync::{Condvar, Mutex, MutexGuard, atomic};
 
 /// Per-thread values. To the operating system, all of shuttle's threads are one.
-#[cfg(shuttle)]
+#[cfg(all(shuttle, not(test)))]
 pub(crate) use shuttle::thread_local;
-#[cfg(not(shuttle))]
+#[cfg(any(not(shuttle), test))]
 pub(crate) use std::thread_local;

@@ -48,14 +48,14 @@ pub(crate) fn kernel_release() -> String {
 }
 
 /// A number that no other live thread has. Costs no system call and registers no destructor.
-#[cfg(not(shuttle))]
+#[cfg(any(not(shuttle), test))]
 pub(crate) fn current_thread_token() -> usize {
     thread_local!(static MARK: u8 = const { 0 });
     MARK.with(|mark| std::ptr::from_ref(mark).addr())
 }
 
 /// The same for shuttle's threads, which are all one to the operating system.
-#[cfg(shuttle)]
+#[cfg(all(shuttle, not(test)))]
 pub(crate) fn current_thread_token() -> usize {
     usize::from(shuttle::thread::current().id()) + 1
 }
