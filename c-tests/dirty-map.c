@@ -7,58 +7,40 @@
 
 #define BASE ((uint64_t)1 << 33)
 
-/* A device behind the simulator, whose log's ranges are observed. */
-struct logged {
-    struct vfiomig_sim *sim;
-    struct vfiomig_device *dev;
+/* What the device's log was asked. */
+static struct {
     uint32_t starts, num_ranges;
     uint64_t ranges[256][2];
-};
+} logged;
 
-static int logged_feature(void *opaque, uint32_t flags, void *data, size_t len)
+static int logged_feature(void *sim, uint32_t flags, void *data, size_t len)
 {
-    struct logged *l = opaque;
     if (flags == (1u << 17 | 6) && len >= 24) {
         uint64_t control[3];
         memcpy(control, data, sizeof control);
-        l->starts++;
-        l->num_ranges = (uint32_t)control[1];
-        if (l->num_ranges <= 256)
-            memcpy(l->ranges, (void *)(uintptr_t)control[2], l->num_ranges * sizeof *l->ranges);
+        logged.starts++;
+        logged.num_ranges = (uint32_t)control[1];
+        if (logged.num_ranges <= 256)
+            memcpy(logged.ranges, (void *)(uintptr_t)control[2],
+                   logged.num_ranges * sizeof *logged.ranges);
     }
-    return vfiomig_sim_ops(l->sim)->feature(l->sim, flags, data, len);
+    return vfiomig_sim_ops(sim)->feature(sim, flags, data, len);
 }
 
-static int logged_reset(void *opaque)
+static struct rig logged_new(const struct vfiomig_sim_options *options)
 {
-    struct logged *l = opaque;
-    return vfiomig_sim_ops(l->sim)->reset(l->sim);
-}
-
-static void logged_new(struct logged *l, const struct vfiomig_sim_options *options)
-{
-    struct vfiomig_sim_options defaults = rig_options();
-    struct vfiomig_device_ops ops = VFIOMIG_DEVICE_OPS_INIT;
-    memset(l, 0, sizeof *l);
-    EQ(vfiomig_sim_new(options ? options : &defaults, &l->sim), 0);
+    struct rig rig;
+    struct vfiomig_device_ops ops = rig_table(&rig, options);
+    memset(&logged, 0, sizeof logged);
     ops.feature = logged_feature;
-    ops.reset = logged_reset;
-    OK(vfiomig_device_new_ops(&ops, l, NULL, &l->dev));
+    rig_open(&rig, &ops, NULL);
+    return rig;
 }
 
-static void logged_free(struct logged *l)
+static int is_logged(uint64_t iova)
 {
-    const char *what = "";
-    vfiomig_device_free(l->dev);
-    if (vfiomig_sim_violations(l->sim, &what) != 0)
-        FAIL("the library broke a rule of the kernel: %s", what);
-    vfiomig_sim_free(l->sim);
-}
-
-static int is_logged(const struct logged *l, uint64_t iova)
-{
-    for (uint32_t i = 0; i < l->num_ranges; i++)
-        if (iova >= l->ranges[i][0] && iova - l->ranges[i][0] < l->ranges[i][1])
+    for (uint32_t i = 0; i < logged.num_ranges; i++)
+        if (iova >= logged.ranges[i][0] && iova - logged.ranges[i][0] < logged.ranges[i][1])
             return 1;
     return 0;
 }
@@ -267,16 +249,15 @@ static void a_mapping_that_comes_later_is_tracked_at_once(void)
 static void what_a_log_does_not_watch_is_dirty_until_it_is_rearmed(void)
 {
     struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
-    struct logged l;
     uint64_t bitmap = 0;
-    logged_new(&l, NULL);
-    uint32_t number = add_writer(run, NULL, l.dev, VFIOMIG_WRITER_DEVICE_LOG);
+    struct rig rig = logged_new(NULL);
+    uint32_t number = add_writer(run, NULL, rig.dev, VFIOMIG_WRITER_DEVICE_LOG);
     map(run, BASE, 32 * PAGE, 0, 0);
     OK(vfiomig_dirty_start(run));
-    EQ(l.starts, 1);
+    EQ(logged.starts, 1);
     map(run, BASE + 40 * PAGE, 4 * PAGE, 0, 0);
     for (int round = 0; round < 3; round++) {
-        EQ(vfiomig_sim_dma_write(l.sim, BASE + 5 * PAGE, 1), 0);
+        EQ(vfiomig_sim_dma_write(rig.sim, BASE + 5 * PAGE, 1), 0);
         bitmap = 0;
         EQ(vfiomig_dirty_sync(run, BASE, 64 * PAGE, PAGE, &bitmap, 1), VFIOMIG_DIRTY_UNWATCHED);
         CHECK(bitmap == (1 << 5 | (uint64_t)15 << 40));
@@ -285,11 +266,11 @@ static void what_a_log_does_not_watch_is_dirty_until_it_is_rearmed(void)
     /* Only a reading that touches it says so. */
     EQ(vfiomig_dirty_sync(run, BASE, 32 * PAGE, PAGE, &bitmap, 1), 0);
     /* The device is stopped: nothing can be lost. */
-    OK(vfiomig_device_set_state(l.dev, VFIOMIG_STATE_STOP));
+    OK(vfiomig_device_set_state(rig.dev, VFIOMIG_STATE_STOP));
     EQ(vfiomig_dirty_rearm(run), 0);
-    EQ(l.starts, 2);
-    EQ(is_logged(&l, BASE + 41 * PAGE), 1);
-    OK(vfiomig_device_run(l.dev));
+    EQ(logged.starts, 2);
+    EQ(is_logged(BASE + 41 * PAGE), 1);
+    OK(vfiomig_device_run(rig.dev));
     bitmap = 0;
     OK(vfiomig_dirty_sync(run, BASE, 40 * PAGE, PAGE, &bitmap, 1));
     EQ(bitmap, 0);
@@ -299,14 +280,14 @@ static void what_a_log_does_not_watch_is_dirty_until_it_is_rearmed(void)
     HAS(writer_of(run, number).note, "not logged until the log was started anew");
     HAS(writer_of(run, number).note, "0x200028000 (0x4000 bytes)");
     bitmap = 0;
-    EQ(vfiomig_sim_dma_write(l.sim, BASE + 41 * PAGE, 1), 0);
+    EQ(vfiomig_sim_dma_write(rig.sim, BASE + 41 * PAGE, 1), 0);
     OK(vfiomig_dirty_sync(run, BASE, 64 * PAGE, PAGE, &bitmap, 1));
     CHECK(bitmap == (uint64_t)1 << 41);
     /* While it runs: what is written between stop and start cannot be known, so everything is
      * dirty once. */
     map(run, BASE + 50 * PAGE, PAGE, 0, 0);
     EQ(vfiomig_dirty_rearm(run), 0);
-    EQ(l.starts, 3);
+    EQ(logged.starts, 3);
     bitmap = 0;
     EQ(vfiomig_dirty_sync(run, BASE, 64 * PAGE, PAGE, &bitmap, 1), VFIOMIG_DIRTY_UNWATCHED);
     CHECK(bitmap == (0xffffffff | (uint64_t)15 << 40 | (uint64_t)1 << 50));
@@ -314,17 +295,16 @@ static void what_a_log_does_not_watch_is_dirty_until_it_is_rearmed(void)
     OK(vfiomig_dirty_sync(run, BASE, 64 * PAGE, PAGE, &bitmap, 1));
     EQ(bitmap, 0);
     vfiomig_dirty_free(run);
-    logged_free(&l);
+    rig_free(&rig);
 }
 
 /* By itself only if nothing has to be dirty for it: here, when the device is stopped. */
 static void a_log_is_rearmed_by_itself_where_that_costs_nothing(void)
 {
     struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
-    struct logged l;
     uint64_t bitmap = 0;
-    logged_new(&l, NULL);
-    add_writer(run, NULL, l.dev, VFIOMIG_WRITER_DEVICE_LOG);
+    struct rig rig = logged_new(NULL);
+    add_writer(run, NULL, rig.dev, VFIOMIG_WRITER_DEVICE_LOG);
     map(run, BASE, 32 * PAGE, 0, 0);
     OK(vfiomig_dirty_start(run));
     map(run, BASE + 32 * PAGE, 8 * PAGE, 0, 0);
@@ -333,21 +313,21 @@ static void a_log_is_rearmed_by_itself_where_that_costs_nothing(void)
         EQ(vfiomig_dirty_sync(run, BASE, 64 * PAGE, PAGE, &bitmap, 1), VFIOMIG_DIRTY_UNWATCHED);
         CHECK(bitmap == (uint64_t)0xff << 32);
     }
-    EQ(l.starts, 1);
-    EQ(vfiomig_sim_dma_write(l.sim, BASE + 3 * PAGE, 1), 0);
-    OK(vfiomig_device_set_state(l.dev, VFIOMIG_STATE_STOP));
+    EQ(logged.starts, 1);
+    EQ(vfiomig_sim_dma_write(rig.sim, BASE + 3 * PAGE, 1), 0);
+    OK(vfiomig_device_set_state(rig.dev, VFIOMIG_STATE_STOP));
     bitmap = 0;
     EQ(vfiomig_dirty_sync(run, BASE, 64 * PAGE, PAGE, &bitmap, 1), VFIOMIG_DIRTY_UNWATCHED);
     CHECK(bitmap == ((uint64_t)0xff << 32 | 8));
-    EQ(l.starts, 2);
-    OK(vfiomig_device_run(l.dev));
+    EQ(logged.starts, 2);
+    OK(vfiomig_device_run(rig.dev));
     bitmap = 0;
-    EQ(vfiomig_sim_dma_write(l.sim, BASE + 39 * PAGE, 1), 0);
+    EQ(vfiomig_sim_dma_write(rig.sim, BASE + 39 * PAGE, 1), 0);
     OK(vfiomig_dirty_sync(run, BASE, 64 * PAGE, PAGE, &bitmap, 1));
     CHECK(bitmap == (uint64_t)1 << 39);
-    EQ(l.starts, 2);
+    EQ(logged.starts, 2);
     vfiomig_dirty_free(run);
-    logged_free(&l);
+    rig_free(&rig);
 }
 
 /* If there is another tracker, it watches in between. */
@@ -355,20 +335,19 @@ static void rearming_with_another_tracker_makes_nothing_dirty(void)
 {
     struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
     struct tracker t = tracker_new(BASE, PAGE, 64);
-    struct logged l;
     uint64_t bitmap = 0;
-    logged_new(&l, NULL);
-    uint32_t number = add_writer(run, &t, l.dev, VFIOMIG_WRITER_DEVICE_LOG);
+    struct rig rig = logged_new(NULL);
+    uint32_t number = add_writer(run, &t, rig.dev, VFIOMIG_WRITER_DEVICE_LOG);
     map(run, BASE, 32 * PAGE, 0, 0);
     OK(vfiomig_dirty_start(run));
     EQ(t.starts, 0);
     map(run, BASE + 40 * PAGE, PAGE, 0, 0);
-    EQ(vfiomig_sim_dma_write(l.sim, BASE + PAGE, 1), 0); /* in the old log */
+    EQ(vfiomig_sim_dma_write(rig.sim, BASE + PAGE, 1), 0); /* in the old log */
     touch(&t, BASE + 3 * PAGE, 1);                        /* as if in between */
     EQ(vfiomig_dirty_rearm(run), 0);
     EQ(t.starts, 1);
     EQ(t.stops, 1);
-    EQ(l.starts, 2);
+    EQ(logged.starts, 2);
     EQ(writer_of(run, number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
     /* 40 was not watched until now, and this is reported. */
     EQ(vfiomig_dirty_sync(run, BASE, 64 * PAGE, PAGE, &bitmap, 1), VFIOMIG_DIRTY_UNWATCHED);
@@ -380,58 +359,56 @@ static void rearming_with_another_tracker_makes_nothing_dirty(void)
     EQ(bitmap, 0);
     vfiomig_dirty_free(run);
     tracker_free(&t);
-    logged_free(&l);
+    rig_free(&rig);
 }
 
 static void windows_are_watched_from_the_beginning(void)
 {
     struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
-    struct logged l;
     uint64_t bitmap = 0;
-    logged_new(&l, NULL);
-    add_writer(run, NULL, l.dev, VFIOMIG_WRITER_DEVICE_LOG);
+    struct rig rig = logged_new(NULL);
+    add_writer(run, NULL, rig.dev, VFIOMIG_WRITER_DEVICE_LOG);
     OK(try_map(run, BASE, 64 * PAGE, 0, 0, VFIOMIG_MAPPING_WINDOW));
     EQ(stats_of(run).mapped_bytes, 0);
     OK(vfiomig_dirty_start(run));
-    EQ(is_logged(&l, BASE), 1);
-    EQ(is_logged(&l, BASE + 63 * PAGE), 1);
-    EQ(is_logged(&l, BASE + 64 * PAGE), 0);
+    EQ(is_logged(BASE), 1);
+    EQ(is_logged(BASE + 63 * PAGE), 1);
+    EQ(is_logged(BASE + 64 * PAGE), 0);
     map(run, BASE + 10 * PAGE, 10 * PAGE, 0, 0);
-    EQ(vfiomig_sim_dma_write(l.sim, BASE + 12 * PAGE, 1), 0);
-    EQ(vfiomig_sim_dma_write(l.sim, BASE + 30 * PAGE, 1), 0);
+    EQ(vfiomig_sim_dma_write(rig.sim, BASE + 12 * PAGE, 1), 0);
+    EQ(vfiomig_sim_dma_write(rig.sim, BASE + 30 * PAGE, 1), 0);
     OK(vfiomig_dirty_sync(run, BASE, 64 * PAGE, PAGE, &bitmap, 1));
     EQ(bitmap, 1 << 12);
     /* Beyond it is another matter. */
     map(run, BASE + 64 * PAGE, PAGE, 0, 0);
     EQ(vfiomig_dirty_sync(run, BASE + 64 * PAGE, PAGE, PAGE, &bitmap, 1), VFIOMIG_DIRTY_UNWATCHED);
-    EQ(l.starts, 1);
+    EQ(logged.starts, 1);
     vfiomig_dirty_free(run);
-    logged_free(&l);
+    rig_free(&rig);
 }
 
 static void a_device_that_cannot_log_windows_logs_mappings(void)
 {
     struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
     struct vfiomig_sim_options o = rig_options();
-    struct logged l;
     uint64_t bitmap = 0;
-    logged_new(&l, &o);
-    uint32_t number = add_writer(run, NULL, l.dev, VFIOMIG_WRITER_DEVICE_LOG);
+    struct rig rig = logged_new(&o);
+    uint32_t number = add_writer(run, NULL, rig.dev, VFIOMIG_WRITER_DEVICE_LOG);
     OK(try_map(run, BASE, 64 * PAGE, 0, 0, VFIOMIG_MAPPING_WINDOW));
     map(run, BASE, 8 * PAGE, 0, 0);
     /* Whatever it tries with the window, it then accepts the rest. */
-    EQ(vfiomig_sim_inject(l.sim, VFIOMIG_SIM_OP_LOG_START, 1, ENOMEM, VFIOMIG_SIM_FAULT_ONCE), 0);
+    EQ(vfiomig_sim_inject(rig.sim, VFIOMIG_SIM_OP_LOG_START, 1, ENOMEM, VFIOMIG_SIM_FAULT_ONCE), 0);
     OK(vfiomig_dirty_start(run));
     EQ(writer_of(run, number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
-    EQ(is_logged(&l, BASE), 1);
-    EQ(is_logged(&l, BASE + 8 * PAGE), 0);
+    EQ(is_logged(BASE), 1);
+    EQ(is_logged(BASE + 8 * PAGE), 0);
     OK(vfiomig_dirty_sync(run, BASE, 8 * PAGE, PAGE, &bitmap, 1));
     EQ(bitmap, 0);
     map(run, BASE + 8 * PAGE, PAGE, 0, 0);
     EQ(vfiomig_dirty_sync(run, BASE, 9 * PAGE, PAGE, &bitmap, 1), VFIOMIG_DIRTY_UNWATCHED);
     EQ(bitmap, 1 << 8);
     vfiomig_dirty_free(run);
-    logged_free(&l);
+    rig_free(&rig);
 }
 
 static void read_only_mappings_are_dirty_only_where_the_vmm_says_so(void)
@@ -439,17 +416,16 @@ static void read_only_mappings_are_dirty_only_where_the_vmm_says_so(void)
     struct memory m = memory_new(PAGE);
     struct vfiomig_dirty *run = run_new(&m, PAGE, 0);
     struct tracker t = tracker_new(BASE, PAGE, 64);
-    struct logged l;
     uint64_t bitmap = 0;
-    logged_new(&l, NULL);
-    add_writer(run, NULL, l.dev, VFIOMIG_WRITER_DEVICE_LOG);
+    struct rig rig = logged_new(NULL);
+    add_writer(run, NULL, rig.dev, VFIOMIG_WRITER_DEVICE_LOG);
     add_writer(run, &t, NULL, 0);
     add_writer(run, NULL, NULL, 0); /* everything is dirty */
     map(run, BASE, PAGE, 0, 0);
     OK(try_map(run, BASE + PAGE, 10 * PAGE, 1, 0, VFIOMIG_MAPPING_READ_ONLY));
     EQ(vfiomig_dirty_start(run), VFIOMIG_DIRTY_UNWATCHED);
-    EQ(is_logged(&l, BASE), 1);
-    EQ(is_logged(&l, BASE + PAGE), 0);
+    EQ(is_logged(BASE), 1);
+    EQ(is_logged(BASE + PAGE), 0);
     touch(&t, BASE, 64 * PAGE);
     EQ(vfiomig_dirty_sync(run, BASE, 64 * PAGE, PAGE, &bitmap, 1), VFIOMIG_DIRTY_UNWATCHED);
     EQ(bitmap, 1);
@@ -467,7 +443,7 @@ static void read_only_mappings_are_dirty_only_where_the_vmm_says_so(void)
     vfiomig_dirty_free(run);
     tracker_free(&t);
     memory_free(&m);
-    logged_free(&l);
+    rig_free(&rig);
 }
 
 /* More mappings than a log has ranges: neighbours are joined, and nothing is made up. */
@@ -478,20 +454,19 @@ static void more_mappings_than_a_log_takes(void)
         enum { NUM = 600 };
         struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
         struct vfiomig_sim_options o = rig_options();
-        struct logged l;
         uint64_t bitmap[NUM * 3 / 64 + 1] = { 0 };
         o.log_max_ranges = most[k];
-        logged_new(&l, &o);
-        uint32_t number = add_writer(run, NULL, l.dev, VFIOMIG_WRITER_DEVICE_LOG | VFIOMIG_WRITER_REQUIRED);
+        struct rig rig = logged_new(&o);
+        uint32_t number = add_writer(run, NULL, rig.dev, VFIOMIG_WRITER_DEVICE_LOG | VFIOMIG_WRITER_REQUIRED);
         for (uint64_t i = 0; i < NUM; i++)
             map(run, BASE + i * 3 * PAGE, PAGE, i, 0);
         OK(vfiomig_dirty_start(run));
         EQ(writer_of(run, number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
-        CHECK(l.num_ranges <= (most[k] ? most[k] : 256));
+        CHECK(logged.num_ranges <= (most[k] ? most[k] : 256));
         for (uint64_t i = 0; i < NUM; i++)
-            EQ(is_logged(&l, BASE + i * 3 * PAGE), 1);
-        EQ(vfiomig_sim_dma_write(l.sim, BASE + 300 * PAGE, 7 * PAGE), 0);
-        EQ(vfiomig_sim_dma_write(l.sim, BASE + (NUM - 1) * 3 * PAGE, 1), 0);
+            EQ(is_logged(BASE + i * 3 * PAGE), 1);
+        EQ(vfiomig_sim_dma_write(rig.sim, BASE + 300 * PAGE, 7 * PAGE), 0);
+        EQ(vfiomig_sim_dma_write(rig.sim, BASE + (NUM - 1) * 3 * PAGE, 1), 0);
         OK(vfiomig_dirty_sync(run, BASE, NUM * 3 * PAGE, PAGE, bitmap, NUM * 3 / 64 + 1));
         EQ(count_bits(bitmap, NUM * 3 / 64 + 1), 4);
         EQ(bit(bitmap, 300), 1);
@@ -499,7 +474,7 @@ static void more_mappings_than_a_log_takes(void)
         EQ(bit(bitmap, 306), 1);
         EQ(bit(bitmap, (NUM - 1) * 3), 1);
         vfiomig_dirty_free(run);
-        logged_free(&l);
+        rig_free(&rig);
     }
 }
 

@@ -8,13 +8,6 @@
 
 #define BASE ((uint64_t)3 << 30)
 
-/* A device whose log reports are observed: the simulator's, behind a feature callback of our
- * own. */
-struct seen {
-    struct vfiomig_sim *sim;
-    struct vfiomig_device *dev;
-};
-
 static char trace[64];
 
 static void note(char what)
@@ -24,37 +17,12 @@ static void note(char what)
         trace[len] = what;
 }
 
-static int seen_feature(void *opaque, uint32_t flags, void *data, size_t len)
+/* The reports that the log is asked for are noted. */
+static int seen_feature(void *sim, uint32_t flags, void *data, size_t len)
 {
-    struct seen *seen = opaque;
     if (flags == (1u << 16 | 8))
         note('R');
-    return vfiomig_sim_ops(seen->sim)->feature(seen->sim, flags, data, len);
-}
-
-static int seen_reset(void *opaque)
-{
-    struct seen *seen = opaque;
-    return vfiomig_sim_ops(seen->sim)->reset(seen->sim);
-}
-
-static void seen_new(struct seen *seen)
-{
-    struct vfiomig_sim_options o = rig_options();
-    struct vfiomig_device_ops ops = VFIOMIG_DEVICE_OPS_INIT;
-    EQ(vfiomig_sim_new(&o, &seen->sim), 0);
-    ops.feature = seen_feature;
-    ops.reset = seen_reset;
-    OK(vfiomig_device_new_ops(&ops, seen, NULL, &seen->dev));
-}
-
-static void seen_free(struct seen *seen)
-{
-    const char *what = "";
-    vfiomig_device_free(seen->dev);
-    if (vfiomig_sim_violations(seen->sim, &what) != 0)
-        FAIL("the library broke a rule of the kernel: %s", what);
-    vfiomig_sim_free(seen->sim);
+    return vfiomig_sim_ops(sim)->feature(sim, flags, data, len);
 }
 
 static void note_sync(void *opaque)
@@ -97,10 +65,12 @@ static void trackers_are_read_before_and_after_and_logs_after(void)
     struct memory m = memory_new(PAGE);
     struct vfiomig_dirty *run = run_new(&m, PAGE, 0);
     struct tracker t = tracker_new(BASE, PAGE, 64);
-    struct seen seen;
     struct unmapping u = { 0 };
-    seen_new(&seen);
-    add_writer(run, NULL, seen.dev, VFIOMIG_WRITER_DEVICE_LOG);
+    struct rig rig;
+    struct vfiomig_device_ops ops = rig_table(&rig, NULL);
+    ops.feature = seen_feature;
+    rig_open(&rig, &ops, NULL);
+    add_writer(run, NULL, rig.dev, VFIOMIG_WRITER_DEVICE_LOG);
     add_writer(run, &t, NULL, 0);
     map(run, BASE, 64 * PAGE, 1, 0);
     OK(vfiomig_dirty_start(run));
@@ -110,8 +80,8 @@ static void trackers_are_read_before_and_after_and_logs_after(void)
     m.hook = note_given;
     memset(trace, 0, sizeof trace);
     touch(&t, BASE + 2 * PAGE, 1);
-    EQ(vfiomig_sim_dma_write(seen.sim, BASE + 3 * PAGE, 1), 0);
-    u.sim = seen.sim;
+    EQ(vfiomig_sim_dma_write(rig.sim, BASE + 3 * PAGE, 1), 0);
+    u.sim = rig.sim;
     u.write = BASE + 5 * PAGE;
     u.tracker = &t;
     u.track = BASE + 6 * PAGE;
@@ -127,7 +97,7 @@ static void trackers_are_read_before_and_after_and_logs_after(void)
     vfiomig_dirty_free(run);
     tracker_free(&t);
     memory_free(&m);
-    seen_free(&seen);
+    rig_free(&rig);
 }
 
 static void a_bitmap_gets_what_set_dirty_would(void)

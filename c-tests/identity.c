@@ -218,14 +218,12 @@ static void remove_sysfs(const char *dir)
 /* A device of which sysfs knows more than the device itself does. */
 static struct rig rig_in(const char *dir)
 {
-    struct vfiomig_sim_options o = rig_options();
     struct vfiomig_device_options options = VFIOMIG_DEVICE_OPTIONS_INIT;
     struct rig rig;
-    EQ(vfiomig_sim_new(&o, &rig.sim), 0);
-    struct vfiomig_device_ops ops = *vfiomig_sim_ops(rig.sim);
+    struct vfiomig_device_ops ops = rig_table(&rig, NULL);
     ops.identity = NULL;
     options.sysfs_path = dir;
-    OK(vfiomig_device_new_ops(&ops, rig.sim, &options, &rig.dev));
+    rig_open(&rig, &ops, &options);
     return rig;
 }
 
@@ -303,14 +301,12 @@ static void pci_ids_are_read_of_pci_devices_only(void)
     static const char *const buses[] = { "pci", "platform", "ap", "" };
     for (size_t i = 0; i < 4; i++) {
         struct vfiomig_identity identity = VFIOMIG_IDENTITY_INIT;
-        struct vfiomig_sim_options o = rig_options();
         struct rig rig;
-        EQ(vfiomig_sim_new(&o, &rig.sim), 0);
-        struct vfiomig_device_ops ops = *vfiomig_sim_ops(rig.sim);
+        struct vfiomig_device_ops ops = rig_table(&rig, NULL);
         ops.identity = tell_bus;
         ops.region_read = read_region;
         bus_told = buses[i];
-        OK(vfiomig_device_new_ops(&ops, rig.sim, NULL, &rig.dev));
+        rig_open(&rig, &ops, NULL);
         OK(vfiomig_device_get_identity(rig.dev, &identity));
         EQ(identity.pci_vendor, i == 0 ? 0x0201 : 0);
         EQ(identity.pci_subsystem_device, i == 0 ? 0x302f : 0);

@@ -310,13 +310,12 @@ static int wrapped_feature(void *sim, uint32_t flags, void *data, size_t len)
 static struct rig wrapped_new(uint32_t initial_state)
 {
     struct vfiomig_sim_options o = rig_options();
-    struct rig rig = { NULL, NULL };
+    struct rig rig;
     o.initial_state = initial_state;
-    EQ(vfiomig_sim_new(&o, &rig.sim), 0);
+    struct vfiomig_device_ops ops = rig_table(&rig, &o);
     wrapped = (struct wrapped){ vfiomig_sim_ops(rig.sim), rig.sim, AS_IT_IS, 0 };
-    struct vfiomig_device_ops ops = *wrapped.ops;
     ops.feature = wrapped_feature;
-    OK(vfiomig_device_new_ops(&ops, rig.sim, NULL, &rig.dev));
+    rig_open(&rig, &ops, NULL);
     return rig;
 }
 

@@ -449,7 +449,7 @@ static void the_configurations_callback_may_refuse_and_cannot_free(void)
 static void the_configurations_callback_waits_for_the_device(void)
 {
     struct vfiomig_sim_options o = rig_options();
-    struct rig from = rig_new(NULL, NULL), to = { NULL, NULL };
+    struct rig from = rig_new(NULL, NULL), to;
     struct bytes stream = packets_of(from.dev);
     struct config config = { .bad = 0 };
     struct vfiomig_memory_ops memory = VFIOMIG_MEMORY_OPS_INIT;
@@ -457,10 +457,9 @@ static void the_configurations_callback_waits_for_the_device(void)
     struct vfiomig_mapping mapping = VFIOMIG_MAPPING_INIT;
     uint32_t number;
     o.seed += 1000;
-    EQ(vfiomig_sim_new(&o, &to.sim), 0);
-    struct vfiomig_device_ops ops = *vfiomig_sim_ops(to.sim);
+    struct vfiomig_device_ops ops = rig_table(&to, &o);
     ops.feature = slow_feature;
-    OK(vfiomig_device_new_ops(&ops, to.sim, NULL, &to.dev));
+    rig_open(&to, &ops, NULL);
     OK(vfiomig_dirty_new(&memory, NULL, NULL, &config.run));
     writer.flags = VFIOMIG_WRITER_DEVICE_LOG;
     writer.device = to.dev;

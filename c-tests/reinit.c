@@ -316,10 +316,9 @@ static void a_driver_that_always_begins_again_is_stopped_by_insisting(void)
     struct vfiomig_save *save;
     struct rig rig;
     o.quirks = VFIOMIG_SIM_PRECOPY_INFO_V2;
-    EQ(vfiomig_sim_new(&o, &rig.sim), 0);
-    struct vfiomig_device_ops ops = *vfiomig_sim_ops(rig.sim);
+    struct vfiomig_device_ops ops = rig_table(&rig, &o);
     ops.data_precopy_info = always_again;
-    OK(vfiomig_device_new_ops(&ops, rig.sim, NULL, &rig.dev));
+    rig_open(&rig, &ops, NULL);
     OK(vfiomig_save_begin(rig.dev, NULL, &save));
     uint8_t buf[8192];
     for (int i = 0; i < 10; i++) {

@@ -30,14 +30,30 @@ static inline struct vfiomig_sim_options rig_options(void)
     return o;
 }
 
+/* The simulator, and its table, of which a test may replace something before rig_open(). The opaque
+ * is the simulator. NULL for the defaults. */
+static inline struct vfiomig_device_ops rig_table(struct rig *rig,
+                                                  const struct vfiomig_sim_options *options)
+{
+    struct vfiomig_sim_options defaults = rig_options();
+    *rig = (struct rig){ NULL, NULL };
+    EQ(vfiomig_sim_new(options ? options : &defaults, &rig->sim), 0);
+    return *vfiomig_sim_ops(rig->sim);
+}
+
+static inline void rig_open(struct rig *rig, const struct vfiomig_device_ops *ops,
+                            const struct vfiomig_device_options *options)
+{
+    OK(vfiomig_device_new_ops(ops, rig->sim, options, &rig->dev));
+}
+
 /* NULL for the defaults of either. */
 static inline struct rig rig_new(const struct vfiomig_sim_options *options,
                                  const struct vfiomig_device_options *device_options)
 {
-    struct rig rig = { NULL, NULL };
-    struct vfiomig_sim_options defaults = rig_options();
-    EQ(vfiomig_sim_new(options ? options : &defaults, &rig.sim), 0);
-    OK(vfiomig_device_new_ops(vfiomig_sim_ops(rig.sim), rig.sim, device_options, &rig.dev));
+    struct rig rig;
+    struct vfiomig_device_ops ops = rig_table(&rig, options);
+    rig_open(&rig, &ops, device_options);
     return rig;
 }
 

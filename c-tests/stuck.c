@@ -75,17 +75,16 @@ static struct rig bad_new(uint32_t migration_flags, uint64_t seed)
     struct vfiomig_sim_options o = rig_options();
     o.migration_flags = migration_flags;
     o.seed = seed;
-    EQ(vfiomig_sim_new(&o, &rig.sim), 0);
+    struct vfiomig_device_ops ops = rig_table(&rig, &o);
     bad.ops = vfiomig_sim_ops(rig.sim);
     bad.left = bad.failed = 0;
-    struct vfiomig_device_ops ops = *bad.ops;
     ops.feature = bad_feature;
     ops.data_read = bad_read;
     ops.data_write = bad_write;
     ops.data_precopy_info = bad_info;
     ops.reset = bad_reset;
     ops.data_poll_fd = bad_poll_fd;
-    OK(vfiomig_device_new_ops(&ops, rig.sim, NULL, &rig.dev));
+    rig_open(&rig, &ops, NULL);
     return rig;
 }
 
