@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "logger.h"
 #include "track.h"
 
 #define BASE ((uint64_t)1 << 35)
@@ -195,94 +196,12 @@ static void a_log_that_fails_is_started_anew_and_then_given_up(void)
     }
 }
 
-/* A device of this test's own, for what the simulator does not do. */
-
-#define GET (1u << 16)
-#define SET (1u << 17)
-#define PROBE (1u << 18)
-
-struct odd {
-    uint64_t page_size;   /* the page size that it claims to log in; 0: what was asked for */
-    int left_on;          /* by an earlier owner: START fails until STOP */
-    int logging, starts, stops;
-    uint32_t num_ranges;  /* of the last start that succeeded */
-    uint64_t dirty;       /* a bit for each page from BASE on */
-};
-
-static int odd_start(struct odd *odd, void *data)
-{
-    uint64_t control[3];
-    memcpy(control, data, sizeof control);
-    odd->starts++;
-    if (odd->left_on)
-        return -EEXIST;
-    if (odd->logging)
-        return -EBUSY;
-    odd->logging = 1;
-    odd->num_ranges = (uint32_t)control[1];
-    if (odd->page_size)
-        memcpy(data, &odd->page_size, sizeof odd->page_size);
-    return 0;
-}
-
-static int odd_report(struct odd *odd, const void *data)
-{
-    uint64_t report[4];
-    memcpy(report, data, sizeof report);
-    if (!odd->logging)
-        return -EINVAL;
-    uint64_t *bitmap = (uint64_t *)(uintptr_t)report[3];
-    for (uint64_t i = 0; i < 64; i++) {
-        uint64_t iova = BASE + i * PAGE;
-        if (!(odd->dirty >> i & 1) || iova - report[0] >= report[1] || iova < report[0])
-            continue;
-        uint64_t at = (iova - report[0]) / report[2];
-        bitmap[at / 64] |= (uint64_t)1 << at % 64;
-        odd->dirty &= ~((uint64_t)1 << i);
-    }
-    return 0;
-}
-
-static int odd_feature(void *opaque, uint32_t flags, void *data, size_t len)
-{
-    struct odd *odd = opaque;
-    uint32_t state[2] = { VFIOMIG_STATE_RUNNING, 0 };
-    uint64_t migration_flags = 1;
-    switch (flags) {
-    case GET | 1:
-        memcpy(data, &migration_flags, 8);
-        return 0;
-    case GET | 2:
-        memcpy(data, state, 8);
-        return 0;
-    case PROBE | SET | 6:
-        return 0;
-    case SET | 6:
-        return len == 24 ? odd_start(odd, data) : -EINVAL;
-    case SET | 7:
-        odd->stops++;
-        odd->logging = odd->left_on = 0;
-        return 0;
-    case GET | 8:
-        return len == 32 ? odd_report(odd, data) : -EINVAL;
-    default:
-        return -ENOTTY;
-    }
-}
-
-static struct vfiomig_device *odd_device(struct odd *odd)
-{
-    struct vfiomig_device_ops ops = VFIOMIG_DEVICE_OPS_INIT;
-    struct vfiomig_device *dev;
-    ops.feature = odd_feature;
-    OK(vfiomig_device_new_ops(&ops, odd, NULL, &dev));
-    return dev;
-}
+/* What the simulator does not do. */
 
 /* Starts with one mapping at BASE and one far away; returns what tracks the device then. */
-static struct vfiomig_dirty_writer_stats odd_run(struct odd *odd, struct vfiomig_dirty **run)
+static struct vfiomig_dirty_writer_stats logger_run(struct logger *d, struct vfiomig_dirty **run)
 {
-    struct vfiomig_device *dev = odd_device(odd);
+    struct vfiomig_device *dev = logger_open(d, NULL);
     *run = run_new(NULL, PAGE, 0);
     uint32_t number = add_writer(*run, NULL, dev, VFIOMIG_WRITER_DEVICE_LOG);
     vfiomig_device_free(dev);
@@ -294,27 +213,27 @@ static struct vfiomig_dirty_writer_stats odd_run(struct odd *odd, struct vfiomig
 
 static void a_log_that_an_earlier_owner_left_on_is_stopped_first(void)
 {
-    struct odd odd = { .left_on = 1 };
+    struct logger d = { .left_on = 1 };
     struct vfiomig_dirty *run;
-    EQ(odd_run(&odd, &run).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
-    CHECK(odd.stops > 0);
-    EQ(odd.num_ranges, 2); /* as they are mapped */
-    odd.dirty = 1 << 7;
+    EQ(logger_run(&d, &run).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
+    CHECK(d.stops > 0);
+    EQ(d.num, 2); /* as they are mapped */
+    logger_write(&d, BASE + 7 * PAGE);
     EQ(dirty_pages(run, 0), 1 << 7);
     vfiomig_dirty_free(run);
-    EQ(odd.logging, 0);
+    EQ(d.logging, 0);
 }
 
 static void a_log_in_pages_that_cannot_be_is_not_used(void)
 {
     static const uint64_t sizes[] = { 3, 5000, UINT64_MAX };
     for (int i = 0; i < 3; i++) {
-        struct odd odd = { .page_size = sizes[i] };
+        struct logger d = { .page_size = sizes[i] };
         struct vfiomig_dirty *run;
-        struct vfiomig_dirty_writer_stats stats = odd_run(&odd, &run);
+        struct vfiomig_dirty_writer_stats stats = logger_run(&d, &run);
         EQ(stats.tracker, VFIOMIG_TRACKER_ALL_DIRTY);
         HAS(stats.note, "which cannot be");
-        EQ(odd.logging, 0);
+        EQ(d.logging, 0);
         vfiomig_dirty_free(run);
     }
 }
@@ -322,9 +241,9 @@ static void a_log_in_pages_that_cannot_be_is_not_used(void)
 /* The very first page is asked for at the start; what the log says then is not lost. */
 static void what_is_dirty_from_the_first_moment_on_is_told(void)
 {
-    struct odd odd = { .dirty = 1 };
+    struct logger d = { .dirty = { BASE }, .num_dirty = 1 };
     struct vfiomig_dirty *run;
-    EQ(odd_run(&odd, &run).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
+    EQ(logger_run(&d, &run).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
     EQ(dirty_pages(run, 0), 1);
     EQ(dirty_pages(run, 0), 0);
     vfiomig_dirty_free(run);
@@ -333,25 +252,25 @@ static void what_is_dirty_from_the_first_moment_on_is_told(void)
 /* Two writers that are one device share one log. */
 static void a_device_that_is_two_writers_is_logged_once(void)
 {
-    struct odd odd = { 0 };
-    struct vfiomig_device *dev = odd_device(&odd);
+    struct logger d = { 0 };
+    struct vfiomig_device *dev = logger_open(&d, NULL);
     struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
     uint32_t first = add_writer(run, NULL, dev, VFIOMIG_WRITER_DEVICE_LOG);
     uint32_t second = add_writer(run, NULL, dev, VFIOMIG_WRITER_DEVICE_LOG);
     map(run, BASE, NUM * PAGE, 0, 0);
     OK(vfiomig_dirty_start(run));
-    int starts = odd.starts;
-    odd.dirty = 4;
+    int starts = d.starts;
+    logger_write(&d, BASE + 2 * PAGE);
     EQ(dirty_pages(run, 0), 4);
     EQ(writer_of(run, first).dirty_bytes, PAGE);
     EQ(writer_of(run, second).dirty_bytes, PAGE);
     OK(vfiomig_dirty_remove_writer(run, first));
-    EQ(odd.logging, 1);
-    EQ(odd.starts, starts);
-    odd.dirty = 8;
+    EQ(d.logging, 1);
+    EQ(d.starts, starts);
+    logger_write(&d, BASE + 3 * PAGE);
     EQ(dirty_pages(run, 0), 8);
     OK(vfiomig_dirty_remove_writer(run, second));
-    EQ(odd.logging, 0);
+    EQ(d.logging, 0);
     vfiomig_dirty_free(run);
     vfiomig_device_free(dev);
 }

@@ -3,152 +3,18 @@
  * Logs that do not accept, or do not report, everything: what can be logged is logged, the rest
  * counts as dirty and is named, and none is given up for something that passes.
  */
+#include "logger.h"
 #include "track.h"
 
-#define GET (1u << 16)
-#define SET (1u << 17)
-#define PROBE (1u << 18)
 #define GIB ((uint64_t)1 << 30)
 #define TIB ((uint64_t)1 << 40)
 
-/* A device whose log has limits; 0: none. */
-struct limited {
-    uint64_t most_bytes;      /* -EOPNOTSUPP for more in all, as mlx5 */
-    uint64_t end;             /* -EINVAL for a range that reaches here */
-    uint64_t bad[2];          /* -EPERM for a range with one of these */
-    uint32_t most_ranges;     /* -E2BIG */
-    int fail_start, fail_report; /* errnos */
-    int fail_starts, fail_reports; /* this many times; -1: forever */
-    int whole;                /* -ENOTSUP for a report that does not begin at `base` */
-    int exactly;              /* and for one that is not of all of it */
-    uint64_t base, length;
-    uint32_t state;
-    int logging, starts, stops, reports;
-    uint32_t num;
-    uint64_t ranges[256][2];
-    uint64_t dirty[8];        /* addresses */
-    int num_dirty;
-};
-
-static int limited_start(struct limited *d, const void *data)
-{
-    uint64_t control[3], bytes = 0;
-    memcpy(control, data, sizeof control);
-    uint32_t num = (uint32_t)control[1];
-    const uint64_t(*ranges)[2] = (const uint64_t(*)[2])(uintptr_t)control[2];
-    d->starts++;
-    if (d->logging)
-        return -EINVAL;
-    if (d->fail_starts != 0) {
-        d->fail_starts -= d->fail_starts > 0;
-        return -d->fail_start;
-    }
-    if (num > (d->most_ranges ? d->most_ranges : 256))
-        return -E2BIG;
-    for (uint32_t i = 0; i < num; i++) {
-        bytes += ranges[i][1];
-        if (d->end && ranges[i][0] + ranges[i][1] > d->end)
-            return -EINVAL;
-        for (int b = 0; b < 2; b++)
-            if (d->bad[b] && d->bad[b] - ranges[i][0] < ranges[i][1])
-                return -EPERM;
-    }
-    if (d->most_bytes && bytes > d->most_bytes)
-        return -EOPNOTSUPP;
-    memcpy(d->ranges, ranges, num * sizeof *ranges);
-    d->num = num;
-    d->logging = 1;
-    return 0;
-}
-
-static int limited_report(struct limited *d, const void *data)
-{
-    uint64_t report[4];
-    memcpy(report, data, sizeof report);
-    d->reports++;
-    if (!d->logging)
-        return -EINVAL;
-    if (d->fail_reports != 0) {
-        d->fail_reports -= d->fail_reports > 0;
-        return -d->fail_report;
-    }
-    if ((d->whole && report[0] != d->base) || (d->exactly && report[1] != d->length))
-        return -ENOTSUP;
-    uint64_t *bitmap = (uint64_t *)(uintptr_t)report[3];
-    for (int i = 0; i < d->num_dirty; i++) {
-        uint64_t at = (d->dirty[i] - report[0]) / report[2];
-        if (d->dirty[i] < report[0] || d->dirty[i] - report[0] >= report[1])
-            continue;
-        bitmap[at / 64] |= (uint64_t)1 << at % 64;
-        d->dirty[i--] = d->dirty[--d->num_dirty];
-    }
-    return 0;
-}
-
-static int limited_feature(void *opaque, uint32_t flags, void *data, size_t len)
-{
-    struct limited *d = opaque;
-    uint64_t migration_flags = 1;
-    uint32_t state[2] = { d->state, (uint32_t)-1 };
-    switch (flags) {
-    case GET | 1:
-        memcpy(data, &migration_flags, 8);
-        return 0;
-    case GET | 2:
-        memcpy(data, state, 8);
-        return 0;
-    case SET | 2:
-        memcpy(state, data, 8);
-        d->state = state[0];
-        state[1] = (uint32_t)-1;
-        memcpy(data, state, 8);
-        return 0;
-    case PROBE | SET | 6:
-        return 0;
-    case SET | 6:
-        return len == 24 ? limited_start(d, data) : -EINVAL;
-    case SET | 7:
-        d->stops++;
-        d->logging = 0;
-        return 0;
-    case GET | 8:
-        return len == 32 ? limited_report(d, data) : -EINVAL;
-    default:
-        return -ENOTTY;
-    }
-}
-
-static struct vfiomig_device *limited_device(struct limited *d, const struct vfiomig_device_options *o)
-{
-    struct vfiomig_device_ops ops = VFIOMIG_DEVICE_OPS_INIT;
-    struct vfiomig_device *dev;
-    d->state = VFIOMIG_STATE_RUNNING;
-    ops.feature = limited_feature;
-    OK(vfiomig_device_new_ops(&ops, d, o, &dev));
-    return dev;
-}
-
-static int is_logged(const struct limited *d, uint64_t iova)
-{
-    for (uint32_t i = 0; d->logging && i < d->num; i++)
-        if (iova - d->ranges[i][0] < d->ranges[i][1])
-            return 1;
-    return 0;
-}
-
-static uint64_t logged_bytes(const struct limited *d)
+static uint64_t logged_bytes(const struct logger *d)
 {
     uint64_t bytes = 0;
     for (uint32_t i = 0; d->logging && i < d->num; i++)
         bytes += d->ranges[i][1];
     return bytes;
-}
-
-/* The device writes to a page; what is not logged is not reported. */
-static void write_to(struct limited *d, uint64_t iova)
-{
-    if (is_logged(d, iova))
-        d->dirty[d->num_dirty++] = iova;
 }
 
 struct bytes_given {
@@ -193,12 +59,12 @@ struct at {
 
 /* Starts a log over these; what is blind then, in bytes, is dirty in each round and reported
  * each time. */
-static void some_is_logged(struct limited *d, const struct at *at, int num, uint64_t page_size,
+static void some_is_logged(struct logger *d, const struct at *at, int num, uint64_t page_size,
                            uint64_t most_blind, int most_tries, const char *named)
 {
     struct bytes_given given;
     struct vfiomig_dirty *run = counting_run(&given, page_size);
-    struct vfiomig_device *dev = limited_device(d, NULL);
+    struct vfiomig_device *dev = logger_open(d, NULL);
     uint32_t number = add_writer(run, NULL, dev, VFIOMIG_WRITER_DEVICE_LOG | VFIOMIG_WRITER_REQUIRED);
     uint64_t all = 0, blind;
     for (int i = 0; i < num; i++) {
@@ -218,7 +84,7 @@ static void some_is_logged(struct limited *d, const struct at *at, int num, uint
     EQ(round_of(run, &given, VFIOMIG_DIRTY_UNWATCHED), blind);
     EQ(writer_of(run, number).assumed_bytes, 2 * blind);
     /* What is logged is reported as exactly as ever. */
-    write_to(d, at[0].iova + 5 * page_size);
+    logger_write(d, at[0].iova + 5 * page_size);
     EQ(d->num_dirty, 1);
     EQ(round_of(run, &given, VFIOMIG_DIRTY_UNWATCHED), blind + page_size);
     EQ(d->starts, starts);
@@ -232,17 +98,17 @@ static void ranges_out_of_reach_are_dirty_and_the_rest_is_logged(void)
     static const struct at guest[] = {
         { 0, 2 * GIB }, { 4 * GIB, 14 * GIB }, { 56 * TIB, 32 << 20 }, { 100 * TIB, 32 << 20 },
     };
-    some_is_logged(&(struct limited){ .end = 16 * TIB }, guest, 3, PAGE, 32 << 20, 3,
+    some_is_logged(&(struct logger){ .end = 16 * TIB }, guest, 3, PAGE, 32 << 20, 3,
                    "0x380000000000 (0x2000000 bytes)");
-    some_is_logged(&(struct limited){ .end = 16 * TIB }, guest, 4, PAGE, 64 << 20, 8,
+    some_is_logged(&(struct logger){ .end = 16 * TIB }, guest, 4, PAGE, 64 << 20, 8,
                    "0x380000000000 (0x2000000 bytes), 0x640000000000 (0x2000000 bytes)");
-    some_is_logged(&(struct limited){ .bad = { 56 * TIB, 0 } }, guest, 4, PAGE, 32 << 20, 8,
+    some_is_logged(&(struct logger){ .bad = { 56 * TIB, 0 } }, guest, 4, PAGE, 32 << 20, 8,
                    "0x380000000000 (0x2000000 bytes)");
     /* In the middle of memory. */
     static const struct at pieces[] = {
         { 0, 4 * GIB }, { 5 * GIB, GIB }, { 8 * GIB, 4 * GIB }, { 20 * GIB, GIB },
     };
-    some_is_logged(&(struct limited){ .bad = { 5 * GIB, 20 * GIB } }, pieces, 4, PAGE, 2 * GIB, 8,
+    some_is_logged(&(struct logger){ .bad = { 5 * GIB, 20 * GIB } }, pieces, 4, PAGE, 2 * GIB, 8,
                    "0x140000000 (0x40000000 bytes)");
 }
 
@@ -250,21 +116,21 @@ static void more_than_a_device_can_log_is_logged_up_to_its_limit(void)
 {
     static const struct at two[] = { { 0, 6 * TIB }, { 8 * TIB, 6 * TIB } };
     static const struct at one[] = { { 0, 12 * TIB } };
-    some_is_logged(&(struct limited){ .most_bytes = 8 * TIB - 1 }, two, 2, GIB, 6 * TIB, 8, "0x");
+    some_is_logged(&(struct logger){ .most_bytes = 8 * TIB - 1 }, two, 2, GIB, 6 * TIB, 8, "0x");
     /* One mapping is cut. */
-    some_is_logged(&(struct limited){ .most_bytes = 8 * TIB - 1 }, one, 1, GIB, 6 * TIB, 8, "0x");
+    some_is_logged(&(struct logger){ .most_bytes = 8 * TIB - 1 }, one, 1, GIB, 6 * TIB, 8, "0x");
     /* Reach and size at once. */
     static const struct at both[] = { { 0, 6 * TIB }, { 8 * TIB, 6 * TIB }, { 200 * TIB, GIB } };
-    some_is_logged(&(struct limited){ .most_bytes = 8 * TIB - 1, .end = 100 * TIB }, both, 3, GIB,
+    some_is_logged(&(struct logger){ .most_bytes = 8 * TIB - 1, .end = 100 * TIB }, both, 3, GIB,
                    6 * TIB + GIB, 8, "0x");
 }
 
 static void too_many_ranges_are_joined_before_anything_is_left_out(void)
 {
-    struct limited d = { .most_ranges = 5 };
+    struct logger d = { .most_ranges = 5 };
     struct bytes_given given;
     struct vfiomig_dirty *run = counting_run(&given, PAGE);
-    struct vfiomig_device *dev = limited_device(&d, NULL);
+    struct vfiomig_device *dev = logger_open(&d, NULL);
     add_writer(run, NULL, dev, VFIOMIG_WRITER_DEVICE_LOG);
     for (uint64_t i = 0; i < 300; i++)
         map(run, i * GIB, PAGE, i, 0);
@@ -281,11 +147,11 @@ static void too_many_ranges_are_joined_before_anything_is_left_out(void)
 /* If another tracker reports everything, it is better than a log that reports a part. */
 static void a_tracker_that_tells_everything_is_better_than_a_part_of_a_log(void)
 {
-    struct limited d = { .end = TIB };
+    struct logger d = { .end = TIB };
     struct tracker t = tracker_new(0, PAGE, 64);
     struct bytes_given given;
     struct vfiomig_dirty *run = counting_run(&given, PAGE);
-    struct vfiomig_device *dev = limited_device(&d, NULL);
+    struct vfiomig_device *dev = logger_open(&d, NULL);
     uint32_t number = add_writer(run, &t, dev, VFIOMIG_WRITER_DEVICE_LOG);
     map(run, 0, 64 * PAGE, 0, 0);
     map(run, 2 * TIB, 64 * PAGE, 1, 0);
@@ -304,10 +170,10 @@ static void a_tracker_that_tells_everything_is_better_than_a_part_of_a_log(void)
 
 static void a_mapping_that_a_full_log_does_not_take_is_dirty_and_nothing_else(void)
 {
-    struct limited d = { .most_bytes = 8 * GIB };
+    struct logger d = { .most_bytes = 8 * GIB };
     struct bytes_given given;
     struct vfiomig_dirty *run = counting_run(&given, PAGE);
-    struct vfiomig_device *dev = limited_device(&d, NULL);
+    struct vfiomig_device *dev = logger_open(&d, NULL);
     uint32_t number = add_writer(run, NULL, dev, VFIOMIG_WRITER_DEVICE_LOG);
     map(run, 0, 7 * GIB, 0, 0);
     OK(vfiomig_dirty_start(run));
@@ -328,7 +194,7 @@ static void a_mapping_that_a_full_log_does_not_take_is_dirty_and_nothing_else(vo
     EQ(d.starts, starts);
     HAS(writer_of(run, number).note, "does not log all of the memory");
     EQ(writer_of(run, number).assumed_bytes, 2 * GIB + GIB / 2 + blind);
-    write_to(&d, 6 * GIB);
+    logger_write(&d, 6 * GIB);
     EQ(round_of(run, &given, VFIOMIG_DIRTY_UNWATCHED), blind + PAGE);
     vfiomig_dirty_free(run);
     vfiomig_device_free(dev);
@@ -336,10 +202,10 @@ static void a_mapping_that_a_full_log_does_not_take_is_dirty_and_nothing_else(vo
 
 static void a_window_that_is_too_large_leaves_the_mappings_logged(void)
 {
-    struct limited d = { .most_bytes = 8 * TIB - 1 };
+    struct logger d = { .most_bytes = 8 * TIB - 1 };
     struct bytes_given given;
     struct vfiomig_dirty *run = counting_run(&given, PAGE);
-    struct vfiomig_device *dev = limited_device(&d, NULL);
+    struct vfiomig_device *dev = logger_open(&d, NULL);
     add_writer(run, NULL, dev, VFIOMIG_WRITER_DEVICE_LOG);
     OK(try_map(run, 0, (uint64_t)1 << 48, 0, 0, VFIOMIG_MAPPING_WINDOW));
     for (uint64_t i = 0; i < 200; i++)
@@ -372,11 +238,11 @@ static void a_log_that_times_out_is_asked_twice_and_then_the_next_tracker(void)
     static const int errnos[] = { ETIMEDOUT, EIO, ENOTTY };
     for (int i = 0; i < 3; i++)
         for (int windows = 0; windows < 2; windows++) {
-            struct limited d = { .fail_start = errnos[i], .fail_starts = -1 };
+            struct logger d = { .fail_start = errnos[i], .fail_starts = -1 };
             struct tracker t = tracker_new(0, PAGE, 64);
             struct bytes_given given;
             struct vfiomig_dirty *run = counting_run(&given, PAGE);
-            struct vfiomig_device *dev = limited_device(&d, NULL);
+            struct vfiomig_device *dev = logger_open(&d, NULL);
             uint32_t number = add_writer(run, &t, dev, VFIOMIG_WRITER_DEVICE_LOG);
             if (windows)
                 OK(try_map(run, 0, TIB, 0, 0, VFIOMIG_MAPPING_WINDOW));
@@ -395,10 +261,10 @@ static void a_log_that_is_busy_is_kept_and_its_range_is_dirty_once(void)
 {
     static const int errnos[] = { EBUSY, EAGAIN };
     for (int i = 0; i < 2; i++) {
-        struct limited d = { .fail_report = errnos[i] };
+        struct logger d = { .fail_report = errnos[i] };
         struct bytes_given given;
         struct vfiomig_dirty *run = counting_run(&given, PAGE);
-        struct vfiomig_device *dev = limited_device(&d, NULL);
+        struct vfiomig_device *dev = logger_open(&d, NULL);
         uint32_t number = add_writer(run, NULL, dev, VFIOMIG_WRITER_DEVICE_LOG);
         map(run, 0, 64 * PAGE, 0, 0);
         map(run, GIB, 8 * PAGE, 1, 0);
@@ -406,7 +272,7 @@ static void a_log_that_is_busy_is_kept_and_its_range_is_dirty_once(void)
         OK(vfiomig_dirty_start(run));
         EQ(writer_of(run, number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
         int starts = d.starts, stops = d.stops;
-        write_to(&d, GIB);
+        logger_write(&d, GIB);
         d.fail_reports = 1;
         /* The first range; the second is told as ever. */
         EQ(round_of(run, &given, VFIOMIG_DIRTY_ERRORS), 64 * PAGE + PAGE);
@@ -415,7 +281,7 @@ static void a_log_that_is_busy_is_kept_and_its_range_is_dirty_once(void)
         EQ(error.first, 0);
         EQ(error.last, 64 * PAGE - 1);
         EQ(writer_of(run, number).assumed_bytes, 64 * PAGE);
-        write_to(&d, 9 * PAGE);
+        logger_write(&d, 9 * PAGE);
         EQ(round_of(run, &given, 0), PAGE);
         EQ(d.starts, starts);
         EQ(d.stops, stops);
@@ -428,10 +294,10 @@ static void a_log_that_is_busy_is_kept_and_its_range_is_dirty_once(void)
 /* START says that it cannot now: everything is dirty until it can. */
 static void a_log_that_cannot_start_now_is_tried_again_in_the_next_round(void)
 {
-    struct limited d = { .fail_start = EBUSY, .fail_starts = 3 };
+    struct logger d = { .fail_start = EBUSY, .fail_starts = 3 };
     struct bytes_given given;
     struct vfiomig_dirty *run = counting_run(&given, PAGE);
-    struct vfiomig_device *dev = limited_device(&d, NULL);
+    struct vfiomig_device *dev = logger_open(&d, NULL);
     uint32_t number = add_writer(run, NULL, dev, VFIOMIG_WRITER_DEVICE_LOG);
     map(run, 0, 64 * PAGE, 0, 0);
     EQ(vfiomig_dirty_start(run), VFIOMIG_DIRTY_UNWATCHED);
@@ -442,7 +308,7 @@ static void a_log_that_cannot_start_now_is_tried_again_in_the_next_round(void)
         EQ(round_of(run, &given, VFIOMIG_DIRTY_UNWATCHED), 64 * PAGE);
     EQ(d.logging, 1);
     EQ(writer_of(run, number).assumed_bytes, 3 * 64 * PAGE);
-    write_to(&d, PAGE);
+    logger_write(&d, PAGE);
     EQ(round_of(run, &given, 0), PAGE);
     /* The same when it is restarted. */
     d.fail_starts = 1;
@@ -467,11 +333,11 @@ static void a_log_that_cannot_start_now_is_tried_again_in_the_next_round(void)
 static void a_log_that_stays_busy_is_given_up_for_a_better_tracker(void)
 {
     for (int better = 0; better < 2; better++) {
-        struct limited d = { .fail_report = EBUSY };
+        struct logger d = { .fail_report = EBUSY };
         struct tracker t = tracker_new(0, PAGE, 64);
         struct bytes_given given;
         struct vfiomig_dirty *run = counting_run(&given, PAGE);
-        struct vfiomig_device *dev = limited_device(&d, NULL);
+        struct vfiomig_device *dev = logger_open(&d, NULL);
         uint32_t number = add_writer(run, better ? &t : NULL, dev, VFIOMIG_WRITER_DEVICE_LOG);
         map(run, 0, 64 * PAGE, 0, 0);
         OK(vfiomig_dirty_start(run));
@@ -505,22 +371,22 @@ static void a_log_that_reports_whole_mappings_only_is_asked_for_them(void)
 {
     for (int exactly = 0; exactly < 2; exactly++)
         for (uint64_t gib = 16; gib <= 64; gib += 48) {
-            struct limited d = { .whole = 1, .exactly = exactly, .base = 4 * GIB, .length = gib * GIB };
+            struct logger d = { .whole = 1, .exactly = exactly, .base = 4 * GIB, .length = gib * GIB };
             struct bytes_given given;
             struct vfiomig_dirty *run = counting_run(&given, PAGE);
-            struct vfiomig_device *dev = limited_device(&d, NULL);
+            struct vfiomig_device *dev = logger_open(&d, NULL);
             uint32_t number = add_writer(run, NULL, dev, VFIOMIG_WRITER_DEVICE_LOG);
             static uint64_t bitmap[(GIB / PAGE) / 64];
             map(run, d.base, d.length, 0, 0);
             OK(vfiomig_dirty_start(run));
             EQ(writer_of(run, number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
-            write_to(&d, d.base + d.length - PAGE);
-            write_to(&d, d.base);
+            logger_write(&d, d.base + d.length - PAGE);
+            logger_write(&d, d.base);
             EQ(round_of(run, &given, 0), 2 * PAGE);
             /* A part in the middle; what lies next to it is not lost. */
-            write_to(&d, d.base + 8 * GIB + 5 * PAGE);
-            write_to(&d, d.base + PAGE);
-            write_to(&d, d.base + d.length - 2 * PAGE);
+            logger_write(&d, d.base + 8 * GIB + 5 * PAGE);
+            logger_write(&d, d.base + PAGE);
+            logger_write(&d, d.base + d.length - 2 * PAGE);
             memset(bitmap, 0, sizeof bitmap);
             OK(vfiomig_dirty_sync(run, d.base + 8 * GIB, GIB, PAGE, bitmap, sizeof bitmap / 8));
             EQ(count_bits(bitmap, sizeof bitmap / 8), 1);
@@ -537,10 +403,10 @@ static void a_log_that_reports_whole_mappings_only_is_asked_for_them(void)
 /* It is not mistaken for one that cannot report at all, nor the other way round. */
 static void a_log_that_reports_nothing_is_still_found_out(void)
 {
-    struct limited d = { .fail_report = EOPNOTSUPP, .fail_reports = -1 };
+    struct logger d = { .fail_report = EOPNOTSUPP, .fail_reports = -1 };
     struct bytes_given given;
     struct vfiomig_dirty *run = counting_run(&given, PAGE);
-    struct vfiomig_device *dev = limited_device(&d, NULL);
+    struct vfiomig_device *dev = logger_open(&d, NULL);
     uint32_t number = add_writer(run, NULL, dev, VFIOMIG_WRITER_DEVICE_LOG);
     map(run, 0, 64 * PAGE, 0, 0);
     EQ(vfiomig_dirty_start(run), VFIOMIG_DIRTY_UNWATCHED);
@@ -569,19 +435,19 @@ static void read_in_event(void *opaque, const struct vfiomig_event *event)
 /* The device is busy with what it reports. Its log is not lost because of that. */
 static void a_reading_inside_an_event_of_the_device_keeps_the_log(void)
 {
-    struct limited d = { 0 };
+    struct logger d = { 0 };
     struct bytes_given given;
     struct reader reader = { 0 };
     struct vfiomig_device_options options = VFIOMIG_DEVICE_OPTIONS_INIT;
     options.event = read_in_event;
     options.event_opaque = &reader;
     struct vfiomig_dirty *run = counting_run(&given, PAGE);
-    struct vfiomig_device *dev = limited_device(&d, &options);
+    struct vfiomig_device *dev = logger_open(&d, &options);
     uint32_t number = add_writer(run, NULL, dev, VFIOMIG_WRITER_DEVICE_LOG);
     map(run, 0, 64 * PAGE, 0, 0);
     OK(vfiomig_dirty_start(run));
     int starts = d.starts;
-    write_to(&d, 3 * PAGE);
+    logger_write(&d, 3 * PAGE);
     reader.run = run;
     OK(vfiomig_device_set_state(dev, VFIOMIG_STATE_STOP));
     reader.run = NULL;
@@ -592,7 +458,7 @@ static void a_reading_inside_an_event_of_the_device_keeps_the_log(void)
     EQ(d.logging, 1);
     EQ(d.starts, starts);
     EQ(round_of(run, &given, 0), PAGE); /* what it had logged */
-    write_to(&d, 4 * PAGE);
+    logger_write(&d, 4 * PAGE);
     EQ(round_of(run, &given, 0), PAGE);
     vfiomig_dirty_free(run);
     vfiomig_device_free(dev);
