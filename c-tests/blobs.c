@@ -33,6 +33,18 @@ static int take(void *opaque, uint32_t kind, const void *data, size_t len)
     return seen->count == seen->refuse_at ? seen->refuse_with : 0;
 }
 
+/* A load that gives its blobs to take(). */
+static struct vfiomig_load *load_seen(struct seen *seen, struct rig *to)
+{
+    struct vfiomig_load_options options = VFIOMIG_LOAD_OPTIONS_INIT;
+    struct vfiomig_load *load;
+    seen->sim = to->sim;
+    options.blob = take;
+    options.blob_opaque = seen;
+    OK(vfiomig_load_begin(to->dev, &options, &load));
+    return load;
+}
+
 static uint8_t pattern[(1 << 20) + 1];
 
 /* Two blobs while the guest runs, three when it has stopped. */
@@ -62,13 +74,9 @@ static void they_arrive_in_order_with_kind_and_contents(void)
     static const size_t pieces[] = { 1, 777, SIZE_MAX };
     for (int p = 0; p < 3; p++) {
         struct bytes stream = stream_with_blobs(from.dev, VFIOMIG_MIN_BUFFER << p);
-        struct seen seen = { .sim = to.sim };
-        struct vfiomig_load_options options = VFIOMIG_LOAD_OPTIONS_INIT;
+        struct seen seen = { 0 };
         struct vfiomig_load_stats stats = VFIOMIG_LOAD_STATS_INIT;
-        struct vfiomig_load *load;
-        options.blob = take;
-        options.blob_opaque = &seen;
-        OK(vfiomig_load_begin(to.dev, &options, &load));
+        struct vfiomig_load *load = load_seen(&seen, &to);
         CHECK(push_all(load, &stream, pieces[p]) & VFIOMIG_PUSH_END);
         EQ(seen.count, 5);
         for (int i = 0; i < 5; i++) {
@@ -89,11 +97,9 @@ static void they_arrive_in_order_with_kind_and_contents(void)
 static void a_blob_comes_behind_all_data_that_was_returned_before_it(void)
 {
     struct rig from = rig_new(NULL, NULL), to = rig_target(NULL);
-    struct seen seen = { .sim = to.sim };
-    struct vfiomig_load_options options = VFIOMIG_LOAD_OPTIONS_INIT;
+    struct seen seen = { 0 };
     struct bytes stream = { NULL, 0, 0 };
     struct vfiomig_save *save;
-    struct vfiomig_load *load;
     uint64_t written = vfiomig_sim_bytes_written(to.sim);
     OK(vfiomig_save_begin(from.dev, NULL, &save));
     EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
@@ -102,9 +108,7 @@ static void a_blob_comes_behind_all_data_that_was_returned_before_it(void)
     OK(vfiomig_save_add_blob(save, 1, pattern, 100));
     OK(vfiomig_save_stop(save));
     EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_END), VFIOMIG_NEXT_END);
-    options.blob = take;
-    options.blob_opaque = &seen;
-    OK(vfiomig_load_begin(to.dev, &options, &load));
+    struct vfiomig_load *load = load_seen(&seen, &to);
     CHECK(push_all(load, &stream, 100) & VFIOMIG_PUSH_END);
     EQ(seen.count, 1);
     EQ(seen.written[0] - written, read);
@@ -137,13 +141,9 @@ static void a_callback_can_refuse_with_its_own_code(void)
     struct rig from = rig_new(NULL, NULL), to = rig_target(NULL);
     struct bytes stream = stream_with_blobs(from.dev, 8192);
     for (int i = 0; i < 4; i++) {
-        struct seen seen = { .sim = to.sim, .refuse_at = 2, .refuse_with = cases[i].says };
-        struct vfiomig_load_options options = VFIOMIG_LOAD_OPTIONS_INIT;
+        struct seen seen = { .refuse_at = 2, .refuse_with = cases[i].says };
         struct vfiomig_failure failure = VFIOMIG_FAILURE_INIT;
-        struct vfiomig_load *load;
-        options.blob = take;
-        options.blob_opaque = &seen;
-        OK(vfiomig_load_begin(to.dev, &options, &load));
+        struct vfiomig_load *load = load_seen(&seen, &to);
         EQ(push_all(load, &stream, 1000), cases[i].becomes);
         EQ(seen.count, 2); /* and none after it */
         OK(vfiomig_load_get_failure(load, &failure));
@@ -160,11 +160,9 @@ static void a_callback_can_refuse_with_its_own_code(void)
 static void a_large_blob_asks_for_a_large_buffer_and_nothing_is_lost(void)
 {
     struct rig from = rig_new(NULL, NULL), to = rig_target(NULL);
-    struct seen seen = { .sim = to.sim };
-    struct vfiomig_load_options options = VFIOMIG_LOAD_OPTIONS_INIT;
+    struct seen seen = { 0 };
     struct bytes stream = { NULL, 0, 0 };
     struct vfiomig_save *save;
-    struct vfiomig_load *load;
     OK(vfiomig_save_begin(from.dev, NULL, &save));
     EQ(read_until(save, &stream, VFIOMIG_MIN_BUFFER, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
     OK(vfiomig_save_add_blob(save, 1, pattern, 1 << 20));
@@ -175,9 +173,7 @@ static void a_large_blob_asks_for_a_large_buffer_and_nothing_is_lost(void)
     OK(vfiomig_save_stop(save));
     EQ(read_until(save, &stream, VFIOMIG_MIN_BUFFER, VFIOMIG_NEXT_END), VFIOMIG_NEXT_END);
     EQ(vfiomig_save_add_blob(save, 1, pattern, 1), -EINVAL);
-    options.blob = take;
-    options.blob_opaque = &seen;
-    OK(vfiomig_load_begin(to.dev, &options, &load));
+    struct vfiomig_load *load = load_seen(&seen, &to);
     CHECK(push_all(load, &stream, 60000) & VFIOMIG_PUSH_END);
     EQ(seen.count, 1);
     EQ(seen.lens[0], 1 << 20);
@@ -193,11 +189,9 @@ static void a_large_blob_asks_for_a_large_buffer_and_nothing_is_lost(void)
 static void the_data_is_copied(void)
 {
     struct rig from = rig_new(NULL, NULL), to = rig_target(NULL);
-    struct seen seen = { .sim = to.sim };
-    struct vfiomig_load_options options = VFIOMIG_LOAD_OPTIONS_INIT;
+    struct seen seen = { 0 };
     struct bytes stream = { NULL, 0, 0 };
     struct vfiomig_save *save;
-    struct vfiomig_load *load;
     uint8_t *mine = malloc(100);
     CHECK(mine);
     memset(mine, 1, 100);
@@ -208,9 +202,7 @@ static void the_data_is_copied(void)
     free(mine);
     OK(vfiomig_save_stop(save));
     EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_END), VFIOMIG_NEXT_END);
-    options.blob = take;
-    options.blob_opaque = &seen;
-    OK(vfiomig_load_begin(to.dev, &options, &load));
+    struct vfiomig_load *load = load_seen(&seen, &to);
     CHECK(push_all(load, &stream, SIZE_MAX) & VFIOMIG_PUSH_END);
     EQ(seen.count, 1);
     CHECK(seen.sums[0] == sum);
@@ -225,11 +217,9 @@ static void the_data_is_copied(void)
 static void a_blob_that_was_not_sent_before_a_reset_is_dropped(void)
 {
     struct rig from = rig_new(NULL, NULL), to = rig_target(NULL);
-    struct seen seen = { .sim = to.sim };
-    struct vfiomig_load_options options = VFIOMIG_LOAD_OPTIONS_INIT;
+    struct seen seen = { 0 };
     struct bytes stream = { NULL, 0, 0 };
     struct vfiomig_save *save;
-    struct vfiomig_load *load;
     OK(vfiomig_save_begin(from.dev, NULL, &save));
     EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
     OK(vfiomig_save_add_blob(save, 1, pattern, 100));
@@ -238,9 +228,7 @@ static void a_blob_that_was_not_sent_before_a_reset_is_dropped(void)
     OK(vfiomig_save_add_blob(save, 2, pattern, 200));
     OK(vfiomig_save_stop(save));
     EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_END), VFIOMIG_NEXT_END);
-    options.blob = take;
-    options.blob_opaque = &seen;
-    OK(vfiomig_load_begin(to.dev, &options, &load));
+    struct vfiomig_load *load = load_seen(&seen, &to);
     CHECK(push_all(load, &stream, SIZE_MAX) & VFIOMIG_PUSH_END);
     EQ(seen.count, 1);
     EQ(seen.kinds[0], 2);

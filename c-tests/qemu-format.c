@@ -50,6 +50,63 @@ static int section(struct bytes *stream, uint8_t device, struct vfiomig_save *sa
     return r;
 }
 
+/* As QEMU does with its devices, each section behind the number of its device. */
+static void save_in_turn(struct vfiomig_save *const *saves, struct bytes *stream)
+{
+    for (int drained = 0; drained < DEVICES;) { /* save_live_iterate, in turn */
+        drained = 0;
+        for (uint8_t i = 0; i < DEVICES; i++) {
+            int r = section(stream, i, saves[i]);
+            CHECK(r >= 0);
+            drained += r == VFIOMIG_NEXT_DRAINED;
+        }
+    }
+    for (uint8_t i = 0; i < DEVICES; i++)
+        OK(vfiomig_save_stop(saves[i]));
+    for (uint8_t i = 0; i < DEVICES; i++) { /* save_complete: one section of several pieces */
+        static uint8_t buf[CAP];
+        size_t len;
+        int r;
+        bytes_add(stream, &i, 1);
+        do {
+            r = vfiomig_save_next(saves[i], buf, sizeof buf, &len);
+            CHECK(r >= 0);
+            bytes_add(stream, buf, len);
+        } while (r != VFIOMIG_NEXT_DRAINED);
+    }
+    for (uint8_t i = 0; i < DEVICES; i++) { /* save_state */
+        OK(vfiomig_save_add_blob(saves[i], 0, vmstate, sizeof vmstate));
+        EQ(section(stream, i, saves[i]), VFIOMIG_NEXT_END);
+    }
+}
+
+static void load_sections(struct vfiomig_load *const *loads, const struct bytes *stream)
+{
+    int ready = 0, ended = 0;
+    for (size_t at = 0; at < stream->len;) { /* load_state, by the section's header */
+        uint8_t i = stream->data[at++];
+        CHECK(i < DEVICES);
+        for (int r = 0; !(r & VFIOMIG_PUSH_SECTION_END);) {
+            void *space;
+            size_t room;
+            OK(vfiomig_load_get_space(loads[i], &space, &room));
+            CHECK(room <= stream->len - at);
+            memcpy(space, stream->data + at, room);
+            at += room;
+            r = vfiomig_load_push_received(loads[i], room);
+            CHECK(r >= 0);
+            ready += (r & VFIOMIG_PUSH_INITIAL_LOADED) != 0;
+            ended += (r & VFIOMIG_PUSH_END) != 0;
+            if (r & VFIOMIG_PUSH_CONFIG) {
+                CHECK(memcmp(stream->data + at, vmstate, sizeof vmstate) == 0);
+                at += sizeof vmstate;
+            }
+        }
+    }
+    EQ(ready, DEVICES);
+    EQ(ended, DEVICES);
+}
+
 static void several_devices_in_one_stream(void)
 {
     struct rig from[DEVICES], to[DEVICES];
@@ -58,7 +115,6 @@ static void several_devices_in_one_stream(void)
     struct vfiomig_save_options save_options = saving(VFIOMIG_SAVE_SWITCHOVER_ACK);
     struct vfiomig_load_options load_options = loading(0);
     struct bytes stream = { NULL, 0, 0 };
-    int ready = 0, ended = 0;
 
     for (uint8_t i = 0; i < DEVICES; i++) {
         struct vfiomig_sim_options o = rig_options();
@@ -70,53 +126,8 @@ static void several_devices_in_one_stream(void)
         OK(vfiomig_load_begin(to[i].dev, &load_options, &loads[i]));
         EQ(section(&stream, i, saves[i]), VFIOMIG_NEXT_MORE); /* save_setup */
     }
-    for (int drained = 0; drained < DEVICES;) { /* save_live_iterate, in turn */
-        drained = 0;
-        for (uint8_t i = 0; i < DEVICES; i++) {
-            int r = section(&stream, i, saves[i]);
-            CHECK(r >= 0);
-            drained += r == VFIOMIG_NEXT_DRAINED;
-        }
-    }
-    for (uint8_t i = 0; i < DEVICES; i++)
-        OK(vfiomig_save_stop(saves[i]));
-    for (uint8_t i = 0; i < DEVICES; i++) { /* save_complete: one section of several pieces */
-        static uint8_t buf[CAP];
-        size_t len;
-        int r;
-        bytes_add(&stream, &i, 1);
-        do {
-            r = vfiomig_save_next(saves[i], buf, sizeof buf, &len);
-            CHECK(r >= 0);
-            bytes_add(&stream, buf, len);
-        } while (r != VFIOMIG_NEXT_DRAINED);
-    }
-    for (uint8_t i = 0; i < DEVICES; i++) { /* save_state */
-        OK(vfiomig_save_add_blob(saves[i], 0, vmstate, sizeof vmstate));
-        EQ(section(&stream, i, saves[i]), VFIOMIG_NEXT_END);
-    }
-    for (size_t at = 0; at < stream.len;) { /* load_state, by the section's header */
-        uint8_t i = stream.data[at++];
-        CHECK(i < DEVICES);
-        for (int r = 0; !(r & VFIOMIG_PUSH_SECTION_END);) {
-            void *space;
-            size_t room;
-            OK(vfiomig_load_get_space(loads[i], &space, &room));
-            CHECK(room <= stream.len - at);
-            memcpy(space, stream.data + at, room);
-            at += room;
-            r = vfiomig_load_push_received(loads[i], room);
-            CHECK(r >= 0);
-            ready += (r & VFIOMIG_PUSH_INITIAL_LOADED) != 0;
-            ended += (r & VFIOMIG_PUSH_END) != 0;
-            if (r & VFIOMIG_PUSH_CONFIG) {
-                CHECK(memcmp(stream.data + at, vmstate, sizeof vmstate) == 0);
-                at += sizeof vmstate;
-            }
-        }
-    }
-    EQ(ready, DEVICES);
-    EQ(ended, DEVICES);
+    save_in_turn(saves, &stream);
+    load_sections(loads, &stream);
     for (int i = 0; i < DEVICES; i++) {
         OK(vfiomig_load_commit(loads[i]));
         OK(vfiomig_save_finish(saves[i], VFIOMIG_ENDING_RELEASE));
@@ -299,7 +310,9 @@ static void release_config(void *opaque)
     ((struct config *)opaque)->released++;
 }
 
-static struct vfiomig_load *packet_load(struct rig *to, struct config *config, uint64_t max_queued)
+/* A load whose main channel has come as far as the switchover. */
+static struct vfiomig_load *packet_load(struct rig *to, struct config *config, uint64_t max_queued,
+                                        const struct bytes *stream)
 {
     struct vfiomig_load_options options = loading(VFIOMIG_LOAD_PACKETS);
     struct vfiomig_load *load;
@@ -309,7 +322,16 @@ static struct vfiomig_load *packet_load(struct rig *to, struct config *config, u
     options.blob_release = release_config;
     config->device = to->dev;
     OK(vfiomig_load_begin(to->dev, &options, &load));
+    CHECK(vfiomig_load_push(load, stream->data, stream->len - sizeof EOS - sizeof READY) &
+          VFIOMIG_PUSH_SECTION_END);
     return load;
+}
+
+/* All of them, the last one first. */
+static void push_packets(struct vfiomig_load *load)
+{
+    for (int i = num_packets; i-- > 0;)
+        OK(vfiomig_load_push_packet(load, packets[i].data, packets[i].len));
 }
 
 static void *run(void *opaque)
@@ -325,12 +347,10 @@ static void packets_over_several_channels(void)
         struct rig from = rig_new(NULL, NULL), to = rig_target(NULL);
         struct bytes stream = packets_of(from.dev);
         struct config config = { .bad = 0 };
-        struct vfiomig_load *load = packet_load(&to, &config, turn % 2 ? 5000 : 0);
+        struct vfiomig_load *load = packet_load(&to, &config, turn % 2 ? 5000 : 0, &stream);
         struct channel channels[THREADS], runner = { .load = load };
         struct vfiomig_load_stats stats = VFIOMIG_LOAD_STATS_INIT;
-        size_t before = stream.len - sizeof EOS - sizeof READY;
 
-        CHECK(vfiomig_load_push(load, stream.data, before) & VFIOMIG_PUSH_SECTION_END);
         EQ(pthread_create(&runner.thread, NULL, run, &runner), 0); /* switchover_start */
         for (int i = 0; i < THREADS; i++) {
             /* With little room, only channels that keep their order make progress. */
@@ -374,14 +394,12 @@ static void what_waits_is_ended(void)
         struct rig from = rig_new(NULL, NULL), to = rig_target(NULL);
         struct bytes stream = packets_of(from.dev);
         struct config config = { .bad = 0 };
-        struct vfiomig_load *load = packet_load(&to, &config, 0);
+        struct vfiomig_load *load = packet_load(&to, &config, 0, &stream);
         struct channel runner = { .load = load };
         struct vfiomig_load_stats stats = VFIOMIG_LOAD_STATS_INIT;
         struct vfiomig_failure failure = VFIOMIG_FAILURE_INIT;
-        size_t before = stream.len - sizeof EOS - sizeof READY;
         static const uint8_t absurd[13] = { 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xfe, 0, 0, 0, 0, 1 };
 
-        CHECK(vfiomig_load_push(load, stream.data, before) & VFIOMIG_PUSH_SECTION_END);
         OK(vfiomig_load_push_packet(load, packets[3].data, packets[3].len));
         OK(vfiomig_load_get_stats(load, &stats));
         uint64_t loaded = stats.data_bytes;
@@ -427,11 +445,8 @@ static void the_configurations_callback_may_refuse_and_cannot_free(void)
         struct rig from = rig_new(NULL, NULL), to = rig_target(NULL);
         struct bytes stream = packets_of(from.dev);
         struct config config = { .refuse = frees ? 0 : -EPERM };
-        struct vfiomig_load *load = packet_load(&to, &config, 0);
-        size_t before = stream.len - sizeof EOS - sizeof READY;
-        CHECK(vfiomig_load_push(load, stream.data, before) & VFIOMIG_PUSH_SECTION_END);
-        for (int i = num_packets; i-- > 0;)
-            OK(vfiomig_load_push_packet(load, packets[i].data, packets[i].len));
+        struct vfiomig_load *load = packet_load(&to, &config, 0, &stream);
+        push_packets(load);
         config.free_me = frees ? load : NULL;
         EQ(vfiomig_load_write_packets(load), frees ? 0 : -EPERM);
         EQ(config.came, 1);
@@ -466,11 +481,8 @@ static void the_configurations_callback_waits_for_the_device(void)
     OK(vfiomig_dirty_add_writer(config.run, &writer, &number));
     mapping.size = 1 << 20;
     OK(vfiomig_dirty_map(config.run, &mapping));
-    struct vfiomig_load *load = packet_load(&to, &config, 0);
-    CHECK(vfiomig_load_push(load, stream.data, stream.len - sizeof EOS - sizeof READY) &
-          VFIOMIG_PUSH_SECTION_END);
-    for (int i = num_packets; i-- > 0;)
-        OK(vfiomig_load_push_packet(load, packets[i].data, packets[i].len));
+    struct vfiomig_load *load = packet_load(&to, &config, 0, &stream);
+    push_packets(load);
     OK(vfiomig_load_write_packets(load));
     EQ(config.came, 1);
     EQ(started, 0);
@@ -508,13 +520,11 @@ static void packets_do_not_wait_in_the_callbacks_of_other_devices(void)
     struct rig from = rig_new(NULL, NULL), to = rig_target(NULL);
     struct bytes stream = packets_of(from.dev);
     struct config config = { .bad = 0 };
-    struct elsewhere e = { .load = packet_load(&to, &config, 5000) };
+    struct elsewhere e = { .load = packet_load(&to, &config, 5000, &stream) };
     struct vfiomig_device_options options = VFIOMIG_DEVICE_OPTIONS_INIT;
     struct channel runner = { .load = e.load };
     options.event = brings_packets;
     options.event_opaque = &e;
-    CHECK(vfiomig_load_push(e.load, stream.data, stream.len - sizeof EOS - sizeof READY) &
-          VFIOMIG_PUSH_SECTION_END);
     struct rig other = rig_new(NULL, &options);
     OK(vfiomig_device_set_state(other.dev, VFIOMIG_STATE_STOP));
     EQ(e.events, 1);
