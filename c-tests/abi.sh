@@ -43,28 +43,20 @@ check() {
 	readelf -d "$1" | grep -q TEXTREL && echo "has text relocations"
 }
 
-failed=0 passed=0
-report() { # NAME what-is-wrong
-	if [ -n "$2" ]; then
-		echo "not ok abi $1:"
-		printf '%s\n' "$2" | sed 's/^/    | /'
-		failed=$((failed + 1))
-	else
-		echo "ok abi $1"
-		passed=$((passed + 1))
-	fi
-}
+group=abi
+# shellcheck source=c-tests/verdict.sh
+. "$(dirname "$0")/verdict.sh"
 
-report exported-symbols "$(check "$build/$realname")"
-[ "$(of_map "$map" | wc -l)" -ge 40 ] || report map-is-read "fewer than 40 functions in the map"
+verdict exported-symbols "$(check "$build/$realname")"
+[ "$(of_map "$map" | wc -l)" -ge 40 ] || bad map-is-read "fewer than 40 functions in the map"
 
 # Declared and exported functions are the same. This goes through the compiler: a program can
 # take the address of what it may call.
 printf '#include "vfiomig.h"\nconst void *const all[] = {\n' >"$work/all.c"
 of_map "$map" | sed 's/@@.*/,/; s/^/(const void *)/' >>"$work/all.c"
 printf '};\n' >>"$work/all.c"
-report map-functions-are-declared "$($cc -std=gnu11 -Iinclude -c -o "$work/all.o" "$work/all.c" 2>&1)"
-report declared-functions-are-in-the-map "$(
+verdict map-functions-are-declared "$($cc -std=gnu11 -Iinclude -c -o "$work/all.o" "$work/all.c" 2>&1)"
+verdict declared-functions-are-in-the-map "$(
 	$cc -std=gnu11 -E -P -Iinclude -include vfiomig.h -x c /dev/null | tr '\n' ' ' | tr ';' '\n' |
 		grep -vE 'typedef|struct [a-z_]+ *\{|\(\*' |
 		grep -oE '\bvfiomig_[a-z_]+ *\(' | tr -d ' (' | sort -u >"$work/declared"
@@ -72,14 +64,14 @@ report declared-functions-are-in-the-map "$(
 	[ "$(wc -l <"$work/declared")" -ge 40 ] || echo "fewer than 40 declarations found"
 )"
 # Every structure is frozen.
-report every-structure-is-in-layout.c "$(
+verdict every-structure-is-in-layout.c "$(
 	sed -n 's/^struct \(vfiomig_[a-z_]*\) {$/\1/p' include/vfiomig.h | sort >"$work/structs"
 	[ "$(wc -l <"$work/structs")" -ge 12 ] || echo "fewer than 12 structures found"
 	sed -n 's/^SIZE(\(vfiomig_[a-z_]*\),.*/\1/p' c-tests/layout.c | sort | diff "$work/structs" - |
 		grep '^[<>]'
 )"
 # Structures and functions that bring something to release.
-report every-release-is-in-release-once.c "$(
+verdict every-release-is-in-release-once.c "$(
 	awk '/^struct vfiomig_[a-z_]* \{$/ { name = "struct " $2 } /^};/ { name = "" }
 		name != "" && /vfiomig_release_fn/ { print name }
 		match($0, /vfiomig_[a-z_]*\(.*vfiomig_release_fn /) {
@@ -91,7 +83,7 @@ report every-release-is-in-release-once.c "$(
 		grep -qF "$what" c-tests/release-once.c || echo "not in release-once.c: $what"
 	done <"$work/releases"
 )"
-report one-man-page-per-function "$(
+verdict one-man-page-per-function "$(
 	of_map "$map" | sed 's/@@.*//' | while read -r f; do
 		[ -s "docs/man/man3/$f.3" ] || echo "no docs/man/man3/$f.3"
 	done
@@ -109,9 +101,9 @@ link() { # OUTPUT MAP flags...
 must_refuse() { # NAME LIBRARY pattern
 	wrong=$(check "$2")
 	if printf '%s\n' "$wrong" | grep -q "$3"; then
-		report "refuses-$1" ''
+		verdict "refuses-$1" ''
 	else
-		report "refuses-$1" "accepted, or for another reason: $wrong"
+		bad "refuses-$1" "accepted, or for another reason: $wrong"
 	fi
 }
 grep -v 'vfiomig_device_run;' "$map" >"$work/short.map"
@@ -127,9 +119,9 @@ must_refuse another-soname "$work/name.so" 'SONAME is'
 sed 's/vfiomig_version;/vfiomig_version; vfiomig_no_such_function;/' "$map" >"$work/ghost.map"
 if $cc -shared -o "$work/ghost.so" -Wl,--version-script="$work/ghost.map" -Wl,--no-undefined-version \
 	-Wl,--whole-archive "$build/libvfiomig.a" -Wl,--no-whole-archive 2>/dev/null; then
-	report refuses-a-map-with-too-much 'the linker took a map that names a missing function'
+	bad refuses-a-map-with-too-much 'the linker took a map that names a missing function'
 else
-	report refuses-a-map-with-too-much ''
+	verdict refuses-a-map-with-too-much ''
 fi
 
 echo "check-abi: $passed passed, $failed failed"

@@ -15,19 +15,9 @@ build=${B:-build}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 unset MAKEFLAGS MFLAGS
-failed=0 passed=0
-
-ok() {
-	echo "ok installed $1"
-	passed=$((passed + 1))
-}
-bad() { # NAME what-is-wrong
-	echo "not ok installed $1:"
-	printf '%s\n' "$2" | sed 's/^/    | /'
-	failed=$((failed + 1))
-}
-# verdict NAME what-is-wrong
-verdict() { if [ -n "$2" ]; then bad "$1" "$2"; else ok "$1"; fi; }
+group=installed
+# shellcheck source=c-tests/verdict.sh
+. "$(dirname "$0")/verdict.sh"
 listing() { (cd "$1" && find . ! -type d -printf '%P %m %l %s\n' | sort); }
 
 # As a distribution does it.
@@ -124,7 +114,7 @@ verdict wholly-static "$(build_and_run wholly-static -static $no_shared_libs
 
 if CC=$cc PKG_CONFIG=$pkg_config LD_LIBRARY_PATH=$prefix/lib \
 	c-tests/readme-example.sh README.md >"$work/log" 2>&1; then
-	ok readme-example
+	verdict readme-example ''
 else
 	bad readme-example "$(cat "$work/log")"
 fi

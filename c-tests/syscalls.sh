@@ -13,18 +13,9 @@ set -u
 list=docs/syscalls.json
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-passed=0 failed=0
-
-verdict() { # NAME what-is-wrong
-	if [ -n "$2" ]; then
-		echo "not ok syscalls $1:"
-		printf '%s\n' "$2" | sed 's/^/    | /'
-		failed=$((failed + 1))
-	else
-		echo "ok syscalls $1"
-		passed=$((passed + 1))
-	fi
-}
+group=syscalls
+# shellcheck source=c-tests/verdict.sh
+. "$(dirname "$0")/verdict.sh"
 
 # FEATURE NAMES REQUEST MAY OBJECT, tab-separated, for each entry of a list.
 entries() {
@@ -154,7 +145,7 @@ else
 		exit 1
 	}
 	strace -f -X raw -o "$work/log" "$program" >"$work/out" 2>&1 ||
-		verdict the-program "$(cat "$work/out")"
+		bad the-program "$(cat "$work/out")"
 	calls_by_phase "$work/log" >"$work/calls"
 	entries $list >"$work/list"
 	# A library without env_logger never gets there.
