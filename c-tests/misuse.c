@@ -1927,21 +1927,29 @@ static void nap(void)
     nanosleep(&(struct timespec){ .tv_nsec = 50 * 1000 * 1000 }, NULL);
 }
 
+/* A world in which a call of another thread is inside a callback of this object. */
+static struct world *busy_world(int object, pthread_t *first)
+{
+    struct world *world = new_world();
+
+    to_state(world, object, object == DIRTY);
+    world->hook_op = hook_op(object);
+    world->hook = block;
+    pthread_create(first, NULL, outer_thread, world);
+    sem_wait(&entered);
+    return world;
+}
+
 /* Of an object whose calls wait for each other. */
 static void one_waits(const struct row *row)
 {
     struct frame *frame = malloc(sizeof *frame);
-    struct world *world = new_world();
     pthread_t first, second;
 
     if (!frame)
         die("no memory");
-    to_state(world, DIRTY, 1);
-    world->hook_op = hook_op(DIRTY);
-    world->hook = block;
     returned = 0;
-    pthread_create(&first, NULL, outer_thread, world);
-    sem_wait(&entered);
+    struct world *world = busy_world(DIRTY, &first);
     fill(frame, row, world);
     if (row->concurrent) {
         check(call(frame) == 0, "%s: %s", row->name, vfiomig_error_message());
@@ -1961,83 +1969,84 @@ static void one_waits(const struct row *row)
     free_world(world, "waiting");
 }
 
-static void threads(void)
+static void calls_while_in_use(int object)
 {
     struct frame *frame = malloc(sizeof *frame);
+    pthread_t first, second;
 
+    if (!frame)
+        die("no memory");
+    struct world *world = busy_world(object, &first);
+    FOR_ROWS(row) {
+        /* What cancels goes last; it is tried below. */
+        if (!takes_handle(row) || row->args[0].object != object || object_waits[object] ||
+            strstr(row->name, "_cancel"))
+            continue;
+        fill(frame, row, world);
+        if (of_packets(row))
+            refuse(frame, -EINVAL, "second thread");
+        else if (row->concurrent)
+            check(call(frame) == 0, "%s: %s", row->name, vfiomig_error_message());
+        else
+            refuse(frame, -EBUSY, "second thread");
+        finish(frame, "second thread");
+    }
+    if (object == SAVE || object == LOAD) {
+        /* Another handle of the same device waits. */
+        returned = 0;
+        pthread_create(&second, NULL, caps_thread, world);
+        nap();
+        check(!returned, "a call did not wait for the one on the same device");
+        long r = object == SAVE ? API(vfiomig_save_cancel, world->save)
+                                : API(vfiomig_load_cancel, world->load);
+        check(r == 0, "cancelling: %s", code(r));
+        sem_post(&go_on);
+        pthread_join(first, NULL);
+        pthread_join(second, NULL);
+    } else {
+        sem_post(&go_on);
+        pthread_join(first, NULL);
+    }
+    free_world(world, "threads");
+    free(frame);
+}
+
+static void freeing_waits(int object)
+{
+    pthread_t first, second;
+
+    returned = 0;
+    struct world *world = busy_world(object, &first);
+    pthread_create(&second, NULL, free_thread, world);
+    nap();
+    check(!returned, "freeing a %s did not wait", object_names[object]);
+    sem_post(&go_on);
+    pthread_join(first, NULL);
+    pthread_join(second, NULL);
+    check(returned, "freeing a %s never returned", object_names[object]);
+    if (object == SAVE)
+        world->save = NULL;
+    else if (object == LOAD)
+        world->load = NULL;
+    else if (object == DIRTY)
+        world->dirty = NULL;
+    else
+        world->device = NULL, world->let_go = 1;
+    free_world(world, "freeing while in use");
+}
+
+static void threads(void)
+{
     begin("call from a second thread");
     sem_init(&entered, 0, 0);
     sem_init(&go_on, 0, 0);
     FOR_ROWS(row)
         if (takes_handle(row) && object_waits[row->args[0].object])
             one_waits(row);
-    for (int object = DEVICE; frame && object <= DIRTY; object++) {
-        struct world *world = new_world();
-        pthread_t first, second;
-
-        to_state(world, object, object == DIRTY);
-        world->hook_op = hook_op(object);
-        world->hook = block;
-        pthread_create(&first, NULL, outer_thread, world);
-        sem_wait(&entered);
-        FOR_ROWS(row) {
-            /* What cancels goes last; it is tried below. */
-            if (!takes_handle(row) || row->args[0].object != object || object_waits[object] ||
-                strstr(row->name, "_cancel"))
-                continue;
-            fill(frame, row, world);
-            if (of_packets(row))
-                refuse(frame, -EINVAL, "second thread");
-            else if (row->concurrent)
-                check(call(frame) == 0, "%s: %s", row->name, vfiomig_error_message());
-            else
-                refuse(frame, -EBUSY, "second thread");
-            finish(frame, "second thread");
-        }
-        if (object == SAVE || object == LOAD) {
-            /* Another handle of the same device waits. */
-            returned = 0;
-            pthread_create(&second, NULL, caps_thread, world);
-            nap();
-            check(!returned, "a call did not wait for the one on the same device");
-            long r = object == SAVE ? API(vfiomig_save_cancel, world->save)
-                                    : API(vfiomig_load_cancel, world->load);
-            check(r == 0, "cancelling: %s", code(r));
-            sem_post(&go_on);
-            pthread_join(first, NULL);
-            pthread_join(second, NULL);
-        } else {
-            sem_post(&go_on);
-            pthread_join(first, NULL);
-        }
-        free_world(world, "threads");
-
-        /* Freeing waits. */
-        world = new_world();
-        to_state(world, object, object == DIRTY);
-        world->hook_op = hook_op(object);
-        world->hook = block;
-        returned = 0;
-        pthread_create(&first, NULL, outer_thread, world);
-        sem_wait(&entered);
-        pthread_create(&second, NULL, free_thread, world);
-        nap();
-        check(!returned, "freeing a %s did not wait", object_names[object]);
-        sem_post(&go_on);
-        pthread_join(first, NULL);
-        pthread_join(second, NULL);
-        check(returned, "freeing a %s never returned", object_names[object]);
-        if (object == SAVE)
-            world->save = NULL;
-        else if (object == LOAD)
-            world->load = NULL;
-        else if (object == DIRTY)
-            world->dirty = NULL;
-        else
-            world->device = NULL, world->let_go = 1;
-        free_world(world, "freeing while in use");
+    for (int object = DEVICE; object <= DIRTY; object++) {
+        calls_while_in_use(object);
+        freeing_waits(object);
     }
-    free(frame);
     end();
 }
 

@@ -95,37 +95,8 @@ static int answer_iommufd(unsigned long request, uint32_t *arg)
     }
 }
 
-static int answer(int fd, unsigned long request, uint32_t *arg)
+static int answer_feature(uint32_t *arg)
 {
-    if (fd == container_fd)
-        return answer_container(request, arg);
-    if (fd == iommu_fd)
-        return answer_iommufd(request, arg);
-    if (request == GET_PRECOPY_INFO && fd == data_fd) {
-        arg[2] = left;
-        left = 0;
-        arg[3] = arg[4] = arg[5] = 0;
-        return 0;
-    }
-    if (fd != device_fds[0] && fd != device_fds[1])
-        return -ENOTTY;
-    switch (request) {
-    case GET_INFO:
-        arg[1] = 2; /* a PCI device */
-        arg[2] = 9;
-        return 0;
-    case GET_REGION_INFO: /* the file itself is the configuration space */
-        arg[4] = 256;
-        arg[5] = arg[6] = arg[7] = 0;
-        return 0;
-    case RESET:
-        state = VFIOMIG_STATE_RUNNING;
-        return 0;
-    case FEATURE:
-        break;
-    default:
-        return -ENOTTY;
-    }
     switch (arg[1]) {
     case 1u << 16 | 1: /* migration flags */
         arg[2] = 7;
@@ -158,6 +129,39 @@ static int answer(int fd, unsigned long request, uint32_t *arg)
             return -EINVAL;
         all_dirty(u64_at(arg, 32), u64_at(arg, 16), u64_at(arg, 24));
         return 0;
+    default:
+        return -ENOTTY;
+    }
+}
+
+static int answer(int fd, unsigned long request, uint32_t *arg)
+{
+    if (fd == container_fd)
+        return answer_container(request, arg);
+    if (fd == iommu_fd)
+        return answer_iommufd(request, arg);
+    if (request == GET_PRECOPY_INFO && fd == data_fd) {
+        arg[2] = left;
+        left = 0;
+        arg[3] = arg[4] = arg[5] = 0;
+        return 0;
+    }
+    if (fd != device_fds[0] && fd != device_fds[1])
+        return -ENOTTY;
+    switch (request) {
+    case GET_INFO:
+        arg[1] = 2; /* a PCI device */
+        arg[2] = 9;
+        return 0;
+    case GET_REGION_INFO: /* the file itself is the configuration space */
+        arg[4] = 256;
+        arg[5] = arg[6] = arg[7] = 0;
+        return 0;
+    case RESET:
+        state = VFIOMIG_STATE_RUNNING;
+        return 0;
+    case FEATURE:
+        return answer_feature(arg);
     default:
         return -ENOTTY;
     }
@@ -286,10 +290,73 @@ static void track(const char *name, const struct vfiomig_dirty_writer *writer, u
     EQ(last, 0xffffffffffff);
 }
 
+static void load(struct vfiomig_device *dev)
+{
+    struct vfiomig_load *load;
+    int target = next_data_fd = file_with(0), mine = dup(target);
+    phase("load");
+    int r = vfiomig_load_begin(dev, NULL, &load);
+    int r2 = vfiomig_load_push(load, stream, stream_len);
+    int r3 = vfiomig_load_commit(load);
+    vfiomig_load_free(load);
+    phase("end");
+    OK(r);
+    CHECK(r2 > 0 && r2 & VFIOMIG_PUSH_END);
+    OK(r3);
+    EQ(lseek(mine, 0, SEEK_END), SIZE);
+    close(mine);
+}
+
+/* Into a driver that takes nothing for a while, although it says that it is ready. */
+static void load_that_waits(struct vfiomig_device *dev)
+{
+    struct vfiomig_load_options patient = VFIOMIG_LOAD_OPTIONS_INIT;
+    struct vfiomig_load *load;
+    patient.write_timeout_ms = 20;
+    next_data_fd = stuck_fd = open("/dev/full", O_WRONLY | O_CLOEXEC);
+    CHECK(stuck_fd >= 0);
+    phase("load-wait");
+    int r = vfiomig_load_begin(dev, &patient, &load);
+    int r2 = vfiomig_load_push(load, stream, stream_len);
+    vfiomig_load_free(load);
+    phase("end");
+    OK(r);
+    EQ(r2, -ETIMEDOUT);
+    stuck_fd = -1;
+}
+
+static void track_with_each_tracker(struct vfiomig_device *dev)
+{
+    struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
+    writer.flags = VFIOMIG_WRITER_DEVICE_LOG;
+    writer.device = dev;
+    track("dirty", &writer, VFIOMIG_TRACKER_DEVICE_LOG);
+    writer.flags = VFIOMIG_WRITER_TYPE1;
+    writer.container_fd = container_fd = file_with(1);
+    track("dirty-type1", &writer, VFIOMIG_TRACKER_TYPE1);
+    writer.flags = VFIOMIG_WRITER_HWPT;
+    writer.iommufd = iommu_fd = file_with(1);
+    writer.hwpt_id = 2;
+    writer.ioas_id = 1;
+    track("dirty-iommufd", &writer, VFIOMIG_TRACKER_HWPT);
+    close(container_fd);
+    close(iommu_fd);
+}
+
+static void log_env(void)
+{
+    setenv("VFIOMIG_LOG", "debug", 1);
+    phase("log-env");
+    int r = vfiomig_log_init_env();
+    int r2 = r == 0 ? vfiomig_device_reset(NULL) : -EFAULT; /* an error is a message */
+    phase("end");
+    CHECK(r == 0 || r == -EOPNOTSUPP);
+    EQ(r2, -EFAULT);
+}
+
 static void every_phase(void)
 {
     struct vfiomig_device *dev, *other, *none;
-    struct vfiomig_load *load;
     uint32_t now;
     device_fds[0] = file_with(256);
     device_fds[1] = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -321,33 +388,8 @@ static void every_phase(void)
 
     save(dev, "save-nonblock", VFIOMIG_SAVE_NONBLOCK);
     save(dev, "save", 0);
-
-    int target = next_data_fd = file_with(0), mine = dup(target);
-    phase("load");
-    r = vfiomig_load_begin(dev, NULL, &load);
-    r2 = vfiomig_load_push(load, stream, stream_len);
-    r3 = vfiomig_load_commit(load);
-    vfiomig_load_free(load);
-    phase("end");
-    OK(r);
-    CHECK(r2 > 0 && r2 & VFIOMIG_PUSH_END);
-    OK(r3);
-    EQ(lseek(mine, 0, SEEK_END), SIZE);
-    close(mine);
-
-    /* A driver that takes nothing for a while, although it says that it is ready. */
-    struct vfiomig_load_options patient = VFIOMIG_LOAD_OPTIONS_INIT;
-    patient.write_timeout_ms = 20;
-    next_data_fd = stuck_fd = open("/dev/full", O_WRONLY | O_CLOEXEC);
-    CHECK(stuck_fd >= 0);
-    phase("load-wait");
-    r = vfiomig_load_begin(dev, &patient, &load);
-    r2 = vfiomig_load_push(load, stream, stream_len);
-    vfiomig_load_free(load);
-    phase("end");
-    OK(r);
-    EQ(r2, -ETIMEDOUT);
-    stuck_fd = -1;
+    load(dev);
+    load_that_waits(dev);
 
     phase("reset");
     r = vfiomig_device_reset(dev);
@@ -356,20 +398,7 @@ static void every_phase(void)
     OK(r);
     OK(r2);
 
-    struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
-    writer.flags = VFIOMIG_WRITER_DEVICE_LOG;
-    writer.device = dev;
-    track("dirty", &writer, VFIOMIG_TRACKER_DEVICE_LOG);
-    writer.flags = VFIOMIG_WRITER_TYPE1;
-    writer.container_fd = container_fd = file_with(1);
-    track("dirty-type1", &writer, VFIOMIG_TRACKER_TYPE1);
-    writer.flags = VFIOMIG_WRITER_HWPT;
-    writer.iommufd = iommu_fd = file_with(1);
-    writer.hwpt_id = 2;
-    writer.ioas_id = 1;
-    track("dirty-iommufd", &writer, VFIOMIG_TRACKER_HWPT);
-    close(container_fd);
-    close(iommu_fd);
+    track_with_each_tracker(dev);
 
     phase("free");
     vfiomig_device_free(dev);
@@ -378,13 +407,7 @@ static void every_phase(void)
     /* The fds were only borrowed. */
     CHECK(fcntl(device_fds[0], F_GETFD) >= 0 && fcntl(device_fds[1], F_GETFD) >= 0);
 
-    setenv("VFIOMIG_LOG", "debug", 1);
-    phase("log-env");
-    r = vfiomig_log_init_env();
-    r2 = r == 0 ? vfiomig_device_reset(NULL) : -EFAULT; /* an error is a message */
-    phase("end");
-    CHECK(r == 0 || r == -EOPNOTSUPP);
-    EQ(r2, -EFAULT);
+    log_env();
     close(device_fds[0]);
     close(device_fds[1]);
     close(ordinary);
