@@ -210,6 +210,23 @@ static void *meddler(void *opaque)
     return NULL;
 }
 
+/* Until everyone has had enough turns, however slow the machine is. The limit is there to say who
+ * hangs, before whoever runs this test ends it. Returns the turns of who had the fewest. */
+static unsigned wait_for_turns(struct model *m, int num, int limit)
+{
+    unsigned least = 0;
+    for (int i = 0; i < limit; i++) {
+        least = UINT32_MAX;
+        for (int k = 0; k < num; k++)
+            if (atomic_load(&m->rounds[k]) < least)
+                least = atomic_load(&m->rounds[k]);
+        if (least >= m->enough || atomic_load(&m->has_why))
+            break;
+        nanosleep(&(struct timespec){ .tv_nsec = 20000000 }, NULL);
+    }
+    return least;
+}
+
 static void nothing_is_lost_whoever_reads(void)
 {
     static struct model m;
@@ -242,18 +259,7 @@ static void nothing_is_lost_whoever_reads(void)
         workers[i] = (struct worker){ .m = &m, .number = i };
         EQ(pthread_create(&workers[i].thread, NULL, what[i], &workers[i]), 0);
     }
-    /* Until everyone has had enough turns, however slow the machine is. The limit is there to
-     * say who hangs, before whoever runs this test ends it. */
-    unsigned least;
-    for (int i = 0; i < (slow ? 25000 : 5000); i++) {
-        least = UINT32_MAX;
-        for (int k = 0; k < num; k++)
-            if (atomic_load(&m.rounds[k]) < least)
-                least = atomic_load(&m.rounds[k]);
-        if (least >= m.enough || atomic_load(&m.has_why))
-            break;
-        nanosleep(&(struct timespec){ .tv_nsec = 20000000 }, NULL);
-    }
+    unsigned least = wait_for_turns(&m, num, slow ? 25000 : 5000);
     atomic_store(&m.stop, 1);
     for (int i = 0; i < num; i++)
         pthread_join(workers[i].thread, NULL);

@@ -849,21 +849,48 @@ static void rewind_tape(struct work *w, size_t *next, size_t section)
     t->until = *next;
 }
 
+/* The last section that is acknowledged; 0 if there is none. */
+static size_t marked_section(struct work *w)
+{
+    size_t marked = 0;
+    for (size_t i = 0; i < num_sections(w); i++)
+        marked = section_at(w, i)->ack ? i : marked;
+    return marked;
+}
+
+static size_t largest_piece(struct work *w)
+{
+    size_t largest = 0;
+    for (size_t p = 0; p < num_pieces(w); p++)
+        largest = piece_at(w, p)->len > largest ? piece_at(w, p)->len : largest;
+    return largest;
+}
+
+static void save_the_packets(struct work *w)
+{
+    int r = VFIOMIG_NEXT_MORE;
+    size_t n = 0;
+    for (; n + 1 < w->num_packets; n++)
+        r = same(w, "packet", n, w->order[n].data, w->order[n].len);
+    /* It may or may not know of the end by now. */
+    if (r == VFIOMIG_NEXT_MORE)
+        r = same(w, "packet", n, NULL, 0);
+    NEED(w, r == VFIOMIG_NEXT_DRAINED, "more packets than there were");
+    give_config(w);
+    r = same(w, "packet", n, w->order[n].data, w->order[n].len);
+    NEED(w, r == VFIOMIG_NEXT_END, "no end");
+}
+
 static void save_again(struct work *w)
 {
     const uint8_t *main_channel = w->s->file[0].data;
     struct vfiomig_save_options options = VFIOMIG_SAVE_OPTIONS_INIT;
-    size_t next = 0, largest = 0, first_stopped, marked = 0, i = 0;
+    size_t next = 0, largest = largest_piece(w), marked = marked_section(w), i = 1;
     struct tape *t = &w->from;
 
     t->pieces = piece_at(w, 0);
     t->num = num_pieces(w);
     t->tamper = w->tamper;
-    for (size_t p = 0; p < t->num; p++)
-        largest = t->pieces[p].len > largest ? t->pieces[p].len : largest;
-    for (; i < num_sections(w); i++)
-        marked = section_at(w, i)->ack ? i : marked;
-    i = 1;
     for (size_t p = 0; p < t->num && t->pieces[p].section <= marked; p++)
         t->initial += t->pieces[p].len;
     /* Initial data ends with the round that has the mark: with its data, or before the round. */
@@ -889,30 +916,19 @@ static void save_again(struct work *w)
              "section %zu: the library says %d", i, r);
     }
     WORKS(w, vfiomig_save_stop(w->save));
-    first_stopped = next;
     t->next = next;
     t->until = t->num;
     /* Shorter ones in between come from a driver that had no more at that time. */
-    for (size_t p = first_stopped; p + 1 < t->num; p++)
+    for (size_t p = next; p + 1 < t->num; p++)
         w->num_short += t->pieces[p].len < largest;
-    if (!w->s->multifd) {
+    if (w->s->multifd) {
+        save_the_packets(w);
+    } else {
         same_complete(w, s);
         give_config(w);
         s = section_at(w, i + 1);
         NEED(w, same(w, "section", i + 1, main_channel + s->at, s->end - s->at) == VFIOMIG_NEXT_END,
              "no end");
-    } else {
-        int r = VFIOMIG_NEXT_MORE;
-        size_t n = 0;
-        for (; n + 1 < w->num_packets; n++)
-            r = same(w, "packet", n, w->order[n].data, w->order[n].len);
-        /* It may or may not know of the end by now. */
-        if (r == VFIOMIG_NEXT_MORE)
-            r = same(w, "packet", n, NULL, 0);
-        NEED(w, r == VFIOMIG_NEXT_DRAINED, "more packets than there were");
-        give_config(w);
-        r = same(w, "packet", n, w->order[n].data, w->order[n].len);
-        NEED(w, r == VFIOMIG_NEXT_END, "no end");
     }
     WORKS(w, vfiomig_save_finish(w->save, VFIOMIG_ENDING_RELEASE));
 }
@@ -981,71 +997,88 @@ static void refused(struct bytes *list, const char *what, int file, size_t at, u
     bytes_add(list, &d, sizeof d);
 }
 
-/* Where a good stream can be damaged so that it must show. */
-static struct bytes damages(const struct work *w)
+static void damage_sections(struct bytes *list, const struct work *w)
 {
-    const struct stream *s = w->s;
-    struct bytes list = { NULL, 0, 0 };
     size_t n = num_sections(w), parts = n - 3;
     for (size_t i = 0; i < n; i++) {
         const struct section *x = section_at(w, i);
         /* Of the rounds, only the first and the last. */
         if (x->type == PART && i != 1 && i != parts)
             continue;
-        damage(&list, "a section's type", 0, x->head, 0x20);
-        damage(&list, "a section's number", 0, x->head + 4, 1);
-        refused(&list, "a section's first mark", 0, x->at + 7, 0x40);
-        refused(&list, "the upper half of a section's first mark", 0, x->at, 1);
+        damage(list, "a section's type", 0, x->head, 0x20);
+        damage(list, "a section's number", 0, x->head + 4, 1);
+        refused(list, "a section's first mark", 0, x->at + 7, 0x40);
+        refused(list, "the upper half of a section's first mark", 0, x->at, 1);
         /* The VMM itself looks for the end of its configuration. */
-        (x->type == FULL ? damage : refused)(&list, "a section's last mark", 0, x->end - 1, 0x40);
-        damage(&list, "a footer", 0, x->end, 1);
-        damage(&list, "a footer's number", 0, x->end + 4, 1);
-        damage(&list, "the end of the file", 0, x->end - 1, 0);
+        (x->type == FULL ? damage : refused)(list, "a section's last mark", 0, x->end - 1, 0x40);
+        damage(list, "a footer", 0, x->end, 1);
+        damage(list, "a footer's number", 0, x->end + 4, 1);
+        damage(list, "the end of the file", 0, x->end - 1, 0);
     }
+}
+
+static bool is_in(const struct bytes *file, const uint8_t *data)
+{
+    return data >= file->data && data < file->data + file->len;
+}
+
+static void damage_pieces(struct bytes *list, const struct work *w)
+{
+    const struct stream *s = w->s;
     for (size_t i = 0; i < num_pieces(w); i++) {
         const struct piece *p = piece_at(w, i);
-        if (p->data < s->file[0].data || p->data >= s->file[0].data + s->file[0].len)
-            continue;
-        if (i > 1 && i + 2 < num_pieces(w))
+        if (!is_in(&s->file[0], p->data) || (i > 1 && i + 2 < num_pieces(w)))
             continue;
         size_t at = (size_t)(p->data - s->file[0].data);
-        refused(&list, "a mark before data", 0, at - 9, 0x40);
-        damage(&list, "a length", 0, at - 1, 1);
-        damage(&list, "a length", 0, at - 1, 0x80);
-        refused(&list, "a length of very much", 0, at - 8, 0x40);
+        refused(list, "a mark before data", 0, at - 9, 0x40);
+        damage(list, "a length", 0, at - 1, 1);
+        damage(list, "a length", 0, at - 1, 0x80);
+        refused(list, "a length of very much", 0, at - 8, 0x40);
     }
-    if (s->contents != ANY) {
-        const struct piece *first = piece_at(w, 0);
-        for (int i = 0; i < s->num_files; i++)
-            if (first->data > s->file[i].data && first->data < s->file[i].data + s->file[i].len)
-                damage(&list, "device data", i, (size_t)(first->data - s->file[i].data), 1);
+    if (s->contents == ANY)
+        return;
+    const uint8_t *first = piece_at(w, 0)->data;
+    for (int f = 0; f < s->num_files; f++)
+        if (is_in(&s->file[f], first))
+            damage(list, "device data", f, (size_t)(first - s->file[f].data), 1);
+}
+
+static void damage_packet(struct bytes *list, int f, size_t at, size_t len, bool last)
+{
+    refused(list, "a packet's version", f, at + 3, 1);
+    damage(list, "a packet's index", f, at + 7, 1);
+    refused(list, "a packet's index, to very much", f, at + 4, 0x40);
+    damage(list, "a packet's flags", f, at + 11, 1);
+    refused(list, "a packet's unknown flag", f, at + 11, 4);
+    damage(list, "the magic of a packet's head", f, at - DEVICE_HEAD, 1);
+    damage(list, "the version of a packet's head", f, at - DEVICE_HEAD + 7, 2);
+    damage(list, "the flags of a packet's head", f, at - DEVICE_HEAD + 11, FLAG_DEVICE);
+    damage(list, "a packet's device", f, at - DEVICE_HEAD + 12, 1);
+    damage(list, "a packet's instance", f, at - 5, 1);
+    damage(list, "a packet's length", f, at - 1, 1);
+    damage(list, "a packet's length", f, at - 3, 0x40);
+    damage(list, "the end of a channel", f, at + len - 1, 0);
+    if (last) {
+        refused(list, "the mark before a configuration", f, at + 19, 0x40);
+        refused(list, "the mark behind a configuration", f, at + len - 1, 0x40);
     }
+}
+
+/* Where a good stream can be damaged so that it must show. */
+static struct bytes damages(const struct work *w)
+{
+    const struct stream *s = w->s;
+    struct bytes list = { NULL, 0, 0 };
+    damage_sections(&list, w);
+    damage_pieces(&list, w);
     for (size_t i = 0; i < w->num_packets; i++) {
         if (i > 1 && i + 2 < w->num_packets)
             continue;
-        for (int f = 1; f < s->num_files; f++) {
-            const uint8_t *p = w->order[i].data;
-            if (p < s->file[f].data || p >= s->file[f].data + s->file[f].len)
-                continue;
-            size_t at = (size_t)(p - s->file[f].data);
-            refused(&list, "a packet's version", f, at + 3, 1);
-            damage(&list, "a packet's index", f, at + 7, 1);
-            refused(&list, "a packet's index, to very much", f, at + 4, 0x40);
-            damage(&list, "a packet's flags", f, at + 11, 1);
-            refused(&list, "a packet's unknown flag", f, at + 11, 4);
-            damage(&list, "the magic of a packet's head", f, at - DEVICE_HEAD, 1);
-            damage(&list, "the version of a packet's head", f, at - DEVICE_HEAD + 7, 2);
-            damage(&list, "the flags of a packet's head", f, at - DEVICE_HEAD + 11, FLAG_DEVICE);
-            damage(&list, "a packet's device", f, at - DEVICE_HEAD + 12, 1);
-            damage(&list, "a packet's instance", f, at - 5, 1);
-            damage(&list, "a packet's length", f, at - 1, 1);
-            damage(&list, "a packet's length", f, at - 3, 0x40);
-            damage(&list, "the end of a channel", f, at + w->order[i].len - 1, 0);
-            if (i + 1 == w->num_packets) {
-                refused(&list, "the mark before a configuration", f, at + 19, 0x40);
-                refused(&list, "the mark behind a configuration", f, at + w->order[i].len - 1, 0x40);
-            }
-        }
+        const uint8_t *p = w->order[i].data;
+        for (int f = 1; f < s->num_files; f++)
+            if (is_in(&s->file[f], p))
+                damage_packet(&list, f, (size_t)(p - s->file[f].data), w->order[i].len,
+                              i + 1 == w->num_packets);
     }
     for (int f = 1; f < s->num_files; f++) {
         damage(&list, "the length of a packet with RAM", f, INIT_LEN + 22, 0x10);
