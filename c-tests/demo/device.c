@@ -214,6 +214,25 @@ static int open_group(struct device *d, const char *group, const char *name)
     return d->fd < 0 ? -errno : 0;
 }
 
+/* A device that cannot migrate is not an error for the library, but it is for this program. */
+static int must_migrate(const struct device *d, char *why, size_t why_size)
+{
+    struct vfiomig_reason reason = VFIOMIG_REASON_INIT;
+    int r;
+    for (uint32_t i = 0; (r = vfiomig_device_get_reason(d->mig, i, &reason)) == 0; i++) {
+        if (d->options->verbose)
+            printf("%s: %s: %s\n", side_name[d->side], reason.label, reason.text);
+        if (reason.severity == VFIOMIG_SEVERITY_BLOCKS) {
+            snprintf(why, why_size, "the device cannot migrate: %s", reason.text);
+            return -EOPNOTSUPP;
+        }
+    }
+    if (r == -ENODATA) /* which is what it returns after the last one */
+        return 0;
+    snprintf(why, why_size, "%s", vfiomig_error_message());
+    return r;
+}
+
 int device_open(struct device *d, const struct options *o, enum side side, char *why,
                 size_t why_size)
 {
@@ -254,19 +273,7 @@ int device_open(struct device *d, const struct options *o, enum side side, char 
         return r;
     }
 
-    /* A device that cannot migrate is not an error for the library, but it is for this program. */
-    struct vfiomig_reason reason = VFIOMIG_REASON_INIT;
-    for (uint32_t i = 0; (r = vfiomig_device_get_reason(d->mig, i, &reason)) == 0; i++) {
-        if (o->verbose)
-            printf("%s: %s: %s\n", side_name[side], reason.label, reason.text);
-        if (reason.severity == VFIOMIG_SEVERITY_BLOCKS) {
-            snprintf(why, why_size, "the device cannot migrate: %s", reason.text);
-            device_close(d);
-            return -EOPNOTSUPP;
-        }
-    }
-    if (r != -ENODATA) { /* which is what it returns after the last one */
-        snprintf(why, why_size, "%s", vfiomig_error_message());
+    if ((r = must_migrate(d, why, why_size)) < 0) {
         device_close(d);
         return r;
     }

@@ -295,52 +295,41 @@ static bool judge(const struct options *o, const struct scenario *scenario,
     return right;
 }
 
-int main(int argc, char **argv)
+static void say_what_moves(const struct options *o, const struct scenario *scenario)
 {
-    struct options o = {
-        .state_size = 256 << 20,
-        .dirty_rate = 64 << 20,
-        .memory_size = 64 << 20,
-        .memory_rate = 8 << 20,
-        .dma_rate = 2 << 20,
-        .read_rate = 400 << 20,
-        .downtime_limit_ms = 20,
-        .precopy_limit_ms = 10000,
-    };
-    const struct scenario chosen = parse(argc, argv, &o), *scenario = &chosen;
-    setvbuf(stdout, NULL, _IOLBF, 0);
     printf("demo: libvfiomig %s", vfiomig_version_string());
-    if (o.device[SOURCE])
-        printf(", %s to %s", o.device[SOURCE], o.device[TARGET]);
+    if (o->device[SOURCE])
+        printf(", %s to %s", o->device[SOURCE], o->device[TARGET]);
     else
         printf(", a simulated device with %.0f MiB of state, a guest with %.0f MiB of memory",
-               (double)o.state_size / (1 << 20), (double)o.memory_size / (1 << 20));
+               (double)o->state_size / (1 << 20), (double)o->memory_size / (1 << 20));
     printf("%s%s\n", scenario->failure ? "; " : "", scenario->what);
-    if (o.device[SOURCE] && o.memory_size == 0)
+    if (o->device[SOURCE] && o->memory_size == 0)
         printf("demo: no memory is moved: the devices are given none to write to\n");
+}
 
+/* Each side in a process of its own, with a socket between them. False with a message. */
+static bool run_both(const struct options *o, struct report *reports)
+{
     int sock[2];
-    struct report *reports = mmap(NULL, 2 * sizeof *reports, PROT_READ | PROT_WRITE,
-                                  MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (reports == MAP_FAILED || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sock) < 0) {
-        perror("demo");
-        return 1;
-    }
-
-    fflush(stdout);
     pid_t pids[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sock) < 0) {
+        perror("demo");
+        return false;
+    }
+    fflush(stdout);
     for (int side = SOURCE; side <= TARGET; side++) {
         pids[side] = fork();
         if (pids[side] < 0) {
             perror("demo: fork");
-            return 1;
+            return false;
         }
         if (pids[side] == 0) {
             close(sock[!side]);
             if (side == SOURCE)
-                run_source(&o, sock[side], &reports[side]);
+                run_source(o, sock[side], &reports[side]);
             else
-                run_target(&o, sock[side], &reports[side]);
+                run_target(o, sock[side], &reports[side]);
             fflush(stdout);
             _exit(0);
         }
@@ -357,38 +346,76 @@ int main(int argc, char **argv)
         if (WIFEXITED(status) && (WEXITSTATUS(status) != 0 || !reports[side].finished)) {
             printf("demo: the %s ended with status %d\n", side == SOURCE ? "source" : "target",
                    WEXITSTATUS(status));
-            return 1;
+            return false;
         }
     }
+    return true;
+}
 
-    const struct report *source = &reports[SOURCE], *target = &reports[TARGET];
-    bool right = judge(&o, scenario, source, target);
-    double downtime_ms =
-        (double)(target->at_ns[RUNNING] - source->at_ns[VCPUS_STOPPED]) / 1e6;
-    if (right && scenario->expected == ON_TARGET) {
-        printf("sent: %.1f MiB in %u rounds while the guest ran, %.2f MiB after\n",
-               (double)(source->data_bytes - source->stop_bytes) / (1 << 20), source->rounds,
-               (double)source->stop_bytes / (1 << 20));
-        if (o.memory_size > 0)
-            printf("memory: %.1f MiB while the guest ran, %.2f MiB after; the device's log reported "
-                   "%.1f MiB\n",
-                   (double)(source->memory_bytes - source->memory_stop_bytes) / (1 << 20),
-                   (double)source->memory_stop_bytes / (1 << 20),
-                   (double)source->logged_bytes / (1 << 20));
-        print_downtime(source, target);
-    }
-    if (!right)
-        printf("demo: FAILED\n");
-    else if (scenario->expected != ON_TARGET)
+static void print_amounts(const struct options *o, const struct report *source)
+{
+    printf("sent: %.1f MiB in %u rounds while the guest ran, %.2f MiB after\n",
+           (double)(source->data_bytes - source->stop_bytes) / (1 << 20), source->rounds,
+           (double)source->stop_bytes / (1 << 20));
+    if (o->memory_size > 0)
+        printf("memory: %.1f MiB while the guest ran, %.2f MiB after; the device's log reported "
+               "%.1f MiB\n",
+               (double)(source->memory_bytes - source->memory_stop_bytes) / (1 << 20),
+               (double)source->memory_stop_bytes / (1 << 20),
+               (double)source->logged_bytes / (1 << 20));
+}
+
+static void say_what_is_verified(const struct options *o, const struct scenario *scenario,
+                                 const struct report *source, const struct report *target)
+{
+    double downtime_ms = (double)(target->at_ns[RUNNING] - source->at_ns[VCPUS_STOPPED]) / 1e6;
+    if (scenario->expected != ON_TARGET)
         printf("demo: verified: %s, and the guest runs %s\n", scenario->what,
                where_name[scenario->expected]);
-    else if (o.device[SOURCE])
+    else if (o->device[SOURCE])
         printf("demo: verified: %" PRIu64 " bytes moved, every frame checked, downtime %.1f ms\n",
                target->data_bytes, downtime_ms);
     else
         printf("demo: verified: %.0f MiB of device state and %.0f MiB of memory moved, digests "
                "%016" PRIx64 " and %016" PRIx64 ", downtime %.1f ms\n",
-               (double)o.state_size / (1 << 20), (double)o.memory_size / (1 << 20), target->digest,
-               target->memory_digest, downtime_ms);
-    return right ? 0 : 1;
+               (double)o->state_size / (1 << 20), (double)o->memory_size / (1 << 20),
+               target->digest, target->memory_digest, downtime_ms);
+}
+
+int main(int argc, char **argv)
+{
+    struct options o = {
+        .state_size = 256 << 20,
+        .dirty_rate = 64 << 20,
+        .memory_size = 64 << 20,
+        .memory_rate = 8 << 20,
+        .dma_rate = 2 << 20,
+        .read_rate = 400 << 20,
+        .downtime_limit_ms = 20,
+        .precopy_limit_ms = 10000,
+    };
+    const struct scenario scenario = parse(argc, argv, &o);
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    say_what_moves(&o, &scenario);
+
+    struct report *reports = mmap(NULL, 2 * sizeof *reports, PROT_READ | PROT_WRITE,
+                                  MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (reports == MAP_FAILED) {
+        perror("demo");
+        return 1;
+    }
+    if (!run_both(&o, reports))
+        return 1;
+
+    const struct report *source = &reports[SOURCE], *target = &reports[TARGET];
+    if (!judge(&o, &scenario, source, target)) {
+        printf("demo: FAILED\n");
+        return 1;
+    }
+    if (scenario.expected == ON_TARGET) {
+        print_amounts(&o, source);
+        print_downtime(source, target);
+    }
+    say_what_is_verified(&o, &scenario, source, target);
+    return 0;
 }

@@ -383,6 +383,44 @@ static int stop(struct source *s)
     return r < 0 ? library_failed(s, r) : 0;
 }
 
+/* What the stopped device still has to say. */
+static int send_rest(struct source *s)
+{
+    enum failure fail_at = s->options->fail_at;
+    int status, r;
+    if (fail_at == FAIL_SOURCE_DRAIN)
+        device_inject(&s->device, READ, 2, EIO);
+    do {
+        size_t len;
+        status = vfiomig_save_next(s->save, s->buffer, BUFFER_SIZE, &len);
+        if (status < 0)
+            return library_failed(s, status);
+        if (fail_at == FAIL_KILL_SOURCE_EARLY) {
+            send_stream(s, len / 2);
+            raise(SIGKILL);
+        }
+        if ((r = send_stream(s, len)) < 0)
+            return r;
+    } while (status != VFIOMIG_NEXT_END);
+    return 0;
+}
+
+/* Commit or failure. A quick target may have committed before send_stream() looked for messages,
+ * and acknowledgements of initial data may still be on their way. */
+static int await_commit(struct source *s)
+{
+    while (!s->committed) {
+        int r = hear(s, ANSWER_TIMEOUT_MS);
+        if (r == -EAGAIN)
+            return give_up(s, -ETIMEDOUT, "the target does not answer");
+        if (r < 0)
+            return r;
+        if (r != MSG_COMMITTED && r != MSG_INITIAL_LOADED)
+            return give_up(s, -EPROTO, "the target answers with message %d", r);
+    }
+    return 0;
+}
+
 /* 0, BEGAN_AGAIN or -errno. */
 static int switchover(struct source *s)
 {
@@ -422,35 +460,10 @@ static int switchover(struct source *s)
     if ((r = vfiomig_save_add_blob(s->save, BLOB_PCI_CONFIG, config, sizeof config)) < 0)
         return library_failed(s, r);
 
-    if (fail_at == FAIL_SOURCE_DRAIN)
-        device_inject(&s->device, READ, 2, EIO);
-    int status;
-    do {
-        size_t len;
-        status = vfiomig_save_next(s->save, s->buffer, BUFFER_SIZE, &len);
-        if (status < 0)
-            return library_failed(s, status);
-        if (fail_at == FAIL_KILL_SOURCE_EARLY) {
-            send_stream(s, len / 2);
-            raise(SIGKILL);
-        }
-        if ((r = send_stream(s, len)) < 0)
-            return r;
-    } while (status != VFIOMIG_NEXT_END);
+    if ((r = send_rest(s)) < 0)
+        return r;
     at[SENT] = now_ns();
-
-    /* Commit or failure. A quick target may have committed before send_stream() looked for
-     * messages, and acknowledgements of initial data may still be on their way. */
-    while (!s->committed) {
-        r = hear(s, ANSWER_TIMEOUT_MS);
-        if (r == -EAGAIN)
-            return give_up(s, -ETIMEDOUT, "the target does not answer");
-        if (r < 0)
-            return r;
-        if (r != MSG_COMMITTED && r != MSG_INITIAL_LOADED)
-            return give_up(s, -EPROTO, "the target answers with message %d", r);
-    }
-    return 0;
+    return await_commit(s);
 }
 
 /* --- the two ends --------------------------------------------------------------------------- */
