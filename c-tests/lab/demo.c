@@ -6,9 +6,6 @@
  */
 #include "lab.h"
 
-#include <limits.h>
-#include <sys/wait.h>
-
 struct variety {
     const char *name;
     enum lab_how how;
@@ -19,39 +16,20 @@ struct variety {
 #define HELD 120
 #define OTHER 121
 
-/* Runs a program and shows its output; returns its exit status. The last line is left in `last`. */
-static int run(char *const argv[], char *last, size_t room)
+/* Runs the demo and shows its output; returns its exit status. The last line is left in `last`. */
+static int run(char *argv[], char *last, size_t room)
 {
-    int out[2], status;
     char line[512];
-    FILE *file;
     pid_t pid;
+    FILE *said = lab_start("demo", argv, &pid);
 
-    EXPECT(pipe(out), 0);
-    fflush(NULL);
-    pid = fork();
-    CHECK(pid >= 0, "fork: %s", strerror(errno));
-    if (pid == 0) {
-        dup2(out[1], 1);
-        dup2(out[1], 2);
-        close(out[0]);
-        close(out[1]);
-        execv(argv[0], argv);
-        _exit(126);
-    }
-    close(out[1]);
-    file = fdopen(out[0], "r");
-    CHECK(file, "%s", strerror(errno));
     last[0] = 0;
-    while (fgets(line, sizeof(line), file)) {
+    while (fgets(line, sizeof(line), said)) {
         line[strcspn(line, "\n")] = 0;
         snprintf(last, room, "%s", line);
         printf("| %s\n", line);
     }
-    fclose(file);
-    EXPECT(waitpid(pid, &status, 0), pid);
-    CHECK(WIFEXITED(status), "%s ended with status %#x", argv[0], status);
-    return WEXITSTATUS(status);
+    return lab_wait(said, pid, "the demo");
 }
 
 /* Fills a device as its guest would, and leaves it to the demo. */
@@ -63,36 +41,19 @@ static void prepare(struct lab_device *device, unsigned seed)
     lab_close(device);
 }
 
-static const char *group_of(const struct lab_device *device)
-{
-    char path[160], link[PATH_MAX];
-    ssize_t n;
-
-    snprintf(path, sizeof(path), "%s/iommu_group", device->sysfs);
-    n = readlink(path, link, sizeof(link) - 1);
-    CHECK(n > 0, "%s: %s", path, strerror(errno));
-    link[n] = 0;
-    return strdup(strrchr(link, '/') + 1);
-}
-
 static void the_guest_is_where_it_belongs(void)
 {
     const struct variety *v = lab_arg();
-    const char *dir = getenv("LAB_DIR");
-    char program[PATH_MAX], last[512];
+    char last[512];
     struct lab_device source, target;
     struct vfiomig_device *handle;
     char *argv[16];
-    int n = 0;
+    int n = 1; /* after the program's name */
 
-    snprintf(program, sizeof(program), "%s/demo", dir ? dir : ".");
-    if (access(program, X_OK))
-        lab_skip("the demo was not built into the lab's directory");
     lab_need(v->how);
     prepare(&source, HELD);
     prepare(&target, OTHER);
 
-    argv[n++] = program;
     argv[n++] = (char *)"--verbose";
     argv[n++] = (char *)"--device";
     argv[n++] = strdup(v->how == LAB_CDEV ? lab_cdev_path(&source) : source.uuid);
@@ -100,9 +61,9 @@ static void the_guest_is_where_it_belongs(void)
     argv[n++] = strdup(v->how == LAB_CDEV ? lab_cdev_path(&target) : target.uuid);
     if (v->how == LAB_GROUP) {
         argv[n++] = (char *)"--group";
-        argv[n++] = (char *)group_of(&source);
+        argv[n++] = lab_group_number(&source);
         argv[n++] = (char *)"--target-group";
-        argv[n++] = (char *)group_of(&target);
+        argv[n++] = lab_group_number(&target);
     }
     if (v->fail_at) {
         argv[n++] = (char *)"--fail-at";

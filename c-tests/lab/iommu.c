@@ -351,18 +351,6 @@ enum { EDU_ID = 0x00 / 8, EDU_SRC = 0x80 / 8, EDU_DST = 0x88 / 8, EDU_COUNT = 0x
 enum { EDU_RUN = 1, EDU_TO_MEMORY = 2 };
 #define EDU_BUFFER 0x40000u
 
-static int try_write_text(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY | O_CLOEXEC), ret = 0;
-
-	if (fd < 0)
-		return -errno;
-	if (write(fd, text, strlen(text)) != (ssize_t)strlen(text))
-		ret = -errno;
-	close(fd);
-	return ret;
-}
-
 static int is_text(const char *dir, const char *name, const char *want)
 {
 	char path[300], text[32];
@@ -404,11 +392,11 @@ static void find_edu(struct lab_edu *edu)
 		if (!strcmp(strrchr(link, '/') + 1, "vfio-pci"))
 			return;
 		snprintf(path, sizeof(path), "%s/driver/unbind", device->sysfs);
-		OK(try_write_text(path, device->uuid));
+		OK(lab_try_write(path, device->uuid));
 	}
 	snprintf(path, sizeof(path), "%s/driver_override", device->sysfs);
-	OK(try_write_text(path, "vfio-pci"));
-	OK(try_write_text("/sys/bus/pci/drivers_probe", device->uuid));
+	OK(lab_try_write(path, "vfio-pci"));
+	OK(lab_try_write("/sys/bus/pci/drivers_probe", device->uuid));
 	snprintf(path, sizeof(path), "%s/driver", device->sysfs);
 	CHECK(access(path, F_OK) == 0, "vfio-pci has not taken %s: is there an IOMMU?", device->uuid);
 }
@@ -513,7 +501,7 @@ void *lab_huge_memory(size_t size)
 
 	size = (size + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
 	snprintf(text, sizeof(text), "%zu", used + size / HUGE_PAGE);
-	OK(try_write_text("/proc/sys/vm/nr_hugepages", text));
+	OK(lab_try_write("/proc/sys/vm/nr_hugepages", text));
 	memory = mmap(NULL, size, PROT_READ | PROT_WRITE,
 		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_POPULATE, -1, 0);
 	CHECK(memory != MAP_FAILED, "%zu bytes of huge pages: %s", size, strerror(errno));

@@ -892,6 +892,25 @@ static int bridge_sync(void *opaque, uint64_t iova, uint64_t length, uint64_t pa
 	return 0;
 }
 
+/* A writer with a log and a bridge; returns its number. */
+static uint32_t add_with_bridge(struct vfiomig_device *handle, struct bridge *bridge)
+{
+	struct vfiomig_tracker_ops ops = VFIOMIG_TRACKER_OPS_INIT;
+	struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
+	uint32_t number;
+
+	ops.page_size = PAGE;
+	ops.start = bridge_start;
+	ops.stop = bridge_stop;
+	ops.sync = bridge_sync;
+	writer.flags = VFIOMIG_WRITER_DEVICE_LOG | VFIOMIG_WRITER_CUSTOM;
+	writer.device = handle;
+	writer.tracker = &ops;
+	writer.tracker_opaque = bridge;
+	OK(vfiomig_dirty_add_writer(guest.run, &writer, &number));
+	return number;
+}
+
 static void start_load(const struct lab_device *device)
 {
 	kmod_set(device, "log_load", "%llu %llu 20000 %llu", LOAD_AT, LOAD_PAGES * PAGE, LOAD_SEED);
@@ -977,20 +996,10 @@ static void rearm_under_load_with_a_bridge(void)
 	struct lab_device device;
 	struct vfiomig_device *handle = new_device(&device);
 	struct bridge bridge = { .device = &device };
-	struct vfiomig_tracker_ops ops = VFIOMIG_TRACKER_OPS_INIT;
-	struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
 	uint32_t number;
 
 	load_areas();
-	ops.page_size = PAGE;
-	ops.start = bridge_start;
-	ops.stop = bridge_stop;
-	ops.sync = bridge_sync;
-	writer.flags = VFIOMIG_WRITER_DEVICE_LOG | VFIOMIG_WRITER_CUSTOM;
-	writer.device = handle;
-	writer.tracker = &ops;
-	writer.tracker_opaque = &bridge;
-	OK(vfiomig_dirty_add_writer(guest.run, &writer, &number));
+	number = add_with_bridge(handle, &bridge);
 	guest_start(&guest);
 	start_load(&device);
 	for (unsigned round = 0; round < 24; round++) {
@@ -1488,20 +1497,10 @@ static void a_log_is_replaced(void)
 	struct lab_device device;
 	struct vfiomig_device *handle = new_device(&device);
 	struct bridge bridge = { .device = &device };
-	struct vfiomig_tracker_ops ops = VFIOMIG_TRACKER_OPS_INIT;
-	struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
 	uint32_t number;
 
 	load_areas();
-	ops.page_size = PAGE;
-	ops.start = bridge_start;
-	ops.stop = bridge_stop;
-	ops.sync = bridge_sync;
-	writer.flags = VFIOMIG_WRITER_DEVICE_LOG | VFIOMIG_WRITER_CUSTOM;
-	writer.device = handle;
-	writer.tracker = &ops;
-	writer.tracker_opaque = &bridge;
-	OK(vfiomig_dirty_add_writer(guest.run, &writer, &number));
+	number = add_with_bridge(handle, &bridge);
 	guest_start(&guest);
 	start_load(&device);
 	kmod_wait_for_writes(&device, 100);

@@ -16,19 +16,6 @@
 /* Never confused with those of lab_create(), but removed with them. */
 #define KMOD_UUID "6d747479-1ab0-4000-%04x-%012x"
 
-/* 0 or -errno. */
-static inline int kmod_try_write(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY | O_CLOEXEC), ret = 0;
-
-	if (fd < 0)
-		return -errno;
-	if (write(fd, text, strlen(text)) != (ssize_t)strlen(text))
-		ret = -errno;
-	close(fd);
-	return ret;
-}
-
 /* A device with these VFIO_MIGRATION_* flags; lab_open(), lab_close() and lab_remove() take it. */
 static inline void kmod_create(struct lab_device *device, unsigned flags)
 {
@@ -41,7 +28,7 @@ static inline void kmod_create(struct lab_device *device, unsigned flags)
 	snprintf(device->uuid, sizeof(device->uuid), KMOD_UUID, ++number & 0xffff, (unsigned)getpid());
 	snprintf(device->sysfs, sizeof(device->sysfs), "/sys/bus/mdev/devices/%s", device->uuid);
 	snprintf(path, sizeof(path), KMOD_TYPES "%u/create", flags);
-	ret = kmod_try_write(path, device->uuid);
+	ret = lab_try_write(path, device->uuid);
 	CHECK(ret == 0, "%s: %s (is the module there?)", path, strerror(-ret));
 }
 
@@ -50,7 +37,7 @@ static inline int kmod_try_set(const struct lab_device *device, const char *knob
 	char path[192];
 
 	snprintf(path, sizeof(path), "%s/test/%s", device->sysfs, knob);
-	return kmod_try_write(path, text);
+	return lab_try_write(path, text);
 }
 
 static inline void kmod_set(const struct lab_device *device, const char *knob, const char *format, ...)

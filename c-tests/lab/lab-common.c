@@ -20,14 +20,23 @@ static char case_name[160];
 static const void *case_arg;
 static int failed;
 
+int lab_try_write(const char *path, const char *text)
+{
+    int fd = open(path, O_WRONLY | O_CLOEXEC), ret = 0;
+
+    if (fd < 0)
+        return -errno;
+    if (write(fd, text, strlen(text)) != (ssize_t)strlen(text))
+        ret = -errno;
+    close(fd);
+    return ret;
+}
+
 static void write_text(const char *path, const char *text)
 {
-    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    int ret = lab_try_write(path, text);
 
-    CHECK(fd >= 0, "%s: %s", path, strerror(errno));
-    CHECK(write(fd, text, strlen(text)) == (ssize_t)strlen(text), "writing \"%s\" to %s: %s", text,
-          path, strerror(errno));
-    close(fd);
+    CHECK(ret == 0, "writing \"%s\" to %s: %s", text, path, strerror(-ret));
 }
 
 static void remove_all_devices(void)
@@ -176,6 +185,47 @@ void lab_expect_call(const char *file, int line, const char *what, int got, int 
                  vfiomig_error_message());
 }
 
+/* --- programs -------------------------------------------------------------------------------- */
+
+FILE *lab_start(const char *name, char *argv[], pid_t *pid)
+{
+    static char program[PATH_MAX];
+    const char *dir = getenv("LAB_DIR");
+    FILE *said;
+    int out[2];
+
+    snprintf(program, sizeof(program), "%s/%s", dir ? dir : ".", name);
+    if (access(program, X_OK))
+        lab_skip("%s was not built into the lab's directory", name);
+    argv[0] = program;
+    EXPECT(pipe(out), 0);
+    fflush(NULL);
+    *pid = fork();
+    CHECK(*pid >= 0, "fork: %s", strerror(errno));
+    if (*pid == 0) {
+        dup2(out[1], 1);
+        dup2(out[1], 2);
+        close(out[0]);
+        close(out[1]);
+        execv(program, argv);
+        _exit(126);
+    }
+    close(out[1]);
+    said = fdopen(out[0], "r");
+    CHECK(said, "%s", strerror(errno));
+    return said;
+}
+
+int lab_wait(FILE *said, pid_t pid, const char *name)
+{
+    int status;
+
+    fclose(said);
+    EXPECT(waitpid(pid, &status, 0), pid);
+    CHECK(WIFEXITED(status), "%s ended with status %#x", name, status);
+    return WEXITSTATUS(status);
+}
+
 /* --- devices --------------------------------------------------------------------------------- */
 
 #define TYPE1V2_IOMMU 3
@@ -225,11 +275,8 @@ static int same_fd(int fd)
     return copy;
 }
 
-static void open_by_group(struct lab_device *device, const struct lab_device *first)
+char *lab_group_number(const struct lab_device *device)
 {
-    struct {
-        uint32_t argsz, flags;
-    } status = { sizeof(status), 0 };
     char path[160], link[PATH_MAX];
     ssize_t n;
 
@@ -237,7 +284,18 @@ static void open_by_group(struct lab_device *device, const struct lab_device *fi
     n = readlink(path, link, sizeof(link) - 1);
     CHECK(n > 0, "%s: %s", path, strerror(errno));
     link[n] = 0;
-    snprintf(path, sizeof(path), "/dev/vfio/%.20s", strrchr(link, '/') + 1);
+    return strdup(strrchr(link, '/') + 1);
+}
+
+static void open_by_group(struct lab_device *device, const struct lab_device *first)
+{
+    struct {
+        uint32_t argsz, flags;
+    } status = { sizeof(status), 0 };
+    char path[160], *group = lab_group_number(device);
+
+    snprintf(path, sizeof(path), "/dev/vfio/%.20s", group);
+    free(group);
     device->container =
         first ? same_fd(first->container) : open("/dev/vfio/vfio", O_RDWR | O_CLOEXEC);
     CHECK(device->container >= 0, "/dev/vfio/vfio: %s", strerror(errno));

@@ -60,6 +60,19 @@ void lab_skip(const char *format, ...) __attribute__((format(printf, 1, 2), nore
 void lab_expect_number(const char *file, int line, const char *what, long long got, long long want);
 void lab_expect_call(const char *file, int line, const char *what, int got, int want);
 
+/* --- files and programs ---------------------------------------------------------------------- */
+
+/* 0 or -errno. */
+int lab_try_write(const char *path, const char *text);
+
+/*
+ * Runs a program of the lab's directory. Its path becomes argv[0]; if it was not built, the case is
+ * skipped. Returns all that it prints, also as errors.
+ */
+FILE *lab_start(const char *name, char *argv[], pid_t *pid);
+/* When it was read: the exit status. A program that ends in another way fails the case. */
+int lab_wait(FILE *said, pid_t pid, const char *name);
+
 /* --- devices --------------------------------------------------------------------------------- */
 
 /* The two ways to open a VFIO device. */
@@ -95,6 +108,8 @@ void lab_close(struct lab_device *device);
 void lab_remove(struct lab_device *device);
 /* Path of the character device, or NULL. */
 const char *lab_cdev_path(const struct lab_device *device);
+/* The number of its group, which the caller frees. */
+char *lab_group_number(const struct lab_device *device);
 
 /* The library's handle for an open device, with its directory in sysfs. */
 struct vfiomig_device *lab_handle(const struct lab_device *device);

@@ -5,48 +5,21 @@
  */
 #include "lab.h"
 
-#include <limits.h>
-#include <sys/wait.h>
-
 /* Exit statuses of the tool. */
 enum { ALL_MIGRATE = 0, SOME_DO_NOT = 1, NOT_FOUND = 2 };
 
 /* Everything that `vfiomig probe ARGUMENT [FLAG]` says; fails unless it exits with this status. */
 static const char *probe(const char *argument, const char *flag, int want)
 {
-    static char said[65536];
-    const char *dir = getenv("LAB_DIR");
-    char program[PATH_MAX];
-    int out[2], status;
-    size_t len = 0;
-    ssize_t n;
+    static char all[65536];
+    char *argv[] = { NULL, (char *)"probe", (char *)argument, (char *)flag, NULL };
     pid_t pid;
+    FILE *said = lab_start("vfiomig", argv, &pid);
 
-    snprintf(program, sizeof(program), "%s/vfiomig", dir ? dir : ".");
-    if (access(program, X_OK))
-        lab_skip("the tool was not built into the lab's directory");
-    EXPECT(pipe(out), 0);
-    fflush(NULL);
-    pid = fork();
-    CHECK(pid >= 0, "fork: %s", strerror(errno));
-    if (pid == 0) {
-        dup2(out[1], 1);
-        dup2(out[1], 2);
-        close(out[0]);
-        close(out[1]);
-        execl(program, "vfiomig", "probe", argument, flag, (char *)NULL);
-        _exit(126);
-    }
-    close(out[1]);
-    while (len < sizeof(said) - 1 && (n = read(out[0], said + len, sizeof(said) - 1 - len)) > 0)
-        len += (size_t)n;
-    close(out[0]);
-    said[len] = 0;
-    printf("$ vfiomig probe %s %s\n%s\n", argument, flag ? flag : "", said);
-    EXPECT(waitpid(pid, &status, 0), pid);
-    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == want,
-          "vfiomig probe %s: status %#x, expected exit %d", argument, status, want);
-    return said;
+    all[fread(all, 1, sizeof(all) - 1, said)] = 0;
+    printf("$ vfiomig probe %s %s\n%s\n", argument, flag ? flag : "", all);
+    EXPECT(lab_wait(said, pid, "the tool"), want);
+    return all;
 }
 
 static void says(const char *said, const char *what)
