@@ -8,23 +8,12 @@ mod table;
 
 use std::time::{Duration, Instant};
 
-use table::Table;
+use table::{Dut, dut};
 use vfiomig_sim::{Effect, NO_MIGRATION, Op, Sim, SimOptions, State, quirk};
 
 const GET: u32 = 1 << 16;
 const SET: u32 = 1 << 17;
 const PROBE: u32 = 1 << 18;
-
-struct Dut {
-    sim: Sim,
-    table: Table,
-}
-
-fn dut(options: SimOptions) -> Dut {
-    let sim = Sim::new(options).unwrap();
-    let table = Table::of(&sim);
-    Dut { sim, table }
-}
 
 fn small(quirks: u64) -> SimOptions {
     SimOptions { state_size: 4096, initial_size: 1024, seed: 11, quirks, ..SimOptions::default() }

@@ -6,7 +6,7 @@
 
 mod table;
 
-use table::Table;
+use table::{Dut, dut};
 use vfiomig_sim::{Effect, Op, Sim, SimOptions, State};
 
 const GET: u32 = 1 << 16;
@@ -15,17 +15,6 @@ const START: u32 = SET | 6;
 const STOP: u32 = SET | 7;
 const REPORT: u32 = GET | 8;
 const PAGE: u64 = 4096;
-
-struct Dut {
-    sim: Sim,
-    table: Table,
-}
-
-fn dut(options: SimOptions) -> Dut {
-    let sim = Sim::new(options).unwrap();
-    let table = Table::of(&sim);
-    Dut { sim, table }
-}
 
 fn put(payload: &mut [u8], fields: &[u64]) {
     for (at, field) in payload.chunks_exact_mut(8).zip(fields) {

@@ -7,13 +7,25 @@
 use std::ffi::{c_int, c_void};
 
 use vfiomig::transport::{vfiomig_device_ops, vfiomig_precopy_info};
-use vfiomig_sim::Sim;
+use vfiomig_sim::{Sim, SimOptions};
 
 pub struct Table {
     ops: vfiomig_device_ops,
     opaque: *mut c_void,
     /// Whose table it is: it lives as long as this.
     _sim: Sim,
+}
+
+/// A device to be tested, and its table.
+pub struct Dut {
+    pub sim: Sim,
+    pub table: Table,
+}
+
+pub fn dut(options: SimOptions) -> Dut {
+    let sim = Sim::new(options).unwrap();
+    let table = Table::of(&sim);
+    Dut { sim, table }
 }
 
 fn status(ret: c_int) -> Result<c_int, i32> {
