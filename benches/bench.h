@@ -112,4 +112,18 @@ static inline int bench_reset(void *opaque)
     return 0;
 }
 
+/* With the callbacks for data that the benchmark has put into the table. */
+static inline struct vfiomig_device *bench_open(struct bench_device *state,
+                                                struct vfiomig_device_ops ops,
+                                                int (*open_data)(void *opaque, uint32_t state))
+{
+    struct vfiomig_device *device;
+    *state = (struct bench_device){ VFIOMIG_STATE_RUNNING, open_data, NULL };
+    ops.feature = bench_feature;
+    ops.reset = bench_reset;
+    if (vfiomig_device_new_ops(&ops, state, NULL, &device))
+        bench_die("vfiomig_device_new_ops");
+    return device;
+}
+
 #endif

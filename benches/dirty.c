@@ -237,42 +237,60 @@ static double status_bytes(const char *field)
     return kib * 1024;
 }
 
+struct peak_case {
+    uint64_t guest;
+    int removes;
+};
+
 /* In a process of its own, whose peak begins with what it has. */
-static double peak_of(uint64_t guest, int removes)
+static void measure_alone(void (*measure)(const struct peak_case *, double *peak),
+                          const struct peak_case *c, double peak[2])
 {
-    struct vfiomig_dirty_stats stats = VFIOMIG_DIRTY_STATS_INIT;
-    struct vfiomig_dirty *run;
+    const size_t size = 2 * sizeof *peak;
     int pipes[2], code;
-    double peak[2];
     if (pipe(pipes))
         bench_die("pipe");
     pid_t pid = fork();
     if (pid < 0)
         bench_die("fork");
     if (!pid) {
-        /* What is allocated once per process. */
-        run = new_run(PAGE * 64, take, NULL, every_other, NULL);
-        if (vfiomig_dirty_collect(run))
-            bench_die("vfiomig_dirty_collect");
-        vfiomig_dirty_free(run);
-        double before = status_bytes("VmRSS");
-        run = new_run(guest, take, NULL, every_other, NULL);
-        if (removes ? vfiomig_dirty_remove_writer(run, 0) : vfiomig_dirty_collect(run))
-            bench_die("vfiomig_dirty_collect");
-        get_stats(run, &stats);
-        peak[0] = status_bytes("VmHWM") - before;
-        peak[1] = (double)stats.memory_bytes;
-        if (vfiomig_dirty_collect(run))
-            bench_die("vfiomig_dirty_collect");
-        get_stats(run, &stats);
-        if (stats.last_dirty_bytes != guest / 2)
-            bench_die("pages are missing");
-        _exit(write(pipes[1], peak, sizeof peak) != sizeof peak);
+        measure(c, peak);
+        _exit(write(pipes[1], peak, size) != (ssize_t)size);
     }
     close(pipes[1]);
-    if (read(pipes[0], peak, sizeof peak) != sizeof peak || waitpid(pid, &code, 0) != pid || code)
-        bench_die("a case of dirty-memory");
+    if (read(pipes[0], peak, size) != (ssize_t)size || waitpid(pid, &code, 0) != pid || code)
+        bench_die("a process that measures its memory");
     close(pipes[0]);
+}
+
+/* What came into use, and what the library says of it. */
+static void measure_peak(const struct peak_case *c, double *peak)
+{
+    struct vfiomig_dirty_stats stats = VFIOMIG_DIRTY_STATS_INIT;
+    struct vfiomig_dirty *run;
+    /* What is allocated once per process. */
+    run = new_run(PAGE * 64, take, NULL, every_other, NULL);
+    if (vfiomig_dirty_collect(run))
+        bench_die("vfiomig_dirty_collect");
+    vfiomig_dirty_free(run);
+    double before = status_bytes("VmRSS");
+    run = new_run(c->guest, take, NULL, every_other, NULL);
+    if (c->removes ? vfiomig_dirty_remove_writer(run, 0) : vfiomig_dirty_collect(run))
+        bench_die("vfiomig_dirty_collect");
+    get_stats(run, &stats);
+    peak[0] = status_bytes("VmHWM") - before;
+    peak[1] = (double)stats.memory_bytes;
+    if (vfiomig_dirty_collect(run))
+        bench_die("vfiomig_dirty_collect");
+    get_stats(run, &stats);
+    if (stats.last_dirty_bytes != c->guest / 2)
+        bench_die("pages are missing");
+}
+
+static double peak_of(uint64_t guest, int removes)
+{
+    double peak[2];
+    measure_alone(measure_peak, &(struct peak_case){ guest, removes }, peak);
     if (peak[0] > peak[1] * 1.05 + (256 << 10)) {
         fprintf(stderr, "bench: memory_bytes says %.0f, and %.0f came into use\n", peak[1], peak[0]);
         exit(1);
@@ -439,36 +457,23 @@ static struct vfiomig_dirty *new_unmapping_run(void)
     return run;
 }
 
-/* In a process of its own, whose peak begins with what it has. */
-static double unmap_peak(void)
+static void measure_unmap_peak(const struct peak_case *none, double *peak)
 {
-    int pipes[2], code;
-    double peak;
-    if (pipe(pipes))
-        bench_die("pipe");
-    pid_t pid = fork();
-    if (pid < 0)
-        bench_die("fork");
-    if (!pid) {
-        struct vfiomig_dirty *run = new_unmapping_run();
-        double before = status_bytes("VmHWM");
-        unmap_ms(run, VFIOMIG_MAPPING_TRANSLATE);
-        peak = status_bytes("VmHWM") - before;
-        _exit(write(pipes[1], &peak, sizeof peak) != sizeof peak);
-    }
-    close(pipes[1]);
-    if (read(pipes[0], &peak, sizeof peak) != sizeof peak || waitpid(pid, &code, 0) != pid || code)
-        bench_die("dirty-unmap-memory");
-    close(pipes[0]);
-    return peak;
+    struct vfiomig_dirty *run = new_unmapping_run();
+    double before = status_bytes("VmHWM");
+    (void)none;
+    unmap_ms(run, VFIOMIG_MAPPING_TRANSLATE);
+    peak[0] = status_bytes("VmHWM") - before;
+    peak[1] = 0;
 }
 
 static void measure_unmap(void)
 {
     double ours[RUNS], baseline[RUNS], bitmap = (double)words_of(UNMAPPED) * 8;
-    double peak = unmap_peak();
-    bench_report("dirty-unmap-memory/translate-64GiB-clean", "B", &peak, &bitmap, 1);
-    if (peak > 1 << 20)
+    double peak[2];
+    measure_alone(measure_unmap_peak, NULL, peak);
+    bench_report("dirty-unmap-memory/translate-64GiB-clean", "B", peak, &bitmap, 1);
+    if (peak[0] > 1 << 20)
         bench_die("unmapping must take at most 1 MiB");
     struct vfiomig_dirty *run = new_unmapping_run();
     for (int i = 0; i < RUNS; i++) {

@@ -96,16 +96,10 @@ static int data_close(void *opaque, int fd)
 static struct vfiomig_device *new_device(struct bench_device *state)
 {
     struct vfiomig_device_ops ops = VFIOMIG_DEVICE_OPS_INIT;
-    struct vfiomig_device *device;
-    *state = (struct bench_device){ VFIOMIG_STATE_RUNNING, open_token, NULL };
-    ops.feature = bench_feature;
-    ops.reset = bench_reset;
     ops.data_read = data_read;
     ops.data_write = data_write;
     ops.data_close = data_close;
-    if (vfiomig_device_new_ops(&ops, state, NULL, &device))
-        bench_die("vfiomig_device_new_ops");
-    return device;
+    return bench_open(state, ops, open_token);
 }
 
 static double peak_of_ours(uint64_t size)

@@ -75,14 +75,8 @@ typedef int64_t (*data_read_fn)(void *, int, void *, size_t);
 static struct vfiomig_device *new_device(struct bench_device *state, data_read_fn data_read)
 {
     struct vfiomig_device_ops ops = VFIOMIG_DEVICE_OPS_INIT;
-    struct vfiomig_device *device;
-    *state = (struct bench_device){ VFIOMIG_STATE_RUNNING, open_contents, NULL };
     ops.data_read = data_read;
-    ops.feature = bench_feature;
-    ops.reset = bench_reset;
-    if (vfiomig_device_new_ops(&ops, state, NULL, &device))
-        bench_die("vfiomig_device_new_ops");
-    return device;
+    return bench_open(state, ops, open_contents);
 }
 
 /* Reads everything and answers with one byte at the end, so that the time includes the reader. */
