@@ -54,10 +54,33 @@ static void after_a_load_that_was_given_up(void)
     rig_free(&to);
 }
 
+/* They say what to redo, not that anything is lost: the guest may go on, and knows what it did. */
+static void after_a_guests_own_reset_although_nothing_is_lost(void)
+{
+    struct rig rig = rig_new(NULL, NULL);
+    struct bytes stream = { NULL, 0, 0 };
+    struct vfiomig_save *save;
+    OK(vfiomig_save_begin(rig.dev, NULL, &save));
+    EQ(read_until(save, &stream, 1 << 17, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
+    vfiomig_sim_guest_reset(rig.sim);
+    OK(vfiomig_device_notify_reset(rig.dev));
+    EQ(read_until(save, &stream, 1 << 17, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
+    OK(vfiomig_save_stop(save));
+    expect(rig.dev, BOTH);
+    OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
+    expect(rig.dev, BOTH);
+    OK(vfiomig_device_run(rig.dev)); /* which runs already */
+    expect(rig.dev, 0);
+    vfiomig_save_free(save);
+    rig_free(&rig);
+    bytes_free(&stream);
+}
+
 int main(void)
 {
     RUN(after_a_load_until_it_runs);
     RUN(after_a_reset_of_either_kind);
     RUN(after_a_load_that_was_given_up);
+    RUN(after_a_guests_own_reset_although_nothing_is_lost);
     return DONE();
 }
