@@ -338,7 +338,9 @@ impl Save {
     }
 
     /// Stops the device's peer-to-peer DMA: to PRE_COPY_P2P or RUNNING_P2P, before any device of
-    /// the VM is stopped. Devices without these states stay as they are.
+    /// the VM is stopped. Devices without these states stay as they are. The vCPUs must have been
+    /// stopped before, and must not run again before the save has ended: it does not go back to
+    /// pre-copy. May refuse like [`Save::stop`], before anything has happened.
     pub fn quiesce(&mut self) -> Result<()> {
         if self.phase() != Phase::PreCopy {
             return Err(self.not_now("quiescing"));
@@ -347,6 +349,11 @@ impl Save {
     }
 
     /// Stops the device: to STOP_COPY. The vCPUs must have been stopped before.
+    ///
+    /// Refuses once, with [`crate::Code::Again`], if the device has begun its initial data again:
+    /// an acknowledgement by the target no longer counts. The device is where it was. In pre-copy,
+    /// the vCPUs may run and the save go on; a quiesced device is to be stopped by a second call,
+    /// or kept.
     pub fn stop(&mut self) -> Result<()> {
         if !matches!(self.phase(), Phase::PreCopy | Phase::Quiesced) {
             return Err(self.not_now("stopping"));
