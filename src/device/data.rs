@@ -4,7 +4,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::Inner;
+use super::inner::Inner;
 use crate::cancel::Cancel;
 use crate::error::{Code, Errno, Error, Failure, Operation, Outcome, Result, err};
 use crate::fsm::{Named, State};
@@ -16,29 +16,29 @@ use crate::uapi;
 impl Inner {
     /// Whether a data stream is open.
     pub(crate) fn has_data(&self) -> bool {
-        self.protocol.has_data()
+        self.link.has_data()
     }
 
     /// Closes the data stream.
     pub(crate) fn drop_data(&mut self) {
-        self.protocol.close(self.transport.as_mut());
+        self.link.close();
     }
 
     /// A file descriptor to poll for the data stream.
     pub(crate) fn data_poll_fd(&self) -> Option<i32> {
-        self.protocol.poll_fd(self.transport.as_ref())
+        self.link.poll_fd()
     }
 
     /// Makes reads of the data stream return instead of blocking.
     pub(crate) fn set_data_nonblocking(&mut self) -> Result<()> {
-        self.protocol.set_nonblocking(self.transport.as_mut()).map_err(|errno| {
+        self.link.set_nonblocking().map_err(|errno| {
             err!(NotSupported, "the data stream cannot be made non-blocking: {errno}")
         })
     }
 
     /// Reads what the device gives at once into `buf`, which is not empty. `stopped`: in STOP_COPY.
     pub(crate) fn read_data(&mut self, buf: &mut [u8], stopped: bool, cancel: &Cancel) -> Got {
-        self.protocol.read(self.transport.as_mut(), buf, stopped, cancel)
+        self.link.read(buf, stopped, cancel)
     }
 
     /// After a read that returned nothing: waits until it is worth trying again. Fails if that has
@@ -61,7 +61,7 @@ impl Inner {
         }
         if why == NoMore::WouldBlock {
             let timeout = LOOK_UP.min(patience);
-            self.protocol.wait(self.transport.as_mut(), Direction::Read, timeout);
+            self.link.wait(Direction::Read, timeout);
         }
         Ok(())
     }
@@ -105,12 +105,12 @@ impl Inner {
 
     /// Writes all of `data` to the device.
     pub(crate) fn write_data(&mut self, data: &[u8], patience: &Patience<'_>) -> Result<()> {
-        let written = self.protocol.write(self.transport.as_mut(), data, patience);
+        let written = self.link.write(data, patience);
         written.map_err(|failed| {
             failed.error.with_failure(Failure {
                 operation: Operation::DataWrite,
                 errno: failed.errno,
-                state_before: self.state,
+                state_before: self.state_now(),
                 ..Failure::default()
             })
         })
@@ -121,14 +121,14 @@ impl Inner {
         if !self.has_data() {
             return Err(err!(NoDev, "the device has no open data stream"));
         }
-        self.protocol.pending(self.transport.as_mut()).map_err(|errno| {
+        self.link.pending().map_err(|errno| {
             let text = format!("the pre-copy estimates cannot be read: {errno}");
             Error::new(errno.code(), text).with_failure(Failure {
                 operation: Operation::PrecopyInfo,
                 ioctl: uapi::VFIO_MIG_GET_PRECOPY_INFO,
                 errno: errno.0,
-                state_before: self.state,
-                state_after: self.state,
+                state_before: self.state_now(),
+                state_after: self.state_now(),
                 fixups: self.fixups(),
                 ..Failure::default()
             })
@@ -137,7 +137,7 @@ impl Inner {
 
     /// The driver's present estimate of the stop-copy stream, in bytes.
     pub(crate) fn query_state_size(&mut self) -> Option<u64> {
-        self.caps.state_size?;
-        self.protocol.size(self.transport.as_mut()).ok().flatten()
+        self.caps().state_size?;
+        self.link.size()
     }
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The device's DMA logging, for whoever tracks dirty pages.
 
-use super::{Device, Locked, ReasonCode};
+use super::Device;
+use super::probe::ReasonCode;
 use crate::error::{Errno, Result};
 use crate::transport::{DmaLog, IovaRange};
 
@@ -9,12 +10,12 @@ impl Device {
     /// The device's DMA logging, or why there is none.
     pub(crate) fn dma_log(&self) -> Result<std::result::Result<Box<dyn DmaLog>, String>> {
         let inner = self.lock()?;
-        if !inner.caps.dma_logging {
+        if !inner.caps().dma_logging {
             let codes = [ReasonCode::NoDmaLogging, ReasonCode::DmaLoggingUnusable];
-            let reason = inner.reasons.iter().find(|reason| codes.contains(&reason.code));
+            let reason = inner.reasons().iter().find(|reason| codes.contains(&reason.code));
             return Ok(Err(reason.map(|reason| reason.text.clone()).unwrap_or_default()));
         }
-        let log = inner.transport.dma_log();
+        let log = inner.link.dma_log();
         Ok(Ok(log.unwrap_or_else(|| Box::new(InTurn(self.clone())))))
     }
 }
@@ -27,8 +28,8 @@ impl InTurn {
         &self,
         call: impl FnOnce(&mut dyn DmaLog) -> std::result::Result<T, Errno>,
     ) -> std::result::Result<T, Errno> {
-        let mut inner: Locked<'_> = self.0.lock().map_err(|_| Errno(libc::EBUSY))?;
-        call(inner.transport.dma_log_in_turn().ok_or(Errno(libc::ENOTTY))?)
+        let mut inner = self.0.lock().map_err(|_| Errno(libc::EBUSY))?;
+        call(inner.link.dma_log_in_turn().ok_or(Errno(libc::ENOTTY))?)
     }
 }
 

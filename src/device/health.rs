@@ -30,3 +30,33 @@ impl Health {
         (self.quiet)()
     }
 }
+
+/// Whether what a device has logged can be relied on.
+#[derive(Default)]
+pub(super) struct Log {
+    /// How often it may have been lost.
+    resets: Arc<AtomicU64>,
+    /// How often the device may have begun to write.
+    changes: u64,
+}
+
+impl Log {
+    /// A reset may have lost what the device had logged.
+    pub fn may_be_lost(&mut self) {
+        self.resets.fetch_add(1, Ordering::Release);
+        self.may_write();
+    }
+
+    /// The device may write from here on.
+    pub fn may_write(&mut self) {
+        self.changes += 1;
+    }
+
+    pub fn resets(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.resets)
+    }
+
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+}

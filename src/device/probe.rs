@@ -340,10 +340,10 @@ fn release_is_before(release: &str, version: (u32, u32)) -> bool {
 
 impl Probed {
     /// The error for a device that cannot migrate.
-    pub fn why_not(caps: &Caps, reasons: &[Reason]) -> Result<()> {
-        let blocking = reasons.iter().find(|r| r.code.severity() == Severity::Blocks);
+    pub fn why_not(&self) -> Result<()> {
+        let blocking = self.reasons.iter().find(|r| r.code.severity() == Severity::Blocks);
         match blocking {
-            None if caps.can_migrate() => Ok(()),
+            None if self.caps.can_migrate() => Ok(()),
             None => Err(err!(NotSupported, "the device does not support migration")),
             Some(reason) => Err(match reason.code {
                 ReasonCode::Disabled => err!(Perm, "{}", reason.text),
@@ -353,6 +353,13 @@ impl Probed {
                 _ => err!(NotSupported, "{}", reason.text),
             }),
         }
+    }
+
+    /// Drops the reasons that a device in RUNNING has no more.
+    pub fn forget_bad_state(&mut self) {
+        let cured =
+            [ReasonCode::DeviceInError, ReasonCode::StateUnreadable, ReasonCode::StaleState];
+        self.reasons.retain(|reason| !cured.contains(&reason.code));
     }
 }
 

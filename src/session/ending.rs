@@ -2,7 +2,7 @@
 //! How a save ends, and where that leaves the device.
 
 use super::stats::{AtomicSaveStats, set};
-use crate::device::{Claim, Inner, Recover};
+use crate::device::{Inner, Recover};
 use crate::error::Result;
 use crate::fsm::State;
 
@@ -41,7 +41,7 @@ impl Ending {
             }
             Ending::Keep | Ending::KeepQuiesced => origin,
         };
-        inner.claimed = Claim::None;
+        inner.unclaim();
         let before = inner.state_now();
         // After an error nothing is certain, so ask. If there is no answer, our belief must do: the
         // kernel knows where the device is, and a wrong path only fails.

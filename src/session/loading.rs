@@ -64,7 +64,7 @@ impl Loading {
                     inner.note_load(false);
                 }
                 Err(error) => {
-                    inner.claimed = Claim::None;
+                    inner.unclaim();
                     return Err(error);
                 }
             }
@@ -154,7 +154,7 @@ impl Loading {
         let ns = inner.transition(State::Stop, Recover::Reset)?;
         set(&self.stats.commit_ns, ns);
         self.set_phase(Phase::Committed);
-        inner.claimed = Claim::None;
+        inner.unclaim();
         inner.note_load(true);
         inner.add_fixups(Fixups::AFTER_RESET_OR_LOAD);
         Ok(())
@@ -217,7 +217,7 @@ impl Loading {
     fn fail(&self, inner: &mut Inner, reset: bool) -> Result<()> {
         self.set_phase(Phase::Failed);
         let done = if reset { inner.reset() } else { Ok(()) };
-        inner.claimed = Claim::None;
+        inner.unclaim();
         // The load never had anything of a guest that could be lost.
         inner.note_load(false);
         done

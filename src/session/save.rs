@@ -522,10 +522,10 @@ impl Drop for Save {
 fn origin_of(inner: &Inner) -> Result<State> {
     match inner.state_now() {
         Some(state @ (State::Running | State::Stop | State::RunningP2p)) => Ok(state),
-        Some(state) if state.has_data_stream() && inner.claimed == Claim::None => {
+        Some(state) if state.has_data_stream() && inner.claimed() == Claim::None => {
             Err(err!(Inval, "the device was left in {state} by an earlier owner; reset it first"))
         }
-        Some(state) if inner.claimed == Claim::None => {
+        Some(state) if inner.claimed() == Claim::None => {
             Err(err!(Io, "the device is in {state}; reset it first"))
         }
         Some(_) => Ok(State::Running),

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The inside of a device: the link to it, what is believed of it, and how the one is held against
+//! the other.
+//!
+//! Whatever a device says of where it is goes through here: nothing that shows a reset is missed.
+
+use super::belief::{Belief, Claim};
+use super::contents::Contents;
+use super::events::{Event, EventKind, EventSink};
+use super::link::Link;
+use super::probe::{Caps, Probed, Reason};
+use crate::error::{Errno, Error, Failure, Operation, Outcome, Result};
+use crate::fixups::Fixups;
+use crate::fsm::{Fsm, State};
+use crate::identity::Identity;
+use crate::sys::Process;
+
+/// How often a device is asked for its state if it does not tell and a guest's state depends on it.
+const LOOKS: u32 = 3;
+
+pub(crate) struct Inner {
+    pub(super) link: Link,
+    pub(super) belief: Belief,
+    fsm: Fsm,
+    probed: Probed,
+    identity: Identity,
+    failure: Option<Failure>,
+    events: Option<EventSink>,
+    /// Whose it is: a child after fork() has a copy, and leaves the device alone.
+    pub(super) process: Process,
+}
+
+impl Inner {
+    pub(super) fn new(
+        link: Link,
+        probed: Probed,
+        identity: Identity,
+        events: Option<EventSink>,
+    ) -> Inner {
+        Inner {
+            link,
+            belief: Belief::new(probed.caps.initial_state),
+            fsm: Fsm::new(probed.caps.migration_flags),
+            probed,
+            identity,
+            failure: None,
+            events,
+            process: Process::this(),
+        }
+    }
+
+    // --- what does not change ----------------------------------------------------------------------
+
+    pub(crate) fn caps(&self) -> Caps {
+        self.probed.caps
+    }
+
+    pub(super) fn reasons(&self) -> &[Reason] {
+        &self.probed.reasons
+    }
+
+    pub(crate) fn fsm(&self) -> Fsm {
+        self.fsm
+    }
+
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Refuses a device that cannot migrate, with the first blocking reason.
+    pub(crate) fn check_can_migrate(&self) -> Result<()> {
+        self.probed.why_not()
+    }
+
+    // --- what is believed --------------------------------------------------------------------------
+
+    pub(crate) fn state_now(&self) -> Option<State> {
+        self.belief.state()
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.belief.epoch()
+    }
+
+    pub(crate) fn fixups(&self) -> Fixups {
+        self.belief.fixups()
+    }
+
+    pub(crate) fn claimed(&self) -> Claim {
+        self.belief.claimed()
+    }
+
+    /// Gives the device to a session.
+    pub(crate) fn claim(&mut self, by: Claim) -> Result<()> {
+        self.belief.claim(by)
+    }
+
+    /// The session is over.
+    pub(crate) fn unclaim(&mut self) {
+        self.belief.unclaim();
+    }
+
+    /// The guest was stopped, according to the caller.
+    pub(crate) fn hold_contents(&mut self) {
+        self.belief.hold();
+    }
+
+    /// Records that a load begins or has failed, or that it was committed.
+    pub(crate) fn note_load(&mut self, committed: bool) {
+        self.belief.note_load(committed);
+    }
+
+    pub(crate) fn contents_are_lost(&self) -> bool {
+        self.belief.contents().are_lost()
+    }
+
+    /// The error for contents that a reset has taken: now, with the device in `before`, or earlier.
+    pub(crate) fn contents_lost(&self, before: Option<State>) -> Error {
+        self.belief.contents_lost(before)
+    }
+
+    // --- what the device says ----------------------------------------------------------------------
+
+    /// Asks the device where it is, and believes it.
+    pub(crate) fn query_state(&mut self) -> std::result::Result<State, Errno> {
+        let state = self.link.state()?;
+        self.found(state);
+        Ok(state)
+    }
+
+    /// The same; an error says what it means for the device.
+    pub(super) fn ask_state(&mut self) -> Result<State> {
+        self.query_state().map_err(|errno| {
+            Error::from_args(
+                errno.code(),
+                format_args!("the device's state cannot be read: {errno}"),
+            )
+            .with_failure(Failure {
+                operation: Operation::GetState,
+                ioctl: crate::uapi::VFIO_DEVICE_FEATURE,
+                errno: errno.0,
+                state_before: self.state_now(),
+                fixups: self.fixups(),
+                ..Failure::default()
+            })
+        })
+    }
+
+    /// The device is in `state`, whether asked for or not.
+    pub(super) fn found(&mut self, state: State) {
+        let before = self.belief.state();
+        // It moved behind our back: an open stream is dead.
+        if before != Some(state) && !state.has_data_stream() {
+            self.link.close();
+        }
+        if self.belief.found(state) {
+            self.emit(EventKind::Reset, before, Outcome::Reset, 0);
+        }
+    }
+
+    /// The device was reset behind the library's back; it was in `before`.
+    pub(super) fn note_found_reset(&mut self, before: Option<State>) {
+        self.belief.was_reset(before);
+        self.emit(EventKind::Reset, before, Outcome::Reset, 0);
+    }
+
+    /// The device is in a state that was asked for.
+    pub(super) fn arrived(&mut self, at: State) {
+        self.belief.arrived(at);
+        if at == State::Running {
+            self.forget_bad_state();
+        }
+    }
+
+    /// Drops the reasons that a device in RUNNING has no more.
+    pub(super) fn forget_bad_state(&mut self) {
+        self.probed.forget_bad_state();
+    }
+
+    /// Asks for the device's state. If a reset would take something, the state must be known: a
+    /// device that is in RUNNING without having been asked goes from there to STOP, STOP_COPY or
+    /// RUNNING without complaint. Otherwise, having no answer is acceptable too.
+    pub(crate) fn look_after_contents(&mut self) -> Result<()> {
+        if self.belief.contents() == Contents::Live {
+            let _ = self.query_state();
+            return Ok(());
+        }
+        let mut result = self.ask_state();
+        for _ in 1..LOOKS {
+            if result.is_ok() {
+                break;
+            }
+            result = self.ask_state();
+        }
+        result.map(drop)
+    }
+
+    /// Checks whether the device was reset behind the library's back while its guest was stopped;
+    /// it would otherwise go on without complaint. Refuses a device that has lost its contents.
+    pub(crate) fn check_contents(&mut self) -> Result<()> {
+        if self.belief.contents() == Contents::Live {
+            return Ok(());
+        }
+        self.look_after_contents()?;
+        match self.contents_are_lost() {
+            true => Err(self.contents_lost(self.state_now())),
+            false => Ok(()),
+        }
+    }
+
+    // --- what the VMM is told ----------------------------------------------------------------------
+
+    /// Reports an event.
+    pub(crate) fn emit(&mut self, kind: EventKind, from: Option<State>, outcome: Outcome, ns: u64) {
+        let (to, fixups) = (self.state_now(), self.fixups());
+        let event = Event { kind, from, to, outcome, fixups, duration_ns: ns };
+        log::debug!(target: "vfiomig::device", "{event}");
+        if let Some(sink) = &mut self.events {
+            sink.call(&event);
+        }
+    }
+
+    /// Records what must be redone before the device runs.
+    pub(crate) fn add_fixups(&mut self, fixups: Fixups) {
+        self.belief.add_fixups(fixups);
+        self.emit(EventKind::FixupsNeeded, self.state_now(), Outcome::Kept, 0);
+    }
+
+    /// Keeps a failure on the device, so that it outlives the call that returned it.
+    pub(crate) fn remember<T>(&mut self, result: Result<T>) -> Result<T> {
+        if let Err(error) = &result {
+            if let Some(failure) = error.failure() {
+                self.failure = Some(*failure);
+            }
+        }
+        result
+    }
+
+    pub(super) fn failure(&self) -> Option<Failure> {
+        self.failure
+    }
+}
