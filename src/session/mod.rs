@@ -11,6 +11,7 @@ mod load;
 mod loading;
 mod options;
 mod packets;
+mod queue;
 mod reading;
 mod save;
 mod shared;

@@ -12,7 +12,7 @@ use super::initial::Initial;
 use super::options::SaveOptions;
 use super::stats::{AtomicSaveStats, add};
 use crate::cancel::Cancel;
-use crate::device::{EventKind, Inner, Recover, elapsed_ns};
+use crate::device::{Claim, EventKind, Inner, Recover, elapsed_ns};
 use crate::error::{Code, Error, Outcome, Result, err};
 use crate::fsm::State;
 use crate::protocol::NoMore;
@@ -343,6 +343,21 @@ impl Reading {
             pending.stop_copy_known = true;
         }
         pending
+    }
+}
+
+/// Where a device is that is to be saved, if it can be saved from there.
+pub(super) fn origin_of(inner: &Inner) -> Result<State> {
+    match inner.state_now() {
+        Some(state @ (State::Running | State::Stop | State::RunningP2p)) => Ok(state),
+        Some(state) if state.has_data_stream() && inner.claimed() == Claim::None => {
+            Err(err!(Inval, "the device was left in {state} by an earlier owner; reset it first"))
+        }
+        Some(state) if inner.claimed() == Claim::None => {
+            Err(err!(Io, "the device is in {state}; reset it first"))
+        }
+        Some(_) => Ok(State::Running),
+        None => Err(err!(Io, "the device is lost; reset it first")),
     }
 }
 

@@ -6,21 +6,19 @@
 //! [`Save::finish`] gives the device up; dropping an unfinished save takes the device back to where
 //! it was.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::ending::Ending;
 use super::options::{MIN_BUFFER, SaveOptions};
-use super::reading::{Pending, Reading, Stage};
+use super::queue::Queue;
+use super::reading::{Pending, Reading, Stage, origin_of};
 use super::shared::SharedSave;
 use super::stats::{AtomicSaveStats, SaveNumbers, SaveStats, add, set};
-use crate::alloc;
 use crate::cancel::Cancel;
 use crate::device::{Claim, Device, Inner, Locked, wrong_state};
 use crate::error::{Errno, Error, Failure, Result, err};
-use crate::fsm::State;
 use crate::protocol::NoMore;
-use crate::stream::{Before, DecodeLimits, Piece, Room, Round, SaveStatus, Took, Waiting, Write};
+use crate::stream::{Before, Piece, Room, Round, SaveStatus, Took, Write};
 
 /// A piece of the stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,12 +71,9 @@ pub struct Save {
     writer: Box<dyn Write>,
     reading: Reading,
     over: Option<Over>,
-    /// What the stream has to say besides data.
-    queue: VecDeque<Waiting>,
+    queue: Queue,
     /// An error that occurred after part of the buffer had been filled; the next call returns it.
     deferred: Option<Error>,
-    /// Blobs since the last restart.
-    blobs: u32,
     stats: Arc<AtomicSaveStats>,
     cancel: Cancel,
     failure: Option<Failure>,
@@ -106,9 +101,8 @@ impl Save {
             writer,
             reading,
             over: None,
-            queue: VecDeque::new(),
+            queue: Queue::default(),
             deferred: None,
-            blobs: 0,
             stats,
             cancel,
             failure: None,
@@ -180,7 +174,7 @@ impl Save {
     fn piece(&mut self, inner: &mut Inner, buf: &mut [u8]) -> Step<Piece> {
         self.check_cancelled()?;
         self.restart_after_reset(inner)?;
-        let first = self.queue.front();
+        let first = self.queue.first();
         let before = Before { identity: inner.identity(), first, mark: self.reading.initial.due() };
         if let Some(piece) = self.writer.before_data(&before, buf).map_err(Refused)? {
             return Ok(piece);
@@ -227,7 +221,7 @@ impl Save {
     fn wrote(&mut self, piece: &Piece) {
         match piece.took {
             Took::Nothing => {}
-            Took::First => drop(self.queue.pop_front()),
+            Took::First => self.queue.took_first(),
             Took::Mark => self.reading.initial.mark(),
         }
         if piece.status == SaveStatus::End {
@@ -284,36 +278,15 @@ impl Save {
 
     fn restart(&mut self, inner: &mut Inner, counts: bool) -> Step<()> {
         let number = self.reading.restart(inner, counts).map_err(Failed)?;
-        // Like the blobs that were sent, those still waiting describe the device before the reset.
-        self.queue.clear();
-        if self.writer.begun() {
-            self.queue.push_back(Waiting::Restart(number));
-        }
-        self.blobs = 0;
+        self.queue.restart(self.writer.begun().then_some(number));
         Ok(())
     }
 
     /// Queues opaque data of the VMM's: it travels after everything returned so far.
     pub fn blob(&mut self, kind: u32, bytes: &[u8]) -> Result<()> {
         self.must_be_open("adding a blob")?;
-        self.writer.check_blob(kind, self.reading.has_stopped(), self.blobs)?;
-        let limits = DecodeLimits::default();
-        if self.blobs >= limits.max_blobs {
-            return Err(err!(MsgSize, "readers take {} blobs by default", limits.max_blobs));
-        }
-        let limit = limits.max_blob as usize;
-        if bytes.len() > limit {
-            return Err(err!(
-                MsgSize,
-                "the blob has {} bytes; the most that a reader takes by default is {limit}",
-                bytes.len()
-            ));
-        }
-        let owned = alloc::copy(bytes, "no memory for a blob")?;
-        let waiting = Waiting::Blob(kind, owned);
-        alloc::push_back(&mut self.queue, waiting, "no memory for a frame to be sent")?;
-        self.blobs += 1;
-        Ok(())
+        self.writer.check_blob(kind, self.reading.has_stopped(), self.queue.blobs())?;
+        self.queue.add_blob(kind, bytes)
     }
 
     /// Asks the driver how much is left.
@@ -515,20 +488,5 @@ impl Drop for Save {
             // In a callback: the device's own drop is the last guard.
             log::error!(target: "vfiomig::save", "ending a save that was dropped: {error}");
         }
-    }
-}
-
-/// Where a device is that is to be saved, if it can be saved from there.
-fn origin_of(inner: &Inner) -> Result<State> {
-    match inner.state_now() {
-        Some(state @ (State::Running | State::Stop | State::RunningP2p)) => Ok(state),
-        Some(state) if state.has_data_stream() && inner.claimed() == Claim::None => {
-            Err(err!(Inval, "the device was left in {state} by an earlier owner; reset it first"))
-        }
-        Some(state) if inner.claimed() == Claim::None => {
-            Err(err!(Io, "the device is in {state}; reset it first"))
-        }
-        Some(_) => Ok(State::Running),
-        None => Err(err!(Io, "the device is lost; reset it first")),
     }
 }
