@@ -474,6 +474,17 @@ impl Core {
         if probe {
             return Ok(());
         }
+        self.call(feature, get, payload, user)
+    }
+
+    /// A call that the device has a method for.
+    fn call(
+        &mut self,
+        feature: u32,
+        get: bool,
+        payload: &mut [u8],
+        user: &mut dyn UserMemory,
+    ) -> Result<(), i32> {
         match feature {
             FEATURE_MIGRATION => {
                 self.begin_plain(Op::GetFlags)?;

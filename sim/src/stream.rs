@@ -343,48 +343,14 @@ impl LoadStream {
 
     fn take(&mut self, rest: &mut &[u8]) -> Result<(), i32> {
         match self.awaiting {
-            Awaiting::Header => {
-                if !self.gather(rest, HEADER) {
-                    return Ok(());
-                }
-                self.awaiting = Awaiting::Record;
-                let ([magic, kind, size, base, _], good) = words(&self.staged);
-                let ours = u64::from(self.model) | u64::from(VERSION) << 32;
-                if !good || magic != MAGIC || kind != ours || size != self.contents.size() {
-                    return Err(libc::EFAULT);
-                }
-                self.contents = Contents::new(size, base);
-                Ok(())
-            }
-            Awaiting::Record => {
-                if !self.gather(rest, RECORD) {
-                    return Ok(());
-                }
-                let head = self.staged.get(..RECORD).unwrap_or_default();
-                let ([kind, index, seed, _], good) = words(head);
-                let (magic, len) = (kind as u32, kind >> 32);
-                let blocks = self.contents.blocks();
-                match magic {
-                    BLOCK_MAGIC if good && index < blocks && len == self.contents.len(index) => {
-                        self.contents.set_seed(index, seed);
-                        self.received.add(index);
-                        self.awaiting = Awaiting::Block { seed, len: len as usize, at: 0 };
-                        Ok(())
-                    }
-                    LAST_MAGIC
-                        if good
-                            && self.received.count() == blocks
-                            && seed == self.contents.digest(self.model) =>
-                    {
-                        self.awaiting = Awaiting::Nothing;
-                        Ok(())
-                    }
-                    _ => {
-                        self.awaiting = Awaiting::Anything;
-                        Err(libc::EINVAL)
-                    }
-                }
-            }
+            Awaiting::Header => match self.gather(rest, HEADER) {
+                true => self.take_header(),
+                false => Ok(()),
+            },
+            Awaiting::Record => match self.gather(rest, RECORD) {
+                true => self.take_record(),
+                false => Ok(()),
+            },
             Awaiting::Block { seed, len, at } => {
                 let (now, later) = rest.split_at(rest.len().min(len - at));
                 *rest = later;
@@ -403,6 +369,44 @@ impl LoadStream {
             Awaiting::Anything => {
                 *rest = &[];
                 Ok(())
+            }
+        }
+    }
+
+    fn take_header(&mut self) -> Result<(), i32> {
+        self.awaiting = Awaiting::Record;
+        let ([magic, kind, size, base, _], good) = words(&self.staged);
+        let ours = u64::from(self.model) | u64::from(VERSION) << 32;
+        if !good || magic != MAGIC || kind != ours || size != self.contents.size() {
+            return Err(libc::EFAULT);
+        }
+        self.contents = Contents::new(size, base);
+        Ok(())
+    }
+
+    fn take_record(&mut self) -> Result<(), i32> {
+        let head = self.staged.get(..RECORD).unwrap_or_default();
+        let ([kind, index, seed, _], good) = words(head);
+        let (magic, len) = (kind as u32, kind >> 32);
+        let blocks = self.contents.blocks();
+        match magic {
+            BLOCK_MAGIC if good && index < blocks && len == self.contents.len(index) => {
+                self.contents.set_seed(index, seed);
+                self.received.add(index);
+                self.awaiting = Awaiting::Block { seed, len: len as usize, at: 0 };
+                Ok(())
+            }
+            LAST_MAGIC
+                if good
+                    && self.received.count() == blocks
+                    && seed == self.contents.digest(self.model) =>
+            {
+                self.awaiting = Awaiting::Nothing;
+                Ok(())
+            }
+            _ => {
+                self.awaiting = Awaiting::Anything;
+                Err(libc::EINVAL)
             }
         }
     }
