@@ -5,6 +5,7 @@
 //! main      arguments, exit status
 //! probe     the subcommand of that name
 //! examine   one device: asking it, and what follows
+//! refusal   why it could not be opened
 //! output    text and JSON
 //! finding   the words for what is found
 //! open      nodes and ioctls; the only module with unsafe in it
@@ -24,6 +25,7 @@ mod kconfig;
 mod open;
 mod output;
 mod probe;
+mod refusal;
 mod sysfs;
 mod variant;
 

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Trees as sysfs would show them, and what is found in them.
 
-use std::os::unix::fs::symlink;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, symlink};
 
 use super::*;
+use crate::open::{OpenError, Step};
 use crate::sysfs::find;
 
 struct Tree {
