@@ -18,7 +18,7 @@ use machine::{Container, Dev, FakeMemory, Log, Shared, Table, World, lock, write
 use vfiomig::Code;
 use vfiomig::dirty::{Mapping, Memory, TrackerKind, Tracking, TrackingOptions, Writer};
 use vfiomig::error::Errno;
-use vfiomig::transport::{DmaLog, IovaRange};
+use vfiomig::transport::{Bitmap, DmaLog, IovaRange};
 
 const PAGE: u64 = 4096;
 const PAGES: u64 = 64;
@@ -437,7 +437,7 @@ impl DmaLog for Recorder {
         Ok(())
     }
 
-    fn report(&mut self, _: u64, _: u64, _: u64, _: &mut [u64]) -> Result<(), Errno> {
+    fn report(&mut self, _: &mut Bitmap<'_>) -> Result<(), Errno> {
         Ok(())
     }
 }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use track::{Own, PAGE, bits_of, new_run, set_bit};
 use vfiomig::dirty::{Mapping, Memory, Tracking, Writer};
 use vfiomig::error::Errno;
-use vfiomig::transport::{Hwpt, Type1, Type1Info};
+use vfiomig::transport::{Bitmap, Hwpt, Type1, Type1Info};
 
 /// What a tracker says at its next reading: these bits of every page, and whether it then fails.
 #[derive(Clone, Default)]
@@ -45,7 +45,7 @@ impl Hwpt for Table {
         Ok(())
     }
 
-    fn bitmap(&mut self, _: u64, _: u64, _: u64, _: bool, b: &mut [u64]) -> Result<(), Errno> {
+    fn bitmap(&mut self, _: bool, b: &mut Bitmap<'_>) -> Result<(), Errno> {
         self.0.answer(b)
     }
 
@@ -77,12 +77,12 @@ impl Type1 for Container {
         Ok(())
     }
 
-    fn bitmap(&mut self, _: u64, _: u64, _: u64, bitmap: &mut [u64]) -> Result<(), Errno> {
+    fn bitmap(&mut self, bitmap: &mut Bitmap<'_>) -> Result<(), Errno> {
         self.0.answer(bitmap)
     }
 
-    fn unmap(&mut self, _: u64, length: u64, _: u64, bitmap: &mut [u64]) -> Result<u64, Errno> {
-        self.0.answer(bitmap).map(|()| length)
+    fn unmap(&mut self, bitmap: &mut Bitmap<'_>) -> Result<u64, Errno> {
+        self.0.answer(bitmap).map(|()| bitmap.span().length)
     }
 }
 

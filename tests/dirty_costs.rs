@@ -15,7 +15,7 @@ use track::{Logged, Own, PAGE, bits_of, new_run, set_bit, start_logged};
 use vfiomig::Code;
 use vfiomig::dirty::{Mapping, Memory, Place, Tracking, TrackingOptions, Writer};
 use vfiomig::error::Errno;
-use vfiomig::transport::Hwpt;
+use vfiomig::transport::{Bitmap, Hwpt};
 
 const GIB: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;
@@ -434,7 +434,7 @@ impl Hwpt for Hollow {
         Ok(())
     }
 
-    fn bitmap(&mut self, _: u64, _: u64, _: u64, _: bool, _: &mut [u64]) -> Result<(), Errno> {
+    fn bitmap(&mut self, _: bool, _: &mut Bitmap<'_>) -> Result<(), Errno> {
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use vfiomig::dirty::{CustomTracker, Mapping, Memory, Tracking, TrackingOptions, 
 use vfiomig::error::Errno;
 use vfiomig::session::{LoadOptions, SaveOptions};
 use vfiomig::stream::Format;
+use vfiomig::transport::Bitmap;
 use vfiomig::{Code, Device, device::DeviceOptions};
 use vfiomig_sim::{Op, Sim, SimOptions};
 
@@ -59,7 +60,7 @@ impl CustomTracker for Counted {
         self.0.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
-    fn sync(&mut self, _: u64, _: u64, _: u64, _: &mut [u64]) -> Result<(), Errno> {
+    fn sync(&mut self, _: &mut Bitmap<'_>) -> Result<(), Errno> {
         self.0.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }

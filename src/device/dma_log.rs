@@ -4,7 +4,7 @@
 use super::Device;
 use super::probe::ReasonCode;
 use crate::error::{Errno, Result};
-use crate::transport::{DmaLog, IovaRange};
+use crate::transport::{Bitmap, DmaLog, IovaRange};
 
 impl Device {
     /// The device's DMA logging, or why there is none.
@@ -42,13 +42,7 @@ impl DmaLog for InTurn {
         self.with(|log| log.stop())
     }
 
-    fn report(
-        &mut self,
-        iova: u64,
-        length: u64,
-        page_size: u64,
-        bitmap: &mut [u64],
-    ) -> std::result::Result<(), Errno> {
-        self.with(|log| log.report(iova, length, page_size, bitmap))
+    fn report(&mut self, bitmap: &mut Bitmap<'_>) -> std::result::Result<(), Errno> {
+        self.with(|log| log.report(bitmap))
     }
 }

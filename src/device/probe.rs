@@ -8,7 +8,7 @@
 use crate::error::{Code, Errno, Error, Failure, Operation, Result, err};
 use crate::fsm::{MigrationFlags, State};
 use crate::protocol::Protocol;
-use crate::transport::Transport;
+use crate::transport::{BitmapBuffer, DmaLog, PageSize, Span, Transport};
 use crate::uapi;
 
 /// What a device can do.
@@ -316,7 +316,7 @@ fn probe_dma_logging(transport: &mut dyn Transport, caps: &mut Caps, reasons: &m
     let mut own = transport.dma_log();
     let log = own.as_deref_mut().or_else(|| transport.dma_log_in_turn());
     let report = match log {
-        Some(log) => log.report(NOWHERE, 4096, 4096, &mut [0]),
+        Some(log) => report_nowhere(log),
         None => Err(Errno(libc::ENOTTY)),
     };
     match report {
@@ -328,6 +328,12 @@ fn probe_dma_logging(transport: &mut dyn Transport, caps: &mut Caps, reasons: &m
         }),
         _ => caps.dma_logging = true,
     }
+}
+
+fn report_nowhere(log: &mut dyn DmaLog) -> std::result::Result<(), Errno> {
+    let page = PageSize::new(4096).ok_or(Errno(libc::EINVAL))?;
+    let nowhere = Span { start: NOWHERE, length: page.bytes(), page };
+    log.report(&mut BitmapBuffer::new(1)?.bitmap(nowhere)?)
 }
 
 fn release_is_before(release: &str, version: (u32, u32)) -> bool {

@@ -3,7 +3,7 @@
 
 use std::ops::RangeInclusive;
 
-use super::bitmap::{PageSize, Span};
+use super::bitmap::PageSize;
 use super::buffers::{Answers, Sum};
 use super::ledger::Ledger;
 use super::map::{Map, Piece};
@@ -11,6 +11,7 @@ use super::ranges::EVERYWHERE;
 use super::tracker::Doubtful;
 use super::trackers::Trackers;
 use crate::error::{Error, Result, err};
+use crate::transport::Bitmap;
 
 /// What it takes to ask trackers, borrowed for one call.
 pub(super) struct Asking<'a> {
@@ -25,19 +26,19 @@ impl Asking<'_> {
     // --- chunks ------------------------------------------------------------------------------------
 
     /// One tracker's answer for a chunk, in `union`, which is empty, and is again when this fails.
-    pub fn fill(&mut self, i: usize, chunk: Span, keep: bool, union: &mut [u64]) -> Result<()> {
+    pub fn fill(&mut self, i: usize, keep: bool, union: &mut Bitmap<'_>) -> Result<()> {
         let Asking { map, trackers, ledger, answers, .. } = self;
         let tracker = trackers.get_mut(i).ok_or_else(no_tracker)?;
-        tracker.fill(chunk, keep, union, &mut answers.chunk, |beyond| {
+        tracker.fill(keep, union, &mut answers.chunk, |beyond| {
             ledger.add_writable(map, &beyond);
         })
     }
 
     /// Adds one tracker's answer for a chunk to `union`.
-    pub fn add(&mut self, i: usize, chunk: Span, union: &mut [u64]) -> Result<()> {
+    pub fn add(&mut self, i: usize, union: &mut Bitmap<'_>) -> Result<()> {
         let Asking { map, trackers, ledger, answers, .. } = self;
         let tracker = trackers.get_mut(i).ok_or_else(no_tracker)?;
-        tracker.add(chunk, false, union, &mut answers.chunk, |beyond| {
+        tracker.add(false, union, &mut answers.chunk, |beyond| {
             ledger.add_writable(map, &beyond);
         })
     }

@@ -5,45 +5,20 @@
 
 use std::ops::{Range, RangeInclusive};
 
-use crate::error::{Result, err};
+use crate::error::{Error, Result, err};
 use crate::sys::BitmapBuffer;
+pub use crate::sys::{PageSize, Span};
 pub(crate) use crate::sys::{count, drain};
-
-/// A power of two, in bytes: what one bit stands for.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
-pub struct PageSize(u32);
-
-impl PageSize {
-    /// A page of `bytes` bytes, if that is a power of two.
-    pub fn new(bytes: u64) -> Option<PageSize> {
-        bytes.is_power_of_two().then(|| PageSize(bytes.trailing_zeros()))
-    }
-
-    pub(crate) const GIB: PageSize = PageSize(30);
-
-    /// Its size.
-    pub fn bytes(self) -> u64 {
-        1 << self.0
-    }
-
-    pub(crate) fn shift(self) -> u32 {
-        self.0
-    }
-
-    /// The number of the page that an address is in.
-    pub(crate) fn of(self, address: u64) -> u64 {
-        address >> self.0
-    }
-
-    pub(crate) fn divides(self, n: u64) -> bool {
-        n & (self.bytes() - 1) == 0
-    }
-}
 
 /// Memory for a bitmap of `len` words, all zero.
 pub(crate) fn buffer(len: usize) -> Result<BitmapBuffer> {
     BitmapBuffer::new(len)
         .map_err(|errno| err!(NoMem, "no memory for a bitmap of {len} words: {errno}"))
+}
+
+/// Not known to happen: a bitmap is as long as what it is for.
+pub(crate) fn no_room(span: Span) -> Error {
+    err!(NotRecoverable, "a bitmap has no room for {span}")
 }
 
 /// How many words `bits` bits take.
@@ -174,36 +149,10 @@ impl Iterator for Runs<'_> {
     }
 }
 
-/// Addresses that a bitmap is about: bit 0 is the page at `start`; `start` and `length` are
-/// multiples of the page size.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Span {
-    pub start: u64,
-    pub length: u64,
-    pub page: PageSize,
-}
-
 impl Span {
-    /// From a first address to a last one.
-    pub fn of(range: &RangeInclusive<u64>, page: PageSize) -> Span {
-        Span { start: *range.start(), length: range.end() - range.start() + 1, page }
-    }
-
-    pub fn bits(self) -> u64 {
-        self.length >> self.page.shift()
-    }
-
-    pub fn last(self) -> u64 {
-        self.start + (self.length - 1)
-    }
-
-    pub fn range(self) -> RangeInclusive<u64> {
-        self.start..=self.last()
-    }
-
     /// Sets the bit of every page here that has a byte of a range that overlaps it; returns how many
     /// those are.
-    pub fn set(self, words: &mut [u64], range: &RangeInclusive<u64>) -> u64 {
+    pub(crate) fn set(self, words: &mut [u64], range: &RangeInclusive<u64>) -> u64 {
         let (first, last) = (self.start.max(*range.start()), self.last().min(*range.end()));
         let (base, page) = (self.page.of(self.start), self.page);
         let n = page.of(last) - page.of(first) + 1;

@@ -2,10 +2,10 @@
 //! Memory that trackers answer into, and that their answers are added up in. It is kept from one
 //! reading to the next.
 
-use super::bitmap::{self, PageSize, words_for};
+use super::bitmap::{self, PageSize, Span, words_for};
 use super::map::Piece;
 use crate::error::{Error, Result, err};
-use crate::sys::BitmapBuffer;
+use crate::sys::{Bitmap, BitmapBuffer};
 
 /// Bitmaps of whole mappings are no larger, in bytes: as the kernel's limit for containers.
 pub(super) const MAX_WHOLE: u64 = 256 << 20;
@@ -19,15 +19,16 @@ impl Scratch {
         Ok(Scratch(Some(bitmap::buffer(words)?)))
     }
 
-    /// So many words of it, as they are.
-    pub fn words(&mut self, n: usize) -> Result<&mut [u64]> {
+    /// One of a span, as it is.
+    pub fn bitmap(&mut self, span: Span) -> Result<Bitmap<'_>> {
+        let n = words_for(span.length.div_ceil(span.page.bytes()));
         if self.0.as_ref().is_none_or(|words| words.len() < n) {
             // The old one first: there may be no memory for both.
             self.0 = None;
             self.0 = Some(bitmap::buffer(n)?);
         }
-        let words = self.0.as_mut().and_then(|words| words.get_mut(..n));
-        words.ok_or_else(|| err!(NotRecoverable, "a bitmap has no room for {n} words"))
+        let bitmap = self.0.as_mut().and_then(|words| words.bitmap(span).ok());
+        bitmap.ok_or_else(|| bitmap::no_room(span))
     }
 
     /// The memory that it takes, in bytes.
@@ -46,6 +47,13 @@ pub(super) struct Union {
 impl Union {
     fn new(words: usize) -> Result<Union> {
         Ok(Union { words: bitmap::buffer(words)?, max_bits: words as u64 * 64 })
+    }
+
+    /// An empty sum for a chunk, for a tracker to fill in.
+    pub fn chunk(&mut self, chunk: Span) -> Result<Bitmap<'_>> {
+        let mut bitmap = self.words.bitmap(chunk).map_err(|_| bitmap::no_room(chunk))?;
+        bitmap.fill(0);
+        Ok(bitmap)
     }
 
     /// An empty sum of so many bits.
@@ -163,15 +171,17 @@ mod tests {
 
     #[test]
     fn a_scratch_bitmap_grows_to_the_largest_that_was_asked_for() {
+        let span = |words: u64| Span { start: 0, length: words * 64 * 4096, page: page() };
         let mut scratch = Scratch::default();
         assert_eq!(scratch.footprint(), 0);
-        assert_eq!(scratch.words(1 << 14).unwrap(), vec![0; 1 << 14]);
+        assert_eq!(scratch.bitmap(span(1 << 14)).unwrap()[..], vec![0; 1 << 14]);
         let large = scratch.footprint();
-        scratch.words(7).unwrap().fill(1);
-        assert_eq!((scratch.words(7).unwrap().len(), scratch.footprint()), (7, large));
-        assert!(scratch.words(1 << 15).unwrap().iter().all(|word| *word == 0));
+        scratch.bitmap(span(7)).unwrap().fill(1);
+        assert_eq!((scratch.bitmap(span(7)).unwrap().len(), scratch.footprint()), (7, large));
+        assert!(scratch.bitmap(span(1 << 15)).unwrap().iter().all(|word| *word == 0));
         assert!(scratch.footprint() > large);
-        assert_eq!(scratch.words(usize::MAX).unwrap_err().code(), Code::NoMem);
+        let absurd = scratch.bitmap(Span { start: 0, length: u64::MAX, page: page() });
+        assert_eq!(absurd.err().unwrap().code(), Code::NoMem);
     }
 
     #[test]
@@ -182,6 +192,10 @@ mod tests {
         assert_eq!(union.begin(65).unwrap(), [0, 0]);
         assert_eq!(union.begin(64).unwrap().len(), 1);
         assert_eq!(union.begin(129).unwrap_err().code(), Code::Inval);
+        let span = |pages: u64| Span { start: 0, length: pages * 4096, page: page() };
+        union.chunk(span(128)).unwrap().fill(u64::MAX);
+        assert_eq!(union.chunk(span(65)).unwrap()[..], [0, 0]);
+        assert_eq!(union.chunk(span(129)).err().unwrap().code(), Code::NotRecoverable);
     }
 
     #[test]

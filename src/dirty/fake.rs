@@ -9,7 +9,7 @@ use super::map::{Map, Mapping};
 use super::memory::{Memory, Place};
 use super::tracker::custom::CustomTracker;
 use crate::error::Errno;
-use crate::transport::{DmaLog, Hwpt, IovaRange, Type1, Type1Info};
+use crate::transport::{Bitmap, DmaLog, Hwpt, IovaRange, Span, Type1, Type1Info};
 
 pub const PAGE: u64 = 4096;
 
@@ -78,7 +78,8 @@ impl Fake {
         Ok(())
     }
 
-    fn read(&self, iova: u64, length: u64, page: u64, keep: bool, words: &mut [u64]) -> Outcome {
+    fn read(&self, keep: bool, words: &mut Bitmap<'_>) -> Outcome {
+        let Span { start: iova, length, page } = words.span();
         let mut state = self.state();
         state.asked.push((iova / PAGE, length / PAGE));
         if let Some(errno) = state.no_read {
@@ -88,7 +89,7 @@ impl Fake {
         }
         let pages = iova / PAGE..(iova + length) / PAGE;
         for dirty in state.dirty.range(pages.clone()) {
-            bitmap::set(words, (dirty * PAGE - iova) / page, 1);
+            bitmap::set(words, (dirty * PAGE - iova) / page.bytes(), 1);
         }
         if !keep {
             state.dirty.retain(|dirty| !pages.contains(dirty));
@@ -110,8 +111,8 @@ impl CustomTracker for Fake {
         self.set_running(false)
     }
 
-    fn sync(&mut self, iova: u64, length: u64, page: u64, bitmap: &mut [u64]) -> Outcome {
-        self.read(iova, length, page, false, bitmap)
+    fn sync(&mut self, bitmap: &mut Bitmap<'_>) -> Outcome {
+        self.read(false, bitmap)
     }
 }
 
@@ -124,8 +125,8 @@ impl DmaLog for Fake {
         self.set_running(false)
     }
 
-    fn report(&mut self, iova: u64, length: u64, page: u64, bitmap: &mut [u64]) -> Outcome {
-        self.read(iova, length, page, false, bitmap)
+    fn report(&mut self, bitmap: &mut Bitmap<'_>) -> Outcome {
+        self.read(false, bitmap)
     }
 }
 
@@ -138,15 +139,8 @@ impl Hwpt for Fake {
         self.set_running(enable)
     }
 
-    fn bitmap(
-        &mut self,
-        iova: u64,
-        length: u64,
-        page: u64,
-        keep: bool,
-        bitmap: &mut [u64],
-    ) -> Outcome {
-        self.read(iova, length, page, keep, bitmap)
+    fn bitmap(&mut self, keep: bool, bitmap: &mut Bitmap<'_>) -> Outcome {
+        self.read(keep, bitmap)
     }
 
     fn ioas(&self) -> Option<u32> {
@@ -179,12 +173,12 @@ impl Type1 for Fake {
         self.set_running(false)
     }
 
-    fn bitmap(&mut self, iova: u64, length: u64, page: u64, bitmap: &mut [u64]) -> Outcome {
-        self.read(iova, length, page, true, bitmap)
+    fn bitmap(&mut self, bitmap: &mut Bitmap<'_>) -> Outcome {
+        self.read(true, bitmap)
     }
 
-    fn unmap(&mut self, iova: u64, length: u64, page: u64, bitmap: &mut [u64]) -> Outcome<u64> {
-        self.read(iova, length, page, false, bitmap).map(|()| length)
+    fn unmap(&mut self, bitmap: &mut Bitmap<'_>) -> Outcome<u64> {
+        self.read(false, bitmap).map(|()| bitmap.span().length)
     }
 }
 

@@ -88,18 +88,14 @@ impl Reading<'_> {
         check_cancel(self.cancel)?;
         let Reading { asking, union, sum, .. } = self;
         let bits = chunk.bits();
-        let union = union.begin(bits)?;
+        let union = &mut union.chunk(chunk)?;
         let mut is_empty = true;
         for i in 0..asking.trackers.len() {
             let read = asking.trackers.get(i).is_some_and(|it| it.is_active() && !it.reads_whole());
             if !read {
                 continue;
             }
-            let result = if is_empty {
-                asking.fill(i, chunk, false, union)
-            } else {
-                asking.add(i, chunk, union)
-            };
+            let result = if is_empty { asking.fill(i, false, union) } else { asking.add(i, union) };
             if let Err(error) = result {
                 if !asking.failed(i, &chunk.range(), &error) {
                     bitmap::set(union, 0, bits);
@@ -153,9 +149,9 @@ impl Reading<'_> {
     }
 
     fn chunk_of(&mut self, i: usize, chunk: Span, keep: bool) -> Result<()> {
-        let union = self.union.begin(chunk.bits())?;
-        self.asking.fill(i, chunk, keep, union)?;
-        self.asking.ledger.add_bits(chunk.start, union, 0..chunk.bits());
+        let mut union = self.union.chunk(chunk)?;
+        self.asking.fill(i, keep, &mut union)?;
+        self.asking.ledger.add_bits(chunk.start, &union, 0..chunk.bits());
         Ok(())
     }
 

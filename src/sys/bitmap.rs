@@ -5,17 +5,25 @@
 //! an error (docs/kernel-interface.md). So the library reports into memory of its own, which is
 //! present from the start, kept present, not shared with a child after fork(), and followed by a
 //! page that nobody uses.
+//!
+//! What the kernel sets is not only what it was asked for: an entry of a page table, or what a
+//! device notes at a time, may reach over the end of the range, and its bits are set as far as the
+//! pages go that are pinned. A slice of words cannot promise that these are nobody else's. So what
+//! is handed to the kernel, or to a callback that may do as the kernel does, is a [`Bitmap`].
 
+use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
-use super::{Errno, Process};
+use super::{Errno, Process, Span, page_size};
 
-/// Zeroed words in pages of their own.
+/// Zeroed words in pages of their own, from which bitmaps are lent.
 pub struct BitmapBuffer {
     start: NonNull<u64>,
     len: usize,
     mapped: usize,
+    /// How many words were lent last.
+    lent: usize,
     /// In a child there is nothing at that address, or something else.
     owner: Process,
 }
@@ -45,7 +53,7 @@ impl BitmapBuffer {
         };
         let start = NonNull::new(at.cast::<u64>()).filter(|_| at != libc::MAP_FAILED);
         let start = start.ok_or_else(Errno::last)?;
-        let mut words = BitmapBuffer { start, len, mapped, owner: Process::this() };
+        let mut words = BitmapBuffer { start, len, mapped, lent: 0, owner: Process::this() };
         // SAFETY: the mapping is ours. Both calls help, but neither has to succeed: without the
         // lock pages can be swapped out, and are brought back when they are pinned.
         unsafe {
@@ -55,6 +63,22 @@ impl BitmapBuffer {
         // MAP_POPULATE does not fail if memory is short, but writing would.
         words.fill(0);
         Ok(words)
+    }
+
+    /// Lends its first words to whoever fills in the bitmap of a span, as they are: `EINVAL` where
+    /// they are too few, or the span is empty or wraps.
+    pub fn bitmap(&mut self, span: Span) -> Result<Bitmap<'_>, Errno> {
+        let words = span.words().filter(|words| *words <= self.len_here());
+        let words = words.ok_or(Errno(libc::EINVAL))?;
+        let lent = std::mem::replace(&mut self.lent, words);
+        self.wipe_behind(lent);
+        Ok(Bitmap { start: self.start, words, span, buffer: PhantomData })
+    }
+
+    /// Wipes off what was set behind a bitmap of so many words: to the end of its last page.
+    fn wipe_behind(&mut self, words: usize) {
+        let end = words.next_multiple_of(page_size() as usize / size_of::<u64>()).min(self.len);
+        self.get_mut(words..end).unwrap_or_default().fill(0);
     }
 
     /// The bytes it takes.
@@ -97,33 +121,161 @@ impl DerefMut for BitmapBuffer {
     }
 }
 
-/// Refuses a bitmap that has no bit for each page of a range, and pages of which the kernel might
-/// think otherwise: iommufd takes a size that is no power of two for a smaller one.
-pub(super) fn check_room(bitmap: &[u64], length: u64, page_size: u64) -> Result<(), Errno> {
-    let bits = length.checked_div(page_size).filter(|_| page_size.is_power_of_two());
-    let room = (bitmap.len() as u64).saturating_mul(64);
-    match bits {
-        Some(bits) if bits <= room && length % page_size == 0 => Ok(()),
-        _ => Err(Errno(libc::EINVAL)),
+/// A bitmap that the kernel, or a callback in its place, may write into: words with the lowest bit
+/// first, which have a bit for each page of a span.
+///
+/// They begin at a page, and what follows them to the end of their last page, and a page more, is
+/// nobody else's as long as this lives. Only a [`BitmapBuffer`] lends one; a slice is none:
+///
+/// ```compile_fail,E0308
+/// # use vfiomig::transport::DmaLog;
+/// # fn report(mut log: Box<dyn DmaLog>) {
+/// log.report(&mut [0u64; 1]);
+/// # }
+/// ```
+///
+/// ```
+/// # use vfiomig::transport::{BitmapBuffer, DmaLog, PageSize, Span};
+/// # fn report(mut log: Box<dyn DmaLog>) -> Result<(), vfiomig::error::Errno> {
+/// let page = PageSize::new(4096).unwrap();
+/// let mut buffer = BitmapBuffer::new(1)?;
+/// log.report(&mut buffer.bitmap(Span { start: 1 << 20, length: 64 * 4096, page })?)?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Bitmap<'a> {
+    start: NonNull<u64>,
+    words: usize,
+    span: Span,
+    buffer: PhantomData<&'a mut BitmapBuffer>,
+}
+
+impl Bitmap<'_> {
+    /// What it is about.
+    pub fn span(&self) -> Span {
+        self.span
+    }
+
+    /// The first of its pages, up to a length in bytes: `EINVAL` where it is 0, or more than there
+    /// is. What is set behind them is in the other words.
+    pub fn first(&mut self, length: u64) -> Result<Bitmap<'_>, Errno> {
+        let span = Span { length, ..self.span };
+        let words = span.words().filter(|_| length <= self.span.length);
+        let words = words.ok_or(Errno(libc::EINVAL))?;
+        Ok(Bitmap { start: self.start, words, span, buffer: PhantomData })
+    }
+
+    /// Its address, for the kernel; `EINVAL` where the span is not whole pages: each driver makes
+    /// something else of the rest.
+    pub(crate) fn address(&mut self) -> Result<u64, Errno> {
+        let Span { start, length, page } = self.span;
+        if !page.divides(start | length) {
+            return Err(Errno(libc::EINVAL));
+        }
+        Ok(self.start.as_ptr().expose_provenance() as u64)
+    }
+}
+
+impl Deref for Bitmap<'_> {
+    type Target = [u64];
+    fn deref(&self) -> &[u64] {
+        // SAFETY: `BitmapBuffer::bitmap` found as many words, which are mapped and initialised. The
+        // buffer is borrowed for as long as this lives, and the words with `self`.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.words) }
+    }
+}
+
+impl DerefMut for Bitmap<'_> {
+    fn deref_mut(&mut self) -> &mut [u64] {
+        // SAFETY: as above, exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.words) }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::PageSize;
+    use std::ops::Range;
+    use std::ptr::with_exposed_provenance_mut;
+
+    const PAGE: u64 = 4096;
+
+    fn span(start: u64, length: u64) -> Span {
+        Span { start, length, page: PageSize::new(PAGE).unwrap() }
+    }
+
+    /// The kernel: sets bits of the pages that a bitmap is in, from one on.
+    fn set(bitmap: &mut Bitmap<'_>, bits: Range<usize>) {
+        let start = with_exposed_provenance_mut::<u64>(bitmap.address().unwrap() as usize);
+        for bit in bits {
+            // SAFETY: the callers stay within the pages that the bitmap is in.
+            unsafe { *start.add(bit / 64) |= 1 << (bit % 64) };
+        }
+    }
 
     #[test]
-    fn a_bitmap_that_is_too_small_is_refused_and_so_are_pages_of_odd_sizes() {
-        let (page, no) = (4096, Err(Errno(libc::EINVAL)));
-        let words = [0; 2];
-        assert_eq!(check_room(&words, 128 * page, page), Ok(()));
-        assert_eq!(check_room(&words, page, page), Ok(()));
-        assert_eq!(check_room(&words, 129 * page, page), no);
-        assert_eq!(check_room(&words, page + 1, page), no);
-        assert_eq!(check_room(&words, u64::MAX, 1), no);
-        assert_eq!(check_room(&words, page, 0), no);
-        assert_eq!(check_room(&words, 6 * page, 3 * page), no);
-        assert_eq!(check_room(&[], page, page), no);
+    fn a_buffer_lends_no_more_than_it_has_and_nothing_of_no_span() {
+        let mut buffer = BitmapBuffer::new(2).unwrap();
+        let mut words = |start, length| buffer.bitmap(span(start, length)).map(|it| it.len());
+        let no = Err(Errno(libc::EINVAL));
+        assert_eq!(words(PAGE, 128 * PAGE), Ok(2));
+        assert_eq!(words(0u64.wrapping_sub(64 * PAGE), 64 * PAGE), Ok(1));
+        assert_eq!(words(0, 64 * PAGE + 1), Ok(2));
+        assert_eq!(words(0, 129 * PAGE), no);
+        assert_eq!(words(0, 128 * PAGE + 1), no);
+        assert_eq!(words(0, u64::MAX), no);
+        assert_eq!(words(0, 0), no);
+        assert_eq!(words(0u64.wrapping_sub(PAGE), 2 * PAGE), no);
+    }
+
+    #[test]
+    fn a_part_of_a_bitmap_is_no_longer_than_the_whole() {
+        let mut buffer = BitmapBuffer::new(2).unwrap();
+        let mut whole = buffer.bitmap(span(PAGE, 100 * PAGE)).unwrap();
+        whole.first(PAGE).unwrap()[0] = 5;
+        assert_eq!(whole.first(64 * PAGE).unwrap()[..], [5]);
+        assert_eq!(whole.first(65 * PAGE).unwrap().span(), span(PAGE, 65 * PAGE));
+        for length in [0, 101 * PAGE, u64::MAX] {
+            assert!(whole.first(length).is_err(), "{length}");
+        }
+        assert_eq!(whole[..], [5, 0]);
+    }
+
+    #[test]
+    fn the_kernel_gets_whole_pages_only() {
+        let mut buffer = BitmapBuffer::new(2).unwrap();
+        for (start, length, whole) in
+            [(PAGE, PAGE, true), (1, PAGE, false), (PAGE, PAGE + 1, false), (PAGE, 1, false)]
+        {
+            let mut bitmap = buffer.bitmap(span(start, length)).unwrap();
+            assert_eq!(bitmap.address().is_ok(), whole, "{start:#x}, {length:#x}");
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_sets_behind_the_range_stays_in_the_buffer_and_is_gone_the_next_time() {
+        let in_a_page = page_size() as usize * 8;
+        for words in [1, 7, in_a_page / 64 - 1, in_a_page / 64, in_a_page / 64 + 1] {
+            let (before, mut buffer) = (BitmapBuffer::new(1).unwrap(), BitmapBuffer::new(words));
+            let (buffer, after) = (buffer.as_mut().unwrap(), BitmapBuffer::new(1).unwrap());
+            let mut bitmap = buffer.bitmap(span(0, PAGE)).unwrap();
+            // An entry of 1 GiB at the range's only page, as far as the bitmap's pages go.
+            set(&mut bitmap, 0..in_a_page);
+            assert_eq!(bitmap[..], [u64::MAX]);
+            bitmap.fill(0);
+            let whole = buffer.bitmap(span(0, words as u64 * 64 * PAGE)).unwrap();
+            assert!(whole.iter().all(|word| *word == 0), "{words}");
+            assert_eq!((before[0], after[0]), (0, 0));
+        }
+    }
+
+    #[test]
+    fn what_is_set_behind_a_part_stays_in_the_whole() {
+        let mut buffer = BitmapBuffer::new(1).unwrap();
+        let mut bitmap = buffer.bitmap(span(0, 64 * PAGE)).unwrap();
+        set(&mut bitmap.first(PAGE).unwrap(), 0..65);
+        assert_eq!(bitmap[..], [u64::MAX]);
     }
 
     #[test]

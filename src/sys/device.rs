@@ -9,8 +9,9 @@ use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 use vfio_bindings::bindings::vfio;
 
 use super::Errno;
-use super::bitmap::check_room;
+use super::bitmap::Bitmap;
 use super::ioctl::{ioctl, ioctl_without_argument};
+use super::span::Span;
 use super::uapi;
 
 /// A range of I/O virtual addresses. `length` is not zero, and the range does not wrap.
@@ -155,15 +156,12 @@ pub(crate) fn logging_control(
     })
 }
 
-/// The payload that asks for what was logged. Fails where the bitmap is too small.
+/// The payload that asks for what was logged.
 pub(crate) fn logging_report(
-    iova: u64,
-    length: u64,
-    page_size: u64,
-    bitmap: &mut [u64],
+    bitmap: &mut Bitmap<'_>,
 ) -> Result<vfio::vfio_device_feature_dma_logging_report, Errno> {
-    check_room(bitmap, length, page_size)?;
-    let bitmap = bitmap.as_mut_ptr().expose_provenance() as u64;
+    let Span { start: iova, length, page } = bitmap.span();
+    let (page_size, bitmap) = (page.bytes(), bitmap.address()?);
     Ok(vfio::vfio_device_feature_dma_logging_report { iova, length, page_size, bitmap })
 }
 
@@ -187,17 +185,11 @@ pub(crate) fn log_stop(fd: BorrowedFd<'_>) -> Result<(), Errno> {
 }
 
 /// Sets the bits of pages that were written to.
-pub(crate) fn log_report(
-    fd: BorrowedFd<'_>,
-    iova: u64,
-    length: u64,
-    page_size: u64,
-    bitmap: &mut [u64],
-) -> Result<(), Errno> {
-    let report = logging_report(iova, length, page_size, bitmap)?;
+pub(crate) fn log_report(fd: BorrowedFd<'_>, bitmap: &mut Bitmap<'_>) -> Result<(), Errno> {
+    let report = logging_report(bitmap)?;
     let flags = uapi::FEATURE_GET | uapi::FEATURE_DMA_LOGGING_REPORT;
-    // SAFETY: the feature's own structure; the kernel writes a bit for each page of the range, and
-    // `bitmap` has them, exclusively, for as long as the call lasts.
+    // SAFETY: the feature's own structure; the kernel sets bits in the pages that the bitmap of the
+    // range is in, which a `Bitmap` has, exclusively, for as long as the call lasts.
     unsafe { call(fd, flags, size_of_val(&report), report) }.map(drop)
 }
 

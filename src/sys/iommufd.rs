@@ -4,7 +4,7 @@
 use std::os::fd::BorrowedFd;
 
 use super::Errno;
-use super::bitmap::check_room;
+use super::bitmap::Bitmap;
 use super::ioctl::ioctl;
 use super::uapi;
 
@@ -69,30 +69,26 @@ pub(crate) fn set_tracking(fd: BorrowedFd<'_>, hwpt: u32, enable: bool) -> Resul
     unsafe { ioctl(fd, uapi::IOMMU_HWPT_SET_DIRTY_TRACKING, &mut arg) }
 }
 
-/// Sets the bits of pages that were written to; unless `keep`, forgets them. `EINVAL` where the
-/// bitmap is too small for the range.
+/// Sets the bits of pages that were written to; unless `keep`, forgets them.
 pub(crate) fn get_bitmap(
     fd: BorrowedFd<'_>,
     hwpt: u32,
-    iova: u64,
-    length: u64,
-    page_size: u64,
     keep: bool,
-    bitmap: &mut [u64],
+    bitmap: &mut Bitmap<'_>,
 ) -> Result<(), Errno> {
-    check_room(bitmap, length, page_size)?;
+    let (span, address) = (bitmap.span(), bitmap.address()?);
     let mut arg = GetDirtyBitmap {
         size: size::<GetDirtyBitmap>(),
         hwpt,
         flags: if keep { uapi::IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR } else { 0 },
         reserved: 0,
-        iova,
-        length,
-        page_size,
-        address: bitmap.as_mut_ptr().expose_provenance() as u64,
+        iova: span.start,
+        length: span.length,
+        page_size: span.page.bytes(),
+        address,
     };
-    // SAFETY: the request's own structure; the kernel sets bits of the range's pages, and `bitmap`
-    // has them, exclusively, for as long as the call lasts.
+    // SAFETY: the request's own structure; the kernel sets bits in the pages that the bitmap of the
+    // range is in, which a `Bitmap` has, exclusively, for as long as the call lasts.
     unsafe { ioctl(fd, uapi::IOMMU_HWPT_GET_DIRTY_BITMAP, &mut arg) }
 }
 

@@ -19,11 +19,12 @@ pub(crate) mod iommufd;
 mod process;
 mod reserve;
 mod retry;
+mod span;
 mod system;
 pub(crate) mod type1;
 pub mod uapi;
 
-pub use bitmap::BitmapBuffer;
+pub use bitmap::{Bitmap, BitmapBuffer};
 pub(crate) use bits::{count, drain};
 pub use device::IovaRange;
 pub use errno::Errno;
@@ -32,6 +33,7 @@ pub(crate) use process::{PerProcess, Process};
 pub use reserve::Reserve;
 pub(crate) use reserve::{Room, admits_call as reserve_admits_call, may_fail, reserve_room};
 pub(crate) use retry::{INTERRUPTED, Stuck, uninterrupted};
+pub use span::{PageSize, Span};
 #[cfg(feature = "env-logger")]
 pub(crate) use system::write_to_stderr;
 pub(crate) use system::{current_thread_token, kernel_release, page_size, random_bytes};

@@ -5,26 +5,25 @@
 use std::os::fd::BorrowedFd;
 
 use super::Errno;
-use super::bitmap::check_room;
+use super::bitmap::Bitmap;
 use super::ioctl::{ioctl, pair};
+use super::span::Span;
 use super::uapi;
 
 /// `struct vfio_bitmap`.
 #[repr(C)]
-struct Bitmap {
+struct Place {
     page_size: u64,
     bytes: u64,
     address: u64,
 }
 
-impl Bitmap {
+impl Place {
     /// A container's bitmap is a multiple of 8 bytes and exactly as long as the range needs: the
     /// kernel has a limit, and compares.
-    fn new(length: u64, page_size: u64, bitmap: &mut [u64]) -> Result<Bitmap, Errno> {
-        check_room(bitmap, length, page_size)?;
-        let words = length.checked_div(page_size).unwrap_or(0).div_ceil(64);
-        let address = bitmap.as_mut_ptr().expose_provenance() as u64;
-        Ok(Bitmap { page_size, bytes: words.saturating_mul(8), address })
+    fn of(bitmap: &mut Bitmap<'_>) -> Result<Place, Errno> {
+        let (page_size, bytes) = (bitmap.span().page.bytes(), size_of_val(&**bitmap) as u64);
+        Ok(Place { page_size, bytes, address: bitmap.address()? })
     }
 }
 
@@ -41,7 +40,7 @@ struct GetBitmap {
     head: DirtyPages,
     iova: u64,
     length: u64,
-    bitmap: Bitmap,
+    bitmap: Place,
 }
 
 /// `struct vfio_iommu_type1_dma_unmap`.
@@ -51,7 +50,7 @@ struct Unmap {
     flags: u32,
     iova: u64,
     length: u64,
-    bitmap: Bitmap,
+    bitmap: Place,
 }
 
 const _: () = assert!(size_of::<GetBitmap>() == 48 && size_of::<Unmap>() == 48);
@@ -83,35 +82,22 @@ fn switch(fd: BorrowedFd<'_>, flags: u32) -> Result<(), Errno> {
     unsafe { ioctl(fd, uapi::VFIO_IOMMU_DIRTY_PAGES, &mut arg) }
 }
 
-/// Writes the bits of a range. `EINVAL` where the bitmap is too small for it.
-pub(crate) fn get_bitmap(
-    fd: BorrowedFd<'_>,
-    iova: u64,
-    length: u64,
-    page_size: u64,
-    bitmap: &mut [u64],
-) -> Result<(), Errno> {
+/// Writes the bits of a range.
+pub(crate) fn get_bitmap(fd: BorrowedFd<'_>, bitmap: &mut Bitmap<'_>) -> Result<(), Errno> {
     let head =
         DirtyPages { argsz: size_of::<GetBitmap>() as u32, flags: uapi::DIRTY_PAGES_GET_BITMAP };
-    let bitmap = Bitmap::new(length, page_size, bitmap)?;
-    let mut arg = GetBitmap { head, iova, length, bitmap };
+    let Span { start: iova, length, .. } = bitmap.span();
+    let mut arg = GetBitmap { head, iova, length, bitmap: Place::of(bitmap)? };
     // SAFETY: the request's own structure; the kernel writes to the bitmap, within its size, which
-    // the slice has, exclusively, for as long as the call lasts.
+    // a `Bitmap` has, exclusively, for as long as the call lasts.
     unsafe { ioctl(fd, uapi::VFIO_IOMMU_DIRTY_PAGES, &mut arg) }
 }
 
-/// Unmaps a range and writes its bits; returns how many bytes were mapped. `EINVAL` where the bitmap
-/// is too small.
-pub(crate) fn unmap(
-    fd: BorrowedFd<'_>,
-    iova: u64,
-    length: u64,
-    page_size: u64,
-    bitmap: &mut [u64],
-) -> Result<u64, Errno> {
+/// Unmaps a range and writes its bits; returns how many bytes were mapped.
+pub(crate) fn unmap(fd: BorrowedFd<'_>, bitmap: &mut Bitmap<'_>) -> Result<u64, Errno> {
     let (argsz, flags) = (size_of::<Unmap>() as u32, uapi::UNMAP_GET_DIRTY_BITMAP);
-    let bitmap = Bitmap::new(length, page_size, bitmap)?;
-    let mut arg = Unmap { argsz, flags, iova, length, bitmap };
+    let Span { start: iova, length, .. } = bitmap.span();
+    let mut arg = Unmap { argsz, flags, iova, length, bitmap: Place::of(bitmap)? };
     // SAFETY: as for `get_bitmap`. What is unmapped is memory of devices, not of this process.
     unsafe { ioctl(fd, uapi::VFIO_IOMMU_UNMAP_DMA, &mut arg) }?;
     Ok(arg.length)

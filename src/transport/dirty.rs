@@ -4,7 +4,7 @@
 //! worth.
 
 use crate::error::Errno;
-pub use crate::sys::IovaRange;
+use crate::sys::{Bitmap, IovaRange};
 
 /// A device that logs its own writes: `VFIO_DEVICE_FEATURE_DMA_LOGGING_*`.
 pub trait DmaLog: Send {
@@ -14,15 +14,9 @@ pub trait DmaLog: Send {
     /// Stops.
     fn stop(&mut self) -> Result<(), Errno>;
 
-    /// Sets the bits of pages that were written to since the last report, and forgets them. Bit 0
-    /// is the page at `iova`.
-    fn report(
-        &mut self,
-        iova: u64,
-        length: u64,
-        page_size: u64,
-        bitmap: &mut [u64],
-    ) -> Result<(), Errno>;
+    /// Sets the bits of pages in the bitmap's span that were written to since the last report, and
+    /// forgets them.
+    fn report(&mut self, bitmap: &mut Bitmap<'_>) -> Result<(), Errno>;
 }
 
 /// What a type1 container says about its dirty tracking.
@@ -50,22 +44,11 @@ pub trait Type1: Send {
 
     /// Writes the bits of pages that are pinned or were written to. Overwrites whole words; leaves
     /// words alone in which no mapping has pages.
-    fn bitmap(
-        &mut self,
-        iova: u64,
-        length: u64,
-        page_size: u64,
-        bitmap: &mut [u64],
-    ) -> Result<(), Errno>;
+    fn bitmap(&mut self, bitmap: &mut Bitmap<'_>) -> Result<(), Errno>;
 
-    /// Unmaps, and reports what was dirty there; returns how many bytes were unmapped.
-    fn unmap(
-        &mut self,
-        iova: u64,
-        length: u64,
-        page_size: u64,
-        bitmap: &mut [u64],
-    ) -> Result<u64, Errno>;
+    /// Unmaps the bitmap's span, and reports what was dirty there; returns how many bytes were
+    /// unmapped.
+    fn unmap(&mut self, bitmap: &mut Bitmap<'_>) -> Result<u64, Errno>;
 }
 
 /// A page table of an iommufd with dirty tracking (`IOMMU_HWPT_ALLOC_DIRTY_TRACKING`).
@@ -77,14 +60,7 @@ pub trait Hwpt: Send {
     fn set_tracking(&mut self, enable: bool) -> Result<(), Errno>;
 
     /// Sets the bits of pages that were written to and, unless `keep`, forgets them.
-    fn bitmap(
-        &mut self,
-        iova: u64,
-        length: u64,
-        page_size: u64,
-        keep: bool,
-        bitmap: &mut [u64],
-    ) -> Result<(), Errno>;
+    fn bitmap(&mut self, keep: bool, bitmap: &mut Bitmap<'_>) -> Result<(), Errno>;
 
     /// The address space that it belongs to, if that is known.
     fn ioas(&self) -> Option<u32> {

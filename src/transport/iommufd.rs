@@ -8,7 +8,7 @@ use once_cell::race::OnceBool;
 
 use super::dirty::Hwpt;
 use crate::error::Errno;
-use crate::sys::{iommufd, kernel_release};
+use crate::sys::{Bitmap, iommufd, kernel_release};
 
 /// A page table of an iommufd whose fd the VMM lends.
 pub struct KernelHwpt {
@@ -73,15 +73,8 @@ impl Hwpt for KernelHwpt {
         iommufd::set_tracking(self.fd(), self.hwpt, enable)
     }
 
-    fn bitmap(
-        &mut self,
-        iova: u64,
-        length: u64,
-        page_size: u64,
-        keep: bool,
-        bitmap: &mut [u64],
-    ) -> Result<(), Errno> {
-        iommufd::get_bitmap(self.fd(), self.hwpt, iova, length, page_size, keep, bitmap)
+    fn bitmap(&mut self, keep: bool, bitmap: &mut Bitmap<'_>) -> Result<(), Errno> {
+        iommufd::get_bitmap(self.fd(), self.hwpt, keep, bitmap)
     }
 
     fn ioas(&self) -> Option<u32> {

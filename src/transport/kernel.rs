@@ -12,7 +12,7 @@ use super::{
     DataFd, DeviceFlags, DeviceInfo, Direction, DmaLog, IovaRange, PrecopyInfo, Transport,
 };
 use crate::error::Errno;
-use crate::sys::{device, fd};
+use crate::sys::{Bitmap, device, fd};
 
 /// A device behind a VFIO device fd, from a group or from a cdev.
 ///
@@ -46,14 +46,8 @@ impl DmaLog for KernelLog {
         device::log_stop(self.0.as_fd())
     }
 
-    fn report(
-        &mut self,
-        iova: u64,
-        length: u64,
-        page_size: u64,
-        bitmap: &mut [u64],
-    ) -> Result<(), Errno> {
-        device::log_report(self.0.as_fd(), iova, length, page_size, bitmap)
+    fn report(&mut self, bitmap: &mut Bitmap<'_>) -> Result<(), Errno> {
+        device::log_report(self.0.as_fd(), bitmap)
     }
 }
 

@@ -16,7 +16,7 @@ mod type1;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use dirty::{DmaLog, Hwpt, IovaRange, Type1, Type1Info};
+pub use dirty::{DmaLog, Hwpt, Type1, Type1Info};
 pub use iommufd::KernelHwpt;
 pub use kernel::KernelTransport;
 pub use ops::OpsTransport;
@@ -28,7 +28,7 @@ pub use type1::KernelType1;
 use crate::error::Errno;
 use crate::flags::flags;
 use crate::identity::Identity;
-pub use crate::sys::Direction;
+pub use crate::sys::{Bitmap, BitmapBuffer, Direction, IovaRange, PageSize, Span};
 use crate::sys::{device, uapi};
 
 /// A data stream of a device, as the driver or a callback has named it. For the kernel it is a file

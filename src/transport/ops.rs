@@ -14,7 +14,7 @@ use super::table::{vfiomig_device_ops, vfiomig_identity, vfiomig_precopy_info};
 use super::{DataFd, DeviceInfo, Direction, DmaLog, IovaRange, PrecopyInfo, Transport};
 use crate::error::Errno;
 use crate::identity::Identity;
-use crate::sys::{INTERRUPTED, Process, device, fd, uapi, uninterrupted};
+use crate::sys::{Bitmap, INTERRUPTED, Process, device, fd, uapi, uninterrupted};
 
 /// A device behind a [`vfiomig_device_ops`] table.
 pub struct OpsTransport {
@@ -35,9 +35,10 @@ impl OpsTransport {
     /// # Safety
     /// Whoever brings the table promises, until `release` has been called:
     /// 1. Its callbacks may be called with `opaque`, on any thread, one at a time.
-    /// 2. Each keeps to the memory that it is given: to `len` bytes, to the structure, and with the
-    ///    features that start DMA logging and report it to what the payload's address leads to. What
-    ///    is there for reading is not written to.
+    /// 2. Each keeps to the memory that it is given: to `len` bytes, to the structure, with the
+    ///    feature that starts DMA logging to the ranges at the payload's address, and with the one
+    ///    that reports to the bitmap there and to the rest of its last page. What is there for reading
+    ///    is not written to.
     /// 3. Where `data_close` is NULL, the data_fd that `feature` returns is a file descriptor, and the
     ///    library's from then on. Where another callback of a stream is NULL it is one too, and open
     ///    until `data_close` is called. What `data_poll_fd` returns is open as long as the stream.
@@ -150,17 +151,11 @@ impl DmaLog for OpsTransport {
         self.feature(uapi::FEATURE_SET | uapi::FEATURE_DMA_LOGGING_STOP, &mut [])
     }
 
-    fn report(
-        &mut self,
-        iova: u64,
-        length: u64,
-        page_size: u64,
-        bitmap: &mut [u64],
-    ) -> Result<(), Errno> {
-        let mut report = device::logging_report(iova, length, page_size, bitmap)?;
+    fn report(&mut self, bitmap: &mut Bitmap<'_>) -> Result<(), Errno> {
+        let mut report = device::logging_report(bitmap)?;
         let flags = uapi::FEATURE_GET | uapi::FEATURE_DMA_LOGGING_REPORT;
-        // SAFETY: the feature's own structure; `bitmap` has a bit for each page of the range, is
-        // exclusive, and lives for the call.
+        // SAFETY: the feature's own structure; a `Bitmap` has the pages that the bitmap of the range
+        // is in, exclusively, and lives for the call.
         unsafe { self.call_feature(flags, (&raw mut report).cast(), size_of_val(&report)) }
     }
 }
@@ -301,6 +296,8 @@ mod tests {
     use std::os::fd::{AsRawFd, IntoRawFd};
     use std::ptr::with_exposed_provenance_mut;
 
+    use crate::sys::{BitmapBuffer, PageSize, Span};
+
     /// A device that notes what it is asked, and names the stream that it is told to.
     #[derive(Default)]
     struct Device {
@@ -323,11 +320,12 @@ mod tests {
             unsafe { data.cast::<i32>().add(1).write(names) };
         }
         if flags & uapi::FEATURE_MASK == uapi::FEATURE_DMA_LOGGING_REPORT && len == 32 {
-            // SAFETY: the payload of a report: the fourth word is the address of a bitmap, which
-            // has a bit for the page.
+            // SAFETY: the payload of a report: the fourth word is the address of a bitmap, whose
+            // page is written to, as far as it goes.
             unsafe {
                 let address = data.cast::<u64>().add(3).read() as usize;
-                with_exposed_provenance_mut::<u64>(address).write(1);
+                let bitmap = with_exposed_provenance_mut::<u64>(address);
+                (0..4096 / 8).for_each(|word| bitmap.add(word).write(u64::MAX));
             }
         }
         0
@@ -370,6 +368,12 @@ mod tests {
         unsafe { OpsTransport::new(ops, std::ptr::from_mut(device).cast()) }
     }
 
+    /// So many pages.
+    fn span(pages: u64) -> Span {
+        let page = PageSize::new(4096).unwrap();
+        Span { start: 0, length: pages * page.bytes(), page }
+    }
+
     const SET_STATE: u32 = uapi::FEATURE_SET | uapi::FEATURE_MIG_DEVICE_STATE;
 
     #[test]
@@ -382,11 +386,11 @@ mod tests {
             let refused = transport.feature(flags, &mut [0xff; 32]);
             assert_eq!(refused, Err(Errno(libc::EINVAL)), "{flags:#x}");
         }
-        let mut bitmap = [0];
+        let mut buffer = BitmapBuffer::new(1).unwrap();
+        let mut bitmap = buffer.bitmap(span(1)).unwrap();
         let log = transport.dma_log_in_turn().unwrap();
-        assert_eq!(log.report(0, 65 * 4096, 4096, &mut bitmap), Err(Errno(libc::EINVAL)));
-        assert_eq!(log.report(0, 4096, 4096, &mut bitmap), Ok(()));
-        assert_eq!(bitmap, [1]);
+        assert_eq!(log.report(&mut bitmap), Ok(()));
+        assert_eq!(bitmap[..], [u64::MAX]);
         assert_eq!(log.start(4096, &[IovaRange { iova: 0, length: 4096 }]), Ok(4096));
         drop(transport);
         assert_eq!(device.asked, [report, start]);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::dirty::{Type1, Type1Info};
 use crate::alloc;
 use crate::error::Errno;
-use crate::sys::{type1, uapi};
+use crate::sys::{Bitmap, type1, uapi};
 
 /// A container's fd, lent by the VMM.
 pub struct KernelType1 {
@@ -79,24 +79,12 @@ impl Type1 for KernelType1 {
         type1::stop(self.fd())
     }
 
-    fn bitmap(
-        &mut self,
-        iova: u64,
-        length: u64,
-        page_size: u64,
-        bitmap: &mut [u64],
-    ) -> Result<(), Errno> {
-        type1::get_bitmap(self.fd(), iova, length, page_size, bitmap)
+    fn bitmap(&mut self, bitmap: &mut Bitmap<'_>) -> Result<(), Errno> {
+        type1::get_bitmap(self.fd(), bitmap)
     }
 
-    fn unmap(
-        &mut self,
-        iova: u64,
-        length: u64,
-        page_size: u64,
-        bitmap: &mut [u64],
-    ) -> Result<u64, Errno> {
-        type1::unmap(self.fd(), iova, length, page_size, bitmap)
+    fn unmap(&mut self, bitmap: &mut Bitmap<'_>) -> Result<u64, Errno> {
+        type1::unmap(self.fd(), bitmap)
     }
 }
 

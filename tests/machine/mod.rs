@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use vfiomig::dirty::{CustomTracker, Health, Mapping, Memory, Place, Writer};
 use vfiomig::error::Errno;
-use vfiomig::transport::{DmaLog, Hwpt, IovaRange, Type1, Type1Info};
+use vfiomig::transport::{Bitmap, DmaLog, Hwpt, IovaRange, Span, Type1, Type1Info};
 
 /// Numbers that look random and are the same every time: splitmix64.
 pub struct Rng(pub u64);
@@ -826,13 +826,9 @@ impl DmaLog for FakeLog {
         result
     }
 
-    fn report(
-        &mut self,
-        iova: u64,
-        length: u64,
-        page_size: u64,
-        words: &mut [u64],
-    ) -> Result<(), Errno> {
+    fn report(&mut self, words: &mut Bitmap<'_>) -> Result<(), Errno> {
+        let Span { start: iova, length, page } = words.span();
+        let page_size = page.bytes();
         let mut w = lock(&self.0);
         let w = &mut *w;
         w.tick();
@@ -919,14 +915,9 @@ impl Hwpt for FakeTable {
         Ok(())
     }
 
-    fn bitmap(
-        &mut self,
-        iova: u64,
-        length: u64,
-        page_size: u64,
-        keep: bool,
-        words: &mut [u64],
-    ) -> Result<(), Errno> {
+    fn bitmap(&mut self, keep: bool, words: &mut Bitmap<'_>) -> Result<(), Errno> {
+        let Span { start: iova, length, page } = words.span();
+        let page_size = page.bytes();
         let mut w = lock(&self.0);
         let w = &mut *w;
         w.tick();
@@ -1138,13 +1129,9 @@ impl Type1 for FakeContainer {
         Ok(())
     }
 
-    fn bitmap(
-        &mut self,
-        iova: u64,
-        length: u64,
-        page_size: u64,
-        words: &mut [u64],
-    ) -> Result<(), Errno> {
+    fn bitmap(&mut self, words: &mut Bitmap<'_>) -> Result<(), Errno> {
+        let Span { start: iova, length, page } = words.span();
+        let page_size = page.bytes();
         let mut w = lock(&self.0);
         let w = &mut *w;
         w.tick();
@@ -1167,13 +1154,9 @@ impl Type1 for FakeContainer {
         Ok(())
     }
 
-    fn unmap(
-        &mut self,
-        iova: u64,
-        length: u64,
-        page_size: u64,
-        words: &mut [u64],
-    ) -> Result<u64, Errno> {
+    fn unmap(&mut self, words: &mut Bitmap<'_>) -> Result<u64, Errno> {
+        let Span { start: iova, length, page } = words.span();
+        let page_size = page.bytes();
         let mut w = lock(&self.0);
         let w = &mut *w;
         w.tick();
@@ -1233,13 +1216,9 @@ impl CustomTracker for FakeOwn {
         Ok(())
     }
 
-    fn sync(
-        &mut self,
-        iova: u64,
-        length: u64,
-        page_size: u64,
-        words: &mut [u64],
-    ) -> Result<(), Errno> {
+    fn sync(&mut self, words: &mut Bitmap<'_>) -> Result<(), Errno> {
+        let Span { start: iova, length, page } = words.span();
+        let page_size = page.bytes();
         let mut w = lock(&self.0);
         let w = &mut *w;
         w.tick();

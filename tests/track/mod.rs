@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use vfiomig::dirty::{CustomTracker, Health, Mapping, Memory, Tracking, TrackingOptions, Writer};
 use vfiomig::error::Errno;
-use vfiomig::transport::{DmaLog, IovaRange};
+use vfiomig::transport::{Bitmap, DmaLog, IovaRange, Span};
 
 pub const PAGE: u64 = 4096;
 
@@ -55,7 +55,8 @@ where
         Ok(())
     }
 
-    fn sync(&mut self, iova: u64, length: u64, _: u64, words: &mut [u64]) -> Result<(), Errno> {
+    fn sync(&mut self, words: &mut Bitmap<'_>) -> Result<(), Errno> {
+        let Span { start: iova, length, .. } = words.span();
         (self.sync)(iova, length, words)
     }
 }
@@ -120,7 +121,8 @@ impl DmaLog for Logged {
         Ok(())
     }
 
-    fn report(&mut self, iova: u64, length: u64, _: u64, words: &mut [u64]) -> Result<(), Errno> {
+    fn report(&mut self, words: &mut Bitmap<'_>) -> Result<(), Errno> {
+        let Span { start: iova, length, .. } = words.span();
         let mut device = self.get();
         device.reports += 1;
         let found: Vec<u64> = device.dirty.range(iova..=iova + (length - 1)).copied().collect();

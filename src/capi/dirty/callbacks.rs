@@ -8,6 +8,7 @@ use crate::capi::callbacks::{Opaque, status};
 use crate::capi::sized::read_in;
 use crate::dirty::{CustomTracker, Mapping, Memory, Place};
 use crate::error::{Code, Errno, Error, Result, err};
+use crate::transport::{Bitmap, Span};
 
 /// A VMM's memory behind a table of callbacks.
 pub(super) struct MemoryOps {
@@ -170,14 +171,10 @@ impl CustomTracker for TrackerOps {
         self.ops.stop.map_or(Ok(()), |stop| status(unsafe { stop(self.opaque.get()) }))
     }
 
-    fn sync(
-        &mut self,
-        iova: u64,
-        length: u64,
-        page_size: u64,
-        bitmap: &mut [u64],
-    ) -> std::result::Result<(), Errno> {
+    fn sync(&mut self, bitmap: &mut Bitmap<'_>) -> std::result::Result<(), Errno> {
         let sync = self.ops.sync.ok_or(Errno(libc::EOPNOTSUPP))?;
+        let Span { start: iova, length, page } = bitmap.span();
+        let page_size = page.bytes();
         let (words, num) = (bitmap.as_mut_ptr(), bitmap.len());
         // SAFETY: the callback's contract; the bitmap is valid for writes.
         status(unsafe { sync(self.opaque.get(), iova, length, page_size, words, num) })

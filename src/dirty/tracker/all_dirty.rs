@@ -11,6 +11,7 @@ use crate::dirty::bitmap::PageSize;
 use crate::dirty::map::Map;
 use crate::dirty::ranges::{self, EVERYWHERE};
 use crate::error::Result;
+use crate::transport::Bitmap;
 
 pub(in crate::dirty) struct AllDirty {
     page: PageSize,
@@ -41,7 +42,7 @@ impl Tracker for AllDirty {
         Ok(())
     }
 
-    fn read(&mut self, _iova: u64, _length: u64, _keep: bool, _words: &mut [u64]) -> Result<()> {
+    fn read(&mut self, _keep: bool, _bitmap: &mut Bitmap<'_>) -> Result<()> {
         Ok(())
     }
 

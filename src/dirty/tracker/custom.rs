@@ -5,6 +5,7 @@ use super::{Tracker, TrackerKind, refused};
 use crate::dirty::bitmap::PageSize;
 use crate::dirty::map::Map;
 use crate::error::{Errno, Error, Result, err};
+use crate::transport::Bitmap;
 
 /// A tracker of the VMM's own: a vfio-user server's log, or whatever else it has.
 pub trait CustomTracker: Send {
@@ -17,16 +18,10 @@ pub trait CustomTracker: Send {
     /// Stops.
     fn stop(&mut self) -> std::result::Result<(), Errno>;
 
-    /// Sets the bits of pages that were written to since the last time, and forgets them. Bit 0 is
-    /// the page at `iova`; the bitmap comes zeroed. Range and page size are multiples of
-    /// [`CustomTracker::page_size`] and may reach over the ends of mappings.
-    fn sync(
-        &mut self,
-        iova: u64,
-        length: u64,
-        page_size: u64,
-        bitmap: &mut [u64],
-    ) -> std::result::Result<(), Errno>;
+    /// Sets the bits of pages in the bitmap's span that were written to since the last time, and
+    /// forgets them. The bitmap comes zeroed. Its pages are of [`CustomTracker::page_size`] bytes,
+    /// and its span may reach over the ends of mappings.
+    fn sync(&mut self, bitmap: &mut Bitmap<'_>) -> std::result::Result<(), Errno>;
 }
 
 pub(in crate::dirty) struct Custom {
@@ -72,11 +67,11 @@ impl Tracker for Custom {
         self.tracker.stop().map_err(|errno| callback("stop", errno))
     }
 
-    fn read(&mut self, iova: u64, length: u64, _keep: bool, words: &mut [u64]) -> Result<()> {
+    fn read(&mut self, _keep: bool, bitmap: &mut Bitmap<'_>) -> Result<()> {
         self.calls += 1;
         self.tracker
-            .sync(iova, length, self.page.bytes(), words)
-            .map_err(|errno| callback(&format!("read {iova:#x}, {length:#x} bytes"), errno))
+            .sync(bitmap)
+            .map_err(|errno| callback(&format!("read {}", bitmap.span()), errno))
     }
 
     fn calls(&self) -> u64 {

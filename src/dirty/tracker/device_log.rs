@@ -8,13 +8,13 @@ use rangemap::RangeInclusiveSet;
 use super::coverage::{missing, wanted};
 use super::fit::{self, Verdict};
 use super::{Doubtful, Extent, Tracker, TrackerKind, refused};
-use crate::dirty::bitmap::{self, PageSize};
+use crate::dirty::bitmap::{self, PageSize, Span};
 use crate::dirty::buffers::Scratch;
 use crate::dirty::map::Map;
 use crate::dirty::ranges::{self, EVERYWHERE};
 use crate::error::{Errno, Result, err};
 use crate::sys::BitmapBuffer;
-use crate::transport::DmaLog;
+use crate::transport::{Bitmap, DmaLog};
 
 /// The kernel takes no smaller pages.
 const MIN_LOG_PAGE: u64 = 4096;
@@ -196,20 +196,19 @@ impl DeviceLog {
     }
 
     fn try_report_of(&mut self, range: RangeInclusive<u64>) -> std::result::Result<(), Errno> {
-        let (first, page) = (*range.start(), self.page);
-        let length = range.end() - first + 1;
-        let bits = length >> page.shift();
-        let mut words =
+        let span = Span::of(&range, self.page);
+        let (page, bits) = (self.page, span.bits());
+        let mut buffer =
             BitmapBuffer::new(bitmap::words_for(bits)).map_err(|_| Errno(libc::ENOMEM))?;
+        let mut words = buffer.bitmap(span)?;
         self.calls += 1;
-        self.log.report(first, length, page.bytes(), &mut words)?;
-        bitmap::cut(&mut words, bits);
+        self.log.report(&mut words)?;
         for (n, (at, len)) in bitmap::runs(&words, 0..bits).enumerate() {
             if n == MAX_HELD {
                 self.held.insert(range);
                 break;
             }
-            let start = first + (at << page.shift());
+            let start = span.start + (at << page.shift());
             self.held.insert(start..=start + ((len << page.shift()) - 1));
         }
         Ok(())
@@ -272,39 +271,37 @@ impl Tracker for DeviceLog {
         Ok(())
     }
 
-    fn read(&mut self, iova: u64, length: u64, _keep: bool, words: &mut [u64]) -> Result<()> {
-        let last = iova.saturating_add(length - 1);
-        let asked = iova..=last;
+    fn read(&mut self, _keep: bool, bitmap: &mut Bitmap<'_>) -> Result<()> {
+        let asked = bitmap.span().range();
+        let (iova, last) = (*asked.start(), *asked.end());
         let DeviceLog { log, page, logged, spare, calls, failed, .. } = self;
         *failed = None;
-        let mut report = |first: u64, length: u64, words: &mut [u64]| {
+        let mut report = |bitmap: &mut Bitmap<'_>| {
             *calls += 1;
-            log.report(first, length, page.bytes(), words).map_err(|errno| {
+            log.report(bitmap).map_err(|errno| {
                 *failed = Some(errno);
-                let what = "the device's log of";
-                refused(&format!("{what} {first:#x}, {length:#x} bytes, is unreadable"), errno)
+                refused(&format!("the device's log of {}, is unreadable", bitmap.span()), errno)
             })
         };
         for range in logged.overlapping(&asked) {
             let (first, end) = (*range.start().max(&iova), *range.end().min(&last));
-            let part = (end - first).saturating_add(1);
-            let bits = part >> page.shift();
+            let part = Span::of(&(first..=end), *page);
             if first == iova {
-                report(first, part, words)?;
-                bitmap::cut(words, bits);
+                report(&mut bitmap.first(part.length).map_err(|_| bitmap::no_room(part))?)?;
+                bitmap::cut(bitmap, part.bits());
                 continue;
             }
             // Its bits begin within a word.
-            let spare = spare.words(words.len())?;
+            let mut spare = spare.bitmap(part)?;
             spare.fill(0);
-            report(first, part, spare)?;
-            bitmap::or_at(words, (first - iova) >> page.shift(), spare, 0, bits);
+            report(&mut spare)?;
+            bitmap::or_at(bitmap, (first - iova) >> page.shift(), &spare, 0, part.bits());
         }
         if self.held.overlaps(&asked) {
             for held in self.held.overlapping(&asked) {
                 let (first, end) = (*held.start().max(&iova), *held.end().min(&last));
                 let bits = (end - first + 1) >> self.page.shift();
-                bitmap::set(words, (first - iova) >> self.page.shift(), bits);
+                bitmap::set(bitmap, (first - iova) >> self.page.shift(), bits);
             }
             self.held.remove(asked);
         }

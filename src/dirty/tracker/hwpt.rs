@@ -5,7 +5,7 @@ use super::{Extent, Tracker, TrackerKind, refused};
 use crate::dirty::bitmap::PageSize;
 use crate::dirty::map::Map;
 use crate::error::{Errno, Result, err};
-use crate::transport::Hwpt;
+use crate::transport::{Bitmap, Hwpt};
 
 pub(in crate::dirty) struct PageTable {
     hwpt: Box<dyn Hwpt>,
@@ -47,13 +47,10 @@ impl Tracker for PageTable {
             .map_err(|errno| refused("the page table does not stop dirty tracking", errno))
     }
 
-    fn read(&mut self, iova: u64, length: u64, keep: bool, words: &mut [u64]) -> Result<()> {
+    fn read(&mut self, keep: bool, bitmap: &mut Bitmap<'_>) -> Result<()> {
         self.calls += 1;
-        self.hwpt.bitmap(iova, length, self.page.bytes(), keep, words).map_err(|errno| {
-            refused(
-                &format!("the dirty bits of {iova:#x}, {length:#x} bytes, are unreadable"),
-                errno,
-            )
+        self.hwpt.bitmap(keep, bitmap).map_err(|errno| {
+            refused(&format!("the dirty bits of {}, are unreadable", bitmap.span()), errno)
         })
     }
 

@@ -20,6 +20,7 @@ use rangemap::RangeInclusiveSet;
 use super::bitmap::PageSize;
 use super::map::Map;
 use crate::error::{Code, Errno, Error, Result};
+use crate::transport::Bitmap;
 
 /// What tracks a writer, in the order in which they are preferred.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]
@@ -89,9 +90,9 @@ pub(super) trait Tracker: Send {
     /// Stops. After an error it may be tried again.
     fn stop(&mut self) -> Result<()>;
 
-    /// Reads and forgets; with `keep`, where it can, only reads. `words` come zeroed, bit 0 is the
-    /// page at `iova`, and the range is in whole pages.
-    fn read(&mut self, iova: u64, length: u64, keep: bool, words: &mut [u64]) -> Result<()>;
+    /// Reads and forgets; with `keep`, where it can, only reads. The bitmap comes zeroed, and is in
+    /// pages of [`Tracker::page`].
+    fn read(&mut self, keep: bool, bitmap: &mut Bitmap<'_>) -> Result<()>;
 
     /// How many system calls or callbacks it has made.
     fn calls(&self) -> u64;
@@ -160,7 +161,7 @@ pub(super) trait Tracker: Send {
     }
 
     /// Unmaps and reads in one step, in case it can.
-    fn unmap(&mut self, _iova: u64, _length: u64, _words: &mut [u64]) -> Option<Result<()>> {
+    fn unmap(&mut self, _bitmap: &mut Bitmap<'_>) -> Option<Result<()>> {
         None
     }
 }

@@ -5,7 +5,7 @@ use super::{Extent, Tracker, TrackerKind, refused};
 use crate::dirty::bitmap::PageSize;
 use crate::dirty::map::Map;
 use crate::error::{Result, err};
-use crate::transport::Type1;
+use crate::transport::{Bitmap, Type1};
 
 pub(in crate::dirty) struct Container {
     type1: Box<dyn Type1>,
@@ -51,14 +51,14 @@ impl Tracker for Container {
             .map_err(|errno| refused("the container does not stop dirty tracking", errno))
     }
 
-    fn read(&mut self, iova: u64, length: u64, _keep: bool, words: &mut [u64]) -> Result<()> {
+    fn read(&mut self, _keep: bool, bitmap: &mut Bitmap<'_>) -> Result<()> {
         self.calls += 1;
-        self.type1.bitmap(iova, length, self.page.bytes(), words).map_err(|errno| {
+        self.type1.bitmap(bitmap).map_err(|errno| {
             let hint = match errno.0 {
                 libc::EINVAL => "; is it mapped exactly so, in one piece or in several whole ones?",
                 _ => "",
             };
-            let text = format!("the dirty bits of {iova:#x}, {length:#x} bytes, are unreadable");
+            let text = format!("the dirty bits of {}, are unreadable", bitmap.span());
             refused(&text, errno).note(hint)
         })
     }
@@ -71,13 +71,13 @@ impl Tracker for Container {
         Extent::WholeMappings { max_bitmap: self.max_bitmap }
     }
 
-    fn unmap(&mut self, iova: u64, length: u64, words: &mut [u64]) -> Option<Result<()>> {
+    fn unmap(&mut self, bitmap: &mut Bitmap<'_>) -> Option<Result<()>> {
         let mut unmap = || {
             self.calls += 1;
-            let unmapped = self.type1.unmap(iova, length, self.page.bytes(), words);
-            let what = format!("unmapping {iova:#x}, {length:#x} bytes, with its dirty bits");
+            let unmapped = self.type1.unmap(bitmap);
+            let what = format!("unmapping {}, with its dirty bits", bitmap.span());
             let unmapped = unmapped.map_err(|errno| refused(&what, errno))?;
-            if unmapped == length {
+            if unmapped == bitmap.span().length {
                 return Ok(());
             }
             Err(err!(Io, "{what}: only {unmapped:#x} bytes were mapped"))

@@ -14,6 +14,7 @@ use crate::dirty::stats::{WriterStats, elapsed_ns};
 use crate::dirty::tracker::all_dirty::AllDirty;
 use crate::dirty::tracker::{Doubtful, Extent, Tracker, TrackerKind};
 use crate::error::{Error, Result, err};
+use crate::transport::Bitmap;
 
 /// How often a tracker that fails is started again in one reading before it is given up.
 const MAX_RESTARTS: u32 = 3;
@@ -241,21 +242,22 @@ impl SharedTracker {
 
     // --- asking ------------------------------------------------------------------------------------
 
-    /// Its answer for a chunk, in `union`, which is empty: it fills it in itself, where its pages are
-    /// those of the chunk. When this fails, `union` is empty. See [`SharedTracker::add`].
+    /// Its answer for a chunk, which is the span of `union`, which is empty: it fills it in itself,
+    /// where its pages are those of the chunk. When this fails, `union` is empty. See
+    /// [`SharedTracker::add`].
     pub fn fill(
         &mut self,
-        chunk: Span,
         keep: bool,
-        union: &mut [u64],
+        union: &mut Bitmap<'_>,
         scratch: &mut Scratch,
         beyond: impl FnMut(RangeInclusive<u64>),
     ) -> Result<()> {
+        let chunk = union.span();
         if !self.pages().is_some_and(|(own, edges)| own == chunk.page && edges == chunk.page) {
-            return self.add(chunk, keep, union, scratch, beyond);
+            return self.add(keep, union, scratch, beyond);
         }
         let began = Instant::now();
-        let result = self.tracker.read(chunk.start, chunk.length, keep, union);
+        let result = self.tracker.read(keep, union);
         let took = elapsed_ns(began);
         if result.is_err() {
             union.fill(0);
@@ -266,25 +268,24 @@ impl SharedTracker {
         Ok(())
     }
 
-    /// Adds its answer for a chunk to `union`, whose bit 0 is the first page. Ranges beyond the chunk
-    /// that are dirty, too, and forgotten now, go to `beyond`.
+    /// Adds its answer for a chunk to `union`. Ranges beyond the chunk that are dirty, too, and
+    /// forgotten now, go to `beyond`.
     pub fn add(
         &mut self,
-        chunk: Span,
         keep: bool,
-        union: &mut [u64],
+        union: &mut Bitmap<'_>,
         scratch: &mut Scratch,
         mut beyond: impl FnMut(RangeInclusive<u64>),
     ) -> Result<()> {
         let Some((page, edges)) = self.pages() else { return Err(wrong_extent()) };
+        let chunk = union.span();
         let (first, last) = (chunk.start, chunk.last());
         let mask = edges.bytes() - 1;
         let start = first & !mask;
         // Not over 2^64: a page ends there at the most.
         let asked = Span { start, length: ((last | mask) - start).saturating_add(1), page };
-        let words = scratch.words(words_for(asked.bits()))?;
-        let took =
-            self.read_into(words, |tracker, words| tracker.read(start, asked.length, keep, words))?;
+        let words = &mut scratch.bitmap(asked)?;
+        let took = self.read_into(words, |tracker, words| tracker.read(keep, words))?;
         bitmap::cut(words, asked.bits());
         let mut beyond = |bits: Range<u64>| {
             for (at, len) in bitmap::runs(words, bits) {
@@ -332,9 +333,7 @@ impl SharedTracker {
         sum: &mut [u64],
         scratch: &mut Scratch,
     ) -> Result<()> {
-        self.ask_whole(whole, page, sum, scratch, |tracker, length, words| {
-            tracker.read(whole.first, length, keep, words)
-        })
+        self.ask_whole(whole, page, sum, scratch, |tracker, words| tracker.read(keep, words))
     }
 
     /// Unmaps a piece, where it can, and adds what was dirty there likewise.
@@ -345,8 +344,8 @@ impl SharedTracker {
         sum: &mut [u64],
         scratch: &mut Scratch,
     ) -> Result<()> {
-        self.ask_whole(piece, page, sum, scratch, |tracker, length, words| {
-            tracker.unmap(piece.first, length, words).unwrap_or_else(|| Err(wrong_extent()))
+        self.ask_whole(piece, page, sum, scratch, |tracker, words| {
+            tracker.unmap(words).unwrap_or_else(|| Err(wrong_extent()))
         })
     }
 
@@ -356,7 +355,7 @@ impl SharedTracker {
         page: PageSize,
         sum: &mut [u64],
         scratch: &mut Scratch,
-        ask: impl FnOnce(&mut dyn Tracker, u64, &mut [u64]) -> Result<()>,
+        ask: impl FnOnce(&mut dyn Tracker, &mut Bitmap<'_>) -> Result<()>,
     ) -> Result<()> {
         let Extent::WholeMappings { max_bitmap } = self.tracker.extent() else {
             return Err(wrong_extent());
@@ -369,8 +368,8 @@ impl SharedTracker {
         if n as u64 * 8 > most {
             return Err(too_large(whole, n as u64 * 8, most, self.tracker.why_limited()));
         }
-        let words = scratch.words(n)?;
-        let took = self.read_into(words, |tracker, words| ask(tracker, length, words))?;
+        let words = &mut scratch.bitmap(Span { start: whole.first, length, page: own })?;
+        let took = self.read_into(words, ask)?;
         bitmap::cut(words, bits);
         let dirty = if own == page {
             bitmap::drain(words, sum)
@@ -389,8 +388,8 @@ impl SharedTracker {
     /// Lets it fill in words that are zero, and are again where it fails. Returns how long it took.
     fn read_into(
         &mut self,
-        words: &mut [u64],
-        read: impl FnOnce(&mut dyn Tracker, &mut [u64]) -> Result<()>,
+        words: &mut Bitmap<'_>,
+        read: impl FnOnce(&mut dyn Tracker, &mut Bitmap<'_>) -> Result<()>,
     ) -> Result<u64> {
         let began = Instant::now();
         let result = read(self.tracker.as_mut(), words);
@@ -461,6 +460,7 @@ fn wrong_extent() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dirty::buffers::{Buffers, Union};
     use crate::dirty::fake::{Fake, PAGE, map, page};
     use crate::dirty::tracker::custom::Custom;
     use crate::dirty::tracker::hwpt::PageTable;
@@ -475,6 +475,11 @@ mod tests {
         SharedTracker::new(Box::new(PageTable::new(Box::new(fake.clone()), own)), None)
     }
 
+    /// A sum of two words at the most.
+    fn union() -> Union {
+        Buffers::new(16).unwrap().union
+    }
+
     fn chunk(first: u64, n: u64) -> Span {
         Span { start: first * PAGE, length: n * PAGE, page: page() }
     }
@@ -486,15 +491,16 @@ mod tests {
     #[test]
     fn an_answer_in_pages_of_the_chunk_goes_straight_into_the_sum() {
         let fake = Fake::new(1);
-        let (mut tracker, mut scratch, mut union) = (custom(&fake), Scratch::default(), [0; 2]);
+        let (mut tracker, mut scratch, mut union) = (custom(&fake), Scratch::default(), union());
+        let mut union = union.chunk(chunk(8, 63)).unwrap();
         fake.dirty([7, 8, 70, 71]);
-        tracker.fill(chunk(8, 63), false, &mut union, &mut scratch, none).unwrap();
-        assert_eq!((union, scratch.footprint()), ([1 | 1 << 62, 0], 0));
+        tracker.fill(false, &mut union, &mut scratch, none).unwrap();
+        assert_eq!((&union[..], scratch.footprint()), (&[1 | 1 << 62][..], 0));
         // Another one's answer, or another time's, is added.
         fake.dirty([9, 71]);
-        tracker.add(chunk(8, 63), false, &mut union, &mut scratch, none).unwrap();
-        assert_eq!(union, [3 | 1 << 62, 0]);
-        assert!(scratch.words(2).unwrap().iter().all(|word| *word == 0));
+        tracker.add(false, &mut union, &mut scratch, none).unwrap();
+        assert_eq!(union[..], [3 | 1 << 62]);
+        assert!(scratch.bitmap(chunk(0, 128)).unwrap().iter().all(|word| *word == 0));
         let stats = tracker.stats();
         assert_eq!((stats.dirty_bytes, stats.calls), (3 * PAGE, 2));
     }
@@ -503,14 +509,13 @@ mod tests {
     fn larger_pages_that_reach_over_a_chunk_are_told_of() {
         let fake = Fake { page: 4 * PAGE, ..Fake::new(1) };
         let mut tracker = custom(&fake);
-        let (mut scratch, mut union, mut beyond) = (Scratch::default(), [0; 1], Vec::new());
+        let (mut scratch, mut union, mut beyond) = (Scratch::default(), union(), Vec::new());
+        let mut union = union.chunk(chunk(2, 8)).unwrap();
         fake.dirty([1, 9]);
         let pages = |range: RangeInclusive<u64>| (range.start() / PAGE, range.end() / PAGE);
-        tracker
-            .fill(chunk(2, 8), false, &mut union, &mut scratch, |range| beyond.push(pages(range)))
-            .unwrap();
+        tracker.fill(false, &mut union, &mut scratch, |range| beyond.push(pages(range))).unwrap();
         // Pages 0 to 3 and 8 to 11.
-        assert_eq!((union, fake.state().asked[0]), ([0b1100_0011], (0, 12)));
+        assert_eq!((union[0], fake.state().asked[0]), (0b1100_0011, (0, 12)));
         assert_eq!(beyond, [(0, 1), (10, 11)]);
         assert_eq!(tracker.widen(&(2 * PAGE..=10 * PAGE - 1)), 0..=12 * PAGE - 1);
     }
@@ -519,13 +524,14 @@ mod tests {
     fn an_answer_that_fails_leaves_no_bit_behind() {
         let fake = Fake::new(1);
         fake.state().no_read = Some(libc::EIO);
-        let (mut tracker, mut scratch, mut union) = (custom(&fake), Scratch::default(), [0; 1]);
-        assert!(tracker.fill(chunk(0, 8), false, &mut union, &mut scratch, none).is_err());
-        assert!(tracker.add(chunk(0, 8), false, &mut union, &mut scratch, none).is_err());
-        assert_eq!((union, &*scratch.words(1).unwrap()), ([0], &[0][..]));
+        let (mut tracker, mut scratch, mut union) = (custom(&fake), Scratch::default(), union());
+        let mut union = union.chunk(chunk(0, 8)).unwrap();
+        assert!(tracker.fill(false, &mut union, &mut scratch, none).is_err());
+        assert!(tracker.add(false, &mut union, &mut scratch, none).is_err());
+        assert_eq!((union[0], scratch.bitmap(chunk(0, 8)).unwrap()[0]), (0, 0));
         let whole = map(&[(0, 8)]).pieces(&(0..=0)).next().unwrap();
         assert!(table(&fake).add_whole(&whole, page(), false, &mut union, &mut scratch).is_err());
-        assert_eq!((union, &*scratch.words(1).unwrap()), ([0], &[0][..]));
+        assert_eq!((union[0], scratch.bitmap(chunk(0, 8)).unwrap()[0]), (0, 0));
         assert_eq!(tracker.stats().dirty_bytes, 0);
     }
 
@@ -544,9 +550,10 @@ mod tests {
     #[test]
     fn what_is_asked_for_what_it_does_not_answer_is_an_error_and_not_clean() {
         let fake = Fake::new(1);
-        let (mut scratch, mut words) = (Scratch::default(), [0; 1]);
+        let (mut scratch, mut words, mut union) = (Scratch::default(), [0; 1], union());
+        let mut union = union.chunk(chunk(0, 8)).unwrap();
         let whole = map(&[(0, 8)]).writable(&(0..=0)).next().unwrap();
-        let filled = table(&fake).fill(chunk(0, 8), false, &mut words, &mut scratch, none);
+        let filled = table(&fake).fill(false, &mut union, &mut scratch, none);
         let read = custom(&fake).add_whole(&whole, page(), false, &mut words, &mut scratch);
         // A page table is unmapped by the VMM.
         let unmapped = table(&fake).unmap(&whole, page(), &mut words, &mut scratch);

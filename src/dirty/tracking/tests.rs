@@ -9,7 +9,7 @@ use super::*;
 use crate::dirty::CustomTracker;
 use crate::dirty::bitmap;
 use crate::error::Errno;
-use crate::transport::Hwpt;
+use crate::transport::{Bitmap, Hwpt};
 
 const PAGE: u64 = 4096;
 const PAGES: u64 = 64;
@@ -54,7 +54,7 @@ impl CustomTracker for Clean {
         Ok(())
     }
 
-    fn sync(&mut self, _: u64, _: u64, _: u64, _: &mut [u64]) -> std::result::Result<(), Errno> {
+    fn sync(&mut self, _: &mut Bitmap<'_>) -> std::result::Result<(), Errno> {
         Ok(())
     }
 }
@@ -68,14 +68,7 @@ impl Hwpt for Clean {
         Ok(())
     }
 
-    fn bitmap(
-        &mut self,
-        _: u64,
-        _: u64,
-        _: u64,
-        _: bool,
-        _: &mut [u64],
-    ) -> std::result::Result<(), Errno> {
+    fn bitmap(&mut self, _: bool, _: &mut Bitmap<'_>) -> std::result::Result<(), Errno> {
         Ok(())
     }
 

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a bitmap is about: addresses, and how many of them a bit stands for.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+
+/// A power of two, in bytes: what one bit stands for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub struct PageSize(u32);
+
+impl PageSize {
+    /// A page of `bytes` bytes, if that is a power of two.
+    pub fn new(bytes: u64) -> Option<PageSize> {
+        bytes.is_power_of_two().then(|| PageSize(bytes.trailing_zeros()))
+    }
+
+    pub(crate) const GIB: PageSize = PageSize(30);
+
+    /// Its size.
+    pub fn bytes(self) -> u64 {
+        1 << self.0
+    }
+
+    pub(crate) fn shift(self) -> u32 {
+        self.0
+    }
+
+    /// The number of the page that an address is in.
+    pub(crate) fn of(self, address: u64) -> u64 {
+        address >> self.0
+    }
+
+    pub(crate) fn divides(self, n: u64) -> bool {
+        n & (self.bytes() - 1) == 0
+    }
+}
+
+/// Addresses that a bitmap is about: bit 0 is the page at `start`; `start` and `length` are
+/// multiples of the page size.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Span {
+    /// The first address.
+    pub start: u64,
+    /// Length in bytes, not 0.
+    pub length: u64,
+    /// What a bit stands for.
+    pub page: PageSize,
+}
+
+impl Span {
+    /// From a first address to a last one.
+    pub(crate) fn of(range: &RangeInclusive<u64>, page: PageSize) -> Span {
+        Span { start: *range.start(), length: range.end() - range.start() + 1, page }
+    }
+
+    pub(crate) fn bits(self) -> u64 {
+        self.length >> self.page.shift()
+    }
+
+    pub(crate) fn last(self) -> u64 {
+        self.start + (self.length - 1)
+    }
+
+    pub(crate) fn range(self) -> RangeInclusive<u64> {
+        self.start..=self.last()
+    }
+
+    /// How many words it takes to have a bit for each page that has a byte of it. None where it is
+    /// empty, or wraps.
+    pub(super) fn words(self) -> Option<usize> {
+        self.start.checked_add(self.length.checked_sub(1)?)?;
+        usize::try_from(self.length.div_ceil(self.page.bytes()).div_ceil(64)).ok()
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}, {:#x} bytes", self.start, self.length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_has_a_word_for_each_64_pages_and_none_where_it_cannot_be() {
+        let page = PageSize::new(4096).unwrap();
+        let words = |start, length| Span { start, length, page }.words();
+        assert_eq!(words(0, 64 * 4096), Some(1));
+        assert_eq!(words(0, 64 * 4096 + 1), Some(2));
+        assert_eq!(words(4096, 0u64.wrapping_sub(4096)), Some(1 << 46));
+        assert_eq!(words(4096, 0u64.wrapping_sub(4095)), None);
+        assert_eq!(words(4096, 0), None);
+    }
+}
