@@ -21,9 +21,10 @@
  * returned, the library keeps nothing but handles, callbacks and their opaque pointers.
  *
  * Callbacks run on the thread that is inside the library. They must return: no longjmp, no
- * exception, no pthread_exit. In a callback, functions return -EBUSY for handles of the device or
- * tracking object that the callback belongs to, and for any other that a call is using: nothing
- * waits in a callback.
+ * exception, no pthread_exit. They may use what their arguments point to only until they return,
+ * and only for the length that belongs to it. In a callback, functions return -EBUSY for handles of
+ * the device or tracking object that the callback belongs to, and for any other that a call is
+ * using: nothing waits in a callback.
  *
  * Handles belong to the process that made them: after fork() they return -EBADF in the child.
  *

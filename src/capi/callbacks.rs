@@ -13,10 +13,9 @@ pub(super) struct Opaque {
     release: vfiomig_release_fn,
 }
 
-// SAFETY: vfiomig.h says that every callback may be called from any thread, one call at a time per
-// handle, and that several threads may call the log's callback at once.
+// SAFETY: promise 2 of C: any thread may call a callback, and release it.
 unsafe impl Send for Opaque {}
-// SAFETY: as above; only the log's callback is shared.
+// SAFETY: as above; only the log's callback is shared, and may be called on several threads at once.
 unsafe impl Sync for Opaque {}
 
 impl Opaque {

@@ -9,6 +9,26 @@
 //! them knows which objects exist.
 //!
 //! With `sys` and `transport/ops.rs`, this is where `unsafe` is.
+//!
+//! # What C promises
+//!
+//! `vfiomig.h` says it, most of it at its head. Comments at unsafe code name the number, or, for the
+//! first, say what is there: "NULL, or `len` readable bytes".
+//!
+//! 1. A pointer is NULL, or valid for the length that belongs to it: a structure for the size that
+//!    its first member claims, a text up to its NUL. It is valid for what the function does there.
+//!    Meanwhile nobody else changes what the function reads, or uses what it writes.
+//! 2. A callback, NULL or not, may be called with its opaque until it is released, on any thread;
+//!    one at a time per object, but the log's on several threads at once. A release function may be
+//!    called with the opaque, once, on any thread.
+//! 3. A callback uses what it is given pointers to only while it runs, within the length that belongs
+//!    to it, and writes only to what is there to be filled in. `add` is called only while `enumerate`
+//!    runs, on its thread, with the opaque that came with it.
+//! 4. An fd that is lent stays open until the object that it was lent to is freed.
+//! 5. A host address leads to as many bytes as its mapping or place has, to be read, and to be written
+//!    unless the mapping is read-only: as long as it is mapped, or until the call returns in which the
+//!    place was asked for.
+//! 6. The memory that `vfiomig_load_get_space` offers is not used after the next call with its handle.
 
 #![allow(unsafe_code)]
 #![allow(non_camel_case_types)]

@@ -48,8 +48,8 @@ const _: () = assert!(std::mem::offset_of!(Feature<u64>, data) == HEADER);
 unsafe fn call<T>(fd: BorrowedFd<'_>, flags: u32, size: usize, data: T) -> Result<T, Errno> {
     let argsz = HEADER.saturating_add(size.min(size_of::<T>())) as u32;
     let mut arg = Feature { argsz, flags, data };
-    // SAFETY: the kernel keeps to argsz, which is no more than `arg` has. The rest is the promise of
-    // the caller.
+    // SAFETY: the kernel keeps to argsz, which is no more than `arg` has. That it may use what
+    // addresses in `data` lead to, and that any bits are a value of `T`, is the promise of the caller.
     unsafe { ioctl(fd, uapi::VFIO_DEVICE_FEATURE, &mut arg) }?;
     Ok(arg.data)
 }

@@ -18,7 +18,8 @@ pub(super) unsafe fn ioctl<T: ?Sized>(
     arg: &mut T,
 ) -> Result<(), Errno> {
     let arg = std::ptr::from_mut(arg).cast::<libc::c_void>();
-    // SAFETY: `arg` is exclusive; what the kernel does with it is the promise of the caller.
+    // SAFETY: `arg` is exclusive. That the kernel uses nothing but it and what it leads to, and may
+    // do so, is the promise of the caller.
     retry(|| unsafe { libc::ioctl(fd.as_raw_fd(), request as _, arg) as isize }).map(drop)
 }
 
@@ -28,7 +29,7 @@ pub(super) unsafe fn ioctl<T: ?Sized>(
 /// `request` must be one that touches no memory.
 pub(super) unsafe fn ioctl_without_argument(fd: BorrowedFd<'_>, request: u32) -> Result<(), Errno> {
     let none = std::ptr::null_mut::<libc::c_void>();
-    // SAFETY: the promise of the caller.
+    // SAFETY: the caller promised that the request touches no memory.
     retry(|| unsafe { libc::ioctl(fd.as_raw_fd(), request as _, none) as isize }).map(drop)
 }
 

@@ -40,12 +40,12 @@ unsafe fn read_options(options: *const vfiomig_device_options) -> Result<DeviceO
     if options.is_null() {
         return Ok(DeviceOptions::default());
     }
-    // SAFETY: the caller promised a structure of the size that it claims.
+    // SAFETY: promise 1: a structure of the size that it claims.
     let (options, tail) = unsafe { read_in(options, "options") }?;
-    // SAFETY: the caller's promise about the callbacks in it.
+    // SAFETY: promises 2 and 3, about the callback in it.
     let events = unsafe { options.events() };
     tail.check()?;
-    // SAFETY: the caller's promise about the pointers in it.
+    // SAFETY: promise 1, about the pointers in it.
     unsafe { options.to_options(events) }
 }
 
@@ -69,7 +69,7 @@ pub unsafe extern "C" fn vfiomig_device_new_fd(
         if fd < 0 {
             return Err(err!(Inval, "the fd is {fd}"));
         }
-        // SAFETY: vfiomig.h: the fd stays open until the device and all sessions on it are freed.
+        // SAFETY: promise 4: the fd stays open until the device and all sessions on it are freed.
         let fd = unsafe { BorrowedRawFd::new(fd) };
         publish(out, Device::new(KernelTransport::new(fd), options)?, ())
     })
@@ -91,7 +91,8 @@ pub unsafe extern "C" fn vfiomig_device_new_ops(
         // so that whatever they own is released.
         let (ops, options) = unsafe { (read_in(ops, "ops"), read_options(options)) };
         let (ops, tail) = ops?;
-        // SAFETY: vfiomig.h requires of the callbacks in the table what is needed here.
+        // SAFETY: the promises of `OpsTransport::new` are 2 and 3 of C, and what vfiomig.h says of
+        // data_fd beside the table's members.
         let transport = unsafe { OpsTransport::new(ops, opaque) };
         let options = options?;
         tail.check()?;

@@ -119,21 +119,21 @@ impl vfiomig_device_options {
     /// Where events go. The library owns the callback from here on.
     ///
     /// # Safety
-    /// The callbacks are as vfiomig.h describes them.
+    /// Promises 2 and 3 of C, for the callback and its release function.
     pub(super) unsafe fn events(&self) -> Option<EventSink> {
-        // SAFETY: the caller promised that `event_release` can be called with `event_opaque`.
+        // SAFETY: promise 2: `event_release` can be called with `event_opaque`.
         let opaque = unsafe { Opaque::new(self.event_opaque, self.event_release) };
         // Without a function nobody will use the opaque, so it is released at once.
         let call = self.event?;
         Some(EventSink::new(move |event: &Event| {
             let event = vfiomig_event::from(event);
-            // SAFETY: the caller's promise; the event lives during the call.
+            // SAFETY: promises 2 and 3; the event lives during the call.
             unsafe { call(opaque.get(), &raw const event) };
         }))
     }
 
     /// # Safety
-    /// The pointers are NULL, or point to what vfiomig.h says.
+    /// Promise 1 of C, for the text and the bytes that it points to.
     pub(super) unsafe fn to_options(self, events: Option<EventSink>) -> Result<DeviceOptions> {
         if self.flags & !VFIOMIG_DEVICE_DISABLED != 0 || self.reserved != 0 {
             return Err(err!(Inval, "unknown flags in the device options"));
@@ -144,12 +144,12 @@ impl vfiomig_device_options {
         }
         let vendor_data = match len {
             0 => &[],
-            // SAFETY: the caller promised `len` readable bytes.
+            // SAFETY: promise 1: `len` readable bytes.
             len => unsafe { bytes(self.vendor_data, len, "vendor_data") }?,
         };
         Ok(DeviceOptions {
             disabled: self.flags & VFIOMIG_DEVICE_DISABLED != 0,
-            // SAFETY: the caller promised NULL or a NUL-terminated string.
+            // SAFETY: promise 1: NULL or a NUL-terminated string.
             sysfs: unsafe { path(self.sysfs_path) }?,
             vendor_data: alloc::copy(vendor_data, "no memory for vendor_data")?,
             events,

@@ -12,8 +12,31 @@ use crate::transport::{Bitmap, Span};
 
 /// A VMM's memory behind a table of callbacks.
 pub(super) struct MemoryOps {
-    pub ops: vfiomig_memory_ops,
-    pub opaque: Opaque,
+    ops: vfiomig_memory_ops,
+    opaque: Opaque,
+}
+
+impl MemoryOps {
+    /// From here on the library owns the opaque.
+    ///
+    /// # Safety
+    /// Whoever brings the table promises, until `release` has been called:
+    /// 1. Its callbacks may be called with `opaque`, on any thread, one at a time, and then `release`
+    ///    once.
+    /// 2. Each uses what it is given pointers to only while it runs: `set_dirty` reads the words that
+    ///    have the `num_bits` bits, `translate` fills in its place, `read` writes to the `len` bytes,
+    ///    and `write` reads them.
+    /// 3. `enumerate` calls `add` on its own thread, before it returns, with the opaque that it got
+    ///    for it, and with NULL or a mapping of the size that it claims.
+    /// 4. Where `read` or `write` is NULL: the host address of every mapping in the map, and of every
+    ///    place that `translate` fills in, is NULL, or leads to as many bytes as the mapping or place
+    ///    says, which may be read, and, unless the mapping is read-only, written. For a mapping that
+    ///    holds as long as it is in the map, for a place until the call into the library returns.
+    pub(super) unsafe fn new(ops: vfiomig_memory_ops, opaque: *mut c_void) -> MemoryOps {
+        // SAFETY: promise 1.
+        let opaque = unsafe { Opaque::new(opaque, ops.release) };
+        MemoryOps { ops, opaque }
+    }
 }
 
 /// What `add` needs while a VMM enumerates its mappings.
@@ -24,12 +47,13 @@ struct Adder<'a> {
 }
 
 unsafe extern "C" fn add(opaque: *mut c_void, mapping: *const vfiomig_mapping) -> c_int {
-    // SAFETY: the pointer that enumerate() passed, which is valid during the callback.
+    // SAFETY: promise 3 of `MemoryOps::new`: the adder that `enumerate` was given, whose thread has
+    // lent it for as long as that runs.
     let Some(adder) = (unsafe { opaque.cast::<Adder<'_>>().as_mut() }) else {
         return Code::Fault.to_ret();
     };
     let mut take = || {
-        // SAFETY: the VMM passes a structure of the size that it claims.
+        // SAFETY: promise 3: NULL, or a structure of the size that it claims.
         let (mapping, tail) = unsafe { read_in(mapping, "the mapping") }?;
         tail.check()?;
         (adder.add)(mapping.to_mapping()?)
@@ -48,7 +72,7 @@ impl Memory for MemoryOps {
     fn enumerate(&mut self, sink: &mut dyn FnMut(Mapping) -> Result<()>) -> Result<bool> {
         let Some(enumerate) = self.ops.enumerate else { return Ok(false) };
         let mut adder = Adder { add: sink, refused: None };
-        // SAFETY: the callback's contract; the adder lives during the call.
+        // SAFETY: promises 1 and 3; the adder lives during the call.
         let ret = unsafe {
             enumerate(self.opaque.get(), Some(add), std::ptr::from_mut(&mut adder).cast())
         };
@@ -76,7 +100,7 @@ impl Memory for MemoryOps {
         bits: u64,
     ) -> std::result::Result<(), Errno> {
         let set_dirty = self.ops.set_dirty.ok_or(Errno(libc::EOPNOTSUPP))?;
-        // SAFETY: the callback's contract; the bitmap lives during the call.
+        // SAFETY: promises 1 and 2; the bitmap has `bits` bits, and lives during the call.
         status(unsafe {
             set_dirty(self.opaque.get(), cookie, offset, page_size, bitmap.as_ptr(), bits)
         })
@@ -92,7 +116,7 @@ impl Memory for MemoryOps {
             size: 0,
             host: std::ptr::null_mut(),
         };
-        // SAFETY: the callback's contract; `place` is valid for writes.
+        // SAFETY: promises 1 and 2; `place` is valid for writes, and any bits are a value of it.
         status(unsafe { translate(self.opaque.get(), iova, size, &raw mut place) })?;
         Ok(Place::from(place))
     }
@@ -100,12 +124,11 @@ impl Memory for MemoryOps {
     fn read(&mut self, place: Place, buf: &mut [u8]) -> std::result::Result<(), Errno> {
         if let Some(read) = self.ops.read {
             let (to, len) = (buf.as_mut_ptr().cast(), buf.len());
-            // SAFETY: the callback's contract; `buf` is valid for writes.
+            // SAFETY: promises 1 and 2; `buf` is valid for writes of `len` bytes.
             return status(unsafe { read(self.opaque.get(), place.cookie, place.offset, to, len) });
         }
         let from = host(place, buf.len())?;
-        // SAFETY: vfiomig_mapping.host and vfiomig_place.host promise as many bytes as the mapping
-        // or place says, and `host` has checked that they are enough.
+        // SAFETY: promise 4; `host` has found that the place has as many bytes as `buf`.
         unsafe { std::ptr::copy(from, buf.as_mut_ptr(), buf.len()) };
         Ok(())
     }
@@ -113,13 +136,13 @@ impl Memory for MemoryOps {
     fn write(&mut self, place: Place, buf: &[u8]) -> std::result::Result<(), Errno> {
         if let Some(write) = self.ops.write {
             let (from, len) = (buf.as_ptr().cast(), buf.len());
-            // SAFETY: the callback's contract; `buf` is valid for reads.
+            // SAFETY: promises 1 and 2; `buf` is valid for reads of `len` bytes.
             return status(unsafe {
                 write(self.opaque.get(), place.cookie, place.offset, from, len)
             });
         }
         let to = host(place, buf.len())?;
-        // SAFETY: as in `read`.
+        // SAFETY: as in `read`; nothing is written to a place that is read-only.
         unsafe { std::ptr::copy(buf.as_ptr(), to, buf.len()) };
         Ok(())
     }
@@ -142,9 +165,13 @@ impl TrackerOps {
     /// From here on the library owns the opaque, even if it refuses the table.
     ///
     /// # Safety
-    /// The callbacks are as vfiomig.h describes them.
+    /// Whoever brings the table promises, until `release` has been called:
+    /// 1. Its callbacks may be called with `opaque`, on any thread, one at a time, and then `release`
+    ///    once.
+    /// 2. `sync` uses the bitmap only while it runs, and writes to no more than its `num_words` words
+    ///    and the rest of their last page.
     pub(super) unsafe fn new(ops: vfiomig_tracker_ops, opaque: *mut c_void) -> Result<TrackerOps> {
-        // SAFETY: the caller promised that `release` can be called with `opaque`.
+        // SAFETY: promise 1.
         let opaque = unsafe { Opaque::new(opaque, ops.release) };
         if ops.sync.is_none() {
             return Err(err!(Inval, "tracker->sync is required"));
@@ -162,12 +189,12 @@ impl CustomTracker for TrackerOps {
     }
 
     fn start(&mut self) -> std::result::Result<(), Errno> {
-        // SAFETY: the callback's contract.
+        // SAFETY: promise 1.
         self.ops.start.map_or(Ok(()), |start| status(unsafe { start(self.opaque.get()) }))
     }
 
     fn stop(&mut self) -> std::result::Result<(), Errno> {
-        // SAFETY: the callback's contract.
+        // SAFETY: promise 1.
         self.ops.stop.map_or(Ok(()), |stop| status(unsafe { stop(self.opaque.get()) }))
     }
 
@@ -176,7 +203,8 @@ impl CustomTracker for TrackerOps {
         let Span { start: iova, length, page } = bitmap.span();
         let page_size = page.bytes();
         let (words, num) = (bitmap.as_mut_ptr(), bitmap.len());
-        // SAFETY: the callback's contract; the bitmap is valid for writes.
+        // SAFETY: promises 1 and 2; a `Bitmap` has the words, and its pages, exclusively, during the
+        // call.
         status(unsafe { sync(self.opaque.get(), iova, length, page_size, words, num) })
     }
 }

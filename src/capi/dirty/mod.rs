@@ -12,7 +12,6 @@ pub use constants::*;
 pub use structs::*;
 
 use super::args::{Out, bitmap as words_of, bytes, bytes_mut};
-use super::callbacks::Opaque;
 use super::entry::{free, guarded_owner, publish, with, with_shared, with_taken};
 use super::handle::Handle;
 use super::reserve::admit;
@@ -57,9 +56,8 @@ pub unsafe extern "C" fn vfiomig_dirty_new(
     guarded_owner(&table::DIRTY_NEW, || {
         // SAFETY: vfiomig.h: NULL, or a structure of the size that it claims.
         let (ops, tail) = unsafe { read_in(ops, "ops") }?;
-        // SAFETY: vfiomig.h: `release` can be called with `opaque`.
-        let opaque = unsafe { Opaque::new(opaque, ops.release) };
-        let memory = MemoryOps { ops, opaque };
+        // SAFETY: the promises of `MemoryOps::new` are 2, 3 and 5 of C.
+        let memory = unsafe { MemoryOps::new(ops, opaque) };
         tail.check()?;
         admit()?;
         // SAFETY: vfiomig.h: NULL, or a structure of the size that it claims.
@@ -103,8 +101,7 @@ pub unsafe extern "C" fn vfiomig_dirty_add_writer(
     // SAFETY: vfiomig.h: NULL, or a writer.
     let writer = || unsafe { writer::read_writer(writer) };
     with_taken(&table::DIRTY_ADD_WRITER, dirty, writer, |run, writer| {
-        // SAFETY: vfiomig.h: NULL, or memory for a number; it also says what the writer's pointers
-        // and fds must be.
+        // SAFETY: promise 1: NULL, or memory for a number; and 4, about the writer's fds.
         let (number, writer) = unsafe { (Out::new(number, "number")?, writer.into_writer()?) };
         number.write(run.add_writer(writer)?);
         Ok(())
@@ -168,7 +165,7 @@ pub unsafe extern "C" fn vfiomig_dirty_unmap(
         };
         let unmap = unmap.ok_or_else(|| err!(Fault, "unmap is NULL"))?;
         let unmap = || -> std::result::Result<(), Errno> {
-            // SAFETY: vfiomig.h says what the callback is called with.
+            // SAFETY: promise 2; it is called while the call that brought it lasts.
             super::callbacks::status(unsafe { unmap(unmap_opaque, iova, size) })
         };
         run.unmap(iova, size, words, unmap).map(synced)

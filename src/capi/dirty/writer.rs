@@ -23,13 +23,13 @@ pub(super) struct RawWriter {
 /// # Safety
 /// NULL, or a writer as vfiomig.h describes it.
 pub(super) unsafe fn read_writer(writer: *const vfiomig_dirty_writer) -> Result<RawWriter> {
-    // SAFETY: the caller promised a structure of the size that it claims.
+    // SAFETY: promise 1: a structure of the size that it claims.
     let (writer, tail) = unsafe { read_in(writer, "writer") }?;
     let mut tracker = None;
     if writer.flags & VFIOMIG_WRITER_CUSTOM != 0 {
-        // SAFETY: the caller's promise, about the table that it points to.
+        // SAFETY: promise 1, about the table that it points to.
         let (ops, tail) = unsafe { read_in(writer.tracker, "writer->tracker") }?;
-        // SAFETY: the caller's promise about the callbacks in it.
+        // SAFETY: the promises of `TrackerOps::new` are 2 and 3 of C.
         tracker = Some(unsafe { TrackerOps::new(ops, writer.tracker_opaque) }?);
         tail.check()?;
     }
@@ -41,7 +41,7 @@ impl RawWriter {
     /// The writer that the structure describes.
     ///
     /// # Safety
-    /// Its pointers and fds are what vfiomig.h requires.
+    /// Promises 1 and 4 of C, for its name and its fds.
     pub(super) unsafe fn into_writer(self) -> Result<Writer> {
         let RawWriter { writer, tracker } = self;
         let mut out = Writer::default();
@@ -70,7 +70,7 @@ impl RawWriter {
                 false => out.watch(&device),
             }
         }
-        // SAFETY: the caller promised NULL or a NUL-terminated string.
+        // SAFETY: promise 1: NULL or a NUL-terminated string.
         let name = unsafe { text(writer.name, MAX_NAME, "no memory for the writer's name") }?;
         if let Some(name) = name {
             out.name = name;
@@ -81,7 +81,7 @@ impl RawWriter {
                 return Err(err!(Inval, "the iommufd is {fd}, the page table's number {id}"));
             }
             let ioas = (writer.ioas_id != 0).then_some(writer.ioas_id);
-            // SAFETY: the caller promised to keep it open while the writer lives.
+            // SAFETY: promise 4: it stays open while the writer lives.
             let iommufd = unsafe { BorrowedRawFd::new(writer.iommufd) };
             out.hwpt = Some(Box::new(KernelHwpt::new(iommufd, writer.hwpt_id, ioas)));
             out.hwpt_page_size = writer.hwpt_page_size;
@@ -90,7 +90,7 @@ impl RawWriter {
             if writer.container_fd < 0 {
                 return Err(err!(Inval, "the container's fd is {}", writer.container_fd));
             }
-            // SAFETY: the caller promised to keep it open while the writer lives.
+            // SAFETY: promise 4: it stays open while the writer lives.
             let container = unsafe { BorrowedRawFd::new(writer.container_fd) };
             out.type1 = Some(Box::new(KernelType1::new(container)));
         }

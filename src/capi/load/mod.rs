@@ -51,9 +51,9 @@ unsafe fn read_options(options: *const vfiomig_load_options) -> Result<LoadOptio
     if options.is_null() {
         return Ok(LoadOptions::default());
     }
-    // SAFETY: the caller promised a structure of the size that it claims.
+    // SAFETY: promise 1: a structure of the size that it claims.
     let (options, tail) = unsafe { read_in(options, "options") }?;
-    // SAFETY: the caller's promise about the callbacks in it.
+    // SAFETY: promises 2 and 3, about the callbacks in it.
     let (blobs, policy) = unsafe { options.callbacks() };
     tail.check()?;
     Ok(LoadOptions { blobs, policy, ..options.to_options()? })

@@ -120,9 +120,9 @@ impl vfiomig_load_options {
     /// The callbacks, which the library owns from here on.
     ///
     /// # Safety
-    /// They are as vfiomig.h describes them.
+    /// Promises 2 and 3 of C, for both.
     pub(super) unsafe fn callbacks(&self) -> (Option<BlobSink>, Option<Policy>) {
-        // SAFETY: the caller promised that each release function can be called with its opaque.
+        // SAFETY: promise 2: each release function can be called with its opaque.
         let (blob_opaque, policy_opaque) = unsafe {
             (
                 Opaque::new(self.blob_opaque, self.blob_release),
@@ -133,7 +133,7 @@ impl vfiomig_load_options {
         let blobs = self.blob.map(|call| -> BlobSink {
             Box::new(move |kind, bytes: &[u8]| {
                 let (data, len) = (bytes.as_ptr().cast(), bytes.len());
-                // SAFETY: the caller's promise; the bytes live during the call.
+                // SAFETY: promises 2 and 3; there are `len` bytes, which live during the call.
                 status(unsafe { call(blob_opaque.get(), kind, data, len) })
             })
         });
@@ -141,7 +141,7 @@ impl vfiomig_load_options {
             Box::new(move |source: &Identity, target: &Identity| {
                 let (source, target) = (source.into(), target.into());
                 let (source, target) = (&raw const source, &raw const target);
-                // SAFETY: the caller's promise; both live during the call.
+                // SAFETY: promises 2 and 3; both structures live during the call.
                 status(unsafe { call(policy_opaque.get(), source, target) })
             })
         });

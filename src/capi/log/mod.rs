@@ -72,7 +72,7 @@ pub unsafe extern "C" fn vfiomig_log_set(
     release: vfiomig_release_fn,
     level: u32,
 ) -> c_int {
-    // SAFETY: vfiomig.h: `release` can be called with `opaque`.
+    // SAFETY: promise 2: `release` can be called with `opaque`.
     let opaque = unsafe { Opaque::new(opaque, release) };
     guarded(&table::LOG_SET, || {
         let filter = match level {
@@ -91,8 +91,7 @@ pub unsafe extern "C" fn vfiomig_log_set(
             let (target, message) = (c_text(target), c_text(message));
             let (target, message) = (target.as_deref(), message.as_deref());
             let (target, message) = (target.unwrap_or(NO_MEMORY), message.unwrap_or(NO_MEMORY));
-            // SAFETY: vfiomig.h says what the callback is called with; both strings live during the
-            // call.
+            // SAFETY: promises 2 and 3; both strings have a NUL, and live during the call.
             unsafe { log(opaque.get(), level as u32, target.as_ptr(), message.as_ptr()) };
         });
         logging::set(Some(sink), filter)
