@@ -99,23 +99,23 @@ impl From<&vfiomig_sim_options> for SimOptions {
 /// Reads options of any size: what is missing is zero, and what is unknown must be zero.
 ///
 /// # Safety
-/// `options` is valid for reads of the size that it begins with.
+/// `options` is NULL, or valid for reads of the size that it begins with.
 unsafe fn read_options(options: *const vfiomig_sim_options) -> Result<SimOptions, i32> {
     // SAFETY: all fields are numbers, for which zero is a value.
     let mut own: vfiomig_sim_options = unsafe { std::mem::zeroed() };
     if !options.is_null() {
-        // SAFETY: the caller's promise; the size stands first.
+        // SAFETY: the caller promised a size, which stands first.
         let size = unsafe { (*options).struct_size } as usize;
         if !(size_of::<u32>()..=MAX_STRUCT_SIZE).contains(&size) {
             return Err(libc::EINVAL);
         }
-        // SAFETY: the caller's promise; `own` is at least as long as what is copied into it.
+        // SAFETY: the caller promised `size` bytes; `own` is at least as long as what is copied.
         unsafe {
             let to = (&raw mut own).cast::<u8>();
             std::ptr::copy_nonoverlapping(options.cast::<u8>(), to, size.min(OPTIONS_SIZE));
         }
         for at in OPTIONS_SIZE..size {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller promised `size` bytes.
             if unsafe { *options.cast::<u8>().add(at) } != 0 {
                 return Err(libc::E2BIG);
             }
@@ -139,9 +139,9 @@ pub unsafe extern "C" fn vfiomig_sim_new(
         if out.is_null() {
             return Err(libc::EFAULT);
         }
-        // SAFETY: the header's contract.
+        // SAFETY: vfiomig-sim.h: NULL, or options of the size that they begin with.
         let sim = Sim::new(unsafe { read_options(options) }?)?;
-        // SAFETY: the header's contract: `out` is valid for writes.
+        // SAFETY: vfiomig-sim.h: `out` is valid for writes.
         unsafe { *out = Arc::into_raw(sim.shared).cast_mut().cast::<c_void>() };
         Ok(())
     });
@@ -151,7 +151,7 @@ pub unsafe extern "C" fn vfiomig_sim_new(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_sim_free(sim: *mut vfiomig_sim) {
     if !sim.is_null() {
-        // SAFETY: the header's contract: made by `vfiomig_sim_new`, and freed once.
+        // SAFETY: vfiomig-sim.h: made by `vfiomig_sim_new`, and freed once.
         drop(unsafe { Arc::from_raw(sim.cast::<Shared>().cast_const()) });
     }
 }
@@ -174,7 +174,7 @@ pub unsafe extern "C" fn vfiomig_sim_inject(
     errnum: c_int,
     effect: u32,
 ) -> c_int {
-    // SAFETY: the header's contract.
+    // SAFETY: vfiomig-sim.h: NULL, or a simulator that was not freed.
     let result = unsafe {
         with(sim, |sim| {
             let (op, effect) = (numbered(&Op::ALL, op)?, numbered(&Effect::ALL, effect)?);
@@ -195,7 +195,7 @@ pub unsafe extern "C" fn vfiomig_sim_guest_write(
     len: u64,
     seed: u64,
 ) -> c_int {
-    // SAFETY: the header's contract.
+    // SAFETY: vfiomig-sim.h: NULL, or a simulator that was not freed.
     status(unsafe { with(sim, |sim| sim.lock().guest_write(offset, len, seed)) })
 }
 
@@ -205,7 +205,7 @@ pub unsafe extern "C" fn vfiomig_sim_dma_write(
     iova: u64,
     len: u64,
 ) -> c_int {
-    // SAFETY: the header's contract.
+    // SAFETY: vfiomig-sim.h: NULL, or a simulator that was not freed.
     status(unsafe { with(sim, |sim| sim.lock().dma_write(iova, len)) })
 }
 
@@ -213,7 +213,7 @@ macro_rules! commands {
     ($($name:ident = |$sim:ident| $call:expr;)*) => {$(
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(sim: *mut vfiomig_sim) {
-            // SAFETY: the header's contract.
+            // SAFETY: vfiomig-sim.h: NULL, or a simulator that was not freed.
             let _ = unsafe { with(sim, |$sim| { $call; Ok(()) }) };
         }
     )*};
@@ -228,7 +228,7 @@ macro_rules! numbers {
     ($($name:ident -> $type:ty = |$sim:ident| $call:expr;)*) => {$(
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(sim: *mut vfiomig_sim) -> $type {
-            // SAFETY: the header's contract.
+            // SAFETY: vfiomig-sim.h: NULL, or a simulator that was not freed.
             unsafe { with(sim, |$sim| Ok($call)) }.unwrap_or(0)
         }
     )*};
@@ -244,7 +244,7 @@ numbers! {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_sim_count(sim: *mut vfiomig_sim, op: u32) -> u64 {
-    // SAFETY: the header's contract.
+    // SAFETY: vfiomig-sim.h: NULL, or a simulator that was not freed.
     unsafe { with(sim, |sim| Ok(sim.lock().count(numbered(&Op::ALL, op)?))) }.unwrap_or(0)
 }
 
@@ -253,12 +253,12 @@ pub unsafe extern "C" fn vfiomig_sim_violations(
     sim: *mut vfiomig_sim,
     what: *mut *const c_char,
 ) -> u64 {
-    // SAFETY: the header's contract.
+    // SAFETY: vfiomig-sim.h: NULL, or a simulator that was not freed.
     let found = unsafe { with(sim, |sim| Ok(sim.lock().violations)) };
     let (count, first) = found.unwrap_or((0, None));
     if !what.is_null() {
         let text = first.map_or(std::ptr::null(), |text| text.as_ptr());
-        // SAFETY: the header's contract: `what` is valid for writes.
+        // SAFETY: vfiomig-sim.h: `what` is valid for writes.
         unsafe { *what = text };
     }
     count

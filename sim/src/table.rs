@@ -26,12 +26,12 @@ fn count(result: Result<usize, i32>) -> i64 {
 /// Runs a callback or function on the simulator behind a pointer; a panic becomes EIO.
 ///
 /// # Safety
-/// `opaque` is a live simulator.
+/// `opaque` is NULL, or a live simulator.
 pub(crate) unsafe fn with<T>(
     opaque: *const c_void,
     call: impl FnOnce(&Shared) -> Result<T, i32>,
 ) -> Result<T, i32> {
-    // SAFETY: the caller's promise; NULL is caught.
+    // SAFETY: the caller promised a live simulator; NULL is caught.
     let shared = unsafe { opaque.cast::<Shared>().as_ref() }.ok_or(libc::EFAULT)?;
     catch_unwind(AssertUnwindSafe(|| call(shared))).unwrap_or(Err(libc::EIO))
 }
@@ -50,8 +50,8 @@ impl UserMemory for User {
     fn read(&mut self, address: u64, words: &mut [u64]) -> Result<(), i32> {
         let from = pointer(address)?;
         for (i, word) in words.iter_mut().enumerate() {
-            // SAFETY: the contract of the feature callback, which stands for the ioctl: what a
-            // payload points to is there, as long as the payload says.
+            // SAFETY: the feature callback stands for the ioctl, so whoever calls it sees to it that
+            // what a payload points to is there, as long as the payload says.
             *word = unsafe { from.add(i).read_unaligned() };
         }
         Ok(())
@@ -80,7 +80,7 @@ unsafe extern "C" fn feature(
 ) -> c_int {
     let payload = match len {
         0 => &mut [],
-        // SAFETY: the table's contract: `data` is valid for reads and writes of `len` bytes.
+        // SAFETY: vfiomig.h, of the table: `data` is valid for reads and writes of `len` bytes.
         _ => unsafe { std::slice::from_raw_parts_mut(data.cast::<u8>(), len) },
     };
     // SAFETY: the table's opaque is the simulator.
@@ -102,7 +102,7 @@ unsafe extern "C" fn data_read(
 ) -> i64 {
     let buf = match len {
         0 => &mut [],
-        // SAFETY: the table's contract: `buf` is valid for writes of `len` bytes; the simulator
+        // SAFETY: vfiomig.h, of the table: `buf` is valid for writes of `len` bytes; the simulator
         // only writes to it.
         _ => unsafe { std::slice::from_raw_parts_mut(buf.cast::<u8>(), len) },
     };
@@ -118,7 +118,7 @@ unsafe extern "C" fn data_write(
 ) -> i64 {
     let buf = match len {
         0 => &[],
-        // SAFETY: the table's contract: `buf` is valid for reads of `len` bytes.
+        // SAFETY: vfiomig.h, of the table: `buf` is valid for reads of `len` bytes.
         _ => unsafe { std::slice::from_raw_parts(buf.cast::<u8>(), len) },
     };
     // SAFETY: the table's opaque is the simulator.
@@ -134,7 +134,7 @@ unsafe extern "C" fn data_precopy_info(
     let result = unsafe {
         with(opaque, |sim| {
             sim.callback(|sim| {
-                // SAFETY: the table's contract: `info` is valid for reads and writes.
+                // SAFETY: vfiomig.h, of the table: `info` is valid for reads and writes.
                 let info = info.as_mut().ok_or(libc::EFAULT)?;
                 if (info.argsz as usize) < size_of::<vfiomig_precopy_info>() {
                     return Err(libc::EINVAL);
@@ -170,7 +170,7 @@ unsafe extern "C" fn identity(opaque: *mut c_void, out: *mut vfiomig_identity) -
     // SAFETY: the table's opaque is the simulator.
     let result = unsafe {
         with(opaque, |sim| {
-            // SAFETY: the table's contract: `out` is valid for reads and writes.
+            // SAFETY: vfiomig.h, of the table: `out` is valid for reads and writes.
             let out = out.as_mut().ok_or(libc::EFAULT)?;
             if (out.struct_size as usize) < size_of::<vfiomig_identity>() {
                 return Err(libc::EINVAL);
@@ -202,8 +202,8 @@ unsafe extern "C" fn release(opaque: *mut c_void) {
 
 /// Like [`release`], for a transport that holds a reference of its own.
 unsafe extern "C" fn release_own(opaque: *mut c_void) {
-    // SAFETY: `transport` made this pointer with `Arc::into_raw`, and the table's contract is one
-    // call of this.
+    // SAFETY: `transport` made this pointer with `Arc::into_raw`, and vfiomig.h says that this is
+    // called once.
     let shared = unsafe { Arc::from_raw(opaque.cast::<Shared>().cast_const()) };
     shared.released();
 }
