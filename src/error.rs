@@ -125,6 +125,7 @@ pub enum Outcome {
 /// Which operation failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(u32)]
+#[non_exhaustive]
 pub enum Operation {
     /// None: the caller's arguments or the stream were at fault.
     #[default]

@@ -11,6 +11,7 @@ use crate::fsm::{Named, State};
 /// What happened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
+#[non_exhaustive]
 pub enum EventKind {
     /// The device went from one state to another.
     StateChanged = 1,

@@ -69,14 +69,23 @@ impl SaveOptions {
         if self.max_frame == 0 || self.max_frame > MAX_PAYLOAD {
             return Err(err!(Inval, "max_frame must be from 1 to {MAX_PAYLOAD} bytes"));
         }
-        if self.format == Format::Native {
-            if self.migration_id == [0; 16] {
-                random_bytes(&mut self.migration_id)
-                    .map_err(|e| err!(Io, "no random bytes for the stream's name: {e}"))?;
-            }
-            let writer = NativeWriter::new(self.migration_id, self.device_index, self.max_frame);
-            return Ok(Box::new(writer));
+        match self.format {
+            Format::Native => self.native_writer(),
+            Format::Qemu => self.qemu_writer(false),
+            Format::QemuPackets => self.qemu_writer(true),
         }
+    }
+
+    fn native_writer(&mut self) -> Result<Box<dyn Write>> {
+        if self.migration_id == [0; 16] {
+            random_bytes(&mut self.migration_id)
+                .map_err(|e| err!(Io, "no random bytes for the stream's name: {e}"))?;
+        }
+        let writer = NativeWriter::new(self.migration_id, self.device_index, self.max_frame);
+        Ok(Box::new(writer))
+    }
+
+    fn qemu_writer(&mut self, packets: bool) -> Result<Box<dyn Write>> {
         if self.device_index != 0 || self.migration_id != [0; 16] {
             return Err(err!(
                 Inval,
@@ -90,7 +99,6 @@ impl SaveOptions {
             (true, false) => Marks::Each,
             (true, true) => Marks::One,
         };
-        let packets = self.format == Format::QemuPackets;
         Ok(Box::new(qemu::Writer::new(packets, marks, self.max_frame)))
     }
 }
@@ -155,13 +163,13 @@ impl LoadOptions {
         }
         let checks =
             self.policy.is_some() || self.device_index.is_some() || self.migration_id.is_some();
-        if self.format != Format::Native && checks {
-            return Err(err!(
+        match self.format {
+            Format::Qemu | Format::QemuPackets if checks => Err(err!(
                 Inval,
                 "QEMU's format does not say what it was saved from: it allows neither a policy nor a check of its device index or migration id"
-            ));
+            )),
+            Format::Native | Format::Qemu | Format::QemuPackets => Ok(()),
         }
-        Ok(())
     }
 
     /// Limits for packets.

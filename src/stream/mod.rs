@@ -22,6 +22,7 @@ pub(crate) use writer::{Before, Piece, Room, Round, Took, Waiting, Write};
 
 /// How a session's stream is laid out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
 pub enum Format {
     /// docs/stream-format.md.
     #[default]

@@ -36,6 +36,7 @@ impl Default for DecodeLimits {
 
 /// Something that a stream says, verified.
 #[derive(Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Item<'a> {
     /// What the saved device is; always the first item, and only that.
     Identity(Box<Identity>),

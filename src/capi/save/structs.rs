@@ -104,17 +104,17 @@ impl vfiomig_save_options {
         let of_qemu = VFIOMIG_SAVE_SWITCHOVER_ACK | VFIOMIG_SAVE_PACKETS | VFIOMIG_SAVE_ACK_ONCE;
         let known = VFIOMIG_SAVE_NONBLOCK | VFIOMIG_SAVE_NO_PRE_COPY;
         out.format = format(self.format, self.flags & VFIOMIG_SAVE_PACKETS != 0)?;
-        let known = if out.format == Format::Native { known } else { known | of_qemu };
+        let (known, frame) = match out.format {
+            Format::Native => (known, out.max_frame),
+            Format::Qemu | Format::QemuPackets => (known | of_qemu, qemu::PIECE),
+        };
         if self.flags & !known != 0 {
             return Err(err!(Inval, "flags in the save options that are unknown in this format"));
         }
         out.switchover_ack = self.flags & VFIOMIG_SAVE_SWITCHOVER_ACK != 0;
         out.ack_once = self.flags & VFIOMIG_SAVE_ACK_ONCE != 0;
-        out.max_frame = if out.format == Format::Native { out.max_frame } else { qemu::PIECE };
         out.device_index = self.device_index;
-        if self.max_frame != 0 {
-            out.max_frame = self.max_frame;
-        }
+        out.max_frame = if self.max_frame != 0 { self.max_frame } else { frame };
         if self.reserved != 0 {
             return Err(err!(Inval, "reserved is not zero in the save options"));
         }

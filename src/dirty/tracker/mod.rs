@@ -25,6 +25,7 @@ use crate::transport::Bitmap;
 /// What tracks a writer, in the order in which they are preferred.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]
 #[repr(u32)]
+#[non_exhaustive]
 pub enum TrackerKind {
     /// Tracking is off.
     #[default]

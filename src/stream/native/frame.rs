@@ -37,6 +37,7 @@ flags! {
 
 /// What a frame carries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum FrameType {
     /// What the saved device is.
     Identity,
