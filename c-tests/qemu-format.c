@@ -7,7 +7,7 @@
 #include <stdatomic.h>
 #include <time.h>
 
-#include "rig.h"
+#include "packets.h"
 
 static const uint8_t EOS[8] = { 0xff, 0xff, 0xff, 0xff, 0xef, 0x10, 0, 1 };
 static const uint8_t READY[8] = { 0xff, 0xff, 0xff, 0xff, 0xef, 0x10, 0, 6 };
@@ -193,10 +193,7 @@ static void what_is_not_of_the_format_is_refused(void)
 
 /* Packets. */
 
-enum { THREADS = 4, MAX_PACKETS = 400 };
-
-static struct bytes packets[MAX_PACKETS];
-static int num_packets;
+enum { THREADS = 4 };
 
 /* The packets of a device, and the main channel that belongs to them. */
 static struct bytes packets_of(struct vfiomig_device *dev)
@@ -204,34 +201,17 @@ static struct bytes packets_of(struct vfiomig_device *dev)
     struct vfiomig_save_options options = saving(VFIOMIG_SAVE_PACKETS);
     struct bytes stream = { NULL, 0, 0 };
     struct vfiomig_save *save;
-    static uint8_t buf[CAP];
-    size_t len;
-    int r;
     options.max_frame = 1000;
     OK(vfiomig_save_begin(dev, &options, &save));
-    EQ(read_until(save, &stream, sizeof buf, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
+    EQ(read_until(save, &stream, CAP, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
     OK(vfiomig_save_stop(save));
-    num_packets = 0;
-    do {
-        r = vfiomig_save_next(save, buf, sizeof buf, &len);
-        CHECK(r >= 0 && num_packets < MAX_PACKETS);
-        if (len > 0)
-            bytes_add(&packets[num_packets++], buf, len);
-        if (r == VFIOMIG_NEXT_DRAINED)
-            OK(vfiomig_save_add_blob(save, 0, vmstate, sizeof vmstate));
-    } while (r != VFIOMIG_NEXT_END);
+    take_packets(save, vmstate, sizeof vmstate);
     bytes_add(&stream, EOS, sizeof EOS);     /* save_complete */
     bytes_add(&stream, READY, sizeof READY); /* save_state */
     OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
     vfiomig_save_free(save);
     CHECK(num_packets > 4 * THREADS);
     return stream;
-}
-
-static void packets_free(void)
-{
-    while (num_packets > 0)
-        bytes_free(&packets[--num_packets]);
 }
 
 struct channel {

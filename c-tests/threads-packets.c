@@ -9,13 +9,10 @@
 #include <stdatomic.h>
 #include <time.h>
 
-#include "rig.h"
+#include "packets.h"
 
-enum { THREADS = 8, BRINGERS = 4, MAX_PACKETS = 600 };
+enum { THREADS = 8, BRINGERS = 4 };
 enum way { TO_ITS_END, CANCELLED, FREED, WAYS };
-
-static struct bytes packets[MAX_PACKETS];
-static int num_packets;
 
 static struct vfiomig_sim_options small(uint64_t seed)
 {
@@ -36,21 +33,13 @@ static uint64_t make_packets(void)
     static uint8_t buf[8192];
     uint64_t digest = vfiomig_sim_digest(rig.sim);
     size_t len;
-    int r;
     options.format = VFIOMIG_FORMAT_QEMU;
     options.flags = VFIOMIG_SAVE_PACKETS;
     options.max_frame = 300;
     OK(vfiomig_save_begin(rig.dev, &options, &save));
     OK(vfiomig_save_stop(save));
     OK(vfiomig_save_next(save, buf, sizeof buf, &len)); /* the section of save_setup */
-    do {
-        r = vfiomig_save_next(save, buf, sizeof buf, &len);
-        CHECK(r >= 0 && num_packets < MAX_PACKETS);
-        if (len > 0)
-            bytes_add(&packets[num_packets++], buf, len);
-        if (r == VFIOMIG_NEXT_DRAINED)
-            OK(vfiomig_save_add_blob(save, 0, "vmstate", 7));
-    } while (r != VFIOMIG_NEXT_END);
+    take_packets(save, "vmstate", 7);
     OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
     vfiomig_save_free(save);
     rig_free(&rig);
@@ -228,8 +217,7 @@ static void a_load_that_eight_threads_use_ends_well_in_any_way(void)
     int rounds = getenv("VFIOMIG_TEST_SLOW") ? 12 : 60;
     for (int i = 0; i < rounds; i++)
         one_round((enum way)(i % WAYS), (unsigned)(i * 37) % 2000, digest);
-    while (num_packets > 0)
-        bytes_free(&packets[--num_packets]);
+    packets_free();
 }
 
 int main(void)
