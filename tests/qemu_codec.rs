@@ -16,6 +16,7 @@ use vfiomig::session::{
     Ending, Load, LoadOptions, LoadStatus, Packets, Save, SaveOptions, SaveStatus,
 };
 use vfiomig::stream::{DecodeLimits, Format};
+use vfiomig::transport::{DataFd, OpsTransport, Transport};
 use vfiomig_sim::{Effect, Op, SimOptions, State, quirk};
 
 // The tags as docs/qemu-format.md has them, deliberately not the library's constants.
@@ -611,10 +612,32 @@ fn a_driver_that_takes_nothing_is_an_error_and_interruptions_are_none() {
 #[derive(Default)]
 struct Signals(u32);
 
-impl Twist for Signals {
-    fn before_data(&mut self) -> Result<(), Errno> {
+impl Signals {
+    fn interrupted(&mut self) -> Result<(), Errno> {
         self.0 += 1;
         if self.0 % 2 == 0 { Ok(()) } else { Err(Errno(libc::EINTR)) }
+    }
+}
+
+impl Twist for Signals {
+    fn data_read(
+        &mut self,
+        device: &mut OpsTransport,
+        data: DataFd,
+        buf: &mut [u8],
+    ) -> Result<usize, Errno> {
+        self.interrupted()?;
+        device.data_read(data, buf)
+    }
+
+    fn data_write(
+        &mut self,
+        device: &mut OpsTransport,
+        data: DataFd,
+        buf: &[u8],
+    ) -> Result<usize, Errno> {
+        self.interrupted()?;
+        device.data_write(data, buf)
     }
 }
 

@@ -26,9 +26,30 @@ pub trait Twist: Send + 'static {
         device.reset()
     }
 
-    /// Asked before each read and each write of a stream, which fail if this does.
-    fn before_data(&mut self) -> Result<(), Errno> {
-        Ok(())
+    fn data_read(
+        &mut self,
+        device: &mut OpsTransport,
+        data: DataFd,
+        buf: &mut [u8],
+    ) -> Result<usize, Errno> {
+        device.data_read(data, buf)
+    }
+
+    fn data_write(
+        &mut self,
+        device: &mut OpsTransport,
+        data: DataFd,
+        buf: &[u8],
+    ) -> Result<usize, Errno> {
+        device.data_write(data, buf)
+    }
+
+    fn data_precopy_info(
+        &mut self,
+        device: &mut OpsTransport,
+        data: DataFd,
+    ) -> Result<PrecopyInfo, Errno> {
+        device.data_precopy_info(data)
     }
 }
 
@@ -48,17 +69,15 @@ impl<T: Twist> Transport for Twisted<T> {
     }
 
     fn data_read(&mut self, data: DataFd, buf: &mut [u8]) -> Result<usize, Errno> {
-        self.1.before_data()?;
-        self.0.data_read(data, buf)
+        self.1.data_read(&mut self.0, data, buf)
     }
 
     fn data_write(&mut self, data: DataFd, buf: &[u8]) -> Result<usize, Errno> {
-        self.1.before_data()?;
-        self.0.data_write(data, buf)
+        self.1.data_write(&mut self.0, data, buf)
     }
 
     fn data_precopy_info(&mut self, data: DataFd) -> Result<PrecopyInfo, Errno> {
-        self.0.data_precopy_info(data)
+        self.1.data_precopy_info(&mut self.0, data)
     }
 
     fn data_close(&mut self, data: DataFd) {
