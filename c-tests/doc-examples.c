@@ -234,15 +234,17 @@ static void run_target(void)
 #include "migration-guide-8.c"
 }
 
+#include "migration-guide-9.c"
+
 static void keep_source(void)
 {
-#include "migration-guide-9.c"
+#include "migration-guide-10.c"
 }
 
 static uint32_t flags_for_event_loops(void)
 {
     struct vfiomig_save_options options = VFIOMIG_SAVE_OPTIONS_INIT;
-#include "migration-guide-10.c"
+#include "migration-guide-11.c"
     return options.flags;
 }
 
@@ -379,6 +381,55 @@ static void the_guides_source_keeps_its_guest(void)
     }
 }
 
+/* Pieces of two streams in turn. The rest of a piece that is refused is not taken for the next. */
+static void the_guides_devices_share_a_connection(void)
+{
+    enum { PIECE = 30000 };
+    for (int damaged = 0; damaged < 2; damaged++) {
+        struct rig from[2] = { rig_new(NULL, NULL), rig_target(NULL) };
+        struct rig to[2] = { rig_target(NULL), rig_target(NULL) };
+        struct bytes stream[2] = { stream_of(from[0].dev), stream_of(from[1].dev) };
+        struct vfiomig_load *loads[2];
+        int pair[2], first_error = 0, last[2] = { 0, 0 };
+        size_t at[2] = { 0, 0 };
+        EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+        if (damaged)
+            stream[0].data[45] ^= 1; /* in its first frame's header, long before the piece's end */
+        for (int i = 0; i < 2; i++)
+            OK(vfiomig_load_begin(to[i].dev, NULL, &loads[i]));
+        for (int i = 0; at[0] < stream[0].len || at[1] < stream[1].len; i = !i) {
+            size_t left = stream[i].len - at[i], piece = left < PIECE ? left : PIECE;
+            if (piece == 0)
+                continue;
+            /* More follows at once, as on a connection that others use too. */
+            EQ(send_all(pair[0], (char *)stream[i].data + at[i], piece), 0);
+            EQ(send_all(pair[0], "next", 4), 0);
+            at[i] += piece;
+            last[i] = receive_piece(loads[i], pair[1], piece);
+            if (last[i] < 0 && first_error == 0)
+                first_error = last[i];
+            char next[4];
+            EQ(recv(pair[1], next, sizeof next, 0), 4);
+            EQ(memcmp(next, "next", 4), 0);
+        }
+        EQ(first_error, damaged ? -EBADMSG : 0);
+        if (damaged)
+            CHECK(last[0] < 0);
+        else
+            EQ(last[0], VFIOMIG_PUSH_END);
+        EQ(last[1], VFIOMIG_PUSH_END);
+        OK(vfiomig_load_commit(loads[1]));
+        CHECK(vfiomig_sim_digest(to[1].sim) == vfiomig_sim_digest(from[1].sim));
+        for (int i = 0; i < 2; i++) {
+            vfiomig_load_free(loads[i]);
+            bytes_free(&stream[i]);
+            rig_free(&from[i]);
+            rig_free(&to[i]);
+            close(pair[i]);
+        }
+    }
+}
+
 /* --- docs/dirty-tracking.md: a VMM with one device ---------------------------------------------- */
 
 enum { RAM_BLOCK = 5, PAGES = 64, PAGE = 4096 };
@@ -510,6 +561,7 @@ int main(void)
     RUN(the_guides_guest_goes_on_if_quiescing_is_refused);
     RUN(the_guide_insists_if_stopping_a_quiesced_device_is_refused);
     RUN(the_guides_source_keeps_its_guest);
+    RUN(the_guides_devices_share_a_connection);
     RUN(the_tracking_page_misses_nothing);
     RUN(the_tracking_page_notices_a_device_that_does_not_stop);
     RUN(a_save_begins_with_the_options_for_qemu);
