@@ -83,11 +83,14 @@ pub(crate) fn with_aligned(
     Ok(())
 }
 
-/// Refuses features whose payload holds more than numbers, as far as is known: addresses in this
-/// process, or file descriptors that the kernel looks up.
-pub(crate) fn check_plain(flags: u32) -> Result<(), Errno> {
-    // The kernel does not look at the payload of a question.
-    let question = flags & uapi::FEATURE_PROBE != 0;
+/// Refuses features whose payload of `len` bytes holds more than numbers, as far as is known:
+/// addresses in this process, or file descriptors that the kernel looks up.
+pub(crate) fn check_plain(flags: u32, len: usize) -> Result<(), Errno> {
+    // Any feature may be asked about. The kernel does not look at the payload of such a question,
+    // but a callback might: so there must be none.
+    if flags & uapi::FEATURE_PROBE != 0 {
+        return if len == 0 { Ok(()) } else { Err(Errno(libc::EINVAL)) };
+    }
     let plain = matches!(
         flags & uapi::FEATURE_MASK,
         uapi::FEATURE_MIGRATION
@@ -96,7 +99,7 @@ pub(crate) fn check_plain(flags: u32) -> Result<(), Errno> {
             | uapi::FEATURE_MIG_DATA_SIZE
             | uapi::FEATURE_MIG_PRECOPY_INFO_V2
     );
-    if question || plain { Ok(()) } else { Err(Errno(libc::EINVAL)) }
+    if plain { Ok(()) } else { Err(Errno(libc::EINVAL)) }
 }
 
 /// Whether this sets a state, and so may bring a data fd.
@@ -106,8 +109,8 @@ pub(crate) fn sets_state(flags: u32) -> bool {
 
 /// `VFIO_DEVICE_FEATURE` with a payload of numbers.
 pub(crate) fn feature(fd: BorrowedFd<'_>, flags: u32, payload: &mut [u8]) -> Result<(), Errno> {
-    check_plain(flags)?;
     let len = payload.len();
+    check_plain(flags, len)?;
     with_aligned(payload, |words| {
         // SAFETY: the payload is numbers alone.
         *words = unsafe { call(fd, flags, len, *words) }?;
@@ -242,9 +245,12 @@ mod tests {
             get | uapi::FEATURE_MIG_DATA_SIZE,
             set | uapi::FEATURE_MIG_PRECOPY_INFO_V2,
             set | uapi::FEATURE_DMA_LOGGING_STOP,
-            probe | set | uapi::FEATURE_DMA_LOGGING_START,
         ] {
-            assert_eq!(check_plain(plain), Ok(()), "{plain:#x}");
+            assert_eq!(check_plain(plain, 8), Ok(()), "{plain:#x}");
+        }
+        for feature in [uapi::FEATURE_DMA_LOGGING_START, uapi::FEATURE_DMA_LOGGING_REPORT, 99] {
+            assert_eq!(check_plain(probe | set | feature, 0), Ok(()), "{feature}");
+            assert_eq!(check_plain(probe | set | feature, 32), Err(Errno(libc::EINVAL)));
         }
         let low_power_with_eventfd = 4;
         for other in [
@@ -254,7 +260,7 @@ mod tests {
             set | low_power_with_eventfd,
             get | 99,
         ] {
-            assert_eq!(check_plain(other), Err(Errno(libc::EINVAL)), "{other:#x}");
+            assert_eq!(check_plain(other, 32), Err(Errno(libc::EINVAL)), "{other:#x}");
         }
     }
 

@@ -91,7 +91,7 @@ pub trait Transport: Send {
     /// feature's own structure, both input and output.
     ///
     /// It holds numbers only. The library's own transports refuse features whose payload has addresses
-    /// in it, or may have, with `EINVAL`: the log is behind [`DmaLog`].
+    /// in it, or may have, with `EINVAL`, and PROBE with any: the log is behind [`DmaLog`].
     fn feature(&mut self, flags: u32, payload: &mut [u8]) -> Result<(), Errno>;
 
     /// `VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE`: asks for a state, and returns the data stream that

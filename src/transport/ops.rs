@@ -162,7 +162,7 @@ impl DmaLog for OpsTransport {
 
 impl Transport for OpsTransport {
     fn feature(&mut self, flags: u32, payload: &mut [u8]) -> Result<(), Errno> {
-        device::check_plain(flags)?;
+        device::check_plain(flags, payload.len())?;
         let sets_state = device::sets_state(flags);
         if sets_state {
             // What comes back is the device's, whatever went in.
@@ -382,7 +382,8 @@ mod tests {
         let start = uapi::FEATURE_SET | uapi::FEATURE_DMA_LOGGING_START;
         let report = uapi::FEATURE_GET | uapi::FEATURE_DMA_LOGGING_REPORT;
         let mut transport = transport(device, |_| ());
-        for flags in [start, report, uapi::FEATURE_SET | 4, uapi::FEATURE_GET | 99] {
+        let probe = uapi::FEATURE_PROBE | report;
+        for flags in [start, report, probe, uapi::FEATURE_SET | 4, uapi::FEATURE_GET | 99] {
             let refused = transport.feature(flags, &mut [0xff; 32]);
             assert_eq!(refused, Err(Errno(libc::EINVAL)), "{flags:#x}");
         }
