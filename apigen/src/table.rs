@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use crate::api::Api;
+use crate::api::{Api, Object};
 
 /// rustfmt's limit.
 const WIDTH: usize = 100;
@@ -27,6 +27,7 @@ pub fn make(api: &Api) -> String {
         let head = format!("pub(super) static {}: Kind =", object.name.to_uppercase());
         let value = format!("Kind {{ {} }};", fields.join(", "));
         let _ = write!(out, "\n{}\n", assignment(&head, &value, &fields));
+        out.push_str(&numbers(object));
     }
     for function in api.functions.iter().filter(|f| f.is_guarded()) {
         let short = function.name.trim_start_matches("vfiomig_").to_uppercase();
@@ -41,6 +42,16 @@ pub fn make(api: &Api) -> String {
         let _ = write!(out, "\n{}\n", assignment(&head, &value, &fields));
     }
     out
+}
+
+/// The numbers of an object's states.
+fn numbers(object: &Object) -> String {
+    let mut out = format!("\npub(super) mod {}_states {{\n", object.name);
+    for (bit, state) in object.states.iter().enumerate() {
+        let name = state.name.to_uppercase().replace('-', "_");
+        let _ = writeln!(out, "    pub(in crate::capi) const {name}: u32 = {bit};");
+    }
+    out + "}\n"
 }
 
 /// `head value` on one line, on two, or with an item per line.

@@ -134,6 +134,15 @@ fn rows_that_contradict_the_source_or_themselves_are_refused() {
 }
 
 #[test]
+fn the_guards_know_the_number_of_each_state() {
+    let made = table::make(&api());
+    let save = made.split_once("mod save_states {").unwrap().1;
+    for line in ["PRE_COPY: u32 = 0;", "STOP_COPY: u32 = 2;", "FINISHED: u32 = 5;\n}"] {
+        assert!(save.contains(line), "{line}");
+    }
+}
+
+#[test]
 fn codes_and_headings_are_complete() {
     let found = problems(|table| table.replace("EXDEV = ", "EDOM = "));
     assert!(found.contains("EXDEV: in src/error.rs, but not in api.toml"), "{found}");

@@ -7,12 +7,25 @@ use crate::error::Code;
 pub(super) static DEVICE: Kind =
     Kind { number: 1, name: "device", states: &["live"], waits: false };
 
+pub(super) mod device_states {
+    pub(in crate::capi) const LIVE: u32 = 0;
+}
+
 pub(super) static SAVE: Kind = Kind {
     number: 2,
     name: "save",
     states: &["pre-copy", "quiesced", "stop-copy", "ended", "failed", "finished"],
     waits: false,
 };
+
+pub(super) mod save_states {
+    pub(in crate::capi) const PRE_COPY: u32 = 0;
+    pub(in crate::capi) const QUIESCED: u32 = 1;
+    pub(in crate::capi) const STOP_COPY: u32 = 2;
+    pub(in crate::capi) const ENDED: u32 = 3;
+    pub(in crate::capi) const FAILED: u32 = 4;
+    pub(in crate::capi) const FINISHED: u32 = 5;
+}
 
 pub(super) static LOAD: Kind = Kind {
     number: 3,
@@ -21,8 +34,20 @@ pub(super) static LOAD: Kind = Kind {
     waits: false,
 };
 
+pub(super) mod load_states {
+    pub(in crate::capi) const RECEIVING: u32 = 0;
+    pub(in crate::capi) const COMPLETE: u32 = 1;
+    pub(in crate::capi) const COMMITTED: u32 = 2;
+    pub(in crate::capi) const FAILED: u32 = 3;
+}
+
 pub(super) static DIRTY: Kind =
     Kind { number: 4, name: "dirty", states: &["idle", "tracking"], waits: true };
+
+pub(super) mod dirty_states {
+    pub(in crate::capi) const IDLE: u32 = 0;
+    pub(in crate::capi) const TRACKING: u32 = 1;
+}
 
 pub(super) const LOG_SET: Row =
     Row { name: "vfiomig_log_set", states: 0b0, wrong_state: Code::Inval, needs_memory: true };

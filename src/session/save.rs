@@ -29,9 +29,8 @@ pub struct Next {
     pub len: usize,
 }
 
-/// Where a save is; the order is that of the states in `src/capi/save/api.toml`.
+/// Where a save is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u32)]
 pub(crate) enum Phase {
     /// The guest runs. If the device has pre-copy, there is a stream.
     PreCopy,

@@ -16,7 +16,7 @@ use super::handle::Handle;
 use super::reserve::admit;
 use super::row::Kind;
 use super::sized::{SizedOut, read_in};
-use super::table;
+use super::table::{self, device_states as states};
 use crate::device::{Device, DeviceOptions, State};
 use crate::error::{Result, err};
 use crate::transport::{KernelTransport, OpsTransport};
@@ -27,7 +27,7 @@ impl Handle for vfiomig_device {
     type Shared = ();
 
     fn state(_: &Device) -> u32 {
-        0
+        states::LIVE
     }
 }
 

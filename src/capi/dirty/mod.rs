@@ -17,7 +17,7 @@ use super::handle::Handle;
 use super::reserve::admit;
 use super::row::Kind;
 use super::sized::{SizedOut, read_in, read_options};
-use super::table;
+use super::table::{self, dirty_states as states};
 use crate::cancel::Cancel;
 use crate::dirty::{Tracking, TrackingOptions};
 use crate::error::{Errno, Result, err};
@@ -30,7 +30,7 @@ impl Handle for vfiomig_dirty {
     type Shared = Cancel;
 
     fn state(run: &Tracking) -> u32 {
-        u32::from(run.is_tracking())
+        if run.is_tracking() { states::TRACKING } else { states::IDLE }
     }
 
     fn end(run: &mut Tracking) -> Result<()> {

@@ -16,9 +16,9 @@ use super::error::vfiomig_failure;
 use super::handle::Handle;
 use super::row::Kind;
 use super::sized::{SizedOut, read_in};
-use super::table;
+use super::table::{self, load_states as states};
 use crate::error::{Error, Result};
-use crate::session::{Load, LoadOptions, Packets, SharedLoad};
+use crate::session::{Load, LoadOptions, LoadPhase, Packets, SharedLoad};
 
 impl Handle for vfiomig_load {
     const KIND: &'static Kind = &table::LOAD;
@@ -26,7 +26,12 @@ impl Handle for vfiomig_load {
     type Shared = SharedLoad;
 
     fn state(load: &Load) -> u32 {
-        load.phase() as u32
+        match load.phase() {
+            LoadPhase::Receiving => states::RECEIVING,
+            LoadPhase::Complete => states::COMPLETE,
+            LoadPhase::Committed => states::COMMITTED,
+            LoadPhase::Failed => states::FAILED,
+        }
     }
 
     fn ended_by(load: &Load) -> Option<Error> {

@@ -16,9 +16,9 @@ use super::error::vfiomig_failure;
 use super::handle::Handle;
 use super::row::Kind;
 use super::sized::{SizedOut, read_options};
-use super::table;
+use super::table::{self, save_states as states};
 use crate::error::{Error, Result};
-use crate::session::{Save, SaveOptions, SharedSave};
+use crate::session::{Save, SaveOptions, SavePhase, SharedSave};
 
 impl Handle for vfiomig_save {
     const KIND: &'static Kind = &table::SAVE;
@@ -26,7 +26,14 @@ impl Handle for vfiomig_save {
     type Shared = SharedSave;
 
     fn state(save: &Save) -> u32 {
-        save.phase() as u32
+        match save.phase() {
+            SavePhase::PreCopy => states::PRE_COPY,
+            SavePhase::Quiesced => states::QUIESCED,
+            SavePhase::StopCopy => states::STOP_COPY,
+            SavePhase::Ended => states::ENDED,
+            SavePhase::Failed => states::FAILED,
+            SavePhase::Finished => states::FINISHED,
+        }
     }
 
     fn ended_by(save: &Save) -> Option<Error> {
