@@ -137,10 +137,11 @@ static void a_callback_can_refuse_with_its_own_code(void)
 {
     static const struct { int says, becomes; } cases[] = {
         { -EPERM, -EPERM }, { -EPROTO, -EPROTO }, { -EDOM, -EIO }, { INT32_MIN, -EIO },
+        { -EAGAIN, -EIO }, { -EBUSY, -EIO }, { -ENOTRECOVERABLE, -EIO },
     };
     struct rig from = rig_new(NULL, NULL), to = rig_target(NULL);
     struct bytes stream = stream_with_blobs(from.dev, 8192);
-    for (int i = 0; i < 4; i++) {
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct seen seen = { .refuse_at = 2, .refuse_with = cases[i].says };
         struct vfiomig_failure failure = VFIOMIG_FAILURE_INIT;
         struct vfiomig_load *load = load_seen(&seen, &to);

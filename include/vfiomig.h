@@ -954,11 +954,16 @@ struct vfiomig_load;
 #define VFIOMIG_PUSH_RESTARTED      (1 << 3)  /* The source started again; what was loaded before is
                                                * void. */
 
-/* Takes data of the VMM's own that came with a stream: 0, or -errno to refuse the stream. */
+/*
+ * Takes data of the VMM's own that came with a stream: 0, or -errno to refuse the stream. EPERM,
+ * EINVAL, ENODEV, ENOMEM, ENOTTY, EOPNOTSUPP, EPROTO, EBADMSG, EMSGSIZE, EXDEV and ECANCELED are
+ * passed on; any other becomes EIO, and the failure structure has it.
+ */
 typedef int (*vfiomig_blob_fn)(void *opaque, uint32_t kind, const void *data, size_t len);
 
 /*
- * Decides whether a stream of source may be loaded into target. Returns 0, or -errno to refuse it.
+ * Decides whether a stream of source may be loaded into target. Returns 0, or -errno to refuse it,
+ * as vfiomig_blob_fn does.
  */
 typedef int (*vfiomig_policy_fn)(void *opaque, const struct vfiomig_identity *source,
                                  const struct vfiomig_identity *target);

@@ -104,6 +104,22 @@ impl Errno {
     pub(crate) fn callback_code(self) -> Code {
         if self.0 == libc::EINTR { Code::Io } else { self.code() }
     }
+
+    /// The same for a callback that refuses a stream: what there is to say of a stream passes, too.
+    /// Codes that say something of the call do not: after `EAGAIN`, a caller would push again.
+    pub(crate) fn refusal_code(self) -> Code {
+        match Code::from_errno(self.0) {
+            Some(
+                code @ (Code::Perm
+                | Code::Proto
+                | Code::BadMsg
+                | Code::MsgSize
+                | Code::OtherDevice
+                | Code::Cancelled),
+            ) => code,
+            _ => self.callback_code(),
+        }
+    }
 }
 
 /// What the recovery ladder left behind after a failed operation.
@@ -294,6 +310,18 @@ mod tests {
         }
         for code in [Code::Inval, Code::NoDev, Code::NoMem, Code::NotTty, Code::NotSupported] {
             assert_eq!(Errno(code as i32).code(), code);
+        }
+    }
+
+    #[test]
+    fn a_callback_that_refuses_a_stream_says_something_of_the_stream_or_nothing() {
+        let passed = [libc::EPERM, libc::EPROTO, libc::EXDEV, libc::ECANCELED, libc::ENOMEM];
+        for errno in passed {
+            assert_eq!(Errno(errno).refusal_code() as i32, errno);
+        }
+        for errno in [libc::EAGAIN, libc::EBUSY, libc::EBADF, libc::ENOSPC, libc::EINTR, libc::EDOM]
+        {
+            assert_eq!(Errno(errno).refusal_code(), Code::Io);
         }
     }
 

@@ -12,7 +12,7 @@ use crate::cancel::Cancel;
 use crate::device::{
     Claim, Device, EventKind, Fixups, Inner, Locked, Recover, describe, elapsed_ns,
 };
-use crate::error::{Code, Errno, Error, Failure, Operation, Outcome, Result, err};
+use crate::error::{Errno, Error, Failure, Operation, Outcome, Result, err};
 use crate::fsm::State;
 use crate::protocol::Patience;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -254,8 +254,7 @@ fn enter_resuming(inner: &mut Inner) -> Result<u64> {
 
 /// The error for a callback that refused.
 pub(super) fn callback_refused(what: &'static str, errno: Errno) -> Error {
-    let code = Code::from_errno(errno.0).unwrap_or(Code::Io);
-    Error::new(code, what).with_failure(Failure {
+    Error::new(errno.refusal_code(), what).with_failure(Failure {
         operation: Operation::Callback,
         errno: errno.0,
         ..Failure::default()

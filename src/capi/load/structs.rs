@@ -17,12 +17,14 @@ use crate::stream::Format;
 /// One device being loaded.
 pub enum vfiomig_load {}
 
-/// Takes data of the VMM's own that came with a stream: 0, or -errno to refuse the stream.
+/// Takes data of the VMM's own that came with a stream: 0, or -errno to refuse the stream. EPERM,
+/// EINVAL, ENODEV, ENOMEM, ENOTTY, EOPNOTSUPP, EPROTO, EBADMSG, EMSGSIZE, EXDEV and ECANCELED are
+/// passed on; any other becomes EIO, and the failure structure has it.
 pub type vfiomig_blob_fn = Option<
     unsafe extern "C" fn(opaque: *mut c_void, kind: u32, data: *const c_void, len: usize) -> c_int,
 >;
 /// Decides whether a stream of `source` may be loaded into `target`. Returns 0, or -errno to refuse
-/// it.
+/// it, as vfiomig_blob_fn does.
 pub type vfiomig_policy_fn = Option<
     unsafe extern "C" fn(
         opaque: *mut c_void,
