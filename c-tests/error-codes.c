@@ -54,10 +54,12 @@ static void of_the_device(void)
     struct vfiomig_sim_options o = rig_options();
     struct vfiomig_device_options disabled = VFIOMIG_DEVICE_OPTIONS_INIT;
     struct vfiomig_save *save;
+    struct vfiomig_load *load;
     struct bytes none = { NULL, 0, 0 };
     disabled.flags = VFIOMIG_DEVICE_DISABLED;
     struct rig rig = rig_new(NULL, &disabled);
     REACH(vfiomig_save_begin(rig.dev, NULL, &save), EPERM);
+    REACH(vfiomig_load_begin(rig.dev, NULL, &load), EPERM);
     rig_free(&rig);
 
     o.migration_flags = VFIOMIG_SIM_NO_MIGRATION;

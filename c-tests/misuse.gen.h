@@ -590,7 +590,7 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_OUT, .object = DEVICE, .size = sizeof(void *), .name = "out" },
         },
         .errors = {
-            EIO, ENOMEM, EFAULT, EINVAL, E2BIG, ETIMEDOUT, ENOTRECOVERABLE
+            ENOMEM, EFAULT, EINVAL, E2BIG, ENOTRECOVERABLE
         },
     },
     {
@@ -830,8 +830,8 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_PTR, .size = sizeof(size_t), .name = "len" },
         },
         .errors = {
-            EIO, EBADF, EAGAIN, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, ENOSPC, EOPNOTSUPP,
-            ETIMEDOUT, ECANCELED, ENOTRECOVERABLE
+            EIO, EBADF, EAGAIN, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, ENOSPC, EMSGSIZE,
+            EOPNOTSUPP, ETIMEDOUT, ECANCELED, ENOTRECOVERABLE
         },
     },
     {
@@ -1035,8 +1035,8 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_LEN, .name = "len" },
         },
         .errors = {
-            EPERM, EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, EPROTO, EBADMSG,
-            EMSGSIZE, EXDEV, EOPNOTSUPP, ETIMEDOUT, ECANCELED, ENOTRECOVERABLE
+            EPERM, EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, ENODATA, EPROTO,
+            EBADMSG, EMSGSIZE, EXDEV, EOPNOTSUPP, ETIMEDOUT, ECANCELED, ENOTRECOVERABLE
         },
     },
     {
@@ -1054,7 +1054,8 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_PTR, .size = sizeof(size_t), .name = "len" },
         },
         .errors = {
-            EBADF, ENOMEM, EFAULT, EBUSY, EINVAL, ECANCELED, ENOTRECOVERABLE
+            EPERM, EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, ENODATA, EPROTO,
+            EBADMSG, EMSGSIZE, EXDEV, EOPNOTSUPP, ETIMEDOUT, ECANCELED, ENOTRECOVERABLE
         },
     },
     {
@@ -1071,8 +1072,8 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_NUMBER, .value = 0, .name = "len" },
         },
         .errors = {
-            EPERM, EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, EPROTO, EBADMSG,
-            EMSGSIZE, EXDEV, EOPNOTSUPP, ETIMEDOUT, ECANCELED, ENOTRECOVERABLE
+            EPERM, EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, ENODATA, EPROTO,
+            EBADMSG, EMSGSIZE, EXDEV, EOPNOTSUPP, ETIMEDOUT, ECANCELED, ENOTRECOVERABLE
         },
     },
     {
@@ -1088,8 +1089,8 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_HANDLE, .object = LOAD, .name = "load" },
         },
         .errors = {
-            EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, ENODATA, EOPNOTSUPP,
-            ETIMEDOUT, ECANCELED, ENOTRECOVERABLE
+            EPERM, EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, ENODATA, EPROTO,
+            EBADMSG, EMSGSIZE, EXDEV, EOPNOTSUPP, ETIMEDOUT, ECANCELED, ENOTRECOVERABLE
         },
     },
     {
@@ -1188,7 +1189,7 @@ static const struct row rows[NUM_ROWS] = {
         },
         .errors = {
             EPERM, EIO, EBADF, EAGAIN, ENOMEM, EFAULT, ENODEV, EINVAL, ENOTTY, ENODATA, EPROTO,
-            EMSGSIZE, EOPNOTSUPP, ETIMEDOUT, ECANCELED, ENOTRECOVERABLE
+            EBADMSG, EMSGSIZE, EXDEV, EOPNOTSUPP, ETIMEDOUT, ECANCELED, ENOTRECOVERABLE
         },
     },
     {
@@ -1204,8 +1205,8 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_HANDLE, .object = LOAD, .name = "load" },
         },
         .errors = {
-            EPERM, EIO, EBADF, ENOMEM, EFAULT, ENODEV, EINVAL, ENOTTY, ENODATA, EPROTO, EMSGSIZE,
-            EOPNOTSUPP, ETIMEDOUT, ECANCELED, ENOTRECOVERABLE
+            EPERM, EIO, EBADF, ENOMEM, EFAULT, ENODEV, EINVAL, ENOTTY, ENODATA, EPROTO, EBADMSG,
+            EMSGSIZE, EXDEV, EOPNOTSUPP, ETIMEDOUT, ECANCELED, ENOTRECOVERABLE
         },
     },
     {
@@ -1255,8 +1256,7 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_PTR, .size = sizeof(uint32_t), .name = "number" },
         },
         .errors = {
-            EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, E2BIG, EOPNOTSUPP, ETIMEDOUT,
-            ENOTRECOVERABLE
+            EBADF, ENOMEM, EFAULT, EBUSY, EINVAL, E2BIG, EOPNOTSUPP, ENOTRECOVERABLE
         },
     },
     {
@@ -1314,7 +1314,7 @@ static const struct row rows[NUM_ROWS] = {
         },
         .errors = {
             EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, ENOSPC, EOPNOTSUPP,
-            ETIMEDOUT, ENOTRECOVERABLE
+            ENOTRECOVERABLE
         },
     },
     {
@@ -1330,7 +1330,7 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_HANDLE, .object = DIRTY, .name = "dirty" },
         },
         .errors = {
-            EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, E2BIG, EOPNOTSUPP, ETIMEDOUT,
+            EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, E2BIG, EOPNOTSUPP,
             ENOTRECOVERABLE
         },
     },

@@ -440,6 +440,37 @@ static void the_configurations_callback_may_refuse_and_cannot_free(void)
     }
 }
 
+static void every_call_returns_what_ended_the_load(void)
+{
+    static const struct { int refuse, result; } cases[] = {
+        { -EPERM, -EPERM }, { -EBADMSG, -EBADMSG }, { -EXDEV, -EXDEV }, { -EAGAIN, -EIO },
+        { 0, -ENODATA }, /* a commit that came too early */
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct rig from = rig_new(NULL, NULL), to = rig_target(NULL);
+        struct bytes stream = packets_of(from.dev);
+        struct config config = { .refuse = cases[i].refuse };
+        struct vfiomig_load *load = packet_load(&to, &config, 0, &stream);
+        size_t len;
+        int result = cases[i].result;
+        void *space;
+        push_packets(load);
+        EQ(cases[i].refuse ? vfiomig_load_write_packets(load) : vfiomig_load_commit(load), result);
+        EQ(vfiomig_load_push(load, EOS, sizeof EOS), result);
+        EQ(vfiomig_load_get_space(load, &space, &len), result);
+        EQ(vfiomig_load_push_received(load, 1), result);
+        EQ(vfiomig_load_commit(load), result);
+        EQ(vfiomig_load_push_packet(load, packets[0].data, packets[0].len), result);
+        EQ(vfiomig_load_write_packets(load), result);
+        EQ(vfiomig_sim_state(to.sim), VFIOMIG_STATE_RUNNING);
+        vfiomig_load_free(load);
+        bytes_free(&stream);
+        packets_free();
+        rig_free(&from);
+        rig_free(&to);
+    }
+}
+
 /* The thread holds nothing that anyone waits for, so it may wait itself. */
 static void the_configurations_callback_waits_for_the_device(void)
 {
@@ -536,6 +567,7 @@ int main(void)
     RUN(packets_over_several_channels);
     RUN(what_waits_is_ended);
     RUN(the_configurations_callback_may_refuse_and_cannot_free);
+    RUN(every_call_returns_what_ended_the_load);
     RUN(the_configurations_callback_waits_for_the_device);
     RUN(packets_do_not_wait_in_the_callbacks_of_other_devices);
     return DONE();

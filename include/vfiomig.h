@@ -504,7 +504,7 @@ int vfiomig_device_new_fd(int fd, const struct vfiomig_device_options *options,
  * this call fails (unless ops itself cannot be read, because it is NULL or its struct_size is
  * invalid).
  *
- * Errors: -EIO, -ENOMEM, -EFAULT, -EINVAL, -E2BIG, -ETIMEDOUT, -ENOTRECOVERABLE.
+ * Errors: -ENOMEM, -EFAULT, -EINVAL, -E2BIG, -ENOTRECOVERABLE.
  * Since: 0.1.
  */
 int vfiomig_device_new_ops(const struct vfiomig_device_ops *ops, void *opaque,
@@ -781,7 +781,7 @@ int vfiomig_save_begin(struct vfiomig_device *device, const struct vfiomig_save_
  * States: pre-copy, quiesced, stop-copy.
  * Returns: VFIOMIG_NEXT_MORE, VFIOMIG_NEXT_DRAINED or VFIOMIG_NEXT_END.
  * Errors: -EIO, -EBADF, -EAGAIN, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -ENOSPC,
- *         -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
+ *         -EMSGSIZE, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
  * Since: 0.1.
  */
 int vfiomig_save_next(struct vfiomig_save *save, void *buf, size_t cap,
@@ -1069,8 +1069,9 @@ int vfiomig_load_begin(struct vfiomig_device *device, const struct vfiomig_load_
  * Returns: VFIOMIG_PUSH_MORE, or a bitwise OR of VFIOMIG_PUSH_RESTARTED,
  *          VFIOMIG_PUSH_INITIAL_LOADED, VFIOMIG_PUSH_END, VFIOMIG_PUSH_SECTION_END,
  *          VFIOMIG_PUSH_CONFIG and VFIOMIG_PUSH_CONFIG_READY.
- * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EPROTO,
- *         -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
+ * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -ENODATA,
+ *         -EPROTO, -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED,
+ *         -ENOTRECOVERABLE.
  * Since: 0.1.
  */
 int vfiomig_load_push(struct vfiomig_load *load, const void *data, size_t len) VFIOMIG_MUST_CHECK;
@@ -1087,7 +1088,9 @@ int vfiomig_load_push(struct vfiomig_load *load, const void *data, size_t len) V
  * certain to come, so a VMM can read from a stream that carries more than this device.
  *
  * States: receiving, complete, committed.
- * Errors: -EBADF, -ENOMEM, -EFAULT, -EBUSY, -EINVAL, -ECANCELED, -ENOTRECOVERABLE.
+ * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -ENODATA,
+ *         -EPROTO, -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED,
+ *         -ENOTRECOVERABLE.
  * Since: 0.1.
  */
 int vfiomig_load_get_space(struct vfiomig_load *load, void **space, size_t *len) VFIOMIG_MUST_CHECK;
@@ -1100,8 +1103,9 @@ int vfiomig_load_get_space(struct vfiomig_load *load, void **space, size_t *len)
  * Returns: VFIOMIG_PUSH_MORE, or a bitwise OR of VFIOMIG_PUSH_RESTARTED,
  *          VFIOMIG_PUSH_INITIAL_LOADED, VFIOMIG_PUSH_END, VFIOMIG_PUSH_SECTION_END,
  *          VFIOMIG_PUSH_CONFIG and VFIOMIG_PUSH_CONFIG_READY.
- * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EPROTO,
- *         -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
+ * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -ENODATA,
+ *         -EPROTO, -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED,
+ *         -ENOTRECOVERABLE.
  * Since: 0.1.
  */
 int vfiomig_load_push_received(struct vfiomig_load *load, size_t len) VFIOMIG_MUST_CHECK;
@@ -1113,8 +1117,9 @@ int vfiomig_load_push_received(struct vfiomig_load *load, size_t len) VFIOMIG_MU
  * and the guest goes on at the source.
  *
  * States: receiving, complete.
- * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -ENODATA, -EOPNOTSUPP,
- *         -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
+ * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -ENODATA,
+ *         -EPROTO, -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED,
+ *         -ENOTRECOVERABLE.
  * Since: 0.1.
  */
 int vfiomig_load_commit(struct vfiomig_load *load) VFIOMIG_MUST_CHECK;
@@ -1217,7 +1222,8 @@ void vfiomig_load_free(struct vfiomig_load *load);
  *
  * States: all.
  * Errors: -EPERM, -EIO, -EBADF, -EAGAIN, -ENOMEM, -EFAULT, -ENODEV, -EINVAL, -ENOTTY, -ENODATA,
- *         -EPROTO, -EMSGSIZE, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
+ *         -EPROTO, -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED,
+ *         -ENOTRECOVERABLE.
  * Concurrent: with any other call on the handle, from any thread.
  * Since: 0.1.
  */
@@ -1238,7 +1244,7 @@ int vfiomig_load_push_packet(struct vfiomig_load *load, const void *packet,
  *
  * States: all.
  * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -ENODEV, -EINVAL, -ENOTTY, -ENODATA, -EPROTO,
- *         -EMSGSIZE, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
+ *         -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
  * Concurrent: with any other call on the handle, from any thread.
  * Since: 0.1.
  */
@@ -1576,8 +1582,7 @@ void vfiomig_dirty_free(struct vfiomig_dirty *dirty);
  * call fails (unless the table itself cannot be read: then the library takes nothing over).
  *
  * States: all.
- * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -E2BIG, -EOPNOTSUPP,
- *         -ETIMEDOUT, -ENOTRECOVERABLE.
+ * Errors: -EBADF, -ENOMEM, -EFAULT, -EBUSY, -EINVAL, -E2BIG, -EOPNOTSUPP, -ENOTRECOVERABLE.
  * Threads: any; waits for other calls, but not in callbacks.
  * Since: 0.1.
  */
@@ -1628,7 +1633,7 @@ int vfiomig_dirty_map(struct vfiomig_dirty *dirty,
  * States: all.
  * Returns: Bitwise OR of VFIOMIG_DIRTY_ERRORS and VFIOMIG_DIRTY_UNWATCHED, or 0.
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -ENOSPC, -EOPNOTSUPP,
- *         -ETIMEDOUT, -ENOTRECOVERABLE.
+ *         -ENOTRECOVERABLE.
  * Threads: any; waits for other calls, but not in callbacks.
  * Since: 0.1.
  */
@@ -1644,7 +1649,7 @@ int vfiomig_dirty_unmap(struct vfiomig_dirty *dirty, uint64_t iova, uint64_t siz
  * States: idle.
  * Returns: Bitwise OR of VFIOMIG_DIRTY_ERRORS and VFIOMIG_DIRTY_UNWATCHED, or 0.
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -E2BIG, -EOPNOTSUPP,
- *         -ETIMEDOUT, -ENOTRECOVERABLE.
+ *         -ENOTRECOVERABLE.
  * Threads: any; waits for other calls, but not in callbacks.
  * Since: 0.1.
  */

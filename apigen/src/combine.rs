@@ -296,16 +296,18 @@ fn args(texts: &[String], objects: &[Object], wrong: &mut Vec<String>) -> Vec<Ar
 fn errors(texts: &[String], codes: &[ErrorCode], wrong: &mut Vec<String>) -> Vec<(String, String)> {
     let mut errors: Vec<(String, String)> = Vec::new();
     for text in texts {
-        let (errno, own) = match text.split_once(": ") {
-            Some((errno, own)) => (errno, Some(own)),
+        let (errnos, own) = match text.split_once(": ") {
+            Some((errnos, own)) => (errnos, Some(own)),
             None => (text.as_str(), None),
         };
-        match codes.iter().find(|code| code.errno == errno) {
-            None => wrong.push(format!("{errno} is not in the closed set")),
-            Some(_) if errors.iter().any(|(listed, _)| listed == errno) => {
-                wrong.push(format!("{errno} is listed twice"));
+        for errno in errnos.split(", ") {
+            match codes.iter().find(|code| code.errno == errno) {
+                None => wrong.push(format!("{errno} is not in the closed set")),
+                Some(_) if errors.iter().any(|(listed, _)| listed == errno) => {
+                    wrong.push(format!("{errno} is listed twice"));
+                }
+                Some(code) => errors.push((errno.to_owned(), own.unwrap_or(&code.text).to_owned())),
             }
-            Some(code) => errors.push((errno.to_owned(), own.unwrap_or(&code.text).to_owned())),
         }
     }
     errors.sort_by_key(|(errno, _)| codes.iter().position(|code| code.errno == *errno));

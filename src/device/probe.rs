@@ -162,9 +162,21 @@ fn check_device(transport: &mut dyn Transport) -> Result<()> {
         errno: errno.0,
         ..Failure::default()
     };
-    let code = if errno.0 == libc::EBADF { Code::Inval } else { errno.code() };
-    Err(Error::new(code, format!("the fd is not a usable VFIO device: {errno}{why}"))
-        .with_failure(failure))
+    Err(Error::new(
+        code_of_no_device(errno),
+        format!("the fd is not a usable VFIO device: {errno}{why}"),
+    )
+    .with_failure(failure))
+}
+
+/// The code for an fd that does not say what device it is.
+fn code_of_no_device(errno: Errno) -> Code {
+    match errno.0 {
+        libc::EBADF => Code::Inval,
+        // What some other files answer to an ioctl that they do not know.
+        libc::EOPNOTSUPP => Code::NotTty,
+        _ => errno.code(),
+    }
 }
 
 /// Where the device is, and how much there is in it.
@@ -380,6 +392,16 @@ mod tests {
         assert!(!release_is_before("5.18.0", (5, 18)));
         assert!(!release_is_before("6.12.57+deb13-amd64", (5, 18)));
         assert!(!release_is_before("unknown", (5, 18)));
+    }
+
+    #[test]
+    fn whatever_another_file_answers_it_is_no_device() {
+        for errno in [libc::ENOTTY, libc::EOPNOTSUPP] {
+            assert_eq!(code_of_no_device(Errno(errno)), Code::NotTty);
+        }
+        assert_eq!(code_of_no_device(Errno(libc::EBADF)), Code::Inval);
+        assert_eq!(code_of_no_device(Errno(libc::ENODEV)), Code::NoDev);
+        assert_eq!(code_of_no_device(Errno(libc::ENXIO)), Code::Io);
     }
 
     #[test]
