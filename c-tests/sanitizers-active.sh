@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
 # Shows that the sanitizers would notice something: programs with one deliberate error each,
-# built and linked like the tests, must be stopped with the right report.
+# built and linked like the tests, must be stopped with the right report. And that the tests'
+# library is the one that checks itself.
 #
 # usage: sanitizers-active.sh BUILD-DIRECTORY        (CC and SANITIZE in the environment)
 
@@ -54,6 +55,16 @@ for program in "$build"/c-tests/sanitized/*; do
 		echo "not ok sanitizer in-every-program: $program was built without"
 		failed=1
 	}
+	# dlopen opens the library of those who install it.
+	[ "${program##*/}" = dlopen ] || ldd "$program" | grep -q '/checked/libvfiomig\.so' || {
+		echo "not ok sanitizer in-every-program: $program has not the library that checks itself"
+		failed=1
+	}
 done
+check='which its row in api.toml does not list'
+if ! grep -q "$check" "$build/checked/libvfiomig.so" || grep -q "$check" "$build/libvfiomig.so"; then
+	echo "not ok checks-of-the-library: they belong in checked/libvfiomig.so, and there only"
+	failed=1
+fi
 [ $failed -eq 0 ] && echo "sanitizers: active"
 exit $failed

@@ -153,6 +153,18 @@ impl Function {
         all.iter().enumerate().map(bit).sum()
     }
 
+    /// Codes that it may return, as bits in the order of [`Api::codes`]; of one that frees a handle
+    /// and returns nothing, those whose texts it may leave.
+    pub fn may_leave(&self, api: &Api) -> u32 {
+        let frees = matches!(self.args.first(), Some(Arg::Free(_)));
+        let unlisted: &[&str] = if frees { &["EBADF", "EBUSY", "ENOTRECOVERABLE"] } else { &[] };
+        let left = |errno: &str| {
+            unlisted.contains(&errno) || self.errors.iter().any(|(listed, _)| listed == errno)
+        };
+        let bits = api.codes.iter().enumerate();
+        bits.map(|(bit, code)| u32::from(left(&code.errno)) << bit).sum()
+    }
+
     /// The object it belongs to by its name.
     pub fn family<'a>(&self, api: &'a Api) -> Option<&'a Object> {
         let rest = self.name.strip_prefix("vfiomig_")?;

@@ -36,6 +36,7 @@ pub fn make(api: &Api) -> String {
             format!("states: {:#b}", function.mask(api)),
             format!("wrong_state: Code::{}", api.code(&function.wrong_state)),
             format!("needs_memory: {}", function.errors.iter().any(|(code, _)| code == "ENOMEM")),
+            format!("errors: {:#b}", function.may_leave(api)),
         ];
         let head = format!("pub(super) const {short}: Row =");
         let value = format!("Row {{ {} }};", fields.join(", "));

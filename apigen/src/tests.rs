@@ -146,6 +146,21 @@ fn codes_that_share_a_text_are_listed_one_by_one() {
 }
 
 #[test]
+fn the_guards_know_which_codes_a_function_may_leave() {
+    let api = api();
+    let left = |name: &str| {
+        let function = api.functions.iter().find(|function| function.name == name).unwrap();
+        let bits = function.may_leave(&api);
+        assert!(table::make(&api).contains(&format!("errors: {bits:#b}")));
+        let codes = api.codes.iter().enumerate().filter(|(bit, _)| bits & (1 << bit) != 0);
+        codes.map(|(_, code)| code.errno.as_str()).collect::<Vec<_>>()
+    };
+    assert_eq!(left("vfiomig_fsm_path"), ["EFAULT", "EINVAL", "ENOTRECOVERABLE"]);
+    // It returns nothing, but leaves a text.
+    assert_eq!(left("vfiomig_save_free"), ["EBADF", "EBUSY", "ENOTRECOVERABLE"]);
+}
+
+#[test]
 fn the_guards_know_the_number_of_each_state() {
     let made = table::make(&api());
     let save = made.split_once("mod save_states {").unwrap().1;

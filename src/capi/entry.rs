@@ -124,11 +124,19 @@ pub(super) fn guarded_owner<R: CReturn>(row: &Row, call: impl FnOnce() -> Result
     let _errno = KeepErrno::new();
     let _inside = Inside::new();
     // The locks that a panic unwinds through poison what it leaves half done.
-    match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(Ok(value)) => value.to_ret(),
-        Ok(Err(error)) => fail(row.name, &error),
-        Err(_) => fail(row.name, &err!(NotRecoverable, "internal error: the call panicked")),
-    }
+    let error = match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(Ok(value)) => return value.to_ret(),
+        Ok(Err(error)) => error,
+        Err(_) => err!(NotRecoverable, "internal error: the call panicked"),
+    };
+    // Out here, where nothing catches it: tests run with this check, and it ends them.
+    debug_assert!(
+        row.lists(error.code()),
+        "{} returned {}, which its row in api.toml does not list: {error}",
+        row.name,
+        error.code().name(),
+    );
+    fail(row.name, &error)
 }
 
 /// Asks whether there is memory for what a call may need, if its row says that it needs any.

@@ -26,4 +26,17 @@ pub(super) struct Row {
     pub wrong_state: Code,
     /// Whether it may return that there is no memory.
     pub needs_memory: bool,
+    /// Codes that it may return, as bits in the order of [`Code::ALL`]. For one that returns
+    /// nothing, those that it may leave in `vfiomig_error_message()`.
+    pub errors: u32,
 }
+
+impl Row {
+    /// Whether `api.toml`, and so the manual, lists this code.
+    pub(super) fn lists(&self, code: Code) -> bool {
+        let mut listed = (0..).zip(Code::ALL).filter(|(bit, _)| self.errors & (1 << bit) != 0);
+        listed.any(|(_, listed)| *listed == code)
+    }
+}
+
+const _: () = assert!(Code::ALL.len() <= u32::BITS as usize);

@@ -49,20 +49,36 @@ pub(super) mod dirty_states {
     pub(in crate::capi) const TRACKING: u32 = 1;
 }
 
-pub(super) const LOG_SET: Row =
-    Row { name: "vfiomig_log_set", states: 0b0, wrong_state: Code::Inval, needs_memory: true };
+pub(super) const LOG_SET: Row = Row {
+    name: "vfiomig_log_set",
+    states: 0b0,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b100000000000101010000,
+};
 
-pub(super) const LOG_INIT_ENV: Row =
-    Row { name: "vfiomig_log_init_env", states: 0b0, wrong_state: Code::Inval, needs_memory: true };
+pub(super) const LOG_INIT_ENV: Row = Row {
+    name: "vfiomig_log_init_env",
+    states: 0b0,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b100100000000001010000,
+};
 
-pub(super) const FSM_PATH: Row =
-    Row { name: "vfiomig_fsm_path", states: 0b0, wrong_state: Code::Inval, needs_memory: false };
+pub(super) const FSM_PATH: Row = Row {
+    name: "vfiomig_fsm_path",
+    states: 0b0,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000000000100100000,
+};
 
 pub(super) const DEVICE_NEW_FD: Row = Row {
     name: "vfiomig_device_new_fd",
     states: 0b0,
     wrong_state: Code::Inval,
     needs_memory: true,
+    errors: 0b101000000101110110010,
 };
 
 pub(super) const DEVICE_NEW_OPS: Row = Row {
@@ -70,16 +86,23 @@ pub(super) const DEVICE_NEW_OPS: Row = Row {
     states: 0b0,
     wrong_state: Code::Inval,
     needs_memory: true,
+    errors: 0b100000000100100110000,
 };
 
-pub(super) const DEVICE_FREE: Row =
-    Row { name: "vfiomig_device_free", states: 0b0, wrong_state: Code::Inval, needs_memory: false };
+pub(super) const DEVICE_FREE: Row = Row {
+    name: "vfiomig_device_free",
+    states: 0b0,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000000000001000100,
+};
 
 pub(super) const DEVICE_GET_CAPS: Row = Row {
     name: "vfiomig_device_get_caps",
     states: 0b1,
     wrong_state: Code::Inval,
     needs_memory: false,
+    errors: 0b100000000000101100100,
 };
 
 pub(super) const DEVICE_GET_REASON: Row = Row {
@@ -87,6 +110,7 @@ pub(super) const DEVICE_GET_REASON: Row = Row {
     states: 0b1,
     wrong_state: Code::Inval,
     needs_memory: false,
+    errors: 0b100000001000101100100,
 };
 
 pub(super) const DEVICE_GET_IDENTITY: Row = Row {
@@ -94,6 +118,7 @@ pub(super) const DEVICE_GET_IDENTITY: Row = Row {
     states: 0b1,
     wrong_state: Code::Inval,
     needs_memory: false,
+    errors: 0b100000000000101100100,
 };
 
 pub(super) const DEVICE_GET_STATE: Row = Row {
@@ -101,6 +126,7 @@ pub(super) const DEVICE_GET_STATE: Row = Row {
     states: 0b1,
     wrong_state: Code::Inval,
     needs_memory: true,
+    errors: 0b101100000001111110110,
 };
 
 pub(super) const DEVICE_SET_STATE: Row = Row {
@@ -108,19 +134,31 @@ pub(super) const DEVICE_SET_STATE: Row = Row {
     states: 0b1,
     wrong_state: Code::Inval,
     needs_memory: true,
+    errors: 0b101100000001111110110,
 };
 
-pub(super) const DEVICE_RUN: Row =
-    Row { name: "vfiomig_device_run", states: 0b1, wrong_state: Code::Inval, needs_memory: true };
+pub(super) const DEVICE_RUN: Row = Row {
+    name: "vfiomig_device_run",
+    states: 0b1,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b101100000001111110110,
+};
 
-pub(super) const DEVICE_RESET: Row =
-    Row { name: "vfiomig_device_reset", states: 0b1, wrong_state: Code::Inval, needs_memory: true };
+pub(super) const DEVICE_RESET: Row = Row {
+    name: "vfiomig_device_reset",
+    states: 0b1,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b101100000001111110110,
+};
 
 pub(super) const DEVICE_NOTIFY_RESET: Row = Row {
     name: "vfiomig_device_notify_reset",
     states: 0b1,
     wrong_state: Code::Inval,
     needs_memory: true,
+    errors: 0b101100000001111110110,
 };
 
 pub(super) const DEVICE_ACCEPT_RESET: Row = Row {
@@ -128,6 +166,7 @@ pub(super) const DEVICE_ACCEPT_RESET: Row = Row {
     states: 0b1,
     wrong_state: Code::Inval,
     needs_memory: true,
+    errors: 0b100000000000001110100,
 };
 
 pub(super) const DEVICE_GET_FIXUPS: Row = Row {
@@ -135,6 +174,7 @@ pub(super) const DEVICE_GET_FIXUPS: Row = Row {
     states: 0b1,
     wrong_state: Code::Inval,
     needs_memory: false,
+    errors: 0b100000000000001100100,
 };
 
 pub(super) const DEVICE_GET_FAILURE: Row = Row {
@@ -142,19 +182,31 @@ pub(super) const DEVICE_GET_FAILURE: Row = Row {
     states: 0b1,
     wrong_state: Code::Inval,
     needs_memory: false,
+    errors: 0b100000000000101100100,
 };
 
-pub(super) const SAVE_BEGIN: Row =
-    Row { name: "vfiomig_save_begin", states: 0b1, wrong_state: Code::Inval, needs_memory: true };
+pub(super) const SAVE_BEGIN: Row = Row {
+    name: "vfiomig_save_begin",
+    states: 0b1,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b101100000101111110111,
+};
 
-pub(super) const SAVE_NEXT: Row =
-    Row { name: "vfiomig_save_next", states: 0b111, wrong_state: Code::Inval, needs_memory: true };
+pub(super) const SAVE_NEXT: Row = Row {
+    name: "vfiomig_save_next",
+    states: 0b111,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b111101000011111111110,
+};
 
 pub(super) const SAVE_ADD_BLOB: Row = Row {
     name: "vfiomig_save_add_blob",
     states: 0b111,
     wrong_state: Code::Inval,
     needs_memory: true,
+    errors: 0b110001000000101110100,
 };
 
 pub(super) const SAVE_GET_PENDING: Row = Row {
@@ -162,6 +214,7 @@ pub(super) const SAVE_GET_PENDING: Row = Row {
     states: 0b111,
     wrong_state: Code::Inval,
     needs_memory: false,
+    errors: 0b110000000000101100100,
 };
 
 pub(super) const SAVE_GET_POLL_FD: Row = Row {
@@ -169,19 +222,31 @@ pub(super) const SAVE_GET_POLL_FD: Row = Row {
     states: 0b111111,
     wrong_state: Code::Inval,
     needs_memory: false,
+    errors: 0b110100000000001100100,
 };
 
-pub(super) const SAVE_QUIESCE: Row =
-    Row { name: "vfiomig_save_quiesce", states: 0b1, wrong_state: Code::Inval, needs_memory: true };
+pub(super) const SAVE_QUIESCE: Row = Row {
+    name: "vfiomig_save_quiesce",
+    states: 0b1,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b111100000001111111110,
+};
 
-pub(super) const SAVE_STOP: Row =
-    Row { name: "vfiomig_save_stop", states: 0b11, wrong_state: Code::Inval, needs_memory: true };
+pub(super) const SAVE_STOP: Row = Row {
+    name: "vfiomig_save_stop",
+    states: 0b11,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b111100000001111111110,
+};
 
 pub(super) const SAVE_FINISH: Row = Row {
     name: "vfiomig_save_finish",
     states: 0b11111,
     wrong_state: Code::Inval,
     needs_memory: true,
+    errors: 0b111100000001111110110,
 };
 
 pub(super) const SAVE_CANCEL: Row = Row {
@@ -189,6 +254,7 @@ pub(super) const SAVE_CANCEL: Row = Row {
     states: 0b111111,
     wrong_state: Code::Inval,
     needs_memory: false,
+    errors: 0b100000000000000100100,
 };
 
 pub(super) const SAVE_GET_STATS: Row = Row {
@@ -196,6 +262,7 @@ pub(super) const SAVE_GET_STATS: Row = Row {
     states: 0b111111,
     wrong_state: Code::Inval,
     needs_memory: false,
+    errors: 0b100000000000100100100,
 };
 
 pub(super) const SAVE_GET_FAILURE: Row = Row {
@@ -203,22 +270,39 @@ pub(super) const SAVE_GET_FAILURE: Row = Row {
     states: 0b111111,
     wrong_state: Code::Inval,
     needs_memory: false,
+    errors: 0b100000000000101100100,
 };
 
-pub(super) const SAVE_FREE: Row =
-    Row { name: "vfiomig_save_free", states: 0b0, wrong_state: Code::Inval, needs_memory: false };
+pub(super) const SAVE_FREE: Row = Row {
+    name: "vfiomig_save_free",
+    states: 0b0,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000000000001000100,
+};
 
-pub(super) const LOAD_BEGIN: Row =
-    Row { name: "vfiomig_load_begin", states: 0b1, wrong_state: Code::Inval, needs_memory: true };
+pub(super) const LOAD_BEGIN: Row = Row {
+    name: "vfiomig_load_begin",
+    states: 0b1,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b101100000101111110111,
+};
 
-pub(super) const LOAD_PUSH: Row =
-    Row { name: "vfiomig_load_push", states: 0b111, wrong_state: Code::Inval, needs_memory: true };
+pub(super) const LOAD_PUSH: Row = Row {
+    name: "vfiomig_load_push",
+    states: 0b111,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b111111111001111110111,
+};
 
 pub(super) const LOAD_GET_SPACE: Row = Row {
     name: "vfiomig_load_get_space",
     states: 0b111,
     wrong_state: Code::Inval,
     needs_memory: true,
+    errors: 0b111111111001111110111,
 };
 
 pub(super) const LOAD_PUSH_RECEIVED: Row = Row {
@@ -226,16 +310,23 @@ pub(super) const LOAD_PUSH_RECEIVED: Row = Row {
     states: 0b111,
     wrong_state: Code::Inval,
     needs_memory: true,
+    errors: 0b111111111001111110111,
 };
 
-pub(super) const LOAD_COMMIT: Row =
-    Row { name: "vfiomig_load_commit", states: 0b11, wrong_state: Code::Inval, needs_memory: true };
+pub(super) const LOAD_COMMIT: Row = Row {
+    name: "vfiomig_load_commit",
+    states: 0b11,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b111111111001111110111,
+};
 
 pub(super) const LOAD_CANCEL: Row = Row {
     name: "vfiomig_load_cancel",
     states: 0b1111,
     wrong_state: Code::Inval,
     needs_memory: false,
+    errors: 0b100000000000000100100,
 };
 
 pub(super) const LOAD_GET_SOURCE_IDENTITY: Row = Row {
@@ -243,6 +334,7 @@ pub(super) const LOAD_GET_SOURCE_IDENTITY: Row = Row {
     states: 0b1111,
     wrong_state: Code::Inval,
     needs_memory: false,
+    errors: 0b100000001000101100100,
 };
 
 pub(super) const LOAD_GET_STATS: Row = Row {
@@ -250,6 +342,7 @@ pub(super) const LOAD_GET_STATS: Row = Row {
     states: 0b1111,
     wrong_state: Code::Inval,
     needs_memory: false,
+    errors: 0b100000000000100100100,
 };
 
 pub(super) const LOAD_GET_FAILURE: Row = Row {
@@ -257,16 +350,23 @@ pub(super) const LOAD_GET_FAILURE: Row = Row {
     states: 0b1111,
     wrong_state: Code::Inval,
     needs_memory: false,
+    errors: 0b100000000000101100100,
 };
 
-pub(super) const LOAD_FREE: Row =
-    Row { name: "vfiomig_load_free", states: 0b0, wrong_state: Code::Inval, needs_memory: false };
+pub(super) const LOAD_FREE: Row = Row {
+    name: "vfiomig_load_free",
+    states: 0b0,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000000000001000100,
+};
 
 pub(super) const LOAD_PUSH_PACKET: Row = Row {
     name: "vfiomig_load_push_packet",
     states: 0b1111,
     wrong_state: Code::Inval,
     needs_memory: true,
+    errors: 0b111111111001110111111,
 };
 
 pub(super) const LOAD_WRITE_PACKETS: Row = Row {
@@ -274,19 +374,31 @@ pub(super) const LOAD_WRITE_PACKETS: Row = Row {
     states: 0b1111,
     wrong_state: Code::Inval,
     needs_memory: true,
+    errors: 0b111111111001110110111,
 };
 
-pub(super) const DIRTY_NEW: Row =
-    Row { name: "vfiomig_dirty_new", states: 0b0, wrong_state: Code::Inval, needs_memory: true };
+pub(super) const DIRTY_NEW: Row = Row {
+    name: "vfiomig_dirty_new",
+    states: 0b0,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b100000000100100110000,
+};
 
-pub(super) const DIRTY_FREE: Row =
-    Row { name: "vfiomig_dirty_free", states: 0b0, wrong_state: Code::Inval, needs_memory: false };
+pub(super) const DIRTY_FREE: Row = Row {
+    name: "vfiomig_dirty_free",
+    states: 0b0,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000000000001000100,
+};
 
 pub(super) const DIRTY_ADD_WRITER: Row = Row {
     name: "vfiomig_dirty_add_writer",
     states: 0b11,
     wrong_state: Code::Inval,
     needs_memory: true,
+    errors: 0b100100000100101110100,
 };
 
 pub(super) const DIRTY_REMOVE_WRITER: Row = Row {
@@ -294,52 +406,87 @@ pub(super) const DIRTY_REMOVE_WRITER: Row = Row {
     states: 0b11,
     wrong_state: Code::Inval,
     needs_memory: false,
+    errors: 0b100000001000001100100,
 };
 
-pub(super) const DIRTY_MAP: Row =
-    Row { name: "vfiomig_dirty_map", states: 0b11, wrong_state: Code::Inval, needs_memory: true };
+pub(super) const DIRTY_MAP: Row = Row {
+    name: "vfiomig_dirty_map",
+    states: 0b11,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b100000000100101110100,
+};
 
-pub(super) const DIRTY_UNMAP: Row =
-    Row { name: "vfiomig_dirty_unmap", states: 0b11, wrong_state: Code::Inval, needs_memory: true };
+pub(super) const DIRTY_UNMAP: Row = Row {
+    name: "vfiomig_dirty_unmap",
+    states: 0b11,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b100100000011111110110,
+};
 
-pub(super) const DIRTY_START: Row =
-    Row { name: "vfiomig_dirty_start", states: 0b1, wrong_state: Code::Inval, needs_memory: true };
+pub(super) const DIRTY_START: Row = Row {
+    name: "vfiomig_dirty_start",
+    states: 0b1,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b100100000101111110110,
+};
 
 pub(super) const DIRTY_COLLECT: Row = Row {
     name: "vfiomig_dirty_collect",
     states: 0b10,
     wrong_state: Code::Inval,
     needs_memory: true,
+    errors: 0b110100000001111110110,
 };
 
-pub(super) const DIRTY_SYNC: Row =
-    Row { name: "vfiomig_dirty_sync", states: 0b10, wrong_state: Code::Inval, needs_memory: true };
+pub(super) const DIRTY_SYNC: Row = Row {
+    name: "vfiomig_dirty_sync",
+    states: 0b10,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b110000000010101110100,
+};
 
 pub(super) const DIRTY_REARM: Row = Row {
     name: "vfiomig_dirty_rearm",
     states: 0b10,
     wrong_state: Code::Inval,
     needs_memory: false,
+    errors: 0b100000000000101100100,
 };
 
-pub(super) const DIRTY_STOP: Row =
-    Row { name: "vfiomig_dirty_stop", states: 0b11, wrong_state: Code::Inval, needs_memory: true };
+pub(super) const DIRTY_STOP: Row = Row {
+    name: "vfiomig_dirty_stop",
+    states: 0b11,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b101100000001111110110,
+};
 
 pub(super) const DIRTY_CANCEL: Row = Row {
     name: "vfiomig_dirty_cancel",
     states: 0b11,
     wrong_state: Code::Inval,
     needs_memory: false,
+    errors: 0b100000000000000100100,
 };
 
-pub(super) const DIRTY_MARK: Row =
-    Row { name: "vfiomig_dirty_mark", states: 0b11, wrong_state: Code::Inval, needs_memory: true };
+pub(super) const DIRTY_MARK: Row = Row {
+    name: "vfiomig_dirty_mark",
+    states: 0b11,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b100000001000101110100,
+};
 
 pub(super) const DIRTY_DMA_READ: Row = Row {
     name: "vfiomig_dirty_dma_read",
     states: 0b11,
     wrong_state: Code::Inval,
     needs_memory: true,
+    errors: 0b100100001001111110110,
 };
 
 pub(super) const DIRTY_DMA_WRITE: Row = Row {
@@ -347,6 +494,7 @@ pub(super) const DIRTY_DMA_WRITE: Row = Row {
     states: 0b11,
     wrong_state: Code::Inval,
     needs_memory: true,
+    errors: 0b100100001001111110110,
 };
 
 pub(super) const DIRTY_GET_STATS: Row = Row {
@@ -354,6 +502,7 @@ pub(super) const DIRTY_GET_STATS: Row = Row {
     states: 0b11,
     wrong_state: Code::Inval,
     needs_memory: false,
+    errors: 0b100000000000101100100,
 };
 
 pub(super) const DIRTY_GET_ROUND: Row = Row {
@@ -361,6 +510,7 @@ pub(super) const DIRTY_GET_ROUND: Row = Row {
     states: 0b11,
     wrong_state: Code::Inval,
     needs_memory: false,
+    errors: 0b100000001000101100100,
 };
 
 pub(super) const DIRTY_GET_WRITER_STATS: Row = Row {
@@ -368,6 +518,7 @@ pub(super) const DIRTY_GET_WRITER_STATS: Row = Row {
     states: 0b11,
     wrong_state: Code::Inval,
     needs_memory: false,
+    errors: 0b100000001000101100100,
 };
 
 pub(super) const DIRTY_GET_ERROR: Row = Row {
@@ -375,4 +526,5 @@ pub(super) const DIRTY_GET_ERROR: Row = Row {
     states: 0b11,
     wrong_state: Code::Inval,
     needs_memory: false,
+    errors: 0b100000001000101100100,
 };
