@@ -4,6 +4,7 @@
 //! What is doubtful goes into the ledger *after* something watches again: a device may write at any
 //! moment in between.
 
+mod answer;
 mod choice;
 mod numbers;
 mod registry;

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One tracker at work: how it is started and asked, and the numbers of that. Writers may share it.
 
-use std::ops::{Range, RangeInclusive};
-use std::time::Instant;
+use std::ops::RangeInclusive;
 
 use rangemap::RangeInclusiveSet;
 
+use super::answer::{self, Answer};
 use super::numbers::Numbers;
-use crate::dirty::bitmap::{self, PageSize, Span, words_for};
-use crate::dirty::buffers::{MAX_WHOLE, Scratch, too_large};
+use crate::dirty::bitmap::PageSize;
+use crate::dirty::buffers::Scratch;
 use crate::dirty::map::{Map, Piece};
-use crate::dirty::stats::{WriterStats, elapsed_ns};
+use crate::dirty::stats::WriterStats;
 use crate::dirty::tracker::all_dirty::AllDirty;
 use crate::dirty::tracker::{Doubtful, Extent, Tracker, TrackerKind};
 use crate::error::{Error, Result, err};
@@ -95,10 +95,7 @@ impl SharedTracker {
     /// The pages that it answers in, and those at whose edges it has to be asked. None where it
     /// answers for whole mappings only.
     pub fn pages(&self) -> Option<(PageSize, PageSize)> {
-        match self.tracker.extent() {
-            Extent::Pages(edges) => Some((self.tracker.page(), edges.max(self.tracker.page()))),
-            Extent::WholeMappings { .. } => None,
-        }
+        answer::pages(self.tracker.as_ref())
     }
 
     /// The range that it is asked about for this one.
@@ -242,9 +239,8 @@ impl SharedTracker {
 
     // --- asking ------------------------------------------------------------------------------------
 
-    /// Its answer for a chunk, which is the span of `union`, which is empty: it fills it in itself,
-    /// where its pages are those of the chunk. When this fails, `union` is empty. See
-    /// [`SharedTracker::add`].
+    /// Its answer for a chunk, which is the span of `union`, which is empty, and is again when this
+    /// fails. See [`SharedTracker::add`].
     pub fn fill(
         &mut self,
         keep: bool,
@@ -252,20 +248,8 @@ impl SharedTracker {
         scratch: &mut Scratch,
         beyond: impl FnMut(RangeInclusive<u64>),
     ) -> Result<()> {
-        let chunk = union.span();
-        if !self.pages().is_some_and(|(own, edges)| own == chunk.page && edges == chunk.page) {
-            return self.add(keep, union, scratch, beyond);
-        }
-        let began = Instant::now();
-        let result = self.tracker.read(keep, union);
-        let took = elapsed_ns(began);
-        if result.is_err() {
-            union.fill(0);
-        }
-        result?;
-        bitmap::cut(union, chunk.bits());
-        self.numbers.count(bitmap::count(union) << chunk.page.shift(), took);
-        Ok(())
+        let answer = answer::fill(self.tracker.as_mut(), keep, union, scratch, beyond);
+        self.count(answer)
     }
 
     /// Adds its answer for a chunk to `union`. Ranges beyond the chunk that are dirty, too, and
@@ -275,53 +259,10 @@ impl SharedTracker {
         keep: bool,
         union: &mut Bitmap<'_>,
         scratch: &mut Scratch,
-        mut beyond: impl FnMut(RangeInclusive<u64>),
+        beyond: impl FnMut(RangeInclusive<u64>),
     ) -> Result<()> {
-        let Some((page, edges)) = self.pages() else { return Err(wrong_extent()) };
-        let chunk = union.span();
-        let (first, last) = (chunk.start, chunk.last());
-        let mask = edges.bytes() - 1;
-        let start = first & !mask;
-        // Not over 2^64: a page ends there at the most.
-        let asked = Span { start, length: ((last | mask) - start).saturating_add(1), page };
-        let words = &mut scratch.bitmap(asked)?;
-        let took = self.read_into(words, |tracker, words| tracker.read(keep, words))?;
-        bitmap::cut(words, asked.bits());
-        let mut beyond = |bits: Range<u64>| {
-            for (at, len) in bitmap::runs(words, bits) {
-                let from = start + (at << page.shift());
-                let to = from + ((len << page.shift()) - 1);
-                if from < first {
-                    beyond(from..=to.min(first - 1));
-                }
-                if to > last {
-                    beyond(from.max(last + 1)..=to);
-                }
-            }
-        };
-        let bits = if page == chunk.page && start == first {
-            // What does not fit the chunk stays.
-            let own = chunk.bits();
-            if own < asked.bits() {
-                beyond(own..asked.bits());
-                let bits = bitmap::count(words);
-                bitmap::cut(words, own);
-                bitmap::drain(words, union);
-                bits
-            } else {
-                bitmap::drain(words, union)
-            }
-        } else {
-            bitmap::add_span(union, chunk, words, asked);
-            // Pages that reach over the ends: their bits are gone now.
-            beyond(0..(first - start).div_ceil(page.bytes()));
-            beyond((last - start).saturating_add(1) >> page.shift()..asked.bits());
-            let bits = bitmap::count(words);
-            words.fill(0);
-            bits
-        };
-        self.numbers.count(bits << page.shift(), took);
-        Ok(())
+        let answer = answer::add(self.tracker.as_mut(), keep, union, scratch, beyond);
+        self.count(answer)
     }
 
     /// Adds its answer about a whole mapping to `sum`, whose bit 0 is the first page of the mapping.
@@ -333,7 +274,8 @@ impl SharedTracker {
         sum: &mut [u64],
         scratch: &mut Scratch,
     ) -> Result<()> {
-        self.ask_whole(whole, page, sum, scratch, |tracker, words| tracker.read(keep, words))
+        let answer = answer::whole(self.tracker.as_mut(), whole, page, keep, sum, scratch);
+        self.count(answer)
     }
 
     /// Unmaps a piece, where it can, and adds what was dirty there likewise.
@@ -344,60 +286,14 @@ impl SharedTracker {
         sum: &mut [u64],
         scratch: &mut Scratch,
     ) -> Result<()> {
-        self.ask_whole(piece, page, sum, scratch, |tracker, words| {
-            tracker.unmap(words).unwrap_or_else(|| Err(wrong_extent()))
-        })
+        let answer = answer::unmap(self.tracker.as_mut(), piece, page, sum, scratch);
+        self.count(answer)
     }
 
-    fn ask_whole(
-        &mut self,
-        whole: &Piece,
-        page: PageSize,
-        sum: &mut [u64],
-        scratch: &mut Scratch,
-        ask: impl FnOnce(&mut dyn Tracker, &mut Bitmap<'_>) -> Result<()>,
-    ) -> Result<()> {
-        let Extent::WholeMappings { max_bitmap } = self.tracker.extent() else {
-            return Err(wrong_extent());
-        };
-        let own = self.tracker.page();
-        let length = whole.size();
-        let bits = length.div_ceil(own.bytes());
-        let n = words_for(bits);
-        let most = max_bitmap.min(MAX_WHOLE);
-        if n as u64 * 8 > most {
-            return Err(too_large(whole, n as u64 * 8, most, self.tracker.why_limited()));
-        }
-        let words = &mut scratch.bitmap(Span { start: whole.first, length, page: own })?;
-        let took = self.read_into(words, ask)?;
-        bitmap::cut(words, bits);
-        let dirty = if own == page {
-            bitmap::drain(words, sum)
-        } else {
-            let to = Span { start: whole.first, length, page };
-            let of = Span { start: whole.first, length: bits << own.shift(), page: own };
-            bitmap::add_span(sum, to, words, of);
-            let dirty = bitmap::count(words);
-            words.fill(0);
-            dirty
-        };
-        self.numbers.count(dirty << own.shift(), took);
+    fn count(&mut self, answer: Result<Answer>) -> Result<()> {
+        let Answer { dirty_bytes, took } = answer?;
+        self.numbers.count(dirty_bytes, took);
         Ok(())
-    }
-
-    /// Lets it fill in words that are zero, and are again where it fails. Returns how long it took.
-    fn read_into(
-        &mut self,
-        words: &mut Bitmap<'_>,
-        read: impl FnOnce(&mut dyn Tracker, &mut Bitmap<'_>) -> Result<()>,
-    ) -> Result<u64> {
-        let began = Instant::now();
-        let result = read(self.tracker.as_mut(), words);
-        let took = elapsed_ns(began);
-        if result.is_err() {
-            words.fill(0);
-        }
-        result.map(|()| took)
     }
 
     // --- numbers -----------------------------------------------------------------------------------
@@ -452,135 +348,5 @@ impl SharedTracker {
     }
 }
 
-/// Not known to happen. Where it does, nobody knows what was written to.
-fn wrong_extent() -> Error {
-    err!(NotRecoverable, "the tracker was asked for what it does not answer")
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::dirty::buffers::{Buffers, Union};
-    use crate::dirty::fake::{Fake, PAGE, map, page};
-    use crate::dirty::tracker::custom::Custom;
-    use crate::dirty::tracker::hwpt::PageTable;
-    use crate::error::Code;
-
-    fn custom(fake: &Fake) -> SharedTracker {
-        SharedTracker::new(Box::new(Custom::new(Box::new(fake.clone())).unwrap()), None)
-    }
-
-    fn table(fake: &Fake) -> SharedTracker {
-        let own = PageSize::new(fake.page).unwrap();
-        SharedTracker::new(Box::new(PageTable::new(Box::new(fake.clone()), own)), None)
-    }
-
-    /// A sum of two words at the most.
-    fn union() -> Union {
-        Buffers::new(16).unwrap().union
-    }
-
-    fn chunk(first: u64, n: u64) -> Span {
-        Span { start: first * PAGE, length: n * PAGE, page: page() }
-    }
-
-    fn none(range: RangeInclusive<u64>) {
-        panic!("{range:x?} is beyond");
-    }
-
-    #[test]
-    fn an_answer_in_pages_of_the_chunk_goes_straight_into_the_sum() {
-        let fake = Fake::new(1);
-        let (mut tracker, mut scratch, mut union) = (custom(&fake), Scratch::default(), union());
-        let mut union = union.chunk(chunk(8, 63)).unwrap();
-        fake.dirty([7, 8, 70, 71]);
-        tracker.fill(false, &mut union, &mut scratch, none).unwrap();
-        assert_eq!((&union[..], scratch.footprint()), (&[1 | 1 << 62][..], 0));
-        // Another one's answer, or another time's, is added.
-        fake.dirty([9, 71]);
-        tracker.add(false, &mut union, &mut scratch, none).unwrap();
-        assert_eq!(union[..], [3 | 1 << 62]);
-        assert!(scratch.bitmap(chunk(0, 128)).unwrap().iter().all(|word| *word == 0));
-        let stats = tracker.stats();
-        assert_eq!((stats.dirty_bytes, stats.calls), (3 * PAGE, 2));
-    }
-
-    #[test]
-    fn larger_pages_that_reach_over_a_chunk_are_told_of() {
-        let fake = Fake { page: 4 * PAGE, ..Fake::new(1) };
-        let mut tracker = custom(&fake);
-        let (mut scratch, mut union, mut beyond) = (Scratch::default(), union(), Vec::new());
-        let mut union = union.chunk(chunk(2, 8)).unwrap();
-        fake.dirty([1, 9]);
-        let pages = |range: RangeInclusive<u64>| (range.start() / PAGE, range.end() / PAGE);
-        tracker.fill(false, &mut union, &mut scratch, |range| beyond.push(pages(range))).unwrap();
-        // Pages 0 to 3 and 8 to 11.
-        assert_eq!((union[0], fake.state().asked[0]), (0b1100_0011, (0, 12)));
-        assert_eq!(beyond, [(0, 1), (10, 11)]);
-        assert_eq!(tracker.widen(&(2 * PAGE..=10 * PAGE - 1)), 0..=12 * PAGE - 1);
-    }
-
-    #[test]
-    fn an_answer_that_fails_leaves_no_bit_behind() {
-        let fake = Fake::new(1);
-        fake.state().no_read = Some(libc::EIO);
-        let (mut tracker, mut scratch, mut union) = (custom(&fake), Scratch::default(), union());
-        let mut union = union.chunk(chunk(0, 8)).unwrap();
-        assert!(tracker.fill(false, &mut union, &mut scratch, none).is_err());
-        assert!(tracker.add(false, &mut union, &mut scratch, none).is_err());
-        assert_eq!((union[0], scratch.bitmap(chunk(0, 8)).unwrap()[0]), (0, 0));
-        let whole = map(&[(0, 8)]).pieces(&(0..=0)).next().unwrap();
-        assert!(table(&fake).add_whole(&whole, page(), false, &mut union, &mut scratch).is_err());
-        assert_eq!((union[0], scratch.bitmap(chunk(0, 8)).unwrap()[0]), (0, 0));
-        assert_eq!(tracker.stats().dirty_bytes, 0);
-    }
-
-    #[test]
-    fn a_whole_mapping_is_read_in_any_pages_up_to_the_limit() {
-        let fake = Fake { page: 4 * PAGE, max_bitmap: 8, ..Fake::new(1) };
-        let (mut tracker, mut scratch, mut sum) = (table(&fake), Scratch::default(), [0; 5]);
-        fake.dirty([0, 9]);
-        let whole = |pages| map(&[(0, pages)]).writable(&(0..=u64::MAX)).next().unwrap();
-        tracker.add_whole(&whole(256), page(), true, &mut sum, &mut scratch).unwrap();
-        assert_eq!((sum[0], fake.state().dirty.len()), (0xf0f, 2));
-        let refused = tracker.add_whole(&whole(257), page(), true, &mut sum, &mut scratch);
-        assert_eq!(refused.unwrap_err().code(), Code::NotSupported);
-    }
-
-    #[test]
-    fn what_is_asked_for_what_it_does_not_answer_is_an_error_and_not_clean() {
-        let fake = Fake::new(1);
-        let (mut scratch, mut words, mut union) = (Scratch::default(), [0; 1], union());
-        let mut union = union.chunk(chunk(0, 8)).unwrap();
-        let whole = map(&[(0, 8)]).writable(&(0..=0)).next().unwrap();
-        let filled = table(&fake).fill(false, &mut union, &mut scratch, none);
-        let read = custom(&fake).add_whole(&whole, page(), false, &mut words, &mut scratch);
-        // A page table is unmapped by the VMM.
-        let unmapped = table(&fake).unmap(&whole, page(), &mut words, &mut scratch);
-        for result in [filled, read, unmapped] {
-            assert_eq!(result.unwrap_err().code(), Code::NotRecoverable);
-        }
-        assert!(fake.state().asked.is_empty());
-    }
-
-    #[test]
-    fn a_tracker_that_fails_is_started_anew_a_few_times_in_one_reading() {
-        let fake = Fake::new(1);
-        let (mut tracker, map) = (custom(&fake), map(&[(0, 8)]));
-        tracker.start(&map).unwrap();
-        tracker.take();
-        let why = err!(Io, "it was reset");
-        for _ in 0..2 {
-            tracker.begin_reading();
-            for _ in 0..MAX_RESTARTS {
-                tracker.start_anew(&map, &why).unwrap();
-            }
-            assert!(tracker.is_active() && fake.state().running);
-        }
-        let given_up = tracker.start_anew(&map, &why).unwrap_err();
-        assert!(given_up.message().contains("it was reset"), "{given_up}");
-        assert!(!tracker.is_active() && !fake.state().running);
-        let stats = tracker.stats();
-        assert_eq!((stats.restarts, stats.assumed_bytes), (6, 7 * 8 * PAGE));
-    }
-}
+mod tests;
