@@ -107,21 +107,21 @@ static int add_to_own(void *opaque, uint64_t cookie, uint64_t offset, uint64_t p
 typedef int (*sync_fn)(void *, uint64_t, uint64_t, uint64_t, uint64_t *, size_t);
 typedef int (*set_dirty_fn)(void *, uint64_t, uint64_t, uint64_t, const uint64_t *, uint64_t);
 
-static struct vfiomig_dirty *new_run_of(const struct vfiomig_mapping *all, set_dirty_fn set_dirty,
-                                        void *opaque)
+static struct vfiomig_dirty *new_tracking_of(const struct vfiomig_mapping *all,
+                                             set_dirty_fn set_dirty, void *opaque)
 {
     struct vfiomig_memory_ops memory = VFIOMIG_MEMORY_OPS_INIT;
     struct vfiomig_dirty_options options = VFIOMIG_DIRTY_OPTIONS_INIT;
-    struct vfiomig_dirty *run;
+    struct vfiomig_dirty *dirty;
 
     memory.set_dirty = set_dirty;
     options.page_size = PAGE;
-    if (vfiomig_dirty_new(&memory, opaque, &options, &run) || vfiomig_dirty_map(run, all))
+    if (vfiomig_dirty_new(&memory, opaque, &options, &dirty) || vfiomig_dirty_map(dirty, all))
         bench_die("vfiomig_dirty_new");
-    return run;
+    return dirty;
 }
 
-static struct vfiomig_dirty *new_run(uint64_t guest, set_dirty_fn set_dirty, void *opaque,
+static struct vfiomig_dirty *new_tracking(uint64_t guest, set_dirty_fn set_dirty, void *opaque,
                                      sync_fn sync, uint64_t *const *logs)
 {
     struct vfiomig_tracker_ops tracker = VFIOMIG_TRACKER_OPS_INIT;
@@ -131,29 +131,29 @@ static struct vfiomig_dirty *new_run(uint64_t guest, set_dirty_fn set_dirty, voi
     tracker.page_size = PAGE;
     tracker.sync = sync;
     all.size = guest;
-    struct vfiomig_dirty *run = new_run_of(&all, set_dirty, opaque);
+    struct vfiomig_dirty *dirty = new_tracking_of(&all, set_dirty, opaque);
     for (int i = 0; i < TRACKERS; i++) {
         struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
         writer.flags = VFIOMIG_WRITER_CUSTOM | VFIOMIG_WRITER_REQUIRED;
         writer.tracker = &tracker;
         writer.tracker_opaque = logs ? logs[i] : NULL;
-        if (vfiomig_dirty_add_writer(run, &writer, &number))
+        if (vfiomig_dirty_add_writer(dirty, &writer, &number))
             bench_die("vfiomig_dirty_add_writer");
     }
-    if (vfiomig_dirty_start(run))
+    if (vfiomig_dirty_start(dirty))
         bench_die("vfiomig_dirty_start");
-    return run;
+    return dirty;
 }
 
-static void get_stats(struct vfiomig_dirty *run, struct vfiomig_dirty_stats *stats)
+static void get_stats(struct vfiomig_dirty *dirty, struct vfiomig_dirty_stats *stats)
 {
-    if (vfiomig_dirty_get_stats(run, stats))
+    if (vfiomig_dirty_get_stats(dirty, stats))
         bench_die("vfiomig_dirty_get_stats");
 }
 
 /* --- dirty-union -------------------------------------------------------------------------------- */
 
-static void expect_union(struct vfiomig_dirty *run, const uint64_t *own, uint64_t *const *logs)
+static void expect_union(struct vfiomig_dirty *dirty, const uint64_t *own, uint64_t *const *logs)
 {
     struct vfiomig_dirty_stats stats = VFIOMIG_DIRTY_STATS_INIT;
     uint64_t pages = 0;
@@ -168,7 +168,7 @@ static void expect_union(struct vfiomig_dirty *run, const uint64_t *own, uint64_
         }
         pages += (uint64_t)__builtin_popcountll(word);
     }
-    get_stats(run, &stats);
+    get_stats(dirty, &stats);
     if (stats.dirty_bytes != pages * PAGE || stats.errors) {
         fprintf(stderr, "bench: %llu bytes are dirty, not %llu\n",
                 (unsigned long long)stats.dirty_bytes, (unsigned long long)(pages * PAGE));
@@ -183,19 +183,19 @@ static void measure_union(const char *name, unsigned per_mille, uint64_t **logs,
     for (int k = 0; k < TRACKERS; k++)
         fill_at_random(logs[k], per_mille);
     memset(own, 0, words_of(GUEST) * 8);
-    struct vfiomig_dirty *run = new_run(GUEST, add_to_own, own, copy_part, logs);
+    struct vfiomig_dirty *dirty = new_tracking(GUEST, add_to_own, own, copy_part, logs);
 
     /* Once before: for the caches, and to see that what is measured is right. */
-    if (vfiomig_dirty_collect(run))
+    if (vfiomig_dirty_collect(dirty))
         bench_die("vfiomig_dirty_collect");
-    expect_union(run, own, logs);
+    expect_union(dirty, own, logs);
     for (int i = 0; i < RUNS; i++) {
         double start = cpu_now();
         for (int k = 0; k < TRACKERS; k++)
             memcpy(copies[k], logs[k], words_of(GUEST) * 8);
         baseline[i] = (cpu_now() - start) * 1e3;
         start = cpu_now();
-        if (vfiomig_dirty_collect(run))
+        if (vfiomig_dirty_collect(dirty))
             bench_die("vfiomig_dirty_collect");
         ours[i] = (cpu_now() - start) * 1e3;
     }
@@ -203,7 +203,7 @@ static void measure_union(const char *name, unsigned per_mille, uint64_t **logs,
         if (memcmp(copies[k], logs[k], words_of(GUEST) * 8))
             bench_die("memcpy");
     bench_report(name, "ms", ours, baseline, RUNS);
-    vfiomig_dirty_free(run);
+    vfiomig_dirty_free(dirty);
 }
 
 /* --- dirty-memory ------------------------------------------------------------------------------- */
@@ -267,22 +267,22 @@ static void measure_alone(void (*measure)(const struct peak_case *, double *peak
 static void measure_peak(const struct peak_case *c, double *peak)
 {
     struct vfiomig_dirty_stats stats = VFIOMIG_DIRTY_STATS_INIT;
-    struct vfiomig_dirty *run;
+    struct vfiomig_dirty *dirty;
     /* What is allocated once per process. */
-    run = new_run(PAGE * 64, take, NULL, every_other, NULL);
-    if (vfiomig_dirty_collect(run))
+    dirty = new_tracking(PAGE * 64, take, NULL, every_other, NULL);
+    if (vfiomig_dirty_collect(dirty))
         bench_die("vfiomig_dirty_collect");
-    vfiomig_dirty_free(run);
+    vfiomig_dirty_free(dirty);
     double before = status_bytes("VmRSS");
-    run = new_run(c->guest, take, NULL, every_other, NULL);
-    if (c->removes ? vfiomig_dirty_remove_writer(run, 0) : vfiomig_dirty_collect(run))
+    dirty = new_tracking(c->guest, take, NULL, every_other, NULL);
+    if (c->removes ? vfiomig_dirty_remove_writer(dirty, 0) : vfiomig_dirty_collect(dirty))
         bench_die("vfiomig_dirty_collect");
-    get_stats(run, &stats);
+    get_stats(dirty, &stats);
     peak[0] = status_bytes("VmHWM") - before;
     peak[1] = (double)stats.memory_bytes;
-    if (vfiomig_dirty_collect(run))
+    if (vfiomig_dirty_collect(dirty))
         bench_die("vfiomig_dirty_collect");
-    get_stats(run, &stats);
+    get_stats(dirty, &stats);
     if (stats.last_dirty_bytes != c->guest / 2)
         bench_die("pages are missing");
 }
@@ -339,11 +339,11 @@ static int log_feature(void *opaque, uint32_t flags, void *data, size_t len)
     return feature >= 6 && feature <= 8 ? 0 : bench_feature(opaque, flags, data, len);
 }
 
-static double sync_page(struct vfiomig_dirty *run, uint64_t iova)
+static double sync_page(struct vfiomig_dirty *dirty, uint64_t iova)
 {
     uint64_t word = 0;
     double start = bench_now();
-    int r = vfiomig_dirty_sync(run, iova, PAGE, PAGE, &word, 1);
+    int r = vfiomig_dirty_sync(dirty, iova, PAGE, PAGE, &word, 1);
     double took = (bench_now() - start) * 1e6;
     if (r < 0 || word)
         bench_die("vfiomig_dirty_sync");
@@ -372,32 +372,32 @@ static void measure_sync_page(void)
     if (vfiomig_device_new_ops(&ops, &state, NULL, &device))
         bench_die("vfiomig_device_new_ops");
     writer.device = device;
-    struct vfiomig_dirty *run = new_run_of(&mapping, take, NULL);
-    if (vfiomig_dirty_add_writer(run, &writer, &number) || vfiomig_dirty_start(run) ||
-        vfiomig_dirty_get_writer_stats(run, number, &stats))
-        bench_die("a run with a device's log");
+    struct vfiomig_dirty *dirty = new_tracking_of(&mapping, take, NULL);
+    if (vfiomig_dirty_add_writer(dirty, &writer, &number) || vfiomig_dirty_start(dirty) ||
+        vfiomig_dirty_get_writer_stats(dirty, number, &stats))
+        bench_die("tracking with a device's log");
     if (stats.tracker != VFIOMIG_TRACKER_DEVICE_LOG)
         bench_die(stats.note);
     mapping.size = PAGE;
-    sync_page(run, 0);
+    sync_page(dirty, 0);
     for (int i = 0; i < RUNS; i++) {
         /* The first reading in a while is slower on either side. */
-        sync_page(run, 0);
-        baseline[i] = sync_page(run, 0);
+        sync_page(dirty, 0);
+        baseline[i] = sync_page(dirty, 0);
         mapping.iova = 2 * GUEST + (uint64_t)i * 2 * PAGE;
-        if (vfiomig_dirty_map(run, &mapping))
+        if (vfiomig_dirty_map(dirty, &mapping))
             bench_die("vfiomig_dirty_map");
-        ours[i] = sync_page(run, 0);
+        ours[i] = sync_page(dirty, 0);
     }
     bench_report("dirty-sync-page/new-mapping-1TiB", "us", ours, baseline, RUNS);
     if (bench_median(ours, RUNS) > 5)
         bench_die("a reading of one page must take at most 5 us");
     /* It is not put off forever. */
-    if (vfiomig_dirty_collect(run) < 0 || vfiomig_dirty_get_writer_stats(run, number, &stats))
+    if (vfiomig_dirty_collect(dirty) < 0 || vfiomig_dirty_get_writer_stats(dirty, number, &stats))
         bench_die("vfiomig_dirty_collect");
     if (stats.restarts != 1)
         bench_die("the log must have been restarted once");
-    vfiomig_dirty_free(run);
+    vfiomig_dirty_free(dirty);
     vfiomig_device_free(device);
 }
 
@@ -420,27 +420,27 @@ static int unmap_nothing(void *opaque, uint64_t iova, uint64_t size)
     return 0;
 }
 
-static double unmap_ms(struct vfiomig_dirty *run, uint32_t flags)
+static double unmap_ms(struct vfiomig_dirty *dirty, uint32_t flags)
 {
     struct vfiomig_mapping mapping = VFIOMIG_MAPPING_INIT;
     mapping.iova = 1ull << 40;
     mapping.size = UNMAPPED;
     mapping.flags = flags;
-    if (vfiomig_dirty_map(run, &mapping))
+    if (vfiomig_dirty_map(dirty, &mapping))
         bench_die("vfiomig_dirty_map");
     double start = bench_now();
-    if (vfiomig_dirty_unmap(run, mapping.iova, mapping.size, 0, NULL, 0, unmap_nothing, NULL))
+    if (vfiomig_dirty_unmap(dirty, mapping.iova, mapping.size, 0, NULL, 0, unmap_nothing, NULL))
         bench_die("vfiomig_dirty_unmap");
     return (bench_now() - start) * 1e3;
 }
 
-static struct vfiomig_dirty *new_unmapping_run(void)
+static struct vfiomig_dirty *new_unmapping_tracking(void)
 {
     struct vfiomig_memory_ops memory = VFIOMIG_MEMORY_OPS_INIT;
     struct vfiomig_dirty_options options = VFIOMIG_DIRTY_OPTIONS_INIT;
     struct vfiomig_tracker_ops tracker = VFIOMIG_TRACKER_OPS_INIT;
     struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
-    struct vfiomig_dirty *run;
+    struct vfiomig_dirty *dirty;
     uint32_t number;
 
     memory.set_dirty = take;
@@ -450,19 +450,19 @@ static struct vfiomig_dirty *new_unmapping_run(void)
     tracker.sync = nothing;
     writer.flags = VFIOMIG_WRITER_CUSTOM | VFIOMIG_WRITER_REQUIRED;
     writer.tracker = &tracker;
-    if (vfiomig_dirty_new(&memory, NULL, &options, &run) ||
-        vfiomig_dirty_add_writer(run, &writer, &number) || vfiomig_dirty_start(run))
-        bench_die("a run for unmapping");
-    unmap_ms(run, 0);
-    return run;
+    if (vfiomig_dirty_new(&memory, NULL, &options, &dirty) ||
+        vfiomig_dirty_add_writer(dirty, &writer, &number) || vfiomig_dirty_start(dirty))
+        bench_die("tracking for unmapping");
+    unmap_ms(dirty, 0);
+    return dirty;
 }
 
 static void measure_unmap_peak(const struct peak_case *none, double *peak)
 {
-    struct vfiomig_dirty *run = new_unmapping_run();
+    struct vfiomig_dirty *dirty = new_unmapping_tracking();
     double before = status_bytes("VmHWM");
     (void)none;
-    unmap_ms(run, VFIOMIG_MAPPING_TRANSLATE);
+    unmap_ms(dirty, VFIOMIG_MAPPING_TRANSLATE);
     peak[0] = status_bytes("VmHWM") - before;
     peak[1] = 0;
 }
@@ -475,15 +475,15 @@ static void measure_unmap(void)
     bench_report("dirty-unmap-memory/translate-64GiB-clean", "B", peak, &bitmap, 1);
     if (peak[0] > 1 << 20)
         bench_die("unmapping must take at most 1 MiB");
-    struct vfiomig_dirty *run = new_unmapping_run();
+    struct vfiomig_dirty *dirty = new_unmapping_tracking();
     for (int i = 0; i < RUNS; i++) {
-        baseline[i] = unmap_ms(run, 0);
-        ours[i] = unmap_ms(run, VFIOMIG_MAPPING_TRANSLATE);
+        baseline[i] = unmap_ms(dirty, 0);
+        ours[i] = unmap_ms(dirty, VFIOMIG_MAPPING_TRANSLATE);
     }
     bench_report("dirty-unmap/translate-64GiB-clean", "ms", ours, baseline, RUNS);
     if (bench_median(ours, RUNS) > 10)
         bench_die("unmapping what is clean must take at most 10 ms");
-    vfiomig_dirty_free(run);
+    vfiomig_dirty_free(dirty);
 }
 
 int main(void)

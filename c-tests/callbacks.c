@@ -45,7 +45,7 @@ struct party {
     struct vfiomig_device *dev;
     struct vfiomig_save *save;
     struct vfiomig_load *load;
-    struct vfiomig_dirty *run;
+    struct vfiomig_dirty *dirty;
     struct tracker tracker;
     struct bytes stream;
     pthread_t thread;
@@ -68,10 +68,10 @@ static void ask(struct party *p)
     if (p->frees) {
         vfiomig_save_free(asked->save);
         vfiomig_load_free(asked->load);
-        vfiomig_dirty_free(asked->run);
+        vfiomig_dirty_free(asked->dirty);
     }
     if (asked->where == IN_TRACKER || asked->where == IN_SET_DIRTY)
-        p->answer = vfiomig_dirty_sync(asked->run, 0, 64 * PAGE, PAGE, bits, 1);
+        p->answer = vfiomig_dirty_sync(asked->dirty, 0, 64 * PAGE, PAGE, bits, 1);
     else
         p->answer = vfiomig_device_get_state(asked->dev, &state);
     atomic_store(&p->asked, 1);
@@ -161,14 +161,14 @@ static void party_new(struct party *p, enum where where, struct party *other)
         OK(vfiomig_load_begin(p->dev, &load, &p->load));
     } else if (where == IN_TRACKER || where == IN_SET_DIRTY) {
         memory.set_dirty = on_set_dirty;
-        OK(vfiomig_dirty_new(&memory, p, NULL, &p->run));
+        OK(vfiomig_dirty_new(&memory, p, NULL, &p->dirty));
         p->tracker = tracker_new(0, PAGE, 64);
         p->tracker.hook = on_sync;
         p->tracker.hook_opaque = p;
-        add_writer(p->run, &p->tracker, NULL, 0);
+        add_writer(p->dirty, &p->tracker, NULL, 0);
         mapping.size = 64 * PAGE;
-        OK(vfiomig_dirty_map(p->run, &mapping));
-        OK(vfiomig_dirty_start(p->run));
+        OK(vfiomig_dirty_map(p->dirty, &mapping));
+        OK(vfiomig_dirty_start(p->dirty));
         touch(&p->tracker, 0, 1);
     }
     atomic_store(&p->armed, 1);
@@ -195,7 +195,7 @@ static void *party_calls(void *opaque)
         p->result = vfiomig_load_push(p->load, p->stream.data, p->stream.len);
         break;
     default:
-        p->result = vfiomig_dirty_collect(p->run);
+        p->result = vfiomig_dirty_collect(p->dirty);
     }
     return NULL;
 }
@@ -203,11 +203,11 @@ static void *party_calls(void *opaque)
 static void party_free(struct party *p)
 {
     const char *what = "";
-    vfiomig_dirty_free(p->run);
+    vfiomig_dirty_free(p->dirty);
     vfiomig_save_free(p->save);
     vfiomig_load_free(p->load);
     vfiomig_device_free(p->dev);
-    if (p->run)
+    if (p->dirty)
         tracker_free(&p->tracker);
     if (vfiomig_sim_violations(p->hooked.sim, &what) != 0)
         FAIL("the library broke a rule of the kernel: %s", what);
@@ -246,7 +246,7 @@ static void both_ask(enum where a, enum where b, int frees)
     party_free(&p[1]);
 }
 
-static void callbacks_that_ask_for_each_others_devices_and_runs_are_told_busy(void)
+static void callbacks_that_ask_for_each_others_devices_and_trackings_are_told_busy(void)
 {
     for (enum where a = 0; a < WHERES; a++)
         for (enum where b = a; b < WHERES; b++)
@@ -398,7 +398,7 @@ static void a_session_of_its_own_device_is_not_freed_by_a_callback(void)
 
 int main(void)
 {
-    RUN(callbacks_that_ask_for_each_others_devices_and_runs_are_told_busy);
+    RUN(callbacks_that_ask_for_each_others_devices_and_trackings_are_told_busy);
     RUN(callbacks_that_free_each_others_sessions_do_not_wait);
     RUN(a_callback_may_ask_for_what_nobody_uses);
     RUN(a_session_whose_device_is_in_use_is_not_freed_by_a_callback);

@@ -12,10 +12,10 @@
 #define BASE ((uint64_t)1 << 35)
 #define NUM 32 /* pages */
 
-static uint64_t dirty_pages(struct vfiomig_dirty *run, int returned)
+static uint64_t dirty_pages(struct vfiomig_dirty *dirty, int returned)
 {
     uint64_t bitmap = 0;
-    EQ(vfiomig_dirty_sync(run, BASE, NUM * PAGE, PAGE, &bitmap, 1), returned);
+    EQ(vfiomig_dirty_sync(dirty, BASE, NUM * PAGE, PAGE, &bitmap, 1), returned);
     return bitmap;
 }
 
@@ -23,43 +23,44 @@ static uint64_t dirty_pages(struct vfiomig_dirty *run, int returned)
 
 static void without_a_tracker_everything_is_dirty_at_every_time(void)
 {
-    struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
-    uint32_t number = add_writer(run, NULL, NULL, 0);
-    map(run, BASE, NUM * PAGE, 0, 0);
-    EQ(writer_of(run, number).tracker, VFIOMIG_TRACKER_NONE);
-    EQ(vfiomig_dirty_start(run), VFIOMIG_DIRTY_UNWATCHED);
-    EQ(writer_of(run, number).tracker, VFIOMIG_TRACKER_ALL_DIRTY);
+    struct vfiomig_dirty *dirty = tracking_new(NULL, PAGE, 0);
+    uint32_t number = add_writer(dirty, NULL, NULL, 0);
+    map(dirty, BASE, NUM * PAGE, 0, 0);
+    EQ(writer_of(dirty, number).tracker, VFIOMIG_TRACKER_NONE);
+    EQ(vfiomig_dirty_start(dirty), VFIOMIG_DIRTY_UNWATCHED);
+    EQ(writer_of(dirty, number).tracker, VFIOMIG_TRACKER_ALL_DIRTY);
     for (int i = 0; i < 3; i++)
-        CHECK(dirty_pages(run, VFIOMIG_DIRTY_UNWATCHED) == ALL);
-    EQ(writer_of(run, number).assumed_bytes, 3 * NUM * PAGE);
-    EQ(writer_of(run, number).dirty_bytes, 0);
-    vfiomig_dirty_free(run);
+        CHECK(dirty_pages(dirty, VFIOMIG_DIRTY_UNWATCHED) == ALL);
+    EQ(writer_of(dirty, number).assumed_bytes, 3 * NUM * PAGE);
+    EQ(writer_of(dirty, number).dirty_bytes, 0);
+    vfiomig_dirty_free(dirty);
 }
 
 static void without_a_writer_nothing_is_dirty(void)
 {
-    struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
-    map(run, BASE, NUM * PAGE, 0, 0);
-    OK(vfiomig_dirty_start(run));
-    EQ(dirty_pages(run, 0), 0);
-    EQ(stats_of(run).num_writers, 0);
-    vfiomig_dirty_free(run);
+    struct vfiomig_dirty *dirty = tracking_new(NULL, PAGE, 0);
+    map(dirty, BASE, NUM * PAGE, 0, 0);
+    OK(vfiomig_dirty_start(dirty));
+    EQ(dirty_pages(dirty, 0), 0);
+    EQ(stats_of(dirty).num_writers, 0);
+    vfiomig_dirty_free(dirty);
 }
 
 /* A device whose log has every quirk, followed by a tracker of the VMM's. */
 static void one_choice(uint64_t quirks, uint32_t fault_op, int fault, uint32_t tracker, const char *note)
 {
     struct vfiomig_sim_options o = rig_options();
-    struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
+    struct vfiomig_dirty *dirty = tracking_new(NULL, PAGE, 0);
     struct tracker t = tracker_new(BASE, PAGE, NUM);
     o.quirks = quirks;
     struct rig rig = rig_new(&o, NULL);
-    uint32_t number = add_writer(run, &t, rig.dev, VFIOMIG_WRITER_DEVICE_LOG | VFIOMIG_WRITER_REQUIRED);
-    map(run, BASE, NUM * PAGE, 0, 0);
+    uint32_t number = add_writer(dirty, &t, rig.dev,
+                                 VFIOMIG_WRITER_DEVICE_LOG | VFIOMIG_WRITER_REQUIRED);
+    map(dirty, BASE, NUM * PAGE, 0, 0);
     if (fault_op)
         EQ(vfiomig_sim_inject(rig.sim, fault_op, 1, fault, VFIOMIG_SIM_FAULT_STICKY), 0);
-    OK(vfiomig_dirty_start(run));
-    struct vfiomig_dirty_writer_stats stats = writer_of(run, number);
+    OK(vfiomig_dirty_start(dirty));
+    struct vfiomig_dirty_writer_stats stats = writer_of(dirty, number);
     EQ(stats.tracker, tracker);
     EQ(stats.page_size, PAGE);
     if (note)
@@ -70,12 +71,12 @@ static void one_choice(uint64_t quirks, uint32_t fault_op, int fault, uint32_t t
     EQ(t.starts, !by_log);
     EQ(vfiomig_sim_dma_write(rig.sim, BASE + 3 * PAGE, 1), 0);
     touch(&t, BASE + 5 * PAGE, 1);
-    EQ(dirty_pages(run, 0), by_log ? 1 << 3 : 1 << 5);
+    EQ(dirty_pages(dirty, 0), by_log ? 1 << 3 : 1 << 5);
     vfiomig_sim_clear_faults(rig.sim);
-    OK(vfiomig_dirty_stop(run));
+    OK(vfiomig_dirty_stop(dirty));
     EQ(t.stops, !by_log);
-    EQ(writer_of(run, number).tracker, VFIOMIG_TRACKER_NONE);
-    vfiomig_dirty_free(run);
+    EQ(writer_of(dirty, number).tracker, VFIOMIG_TRACKER_NONE);
+    vfiomig_dirty_free(dirty);
     tracker_free(&t);
     rig_free(&rig);
 }
@@ -97,7 +98,7 @@ static void the_first_that_works_is_taken_and_the_reason_told(void)
 static void trackers_of_the_kernel_that_are_not_there(void)
 {
     struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
-    struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
+    struct vfiomig_dirty *dirty = tracking_new(NULL, PAGE, 0);
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
     uint32_t number;
     CHECK(null >= 0);
@@ -106,56 +107,56 @@ static void trackers_of_the_kernel_that_are_not_there(void)
     writer.iommufd = writer.container_fd = null;
     writer.hwpt_id = 1;
     writer.ioas_id = 1;
-    OK(vfiomig_dirty_add_writer(run, &writer, &number));
-    map(run, BASE, NUM * PAGE, 0, 0);
-    EQ(vfiomig_dirty_start(run), VFIOMIG_DIRTY_UNWATCHED);
-    struct vfiomig_dirty_writer_stats stats = writer_of(run, number);
+    OK(vfiomig_dirty_add_writer(dirty, &writer, &number));
+    map(dirty, BASE, NUM * PAGE, 0, 0);
+    EQ(vfiomig_dirty_start(dirty), VFIOMIG_DIRTY_UNWATCHED);
+    struct vfiomig_dirty_writer_stats stats = writer_of(dirty, number);
     EQ(stats.tracker, VFIOMIG_TRACKER_ALL_DIRTY);
     const char *hwpt = strstr(stats.note, "iommufd page table: ");
     const char *type1 = strstr(stats.note, "type1 container: ");
     CHECK(hwpt && type1 && hwpt < type1);
-    OK(vfiomig_dirty_stop(run));
-    OK(vfiomig_dirty_remove_writer(run, number));
+    OK(vfiomig_dirty_stop(dirty));
+    OK(vfiomig_dirty_remove_writer(dirty, number));
     writer.flags |= VFIOMIG_WRITER_REQUIRED;
-    OK(vfiomig_dirty_add_writer(run, &writer, &number));
-    EQ(vfiomig_dirty_start(run), -EOPNOTSUPP);
+    OK(vfiomig_dirty_add_writer(dirty, &writer, &number));
+    EQ(vfiomig_dirty_start(dirty), -EOPNOTSUPP);
     HAS(vfiomig_error_message(), "nobody's");
     HAS(vfiomig_error_message(), "iommufd page table: ");
     HAS(vfiomig_error_message(), "type1 container: ");
-    vfiomig_dirty_free(run);
+    vfiomig_dirty_free(dirty);
     CHECK(fcntl(null, F_GETFD) >= 0); /* only borrowed */
     close(null);
 }
 
 static void what_is_required_and_missing_stops_the_start(void)
 {
-    struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
+    struct vfiomig_dirty *dirty = tracking_new(NULL, PAGE, 0);
     struct tracker good = tracker_new(BASE, PAGE, NUM), bad = tracker_new(BASE, PAGE, NUM);
     uint64_t bitmap = 0;
-    uint32_t first = add_writer(run, &good, NULL, VFIOMIG_WRITER_REQUIRED), number = 77;
-    uint32_t second = add_writer(run, &bad, NULL, VFIOMIG_WRITER_REQUIRED);
-    map(run, BASE, NUM * PAGE, 0, 0);
+    uint32_t first = add_writer(dirty, &good, NULL, VFIOMIG_WRITER_REQUIRED), number = 77;
+    uint32_t second = add_writer(dirty, &bad, NULL, VFIOMIG_WRITER_REQUIRED);
+    map(dirty, BASE, NUM * PAGE, 0, 0);
     bad.fail_start = ENOMEM;
-    EQ(vfiomig_dirty_start(run), -EOPNOTSUPP);
+    EQ(vfiomig_dirty_start(dirty), -EOPNOTSUPP);
     HAS(vfiomig_error_message(), "must be tracked");
-    EQ(vfiomig_dirty_sync(run, BASE, NUM * PAGE, PAGE, &bitmap, 1), -EINVAL);
-    EQ(writer_of(run, first).tracker, VFIOMIG_TRACKER_NONE);
-    EQ(writer_of(run, second).tracker, VFIOMIG_TRACKER_NONE);
+    EQ(vfiomig_dirty_sync(dirty, BASE, NUM * PAGE, PAGE, &bitmap, 1), -EINVAL);
+    EQ(writer_of(dirty, first).tracker, VFIOMIG_TRACKER_NONE);
+    EQ(writer_of(dirty, second).tracker, VFIOMIG_TRACKER_NONE);
     EQ(good.starts, 1);
     EQ(good.stops, 1);
-    OK(vfiomig_dirty_remove_writer(run, second));
-    OK(vfiomig_dirty_start(run));
+    OK(vfiomig_dirty_remove_writer(dirty, second));
+    OK(vfiomig_dirty_start(dirty));
     /* Nor is it added while tracking is on. */
-    EQ(try_add_writer(run, NULL, NULL, VFIOMIG_WRITER_REQUIRED, &number), -EOPNOTSUPP);
+    EQ(try_add_writer(dirty, NULL, NULL, VFIOMIG_WRITER_REQUIRED, &number), -EOPNOTSUPP);
     EQ(number, 77);
-    EQ(dirty_pages(run, 0), 0);
+    EQ(dirty_pages(dirty, 0), 0);
     /* Without the requirement it is added, and its pages are dirty. */
-    OK(try_add_writer(run, NULL, NULL, 0, &number));
-    CHECK(dirty_pages(run, VFIOMIG_DIRTY_UNWATCHED) == ALL);
-    OK(vfiomig_dirty_remove_writer(run, number));
-    CHECK(dirty_pages(run, VFIOMIG_DIRTY_UNWATCHED) == ALL);
-    EQ(dirty_pages(run, 0), 0);
-    vfiomig_dirty_free(run);
+    OK(try_add_writer(dirty, NULL, NULL, 0, &number));
+    CHECK(dirty_pages(dirty, VFIOMIG_DIRTY_UNWATCHED) == ALL);
+    OK(vfiomig_dirty_remove_writer(dirty, number));
+    CHECK(dirty_pages(dirty, VFIOMIG_DIRTY_UNWATCHED) == ALL);
+    EQ(dirty_pages(dirty, 0), 0);
+    vfiomig_dirty_free(dirty);
     tracker_free(&good);
     tracker_free(&bad);
 }
@@ -165,32 +166,32 @@ static void a_log_that_fails_is_started_anew_and_then_given_up(void)
 {
     static const uint32_t effects[] = { VFIOMIG_SIM_FAULT_ONCE, VFIOMIG_SIM_FAULT_HALF };
     for (int e = 0; e < 2; e++) {
-        struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
+        struct vfiomig_dirty *dirty = tracking_new(NULL, PAGE, 0);
         struct tracker t = tracker_new(BASE, PAGE, NUM);
         struct rig rig = rig_new(NULL, NULL);
-        uint32_t number = add_writer(run, &t, rig.dev, VFIOMIG_WRITER_DEVICE_LOG);
-        map(run, BASE, NUM * PAGE, 0, 0);
-        OK(vfiomig_dirty_start(run));
+        uint32_t number = add_writer(dirty, &t, rig.dev, VFIOMIG_WRITER_DEVICE_LOG);
+        map(dirty, BASE, NUM * PAGE, 0, 0);
+        OK(vfiomig_dirty_start(dirty));
         EQ(vfiomig_sim_dma_write(rig.sim, BASE, 1), 0);
         EQ(vfiomig_sim_inject(rig.sim, VFIOMIG_SIM_OP_LOG_REPORT, 1, EIO, effects[e]), 0);
-        CHECK(dirty_pages(run, VFIOMIG_DIRTY_ERRORS) == ALL);
-        EQ(writer_of(run, number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
-        EQ(writer_of(run, number).restarts, 1);
-        EQ(error_of(run, 0).code, -EIO);
-        EQ(error_of(run, 0).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
+        CHECK(dirty_pages(dirty, VFIOMIG_DIRTY_ERRORS) == ALL);
+        EQ(writer_of(dirty, number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
+        EQ(writer_of(dirty, number).restarts, 1);
+        EQ(error_of(dirty, 0).code, -EIO);
+        EQ(error_of(dirty, 0).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
         EQ(vfiomig_sim_dma_write(rig.sim, BASE + PAGE, 1), 0);
-        EQ(dirty_pages(run, 0), 2);
+        EQ(dirty_pages(dirty, 0), 2);
         /* Forever. */
         EQ(vfiomig_sim_inject(rig.sim, VFIOMIG_SIM_OP_LOG_REPORT, 1, EIO, VFIOMIG_SIM_FAULT_STICKY), 0);
-        CHECK(dirty_pages(run, VFIOMIG_DIRTY_ERRORS) == ALL);
-        struct vfiomig_dirty_writer_stats stats = writer_of(run, number);
+        CHECK(dirty_pages(dirty, VFIOMIG_DIRTY_ERRORS) == ALL);
+        struct vfiomig_dirty_writer_stats stats = writer_of(dirty, number);
         EQ(stats.tracker, VFIOMIG_TRACKER_CUSTOM);
         HAS(stats.note, "device DMA logging: ");
         EQ(t.starts, 1);
         touch(&t, BASE + 9 * PAGE, 1);
-        EQ(dirty_pages(run, 0), 1 << 9);
+        EQ(dirty_pages(dirty, 0), 1 << 9);
         vfiomig_sim_clear_faults(rig.sim);
-        vfiomig_dirty_free(run);
+        vfiomig_dirty_free(dirty);
         tracker_free(&t);
         rig_free(&rig);
     }
@@ -199,28 +200,28 @@ static void a_log_that_fails_is_started_anew_and_then_given_up(void)
 /* What the simulator does not do. */
 
 /* Starts with one mapping at BASE and one far away; returns what tracks the device then. */
-static struct vfiomig_dirty_writer_stats logger_run(struct logger *d, struct vfiomig_dirty **run)
+static struct vfiomig_dirty_writer_stats logger_run(struct logger *d, struct vfiomig_dirty **dirty)
 {
     struct vfiomig_device *dev = logger_open(d, NULL);
-    *run = run_new(NULL, PAGE, 0);
-    uint32_t number = add_writer(*run, NULL, dev, VFIOMIG_WRITER_DEVICE_LOG);
+    *dirty = tracking_new(NULL, PAGE, 0);
+    uint32_t number = add_writer(*dirty, NULL, dev, VFIOMIG_WRITER_DEVICE_LOG);
     vfiomig_device_free(dev);
-    map(*run, BASE, NUM * PAGE, 0, 0);
-    map(*run, BASE + ((uint64_t)1 << 33), NUM * PAGE, 0, 0);
-    CHECK(vfiomig_dirty_start(*run) >= 0);
-    return writer_of(*run, number);
+    map(*dirty, BASE, NUM * PAGE, 0, 0);
+    map(*dirty, BASE + ((uint64_t)1 << 33), NUM * PAGE, 0, 0);
+    CHECK(vfiomig_dirty_start(*dirty) >= 0);
+    return writer_of(*dirty, number);
 }
 
 static void a_log_that_an_earlier_owner_left_on_is_stopped_first(void)
 {
     struct logger d = { .left_on = 1 };
-    struct vfiomig_dirty *run;
-    EQ(logger_run(&d, &run).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
+    struct vfiomig_dirty *dirty;
+    EQ(logger_run(&d, &dirty).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
     CHECK(d.stops > 0);
     EQ(d.num, 2); /* as they are mapped */
     logger_write(&d, BASE + 7 * PAGE);
-    EQ(dirty_pages(run, 0), 1 << 7);
-    vfiomig_dirty_free(run);
+    EQ(dirty_pages(dirty, 0), 1 << 7);
+    vfiomig_dirty_free(dirty);
     EQ(d.logging, 0);
 }
 
@@ -229,12 +230,12 @@ static void a_log_in_pages_that_cannot_be_is_not_used(void)
     static const uint64_t sizes[] = { 3, 5000, UINT64_MAX };
     for (int i = 0; i < 3; i++) {
         struct logger d = { .page_size = sizes[i] };
-        struct vfiomig_dirty *run;
-        struct vfiomig_dirty_writer_stats stats = logger_run(&d, &run);
+        struct vfiomig_dirty *dirty;
+        struct vfiomig_dirty_writer_stats stats = logger_run(&d, &dirty);
         EQ(stats.tracker, VFIOMIG_TRACKER_ALL_DIRTY);
         HAS(stats.note, "which cannot be");
         EQ(d.logging, 0);
-        vfiomig_dirty_free(run);
+        vfiomig_dirty_free(dirty);
     }
 }
 
@@ -242,11 +243,11 @@ static void a_log_in_pages_that_cannot_be_is_not_used(void)
 static void what_is_dirty_from_the_first_moment_on_is_told(void)
 {
     struct logger d = { .dirty = { BASE }, .num_dirty = 1 };
-    struct vfiomig_dirty *run;
-    EQ(logger_run(&d, &run).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
-    EQ(dirty_pages(run, 0), 1);
-    EQ(dirty_pages(run, 0), 0);
-    vfiomig_dirty_free(run);
+    struct vfiomig_dirty *dirty;
+    EQ(logger_run(&d, &dirty).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
+    EQ(dirty_pages(dirty, 0), 1);
+    EQ(dirty_pages(dirty, 0), 0);
+    vfiomig_dirty_free(dirty);
 }
 
 /* Two writers that are one device share one log. */
@@ -254,47 +255,47 @@ static void a_device_that_is_two_writers_is_logged_once(void)
 {
     struct logger d = { 0 };
     struct vfiomig_device *dev = logger_open(&d, NULL);
-    struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
-    uint32_t first = add_writer(run, NULL, dev, VFIOMIG_WRITER_DEVICE_LOG);
-    uint32_t second = add_writer(run, NULL, dev, VFIOMIG_WRITER_DEVICE_LOG);
-    map(run, BASE, NUM * PAGE, 0, 0);
-    OK(vfiomig_dirty_start(run));
+    struct vfiomig_dirty *dirty = tracking_new(NULL, PAGE, 0);
+    uint32_t first = add_writer(dirty, NULL, dev, VFIOMIG_WRITER_DEVICE_LOG);
+    uint32_t second = add_writer(dirty, NULL, dev, VFIOMIG_WRITER_DEVICE_LOG);
+    map(dirty, BASE, NUM * PAGE, 0, 0);
+    OK(vfiomig_dirty_start(dirty));
     int starts = d.starts;
     logger_write(&d, BASE + 2 * PAGE);
-    EQ(dirty_pages(run, 0), 4);
-    EQ(writer_of(run, first).dirty_bytes, PAGE);
-    EQ(writer_of(run, second).dirty_bytes, PAGE);
-    OK(vfiomig_dirty_remove_writer(run, first));
+    EQ(dirty_pages(dirty, 0), 4);
+    EQ(writer_of(dirty, first).dirty_bytes, PAGE);
+    EQ(writer_of(dirty, second).dirty_bytes, PAGE);
+    OK(vfiomig_dirty_remove_writer(dirty, first));
     EQ(d.logging, 1);
     EQ(d.starts, starts);
     logger_write(&d, BASE + 3 * PAGE);
-    EQ(dirty_pages(run, 0), 8);
-    OK(vfiomig_dirty_remove_writer(run, second));
+    EQ(dirty_pages(dirty, 0), 8);
+    OK(vfiomig_dirty_remove_writer(dirty, second));
     EQ(d.logging, 0);
-    vfiomig_dirty_free(run);
+    vfiomig_dirty_free(dirty);
     vfiomig_device_free(dev);
 }
 
 static void a_tracker_that_does_not_stop_is_asked_again(void)
 {
-    struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
+    struct vfiomig_dirty *dirty = tracking_new(NULL, PAGE, 0);
     struct tracker good = tracker_new(BASE, PAGE, NUM), bad = tracker_new(BASE, PAGE, NUM);
-    add_writer(run, &bad, NULL, 0);
-    add_writer(run, &good, NULL, 0);
-    map(run, BASE, NUM * PAGE, 0, 0);
-    OK(vfiomig_dirty_start(run));
+    add_writer(dirty, &bad, NULL, 0);
+    add_writer(dirty, &good, NULL, 0);
+    map(dirty, BASE, NUM * PAGE, 0, 0);
+    OK(vfiomig_dirty_start(dirty));
     bad.fail_stop = ENOTCONN;
-    EQ(vfiomig_dirty_stop(run), -EIO);
+    EQ(vfiomig_dirty_stop(dirty), -EIO);
     EQ(bad.stops, 1);
     EQ(good.stops, 1);
-    EQ(vfiomig_dirty_stop(run), -EIO);
+    EQ(vfiomig_dirty_stop(dirty), -EIO);
     EQ(bad.stops, 2);
     bad.fail_stop = 0;
-    OK(vfiomig_dirty_stop(run));
-    OK(vfiomig_dirty_stop(run));
+    OK(vfiomig_dirty_stop(dirty));
+    OK(vfiomig_dirty_stop(dirty));
     EQ(bad.stops, 3);
     EQ(good.stops, 1);
-    vfiomig_dirty_free(run);
+    vfiomig_dirty_free(dirty);
     tracker_free(&good);
     tracker_free(&bad);
 }

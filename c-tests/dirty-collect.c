@@ -12,11 +12,11 @@
 
 /* Three mappings, which lie in a different order in the VMM's memory than in the devices' view
  * of it. */
-static void three_mappings(struct vfiomig_dirty *run)
+static void three_mappings(struct vfiomig_dirty *dirty)
 {
-    map(run, BASE + 300 * PAGE, 100 * PAGE, 7, 0);
-    map(run, BASE, 200 * PAGE, 9, (uint64_t)1 << 40);
-    map(run, BASE + 200 * PAGE, 100 * PAGE, 7, 500 * PAGE);
+    map(dirty, BASE + 300 * PAGE, 100 * PAGE, 7, 0);
+    map(dirty, BASE, 200 * PAGE, 9, (uint64_t)1 << 40);
+    map(dirty, BASE + 200 * PAGE, 100 * PAGE, 7, 500 * PAGE);
 }
 
 static struct given place_of(uint64_t page)
@@ -31,12 +31,12 @@ static struct given place_of(uint64_t page)
 static void pages_come_with_their_cookie_and_offset(void)
 {
     struct memory m = memory_new(PAGE);
-    struct vfiomig_dirty *run = run_new(&m, PAGE, 0);
+    struct vfiomig_dirty *dirty = tracking_new(&m, PAGE, 0);
     struct tracker t = tracker_new(BASE, PAGE, 400);
     uint64_t seed = 3;
-    add_writer(run, &t, NULL, 0);
-    three_mappings(run);
-    OK(vfiomig_dirty_start(run));
+    add_writer(dirty, &t, NULL, 0);
+    three_mappings(dirty);
+    OK(vfiomig_dirty_start(dirty));
     for (int round = 0; round < 30; round++) {
         size_t num = 0;
         forget(&m);
@@ -44,7 +44,7 @@ static void pages_come_with_their_cookie_and_offset(void)
             touch(&t, BASE + random_(&seed) % 400 * PAGE, 1);
         uint8_t written[400];
         memcpy(written, t.dirty, 400);
-        OK(vfiomig_dirty_collect(run));
+        OK(vfiomig_dirty_collect(dirty));
         for (uint64_t page = 0; page < 400; page++) {
             struct given place = place_of(page);
             EQ(times_given(&m, place.cookie, place.offset), written[page]);
@@ -52,7 +52,7 @@ static void pages_come_with_their_cookie_and_offset(void)
         }
         EQ(m.num, num);
     }
-    vfiomig_dirty_free(run);
+    vfiomig_dirty_free(dirty);
     tracker_free(&t);
     memory_free(&m);
 }
@@ -60,20 +60,20 @@ static void pages_come_with_their_cookie_and_offset(void)
 static void a_page_comes_once_and_a_clean_memory_is_not_told(void)
 {
     struct memory m = memory_new(PAGE);
-    struct vfiomig_dirty *run = run_new(&m, PAGE, 0);
+    struct vfiomig_dirty *dirty = tracking_new(&m, PAGE, 0);
     struct tracker t = tracker_new(BASE, PAGE, 400);
-    add_writer(run, &t, NULL, 0);
-    three_mappings(run);
-    OK(vfiomig_dirty_start(run));
-    OK(vfiomig_dirty_collect(run));
+    add_writer(dirty, &t, NULL, 0);
+    three_mappings(dirty);
+    OK(vfiomig_dirty_start(dirty));
+    OK(vfiomig_dirty_collect(dirty));
     EQ(m.calls, 0);
     touch(&t, BASE + 250 * PAGE, 1);
-    OK(vfiomig_dirty_collect(run));
+    OK(vfiomig_dirty_collect(dirty));
     EQ(m.num, 1);
-    OK(vfiomig_dirty_collect(run));
+    OK(vfiomig_dirty_collect(dirty));
     EQ(m.num, 1);
     EQ(m.calls, 1);
-    vfiomig_dirty_free(run);
+    vfiomig_dirty_free(dirty);
     tracker_free(&t);
     memory_free(&m);
 }
@@ -84,23 +84,23 @@ static void pages_come_in_the_order_of_their_addresses(void)
     enum { PAGES = 3 * 4096 * 8 };
     static const size_t pages[] = { 0, 1, 5000, 32767, 32768, 40000, 65536, PAGES - 1 };
     struct memory m = memory_new(PAGE);
-    struct vfiomig_dirty *run = run_new(&m, PAGE, 4096);
+    struct vfiomig_dirty *dirty = tracking_new(&m, PAGE, 4096);
     struct tracker t = tracker_new(BASE, PAGE, PAGES);
-    add_writer(run, &t, NULL, 0);
+    add_writer(dirty, &t, NULL, 0);
     /* From the last to the first. */
     for (int i = 5; i >= 0; i--)
-        map(run, BASE + (uint64_t)i * PAGES / 6 * PAGE, PAGES / 6 * PAGE, (uint64_t)i,
+        map(dirty, BASE + (uint64_t)i * PAGES / 6 * PAGE, PAGES / 6 * PAGE, (uint64_t)i,
             (uint64_t)i * PAGES / 6 * PAGE);
-    OK(vfiomig_dirty_start(run));
+    OK(vfiomig_dirty_start(dirty));
     for (size_t i = 0; i < 8; i++)
         t.dirty[pages[7 - i]] = 1;
-    OK(vfiomig_dirty_collect(run));
+    OK(vfiomig_dirty_collect(dirty));
     EQ(m.num, 8);
     for (size_t i = 0; i < 8; i++) {
         EQ(m.given[i].offset, pages[i] * PAGE);
         EQ(m.given[i].cookie, pages[i] / (PAGES / 6));
     }
-    vfiomig_dirty_free(run);
+    vfiomig_dirty_free(dirty);
     tracker_free(&t);
     memory_free(&m);
 }
@@ -108,13 +108,13 @@ static void pages_come_in_the_order_of_their_addresses(void)
 static void what_is_refused_comes_again(void)
 {
     struct memory m = memory_new(PAGE);
-    struct vfiomig_dirty *run = run_new(&m, PAGE, 0);
+    struct vfiomig_dirty *dirty = tracking_new(&m, PAGE, 0);
     struct tracker t = tracker_new(BASE, PAGE, 400);
     static const int errnums[] = { EIO, ENOMEM, ENOTCONN, EBUSY };
     static const int returned[] = { EIO, ENOMEM, EIO, EIO };
-    add_writer(run, &t, NULL, 0);
-    three_mappings(run);
-    OK(vfiomig_dirty_start(run));
+    add_writer(dirty, &t, NULL, 0);
+    three_mappings(dirty);
+    OK(vfiomig_dirty_start(dirty));
     for (int nth = 0; nth < 3; nth++)
         for (int e = 0; e < 4; e++) {
             forget(&m);
@@ -123,21 +123,21 @@ static void what_is_refused_comes_again(void)
             touch(&t, BASE + 399 * PAGE, 1);
             m.refused = place_of((uint64_t[]){ 10, 200, 399 }[nth]);
             m.refuse = errnums[e];
-            EQ(vfiomig_dirty_collect(run), -returned[e]);
+            EQ(vfiomig_dirty_collect(dirty), -returned[e]);
             HAS(vfiomig_error_message(), "take dirty pages");
             /* The others have arrived. */
             EQ(m.num, nth == 0 ? 2 : 3);
             m.refuse = 0;
             /* One more in between. */
             touch(&t, BASE + 11 * PAGE, 1);
-            OK(vfiomig_dirty_collect(run));
+            OK(vfiomig_dirty_collect(dirty));
             static const uint64_t pages[] = { 10, 11, 199, 200, 399 };
             for (int i = 0; i < 5; i++) {
                 struct given place = place_of(pages[i]);
                 EQ(times_given(&m, place.cookie, place.offset), 1);
             }
             EQ(m.num, 5);
-            OK(vfiomig_dirty_collect(run));
+            OK(vfiomig_dirty_collect(dirty));
             EQ(m.num, 5);
         }
     /* Also with the other way of reading. */
@@ -146,12 +146,12 @@ static void what_is_refused_comes_again(void)
     touch(&t, BASE + 3 * PAGE, 1);
     m.refused = place_of(3);
     m.refuse = EBUSY;
-    EQ(vfiomig_dirty_collect(run), -EIO);
-    OK(vfiomig_dirty_sync(run, BASE, 400 * PAGE, PAGE, bitmap, 7));
+    EQ(vfiomig_dirty_collect(dirty), -EIO);
+    OK(vfiomig_dirty_sync(dirty, BASE, 400 * PAGE, PAGE, bitmap, 7));
     EQ(bitmap[0], 8);
-    OK(vfiomig_dirty_collect(run));
+    OK(vfiomig_dirty_collect(dirty));
     EQ(m.num, 0);
-    vfiomig_dirty_free(run);
+    vfiomig_dirty_free(dirty);
     tracker_free(&t);
     memory_free(&m);
 }
@@ -159,63 +159,63 @@ static void what_is_refused_comes_again(void)
 static void what_the_vmm_marks_is_dirty(void)
 {
     struct memory m = memory_new(PAGE);
-    struct vfiomig_dirty *run = run_new(&m, PAGE, 0);
-    three_mappings(run);
-    OK(vfiomig_dirty_mark(run, BASE, 1)); /* before the start nothing happens */
-    OK(vfiomig_dirty_start(run));
-    OK(vfiomig_dirty_mark(run, BASE + 5 * PAGE + 17, 1));
-    OK(vfiomig_dirty_mark(run, BASE + 200 * PAGE - 1, 2));
-    OK(vfiomig_dirty_mark(run, BASE + 298 * PAGE, 5 * PAGE));
-    EQ(vfiomig_dirty_mark(run, BASE + 399 * PAGE, PAGE + 1), -ENODATA);
-    EQ(vfiomig_dirty_mark(run, BASE - 1, 2), -ENODATA);
-    OK(vfiomig_dirty_collect(run));
+    struct vfiomig_dirty *dirty = tracking_new(&m, PAGE, 0);
+    three_mappings(dirty);
+    OK(vfiomig_dirty_mark(dirty, BASE, 1)); /* before the start nothing happens */
+    OK(vfiomig_dirty_start(dirty));
+    OK(vfiomig_dirty_mark(dirty, BASE + 5 * PAGE + 17, 1));
+    OK(vfiomig_dirty_mark(dirty, BASE + 200 * PAGE - 1, 2));
+    OK(vfiomig_dirty_mark(dirty, BASE + 298 * PAGE, 5 * PAGE));
+    EQ(vfiomig_dirty_mark(dirty, BASE + 399 * PAGE, PAGE + 1), -ENODATA);
+    EQ(vfiomig_dirty_mark(dirty, BASE - 1, 2), -ENODATA);
+    OK(vfiomig_dirty_collect(dirty));
     EQ(m.num, 8);
     static const uint64_t pages[] = { 5, 199, 200, 298, 299, 300, 301, 302 };
     for (int i = 0; i < 8; i++)
         EQ(times_given(&m, place_of(pages[i]).cookie, place_of(pages[i]).offset), 1);
-    OK(vfiomig_dirty_collect(run));
+    OK(vfiomig_dirty_collect(dirty));
     EQ(m.num, 8);
-    vfiomig_dirty_free(run);
+    vfiomig_dirty_free(dirty);
     memory_free(&m);
 }
 
 static void without_set_dirty_there_is_nothing_to_collect_into(void)
 {
-    struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
-    map(run, 0, PAGE, 0, 0);
-    OK(vfiomig_dirty_start(run));
-    EQ(vfiomig_dirty_collect(run), -EINVAL);
+    struct vfiomig_dirty *dirty = tracking_new(NULL, PAGE, 0);
+    map(dirty, 0, PAGE, 0, 0);
+    OK(vfiomig_dirty_start(dirty));
+    EQ(vfiomig_dirty_collect(dirty), -EINVAL);
     HAS(vfiomig_error_message(), "set_dirty");
-    vfiomig_dirty_free(run);
+    vfiomig_dirty_free(dirty);
 }
 
 /* A writer that is removed leaves what it has written to. */
 static void a_removed_writer_leaves_its_pages(void)
 {
     struct memory m = memory_new(PAGE);
-    struct vfiomig_dirty *run = run_new(&m, PAGE, 0);
+    struct vfiomig_dirty *dirty = tracking_new(&m, PAGE, 0);
     struct tracker stays = tracker_new(BASE, PAGE, 400), goes = tracker_new(BASE, PAGE, 400);
-    add_writer(run, &stays, NULL, 0);
-    uint32_t number = add_writer(run, &goes, NULL, 0);
-    three_mappings(run);
-    OK(vfiomig_dirty_start(run));
+    add_writer(dirty, &stays, NULL, 0);
+    uint32_t number = add_writer(dirty, &goes, NULL, 0);
+    three_mappings(dirty);
+    OK(vfiomig_dirty_start(dirty));
     touch(&goes, BASE + 250 * PAGE, 1);
     touch(&stays, BASE + 251 * PAGE, 1);
-    OK(vfiomig_dirty_remove_writer(run, number));
+    OK(vfiomig_dirty_remove_writer(dirty, number));
     EQ(goes.released, 1);
     EQ(goes.stops, 1);
     touch(&goes, BASE + 252 * PAGE, 1); /* nobody listens */
-    OK(vfiomig_dirty_collect(run));
+    OK(vfiomig_dirty_collect(dirty));
     EQ(m.num, 2);
     EQ(times_given(&m, 7, 550 * PAGE), 1);
     EQ(times_given(&m, 7, 551 * PAGE), 1);
     struct vfiomig_dirty_writer_stats stats = VFIOMIG_DIRTY_WRITER_STATS_INIT;
-    EQ(vfiomig_dirty_get_writer_stats(run, number, &stats), -ENODATA);
+    EQ(vfiomig_dirty_get_writer_stats(dirty, number, &stats), -ENODATA);
     /* Its number is not used again. */
     struct tracker later = tracker_new(BASE, PAGE, 400);
-    EQ(add_writer(run, &later, NULL, 0), 2);
+    EQ(add_writer(dirty, &later, NULL, 0), 2);
     EQ(later.starts, 1);
-    vfiomig_dirty_free(run);
+    vfiomig_dirty_free(dirty);
     tracker_free(&stays);
     tracker_free(&goes);
     tracker_free(&later);
@@ -251,19 +251,19 @@ static void a_translated_page_is_where_it_is_when_it_is_dirty(void)
     struct vfiomig_memory_ops ops = VFIOMIG_MEMORY_OPS_INIT;
     struct vfiomig_dirty_options options = VFIOMIG_DIRTY_OPTIONS_INIT;
     struct tracker t = tracker_new(BASE, PAGE, 64);
-    struct vfiomig_dirty *run;
+    struct vfiomig_dirty *dirty;
     ops.set_dirty = give_;
     ops.translate = translate;
     ops.release = memory_release_;
     options.page_size = PAGE;
-    OK(vfiomig_dirty_new(&ops, &v, &options, &run));
-    add_writer(run, &t, NULL, 0);
-    OK(try_map(run, BASE, 64 * PAGE, 99, 0, VFIOMIG_MAPPING_TRANSLATE));
-    OK(vfiomig_dirty_start(run));
-    OK(vfiomig_dirty_collect(run));
+    OK(vfiomig_dirty_new(&ops, &v, &options, &dirty));
+    add_writer(dirty, &t, NULL, 0);
+    OK(try_map(dirty, BASE, 64 * PAGE, 99, 0, VFIOMIG_MAPPING_TRANSLATE));
+    OK(vfiomig_dirty_start(dirty));
+    OK(vfiomig_dirty_collect(dirty));
     EQ(v.asked, 0);
     touch(&t, BASE + 8 * PAGE, 3 * PAGE);
-    OK(vfiomig_dirty_collect(run));
+    OK(vfiomig_dirty_collect(dirty));
     EQ(v.asked, 1);
     EQ(v.m.num, 3);
     EQ(times_given(&v.m, 3, 8 * PAGE), 1);
@@ -273,7 +273,7 @@ static void a_translated_page_is_where_it_is_when_it_is_dirty(void)
     v.swap = 16 * PAGE;
     v.most = PAGE;
     touch(&t, BASE + 8 * PAGE, 3 * PAGE);
-    OK(vfiomig_dirty_collect(run));
+    OK(vfiomig_dirty_collect(dirty));
     EQ(v.asked, 4);
     EQ(v.m.num, 3);
     for (int i = 24; i < 27; i++)
@@ -282,19 +282,19 @@ static void a_translated_page_is_where_it_is_when_it_is_dirty(void)
     forget(&v.m);
     touch(&t, BASE, PAGE);
     v.fail = ENOENT;
-    EQ(vfiomig_dirty_collect(run), -EIO);
+    EQ(vfiomig_dirty_collect(dirty), -EIO);
     v.fail = 0;
     v.most = PAGE - 1;
-    EQ(vfiomig_dirty_collect(run), -EINVAL);
+    EQ(vfiomig_dirty_collect(dirty), -EINVAL);
     v.most = 0;
     v.swap = 1;
-    EQ(vfiomig_dirty_collect(run), -EINVAL);
+    EQ(vfiomig_dirty_collect(dirty), -EINVAL);
     EQ(v.m.num, 0);
     v.swap = 0;
-    OK(vfiomig_dirty_collect(run));
+    OK(vfiomig_dirty_collect(dirty));
     EQ(v.m.num, 1);
     EQ(times_given(&v.m, 3, 0), 1);
-    vfiomig_dirty_free(run);
+    vfiomig_dirty_free(dirty);
     tracker_free(&t);
     memory_free(&v.m);
 }
@@ -310,35 +310,35 @@ static void cancel(void *opaque)
 static void a_callback_cancels(void)
 {
     struct memory m = memory_new(PAGE);
-    struct vfiomig_dirty *run = run_new(&m, PAGE, 0);
+    struct vfiomig_dirty *dirty = tracking_new(&m, PAGE, 0);
     struct tracker t = tracker_new(BASE, PAGE, 400);
     uint64_t bitmap[7] = { 0 };
-    add_writer(run, &t, NULL, 0);
-    three_mappings(run);
-    OK(vfiomig_dirty_start(run));
+    add_writer(dirty, &t, NULL, 0);
+    three_mappings(dirty);
+    OK(vfiomig_dirty_start(dirty));
     touch(&t, BASE, 400 * PAGE);
     m.hook = cancel;
-    m.hook_opaque = run;
-    EQ(vfiomig_dirty_collect(run), -ECANCELED);
+    m.hook_opaque = dirty;
+    EQ(vfiomig_dirty_collect(dirty), -ECANCELED);
     /* The mapping that was in progress, and no more. */
     EQ(m.calls, 1);
     EQ(m.num, 200);
     m.hook = NULL;
-    EQ(vfiomig_dirty_collect(run), -ECANCELED);
-    EQ(vfiomig_dirty_sync(run, BASE, 400 * PAGE, PAGE, bitmap, 7), -ECANCELED);
+    EQ(vfiomig_dirty_collect(dirty), -ECANCELED);
+    EQ(vfiomig_dirty_sync(dirty, BASE, 400 * PAGE, PAGE, bitmap, 7), -ECANCELED);
     EQ(count_bits(bitmap, 7), 0);
     EQ(m.calls, 1);
     /* Everything else goes on. */
-    OK(vfiomig_dirty_mark(run, BASE, PAGE));
-    EQ(stats_of(run).num_writers, 1);
-    OK(vfiomig_dirty_stop(run));
+    OK(vfiomig_dirty_mark(dirty, BASE, PAGE));
+    EQ(stats_of(dirty).num_writers, 1);
+    OK(vfiomig_dirty_stop(dirty));
     memset(t.dirty, 0, t.pages);
-    OK(vfiomig_dirty_start(run));
+    OK(vfiomig_dirty_start(dirty));
     touch(&t, BASE + 399 * PAGE, 1);
     forget(&m);
-    OK(vfiomig_dirty_collect(run));
+    OK(vfiomig_dirty_collect(dirty));
     EQ(m.num, 1);
-    vfiomig_dirty_free(run);
+    vfiomig_dirty_free(dirty);
     tracker_free(&t);
     memory_free(&m);
 }
@@ -348,25 +348,25 @@ static void a_cancelled_sync_has_told_no_lie(void)
 {
     enum { PER_BUFFER = 4096 * 8, PAGES = 3 * PER_BUFFER, WORDS = PAGES / 64 };
     static uint64_t bitmap[WORDS];
-    struct vfiomig_dirty *run = run_new(NULL, PAGE, 4096);
+    struct vfiomig_dirty *dirty = tracking_new(NULL, PAGE, 4096);
     struct tracker t = tracker_new(BASE, PAGE, PAGES);
-    add_writer(run, &t, NULL, 0);
-    map(run, BASE, (uint64_t)PAGES * PAGE, 0, 0);
-    OK(vfiomig_dirty_start(run));
+    add_writer(dirty, &t, NULL, 0);
+    map(dirty, BASE, (uint64_t)PAGES * PAGE, 0, 0);
+    OK(vfiomig_dirty_start(dirty));
     for (size_t i = 0; i < PAGES; i += 1000)
         t.dirty[i] = 1;
     t.hook = cancel;
-    t.hook_opaque = run;
-    EQ(vfiomig_dirty_sync(run, BASE, (uint64_t)PAGES * PAGE, PAGE, bitmap, WORDS), -ECANCELED);
+    t.hook_opaque = dirty;
+    EQ(vfiomig_dirty_sync(dirty, BASE, (uint64_t)PAGES * PAGE, PAGE, bitmap, WORDS), -ECANCELED);
     EQ(t.syncs, 1);
     for (size_t i = 0; i < PAGES; i++)
         EQ(bit(bitmap, i), i < PER_BUFFER && i % 1000 == 0);
-    vfiomig_dirty_free(run);
+    vfiomig_dirty_free(dirty);
     tracker_free(&t);
 }
 
 struct blocked {
-    struct vfiomig_dirty *run;
+    struct vfiomig_dirty *dirty;
     sem_t inside, go_on;
     int result;
 };
@@ -381,34 +381,34 @@ static void block(void *opaque)
 static void *collector(void *opaque)
 {
     struct blocked *b = opaque;
-    b->result = vfiomig_dirty_collect(b->run);
+    b->result = vfiomig_dirty_collect(b->dirty);
     return NULL;
 }
 
 static void another_thread_cancels(void)
 {
     struct memory m = memory_new(PAGE);
-    struct blocked b = { .run = run_new(&m, PAGE, 0) };
+    struct blocked b = { .dirty = tracking_new(&m, PAGE, 0) };
     struct tracker t = tracker_new(BASE, PAGE, 400);
     pthread_t thread;
     sem_init(&b.inside, 0, 0);
     sem_init(&b.go_on, 0, 0);
-    add_writer(b.run, &t, NULL, 0);
-    three_mappings(b.run);
-    OK(vfiomig_dirty_start(b.run));
+    add_writer(b.dirty, &t, NULL, 0);
+    three_mappings(b.dirty);
+    OK(vfiomig_dirty_start(b.dirty));
     touch(&t, BASE, 400 * PAGE);
     t.hook = block;
     t.hook_opaque = &b;
     EQ(pthread_create(&thread, NULL, collector, &b), 0);
     sem_wait(&b.inside);
     t.hook = NULL;
-    OK(vfiomig_dirty_cancel(b.run)); /* does not wait */
+    OK(vfiomig_dirty_cancel(b.dirty)); /* does not wait */
     sem_post(&b.go_on);
     pthread_join(thread, NULL);
     EQ(b.result, -ECANCELED);
     EQ(m.calls, 1);
     EQ(t.syncs, 1);
-    vfiomig_dirty_free(b.run);
+    vfiomig_dirty_free(b.dirty);
     tracker_free(&t);
     memory_free(&m);
 }

@@ -12,31 +12,31 @@
 struct tracked {
     struct rig rig;
     struct memory m;
-    struct vfiomig_dirty *run;
+    struct vfiomig_dirty *dirty;
     uint32_t number;
 };
 
 static struct tracked tracked_new(void)
 {
     struct tracked d = { .rig = rig_new(NULL, NULL) };
-    d.run = run_new(NULL, PAGE, 0);
-    d.number = add_writer(d.run, NULL, d.rig.dev, VFIOMIG_WRITER_DEVICE_LOG);
-    map(d.run, BASE, NUM * PAGE, 0, 0);
-    OK(vfiomig_dirty_start(d.run));
-    EQ(writer_of(d.run, d.number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
+    d.dirty = tracking_new(NULL, PAGE, 0);
+    d.number = add_writer(d.dirty, NULL, d.rig.dev, VFIOMIG_WRITER_DEVICE_LOG);
+    map(d.dirty, BASE, NUM * PAGE, 0, 0);
+    OK(vfiomig_dirty_start(d.dirty));
+    EQ(writer_of(d.dirty, d.number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
     return d;
 }
 
 static void tracked_free(struct tracked *d)
 {
-    vfiomig_dirty_free(d->run);
+    vfiomig_dirty_free(d->dirty);
     rig_free(&d->rig);
 }
 
 static uint64_t read_all(struct tracked *d, int returned)
 {
     uint64_t bitmap = 0;
-    EQ(vfiomig_dirty_sync(d->run, BASE, NUM * PAGE, PAGE, &bitmap, 1), returned);
+    EQ(vfiomig_dirty_sync(d->dirty, BASE, NUM * PAGE, PAGE, &bitmap, 1), returned);
     return bitmap;
 }
 
@@ -49,12 +49,12 @@ static void write_page(struct tracked *d, uint64_t page)
 static void all_once_and_then_exact(struct tracked *d, uint32_t restarts)
 {
     CHECK(read_all(d, VFIOMIG_DIRTY_ERRORS) == ALL);
-    EQ(writer_of(d->run, d->number).restarts, restarts);
-    EQ(writer_of(d->run, d->number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
-    EQ(error_of(d->run, 0).writer, d->number);
-    EQ(error_of(d->run, 0).code, -EIO);
-    CHECK(error_of(d->run, 0).first <= BASE);
-    CHECK(error_of(d->run, 0).last >= BASE + NUM * PAGE - 1);
+    EQ(writer_of(d->dirty, d->number).restarts, restarts);
+    EQ(writer_of(d->dirty, d->number).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
+    EQ(error_of(d->dirty, 0).writer, d->number);
+    EQ(error_of(d->dirty, 0).code, -EIO);
+    CHECK(error_of(d->dirty, 0).first <= BASE);
+    CHECK(error_of(d->dirty, 0).last >= BASE + NUM * PAGE - 1);
     EQ(read_all(d, 0), 0);
     write_page(d, 17);
     write_page(d, 63);
@@ -70,7 +70,7 @@ static void a_reset_through_the_library(void)
         OK(vfiomig_device_reset(d.rig.dev));
         write_page(&d, 6); /* nobody logs it */
         all_once_and_then_exact(&d, i);
-        HAS(error_of(d.run, 0).text, "reset");
+        HAS(error_of(d.dirty, 0).text, "reset");
     }
     tracked_free(&d);
 }
@@ -93,7 +93,7 @@ static void a_reset_that_nobody_tells_of(void)
     write_page(&d, 5);
     vfiomig_sim_guest_reset(d.rig.sim);
     CHECK(read_all(&d, VFIOMIG_DIRTY_ERRORS) == ALL);
-    EQ(writer_of(d.run, d.number).restarts, 1);
+    EQ(writer_of(d.dirty, d.number).restarts, 1);
     write_page(&d, 7);
     EQ(read_all(&d, 0), 1 << 7);
     tracked_free(&d);
@@ -125,13 +125,13 @@ static void a_reset_by_a_load(void)
 static void a_reset_before_the_start_means_nothing(void)
 {
     struct tracked d = tracked_new();
-    OK(vfiomig_dirty_stop(d.run));
+    OK(vfiomig_dirty_stop(d.dirty));
     OK(vfiomig_device_reset(d.rig.dev));
-    OK(vfiomig_dirty_start(d.run));
+    OK(vfiomig_dirty_start(d.dirty));
     EQ(read_all(&d, 0), 0);
     write_page(&d, 1);
     EQ(read_all(&d, 0), 2);
-    EQ(stats_of(d.run).errors, 0);
+    EQ(stats_of(d.dirty).errors, 0);
     tracked_free(&d);
 }
 
@@ -141,7 +141,7 @@ static void what_is_unmapped_after_a_reset_is_dirty(void)
     uint64_t bitmap = 0;
     write_page(&d, 5);
     OK(vfiomig_device_reset(d.rig.dev));
-    EQ(vfiomig_dirty_unmap(d.run, BASE, 32 * PAGE, PAGE, &bitmap, 1, unmapped_, NULL),
+    EQ(vfiomig_dirty_unmap(d.dirty, BASE, 32 * PAGE, PAGE, &bitmap, 1, unmapped_, NULL),
        VFIOMIG_DIRTY_ERRORS);
     CHECK(bitmap == UINT32_MAX);
     CHECK(read_all(&d, 0) == ALL << 32);
@@ -155,7 +155,7 @@ static void a_writer_that_is_removed_after_a_reset_leaves_everything_dirty(void)
     struct tracked d = tracked_new();
     write_page(&d, 5);
     OK(vfiomig_device_reset(d.rig.dev));
-    OK(vfiomig_dirty_remove_writer(d.run, d.number));
+    OK(vfiomig_dirty_remove_writer(d.dirty, d.number));
     CHECK(read_all(&d, VFIOMIG_DIRTY_ERRORS) == ALL);
     EQ(read_all(&d, 0), 0);
     tracked_free(&d);
@@ -165,14 +165,14 @@ static void a_log_that_does_not_start_again_is_given_up(void)
 {
     struct tracked d = { .rig = rig_new(NULL, NULL) };
     struct tracker t = tracker_new(BASE, PAGE, NUM);
-    d.run = run_new(NULL, PAGE, 0);
-    d.number = add_writer(d.run, &t, d.rig.dev, VFIOMIG_WRITER_DEVICE_LOG);
-    map(d.run, BASE, NUM * PAGE, 0, 0);
-    OK(vfiomig_dirty_start(d.run));
+    d.dirty = tracking_new(NULL, PAGE, 0);
+    d.number = add_writer(d.dirty, &t, d.rig.dev, VFIOMIG_WRITER_DEVICE_LOG);
+    map(d.dirty, BASE, NUM * PAGE, 0, 0);
+    OK(vfiomig_dirty_start(d.dirty));
     OK(vfiomig_device_reset(d.rig.dev));
     EQ(vfiomig_sim_inject(d.rig.sim, VFIOMIG_SIM_OP_LOG_START, 1, EIO, VFIOMIG_SIM_FAULT_STICKY), 0);
     CHECK(read_all(&d, VFIOMIG_DIRTY_ERRORS) == ALL);
-    EQ(writer_of(d.run, d.number).tracker, VFIOMIG_TRACKER_CUSTOM);
+    EQ(writer_of(d.dirty, d.number).tracker, VFIOMIG_TRACKER_CUSTOM);
     touch(&t, BASE + 3 * PAGE, 1);
     EQ(read_all(&d, 0), 1 << 3);
     vfiomig_sim_clear_faults(d.rig.sim);
@@ -185,14 +185,14 @@ static void a_reset_is_nothing_to_the_vmms_own_tracker(void)
 {
     struct tracked d = { .rig = rig_new(NULL, NULL) };
     struct tracker t = tracker_new(BASE, PAGE, NUM);
-    d.run = run_new(NULL, PAGE, 0);
-    d.number = add_writer(d.run, &t, d.rig.dev, 0);
-    map(d.run, BASE, NUM * PAGE, 0, 0);
-    OK(vfiomig_dirty_start(d.run));
+    d.dirty = tracking_new(NULL, PAGE, 0);
+    d.number = add_writer(d.dirty, &t, d.rig.dev, 0);
+    map(d.dirty, BASE, NUM * PAGE, 0, 0);
+    OK(vfiomig_dirty_start(d.dirty));
     touch(&t, BASE + 3 * PAGE, 1);
     OK(vfiomig_device_reset(d.rig.dev));
     EQ(read_all(&d, 0), 1 << 3);
-    EQ(stats_of(d.run).errors, 0);
+    EQ(stats_of(d.dirty).errors, 0);
     tracked_free(&d);
     tracker_free(&t);
 }
@@ -221,8 +221,8 @@ static void saving_and_tracking_go_on_side_by_side(void)
     EQ(read_all(&d, 0), 0);
     write_page(&d, 21);
     CHECK(read_all(&d, 0) == (uint64_t)1 << 21);
-    EQ(stats_of(d.run).errors, 0);
-    EQ(writer_of(d.run, d.number).restarts, 0);
+    EQ(stats_of(d.dirty).errors, 0);
+    EQ(writer_of(d.dirty, d.number).restarts, 0);
     bytes_free(&stream);
     tracked_free(&d);
 }

@@ -15,7 +15,7 @@
 enum { REGIONS = 4, PAGES = 200, ALL_PAGES = REGIONS * PAGES };
 
 struct model {
-    struct vfiomig_dirty *run;
+    struct vfiomig_dirty *tracking;
     struct vfiomig_sim *sim;
     atomic_uint version[ALL_PAGES], copy[ALL_PAGES];
     /* The VMM's tracker: a device that the simulator does not provide. */
@@ -98,7 +98,7 @@ static int region_map(struct model *m, int region)
     mapping.iova = BASE + (uint64_t)region * PAGES * PAGE;
     mapping.size = PAGES * PAGE;
     mapping.cookie = (uint64_t)region;
-    return vfiomig_dirty_map(m->run, &mapping);
+    return vfiomig_dirty_map(m->tracking, &mapping);
 }
 
 static int unmapped(void *opaque, uint64_t iova, uint64_t size)
@@ -135,19 +135,20 @@ static void *owner(void *opaque)
                 MUST(m, vfiomig_sim_dma_write(m->sim, BASE + page * PAGE, 1) == 0);
                 break;
             default:
-                MUST(m, vfiomig_dirty_mark(m->run, BASE + page * PAGE, 1) == 0);
+                MUST(m, vfiomig_dirty_mark(m->tracking, BASE + page * PAGE, 1) == 0);
             }
         }
         uint64_t bitmap[PAGES / 64 + 1] = { 0 }, iova = BASE + first * PAGE;
         int r, with_bitmap = random_(&seed) % 2 == 0;
         if (with_bitmap)
-            r = vfiomig_dirty_unmap(m->run, iova, PAGES * PAGE, PAGE, bitmap, PAGES / 64 + 1, unmapped, &calls);
+            r = vfiomig_dirty_unmap(m->tracking, iova, PAGES * PAGE, PAGE, bitmap, PAGES / 64 + 1,
+                                    unmapped, &calls);
         else
-            r = vfiomig_dirty_unmap(m->run, iova, PAGES * PAGE, 0, NULL, 0, unmapped, &calls);
+            r = vfiomig_dirty_unmap(m->tracking, iova, PAGES * PAGE, 0, NULL, 0, unmapped, &calls);
         MUST(m, r >= 0);
         take_bitmap(m, first, bitmap, PAGES);
         MUST(m, atomic_load(&calls) == ++expected);
-        MUST(m, vfiomig_dirty_mark(m->run, iova, 1) == -ENODATA);
+        MUST(m, vfiomig_dirty_mark(m->tracking, iova, 1) == -ENODATA);
         MUST(m, region_map(m, w->number) == 0);
         end_turn(w);
     }
@@ -158,7 +159,7 @@ static void *collector(void *opaque)
 {
     struct worker *w = opaque;
     while (!atomic_load(&w->m->stop)) {
-        int r = vfiomig_dirty_collect(w->m->run);
+        int r = vfiomig_dirty_collect(w->m->tracking);
         MUST(w->m, r >= 0 || r == -ENOMEM);
         end_turn(w);
     }
@@ -173,7 +174,7 @@ static void *syncer(void *opaque)
     while (!atomic_load(&m->stop)) {
         uint64_t bitmap[ALL_PAGES / 64 + 1] = { 0 };
         uint64_t first = random_(&seed) % ALL_PAGES, num = 1 + random_(&seed) % (ALL_PAGES - first);
-        int r = vfiomig_dirty_sync(m->run, BASE + first * PAGE, num * PAGE, PAGE, bitmap,
+        int r = vfiomig_dirty_sync(m->tracking, BASE + first * PAGE, num * PAGE, PAGE, bitmap,
                                    ALL_PAGES / 64 + 1);
         MUST(m, r >= 0);
         take_bitmap(m, first, bitmap, num);
@@ -198,12 +199,12 @@ static void *meddler(void *opaque)
         writer.tracker = &ops;
         writer.tracker_opaque = m;
         if (atomic_load(&m->rounds[w->number]) < 500) {
-            MUST(m, vfiomig_dirty_add_writer(m->run, &writer, &number) == 0);
-            MUST(m, vfiomig_dirty_get_stats(m->run, &stats) == 0);
+            MUST(m, vfiomig_dirty_add_writer(m->tracking, &writer, &number) == 0);
+            MUST(m, vfiomig_dirty_get_stats(m->tracking, &stats) == 0);
             MUST(m, stats.num_writers == number + 1);
-            MUST(m, vfiomig_dirty_remove_writer(m->run, number) == 0);
+            MUST(m, vfiomig_dirty_remove_writer(m->tracking, number) == 0);
         }
-        MUST(m, vfiomig_dirty_rearm(m->run) >= 0);
+        MUST(m, vfiomig_dirty_rearm(m->tracking) >= 0);
         atomic_fetch_add(&m->rounds[w->number], 1);
         nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
     }
@@ -242,19 +243,19 @@ static void nothing_is_lost_whoever_reads(void)
     m.enough = slow ? 5 : 300;
     ops.set_dirty = set_dirty;
     options.page_size = PAGE;
-    OK(vfiomig_dirty_new(&ops, &m, &options, &m.run));
+    OK(vfiomig_dirty_new(&ops, &m, &options, &m.tracking));
     m.sim = rig.sim;
     tracker.page_size = PAGE;
     tracker.sync = sync_model;
     writer.flags = VFIOMIG_WRITER_CUSTOM;
     writer.tracker = &tracker;
     writer.tracker_opaque = &m;
-    OK(vfiomig_dirty_add_writer(m.run, &writer, &number));
-    add_writer(m.run, NULL, rig.dev, VFIOMIG_WRITER_DEVICE_LOG);
-    OK(try_map(m.run, BASE, ALL_PAGES * PAGE, 0, 0, VFIOMIG_MAPPING_WINDOW));
+    OK(vfiomig_dirty_add_writer(m.tracking, &writer, &number));
+    add_writer(m.tracking, NULL, rig.dev, VFIOMIG_WRITER_DEVICE_LOG);
+    OK(try_map(m.tracking, BASE, ALL_PAGES * PAGE, 0, 0, VFIOMIG_MAPPING_WINDOW));
     for (int i = 0; i < REGIONS; i++)
         OK(region_map(&m, i));
-    OK(vfiomig_dirty_start(m.run));
+    OK(vfiomig_dirty_start(m.tracking));
     for (int i = 0; i < num; i++) {
         workers[i] = (struct worker){ .m = &m, .number = i };
         EQ(pthread_create(&workers[i].thread, NULL, what[i], &workers[i]), 0);
@@ -269,7 +270,7 @@ static void nothing_is_lost_whoever_reads(void)
         FAIL("somebody had %u turns only", least);
     /* The last reading; it may have to be tried more than once. */
     do
-        r = vfiomig_dirty_collect(m.run);
+        r = vfiomig_dirty_collect(m.tracking);
     while (r == -ENOMEM);
     CHECK(r >= 0);
     EQ(m.wrong, 0);
@@ -278,7 +279,7 @@ static void nothing_is_lost_whoever_reads(void)
             FAIL("page %d was written %u times, and its copy is of version %u", page,
                  m.version[page], m.copy[page]);
     CHECK(m.told > 1000);
-    vfiomig_dirty_free(m.run);
+    vfiomig_dirty_free(m.tracking);
     rig_free(&rig);
 }
 
@@ -292,22 +293,22 @@ static void *starter(void *opaque)
         int r;
         switch ((i + w->number) % 5) {
         case 0:
-            r = vfiomig_dirty_start(m->run);
+            r = vfiomig_dirty_start(m->tracking);
             MUST(m, r == 0 || r == -EINVAL);
             break;
         case 1:
-            MUST(m, vfiomig_dirty_stop(m->run) == 0);
+            MUST(m, vfiomig_dirty_stop(m->tracking) == 0);
             break;
         case 2:
-            r = vfiomig_dirty_collect(m->run);
+            r = vfiomig_dirty_collect(m->tracking);
             MUST(m, r == 0 || r == -EINVAL || r == -ECANCELED || r == -ENOMEM);
             break;
         case 3:
-            r = vfiomig_dirty_sync(m->run, BASE, PAGES * PAGE, PAGE, bitmap, 4);
+            r = vfiomig_dirty_sync(m->tracking, BASE, PAGES * PAGE, PAGE, bitmap, 4);
             MUST(m, r == 0 || r == -EINVAL || r == -ECANCELED);
             break;
         default:
-            MUST(m, vfiomig_dirty_cancel(m->run) == 0);
+            MUST(m, vfiomig_dirty_cancel(m->tracking) == 0);
         }
     }
     return NULL;
@@ -322,7 +323,7 @@ static void starting_and_stopping_from_everywhere(void)
     ops.set_dirty = set_dirty;
     options.page_size = PAGE;
     options.buffer_bytes = 4096;
-    OK(vfiomig_dirty_new(&ops, &m, &options, &m.run));
+    OK(vfiomig_dirty_new(&ops, &m, &options, &m.tracking));
     OK(region_map(&m, 0));
     for (int i = 0; i < 5; i++) {
         workers[i] = (struct worker){ .m = &m, .number = i };
@@ -332,13 +333,13 @@ static void starting_and_stopping_from_everywhere(void)
         pthread_join(workers[i].thread, NULL);
     if (m.why[0])
         FAIL("%s", m.why);
-    OK(vfiomig_dirty_stop(m.run));
-    OK(vfiomig_dirty_start(m.run));
-    OK(vfiomig_dirty_mark(m.run, BASE + 3 * PAGE, 1));
+    OK(vfiomig_dirty_stop(m.tracking));
+    OK(vfiomig_dirty_start(m.tracking));
+    OK(vfiomig_dirty_mark(m.tracking, BASE + 3 * PAGE, 1));
     uint64_t bitmap[4] = { 0 };
-    OK(vfiomig_dirty_sync(m.run, BASE, PAGES * PAGE, PAGE, bitmap, 4));
+    OK(vfiomig_dirty_sync(m.tracking, BASE, PAGES * PAGE, PAGE, bitmap, 4));
     EQ(bitmap[0], 8);
-    vfiomig_dirty_free(m.run);
+    vfiomig_dirty_free(m.tracking);
 }
 
 int main(void)

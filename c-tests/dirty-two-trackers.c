@@ -11,7 +11,7 @@
 #define WORDS (NUM / 64)
 
 struct two {
-    struct vfiomig_dirty *run;
+    struct vfiomig_dirty *dirty;
     struct memory m;
     struct rig a, b;
     struct tracker t; /* of b */
@@ -24,7 +24,7 @@ static void two_new(struct two *two, int b_first)
     struct vfiomig_sim_options o = rig_options();
     memset(two, 0, sizeof *two);
     two->m = memory_new(PAGE);
-    two->run = run_new(&two->m, PAGE, 4096);
+    two->dirty = tracking_new(&two->m, PAGE, 4096);
     two->a = rig_new(NULL, NULL);
     o.quirks = VFIOMIG_SIM_NO_LOGGING;
     two->b = rig_new(&o, NULL);
@@ -32,19 +32,19 @@ static void two_new(struct two *two, int b_first)
     for (int i = 0; i < 2; i++) {
         const uint32_t both = VFIOMIG_WRITER_DEVICE_LOG | VFIOMIG_WRITER_REQUIRED;
         if (i == b_first)
-            two->number[0] = add_writer(two->run, NULL, two->a.dev, both);
+            two->number[0] = add_writer(two->dirty, NULL, two->a.dev, both);
         else
-            two->number[1] = add_writer(two->run, &two->t, two->b.dev, both);
+            two->number[1] = add_writer(two->dirty, &two->t, two->b.dev, both);
     }
-    map(two->run, BASE, NUM * PAGE, 0, 0);
-    OK(vfiomig_dirty_start(two->run));
-    EQ(writer_of(two->run, two->number[0]).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
-    EQ(writer_of(two->run, two->number[1]).tracker, VFIOMIG_TRACKER_CUSTOM);
+    map(two->dirty, BASE, NUM * PAGE, 0, 0);
+    OK(vfiomig_dirty_start(two->dirty));
+    EQ(writer_of(two->dirty, two->number[0]).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
+    EQ(writer_of(two->dirty, two->number[1]).tracker, VFIOMIG_TRACKER_CUSTOM);
 }
 
 static void two_free(struct two *two)
 {
-    vfiomig_dirty_free(two->run);
+    vfiomig_dirty_free(two->dirty);
     tracker_free(&two->t);
     memory_free(&two->m);
     rig_free(&two->a);
@@ -80,13 +80,13 @@ static void what_either_device_wrote_is_dirty(void)
                 write_b(&two, b);
                 written[0][a] = written[1][b] = 1;
             }
-            OK(vfiomig_dirty_sync(two.run, BASE, NUM * PAGE, PAGE, bitmap, WORDS));
+            OK(vfiomig_dirty_sync(two.dirty, BASE, NUM * PAGE, PAGE, bitmap, WORDS));
             for (size_t i = 0; i < NUM; i++)
                 EQ(bit(bitmap, i), written[0][i] | written[1][i]);
             for (int k = 0; k < 2; k++) {
                 for (size_t i = 0; i < NUM; i++)
                     reported[k] += written[k][i] * PAGE;
-                EQ(writer_of(two.run, two.number[k]).dirty_bytes, reported[k]);
+                EQ(writer_of(two.dirty, two.number[k]).dirty_bytes, reported[k]);
             }
         }
         two_free(&two);
@@ -102,10 +102,10 @@ static void what_both_wrote_is_told_once(void)
     write_b(&two, 5);
     write_a(&two, 6);
     write_b(&two, 7);
-    OK(vfiomig_dirty_collect(two.run));
+    OK(vfiomig_dirty_collect(two.dirty));
     EQ(two.m.num, 3);
     EQ(times_given(&two.m, 0, 5 * PAGE), 1);
-    OK(vfiomig_dirty_collect(two.run));
+    OK(vfiomig_dirty_collect(two.dirty));
     EQ(two.m.num, 3);
     two_free(&two);
 }
@@ -119,23 +119,23 @@ static void one_that_fails_does_not_hide_the_other(void)
     write_a(&two, 9);
     two.t.fail_sync = EIO;
     two.t.fail_nth = 1;
-    EQ(vfiomig_dirty_sync(two.run, BASE, NUM * PAGE, PAGE, bitmap, WORDS), VFIOMIG_DIRTY_ERRORS);
+    EQ(vfiomig_dirty_sync(two.dirty, BASE, NUM * PAGE, PAGE, bitmap, WORDS), VFIOMIG_DIRTY_ERRORS);
     EQ(count_bits(bitmap, WORDS), NUM);
-    EQ(writer_of(two.run, two.number[0]).errors, 0);
-    EQ(writer_of(two.run, two.number[1]).errors, 1);
-    EQ(error_of(two.run, 0).writer, two.number[1]);
+    EQ(writer_of(two.dirty, two.number[0]).errors, 0);
+    EQ(writer_of(two.dirty, two.number[1]).errors, 1);
+    EQ(error_of(two.dirty, 0).writer, two.number[1]);
     memset(bitmap, 0, sizeof bitmap);
     write_a(&two, 100);
     write_b(&two, 200);
-    OK(vfiomig_dirty_sync(two.run, BASE, NUM * PAGE, PAGE, bitmap, WORDS));
+    OK(vfiomig_dirty_sync(two.dirty, BASE, NUM * PAGE, PAGE, bitmap, WORDS));
     EQ(count_bits(bitmap, WORDS), 2);
     /* And the other way round. */
     EQ(vfiomig_sim_inject(two.a.sim, VFIOMIG_SIM_OP_LOG_REPORT, 1, EIO, VFIOMIG_SIM_FAULT_HALF), 0);
     write_b(&two, 300);
-    EQ(vfiomig_dirty_sync(two.run, BASE, NUM * PAGE, PAGE, bitmap, WORDS), VFIOMIG_DIRTY_ERRORS);
+    EQ(vfiomig_dirty_sync(two.dirty, BASE, NUM * PAGE, PAGE, bitmap, WORDS), VFIOMIG_DIRTY_ERRORS);
     EQ(count_bits(bitmap, WORDS), NUM);
-    EQ(writer_of(two.run, two.number[0]).errors, 1);
-    EQ(writer_of(two.run, two.number[1]).errors, 1);
+    EQ(writer_of(two.dirty, two.number[0]).errors, 1);
+    EQ(writer_of(two.dirty, two.number[1]).errors, 1);
     two_free(&two);
 }
 
@@ -148,10 +148,10 @@ static void either_may_go(void)
         memset(bitmap, 0, sizeof bitmap);
         write_a(&two, 1);
         write_b(&two, 2);
-        OK(vfiomig_dirty_remove_writer(two.run, two.number[goes]));
+        OK(vfiomig_dirty_remove_writer(two.dirty, two.number[goes]));
         write_a(&two, 3);
         write_b(&two, 4);
-        OK(vfiomig_dirty_sync(two.run, BASE, NUM * PAGE, PAGE, bitmap, WORDS));
+        OK(vfiomig_dirty_sync(two.dirty, BASE, NUM * PAGE, PAGE, bitmap, WORDS));
         EQ(bitmap[0], goes == 0 ? (2 | 4 | 16) : (2 | 4 | 8));
         two_free(&two);
     }

@@ -63,19 +63,19 @@ static int unmap(void *opaque, uint64_t iova, uint64_t size)
 static void trackers_are_read_before_and_after_and_logs_after(void)
 {
     struct memory m = memory_new(PAGE);
-    struct vfiomig_dirty *run = run_new(&m, PAGE, 0);
+    struct vfiomig_dirty *dirty = tracking_new(&m, PAGE, 0);
     struct tracker t = tracker_new(BASE, PAGE, 64);
     struct unmapping u = { 0 };
     struct rig rig;
     struct vfiomig_device_ops ops = rig_table(&rig, NULL);
     ops.feature = seen_feature;
     rig_open(&rig, &ops, NULL);
-    add_writer(run, NULL, rig.dev, VFIOMIG_WRITER_DEVICE_LOG);
-    add_writer(run, &t, NULL, 0);
-    map(run, BASE, 64 * PAGE, 1, 0);
-    OK(vfiomig_dirty_start(run));
-    EQ(writer_of(run, 0).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
-    EQ(writer_of(run, 1).tracker, VFIOMIG_TRACKER_CUSTOM);
+    add_writer(dirty, NULL, rig.dev, VFIOMIG_WRITER_DEVICE_LOG);
+    add_writer(dirty, &t, NULL, 0);
+    map(dirty, BASE, 64 * PAGE, 1, 0);
+    OK(vfiomig_dirty_start(dirty));
+    EQ(writer_of(dirty, 0).tracker, VFIOMIG_TRACKER_DEVICE_LOG);
+    EQ(writer_of(dirty, 1).tracker, VFIOMIG_TRACKER_CUSTOM);
     t.hook = note_sync;
     m.hook = note_given;
     memset(trace, 0, sizeof trace);
@@ -85,7 +85,7 @@ static void trackers_are_read_before_and_after_and_logs_after(void)
     u.write = BASE + 5 * PAGE;
     u.tracker = &t;
     u.track = BASE + 6 * PAGE;
-    OK(vfiomig_dirty_unmap(run, BASE, 16 * PAGE, 0, NULL, 0, unmap, &u));
+    OK(vfiomig_dirty_unmap(dirty, BASE, 16 * PAGE, 0, NULL, 0, unmap, &u));
     if (strcmp(trace, "SURSD") != 0)
         FAIL("the order was %s", trace);
     EQ(u.iova, BASE);
@@ -93,8 +93,8 @@ static void trackers_are_read_before_and_after_and_logs_after(void)
     EQ(m.num, 4);
     for (uint64_t page = 2; page <= 6; page++)
         EQ(times_given(&m, 1, page * PAGE), page != 4);
-    EQ(stats_of(run).mapped_bytes, 48 * PAGE);
-    vfiomig_dirty_free(run);
+    EQ(stats_of(dirty).mapped_bytes, 48 * PAGE);
+    vfiomig_dirty_free(dirty);
     tracker_free(&t);
     memory_free(&m);
     rig_free(&rig);
@@ -103,31 +103,31 @@ static void trackers_are_read_before_and_after_and_logs_after(void)
 static void a_bitmap_gets_what_set_dirty_would(void)
 {
     struct memory m = memory_new(PAGE);
-    struct vfiomig_dirty *run = run_new(&m, PAGE, 0);
+    struct vfiomig_dirty *dirty = tracking_new(&m, PAGE, 0);
     struct tracker t = tracker_new(BASE, PAGE, 200);
     struct unmapping u = { 0 };
     uint64_t bitmap[8] = { 0 };
-    add_writer(run, &t, NULL, 0);
-    map(run, BASE, 200 * PAGE, 1, 0);
-    OK(vfiomig_dirty_start(run));
+    add_writer(dirty, &t, NULL, 0);
+    map(dirty, BASE, 200 * PAGE, 1, 0);
+    OK(vfiomig_dirty_start(dirty));
     touch(&t, BASE + 10 * PAGE, 1);
     touch(&t, BASE + 99 * PAGE, 1);
     touch(&t, BASE + 100 * PAGE, 1); /* stays mapped */
-    OK(vfiomig_dirty_mark(run, BASE + 20 * PAGE, 1));
+    OK(vfiomig_dirty_mark(dirty, BASE + 20 * PAGE, 1));
     bitmap[1] = (uint64_t)1 << 63;
-    OK(vfiomig_dirty_unmap(run, BASE, 100 * PAGE, PAGE, bitmap, 2, unmap, &u));
+    OK(vfiomig_dirty_unmap(dirty, BASE, 100 * PAGE, PAGE, bitmap, 2, unmap, &u));
     CHECK(bitmap[0] == (1 << 10 | 1 << 20));
     CHECK(bitmap[1] == ((uint64_t)1 << 63 | (uint64_t)1 << 35));
     EQ(m.calls, 0);
     /* In pages of another size. */
     memset(bitmap, 0, sizeof bitmap);
-    OK(vfiomig_dirty_unmap(run, BASE + 100 * PAGE, 60 * PAGE, 512, bitmap, 8, unmap, &u));
+    OK(vfiomig_dirty_unmap(dirty, BASE + 100 * PAGE, 60 * PAGE, 512, bitmap, 8, unmap, &u));
     CHECK(bitmap[0] == 0xff);
     EQ(count_bits(bitmap, 8), 8);
-    OK(vfiomig_dirty_collect(run));
+    OK(vfiomig_dirty_collect(dirty));
     EQ(m.calls, 0);
-    EQ(stats_of(run).mapped_bytes, 40 * PAGE);
-    vfiomig_dirty_free(run);
+    EQ(stats_of(dirty).mapped_bytes, 40 * PAGE);
+    vfiomig_dirty_free(dirty);
     tracker_free(&t);
     memory_free(&m);
 }
@@ -136,32 +136,32 @@ static void a_bitmap_gets_what_set_dirty_would(void)
 static void what_set_dirty_refuses_comes_later(void)
 {
     struct memory m = memory_new(PAGE);
-    struct vfiomig_dirty *run = run_new(&m, PAGE, 0);
+    struct vfiomig_dirty *dirty = tracking_new(&m, PAGE, 0);
     struct tracker t = tracker_new(BASE, PAGE, 64);
     struct unmapping u = { 0 };
-    add_writer(run, &t, NULL, 0);
-    map(run, BASE, 64 * PAGE, 1, 0);
-    OK(vfiomig_dirty_start(run));
+    add_writer(dirty, &t, NULL, 0);
+    map(dirty, BASE, 64 * PAGE, 1, 0);
+    OK(vfiomig_dirty_start(dirty));
     touch(&t, BASE + 7 * PAGE, 2 * PAGE);
     m.refused = (struct given){ 1, 7 * PAGE };
     m.refuse = ENOMEM;
-    EQ(vfiomig_dirty_unmap(run, BASE, 64 * PAGE, 0, NULL, 0, unmap, &u), VFIOMIG_DIRTY_ERRORS);
+    EQ(vfiomig_dirty_unmap(dirty, BASE, 64 * PAGE, 0, NULL, 0, unmap, &u), VFIOMIG_DIRTY_ERRORS);
     EQ(u.calls, 1);
-    EQ(stats_of(run).mapped_bytes, 0);
-    EQ(error_of(run, 0).code, -ENOMEM);
+    EQ(stats_of(dirty).mapped_bytes, 0);
+    EQ(error_of(dirty, 0).code, -ENOMEM);
     EQ(m.num, 0);
     m.refuse = 0;
     /* Something else is there now. */
-    map(run, BASE, 64 * PAGE, 2, 0);
+    map(dirty, BASE, 64 * PAGE, 2, 0);
     touch(&t, BASE + 8 * PAGE, 1);
-    OK(vfiomig_dirty_collect(run));
+    OK(vfiomig_dirty_collect(dirty));
     EQ(m.num, 3);
     EQ(times_given(&m, 1, 7 * PAGE), 1);
     EQ(times_given(&m, 1, 8 * PAGE), 1);
     EQ(times_given(&m, 2, 8 * PAGE), 1);
-    OK(vfiomig_dirty_collect(run));
+    OK(vfiomig_dirty_collect(dirty));
     EQ(m.num, 3);
-    vfiomig_dirty_free(run);
+    vfiomig_dirty_free(dirty);
     tracker_free(&t);
     memory_free(&m);
 }
@@ -170,16 +170,16 @@ static void what_set_dirty_refuses_comes_later(void)
 static void an_unmapping_that_fails_leaves_the_range_dirty(void)
 {
     struct memory m = memory_new(PAGE);
-    struct vfiomig_dirty *run = run_new(&m, PAGE, 0);
+    struct vfiomig_dirty *dirty = tracking_new(&m, PAGE, 0);
     struct tracker t = tracker_new(BASE, PAGE, 128);
     struct unmapping u = { .fail = ENODEV };
-    add_writer(run, &t, NULL, 0);
-    map(run, BASE, 64 * PAGE, 1, 0);
-    map(run, BASE + 64 * PAGE, 64 * PAGE, 2, 0);
-    OK(vfiomig_dirty_start(run));
-    EQ(vfiomig_dirty_unmap(run, BASE + 8 * PAGE, 4 * PAGE, 0, NULL, 0, unmap, &u), -ENODEV);
-    EQ(stats_of(run).mapped_bytes, 128 * PAGE);
-    struct vfiomig_dirty_error error = error_of(run, 0);
+    add_writer(dirty, &t, NULL, 0);
+    map(dirty, BASE, 64 * PAGE, 1, 0);
+    map(dirty, BASE + 64 * PAGE, 64 * PAGE, 2, 0);
+    OK(vfiomig_dirty_start(dirty));
+    EQ(vfiomig_dirty_unmap(dirty, BASE + 8 * PAGE, 4 * PAGE, 0, NULL, 0, unmap, &u), -ENODEV);
+    EQ(stats_of(dirty).mapped_bytes, 128 * PAGE);
+    struct vfiomig_dirty_error error = error_of(dirty, 0);
     EQ(error.writer, VFIOMIG_NO_WRITER);
     EQ(error.code, -ENODEV);
     CHECK(error.first <= BASE + 8 * PAGE && error.first >= BASE);
@@ -188,36 +188,36 @@ static void an_unmapping_that_fails_leaves_the_range_dirty(void)
     /* Every time, and nothing of another mapping. */
     for (int round = 0; round < 3; round++) {
         forget(&m);
-        EQ(vfiomig_dirty_collect(run), VFIOMIG_DIRTY_UNWATCHED);
+        EQ(vfiomig_dirty_collect(dirty), VFIOMIG_DIRTY_UNWATCHED);
         for (uint64_t page = 0; page < 64; page++) {
             CHECK(page < 8 || page >= 12 || times_given(&m, 1, page * PAGE) == 1);
             EQ(times_given(&m, 2, page * PAGE), 0);
         }
     }
     uint64_t bitmap = 0;
-    OK(vfiomig_dirty_sync(run, BASE + 64 * PAGE, 64 * PAGE, PAGE, &bitmap, 1));
+    OK(vfiomig_dirty_sync(dirty, BASE + 64 * PAGE, 64 * PAGE, PAGE, &bitmap, 1));
     EQ(bitmap, 0);
     /* An errno outside the library's set. */
     u.fail = ENOTCONN;
-    EQ(vfiomig_dirty_unmap(run, BASE + 8 * PAGE, 4 * PAGE, 0, NULL, 0, unmap, &u), -EIO);
+    EQ(vfiomig_dirty_unmap(dirty, BASE + 8 * PAGE, 4 * PAGE, 0, NULL, 0, unmap, &u), -EIO);
     /* At last. */
     u.fail = 0;
     forget(&m);
-    EQ(vfiomig_dirty_unmap(run, BASE + 8 * PAGE, 4 * PAGE, 0, NULL, 0, unmap, &u),
+    EQ(vfiomig_dirty_unmap(dirty, BASE + 8 * PAGE, 4 * PAGE, 0, NULL, 0, unmap, &u),
        VFIOMIG_DIRTY_UNWATCHED);
     EQ(m.num, 4);
     forget(&m);
-    CHECK(vfiomig_dirty_collect(run) >= 0);
+    CHECK(vfiomig_dirty_collect(dirty) >= 0);
     for (uint64_t page = 8; page < 12; page++)
         EQ(times_given(&m, 1, page * PAGE), 0);
-    EQ(stats_of(run).mapped_bytes, 124 * PAGE);
+    EQ(stats_of(dirty).mapped_bytes, 124 * PAGE);
     /* The doubt goes with the rest of its mapping. */
-    OK(vfiomig_dirty_unmap(run, BASE + 12 * PAGE, 52 * PAGE, PAGE, &bitmap, 1, unmap, &u) & ~3);
-    OK(vfiomig_dirty_unmap(run, BASE, 8 * PAGE, PAGE, &bitmap, 1, unmap, &u) & ~3);
+    OK(vfiomig_dirty_unmap(dirty, BASE + 12 * PAGE, 52 * PAGE, PAGE, &bitmap, 1, unmap, &u) & ~3);
+    OK(vfiomig_dirty_unmap(dirty, BASE, 8 * PAGE, PAGE, &bitmap, 1, unmap, &u) & ~3);
     forget(&m);
-    OK(vfiomig_dirty_collect(run));
+    OK(vfiomig_dirty_collect(dirty));
     EQ(m.num, 0);
-    vfiomig_dirty_free(run);
+    vfiomig_dirty_free(dirty);
     tracker_free(&t);
     memory_free(&m);
 }
@@ -225,28 +225,28 @@ static void an_unmapping_that_fails_leaves_the_range_dirty(void)
 static void mappings_are_cut_and_what_is_left_keeps_its_place(void)
 {
     struct memory m = memory_new(PAGE);
-    struct vfiomig_dirty *run = run_new(&m, PAGE, 0);
+    struct vfiomig_dirty *dirty = tracking_new(&m, PAGE, 0);
     struct tracker t = tracker_new(BASE, PAGE, 200);
     struct unmapping u = { 0 };
-    add_writer(run, &t, NULL, 0);
-    map(run, BASE, 50 * PAGE, 1, 1000 * PAGE);
-    map(run, BASE + 60 * PAGE, 40 * PAGE, 2, 0);
-    map(run, BASE + 100 * PAGE, 50 * PAGE, 3, 0);
-    OK(vfiomig_dirty_start(run));
+    add_writer(dirty, &t, NULL, 0);
+    map(dirty, BASE, 50 * PAGE, 1, 1000 * PAGE);
+    map(dirty, BASE + 60 * PAGE, 40 * PAGE, 2, 0);
+    map(dirty, BASE + 100 * PAGE, 50 * PAGE, 3, 0);
+    OK(vfiomig_dirty_start(dirty));
     /* The middle of one. */
-    OK(vfiomig_dirty_unmap(run, BASE + 10 * PAGE, 5 * PAGE, 0, NULL, 0, unmap, &u));
+    OK(vfiomig_dirty_unmap(dirty, BASE + 10 * PAGE, 5 * PAGE, 0, NULL, 0, unmap, &u));
     /* The end of one, a hole, a whole one, and the beginning of one. */
     touch(&t, BASE, 200 * PAGE);
-    OK(vfiomig_dirty_unmap(run, BASE + 45 * PAGE, 60 * PAGE, 0, NULL, 0, unmap, &u));
+    OK(vfiomig_dirty_unmap(dirty, BASE + 45 * PAGE, 60 * PAGE, 0, NULL, 0, unmap, &u));
     EQ(u.size, 60 * PAGE);
     EQ(m.num, 5 + 40 + 5);
     for (uint64_t page = 0; page < 5; page++) {
         EQ(times_given(&m, 1, (1045 + page) * PAGE), 1);
         EQ(times_given(&m, 3, page * PAGE), 1);
     }
-    EQ(stats_of(run).mapped_bytes, (45 - 5 + 45) * PAGE);
+    EQ(stats_of(dirty).mapped_bytes, (45 - 5 + 45) * PAGE);
     forget(&m);
-    OK(vfiomig_dirty_collect(run));
+    OK(vfiomig_dirty_collect(dirty));
     EQ(m.num, 45 - 5 + 45);
     EQ(times_given(&m, 1, 1009 * PAGE), 1);
     EQ(times_given(&m, 1, 1015 * PAGE), 1);
@@ -254,55 +254,55 @@ static void mappings_are_cut_and_what_is_left_keeps_its_place(void)
     EQ(times_given(&m, 3, 49 * PAGE), 1);
     EQ(times_given(&m, 1, 1010 * PAGE), 0);
     /* There is room again. */
-    map(run, BASE + 10 * PAGE, 5 * PAGE, 4, 0);
-    EQ(try_map(run, BASE + 14 * PAGE, PAGE, 5, 0, 0), -EINVAL);
-    vfiomig_dirty_free(run);
+    map(dirty, BASE + 10 * PAGE, 5 * PAGE, 4, 0);
+    EQ(try_map(dirty, BASE + 14 * PAGE, PAGE, 5, 0, 0), -EINVAL);
+    vfiomig_dirty_free(dirty);
     tracker_free(&t);
     memory_free(&m);
 }
 
 static void what_is_wrong_is_refused_before_anything_happens(void)
 {
-    struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
+    struct vfiomig_dirty *dirty = tracking_new(NULL, PAGE, 0);
     struct tracker t = tracker_new(BASE, PAGE, 128);
     struct unmapping u = { 0 };
     uint64_t bitmap[2] = { 0 };
-    add_writer(run, &t, NULL, 0);
-    map(run, BASE, 128 * PAGE, 1, 0);
-    OK(vfiomig_dirty_start(run));
+    add_writer(dirty, &t, NULL, 0);
+    map(dirty, BASE, 128 * PAGE, 1, 0);
+    OK(vfiomig_dirty_start(dirty));
     touch(&t, BASE, 128 * PAGE);
     /* Neither a bitmap nor set_dirty. */
-    EQ(vfiomig_dirty_unmap(run, BASE, 128 * PAGE, 0, NULL, 0, unmap, &u), -EINVAL);
-    EQ(vfiomig_dirty_unmap(run, BASE, 128 * PAGE, PAGE, bitmap, 1, unmap, &u), -ENOSPC);
-    EQ(vfiomig_dirty_unmap(run, BASE + 512, 64 * PAGE, PAGE, bitmap, 2, unmap, &u), -EINVAL);
-    EQ(vfiomig_dirty_unmap(run, BASE, 128 * PAGE, PAGE, bitmap, 2, NULL, &u), -EFAULT);
+    EQ(vfiomig_dirty_unmap(dirty, BASE, 128 * PAGE, 0, NULL, 0, unmap, &u), -EINVAL);
+    EQ(vfiomig_dirty_unmap(dirty, BASE, 128 * PAGE, PAGE, bitmap, 1, unmap, &u), -ENOSPC);
+    EQ(vfiomig_dirty_unmap(dirty, BASE + 512, 64 * PAGE, PAGE, bitmap, 2, unmap, &u), -EINVAL);
+    EQ(vfiomig_dirty_unmap(dirty, BASE, 128 * PAGE, PAGE, bitmap, 2, NULL, &u), -EFAULT);
     EQ(u.calls, 0);
     EQ(t.syncs, 0);
     EQ(count_bits(bitmap, 2), 0);
-    OK(vfiomig_dirty_unmap(run, BASE, 128 * PAGE, PAGE, bitmap, 2, unmap, &u));
+    OK(vfiomig_dirty_unmap(dirty, BASE, 128 * PAGE, PAGE, bitmap, 2, unmap, &u));
     EQ(count_bits(bitmap, 2), 128);
     EQ(u.calls, 1);
-    vfiomig_dirty_free(run);
+    vfiomig_dirty_free(dirty);
     tracker_free(&t);
 }
 
 static void while_tracking_is_off_mappings_go_the_same_way(void)
 {
-    struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
+    struct vfiomig_dirty *dirty = tracking_new(NULL, PAGE, 0);
     struct tracker t = tracker_new(BASE, PAGE, 128);
     struct unmapping u = { .fail = ENOMEM };
-    add_writer(run, &t, NULL, 0);
-    map(run, BASE, 128 * PAGE, 1, 0);
-    EQ(vfiomig_dirty_unmap(run, BASE, 64 * PAGE, 0, NULL, 0, unmap, &u), -ENOMEM);
-    EQ(stats_of(run).mapped_bytes, 128 * PAGE);
+    add_writer(dirty, &t, NULL, 0);
+    map(dirty, BASE, 128 * PAGE, 1, 0);
+    EQ(vfiomig_dirty_unmap(dirty, BASE, 64 * PAGE, 0, NULL, 0, unmap, &u), -ENOMEM);
+    EQ(stats_of(dirty).mapped_bytes, 128 * PAGE);
     u.fail = 0;
-    OK(vfiomig_dirty_unmap(run, BASE, 64 * PAGE, 0, NULL, 0, unmap, &u));
+    OK(vfiomig_dirty_unmap(dirty, BASE, 64 * PAGE, 0, NULL, 0, unmap, &u));
     EQ(u.calls, 2);
-    EQ(stats_of(run).mapped_bytes, 64 * PAGE);
-    OK(vfiomig_dirty_unmap(run, BASE + 64 * PAGE, 64 * PAGE, 0, NULL, 0, unmap, &u));
+    EQ(stats_of(dirty).mapped_bytes, 64 * PAGE);
+    OK(vfiomig_dirty_unmap(dirty, BASE + 64 * PAGE, 64 * PAGE, 0, NULL, 0, unmap, &u));
     EQ(u.calls, 3);
     EQ(t.syncs, 0);
-    vfiomig_dirty_free(run);
+    vfiomig_dirty_free(dirty);
     tracker_free(&t);
 }
 
@@ -310,29 +310,29 @@ static void while_tracking_is_off_mappings_go_the_same_way(void)
 static void where_nothing_is_mapped_unmap_is_called_all_the_same(void)
 {
     struct memory m = memory_new(PAGE);
-    struct vfiomig_dirty *run = run_new(&m, PAGE, 0);
+    struct vfiomig_dirty *dirty = tracking_new(&m, PAGE, 0);
     struct tracker t = tracker_new(BASE, PAGE, 128);
     struct unmapping u = { 0 };
     uint64_t bitmap[2] = { 0 };
-    add_writer(run, &t, NULL, 0);
-    map(run, BASE, 32 * PAGE, 1, 0);
+    add_writer(dirty, &t, NULL, 0);
+    map(dirty, BASE, 32 * PAGE, 1, 0);
     for (int tracking = 0; tracking < 2; tracking++) {
         u = (struct unmapping){ 0 };
         touch(&t, BASE, 128 * PAGE);
-        OK(vfiomig_dirty_unmap(run, BASE + 64 * PAGE, 64 * PAGE, 0, NULL, 0, unmap, &u));
-        OK(vfiomig_dirty_unmap(run, BASE + 32 * PAGE, 96 * PAGE, PAGE, bitmap, 2, unmap, &u));
+        OK(vfiomig_dirty_unmap(dirty, BASE + 64 * PAGE, 64 * PAGE, 0, NULL, 0, unmap, &u));
+        OK(vfiomig_dirty_unmap(dirty, BASE + 32 * PAGE, 96 * PAGE, PAGE, bitmap, 2, unmap, &u));
         EQ(u.calls, 2);
         EQ(u.iova, BASE + 32 * PAGE);
         EQ(u.size, 96 * PAGE);
         EQ(count_bits(bitmap, 2), 0);
         EQ(m.calls, 0);
-        EQ(stats_of(run).mapped_bytes, 32 * PAGE);
+        EQ(stats_of(dirty).mapped_bytes, 32 * PAGE);
         u.fail = ENOMEM;
-        EQ(vfiomig_dirty_unmap(run, BASE + 64 * PAGE, PAGE, PAGE, bitmap, 2, unmap, &u), -ENOMEM);
+        EQ(vfiomig_dirty_unmap(dirty, BASE + 64 * PAGE, PAGE, PAGE, bitmap, 2, unmap, &u), -ENOMEM);
         if (!tracking)
-            OK(vfiomig_dirty_start(run));
+            OK(vfiomig_dirty_start(dirty));
     }
-    vfiomig_dirty_free(run);
+    vfiomig_dirty_free(dirty);
     tracker_free(&t);
     memory_free(&m);
 }
@@ -340,24 +340,24 @@ static void where_nothing_is_mapped_unmap_is_called_all_the_same(void)
 /* It cannot be asked again, because the range is gone. */
 static void a_tracker_that_fails_makes_the_range_dirty(void)
 {
-    struct vfiomig_dirty *run = run_new(NULL, PAGE, 0);
+    struct vfiomig_dirty *dirty = tracking_new(NULL, PAGE, 0);
     struct tracker t = tracker_new(BASE, PAGE, 128);
     struct unmapping u = { 0 };
     uint64_t bitmap[1] = { 0 };
-    add_writer(run, &t, NULL, 0);
-    map(run, BASE, 128 * PAGE, 1, 0);
-    OK(vfiomig_dirty_start(run));
+    add_writer(dirty, &t, NULL, 0);
+    map(dirty, BASE, 128 * PAGE, 1, 0);
+    OK(vfiomig_dirty_start(dirty));
     t.fail_sync = EIO;
     t.fail_nth = 1;
-    EQ(vfiomig_dirty_unmap(run, BASE + PAGE, 10 * PAGE, PAGE, bitmap, 1, unmap, &u),
+    EQ(vfiomig_dirty_unmap(dirty, BASE + PAGE, 10 * PAGE, PAGE, bitmap, 1, unmap, &u),
        VFIOMIG_DIRTY_ERRORS);
     EQ(bitmap[0], 0x3ff);
     EQ(u.calls, 1);
-    EQ(stats_of(run).mapped_bytes, 118 * PAGE);
+    EQ(stats_of(dirty).mapped_bytes, 118 * PAGE);
     bitmap[0] = 0;
-    OK(vfiomig_dirty_sync(run, BASE, 64 * PAGE, PAGE, bitmap, 1));
+    OK(vfiomig_dirty_sync(dirty, BASE, 64 * PAGE, PAGE, bitmap, 1));
     EQ(bitmap[0], 0);
-    vfiomig_dirty_free(run);
+    vfiomig_dirty_free(dirty);
     tracker_free(&t);
 }
 

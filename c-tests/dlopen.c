@@ -40,14 +40,14 @@ static int track(void)
 {
     struct vfiomig_memory_ops ops = VFIOMIG_MEMORY_OPS_INIT;
     struct vfiomig_mapping mapping = VFIOMIG_MAPPING_INIT;
-    struct vfiomig_dirty *run;
+    struct vfiomig_dirty *dirty;
     uint64_t bits[4] = { 0 };
     mapping.size = 1 << 20;
-    if (dirty_new(&ops, NULL, NULL, &run) != 0)
+    if (dirty_new(&ops, NULL, NULL, &dirty) != 0)
         return 0;
-    int good = dirty_map(run, &mapping) == 0 && dirty_start(run) == 0 &&
-               dirty_sync(run, 0, 1 << 20, 4096, bits, 4) == 0;
-    dirty_free(run);
+    int good = dirty_map(dirty, &mapping) == 0 && dirty_start(dirty) == 0 &&
+               dirty_sync(dirty, 0, 1 << 20, 4096, bits, 4) == 0;
+    dirty_free(dirty);
     return good;
 }
 

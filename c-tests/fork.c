@@ -190,9 +190,9 @@ struct busy {
     struct vfiomig_device_ops ops;
     struct vfiomig_device *dev;
     struct vfiomig_save *save;
-    struct vfiomig_dirty *run;
+    struct vfiomig_dirty *dirty;
     struct tracker tracker;
-    atomic_int in_device, in_run, stop, read, synced;
+    atomic_int in_device, in_tracking, stop, read, synced;
     atomic_uint messages, rounds;
 };
 
@@ -214,7 +214,7 @@ static int64_t slow_read(void *opaque, int fd, void *buf, size_t len)
 static void slow_sync(void *opaque)
 {
     (void)opaque;
-    until_told(&busy.in_run);
+    until_told(&busy.in_tracking);
 }
 
 static void *reads_the_device(void *opaque)
@@ -226,11 +226,11 @@ static void *reads_the_device(void *opaque)
     return NULL;
 }
 
-static void *reads_the_run(void *opaque)
+static void *reads_the_tracking(void *opaque)
 {
     uint64_t bits[2] = { 0 };
     (void)opaque;
-    busy.synced = vfiomig_dirty_sync(busy.run, 0, 64 * PAGE, PAGE, bits, 2);
+    busy.synced = vfiomig_dirty_sync(busy.dirty, 0, 64 * PAGE, PAGE, bits, 2);
     return NULL;
 }
 
@@ -254,16 +254,16 @@ enum { IN_HAND = 8 };
 static void *makes_handles(void *opaque)
 {
     struct vfiomig_memory_ops ops = VFIOMIG_MEMORY_OPS_INIT;
-    struct vfiomig_dirty *runs[8];
+    struct vfiomig_dirty *many[8];
     (void)opaque;
     while (!atomic_load(&busy.stop)) {
         for (int i = 0; i < IN_HAND; i++)
-            if (vfiomig_dirty_new(&ops, NULL, NULL, &runs[i]) != 0)
+            if (vfiomig_dirty_new(&ops, NULL, NULL, &many[i]) != 0)
                 return NULL;
         for (int i = 0; i < IN_HAND; i++) {
-            vfiomig_dirty_stop(runs[i]);
-            vfiomig_dirty_free(runs[i]);
-            vfiomig_dirty_free(runs[i]); /* which logs */
+            vfiomig_dirty_stop(many[i]);
+            vfiomig_dirty_free(many[i]);
+            vfiomig_dirty_free(many[i]); /* which logs */
         }
         atomic_fetch_add(&busy.rounds, 1);
     }
@@ -282,13 +282,13 @@ static int while_the_parent_is_busy(void *opaque)
     r = r ? r : refused(vfiomig_save_cancel(busy.save));
     r = r ? r : refused(vfiomig_save_get_stats(busy.save, &stats));
     r = r ? r : refused(vfiomig_device_get_state(busy.dev, &state));
-    r = r ? r : refused(vfiomig_dirty_sync(busy.run, 0, 64 * PAGE, PAGE, bits, 2));
-    r = r ? r : refused(vfiomig_dirty_cancel(busy.run));
+    r = r ? r : refused(vfiomig_dirty_sync(busy.dirty, 0, 64 * PAGE, PAGE, bits, 2));
+    r = r ? r : refused(vfiomig_dirty_cancel(busy.dirty));
     uint64_t operations = vfiomig_sim_count(busy.rig.sim, VFIOMIG_SIM_OP_ANY);
     unsigned releases = vfiomig_sim_releases(busy.rig.sim);
     int stops = busy.tracker.stops;
     vfiomig_save_free(busy.save);
-    vfiomig_dirty_free(busy.run);
+    vfiomig_dirty_free(busy.dirty);
     vfiomig_device_free(busy.dev);
     if (vfiomig_sim_count(busy.rig.sim, VFIOMIG_SIM_OP_ANY) != operations ||
         busy.tracker.stops != stops || busy.tracker.released ||
@@ -318,16 +318,17 @@ static void a_child_never_waits_for_what_its_parents_threads_hold(void)
     OK(vfiomig_save_begin(busy.dev, NULL, &busy.save));
     busy.tracker = tracker_new(0, PAGE, 64);
     mapping.size = 64 * PAGE;
-    OK(vfiomig_dirty_new(&memory, NULL, NULL, &busy.run));
-    add_writer(busy.run, &busy.tracker, NULL, 0);
-    OK(vfiomig_dirty_map(busy.run, &mapping));
-    OK(vfiomig_dirty_start(busy.run));
+    OK(vfiomig_dirty_new(&memory, NULL, NULL, &busy.dirty));
+    add_writer(busy.dirty, &busy.tracker, NULL, 0);
+    OK(vfiomig_dirty_map(busy.dirty, &mapping));
+    OK(vfiomig_dirty_start(busy.dirty));
     busy.tracker.hook = slow_sync;
     OK(vfiomig_log_set(count_message, &busy.messages, NULL, VFIOMIG_LOG_DEBUG));
     EQ(pthread_create(&threads[0], NULL, reads_the_device, NULL), 0);
-    EQ(pthread_create(&threads[1], NULL, reads_the_run, NULL), 0);
+    EQ(pthread_create(&threads[1], NULL, reads_the_tracking, NULL), 0);
     EQ(pthread_create(&threads[2], NULL, makes_handles, NULL), 0);
-    while (!atomic_load(&busy.in_device) || !atomic_load(&busy.in_run) || !atomic_load(&busy.rounds))
+    while (!atomic_load(&busy.in_device) || !atomic_load(&busy.in_tracking) ||
+           !atomic_load(&busy.rounds))
         nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
     for (int i = 0; i < children; i++)
         child_does(while_the_parent_is_busy, NULL);
@@ -339,8 +340,8 @@ static void a_child_never_waits_for_what_its_parents_threads_hold(void)
     CHECK(busy.read >= 0);
     EQ(busy.synced, 0);
     struct vfiomig_dirty_stats stats = VFIOMIG_DIRTY_STATS_INIT;
-    OK(vfiomig_dirty_get_stats(busy.run, &stats));
-    vfiomig_dirty_free(busy.run);
+    OK(vfiomig_dirty_get_stats(busy.dirty, &stats));
+    vfiomig_dirty_free(busy.dirty);
     tracker_free(&busy.tracker);
     OK(vfiomig_save_finish(busy.save, VFIOMIG_ENDING_KEEP));
     vfiomig_save_free(busy.save);
@@ -379,7 +380,7 @@ static int is_there(const struct range *all, int n, unsigned long at)
 }
 
 /* Puts memory of its own where its parent's bitmaps were, and keeps it. */
-static int frees_a_run(void *opaque)
+static int frees_a_tracking_object(void *opaque)
 {
     static struct range here[4096];
     static unsigned char *mine[4096];
@@ -406,25 +407,25 @@ static int frees_a_run(void *opaque)
     return r ? r : found > 0 ? FINE : NOT_TRIED;
 }
 
-static void a_child_that_frees_a_run_keeps_its_memory(void)
+static void a_child_that_frees_a_tracking_object_keeps_its_memory(void)
 {
     struct vfiomig_memory_ops memory = VFIOMIG_MEMORY_OPS_INIT;
     struct vfiomig_mapping mapping = VFIOMIG_MAPPING_INIT;
     struct tracker tracker = tracker_new(0, PAGE, 64);
-    struct vfiomig_dirty *run;
+    struct vfiomig_dirty *dirty;
     uint64_t bits[2] = { 0 };
     mapping.size = 64 * PAGE;
-    OK(vfiomig_dirty_new(&memory, NULL, NULL, &run));
-    add_writer(run, &tracker, NULL, 0);
-    OK(vfiomig_dirty_map(run, &mapping));
-    OK(vfiomig_dirty_start(run));
+    OK(vfiomig_dirty_new(&memory, NULL, NULL, &dirty));
+    add_writer(dirty, &tracker, NULL, 0);
+    OK(vfiomig_dirty_map(dirty, &mapping));
+    OK(vfiomig_dirty_start(dirty));
     num_parents = ranges(parents, 4096);
-    child_does(frees_a_run, run);
+    child_does(frees_a_tracking_object, dirty);
     /* And the parent goes on reading. */
     touch(&tracker, 3 * PAGE, 1);
-    OK(vfiomig_dirty_sync(run, 0, 64 * PAGE, PAGE, bits, 2));
+    OK(vfiomig_dirty_sync(dirty, 0, 64 * PAGE, PAGE, bits, 2));
     EQ(bits[0], 1 << 3);
-    vfiomig_dirty_free(run);
+    vfiomig_dirty_free(dirty);
     tracker_free(&tracker);
 }
 
@@ -457,7 +458,7 @@ int main(void)
     RUN(also_where_the_kernel_does_not_wipe_pages); /* first: it needs a library that was not used before */
     RUN(a_child_has_handles_of_its_own_and_not_those_of_its_parent);
     RUN(a_child_never_waits_for_what_its_parents_threads_hold);
-    RUN(a_child_that_frees_a_run_keeps_its_memory);
+    RUN(a_child_that_frees_a_tracking_object_keeps_its_memory);
     RUN(a_callback_may_fork_where_the_child_ends_there);
     return DONE();
 }

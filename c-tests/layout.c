@@ -338,23 +338,24 @@ static int begin_load(struct vfiomig_device *dev, const struct vfiomig_load_opti
 /* Writers of a tracking object, and their trackers. */
 static uint32_t last_writer;
 
-static int new_run(const struct vfiomig_memory_ops *ops, const struct vfiomig_dirty_options *options)
+static int new_tracking(const struct vfiomig_memory_ops *ops,
+                        const struct vfiomig_dirty_options *options)
 {
-    struct vfiomig_dirty *run;
-    int r = vfiomig_dirty_new(ops, NULL, options, &run);
+    struct vfiomig_dirty *dirty;
+    int r = vfiomig_dirty_new(ops, NULL, options, &dirty);
     if (r == 0)
-        vfiomig_dirty_free(run);
+        vfiomig_dirty_free(dirty);
     return r;
 }
 
-static int add_tracker(struct vfiomig_dirty *run, struct vfiomig_tracker_ops *ops)
+static int add_tracker(struct vfiomig_dirty *dirty, struct vfiomig_tracker_ops *ops)
 {
     struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
     writer.flags = VFIOMIG_WRITER_CUSTOM;
     writer.tracker = ops;
     ops->page_size = 4096;
     ops->sync = idle_sync;
-    return vfiomig_dirty_add_writer(run, &writer, &last_writer);
+    return vfiomig_dirty_add_writer(dirty, &writer, &last_writer);
 }
 
 static int place_result;
@@ -369,30 +370,30 @@ static int where(void *opaque, uint64_t iova, uint64_t size, struct vfiomig_plac
     return place_result;
 }
 
-static void the_library_has_the_same_sizes_of_runs(void)
+static void the_library_has_the_same_sizes_of_tracking(void)
 {
     static const struct vfiomig_memory_ops ops = { .struct_size = sizeof ops, .translate = where };
     struct vfiomig_mapping translated = VFIOMIG_MAPPING_INIT;
-    struct vfiomig_dirty *run;
+    struct vfiomig_dirty *dirty;
     char byte;
-    OK(vfiomig_dirty_new(&ops, NULL, NULL, &run));
-    SAME(vfiomig_memory_ops, new_run(&s, NULL));
-    SAME(vfiomig_dirty_options, new_run(&ops, &s));
-    SAME(vfiomig_mapping, vfiomig_dirty_map(run, &s));
-    SAME(vfiomig_dirty_writer, vfiomig_dirty_add_writer(run, &s, &last_writer));
-    SAME(vfiomig_tracker_ops, add_tracker(run, &s));
-    SAME(vfiomig_dirty_stats, vfiomig_dirty_get_stats(run, &s));
-    SAME(vfiomig_dirty_round, vfiomig_dirty_get_round(run, 0, &s));
-    SAME(vfiomig_dirty_writer_stats, vfiomig_dirty_get_writer_stats(run, last_writer, &s));
-    SAME(vfiomig_dirty_error, vfiomig_dirty_get_error(run, 0, &s));
+    OK(vfiomig_dirty_new(&ops, NULL, NULL, &dirty));
+    SAME(vfiomig_memory_ops, new_tracking(&s, NULL));
+    SAME(vfiomig_dirty_options, new_tracking(&ops, &s));
+    SAME(vfiomig_mapping, vfiomig_dirty_map(dirty, &s));
+    SAME(vfiomig_dirty_writer, vfiomig_dirty_add_writer(dirty, &s, &last_writer));
+    SAME(vfiomig_tracker_ops, add_tracker(dirty, &s));
+    SAME(vfiomig_dirty_stats, vfiomig_dirty_get_stats(dirty, &s));
+    SAME(vfiomig_dirty_round, vfiomig_dirty_get_round(dirty, 0, &s));
+    SAME(vfiomig_dirty_writer_stats, vfiomig_dirty_get_writer_stats(dirty, last_writer, &s));
+    SAME(vfiomig_dirty_error, vfiomig_dirty_get_error(dirty, 0, &s));
     /* The one that the library makes. */
     translated.size = 1 << 20;
     translated.flags = VFIOMIG_MAPPING_TRANSLATE;
     place_result = -EIO;
-    OK(vfiomig_dirty_map(run, &translated));
-    EQ(vfiomig_dirty_dma_read(run, 0, &byte, 1), -EIO);
+    OK(vfiomig_dirty_map(dirty, &translated));
+    EQ(vfiomig_dirty_dma_read(dirty, 0, &byte, 1), -EIO);
     EQ(place_size, sizeof(struct vfiomig_place));
-    vfiomig_dirty_free(run);
+    vfiomig_dirty_free(dirty);
 }
 
 static void the_library_has_the_same_sizes(void)
@@ -422,6 +423,6 @@ static void the_library_has_the_same_sizes(void)
 int main(void)
 {
     RUN(the_library_has_the_same_sizes);
-    RUN(the_library_has_the_same_sizes_of_runs);
+    RUN(the_library_has_the_same_sizes_of_tracking);
     return DONE();
 }

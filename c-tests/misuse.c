@@ -536,7 +536,7 @@ static void to_dirty_state(struct world *world, const char *state)
     if (r == 0 && strcmp(state, "idle") == 0)
         r = API(vfiomig_dirty_stop, world->dirty);
     else if (strcmp(state, "tracking") != 0)
-        die("a state of a run that is not known here");
+        die("a state of a tracking object that is not known here");
     if (r != 0)
         die(vfiomig_error_message());
 }
@@ -1330,7 +1330,7 @@ static void wrong_writers(void)
     WRONG_WRITER(EFAULT, "a log of no device",
                  writer->flags |= VFIOMIG_WRITER_DEVICE_LOG; writer->device = NULL);
     WRONG_WRITER(EBADF, "no device", writer->device = (void *)frame);
-    WRONG_WRITER(EBADF, "a run as its device", writer->device = (void *)frame->world->dirty);
+    WRONG_WRITER(EBADF, "a tracking object as its device", writer->device = (void *)frame->world->dirty);
     WRONG_WRITER(EINVAL, "no iommufd",
                  writer->flags |= VFIOMIG_WRITER_HWPT; writer->iommufd = -1; writer->hwpt_id = 1);
     WRONG_WRITER(EINVAL, "no page table", writer->flags |= VFIOMIG_WRITER_HWPT; writer->hwpt_id = 0);
@@ -1446,7 +1446,7 @@ static void values_of_runs(void)
     static const uint64_t page_sizes[] = { 1, 512, 2048, 4097, 12288, (uint64_t)2 << 30, UINT64_MAX };
     static const uint32_t buffers[] = { 1, 8, 4088, 4097, 4100, (32 << 20) + 8, UINT32_MAX };
 
-    begin("values of runs that are none");
+    begin("values of dirty tracking that are none");
     WRONG_MEMBER(vfiomig_dirty_new, ops, vfiomig_memory_ops, reserved, 1, EINVAL);
     for (size_t i = 0; i < sizeof page_sizes / sizeof *page_sizes; i++)
         WRONG_MEMBER(vfiomig_dirty_new, options, vfiomig_dirty_options, page_size, page_sizes[i], EINVAL);
@@ -1825,15 +1825,15 @@ static void busy_run(struct world *world)
         if (!frame)
             die("no memory");
         fill(frame, row, world);
-        refuse(frame, -EBUSY, "from a callback of a run");
-        finish(frame, "from a callback of a run");
+        refuse(frame, -EBUSY, "from a callback of dirty tracking");
+        finish(frame, "from a callback of dirty tracking");
         free(frame);
     }
     FREE(vfiomig_dirty_free, world->dirty);
     long r = API(vfiomig_device_get_caps, world->device, &caps);
-    check(r == 0, "a device in callback %u of a run: %s", op, code(r));
+    check(r == 0, "a device in callback %u of dirty tracking: %s", op, code(r));
     r = API(vfiomig_dirty_cancel, world->dirty);
-    check(r == 0, "cancelling in callback %u of a run: %s", op, code(r));
+    check(r == 0, "cancelling in callback %u of dirty tracking: %s", op, code(r));
 }
 
 static void callbacks_of_runs(void)
@@ -1841,7 +1841,7 @@ static void callbacks_of_runs(void)
     static uint64_t bitmap[1];
     char buf[RAM_SIZE];
 
-    begin("call from every callback of a run");
+    begin("call from every callback of dirty tracking");
     for (uint32_t op = HOOK_ENUMERATE; op < END_OF_HOOKS; op++) {
         struct world *world = new_world();
         int start = op == HOOK_ENUMERATE || op == HOOK_START;
@@ -1858,8 +1858,8 @@ static void callbacks_of_runs(void)
         check(r >= 0 || r == -ECANCELED, "callback %u, and then: %s", op, code(r));
         check(run_callbacks_seen[op] == 1, "callback %u was called %d times", op,
               run_callbacks_seen[op]);
-        check(lives(DIRTY, world->dirty), "the run is gone after callback %u", op);
-        free_world(world, "callbacks of runs");
+        check(lives(DIRTY, world->dirty), "the tracking object is gone after callback %u", op);
+        free_world(world, "callbacks of dirty tracking");
     }
     end();
 }
@@ -2241,7 +2241,7 @@ static void faults_of_callbacks(void)
 {
     unsigned runs = 0;
 
-    begin("errors of callbacks of runs");
+    begin("errors of callbacks of dirty tracking");
     for (size_t e = 0; e < sizeof errnums / sizeof *errnums; e++)
         for (uint32_t op = HOOK_ENUMERATE; op < END_OF_HOOKS; op++)
             for (int nth = 1; nth <= 3; nth++) {
@@ -2252,7 +2252,7 @@ static void faults_of_callbacks(void)
                 world->failing_errno = errnums[e];
                 dirty_life(world);
                 check(world->failing_nth <= 0 || nth > 1, "callback %u was never called", op);
-                free_world(world, "errors of callbacks of runs");
+                free_world(world, "errors of callbacks of dirty tracking");
                 runs++;
             }
     check(runs > 500, "only %u runs", runs);

@@ -140,7 +140,7 @@ struct world {
     struct side source, target;
     struct vfiomig_save *save;
     struct vfiomig_load *load;
-    struct vfiomig_dirty *run;
+    struct vfiomig_dirty *dirty;
     /* The stream that is loaded, and its packets: where each begins. */
     struct bytes stream, packets;
     size_t packet_at[MAX_PACKETS + 1], num_packets;
@@ -602,7 +602,7 @@ static int add_tracker(struct world *w, struct tracker *t, uint32_t flags, uint3
     writer.hwpt_id = 7;
     if (t == &w->second)
         t->released = 0;
-    TRY(vfiomig_dirty_add_writer(w->run, &writer, number));
+    TRY(vfiomig_dirty_add_writer(w->dirty, &writer, number));
     return 0;
 }
 
@@ -638,7 +638,7 @@ static int dirty_new(struct world *w, int many)
     ops.set_dirty = give;
     ops.translate = translate;
     ops.enumerate = many ? enumerate : NULL;
-    TRY(vfiomig_dirty_new(&ops, &w->memory, &o, &w->run));
+    TRY(vfiomig_dirty_new(&ops, &w->memory, &o, &w->dirty));
     return 0;
 }
 
@@ -647,9 +647,9 @@ static int dirty_setup(struct world *w)
     uint32_t number;
     if (dirty_new(w, 0) || add_tracker(w, &w->tracker, w->flags, &number))
         return -ENOMEM;
-    TRY(try_map(w->run, BASE, PAGES / 2 * PAGE, 1, 0, 0));
-    TRY(try_map(w->run, MOVING, 4 * PAGE, 0, 0, VFIOMIG_MAPPING_TRANSLATE));
-    TRY(vfiomig_dirty_start(w->run));
+    TRY(try_map(w->dirty, BASE, PAGES / 2 * PAGE, 1, 0, 0));
+    TRY(try_map(w->dirty, MOVING, 4 * PAGE, 0, 0, VFIOMIG_MAPPING_TRANSLATE));
+    TRY(vfiomig_dirty_start(w->dirty));
     w->tracking = 1;
     return 0;
 }
@@ -661,10 +661,10 @@ static int dirty_reads(struct world *w)
     for (uint64_t i = 0; i < 8; i++)
         writes(w, BASE + i * 7 * PAGE);
     writes(w, MOVING + PAGE);
-    TRY(vfiomig_dirty_collect(w->run));
+    TRY(vfiomig_dirty_collect(w->dirty));
     writes(w, BASE + 5 * PAGE);
     writes(w, BASE + 40 * PAGE);
-    r = LIB(vfiomig_dirty_sync(w->run, BASE, 32 * PAGE, PAGE, bitmap, 1));
+    r = LIB(vfiomig_dirty_sync(w->dirty, BASE, 32 * PAGE, PAGE, bitmap, 1));
     from_bitmap(w, bitmap, BASE, 32);
     CHECK(r >= 0 || r == -ENOMEM);
     return r < 0 ? r : 0;
@@ -674,28 +674,29 @@ static int dirty_maps(struct world *w)
 {
     uint64_t bitmap[1] = { 0 };
     int r;
-    TRY(try_map(w->run, BASE + PAGES / 2 * PAGE, PAGES / 2 * PAGE, 1, PAGES / 2 * PAGE, 0));
+    TRY(try_map(w->dirty, BASE + PAGES / 2 * PAGE, PAGES / 2 * PAGE, 1, PAGES / 2 * PAGE, 0));
     writes(w, BASE + (PAGES - 3) * PAGE);
-    TRY(vfiomig_dirty_rearm(w->run));
-    TRY(vfiomig_dirty_mark(w->run, BASE + 100 * PAGE, PAGE));
+    TRY(vfiomig_dirty_rearm(w->dirty));
+    TRY(vfiomig_dirty_mark(w->dirty, BASE + 100 * PAGE, PAGE));
     w->expected[w->num_expected++] = (struct given){ 1, 100 * PAGE };
     writes(w, BASE + 3 * PAGE);
     /* set_dirty refuses for a while: what is unmapped is kept. */
     w->memory.refuse = EAGAIN;
     w->memory.refused = (struct given){ 1, 3 * PAGE };
-    r = LIB(vfiomig_dirty_unmap(w->run, BASE, 16 * PAGE, 0, NULL, 0, unmapped_, NULL));
+    r = LIB(vfiomig_dirty_unmap(w->dirty, BASE, 16 * PAGE, 0, NULL, 0, unmapped_, NULL));
     w->memory.refuse = 0;
     CHECK(r >= 0 || r == -ENOMEM);
     if (r < 0)
         return r;
     writes(w, BASE + 17 * PAGE);
-    r = LIB(vfiomig_dirty_unmap(w->run, BASE + 16 * PAGE, 16 * PAGE, PAGE, bitmap, 1, unmapped_, NULL));
+    r = LIB(vfiomig_dirty_unmap(w->dirty, BASE + 16 * PAGE, 16 * PAGE, PAGE, bitmap, 1, unmapped_,
+                                NULL));
     from_bitmap(w, bitmap, BASE + 16 * PAGE, 16);
     CHECK(r >= 0 || r == -ENOMEM);
     if (r < 0)
         return r;
     writes(w, MOVING + 2 * PAGE);
-    TRY(vfiomig_dirty_unmap(w->run, MOVING, 4 * PAGE, 0, NULL, 0, unmapped_, NULL));
+    TRY(vfiomig_dirty_unmap(w->dirty, MOVING, 4 * PAGE, 0, NULL, 0, unmapped_, NULL));
     return 0;
 }
 
@@ -707,9 +708,9 @@ static int dirty_sources(struct world *w)
     touch(&w->second, BASE + 50 * PAGE, 1);
     w->expected[w->num_expected++] = (struct given){ 1, 50 * PAGE };
     w->second.fail_sync = EIO; /* once: it counts as dirty */
-    TRY(vfiomig_dirty_collect(w->run));
-    TRY(vfiomig_dirty_remove_writer(w->run, number));
-    TRY(vfiomig_dirty_collect(w->run));
+    TRY(vfiomig_dirty_collect(w->dirty));
+    TRY(vfiomig_dirty_remove_writer(w->dirty, number));
+    TRY(vfiomig_dirty_collect(w->dirty));
     return 0;
 }
 
@@ -740,18 +741,19 @@ static int dirty_many(struct world *w)
     w->flags = VFIOMIG_WRITER_CUSTOM;
     if (dirty_new(w, 1) || add_tracker(w, &w->tracker, w->flags, &number))
         return -ENOMEM;
-    TRY(vfiomig_dirty_start(w->run));
+    TRY(vfiomig_dirty_start(w->dirty));
     w->tracking = 1;
     for (uint64_t i = 0; i < MANY_MAPPINGS; i++)
         writes(w, BASE + 2 * i * PAGE);
     nothing_is_taken = 1;
-    r = LIB(vfiomig_dirty_collect(w->run));
+    r = LIB(vfiomig_dirty_collect(w->dirty));
     CHECK(r == -EIO || r == -ENOMEM);
-    r = LIB(vfiomig_dirty_unmap(w->run, BASE, (uint64_t)MANY_MAPPINGS * PAGE, 0, NULL, 0, unmapped_, NULL));
+    r = LIB(vfiomig_dirty_unmap(w->dirty, BASE, (uint64_t)MANY_MAPPINGS * PAGE, 0, NULL, 0,
+                                unmapped_, NULL));
     CHECK(r >= 0 || r == -ENOMEM);
     nothing_is_taken = 0;
     writes(w, BASE + 2 * (MANY_MAPPINGS - 1) * PAGE);
-    TRY(vfiomig_dirty_collect(w->run));
+    TRY(vfiomig_dirty_collect(w->dirty));
     return 0;
 }
 
@@ -853,17 +855,17 @@ static void works_again(struct world *w)
 
 static void nothing_is_lost(struct world *w)
 {
-    if (!w->run)
+    if (!w->dirty)
         return;
     nothing_is_taken = 0;
     if (w->tracking)
-        CHECK(LIB(vfiomig_dirty_collect(w->run)) >= 0);
+        CHECK(LIB(vfiomig_dirty_collect(w->dirty)) >= 0);
     for (size_t i = 0; i < w->num_expected; i++)
         if (times_given(&w->memory, w->expected[i].cookie, w->expected[i].offset) == 0)
             FAIL("page %#llx of %llu was written to and not delivered",
                  (unsigned long long)w->expected[i].offset,
                  (unsigned long long)w->expected[i].cookie);
-    LIB_VOID(vfiomig_dirty_free(w->run));
+    LIB_VOID(vfiomig_dirty_free(w->dirty));
     EQ(w->memory.released + w->tracker.released, w->flags & VFIOMIG_WRITER_CUSTOM ? 1 : 0);
 }
 

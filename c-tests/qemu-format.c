@@ -239,7 +239,7 @@ struct config {
     struct vfiomig_load *free_me;
     struct vfiomig_device *device;
     int state_result;
-    struct vfiomig_dirty *run; /* makes the device busy for a while */
+    struct vfiomig_dirty *dirty; /* makes the device busy for a while */
 };
 
 static atomic_int slow, inside;
@@ -256,9 +256,9 @@ static int slow_feature(void *opaque, uint32_t flags, void *data, size_t len)
 
 static int started;
 
-static void *starts(void *run)
+static void *starts(void *dirty)
 {
-    started = vfiomig_dirty_start(run);
+    started = vfiomig_dirty_start(dirty);
     return NULL;
 }
 
@@ -269,16 +269,16 @@ static int take_config(void *opaque, uint32_t kind, const void *data, size_t len
     config->bad |= kind != 0 || len != sizeof vmstate || memcmp(data, vmstate, len) != 0;
     config->came++;
     pthread_t thread;
-    if (config->run) {
+    if (config->dirty) {
         atomic_store(&inside, 0);
         atomic_store(&slow, 1);
-        if (pthread_create(&thread, NULL, starts, config->run) != 0)
+        if (pthread_create(&thread, NULL, starts, config->dirty) != 0)
             return -EAGAIN;
         while (!atomic_load(&inside))
             ;
     }
     config->state_result = vfiomig_device_get_state(config->device, &state);
-    if (config->run)
+    if (config->dirty)
         pthread_join(thread, NULL);
     if (config->free_me)
         vfiomig_load_free(config->free_me);
@@ -486,12 +486,12 @@ static void the_configurations_callback_waits_for_the_device(void)
     struct vfiomig_device_ops ops = rig_table(&to, &o);
     ops.feature = slow_feature;
     rig_open(&to, &ops, NULL);
-    OK(vfiomig_dirty_new(&memory, NULL, NULL, &config.run));
+    OK(vfiomig_dirty_new(&memory, NULL, NULL, &config.dirty));
     writer.flags = VFIOMIG_WRITER_DEVICE_LOG;
     writer.device = to.dev;
-    OK(vfiomig_dirty_add_writer(config.run, &writer, &number));
+    OK(vfiomig_dirty_add_writer(config.dirty, &writer, &number));
     mapping.size = 1 << 20;
-    OK(vfiomig_dirty_map(config.run, &mapping));
+    OK(vfiomig_dirty_map(config.dirty, &mapping));
     struct vfiomig_load *load = packet_load(&to, &config, 0, &stream);
     push_packets(load);
     OK(vfiomig_load_write_packets(load));
@@ -499,7 +499,7 @@ static void the_configurations_callback_waits_for_the_device(void)
     EQ(started, 0);
     EQ(config.state_result, 0);
     OK(vfiomig_load_commit(load));
-    vfiomig_dirty_free(config.run);
+    vfiomig_dirty_free(config.dirty);
     vfiomig_load_free(load);
     bytes_free(&stream);
     packets_free();

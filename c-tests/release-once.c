@@ -187,13 +187,13 @@ static void a_log_callback(void)
 
 static int memories, trackers;
 
-static struct vfiomig_dirty *run_with_memory(void)
+static struct vfiomig_dirty *tracking_with_memory(void)
 {
     struct vfiomig_memory_ops ops = VFIOMIG_MEMORY_OPS_INIT;
-    struct vfiomig_dirty *run;
+    struct vfiomig_dirty *dirty;
     ops.release = release;
-    OK(vfiomig_dirty_new(&ops, &memories, NULL, &run));
-    return run;
+    OK(vfiomig_dirty_new(&ops, &memories, NULL, &dirty));
+    return dirty;
 }
 
 static struct vfiomig_tracker_ops tracker_ops(void)
@@ -214,54 +214,54 @@ static struct vfiomig_dirty_writer source_with(const struct vfiomig_tracker_ops 
     return writer;
 }
 
-static void memory_and_trackers_of_a_run(void)
+static void memory_and_trackers_of_a_tracking_object(void)
 {
     struct vfiomig_tracker_ops ops = tracker_ops();
     struct vfiomig_dirty_writer writer = source_with(&ops);
     uint32_t first, second, third;
     memories = trackers = 0;
-    struct vfiomig_dirty *run = run_with_memory();
-    OK(vfiomig_dirty_add_writer(run, &writer, &first));
-    OK(vfiomig_dirty_start(run));
-    OK(vfiomig_dirty_add_writer(run, &writer, &second));
-    OK(vfiomig_dirty_add_writer(run, &writer, &third));
+    struct vfiomig_dirty *dirty = tracking_with_memory();
+    OK(vfiomig_dirty_add_writer(dirty, &writer, &first));
+    OK(vfiomig_dirty_start(dirty));
+    OK(vfiomig_dirty_add_writer(dirty, &writer, &second));
+    OK(vfiomig_dirty_add_writer(dirty, &writer, &third));
     EQ(trackers, 0);
-    OK(vfiomig_dirty_remove_writer(run, second));
+    OK(vfiomig_dirty_remove_writer(dirty, second));
     EQ(trackers, 1);
-    EQ(vfiomig_dirty_remove_writer(run, second), -ENODATA);
-    OK(vfiomig_dirty_stop(run));
-    OK(vfiomig_dirty_remove_writer(run, first));
+    EQ(vfiomig_dirty_remove_writer(dirty, second), -ENODATA);
+    OK(vfiomig_dirty_stop(dirty));
+    OK(vfiomig_dirty_remove_writer(dirty, first));
     EQ(trackers, 2);
-    OK(vfiomig_dirty_start(run));
+    OK(vfiomig_dirty_start(dirty));
     EQ(memories, 0);
-    vfiomig_dirty_free(run);
+    vfiomig_dirty_free(dirty);
     EQ(trackers, 3);
     EQ(memories, 1);
 }
 
-static void a_run_that_was_not_created(void)
+static void a_tracking_object_that_was_not_created(void)
 {
     struct vfiomig_memory_ops ops = VFIOMIG_MEMORY_OPS_INIT, broken;
     struct vfiomig_dirty_options options = VFIOMIG_DIRTY_OPTIONS_INIT;
-    struct vfiomig_dirty *run;
+    struct vfiomig_dirty *dirty;
     memories = 0;
     ops.release = release;
     EQ(vfiomig_dirty_new(&ops, &memories, NULL, NULL), -EFAULT);
     EQ(memories, 1);
     options.page_size = 1000;
-    EQ(vfiomig_dirty_new(&ops, &memories, &options, &run), -EINVAL);
+    EQ(vfiomig_dirty_new(&ops, &memories, &options, &dirty), -EINVAL);
     EQ(memories, 2);
     options.struct_size = 1;
-    EQ(vfiomig_dirty_new(&ops, &memories, &options, &run), -EINVAL);
+    EQ(vfiomig_dirty_new(&ops, &memories, &options, &dirty), -EINVAL);
     EQ(memories, 3);
     broken = ops;
     broken.reserved = 1;
-    EQ(vfiomig_dirty_new(&broken, &memories, NULL, &run), -EINVAL);
+    EQ(vfiomig_dirty_new(&broken, &memories, NULL, &dirty), -EINVAL);
     EQ(memories, 4);
     /* The table cannot be read, so there is no release to call. */
-    EQ(vfiomig_dirty_new(NULL, &memories, NULL, &run), -EFAULT);
+    EQ(vfiomig_dirty_new(NULL, &memories, NULL, &dirty), -EFAULT);
     broken.struct_size = 8;
-    EQ(vfiomig_dirty_new(&broken, &memories, NULL, &run), -EINVAL);
+    EQ(vfiomig_dirty_new(&broken, &memories, NULL, &dirty), -EINVAL);
     EQ(memories, 4);
 }
 
@@ -270,7 +270,7 @@ static void a_source_that_was_not_added(void)
 {
     struct vfiomig_tracker_ops ops = tracker_ops(), broken = ops;
     struct vfiomig_dirty_writer writer = source_with(&ops), wrong;
-    struct vfiomig_dirty *run = run_with_memory();
+    struct vfiomig_dirty *dirty = tracking_with_memory();
     uint32_t number;
     int expected = 0;
     memories = trackers = 0;
@@ -278,65 +278,65 @@ static void a_source_that_was_not_added(void)
     EQ(trackers, ++expected);
     EQ(vfiomig_dirty_add_writer((void *)&writer, &writer, &number), -EBADF);
     EQ(trackers, ++expected);
-    EQ(vfiomig_dirty_add_writer(run, &writer, NULL), -EFAULT);
+    EQ(vfiomig_dirty_add_writer(dirty, &writer, NULL), -EFAULT);
     EQ(trackers, ++expected);
     wrong = writer;
     wrong.flags |= 1u << 20;
-    EQ(vfiomig_dirty_add_writer(run, &wrong, &number), -EINVAL);
+    EQ(vfiomig_dirty_add_writer(dirty, &wrong, &number), -EINVAL);
     EQ(trackers, ++expected);
     wrong = writer;
     wrong.flags |= VFIOMIG_WRITER_DEVICE_LOG;
-    EQ(vfiomig_dirty_add_writer(run, &wrong, &number), -EFAULT);
+    EQ(vfiomig_dirty_add_writer(dirty, &wrong, &number), -EFAULT);
     EQ(trackers, ++expected);
-    wrong.device = (void *)run;
-    EQ(vfiomig_dirty_add_writer(run, &wrong, &number), -EBADF);
+    wrong.device = (void *)dirty;
+    EQ(vfiomig_dirty_add_writer(dirty, &wrong, &number), -EBADF);
     EQ(trackers, ++expected);
     broken.page_size = 100;
     wrong = source_with(&broken);
-    EQ(vfiomig_dirty_add_writer(run, &wrong, &number), -EINVAL);
+    EQ(vfiomig_dirty_add_writer(dirty, &wrong, &number), -EINVAL);
     EQ(trackers, ++expected);
     broken = ops;
     broken.sync = NULL;
-    EQ(vfiomig_dirty_add_writer(run, &wrong, &number), -EINVAL);
+    EQ(vfiomig_dirty_add_writer(dirty, &wrong, &number), -EINVAL);
     EQ(trackers, ++expected);
     /* A table that is there but was not asked for is not taken over; nor is one that cannot be
      * read. */
     wrong = writer;
     wrong.flags = 1u << 20;
-    EQ(vfiomig_dirty_add_writer(run, &wrong, &number), -EINVAL);
+    EQ(vfiomig_dirty_add_writer(dirty, &wrong, &number), -EINVAL);
     wrong = writer;
     wrong.tracker = NULL;
-    EQ(vfiomig_dirty_add_writer(run, &wrong, &number), -EFAULT);
-    EQ(vfiomig_dirty_add_writer(run, NULL, &number), -EFAULT);
+    EQ(vfiomig_dirty_add_writer(dirty, &wrong, &number), -EFAULT);
+    EQ(vfiomig_dirty_add_writer(dirty, NULL, &number), -EFAULT);
     EQ(trackers, expected);
     EQ(memories, 0);
-    vfiomig_dirty_free(run);
+    vfiomig_dirty_free(dirty);
     EQ(trackers, expected);
     EQ(memories, 1);
 }
 
 /* Tracking keeps its writers' devices. */
-static void a_device_lives_as_long_as_the_runs(void)
+static void a_device_lives_as_long_as_the_tracking_objects(void)
 {
     struct rig rig = rig_new(NULL, NULL);
     struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
-    struct vfiomig_dirty *runs[2];
+    struct vfiomig_dirty *both[2];
     uint32_t number;
     memories = 0;
     writer.flags = VFIOMIG_WRITER_DEVICE_LOG;
     writer.device = rig.dev;
     for (int i = 0; i < 2; i++) {
-        runs[i] = run_with_memory();
-        OK(vfiomig_dirty_add_writer(runs[i], &writer, &number));
+        both[i] = tracking_with_memory();
+        OK(vfiomig_dirty_add_writer(both[i], &writer, &number));
         writer.flags = 0; /* only to watch for its resets */
     }
     vfiomig_device_free(rig.dev);
     EQ(vfiomig_sim_releases(rig.sim), 0);
-    OK(vfiomig_dirty_remove_writer(runs[0], number));
+    OK(vfiomig_dirty_remove_writer(both[0], number));
     EQ(vfiomig_sim_releases(rig.sim), 0);
-    vfiomig_dirty_free(runs[1]);
+    vfiomig_dirty_free(both[1]);
     EQ(vfiomig_sim_releases(rig.sim), 1);
-    vfiomig_dirty_free(runs[0]);
+    vfiomig_dirty_free(both[0]);
     EQ(vfiomig_sim_releases(rig.sim), 1);
     EQ(memories, 2);
     vfiomig_sim_free(rig.sim);
@@ -411,7 +411,7 @@ static void callbacks_that_come_with_other_mistakes(void)
     EQ(events, 1);
     EQ(vfiomig_dirty_new(&newer_memory.ops, &memories, NULL, &dirty), -E2BIG);
     EQ(memories, 1);
-    dirty = run_with_memory();
+    dirty = tracking_with_memory();
     struct vfiomig_dirty_writer writer = source_with(&newer_tracker.ops);
     EQ(vfiomig_dirty_add_writer(dirty, &writer, &number), -E2BIG);
     EQ(trackers, 1);
@@ -428,10 +428,10 @@ int main(void)
     RUN(callbacks_of_a_load);
     RUN(callbacks_of_a_load_that_did_not_begin);
     RUN(a_log_callback);
-    RUN(memory_and_trackers_of_a_run);
-    RUN(a_run_that_was_not_created);
+    RUN(memory_and_trackers_of_a_tracking_object);
+    RUN(a_tracking_object_that_was_not_created);
     RUN(a_source_that_was_not_added);
-    RUN(a_device_lives_as_long_as_the_runs);
+    RUN(a_device_lives_as_long_as_the_tracking_objects);
     RUN(callbacks_that_are_not_there);
     RUN(callbacks_that_come_with_other_mistakes);
     return DONE();

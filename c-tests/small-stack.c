@@ -55,26 +55,26 @@ static void *track(void *unused)
 {
     struct vfiomig_memory_ops ops = VFIOMIG_MEMORY_OPS_INIT;
     struct vfiomig_dirty_options o = VFIOMIG_DIRTY_OPTIONS_INIT;
-    struct vfiomig_dirty *run;
+    struct vfiomig_dirty *dirty;
     uint64_t bitmap[PAGES / 64] = { 0 };
     uint32_t number;
     ops.set_dirty = give_;
     ops.release = memory_release_;
     o.page_size = PAGE;
-    TRY(vfiomig_dirty_new(&ops, &memory, &o, &run));
-    TRY(try_add_writer(run, &tracker, NULL, 0, &number));
-    TRY(try_map(run, 0, PAGES * PAGE, 1, 0, 0));
-    TRY(try_map(run, 1000 * PAGE, PAGES * PAGE, 1, 1000 * PAGE, 0));
-    TRY(vfiomig_dirty_start(run));
+    TRY(vfiomig_dirty_new(&ops, &memory, &o, &dirty));
+    TRY(try_add_writer(dirty, &tracker, NULL, 0, &number));
+    TRY(try_map(dirty, 0, PAGES * PAGE, 1, 0, 0));
+    TRY(try_map(dirty, 1000 * PAGE, PAGES * PAGE, 1, 1000 * PAGE, 0));
+    TRY(vfiomig_dirty_start(dirty));
     touch(&tracker, 0, 20 * PAGE);
-    TRY(vfiomig_dirty_sync(run, 0, PAGES * PAGE, PAGE, bitmap, PAGES / 64));
+    TRY(vfiomig_dirty_sync(dirty, 0, PAGES * PAGE, PAGE, bitmap, PAGES / 64));
     touch(&tracker, 0, 20 * PAGE);
     memory.refuse = EAGAIN;
     memory.refused = (struct given){ 1, 3 * PAGE };
-    TRY(vfiomig_dirty_unmap(run, 0, PAGES * PAGE, 0, NULL, 0, unmapped_, NULL));
+    TRY(vfiomig_dirty_unmap(dirty, 0, PAGES * PAGE, 0, NULL, 0, unmapped_, NULL));
     memory.refuse = 0;
-    TRY(vfiomig_dirty_collect(run));
-    vfiomig_dirty_free(run);
+    TRY(vfiomig_dirty_collect(dirty));
+    vfiomig_dirty_free(dirty);
     return unused;
 }
 

@@ -139,7 +139,7 @@ static void structures_in_structures(void)
     struct vfiomig_memory_ops ops = VFIOMIG_MEMORY_OPS_INIT;
     struct longer_tracker tracker = { .known = { .struct_size = sizeof tracker } };
     struct longer_writer writer = { .known = { .struct_size = sizeof writer } };
-    struct vfiomig_dirty *run;
+    struct vfiomig_dirty *dirty;
     uint32_t number = 77;
     released = 0;
     tracker.known.page_size = 4096;
@@ -147,24 +147,24 @@ static void structures_in_structures(void)
     tracker.known.release = release;
     writer.known.flags = VFIOMIG_WRITER_CUSTOM;
     writer.known.tracker = &tracker.known;
-    OK(vfiomig_dirty_new(&ops, NULL, NULL, &run));
-    OK(vfiomig_dirty_add_writer(run, &writer.known, &number));
+    OK(vfiomig_dirty_new(&ops, NULL, NULL, &dirty));
+    OK(vfiomig_dirty_add_writer(dirty, &writer.known, &number));
     EQ(number, 0);
     /* What is taken over is released, even if something else in the structure is unknown. */
     tracker.future[23] = 1;
-    EQ(vfiomig_dirty_add_writer(run, &writer.known, &number), -E2BIG);
+    EQ(vfiomig_dirty_add_writer(dirty, &writer.known, &number), -E2BIG);
     EQ(released, 1);
     tracker.future[23] = 0;
     writer.future[0] = 1;
-    EQ(vfiomig_dirty_add_writer(run, &writer.known, &number), -E2BIG);
+    EQ(vfiomig_dirty_add_writer(dirty, &writer.known, &number), -E2BIG);
     EQ(released, 2);
     EQ(number, 0);
     writer.future[0] = 0;
     tracker.known.struct_size = sizeof tracker.known - 4;
-    EQ(vfiomig_dirty_add_writer(run, &writer.known, &number), -EINVAL);
+    EQ(vfiomig_dirty_add_writer(dirty, &writer.known, &number), -EINVAL);
     HAS(vfiomig_error_message(), "_INIT");
     EQ(released, 2);
-    vfiomig_dirty_free(run);
+    vfiomig_dirty_free(dirty);
     EQ(released, 3);
 }
 
@@ -184,21 +184,21 @@ static void structures_that_callbacks_hand_in(void)
     struct vfiomig_memory_ops ops = VFIOMIG_MEMORY_OPS_INIT;
     struct longer_mapping mapping = { .known = { .struct_size = sizeof mapping, .size = 1 << 20 } };
     struct vfiomig_dirty_stats stats = VFIOMIG_DIRTY_STATS_INIT;
-    struct vfiomig_dirty *run;
+    struct vfiomig_dirty *dirty;
     ops.enumerate = newer_enumerate;
-    OK(vfiomig_dirty_new(&ops, &mapping, NULL, &run));
+    OK(vfiomig_dirty_new(&ops, &mapping, NULL, &dirty));
     mapping.future[7] = 1;
-    EQ(vfiomig_dirty_start(run), -E2BIG);
+    EQ(vfiomig_dirty_start(dirty), -E2BIG);
     mapping.known.struct_size = 3;
-    EQ(vfiomig_dirty_start(run), -EINVAL);
-    OK(vfiomig_dirty_get_stats(run, &stats));
+    EQ(vfiomig_dirty_start(dirty), -EINVAL);
+    OK(vfiomig_dirty_get_stats(dirty, &stats));
     EQ(stats.mapped_bytes, 0);
     mapping.known.struct_size = sizeof mapping;
     mapping.future[7] = 0;
-    OK(vfiomig_dirty_start(run));
-    OK(vfiomig_dirty_get_stats(run, &stats));
+    OK(vfiomig_dirty_start(dirty));
+    OK(vfiomig_dirty_get_stats(dirty, &stats));
     EQ(stats.mapped_bytes, 1 << 20);
-    vfiomig_dirty_free(run);
+    vfiomig_dirty_free(dirty);
 }
 
 int main(void)

@@ -263,25 +263,25 @@ static void track(const char *name, const struct vfiomig_dirty_writer *writer, u
     struct vfiomig_dirty_options options = VFIOMIG_DIRTY_OPTIONS_INIT;
     struct vfiomig_mapping mapping = VFIOMIG_MAPPING_INIT;
     struct vfiomig_dirty_writer_stats stats = VFIOMIG_DIRTY_WRITER_STATS_INIT;
-    struct vfiomig_dirty *run = NULL;
+    struct vfiomig_dirty *dirty = NULL;
     uint64_t bitmap = 0, last = 0;
     uint32_t number;
     options.page_size = 4096;
     mapping.size = 48 * 4096;
     phase(name);
-    int r = vfiomig_dirty_new(&ops, NULL, &options, &run);
+    int r = vfiomig_dirty_new(&ops, NULL, &options, &dirty);
     if (r == 0)
-        r = vfiomig_dirty_add_writer(run, writer, &number);
+        r = vfiomig_dirty_add_writer(dirty, writer, &number);
     if (r == 0)
-        r = vfiomig_dirty_map(run, &mapping);
+        r = vfiomig_dirty_map(dirty, &mapping);
     if (r == 0)
-        r = vfiomig_dirty_start(run);
+        r = vfiomig_dirty_start(dirty);
     if (r == 0)
-        r = vfiomig_dirty_sync(run, 0, mapping.size, 4096, &bitmap, 1);
-    int r2 = r < 0 ? r : vfiomig_dirty_get_writer_stats(run, number, &stats);
+        r = vfiomig_dirty_sync(dirty, 0, mapping.size, 4096, &bitmap, 1);
+    int r2 = r < 0 ? r : vfiomig_dirty_get_writer_stats(dirty, number, &stats);
     if (r == 0)
-        r = vfiomig_dirty_unmap(run, 0, mapping.size, 4096, &last, 1, unmapped, NULL);
-    vfiomig_dirty_free(run);
+        r = vfiomig_dirty_unmap(dirty, 0, mapping.size, 4096, &last, 1, unmapped, NULL);
+    vfiomig_dirty_free(dirty);
     phase("end");
     OK(r);
     OK(r2);

@@ -125,7 +125,7 @@ static inline struct vfiomig_tracker_ops tracker_ops_(const struct tracker *t)
 }
 
 /* A writer with these flags; tracker and device may be NULL. Returns what adding it returned. */
-static inline int try_add_writer(struct vfiomig_dirty *run, struct tracker *t,
+static inline int try_add_writer(struct vfiomig_dirty *dirty, struct tracker *t,
                                  struct vfiomig_device *device, uint32_t flags, uint32_t *number)
 {
     struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
@@ -138,14 +138,14 @@ static inline int try_add_writer(struct vfiomig_dirty *run, struct tracker *t,
         writer.tracker = &ops;
         writer.tracker_opaque = t;
     }
-    return vfiomig_dirty_add_writer(run, &writer, number);
+    return vfiomig_dirty_add_writer(dirty, &writer, number);
 }
 
-static inline uint32_t add_writer(struct vfiomig_dirty *run, struct tracker *t,
+static inline uint32_t add_writer(struct vfiomig_dirty *dirty, struct tracker *t,
                                   struct vfiomig_device *device, uint32_t flags)
 {
     uint32_t number = VFIOMIG_NO_WRITER;
-    OK(try_add_writer(run, t, device, flags, &number));
+    OK(try_add_writer(dirty, t, device, flags, &number));
     return number;
 }
 
@@ -237,24 +237,24 @@ static inline void forget(struct memory *m)
 }
 
 /* A tracking object that gives its pages to a memory; without one, to bitmaps only. */
-static inline struct vfiomig_dirty *run_new(struct memory *m, uint64_t page_size,
+static inline struct vfiomig_dirty *tracking_new(struct memory *m, uint64_t page_size,
                                             uint32_t buffer_bytes)
 {
     struct vfiomig_memory_ops ops = VFIOMIG_MEMORY_OPS_INIT;
     struct vfiomig_dirty_options options = VFIOMIG_DIRTY_OPTIONS_INIT;
-    struct vfiomig_dirty *run;
+    struct vfiomig_dirty *dirty;
     options.page_size = page_size;
     options.buffer_bytes = buffer_bytes;
     if (m) {
         ops.set_dirty = give_;
         ops.release = memory_release_;
     }
-    OK(vfiomig_dirty_new(&ops, m, &options, &run));
-    return run;
+    OK(vfiomig_dirty_new(&ops, m, &options, &dirty));
+    return dirty;
 }
 
-static inline int try_map(struct vfiomig_dirty *run, uint64_t iova, uint64_t size, uint64_t cookie,
-                          uint64_t offset, uint32_t flags)
+static inline int try_map(struct vfiomig_dirty *dirty, uint64_t iova, uint64_t size,
+                          uint64_t cookie, uint64_t offset, uint32_t flags)
 {
     struct vfiomig_mapping mapping = VFIOMIG_MAPPING_INIT;
     mapping.iova = iova;
@@ -262,13 +262,13 @@ static inline int try_map(struct vfiomig_dirty *run, uint64_t iova, uint64_t siz
     mapping.cookie = cookie;
     mapping.offset = offset;
     mapping.flags = flags;
-    return vfiomig_dirty_map(run, &mapping);
+    return vfiomig_dirty_map(dirty, &mapping);
 }
 
-static inline void map(struct vfiomig_dirty *run, uint64_t iova, uint64_t size, uint64_t cookie,
+static inline void map(struct vfiomig_dirty *dirty, uint64_t iova, uint64_t size, uint64_t cookie,
                        uint64_t offset)
 {
-    OK(try_map(run, iova, size, cookie, offset, 0));
+    OK(try_map(dirty, iova, size, cookie, offset, 0));
 }
 
 /* An unmapping that has nothing to do. */
@@ -280,24 +280,25 @@ static inline int unmapped_(void *opaque, uint64_t iova, uint64_t size)
     return 0;
 }
 
-static inline struct vfiomig_dirty_stats stats_of(struct vfiomig_dirty *run)
+static inline struct vfiomig_dirty_stats stats_of(struct vfiomig_dirty *dirty)
 {
     struct vfiomig_dirty_stats stats = VFIOMIG_DIRTY_STATS_INIT;
-    OK(vfiomig_dirty_get_stats(run, &stats));
+    OK(vfiomig_dirty_get_stats(dirty, &stats));
     return stats;
 }
 
-static inline struct vfiomig_dirty_writer_stats writer_of(struct vfiomig_dirty *run, uint32_t number)
+static inline struct vfiomig_dirty_writer_stats writer_of(struct vfiomig_dirty *dirty,
+                                                          uint32_t number)
 {
     struct vfiomig_dirty_writer_stats stats = VFIOMIG_DIRTY_WRITER_STATS_INIT;
-    OK(vfiomig_dirty_get_writer_stats(run, number, &stats));
+    OK(vfiomig_dirty_get_writer_stats(dirty, number, &stats));
     return stats;
 }
 
-static inline struct vfiomig_dirty_error error_of(struct vfiomig_dirty *run, uint32_t index)
+static inline struct vfiomig_dirty_error error_of(struct vfiomig_dirty *dirty, uint32_t index)
 {
     struct vfiomig_dirty_error error = VFIOMIG_DIRTY_ERROR_INIT;
-    OK(vfiomig_dirty_get_error(run, index, &error));
+    OK(vfiomig_dirty_get_error(dirty, index, &error));
     return error;
 }
 

@@ -70,16 +70,16 @@ static int unmap(void *o, uint64_t iova, uint64_t size)
     return 0;
 }
 
-static int unmap_all(struct vfiomig_dirty *run, uint64_t pages)
+static int unmap_all(struct vfiomig_dirty *dirty, uint64_t pages)
 {
-    return LIB(vfiomig_dirty_unmap(run, 0, pages * PAGE, 0, NULL, 0, unmap, NULL));
+    return LIB(vfiomig_dirty_unmap(dirty, 0, pages * PAGE, 0, NULL, 0, unmap, NULL));
 }
 
-static struct vfiomig_dirty *new_run(void)
+static struct vfiomig_dirty *new_tracking(void)
 {
     struct vfiomig_memory_ops ops = VFIOMIG_MEMORY_OPS_INIT;
     struct vfiomig_dirty_options o = VFIOMIG_DIRTY_OPTIONS_INIT;
-    struct vfiomig_dirty *run;
+    struct vfiomig_dirty *dirty;
     memory_is_back();
     memory_largest = 0;
     nothing_is_taken = translate_fails = gone_at_translation = gone_at_unmap = 0;
@@ -88,10 +88,10 @@ static struct vfiomig_dirty *new_run(void)
     ops.set_dirty = give;
     ops.translate = translate;
     o.page_size = PAGE;
-    OK(vfiomig_dirty_new(&ops, NULL, &o, &run));
+    OK(vfiomig_dirty_new(&ops, NULL, &o, &dirty));
     /* Nobody watches what it writes: all counts as dirty. */
-    add_writer(run, NULL, NULL, 0);
-    return run;
+    add_writer(dirty, NULL, NULL, 0);
+    return dirty;
 }
 
 static void all_is_taken(uint64_t pages)
@@ -104,76 +104,76 @@ static void all_is_taken(uint64_t pages)
 
 static void many_mappings_go_and_nothing_is_taken(void)
 {
-    struct vfiomig_dirty *run = new_run();
+    struct vfiomig_dirty *dirty = new_tracking();
     number_of = far_apart;
     for (uint64_t i = 0; i < MANY; i++)
-        OK(try_map(run, 2 * i * PAGE, PAGE, 1, i * 40000 * PAGE, 0));
-    CHECK(vfiomig_dirty_start(run) >= 0);
+        OK(try_map(dirty, 2 * i * PAGE, PAGE, 1, i * 40000 * PAGE, 0));
+    CHECK(vfiomig_dirty_start(dirty) >= 0);
     nothing_is_taken = gone_at_unmap = 1;
-    CHECK(unmap_all(run, 2 * MANY) >= 0);
-    CHECK(LIB(vfiomig_dirty_collect(run)) == -ENOMEM);
+    CHECK(unmap_all(dirty, 2 * MANY) >= 0);
+    CHECK(LIB(vfiomig_dirty_collect(dirty)) == -ENOMEM);
     nothing_is_taken = 0;
-    CHECK(LIB(vfiomig_dirty_collect(run)) >= 0);
+    CHECK(LIB(vfiomig_dirty_collect(dirty)) >= 0);
     memory_is_back();
     all_is_taken(MANY);
-    vfiomig_dirty_free(run);
+    vfiomig_dirty_free(dirty);
 }
 
 static void what_was_unknown_is_found_without_memory(void)
 {
-    struct vfiomig_dirty *run = new_run();
+    struct vfiomig_dirty *dirty = new_tracking();
     number_of = a_cookie_each;
-    OK(try_map(run, 0, (uint64_t)TRANSLATED * PAGE, 1, 0, VFIOMIG_MAPPING_TRANSLATE));
-    CHECK(vfiomig_dirty_start(run) >= 0);
+    OK(try_map(dirty, 0, (uint64_t)TRANSLATED * PAGE, 1, 0, VFIOMIG_MAPPING_TRANSLATE));
+    CHECK(vfiomig_dirty_start(dirty) >= 0);
     translate_fails = nothing_is_taken = 1;
-    CHECK(unmap_all(run, TRANSLATED) >= 0);
+    CHECK(unmap_all(dirty, TRANSLATED) >= 0);
     translate_fails = translations = 0;
     gone_at_translation = 10;
-    EQ(LIB(vfiomig_dirty_collect(run)), -ENOMEM);
+    EQ(LIB(vfiomig_dirty_collect(dirty)), -ENOMEM);
     memory_is_back();
     nothing_is_taken = 0;
-    CHECK(LIB(vfiomig_dirty_collect(run)) >= 0);
+    CHECK(LIB(vfiomig_dirty_collect(dirty)) >= 0);
     all_is_taken(TRANSLATED);
-    vfiomig_dirty_free(run);
+    vfiomig_dirty_free(dirty);
 }
 
 /* What the VMM once knew is not asked for when it has forgotten it. */
 static void what_was_known_is_not_unknown_without_memory(void)
 {
     for (int at = 1; at < 3 * TRANSLATED; at += 1237) {
-        struct vfiomig_dirty *run = new_run();
+        struct vfiomig_dirty *dirty = new_tracking();
         int r;
         number_of = a_cookie_each;
-        OK(try_map(run, 0, (uint64_t)TRANSLATED * PAGE, 1, 0, VFIOMIG_MAPPING_TRANSLATE));
-        CHECK(vfiomig_dirty_start(run) >= 0);
+        OK(try_map(dirty, 0, (uint64_t)TRANSLATED * PAGE, 1, 0, VFIOMIG_MAPPING_TRANSLATE));
+        CHECK(vfiomig_dirty_start(dirty) >= 0);
         nothing_is_taken = 1;
         gone_at_translation = at;
-        r = unmap_all(run, TRANSLATED);
+        r = unmap_all(dirty, TRANSLATED);
         memory_is_back();
         gone_at_translation = nothing_is_taken = 0;
         CHECK(r >= 0 || r == -ENOMEM);
         if (r < 0)
-            CHECK(unmap_all(run, TRANSLATED) >= 0);
+            CHECK(unmap_all(dirty, TRANSLATED) >= 0);
         translate_fails = 1;
-        CHECK(LIB(vfiomig_dirty_collect(run)) >= 0);
+        CHECK(LIB(vfiomig_dirty_collect(dirty)) >= 0);
         all_is_taken(TRANSLATED);
-        vfiomig_dirty_free(run);
+        vfiomig_dirty_free(dirty);
     }
 }
 
 /* malloc has what is large but not what is small: a process at the edge of what it may have. */
 static void mappings_come_while_only_small_allocations_fail(void)
 {
-    struct vfiomig_dirty *run = new_run();
+    struct vfiomig_dirty *dirty = new_tracking();
     static uint8_t mapped[sizeof taken];
     unsigned long refused = 0, made = 0;
     number_of = far_apart;
     memset(mapped, 0, sizeof mapped);
-    CHECK(vfiomig_dirty_start(run) >= 0);
+    CHECK(vfiomig_dirty_start(dirty) >= 0);
     memory_largest = 4096;
     memory_runs_out(1, (unsigned long)-1);
     for (uint64_t i = 0; i < 60000; i++) {
-        int r = LIB(try_map(run, 2 * i * PAGE, PAGE, 1, i * 40000 * PAGE, 0));
+        int r = LIB(try_map(dirty, 2 * i * PAGE, PAGE, 1, i * 40000 * PAGE, 0));
         CHECK(r == 0 || r == -ENOMEM);
         mapped[i] = r == 0;
         made += r == 0;
@@ -181,19 +181,19 @@ static void mappings_come_while_only_small_allocations_fail(void)
     }
     CHECK(made > 0 && refused > 0);
     /* The reserve is not used up: calls begin, as far as they get. */
-    EQ(LIB(vfiomig_dirty_collect(run)), -ENOMEM);
+    EQ(LIB(vfiomig_dirty_collect(dirty)), -ENOMEM);
     HAS(vfiomig_error_message(), "no memory for a list of mappings");
-    EQ(LIB(vfiomig_dirty_mark(run, 0, PAGE)), -ENOMEM);
+    EQ(LIB(vfiomig_dirty_mark(dirty, 0, PAGE)), -ENOMEM);
     HAS(vfiomig_error_message(), "memory");
     memory_is_back();
     /* With what was made without memory still there. */
-    OK(LIB(try_map(run, 2 * 60000 * (uint64_t)PAGE, PAGE, 1, 60000 * (uint64_t)40000 * PAGE, 0)));
-    OK(LIB(vfiomig_dirty_mark(run, 2 * 60000 * (uint64_t)PAGE, PAGE)));
-    CHECK(LIB(vfiomig_dirty_collect(run)) >= 0);
+    OK(LIB(try_map(dirty, 2 * 60000 * (uint64_t)PAGE, PAGE, 1, 60000 * (uint64_t)40000 * PAGE, 0)));
+    OK(LIB(vfiomig_dirty_mark(dirty, 2 * 60000 * (uint64_t)PAGE, PAGE)));
+    CHECK(LIB(vfiomig_dirty_collect(dirty)) >= 0);
     EQ(taken[60000], 1);
     for (uint64_t i = 0; i < 60000; i++)
         EQ(taken[i], mapped[i]);
-    vfiomig_dirty_free(run);
+    vfiomig_dirty_free(dirty);
 }
 
 int main(void)

@@ -30,9 +30,9 @@ fn machine() -> (Shared, Tracking) {
     world.tell(0..PAGES as usize);
     let world = Arc::new(Mutex::new(world));
     let options = TrackingOptions { page_size: PAGE, buffer_bytes: 4096 };
-    let mut run = Tracking::new(FakeMemory(world.clone()), options).unwrap();
-    run.map(mapping).unwrap();
-    (world, run)
+    let mut tracking = Tracking::new(FakeMemory(world.clone()), options).unwrap();
+    tracking.map(mapping).unwrap();
+    (world, tracking)
 }
 
 fn log() -> Log {
@@ -45,8 +45,8 @@ fn table(world: &Shared) -> usize {
     w.tables.len() - 1
 }
 
-/// A device that is a writer of the run.
-fn device(world: &Shared, run: &mut Tracking, log: Option<Log>, table: Option<usize>) -> u32 {
+/// A device that is a writer of the tracking.
+fn device(world: &Shared, tracking: &mut Tracking, log: Option<Log>, table: Option<usize>) -> u32 {
     let d = {
         let mut w = lock(world);
         w.devs.push(Dev {
@@ -62,13 +62,13 @@ fn device(world: &Shared, run: &mut Tracking, log: Option<Log>, table: Option<us
         });
         w.devs.len() - 1
     };
-    let number = run.add_writer(writer(world, d)).unwrap();
+    let number = tracking.add_writer(writer(world, d)).unwrap();
     lock(world).devs[d].number = Some(number);
     number
 }
 
-fn start(world: &Shared, run: &mut Tracking) {
-    run.start().unwrap();
+fn start(world: &Shared, tracking: &mut Tracking) {
+    tracking.start().unwrap();
     lock(world).tracking = true;
 }
 
@@ -85,9 +85,9 @@ fn delivered(world: &Shared) -> BTreeSet<usize> {
     frames.into_iter().map(|(_, frame)| w.frames[frame].at).collect()
 }
 
-fn pages(run: &mut Tracking) -> BTreeSet<usize> {
+fn pages(tracking: &mut Tracking) -> BTreeSet<usize> {
     let mut words = [0];
-    run.sync(0, PAGES * PAGE, PAGE, &mut words).unwrap();
+    tracking.sync(0, PAGES * PAGE, PAGE, &mut words).unwrap();
     (0..PAGES as usize).filter(|page| words[0] >> page & 1 == 1).collect()
 }
 
@@ -99,9 +99,9 @@ fn set<const N: usize>(pages: [usize; N]) -> BTreeSet<usize> {
 
 #[test]
 fn bad_arguments_are_refused_by_name_and_change_nothing() {
-    let (world, mut run) = machine();
-    device(&world, &mut run, Some(log()), None);
-    start(&world, &mut run);
+    let (world, mut tracking) = machine();
+    device(&world, &mut tracking, Some(log()), None);
+    start(&world, &mut tracking);
     write(&world, 0, &[3, 40]);
     let end = PAGES * PAGE;
 
@@ -118,7 +118,7 @@ fn bad_arguments_are_refused_by_name_and_change_nothing() {
         (Mapping { window: true, ..mapping(end, 0) }, "is empty"),
         (Mapping { window: true, ..mapping(end, 100) }, "is not in whole pages"),
     ] {
-        let error = run.map(bad).unwrap_err();
+        let error = tracking.map(bad).unwrap_err();
         assert_eq!(error.code(), Code::Inval, "{bad:x?}");
         assert!(error.message().contains(says), "{error}");
     }
@@ -135,7 +135,7 @@ fn bad_arguments_are_refused_by_name_and_change_nothing() {
         (0, 3 * PAGE, 3 * PAGE, Code::Inval),
         (0, 257 * PAGE, PAGE, Code::NoSpace),
     ] {
-        let error = run.sync(iova, length, page, &mut words).unwrap_err();
+        let error = tracking.sync(iova, length, page, &mut words).unwrap_err();
         assert_eq!(error.code(), code, "{iova:#x} {length:#x} {page}: {error}");
     }
     assert_eq!(words, [0; 4]);
@@ -148,48 +148,48 @@ fn bad_arguments_are_refused_by_name_and_change_nothing() {
         (PAGE, 0u64.wrapping_sub(PAGE) + 1, Code::Inval),
         (0u64.wrapping_sub(PAGE), 2 * PAGE, Code::Inval),
     ] {
-        assert_eq!(run.unmap(iova, size, None, never).unwrap_err().code(), code, "{iova:#x}");
+        assert_eq!(tracking.unmap(iova, size, None, never).unwrap_err().code(), code, "{iova:#x}");
     }
     // If nothing is mapped, the VMM is asked all the same.
     let refuses = || Err(Errno(libc::EBUSY));
-    assert_eq!(run.unmap(end, PAGE, None, refuses).unwrap_err().code(), Code::Io);
+    assert_eq!(tracking.unmap(end, PAGE, None, refuses).unwrap_err().code(), Code::Io);
     let mut asked = false;
     let agrees = || {
         asked = true;
         Ok(())
     };
-    run.unmap(end, PAGE, None, agrees).unwrap();
+    tracking.unmap(end, PAGE, None, agrees).unwrap();
     assert!(asked);
     let short = Some((PAGE, &mut [][..]));
-    assert_eq!(run.unmap(0, PAGE, short, never).unwrap_err().code(), Code::NoSpace);
+    assert_eq!(tracking.unmap(0, PAGE, short, never).unwrap_err().code(), Code::NoSpace);
 
     for (iova, length, code) in
         [(0, 0, Code::Inval), (u64::MAX, 2, Code::Inval), (end - 1, 2, Code::NoData)]
     {
-        assert_eq!(run.mark(iova, length).unwrap_err().code(), code);
+        assert_eq!(tracking.mark(iova, length).unwrap_err().code(), code);
         let buf = vec![0; length as usize];
-        assert_eq!(run.dma_write(iova, &buf).unwrap_err().code(), code);
+        assert_eq!(tracking.dma_write(iova, &buf).unwrap_err().code(), code);
     }
-    assert_eq!(run.remove_writer(9).unwrap_err().code(), Code::NoData);
-    assert_eq!(run.start().unwrap_err().code(), Code::Inval);
+    assert_eq!(tracking.remove_writer(9).unwrap_err().code(), Code::NoData);
+    assert_eq!(tracking.start().unwrap_err().code(), Code::Inval);
 
-    assert_eq!(run.num_errors(), 0);
-    run.collect().unwrap();
+    assert_eq!(tracking.num_errors(), 0);
+    tracking.collect().unwrap();
     assert_eq!(delivered(&world), set([3, 40]));
 }
 
 #[test]
 fn without_tracking_nothing_is_read_and_stopping_is_no_error() {
-    let (world, mut run) = machine();
-    assert_eq!(run.collect().unwrap_err().code(), Code::Inval);
-    assert_eq!(run.sync(0, PAGE, PAGE, &mut [0]).unwrap_err().code(), Code::Inval);
-    assert_eq!(run.rearm().unwrap_err().code(), Code::Inval);
-    run.stop().unwrap();
-    device(&world, &mut run, Some(log()), None);
-    start(&world, &mut run);
-    run.stop().unwrap();
-    run.stop().unwrap();
-    assert!(!run.is_tracking());
+    let (world, mut tracking) = machine();
+    assert_eq!(tracking.collect().unwrap_err().code(), Code::Inval);
+    assert_eq!(tracking.sync(0, PAGE, PAGE, &mut [0]).unwrap_err().code(), Code::Inval);
+    assert_eq!(tracking.rearm().unwrap_err().code(), Code::Inval);
+    tracking.stop().unwrap();
+    device(&world, &mut tracking, Some(log()), None);
+    start(&world, &mut tracking);
+    tracking.stop().unwrap();
+    tracking.stop().unwrap();
+    assert!(!tracking.is_tracking());
     assert!(!lock(&world).devs[0].log.as_ref().unwrap().on);
 }
 
@@ -255,17 +255,17 @@ fn what_set_dirty_refuses_is_delivered_later_and_nothing_twice() {
     let memory = Memories::default();
     memory.0.lock().unwrap().mappings =
         vec![mapping(1, 0, 4), mapping(2, 1 << 32, 4), mapping(3, 1 << 33, 4)];
-    let mut run =
+    let mut tracking =
         Tracking::new(memory.clone(), TrackingOptions { page_size: PAGE, buffer_bytes: 0 })
             .unwrap();
-    run.start().unwrap();
+    tracking.start().unwrap();
     for iova in [PAGE, (1 << 32) + 2 * PAGE, (1 << 33) + 3 * PAGE] {
-        run.mark(iova, 1).unwrap();
+        tracking.mark(iova, 1).unwrap();
     }
     let mut seen = Vec::new();
     for left in [0, 1, 1, 9] {
         memory.0.lock().unwrap().left = left;
-        let result = run.collect();
+        let result = tracking.collect();
         let mut vmm = memory.0.lock().unwrap();
         seen.extend(std::mem::take(&mut vmm.taken));
         let code = result.err().map(|error| error.code());
@@ -273,7 +273,7 @@ fn what_set_dirty_refuses_is_delivered_later_and_nothing_twice() {
     }
     assert_eq!(seen, [(1, PAGE), (2, 2 * PAGE), (3, 3 * PAGE)]);
     memory.0.lock().unwrap().left = 9;
-    run.collect().unwrap();
+    tracking.collect().unwrap();
     assert_eq!(memory.0.lock().unwrap().taken, []);
 }
 
@@ -281,10 +281,10 @@ fn what_set_dirty_refuses_is_delivered_later_and_nothing_twice() {
 fn a_map_that_cannot_be_enumerated_starts_nothing() {
     let (world, _) = machine();
     let memory = Memories::default();
-    let mut run =
+    let mut tracking =
         Tracking::new(memory.clone(), TrackingOptions { page_size: PAGE, buffer_bytes: 0 })
             .unwrap();
-    device(&world, &mut run, Some(log()), None);
+    device(&world, &mut tracking, Some(log()), None);
     for (mappings, fails_at, code) in [
         (vec![mapping(1, 0, 4), mapping(2, PAGE, 1)], None, Code::Inval),
         (vec![mapping(1, 0, 4), mapping(2, 8 * PAGE, 0)], None, Code::Inval),
@@ -294,45 +294,45 @@ fn a_map_that_cannot_be_enumerated_starts_nothing() {
             let mut vmm = memory.0.lock().unwrap();
             (vmm.mappings, vmm.fails_at) = (mappings, fails_at);
         }
-        assert_eq!(run.start().unwrap_err().code(), code);
-        assert!(!run.is_tracking());
-        assert_eq!(run.stats().mapped_bytes, 0);
+        assert_eq!(tracking.start().unwrap_err().code(), code);
+        assert!(!tracking.is_tracking());
+        assert_eq!(tracking.stats().mapped_bytes, 0);
         assert!(!lock(&world).devs[0].log.as_ref().unwrap().on);
     }
     memory.0.lock().unwrap().fails_at = None;
-    run.start().unwrap();
-    assert_eq!(run.stats().mapped_bytes, 5 * PAGE);
+    tracking.start().unwrap();
+    assert_eq!(tracking.stats().mapped_bytes, 5 * PAGE);
 }
 
 #[test]
 fn a_range_that_could_not_be_unmapped_stays_and_is_dirty() {
-    let (world, mut run) = machine();
+    let (world, mut tracking) = machine();
     let t = table(&world);
-    device(&world, &mut run, None, Some(t));
-    start(&world, &mut run);
+    device(&world, &mut tracking, None, Some(t));
+    start(&world, &mut tracking);
     write(&world, 0, &[9, 20]);
     let refuses = || Err(Errno(libc::EBUSY));
-    let error = run.unmap(8 * PAGE, 4 * PAGE, None, refuses).unwrap_err();
+    let error = tracking.unmap(8 * PAGE, 4 * PAGE, None, refuses).unwrap_err();
     assert_eq!(error.code(), Code::Io);
-    let seen = run.error(0).unwrap();
+    let seen = tracking.error(0).unwrap();
     assert_eq!((seen.first, seen.last), (8 * PAGE, 12 * PAGE - 1));
-    assert_eq!(pages(&mut run), set([8, 9, 10, 11, 20]));
-    assert_eq!(pages(&mut run), set([8, 9, 10, 11]));
+    assert_eq!(pages(&mut tracking), set([8, 9, 10, 11, 20]));
+    assert_eq!(pages(&mut tracking), set([8, 9, 10, 11]));
 
     let hands = world.clone();
     let unmap = move || lock(&hands).unmap(8..12);
     let mut words = [0];
-    run.unmap(8 * PAGE, 4 * PAGE, Some((PAGE, &mut words)), unmap).unwrap();
+    tracking.unmap(8 * PAGE, 4 * PAGE, Some((PAGE, &mut words)), unmap).unwrap();
     assert_eq!(words, [0xf]);
-    assert_eq!(pages(&mut run), set([]));
-    assert_eq!(run.stats().mapped_bytes, (PAGES - 4) * PAGE);
+    assert_eq!(pages(&mut tracking), set([]));
+    assert_eq!(tracking.stats().mapped_bytes, (PAGES - 4) * PAGE);
 }
 
 // --- the choice ------------------------------------------------------------------------------------
 
 #[test]
 fn each_writer_gets_the_best_tracker_that_works_and_says_why_not_a_better_one() {
-    let (world, mut run) = machine();
+    let (world, mut tracking) = machine();
     let good = table(&world);
     let none = table(&world);
     lock(&world).tables[none].none = true;
@@ -342,9 +342,9 @@ fn each_writer_gets_the_best_tracker_that_works_and_says_why_not_a_better_one() 
         maps: [(0, PAGES * PAGE - 1)].into(),
         ..Container::default()
     });
-    let all = device(&world, &mut run, Some(log()), Some(good));
-    let mute = device(&world, &mut run, Some(Log { no_report: true, ..log() }), Some(good));
-    let neither = device(&world, &mut run, Some(Log { max_bytes: 0, ..log() }), Some(none));
+    let all = device(&world, &mut tracking, Some(log()), Some(good));
+    let mute = device(&world, &mut tracking, Some(Log { no_report: true, ..log() }), Some(good));
+    let neither = device(&world, &mut tracking, Some(Log { max_bytes: 0, ..log() }), Some(none));
     let mut third = {
         let mut w = lock(&world);
         w.devs.push(Dev {
@@ -362,12 +362,12 @@ fn each_writer_gets_the_best_tracker_that_works_and_says_why_not_a_better_one() 
         writer(&world, 3)
     };
     third.required = true;
-    let third = run.add_writer(third).unwrap();
-    let bare = run.add_writer(Writer::default()).unwrap();
-    start(&world, &mut run);
+    let third = tracking.add_writer(third).unwrap();
+    let bare = tracking.add_writer(Writer::default()).unwrap();
+    start(&world, &mut tracking);
 
-    let kind = |number| run.writer(number).unwrap().tracker;
-    let note = |number| run.writer(number).unwrap().note;
+    let kind = |number| tracking.writer(number).unwrap().tracker;
+    let note = |number| tracking.writer(number).unwrap().note;
     assert_eq!((kind(all), note(all).as_str()), (TrackerKind::DeviceLog, ""));
     assert_eq!(kind(mute), TrackerKind::Hwpt);
     assert!(note(mute).contains("CONFIG_IOMMUFD"), "{}", note(mute));
@@ -380,36 +380,36 @@ fn each_writer_gets_the_best_tracker_that_works_and_says_why_not_a_better_one() 
 
 #[test]
 fn a_writer_that_must_be_tracked_and_cannot_be_stops_the_start() {
-    let (world, mut run) = machine();
-    device(&world, &mut run, Some(log()), None);
+    let (world, mut tracking) = machine();
+    device(&world, &mut tracking, Some(log()), None);
     let mut required = Writer::default();
     required.name = "the second".into();
     required.required = true;
-    run.add_writer(required).unwrap();
-    let error = run.start().unwrap_err();
+    tracking.add_writer(required).unwrap();
+    let error = tracking.start().unwrap_err();
     assert_eq!(error.code(), Code::NotSupported);
     assert!(error.message().contains("the second"), "{error}");
-    assert!(!run.is_tracking());
+    assert!(!tracking.is_tracking());
     assert!(!lock(&world).devs[0].log.as_ref().unwrap().on);
 }
 
 /// QEMU asks the page tables only if one device has no log, and then does not ask the log.
 #[test]
 fn two_devices_with_different_trackers_are_both_reported() {
-    let (world, mut run) = machine();
+    let (world, mut tracking) = machine();
     let tracked = table(&world);
     let untracked = table(&world);
     lock(&world).tables[untracked].none = true;
-    device(&world, &mut run, None, Some(tracked));
-    device(&world, &mut run, Some(log()), Some(untracked));
-    start(&world, &mut run);
+    device(&world, &mut tracking, None, Some(tracked));
+    device(&world, &mut tracking, Some(log()), Some(untracked));
+    start(&world, &mut tracking);
     write(&world, 0, &[1, 5]);
     write(&world, 1, &[5, 63]);
-    assert_eq!(pages(&mut run), set([1, 5, 63]));
+    assert_eq!(pages(&mut tracking), set([1, 5, 63]));
     write(&world, 1, &[2]);
-    run.collect().unwrap();
+    tracking.collect().unwrap();
     assert_eq!(delivered(&world), set([2]));
-    run.collect().unwrap();
+    tracking.collect().unwrap();
     assert_eq!(delivered(&world), set([]));
 }
 
@@ -447,14 +447,14 @@ fn asked(ranges: &[(u64, u64)], refuses: Refuses) -> (Vec<Vec<IovaRange>>, Track
     let memory = Memories::default();
     memory.0.lock().unwrap().mappings =
         ranges.iter().map(|(first, n)| mapping(*first, first * PAGE, *n)).collect();
-    let mut run =
+    let mut tracking =
         Tracking::new(memory, TrackingOptions { page_size: PAGE, buffer_bytes: 0 }).unwrap();
     let asked = Asked::default();
     let mut writer = Writer::default();
     writer.device_log = Some(Box::new(Recorder { asked: asked.clone(), refuses }));
-    let number = run.add_writer(writer).unwrap();
-    run.start().unwrap();
-    let stats = run.writer(number).unwrap();
+    let number = tracking.add_writer(writer).unwrap();
+    tracking.start().unwrap();
+    let stats = tracking.writer(number).unwrap();
     let asked = asked.lock().unwrap().clone();
     (asked, stats.tracker, stats.note)
 }

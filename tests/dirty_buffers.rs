@@ -10,7 +10,7 @@ mod track;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use track::{Own, PAGE, bits_of, new_run, set_bit};
+use track::{Own, PAGE, bits_of, new_tracking, set_bit};
 use vfiomig::dirty::{Mapping, Memory, Tracking, Writer};
 use vfiomig::error::Errno;
 use vfiomig::transport::{Bitmap, Hwpt, Type1, Type1Info};
@@ -104,12 +104,12 @@ impl Memory for Vmm {
     }
 }
 
-fn run_of(writer: Writer, mapped: u64) -> (Tracking, Vmm) {
+fn tracking_of(writer: Writer, mapped: u64) -> (Tracking, Vmm) {
     let vmm = Vmm::default();
-    let mut run = new_run(vmm.clone(), &[Mapping { size: mapped, ..Mapping::default() }]);
-    run.add_writer(writer).unwrap();
-    run.start().unwrap();
-    (run, vmm)
+    let mut tracking = new_tracking(vmm.clone(), &[Mapping { size: mapped, ..Mapping::default() }]);
+    tracking.add_writer(writer).unwrap();
+    tracking.start().unwrap();
+    (tracking, vmm)
 }
 
 fn writers(says: &Says) -> Vec<(&'static str, u64, Writer)> {
@@ -138,12 +138,12 @@ fn an_answer_leaves_nothing_for_the_next_one() {
     const PAGES: u64 = 1000;
     let says = Says::default();
     for (name, page, writer) in writers(&says) {
-        let (mut run, vmm) = run_of(writer, PAGES * PAGE);
+        let (mut tracking, vmm) = tracking_of(writer, PAGES * PAGE);
         let mut collect = |bits: &[u64], fails: bool| {
             says.next(bits, fails);
-            let errors = run.collect().unwrap().errors;
+            let errors = tracking.collect().unwrap().errors;
             assert_eq!(errors, fails, "{name}");
-            let dirty = run.writer(0).unwrap().dirty_bytes;
+            let dirty = tracking.writer(0).unwrap().dirty_bytes;
             (std::mem::take(&mut *vmm.pages.lock().unwrap()), dirty)
         };
         let pages = |bits: &[u64]| -> BTreeSet<u64> {
@@ -180,10 +180,10 @@ fn memory_is_the_documented_function_of_the_map() {
             if page != PAGE {
                 continue;
             }
-            let (mut run, _) = run_of(writer, gib << 30);
+            let (mut tracking, _) = tracking_of(writer, gib << 30);
             says.next(&[0, 12_345], false);
-            run.collect().unwrap();
-            let least = run.stats().memory_bytes;
+            tracking.collect().unwrap();
+            let least = tracking.stats().memory_bytes;
             // The answer and the sum.
             let buffers = 2 * mapped(512 << 10);
             let whole = if name == "own" { 0 } else { 2 * mapped(bitmap) };
@@ -192,8 +192,8 @@ fn memory_is_the_documented_function_of_the_map() {
             let ones: Vec<u64> = (0..gib * (1 << 18)).step_by(2).collect();
             if gib == 1 && name != "own" {
                 says.next(&ones, false);
-                run.remove_writer(0).unwrap();
-                assert_eq!(run.stats().memory_bytes, least + bitmap, "{name}");
+                tracking.remove_writer(0).unwrap();
+                assert_eq!(tracking.stats().memory_bytes, least + bitmap, "{name}");
             }
         }
     }
@@ -207,19 +207,19 @@ fn a_mapping_larger_than_its_page_table_can_tell_is_dirty_and_smaller_ones_are_e
     for (bitmap, whole) in [(4096, true), (4104, false)] {
         let mut writer = Writer::default();
         writer.hwpt = Some(Box::new(Table(says.clone(), 4096)));
-        let (mut run, vmm) = run_of(writer, pages_of(bitmap) * PAGE);
+        let (mut tracking, vmm) = tracking_of(writer, pages_of(bitmap) * PAGE);
         for round in 1..=3 {
             says.next(&[5], false);
-            assert_eq!(run.collect().unwrap().errors, !whole);
+            assert_eq!(tracking.collect().unwrap().errors, !whole);
             let found = std::mem::take(&mut *vmm.pages.lock().unwrap());
             if whole {
                 assert_eq!(found, BTreeSet::from([5]));
                 continue;
             }
             assert_eq!(found.len() as u64, pages_of(bitmap));
-            let assumed = run.writer(0).unwrap().assumed_bytes;
+            let assumed = tracking.writer(0).unwrap().assumed_bytes;
             assert_eq!(assumed, round * pages_of(bitmap) * PAGE);
-            let message = &run.error(0).unwrap().message;
+            let message = &tracking.error(0).unwrap().message;
             assert!(message.contains("Linux 6.7.0 to 6.7.6"), "{message}");
             assert!(message.contains("map it in pieces"), "{message}");
         }

@@ -11,7 +11,7 @@ mod track;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use track::{Logged, Own, PAGE, bits_of, new_run, set_bit, start_logged};
+use track::{Logged, Own, PAGE, bits_of, new_tracking, set_bit, start_logged};
 use vfiomig::Code;
 use vfiomig::dirty::{Mapping, Memory, Place, Tracking, TrackingOptions, Writer};
 use vfiomig::error::Errno;
@@ -140,7 +140,7 @@ impl Written {
 }
 
 fn started(vmm: &Shared, mappings: &[Mapping]) -> (Tracking, Written) {
-    let mut run = new_run(vmm.clone(), mappings);
+    let mut tracking = new_tracking(vmm.clone(), mappings);
     let written = Written::default();
     let told = written.clone();
     let sync = move |iova: u64, length: u64, words: &mut [u64]| {
@@ -149,9 +149,9 @@ fn started(vmm: &Shared, mappings: &[Mapping]) -> (Tracking, Written) {
     };
     let mut writer = Writer::default();
     writer.custom = Some(Box::new(Own { page: PAGE, sync }));
-    run.add_writer(writer).unwrap();
-    run.start().unwrap();
-    (run, written)
+    tracking.add_writer(writer).unwrap();
+    tracking.start().unwrap();
+    (tracking, written)
 }
 
 fn translated(iova: u64, size: u64) -> Mapping {
@@ -173,17 +173,17 @@ fn unmapping_asks_for_the_places_of_dirty_pages_only() {
     let _alone = alone();
     let vmm = Shared::default();
     vmm.get().piece = PAGE;
-    let (mut run, tracked) = started(&vmm, &[translated(0, 64 * GIB)]);
+    let (mut tracking, tracked) = started(&vmm, &[translated(0, 64 * GIB)]);
     let bytes = peak_of(|| {
-        run.unmap(0, 64 * GIB, None, || Ok(())).unwrap();
+        tracking.unmap(0, 64 * GIB, None, || Ok(())).unwrap();
     });
     assert!(bytes <= MIB, "{bytes} bytes for nothing");
     assert_eq!(vmm.get().asked, 0);
 
-    run.map(translated(0, 64 * GIB)).unwrap();
+    tracking.map(translated(0, 64 * GIB)).unwrap();
     let dirty = [3 * PAGE, 40 * GIB, 64 * GIB - PAGE];
     dirty.iter().for_each(|iova| tracked.write(*iova, 1, 1));
-    assert!(!run.unmap(0, 64 * GIB, None, || Ok(())).unwrap().errors);
+    assert!(!tracking.unmap(0, 64 * GIB, None, || Ok(())).unwrap().errors);
     assert_eq!(vmm.take(), dirty.iter().map(|iova| (BEHIND, behind(*iova))).collect());
     assert_eq!(vmm.get().asked, 3);
 }
@@ -195,15 +195,15 @@ fn many_dirty_pages_in_many_places_are_unmapped_with_bounded_memory() {
     vmm.get().piece = PAGE;
     vmm.get().counts_only = true;
     for (n, step) in [(GIB / PAGE, 1), (GIB / PAGE / 3, 3)] {
-        let (mut run, tracked) = started(&vmm, &[translated(0, GIB)]);
+        let (mut tracking, tracked) = started(&vmm, &[translated(0, GIB)]);
         tracked.write(0, n, step);
         vmm.get().given = 0;
         let bytes = peak_of(|| {
-            run.unmap(0, GIB, None, || Ok(())).unwrap();
+            tracking.unmap(0, GIB, None, || Ok(())).unwrap();
         });
         assert_eq!(vmm.get().given, n);
         assert!(bytes <= MIB, "{bytes} bytes for {n} pages");
-        assert_eq!(run.num_errors(), 0);
+        assert_eq!(tracking.num_errors(), 0);
     }
 }
 
@@ -215,7 +215,7 @@ fn what_was_dirty_before_is_delivered_though_the_vmm_forgets_where_it_is() {
         for refuses in [false, true] {
             let vmm = Shared::default();
             vmm.get().piece = piece;
-            let (mut run, tracked) = started(&vmm, &[translated(0, pages * PAGE)]);
+            let (mut tracking, tracked) = started(&vmm, &[translated(0, pages * PAGE)]);
             tracked.write(PAGE, pages / 2, 2);
             vmm.get().refuses = refuses;
             let hands = vmm.clone();
@@ -223,10 +223,10 @@ fn what_was_dirty_before_is_delivered_though_the_vmm_forgets_where_it_is() {
                 hands.get().piece = 0;
                 Ok(())
             };
-            let synced = run.unmap(0, pages * PAGE, None, unmap).unwrap();
+            let synced = tracking.unmap(0, pages * PAGE, None, unmap).unwrap();
             assert_eq!(synced.errors, refuses);
             vmm.get().refuses = false;
-            run.collect().unwrap();
+            tracking.collect().unwrap();
             let offset = |page: u64| {
                 let iova = page * PAGE;
                 let first = iova & !(piece - 1);
@@ -242,16 +242,16 @@ fn what_was_dirty_before_is_delivered_though_the_vmm_forgets_where_it_is() {
 fn pages_whose_place_is_unknown_come_when_it_is_known() {
     let _alone = alone();
     let vmm = Shared::default();
-    let (mut run, tracked) = started(&vmm, &[translated(0, 64 * PAGE)]);
+    let (mut tracking, tracked) = started(&vmm, &[translated(0, 64 * PAGE)]);
     tracked.write(5 * PAGE, 2, 20);
-    assert!(run.unmap(0, 64 * PAGE, None, || Ok(())).unwrap().errors);
-    assert_eq!(run.collect().unwrap_err().code(), Code::Io);
+    assert!(tracking.unmap(0, 64 * PAGE, None, || Ok(())).unwrap().errors);
+    assert_eq!(tracking.collect().unwrap_err().code(), Code::Io);
     assert_eq!(vmm.take(), set([]));
     vmm.get().piece = PAGE;
-    run.collect().unwrap();
+    tracking.collect().unwrap();
     let at = |page: u64| (BEHIND, behind(page * PAGE));
     assert_eq!(vmm.take(), set([at(5), at(25)]));
-    run.collect().unwrap();
+    tracking.collect().unwrap();
     assert_eq!(vmm.take(), set([]));
 }
 
@@ -261,38 +261,38 @@ fn pages_whose_place_is_unknown_come_when_it_is_known() {
 fn a_page_that_is_unmapped_again_and_again_is_kept_once() {
     let _alone = alone();
     let vmm = Shared::default();
-    let (mut run, tracked) = started(&vmm, &[]);
+    let (mut tracking, tracked) = started(&vmm, &[]);
     vmm.get().refuses = true;
-    let least = run.stats().memory_bytes;
+    let least = tracking.stats().memory_bytes;
     for i in 0..20_000 {
         // At another address every time, and every time one of four pages.
         let iova = i * PAGE;
-        run.map(plain(iova, PAGE, 1, i % 4 * 9 * PAGE)).unwrap();
+        tracking.map(plain(iova, PAGE, 1, i % 4 * 9 * PAGE)).unwrap();
         tracked.write(iova, 1, 1);
-        assert!(run.unmap(iova, PAGE, None, || Ok(())).unwrap().errors);
+        assert!(tracking.unmap(iova, PAGE, None, || Ok(())).unwrap().errors);
     }
-    let kept = run.stats().memory_bytes - least;
+    let kept = tracking.stats().memory_bytes - least;
     assert!((4 * 8..=5000).contains(&kept), "{kept}");
     vmm.get().refuses = false;
-    run.collect().unwrap();
+    tracking.collect().unwrap();
     assert_eq!(vmm.take(), (0..4).map(|i| (1, i * 9 * PAGE)).collect());
     assert_eq!(vmm.get().given, 4);
-    assert_eq!(run.stats().memory_bytes, least);
+    assert_eq!(tracking.stats().memory_bytes, least);
 }
 
 #[test]
 fn when_too_much_waits_for_the_vmm_nothing_more_is_unmapped() {
     let _alone = alone();
     let vmm = Shared::default();
-    let (mut run, tracked) = started(&vmm, &[]);
+    let (mut tracking, tracked) = started(&vmm, &[]);
     vmm.get().refuses = true;
-    let least = run.stats().memory_bytes;
+    let least = tracking.stats().memory_bytes;
     let mut unmapped = 0;
     let error = loop {
         // Something else every time: nothing can be merged.
-        run.map(plain(0, PAGE, unmapped, 0)).unwrap();
+        tracking.map(plain(0, PAGE, unmapped, 0)).unwrap();
         tracked.write(0, 1, 1);
-        match run.unmap(0, PAGE, None, || Ok(())) {
+        match tracking.unmap(0, PAGE, None, || Ok(())) {
             Ok(synced) => assert!(synced.errors),
             Err(error) => break error,
         }
@@ -301,21 +301,21 @@ fn when_too_much_waits_for_the_vmm_nothing_more_is_unmapped() {
     };
     assert_eq!(error.code(), Code::Io);
     assert!(error.message().contains("nothing is unmapped"), "{error}");
-    let kept = run.stats().memory_bytes - least;
+    let kept = tracking.stats().memory_bytes - least;
     assert!((63 * MIB..=66 * MIB).contains(&kept), "{kept}");
     // A bitmap has room. And it is still there, with what was written to.
     let never = || -> Result<(), Errno> { panic!("nothing is to be unmapped") };
-    run.unmap(0, PAGE, None, never).unwrap_err();
+    tracking.unmap(0, PAGE, None, never).unwrap_err();
     let mut words = [0];
-    run.unmap(0, PAGE, Some((PAGE, &mut words)), || Ok(())).unwrap();
+    tracking.unmap(0, PAGE, Some((PAGE, &mut words)), || Ok(())).unwrap();
     assert_eq!(words, [1]);
     // When the VMM takes pages again, unmapping goes on by itself, and nothing is missing.
     vmm.get().refuses = false;
-    run.map(plain(0, PAGE, unmapped, 0)).unwrap();
+    tracking.map(plain(0, PAGE, unmapped, 0)).unwrap();
     tracked.write(0, 1, 1);
-    run.unmap(0, PAGE, None, || Ok(())).unwrap();
+    tracking.unmap(0, PAGE, None, || Ok(())).unwrap();
     assert_eq!(vmm.take(), (0..=unmapped).map(|cookie| (cookie, 0)).collect());
-    assert_eq!(run.stats().memory_bytes, least);
+    assert_eq!(tracking.stats().memory_bytes, least);
 }
 
 #[test]
@@ -326,11 +326,11 @@ fn one_unmapping_does_not_keep_more_than_may_wait() {
     vmm.get().piece = PAGE;
     vmm.get().apart = true;
     vmm.get().refuses = true;
-    let (mut run, tracked) = started(&vmm, &[translated(0, SIZE)]);
+    let (mut tracking, tracked) = started(&vmm, &[translated(0, SIZE)]);
     tracked.write(0, SIZE / PAGE, 1);
     let never = || -> Result<(), Errno> { panic!("nothing is to be unmapped") };
     let bytes = peak_of(|| {
-        let error = run.unmap(0, SIZE, None, never).unwrap_err();
+        let error = tracking.unmap(0, SIZE, None, never).unwrap_err();
         assert_eq!(error.code(), Code::Io);
         assert!(error.message().contains("can neither be given nor kept"), "{error}");
     });
@@ -338,23 +338,23 @@ fn one_unmapping_does_not_keep_more_than_may_wait() {
     assert!(vmm.get().asked <= SIZE / PAGE, "asked {} times", vmm.get().asked);
     // All is still there, and what the VMM knew comes even though it has forgotten it.
     vmm.get().refuses = false;
-    run.unmap(0, SIZE, None, || Ok(())).unwrap();
+    tracking.unmap(0, SIZE, None, || Ok(())).unwrap();
     vmm.get().piece = 0;
-    run.collect().unwrap();
+    tracking.collect().unwrap();
     assert_eq!(vmm.take(), (0..SIZE / PAGE).map(|page| (page * PAGE, 0)).collect());
 }
 
 // --- a mapping that comes later --------------------------------------------------------------------
 
 fn logged(vmm: &Shared, mappings: &[Mapping], still: bool, tracked: bool) -> (Tracking, Logged) {
-    let mut run = new_run(vmm.clone(), mappings);
-    let log = start_logged(&mut run, still, tracked);
-    (run, log)
+    let mut tracking = new_tracking(vmm.clone(), mappings);
+    let log = start_logged(&mut tracking, still, tracked);
+    (tracking, log)
 }
 
-fn dirty(run: &mut Tracking, iova: u64, pages: u64) -> Vec<u64> {
+fn dirty(tracking: &mut Tracking, iova: u64, pages: u64) -> Vec<u64> {
     let mut words = vec![0; pages.div_ceil(64) as usize];
-    run.sync(iova, pages * PAGE, PAGE, &mut words).unwrap();
+    tracking.sync(iova, pages * PAGE, PAGE, &mut words).unwrap();
     bits_of(&words, pages).map(|page| iova / PAGE + page).collect()
 }
 
@@ -364,26 +364,26 @@ fn a_new_mapping_does_not_make_a_reading_of_one_page_read_the_whole_map() {
     const TIB: u64 = 1 << 40;
     for (still, tracked) in [(true, false), (false, true)] {
         let vmm = Shared::default();
-        let (mut run, log) = logged(&vmm, &[plain(0, TIB, 1, 0)], still, tracked);
-        assert_eq!(dirty(&mut run, 0, 1), [0; 0]);
+        let (mut tracking, log) = logged(&vmm, &[plain(0, TIB, 1, 0)], still, tracked);
+        assert_eq!(dirty(&mut tracking, 0, 1), [0; 0]);
         let before = log.get().reports;
         for i in 0..10 {
-            run.map(plain(2 * TIB + i * GIB, PAGE, 2, i * PAGE)).unwrap();
+            tracking.map(plain(2 * TIB + i * GIB, PAGE, 2, i * PAGE)).unwrap();
             // Even if each reading is a round of its own.
             log.get().dirty.insert(PAGE * i);
-            assert_eq!(dirty(&mut run, PAGE * i, 1), [i]);
-            assert_eq!(dirty(&mut run, PAGE * i, 1), [0; 0]);
-            assert_eq!(dirty(&mut run, 2 * TIB + i * GIB, 1), [(2 * TIB + i * GIB) / PAGE]);
+            assert_eq!(dirty(&mut tracking, PAGE * i, 1), [i]);
+            assert_eq!(dirty(&mut tracking, PAGE * i, 1), [0; 0]);
+            assert_eq!(dirty(&mut tracking, 2 * TIB + i * GIB, 1), [(2 * TIB + i * GIB) / PAGE]);
         }
         assert_eq!(log.get().reports, before + 20);
         assert_eq!(log.get().starts.len(), 1);
 
         // A round: all of them are logged then.
-        run.collect().unwrap();
+        tracking.collect().unwrap();
         assert_eq!(log.get().starts.len(), 2);
         assert_eq!(log.get().starts[1].len(), 11);
-        assert_eq!(dirty(&mut run, 2 * TIB, 1), [0; 0]);
-        assert_eq!(run.num_errors(), 0);
+        assert_eq!(dirty(&mut tracking, 2 * TIB, 1), [0; 0]);
+        assert_eq!(tracking.num_errors(), 0);
     }
 }
 
@@ -394,14 +394,14 @@ fn readings_piece_by_piece_start_a_log_anew_once_per_round() {
     let size = PIECES * 64 * PAGE;
     for (still, tracked) in [(true, false), (false, true)] {
         let vmm = Shared::default();
-        let (mut run, log) = logged(&vmm, &[plain(0, size, 1, 0)], still, tracked);
+        let (mut tracking, log) = logged(&vmm, &[plain(0, size, 1, 0)], still, tracked);
         for round in 0..3 {
             // In the meantime the guest does this again and again.
             for piece in 0..PIECES {
                 let at = 2 * size + (round * PIECES + piece) * 2 * PAGE;
-                run.map(plain(at, PAGE, 2, at)).unwrap();
+                tracking.map(plain(at, PAGE, 2, at)).unwrap();
                 log.get().dirty.insert(piece * 64 * PAGE);
-                let found = dirty(&mut run, piece * 64 * PAGE, 64);
+                let found = dirty(&mut tracking, piece * 64 * PAGE, 64);
                 assert!(found.contains(&(piece * 64)), "{piece}");
             }
         }
@@ -411,8 +411,8 @@ fn readings_piece_by_piece_start_a_log_anew_once_per_round() {
         for piece in 0..PIECES {
             log.get().dirty.insert((piece * 64 + 5) * PAGE);
         }
-        run.rearm().unwrap();
-        run.collect().unwrap();
+        tracking.rearm().unwrap();
+        tracking.collect().unwrap();
         let taken = vmm.take();
         assert!((0..PIECES).all(|piece| taken.contains(&(1, (piece * 64 + 5) * PAGE))));
     }
@@ -422,7 +422,7 @@ fn readings_piece_by_piece_start_a_log_anew_once_per_round() {
 
 const MANY: u64 = 20_000;
 
-/// A page table in which nothing is mapped that the run was told of.
+/// A page table in which nothing is mapped that the tracking was told of.
 struct Hollow;
 
 impl Hwpt for Hollow {
@@ -451,51 +451,51 @@ fn pages_of(n: u64, iova: impl Fn(u64) -> u64) -> BTreeSet<(u64, u64)> {
 fn dirty_pages_that_are_scattered_take_bounded_memory_and_none_is_lost() {
     let _alone = alone();
     let vmm = Shared::default();
-    let (mut run, tracked) = started(&vmm, &[]);
+    let (mut tracking, tracked) = started(&vmm, &[]);
     let iova = |i: u64| i * 256 * MIB;
     for i in 0..MANY {
-        run.map(plain(iova(i), PAGE, 1, iova(i))).unwrap();
+        tracking.map(plain(iova(i), PAGE, 1, iova(i))).unwrap();
         tracked.write(iova(i), 1, 1);
     }
-    let least = run.stats().memory_bytes;
+    let least = tracking.stats().memory_bytes;
     vmm.get().refuses = true;
-    run.collect().unwrap_err();
-    let kept = run.stats().memory_bytes - least;
+    tracking.collect().unwrap_err();
+    let kept = tracking.stats().memory_bytes - least;
     assert!((MANY * 8..=3 * MIB).contains(&kept), "{kept}");
     vmm.get().refuses = false;
-    run.collect().unwrap();
+    tracking.collect().unwrap();
     assert_eq!(vmm.take(), pages_of(MANY, iova));
-    run.collect().unwrap();
+    tracking.collect().unwrap();
     assert_eq!(vmm.take(), set([]));
-    assert_eq!(run.stats().memory_bytes, least);
+    assert_eq!(tracking.stats().memory_bytes, least);
 }
 
 #[test]
 fn mappings_that_a_page_table_does_not_have_take_bounded_memory_and_are_all_dirty() {
     let _alone = alone();
     let vmm = Shared::default();
-    let mut run = new_run(vmm.clone(), &[]);
+    let mut tracking = new_tracking(vmm.clone(), &[]);
     let mut writer = Writer::default();
     writer.hwpt = Some(Box::new(Hollow));
-    run.add_writer(writer).unwrap();
-    run.start().unwrap();
-    let least = run.stats().memory_bytes;
+    tracking.add_writer(writer).unwrap();
+    tracking.start().unwrap();
+    let least = tracking.stats().memory_bytes;
     let iova = |i: u64| i * i % 65_537 * 16 * PAGE;
     let mut mapped = BTreeSet::new();
     for i in 0..MANY {
         if mapped.insert((1, iova(i))) {
-            run.map(plain(iova(i), PAGE, 1, iova(i))).unwrap();
+            tracking.map(plain(iova(i), PAGE, 1, iova(i))).unwrap();
         }
     }
-    let kept = run.stats().memory_bytes - least;
+    let kept = tracking.stats().memory_bytes - least;
     assert!((1..=MIB / 4).contains(&kept), "{kept}");
-    assert_eq!(run.num_errors(), 64);
+    assert_eq!(tracking.num_errors(), 64);
     for _ in 0..2 {
-        assert!(run.collect().unwrap().unwatched);
+        assert!(tracking.collect().unwrap().unwatched);
         assert_eq!(vmm.take(), mapped);
     }
     // Each is within an error that says so.
-    let errors: Vec<_> = (0..64).map(|i| run.error(i).unwrap()).collect();
+    let errors: Vec<_> = (0..64).map(|i| tracking.error(i).unwrap()).collect();
     let is_told = |iova: u64| errors.iter().any(|e| e.first <= iova && iova <= e.last);
     assert!(mapped.iter().all(|(_, iova)| is_told(*iova)));
 }
@@ -506,25 +506,25 @@ fn pages_that_are_read_in_parts_take_bounded_memory_and_come_completely() {
     const LARGE: u64 = 16 * PAGE;
     let vmm = Shared::default();
     let options = TrackingOptions { page_size: LARGE, ..TrackingOptions::default() };
-    let mut run = Tracking::new(vmm.clone(), options).unwrap();
-    run.map(plain(0, 3 * MANY * LARGE, 1, 0)).unwrap();
-    run.start().unwrap();
-    let least = run.stats().memory_bytes;
+    let mut tracking = Tracking::new(vmm.clone(), options).unwrap();
+    tracking.map(plain(0, 3 * MANY * LARGE, 1, 0)).unwrap();
+    tracking.start().unwrap();
+    let least = tracking.stats().memory_bytes;
     for i in 0..MANY {
         let iova = 3 * i * LARGE;
-        run.mark(iova, 1).unwrap();
-        assert_eq!(dirty(&mut run, iova, 1), [iova / PAGE]);
-        // Only the page of the run that the range cuts.
-        assert_eq!(dirty(&mut run, iova + LARGE, 1), [0; 0]);
+        tracking.mark(iova, 1).unwrap();
+        assert_eq!(dirty(&mut tracking, iova, 1), [iova / PAGE]);
+        // Only the page of the tracking that the range cuts.
+        assert_eq!(dirty(&mut tracking, iova + LARGE, 1), [0; 0]);
     }
-    let kept = run.stats().memory_bytes - least;
+    let kept = tracking.stats().memory_bytes - least;
     assert!((1..=MIB / 16).contains(&kept), "{kept}");
     let mut rest = 0;
     for i in 0..MANY {
         let iova = 3 * i * LARGE;
-        let found = dirty(&mut run, iova + PAGE, 15);
+        let found = dirty(&mut tracking, iova + PAGE, 15);
         assert_eq!(found, (1..16).map(|n| iova / PAGE + n).collect::<Vec<u64>>());
-        rest += dirty(&mut run, iova + LARGE, 32).len();
+        rest += dirty(&mut tracking, iova + LARGE, 32).len();
     }
     assert_eq!(rest, 0);
 }
@@ -533,12 +533,12 @@ fn pages_that_are_read_in_parts_take_bounded_memory_and_come_completely() {
 fn readings_here_and_there_take_bounded_memory() {
     let _alone = alone();
     let vmm = Shared::default();
-    let (mut run, _) = started(&vmm, &[plain(0, GIB, 1, 0)]);
-    let least = run.stats().memory_bytes;
+    let (mut tracking, _) = started(&vmm, &[plain(0, GIB, 1, 0)]);
+    let least = tracking.stats().memory_bytes;
     for i in 0..MANY {
-        dirty(&mut run, i * 2 * PAGE, 1);
+        dirty(&mut tracking, i * 2 * PAGE, 1);
     }
-    let kept = run.stats().memory_bytes - least;
+    let kept = tracking.stats().memory_bytes - least;
     assert!((1..=64 << 10).contains(&kept), "{kept}");
 }
 
@@ -547,21 +547,21 @@ fn what_comes_into_a_doubtful_window_in_many_pieces_is_dirty_once() {
     let _alone = alone();
     let vmm = Shared::default();
     let window = Mapping { window: true, ..plain(0, MANY * 2 * PAGE, 0, 0) };
-    let (mut run, _) = logged(&vmm, &[window], true, false);
-    run.map(plain(GIB, PAGE, 2, 0)).unwrap();
-    run.rearm().unwrap();
-    run.collect().unwrap();
-    let least = run.stats().memory_bytes;
+    let (mut tracking, _) = logged(&vmm, &[window], true, false);
+    tracking.map(plain(GIB, PAGE, 2, 0)).unwrap();
+    tracking.rearm().unwrap();
+    tracking.collect().unwrap();
+    let least = tracking.stats().memory_bytes;
     vmm.take();
     let iova = |i: u64| i * 2 * PAGE;
     for i in 0..MANY {
-        run.map(plain(iova(i), PAGE, 1, iova(i))).unwrap();
+        tracking.map(plain(iova(i), PAGE, 1, iova(i))).unwrap();
     }
-    let kept = run.stats().memory_bytes - least;
+    let kept = tracking.stats().memory_bytes - least;
     assert!(kept <= MIB / 4, "{kept}");
-    run.collect().unwrap();
+    tracking.collect().unwrap();
     assert_eq!(vmm.take(), pages_of(MANY, iova));
-    run.collect().unwrap();
+    tracking.collect().unwrap();
     assert_eq!(vmm.take(), set([]));
 }
 
@@ -572,23 +572,23 @@ fn mappings_that_nobody_watches_take_bounded_memory_and_are_dirty_at_all_times()
     const MOST: u64 = 80_000;
     for has_log in [false, true] {
         let vmm = Shared::default();
-        let mut run = if has_log {
+        let mut tracking = if has_log {
             logged(&vmm, &[plain(1 << 40, PAGE, 2, 0)], false, false).0
         } else {
-            let mut run = new_run(vmm.clone(), &[]);
-            run.add_writer(Writer::default()).unwrap();
-            run.start().unwrap();
-            run
+            let mut tracking = new_tracking(vmm.clone(), &[]);
+            tracking.add_writer(Writer::default()).unwrap();
+            tracking.start().unwrap();
+            tracking
         };
-        let least = run.stats().memory_bytes;
+        let least = tracking.stats().memory_bytes;
         let iova = |i: u64| i * 4 * PAGE;
         for i in 0..MOST {
-            run.map(plain(iova(i), PAGE, 1, iova(i))).unwrap();
+            tracking.map(plain(iova(i), PAGE, 1, iova(i))).unwrap();
         }
-        let kept = run.stats().memory_bytes - least;
+        let kept = tracking.stats().memory_bytes - least;
         assert!((1..=2 * MIB).contains(&kept), "{kept}, a log: {has_log}");
         for _ in 0..2 {
-            assert!(run.collect().unwrap().unwatched);
+            assert!(tracking.collect().unwrap().unwatched);
             assert_eq!(vmm.take(), pages_of(MOST, iova));
         }
     }

@@ -56,7 +56,7 @@ const MIB: u64 = 1024 * KIB;
 struct Case {
     seed: u64,
     world: Shared,
-    run: Tracking,
+    tracking: Tracking,
     /// Numbers for what to do; the machine has its own.
     rng: Rng,
     /// Mappings are in multiples of so many pages.
@@ -119,7 +119,7 @@ impl Case {
             });
         }
         let world = Arc::new(Mutex::new(world));
-        let run = Tracking::new(
+        let tracking = Tracking::new(
             FakeMemory(world.clone()),
             TrackingOptions { page_size: page, buffer_bytes: rng.pick(&[4096, 4096, 8192]) },
         )
@@ -127,7 +127,7 @@ impl Case {
         let mut case = Case {
             seed,
             world,
-            run,
+            tracking,
             rng,
             align,
             errors: Vec::new(),
@@ -137,7 +137,7 @@ impl Case {
             known: number("VFIOMIG_MODEL_STRICT").is_none(),
             behind: None,
         };
-        let cancel = case.run.cancel();
+        let cancel = case.tracking.cancel();
         lock(&case.world).cancel = Some(Box::new(move || cancel.cancel()));
         for _ in 0..1 + case.rng.below(4) {
             case.new_device();
@@ -221,7 +221,7 @@ impl Case {
         let mut standing = vec![false; w.hw.len()];
         for (d, dev) in w.devs.iter().enumerate() {
             let Some(number) = dev.number.filter(|_| w.tracking) else { continue };
-            match self.run.writer(number).unwrap().tracker {
+            match self.tracking.writer(number).unwrap().tracker {
                 TrackerKind::AllDirty => standing.fill(true),
                 TrackerKind::DeviceLog => {
                     for (page, blind) in w.blind(d).into_iter().enumerate() {
@@ -364,8 +364,8 @@ impl Case {
     /// What an error covers may be delivered.
     fn settle_errors(&mut self) {
         let mut w = lock(&self.world);
-        let total = self.run.stats().errors;
-        let kept = self.run.num_errors();
+        let total = self.tracking.stats().errors;
+        let kept = self.tracking.num_errors();
         let fresh = (total - self.errors_total) as usize;
         if fresh == 0 {
             return;
@@ -374,7 +374,7 @@ impl Case {
         w.now += 1;
         let now = w.now + 10;
         for i in 0..kept {
-            let error = self.run.error(i).unwrap();
+            let error = self.tracking.error(i).unwrap();
             let extent = (error.first, error.last);
             let old = self.errors.get(i) == Some(&extent) && i + fresh < kept;
             if old {
@@ -397,7 +397,7 @@ impl Case {
         }
         self.errors_total = total;
         self.errors =
-            (0..kept).map(|i| self.run.error(i).map(|e| (e.first, e.last)).unwrap()).collect();
+            (0..kept).map(|i| self.tracking.error(i).map(|e| (e.first, e.last)).unwrap()).collect();
     }
 
     fn settle_kinds(&mut self) {
@@ -406,7 +406,7 @@ impl Case {
             .devs
             .iter()
             .filter_map(|dev| dev.number)
-            .map(|number| (number, self.run.writer(number).unwrap().tracker))
+            .map(|number| (number, self.tracking.writer(number).unwrap().tracker))
             .collect();
         for (number, kind) in &kinds {
             let before = self.kinds.get(number).copied().unwrap_or_default();
@@ -493,7 +493,7 @@ impl Case {
                 mapping.iova, mapping.size
             )
         });
-        self.run.map(mapping).unwrap();
+        self.tracking.map(mapping).unwrap();
         let mut w = lock(&self.world);
         if w.tracking {
             // In a window it may have been made, and written to, before a log was lost.
@@ -520,7 +520,7 @@ impl Case {
         w.count("window");
         drop(w);
         self.note(|| format!("window {iova:#x}, {size:#x}"));
-        self.run.map(Mapping { iova, size, window: true, ..Mapping::default() }).unwrap();
+        self.tracking.map(Mapping { iova, size, window: true, ..Mapping::default() }).unwrap();
     }
 
     fn bitmap(&mut self, iova: u64, length: u64, page: u64) -> Before {
@@ -587,7 +587,7 @@ impl Case {
             |page: usize| w.told[page].is_some_and(|f| w.insts[w.frames[f].inst].translate);
         let saved = (w.faults, w.cancels);
         let guarded = self.known && pages.clone().any(translated);
-        if guarded && self.run.cancel().is_cancelled() {
+        if guarded && self.tracking.cancel().is_cancelled() {
             return;
         }
         if guarded {
@@ -600,7 +600,7 @@ impl Case {
         });
         let hands = self.world.clone();
         let range = pages.clone();
-        let result = self.run.unmap(
+        let result = self.tracking.unmap(
             iova,
             size,
             words.as_mut().map(|words| (bytes, &mut words[..])),
@@ -613,7 +613,7 @@ impl Case {
             (w.faults, w.cancels) = saved;
         }
         self.settle(result.is_ok(), &pre, before.as_ref().zip(words.as_deref()));
-        let cancelled = self.run.cancel().is_cancelled();
+        let cancelled = self.tracking.cancel().is_cancelled();
         let mut w = lock(&self.world);
         if let Err(error) = result {
             assert!(
@@ -647,9 +647,9 @@ impl Case {
 
     fn collect(&mut self) {
         let pre = self.begin();
-        let cancelled = self.run.cancel().is_cancelled();
+        let cancelled = self.tracking.cancel().is_cancelled();
         self.note(|| "collect".into());
-        let result = self.run.collect();
+        let result = self.tracking.collect();
         self.note(|| format!("  {result:?}"));
         let w = lock(&self.world);
         let (tracking, takes, refusals) = (w.tracking, w.takes_pages, w.refusals);
@@ -657,7 +657,7 @@ impl Case {
         if !tracking || !takes {
             assert_eq!(result.clone().unwrap_err().code(), Code::Inval, "seed {}", self.seed);
         } else if result.is_err() {
-            let now = self.run.cancel().is_cancelled();
+            let now = self.tracking.cancel().is_cancelled();
             assert!(refusals > 0 || now, "seed {}: collect says {result:?}", self.seed);
         } else {
             lock(&self.world).count("collected");
@@ -699,7 +699,7 @@ impl Case {
         let mut words = before.words.clone();
         let pre = self.begin();
         self.note(|| format!("sync {iova:#x}, {length:#x} in {page}"));
-        let result = self.run.sync(iova, length, page, &mut words);
+        let result = self.tracking.sync(iova, length, page, &mut words);
         self.note(|| format!("  {result:?}"));
         if !tracking {
             assert_eq!(result.unwrap_err().code(), Code::Inval, "seed {}", self.seed);
@@ -742,9 +742,9 @@ impl Case {
         self.note(|| format!("the VMM writes to {first:#x}..={last:#x}, dma_write {write}"));
         self.begin();
         let result = if write {
-            self.run.dma_write(first, &vec![1; (last - first + 1) as usize])
+            self.tracking.dma_write(first, &vec![1; (last - first + 1) as usize])
         } else {
-            self.run.mark(first, last - first + 1)
+            self.tracking.mark(first, last - first + 1)
         };
         let mut w = lock(&self.world);
         w.count(if write { "dma_write" } else { "mark" });
@@ -782,7 +782,7 @@ impl Case {
         writer.required = self.rng.chance(100);
         let pre = self.begin();
         self.note(|| format!("add device {d}: {:?}", lock(&self.world).devs[d]));
-        match self.run.add_writer(writer) {
+        match self.tracking.add_writer(writer) {
             Ok(number) => {
                 let mut w = lock(&self.world);
                 w.devs[d].number = Some(number);
@@ -815,7 +815,7 @@ impl Case {
         let n = pre.len();
         self.stick(0..n, &pre);
         self.note(|| format!("remove device {d}"));
-        self.run.remove_writer(number).unwrap();
+        self.tracking.remove_writer(number).unwrap();
         let mut w = lock(&self.world);
         w.devs[d].number = None;
         if w.tracking {
@@ -830,7 +830,7 @@ impl Case {
         let n = pre.len();
         self.stick(0..n, &pre);
         self.note(|| "rearm".into());
-        let result = self.run.rearm();
+        let result = self.tracking.rearm();
         let mut w = lock(&self.world);
         assert_eq!(result.is_ok(), w.tracking, "seed {}: {result:?}", self.seed);
         w.count("rearm");
@@ -842,7 +842,12 @@ impl Case {
         let mut w = lock(&self.world);
         if w.tracking {
             drop(w);
-            assert_eq!(self.run.start().unwrap_err().code(), Code::Inval, "seed {}", self.seed);
+            assert_eq!(
+                self.tracking.start().unwrap_err().code(),
+                Code::Inval,
+                "seed {}",
+                self.seed
+            );
             return;
         }
         w.begin_call();
@@ -851,13 +856,13 @@ impl Case {
         }
         drop(w);
         self.note(|| "start".into());
-        let result = self.run.start();
+        let result = self.tracking.start();
         self.note(|| format!("  {result:?}"));
         let mut w = lock(&self.world);
         w.tracking = result.is_ok();
         w.count(if result.is_ok() { "start" } else { "start refused" });
         drop(w);
-        assert_eq!(self.run.is_tracking(), result.is_ok());
+        assert_eq!(self.tracking.is_tracking(), result.is_ok());
         self.errors.clear();
         self.errors_total = 0;
         self.kinds.clear();
@@ -870,7 +875,7 @@ impl Case {
     fn stop(&mut self) {
         self.begin();
         self.note(|| "stop".into());
-        let result = self.run.stop();
+        let result = self.tracking.stop();
         self.note(|| format!("  {result:?}"));
         let mut w = lock(&self.world);
         w.tracking = false;
@@ -879,7 +884,7 @@ impl Case {
             (frame.must, frame.why) = (0, 0);
         }
         drop(w);
-        assert!(!self.run.is_tracking());
+        assert!(!self.tracking.is_tracking());
     }
 
     fn step(&mut self) {
@@ -915,7 +920,7 @@ impl Case {
                 if self.rng.chance(300) {
                     self.note(|| "cancel".into());
                     lock(&self.world).count("cancel");
-                    self.run.cancel().cancel();
+                    self.tracking.cancel().cancel();
                 }
             }
             97..98 => self.stop(),
@@ -946,7 +951,7 @@ impl Case {
         let (tracking, takes) = (w.tracking, w.takes_pages);
         let (arenas, page) = (w.arenas.clone(), w.page);
         drop(w);
-        if tracking && !self.run.cancel().is_cancelled() {
+        if tracking && !self.tracking.cancel().is_cancelled() {
             self.note(|| "the devices pause".into());
             if !takes || self.rng.chance(400) {
                 for arena in arenas {

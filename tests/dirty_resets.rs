@@ -10,7 +10,7 @@ mod track;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use track::{Logged, PAGE, bits_of, new_run, start_logged};
+use track::{Logged, PAGE, bits_of, new_tracking, start_logged};
 use vfiomig::dirty::{Mapping, Memory, Tracking};
 use vfiomig::error::Errno;
 
@@ -41,9 +41,9 @@ fn mapping(first: u64, pages: u64) -> Mapping {
 fn machine(bridge: bool) -> (Tracking, Logged, Taken) {
     let taken = Taken::default();
     let window = Mapping { window: true, ..mapping(1000, PAGES) };
-    let mut run = new_run(taken.clone(), &[mapping(0, PAGES), window]);
-    let device = start_logged(&mut run, false, bridge);
-    (run, device, taken)
+    let mut tracking = new_tracking(taken.clone(), &[mapping(0, PAGES), window]);
+    let device = start_logged(&mut tracking, false, bridge);
+    (tracking, device, taken)
 }
 
 fn all() -> Vec<u64> {
@@ -52,48 +52,48 @@ fn all() -> Vec<u64> {
 
 #[test]
 fn a_reset_during_a_reading_is_made_up_for_by_that_reading() {
-    let (mut run, device, taken) = machine(false);
+    let (mut tracking, device, taken) = machine(false);
     device.get().write(7 * PAGE);
-    run.collect().unwrap();
+    tracking.collect().unwrap();
     assert_eq!(taken.take(), [7]);
 
     // After the first report: what a second would have said is gone.
     device.get().write(9 * PAGE);
     device.get().reset_in = Some(1);
-    assert!(run.collect().unwrap().errors);
+    assert!(tracking.collect().unwrap().errors);
     assert_eq!(taken.take(), all());
 
     device.get().reset_in = Some(1);
     let mut words = [0];
-    assert!(run.sync(0, PAGES * PAGE, PAGE, &mut words).unwrap().errors);
+    assert!(tracking.sync(0, PAGES * PAGE, PAGE, &mut words).unwrap().errors);
     assert_eq!(words, [u64::MAX]);
-    assert!(!run.collect().unwrap().errors);
+    assert!(!tracking.collect().unwrap().errors);
     assert_eq!(taken.take(), [0; 0]);
 }
 
 #[test]
 fn a_reset_during_the_reading_of_an_unmapped_range_is_made_up_for_by_the_unmapping() {
-    let (mut run, device, taken) = machine(false);
+    let (mut tracking, device, taken) = machine(false);
     device.get().reset_in = Some(1);
-    assert!(run.unmap(8 * PAGE, 8 * PAGE, None, || Ok(())).unwrap().errors);
+    assert!(tracking.unmap(8 * PAGE, 8 * PAGE, None, || Ok(())).unwrap().errors);
     assert_eq!(taken.take(), (8..16).collect::<Vec<u64>>());
 
     device.get().reset_in = Some(1);
     let mut words = [0];
     let bitmap = Some((PAGE, &mut words[..]));
-    assert!(run.unmap(32 * PAGE, 8 * PAGE, bitmap, || Ok(())).unwrap().errors);
+    assert!(tracking.unmap(32 * PAGE, 8 * PAGE, bitmap, || Ok(())).unwrap().errors);
     assert_eq!(words, [0xff]);
-    run.collect().unwrap();
+    tracking.collect().unwrap();
     let rest: Vec<u64> = (0..8).chain(16..32).chain(40..64).collect();
     assert_eq!(taken.take(), rest);
 }
 
 #[test]
 fn a_reset_while_a_writer_is_taken_out_makes_everything_dirty() {
-    let (mut run, device, taken) = machine(false);
+    let (mut tracking, device, taken) = machine(false);
     device.get().reset_in = Some(1);
-    run.remove_writer(0).unwrap();
-    run.collect().unwrap();
+    tracking.remove_writer(0).unwrap();
+    tracking.collect().unwrap();
     assert_eq!(taken.take(), all());
 }
 
@@ -102,21 +102,21 @@ fn a_reset_while_a_writer_is_taken_out_makes_everything_dirty() {
 #[test]
 fn a_mapping_in_a_window_that_is_told_of_late_is_dirty_after_a_log_was_started_anew() {
     for (still, bridge) in [(true, false), (false, true), (false, false)] {
-        let (mut run, device, taken) = machine(bridge);
+        let (mut tracking, device, taken) = machine(bridge);
         device.get().write(1010 * PAGE);
         device.get().still = still;
         // Something outside the window, for which the log has to be restarted.
-        run.map(mapping(2000, 1)).unwrap();
-        run.rearm().unwrap();
-        run.collect().unwrap();
+        tracking.map(mapping(2000, 1)).unwrap();
+        tracking.rearm().unwrap();
+        tracking.collect().unwrap();
         let everything: Vec<u64> = (0..PAGES).chain([2000]).collect();
         assert_eq!(taken.take(), if still || bridge { vec![2000] } else { everything });
         assert!(device.get().dirty.is_empty());
 
-        run.map(mapping(1008, 8)).unwrap();
-        run.collect().unwrap();
+        tracking.map(mapping(1008, 8)).unwrap();
+        tracking.collect().unwrap();
         assert_eq!(taken.take(), (1008..1016).collect::<Vec<u64>>(), "{still}, {bridge}");
-        run.collect().unwrap();
+        tracking.collect().unwrap();
         assert_eq!(taken.take(), [0; 0]);
     }
 }

@@ -103,39 +103,39 @@ fn sessions_that_are_dropped_in_a_child_ask_nothing_of_the_device() {
 }
 
 #[test]
-fn a_run_that_is_used_or_dropped_in_a_child_asks_nothing_of_its_trackers() {
+fn tracking_that_is_used_or_dropped_in_a_child_asks_nothing_of_its_trackers() {
     let asked = Arc::new(AtomicU32::new(0));
-    let mut run = Tracking::new(Nowhere, TrackingOptions::default()).unwrap();
+    let mut tracking = Tracking::new(Nowhere, TrackingOptions::default()).unwrap();
     let tracker: Box<dyn CustomTracker> = Box::new(Counted(Arc::clone(&asked)));
-    run.add_writer(Writer { custom: Some(tracker), ..Writer::default() }).unwrap();
-    run.map(Mapping { size: 64 << 12, ..Mapping::default() }).unwrap();
-    run.start().unwrap();
+    tracking.add_writer(Writer { custom: Some(tracker), ..Writer::default() }).unwrap();
+    tracking.map(Mapping { size: 64 << 12, ..Mapping::default() }).unwrap();
+    tracking.start().unwrap();
     let before = asked.load(Ordering::Relaxed);
-    let mut all = Some(run);
+    let mut all = Some(tracking);
     assert!(in_a_child(|| {
-        let Some(mut run) = all.take() else { return false };
+        let Some(mut tracking) = all.take() else { return false };
         let mut words = [0; 1];
         let refused = [
-            run.sync(0, 64 << 12, 4096, &mut words).map(drop),
-            run.collect().map(drop),
-            run.rearm().map(drop),
-            run.mark(0, 1),
-            run.map(Mapping { iova: 1 << 30, size: 4096, ..Mapping::default() }),
-            run.unmap(0, 4096, None, || panic!("unmapped")).map(drop),
-            run.dma_read(0, &mut [0; 8]),
-            run.dma_write(0, &[0; 8]),
-            run.add_writer(Writer::default()).map(drop),
-            run.remove_writer(0),
-            run.start().map(drop),
-            run.stop(),
+            tracking.sync(0, 64 << 12, 4096, &mut words).map(drop),
+            tracking.collect().map(drop),
+            tracking.rearm().map(drop),
+            tracking.mark(0, 1),
+            tracking.map(Mapping { iova: 1 << 30, size: 4096, ..Mapping::default() }),
+            tracking.unmap(0, 4096, None, || panic!("unmapped")).map(drop),
+            tracking.dma_read(0, &mut [0; 8]),
+            tracking.dma_write(0, &[0; 8]),
+            tracking.add_writer(Writer::default()).map(drop),
+            tracking.remove_writer(0),
+            tracking.start().map(drop),
+            tracking.stop(),
         ]
         .into_iter()
         .all(|result| result.is_err_and(|error| error.code() == Code::BadHandle));
-        drop(run);
+        drop(tracking);
         refused && asked.load(Ordering::Relaxed) == before
     }));
-    let mut run = all.take().unwrap();
-    run.collect().unwrap();
-    drop(run);
+    let mut tracking = all.take().unwrap();
+    tracking.collect().unwrap();
+    drop(tracking);
     assert_eq!(asked.load(Ordering::Relaxed), before + 2);
 }

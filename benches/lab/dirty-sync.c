@@ -63,11 +63,11 @@ static void expect(const struct variant *variant, uint64_t want)
 	memset(bitmap, 0, variant->gib * GIB / PAGE / 8);
 }
 
-static uint64_t calls(struct vfiomig_dirty *run)
+static uint64_t calls(struct vfiomig_dirty *dirty)
 {
 	struct vfiomig_dirty_writer_stats stats = VFIOMIG_DIRTY_WRITER_STATS_INIT;
 
-	OK(vfiomig_dirty_get_writer_stats(run, 0, &stats));
+	OK(vfiomig_dirty_get_writer_stats(dirty, 0, &stats));
 	EXPECT(stats.tracker, VFIOMIG_TRACKER_DEVICE_LOG);
 	return stats.calls;
 }
@@ -78,7 +78,7 @@ static void measure(void)
 	const uint64_t size = variant->gib * GIB / variant->mappings, words = variant->gib * GIB / PAGE / 64;
 	struct vfiomig_memory_ops ops = VFIOMIG_MEMORY_OPS_INIT;
 	struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
-	struct vfiomig_dirty *run;
+	struct vfiomig_dirty *dirty;
 	double ours[RUNS], baseline[RUNS], our_calls = 0, bare_calls = variant->mappings;
 	uint32_t number;
 	char name[80];
@@ -86,33 +86,33 @@ static void measure(void)
 	handle = kmod_new(&device, 7, MIB, 1, LAB_GROUP);
 	bitmap = calloc(words, 8);
 	CHECK(bitmap, "out of memory");
-	OK(vfiomig_dirty_new(&ops, NULL, NULL, &run));
+	OK(vfiomig_dirty_new(&ops, NULL, NULL, &dirty));
 	for (unsigned i = 0; i < variant->mappings; i++) {
 		struct vfiomig_mapping mapping = VFIOMIG_MAPPING_INIT;
 
 		mapping.iova = mapping.offset = i * size;
 		mapping.size = size;
 		mapping.cookie = i;
-		OK(vfiomig_dirty_map(run, &mapping));
+		OK(vfiomig_dirty_map(dirty, &mapping));
 	}
 	writer.flags = VFIOMIG_WRITER_DEVICE_LOG;
 	writer.device = handle;
-	OK(vfiomig_dirty_add_writer(run, &writer, &number));
-	OK(vfiomig_dirty_start(run));
+	OK(vfiomig_dirty_add_writer(dirty, &writer, &number));
+	OK(vfiomig_dirty_start(dirty));
 	memset(bitmap, 1, words * 8);
 	memset(bitmap, 0, words * 8);
 	for (int i = -1; i < RUNS; i++) {
 		/* Once for nothing. Alternately, because the second one finds warmer caches. */
 		for (int which = 0; which < 2; which++) {
-			uint64_t want = mark(variant, (unsigned)(i + 1) * 2 + (unsigned)which), before = calls(run);
+			uint64_t want = mark(variant, (unsigned)(i + 1) * 2 + (unsigned)which), before = calls(dirty);
 			double began = bench_now(), took;
 
 			if ((which ^ i) & 1) {
-				OK(vfiomig_dirty_sync(run, 0, variant->gib * GIB, PAGE, bitmap, words));
+				OK(vfiomig_dirty_sync(dirty, 0, variant->gib * GIB, PAGE, bitmap, words));
 				took = bench_now() - began;
 				if (i >= 0)
 					ours[i] = took * 1e6 / (double)variant->gib;
-				our_calls = (double)(calls(run) - before);
+				our_calls = (double)(calls(dirty) - before);
 			} else {
 				for (unsigned j = 0; j < variant->mappings; j++) {
 					uint64_t *at = bitmap + j * size / PAGE / 64;
@@ -127,8 +127,8 @@ static void measure(void)
 			expect(variant, want);
 		}
 	}
-	OK(vfiomig_dirty_stop(run));
-	vfiomig_dirty_free(run);
+	OK(vfiomig_dirty_stop(dirty));
+	vfiomig_dirty_free(dirty);
 	printf("| ");
 	snprintf(name, sizeof(name), "dirty-sync-lab/%s", variant->name);
 	bench_report(name, "us/GiB", ours, baseline, RUNS);

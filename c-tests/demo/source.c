@@ -168,7 +168,7 @@ static int collect(struct source *s, bool without_device)
 static int send_memory(struct source *s)
 {
     uint64_t before = now_ns(), offset, len, bytes = 0;
-    if (!s->tracking.run)
+    if (!s->tracking.mig)
         return 0;
     while ((len = tracking_take(&s->tracking, BUFFER_SIZE, &offset)) > 0) {
         int r = send_message(s, MSG_MEMORY, offset, s->memory.ram + offset, len);
@@ -195,7 +195,7 @@ static double memory_ms(const struct source *s)
 
 static void stop_tracking(struct source *s)
 {
-    if (s->tracking.run) {
+    if (s->tracking.mig) {
         s->report->logged_bytes = s->tracking.device.dirty_bytes;
         s->report->tracking_errors = s->tracking.stats.errors;
         s->report->tracker = s->tracking.device.tracker;
@@ -250,7 +250,7 @@ static int end_round(struct source *s, bool *wanted)
     if (s->round_bytes > 0) {
         printf("%ssource: round %u: %.2f MiB at %.0f MiB/s, %.2f MiB left", bar ? "\r\033[K" : "",
                ++s->report->rounds, MIB(s->round_bytes), s->bandwidth / (1 << 20), MIB(left));
-        if (s->tracking.run)
+        if (s->tracking.mig)
             printf("; memory: %.2f MiB, %.2f MiB left", MIB(s->memory_bytes),
                    MIB(tracking_left(&s->tracking)));
         if (s->tracking.device.tracker == VFIOMIG_TRACKER_DEVICE_LOG)
@@ -450,7 +450,7 @@ static int switchover(struct source *s)
     if ((r = collect(s, s->options->skip_last_collect)) < 0 || (r = send_memory(s)) < 0)
         return r;
     s->report->memory_stop_bytes = s->report->memory_bytes - before;
-    if (s->tracking.run)
+    if (s->tracking.mig)
         at[MEMORY_SENT] = now_ns();
 
     /* The guest can write to its configuration space until it is stopped, so not earlier. */

@@ -60,7 +60,7 @@ int tracking_start(struct tracking *t, struct memory *memory, struct device *dev
     struct vfiomig_memory_ops ops = VFIOMIG_MEMORY_OPS_INIT;
     ops.enumerate = enumerate;
     ops.set_dirty = set_dirty;
-    int r = vfiomig_dirty_new(&ops, t, NULL, &t->run);
+    int r = vfiomig_dirty_new(&ops, t, NULL, &t->mig);
     if (r < 0)
         return r;
     /* With an IOMMU that tracks, its page table or its container would be named as well: the
@@ -68,13 +68,13 @@ int tracking_start(struct tracking *t, struct memory *memory, struct device *dev
     struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
     writer.flags = VFIOMIG_WRITER_DEVICE_LOG;
     writer.device = device->mig;
-    r = vfiomig_dirty_add_writer(t->run, &writer, &t->writer);
+    r = vfiomig_dirty_add_writer(t->mig, &writer, &t->writer);
     /* Before anything is sent: earlier writes are not reported. */
     if (r >= 0)
-        r = vfiomig_dirty_start(t->run);
+        r = vfiomig_dirty_start(t->mig);
     if (r < 0)
         return r;
-    if (vfiomig_dirty_get_writer_stats(t->run, t->writer, &t->device) == 0 && t->device.note[0])
+    if (vfiomig_dirty_get_writer_stats(t->mig, t->writer, &t->device) == 0 && t->device.note[0])
         printf("source: dirty tracking: %s\n", t->device.note);
 
     memory_take_vcpu_log(memory, t->dirty); /* the first sending covers all of it */
@@ -88,7 +88,7 @@ static void show_errors(struct tracking *t)
 {
     struct vfiomig_dirty_error error = VFIOMIG_DIRTY_ERROR_INIT;
     if (t->stats.errors > t->errors_shown && t->stats.num_errors > 0 &&
-        vfiomig_dirty_get_error(t->run, t->stats.num_errors - 1, &error) == 0)
+        vfiomig_dirty_get_error(t->mig, t->stats.num_errors - 1, &error) == 0)
         printf("source: %#llx to %#llx count as dirty: %s\n", (unsigned long long)error.first,
                (unsigned long long)error.last, error.text);
     t->errors_shown = t->stats.errors;
@@ -96,18 +96,18 @@ static void show_errors(struct tracking *t)
 
 int tracking_collect(struct tracking *t, bool without_device)
 {
-    if (!t->run)
+    if (!t->mig)
         return 0;
     memory_take_vcpu_log(t->memory, t->dirty);
     if (without_device)
         return 0;
-    int r = vfiomig_dirty_collect(t->run);
+    int r = vfiomig_dirty_collect(t->mig);
     if (r < 0)
         return r;
     t->unwatched = r & VFIOMIG_DIRTY_UNWATCHED;
-    int told = vfiomig_dirty_get_stats(t->run, &t->stats);
+    int told = vfiomig_dirty_get_stats(t->mig, &t->stats);
     if (told == 0)
-        told = vfiomig_dirty_get_writer_stats(t->run, t->writer, &t->device);
+        told = vfiomig_dirty_get_writer_stats(t->mig, t->writer, &t->device);
     if (told == 0 && r & VFIOMIG_DIRTY_ERRORS)
         show_errors(t);
     return told;
@@ -140,10 +140,10 @@ uint64_t tracking_take(struct tracking *t, uint64_t max, uint64_t *offset)
 
 void tracking_stop(struct tracking *t)
 {
-    if (t->run && vfiomig_dirty_stop(t->run) < 0)
+    if (t->mig && vfiomig_dirty_stop(t->mig) < 0)
         printf("source: dirty tracking does not end: %s\n", vfiomig_error_message());
-    vfiomig_dirty_free(t->run);
+    vfiomig_dirty_free(t->mig);
     free(t->dirty);
-    t->run = NULL;
+    t->mig = NULL;
     t->dirty = NULL;
 }

@@ -16,7 +16,7 @@ struct memory;
 
 struct tracking {
     struct memory *memory;
-    struct vfiomig_dirty *run; /* NULL: nothing is tracked */
+    struct vfiomig_dirty *mig; /* NULL: nothing is tracked */
     uint32_t writer;           /* the device's number in it */
     uint64_t *dirty;           /* pages to send: filled by collecting, emptied by sending */
     int refuse;                /* an errno: what the library reports finds no room here */

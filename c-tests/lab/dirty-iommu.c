@@ -15,7 +15,7 @@ static struct guest guest;
 
 static void end(void)
 {
-	OK(vfiomig_dirty_stop(guest.run));
+	OK(vfiomig_dirty_stop(guest.dirty));
 	EXPECT(stats_of(&guest).errors, 0);
 	guest_free(&guest);
 }
@@ -35,7 +35,7 @@ static int try_add_hwpt(const struct lab_mock *mock, uint32_t hwpt, uint32_t ioa
 	writer.hwpt_id = hwpt;
 	writer.ioas_id = ioas;
 	writer.hwpt_page_size = page_size;
-	return vfiomig_dirty_add_writer(guest.run, &writer, number);
+	return vfiomig_dirty_add_writer(guest.dirty, &writer, number);
 }
 
 static uint32_t add_hwpt(const struct lab_mock *mock)
@@ -121,7 +121,7 @@ static void hwpt_is_switched(void)
 	mock_write(&mock, BASE + 7 * PAGE);
 	EXPECT(collect(&guest, 0), 1);
 	mock_write(&mock, BASE + 9 * PAGE);
-	OK(vfiomig_dirty_stop(guest.run));
+	OK(vfiomig_dirty_stop(guest.dirty));
 	EXPECT(lab_mock_dirty_bits(&mock, BASE, PAGE, &bits), -EINVAL);
 	/* What was not read before is forgotten. */
 	memset(guest.areas[0].want, 0, 32);
@@ -150,11 +150,11 @@ static void hwpt_starts_clean(void)
 	/* Two writers that share it: it goes on until both are gone. */
 	EXPECT(add_hwpt(&mock), 1);
 	mock_write(&mock, BASE + PAGE);
-	OK(vfiomig_dirty_remove_writer(guest.run, 0));
+	OK(vfiomig_dirty_remove_writer(guest.dirty, 0));
 	mock_write(&mock, BASE + 2 * PAGE);
 	EXPECT(collect(&guest, 0), 2);
 	mock_write(&mock, BASE + 3 * PAGE);
-	OK(vfiomig_dirty_remove_writer(guest.run, 1));
+	OK(vfiomig_dirty_remove_writer(guest.dirty, 1));
 	EXPECT(collect(&guest, 0), 1);
 	EXPECT(lab_mock_dirty_bits(&mock, BASE, PAGE, &bits), -EINVAL);
 	end();
@@ -203,7 +203,7 @@ static void hwpt_unmap(void)
 	lab_mock_dirty(&mock, area->iova + 5 * PAGE);
 	lab_mock_dirty(&mock, area->iova + 255 * PAGE);
 	mock_write(&mock, area->iova - PAGE);
-	OK(vfiomig_dirty_unmap(guest.run, area->iova, MIB, PAGE, bitmap, 4, unmap_ioas, &unmapping));
+	OK(vfiomig_dirty_unmap(guest.dirty, area->iova, MIB, PAGE, bitmap, 4, unmap_ioas, &unmapping));
 	EXPECT(unmapping.calls, 1);
 	EXPECT(unmapping.dirty, 2);
 	EXPECT(bitmap[0], 1 << 5);
@@ -215,7 +215,7 @@ static void hwpt_unmap(void)
 	area = &guest.areas[2];
 	mock_write(&mock, area->iova);
 	mock_write(&mock, area->iova + MIB);
-	OK(vfiomig_dirty_unmap(guest.run, area->iova, MIB, 0, NULL, 0, unmap_ioas, &unmapping));
+	OK(vfiomig_dirty_unmap(guest.dirty, area->iova, MIB, 0, NULL, 0, unmap_ioas, &unmapping));
 	EXPECT(unmapping.dirty, 1);
 	EXPECT(bit(area->got, 0), 1);
 	area->want[0] = area->got[0] = 0;
@@ -227,7 +227,7 @@ static void hwpt_unmap(void)
 	mock_write(&mock, BASE + 2 * MIB + 3 * PAGE);
 	EXPECT(collect(&guest, 0), 1);
 	memset(bitmap, 0, sizeof(bitmap));
-	OK(vfiomig_dirty_unmap(guest.run, BASE + 2 * MIB, MIB, PAGE, bitmap, 4, unmap_ioas, &unmapping));
+	OK(vfiomig_dirty_unmap(guest.dirty, BASE + 2 * MIB, MIB, PAGE, bitmap, 4, unmap_ioas, &unmapping));
 	guest.areas[4].mapped = 0;
 	EXPECT(bitmap[0] | bitmap[1] | bitmap[2] | bitmap[3], 0);
 	EXPECT(unmapping.dirty, 0);
@@ -253,7 +253,7 @@ static void hwpt_hole(void)
 	for (unsigned i = 0; i < 3; i++)
 		guest_area(&guest, BASE + i * 2 * MIB, MIB, 0);
 	add_hwpt(&mock);
-	CALL(vfiomig_dirty_start(guest.run), ERRORS | UNWATCHED);
+	CALL(vfiomig_dirty_start(guest.dirty), ERRORS | UNWATCHED);
 	EXPECT(stats_of(&guest).num_errors, 2);
 	for (unsigned i = 0; i < 2; i++) {
 		error = error_of(&guest, i);
@@ -282,18 +282,18 @@ static void hwpt_hole(void)
 	EXPECT(sync_range(&guest, BASE, MIB, PAGE, 0), 1);
 	/* It goes away, and the reason with it. */
 	guest_want(&guest, area->iova, area_last(area));
-	CALL(vfiomig_dirty_unmap(guest.run, area->iova, MIB, 0, NULL, 0, nothing_to_unmap, NULL), UNWATCHED);
+	CALL(vfiomig_dirty_unmap(guest.dirty, area->iova, MIB, 0, NULL, 0, nothing_to_unmap, NULL), UNWATCHED);
 	EXPECT(guest_compare(&guest), 256);
 	area->mapped = 0;
 	for (unsigned i = 1; i < 3; i++) {
-		CALL(vfiomig_dirty_unmap(guest.run, BASE + i * 2 * MIB, MIB, 0, NULL, 0, nothing_to_unmap, NULL), UNWATCHED);
+		CALL(vfiomig_dirty_unmap(guest.dirty, BASE + i * 2 * MIB, MIB, 0, NULL, 0, nothing_to_unmap, NULL), UNWATCHED);
 		guest_want(&guest, BASE + i * 2 * MIB, BASE + i * 2 * MIB + MIB - 1);
 		EXPECT(guest_compare(&guest), 256);
 		guest.areas[i].mapped = 0;
 	}
 	mock_write(&mock, BASE);
 	EXPECT(collect(&guest, 0), 1);
-	OK(vfiomig_dirty_stop(guest.run));
+	OK(vfiomig_dirty_stop(guest.dirty));
 	guest_free(&guest);
 	lab_mock_close(&mock);
 }
@@ -319,7 +319,7 @@ static void hwpt_without_tracking(void)
 		guest_new(&guest, 0, 0);
 		guest_area(&guest, BASE, MIB, 0);
 		OK(try_add_hwpt(&mock, hwpt, mock.ioas, 0, 0, &number));
-		CALL(vfiomig_dirty_start(guest.run), UNWATCHED);
+		CALL(vfiomig_dirty_start(guest.dirty), UNWATCHED);
 		expect_tracker(&guest, number, VFIOMIG_TRACKER_ALL_DIRTY, says);
 		guest_want_all(&guest);
 		EXPECT(collect(&guest, UNWATCHED), 256);
@@ -327,7 +327,7 @@ static void hwpt_without_tracking(void)
 		guest_new(&guest, 0, 0);
 		guest_area(&guest, BASE, MIB, 0);
 		OK(try_add_hwpt(&mock, hwpt, mock.ioas, 0, VFIOMIG_WRITER_REQUIRED, &number));
-		CALL(vfiomig_dirty_start(guest.run), -EOPNOTSUPP);
+		CALL(vfiomig_dirty_start(guest.dirty), -EOPNOTSUPP);
 		CHECK(strstr(vfiomig_error_message(), says) && strstr(vfiomig_error_message(), "the mock"), "%s",
 		      vfiomig_error_message());
 		end();
@@ -340,7 +340,7 @@ static void hwpt_no_power_of_two(void)
 {
 	struct vfiomig_memory_ops ops = VFIOMIG_MEMORY_OPS_INIT;
 	struct vfiomig_dirty_options options = VFIOMIG_DIRTY_OPTIONS_INIT;
-	struct vfiomig_dirty *run;
+	struct vfiomig_dirty *dirty;
 	struct lab_mock mock;
 	uint64_t bitmap[8] = { 0 };
 	uint32_t number;
@@ -348,18 +348,18 @@ static void hwpt_no_power_of_two(void)
 	lab_mock_open(&mock, 0);
 	ioas_map(&mock, BASE, MIB);
 	options.page_size = 6144;
-	CALL(vfiomig_dirty_new(&ops, NULL, &options, &run), -EINVAL);
+	CALL(vfiomig_dirty_new(&ops, NULL, &options, &dirty), -EINVAL);
 	guest_new(&guest, 0, 0);
 	guest_area(&guest, BASE, MIB, 0);
 	CALL(try_add_hwpt(&mock, mock.hwpt, mock.ioas, 6144, 0, &number), -EINVAL);
 	add_hwpt(&mock);
 	guest_start(&guest);
 	mock_write(&mock, BASE + PAGE);
-	CALL(vfiomig_dirty_sync(guest.run, BASE, 96 * KIB, 6144, bitmap, 8), -EINVAL);
-	CALL(vfiomig_dirty_sync(guest.run, BASE, 96 * KIB, 0, bitmap, 8), -EINVAL);
-	CALL(vfiomig_dirty_sync(guest.run, BASE, 0, PAGE, bitmap, 8), -EINVAL);
-	CALL(vfiomig_dirty_sync(guest.run, BASE, MIB, PAGE, bitmap, 3), -ENOSPC);
-	CALL(vfiomig_dirty_sync(guest.run, 0 - PAGE, 2 * PAGE, PAGE, bitmap, 8), -EINVAL);
+	CALL(vfiomig_dirty_sync(guest.dirty, BASE, 96 * KIB, 6144, bitmap, 8), -EINVAL);
+	CALL(vfiomig_dirty_sync(guest.dirty, BASE, 96 * KIB, 0, bitmap, 8), -EINVAL);
+	CALL(vfiomig_dirty_sync(guest.dirty, BASE, 0, PAGE, bitmap, 8), -EINVAL);
+	CALL(vfiomig_dirty_sync(guest.dirty, BASE, MIB, PAGE, bitmap, 3), -ENOSPC);
+	CALL(vfiomig_dirty_sync(guest.dirty, 0 - PAGE, 2 * PAGE, PAGE, bitmap, 8), -EINVAL);
 	EXPECT(bitmap[0], 0);
 	EXPECT(collect(&guest, 0), 1);
 	/* Nothing of it is mapped: clean, and nothing is said. */
@@ -389,7 +389,7 @@ static void hwpt_large_entries(void)
 			uint64_t first = (i ^ round) & 1 ? cut : 0, last = first ? 2048 : cut;
 			uint64_t *part = new_bitmap(last - first);
 
-			OK(vfiomig_dirty_sync(guest.run, BASE + first * PAGE, (last - first) * PAGE, PAGE, part,
+			OK(vfiomig_dirty_sync(guest.dirty, BASE + first * PAGE, (last - first) * PAGE, PAGE, part,
 					      words_of(last - first)));
 			for (uint64_t j = first; j < last; j++)
 				if (bit(part, j - first))
@@ -433,7 +433,7 @@ static uint32_t add_container(int container)
 	writer.flags = VFIOMIG_WRITER_TYPE1;
 	writer.name = "the container";
 	writer.container_fd = container;
-	OK(vfiomig_dirty_add_writer(guest.run, &writer, &number));
+	OK(vfiomig_dirty_add_writer(guest.dirty, &writer, &number));
 	return number;
 }
 
@@ -557,7 +557,7 @@ static void type1_pci(void)
 	}
 	expect_tracker(&guest, 0, VFIOMIG_TRACKER_TYPE1, "every mapped page is dirty at every time");
 	lab_edu_store(&edu, 3 * GIB + PAGE, 64);
-	OK(vfiomig_dirty_unmap(guest.run, 3 * GIB, 2 * MIB, PAGE, bitmap, 8, nothing_to_unmap, NULL));
+	OK(vfiomig_dirty_unmap(guest.dirty, 3 * GIB, 2 * MIB, PAGE, bitmap, 8, nothing_to_unmap, NULL));
 	EXPECT(lab_bits(bitmap, 0, 1024), 512);
 	guest.areas[1].mapped = 0;
 	lab_edu_close(&edu);
@@ -603,7 +603,7 @@ static void type1_unmap(void)
 	area = &guest.areas[1];
 	dma_write(&device, area->iova - 1, 2);
 	dma_write(&device, area_last(area), 2);
-	OK(vfiomig_dirty_unmap(guest.run, area->iova, MIB, PAGE, bitmap, 4, unmap_what_is_left, &by));
+	OK(vfiomig_dirty_unmap(guest.dirty, area->iova, MIB, PAGE, bitmap, 4, unmap_what_is_left, &by));
 	EXPECT(by.calls, 1);
 	EXPECT(by.done, 0);
 	EXPECT(bitmap[0], 1);
@@ -617,7 +617,7 @@ static void type1_unmap(void)
 	dma_write(&device, GIB + 2 * MIB + 3 * PAGE, 1);
 	kmod_set(&device, "pin", "%llu 0x2000", GIB + 3 * MIB + 9 * PAGE);
 	guest_want(&guest, GIB + 3 * MIB + 9 * PAGE, GIB + 3 * MIB + 10 * PAGE);
-	OK(vfiomig_dirty_unmap(guest.run, GIB + 2 * MIB, 2 * MIB, 0, NULL, 0, unmap_what_is_left, &by));
+	OK(vfiomig_dirty_unmap(guest.dirty, GIB + 2 * MIB, 2 * MIB, 0, NULL, 0, unmap_what_is_left, &by));
 	EXPECT(by.done, 0);
 	EXPECT(guest_compare(&guest), 3);
 	guest.areas[2].mapped = guest.areas[3].mapped = 0;
@@ -659,7 +659,7 @@ static void type1_cut(void)
 	EXPECT(error.first, GIB);
 	CHECK(strstr(error.text, "mapped exactly so"), "no hint: %s", error.text);
 	/* Half of each: the container refuses, and the VMM has to unmap it. */
-	CALL(vfiomig_dirty_unmap(guest.run, GIB, 2 * MIB, 0, NULL, 0, unmap_what_is_left, &by), ERRORS);
+	CALL(vfiomig_dirty_unmap(guest.dirty, GIB, 2 * MIB, 0, NULL, 0, unmap_what_is_left, &by), ERRORS);
 	EXPECT(by.done, 2 * MIB);
 	guest_want(&guest, GIB, GIB + 2 * MIB - 1);
 	EXPECT(guest_compare(&guest), 512);
@@ -668,12 +668,12 @@ static void type1_cut(void)
 	/* One that is not there at all: 0 bytes are unmapped, which is too few. */
 	guest_map(&guest, 5 * GIB, MIB, 0);
 	EXPECT(collect(&guest, 0), 0);
-	CALL(vfiomig_dirty_unmap(guest.run, 5 * GIB, MIB, PAGE, bitmap, 4, unmap_what_is_left, &by), ERRORS);
+	CALL(vfiomig_dirty_unmap(guest.dirty, 5 * GIB, MIB, PAGE, bitmap, 4, unmap_what_is_left, &by), ERRORS);
 	EXPECT(lab_bits(bitmap, 0, 256), 256);
 	guest.areas[3].mapped = 0;
 	dma_write(&device, 3 * GIB, 1);
 	EXPECT(collect(&guest, 0), 1);
-	OK(vfiomig_dirty_stop(guest.run));
+	OK(vfiomig_dirty_stop(guest.dirty));
 	guest_free(&guest);
 	lab_remove(&device);
 }
@@ -687,38 +687,38 @@ static void type1_too_large(void)
 	struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
 	struct vfiomig_dirty_error error = VFIOMIG_DIRTY_ERROR_INIT;
 	uint64_t bitmap[160] = { 0 };
-	struct vfiomig_dirty *run;
+	struct vfiomig_dirty *dirty;
 	struct lab_device device;
 	uint32_t number;
 
 	new_mdev(&device, NULL);
 	map_container(device.container, 16 * TIB, GIB);
 	options.page_size = GIB;
-	OK(vfiomig_dirty_new(&ops, NULL, &options, &run));
+	OK(vfiomig_dirty_new(&ops, NULL, &options, &dirty));
 	mapping.size = 9 * TIB;
-	OK(vfiomig_dirty_map(run, &mapping));
+	OK(vfiomig_dirty_map(dirty, &mapping));
 	mapping.iova = 16 * TIB;
 	mapping.size = GIB;
-	OK(vfiomig_dirty_map(run, &mapping));
+	OK(vfiomig_dirty_map(dirty, &mapping));
 	writer.flags = VFIOMIG_WRITER_TYPE1;
 	writer.container_fd = device.container;
-	OK(vfiomig_dirty_add_writer(run, &writer, &number));
-	OK(vfiomig_dirty_start(run));
-	CALL(vfiomig_dirty_sync(run, 0, 10 * TIB, GIB, bitmap, 160), ERRORS);
+	OK(vfiomig_dirty_add_writer(dirty, &writer, &number));
+	OK(vfiomig_dirty_start(dirty));
+	CALL(vfiomig_dirty_sync(dirty, 0, 10 * TIB, GIB, bitmap, 160), ERRORS);
 	EXPECT(lab_bits(bitmap, 0, 9 * 1024), 9 * 1024);
 	EXPECT(lab_bits(bitmap, 9 * 1024, 10 * 1024), 0);
-	OK(vfiomig_dirty_get_error(run, 0, &error));
+	OK(vfiomig_dirty_get_error(dirty, 0, &error));
 	EXPECT(error.first, 0);
 	EXPECT(error.last, 9 * TIB - 1);
 	CHECK(strstr(error.text, "too large") && strstr(error.text, "in pieces"), "%s", error.text);
 	/* The other one is as it should be. */
-	OK(vfiomig_dirty_sync(run, 16 * TIB, GIB, GIB, bitmap + 159, 1));
+	OK(vfiomig_dirty_sync(dirty, 16 * TIB, GIB, GIB, bitmap + 159, 1));
 	EXPECT(bitmap[159], 0);
 	kmod_set(&device, "dma_write", "%llu 1", 16 * TIB + 5 * MIB);
-	OK(vfiomig_dirty_sync(run, 16 * TIB, GIB, GIB, bitmap + 159, 1));
+	OK(vfiomig_dirty_sync(dirty, 16 * TIB, GIB, GIB, bitmap + 159, 1));
 	EXPECT(bitmap[159], 1);
-	OK(vfiomig_dirty_stop(run));
-	vfiomig_dirty_free(run);
+	OK(vfiomig_dirty_stop(dirty));
+	vfiomig_dirty_free(dirty);
 	lab_remove(&device);
 }
 
@@ -745,7 +745,7 @@ static void type1_last_page(void)
 		guest_want(&guest, 0 - (old ? 64 * KIB : 3 * PAGE), old ? UINT64_MAX : 0 - 3 * PAGE);
 		EXPECT(collect(&guest, old ? ERRORS : 0), old ? 17 : 2);
 	}
-	OK(vfiomig_dirty_stop(guest.run));
+	OK(vfiomig_dirty_stop(guest.dirty));
 	guest_free(&guest);
 	lab_remove(&device);
 }
@@ -757,7 +757,7 @@ static void type1_no_container(void)
 	guest_new(&guest, 0, 0);
 	guest_area(&guest, GIB, MIB, 0);
 	add_container(fd);
-	CALL(vfiomig_dirty_start(guest.run), UNWATCHED);
+	CALL(vfiomig_dirty_start(guest.dirty), UNWATCHED);
 	expect_tracker(&guest, 0, VFIOMIG_TRACKER_ALL_DIRTY, "type1 container: ");
 	guest_want_all(&guest);
 	EXPECT(collect(&guest, UNWATCHED), 256);
@@ -889,7 +889,7 @@ static void all_kinds(void)
 	writer.flags = VFIOMIG_WRITER_CUSTOM;
 	writer.tracker = &ops;
 	writer.tracker_opaque = &own;
-	OK(vfiomig_dirty_add_writer(guest.run, &writer, &number));
+	OK(vfiomig_dirty_add_writer(guest.dirty, &writer, &number));
 	EXPECT(add_container(mdev.container), 3);
 	guest_start(&guest);
 	for (unsigned i = 0; i < 4; i++)
@@ -917,11 +917,11 @@ static void all_kinds(void)
 			/* One more, which nothing tracks: everything is dirty as long as it is there. */
 			struct vfiomig_dirty_writer none = VFIOMIG_DIRTY_WRITER_INIT;
 
-			OK(vfiomig_dirty_add_writer(guest.run, &none, &number));
+			OK(vfiomig_dirty_add_writer(guest.dirty, &none, &number));
 			expect_tracker(&guest, number, VFIOMIG_TRACKER_ALL_DIRTY, "");
 			guest_want_all(&guest);
 			EXPECT(collect(&guest, UNWATCHED), 3 * 512);
-			OK(vfiomig_dirty_remove_writer(guest.run, number));
+			OK(vfiomig_dirty_remove_writer(guest.dirty, number));
 			guest_want_all(&guest);
 			EXPECT(collect(&guest, UNWATCHED), 3 * 512);
 		}
@@ -933,7 +933,7 @@ static void all_kinds(void)
 	own.pages[own.num++] = BASE + 3 * MIB + 2 * PAGE;
 	guest_want(&guest, BASE + 3 * MIB + 2 * PAGE, BASE + 3 * MIB + 2 * PAGE);
 	dma_write(&mdev, BASE + 3 * MIB + 3 * PAGE, 1);
-	OK(vfiomig_dirty_unmap(guest.run, BASE + 3 * MIB, 2 * MIB, 0, NULL, 0, nothing_to_unmap, NULL));
+	OK(vfiomig_dirty_unmap(guest.dirty, BASE + 3 * MIB, 2 * MIB, 0, NULL, 0, nothing_to_unmap, NULL));
 	OK(lab_ioas_unmap(mock.iommufd, mock.ioas, BASE + 3 * MIB, 2 * MIB));
 	EXPECT(bit(guest.areas[1].got, 0) + bit(guest.areas[1].got, 1) + bit(guest.areas[1].got, 2) +
 		       bit(guest.areas[1].got, 3),
@@ -978,7 +978,7 @@ static void the_best_that_works(void)
 		writer.tracker_opaque = &own;
 		writer.container_fd = mdev.container;
 		kmod_set(&device, "log_refuse", broken ? "0 0x100000000 95" : "0");
-		OK(vfiomig_dirty_add_writer(guest.run, &writer, &number));
+		OK(vfiomig_dirty_add_writer(guest.dirty, &writer, &number));
 		guest_start(&guest);
 		expect_tracker(&guest, number, VFIOMIG_TRACKER_DEVICE_LOG + broken,
 			       broken > 1   ? "; iommufd page table: "

@@ -31,7 +31,7 @@ struct area {
 };
 
 struct guest {
-	struct vfiomig_dirty *run;
+	struct vfiomig_dirty *dirty;
 	struct area areas[MAX_AREAS];
 	unsigned num;
 	/* Pages that are dirty together: the largest of the tracking object's and the trackers'. */
@@ -158,7 +158,7 @@ static inline void guest_new(struct guest *guest, uint64_t page_size, uint32_t b
 	ops.set_dirty = guest_set_dirty;
 	options.page_size = page_size;
 	options.buffer_bytes = buffer;
-	OK(vfiomig_dirty_new(&ops, guest, &options, &guest->run));
+	OK(vfiomig_dirty_new(&ops, guest, &options, &guest->dirty));
 }
 
 /* Memory that is there when tracking starts. */
@@ -188,7 +188,7 @@ static inline struct area *guest_map(struct guest *guest, uint64_t iova, uint64_
 	struct area *area = guest_area(guest, iova, size, flags);
 	struct vfiomig_mapping mapping = mapping_of(area);
 
-	OK(vfiomig_dirty_map(guest->run, &mapping));
+	OK(vfiomig_dirty_map(guest->dirty, &mapping));
 	return area;
 }
 
@@ -209,13 +209,13 @@ static inline uint32_t guest_log(struct guest *guest, struct vfiomig_device *dev
 
 	writer.flags = VFIOMIG_WRITER_DEVICE_LOG;
 	writer.device = device;
-	OK(vfiomig_dirty_add_writer(guest->run, &writer, &number));
+	OK(vfiomig_dirty_add_writer(guest->dirty, &writer, &number));
 	return number;
 }
 
 static inline void guest_free(struct guest *guest)
 {
-	vfiomig_dirty_free(guest->run);
+	vfiomig_dirty_free(guest->dirty);
 	for (unsigned i = 0; i < guest->num; i++) {
 		free(guest->areas[i].got);
 		free(guest->areas[i].want);
@@ -315,7 +315,7 @@ static inline uint64_t guest_compare_least(struct guest *guest)
 /* Collects; flags is what that must return. */
 static inline uint64_t collect(struct guest *guest, int flags)
 {
-	CALL(vfiomig_dirty_collect(guest->run), flags);
+	CALL(vfiomig_dirty_collect(guest->dirty), flags);
 	return guest_compare(guest);
 }
 
@@ -327,7 +327,7 @@ static inline uint64_t sync_range(struct guest *guest, uint64_t iova, uint64_t l
 {
 	uint64_t bits = length / page_size, *bitmap = new_bitmap(bits), *want = new_bitmap(bits), found = 0;
 
-	CALL(vfiomig_dirty_sync(guest->run, iova, length, page_size, bitmap, words_of(bits)), flags);
+	CALL(vfiomig_dirty_sync(guest->dirty, iova, length, page_size, bitmap, words_of(bits)), flags);
 	for (unsigned i = 0; i < guest->num; i++) {
 		struct area *area = &guest->areas[i];
 		uint64_t from = iova > area->iova ? iova : area->iova;
@@ -367,7 +367,7 @@ static inline struct vfiomig_dirty_writer_stats writer_of(const struct guest *gu
 {
 	struct vfiomig_dirty_writer_stats stats = VFIOMIG_DIRTY_WRITER_STATS_INIT;
 
-	OK(vfiomig_dirty_get_writer_stats(guest->run, number, &stats));
+	OK(vfiomig_dirty_get_writer_stats(guest->dirty, number, &stats));
 	return stats;
 }
 
@@ -387,7 +387,7 @@ static inline struct vfiomig_dirty_stats stats_of(const struct guest *guest)
 {
 	struct vfiomig_dirty_stats stats = VFIOMIG_DIRTY_STATS_INIT;
 
-	OK(vfiomig_dirty_get_stats(guest->run, &stats));
+	OK(vfiomig_dirty_get_stats(guest->dirty, &stats));
 	return stats;
 }
 
@@ -395,14 +395,14 @@ static inline struct vfiomig_dirty_error error_of(const struct guest *guest, uin
 {
 	struct vfiomig_dirty_error error = VFIOMIG_DIRTY_ERROR_INIT;
 
-	OK(vfiomig_dirty_get_error(guest->run, index, &error));
+	OK(vfiomig_dirty_get_error(guest->dirty, index, &error));
 	return error;
 }
 
 /* Tracking has started, with the devices' logs, and there is nothing to complain about. */
 static inline void guest_start(struct guest *guest)
 {
-	OK(vfiomig_dirty_start(guest->run));
+	OK(vfiomig_dirty_start(guest->dirty));
 }
 
 #endif

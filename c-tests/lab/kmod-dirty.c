@@ -39,7 +39,7 @@ static unsigned long long log_of(const struct lab_device *device, const char *na
 /* How most cases end: everything stops, and no device goes on logging. */
 static void end(struct lab_device *device, struct vfiomig_device *handle)
 {
-	OK(vfiomig_dirty_stop(guest.run));
+	OK(vfiomig_dirty_stop(guest.dirty));
 	EXPECT(log_of(device, "active"), 0);
 	EXPECT(stats_of(&guest).errors, 0);
 	guest_free(&guest);
@@ -91,7 +91,7 @@ static void at_random(void)
 		}
 		reported += collect(&guest, 0);
 		collect(&guest, 0);
-		OK(vfiomig_dirty_stop(guest.run));
+		OK(vfiomig_dirty_stop(guest.dirty));
 		EXPECT(log_of(&device, "active"), 0);
 		EXPECT(stats_of(&guest).errors, 0);
 		guest_free(&guest);
@@ -145,7 +145,7 @@ static void page_sizes(void)
 					CHECK(collect(&guest, 0), "nothing");
 			}
 			EXPECT(collect(&guest, 0), 0);
-			OK(vfiomig_dirty_stop(guest.run));
+			OK(vfiomig_dirty_stop(guest.dirty));
 			guest_free(&guest);
 		}
 	kmod_end(&device, handle);
@@ -167,9 +167,9 @@ static void part_of_a_page(void)
 		kmod_set(&device, "log_mark", "%llu 1", (unsigned long long)at + 0x2345);
 		/* 4 KiB in the middle; then its other end, with a page beside; at last the rest. */
 		memset(bitmap, 0, sizeof(bitmap));
-		OK(vfiomig_dirty_sync(guest.run, at + 16 * KIB, PAGE, PAGE, bitmap, 1));
+		OK(vfiomig_dirty_sync(guest.dirty, at + 16 * KIB, PAGE, PAGE, bitmap, 1));
 		EXPECT(bitmap[0], 1);
-		OK(vfiomig_dirty_sync(guest.run, at + 60 * KIB, 8 * KIB, 4 * KIB, bitmap + 1, 1));
+		OK(vfiomig_dirty_sync(guest.dirty, at + 60 * KIB, 8 * KIB, 4 * KIB, bitmap + 1, 1));
 		EXPECT(bitmap[1], 1);
 		guest_want(&guest, at, at + 64 * KIB - 1);
 		EXPECT(collect(&guest, 0), 16);
@@ -201,7 +201,7 @@ static void wide_spans(void)
 		}
 		CHECK(collect(&guest, 0) > 200, "too few pages");
 	}
-	OK(vfiomig_dirty_stop(guest.run));
+	OK(vfiomig_dirty_stop(guest.dirty));
 	guest_free(&guest);
 	/* One of 4 GiB, one of a TiB. */
 	for (uint64_t size = 4 * GIB; size <= TIB; size *= 256) {
@@ -219,7 +219,7 @@ static void wide_spans(void)
 		CHECK(collect(&guest, 0) > 400, "too few pages");
 		EXPECT(log_of(&device, "pages"), 0);
 		EXPECT(stats_of(&guest).mapped_bytes, size);
-		OK(vfiomig_dirty_stop(guest.run));
+		OK(vfiomig_dirty_stop(guest.dirty));
 		guest_free(&guest);
 	}
 	kmod_end(&device, handle);
@@ -236,7 +236,7 @@ static void the_last_page(void)
 	guest_area(&guest, GIB, 16 * MIB, 0);
 	guest_area(&guest, first, 64 * KIB, 0);
 	number = guest_log(&guest, handle);
-	CALL(vfiomig_dirty_start(guest.run), UNWATCHED);
+	CALL(vfiomig_dirty_start(guest.dirty), UNWATCHED);
 	for (unsigned round = 0; round < 12; round++) {
 		guest_want(&guest, 0 - PAGE, UINT64_MAX);
 		if (round % 3 == 1) {
@@ -263,7 +263,7 @@ static void the_last_page_of_a_small_map(void)
 	guest_new(&guest, 0, 0);
 	guest_area(&guest, 0 - 8 * PAGE, 8 * PAGE, 0);
 	guest_log(&guest, handle);
-	CALL(vfiomig_dirty_start(guest.run), UNWATCHED);
+	CALL(vfiomig_dirty_start(guest.dirty), UNWATCHED);
 	for (unsigned round = 0; round < 30; round++) {
 		guest_want(&guest, 0 - PAGE, UINT64_MAX);
 		mark(&guest, &device, 0 - (2 + round % 6) * PAGE, 1);
@@ -383,25 +383,25 @@ static void refusals(void)
 			writer.flags = VFIOMIG_WRITER_DEVICE_LOG | (required ? VFIOMIG_WRITER_REQUIRED : 0);
 			writer.device = handle;
 			writer.name = "the network card";
-			OK(vfiomig_dirty_add_writer(guest.run, &writer, &number));
+			OK(vfiomig_dirty_add_writer(guest.dirty, &writer, &number));
 			kmod_set(&device, refusal->knob, "%s", refusal->value);
 			if (required && !refusal->dirty) {
-				CALL(vfiomig_dirty_start(guest.run), -EOPNOTSUPP);
+				CALL(vfiomig_dirty_start(guest.dirty), -EOPNOTSUPP);
 				CHECK(strstr(vfiomig_error_message(), refusal->says) &&
 					      strstr(vfiomig_error_message(), writer.name),
 				      "the message does not say \"%s\" of %s: %s", refusal->says, writer.name,
 				      vfiomig_error_message());
-				CALL(vfiomig_dirty_collect(guest.run), -EINVAL);
+				CALL(vfiomig_dirty_collect(guest.dirty), -EINVAL);
 			} else if (!refusal->dirty) {
-				CALL(vfiomig_dirty_start(guest.run), UNWATCHED);
+				CALL(vfiomig_dirty_start(guest.dirty), UNWATCHED);
 				expect_tracker(&guest, number, VFIOMIG_TRACKER_ALL_DIRTY, refusal->says);
 				for (unsigned round = 0; round < 3; round++) {
 					guest_want_all(&guest);
 					collect(&guest, UNWATCHED);
 				}
-				OK(vfiomig_dirty_stop(guest.run));
+				OK(vfiomig_dirty_stop(guest.dirty));
 			} else {
-				CALL(vfiomig_dirty_start(guest.run), UNWATCHED);
+				CALL(vfiomig_dirty_start(guest.dirty), UNWATCHED);
 				expect_tracker(&guest, number, VFIOMIG_TRACKER_DEVICE_LOG, "does not log all");
 				expect_tracker(&guest, number, VFIOMIG_TRACKER_DEVICE_LOG, refusal->says);
 				for (unsigned round = 0; round < 3; round++) {
@@ -415,7 +415,7 @@ static void refusals(void)
 					EXPECT(writer_of(&guest, number).assumed_bytes,
 					       (round + 1) * refusal->dirty * (uint64_t)PAGE);
 				}
-				OK(vfiomig_dirty_stop(guest.run));
+				OK(vfiomig_dirty_stop(guest.dirty));
 			}
 			EXPECT(log_of(&device, "active"), 0);
 			/* Nothing of that stays. */
@@ -424,7 +424,7 @@ static void refusals(void)
 			expect_tracker(&guest, number, VFIOMIG_TRACKER_DEVICE_LOG, "");
 			mark(&guest, &device, 0x40200800, PAGE);
 			EXPECT(collect(&guest, 0), 2);
-			OK(vfiomig_dirty_stop(guest.run));
+			OK(vfiomig_dirty_stop(guest.dirty));
 			guest_free(&guest);
 		}
 	kmod_end(&device, handle);
@@ -461,9 +461,9 @@ static void reports_that_are_busy(void)
 	EXPECT(writer_of(&guest, 0).restarts, 0);
 	EXPECT(writer_of(&guest, 0).assumed_bytes, 3 * MIB + 10 * 4 * MIB);
 	/* Nor can it be started now. */
-	OK(vfiomig_dirty_stop(guest.run));
+	OK(vfiomig_dirty_stop(guest.dirty));
 	kmod_set(&device, "fail_log_start", "1 %d 2", EBUSY);
-	CALL(vfiomig_dirty_start(guest.run), UNWATCHED);
+	CALL(vfiomig_dirty_start(guest.dirty), UNWATCHED);
 	expect_tracker(&guest, 0, VFIOMIG_TRACKER_DEVICE_LOG, "does not log now");
 	for (unsigned round = 0; round < 2; round++) {
 		guest_want_all(&guest);
@@ -493,7 +493,7 @@ static void refusals_beside_the_map(void)
 		expect_tracker(&guest, 0, VFIOMIG_TRACKER_DEVICE_LOG, "");
 		mark(&guest, &device, 0x400ff000, 0x4000);
 		EXPECT(collect(&guest, 0), 3);
-		OK(vfiomig_dirty_stop(guest.run));
+		OK(vfiomig_dirty_stop(guest.dirty));
 		guest_free(&guest);
 	}
 	kmod_end(&device, handle);
@@ -550,7 +550,7 @@ static int write_until_unmapped(void *opaque, uint64_t iova, uint64_t size)
 	moment->calls++;
 	if (moment->length)
 		mark(&guest, moment->device, moment->iova, moment->length);
-	CALL(vfiomig_dirty_collect(guest.run), -EBUSY);
+	CALL(vfiomig_dirty_collect(guest.dirty), -EBUSY);
 	return moment->ret;
 }
 
@@ -578,7 +578,7 @@ static void unmapping(void)
 	moment.length = 9 * PAGE;
 	bitmap[15] = 1ull << 63;
 	mark(&guest, &device, guest.areas[2].iova, 1);
-	CALL(vfiomig_dirty_unmap(guest.run, area->iova, area->size, PAGE, bitmap, 16, write_until_unmapped, &moment), 0);
+	CALL(vfiomig_dirty_unmap(guest.dirty, area->iova, area->size, PAGE, bitmap, 16, write_until_unmapped, &moment), 0);
 	EXPECT(moment.calls, 1);
 	for (unsigned i = 0; i < 1024; i++)
 		CHECK(bit(bitmap, i) == ((i >= 4 && i < 14) || i == 1023), "page %u of what was unmapped is %s", i,
@@ -594,7 +594,7 @@ static void unmapping(void)
 	mark(&guest, &device, area->iova + 7 * PAGE, 1);
 	moment.iova = area->iova + 1023 * PAGE;
 	moment.length = PAGE;
-	OK(vfiomig_dirty_unmap(guest.run, area->iova, area->size, 0, NULL, 0, write_until_unmapped, &moment));
+	OK(vfiomig_dirty_unmap(guest.dirty, area->iova, area->size, 0, NULL, 0, write_until_unmapped, &moment));
 	EXPECT(guest_compare(&guest), 2);
 	area->mapped = 0;
 	mark(&guest, &device, area->iova, area->size);
@@ -604,7 +604,7 @@ static void unmapping(void)
 	area = &guest.areas[3];
 	moment.iova = area->iova + 512 * PAGE;
 	guest.refuse = -EAGAIN;
-	CALL(vfiomig_dirty_unmap(guest.run, area->iova, area->size, 0, NULL, 0, write_until_unmapped, &moment), ERRORS);
+	CALL(vfiomig_dirty_unmap(guest.dirty, area->iova, area->size, 0, NULL, 0, write_until_unmapped, &moment), ERRORS);
 	area->mapped = 0;
 	guest.refuse = 0;
 	EXPECT(collect(&guest, 0), 1);
@@ -614,7 +614,7 @@ static void unmapping(void)
 	/* The middle of two mappings: both are cut. */
 	moment.iova = 2 * GIB + 512 * KIB - PAGE;
 	moment.length = MIB + 2 * PAGE;
-	OK(vfiomig_dirty_unmap(guest.run, 2 * GIB + 512 * KIB, MIB, 0, NULL, 0, write_until_unmapped, &moment));
+	OK(vfiomig_dirty_unmap(guest.dirty, 2 * GIB + 512 * KIB, MIB, 0, NULL, 0, write_until_unmapped, &moment));
 	/* The page before it, and the one behind, are still to come. */
 	for (unsigned i = 4; i < 6; i++) {
 		area = &guest.areas[i];
@@ -630,7 +630,7 @@ static void unmapping(void)
 	/* Unmapping fails: from then on it is always dirty, until it succeeds. */
 	area = &guest.areas[0];
 	moment.ret = -EBUSY;
-	CALL(vfiomig_dirty_unmap(guest.run, area->iova, area->size, 0, NULL, 0, write_until_unmapped, &moment), -EIO);
+	CALL(vfiomig_dirty_unmap(guest.dirty, area->iova, area->size, 0, NULL, 0, write_until_unmapped, &moment), -EIO);
 	for (unsigned round = 0; round < 3; round++) {
 		guest_want(&guest, area->iova, area_last(area));
 		EXPECT(collect(&guest, UNWATCHED), 1024);
@@ -640,12 +640,12 @@ static void unmapping(void)
 	EXPECT(error_of(&guest, 1).code, -EIO);
 	moment.ret = 0;
 	guest_want(&guest, area->iova, area_last(area));
-	CALL(vfiomig_dirty_unmap(guest.run, area->iova, area->size, 0, NULL, 0, write_until_unmapped, &moment), UNWATCHED);
+	CALL(vfiomig_dirty_unmap(guest.dirty, area->iova, area->size, 0, NULL, 0, write_until_unmapped, &moment), UNWATCHED);
 	EXPECT(guest_compare(&guest), 1024);
 	area->mapped = 0;
 	EXPECT(collect(&guest, 0), 0);
 	EXPECT(moment.calls, 6);
-	OK(vfiomig_dirty_stop(guest.run));
+	OK(vfiomig_dirty_stop(guest.dirty));
 	EXPECT(log_of(&device, "active"), 0);
 	guest_free(&guest);
 	kmod_end(&device, handle);
@@ -675,14 +675,14 @@ static void later_mappings(void)
 	EXPECT(sync_range(&guest, GIB, 64 * MIB, PAGE, 0), 0);
 	EXPECT(writer_of(&guest, 0).assumed_bytes, 3 * 2 * MIB);
 	/* The device runs, and nothing watches in the meantime: everything is dirty once. */
-	OK(vfiomig_dirty_rearm(guest.run));
+	OK(vfiomig_dirty_rearm(guest.dirty));
 	EXPECT(log_of(&device, "ranges"), 2);
 	guest_want_all(&guest);
 	EXPECT(collect(&guest, UNWATCHED), 16384 + 512);
 	mark(&guest, &device, 3 * GIB + 5 * PAGE, 1);
 	EXPECT(collect(&guest, 0), 1);
 	/* Without a need it is the same. */
-	OK(vfiomig_dirty_rearm(guest.run));
+	OK(vfiomig_dirty_rearm(guest.dirty));
 	guest_want_all(&guest);
 	collect(&guest, UNWATCHED);
 	EXPECT(writer_of(&guest, 0).restarts, 2);
@@ -702,7 +702,7 @@ static void later_over_old_ranges(void)
 	guest_log(&guest, handle);
 	guest_start(&guest);
 	for (unsigned i = 0; i < 2; i++) {
-		OK(vfiomig_dirty_unmap(guest.run, guest.areas[i].iova, guest.areas[i].size, 0, NULL, 0, nothing_to_unmap, NULL));
+		OK(vfiomig_dirty_unmap(guest.dirty, guest.areas[i].iova, guest.areas[i].size, 0, NULL, 0, nothing_to_unmap, NULL));
 		guest.areas[i].mapped = 0;
 	}
 	guest_map(&guest, GIB - PAGE, 10 * MIB, 0);
@@ -716,7 +716,7 @@ static void later_over_old_ranges(void)
 		mark(&guest, &device, GIB + 9 * MIB, 1);
 		CHECK(collect(&guest, UNWATCHED) > 500, "too few pages");
 	}
-	OK(vfiomig_dirty_rearm(guest.run));
+	OK(vfiomig_dirty_rearm(guest.dirty));
 	guest_want_all(&guest);
 	EXPECT(collect(&guest, UNWATCHED), 2560);
 	mark(&guest, &device, GIB - PAGE, 2 * PAGE);
@@ -780,7 +780,7 @@ static void rearm_that_is_refused(void)
 	kmod_set(&device, "log_refuse", "%llu 0x1000", 3 * GIB);
 	for (unsigned round = 0; round < 3; round++) {
 		mark(&guest, &device, GIB + PAGE, 1);
-		CALL(vfiomig_dirty_rearm(guest.run), UNWATCHED);
+		CALL(vfiomig_dirty_rearm(guest.dirty), UNWATCHED);
 		guest_want_all(&guest);
 		collect(&guest, UNWATCHED);
 		EXPECT(log_of(&device, "ranges"), 2);
@@ -789,7 +789,7 @@ static void rearm_that_is_refused(void)
 		EXPECT(collect(&guest, UNWATCHED), 1 + 768);
 	}
 	kmod_set(&device, "log_refuse", "0");
-	OK(vfiomig_dirty_rearm(guest.run));
+	OK(vfiomig_dirty_rearm(guest.dirty));
 	guest_want_all(&guest);
 	collect(&guest, UNWATCHED);
 	mark(&guest, &device, 3 * GIB, 1);
@@ -818,7 +818,7 @@ static void mappings_in_a_window(void)
 		mark(&guest, &device, at + MIB - 1, 2);
 		EXPECT(collect(&guest, 0), 2);
 		mark(&guest, &device, at + 3 * PAGE, PAGE);
-		OK(vfiomig_dirty_unmap(guest.run, at, MIB, 0, NULL, 0, nothing_to_unmap, NULL));
+		OK(vfiomig_dirty_unmap(guest.dirty, at, MIB, 0, NULL, 0, nothing_to_unmap, NULL));
 		EXPECT(guest_compare(&guest), 1);
 		area->mapped = 0;
 	}
@@ -907,7 +907,7 @@ static uint32_t add_with_bridge(struct vfiomig_device *handle, struct bridge *br
 	writer.device = handle;
 	writer.tracker = &ops;
 	writer.tracker_opaque = bridge;
-	OK(vfiomig_dirty_add_writer(guest.run, &writer, &number));
+	OK(vfiomig_dirty_add_writer(guest.dirty, &writer, &number));
 	return number;
 }
 
@@ -937,7 +937,7 @@ static void collect_under_load(const struct lab_device *device, int flags)
 	unsigned long long from = before, surely = behind;
 
 	before = kmod_load_writes(device);
-	CALL(vfiomig_dirty_collect(guest.run), flags);
+	CALL(vfiomig_dirty_collect(guest.dirty), flags);
 	/* One more may have been made than is counted. */
 	behind = kmod_load_writes(device) + 1;
 	want_writes(surely, before, 0);
@@ -1013,12 +1013,12 @@ static void rearm_under_load_with_a_bridge(void)
 			guest_want(&guest, area->iova, area_last(area));
 			collect_under_load(&device, UNWATCHED);
 			kmod_wait_for_writes(&device, 50);
-			OK(vfiomig_dirty_rearm(guest.run));
+			OK(vfiomig_dirty_rearm(guest.dirty));
 			kmod_wait_for_writes(&device, 50);
 		} else {
-			OK(vfiomig_dirty_rearm(guest.run));
+			OK(vfiomig_dirty_rearm(guest.dirty));
 			if (round % 3 == 0)
-				OK(vfiomig_dirty_rearm(guest.run));
+				OK(vfiomig_dirty_rearm(guest.dirty));
 			kmod_wait_for_writes(&device, 100);
 		}
 		EXPECT(bridge.on, 0);
@@ -1042,7 +1042,7 @@ static void rearm_under_load_without_a_bridge(void)
 	for (unsigned round = 0; round < 20; round++) {
 		kmod_wait_for_writes(&device, 200);
 		if (round % 4) {
-			OK(vfiomig_dirty_rearm(guest.run));
+			OK(vfiomig_dirty_rearm(guest.dirty));
 			kmod_wait_for_writes(&device, 100);
 			guest_want_all(&guest);
 			collect_under_load(&device, UNWATCHED);
@@ -1139,13 +1139,13 @@ static void rearm_moment_by_moment(void)
 	writer.flags = VFIOMIG_WRITER_DEVICE_LOG | VFIOMIG_WRITER_CUSTOM;
 	writer.device = handle;
 	writer.tracker = &ops;
-	OK(vfiomig_dirty_add_writer(guest.run, &writer, &number));
+	OK(vfiomig_dirty_add_writer(guest.dirty, &writer, &number));
 	OK(vfiomig_log_set(watch_message, NULL, NULL, VFIOMIG_LOG_INFO));
 	guest_start(&guest);
 	for (unsigned round = 1; round <= 3; round++) {
 		mark(&guest, &device, GIB, 1);
 		watch.armed = 1;
-		OK(vfiomig_dirty_rearm(guest.run));
+		OK(vfiomig_dirty_rearm(guest.dirty));
 		watch.armed = 0;
 		EXPECT(watch.unlogged, round);
 		EXPECT(collect(&guest, 0), 5);
@@ -1186,9 +1186,9 @@ static void unmap_under_load(void)
 
 		kmod_wait_for_writes(&device, 300);
 		if (round % 2) {
-			OK(vfiomig_dirty_unmap(guest.run, at, 6 * MIB, PAGE, bitmap, 24, note_writes, &device));
+			OK(vfiomig_dirty_unmap(guest.dirty, at, 6 * MIB, PAGE, bitmap, 24, note_writes, &device));
 		} else {
-			OK(vfiomig_dirty_unmap(guest.run, at, 6 * MIB, 0, NULL, 0, note_writes, &device));
+			OK(vfiomig_dirty_unmap(guest.dirty, at, 6 * MIB, 0, NULL, 0, note_writes, &device));
 			for (unsigned i = 0; i < 24; i++) {
 				bitmap[i] = area->got[round * 24 + i];
 				area->got[round * 24 + i] = 0;
@@ -1210,7 +1210,7 @@ static void unmap_under_load(void)
 			      (unsigned long long)may[i]);
 		/* What the guest has left, exactly. */
 		before = kmod_load_writes(&device);
-		CALL(vfiomig_dirty_collect(guest.run), 0);
+		CALL(vfiomig_dirty_collect(guest.dirty), 0);
 		behind = kmod_load_writes(&device) + 1;
 		want_writes(surely, before, 0);
 		want_writes(first, behind, 1);
@@ -1296,7 +1296,7 @@ static void while_it_is_saved(void)
 	OK(vfiomig_save_stop(pumping.save));
 	/* It is stopped: whatever is restarted, nothing is lost and nothing is added. */
 	area = guest_map(&guest, LOAD_AT + 160 * MIB, MIB, 0);
-	OK(vfiomig_dirty_rearm(guest.run));
+	OK(vfiomig_dirty_rearm(guest.dirty));
 	EXPECT(writer_of(&guest, 0).restarts, 1);
 	guest_want(&guest, area->iova, area_last(area));
 	collect_under_load(&device, UNWATCHED);
@@ -1304,7 +1304,7 @@ static void while_it_is_saved(void)
 	EXPECT(pumping.ret, VFIOMIG_NEXT_END);
 	mark(&guest, &device, LOAD_AT + 100 * MIB, 5 * PAGE);
 	mark(&guest, &device, area->iova + 9 * PAGE, 1);
-	OK(vfiomig_dirty_rearm(guest.run));
+	OK(vfiomig_dirty_rearm(guest.dirty));
 	EXPECT(writer_of(&guest, 0).restarts, 2);
 	EXPECT(collect(&guest, 0), 6);
 	EXPECT(collect(&guest, 0), 0);
@@ -1375,23 +1375,23 @@ static void a_bit_of_everything(const struct lab_device *device, struct vfiomig_
 	guest_area(&guest, GIB + 8 * MIB, 4 * MIB, 0);
 	guest_area(&guest, GIB + 32 * MIB, 4 * MIB, 0);
 	guest_log(&guest, handle);
-	ret = vfiomig_dirty_start(guest.run);
+	ret = vfiomig_dirty_start(guest.dirty);
 	CHECK(ret == 0 || ret == UNWATCHED, "start: %d (%s)", ret, vfiomig_error_message());
 	mark(&guest, device, GIB + 5 * PAGE, PAGE);
-	expect_at_least(vfiomig_dirty_collect(guest.run), 0);
+	expect_at_least(vfiomig_dirty_collect(guest.dirty), 0);
 	mark(&guest, device, GIB + 6 * PAGE, PAGE);
 	mark(&guest, device, GIB + 32 * MIB, PAGE);
-	expect_at_least(vfiomig_dirty_collect(guest.run), 0);
+	expect_at_least(vfiomig_dirty_collect(guest.dirty), 0);
 	guest_map(&guest, GIB + 64 * MIB, MIB, 0);
 	mark(&guest, device, GIB + 64 * MIB, 2 * PAGE);
 	mark(&guest, device, GIB + 8 * MIB, 2 * PAGE);
 	/* Lost in a restart, it would be. */
-	ret = vfiomig_dirty_rearm(guest.run);
+	ret = vfiomig_dirty_rearm(guest.dirty);
 	CHECK(ret >= 0, "rearm: %d (%s)", ret, vfiomig_error_message());
 	mark(&guest, device, GIB + 64 * MIB + 5 * PAGE, 2 * PAGE);
-	expect_at_least(vfiomig_dirty_collect(guest.run) | ret, 1);
+	expect_at_least(vfiomig_dirty_collect(guest.dirty) | ret, 1);
 	mark(&guest, device, GIB + 8 * MIB + 3 * PAGE, PAGE);
-	ret = vfiomig_dirty_unmap(guest.run, GIB + 8 * MIB, 4 * MIB, 0, NULL, 0, nothing_to_unmap, NULL);
+	ret = vfiomig_dirty_unmap(guest.dirty, GIB + 8 * MIB, 4 * MIB, 0, NULL, 0, nothing_to_unmap, NULL);
 	/* Only what was unmapped has been delivered now. */
 	for (unsigned i = 0; i < guest.num; i++)
 		if (i != 1)
@@ -1402,9 +1402,9 @@ static void a_bit_of_everything(const struct lab_device *device, struct vfiomig_
 	guest.areas[1].mapped = 0;
 	mark(&guest, device, GIB + 64 * MIB, 2 * PAGE);
 	mark(&guest, device, GIB, PAGE);
-	expect_at_least(vfiomig_dirty_collect(guest.run), 0);
+	expect_at_least(vfiomig_dirty_collect(guest.dirty), 0);
 	mark(&guest, device, GIB + 32 * MIB + 7 * PAGE, PAGE);
-	expect_at_least(vfiomig_dirty_collect(guest.run), 0);
+	expect_at_least(vfiomig_dirty_collect(guest.dirty), 0);
 	stats = writer_of(&guest, 0);
 	CHECK(stats.tracker == VFIOMIG_TRACKER_DEVICE_LOG || stats.tracker == VFIOMIG_TRACKER_ALL_DIRTY,
 	      "it is tracked by %u", stats.tracker);
@@ -1432,13 +1432,13 @@ static void faults(void)
 
 		kmod_set(&device, knob, "%u %d %u", nth, fault->error, fault->times);
 		a_bit_of_everything(&device, handle);
-		ret = vfiomig_dirty_stop(guest.run);
+		ret = vfiomig_dirty_stop(guest.dirty);
 		/* Only a log that does not stop is an error now, and can be stopped once more. */
 		CHECK(ret == 0 || !strcmp(fault->op, "log_stop"), "stop: %d (%s)", ret, vfiomig_error_message());
 		given = kmod_count(&device, "counters", "faults") - given;
 		kmod_set(&device, knob, "0");
 		if (ret)
-			OK(vfiomig_dirty_stop(guest.run));
+			OK(vfiomig_dirty_stop(guest.dirty));
 		if (strcmp(fault->op, "log_stop"))
 			EXPECT(log_of(&device, "active"), 0);
 		/* Whatever it was, it is exact when started again. */
@@ -1446,7 +1446,7 @@ static void faults(void)
 		expect_tracker(&guest, 0, VFIOMIG_TRACKER_DEVICE_LOG, "");
 		mark(&guest, &device, GIB + PAGE - 1, 2);
 		EXPECT(collect(&guest, 0), 2);
-		OK(vfiomig_dirty_stop(guest.run));
+		OK(vfiomig_dirty_stop(guest.dirty));
 		EXPECT(log_of(&device, "active"), 0);
 		guest_free(&guest);
 		if (!given)
@@ -1473,7 +1473,7 @@ static void a_report_fails_midway(void)
 	kmod_set(&device, "fail_log_report_at", "%llu 0x1000 %d", GIB + MIB, ENXIO);
 	/* It is tried again and again, and finally given up: three restarts, in vain. */
 	guest_want_all(&guest);
-	CALL(vfiomig_dirty_collect(guest.run), ERRORS);
+	CALL(vfiomig_dirty_collect(guest.dirty), ERRORS);
 	guest_compare(&guest);
 	error = error_of(&guest, 0);
 	EXPECT(error.writer, 0);
@@ -1486,7 +1486,7 @@ static void a_report_fails_midway(void)
 	EXPECT(writer_of(&guest, 0).restarts, 1);
 	mark(&guest, &device, 3 * GIB, 1);
 	EXPECT(collect(&guest, 0), 1);
-	OK(vfiomig_dirty_stop(guest.run));
+	OK(vfiomig_dirty_stop(guest.dirty));
 	guest_free(&guest);
 	kmod_end(&device, handle);
 }
@@ -1515,13 +1515,13 @@ static void a_log_is_replaced(void)
 	/* This tracker forgets nothing in this test. */
 	kmod_set(&device, "log_load", "0");
 	guest_want_all(&guest);
-	CALL(vfiomig_dirty_collect(guest.run), 0);
+	CALL(vfiomig_dirty_collect(guest.dirty), 0);
 	for (unsigned i = 0; i < guest.num; i++)
 		memset(guest.areas[i].want, 0, words_of(guest.areas[i].size / PAGE) * 8);
 	want_writes(bridge.from, kmod_load_writes(&device), 0);
 	want_writes(bridge.from, kmod_load_writes(&device) + 1, 1);
 	guest_compare(&guest);
-	OK(vfiomig_dirty_stop(guest.run));
+	OK(vfiomig_dirty_stop(guest.dirty));
 	EXPECT(bridge.on, 0);
 	guest_free(&guest);
 	kmod_end(&device, handle);
@@ -1562,9 +1562,9 @@ static void a_reset(void)
 	}
 	/* Noticed at unmapping as well. */
 	guest_want_all(&guest);
-	CALL(vfiomig_dirty_unmap(guest.run, 3 * GIB, 4 * MIB, 0, NULL, 0, nothing_to_unmap, NULL), ERRORS);
+	CALL(vfiomig_dirty_unmap(guest.dirty, 3 * GIB, 4 * MIB, 0, NULL, 0, nothing_to_unmap, NULL), ERRORS);
 	collect(&guest, 0);
-	OK(vfiomig_dirty_stop(guest.run));
+	OK(vfiomig_dirty_stop(guest.dirty));
 	guest_free(&guest);
 	kmod_end(&device, handle);
 }
@@ -1586,16 +1586,16 @@ static void what_is_not_taken(void)
 	}
 	for (unsigned i = 0; i < 3; i++) {
 		guest.refuse = -EAGAIN;
-		CALL(vfiomig_dirty_collect(guest.run), -EIO);
+		CALL(vfiomig_dirty_collect(guest.dirty), -EIO);
 		guest.refuse = 0;
 		mark(&guest, &device, i * GIB + 200 * MIB, 1);
 	}
 	EXPECT(collect(&guest, 0), 13);
 	EXPECT(collect(&guest, 0), 0);
-	OK(vfiomig_dirty_cancel(guest.run));
-	CALL(vfiomig_dirty_collect(guest.run), -ECANCELED);
+	OK(vfiomig_dirty_cancel(guest.dirty));
+	CALL(vfiomig_dirty_collect(guest.dirty), -ECANCELED);
 	EXPECT(guest_compare(&guest), 0);
-	OK(vfiomig_dirty_stop(guest.run));
+	OK(vfiomig_dirty_stop(guest.dirty));
 	guest_start(&guest);
 	mark(&guest, &device, 4 * GIB, 1);
 	EXPECT(collect(&guest, 0), 1);
@@ -1647,7 +1647,7 @@ static void several_devices(void)
 	CHECK(found > 12 && reported > found * PAGE, "%llu pages, %llu bytes", (unsigned long long)found,
 	      (unsigned long long)reported);
 	EXPECT(stats_of(&guest).errors, 0);
-	OK(vfiomig_dirty_stop(guest.run));
+	OK(vfiomig_dirty_stop(guest.dirty));
 	for (unsigned i = 0; i < devices->num; i++) {
 		EXPECT(log_of(&device[i], "active"), 0);
 		kmod_end(&device[i], handle[i]);
@@ -1673,9 +1673,9 @@ static void writers_come_and_go(void)
 	mark(&guest, &device[0], GIB, PAGE);
 	mark(&guest, &device[1], 3 * GIB, PAGE);
 	/* What it has written to does not go with it. */
-	OK(vfiomig_dirty_remove_writer(guest.run, 1));
+	OK(vfiomig_dirty_remove_writer(guest.dirty, 1));
 	EXPECT(log_of(&device[1], "active"), 0);
-	CALL(vfiomig_dirty_remove_writer(guest.run, 1), -ENODATA);
+	CALL(vfiomig_dirty_remove_writer(guest.dirty, 1), -ENODATA);
 	kmod_set(&device[1], "log_mark", "%llu 0x1000", GIB + MIB);
 	EXPECT(collect(&guest, 0), 2);
 	/* Another one; what it wrote before is old news. */
@@ -1688,11 +1688,11 @@ static void writers_come_and_go(void)
 	/* The same device twice is logged once, until nobody has it. */
 	EXPECT(guest_log(&guest, handle[2]), 3);
 	mark(&guest, &device[2], 3 * GIB + MIB, PAGE);
-	OK(vfiomig_dirty_remove_writer(guest.run, 2));
+	OK(vfiomig_dirty_remove_writer(guest.dirty, 2));
 	EXPECT(log_of(&device[2], "active"), 1);
 	EXPECT(collect(&guest, 0), 1);
 	mark(&guest, &device[2], 3 * GIB + 2 * MIB, PAGE);
-	OK(vfiomig_dirty_remove_writer(guest.run, 3));
+	OK(vfiomig_dirty_remove_writer(guest.dirty, 3));
 	EXPECT(log_of(&device[2], "active"), 0);
 	EXPECT(collect(&guest, 0), 1);
 	/* One that is gone without a word: its log cannot be read. */
@@ -1700,15 +1700,15 @@ static void writers_come_and_go(void)
 	for (unsigned i = 1; i < 3; i++)
 		kmod_end(&device[i], handle[i]);
 	guest_want_all(&guest);
-	CALL(vfiomig_dirty_collect(guest.run), ERRORS | UNWATCHED);
+	CALL(vfiomig_dirty_collect(guest.dirty), ERRORS | UNWATCHED);
 	guest_compare(&guest);
 	EXPECT(error_of(&guest, 0).writer, 4);
-	OK(vfiomig_dirty_remove_writer(guest.run, 4));
+	OK(vfiomig_dirty_remove_writer(guest.dirty, 4));
 	guest_want_all(&guest);
 	collect(&guest, UNWATCHED);
 	mark(&guest, &device[0], GIB, PAGE);
 	EXPECT(collect(&guest, 0), 1);
-	OK(vfiomig_dirty_stop(guest.run));
+	OK(vfiomig_dirty_stop(guest.dirty));
 	guest_free(&guest);
 	kmod_end(&device[0], handle[0]);
 }
@@ -1788,7 +1788,7 @@ static void check_rounds(uint64_t rounds, uint64_t sent)
 	for (uint32_t i = 0; i < stats.num_rounds; i++) {
 		struct vfiomig_dirty_round round = VFIOMIG_DIRTY_ROUND_INIT;
 
-		OK(vfiomig_dirty_get_round(guest.run, i, &round));
+		OK(vfiomig_dirty_get_round(guest.dirty, i, &round));
 		EXPECT(round.at_ns - at, round.interval_ns);
 		CHECK(round.sync_ns > 0 && round.sync_ns <= round.interval_ns, "%llu ns of %llu",
 		      (unsigned long long)round.sync_ns, (unsigned long long)round.interval_ns);
@@ -1860,7 +1860,7 @@ static void a_whole_migration(void)
 	for (;;) {
 		struct vfiomig_dirty_stats stats;
 
-		OK(vfiomig_dirty_collect(guest.run));
+		OK(vfiomig_dirty_collect(guest.dirty));
 		rounds++;
 		sent += send_dirty();
 		stats = stats_of(&guest);
@@ -1886,7 +1886,7 @@ static void a_whole_migration(void)
 	for (unsigned i = 0; i < 2; i++)
 		OK(vfiomig_save_stop(pumping[i].save));
 	CHECK(memcmp(ram, copy, RAM), "all has arrived before the last round");
-	OK(vfiomig_dirty_collect(guest.run));
+	OK(vfiomig_dirty_collect(guest.dirty));
 	rounds++;
 	sent += send_dirty();
 	for (unsigned i = 0; i < 2; i++) {
@@ -1903,9 +1903,9 @@ static void a_whole_migration(void)
 	CHECK(atomic_load(&written) > 500, "only %lu writes", atomic_load(&written));
 	check_rounds(rounds, sent);
 	EXPECT(stats_of(&guest).errors, 0);
-	OK(vfiomig_dirty_collect(guest.run));
+	OK(vfiomig_dirty_collect(guest.dirty));
 	EXPECT(send_dirty(), 0);
-	OK(vfiomig_dirty_stop(guest.run));
+	OK(vfiomig_dirty_stop(guest.dirty));
 	guest_free(&guest);
 	for (unsigned i = 0; i < 2; i++) {
 		vfiomig_device_free(from[i]);
@@ -1943,12 +1943,12 @@ static void without_reports(void)
 		       (tracked->required ? VFIOMIG_WRITER_REQUIRED : 0);
 	writer.device = handle;
 	writer.container_fd = device.container;
-	OK(vfiomig_dirty_add_writer(guest.run, &writer, &number));
+	OK(vfiomig_dirty_add_writer(guest.dirty, &writer, &number));
 	if (stock && !tracked->container && tracked->required) {
-		CALL(vfiomig_dirty_start(guest.run), -EOPNOTSUPP);
+		CALL(vfiomig_dirty_start(guest.dirty), -EOPNOTSUPP);
 		CHECK(strstr(vfiomig_error_message(), "CONFIG_IOMMUFD"), "no reason: %s", vfiomig_error_message());
 	} else {
-		CALL(vfiomig_dirty_start(guest.run), stock && !tracked->container ? UNWATCHED : 0);
+		CALL(vfiomig_dirty_start(guest.dirty), stock && !tracked->container ? UNWATCHED : 0);
 		expect_tracker(&guest, number,
 			       !stock		    ? VFIOMIG_TRACKER_DEVICE_LOG
 			       : tracked->container ? VFIOMIG_TRACKER_TYPE1

@@ -55,7 +55,7 @@ struct World {
 const DEVICE: usize = 0;
 const SAVE: usize = 1;
 const LOAD: usize = 2;
-const RUN: usize = 3;
+const DIRTY: usize = 3;
 
 thread_local! {
     static WORLD: RefCell<World> = RefCell::default();
@@ -169,8 +169,8 @@ fn load() -> *mut vfiomig_load {
     std::ptr::without_provenance_mut(handle(LOAD))
 }
 
-fn run_handle() -> *mut vfiomig_dirty {
-    std::ptr::without_provenance_mut(handle(RUN))
+fn dirty_handle() -> *mut vfiomig_dirty {
+    std::ptr::without_provenance_mut(handle(DIRTY))
 }
 
 /// Frees a handle. Outside of callbacks nobody can be using it: it is gone for good.
@@ -742,7 +742,7 @@ fn dirty_new() {
     }
     let mut out = null_mut();
     let ret = call!(vfiomig_dirty_new(ops.at(), owner.cast(), pointer(&mut options), &raw mut out));
-    keep(RUN, ret, out.addr());
+    keep(DIRTY, ret, out.addr());
 }
 
 /// Places that overlap now and then, up to the end of the addresses.
@@ -777,7 +777,7 @@ fn ram() -> *mut c_void {
 }
 
 fn add_writer() {
-    let run = run_handle();
+    let dirty = dirty_handle();
     let owner = new_tag(null_mut());
     let mut tracker: vfiomig_tracker_ops = unsafe { std::mem::zeroed() };
     tracker.page_size = decide(|input| input.pick(&[PAGE, PAGE, 512, 65536, 0, 3, 1 << 40]));
@@ -801,70 +801,70 @@ fn add_writer() {
         && unsafe { (*writer.at::<vfiomig_dirty_writer>()).flags } & VFIOMIG_WRITER_CUSTOM != 0;
     owes_release(owner, taken);
     let mut out = 0;
-    call!(vfiomig_dirty_add_writer(run, writer.at(), &raw mut out));
+    call!(vfiomig_dirty_add_writer(dirty, writer.at(), &raw mut out));
 }
 
-fn dirty_unmap(run: *mut vfiomig_dirty) {
+fn dirty_unmap(dirty: *mut vfiomig_dirty) {
     let (iova, size) = if byte() < 250 { place() } else { (number(), number()) };
     let mut words = [0u64; 64];
     let callback = (byte() < 250).then_some(unmap as unsafe extern "C" fn(_, _, _) -> _);
     if byte() < 128 {
-        call!(vfiomig_dirty_unmap(run, iova, size, 0, null_mut(), 0, callback, null_mut()));
+        call!(vfiomig_dirty_unmap(dirty, iova, size, 0, null_mut(), 0, callback, null_mut()));
     } else {
         let page = decide(|input| input.pick(&[PAGE, 512, 65536, 3]));
         let at = words.as_mut_ptr();
-        call!(vfiomig_dirty_unmap(run, iova, size, page, at, 64, callback, null_mut()));
+        call!(vfiomig_dirty_unmap(dirty, iova, size, page, at, 64, callback, null_mut()));
     }
 }
 
-fn dirty_sync(run: *mut vfiomig_dirty) {
+fn dirty_sync(dirty: *mut vfiomig_dirty) {
     let (iova, length) = if byte() < 250 { place() } else { (number(), number()) };
     let page = decide(|input| input.pick(&[PAGE, PAGE, 512, 65536, 1 << 21, 3]));
     let mut words = [0u64; 64];
     let num = if byte() < 250 { 64 } else { usize::from(byte()) % 64 };
-    call!(vfiomig_dirty_sync(run, iova, length, page, words.as_mut_ptr(), num));
+    call!(vfiomig_dirty_sync(dirty, iova, length, page, words.as_mut_ptr(), num));
     assert!(words[num..].iter().all(|word| *word == 0));
 }
 
 fn dirty_call() {
-    let run = run_handle();
+    let dirty = dirty_handle();
     match byte() % 18 {
         0 => add_writer(),
-        1 => drop(call!(vfiomig_dirty_remove_writer(run, u32::from(byte()) % 8))),
-        2..5 => drop(call!(vfiomig_dirty_map(run, mapping().at()))),
-        5 => dirty_unmap(run),
-        6 => drop(call!(vfiomig_dirty_start(run))),
-        7 => drop(call!(vfiomig_dirty_stop(run))),
-        8 => drop(call!(vfiomig_dirty_collect(run))),
-        9 => dirty_sync(run),
-        10 => drop(call!(vfiomig_dirty_rearm(run))),
-        11 => drop(call!(vfiomig_dirty_cancel(run))),
+        1 => drop(call!(vfiomig_dirty_remove_writer(dirty, u32::from(byte()) % 8))),
+        2..5 => drop(call!(vfiomig_dirty_map(dirty, mapping().at()))),
+        5 => dirty_unmap(dirty),
+        6 => drop(call!(vfiomig_dirty_start(dirty))),
+        7 => drop(call!(vfiomig_dirty_stop(dirty))),
+        8 => drop(call!(vfiomig_dirty_collect(dirty))),
+        9 => dirty_sync(dirty),
+        10 => drop(call!(vfiomig_dirty_rearm(dirty))),
+        11 => drop(call!(vfiomig_dirty_cancel(dirty))),
         12 => {
             let (iova, length) = if byte() < 200 { place() } else { (number(), number()) };
-            call!(vfiomig_dirty_mark(run, iova.wrapping_add(byte().into()), length));
+            call!(vfiomig_dirty_mark(dirty, iova.wrapping_add(byte().into()), length));
         }
         13 => {
             let mut buf = [9u8; 4096];
             let len = usize::from(decide(|input| input.u16())) % 4096;
             let iova = place().0.wrapping_add(byte().into());
-            call!(vfiomig_dirty_dma_write(run, iova, buf.as_ptr().cast(), len));
-            call!(vfiomig_dirty_dma_read(run, iova, buf.as_mut_ptr().cast(), len));
+            call!(vfiomig_dirty_dma_write(dirty, iova, buf.as_ptr().cast(), len));
+            call!(vfiomig_dirty_dma_read(dirty, iova, buf.as_mut_ptr().cast(), len));
         }
         14 => {
             let mut out = out_of::<vfiomig_dirty_stats>();
-            call!(vfiomig_dirty_get_stats(run, pointer(&mut out)));
+            call!(vfiomig_dirty_get_stats(dirty, pointer(&mut out)));
             let mut out = out_of::<vfiomig_dirty_round>();
-            call!(vfiomig_dirty_get_round(run, byte().into(), pointer(&mut out)));
+            call!(vfiomig_dirty_get_round(dirty, byte().into(), pointer(&mut out)));
         }
         15 => {
             let mut out = out_of::<vfiomig_dirty_writer_stats>();
-            call!(vfiomig_dirty_get_writer_stats(run, byte().into(), pointer(&mut out)));
+            call!(vfiomig_dirty_get_writer_stats(dirty, byte().into(), pointer(&mut out)));
         }
         16 => {
             let mut out = out_of::<vfiomig_dirty_error>();
-            call!(vfiomig_dirty_get_error(run, byte().into(), pointer(&mut out)));
+            call!(vfiomig_dirty_get_error(dirty, byte().into(), pointer(&mut out)));
         }
-        _ => free(RUN, run.addr()),
+        _ => free(DIRTY, dirty.addr()),
     }
 }
 
@@ -940,12 +940,12 @@ pub fn run(bytes: &[u8]) {
     WORLD.with_borrow_mut(|world| world.reenter = 0);
     check_freed();
     let handles = WORLD.with_borrow_mut(|world| std::mem::take(&mut world.handles));
-    let [devices, saves, loads, runs] = handles.map(|handles| handles.0);
+    let [devices, saves, loads, trackings] = handles.map(|handles| handles.0);
     // In an order other than that in which they were made, and each a second time.
     for _ in 0..2 {
         devices.iter().for_each(|at| vfiomig_device_free(std::ptr::without_provenance_mut(*at)));
         saves.iter().for_each(|at| vfiomig_save_free(std::ptr::without_provenance_mut(*at)));
-        runs.iter().for_each(|at| vfiomig_dirty_free(std::ptr::without_provenance_mut(*at)));
+        trackings.iter().for_each(|at| vfiomig_dirty_free(std::ptr::without_provenance_mut(*at)));
         loads.iter().for_each(|at| vfiomig_load_free(std::ptr::without_provenance_mut(*at)));
     }
     let world = WORLD.take();

@@ -220,7 +220,7 @@ pub struct World {
     pub now: u64,
     pub page: u64,
     pub arenas: Vec<Arena>,
-    /// What the IOMMU maps, and what the run was told.
+    /// What the IOMMU maps, and what the tracking was told.
     pub hw: Vec<Option<usize>>,
     pub told: Vec<Option<usize>>,
     pub frames: Vec<Frame>,
@@ -549,7 +549,7 @@ impl World {
 
     // --- the VMM's mappings ------------------------------------------------------------------------
 
-    /// Makes a mapping for all devices; the run is not told.
+    /// Makes a mapping for all devices; the tracking is not told.
     pub fn make(&mut self, first: usize, pages: u64, read_only: bool, translate: bool) -> Mapping {
         let iova = self.addr(first);
         let inst = self.insts.len();
@@ -587,7 +587,7 @@ impl World {
         }
     }
 
-    /// The run knows of it, or is about to.
+    /// The tracking knows of it, or is about to.
     pub fn tell(&mut self, pages: Range<usize>) {
         for page in pages {
             self.told[page] = self.hw[page];
@@ -1279,7 +1279,7 @@ impl Memory for FakeMemory {
             return Ok(false);
         }
         w.count("enumerated");
-        // What the run was told piece by piece.
+        // What the tracking was told piece by piece.
         let mut mappings: Vec<Mapping> = Vec::new();
         for (page, frame) in w.told.iter().enumerate() {
             let Some(frame) = *frame else { continue };
@@ -1409,7 +1409,7 @@ impl Memory for FakeMemory {
     }
 }
 
-/// What the run gets of a device.
+/// What the tracking gets of a device.
 pub fn writer(world: &Shared, d: usize) -> Writer {
     let w = lock(world);
     let dev = &w.devs[d];

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What tests of dirty tracking put together: runs, bits of bitmaps, a tracker of the VMM's and a
+//! What tests of dirty tracking put together: trackings, bits of bitmaps, a tracker of the VMM's and a
 //! device with a log. `tests/machine` is for those that need to know what is true.
 
 #![allow(dead_code)]
@@ -26,11 +26,11 @@ pub fn bits_of(words: &[u64], bits: u64) -> impl Iterator<Item = u64> {
 }
 
 /// In pages of `PAGE`, with these mappings.
-pub fn new_run(memory: impl Memory + 'static, mappings: &[Mapping]) -> Tracking {
+pub fn new_tracking(memory: impl Memory + 'static, mappings: &[Mapping]) -> Tracking {
     let options = TrackingOptions { page_size: PAGE, ..TrackingOptions::default() };
-    let mut run = Tracking::new(memory, options).unwrap();
-    mappings.iter().for_each(|mapping| run.map(*mapping).unwrap());
-    run
+    let mut tracking = Tracking::new(memory, options).unwrap();
+    mappings.iter().for_each(|mapping| tracking.map(*mapping).unwrap());
+    tracking
 }
 
 /// A tracker that starts and stops, and reads by calling this with an address, a length and words.
@@ -141,7 +141,7 @@ impl DmaLog for Logged {
 
 /// Starts tracking of a device with a log; there may be a tracker of the VMM's, too, which sees
 /// nothing.
-pub fn start_logged(run: &mut Tracking, still: bool, tracked: bool) -> Logged {
+pub fn start_logged(tracking: &mut Tracking, still: bool, tracked: bool) -> Logged {
     let log = Logged::default();
     log.get().still = still;
     let mut writer = Writer::default();
@@ -149,7 +149,7 @@ pub fn start_logged(run: &mut Tracking, still: bool, tracked: bool) -> Logged {
     let (resets, asked) = (Arc::clone(&log.get().resets), log.clone());
     writer.health = Some(Health::new(resets, move || asked.get().still.then_some(1)));
     writer.custom = tracked.then(idle);
-    run.add_writer(writer).unwrap();
-    run.start().unwrap();
+    tracking.add_writer(writer).unwrap();
+    tracking.start().unwrap();
     log
 }

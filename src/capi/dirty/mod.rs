@@ -29,12 +29,12 @@ impl Handle for vfiomig_dirty {
     type Object = Tracking;
     type Shared = Cancel;
 
-    fn state(run: &Tracking) -> u32 {
-        if run.is_tracking() { states::TRACKING } else { states::IDLE }
+    fn state(tracking: &Tracking) -> u32 {
+        if tracking.is_tracking() { states::TRACKING } else { states::IDLE }
     }
 
-    fn end(run: &mut Tracking) -> Result<()> {
-        run.stop()
+    fn end(tracking: &mut Tracking) -> Result<()> {
+        tracking.stop()
     }
 }
 
@@ -69,9 +69,9 @@ pub unsafe extern "C" fn vfiomig_dirty_new(
         if ops.reserved != 0 {
             return Err(err!(Inval, "ops->reserved is not zero"));
         }
-        let run = Tracking::new(memory, options)?;
-        let cancel = run.cancel();
-        publish(out, run, cancel)
+        let tracking = Tracking::new(memory, options)?;
+        let cancel = tracking.cancel();
+        publish(out, tracking, cancel)
     })
 }
 
@@ -100,10 +100,10 @@ pub unsafe extern "C" fn vfiomig_dirty_add_writer(
 ) -> c_int {
     // SAFETY: vfiomig.h: NULL, or a writer.
     let writer = || unsafe { writer::read_writer(writer) };
-    with_taken(&table::DIRTY_ADD_WRITER, dirty, writer, |run, writer| {
+    with_taken(&table::DIRTY_ADD_WRITER, dirty, writer, |tracking, writer| {
         // SAFETY: promise 1: NULL, or memory for a number; and 4, about the writer's fds.
         let (number, writer) = unsafe { (Out::new(number, "number")?, writer.into_writer()?) };
-        number.write(run.add_writer(writer)?);
+        number.write(tracking.add_writer(writer)?);
         Ok(())
     })
 }
@@ -112,7 +112,7 @@ pub unsafe extern "C" fn vfiomig_dirty_add_writer(
 /// first and delivered with the rest. Its number is not used again.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_dirty_remove_writer(dirty: *mut vfiomig_dirty, number: u32) -> c_int {
-    with(&table::DIRTY_REMOVE_WRITER, dirty, |run| run.remove_writer(number))
+    with(&table::DIRTY_REMOVE_WRITER, dirty, |tracking| tracking.remove_writer(number))
 }
 
 /// Adds a mapping or, with VFIOMIG_MAPPING_WINDOW, addresses in which mappings will come and go.
@@ -124,11 +124,11 @@ pub unsafe extern "C" fn vfiomig_dirty_map(
     dirty: *mut vfiomig_dirty,
     mapping: *const vfiomig_mapping,
 ) -> c_int {
-    with(&table::DIRTY_MAP, dirty, |run| {
+    with(&table::DIRTY_MAP, dirty, |tracking| {
         // SAFETY: vfiomig.h: NULL, or a structure of the size that it claims.
         let (mapping, tail) = unsafe { read_in(mapping, "the mapping") }?;
         tail.check()?;
-        run.map(mapping.to_mapping()?)
+        tracking.map(mapping.to_mapping()?)
     })
 }
 
@@ -157,7 +157,7 @@ pub unsafe extern "C" fn vfiomig_dirty_unmap(
     unmap: vfiomig_unmap_fn,
     unmap_opaque: *mut c_void,
 ) -> c_int {
-    with(&table::DIRTY_UNMAP, dirty, |run| {
+    with(&table::DIRTY_UNMAP, dirty, |tracking| {
         let words = match bitmap.is_null() && page_size == 0 && num_words == 0 {
             true => None,
             // SAFETY: vfiomig.h: NULL, or `num_words` words.
@@ -168,7 +168,7 @@ pub unsafe extern "C" fn vfiomig_dirty_unmap(
             // SAFETY: promise 2; it is called while the call that brought it lasts.
             super::callbacks::status(unsafe { unmap(unmap_opaque, iova, size) })
         };
-        run.unmap(iova, size, words, unmap).map(synced)
+        tracking.unmap(iova, size, words, unmap).map(synced)
     })
 }
 
@@ -177,7 +177,7 @@ pub unsafe extern "C" fn vfiomig_dirty_unmap(
 /// If it fails, nothing is tracked, and the map is as it was.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_dirty_start(dirty: *mut vfiomig_dirty) -> c_int {
-    with(&table::DIRTY_START, dirty, |run| run.start().map(synced))
+    with(&table::DIRTY_START, dirty, |tracking| tracking.start().map(synced))
 }
 
 /// Reads everything that became dirty since the last reading and passes it to ops->set_dirty. If
@@ -188,7 +188,7 @@ pub extern "C" fn vfiomig_dirty_start(dirty: *mut vfiomig_dirty) -> c_int {
 /// after the devices have stopped, completes all that they have ever written.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_dirty_collect(dirty: *mut vfiomig_dirty) -> c_int {
-    with(&table::DIRTY_COLLECT, dirty, |run| run.collect().map(synced))
+    with(&table::DIRTY_COLLECT, dirty, |tracking| tracking.collect().map(synced))
 }
 
 /// Reads what became dirty in a range since the last reading and adds it to bitmap, which has
@@ -209,10 +209,10 @@ pub unsafe extern "C" fn vfiomig_dirty_sync(
     bitmap: *mut u64,
     num_words: usize,
 ) -> c_int {
-    with(&table::DIRTY_SYNC, dirty, |run| {
+    with(&table::DIRTY_SYNC, dirty, |tracking| {
         // SAFETY: vfiomig.h: NULL, or `num_words` words.
         let words = unsafe { words_of(bitmap, num_words) }?;
-        run.sync(iova, length, page_size, words).map(synced)
+        tracking.sync(iova, length, page_size, words).map(synced)
     })
 }
 
@@ -222,7 +222,7 @@ pub unsafe extern "C" fn vfiomig_dirty_sync(
 /// Otherwise everything counts as dirty once, so call this well before the switchover.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_dirty_rearm(dirty: *mut vfiomig_dirty) -> c_int {
-    with(&table::DIRTY_REARM, dirty, |run| run.rearm().map(synced))
+    with(&table::DIRTY_REARM, dirty, |tracking| tracking.rearm().map(synced))
 }
 
 /// Stops tracking and forgets what was not read, so read once more first, with the devices stopped.
@@ -230,7 +230,7 @@ pub extern "C" fn vfiomig_dirty_rearm(dirty: *mut vfiomig_dirty) -> c_int {
 /// failed. Has no effect if tracking is off.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_dirty_stop(dirty: *mut vfiomig_dirty) -> c_int {
-    with(&table::DIRTY_STOP, dirty, |run| run.stop())
+    with(&table::DIRTY_STOP, dirty, |tracking| tracking.stop())
 }
 
 /// Makes the reading in progress, and every later one, return -ECANCELED until tracking is stopped.
@@ -248,7 +248,7 @@ pub extern "C" fn vfiomig_dirty_cancel(dirty: *mut vfiomig_dirty) -> c_int {
 /// Has no effect if tracking is off.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_dirty_mark(dirty: *mut vfiomig_dirty, iova: u64, length: u64) -> c_int {
-    with(&table::DIRTY_MARK, dirty, |run| run.mark(iova, length))
+    with(&table::DIRTY_MARK, dirty, |tracking| tracking.mark(iova, length))
 }
 
 /// Reads guest memory as a device does, by I/O virtual address: for a device in software that the
@@ -260,9 +260,9 @@ pub unsafe extern "C" fn vfiomig_dirty_dma_read(
     buf: *mut c_void,
     len: usize,
 ) -> c_int {
-    with(&table::DIRTY_DMA_READ, dirty, |run| {
+    with(&table::DIRTY_DMA_READ, dirty, |tracking| {
         // SAFETY: vfiomig.h: NULL, or `len` writable bytes.
-        run.dma_read(iova, unsafe { bytes_mut(buf, len, "buf") }?)
+        tracking.dma_read(iova, unsafe { bytes_mut(buf, len, "buf") }?)
     })
 }
 
@@ -275,9 +275,9 @@ pub unsafe extern "C" fn vfiomig_dirty_dma_write(
     buf: *const c_void,
     len: usize,
 ) -> c_int {
-    with(&table::DIRTY_DMA_WRITE, dirty, |run| {
+    with(&table::DIRTY_DMA_WRITE, dirty, |tracking| {
         // SAFETY: vfiomig.h: NULL, or `len` readable bytes.
-        run.dma_write(iova, unsafe { bytes(buf, len, "buf") }?)
+        tracking.dma_write(iova, unsafe { bytes(buf, len, "buf") }?)
     })
 }
 
@@ -288,11 +288,16 @@ pub unsafe extern "C" fn vfiomig_dirty_get_stats(
     dirty: *mut vfiomig_dirty,
     stats: *mut vfiomig_dirty_stats,
 ) -> c_int {
-    with(&table::DIRTY_GET_STATS, dirty, |run| {
+    with(&table::DIRTY_GET_STATS, dirty, |tracking| {
         // SAFETY: vfiomig.h: NULL, or a writable structure of the size that it claims.
         let out = unsafe { SizedOut::new(stats, "stats") }?;
-        let (errors, rounds) = (run.num_errors(), run.rounds().len());
-        out.fill(&vfiomig_dirty_stats::new(run.stats(), run.num_writers(), errors, rounds));
+        let (errors, rounds) = (tracking.num_errors(), tracking.rounds().len());
+        out.fill(&vfiomig_dirty_stats::new(
+            tracking.stats(),
+            tracking.num_writers(),
+            errors,
+            rounds,
+        ));
         Ok(())
     })
 }
@@ -305,10 +310,10 @@ pub unsafe extern "C" fn vfiomig_dirty_get_round(
     index: u32,
     round: *mut vfiomig_dirty_round,
 ) -> c_int {
-    with(&table::DIRTY_GET_ROUND, dirty, |run| {
+    with(&table::DIRTY_GET_ROUND, dirty, |tracking| {
         // SAFETY: vfiomig.h: NULL, or a writable structure of the size that it claims.
         let out = unsafe { SizedOut::new(round, "round") }?;
-        let rounds = run.rounds();
+        let rounds = tracking.rounds();
         let found = rounds.get(index as usize);
         out.fill(&found.ok_or_else(|| err!(NoData, "there are {} rounds", rounds.len()))?.into());
         Ok(())
@@ -322,10 +327,10 @@ pub unsafe extern "C" fn vfiomig_dirty_get_writer_stats(
     number: u32,
     stats: *mut vfiomig_dirty_writer_stats,
 ) -> c_int {
-    with(&table::DIRTY_GET_WRITER_STATS, dirty, |run| {
+    with(&table::DIRTY_GET_WRITER_STATS, dirty, |tracking| {
         // SAFETY: vfiomig.h: NULL, or a writable structure of the size that it claims.
         let out = unsafe { SizedOut::new(stats, "stats") }?;
-        out.fill(&run.writer(number)?.into());
+        out.fill(&tracking.writer(number)?.into());
         Ok(())
     })
 }
@@ -339,10 +344,10 @@ pub unsafe extern "C" fn vfiomig_dirty_get_error(
     index: u32,
     error: *mut vfiomig_dirty_error,
 ) -> c_int {
-    with(&table::DIRTY_GET_ERROR, dirty, |run| {
+    with(&table::DIRTY_GET_ERROR, dirty, |tracking| {
         // SAFETY: vfiomig.h: NULL, or a writable structure of the size that it claims.
         let out = unsafe { SizedOut::new(error, "error") }?;
-        let (found, num) = (run.error(index as usize), run.num_errors());
+        let (found, num) = (tracking.error(index as usize), tracking.num_errors());
         out.fill(&found.ok_or_else(|| err!(NoData, "there are {num} errors"))?.into());
         Ok(())
     })
