@@ -10,10 +10,10 @@ mod track;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use track::{Own, PAGE, bits_of, new_tracking, set_bit};
-use vfiomig::dirty::{Mapping, Memory, Tracking, Writer};
+use track::{Own, PAGE, new_tracking, set_bit};
+use vfiomig::dirty::{DirtyPages, Mapping, Memory, PageSize, Tracking, Writer};
 use vfiomig::error::Errno;
-use vfiomig::transport::{Bitmap, Hwpt, Type1, Type1Info};
+use vfiomig::transport::{Bitmap, Hwpt, PageSizes, Type1, Type1Info};
 
 /// What a tracker says at its next reading: these bits of every page, and whether it then fails.
 #[derive(Clone, Default)]
@@ -66,7 +66,7 @@ impl Type1 for Container {
     }
 
     fn info(&mut self) -> Result<Type1Info, Errno> {
-        Ok(Type1Info { page_sizes: PAGE, max_bitmap: 256 << 20 })
+        Ok(Type1Info { page_sizes: PageSizes::from_bits(PAGE), max_bitmap: 256 << 20 })
     }
 
     fn start(&mut self) -> Result<(), Errno> {
@@ -93,11 +93,11 @@ struct Vmm {
 }
 
 impl Memory for Vmm {
-    fn set_dirty(&mut self, _: u64, at: u64, _: u64, b: &[u64], bits: u64) -> Result<(), Errno> {
+    fn set_dirty(&mut self, dirty: DirtyPages<'_>) -> Result<(), Errno> {
         let mut pages = self.pages.lock().unwrap();
         let mut counts = self.counts.lock().unwrap();
-        for bit in bits_of(b, bits) {
-            pages.insert(at / PAGE + bit);
+        for offset in dirty.offsets() {
+            pages.insert(offset / PAGE);
             *counts += 1;
         }
         Ok(())
@@ -124,7 +124,7 @@ fn writers(says: &Says) -> Vec<(&'static str, u64, Writer)> {
     for (name, page) in [("hwpt", PAGE), ("hwpt, large", 4 * PAGE)] {
         let mut writer = Writer::default();
         writer.hwpt = Some(Box::new(Table(says.clone(), u64::MAX)));
-        writer.hwpt_page_size = page;
+        writer.hwpt_page_size = PageSize::new(page);
         all.push((name, page, writer));
     }
     let mut writer = Writer::default();

@@ -11,9 +11,11 @@ mod track;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use track::{Logged, Own, PAGE, bits_of, new_tracking, set_bit, start_logged};
+use track::{Logged, Own, PAGE, PAGE_SIZE, bits_of, new_tracking, set_bit, start_logged};
 use vfiomig::Code;
-use vfiomig::dirty::{Mapping, Memory, Place, Tracking, TrackingOptions, Writer};
+use vfiomig::dirty::{
+    DirtyPages, Mapping, Memory, PageSize, Place, Span, Tracking, TrackingOptions, Writer,
+};
 use vfiomig::error::Errno;
 use vfiomig::transport::{Bitmap, Hwpt};
 
@@ -81,22 +83,15 @@ fn behind(iova: u64) -> u64 {
 }
 
 impl Memory for Shared {
-    fn set_dirty(
-        &mut self,
-        cookie: u64,
-        offset: u64,
-        _: u64,
-        words: &[u64],
-        bits: u64,
-    ) -> Result<(), Errno> {
+    fn set_dirty(&mut self, pages: DirtyPages<'_>) -> Result<(), Errno> {
         let mut vmm = self.get();
         if vmm.refuses {
             return Err(Errno(libc::ENOBUFS));
         }
-        for bit in bits_of(words, bits) {
+        for offset in pages.offsets() {
             vmm.given += 1;
             if !vmm.counts_only {
-                vmm.taken.insert((cookie, offset + bit * PAGE));
+                vmm.taken.insert((pages.cookie, offset));
             }
         }
         Ok(())
@@ -307,7 +302,7 @@ fn when_too_much_waits_for_the_vmm_nothing_more_is_unmapped() {
     let never = || -> Result<(), Errno> { panic!("nothing is to be unmapped") };
     tracking.unmap(0, PAGE, None, never).unwrap_err();
     let mut words = [0];
-    tracking.unmap(0, PAGE, Some((PAGE, &mut words)), || Ok(())).unwrap();
+    tracking.unmap(0, PAGE, Some((PAGE_SIZE, &mut words)), || Ok(())).unwrap();
     assert_eq!(words, [1]);
     // When the VMM takes pages again, unmapping goes on by itself, and nothing is missing.
     vmm.get().refuses = false;
@@ -354,7 +349,8 @@ fn logged(vmm: &Shared, mappings: &[Mapping], still: bool, tracked: bool) -> (Tr
 
 fn dirty(tracking: &mut Tracking, iova: u64, pages: u64) -> Vec<u64> {
     let mut words = vec![0; pages.div_ceil(64) as usize];
-    tracking.sync(iova, pages * PAGE, PAGE, &mut words).unwrap();
+    let span = Span { start: iova, length: pages * PAGE, page: PAGE_SIZE };
+    tracking.sync(span, &mut words).unwrap();
     bits_of(&words, pages).map(|page| iova / PAGE + page).collect()
 }
 
@@ -505,7 +501,7 @@ fn pages_that_are_read_in_parts_take_bounded_memory_and_come_completely() {
     let _alone = alone();
     const LARGE: u64 = 16 * PAGE;
     let vmm = Shared::default();
-    let options = TrackingOptions { page_size: LARGE, ..TrackingOptions::default() };
+    let options = TrackingOptions { page_size: PageSize::new(LARGE), ..TrackingOptions::default() };
     let mut tracking = Tracking::new(vmm.clone(), options).unwrap();
     tracking.map(plain(0, 3 * MANY * LARGE, 1, 0)).unwrap();
     tracking.start().unwrap();

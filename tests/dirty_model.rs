@@ -48,7 +48,7 @@ use std::time::{Duration, Instant};
 
 use machine::{Container, Dev, FakeMemory, Log, Own, Rng, Shared, Table, World, lock, writer};
 use vfiomig::Code;
-use vfiomig::dirty::{Mapping, TrackerKind, Tracking, TrackingOptions};
+use vfiomig::dirty::{Mapping, PageSize, Span, TrackerKind, Tracking, TrackingOptions};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -121,7 +121,10 @@ impl Case {
         let world = Arc::new(Mutex::new(world));
         let tracking = Tracking::new(
             FakeMemory(world.clone()),
-            TrackingOptions { page_size: page, buffer_bytes: rng.pick(&[4096, 4096, 8192]) },
+            TrackingOptions {
+                page_size: PageSize::new(page),
+                buffer_bytes: rng.pick(&[4096, 4096, 8192]),
+            },
         )
         .unwrap();
         let mut case = Case {
@@ -603,7 +606,7 @@ impl Case {
         let result = self.tracking.unmap(
             iova,
             size,
-            words.as_mut().map(|words| (bytes, &mut words[..])),
+            words.as_mut().map(|words| (PageSize::new(bytes).unwrap(), &mut words[..])),
             move || lock(&hands).unmap(range),
         );
         self.note(|| format!("  {result:?}"));
@@ -699,7 +702,8 @@ impl Case {
         let mut words = before.words.clone();
         let pre = self.begin();
         self.note(|| format!("sync {iova:#x}, {length:#x} in {page}"));
-        let result = self.tracking.sync(iova, length, page, &mut words);
+        let span = Span { start: iova, length, page: PageSize::new(page).unwrap() };
+        let result = self.tracking.sync(span, &mut words);
         self.note(|| format!("  {result:?}"));
         if !tracking {
             assert_eq!(result.unwrap_err().code(), Code::Inval, "seed {}", self.seed);

@@ -10,8 +10,8 @@ mod track;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use track::{Logged, PAGE, bits_of, new_tracking, start_logged};
-use vfiomig::dirty::{Mapping, Memory, Tracking};
+use track::{Logged, PAGE, PAGE_SIZE, new_tracking, start_logged};
+use vfiomig::dirty::{DirtyPages, Mapping, Memory, Span, Tracking};
 use vfiomig::error::Errno;
 
 const PAGES: u64 = 64;
@@ -26,8 +26,8 @@ impl Taken {
 }
 
 impl Memory for Taken {
-    fn set_dirty(&mut self, _: u64, at: u64, _: u64, b: &[u64], bits: u64) -> Result<(), Errno> {
-        self.0.lock().unwrap().extend(bits_of(b, bits).map(|bit| at / PAGE + bit));
+    fn set_dirty(&mut self, pages: DirtyPages<'_>) -> Result<(), Errno> {
+        self.0.lock().unwrap().extend(pages.offsets().map(|offset| offset / PAGE));
         Ok(())
     }
 }
@@ -64,8 +64,9 @@ fn a_reset_during_a_reading_is_made_up_for_by_that_reading() {
     assert_eq!(taken.take(), all());
 
     device.get().reset_in = Some(1);
-    let mut words = [0];
-    assert!(tracking.sync(0, PAGES * PAGE, PAGE, &mut words).unwrap().errors);
+    let (mut words, page) = ([0], PAGE_SIZE);
+    let all_pages = Span { start: 0, length: PAGES * PAGE, page };
+    assert!(tracking.sync(all_pages, &mut words).unwrap().errors);
     assert_eq!(words, [u64::MAX]);
     assert!(!tracking.collect().unwrap().errors);
     assert_eq!(taken.take(), [0; 0]);
@@ -80,7 +81,7 @@ fn a_reset_during_the_reading_of_an_unmapped_range_is_made_up_for_by_the_unmappi
 
     device.get().reset_in = Some(1);
     let mut words = [0];
-    let bitmap = Some((PAGE, &mut words[..]));
+    let bitmap = Some((PAGE_SIZE, &mut words[..]));
     assert!(tracking.unmap(32 * PAGE, 8 * PAGE, bitmap, || Ok(())).unwrap().errors);
     assert_eq!(words, [0xff]);
     tracking.collect().unwrap();

@@ -8,7 +8,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use vfiomig::dirty::{CustomTracker, Mapping, Memory, Tracking, TrackingOptions, Writer};
+use vfiomig::dirty::{
+    CustomTracker, DirtyPages, Mapping, Memory, PageSize, Span, Tracking, TrackingOptions, Writer,
+};
 use vfiomig::error::Errno;
 use vfiomig::session::{LoadOptions, SaveOptions};
 use vfiomig::stream::Format;
@@ -40,7 +42,7 @@ fn in_a_child(child: impl FnOnce() -> bool) -> bool {
 struct Nowhere;
 
 impl Memory for Nowhere {
-    fn set_dirty(&mut self, _: u64, _: u64, _: u64, _: &[u64], _: u64) -> Result<(), Errno> {
+    fn set_dirty(&mut self, _: DirtyPages<'_>) -> Result<(), Errno> {
         Ok(())
     }
 }
@@ -49,8 +51,8 @@ impl Memory for Nowhere {
 struct Counted(Arc<AtomicU32>);
 
 impl CustomTracker for Counted {
-    fn page_size(&self) -> u64 {
-        4096
+    fn page_size(&self) -> PageSize {
+        PageSize::new(4096).unwrap()
     }
     fn start(&mut self) -> Result<(), Errno> {
         self.0.fetch_add(1, Ordering::Relaxed);
@@ -114,9 +116,9 @@ fn tracking_that_is_used_or_dropped_in_a_child_asks_nothing_of_its_trackers() {
     let mut all = Some(tracking);
     assert!(in_a_child(|| {
         let Some(mut tracking) = all.take() else { return false };
-        let mut words = [0; 1];
+        let (mut words, page) = ([0; 1], PageSize::new(4096).unwrap());
         let refused = [
-            tracking.sync(0, 64 << 12, 4096, &mut words).map(drop),
+            tracking.sync(Span { start: 0, length: 64 << 12, page }, &mut words).map(drop),
             tracking.collect().map(drop),
             tracking.rearm().map(drop),
             tracking.mark(0, 1),

@@ -4,7 +4,7 @@
 use super::Device;
 use super::probe::ReasonCode;
 use crate::error::{Errno, Result};
-use crate::transport::{Bitmap, DmaLog, IovaRange};
+use crate::transport::{Bitmap, DmaLog, IovaRange, PageSize};
 
 impl Device {
     /// The device's DMA logging, or why there is none.
@@ -34,8 +34,8 @@ impl InTurn {
 }
 
 impl DmaLog for InTurn {
-    fn start(&mut self, page_size: u64, ranges: &[IovaRange]) -> std::result::Result<u64, Errno> {
-        self.with(|log| log.start(page_size, ranges))
+    fn start(&mut self, page: PageSize, ranges: &[IovaRange]) -> std::result::Result<u64, Errno> {
+        self.with(|log| log.start(page, ranges))
     }
 
     fn stop(&mut self) -> std::result::Result<(), Errno> {

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::bitmap::{self, PageSize};
 use super::map::{Map, Mapping};
-use super::memory::{Memory, Place};
+use super::memory::{DirtyPages, Memory, Place};
 use super::tracker::custom::CustomTracker;
 use crate::error::Errno;
-use crate::transport::{Bitmap, DmaLog, Hwpt, IovaRange, Span, Type1, Type1Info};
+use crate::transport::{Bitmap, DmaLog, Hwpt, IovaRange, PageSizes, Span, Type1, Type1Info};
 
 pub const PAGE: u64 = 4096;
 
@@ -99,8 +99,8 @@ impl Fake {
 }
 
 impl CustomTracker for Fake {
-    fn page_size(&self) -> u64 {
-        self.page
+    fn page_size(&self) -> PageSize {
+        PageSize::new(self.page).unwrap()
     }
 
     fn start(&mut self) -> Outcome {
@@ -117,8 +117,8 @@ impl CustomTracker for Fake {
 }
 
 impl DmaLog for Fake {
-    fn start(&mut self, page_size: u64, _: &[IovaRange]) -> Outcome<u64> {
-        self.set_running(true).map(|()| page_size)
+    fn start(&mut self, page: PageSize, _: &[IovaRange]) -> Outcome<u64> {
+        self.set_running(true).map(|()| page.bytes())
     }
 
     fn stop(&mut self) -> Outcome {
@@ -162,7 +162,7 @@ impl Type1 for Fake {
     }
 
     fn info(&mut self) -> Outcome<Type1Info> {
-        Ok(Type1Info { page_sizes: self.page, max_bitmap: self.max_bitmap })
+        Ok(Type1Info { page_sizes: PageSizes::from_bits(self.page), max_bitmap: self.max_bitmap })
     }
 
     fn start(&mut self) -> Outcome {
@@ -208,20 +208,12 @@ impl Vmm {
 }
 
 impl Memory for Vmm {
-    fn set_dirty(
-        &mut self,
-        cookie: u64,
-        offset: u64,
-        _: u64,
-        bitmap: &[u64],
-        bits: u64,
-    ) -> Outcome {
+    fn set_dirty(&mut self, pages: DirtyPages<'_>) -> Outcome {
         let mut taken = self.taken();
         if taken.refuses {
             return Err(Errno(libc::EAGAIN));
         }
-        let runs = bitmap::runs(bitmap, 0..bits).flat_map(|(at, n)| at..at + n);
-        taken.pages.extend(runs.map(|bit| (cookie, offset / PAGE + bit)));
+        taken.pages.extend(pages.offsets().map(|offset| (pages.cookie, offset / PAGE)));
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The VMM's side of dirty tracking: its memory map, its memory, and where dirty pages go.
 
+use super::bitmap::{self, PageSize};
 use super::map::Mapping;
 use crate::error::{Errno, Result};
 
@@ -17,6 +18,30 @@ pub struct Place {
     pub host: usize,
 }
 
+/// Dirty pages in the VMM's memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DirtyPages<'a> {
+    /// [`Mapping::cookie`].
+    pub cookie: u64,
+    /// Where the page of the first bit lies in what the cookie stands for, in bytes.
+    pub offset: u64,
+    /// What a bit stands for.
+    pub page: PageSize,
+    /// A bit for each page, the lowest first: set where it is dirty.
+    pub bitmap: &'a [u64],
+    /// So many of them count.
+    pub bits: u64,
+}
+
+impl DirtyPages<'_> {
+    /// The offsets of the dirty pages in what the cookie stands for, in bytes.
+    pub fn offsets(self) -> impl Iterator<Item = u64> {
+        let DirtyPages { offset, page, bitmap, bits, .. } = self;
+        let dirty = bitmap::runs(bitmap, 0..bits).flat_map(|(first, n)| first..first + n);
+        dirty.map(move |bit| offset + (bit << page.shift()))
+    }
+}
+
 /// What dirty tracking asks of the VMM. Called on the thread that called the library, one call at a
 /// time.
 pub trait Memory: Send {
@@ -31,16 +56,8 @@ pub trait Memory: Send {
         true
     }
 
-    /// Takes dirty pages: bit 0 is the page at `offset` in what `cookie` stands for. What it
-    /// refuses is delivered again later.
-    fn set_dirty(
-        &mut self,
-        cookie: u64,
-        offset: u64,
-        page_size: u64,
-        bitmap: &[u64],
-        bits: u64,
-    ) -> std::result::Result<(), Errno>;
+    /// Takes dirty pages. What it refuses is delivered again later.
+    fn set_dirty(&mut self, pages: DirtyPages<'_>) -> std::result::Result<(), Errno>;
 
     /// What lies at an address of a mapping with [`Mapping::translate`] now: at least one page, or
     /// an error. [`super::Tracking::unmap`] asks before the range is unmapped and, for what a device wrote

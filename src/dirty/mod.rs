@@ -28,10 +28,10 @@ mod trackers;
 mod tracking;
 mod writer;
 
-pub use bitmap::PageSize;
+pub use bitmap::{PageSize, Span};
 pub use errors::DirtyError;
 pub use map::{MAX_MAPPED, Mapping};
-pub use memory::{Memory, Place};
+pub use memory::{DirtyPages, Memory, Place};
 pub use stats::{DirtyRound, DirtyStats, WriterStats};
 pub use tracker::TrackerKind;
 pub use tracker::custom::CustomTracker;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use rangemap::RangeInclusiveSet;
 
+use super::bitmap::PageSize;
 use super::ranges;
 use super::tracker::TrackerKind;
 use crate::alloc;
@@ -55,8 +56,8 @@ pub struct DirtyStats {
 pub struct WriterStats {
     /// What tracks it.
     pub tracker: TrackerKind,
-    /// Size of the tracker's pages in bytes.
-    pub page_size: u64,
+    /// The tracker's pages; none: nothing tracks it.
+    pub page_size: Option<PageSize>,
     /// Bytes that the tracker has reported as dirty since the start.
     pub dirty_bytes: u64,
     /// In its last round.

@@ -2,6 +2,7 @@
 //! Writers of dirty pages: a device, or whatever else writes to the guest's memory, and the trackers
 //! that could watch it.
 
+use super::bitmap::PageSize;
 use super::tracker::custom::CustomTracker;
 use crate::device::{Device, Health};
 use crate::error::Result;
@@ -20,8 +21,8 @@ pub struct Writer {
     pub device_log: Option<Box<dyn DmaLog>>,
     /// The page table of the iommufd that the device is attached to.
     pub hwpt: Option<Box<dyn Hwpt>>,
-    /// Smallest page of that page table, in bytes; 0: that of the tracking.
-    pub hwpt_page_size: u64,
+    /// Smallest page of that page table, up to 1 GiB; none: that of the tracking.
+    pub hwpt_page_size: Option<PageSize>,
     /// The VMM's own tracker.
     pub custom: Option<Box<dyn CustomTracker>>,
     /// The type1 container that the device's group is in.

@@ -11,7 +11,7 @@ use vfio_bindings::bindings::vfio;
 use super::Errno;
 use super::bitmap::Bitmap;
 use super::ioctl::{ioctl, ioctl_without_argument};
-use super::span::Span;
+use super::span::{PageSize, Span};
 use super::uapi;
 
 /// A range of I/O virtual addresses. `length` is not zero, and the range does not wrap.
@@ -148,11 +148,11 @@ pub(crate) fn set_state(
 
 /// The payload that starts DMA logging.
 pub(crate) fn logging_control(
-    page_size: u64,
+    page: PageSize,
     ranges: &[IovaRange],
 ) -> Result<vfio::vfio_device_feature_dma_logging_control, Errno> {
     Ok(vfio::vfio_device_feature_dma_logging_control {
-        page_size,
+        page_size: page.bytes(),
         num_ranges: u32::try_from(ranges.len()).map_err(|_| Errno(libc::E2BIG))?,
         __reserved: 0,
         ranges: ranges.as_ptr().expose_provenance() as u64,
@@ -171,10 +171,10 @@ pub(crate) fn logging_report(
 /// Starts DMA logging; returns the size of the device's pages.
 pub(crate) fn log_start(
     fd: BorrowedFd<'_>,
-    page_size: u64,
+    page: PageSize,
     ranges: &[IovaRange],
 ) -> Result<u64, Errno> {
-    let control = logging_control(page_size, ranges)?;
+    let control = logging_control(page, ranges)?;
     let flags = uapi::FEATURE_SET | uapi::FEATURE_DMA_LOGGING_START;
     // SAFETY: the feature's own structure; the kernel reads as many ranges as it says, and `ranges`
     // has them for as long as the call lasts.

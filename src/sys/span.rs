@@ -10,8 +10,8 @@ pub struct PageSize(u32);
 
 impl PageSize {
     /// A page of `bytes` bytes, if that is a power of two.
-    pub fn new(bytes: u64) -> Option<PageSize> {
-        bytes.is_power_of_two().then(|| PageSize(bytes.trailing_zeros()))
+    pub const fn new(bytes: u64) -> Option<PageSize> {
+        if bytes.is_power_of_two() { Some(PageSize(bytes.trailing_zeros())) } else { None }
     }
 
     pub(crate) const GIB: PageSize = PageSize(30);

@@ -4,12 +4,12 @@
 //! worth.
 
 use crate::error::Errno;
-use crate::sys::{Bitmap, IovaRange};
+use crate::sys::{Bitmap, IovaRange, PageSize};
 
 /// A device that logs its own writes: `VFIO_DEVICE_FEATURE_DMA_LOGGING_*`.
 pub trait DmaLog: Send {
-    /// Starts; returns the size of the device's pages.
-    fn start(&mut self, page_size: u64, ranges: &[IovaRange]) -> Result<u64, Errno>;
+    /// Starts, in pages of a size if the device can; returns what it says of the size of its pages.
+    fn start(&mut self, page: PageSize, ranges: &[IovaRange]) -> Result<u64, Errno>;
 
     /// Stops.
     fn stop(&mut self) -> Result<(), Errno>;
@@ -19,11 +19,27 @@ pub trait DmaLog: Send {
     fn report(&mut self, bitmap: &mut Bitmap<'_>) -> Result<(), Errno>;
 }
 
+/// Page sizes, a bit for each.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PageSizes(u64);
+
+impl PageSizes {
+    /// Those whose bits are set: bit 12 is that of 4 KiB.
+    pub const fn from_bits(bits: u64) -> PageSizes {
+        PageSizes(bits)
+    }
+
+    /// The smallest, if there is one.
+    pub const fn smallest(self) -> Option<PageSize> {
+        PageSize::new(self.0 & self.0.wrapping_neg())
+    }
+}
+
 /// What a type1 container says about its dirty tracking.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Type1Info {
-    /// Page sizes that a bitmap may have, one bit for each; 0: no tracking.
-    pub page_sizes: u64,
+    /// Page sizes that a bitmap may have; none: no tracking.
+    pub page_sizes: PageSizes,
     /// The largest bitmap, in bytes.
     pub max_bitmap: u64,
 }

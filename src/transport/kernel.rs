@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::streams::Streams;
 use super::{
-    DataFd, DeviceFlags, DeviceInfo, Direction, DmaLog, IovaRange, PrecopyInfo, Transport,
+    DataFd, DeviceFlags, DeviceInfo, Direction, DmaLog, IovaRange, PageSize, PrecopyInfo, Transport,
 };
 use crate::error::Errno;
 use crate::sys::{Bitmap, device, fd};
@@ -38,8 +38,8 @@ impl KernelTransport {
 struct KernelLog(Arc<dyn AsFd + Send + Sync>);
 
 impl DmaLog for KernelLog {
-    fn start(&mut self, page_size: u64, ranges: &[IovaRange]) -> Result<u64, Errno> {
-        device::log_start(self.0.as_fd(), page_size, ranges)
+    fn start(&mut self, page: PageSize, ranges: &[IovaRange]) -> Result<u64, Errno> {
+        device::log_start(self.0.as_fd(), page, ranges)
     }
 
     fn stop(&mut self) -> Result<(), Errno> {

@@ -16,7 +16,7 @@ mod type1;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use dirty::{DmaLog, Hwpt, Type1, Type1Info};
+pub use dirty::{DmaLog, Hwpt, PageSizes, Type1, Type1Info};
 pub use iommufd::KernelHwpt;
 pub use kernel::KernelTransport;
 pub use ops::OpsTransport;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::streams::Streams;
 use super::table::{vfiomig_device_ops, vfiomig_identity, vfiomig_precopy_info};
-use super::{DataFd, DeviceInfo, Direction, DmaLog, IovaRange, PrecopyInfo, Transport};
+use super::{DataFd, DeviceInfo, Direction, DmaLog, IovaRange, PageSize, PrecopyInfo, Transport};
 use crate::error::Errno;
 use crate::identity::Identity;
 use crate::sys::{Bitmap, INTERRUPTED, Process, device, fd, uapi, uninterrupted};
@@ -137,8 +137,8 @@ impl OpsTransport {
 }
 
 impl DmaLog for OpsTransport {
-    fn start(&mut self, page_size: u64, ranges: &[IovaRange]) -> Result<u64, Errno> {
-        let mut control = device::logging_control(page_size, ranges)?;
+    fn start(&mut self, page: PageSize, ranges: &[IovaRange]) -> Result<u64, Errno> {
+        let mut control = device::logging_control(page, ranges)?;
         let flags = uapi::FEATURE_SET | uapi::FEATURE_DMA_LOGGING_START;
         // SAFETY: the feature's own structure; `ranges` are as many as it says, and live for the call.
         unsafe {
@@ -392,7 +392,7 @@ mod tests {
         let log = transport.dma_log_in_turn().unwrap();
         assert_eq!(log.report(&mut bitmap), Ok(()));
         assert_eq!(bitmap[..], [u64::MAX]);
-        assert_eq!(log.start(4096, &[IovaRange { iova: 0, length: 4096 }]), Ok(4096));
+        assert_eq!(log.start(span(1).page, &[IovaRange { iova: 0, length: 4096 }]), Ok(4096));
         drop(transport);
         assert_eq!(device.asked, [report, start]);
     }

@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
-use super::dirty::{Type1, Type1Info};
+use super::dirty::{PageSizes, Type1, Type1Info};
 use crate::alloc;
 use crate::error::Errno;
 use crate::sys::{Bitmap, type1, uapi};
@@ -43,7 +43,10 @@ fn parse_type1_info(info: &[u8]) -> Type1Info {
             let id = u16::from_ne_bytes(read_at(info, at)?);
             if id == uapi::TYPE1_INFO_CAP_MIGRATION {
                 return Some(Type1Info {
-                    page_sizes: u64::from_ne_bytes(read_at(info, at.checked_add(16)?)?),
+                    page_sizes: PageSizes::from_bits(u64::from_ne_bytes(read_at(
+                        info,
+                        at.checked_add(16)?,
+                    )?)),
                     max_bitmap: u64::from_ne_bytes(read_at(info, at.checked_add(24)?)?),
                 });
             }
@@ -109,7 +112,10 @@ mod tests {
     fn the_migration_capability_is_found_behind_others() {
         let both = info(&[(24, 1, 64, 9, 9), (64, 2, 0, 4096, 1 << 28)], 24);
         let found = parse_type1_info(&both);
-        assert_eq!(found, Type1Info { page_sizes: 4096, max_bitmap: 1 << 28 });
+        assert_eq!(
+            found,
+            Type1Info { page_sizes: PageSizes::from_bits(4096), max_bitmap: 1 << 28 }
+        );
     }
 
     #[test]

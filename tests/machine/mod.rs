@@ -15,9 +15,9 @@ use std::ops::{Range, RangeInclusive};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use vfiomig::dirty::{CustomTracker, Health, Mapping, Memory, Place, Writer};
+use vfiomig::dirty::{CustomTracker, DirtyPages, Health, Mapping, Memory, PageSize, Place, Writer};
 use vfiomig::error::Errno;
-use vfiomig::transport::{Bitmap, DmaLog, Hwpt, IovaRange, Span, Type1, Type1Info};
+use vfiomig::transport::{Bitmap, DmaLog, Hwpt, IovaRange, PageSizes, Span, Type1, Type1Info};
 
 /// Numbers that look random and are the same every time: splitmix64.
 pub struct Rng(pub u64);
@@ -710,7 +710,8 @@ fn garbage(words: &mut [u64], bits: u64) {
 pub struct FakeLog(pub Shared, pub usize);
 
 impl DmaLog for FakeLog {
-    fn start(&mut self, page_size: u64, ranges: &[IovaRange]) -> Result<u64, Errno> {
+    fn start(&mut self, page: PageSize, ranges: &[IovaRange]) -> Result<u64, Errno> {
+        let page_size = page.bytes();
         let mut w = lock(&self.0);
         let w = &mut *w;
         w.tick();
@@ -718,7 +719,7 @@ impl DmaLog for FakeLog {
         if w.trace {
             println!("      device {d}: START, {} ranges", ranges.len());
         }
-        if !page_size.is_power_of_two() || page_size < 4096 {
+        if page_size < 4096 {
             w.violation(format!("START with pages of {page_size}"));
             return Err(Errno(libc::EINVAL));
         }
@@ -835,8 +836,7 @@ impl DmaLog for FakeLog {
         if w.trace {
             println!("      device {}: REPORT {iova:#x}, {length:#x}", self.1);
         }
-        let bad = !page_size.is_power_of_two()
-            || page_size < 4096
+        let bad = page_size < 4096
             || length == 0
             || (iova | length) & (page_size - 1) != 0
             || iova.checked_add(length).is_none()
@@ -1096,7 +1096,10 @@ impl Type1 for FakeContainer {
         let info = if none {
             Type1Info::default()
         } else {
-            Type1Info { page_sizes: container.page, max_bitmap: container.max_bitmap }
+            Type1Info {
+                page_sizes: PageSizes::from_bits(container.page),
+                max_bitmap: container.max_bitmap,
+            }
         };
         w.bridge_refused |= none;
         Ok(info)
@@ -1188,8 +1191,8 @@ impl Type1 for FakeContainer {
 pub struct FakeOwn(pub Shared, pub usize);
 
 impl CustomTracker for FakeOwn {
-    fn page_size(&self) -> u64 {
-        lock(&self.0).owns[self.1].page
+    fn page_size(&self) -> PageSize {
+        PageSize::new(lock(&self.0).owns[self.1].page).unwrap()
     }
 
     fn start(&mut self) -> Result<(), Errno> {
@@ -1325,14 +1328,9 @@ impl Memory for FakeMemory {
         lock(&self.0).takes_pages
     }
 
-    fn set_dirty(
-        &mut self,
-        cookie: u64,
-        offset: u64,
-        page_size: u64,
-        words: &[u64],
-        bits: u64,
-    ) -> Result<(), Errno> {
+    fn set_dirty(&mut self, pages: DirtyPages<'_>) -> Result<(), Errno> {
+        let DirtyPages { cookie, offset, page, bitmap: words, bits } = pages;
+        let page_size = page.bytes();
         let mut w = lock(&self.0);
         w.tick();
         if w.fault("set_dirty refuses") {
@@ -1421,7 +1419,8 @@ pub fn writer(world: &Shared, d: usize) -> Writer {
     if let Some(t) = dev.table {
         writer.hwpt = Some(Box::new(FakeTable(world.clone(), t)));
         let page = w.tables[t].page;
-        writer.hwpt_page_size = if page > w.page { page } else { page * (d as u64 % 2) };
+        let named = page > w.page || d % 2 == 1;
+        writer.hwpt_page_size = PageSize::new(page).filter(|_| named);
     }
     if let Some(o) = dev.own {
         writer.custom = Some(Box::new(FakeOwn(world.clone(), o)));

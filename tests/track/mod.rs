@@ -10,11 +10,14 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use vfiomig::dirty::{CustomTracker, Health, Mapping, Memory, Tracking, TrackingOptions, Writer};
+use vfiomig::dirty::{
+    CustomTracker, Health, Mapping, Memory, PageSize, Tracking, TrackingOptions, Writer,
+};
 use vfiomig::error::Errno;
 use vfiomig::transport::{Bitmap, DmaLog, IovaRange, Span};
 
 pub const PAGE: u64 = 4096;
+pub const PAGE_SIZE: PageSize = PageSize::new(PAGE).unwrap();
 
 pub fn set_bit(words: &mut [u64], bit: u64) {
     words[(bit / 64) as usize] |= 1 << (bit % 64);
@@ -27,7 +30,7 @@ pub fn bits_of(words: &[u64], bits: u64) -> impl Iterator<Item = u64> {
 
 /// In pages of `PAGE`, with these mappings.
 pub fn new_tracking(memory: impl Memory + 'static, mappings: &[Mapping]) -> Tracking {
-    let options = TrackingOptions { page_size: PAGE, ..TrackingOptions::default() };
+    let options = TrackingOptions { page_size: Some(PAGE_SIZE), ..TrackingOptions::default() };
     let mut tracking = Tracking::new(memory, options).unwrap();
     mappings.iter().for_each(|mapping| tracking.map(*mapping).unwrap());
     tracking
@@ -43,8 +46,8 @@ impl<F> CustomTracker for Own<F>
 where
     F: FnMut(u64, u64, &mut [u64]) -> Result<(), Errno> + Send,
 {
-    fn page_size(&self) -> u64 {
-        self.page
+    fn page_size(&self) -> PageSize {
+        PageSize::new(self.page).unwrap()
     }
 
     fn start(&mut self) -> Result<(), Errno> {
@@ -107,11 +110,11 @@ impl Logged {
 }
 
 impl DmaLog for Logged {
-    fn start(&mut self, page_size: u64, ranges: &[IovaRange]) -> Result<u64, Errno> {
+    fn start(&mut self, page: PageSize, ranges: &[IovaRange]) -> Result<u64, Errno> {
         let mut device = self.get();
         device.starts.push(ranges.to_vec());
         device.on = true;
-        Ok(page_size)
+        Ok(page.bytes())
     }
 
     fn stop(&mut self) -> Result<(), Errno> {

@@ -3,10 +3,12 @@
 
 use std::ffi::{c_int, c_void};
 
-use super::structs::{vfiomig_mapping, vfiomig_memory_ops, vfiomig_place, vfiomig_tracker_ops};
+use super::structs::{
+    page_of, vfiomig_mapping, vfiomig_memory_ops, vfiomig_place, vfiomig_tracker_ops,
+};
 use crate::capi::callbacks::{Opaque, status};
 use crate::capi::sized::read_in;
-use crate::dirty::{CustomTracker, Mapping, Memory, Place};
+use crate::dirty::{CustomTracker, DirtyPages, Mapping, Memory, PageSize, Place};
 use crate::error::{Code, Errno, Error, Result, err};
 use crate::transport::{Bitmap, Span};
 
@@ -91,18 +93,12 @@ impl Memory for MemoryOps {
         self.ops.set_dirty.is_some()
     }
 
-    fn set_dirty(
-        &mut self,
-        cookie: u64,
-        offset: u64,
-        page_size: u64,
-        bitmap: &[u64],
-        bits: u64,
-    ) -> std::result::Result<(), Errno> {
+    fn set_dirty(&mut self, pages: DirtyPages<'_>) -> std::result::Result<(), Errno> {
         let set_dirty = self.ops.set_dirty.ok_or(Errno(libc::EOPNOTSUPP))?;
+        let DirtyPages { cookie, offset, page, bitmap, bits } = pages;
         // SAFETY: promises 1 and 2; the bitmap has `bits` bits, and lives during the call.
         status(unsafe {
-            set_dirty(self.opaque.get(), cookie, offset, page_size, bitmap.as_ptr(), bits)
+            set_dirty(self.opaque.get(), cookie, offset, page.bytes(), bitmap.as_ptr(), bits)
         })
     }
 
@@ -158,6 +154,7 @@ fn host(place: Place, len: usize) -> std::result::Result<*mut u8, Errno> {
 /// A tracker behind a table of callbacks.
 pub(super) struct TrackerOps {
     ops: vfiomig_tracker_ops,
+    page: PageSize,
     opaque: Opaque,
 }
 
@@ -179,13 +176,14 @@ impl TrackerOps {
         if ops.reserved != 0 {
             return Err(err!(Inval, "tracker->reserved is not zero"));
         }
-        Ok(TrackerOps { ops, opaque })
+        let page = page_of(ops.page_size, "a tracker")?;
+        Ok(TrackerOps { ops, page, opaque })
     }
 }
 
 impl CustomTracker for TrackerOps {
-    fn page_size(&self) -> u64 {
-        self.ops.page_size
+    fn page_size(&self) -> PageSize {
+        self.page
     }
 
     fn start(&mut self) -> std::result::Result<(), Errno> {

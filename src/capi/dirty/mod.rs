@@ -19,10 +19,11 @@ use super::row::Kind;
 use super::sized::{SizedOut, read_in, read_options};
 use super::table::{self, dirty_states as states};
 use crate::cancel::Cancel;
-use crate::dirty::{Tracking, TrackingOptions};
+use crate::dirty::Tracking;
 use crate::error::{Errno, Result, err};
+use crate::transport::Span;
 use callbacks::MemoryOps;
-use structs::synced;
+use structs::{page_of, synced};
 
 impl Handle for vfiomig_dirty {
     const KIND: &'static Kind = &table::DIRTY;
@@ -62,14 +63,13 @@ pub unsafe extern "C" fn vfiomig_dirty_new(
         admit()?;
         // SAFETY: vfiomig.h: NULL, or a structure of the size that it claims.
         let options = unsafe { read_options(options) }?;
-        let options =
-            options.map_or_else(TrackingOptions::default, vfiomig_dirty_options::to_options);
         // SAFETY: vfiomig.h: NULL, or memory for a pointer.
         let out = unsafe { Out::new(out, "out") }?;
         if ops.reserved != 0 {
             return Err(err!(Inval, "ops->reserved is not zero"));
         }
-        let tracking = Tracking::new(memory, options)?;
+        let options = options.map(vfiomig_dirty_options::to_options).transpose()?;
+        let tracking = Tracking::new(memory, options.unwrap_or_default())?;
         let cancel = tracking.cancel();
         publish(out, tracking, cancel)
     })
@@ -161,9 +161,13 @@ pub unsafe extern "C" fn vfiomig_dirty_unmap(
         let words = match bitmap.is_null() && page_size == 0 && num_words == 0 {
             true => None,
             // SAFETY: vfiomig.h: NULL, or `num_words` words.
-            false => Some((page_size, unsafe { words_of(bitmap, num_words) }?)),
+            false => Some(unsafe { words_of(bitmap, num_words) }?),
         };
         let unmap = unmap.ok_or_else(|| err!(Fault, "unmap is NULL"))?;
+        let words = match words {
+            Some(words) => Some((page_of(page_size, "a bitmap")?, words)),
+            None => None,
+        };
         let unmap = || -> std::result::Result<(), Errno> {
             // SAFETY: promise 2; it is called while the call that brought it lasts.
             super::callbacks::status(unsafe { unmap(unmap_opaque, iova, size) })
@@ -212,7 +216,8 @@ pub unsafe extern "C" fn vfiomig_dirty_sync(
     with(&table::DIRTY_SYNC, dirty, |tracking| {
         // SAFETY: vfiomig.h: NULL, or `num_words` words.
         let words = unsafe { words_of(bitmap, num_words) }?;
-        tracking.sync(iova, length, page_size, words).map(synced)
+        let span = Span { start: iova, length, page: page_of(page_size, "a bitmap")? };
+        tracking.sync(span, words).map(synced)
     })
 }
 

@@ -9,7 +9,8 @@ use crate::capi::device::vfiomig_device;
 use crate::capi::numbers::flag;
 use crate::capi::sized::sized32;
 use crate::dirty::{
-    DirtyError, DirtyRound, DirtyStats, Mapping, Place, Synced, TrackingOptions, WriterStats,
+    DirtyError, DirtyRound, DirtyStats, Mapping, PageSize, Place, Synced, TrackingOptions,
+    WriterStats,
 };
 use crate::error::{Result, err};
 use crate::transport::put_fixed_text;
@@ -335,10 +336,21 @@ sized32!(
     vfiomig_dirty_error,
 );
 
+/// Pages of so many bytes, which `what` has.
+pub(super) fn page_of(bytes: u64, what: &str) -> Result<PageSize> {
+    let page = PageSize::new(bytes);
+    page.ok_or_else(|| err!(Inval, "{what} in pages of {bytes} bytes: not a power of two"))
+}
+
+/// The same; 0 stands for none that are named.
+pub(super) fn page_of_if_any(bytes: u64, what: &str) -> Result<Option<PageSize>> {
+    (bytes != 0).then(|| page_of(bytes, what)).transpose()
+}
+
 impl vfiomig_dirty_options {
-    pub(super) fn to_options(self) -> TrackingOptions {
+    pub(super) fn to_options(self) -> Result<TrackingOptions> {
         let vfiomig_dirty_options { page_size, buffer_bytes, .. } = self;
-        TrackingOptions { page_size, buffer_bytes }
+        Ok(TrackingOptions { page_size: page_of_if_any(page_size, "tracking")?, buffer_bytes })
     }
 }
 
@@ -441,7 +453,7 @@ impl From<WriterStats> for vfiomig_dirty_writer_stats {
         let mut out = vfiomig_dirty_writer_stats {
             struct_size: 0,
             tracker: tracker as u32,
-            page_size,
+            page_size: page_size.map_or(0, PageSize::bytes),
             dirty_bytes,
             last_dirty_bytes,
             assumed_bytes,

@@ -3,7 +3,7 @@
 
 use super::callbacks::TrackerOps;
 use super::constants::*;
-use super::structs::vfiomig_dirty_writer;
+use super::structs::{page_of_if_any, vfiomig_dirty_writer};
 use crate::capi::args::{BorrowedRawFd, text};
 use crate::capi::handle;
 use crate::capi::sized::read_in;
@@ -84,7 +84,7 @@ impl RawWriter {
             // SAFETY: promise 4: it stays open while the writer lives.
             let iommufd = unsafe { BorrowedRawFd::new(writer.iommufd) };
             out.hwpt = Some(Box::new(KernelHwpt::new(iommufd, writer.hwpt_id, ioas)));
-            out.hwpt_page_size = writer.hwpt_page_size;
+            out.hwpt_page_size = page_of_if_any(writer.hwpt_page_size, "a page table")?;
         }
         if has(VFIOMIG_WRITER_TYPE1) {
             if writer.container_fd < 0 {

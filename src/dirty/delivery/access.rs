@@ -58,12 +58,13 @@ mod tests {
     use super::*;
     use crate::dirty::fake::{PAGE, Vmm};
     use crate::dirty::map::Mapping;
+    use crate::dirty::memory::DirtyPages;
 
     /// Answers a read with its number, and keeps what was read.
     struct Bytes(Arc<Mutex<Vec<(u64, usize)>>>, Vmm);
 
     impl Memory for Bytes {
-        fn set_dirty(&mut self, _: u64, _: u64, _: u64, _: &[u64], _: u64) -> Answer {
+        fn set_dirty(&mut self, _: DirtyPages<'_>) -> Answer {
             Ok(())
         }
 

@@ -18,21 +18,19 @@ pub(in crate::dirty) struct CallerBitmap<'a> {
 impl<'a> CallerBitmap<'a> {
     /// Checks it.
     pub fn new(
-        iova: u64,
-        length: u64,
-        page_size: u64,
+        span: Span,
         words: &'a mut [u64],
         tracking_page: PageSize,
     ) -> Result<CallerBitmap<'a>> {
-        let page = PageSize::new(page_size).filter(|page| (512..=1 << 40).contains(&page.bytes()));
-        let page = page.ok_or_else(|| {
-            err!(Inval, "the bitmap's page size must be a power of two from 512, not {page_size}")
-        })?;
-        check_range("a range", iova, length, page)?;
+        let Span { start, length, page } = span;
+        if !(512..=1 << 40).contains(&page.bytes()) {
+            let size = page.bytes();
+            return Err(err!(Inval, "the bitmap's pages must have at least 512 bytes, not {size}"));
+        }
+        check_range("a range", start, length, page)?;
         if length > MAX_MAPPED {
             return Err(err!(Inval, "a range of {length:#x} bytes is more than can be mapped"));
         }
-        let span = Span { start: iova, length, page };
         if words.len() < words_for(span.bits()) {
             return Err(err!(
                 NoSpace,
@@ -81,18 +79,21 @@ mod tests {
     use crate::dirty::fake::{PAGE, page};
     use crate::error::Code;
 
+    fn span(start: u64, length: u64, page_size: u64) -> Span {
+        Span { start, length, page: PageSize::new(page_size).unwrap() }
+    }
+
     #[test]
     fn a_bitmap_that_is_too_small_or_cannot_be_is_refused() {
-        for (iova, length, size, words, code) in [
+        for (start, length, size, words, code) in [
             (0, 65 * PAGE, PAGE, 1, Code::NoSpace),
             (0, PAGE, 256, 1, Code::Inval),
-            (0, PAGE, 3 * PAGE, 1, Code::Inval),
             (512, PAGE, PAGE, 1, Code::Inval),
             (0, 0, PAGE, 1, Code::Inval),
             (0, 2 * MAX_MAPPED, 1 << 40, 8, Code::Inval),
         ] {
             let mut words = vec![0; words];
-            let bitmap = CallerBitmap::new(iova, length, size, &mut words, page());
+            let bitmap = CallerBitmap::new(span(start, length, size), &mut words, page());
             assert_eq!(bitmap.err().unwrap().code(), code);
         }
     }
@@ -101,7 +102,7 @@ mod tests {
     fn pages_that_are_cut_are_found_at_both_ends() {
         let mut words = [0; 1];
         let (iova, length) = (3 * PAGE + 512, 4 * PAGE);
-        let mut bitmap = CallerBitmap::new(iova, length, 512, &mut words, page()).unwrap();
+        let mut bitmap = CallerBitmap::new(span(iova, length, 512), &mut words, page()).unwrap();
         let mut cut = Vec::new();
         bitmap.add_cut(0, &[0b0011_1111], 6, &mut cut);
         bitmap.add_cut(6 * PAGE, &[0b11], 2, &mut cut);
@@ -114,7 +115,7 @@ mod tests {
     #[test]
     fn whole_pages_are_not_cut() {
         let (mut words, mut cut) = ([0; 1], Vec::new());
-        let bitmap = CallerBitmap::new(PAGE, 2 * PAGE, 512, &mut words, page()).unwrap();
+        let bitmap = CallerBitmap::new(span(PAGE, 2 * PAGE, 512), &mut words, page()).unwrap();
         bitmap.add_cut(0, &[u64::MAX], 64, &mut cut);
         assert!(cut.is_empty());
     }

@@ -3,7 +3,7 @@
 
 use crate::dirty::bitmap::{self, PageSize, words_for};
 use crate::dirty::map::Piece;
-use crate::dirty::memory::{Memory, Place};
+use crate::dirty::memory::{DirtyPages, Memory, Place};
 use crate::error::{Errno, Error, Result, err};
 
 /// Pages that are given at a time where the VMM was asked for their place.
@@ -27,8 +27,9 @@ pub(super) fn give(
 ) -> Result<()> {
     let Piece { mapping, .. } = piece;
     if !mapping.translate {
+        let (cookie, offset) = (mapping.cookie, piece.offset_of(first));
         return memory
-            .set_dirty(mapping.cookie, piece.offset_of(first), page.bytes(), words, bits)
+            .set_dirty(DirtyPages { cookie, offset, page, bitmap: words, bits })
             .map_err(|errno| callback_failed("take dirty pages", first, errno));
     }
     let mut result = Ok(());
@@ -67,9 +68,10 @@ pub(super) fn give_at(
     let n = page.of(place.size).min(most).min(BATCH);
     let mut ones = [0; (BATCH / 64) as usize];
     bitmap::set(&mut ones, 0, n);
-    let words = ones.get(..words_for(n)).unwrap_or_default();
+    let bitmap = ones.get(..words_for(n)).unwrap_or_default();
+    let Place { cookie, offset, .. } = place;
     memory
-        .set_dirty(place.cookie, place.offset, page.bytes(), words, n)
+        .set_dirty(DirtyPages { cookie, offset, page, bitmap, bits: n })
         .map_err(|errno| callback_failed("take dirty pages", iova, errno))?;
     Ok(n)
 }

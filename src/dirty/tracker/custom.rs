@@ -10,7 +10,7 @@ use crate::transport::Bitmap;
 /// A tracker of the VMM's own: a vfio-user server's log, or whatever else it has.
 pub trait CustomTracker: Send {
     /// Size of the pages that it answers in: a power of two.
-    fn page_size(&self) -> u64;
+    fn page_size(&self) -> PageSize;
 
     /// Starts; what was written to before does not matter.
     fn start(&mut self) -> std::result::Result<(), Errno>;
@@ -19,7 +19,7 @@ pub trait CustomTracker: Send {
     fn stop(&mut self) -> std::result::Result<(), Errno>;
 
     /// Sets the bits of pages in the bitmap's span that were written to since the last time, and
-    /// forgets them. The bitmap comes zeroed. Its pages are of [`CustomTracker::page_size`] bytes,
+    /// forgets them. The bitmap comes zeroed. Its pages are of [`CustomTracker::page_size`],
     /// and its span may reach over the ends of mappings.
     fn sync(&mut self, bitmap: &mut Bitmap<'_>) -> std::result::Result<(), Errno>;
 }
@@ -32,14 +32,11 @@ pub(in crate::dirty) struct Custom {
 
 impl Custom {
     pub fn new(tracker: Box<dyn CustomTracker>) -> Result<Custom> {
-        let size = tracker.page_size();
-        let page = PageSize::new(size).filter(|page| (512..=1 << 30).contains(&page.bytes()));
-        let page = page.ok_or_else(|| {
-            err!(
-                Inval,
-                "a tracker's page size must be a power of two from 512 to 1 GiB, not {size}"
-            )
-        })?;
+        let page = tracker.page_size();
+        if !(512..=1 << 30).contains(&page.bytes()) {
+            let size = page.bytes();
+            return Err(err!(Inval, "a tracker's pages have from 512 bytes to 1 GiB, not {size}"));
+        }
         Ok(Custom { tracker, page, calls: 0 })
     }
 }

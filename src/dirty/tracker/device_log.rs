@@ -86,7 +86,7 @@ impl DeviceLog {
     /// Starts over what is mapped, and over windows where the device takes them. Returns the size
     /// of the device's pages.
     fn start_log(&mut self, precise: &Set, wide: &Set) -> Result<fit::Fit> {
-        let (log, page, calls) = (&mut self.log, self.page.bytes(), &mut self.calls);
+        let (log, page, calls) = (&mut self.log, self.page, &mut self.calls);
         let (mut running, mut stuck) = (false, None);
         let fit = fit::fit(precise, wide, &self.accepted, |set| {
             if running {
@@ -163,7 +163,7 @@ impl DeviceLog {
         self.stop()?;
         for set in [ranges::join(rounded, before.len()), before] {
             self.calls += 1;
-            if let Ok(page_size) = self.log.start(self.page.bytes(), &ranges::list(&set)) {
+            if let Ok(page_size) = self.log.start(self.page, &ranges::list(&set)) {
                 self.started = true;
                 self.logged = set;
                 return Ok(page_size);

@@ -34,8 +34,9 @@ impl Tracker for Container {
         let info = self.type1.info();
         let info =
             info.map_err(|errno| refused("the container does not say what it can", errno))?;
-        let smallest = info.page_sizes & info.page_sizes.wrapping_neg();
-        self.page = PageSize::new(smallest)
+        self.page = info
+            .page_sizes
+            .smallest()
             .ok_or_else(|| err!(NotSupported, "the container has no dirty tracking"))?;
         self.max_bitmap = info.max_bitmap;
         self.type1.start().map_err(|errno| match errno.0 {

@@ -38,7 +38,7 @@ pub(in crate::dirty) struct Numbers {
 
 impl Numbers {
     pub fn new(tracker: TrackerKind, page: PageSize) -> Numbers {
-        let stats = WriterStats { tracker, page_size: page.bytes(), ..WriterStats::default() };
+        let stats = WriterStats { tracker, page_size: Some(page), ..WriterStats::default() };
         Numbers { stats, round: Round::new(), bad_rounds: 0, round_was_lost: false }
     }
 
@@ -50,7 +50,7 @@ impl Numbers {
     }
 
     pub fn set_page(&mut self, page: PageSize) {
-        self.stats.page_size = page.bytes();
+        self.stats.page_size = Some(page);
     }
 
     /// It has said so many bytes, which took so long.

@@ -104,13 +104,10 @@ impl Registry {
         if self.writers().count() >= MAX_WRITERS || self.writers.len() >= 1 << 20 {
             return Err(err!(NoMem, "there are too many writers"));
         }
-        let hwpt_page = match writer.hwpt_page_size {
-            0 => Some(self.page),
-            size => PageSize::new(size).filter(|page| page.bytes() <= 1 << 30),
-        };
-        let hwpt_page = hwpt_page.map(|page| page.max(self.page)).ok_or_else(|| {
-            err!(Inval, "the page table's page size must be a power of two up to 1 GiB")
-        })?;
+        let hwpt_page = writer.hwpt_page_size.unwrap_or(self.page).max(self.page);
+        if hwpt_page > PageSize::GIB {
+            return Err(err!(Inval, "the page table's page size must be at most 1 GiB"));
+        }
         let custom = writer.custom.map(Custom::new).transpose()?;
         let hwpt = writer.hwpt.map(|hwpt| {
             let detail = hwpt_page.bytes() << 32 | u64::from(hwpt.ioas().unwrap_or(0));
@@ -298,15 +295,15 @@ mod tests {
         let others = [
             table(&Fake { ioas: Some(2), ..fake.clone() }),
             table(&Fake { ioas: None, ..fake.clone() }),
-            Writer { hwpt_page_size: 1 << 16, ..table(&fake) },
-            Writer { hwpt_page_size: 3, ..table(&Fake::new(2)) },
+            Writer { hwpt_page_size: PageSize::new(1 << 16), ..table(&fake) },
+            Writer { hwpt_page_size: PageSize::new(1 << 31), ..table(&Fake::new(2)) },
         ];
         for other in others {
             assert_eq!(registry.add(other).unwrap_err().code(), Code::Inval);
         }
         assert_eq!((registry.num_writers(), registry.trackers().len()), (1, 2));
         // Smaller pages than those of the tracking are the same.
-        registry.add(Writer { hwpt_page_size: 512, ..table(&fake) }).unwrap();
+        registry.add(Writer { hwpt_page_size: PageSize::new(512), ..table(&fake) }).unwrap();
     }
 
     #[test]

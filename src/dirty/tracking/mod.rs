@@ -13,7 +13,7 @@ mod unmap;
 use std::ops::RangeInclusive;
 
 use super::asking::Asking;
-use super::bitmap::PageSize;
+use super::bitmap::{PageSize, Span};
 use super::buffers::Buffers;
 use super::delivery::Delivery;
 use super::delivery::caller_bitmap::CallerBitmap;
@@ -42,9 +42,9 @@ const MAX_BUFFER: usize = 32 << 20;
 /// How dirty tracking is set up.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TrackingOptions {
-    /// The pages of the tracking, in bytes: a power of two from 4096 to 1 GiB; 0: the host's.
-    /// Mappings are in whole pages, and [`Memory::set_dirty`] gets them.
-    pub page_size: u64,
+    /// The pages of the tracking, of 4096 bytes to 1 GiB; none: the host's. Mappings are in whole
+    /// pages, and [`Memory::set_dirty`] gets them.
+    pub page_size: Option<PageSize>,
     /// Bytes of the buffer that is read into at a time; 0: 512 KiB.
     pub buffer_bytes: u32,
 }
@@ -83,14 +83,9 @@ pub struct Tracking {
 impl Tracking {
     /// Tracking over the memory of a VMM.
     pub fn new(memory: impl Memory + 'static, options: TrackingOptions) -> Result<Tracking> {
-        let size = match options.page_size {
-            0 => sys::page_size(),
-            size => size,
-        };
-        let page = PageSize::new(size).filter(|page| (4096..=1 << 30).contains(&page.bytes()));
-        let page = page.ok_or_else(|| {
-            err!(Inval, "the page size must be a power of two from 4096 to 1 GiB, not {size}")
-        })?;
+        let page = options.page_size.or_else(|| PageSize::new(sys::page_size()));
+        let page = page.filter(|page| (4096..=1 << 30).contains(&page.bytes()));
+        let page = page.ok_or_else(|| err!(Inval, "pages must have from 4096 bytes to 1 GiB"))?;
         let buffer_bytes = match options.buffer_bytes as usize {
             0 => BUFFER,
             bytes if bytes % 8 == 0 && (MIN_BUFFER..=MAX_BUFFER).contains(&bytes) => bytes,
@@ -306,21 +301,15 @@ impl Tracking {
         })
     }
 
-    /// Reads what became dirty in a range since the last time and adds it to `bitmap`: bit 0 is the
-    /// page of `page_size` bytes at `iova`. Pages that no mapping covers stay clean. Trackers that
-    /// answer for whole mappings only are asked for them each time: large ranges cost less.
-    pub fn sync(
-        &mut self,
-        iova: u64,
-        length: u64,
-        page_size: u64,
-        bitmap: &mut [u64],
-    ) -> Result<Synced> {
+    /// Reads what became dirty in a span since the last time and adds it to `bitmap`. Pages that no
+    /// mapping covers stay clean. Trackers that answer for whole mappings only are asked for them
+    /// each time: large spans cost less.
+    pub fn sync(&mut self, span: Span, bitmap: &mut [u64]) -> Result<Synced> {
         self.check_process()?;
         self.inside(|tracking| {
             let page = tracking.page;
             let (mut sweep, _) = tracking.parts()?;
-            let mut sink = CallerBitmap::new(iova, length, page_size, bitmap, page)?;
+            let mut sink = CallerBitmap::new(span, bitmap, page)?;
             let asked = sink.range();
             sweep.reading.asking.ledger.pay(&asked, |part| sink.add_range(part));
             // Whole pages of the tracking: what lies beyond the range is owed.

@@ -6,8 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
 use super::*;
-use crate::dirty::CustomTracker;
 use crate::dirty::bitmap;
+use crate::dirty::{CustomTracker, DirtyPages};
 use crate::error::Errno;
 use crate::transport::{Bitmap, Hwpt};
 
@@ -25,15 +25,8 @@ impl Given {
 }
 
 impl Memory for Given {
-    fn set_dirty(
-        &mut self,
-        _: u64,
-        _: u64,
-        _: u64,
-        bitmap: &[u64],
-        _: u64,
-    ) -> std::result::Result<(), Errno> {
-        *self.0.lock().unwrap() += bitmap::count(bitmap);
+    fn set_dirty(&mut self, pages: DirtyPages<'_>) -> std::result::Result<(), Errno> {
+        *self.0.lock().unwrap() += bitmap::count(pages.bitmap);
         Ok(())
     }
 }
@@ -42,8 +35,8 @@ impl Memory for Given {
 struct Clean;
 
 impl CustomTracker for Clean {
-    fn page_size(&self) -> u64 {
-        PAGE
+    fn page_size(&self) -> PageSize {
+        PageSize::new(PAGE).unwrap()
     }
 
     fn start(&mut self) -> std::result::Result<(), Errno> {
@@ -77,6 +70,11 @@ impl Hwpt for Clean {
     }
 }
 
+/// The first pages.
+fn pages(n: u64) -> Span {
+    Span { start: 0, length: n * PAGE, page: PageSize::new(PAGE).unwrap() }
+}
+
 fn writer(by_table: bool) -> Writer {
     if by_table {
         Writer { hwpt: Some(Box::new(Clean)), ..Writer::default() }
@@ -88,7 +86,7 @@ fn writer(by_table: bool) -> Writer {
 /// Tracking with a writer that is tracked by a page table or the VMM's tracker, and nothing dirty.
 fn tracked(by_table: bool) -> (Tracking, Given) {
     let given = Given::default();
-    let options = TrackingOptions { page_size: PAGE, buffer_bytes: 0 };
+    let options = TrackingOptions { page_size: PageSize::new(PAGE), buffer_bytes: 0 };
     let mut tracking = Tracking::new(given.clone(), options).unwrap();
     tracking.map(Mapping { size: PAGES * PAGE, ..Mapping::default() }).unwrap();
     tracking.add_writer(writer(by_table)).unwrap();
@@ -115,7 +113,7 @@ fn without_the_tracker_of_a_writer_everything_is_dirty() {
         }
         assert!(tracking.error(0).unwrap().message.contains("nothing tracks writer 1"));
         let mut words = [0];
-        assert!(tracking.sync(0, 8 * PAGE, PAGE, &mut words).unwrap().errors);
+        assert!(tracking.sync(pages(8), &mut words).unwrap().errors);
         assert_eq!(words, [0xff]);
         assert_eq!(given.take(), 0);
     }
@@ -128,7 +126,8 @@ fn without_the_tracker_of_a_writer_what_is_unmapped_was_dirty() {
         let told = tracking.unmap(8 * PAGE, 8 * PAGE, None, || Ok(())).unwrap();
         assert_eq!((told.errors, given.take()), (true, 8));
         let mut words = [0];
-        let told = tracking.unmap(0, 8 * PAGE, Some((PAGE, &mut words)), || Ok(())).unwrap();
+        let told =
+            tracking.unmap(0, 8 * PAGE, Some((pages(8).page, &mut words)), || Ok(())).unwrap();
         assert_eq!((told.errors, words), (true, [0xff]));
     }
 }
@@ -163,7 +162,7 @@ fn after_a_call_that_did_not_come_back_nothing_is_read_until_the_next_start() {
     assert!(catch_unwind(call).is_err());
     let code = |result: Result<Synced>| result.unwrap_err().code();
     assert_eq!(code(tracking.collect()), Code::NotRecoverable);
-    assert_eq!(code(tracking.sync(0, PAGE, PAGE, &mut [0])), Code::NotRecoverable);
+    assert_eq!(code(tracking.sync(pages(1), &mut [0])), Code::NotRecoverable);
     assert_eq!(code(tracking.unmap(0, PAGE, None, || Ok(()))), Code::NotRecoverable);
     assert_eq!(code(tracking.rearm()), Code::NotRecoverable);
     assert_eq!(tracking.remove_writer(0).unwrap_err().code(), Code::NotRecoverable);

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use super::{Synced, Tracking};
 use crate::alloc;
 use crate::dirty::asking::Asking;
+use crate::dirty::bitmap::{PageSize, Span};
 use crate::dirty::delivery::Delivery;
 use crate::dirty::delivery::caller_bitmap::CallerBitmap;
 use crate::dirty::delivery::give::callback_failed;
@@ -22,8 +23,8 @@ impl Tracking {
     /// Takes a range out of the map: reads what was dirty there, in the order that each tracker
     /// needs, and calls `unmap` in between, which removes the range from everything that has it
     /// mapped. Containers that are tracked have been unmapped already then, which does not matter:
-    /// unmapping them again does nothing. Where `bitmap` is given what was dirty is added there,
-    /// otherwise [`crate::dirty::Memory::set_dirty`] gets it. Where nothing is mapped, `unmap` is
+    /// unmapping them again does nothing. Where `bitmap` is given, what was dirty is added there, in
+    /// pages of its size, otherwise [`crate::dirty::Memory::set_dirty`] gets it. Where nothing is mapped, `unmap` is
     /// called and nothing else happens.
     ///
     /// When `unmap` fails the range stays in the map and counts as dirty.
@@ -31,14 +32,15 @@ impl Tracking {
         &mut self,
         iova: u64,
         size: u64,
-        bitmap: Option<(u64, &mut [u64])>,
+        bitmap: Option<(PageSize, &mut [u64])>,
         unmap: impl FnOnce() -> std::result::Result<(), Errno>,
     ) -> Result<Synced> {
         self.check_process()?;
         let range = check_range("a range to unmap", iova, size, self.page)?;
         let sink = match bitmap {
-            Some((page_size, words)) => {
-                Some(CallerBitmap::new(iova, size, page_size, words, self.page)?)
+            Some((page, words)) => {
+                let span = Span { start: iova, length: size, page };
+                Some(CallerBitmap::new(span, words, self.page)?)
             }
             None => None,
         };
