@@ -18,11 +18,41 @@ set -eu
 cd "$(dirname "$0")/.."
 out=${B:-build}/mutants
 survivors=tests/mutants-survivors.txt
-all="src/fsm.rs src/identity.rs src/session/** src/device/** src/stream/**
+# Every source is in exactly one of these two lists.
+all="src/fsm.rs src/identity.rs src/session/** src/device/** src/stream/** src/protocol/**
 	src/dirty/asking.rs src/dirty/ledger.rs src/dirty/reading.rs src/dirty/rearm.rs src/dirty/sweep.rs
 	src/dirty/delivery/** src/dirty/trackers/** src/dirty/tracking/**"
+# GLOB...: why what is in there is not broken.
+left='
+src/capi/**: the C tests look at it, which no mutant runs
+src/transport/** src/sys/**: the C tests and the lab look at most of it, with kernels or in their place
+src/lib.rs src/sync.rs: only what other files have is named there
+src/dirty/mod.rs src/dirty/writer.rs src/dirty/memory.rs: types, with next to no code
+src/dirty/fake.rs: a test itself
+src/dirty/bitmap.rs src/dirty/buffers.rs src/dirty/errors.rs src/dirty/map.rs: not gone through yet
+src/dirty/orphans.rs src/dirty/pending.rs src/dirty/ranges.rs src/dirty/stats.rs src/dirty/tracker/**: not gone through yet
+src/alloc.rs src/cancel.rs src/error.rs src/fixups.rs src/flags.rs: not gone through yet
+src/logging.rs src/text.rs src/waiting.rs: not gone through yet
+'
 files=${MUTANTS_FILES:-$all}
 mkdir -p "$out"
+
+set -f # the globs are cargo-mutants'
+find src -name '*.rs' | LC_ALL=C sort >"$out/sources"
+: >"$out/placed"
+for glob in $all $(printf '%s' "$left" | sed 's/:.*//'); do
+	while read -r source; do
+		# shellcheck disable=SC2254 # a pattern, in which ** is *
+		case $source in $glob) echo "$source" ;; esac
+	done <"$out/sources" >"$out/of-glob"
+	[ -s "$out/of-glob" ] || echo "mutants: no source is $glob" >&2
+	cat "$out/of-glob" >>"$out/placed"
+done
+LC_ALL=C sort "$out/placed" | diff "$out/sources" - >"$out/misplaced" || {
+	sed -n 's/^< /mutants: in no list of scripts\/mutants.sh: /p; s/^> /mutants: in two of its globs: /p' \
+		"$out/misplaced" >&2
+	exit 1
+}
 
 PATH=$PWD/$out/tools/bin:$PATH
 if ! cargo mutants --version >/dev/null 2>&1; then
@@ -34,7 +64,6 @@ if ! cargo mutants --version >/dev/null 2>&1; then
 	cargo install --quiet --locked --root "$out/tools" cargo-mutants
 fi
 
-set -f # the globs are cargo-mutants'
 globs=
 for glob in $files; do
 	globs="$globs --file $glob"
