@@ -7,18 +7,14 @@
 
 mod common;
 
-use common::{Side, Twist, check_clean, side, stream_of, twisted_side};
+use common::{Side, Twist, check_clean, side, small, stream_of, twisted_side};
 use vfiomig::error::{Code, Errno, Outcome};
 use vfiomig::session::{LoadOptions, SaveOptions};
 use vfiomig::transport::{DataFd, OpsTransport, PrecopyInfo, Transport};
 use vfiomig::uapi;
-use vfiomig_sim::{SimOptions, State};
+use vfiomig_sim::State;
 
 const GET_SIZE: u32 = uapi::FEATURE_GET | uapi::FEATURE_MIG_DATA_SIZE;
-
-fn small(seed: u64) -> SimOptions {
-    SimOptions { seed, state_size: 3000, ..SimOptions::default() }
-}
 
 /// What is added to the number that the device says, and what it says instead.
 #[derive(Default)]

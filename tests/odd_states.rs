@@ -8,13 +8,12 @@ mod common;
 
 use std::sync::{Arc, Mutex};
 
-use common::{Side, Twist, check_clean, side, stream_of, twisted_side};
+use common::{Side, Twist, check_clean, side, small, stream_of, twisted_side};
 use vfiomig::device::State;
 use vfiomig::error::{Code, Errno, Outcome};
 use vfiomig::session::{LoadOptions, SaveOptions};
 use vfiomig::transport::{OpsTransport, Transport};
 use vfiomig::uapi;
-use vfiomig_sim::SimOptions;
 
 const GET_STATE: u32 = uapi::FEATURE_GET | uapi::FEATURE_MIG_DEVICE_STATE;
 const SET_STATE: u32 = uapi::FEATURE_SET | uapi::FEATURE_MIG_DEVICE_STATE;
@@ -66,10 +65,6 @@ impl Twist for Arc<Mutex<Habit>> {
         }
         device.reset()
     }
-}
-
-fn small(seed: u64) -> SimOptions {
-    SimOptions { seed, state_size: 3000, ..SimOptions::default() }
 }
 
 fn odd(seed: u64) -> (Side, Arc<Mutex<Habit>>) {

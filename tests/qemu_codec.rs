@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 
-use common::{Side, Twist, check_clean, side, twisted_side};
+use common::{Side, Twist, check_clean, side, small, twisted_side};
 use vfiomig::error::{Code, Errno, Error, Operation, Outcome};
 use vfiomig::session::{
     Ending, Load, LoadOptions, LoadStatus, Packets, Save, SaveOptions, SaveStatus,
@@ -28,10 +28,6 @@ const INIT_SENT: [u8; 8] = [0xff, 0xff, 0xff, 0xff, 0xef, 0x10, 0x00, 0x05];
 const LOAD_READY: [u8; 8] = [0xff, 0xff, 0xff, 0xff, 0xef, 0x10, 0x00, 0x06];
 
 const BLOB: &[u8] = b"what vmstate says of the configuration";
-
-fn small(seed: u64) -> SimOptions {
-    SimOptions { seed, state_size: 3000, ..SimOptions::default() }
-}
 
 /// A device without pre-copy.
 fn stopped_only(seed: u64) -> SimOptions {

@@ -30,6 +30,11 @@ pub fn side(options: SimOptions) -> Side {
     Side { sim, device }
 }
 
+/// With so little state that a test can look at every byte.
+pub fn small(seed: u64) -> SimOptions {
+    SimOptions { seed, state_size: 3000, ..SimOptions::default() }
+}
+
 /// Which call of the VMM's is next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Call {
