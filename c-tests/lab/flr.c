@@ -74,104 +74,125 @@ static int one(struct vfiomig_save *save, struct lab_bytes *stream)
     return ret;
 }
 
-static void the_save_starts_again(void)
+/* What brings the save this far. */
+static void take(enum step step, const struct variety *v, struct vfiomig_save *save,
+                 struct lab_bytes *stream)
 {
-    const struct variety *v = lab_arg();
-    struct vfiomig_save_options options = VFIOMIG_SAVE_OPTIONS_INIT;
+    switch (step) {
+    case AFTER_PREAMBLE:
+    case AFTER_IDENTITY:
+        CALL(one(save, stream), VFIOMIG_NEXT_MORE);
+        break;
+    case AFTER_DATA:
+        /* A restart's frame may come first. */
+        CHECK(one(save, stream) >= 0, "%s", vfiomig_error_message());
+        break;
+    case AFTER_DRAINED:
+    case AFTER_DRAINED_QUIESCED:
+        CALL(lab_pump(save, stream, 4096), VFIOMIG_NEXT_DRAINED);
+        break;
+    case AFTER_QUIESCE:
+        OK(lab_insist(vfiomig_save_quiesce, save));
+        break;
+    case AFTER_STOP:
+        OK(lab_insist(vfiomig_save_stop, save));
+        break;
+    case AFTER_STOPPED_DATA:
+        /* After this, nothing that nobody knows of can start again. */
+        if (v->step == AFTER_STOPPED_DATA)
+            CALL(one(save, stream), VFIOMIG_NEXT_MORE);
+        break;
+    case AFTER_BEGIN:
+    case STEPS:
+        break;
+    }
+}
+
+/*
+ * The guest is stopped (it is when its devices are quiesced), so it was not the guest. Its state in
+ * the device is lost, whoever noticed. The stream is dead, and the device is not run until the VMM
+ * says so.
+ */
+static void the_save_is_over(const struct variety *v, const struct lab_device *source,
+                             struct vfiomig_device *from, struct vfiomig_save *save,
+                             struct lab_bytes *stream)
+{
+    uint32_t fixups;
+
+    CALL(lab_pump(save, stream, 4096),
+         v->manner == SILENT && v->step >= AFTER_STOP ? -ENODEV : -EIO);
+    CALL(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP), -EIO);
+    lab_expect_state(source, from, VFIOMIG_STATE_RUNNING);
+    lab_expect_contents(source, 30 + v->times - 1);
+    vfiomig_save_free(save);
+    OK(vfiomig_device_get_fixups(from, &fixups));
+    EXPECT(fixups, BOTH_FIXUPS);
+    CALL(vfiomig_device_run(from), -EIO);
+    OK(vfiomig_device_accept_reset(from));
+    OK(vfiomig_device_run(from));
+}
+
+static void the_save_goes_on(const struct variety *v, const struct lab_device *source,
+                             struct vfiomig_device *from, struct vfiomig_save *save,
+                             struct lab_bytes *stream)
+{
     struct vfiomig_save_stats stats = VFIOMIG_SAVE_STATS_INIT;
     int pre_copy = !(v->flags & VFIOMIG_SAVE_NO_PRE_COPY);
-    struct lab_device source, target;
-    struct vfiomig_device *from = lab_new(&source, 2, LAB_GROUP),
-                          *to = lab_new(&target, 2, LAB_GROUP);
-    struct lab_bytes stream = { 0 };
-    struct vfiomig_save *save = NULL;
+    struct lab_device target;
+    struct vfiomig_device *to = lab_new(&target, 2, LAB_GROUP);
     uint32_t fixups;
-    unsigned resets = 0;
 
-    lab_fill(&source, 10);
     lab_fill(&target, 20);
-    options.flags = v->flags;
-    OK(vfiomig_save_begin(from, &options, &save));
-    for (enum step step = AFTER_BEGIN; step < STEPS; step++) {
-        switch (step) {
-        case AFTER_BEGIN:
-            break;
-        case AFTER_PREAMBLE:
-        case AFTER_IDENTITY:
-            CALL(one(save, &stream), VFIOMIG_NEXT_MORE);
-            break;
-        case AFTER_DATA:
-            /* A restart's frame may come first. */
-            CHECK(one(save, &stream) >= 0, "%s", vfiomig_error_message());
-            break;
-        case AFTER_DRAINED:
-            CALL(lab_pump(save, &stream, 4096), VFIOMIG_NEXT_DRAINED);
-            break;
-        case AFTER_QUIESCE:
-            OK(lab_insist(vfiomig_save_quiesce, save));
-            break;
-        case AFTER_DRAINED_QUIESCED:
-            CALL(lab_pump(save, &stream, 4096), VFIOMIG_NEXT_DRAINED);
-            break;
-        case AFTER_STOP:
-            OK(lab_insist(vfiomig_save_stop, save));
-            break;
-        case AFTER_STOPPED_DATA:
-            /* After this, nothing that nobody knows of can start again. */
-            if (v->step == AFTER_STOPPED_DATA)
-                CALL(one(save, &stream), VFIOMIG_NEXT_MORE);
-            break;
-        case STEPS:
-            break;
-        }
-        for (unsigned i = 0; step == v->step && i < v->times; i++) {
-            reset(&source, from, v->manner);
-            resets++;
-            /* The guest's driver sets its device up again, with something else in it. */
-            lab_fill(&source, 30 + i);
-        }
-        if (step == v->step && v->manner <= TOLD && v->step >= AFTER_QUIESCE)
-            break;
-    }
-    if (v->manner <= TOLD && v->step >= AFTER_QUIESCE) {
-        /*
-         * The guest is stopped (it is when its devices are quiesced), so it was not the guest. Its
-         * state in the device is lost, whoever noticed. The stream is dead, and the device is not
-         * run until the VMM says so.
-         */
-        CALL(lab_pump(save, &stream, 4096),
-             v->manner == SILENT && v->step >= AFTER_STOP ? -ENODEV : -EIO);
-        CALL(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP), -EIO);
-        lab_expect_state(&source, from, VFIOMIG_STATE_RUNNING);
-        lab_expect_contents(&source, 30 + v->times - 1);
-        vfiomig_save_free(save);
-        OK(vfiomig_device_get_fixups(from, &fixups));
-        EXPECT(fixups, BOTH_FIXUPS);
-        CALL(vfiomig_device_run(from), -EIO);
-        OK(vfiomig_device_accept_reset(from));
-        OK(vfiomig_device_run(from));
-        goto out;
-    }
-    CALL(lab_pump(save, &stream, 4096), VFIOMIG_NEXT_END);
+    CALL(lab_pump(save, stream, 4096), VFIOMIG_NEXT_END);
     OK(vfiomig_save_get_stats(save, &stats));
     if (v->manner >= TOLD || pre_copy)
-        CHECK(stats.restarts >= 1 && stats.restarts <= resets, "%llu restarts after %u resets",
-              (unsigned long long)stats.restarts, resets);
-    CALL(lab_load(to, NULL, stream.data, stream.len, 11, NULL), 0);
+        CHECK(stats.restarts >= 1 && stats.restarts <= v->times, "%llu restarts after %u resets",
+              (unsigned long long)stats.restarts, v->times);
+    CALL(lab_load(to, NULL, stream->data, stream->len, 11, NULL), 0);
     OK(vfiomig_save_finish(save, VFIOMIG_ENDING_RELEASE));
     vfiomig_save_free(save);
-    lab_expect_state(&source, from, VFIOMIG_STATE_STOP);
+    lab_expect_state(source, from, VFIOMIG_STATE_STOP);
     OK(vfiomig_device_run(to));
     lab_expect_contents(&target, 30 + v->times - 1);
     OK(vfiomig_device_get_fixups(from, &fixups));
     /* Without a stream that dies, nobody can know that a running device was reset. */
     EXPECT(fixups, v->manner >= TOLD || pre_copy ? BOTH_FIXUPS : 0);
-out:
+    vfiomig_device_free(to);
+    lab_close(&target);
+}
+
+static void the_save_starts_again(void)
+{
+    const struct variety *v = lab_arg();
+    struct vfiomig_save_options options = VFIOMIG_SAVE_OPTIONS_INIT;
+    int is_over = v->manner <= TOLD && v->step >= AFTER_QUIESCE;
+    struct lab_device source;
+    struct vfiomig_device *from = lab_new(&source, 2, LAB_GROUP);
+    struct lab_bytes stream = { 0 };
+    struct vfiomig_save *save = NULL;
+
+    lab_fill(&source, 10);
+    options.flags = v->flags;
+    OK(vfiomig_save_begin(from, &options, &save));
+    for (enum step step = AFTER_BEGIN; step < STEPS; step++) {
+        take(step, v, save, &stream);
+        if (step != v->step)
+            continue;
+        for (unsigned i = 0; i < v->times; i++) {
+            reset(&source, from, v->manner);
+            /* The guest's driver sets its device up again, with something else in it. */
+            lab_fill(&source, 30 + i);
+        }
+        if (is_over)
+            break;
+    }
+    if (is_over)
+        the_save_is_over(v, &source, from, save, &stream);
+    else
+        the_save_goes_on(v, &source, from, save, &stream);
     lab_free(&stream);
     vfiomig_device_free(from);
-    vfiomig_device_free(to);
     lab_close(&source);
-    lab_close(&target);
 }
 
 /* A reset between the end of the stream and the release: the stream is complete, and is loaded. */

@@ -1808,16 +1808,9 @@ static void check_rounds(uint64_t rounds, uint64_t sent)
 	EXPECT(stats.average_rate, average);
 }
 
-static void a_whole_migration(void)
+/* Two devices in one container, or page table, and what they write to. */
+static void make_devices(struct lab_device *device)
 {
-	struct lab_device device[2], target[2];
-	struct vfiomig_device *from[2], *to[2];
-	struct writer writers[2] = { { &device[0], 1, 88172645463325252ull }, { &device[1], 0, 1181783497276652981ull } };
-	struct pumping pumping[2] = { 0 };
-	uint64_t sent = 0, rounds = 0;
-	pthread_t threads[2];
-
-	need_reports();
 	ram = mmap(NULL, RAM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	copy = calloc(1, RAM);
 	CHECK(ram != MAP_FAILED && copy, "out of memory");
@@ -1837,6 +1830,44 @@ static void a_whole_migration(void)
 		OK(lab_attach(&device[0], &pt));
 		OK(lab_ioas_map(device[0].iommufd, ioas, RAM_AT, RAM, ram));
 	}
+}
+
+/* Until what is left takes 50 ms at 8 MiB/s; slower after each round that does not get there. Returns
+ * how many there were. */
+static uint64_t pre_copy(struct pumping *pumping, uint64_t *sent)
+{
+	uint64_t rounds = 0;
+
+	for (;;) {
+		struct vfiomig_dirty_stats stats;
+
+		OK(vfiomig_dirty_collect(guest.dirty));
+		rounds++;
+		*sent += send_dirty();
+		stats = stats_of(&guest);
+		for (unsigned i = 0; i < 2; i++)
+			EXPECT(kmod_pass(pumping[i].save, pumping[i].load, &pumping[i].way, &pumping[i].result),
+			       VFIOMIG_NEXT_DRAINED);
+		if (rounds > 3 && stats.last_dirty_bytes <= 8 * MIB / 20)
+			return rounds;
+		CHECK(rounds < 60, "it does not converge: %llu bytes/s in the last round, %llu on average",
+		      (unsigned long long)stats.rate, (unsigned long long)stats.average_rate);
+		atomic_store(&pause_us, atomic_load(&pause_us) * 3 / 2);
+		usleep(20000);
+	}
+}
+
+static void a_whole_migration(void)
+{
+	struct lab_device device[2], target[2];
+	struct vfiomig_device *from[2], *to[2];
+	struct writer writers[2] = { { &device[0], 1, 88172645463325252ull }, { &device[1], 0, 1181783497276652981ull } };
+	struct pumping pumping[2] = { 0 };
+	uint64_t sent = 0, rounds;
+	pthread_t threads[2];
+
+	need_reports();
+	make_devices(device);
 	guest_new(&guest, 0, 0);
 	guest_area(&guest, RAM_AT, RAM, 0);
 	for (unsigned i = 0; i < 2; i++) {
@@ -1855,25 +1886,7 @@ static void a_whole_migration(void)
 		OK(vfiomig_save_begin(from[i], NULL, &pumping[i].save));
 		OK(vfiomig_load_begin(to[i], NULL, &pumping[i].load));
 	}
-	/* Pre-copy, until what is left takes 50 ms at 8 MiB/s; slower after each round that does not
-	 * get there. */
-	for (;;) {
-		struct vfiomig_dirty_stats stats;
-
-		OK(vfiomig_dirty_collect(guest.dirty));
-		rounds++;
-		sent += send_dirty();
-		stats = stats_of(&guest);
-		for (unsigned i = 0; i < 2; i++)
-			EXPECT(kmod_pass(pumping[i].save, pumping[i].load, &pumping[i].way, &pumping[i].result),
-			       VFIOMIG_NEXT_DRAINED);
-		if (rounds > 3 && stats.last_dirty_bytes <= 8 * MIB / 20)
-			break;
-		CHECK(rounds < 60, "it does not converge: %llu bytes/s in the last round, %llu on average",
-		      (unsigned long long)stats.rate, (unsigned long long)stats.average_rate);
-		atomic_store(&pause_us, atomic_load(&pause_us) * 3 / 2);
-		usleep(20000);
-	}
+	rounds = pre_copy(pumping, &sent);
 	/* Something is left for the last round. */
 	for (unsigned long some = atomic_load(&written) + 128; atomic_load(&written) < some;)
 		usleep(5000);
