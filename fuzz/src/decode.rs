@@ -6,58 +6,59 @@
 use crate::input::Input;
 use vfiomig::stream::{DecodeLimits, Decoder, HEADER_LEN, PREAMBLE_LEN, Read};
 
-/// What a reader said, as text; the last line is the verdict.
-fn read(pieces: impl Iterator<Item = Vec<u8>>) -> Vec<String> {
-    let mut decoder = Decoder::new(DecodeLimits { max_frame: 1 << 16, ..DecodeLimits::default() });
-    let mut said = Vec::new();
-    for piece in pieces {
-        let mut rest = piece.as_slice();
-        loop {
-            match decoder.next(&mut rest) {
-                Ok(Some(item)) => said.push(format!("{item:?}")),
-                Ok(None) => break,
-                Err(error) => {
-                    said.push(format!("{:?}", error.code()));
-                    return said;
-                }
-            }
-        }
-    }
-    said.push(format!("ended {}", decoder.ended()));
-    said
+/// What a reader says, as text.
+struct Said {
+    decoder: Decoder,
+    lines: Vec<String>,
 }
 
-/// The same through the receive buffer.
-fn read_into_space(mut bytes: &[u8], step: usize) -> Vec<String> {
-    let mut decoder = Decoder::new(DecodeLimits { max_frame: 1 << 16, ..DecodeLimits::default() });
-    let mut said = Vec::new();
-    while !bytes.is_empty() {
-        let n = match decoder.space() {
-            Ok(space) => {
-                let n = step.min(space.len()).min(bytes.len());
-                space[..n].copy_from_slice(&bytes[..n]);
-                n
-            }
-            Err(error) => {
-                said.push(format!("{:?}", error.code()));
-                return said;
-            }
-        };
-        bytes = &bytes[n..];
-        decoder.received(n).expect("it fits");
-        loop {
-            match decoder.next(&mut [].as_slice()) {
-                Ok(Some(item)) => said.push(format!("{item:?}")),
-                Ok(None) => break,
-                Err(error) => {
-                    said.push(format!("{:?}", error.code()));
-                    return said;
-                }
-            }
-        }
+impl Said {
+    fn new() -> Said {
+        let limits = DecodeLimits { max_frame: 1 << 16, ..DecodeLimits::default() };
+        Said { decoder: Decoder::new(limits), lines: Vec::new() }
     }
-    said.push(format!("ended {}", decoder.ended()));
-    said
+
+    /// All items that these bytes complete.
+    fn take(&mut self, mut bytes: &[u8]) -> Result<(), vfiomig::Error> {
+        while let Some(item) = self.decoder.next(&mut bytes)? {
+            self.lines.push(format!("{item:?}"));
+        }
+        Ok(())
+    }
+
+    /// The same through the receive buffer.
+    fn take_into_space(&mut self, mut bytes: &[u8], step: usize) -> Result<(), vfiomig::Error> {
+        while !bytes.is_empty() {
+            let space = self.decoder.space()?;
+            let n = step.min(space.len()).min(bytes.len());
+            space[..n].copy_from_slice(&bytes[..n]);
+            bytes = &bytes[n..];
+            self.decoder.received(n).expect("it fits");
+            self.take(&[])?;
+        }
+        Ok(())
+    }
+
+    /// The last line is the verdict.
+    fn end(mut self, result: Result<(), vfiomig::Error>) -> Vec<String> {
+        self.lines.push(match result {
+            Ok(()) => format!("ended {}", self.decoder.ended()),
+            Err(error) => format!("{:?}", error.code()),
+        });
+        self.lines
+    }
+}
+
+fn read(mut pieces: impl Iterator<Item = Vec<u8>>) -> Vec<String> {
+    let mut said = Said::new();
+    let result = pieces.try_for_each(|piece| said.take(&piece));
+    said.end(result)
+}
+
+fn read_into_space(bytes: &[u8], step: usize) -> Vec<String> {
+    let mut said = Said::new();
+    let result = said.take_into_space(bytes, step);
+    said.end(result)
 }
 
 /// Makes checksums and lengths fit the bytes, so that the fuzzer reaches what lies behind them.
