@@ -198,12 +198,14 @@ check-mutants: ## find small changes of the library that no test notices (MUTANT
 	@B='$(B)' scripts/mutants.sh
 
 C_TESTS = $(patsubst c-tests/%.c,%,$(wildcard c-tests/*.c))
+# What the manual shows.
+EXAMPLES = $(patsubst c-tests/examples/%.c,example-%,$(wildcard c-tests/examples/*.c))
 CXX_TESTS = $(patsubst c-tests/%.cpp,%,$(wildcard c-tests/*.cpp))
 # What takes longest starts first.
-ALL_C_TESTS = misuse $(filter-out misuse,$(C_TESTS)) $(CXX_TESTS)
+ALL_C_TESTS = misuse $(filter-out misuse,$(C_TESTS)) $(CXX_TESTS) $(EXAMPLES)
 # valgrind and the sanitizers have a malloc of their own, and so do these.
 OWN_MALLOC = out-of-memory unmap-without-memory fork-without-memory
-C_TEST_HDR = $(wildcard c-tests/*.h) include/vfiomig.h sim/include/vfiomig-sim.h
+C_TEST_HDR = $(wildcard c-tests/*.h c-tests/examples/*.h) include/vfiomig.h sim/include/vfiomig-sim.h
 PLAIN = $(addprefix $(B)/c-tests/plain/,$(ALL_C_TESTS))
 SANITIZED = $(addprefix $(B)/c-tests/sanitized/,$(filter-out $(OWN_MALLOC),$(ALL_C_TESTS)))
 SANITIZE = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
@@ -216,11 +218,17 @@ std_of = $(if $(filter header-c99,$(1)),-std=c99 -pedantic-errors,-std=c11 -Wped
 $(B)/c-tests/plain/%: c-tests/%.c $(C_TEST_HDR) $(TEST_SOS) | $(B)/c-tests/plain
 	@$(CC) $(TEST_CPPFLAGS) -DVERSION='"$(VERSION)"' $(TEST_CFLAGS) $(call std_of,$*) $(LDFLAGS) -o $@ $< $(TEST_LIBS) $(TEST_RPATH)
 
+$(B)/c-tests/plain/example-%: c-tests/examples/%.c $(C_TEST_HDR) $(TEST_SOS) | $(B)/c-tests/plain
+	@$(CC) $(TEST_CPPFLAGS) $(TEST_CFLAGS) $(LDFLAGS) -o $@ $< $(TEST_LIBS) $(TEST_RPATH)
+
 $(B)/c-tests/plain/%: c-tests/%.cpp $(C_TEST_HDR) $(TEST_SOS) | $(B)/c-tests/plain
 	@$(CXX) $(TEST_CPPFLAGS) $(CFLAGS) -std=c++17 -pedantic-errors -Wall -Wextra $(WERROR) $(LDFLAGS) -o $@ $< $(TEST_LIBS) $(TEST_RPATH)
 
 $(B)/c-tests/sanitized/%: c-tests/%.c $(C_TEST_HDR) $(TEST_SOS) | $(B)/c-tests/sanitized
 	@$(CC) $(TEST_CPPFLAGS) -DVERSION='"$(VERSION)"' $(TEST_CFLAGS) $(call std_of,$*) $(SANITIZE) $(LDFLAGS) -o $@ $< $(TEST_LIBS) $(CHECKED_RPATH) $(TEST_RPATH)
+
+$(B)/c-tests/sanitized/example-%: c-tests/examples/%.c $(C_TEST_HDR) $(TEST_SOS) | $(B)/c-tests/sanitized
+	@$(CC) $(TEST_CPPFLAGS) $(TEST_CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $< $(TEST_LIBS) $(TEST_RPATH)
 
 $(B)/c-tests/sanitized/%: c-tests/%.cpp $(C_TEST_HDR) $(TEST_SOS) | $(B)/c-tests/sanitized
 	@$(CXX) $(TEST_CPPFLAGS) $(CFLAGS) -std=c++17 -pedantic-errors -Wall -Wextra $(WERROR) $(SANITIZE) $(LDFLAGS) -o $@ $< $(TEST_LIBS) $(CHECKED_RPATH) $(TEST_RPATH)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Makes what is derived from the C ABI's table (the `api.toml` files in `src/capi`) and its source:
-//! entry guards, header, export map, man pages, misuse tests.
+//! entry guards, header, export map, man pages, misuse tests. The examples in the man pages come
+//! from `c-tests/examples`.
 //!
 //! `cargo run -p apigen` writes them. `cargo run -p apigen -- --check` names each one that differs
 //! from what is committed, and fails; `cargo test -p apigen` does the same. If the table and the
@@ -10,6 +11,7 @@ mod api;
 mod cdecl;
 mod check;
 mod combine;
+mod examples;
 mod header;
 mod man;
 mod map;
@@ -22,6 +24,8 @@ mod text;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use examples::Examples;
+
 /// A file to be made: its path below the project's directory, and its contents.
 type Output = (PathBuf, String);
 
@@ -30,12 +34,13 @@ const OWNED: &[&str] = &["docs/man/man3", "docs/man/man7"];
 
 fn outputs(root: &Path) -> Result<Vec<Output>, Vec<String>> {
     let api = combine::read(root)?;
+    let examples = Examples::read(root, &api, &man::examples_of_overview())?;
     let mut files = vec![
         ("src/capi/table.rs".into(), table::make(&api)),
         ("src/libvfiomig.map".into(), map::make(&api)),
         ("include/vfiomig.h".into(), header::make(&api)),
         ("c-tests/misuse.gen.h".into(), misuse::make(&api)),
-        ("docs/man/man7/vfiomig.7".into(), man::overview(&api)),
+        ("docs/man/man7/vfiomig.7".into(), man::overview(&api, &examples)),
     ];
     for function in &api.functions {
         let path = format!("docs/man/man3/{}.3", function.name);

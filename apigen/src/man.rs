@@ -6,6 +6,7 @@ use std::fmt::Write;
 
 use crate::api::{Api, Arg, Function};
 use crate::cdecl::{Prototype, Struct};
+use crate::examples::Examples;
 use crate::header;
 use crate::text::{fill, hang, paragraphs};
 
@@ -308,13 +309,23 @@ fn markup(api: &Api, function: Option<&Function>, word: &str) -> String {
     format!("{}{}{}", plain(before), plain(name), after_marked(after))
 }
 
+/// What vfiomig(7) is made of.
+const OVERVIEW: &str = include_str!("vfiomig.7.in");
+
+/// Names of the examples that it asks for.
+pub fn examples_of_overview() -> Vec<&'static str> {
+    OVERVIEW.lines().filter_map(example_name).collect()
+}
+
+fn example_name(line: &str) -> Option<&str> {
+    line.strip_prefix("@EXAMPLE ")?.strip_suffix('@')
+}
+
 /// vfiomig(7).
-pub fn overview(api: &Api) -> String {
+pub fn overview(api: &Api, examples: &Examples) -> String {
     let mut out = head(api, "vfiomig", 7);
-    for line in include_str!("vfiomig.7.in").lines().filter(|l| !l.starts_with(".\\\"")) {
+    for line in OVERVIEW.lines().filter(|l| !l.starts_with(".\\\"")) {
         let made = match line {
-            "@SOURCE@" => example(sketch("SOURCE")),
-            "@TARGET@" => example(sketch("TARGET")),
             "@OBJECTS@" => objects(api),
             "@STATES@" => states(api),
             "@ERRORS@" => errors(api),
@@ -323,18 +334,14 @@ pub fn overview(api: &Api) -> String {
             "@CONSTANTS@" => constants(api),
             "@FUNCTIONS@" => functions(api),
             "@SEE@" => see_all(api),
-            line => format!("{line}\n"),
+            line => match example_name(line).and_then(|name| examples.of(name)) {
+                Some(found) => example(&found.text),
+                None => format!("{line}\n"),
+            },
         };
         out.push_str(&made);
     }
     out
-}
-
-/// A part of the sketch: from its mark to the next.
-fn sketch(mark: &str) -> &'static str {
-    let (_, text) =
-        include_str!("sketch.c").split_once(&format!("/* {mark} */\n")).unwrap_or_default();
-    text.split("\n/* TARGET */").next().unwrap_or_default()
 }
 
 fn errors(api: &Api) -> String {

@@ -328,22 +328,39 @@ fn the_header_compiles_alone_in_c_and_cxx_without_a_warning() {
 }
 
 #[test]
-fn the_overviews_sketch_compiles() {
-    let root = project();
-    let mut command = Command::new("cc");
-    command.args(["-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror", "-fsyntax-only"]);
-    command.arg("-I").arg(root.join("include")).arg(root.join("apigen/src/sketch.c"));
-    if let Some(output) = run_if_there(&mut command) {
-        succeed(&output, "sketch.c");
-    }
-    // And all of it stands on the page.
-    let page = man::overview(&api());
-    for part in
-        ["int migrate_out(", "start_vcpus();", "int migrate_in(", "vfiomig_load_free(load);"]
-    {
+fn the_overview_has_both_sides() {
+    let examples = examples_of(&examples::files(&project()).unwrap()).unwrap();
+    let page = man::overview(&api(), &examples);
+    for part in ["enum guest migrate_out(", "start_vcpus();", "enum guest migrate_in("] {
         assert!(page.contains(part), "{part}");
     }
-    assert!(!page.contains("\n@"));
+    assert!(!page.contains("\n@") && !page.contains("EXAMPLE source"));
+}
+
+fn examples_of(files: &[(String, String)]) -> Result<Examples, Vec<String>> {
+    Examples::new(files, &api(), &man::examples_of_overview())
+}
+
+/// What is wrong with the examples after a change of one file.
+fn wrong_examples(file: &str, from: &str, to: &str) -> String {
+    let mut files = examples::files(&project()).unwrap();
+    let text = &mut files.iter_mut().find(|(name, _)| name == file).unwrap().1;
+    assert!(text.contains(from), "{file} has no {from}");
+    *text = text.replacen(from, to, 1);
+    examples_of(&files).err().expect("the examples were accepted").join("\n")
+}
+
+#[test]
+fn wrong_examples_are_refused() {
+    for (from, to, expected) in [
+        ("EXAMPLE source", "EXAMPLE sauce", "source: has no example"),
+        ("EXAMPLE source", "EXAMPLE sauce", "sauce is no function"),
+        ("/* END */\n", "", "an example within another one"),
+        ("/* END */\n", "/* END */\n/* END */\n", "the end of no example"),
+    ] {
+        let found = wrong_examples("overview.c", from, to);
+        assert!(found.contains(expected), "{from} -> {to} gives: {found}");
+    }
 }
 
 #[test]
