@@ -89,7 +89,8 @@ impl Examples {
                 }
             }
         }
-        for name in asked.iter().filter(|name| self.of(name).is_none()) {
+        let functions = api.functions.iter().map(|function| function.name.as_str());
+        for name in functions.chain(asked.iter().copied()).filter(|name| self.of(name).is_none()) {
             problems.push(format!("{name}: has no example in {FOLDER}"));
         }
     }

@@ -44,7 +44,7 @@ fn outputs(root: &Path) -> Result<Vec<Output>, Vec<String>> {
     ];
     for function in &api.functions {
         let path = format!("docs/man/man3/{}.3", function.name);
-        files.push((path.into(), man::page(&api, function)));
+        files.push((path.into(), man::page(&api, &examples, function)));
     }
     Ok(files)
 }

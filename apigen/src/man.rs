@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use crate::api::{Api, Arg, Function};
 use crate::cdecl::{Prototype, Struct};
-use crate::examples::Examples;
+use crate::examples::{self, Examples};
 use crate::header;
 use crate::text::{fill, hang, paragraphs};
 
@@ -26,7 +26,7 @@ fn head(api: &Api, name: &str, section: u8) -> String {
 }
 
 /// A function's page.
-pub fn page(api: &Api, function: &Function) -> String {
+pub fn page(api: &Api, examples: &Examples, function: &Function) -> String {
     let mut out = head(api, &function.name, 3);
     let _ = write!(out, ".SH NAME\n{} \\- {}\n", function.name, prose(api, None, &function.brief));
     out.push_str(".SH LIBRARY\nVFIO live migration\n.RI ( libvfiomig \", \" \\-lvfiomig )\n");
@@ -70,6 +70,16 @@ pub fn page(api: &Api, function: &Function) -> String {
     }
     let _ = write!(out, ".SH THREADS\n{}", threads(api, function));
     let _ = write!(out, ".SH HISTORY\nSince libvfiomig {}.\n", function.since);
+    if let Some(found) = examples.of(&function.name) {
+        let _ = write!(
+            out,
+            ".SH EXAMPLE\n{}.P\nWhat\n.I vfiomig.h\ndoes not declare belongs to the VMM.\n\
+             The example is part of\n.IR {}/{} ,\na program in the source tree.\n",
+            example(&found.text),
+            examples::FOLDER.replace('-', "\\-"),
+            found.file
+        );
+    }
     let _ = write!(out, ".SH SEE ALSO\n{}", see_also(api, function));
     out
 }

@@ -328,9 +328,19 @@ fn the_header_compiles_alone_in_c_and_cxx_without_a_warning() {
 }
 
 #[test]
-fn the_overview_has_both_sides() {
-    let examples = examples_of(&examples::files(&project()).unwrap()).unwrap();
-    let page = man::overview(&api(), &examples);
+fn every_page_has_its_example_and_the_overview_has_both_sides() {
+    let (root, api) = (project(), api());
+    let examples =
+        examples_of(&examples::files(&root).unwrap()).unwrap_or_else(|found| panic!("{found:?}"));
+    for function in &api.functions {
+        let page = man::page(&api, &examples, function);
+        let (_, example) = page.split_once("\n.SH EXAMPLE\n").expect(&function.name);
+        let (code, rest) = example.split_once("\n.EE\n").unwrap();
+        assert!(code.contains(&format!("{}(", function.name)), "{}: {code}", function.name);
+        let file = &examples.of(&function.name).unwrap().file;
+        assert!(rest.contains(&format!(".IR c\\-tests/examples/{file} ,\n")), "{rest}");
+    }
+    let page = man::overview(&api, &examples);
     for part in ["enum guest migrate_out(", "start_vcpus();", "enum guest migrate_in("] {
         assert!(page.contains(part), "{part}");
     }
@@ -352,15 +362,50 @@ fn wrong_examples(file: &str, from: &str, to: &str) -> String {
 
 #[test]
 fn wrong_examples_are_refused() {
-    for (from, to, expected) in [
-        ("EXAMPLE source", "EXAMPLE sauce", "source: has no example"),
-        ("EXAMPLE source", "EXAMPLE sauce", "sauce is no function"),
-        ("/* END */\n", "", "an example within another one"),
-        ("/* END */\n", "/* END */\n/* END */\n", "the end of no example"),
+    let next = "/* EXAMPLE vfiomig_save_next */\n";
+    let long = format!("{next}{}", "\n".repeat(31));
+    let wide = format!("{next}/*{}*/\n", " ".repeat(66));
+    let stop = "/* EXAMPLE vfiomig_save_stop */\n";
+    for (file, from, to, expected) in [
+        ("save.c", next, "/* EXAMPLE vfiomig_save_nxt */\n", "vfiomig_save_nxt is no function"),
+        ("save.c", next, "", "vfiomig_save_next: has no example in c-tests/examples"),
+        ("save.c", next, "/* EXAMPLE vfiomig_save_free */\n", "vfiomig_save_free is not called"),
+        ("save.c", next, stop, "vfiomig_save_stop has an example, c-tests/examples/save.c:"),
+        ("save.c", next, "/* EXAMPLE */\n", "an example of nothing"),
+        ("save.c", next, &long, "lines, and 30 are allowed"),
+        ("save.c", next, &wide, ": over 69 columns"),
+        ("save.c", "/* END */\n", "", "an example within another one"),
+        ("save.c", "/* END */\n", "/* END */\n/* END */\n", "the end of no example"),
+        ("save.c", next, &format!("/* END */\n{next}"), "the end of no example"),
+        ("overview.c", "EXAMPLE source", "EXAMPLE sauce", "source: has no example"),
+        ("overview.c", "EXAMPLE source", "EXAMPLE sauce", "sauce is no function"),
     ] {
-        let found = wrong_examples("overview.c", from, to);
-        assert!(found.contains(expected), "{from} -> {to} gives: {found}");
+        let found = wrong_examples(file, from, to);
+        let line = found.lines().find(|line| line.contains(expected));
+        let line = line.unwrap_or_else(|| panic!("{from} -> {to} gives: {found}"));
+        assert!(line.starts_with("c-tests/examples/") || line.contains("has no example"), "{line}");
     }
+    let mut files = examples::files(&project()).unwrap();
+    files[0].1.push_str("/* EXAMPLE vfiomig_version */\nvfiomig_version();\n");
+    let found = examples_of(&files).err().unwrap().join("\n");
+    assert!(found.contains("an example without an end"), "{found}");
+}
+
+#[test]
+fn a_page_is_out_of_date_when_its_example_has_changed() {
+    let (root, api) = (project(), api());
+    let mut files = examples::files(&root).unwrap();
+    let text = &mut files.iter_mut().find(|(name, _)| name == "save.c").unwrap().1;
+    *text = text.replacen("    } while (r == VFIOMIG_NEXT_MORE);", "    } while (r == 0);", 1);
+    let changed = examples_of(&files).unwrap_or_else(|found| panic!("{found:?}"));
+    let page = |name: &str| {
+        let function = api.functions.iter().find(|function| function.name == name).unwrap();
+        (format!("docs/man/man3/{name}.3").into(), man::page(&api, &changed, function))
+    };
+    let found = differences(&root, &[page("vfiomig_save_next"), page("vfiomig_save_stop")]);
+    let changed = found.iter().filter(|line| line.contains("differs")).collect::<Vec<_>>();
+    assert_eq!(changed.len(), 1, "{changed:?}");
+    assert!(changed[0].starts_with("docs/man/man3/vfiomig_save_next.3 differs from line "));
 }
 
 #[test]
