@@ -279,7 +279,7 @@ static void what_a_log_does_not_watch_is_dirty_until_it_is_rearmed(void)
     EQ(vfiomig_dirty_sync(dirty, BASE + 40 * PAGE, 4 * PAGE, PAGE, &bitmap, 1),
        VFIOMIG_DIRTY_UNWATCHED);
     EQ(writer_of(dirty, number).assumed_bytes, 4 * 4 * PAGE);
-    HAS(writer_of(dirty, number).note, "not logged until the log was started anew");
+    HAS(writer_of(dirty, number).note, "not logged until the log was restarted");
     HAS(writer_of(dirty, number).note, "0x200028000 (0x4000 bytes)");
     bitmap = 0;
     EQ(vfiomig_sim_dma_write(rig.sim, BASE + 41 * PAGE, 1), 0);

@@ -555,7 +555,7 @@ static void type1_pci(void)
 		/* The kernel says so; it is nobody's error. */
 		EXPECT(collect(&guest, 0), 1024);
 	}
-	expect_tracker(&guest, 0, VFIOMIG_TRACKER_TYPE1, "every mapped page is dirty at every time");
+	expect_tracker(&guest, 0, VFIOMIG_TRACKER_TYPE1, "every mapped page is always dirty");
 	lab_edu_store(&edu, 3 * GIB + PAGE, 64);
 	OK(vfiomig_dirty_unmap(guest.dirty, 3 * GIB, 2 * MIB, PAGE, bitmap, 8, nothing_to_unmap, NULL));
 	EXPECT(lab_bits(bitmap, 0, 1024), 512);

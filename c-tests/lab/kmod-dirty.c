@@ -1409,7 +1409,7 @@ static void a_bit_of_everything(const struct lab_device *device, struct vfiomig_
 	CHECK(stats.tracker == VFIOMIG_TRACKER_DEVICE_LOG || stats.tracker == VFIOMIG_TRACKER_ALL_DIRTY,
 	      "it is tracked by %u", stats.tracker);
 	/* A log says what it has not watched: before it was restarted, or since a START was refused. */
-	CHECK(*stats.note ? stats.tracker == VFIOMIG_TRACKER_ALL_DIRTY || strstr(stats.note, "started anew") ||
+	CHECK(*stats.note ? stats.tracker == VFIOMIG_TRACKER_ALL_DIRTY || strstr(stats.note, "was restarted") ||
 				    strstr(stats.note, "does not log all of the memory")
 			  : stats.tracker == VFIOMIG_TRACKER_DEVICE_LOG,
 	      "tracker %u, note: %s", stats.tracker, stats.note);

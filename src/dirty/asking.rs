@@ -13,7 +13,7 @@ use super::trackers::Trackers;
 use crate::error::{Error, Result, err};
 use crate::transport::Bitmap;
 
-/// What it takes to ask trackers, borrowed for one call.
+/// Everything needed to ask the trackers, borrowed for one call.
 pub(super) struct Asking<'a> {
     pub page: PageSize,
     pub map: &'a Map,
@@ -25,7 +25,8 @@ pub(super) struct Asking<'a> {
 impl Asking<'_> {
     // --- chunks ------------------------------------------------------------------------------------
 
-    /// One tracker's answer for a chunk, in `union`, which is empty, and is again when this fails.
+    /// Puts one tracker's answer for a chunk into `union`, which is empty before, and empty again
+    /// if this fails.
     pub fn fill(&mut self, i: usize, keep: bool, union: &mut Bitmap<'_>) -> Result<()> {
         let Asking { map, trackers, ledger, answers, .. } = self;
         let tracker = trackers.get_mut(i).ok_or_else(no_tracker)?;
@@ -43,10 +44,10 @@ impl Asking<'_> {
         })
     }
 
-    /// A tracker has not answered for a chunk: what it was asked about counts as dirty. Where one
-    /// error makes everything doubtful, everything counts as dirty and the tracker is started anew, or
-    /// given up for the next one. Returns false where it counts as dirty, and true where another
-    /// question has made up for the one that failed: the answer is pending.
+    /// A tracker has not answered for a chunk, so what it was asked about counts as dirty. If the
+    /// error makes everything doubtful, everything counts as dirty, and the tracker is restarted or
+    /// replaced by the next one. Returns true if a question about whole mappings got the answer
+    /// instead; that answer is pending. Otherwise returns false.
     pub fn failed(&mut self, i: usize, range: &RangeInclusive<u64>, error: &Error) -> bool {
         let Some(doubtful) = self.trackers.get(i).map(|tracker| tracker.doubtful()) else {
             self.is_gone(i, error);
@@ -69,14 +70,15 @@ impl Asking<'_> {
         false
     }
 
-    /// Nobody knows what it would have said.
+    /// The tracker no longer exists. Nobody knows what it would have said, so everything counts as
+    /// dirty.
     fn is_gone(&mut self, i: usize, error: &Error) {
         self.trackers.record(i, &EVERYWHERE, error, self.ledger);
         self.ledger.add_everything(self.map);
     }
 
-    /// Asks a log that does not answer for a part of a mapping for all of it, and from now on. What
-    /// it says is pending. Returns whether it answers.
+    /// Asks a log that does not answer for part of a mapping about all of it, now and in future.
+    /// What it says becomes pending. Returns whether it answers.
     fn ask_for_whole(&mut self, i: usize, range: &RangeInclusive<u64>) -> bool {
         if !self.trackers.get_mut(i).is_some_and(|tracker| tracker.ask_for_whole_mappings(true)) {
             return false;
@@ -102,8 +104,9 @@ impl Asking<'_> {
 
     // --- whole mappings ----------------------------------------------------------------------------
 
-    /// Reads the mapping that a piece is of from these trackers into a sum. There is none where there
-    /// are no trackers, or no memory: then all of it is pending.
+    /// Reads the whole mapping that a piece belongs to from these trackers into `sum`. Without
+    /// trackers there is no sum; without memory there is none either, and all of the mapping is
+    /// pending.
     pub fn whole(&mut self, piece: &Piece, trackers: &[usize], keep: bool, sum: &mut Sum) {
         sum.end();
         if trackers.is_empty() {
@@ -147,8 +150,8 @@ impl Asking<'_> {
         }
     }
 
-    /// Unmaps what a container has of a piece, and makes pending what was dirty. Where that fails all
-    /// of the piece is pending, and the VMM's callback unmaps it.
+    /// Unmaps what a container has mapped of a piece; what was dirty there becomes pending. If that
+    /// fails, all of the piece becomes pending, and the VMM's callback unmaps it.
     pub fn unmap(&mut self, i: usize, piece: &Piece, sum: &mut Sum) {
         let scratch = &mut self.answers.whole;
         let unmapped = sum.begin(piece, self.page).and_then(|words| {
@@ -162,7 +165,7 @@ impl Asking<'_> {
     }
 }
 
-/// Not known to happen. Where it does, nobody knows what was written to.
+/// Should never happen. If it does, nobody knows what was written to.
 fn no_tracker() -> Error {
     err!(NotRecoverable, "the tracker is gone")
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Bitmaps of pages: words with the lowest bit first, as the kernel's interfaces have them.
+//! Bitmaps of pages: words with the lowest bit first, as in the kernel's interfaces.
 //!
-//! Nothing here can lose a bit: what does not fit the other side's pages exactly is rounded outwards.
+//! Nothing here can lose a bit: between pages of different sizes, ranges are rounded outwards.
 
 use std::ops::{Range, RangeInclusive};
 
@@ -16,12 +16,12 @@ pub(crate) fn buffer(len: usize) -> Result<BitmapBuffer> {
         .map_err(|errno| err!(NoMem, "no memory for a bitmap of {len} words: {errno}"))
 }
 
-/// Not known to happen: a bitmap is as long as what it is for.
+/// Should never happen: a bitmap is made for the span that it is used for.
 pub(crate) fn no_room(span: Span) -> Error {
     err!(NotRecoverable, "a bitmap has no room for {span}")
 }
 
-/// How many words `bits` bits take.
+/// How many words it takes to hold `bits` bits.
 pub(crate) fn words_for(bits: u64) -> usize {
     usize::try_from(bits.div_ceil(64)).unwrap_or(usize::MAX)
 }
@@ -108,13 +108,13 @@ pub(crate) fn or_at(into: &mut [u64], into_bit: u64, from: &[u64], from_bit: u64
     }
 }
 
-/// Runs of set bits among these: first bit and length.
+/// Runs of set bits within `bits`: first bit and length.
 pub(crate) fn runs(words: &[u64], bits: Range<u64>) -> Runs<'_> {
     let n = bits.end.min((words.len() as u64).saturating_mul(64));
     Runs { words, at: bits.start, n }
 }
 
-/// See [`runs`].
+/// What [`runs`] returns.
 pub(crate) struct Runs<'a> {
     words: &'a [u64],
     at: u64,
@@ -150,8 +150,8 @@ impl Iterator for Runs<'_> {
 }
 
 impl Span {
-    /// Sets the bit of every page here that has a byte of a range that overlaps it; returns how many
-    /// those are.
+    /// Sets the bit of every page that shares a byte with a range, which must overlap this span.
+    /// Returns how many pages those are.
     pub(crate) fn set(self, words: &mut [u64], range: &RangeInclusive<u64>) -> u64 {
         let (first, last) = (self.start.max(*range.start()), self.last().min(*range.end()));
         let (base, page) = (self.page.of(self.start), self.page);
@@ -161,8 +161,8 @@ impl Span {
     }
 }
 
-/// Adds a bitmap of one span to that of another, whatever their pages: a page of `into` that shares
-/// a byte with a set page of `from` is set.
+/// Adds the bitmap of one span to that of another. Their page sizes may differ: a page of `into` is
+/// set if it shares a byte with a set page of `from`.
 pub(crate) fn add_span(into: &mut [u64], to: Span, from: &[u64], of: Span) {
     if to.page == of.page {
         // In pages, so that a span ending at 2^64 has an end.
@@ -197,7 +197,7 @@ mod tests {
         (0..n).map(|bit| get(words, bit)).collect()
     }
 
-    /// Any, and often whole words.
+    /// Any shift, and often one of whole words.
     fn shifts() -> impl Strategy<Value = u64> {
         prop_oneof![0u64..200, (0u64..3).prop_map(|words| words * 64)]
     }
@@ -268,7 +268,7 @@ mod tests {
             n in 1u64..130, to_n in 1u64..130, words in prop::collection::vec(any::<u64>(), 3),
             high in any::<bool>(),
         ) {
-            // At both ends of the addresses there are.
+            // At both ends of the address space.
             let place = |at: u64, n: u64, page: PageSize| Span {
                 start: if high { 0u64.wrapping_sub((at + n) * page.bytes()) } else { at * page.bytes() },
                 length: n * page.bytes(),

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Memory that trackers answer into, and that their answers are added up in. It is kept from one
-//! reading to the next.
+//! The memory that trackers answer into, and in which their answers are added up. It is kept from
+//! one reading to the next.
 
 use super::bitmap::{self, PageSize, Span, words_for};
 use super::map::Piece;
 use crate::error::{Error, Result, err};
 use crate::sys::{Bitmap, BitmapBuffer};
 
-/// Bitmaps of whole mappings are no larger, in bytes: as the kernel's limit for containers.
+/// The largest bitmap of a whole mapping, in bytes: the kernel's limit for containers.
 pub(super) const MAX_WHOLE: u64 = 256 << 20;
 
-/// A bitmap as large as the largest that was needed until now. Zero between uses.
+/// A bitmap as large as the largest that was needed so far.
 #[derive(Default)]
 pub(super) struct Scratch(Option<BitmapBuffer>);
 
@@ -19,11 +19,11 @@ impl Scratch {
         Ok(Scratch(Some(bitmap::buffer(words)?)))
     }
 
-    /// One of a span, as it is.
+    /// The bitmap of a span, with whatever the last use left in it.
     pub fn bitmap(&mut self, span: Span) -> Result<Bitmap<'_>> {
         let n = words_for(span.length.div_ceil(span.page.bytes()));
         if self.0.as_ref().is_none_or(|words| words.len() < n) {
-            // The old one first: there may be no memory for both.
+            // Free the old one first: there may not be enough memory for both.
             self.0 = None;
             self.0 = Some(bitmap::buffer(n)?);
         }
@@ -31,14 +31,14 @@ impl Scratch {
         bitmap.ok_or_else(|| bitmap::no_room(span))
     }
 
-    /// The memory that it takes, in bytes.
+    /// The memory that this takes, in bytes.
     pub fn footprint(&self) -> usize {
         self.0.as_ref().map_or(0, BitmapBuffer::footprint)
     }
 }
 
-/// The sum of the answers for one chunk: of a fixed size, small enough to stay in a cache. The first
-/// tracker writes into it itself.
+/// The sum of the answers for one chunk. Its size is fixed, and small enough to stay in a cache.
+/// The first tracker writes straight into it.
 pub(super) struct Union {
     words: BitmapBuffer,
     max_bits: u64,
@@ -56,7 +56,7 @@ impl Union {
         Ok(bitmap)
     }
 
-    /// An empty sum of so many bits.
+    /// An empty sum of this many bits.
     pub fn begin(&mut self, bits: u64) -> Result<&mut [u64]> {
         let words = self.words.get_mut(..words_for(bits));
         let words =
@@ -65,22 +65,22 @@ impl Union {
         Ok(words)
     }
 
-    /// How many bits a chunk may have.
+    /// The most bits that a chunk may have.
     pub fn max_bits(&self) -> u64 {
         self.max_bits
     }
 }
 
-/// The sum of the answers for one mapping, of trackers that answer for whole mappings only.
+/// The sum of the answers for one mapping, from trackers that answer only for whole mappings.
 #[derive(Default)]
 pub(super) struct Sum {
-    /// The mapping, and at least as many words as it takes.
+    /// The mapping, and a buffer of at least as many words as it needs.
     of: Option<(Piece, BitmapBuffer)>,
     spare: Option<BitmapBuffer>,
 }
 
 impl Sum {
-    /// Begins one for a mapping: empty, bit 0 is the first page. Where that fails there is none.
+    /// Begins an empty sum for a mapping; bit 0 is its first page. If that fails, there is no sum.
     pub fn begin(&mut self, whole: &Piece, page: PageSize) -> Result<&mut [u64]> {
         self.end();
         let n = words_for(page.of(whole.last) - page.of(whole.first) + 1);
@@ -96,14 +96,14 @@ impl Sum {
         Ok(words)
     }
 
-    /// There is none from now on.
+    /// Ends the sum: from now on there is none. Its memory is kept for the next one.
     pub fn end(&mut self) {
         if let Some((_, words)) = self.of.take() {
             self.spare = Some(words);
         }
     }
 
-    /// The mapping, and what is known of it until now. What is beyond the mapping means nothing.
+    /// The mapping, and what is known of it so far. Bits beyond the mapping mean nothing.
     pub fn get(&self) -> Option<(&Piece, &[u64])> {
         self.of.as_ref().map(|(whole, words)| (whole, &words[..]))
     }
@@ -114,7 +114,8 @@ impl Sum {
     }
 }
 
-/// What trackers' answers go into before they are added up.
+/// The buffers that trackers' answers go into before they are added up. Zero between uses. Zero
+/// between uses.
 pub(super) struct Answers {
     /// For an answer about a chunk.
     pub chunk: Scratch,
@@ -122,7 +123,7 @@ pub(super) struct Answers {
     pub whole: Scratch,
 }
 
-/// What there is while tracking is on.
+/// The buffers that exist while tracking is on.
 pub(super) struct Buffers {
     pub answers: Answers,
     pub union: Union,
@@ -130,25 +131,25 @@ pub(super) struct Buffers {
 }
 
 impl Buffers {
-    /// For chunks of so many bytes of bitmap.
+    /// Buffers for chunks whose bitmaps take this many bytes.
     pub fn new(bytes: usize) -> Result<Buffers> {
         let words = bytes / 8;
         let answers = Answers { chunk: Scratch::new(words)?, whole: Scratch::default() };
         Ok(Buffers { answers, union: Union::new(words)?, sum: Sum::default() })
     }
 
-    /// The memory that they take, in bytes.
+    /// The memory that these take, in bytes.
     pub fn footprint(&self) -> usize {
         let Buffers { answers: Answers { chunk, whole }, union, sum } = self;
         chunk.footprint() + whole.footprint() + union.words.footprint() + sum.footprint()
     }
 }
 
-/// A mapping is too large for a tracker that answers for whole mappings only.
+/// A mapping is too large for a tracker that answers only for whole mappings.
 pub(super) fn too_large(whole: &Piece, bytes: u64, most: u64, why: &str) -> Error {
     err!(
         NotSupported,
-        "the mapping at {:#x}, {:#x} bytes, is too large to be tracked in one: its bitmap takes \
+        "the mapping at {:#x}, {:#x} bytes, is too large to be tracked as one: its bitmap takes \
          {bytes} bytes, and the limit is {most}{why}; map it in pieces",
         whole.first,
         whole.size()
@@ -205,7 +206,7 @@ mod tests {
         sum.begin(&whole(100), page()).unwrap().fill(u64::MAX);
         assert_eq!(sum.begin(&whole(65), page()).unwrap()[..2], [0, 0]);
         assert_eq!(sum.get().unwrap().0, &whole(65));
-        // One that does not begin is not the one before.
+        // After a failed begin, the sum before it is gone as well.
         assert_eq!(sum.begin(&whole(1 << 34), page()).unwrap_err().code(), Code::NotSupported);
         assert!(sum.get().is_none());
         sum.begin(&whole(1), page()).unwrap();

@@ -10,33 +10,33 @@ use crate::error::Code;
 /// Something that made addresses count as dirty.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DirtyError {
-    /// Number of the writer, where one is to blame.
+    /// Number of the writer, if one is to blame.
     pub writer: Option<u32>,
-    /// Its tracker at the time.
+    /// The writer's tracker at the time.
     pub tracker: TrackerKind,
-    /// What a caller can act on.
+    /// The error code: what a caller can act on.
     pub code: Code,
     /// First address that counts as dirty.
     pub first: u64,
-    /// Last address.
+    /// Last address that counts as dirty.
     pub last: u64,
-    /// For people.
+    /// A text for people.
     pub message: String,
 }
 
-/// This many are kept.
+/// How many errors are kept.
 const KEPT: usize = 64;
 
-/// A guest may cause as many errors as it likes. Of those that are too many to be kept, fewer and
-/// fewer are logged: the 128th, the 256th and so on.
+/// A guest can cause as many errors as it likes. Beyond those that are kept, only the 128th, the
+/// 256th and so on are logged.
 fn is_logged(total: u64) -> bool {
     total <= KEPT as u64 || total.is_power_of_two()
 }
 
-/// The errors since the start, in the order in which they last happened. The same cause at neighbouring or
-/// the same addresses is one. When there are too many, one of the same cause grows over the new
-/// addresses, or the newest becomes one of several causes: what counted as dirty for an error is
-/// always within one that is kept.
+/// The errors since the start, in the order in which they last happened. Errors with the same cause
+/// at the same or neighbouring addresses are one. When there are too many, an error with the same
+/// cause is widened to include the new addresses, or the newest error comes to stand for several
+/// causes. So whatever counted as dirty is always within an error that is kept.
 #[derive(Default)]
 pub(super) struct Errors {
     kept: Vec<DirtyError>,
@@ -54,9 +54,12 @@ impl Errors {
             );
         }
         if self.total == KEPT as u64 {
-            log::warn!(target: "vfiomig::dirty", "of more errors a few are logged only");
+            log::warn!(
+                target: "vfiomig::dirty",
+                "too many errors: from now on, only a few of them are logged"
+            );
         }
-        // The first few take little, and come from the reserve where there is no memory.
+        // The first few are small; if memory is short, they come from the allocator's reserve.
         let full = self.kept.len() >= KEPT
             || !self.kept.is_empty() && alloc::reserve(&mut self.kept, 1, "").is_err();
         let touches = |kept: &DirtyError| kept.has_cause_of(&error) && kept.touches(&error);
@@ -101,7 +104,7 @@ impl DirtyError {
             code: error.code(),
             first: *range.start(),
             last: *range.end(),
-            // Without memory, the code has to do.
+            // Without memory for the text, the code alone must do.
             message: alloc::text(error.message(), "").unwrap_or_default(),
         }
     }
@@ -115,7 +118,7 @@ impl DirtyError {
         self.first <= other.last.saturating_add(1) && other.first <= self.last.saturating_add(1)
     }
 
-    /// Covers another one as well.
+    /// Widens this error to cover another one as well.
     fn widen(&mut self, other: DirtyError) {
         let (first, last) = (self.first.min(other.first), self.last.max(other.last));
         if !self.has_cause_of(&other) {
@@ -128,7 +131,7 @@ impl DirtyError {
             if self.code != other.code {
                 self.code = Code::Io;
             }
-            // Without memory, the newest text alone.
+            // Without memory, keep only the newest text.
             let text = alloc::format(format_args!("{SEVERAL}{}", other.message));
             self.message = text.unwrap_or(other.message);
         }
@@ -136,10 +139,11 @@ impl DirtyError {
     }
 }
 
-/// Begins the text of an error that stands for more than one cause.
+/// How the text of an error begins if it stands for several causes.
 const SEVERAL: &str = "several causes, the last of them: ";
 
-/// A text without the addresses and sizes in it, which differ for the same cause.
+/// The words of a text without addresses and sizes, which differ from error to error even if the
+/// cause is the same.
 fn without_numbers(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_alphanumeric())
         .filter(|word| !word.starts_with(|c: char| c.is_ascii_digit()))
@@ -191,7 +195,7 @@ mod tests {
         errors.add(with(20, 29, "the log of 0x14, 0x10 bytes, is unreadable: ETIMEDOUT"));
         let found: Vec<_> = errors.kept.iter().map(|e| (e.first, e.last)).collect();
         assert_eq!(found, [(10, 19), (0, 19), (20, 29)]);
-        // Another writer, or its tracker, is another cause, and so is one after the other.
+        // Another writer, or another tracker, is another cause, even for the same text.
         errors.add(DirtyError { writer: Some(1), ..with(20, 29, "the device was reset") });
         errors.add(DirtyError { tracker: TrackerKind::Type1, ..error(30, 39, Code::Io) });
         assert_eq!((errors.len(), errors.total), (5, 6));
@@ -220,7 +224,7 @@ mod tests {
         assert!(last.message.starts_with(SEVERAL), "{}", last.message);
         assert_eq!(last.message.matches("several").count(), 1);
         assert_eq!((last.writer, last.last), (None, 99));
-        // One that has its own place still goes there.
+        // An error that belongs to one that is kept still joins it.
         errors.add(DirtyError { writer: Some(3), ..error(1 << 20, 1 << 21, Code::Io) });
         assert_eq!(errors.get(KEPT - 1).unwrap().writer, Some(3));
         assert!(covers(&errors, 1 << 20, 1 << 21));

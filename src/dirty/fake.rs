@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! For unit tests: something that tracks, behind every interface that can, and a VMM's memory.
+//! For unit tests: one fake tracker behind each of the trackers' interfaces, and a VMM's memory.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -19,7 +19,8 @@ pub fn page() -> PageSize {
     PageSize::new(PAGE).unwrap()
 }
 
-/// Mappings from and to pages, at their own offsets.
+/// A map of these mappings, given as first page and number of pages, at offsets equal to their
+/// addresses.
 pub fn map(mappings: &[(u64, u64)]) -> Map {
     let mut map = Map::default();
     for (at, n) in mappings {
@@ -34,18 +35,18 @@ pub fn map(mappings: &[(u64, u64)]) -> Map {
 pub struct State {
     /// Numbers of dirty pages.
     pub dirty: BTreeSet<u64>,
-    /// What starting, and what reading, fails with.
+    /// The errno with which starting fails, and reading.
     pub no_start: Option<i32>,
     pub no_read: Option<i32>,
-    /// A page table of it says so of every range.
+    /// What a page table says when asked whether a range is mapped.
     pub mapped: Option<bool>,
     pub running: bool,
     pub starts: u32,
-    /// What it was asked: first page and how many.
+    /// What it was asked about: first page and number of pages.
     pub asked: Vec<(u64, u64)>,
 }
 
-/// A tracker in pages of so many bytes.
+/// A tracker, and the size of its pages in bytes.
 #[derive(Clone)]
 pub struct Fake {
     pub state: Arc<Mutex<State>>,
@@ -83,7 +84,7 @@ impl Fake {
         let mut state = self.state();
         state.asked.push((iova / PAGE, length / PAGE));
         if let Some(errno) = state.no_read {
-            // Some bits may be there.
+            // A failing read may leave some bits set.
             bitmap::set(words, 0, 1);
             return Err(Errno(errno));
         }
@@ -182,13 +183,14 @@ impl Type1 for Fake {
     }
 }
 
-/// What a VMM was given, and what it refuses.
+/// What the VMM was given, and whether it refuses.
 #[derive(Default)]
 pub struct Taken {
     /// Cookie and number of each page, in the order in which they came.
     pub pages: Vec<(u64, u64)>,
     pub refuses: bool,
-    /// Translated pages lie as many pages higher, in places of so many pages; none: it does not know.
+    /// Translated pages lie this many pages higher, in places of this many pages; none: the VMM
+    /// does not know where they are.
     pub place: Option<(u64, u64)>,
 }
 
@@ -201,7 +203,7 @@ impl Vmm {
         self.0.lock().unwrap()
     }
 
-    /// The numbers of the pages that it was given since the last time.
+    /// Takes the numbers of the pages that the VMM was given since the last call.
     pub fn take(&self) -> Vec<u64> {
         std::mem::take(&mut self.taken().pages).into_iter().map(|(_, page)| page).collect()
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The books: what is known or taken to be dirty and has not been delivered, and why.
+//! Keeps what is dirty, or counts as dirty, until it is delivered, and the errors that made it
+//! count.
 //!
 //! Nothing here asks a tracker or calls the VMM.
 
@@ -16,34 +17,37 @@ use super::ranges::{self, EVERYWHERE, MAX_KEPT, insert_or_all};
 use super::tracker::TrackerKind;
 use crate::error::{Error, Result};
 
-/// Ranges that are kept in order to say precisely what was not watched.
+/// The most ranges kept in `untold`, to say precisely what was not watched.
 const MAX_UNTOLD: usize = 1024;
 
-/// Parts of pages that are kept apart: a caller decides by what it asks for.
+/// The most parts of pages kept in `owed`. Callers decide how many there are, by the ranges that
+/// they ask for.
 const MAX_OWED: usize = 1024;
 
-/// Takes what is dirty: a piece, its first page's address, the bits. On an error, those bits are
-/// left set that were not taken.
+/// Takes what is dirty: a piece, the address of the first page, the bits, how many. On an error,
+/// the bits of pages that were not taken are still set.
 pub(super) type Sink<'a> = &'a mut dyn FnMut(&Piece, u64, &mut [u64], u64) -> Result<()>;
 
-/// Takes a part of what is pending: its first page's address, the bits. An error ends the taking.
+/// Takes a part of what is pending: the address of the first page, the bits, how many. An error
+/// ends the loop.
 pub(super) type Take<'a> = &'a mut dyn FnMut(&mut Ledger, u64, &mut [u64], u64) -> Result<()>;
 
-/// See the module. Ranges are of addresses.
+/// What is dirty and not yet delivered. Ranges are of addresses.
 pub(super) struct Ledger {
     page: PageSize,
     pending: Pending,
-    /// Dirty at all times, until unmapped: a tracker may not see what is written there.
+    /// Always dirty until unmapped, because a tracker may not see what is written there.
     suspect: RangeInclusiveSet<u64>,
-    /// Where in windows a write may have been missed before its mapping was told of: dirty once, when
-    /// it is.
+    /// Where in windows a write may have been missed before the library was told of the mapping.
+    /// This becomes dirty once, when it is told.
     missed_windows: RangeInclusiveSet<u64>,
-    /// Parts of dirty pages that readings of other parts have left.
+    /// Parts of dirty pages that are still to be delivered: readings asked for other parts of those
+    /// pages.
     owed: RangeInclusiveSet<u64>,
-    /// What counts as dirty because nobody watched it, and what no reading has said this of yet.
+    /// What counted as dirty because nobody watched it, and no reading has said so yet.
     untold: RangeInclusiveSet<u64>,
     errors: Errors,
-    /// Of them, so many were there when a reading said that there are some.
+    /// How many errors there were when a reading last said that there are some.
     errors_told: u64,
 }
 
@@ -61,7 +65,7 @@ impl Ledger {
         }
     }
 
-    /// Forgets all but the errors.
+    /// Forgets everything but the errors.
     pub fn forget_pages(&mut self) {
         self.pending.clear();
         self.suspect.clear();
@@ -80,24 +84,24 @@ impl Ledger {
         self.pending.footprint()
     }
 
-    /// How many ranges it keeps besides.
+    /// How many ranges it keeps besides the pending pages.
     pub fn num_ranges(&self) -> usize {
         [&self.suspect, &self.missed_windows, &self.owed].map(RangeInclusiveSet::len).iter().sum()
     }
 
     // --- pending pages -----------------------------------------------------------------------------
 
-    /// Bounds the memory for pending pages by how much is mapped.
+    /// Limits the memory for pending pages according to how much is mapped.
     pub fn set_room(&mut self, map: &Map) {
         self.pending.set_room(self.page.of(map.bytes()));
     }
 
-    /// Makes a range pending. All of it is mapped.
+    /// Makes a range pending, all of which must be mapped.
     pub fn add(&mut self, range: &RangeInclusive<u64>) {
         self.pending.add(self.page.of(*range.start())..=self.page.of(*range.end()));
     }
 
-    /// Makes pages pending whose bits are set; bit 0 is the page at `first`.
+    /// Makes the pages whose bits are set pending; bit 0 is the page at `first`.
     pub fn add_bits(&mut self, first: u64, words: &[u64], bits: Range<u64>) {
         self.pending.add_bits(self.page.of(first), words, bits);
     }
@@ -107,7 +111,7 @@ impl Ledger {
         self.add_sum_of(sum, 0..u64::MAX);
     }
 
-    /// Makes what a sum has of these pages pending, by their numbers.
+    /// Makes those of these pages pending that are set in a sum. Pages are given by number.
     pub fn add_sum_of(&mut self, sum: &Sum, pages: Range<u64>) {
         let Some((whole, words)) = sum.get() else { return };
         let (base, last) = (self.page.of(whole.first), self.page.of(whole.last));
@@ -144,7 +148,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// To the sink; what it does not take becomes pending. Refusals are the sink's to keep.
+    /// Hands bits to the sink; what it does not take becomes pending.
     pub fn deliver(
         &mut self,
         piece: &Piece,
@@ -181,13 +185,13 @@ impl Ledger {
 
     // --- what nobody watches -----------------------------------------------------------------------
 
-    /// From now on a range is dirty at all times.
+    /// From now on a range is always dirty.
     pub fn suspect(&mut self, range: RangeInclusive<u64>) {
         insert_or_all(&mut self.suspect, range);
         ranges::bound(&mut self.suspect, MAX_KEPT);
     }
 
-    /// No longer: it is unmapped.
+    /// A range is no longer suspect: it is unmapped.
     pub fn trust(&mut self, range: RangeInclusive<u64>) {
         self.suspect.remove(range);
         ranges::bound(&mut self.suspect, MAX_KEPT);
@@ -213,25 +217,27 @@ impl Ledger {
         }
     }
 
-    /// Makes everything pending, also what is about to be mapped.
+    /// Makes everything pending, including what is about to be mapped.
     pub fn add_everything(&mut self, map: &Map) {
         self.add_writable(map, &EVERYWHERE);
         self.miss_windows(map);
     }
 
-    /// In a window, a mapping may have been made already that has not been told of.
+    /// Notes that a write to any window may have been missed: there may be a mapping that the
+    /// library has not yet been told of.
     pub fn miss_windows(&mut self, map: &Map) {
         for window in map.windows().iter() {
             insert_or_all(&mut self.missed_windows, window.clone());
         }
     }
 
-    /// Nothing was missed.
+    /// Notes that nothing was missed in windows.
     pub fn forget_windows(&mut self) {
         self.missed_windows.clear();
     }
 
-    /// Makes what may have been missed in a range of windows pending: it is mapped now.
+    /// Makes what may have been missed in a range of a window pending, now that the range is
+    /// mapped.
     pub fn add_missed(&mut self, map: &Map, range: &RangeInclusive<u64>) {
         let Ledger { missed_windows, untold, pending, page, .. } = self;
         for part in missed_windows.overlapping(range) {
@@ -246,14 +252,14 @@ impl Ledger {
         ranges::bound(missed_windows, MAX_KEPT);
     }
 
-    /// The next reading says that some of a range was not watched.
+    /// Lets the next reading of a range say that some of it was not watched.
     pub fn tell_later(&mut self, range: RangeInclusive<u64>) {
         insert_or_all(&mut self.untold, range);
         ranges::bound(&mut self.untold, MAX_UNTOLD);
     }
 
-    /// What a reading of a range that is complete has to say: whether there are errors, and whether
-    /// some of it was not watched.
+    /// What a complete reading of a range has to say: whether there are new errors, and whether
+    /// some of the range was not watched.
     pub fn tell(&mut self, range: &RangeInclusive<u64>) -> (bool, bool) {
         let errors = self.errors.total > self.errors_told;
         self.errors_told = self.errors.total;
@@ -264,24 +270,24 @@ impl Ledger {
 
     // --- parts of pages ----------------------------------------------------------------------------
 
-    /// Keeps what a reading of `asked` leaves of a dirty page that it cuts.
+    /// Keeps the rest of a dirty page that `asked` covers only partly.
     pub fn owe(&mut self, map: &Map, page: u64, asked: &RangeInclusive<u64>) {
         let first = page << self.page.shift();
         let last = first | (self.page.bytes() - 1);
         insert_or_all(&mut self.owed, first..=last);
         self.owed.remove(asked.clone());
         if self.owed.len() > MAX_OWED {
-            // Then all of those pages come once more.
+            // Too many parts: all of those pages are delivered once more.
             self.add_owed(map, &EVERYWHERE);
         }
     }
 
-    /// Makes pages pending of which a part in a range is owed.
+    /// Makes the pages pending of which a part within a range is owed.
     pub fn add_owed(&mut self, map: &Map, range: &RangeInclusive<u64>) {
         let Ledger { owed, pending, page, .. } = self;
         for part in owed.overlapping(range) {
             let part = *part.start().max(range.start())..=*part.end().min(range.end());
-            // Also where devices cannot write: the VMM can.
+            // This includes read-only mappings, because the VMM can write there.
             for piece in map.pieces(&part) {
                 pending.add(page.of(piece.first)..=page.of(piece.last));
             }
@@ -289,7 +295,7 @@ impl Ledger {
         owed.remove(range.clone());
     }
 
-    /// Gives out the parts that are owed in a range.
+    /// Delivers the parts that are owed within a range.
     pub fn pay(&mut self, asked: &RangeInclusive<u64>, mut to: impl FnMut(&RangeInclusive<u64>)) {
         for range in self.owed.overlapping(asked) {
             let (first, last) = (range.start().max(asked.start()), range.end().min(asked.end()));
@@ -300,7 +306,7 @@ impl Ledger {
 
     // --- errors ------------------------------------------------------------------------------------
 
-    /// A range counts as dirty because of an error.
+    /// Records an error that makes a range count as dirty.
     pub fn record(
         &mut self,
         writer: Option<u32>,
@@ -311,12 +317,13 @@ impl Ledger {
         self.errors.add(DirtyError::new(writer, tracker, range, error));
     }
 
-    /// Errors that no reading needs to speak of: the call in which they came says it.
+    /// Notes errors that no reading has to mention, because the call in which they happened reports
+    /// them.
     pub fn told(&mut self, errors: u64) {
         self.errors_told += errors;
     }
 
-    /// How many errors there were.
+    /// How many errors there have been.
     pub fn total_errors(&self) -> u64 {
         self.errors.total
     }

@@ -11,8 +11,8 @@ use super::ranges;
 use crate::alloc;
 use crate::error::{Result, err};
 
-/// The most that one address space may map, in bytes: far above any machine, and low enough that
-/// a wrong size is told from a right one.
+/// The most that one address space may map, in bytes: far more than any machine has, and low enough
+/// to catch sizes that are wrong.
 pub const MAX_MAPPED: u64 = 1 << 48;
 
 /// A mapping, as the VMM describes it.
@@ -20,20 +20,21 @@ pub const MAX_MAPPED: u64 = 1 << 48;
 pub struct Mapping {
     /// First I/O virtual address.
     pub iova: u64,
-    /// Size in bytes. Together with `iova` it may end at 2^64.
+    /// Size in bytes. The mapping may end at 2^64.
     pub size: u64,
-    /// What the memory is to the VMM: the number of a RAM block, say.
+    /// The VMM's own name for the memory: the number of a RAM block, for example.
     pub cookie: u64,
-    /// Where in it the mapping begins, in bytes.
+    /// Where the mapping begins in that memory, in bytes.
     pub offset: u64,
-    /// Where it lies in this process; 0: nowhere.
+    /// Its address in this process; 0: it has none.
     pub host: usize,
     /// Devices cannot write to it.
     pub read_only: bool,
-    /// What is there changes without notice: the VMM is asked whenever a page is dirty.
+    /// What lies there changes without notice, so the VMM is asked where a page is each time it is
+    /// dirty.
     pub translate: bool,
-    /// No mapping, but addresses in which mappings will come and go: devices log them from the
-    /// beginning where they can.
+    /// Not a mapping, but a range in which mappings will come and go: devices log it from the
+    /// beginning if they can.
     pub window: bool,
 }
 
@@ -74,11 +75,11 @@ pub(crate) struct Map {
     mappings: RangeInclusiveMap<u64, Mapping>,
     windows: RangeInclusiveSet<u64>,
     bytes: u64,
-    /// Of them, so many can be written to by devices.
+    /// How many of them devices can write to.
     writable_bytes: u64,
 }
 
-/// Checks a range: not empty, not wrapping, whole pages. A range may end at 2^64.
+/// Checks that a range is not empty, does not wrap and is in whole pages. It may end at 2^64.
 pub(crate) fn check_range(
     what: &str,
     iova: u64,
@@ -101,7 +102,7 @@ pub(crate) fn check_range(
 }
 
 impl Map {
-    /// Adds a mapping; none where it is there already, exactly so.
+    /// Adds a mapping. Returns none if exactly this mapping is there already.
     pub fn insert(
         &mut self,
         mapping: Mapping,
@@ -177,7 +178,7 @@ impl Map {
         })
     }
 
-    /// The pieces of a range that must be mapped from end to end; any bytes.
+    /// The pieces of a range, which must be mapped from end to end. It need not be in whole pages.
     pub fn complete(&self, iova: u64, length: u64) -> Result<Vec<Piece>> {
         if length == 0 {
             return Err(err!(Inval, "a range at {iova:#x} is empty"));
@@ -203,11 +204,11 @@ impl Map {
     /// The first piece from an address on that devices can write to.
     pub fn next_writable(&self, from: u64, range: &RangeInclusive<u64>) -> Option<Piece> {
         let rest = from.max(*range.start())..=*range.end();
-        // Behind the range there is nothing, whatever lies there.
+        // Nothing comes after the end of the range, even if more is mapped there.
         if rest.is_empty() { None } else { self.writable(&rest).next() }
     }
 
-    /// All of what is mapped in one with a piece.
+    /// The whole mapping that a piece belongs to.
     pub fn whole(&self, piece: &Piece) -> Piece {
         match self.mappings.get_key_value(&piece.first) {
             Some((range, _)) => Piece { first: *range.start(), last: *range.end(), ..*piece },
@@ -227,12 +228,12 @@ impl Map {
         &self.windows
     }
 
-    /// Bytes mapped.
+    /// How many bytes are mapped.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Bytes mapped that devices can write to.
+    /// How many bytes are mapped that devices can write to.
     pub fn writable_bytes(&self) -> u64 {
         self.writable_bytes
     }
@@ -276,7 +277,7 @@ mod tests {
             assert_eq!(map.insert(bad, page()).unwrap_err().code(), Code::Inval, "{bad:x?}");
         }
         assert_eq!((map.pieces(&EVERYWHERE).count(), map.bytes()), (1, 16 * PAGE));
-        // The last page there is.
+        // The last page of the address space.
         map.insert(mapping(u64::MAX - PAGE + 1, PAGE, 3), page()).unwrap();
         assert_eq!(map.pieces(&EVERYWHERE).count(), 2);
     }

@@ -12,9 +12,9 @@ pub struct Place {
     pub cookie: u64,
     /// Offset in what the cookie stands for, in bytes.
     pub offset: u64,
-    /// How many bytes from there on are one piece.
+    /// How many bytes from there on are contiguous.
     pub size: u64,
-    /// Where it lies in this process; 0: nowhere.
+    /// Its address in this process; 0: it has none.
     pub host: usize,
 }
 
@@ -23,13 +23,13 @@ pub struct Place {
 pub struct DirtyPages<'a> {
     /// [`Mapping::cookie`].
     pub cookie: u64,
-    /// Where the page of the first bit lies in what the cookie stands for, in bytes.
+    /// Offset of the first bit's page in what the cookie stands for, in bytes.
     pub offset: u64,
     /// What a bit stands for.
     pub page: PageSize,
-    /// A bit for each page, the lowest first: set where it is dirty.
+    /// A bit for each page, the lowest first. It is set if the page is dirty.
     pub bitmap: &'a [u64],
-    /// So many of them count.
+    /// How many bits count; the others are to be ignored.
     pub bits: u64,
 }
 
@@ -45,8 +45,8 @@ impl DirtyPages<'_> {
 /// What dirty tracking asks of the VMM. Called on the thread that called the library, one call at a
 /// time.
 pub trait Memory: Send {
-    /// Adds every mapping there is now. Returns whether it can: otherwise the map is what
-    /// [`super::Tracking::map`] made of it.
+    /// Adds every mapping that exists now. Returns false if it cannot: then the map consists of
+    /// what [`super::Tracking::map`] added.
     fn enumerate(&mut self, _add: &mut dyn FnMut(Mapping) -> Result<()>) -> Result<bool> {
         Ok(false)
     }
@@ -59,9 +59,9 @@ pub trait Memory: Send {
     /// Takes dirty pages. What it refuses is delivered again later.
     fn set_dirty(&mut self, pages: DirtyPages<'_>) -> std::result::Result<(), Errno>;
 
-    /// What lies at an address of a mapping with [`Mapping::translate`] now: at least one page, or
-    /// an error. [`super::Tracking::unmap`] asks before the range is unmapped and, for what a device wrote
-    /// at the last moment, after it.
+    /// Where an address in a mapping with [`Mapping::translate`] is now: at least one page, or an
+    /// error. [`super::Tracking::unmap`] asks before the range is unmapped and, for what a device
+    /// wrote at the last moment, after it.
     fn translate(&mut self, _iova: u64, _size: u64) -> std::result::Result<Place, Errno> {
         Err(Errno(libc::EOPNOTSUPP))
     }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Dirty pages whose mapping is gone and that the VMM has not taken yet.
+//! Keeps dirty pages whose mapping is gone until the VMM takes them.
 //!
-//! A guest behind a vIOMMU maps and unmaps as often as it likes while the VMM refuses pages. So these
-//! are kept by where they are in the VMM's memory: a page that was unmapped a thousand times takes the
-//! room of one. Nothing may be rounded here beyond a mapping, since what lies beside it may not exist;
-//! when it becomes too much, the VMM has to take some before more can be unmapped
-//! ([`Orphans::is_full`]). Where there is no memory to say which pages of a mapping are dirty, all of
-//! it is kept, in room that was reserved before it was unmapped.
+//! A guest behind a vIOMMU maps and unmaps as often as it likes while the VMM refuses pages. So
+//! pages are kept by where they are in the VMM's memory: a page that was unmapped a thousand times
+//! takes the room of one. Nothing here may be rounded beyond a mapping, since what lies beside it
+//! may not exist. Instead, when there are too many pages, the VMM has to take some before more can
+//! be unmapped ([`Orphans::is_full`]). If there is no memory to say which pages of a mapping are
+//! dirty, all of it is kept, in room that was reserved before it was unmapped.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -19,46 +19,46 @@ use crate::alloc;
 use crate::dirty::PageSize;
 use crate::error::Result;
 
-/// What they may take, in bytes.
+/// The most memory that they may take, in bytes.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// What a cookie takes besides its pages.
+/// The memory that a cookie takes besides its pages, in bytes.
 const COOKIE_BYTES: u64 = 128;
 
-/// Pages that are given at a time: their bits are on the stack.
+/// The most pages given at a time: their bits are on the stack.
 const BATCH: u64 = 64 * 64;
 
-const TOO_MUCH: &str = "too much that was unmapped before waits for the VMM to take it";
+const TOO_MUCH: &str = "too many pages from earlier unmappings wait for the VMM to take them";
 
-/// Takes dirty pages: a piece, its first page's address, the bits.
+/// Takes dirty pages: a piece, the address of the first page, the bits, how many.
 type Take<'a> = &'a mut dyn FnMut(&Piece, u64, &mut [u64], u64) -> Result<()>;
 
 /// Some pages in the VMM's memory.
 #[derive(Clone, Copy)]
 pub(super) struct Pages {
     pub cookie: u64,
-    /// The number of the first, in what the cookie stands for.
+    /// The number of the first page, counted from the start of what the cookie stands for.
     pub first: u64,
     pub n: u64,
 }
 
-/// See the module.
+/// The dirty pages of mappings that are gone.
 #[derive(Default)]
 pub(super) struct Orphans {
-    /// By cookie: the numbers of the pages there.
+    /// Pages whose place is known: by cookie, their numbers in what it stands for.
     known: BTreeMap<u64, Pending>,
     /// What `known` takes, in bytes.
     known_bytes: u64,
-    /// Pages of which the VMM could not say where they are, by the address that they had.
+    /// Pages that the VMM could not place, by the I/O address that they had.
     unknown: Pending,
-    /// Pieces of which every page counts as dirty: there was no room to say which are. Those of which
-    /// is known where they are lie at their offset in the VMM's memory.
+    /// Pieces all of whose pages count as dirty, because there was no room to say which are. If a
+    /// piece's place is known, its addresses are offsets in the VMM's memory.
     whole: Vec<Piece>,
 }
 
 impl Orphans {
-    /// Adds pages. What is there already takes no memory; the rest is refused where there is none, or
-    /// no room: a part of it may have been added.
+    /// Adds pages. Those that are here already take no memory. The others are refused if there is
+    /// no memory or no room; some of them may have been added then.
     pub fn add(&mut self, pages: Pages) -> Result<()> {
         let Pages { cookie, first, n } = pages;
         if n == 0 {
@@ -80,19 +80,19 @@ impl Orphans {
         result
     }
 
-    /// Adds pages of which it is not known where they are, by their numbers in the address space that
-    /// they were in. Refused as above.
+    /// Adds pages whose place is not known, by their numbers in the I/O address space. They may be
+    /// refused, like those of [`Orphans::add`].
     pub fn add_unknown(&mut self, pages: RangeInclusive<u64>) -> Result<()> {
         let grow = !self.is_full();
         self.unknown.add_exact(pages, grow)
     }
 
-    /// Makes sure that so many pieces can be kept as a whole.
+    /// Reserves memory for keeping this many pieces as a whole.
     pub fn reserve(&mut self, pieces: usize) -> Result<()> {
         alloc::reserve(&mut self.whole, pieces, "no memory for what an unmapping may leave")
     }
 
-    /// Gives the room back that was not needed.
+    /// Frees reserved memory that was not needed.
     pub fn give_back(&mut self) {
         if self.whole.is_empty() {
             self.whole = Vec::new();
@@ -112,8 +112,7 @@ impl Orphans {
         alloc::push(&mut self.whole, piece, TOO_MUCH)
     }
 
-    /// Gives all to `sink`, which fails for what it refuses: that stays, and the first error is
-    /// returned.
+    /// Gives everything to `sink`. What it refuses stays, and the first error is returned.
     pub fn deliver(&mut self, page: PageSize, sink: Take<'_>) -> Result<()> {
         let mut result = Ok(());
         for (cookie, pages) in &mut self.known {
@@ -144,8 +143,8 @@ impl Orphans {
         result
     }
 
-    /// Asks `locate` for the pages of which it is not known where they are: it gets an address's page
-    /// and how many there are from there on. Returns how many are known now, and the first error.
+    /// Asks `locate` about the pages whose place is not known. It gets the number of a page and how
+    /// many pages there are from there on. Returns how many were found, and the first error.
     pub fn locate(
         &mut self,
         page: PageSize,
@@ -196,7 +195,7 @@ impl Orphans {
         (located, result.and(full))
     }
 
-    /// Whether more must not be added before some have been delivered.
+    /// Whether some pages must be delivered before more may be added.
     pub fn is_full(&self) -> bool {
         self.known_bytes + self.unknown.footprint() + whole_bytes(self.whole.len()) >= MAX_BYTES
     }
@@ -208,7 +207,7 @@ impl Orphans {
         self.whole = Vec::new();
     }
 
-    /// Bytes that they take.
+    /// The memory that they take, in bytes.
     pub fn footprint(&self) -> u64 {
         self.known_bytes + self.unknown.footprint() + whole_bytes(self.whole.capacity())
     }
@@ -222,7 +221,7 @@ fn whole_bytes(pieces: usize) -> u64 {
     (pieces * size_of::<Piece>()) as u64
 }
 
-/// Gives pages, a batch at the most.
+/// Gives pages, at most one batch.
 fn give(page: PageSize, pages: Pages, sink: Take<'_>) -> Result<()> {
     let mut ones = [0; (BATCH / 64) as usize];
     bitmap::set(&mut ones, 0, pages.n);
@@ -231,7 +230,7 @@ fn give(page: PageSize, pages: Pages, sink: Take<'_>) -> Result<()> {
     sink(&piece, piece.first, words, pages.n)
 }
 
-/// Gives all of a piece. Returns from where to where it was refused, and the first error.
+/// Gives all of a piece. Returns the first and last address that were refused, and the first error.
 fn give_whole(page: PageSize, piece: &Piece, sink: Take<'_>) -> (Option<(u64, u64)>, Result<()>) {
     let (mut refused, mut result) = (None, Ok(()));
     let (mut first, end) = (page.of(piece.first), page.of(piece.last));
@@ -250,7 +249,7 @@ fn give_whole(page: PageSize, piece: &Piece, sink: Take<'_>) -> (Option<(u64, u6
     }
 }
 
-/// Pages of the VMM's memory as a piece: at addresses that are their offsets.
+/// Pages of the VMM's memory as a piece whose addresses are their offsets.
 fn place(page: PageSize, pages: Pages) -> Piece {
     let Pages { cookie, first, n } = pages;
     let (iova, size) = (first << page.shift(), n << page.shift());
@@ -269,7 +268,7 @@ mod tests {
 
     type Taken = Vec<(u64, u64, u64)>;
 
-    /// Delivers; one cookie's pages are refused.
+    /// Delivers everything; the pages of one cookie are refused.
     fn take(orphans: &mut Orphans, refuse: Option<u64>) -> (Taken, Result<()>) {
         let mut taken = Vec::new();
         let result = orphans.deliver(page(), &mut |piece, _, words, n| {
@@ -300,7 +299,7 @@ mod tests {
         });
         assert_eq!((located, unknown.unwrap_err().message()), (3, "not 3"));
 
-        // Those of one cookie are refused, and stay.
+        // The pages of one cookie are refused, and stay.
         assert!(take(&mut orphans, Some(1)).1.is_err());
         let (first, second) = (take(&mut orphans, None).0, take(&mut orphans, None).0);
         assert_eq!((first, second), (vec![(1, 0, 101)], vec![]));
@@ -321,7 +320,7 @@ mod tests {
         }
         let each = 4096 + COOKIE_BYTES;
         assert_eq!(n, MAX_BYTES.div_ceil(each));
-        // What is there already is added once more, what is not is refused.
+        // Pages that are here already may be added again; others are refused.
         assert!(orphans.add(Pages { cookie: 7, first: 9, n: 1 }).is_ok());
         assert!(orphans.add(Pages { cookie: 7, first: 1 << 20, n: 1 }).is_err());
         assert!(orphans.add(Pages { cookie: n, first: 0, n: 1 }).is_err());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Pages that are known to be dirty and have not been delivered: what was read out but refused, what
-//! lay beyond a range that was asked for, what an error made count as dirty.
+//! A set of pages that are dirty, or count as dirty, and have not been delivered: the VMM refused
+//! them, they lay beyond the range that was asked for, or an error made them count.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -21,20 +21,20 @@ const BLOCK: u64 = 512 * 64;
 /// A block's words.
 type Block = [u64; (BLOCK / 64) as usize];
 
-/// Sets that are at least this long cost less as a range than as bits.
+/// The number of pages from which a range costs less than bits.
 const LONG: u64 = BLOCK;
 
-/// Blocks beyond those that what is mapped takes in one piece.
+/// How many blocks are allowed beyond those that a contiguous map of the same size would take.
 const SPARE_BLOCKS: u64 = 256;
 
-/// A block with no more stretches than this takes less as ranges.
+/// A block with no more stretches than this takes less memory as ranges.
 const FEW: usize = 16;
 
-/// The most ranges there are in a set that is bounded.
+/// The most ranges in a set that is bounded.
 const MAX_RANGES: usize = 64 << 10;
 
-/// A set of pages, by number. Takes memory for what is in it only: 4 KiB for each 32,768 pages with
-/// a bit, and next to nothing for long ranges.
+/// A set of pages, by number. It takes 4 KiB for each block of 32,768 pages in which a bit is set,
+/// and next to nothing for long ranges.
 pub(super) struct Pending {
     bits: BTreeMap<u64, Box<Block>>,
     ranges: RangeInclusiveSet<u64>,
@@ -49,8 +49,8 @@ impl Default for Pending {
 }
 
 impl Pending {
-    /// Adds to a set that is exact. Fails where that takes more memory and there is none, or it must
-    /// not `grow`: a part of the pages may be in it then.
+    /// Adds pages, never rounding. Fails if that takes more memory and there is none, or if the set
+    /// must not `grow`; some of the pages may have been added then.
     pub fn add_exact(&mut self, pages: RangeInclusive<u64>, grow: bool) -> Result<()> {
         let (first, last) = (*pages.start(), *pages.end());
         if last < first || self.ranges.gaps(&pages).next().is_none() {
@@ -80,15 +80,17 @@ impl Pending {
         }
     }
 
-    /// Bounds the memory that it takes: as much as bitmaps of so many pages, and a few MiB. Where
-    /// pages are scattered over more addresses than that, as a guest behind a vIOMMU may have it, what
-    /// is near to each other becomes one range, with what lies between.
+    /// Limits the memory that the set takes to that of bitmaps of this many pages, and a few MiB.
+    /// If the pages are scattered over more addresses than that, which a guest behind a vIOMMU can
+    /// arrange, pages that are near each other become one range, together with what lies between
+    /// them.
     pub fn set_room(&mut self, pages: u64) {
         self.room = usize::try_from(pages / BLOCK + SPARE_BLOCKS).unwrap_or(usize::MAX);
     }
 
-    /// Turns blocks into ranges: those with few stretches as they are, and when these are not enough,
-    /// others from their first page to their last, where that adds least.
+    /// Turns blocks into ranges. Those with few stretches become exactly those ranges. If that is
+    /// not enough, others become one range from their first page to their last, beginning with
+    /// those to which this adds the fewest pages.
     fn make_room(&mut self) {
         let (mut others, mut few) = (Vec::new(), Vec::new());
         let lists = alloc::reserve(&mut others, self.bits.len(), "")
@@ -125,8 +127,7 @@ impl Pending {
         ranges::bound(&mut self.ranges, MAX_RANGES);
     }
 
-    /// Adds pages `first` to `last`. Where there is no memory to note that, everything is in it from
-    /// now on.
+    /// Adds pages. If there is no memory to note them, the set contains everything from now on.
     pub fn add(&mut self, pages: RangeInclusive<u64>) {
         let (first, last) = pages.into_inner();
         if last < first {
@@ -178,14 +179,14 @@ impl Pending {
         }
     }
 
-    /// Takes out what there is of `n` pages from `first` on, and adds it to `into`, whose bit 0 is
-    /// page `first`.
+    /// Takes out those of `n` pages from `first` on that are in the set, and adds them to `into`,
+    /// whose bit 0 is page `first`.
     pub fn take(&mut self, first: u64, n: u64, into: &mut [u64]) {
         self.take_out(first, n, Some(into));
     }
 
-    /// Takes out pages. A range that this would cut in two stays where there is no memory for another
-    /// one: those pages come once more.
+    /// Takes out pages. A range that this would cut in two stays if there is no memory for a second
+    /// one: its pages are delivered once more.
     fn take_out(&mut self, first: u64, n: u64, mut into: Option<&mut [u64]>) {
         if n == 0 || self.is_empty() {
             return;
@@ -223,8 +224,8 @@ impl Pending {
         }
     }
 
-    /// The first pages in it from `from` on, in one stretch: number and how many, one block at the
-    /// most.
+    /// The first stretch of pages in the set from `from` on: the number of the first page and how
+    /// many there are, at most a block.
     pub fn first_run(&self, from: u64) -> Option<(u64, u64)> {
         let range = self.ranges.overlapping(&(from..=u64::MAX)).next().map(|range| {
             let first = from.max(*range.start());
@@ -268,19 +269,19 @@ impl Pending {
         self.ranges.clear();
     }
 
-    /// Bytes that it takes.
+    /// The memory that the set takes, in bytes.
     pub fn footprint(&self) -> u64 {
         (self.bits.len() * size_of::<Block>() + self.ranges.len() * RANGE_BYTES) as u64
     }
 }
 
-/// An empty block, never on the stack: a thread may have little of that.
+/// An empty block. It is never on the stack, because a thread may have little of that.
 fn new_block() -> Box<Block> {
     let words = vec![0; (BLOCK / 64) as usize].into_boxed_slice();
     words.try_into().unwrap_or_else(|_| Box::new([0; (BLOCK / 64) as usize]))
 }
 
-/// First and last page of a block.
+/// The first and the last page that are set in a block.
 fn hull(block: &Block) -> Option<(u64, u64)> {
     let first = bitmap::runs(block, 0..BLOCK).next()?.0;
     let zeros: u64 = block.iter().rev().map_while(|word| (*word == 0).then_some(64)).sum();
@@ -288,7 +289,7 @@ fn hull(block: &Block) -> Option<(u64, u64)> {
     Some((first, BLOCK - zeros - 1 - u64::from(word.leading_zeros())))
 }
 
-/// How many pages would be added if it was a range.
+/// How many pages making a block one range would add.
 fn added(block: &Block) -> u64 {
     hull(block).map_or(0, |(first, last)| last - first + 1 - bitmap::count(block))
 }
@@ -305,7 +306,7 @@ mod tests {
         pending.set_room(100 * BLOCK);
         let most =
             ((100 + SPARE_BLOCKS) as usize * size_of::<Block>() + MAX_RANGES * RANGE_BYTES) as u64;
-        // First pages alone, then blocks that are half full, each far from the others.
+        // First single pages, then blocks that are half full, each far from the others.
         let mut added = BTreeSet::new();
         for i in 0..100_000u64 {
             let page = (i * 7919 % 100_003) * 3 * BLOCK + i % BLOCK;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Sets of addresses in which too much is never wrong: what counts as dirty, what is not watched, what
-//! a device is asked to log.
+//! Sets of addresses that may contain too much, but never too little: what counts as dirty, what is
+//! not watched, what a device is asked to log. So they can be kept small.
 
 use std::fmt::Write;
 use std::ops::RangeInclusive;
@@ -13,14 +13,13 @@ use crate::transport::IovaRange;
 /// All addresses.
 pub(crate) const EVERYWHERE: RangeInclusive<u64> = 0..=u64::MAX;
 
-/// The most ranges that the kernel takes: a page of them (docs/kernel-interface.md).
+/// The most ranges that the kernel takes in one call: one page of them (docs/kernel-interface.md).
 pub(crate) const MAX_RANGES: usize = 256;
 
-/// The most ranges that any set has to which too much does no harm.
+/// The most ranges that any such set ever has.
 pub(crate) const MAX_EVER: usize = 64 << 10;
 
-/// Adds a range; where there is no memory for that, everything. For sets of what counts as dirty,
-/// or is not watched: in those too much is never wrong. So they are bounded, too.
+/// Adds a range or, if there is no memory for that, everything. Bounds the set as well.
 pub(crate) fn insert_or_all(set: &mut RangeInclusiveSet<u64>, range: RangeInclusive<u64>) {
     if alloc::has_memory() {
         set.insert(range);
@@ -51,27 +50,26 @@ pub(crate) fn join(set: &RangeInclusiveSet<u64>, max: usize) -> RangeInclusiveSe
     joined
 }
 
-/// The most ranges that a set has whose ranges a guest decides, by what it maps and when.
+/// The most ranges of a set in which a guest decides how many there are, by what it maps and when.
 pub(crate) const MAX_KEPT: usize = 4096;
 
-/// What a range takes, with its share of the tree that it is in.
+/// The memory that a range takes, in bytes, with its share of the tree that it is in.
 pub(crate) const RANGE_BYTES: usize = 32;
 
-/// Keeps a set small in which too much does no harm: neighbours are joined, half of them at a time,
-/// so that it does not happen often.
+/// Keeps a set small by joining neighbours: half of them at a time, so that this is seldom needed.
 pub(crate) fn bound(set: &mut RangeInclusiveSet<u64>, max: usize) {
     if set.len() > max {
         *set = join(set, max / 2);
     }
 }
 
-/// From the first address of some ranges to the last: what there is room for without memory.
+/// One range from the first address of all to the last, for when there is no memory for more.
 pub(crate) fn hull(ranges: impl Iterator<Item = RangeInclusive<u64>>) -> RangeInclusiveSet<u64> {
     let all = ranges.reduce(|a, b| *a.start().min(b.start())..=*a.end().max(b.end()));
     all.into_iter().collect()
 }
 
-/// As the kernel wants them.
+/// The ranges in the form that the kernel takes.
 pub(crate) fn list(set: &RangeInclusiveSet<u64>) -> Vec<IovaRange> {
     set.iter()
         .map(|range| IovaRange {
@@ -81,7 +79,7 @@ pub(crate) fn list(set: &RangeInclusiveSet<u64>) -> Vec<IovaRange> {
         .collect()
 }
 
-/// For people: the first of them.
+/// The first few ranges, as a text for people.
 pub(crate) fn name(set: &RangeInclusiveSet<u64>) -> String {
     const NAMED: usize = 4;
     let mut text = String::new();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the trackers say: readings over the map, piece by piece and chunk by chunk.
+//! Reads the trackers' answers over the map, piece by piece and chunk by chunk.
 //!
 //! The answers for a chunk are added up in a small buffer and delivered from there. Only what cannot
 //! be delivered at once goes into the ledger.
@@ -16,7 +16,7 @@ use crate::alloc;
 use crate::cancel::Cancel;
 use crate::error::{Result, err};
 
-/// What it takes to read, borrowed for one call.
+/// Everything needed for a reading, borrowed for one call.
 pub(super) struct Reading<'a> {
     pub asking: Asking<'a>,
     pub union: &'a mut Union,
@@ -25,18 +25,18 @@ pub(super) struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// Everything that is dirty in a range, to the sink.
+    /// Gives everything that is dirty in a range to the sink.
     pub fn over(&mut self, range: &RangeInclusive<u64>, sink: Sink<'_>) -> Result<()> {
         self.check_resets();
         self.check_untracked(range);
-        // First: without memory nothing has been read, and all stays where it is.
+        // This comes before any reading, so a lack of memory here loses nothing.
         let pieces = self.asking.map.pieces(range);
         let pieces = alloc::collect(pieces, "no memory for a list of mappings")?;
         for piece in pieces.iter().filter(|piece| !piece.mapping.read_only) {
             let whole = self.asking.trackers.active_whole();
             self.asking.whole(piece, &whole, false, self.sum);
             let (end, result) = self.chunks(piece, sink);
-            // What was read and not delivered: beside the piece, and behind an error.
+            // Keep what was read and not delivered: outside the piece, and after an error.
             let Asking { ledger, page, .. } = &mut self.asking;
             ledger.add_sum_of(self.sum, 0..page.of(piece.first));
             ledger.add_sum_of(self.sum, end..u64::MAX);
@@ -44,13 +44,14 @@ impl Reading<'_> {
         }
         // A reset during the reading may have lost what was logged before it.
         self.check_resets();
-        // What an error has made dirty behind the reading, and what lay beside a piece.
+        // Deliver what an error has made dirty in parts already read, and what was read outside its
+        // piece.
         let Reading { asking, union, cancel, .. } = self;
         asking.ledger.deliver_pending(&pieces, union, || check_cancel(cancel), sink)
     }
 
-    /// Reads a piece from all trackers and delivers it, as far as it gets: returns the number of the
-    /// first page that was not read.
+    /// Reads a piece from all trackers and delivers it, as far as possible. Returns the number of
+    /// the first page that was not delivered.
     fn chunks(&mut self, piece: &Piece, sink: Sink<'_>) -> (u64, Result<()>) {
         let page = self.asking.page;
         let mut at = piece.first;
@@ -66,8 +67,8 @@ impl Reading<'_> {
         }
     }
 
-    /// The last address of a piece that fits the buffer in the smallest pages there are, at an edge
-    /// of the largest.
+    /// The last address of the next chunk of a piece. The chunk must fit the buffer even in the
+    /// smallest of the trackers' pages, and end at an edge of the largest.
     fn chunk_end(&self, at: u64, last: u64) -> u64 {
         let page = self.asking.page;
         let (mut least, mut most) = (page, page);
@@ -76,7 +77,7 @@ impl Reading<'_> {
             most = most.max(edges);
         }
         let length = self.union.max_bits().saturating_mul(least.bytes());
-        // 2^64 has no number, and is an edge.
+        // 2^64 cannot be represented, and is an edge.
         let Some(end) = at.checked_add(length) else { return last };
         let edge = end & !(most.bytes() - 1);
         let end = if edge > at && page.divides(edge) { edge } else { end };
@@ -107,7 +108,7 @@ impl Reading<'_> {
             let from = asking.page.of(chunk.start) - asking.page.of(whole.first);
             bitmap::or_at(union, 0, words, from, bits);
         }
-        // Behind the readings: what failed in one of them is pending.
+        // This comes after the questions, because what failed in one of them is pending now.
         asking.ledger.take(chunk.start, bits, union);
         asking.trackers.add_blind_to(chunk, union);
         asking.ledger.add_suspects_to(chunk, union);
@@ -117,14 +118,14 @@ impl Reading<'_> {
 
     // --- one tracker -------------------------------------------------------------------------------
 
-    /// Makes all that one tracker says of these pieces pending. With `keep`, it does not forget it
-    /// where it can do that.
+    /// Makes all that one tracker says about these pieces pending. With `keep`, it does not forget
+    /// what it said, if it can do that.
     pub fn pieces(&mut self, i: usize, pieces: &[Piece], keep: bool) {
         let page = self.asking.page;
         for piece in pieces.iter().filter(|piece| !piece.mapping.read_only) {
             if self.asking.trackers.get(i).is_some_and(|tracker| tracker.reads_whole()) {
                 self.asking.whole(piece, &[i], keep, self.sum);
-                // With keep, the rest is still there.
+                // With `keep`, the tracker still has the rest.
                 let kept = page.of(piece.first)..page.of(piece.last) + 1;
                 self.asking.ledger.add_sum_of(self.sum, if keep { kept } else { 0..u64::MAX });
                 continue;
@@ -155,8 +156,8 @@ impl Reading<'_> {
         Ok(())
     }
 
-    /// [`Reading::pieces`] of all there are, which are not put into a list: there may be no memory
-    /// for one.
+    /// [`Reading::pieces`] for the whole map. No list is made, because there may be no memory for
+    /// one.
     pub fn all_pieces(&mut self, i: usize) {
         let mut from = Some(0);
         let map = self.asking.map;
@@ -169,7 +170,7 @@ impl Reading<'_> {
         }
     }
 
-    /// Makes all that one tracker has to say pending, and what it did not watch.
+    /// Makes everything that one tracker has to say pending, and everything that it did not watch.
     pub fn read_out(&mut self, i: usize) {
         self.all_pieces(i);
         if self.asking.trackers.is_active(i) {
@@ -180,13 +181,13 @@ impl Reading<'_> {
 
     // --- doubts ------------------------------------------------------------------------------------
 
-    /// A device that was reset may have forgotten what it had logged.
+    /// Looks for devices that were reset: they may have forgotten what they had logged.
     pub fn check_resets(&mut self) {
         let Asking { trackers, map, ledger, .. } = &mut self.asking;
         trackers.check_resets(map, ledger);
     }
 
-    /// Nobody knows what a writer writes to that nothing tracks.
+    /// If nothing tracks a writer, makes all of a range pending: nobody knows what it wrote to.
     pub fn check_untracked(&mut self, range: &RangeInclusive<u64>) {
         let Asking { trackers, map, ledger, .. } = &mut self.asking;
         trackers.check_untracked(range, map, ledger);
@@ -211,7 +212,7 @@ mod tests {
     use crate::dirty::writer::Writer;
     use crate::error::Code;
 
-    /// What a reading is made of.
+    /// What a [`Reading`] borrows.
     struct Parts {
         map: Map,
         trackers: Trackers,
@@ -221,7 +222,7 @@ mod tests {
     }
 
     impl Parts {
-        /// With chunks of 64 pages.
+        /// Parts with chunks of 64 pages.
         fn new(mappings: &[(u64, u64)], writers: Vec<Writer>) -> Parts {
             let (map, mut trackers) = (map(mappings), Trackers::new(page()));
             for writer in writers {
@@ -273,7 +274,7 @@ mod tests {
         let (found, result) = parts.read(0, 1000);
         result.unwrap();
         assert_eq!(found, [1, 2, 3, 4, 6, 70, 99, 205]);
-        // A chunk at a time, and whole mappings at once.
+        // One is asked a chunk at a time, the other about whole mappings at once.
         assert_eq!(own.state().asked, [(0, 64), (64, 36), (200, 10)]);
         assert_eq!(whole.state().asked, [(0, 100), (200, 10)]);
         assert_eq!(parts.read(0, 1000).0, [6]);
@@ -313,7 +314,8 @@ mod tests {
         whole.state().no_read = Some(libc::EIO);
         assert_eq!(parts.read(20, 24).0, (20..25).collect::<Vec<_>>());
         whole.state().no_read = None;
-        // Of a mapping that answers as a whole the rest is dirty as well; the others have said it.
+        // The error of the second tracker made all of the second mapping dirty. Pages 20 to 24 have
+        // been reported already.
         assert_eq!(parts.read(0, 29).0, [vec![1], (25..30).collect()].concat());
         assert_eq!((parts.read(0, 29).0, parts.ledger.num_errors()), (vec![], 2));
     }
@@ -331,7 +333,7 @@ mod tests {
             }
             assert_eq!(parts.read(0, 9).0, (0..10).collect::<Vec<_>>());
             assert_eq!(parts.ledger.error(0).unwrap().code, Code::NotRecoverable);
-            // Likewise where it would have been unmapped by it.
+            // The same if the tracker should have unmapped it.
             let mut reading = parts.reading();
             reading.asking.unmap(0, &pieces[0], reading.sum);
             assert_eq!(parts.read(0, 9).0, (0..10).collect::<Vec<_>>());
@@ -349,7 +351,7 @@ mod tests {
         let all_dirty = parts.trackers.of_writer(1).unwrap().unwrap();
         parts.trackers.remove(1);
         assert_eq!(parts.read(0, 99).0, [7, 70]);
-        // The other one knows nothing, and watches nothing.
+        // The second writer has no tracker but the one that watches nothing.
         let mut parts = Parts::new(&[(0, 100)], vec![custom(&own), Writer::default()]);
         parts.reading().read_out(all_dirty);
         parts.trackers.remove(1);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Logs that are started anew, so that they watch mappings that came after their start. No bit is
-//! lost: every moment in which nobody watches is in here.
+//! Restarts devices' logs, so that they watch mappings that were added after they were started. No
+//! bit is lost: the moments in which nobody watches are all dealt with here.
 
 use std::ops::RangeInclusive;
 
@@ -11,26 +11,26 @@ use super::ranges::{self, EVERYWHERE};
 use super::reading::Reading;
 use super::tracker::TrackerKind;
 
-/// What shows that nothing is missed while a log is started anew.
+/// What shows that no write is missed while a log is restarted.
 enum Evidence {
-    /// The device stands still; a number that changes when it may have written.
+    /// The device stands still. The number changes when it may have written.
     Quiet(u64),
-    /// Another tracker watches meanwhile.
+    /// Another tracker watches meanwhile; a `temporary` one runs only for that.
     Bridge { tracker: usize, temporary: bool },
-    /// Nothing does.
+    /// Nothing shows that.
     Nothing,
 }
 
-/// When logs are started anew by themselves.
+/// When logs are restarted without being asked.
 #[derive(Default)]
 pub(super) struct Rearm {
-    /// Bytes that were read since one should be.
+    /// Bytes read since some log should be restarted.
     read: u64,
 }
 
 impl Rearm {
-    /// Starts logs anew that would watch more then, where nothing has to count as dirty for it: for a
-    /// reading of a range.
+    /// Restarts logs that would watch more afterwards, if nothing has to count as dirty because of
+    /// it. This is part of a reading of a range.
     pub fn for_free(&mut self, range: &RangeInclusive<u64>, reading: &mut Reading<'_>) {
         let mut due = None;
         for i in reading.asking.trackers.active_of(&[TrackerKind::DeviceLog]) {
@@ -51,8 +51,9 @@ impl Rearm {
         }
     }
 
-    /// Starting a log anew reads all of the map. A guest decides how often there is a new mapping, so
-    /// this is done once as much has been read for other reasons: once per round.
+    /// Restarting a log takes a reading of the whole map, and a guest decides how often there is a
+    /// new mapping. So it is due only when readings have covered as much for other reasons: once
+    /// per round.
     fn is_due(&mut self, range: &RangeInclusive<u64>, reading: &Reading<'_>) -> bool {
         let map = reading.asking.map;
         let bytes: u64 = map.writable(range).map(|piece| piece.size()).sum();
@@ -65,7 +66,7 @@ impl Rearm {
     }
 }
 
-/// Starts a log anew. With `for_free`, not where everything would have to count as dirty.
+/// Restarts a log. With `for_free`, it does so only if nothing has to count as dirty because of it.
 pub(super) fn rearm(i: usize, for_free: bool, reading: &mut Reading<'_>) {
     let evidence = evidence(i, for_free, &mut reading.asking);
     if for_free && matches!(evidence, Evidence::Nothing) {
@@ -100,7 +101,7 @@ pub(super) fn rearm(i: usize, for_free: bool, reading: &mut Reading<'_>) {
         ledger.tell_later(EVERYWHERE);
         ledger.add_everything(map);
     }
-    // Of these nobody was asked: the log is read where something is mapped.
+    // Windows were not read: a log is read only where something is mapped.
     ledger.miss_windows(map);
 }
 
@@ -110,8 +111,8 @@ fn restart(i: usize, blind: RangeInclusiveSet<u64>, reading: &mut Reading<'_>) {
     add_missed(i, blind, &mut reading.asking);
 }
 
-/// What a log did not watch until now, and watches now: dirty for the last time. The next reading
-/// says so.
+/// Makes what the log did not watch before, and watches now, dirty for the last time. The next
+/// reading says so.
 fn add_missed(i: usize, mut missed: RangeInclusiveSet<u64>, asking: &mut Asking<'_>) {
     let Some(tracker) = asking.trackers.get_mut(i) else { return };
     for range in tracker.blind().into_iter().flat_map(RangeInclusiveSet::iter) {
@@ -129,16 +130,16 @@ fn evidence(i: usize, for_free: bool, asking: &mut Asking<'_>) -> Evidence {
     for tracker in trackers.others(i) {
         let Some(other) = trackers.get_mut(tracker) else { continue };
         match other.kind() {
-            // It can be had simpler.
+            // It would make everything dirty. `Nothing` does that more simply.
             TrackerKind::AllDirty => continue,
-            // All that is pinned is dirty in there.
+            // For a container, everything that is pinned is dirty.
             TrackerKind::Type1 if for_free => continue,
             _ => {}
         }
         if map.writable(&EVERYWHERE).any(|piece| other.find_hole(&piece).is_some()) {
             continue;
         }
-        // One that is active watches for another writer, and is read in its turn besides.
+        // If it is active, it watches for another writer already, and readings ask it anyway.
         let temporary = !other.is_active();
         if temporary && other.start(map).is_err() {
             continue;
@@ -161,7 +162,7 @@ mod tests {
     use crate::dirty::trackers::Trackers;
     use crate::dirty::writer::Writer;
 
-    /// What a reading is made of: a log that does not watch the second of two mappings.
+    /// What a [`Reading`] borrows: here a log that does not watch the second of two mappings.
     struct Parts {
         map: Map,
         trackers: Trackers,
@@ -205,7 +206,8 @@ mod tests {
         }
     }
 
-    /// A device that writes at the so-maniest time it is asked whether it stands still.
+    /// The health of a device that writes when it is asked the `writes_at`th time whether it stands
+    /// still.
     fn health(writes_at: u64) -> Option<Health> {
         let mut asked = 0;
         let quiet = move || {
@@ -233,7 +235,7 @@ mod tests {
         parts.with(|reading| rearm(0, true, reading));
         assert_eq!((parts.pending(), parts.log.state().starts), (0xf_fc08, 2));
         assert!(!parts.trackers.is_blind(&ALL));
-        // It wrote meanwhile.
+        // The device wrote meanwhile.
         let mut parts = Parts::new(health(2), false);
         parts.with(|reading| rearm(0, true, reading));
         assert_eq!(parts.pending(), 0xf_ffff);
@@ -248,7 +250,7 @@ mod tests {
         let table = parts.table.state();
         assert_eq!((table.starts, table.running), (1, false));
         drop(table);
-        // One that does not see everything is no evidence.
+        // A tracker that does not see everything is not evidence.
         let mut parts = Parts::new(None, true);
         parts.table.state().mapped = Some(false);
         parts.with(|reading| rearm(0, true, reading));
@@ -264,7 +266,7 @@ mod tests {
         assert_eq!(parts.log.state().starts, 1);
         parts.with(|reading| due.for_free(&half, reading));
         assert_eq!(parts.log.state().starts, 2);
-        // Now it watches all there is.
+        // Now the log watches everything.
         for _ in 0..4 {
             parts.with(|reading| due.for_free(&ALL, reading));
         }

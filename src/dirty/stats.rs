@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Numbers about dirty tracking: for people, and for the decision whether pre-copy converges.
+//! Statistics about dirty tracking: for people, and for deciding whether pre-copy converges.
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
@@ -17,20 +17,20 @@ use crate::alloc;
 pub struct DirtyRound {
     /// When it ended, in nanoseconds since tracking started.
     pub at_ns: u64,
-    /// Since the end of the round before, or since the start.
+    /// Nanoseconds since the end of the round before, or since the start.
     pub interval_ns: u64,
-    /// Bytes that were delivered as dirty.
+    /// Bytes that were delivered as dirty in this round.
     pub dirty_bytes: u64,
-    /// How long the library was busy with it.
+    /// Nanoseconds that the library spent on it.
     pub sync_ns: u64,
 }
 
 /// Dirty tracking as a whole.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct DirtyStats {
-    /// Rounds over the map that are complete.
+    /// Complete rounds over the map.
     pub rounds: u64,
-    /// Bytes delivered as dirty since the start, a page counted each time.
+    /// Bytes delivered as dirty since the start. A page counts each time.
     pub dirty_bytes: u64,
     /// In the last complete round.
     pub last_dirty_bytes: u64,
@@ -44,8 +44,8 @@ pub struct DirtyStats {
     pub last_sync_ns: u64,
     /// Bytes in the map.
     pub mapped_bytes: u64,
-    /// Memory that it takes besides its map, in bytes: its bitmaps, and dirty pages that wait
-    /// to be delivered.
+    /// Memory that tracking takes besides its map, in bytes: bitmaps, and dirty pages that wait to
+    /// be delivered.
     pub memory_bytes: u64,
     /// Errors recorded since the start.
     pub errors: u64,
@@ -74,20 +74,22 @@ pub struct WriterStats {
     pub calls: u64,
     /// Errors recorded.
     pub errors: u64,
-    /// How often it was started again.
+    /// How often it was restarted.
     pub restarts: u64,
-    /// Why it has this tracker and no better one; empty if there is nothing to say.
+    /// Why the writer has this tracker and not a better one; empty if there is nothing to say.
     pub note: String,
 }
 
-/// Rounds are kept for this long.
+/// How many rounds are kept.
 const HISTORY: usize = 64;
 
-/// The most ranges by which a round knows what it has read. With more, what lies between the nearest
-/// ones counts as read as well: the round may end early, which costs nothing but precise numbers.
+/// The most ranges kept to note what a round has read. With more, what lies between the nearest
+/// ones counts as read as well. The round may then end early, which only makes the numbers less
+/// precise.
 const MAX_COVERED: usize = 1024;
 
-/// Cuts a sequence of readings into rounds: one ends where addresses come again.
+/// Cuts a sequence of readings into rounds: a round ends before the first reading that repeats an
+/// address.
 pub(super) struct Rounds {
     started: Instant,
     ended: Duration,
@@ -102,7 +104,7 @@ fn ns(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Since then, in nanoseconds.
+/// Nanoseconds since then.
 pub(super) fn elapsed_ns(since: Instant) -> u64 {
     ns(since.elapsed())
 }
@@ -125,7 +127,7 @@ impl Rounds {
         }
     }
 
-    /// A range is about to be read; returns whether a new round begins with it.
+    /// Notes that a range is about to be read. Returns whether a new round begins with it.
     pub fn begin(&mut self, range: &RangeInclusive<u64>) -> bool {
         let again = self.covered.overlaps(range);
         if again {
@@ -134,9 +136,9 @@ impl Rounds {
         again
     }
 
-    /// A range has been read. With `complete`, nothing more will come in this round.
+    /// Notes that a range has been read. With `complete`, this reading is the last of the round.
     pub fn read(&mut self, range: RangeInclusive<u64>, bytes: u64, took: Duration, complete: bool) {
-        // Without memory the round is taken to be longer.
+        // Without memory the range is not noted, and the round may become longer.
         if alloc::has_memory() {
             self.covered.insert(range);
         }
@@ -171,7 +173,7 @@ impl Rounds {
         if self.history.len() == HISTORY {
             self.history.pop_front();
         }
-        // Nobody counts on it.
+        // Without memory the round is left out of the history, which nothing relies on.
         let _ = alloc::push_back(&mut self.history, round, "");
         self.ended = now;
         self.covered.clear();
@@ -179,7 +181,7 @@ impl Rounds {
         self.busy = Duration::ZERO;
     }
 
-    /// How many ranges it keeps.
+    /// How many ranges are kept.
     pub fn num_ranges(&self) -> usize {
         self.covered.len()
     }
@@ -188,7 +190,7 @@ impl Rounds {
         self.totals
     }
 
-    /// Newest last.
+    /// The rounds that are kept, newest last.
     pub fn history(&self) -> impl Iterator<Item = DirtyRound> + '_ {
         self.history.iter().copied()
     }

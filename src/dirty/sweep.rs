@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A reading over a range with what goes with it: rounds that end and begin, logs that are due to be
-//! started anew, numbers.
+//! A reading over a range with everything around it: ends and begins rounds, restarts logs that are
+//! due, and keeps the numbers.
 
 use std::ops::RangeInclusive;
 use std::time::Instant;
@@ -14,7 +14,7 @@ use super::rearm::Rearm;
 use super::stats::Rounds;
 use crate::error::Result;
 
-/// What it takes, borrowed for one call.
+/// Everything needed for a sweep, borrowed for one call.
 pub(super) struct Sweep<'a> {
     pub reading: Reading<'a>,
     pub rounds: &'a mut Rounds,
@@ -22,8 +22,8 @@ pub(super) struct Sweep<'a> {
 }
 
 impl Sweep<'_> {
-    /// Every active tracker's answer and what is pending, to the sink. With `complete`, nothing more
-    /// will come in this round.
+    /// Gives every active tracker's answer, and what is pending, to the sink. With `complete`, this
+    /// sweep is the last of the round.
     pub fn over(
         &mut self,
         range: &RangeInclusive<u64>,

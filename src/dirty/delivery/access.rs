@@ -21,7 +21,8 @@ pub(super) fn write(memory: &mut dyn Memory, piece: &Piece, buf: &[u8]) -> Answe
     })
 }
 
-/// Calls `access` for each place that a piece lies in, with the offset in the piece and the length.
+/// Calls `access` for each place in which part of a piece lies, with the offset in the piece and
+/// the length.
 fn each_place(
     memory: &mut dyn Memory,
     piece: &Piece,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A caller's bitmap as the place where dirty pages go.
+//! Delivery of dirty pages into a bitmap that a caller brings.
 
 use std::ops::RangeInclusive;
 
@@ -7,16 +7,16 @@ use crate::dirty::bitmap::{self, PageSize, Span, words_for};
 use crate::dirty::map::{MAX_MAPPED, check_range};
 use crate::error::{Result, err};
 
-/// See the module. Its pages need not be as large as those of the tracking.
+/// A caller's bitmap. Its page size may differ from that of the tracking.
 pub(in crate::dirty) struct CallerBitmap<'a> {
     words: &'a mut [u64],
     span: Span,
-    /// The pages of the tracking.
+    /// The page size of the tracking.
     page: PageSize,
 }
 
 impl<'a> CallerBitmap<'a> {
-    /// Checks it.
+    /// Checks the page size, the range and the length of `words`.
     pub fn new(
         span: Span,
         words: &'a mut [u64],
@@ -43,23 +43,24 @@ impl<'a> CallerBitmap<'a> {
         Ok(CallerBitmap { words, span, page: tracking_page })
     }
 
-    /// The addresses that it is about.
+    /// The addresses that this bitmap covers.
     pub fn range(&self) -> RangeInclusive<u64> {
         self.span.range()
     }
 
-    /// Adds bits of the tracking's pages, from the one at `first` on.
+    /// Adds `bits` pages of the tracking; bit 0 is the page at `first`.
     pub fn add(&mut self, first: u64, words: &[u64], bits: u64) {
         let of = Span { start: first, length: bits << self.page.shift(), page: self.page };
         bitmap::add_span(self.words, self.span, words, of);
     }
 
-    /// Adds every page that has a byte of a range that overlaps it.
+    /// Adds every page that shares a byte with a range, which must overlap this bitmap's.
     pub fn add_range(&mut self, range: &RangeInclusive<u64>) {
         self.span.set(self.words, range);
     }
 
-    /// Collects the dirty pages of the tracking that it cuts: their numbers.
+    /// Collects the numbers of dirty pages of the tracking that this bitmap's range covers only
+    /// partly.
     pub fn add_cut(&self, first: u64, words: &[u64], bits: u64, cut: &mut Vec<u64>) {
         let (page, mask) = (self.page, self.page.bytes() - 1);
         let (start, last) = (self.span.start, self.span.last());

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Giving dirty pages to the VMM, and asking it where pages are.
+//! Gives dirty pages to the VMM, and asks it where pages are.
 
 use crate::dirty::bitmap::{self, PageSize, words_for};
 use crate::dirty::map::Piece;
 use crate::dirty::memory::{DirtyPages, Memory, Place};
 use crate::error::{Errno, Error, Result, err};
 
-/// Pages that are given at a time where the VMM was asked for their place.
+/// The most pages given at a time if the VMM was asked for their place.
 pub(super) const BATCH: u64 = 64 * 64;
 
 pub(in crate::dirty) fn callback_failed(what: &str, iova: u64, errno: Errno) -> Error {
@@ -47,7 +47,7 @@ pub(super) fn give(
                     taken
                 }
                 Err(error) => {
-                    // This page stays, and on with the next.
+                    // This page keeps its bit; go on with the next one.
                     result = result.and(Err(error));
                     1
                 }
@@ -76,7 +76,7 @@ pub(super) fn give_at(
     Ok(n)
 }
 
-/// Asks the VMM where a page lies: a place with at least one whole page.
+/// Asks the VMM where a page lies. The place it names must begin at a page and hold at least one.
 pub(super) fn place_of(
     memory: &mut dyn Memory,
     page: PageSize,
@@ -90,7 +90,7 @@ pub(super) fn place_of(
     if size < page.bytes() || !page.divides(offset) || offset.checked_add(size - 1).is_none() {
         return Err(err!(
             Inval,
-            "what is at {iova:#x} is at {offset:#x}, {size:#x} bytes, says the VMM: not in whole \
+            "the VMM says that {iova:#x} is at {offset:#x}, {size:#x} bytes: those are not whole \
              pages"
         ));
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Mappings that go: their dirty pages are handed over to the VMM, and what it does not take is kept by
-//! where it lies.
+//! Hands over the dirty pages of mappings that are being removed. What the VMM does not take is
+//! kept by its place in the VMM's memory.
 
 use std::ops::RangeInclusive;
 
@@ -15,11 +15,12 @@ use crate::dirty::orphans::Pages;
 use crate::dirty::tracker::TrackerKind;
 use crate::error::{Code, Error, Result, err};
 
-/// How handing over goes.
+/// The state of one handing over of pages.
 struct Handing {
-    /// Whether the mapping is gone: what the VMM does not know the place of has to be kept like that.
+    /// Whether the mapping is gone. Then pages whose place the VMM does not know are kept by their
+    /// I/O address; before that, they stay pending.
     gone: bool,
-    /// The first that the VMM refused.
+    /// The first error with which the VMM refused a page.
     refused: Option<Error>,
 }
 
@@ -34,7 +35,7 @@ impl Handing {
 }
 
 impl Delivery {
-    /// Whether the VMM takes pages, and enough of them for more to be unmapped.
+    /// Fails if the VMM takes no pages, or has to take some before more can be unmapped.
     pub fn check_room(&mut self) -> Result<()> {
         if !self.takes_pages() {
             return Err(err!(
@@ -50,22 +51,23 @@ impl Delivery {
             return Ok(());
         }
         let error = drained.err().unwrap_or_else(|| err!(Io, "the VMM does not take dirty pages"));
-        Err(error.note("; too much that was unmapped before waits for that: nothing is unmapped"))
+        Err(error
+            .note("; too many pages from earlier unmappings wait for that, so nothing is unmapped"))
     }
 
-    /// Makes sure that so many pieces can be kept as a whole.
+    /// Reserves memory for keeping this many pieces as a whole.
     pub fn reserve(&mut self, pieces: usize) -> Result<()> {
         self.orphans.reserve(pieces)
     }
 
-    /// Gives the room back that was not needed.
+    /// Frees reserved memory that was not needed.
     pub fn give_back(&mut self) {
         self.orphans.give_back();
     }
 
-    /// Finds the places of the pending pages of these pieces. Where they are more than can be kept,
-    /// those pages are handed over at once; fails where the VMM does not take them and they cannot be
-    /// kept. They are pending then, and nothing must be unmapped.
+    /// Finds the places of the pending pages of these pieces. If there are more than `places` can
+    /// hold, the rest is handed over at once. Fails if the VMM does not take those and they cannot
+    /// be kept; they stay pending then, and nothing must be unmapped.
     pub fn locate(
         &mut self,
         pieces: &[Piece],
@@ -117,7 +119,8 @@ impl Delivery {
                 break;
             }
         }
-        // These come when the range has been unmapped, with what is written to until then.
+        // These are delivered after the range has been unmapped, together with what is written
+        // until then.
         let is_full = places.is_full();
         let kept = if is_full { next } else { bits };
         ledger.add_bits(first, words, 0..kept);
@@ -138,8 +141,8 @@ impl Delivery {
         handed
     }
 
-    /// Hands over what is pending in a range that is gone. Where there is no room to keep what the VMM
-    /// refuses of a piece, all of the piece is kept.
+    /// Hands over what is pending in a range that is gone. If there is no room to keep the pages of
+    /// a piece that the VMM refuses, the piece is kept as a whole.
     pub fn hand_over_pending(
         &mut self,
         range: &RangeInclusive<u64>,
@@ -168,9 +171,10 @@ impl Delivery {
         }
     }
 
-    /// Gives dirty pages of a piece that goes to the VMM, which is asked once for the place of each,
-    /// and keeps what it refuses. Their bits are cleared. Fails where there is no memory or no room to
-    /// keep more: what is left in `words` is kept nowhere.
+    /// Gives dirty pages to the VMM, for a piece that is being unmapped. The VMM is asked once for
+    /// the place of each page, and what it refuses is kept. Bits of pages that were taken or kept
+    /// are cleared. Fails if there is no memory or room to keep more; bits that are left in `words`
+    /// then are kept nowhere else.
     fn hand_over(
         &mut self,
         piece: &Piece,
@@ -221,8 +225,8 @@ impl Delivery {
         Ok(())
     }
 
-    /// Gives what is left of mappings that are gone to the VMM, which is asked where that is what it
-    /// did not know when they were unmapped. What is refused stays.
+    /// Gives the VMM what is left of mappings that are gone. It is asked again for the places that
+    /// it did not know when they were unmapped. What it refuses stays.
     pub fn drain(&mut self) -> Result<()> {
         let Delivery { page, memory, orphans } = self;
         let (page, memory) = (*page, memory.as_mut());
@@ -235,7 +239,7 @@ impl Delivery {
             let delivered = orphans.deliver(page, &mut |piece, first, words, bits| {
                 give(memory, page, piece, first, words, bits)
             });
-            // There may be room for more now.
+            // Go round again if memory was short: delivering has made room.
             let more = located.as_ref().is_err_and(|error| error.code() == Code::NoMem);
             if num == 0 || !more || delivered.is_err() {
                 return located.and(delivered);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Where dirty pages go: the VMM's memory, by its callbacks, and what it has not taken yet of mappings
-//! that are gone.
+//! Delivers dirty pages to the VMM through its callbacks, and keeps those of unmapped ranges that
+//! it has not taken yet.
 
 mod access;
 pub(super) mod caller_bitmap;
@@ -17,7 +17,7 @@ use super::orphans::Orphans;
 use crate::error::{Errno, Result};
 use give::give;
 
-/// See the module.
+/// The VMM's callbacks, and the pages of unmapped ranges that it still has to take.
 pub(super) struct Delivery {
     page: PageSize,
     memory: Box<dyn Memory>,
@@ -39,7 +39,7 @@ impl Delivery {
         self.orphans.footprint()
     }
 
-    /// The map as the VMM enumerates it, if it does.
+    /// The map, if the VMM can enumerate it.
     pub fn enumerate(&mut self) -> Result<Option<Map>> {
         let (page, mut map) = (self.page, Map::default());
         let enumerated = self.memory.enumerate(&mut |mapping| {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Where translated pages are in the VMM's memory, asked before they are unmapped: afterwards the VMM
-//! may not know it any more.
+//! Where translated pages are in the VMM's memory. The VMM is asked before they are unmapped,
+//! because afterwards it may no longer know.
 
 use crate::alloc;
 use crate::dirty::bitmap::PageSize;
@@ -8,26 +8,27 @@ use crate::dirty::map::{Mapping, Piece};
 use crate::dirty::memory::Place;
 use crate::error::Result;
 
-/// Most places that are kept over an unmapping. A guest decides how many there are.
+/// The most places kept during an unmapping. A guest decides how many there are.
 const MAX_PLACES: usize = 1024;
 
-/// After so many pages that the VMM does not know it is not asked for the rest until the range has
-/// been unmapped.
+/// After this many pages that the VMM does not know, it is not asked about the rest until the range
+/// has been unmapped.
 const MAX_UNKNOWN: usize = 1024;
 
-/// Places that are known, and the pieces of mappings between them of which that is not known.
+/// The known places, and between them the parts of mappings whose place is not known.
 pub(in crate::dirty) struct Places {
     page: PageSize,
     found: Vec<Piece>,
     known: usize,
     unknown: usize,
-    /// The first address that `found` does not have of the piece in question; none behind 2^64.
+    /// The first address of the current piece that is not in `found`; none after the last address
+    /// of all.
     next: Option<u64>,
 }
 
 impl Places {
-    /// With room for all places of so many pieces, with so many translated pages in them: each has one
-    /// behind it at the most of which nothing is known, and so has each piece.
+    /// Reserves room for the places of this many pieces with this many translated pages. Each
+    /// place, and each piece, adds at most one part whose place is not known.
     pub fn new(pieces: usize, pages: u64, page: PageSize) -> Result<Places> {
         let mut found = Vec::new();
         let places = usize::try_from(pages).unwrap_or(usize::MAX).min(MAX_PLACES);
@@ -35,12 +36,12 @@ impl Places {
         Ok(Places { page, found, known: 0, unknown: 0, next: None })
     }
 
-    /// How many pieces there may be in the end.
+    /// The most pieces that [`Places::found`] can return.
     pub fn room(&self) -> usize {
         self.found.capacity()
     }
 
-    /// Whether the VMM is not asked for more.
+    /// Whether it is time to stop asking the VMM.
     pub fn is_full(&self) -> bool {
         self.known >= MAX_PLACES || self.unknown >= MAX_UNKNOWN
     }
@@ -50,7 +51,7 @@ impl Places {
         self.next = Some(piece.first);
     }
 
-    /// Adds the place of `pages` pages at an address of a piece.
+    /// Adds the place of `pages` pages, which begin at an address within a piece.
     pub fn add(&mut self, piece: &Piece, iova: u64, pages: u64, place: Place) {
         let size = pages << self.page.shift();
         let Place { cookie, offset, .. } = place;
@@ -74,17 +75,17 @@ impl Places {
         self.next = last.checked_add(1);
     }
 
-    /// The VMM does not know a page.
+    /// Counts a page that the VMM does not know.
     pub fn add_unknown(&mut self) {
         self.unknown += 1;
     }
 
-    /// Ends with a piece: what is left of it is added as it is.
+    /// Ends a piece: the rest of it is added without a place.
     pub fn end(&mut self, piece: &Piece) {
         self.add_rest(piece, Some(piece.last));
     }
 
-    /// Adds what is left of a piece up to an address.
+    /// Adds the rest of a piece, up to an address, without a place.
     fn add_rest(&mut self, piece: &Piece, last: Option<u64>) {
         if let (Some(first), Some(last)) = (self.next, last) {
             if first <= last {
@@ -93,7 +94,7 @@ impl Places {
         }
     }
 
-    /// All of the pieces, cut where the place becomes known or another one.
+    /// All of the pieces, cut wherever the place changes or is no longer known.
     pub fn found(&self) -> &[Piece] {
         &self.found
     }
@@ -125,7 +126,7 @@ mod tests {
         }
         places.end(&first);
         places.begin(&second);
-        // Near to the one before, in another piece.
+        // Next to the one before, but in another piece.
         places.add(&second, 16 * PAGE, 1, place(8, 58));
         places.end(&second);
         let found = places.found().iter().map(|piece| {

@@ -22,7 +22,7 @@ fn add(ledger: &mut Ledger, pages: &[u64]) {
     pages.iter().for_each(|page| ledger.add(&(page * PAGE..=(page + 1) * PAGE - 1)));
 }
 
-/// Unmaps pieces without a bitmap, as far as delivery goes. Pages are `late` that are written to
+/// Does what delivery does when pieces are unmapped without a bitmap. `late` pages are written to
 /// at the last moment.
 fn unmap(
     delivery: &mut Delivery,
@@ -47,7 +47,7 @@ fn translated_pages_go_where_the_vmm_says_that_they_are() {
     let mut words = [0b0111_0001];
     delivery.give(&piece, 0, &mut words, 64).unwrap();
     assert_eq!((words, vmm.take()), ([0], vec![100, 104, 105, 106]));
-    // It does not know the place, or does not take the page: those bits stay.
+    // If the VMM does not know the place, or does not take the page, the bits stay.
     vmm.taken().place = None;
     words = [0b11];
     assert!(delivery.give(&piece, 0, &mut words, 64).is_err());
@@ -70,7 +70,7 @@ fn what_the_vmm_refuses_of_a_mapping_that_goes_is_kept_by_its_place() {
     assert_eq!((ledger.num_errors(), vmm.take()), (1, vec![]));
     assert!(delivery.drain().is_err());
     vmm.taken().refuses = false;
-    // Where they lay then.
+    // The place is the one from before the unmapping.
     vmm.taken().place = Some((200, 1));
     delivery.drain().unwrap();
     assert_eq!(vmm.take(), [71, 103, 104, 140, 141, 142]);

@@ -6,7 +6,7 @@ use crate::dirty::fake::{PAGE, map, page};
 use crate::dirty::map::Mapping;
 use crate::error::err;
 
-/// Takes everything out of the first 64 pages.
+/// Takes out what is pending in the first 64 pages.
 fn pending(ledger: &mut Ledger) -> u64 {
     let mut words = [0];
     ledger.take(0, 64, &mut words);
@@ -25,7 +25,7 @@ fn only_what_is_mapped_becomes_pending_and_what_devices_can_write_to() {
     map.insert(read_only, page()).unwrap();
     ledger.add_writable(&map, &pages(2, 17));
     assert_eq!(pending(&mut ledger), 0b1111_0000_1100);
-    // A part of a page there is owed by what the VMM wrote.
+    // The VMM wrote to a page there, and a part of it is owed.
     ledger.owe(&map, 17, &(0..=17 * PAGE + 511));
     ledger.add_owed(&map, &EVERYWHERE);
     assert_eq!(pending(&mut ledger), 1 << 17);
@@ -38,7 +38,7 @@ fn what_a_sink_refuses_is_pending_again() {
     let mut buffers = Buffers::new(8).unwrap();
     ledger.add(&pages(0, 9));
     let mut seen = 0;
-    // It takes the low half of what comes.
+    // The sink takes the low half of what comes.
     let union = &mut buffers.union;
     ledger
         .deliver_pending(&pieces, union, || Ok(()), &mut |_, first, words, bits| {
@@ -49,7 +49,7 @@ fn what_a_sink_refuses_is_pending_again() {
         })
         .unwrap();
     assert_eq!((seen, pending(&mut ledger)), (0x3ff, 0x3e0));
-    // Nothing is lost where it is not delivered at all.
+    // Nothing is lost if nothing is delivered.
     ledger.add(&pages(0, 9));
     let check = || Err(err!(Cancelled, "enough"));
     let none = &mut |_: &Piece, _: u64, _: &mut [u64], _: u64| panic!("it was cancelled");
@@ -147,7 +147,7 @@ fn errors_are_told_of_once_and_not_those_of_a_call_that_fails() {
     ledger.told(1);
     assert_eq!(ledger.tell(&EVERYWHERE), (false, false));
     assert_eq!((ledger.total_errors(), ledger.num_errors()), (2, 1));
-    // What nobody watched is said where it is.
+    // Only a reading of the range that nobody watched says so.
     ledger.tell_later(pages(4, 5));
     assert_eq!(ledger.tell(&pages(0, 3)), (false, false));
     assert_eq!(ledger.tell(&pages(0, 4)), (false, true));
@@ -159,7 +159,7 @@ fn what_is_left_of_a_sum_is_what_lies_beside_the_pages_that_were_read() {
     let map = map(&[(4, 60)]);
     let whole = map.pieces(&EVERYWHERE).next().unwrap();
     let (mut sum, mut ledger) = (Sum::default(), Ledger::new(page()));
-    // None has nothing.
+    // An ended sum adds nothing.
     ledger.add_sum(&sum);
     sum.begin(&whole, page()).unwrap().fill(u64::MAX);
     ledger.add_sum_of(&sum, 0..6);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The tracker of a writer that nothing tracks: every page is dirty at every time.
+//! The tracker of a writer that nothing tracks: every page is always dirty.
 
 use std::ops::RangeInclusive;
 

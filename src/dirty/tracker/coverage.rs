@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What of the map a log has to watch, and what it does not.
+//! Works out which part of the map a log should watch, and which part it does not.
 
 use std::ops::RangeInclusive;
 
@@ -10,9 +10,9 @@ use crate::dirty::bitmap::PageSize;
 use crate::dirty::map::Map;
 use crate::dirty::ranges::{EVERYWHERE, hull, insert_or_all};
 
-/// Everything a device may write to, in whole pages: the mappings, and with `windows` what may be
-/// mapped later. Neighbours are one range. The last page before 2^64 is left out: the kernel cannot
-/// be given a range that ends there.
+/// Everything that a device may write to, in whole pages: the mappings and, with `windows`, what
+/// may be mapped later. Neighbours become one range. The last page before 2^64 is left out, because
+/// the kernel does not take a range that ends there.
 pub(super) fn wanted(map: &Map, windows: bool, page: PageSize) -> RangeInclusiveSet<u64> {
     let mut set = RangeInclusiveSet::new();
     let mut add = |range: RangeInclusive<u64>| {
@@ -23,7 +23,7 @@ pub(super) fn wanted(map: &Map, windows: bool, page: PageSize) -> RangeInclusive
         } else if alloc::has_memory() {
             set.insert(first..=last);
         } else {
-            // A log may watch too much.
+            // Without memory, one range: a log may watch too much.
             set = hull(set.iter().cloned().chain([first..=last]));
         }
     };
@@ -36,7 +36,7 @@ pub(super) fn wanted(map: &Map, windows: bool, page: PageSize) -> RangeInclusive
     set
 }
 
-/// What of the map in a range is not in `logged`.
+/// The parts of the map within a range that are not in `logged`.
 pub(super) fn missing(
     map: &Map,
     range: &RangeInclusive<u64>,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A tracker of the VMM's own, behind callbacks.
+//! The tracker that a VMM brings itself, as callbacks.
 
 use super::{Tracker, TrackerKind, refused};
 use crate::dirty::bitmap::PageSize;
@@ -7,20 +7,20 @@ use crate::dirty::map::Map;
 use crate::error::{Errno, Error, Result, err};
 use crate::transport::Bitmap;
 
-/// A tracker of the VMM's own: a vfio-user server's log, or whatever else it has.
+/// A tracker that the VMM brings: a vfio-user server's log, for example.
 pub trait CustomTracker: Send {
-    /// Size of the pages that it answers in: a power of two.
+    /// Size of the pages that it answers in, in bytes: a power of two.
     fn page_size(&self) -> PageSize;
 
-    /// Starts; what was written to before does not matter.
+    /// Starts tracking. What was written to before does not matter.
     fn start(&mut self) -> std::result::Result<(), Errno>;
 
-    /// Stops.
+    /// Stops tracking.
     fn stop(&mut self) -> std::result::Result<(), Errno>;
 
-    /// Sets the bits of pages in the bitmap's span that were written to since the last time, and
-    /// forgets them. The bitmap comes zeroed. Its pages are of [`CustomTracker::page_size`],
-    /// and its span may reach over the ends of mappings.
+    /// Sets the bits of pages in the bitmap's span that were written to since the last call, and
+    /// forgets those pages. The bitmap is zeroed, its pages are of [`CustomTracker::page_size`],
+    /// and its span may reach beyond the ends of mappings.
     fn sync(&mut self, bitmap: &mut Bitmap<'_>) -> std::result::Result<(), Errno>;
 }
 

@@ -16,16 +16,17 @@ use crate::error::{Errno, Result, err};
 use crate::sys::BitmapBuffer;
 use crate::transport::{Bitmap, DmaLog};
 
-/// The kernel takes no smaller pages.
+/// The smallest page that the kernel takes, in bytes.
 const MIN_LOG_PAGE: u64 = 4096;
 
-/// No device has larger ones.
+/// The largest page that a device's log may have. No known device has one as large.
 const MAX_OWN_PAGE: PageSize = PageSize::GIB;
 
-/// Runs of pages that are kept one by one.
+/// The most runs of pages that are kept one by one.
 const MAX_HELD: usize = 256;
 
-/// Some logs, those of vfio-user servers among them, answer for whole mappings only.
+/// Whether the log may have failed only because of the range it was asked about. Some logs, such as
+/// those of vfio-user servers, answer only for whole mappings.
 fn is_about_the_range(errno: Errno) -> bool {
     matches!(errno.0, libc::EOPNOTSUPP | libc::EINVAL | libc::ENOENT)
 }
@@ -35,26 +36,26 @@ type Set = RangeInclusiveSet<u64>;
 pub(in crate::dirty) struct DeviceLog {
     log: Box<dyn DmaLog>,
     page: PageSize,
-    /// The device's own pages.
+    /// The size of the pages that the device logs in.
     own_page: PageSize,
     started: bool,
     logged: Set,
     blind: Set,
-    /// A window came that is not logged.
+    /// A window was added that is not logged.
     outdated_windows: bool,
     /// The ranges of the last start that succeeded.
     accepted: Set,
-    /// Why the device takes no more than those.
+    /// Why the device does not log more than those.
     refusal: Option<Errno>,
-    /// The same, and nothing has changed since.
+    /// The device takes no more than those, and the map has not changed since it was asked.
     is_full: bool,
-    /// Why it could not be started, and is to be tried again.
+    /// Why it could not be started, if starting should be tried again.
     down: Option<Errno>,
-    /// It reports whole mappings only.
+    /// It reports only whole mappings.
     whole: bool,
     /// Why the last report failed.
     failed: Option<Errno>,
-    /// What was found dirty when reports were tried out: addresses.
+    /// The addresses that were reported as dirty when reports were tried out.
     held: Set,
     spare: Scratch,
     calls: u64,
@@ -83,8 +84,8 @@ impl DeviceLog {
         }
     }
 
-    /// Starts over what is mapped, and over windows where the device takes them. Returns the size
-    /// of the device's pages.
+    /// Starts the log over what is mapped, and over windows if the device takes them. Returns what
+    /// it took.
     fn start_log(&mut self, precise: &Set, wide: &Set) -> Result<fit::Fit> {
         let (log, page, calls) = (&mut self.log, self.page, &mut self.calls);
         let (mut running, mut stuck) = (false, None);
@@ -116,18 +117,19 @@ impl DeviceLog {
         }
     }
 
-    /// Starts over these, in pages that suit the device, and tries a report.
+    /// Starts the log over these ranges, rounded to the device's pages, and tries out a report.
     fn start_over(&mut self, map: &Map, precise: &Set, wide: &Set) -> Result<()> {
         let fit = self.start_log(precise, wide)?;
         self.logged = fit.logged;
         self.refusal = fit.refusal;
         let mut page_size = fit.page_size;
-        // Larger pages than asked for: ranges that share one are better one range.
+        // The pages are larger than asked for: ranges that share a page are better joined.
         let larger =
             PageSize::new(page_size).filter(|own| *own > self.page && *own <= MAX_OWN_PAGE);
         if let Some(own) = larger.filter(|_| self.refusal.is_none()) {
             let mut rounded = wanted(map, fit.is_wide, own);
-            // The last page of all is larger now, and left out: not what can be logged of it.
+            // The last page of all, which `wanted` leaves out, is larger now. What is logged of it
+            // already stays in.
             rounded.extend(self.logged.iter().cloned());
             if rounded != self.logged {
                 page_size = self.start_again(&rounded)?;
@@ -145,7 +147,9 @@ impl DeviceLog {
                     _ => refused("the device logs, but does not report", errno),
                 })
             }
-            _ => Err(err!(Io, "the device logs in pages of {page_size} bytes, which cannot be")),
+            _ => {
+                Err(err!(Io, "the device logs in pages of {page_size} bytes, which is impossible"))
+            }
         };
         if let Err(error) = usable {
             return Err(match self.stop() {
@@ -157,7 +161,7 @@ impl DeviceLog {
         Ok(())
     }
 
-    /// Over these, or over what it took before.
+    /// Starts the log again over these ranges or, if it refuses, over what it took before.
     fn start_again(&mut self, rounded: &Set) -> Result<u64> {
         let before = self.logged.clone();
         self.stop()?;
@@ -172,12 +176,12 @@ impl DeviceLog {
         Err(err!(Io, "the device does not log again"))
     }
 
-    /// The kernel may have no way to report although logging starts. Only asking tells.
+    /// Tries out a report: a kernel may start a log and yet be unable to report. Only asking tells.
     fn try_report(&mut self, map: &Map) -> std::result::Result<(), Errno> {
         let Some(first) = self.logged.first().map(|range| *range.start()) else { return Ok(()) };
         let page = self.page.bytes();
         match self.try_report_of(first..=first | (page - 1)) {
-            // It will answer later.
+            // It is busy, and will answer later.
             Err(errno) if Verdict::of(errno) == Verdict::Busy => Ok(()),
             Err(errno) if is_about_the_range(errno) && self.own_page == self.page => {
                 let mapping = map.pieces(&(first..=first)).next().map(|piece| map.whole(&piece));
@@ -234,8 +238,8 @@ impl Tracker for DeviceLog {
         self.own_page = self.page;
         self.whole = false;
         (self.refusal, self.down, self.failed) = (None, None, None);
-        // Perhaps an earlier owner of the fd left it on. Most drivers then refuse to start, and one
-        // does not and keeps the old ranges.
+        // An earlier owner of the fd may have left it on. Most drivers then refuse to start; one
+        // does not, but keeps the old ranges.
         self.calls += 1;
         if self.log.stop().is_ok() {
             self.started = false;
@@ -243,14 +247,14 @@ impl Tracker for DeviceLog {
         let precise = wanted(map, false, self.page);
         let wide = wanted(map, true, self.page);
         if wide.is_empty() {
-            // Nothing to log yet, and no logging of nothing.
+            // There is nothing to log yet, and a log cannot be started over nothing.
             self.changed(map, &EVERYWHERE);
             return Ok(());
         }
         match self.start_over(map, &precise, &wide) {
-            // It is asked again, and everything is dirty until it answers.
+            // Starting is tried again, and everything is dirty until it succeeds.
             Err(_) if self.down.is_some() => {}
-            // Nothing is mapped yet, and the windows are too much.
+            // Nothing is mapped yet, and the windows are too much for it.
             Err(_) if precise.is_empty() && self.refusal.is_some() => self.refusal = None,
             other => other?,
         }
@@ -291,7 +295,7 @@ impl Tracker for DeviceLog {
                 bitmap::cut(bitmap, part.bits());
                 continue;
             }
-            // Its bits begin within a word.
+            // Its bits begin in the middle of a word, so it is read separately.
             let mut spare = spare.bitmap(part)?;
             spare.fill(0);
             report(&mut spare)?;
@@ -329,7 +333,7 @@ impl Tracker for DeviceLog {
 
     fn doubtful(&self) -> Doubtful {
         match self.failed {
-            // It was not asked.
+            // It was never asked.
             None => Doubtful::Range,
             Some(errno) if Verdict::of(errno) == Verdict::Busy => Doubtful::NotNow,
             Some(errno) if is_about_the_range(errno) && self.can_ask_whole() => {
@@ -364,10 +368,10 @@ impl Tracker for DeviceLog {
                 self.whole.then(|| "the device reports whole mappings only".to_owned())
             }
             (Some(errno), _) => Some(format!(
-                "the device does not log all of the memory ({errno}), and this is dirty at every \
-                 time: {blind}"
+                "the device does not log all of the memory ({errno}), so this is always \
+                 dirty: {blind}"
             )),
-            _ => Some(format!("not logged, and dirty at every time: {blind}")),
+            _ => Some(format!("not logged, so always dirty: {blind}")),
         }
     }
 
@@ -380,14 +384,14 @@ impl Tracker for DeviceLog {
         for part in missing(map, range, &self.logged) {
             ranges::insert_or_all(&mut self.blind, part);
         }
-        // Perhaps it takes this.
+        // Perhaps it takes the new map.
         self.is_full = false;
         let mut windows = map.windows().overlapping(range);
         self.outdated_windows |= windows.any(|window| self.logged.gaps(window).next().is_some());
     }
 
     fn is_outdated(&self) -> bool {
-        // The last page of all cannot be logged.
+        // The last page of all can never be logged.
         let last = u64::MAX - (self.page.bytes() - 1);
         !self.is_full
             && (self.is_down()

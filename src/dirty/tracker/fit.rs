@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Which ranges a device's log takes when it does not take all of them. Nobody says what the limit
-//! is: how many ranges, how many bytes, which addresses. So it is found out by asking, and asking may
-//! take long: a driver waits for its firmware for up to a minute.
+//! Finds ranges that a device's log takes when it does not take all of them. Nothing says what its
+//! limit is: a number of ranges, a number of bytes, certain addresses. So the only way is to try,
+//! and a try may take long: some drivers wait for their firmware for up to a minute.
 
 use std::ops::RangeInclusive;
 
@@ -12,29 +12,30 @@ use crate::error::Errno;
 
 type Set = RangeInclusiveSet<u64>;
 
-/// A log is asked to start so often, in all, when its refusals sound like a limit.
+/// How often, in all, a log is asked to start when its refusals sound like a limit.
 const MAX_TRIES: u32 = 8;
 
-/// And so often where it is known what it took before.
+/// How often when it is known what it took before.
 const MAX_TRIES_AGAIN: u32 = 4;
 
-/// And so often when they do not: the device is in trouble, and no other range helps.
+/// How often when the refusals do not sound like a limit: the device is in trouble, and other
+/// ranges do not help.
 const MAX_TRIES_IN_TROUBLE: u32 = 2;
 
-/// So few ranges are no trouble for any device.
+/// A number of ranges that is small enough for any device.
 const FEW: usize = 8;
 
-/// Ranges are not cut into smaller parts than this.
+/// The smallest part into which a range is cut, in bytes.
 const SMALLEST_PART: u64 = 1 << 30;
 
-/// What a refusal says.
+/// What a refusal means.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Verdict {
-    /// Perhaps fewer ranges, fewer bytes or other addresses are taken.
+    /// The device may take fewer ranges, fewer bytes or other addresses.
     Limit,
-    /// There is no log.
+    /// The device has no log.
     Absent,
-    /// Not now.
+    /// The device may take them later.
     Busy,
     /// The device or its firmware fails.
     Trouble,
@@ -60,20 +61,21 @@ impl Verdict {
     }
 }
 
-/// What a log took.
+/// The ranges that a log took. It is running over them.
 #[derive(Debug)]
 pub(super) struct Fit {
     pub logged: Set,
     pub page_size: u64,
-    /// Why that is not everything that was wanted.
+    /// Why it is not everything that was wanted.
     pub refusal: Option<Errno>,
-    /// With windows.
+    /// Whether windows are included.
     pub is_wide: bool,
 }
 
-/// Starts a log over the mappings, and over the windows (`wide`) where it takes that much. Where it
-/// does not take all mappings it gets as many as a few tries find. `before` is what it took the last
-/// time. `start` stops what runs, and starts over these ranges.
+/// Starts a log over the mappings (`precise`), or over mappings and windows (`wide`) if it takes
+/// that much. If it does not even take all the mappings, it gets as many as a few tries can find.
+/// `before` is what it took the last time. `start` stops the log if it is running, and starts it
+/// over a set.
 pub(super) fn fit(
     precise: &Set,
     wide: &Set,
@@ -102,14 +104,14 @@ pub(super) fn fit(
     asked.gather(&joined, before)
 }
 
-/// A log that is being asked.
+/// A log that is being asked what it takes.
 struct Asked<F> {
     start: F,
     tries: u32,
     most: u32,
-    /// Too much. So is all that has one of these in it.
+    /// Sets that were too much. Any set that contains one of them is too much as well.
     refused: Vec<Set>,
-    /// The last one.
+    /// The last refusal.
     errno: Option<Errno>,
 }
 
@@ -118,7 +120,8 @@ impl<F: FnMut(&Set) -> Result<u64, Errno>> Asked<F> {
         self.most.saturating_sub(self.tries)
     }
 
-    /// Whether it takes these; it is not asked too often.
+    /// Asks the log to take a set, unless it has been asked too often. Returns the size of its
+    /// pages if it does.
     fn ask(&mut self, set: &Set) -> Option<u64> {
         if self.left() == 0 || set.is_empty() {
             return None;
@@ -131,7 +134,7 @@ impl<F: FnMut(&Set) -> Result<u64, Errno>> Asked<F> {
         self.errno = Some(errno);
         match Verdict::of(errno) {
             Verdict::Limit => self.refused.push(set.clone()),
-            // Once more: the same, or what it took before.
+            // Allow one more try: the same set, or what it took before.
             Verdict::Trouble => self.most = self.most.min(self.tries + 1),
             Verdict::Absent | Verdict::Busy => self.most = self.tries,
         }
@@ -143,7 +146,7 @@ impl<F: FnMut(&Set) -> Result<u64, Errno>> Asked<F> {
         self.refused.iter().any(|refused| refused.iter().all(inside))
     }
 
-    /// Every mapping: as they are, or joined into fewer ranges.
+    /// Tries to get every mapping logged: first as they are, then joined into fewer ranges.
     fn ask_for_all(&mut self, set: &Set) -> Option<Fit> {
         let mut joined = set.clone();
         loop {
@@ -153,7 +156,7 @@ impl<F: FnMut(&Set) -> Result<u64, Errno>> Asked<F> {
             let errno = self.errno?;
             let len = joined.len();
             let fewer = match Verdict::of(errno) {
-                // The same again: it may have been only once.
+                // Ask for the same again: the trouble may be over.
                 Verdict::Trouble if self.tries < MAX_TRIES_IN_TROUBLE => len,
                 Verdict::Limit if errno.0 == libc::E2BIG || errno.0 == libc::ENOSPC => len / 4,
                 Verdict::Limit if len > FEW => FEW,
@@ -166,20 +169,20 @@ impl<F: FnMut(&Set) -> Result<u64, Errno>> Asked<F> {
         }
     }
 
-    /// Some of the mappings: the largest parts first, each added to what was taken, and halved
-    /// where it is not.
+    /// Gathers as much of the mappings as it takes: the largest parts first, each added to what it
+    /// took already. Parts that it does not take are halved.
     fn gather(&mut self, all: &Set, before: &Set) -> Result<Fit, Errno> {
         let least = (bytes(all) / 16).max(SMALLEST_PART);
         let (mut logged, new) = divide(all, before);
         let mut parts = vec![new];
-        // It takes less now than it did.
+        // It takes less now than it did before, so begin with nothing.
         if logged.is_empty() || self.is_too_much(&logged) {
             logged.clear();
             parts = split(all, least);
         }
         let mut running = None;
         while let Some(part) = take_largest(&mut parts) {
-            // One try brings back what was taken.
+            // Keep one try, to return to what it took.
             if self.left() <= u32::from(!logged.is_empty()) {
                 break;
             }
@@ -215,7 +218,7 @@ fn length(range: &RangeInclusive<u64>) -> u64 {
     (range.end() - range.start()).saturating_add(1)
 }
 
-/// What was taken before, and what was not.
+/// The parts of `all` that the log took before, and those that it did not.
 fn divide(all: &Set, before: &Set) -> (Set, Set) {
     let (mut known, mut new) = (Set::new(), Set::new());
     for range in all.iter() {
@@ -239,9 +242,9 @@ fn take_largest(parts: &mut Vec<Set>) -> Option<Set> {
     largest.map(|(i, _)| parts.remove(i))
 }
 
-/// Two parts of a set. Where a gap is wider than all that lies before it, what lies behind is far
-/// away: a BAR, say, above memory. Otherwise the parts are as large as each other. None where it
-/// is not worth it.
+/// Cuts a set in two. If a gap is wider than everything before it, what follows is far away, like a
+/// BAR above memory, and the cut is there. Otherwise the parts are of the same size. Returns no
+/// parts if they would be too small.
 fn split(set: &Set, least: u64) -> Vec<Set> {
     let ranges: Vec<RangeInclusive<u64>> = set.iter().cloned().collect();
     let [first, .., _] = ranges.as_slice() else {
@@ -271,7 +274,7 @@ fn split(set: &Set, least: u64) -> Vec<Set> {
     vec![low.iter().cloned().collect(), high.iter().cloned().collect()]
 }
 
-/// The halves of a range.
+/// Cuts a range in half.
 fn cut(range: &RangeInclusive<u64>, least: u64) -> Vec<Set> {
     let half = length(range) / 2;
     let middle = (range.start() + half) & !(SMALLEST_PART - 1);
@@ -288,12 +291,12 @@ mod tests {
     const GIB: u64 = 1 << 30;
     const TIB: u64 = 1 << 40;
 
-    /// First address and length.
+    /// A set of ranges, given as first address and length.
     fn set(ranges: &[(u64, u64)]) -> Set {
         ranges.iter().map(|(first, length)| *first..=first + (length - 1)).collect()
     }
 
-    /// What a device with such a limit takes, and how often it was asked.
+    /// What a device that `refuses` some sets takes in the end, and how often it was asked.
     fn taken(precise: &Set, before: &Set, refuses: impl Fn(&Set) -> i32) -> (Option<Fit>, u32) {
         let (mut tries, mut last) = (0, Set::new());
         let fit = fit(precise, precise, before, |set| {
@@ -307,7 +310,7 @@ mod tests {
         });
         let fit = fit.ok();
         if let Some(fit) = &fit {
-            // It runs over these.
+            // The log was last started over what is returned.
             assert_eq!(refuses(&last), 0);
             assert_eq!(fit.logged, last);
         }
@@ -333,7 +336,7 @@ mod tests {
             assert_eq!(fit.refusal, Some(Errno(libc::EINVAL)));
             assert!(tries <= 6, "{tries}");
         }
-        // Also where it is the first one, or one in the middle.
+        // This also works if the bad range is the first one, or one in the middle.
         for bad in [0, 5 * GIB] {
             let all = set(&[(0, GIB), (2 * GIB, GIB), (5 * GIB, GIB), (8 * GIB, 16 * GIB)]);
             let refuses = |set: &Set| if set.contains(&bad) { libc::EPERM } else { 0 };
@@ -400,7 +403,7 @@ mod tests {
             let (fit, tries) = taken(&all, &Set::new(), |_| errno);
             assert!(fit.is_none());
             assert!(tries <= most, "{errno}: {tries}");
-            // With windows, too.
+            // The same with windows.
             let (mut tries, wide) = (0, set(&[(0, 256 * TIB)]));
             let refused = super::fit(&all, &wide, &Set::new(), |_| {
                 tries += 1;

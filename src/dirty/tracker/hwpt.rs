@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The tracker that is a page table of an iommufd: the IOMMU marks what it translates writes to.
+//! The tracker behind an iommufd: the IOMMU marks pages as dirty in its page table when it
+//! translates writes.
 
 use super::{Extent, Tracker, TrackerKind, refused};
 use crate::dirty::bitmap::PageSize;
@@ -58,8 +59,8 @@ impl Tracker for PageTable {
         self.calls
     }
 
-    /// Entries of a page table may be of any size, and a range that cuts one loses what it says
-    /// (docs/kernel-interface.md). None reaches over the edge of a mapping.
+    /// Entries of a page table may be of any size, and reading a range that cuts one loses its bit
+    /// (docs/kernel-interface.md). No entry crosses the edge of a mapping.
     fn extent(&self) -> Extent {
         Extent::WholeMappings { max_bitmap: self.hwpt.max_bitmap() }
     }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Trackers: what answers "which pages were written to", one trait over everything that does, and a
-//! file for each.
+//! Trackers answer which pages were written to. This is the trait that all of them implement; each
+//! has a file here.
 //!
-//! Each knows what its interface's answers are worth; a reading that may be incomplete is an error,
-//! and what an error covers counts as dirty (`asking`).
+//! Each tracker knows how far its interface can be trusted. A reading that may be incomplete is an
+//! error, and what an error covers counts as dirty (`asking`).
 
 pub(super) mod all_dirty;
 mod coverage;
@@ -32,18 +32,19 @@ pub enum TrackerKind {
     None = 0,
     /// The device logs its own writes (`VFIO_DEVICE_FEATURE_DMA_LOGGING_*`).
     DeviceLog = 1,
-    /// The IOMMU's page table does, by iommufd (`IOMMU_HWPT_GET_DIRTY_BITMAP`).
+    /// The IOMMU marks dirty pages in a page table, which iommufd reads
+    /// (`IOMMU_HWPT_GET_DIRTY_BITMAP`).
     Hwpt = 2,
-    /// The VMM does, by callbacks.
+    /// The VMM tracks it, through callbacks.
     Custom = 3,
-    /// The type1 container does (`VFIO_IOMMU_DIRTY_PAGES`): every pinned page is dirty.
+    /// The type1 container reports every pinned page as dirty (`VFIO_IOMMU_DIRTY_PAGES`).
     Type1 = 4,
-    /// Nothing does: every page is dirty at every time.
+    /// Nothing tracks it: every page is always dirty.
     AllDirty = 5,
 }
 
 impl TrackerKind {
-    /// For people.
+    /// Its name, for people.
     pub fn name(self) -> &'static str {
         match self {
             TrackerKind::None => "none",
@@ -59,21 +60,21 @@ impl TrackerKind {
 /// What a tracker can be asked about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Extent {
-    /// Ranges that begin and end at pages of this size, which may be larger than those that it
-    /// answers in: a page behind the interface is forgotten as a whole.
+    /// Ranges that begin and end at pages of this size. They may be larger than the pages that it
+    /// answers in: what is behind the interface forgets whole pages of this size.
     Pages(PageSize),
-    /// Whole mappings only, with at most so many bytes of bitmap.
+    /// Only whole mappings whose bitmap takes at most `max_bitmap` bytes.
     WholeMappings { max_bitmap: u64 },
 }
 
 /// What counts as dirty when a reading has failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Doubtful {
-    /// What was asked for.
+    /// The range that was asked for.
     Range,
-    /// The same: it could not be asked now, and has lost nothing.
+    /// The range that was asked for. The tracker could not answer now, but has lost nothing.
     NotNow,
-    /// Everything, unless it answers for the whole mapping.
+    /// Everything, unless the tracker answers when it is asked about whole mappings.
     PerhapsWhole,
     /// Everything.
     Everything,
@@ -82,17 +83,17 @@ pub(super) enum Doubtful {
 pub(super) trait Tracker: Send {
     fn kind(&self) -> TrackerKind;
 
-    /// The pages that it answers in.
+    /// The size of the pages that it answers in.
     fn page(&self) -> PageSize;
 
-    /// Starts on a map.
+    /// Starts tracking the memory in a map.
     fn start(&mut self, map: &Map) -> Result<()>;
 
-    /// Stops. After an error it may be tried again.
+    /// Stops. If this fails, it may be called again.
     fn stop(&mut self) -> Result<()>;
 
-    /// Reads and forgets; with `keep`, where it can, only reads. The bitmap comes zeroed, and is in
-    /// pages of [`Tracker::page`].
+    /// Sets the bits of dirty pages, and forgets those pages. With `keep`, it does not forget them,
+    /// if it can do that. The bitmap is zeroed, and its pages are those of [`Tracker::page`].
     fn read(&mut self, keep: bool, bitmap: &mut Bitmap<'_>) -> Result<()>;
 
     /// How many system calls or callbacks it has made.
@@ -103,47 +104,50 @@ pub(super) trait Tracker: Send {
         Extent::Pages(self.page())
     }
 
-    /// Where bitmaps are limited to less than others, why.
+    /// Why its bitmaps are more limited than those of others, as the end of a message.
     fn why_limited(&self) -> &'static str {
         ""
     }
 
-    /// Bytes of the bitmaps that it keeps.
+    /// The memory of the bitmaps that it keeps, in bytes.
     fn footprint(&self) -> usize {
         0
     }
 
-    /// After a failed start: it runs all the same.
+    /// Whether it is running although its start failed.
     fn is_left_on(&self) -> bool {
         false
     }
 
-    /// What the last error of a reading makes doubtful.
+    /// What the error of the last reading makes doubtful.
     fn doubtful(&self) -> Doubtful {
         Doubtful::Range
     }
 
-    /// From now on it is asked for whole mappings, or no longer. Returns whether that is possible.
+    /// Switches between questions about whole mappings and about any range. Returns whether that is
+    /// possible.
     fn ask_for_whole_mappings(&mut self, _on: bool) -> bool {
         false
     }
 
-    /// It could not be started, counts everything as dirty, and is to be started again.
+    /// Whether it could not be started, so that everything counts as dirty until it is started
+    /// again.
     fn is_down(&self) -> bool {
         false
     }
 
-    /// Why it does not watch all that it was started for; what is to be known of it besides.
+    /// Why it does not watch everything that it was started for, or what else a user should know
+    /// about it.
     fn remark(&self) -> Option<String> {
         None
     }
 
-    /// It watches a part only, and trying again does not help.
+    /// Whether it watches only a part of the map, and trying again does not help.
     fn is_partial(&self) -> bool {
         false
     }
 
-    /// What of the map it does not watch: dirty at all times.
+    /// The parts of the map that it does not watch. They are always dirty.
     fn blind(&self) -> Option<&RangeInclusiveSet<u64>> {
         None
     }
@@ -153,15 +157,15 @@ pub(super) trait Tracker: Send {
         false
     }
 
-    /// The map has changed in a range.
+    /// Notes that the map has changed within a range.
     fn changed(&mut self, _map: &Map, _range: &RangeInclusive<u64>) {}
 
-    /// Whether the range is mapped, in case it can tell.
+    /// Whether the range is mapped where it looks, if it can tell.
     fn is_mapped(&mut self, _iova: u64, _length: u64) -> Option<std::result::Result<bool, Errno>> {
         None
     }
 
-    /// Unmaps and reads in one step, in case it can.
+    /// Unmaps the bitmap's span and reads it in one step, if it can.
     fn unmap(&mut self, _bitmap: &mut Bitmap<'_>) -> Option<Result<()>> {
         None
     }
@@ -171,7 +175,7 @@ pub(super) fn refused(what: &str, errno: Errno) -> Error {
     Error::new(errno.code(), format!("{what}: {errno}"))
 }
 
-/// Whether an error says that a tracker is not there at all, which is nothing to warn of.
+/// Whether an error says that a tracker does not exist at all, which does not need a warning.
 pub(super) fn is_absent(error: &Error) -> bool {
     matches!(error.code(), Code::NotSupported | Code::NotTty)
 }

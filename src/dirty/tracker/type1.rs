@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The tracker that is a type1 container: every pinned page is dirty.
+//! The tracker behind a type1 container, which reports every pinned page as dirty.
 
 use super::{Extent, Tracker, TrackerKind, refused};
 use crate::dirty::bitmap::PageSize;
@@ -33,7 +33,7 @@ impl Tracker for Container {
         self.calls += 2;
         let info = self.type1.info();
         let info =
-            info.map_err(|errno| refused("the container does not say what it can", errno))?;
+            info.map_err(|errno| refused("the container does not say what it can do", errno))?;
         self.page = info
             .page_sizes
             .smallest()

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One answer of a tracker: asked for in the pages that it knows, and added up in those of who asks.
+//! Gets one answer from a tracker: asks in the tracker's pages, and adds the answer up in the
+//! caller's.
 //!
-//! What fails leaves no bit behind, neither in the sum nor in the scratch.
+//! An answer that fails leaves no bit behind, neither in the sum nor in the scratch buffer.
 
 use std::ops::{Range, RangeInclusive};
 use std::time::Instant;
@@ -14,15 +15,15 @@ use crate::dirty::tracker::{Extent, Tracker};
 use crate::error::{Error, Result, err};
 use crate::transport::Bitmap;
 
-/// What is counted of an answer.
+/// What the statistics count of an answer.
 pub(super) struct Answer {
     pub dirty_bytes: u64,
     /// How long the tracker took, in nanoseconds.
     pub took: u64,
 }
 
-/// The pages that a tracker answers in, and those at whose edges it has to be asked. None where it
-/// answers for whole mappings only.
+/// The size of the pages that a tracker answers in, and of those at whose edges questions to it
+/// must begin and end. None if it answers only for whole mappings.
 pub(super) fn pages(tracker: &dyn Tracker) -> Option<(PageSize, PageSize)> {
     match tracker.extent() {
         Extent::Pages(edges) => Some((tracker.page(), edges.max(tracker.page()))),
@@ -30,8 +31,9 @@ pub(super) fn pages(tracker: &dyn Tracker) -> Option<(PageSize, PageSize)> {
     }
 }
 
-/// The answer for a chunk, which is the span of `union`, which is empty: the tracker fills it in
-/// itself, where its pages are those of the chunk. When this fails, `union` is empty. See [`add`].
+/// Fills in the answer for the chunk that `union` spans. `union` must be empty, and is empty again
+/// if this fails. A tracker whose pages are those of the chunk writes straight into it; for any
+/// other this is [`add`].
 pub(super) fn fill(
     tracker: &mut dyn Tracker,
     keep: bool,
@@ -48,8 +50,8 @@ pub(super) fn fill(
     Ok(Answer { dirty_bytes: bitmap::count(union) << chunk.page.shift(), took })
 }
 
-/// Adds the answer for a chunk to `union`. Ranges beyond the chunk that are dirty, too, and
-/// forgotten now, go to `beyond`.
+/// Adds the answer for a chunk to `union`. A tracker with larger pages also reports, and forgets,
+/// what is dirty beyond the chunk: those ranges go to `beyond`.
 pub(super) fn add(
     tracker: &mut dyn Tracker,
     keep: bool,
@@ -62,7 +64,7 @@ pub(super) fn add(
     let (first, last) = (chunk.start, chunk.last());
     let mask = edges.bytes() - 1;
     let start = first & !mask;
-    // Not over 2^64: a page ends there at the most.
+    // This never passes 2^64, because a page always ends there.
     let asked = Span { start, length: ((last | mask) - start).saturating_add(1), page };
     let words = &mut scratch.bitmap(asked)?;
     let took = read_into(tracker, words, |tracker, words| tracker.read(keep, words))?;
@@ -80,7 +82,7 @@ pub(super) fn add(
         }
     };
     let bits = if page == chunk.page && start == first {
-        // What does not fit the chunk stays.
+        // What does not fit into the chunk goes to `beyond`.
         let own = chunk.bits();
         if own < asked.bits() {
             beyond(own..asked.bits());
@@ -93,7 +95,7 @@ pub(super) fn add(
         }
     } else {
         bitmap::add_span(union, chunk, words, asked);
-        // Pages that reach over the ends: their bits are gone now.
+        // Pages that reach beyond the ends: the tracker has forgotten them.
         beyond(0..(first - start).div_ceil(page.bytes()));
         beyond((last - start).saturating_add(1) >> page.shift()..asked.bits());
         let bits = bitmap::count(words);
@@ -115,7 +117,8 @@ pub(super) fn whole(
     ask_whole(tracker, whole, page, sum, scratch, |tracker, words| tracker.read(keep, words))
 }
 
-/// Unmaps a piece, where it can, and adds what was dirty there likewise.
+/// Unmaps a piece, and adds what was dirty there in the same way. Fails if the tracker cannot
+/// unmap.
 pub(super) fn unmap(
     tracker: &mut dyn Tracker,
     piece: &Piece,
@@ -163,7 +166,8 @@ fn ask_whole(
     Ok(Answer { dirty_bytes: dirty << own.shift(), took })
 }
 
-/// Lets it fill in words that are zero, and are again where it fails. Returns how long it took.
+/// Lets the tracker fill in words, which must be zero, and are zero again if it fails. Returns how
+/// long it took, in nanoseconds.
 fn read_into(
     tracker: &mut dyn Tracker,
     words: &mut Bitmap<'_>,
@@ -178,7 +182,7 @@ fn read_into(
     result.map(|()| took)
 }
 
-/// Not known to happen. Where it does, nobody knows what was written to.
+/// Should never happen. If it does, nobody knows what was written to.
 fn wrong_extent() -> Error {
     err!(NotRecoverable, "the tracker was asked for what it does not answer")
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Which of a writer's trackers it gets: the best that starts.
+//! Chooses a writer's tracker: the best one that starts.
 
 use super::registry::Registry;
 use super::shared::SharedTracker;
@@ -15,8 +15,8 @@ pub(super) struct Choice<'a> {
     name: String,
 }
 
-/// Gives a writer its best tracker from a position on. On `start`, one that must be tracked and cannot
-/// be is an error.
+/// Gives a writer the best of its trackers from a position on. With `start`, it is an error if a
+/// writer that must be tracked cannot be.
 pub(super) fn choose(
     registry: &mut Registry,
     map: &Map,
@@ -73,7 +73,8 @@ impl Choice<'_> {
         self.registry.tracker_mut(i)
     }
 
-    /// Starts a tracker, unless it is read already; where it does not start the note says why.
+    /// Starts a tracker unless it is active already. If it does not start, the writer's note says
+    /// why.
     fn starts(&mut self, i: usize) -> bool {
         let map = self.map;
         let Some(tracker) = self.tracker(i) else { return false };
@@ -87,8 +88,9 @@ impl Choice<'_> {
         false
     }
 
-    /// The position of another tracker that starts, for a writer whose log watches only a part of the
-    /// memory: one that tells all. A container does not, where a device can reach all of it.
+    /// For a writer whose log watches only a part of the memory: the position of another tracker
+    /// that starts and watches all of it. A container does not count: if a device can reach all of
+    /// the memory, it reports all of it as dirty.
     fn better(&mut self, others: &[(usize, usize)]) -> Option<usize> {
         others.iter().find_map(|(position, i)| {
             let kind = self.tracker(*i)?.kind();
@@ -97,7 +99,7 @@ impl Choice<'_> {
         })
     }
 
-    /// Stops a tracker that would have watched too little, unless others have it, and notes why.
+    /// Stops a tracker that watches too little, unless other writers have it, and notes why.
     fn set_aside(&mut self, i: usize) {
         let is_used = self.registry.is_used(i);
         let Some(tracker) = self.tracker(i) else { return };
@@ -109,7 +111,7 @@ impl Choice<'_> {
         self.add_note(&text);
     }
 
-    /// Makes the tracker at a position, which runs, that of the writer.
+    /// Gives the writer the tracker at a position, which is running.
     fn take(&mut self, position: usize) {
         let Some(writer) = self.registry.writer_mut(self.index) else { return };
         writer.choose(Some(position));

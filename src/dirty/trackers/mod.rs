@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Which tracker is whose, and what becomes of that when one fails.
+//! Who has which tracker, and what happens when one fails.
 //!
-//! What is doubtful goes into the ledger *after* something watches again: a device may write at any
-//! moment in between.
+//! What is doubtful goes into the ledger *after* something watches again, because a device may
+//! write at any moment before that.
 
 mod answer;
 mod choice;
@@ -40,7 +40,7 @@ impl Trackers {
         Trackers { page, registry: Registry::new(page) }
     }
 
-    /// Adds a writer; returns its number. With a map it is tracked at once.
+    /// Adds a writer and returns its number. If a map is given, it is tracked at once.
     pub fn add(&mut self, writer: Writer, tracked: Option<&Map>) -> Result<usize> {
         let index = self.registry.add(writer)?;
         if let Some(map) = tracked {
@@ -62,7 +62,7 @@ impl Trackers {
         self.registry.num_writers()
     }
 
-    /// The number of the tracker that a writer has; an error where there is no such writer.
+    /// The number of the tracker that a writer has. It is an error if there is no such writer.
     pub fn of_writer(&self, index: usize) -> Result<Option<usize>> {
         let writer = self.registry.writer(index);
         let writer = writer.ok_or_else(|| err!(NoData, "there is no writer {index}"))?;
@@ -77,12 +77,12 @@ impl Trackers {
         self.registry.tracker_mut(i)
     }
 
-    /// There are numbers up to before this one.
+    /// Trackers' numbers are below this.
     pub fn len(&self) -> usize {
         self.registry.trackers().len()
     }
 
-    /// Those that are read.
+    /// The trackers that readings ask, with their numbers.
     pub fn active(&self) -> impl Iterator<Item = (usize, &SharedTracker)> {
         self.registry.trackers().iter().enumerate().filter(|(_, tracker)| tracker.is_active())
     }
@@ -99,13 +99,13 @@ impl Trackers {
         self.registry.is_used(i)
     }
 
-    /// The numbers of those that are read and of these kinds.
+    /// The numbers of active trackers of these kinds.
     pub fn active_of(&self, kinds: &[TrackerKind]) -> Vec<usize> {
         let of_kind = self.active().filter(|(_, tracker)| kinds.contains(&tracker.kind()));
         of_kind.map(|(i, _)| i).collect()
     }
 
-    /// The numbers of those that are read and answer for whole mappings only.
+    /// The numbers of active trackers that answer only for whole mappings.
     pub fn active_whole(&self) -> Vec<usize> {
         let whole = self.active().filter(|(_, tracker)| tracker.reads_whole());
         whole.map(|(i, _)| i).collect()
@@ -113,10 +113,10 @@ impl Trackers {
 
     // --- starting and stopping ---------------------------------------------------------------------
 
-    /// What a start begins without.
+    /// Forgets what belongs to an earlier start of tracking.
     pub fn forget(&mut self) {
         self.registry.trackers_mut().iter_mut().for_each(SharedTracker::forget);
-        // Before any log starts: a reset behind that loses it.
+        // This comes before any log is started, because a reset after that loses the log.
         for writer in self.registry.writers_mut() {
             writer.was_reset();
         }
@@ -128,8 +128,8 @@ impl Trackers {
             .try_for_each(|index| choose(&mut self.registry, map, index, 0, true))
     }
 
-    /// Asks every tracker to stop; returns the first error. The next time those are asked again that
-    /// failed.
+    /// Asks every tracker to stop, and returns the first error. Those that failed are asked again
+    /// the next time.
     pub fn stop(&mut self) -> Result<()> {
         let mut result = Ok(());
         for tracker in self.registry.trackers_mut() {
@@ -142,14 +142,14 @@ impl Trackers {
         result
     }
 
-    /// The map has changed in a range.
+    /// Tells the trackers that the map has changed within a range.
     pub fn map_changed(&mut self, map: &Map, range: &RangeInclusive<u64>) {
         self.active_mut().for_each(|tracker| tracker.map_changed(map, range));
     }
 
     // --- failures ----------------------------------------------------------------------------------
 
-    /// Gives the users of a tracker that is no more their next one.
+    /// Gives the writers that have lost a tracker their next one.
     pub fn replace(&mut self, i: usize, error: &Error, map: &Map, ledger: &mut Ledger) {
         let kind = self.get(i).map_or("", |tracker| tracker.kind().name());
         for index in 0..self.num_writers() {
@@ -158,7 +158,8 @@ impl Trackers {
             if let Some(writer) = self.registry.writer_mut(index) {
                 writer.add_note(&format!("{kind}: {}", error.message()));
             }
-            // Everything-dirty is the last candidate and starts always.
+            // This cannot fail: the last candidate, which counts everything as dirty, always
+            // starts.
             if let Err(error) = choose(&mut self.registry, map, index, next, false) {
                 log::error!(target: "vfiomig::dirty", "{error}");
             }
@@ -166,8 +167,8 @@ impl Trackers {
         self.verify(&EVERYWHERE, map, ledger);
     }
 
-    /// A page table reports nothing, and says that all went well, where a part of the range is not
-    /// mapped: then all of it counts as dirty.
+    /// Looks for mappings of which a part is not mapped in a page table: it then reports nothing
+    /// for all of the mapping, without an error. So all of it counts as dirty.
     pub fn verify(&mut self, range: &RangeInclusive<u64>, map: &Map, ledger: &mut Ledger) {
         for i in 0..self.len() {
             let mut from = Some(*range.start());
@@ -184,7 +185,7 @@ impl Trackers {
         }
     }
 
-    /// A range counts as dirty because of an error of a tracker's.
+    /// Records a tracker's error that makes a range count as dirty.
     pub fn record(
         &mut self,
         i: usize,
@@ -200,7 +201,7 @@ impl Trackers {
         ledger.record(writer, kind, range, error);
     }
 
-    /// A piece counts as dirty because of an error of a tracker's.
+    /// Makes a piece count as dirty because of a tracker's error.
     pub fn assume(&mut self, i: usize, piece: &Piece, error: &Error, ledger: &mut Ledger) {
         self.record(i, &piece.range(), error, ledger);
         ledger.add(&piece.range());
@@ -209,19 +210,19 @@ impl Trackers {
         }
     }
 
-    /// Everything counts as dirty because of an error of a tracker's, which is started anew, or given
-    /// up for the next one.
+    /// Makes everything count as dirty because of a tracker's error. The tracker is restarted, or
+    /// replaced by the next one.
     pub fn start_anew(&mut self, i: usize, why: &Error, map: &Map, ledger: &mut Ledger) {
         self.record(i, &EVERYWHERE, why, ledger);
         let started = self.get_mut(i).map_or(Ok(()), |tracker| tracker.start_anew(map, why));
         if let Err(error) = started {
             self.replace(i, &error, map, ledger);
         }
-        // Last, when everything is watched again.
+        // This comes last, when everything is watched again.
         ledger.add_everything(map);
     }
 
-    /// Stops a log and starts it again, or gives it up.
+    /// Stops a log and starts it again. If that fails, it is given up for the next tracker.
     pub fn restart(&mut self, i: usize, map: &Map, ledger: &mut Ledger) {
         let restarted = self.get_mut(i).map_or(Ok(()), |tracker| tracker.restart(map));
         if let Err(error) = restarted {
@@ -231,7 +232,7 @@ impl Trackers {
         }
     }
 
-    /// A device that was reset may have forgotten what it had logged.
+    /// Looks for devices that were reset: they may have forgotten what they had logged.
     pub fn check_resets(&mut self, map: &Map, ledger: &mut Ledger) {
         for index in 0..self.num_writers() {
             let Some(writer) = self.registry.writer_mut(index) else { continue };
@@ -243,7 +244,8 @@ impl Trackers {
         }
     }
 
-    /// A writer that has no tracker, for whatever reason: nobody knows what it writes to.
+    /// If a writer has no tracker, for whatever reason, makes all of a range pending: nobody knows
+    /// what it writes to.
     pub fn check_untracked(&self, range: &RangeInclusive<u64>, map: &Map, ledger: &mut Ledger) {
         for (index, writer) in self.registry.writers() {
             if writer.tracker().is_some_and(|i| self.is_active(i)) {
@@ -255,7 +257,7 @@ impl Trackers {
         }
     }
 
-    /// Gives up logs that have not answered for many rounds, where there is something better.
+    /// Gives up logs that have failed in many rounds in a row, if there is something better.
     fn give_up_failing(&mut self, map: &Map, ledger: &mut Ledger) {
         for i in self.active_of(&[TrackerKind::DeviceLog]) {
             let Some(numbers) = self.get_mut(i).map(SharedTracker::numbers) else { continue };
@@ -273,7 +275,8 @@ impl Trackers {
         }
     }
 
-    /// Whether something else could track the users of a tracker, and tell what it does not.
+    /// Whether something else could track the writers that have a tracker, and would watch what it
+    /// does not.
     fn has_better(&self, i: usize) -> bool {
         let others = self.registry.users(i).flat_map(|(_, user)| user.candidates(user.next()));
         let mut kinds = others.filter_map(|(_, i)| self.get(i)).map(SharedTracker::kind);
@@ -282,12 +285,13 @@ impl Trackers {
 
     // --- evidence ----------------------------------------------------------------------------------
 
-    /// Whether the user of a tracker stands still: a number that changes when it may have written.
+    /// A number if the writer that has a tracker stands still. It changes when the writer may have
+    /// written.
     pub fn quiet(&mut self, i: usize) -> Option<u64> {
         self.registry.users_mut(i).next()?.quiet()
     }
 
-    /// What else could watch the user of a tracker, best first.
+    /// The other trackers that could watch the writer that has a tracker, best first.
     pub fn others(&self, i: usize) -> Vec<usize> {
         let user = self.registry.users(i).next();
         let others = user.into_iter().flat_map(|(_, user)| user.candidates(user.next()));
@@ -296,13 +300,13 @@ impl Trackers {
 
     // --- what they do not watch --------------------------------------------------------------------
 
-    /// Whether some tracker does not watch all of a range.
+    /// Whether any active tracker does not watch all of a range.
     pub fn is_blind(&self, range: &RangeInclusive<u64>) -> bool {
         let mut blind = self.active().filter_map(|(_, tracker)| tracker.blind());
         blind.any(|blind| blind.overlaps(range))
     }
 
-    /// What one tracker does not watch.
+    /// The parts of the map that one tracker does not watch.
     pub fn blind_of(&self, i: usize) -> RangeInclusiveSet<u64> {
         let mut found = RangeInclusiveSet::new();
         let blind = self.get(i).and_then(SharedTracker::blind);
@@ -312,7 +316,7 @@ impl Trackers {
         found
     }
 
-    /// Makes ranges pending that one tracker has not watched; the next reading says so.
+    /// Makes ranges that one tracker has not watched pending. The next reading says so.
     pub fn assume_unwatched(
         &mut self,
         i: usize,
@@ -331,7 +335,7 @@ impl Trackers {
         }
     }
 
-    /// Adds what they do not watch of a chunk to its sum.
+    /// Adds the parts of a chunk that some tracker does not watch to its sum.
     pub fn add_blind_to(&mut self, chunk: Span, union: &mut [u64]) {
         let range = chunk.range();
         for tracker in self.active_mut() {
@@ -341,7 +345,8 @@ impl Trackers {
         }
     }
 
-    /// Makes what they do not watch of a piece pending. It is counted as assumed if wished.
+    /// Makes the parts of a piece that some tracker does not watch pending. With `counted`, they
+    /// are added to the bytes that were assumed to be dirty.
     pub fn add_blind(&mut self, piece: &Piece, counted: bool, ledger: &mut Ledger) {
         let (asked, page) = (piece.range(), self.page);
         for tracker in self.active_mut() {
@@ -358,26 +363,26 @@ impl Trackers {
 
     // --- numbers -----------------------------------------------------------------------------------
 
-    /// A reading begins.
+    /// Tells the trackers that a reading begins.
     pub fn begin_reading(&mut self) {
         self.registry.trackers_mut().iter_mut().for_each(SharedTracker::begin_reading);
     }
 
-    /// The first round begins.
+    /// Tells the trackers that the first round begins.
     pub fn begin_round(&mut self) {
         for tracker in self.registry.trackers_mut() {
             tracker.numbers().begin_round();
         }
     }
 
-    /// A round has ended.
+    /// Ends a round for all trackers.
     pub fn end_round(&mut self, map: &Map, ledger: &mut Ledger) {
         self.registry.trackers_mut().iter_mut().for_each(SharedTracker::end_round);
         self.give_up_failing(map, ledger);
         let mapped = map.writable_bytes();
-        // One device in a container that does not pin its pages one by one makes all of it dirty.
-        let text = "every mapped page is dirty at every time: a device of the container reaches \
-                    all of it";
+        // A single device that does not pin its pages one by one makes the whole container dirty.
+        let text = "every mapped page is always dirty: a device in the container can reach all \
+                    of them";
         for i in self.active_of(&[TrackerKind::Type1]) {
             let last = self.get_mut(i).map_or(0, |it| it.numbers().last_dirty_bytes());
             if mapped == 0 || last < mapped {
@@ -389,7 +394,7 @@ impl Trackers {
         }
     }
 
-    /// The numbers of a writer; an error where there is none.
+    /// The statistics of a writer. It is an error if there is no such writer.
     pub fn stats(&self, index: usize, tracking: bool) -> Result<WriterStats> {
         let tracker = self.of_writer(index)?.and_then(|i| self.get(i));
         let mut note = self.registry.writer(index).map_or("", |writer| writer.note()).to_owned();

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What one tracker has said and how long that took, round by round.
+//! Keeps a tracker's statistics: what it reported, how long that took, and in which rounds it
+//! failed.
 
 use std::time::Instant;
 
@@ -7,7 +8,7 @@ use crate::dirty::bitmap::PageSize;
 use crate::dirty::stats::{WriterStats, elapsed_ns, per_second};
 use crate::dirty::tracker::TrackerKind;
 
-/// In how many rounds in a row a log may fail before it is given up.
+/// In how many rounds in a row a log must fail to be given up.
 pub(super) const MAX_BAD_ROUNDS: u32 = 8;
 
 /// The round that is under way.
@@ -27,11 +28,11 @@ impl Round {
     }
 }
 
-/// See the module.
+/// The statistics of one tracker.
 pub(in crate::dirty) struct Numbers {
     stats: WriterStats,
     round: Round,
-    /// In how many rounds it failed, in a row and until now.
+    /// In how many rounds in a row it has failed so far.
     bad_rounds: u32,
     round_was_lost: bool,
 }
@@ -42,7 +43,7 @@ impl Numbers {
         Numbers { stats, round: Round::new(), bad_rounds: 0, round_was_lost: false }
     }
 
-    /// What a start begins without.
+    /// Forgets what belongs to an earlier start of tracking.
     pub fn forget(&mut self) {
         self.bad_rounds = 0;
         let WriterStats { tracker, page_size, .. } = self.stats;
@@ -53,7 +54,7 @@ impl Numbers {
         self.stats.page_size = Some(page);
     }
 
-    /// It has said so many bytes, which took so long.
+    /// Counts an answer: how many bytes were dirty, and how many nanoseconds it took.
     pub fn count(&mut self, dirty_bytes: u64, ns: u64) {
         self.round.answered = true;
         let stats = &mut self.stats;
@@ -63,7 +64,7 @@ impl Numbers {
         self.round.sync_ns = self.round.sync_ns.saturating_add(ns);
     }
 
-    /// So many bytes are taken to be dirty in its stead.
+    /// Counts bytes that are taken to be dirty without an answer.
     pub fn assume(&mut self, bytes: u64) {
         self.stats.assumed_bytes = self.stats.assumed_bytes.saturating_add(bytes);
     }
@@ -76,12 +77,12 @@ impl Numbers {
         self.stats.restarts += 1;
     }
 
-    /// It has not answered.
+    /// Notes that it has not answered a question in this round.
     pub fn fail_round(&mut self) {
         self.round.failed = true;
     }
 
-    /// It was started anew because of an error.
+    /// Notes that it was restarted in this round because of an error.
     pub fn lose_round(&mut self) {
         self.round.lost = true;
     }
@@ -90,7 +91,7 @@ impl Numbers {
         self.round = Round::new();
     }
 
-    /// With `is_down`, it could not answer in this round.
+    /// Ends a round. `is_down`: it could not answer at all in this round.
     pub fn end_round(&mut self, is_down: bool) {
         let ended = std::mem::replace(&mut self.round, Round::new());
         let failed = ended.lost || ended.failed && !ended.answered || is_down;
@@ -105,17 +106,17 @@ impl Numbers {
         self.stats.last_sync_ns = ended.sync_ns;
     }
 
-    /// It has failed in too many rounds, one after the other.
+    /// Whether it has failed in too many rounds in a row.
     pub fn is_failing(&self) -> bool {
         self.bad_rounds >= MAX_BAD_ROUNDS
     }
 
-    /// In the last round it was started anew because of an error.
+    /// Whether it was restarted in the last round because of an error.
     pub fn round_was_lost(&self) -> bool {
         self.round_was_lost
     }
 
-    /// What was dirty in its last round, in bytes.
+    /// How many bytes were dirty in its last round.
     pub fn last_dirty_bytes(&self) -> u64 {
         self.stats.last_dirty_bytes
     }
@@ -146,7 +147,7 @@ mod tests {
         numbers.assume(4096);
         assert_eq!((numbers.stats().dirty_bytes, numbers.stats().sync_ns), (12, 120));
         assert_eq!(numbers.stats().assumed_bytes, 4096);
-        // A start begins without what was before.
+        // A new start of tracking begins from zero.
         numbers.forget();
         assert_eq!(numbers.stats(), self::numbers().stats());
     }
@@ -167,7 +168,7 @@ mod tests {
                 false,
                 Some(false),
             ),
-            // Nobody asked.
+            // Nobody asked it anything.
             (|_| {}, false, None),
         ];
         for (i, (happens, is_down, bad)) in cases.into_iter().enumerate() {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Who writes, what could track that, and who has what in common with whom. Starts nothing.
+//! The writers, the trackers that each could have, and which trackers they share. Nothing here
+//! starts a tracker.
 
 use super::shared::{Key, SharedTracker};
 use crate::alloc;
@@ -14,8 +15,8 @@ use crate::dirty::tracker::{Tracker, TrackerKind};
 use crate::dirty::writer::Writer;
 use crate::error::{Result, err};
 
-/// More writers than any machine has devices: a number that is wrong is told from one that is not.
-/// A list of their trackers fits a block of the reserve (`sys/reserve.rs`).
+/// The most writers: more than any machine has devices, and few enough to notice a VMM that never
+/// removes any. A list of their trackers fits into a block of the reserve (`sys/reserve.rs`).
 const MAX_WRITERS: usize = 512;
 
 /// A writer, and the tracker that it has.
@@ -24,11 +25,11 @@ pub(super) struct RegisteredWriter {
     pub required: bool,
     /// Numbers of trackers, best first.
     candidates: Vec<usize>,
-    /// Position in `candidates`.
+    /// The position in `candidates` of the tracker that it has.
     chosen: Option<usize>,
     health: Option<Health>,
     resets_seen: u64,
-    /// Why there is no device log, if the device said so.
+    /// Why there is no device log, if the device says so.
     given_note: String,
     note: String,
 }
@@ -39,28 +40,29 @@ impl RegisteredWriter {
         self.candidates.get(self.chosen?).copied()
     }
 
-    /// The trackers from a position on: position and number, best first.
+    /// Its possible trackers from a position on, best first: position and number.
     pub fn candidates(&self, from: usize) -> impl Iterator<Item = (usize, usize)> + '_ {
         self.candidates.iter().copied().enumerate().skip(from)
     }
 
-    /// The first position behind the tracker that it has.
+    /// The position after that of the tracker that it has.
     pub fn next(&self) -> usize {
         self.chosen.map_or(0, |position| position + 1)
     }
 
-    /// It has the tracker at a position; none where there is none.
+    /// Gives it the tracker at a position, or none.
     pub fn choose(&mut self, position: Option<usize>) {
         self.chosen = position;
     }
 
-    /// Whether it was reset since it was asked the last time.
+    /// Whether it was reset since the last call.
     pub fn was_reset(&mut self) -> bool {
         let resets = self.health.as_ref().map_or(0, Health::resets);
         resets != std::mem::replace(&mut self.resets_seen, resets)
     }
 
-    /// A number if it surely writes nothing now: another one if it may have written since.
+    /// A number if it certainly writes nothing now. The number changes if it may have written
+    /// since.
     pub fn quiet(&mut self) -> Option<u64> {
         self.health.as_mut()?.quiet()
     }
@@ -69,7 +71,7 @@ impl RegisteredWriter {
         &self.note
     }
 
-    /// Forgets what was noted since it was added.
+    /// Forgets what was noted after it was added.
     pub fn reset_note(&mut self) {
         self.note = self.given_note.clone();
     }
@@ -79,7 +81,7 @@ impl RegisteredWriter {
     }
 }
 
-/// Adds to a text for people.
+/// Adds a note to a text for people.
 pub(super) fn add_note(to: &mut String, note: &str) {
     if !to.is_empty() {
         to.push_str("; ");
@@ -87,7 +89,7 @@ pub(super) fn add_note(to: &mut String, note: &str) {
     to.push_str(note);
 }
 
-/// See the module.
+/// All writers, and all trackers that they could have.
 pub(super) struct Registry {
     page: PageSize,
     writers: Vec<Option<RegisteredWriter>>,
@@ -99,7 +101,7 @@ impl Registry {
         Registry { page, writers: Vec::new(), trackers: Vec::new() }
     }
 
-    /// Adds a writer with all that could track it; returns its number.
+    /// Adds a writer and everything that could track it. Returns its number.
     pub fn add(&mut self, writer: Writer) -> Result<usize> {
         if self.writers().count() >= MAX_WRITERS || self.writers.len() >= 1 << 20 {
             return Err(err!(NoMem, "there are too many writers"));
@@ -116,7 +118,7 @@ impl Registry {
         if let Some((key, _)) = &hwpt {
             self.check_same(key)?;
         }
-        // First: from here on nothing may fail before the writer is complete.
+        // This comes first: once the writer's trackers are being added, nothing may fail.
         alloc::grow(&mut self.writers, 1, "no memory for a writer")?;
         alloc::grow(&mut self.trackers, 5, "no memory for a writer")?;
         let (page, mut candidates) = (self.page, Vec::new());
@@ -161,7 +163,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Adds a tracker, or finds the one that is the same; returns its number.
+    /// Adds a tracker, unless the same one is there already. Returns its number.
     fn add_tracker(&mut self, tracker: Box<dyn Tracker>, key: Option<Key>) -> usize {
         if let Some(key) = key {
             let same = |shared: &SharedTracker| shared.key().is_some_and(|it| it.is_same(&key));
@@ -183,8 +185,8 @@ impl Registry {
         }
     }
 
-    /// Takes a writer out, and lets go of the trackers that nobody else could use. Its number is not
-    /// given out again.
+    /// Removes a writer, and drops the trackers that no other writer could use. Its number is not
+    /// used again.
     pub fn remove(&mut self, index: usize) {
         let Some(writer) = self.writers.get_mut(index).and_then(Option::take) else { return };
         for i in writer.candidates {
@@ -200,7 +202,7 @@ impl Registry {
         }
     }
 
-    /// The same for the last one, which was never there.
+    /// Undoes adding the last writer, so that its number can be used again.
     pub fn take_back(&mut self, index: usize) {
         self.remove(index);
         self.writers.truncate(index);
@@ -211,7 +213,7 @@ impl Registry {
         self.writers.len()
     }
 
-    /// The writers there are, with their numbers.
+    /// The writers that have not been removed, with their numbers.
     pub fn writers(&self) -> impl Iterator<Item = (usize, &RegisteredWriter)> {
         self.writers.iter().enumerate().filter_map(|(i, writer)| Some((i, writer.as_ref()?)))
     }
@@ -228,7 +230,7 @@ impl Registry {
         self.writers.get_mut(index)?.as_mut()
     }
 
-    /// The writers that have a tracker.
+    /// The writers that have tracker `i`.
     pub fn users(&self, i: usize) -> impl Iterator<Item = (usize, &RegisteredWriter)> {
         self.writers().filter(move |(_, writer)| writer.tracker() == Some(i))
     }
@@ -281,7 +283,7 @@ mod tests {
         assert_eq!(kinds(&registry), [hwpt, all, all, hwpt, all]);
         registry.remove(1);
         assert_eq!(kinds(&registry), [all, all, all, hwpt, all]);
-        // The places are taken again, and the numbers of writers are not.
+        // The trackers' places are used again; the writers' numbers are not.
         assert_eq!(registry.add(table(&one)).unwrap(), 3);
         assert_eq!(kinds(&registry), [hwpt, all, all, hwpt, all]);
         assert_eq!(registry.writers().map(|(i, _)| i).collect::<Vec<_>>(), [2, 3]);
@@ -302,7 +304,7 @@ mod tests {
             assert_eq!(registry.add(other).unwrap_err().code(), Code::Inval);
         }
         assert_eq!((registry.num_writers(), registry.trackers().len()), (1, 2));
-        // Smaller pages than those of the tracking are the same.
+        // Pages smaller than those of the tracking count as equal to them.
         registry.add(Writer { hwpt_page_size: PageSize::new(512), ..table(&fake) }).unwrap();
     }
 

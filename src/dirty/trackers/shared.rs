@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One tracker at work: how it is started and asked, and the numbers of that. Writers may share it.
+//! One tracker in use: starts it, stops it, asks it and keeps its numbers. Several writers may
+//! share it.
 
 use std::ops::RangeInclusive;
 
@@ -19,13 +20,13 @@ use crate::transport::Bitmap;
 /// How often a tracker that fails is started again in one reading before it is given up.
 const MAX_RESTARTS: u32 = 3;
 
-/// What tells trackers apart that writers have in common.
+/// Tells whether two writers have the same tracker.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Key {
     pub kind: TrackerKind,
-    /// Two writers with the same number have the same one.
+    /// Trackers of the same kind with the same number are one tracker.
     pub number: u64,
-    /// What must be the same, too.
+    /// What must be the same as well, or the second writer is refused.
     pub detail: u64,
 }
 
@@ -35,20 +36,20 @@ impl Key {
     }
 }
 
-/// See the module.
+/// A tracker that one or more writers have, or could have.
 pub(in crate::dirty) struct SharedTracker {
     tracker: Box<dyn Tracker>,
     key: Option<Key>,
-    /// Nobody could have it.
+    /// No writer can have it: the place is free.
     vacant: bool,
-    /// It is some writer's tracker and is read.
+    /// Some writer has it, and readings ask it.
     active: bool,
     /// It was started and has not stopped.
     running: bool,
     numbers: Numbers,
     /// How often it failed in the reading that is under way.
     failures: u32,
-    /// What it did not watch before it was started anew.
+    /// What it did not watch before it was last restarted.
     missed: Option<String>,
 }
 
@@ -59,7 +60,7 @@ impl SharedTracker {
         SharedTracker { tracker, key, vacant, active, running, numbers, failures: 0, missed: None }
     }
 
-    /// Lets go of the tracker: what it was made of may not outlive its writer.
+    /// Drops the tracker, because the objects behind it may not outlive its writer.
     pub(super) fn vacate(&mut self, page: PageSize) {
         self.tracker = Box::new(AllDirty::new(page));
         self.key = None;
@@ -82,23 +83,23 @@ impl SharedTracker {
         self.kind() == TrackerKind::DeviceLog
     }
 
-    /// Whether it is some writer's tracker and is read.
+    /// Whether some writer has it, and readings ask it.
     pub fn is_active(&self) -> bool {
         self.active
     }
 
-    /// Whether it answers for whole mappings only.
+    /// Whether it answers only for whole mappings.
     pub fn reads_whole(&self) -> bool {
         matches!(self.tracker.extent(), Extent::WholeMappings { .. })
     }
 
-    /// The pages that it answers in, and those at whose edges it has to be asked. None where it
-    /// answers for whole mappings only.
+    /// The size of the pages that it answers in, and of those at whose edges questions to it must
+    /// begin and end. None if it answers only for whole mappings.
     pub fn pages(&self) -> Option<(PageSize, PageSize)> {
         answer::pages(self.tracker.as_ref())
     }
 
-    /// The range that it is asked about for this one.
+    /// The range that it has to be asked about in order to learn about this one.
     pub fn widen(&self, range: &RangeInclusive<u64>) -> RangeInclusive<u64> {
         let edges = self.pages().map_or(self.tracker.page(), |(_, edges)| edges);
         let mask = edges.bytes() - 1;
@@ -122,7 +123,7 @@ impl SharedTracker {
         self.tracker.is_down()
     }
 
-    /// It runs and watches a part only, for as long as can be seen.
+    /// Whether it watches only a part of the map, or nothing at all now, without an end in sight.
     pub fn is_short(&self) -> bool {
         self.tracker.is_partial() || self.tracker.is_down()
     }
@@ -135,12 +136,12 @@ impl SharedTracker {
         self.tracker.changed(map, range);
     }
 
-    /// Whether the range is mapped where it looks, in case it can tell.
+    /// Whether it can tell if a piece is mapped where it looks.
     pub fn can_tell_holes(&mut self, piece: &Piece) -> bool {
         self.tracker.is_mapped(piece.first, piece.size()).is_some()
     }
 
-    /// Why it may not see all of a piece.
+    /// Why it may not see all of a piece, if it can tell.
     pub fn find_hole(&mut self, piece: &Piece) -> Option<Error> {
         let length = piece.size();
         match self.tracker.is_mapped(piece.first, length)? {
@@ -165,7 +166,7 @@ impl SharedTracker {
     // --- starting and stopping ---------------------------------------------------------------------
 
     pub fn start(&mut self, map: &Map) -> Result<()> {
-        // One that did not stop may be stopped by now; where it is not, starting says so.
+        // If it could not be stopped before, perhaps it can be now. If not, starting it will fail.
         self.stop_or_warn();
         self.running = true;
         let started = self.tracker.start(map);
@@ -173,7 +174,7 @@ impl SharedTracker {
         started
     }
 
-    /// Stops it if it runs.
+    /// Stops it if it is running.
     pub fn stop(&mut self) -> Result<()> {
         if self.running {
             self.tracker.stop()?;
@@ -188,30 +189,30 @@ impl SharedTracker {
         }
     }
 
-    /// It is some writer's from now on.
+    /// From now on some writer has it, and readings ask it.
     pub(super) fn take(&mut self) {
         self.active = true;
         self.failures = 0;
         self.numbers.set_page(self.tracker.page());
     }
 
-    /// It runs, and is read from now on.
+    /// From now on readings ask it; it is running.
     pub fn activate(&mut self) {
         self.active = true;
     }
 
-    /// It is not read from now on. It may still run.
+    /// From now on readings do not ask it. It may still be running.
     pub fn deactivate(&mut self) {
         self.active = false;
     }
 
-    /// It is no writer's from now on.
+    /// From now on no writer has it: stops it.
     pub fn retire(&mut self) {
         self.active = false;
         self.stop_or_warn();
     }
 
-    /// Stops it and starts it again. Where that fails it is no longer read.
+    /// Stops it and starts it again. If that fails, readings no longer ask it.
     pub fn restart(&mut self, map: &Map) -> Result<()> {
         let restarted = self.stop().and_then(|()| {
             self.numbers.count_restart();
@@ -221,7 +222,7 @@ impl SharedTracker {
         restarted
     }
 
-    /// The same, after an error for which everything counts as dirty, and for a few times only.
+    /// The same after an error that made everything count as dirty. This helps only a few times.
     pub(super) fn start_anew(&mut self, map: &Map, why: &Error) -> Result<()> {
         self.failures += 1;
         self.numbers.lose_round();
@@ -239,8 +240,8 @@ impl SharedTracker {
 
     // --- asking ------------------------------------------------------------------------------------
 
-    /// Its answer for a chunk, which is the span of `union`, which is empty, and is again when this
-    /// fails. See [`SharedTracker::add`].
+    /// Fills in its answer for the chunk that `union` spans. `union` must be empty, and is empty
+    /// again if this fails. Otherwise like [`SharedTracker::add`].
     pub fn fill(
         &mut self,
         keep: bool,
@@ -252,8 +253,8 @@ impl SharedTracker {
         self.count(answer)
     }
 
-    /// Adds its answer for a chunk to `union`. Ranges beyond the chunk that are dirty, too, and
-    /// forgotten now, go to `beyond`.
+    /// Adds its answer for a chunk to `union`. A tracker with larger pages also reports, and
+    /// forgets, what is dirty beyond the chunk: those ranges go to `beyond`.
     pub fn add(
         &mut self,
         keep: bool,
@@ -278,7 +279,8 @@ impl SharedTracker {
         self.count(answer)
     }
 
-    /// Unmaps a piece, where it can, and adds what was dirty there likewise.
+    /// Unmaps a piece, and adds what was dirty there in the same way. Fails if the tracker cannot
+    /// unmap.
     pub fn unmap(
         &mut self,
         piece: &Piece,
@@ -298,9 +300,9 @@ impl SharedTracker {
 
     // --- numbers -----------------------------------------------------------------------------------
 
-    /// What a start begins without.
+    /// Forgets what belongs to an earlier start of tracking.
     pub(super) fn forget(&mut self) {
-        // One that did not stop before has no ranges any more.
+        // A log that could not be stopped before has lost its ranges.
         self.retire();
         self.failures = 0;
         self.missed = None;
@@ -319,20 +321,20 @@ impl SharedTracker {
         &mut self.numbers
     }
 
-    /// What it did not watch before it was started anew, for people.
+    /// Notes what it did not watch before it was restarted, as a text for people.
     pub fn set_missed(&mut self, missed: Option<String>) {
         self.missed = missed;
     }
 
-    /// What it says of itself.
+    /// The tracker's own remark.
     pub(super) fn remark(&self) -> Option<String> {
         self.tracker.remark()
     }
 
-    /// What there is to say of it beside the note of a writer.
+    /// What there is to say about it besides the writer's note.
     pub(super) fn remarks(&self) -> impl Iterator<Item = String> {
         let missed = self.missed.as_ref().map(|missed| {
-            format!("not logged until the log was started anew, and dirty until then: {missed}")
+            format!("not logged until the log was restarted, and dirty until then: {missed}")
         });
         let remark = self.tracker.remark().filter(|_| self.active);
         [remark, missed].into_iter().flatten()

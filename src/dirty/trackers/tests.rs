@@ -4,7 +4,7 @@ use super::*;
 use crate::dirty::fake::{Fake, PAGE, map, page};
 use crate::error::Code;
 
-/// A writer with a log, a page table and a tracker of the VMM's.
+/// A writer with a log, a page table and the VMM's own tracker.
 fn writer(log: &Fake, table: &Fake, custom: &Fake) -> Writer {
     Writer {
         device_log: Some(Box::new(log.clone())),
@@ -18,7 +18,7 @@ fn fakes() -> [Fake; 3] {
     [Fake::new(1), Fake::new(2), Fake::new(3)]
 }
 
-/// Everything in the ledger that is dirty in the first 64 pages.
+/// Takes out what is pending in the first 64 pages.
 fn pending(ledger: &mut Ledger) -> u64 {
     let mut words = [0];
     ledger.take(0, 64, &mut words);
@@ -72,7 +72,7 @@ fn a_tracker_that_is_given_up_is_replaced_and_everything_is_dirty() {
     trackers.start_anew(i, &why, &map, &mut ledger);
     assert_eq!(kind(&trackers, 0), TrackerKind::Hwpt);
     assert_eq!((pending(&mut ledger), ledger.num_errors()), (0xff, 1));
-    // The next one is refused to be started again; with the last, nothing is left to be asked.
+    // The next tracker cannot be started again, nor the one after it. Then nothing is left to ask.
     table.state().no_start = Some(libc::EIO);
     custom.state().no_start = Some(libc::EIO);
     let i = trackers.of_writer(0).unwrap().unwrap();
@@ -90,14 +90,14 @@ fn a_writer_without_a_tracker_that_is_read_makes_what_is_asked_dirty() {
     let asked = 2 * PAGE..=4 * PAGE - 1;
     trackers.check_untracked(&asked, &map, &mut ledger);
     assert_eq!((pending(&mut ledger), ledger.num_errors()), (0, 0));
-    // It never got one.
+    // A writer that never got a tracker.
     let index = trackers.add(writer(&log, &table, &custom), None).unwrap();
     trackers.check_untracked(&asked, &map, &mut ledger);
     assert_eq!((pending(&mut ledger), ledger.num_errors()), (0b1100, 1));
     trackers.start(&map).unwrap();
     trackers.check_untracked(&asked, &map, &mut ledger);
     assert_eq!(pending(&mut ledger), 0);
-    // It has one that is not read.
+    // A writer whose tracker is not active.
     let i = trackers.of_writer(index).unwrap().unwrap();
     trackers.get_mut(i).unwrap().retire();
     trackers.check_untracked(&asked, &map, &mut ledger);

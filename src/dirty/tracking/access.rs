@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Guest memory by I/O virtual addresses, as devices in software see it.
+//! Access to guest memory by I/O virtual addresses, for devices in software.
 
 use super::Tracking;
 use crate::dirty::delivery::give::callback_failed;
 use crate::error::{Result, err};
 
 impl Tracking {
-    /// Says that a range was written to by means that no tracker sees.
+    /// Marks a range that was written to in a way that no tracker sees.
     pub fn mark(&mut self, iova: u64, length: u64) -> Result<()> {
         self.check_process()?;
         let pieces = self.map.complete(iova, length)?;
@@ -41,7 +41,7 @@ impl Tracking {
         for piece in &pieces {
             let (part, behind) = rest.split_at(piece.size() as usize);
             rest = behind;
-            // First: also after an error some of it may be there.
+            // This comes first, because a failing write may have written some of it.
             if self.is_tracking() {
                 self.ledger.add(&piece.range());
             }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Dirty tracking: one address space, what writes into it, and what is dirty there.
+//! Dirty tracking of one address space: the calls that a VMM makes.
 //!
-//! Pages go one way: a tracker's answer is added up with those of the others in a small buffer and
-//! delivered from there. Only what cannot be delivered at once is kept. The parts that this is made of
-//! have a file each, next to this folder; who calls whom is in docs/architecture.md.
+//! Pages go one way: a tracker's answer is added to those of the others in a small buffer and
+//! delivered from there. Only what cannot be delivered at once is kept. Each part of this has a
+//! file next to this folder; docs/architecture.md shows which calls which.
 
 mod access;
 #[cfg(test)]
@@ -33,35 +33,36 @@ use crate::cancel::Cancel;
 use crate::error::{Code, Result, err, of_another_process};
 use crate::sys::{self, Process};
 
-/// Bytes of the buffer that a tracker's answer is read into: small enough to stay in a cache with
-/// the sum of the answers, and large enough for memory to be read in long pieces (`make bench`).
+/// Bytes of the buffer that a tracker's answer is read into: small enough to stay in a cache
+/// together with the sum of the answers, and large enough to read memory in long pieces (`make
+/// bench`).
 const BUFFER: usize = 512 << 10;
 const MIN_BUFFER: usize = 4 << 10;
 const MAX_BUFFER: usize = 32 << 20;
 
-/// How dirty tracking is set up.
+/// Options of dirty tracking.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TrackingOptions {
-    /// The pages of the tracking, of 4096 bytes to 1 GiB; none: the host's. Mappings are in whole
-    /// pages, and [`Memory::set_dirty`] gets them.
+    /// The page size of the tracking, from 4096 bytes to 1 GiB; none: the host's. Mappings must be
+    /// in whole pages, and [`Memory::set_dirty`] is given pages of this size.
     pub page_size: Option<PageSize>,
-    /// Bytes of the buffer that is read into at a time; 0: 512 KiB.
+    /// Size of the buffer that trackers' answers are read into, in bytes; 0: 512 KiB.
     pub buffer_bytes: u32,
 }
 
-/// What a call that read dirty pages has to say.
+/// What a call that has read dirty pages reports.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Synced {
-    /// Something failed, and pages count as dirty because of that: [`Tracking::error`].
+    /// Something failed, and pages count as dirty because of it: see [`Tracking::error`].
     pub errors: bool,
-    /// Some pages are not watched by every writer's tracker, and count as dirty at every time.
+    /// Some pages are not watched by every writer's tracker, so they always count as dirty.
     pub unwatched: bool,
 }
 
-/// Dirty tracking of one address space. See the module.
+/// Dirty tracking of one address space.
 ///
-/// The order is: writers and mappings, [`Tracking::start`], any number of readings while mappings come
-/// and go, [`Tracking::stop`]. Any order is safe.
+/// The usual order: add writers and mappings, [`Tracking::start`], any number of readings while
+/// mappings come and go, [`Tracking::stop`]. Any other order is safe as well.
 pub struct Tracking {
     page: PageSize,
     buffer_bytes: usize,
@@ -71,17 +72,19 @@ pub struct Tracking {
     delivery: Delivery,
     rounds: Rounds,
     rearm: Rearm,
-    /// There while tracking is on.
+    /// These exist while tracking is on.
     buffers: Option<Buffers>,
     cancel: Cancel,
-    /// A call reads, or did not come back from that: then nobody knows what it had read.
+    /// Whether a call is reading, or never came back from reading. In that case nobody knows what
+    /// it had read.
     is_inside: bool,
-    /// Whose it is: to a child after fork() its trackers would answer at its parent's cost.
+    /// The process that it belongs to. In a child after fork(), its trackers would give the child
+    /// what the parent needs.
     process: Process,
 }
 
 impl Tracking {
-    /// Tracking over the memory of a VMM.
+    /// Sets up tracking of a VMM's memory. It is off until [`Tracking::start`].
     pub fn new(memory: impl Memory + 'static, options: TrackingOptions) -> Result<Tracking> {
         let page = options.page_size.or_else(|| PageSize::new(sys::page_size()));
         let page = page.filter(|page| (4096..=1 << 30).contains(&page.bytes()));
@@ -117,8 +120,8 @@ impl Tracking {
         if self.process.is_this() { Ok(()) } else { Err(of_another_process("dirty tracking")) }
     }
 
-    /// The switch that cancels a reading from another thread. Bits that were not delivered are
-    /// kept; stopping and starting takes it back.
+    /// The switch with which another thread can cancel a reading. Bits that were not delivered are
+    /// kept. Stopping and starting resets it.
     pub fn cancel(&self) -> Cancel {
         self.cancel.clone()
     }
@@ -128,7 +131,7 @@ impl Tracking {
         self.buffers.is_some()
     }
 
-    /// Calls what reads. Where that does not come back, nothing is read any more.
+    /// Makes a call that reads. If one does not come back, no later call reads again.
     fn inside<R>(&mut self, call: impl FnOnce(&mut Tracking) -> Result<R>) -> Result<R> {
         if std::mem::replace(&mut self.is_inside, true) {
             return Err(err!(NotRecoverable, "an earlier call did not come back"));
@@ -138,7 +141,7 @@ impl Tracking {
         result
     }
 
-    /// What it takes to read, and where that goes; an error where tracking is off.
+    /// Everything needed to read, and to deliver what was read. It is an error if tracking is off.
     fn parts(&mut self) -> Result<(Sweep<'_>, &mut Delivery)> {
         let Tracking { map, trackers, ledger, delivery, rounds, rearm, cancel, .. } = self;
         let Some(Buffers { answers, union, sum }) = &mut self.buffers else {
@@ -151,9 +154,9 @@ impl Tracking {
 
     // --- mappings and writers ----------------------------------------------------------------------
 
-    /// Adds a mapping, after it has been made. While tracking is on it is watched from now on, and
-    /// where a device's log cannot be extended to it, it counts as dirty until the log is started
-    /// anew. The same mapping a second time changes nothing.
+    /// Adds a mapping, after it has been made. While tracking is on, it is watched from now on. If
+    /// a device's log does not include it, it counts as dirty until the log is restarted. Adding
+    /// the same mapping twice changes nothing.
     pub fn map(&mut self, mapping: Mapping) -> Result<()> {
         self.check_process()?;
         let range = if mapping.window {
@@ -180,8 +183,8 @@ impl Tracking {
         self.trackers.map_changed(&self.map, range);
     }
 
-    /// Adds something that writes to memory; returns its number. While tracking is on it is tracked
-    /// at once: what it wrote before must have been sent or be sent anyway.
+    /// Adds something that writes to memory, and returns its number. While tracking is on, it is
+    /// tracked at once. What it wrote before that is not reported: send it otherwise.
     pub fn add_writer(&mut self, writer: Writer) -> Result<u32> {
         self.check_process()?;
         let tracked = self.buffers.is_some().then_some(&self.map);
@@ -192,8 +195,8 @@ impl Tracking {
         Ok(u32::try_from(number).unwrap_or(u32::MAX))
     }
 
-    /// Takes a writer out, for example because its device is unplugged: what it has written to is
-    /// read first and delivered later. Its number is not given out again.
+    /// Removes a writer, for example because its device is unplugged. What it has written to is
+    /// read first, and delivered later. Its number is not used again.
     pub fn remove_writer(&mut self, number: u32) -> Result<()> {
         self.check_process()?;
         let index = number as usize;
@@ -201,12 +204,12 @@ impl Tracking {
         if self.is_tracking() {
             self.inside(|tracking| {
                 let (Sweep { mut reading, .. }, _) = tracking.parts()?;
-                // A writer that nothing tracks leaves everything dirty.
+                // If nothing tracks the writer, everything is dirty.
                 reading.check_untracked(&EVERYWHERE);
                 if let Some(tracker) = tracker {
                     reading.read_out(tracker);
                 }
-                // A log that was lost can be made up for by now only.
+                // This is the last chance to notice that its log was lost to a reset.
                 reading.check_resets();
                 Ok(())
             })?;
@@ -217,9 +220,9 @@ impl Tracking {
 
     // --- starting and stopping ---------------------------------------------------------------------
 
-    /// Starts tracking: takes the map where the VMM can enumerate it, chooses a tracker for each
-    /// writer and starts it. What was written to before is not reported: start before memory is
-    /// sent for the first time. When this fails nothing is tracked.
+    /// Starts tracking: takes over the VMM's map if it can enumerate it, chooses a tracker for each
+    /// writer and starts it. What was written to before is not reported, so start before memory is
+    /// sent for the first time. If this fails, nothing is tracked.
     pub fn start(&mut self) -> Result<Synced> {
         self.check_process()?;
         if self.is_tracking() {
@@ -245,7 +248,7 @@ impl Tracking {
             }
             return Err(error);
         }
-        // What they missed while they were started was before the start.
+        // What trackers missed while they were being started was written before the start.
         self.ledger.forget_windows();
         self.trackers.verify(&EVERYWHERE, &self.map, &mut self.ledger);
         self.trackers.begin_round();
@@ -257,9 +260,9 @@ impl Tracking {
         self.delivery.forget();
     }
 
-    /// Stops tracking and forgets what was not read: read once more before, with the devices
-    /// stopped. Every tracker is asked to stop; the first error is returned, and stopping again
-    /// asks those that failed. Stopping what does not run is no error.
+    /// Stops tracking and forgets what was not read, so read once more before that, with the
+    /// devices stopped. Every tracker is asked to stop, and the first error is returned; another
+    /// call asks those that failed again. Stopping when tracking is off is not an error.
     pub fn stop(&mut self) -> Result<()> {
         self.check_process()?;
         let result = self.trackers.stop();
@@ -272,9 +275,10 @@ impl Tracking {
 
     // --- readings ----------------------------------------------------------------------------------
 
-    /// Reads all that became dirty since the last time and gives it to [`Memory::set_dirty`]. What
-    /// that refuses is kept for the next time, and the first such error is returned, after
-    /// everything else has been delivered. When it is cancelled, the rest is kept.
+    /// Reads everything that became dirty since the last time, and gives it to
+    /// [`Memory::set_dirty`]. What that refuses is kept for the next time, and the first such error
+    /// is returned after everything else has been delivered. If the reading is cancelled, the rest
+    /// is kept.
     pub fn collect(&mut self) -> Result<Synced> {
         self.check_process()?;
         self.inside(|tracking| {
@@ -302,8 +306,8 @@ impl Tracking {
     }
 
     /// Reads what became dirty in a span since the last time and adds it to `bitmap`. Pages that no
-    /// mapping covers stay clean. Trackers that answer for whole mappings only are asked for them
-    /// each time: large spans cost less.
+    /// mapping covers stay clean. Trackers that answer only for whole mappings are asked about all
+    /// of a mapping each time, so large spans cost less.
     pub fn sync(&mut self, span: Span, bitmap: &mut [u64]) -> Result<Synced> {
         self.check_process()?;
         self.inside(|tracking| {
@@ -312,7 +316,7 @@ impl Tracking {
             let mut sink = CallerBitmap::new(span, bitmap, page)?;
             let asked = sink.range();
             sweep.reading.asking.ledger.pay(&asked, |part| sink.add_range(part));
-            // Whole pages of the tracking: what lies beyond the range is owed.
+            // Read whole pages of the tracking. The parts beyond the range are owed.
             let mask = page.bytes() - 1;
             let range = asked.start() & !mask..=asked.end() | mask;
             let mut cut = Vec::new();
@@ -328,11 +332,11 @@ impl Tracking {
         })
     }
 
-    /// Starts the logs of devices anew, so that they watch mappings that came after the start. No
-    /// bit is lost: in between another tracker of the writer watches, if it has one, or the device
-    /// stands still; otherwise everything counts as dirty once. Where nothing has to count as dirty
-    /// for it, readings do it by themselves, once per round: it takes as long as reading all of the
-    /// map.
+    /// Restarts the logs of devices, so that they watch mappings that were added after the start.
+    /// No bit is lost: meanwhile another tracker of the writer watches, if it has one, or the
+    /// device stands still; otherwise everything counts as dirty once. If nothing has to count as
+    /// dirty because of it, readings restart logs by themselves, once per round, since it takes as
+    /// long as reading all of the map.
     pub fn rearm(&mut self) -> Result<Synced> {
         self.check_process()?;
         self.inside(|tracking| {
@@ -350,7 +354,7 @@ impl Tracking {
         self.ledger.is_suspect(range) || self.trackers.is_blind(range)
     }
 
-    /// What a reading of a range that is complete has to say.
+    /// What a complete reading of a range reports.
     fn tell(&mut self, range: &RangeInclusive<u64>) -> Synced {
         let (errors, untold) = self.ledger.tell(range);
         Synced { errors, unwatched: untold || self.is_unwatched(range) }
@@ -358,7 +362,7 @@ impl Tracking {
 
     // --- numbers -----------------------------------------------------------------------------------
 
-    /// Dirty tracking as a whole.
+    /// The statistics of dirty tracking as a whole.
     pub fn stats(&self) -> DirtyStats {
         let kept = self.ledger.footprint() + self.delivery.footprint();
         let buffers = self.buffers.as_ref().map_or(0, Buffers::footprint);
@@ -381,12 +385,12 @@ impl Tracking {
         u32::try_from(self.trackers.num_writers()).unwrap_or(u32::MAX)
     }
 
-    /// One writer; an error if it was never added or was removed.
+    /// The statistics of one writer. It is an error if it was never added, or was removed.
     pub fn writer(&self, number: u32) -> Result<WriterStats> {
         self.trackers.stats(number as usize, self.is_tracking())
     }
 
-    /// What went wrong since the start, oldest first.
+    /// What went wrong since the start, by number, oldest first.
     pub fn error(&self, index: usize) -> Option<&DirtyError> {
         self.ledger.error(index)
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What dirty tracking does when its own parts are missing, which no caller can bring about: pages
-//! that nobody can tell of are dirty.
+//! that nobody knows about are dirty.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
@@ -31,7 +31,7 @@ impl Memory for Given {
     }
 }
 
-/// Tracks, and nothing is dirty.
+/// A tracker that never finds a dirty page.
 struct Clean;
 
 impl CustomTracker for Clean {
@@ -83,7 +83,7 @@ fn writer(by_table: bool) -> Writer {
     }
 }
 
-/// Tracking with a writer that is tracked by a page table or the VMM's tracker, and nothing dirty.
+/// Tracking of a writer by a page table or the VMM's tracker, with nothing dirty.
 fn tracked(by_table: bool) -> (Tracking, Given) {
     let given = Given::default();
     let options = TrackingOptions { page_size: PageSize::new(PAGE), buffer_bytes: 0 };
@@ -96,7 +96,7 @@ fn tracked(by_table: bool) -> (Tracking, Given) {
     (tracking, given)
 }
 
-/// The same, and another writer that nothing tracks, for a reason that nobody has thought of.
+/// The same, with another writer that nothing tracks, for a reason that nobody has thought of.
 fn untracked(by_table: bool) -> (Tracking, Given, u32) {
     let (mut tracking, given) = tracked(by_table);
     let number = tracking.trackers.add(writer(by_table), None).unwrap();

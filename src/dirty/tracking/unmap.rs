@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Mappings that go: what was dirty there is read in the order that each tracker needs.
+//! Removes mappings, and reads what was dirty there in the order that each tracker needs.
 
 use std::ops::RangeInclusive;
 
@@ -20,14 +20,14 @@ use crate::error::{Errno, Error, Result};
 const NO_MEMORY: &str = "no memory for a list of mappings";
 
 impl Tracking {
-    /// Takes a range out of the map: reads what was dirty there, in the order that each tracker
-    /// needs, and calls `unmap` in between, which removes the range from everything that has it
-    /// mapped. Containers that are tracked have been unmapped already then, which does not matter:
-    /// unmapping them again does nothing. Where `bitmap` is given, what was dirty is added there, in
-    /// pages of its size, otherwise [`crate::dirty::Memory::set_dirty`] gets it. Where nothing is mapped, `unmap` is
-    /// called and nothing else happens.
+    /// Removes a range from the map: reads what was dirty there, in the order that each tracker
+    /// needs, and calls `unmap` in between, which must unmap the range from everything that has it
+    /// mapped. The library has unmapped containers that it tracks by then, which does no harm:
+    /// unmapping them again does nothing. What was dirty is added to `bitmap`, in pages of its
+    /// size, if there is one, and otherwise given to [`crate::dirty::Memory::set_dirty`]. If
+    /// nothing is mapped in the range, `unmap` is called and nothing else happens.
     ///
-    /// When `unmap` fails the range stays in the map and counts as dirty.
+    /// If `unmap` fails, the range stays in the map and always counts as dirty.
     pub fn unmap(
         &mut self,
         iova: u64,
@@ -74,7 +74,7 @@ impl Tracking {
     ) -> Result<()> {
         let page = self.page;
         let (Sweep { mut reading, .. }, delivery) = self.parts()?;
-        // First: without memory nothing has happened.
+        // This comes first, so a lack of memory here changes nothing.
         let pieces = alloc::collect(reading.asking.map.pieces(range), NO_MEMORY)?;
         let mut translated = Vec::new();
         if sink.is_none() {
@@ -120,29 +120,30 @@ fn read_around(
     unmap: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     if let Err(error) = read_mapped(reading, delivery, pieces, translated, places) {
-        // What a container had mapped is gone from there.
+        // The container has unmapped its part already.
         if !reading.asking.trackers.active_of(&[TrackerKind::Type1]).is_empty() {
             doubt(&mut reading.asking, pieces, &error);
         }
         return Err(error.note("; what is dirty can neither be given nor kept: try again"));
     }
     if let Err(error) = unmap() {
-        // Some of it may be gone: no tracker can be relied upon here any more.
+        // Some of it may be unmapped, so no tracker can be relied upon for it from now on.
         doubt(&mut reading.asking, pieces, &error);
         return Err(error);
     }
-    // A device can write until the last moment: what still tells is read when it cannot.
+    // A device can write until the last moment. So trackers that still answer are read again now,
+    // when it cannot.
     for i in reading.asking.trackers.active_of(&[TrackerKind::DeviceLog, TrackerKind::Custom]) {
         reading.pieces(i, pieces, false);
     }
-    // A log that is lost by now can be made up for by now only.
+    // This is the last chance to notice that a log was lost to a reset.
     reading.check_resets();
     add_blind(&mut reading.asking, pieces, true);
     Ok(())
 }
 
-/// What is read before the range goes. What is known to be dirty in translated pieces is looked up in
-/// the VMM's memory, as long as the VMM surely knows where it is: where there are `places`.
+/// Reads what must be read before the range is unmapped. If there are `places`, also asks the VMM
+/// where the dirty pages of translated pieces are, while it certainly still knows.
 fn read_mapped(
     reading: &mut Reading<'_>,
     delivery: &mut Delivery,
@@ -150,7 +151,7 @@ fn read_mapped(
     translated: &[Piece],
     places: Option<&mut Places>,
 ) -> Result<()> {
-    // A page table forgets with the mapping; so may a tracker of the VMM's.
+    // A page table forgets its bits when a range is unmapped, and so may the VMM's tracker.
     for i in reading.asking.trackers.active_of(&[TrackerKind::Hwpt, TrackerKind::Custom]) {
         reading.pieces(i, pieces, true);
     }
@@ -164,12 +165,13 @@ fn read_mapped(
     for i in reading.asking.trackers.active_of(&[TrackerKind::DeviceLog]) {
         reading.pieces(i, translated, false);
     }
-    // Counted when it is added for good.
+    // Not counted yet: that happens when it is added again after the unmapping.
     add_blind(&mut reading.asking, translated, false);
     delivery.locate(pieces, reading.asking.ledger, reading.union, places)
 }
 
-/// Makes what counts as dirty whatever the trackers say pending. It is counted as assumed if wished.
+/// Makes what is dirty whatever the trackers say pending. With `counted`, it is added to the bytes
+/// that were assumed to be dirty.
 fn add_blind(asking: &mut Asking<'_>, pieces: &[Piece], counted: bool) {
     for piece in pieces.iter().filter(|piece| !piece.mapping.read_only) {
         asking.trackers.add_blind(piece, counted, asking.ledger);
@@ -177,8 +179,8 @@ fn add_blind(asking: &mut Asking<'_>, pieces: &[Piece], counted: bool) {
     }
 }
 
-/// Makes what could not be unmapped dirty for good. A page table says nothing about all of a mapping
-/// that has a hole now, so where one cannot tell, all of it is doubtful.
+/// Makes what could not be unmapped always dirty. A page table reports nothing at all for a mapping
+/// that now has a hole; if one cannot tell whether there is a hole, the whole mapping is doubtful.
 fn doubt(asking: &mut Asking<'_>, pieces: &[Piece], error: &Error) {
     let Asking { map, trackers, ledger, .. } = asking;
     let before = ledger.total_errors();
@@ -195,6 +197,6 @@ fn doubt(asking: &mut Asking<'_>, pieces: &[Piece], error: &Error) {
         ledger.record(None, TrackerKind::None, &piece.range(), error);
         trackers.verify(&whole.range(), map, ledger);
     }
-    // The call fails, which says it.
+    // No reading has to mention these errors, since the call itself fails.
     ledger.told(ledger.total_errors() - before);
 }

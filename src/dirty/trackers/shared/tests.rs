@@ -17,7 +17,7 @@ fn table(fake: &Fake) -> SharedTracker {
     SharedTracker::new(Box::new(PageTable::new(Box::new(fake.clone()), own)), None)
 }
 
-/// A sum of two words at the most.
+/// A sum of at most two words.
 fn union() -> Union {
     Buffers::new(16).unwrap().union
 }
@@ -38,7 +38,7 @@ fn an_answer_in_pages_of_the_chunk_goes_straight_into_the_sum() {
     fake.dirty([7, 8, 70, 71]);
     tracker.fill(false, &mut union, &mut scratch, none).unwrap();
     assert_eq!((&union[..], scratch.footprint()), (&[1 | 1 << 62][..], 0));
-    // Another one's answer, or another time's, is added.
+    // The next answer is added to it.
     fake.dirty([9, 71]);
     tracker.add(false, &mut union, &mut scratch, none).unwrap();
     assert_eq!(union[..], [3 | 1 << 62]);
@@ -97,7 +97,7 @@ fn what_is_asked_for_what_it_does_not_answer_is_an_error_and_not_clean() {
     let whole = map(&[(0, 8)]).writable(&(0..=0)).next().unwrap();
     let filled = table(&fake).fill(false, &mut union, &mut scratch, none);
     let read = custom(&fake).add_whole(&whole, page(), false, &mut words, &mut scratch);
-    // A page table is unmapped by the VMM.
+    // A page table cannot unmap; the VMM does that.
     let unmapped = table(&fake).unmap(&whole, page(), &mut words, &mut scratch);
     for result in [filled, read, unmapped] {
         assert_eq!(result.unwrap_err().code(), Code::NotRecoverable);
