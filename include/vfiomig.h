@@ -1329,7 +1329,8 @@ struct vfiomig_place {
 /*
  * The VMM's memory, as dirty tracking needs it. Callbacks run on the thread that is inside the
  * tracking object, one at a time. In them, every function of that tracking object returns -EBUSY.
- * Each may be NULL.
+ * Each may be NULL. Each returns 0 or -errno: EINVAL, ENODEV, ENOMEM, ENOTTY and EOPNOTSUPP are
+ * passed on to whoever called the library; any other becomes EIO.
  */
 struct vfiomig_memory_ops {
     /* VFIOMIG_MEMORY_OPS_INIT sets it. */
@@ -1388,7 +1389,7 @@ struct vfiomig_dirty_options {
 
 /*
  * A dirty tracker of the VMM's own: a vfio-user server's log, or anything else it has. Each
- * callback returns 0 or -errno.
+ * callback returns 0 or -errno, as those of struct vfiomig_memory_ops do.
  */
 struct vfiomig_tracker_ops {
     /* VFIOMIG_TRACKER_OPS_INIT sets it. */
@@ -1472,7 +1473,10 @@ struct vfiomig_dirty_writer {
 };
 #define VFIOMIG_DIRTY_WRITER_INIT VFIOMIG_INIT_(struct vfiomig_dirty_writer)
 
-/* Unmaps a range from everything that has it mapped. Returns 0 or -errno. */
+/*
+ * Unmaps a range from everything that has it mapped. Returns 0 or -errno, as the callbacks of
+ * struct vfiomig_memory_ops do.
+ */
 typedef int (*vfiomig_unmap_fn)(void *opaque, uint64_t iova, uint64_t size);
 
 /* Numbers of a tracking object since tracking was started. */

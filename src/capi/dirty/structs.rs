@@ -63,13 +63,15 @@ pub struct vfiomig_place {
 pub type vfiomig_mapping_fn =
     Option<unsafe extern "C" fn(opaque: *mut c_void, mapping: *const vfiomig_mapping) -> c_int>;
 
-/// Unmaps a range from everything that has it mapped. Returns 0 or -errno.
+/// Unmaps a range from everything that has it mapped. Returns 0 or -errno, as the callbacks of
+/// struct vfiomig_memory_ops do.
 pub type vfiomig_unmap_fn =
     Option<unsafe extern "C" fn(opaque: *mut c_void, iova: u64, size: u64) -> c_int>;
 
 /// The VMM's memory, as dirty tracking needs it. Callbacks run on the thread that is inside the
 /// tracking object, one at a time. In them, every function of that tracking object returns -EBUSY.
-/// Each may be NULL.
+/// Each may be NULL. Each returns 0 or -errno: EINVAL, ENODEV, ENOMEM, ENOTTY and EOPNOTSUPP are
+/// passed on to whoever called the library; any other becomes EIO.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct vfiomig_memory_ops {
@@ -138,7 +140,7 @@ pub struct vfiomig_memory_ops {
 }
 
 /// A dirty tracker of the VMM's own: a vfio-user server's log, or anything else it has. Each
-/// callback returns 0 or -errno.
+/// callback returns 0 or -errno, as those of struct vfiomig_memory_ops do.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct vfiomig_tracker_ops {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The tracker that a VMM brings itself, as callbacks.
 
-use super::{Tracker, TrackerKind, refused};
+use super::{Tracker, TrackerKind};
 use crate::dirty::bitmap::PageSize;
 use crate::dirty::map::Map;
 use crate::error::{Errno, Error, Result, err};
@@ -42,7 +42,7 @@ impl Custom {
 }
 
 fn callback(what: &str, errno: Errno) -> Error {
-    refused(&format!("the VMM's tracker does not {what}"), errno)
+    Error::new(errno.callback_code(), format!("the VMM's tracker does not {what}: {errno}"))
 }
 
 impl Tracker for Custom {
@@ -73,5 +73,40 @@ impl Tracker for Custom {
 
     fn calls(&self) -> u64 {
         self.calls
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Code;
+
+    /// Does not stop.
+    struct Refuses(Errno);
+
+    impl CustomTracker for Refuses {
+        fn page_size(&self) -> PageSize {
+            PageSize::new(4096).unwrap()
+        }
+
+        fn start(&mut self) -> std::result::Result<(), Errno> {
+            Ok(())
+        }
+
+        fn stop(&mut self) -> std::result::Result<(), Errno> {
+            Err(self.0)
+        }
+
+        fn sync(&mut self, _bitmap: &mut Bitmap<'_>) -> std::result::Result<(), Errno> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_callback_that_a_signal_interrupted_was_called_once_and_has_not_timed_out() {
+        for (errno, code) in [(libc::EINTR, Code::Io), (libc::ENOMEM, Code::NoMem)] {
+            let mut tracker = Custom::new(Box::new(Refuses(Errno(errno)))).unwrap();
+            assert_eq!(tracker.stop().unwrap_err().code(), code);
+        }
     }
 }
