@@ -591,8 +591,6 @@ static void wherever_a_device_fails(void)
     for (int i = HERE; i <= FAILED; i++)
         CHECK(ends[SOURCE][i] > 0 || i == UNKNOWN);
     CHECK(ends[TARGET][HERE] > 0 && ends[TARGET][THERE] > 0 && ends[TARGET][FAILED] > 0);
-    printf("# source: %d here, %d there, %d failed\n", ends[SOURCE][HERE], ends[SOURCE][THERE],
-           ends[SOURCE][FAILED]);
 }
 
 static void the_device_is_reset(void)
