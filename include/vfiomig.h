@@ -1138,7 +1138,8 @@ int vfiomig_load_commit(struct vfiomig_load *load) VFIOMIG_MUST_CHECK;
 int vfiomig_load_cancel(struct vfiomig_load *load);
 
 /*
- * Returns what the stream says it was saved from. This is a claim, not a proof.
+ * Returns what the stream says it was saved from, also if the stream was refused because of that.
+ * This is a claim, not a proof.
  *
  * States: all.
  * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENODATA, -ENOTRECOVERABLE.

@@ -316,6 +316,7 @@ fn the_policy_sees_both_identities_and_decides() {
                 assert_eq!(error.code(), code);
                 assert_eq!(error.failure().unwrap().operation, Operation::Callback);
                 assert_eq!(error.failure().unwrap().errno, errno);
+                assert_eq!(load.source_identity().unwrap().driver, "vfiomig-sim");
                 assert_eq!(target.sim.count(Op::Write), written);
                 assert_eq!(target.sim.state(), State::RUNNING);
             }

@@ -163,13 +163,14 @@ impl Load {
 
     /// Whether the stream was saved from what the caller expects, and fits this device.
     fn check_source(&mut self, inner: &Inner, source: Box<Identity>) -> Result<()> {
+        // Kept first: what is refused here is what a user asks about.
+        let source = self.source.insert(source);
         self.options.expect(self.reader.migration_id(), self.reader.device())?;
-        inner.identity().accepts(&source, self.options.ignore)?;
+        inner.identity().accepts(source, self.options.ignore)?;
         if let Some(policy) = &mut self.options.policy {
-            policy(&source, inner.identity())
+            policy(source, inner.identity())
                 .map_err(|errno| callback_refused("the VMM's policy refuses this source", errno))?;
         }
-        self.source = Some(source);
         Ok(())
     }
 

@@ -172,7 +172,8 @@ pub extern "C" fn vfiomig_load_cancel(load: *mut vfiomig_load) -> c_int {
     })
 }
 
-/// Returns what the stream says it was saved from. This is a claim, not a proof.
+/// Returns what the stream says it was saved from, also if the stream was refused because of that.
+/// This is a claim, not a proof.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_load_get_source_identity(
     load: *mut vfiomig_load,
