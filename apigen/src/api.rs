@@ -153,6 +153,18 @@ impl Function {
         all.iter().enumerate().map(bit).sum()
     }
 
+    /// Its errors, those together that share a text.
+    pub fn errors_by_text(&self) -> Vec<(Vec<&str>, &str)> {
+        let mut found: Vec<(Vec<&str>, &str)> = Vec::new();
+        for (errno, text) in &self.errors {
+            match found.iter_mut().find(|(_, known)| known == text) {
+                Some((errnos, _)) => errnos.push(errno),
+                None => found.push((vec![errno], text)),
+            }
+        }
+        found
+    }
+
     /// Codes that it may return, as bits in the order of [`Api::codes`]; of one that frees a handle
     /// and returns nothing, those whose texts it may leave.
     pub fn may_leave(&self, api: &Api) -> u32 {

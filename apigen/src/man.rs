@@ -63,9 +63,9 @@ pub fn page(api: &Api, examples: &Examples, function: &Function) -> String {
     }
     if !function.errors.is_empty() {
         out.push_str(".SH ERRORS\n");
-        for (errno, text) in &function.errors {
-            let text = prose(api, Some(function), text);
-            let _ = write!(out, ".TP\n.B \\-{errno}\n{text}\n");
+        for (errnos, text) in function.errors_by_text() {
+            let (text, errnos) = (prose(api, Some(function), text), errnos.join(", \\-"));
+            let _ = write!(out, ".TP\n.B \\-{errnos}\n{text}\n");
         }
     }
     let _ = write!(out, ".SH THREADS\n{}", threads(api, function));

@@ -136,13 +136,17 @@ fn rows_that_contradict_the_source_or_themselves_are_refused() {
 }
 
 #[test]
-fn codes_that_share_a_text_are_listed_one_by_one() {
+fn codes_that_share_a_text_are_codes_of_their_own_with_one_entry_in_the_manual() {
     let api = api();
     let next = api.functions.iter().find(|f| f.name == "vfiomig_save_next").unwrap();
     let text = |errno: &str| &next.errors.iter().find(|(listed, _)| listed == errno).unwrap().1;
     assert!(text("ENOTTY").starts_with("The driver failed with this code."));
     assert_eq!(text("ENOTTY"), text("EOPNOTSUPP"));
     assert!(text("EAGAIN").starts_with("Nothing can be read without blocking."));
+    let made = outputs(&project()).unwrap();
+    let (_, page) = made.iter().find(|(path, _)| path.ends_with("vfiomig_save_next.3")).unwrap();
+    assert!(page.contains(".TP\n.B \\-ENOTTY, \\-EOPNOTSUPP\nThe driver failed"), "{page}");
+    assert!(page.contains(".TP\n.B \\-EAGAIN\nNothing can be read"), "{page}");
 }
 
 #[test]
