@@ -22,8 +22,8 @@ MAGIC = b"\x89VFIOMIG"
 MARK = b"VMFr"
 IDENTITY, DATA, INITIAL, BLOB, RESTART, END = 1, 2, 3, 4, 5, 6
 OPTIONAL = 1
-SESSION = bytes(range(16))
-OTHER_SESSION = bytes(range(16, 32))
+MIGRATION_ID = bytes(range(16))
+OTHER_MIGRATION_ID = bytes(range(16, 32))
 DEFAULT_LIMITS = {
     "max_frame": 4 << 20,
     "max_blob": 1 << 20,
@@ -35,30 +35,31 @@ DEFAULT_LIMITS = {
 
 # ---- writing ---------------------------------------------------------------------------------
 
-def preamble(session=SESSION, major=1, minor=0, required=0, optional=0, magic=MAGIC, spoil=0):
-    head = magic + struct.pack("<HHII", major, minor, required, optional) + session
+def preamble(migration_id=MIGRATION_ID, major=1, minor=0, required=0, optional=0, magic=MAGIC,
+             spoil=0):
+    head = magic + struct.pack("<HHII", major, minor, required, optional) + migration_id
     return head + struct.pack("<I", zlib.crc32(head) ^ spoil)
 
 
 class Writer:
     """Writes what it is told to, also what no writer may write."""
 
-    def __init__(self, session=SESSION, device=0, **about):
-        self.session, self.device = session, device
-        self.out = preamble(session, **about)
+    def __init__(self, migration_id=MIGRATION_ID, device=0, **about):
+        self.migration_id, self.device = migration_id, device
+        self.out = preamble(migration_id, **about)
         self.sequence = 0
         self.digest = 0
         self.totals = [0, 0, 0]
 
     def frame(self, kind, payload=b"", flags=0, sequence=None, device=None, length=None,
-              session=None, mark=MARK, spoil_header=0, spoil_payload=0, counted=True):
+              migration_id=None, mark=MARK, spoil_header=0, spoil_payload=0, counted=True):
         sequence = self.sequence if sequence is None else sequence
         device = self.device if device is None else device
         head = mark + struct.pack(
             "<HHIIQI", kind, flags, device, len(payload) if length is None else length, sequence,
             zlib.crc32(payload) ^ spoil_payload)
         assert len(head) == 28
-        check = zlib.crc32((session or self.session) + head) ^ spoil_header
+        check = zlib.crc32((migration_id or self.migration_id) + head) ^ spoil_header
         self.out += head + struct.pack("<I", check) + payload
         self.sequence += 1
         if counted and kind != END:
@@ -158,8 +159,8 @@ def fixtures():
     add("no-data", "a stream may have no data: what that means is the session's business",
         Writer().identity().end(), [SIMPLE, E], **lib)
     add("device-number", "the largest device number, another migration id",
-        Writer(session=OTHER_SESSION, device=0xFFFFFFFF).identity().data(b"x").end(),
-        [SIMPLE, d(b"x"), E], session=OTHER_SESSION.hex(), device=0xFFFFFFFF, **lib)
+        Writer(migration_id=OTHER_MIGRATION_ID, device=0xFFFFFFFF).identity().data(b"x").end(),
+        [SIMPLE, d(b"x"), E], migration_id=OTHER_MIGRATION_ID.hex(), device=0xFFFFFFFF, **lib)
     add("initial-complete", "data, the mark, more data",
         Writer(device=3).identity().data(b"first").initial(1).data(b"second").end(),
         [SIMPLE, d(b"first"), i(1), d(b"second"), E], device=3, **lib)
@@ -239,9 +240,9 @@ def fixtures():
     add("bad-identity-check", "a wrong check of the identity's payload",
         Writer().identity(spoil_payload=1).end(), [], "EBADMSG")
     add("foreign-frame", "a frame of another migration id",
-        start().data(b"x", session=OTHER_SESSION).end(), [SIMPLE], "EBADMSG")
+        start().data(b"x", migration_id=OTHER_MIGRATION_ID).end(), [SIMPLE], "EBADMSG")
     add("foreign-preamble", "all frames under another migration id's preamble",
-        preamble(OTHER_SESSION) + rest, [], "EBADMSG")
+        preamble(OTHER_MIGRATION_ID) + rest, [], "EBADMSG")
     add("sequence-gap", "a frame is missing",
         start().data(b"a").data(b"b", sequence=3).end(), [SIMPLE, d(b"a")], "EPROTO")
     add("sequence-repeated", "a frame comes twice",
@@ -402,8 +403,8 @@ def write(directory):
     for name, about, out, items, result, more in fixtures():
         assert name not in names, name
         names.add(name)
-        row = {"file": name + ".bin", "about": about, "session": SESSION.hex(), "device": 0,
-               "encode": False, "limits": {}, "items": items, "result": result}
+        row = {"file": name + ".bin", "about": about, "migration_id": MIGRATION_ID.hex(),
+               "device": 0, "encode": False, "limits": {}, "items": items, "result": result}
         row.update(more)
         found = read(out, dict(DEFAULT_LIMITS, **row["limits"]))
         if found != (items, result):
@@ -493,7 +494,7 @@ def read_items(stream, limits):
     major, _minor, required, _optional = struct.unpack("<HHII", head[8:20])
     check(major == 1, "EPROTO")
     check(required == 0, "EPROTO")
-    session = head[20:36]
+    migration_id = head[20:36]
 
     due, the_device, digest, others, restarts, ever = 0, None, 0, 0, 0, 0
     data_bytes = data_frames = blobs = 0
@@ -503,7 +504,7 @@ def read_items(stream, limits):
         mark, kind, flags, device, length, sequence, payload_check, header_check = struct.unpack(
             "<4sHHIIQII", head)
         check(mark == MARK, "EPROTO")
-        check(zlib.crc32(session + head[:28]) == header_check, "EBADMSG")
+        check(zlib.crc32(migration_id + head[:28]) == header_check, "EBADMSG")
         check(sequence == due, "EPROTO")
         check((sequence == 0) == (kind == IDENTITY), "EPROTO")
         the_device = device if the_device is None else the_device

@@ -208,7 +208,7 @@ fn expected_item(json: &Json) -> Owned {
 struct Fixture {
     name: String,
     bytes: Vec<u8>,
-    session: [u8; 16],
+    migration_id: [u8; 16],
     device: u32,
     encode: bool,
     limits: DecodeLimits,
@@ -240,7 +240,7 @@ fn fixtures() -> Vec<Fixture> {
         }
         Fixture {
             bytes: std::fs::read(directory().join(&name)).unwrap(),
-            session: row.get("session").unwrap().hex().try_into().unwrap(),
+            migration_id: row.get("migration_id").unwrap().hex().try_into().unwrap(),
             device: row.get("device").unwrap().number().try_into().unwrap(),
             encode: row.get("encode") == Some(&Json::Bool(true)),
             limits,
@@ -379,8 +379,8 @@ fn every_fixture_survives_random_splits() {
 }
 
 /// Writes a stream with the library.
-fn write(session: [u8; 16], device: u32, items: &[Owned]) -> Vec<u8> {
-    let mut encoder = Encoder::new(session, device);
+fn write(migration_id: [u8; 16], device: u32, items: &[Owned]) -> Vec<u8> {
+    let mut encoder = Encoder::new(migration_id, device);
     let mut buf = vec![0u8; 64 << 10];
     let n = encoder.preamble(&mut buf).unwrap();
     let mut out = buf[..n].to_vec();
@@ -413,7 +413,7 @@ fn write(session: [u8; 16], device: u32, items: &[Owned]) -> Vec<u8> {
 fn the_librarys_writer_makes_the_same_bytes_as_the_document() {
     let mut made = 0;
     for fixture in fixtures().into_iter().filter(|fixture| fixture.encode) {
-        let ours = write(fixture.session, fixture.device, &fixture.items);
+        let ours = write(fixture.migration_id, fixture.device, &fixture.items);
         let differs = ours.iter().zip(&fixture.bytes).position(|(a, b)| a != b);
         assert_eq!(differs, None, "{}: first difference", fixture.name);
         assert_eq!(ours.len(), fixture.bytes.len(), "{}", fixture.name);

@@ -68,7 +68,7 @@ fn repair(bytes: &mut [u8]) {
     }
     bytes[..8].copy_from_slice(&vfiomig::stream::MAGIC);
     bytes[8..20].copy_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-    let session = bytes[20..36].to_vec();
+    let migration_id = bytes[20..36].to_vec();
     let preamble = crc(&[&bytes[..36]]);
     bytes[36..40].copy_from_slice(&preamble.to_le_bytes());
     let mut at = PREAMBLE_LEN;
@@ -80,7 +80,7 @@ fn repair(bytes: &mut [u8]) {
         bytes[at + 12..at + 16].copy_from_slice(&(len as u32).to_le_bytes());
         let payload = crc(&[&bytes[at + HEADER_LEN..at + HEADER_LEN + len]]);
         bytes[at + 24..at + 28].copy_from_slice(&payload.to_le_bytes());
-        let header = crc(&[&session, &bytes[at..at + 28]]);
+        let header = crc(&[&migration_id, &bytes[at..at + 28]]);
         bytes[at + 28..at + 32].copy_from_slice(&header.to_le_bytes());
         at += HEADER_LEN + len;
     }

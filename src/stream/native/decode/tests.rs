@@ -69,7 +69,7 @@ fn read_into_space(stream: &[u8], sizes: &mut dyn Iterator<Item = usize>) -> Res
     Ok(items)
 }
 
-const SESSION: [u8; 16] = [7; 16];
+const MIGRATION_ID: [u8; 16] = [7; 16];
 
 struct Writer {
     encoder: Encoder,
@@ -78,8 +78,8 @@ struct Writer {
 
 impl Writer {
     fn new() -> Writer {
-        let encoder = Encoder::new(SESSION, 3);
-        let mut writer = Writer { encoder, out: encode_preamble(&SESSION).to_vec() };
+        let encoder = Encoder::new(MIGRATION_ID, 3);
+        let mut writer = Writer { encoder, out: encode_preamble(&MIGRATION_ID).to_vec() };
         let identity = Identity { bus: "pci".into(), ..Identity::default() };
         writer.put(FrameType::Identity, &[&encode_identity(&identity)]);
         writer
@@ -196,7 +196,7 @@ fn announcing(length: u32) -> Vec<u8> {
         sequence: 1,
         payload_crc: 0,
     };
-    w.out.extend_from_slice(&header.encode(&SESSION));
+    w.out.extend_from_slice(&header.encode(&MIGRATION_ID));
     w.out
 }
 
@@ -287,7 +287,7 @@ fn unknown_optional_frames_are_passed_over_and_mandatory_ones_refused() {
             sequence: 1,
             payload_crc: crc32fast::hash(payload),
         };
-        let bytes = header.encode(&SESSION);
+        let bytes = header.encode(&MIGRATION_ID);
         w.out.extend_from_slice(&bytes);
         w.out.extend_from_slice(payload);
         w.encoder.skip_for_test(&header, &bytes);
