@@ -11,7 +11,7 @@
 //! with [`KernelTransport::new`](transport::KernelTransport::new) and the device's fd.
 //!
 //! ```
-//! use vfiomig::device::DeviceOptions;
+//! use vfiomig::device::{DeviceOptions, Fixups};
 //! use vfiomig::session::{Ending, LoadOptions, SaveOptions, SaveStatus};
 //! use vfiomig::{Device, Result};
 //! use vfiomig_sim::{Sim, SimOptions};
@@ -39,7 +39,10 @@
 //! // The target has the whole state and verified it: only now the source lets go of it.
 //! load.commit()?;
 //! save.finish(Ending::Release)?;
+//! // What the stream does not carry, the VMM sets up again before the device runs.
+//! assert_eq!(target.fixups(), Fixups::PCI_COMMAND | Fixups::INTERRUPTS);
 //! target.run()?;
+//! assert!(target.fixups().is_empty());
 //!
 //! assert_eq!(there.digest(), here.digest());
 //! # Ok(())
