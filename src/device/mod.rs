@@ -145,6 +145,9 @@ impl Device {
     /// [`Device::reset`] or [`Device::accept_reset`] says that an empty device is wanted.
     ///
     /// [`Code::Io`]: crate::error::Code::Io
+    /// [`Outcome::Kept`]: crate::error::Outcome::Kept
+    /// [`Outcome::Recovered`]: crate::error::Outcome::Recovered
+    /// [`Outcome::Reset`]: crate::error::Outcome::Reset
     pub fn run(&self) -> Result<()> {
         let mut inner = self.lock()?;
         let epoch = inner.epoch();
