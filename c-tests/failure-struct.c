@@ -62,7 +62,7 @@ static void a_change_that_stopped_half_way(void)
     EQ(vfiomig_save_stop(save), -EIO);
     OK(vfiomig_save_get_failure(save, &failure));
     expect(&failure, -EIO, VFIOMIG_OP_SET_STATE, EIO, VFIOMIG_STATE_RUNNING_P2P,
-           VFIOMIG_STATE_STOP_COPY, VFIOMIG_STATE_RUNNING, VFIOMIG_OUTCOME_RECOVERED);
+           VFIOMIG_STATE_STOP_COPY, VFIOMIG_STATE_RUNNING_P2P, VFIOMIG_OUTCOME_RECOVERED);
     /* The device keeps it as well. */
     OK(vfiomig_device_get_failure(rig.dev, &failure));
     EQ(failure.code, -EIO);

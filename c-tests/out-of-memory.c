@@ -505,7 +505,7 @@ static int recovery(struct world *w)
     if (r == -ENOMEM)
         return r;
     EQ(r, -EIO);
-    EQ(vfiomig_sim_state(w->source.sim), VFIOMIG_STATE_RUNNING);
+    EQ(vfiomig_sim_state(w->source.sim), VFIOMIG_STATE_RUNNING_P2P);
     CHECK(LIB(vfiomig_save_get_failure(w->save, &failure)) == 0);
     EQ(failure.outcome, VFIOMIG_OUTCOME_RESET);
     w->lost = 1;

@@ -89,6 +89,70 @@ static void moved_together(void)
     }
 }
 
+/* Where device 1 has been, as it told. */
+static struct {
+    uint32_t kinds[32], states[32];
+    int count;
+} path;
+
+static void note_event(void *opaque, const struct vfiomig_event *event)
+{
+    (void)opaque;
+    if (path.count < 32) {
+        path.kinds[path.count] = event->kind;
+        path.states[path.count++] = event->to;
+    }
+}
+
+/* Device 0 is stopped, device 1 fails to: it does not run before the VMM says so. */
+static void one_that_fails_waits_for_the_others(void)
+{
+    static const uint32_t faults[] = { VFIOMIG_SIM_FAULT_ONCE, VFIOMIG_SIM_FAULT_ERROR };
+    static const uint32_t endings[] = { VFIOMIG_ENDING_KEEP_QUIESCED, VFIOMIG_ENDING_KEEP };
+    for (int f = 0; f < 2; f++)
+        for (int e = 0; e < 2; e++) {
+            int reset = faults[f] == VFIOMIG_SIM_FAULT_ERROR;
+            uint32_t outcome = reset ? VFIOMIG_OUTCOME_RESET : VFIOMIG_OUTCOME_RECOVERED;
+            struct vfiomig_device_options options = VFIOMIG_DEVICE_OPTIONS_INIT;
+            struct vfiomig_failure failure = VFIOMIG_FAILURE_INIT;
+            struct vfiomig_save *saves[2];
+            struct rig rigs[2];
+            options.event = note_event;
+            for (int i = 0; i < 2; i++) {
+                rigs[i] = rig_new(NULL, i == 1 ? &options : NULL);
+                OK(vfiomig_save_begin(rigs[i].dev, NULL, &saves[i]));
+            }
+            for (int i = 0; i < 2; i++)
+                OK(vfiomig_save_quiesce(saves[i]));
+            OK(vfiomig_save_stop(saves[0]));
+            path.count = 0;
+            OK(vfiomig_sim_inject(rigs[1].sim, VFIOMIG_SIM_OP_SET_STATE, 1, EIO, faults[f]));
+            EQ(vfiomig_save_stop(saves[1]), -EIO);
+            OK(vfiomig_save_get_failure(saves[1], &failure));
+            EQ(failure.outcome, outcome);
+            EQ(failure.state_after, VFIOMIG_STATE_RUNNING_P2P);
+            EQ(vfiomig_sim_state(rigs[1].sim), VFIOMIG_STATE_RUNNING_P2P);
+            CHECK(path.count > 0);
+            for (int i = 0; i < path.count; i++)
+                if (!reset)
+                    EQ(path.states[i], VFIOMIG_STATE_RUNNING_P2P);
+            EQ(path.states[path.count - 1], VFIOMIG_STATE_RUNNING_P2P);
+            /* Not run by anyone while its save is open. */
+            EQ(vfiomig_device_run(rigs[1].dev), -EBUSY);
+            /* The one that failed first, while the other still stands still. */
+            EQ(vfiomig_save_finish(saves[1], endings[e]), reset ? -EIO : 0);
+            EQ(vfiomig_sim_state(rigs[1].sim), e == 0 ? VFIOMIG_STATE_RUNNING_P2P : VFIOMIG_STATE_RUNNING);
+            EQ(vfiomig_sim_state(rigs[0].sim), VFIOMIG_STATE_STOP_COPY);
+            OK(vfiomig_save_finish(saves[0], VFIOMIG_ENDING_KEEP_QUIESCED));
+            OK(vfiomig_device_run(rigs[0].dev));
+            EQ(vfiomig_device_run(rigs[1].dev), reset ? -EIO : 0);
+            for (int i = 0; i < 2; i++) {
+                vfiomig_save_free(saves[i]);
+                rig_free(&rigs[i]);
+            }
+        }
+}
+
 /* The first step of one device ends in a reset. After that nobody may run it, in any way. */
 static void one_that_lost_its_contents_is_not_run(void)
 {
@@ -149,6 +213,7 @@ int main(void)
 {
     RUN(kept_together);
     RUN(moved_together);
+    RUN(one_that_fails_waits_for_the_others);
     RUN(one_that_lost_its_contents_is_not_run);
     RUN(a_device_without_peer_to_peer_states_stays_as_it_is);
     return DONE();

@@ -114,8 +114,9 @@ const char *vfiomig_version_string(void);
                                       * it was in before. */
 #define VFIOMIG_OUTCOME_RECOVERED 1  /* The device was brought back without a reset; its data stream
                                       * is gone. */
-#define VFIOMIG_OUTCOME_RESET     2  /* The device was reset: it is in RUNNING, and its contents are
-                                      * lost. */
+#define VFIOMIG_OUTCOME_RESET     2  /* The device was reset, and its contents are lost. It is in
+                                      * state_after: RUNNING, unless the library has taken it on
+                                      * from there. */
 #define VFIOMIG_OUTCOME_LOST      3  /* The device could not be reset; only a harder reset by the
                                       * VMM may help. */
 
@@ -586,11 +587,11 @@ int vfiomig_device_set_state(struct vfiomig_device *device, uint32_t state) VFIO
 int vfiomig_device_run(struct vfiomig_device *device) VFIOMIG_MUST_CHECK;
 
 /*
- * Resets the device with VFIO_DEVICE_RESET. It ends in RUNNING, in its power-on state, and the
- * library takes it that the VMM wants this. A save in progress starts again by itself and sends the
- * state of the reset device; a load fails. While something else holds the device's lock (the kernel
- * answers EAGAIN), the reset is retried for up to a second. If it fails, the device is lost, and
- * the reset is tried once more when the last handle of the device is freed.
+ * Resets the device with VFIO_DEVICE_RESET. It ends in RUNNING (even one that was quiesced), in its
+ * power-on state, and the library takes it that the VMM wants this. A save in progress starts again
+ * by itself and sends the state of the reset device; a load fails. While something else holds the
+ * device's lock (the kernel answers EAGAIN), the reset is retried for up to a second. If it fails,
+ * the device is lost, and the reset is tried once more when the last handle of the device is freed.
  *
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
  *         -ETIMEDOUT, -ENOTRECOVERABLE.
@@ -636,7 +637,8 @@ int vfiomig_device_get_fixups(struct vfiomig_device *device, uint32_t *fixups);
 
 /*
  * Returns what was going on when something last failed on this device, including its sessions; all
- * zeros if nothing has.
+ * zeros if nothing has. After RELEASE, which returns 0, outcome RESET means that the device's
+ * contents are lost.
  *
  * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
  * Since: 0.1.
@@ -687,7 +689,11 @@ struct vfiomig_save;
 #define VFIOMIG_ENDING_KEEP_QUIESCED 3  /* Like VFIOMIG_ENDING_KEEP, but without peer-to-peer DMA if
                                          * the device has such a state: for several devices, none of
                                          * which may run before all have left the stopped states.
-                                         * Then call vfiomig_device_run() for each. */
+                                         * Then call vfiomig_device_run() for each. The library
+                                         * keeps to this too: from the first call of
+                                         * vfiomig_save_quiesce() or vfiomig_save_stop() that is not
+                                         * refused, a device that fails waits in RUNNING_P2P for its
+                                         * ending. */
 #define VFIOMIG_ENDING_KEEP_STOPPED  4  /* Like VFIOMIG_ENDING_KEEP, for a guest that does not run:
                                          * the device goes to STOP. */
 
@@ -830,7 +836,8 @@ int vfiomig_save_get_poll_fd(struct vfiomig_save *save);
  * all of them before you stop any. Devices without peer-to-peer states stay as they are. Like
  * vfiomig_save_stop(), this may refuse with -EAGAIN: the device is then still in pre-copy, so you
  * may start the vCPUs and go on, if no other device has been quiesced. A save that is quiesced does
- * not go back to pre-copy: stop the device, or keep it. Do not run the vCPUs in between.
+ * not go back to pre-copy: stop the device, or keep it. Do not run the vCPUs in between. If it
+ * fails, see vfiomig_save_stop().
  *
  * States: pre-copy.
  * Errors: -EIO, -EBADF, -EAGAIN, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
@@ -851,6 +858,11 @@ int vfiomig_save_quiesce(struct vfiomig_save *save) VFIOMIG_MUST_CHECK;
  * or keep the guest. If it is still in pre-copy, you may also start the vCPUs and go on with
  * vfiomig_save_next(). Devices that cannot tell are not asked.
  *
+ * After any other error the save is over; finish it with one of the KEEP endings before the vCPUs
+ * run. Until then the device waits in RUNNING_P2P, if it has that state, because other devices of
+ * the VM may have been stopped. state_after in vfiomig_save_get_failure() says where it is: it may
+ * also be where it was, or in RUNNING, if it refuses to be quiesced.
+ *
  * States: pre-copy, quiesced.
  * Errors: -EIO, -EBADF, -EAGAIN, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
  *         -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
@@ -860,17 +872,20 @@ int vfiomig_save_stop(struct vfiomig_save *save) VFIOMIG_MUST_CHECK;
 
 /*
  * Ends the save. VFIOMIG_ENDING_RELEASE: the target has committed, and the device stays in STOP;
- * this needs the complete stream. VFIOMIG_ENDING_KEEP: the guest goes on here, and the device goes
- * back to where it was, from any state. After VFIOMIG_NEXT_END, this makes the stream a checkpoint.
- * VFIOMIG_ENDING_KEEP_QUIESCED: the same for one of several devices, which goes to RUNNING_P2P if
- * it has that state. VFIOMIG_ENDING_KEEP_STOPPED: the same for a guest that is stopped; the device
- * goes to STOP.
+ * this needs the complete stream, and returns 0 even if the device has to be reset on the way (see
+ * VFIOMIG_EVENT_RESET and vfiomig_device_get_failure()). VFIOMIG_ENDING_KEEP: the guest goes on
+ * here, and the device goes back to where it was, from any state. After VFIOMIG_NEXT_END, this
+ * makes the stream a checkpoint. VFIOMIG_ENDING_KEEP_QUIESCED: the same for one of several devices,
+ * which goes to RUNNING_P2P if it has that state. VFIOMIG_ENDING_KEEP_STOPPED: the same for a guest
+ * that is stopped; the device goes to STOP.
  *
  * If VFIOMIG_ENDING_KEEP fails, the outcome in vfiomig_save_get_failure() says whether the guest
  * may go on; vfiomig_device_get_failure() has the same until something else fails. After outcome
- * KEPT or RECOVERED nothing is lost, and vfiomig_device_run() tries again. After outcome RESET the
+ * KEPT or RECOVERED nothing is lost, and vfiomig_device_run() tries again (with several devices,
+ * vfiomig_device_set_state(VFIOMIG_STATE_RUNNING_P2P) does so first). After outcome RESET the
  * device was reset, by the library or behind its back, and its guest's state is gone: see
- * vfiomig_device_run().
+ * vfiomig_device_run(). It is then where the ending was to take it, or in RUNNING if it refuses
+ * that.
  *
  * States: pre-copy, quiesced, stop-copy, ended, failed.
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,

@@ -131,7 +131,8 @@ pub enum Outcome {
     Kept = 0,
     /// The device was brought back without a reset; its data stream, if there was one, is gone.
     Recovered = 1,
-    /// The device was reset: RUNNING, with its contents lost.
+    /// The device was reset, and its contents are lost: in RUNNING, or where the library has taken it
+    /// from there.
     Reset = 2,
     /// The device could not be reset, and its state is unknown. Only a harder reset by the VMM may
     /// help.

@@ -52,6 +52,7 @@ impl Inner {
             outcome = Some(Outcome::Recovered);
         }
         if let (Ok(found), Recover::To(target)) = (found, recover) {
+            let target = self.on_the_way_to(found, target);
             // A device in RESUMING has consumed what it was given; only a reset abandons that.
             let usable = found != State::Resuming && self.fsm().path(found, target).is_some();
             if usable && (found == target || self.try_recover(found, target)) {
@@ -64,6 +65,18 @@ impl Inner {
         });
         self.emit(EventKind::Recovered, Some(from), outcome, 0);
         outcome
+    }
+
+    /// Where recovery goes to first. A request for RUNNING_P2P that leads through RUNNING could end
+    /// there, and a device that has stopped there half way looks like one that was reset.
+    fn on_the_way_to(&self, found: State, target: State) -> State {
+        let path = self.fsm().path(found, target);
+        let through_running = found == State::Running
+            || path.is_some_and(|path| path.steps.contains(&State::Running));
+        match target {
+            State::RunningP2p if through_running => State::Running,
+            _ => target,
+        }
     }
 
     /// One attempt to reach the state to recover to.

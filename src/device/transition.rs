@@ -119,6 +119,26 @@ impl Inner {
         })
     }
 
+    /// After what `error` reports, takes the device on to `to`: a reset leaves a device in RUNNING,
+    /// which may not be where it must wait. Returns the error, which then also says what became of
+    /// that.
+    pub(crate) fn move_on(&mut self, to: State, error: Error) -> Error {
+        let epoch = self.epoch();
+        let error = match self.transition(to, Recover::Stay) {
+            Ok(_) => error.note_args(format_args!("; it was then taken to {to}")),
+            Err(worse) => error.note_args(format_args!("; {worse}")),
+        };
+        let outcome = match self.state_now() {
+            None => Some(Outcome::Lost),
+            Some(_) => (self.epoch() != epoch).then_some(Outcome::Reset),
+        };
+        error.amend(|failure| {
+            failure.state_after = self.state_now();
+            failure.fixups = self.fixups();
+            failure.outcome = outcome.unwrap_or(failure.outcome);
+        })
+    }
+
     /// Compares what the driver answered with where the device is now. A driver that answers 0 and
     /// does not go there would commit nothing, or keep a device running while it is read.
     fn confirm(

@@ -15,7 +15,8 @@ pub enum Ending {
     Keep,
     /// Like [`Ending::Keep`], but without peer-to-peer DMA if the device has such a state: for
     /// several devices, none of which may run before all have left the stopped states. Then call
-    /// [`crate::Device::run`] for each.
+    /// [`crate::Device::run`] for each. One that fails while it is quiesced or stopped waits in
+    /// RUNNING_P2P for its ending as well.
     KeepQuiesced,
     /// The guest stays here and does not run: the device goes to STOP.
     KeepStopped,
@@ -36,13 +37,11 @@ impl Ending {
     ) -> Result<()> {
         let to = match self {
             Ending::Release | Ending::KeepStopped => State::Stop,
-            Ending::KeepQuiesced if origin == State::Running && inner.caps().has_p2p() => {
-                State::RunningP2p
-            }
-            Ending::Keep | Ending::KeepQuiesced => origin,
+            Ending::KeepQuiesced => waiting_place(origin, inner),
+            Ending::Keep => origin,
         };
         inner.unclaim();
-        let before = inner.state_now();
+        let (before, epoch) = (inner.state_now(), inner.epoch());
         // After an error nothing is certain, so ask. If there is no answer, our belief must do: the
         // kernel knows where the device is, and a wrong path only fails.
         let _ = inner.look_after_contents();
@@ -55,23 +54,42 @@ impl Ending {
             }),
         };
         inner.drop_data();
-        let ended = match (self, inner.state_now()) {
+        let was_reset = inner.epoch() != epoch;
+        let mut failed = None;
+        let ended = match (walk, self, inner.state_now()) {
             // Nothing of the guest is needed here any more, wherever recovery ended. But the device
             // must not run next to its twin.
-            (Ending::Release, Some(State::Running | State::RunningP2p)) => {
+            (walk, Ending::Release, Some(State::Running | State::RunningP2p)) => {
+                failed = walk.err();
                 inner.transition(State::Stop, Recover::Reset).map(drop)
             }
             // Nor may it run while its guest is stopped, whatever became of its contents.
-            (_, Some(State::Running)) if to == State::Stop && walk.is_err() => {
-                let _ = inner.transition(State::Stop, Recover::Stay);
-                walk
+            (Err(error), _, Some(State::Running)) if to == State::Stop => {
+                Err(inner.move_on(to, error))
             }
-            _ => walk,
+            // Nor before the VM's other devices have left the stopped states.
+            (Err(error), _, Some(State::Running)) if to == State::RunningP2p && was_reset => {
+                Err(inner.move_on(to, error))
+            }
+            (walk, ..) => walk,
         };
-        // However the reset was noticed, and wherever the device is now.
-        match ended {
-            Ok(()) if self.keeps() && inner.contents_are_lost() => Err(inner.contents_lost(before)),
-            ended => ended,
+        if ended.is_err() || !inner.contents_are_lost() {
+            return ended;
         }
+        // However the reset was noticed, and wherever the device is now. A release succeeds all the
+        // same; but whoever would like the guest back must be able to learn of it.
+        let now = inner.state_now();
+        let lost = failed.unwrap_or_else(|| inner.contents_lost(before));
+        let lost = Err(lost.amend(|failure| failure.state_after = now));
+        if self.keeps() { lost } else { inner.remember(lost).or(Ok(())) }
+    }
+}
+
+/// Where a device that was in `origin` waits for the VM's other devices: without peer-to-peer DMA,
+/// because they may stand still.
+pub(super) fn waiting_place(origin: State, inner: &Inner) -> State {
+    match origin == State::Running && inner.caps().has_p2p() {
+        true => State::RunningP2p,
+        false => origin,
     }
 }

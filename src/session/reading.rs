@@ -8,12 +8,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::ending::waiting_place;
 use super::initial::Initial;
 use super::options::SaveOptions;
 use super::stats::{AtomicSaveStats, add};
 use crate::cancel::Cancel;
 use crate::device::{Claim, EventKind, Inner, Recover, elapsed_ns};
-use crate::error::{Code, Error, Outcome, Result, err};
+use crate::error::{Code, Error, Failure, Operation, Outcome, Result, err};
 use crate::fsm::State;
 use crate::protocol::NoMore;
 use crate::stream::Room;
@@ -59,6 +60,9 @@ pub(super) struct Came {
 /// A device that is being read.
 pub(super) struct Reading {
     stage: Stage,
+    /// Whether the guest is being switched over: from here on the VM's other devices may stand
+    /// still, so this one must not run.
+    switching: bool,
     /// Where the device was before, and where it goes if it is kept.
     origin: State,
     epoch: u64,
@@ -84,6 +88,7 @@ impl Reading {
     ) -> Reading {
         Reading {
             stage: Stage::PreCopy,
+            switching: false,
             origin,
             epoch,
             initial: Initial::new(),
@@ -110,6 +115,32 @@ impl Reading {
         self.origin
     }
 
+    /// Where the device waits for the save's ending if the switchover fails.
+    fn waiting_place(&self, inner: &Inner) -> State {
+        waiting_place(self.origin, inner)
+    }
+
+    /// The guest is being switched over, if what is tried now is not refused.
+    pub fn switch_over(&mut self) {
+        self.switching = true;
+    }
+
+    /// Nothing has happened.
+    pub fn refused(&mut self) {
+        self.switching = self.stage != Stage::PreCopy;
+    }
+
+    /// The save has failed, which may have left the device in RUNNING: by a reset, or because it
+    /// could not be quiesced. In a switchover it must not stay there.
+    pub fn wait_for_ending(&self, inner: &mut Inner, error: Error) -> Error {
+        let to = self.waiting_place(inner);
+        let runs = inner.state_now() == Some(State::Running) && to != State::Running;
+        if !self.switching || !runs || error.failure().is_some_and(refuses_p2p) {
+            return error;
+        }
+        inner.move_on(to, error)
+    }
+
     /// Whether there has been a data fd.
     pub fn is_streaming(&self) -> bool {
         self.streaming
@@ -124,8 +155,11 @@ impl Reading {
         // A save that starts again after quiescing must not let peer-to-peer DMA run in between.
         let quiesced = self.stage == Stage::Quiesced || self.origin == State::RunningP2p;
         let quiesced = quiesced && inner.caps().has_p2p();
-        let to = if quiesced { State::PreCopyP2p } else { State::PreCopy };
-        let ns = inner.transition(to, Recover::To(self.origin))?;
+        let (to, back) = match quiesced {
+            true => (State::PreCopyP2p, self.waiting_place(inner)),
+            false => (State::PreCopy, self.origin),
+        };
+        let ns = inner.transition(to, Recover::To(back))?;
         add(&self.stats.begin_ns, ns);
         self.opened(inner)?;
         if let Ok(Some(info)) = inner.precopy_info() {
@@ -161,7 +195,7 @@ impl Reading {
             Some(State::Running) => State::RunningP2p,
             _ => return Ok(()),
         };
-        let ns = inner.transition(to, Recover::To(self.origin))?;
+        let ns = inner.transition(to, Recover::To(self.waiting_place(inner)))?;
         add(&self.stats.quiesce_ns, ns);
         Ok(())
     }
@@ -174,7 +208,7 @@ impl Reading {
         }
         let had_data = inner.has_data();
         let before = inner.state_now();
-        let ns = inner.transition(State::StopCopy, Recover::To(self.origin))?;
+        let ns = inner.transition(State::StopCopy, Recover::To(self.waiting_place(inner)))?;
         add(&self.stats.stop_ns, ns);
         if !had_data || before.is_some_and(|state| !state.is_saving()) {
             self.opened(inner)?;
@@ -269,7 +303,7 @@ impl Reading {
                 self.quiesce_device(inner)?;
             }
             Stage::StopCopy => {
-                inner.transition(State::StopCopy, Recover::To(self.origin))?;
+                inner.transition(State::StopCopy, Recover::To(self.waiting_place(inner)))?;
                 self.opened(inner)?;
             }
         }
@@ -359,6 +393,14 @@ pub(super) fn origin_of(inner: &Inner) -> Result<State> {
         Some(_) => Ok(State::Running),
         None => Err(err!(Io, "the device is lost; reset it first")),
     }
+}
+
+/// Whether it was the step from RUNNING to RUNNING_P2P that failed, which is not tried twice.
+fn refuses_p2p(failure: &Failure) -> bool {
+    failure.operation == Operation::SetState
+        && failure.outcome == Outcome::Kept
+        && failure.state_before == Some(State::Running)
+        && failure.state_wanted != Some(State::PreCopy)
 }
 
 /// After a reset, a stopped guest's state in its device is gone for good, and what is there now

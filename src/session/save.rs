@@ -338,6 +338,7 @@ impl Save {
     fn change(&mut self, walk: fn(&mut Reading, &mut Inner) -> Result<()>) -> Result<()> {
         let device = self.device.clone();
         let mut inner = device.lock()?;
+        self.reading.switch_over();
         let result = self.look_first(&mut inner);
         let result = result.and_then(|()| walk(&mut self.reading, &mut inner).map_err(Failed));
         self.settle(&mut inner, result)
@@ -386,7 +387,10 @@ impl Save {
     fn settle<T>(&mut self, inner: &mut Locked<'_>, result: Step<T>) -> Result<T> {
         let result = result.map_err(|trouble| {
             let sent = self.stats.load().data_bytes;
-            let error = self.judge(trouble);
+            let mut error = self.judge(trouble);
+            if self.over == Some(Over::Failed) {
+                error = self.reading.wait_for_ending(inner, error);
+            }
             match error.failure() {
                 Some(_) => error.amend(|failure| failure.offset = sent),
                 None => error,
@@ -403,7 +407,10 @@ impl Save {
     /// The only place where a save fails.
     fn judge(&mut self, trouble: Trouble) -> Error {
         match trouble {
-            Refused(error) => error,
+            Refused(error) => {
+                self.reading.refused();
+                error
+            }
             Failed(error) => {
                 self.over = Some(Over::Failed);
                 error

@@ -207,7 +207,7 @@ pub extern "C" fn vfiomig_device_run(device: *mut vfiomig_device) -> c_int {
     with(&table::DEVICE_RUN, device, |device| device.run())
 }
 
-/// Resets the device with VFIO_DEVICE_RESET. It ends in RUNNING, in its power-on state, and the
+/// Resets the device with VFIO_DEVICE_RESET. It ends in RUNNING (even one that was quiesced), in its power-on state, and the
 /// library takes it that the VMM wants this. A save in progress starts again by itself and sends
 /// the state of the reset device; a load fails. While something else holds the device's lock (the
 /// kernel answers EAGAIN), the reset is retried for up to a second. If it fails, the device is
@@ -254,7 +254,8 @@ pub unsafe extern "C" fn vfiomig_device_get_fixups(
 }
 
 /// Returns what was going on when something last failed on this device, including its sessions; all
-/// zeros if nothing has.
+/// zeros if nothing has. After RELEASE, which returns 0, outcome RESET means that the device's
+/// contents are lost.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_device_get_failure(
     device: *mut vfiomig_device,

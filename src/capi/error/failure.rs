@@ -10,7 +10,8 @@ use crate::error::{Code, Failure, Operation, Outcome};
 pub const VFIOMIG_OUTCOME_KEPT: u32 = 0;
 /// The device was brought back without a reset; its data stream is gone.
 pub const VFIOMIG_OUTCOME_RECOVERED: u32 = 1;
-/// The device was reset: it is in RUNNING, and its contents are lost.
+/// The device was reset, and its contents are lost. It is in state_after: RUNNING, unless the library
+/// has taken it on from there.
 pub const VFIOMIG_OUTCOME_RESET: u32 = 2;
 /// The device could not be reset; only a harder reset by the VMM may help.
 pub const VFIOMIG_OUTCOME_LOST: u32 = 3;

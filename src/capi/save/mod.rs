@@ -146,7 +146,8 @@ pub extern "C" fn vfiomig_save_get_poll_fd(save: *mut vfiomig_save) -> c_int {
 /// all of them before you stop any. Devices without peer-to-peer states stay as they are. Like
 /// vfiomig_save_stop(), this may refuse with -EAGAIN: the device is then still in pre-copy, so you
 /// may start the vCPUs and go on, if no other device has been quiesced. A save that is quiesced does
-/// not go back to pre-copy: stop the device, or keep it. Do not run the vCPUs in between.
+/// not go back to pre-copy: stop the device, or keep it. Do not run the vCPUs in between. If it
+/// fails, see vfiomig_save_stop().
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_save_quiesce(save: *mut vfiomig_save) -> c_int {
     with(&table::SAVE_QUIESCE, save, |save| save.quiesce())
@@ -162,22 +163,31 @@ pub extern "C" fn vfiomig_save_quiesce(save: *mut vfiomig_save) -> c_int {
 /// a new generation. If the device is quiesced, repeat the call at once, which then stops it anyway,
 /// or keep the guest. If it is still in pre-copy, you may also start the vCPUs and go on with
 /// vfiomig_save_next(). Devices that cannot tell are not asked.
+///
+/// After any other error the save is over; finish it with one of the KEEP endings before the vCPUs
+/// run. Until then the device waits in RUNNING_P2P, if it has that state, because other devices of
+/// the VM may have been stopped. state_after in vfiomig_save_get_failure() says where it is: it may
+/// also be where it was, or in RUNNING, if it refuses to be quiesced.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_save_stop(save: *mut vfiomig_save) -> c_int {
     with(&table::SAVE_STOP, save, |save| save.stop())
 }
 
 /// Ends the save. VFIOMIG_ENDING_RELEASE: the target has committed, and the device stays in STOP;
-/// this needs the complete stream. VFIOMIG_ENDING_KEEP: the guest goes on here, and the device goes
+/// this needs the complete stream, and returns 0 even if the device has to be reset on the way (see
+/// VFIOMIG_EVENT_RESET and vfiomig_device_get_failure()). VFIOMIG_ENDING_KEEP: the guest goes on here, and the device goes
 /// back to where it was, from any state. After VFIOMIG_NEXT_END, this makes the stream a
 /// checkpoint. VFIOMIG_ENDING_KEEP_QUIESCED: the same for one of several devices, which goes to
 /// RUNNING_P2P if it has that state. VFIOMIG_ENDING_KEEP_STOPPED: the same for a guest that is
 /// stopped; the device goes to STOP.
 ///
 /// If VFIOMIG_ENDING_KEEP fails, the outcome in vfiomig_save_get_failure() says whether the guest
-/// may go on; vfiomig_device_get_failure() has the same until something else fails. After outcome KEPT or RECOVERED nothing is lost, and vfiomig_device_run() tries again. After outcome
-/// RESET the device was reset, by the library or behind its back, and its guest's state is gone:
-/// see vfiomig_device_run().
+/// may go on; vfiomig_device_get_failure() has the same until something else fails. After outcome
+/// KEPT or RECOVERED nothing is lost, and vfiomig_device_run() tries again (with several devices,
+/// vfiomig_device_set_state(VFIOMIG_STATE_RUNNING_P2P) does so first). After outcome RESET the device
+/// was reset, by the library or behind its back, and its guest's state is gone: see
+/// vfiomig_device_run(). It is then where the ending was to take it, or in RUNNING if it refuses
+/// that.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_save_finish(save: *mut vfiomig_save, ending: u32) -> c_int {
     with(&table::SAVE_FINISH, save, |save| save.finish(structs::ending(ending)?))
