@@ -18,19 +18,23 @@ static void expect(const struct vfiomig_failure *got, int code, uint32_t operati
     EQ(got->outcome, outcome);
 }
 
-static void zeros_where_nothing_has_failed(void)
+/* The code says so. No state is known, and 0 would be ERROR. */
+static void nothing_where_nothing_has_failed(void)
 {
     struct rig rig = rig_new(NULL, NULL);
     struct vfiomig_failure failure = VFIOMIG_FAILURE_INIT;
     struct vfiomig_save *save;
     memset((char *)&failure + 4, 0xff, sizeof failure - 4);
     OK(vfiomig_device_get_failure(rig.dev, &failure));
-    EQ(failure.code, 0);
-    EQ(failure.operation, VFIOMIG_OP_NONE);
+    expect(&failure, 0, VFIOMIG_OP_NONE, 0, VFIOMIG_STATE_UNKNOWN, VFIOMIG_STATE_UNKNOWN,
+           VFIOMIG_STATE_UNKNOWN, VFIOMIG_OUTCOME_KEPT);
+    EQ(failure.ioctl_request, 0);
+    EQ(failure.fixups, 0);
     EQ(failure.offset, 0);
     OK(vfiomig_save_begin(rig.dev, NULL, &save));
     OK(vfiomig_save_get_failure(save, &failure));
     EQ(failure.code, 0);
+    EQ(failure.state_after, VFIOMIG_STATE_UNKNOWN);
     vfiomig_save_free(save);
     rig_free(&rig);
 }
@@ -67,6 +71,11 @@ static void a_change_that_stopped_half_way(void)
     OK(vfiomig_device_get_failure(rig.dev, &failure));
     EQ(failure.code, -EIO);
     OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
+    /* What has worked since then does not erase it. */
+    OK(vfiomig_device_run(rig.dev));
+    OK(vfiomig_device_get_failure(rig.dev, &failure));
+    EQ(failure.code, -EIO);
+    EQ(failure.state_after, VFIOMIG_STATE_RUNNING_P2P);
     vfiomig_save_free(save);
     rig_free(&rig);
 }
@@ -214,7 +223,7 @@ static void an_errno_outside_the_set_is_kept(void)
 
 int main(void)
 {
-    RUN(zeros_where_nothing_has_failed);
+    RUN(nothing_where_nothing_has_failed);
     RUN(a_change_that_was_refused);
     RUN(a_change_that_stopped_half_way);
     RUN(a_device_that_went_to_error_and_was_reset);

@@ -132,10 +132,14 @@ const char *vfiomig_version_string(void);
 #define VFIOMIG_OP_STREAM       8  /* Checking the stream. */
 #define VFIOMIG_OP_CALLBACK     9  /* A callback of the VMM refused. */
 
-/* What was going on when something failed; all zeros if nothing has. */
+/*
+ * What was going on when something failed. Look at code first: it is 0 if nothing has failed, and
+ * then no member means anything.
+ */
 struct vfiomig_failure {
     uint32_t struct_size;    /* VFIOMIG_FAILURE_INIT sets it. */
-    int32_t code;            /* What the function returned: -errno from the library's closed set. */
+    int32_t code;            /* What the function returned: -errno from the library's closed set. 0
+                              * if nothing has failed. */
     uint32_t operation;      /* VFIOMIG_OP_*. */
     uint32_t ioctl_request;  /* The ioctl's request number; 0 for read, write and the stream. */
     int32_t os_errno;        /* The errno that the kernel or a callback gave; 0 for the stream. */
@@ -636,9 +640,11 @@ int vfiomig_device_accept_reset(struct vfiomig_device *device);
 int vfiomig_device_get_fixups(struct vfiomig_device *device, uint32_t *fixups);
 
 /*
- * Returns what was going on when something last failed on this device, including its sessions; all
- * zeros if nothing has. After RELEASE, which returns 0, outcome RESET means that the device's
- * contents are lost.
+ * Returns what was going on when something last failed on this device, including its sessions; code
+ * is 0 if nothing has. It is kept through later successes, and through errors in which no device
+ * and no stream had a part (a call that is not allowed, -EBUSY, -EAGAIN). So it describes your last
+ * call only if code is what that call returned. After RELEASE, which returns 0, outcome RESET means
+ * that the device's contents are lost.
  *
  * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
  * Since: 0.1.
@@ -920,7 +926,8 @@ int vfiomig_save_cancel(struct vfiomig_save *save);
 int vfiomig_save_get_stats(struct vfiomig_save *save, struct vfiomig_save_stats *stats);
 
 /*
- * Returns what was going on when this save last failed; all zeros if it has not.
+ * Returns what was going on when this save last failed; code is 0 if it has not. It describes your
+ * last call if code is what that call returned: see vfiomig_device_get_failure().
  *
  * States: all.
  * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
@@ -1174,7 +1181,7 @@ int vfiomig_load_get_source_identity(struct vfiomig_load *load, struct vfiomig_i
 int vfiomig_load_get_stats(struct vfiomig_load *load, struct vfiomig_load_stats *stats);
 
 /*
- * Returns what was going on when this load failed; all zeros if it has not.
+ * Returns what was going on when this load failed; code is 0 if it has not.
  *
  * States: all.
  * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENOTRECOVERABLE.

@@ -253,9 +253,11 @@ pub unsafe extern "C" fn vfiomig_device_get_fixups(
     })
 }
 
-/// Returns what was going on when something last failed on this device, including its sessions; all
-/// zeros if nothing has. After RELEASE, which returns 0, outcome RESET means that the device's
-/// contents are lost.
+/// Returns what was going on when something last failed on this device, including its sessions; code
+/// is 0 if nothing has. It is kept through later successes, and through errors in which no device
+/// and no stream had a part (a call that is not allowed, -EBUSY, -EAGAIN). So it
+/// describes your last call only if code is what that call returned. After RELEASE, which returns
+/// 0, outcome RESET means that the device's contents are lost.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_device_get_failure(
     device: *mut vfiomig_device,

@@ -56,13 +56,14 @@ same_numbers!(Operation:
     VFIOMIG_OP_CALLBACK = Callback,
 );
 
-/// What was going on when something failed; all zeros if nothing has.
+/// What was going on when something failed. Look at code first: it is 0 if nothing has failed, and
+/// then no member means anything.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct vfiomig_failure {
     /// VFIOMIG_FAILURE_INIT sets it.
     pub struct_size: u32,
-    /// What the function returned: -errno from the library's closed set.
+    /// What the function returned: -errno from the library's closed set. 0 if nothing has failed.
     pub code: i32,
     /// VFIOMIG_OP_*.
     pub operation: u32,
@@ -88,7 +89,7 @@ sized32!(vfiomig_failure);
 
 impl From<Option<Failure>> for vfiomig_failure {
     fn from(failure: Option<Failure>) -> Self {
-        let known = failure.is_some();
+        // Without a failure no state is known either: 0 would be ERROR.
         let failure = failure.unwrap_or_default();
         vfiomig_failure {
             struct_size: 0,
@@ -96,9 +97,9 @@ impl From<Option<Failure>> for vfiomig_failure {
             operation: failure.operation as u32,
             ioctl_request: failure.ioctl,
             os_errno: failure.errno,
-            state_before: if known { raw(failure.state_before) } else { 0 },
-            state_wanted: if known { raw(failure.state_wanted) } else { 0 },
-            state_after: if known { raw(failure.state_after) } else { 0 },
+            state_before: raw(failure.state_before),
+            state_wanted: raw(failure.state_wanted),
+            state_after: raw(failure.state_after),
             outcome: failure.outcome as u32,
             fixups: failure.fixups.bits(),
             offset: failure.offset,

@@ -202,7 +202,7 @@ pub unsafe extern "C" fn vfiomig_load_get_stats(
     })
 }
 
-/// Returns what was going on when this load failed; all zeros if it has not.
+/// Returns what was going on when this load failed; code is 0 if it has not.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_load_get_failure(
     load: *mut vfiomig_load,

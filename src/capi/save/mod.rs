@@ -221,7 +221,8 @@ pub unsafe extern "C" fn vfiomig_save_get_stats(
     })
 }
 
-/// Returns what was going on when this save last failed; all zeros if it has not.
+/// Returns what was going on when this save last failed; code is 0 if it has not. It describes your
+/// last call if code is what that call returned: see vfiomig_device_get_failure().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_save_get_failure(
     save: *mut vfiomig_save,
