@@ -66,8 +66,8 @@ extern "C" {
  * --------- */
 
 /*
- * Called exactly once with a callback's opaque, when the library will not use it any more, even if
- * the call that brought it fails. NULL: nothing to do.
+ * Called exactly once with a callback's opaque, when the library will no longer use it, even if the
+ * call that brought it fails. NULL: nothing to do.
  *
  * All callbacks follow one rule. A single callback is followed by its opaque and its release, such
  * as event, event_opaque, event_release. A table of callbacks has a member release, and its opaque
@@ -459,7 +459,7 @@ struct vfiomig_device_ops {
     int (*identity)(void *opaque, struct vfiomig_identity *identity);
 
     /*
-     * Called exactly once, when the library will call nothing of this table any more, also when
+     * Called exactly once, when the library will no longer call anything in this table, even if
      * creating the device fails. NULL: nothing to do.
      */
     vfiomig_release_fn release;

@@ -259,7 +259,7 @@ def fixtures():
         start(minor=1).frame(7, b"must be understood").end(), [SIMPLE], "EPROTO")
     add("unknown-frame-unknown-flag", "OPTIONAL does not excuse other flags",
         start().frame(7, b"x", flags=OPTIONAL | 0x8000).end(), [SIMPLE], "EPROTO")
-    add("optional-frame-damaged", "a frame that is skipped is verified all the same",
+    add("optional-frame-damaged", "a frame that is skipped is still verified",
         start().frame(7, b"x", flags=OPTIONAL, spoil_payload=1).end(), [SIMPLE], "EBADMSG")
     add("optional-frame-first", "the first frame is the identity, whatever may be skipped",
         Writer().frame(7, b"x", flags=OPTIONAL).identity().end(), [], "EPROTO")

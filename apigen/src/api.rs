@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What is known about the ABI: all that is made is made from this.
+//! What is known about the ABI. Everything that apigen makes is made from this.
 //!
 //! [`crate::combine`] fills it in.
 
@@ -49,13 +49,13 @@ pub struct ErrorCode {
     pub text: String,
 }
 
-/// A part of the header: a folder of the source.
+/// A part of the header, which is a folder of the source.
 pub struct Section {
     pub title: String,
     /// The name of the object that it is about, which is the folder's.
     pub object: Option<String>,
     pub groups: Vec<Group>,
-    /// C that stands behind the constants.
+    /// C code that follows the constants.
     pub macros: String,
     /// Names of structures and callbacks in an order in which each follows what it needs.
     pub types: Vec<String>,
@@ -82,7 +82,7 @@ impl Object {
 #[serde(deny_unknown_fields)]
 pub struct State {
     pub name: String,
-    /// What it means; empty where it is the only one.
+    /// What the state means; empty if it is the only one.
     #[serde(default)]
     pub text: String,
 }

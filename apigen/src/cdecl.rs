@@ -56,7 +56,7 @@ impl Struct {
         self.members.first().is_some_and(|m| m.decl == "uint32_t struct_size")
     }
 
-    /// Its `_INIT` macro, where callers initialise it.
+    /// Its `_INIT` macro, if callers initialise it.
     pub fn init(&self) -> Option<String> {
         let says = self.members.first().filter(|_| self.is_sized())?.doc.join(" ");
         let word =

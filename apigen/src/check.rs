@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The rules that the declarations and the tables keep to.
+//! Checks the rules that the declarations and the tables must follow.
 
 use crate::api::{Arg, Function, Object, Since};
 use crate::cdecl::{Declarations, Param};
 
-/// What holds for structures, callbacks, handles and the version.
+/// Checks structures, callbacks, handles and the version.
 pub fn declarations(
     decls: &Declarations,
     objects: &[Object],
@@ -24,7 +24,7 @@ pub fn declarations(
     package(decls, version, problems);
 }
 
-/// The header has what the source exports, and nothing else.
+/// Checks that the header has what the source exports, and nothing else.
 pub fn exports(decls: &Declarations, exported: &[String], problems: &mut Vec<String>) {
     let in_header: Vec<&String> = decls.functions.iter().map(|p| &p.name).collect();
     for name in exported.iter().filter(|name| !in_header.contains(name)) {
@@ -48,7 +48,7 @@ fn structs(decls: &Declarations, problems: &mut Vec<String>) {
     }
 }
 
-/// All callbacks follow the rule that stands at `vfiomig_release_fn`.
+/// Checks that all callbacks follow the rule stated at `vfiomig_release_fn`.
 fn callbacks(decls: &Declarations, problems: &mut Vec<String>) {
     let is_callback = |ctype: &str| {
         ctype.starts_with("vfiomig_") && ctype.ends_with("_fn") && ctype != "vfiomig_release_fn"
@@ -98,7 +98,7 @@ fn callbacks(decls: &Declarations, problems: &mut Vec<String>) {
     }
 }
 
-/// The numbers in the header are the package's.
+/// Checks that the version numbers in the header are the package's.
 fn package(decls: &Declarations, version: &str, problems: &mut Vec<String>) {
     let number = |part: &str| {
         let name = format!("VFIOMIG_VERSION_{part}");
@@ -139,7 +139,7 @@ fn fits(arg: &Arg, param: &Param) -> bool {
     }
 }
 
-/// Codes that a function with such an argument has.
+/// The codes that a function with such an argument must list.
 fn brings(arg: &Arg) -> &'static [&'static str] {
     match arg {
         Arg::Handle(_) => &["EBADF", "EFAULT", "ENOTRECOVERABLE"],
@@ -153,7 +153,7 @@ fn brings(arg: &Arg) -> &'static [&'static str] {
     }
 }
 
-/// What a row says, against itself, its prototype and the declarations.
+/// Checks a row against itself, its prototype and the declarations.
 pub fn function(
     function: &Function,
     objects: &[Object],
@@ -176,7 +176,8 @@ fn listed(function: &Function, errno: &str) -> bool {
     function.errors.iter().any(|(listed, _)| listed == errno)
 }
 
-/// The kinds of its arguments fit its parameters, and it lists the codes that they bring.
+/// Checks that the kinds of its arguments fit its parameters, and that it lists the codes that they
+/// can cause.
 fn arguments(function: &Function, decls: &Declarations, wrong: &mut Vec<String>) {
     let params = &function.proto.params;
     if function.args.len() != params.len() {
@@ -185,16 +186,17 @@ fn arguments(function: &Function, decls: &Declarations, wrong: &mut Vec<String>)
     }
     for (arg, param) in function.args.iter().zip(params) {
         if !fits(arg, param) {
-            wrong.push(format!("parameter {} is no {arg:?}", param.decl()));
+            wrong.push(format!("parameter {} cannot be {arg:?}", param.decl()));
         }
         if let Arg::Struct(name) | Arg::In(name) | Arg::Options(name) = arg {
             if decls.structure(name).is_none_or(|s| s.init().is_none()) {
-                wrong.push(format!("{name} is no structure with struct_size and an _INIT macro"));
+                wrong
+                    .push(format!("{name} is not a structure with struct_size and an _INIT macro"));
             }
         }
         for errno in brings(arg) {
             if !listed(function, errno) {
-                wrong.push(format!("does not list {errno}, which its {} brings", param.name));
+                wrong.push(format!("does not list {errno}, which its {} can cause", param.name));
             }
         }
     }
@@ -203,12 +205,12 @@ fn arguments(function: &Function, decls: &Declarations, wrong: &mut Vec<String>)
         if matches!(arg, Arg::Buffer | Arg::Data | Arg::Words | Arg::NoWords)
             && behind != Some(&Arg::Len)
         {
-            wrong.push(format!("argument {i} is memory without a length behind it"));
+            wrong.push(format!("argument {i} is memory without a length after it"));
         }
     }
 }
 
-/// What its entry guard is told: the handle, the states, other threads.
+/// Checks what its entry guard is told: the handle, the states, other threads.
 fn guard(function: &Function, objects: &[Object], wrong: &mut Vec<String>) {
     let first = match function.args.first() {
         Some(Arg::Handle(name)) => Some(name),
@@ -234,13 +236,13 @@ fn guard(function: &Function, objects: &[Object], wrong: &mut Vec<String>) {
     }
 }
 
-/// What it returns, and whether that can be an error.
+/// Checks what it returns, and whether that can be an error.
 fn results(function: &Function, wrong: &mut Vec<String>) {
     let frees = matches!(function.args.first(), Some(Arg::Free(_)));
     match (function.proto.ret.as_str(), function.errors.is_empty()) {
         ("int", true) => wrong.push("returns int, but lists no errors".into()),
         ("int", false) if !listed(function, "ENOTRECOVERABLE") => {
-            wrong.push("does not list ENOTRECOVERABLE, which a panic brings".into());
+            wrong.push("does not list ENOTRECOVERABLE, which a panic causes".into());
         }
         ("int", false) => {}
         (_, false) => wrong.push("lists errors, but returns no int".into()),
@@ -260,6 +262,6 @@ fn prose(function: &Function, wrong: &mut Vec<String>) {
     }
     let head = function.name.len() + 3 + function.brief.len();
     if function.brief.is_empty() || head > 100 {
-        wrong.push(format!("{:?} is no line for a man page's NAME; set brief", function.brief));
+        wrong.push(format!("{:?} is not a line for a man page's NAME; set brief", function.brief));
     }
 }

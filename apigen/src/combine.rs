@@ -2,7 +2,7 @@
 //! The tables (`src/capi/api.toml` and those of the folders there), combined with the source's
 //! declarations.
 //!
-//! Everything that is made rests on this: if the table and the source disagree, or the table
+//! Everything that apigen makes rests on this: if the table and the source disagree, or the table
 //! contradicts itself ([`crate::check`]), nothing is made.
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use crate::check;
 use crate::rows::{RawFunction, RawGroup, RawTable};
 use crate::source::{Folder, Source, exported_by};
 
-/// A folder and the table that stands in it.
+/// A folder and the table in it.
 type Part<'a> = (&'a Folder, RawTable);
 
 /// Reads and checks; returns what is wrong as a list.
@@ -46,7 +46,7 @@ pub fn combine(
         for row in table.function {
             let name = row.name.clone();
             if functions.iter().any(|f| f.name == name) {
-                problems.push(format!("{name}: stands in api.toml twice"));
+                problems.push(format!("{name}: is in api.toml twice"));
                 continue;
             }
             let Some(at) = prototypes.iter().position(|p| p.name == name) else {
@@ -56,7 +56,10 @@ pub fn combine(
             let proto = prototypes.swap_remove(at);
             let mut wrong = Vec::new();
             if !exported_by(&folder.rust).contains(&name) {
-                wrong.push(format!("stands in {}api.toml, but is not there", folder.path()));
+                wrong.push(format!(
+                    "is in {}api.toml, but not in that folder's source",
+                    folder.path()
+                ));
             }
             if let Some(made) = function(row, section, proto, &objects, &codes, &mut wrong) {
                 check::function(&made, &objects, &decls, version, &mut wrong);
@@ -88,12 +91,15 @@ fn parts(folders: &[Folder]) -> Result<Vec<Part<'_>>, Vec<String>> {
     if failed.is_empty() { Ok(parts) } else { Err(failed) }
 }
 
-/// What stands above the folders: the date, and the texts of the codes.
+/// What belongs in the table above the folders: the date, and the texts of the codes.
 fn for_all(parts: &[Part<'_>], problems: &mut Vec<String>) -> (String, BTreeMap<String, String>) {
     let (mut date, mut texts) = (None, BTreeMap::new());
     for (folder, table) in parts {
         if !folder.name.is_empty() && (table.date.is_some() || !table.errors.is_empty()) {
-            problems.push(format!("{}api.toml: date and errors stand above", folder.path()));
+            problems.push(format!(
+                "{}api.toml: date and errors belong in src/capi/api.toml",
+                folder.path()
+            ));
         }
         date = date.or(table.date.clone());
         texts.extend(table.errors.clone());
@@ -151,7 +157,7 @@ fn sections(parts: &[Part<'_>], decls: &Declarations, problems: &mut Vec<String>
     for (i, constant) in decls.constants.iter().enumerate() {
         let name = &constant.name;
         if !name.starts_with("VFIOMIG_") {
-            problems.push(format!("{name}: a constant that is none of the ABI"));
+            problems.push(format!("{name}: a constant that is not part of the ABI"));
         }
         if constant.doc.is_empty() {
             problems.push(format!("{name}: has no comment"));
@@ -217,13 +223,13 @@ fn codes(
     }
     for errno in texts.keys() {
         if codes.iter().all(|code| code.errno != *errno) {
-            problems.push(format!("{errno}: in api.toml, but no code of src/error.rs"));
+            problems.push(format!("{errno}: in api.toml, but not a code in src/error.rs"));
         }
     }
     codes
 }
 
-/// A row and its prototype; None where it cannot be made sense of.
+/// Combines a row with its prototype; None if it makes no sense.
 fn function(
     row: RawFunction,
     section: usize,
@@ -234,7 +240,7 @@ fn function(
 ) -> Option<Function> {
     let since = Since::parse(&row.since);
     if since.is_none() {
-        wrong.push(format!("since is {:?}, which is no version", row.since));
+        wrong.push(format!("since is {:?}, which is not a version", row.since));
     }
     let states = states(&row, objects, wrong);
     let args = args(&row.args, objects, wrong);
@@ -266,7 +272,7 @@ fn states(row: &RawFunction, objects: &[Object], wrong: &mut Vec<String>) -> Vec
     let object = row.handle.as_deref().map(|name| {
         let object = objects.iter().find(|object| object.name == name);
         if object.is_none() {
-            wrong.push(format!("handle is {name}, which is no object"));
+            wrong.push(format!("handle is {name}, which is not an object"));
         }
         object
     });
@@ -286,7 +292,7 @@ fn args(texts: &[String], objects: &[Object], wrong: &mut Vec<String>) -> Vec<Ar
     for text in texts {
         match arg(text, objects) {
             Some(arg) => args.push(arg),
-            None => wrong.push(format!("{text:?} is no kind of argument")),
+            None => wrong.push(format!("{text:?} is not a kind of argument")),
         }
     }
     args

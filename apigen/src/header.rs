@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `include/vfiomig.h`: the declarations in the order in which a person reads them, object by object.
 //!
-//! The prose is that of the Rust source; what the table knows follows it.
+//! The prose comes from the Rust source; what the table says follows it.
 
 use std::fmt::Write;
 

@@ -91,7 +91,7 @@ fn differences(root: &Path, files: &[Output]) -> Vec<String> {
         }
     });
     let extra = left_over(root, files);
-    let extra = extra.iter().map(|path| format!("{} is not made any more", path.display()));
+    let extra = extra.iter().map(|path| format!("{} is no longer made", path.display()));
     changed.chain(extra).collect()
 }
 

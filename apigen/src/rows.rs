@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! An `api.toml` as it is written; `src/capi/api.toml` says what the keys mean.
+//! The rows of an `api.toml` as they are written; `src/capi/api.toml` says what the keys mean.
 
 use std::collections::BTreeMap;
 

@@ -29,7 +29,7 @@ pub struct Folder {
     /// Empty for `src/capi` itself.
     pub name: String,
     pub table: String,
-    /// Its source, one file behind the other, without folders in it.
+    /// Its source files, one after another, without folders in it.
     pub rust: String,
 }
 
@@ -38,7 +38,7 @@ impl Folder {
         if self.name.is_empty() { String::new() } else { format!("{}/", self.name) }
     }
 
-    /// Whether a type is declared here, or handed on.
+    /// Whether a type is declared or re-exported here.
     pub fn declares(&self, name: &str) -> bool {
         let declared = ["struct", "enum", "type"]
             .iter()

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `src/capi/table.rs`: the rows as the entry guards need them, formatted as rustfmt does it.
+//! `src/capi/table.rs`: the rows as the entry guards need them, formatted like rustfmt.
 
 use std::fmt::Write;
 

@@ -74,7 +74,7 @@ fn a_changed_file_and_a_left_over_page_are_named() {
         found,
         [
             "include/vfiomig.h differs from line 2 on",
-            "docs/man/man3/vfiomig_version.3 is not made any more"
+            "docs/man/man3/vfiomig_version.3 is no longer made"
         ]
     );
 }
@@ -85,7 +85,7 @@ fn a_function_stands_in_the_table_and_in_the_source_or_nothing_is_made() {
     assert!(gone.contains("vfiomig_nothing: in api.toml, but not in the source"), "{gone}");
     assert!(gone.contains("vfiomig_version: has no row in api.toml"), "{gone}");
     let twice = problems(|table| table.replace("\"vfiomig_version\"", "\"vfiomig_state_name\""));
-    assert!(twice.contains("vfiomig_state_name: stands in api.toml twice"), "{twice}");
+    assert!(twice.contains("vfiomig_state_name: is in api.toml twice"), "{twice}");
 }
 
 #[test]
@@ -100,30 +100,40 @@ fn rows_that_contradict_the_source_or_themselves_are_refused() {
     let save_next = "vfiomig_save_next";
     for (row, from, to, expected) in [
         (save_next, "\"0.1\"", "\"0.2\"", "since is 0.2, and the version"),
-        (save_next, "\"0.1\"", "\"soon\"", "since is \"soon\", which is no version"),
+        (save_next, "\"0.1\"", "\"soon\"", "since is \"soon\", which is not a version"),
         (save_next, "\"pre-copy\"", "\"precopy\"", "there is no state precopy"),
         (save_next, "\"EAGAIN\"", "\"EALREADY\"", "EALREADY is not in the closed set"),
         (save_next, "\"EAGAIN\"", "\"EIO\"", "EIO is listed twice"),
         (save_next, "\"EBUSY\", ", "", "a function is either concurrent or gives EBUSY"),
-        (save_next, "\"EBADF\", ", "", "does not list EBADF, which its save brings"),
+        (save_next, "\"EBADF\", ", "", "does not list EBADF, which its save can cause"),
         (save_next, "ENOTTY, EOPNOTSUPP: ", "ENOTTY, EHUH: ", "EHUH is not in the closed set"),
         (save_next, "ENOTTY, EOPNOTSUPP: ", "ENOTTY, EIO: ", "EIO is listed twice"),
         (save_next, "\"EINVAL: ", "\"EPERM: ", "does not list EINVAL, its wrong_state"),
-        (save_next, "\"ENOTRECOVERABLE\",", "", "which a panic brings"),
-        (save_next, "\"buffer\"", "\"data\"", "parameter void *buf is no Data"),
+        (save_next, "\"ENOTRECOVERABLE\",", "", "which a panic causes"),
+        (save_next, "\"buffer\"", "\"data\"", "parameter void *buf cannot be Data"),
         (save_next, ", \"ptr\"]", "]", "has 4 parameters in C and 3 in api.toml"),
         (save_next, "handle = \"save\"", "handle = \"load\"", "handle and the first argument"),
-        (save_next, "handle = \"save\"", "handle = \"file\"", "handle is file, which is no object"),
-        (save_next, "\"len\"", "\"size\"", "\"size\" is no kind of argument"),
-        ("vfiomig_save_begin", "\"E2BIG\", ", "", "does not list E2BIG, which its options brings"),
-        ("vfiomig_save_get_stats", "vfiomig_save_stats", "vfiomig_caps", "stats is no Struct"),
-        ("vfiomig_dirty_map", "in:vfiomig_mapping", "in:vfiomig_caps", "*mapping is no In"),
-        ("vfiomig_dirty_map", "in:vfiomig_mapping", "in:vfiomig_place", "no structure with"),
-        ("vfiomig_dirty_map", "\"E2BIG\",", "", "does not list E2BIG, which its mapping brings"),
-        ("vfiomig_dirty_sync", "\"words\"", "\"buffer\"", "uint64_t *bitmap is no Buffer"),
-        ("vfiomig_dirty_sync", "\"len\"", "\"number:1\"", "memory without a length behind it"),
+        (
+            save_next,
+            "handle = \"save\"",
+            "handle = \"file\"",
+            "handle is file, which is not an object",
+        ),
+        (save_next, "\"len\"", "\"size\"", "\"size\" is not a kind of argument"),
+        (
+            "vfiomig_save_begin",
+            "\"E2BIG\", ",
+            "",
+            "does not list E2BIG, which its options can cause",
+        ),
+        ("vfiomig_save_get_stats", "vfiomig_save_stats", "vfiomig_caps", "stats cannot be Struct"),
+        ("vfiomig_dirty_map", "in:vfiomig_mapping", "in:vfiomig_caps", "*mapping cannot be In"),
+        ("vfiomig_dirty_map", "in:vfiomig_mapping", "in:vfiomig_place", "not a structure with"),
+        ("vfiomig_dirty_map", "\"E2BIG\",", "", "does not list E2BIG, which its mapping can cause"),
+        ("vfiomig_dirty_sync", "\"words\"", "\"buffer\"", "uint64_t *bitmap cannot be Buffer"),
+        ("vfiomig_dirty_sync", "\"len\"", "\"number:1\"", "memory without a length after it"),
         ("vfiomig_dirty_sync", "\"EFAULT\",", "", "does not list EFAULT, which its"),
-        ("vfiomig_dirty_unmap", "\"unmap\"", "\"release\"", "unmap is no Release"),
+        ("vfiomig_dirty_unmap", "\"unmap\"", "\"release\"", "unmap cannot be Release"),
         ("vfiomig_version", "args = []", "args = []\nmust_check = true", "returns no int"),
         ("vfiomig_state_name", "errors = []", "errors = [\"EIO\"]", "lists errors, but returns no"),
         ("vfiomig_save_cancel", "errors = [", "wrong_state = \"EHUH\"\nerrors = [", "is EHUH"),
@@ -177,7 +187,7 @@ fn the_guards_know_the_number_of_each_state() {
 fn codes_and_headings_are_complete() {
     let found = problems(|table| table.replace("EXDEV = ", "EDOM = "));
     assert!(found.contains("EXDEV: in src/error.rs, but not in api.toml"), "{found}");
-    assert!(found.contains("EDOM: in api.toml, but no code of src/error.rs"), "{found}");
+    assert!(found.contains("EDOM: in api.toml, but not a code in src/error.rs"), "{found}");
     let found = problems(|table| table.replace("\"VFIOMIG_CAP_\"", "\"VFIOMIG_CUP_\""));
     assert!(found.contains("VFIOMIG_CAP_MIGRATE: no group of constants takes it"), "{found}");
     assert!(
@@ -203,7 +213,7 @@ fn a_folder_is_an_objects_own() {
         combine::combine(&source, declared, env!("CARGO_PKG_VERSION")).err().unwrap().join("\n");
     assert!(found.contains("vfiomig_load: a handle that no folder has an object for"), "{found}");
     assert!(found.contains("lode: an object that the source has no handle for"), "{found}");
-    // A row that stands in another folder than its function.
+    // A row in another folder than its function.
     let mut source = Source::read(&project()).unwrap();
     let row = "\n[[function]]\nname = \"vfiomig_version_string\"";
     let version = source.folders.iter_mut().find(|folder| folder.name == "version").unwrap();
@@ -214,7 +224,10 @@ fn a_folder_is_an_objects_own() {
     let declared = Declarations::read(&project()).unwrap();
     let found =
         combine::combine(&source, declared, env!("CARGO_PKG_VERSION")).err().unwrap().join("\n");
-    assert!(found.contains("version_string: stands in fsm/api.toml, but is not there"), "{found}");
+    assert!(
+        found.contains("version_string: is in fsm/api.toml, but not in that folder's source"),
+        "{found}"
+    );
 }
 
 #[test]

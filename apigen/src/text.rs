@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Words into lines.
+//! Breaks words into lines.
 
 /// Breaks words into lines of at most `width` columns; a longer word gets a line of its own.
 pub fn fill<'a>(words: impl IntoIterator<Item = &'a str>, width: usize) -> Vec<String> {

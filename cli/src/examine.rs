@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Everything there is to say about one device: facts from sysfs, answers of the opened device, and
-//! the findings that follow from them.
+//! Examines one device: collects facts from sysfs and the answers of the opened device, and draws
+//! the findings from them.
 
 use vfiomig::device::{Caps, DeviceOptions, Identity, State};
 use vfiomig::transport::KernelTransport;

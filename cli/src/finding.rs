@@ -127,7 +127,7 @@ impl Finding {
         self
     }
 
-    /// Another way led to the device, so what went wrong with this one is only good to know.
+    /// Another way led to the device, so what went wrong with this one is mere information.
     #[must_use]
     pub fn demoted(mut self) -> Finding {
         self.severity = Severity::Info;

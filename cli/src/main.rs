@@ -61,7 +61,7 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(code) => code,
-        // Whoever was reading the output has had enough of it.
+        // Whoever was reading the output has stopped.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("vfiomig: {error}");

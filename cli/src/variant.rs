@@ -226,7 +226,7 @@ fn parse_modinfo(text: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Modules are called with dashes or underscores; drivers by the latter.
+/// Modules' names have dashes or underscores; drivers' names have underscores.
 fn normal(module: &str) -> String {
     module.trim().replace('-', "_")
 }

@@ -31,7 +31,7 @@ struct vfiomig_device_ops;
 /* Quirks of real drivers, by the driver that has them; bits of vfiomig_sim_options.quirks. */
 #define VFIOMIG_SIM_DRAINED_ZERO        (1ull << 0)  /* mtty, hisi_acc, qat: drained pre-copy read returns 0, not ENOMSG */
 #define VFIOMIG_SIM_STOP_ACCEPTS_ALL    (1ull << 1)  /* mlx5, virtio: RESUMING -> STOP succeeds after a broken or short write */
-#define VFIOMIG_SIM_CONSUMES_ON_ERROR   (1ull << 2)  /* mtty, hisi_acc, qat: a failing write consumes the bytes all the same */
+#define VFIOMIG_SIM_CONSUMES_ON_ERROR   (1ull << 2)  /* mtty, hisi_acc, qat: a failing write consumes the bytes anyway */
 #define VFIOMIG_SIM_SIZE_UNDER          (1ull << 3)  /* virtio: estimates half of the real size */
 #define VFIOMIG_SIM_SIZE_OVER           (1ull << 4)  /* hisi_acc: estimates three times the real size */
 #define VFIOMIG_SIM_SIZE_NEGATIVE       (1ull << 5)  /* xe: a negative errno in the unsigned size */

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a simulated device holds, without holding it.
+//! The contents of a simulated device, without keeping them in memory.
 //!
 //! The state is cut into blocks, each of which is a function of a 64-bit seed. A new device's seeds
 //! follow from one base seed, so a state of any size costs nothing; only devices whose guest wrote

@@ -638,7 +638,7 @@ impl Core {
             Struck::No | Struck::Half(_) => {}
         }
         let result = self.change(to, known, matches!(struck, Struck::Half(_)));
-        // Whoever was told no must ask where the device is now.
+        // A VMM whose request failed must ask where the device is now.
         self.moved = result.is_err() || matches!(struck, Struck::Half(_));
         match struck {
             Struck::Half(errno) => Err(errno),
@@ -845,7 +845,7 @@ impl Core {
             if let (Some(Stream::Load(load)), false) = (self.streams.get(token), harmless) {
                 load.poisoned = true;
                 if lenient {
-                    // Consumed all the same; the VMM is not told what it was worth.
+                    // Consumed anyway; the VMM is only told that the write failed.
                     let _ = load.write(buf, true);
                 }
             }

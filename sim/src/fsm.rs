@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The kernel's migration state machine, written down once more: a simulator that asked the library
-//! for its paths would agree with its mistakes.
+//! The kernel's migration state machine, written a second time: a simulator that asked the library
+//! for its paths would share its mistakes.
 //!
 //! This is the kernel's own form: a square table of the next state, and a rule for states that a
 //! device does not have.

@@ -11,7 +11,7 @@ use std::ops::RangeInclusive;
 
 /// The smallest pages that a report may use.
 const UNIT: u64 = 4096;
-/// As many as fit a page of the kernel's: more return E2BIG.
+/// As many as fit into a page of the kernel's: more return E2BIG.
 pub(crate) const MAX_RANGES: u32 = 256;
 /// Bytes that one write of the device may cover.
 const MAX_WRITE: u64 = 1 << 30;
@@ -72,7 +72,7 @@ impl Log {
         }
         let page = start.page_size;
         if !page.is_power_of_two() {
-            return broken(libc::EINVAL, c"a log in pages that are no power of two");
+            return broken(libc::EINVAL, c"a log in pages whose size is not a power of two");
         }
         let mut ranges: Vec<RangeInclusive<u64>> = Vec::new();
         for &(iova, length) in &start.ranges {

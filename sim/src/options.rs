@@ -17,7 +17,7 @@ pub mod quirk {
         DRAINED_ZERO = 0;
         /// mlx5, virtio: RESUMING to STOP succeeds after a broken or short write.
         STOP_ACCEPTS_ALL = 1;
-        /// mtty, hisi_acc, qat: a failing write consumes the bytes all the same.
+        /// mtty, hisi_acc, qat: a failing write consumes the bytes anyway.
         CONSUMES_ON_ERROR = 2;
         /// virtio: the estimate is half of the real size.
         SIZE_UNDER = 3;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What is believed of a device from one question to it to the next: where it is, how often it was
-//! reset, whose contents it holds, which session has it, what the VMM must redo.
+//! What the library believes about a device between two questions to it: where it is, how often it
+//! was reset, whose contents it holds, which session has it, what the VMM must redo.
 //!
-//! All of it changes here, and so that it fits together: whatever shows a reset begins an epoch,
+//! All of it changes here, so that it stays consistent: whatever shows a reset begins an epoch,
 //! takes the contents that were at stake, puts the log in doubt and makes fix-ups due.
 
 use std::sync::Arc;
@@ -31,12 +31,12 @@ pub(super) struct Belief {
     claimed: Claim,
     log: Log,
     fixups: Arc<AtomicFixups>,
-    /// The last reset failed: it is tried once more when the device is let go.
+    /// The last reset failed. It is tried once more when the device is freed.
     owes_reset: bool,
 }
 
 impl Belief {
-    /// Of a device that was found in this state.
+    /// What to believe of a device that was found in this state.
     pub fn new(state: Option<State>) -> Belief {
         Belief {
             state,
@@ -55,17 +55,17 @@ impl Belief {
         self.state
     }
 
-    /// The device said so, or there is nothing to the contrary.
+    /// Notes where the device is, because it said so or nothing suggests otherwise.
     pub fn is_now_in(&mut self, state: State) {
         self.state = Some(state);
     }
 
-    /// Nothing that was believed of its state is reliable any more.
+    /// Forgets the state, which can no longer be relied on. Returns what was believed.
     pub fn forget_state(&mut self) -> Option<State> {
         self.state.take()
     }
 
-    /// The device went to a state that it was asked for.
+    /// The device has gone to the state that it was asked for.
     pub fn arrived(&mut self, at: State) {
         self.state = Some(at);
         match at {
@@ -241,7 +241,7 @@ mod tests {
         assert!(belief.found(State::Running));
         assert_eq!((belief.epoch(), count()), (1, 1));
         assert_eq!(belief.fixups(), Fixups::AFTER_RESET_OR_LOAD);
-        // It was found where it is, or nobody knew where it was.
+        // It is where it was believed to be, or nobody knew where it was.
         assert!(!belief.found(State::Running));
         belief.forget_state();
         assert!(!belief.found(State::Running));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The device's data stream as sessions use it: what fails there says what became of the device.
+//! The device's data stream as sessions use it: errors say what happened to the device.
 
 use std::fmt;
 use std::time::Duration;

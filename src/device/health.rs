@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::sync::atomic::{AtomicU64, Ordering};
 
-/// What there is to know of a device, apart from its log.
+/// Resets of a device, and whether it stands still.
 pub struct Health {
     resets: Arc<AtomicU64>,
     quiet: Box<dyn FnMut() -> Option<u64> + Send>,

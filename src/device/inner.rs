@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The inside of a device: the link to it, what is believed of it, and how the one is held against
-//! the other.
+//! The inside of a device: the link to it, what is believed about it, and how the two are compared.
 //!
-//! Whatever a device says of where it is goes through here: nothing that shows a reset is missed.
+//! Whatever a device says about its state goes through here, so nothing that shows a reset is
+//! missed.
 
 use super::belief::{Belief, Claim};
 use super::contents::Contents;
@@ -15,7 +15,8 @@ use crate::fsm::{Fsm, State};
 use crate::identity::Identity;
 use crate::sys::Process;
 
-/// How often a device is asked for its state if it does not tell and a guest's state depends on it.
+/// How often a device that does not answer is asked for its state, if a guest's state depends on
+/// it.
 const LOOKS: u32 = 3;
 
 pub(crate) struct Inner {
@@ -26,7 +27,8 @@ pub(crate) struct Inner {
     identity: Identity,
     failure: Option<Failure>,
     events: Option<EventSink>,
-    /// Whose it is: a child after fork() has a copy, and leaves the device alone.
+    /// The process that the device belongs to: a child after fork() has a copy, and leaves the
+    /// device alone.
     pub(super) process: Process,
 }
 
@@ -172,7 +174,7 @@ impl Inner {
         }
     }
 
-    /// Drops the reasons that a device in RUNNING has no more.
+    /// Drops the reasons that no longer hold for a device in RUNNING.
     pub(super) fn forget_bad_state(&mut self) {
         self.probed.forget_bad_state();
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Learning what a device is: from its fd, from sysfs, from what its transport says.
+//! Finds out what a device is: from its fd, from sysfs and from its transport.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use crate::sys;
 use crate::transport::{DeviceFlags, Transport};
 use crate::uapi;
 
-/// Learns what can be learned.
+/// Finds out what the device is.
 pub(super) fn learn(
     transport: &mut dyn Transport,
     sysfs: Option<PathBuf>,

@@ -105,7 +105,7 @@ impl Link {
 
     // --- the log -----------------------------------------------------------------------------------
 
-    /// The DMA log, if it can be used beside everything else.
+    /// The DMA log, if it can be used in parallel with everything else.
     pub fn dma_log(&self) -> Option<Box<dyn DmaLog>> {
         self.transport.dma_log()
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A device among threads and processes: its lock, and what is read beside it.
+//! A device among threads and processes: its lock, and what is read without it.
 
 use std::sync::{Arc, TryLockError};
 
@@ -17,7 +17,8 @@ pub(super) struct Shared {
     fixups: Arc<AtomicFixups>,
     /// How often the device was reset; likewise outside the lock.
     resets: Arc<AtomicU64>,
-    /// Whose it is: a child after fork() has a copy, and leaves the device alone.
+    /// The process that the device belongs to: a child after fork() has a copy, and leaves the
+    /// device alone.
     process: Process,
 }
 

@@ -160,8 +160,8 @@ impl Device {
         Ok(())
     }
 
-    /// Resets the device with `VFIO_DEVICE_RESET`, drops an open session's data, and takes it that
-    /// the device is wanted in its power-on state.
+    /// Resets the device with `VFIO_DEVICE_RESET`, and drops an open session's data. It counts as
+    /// wanted in its power-on state from then on.
     pub fn reset(&self) -> Result<()> {
         let mut inner = self.lock()?;
         let result = inner.reset();

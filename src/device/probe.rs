@@ -307,7 +307,7 @@ fn add_why_no_migration(reasons: &mut Vec<Reason>, errno: Errno, kernel_release:
     reasons.push(Reason { code, text });
 }
 
-/// An address at which no memory is.
+/// An address at which there is no memory.
 const NOWHERE: u64 = 1 << 62;
 
 fn probe_dma_logging(transport: &mut dyn Transport, caps: &mut Caps, reasons: &mut Vec<Reason>) {
@@ -373,7 +373,7 @@ impl Probed {
         }
     }
 
-    /// Drops the reasons that a device in RUNNING has no more.
+    /// Drops the reasons that no longer hold for a device in RUNNING.
     pub fn forget_bad_state(&mut self) {
         let cured =
             [ReasonCode::DeviceInError, ReasonCode::StateUnreadable, ReasonCode::StaleState];

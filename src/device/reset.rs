@@ -57,7 +57,7 @@ impl Inner {
         }))
     }
 
-    /// Others reset the device, according to the VMM.
+    /// Something else has reset the device, according to the VMM.
     pub(super) fn note_told_reset(&mut self) -> Result<()> {
         let before = self.state_now();
         self.link.close();

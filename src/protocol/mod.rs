@@ -28,7 +28,7 @@ pub(crate) trait Protocol: Send {
     /// Asks what the driver supports.
     fn probe(&mut self, io: &mut dyn Transport) -> Result<MigrationFlags, Errno>;
 
-    /// Has the driver say from now on when initial data begins again; whether it does.
+    /// Asks the driver to say from now on when initial data starts again. Returns whether it will.
     fn watch_initial(&mut self, io: &mut dyn Transport) -> bool;
 
     /// Asks for the device's state.
@@ -71,7 +71,7 @@ pub(crate) trait Protocol: Send {
         patience: &Patience<'_>,
     ) -> Result<(), WriteFailed>;
 
-    /// Waits until the data stream can go on, or the time is over. Spurious returns are allowed.
+    /// Waits until the data stream can go on, or the time is up. Spurious returns are allowed.
     fn wait(&mut self, io: &mut dyn Transport, direction: Direction, timeout: Duration);
 
     /// A file descriptor to poll for the data stream.
@@ -112,7 +112,7 @@ pub(crate) struct Estimates {
     pub initial_bytes: u64,
     /// Data that became dirty since it was read, in bytes.
     pub dirty_bytes: u64,
-    /// Initial data has begun again.
+    /// Initial data has started again.
     pub began_again: bool,
 }
 

@@ -27,9 +27,9 @@ const GOOD_PART: usize = 128 << 10;
 pub(crate) struct V2 {
     /// The open data stream.
     data: Option<DataFd>,
-    /// Whether the last read of a stopped device returned nothing.
+    /// Whether the last read of a stopped device returned 0.
     end_seen: bool,
-    /// Flags of estimates mean something.
+    /// Whether the flags of estimates mean something.
     info_v2: bool,
     /// Asking for estimates of this stream was interrupted without end, which cost a while; it is
     /// not asked again.
@@ -77,8 +77,8 @@ impl Protocol for V2 {
                 io.data_close(data);
                 Changed::Done
             }
-            // As far as anyone knew the stream went on, but the kernel had to open a new one. So
-            // the device had left its session, and only a reset does that unasked.
+            // The stream should have gone on, but the kernel opened a new one. So the device had
+            // left its session, and only a reset does that unasked.
             (false, Some(data)) => {
                 log::warn!(target: "vfiomig::device", "a data fd came where one was open; closed");
                 io.data_close(data);
@@ -105,8 +105,7 @@ impl Protocol for V2 {
                 // Version 1 echoes whatever was passed in; only version 2 means something.
                 began_again: self.info_v2 && info.reinit,
             })),
-            // hisi_acc refuses in PRE_COPY_P2P; elsewhere too, the library can do without the
-            // estimates.
+            // hisi_acc refuses in PRE_COPY_P2P. The library can do without the estimates anyway.
             Err(Errno(libc::EINVAL | libc::ENOTTY | libc::EOPNOTSUPP)) => Ok(None),
             // The transport has tried for as long as signals can last.
             Err(Errno(libc::EINTR)) => {

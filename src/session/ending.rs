@@ -28,7 +28,7 @@ impl Ending {
         self != Ending::Release
     }
 
-    /// Lets go of a device that was in `origin` before its save.
+    /// Ends the session of a device that was in `origin` before its save.
     pub(super) fn end(
         self,
         inner: &mut Inner,
@@ -57,7 +57,7 @@ impl Ending {
         let was_reset = inner.epoch() != epoch;
         let mut failed = None;
         let ended = match (walk, self, inner.state_now()) {
-            // Nothing of the guest is needed here any more, wherever recovery ended. But the device
+            // The guest's state is no longer needed here, wherever recovery ended. But the device
             // must not run next to its twin.
             (walk, Ending::Release, Some(State::Running | State::RunningP2p)) => {
                 failed = walk.err();

@@ -5,7 +5,7 @@
 use crate::error::{Error, err};
 use crate::protocol::Estimates;
 
-/// How far the present generation's initial data is.
+/// How far the initial data of this generation has got.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum Stage {
     /// Some of it has not been read, or nobody knows.
@@ -115,8 +115,9 @@ impl Initial {
         self.refused = true;
         err!(
             Again,
-            "the device has begun its initial data again: it was not stopped, and the save can go \
-             on; call again to stop it all the same"
+            "the device has started its initial data again, so an acknowledgement of it no longer \
+             counts; nothing has changed: call again to insist, or keep the device; in pre-copy, \
+             the save can also go on"
         )
     }
 }

@@ -149,7 +149,7 @@ impl Loading {
         let state = inner.query_state();
         self.check_alive(inner)?;
         if state != Ok(State::Resuming) {
-            return Err(err!(NoDev, "the device is not in RESUMING any more"));
+            return Err(err!(NoDev, "the device is no longer in RESUMING"));
         }
         let ns = inner.transition(State::Stop, Recover::Reset)?;
         set(&self.stats.commit_ns, ns);

@@ -30,7 +30,8 @@ impl Queue {
         self.blobs
     }
 
-    /// A blob that no reader would take is refused here, where the VMM still can do without.
+    /// Queues a blob. One that no reader would take is refused here, where the VMM can still do
+    /// without it.
     pub fn add_blob(&mut self, kind: u32, bytes: &[u8]) -> Result<()> {
         let limits = DecodeLimits::default();
         if self.blobs >= limits.max_blobs {

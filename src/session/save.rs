@@ -322,10 +322,10 @@ impl Save {
 
     /// Stops the device: to STOP_COPY. The vCPUs must have been stopped before.
     ///
-    /// Refuses once, with [`crate::Code::Again`], if the device has begun its initial data again:
-    /// an acknowledgement by the target no longer counts. The device is where it was. In pre-copy,
-    /// the vCPUs may run and the save go on; a quiesced device is to be stopped by a second call,
-    /// or kept.
+    /// Refuses once, with [`crate::Code::Again`], if the device has started its initial data again:
+    /// an acknowledgement by the target no longer counts. The device stays where it is. In
+    /// pre-copy, the vCPUs may run again and the save may go on. A quiesced device must be stopped
+    /// by a second call, or kept.
     pub fn stop(&mut self) -> Result<()> {
         if !matches!(self.phase(), Phase::PreCopy | Phase::Quiesced) {
             return Err(self.not_now("stopping"));

@@ -6,10 +6,10 @@
 //! present from the start, kept present, not shared with a child after fork(), and followed by a
 //! page that nobody uses.
 //!
-//! What the kernel sets is not only what it was asked for: an entry of a page table, or what a
-//! device notes at a time, may reach over the end of the range, and its bits are set as far as the
-//! pages go that are pinned. A slice of words cannot promise that these are nobody else's. So what
-//! is handed to the kernel, or to a callback that may do as the kernel does, is a [`Bitmap`].
+//! The kernel may set more bits than it was asked for: an entry of a page table, or the pages that
+//! a device notes at once, may reach beyond the end of the range, and its bits are set up to the
+//! end of the pinned pages. A slice of words cannot promise that this memory is nobody else's. So
+//! the kernel, and a callback that may do as the kernel does, is given a [`Bitmap`].
 
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
@@ -24,14 +24,14 @@ pub struct BitmapBuffer {
     mapped: usize,
     /// How many words were lent last.
     lent: usize,
-    /// In a child there is nothing at that address, or something else.
+    /// In a child, that address is unmapped, or holds something else.
     owner: Process,
 }
 
 // SAFETY: the memory belongs to this value alone.
 unsafe impl Send for BitmapBuffer {}
 
-/// What stays unused after the words, in bytes: at least a page on every machine.
+/// How much stays unused after the words, in bytes: at least a page on every machine.
 const MARGIN: usize = 64 << 10;
 
 impl BitmapBuffer {
@@ -65,8 +65,8 @@ impl BitmapBuffer {
         Ok(words)
     }
 
-    /// Lends its first words to whoever fills in the bitmap of a span, as they are: `EINVAL` where
-    /// they are too few, or the span is empty or wraps.
+    /// Lends the first words, as they are, to whoever fills in the bitmap of a span. `EINVAL` if
+    /// there are too few, or the span is empty or wraps.
     pub fn bitmap(&mut self, span: Span) -> Result<Bitmap<'_>, Errno> {
         let words = span.words().filter(|words| *words <= self.len_here());
         let words = words.ok_or(Errno(libc::EINVAL))?;
@@ -75,13 +75,13 @@ impl BitmapBuffer {
         Ok(Bitmap { start: self.start, words, span, buffer: PhantomData })
     }
 
-    /// Wipes off what was set behind a bitmap of so many words: to the end of its last page.
+    /// Clears what was set after a bitmap of this many words, to the end of its last page.
     fn wipe_behind(&mut self, words: usize) {
         let end = words.next_multiple_of(page_size() as usize / size_of::<u64>()).min(self.len);
         self.get_mut(words..end).unwrap_or_default().fill(0);
     }
 
-    /// The bytes it takes.
+    /// The memory that it takes, in bytes.
     pub fn footprint(&self) -> usize {
         self.mapped
     }
@@ -99,7 +99,7 @@ impl BitmapBuffer {
 impl Drop for BitmapBuffer {
     fn drop(&mut self) {
         if self.owner.is_this() {
-            // SAFETY: mapped by `new` with this length; nothing borrows it any more.
+            // SAFETY: mapped by `new` with this length; nothing borrows it now.
             unsafe { libc::munmap(self.start.as_ptr().cast(), self.mapped) };
         }
     }
@@ -124,8 +124,9 @@ impl DerefMut for BitmapBuffer {
 /// A bitmap that the kernel, or a callback in its place, may write into: words with the lowest bit
 /// first, which have a bit for each page of a span.
 ///
-/// They begin at a page, and what follows them to the end of their last page, and a page more, is
-/// nobody else's as long as this lives. Only a [`BitmapBuffer`] lends one; a slice is none:
+/// The words begin at a page. What follows them to the end of their last page, and one more page,
+/// is nobody else's as long as this lives. Only a [`BitmapBuffer`] lends a bitmap; a slice is not
+/// one:
 ///
 /// ```compile_fail,E0308
 /// # use vfiomig::transport::DmaLog;
@@ -151,13 +152,13 @@ pub struct Bitmap<'a> {
 }
 
 impl Bitmap<'_> {
-    /// What it is about.
+    /// The addresses that it covers, and its page size.
     pub fn span(&self) -> Span {
         self.span
     }
 
-    /// The first of its pages, up to a length in bytes: `EINVAL` where it is 0, or more than there
-    /// is. What is set behind them is in the other words.
+    /// The bitmap of its first pages, up to a length in bytes. `EINVAL` if that is 0, or more than
+    /// there is. Whatever is set after them ends up in the other words.
     pub fn first(&mut self, length: u64) -> Result<Bitmap<'_>, Errno> {
         let span = Span { length, ..self.span };
         let words = span.words().filter(|_| length <= self.span.length);
@@ -165,8 +166,8 @@ impl Bitmap<'_> {
         Ok(Bitmap { start: self.start, words, span, buffer: PhantomData })
     }
 
-    /// Its address, for the kernel; `EINVAL` where the span is not whole pages: each driver makes
-    /// something else of the rest.
+    /// Its address, for the kernel. `EINVAL` if the span is not in whole pages: each driver would
+    /// treat the rest differently.
     pub(crate) fn address(&mut self) -> Result<u64, Errno> {
         let Span { start, length, page } = self.span;
         if !page.divides(start | length) {
@@ -205,7 +206,7 @@ mod tests {
         Span { start, length, page: PageSize::new(PAGE).unwrap() }
     }
 
-    /// The kernel: sets bits of the pages that a bitmap is in, from one on.
+    /// Plays the kernel: sets bits in the pages that a bitmap is in.
     fn set(bitmap: &mut Bitmap<'_>, bits: Range<usize>) {
         let start = with_exposed_provenance_mut::<u64>(bitmap.address().unwrap() as usize);
         for bit in bits {
@@ -260,7 +261,7 @@ mod tests {
             let (before, mut buffer) = (BitmapBuffer::new(1).unwrap(), BitmapBuffer::new(words));
             let (buffer, after) = (buffer.as_mut().unwrap(), BitmapBuffer::new(1).unwrap());
             let mut bitmap = buffer.bitmap(span(0, PAGE)).unwrap();
-            // An entry of 1 GiB at the range's only page, as far as the bitmap's pages go.
+            // An entry of 1 GiB at the range's only page sets bits to the end of the bitmap's page.
             set(&mut bitmap, 0..in_a_page);
             assert_eq!(bitmap[..], [u64::MAX]);
             bitmap.fill(0);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Loops over bitmaps, compiled a second time for CPUs that have more than every x86-64 has. A
-//! reading of all dirty pages consists of these loops, and a 1 TiB guest has 32 MiB of bitmap for
-//! each tracker.
+//! Loops over bitmaps, compiled again for CPUs that can do more than the oldest x86-64. A reading
+//! of all dirty pages consists of these loops, and a 1 TiB guest has 32 MiB of bitmap for each
+//! tracker.
 //!
 //! This is plain code that the compiler turns into vectors; intrinsics were no faster. Only
 //! AVX-512, which can count bits, is worth assembly.
@@ -173,7 +173,7 @@ mod tests {
     type Count = fn(&[u64]) -> u64;
     type Drain = fn(&mut [u64], &mut [u64]) -> u64;
 
-    /// Everything that this CPU can run, not just the one that is chosen.
+    /// All the ways that this CPU can run, not just the chosen one.
     fn ways() -> Vec<(Count, Drain)> {
         let mut ways: Vec<(Count, Drain)> = vec![(count, drain), (count_any, drain_any)];
         #[cfg(target_arch = "x86_64")]
@@ -195,8 +195,8 @@ mod tests {
         ways
     }
 
-    /// Only a build for a CPU with such registers, with everything inlined, holds anything in them
-    /// in between: scripts/v3.sh makes one.
+    /// Only a build for a CPU with such registers, with everything inlined, keeps anything in them
+    /// across the calls. scripts/v3.sh makes one.
     #[cfg(target_arch = "x86_64")]
     #[test]
     fn what_the_caller_keeps_in_wide_registers_stays() {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The requests that a VFIO device's fd takes, and its data fds.
 //!
-//! They are safe on any fd: the numbers belong to VFIO and iommufd alone, and what each structure
-//! leads to is put together here.
+//! They are safe on any fd: only VFIO and iommufd use these request numbers, and every address in a
+//! structure is filled in here.
 
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 
@@ -40,7 +40,7 @@ struct Feature<T> {
 const HEADER: usize = 8;
 const _: () = assert!(std::mem::offset_of!(Feature<u64>, data) == HEADER);
 
-/// `VFIO_DEVICE_FEATURE` with `size` bytes of payload; returns what it has become.
+/// `VFIO_DEVICE_FEATURE` with `size` bytes of payload. Returns the payload as the kernel left it.
 ///
 /// # Safety
 /// `flags` must name a feature whose payload is laid out as `T`, any bits must be a value of `T`, and
@@ -57,8 +57,8 @@ unsafe fn call<T>(fd: BorrowedFd<'_>, flags: u32, size: usize, data: T) -> Resul
 /// Words of the largest payload of a feature that is passed on as bytes.
 const WORDS: usize = 8;
 
-/// Runs `call` on a copy of a feature's payload, which is aligned as its structures are. Copies
-/// back what has become of it, unless `call` fails.
+/// Runs `call` on a copy of a feature's payload, aligned as its structures require. Copies the
+/// result back, unless `call` fails.
 pub(crate) fn with_aligned(
     payload: &mut [u8],
     call: impl FnOnce(&mut [u64; WORDS]) -> Result<(), Errno>,
@@ -83,7 +83,7 @@ pub(crate) fn with_aligned(
     Ok(())
 }
 
-/// Refuses features whose payload of `len` bytes holds more than numbers, as far as is known:
+/// Refuses features whose payload of `len` bytes is known to hold more than numbers, or may do so:
 /// addresses in this process, or file descriptors that the kernel looks up.
 pub(crate) fn check_plain(flags: u32, len: usize) -> Result<(), Errno> {
     // Any feature may be asked about. The kernel does not look at the payload of such a question,
@@ -102,7 +102,7 @@ pub(crate) fn check_plain(flags: u32, len: usize) -> Result<(), Errno> {
     if plain { Ok(()) } else { Err(Errno(libc::EINVAL)) }
 }
 
-/// Whether this sets a state, and so may bring a data fd.
+/// Whether this sets a state, and so may return a data fd.
 pub(crate) fn sets_state(flags: u32) -> bool {
     flags == uapi::FEATURE_MIG_DEVICE_STATE | uapi::FEATURE_SET
 }
@@ -124,7 +124,7 @@ pub(crate) fn split_state(payload: [u8; 8]) -> (u32, i32) {
     (u32::from_ne_bytes([a, b, c, d]), i32::from_ne_bytes([e, f, g, h]))
 }
 
-/// The same, put together.
+/// The inverse of [`split_state`].
 pub(crate) fn join_state(state: u32, data_fd: i32) -> [u8; 8] {
     let ([a, b, c, d], [e, f, g, h]) = (state.to_ne_bytes(), data_fd.to_ne_bytes());
     [a, b, c, d, e, f, g, h]

@@ -9,7 +9,7 @@ use std::fmt;
 pub struct Errno(pub i32);
 
 impl Errno {
-    /// The calling thread's.
+    /// The calling thread's errno.
     pub(super) fn last() -> Errno {
         Errno(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
     }

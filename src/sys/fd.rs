@@ -7,11 +7,11 @@ use std::time::Duration;
 use super::Errno;
 use super::retry::{once, retry};
 
-/// Reads and writes of device state are made in these steps at the most, so that a length never
-/// exceeds what the kernel takes at once (`MAX_RW_COUNT`, about 2 GiB).
+/// The most that one read or write of device state transfers, so that a length never exceeds what
+/// the kernel takes at once (`MAX_RW_COUNT`, about 2 GiB).
 const MAX_TRANSFER: usize = 1 << 30;
 
-/// What is waited for.
+/// What to wait for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Direction {
     /// Until it can be read.
@@ -34,7 +34,7 @@ pub(crate) fn write(fd: BorrowedFd<'_>, buf: &[u8]) -> Result<usize, Errno> {
     once(unsafe { libc::write(fd.as_raw_fd(), buf.as_ptr().cast(), len) })
 }
 
-/// pread(2), again while a signal interrupts it.
+/// pread(2), repeated while signals interrupt it.
 pub(crate) fn pread(fd: BorrowedFd<'_>, buf: &mut [u8], at: u64) -> Result<usize, Errno> {
     let at = i64::try_from(at).map_err(|_| Errno(libc::EINVAL))?;
     let (to, len) = (buf.as_mut_ptr(), buf.len());
@@ -42,7 +42,7 @@ pub(crate) fn pread(fd: BorrowedFd<'_>, buf: &mut [u8], at: u64) -> Result<usize
     retry(|| unsafe { libc::pread64(fd.as_raw_fd(), to.cast(), len, at) })
 }
 
-/// Reads and writes return `EAGAIN` from now on instead of blocking.
+/// From now on, reads and writes return `EAGAIN` instead of blocking.
 pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> Result<(), Errno> {
     // SAFETY: F_GETFL touches no memory.
     let flags = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) };
@@ -56,7 +56,7 @@ pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Waits until the fd can go on, or the time is over; may return earlier.
+/// Waits until the fd is ready, or the time is up. May return early.
 pub(crate) fn wait(fd: BorrowedFd<'_>, direction: Direction, timeout: Duration) {
     let events = match direction {
         Direction::Read => libc::POLLIN,

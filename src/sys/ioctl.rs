@@ -6,12 +6,11 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use super::Errno;
 use super::retry::retry;
 
-/// Makes an ioctl, again while a signal interrupts it.
+/// Makes an ioctl, and repeats it while signals interrupt it.
 ///
-/// # Safety
-/// For `request`, the kernel may read and write only `arg`, and what addresses in it lead to. The
-/// latter must be valid for that, and exclusive where the kernel writes. Any bits must be a value of
-/// `T`.
+/// # Safety For `request`, the kernel may read and write only `arg` and what addresses in it lead
+/// to. The latter must be valid for that, and exclusive if the kernel writes to it. Any bits must
+/// be a value of `T`.
 pub(super) unsafe fn ioctl<T: ?Sized>(
     fd: BorrowedFd<'_>,
     request: u32,

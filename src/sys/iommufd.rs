@@ -100,7 +100,7 @@ pub(crate) fn alloc_ioas(fd: BorrowedFd<'_>) -> Result<u32, Errno> {
     Ok(arg.out_ioas)
 }
 
-/// Maps what `from` maps in a range at the same place of `to`, readable.
+/// Maps what `from` maps in a range at the same addresses of `to`, readable.
 pub(crate) fn copy(
     fd: BorrowedFd<'_>,
     from: u32,
@@ -117,7 +117,7 @@ pub(crate) fn copy(
     unsafe { ioctl(fd, uapi::IOMMU_IOAS_COPY, &mut arg) }
 }
 
-/// Ends an object.
+/// Destroys an object of the iommufd.
 pub(crate) fn destroy(fd: BorrowedFd<'_>, id: u32) -> Result<(), Errno> {
     let mut arg = Destroy { size: size::<Destroy>(), id };
     // SAFETY: the request's own structure, without addresses.

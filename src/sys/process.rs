@@ -76,7 +76,7 @@ impl Process {
         }
     }
 
-    /// What nobody owns.
+    /// The number of no process: nobody owns the value yet.
     pub(crate) const NONE: u32 = 0;
 
     /// Whether it is this process.
@@ -106,7 +106,7 @@ pub(crate) struct PerProcess<T: 'static> {
 struct Later<T> {
     owner: Process,
     value: T,
-    /// That of the process before, which is never freed; kept so that leak checkers find it.
+    /// The value of the process before, which is never freed; kept so that leak checkers find it.
     _before: *mut Later<T>,
 }
 

@@ -193,7 +193,7 @@ fn give_back(bank: usize, at: usize) {
     word.fetch_and(!(1 << (block % 64)), Ordering::Release);
 }
 
-/// Whether the calls that may be in progress could exhaust it, with so many banks borrowed.
+/// Whether the calls that may be in progress could exhaust it, with `loans` banks borrowed.
 fn is_low_with(loans: usize) -> bool {
     let banks = OWN + loans;
     CLASSES.iter().zip(&OUT).any(|(class, out)| {
@@ -230,14 +230,14 @@ fn room_in_need() -> Room {
     }
 }
 
-/// Whether more than a quarter of its own blocks, and all of so many borrowed banks, are in use.
+/// Whether more than a quarter of its own blocks, and all of `loans` borrowed banks, are in use.
 fn is_low_for_many(loans: usize) -> bool {
     CLASSES.iter().zip(&OUT).any(|(class, out)| {
         out.load(Ordering::Relaxed) + class.count * OWN * 3 / 4 > class.count * (OWN + loans)
     })
 }
 
-/// Whether one more bank would help, or would be missed, with so many borrowed.
+/// Whether one more bank would help, or would be missed, with `loans` borrowed.
 fn needs_bank_with(loans: usize) -> bool {
     is_low_with(loans) || loans < BORROWED * 3 / 4 && is_low_for_many(loans)
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a bitmap is about: addresses, and how many of them a bit stands for.
+//! What a bitmap covers: a range of addresses, and how many of them each bit stands for.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -35,7 +35,7 @@ impl PageSize {
     }
 }
 
-/// Addresses that a bitmap is about: bit 0 is the page at `start`; `start` and `length` are
+/// The addresses that a bitmap covers. Bit 0 is the page at `start`; `start` and `length` are
 /// multiples of the page size.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Span {
@@ -48,7 +48,7 @@ pub struct Span {
 }
 
 impl Span {
-    /// From a first address to a last one.
+    /// The span from a first address to a last one.
     pub(crate) fn of(range: &RangeInclusive<u64>, page: PageSize) -> Span {
         Span { start: *range.start(), length: range.end() - range.start() + 1, page }
     }
@@ -65,8 +65,8 @@ impl Span {
         self.start..=self.last()
     }
 
-    /// How many words it takes to have a bit for each page that has a byte of it. None where it is
-    /// empty, or wraps.
+    /// How many words it takes to have a bit for each page that has a byte of the span. None if the
+    /// span is empty or wraps.
     pub(super) fn words(self) -> Option<usize> {
         self.start.checked_add(self.length.checked_sub(1)?)?;
         usize::try_from(self.length.div_ceil(self.page.bytes()).div_ceil(64)).ok()

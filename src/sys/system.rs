@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The few things of the operating system that do not involve a device.
+//! The few system calls that do not involve a device.
 
 use super::Errno;
 
@@ -34,8 +34,8 @@ pub(crate) fn page_size() -> u64 {
     u64::try_from(size).ok().filter(|size| size.is_power_of_two()).unwrap_or(4096)
 }
 
-/// The running kernel's release, as uname(2) has it. Opens no file, because the VMM may be in a
-/// jail by now.
+/// The running kernel's release, from uname(2). Opens no file, because the VMM may be in a jail by
+/// now.
 pub(crate) fn kernel_release() -> String {
     // SAFETY: all zeros is a value of this structure of arrays.
     let mut name: libc::utsname = unsafe { std::mem::zeroed() };

@@ -55,8 +55,8 @@ struct Unmap {
 
 const _: () = assert!(size_of::<GetBitmap>() == 48 && size_of::<Unmap>() == 48);
 
-/// `VFIO_IOMMU_GET_INFO`: `info` becomes `struct vfio_iommu_type1_info` with its capabilities, as far
-/// as there is room.
+/// `VFIO_IOMMU_GET_INFO`: fills `info` with `struct vfio_iommu_type1_info` and its capabilities, as
+/// far as there is room.
 pub(crate) fn info(fd: BorrowedFd<'_>, info: &mut [u64]) -> Result<(), Errno> {
     let size = u32::try_from(size_of_val(info)).map_err(|_| Errno(libc::EINVAL))?;
     // argsz and flags.

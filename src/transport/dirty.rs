@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The kernel's three interfaces that report which pages DMA wrote to, as they are: device logging,
-//! the type1 container, and the page table of an iommufd. `dirty` decides what their answers are
-//! worth.
+//! The kernel's three interfaces that report which pages DMA wrote to: device logging, the type1
+//! container, and the page table of an iommufd. Nothing is interpreted here; `dirty` decides how
+//! far an answer can be trusted.
 
 use crate::error::Errno;
 use crate::sys::{Bitmap, IovaRange, PageSize};
 
 /// A device that logs its own writes: `VFIO_DEVICE_FEATURE_DMA_LOGGING_*`.
 pub trait DmaLog: Send {
-    /// Starts, in pages of a size if the device can; returns what it says of the size of its pages.
+    /// Starts logging, in pages of this size if the device can. Returns the size of its pages as
+    /// the device reports it, in bytes.
     fn start(&mut self, page: PageSize, ranges: &[IovaRange]) -> Result<u64, Errno>;
 
-    /// Stops.
+    /// Stops logging.
     fn stop(&mut self) -> Result<(), Errno>;
 
     /// Sets the bits of pages in the bitmap's span that were written to since the last report, and
@@ -19,12 +20,12 @@ pub trait DmaLog: Send {
     fn report(&mut self, bitmap: &mut Bitmap<'_>) -> Result<(), Errno>;
 }
 
-/// Page sizes, a bit for each.
+/// A set of page sizes, with a bit for each.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PageSizes(u64);
 
 impl PageSizes {
-    /// Those whose bits are set: bit 12 is that of 4 KiB.
+    /// The page sizes whose bits are set: bit 12 stands for 4 KiB.
     pub const fn from_bits(bits: u64) -> PageSizes {
         PageSizes(bits)
     }
@@ -46,20 +47,21 @@ pub struct Type1Info {
 
 /// A type1 container: `VFIO_IOMMU_DIRTY_PAGES`.
 pub trait Type1: Send {
-    /// The same number for the same container, so that it is asked once for all of its devices.
+    /// A number that is the same for the same container, so that it is asked only once for all of
+    /// its devices.
     fn key(&self) -> u64;
 
     /// What it can do.
     fn info(&mut self) -> Result<Type1Info, Errno>;
 
-    /// Starts.
+    /// Starts dirty tracking.
     fn start(&mut self) -> Result<(), Errno>;
 
-    /// Stops.
+    /// Stops dirty tracking.
     fn stop(&mut self) -> Result<(), Errno>;
 
-    /// Writes the bits of pages that are pinned or were written to. Overwrites whole words; leaves
-    /// words alone in which no mapping has pages.
+    /// Writes the bits of pages that are pinned or were written to. Overwrites whole words, but
+    /// leaves words alone in which no mapping has pages.
     fn bitmap(&mut self, bitmap: &mut Bitmap<'_>) -> Result<(), Errno>;
 
     /// Unmaps the bitmap's span, and reports what was dirty there; returns how many bytes were
@@ -69,10 +71,11 @@ pub trait Type1: Send {
 
 /// A page table of an iommufd with dirty tracking (`IOMMU_HWPT_ALLOC_DIRTY_TRACKING`).
 pub trait Hwpt: Send {
-    /// The same number for the same page table, so that it is asked once for all of its devices.
+    /// A number that is the same for the same page table, so that it is asked only once for all of
+    /// its devices.
     fn key(&self) -> u64;
 
-    /// Starts or stops. Starting forgets what was dirty before.
+    /// Starts or stops dirty tracking. Starting forgets what was dirty before.
     fn set_tracking(&mut self, enable: bool) -> Result<(), Errno>;
 
     /// Sets the bits of pages that were written to and, unless `keep`, forgets them.
@@ -83,7 +86,7 @@ pub trait Hwpt: Send {
         None
     }
 
-    /// Whether all of the range is mapped; `None` if there is no way to find out.
+    /// Whether all of the range is mapped; `None` if there is no way to tell.
     fn is_mapped(&mut self, iova: u64, length: u64) -> Option<Result<bool, Errno>>;
 
     /// The size of the largest bitmap that is filled in without loss, in bytes.

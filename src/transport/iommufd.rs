@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A page table of an iommufd behind its fd.
+//! A page table of an iommufd, reached through the iommufd.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
@@ -18,9 +18,9 @@ pub struct KernelHwpt {
     max_bitmap: u64,
 }
 
-/// The most that a bitmap may have in a kernel that loses what is recorded beyond the part of it
-/// that is mapped at the time: Linux 6.7.0 to 6.7.6, which map 512 pages of a bitmap. In pages of 4
-/// KiB that is 64 GiB.
+/// The largest bitmap, in bytes, in kernels that lose what is recorded beyond the part of the
+/// bitmap that they have mapped: Linux 6.7.0 to 6.7.6, which map 512 pages of it. With pages of 4
+/// KiB, such a bitmap covers 64 GiB.
 const MAPPED_BITMAP: u64 = 512 * 4096;
 
 fn max_bitmap_of(release: &str) -> u64 {
@@ -48,8 +48,8 @@ impl KernelHwpt {
         self.fd.as_fd()
     }
 
-    /// Copies the range into an address space that is made for this and thrown away. Nothing is
-    /// pinned, because no device is behind it, and the copy fails if a part is not mapped.
+    /// Copies the range into an address space that is made for this and then destroyed. Nothing is
+    /// pinned, because no device is attached to it, and the copy fails if a part is not mapped.
     fn try_copy(&self, ioas: u32, iova: u64, length: u64) -> Result<bool, Errno> {
         let copy_ioas = iommufd::alloc_ioas(self.fd())?;
         let copied = iommufd::copy(self.fd(), ioas, copy_ioas, iova, length);

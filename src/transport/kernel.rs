@@ -33,8 +33,8 @@ impl KernelTransport {
     }
 }
 
-/// The log of a device. The kernel does its own locking, so logging need not wait for a read of the
-/// device's state.
+/// The log of a device. The kernel does its own locking, so logging does not have to wait for a
+/// read of the device's state.
 struct KernelLog(Arc<dyn AsFd + Send + Sync>);
 
 impl DmaLog for KernelLog {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How a device is reached: the kernel's file descriptor, or a table of C callbacks.
 //!
-//! A transport moves requests and bytes and interprets nothing: errnos come back raw, and every
-//! number is checked by the layers above. Of the files here only `ops` has `unsafe` in it: it calls
-//! what C gave.
+//! A transport moves requests and bytes and interprets nothing: errnos are returned as they are,
+//! and the layers above check every number. Of the files here only `ops` has `unsafe` in it: it
+//! calls C's callbacks.
 
 mod dirty;
 mod iommufd;
@@ -34,8 +34,8 @@ use crate::sys::{device, uapi};
 /// A data stream of a device, as the driver or a callback has named it. For the kernel it is a file
 /// descriptor, which the transport owns.
 ///
-/// It is a name: only the transport that has handed it out ([`Transport::set_state`]) reads, writes
-/// or closes anything by it.
+/// This is only a name. The transport that handed it out ([`Transport::set_state`]) is the only one
+/// that reads, writes or closes anything with it.
 ///
 /// ```compile_fail
 /// let standard_error = vfiomig::transport::DataFd(2);
@@ -90,8 +90,9 @@ pub trait Transport: Send {
     /// `VFIO_DEVICE_FEATURE`: `flags` is a feature index with GET, SET or PROBE; `payload` is the
     /// feature's own structure, both input and output.
     ///
-    /// It holds numbers only. The library's own transports refuse features whose payload has addresses
-    /// in it, or may have, with `EINVAL`, and PROBE with any: the log is behind [`DmaLog`].
+    /// It holds numbers only. The library's own transports refuse features whose payload has
+    /// addresses in it, or may have, with `EINVAL`, and PROBE with any payload. The log has
+    /// [`DmaLog`].
     fn feature(&mut self, flags: u32, payload: &mut [u8]) -> Result<(), Errno>;
 
     /// `VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE`: asks for a state, and returns the data stream that
@@ -133,7 +134,7 @@ pub trait Transport: Send {
     /// Makes reads and writes of the stream return `EAGAIN` instead of blocking.
     fn data_set_nonblocking(&mut self, data: DataFd) -> Result<(), Errno>;
 
-    /// Waits until the stream can go on, or the time is over. May return early.
+    /// Waits until the stream can go on, or the time is up. May return early.
     fn data_wait(&mut self, data: DataFd, direction: Direction, timeout: Duration);
 
     /// Reads from a region of the device, for its identity.

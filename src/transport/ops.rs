@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A device behind a table of C callbacks: vfio-user, a mock, or anything else that a VMM provides.
 //!
-//! The one file of this room with `unsafe` in it: it calls what C gave, and takes C's word for it.
+//! The only file of this room with `unsafe` in it: it calls C's callbacks, and relies on what C
+//! promises of them.
 
 #![allow(unsafe_code)]
 
@@ -110,7 +111,7 @@ impl OpsTransport {
         uninterrupted(self.patience, || status(unsafe { feature(self.opaque, flags, data, len) }))
     }
 
-    /// The device names a stream.
+    /// Notes a stream that the device has named.
     fn note_stream(&mut self, number: i32) {
         if number < 0 || self.streams.has(DataFd(number)) {
             return;
@@ -122,12 +123,12 @@ impl OpsTransport {
         }
     }
 
-    /// A stream that the device has named, for its callbacks.
+    /// The number of a stream that the device has named, for its callbacks.
     fn number(&self, data: DataFd) -> Result<c_int, Errno> {
         if self.streams.has(data) { Ok(data.0) } else { Err(Errno(libc::EBADF)) }
     }
 
-    /// The same, for a system call that stands for a callback.
+    /// The same as a file descriptor, for a system call in place of a callback.
     fn fd(&self, data: DataFd) -> Result<BorrowedFd<'_>, Errno> {
         self.streams.fd(data).or_else(|_| {
             // SAFETY: promise 3: the stream is in the list, and so it is open.
@@ -165,7 +166,7 @@ impl Transport for OpsTransport {
         device::check_plain(flags, payload.len())?;
         let sets_state = device::sets_state(flags);
         if sets_state {
-            // What comes back is the device's, whatever went in.
+            // The fd that comes back must be the device's own, so none goes in.
             let fields = payload.first_chunk_mut().ok_or(Errno(libc::EINVAL))?;
             *fields = device::join_state(device::split_state(*fields).0, -1);
         }
@@ -368,7 +369,7 @@ mod tests {
         unsafe { OpsTransport::new(ops, std::ptr::from_mut(device).cast()) }
     }
 
-    /// So many pages.
+    /// A span of this many pages.
     fn span(pages: u64) -> Span {
         let page = PageSize::new(4096).unwrap();
         Span { start: 0, length: pages * page.bytes(), page }
@@ -425,7 +426,7 @@ mod tests {
         let device = &mut Device::default();
         let at = std::ptr::from_mut(device);
         let mut transport = transport(device, |_| ());
-        // What goes in is not what the device has named.
+        // An fd that goes in is not one that the device has named.
         let mut payload = device::join_state(6, foreign.0);
         assert_eq!(transport.feature(SET_STATE, &mut payload), Ok(()));
         assert_eq!(device::split_state(payload), (6, -1));

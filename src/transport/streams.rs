@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The data streams that a device has handed out and nobody has closed.
+//! The data streams that a device has handed out and that are still open.
 //!
-//! A [`DataFd`] is a number. Reading from it, and closing it, is for the streams of this list alone:
-//! whatever else has that number is none of the library's business.
+//! A [`DataFd`] is a number. Only streams in this list are read, written or closed: anything else
+//! with that number does not belong to the library.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 
@@ -10,7 +10,7 @@ use super::{DataFd, PrecopyInfo};
 use crate::error::Errno;
 use crate::sys::{Process, device, uapi};
 
-/// Streams of one device: two at the most, while one takes over from another.
+/// Streams of one device: at most two, while one replaces another.
 pub(super) struct Streams {
     open: Vec<Stream>,
     process: Process,
@@ -18,7 +18,7 @@ pub(super) struct Streams {
 
 struct Stream {
     number: i32,
-    /// The fd of that number, where the library owns it.
+    /// The fd with that number, if the library owns it.
     fd: Option<OwnedFd>,
 }
 
@@ -27,17 +27,18 @@ impl Streams {
         Streams { open: Vec::new(), process: Process::this() }
     }
 
-    /// A stream that is an fd of the library's from now on.
+    /// Adds a stream whose fd belongs to the library from now on.
     pub fn add_fd(&mut self, fd: OwnedFd) {
         let number = fd.as_raw_fd();
-        // Somebody has closed an fd of the library's, if its number comes again: it is this one's.
+        // If a number comes again, somebody has closed the library's fd: the number now belongs to
+        // the new stream.
         if let Some(at) = self.open.iter().position(|stream| stream.number == number) {
             let _ = self.open.swap_remove(at).fd.map(IntoRawFd::into_raw_fd);
         }
         self.open.push(Stream { number, fd: Some(fd) });
     }
 
-    /// A stream that is a number to the library.
+    /// Adds a stream that is only a number to the library.
     pub fn add_number(&mut self, number: i32) {
         if !self.has(DataFd(number)) {
             self.open.push(Stream { number, fd: None });
@@ -48,7 +49,7 @@ impl Streams {
         self.open.iter().any(|stream| stream.number == data.0)
     }
 
-    /// The stream's fd; `EBADF` where the library has none of that name.
+    /// The stream's fd; `EBADF` if the library has no fd with that number.
     pub fn fd(&self, data: DataFd) -> Result<BorrowedFd<'_>, Errno> {
         let stream = self.open.iter().find(|stream| stream.number == data.0);
         stream.and_then(|stream| stream.fd.as_ref()).map(AsFd::as_fd).ok_or(Errno(libc::EBADF))
@@ -64,8 +65,7 @@ impl Streams {
         })
     }
 
-    /// Forgets a stream, and closes it where it is an fd of the library's. Returns whether it was
-    /// there.
+    /// Forgets a stream, and closes its fd if the library owns it. Returns whether it was there.
     pub fn close(&mut self, data: DataFd) -> bool {
         let at = self.open.iter().position(|stream| stream.number == data.0);
         at.map(|at| self.open.swap_remove(at)).is_some()
@@ -75,7 +75,7 @@ impl Streams {
 impl Drop for Streams {
     fn drop(&mut self) {
         if !self.process.is_this() {
-            // A child may have closed what it inherited, and have something else of that number.
+            // A child may have closed what it inherited, and use the number for something else.
             for fd in self.open.drain(..).filter_map(|stream| stream.fd) {
                 let _ = fd.into_raw_fd();
             }

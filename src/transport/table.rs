@@ -8,7 +8,7 @@ use std::ffi::{c_char, c_int, c_void};
 use crate::fsm::MigrationFlags;
 use crate::identity::Identity;
 
-/// Called exactly once with a callback's opaque, when the library will not use it any more, even if
+/// Called exactly once with a callback's opaque, when the library will no longer use it, even if
 /// the call that brought it fails. NULL: nothing to do.
 ///
 /// All callbacks follow one rule. A single callback is followed by its opaque and its release, such as
@@ -151,7 +151,7 @@ pub struct vfiomig_device_ops {
     /// Fills in what the device is; struct_size is set on entry. NULL: not known.
     pub identity:
         Option<unsafe extern "C" fn(opaque: *mut c_void, identity: *mut vfiomig_identity) -> c_int>,
-    /// Called exactly once, when the library will call nothing of this table any more, also when
+    /// Called exactly once, when the library will no longer call anything in this table, even if
     /// creating the device fails. NULL: nothing to do.
     pub release: vfiomig_release_fn,
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A type1 container behind its fd.
+//! A type1 container, reached through its fd.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
@@ -30,7 +30,7 @@ fn read_at<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
 }
 
 /// Finds the migration capability in what `VFIO_IOMMU_GET_INFO` returned. The offsets come from the
-/// kernel: one that leads outside, or backwards, ends the search.
+/// kernel: one that points outside, or backwards, ends the search.
 fn parse_type1_info(info: &[u8]) -> Type1Info {
     let find = || {
         let flags = u32::from_ne_bytes(read_at(info, 4)?);
@@ -64,7 +64,7 @@ impl Type1 for KernelType1 {
     }
 
     fn info(&mut self) -> Result<Type1Info, Errno> {
-        // Room for far more capabilities than there are: a list of reserved ranges may be long.
+        // Room for far more capabilities than exist, because a list of reserved ranges may be long.
         let no_room = |_| Errno(libc::ENOMEM);
         let mut info = alloc::filled(0u64, 8192, "").map_err(no_room)?;
         let mut bytes = Vec::new();
