@@ -390,7 +390,7 @@ static void a_session_of_its_own_device_is_not_freed_by_a_callback(void)
     struct vfiomig_save *save = save_to_free;
     save_to_free = NULL;
     vfiomig_save_free(save);
-    /* Nobody is using the device any more. */
+    /* Nobody is using the device now. */
     OK(vfiomig_save_begin(rig.dev, NULL, &save));
     vfiomig_save_free(save);
     rig_free(&rig);

@@ -434,7 +434,7 @@ static void read_only_mappings_are_dirty_only_where_the_vmm_says_so(void)
     EQ(bitmap, 1);
     EQ(vfiomig_dirty_collect(dirty), VFIOMIG_DIRTY_UNWATCHED);
     EQ(m.num, 1);
-    /* The VMM can write there all the same. */
+    /* The VMM can still write there. */
     forget(&m);
     OK(vfiomig_dirty_mark(dirty, BASE + 5 * PAGE, 1));
     EQ(vfiomig_dirty_collect(dirty), VFIOMIG_DIRTY_UNWATCHED);

@@ -107,7 +107,7 @@ static void one_combination(uint64_t tracker_page, uint64_t tracking_page, uint6
             FAIL("%s: page %zu is %d", what, i, bit(bitmap, i));
     for (size_t i = SIZE / bitmap_page; i < WORDS * 64; i++)
         if (bit(bitmap, i))
-            FAIL("%s: a bit behind the end", what);
+            FAIL("%s: a bit after the end", what);
     memset(bitmap, 0, sizeof bitmap);
     OK(vfiomig_dirty_sync(dirty, BASE, SIZE, bitmap_page, bitmap, WORDS));
     if (count_bits(bitmap, WORDS) != 0)

@@ -2,8 +2,8 @@
 /*
  * Many threads map, unmap, mark, write, collect and sync at once. The model is that of a migration:
  * each page has a version that increases with every write, and a copy that is taken whenever the
- * page is reported as dirty. In the end, when nobody writes any more and the last reading is done,
- * every copy has the last version: nothing was lost, whoever was told.
+ * page is reported as dirty. In the end, when nobody writes now and the last reading is done, every
+ * copy has the last version: nothing was lost, whoever was told.
  */
 #include <pthread.h>
 #include <stdatomic.h>

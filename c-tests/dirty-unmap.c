@@ -132,7 +132,7 @@ static void a_bitmap_gets_what_set_dirty_would(void)
     memory_free(&m);
 }
 
-/* Nothing is mapped there any more, but the pages still belong to the VMM. */
+/* Nothing is mapped there now, but the pages still belong to the VMM. */
 static void what_set_dirty_refuses_comes_later(void)
 {
     struct memory m = memory_new(PAGE);

@@ -269,7 +269,7 @@ static void stale(uint32_t state, int expected)
         told |= reason.code == VFIOMIG_REASON_STALE_STATE;
     }
     EQ(told, expected);
-    /* Once run, it is nobody's any more. */
+    /* Once run, it no longer belongs to anyone. */
     OK(vfiomig_device_run(rig.dev));
     EQ(vfiomig_sim_state(rig.sim), VFIOMIG_STATE_RUNNING);
     OK(vfiomig_device_get_caps(rig.dev, &caps));

@@ -196,7 +196,7 @@ typedef void (*vfiomig_log_fn)(void *opaque, uint32_t level, const char *target,
 /*
  * Sends the library's messages to log, up to level (VFIOMIG_LOG_*), for the whole process. NULL
  * makes the library silent again, as it is at first. Bytes of device state are never logged. The
- * previous callback's opaque is released once no thread is inside that callback any more.
+ * previous callback's opaque is released once no thread is inside that callback.
  *
  * Errors: -ENOMEM, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
  * Since: 0.1.
@@ -1432,9 +1432,9 @@ struct vfiomig_tracker_ops {
 
     /*
      * Sets the bits of pages that were written to since the last time, and forgets them. Bit 0 is
-     * the page at iova. The bitmap has num_words words and comes zeroed. iova and length are
-     * multiples of page_size and may extend beyond the ends of mappings. After -errno the range
-     * counts as dirty. Required.
+     * the page at iova. The bitmap has num_words words and is zeroed. iova and length are multiples
+     * of page_size and may extend beyond the ends of mappings. After -errno the range counts as
+     * dirty. Required.
      */
     int (*sync)(void *opaque, uint64_t iova, uint64_t length, uint64_t page_size, uint64_t *bitmap,
                 size_t num_words);
@@ -1452,7 +1452,7 @@ struct vfiomig_dirty_writer {
     /* VFIOMIG_DIRTY_WRITER_INIT sets it. */
     uint32_t struct_size;
 
-    /* Bitwise OR of VFIOMIG_WRITER_*, or 0: no tracker; every page is dirty at every time. */
+    /* Bitwise OR of VFIOMIG_WRITER_*, or 0: no tracker; every page is always dirty. */
     uint32_t flags;
 
     /* A name for messages, for people to read; NULL: the driver's name. */
@@ -1654,8 +1654,7 @@ int vfiomig_dirty_map(struct vfiomig_dirty *dirty,
  * set_dirty returned. Remove mappings with this call even while tracking is off.
  *
  * If unmap fails, the range stays in the map and counts as dirty until it is unmapped. Mappings
- * that lie only partly in the range are cut. If nothing is mapped there, unmap is called all the
- * same.
+ * that lie only partly in the range are cut. If nothing is mapped there, unmap is still called.
  *
  * States: all.
  * Returns: Bitwise OR of VFIOMIG_DIRTY_ERRORS and VFIOMIG_DIRTY_UNWATCHED, or 0.

@@ -154,7 +154,7 @@ fn bad_arguments_are_refused_by_name_and_change_nothing() {
     ] {
         assert_eq!(tracking.unmap(iova, size, None, never).unwrap_err().code(), code, "{iova:#x}");
     }
-    // If nothing is mapped, the VMM is asked all the same.
+    // Even if nothing is mapped, the VMM is asked.
     let refuses = || Err(Errno(libc::EBUSY));
     assert_eq!(tracking.unmap(end, PAGE, None, refuses).unwrap_err().code(), Code::Io);
     let mut asked = false;
@@ -203,7 +203,7 @@ fn without_tracking_nothing_is_read_and_stopping_is_no_error() {
 #[derive(Default)]
 struct Vmm {
     mappings: Vec<Mapping>,
-    /// Fails after so many mappings.
+    /// Fails after this many mappings.
     fails_at: Option<usize>,
     /// Takes no more calls.
     left: usize,

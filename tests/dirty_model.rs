@@ -59,7 +59,7 @@ struct Case {
     tracking: Tracking,
     /// Numbers for what to do; the machine has its own.
     rng: Rng,
-    /// Mappings are in multiples of so many pages.
+    /// Mappings are in multiples of this many pages.
     align: u64,
     errors: Vec<(u64, u64)>,
     errors_total: u64,
@@ -635,7 +635,7 @@ impl Case {
                     let text = format!("{:#x} was unmapped and its dirt is lost", w.addr(page));
                     w.violation(text);
                 } else if !takes {
-                    // Within the error that says so, and nobody will take it any more.
+                    // Within the error that says so, and nobody will take it now.
                     w.frames[frame].must = 0;
                     w.count("orphan without a home");
                 } else {

@@ -46,7 +46,7 @@ struct Case {
 }
 
 impl Case {
-    /// Whether nothing that the library does can help any more.
+    /// Whether the library can no longer help.
     fn beyond_help(&self) -> bool {
         self.effect == Effect::Die
             || self.quirks & quirk::NO_RESET != 0
@@ -201,7 +201,7 @@ impl Case {
     }
 }
 
-/// Each operation of a kind in turn, until there is no such operation any more.
+/// Each operation of a kind in turn, until there are no more.
 fn sweep(case: Case) -> u64 {
     // A reset that is held up forever takes all the library's patience, so a few of these will do.
     let held_up = case.op == Op::Any && case.effect == Effect::Sticky && case.errno == libc::EAGAIN;
@@ -405,7 +405,7 @@ fn a_kept_source_that_stops_on_the_way_is_whole_and_can_be_run_again() {
             source.device.run().unwrap();
             assert_eq!(source.sim.count(Op::Reset), 0);
         } else {
-            // Still in STOP_COPY, with a stream that is no use any more.
+            // Still in STOP_COPY, with a stream that is no longer of use.
             assert_eq!(failure.outcome, Outcome::Reset);
         }
         assert_eq!(source.sim.state(), State::RUNNING);

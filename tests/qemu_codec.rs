@@ -1250,7 +1250,7 @@ fn a_reset_behind_the_librarys_back_ends_the_load() {
         let _ = packets.submit(&all[1]);
         let error = runner.join().unwrap().unwrap_err();
         check_refused(&target, &error, Code::NoDev);
-        // The driver was not asked to take anything any more.
+        // The driver was no longer asked to take anything.
         assert_eq!(error.failure().unwrap().operation, Operation::Stream);
     });
 }

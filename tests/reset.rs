@@ -111,7 +111,7 @@ fn a_source_that_is_reset_before_any_call_starts_again_or_fails_cleanly() {
                 let before = Box::new(|number, call| {
                     if number == position {
                         struck.set(Some(call));
-                        // What has been sent completely is not changed any more.
+                        // What has been sent completely no longer changes.
                         let sent = matches!(call, Call::Commit | Call::Finish);
                         reset_now(&source, told);
                         if !sent {

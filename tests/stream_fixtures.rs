@@ -114,21 +114,21 @@ impl Json {
     fn text(&self) -> &str {
         match self {
             Json::Text(text) => text,
-            other => panic!("{other:?} is no text"),
+            other => panic!("{other:?} is not a text"),
         }
     }
 
     fn number(&self) -> u64 {
         match self {
             Json::Number(number) => *number,
-            other => panic!("{other:?} is no number"),
+            other => panic!("{other:?} is not a number"),
         }
     }
 
     fn list(&self) -> &[Json] {
         match self {
             Json::List(list) => list,
-            other => panic!("{other:?} is no list"),
+            other => panic!("{other:?} is not a list"),
         }
     }
 
@@ -159,7 +159,7 @@ fn own(item: Item<'_>) -> Owned {
         Item::Blob { kind, bytes } => Owned::Blob(kind, bytes.to_vec()),
         Item::Restart(_) => Owned::Restart,
         Item::End => Owned::End,
-        other => panic!("{other:?} is none of this format's"),
+        other => panic!("{other:?} does not belong to this format"),
     }
 }
 

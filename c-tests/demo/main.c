@@ -90,7 +90,7 @@ static uint64_t number(const char *text)
     unsigned shift = *end == 'K' ? 10 : *end == 'M' ? 20 : *end == 'G' ? 30 : 0;
     end += shift > 0;
     if (end == text || *end || errno || *text == '-' || n > UINT64_MAX >> shift) {
-        fprintf(stderr, "demo: '%s' is no number\n", text);
+        fprintf(stderr, "demo: '%s' is not a number\n", text);
         exit(2);
     }
     return n << shift;

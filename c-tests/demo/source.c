@@ -504,7 +504,7 @@ static void keep(struct source *s)
         return;
     }
     /* Nothing is lost, or KEEP would have failed. After a reset that the guest made itself in
-     * pre-copy, there is something to redo all the same. */
+     * pre-copy, there is something to redo anyway. */
     if (redo_fixups(s) < 0) {
         lost(s, "what is to be redone cannot be told");
         return;

@@ -253,7 +253,7 @@ static int guest_has_reset(struct vfiomig_device *dev)
 
 /* EXAMPLE vfiomig_device_accept_reset */
 /* The VMM has reset the bus together with its machine, while the
-   guest was paused. What the device held is not wanted any more,
+   guest was paused. What the device held is no longer wanted,
    so it may run. */
 static int bus_was_reset(struct vfiomig_device *dev)
 {

@@ -169,7 +169,7 @@ static int switch_over(struct vfiomig_save *save, int too_late)
 /* EXAMPLE vfiomig_save_add_blob */
 #define PCI_CONFIG 1          /* a kind of the VMM's own choice */
 
-/* After vfiomig_save_stop(): the guest changes nothing any more.
+/* After vfiomig_save_stop(): the guest changes nothing now.
    The target's blob callback gets the same bytes. */
 static int add_config(struct vfiomig_save *save,
                       const uint8_t config[256])

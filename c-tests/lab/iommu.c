@@ -266,7 +266,7 @@ void lab_mock_add(struct lab_mock *mock, int iommufd, uint32_t ioas, uint32_t fl
 		.size = sizeof(cmd),
 		.op = LAB_TEST_MOCK_DOMAIN_FLAGS,
 		.id = ioas,
-		/* 7.3 has no such flag any more. */
+		/* 7.3 no longer has this flag. */
 		.mock_domain_flags.dev_flags = lab_kernel_is("7.3") ? flags & ~(uint32_t)LAB_MOCK_HUGE : flags,
 	};
 

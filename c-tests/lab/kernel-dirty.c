@@ -772,7 +772,7 @@ static void huge_cut_in_front(void)
 	tracking_huge(&mock, 2 * MIB);
 	lab_mock_dirty(&mock, BASE + 130 * PAGE);
 	OK(get(&mock, 0, BASE + 128 * PAGE, 128 * PAGE, words));
-	/* 7.3 reports nothing, but clears the entry all the same. */
+	/* 7.3 reports nothing, but clears the entry anyway. */
 	EXPECT(lab_bits(words, 0, 128), newer() ? 0 : 128);
 	EXPECT(count_mock(&mock, 0, BASE, 2 * MIB), 0);
 }

@@ -480,7 +480,7 @@ fn quirks_of_writing() {
     assert_eq!(dut1.set(State::STOP), Ok(-1));
     assert_ne!(dut1.sim.digest(), digest);
     dut1.violations(0);
-    // With a driver that consumes all the same, an injected failure loses nothing.
+    // With a driver that consumes the bytes anyway, an injected failure loses nothing.
     let mut dut2 = target(quirk::CONSUMES_ON_ERROR);
     dut2.sim.inject(Op::Write, 1, libc::EIO, Effect::Once);
     let fd = dut2.set(State::RESUMING).unwrap();

@@ -225,7 +225,7 @@ pub(super) fn with_shared<H: Handle, R: CReturn>(
     guarded(row, || handle::with_shared(handle, call))
 }
 
-/// The same for a call that may take long or call back: the handle can be freed during it.
+/// The same for a call that may take a long time or call back: the handle can be freed during it.
 pub(super) fn with_shared_copy<H: Handle<Shared: Clone>, R: CReturn>(
     row: &Row,
     handle: *mut H,

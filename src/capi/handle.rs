@@ -258,7 +258,7 @@ pub(super) fn remove<H: Handle>(handle: *mut H, may_wait: bool) -> Result<()> {
     drop(guard);
     slot.object.clear_poison();
     slots::put(index, slot);
-    // Last, and without any lock of the slot: it may take long, and it calls back.
+    // Last, and without any lock of the slot: it may take a long time, and it calls back.
     drop(object);
     Ok(())
 }

@@ -76,8 +76,8 @@ impl Ending {
         if ended.is_err() || !inner.contents_are_lost() {
             return ended;
         }
-        // However the reset was noticed, and wherever the device is now. A release succeeds all the
-        // same; but whoever would like the guest back must be able to learn of it.
+        // However the reset was noticed, and wherever the device is now. A release succeeds anyway;
+        // but whoever would like the guest back must be able to learn of it.
         let now = inner.state_now();
         let lost = failed.unwrap_or_else(|| inner.contents_lost(before));
         let lost = Err(lost.amend(|failure| failure.state_after = now));

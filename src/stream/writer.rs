@@ -83,7 +83,7 @@ pub(crate) trait Write: Send {
         false
     }
 
-    /// Whether this blob may come now, after so many others.
+    /// Whether this blob may come now, after `others` others.
     fn check_blob(&self, kind: u32, stopped: bool, others: u32) -> Result<()>;
 
     /// Writes what comes before data, if anything does. If it fails, nothing has happened.

@@ -231,7 +231,7 @@ pub fn migrate(source: &Side, target: &Side, drive: Drive<'_>) -> Done {
     assert_eq!(done.statuses.last(), Some(&ENDED));
     check_clean(source);
     check_clean(target);
-    // The end of the sessions changes nothing any more.
+    // The end of the sessions changes nothing.
     let stats = (done.save.as_ref().unwrap().stats(), done.load.as_ref().unwrap().stats());
     assert_eq!(stats.0.data_bytes, stats.1.data_bytes);
     assert_eq!(stats.0.stream_bytes, stats.1.stream_bytes);

@@ -87,7 +87,7 @@ pub struct Frame {
     pub left: u128,
     /// Whether a bitmap had a part of it, of which others will have the rest.
     pub cut: bool,
-    /// Dirty at all times, because of a recorded error.
+    /// Always dirty, because of a recorded error.
     pub suspect: bool,
     /// The page that it was mapped at.
     pub at: usize,

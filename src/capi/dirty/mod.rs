@@ -144,8 +144,7 @@ pub unsafe extern "C" fn vfiomig_dirty_map(
 /// set_dirty returned. Remove mappings with this call even while tracking is off.
 ///
 /// If unmap fails, the range stays in the map and counts as dirty until it is unmapped. Mappings
-/// that lie only partly in the range are cut. If nothing is mapped there, unmap is called all the
-/// same.
+/// that lie only partly in the range are cut. If nothing is mapped there, unmap is still called.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_dirty_unmap(
     dirty: *mut vfiomig_dirty,

@@ -155,7 +155,7 @@ pub struct vfiomig_tracker_ops {
     /// Stops it. NULL: it always runs.
     pub stop: Option<unsafe extern "C" fn(opaque: *mut c_void) -> c_int>,
     /// Sets the bits of pages that were written to since the last time, and forgets them. Bit 0 is
-    /// the page at iova. The bitmap has num_words words and comes zeroed. iova and length are
+    /// the page at iova. The bitmap has num_words words and is zeroed. iova and length are
     /// multiples of page_size and may extend beyond the ends of mappings. After -errno the range
     /// counts as dirty. Required.
     pub sync: Option<
@@ -193,7 +193,7 @@ pub struct vfiomig_dirty_options {
 pub struct vfiomig_dirty_writer {
     /// VFIOMIG_DIRTY_WRITER_INIT sets it.
     pub struct_size: u32,
-    /// Bitwise OR of VFIOMIG_WRITER_*, or 0: no tracker; every page is dirty at every time.
+    /// Bitwise OR of VFIOMIG_WRITER_*, or 0: no tracker; every page is always dirty.
     pub flags: u32,
     /// A name for messages, for people to read; NULL: the driver's name.
     pub name: *const c_char,
@@ -338,7 +338,7 @@ sized32!(
     vfiomig_dirty_error,
 );
 
-/// Pages of so many bytes, which `what` has.
+/// The page size that `what` has, in bytes.
 pub(super) fn page_of(bytes: u64, what: &str) -> Result<PageSize> {
     let page = PageSize::new(bytes);
     page.ok_or_else(|| err!(Inval, "{what} in pages of {bytes} bytes: not a power of two"))

@@ -64,7 +64,7 @@ fn c_text(text: &str) -> Option<CString> {
 
 /// Sends the library's messages to log, up to level (VFIOMIG_LOG_*), for the whole process. NULL
 /// makes the library silent again, as it is at first. Bytes of device state are never logged. The
-/// previous callback's opaque is released once no thread is inside that callback any more.
+/// previous callback's opaque is released once no thread is inside that callback.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_log_set(
     log: vfiomig_log_fn,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Finds ranges that a device's log takes when it does not take all of them. Nothing says what its
 //! limit is: a number of ranges, a number of bytes, certain addresses. So the only way is to try,
-//! and a try may take long: some drivers wait for their firmware for up to a minute.
+//! and a try may take a long time: some drivers wait for their firmware for up to a minute.
 
 use std::ops::RangeInclusive;
 

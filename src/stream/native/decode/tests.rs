@@ -29,7 +29,7 @@ fn own(item: Item<'_>) -> Owned {
         Item::Blob { kind, bytes } => Owned::Blob(kind, bytes.to_vec()),
         Item::Restart(_) => Owned::Restart,
         Item::End => Owned::End,
-        other => panic!("{other:?} is none of this format's"),
+        other => panic!("{other:?} does not belong to this format"),
     }
 }
 
