@@ -164,7 +164,7 @@ deps: ## install what check needs on a Debian machine (as root; uses the network
 	scripts/deps.sh
 
 .PHONY: lint
-lint: rooms ## formatting, clippy, shellcheck, documentation, who calls whom
+lint: rooms words ## formatting, clippy, shellcheck, documentation, who calls whom
 	@$(CARGO) fmt --all --check
 	@$(CARGO) clippy $(CARGO_ARGS) --workspace --all-targets --all-features -- -D warnings
 	@$(CARGO) clippy $(CARGO_ARGS) --package vfiomig-c -- -D warnings
@@ -180,6 +180,11 @@ lint: rooms ## formatting, clippy, shellcheck, documentation, who calls whom
 rooms: ## who calls whom in src/ and whether it may, unsafe code, the longest functions
 	@if command -v python3 >/dev/null 2>&1; then scripts/rooms-test.py --quiet && scripts/rooms.py; \
 	else echo "rooms: python3 is not installed: not checked" >&2; fi
+
+.PHONY: words
+words: ## phrases that must not come back, in documentation, comments and messages
+	@if command -v python3 >/dev/null 2>&1; then scripts/words.py --self-test && scripts/words.py; \
+	else echo "words: python3 is not installed: not checked" >&2; fi
 
 .PHONY: check-rust
 check-rust: ## the Rust tests
