@@ -74,7 +74,7 @@ pub(crate) fn get(words: &[u64], bit: u64) -> bool {
 
 /// Whether any bit is set.
 pub(crate) fn has_any(words: &[u64]) -> bool {
-    words.chunks(32).any(|words| words.iter().fold(0, |all, word| all | word) != 0)
+    words.chunks(BLOCK).any(|words| words.iter().fold(0, |all, word| all | word) != 0)
 }
 
 /// Adds `n` bits of `from`, from `from_bit` on, to `into` from `into_bit` on.
@@ -114,6 +114,9 @@ pub(crate) fn runs(words: &[u64], bits: Range<u64>) -> Runs<'_> {
     Runs { words, at: bits.start, n }
 }
 
+/// Words that are looked at together.
+const BLOCK: usize = 32;
+
 /// What [`runs`] returns.
 pub(crate) struct Runs<'a> {
     words: &'a [u64],
@@ -125,6 +128,14 @@ impl Runs<'_> {
     /// The first bit from `at` on whose word differs from `like` there.
     fn first_unlike(&self, mut at: u64, like: u64) -> u64 {
         while at < self.n {
+            // Most of a bitmap is alike, and this becomes vectors.
+            if at % (BLOCK as u64 * 64) == 0 {
+                let end = self.n.div_ceil(64) as usize;
+                let blocks = self.words.get((at / 64) as usize..end).unwrap_or_default();
+                let alike = |block: &&[u64]| block.iter().fold(0, |all, it| all | it ^ like) == 0;
+                let skipped = blocks.chunks_exact(BLOCK).take_while(alike).count();
+                at += (skipped * BLOCK * 64) as u64;
+            }
             let word = self.words.get((at / 64) as usize).map_or(0, |word| word ^ like);
             let word = word >> (at % 64);
             if word != 0 {
@@ -234,8 +245,9 @@ mod tests {
         }
 
         #[test]
-        fn runs_are_the_set_bits(words in prop::collection::vec(prop_oneof![
-            any::<u64>(), Just(0), Just(u64::MAX)], 0..6), n in 0u64..400) {
+        fn runs_are_the_set_bits(parts in prop::collection::vec((prop_oneof![
+            any::<u64>(), Just(0), Just(u64::MAX)], 1usize..100), 0..6), n in 0u64..20_000) {
+            let words: Vec<u64> = parts.iter().flat_map(|(word, n)| vec![*word; *n]).collect();
             let mut found = vec![false; n as usize];
             let mut before = None;
             for (first, len) in runs(&words, 0..n) {
