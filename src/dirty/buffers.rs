@@ -21,7 +21,7 @@ impl Scratch {
 
     /// The bitmap of a span, with whatever the last use left in it.
     pub fn bitmap(&mut self, span: Span) -> Result<Bitmap<'_>> {
-        let n = words_for(span.length.div_ceil(span.page.bytes()));
+        let n = span.words().ok_or_else(|| bitmap::no_room(span))?;
         if self.0.as_ref().is_none_or(|words| words.len() < n) {
             // Free the old one first: there may not be enough memory for both.
             self.0 = None;

@@ -22,8 +22,11 @@ pub struct BitmapBuffer {
     start: NonNull<u64>,
     len: usize,
     mapped: usize,
-    /// How many words were lent last.
-    lent: usize,
+    /// How many words a page has.
+    page: usize,
+    /// From this word up to `reach`, something may have been set after the end of a bitmap.
+    clean: usize,
+    reach: usize,
     /// In a child, that address is unmapped, or holds something else.
     owner: Process,
 }
@@ -53,7 +56,8 @@ impl BitmapBuffer {
         };
         let start = NonNull::new(at.cast::<u64>()).filter(|_| at != libc::MAP_FAILED);
         let start = start.ok_or_else(Errno::last)?;
-        let mut words = BitmapBuffer { start, len, mapped, lent: 0, owner: Process::this() };
+        let (owner, page) = (Process::this(), page_size() as usize / size_of::<u64>());
+        let mut words = BitmapBuffer { start, len, mapped, page, clean: 0, reach: 0, owner };
         // SAFETY: the mapping is ours. Both calls help, but neither has to succeed: without the
         // lock pages can be swapped out, and are brought back when they are pinned.
         unsafe {
@@ -65,20 +69,24 @@ impl BitmapBuffer {
         Ok(words)
     }
 
-    /// Lends the first words, as they are, to whoever fills in the bitmap of a span. `EINVAL` if
-    /// there are too few, or the span is empty or wraps.
+    /// Lends the first words to whoever fills in the bitmap of a span. `EINVAL` if there are too
+    /// few, or the span is empty or wraps. The words are as they were left, except that what was set
+    /// after the end of an earlier, shorter bitmap is cleared.
     pub fn bitmap(&mut self, span: Span) -> Result<Bitmap<'_>, Errno> {
         let words = span.words().filter(|words| *words <= self.len_here());
         let words = words.ok_or(Errno(libc::EINVAL))?;
-        let lent = std::mem::replace(&mut self.lent, words);
-        self.wipe_behind(lent);
+        self.wipe_behind(words);
         Ok(Bitmap { start: self.start, words, span, buffer: PhantomData })
     }
 
-    /// Clears what was set after a bitmap of this many words, to the end of its last page.
-    fn wipe_behind(&mut self, words: usize) {
-        let end = words.next_multiple_of(page_size() as usize / size_of::<u64>()).min(self.len);
-        self.get_mut(words..end).unwrap_or_default().fill(0);
+    /// Clears what was set after the end of earlier bitmaps, as far as the next one goes.
+    fn wipe_behind(&mut self, next: usize) {
+        if next > self.clean {
+            let stale = self.clean..next.min(self.reach);
+            self.get_mut(stale).unwrap_or_default().fill(0);
+        }
+        self.clean = next;
+        self.reach = self.reach.max(next.next_multiple_of(self.page));
     }
 
     /// The memory that it takes, in bytes.
@@ -265,10 +273,24 @@ mod tests {
             set(&mut bitmap, 0..in_a_page);
             assert_eq!(bitmap[..], [u64::MAX]);
             bitmap.fill(0);
+            let part = buffer.bitmap(span(0, words.div_ceil(2) as u64 * 64 * PAGE)).unwrap();
+            assert!(part.iter().all(|word| *word == 0), "{words}");
             let whole = buffer.bitmap(span(0, words as u64 * 64 * PAGE)).unwrap();
             assert!(whole.iter().all(|word| *word == 0), "{words}");
             assert_eq!((before[0], after[0]), (0, 0));
         }
+    }
+
+    #[test]
+    fn what_was_set_behind_a_longer_bitmap_is_not_forgotten_over_a_shorter_one() {
+        let in_a_page = page_size() * 8;
+        let mut buffer = BitmapBuffer::new(in_a_page as usize / 64 * 2).unwrap();
+        let mut long = buffer.bitmap(span(0, (in_a_page + 1) * PAGE)).unwrap();
+        set(&mut long, 0..in_a_page as usize * 2);
+        long.fill(0);
+        buffer.bitmap(span(0, PAGE)).unwrap();
+        let whole = buffer.bitmap(span(0, in_a_page * 2 * PAGE)).unwrap();
+        assert!(whole.iter().all(|word| *word == 0));
     }
 
     #[test]

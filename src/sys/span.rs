@@ -67,9 +67,10 @@ impl Span {
 
     /// How many words it takes to have a bit for each page that has a byte of the span. None if the
     /// span is empty or wraps.
-    pub(super) fn words(self) -> Option<usize> {
-        self.start.checked_add(self.length.checked_sub(1)?)?;
-        usize::try_from(self.length.div_ceil(self.page.bytes()).div_ceil(64)).ok()
+    pub(crate) fn words(self) -> Option<usize> {
+        let last = self.length.checked_sub(1)?;
+        self.start.checked_add(last)?;
+        usize::try_from(self.page.of(last) / 64 + 1).ok()
     }
 }
 
