@@ -233,7 +233,7 @@ static void a_log_in_pages_that_cannot_be_is_not_used(void)
         struct vfiomig_dirty *dirty;
         struct vfiomig_dirty_writer_stats stats = logger_run(&d, &dirty);
         EQ(stats.tracker, VFIOMIG_TRACKER_ALL_DIRTY);
-        HAS(stats.note, "which cannot be");
+        HAS(stats.note, "which is impossible");
         EQ(d.logging, 0);
         vfiomig_dirty_free(dirty);
     }
