@@ -215,7 +215,7 @@ PLAIN = $(addprefix $(B)/c-tests/plain/,$(ALL_C_TESTS))
 SANITIZED = $(addprefix $(B)/c-tests/sanitized/,$(filter-out $(OWN_MALLOC),$(ALL_C_TESTS)))
 SANITIZE = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 TEST_RPATH = -Wl,-rpath,'$$ORIGIN/../..'
-CHECKED_RPATH = -Wl,-rpath,'$$ORIGIN/../../checked'
+$(B)/c-tests/sanitized/%: TEST_RPATH = -Wl,-rpath,'$$ORIGIN/../../checked' -Wl,-rpath,'$$ORIGIN/../..'
 
 # These test the header, and say themselves how it is to be compiled.
 std_of = $(if $(filter header-c99,$(1)),-std=c99 -pedantic-errors,-std=c11 -Wpedantic)
@@ -230,13 +230,13 @@ $(B)/c-tests/plain/%: c-tests/%.cpp $(C_TEST_HDR) $(TEST_SOS) | $(B)/c-tests/pla
 	@$(CXX) $(TEST_CPPFLAGS) $(CFLAGS) -std=c++17 -pedantic-errors -Wall -Wextra $(WERROR) $(LDFLAGS) -o $@ $< $(TEST_LIBS) $(TEST_RPATH)
 
 $(B)/c-tests/sanitized/%: c-tests/%.c $(C_TEST_HDR) $(TEST_SOS) | $(B)/c-tests/sanitized
-	@$(CC) $(TEST_CPPFLAGS) -DVERSION='"$(VERSION)"' $(TEST_CFLAGS) $(call std_of,$*) $(SANITIZE) $(LDFLAGS) -o $@ $< $(TEST_LIBS) $(CHECKED_RPATH) $(TEST_RPATH)
+	@$(CC) $(TEST_CPPFLAGS) -DVERSION='"$(VERSION)"' $(TEST_CFLAGS) $(call std_of,$*) $(SANITIZE) $(LDFLAGS) -o $@ $< $(TEST_LIBS) $(TEST_RPATH)
 
 $(B)/c-tests/sanitized/example-%: c-tests/examples/%.c $(C_TEST_HDR) $(TEST_SOS) | $(B)/c-tests/sanitized
 	@$(CC) $(TEST_CPPFLAGS) $(TEST_CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $< $(TEST_LIBS) $(TEST_RPATH)
 
 $(B)/c-tests/sanitized/%: c-tests/%.cpp $(C_TEST_HDR) $(TEST_SOS) | $(B)/c-tests/sanitized
-	@$(CXX) $(TEST_CPPFLAGS) $(CFLAGS) -std=c++17 -pedantic-errors -Wall -Wextra $(WERROR) $(SANITIZE) $(LDFLAGS) -o $@ $< $(TEST_LIBS) $(CHECKED_RPATH) $(TEST_RPATH)
+	@$(CXX) $(TEST_CPPFLAGS) $(CFLAGS) -std=c++17 -pedantic-errors -Wall -Wextra $(WERROR) $(SANITIZE) $(LDFLAGS) -o $@ $< $(TEST_LIBS) $(TEST_RPATH)
 
 # Opens the library itself.
 $(B)/c-tests/plain/dlopen $(B)/c-tests/sanitized/dlopen: TEST_LIBS = -ldl -pthread
