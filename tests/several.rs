@@ -9,12 +9,14 @@ mod common;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{Side, check_clean};
+use common::{Side, Twist, check_clean, twisted_side};
 use vfiomig::Device;
 use vfiomig::Result;
 use vfiomig::device::{DeviceOptions, Event, EventKind, EventSink, State};
-use vfiomig::error::{Code, Error, Failure, Outcome};
+use vfiomig::error::{Code, Errno, Error, Failure, Outcome};
 use vfiomig::session::{Ending, Save, SaveOptions, SaveStatus};
+use vfiomig::transport::{OpsTransport, Transport};
+use vfiomig::uapi;
 use vfiomig_sim::{Effect, Op, Sim, SimOptions, quirk};
 
 /// Devices of one VM, their saves, and what they have told.
@@ -22,6 +24,8 @@ struct Vm {
     sides: Vec<Side>,
     saves: Vec<Save>,
     events: Arc<Mutex<Vec<(usize, Event)>>>,
+    /// Devices that were taken to where they run while another one stood still.
+    early: Arc<Mutex<Vec<usize>>>,
 }
 
 fn options(migration_flags: u32, seed: u64) -> SimOptions {
@@ -44,18 +48,28 @@ fn name(side: &Side) -> State {
 
 impl Vm {
     fn new(count: usize, options: impl Fn(u64) -> SimOptions) -> Vm {
-        let events = Arc::new(Mutex::new(vec![]));
+        let (events, early) = (Arc::new(Mutex::new(vec![])), Arc::new(Mutex::new(vec![])));
+        let sims: Vec<Sim> =
+            (1..=count).map(|seed| Sim::new(options(seed as u64)).unwrap()).collect();
         let sides: Vec<Side> = (0..count)
             .map(|number| {
-                let sim = Sim::new(options(number as u64 + 1)).unwrap();
+                let sim = sims[number].clone();
                 let transport = sim.transport().with_patience(Duration::from_millis(3));
                 let log = Arc::clone(&events);
-                let sink = EventSink::new(move |event| log.lock().unwrap().push((number, *event)));
+                let (sims, early) = (sims.clone(), Arc::clone(&early));
+                let sink = EventSink::new(move |event| {
+                    log.lock().unwrap().push((number, *event));
+                    let mut others = sims.iter().enumerate().filter(|(other, _)| *other != number);
+                    let went = event.kind == EventKind::StateChanged && runs(&sims[number]);
+                    if went && others.any(|(_, sim)| stands(sim)) {
+                        early.lock().unwrap().push(number);
+                    }
+                });
                 let options = DeviceOptions { events: Some(sink), ..DeviceOptions::default() };
                 Side { device: Device::new(transport, options).unwrap(), sim }
             })
             .collect();
-        Vm { sides, saves: vec![], events }
+        Vm { sides, saves: vec![], events, early }
     }
 
     /// Saves of all, in pre-copy and drained.
@@ -231,6 +245,49 @@ fn a_device_that_cannot_be_quiesced_is_asked_in_the_other_way_once() {
     assert_eq!(name(&vm.sides[0]), State::RunningP2p);
 }
 
+/// A driver that does what it is asked for and returns an errno, if told to; and what it was asked for.
+#[derive(Default)]
+struct Denies {
+    now: bool,
+    asked: Vec<State>,
+}
+
+impl Twist for Arc<Mutex<Denies>> {
+    fn feature(
+        &mut self,
+        device: &mut OpsTransport,
+        flags: u32,
+        payload: &mut [u8],
+    ) -> std::result::Result<(), Errno> {
+        device.feature(flags, payload)?;
+        let mut denies = self.lock().unwrap();
+        if flags == uapi::FEATURE_SET | uapi::FEATURE_MIG_DEVICE_STATE {
+            let state = u32::from_ne_bytes(payload[..4].try_into().unwrap());
+            denies.asked.push(State::from_raw(state));
+            if std::mem::take(&mut denies.now) {
+                return Err(Errno(libc::EIO));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_device_that_is_quiesced_although_it_denies_it_does_not_run_again() {
+    let denies = Arc::new(Mutex::new(Denies::default()));
+    let side = twisted_side(options(7, 1), Arc::clone(&denies));
+    let mut save = side.device.save(SaveOptions::default()).unwrap();
+    *denies.lock().unwrap() = Denies { now: true, asked: vec![] };
+    let failure = failure(save.quiesce());
+    assert_eq!(failure.outcome, Outcome::Recovered);
+    assert_eq!(failure.state_after, Some(State::RunningP2p));
+    assert_eq!(denies.lock().unwrap().asked, [State::PreCopyP2p, State::RunningP2p]);
+    save.finish(Ending::Keep).unwrap();
+    assert_eq!(name(&side), State::Running);
+    drop(save);
+    check_clean(&side);
+}
+
 #[test]
 fn what_the_last_step_costs_is_reported() {
     for (reset, outcome) in [(true, Outcome::Reset), (false, Outcome::Lost)] {
@@ -385,6 +442,7 @@ impl Switchover {
         let bad = stands(a) && runs(b) || stands(b) && runs(a);
         let states = (name(&self.vm.sides[0]), name(&self.vm.sides[1]));
         assert!(!bad, "{case}: {when}: {states:?}");
+        assert_eq!(*self.vm.early.lock().unwrap(), [], "{case}: {when}");
     }
 
     /// Up to the end of both streams.
