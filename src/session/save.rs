@@ -326,6 +326,9 @@ impl Save {
     /// an acknowledgement by the target no longer counts. The device stays where it is. In
     /// pre-copy, the vCPUs may run again and the save may go on. A quiesced device must be stopped
     /// by a second call, or kept.
+    ///
+    /// After any other error, keep the device before the vCPUs run. Until then it waits in
+    /// RUNNING_P2P, if it has that state, because other devices may stand still.
     pub fn stop(&mut self) -> Result<()> {
         if !matches!(self.phase(), Phase::PreCopy | Phase::Quiesced) {
             return Err(self.not_now("stopping"));
