@@ -1256,7 +1256,7 @@ static void tails(void)
     end();
 }
 
-/* Values that are none. */
+/* Numbers that are not values of the type. */
 
 static long set(struct frame *frame, int i, uint64_t value)
 {
@@ -1446,7 +1446,7 @@ static void values_of_runs(void)
     static const uint64_t page_sizes[] = { 1, 512, 2048, 4097, 12288, (uint64_t)2 << 30, UINT64_MAX };
     static const uint32_t buffers[] = { 1, 8, 4088, 4097, 4100, (32 << 20) + 8, UINT32_MAX };
 
-    begin("values of dirty tracking that are none");
+    begin("invalid values of dirty tracking");
     WRONG_MEMBER(vfiomig_dirty_new, ops, vfiomig_memory_ops, reserved, 1, EINVAL);
     for (size_t i = 0; i < sizeof page_sizes / sizeof *page_sizes; i++)
         WRONG_MEMBER(vfiomig_dirty_new, options, vfiomig_dirty_options, page_size, page_sizes[i], EINVAL);
@@ -1460,7 +1460,7 @@ static void values_of_runs(void)
 
 static void values(void)
 {
-    begin("flags and values that are none");
+    begin("invalid flags and values");
     for (enum row_number row = ROW_vfiomig_device_new_fd; row <= ROW_vfiomig_device_new_ops; row++) {
         struct {
             uint32_t flags, reserved, len;

@@ -10,7 +10,7 @@
 #include "check.h"
 #include "vfiomig-sim.h"
 
-#define SOME_SIZE 300000u /* no power of two, not a multiple of anything */
+#define SOME_SIZE 300000u /* not a power of two, nor a multiple of anything */
 
 struct rig {
     struct vfiomig_sim *sim;

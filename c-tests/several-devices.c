@@ -89,7 +89,7 @@ static void moved_together(void)
     }
 }
 
-/* Where device 1 has been, as it told. */
+/* Where device 1 has been, as its events say. */
 static struct {
     uint32_t kinds[32], states[32];
     int count;
@@ -139,7 +139,7 @@ static void one_that_fails_waits_for_the_others(void)
             EQ(path.states[path.count - 1], VFIOMIG_STATE_RUNNING_P2P);
             /* Not run by anyone while its save is open. */
             EQ(vfiomig_device_run(rigs[1].dev), -EBUSY);
-            /* The one that failed first, while the other still stands still. */
+            /* The one that failed first, while the other is still stopped. */
             EQ(vfiomig_save_finish(saves[1], endings[e]), reset ? -EIO : 0);
             EQ(vfiomig_sim_state(rigs[1].sim), e == 0 ? VFIOMIG_STATE_RUNNING_P2P : VFIOMIG_STATE_RUNNING);
             EQ(vfiomig_sim_state(rigs[0].sim), VFIOMIG_STATE_STOP_COPY);

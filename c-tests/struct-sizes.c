@@ -80,7 +80,7 @@ static void sizes_that_cannot_be(void)
     rig_free(&rig);
 }
 
-/* 64 KiB are the most that can be a structure, for the simulator as for the library. */
+/* A structure has at most 64 KiB, for the simulator as for the library. */
 static void options_of_the_simulator_grow_as_well(void)
 {
     static union {

@@ -98,7 +98,7 @@ awk -v file="$survivors" '
 grep -v -e '^#' -e '^$' "$survivors" | LC_ALL=C sort >"$out/listed" || true
 comm -13 "$out/all.names" "$out/listed" >"$out/stale"
 if [ -s "$out/stale" ]; then
-	echo "mutants: in $survivors, and not in the sources any more:" >&2
+	echo "mutants: in $survivors, but no longer in the sources:" >&2
 	cat "$out/stale" >&2
 	exit 1
 fi

@@ -179,7 +179,7 @@ def broken_edges(edges):
     for entry in KNOWN:
         more = {edge: line for edge, line in edges.items() if edge in rest or names(entry, edge)}
         if len(list(wrong(more))) == len(list(wrong(rest))):
-            yield f"KNOWN: nothing needs {entry[0]} → {entry[1]} any more: take it out"
+            yield f"KNOWN: nothing needs {entry[0]} → {entry[1]} now: take it out"
 
 
 def names(entry, edge):

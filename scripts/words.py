@@ -19,12 +19,13 @@ TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SEARCHED = re.compile(
     r"(README|CONTRIBUTING|SECURITY|CHANGELOG)\.md$"
     r"|docs/[\w-]+\.md$"
-    r"|(src|apigen|sim|cli|tests|c-tests|include)/.*\.(rs|c|h|cpp|sh|in)$"
+    r"|(src|apigen|sim|cli|tests|c-tests|include|fuzz|benches)/.*\.(rs|c|h|cpp|sh|in)$"
+    r"|scripts/(?!words\.py).*\.(sh|py)$"
     r"|src/.*api\.toml$"
 )
 
 # What ends a clause: a phrase before it has no noun to belong to.
-END = r"(?=[.,;:)]|$)"
+END = r"(?=[.,;:)]| ?$)"
 
 # A phrase, and what to write instead. A pattern that finds good English is made more precise:
 # there are no exceptions.
@@ -32,7 +33,7 @@ PHRASES = [
     (r"\banew\b", "again, restarted"),
     (r"\bat (?:every|all) times?\b", "always, at any time"),
     (r"\ball the same" + END, "anyway"),
-    (r"\bany more(?=[.,;:)]|$| (?:and|or|but|when|once|if|because|also|even)\b)", "no longer"),
+    (r"\bany more(?=[.,;:)]| ?$| (?:and|or|but|when|once|if|because|also|even)\b)", "no longer"),
     (r"\bso-maniest\b", "nth"),
     (r"\bcan be had (?:simpler|easier|cheaper)\b", "is simpler"),
     (r"\bnot known to happen\b", "should never happen"),
@@ -42,9 +43,11 @@ PHRASES = [
     (r"\bwhat \w+ \w+ begins without\b", "forgets what …"),
     (r"\b(?:after|of|for|with|in|at) so many \w+\b(?! that\b)", "this many"),
     (r"\bat the most\b", "at most"),
-    (r"\b(?:is|are) no power of two\b", "is not a power of two"),
-    (r"(?<!here )\bis no (?:kind of|object|structure|version|number|text|list|code|evidence)\b",
+    (r"\bno power of two\b", "not a power of two"),
+    (r"(?<!here )\bis no (?:kind of|object|structure|version|state|number|text|list|code|evidence)\b",
      "is not a …"),
+    (r"\b(?:that|which|in) (?:is|are) none" + END, "is not one"),
+    (r"\bknown to be none" + END, "known not to be one"),
     (r"\b(?:is|are) none of (?:the|this|its)\b", "is not one of, does not belong to"),
     (r"\bcomes? zeroed\b", "is zeroed"),
     (r"\bwhere (?:that|this) (?:fails|succeeds)\b", "if that fails, if that succeeds"),
@@ -52,7 +55,7 @@ PHRASES = [
     (r"\bbegun (?:its|the) initial data again\b", "started its initial data again"),
     (r"\bhas no more" + END, "no longer has"),
     (r"\bstands? (?:twice|in (?:\{\})?api\.toml)", "is"),
-    (r"\b(?:may|that|can|will|which|it) takes? long\b", "takes a long time"),
+    (r"\btakes? long\b", "takes a long time"),
     (r"\bis no writer's\b", "no writer has it"),
     (r"\bso often, in all\b", "how often in all"),
     # Given up: a tracking object is not a run, and what writes to memory is not a source.
@@ -162,6 +165,7 @@ def self_test():
         ("a.rs", "fn f<'a>(x: &'a u8) {} // started anew\n", [1]),
         ("a.c", "/* Nobody uses it any\n * more. */\n", [1]),
         ("a.c", 'CHECK(x, "it came all the same");\n', [1]),
+        ("a.c", "int free; /* nobody uses it any more */\n", [1]),
         ("a.c", 'CHECK(x, "dirty at every "\n      "time");\n', [1]),
         ("a.c", "/* They are all the same size, and any more are refused. */\n", []),
         ("a.md", "The page is dirty at\nevery time.\n", [1]),

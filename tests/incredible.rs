@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Numbers that cannot be: a VMM's own transport, or the driver behind it, says that more was read
-//! or written than there was, or that more is left than there can be. Nothing follows from them but
-//! an error, or an estimate that is known to be none.
+//! Impossible numbers: a VMM's own transport, or the driver behind it, says that more was read or
+//! written than there was, or that more is left than there can be. They lead to nothing but an
+//! error, or an estimate that is marked as not known.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 

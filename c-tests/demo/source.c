@@ -537,7 +537,7 @@ static void take_back(struct source *s)
 static void release(struct source *s)
 {
     if (s->options->fail_at == FAIL_KILL_SOURCE) {
-        s->report->memory_digest = memory_digest(&s->memory); /* what it cannot tell any more */
+        s->report->memory_digest = memory_digest(&s->memory); /* what it can no longer tell */
         raise(SIGKILL);
     }
 

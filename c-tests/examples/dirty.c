@@ -342,7 +342,7 @@ static int unplug(struct vfiomig_dirty *dirty, uint32_t number,
 static void end_tracking(struct vm *vm, struct vfiomig_dirty *dirty)
 {
     vfiomig_dirty_free(dirty);
-    free(vm);                 /* no callback uses it any more */
+    free(vm);                 /* no callback uses it now */
 }
 /* END */
 

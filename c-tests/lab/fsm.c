@@ -140,7 +140,7 @@ static void kernel_and_library_agree(void)
     lab_close(&device);
 }
 
-/* What no mtty can show: there is no way out of ERROR but a reset, and none of what is no state. */
+/* What no mtty can show: there is no way out of ERROR but a reset, and none out of what is not a state. */
 static void no_way_from_error_or_from_nowhere(void)
 {
     struct vfiomig_path path = VFIOMIG_PATH_INIT;

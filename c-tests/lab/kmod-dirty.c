@@ -324,7 +324,7 @@ static void range_limits(void)
 		uint64_t last = gap[num - 1], smaller = (gap[i] - 2 * PAGE) / PAGE - (last < gap[i]);
 		unsigned long long before = log_of(&device, "pages");
 
-		/* Reading the knob every time takes long, so only where it changes, and a few others. */
+		/* Reading the knob every time would take a long time, so only where it changes, and a few others. */
 		kmod_set(&device, "log_mark", "%llu 1", (unsigned long long)at);
 		in_gaps += smaller < closed;
 		if (i % 16 == 0 || smaller + 2 > closed)

@@ -275,7 +275,7 @@ struct resets {
 	const char *counter;
 	unsigned long long more, before;
 	unsigned number;
-	const char *knob; /* set after the last one: nothing needs to be slow any more */
+	const char *knob; /* set after the last one: nothing needs to be slow now */
 	char value[24];
 };
 

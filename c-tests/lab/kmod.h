@@ -110,7 +110,7 @@ static inline uint64_t kmod_now_ms(void)
 
 /* --- the load ---------------------------------------------------------------------------------- */
 
-/* The whole of log_truth, which must have so many pages: a bit each. */
+/* The whole of log_truth, which must have this many pages: a bit each. */
 static inline void kmod_read_truth(const struct lab_device *device, uint64_t *bitmap, uint64_t pages)
 {
 	size_t want = (size_t)(pages + 7) / 8, have = 0;

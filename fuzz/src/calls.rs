@@ -662,7 +662,7 @@ fn load_space(load: *mut vfiomig_load) {
     let n = bytes.len().min(len);
     unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), space.cast(), n) };
     let said = if byte() < 250 { n } else { decide(|input| input.u64()) as usize };
-    // Bytes that were not written are the caller's own fault, and are some bytes all the same.
+    // Bytes that were not written are the caller's own fault, but they are bytes.
     call!(vfiomig_load_push_received(load, said.min(len.max(n)) | (said & !0xffff)));
 }
 

@@ -932,7 +932,7 @@ impl Core {
 }
 
 /// Whether a change returns a data fd. (No path leads through a state with a stream, and a change
-/// to the state that a device is in is none.)
+/// to the state that a device is in already does nothing.)
 fn owes_data_fd(from: State, to: State) -> bool {
     to == State::RESUMING || (to.is_saving() && !from.is_saving())
 }

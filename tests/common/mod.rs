@@ -108,7 +108,7 @@ impl Default for Drive<'_> {
     }
 }
 
-/// What came of it. The sessions still exist.
+/// The result of a migration. The sessions still exist.
 pub struct Done {
     pub result: std::result::Result<(), (At, Error)>,
     pub save: Option<Save>,

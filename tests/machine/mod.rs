@@ -344,7 +344,7 @@ impl World {
         arena.first + (page - arena.base) as u64 * self.page
     }
 
-    /// There is a reason to deliver these pages from now on.
+    /// Notes that there is a reason to deliver these pages from now on.
     pub fn explain(&mut self, range: RangeInclusive<u64>) {
         self.now += 1;
         for pages in self.pages(&range) {
