@@ -11,7 +11,7 @@ use vfiomig::Device;
 use vfiomig::device::DeviceOptions;
 use vfiomig::error::Errno;
 use vfiomig::session::{Ending, SaveOptions, SaveStatus};
-use vfiomig::transport::{DataFd, DeviceInfo, Direction, PrecopyInfo, Transport};
+use vfiomig::transport::{DataFd, DeviceInfo, Direction, FeatureRequest, PrecopyInfo, Transport};
 use vfiomig::uapi;
 
 const STREAM: i32 = 7;
@@ -26,14 +26,14 @@ struct Seen {
 struct Echo(Arc<Mutex<Seen>>);
 
 impl Transport for Echo {
-    fn feature(&mut self, flags: u32, payload: &mut [u8]) -> Result<(), Errno> {
+    fn feature(&mut self, request: FeatureRequest, payload: &mut [u8]) -> Result<(), Errno> {
         let mut seen = self.0.lock().unwrap();
-        let (get, set) = (uapi::FEATURE_GET, uapi::FEATURE_SET);
-        if flags == get | uapi::FEATURE_MIGRATION {
+        let (get, set) = (FeatureRequest::get, FeatureRequest::set);
+        if request == get(uapi::FEATURE_MIGRATION) {
             payload.copy_from_slice(&7u64.to_ne_bytes());
-        } else if flags == get | uapi::FEATURE_MIG_DEVICE_STATE {
+        } else if request == get(uapi::FEATURE_MIG_DEVICE_STATE) {
             payload[..4].copy_from_slice(&seen.state.to_ne_bytes());
-        } else if flags == set | uapi::FEATURE_MIG_DEVICE_STATE {
+        } else if request == set(uapi::FEATURE_MIG_DEVICE_STATE) {
             seen.state = u32::from_ne_bytes(payload[..4].try_into().unwrap());
             payload[4..].copy_from_slice(&STREAM.to_ne_bytes());
         } else {

@@ -10,11 +10,11 @@ mod common;
 use common::{Side, Twist, check_clean, side, small, stream_of, twisted_side};
 use vfiomig::error::{Code, Errno, Outcome};
 use vfiomig::session::{LoadOptions, SaveOptions};
-use vfiomig::transport::{DataFd, OpsTransport, PrecopyInfo, Transport};
+use vfiomig::transport::{DataFd, FeatureRequest, OpsTransport, PrecopyInfo, Transport};
 use vfiomig::uapi;
 use vfiomig_sim::State;
 
-const GET_SIZE: u32 = uapi::FEATURE_GET | uapi::FEATURE_MIG_DATA_SIZE;
+const GET_SIZE: FeatureRequest = FeatureRequest::get(uapi::FEATURE_MIG_DATA_SIZE);
 
 /// What is added to the number that the device says, and what it says instead.
 #[derive(Default)]
@@ -30,11 +30,11 @@ impl Twist for Says {
     fn feature(
         &mut self,
         device: &mut OpsTransport,
-        flags: u32,
+        request: FeatureRequest,
         payload: &mut [u8],
     ) -> Result<(), Errno> {
-        device.feature(flags, payload)?;
-        if let (GET_SIZE, Some(size)) = (flags, self.size) {
+        device.feature(request, payload)?;
+        if let (GET_SIZE, Some(size)) = (request, self.size) {
             payload.copy_from_slice(&size.to_ne_bytes());
         }
         Ok(())

@@ -12,11 +12,11 @@ use common::{Side, Twist, check_clean, side, small, stream_of, twisted_side};
 use vfiomig::device::State;
 use vfiomig::error::{Code, Errno, Outcome};
 use vfiomig::session::{LoadOptions, SaveOptions};
-use vfiomig::transport::{OpsTransport, Transport};
+use vfiomig::transport::{FeatureRequest, OpsTransport, Transport};
 use vfiomig::uapi;
 
-const GET_STATE: u32 = uapi::FEATURE_GET | uapi::FEATURE_MIG_DEVICE_STATE;
-const SET_STATE: u32 = uapi::FEATURE_SET | uapi::FEATURE_MIG_DEVICE_STATE;
+const GET_STATE: FeatureRequest = FeatureRequest::get(uapi::FEATURE_MIG_DEVICE_STATE);
+const SET_STATE: FeatureRequest = FeatureRequest::set(uapi::FEATURE_MIG_DEVICE_STATE);
 
 /// What a driver does, and what it was asked.
 #[derive(Default)]
@@ -38,19 +38,19 @@ impl Twist for Arc<Mutex<Habit>> {
     fn feature(
         &mut self,
         device: &mut OpsTransport,
-        flags: u32,
+        request: FeatureRequest,
         payload: &mut [u8],
     ) -> Result<(), Errno> {
         let mut habit = self.lock().unwrap();
-        if flags == SET_STATE {
+        if request == SET_STATE {
             habit.asked.push(u32::from_ne_bytes(payload[..4].try_into().unwrap()));
             if let Some((errno, state)) = habit.refuses {
                 habit.says = Some(state);
                 return Err(Errno(errno));
             }
         }
-        device.feature(flags, payload)?;
-        if let (GET_STATE, Some(state)) = (flags, habit.says) {
+        device.feature(request, payload)?;
+        if let (GET_STATE, Some(state)) = (request, habit.says) {
             payload[..4].copy_from_slice(&state.raw().to_ne_bytes());
         }
         Ok(())

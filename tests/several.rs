@@ -15,7 +15,7 @@ use vfiomig::Result;
 use vfiomig::device::{DeviceOptions, Event, EventKind, EventSink, State};
 use vfiomig::error::{Code, Errno, Error, Failure, Outcome};
 use vfiomig::session::{Ending, Save, SaveOptions, SaveStatus};
-use vfiomig::transport::{OpsTransport, Transport};
+use vfiomig::transport::{FeatureRequest, OpsTransport, Transport};
 use vfiomig::uapi;
 use vfiomig_sim::{Effect, Op, Sim, SimOptions, quirk};
 
@@ -256,12 +256,12 @@ impl Twist for Arc<Mutex<Denies>> {
     fn feature(
         &mut self,
         device: &mut OpsTransport,
-        flags: u32,
+        request: FeatureRequest,
         payload: &mut [u8],
     ) -> std::result::Result<(), Errno> {
-        device.feature(flags, payload)?;
+        device.feature(request, payload)?;
         let mut denies = self.lock().unwrap();
-        if flags == uapi::FEATURE_SET | uapi::FEATURE_MIG_DEVICE_STATE {
+        if request == FeatureRequest::set(uapi::FEATURE_MIG_DEVICE_STATE) {
             let state = u32::from_ne_bytes(payload[..4].try_into().unwrap());
             denies.asked.push(State::from_raw(state));
             if std::mem::take(&mut denies.now) {

@@ -8,7 +8,7 @@
 use crate::error::{Code, Errno, Error, Failure, Operation, Result, err};
 use crate::fsm::{MigrationFlags, State};
 use crate::protocol::Protocol;
-use crate::transport::{BitmapBuffer, DmaLog, PageSize, Span, Transport};
+use crate::transport::{BitmapBuffer, DmaLog, FeatureRequest, PageSize, Span, Transport};
 use crate::uapi;
 
 /// What a device can do.
@@ -311,7 +311,7 @@ fn add_why_no_migration(reasons: &mut Vec<Reason>, errno: Errno, kernel_release:
 const NOWHERE: u64 = 1 << 62;
 
 fn probe_dma_logging(transport: &mut dyn Transport, caps: &mut Caps, reasons: &mut Vec<Reason>) {
-    let start = uapi::FEATURE_PROBE | uapi::FEATURE_SET | uapi::FEATURE_DMA_LOGGING_START;
+    let start = FeatureRequest::set(uapi::FEATURE_DMA_LOGGING_START).probe();
     if let Err(errno) = transport.feature(start, &mut []) {
         reasons.push(Reason {
             code: ReasonCode::NoDmaLogging,

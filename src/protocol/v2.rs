@@ -13,7 +13,7 @@ use crate::error::Code;
 use crate::fsm::{MigrationFlags, State};
 use crate::sync::atomic::Ordering;
 use crate::sys::{Errno, Stuck, device, uapi};
-use crate::transport::{DataFd, Direction, Transport};
+use crate::transport::{DataFd, Direction, FeatureRequest, Transport};
 
 /// From here on, a 64-bit size from a driver is not credible: xe stores a negative errno there.
 const CREDIBLE_SIZE: u64 = 1 << 62;
@@ -42,14 +42,14 @@ impl Protocol for V2 {
     }
 
     fn watch_initial(&mut self, io: &mut dyn Transport) -> bool {
-        let opt_in = uapi::FEATURE_SET | uapi::FEATURE_MIG_PRECOPY_INFO_V2;
+        let opt_in = FeatureRequest::set(uapi::FEATURE_MIG_PRECOPY_INFO_V2);
         self.info_v2 = io.feature(opt_in, &mut []).is_ok();
         self.info_v2
     }
 
     fn state(&mut self, io: &mut dyn Transport) -> Result<State, Errno> {
         let mut payload = [0; 8];
-        io.feature(uapi::FEATURE_GET | uapi::FEATURE_MIG_DEVICE_STATE, &mut payload)?;
+        io.feature(FeatureRequest::get(uapi::FEATURE_MIG_DEVICE_STATE), &mut payload)?;
         let (state, _data_fd) = device::split_state(payload);
         Ok(State::from_raw(state))
     }
@@ -262,7 +262,7 @@ fn ended(errno: Errno) -> WriteFailed {
 
 fn get_u64(io: &mut dyn Transport, feature: u32) -> Result<u64, Errno> {
     let mut payload = [0; 8];
-    io.feature(uapi::FEATURE_GET | feature, &mut payload)?;
+    io.feature(FeatureRequest::get(feature), &mut payload)?;
     Ok(u64::from_ne_bytes(payload))
 }
 

@@ -29,6 +29,32 @@ const _: () = assert!(
         && std::mem::offset_of!(IovaRange, length) == 8
 );
 
+/// What `VFIO_DEVICE_FEATURE` is asked: which feature is meant, and what is to be done with it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct FeatureRequest(u32);
+
+impl FeatureRequest {
+    /// To read a feature, by its number: those of [`uapi`].
+    pub const fn get(feature: u32) -> FeatureRequest {
+        FeatureRequest(uapi::FEATURE_GET | feature & uapi::FEATURE_MASK)
+    }
+
+    /// To write it.
+    pub const fn set(feature: u32) -> FeatureRequest {
+        FeatureRequest(uapi::FEATURE_SET | feature & uapi::FEATURE_MASK)
+    }
+
+    /// Only to ask whether there is such a request. It has no payload.
+    pub const fn probe(self) -> FeatureRequest {
+        FeatureRequest(self.0 | uapi::FEATURE_PROBE)
+    }
+
+    /// The kernel's number for it.
+    pub const fn flags(self) -> u32 {
+        self.0
+    }
+}
+
 /// `struct vfio_device_feature` with its payload.
 #[repr(C)]
 struct Feature<T> {

@@ -26,7 +26,7 @@ pub mod uapi;
 
 pub use bitmap::{Bitmap, BitmapBuffer};
 pub(crate) use bits::{count, drain};
-pub use device::IovaRange;
+pub use device::{FeatureRequest, IovaRange};
 pub use errno::Errno;
 pub use fd::Direction;
 pub(crate) use process::{PerProcess, Process};

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use super::streams::Streams;
 use super::{
-    DataFd, DeviceFlags, DeviceInfo, Direction, DmaLog, IovaRange, PageSize, PrecopyInfo, Transport,
+    DataFd, DeviceFlags, DeviceInfo, Direction, DmaLog, FeatureRequest, IovaRange, PageSize,
+    PrecopyInfo, Transport,
 };
 use crate::error::Errno;
 use crate::sys::{Bitmap, device, fd};
@@ -52,7 +53,8 @@ impl DmaLog for KernelLog {
 }
 
 impl Transport for KernelTransport {
-    fn feature(&mut self, flags: u32, payload: &mut [u8]) -> Result<(), Errno> {
+    fn feature(&mut self, request: FeatureRequest, payload: &mut [u8]) -> Result<(), Errno> {
+        let flags = request.flags();
         if !device::sets_state(flags) {
             return device::feature(self.fd(), flags, payload);
         }
@@ -163,14 +165,14 @@ mod tests {
     #[cfg_attr(miri, ignore)]
     fn features_that_carry_addresses_never_reach_the_kernel() {
         let mut transport = KernelTransport::new(File::open("/dev/null").unwrap());
-        let get = transport.feature(uapi::FEATURE_GET | uapi::FEATURE_MIGRATION, &mut [0; 8]);
+        let get = transport.feature(FeatureRequest::get(uapi::FEATURE_MIGRATION), &mut [0; 8]);
         assert_eq!(get, Err(Errno(libc::ENOTTY)), "the kernel's answer");
-        for flags in [
-            uapi::FEATURE_SET | uapi::FEATURE_DMA_LOGGING_START,
-            uapi::FEATURE_GET | uapi::FEATURE_DMA_LOGGING_REPORT,
+        for request in [
+            FeatureRequest::set(uapi::FEATURE_DMA_LOGGING_START),
+            FeatureRequest::get(uapi::FEATURE_DMA_LOGGING_REPORT),
         ] {
-            let refused = transport.feature(flags, &mut [0xff; 32]);
-            assert_eq!(refused, Err(Errno(libc::EINVAL)), "{flags:#x}");
+            let refused = transport.feature(request, &mut [0xff; 32]);
+            assert_eq!(refused, Err(Errno(libc::EINVAL)), "{request:?}");
         }
     }
 }

@@ -28,7 +28,7 @@ pub use type1::KernelType1;
 use crate::error::Errno;
 use crate::flags::flags;
 use crate::identity::Identity;
-pub use crate::sys::{Bitmap, BitmapBuffer, Direction, IovaRange, PageSize, Span};
+pub use crate::sys::{Bitmap, BitmapBuffer, Direction, FeatureRequest, IovaRange, PageSize, Span};
 use crate::sys::{device, uapi};
 
 /// A data stream of a device, as the driver or a callback has named it. For the kernel it is a file
@@ -87,19 +87,18 @@ pub struct DeviceInfo {
 
 /// A way to reach one device. One thread at a time makes calls.
 pub trait Transport: Send {
-    /// `VFIO_DEVICE_FEATURE`: `flags` is a feature index with GET, SET or PROBE; `payload` is the
-    /// feature's own structure, both input and output.
+    /// `VFIO_DEVICE_FEATURE`: `payload` is the feature's own structure, both input and output.
     ///
     /// It holds numbers only. The library's own transports refuse features whose payload has
     /// addresses in it, or may have, with `EINVAL`, and PROBE with any payload. The log has
     /// [`DmaLog`].
-    fn feature(&mut self, flags: u32, payload: &mut [u8]) -> Result<(), Errno>;
+    fn feature(&mut self, request: FeatureRequest, payload: &mut [u8]) -> Result<(), Errno>;
 
     /// `VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE`: asks for a state, and returns the data stream that
     /// the device has named.
     fn set_state(&mut self, state: u32) -> Result<Option<DataFd>, Errno> {
         let mut payload = device::join_state(state, -1);
-        self.feature(uapi::FEATURE_SET | uapi::FEATURE_MIG_DEVICE_STATE, &mut payload)?;
+        self.feature(FeatureRequest::set(uapi::FEATURE_MIG_DEVICE_STATE), &mut payload)?;
         let (_, data_fd) = device::split_state(payload);
         Ok((data_fd >= 0).then_some(DataFd(data_fd)))
     }

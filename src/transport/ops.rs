@@ -12,7 +12,10 @@ use std::time::Duration;
 
 use super::streams::Streams;
 use super::table::{vfiomig_device_ops, vfiomig_identity, vfiomig_precopy_info};
-use super::{DataFd, DeviceInfo, Direction, DmaLog, IovaRange, PageSize, PrecopyInfo, Transport};
+use super::{
+    DataFd, DeviceInfo, Direction, DmaLog, FeatureRequest, IovaRange, PageSize, PrecopyInfo,
+    Transport,
+};
 use crate::error::Errno;
 use crate::identity::Identity;
 use crate::sys::{Bitmap, INTERRUPTED, Process, device, fd, uapi, uninterrupted};
@@ -88,14 +91,14 @@ impl OpsTransport {
     /// it must be the caller's.
     pub unsafe fn feature_unchecked(
         &mut self,
-        flags: u32,
+        request: FeatureRequest,
         payload: &mut [u8],
     ) -> Result<(), Errno> {
         let len = payload.len();
         device::with_aligned(payload, |words| {
             // SAFETY: `words` has at least `len` bytes, and what they lead to is the promise of the
             // caller.
-            unsafe { self.call_feature(flags, words.as_mut_ptr().cast(), len) }
+            unsafe { self.call_feature(request, words.as_mut_ptr().cast(), len) }
         })
     }
 
@@ -105,8 +108,14 @@ impl OpsTransport {
     /// `data` must be valid for reads and writes of `len` bytes and aligned to 8, and hold what the
     /// feature's payload is; what addresses in it lead to must be valid for what the feature does
     /// there.
-    unsafe fn call_feature(&self, flags: u32, data: *mut c_void, len: usize) -> Result<(), Errno> {
+    unsafe fn call_feature(
+        &self,
+        request: FeatureRequest,
+        data: *mut c_void,
+        len: usize,
+    ) -> Result<(), Errno> {
         let feature = self.ops.feature.ok_or(Errno(libc::ENOTTY))?;
+        let flags = request.flags();
         // SAFETY: promises 1 and 2, and that of the caller about `data`.
         uninterrupted(self.patience, || status(unsafe { feature(self.opaque, flags, data, len) }))
     }
@@ -140,29 +149,30 @@ impl OpsTransport {
 impl DmaLog for OpsTransport {
     fn start(&mut self, page: PageSize, ranges: &[IovaRange]) -> Result<u64, Errno> {
         let mut control = device::logging_control(page, ranges)?;
-        let flags = uapi::FEATURE_SET | uapi::FEATURE_DMA_LOGGING_START;
+        let request = FeatureRequest::set(uapi::FEATURE_DMA_LOGGING_START);
         // SAFETY: the feature's own structure; `ranges` are as many as it says, and live for the call.
         unsafe {
-            self.call_feature(flags, (&raw mut control).cast(), size_of_val(&control))?;
+            self.call_feature(request, (&raw mut control).cast(), size_of_val(&control))?;
         }
         Ok(control.page_size)
     }
 
     fn stop(&mut self) -> Result<(), Errno> {
-        self.feature(uapi::FEATURE_SET | uapi::FEATURE_DMA_LOGGING_STOP, &mut [])
+        self.feature(FeatureRequest::set(uapi::FEATURE_DMA_LOGGING_STOP), &mut [])
     }
 
     fn report(&mut self, bitmap: &mut Bitmap<'_>) -> Result<(), Errno> {
         let mut report = device::logging_report(bitmap)?;
-        let flags = uapi::FEATURE_GET | uapi::FEATURE_DMA_LOGGING_REPORT;
+        let request = FeatureRequest::get(uapi::FEATURE_DMA_LOGGING_REPORT);
         // SAFETY: the feature's own structure; a `Bitmap` has the pages that the bitmap of the range
         // is in, exclusively, and lives for the call.
-        unsafe { self.call_feature(flags, (&raw mut report).cast(), size_of_val(&report)) }
+        unsafe { self.call_feature(request, (&raw mut report).cast(), size_of_val(&report)) }
     }
 }
 
 impl Transport for OpsTransport {
-    fn feature(&mut self, flags: u32, payload: &mut [u8]) -> Result<(), Errno> {
+    fn feature(&mut self, request: FeatureRequest, payload: &mut [u8]) -> Result<(), Errno> {
+        let flags = request.flags();
         device::check_plain(flags, payload.len())?;
         let sets_state = device::sets_state(flags);
         if sets_state {
@@ -171,7 +181,7 @@ impl Transport for OpsTransport {
             *fields = device::join_state(device::split_state(*fields).0, -1);
         }
         // SAFETY: the payload of these features is numbers alone.
-        unsafe { self.feature_unchecked(flags, payload) }?;
+        unsafe { self.feature_unchecked(request, payload) }?;
         if let Some(fields) = payload.first_chunk().filter(|_| sets_state) {
             self.note_stream(device::split_state(*fields).1);
         }
@@ -375,18 +385,18 @@ mod tests {
         Span { start: 0, length: pages * page.bytes(), page }
     }
 
-    const SET_STATE: u32 = uapi::FEATURE_SET | uapi::FEATURE_MIG_DEVICE_STATE;
+    const SET_STATE: FeatureRequest = FeatureRequest::set(uapi::FEATURE_MIG_DEVICE_STATE);
 
     #[test]
     fn features_that_carry_addresses_reach_the_callback_by_their_own_methods_only() {
         let device = &mut Device::default();
-        let start = uapi::FEATURE_SET | uapi::FEATURE_DMA_LOGGING_START;
-        let report = uapi::FEATURE_GET | uapi::FEATURE_DMA_LOGGING_REPORT;
+        let start = FeatureRequest::set(uapi::FEATURE_DMA_LOGGING_START);
+        let report = FeatureRequest::get(uapi::FEATURE_DMA_LOGGING_REPORT);
         let mut transport = transport(device, |_| ());
-        let probe = uapi::FEATURE_PROBE | report;
-        for flags in [start, report, probe, uapi::FEATURE_SET | 4, uapi::FEATURE_GET | 99] {
-            let refused = transport.feature(flags, &mut [0xff; 32]);
-            assert_eq!(refused, Err(Errno(libc::EINVAL)), "{flags:#x}");
+        let others = [FeatureRequest::set(4), FeatureRequest::get(99)];
+        for request in [start, report, report.probe()].into_iter().chain(others) {
+            let refused = transport.feature(request, &mut [0xff; 32]);
+            assert_eq!(refused, Err(Errno(libc::EINVAL)), "{request:?}");
         }
         let mut buffer = BitmapBuffer::new(1).unwrap();
         let mut bitmap = buffer.bitmap(span(1)).unwrap();
@@ -395,7 +405,7 @@ mod tests {
         assert_eq!(bitmap[..], [u64::MAX]);
         assert_eq!(log.start(span(1).page, &[IovaRange { iova: 0, length: 4096 }]), Ok(4096));
         drop(transport);
-        assert_eq!(device.asked, [report, start]);
+        assert_eq!(device.asked, [report.flags(), start.flags()]);
     }
 
     #[test]
@@ -457,6 +467,9 @@ mod tests {
     fn a_table_without_callbacks_has_no_features() {
         let device = &mut Device::default();
         let mut transport = transport(device, |ops| ops.feature = None);
-        assert_eq!(transport.feature(uapi::FEATURE_GET | 1, &mut [0; 8]), Err(Errno(libc::ENOTTY)));
+        assert_eq!(
+            transport.feature(FeatureRequest::get(1), &mut [0; 8]),
+            Err(Errno(libc::ENOTTY))
+        );
     }
 }

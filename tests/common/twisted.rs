@@ -6,7 +6,9 @@ use std::time::Duration;
 use vfiomig::Device;
 use vfiomig::device::DeviceOptions;
 use vfiomig::error::Errno;
-use vfiomig::transport::{DataFd, DeviceInfo, Direction, OpsTransport, PrecopyInfo, Transport};
+use vfiomig::transport::{
+    DataFd, DeviceInfo, Direction, FeatureRequest, OpsTransport, PrecopyInfo, Transport,
+};
 use vfiomig_sim::{Sim, SimOptions};
 
 use super::Side;
@@ -16,10 +18,10 @@ pub trait Twist: Send + 'static {
     fn feature(
         &mut self,
         device: &mut OpsTransport,
-        flags: u32,
+        request: FeatureRequest,
         payload: &mut [u8],
     ) -> Result<(), Errno> {
-        device.feature(flags, payload)
+        device.feature(request, payload)
     }
 
     fn reset(&mut self, device: &mut OpsTransport) -> Result<(), Errno> {
@@ -56,8 +58,8 @@ pub trait Twist: Send + 'static {
 struct Twisted<T>(OpsTransport, T);
 
 impl<T: Twist> Transport for Twisted<T> {
-    fn feature(&mut self, flags: u32, payload: &mut [u8]) -> Result<(), Errno> {
-        self.1.feature(&mut self.0, flags, payload)
+    fn feature(&mut self, request: FeatureRequest, payload: &mut [u8]) -> Result<(), Errno> {
+        self.1.feature(&mut self.0, request, payload)
     }
 
     fn device_info(&mut self) -> Result<DeviceInfo, Errno> {

@@ -16,7 +16,9 @@ use vfiomig_shuttle::device::{Device, DeviceOptions, State};
 use vfiomig_shuttle::error::{Code, Errno};
 use vfiomig_shuttle::session::{Load, LoadOptions, Packets};
 use vfiomig_shuttle::stream::Format;
-use vfiomig_shuttle::transport::{DataFd, DeviceInfo, Direction, PrecopyInfo, Transport};
+use vfiomig_shuttle::transport::{
+    DataFd, DeviceInfo, Direction, FeatureRequest, PrecopyInfo, Transport,
+};
 use vfiomig_shuttle::uapi;
 
 const TAGS: [u8; 7] = [0xff, 0xff, 0xff, 0xff, 0xef, 0x10, 0];
@@ -53,14 +55,14 @@ impl Fake {
 }
 
 impl Transport for Fake {
-    fn feature(&mut self, flags: u32, payload: &mut [u8]) -> Result<(), Errno> {
-        let (get, set) = (uapi::FEATURE_GET, uapi::FEATURE_SET);
+    fn feature(&mut self, request: FeatureRequest, payload: &mut [u8]) -> Result<(), Errno> {
+        let (get, set) = (FeatureRequest::get, FeatureRequest::set);
         self.get(|driver| {
-            if flags == get | uapi::FEATURE_MIGRATION {
+            if request == get(uapi::FEATURE_MIGRATION) {
                 payload.copy_from_slice(&3u64.to_ne_bytes());
-            } else if flags == get | uapi::FEATURE_MIG_DEVICE_STATE {
+            } else if request == get(uapi::FEATURE_MIG_DEVICE_STATE) {
                 payload[..4].copy_from_slice(&driver.state.to_ne_bytes());
-            } else if flags == set | uapi::FEATURE_MIG_DEVICE_STATE {
+            } else if request == set(uapi::FEATURE_MIG_DEVICE_STATE) {
                 driver.state = u32::from_ne_bytes(payload[..4].try_into().unwrap());
                 let fd = if driver.state == State::Resuming.raw() { 7 } else { -1i32 };
                 payload[4..].copy_from_slice(&fd.to_ne_bytes());
