@@ -25,7 +25,7 @@ use vfiomig::transport::{Bitmap, DmaLog, IovaRange};
 const PAGE: u64 = 4096;
 const PAGES: u64 = 64;
 
-/// A machine with one mapping over all it knows, 64 pages at address 0, and tracking over it.
+/// A machine with one mapping of all its memory, 64 pages at address 0, and tracking of it.
 fn machine() -> (Shared, Tracking) {
     let mut world = World::new(1, PAGE, &[(0, PAGES)]);
     let mapping = world.make(0, PAGES, false, false);
@@ -47,7 +47,7 @@ fn table(world: &Shared) -> usize {
     w.tables.len() - 1
 }
 
-/// A device that is a writer of the tracking.
+/// Makes a device, and adds it to the tracking as a writer.
 fn device(world: &Shared, tracking: &mut Tracking, log: Option<Log>, table: Option<usize>) -> u32 {
     let d = {
         let mut w = lock(world);
@@ -199,13 +199,13 @@ fn without_tracking_nothing_is_read_and_stopping_is_no_error() {
 
 // --- callbacks that fail ---------------------------------------------------------------------------
 
-/// Adds a map, wrong in one way or another, and takes pages as long as it likes.
+/// A VMM that enumerates a map that is wrong in some way, and stops taking pages at some point.
 #[derive(Default)]
 struct Vmm {
     mappings: Vec<Mapping>,
     /// Fails after this many mappings.
     fails_at: Option<usize>,
-    /// Takes no more calls.
+    /// How many more calls it accepts.
     left: usize,
     taken: Vec<(u64, u64)>,
 }
@@ -460,7 +460,7 @@ fn asked(ranges: &[(u64, u64)], refuses: Refuses) -> (Vec<Vec<IovaRange>>, Track
 }
 
 fn islands(n: u64) -> Vec<(u64, u64)> {
-    // Ever larger gaps: the smallest is the first.
+    // The gaps grow: the first is the smallest.
     (0..n).map(|i| (100 + i * 10 + i * i, 1)).collect()
 }
 

@@ -33,7 +33,7 @@ impl Says {
     }
 }
 
-/// With a limit for its bitmaps, in bytes.
+/// A page table that says this, with a limit for its bitmaps in bytes.
 struct Table(Says, u64);
 
 impl Hwpt for Table {
@@ -154,11 +154,11 @@ fn an_answer_leaves_nothing_for_the_next_one() {
         let nothing = BTreeSet::new();
         assert_eq!(collect(&[0, 64, last], false), (pages(&[0, 64, last]), 3 * page), "{name}");
         assert_eq!(collect(&[], false), (nothing.clone(), 3 * page), "{name}");
-        // What it said before it failed is covered by the error, once.
+        // What it reported before it failed is covered by the error, once.
         assert_eq!(collect(&[1, 65], true).0, (0..PAGES).collect(), "{name}");
         assert_eq!(collect(&[], false), (nothing.clone(), 3 * page), "{name}");
         assert_eq!(collect(&[7], false), (pages(&[7]), 4 * page), "{name}");
-        // After what it was asked for, in the same word.
+        // A bit after those that it was asked for, in the same word.
         if (last + 1) % 64 != 0 {
             assert_eq!(collect(&[last + 1], false), (nothing.clone(), 4 * page), "{name}");
             assert_eq!(collect(&[], false), (nothing, 4 * page), "{name}");
@@ -199,7 +199,7 @@ fn memory_is_the_documented_function_of_the_map() {
     }
 }
 
-/// Like kernels whose iommufd loses bits of large mappings.
+/// The page table behaves like kernels whose iommufd loses bits of large mappings.
 #[test]
 fn a_mapping_larger_than_its_page_table_can_tell_is_dirty_and_smaller_ones_are_exact() {
     let says = Says::default();

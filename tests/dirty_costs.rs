@@ -22,7 +22,8 @@ use vfiomig::transport::{Bitmap, Hwpt};
 const GIB: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;
 
-/// Peaks are those of the process, so one test at a time, including those that look at none.
+/// Peaks are those of the process, so tests run one at a time, even those that do not measure a
+/// peak.
 static ALONE: Mutex<()> = Mutex::new(());
 
 fn alone() -> MutexGuard<'static, ()> {
@@ -36,7 +37,7 @@ fn peak_of(call: impl FnOnce()) -> u64 {
         let line = text.lines().find(|line| line.starts_with(field)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
     };
-    // The peak starts again with what there is.
+    // The peak starts again at the memory in use now.
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
     let (before, program) = (status("VmRSS:"), status("RssFile:"));
     call();
@@ -53,11 +54,11 @@ struct Vmm {
     given: u64,
     /// How often it was asked where a page is.
     asked: u64,
-    /// It knows of this many bytes in one piece; 0: of none.
+    /// It knows where this many bytes are, in one piece; 0: it knows nothing.
     piece: u64,
     refuses: bool,
     counts_only: bool,
-    /// Each page is another piece of its memory.
+    /// Whether each page is a different piece of its memory.
     apart: bool,
 }
 
@@ -260,7 +261,7 @@ fn a_page_that_is_unmapped_again_and_again_is_kept_once() {
     vmm.get().refuses = true;
     let least = tracking.stats().memory_bytes;
     for i in 0..20_000 {
-        // At another address every time, and every time one of four pages.
+        // The address is another every time, and the page one of four.
         let iova = i * PAGE;
         tracking.map(plain(iova, PAGE, 1, i % 4 * 9 * PAGE)).unwrap();
         tracked.write(iova, 1, 1);
@@ -284,7 +285,7 @@ fn when_too_much_waits_for_the_vmm_nothing_more_is_unmapped() {
     let least = tracking.stats().memory_bytes;
     let mut unmapped = 0;
     let error = loop {
-        // Something else every time: nothing can be merged.
+        // The page is another every time, so nothing can be merged.
         tracking.map(plain(0, PAGE, unmapped, 0)).unwrap();
         tracked.write(0, 1, 1);
         match tracking.unmap(0, PAGE, None, || Ok(())) {
@@ -298,7 +299,7 @@ fn when_too_much_waits_for_the_vmm_nothing_more_is_unmapped() {
     assert!(error.message().contains("nothing is unmapped"), "{error}");
     let kept = tracking.stats().memory_bytes - least;
     assert!((63 * MIB..=66 * MIB).contains(&kept), "{kept}");
-    // A bitmap has room. And it is still there, with what was written to.
+    // A bitmap has room, and the mapping is still there, with what was written to.
     let never = || -> Result<(), Errno> { panic!("nothing is to be unmapped") };
     tracking.unmap(0, PAGE, None, never).unwrap_err();
     let mut words = [0];
@@ -331,7 +332,8 @@ fn one_unmapping_does_not_keep_more_than_may_wait() {
     });
     assert!(bytes <= 80 * MIB, "{bytes} bytes");
     assert!(vmm.get().asked <= SIZE / PAGE, "asked {} times", vmm.get().asked);
-    // All is still there, and what the VMM knew comes even though it has forgotten it.
+    // Everything is still there, and pages whose place the VMM knew are delivered although it has
+    // forgotten it.
     vmm.get().refuses = false;
     tracking.unmap(0, SIZE, None, || Ok(())).unwrap();
     vmm.get().piece = 0;
@@ -510,7 +512,7 @@ fn pages_that_are_read_in_parts_take_bounded_memory_and_come_completely() {
         let iova = 3 * i * LARGE;
         tracking.mark(iova, 1).unwrap();
         assert_eq!(dirty(&mut tracking, iova, 1), [iova / PAGE]);
-        // Only the page of the tracking that the range cuts.
+        // Only the page of the tracking that the range covers partly.
         assert_eq!(dirty(&mut tracking, iova + LARGE, 1), [0; 0]);
     }
     let kept = tracking.stats().memory_bytes - least;

@@ -2,13 +2,13 @@
 //! Dirty tracking against a model: random maps, trackers, faults, syncs, and devices that write at
 //! any moment, even in the middle of the library's calls.
 //!
-//! **Nothing is missing.** A page that a device of a writer writes to after [`Tracking::start`] returned
-//! must be delivered after that write: through `set_dirty`, or in the bitmap of a call that had not
-//! returned. When the devices have paused and everything was read once more, no such page is left.
-//! A page of an unmapped range is delivered by the call that unmaps it, or later where that failed.
-//! One exception, which is the interface's and not the library's: a page table of an iommufd is
-//! read before it is unmapped, and what is written in between is lost. (Likewise a VMM's own
-//! tracker that forgets what is unmapped.)
+//! **Nothing is missing.** A page that a device of a writer writes to after [`Tracking::start`]
+//! returned must be delivered after that write: through `set_dirty`, or in the bitmap of a call
+//! that had not returned. When the devices have paused and everything was read once more, no such
+//! page is left. A page of an unmapped range is delivered by the call that unmaps it, or later if
+//! that failed. One exception, which is the interface's and not the library's: a page table of an
+//! iommufd is read before it is unmapped, and what is written in between is lost. (Likewise a VMM's
+//! own tracker that forgets what is unmapped.)
 //!
 //! **Nothing is invented.** Each page that is delivered was, since it was last delivered whole,
 //! - reported by a tracker, which noticed a write to it or, with larger pages, to its neighbours
@@ -57,7 +57,7 @@ struct Case {
     seed: u64,
     world: Shared,
     tracking: Tracking,
-    /// Numbers for what to do; the machine has its own.
+    /// Random numbers that decide what to do; the machine has its own.
     rng: Rng,
     /// Mappings are in multiples of this many pages.
     align: u64,
@@ -303,7 +303,7 @@ impl Case {
                         let start = w.addr(page);
                         let stop = start + (w.page - 1);
                         let range_end = before.iova + (before.length - 1);
-                        // Also what was set before the call: the VMM has it.
+                        // This includes what was set before the call: the VMM has it.
                         let (from, to) = (first.max(start) - start, last.min(stop) - start);
                         let page = w.page;
                         w.frames[frame].had(from, to, page);
@@ -679,7 +679,7 @@ impl Case {
         let page =
             self.rng.pick(&[512, KIB, w.page / 2, w.page, w.page, w.page, 64 * KIB, 2 * MIB]);
         let bytes = arena.pages * w.page;
-        // Often the next piece, so that pages are cut by two.
+        // Often the next piece, so that two readings share a page.
         let behind = self.behind.take().filter(|_| self.rng.chance(300));
         let at = behind.unwrap_or_else(|| arena.first + self.rng.below(bytes));
         let iova = at & !(page - 1);

@@ -54,7 +54,7 @@ impl Case {
                 && matches!(self.op, Op::Any | Op::SetState | Op::GetState | Op::Reset))
     }
 
-    /// Runs it; says whether the fault struck.
+    /// Runs the case. Returns whether the fault struck.
     fn run(self) -> bool {
         let [source, target] = [At::Source, At::Target].map(|at| {
             let quirks = if self.at == at { self.quirks } else { 0 };
@@ -68,7 +68,7 @@ impl Case {
         let begun = Instant::now();
         let mut done = drive().run(&source.device, &target.device);
         let struck = bad.sim.count(self.op) - counted >= self.nth;
-        // It struck the last change, after which comes nothing but a look at the state.
+        // Whether it struck the last change, which only a look at the state follows.
         let looks = u64::from(self.op == Op::Any);
         let last = bad.sim.count(self.op) - counted <= self.nth + looks;
         self.check_result(&source, &target, &done, contents, last);
@@ -143,7 +143,7 @@ impl Case {
                     failure.is_some() || error.code() == Code::Again,
                     "{self:?}: {error} without a failure"
                 );
-                // What the error carries is also what the handles keep, where there are any.
+                // The handles keep the same failure that the error carries, if there are any.
                 if let (Some(failure), Some(kept)) = (failure, session) {
                     assert_eq!(kept.operation, failure.operation, "{self:?}");
                     assert_eq!(kept.errno, failure.errno, "{self:?}");
@@ -154,7 +154,7 @@ impl Case {
         }
     }
 
-    /// What a failure says is what the device has become.
+    /// Checks that a failure says what has become of the device.
     fn check_failure(&self, bad: &Side, failure: &Failure) {
         let state = bad.sim.state();
         match failure.outcome {
@@ -314,7 +314,7 @@ fn probing_survives_every_failure() {
                     if !matches!(effect, Effect::Error | Effect::Die | Effect::Reset) {
                         assert_eq!(sim.state(), before);
                     }
-                    // Either it can be saved, or it is said why not.
+                    // Either it can be saved, or the error says why not.
                     match device.save(SaveOptions::default()) {
                         Ok(save) => drop(save),
                         Err(error) => assert!(
@@ -344,7 +344,7 @@ fn a_source_that_cannot_be_kept_as_it_was_is_not_said_to_be() {
         let contents = source.sim.digest();
         source.sim.inject(Op::GetState, 1, libc::EIO, Effect::Error);
         let error = save.finish(Ending::Keep).unwrap_err();
-        // A device in ERROR refuses every change; where a stopped guest depends on it, it is asked
+        // A device in ERROR refuses every change. If a stopped guest depends on it, it is asked
         // again before it is changed.
         assert_eq!(error.code(), if stopped { Code::Io } else { Code::Inval });
         assert_eq!(error.failure().unwrap().outcome, Outcome::Reset);
@@ -645,7 +645,8 @@ proptest! {
             side.sim.guest_reset();
             side.device.was_reset().unwrap();
             side.device.accept_reset().unwrap();
-            // To be told does not lead out of RESUMING, which a server's reset may have kept.
+            // Being told of a reset does not lead out of RESUMING, which a server's reset may have
+            // kept.
             if side.sim.state() == State::RESUMING {
                 side.device.reset().unwrap();
             }

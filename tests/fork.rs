@@ -97,7 +97,7 @@ fn sessions_that_are_dropped_in_a_child_ask_nothing_of_the_device() {
             && (from.open_streams(), to.open_streams()) == (1, 1)
             && (from.releases(), to.releases()) == (0, 0)
     }));
-    // Here they go on.
+    // In the parent, they go on.
     let (save, load, source, target) = all.take().unwrap();
     drop((save, load));
     assert!(source.state().is_ok() && target.state().is_ok());

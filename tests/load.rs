@@ -87,7 +87,7 @@ fn a_stream_with_any_bit_flipped_is_refused_and_its_data_never_reaches_the_drive
         bad[bit / 8] ^= 1 << (bit % 8);
         let taken = target.sim.bytes_written();
         let mut load = target.device.load(LoadOptions::default()).unwrap();
-        // Nothing may be hidden by the pieces it comes in.
+        // How the stream is cut into pieces must not hide anything.
         let result = bad.chunks(1 + bit % 97).try_for_each(|piece| load.push(piece).map(drop));
         let error = result.and_then(|()| load.commit()).unwrap_err();
         let code = error.code();
@@ -442,7 +442,7 @@ fn a_load_is_cancelled_from_another_thread_while_the_driver_is_slow() {
         load.push(&bytes).unwrap_err()
     });
     assert_eq!(error.code(), Code::Cancelled);
-    // Not even what is one piece of the stream.
+    // Not even one piece of the stream was written to its end.
     assert!(target.sim.bytes_written() < size / 8);
     assert_eq!(target.sim.state(), State::RUNNING);
     assert_eq!(load.push(&bytes).unwrap_err().code(), Code::Cancelled);

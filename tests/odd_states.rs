@@ -97,7 +97,7 @@ fn a_device_that_is_not_in_resuming_any_more_is_not_committed() {
         let error = load.commit().unwrap_err();
         assert_eq!(error.code(), Code::NoDev, "{state}: {error}");
         assert_eq!(error.failure().unwrap().outcome, Outcome::Reset, "{state}");
-        // Nothing was asked of it but the reset that abandons the state.
+        // It was asked for nothing but the reset that abandons the state.
         assert_eq!(habit.lock().unwrap().asked, [RESET], "{state}");
         assert_eq!(target.sim.state(), vfiomig_sim::State::RUNNING);
         assert_eq!(target.sim.digest(), empty);

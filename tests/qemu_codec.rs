@@ -225,7 +225,7 @@ fn the_mark_of_initial_data_comes_once_per_generation_and_only_for_switchover_ac
             let tag = if wanted.contains(&round) { &INIT_SENT } else { &EOS };
             assert_eq!(end, tag, "round {round}, ack {ack}, once {once}");
         }
-        // What is said of the mark is true of the present generation.
+        // What is said about the mark is true of the current generation.
         let said = [false, ack, ack, false, ack && !once, ack && !once];
         assert_eq!(sent, said, "ack {ack}, once {once}");
         assert_eq!(save.pending().unwrap().initial_generation, 2);
@@ -570,7 +570,7 @@ fn lengths_are_judged_before_any_of_their_bytes_come() {
         let head = [&SETUP[..], &EOS, &DATA, &len.to_be_bytes()].concat();
         check_refused(&target, &load.push(&head).unwrap_err(), Code::MsgSize);
     }
-    // In all, not each.
+    // The limit is for all of them together, not for each.
     let target = side(small(2));
     let mut options = loading(Format::Qemu);
     options.limits.max_total = 1000;
@@ -581,7 +581,7 @@ fn lengths_are_judged_before_any_of_their_bytes_come() {
     let error = load.push(&piece(&state[600..1001])).unwrap_err();
     check_refused(&target, &error, Code::MsgSize);
     assert_eq!(load.stats().data_bytes, 600);
-    // An announced length costs nothing but what is received at once.
+    // An announced length costs only as much memory as is received at once.
     let target = side(small(2));
     let mut load = target.device.load(loading(Format::Qemu)).unwrap();
     load.push(&[&SETUP[..], &EOS, &DATA, &(1u64 << 39).to_be_bytes()].concat()).unwrap();
@@ -899,7 +899,7 @@ fn packets_are_loaded_behind_whole_sections_of_the_main_channel_only() {
         assert_eq!(target.sim.bytes_written(), written);
         assert_eq!(load.commit().unwrap_err().code(), Code::Proto);
     }
-    // Nor is it cut short behind them.
+    // Nor is it cut short after them.
     let target = side(stopped_only(2));
     let (mut load, packets) = packet_load(&target, loading(Format::QemuPackets));
     for bytes in &all {

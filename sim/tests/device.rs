@@ -189,7 +189,7 @@ fn streams_of_another_model_or_size_and_bytes_too_many_are_refused() {
         assert_eq!(target.write(fd, &bytes), Err(errno));
         assert_eq!(target.set(State::STOP), Err(libc::EINVAL));
         assert_eq!(target.get_state(), Ok(State::RESUMING.0));
-        // Leaving it other than by reset was one.
+        // Leaving it in any way but a reset was a violation.
         target.violations(1);
     }
 }
@@ -602,7 +602,7 @@ fn a_reset_that_keeps_the_state_empties_the_device_and_is_refused_while_it_is_st
 
 #[test]
 fn there_is_a_test_for_every_quirk() {
-    // Whoever adds one must add its test here: the tests above name every constant.
+    // Whoever adds a quirk must add its test here: the tests above name every constant.
     let source = include_str!("device.rs");
     for (bit, name) in quirk::ALL {
         assert!(bit.is_power_of_two());

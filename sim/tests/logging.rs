@@ -215,7 +215,7 @@ fn each_operation_of_the_log_can_fail() {
     dut.sim.inject(Op::LogReport, 1, libc::ENOTCONN, Effect::Once);
     assert_eq!(dut.report(0, PAGE, PAGE), Err(libc::ENOTCONN));
     assert_eq!(dut.report(0, PAGE, PAGE), Ok(vec![0]));
-    // It is not: what was to be reported is forgotten.
+    // It is not as it was: what should have been reported is forgotten.
     dut.sim.dma_write(0, 1).unwrap();
     dut.sim.inject(Op::LogReport, 1, libc::EIO, Effect::Half);
     assert_eq!(dut.report(0, PAGE, PAGE), Err(libc::EIO));

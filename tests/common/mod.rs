@@ -35,7 +35,7 @@ pub fn small(seed: u64) -> SimOptions {
     SimOptions { seed, state_size: 3000, ..SimOptions::default() }
 }
 
-/// Which call of the VMM's is next.
+/// Which call the VMM makes next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Call {
     Begin,

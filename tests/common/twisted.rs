@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A simulated device with something of a test's own between it and the library.
+//! A simulated device, with code of a test's own between it and the library.
 
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ use vfiomig_sim::{Sim, SimOptions};
 
 use super::Side;
 
-/// What is different about a device. What a test does not say goes to the device as it is.
+/// What is different about a device. Calls that a test does not override go to the device as they
+/// are.
 pub trait Twist: Send + 'static {
     fn feature(
         &mut self,

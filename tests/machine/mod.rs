@@ -165,7 +165,7 @@ pub struct Table {
     pub page: u64,
     /// First and last address of each entry that is dirty.
     pub dirty: BTreeMap<u64, u64>,
-    /// Pages that an entry covers, if they lie so; 0: of `page` bytes.
+    /// How many pages an entry covers, if they are contiguous; 0: one of `page` bytes.
     pub entry: u64,
     pub holes: BTreeSet<usize>,
     pub none: bool,
@@ -514,7 +514,7 @@ impl World {
         }
     }
 
-    /// What is mapped in one piece around a page.
+    /// The contiguous piece of a mapping around a page.
     fn piece_of(&self, page: usize) -> (u64, u64) {
         let inst = |page: usize| self.hw[page].map(|frame| self.frames[frame].inst);
         let arena = self.arenas.iter().rev().find(|arena| arena.base <= page).unwrap();
@@ -638,7 +638,7 @@ impl World {
             let part = self.rng.chance(800) && !self.tables.iter().any(|table| table.mute);
             if part && !self.containers.iter().any(|c| c.bisected(first, last)) {
                 let half = pages.start + pages.len() / 2;
-                // There is no half of one page.
+                // A single page has no half.
                 if half > pages.start {
                     let at = self.addr(half) - 1;
                     if !self.containers.iter().any(|c| c.bisected(first, at)) {
@@ -957,7 +957,7 @@ impl Hwpt for FakeTable {
                 .filter(|(_, to)| *to >= iova)
                 .collect();
             for (from, to) in all {
-                // An entry that the range cuts says no more than that.
+                // Of an entry that the range cuts, only the part in the range is reported.
                 if !keep && (!failed || table.loses) {
                     table.dirty.remove(&from);
                 }
@@ -1407,7 +1407,7 @@ impl Memory for FakeMemory {
     }
 }
 
-/// What the tracking gets of a device.
+/// A device as the tracking gets it.
 pub fn writer(world: &Shared, d: usize) -> Writer {
     let w = lock(world);
     let dev = &w.devs[d];

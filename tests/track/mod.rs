@@ -28,7 +28,7 @@ pub fn bits_of(words: &[u64], bits: u64) -> impl Iterator<Item = u64> {
     (0..bits).filter(|bit| words[(bit / 64) as usize] >> (bit % 64) & 1 == 1)
 }
 
-/// In pages of `PAGE`, with these mappings.
+/// Tracking in pages of `PAGE`, with these mappings.
 pub fn new_tracking(memory: impl Memory + 'static, mappings: &[Mapping]) -> Tracking {
     let options = TrackingOptions { page_size: Some(PAGE_SIZE), ..TrackingOptions::default() };
     let mut tracking = Tracking::new(memory, options).unwrap();
@@ -64,7 +64,7 @@ where
     }
 }
 
-/// A tracker that sees nothing, and works.
+/// A tracker that works, but never sees a write.
 pub fn idle() -> Box<dyn CustomTracker> {
     Box::new(Own { page: PAGE, sync: |_: u64, _: u64, _: &mut [u64]| Ok(()) })
 }
@@ -142,7 +142,7 @@ impl DmaLog for Logged {
     }
 }
 
-/// Starts tracking of a device with a log; there may be a tracker of the VMM's, too, which sees
+/// Starts tracking of a device with a log; there may also be a tracker of the VMM's own, which sees
 /// nothing.
 pub fn start_logged(tracking: &mut Tracking, still: bool, tracked: bool) -> Logged {
     let log = Logged::default();
