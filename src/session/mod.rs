@@ -14,6 +14,7 @@ mod packets;
 mod queue;
 mod reading;
 mod save;
+mod saving;
 mod shared;
 mod stats;
 
@@ -25,8 +26,8 @@ pub(crate) use loading::Phase as LoadPhase;
 pub use options::{BlobSink, DEFAULT_FRAME, LoadOptions, MIN_BUFFER, Policy, SaveOptions};
 pub use packets::Packets;
 pub use reading::Pending;
-pub(crate) use save::Phase as SavePhase;
 pub use save::{Next, Save};
+pub(crate) use saving::Phase as SavePhase;
 pub use shared::{SharedLoad, SharedSave};
 pub use stats::{LoadStats, SaveStats};
 

@@ -11,11 +11,12 @@ use std::sync::Arc;
 use super::ending::Ending;
 use super::options::{MIN_BUFFER, SaveOptions};
 use super::queue::Queue;
-use super::reading::{Pending, Reading, Stage, origin_of};
+use super::reading::{Pending, Reading, origin_of};
+use super::saving::Trouble::{self, Failed, Refused};
+use super::saving::{Phase, Saving, Step};
 use super::shared::SharedSave;
 use super::stats::{AtomicSaveStats, SaveNumbers, SaveStats, add, set};
-use crate::cancel::Cancel;
-use crate::device::{Claim, Device, Inner, Locked, wrong_state};
+use crate::device::{Claim, Device, Inner, Locked};
 use crate::error::{Errno, Error, Failure, Result, err};
 use crate::protocol::NoMore;
 use crate::stream::{Before, Piece, Room, Round, SaveStatus, Took, Write};
@@ -29,53 +30,14 @@ pub struct Next {
     pub len: usize,
 }
 
-/// Where a save is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Phase {
-    /// The guest runs. If the device has pre-copy, there is a stream.
-    PreCopy,
-    /// As above, but without peer-to-peer DMA.
-    Quiesced,
-    StopCopy,
-    Ended,
-    /// Something failed; [`Ending::Keep`] brings the device back.
-    Failed,
-    Finished,
-}
-
-/// Why the device is no longer read.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Over {
-    /// The stream is complete.
-    Ended,
-    Failed,
-    Finished,
-}
-
-/// What an error means for the save.
-enum Trouble {
-    /// Nothing has happened: the save can go on.
-    Refused(Error),
-    /// All that is left is to keep the device.
-    Failed(Error),
-}
-
-use Trouble::{Failed, Refused};
-
-type Step<T> = std::result::Result<T, Trouble>;
-
 /// One device being saved.
 pub struct Save {
     device: Device,
     writer: Box<dyn Write>,
     reading: Reading,
-    over: Option<Over>,
+    saving: Saving,
     queue: Queue,
-    /// An error that occurred after part of the buffer had been filled; the next call returns it.
-    deferred: Option<Error>,
     stats: Arc<AtomicSaveStats>,
-    cancel: Cancel,
-    failure: Option<Failure>,
 }
 
 impl Save {
@@ -83,7 +45,7 @@ impl Save {
         let mut options = options;
         let writer = options.writer()?;
         let stats = Arc::new(AtomicSaveStats::default());
-        let cancel = Cancel::default();
+        let saving = Saving::default();
         let reading;
         {
             let mut inner = device.lock()?;
@@ -92,20 +54,10 @@ impl Save {
             inner.remember(whole)?;
             let origin = origin_of(&inner)?;
             inner.claim(Claim::Saving)?;
-            let (stats, cancel) = (Arc::clone(&stats), cancel.clone());
+            let (stats, cancel) = (Arc::clone(&stats), saving.cancel.clone());
             reading = Reading::new(&options, origin, inner.epoch(), stats, cancel);
         }
-        let mut save = Save {
-            device,
-            writer,
-            reading,
-            over: None,
-            queue: Queue::default(),
-            deferred: None,
-            stats,
-            cancel,
-            failure: None,
-        };
+        let mut save = Save { device, writer, reading, saving, queue: Queue::default(), stats };
         let device = save.device.clone();
         let mut inner = device.lock()?;
         if let Err(error) = save.reading.enter_pre_copy(&mut inner) {
@@ -142,13 +94,13 @@ impl Save {
 
     /// Piece after piece, if the format allows several.
     fn next_locked(&mut self, inner: &mut Inner, buf: &mut [u8]) -> Step<Next> {
-        self.tell_deferred()?;
+        self.saving.tell_deferred()?;
         self.reading.initial.goes_on();
         let mut filled = 0;
         loop {
             let rest = buf.get_mut(filled..).unwrap_or_default();
             let full = filled > 0 && rest.len() < MIN_BUFFER;
-            if full || self.deferred.is_some() {
+            if full || self.saving.has_deferred() {
                 break;
             }
             match self.piece(inner, rest) {
@@ -161,7 +113,7 @@ impl Save {
                 }
                 Err(trouble) if filled == 0 => return Err(trouble),
                 // What has been sealed must be sent before the error is returned.
-                Err(Failed(error)) => self.deferred = Some(error),
+                Err(Failed(error)) => self.saving.defer(error),
                 // The next call returns it again, if it is still so.
                 Err(Refused(_)) => break,
             }
@@ -171,7 +123,7 @@ impl Save {
 
     /// One piece: what is to be said before data, or data and what surrounds it.
     fn piece(&mut self, inner: &mut Inner, buf: &mut [u8]) -> Step<Piece> {
-        self.check_cancelled()?;
+        self.saving.check_cancelled()?;
         self.restart_after_reset(inner)?;
         let first = self.queue.first();
         let before = Before { identity: inner.identity(), first, mark: self.reading.initial.due() };
@@ -207,10 +159,10 @@ impl Save {
         match came.failed {
             // What came before the error is complete, and is sent if the format allows that.
             Some(error) if room.len() > 0 && self.writer.gives_several() => {
-                self.deferred = Some(error);
+                self.saving.defer(error);
             }
             Some(error) => return Err(Failed(error)),
-            None if room.len() == 0 => self.check_cancelled()?,
+            None if room.len() == 0 => self.saving.check_cancelled()?,
             None => {}
         }
         Ok(came.no_more.unwrap_or(NoMore::Drained))
@@ -224,24 +176,14 @@ impl Save {
             Took::Mark => self.reading.initial.mark(),
         }
         if piece.status == SaveStatus::End {
-            self.over = Some(Over::Ended);
+            self.saving.end();
         }
-    }
-
-    /// Returns an error that occurred after part of the buffer had been filled.
-    fn tell_deferred(&mut self) -> Step<()> {
-        self.deferred.take().map_or(Ok(()), |error| Err(Failed(error)))
-    }
-
-    fn check_cancelled(&self) -> Step<()> {
-        self.cancelled().map_or(Ok(()), |error| Err(Failed(error)))
     }
 
     /// What every call returns after a cancellation, except those that end the save or ask what
     /// happened.
     pub(crate) fn cancelled(&self) -> Option<Error> {
-        let cancelled = self.cancel.is_cancelled() && self.over != Some(Over::Finished);
-        cancelled.then(|| err!(Cancelled, "the save was cancelled; finish by keeping the device"))
+        self.saving.cancelled()
     }
 
     /// The data stream died: start again if the device was merely reset while its guest ran.
@@ -349,8 +291,8 @@ impl Save {
 
     /// What could prevent a change of state.
     fn look_first(&mut self, inner: &mut Inner) -> Step<()> {
-        self.tell_deferred()?;
-        self.check_cancelled()?;
+        self.saving.tell_deferred()?;
+        self.saving.check_cancelled()?;
         let told = self.reading.initial.generation();
         self.restart_if_reset(inner)?;
         self.reading.last_look(inner, told).map_err(Refused)
@@ -370,7 +312,7 @@ impl Save {
                 return Err(err!(
                     Inval,
                     "the stream is not complete {}: the source cannot be released; keep it",
-                    self.phase_text()
+                    self.phase().text()
                 ));
             }
         }
@@ -381,78 +323,43 @@ impl Save {
     }
 
     fn finish_locked(&mut self, inner: &mut Inner, ending: Ending) -> Result<()> {
-        self.over = Some(Over::Finished);
+        self.saving.finish();
         self.queue.clear();
         ending.end(inner, self.reading.origin(), &self.stats)
     }
 
     /// Every error under the device's lock goes through here.
     fn settle<T>(&mut self, inner: &mut Locked<'_>, result: Step<T>) -> Result<T> {
+        let sent = self.stats.load().data_bytes;
         let result = result.map_err(|trouble| {
-            let sent = self.stats.load().data_bytes;
             let mut error = self.judge(trouble);
-            if self.over == Some(Over::Failed) {
+            if self.saving.has_failed() {
                 error = self.reading.wait_for_ending(inner, error);
             }
-            match error.failure() {
-                Some(_) => error.amend(|failure| failure.offset = sent),
-                None => error,
-            }
+            self.saving.note(error, sent)
         });
-        if let Err(error) = &result {
-            if let Some(failure) = error.failure() {
-                self.failure = Some(*failure);
-            }
-        }
         inner.remember(result)
     }
 
-    /// The only place where a save fails.
+    /// What an error means for the device and for the save.
     fn judge(&mut self, trouble: Trouble) -> Error {
-        match trouble {
-            Refused(error) => {
-                self.reading.refused();
-                error
-            }
-            Failed(error) => {
-                self.over = Some(Over::Failed);
-                error
-            }
+        if matches!(trouble, Refused(_)) {
+            self.reading.refused();
         }
-    }
-
-    fn phase_text(&self) -> &'static str {
-        match self.phase() {
-            Phase::PreCopy => "before the device is stopped",
-            Phase::Quiesced => "after quiescing",
-            Phase::StopCopy => "while the stopped device is being read",
-            Phase::Ended => "after the end of the stream",
-            Phase::Failed => "after a failure; finish by keeping the device",
-            Phase::Finished => "after the save was finished",
-        }
+        self.saving.judge(trouble)
     }
 
     fn must_be_open(&mut self, what: &str) -> Result<()> {
-        let open = match self.over {
-            None => self.check_cancelled(),
-            Some(_) => Err(Refused(self.not_now(what))),
-        };
+        let open = self.saving.check_open(what, self.reading.stage());
         open.map_err(|trouble| self.judge(trouble))
     }
 
     fn not_now(&self, what: &str) -> Error {
-        self.cancelled().unwrap_or_else(|| wrong_state(what, self.phase_text()))
+        self.saving.not_now(what, self.reading.stage())
     }
 
     pub(crate) fn phase(&self) -> Phase {
-        match (self.over, self.reading.stage()) {
-            (Some(Over::Ended), _) => Phase::Ended,
-            (Some(Over::Failed), _) => Phase::Failed,
-            (Some(Over::Finished), _) => Phase::Finished,
-            (None, Stage::PreCopy) => Phase::PreCopy,
-            (None, Stage::Quiesced) => Phase::Quiesced,
-            (None, Stage::StopCopy) => Phase::StopCopy,
-        }
+        self.saving.phase(self.reading.stage())
     }
 
     /// Numbers so far.
@@ -462,23 +369,23 @@ impl Save {
 
     /// What went wrong last, if anything did.
     pub fn failure(&self) -> Option<Failure> {
-        self.failure
+        self.saving.failure()
     }
 
     /// The part that other threads may use.
     pub fn shared(&self) -> SharedSave {
         let numbers = SaveNumbers(Arc::clone(&self.stats));
-        SharedSave { cancel: self.cancel.clone(), numbers }
+        SharedSave { cancel: self.saving.cancel.clone(), numbers }
     }
 
     /// Ends an unfinished save, as with [`Ending::Keep`]. Fails only if the device is not
     /// available, in a callback.
     pub(crate) fn end(&mut self) -> Result<()> {
-        if self.over == Some(Over::Finished) {
+        if self.saving.is_finished() {
             return Ok(());
         }
         match self.finish(Ending::Keep) {
-            Err(error) if self.over != Some(Over::Finished) => Err(error),
+            Err(error) if !self.saving.is_finished() => Err(error),
             Err(error) => {
                 log::error!(target: "vfiomig::save", "ending a save that was dropped: {error}");
                 Ok(())
