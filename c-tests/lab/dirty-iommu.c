@@ -657,7 +657,7 @@ static void type1_cut(void)
 	EXPECT(error.code, -EINVAL);
 	EXPECT(error.tracker, VFIOMIG_TRACKER_TYPE1);
 	EXPECT(error.first, GIB);
-	CHECK(strstr(error.text, "mapped exactly so"), "no hint: %s", error.text);
+	CHECK(strstr(error.text, "mapped exactly like this"), "no hint: %s", error.text);
 	/* Half of each: the container refuses, and the VMM has to unmap it. */
 	CALL(vfiomig_dirty_unmap(guest.dirty, GIB, 2 * MIB, 0, NULL, 0, unmap_what_is_left, &by), ERRORS);
 	EXPECT(by.done, 2 * MIB);

@@ -119,10 +119,10 @@ impl Map {
             ));
         }
         if mapping.offset.checked_add(size - 1).is_none() && !mapping.translate {
-            return Err(err!(Inval, "the mapping at {iova:#x} wraps in its offset"));
+            return Err(err!(Inval, "the offset of the mapping at {iova:#x} wraps"));
         }
         if mapping.host != 0 && mapping.host.checked_add((size - 1) as usize).is_none() {
-            return Err(err!(Inval, "the mapping at {iova:#x} wraps in its host address"));
+            return Err(err!(Inval, "the host address of the mapping at {iova:#x} wraps"));
         }
         if let Some((other, there)) = self.mappings.overlapping(&range).next() {
             if *other == range && *there == mapping {

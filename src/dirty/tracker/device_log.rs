@@ -173,7 +173,7 @@ impl DeviceLog {
                 return Ok(page_size);
             }
         }
-        Err(err!(Io, "the device does not log again"))
+        Err(err!(Io, "the device refuses to log again"))
     }
 
     /// Tries out a report: a kernel may start a log and yet be unable to report. Only asking tells.

@@ -56,7 +56,9 @@ impl Tracker for Container {
         self.calls += 1;
         self.type1.bitmap(bitmap).map_err(|errno| {
             let hint = match errno.0 {
-                libc::EINVAL => "; is it mapped exactly so, in one piece or in several whole ones?",
+                libc::EINVAL => {
+                    "; is it mapped exactly like this, as one mapping or several whole ones?"
+                }
                 _ => "",
             };
             let text = format!("the dirty bits of {}, are unreadable", bitmap.span());

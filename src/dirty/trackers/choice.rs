@@ -62,7 +62,7 @@ impl Choice<'_> {
         let note = self.registry.writer(self.index).map_or("", |writer| writer.note());
         Err(err!(
             NotSupported,
-            "writer {} ({}) must be tracked, and nothing can: {}",
+            "writer {} ({}) must be tracked, and nothing can track it: {}",
             self.index,
             self.name,
             if note.is_empty() { "it was given no tracker" } else { note }

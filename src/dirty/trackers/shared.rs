@@ -155,8 +155,8 @@ impl SharedTracker {
             Err(errno) => Some(Error::new(
                 errno.code(),
                 format!(
-                    "whether the mapping at {:#x}, {length:#x} bytes, is in the address space of \
-                     its page table cannot be found out: {errno}",
+                    "it cannot be found out whether the mapping at {:#x}, {length:#x} bytes, is in \
+                     the address space of its page table: {errno}",
                     piece.first
                 ),
             )),
