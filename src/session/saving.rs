@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How far a save has come, what ended it, and what its calls return then.
 //!
-//! Knows neither the device nor the stream: what happens to them is told by the save.
+//! It knows neither the device nor the stream: the save tells it what happens to them.
 
 use super::reading::Stage;
 use crate::cancel::Cancel;
@@ -56,7 +56,7 @@ enum Over {
     Finished,
 }
 
-/// See the module.
+/// The progress of a save, and what ended it.
 #[derive(Default)]
 pub(super) struct Saving {
     over: Option<Over>,
