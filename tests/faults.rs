@@ -666,3 +666,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_error_says_why_a_change_failed() {
+    let stop = vfiomig::device::State::Stop;
+    let refused = std::io::Error::from_raw_os_error(libc::EBUSY).to_string();
+    for (effect, says) in
+        [(Effect::Once, refused.as_str()), (Effect::Ignored, "claims to be done, but is not")]
+    {
+        let side = side(options(7, 1));
+        side.sim.inject(Op::SetState, 1, libc::EBUSY, effect);
+        let error = side.device.set_state(stop).unwrap_err();
+        assert!(error.message().contains("taking the device from"), "{effect:?}: {error}");
+        assert!(error.message().contains(says), "{effect:?}: {error}");
+    }
+}
