@@ -89,10 +89,21 @@ static int receive_stream(struct vfiomig_load *load, int sock)
 /* END */
 
 /* EXAMPLE vfiomig_load_push */
+/* The event callback in the options of the device. */
+static void on_event(void *opaque,
+                     const struct vfiomig_event *event)
+{
+    struct config *config = opaque;
+
+    /* The source's device was reset: blobs will come again. */
+    if (event->kind == VFIOMIG_EVENT_LOAD_RESTARTED)
+        config->complete = 0;
+}
+
 /* Takes a message of the VMM's that brings a piece of the stream.
    1: the stream is complete. */
 static int take_piece(struct vfiomig_load *load, const void *data,
-                      size_t len, struct config *config)
+                      size_t len)
 {
     int r = vfiomig_load_push(load, data, len);
 
@@ -100,9 +111,6 @@ static int take_piece(struct vfiomig_load *load, const void *data,
         fprintf(stderr, "%s\n", vfiomig_error_message());
         return r;
     }
-    /* The source's device was reset: blobs will come again. */
-    if ((r & VFIOMIG_PUSH_RESTARTED) && !(r & VFIOMIG_PUSH_END))
-        config->complete = 0;
     return (r & VFIOMIG_PUSH_END) != 0;
 }
 /* END */
@@ -137,15 +145,24 @@ static int commit(struct vfiomig_load *load,
 /* END */
 
 /* EXAMPLE vfiomig_load_free */
+/* What the source says to "committed". */
+enum answer { GO, KEEP, SILENCE };
+
 /* Ends a load. Not committed, it is abandoned, and its device is
-   reset. go: it was committed, the source has let go of the guest,
-   and the fix-ups are made. */
-static int end_load(struct vfiomig_load *load, int go,
+   reset. GO: the load was committed, and the fix-ups are made. */
+static int end_load(struct vfiomig_load *load, enum answer answer,
                     struct vfiomig_device *dev)
 {
     vfiomig_load_free(load);
-    if (go)
+    switch (answer) {
+    case GO:
         return vfiomig_device_run(dev);
+    case SILENCE:   /* the guest may be this side's: it stays in STOP
+                       until someone knows */
+        return 0;
+    case KEEP:
+        break;
+    }
     /* What was committed and is not run is still in the device. */
     return vfiomig_device_reset(dev);
 }
@@ -232,10 +249,65 @@ static void a_stream_is_received_and_runs(void)
     OK(initial_loaded(load, -1));
     CHECK(acknowledged > 0);
     EQ(load_is_lost(load), 0);
-    OK(end_load(load, commit(load, &config) == 0, to.dev));
+    OK(commit(load, &config));
+    OK(end_load(load, GO, to.dev));
     CHECK(vfiomig_sim_digest(to.sim) == digest);
     EQ(vfiomig_sim_state(to.sim), VFIOMIG_STATE_RUNNING);
     rig_free(&to);
+    bytes_free(&stream);
+}
+
+/* A device that was committed and is not run: whose guest is it? */
+static void one_that_is_not_run_is_reset_only_if_the_source_keeps_its_guest(void)
+{
+    for (int silent = 0; silent < 2; silent++) {
+        struct rig to = rig_target(NULL);
+        struct config config = { .complete = 0 };
+        struct vfiomig_load *load;
+        uint64_t digest = make_stream(NULL);
+        OK(begin_load(to.dev, &config, &load));
+        OK(receive_stream(load, -1));
+        OK(commit(load, &config));
+        OK(end_load(load, silent ? SILENCE : KEEP, to.dev));
+        EQ(vfiomig_sim_state(to.sim), silent ? VFIOMIG_STATE_STOP : VFIOMIG_STATE_RUNNING);
+        EQ(vfiomig_sim_digest(to.sim) == digest, silent);
+        rig_free(&to);
+    }
+}
+
+static void a_restart_makes_earlier_blobs_void_and_no_later_one(void)
+{
+    for (int again = 0; again < 2; again++) {
+        struct config config = { .complete = 0 };
+        struct vfiomig_device_options options = VFIOMIG_DEVICE_OPTIONS_INIT;
+        struct rig from = rig_new(NULL, NULL);
+        struct vfiomig_save *save;
+        struct vfiomig_load *load;
+        bytes_free(&stream);
+        OK(vfiomig_save_begin(from.dev, NULL, &save));
+        OK(vfiomig_save_add_blob(save, PCI_CONFIG, config_of_source, 256));
+        EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
+        vfiomig_sim_guest_reset(from.sim);
+        OK(vfiomig_device_notify_reset(from.dev));
+        EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
+        OK(vfiomig_save_stop(save));
+        if (again)
+            OK(vfiomig_save_add_blob(save, PCI_CONFIG, config_of_source, 256));
+        EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_END), VFIOMIG_NEXT_END);
+        vfiomig_save_free(save);
+        rig_free(&from);
+
+        struct vfiomig_sim_options o = rig_options();
+        o.seed += 1000;
+        options.event = on_event;
+        options.event_opaque = &config;
+        struct rig to = rig_new(&o, &options);
+        OK(begin_load(to.dev, &config, &load));
+        EQ(take_piece(load, stream.data, stream.len), 1);
+        EQ(commit(load, &config), again ? 0 : -EPROTO);
+        OK(end_load(load, again ? GO : KEEP, to.dev));
+        rig_free(&to);
+    }
     bytes_free(&stream);
 }
 
@@ -250,7 +322,7 @@ static void one_that_ends_early_leaves_nothing(void)
     EQ(receive_stream(load, -1), -ENODATA);
     config.complete = 0;
     EQ(commit(load, &config), -EPROTO);
-    OK(end_load(load, 0, to.dev));
+    OK(end_load(load, KEEP, to.dev));
     CHECK(vfiomig_sim_count(to.sim, VFIOMIG_SIM_OP_RESET) > 0);
     EQ(vfiomig_sim_state(to.sim), VFIOMIG_STATE_RUNNING);
     rig_free(&to);
@@ -265,16 +337,17 @@ static void pieces_come_in_messages(void)
     OK(begin_load(to.dev, &config, &load));
     for (size_t at = 0, len; at < stream.len; at += len) {
         len = stream.len - at < 5000 ? stream.len - at : 5000;
-        EQ(take_piece(load, stream.data + at, len, &config), at + len == stream.len);
+        EQ(take_piece(load, stream.data + at, len), at + len == stream.len);
     }
-    OK(end_load(load, commit(load, &config) == 0, to.dev));
+    OK(commit(load, &config));
+    OK(end_load(load, GO, to.dev));
     CHECK(vfiomig_sim_digest(to.sim) == digest);
     rig_free(&to);
     /* A damaged one. */
     to = rig_target(NULL);
     stream.data[stream.len / 2] ^= 1;
     OK(begin_load(to.dev, &config, &load));
-    EQ(take_piece(load, stream.data, stream.len, &config), -EBADMSG);
+    EQ(take_piece(load, stream.data, stream.len), -EBADMSG);
     EQ(load_is_lost(load), 1);
     EQ(commit(load, &config), config.complete ? -EINVAL : -EPROTO);
     vfiomig_load_free(load);
@@ -295,7 +368,7 @@ static void a_stream_of_another_device_says_what_it_comes_from(void)
     struct rig to = rig_target(NULL);
     OK(begin_load(to.dev, &config, &load));
     EQ(write_source(load, out), -ENODATA);
-    EQ(take_piece(load, stream.data, stream.len, &config), -EXDEV);
+    EQ(take_piece(load, stream.data, stream.len), -EXDEV);
     OK(write_source(load, out));
     fclose(out);
     EQ(strncmp(text, "saved with driver another of Linux ", 35), 0);
@@ -311,7 +384,7 @@ static void a_wrong_call_loses_nothing(void)
     struct vfiomig_load *load;
     make_stream(NULL);
     OK(begin_load(to.dev, &config, &load));
-    EQ(take_piece(load, NULL, 1, &config), -EFAULT);
+    EQ(take_piece(load, NULL, 1), -EFAULT);
     EQ(load_is_lost(load), 0);
     EQ(load_is_lost(NULL), 1);
     EQ(vfiomig_sim_inject(to.sim, VFIOMIG_SIM_OP_WRITE, 1, ENODEV, VFIOMIG_SIM_FAULT_DIE), 0);
@@ -362,7 +435,9 @@ static void a_load_on_another_thread_is_cancelled(void)
 int main(void)
 {
     RUN(a_stream_is_received_and_runs);
+    RUN(one_that_is_not_run_is_reset_only_if_the_source_keeps_its_guest);
     RUN(one_that_ends_early_leaves_nothing);
+    RUN(a_restart_makes_earlier_blobs_void_and_no_later_one);
     RUN(pieces_come_in_messages);
     RUN(a_stream_of_another_device_says_what_it_comes_from);
     RUN(a_wrong_call_loses_nothing);

@@ -346,9 +346,10 @@ static enum guest migrate_in(struct vfiomig_device *dev, int sock)
             guest = HERE;
             tell(sock, "running");
         } else if (vfiomig_device_set_state(
-                       dev, VFIOMIG_STATE_STOP) == 0) {
+                       dev, VFIOMIG_STATE_STOP) == 0 ||
+                   vfiomig_device_reset(dev) == 0) {
             tell(sock, "refused");
-        } else {              /* nobody runs it beside this device */
+        } else {              /* the device may still be running */
             guest = FAILED;
         }
         break;
@@ -360,8 +361,9 @@ static enum guest migrate_in(struct vfiomig_device *dev, int sock)
     }
 out:
     vfiomig_load_free(load);  /* resets what was not committed */
-    /* Nothing of a guest stays that is not this side's. */
-    if (guest == THERE && vfiomig_device_reset(dev) < 0)
+    /* Nothing of a guest stays that is not this side's. But a load
+       that has not begun may have met another one. */
+    if (load && guest == THERE && vfiomig_device_reset(dev) < 0)
         report(vfiomig_error_message());
     return guest;
 }
@@ -486,6 +488,34 @@ static void a_target_whose_device_does_not_run_gives_it_back(void)
     EQ(ended[SOURCE], HERE);
     EQ(ended[TARGET], THERE);
     CHECK(vfiomig_sim_digest(vm.rigs[SOURCE].sim) == vm.digest_at_stop);
+    end();
+}
+
+/* One that does not stop either is reset before the source hears of it. */
+static void so_does_one_whose_device_does_not_stop_then(void)
+{
+    begin(NULL, NULL);
+    EQ(vfiomig_sim_inject(vm.rigs[TARGET].sim, VFIOMIG_SIM_OP_SET_STATE, 3, EIO, VFIOMIG_SIM_FAULT_HALF), 0);
+    EQ(vfiomig_sim_inject(vm.rigs[TARGET].sim, VFIOMIG_SIM_OP_SET_STATE, 4, EIO, VFIOMIG_SIM_FAULT_STICKY), 0);
+    migrate();
+    EQ(ended[SOURCE], HERE);
+    EQ(ended[TARGET], THERE);
+    CHECK(vfiomig_sim_count(vm.rigs[TARGET].sim, VFIOMIG_SIM_OP_RESET) > 0);
+    end();
+}
+
+static void a_device_that_another_session_has_is_left_to_it(void)
+{
+    struct vfiomig_load *other;
+    begin(NULL, NULL);
+    OK(vfiomig_load_begin(vm.rigs[TARGET].dev, NULL, &other));
+    uint64_t resets = vfiomig_sim_count(vm.rigs[TARGET].sim, VFIOMIG_SIM_OP_RESET);
+    migrate();
+    EQ(ended[SOURCE], HERE);
+    EQ(ended[TARGET], THERE);
+    EQ(vfiomig_sim_count(vm.rigs[TARGET].sim, VFIOMIG_SIM_OP_RESET), resets);
+    EQ(vfiomig_sim_state(vm.rigs[TARGET].sim), VFIOMIG_STATE_RESUMING);
+    vfiomig_load_free(other);
     end();
 }
 
@@ -641,6 +671,8 @@ int main(void)
     RUN(a_target_that_refuses_leaves_it_at_the_source);
     RUN(so_does_one_that_refuses_to_commit);
     RUN(a_target_whose_device_does_not_run_gives_it_back);
+    RUN(so_does_one_whose_device_does_not_stop_then);
+    RUN(a_device_that_another_session_has_is_left_to_it);
     RUN(a_source_whose_device_was_not_left_as_it_was_does_not_take_it_back);
     RUN(a_connection_that_breaks_before_the_answer_leaves_it_at_the_source);
     RUN(one_that_breaks_after_it_leaves_it_stopped_until_someone_knows);

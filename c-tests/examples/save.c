@@ -82,20 +82,22 @@ static int is_time(struct vfiomig_save *save, uint32_t acknowledged,
                    uint64_t bandwidth, uint64_t downtime_ms)
 {
     struct vfiomig_pending p = VFIOMIG_PENDING_INIT;
-    uint64_t rest = 0;
+    uint64_t rest = 0, per_ms = bandwidth / 1000;
     int r = vfiomig_save_get_pending(save, &p);
 
     if (r < 0)
         return r;
     if (!(p.flags & VFIOMIG_PENDING_INITIAL_SENT) ||
-        acknowledged != p.initial_generation)
+        acknowledged != p.initial_generation || per_ms == 0)
         return 0;
     if (p.flags & VFIOMIG_PENDING_PRE_COPY_KNOWN)
         rest = p.initial_bytes + p.dirty_bytes;
+    if (rest < p.dirty_bytes)            /* drivers make mistakes */
+        rest = UINT64_MAX;
     if ((p.flags & VFIOMIG_PENDING_STOP_COPY_KNOWN) &&
         p.stop_copy_bytes > rest)
         rest = p.stop_copy_bytes;
-    return rest * 1000 / bandwidth <= downtime_ms;
+    return rest / per_ms <= downtime_ms;
 }
 /* END */
 
@@ -246,10 +248,10 @@ static int write_downtime(struct vfiomig_save *save, FILE *out)
 /* END */
 
 /* EXAMPLE vfiomig_save_cancel */
-/* The user has cancelled the migration. `saver` is the thread that
-   calls vfiomig_save_next(); `saving` becomes 0 when it has done so
-   for the last time. The handler of SIGUSR1 does nothing, and was
-   installed without SA_RESTART. */
+/* The user has cancelled the migration of a VM with one device.
+   `saver` is the thread that calls vfiomig_save_next(); `saving`
+   becomes 0 when it has done so for the last time. The handler of
+   SIGUSR1 does nothing, and was installed without SA_RESTART. */
 static int cancel_save(struct vfiomig_save *save, pthread_t saver,
                        atomic_int *saving)
 {
@@ -266,9 +268,9 @@ static int cancel_save(struct vfiomig_save *save, pthread_t saver,
 /* END */
 
 /* EXAMPLE vfiomig_save_free */
-/* At the end, and wherever the VMM gives up: an unfinished save
-   keeps the device, and with NULL nothing happens. But nobody
-   learns whether that worked, so better finish it first. */
+/* Where a VMM with one device gives up. Freeing an unfinished save
+   keeps the device too, but nobody learns whether that worked, so
+   finish it first. With NULL nothing happens. */
 static int give_up(struct vfiomig_save *save)
 {
     int r = vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP);
@@ -362,6 +364,7 @@ static void it_is_time_when_the_target_has_the_initial_data_and_the_rest_is_smal
     EQ(is_time(save, pending.initial_generation - 1, 1000000, 1000), 0);
     EQ(is_time(save, pending.initial_generation, 1000000, 1000), 1);
     EQ(is_time(save, pending.initial_generation, 1000000, 100), 0); /* 225 kB at 1 MB/s */
+    EQ(is_time(save, pending.initial_generation, 0, 1000), 0);
     OK(give_up(save));
     EQ(is_time(save, 1, 1, 1), -EBADF);
     end(&rig, NULL);
