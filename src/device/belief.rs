@@ -33,6 +33,8 @@ pub(super) struct Belief {
     fixups: Arc<AtomicFixups>,
     /// The last reset failed. It is tried once more when the device is freed.
     owes_reset: bool,
+    /// Recovery has reset the device during this session, perhaps while its guest was running.
+    reset_in_session: bool,
 }
 
 impl Belief {
@@ -46,6 +48,7 @@ impl Belief {
             log: Log::default(),
             fixups: Arc::default(),
             owes_reset: false,
+            reset_in_session: false,
         }
     }
 
@@ -70,7 +73,8 @@ impl Belief {
         self.state = Some(at);
         match at {
             State::Running => self.contents.set_live(),
-            State::Stop | State::StopCopy => self.hold(),
+            // A guest stops before its devices are quiesced.
+            State::Stop | State::StopCopy | State::RunningP2p => self.hold(),
             _ => {}
         }
     }
@@ -81,7 +85,7 @@ impl Belief {
         if before == Some(state) {
             return false;
         }
-        if matches!(state, State::Stop | State::StopCopy) {
+        if matches!(state, State::Stop | State::StopCopy | State::RunningP2p) {
             self.hold();
         }
         // Only a reset leads to RUNNING unasked. Sessions notice it by the epoch. That a stopped
@@ -171,11 +175,23 @@ impl Belief {
         match self.claimed {
             Claim::None => {
                 self.claimed = by;
+                self.reset_in_session = false;
                 Ok(())
             }
             Claim::Saving => Err(err!(Busy, "the device is being saved; finish that first")),
             Claim::Loading => Err(err!(Busy, "the device is being loaded; finish that first")),
         }
+    }
+
+    /// Recovery had to reset the device. A running guest did not ask for that, so whoever keeps the
+    /// device must hear of it, although nothing was held.
+    pub fn note_recovery_by_reset(&mut self) {
+        self.reset_in_session |= self.claimed != Claim::None;
+    }
+
+    /// Whether recovery has reset the device since the session began.
+    pub fn was_reset_in_session(&self) -> bool {
+        self.reset_in_session
     }
 
     /// The session is over.

@@ -26,7 +26,7 @@ impl Contents {
     /// Those of a device that was found in this state.
     pub fn of(state: Option<State>) -> Contents {
         match state {
-            Some(State::Stop) => Contents::Held,
+            Some(State::Stop | State::RunningP2p) => Contents::Held,
             _ => Contents::Live,
         }
     }

@@ -116,6 +116,11 @@ impl Inner {
         self.belief.contents().are_lost()
     }
 
+    /// Whether recovery has reset the device since its session began.
+    pub(crate) fn was_reset_in_session(&self) -> bool {
+        self.belief.was_reset_in_session()
+    }
+
     /// The error for contents that a reset has taken: now, with the device in `before`, or earlier.
     pub(crate) fn contents_lost(&self, before: Option<State>) -> Error {
         self.belief.contents_lost(before)

@@ -60,7 +60,10 @@ impl Inner {
             }
         }
         let outcome = outcome.unwrap_or_else(|| match self.reset() {
-            Ok(()) => Outcome::Reset,
+            Ok(()) => {
+                self.belief.note_recovery_by_reset();
+                Outcome::Reset
+            }
             Err(_) => Outcome::Lost,
         });
         self.emit(EventKind::Recovered, Some(from), outcome, 0);

@@ -27,6 +27,10 @@ impl Inner {
         if !self.caps().can_migrate() {
             return Err(err!(NotSupported, "the device has no migration states"));
         }
+        if self.state_now().is_none() && !self.belief.owes_reset() {
+            // One question had no answer, which says nothing about the device: ask again.
+            self.ask_state()?;
+        }
         if self.state_now().is_none() {
             // A failed reset lost it; perhaps a reset works now.
             self.reset()?;

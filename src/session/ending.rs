@@ -40,6 +40,7 @@ impl Ending {
             Ending::KeepQuiesced => waiting_place(origin, inner),
             Ending::Keep => origin,
         };
+        let reset_before = inner.was_reset_in_session();
         inner.unclaim();
         let (before, epoch) = (inner.state_now(), inner.epoch());
         // After an error nothing is certain, so ask. If there is no answer, our belief must do: the
@@ -73,7 +74,7 @@ impl Ending {
             }
             (walk, ..) => walk,
         };
-        if ended.is_err() || !inner.contents_are_lost() {
+        if ended.is_err() || !(inner.contents_are_lost() || reset_before) {
             return ended;
         }
         // However the reset was noticed, and wherever the device is now. A release succeeds anyway;

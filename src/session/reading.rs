@@ -226,7 +226,7 @@ impl Reading {
         }
         if came.no_more == Some(NoMore::End) {
             // Behind callbacks, a stream that died may look like one that has ended.
-            let _ = inner.query_state();
+            inner.look_after_contents()?;
             refuse_lost(inner)?;
         }
         let bytes = room.len() as u64;
