@@ -332,7 +332,9 @@ struct vfiomig_event {
     uint32_t struct_size;  /* The size of this structure in the library. */
     uint32_t kind;         /* VFIOMIG_EVENT_*. */
     uint32_t from;         /* The state before, or VFIOMIG_STATE_UNKNOWN. */
-    uint32_t to;           /* The state after, or VFIOMIG_STATE_UNKNOWN. */
+    uint32_t to;           /* The state after, or VFIOMIG_STATE_UNKNOWN. Another change may follow
+                            * in the same call: after a reset, for example, from RUNNING to
+                            * RUNNING_P2P. */
     uint32_t outcome;      /* VFIOMIG_OUTCOME_*. */
     uint32_t fixups;       /* Bitwise OR of VFIOMIG_FIXUP_*: what the VMM must redo before the
                             * device runs. */
@@ -696,10 +698,9 @@ struct vfiomig_save;
                                          * the device has such a state: for several devices, none of
                                          * which may run before all have left the stopped states.
                                          * Then call vfiomig_device_run() for each. The library
-                                         * keeps to this too: from the first call of
-                                         * vfiomig_save_quiesce() or vfiomig_save_stop() that is not
-                                         * refused, a device that fails waits in RUNNING_P2P for its
-                                         * ending. */
+                                         * helps with this. Once a vfiomig_save_quiesce() or
+                                         * vfiomig_save_stop() is not refused, a device that fails
+                                         * waits in RUNNING_P2P for its ending. */
 #define VFIOMIG_ENDING_KEEP_STOPPED  4  /* Like VFIOMIG_ENDING_KEEP, for a guest that does not run:
                                          * the device goes to STOP. */
 
@@ -843,7 +844,8 @@ int vfiomig_save_get_poll_fd(struct vfiomig_save *save);
  * vfiomig_save_stop(), this may refuse with -EAGAIN: the device is then still in pre-copy, so you
  * may start the vCPUs and go on, if no other device has been quiesced. A save that is quiesced does
  * not go back to pre-copy: stop the device, or keep it. Do not run the vCPUs in between. If it
- * fails, see vfiomig_save_stop().
+ * fails, see vfiomig_save_stop(). A device that has no peer-to-peer states and no data stream yet
+ * stays in RUNNING, where a reset before vfiomig_save_stop() cannot be seen: call that at once.
  *
  * States: pre-copy.
  * Errors: -EIO, -EBADF, -EAGAIN, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
@@ -887,11 +889,11 @@ int vfiomig_save_stop(struct vfiomig_save *save) VFIOMIG_MUST_CHECK;
  *
  * If VFIOMIG_ENDING_KEEP fails, the outcome in vfiomig_save_get_failure() says whether the guest
  * may go on; vfiomig_device_get_failure() has the same until something else fails. After outcome
- * KEPT or RECOVERED nothing is lost, and vfiomig_device_run() tries again (with several devices,
- * vfiomig_device_set_state(VFIOMIG_STATE_RUNNING_P2P) does so first). After outcome RESET the
+ * KEPT or RECOVERED nothing is lost; try again once with vfiomig_device_run() (with several
+ * devices, with vfiomig_device_set_state(VFIOMIG_STATE_RUNNING_P2P) first). After outcome RESET the
  * device was reset, by the library or behind its back, and its guest's state is gone: see
  * vfiomig_device_run(). It is then where the ending was to take it, or in RUNNING if it refuses
- * that.
+ * that. If the driver refuses the way back, the outcome is normally RESET.
  *
  * States: pre-copy, quiesced, stop-copy, ended, failed.
  * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
@@ -903,9 +905,11 @@ int vfiomig_save_finish(struct vfiomig_save *save, uint32_t ending) VFIOMIG_MUST
 /*
  * Cancels the save. The call in progress returns -ECANCELED as soon as the driver lets it, and so
  * does every later call except those that ask what happened. To end a read that blocks in the
- * driver, also send its thread a signal. Then finish with VFIOMIG_ENDING_KEEP, or free the save. A
- * stream that was complete before can still be finished with VFIOMIG_ENDING_RELEASE. May be called
- * from any thread at any time while the handle lives.
+ * driver, also send its thread a signal. Then finish with VFIOMIG_ENDING_KEEP, or free the save.
+ * With several devices, cancel the save of each; once one of them is quiesced or stopped, finish
+ * all with VFIOMIG_ENDING_KEEP_QUIESCED, and free none before. A stream that was complete before
+ * can still be finished with VFIOMIG_ENDING_RELEASE. May be called from any thread at any time
+ * while the handle lives.
  *
  * States: all.
  * Errors: -EBADF, -EFAULT, -ENOTRECOVERABLE.

@@ -60,7 +60,8 @@ pub struct vfiomig_event {
     pub kind: u32,
     /// The state before, or VFIOMIG_STATE_UNKNOWN.
     pub from: u32,
-    /// The state after, or VFIOMIG_STATE_UNKNOWN.
+    /// The state after, or VFIOMIG_STATE_UNKNOWN. Another change may follow in the same call:
+    /// after a reset, for example, from RUNNING to RUNNING_P2P.
     pub to: u32,
     /// VFIOMIG_OUTCOME_*.
     pub outcome: u32,

@@ -52,9 +52,8 @@ pub const VFIOMIG_ENDING_RELEASE: u32 = 1;
 pub const VFIOMIG_ENDING_KEEP: u32 = 2;
 /// Like VFIOMIG_ENDING_KEEP, but without peer-to-peer DMA if the device has such a state: for
 /// several devices, none of which may run before all have left the stopped states. Then call
-/// vfiomig_device_run() for each. The library keeps to this too: from the first call of
-/// vfiomig_save_quiesce() or vfiomig_save_stop() that is not refused, a device that fails waits in
-/// RUNNING_P2P for its ending.
+/// vfiomig_device_run() for each. The library helps with this. Once a vfiomig_save_quiesce() or
+/// vfiomig_save_stop() is not refused, a device that fails waits in RUNNING_P2P for its ending.
 pub const VFIOMIG_ENDING_KEEP_QUIESCED: u32 = 3;
 /// Like VFIOMIG_ENDING_KEEP, for a guest that does not run: the device goes to STOP.
 pub const VFIOMIG_ENDING_KEEP_STOPPED: u32 = 4;

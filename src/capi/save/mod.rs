@@ -147,7 +147,8 @@ pub extern "C" fn vfiomig_save_get_poll_fd(save: *mut vfiomig_save) -> c_int {
 /// vfiomig_save_stop(), this may refuse with -EAGAIN: the device is then still in pre-copy, so you
 /// may start the vCPUs and go on, if no other device has been quiesced. A save that is quiesced does
 /// not go back to pre-copy: stop the device, or keep it. Do not run the vCPUs in between. If it
-/// fails, see vfiomig_save_stop().
+/// fails, see vfiomig_save_stop(). A device that has no peer-to-peer states and no data stream yet
+/// stays in RUNNING, where a reset before vfiomig_save_stop() cannot be seen: call that at once.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_save_quiesce(save: *mut vfiomig_save) -> c_int {
     with(&table::SAVE_QUIESCE, save, |save| save.quiesce())
@@ -183,11 +184,11 @@ pub extern "C" fn vfiomig_save_stop(save: *mut vfiomig_save) -> c_int {
 ///
 /// If VFIOMIG_ENDING_KEEP fails, the outcome in vfiomig_save_get_failure() says whether the guest
 /// may go on; vfiomig_device_get_failure() has the same until something else fails. After outcome
-/// KEPT or RECOVERED nothing is lost, and vfiomig_device_run() tries again (with several devices,
-/// vfiomig_device_set_state(VFIOMIG_STATE_RUNNING_P2P) does so first). After outcome RESET the device
-/// was reset, by the library or behind its back, and its guest's state is gone: see
-/// vfiomig_device_run(). It is then where the ending was to take it, or in RUNNING if it refuses
-/// that.
+/// KEPT or RECOVERED nothing is lost; try again once with vfiomig_device_run() (with several devices,
+/// with vfiomig_device_set_state(VFIOMIG_STATE_RUNNING_P2P) first). After outcome RESET the device was
+/// reset, by the library or behind its back, and its guest's state is gone: see vfiomig_device_run().
+/// It is then where the ending was to take it, or in RUNNING if it refuses that. If the driver
+/// refuses the way back, the outcome is normally RESET.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_save_finish(save: *mut vfiomig_save, ending: u32) -> c_int {
     with(&table::SAVE_FINISH, save, |save| save.finish(structs::ending(ending)?))
@@ -195,9 +196,11 @@ pub extern "C" fn vfiomig_save_finish(save: *mut vfiomig_save, ending: u32) -> c
 
 /// Cancels the save. The call in progress returns -ECANCELED as soon as the driver lets it, and so
 /// does every later call except those that ask what happened. To end a read that blocks in the
-/// driver, also send its thread a signal. Then finish with VFIOMIG_ENDING_KEEP, or free the save. A
-/// stream that was complete before can still be finished with VFIOMIG_ENDING_RELEASE. May be called
-/// from any thread at any time while the handle lives.
+/// driver, also send its thread a signal. Then finish with VFIOMIG_ENDING_KEEP, or free the save.
+/// With several devices, cancel the save of each; once one of them is quiesced or stopped, finish
+/// all with VFIOMIG_ENDING_KEEP_QUIESCED, and free none before. A stream that was complete before can
+/// still be finished with VFIOMIG_ENDING_RELEASE. May be called from any thread at any time while
+/// the handle lives.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_save_cancel(save: *mut vfiomig_save) -> c_int {
     with_shared(&table::SAVE_CANCEL, save, |shared| {
