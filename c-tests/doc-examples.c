@@ -189,6 +189,51 @@ static void tell_source_what_is_loaded(struct vfiomig_load *of)
         told_generation = stats.initial_generation;
 }
 
+static struct vfiomig_dirty *dirty;
+static uint64_t dirty_pages, sent_when_stopped; /* a bit per page */
+
+static int note_dirty(void *opaque, uint64_t block, uint64_t offset, uint64_t page_size,
+                      const uint64_t *bitmap, uint64_t num_bits)
+{
+    (void)opaque;
+    if (block != 0 || page_size != 4096 || num_bits > 64)
+        return -EINVAL;
+    dirty_pages |= bitmap[0] << offset / 4096;
+    return 0;
+}
+
+static int send_dirty_memory(int to)
+{
+    (void)to;
+    if (vfiomig_sim_state(source_sim) == VFIOMIG_STATE_STOP_COPY)
+        sent_when_stopped |= dirty_pages;
+    dirty_pages = 0;
+    return 0;
+}
+
+static void start_tracking(struct vfiomig_device *of)
+{
+    struct vfiomig_memory_ops ops = VFIOMIG_MEMORY_OPS_INIT;
+    struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
+    struct vfiomig_mapping ram = VFIOMIG_MAPPING_INIT;
+    uint32_t number;
+    ops.set_dirty = note_dirty;
+    OK(vfiomig_dirty_new(&ops, NULL, NULL, &dirty));
+    writer.flags = VFIOMIG_WRITER_DEVICE_LOG;
+    writer.device = of;
+    OK(vfiomig_dirty_add_writer(dirty, &writer, &number));
+    ram.size = 64 * 4096;
+    OK(vfiomig_dirty_map(dirty, &ram));
+    OK(vfiomig_dirty_start(dirty));
+    dirty_pages = sent_when_stopped = 0;
+}
+
+static void stop_tracking(void)
+{
+    OK(vfiomig_dirty_stop(dirty));
+    vfiomig_dirty_free(dirty);
+}
+
 static int send_all_to(int to, const char *data, size_t length)
 {
     return send(to, data, length, 0) == (ssize_t)length ? 0 : -1;
@@ -300,9 +345,11 @@ static void migrate_as_in_the_guide(int when)
 {
     struct rig from = small_device(SOURCE), to = small_device(TARGET);
     dev = from.dev;
+    start_tracking(dev);
     begin_save();
     OK(r);
     pre_copy();
+    EQ(vfiomig_sim_dma_write(from.sim, 5 * 4096, 1), 0);
     starts_again = when;
     r = switch_over(save, sock);
     if (when != NEVER)
@@ -318,6 +365,7 @@ static void migrate_as_in_the_guide(int when)
     EQ(r, VFIOMIG_NEXT_END);
     CHECK(!vcpus_run);
     EQ(restarts_of_vcpus, when == IN_PRE_COPY);
+    CHECK(sent_when_stopped == 1ull << 5);
 
     dev = to.dev;
     sock = (close(sock), target_sock);
@@ -335,6 +383,7 @@ static void migrate_as_in_the_guide(int when)
     EQ(vfiomig_sim_state(to.sim), VFIOMIG_STATE_RUNNING);
     CHECK(vfiomig_sim_digest(to.sim) == vfiomig_sim_digest(from.sim));
     vfiomig_load_free(load);
+    stop_tracking();
     close(sock);
     rig_free(&from);
     rig_free(&to);
@@ -360,6 +409,7 @@ static void the_guides_source_keeps_its_guest(void)
     for (int failed = 0; failed < 2; failed++) {
         struct rig from = small_device(SOURCE);
         dev = from.dev;
+        start_tracking(dev);
         begin_save();
         OK(r);
         pre_copy();
@@ -375,6 +425,7 @@ static void the_guides_source_keeps_its_guest(void)
         }
         OK(r);
         EQ(vfiomig_sim_state(from.sim), VFIOMIG_STATE_RUNNING);
+        stop_tracking();
         close(sock);
         close(target_sock);
         rig_free(&from);
