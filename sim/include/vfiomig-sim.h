@@ -120,7 +120,11 @@ void vfiomig_sim_free(struct vfiomig_sim *sim);
 const struct vfiomig_device_ops *vfiomig_sim_ops(struct vfiomig_sim *sim);
 
 /* Makes the nth (from 1, counted from now) operation of a kind fail with an errno (positive).
- * Several faults may be pending. Returns 0 or -errno. */
+ * Several faults may be pending. Returns 0 or -errno.
+ *
+ * SET_STATE counts requests of the library, not steps: one request may take several steps, and one call of
+ * the library may make several requests. vfiomig_save_stop() makes two if the device has peer-to-peer states
+ * and is not quiesced yet. */
 int vfiomig_sim_inject(struct vfiomig_sim *sim, uint32_t op, uint64_t nth, int errnum, uint32_t effect);
 
 /* Forgets pending and sticky faults, and revives a device that has died (RUNNING, contents kept). */
@@ -159,8 +163,9 @@ int vfiomig_sim_guest_write(struct vfiomig_sim *sim, uint64_t offset, uint64_t l
  *         return r;
  *     }
  *
- * Take the same lock around calls that may stop the device, such as vfiomig_save_stop(), or put a
- * feature callback of your own before the simulator's and take it there: c-tests/demo/device.c.
+ * Take the same lock around calls that may stop the device: vfiomig_save_stop(), _next(), _finish() and
+ * _free(); vfiomig_load_begin() and _commit(); vfiomig_device_set_state(). Or put a feature callback of
+ * your own before the simulator's and take it there: c-tests/demo/device.c.
  */
 int vfiomig_sim_dma_write(struct vfiomig_sim *sim, uint64_t iova, uint64_t len);
 
