@@ -30,6 +30,10 @@ const _: () = assert!(
 );
 
 /// What `VFIO_DEVICE_FEATURE` is asked: which feature is meant, and what is to be done with it.
+///
+/// It always reads or writes, and never both. A type1 container takes the same request number for
+/// `VFIO_IOMMU_DIRTY_PAGES`, and refuses these two bits: what is meant for a device starts and stops
+/// nothing there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct FeatureRequest(u32);
 
@@ -111,7 +115,8 @@ pub(crate) fn with_aligned(
 
 /// Refuses features whose payload of `len` bytes is known to hold more than numbers, or may do so:
 /// addresses in this process, or file descriptors that the kernel looks up.
-pub(crate) fn check_plain(flags: u32, len: usize) -> Result<(), Errno> {
+pub(crate) fn check_plain(request: FeatureRequest, len: usize) -> Result<(), Errno> {
+    let flags = request.flags();
     // Any feature may be asked about. The kernel does not look at the payload of such a question,
     // but a callback might: so there must be none.
     if flags & uapi::FEATURE_PROBE != 0 {
@@ -129,17 +134,21 @@ pub(crate) fn check_plain(flags: u32, len: usize) -> Result<(), Errno> {
 }
 
 /// Whether this sets a state, and so may return a data fd.
-pub(crate) fn sets_state(flags: u32) -> bool {
-    flags == uapi::FEATURE_MIG_DEVICE_STATE | uapi::FEATURE_SET
+pub(crate) fn sets_state(request: FeatureRequest) -> bool {
+    request == FeatureRequest::set(uapi::FEATURE_MIG_DEVICE_STATE)
 }
 
 /// `VFIO_DEVICE_FEATURE` with a payload of numbers.
-pub(crate) fn feature(fd: BorrowedFd<'_>, flags: u32, payload: &mut [u8]) -> Result<(), Errno> {
+pub(crate) fn feature(
+    fd: BorrowedFd<'_>,
+    request: FeatureRequest,
+    payload: &mut [u8],
+) -> Result<(), Errno> {
     let len = payload.len();
-    check_plain(flags, len)?;
+    check_plain(request, len)?;
     with_aligned(payload, |words| {
         // SAFETY: the payload is numbers alone.
-        *words = unsafe { call(fd, flags, len, *words) }?;
+        *words = unsafe { call(fd, request.flags(), len, *words) }?;
         Ok(())
     })
 }
@@ -263,30 +272,42 @@ mod tests {
 
     #[test]
     fn features_that_carry_addresses_or_fds_are_not_passed_on() {
-        let (get, set, probe) = (uapi::FEATURE_GET, uapi::FEATURE_SET, uapi::FEATURE_PROBE);
+        let (get, set) = (FeatureRequest::get, FeatureRequest::set);
         for plain in [
-            get | uapi::FEATURE_MIGRATION,
-            get | uapi::FEATURE_MIG_DEVICE_STATE,
-            set | uapi::FEATURE_MIG_DEVICE_STATE,
-            get | uapi::FEATURE_MIG_DATA_SIZE,
-            set | uapi::FEATURE_MIG_PRECOPY_INFO_V2,
-            set | uapi::FEATURE_DMA_LOGGING_STOP,
+            get(uapi::FEATURE_MIGRATION),
+            get(uapi::FEATURE_MIG_DEVICE_STATE),
+            set(uapi::FEATURE_MIG_DEVICE_STATE),
+            get(uapi::FEATURE_MIG_DATA_SIZE),
+            set(uapi::FEATURE_MIG_PRECOPY_INFO_V2),
+            set(uapi::FEATURE_DMA_LOGGING_STOP),
         ] {
-            assert_eq!(check_plain(plain, 8), Ok(()), "{plain:#x}");
+            assert_eq!(check_plain(plain, 8), Ok(()), "{plain:x?}");
         }
         for feature in [uapi::FEATURE_DMA_LOGGING_START, uapi::FEATURE_DMA_LOGGING_REPORT, 99] {
-            assert_eq!(check_plain(probe | set | feature, 0), Ok(()), "{feature}");
-            assert_eq!(check_plain(probe | set | feature, 32), Err(Errno(libc::EINVAL)));
+            assert_eq!(check_plain(set(feature).probe(), 0), Ok(()), "{feature}");
+            assert_eq!(check_plain(set(feature).probe(), 32), Err(Errno(libc::EINVAL)));
         }
         let low_power_with_eventfd = 4;
         for other in [
-            set | uapi::FEATURE_DMA_LOGGING_START,
-            get | set | uapi::FEATURE_DMA_LOGGING_START,
-            get | uapi::FEATURE_DMA_LOGGING_REPORT,
-            set | low_power_with_eventfd,
-            get | 99,
+            set(uapi::FEATURE_DMA_LOGGING_START),
+            get(uapi::FEATURE_DMA_LOGGING_START),
+            get(uapi::FEATURE_DMA_LOGGING_REPORT),
+            set(low_power_with_eventfd),
+            get(99),
         ] {
-            assert_eq!(check_plain(other, 32), Err(Errno(libc::EINVAL)), "{other:#x}");
+            assert_eq!(check_plain(other, 32), Err(Errno(libc::EINVAL)), "{other:x?}");
+        }
+    }
+
+    #[test]
+    fn a_request_reads_or_writes_and_has_no_other_bits() {
+        let (get, set, probe) = (1 << 16, 1 << 17, 1 << 18);
+        for feature in [0, 1, 3, 0xffff, get | 7, set | 7, probe | 7, 1 << 19, u32::MAX] {
+            let number = feature & 0xffff;
+            let (gets, sets) = (FeatureRequest::get(feature), FeatureRequest::set(feature));
+            assert_eq!((gets.flags(), sets.flags()), (get | number, set | number), "{feature:#x}");
+            let probes = [gets.probe(), sets.probe().probe()].map(FeatureRequest::flags);
+            assert_eq!(probes, [probe | get | number, probe | set | number], "{feature:#x}");
         }
     }
 

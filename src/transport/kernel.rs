@@ -54,9 +54,8 @@ impl DmaLog for KernelLog {
 
 impl Transport for KernelTransport {
     fn feature(&mut self, request: FeatureRequest, payload: &mut [u8]) -> Result<(), Errno> {
-        let flags = request.flags();
-        if !device::sets_state(flags) {
-            return device::feature(self.fd(), flags, payload);
+        if !device::sets_state(request) {
+            return device::feature(self.fd(), request, payload);
         }
         let fields = payload.first_chunk_mut().ok_or(Errno(libc::EINVAL))?;
         let (state, _) = device::split_state(*fields);

@@ -172,9 +172,8 @@ impl DmaLog for OpsTransport {
 
 impl Transport for OpsTransport {
     fn feature(&mut self, request: FeatureRequest, payload: &mut [u8]) -> Result<(), Errno> {
-        let flags = request.flags();
-        device::check_plain(flags, payload.len())?;
-        let sets_state = device::sets_state(flags);
+        device::check_plain(request, payload.len())?;
+        let sets_state = device::sets_state(request);
         if sets_state {
             // The fd that comes back must be the device's own, so none goes in.
             let fields = payload.first_chunk_mut().ok_or(Errno(libc::EINVAL))?;
@@ -326,7 +325,7 @@ mod tests {
         // SAFETY: `transport` passes a device that outlives it, and nobody else uses it meanwhile.
         let device = unsafe { &mut *opaque.cast::<Device>() };
         device.asked.push(flags);
-        if let Some(names) = device.names.filter(|_| device::sets_state(flags) && len == 8) {
+        if let Some(names) = device.names.filter(|_| flags == SET_STATE.flags() && len == 8) {
             // SAFETY: a payload of two aligned words of 32 bits.
             unsafe { data.cast::<i32>().add(1).write(names) };
         }
