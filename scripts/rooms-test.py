@@ -151,6 +151,18 @@ class Rules(unittest.TestCase):
                            "pub struct B;\n#[cfg(test)]\nmod tests { use super::super::a::A; }\n"
                            "#[cfg(test)]\nuse super::a::A;\n#[test]\nfn t() { super::a::f() }\n"))
 
+    def test_what_is_compiled_without_tests_too_is_no_test(self):
+        for always in ("not(test)", "any(test, unix)", "all(any(test, unix))", "all(unix, not(test))",
+                       "all(unix, any(unix, test))", "feature = \"test\""):
+            with self.subTest(always):
+                self.one(self.two("use super::b::B;\npub struct A;\n",
+                                  f"#[cfg({always})]\nuse super::a::A;\npub struct B;\n"), "in a loop")
+        for never in ("test", "test,", "all(test)", "all(unix, test)", "all(any(a, b), test)",
+                      "all(test, not(unix))"):
+            with self.subTest(never):
+                self.none(self.two("use super::b::B;\npub struct A;\n",
+                                   f"#[cfg({never})]\nuse super::a::A;\npub struct B;\n"))
+
     def test_comments_and_texts_import_nothing(self):
         self.none(self.two("use super::b::B;\npub struct A;\n",
                            "/* crate::middle::a::A /* nested */ super::a::A */\n"
@@ -222,6 +234,18 @@ class Rules(unittest.TestCase):
         self.none({"src/middle/inner.rs": "pub struct Thing;\n// unsafe { }\n"
                                           "type F = unsafe extern \"C\" fn(u8);\n"
                                           "#[cfg(test)]\nmod tests { fn f() { unsafe { g() } } }\n"})
+
+    def test_what_hides_code_is_refused(self):
+        for code, what in (("extern crate self as me;\nuse me::top::f;", "extern crate"),
+                           ("include!(\"other.in\");", "include!"),
+                           ("fn f() { std::include!(\"other.in\") }", "include!"),
+                           ("use std::{include as other};\nother!(\"other.in\");", "include!")):
+            with self.subTest(code):
+                self.one({"src/middle/inner.rs": f"pub struct Thing;\n{code}\n"},
+                         "src/middle/inner.rs:3", what)
+        self.none({"src/middle/inner.rs": "pub struct Thing;\nconst X: &str = include_str!(\"x\");\n"
+                                          "extern \"C\" fn f(crate_: u8) {}\n// include!\n"
+                                          "#[cfg(test)]\nmod tests { include!(\"x\"); }\n"})
 
     def test_unsafe_code_is_counted_by_kind(self):
         tree = self.tree({"src/top/mod.rs": "use crate::middle::Thing;\nunsafe fn f() {}\n"

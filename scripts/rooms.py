@@ -13,6 +13,8 @@ The rules:
   loop. `mod` declarations do not count, nor re-exports of what lies below the module that makes
   them, nor what stands in tests. A call of another file's method on `self` counts like an import.
 - Unsafe code is where ROOMS and UNSAFE_ELSEWHERE allow it.
+- Nothing hides from this program: there is no `include!`, nor a new name for the crate by
+  `extern crate`.
 - Every source file has an SPDX line, and no function has more than LONGEST lines.
 
 KNOWN names what breaks the first two rules on purpose, or not for long. An entry that is no longer
@@ -115,12 +117,13 @@ class Tree:
         self.top = top
         self.files = all_files(top)
         crates = [sources.Crate(top, FACE)] + [sources.Crate(top, r) for r in members(top)]
-        self.edges, self.functions, self.unsafe, self.lifted = {}, [], [], []
+        self.edges, self.functions, self.unsafe, self.lifted, self.hiding = {}, [], [], [], []
         for crate in crates:
             self.edges.update(crate.imports())
             self.functions += crate.functions
             self.unsafe += crate.unsafe
             self.lifted += crate.lifted
+            self.hiding += crate.hiding
         self.rust = sorted({f for crate in crates for f in crate.files})
         for folder in C_ROOMS + C_PROGRAMS:
             listed = [f for f in self.files
@@ -232,6 +235,11 @@ def stray_unsafe(tree):
             yield f"UNSAFE_ELSEWHERE: {file} has no unsafe code"
 
 
+def hiding(tree):
+    for file, line, what in tree.hiding:
+        yield f"{file}:{line}: {what} hides imports and unsafe code from this program"
+
+
 def without_licence(tree):
     for file in tree.files:
         if file.endswith(SPDX_ENDINGS) or os.path.basename(file) in SPDX_NAMES or script(tree, file):
@@ -277,6 +285,7 @@ def problems(tree):
     yield from broken_edges(tree.edges)
     yield from homeless(tree)
     yield from stray_unsafe(tree)
+    yield from hiding(tree)
     yield from without_licence(tree)
     yield from too_long(tree)
     yield from documented(tree, tree.edges)

@@ -89,10 +89,25 @@ def attribute(toks, at):
     return end + 1, [t.text for t in toks[start + 1 : end]]
 
 
+def arguments(words):
+    """What stands between the commas of a list, each as its words."""
+    out, depth = [[]], 0
+    for word in words:
+        depth += (word in OPEN) - (word in CLOSE)
+        if word == "," and depth == 0:
+            out.append([])
+        else:
+            out[-1].append(word)
+    return out
+
+
 def is_test(words):
-    return words == ["test"] or words[:3] in (["cfg", "(", "test"], ["cfg", "(", "all"]) and (
-        "test" in words and "not" not in words
-    )
+    """`#[test]`, or a `#[cfg]` that only tests meet: `test` alone, or as an argument of `all`."""
+    if words[:2] == ["cfg", "("]:
+        words = arguments(words[2:-1])[0]
+        if words[:2] == ["all", "("]:
+            return ["test"] in arguments(words[2:-1])
+    return words == ["test"]
 
 
 def without_tests(toks):
@@ -172,6 +187,7 @@ class Crate:
         self.functions = []
         self.unsafe = []  # (file, line, what)
         self.lifted = []  # (file, line): allow(unsafe_code)
+        self.hiding = []  # (file, line, what): code, or names for it, that is not found from here
         self.mentions = []  # (file, module, path, line, how)
         self.impls = []
         self.root = self.load(root, None, "crate")
@@ -191,6 +207,7 @@ class Crate:
         toks = without_tests(every)
         self.files[file] = toks
         self.note_lifted(file, every)
+        self.note_hiding(file, toks)
         Reader(self, file, toks).run(module)
         return module
 
@@ -201,6 +218,13 @@ class Crate:
             if found and "unsafe_code" in found[1] and found[1][0] in ("allow", "expect", "warn"):
                 self.lifted.append((file, toks[at].line))
             at = found[0] if found else at + 1
+
+    def note_hiding(self, file, toks):
+        for tok, after in zip(toks, [*toks[1:], Token("end", "", 0)]):
+            if tok.text == "extern" and after.text == "crate":
+                self.hiding.append((file, tok.line, "extern crate"))
+            if tok.kind == "word" and tok.text.removeprefix("r#") == "include":
+                self.hiding.append((file, tok.line, "include!"))
 
     # -- names --------------------------------------------------------------------------------
 
