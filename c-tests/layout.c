@@ -291,18 +291,26 @@ FIELD(vfiomig_dirty_error, text, 32, 464);
 /* Handles look like pointers, and are never looked into. */
 _Static_assert(sizeof(struct vfiomig_device *) == 8, "handles");
 
-/* The library was compiled from another language: its sizes must be these, and no larger. */
-#define SAME(type, call)                                          \
-    do {                                                          \
-        struct type s;                                            \
-        memset(&s, 0, sizeof s);                                  \
-        s.struct_size = sizeof s - 1;                             \
-        EQ(call, -EINVAL);                                        \
-        HAS(vfiomig_error_message(), "struct_size");              \
-        s.struct_size = sizeof s;                                 \
-        int r = call;                                             \
+/*
+ * The library was compiled from another language: its sizes must be these. `first` is the size in the
+ * first release that had the structure: it stays as it is when the structure grows.
+ */
+#define SAME(type, first, call)                                      \
+    do {                                                             \
+        struct type s;                                               \
+        memset(&s, 0, sizeof s);                                     \
+        s.struct_size = first - 1;                                   \
+        EQ(call, -EINVAL);                                           \
+        HAS(vfiomig_error_message(), "struct_size");                 \
+        FITS(type, first, call);                                     \
+        FITS(type, sizeof s, call);                                  \
+    } while (0)
+#define FITS(type, size, call)                                       \
+    do {                                                             \
+        s.struct_size = size;                                        \
+        int r = call;                                                \
         if (r < 0 && strstr(vfiomig_error_message(), "struct_size")) \
-            FAIL("%s: %s", #type, vfiomig_error_message());       \
+            FAIL("%s: %s", #type, vfiomig_error_message());          \
     } while (0)
 
 static int new_device(const struct vfiomig_device_options *options)
@@ -377,15 +385,15 @@ static void the_library_has_the_same_sizes_of_tracking(void)
     struct vfiomig_dirty *dirty;
     char byte;
     OK(vfiomig_dirty_new(&ops, NULL, NULL, &dirty));
-    SAME(vfiomig_memory_ops, new_tracking(&s, NULL));
-    SAME(vfiomig_dirty_options, new_tracking(&ops, &s));
-    SAME(vfiomig_mapping, vfiomig_dirty_map(dirty, &s));
-    SAME(vfiomig_dirty_writer, vfiomig_dirty_add_writer(dirty, &s, &last_writer));
-    SAME(vfiomig_tracker_ops, add_tracker(dirty, &s));
-    SAME(vfiomig_dirty_stats, vfiomig_dirty_get_stats(dirty, &s));
-    SAME(vfiomig_dirty_round, vfiomig_dirty_get_round(dirty, 0, &s));
-    SAME(vfiomig_dirty_writer_stats, vfiomig_dirty_get_writer_stats(dirty, last_writer, &s));
-    SAME(vfiomig_dirty_error, vfiomig_dirty_get_error(dirty, 0, &s));
+    SAME(vfiomig_memory_ops, 56, new_tracking(&s, NULL));
+    SAME(vfiomig_dirty_options, 16, new_tracking(&ops, &s));
+    SAME(vfiomig_mapping, 48, vfiomig_dirty_map(dirty, &s));
+    SAME(vfiomig_dirty_writer, 64, vfiomig_dirty_add_writer(dirty, &s, &last_writer));
+    SAME(vfiomig_tracker_ops, 48, add_tracker(dirty, &s));
+    SAME(vfiomig_dirty_stats, 96, vfiomig_dirty_get_stats(dirty, &s));
+    SAME(vfiomig_dirty_round, 40, vfiomig_dirty_get_round(dirty, 0, &s));
+    SAME(vfiomig_dirty_writer_stats, 552, vfiomig_dirty_get_writer_stats(dirty, last_writer, &s));
+    SAME(vfiomig_dirty_error, 496, vfiomig_dirty_get_error(dirty, 0, &s));
     /* The one that the library makes. */
     translated.size = 1 << 20;
     translated.flags = VFIOMIG_MAPPING_TRANSLATE;
@@ -401,21 +409,21 @@ static void the_library_has_the_same_sizes(void)
     struct rig rig = rig_new(NULL, NULL);
     struct vfiomig_save *save;
     struct vfiomig_load *load;
-    SAME(vfiomig_device_options, new_device(&s));
-    SAME(vfiomig_device_ops, new_ops(&s));
-    SAME(vfiomig_caps, vfiomig_device_get_caps(rig.dev, &s));
-    SAME(vfiomig_reason, vfiomig_device_get_reason(rig.dev, 0, &s));
-    SAME(vfiomig_identity, vfiomig_device_get_identity(rig.dev, &s));
-    SAME(vfiomig_failure, vfiomig_device_get_failure(rig.dev, &s));
-    SAME(vfiomig_path, vfiomig_fsm_path(7, VFIOMIG_STATE_RUNNING, VFIOMIG_STATE_STOP, &s));
-    SAME(vfiomig_save_options, begin_save(rig.dev, &s));
-    SAME(vfiomig_load_options, begin_load(rig.dev, &s));
+    SAME(vfiomig_device_options, 56, new_device(&s));
+    SAME(vfiomig_device_ops, 96, new_ops(&s));
+    SAME(vfiomig_caps, 32, vfiomig_device_get_caps(rig.dev, &s));
+    SAME(vfiomig_reason, 512, vfiomig_device_get_reason(rig.dev, 0, &s));
+    SAME(vfiomig_identity, 640, vfiomig_device_get_identity(rig.dev, &s));
+    SAME(vfiomig_failure, 48, vfiomig_device_get_failure(rig.dev, &s));
+    SAME(vfiomig_path, 48, vfiomig_fsm_path(7, VFIOMIG_STATE_RUNNING, VFIOMIG_STATE_STOP, &s));
+    SAME(vfiomig_save_options, 48, begin_save(rig.dev, &s));
+    SAME(vfiomig_load_options, 128, begin_load(rig.dev, &s));
     OK(vfiomig_save_begin(rig.dev, NULL, &save));
-    SAME(vfiomig_pending, vfiomig_save_get_pending(save, &s));
-    SAME(vfiomig_save_stats, vfiomig_save_get_stats(save, &s));
+    SAME(vfiomig_pending, 40, vfiomig_save_get_pending(save, &s));
+    SAME(vfiomig_save_stats, 88, vfiomig_save_get_stats(save, &s));
     vfiomig_save_free(save);
     OK(vfiomig_load_begin(rig.dev, NULL, &load));
-    SAME(vfiomig_load_stats, vfiomig_load_get_stats(load, &s));
+    SAME(vfiomig_load_stats, 96, vfiomig_load_get_stats(load, &s));
     vfiomig_load_free(load);
     rig_free(&rig);
 }

@@ -2,6 +2,88 @@
 use super::*;
 use crate::error::Code;
 
+/// How large structures were when they were first released. A number never changes after its
+/// release, nor 0.1.0's after 0.1.0: a structure that grows names a member with `since` instead, and
+/// programs of before go on working. A new structure adds a line.
+#[cfg(target_pointer_width = "64")]
+mod first {
+    use super::Sized32;
+    use crate::capi::{device::*, dirty::*, error::*, fsm::*, load::*, save::*};
+
+    macro_rules! sizes {
+        ($($name:ident: $size:literal,)*) => {
+            /// Name, what the library takes for its first size, what that is.
+            const SIZES: &[(&str, usize, usize)] =
+                &[$((stringify!($name), <$name as Sized32>::FIRST, $size),)*];
+        };
+    }
+
+    sizes! {
+        vfiomig_caps: 32,
+        vfiomig_device_ops: 96,
+        vfiomig_device_options: 56,
+        vfiomig_dirty_error: 496,
+        vfiomig_dirty_options: 16,
+        vfiomig_dirty_round: 40,
+        vfiomig_dirty_stats: 96,
+        vfiomig_dirty_writer: 64,
+        vfiomig_dirty_writer_stats: 552,
+        vfiomig_event: 32,
+        vfiomig_failure: 48,
+        vfiomig_identity: 640,
+        vfiomig_load_options: 128,
+        vfiomig_load_stats: 96,
+        vfiomig_mapping: 48,
+        vfiomig_memory_ops: 56,
+        vfiomig_path: 48,
+        vfiomig_pending: 40,
+        vfiomig_place: 40,
+        vfiomig_reason: 512,
+        vfiomig_save_options: 48,
+        vfiomig_save_stats: 88,
+        vfiomig_tracker_ops: 48,
+    }
+
+    #[test]
+    fn a_structure_that_grows_keeps_the_size_of_its_first_release() {
+        for (name, first, released) in SIZES {
+            assert_eq!(first, released, "{name}: has it grown without `since` in its sized32!?");
+        }
+    }
+
+    /// Adds the structures that files below `folder` declare to be sized.
+    fn declared(folder: &std::path::Path, names: &mut Vec<String>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                declared(&path, names);
+            }
+            // Where the macro itself is, and these tests.
+            let not_here = path.ends_with("sized.rs") || path.ends_with("sized/tests.rs");
+            if path.extension() != Some("rs".as_ref()) || not_here {
+                continue;
+            }
+            let source = std::fs::read_to_string(&path).unwrap();
+            for list in source.split("sized32!").skip(1) {
+                let list = list.split([')', ']', '}']).next().unwrap();
+                let each = list.split(['(', '[', '{', ',']);
+                names
+                    .extend(each.filter_map(|one| Some(one.split_whitespace().next()?.to_owned())));
+            }
+        }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore)]
+    fn every_structure_that_may_grow_is_in_the_list() {
+        let mut names = Vec::new();
+        declared(concat!(env!("CARGO_MANIFEST_DIR"), "/src/capi").as_ref(), &mut names);
+        names.sort();
+        let listed: Vec<_> = SIZES.iter().map(|(name, ..)| *name).collect();
+        assert_eq!(names, listed);
+    }
+}
+
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Ours {
