@@ -152,8 +152,9 @@ demo: $(B)/demo/demo ## migrate memory and a simulated device between two proces
 
 # --- tests ------------------------------------------------------------------------------------
 
-CHECK_GROUPS = lint check-rust check-model check-c check-valgrind check-sanitizers check-v3 \
-	check-miri check-abi check-installed lab lab-syscalls
+# check-c builds what runs in the lab.
+CHECK_GROUPS = lint check-rust check-c beside:lab,lab-syscalls check-model check-valgrind \
+	check-sanitizers check-v3 check-miri check-abi check-installed
 
 .PHONY: check
 check: ## all fast tests (installs missing packages as root: VFIOMIG_NO_INSTALL=1 forbids it)
