@@ -71,11 +71,16 @@ impl Belief {
     /// The device has gone to the state that it was asked for.
     pub fn arrived(&mut self, at: State) {
         self.state = Some(at);
-        match at {
-            State::Running => self.contents.set_live(),
-            // A guest stops before its devices are quiesced.
-            State::Stop | State::StopCopy | State::RunningP2p => self.hold(),
-            _ => {}
+        if at == State::Running {
+            self.contents.set_live();
+        }
+        self.hold_if_stopped(at);
+    }
+
+    /// A guest stops before its devices are quiesced or stopped.
+    fn hold_if_stopped(&mut self, at: State) {
+        if matches!(at, State::Stop | State::StopCopy | State::RunningP2p) {
+            self.hold();
         }
     }
 
@@ -85,9 +90,7 @@ impl Belief {
         if before == Some(state) {
             return false;
         }
-        if matches!(state, State::Stop | State::StopCopy | State::RunningP2p) {
-            self.hold();
-        }
+        self.hold_if_stopped(state);
         // Only a reset leads to RUNNING unasked. Sessions notice it by the epoch. That a stopped
         // guest cannot have done it is remembered with the contents.
         let reset = before.is_some() && state == State::Running;
