@@ -32,7 +32,7 @@ src/dirty/fake.rs: a test itself
 src/dirty/bitmap.rs src/dirty/buffers.rs src/dirty/errors.rs src/dirty/map.rs: not gone through yet
 src/dirty/orphans.rs src/dirty/pending.rs src/dirty/ranges.rs src/dirty/stats.rs src/dirty/tracker/**: not gone through yet
 src/alloc.rs src/cancel.rs src/error.rs src/fixups.rs src/flags.rs: not gone through yet
-src/logging.rs src/text.rs src/waiting.rs: not gone through yet
+src/logging.rs src/nanoseconds.rs src/text.rs src/waiting.rs: not gone through yet
 '
 files=${MUTANTS_FILES:-$all}
 mkdir -p "$out"

@@ -80,6 +80,7 @@ pub(crate) mod flags;
 pub mod fsm;
 pub mod identity;
 pub(crate) mod logging;
+pub(crate) mod nanoseconds;
 pub(crate) mod protocol;
 pub mod session;
 pub mod stream;

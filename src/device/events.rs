@@ -2,7 +2,6 @@
 //! What a device reports to the VMM during calls.
 
 use std::fmt;
-use std::time::Instant;
 
 use crate::error::Outcome;
 use crate::fixups::Fixups;
@@ -72,9 +71,4 @@ impl EventSink {
     pub(super) fn call(&mut self, event: &Event) {
         (self.0)(event);
     }
-}
-
-/// For an event's duration, or for statistics.
-pub(crate) fn elapsed_ns(start: Instant) -> u64 {
-    u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }

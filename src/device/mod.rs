@@ -24,7 +24,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub(crate) use belief::Claim;
-pub(crate) use events::elapsed_ns;
 pub use events::{Event, EventKind, EventSink};
 pub use health::Health;
 pub(crate) use inner::Inner;

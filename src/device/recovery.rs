@@ -10,10 +10,11 @@
 use std::fmt;
 use std::time::Instant;
 
-use super::events::{EventKind, elapsed_ns};
+use super::events::EventKind;
 use super::inner::Inner;
 use crate::error::Outcome;
 use crate::fsm::{Named, Path, State};
+use crate::nanoseconds::elapsed_ns;
 use crate::protocol::Changed;
 
 /// Where to go when a change fails.

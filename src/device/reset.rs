@@ -8,10 +8,11 @@
 use std::time::Instant;
 
 use super::belief::Claim;
-use super::events::{EventKind, elapsed_ns};
+use super::events::EventKind;
 use super::inner::Inner;
 use crate::error::{Errno, Error, Failure, Operation, Outcome, Result, err};
 use crate::fsm::State;
+use crate::nanoseconds::elapsed_ns;
 use crate::protocol::Changed;
 use crate::uapi;
 

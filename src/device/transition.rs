@@ -7,11 +7,12 @@
 use std::time::Instant;
 
 use super::belief::Claim;
-use super::events::{EventKind, elapsed_ns};
+use super::events::EventKind;
 use super::inner::Inner;
 use super::recovery::{Recover, describe};
 use crate::error::{Code, Error, Failure, Operation, Outcome, Result, err};
 use crate::fsm::State;
+use crate::nanoseconds::elapsed_ns;
 use crate::protocol::Changed;
 use crate::uapi;
 

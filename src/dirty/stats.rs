@@ -11,6 +11,7 @@ use super::bitmap::PageSize;
 use super::ranges;
 use super::tracker::TrackerKind;
 use crate::alloc;
+use crate::nanoseconds::ns;
 
 /// One round over the map.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
@@ -98,15 +99,6 @@ pub(super) struct Rounds {
     busy: Duration,
     history: VecDeque<DirtyRound>,
     totals: DirtyStats,
-}
-
-fn ns(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// Nanoseconds since then.
-pub(super) fn elapsed_ns(since: Instant) -> u64 {
-    ns(since.elapsed())
 }
 
 pub(super) fn per_second(bytes: u64, interval: u64) -> u64 {

@@ -9,11 +9,10 @@ use std::time::{Duration, Instant};
 
 use super::stats::{AtomicLoadStats, add, set};
 use crate::cancel::Cancel;
-use crate::device::{
-    Claim, Device, EventKind, Fixups, Inner, Locked, Recover, describe, elapsed_ns,
-};
+use crate::device::{Claim, Device, EventKind, Fixups, Inner, Locked, Recover, describe};
 use crate::error::{Errno, Error, Failure, Operation, Outcome, Result, err};
 use crate::fsm::State;
+use crate::nanoseconds::elapsed_ns;
 use crate::protocol::Patience;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};

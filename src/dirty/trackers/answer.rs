@@ -10,9 +10,9 @@ use std::time::Instant;
 use crate::dirty::bitmap::{self, PageSize, Span, words_for};
 use crate::dirty::buffers::{MAX_WHOLE, Scratch, too_large};
 use crate::dirty::map::Piece;
-use crate::dirty::stats::elapsed_ns;
 use crate::dirty::tracker::{Extent, Tracker};
 use crate::error::{Error, Result, err};
+use crate::nanoseconds::elapsed_ns;
 use crate::transport::Bitmap;
 
 /// What the statistics count of an answer.

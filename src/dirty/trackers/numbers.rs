@@ -5,8 +5,9 @@
 use std::time::Instant;
 
 use crate::dirty::bitmap::PageSize;
-use crate::dirty::stats::{WriterStats, elapsed_ns, per_second};
+use crate::dirty::stats::{WriterStats, per_second};
 use crate::dirty::tracker::TrackerKind;
+use crate::nanoseconds::elapsed_ns;
 
 /// In how many rounds in a row a log must fail to be given up.
 pub(super) const MAX_BAD_ROUNDS: u32 = 8;
