@@ -127,16 +127,32 @@ impl<T: Sized32> SizedOut<'_, T> {
     }
 
     /// Copies a structure out.
+    #[inline]
     pub(super) fn fill(self, value: &T) {
-        let known = self.size.min(size_of::<T>());
+        let Some(beyond) = self.size.checked_sub(size_of::<T>()) else {
+            return self.fill_up_to_its_size(value);
+        };
+        let mut value = *value;
+        // SAFETY: `T` begins with 4 bytes for the size, which stays as the caller set it. `new` found
+        // that the caller's structure has `size` bytes, and the caller promised that they can be
+        // written to; `T` and what is beyond it divide them up.
+        unsafe {
+            std::ptr::from_mut(&mut value).cast::<u32>().write(self.size as u32);
+            self.to.write_unaligned(value);
+            if beyond > 0 {
+                self.to.cast::<u8>().add(size_of::<T>()).write_bytes(0, beyond);
+            }
+        }
+    }
+
+    /// Copies what an older caller has room for.
+    #[cold]
+    fn fill_up_to_its_size(self, value: &T) {
         let from = std::ptr::from_ref(value).cast::<u8>();
-        // SAFETY: `new` found that it has `size` bytes, and the caller promised that they can be
-        // written to; `T` has the first `known` of them, and begins with 4 for the size, which stays
-        // as the caller set it.
+        // SAFETY: as above; `T` is longer than the caller's structure.
         unsafe {
             let bytes = self.to.cast::<u8>();
-            std::ptr::copy_nonoverlapping(from.add(4), bytes.add(4), known - 4);
-            bytes.add(known).write_bytes(0, self.size - known);
+            std::ptr::copy_nonoverlapping(from.add(4), bytes.add(4), self.size - 4);
         }
     }
 }
