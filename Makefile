@@ -354,9 +354,12 @@ fuzz-smoke: | $(B) ## each fuzz target for 6 seconds (SMOKE_SECONDS), without li
 	@VFIOMIG_FUZZ_OUT=$(B)/fuzz $(CARGO) run --quiet $(CARGO_ARGS) --profile checked \
 		--package vfiomig-fuzz -- --seconds '$(SMOKE_SECONDS)' --seed '$(SMOKE_SEED)'
 
+# `make fuzz SECONDS=600` is the same.
+FUZZ_SECONDS ?= $(or $(SECONDS),60)
+
 .PHONY: fuzz
 fuzz: ## each fuzz target for a minute (FUZZ_SECONDS, FUZZ_JOBS, FUZZ_TARGETS) under libFuzzer
-	@CARGO='$(CARGO)' B='$(abspath $(B))' fuzz/run.sh $(FUZZ_TARGETS)
+	@CARGO='$(CARGO)' B='$(abspath $(B))' FUZZ_SECONDS='$(FUZZ_SECONDS)' fuzz/run.sh $(FUZZ_TARGETS)
 
 # --- installing -------------------------------------------------------------------------------
 

@@ -58,6 +58,7 @@ KNOWN = []
 UNSAFE_ELSEWHERE = [
     "cli/src/open.rs",
     "fuzz/src/calls.rs",
+    "fuzz/src/memory.rs",
     "integrations/qemu/lab/src/bench.rs",
     "integrations/qemu/lab/src/device.rs",
     "sim/src/capi.rs",

@@ -14,7 +14,8 @@ struct Said {
 
 impl Said {
     fn new() -> Said {
-        let limits = DecodeLimits { max_frame: 1 << 16, ..DecodeLimits::default() };
+        // The most that can be asked for: what is announced must not become memory (`max_memory`).
+        let limits = DecodeLimits { max_frame: 1 << 30, ..DecodeLimits::default() };
         Said { decoder: Decoder::new(limits), lines: Vec::new() }
     }
 
@@ -75,9 +76,13 @@ fn repair(bytes: &mut [u8]) {
     while at + HEADER_LEN <= bytes.len() {
         bytes[at..at + 4].copy_from_slice(b"VMFr");
         let room = bytes.len() - at - HEADER_LEN;
-        let len = (u32::from_le_bytes(bytes[at + 12..at + 16].try_into().expect("four")) as usize)
-            % (room + 1);
-        bytes[at + 12..at + 16].copy_from_slice(&(len as u32).to_le_bytes());
+        let announced = u32::from_le_bytes(bytes[at + 12..at + 16].try_into().expect("four"));
+        // A payload of almost a GiB, of which this is the beginning.
+        let false_promise = announced >> 24 == 0x3e;
+        let len = if false_promise { room } else { announced as usize % (room + 1) };
+        if !false_promise {
+            bytes[at + 12..at + 16].copy_from_slice(&(len as u32).to_le_bytes());
+        }
         let payload = crc(&[&bytes[at + HEADER_LEN..at + HEADER_LEN + len]]);
         bytes[at + 24..at + 28].copy_from_slice(&payload.to_le_bytes());
         let header = crc(&[&migration_id, &bytes[at..at + 28]]);

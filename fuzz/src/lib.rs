@@ -13,10 +13,12 @@ mod decode;
 mod dirty;
 mod input;
 mod load;
+pub mod memory;
 mod qemu;
 mod roundtrip;
 
-/// One thing that bytes are fed to.
+/// One thing that bytes are fed to. A new one is a file here, a row below, and a directory of inputs
+/// in `corpus/` that is named like it.
 pub struct Target {
     /// What it is called on the command line, and the directory of its corpus.
     pub name: &'static str,
@@ -24,16 +26,28 @@ pub struct Target {
     pub run: fn(&[u8]),
     /// The longest input that is worth trying.
     pub max_len: usize,
+    /// The most memory that may be held while one input runs, in bytes: what the documents say that
+    /// the library needs, and what the target itself does.
+    pub max_memory: usize,
 }
+
+impl Target {
+    /// Tries one input. Returns the most memory that was held meanwhile, in bytes.
+    pub fn check(&self, bytes: &[u8]) -> usize {
+        memory::within(self.max_memory, || (self.run)(bytes)).1
+    }
+}
+
+const MIB: usize = 1 << 20;
 
 /// All of them.
 pub const TARGETS: &[Target] = &[
-    Target { name: "calls", run: calls::run, max_len: 1024 },
-    Target { name: "roundtrip", run: roundtrip::run, max_len: 256 },
-    Target { name: "dirty", run: dirty::run, max_len: 4096 },
-    Target { name: "decode", run: decode::run, max_len: 4096 },
-    Target { name: "load", run: load::run, max_len: 256 },
-    Target { name: "qemu", run: qemu::run, max_len: 2048 },
+    Target { name: "calls", run: calls::run, max_len: 1024, max_memory: 8 * MIB },
+    Target { name: "roundtrip", run: roundtrip::run, max_len: 256, max_memory: 4 * MIB },
+    Target { name: "dirty", run: dirty::run, max_len: 4096, max_memory: 4 * MIB },
+    Target { name: "decode", run: decode::run, max_len: 4096, max_memory: MIB },
+    Target { name: "load", run: load::run, max_len: 256, max_memory: MIB },
+    Target { name: "qemu", run: qemu::run, max_len: 2048, max_memory: 2 * MIB },
 ];
 
 /// The target of this name.

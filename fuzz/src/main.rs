@@ -115,16 +115,21 @@ fn mutated(random: &mut Random, corpus: &[Vec<u8>], max_len: usize) -> Vec<u8> {
     bytes
 }
 
+/// Where the input is that a target runs on.
+fn input_of(name: &str) -> PathBuf {
+    let out = std::env::var("VFIOMIG_FUZZ_OUT").unwrap_or_else(|_| ".".to_owned());
+    Path::new(&out).join(format!("fuzz-{name}.input"))
+}
+
 /// Runs one target in this process until the time is over.
 fn run(target: &'static Target, seconds: u64, seed: u64) -> bool {
-    let out = std::env::var("VFIOMIG_FUZZ_OUT").unwrap_or_else(|_| ".".to_owned());
-    let file = Path::new(&out).join(format!("fuzz-{}.input", target.name));
+    let file = input_of(target.name);
     watch(target.name, file.clone());
     let record = std::fs::File::create(&file).unwrap();
     let corpus = corpus_of(target);
     let mut random = Random(seed);
     let begun = Instant::now();
-    let mut tried = 0usize;
+    let (mut tried, mut held) = (0usize, 0);
     while tried < corpus.len() || begun.elapsed() < Duration::from_secs(seconds) {
         let bytes = match corpus.get(tried) {
             Some(bytes) => bytes.clone(),
@@ -134,24 +139,27 @@ fn run(target: &'static Target, seconds: u64, seed: u64) -> bool {
         record.write_all_at(&bytes, 0).unwrap();
         record.set_len(bytes.len() as u64).unwrap();
         TRIED.fetch_add(1, Ordering::Relaxed);
-        if !once(target, &bytes) {
+        let Some(most) = once(target, &bytes) else {
             let file = file.display();
             println!("{}: FAILED; again: fuzz-smoke --input {file} {}", target.name, target.name);
             return false;
-        }
+        };
+        held = held.max(most);
         tried += 1;
     }
     std::fs::remove_file(&file).unwrap();
     println!(
-        "{}: {tried} inputs, {} of them from its corpus, seed {seed}",
+        "{}: {tried} inputs, {} of them from its corpus, seed {seed}; {held} of {} bytes held at most",
         target.name,
-        corpus.len()
+        corpus.len(),
+        target.max_memory
     );
     true
 }
 
-fn once(target: &Target, bytes: &[u8]) -> bool {
-    catch_unwind(AssertUnwindSafe(|| (target.run)(bytes))).is_ok()
+/// How much memory it took, in bytes; nothing if it failed.
+fn once(target: &Target, bytes: &[u8]) -> Option<usize> {
+    catch_unwind(AssertUnwindSafe(|| target.check(bytes))).ok()
 }
 
 static TRIED: AtomicU64 = AtomicU64::new(0);
@@ -203,7 +211,8 @@ fn run_all(options: &Options) -> ExitCode {
                     passed += 1;
                 } else {
                     failed += 1;
-                    println!("{name}: {status}; seed {}", options.seed);
+                    let (seed, file) = (options.seed, input_of(name));
+                    println!("{name}: {status}; seed {seed}, input {}", file.display());
                 }
                 false
             }
@@ -216,7 +225,7 @@ fn run_all(options: &Options) -> ExitCode {
 fn main() -> ExitCode {
     let options = options();
     let good = match (&options.input, &options.targets[..]) {
-        (Some(file), [target]) => once(target, &std::fs::read(file).unwrap()),
+        (Some(file), [target]) => once(target, &std::fs::read(file).unwrap()).is_some(),
         (Some(_), _) => usage("--input without one target"),
         (None, [target]) if options.child => run(target, options.seconds, options.seed),
         (None, _) => return run_all(&options),
