@@ -154,7 +154,7 @@ demo: $(B)/demo/demo ## migrate memory and a simulated device between two proces
 
 # check-c builds what runs in the lab.
 CHECK_GROUPS = lint check-rust check-c beside:lab,lab-syscalls check-model check-valgrind \
-	check-sanitizers check-v3 check-miri check-abi check-installed
+	check-sanitizers check-msrv check-v3 check-miri check-abi check-installed
 
 .PHONY: check
 check: ## all fast tests (installs missing packages as root: VFIOMIG_NO_INSTALL=1 forbids it)
@@ -190,6 +190,10 @@ words: ## phrases that must not come back, in documentation, comments and messag
 .PHONY: check-rust
 check-rust: ## the Rust tests
 	@CARGO='$(CARGO)' scripts/rust-tests.sh $(CARGO_ARGS) --workspace
+
+.PHONY: check-msrv
+check-msrv: ## compile with the oldest Rust and the oldest crates that Cargo.toml allows
+	@CARGO='$(CARGO)' CARGO_FLAGS='$(CARGO_FLAGS)' scripts/msrv.sh $(CARGO_ARGS)
 
 MODEL_CASES ?= 100000
 

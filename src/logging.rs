@@ -77,9 +77,11 @@ pub(crate) fn init_env() -> Result<()> {
     let logger = env_logger::Builder::from_env("VFIOMIG_LOG").build();
     let level = logger.filter();
     let sink: Sink = Box::new(move |level, target, message| {
-        let args = format_args!("{message}");
-        let record = Record::builder().level(level).target(target).args(args).build();
-        if logger.matches(&record) {
+        // In one expression: before Rust 1.89, what `format_args!` makes ends with its statement.
+        let wanted = logger.matches(
+            &Record::builder().level(level).target(target).args(format_args!("{message}")).build(),
+        );
+        if wanted {
             // Not with the logger's own writer: it has a lock, which a child may find taken.
             let line = alloc::format(format_args!("[{level:<5} {target}] {message}\n"));
             crate::sys::write_to_stderr(line.unwrap_or_default().as_bytes());

@@ -9,6 +9,8 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 
+use vfiomig::uapi;
+
 /// Where `/sys`, `/proc`, `/dev`, `/lib` and `/boot` are: `/`, or a tree made for a test.
 #[derive(Clone, Debug)]
 pub struct Root(PathBuf);
@@ -400,7 +402,7 @@ fn find_node(
     let meta = fs::metadata(path);
     let class = root.at("/sys/class/vfio-dev").join(&name).join("device");
     let by_number = meta.as_ref().ok().filter(|meta| meta.file_type().is_char_device()).map(|m| {
-        let (major, minor) = (libc::major(m.rdev()), libc::minor(m.rdev()));
+        let (major, minor) = uapi::device_number(m.rdev());
         root.at(format!("/sys/dev/char/{major}:{minor}/device"))
     });
     let is_vfio = |directory: &PathBuf| directory.join("vfio-dev").exists();

@@ -241,8 +241,11 @@ impl V2 {
         };
         if !in_time {
             let ms = patience.as_millis();
-            let text = format_args!("the driver took nothing for {ms} ms: {errno}");
-            return Err(WriteFailed::new(Code::TimedOut, errno.0, text));
+            return Err(WriteFailed::new(
+                Code::TimedOut,
+                errno.0,
+                format_args!("the driver took nothing for {ms} ms: {errno}"),
+            ));
         }
         if !interrupted {
             self.wait(io, Direction::Write, LOOK_UP.min(patience));

@@ -67,6 +67,14 @@ pub const DEVICE_FLAGS_AP: u32 = v::VFIO_DEVICE_FLAGS_AP;
 /// Region index of PCI configuration space.
 pub const PCI_CONFIG_REGION: u32 = v::VFIO_PCI_CONFIG_REGION_INDEX;
 
+/// Major and minor of a device special file's number (`st_rdev`), as glibc and musl take it apart. The
+/// `libc` crate has functions for it since 0.2.171, which is newer than what Debian 13 ships.
+pub const fn device_number(rdev: u64) -> (u32, u32) {
+    let major = rdev >> 8 & 0xfff | rdev >> 32 & !0xfff;
+    let minor = rdev & 0xff | rdev >> 12 & !0xff;
+    (major as u32, minor as u32)
+}
+
 /// `_IO(';', 0x80)`, on an iommufd
 pub const IOMMU_DESTROY: u32 = 0x3b80;
 /// `_IO(';', 0x81)`, on an iommufd
@@ -98,3 +106,20 @@ pub const UNMAP_GET_DIRTY_BITMAP: u32 = v::VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP;
 pub const TYPE1_INFO_CAP_MIGRATION: u16 = v::VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION as u16;
 /// `vfio_iommu_type1_info.flags`: capabilities follow.
 pub const TYPE1_INFO_CAPS: u32 = v::VFIO_IOMMU_INFO_CAPS;
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn device_numbers_are_taken_apart_as_the_c_library_puts_them_together() {
+        for (major, minor) in [(1, 3), (0xfff, 0xff), (0x1000, 0x100), (511, 0xf_ffff)] {
+            assert_eq!(device_number(libc::makedev(major, minor)), (major, minor));
+        }
+        assert_eq!(device_number(libc::makedev(u32::MAX, u32::MAX)), (u32::MAX, u32::MAX));
+        let null = std::fs::metadata("/dev/null").unwrap();
+        assert_eq!(device_number(null.rdev()), (1, 3));
+    }
+}

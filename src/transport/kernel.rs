@@ -13,7 +13,7 @@ use super::{
     PrecopyInfo, Transport,
 };
 use crate::error::Errno;
-use crate::sys::{Bitmap, device, fd};
+use crate::sys::{Bitmap, device, fd, uapi};
 
 /// A device behind a VFIO device fd, from a group or from a cdev.
 ///
@@ -125,7 +125,7 @@ impl Transport for KernelTransport {
         let proc = PathBuf::from(format!("/proc/self/fd/{fd}"));
         if let Ok(meta) = std::fs::metadata(&proc) {
             if meta.file_type().is_char_device() {
-                let (major, minor) = (libc::major(meta.rdev()), libc::minor(meta.rdev()));
+                let (major, minor) = uapi::device_number(meta.rdev());
                 // …/DEVICE/vfio-dev/vfioN/device is the device itself.
                 let node = PathBuf::from(format!("/sys/dev/char/{major}:{minor}/device"));
                 if let Ok(path) = node.canonicalize() {
