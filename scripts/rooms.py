@@ -40,6 +40,7 @@ ROOMS = [
     ("dirty", False),
     ("session", False),
     ("stream", False),
+    ("handover", False),
     ("device", False),
     ("protocol", False),
     ("transport", False),

@@ -78,6 +78,7 @@ pub mod error;
 pub(crate) mod fixups;
 pub(crate) mod flags;
 pub mod fsm;
+pub mod handover;
 pub mod identity;
 pub(crate) mod logging;
 pub(crate) mod nanoseconds;
@@ -92,6 +93,7 @@ pub(crate) mod waiting;
 
 pub use device::Device;
 pub use error::{Code, Error, Result};
+pub use handover::Handover;
 pub use session::{Load, Save};
 pub use sys::uapi;
 
