@@ -17,7 +17,7 @@ use crate::device::{Device, Inner, Locked, wrong_state};
 use crate::error::{Error, Failure, Result, err};
 use crate::identity::Identity;
 use crate::stream::qemu::{self, Quota};
-use crate::stream::{Decoder, Format, Item, Read};
+use crate::stream::{Format, Item, Read};
 
 /// What [`Load::push`] returns; if nothing is set, go on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -54,7 +54,7 @@ impl Load {
         let loading = Arc::new(Loading::begin(device, options.write_timeout)?);
         let quota = Arc::new(Quota::new(options.limits.max_total));
         let (reader, packets): (Box<dyn Read>, _) = match options.format {
-            Format::Native => (Box::new(Decoder::new(options.limits)), None),
+            Format::Native => (Box::new(options.decoder()?), None),
             Format::Qemu => (Box::new(qemu::Reader::new(false, quota)), None),
             Format::QemuPackets => {
                 let limits = options.packet_limits();

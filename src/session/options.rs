@@ -6,7 +6,9 @@ use std::time::Duration;
 use crate::error::{Errno, Result, err};
 use crate::identity::{Identity, Ignore};
 use crate::stream::qemu::{self, Marks, PacketLimits};
-use crate::stream::{DecodeLimits, Format, HEADER_LEN, MAX_PAYLOAD, NativeWriter, Write};
+use crate::stream::{
+    Auth, DecodeLimits, Decoder, Format, HEADER_LEN, MAX_PAYLOAD, NONCE_LEN, NativeWriter, Write,
+};
 use crate::sys::random_bytes;
 
 /// The smallest buffer that a save can use, in bytes: room for a frame header, the identity and a
@@ -18,8 +20,12 @@ pub const MIN_BUFFER: usize = 4096;
 /// and sockets take them in several pieces: `make bench`.
 pub const DEFAULT_FRAME: u32 = (128 << 10) - HEADER_LEN as u32;
 
+/// Why QEMU's format is not authenticated.
+const NO_TAGS: &str =
+    "QEMU's format has no place for tags: only the native format is authenticated";
+
 /// How a device is saved.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct SaveOptions {
     /// How the stream is laid out.
     pub format: Format,
@@ -43,6 +49,8 @@ pub struct SaveOptions {
     pub max_restarts: u32,
     /// How long a driver may deliver neither data nor an end before the save fails.
     pub read_timeout: Duration,
+    /// Authenticates the stream.
+    pub auth: Option<Auth>,
 }
 
 impl Default for SaveOptions {
@@ -58,6 +66,7 @@ impl Default for SaveOptions {
             migration_id: [0; 16],
             max_restarts: 16,
             read_timeout: Duration::from_secs(60),
+            auth: None,
         }
     }
 }
@@ -81,8 +90,17 @@ impl SaveOptions {
             random_bytes(&mut self.migration_id)
                 .map_err(|e| err!(Io, "no random bytes for the stream's name: {e}"))?;
         }
-        let writer = NativeWriter::new(self.migration_id, self.device_index, self.max_frame);
-        Ok(Box::new(writer))
+        let (id, device, max_frame) = (self.migration_id, self.device_index, self.max_frame);
+        let Some(auth) = self.auth.take() else {
+            return Ok(Box::new(NativeWriter::new(id, device, max_frame)));
+        };
+        if auth.allow_unauthenticated {
+            return Err(err!(Inval, "a save authenticates its stream, or it does not"));
+        }
+        let mut nonce = [0; NONCE_LEN];
+        random_bytes(&mut nonce)
+            .map_err(|e| err!(Io, "no random bytes for the stream's own key: {e}"))?;
+        Ok(Box::new(NativeWriter::authenticated(id, device, max_frame, auth, nonce)?))
     }
 
     fn qemu_writer(&mut self, packets: bool) -> Result<Box<dyn Write>> {
@@ -91,6 +109,9 @@ impl SaveOptions {
                 Inval,
                 "QEMU's format carries neither a device index nor a migration id"
             ));
+        }
+        if self.auth.is_some() {
+            return Err(err!(Inval, "{NO_TAGS}"));
         }
         // The format has no way to say that what was sent is void.
         self.max_restarts = 0;
@@ -132,6 +153,8 @@ pub struct LoadOptions {
     pub device_index: Option<u32>,
     /// Refuses a stream with another name.
     pub migration_id: Option<[u8; 16]>,
+    /// Verifies who has made the stream.
+    pub auth: Option<Auth>,
 }
 
 impl Default for LoadOptions {
@@ -148,6 +171,7 @@ impl Default for LoadOptions {
             write_timeout: Duration::from_secs(60),
             device_index: None,
             migration_id: None,
+            auth: None,
         }
     }
 }
@@ -161,14 +185,28 @@ impl LoadOptions {
         if self.limits.max_blob > MAX_PAYLOAD - 8 {
             return Err(err!(Inval, "max_blob must be at most {} bytes", MAX_PAYLOAD - 8));
         }
+        if let Some(auth) = &self.auth {
+            auth.check()?;
+        }
         let checks =
             self.policy.is_some() || self.device_index.is_some() || self.migration_id.is_some();
         match self.format {
+            Format::Qemu | Format::QemuPackets if self.auth.is_some() => {
+                Err(err!(Inval, "{NO_TAGS}"))
+            }
             Format::Qemu | Format::QemuPackets if checks => Err(err!(
                 Inval,
                 "QEMU's format does not say what it was saved from: it allows neither a policy nor a check of its device index or migration id"
             )),
             Format::Native | Format::Qemu | Format::QemuPackets => Ok(()),
+        }
+    }
+
+    /// What reads a native stream.
+    pub(super) fn decoder(&mut self) -> Result<Decoder> {
+        match self.auth.take() {
+            None => Ok(Decoder::new(self.limits)),
+            Some(auth) => Decoder::authenticated(self.limits, auth),
         }
     }
 

@@ -19,7 +19,7 @@ use super::stats::{AtomicSaveStats, SaveNumbers, SaveStats, add, set};
 use crate::device::{Claim, Device, Inner, Locked};
 use crate::error::{Errno, Error, Failure, Result, err};
 use crate::protocol::NoMore;
-use crate::stream::{Before, Piece, Room, Round, SaveStatus, Took, Write};
+use crate::stream::{Before, Piece, Round, SaveStatus, Took, Write};
 
 /// A piece of the stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -99,7 +99,7 @@ impl Save {
         let mut filled = 0;
         loop {
             let rest = buf.get_mut(filled..).unwrap_or_default();
-            let full = filled > 0 && rest.len() < MIN_BUFFER;
+            let full = filled > 0 && rest.len() < MIN_BUFFER.max(self.writer.least_room());
             if full || self.saving.has_deferred() {
                 break;
             }
@@ -138,9 +138,8 @@ impl Save {
             return self.writer.without_data(mark, buf).map_err(Refused);
         }
         let stopped = self.reading.has_stopped();
-        let mut room = self.writer.room(buf, stopped).map_err(Failed)?;
-        let no_more = self.read(inner, &mut room)?;
-        let drained = room.len() == 0;
+        let (no_more, len) = self.read(inner, buf, stopped)?;
+        let drained = len == 0;
         match no_more {
             NoMore::WouldBlock if drained => {
                 return Err(Refused(err!(Again, "the device has no data now; poll its data fd")));
@@ -150,22 +149,22 @@ impl Save {
         }
         let ended = no_more == NoMore::End;
         let round = Round { stopped, ended, mark: self.reading.initial.due() };
-        self.writer.seal(room, &round).map_err(Failed)
+        self.writer.seal(buf, len, &round).map_err(Failed)
     }
 
-    /// Reads what the device has now, and says why no more came.
-    fn read(&mut self, inner: &mut Inner, room: &mut Room<'_>) -> Step<NoMore> {
-        let came = self.reading.read(inner, room).map_err(Failed)?;
+    /// Reads what the device has now; says why no more came, and how much did.
+    fn read(&mut self, inner: &mut Inner, buf: &mut [u8], stopped: bool) -> Step<(NoMore, usize)> {
+        let mut room = self.writer.room(buf, stopped).map_err(Failed)?;
+        let came = self.reading.read(inner, &mut room).map_err(Failed)?;
+        let len = room.len();
         match came.failed {
             // What came before the error is complete, and is sent if the format allows that.
-            Some(error) if room.len() > 0 && self.writer.gives_several() => {
-                self.saving.defer(error);
-            }
+            Some(error) if len > 0 && self.writer.gives_several() => self.saving.defer(error),
             Some(error) => return Err(Failed(error)),
-            None if room.len() == 0 => self.saving.check_cancelled()?,
+            None if len == 0 => self.saving.check_cancelled()?,
             None => {}
         }
-        Ok(came.no_more.unwrap_or(NoMore::Drained))
+        Ok((came.no_more.unwrap_or(NoMore::Drained), len))
     }
 
     /// A piece has been written.

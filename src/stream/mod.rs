@@ -5,16 +5,19 @@
 //! [`Item`]s, and a `Write`, which lays out in the caller's buffer what a save says. Neither knows
 //! a device.
 
+mod auth;
 mod bytes;
 mod native;
 pub mod qemu;
 mod reader;
 mod writer;
 
+pub use auth::{Auth, CHALLENGE_LEN, KEY_LEN, KeySource, MIN_TAG_LEN, Mac, Secret, TAG_LEN};
 pub(crate) use native::Writer as NativeWriter;
 pub use native::{
-    Decoder, END_LEN, Encoder, FORMAT_MAJOR, FORMAT_MINOR, FrameFlags, FrameHeader, FrameType,
-    HEADER_LEN, MAGIC, MAX_PAYLOAD, PREAMBLE_LEN, decode_identity, encode_identity,
+    Decoder, END_LEN, Encoder, FORMAT_MAJOR, FORMAT_MINOR, Features, FrameFlags, FrameHeader,
+    FrameType, HEADER_LEN, MAGIC, MAX_PAYLOAD, NONCE_LEN, PREAMBLE_LEN, decode_identity,
+    encode_identity,
 };
 pub use reader::{DecodeLimits, Item, Read};
 pub use writer::SaveStatus;

@@ -95,17 +95,28 @@ pub(crate) trait Write: Send {
         Ok(Piece { len: 0, status: SaveStatus::Drained, took: Took::Nothing })
     }
 
-    /// Where data is to be read to.
-    fn room<'b>(&mut self, buf: &'b mut [u8], stopped: bool) -> Result<Room<'b>>;
+    /// Less room than this is not worth another piece after the first, in bytes.
+    fn least_room(&self) -> usize {
+        0
+    }
 
-    /// Writes what surrounds the data that has come, if any.
-    fn seal(&mut self, room: Room<'_>, round: &Round) -> Result<Piece>;
+    /// Where data is to be read to.
+    fn room<'b>(&'b mut self, buf: &'b mut [u8], stopped: bool) -> Result<Room<'b>>;
+
+    /// Writes what surrounds the `len` bytes of data that have come into the room that was made in
+    /// `buf`.
+    fn seal(&mut self, buf: &mut [u8], len: usize, round: &Round) -> Result<Piece>;
 
     /// Whether anything was sent that a restart makes void.
     fn begun(&self) -> bool;
 
     /// Frames so far, or whatever the format has in their place.
     fn frames(&self) -> u64;
+}
+
+/// Sees data as it comes, while it is still in the cache.
+pub(crate) trait Watch: Send {
+    fn came(&mut self, bytes: &[u8]);
 }
 
 /// Memory in the caller's buffer that is prepared for data.
@@ -115,8 +126,8 @@ pub(crate) struct Room<'b> {
     start: usize,
     at: usize,
     end: usize,
-    /// The checksum of what has come, if the format has one.
-    crc: Option<crc32fast::Hasher>,
+    /// What vouches for what has come, if the format has that.
+    watch: Option<&'b mut dyn Watch>,
 }
 
 impl<'b> Room<'b> {
@@ -124,12 +135,12 @@ impl<'b> Room<'b> {
     /// own.
     pub fn new(buf: &'b mut [u8], head: usize, tail: usize, most: usize) -> Room<'b> {
         let end = head + buf.len().saturating_sub(head + tail).min(most);
-        Room { buf, start: head, at: head, end, crc: None }
+        Room { buf, start: head, at: head, end, watch: None }
     }
 
-    /// The same, with a checksum.
-    pub fn checked(self) -> Room<'b> {
-        Room { crc: Some(crc32fast::Hasher::new()), ..self }
+    /// The same, watched.
+    pub fn watched(self, watch: &'b mut dyn Watch) -> Room<'b> {
+        Room { watch: Some(watch), ..self }
     }
 
     /// Where the next bytes go; empty if there is no more room.
@@ -140,8 +151,8 @@ impl<'b> Room<'b> {
     /// Says that `len` bytes have come. They are still in the cache now.
     pub fn came(&mut self, len: usize) {
         let end = (self.at + len).min(self.end);
-        if let (Some(crc), Some(bytes)) = (&mut self.crc, self.buf.get(self.at..end)) {
-            crc.update(bytes);
+        if let (Some(watch), Some(bytes)) = (&mut self.watch, self.buf.get(self.at..end)) {
+            watch.came(bytes);
         }
         self.at = end;
     }
@@ -149,12 +160,6 @@ impl<'b> Room<'b> {
     /// Bytes that have come.
     pub fn len(&self) -> usize {
         self.at - self.start
-    }
-
-    /// The whole buffer, how much data is in it, and its checksum.
-    pub fn into_parts(self) -> (&'b mut [u8], usize, u32) {
-        let len = self.len();
-        (self.buf, len, self.crc.map_or(0, crc32fast::Hasher::finalize))
     }
 }
 

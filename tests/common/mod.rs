@@ -152,7 +152,8 @@ impl Drive<'_> {
         let at_source = |error| (At::Source, error);
         let at_target = |error| (At::Target, error);
         self.announce(done, Call::Begin);
-        done.save = Some(source.save(self.save).map_err(at_source)?);
+        let options = std::mem::take(&mut self.save);
+        done.save = Some(source.save(options).map_err(at_source)?);
         done.load = Some(target.load(std::mem::take(&mut self.load)).map_err(at_target)?);
         let mut buf = vec![0; self.buffers.iter().copied().max().unwrap()];
         let (mut drained, mut stopped, mut waited, mut reads, mut pushes) = (0, false, 0, 0, 0);

@@ -5,14 +5,18 @@
 //! one that crosses inputs is put together in [`Staging`]. Lengths and counts are checked before
 //! anything is allocated or waited for.
 
+use super::check::{Check, MAX_HEAD};
 use super::frame::{
-    END_LEN, FrameFlags, FrameHeader, FrameType, HEADER_LEN, PREAMBLE_LEN, decode_preamble,
+    END_LEN, Features, FrameFlags, FrameHeader, FrameType, HEADER_LEN, PREAMBLE_LEN,
+    decode_preamble,
 };
 use super::identity::{MAX_IDENTITY, decode_identity};
+use super::mac::{BLOCK_LEN, Block, Tagger};
 use super::staging::{Found, Staging};
 use super::totals::Totals;
 use crate::error::{Code, Error, Result, err};
-use crate::stream::bytes::Get;
+use crate::stream::auth::{Auth, TAG_LEN};
+use crate::stream::bytes::{Get, Put};
 use crate::stream::reader::{DecodeLimits, Item, Read};
 
 /// Frames other than data that a stream may have in all. They are small, but not free.
@@ -20,6 +24,8 @@ const MAX_OTHER_FRAMES: u64 = 1 << 16;
 
 enum Awaiting {
     Preamble,
+    /// How the stream is authenticated; the preamble's bytes.
+    Block([u8; PREAMBLE_LEN]),
     Header,
     Payload(FrameHeader),
     Nothing,
@@ -28,8 +34,12 @@ enum Awaiting {
 /// The state of one stream being read.
 pub struct Decoder {
     limits: DecodeLimits,
+    /// What the caller verifies streams with, until the stream says whether that is needed.
+    auth: Option<Auth>,
     awaiting: Awaiting,
     staging: Staging,
+    /// What stands before the payload that is awaited.
+    head: [u8; MAX_HEAD],
     migration_id: [u8; 16],
     device: Option<u32>,
     sequence: u64,
@@ -50,8 +60,10 @@ impl Decoder {
     pub fn new(limits: DecodeLimits) -> Decoder {
         Decoder {
             limits,
+            auth: None,
             awaiting: Awaiting::Preamble,
             staging: Staging::new(),
+            head: [0; MAX_HEAD],
             migration_id: [0; 16],
             device: None,
             sequence: 0,
@@ -63,6 +75,12 @@ impl Decoder {
             last_restart: 0,
             refused: None,
         }
+    }
+
+    /// A reader of one stream that is authenticated.
+    pub fn authenticated(limits: DecodeLimits, auth: Auth) -> Result<Decoder> {
+        auth.check()?;
+        Ok(Decoder { auth: Some(auth), ..Decoder::new(limits) })
     }
 
     /// Whether the END frame has come and was right.
@@ -103,20 +121,21 @@ impl Decoder {
                     let Some(bytes) = self.staging.take_array::<PREAMBLE_LEN>(input)? else {
                         return Ok(None);
                     };
-                    self.migration_id = decode_preamble(&bytes)?;
+                    let (migration_id, features) = decode_preamble(&bytes)?;
+                    self.migration_id = migration_id;
+                    self.awaiting = match features.contains(Features::AUTHENTICATED) {
+                        true => Awaiting::Block(bytes),
+                        false => Awaiting::Header,
+                    };
+                    self.check_authenticated(features)?;
+                }
+                Awaiting::Block(preamble) => {
+                    let Some(bytes) = self.staging.take_array(input)? else { return Ok(None) };
+                    self.take_block(&preamble, &bytes)?;
                     self.awaiting = Awaiting::Header;
                 }
                 Awaiting::Header => {
-                    let Some(bytes) = self.staging.take_array::<HEADER_LEN>(input)? else {
-                        return Ok(None);
-                    };
-                    let header = FrameHeader::decode(&bytes, &self.migration_id)?;
-                    self.check_header(&header)?;
-                    // END states the totals of what came before it.
-                    if header.kind != FrameType::End {
-                        self.totals.add(&header, &bytes);
-                    }
-                    self.sequence += 1;
+                    let Some(header) = self.take_header(input)? else { return Ok(None) };
                     self.awaiting = Awaiting::Payload(header);
                     self.staging.expect_payload(header.length as usize);
                 }
@@ -124,10 +143,8 @@ impl Decoder {
                     let Some(found) = self.staging.take(input, header.length as usize)? else {
                         return Ok(None);
                     };
-                    if self.staging.end_payload(found) != header.payload_crc {
-                        let number = header.sequence;
-                        return Err(err!(BadMsg, "the checksum of frame {number} is wrong"));
-                    }
+                    self.staging.end_payload(found);
+                    self.staging.check.verify(&header, &self.head)?;
                     self.awaiting = Awaiting::Header;
                     match header.kind {
                         FrameType::Other(_) => self.staging.drop_used(),
@@ -147,6 +164,63 @@ impl Decoder {
                 }
             }
         }
+    }
+
+    /// Whether what the preamble says of authentication suits the caller.
+    fn check_authenticated(&self, features: Features) -> Result<()> {
+        match (&self.auth, features.contains(Features::AUTHENTICATED)) {
+            (Some(auth), false) => auth.refuse_without(),
+            (None, true) => Err(err!(
+                Perm,
+                "the stream is authenticated, and this load has no key to verify it with"
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Verifies the beginning of an authenticated stream. From here on, each frame has a tag.
+    fn take_block(
+        &mut self,
+        preamble: &[u8; PREAMBLE_LEN],
+        bytes: &[u8; BLOCK_LEN + TAG_LEN],
+    ) -> Result<()> {
+        let mut get = Get { bytes, at: 0 };
+        let (bytes, tag) = (get.array(), get.array());
+        let block = Block::decode(&bytes, &self.migration_id)?;
+        let Some(auth) = self.auth.take() else {
+            return Err(err!(Perm, "there is no key to verify the stream with"));
+        };
+        block.check_algorithm(&auth)?;
+        let mut tagger = Tagger::new(auth.secret, block.key_id, preamble, &bytes)?;
+        tagger.verify_block(preamble, &bytes, &tag)?;
+        block.check_challenge(auth.challenge.as_ref())?;
+        self.device = Some(block.device);
+        self.staging.check = Check::Tag(tagger);
+        Ok(())
+    }
+
+    /// What stands before the next payload, as soon as it is there. Only the payload tells whether
+    /// its tag is right; until then a header decides what is waited for, within the limits.
+    fn take_header(&mut self, input: &mut &[u8]) -> Result<Option<FrameHeader>> {
+        let head = match self.staging.check {
+            Check::Sum(_) => self.staging.take_array::<HEADER_LEN>(input)?.map(|header| {
+                let mut head = [0; MAX_HEAD];
+                Put { out: &mut head, at: 0 }.bytes(&header);
+                head
+            }),
+            Check::Tag(_) => self.staging.take_array::<MAX_HEAD>(input)?,
+        };
+        let Some(head) = head else { return Ok(None) };
+        self.head = head;
+        let bytes = Get { bytes: &head, at: 0 }.array();
+        let header = FrameHeader::decode(&bytes, &self.migration_id)?;
+        self.check_header(&header)?;
+        // END states the totals of what came before it.
+        if header.kind != FrameType::End {
+            self.totals.add(&header, &bytes);
+        }
+        self.sequence += 1;
+        Ok(Some(header))
     }
 
     /// Everything that can be told from a header, before its payload is waited for.
@@ -317,8 +391,8 @@ impl Read for Decoder {
     /// much of it has come.
     fn space(&mut self) -> Result<&mut [u8]> {
         self.staging.space(match self.awaiting {
-            Awaiting::Payload(header) => header.length as usize + HEADER_LEN,
-            Awaiting::Preamble | Awaiting::Header | Awaiting::Nothing => 0,
+            Awaiting::Payload(header) => header.length as usize + self.staging.check.head_len(),
+            _ => 0,
         })
     }
 

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The writing side: seals frames in buffers that the caller provides, and keeps the totals.
 
-use super::frame::{FrameFlags, FrameHeader, FrameType, HEADER_LEN, PREAMBLE_LEN, encode_preamble};
+use super::check::Check;
+use super::frame::{Features, FrameFlags, FrameHeader, FrameType, PREAMBLE_LEN, encode_preamble};
+use super::mac::{BLOCK_LEN, Block, NONCE_LEN, Tagger};
 use super::totals::Totals;
 use crate::error::{Result, err};
+use crate::stream::auth::{Auth, TAG_LEN};
 use crate::stream::bytes::Put;
 use crate::stream::writer::too_small;
 
@@ -11,6 +14,9 @@ use crate::stream::writer::too_small;
 pub struct Encoder {
     migration_id: [u8; 16],
     device: u32,
+    /// What stands behind the preamble of an authenticated stream, and its tag.
+    block: Option<([u8; BLOCK_LEN], [u8; TAG_LEN])>,
+    pub(super) check: Check,
     pub(super) sequence: u64,
     pub(super) totals: Totals,
 }
@@ -18,7 +24,30 @@ pub struct Encoder {
 impl Encoder {
     /// A new stream.
     pub fn new(migration_id: [u8; 16], device: u32) -> Encoder {
-        Encoder { migration_id, device, sequence: 0, totals: Totals::default() }
+        Encoder {
+            migration_id,
+            device,
+            block: None,
+            check: Check::default(),
+            sequence: 0,
+            totals: Totals::default(),
+        }
+    }
+
+    /// A new authenticated stream. No other stream may have the same `nonce`: random bytes.
+    pub fn authenticated(
+        migration_id: [u8; 16],
+        device: u32,
+        auth: Auth,
+        nonce: [u8; NONCE_LEN],
+    ) -> Result<Encoder> {
+        auth.check()?;
+        let preamble = encode_preamble(&migration_id, Features::AUTHENTICATED);
+        let block = Block::new(&auth, device, nonce).encode(&migration_id);
+        let mut tagger = Tagger::new(auth.secret, auth.key_id, &preamble, &block)?;
+        let tag = tagger.seal_block(&preamble, &block)?;
+        let plain = Encoder::new(migration_id, device);
+        Ok(Encoder { block: Some((block, tag)), check: Check::Tag(tagger), ..plain })
     }
 
     /// Bytes of device data so far, since the last RESTART.
@@ -31,32 +60,37 @@ impl Encoder {
         self.sequence
     }
 
-    /// Writes the preamble.
+    /// Writes the preamble, and what belongs to it.
     pub fn preamble(&self, buf: &mut [u8]) -> Result<usize> {
-        let slot = buf.get_mut(..PREAMBLE_LEN).ok_or_else(|| too_small(PREAMBLE_LEN))?;
-        slot.copy_from_slice(&encode_preamble(&self.migration_id));
-        Ok(PREAMBLE_LEN)
+        let (needed, features) = match self.block {
+            None => (PREAMBLE_LEN, Features::empty()),
+            Some(_) => (PREAMBLE_LEN + BLOCK_LEN + TAG_LEN, Features::AUTHENTICATED),
+        };
+        let out = buf.get_mut(..needed).ok_or_else(|| too_small(needed))?;
+        let mut put = Put { out, at: 0 };
+        put.bytes(&encode_preamble(&self.migration_id, features));
+        if let Some((block, tag)) = &self.block {
+            put.bytes(block);
+            put.bytes(tag);
+        }
+        Ok(needed)
     }
 
-    /// Seals the frame whose payload already lies after the room for its header.
-    pub fn seal(
-        &mut self,
-        room: &mut [u8],
-        kind: FrameType,
-        length: u32,
-        payload_crc: u32,
-    ) -> Result<()> {
-        let slot = room.get_mut(..HEADER_LEN).ok_or_else(|| too_small(HEADER_LEN))?;
+    /// Seals the frame whose payload already lies after the room for what stands before it, and has
+    /// gone through the check.
+    pub(super) fn seal(&mut self, room: &mut [u8], kind: FrameType, length: u32) -> Result<()> {
+        let head_len = self.check.head_len();
+        let head = room.get_mut(..head_len).ok_or_else(|| too_small(head_len))?;
         let header = FrameHeader {
             kind,
             flags: FrameFlags::empty(),
             device: self.device,
             length,
             sequence: self.sequence,
-            payload_crc,
+            payload_crc: self.check.sum(),
         };
         let bytes = header.encode(&self.migration_id);
-        slot.copy_from_slice(&bytes);
+        self.check.seal(head, &bytes)?;
         self.totals.add(&header, &bytes);
         self.sequence += 1;
         Ok(())
@@ -65,16 +99,18 @@ impl Encoder {
     /// Writes a whole frame; its payload is the concatenation of the parts. Returns its length.
     pub fn frame(&mut self, buf: &mut [u8], kind: FrameType, parts: &[&[u8]]) -> Result<usize> {
         let len: usize = parts.iter().map(|part| part.len()).sum();
-        let needed = HEADER_LEN + len;
+        let head_len = self.check.head_len();
+        let needed = head_len + len;
         let frame = buf.get_mut(..needed).ok_or_else(|| too_small(needed))?;
         let length = u32::try_from(len).map_err(|_| err!(Inval, "the frame is too long"))?;
-        let (room, payload) = frame.split_at_mut(HEADER_LEN);
+        let (room, payload) = frame.split_at_mut(head_len);
         let mut put = Put { out: payload, at: 0 };
         for part in parts {
             put.bytes(part);
         }
-        let crc = crc32fast::hash(payload);
-        self.seal(room, kind, length, crc)?;
+        self.check.begin();
+        self.check.update(payload);
+        self.seal(room, kind, length)?;
         Ok(needed)
     }
 

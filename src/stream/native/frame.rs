@@ -35,6 +35,15 @@ flags! {
     }
 }
 
+flags! {
+    /// What a reader of a stream must know to read it. Bits of newer formats are kept, for whoever
+    /// refuses them.
+    open Features: u32 {
+        /// Each frame has a tag, which only who has the key can make.
+        AUTHENTICATED = 1 << 0;
+    }
+}
+
 /// What a frame carries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -144,13 +153,13 @@ fn header_crc(migration_id: &[u8; 16], header: &[u8; HEADER_LEN]) -> u32 {
 }
 
 /// The preamble's bytes.
-pub(super) fn encode_preamble(migration_id: &[u8; 16]) -> [u8; PREAMBLE_LEN] {
+pub(super) fn encode_preamble(migration_id: &[u8; 16], required: Features) -> [u8; PREAMBLE_LEN] {
     let mut out = [0; PREAMBLE_LEN];
     let mut put = Put { out: &mut out, at: 0 };
     put.bytes(&MAGIC);
     put.bytes(&FORMAT_MAJOR.to_le_bytes());
     put.bytes(&FORMAT_MINOR.to_le_bytes());
-    put.bytes(&0u32.to_le_bytes());
+    put.bytes(&required.bits().to_le_bytes());
     put.bytes(&0u32.to_le_bytes());
     put.bytes(migration_id);
     let crc = crc32fast::hash(out.get(..PREAMBLE_LEN - 4).unwrap_or_default());
@@ -158,14 +167,14 @@ pub(super) fn encode_preamble(migration_id: &[u8; 16]) -> [u8; PREAMBLE_LEN] {
     out
 }
 
-/// Reads a preamble; returns the migration id.
-pub(super) fn decode_preamble(bytes: &[u8; PREAMBLE_LEN]) -> Result<[u8; 16]> {
+/// Reads a preamble; returns the migration id, and what the stream requires.
+pub(super) fn decode_preamble(bytes: &[u8; PREAMBLE_LEN]) -> Result<([u8; 16], Features)> {
     let mut get = Get { bytes, at: 0 };
     if get.array::<8>() != MAGIC {
         return Err(err!(Proto, "this is not a libvfiomig stream"));
     }
     let (major, minor) = (get.u16(), get.u16());
-    let (required, _optional) = (get.u32(), get.u32());
+    let (required, _optional) = (Features::from_bits_retain(get.u32()), get.u32());
     let migration_id = get.array::<16>();
     // The check comes before the version: a flipped bit is damage, not a newer format.
     if get.u32() != crc32fast::hash(bytes.get(..PREAMBLE_LEN - 4).unwrap_or_default()) {
@@ -178,11 +187,13 @@ pub(super) fn decode_preamble(bytes: &[u8; PREAMBLE_LEN]) -> Result<[u8; 16]> {
              use a library of the same major format on both sides"
         ));
     }
-    if required != 0 {
+    let unknown = required - Features::AUTHENTICATED;
+    if !unknown.is_empty() {
         return Err(err!(
             Proto,
-            "the stream needs features {required:#x} that this library does not have"
+            "the stream needs features {:#x} that this library does not have",
+            unknown.bits()
         ));
     }
-    Ok(migration_id)
+    Ok((migration_id, required))
 }

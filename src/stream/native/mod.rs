@@ -5,10 +5,12 @@
 //! and passes on nothing that it has not verified. Checksums, totals and numbers are up to this
 //! room; what a stream says is up to the session.
 
+mod check;
 mod decode;
 mod encode;
 mod frame;
 mod identity;
+mod mac;
 mod staging;
 mod totals;
 mod writer;
@@ -16,8 +18,9 @@ mod writer;
 pub use decode::Decoder;
 pub use encode::Encoder;
 pub use frame::{
-    END_LEN, FORMAT_MAJOR, FORMAT_MINOR, FrameFlags, FrameHeader, FrameType, HEADER_LEN, MAGIC,
-    MAX_PAYLOAD, PREAMBLE_LEN,
+    END_LEN, FORMAT_MAJOR, FORMAT_MINOR, Features, FrameFlags, FrameHeader, FrameType, HEADER_LEN,
+    MAGIC, MAX_PAYLOAD, PREAMBLE_LEN,
 };
 pub use identity::{decode_identity, encode_identity};
+pub use mac::NONCE_LEN;
 pub(crate) use writer::Writer;

@@ -2,9 +2,10 @@
 //! Memory for frames that do not lie completely in an input, and for bytes that are received here.
 //!
 //! It grows with what has come, not with what a header announces. It holds at most the largest
-//! frame that the limits allow, plus what one reading brings after it. The checksum of a payload is
-//! computed as its bytes come, while they are still in the cache.
+//! frame that the limits allow, plus what one reading brings after it. A payload goes
+//! through the check as its bytes come, while they are still in the cache.
 
+use super::check::Check;
 use crate::alloc;
 use crate::error::{Result, err};
 use crate::stream::bytes::Get;
@@ -44,8 +45,8 @@ pub(super) struct Staging {
     offered: usize,
     /// Length of the payload that is expected; 0: none.
     payload: usize,
-    /// Checksum of the staged part of a payload, and how much of it that covers.
-    crc: crc32fast::Hasher,
+    /// What vouches for frames, and how much of a staged payload has gone through it.
+    pub check: Check,
     hashed: usize,
     /// Bytes of the stream taken so far.
     offset: u64,
@@ -61,7 +62,7 @@ impl Staging {
             used: 0,
             offered: 0,
             payload: 0,
-            crc: crc32fast::Hasher::new(),
+            check: Check::default(),
             hashed: 0,
             offset: 0,
         }
@@ -160,18 +161,18 @@ impl Staging {
     /// A payload of this length is expected.
     pub fn expect_payload(&mut self, len: usize) {
         self.payload = len;
-        self.crc.reset();
+        self.check.begin();
         self.hashed = 0;
         self.hash();
     }
 
-    /// The whole payload has come; returns its checksum.
-    pub fn end_payload(&mut self, found: Found<'_>) -> u32 {
-        self.payload = 0;
+    /// The whole payload has come, and goes through the check as far as it has not.
+    pub fn end_payload(&mut self, found: Found<'_>) {
         match found {
-            Found::Input(payload) => crc32fast::hash(payload),
-            Found::Staged(_) => self.crc.clone().finalize(),
+            Found::Input(payload) => self.check.update(payload),
+            Found::Staged(_) => self.hash(),
         }
+        self.payload = 0;
     }
 
     /// Bytes that are staged.
@@ -219,14 +220,15 @@ impl Staging {
         (self.start, self.end) = (place, place + filled);
     }
 
-    /// Adds what has been buffered of the payload since then to the checksum.
+    /// Has what has been buffered of the payload since then go through the check.
     fn hash(&mut self) {
-        if self.payload > 0 {
-            let end = self.filled().min(self.payload);
-            if let Some(new) = self.memory.get(self.start + self.hashed..self.start + end) {
-                self.crc.update(new);
-                self.hashed = end;
-            }
+        let end = match self.filled() {
+            part if part < self.payload => self.check.good_part(part),
+            _ => self.payload,
+        };
+        if let Some(new) = self.memory.get(self.start + self.hashed..self.start + end) {
+            self.check.update(new);
+            self.hashed = end;
         }
     }
 

@@ -5,15 +5,20 @@
 //! and, on the target, when it is written to the driver.
 
 use super::encode::Encoder;
-use super::frame::{FrameType, HEADER_LEN};
+use super::frame::FrameType;
 use super::identity::encode_identity;
+use super::mac::{NONCE_LEN, STEP};
 use crate::error::{Result, err};
+use crate::stream::auth::Auth;
 use crate::stream::writer::{Before, Piece, Room, Round, SaveStatus, Took, Waiting, Write};
 
 /// Writes one stream of frames.
 pub(crate) struct Writer {
     encoder: Encoder,
     max_frame: usize,
+    /// Data frames are a multiple of this long, where there is room and data: their checks go
+    /// faster then.
+    step: usize,
     preamble_sent: bool,
     identity_sent: bool,
 }
@@ -21,12 +26,23 @@ pub(crate) struct Writer {
 impl Writer {
     /// A new stream, whose data frames have a payload of at most `max_frame` bytes.
     pub fn new(migration_id: [u8; 16], device: u32, max_frame: u32) -> Writer {
-        Writer {
-            encoder: Encoder::new(migration_id, device),
-            max_frame: max_frame as usize,
-            preamble_sent: false,
-            identity_sent: false,
-        }
+        Writer::with(Encoder::new(migration_id, device), max_frame as usize, 1)
+    }
+
+    /// The same, authenticated; the random number `nonce` is the stream's alone.
+    pub fn authenticated(
+        migration_id: [u8; 16],
+        device: u32,
+        max_frame: u32,
+        auth: Auth,
+        nonce: [u8; NONCE_LEN],
+    ) -> Result<Writer> {
+        let encoder = Encoder::authenticated(migration_id, device, auth, nonce)?;
+        Ok(Writer::with(encoder, max_frame as usize, STEP))
+    }
+
+    fn with(encoder: Encoder, max_frame: usize, step: usize) -> Writer {
+        Writer { encoder, max_frame, step, preamble_sent: false, identity_sent: false }
     }
 
     /// A frame without data; reserved fields are 0.
@@ -75,16 +91,27 @@ impl Write for Writer {
         Ok(None)
     }
 
-    fn room<'b>(&mut self, buf: &'b mut [u8], _stopped: bool) -> Result<Room<'b>> {
-        Ok(Room::new(buf, HEADER_LEN, 0, self.max_frame).checked())
+    fn least_room(&self) -> usize {
+        match self.step {
+            1 => 0,
+            step => self.encoder.check.head_len() + step.min(self.max_frame),
+        }
     }
 
-    fn seal(&mut self, room: Room<'_>, round: &Round) -> Result<Piece> {
-        let (buf, len, crc) = room.into_parts();
+    fn room<'b>(&'b mut self, buf: &'b mut [u8], _stopped: bool) -> Result<Room<'b>> {
+        let check = &mut self.encoder.check;
+        let head_len = check.head_len();
+        let most = buf.len().saturating_sub(head_len).min(self.max_frame);
+        let even = if most < self.step { most } else { most - most % self.step };
+        check.begin();
+        Ok(Room::new(buf, head_len, 0, even).watched(check))
+    }
+
+    fn seal(&mut self, buf: &mut [u8], len: usize, round: &Round) -> Result<Piece> {
         if len > 0 {
             let length = u32::try_from(len).map_err(|_| err!(Inval, "the frame is too long"))?;
-            self.encoder.seal(buf, FrameType::Data, length, crc)?;
-            return Ok(Piece::more(HEADER_LEN + len));
+            self.encoder.seal(buf, FrameType::Data, length)?;
+            return Ok(Piece::more(self.encoder.check.head_len() + len));
         }
         if round.ended {
             let len = self.encoder.end(buf)?;

@@ -149,7 +149,7 @@ impl Write for Writer {
     }
 
     /// After the room for a header, and before the room for a tag.
-    fn room<'b>(&mut self, buf: &'b mut [u8], stopped: bool) -> Result<Room<'b>> {
+    fn room<'b>(&'b mut self, buf: &'b mut [u8], stopped: bool) -> Result<Room<'b>> {
         let packet = self.packets && stopped;
         // The last number cannot be used, because none could follow it.
         if packet && self.idx >= u32::MAX - 1 {
@@ -159,9 +159,8 @@ impl Write for Writer {
         Ok(Room::new(buf, head, TAG_LEN, self.max_piece))
     }
 
-    fn seal(&mut self, room: Room<'_>, round: &Round) -> Result<Piece> {
+    fn seal(&mut self, buf: &mut [u8], data_len: usize, round: &Round) -> Result<Piece> {
         let packet = self.packets && round.stopped;
-        let (buf, data_len, _) = room.into_parts();
         let len = self.put_head(buf, data_len, packet);
         let behind = buf.get_mut(len..).unwrap_or_default();
         if !round.stopped {

@@ -79,7 +79,8 @@ struct Writer {
 impl Writer {
     fn new() -> Writer {
         let encoder = Encoder::new(MIGRATION_ID, 3);
-        let mut writer = Writer { encoder, out: encode_preamble(&MIGRATION_ID).to_vec() };
+        let mut writer =
+            Writer { encoder, out: encode_preamble(&MIGRATION_ID, Features::empty()).to_vec() };
         let identity = Identity { bus: "pci".into(), ..Identity::default() };
         writer.put(FrameType::Identity, &[&encode_identity(&identity)]);
         writer
@@ -156,7 +157,8 @@ fn frames_that_are_missing_repeated_or_of_another_stream_are_refused() {
         assert!(read(DecodeLimits::default(), &[&twice]).is_err());
     }
     // The same frames under another migration's preamble.
-    let foreign = [&encode_preamble(&[8; 16])[..], &good[PREAMBLE_LEN..]].concat();
+    let foreign =
+        [&encode_preamble(&[8; 16], Features::empty())[..], &good[PREAMBLE_LEN..]].concat();
     assert_eq!(code(read(DecodeLimits::default(), &[&foreign])), Code::BadMsg);
 }
 
