@@ -10,10 +10,11 @@ use std::sync::{Arc, Mutex};
 
 use common::{Side, Twist, check_clean, side, small, stream_of, twisted_side};
 use vfiomig::device::State;
-use vfiomig::error::{Code, Errno, Outcome};
+use vfiomig::error::{Code, Errno, Operation, Outcome};
 use vfiomig::session::{LoadOptions, SaveOptions};
 use vfiomig::transport::{FeatureRequest, OpsTransport, Transport};
 use vfiomig::uapi;
+use vfiomig_sim::{Effect, Op};
 
 const GET_STATE: FeatureRequest = FeatureRequest::get(uapi::FEATURE_MIG_DEVICE_STATE);
 const SET_STATE: FeatureRequest = FeatureRequest::set(uapi::FEATURE_MIG_DEVICE_STATE);
@@ -101,6 +102,26 @@ fn a_device_that_is_not_in_resuming_any_more_is_not_committed() {
         assert_eq!(habit.lock().unwrap().asked, [RESET], "{state}");
         assert_eq!(target.sim.state(), vfiomig_sim::State::RUNNING);
         assert_eq!(target.sim.digest(), empty);
+        drop(load);
+        check_clean(&target);
+    }
+}
+
+#[test]
+fn a_device_that_does_not_say_where_it_is_is_not_committed_and_the_error_says_why() {
+    let stream = stream_of(&side(small(1)).device, SaveOptions::default()).unwrap();
+    for (errno, code) in [(libc::EIO, Code::Io), (libc::ENODEV, Code::NoDev)] {
+        let target = side(small(2));
+        let mut load = target.device.load(LoadOptions::default()).unwrap();
+        assert!(load.push(&stream).unwrap().ended);
+        target.sim.inject(Op::GetState, 1, errno, Effect::Once);
+        let error = load.commit().unwrap_err();
+        assert_eq!(error.code(), code, "{error}");
+        assert!(error.message().contains("state cannot be read"), "{error}");
+        let failure = error.failure().unwrap();
+        assert_eq!((failure.operation, failure.errno), (Operation::GetState, errno));
+        assert_eq!(failure.outcome, Outcome::Reset);
+        assert_eq!(target.sim.state(), vfiomig_sim::State::RUNNING);
         drop(load);
         check_clean(&target);
     }

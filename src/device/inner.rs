@@ -136,7 +136,7 @@ impl Inner {
     }
 
     /// The same; an error says what it means for the device.
-    pub(super) fn ask_state(&mut self) -> Result<State> {
+    pub(crate) fn ask_state(&mut self) -> Result<State> {
         self.query_state().map_err(|errno| {
             Error::from_args(
                 errno.code(),

@@ -145,9 +145,9 @@ impl Loading {
     pub fn commit(&self, inner: &mut Inner) -> Result<()> {
         // A device that was reset behind the library's back would go from RUNNING to STOP without
         // complaint, with nothing loaded.
-        let state = inner.query_state();
+        let state = inner.ask_state();
         self.check_alive(inner)?;
-        if state != Ok(State::Resuming) {
+        if state? != State::Resuming {
             return Err(err!(NoDev, "the device is no longer in RESUMING"));
         }
         let ns = inner.transition(State::Stop, Recover::Reset)?;
