@@ -54,7 +54,7 @@ judge() {
 		exit 1
 	fi
 	# Its lines of counts, or its last line if it counts nothing.
-	counts=$(grep -E '^([a-z-]+: )?[0-9]+ passed, [0-9]+ failed' "$log" | tr '\n' ';' | sed 's/;$//; s/;/; /g')
+	counts=$(grep -E '^([a-z-]+: )?[0-9]+ (passed|of [0-9]+ .*), [0-9]+ failed' "$log" | tr '\n' ';' | sed 's/;$//; s/;/; /g')
 	[ -n "$counts" ] || counts=$(grep -v '^make' "$log" | tail -n 1)
 	printf '%4d s  %-22s  %s\n' "$took" "$1" "$counts" >>"$B/check/summary"
 	count=$((count + 1))
