@@ -153,7 +153,7 @@ demo: $(B)/demo/demo ## migrate memory and a simulated device between two proces
 # --- tests ------------------------------------------------------------------------------------
 
 # check-c builds what runs in the lab.
-CHECK_GROUPS = lint check-rust check-c beside:lab,lab-syscalls check-model check-valgrind \
+CHECK_GROUPS = lint check-rust check-c beside:lab,lab-syscalls check-dirty check-handover-quick check-valgrind \
 	check-sanitizers check-msrv check-v3 check-miri check-abi check-installed
 
 .PHONY: check
@@ -198,9 +198,22 @@ check-msrv: ## compile with the oldest Rust and the oldest crates that Cargo.tom
 MODEL_CASES ?= 100000
 
 .PHONY: check-model
-check-model: ## dirty tracking against a model: 100,000 new random runs (MODEL_CASES, VFIOMIG_MODEL_SEED)
+check-model: check-dirty check-handover ## both models: dirty tracking, and the handover at large
+
+.PHONY: check-dirty
+check-dirty: ## dirty tracking against a model: 100,000 new random runs (MODEL_CASES, VFIOMIG_MODEL_SEED)
 	@VFIOMIG_MODEL_CASES='$(MODEL_CASES)' $(CARGO) test --profile checked $(CARGO_ARGS) \
 		--package vfiomig --test dirty_model -- --nocapture
+
+HANDOVER_MODEL = $(CARGO) run --quiet --profile checked $(CARGO_ARGS) --package vfiomig-model --
+
+.PHONY: check-handover-quick
+check-handover-quick: ## everything that can happen to a handover, within narrow bounds; and planted mistakes
+	@$(HANDOVER_MODEL) quick
+
+.PHONY: check-handover
+check-handover: ## the same within wider bounds: minutes
+	@$(HANDOVER_MODEL) large
 
 # Not part of check: hours.
 .PHONY: check-mutants

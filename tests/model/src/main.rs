@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Goes through the model, and through each mistake that is planted in it.
+//!
+//! usage: vfiomig-model quick|large
+
+use std::process::ExitCode;
+
+use vfiomig_model::{Bounds, Fault, explore, find};
+
+/// With nothing planted: everything holds, and everything that should be reachable is.
+const QUICK: [Bounds; 3] = [
+    Bounds { attempts: 1, cuts: 1, failures: 0, resumes: 0, devices: 1 },
+    Bounds { attempts: 1, cuts: 0, failures: 1, resumes: 1, devices: 2 },
+    Bounds { attempts: 2, cuts: 0, failures: 0, resumes: 0, devices: 1 },
+];
+
+/// Some minutes.
+const LARGE: [Bounds; 3] = [
+    Bounds { attempts: 1, cuts: 1, failures: 2, resumes: 1, devices: 2 },
+    Bounds { attempts: 1, cuts: 2, failures: 0, resumes: 0, devices: 1 },
+    Bounds { attempts: 2, cuts: 0, failures: 2, resumes: 0, devices: 1 },
+];
+
+fn main() -> ExitCode {
+    let large = match std::env::args().nth(1).as_deref() {
+        Some("quick") => false,
+        Some("large") => true,
+        _ => {
+            eprintln!("usage: vfiomig-model quick|large");
+            return ExitCode::from(2);
+        }
+    };
+    let (mut passed, mut failed) = (0, 0);
+    let mut count = |line: String, right: bool| {
+        println!("handover: {}{line}", if right { "" } else { "WRONG: " });
+        *if right { &mut passed } else { &mut failed } += 1;
+    };
+    for bounds in QUICK.iter().chain(LARGE.iter().filter(|_| large)) {
+        let found = explore(*bounds);
+        count(found.to_string(), found.is_right());
+    }
+    for fault in Fault::ALL {
+        let found = find(fault);
+        count(found.to_string(), found.is_right());
+    }
+    println!("check-handover: {passed} passed, {failed} failed");
+    ExitCode::from(u8::from(failed > 0))
+}
