@@ -3,6 +3,7 @@
  * The memory map: an invalid mapping is refused and changes nothing, what enumerate adds replaces
  * what was there, and mappings that are added while tracking is on are not forgotten.
  */
+#include "kernel-structs.h"
 #include "track.h"
 
 #define BASE ((uint64_t)1 << 33)
@@ -16,12 +17,12 @@ static struct {
 static int logged_feature(void *sim, uint32_t flags, void *data, size_t len)
 {
     if (flags == (1u << 17 | 6) && len >= 24) {
-        uint64_t control[3];
-        memcpy(control, data, sizeof control);
+        struct log_control control;
+        memcpy(&control, data, sizeof control);
         logged.starts++;
-        logged.num_ranges = (uint32_t)control[1];
+        logged.num_ranges = control.num_ranges;
         if (logged.num_ranges <= 256)
-            memcpy(logged.ranges, (void *)(uintptr_t)control[2],
+            memcpy(logged.ranges, (void *)(uintptr_t)control.ranges,
                    logged.num_ranges * sizeof *logged.ranges);
     }
     return vfiomig_sim_ops(sim)->feature(sim, flags, data, len);

@@ -6,6 +6,7 @@
 #ifndef LOGGER_H
 #define LOGGER_H
 
+#include "kernel-structs.h"
 #include "rig.h"
 
 #define GET (1u << 16)
@@ -34,10 +35,11 @@ struct logger {
 
 static inline int logger_start_(struct logger *d, void *data)
 {
-    uint64_t control[3], bytes = 0;
-    memcpy(control, data, sizeof control);
-    uint32_t num = (uint32_t)control[1];
-    const uint64_t(*ranges)[2] = (const uint64_t(*)[2])(uintptr_t)control[2];
+    struct log_control control;
+    uint64_t bytes = 0;
+    memcpy(&control, data, sizeof control);
+    uint32_t num = control.num_ranges;
+    const uint64_t(*ranges)[2] = (const uint64_t(*)[2])(uintptr_t)control.ranges;
     d->starts++;
     if (d->left_on)
         return -EEXIST;

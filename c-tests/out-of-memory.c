@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "failing-malloc.h"
+#include "kernel-structs.h"
 #include "track.h"
 
 enum { CAP = VFIOMIG_QEMU_BUFFER, MAX_PACKETS = 64 };
@@ -795,7 +796,7 @@ static void report(uint64_t address, uint64_t iova, uint64_t length)
 /* A type1 container and an iommufd, as far as dirty tracking needs them. */
 int ioctl(int fd, unsigned long request, ...)
 {
-    static const uint32_t migration[8] = { 2 | 1u << 16, 0, 0, 0, 4096, 0, 256u << 20, 0 };
+    static const struct migration_capability migration = { 2, 1, 0, 0, 0, 4096, 256u << 20 };
     va_list args;
     va_start(args, request);
     uint32_t *arg = va_arg(args, void *);
@@ -805,7 +806,7 @@ int ioctl(int fd, unsigned long request, ...)
         case 112: /* VFIO_IOMMU_GET_INFO */
             arg[1] = 2;
             arg[4] = 24;
-            memcpy(arg + 6, migration, sizeof migration);
+            memcpy(arg + 6, &migration, sizeof migration);
             return 0;
         case 114: /* VFIO_IOMMU_UNMAP_DMA */
             report(u64_at(arg, 40), u64_at(arg, 8), u64_at(arg, 16));

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "kernel-structs.h"
 
 #define GET_INFO 0x3b6b
 #define GET_REGION_INFO 0x3b6c
@@ -47,6 +48,11 @@ static uint64_t u64_at(const uint32_t *arg, size_t offset)
     return value;
 }
 
+static void put_u64(uint32_t *arg, size_t offset, uint64_t value)
+{
+    memcpy((char *)arg + offset, &value, sizeof value);
+}
+
 /* Everything that is asked for is dirty. */
 static void all_dirty(uint64_t address, uint64_t length, uint64_t page_size)
 {
@@ -58,12 +64,12 @@ static void all_dirty(uint64_t address, uint64_t length, uint64_t page_size)
 static int answer_container(unsigned long request, uint32_t *arg)
 {
     /* The migration capability: id 2, pages of 4 KiB, bitmaps of up to 256 MiB. */
-    static const uint32_t migration[8] = { 2 | 1u << 16, 0, 0, 0, 4096, 0, 256u << 20, 0 };
+    static const struct migration_capability migration = { 2, 1, 0, 0, 0, 4096, 256u << 20 };
     switch (request) {
     case IOMMU_GET_INFO:
         arg[1] = 2;
         arg[4] = 24;
-        memcpy(arg + 6, migration, sizeof migration);
+        memcpy(arg + 6, &migration, sizeof migration);
         return 0;
     case IOMMU_UNMAP_DMA:
         all_dirty(u64_at(arg, 40), u64_at(arg, 16), u64_at(arg, 24));
@@ -99,8 +105,7 @@ static int answer_feature(uint32_t *arg)
 {
     switch (arg[1]) {
     case 1u << 16 | 1: /* migration flags */
-        arg[2] = 7;
-        arg[3] = 0;
+        put_u64(arg, 8, 7);
         return 0;
     case 1u << 16 | 2: /* state */
         arg[2] = state;
@@ -115,8 +120,7 @@ static int answer_feature(uint32_t *arg)
         }
         return 0;
     case 1u << 16 | 9: /* size */
-        arg[2] = SIZE;
-        arg[3] = 0;
+        put_u64(arg, 8, SIZE);
         return 0;
     case 1u << 17 | 12: /* pre-copy info version 2 */
         return 0;
@@ -141,9 +145,9 @@ static int answer(int fd, unsigned long request, uint32_t *arg)
     if (fd == iommu_fd)
         return answer_iommufd(request, arg);
     if (request == GET_PRECOPY_INFO && fd == data_fd) {
-        arg[2] = left;
+        put_u64(arg, 8, left);
+        put_u64(arg, 16, 0);
         left = 0;
-        arg[3] = arg[4] = arg[5] = 0;
         return 0;
     }
     if (fd != device_fds[0] && fd != device_fds[1])
@@ -154,8 +158,8 @@ static int answer(int fd, unsigned long request, uint32_t *arg)
         arg[2] = 9;
         return 0;
     case GET_REGION_INFO: /* the file itself is the configuration space */
-        arg[4] = 256;
-        arg[5] = arg[6] = arg[7] = 0;
+        put_u64(arg, 16, 256);
+        put_u64(arg, 24, 0);
         return 0;
     case RESET:
         state = VFIOMIG_STATE_RUNNING;
