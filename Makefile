@@ -17,8 +17,13 @@ RUST_TARGET ?=
 ENABLE_ENV_LOGGER ?= 1
 # Further Cargo features of the library.
 FEATURES ?=
+CPPFLAGS ?=
 CFLAGS ?= -O2 -g
+CXXFLAGS ?= -O2 -g
+# For cc, and for what rustc links, which is the tool.
 LDFLAGS ?=
+# Runs programs that were built for RUST_TARGET: qemu-s390x -L /usr/s390x-linux-gnu
+EMULATOR ?=
 INSTALL ?= install
 PKG_CONFIG ?= pkg-config
 
@@ -49,12 +54,24 @@ export CARGO_TARGET_DIR := $(abspath $(CARGO_TARGET_DIR))
 ifdef RUSTFLAGS
 export RUSTFLAGS
 endif
+# For another machine, rustc links with CC, unless cargo was told something else. CC may be several words,
+# which cargo does not take.
+ifneq ($(RUST_TARGET),)
+CARGO_TARGET := CARGO_TARGET_$(shell echo '$(RUST_TARGET)' | tr a-z- A-Z_)
+$(CARGO_TARGET)_LINKER ?= $(abspath $(B))/cc
+export $(CARGO_TARGET)_LINKER
+ifneq ($(EMULATOR),)
+$(CARGO_TARGET)_RUNNER ?= $(EMULATOR)
+export $(CARGO_TARGET)_RUNNER
+endif
+endif
 RELEASE := $(CARGO_TARGET_DIR)/$(if $(RUST_TARGET),$(RUST_TARGET)/)release
 CARGO_ARGS = $(CARGO_FLAGS) $(if $(RUST_TARGET),--target $(RUST_TARGET))
 # No path of this machine in what is built: the same tree gives the same library everywhere.
 REMAP = --remap-path-prefix=$(CURDIR)=libvfiomig \
 	--remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}=cargo
-CARGO_BUILD = RUSTFLAGS="$(RUSTFLAGS) $(REMAP)" $(CARGO) build --release $(CARGO_ARGS)
+RUST_LDFLAGS = $(foreach flag,$(LDFLAGS),-C link-arg=$(flag))
+CARGO_BUILD = RUSTFLAGS="$(RUSTFLAGS) $(RUST_LDFLAGS) $(REMAP)" $(CARGO) build --release $(CARGO_ARGS)
 FEATURE_ARGS = $(if $(filter 1,$(ENABLE_ENV_LOGGER)),,--no-default-features) \
 	$(if $(FEATURES),--features '$(FEATURES)')
 
@@ -69,7 +86,11 @@ help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{ printf "  %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: FORCE
-FORCE:
+FORCE: $(if $(RUST_TARGET),linker)
+
+.PHONY: linker
+linker: | $(B)
+	@printf '#!/bin/sh\nexec %s "$$@"\n' '$(CC)' >$(B)/cc && chmod 755 $(B)/cc
 
 # --- the library ------------------------------------------------------------------------------
 
@@ -81,11 +102,12 @@ $(B)/libvfiomig.a: FORCE | $(B)
 	@$(CARGO_BUILD) $(FEATURE_ARGS) --package vfiomig-c --lib
 	@$(call refresh,$(RELEASE)/libvfiomig_c.a,$@)
 
-# What else a program that links the static library needs, as rustc says for this target.
-$(B)/native-libs: $(B)/libvfiomig.a
+# What else a program that links the static library needs, as rustc says for this target. Without what cc
+# adds by itself: the C library, and an unwinder, which is another one in a program without shared libraries.
+$(B)/native-libs: $(B)/libvfiomig.a Makefile
 	@echo 'pub fn f() {}' | $(RUSTC) --crate-type staticlib --print native-static-libs \
 		$(if $(RUST_TARGET),--target $(RUST_TARGET)) -o $(B)/empty.a - 2>&1 \
-		| sed -n 's/^note: native-static-libs: //p' >$@
+		| sed -n '/^note: native-static-libs: /{s///; s/-lgcc_[a-z]*\|-lc\b//g; s/  */ /g; s/^ //; s/ $$//; p}' >$@
 	@rm -f $(B)/empty.a
 	@test -s $@ || { echo "rustc does not say which native libraries are needed" >&2; exit 1; }
 
@@ -95,13 +117,16 @@ SO_LDFLAGS = -Wl,-soname,$(SONAME) -Wl,--version-script=$(MAP) \
 	-Wl,--no-undefined-version -Wl,-z,defs -Wl,-z,relro -Wl,-z,now -Wl,--gc-sections
 
 $(B)/$(REALNAME): $(B)/libvfiomig.a $(B)/native-libs $(MAP)
-	$(CC) -shared $(CFLAGS) $(LDFLAGS) $(SO_LDFLAGS) -o $@ \
+	$(CC) -shared $(CFLAGS) $(SO_LDFLAGS) $(LDFLAGS) -o $@ \
 		-Wl,--whole-archive $(B)/libvfiomig.a -Wl,--no-whole-archive $$(cat $(B)/native-libs)
 	@ln -sf $(REALNAME) $(B)/$(SONAME)
 	@ln -sf $(SONAME) $(B)/libvfiomig.so
 
-make_pc = sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@EXEC_PREFIX@|$(EXEC_PREFIX)|' \
-	-e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@INCLUDEDIR@|$(INCLUDEDIR)|' -e 's|@VERSION@|$(VERSION)|' \
+# In terms of the prefixes, where they are below them, so that --define-variable=prefix= moves them.
+make_pc = sed -e 's|@PREFIX@|$(PREFIX)|' \
+	-e 's|@EXEC_PREFIX@|$(patsubst $(PREFIX),$${prefix},$(EXEC_PREFIX:$(PREFIX)/%=$${prefix}/%))|' \
+	-e 's|@LIBDIR@|$(patsubst $(PREFIX)/%,$${prefix}/%,$(LIBDIR:$(EXEC_PREFIX)/%=$${exec_prefix}/%))|' \
+	-e 's|@INCLUDEDIR@|$(INCLUDEDIR:$(PREFIX)/%=$${prefix}/%)|' -e 's|@VERSION@|$(VERSION)|' \
 	-e "s|@NATIVE_LIBS@|$$(cat $(B)/native-libs)|" pkgconfig/$(1).pc.in
 
 $(B)/vfiomig.pc: pkgconfig/vfiomig.pc.in $(B)/native-libs FORCE
@@ -120,7 +145,7 @@ $(B)/libvfiomig-sim.a: FORCE | $(B)
 # Exports vfiomig_sim_* only: the library's own functions come from the library.
 $(B)/libvfiomig-sim.so: $(B)/libvfiomig-sim.a $(B)/native-libs sim/libvfiomig-sim.map
 	$(CC) -shared $(CFLAGS) $(LDFLAGS) -Wl,-soname,libvfiomig-sim.so \
-		-Wl,--version-script=sim/libvfiomig-sim.map -Wl,-z,defs -Wl,--gc-sections -o $@ \
+		-Wl,--version-script=sim/libvfiomig-sim.map -Wl,-z,defs -Wl,-z,relro -Wl,-z,now -Wl,--gc-sections -o $@ \
 		-Wl,--whole-archive $(B)/libvfiomig-sim.a -Wl,--no-whole-archive $$(cat $(B)/native-libs)
 
 .PHONY: sim
@@ -132,7 +157,7 @@ $(B) $(B)/demo $(B)/c-tests/plain $(B)/c-tests/sanitized $(B)/lab/tests:
 # --- the demo ---------------------------------------------------------------------------------
 
 # Relative run paths: programs find the library wherever the tree is moved to.
-TEST_CPPFLAGS = -D_GNU_SOURCE -Iinclude -Isim/include
+TEST_CPPFLAGS = -D_GNU_SOURCE -Iinclude -Isim/include $(CPPFLAGS)
 TEST_CFLAGS = $(CFLAGS) -std=c11 -Wall -Wextra -Wpedantic -Wshadow $(WERROR)
 TEST_LIBS = -L$(B) -lvfiomig-sim -lvfiomig -pthread
 TEST_SOS = $(B)/$(REALNAME) $(B)/libvfiomig-sim.so
@@ -188,8 +213,17 @@ words: ## phrases that must not come back, in documentation, comments and messag
 	else echo "words: python3 is not installed: not checked" >&2; fi
 
 .PHONY: check-rust
-check-rust: ## the Rust tests
-	@CARGO='$(CARGO)' scripts/rust-tests.sh $(CARGO_ARGS) --workspace
+check-rust: FORCE ## the Rust tests
+	@CARGO='$(CARGO)' scripts/rust-tests.sh $(CARGO_ARGS) $(TESTED_PACKAGES)
+
+TESTED_PACKAGES ?= --workspace
+
+# What a package's build can run: no network, no lint, no lab, and no compiler but the one that built it.
+.PHONY: check-build
+check-build: ## the Rust, C, ABI and installation tests, and nothing else, for packagers
+	+@MAKE='$(MAKE)' B='$(B)' VFIOMIG_NO_INSTALL=1 VFIOMIG_CHECK_BUILD=1 \
+		TESTED_PACKAGES='$(addprefix --package=,vfiomig vfiomig-sim vfiomig-cli)' \
+		scripts/check.sh --no-deps check-rust check-c check-abi check-installed
 
 .PHONY: check-msrv
 check-msrv: ## compile with the oldest Rust and the oldest crates that Cargo.toml allows
@@ -245,7 +279,7 @@ $(B)/c-tests/plain/example-%: c-tests/examples/%.c $(C_TEST_HDR) $(TEST_SOS) | $
 	@$(CC) $(TEST_CPPFLAGS) $(TEST_CFLAGS) $(LDFLAGS) -o $@ $< $(TEST_LIBS) $(TEST_RPATH)
 
 $(B)/c-tests/plain/%: c-tests/%.cpp $(C_TEST_HDR) $(TEST_SOS) | $(B)/c-tests/plain
-	@$(CXX) $(TEST_CPPFLAGS) $(CFLAGS) -std=c++17 -pedantic-errors -Wall -Wextra $(WERROR) $(LDFLAGS) -o $@ $< $(TEST_LIBS) $(TEST_RPATH)
+	@$(CXX) $(TEST_CPPFLAGS) $(CXXFLAGS) -std=c++17 -pedantic-errors -Wall -Wextra $(WERROR) $(LDFLAGS) -o $@ $< $(TEST_LIBS) $(TEST_RPATH)
 
 $(B)/c-tests/sanitized/%: c-tests/%.c $(C_TEST_HDR) $(TEST_SOS) | $(B)/c-tests/sanitized
 	@$(CC) $(TEST_CPPFLAGS) -DVERSION='"$(VERSION)"' $(TEST_CFLAGS) $(call std_of,$*) $(SANITIZE) $(LDFLAGS) -o $@ $< $(TEST_LIBS) $(TEST_RPATH)
@@ -254,7 +288,7 @@ $(B)/c-tests/sanitized/example-%: c-tests/examples/%.c $(C_TEST_HDR) $(TEST_SOS)
 	@$(CC) $(TEST_CPPFLAGS) $(TEST_CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $< $(TEST_LIBS) $(TEST_RPATH)
 
 $(B)/c-tests/sanitized/%: c-tests/%.cpp $(C_TEST_HDR) $(TEST_SOS) | $(B)/c-tests/sanitized
-	@$(CXX) $(TEST_CPPFLAGS) $(CFLAGS) -std=c++17 -pedantic-errors -Wall -Wextra $(WERROR) $(SANITIZE) $(LDFLAGS) -o $@ $< $(TEST_LIBS) $(TEST_RPATH)
+	@$(CXX) $(TEST_CPPFLAGS) $(CXXFLAGS) -std=c++17 -pedantic-errors -Wall -Wextra $(WERROR) $(SANITIZE) $(LDFLAGS) -o $@ $< $(TEST_LIBS) $(TEST_RPATH)
 
 # Opens the library itself.
 $(B)/c-tests/plain/dlopen $(B)/c-tests/sanitized/dlopen: TEST_LIBS = -ldl -pthread
@@ -274,15 +308,19 @@ $(B)/checked/libvfiomig.so: $(B)/native-libs $(MAP) FORCE
 	@mkdir -p $(B)/checked
 	@$(CARGO) build --profile checked $(CARGO_ARGS) --package vfiomig-c --lib --no-default-features
 	@$(call refresh,$(CARGO_TARGET_DIR)/$(if $(RUST_TARGET),$(RUST_TARGET)/)checked/libvfiomig_c.a,$(B)/checked/libvfiomig.a)
-	@test $@ -nt $(B)/checked/libvfiomig.a && test $@ -nt $(MAP) || $(CC) -shared $(CFLAGS) $(LDFLAGS) $(SO_LDFLAGS) -o $@ \
+	@test $@ -nt $(B)/checked/libvfiomig.a && test $@ -nt $(MAP) || $(CC) -shared $(CFLAGS) $(SO_LDFLAGS) $(LDFLAGS) -o $@ \
 		-Wl,--whole-archive $(B)/checked/libvfiomig.a -Wl,--no-whole-archive $$(cat $(B)/native-libs)
 	@ln -sf libvfiomig.so $(B)/checked/$(SONAME)
 
+# What qemu-user cannot do: refuse an unknown ioctl as a file does (ENOTTY), and MADV_WIPEONFORK.
+NOT_EMULATED = misuse fork error-codes out-of-memory doc-examples example-device example-overview
+
 .PHONY: check-c
 check-c: $(PLAIN) $(B)/demo/demo ## the C tests and the demo's failures
-	@EXPECT_ENV_LOGGER=$(ENABLE_ENV_LOGGER) c-tests/run.sh check-c $(PLAIN)
-	@c-tests/demo/failures.sh $(B)/demo/demo
-	@EXPECT_ENV_LOGGER=$(ENABLE_ENV_LOGGER) c-tests/syscalls.sh $(B)/c-tests/plain
+	@EXPECT_ENV_LOGGER=$(ENABLE_ENV_LOGGER) EMULATOR='$(EMULATOR)' c-tests/run.sh check-c \
+		$(if $(EMULATOR),$(filter-out $(addprefix %/,$(NOT_EMULATED)),$(PLAIN)),$(PLAIN))
+	@EMULATOR='$(EMULATOR)' c-tests/demo/failures.sh $(B)/demo/demo
+	@$(if $(EMULATOR),:,EXPECT_ENV_LOGGER=$(ENABLE_ENV_LOGGER) c-tests/syscalls.sh $(B)/c-tests/plain)
 
 .PHONY: check-valgrind
 check-valgrind: $(PLAIN) ## the C tests under valgrind
@@ -310,6 +348,9 @@ check-abi: $(B)/$(REALNAME) ## exported symbols, their versions, SONAME
 .PHONY: check-installed
 check-installed: all sim ## install into a temporary directory and use the result
 	@MAKE='$(MAKE)' B='$(B)' CC='$(CC)' PKG_CONFIG='$(PKG_CONFIG)' c-tests/installed.sh $(VERSION)
+	@MAKE='$(MAKE)' B='$(B)' CC='$(CC)' PKG_CONFIG='$(PKG_CONFIG)' PREFIX=/opt/vmm EXEC_PREFIX=/opt/vmm/exec \
+		LIBDIR=/opt/vmm/exec/lib64 BINDIR=/opt/bin INCLUDEDIR=/opt/vmm/include/some \
+		PKGCONFIGDIR=/opt/pc MANDIR=/opt/man DOCDIR=/opt/doc c-tests/installed.sh $(VERSION) --elsewhere
 
 LAB_COMMON = c-tests/lab/lab-common.c c-tests/lab/iommu.c
 LAB_SRC = $(filter-out $(LAB_COMMON),$(wildcard c-tests/lab/*.c))

@@ -4,7 +4,10 @@
 # What `make install` leaves is what a distribution and a program need: the right files, found
 # by pkg-config, linked with shared and static, and all of it removed by `make uninstall`.
 #
-# usage: installed.sh VERSION        (run where the Makefile is, after `make all`)
+# usage: installed.sh VERSION [--elsewhere]        (run where the Makefile is, after `make all sim`)
+#
+# The directories that the environment names (PREFIX, LIBDIR and so on, as `make` passes them on) are
+# those of the first installation; --elsewhere ends after it.
 
 set -u
 version=$1
@@ -15,26 +18,33 @@ build=${B:-build}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 unset MAKEFLAGS MFLAGS
+PREFIX=${PREFIX:-/usr}
+EXEC_PREFIX=${EXEC_PREFIX:-$PREFIX} LIBDIR=${LIBDIR:-$PREFIX/lib/some-triplet}
+BINDIR=${BINDIR:-$EXEC_PREFIX/bin} INCLUDEDIR=${INCLUDEDIR:-$PREFIX/include}
+PKGCONFIGDIR=${PKGCONFIGDIR:-$LIBDIR/pkgconfig} MANDIR=${MANDIR:-$PREFIX/share/man}
+DOCDIR=${DOCDIR:-$PREFIX/share/doc/libvfiomig}
+export PREFIX EXEC_PREFIX BINDIR LIBDIR INCLUDEDIR PKGCONFIGDIR MANDIR DOCDIR
+# Both kinds of library are tried, whatever the packager installs.
+unset DESTDIR ENABLE_STATIC
 group=installed
 # shellcheck source=c-tests/verdict.sh
 . "$(dirname "$0")/verdict.sh"
 listing() { (cd "$1" && find . ! -type d -printf '%P %m %l %s\n' | sort); }
 
 # As a distribution does it.
-"$make" --no-print-directory B="$build" install DESTDIR="$work/root" PREFIX=/usr LIBDIR=/usr/lib/some-triplet >"$work/log" 2>&1 ||
+"$make" --no-print-directory B="$build" install DESTDIR="$work/root" >"$work/log" 2>&1 ||
 	bad install "$(cat "$work/log")"
 verdict files "$(
 	cd "$work/root" || exit
-	for f in usr/bin/vfiomig usr/include/vfiomig.h usr/lib/some-triplet/libvfiomig.a \
-		"usr/lib/some-triplet/libvfiomig.so.$version" usr/lib/some-triplet/pkgconfig/vfiomig.pc \
-		usr/share/man/man3/vfiomig_save_next.3 usr/share/man/man7/vfiomig.7 \
-		usr/share/man/man1/vfiomig.1 usr/share/doc/libvfiomig/docs/migration-guide.md \
-		usr/share/doc/libvfiomig/docs/syscalls.json usr/share/doc/libvfiomig/LICENSE-MIT \
-		usr/share/doc/libvfiomig/LICENSE-APACHE; do
-		[ -s "$f" ] || echo "no $f"
+	for f in "$BINDIR/vfiomig" "$INCLUDEDIR/vfiomig.h" "$LIBDIR/libvfiomig.a" \
+		"$LIBDIR/libvfiomig.so.$version" "$PKGCONFIGDIR/vfiomig.pc" \
+		"$MANDIR/man3/vfiomig_save_next.3" "$MANDIR/man7/vfiomig.7" "$MANDIR/man1/vfiomig.1" \
+		"$DOCDIR/docs/migration-guide.md" "$DOCDIR/docs/syscalls.json" "$DOCDIR/LICENSE-MIT" \
+		"$DOCDIR/LICENSE-APACHE"; do
+		[ -s ".$f" ] || echo "no $f"
 	done
-	[ "$(readlink usr/lib/some-triplet/libvfiomig.so.0)" = "libvfiomig.so.$version" ] || echo "wrong link .so.0"
-	[ "$(readlink usr/lib/some-triplet/libvfiomig.so)" = libvfiomig.so.0 ] || echo "wrong link .so"
+	[ "$(readlink ".$LIBDIR/libvfiomig.so.0")" = "libvfiomig.so.$version" ] || echo "wrong link .so.0"
+	[ "$(readlink ".$LIBDIR/libvfiomig.so")" = libvfiomig.so.0 ] || echo "wrong link .so"
 	find . -type f -perm /022 -printf '%P is writable for others\n'
 	grep -rlI "$work" . | sed 's/$/ names the temporary directory/'
 	# The same tree built elsewhere must give the same files.
@@ -42,24 +52,31 @@ verdict files "$(
 		grep -rlF "$path" . | sed "s|\$| names $path|"
 	done
 )"
-command -v python3 >/dev/null 2>&1 && verdict references "$(scripts/lint-docs.py "$work/root/usr/share" "$work/root/usr/include/vfiomig.h" 2>/dev/null ||
+command -v python3 >/dev/null 2>&1 && verdict references "$(scripts/lint-docs.py "$work/root" "$work/root$INCLUDEDIR/vfiomig.h" 2>/dev/null ||
 	echo 'something that is installed refers to what is not')"
 listing "$work/root" >"$work/first"
-"$make" --no-print-directory B="$build" install DESTDIR="$work/root" PREFIX=/usr LIBDIR=/usr/lib/some-triplet >/dev/null 2>&1
+"$make" --no-print-directory B="$build" install DESTDIR="$work/root" >/dev/null 2>&1
 listing "$work/root" >"$work/second"
 verdict idempotent "$(diff "$work/first" "$work/second")"
 # Another user may install, who has no cargo: nothing may even look for it.
-"$make" --no-print-directory B="$build" install DESTDIR="$work/nocargo" PREFIX=/usr LIBDIR=/usr/lib/some-triplet CARGO=false RUSTC=false >"$work/log" 2>&1 ||
+"$make" --no-print-directory B="$build" install DESTDIR="$work/nocargo" CARGO=false RUSTC=false >"$work/log" 2>&1 ||
 	bad install-without-cargo "$(cat "$work/log")"
 listing "$work/nocargo" | diff "$work/first" - >"$work/log"
 verdict install-without-building "$(cat "$work/log")"
-"$make" --no-print-directory B="$build" install ENABLE_STATIC=0 DESTDIR="$work/shared" PREFIX=/usr >/dev/null 2>&1
-verdict without-static-library "$(find "$work/shared" -name '*.a'; [ -e "$work/shared/usr/lib/libvfiomig.so" ] || echo 'no library')"
-"$make" --no-print-directory B="$build" install-sim DESTDIR="$work/root" PREFIX=/usr LIBDIR=/usr/lib/some-triplet >/dev/null 2>&1
-"$make" --no-print-directory B="$build" uninstall DESTDIR="$work/root" PREFIX=/usr LIBDIR=/usr/lib/some-triplet >/dev/null 2>&1
+"$make" --no-print-directory B="$build" install ENABLE_STATIC=0 DESTDIR="$work/shared" >/dev/null 2>&1
+verdict without-static-library "$(find "$work/shared" -name '*.a'; [ -e "$work/shared$LIBDIR/libvfiomig.so" ] || echo 'no library')"
+"$make" --no-print-directory B="$build" install-sim DESTDIR="$work/root" >/dev/null 2>&1
+"$make" --no-print-directory B="$build" uninstall DESTDIR="$work/root" >/dev/null 2>&1
 verdict uninstall "$(find "$work/root" ! -type d)"
 
+if [ "${2-}" = --elsewhere ]; then
+	echo "check-installed, elsewhere: $passed passed, $failed failed"
+	[ $failed -eq 0 ] && [ $passed -ge 6 ]
+	exit
+fi
+
 # As a user does it, below a prefix; then used from there, and from nowhere else.
+unset PREFIX EXEC_PREFIX BINDIR LIBDIR INCLUDEDIR PKGCONFIGDIR MANDIR DOCDIR
 prefix=$work/prefix
 "$make" --no-print-directory B="$build" install PREFIX="$prefix" >"$work/log" 2>&1 || bad install-prefix "$(cat "$work/log")"
 PKG_CONFIG_PATH=$prefix/lib/pkgconfig
@@ -68,6 +85,8 @@ verdict pkg-config "$(
 	[ "$($pkg_config --modversion vfiomig)" = "$version" ] || echo "version $($pkg_config --modversion vfiomig)"
 	[ "$($pkg_config --cflags vfiomig | xargs)" = "-I$prefix/include" ] || $pkg_config --cflags vfiomig
 	[ "$($pkg_config --libs vfiomig | xargs)" = "-L$prefix/lib -lvfiomig" ] || $pkg_config --libs vfiomig
+	[ "$($pkg_config --define-variable=prefix=/moved --cflags --libs vfiomig | xargs)" = \
+		"-I/moved/include -L/moved/lib -lvfiomig" ] || echo "another prefix does not move it"
 	[ -z "$($pkg_config --print-requires vfiomig)$($pkg_config --print-requires-private vfiomig)" ] || echo "requires something"
 )"
 
@@ -82,10 +101,9 @@ int main(void)
     return r < 0 && vfiomig_version() == VFIOMIG_VERSION ? 0 : 1;
 }
 END
-# The words of pkg-config, with the static library asked for by name.
-static_libs=$($pkg_config --static --libs vfiomig | sed 's/-lvfiomig/-l:libvfiomig.a/')
-# Nothing shared at all: gcc's unwinder is then another library.
-no_shared_libs=$(printf '%s' "$static_libs" | sed 's/-lgcc_s/-lgcc_eh/')
+# The words of pkg-config: as they are where nothing is shared, else with the static library by its name.
+no_shared_libs=$($pkg_config --static --libs vfiomig)
+static_libs=$(printf '%s' "$no_shared_libs" | sed 's/-lvfiomig/-l:libvfiomig.a/')
 
 # build_and_run NAME flags... : prints what is wrong
 build_and_run() {

@@ -140,10 +140,12 @@ if [ "${1-}" = --log ]; then
 	fi
 else
 	program=$1/syscalls
-	command -v strace >/dev/null 2>&1 || {
-		echo "syscalls: strace is not installed" >&2
-		exit 1
-	}
+	# Where packages are built, there may be no strace, or one that may not watch.
+	if ! strace -o /dev/null true 2>/dev/null; then
+		echo "syscalls: strace is not installed, or may not be used here: not compared" >&2
+		[ -n "${VFIOMIG_CHECK_BUILD-}" ]
+		exit
+	fi
 	strace -f -X raw -o "$work/log" "$program" >"$work/out" 2>&1 ||
 		bad the-program "$(cat "$work/out")"
 	calls_by_phase "$work/log" >"$work/calls"

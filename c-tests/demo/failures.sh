@@ -7,6 +7,8 @@
 
 set -u
 demo=$1
+# What was built for another machine runs in an emulator.
+wrap=${EMULATOR-}
 # For what hangs; the demo itself gives up earlier.
 limit=600
 out=$(mktemp)
@@ -16,7 +18,8 @@ passed=0 failed=0
 run() { # NAME arguments...
 	name=$1
 	shift
-	if timeout "$limit" "$demo" --state-size 32M --dirty-rate 8M "$@" >"$out" 2>&1 &&
+	# shellcheck disable=SC2086 # words
+	if timeout "$limit" $wrap "$demo" --state-size 32M --dirty-rate 8M "$@" >"$out" 2>&1 &&
 		tail -n 1 "$out" | grep -q '^demo: verified: '; then
 		passed=$((passed + 1))
 		echo "ok demo $name"
@@ -28,7 +31,8 @@ run() { # NAME arguments...
 }
 
 run nothing
-names=$("$demo" --help | awk '/--fail-at WHAT/ { list = 1; next } list { print $1 }' | grep -E '^[a-z]+(-[a-z]+)*$')
+# shellcheck disable=SC2086 # words
+names=$($wrap "$demo" --help | awk '/--fail-at WHAT/ { list = 1; next } list { print $1 }' | grep -E '^[a-z]+(-[a-z]+)*$')
 for name in $names; do
 	case $name in
 	# These happen in the middle of pre-copy, which must last until then.
@@ -50,7 +54,8 @@ must_fail() { # NAME WHY arguments...
 	name=$1
 	why=$2
 	shift 2
-	if timeout "$limit" "$demo" --state-size 32M --dirty-rate 8M "$@" >"$out" 2>&1 ||
+	# shellcheck disable=SC2086 # words
+	if timeout "$limit" $wrap "$demo" --state-size 32M --dirty-rate 8M "$@" >"$out" 2>&1 ||
 		[ "$(tail -n 1 "$out")" != 'demo: FAILED' ] || ! grep -q "$why" "$out"; then
 		failed=$((failed + 1))
 		echo "not ok demo $name: it was not"
