@@ -293,6 +293,43 @@ static uint32_t flags_for_event_loops(void)
     return options.flags;
 }
 
+/* The keys of both sides, as a VMM has them. */
+static const uint8_t *find_key(uint32_t key_id)
+{
+    static uint8_t key[32];
+    memset(key, 0x31, sizeof key);
+    return key_id == 7 ? key : NULL;
+}
+
+#include "migration-guide-12.c"
+
+static void the_guides_keys_are_those_of_both_sides(void)
+{
+    struct rig source = rig_new(NULL, NULL), target = rig_target(NULL);
+    struct bytes stream = { NULL, 0, 0 };
+    uint8_t challenge[32];
+    struct vfiomig_load *load;
+    struct vfiomig_save *saving;
+    memset(challenge, 9, sizeof challenge);
+    OK(begin_load_with_key(target.dev, challenge, &load));
+    OK(begin_save_with_key(source.dev, 7, challenge, &saving));
+    EQ(read_until(saving, &stream, 1 << 17, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
+    OK(vfiomig_save_stop(saving));
+    EQ(read_until(saving, &stream, 1 << 17, VFIOMIG_NEXT_END), VFIOMIG_NEXT_END);
+    CHECK(push_all(load, &stream, SIZE_MAX) & VFIOMIG_PUSH_END);
+    OK(vfiomig_load_commit(load));
+    vfiomig_load_free(load);
+    challenge[0]++; /* another load */
+    OK(begin_load_with_key(target.dev, challenge, &load));
+    EQ(push_all(load, &stream, SIZE_MAX), -EXDEV);
+    vfiomig_load_free(load);
+    vfiomig_save_free(saving);
+    EQ(begin_save_with_key(source.dev, 8, challenge, &saving), -EPERM);
+    bytes_free(&stream);
+    rig_free(&source);
+    rig_free(&target);
+}
+
 static void a_device_is_attached_and_its_reasons_are_shown(void)
 {
     struct vfiomig_sim_options o = rig_options();
@@ -613,6 +650,7 @@ int main(void)
     RUN(the_guide_insists_if_stopping_a_quiesced_device_is_refused);
     RUN(the_guides_source_keeps_its_guest);
     RUN(the_guides_devices_share_a_connection);
+    RUN(the_guides_keys_are_those_of_both_sides);
     RUN(the_tracking_page_misses_nothing);
     RUN(the_tracking_page_notices_a_device_that_does_not_stop);
     RUN(a_save_begins_with_the_options_for_qemu);

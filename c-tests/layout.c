@@ -111,7 +111,27 @@ FIELD(vfiomig_path, steps, 8, 32);
 FIELD(vfiomig_path, opens_data, 40, 4);
 FIELD(vfiomig_path, reserved, 44, 4);
 
-SIZE(vfiomig_load_options, 128);
+SIZE(vfiomig_auth, 88);
+FIELD(vfiomig_auth, struct_size, 0, 4);
+FIELD(vfiomig_auth, flags, 4, 4);
+FIELD(vfiomig_auth, key_id, 8, 4);
+FIELD(vfiomig_auth, reserved, 12, 4);
+FIELD(vfiomig_auth, challenge, 16, 32);
+FIELD(vfiomig_auth, get_key, 48, 8);
+FIELD(vfiomig_auth, get_key_opaque, 56, 8);
+FIELD(vfiomig_auth, get_key_release, 64, 8);
+FIELD(vfiomig_auth, mac, 72, 8);
+FIELD(vfiomig_auth, mac_opaque, 80, 8);
+
+SIZE(vfiomig_mac_ops, 40);
+FIELD(vfiomig_mac_ops, struct_size, 0, 4);
+FIELD(vfiomig_mac_ops, tag_len, 4, 4);
+FIELD(vfiomig_mac_ops, begin, 8, 8);
+FIELD(vfiomig_mac_ops, update, 16, 8);
+FIELD(vfiomig_mac_ops, finish, 24, 8);
+FIELD(vfiomig_mac_ops, release, 32, 8);
+
+SIZE(vfiomig_load_options, 136);
 FIELD(vfiomig_load_options, struct_size, 0, 4);
 FIELD(vfiomig_load_options, ignore, 4, 4);
 FIELD(vfiomig_load_options, max_frame, 8, 4);
@@ -133,6 +153,7 @@ FIELD(vfiomig_load_options, blob_release, 96, 8);
 FIELD(vfiomig_load_options, policy, 104, 8);
 FIELD(vfiomig_load_options, policy_opaque, 112, 8);
 FIELD(vfiomig_load_options, policy_release, 120, 8);
+FIELD(vfiomig_load_options, auth, 128, 8);
 
 SIZE(vfiomig_load_stats, 96);
 FIELD(vfiomig_load_stats, struct_size, 0, 4);
@@ -149,7 +170,7 @@ FIELD(vfiomig_load_stats, begin_ns, 72, 8);
 FIELD(vfiomig_load_stats, commit_ns, 80, 8);
 FIELD(vfiomig_load_stats, initial_generation, 88, 8);
 
-SIZE(vfiomig_save_options, 48);
+SIZE(vfiomig_save_options, 56);
 FIELD(vfiomig_save_options, struct_size, 0, 4);
 FIELD(vfiomig_save_options, flags, 4, 4);
 FIELD(vfiomig_save_options, device_index, 8, 4);
@@ -159,6 +180,7 @@ FIELD(vfiomig_save_options, format, 20, 4);
 FIELD(vfiomig_save_options, migration_id, 24, 16);
 FIELD(vfiomig_save_options, read_timeout_ms, 40, 4);
 FIELD(vfiomig_save_options, reserved, 44, 4);
+FIELD(vfiomig_save_options, auth, 48, 8);
 
 SIZE(vfiomig_pending, 40);
 FIELD(vfiomig_pending, struct_size, 0, 4);

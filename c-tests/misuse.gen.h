@@ -537,7 +537,7 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_NUMBER, .value = 7, .name = "migration_flags" },
             { .kind = A_NUMBER, .value = 2, .name = "from" },
             { .kind = A_NUMBER, .value = 6, .name = "to" },
-            { .kind = A_STRUCT, .size = sizeof(struct vfiomig_path), .name = "path" },
+            { .kind = A_STRUCT, .size = sizeof(struct vfiomig_path), .type = "vfiomig_path", .name = "path" },
         },
         .errors = {
             EFAULT, EINVAL, ENOTRECOVERABLE
@@ -567,7 +567,7 @@ static const struct row rows[NUM_ROWS] = {
         .num_args = 3,
         .args = {
             { .kind = A_FD, .name = "fd" },
-            { .kind = A_OPTIONS, .size = sizeof(struct vfiomig_device_options), .name = "options" },
+            { .kind = A_OPTIONS, .size = sizeof(struct vfiomig_device_options), .type = "vfiomig_device_options", .name = "options" },
             { .kind = A_OUT, .object = DEVICE, .size = sizeof(void *), .name = "out" },
         },
         .errors = {
@@ -586,7 +586,7 @@ static const struct row rows[NUM_ROWS] = {
         .args = {
             { .kind = A_OPS, .size = sizeof(struct vfiomig_device_ops), .name = "ops" },
             { .kind = A_OPAQUE, .name = "opaque" },
-            { .kind = A_OPTIONS, .size = sizeof(struct vfiomig_device_options), .name = "options" },
+            { .kind = A_OPTIONS, .size = sizeof(struct vfiomig_device_options), .type = "vfiomig_device_options", .name = "options" },
             { .kind = A_OUT, .object = DEVICE, .size = sizeof(void *), .name = "out" },
         },
         .errors = {
@@ -617,7 +617,7 @@ static const struct row rows[NUM_ROWS] = {
         .num_args = 2,
         .args = {
             { .kind = A_HANDLE, .object = DEVICE, .name = "device" },
-            { .kind = A_STRUCT, .size = sizeof(struct vfiomig_caps), .name = "caps" },
+            { .kind = A_STRUCT, .size = sizeof(struct vfiomig_caps), .type = "vfiomig_caps", .name = "caps" },
         },
         .errors = {
             EBADF, EFAULT, EBUSY, EINVAL, ENOTRECOVERABLE
@@ -635,7 +635,7 @@ static const struct row rows[NUM_ROWS] = {
         .args = {
             { .kind = A_HANDLE, .object = DEVICE, .name = "device" },
             { .kind = A_NUMBER, .value = 0, .name = "index" },
-            { .kind = A_STRUCT, .size = sizeof(struct vfiomig_reason), .name = "reason" },
+            { .kind = A_STRUCT, .size = sizeof(struct vfiomig_reason), .type = "vfiomig_reason", .name = "reason" },
         },
         .errors = {
             EBADF, EFAULT, EBUSY, EINVAL, ENODATA, ENOTRECOVERABLE
@@ -652,7 +652,7 @@ static const struct row rows[NUM_ROWS] = {
         .num_args = 2,
         .args = {
             { .kind = A_HANDLE, .object = DEVICE, .name = "device" },
-            { .kind = A_STRUCT, .size = sizeof(struct vfiomig_identity), .name = "identity" },
+            { .kind = A_STRUCT, .size = sizeof(struct vfiomig_identity), .type = "vfiomig_identity", .name = "identity" },
         },
         .errors = {
             EBADF, EFAULT, EBUSY, EINVAL, ENOTRECOVERABLE
@@ -789,7 +789,7 @@ static const struct row rows[NUM_ROWS] = {
         .num_args = 2,
         .args = {
             { .kind = A_HANDLE, .object = DEVICE, .name = "device" },
-            { .kind = A_STRUCT, .size = sizeof(struct vfiomig_failure), .name = "failure" },
+            { .kind = A_STRUCT, .size = sizeof(struct vfiomig_failure), .type = "vfiomig_failure", .name = "failure" },
         },
         .errors = {
             EBADF, EFAULT, EBUSY, EINVAL, ENOTRECOVERABLE
@@ -806,12 +806,12 @@ static const struct row rows[NUM_ROWS] = {
         .num_args = 3,
         .args = {
             { .kind = A_HANDLE, .object = DEVICE, .name = "device" },
-            { .kind = A_OPTIONS, .size = sizeof(struct vfiomig_save_options), .name = "options" },
+            { .kind = A_OPTIONS, .size = sizeof(struct vfiomig_save_options), .type = "vfiomig_save_options", .name = "options" },
             { .kind = A_OUT, .object = SAVE, .size = sizeof(void *), .name = "out" },
         },
         .errors = {
-            EPERM, EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, E2BIG, EOPNOTSUPP,
-            ETIMEDOUT, ENOTRECOVERABLE
+            EPERM, EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, E2BIG, EPROTO,
+            EBADMSG, EMSGSIZE, EXDEV, EOPNOTSUPP, ETIMEDOUT, ECANCELED, ENOTRECOVERABLE
         },
     },
     {
@@ -830,8 +830,8 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_PTR, .size = sizeof(size_t), .name = "len" },
         },
         .errors = {
-            EIO, EBADF, EAGAIN, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, ENOSPC, EMSGSIZE,
-            EOPNOTSUPP, ETIMEDOUT, ECANCELED, ENOTRECOVERABLE
+            EPERM, EIO, EBADF, EAGAIN, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, ENOSPC,
+            EPROTO, EBADMSG, EMSGSIZE, EXDEV, EOPNOTSUPP, ETIMEDOUT, ECANCELED, ENOTRECOVERABLE
         },
     },
     {
@@ -864,7 +864,7 @@ static const struct row rows[NUM_ROWS] = {
         .num_args = 2,
         .args = {
             { .kind = A_HANDLE, .object = SAVE, .name = "save" },
-            { .kind = A_STRUCT, .size = sizeof(struct vfiomig_pending), .name = "pending" },
+            { .kind = A_STRUCT, .size = sizeof(struct vfiomig_pending), .type = "vfiomig_pending", .name = "pending" },
         },
         .errors = {
             EBADF, EFAULT, EBUSY, EINVAL, ECANCELED, ENOTRECOVERABLE
@@ -965,7 +965,7 @@ static const struct row rows[NUM_ROWS] = {
         .num_args = 2,
         .args = {
             { .kind = A_HANDLE, .object = SAVE, .name = "save" },
-            { .kind = A_STRUCT, .size = sizeof(struct vfiomig_save_stats), .name = "stats" },
+            { .kind = A_STRUCT, .size = sizeof(struct vfiomig_save_stats), .type = "vfiomig_save_stats", .name = "stats" },
         },
         .errors = {
             EBADF, EFAULT, EINVAL, ENOTRECOVERABLE
@@ -982,7 +982,7 @@ static const struct row rows[NUM_ROWS] = {
         .num_args = 2,
         .args = {
             { .kind = A_HANDLE, .object = SAVE, .name = "save" },
-            { .kind = A_STRUCT, .size = sizeof(struct vfiomig_failure), .name = "failure" },
+            { .kind = A_STRUCT, .size = sizeof(struct vfiomig_failure), .type = "vfiomig_failure", .name = "failure" },
         },
         .errors = {
             EBADF, EFAULT, EBUSY, EINVAL, ENOTRECOVERABLE
@@ -1012,7 +1012,7 @@ static const struct row rows[NUM_ROWS] = {
         .num_args = 3,
         .args = {
             { .kind = A_HANDLE, .object = DEVICE, .name = "device" },
-            { .kind = A_OPTIONS, .size = sizeof(struct vfiomig_load_options), .name = "options" },
+            { .kind = A_OPTIONS, .size = sizeof(struct vfiomig_load_options), .type = "vfiomig_load_options", .name = "options" },
             { .kind = A_OUT, .object = LOAD, .size = sizeof(void *), .name = "out" },
         },
         .errors = {
@@ -1120,7 +1120,7 @@ static const struct row rows[NUM_ROWS] = {
         .num_args = 2,
         .args = {
             { .kind = A_HANDLE, .object = LOAD, .name = "load" },
-            { .kind = A_STRUCT, .size = sizeof(struct vfiomig_identity), .name = "identity" },
+            { .kind = A_STRUCT, .size = sizeof(struct vfiomig_identity), .type = "vfiomig_identity", .name = "identity" },
         },
         .errors = {
             EBADF, EFAULT, EBUSY, EINVAL, ENODATA, ENOTRECOVERABLE
@@ -1137,7 +1137,7 @@ static const struct row rows[NUM_ROWS] = {
         .num_args = 2,
         .args = {
             { .kind = A_HANDLE, .object = LOAD, .name = "load" },
-            { .kind = A_STRUCT, .size = sizeof(struct vfiomig_load_stats), .name = "stats" },
+            { .kind = A_STRUCT, .size = sizeof(struct vfiomig_load_stats), .type = "vfiomig_load_stats", .name = "stats" },
         },
         .errors = {
             EBADF, EFAULT, EINVAL, ENOTRECOVERABLE
@@ -1154,7 +1154,7 @@ static const struct row rows[NUM_ROWS] = {
         .num_args = 2,
         .args = {
             { .kind = A_HANDLE, .object = LOAD, .name = "load" },
-            { .kind = A_STRUCT, .size = sizeof(struct vfiomig_failure), .name = "failure" },
+            { .kind = A_STRUCT, .size = sizeof(struct vfiomig_failure), .type = "vfiomig_failure", .name = "failure" },
         },
         .errors = {
             EBADF, EFAULT, EBUSY, EINVAL, ENOTRECOVERABLE
@@ -1219,9 +1219,9 @@ static const struct row rows[NUM_ROWS] = {
         .no_wait = 0,
         .num_args = 4,
         .args = {
-            { .kind = A_IN, .size = sizeof(struct vfiomig_memory_ops), .name = "ops" },
+            { .kind = A_IN, .size = sizeof(struct vfiomig_memory_ops), .type = "vfiomig_memory_ops", .name = "ops" },
             { .kind = A_OPAQUE, .name = "opaque" },
-            { .kind = A_OPTIONS, .size = sizeof(struct vfiomig_dirty_options), .name = "options" },
+            { .kind = A_OPTIONS, .size = sizeof(struct vfiomig_dirty_options), .type = "vfiomig_dirty_options", .name = "options" },
             { .kind = A_OUT, .object = DIRTY, .size = sizeof(void *), .name = "out" },
         },
         .errors = {
@@ -1252,7 +1252,7 @@ static const struct row rows[NUM_ROWS] = {
         .num_args = 3,
         .args = {
             { .kind = A_HANDLE, .object = DIRTY, .name = "dirty" },
-            { .kind = A_IN, .size = sizeof(struct vfiomig_dirty_writer), .name = "writer" },
+            { .kind = A_IN, .size = sizeof(struct vfiomig_dirty_writer), .type = "vfiomig_dirty_writer", .name = "writer" },
             { .kind = A_PTR, .size = sizeof(uint32_t), .name = "number" },
         },
         .errors = {
@@ -1287,7 +1287,7 @@ static const struct row rows[NUM_ROWS] = {
         .num_args = 2,
         .args = {
             { .kind = A_HANDLE, .object = DIRTY, .name = "dirty" },
-            { .kind = A_IN, .size = sizeof(struct vfiomig_mapping), .name = "mapping" },
+            { .kind = A_IN, .size = sizeof(struct vfiomig_mapping), .type = "vfiomig_mapping", .name = "mapping" },
         },
         .errors = {
             EBADF, ENOMEM, EFAULT, EBUSY, EINVAL, E2BIG, ENOTRECOVERABLE
@@ -1490,7 +1490,7 @@ static const struct row rows[NUM_ROWS] = {
         .num_args = 2,
         .args = {
             { .kind = A_HANDLE, .object = DIRTY, .name = "dirty" },
-            { .kind = A_STRUCT, .size = sizeof(struct vfiomig_dirty_stats), .name = "stats" },
+            { .kind = A_STRUCT, .size = sizeof(struct vfiomig_dirty_stats), .type = "vfiomig_dirty_stats", .name = "stats" },
         },
         .errors = {
             EBADF, EFAULT, EBUSY, EINVAL, ENOTRECOVERABLE
@@ -1508,7 +1508,7 @@ static const struct row rows[NUM_ROWS] = {
         .args = {
             { .kind = A_HANDLE, .object = DIRTY, .name = "dirty" },
             { .kind = A_NUMBER, .value = 0, .name = "index" },
-            { .kind = A_STRUCT, .size = sizeof(struct vfiomig_dirty_round), .name = "round" },
+            { .kind = A_STRUCT, .size = sizeof(struct vfiomig_dirty_round), .type = "vfiomig_dirty_round", .name = "round" },
         },
         .errors = {
             EBADF, EFAULT, EBUSY, EINVAL, ENODATA, ENOTRECOVERABLE
@@ -1526,7 +1526,7 @@ static const struct row rows[NUM_ROWS] = {
         .args = {
             { .kind = A_HANDLE, .object = DIRTY, .name = "dirty" },
             { .kind = A_NUMBER, .value = 0, .name = "number" },
-            { .kind = A_STRUCT, .size = sizeof(struct vfiomig_dirty_writer_stats), .name = "stats" },
+            { .kind = A_STRUCT, .size = sizeof(struct vfiomig_dirty_writer_stats), .type = "vfiomig_dirty_writer_stats", .name = "stats" },
         },
         .errors = {
             EBADF, EFAULT, EBUSY, EINVAL, ENODATA, ENOTRECOVERABLE
@@ -1544,7 +1544,7 @@ static const struct row rows[NUM_ROWS] = {
         .args = {
             { .kind = A_HANDLE, .object = DIRTY, .name = "dirty" },
             { .kind = A_NUMBER, .value = 0, .name = "index" },
-            { .kind = A_STRUCT, .size = sizeof(struct vfiomig_dirty_error), .name = "error" },
+            { .kind = A_STRUCT, .size = sizeof(struct vfiomig_dirty_error), .type = "vfiomig_dirty_error", .name = "error" },
         },
         .errors = {
             EBADF, EFAULT, EBUSY, EINVAL, ENODATA, ENOTRECOVERABLE

@@ -653,6 +653,83 @@ int vfiomig_device_get_fixups(struct vfiomig_device *device, uint32_t *fixups);
  */
 int vfiomig_device_get_failure(struct vfiomig_device *device, struct vfiomig_failure *failure);
 
+/* Authentication of streams
+ * ------------------------- */
+
+/* Flags of struct vfiomig_auth. */
+#define VFIOMIG_AUTH_CHALLENGE             (1 << 0)  /* challenge is set: the stream is made, or has
+                                                      * been made, for this one load. */
+#define VFIOMIG_AUTH_ALLOW_UNAUTHENTICATED (1 << 1)  /* Of a load: also takes a stream without
+                                                      * authentication, which anybody may have
+                                                      * made. */
+
+/*
+ * Fills in the 32 bytes of the key with this id: 0, or -errno to refuse it. ENOKEY, ENOENT, EACCES,
+ * EKEYEXPIRED, EKEYREVOKED and EKEYREJECTED become EPERM; otherwise as for vfiomig_blob_fn. Called
+ * once per stream: in vfiomig_save_begin(), or in the push that brings the stream's beginning. The
+ * library wipes its copy when it has derived the stream's own key from it. A key of zeros is
+ * refused.
+ */
+typedef int (*vfiomig_get_key_fn)(void *opaque, uint32_t key_id, uint8_t *key);
+
+/*
+ * A message authentication code of the VMM's own, in place of keyed BLAKE3, for one stream. One tag
+ * is computed at a time, on the thread that uses the session: begin, any number of update, finish.
+ * A begin without a finish before it starts again. Each returns 0, or -errno, which ends the
+ * session as vfiomig_blob_fn says. All members are required but release.
+ */
+struct vfiomig_mac_ops {
+    /* Size of this structure, set by the caller: VFIOMIG_MAC_OPS_INIT. */
+    uint32_t struct_size;
+
+    /* Length of a tag in bytes: 16 to 32. */
+    uint32_t tag_len;
+
+    /* A tag begins, with the key that has this id. */
+    int (*begin)(void *opaque, uint32_t key_id);
+
+    /* The next len bytes that it covers, in pieces of any length. */
+    int (*update)(void *opaque, const void *data, size_t len);
+
+    /* Writes the tag_len bytes of the tag. */
+    int (*finish)(void *opaque, uint8_t *tag);
+
+    /* Releases the opaque. */
+    vfiomig_release_fn release;
+};
+#define VFIOMIG_MAC_OPS_INIT VFIOMIG_INIT_(struct vfiomig_mac_ops)
+
+/*
+ * How a stream is authenticated, in the options of a save or of a load: with keys that both sides
+ * have (get_key), or with a MAC of the VMM's own (mac), of which exactly one is set. Only the
+ * native format is authenticated; with QEMU's format, auth is -EINVAL.
+ *
+ * A load with this takes no stream without authentication, unless
+ * VFIOMIG_AUTH_ALLOW_UNAUTHENTICATED is set; a load without this takes no authenticated stream.
+ * Both are -EPERM, and so is a key that is not there. A wrong tag is -EBADMSG, and a stream that
+ * was made for another challenge -EXDEV. Nothing reaches the driver before the tag of its frame has
+ * been verified.
+ */
+struct vfiomig_auth {
+    uint32_t struct_size;                /* Size of this structure, set by the caller:
+                                          * VFIOMIG_AUTH_INIT. */
+    uint32_t flags;                      /* Bitwise OR of VFIOMIG_AUTH_*, or 0. */
+    uint32_t key_id;                     /* Of a save: which key it uses; the stream tells the
+                                          * target. A load ignores it. */
+    uint32_t reserved;                   /* Zero. */
+    uint8_t challenge[32];               /* With VFIOMIG_AUTH_CHALLENGE: what the target has chosen
+                                          * for this one load, 32 random bytes that it has sent to
+                                          * the source beforehand. A save binds it into the stream,
+                                          * and a load refuses a stream without it: a recorded
+                                          * stream cannot be loaded again. */
+    vfiomig_get_key_fn get_key;          /* Brings keys; NULL with mac. */
+    void *get_key_opaque;                /* Passed to get_key. */
+    vfiomig_release_fn get_key_release;  /* Releases get_key_opaque. */
+    const struct vfiomig_mac_ops *mac;   /* Computes tags; NULL with get_key. It is copied. */
+    void *mac_opaque;                    /* Passed to the callbacks of mac. */
+};
+#define VFIOMIG_AUTH_INIT VFIOMIG_INIT_(struct vfiomig_auth)
+
 /* Saving
  * ------ */
 
@@ -706,22 +783,27 @@ struct vfiomig_save;
 
 /* How a device is saved; NULL for the defaults. */
 struct vfiomig_save_options {
-    uint32_t struct_size;      /* VFIOMIG_SAVE_OPTIONS_INIT sets it. */
-    uint32_t flags;            /* Bitwise OR of VFIOMIG_SAVE_*, or 0. */
-    uint32_t device_index;     /* The device's number within its VM; every frame carries it. QEMU's
-                                * format has no place for it: 0. */
-    uint32_t max_frame;        /* The largest payload of a data frame, in bytes; 0: 131040, which
-                                * with its header is 128 KiB. In QEMU's format: the longest piece of
-                                * data; 0: 1 MiB. */
-    uint32_t max_restarts;     /* How often the save may start again because the device was reset;
-                                * 0: 16. In QEMU's format, a save cannot start again. */
-    uint32_t format;           /* How the stream is laid out: VFIOMIG_FORMAT_*. */
-    uint8_t migration_id[16];  /* The name of the stream; all zeros: a random one. For a target that
-                                * checks it, tell the target before its load begins, and use a new
-                                * one for each attempt. QEMU's format has no place for it: zeros. */
-    uint32_t read_timeout_ms;  /* How long the driver may deliver neither data nor an end before the
-                                * save fails, in milliseconds; 0: 60000. */
-    uint32_t reserved;         /* Zero. */
+    uint32_t struct_size;             /* VFIOMIG_SAVE_OPTIONS_INIT sets it. */
+    uint32_t flags;                   /* Bitwise OR of VFIOMIG_SAVE_*, or 0. */
+    uint32_t device_index;            /* The device's number within its VM; every frame carries it.
+                                       * QEMU's format has no place for it: 0. */
+    uint32_t max_frame;               /* The largest payload of a data frame, in bytes; 0: 131040,
+                                       * which with its header is 128 KiB. With auth, frames are as
+                                       * long as a multiple of 16 KiB that this allows. In QEMU's
+                                       * format: the longest piece of data; 0: 1 MiB. */
+    uint32_t max_restarts;            /* How often the save may start again because the device was
+                                       * reset; 0: 16. In QEMU's format, a save cannot start
+                                       * again. */
+    uint32_t format;                  /* How the stream is laid out: VFIOMIG_FORMAT_*. */
+    uint8_t migration_id[16];         /* The name of the stream; all zeros: a random one. For a
+                                       * target that checks it, tell the target before its load
+                                       * begins, and use a new one for each attempt. QEMU's format
+                                       * has no place for it: zeros. */
+    uint32_t read_timeout_ms;         /* How long the driver may deliver neither data nor an end
+                                       * before the save fails, in milliseconds; 0: 60000. */
+    uint32_t reserved;                /* Zero. */
+    const struct vfiomig_auth *auth;  /* Authenticates the stream; NULL: nobody can tell who has
+                                       * made it. */
 };
 #define VFIOMIG_SAVE_OPTIONS_INIT VFIOMIG_INIT_(struct vfiomig_save_options)
 
@@ -765,7 +847,8 @@ struct vfiomig_save_stats {
  * without pre-copy. The session owns the device's data fd and keeps the device alive.
  *
  * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -E2BIG,
- *         -EOPNOTSUPP, -ETIMEDOUT, -ENOTRECOVERABLE.
+ *         -EPROTO, -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED,
+ *         -ENOTRECOVERABLE.
  * Since: 0.1.
  */
 int vfiomig_save_begin(struct vfiomig_device *device, const struct vfiomig_save_options *options,
@@ -775,7 +858,7 @@ int vfiomig_save_begin(struct vfiomig_device *device, const struct vfiomig_save_
  * Returns the next piece of the stream: at most cap bytes in buf, and their number in *len. Send
  * them to the target, in this order. The driver's data goes directly into buf. Bytes between *len
  * and cap may be overwritten; nothing beyond cap is. cap must be at least VFIOMIG_MIN_BUFFER, and
- * at least 40 bytes more than the longest blob.
+ * at least 40 bytes more than the longest blob, or 72 in an authenticated stream.
  *
  * VFIOMIG_NEXT_MORE: send the bytes and call again. VFIOMIG_NEXT_DRAINED: send the bytes; the
  * running device has nothing more for now. Come back on a timer or when vfiomig_save_get_poll_fd()
@@ -793,8 +876,9 @@ int vfiomig_save_begin(struct vfiomig_device *device, const struct vfiomig_save_
  *
  * States: pre-copy, quiesced, stop-copy.
  * Returns: VFIOMIG_NEXT_MORE, VFIOMIG_NEXT_DRAINED or VFIOMIG_NEXT_END.
- * Errors: -EIO, -EBADF, -EAGAIN, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -ENOSPC,
- *         -EMSGSIZE, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
+ * Errors: -EPERM, -EIO, -EBADF, -EAGAIN, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY,
+ *         -ENOSPC, -EPROTO, -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED,
+ *         -ENOTRECOVERABLE.
  * Since: 0.1.
  */
 int vfiomig_save_next(struct vfiomig_save *save, void *buf, size_t cap,
@@ -805,7 +889,7 @@ int vfiomig_save_next(struct vfiomig_save *save, void *buf, size_t cap,
  * everything returned so far, and the target's blob callback gets it with the same kind. The data
  * is copied. If a save starts again because its device was reset, earlier blobs are void: add them
  * again (see VFIOMIG_EVENT_SAVE_RESTARTED, or restarts in vfiomig_save_get_stats()). A blob needs a
- * buffer of its length plus 40 bytes in vfiomig_save_next().
+ * buffer of its length plus 40 bytes in vfiomig_save_next(), or 72 in an authenticated stream.
  *
  * In QEMU's format there is exactly one blob, of kind 0: the configuration of the stopped device,
  * as QEMU's vmstate writes it. It is empty if there is none. The library adds the tags around it.
@@ -1028,6 +1112,8 @@ struct vfiomig_load_options {
                                          * NULL: the comparison alone decides. */
     void *policy_opaque;                /* Passed to policy. */
     vfiomig_release_fn policy_release;  /* Releases policy_opaque. */
+    const struct vfiomig_auth *auth;    /* Verifies who has made the stream; NULL: an authenticated
+                                         * stream is refused. */
 };
 #define VFIOMIG_LOAD_OPTIONS_INIT VFIOMIG_INIT_(struct vfiomig_load_options)
 

@@ -67,7 +67,7 @@ codes! {
     TooBig = E2BIG, "a structure has non-zero members this version does not know";
     NoData = ENODATA, "what was asked for is not there, or not yet";
     Proto = EPROTO, "the stream's format is wrong";
-    BadMsg = EBADMSG, "a checksum is wrong";
+    BadMsg = EBADMSG, "a checksum or a tag is wrong";
     MsgSize = EMSGSIZE, "the stream exceeds a limit of the options";
     OtherDevice = EXDEV, "the stream belongs to another kind of device";
     NotSupported = EOPNOTSUPP, "the device or this build cannot do this";

@@ -108,6 +108,11 @@ fn row(api: &Api, function: &Function) -> String {
     out + "    },\n"
 }
 
+/// A structure that begins with its size.
+fn sized(kind: &str, name: &str) -> String {
+    format!(".kind = {kind}, .size = sizeof(struct {name}), .type = \"{name}\",")
+}
+
 fn kind(arg: &Arg, param: &crate::cdecl::Param) -> String {
     let pointee = param.ctype.trim_start_matches("const ").trim_end_matches('*').trim_end();
     match arg {
@@ -117,9 +122,9 @@ fn kind(arg: &Arg, param: &crate::cdecl::Param) -> String {
             let name = pointee.trim_start_matches("struct vfiomig_").trim_end_matches([' ', '*']);
             format!(".kind = A_OUT, .object = {}, .size = sizeof(void *),", name.to_uppercase())
         }
-        Arg::Struct(name) => format!(".kind = A_STRUCT, .size = sizeof(struct {name}),"),
-        Arg::Options(name) => format!(".kind = A_OPTIONS, .size = sizeof(struct {name}),"),
-        Arg::In(name) => format!(".kind = A_IN, .size = sizeof(struct {name}),"),
+        Arg::Struct(name) => sized("A_STRUCT", name),
+        Arg::Options(name) => sized("A_OPTIONS", name),
+        Arg::In(name) => sized("A_IN", name),
         Arg::Words => ".kind = A_WORDS,".into(),
         Arg::NoWords => ".kind = A_NO_WORDS,".into(),
         Arg::Unmap => ".kind = A_UNMAP,".into(),

@@ -42,6 +42,7 @@ pub mod load;
 pub mod save;
 
 // Parts without an object.
+pub mod auth;
 pub mod error;
 pub mod fsm;
 pub mod log;

@@ -190,7 +190,7 @@ pub(super) const SAVE_BEGIN: Row = Row {
     states: 0b1,
     wrong_state: Code::Inval,
     needs_memory: true,
-    errors: 0b101100000101111110111,
+    errors: 0b111111110101111110111,
 };
 
 pub(super) const SAVE_NEXT: Row = Row {
@@ -198,7 +198,7 @@ pub(super) const SAVE_NEXT: Row = Row {
     states: 0b111,
     wrong_state: Code::Inval,
     needs_memory: true,
-    errors: 0b111101000011111111110,
+    errors: 0b111111110011111111111,
 };
 
 pub(super) const SAVE_ADD_BLOB: Row = Row {

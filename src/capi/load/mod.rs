@@ -10,6 +10,7 @@ pub use constants::*;
 pub use structs::*;
 
 use super::args::{Out, bytes_if_any};
+use super::auth::read_auth;
 use super::device::{vfiomig_device, vfiomig_identity};
 use super::entry::{free, publish, with, with_shared, with_taken};
 use super::error::vfiomig_failure;
@@ -60,8 +61,10 @@ unsafe fn read_options(options: *const vfiomig_load_options) -> Result<LoadOptio
     let (options, tail) = unsafe { read_in(options, "options") }?;
     // SAFETY: promises 2 and 3, about the callbacks in it.
     let (blobs, policy) = unsafe { options.callbacks() };
+    // SAFETY: promises 1 to 3, about what is in it.
+    let auth = unsafe { read_auth(options.auth) }?;
     tail.check()?;
-    Ok(LoadOptions { blobs, policy, ..options.to_options()? })
+    Ok(LoadOptions { blobs, policy, auth, ..options.to_options()? })
 }
 
 /// Begins to load the device: to RESUMING. What the device held is lost. The session owns the

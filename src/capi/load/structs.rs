@@ -5,6 +5,7 @@ use std::ffi::{c_int, c_void};
 use std::time::Duration;
 
 use super::constants::*;
+use crate::capi::auth::vfiomig_auth;
 use crate::capi::callbacks::{Opaque, status, vfiomig_release_fn};
 use crate::capi::device::vfiomig_identity;
 use crate::capi::format::format;
@@ -80,6 +81,8 @@ pub struct vfiomig_load_options {
     pub policy_opaque: *mut c_void,
     /// Releases policy_opaque.
     pub policy_release: vfiomig_release_fn,
+    /// Verifies who has made the stream; NULL: an authenticated stream is refused.
+    pub auth: *const vfiomig_auth,
 }
 
 /// What a load has done so far.
@@ -116,7 +119,7 @@ pub struct vfiomig_load_stats {
     pub initial_generation: u64,
 }
 
-sized32!(vfiomig_load_options, vfiomig_load_stats);
+sized32!(vfiomig_load_options since auth, vfiomig_load_stats);
 
 impl vfiomig_load_options {
     /// The callbacks, which the library owns from here on.

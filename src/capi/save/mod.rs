@@ -10,12 +10,13 @@ pub use constants::*;
 pub use structs::*;
 
 use super::args::{Out, bytes_if_any, bytes_mut};
+use super::auth::read_auth;
 use super::device::vfiomig_device;
-use super::entry::{free, publish, with, with_shared};
+use super::entry::{free, publish, with, with_shared, with_taken};
 use super::error::vfiomig_failure;
 use super::handle::Handle;
 use super::row::Kind;
-use super::sized::{SizedOut, read_options};
+use super::sized::{SizedOut, read_in};
 use super::table::{self, save_states as states};
 use crate::error::{Error, Result};
 use crate::session::{Save, SaveOptions, SavePhase, SharedSave};
@@ -45,6 +46,23 @@ impl Handle for vfiomig_save {
     }
 }
 
+/// Reads the options. The library owns callbacks in them from here on, even if it refuses the
+/// options.
+///
+/// # Safety
+/// NULL, or options as vfiomig.h describes them.
+unsafe fn read_options(options: *const vfiomig_save_options) -> Result<SaveOptions> {
+    if options.is_null() {
+        return Ok(SaveOptions::default());
+    }
+    // SAFETY: promise 1: a structure of the size that it claims.
+    let (options, tail) = unsafe { read_in(options, "options") }?;
+    // SAFETY: promises 1 to 3, about what is in it.
+    let auth = unsafe { read_auth(options.auth) }?;
+    tail.check()?;
+    Ok(SaveOptions { auth, ..options.to_options()? })
+}
+
 /// Begins to save the device: RUNNING to PRE_COPY, if the device has it. A device in STOP is saved
 /// without pre-copy. The session owns the device's data fd and keeps the device alive.
 #[unsafe(no_mangle)]
@@ -53,10 +71,9 @@ pub unsafe extern "C" fn vfiomig_save_begin(
     options: *const vfiomig_save_options,
     out: *mut *mut vfiomig_save,
 ) -> c_int {
-    with(&table::SAVE_BEGIN, device, |device| {
-        // SAFETY: vfiomig.h: NULL, or a structure of the size that it claims.
-        let options = unsafe { read_options(options) }?;
-        let options = options.map_or_else(|| Ok(SaveOptions::default()), |o| o.to_options())?;
+    // SAFETY: vfiomig.h: NULL, or options.
+    let options = || unsafe { read_options(options) };
+    with_taken(&table::SAVE_BEGIN, device, options, |device, options| {
         // SAFETY: vfiomig.h: NULL, or memory for a pointer.
         let out = unsafe { Out::new(out, "out") }?;
         let save = device.save(options)?;
@@ -68,7 +85,7 @@ pub unsafe extern "C" fn vfiomig_save_begin(
 /// Returns the next piece of the stream: at most cap bytes in buf, and their number in *len. Send
 /// them to the target, in this order. The driver's data goes directly into buf. Bytes between *len
 /// and cap may be overwritten; nothing beyond cap is. cap must be at least VFIOMIG_MIN_BUFFER, and
-/// at least 40 bytes more than the longest blob.
+/// at least 40 bytes more than the longest blob, or 72 in an authenticated stream.
 ///
 /// VFIOMIG_NEXT_MORE: send the bytes and call again. VFIOMIG_NEXT_DRAINED: send the bytes; the
 /// running device has nothing more for now. Come back on a timer or when vfiomig_save_get_poll_fd()
@@ -103,7 +120,7 @@ pub unsafe extern "C" fn vfiomig_save_next(
 /// everything returned so far, and the target's blob callback gets it with the same kind. The data
 /// is copied. If a save starts again because its device was reset, earlier blobs are void: add them
 /// again (see VFIOMIG_EVENT_SAVE_RESTARTED, or restarts in vfiomig_save_get_stats()). A blob needs a
-/// buffer of its length plus 40 bytes in vfiomig_save_next().
+/// buffer of its length plus 40 bytes in vfiomig_save_next(), or 72 in an authenticated stream.
 ///
 /// In QEMU's format there is exactly one blob, of kind 0: the configuration of the stopped device,
 /// as QEMU's vmstate writes it. It is empty if there is none. The library adds the tags around it.

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::constants::*;
+use crate::capi::auth::vfiomig_auth;
 use crate::capi::format::format;
 use crate::capi::numbers::flag;
 use crate::capi::sized::sized32;
@@ -26,6 +27,7 @@ pub struct vfiomig_save_options {
     /// it: 0.
     pub device_index: u32,
     /// The largest payload of a data frame, in bytes; 0: 131040, which with its header is 128 KiB.
+    /// With auth, frames are as long as a multiple of 16 KiB that this allows.
     /// In QEMU's format: the longest piece of data; 0: 1 MiB.
     pub max_frame: u32,
     /// How often the save may start again because the device was reset; 0: 16. In QEMU's format, a
@@ -42,6 +44,8 @@ pub struct vfiomig_save_options {
     pub read_timeout_ms: u32,
     /// Zero.
     pub reserved: u32,
+    /// Authenticates the stream; NULL: nobody can tell who has made it.
+    pub auth: *const vfiomig_auth,
 }
 
 /// Estimates of what is left to save.
@@ -96,9 +100,10 @@ pub struct vfiomig_save_stats {
     pub finish_ns: u64,
 }
 
-sized32!(vfiomig_save_options, vfiomig_pending, vfiomig_save_stats);
+sized32!(vfiomig_save_options since auth, vfiomig_pending, vfiomig_save_stats);
 
 impl vfiomig_save_options {
+    /// What comes with auth.
     pub(super) fn to_options(self) -> Result<SaveOptions> {
         let mut out = SaveOptions::default();
         let of_qemu = VFIOMIG_SAVE_SWITCHOVER_ACK | VFIOMIG_SAVE_PACKETS | VFIOMIG_SAVE_ACK_ONCE;

@@ -8,7 +8,7 @@ use crate::error::Code;
 #[cfg(target_pointer_width = "64")]
 mod first {
     use super::Sized32;
-    use crate::capi::{device::*, dirty::*, error::*, fsm::*, load::*, save::*};
+    use crate::capi::{auth::*, device::*, dirty::*, error::*, fsm::*, load::*, save::*};
 
     macro_rules! sizes {
         ($($name:ident: $size:literal,)*) => {
@@ -19,6 +19,7 @@ mod first {
     }
 
     sizes! {
+        vfiomig_auth: 88,
         vfiomig_caps: 32,
         vfiomig_device_ops: 96,
         vfiomig_device_options: 56,
@@ -33,6 +34,7 @@ mod first {
         vfiomig_identity: 640,
         vfiomig_load_options: 128,
         vfiomig_load_stats: 96,
+        vfiomig_mac_ops: 40,
         vfiomig_mapping: 48,
         vfiomig_memory_ops: 56,
         vfiomig_path: 48,
