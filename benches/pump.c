@@ -4,7 +4,8 @@
  * another process, through the library (checksums on) and through a bare read+write loop. Both
  * use the same fds, the same buffer size and the same number of bytes; runs alternate. 1 MiB is
  * the buffer that VMMs use by habit, 128 KiB is VFIOMIG_GOOD_BUFFER. A load receives into the
- * library's memory; load-pump/push into memory of its own, of 1 MiB.
+ * library's memory; load-pump/push into memory of its own, of 1 MiB. save-pump-mac and load-pump-mac are
+ * the same with an authenticated stream, and mac is to them what checksum is to the others.
  *
  * save-limit and load-limit: what one thread can reach that does the bare loop and the checksum, one
  * after the other: bare time / (bare time + checksum). save-of-limit and load-of-limit: how much of
@@ -33,6 +34,25 @@ static const size_t STATE = 512u << 20;
 static size_t block = VFIOMIG_GOOD_BUFFER;
 
 static int memfd = -1; /* the device's contents */
+
+/* Of all sessions: with a key, streams are authenticated. */
+static struct vfiomig_save_options saving = VFIOMIG_SAVE_OPTIONS_INIT;
+static struct vfiomig_load_options loading = VFIOMIG_LOAD_OPTIONS_INIT;
+
+static int get_key(void *opaque, uint32_t key_id, uint8_t *key)
+{
+    (void)opaque, (void)key_id;
+    memset(key, 0x4b, 32);
+    return 0;
+}
+
+static struct vfiomig_auth auth = { .struct_size = sizeof auth, .get_key = get_key };
+
+static void authenticate(void)
+{
+    saving.auth = &auth;
+    loading.auth = &auth;
+}
 
 static void write_all(int fd, const char *buf, size_t len)
 {
@@ -171,7 +191,7 @@ static double save_ours(char *buf)
     struct vfiomig_save *save;
     size_t n;
     int r;
-    if (vfiomig_save_begin(device, NULL, &save))
+    if (vfiomig_save_begin(device, &saving, &save))
         bench_die("vfiomig_save_begin");
     double start = bench_now();
     if (vfiomig_save_stop(save))
@@ -214,7 +234,7 @@ static double save_whole(struct vfiomig_device *device, char *buf, size_t len)
     struct vfiomig_save *save;
     size_t n;
     int r;
-    if (vfiomig_save_begin(device, NULL, &save) || vfiomig_save_stop(save))
+    if (vfiomig_save_begin(device, &saving, &save) || vfiomig_save_stop(save))
         bench_die("vfiomig_save_stop");
     double start = bench_now();
     while ((r = vfiomig_save_next(save, buf, len, &n)) == VFIOMIG_NEXT_MORE)
@@ -333,7 +353,7 @@ static double load_ours(const char *bytes, size_t len, char *pushed_from, int pa
     void *space = pushed_from;
     size_t room = block;
     ssize_t n;
-    if (vfiomig_load_begin(device, NULL, &load))
+    if (vfiomig_load_begin(device, &loading, &load))
         bench_die("vfiomig_load_begin");
     in_read = 0;
     double start = bench_now();
@@ -375,7 +395,7 @@ static char *record_stream(size_t *len)
     struct vfiomig_device *device = new_device(&state, NULL);
     struct vfiomig_save *save;
     int r;
-    if (!bytes || vfiomig_save_begin(device, NULL, &save) || vfiomig_save_stop(save))
+    if (!bytes || vfiomig_save_begin(device, &saving, &save) || vfiomig_save_stop(save))
         bench_die("recording");
     do {
         if (room - at < block)
@@ -407,7 +427,7 @@ static void report_pump(const char *what, const char *variant, const double *our
     bench_report(name, "GB/s", ours, limit, RUNS);
 }
 
-static double measure_checksum(char *buf)
+static double measure_checksum(char *buf, const char *name)
 {
     double ours[RUNS], bare[RUNS];
     for (int i = -WARM_UP; i < RUNS; i++) {
@@ -415,7 +435,7 @@ static double measure_checksum(char *buf)
         if (i >= 0)
             bare[i] = b, ours[i] = o;
     }
-    bench_report("checksum", "us/MiB", ours, bare, RUNS);
+    bench_report(name, "us/MiB", ours, bare, RUNS);
     return bench_median(ours, RUNS);
 }
 
@@ -426,15 +446,12 @@ static int begins_set(int i)
     return i % (SET + WARM_UP) == 0;
 }
 
-static void measure_save(char *buf, double checksum)
+static void measure_save(char *buf, double checksum, const char *variants[2])
 {
-    static const struct {
-        const char *variant;
-        size_t block;
-    } sizes[] = { { "/1MiB", MOST }, { "/128KiB", VFIOMIG_GOOD_BUFFER } };
+    static const size_t sizes[] = { MOST, VFIOMIG_GOOD_BUFFER };
     double ours[RUNS], bare[RUNS];
     for (size_t k = 0; k < 2; k++) {
-        block = sizes[k].block;
+        block = sizes[k];
         for (int i = 0, n = 0; n < RUNS; i++) {
             if (begins_set(i))
                 new_contents(buf);
@@ -442,14 +459,36 @@ static void measure_save(char *buf, double checksum)
             if (!begins_set(i))
                 bare[n] = b, ours[n++] = o;
         }
-        report_pump("save", sizes[k].variant, ours, bare, checksum);
+        report_pump("save", variants[k], ours, bare, checksum);
     }
+}
+
+static void measure_save_read(char *buf)
+{
+    double ours[RUNS], bare[RUNS];
     for (int i = -WARM_UP; i < RUNS; i++) {
         double b = read_bare(buf), o = read_ours(buf);
         if (i >= 0)
             bare[i] = b, ours[i] = o;
     }
     bench_report("save-read", "us/MiB", ours, bare, RUNS);
+}
+
+static void measure_load_mac(char *buf, double mac)
+{
+    double ours[RUNS], bare[RUNS];
+    size_t len;
+    block = MOST;
+    char *stream = record_stream(&len);
+    for (int i = 0, n = 0; n < RUNS; i++) {
+        if (begins_set(i))
+            new_contents(buf);
+        double b = load_bare(buf, stream, len, 0), o = load_ours(stream, len, NULL, 0);
+        if (!begins_set(i))
+            bare[n] = b, ours[n++] = o;
+    }
+    report_pump("load", "-mac", ours, bare, mac);
+    free(stream);
 }
 
 static void measure_load(char *buf, double checksum)
@@ -493,10 +532,15 @@ int main(void)
     pin(0);
     bench_before_others();
     /* Nothing before others without an end. */
-    alarm(300);
+    alarm(600);
     new_contents(buf);
-    double checksum = measure_checksum(buf);
-    measure_save(buf, checksum);
+    double checksum = measure_checksum(buf, "checksum");
+    measure_save(buf, checksum, (const char *[]){ "/1MiB", "/128KiB" });
+    measure_save_read(buf);
     measure_load(buf, checksum);
+    authenticate();
+    double mac = measure_checksum(buf, "mac");
+    measure_save(buf, mac, (const char *[]){ "-mac/1MiB", "-mac/128KiB" });
+    measure_load_mac(buf, mac);
     return 0;
 }

@@ -13,5 +13,7 @@ done
 for name in pump heap calls dirty; do
     "$out/$name"
 done
+# The hash alone, which is not a part of the C API.
+"${CARGO:-cargo}" bench --quiet --bench blake3
 # In a machine of the lab: dirty-sync-lab.
 benches/lab.sh
