@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * call-overhead: what a call costs that does no I/O, in nanoseconds. The baseline is a call to a
- * function of the same shared library that only returns a number.
+ * function of the same shared library that only returns a number; for policy-file, a call of a
+ * load while there is no policy file.
  */
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include "bench.h"
 
 enum { RUNS = 11, CALLS = 2000000 };
@@ -11,6 +15,47 @@ static int open_token(void *opaque, uint32_t state)
 {
     (void)opaque;
     return (int)state;
+}
+
+/* A push of nothing: it asks whether the load may go on, and nothing else. */
+static double push_nothing(struct vfiomig_load *load)
+{
+    double start = bench_now();
+    for (int i = 0; i < CALLS; i++)
+        if (vfiomig_load_push(load, NULL, 0))
+            bench_die("vfiomig_load_push");
+    return (bench_now() - start) / CALLS * 1e9;
+}
+
+/* With the policy of this host, which has none as a rule, and with a file besides. */
+static void permitted(struct vfiomig_device *device)
+{
+    char path[] = "/tmp/vfiomig-bench-XXXXXX";
+    double without[RUNS], with[RUNS];
+    struct vfiomig_load *load;
+    int fd = mkstemp(path);
+
+    if (fd < 0 || write(fd, "deny direction=save\n", 20) != 20 ||
+        vfiomig_load_begin(device, NULL, &load))
+        bench_die("a load");
+    for (int run = 0; run < RUNS; run++)
+        without[run] = push_nothing(load);
+    vfiomig_load_free(load);
+    char *directory = strdup("/tmp/vfiomig-bench-XXXXXX"), file[64];
+    if (!directory || !mkdtemp(directory))
+        bench_die("a directory");
+    snprintf(file, sizeof file, "%s/policy.conf", directory);
+    if (fchmod(fd, 0644) || rename(path, file) || vfiomig_policy_add_file(-100, file, 0) ||
+        vfiomig_load_begin(device, NULL, &load))
+        bench_die(vfiomig_error_message());
+    for (int run = 0; run < RUNS; run++)
+        with[run] = push_nothing(load);
+    bench_report("call-overhead/policy-file", "ns", with, without, RUNS);
+    vfiomig_load_free(load);
+    unlink(file);
+    rmdir(directory);
+    free(directory);
+    close(fd);
 }
 
 int main(void)
@@ -50,6 +95,7 @@ int main(void)
     bench_report("call-overhead/guarded", "ns", guarded, plain, RUNS);
     bench_report("call-overhead/concurrent", "ns", shared, plain, RUNS);
     vfiomig_save_free(save);
+    permitted(device);
     vfiomig_device_free(device);
     return 0;
 }

@@ -33,7 +33,8 @@
 
 enum arg_kind {
     A_HANDLE, A_FREE, A_OUT, A_STRUCT, A_OPTIONS, A_IN, A_OPS, A_PTR, A_BUFFER, A_DATA, A_WORDS,
-    A_NO_WORDS, A_LEN, A_FD, A_OPAQUE, A_NUMBER, A_LOG, A_RELEASE, A_UNMAP, A_ENDING
+    A_NO_WORDS, A_LEN, A_FD, A_OPAQUE, A_NUMBER, A_LOG, A_RELEASE, A_UNMAP, A_ENDING,
+    A_TEXT
 };
 
 union argument {
@@ -789,6 +790,9 @@ static void fill(struct frame *frame, const struct row *row, struct world *world
         case A_ENDING:
             frame->a[i].number = VFIOMIG_ENDING_KEEP;
             break;
+        case A_TEXT:
+            strcpy((char *)memory, "/nowhere/at/all");
+            break;
         case A_OUT:
         case A_PTR:
         case A_BUFFER:
@@ -1173,7 +1177,7 @@ static void null_pointers(void)
 
             if (!optional && kind != A_OUT && kind != A_STRUCT && kind != A_IN && kind != A_OPS &&
                 kind != A_PTR && kind != A_BUFFER && kind != A_DATA && kind != A_WORDS &&
-                kind != A_UNMAP)
+                kind != A_UNMAP && kind != A_TEXT)
                 continue;
             struct frame *frame = new_frame(row);
 
@@ -1544,6 +1548,11 @@ static void values(void)
 
     wrong_number(ROW_vfiomig_device_new_fd, "fd", (uint64_t)-1, -EINVAL);
     wrong_number(ROW_vfiomig_device_new_fd, "fd", 1 << 20, -EINVAL); /* not open */
+    wrong_number(ROW_vfiomig_process_set_allowed, "directions", 4, -EINVAL);
+    wrong_number(ROW_vfiomig_process_set_allowed, "directions", UINT32_MAX, -EINVAL);
+    wrong_number(ROW_vfiomig_policy_add_file, "flags", 2, -EINVAL);
+    wrong_number(ROW_vfiomig_policy_add_file, "dir_fd", (uint64_t)-1, -EINVAL);
+    wrong_number(ROW_vfiomig_policy_add_file, "dir_fd", 1000000, -EINVAL);
     wrong_number(ROW_vfiomig_log_set, "level", 6, -EINVAL);
     wrong_number(ROW_vfiomig_log_set, "level", UINT32_MAX, -EINVAL);
     wrong_number(ROW_vfiomig_save_finish, "ending", 0, -EINVAL);

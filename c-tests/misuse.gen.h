@@ -90,6 +90,16 @@ static long call_vfiomig_state_name(const union argument *a)
     return vfiomig_state_name((uint32_t)a[0].number) != NULL ? 0 : -1;
 }
 
+static long call_vfiomig_process_set_allowed(const union argument *a)
+{
+    return (long)vfiomig_process_set_allowed((uint32_t)a[0].number);
+}
+
+static long call_vfiomig_policy_add_file(const union argument *a)
+{
+    return (long)vfiomig_policy_add_file((int)a[0].number, a[1].pointer, (uint32_t)a[2].number);
+}
+
 static long call_vfiomig_device_new_fd(const union argument *a)
 {
     return (long)vfiomig_device_new_fd((int)a[0].number, a[1].pointer, a[2].pointer);
@@ -388,6 +398,8 @@ enum row_number {
     ROW_vfiomig_log_init_env,
     ROW_vfiomig_fsm_path,
     ROW_vfiomig_state_name,
+    ROW_vfiomig_process_set_allowed,
+    ROW_vfiomig_policy_add_file,
     ROW_vfiomig_device_new_fd,
     ROW_vfiomig_device_new_ops,
     ROW_vfiomig_device_free,
@@ -554,6 +566,40 @@ static const struct row rows[NUM_ROWS] = {
         .num_args = 1,
         .args = {
             { .kind = A_NUMBER, .value = 2, .name = "state" },
+        },
+    },
+    {
+        .name = "vfiomig_process_set_allowed",
+        .call = call_vfiomig_process_set_allowed,
+        .object = NO_OBJECT,
+        .states = 0x0,
+        .wrong_state = EINVAL,
+        .concurrent = 0,
+        .no_wait = 0,
+        .num_args = 1,
+        .args = {
+            { .kind = A_NUMBER, .value = 3, .name = "directions" },
+        },
+        .errors = {
+            EINVAL, ENOTRECOVERABLE
+        },
+    },
+    {
+        .name = "vfiomig_policy_add_file",
+        .call = call_vfiomig_policy_add_file,
+        .object = NO_OBJECT,
+        .states = 0x0,
+        .wrong_state = EINVAL,
+        .concurrent = 0,
+        .no_wait = 0,
+        .num_args = 3,
+        .args = {
+            { .kind = A_NUMBER, .value = -100, .name = "dir_fd" },
+            { .kind = A_TEXT, .name = "path" },
+            { .kind = A_NUMBER, .value = 1, .name = "flags" },
+        },
+        .errors = {
+            ENOMEM, EFAULT, EINVAL, ENOTRECOVERABLE
         },
     },
     {
@@ -850,7 +896,7 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_LEN, .name = "len" },
         },
         .errors = {
-            EBADF, ENOMEM, EFAULT, EBUSY, EINVAL, EMSGSIZE, ECANCELED, ENOTRECOVERABLE
+            EPERM, EBADF, ENOMEM, EFAULT, EBUSY, EINVAL, EMSGSIZE, ECANCELED, ENOTRECOVERABLE
         },
     },
     {
@@ -867,7 +913,7 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_STRUCT, .size = sizeof(struct vfiomig_pending), .type = "vfiomig_pending", .name = "pending" },
         },
         .errors = {
-            EBADF, EFAULT, EBUSY, EINVAL, ECANCELED, ENOTRECOVERABLE
+            EPERM, EBADF, EFAULT, EBUSY, EINVAL, ECANCELED, ENOTRECOVERABLE
         },
     },
     {
@@ -883,7 +929,7 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_HANDLE, .object = SAVE, .name = "save" },
         },
         .errors = {
-            EBADF, EFAULT, EBUSY, EOPNOTSUPP, ECANCELED, ENOTRECOVERABLE
+            EPERM, EBADF, EFAULT, EBUSY, EOPNOTSUPP, ECANCELED, ENOTRECOVERABLE
         },
     },
     {
@@ -899,7 +945,7 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_HANDLE, .object = SAVE, .name = "save" },
         },
         .errors = {
-            EIO, EBADF, EAGAIN, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, EOPNOTSUPP,
+            EPERM, EIO, EBADF, EAGAIN, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, EOPNOTSUPP,
             ETIMEDOUT, ECANCELED, ENOTRECOVERABLE
         },
     },
@@ -916,7 +962,7 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_HANDLE, .object = SAVE, .name = "save" },
         },
         .errors = {
-            EIO, EBADF, EAGAIN, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, EOPNOTSUPP,
+            EPERM, EIO, EBADF, EAGAIN, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, EOPNOTSUPP,
             ETIMEDOUT, ECANCELED, ENOTRECOVERABLE
         },
     },
@@ -934,7 +980,7 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_ENDING, .name = "ending" },
         },
         .errors = {
-            EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, EOPNOTSUPP, ETIMEDOUT,
+            EPERM, EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, EOPNOTSUPP, ETIMEDOUT,
             ECANCELED, ENOTRECOVERABLE
         },
     },

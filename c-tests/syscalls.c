@@ -358,6 +358,26 @@ static void log_env(void)
     EQ(r2, -EFAULT);
 }
 
+/* A policy file that denies nothing. */
+static void policy(void)
+{
+    char directory[] = "/tmp/vfiomig-syscalls-XXXXXX", path[64];
+    CHECK(mkdtemp(directory));
+    snprintf(path, sizeof path, "%s/policy.conf", directory);
+    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+    CHECK(fd >= 0);
+    EQ(write(fd, "default allow\n", 14), 14);
+    close(fd);
+    fd = open(directory, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    phase("policy");
+    int r = vfiomig_policy_add_file(fd, "policy.conf", 0);
+    phase("end");
+    OK(r);
+    close(fd);
+    unlink(path);
+    rmdir(directory);
+}
+
 static void every_phase(void)
 {
     struct vfiomig_device *dev, *other, *none;
@@ -403,6 +423,8 @@ static void every_phase(void)
     OK(r2);
 
     track_with_each_tracker(dev);
+
+    policy();
 
     phase("free");
     vfiomig_device_free(dev);

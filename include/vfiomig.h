@@ -260,6 +260,55 @@ int vfiomig_fsm_path(uint64_t migration_flags, uint32_t from, uint32_t to,
  */
 const char *vfiomig_state_name(uint32_t state);
 
+/* Switching migration off
+ * ----------------------- */
+
+/* What a process allows. */
+#define VFIOMIG_ALLOW_SAVE (1 << 0)  /* Saves may begin, and go on. */
+#define VFIOMIG_ALLOW_LOAD (1 << 1)  /* Loads may begin, and go on. */
+
+/* Flags of vfiomig_policy_add_file(). */
+#define VFIOMIG_POLICY_OPTIONAL (1 << 0)  /* The file may be missing: it forbids nothing until it is
+                                           * there. */
+
+/*
+ * Allows saves and loads in this process (bitwise OR of VFIOMIG_ALLOW_*), and forbids what is not
+ * named: 0 is the kill switch. Everything is allowed at first. The environment (VFIOMIG_DISABLE)
+ * and the host's policy may forbid more: vfiomig-policy(5). May be called from any thread at any
+ * time.
+ *
+ * What is no longer allowed does not begin (-EPERM), and what has begun is cut off: a call on
+ * another thread, and every later one, returns -EPERM, and the device is as after any error. A save
+ * is then finished with VFIOMIG_ENDING_KEEP, and its guest goes on; a load has been reset. To end a
+ * call that blocks in the driver, also send its thread a signal. What is complete is not cut off: a
+ * save that has returned VFIOMIG_NEXT_END can still be released, and a load that was committed is
+ * run as usual. Allowing something again lets new sessions begin, and does not bring back those
+ * that were cut off.
+ *
+ * Errors: -EINVAL, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_process_set_allowed(uint32_t directions);
+
+/*
+ * Has this process keep to a policy file (vfiomig-policy(5)) besides the host's. It can only forbid
+ * more than that one. The file belongs to root or to the process's user, and nobody else can write
+ * to it. If it cannot be used, the call fails and changes nothing; if that happens later, the file
+ * forbids everything. There can be 16 files; one that is named again counts once.
+ *
+ * The path is absolute, and dir_fd is AT_FDCWD; or it is relative to the directory dir_fd, of which
+ * the library keeps a duplicate. A directory that was opened before the VMM locks itself in can be
+ * looked into later: with /etc/vfiomig, path "policy.conf" and VFIOMIG_POLICY_OPTIONAL, a VMM keeps
+ * seeing the host's policy.
+ *
+ * Sessions look at the files again when they begin, and on their calls every 100 ms, and are cut
+ * off as by vfiomig_process_set_allowed().
+ *
+ * Errors: -ENOMEM, -EFAULT, -EINVAL, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_policy_add_file(int dir_fd, const char *path, uint32_t flags) VFIOMIG_MUST_CHECK;
+
 /* Devices
  * ------- */
 
@@ -306,26 +355,38 @@ struct vfiomig_device;
 #define VFIOMIG_SEVERITY_INFO   2  /* Good to know. */
 
 /* Why a device cannot migrate, or not well. More may come. */
-#define VFIOMIG_REASON_DISABLED             1   /* The VMM switched migration off. */
-#define VFIOMIG_REASON_KERNEL_TOO_OLD       2   /* The kernel has no VFIO migration. */
-#define VFIOMIG_REASON_DRIVER_NO_MIGRATION  3   /* The driver bound to the device does not support
-                                                 * migration. */
-#define VFIOMIG_REASON_NO_STOP_COPY         4   /* The driver's migration flags do not include
-                                                 * STOP_COPY. */
-#define VFIOMIG_REASON_STATE_UNREADABLE     5   /* The device's state cannot be read. */
-#define VFIOMIG_REASON_DEVICE_IN_ERROR      6   /* The device is in ERROR; reset it. */
-#define VFIOMIG_REASON_STALE_STATE          7   /* An earlier owner left the device in a state other
-                                                 * than RUNNING. */
-#define VFIOMIG_REASON_NO_PRE_COPY          8   /* There is no pre-copy: the whole state is sent
-                                                 * while the guest is stopped. */
-#define VFIOMIG_REASON_NO_P2P               9   /* There are no peer-to-peer states: several devices
-                                                 * cannot be stopped together safely. */
-#define VFIOMIG_REASON_NO_DATA_SIZE         10  /* The size of the state is not known in advance. */
-#define VFIOMIG_REASON_NO_DMA_LOGGING       11  /* The device does not log the pages it writes. */
-#define VFIOMIG_REASON_DMA_LOGGING_UNUSABLE 12  /* The device logs the pages it writes, but the
-                                                 * kernel cannot report them. */
-#define VFIOMIG_REASON_NO_PRECOPY_INFO_V2   13  /* The kernel does not say when initial data starts
-                                                 * again. */
+#define VFIOMIG_REASON_DISABLED                1   /* The VMM switched migration off. */
+#define VFIOMIG_REASON_KERNEL_TOO_OLD          2   /* The kernel has no VFIO migration. */
+#define VFIOMIG_REASON_DRIVER_NO_MIGRATION     3   /* The driver bound to the device does not
+                                                    * support migration. */
+#define VFIOMIG_REASON_NO_STOP_COPY            4   /* The driver's migration flags do not include
+                                                    * STOP_COPY. */
+#define VFIOMIG_REASON_STATE_UNREADABLE        5   /* The device's state cannot be read. */
+#define VFIOMIG_REASON_DEVICE_IN_ERROR         6   /* The device is in ERROR; reset it. */
+#define VFIOMIG_REASON_STALE_STATE             7   /* An earlier owner left the device in a state
+                                                    * other than RUNNING. */
+#define VFIOMIG_REASON_NO_PRE_COPY             8   /* There is no pre-copy: the whole state is sent
+                                                    * while the guest is stopped. */
+#define VFIOMIG_REASON_NO_P2P                  9   /* There are no peer-to-peer states: several
+                                                    * devices cannot be stopped together safely. */
+#define VFIOMIG_REASON_NO_DATA_SIZE            10  /* The size of the state is not known in
+                                                    * advance. */
+#define VFIOMIG_REASON_NO_DMA_LOGGING          11  /* The device does not log the pages it
+                                                    * writes. */
+#define VFIOMIG_REASON_DMA_LOGGING_UNUSABLE    12  /* The device logs the pages it writes, but the
+                                                    * kernel cannot report them. */
+#define VFIOMIG_REASON_NO_PRECOPY_INFO_V2      13  /* The kernel does not say when initial data
+                                                    * starts again. */
+#define VFIOMIG_REASON_DISABLED_BY_ENVIRONMENT 14  /* Migration is switched off by VFIOMIG_DISABLE
+                                                    * in the process's environment. */
+#define VFIOMIG_REASON_DISABLED_BY_PROCESS     15  /* Migration is switched off in this process: see
+                                                    * vfiomig_process_set_allowed(). */
+#define VFIOMIG_REASON_DISABLED_BY_POLICY      16  /* Migration is switched off by a policy file:
+                                                    * see vfiomig-policy(5). */
+#define VFIOMIG_REASON_SAVE_DISABLED           17  /* Saving is switched off, by one of these three.
+                                                    * Loading is not. */
+#define VFIOMIG_REASON_LOAD_DISABLED           18  /* Loading is switched off, by one of these
+                                                    * three. Saving is not. */
 
 /* Something that happened to a device. */
 struct vfiomig_event {
@@ -895,7 +956,8 @@ int vfiomig_save_next(struct vfiomig_save *save, void *buf, size_t cap,
  * as QEMU's vmstate writes it. It is empty if there is none. The library adds the tags around it.
  *
  * States: pre-copy, quiesced, stop-copy.
- * Errors: -EBADF, -ENOMEM, -EFAULT, -EBUSY, -EINVAL, -EMSGSIZE, -ECANCELED, -ENOTRECOVERABLE.
+ * Errors: -EPERM, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -EINVAL, -EMSGSIZE, -ECANCELED,
+ *         -ENOTRECOVERABLE.
  * Since: 0.1.
  */
 int vfiomig_save_add_blob(struct vfiomig_save *save, uint32_t kind, const void *data,
@@ -905,7 +967,7 @@ int vfiomig_save_add_blob(struct vfiomig_save *save, uint32_t kind, const void *
  * Asks the driver how much is left. All numbers are estimates, and drivers err in both directions.
  *
  * States: pre-copy, quiesced, stop-copy.
- * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ECANCELED, -ENOTRECOVERABLE.
+ * Errors: -EPERM, -EBADF, -EFAULT, -EBUSY, -EINVAL, -ECANCELED, -ENOTRECOVERABLE.
  * Since: 0.1.
  */
 int vfiomig_save_get_pending(struct vfiomig_save *save, struct vfiomig_pending *pending);
@@ -917,7 +979,7 @@ int vfiomig_save_get_pending(struct vfiomig_save *save, struct vfiomig_pending *
  *
  * States: all.
  * Returns: A file descriptor.
- * Errors: -EBADF, -EFAULT, -EBUSY, -EOPNOTSUPP, -ECANCELED, -ENOTRECOVERABLE.
+ * Errors: -EPERM, -EBADF, -EFAULT, -EBUSY, -EOPNOTSUPP, -ECANCELED, -ENOTRECOVERABLE.
  * Since: 0.1.
  */
 int vfiomig_save_get_poll_fd(struct vfiomig_save *save);
@@ -932,8 +994,8 @@ int vfiomig_save_get_poll_fd(struct vfiomig_save *save);
  * stays in RUNNING, where a reset before vfiomig_save_stop() cannot be seen: call that at once.
  *
  * States: pre-copy.
- * Errors: -EIO, -EBADF, -EAGAIN, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
- *         -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
+ * Errors: -EPERM, -EIO, -EBADF, -EAGAIN, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY,
+ *         -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
  * Since: 0.1.
  */
 int vfiomig_save_quiesce(struct vfiomig_save *save) VFIOMIG_MUST_CHECK;
@@ -956,8 +1018,8 @@ int vfiomig_save_quiesce(struct vfiomig_save *save) VFIOMIG_MUST_CHECK;
  * also be where it was, or in RUNNING, if it refuses to be quiesced.
  *
  * States: pre-copy, quiesced.
- * Errors: -EIO, -EBADF, -EAGAIN, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
- *         -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
+ * Errors: -EPERM, -EIO, -EBADF, -EAGAIN, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY,
+ *         -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
  * Since: 0.1.
  */
 int vfiomig_save_stop(struct vfiomig_save *save) VFIOMIG_MUST_CHECK;
@@ -980,7 +1042,7 @@ int vfiomig_save_stop(struct vfiomig_save *save) VFIOMIG_MUST_CHECK;
  * that. If the driver refuses the way back, the outcome is normally RESET.
  *
  * States: pre-copy, quiesced, stop-copy, ended, failed.
- * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
+ * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
  *         -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
  * Since: 0.1.
  */

@@ -42,6 +42,7 @@ ROOMS = [
     ("stream", False),
     ("handover", False),
     ("device", False),
+    ("policy", False),
     ("protocol", False),
     ("transport", False),
     ("ground", False),

@@ -3,25 +3,50 @@
 
 use std::sync::Arc;
 
+use crate::switch::Permission;
 use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// The switch that cancels a session, or a reading of dirty pages, from any thread.
 #[derive(Clone, Default, Debug)]
-pub struct Cancel(Arc<AtomicBool>);
+pub struct Cancel {
+    asked: Arc<AtomicBool>,
+    permission: Option<Permission>,
+}
+
+/// Why a session is to end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Why {
+    /// It was cancelled.
+    Asked,
+    /// The process's switch was turned off.
+    CutOff,
+}
 
 impl Cancel {
-    /// The call in progress, and every later one, returns [`crate::Code::Cancelled`].
-    pub fn cancel(&self) {
-        self.0.store(true, Ordering::Relaxed);
+    /// The switch of a session that also ends with this permission.
+    pub(crate) fn with(permission: Permission) -> Cancel {
+        Cancel { asked: Arc::default(), permission: Some(permission) }
     }
 
-    /// Whether it was cancelled.
+    /// The call in progress, and every later one, returns [`crate::Code::Cancelled`].
+    pub fn cancel(&self) {
+        self.asked.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was cancelled, or cut off by the process's switch.
     pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.why().is_some()
+    }
+
+    pub(crate) fn why(&self) -> Option<Why> {
+        if self.asked.load(Ordering::Relaxed) {
+            return Some(Why::Asked);
+        }
+        self.permission.is_some_and(Permission::has_ended).then_some(Why::CutOff)
     }
 
     /// Undoes the cancellation.
     pub(crate) fn clear(&self) {
-        self.0.store(false, Ordering::Relaxed);
+        self.asked.store(false, Ordering::Relaxed);
     }
 }

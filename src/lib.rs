@@ -56,6 +56,7 @@
 //! # Where things are
 //!
 //! - [`device`]: what a device is and can do, and why it cannot migrate.
+//! - [`policy`]: who may switch migration off, in this process and on this host.
 //! - [`session`]: saving and loading one device, with all options.
 //! - [`dirty`]: which pages devices wrote to, over the whole memory map.
 //! - [`stream`]: the formats, for those who read or write streams without a device.
@@ -82,9 +83,11 @@ pub mod handover;
 pub mod identity;
 pub(crate) mod logging;
 pub(crate) mod nanoseconds;
+pub mod policy;
 pub(crate) mod protocol;
 pub mod session;
 pub mod stream;
+pub(crate) mod switch;
 pub(crate) mod sync;
 pub(crate) mod sys;
 pub(crate) mod text;

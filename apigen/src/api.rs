@@ -203,6 +203,8 @@ pub enum Arg {
     Fd,
     Opaque,
     Unmap,
+    /// A text with a NUL at its end.
+    Text,
     Number(i64),
     Log,
     Release,

@@ -130,6 +130,7 @@ fn fits(arg: &Arg, param: &Param) -> bool {
         Arg::Data => ctype == "const void *",
         Arg::Words | Arg::NoWords => ctype == "uint64_t *",
         Arg::Unmap => ctype == "vfiomig_unmap_fn",
+        Arg::Text => ctype == "const char *",
         Arg::Len => ctype == "size_t",
         Arg::Fd => ctype == "int" && param.name.ends_with("fd"),
         Arg::Number(_) => INTEGERS.contains(&ctype),
@@ -143,7 +144,7 @@ fn fits(arg: &Arg, param: &Param) -> bool {
 fn brings(arg: &Arg) -> &'static [&'static str] {
     match arg {
         Arg::Handle(_) => &["EBADF", "EFAULT", "ENOTRECOVERABLE"],
-        Arg::Out | Arg::Ptr | Arg::Buffer | Arg::Data | Arg::Words => &["EFAULT"],
+        Arg::Out | Arg::Ptr | Arg::Buffer | Arg::Data | Arg::Words | Arg::Text => &["EFAULT"],
         Arg::Struct(_) => &["EFAULT", "EINVAL"],
         Arg::Options(_) => &["EINVAL", "E2BIG"],
         Arg::In(_) => &["EFAULT", "EINVAL", "E2BIG"],

@@ -344,6 +344,7 @@ fn arg(text: &str, objects: &[Object]) -> Option<Arg> {
             "words" => Arg::Words,
             "no-words" => Arg::NoWords,
             "unmap" => Arg::Unmap,
+            "text" => Arg::Text,
             "len" => Arg::Len,
             "fd" => Arg::Fd,
             "opaque" => Arg::Opaque,

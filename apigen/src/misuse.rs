@@ -128,6 +128,7 @@ fn kind(arg: &Arg, param: &crate::cdecl::Param) -> String {
         Arg::Words => ".kind = A_WORDS,".into(),
         Arg::NoWords => ".kind = A_NO_WORDS,".into(),
         Arg::Unmap => ".kind = A_UNMAP,".into(),
+        Arg::Text => ".kind = A_TEXT,".into(),
         Arg::Ops => ".kind = A_OPS, .size = sizeof(struct vfiomig_device_ops),".into(),
         Arg::Ptr if param.ctype == "void **" => ".kind = A_PTR, .size = sizeof(void *),".into(),
         Arg::Ptr => format!(".kind = A_PTR, .size = sizeof({pointee}),"),

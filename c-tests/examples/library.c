@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /* What the manual shows of the calls that need no device: version, errors, messages, states. */
+#include <fcntl.h>
 #include <pthread.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "examples.h"
 
@@ -115,6 +118,40 @@ static int write_path(FILE *out, uint64_t migration_flags,
 }
 /* END */
 
+/* EXAMPLE vfiomig_process_set_allowed */
+/* A command of the VMM's. Threads that save or load what is no
+   longer allowed get -EPERM, and end as after any error. */
+static int allow_migration(int out, int in)
+{
+    uint32_t directions = 0;
+
+    if (out)
+        directions |= VFIOMIG_ALLOW_SAVE;
+    if (in)
+        directions |= VFIOMIG_ALLOW_LOAD;
+    return vfiomig_process_set_allowed(directions);
+}
+/* END */
+
+/* EXAMPLE vfiomig_policy_add_file */
+/* Before the VMM locks itself in: from there, the host's policy can
+   only be seen through the directory. */
+static int keep_seeing_policy(const char *directory)
+{
+    int fd = open(directory, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    int r;
+
+    if (fd < 0)               /* there is no policy on this host */
+        return errno == ENOENT ? 0 : -errno;
+    r = vfiomig_policy_add_file(fd, "policy.conf",
+                                VFIOMIG_POLICY_OPTIONAL);
+    if (r < 0)
+        fprintf(stderr, "%s\n", vfiomig_error_message());
+    close(fd);                /* the library has a duplicate */
+    return r;
+}
+/* END */
+
 static void the_library_is_as_new_as_its_header(void)
 {
     check_version();
@@ -183,6 +220,38 @@ static void a_path_has_names(void)
     free(text);
 }
 
+static void migration_is_switched_off_and_on(void)
+{
+    struct rig rig = rig_new(NULL, NULL);
+    struct vfiomig_save *save;
+    OK(allow_migration(0, 1));
+    EQ(vfiomig_save_begin(rig.dev, NULL, &save), -EPERM);
+    HAS(vfiomig_error_message(), "vfiomig_process_set_allowed()");
+    OK(allow_migration(1, 1));
+    OK(vfiomig_save_begin(rig.dev, NULL, &save));
+    vfiomig_save_free(save);
+    rig_free(&rig);
+}
+
+static void a_policy_is_seen_through_its_directory(void)
+{
+    char directory[] = "/tmp/vfiomig-example-XXXXXX", path[64];
+    struct vfiomig_save *save;
+    CHECK(mkdtemp(directory));
+    OK(keep_seeing_policy("/nowhere"));
+    OK(keep_seeing_policy(directory));
+    snprintf(path, sizeof path, "%s/policy.conf", directory);
+    umask(022);
+    FILE *file = fopen(path, "w");
+    CHECK(file && fputs("deny direction=save\n", file) >= 0 && fclose(file) == 0);
+    struct rig rig = rig_new(NULL, NULL);
+    EQ(vfiomig_save_begin(rig.dev, NULL, &save), -EPERM);
+    HAS(vfiomig_error_message(), "policy.conf, line 1");
+    rig_free(&rig);
+    unlink(path);
+    rmdir(directory);
+}
+
 int main(void)
 {
     RUN(the_library_is_as_new_as_its_header);
@@ -191,5 +260,7 @@ int main(void)
     RUN(messages_go_to_a_file);
     RUN(or_to_standard_error);
     RUN(a_path_has_names);
+    RUN(migration_is_switched_off_and_on);
+    RUN(a_policy_is_seen_through_its_directory); /* for the whole process: last */
     return DONE();
 }

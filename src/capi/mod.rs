@@ -46,6 +46,7 @@ pub mod auth;
 pub mod error;
 pub mod fsm;
 pub mod log;
+pub mod policy;
 pub mod qemu;
 pub mod version;
 

@@ -73,6 +73,22 @@ pub(super) const FSM_PATH: Row = Row {
     errors: 0b100000000000100100000,
 };
 
+pub(super) const PROCESS_SET_ALLOWED: Row = Row {
+    name: "vfiomig_process_set_allowed",
+    states: 0b0,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000000000100000000,
+};
+
+pub(super) const POLICY_ADD_FILE: Row = Row {
+    name: "vfiomig_policy_add_file",
+    states: 0b0,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b100000000000100110000,
+};
+
 pub(super) const DEVICE_NEW_FD: Row = Row {
     name: "vfiomig_device_new_fd",
     states: 0b0,
@@ -206,7 +222,7 @@ pub(super) const SAVE_ADD_BLOB: Row = Row {
     states: 0b111,
     wrong_state: Code::Inval,
     needs_memory: true,
-    errors: 0b110001000000101110100,
+    errors: 0b110001000000101110101,
 };
 
 pub(super) const SAVE_GET_PENDING: Row = Row {
@@ -214,7 +230,7 @@ pub(super) const SAVE_GET_PENDING: Row = Row {
     states: 0b111,
     wrong_state: Code::Inval,
     needs_memory: false,
-    errors: 0b110000000000101100100,
+    errors: 0b110000000000101100101,
 };
 
 pub(super) const SAVE_GET_POLL_FD: Row = Row {
@@ -222,7 +238,7 @@ pub(super) const SAVE_GET_POLL_FD: Row = Row {
     states: 0b111111,
     wrong_state: Code::Inval,
     needs_memory: false,
-    errors: 0b110100000000001100100,
+    errors: 0b110100000000001100101,
 };
 
 pub(super) const SAVE_QUIESCE: Row = Row {
@@ -230,7 +246,7 @@ pub(super) const SAVE_QUIESCE: Row = Row {
     states: 0b1,
     wrong_state: Code::Inval,
     needs_memory: true,
-    errors: 0b111100000001111111110,
+    errors: 0b111100000001111111111,
 };
 
 pub(super) const SAVE_STOP: Row = Row {
@@ -238,7 +254,7 @@ pub(super) const SAVE_STOP: Row = Row {
     states: 0b11,
     wrong_state: Code::Inval,
     needs_memory: true,
-    errors: 0b111100000001111111110,
+    errors: 0b111100000001111111111,
 };
 
 pub(super) const SAVE_FINISH: Row = Row {
@@ -246,7 +262,7 @@ pub(super) const SAVE_FINISH: Row = Row {
     states: 0b11111,
     wrong_state: Code::Inval,
     needs_memory: true,
-    errors: 0b111100000001111110110,
+    errors: 0b111100000001111110111,
 };
 
 pub(super) const SAVE_CANCEL: Row = Row {

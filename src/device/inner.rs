@@ -13,6 +13,7 @@ use crate::error::{Errno, Error, Failure, Operation, Outcome, Result};
 use crate::fixups::Fixups;
 use crate::fsm::{Fsm, State};
 use crate::identity::Identity;
+use crate::policy::Permit;
 use crate::sys::Process;
 
 /// How often a device that does not answer is asked for its state, if a guest's state depends on
@@ -24,7 +25,11 @@ pub(crate) struct Inner {
     pub(super) belief: Belief,
     fsm: Fsm,
     probed: Probed,
-    identity: Identity,
+    /// What the device is called in sysfs, if that is known.
+    pub(super) name: Option<String>,
+    pub(super) identity: Identity,
+    /// The permission of the session that has the device.
+    pub(super) permit: Option<Permit>,
     failure: Option<Failure>,
     events: Option<EventSink>,
     /// The process that the device belongs to: a child after fork() has a copy, and leaves the
@@ -36,6 +41,7 @@ impl Inner {
     pub(super) fn new(
         link: Link,
         probed: Probed,
+        name: Option<String>,
         identity: Identity,
         events: Option<EventSink>,
     ) -> Inner {
@@ -44,7 +50,9 @@ impl Inner {
             belief: Belief::new(probed.caps.initial_state),
             fsm: Fsm::new(probed.caps.migration_flags),
             probed,
+            name,
             identity,
+            permit: None,
             failure: None,
             events,
             process: Process::this(),
@@ -70,8 +78,18 @@ impl Inner {
     }
 
     /// Refuses a device that cannot migrate, with the first blocking reason.
-    pub(crate) fn check_can_migrate(&self) -> Result<()> {
+    pub(super) fn check_can_migrate(&self) -> Result<()> {
         self.probed.why_not()
+    }
+
+    /// Refuses a device that was switched off when it was opened.
+    pub(super) fn check_not_disabled(&self) -> Result<()> {
+        self.probed.why_disabled()
+    }
+
+    /// What is said now of who switched migration off.
+    pub(super) fn replace_permission_reasons(&mut self, reasons: Vec<Reason>) {
+        self.probed.replace_permission_reasons(reasons);
     }
 
     // --- what is believed --------------------------------------------------------------------------
@@ -92,14 +110,17 @@ impl Inner {
         self.belief.claimed()
     }
 
-    /// Gives the device to a session.
-    pub(crate) fn claim(&mut self, by: Claim) -> Result<()> {
-        self.belief.claim(by)
+    /// Gives the device to a session, which has this permission.
+    pub(crate) fn claim(&mut self, by: Claim, permit: Permit) -> Result<()> {
+        self.belief.claim(by)?;
+        self.permit = Some(permit);
+        Ok(())
     }
 
     /// The session is over.
     pub(crate) fn unclaim(&mut self) {
         self.belief.unclaim();
+        self.permit = None;
     }
 
     /// The guest was stopped, according to the caller.

@@ -15,12 +15,13 @@ mod inner;
 mod learn;
 mod link;
 mod lock;
+mod permission;
 mod probe;
 mod recovery;
 mod reset;
 mod transition;
 
-use std::path::PathBuf;
+use std::path::{self, PathBuf};
 use std::sync::Arc;
 
 pub(crate) use belief::Claim;
@@ -36,6 +37,7 @@ pub use crate::fsm::{Fsm, MigrationFlags, Path, State, Steps};
 pub use crate::identity::{Identity, Ignore, MAX_VENDOR_DATA, max_text};
 
 use crate::error::{Error, Failure, Result, err};
+use crate::policy;
 use crate::protocol::{self, Protocol};
 use crate::sys;
 use crate::transport::Transport;
@@ -80,11 +82,16 @@ impl Device {
         let release = sys::kernel_release();
         let mut probed =
             probe::probe(transport.as_mut(), protocol.as_mut(), options.disabled, &release)?;
-        probed.reasons.sort_by_key(|reason| reason.code.severity());
-        let mut identity = learn::learn(transport.as_mut(), options.sysfs, &options.vendor_data);
+        let sysfs = options.sysfs.or_else(|| transport.sysfs());
+        let name = sysfs.as_deref().and_then(path::Path::file_name);
+        let name = name.map(|name| name.to_string_lossy().into_owned());
+        let mut identity = learn::learn(transport.as_mut(), sysfs, &options.vendor_data);
         identity.migration_flags = probed.caps.migration_flags;
         identity.state_size = probed.caps.state_size.unwrap_or(0);
-        let inner = Inner::new(Link::new(transport, protocol), probed, identity, options.events);
+        let facts = policy::Facts { name: name.as_deref(), identity: &identity };
+        probed.replace_permission_reasons(permission::reasons(&policy::judge(&facts).denials));
+        let link = Link::new(transport, protocol);
+        let inner = Inner::new(link, probed, name, identity, options.events);
         Ok(Device { shared: Arc::new(Shared::new(inner)) })
     }
 
@@ -102,7 +109,8 @@ impl Device {
         Ok(self.lock()?.caps())
     }
 
-    /// Why the device cannot migrate, or not well; the worst comes first.
+    /// Why the device cannot migrate, or not well; the worst comes first. Who has switched migration
+    /// off is what was found when the device was opened, or when a session last began.
     pub fn reasons(&self) -> Result<Vec<Reason>> {
         Ok(self.lock()?.reasons().to_vec())
     }

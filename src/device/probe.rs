@@ -94,6 +94,25 @@ reasons! {
     NoDmaLogging = 11, Limits, "no-dma-logging";
     DmaLoggingUnusable = 12, Limits, "dma-logging-unusable";
     NoPrecopyInfoV2 = 13, Info, "no-precopy-info-v2";
+    DisabledByEnvironment = 14, Blocks, "disabled-by-environment";
+    DisabledByProcess = 15, Blocks, "disabled-by-process";
+    DisabledByPolicy = 16, Blocks, "disabled-by-policy";
+    SaveDisabled = 17, Limits, "save-disabled";
+    LoadDisabled = 18, Limits, "load-disabled";
+}
+
+impl ReasonCode {
+    /// Whether it says who has switched migration off, which may change at any time.
+    fn is_about_permission(self) -> bool {
+        matches!(
+            self,
+            ReasonCode::DisabledByEnvironment
+                | ReasonCode::DisabledByProcess
+                | ReasonCode::DisabledByPolicy
+                | ReasonCode::SaveDisabled
+                | ReasonCode::LoadDisabled
+        )
+    }
 }
 
 /// One reason.
@@ -357,10 +376,28 @@ fn release_is_before(release: &str, version: (u32, u32)) -> bool {
 }
 
 impl Probed {
-    /// The error for a device that cannot migrate.
+    /// The error for a device that was switched off when it was opened.
+    pub fn why_disabled(&self) -> Result<()> {
+        match self.reasons.iter().find(|reason| reason.code == ReasonCode::Disabled) {
+            Some(reason) => Err(err!(Perm, "{}", reason.text)),
+            None => Ok(()),
+        }
+    }
+
+    /// Puts these in the place of what was said earlier of who has switched migration off.
+    pub fn replace_permission_reasons(&mut self, reasons: Vec<Reason>) {
+        self.reasons.retain(|reason| !reason.code.is_about_permission());
+        self.reasons.splice(0..0, reasons);
+        self.reasons
+            .sort_by_key(|reason| (reason.code.severity(), reason.code != ReasonCode::Disabled));
+    }
+
+    /// The error for a device that cannot migrate, whatever it is permitted.
     pub fn why_not(&self) -> Result<()> {
-        let blocking = self.reasons.iter().find(|r| r.code.severity() == Severity::Blocks);
-        match blocking {
+        let blocks = |reason: &&Reason| {
+            reason.code.severity() == Severity::Blocks && !reason.code.is_about_permission()
+        };
+        match self.reasons.iter().find(blocks) {
             None if self.caps.can_migrate() => Ok(()),
             None => Err(err!(NotSupported, "the device does not support migration")),
             Some(reason) => Err(match reason.code {

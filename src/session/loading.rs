@@ -8,11 +8,12 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::stats::{AtomicLoadStats, add, set};
-use crate::cancel::Cancel;
+use crate::cancel::{Cancel, Why};
 use crate::device::{Claim, Device, EventKind, Fixups, Inner, Locked, Recover, describe};
-use crate::error::{Errno, Error, Failure, Operation, Outcome, Result, err};
+use crate::error::{Code, Errno, Error, Failure, Operation, Outcome, Result, err};
 use crate::fsm::State;
 use crate::nanoseconds::elapsed_ns;
+use crate::policy::{Direction, cut_off_by_process};
 use crate::protocol::Patience;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
@@ -45,17 +46,20 @@ pub(super) struct Loading {
     phase: AtomicU32,
     epoch: AtomicU64,
     failure: Mutex<Option<Failure>>,
+    /// The policy has cut it off, with this error.
+    cut_off: Mutex<Option<Error>>,
 }
 
 impl Loading {
     /// Takes the device to RESUMING.
     pub fn begin(device: Device, write_timeout: Duration) -> Result<Loading> {
         let stats = Arc::new(AtomicLoadStats::default());
-        let epoch;
+        let (epoch, cancel);
         {
             let mut inner = device.lock()?;
-            inner.check_can_migrate()?;
-            inner.claim(Claim::Loading)?;
+            let permit;
+            (permit, cancel) = inner.permit(Direction::Load)?;
+            inner.claim(Claim::Loading, permit)?;
             let entered = enter_resuming(&mut inner);
             match inner.remember(entered) {
                 Ok(ns) => {
@@ -71,7 +75,8 @@ impl Loading {
         }
         Ok(Loading {
             device,
-            cancel: Cancel::default(),
+            cancel,
+            cut_off: Mutex::new(None),
             stats,
             write_timeout,
             phase: AtomicU32::new(Phase::Receiving as u32),
@@ -107,21 +112,30 @@ impl Loading {
         let start = Instant::now();
         let written = inner.write_data(data, &patience);
         add(&self.stats.write_ns, elapsed_ns(start));
-        written
+        written.map_err(|error| match (error.code(), self.check_cancelled(), error.failure()) {
+            (Code::Cancelled, Err(why), Some(failure)) => why.with_failure(*failure),
+            _ => error,
+        })
     }
 
-    pub fn check_alive(&self, inner: &Inner) -> Result<()> {
+    pub fn check_alive(&self, inner: &mut Inner) -> Result<()> {
         self.check_cancelled()?;
+        if let Err(error) = inner.check_permitted() {
+            return Err(lock(&self.cut_off).insert(error).clone());
+        }
         if inner.epoch() != self.epoch.load(Ordering::Relaxed) {
             return Err(err!(NoDev, "the device was reset while it was being loaded"));
         }
         Ok(())
     }
 
+    /// Fails if the load was cancelled, or somebody has switched loading off.
     pub fn check_cancelled(&self) -> Result<()> {
-        match self.cancel.is_cancelled() {
-            true => Err(err!(Cancelled, "the load was cancelled")),
-            false => Ok(()),
+        let cut_off = || lock(&self.cut_off).clone();
+        match self.cancel.why() {
+            Some(Why::Asked) => Err(err!(Cancelled, "the load was cancelled")),
+            Some(Why::CutOff) => Err(cut_off_by_process(Direction::Load)),
+            None => cut_off().map_or(Ok(()), Err),
         }
     }
 
@@ -193,7 +207,7 @@ impl Loading {
             failure.fixups = fixups;
             failure.offset = offset;
         });
-        *self.lock_failure() = error.failure().copied();
+        *lock(&self.failure) = error.failure().copied();
         match inner.remember(Err::<(), _>(error)) {
             Ok(()) => err!(NotRecoverable, "an error was lost"),
             Err(error) => error,
@@ -224,12 +238,12 @@ impl Loading {
 
     /// What went wrong, if anything did.
     pub fn failure(&self) -> Option<Failure> {
-        *self.lock_failure()
+        *lock(&self.failure)
     }
+}
 
-    fn lock_failure(&self) -> MutexGuard<'_, Option<Failure>> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(place: &Mutex<T>) -> MutexGuard<'_, T> {
+    place.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What happened to the device, if it failed to change its state: it has already been recovered

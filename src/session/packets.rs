@@ -8,12 +8,13 @@
 
 use std::fmt;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::loading::{Loading, Phase, callback_refused};
 use super::options::BlobSink;
 use super::stats::{add, set};
 use crate::error::{Code, Error, Result, err, of_another_process};
+use crate::protocol::LOOK_UP;
 use crate::stream::qemu::{Held, Packet, PacketLimits, Quota, Window};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::sys::current_thread_token;
@@ -194,16 +195,18 @@ impl Packets {
     fn write_all(&self) -> Result<()> {
         let shared = &*self.shared;
         loop {
-            let held = shared.next()?;
-            if held.config {
-                return self.give_config(held);
-            }
-            {
+            let held = match shared.next()? {
+                Some(held) if held.config => return self.give_config(held),
+                held => held,
+            };
+            let held = {
                 let mut inner = shared.load.device.lock()?;
                 shared.check(&shared.lock())?;
-                shared.load.check_alive(&inner)?;
+                shared.load.check_alive(&mut inner)?;
+                let Some(held) = held else { continue };
                 shared.load.write(&mut inner, &held.bytes)?;
-            }
+                held
+            };
             let mut queue = shared.lock();
             queue.window.done(held);
             queue.written += 1;
@@ -227,13 +230,13 @@ impl Packets {
             .map_err(|errno| callback_refused("the VMM refuses the configuration", errno))?;
         add(&shared.load.stats.blobs, 1);
         drop(sink);
-        let inner = shared.load.device.lock()?;
+        let mut inner = shared.load.device.lock()?;
         let mut queue = shared.lock();
         shared.check(&queue)?;
         queue.window.done(held);
         set(&shared.load.stats.queued_bytes, queue.window.queued());
         drop(queue);
-        shared.load.check_alive(&inner)?;
+        shared.load.check_alive(&mut inner)?;
         shared.load.complete();
         Ok(())
     }
@@ -348,12 +351,33 @@ impl Incoming {
 
     /// Waits until something was written, but not forever.
     fn wait_for_room<'q>(&self, mut queue: MutexGuard<'q, Queue>) -> MutexGuard<'q, Queue> {
-        queue.sleepers += 1;
         let written = queue.written;
-        let nothing_moves = |queue: &mut Queue| {
-            queue.written == written && queue.failed.is_none() && !self.load.cancel.is_cancelled()
-        };
-        let waited = self.changed.wait_timeout_while(queue, self.patience, nothing_moves);
+        let begun = Instant::now();
+        while let Some(left) = self.patience.checked_sub(begun.elapsed()) {
+            let nothing_moves = |queue: &mut Queue| queue.written == written && self.goes_on(queue);
+            if !nothing_moves(&mut queue) || left.is_zero() {
+                break;
+            }
+            queue = self.wait(queue, left, nothing_moves);
+        }
+        queue
+    }
+
+    /// Whether nothing has ended the load.
+    fn goes_on(&self, queue: &Queue) -> bool {
+        queue.failed.is_none() && !self.load.cancel.is_cancelled()
+    }
+
+    /// Waits while that holds, but not for longer than [`LOOK_UP`]: nobody wakes a load that is cut
+    /// off.
+    fn wait<'q>(
+        &self,
+        mut queue: MutexGuard<'q, Queue>,
+        at_most: Duration,
+        condition: impl FnMut(&mut Queue) -> bool,
+    ) -> MutexGuard<'q, Queue> {
+        queue.sleepers += 1;
+        let waited = self.changed.wait_timeout_while(queue, LOOK_UP.min(at_most), condition);
         let mut queue = waited.unwrap_or_else(PoisonError::into_inner).0;
         queue.sleepers -= 1;
         queue
@@ -363,25 +387,23 @@ impl Incoming {
     fn check(&self, queue: &Queue) -> Result<()> {
         match &queue.failed {
             Some(error) => Err(error.clone()),
-            None if self.load.cancel.is_cancelled() => {
-                Err(Error::new(Code::Cancelled, "the load was cancelled"))
-            }
-            None => Ok(()),
+            None => self.load.check_cancelled(),
         }
     }
 
-    /// Waits for the next packet in order.
-    fn next(&self) -> Result<Held> {
+    /// Waits for the next packet in order; none: it is time to see whether the load may go on.
+    fn next(&self) -> Result<Option<Held>> {
         let mut queue = self.lock();
-        loop {
+        self.check(&queue)?;
+        let mut held = queue.window.take();
+        if held.is_none() {
+            queue = self.wait(queue, LOOK_UP, |queue| {
+                held = queue.window.take();
+                held.is_none() && self.goes_on(queue)
+            });
             self.check(&queue)?;
-            if let Some(held) = queue.window.take() {
-                return Ok(held);
-            }
-            queue.sleepers += 1;
-            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
-            queue.sleepers -= 1;
         }
+        Ok(held)
     }
 }
 

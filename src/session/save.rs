@@ -18,6 +18,7 @@ use super::shared::SharedSave;
 use super::stats::{AtomicSaveStats, SaveNumbers, SaveStats, add, set};
 use crate::device::{Claim, Device, Inner, Locked};
 use crate::error::{Errno, Error, Failure, Result, err};
+use crate::policy::Direction;
 use crate::protocol::NoMore;
 use crate::stream::{Before, Piece, Round, SaveStatus, Took, Write};
 
@@ -45,16 +46,17 @@ impl Save {
         let mut options = options;
         let writer = options.writer()?;
         let stats = Arc::new(AtomicSaveStats::default());
-        let saving = Saving::default();
+        let mut saving = Saving::default();
         let reading;
         {
             let mut inner = device.lock()?;
-            inner.check_can_migrate()?;
+            let (permit, cancel) = inner.permit(Direction::Save)?;
             let whole = inner.check_contents();
             inner.remember(whole)?;
             let origin = origin_of(&inner)?;
-            inner.claim(Claim::Saving)?;
-            let (stats, cancel) = (Arc::clone(&stats), saving.cancel.clone());
+            inner.claim(Claim::Saving, permit)?;
+            saving.cancel = cancel.clone();
+            let stats = Arc::clone(&stats);
             reading = Reading::new(&options, origin, inner.epoch(), stats, cancel);
         }
         let mut save = Save { device, writer, reading, saving, queue: Queue::default(), stats };
@@ -123,7 +125,7 @@ impl Save {
 
     /// One piece: what is to be said before data, or data and what surrounds it.
     fn piece(&mut self, inner: &mut Inner, buf: &mut [u8]) -> Step<Piece> {
-        self.saving.check_cancelled()?;
+        self.check_permitted(inner)?;
         self.restart_after_reset(inner)?;
         let first = self.queue.first();
         let before = Before { identity: inner.identity(), first, mark: self.reading.initial.due() };
@@ -179,8 +181,14 @@ impl Save {
         }
     }
 
-    /// What every call returns after a cancellation, except those that end the save or ask what
-    /// happened.
+    /// Whether it was cancelled, or somebody has switched saving off.
+    fn check_permitted(&mut self, inner: &mut Inner) -> Step<()> {
+        self.saving.check_cancelled()?;
+        inner.check_permitted().map_err(|error| Failed(self.saving.cut_off(error)))
+    }
+
+    /// What every call returns after a cancellation or a cut-off, except those that end the save or
+    /// ask what happened.
     pub(crate) fn cancelled(&self) -> Option<Error> {
         self.saving.cancelled()
     }
@@ -291,7 +299,7 @@ impl Save {
     /// What could prevent a change of state.
     fn look_first(&mut self, inner: &mut Inner) -> Step<()> {
         self.saving.tell_deferred()?;
-        self.saving.check_cancelled()?;
+        self.check_permitted(inner)?;
         let told = self.reading.initial.generation();
         self.restart_if_reset(inner)?;
         self.reading.last_look(inner, told).map_err(Refused)

@@ -4,9 +4,10 @@
 //! It knows neither the device nor the stream: the save tells it what happens to them.
 
 use super::reading::Stage;
-use crate::cancel::Cancel;
+use crate::cancel::{Cancel, Why};
 use crate::device::wrong_state;
 use crate::error::{Error, Failure, err};
+use crate::policy::{Direction, cut_off_by_process};
 
 /// Where a save is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,6 +48,9 @@ use Trouble::{Failed, Refused};
 
 pub(super) type Step<T> = std::result::Result<T, Trouble>;
 
+/// The way out of a save that was cut off.
+const KEEP: &str = "; finish by keeping the device";
+
 /// Why the device is no longer read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Over {
@@ -63,6 +67,8 @@ pub(super) struct Saving {
     /// An error that occurred after part of the buffer had been filled; the next call returns it.
     deferred: Option<Error>,
     failure: Option<Failure>,
+    /// The policy has cut it off, with this error.
+    cut_off: Option<Error>,
     pub cancel: Cancel,
 }
 
@@ -141,11 +147,26 @@ impl Saving {
 
     // --- what is refused ---------------------------------------------------------------------------
 
-    /// What every call returns after a cancellation, except those that end the save or ask what
-    /// happened.
+    /// What every call returns after a cancellation or a cut-off, except those that end the save or
+    /// ask what happened. A stream that is complete is not cut off, because its target may have
+    /// committed.
     pub fn cancelled(&self) -> Option<Error> {
-        let cancelled = self.cancel.is_cancelled() && !self.is_finished();
-        cancelled.then(|| err!(Cancelled, "the save was cancelled; finish by keeping the device"))
+        if self.is_finished() {
+            return None;
+        }
+        match self.cancel.why() {
+            Some(Why::Asked) => {
+                Some(err!(Cancelled, "the save was cancelled; finish by keeping the device"))
+            }
+            _ if self.over == Some(Over::Ended) => None,
+            Some(Why::CutOff) => Some(cut_off_by_process(Direction::Save).note(KEEP)),
+            None => self.cut_off.clone(),
+        }
+    }
+
+    /// The policy cuts the save off.
+    pub fn cut_off(&mut self, error: Error) -> Error {
+        self.cut_off.insert(error.note(KEEP)).clone()
     }
 
     pub fn check_cancelled(&self) -> Step<()> {

@@ -14,6 +14,7 @@ mod bits;
 pub(crate) mod device;
 mod errno;
 pub(crate) mod fd;
+pub(crate) mod file;
 mod ioctl;
 pub(crate) mod iommufd;
 mod process;

@@ -54,6 +54,16 @@ pub const VFIOMIG_REASON_NO_DMA_LOGGING: u32 = 11;
 pub const VFIOMIG_REASON_DMA_LOGGING_UNUSABLE: u32 = 12;
 /// The kernel does not say when initial data starts again.
 pub const VFIOMIG_REASON_NO_PRECOPY_INFO_V2: u32 = 13;
+/// Migration is switched off by VFIOMIG_DISABLE in the process's environment.
+pub const VFIOMIG_REASON_DISABLED_BY_ENVIRONMENT: u32 = 14;
+/// Migration is switched off in this process: see vfiomig_process_set_allowed().
+pub const VFIOMIG_REASON_DISABLED_BY_PROCESS: u32 = 15;
+/// Migration is switched off by a policy file: see vfiomig-policy(5).
+pub const VFIOMIG_REASON_DISABLED_BY_POLICY: u32 = 16;
+/// Saving is switched off, by one of these three. Loading is not.
+pub const VFIOMIG_REASON_SAVE_DISABLED: u32 = 17;
+/// Loading is switched off, by one of these three. Saving is not.
+pub const VFIOMIG_REASON_LOAD_DISABLED: u32 = 18;
 
 /// Write PCI_COMMAND again: memory, I/O and bus-master enables are not part of the state.
 pub const VFIOMIG_FIXUP_PCI_COMMAND: u32 = 1 << 0;
@@ -93,6 +103,11 @@ same_numbers!(ReasonCode:
     VFIOMIG_REASON_NO_DMA_LOGGING = NoDmaLogging,
     VFIOMIG_REASON_DMA_LOGGING_UNUSABLE = DmaLoggingUnusable,
     VFIOMIG_REASON_NO_PRECOPY_INFO_V2 = NoPrecopyInfoV2,
+    VFIOMIG_REASON_DISABLED_BY_ENVIRONMENT = DisabledByEnvironment,
+    VFIOMIG_REASON_DISABLED_BY_PROCESS = DisabledByProcess,
+    VFIOMIG_REASON_DISABLED_BY_POLICY = DisabledByPolicy,
+    VFIOMIG_REASON_SAVE_DISABLED = SaveDisabled,
+    VFIOMIG_REASON_LOAD_DISABLED = LoadDisabled,
 );
 same_flags!(Fixups:
     VFIOMIG_FIXUP_PCI_COMMAND = PCI_COMMAND,
