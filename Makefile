@@ -35,6 +35,8 @@ INCLUDEDIR ?= $(PREFIX)/include
 PKGCONFIGDIR ?= $(LIBDIR)/pkgconfig
 MANDIR ?= $(PREFIX)/share/man
 DOCDIR ?= $(PREFIX)/share/doc/libvfiomig
+# Where the host's policy is: SYSCONFDIR/vfiomig/policy.conf. Built into the library and the tool.
+SYSCONFDIR ?= /etc
 DESTDIR ?=
 # 0: do not install libvfiomig.a
 ENABLE_STATIC ?= 1
@@ -71,7 +73,8 @@ CARGO_ARGS = $(CARGO_FLAGS) $(if $(RUST_TARGET),--target $(RUST_TARGET))
 REMAP = --remap-path-prefix=$(CURDIR)=libvfiomig \
 	--remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}=cargo
 RUST_LDFLAGS = $(foreach flag,$(LDFLAGS),-C link-arg=$(flag))
-CARGO_BUILD = RUSTFLAGS="$(RUSTFLAGS) $(RUST_LDFLAGS) $(REMAP)" $(CARGO) build --release $(CARGO_ARGS)
+CARGO_BUILD = RUSTFLAGS="$(RUSTFLAGS) $(RUST_LDFLAGS) $(REMAP)" VFIOMIG_SYSCONFDIR='$(SYSCONFDIR)' \
+	$(CARGO) build --release $(CARGO_ARGS)
 FEATURE_ARGS = $(if $(filter 1,$(ENABLE_ENV_LOGGER)),,--no-default-features) \
 	$(if $(FEATURES),--features '$(FEATURES)')
 
@@ -438,8 +441,10 @@ endif
 	$(INSTALL) -m 644 include/vfiomig.h $(DESTDIR)$(INCLUDEDIR)/vfiomig.h
 	@$(call make_pc,vfiomig) >$(B)/installed.pc
 	$(INSTALL) -m 644 $(B)/installed.pc $(DESTDIR)$(PKGCONFIGDIR)/vfiomig.pc
-	$(INSTALL) -d $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(DOCDIR)
-	$(INSTALL) -m 644 cli/vfiomig.1 $(DESTDIR)$(MANDIR)/man1
+	$(INSTALL) -d $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(MANDIR)/man5 $(DESTDIR)$(DOCDIR)
+	@for f in cli/vfiomig.1 $(MAN5); do \
+		sed 's~/etc/vfiomig~$(SYSCONFDIR)/vfiomig~g' $$f >$(B)/installed.man && \
+		$(INSTALL) -m 644 $(B)/installed.man $(DESTDIR)$(MANDIR)/man$${f##*.}/$${f##*/} || exit 1; done
 	$(INSTALL) -d $(DESTDIR)$(DOCDIR)/docs
 	@for f in $(DOCS); do \
 		sed -E '$(UNLINK)' $$f >$(B)/installed.doc && \
@@ -448,6 +453,7 @@ endif
 	$(INSTALL) -m 644 $(MAN7) $(DESTDIR)$(MANDIR)/man7
 
 MAN3 = $(wildcard docs/man/man3/*.3)
+MAN5 = $(wildcard docs/man/man5/*.5)
 MAN7 = $(wildcard docs/man/man7/*.7)
 DOCS = LICENSE-MIT LICENSE-APACHE CHANGELOG.md README.md SECURITY.md $(wildcard docs/*.md) docs/syscalls.json
 # Links to what stays in the source tree.
@@ -470,6 +476,7 @@ uninstall: ## remove what install and install-sim installed
 		$(addprefix $(DESTDIR)$(INCLUDEDIR)/,vfiomig.h vfiomig-sim.h) \
 		$(addprefix $(DESTDIR)$(PKGCONFIGDIR)/,vfiomig.pc vfiomig-sim.pc) \
 		$(addprefix $(DESTDIR)$(MANDIR)/man3/,$(notdir $(MAN3))) \
+		$(addprefix $(DESTDIR)$(MANDIR)/man5/,$(notdir $(MAN5))) \
 		$(addprefix $(DESTDIR)$(MANDIR)/man7/,$(notdir $(MAN7))) \
 		$(DESTDIR)$(MANDIR)/man1/vfiomig.1 $(addprefix $(DESTDIR)$(DOCDIR)/,$(DOCS))
 	-rmdir $(DESTDIR)$(DOCDIR)/docs $(DESTDIR)$(DOCDIR) 2>/dev/null

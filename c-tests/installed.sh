@@ -39,6 +39,7 @@ verdict files "$(
 	for f in "$BINDIR/vfiomig" "$INCLUDEDIR/vfiomig.h" "$LIBDIR/libvfiomig.a" \
 		"$LIBDIR/libvfiomig.so.$version" "$PKGCONFIGDIR/vfiomig.pc" \
 		"$MANDIR/man3/vfiomig_save_next.3" "$MANDIR/man7/vfiomig.7" "$MANDIR/man1/vfiomig.1" \
+		"$MANDIR/man5/vfiomig-policy.5" \
 		"$DOCDIR/docs/migration-guide.md" "$DOCDIR/docs/syscalls.json" "$DOCDIR/LICENSE-MIT" \
 		"$DOCDIR/LICENSE-APACHE"; do
 		[ -s ".$f" ] || echo "no $f"
@@ -173,7 +174,7 @@ verdict simulator "$($cc -Wall -Wextra -Werror -o "$work/simulated" "$work/simul
 verdict tool "$(grep -q "$version" "$work/log" || cat "$work/log")"
 verdict manual "$(
 	command -v man >/dev/null 2>&1 || exit
-	for page in "$prefix"/share/man/man1/*.1 "$prefix"/share/man/man3/*.3 "$prefix"/share/man/man7/*.7; do
+	for page in "$prefix"/share/man/man1/*.1 "$prefix"/share/man/man5/*.5 "$prefix"/share/man/man3/*.3 "$prefix"/share/man/man7/*.7; do
 		man --warnings -l "$page" 2>&1 >/dev/null | head -n 3
 	done
 )"

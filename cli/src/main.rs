@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The `vfiomig` tool: asks VFIO devices about live migration, without a VMM.
+//! The `vfiomig` tool: asks VFIO devices about live migration, without a VMM, and checks the policy
+//! that they are under.
 //!
 //! ```text
 //! main      arguments, exit status
 //! probe     the subcommand of that name
+//! policy    the same
 //! examine   one device: asking it, and what follows
 //! refusal   why it could not be opened
 //! output    text and JSON
@@ -24,6 +26,7 @@ mod finding;
 mod kconfig;
 mod open;
 mod output;
+mod policy;
 mod probe;
 mod refusal;
 mod sysfs;
@@ -51,12 +54,14 @@ fn command() -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(probe::command())
+        .subcommand(policy::command())
 }
 
 fn main() -> ExitCode {
     let matches = command().get_matches();
     let result = match matches.subcommand() {
         Some(("probe", args)) => probe::run(args),
+        Some(("policy", args)) => policy::run(args),
         _ => return ExitCode::from(TROUBLE),
     };
     match result {
