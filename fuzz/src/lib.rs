@@ -14,6 +14,7 @@ mod dirty;
 mod input;
 mod load;
 pub mod memory;
+mod policy;
 mod qemu;
 mod roundtrip;
 
@@ -48,6 +49,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "decode", run: decode::run, max_len: 4096, max_memory: MIB },
     Target { name: "load", run: load::run, max_len: 256, max_memory: MIB },
     Target { name: "qemu", run: qemu::run, max_len: 2048, max_memory: 2 * MIB },
+    Target { name: "policy", run: policy::run, max_len: 4096, max_memory: MIB },
 ];
 
 /// The target of this name.
