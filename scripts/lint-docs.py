@@ -20,7 +20,7 @@ CONSTANT = re.compile(r"\bVFIOMIG_[A-Z0-9_]*[A-Z0-9]\b(?!_?\*|_|\.\d)")
 MAN = re.compile(r"\\%(vfiomig\w*) \((\d)\)|^\.BR \\?%?(vfiomig\w*) \((\d)\)", re.M)
 
 # Variables of the environment and of the build that look like constants.
-VARIABLES = re.compile(r"VFIOMIG_(LOG|DISABLE|POLICY|SYSCONFDIR|NO_INSTALL|MODEL_\w+|FUZZ_\w+)$")
+VARIABLES = re.compile(r"VFIOMIG_(LOG|DISABLE|POLICY|SYSCONFDIR|NO_INSTALL|MODEL_\w+|FUZZ_\w+|EXHAUST)$")
 
 
 def files(root):

@@ -11,6 +11,8 @@ struct Counting;
 thread_local! {
     /// Of this thread alone: the harness has others. The library has none.
     static BYTES: Cell<isize> = const { Cell::new(0) };
+    /// The most of them since [`cost`] was called.
+    static MOST: Cell<isize> = const { Cell::new(0) };
 }
 
 #[global_allocator]
@@ -18,7 +20,10 @@ static ALLOCATOR: Counting = Counting;
 
 fn count(bytes: isize) {
     // Without the thread's storage, at its end, nothing is measured.
-    let _ = BYTES.try_with(|all| all.set(all.get() + bytes));
+    let _ = BYTES.try_with(|all| {
+        all.set(all.get() + bytes);
+        let _ = MOST.try_with(|most| most.set(most.get().max(all.get())));
+    });
 }
 
 // SAFETY: the system's allocator does all the work.
@@ -34,6 +39,15 @@ unsafe impl GlobalAlloc for Counting {
         // SAFETY: the caller's contract.
         unsafe { System.dealloc(ptr, layout) }
     }
+}
+
+/// The most memory that `call` had at once, in bytes.
+#[allow(dead_code)] // Of this program, or of another one that uses this file.
+pub fn cost<T>(call: impl FnOnce() -> T) -> (T, usize) {
+    let before = BYTES.get();
+    MOST.set(before);
+    let result = call();
+    (result, (MOST.get() - before) as usize)
 }
 
 /// What is allocated and open.
