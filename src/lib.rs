@@ -84,6 +84,7 @@ pub mod identity;
 pub(crate) mod logging;
 pub(crate) mod nanoseconds;
 pub mod policy;
+mod private;
 pub(crate) mod protocol;
 pub mod session;
 pub mod stream;

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 
 use crate::alloc;
 use crate::error::{Result, err};
+use crate::private::Private;
 use crate::stream::{DecodeLimits, Waiting};
 
 #[derive(Default)]
@@ -45,7 +46,7 @@ impl Queue {
                 bytes.len()
             ));
         }
-        let owned = alloc::copy(bytes, "no memory for a blob")?;
+        let owned = Private::copy(bytes, "no memory for a blob")?;
         let waiting = Waiting::Blob(kind, owned);
         alloc::push_back(&mut self.waiting, waiting, "no memory for a frame to be sent")?;
         self.blobs += 1;
@@ -79,7 +80,7 @@ mod tests {
         assert_eq!(queue.blobs(), 1);
         assert!(matches!(queue.first(), Some(Waiting::Restart(1))));
         queue.took_first();
-        assert!(matches!(queue.first(), Some(Waiting::Blob(8, bytes)) if bytes == b"after"));
+        assert!(matches!(queue.first(), Some(Waiting::Blob(8, bytes)) if bytes[..] == *b"after"));
         // A stream that has not begun has nothing to take back.
         queue.restart(None);
         assert!(queue.first().is_none() && queue.blobs() == 0);

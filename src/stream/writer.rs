@@ -7,6 +7,7 @@
 
 use crate::error::{Error, Result, err};
 use crate::identity::Identity;
+use crate::private::Private;
 
 /// What a call for the next piece of a stream says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,7 +27,7 @@ pub(crate) enum Waiting {
     /// Everything that was sent is void, except the identity; the numbers increase.
     Restart(u32),
     /// Data of the VMM's own: its number, and its contents.
-    Blob(u32, Vec<u8>),
+    Blob(u32, Private),
 }
 
 /// What may be said before data.

@@ -11,6 +11,7 @@
 
 mod bitmap;
 mod bits;
+mod confidential;
 pub(crate) mod device;
 mod errno;
 pub(crate) mod fd;
@@ -27,6 +28,7 @@ pub mod uapi;
 
 pub use bitmap::{Bitmap, BitmapBuffer};
 pub(crate) use bits::{count, drain};
+pub(crate) use confidential::{dump, leave_out_of_dumps, wipe};
 pub use device::{FeatureRequest, IovaRange};
 pub use errno::Errno;
 pub use fd::Direction;

@@ -6,8 +6,8 @@
 //! through the check as its bytes come, while they are still in the cache.
 
 use super::check::Check;
-use crate::alloc;
 use crate::error::{Result, err};
+use crate::private::Private;
 use crate::stream::bytes::Get;
 
 /// Where [`Staging::space`] lets one reading end, in bytes from the front of the buffer, unless a
@@ -34,7 +34,7 @@ pub(super) enum Found<'i> {
 /// What is staged of one stream.
 pub(super) struct Staging {
     /// All of it is initialised; only the bytes from `start` to `end` mean anything.
-    memory: Vec<u8>,
+    memory: Private,
     start: usize,
     end: usize,
     /// Where an empty buffer begins: on a cache line, which makes copies into it faster.
@@ -55,7 +55,7 @@ pub(super) struct Staging {
 impl Staging {
     pub fn new() -> Staging {
         Staging {
-            memory: Vec::new(),
+            memory: Private::new(),
             start: 0,
             end: 0,
             base: 0,
@@ -202,8 +202,7 @@ impl Staging {
         if self.memory.len() - self.start < len {
             self.move_to(0);
             let more = (len.max(generous) + CACHE_LINE).saturating_sub(self.memory.len());
-            alloc::reserve(&mut self.memory, more, "no memory for a frame")?;
-            self.memory.resize(self.memory.len() + more, 0);
+            self.memory.lengthen(more, "no memory for a frame")?;
             self.base = self.memory.as_ptr().align_offset(CACHE_LINE).min(CACHE_LINE);
             self.move_to(self.base);
         }

@@ -12,8 +12,8 @@ use super::layout::{
     CONFIG_LOAD_READY, CONFIG_STATE, DATA_STATE, END_OF_STATE, INIT_DATA_SENT, SETUP_STATE, TAG_LEN,
 };
 use super::quota::Quota;
-use crate::alloc;
 use crate::error::{Code, Error, Result, err};
+use crate::private::Private;
 use crate::stream::reader::{Item, Read};
 
 /// How much is received at once, in bytes, if the driver's data is long.
@@ -56,7 +56,7 @@ pub struct Reader {
     head: [u8; TAG_LEN],
     filled: usize,
     /// Memory for data that is received here, and how much of it has not been passed on yet.
-    staged: Vec<u8>,
+    staged: Private,
     received: usize,
     /// What follows the item that was passed on.
     then: Option<Item<'static>>,
@@ -78,7 +78,7 @@ impl Reader {
             setup_seen: false,
             head: [0; TAG_LEN],
             filled: 0,
-            staged: Vec::new(),
+            staged: Private::new(),
             received: 0,
             then: None,
             initial: 0,
@@ -261,8 +261,7 @@ impl Read for Reader {
                 let len = left.min(RECEIVE_ROOM) as usize;
                 if self.staged.len() < len {
                     let more = len - self.staged.len();
-                    alloc::reserve(&mut self.staged, more, "no memory for data")?;
-                    self.staged.resize(len, 0);
+                    self.staged.lengthen(more, "no memory for data")?;
                 }
                 Ok(self.staged.get_mut(..len).unwrap_or_default())
             }

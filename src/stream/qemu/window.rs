@@ -11,6 +11,7 @@ use super::packet::Packet;
 use super::quota::Quota;
 use crate::alloc;
 use crate::error::{Result, err};
+use crate::private::Private;
 
 /// What a waiting packet is taken to cost besides its data, in bytes, so that many small ones are
 /// not free.
@@ -52,7 +53,7 @@ pub struct Held {
     /// Whether it is the configuration, and the last.
     pub config: bool,
     /// Its contents.
-    pub bytes: Vec<u8>,
+    pub bytes: Private,
 }
 
 /// A place taken for a packet, and memory for it. Bring it back with [`Window::fill`].
@@ -60,15 +61,13 @@ pub struct Held {
 pub struct Reserved {
     idx: u32,
     config: bool,
-    buffer: Vec<u8>,
+    buffer: Private,
 }
 
 impl Reserved {
     /// Copies the packet; may take its time, outside the window's lock.
     pub fn copy(mut self, packet: &Packet<'_>) -> Result<Held> {
-        self.buffer.clear();
-        alloc::reserve(&mut self.buffer, packet.bytes.len(), "no memory for a packet")?;
-        self.buffer.extend_from_slice(packet.bytes);
+        self.buffer.refill(packet.bytes, "no memory for a packet")?;
         Ok(Held { idx: self.idx, config: self.config, bytes: self.buffer })
     }
 }
@@ -87,7 +86,7 @@ pub struct Window {
     waiting: BTreeMap<u32, Option<Held>>,
     /// What waits or is being written, including overheads, in bytes.
     queued: u64,
-    spare: Vec<Vec<u8>>,
+    spare: Vec<Private>,
 }
 
 impl Window {
@@ -161,8 +160,8 @@ impl Window {
 
     /// Spare memory, if it is no larger than what the packet is taken to cost: a waiting small
     /// packet must not occupy a large packet's memory.
-    fn spare_for(&mut self, len: usize) -> Vec<u8> {
-        let fits = |spare: &Vec<u8>| {
+    fn spare_for(&mut self, len: usize) -> Private {
+        let fits = |spare: &Private| {
             spare.capacity().checked_sub(len).is_some_and(|more| more as u64 <= OVERHEAD)
         };
         self.spare.pop().filter(fits).unwrap_or_default()
@@ -234,8 +233,8 @@ mod tests {
         assert!(window.take().is_none());
         assert_eq!(window.reserve(&data(0, b"a")).unwrap_err().code(), Code::Proto);
         window.fill(first.copy(&data(0, b"a")).unwrap());
-        assert_eq!(window.take().unwrap().bytes, b"a");
-        assert_eq!(window.take().unwrap().bytes, b"b");
+        assert_eq!(window.take().unwrap().bytes[..], *b"a");
+        assert_eq!(window.take().unwrap().bytes[..], *b"b");
         assert!(window.take().is_none());
         assert_eq!(window.reserve(&data(1, b"b")).unwrap_err().code(), Code::Proto);
     }
