@@ -3,8 +3,10 @@
 """A second implementation of the native stream, written from docs/stream-format.md alone.
 
   make-fixtures.py [DIR]         writes the fixtures and their manifest (tests/fixtures)
-  make-fixtures.py --check FILE  reads a stream as the document says; prints its items, one a
-                                 line; exit 1 and the error's name where it is refused
+  make-fixtures.py --check FILE [KEY]
+                                 reads a stream as the document says; prints its items, one a
+                                 line; exit 1 and the error's name where it is refused. With a
+                                 KEY of 64 hex digits it must be authenticated with that
   make-fixtures.py --example     prints the document's worked example
 
 It shares nothing with the library: where the two disagree, the document decides. What a fixture
@@ -18,12 +20,20 @@ import sys
 import unicodedata
 import zlib
 
+sys.dont_write_bytecode = True
+from blake3_reference import derive_key, keyed_hash  # noqa: E402
+
 MAGIC = b"\x89VFIOMIG"
 MARK = b"VMFr"
 IDENTITY, DATA, INITIAL, BLOB, RESTART, END = 1, 2, 3, 4, 5, 6
 OPTIONAL = 1
 MIGRATION_ID = bytes(range(16))
 OTHER_MIGRATION_ID = bytes(range(16, 32))
+AUTHENTICATED = 1
+CONTEXT = "libvfiomig 2026-11-30 native stream from source to target"
+KEYS = {1: bytes(range(64, 96)), 2: bytes(range(96, 128))}
+NONCE = bytes(range(128, 160))
+CHALLENGE = bytes(range(160, 192))
 DEFAULT_LIMITS = {
     "max_frame": 4 << 20,
     "max_blob": 1 << 20,
@@ -41,26 +51,51 @@ def preamble(migration_id=MIGRATION_ID, major=1, minor=0, required=0, optional=0
     return head + struct.pack("<I", zlib.crc32(head) ^ spoil)
 
 
+def stream_key(key, binding):
+    return keyed_hash(derive_key(CONTEXT, key), binding)
+
+
+def auth_block(migration_id, key_id=1, device=0, challenge=None, nonce=NONCE, algorithm=1,
+               flags=None, mark=b"VMAu", reserved=0, spoil=0):
+    head = mark + struct.pack("<HHII", algorithm, int(challenge is not None) if flags is None
+                              else flags, key_id, device)
+    head += nonce + (challenge or bytes(32)) + bytes(11) + bytes([reserved])
+    return head + struct.pack("<I", zlib.crc32(migration_id + head) ^ spoil)
+
+
 class Writer:
     """Writes what it is told to, also what no writer may write."""
 
-    def __init__(self, migration_id=MIGRATION_ID, device=0, **about):
-        self.migration_id, self.device = migration_id, device
+    def __init__(self, migration_id=MIGRATION_ID, device=0, auth=None, spoil_tag=b"", **about):
+        self.migration_id, self.device, self.key = migration_id, device, None
+        if auth is not None:
+            about = dict({"required": AUTHENTICATED}, **about)
         self.out = preamble(migration_id, **about)
+        if auth is not None:
+            key = KEYS.get(auth.get("key_id", 1), bytes(32))
+            block = auth_block(migration_id, **dict({"device": device}, **auth))
+            self.key = stream_key(key, self.out + block)
+            self.out += block + (spoil_tag or keyed_hash(self.key, block + self.out))
         self.sequence = 0
         self.digest = 0
         self.totals = [0, 0, 0]
 
     def frame(self, kind, payload=b"", flags=0, sequence=None, device=None, length=None,
-              migration_id=None, mark=MARK, spoil_header=0, spoil_payload=0, counted=True):
+              migration_id=None, mark=MARK, spoil_header=0, spoil_payload=0, counted=True,
+              spoil_tag=0):
         sequence = self.sequence if sequence is None else sequence
         device = self.device if device is None else device
+        payload_check = 0 if self.key else zlib.crc32(payload)
         head = mark + struct.pack(
             "<HHIIQI", kind, flags, device, len(payload) if length is None else length, sequence,
-            zlib.crc32(payload) ^ spoil_payload)
+            payload_check ^ spoil_payload)
         assert len(head) == 28
         check = zlib.crc32((migration_id or self.migration_id) + head) ^ spoil_header
-        self.out += head + struct.pack("<I", check) + payload
+        self.out += head + struct.pack("<I", check)
+        if self.key:
+            tag = keyed_hash(self.key, payload + self.out[-32:])
+            self.out += bytes([tag[0] ^ spoil_tag]) + tag[1:]
+        self.out += payload
         self.sequence += 1
         if counted and kind != END:
             self.digest = zlib.crc32(head, self.digest)
@@ -394,7 +429,93 @@ def fixtures():
     add("total-exactly", "as much as the limit allows",
         start().data(b"12345").restart(1).data(b"6789").end(),
         [SIMPLE, d(b"12345"), R, d(b"6789"), E], limits={"max_total": 9})
+    authenticated(add, long)
     return made
+
+
+def authenticated(add, long):
+    """The same for streams with tags. The reader has both keys, unless something else is said."""
+    has = lambda **more: dict({"keys": {str(n): key.hex() for n, key in KEYS.items()}}, **more)
+    made_with = lambda key_id=1, **more: dict({"key_id": key_id, "key": KEYS[key_id].hex(),
+                                               "nonce": NONCE.hex()}, **more)
+    start = lambda about=None, **more: Writer(auth=about or {}, **more).identity()
+    body = [SIMPLE, d(b"x"), E]
+
+    def add_auth(name, about, writer, items, result="END", **more):
+        add("auth-" + name, about, writer, items, result, **dict({"auth": has()}, **more))
+
+    add_auth("minimal", "the document's example with tags", start().data(b"state").end(),
+             [SIMPLE, d(b"state"), E], encode=True, made_with=made_with())
+    add_auth("challenge", "another key, and what the reader has chosen",
+             start({"key_id": 2, "challenge": CHALLENGE}, device=3,
+                   migration_id=OTHER_MIGRATION_ID).data(b"x").end(), body, encode=True, device=3,
+             migration_id=OTHER_MIGRATION_ID.hex(), auth=has(challenge=CHALLENGE.hex()),
+             made_with=made_with(2, challenge=CHALLENGE.hex()))
+    add_auth("everything", "all types of frames, of several chunks and of one byte",
+             start().data(b"void").blob(1, b"void").initial(1).restart(1).data(long)
+             .initial(2).data(long[:1024]).blob(2, b"kept").data(long[:1]).end(),
+             [SIMPLE, d(b"void"), b(1, b"void"), i(1), R, d(long), i(2), d(long[:1024]),
+              b(2, b"kept"), d(long[:1]), E], encode=True, made_with=made_with())
+    add_auth("newer-writer", "unknown optional frames have tags, too",
+             start(minor=1, optional=4).frame(7, b"from the future", flags=OPTIONAL).data(b"x")
+             .end(), body)
+    add_auth("challenge-nobody-asked-for", "a reader that has chosen none takes any",
+             start({"challenge": CHALLENGE}).data(b"x").end(), body)
+
+    add_auth("missing", "a stream without tags, where they must be",
+             Writer().identity().data(b"x").end(), [], "EPERM")
+    add_auth("not-required", "a stream without tags, where they need not be",
+             Writer().identity().data(b"x").end(), body, auth=has(allow=True))
+    add_auth("no-key-at-all", "a stream with tags, and nothing to verify them with",
+             start().data(b"x").end(), [], "EPERM", auth=None)
+    add_auth("key-unknown", "the id of a key that the reader does not have",
+             start({"key_id": 3}).data(b"x").end(), [], "EPERM")
+    add_auth("key-other", "the same id, another key", start().data(b"x").end(), [], "EBADMSG",
+             auth={"keys": {"1": KEYS[2].hex()}})
+    add_auth("challenge-other", "made for another load",
+             start({"challenge": NONCE}).data(b"x").end(), [], "EXDEV",
+             auth=has(challenge=CHALLENGE.hex()))
+    add_auth("challenge-missing", "made for any load", start().data(b"x").end(), [], "EXDEV",
+             auth=has(challenge=CHALLENGE.hex()))
+    add_auth("challenge-without-flag", "a challenge that no flag announces",
+             start({"challenge": CHALLENGE, "flags": 0}).data(b"x").end(), [], "EPROTO")
+    add_auth("own-mac", "a MAC that the reader does not have",
+             start({"algorithm": 2}).data(b"x").end(), [], "EPERM")
+    add_auth("algorithm", "an algorithm that nobody knows",
+             start({"algorithm": 3}).data(b"x").end(), [], "EPROTO")
+    add_auth("flags", "a flag that nobody knows", start({"flags": 2}).data(b"x").end(), [],
+             "EPROTO")
+    add_auth("reserved", "a reserved byte", start({"reserved": 1}).data(b"x").end(), [], "EPROTO")
+    add_auth("mark", "no block where one must be", start({"mark": b"VMAv"}).data(b"x").end(), [],
+             "EPROTO")
+    add_auth("block-check", "a wrong check of the block", start({"spoil": 1}).data(b"x").end(),
+             [], "EBADMSG")
+    add_auth("block-tag", "a wrong tag of the block",
+             start(spoil_tag=bytes(32)).data(b"x").end(), [], "EBADMSG")
+    add_auth("block-device", "the block names another device",
+             start({"device": 1}).data(b"x").end(), [], "EPROTO")
+    add_auth("frame-tag", "a wrong tag: nothing of its frame is passed on",
+             start().data(b"good").data(b"bad", spoil_tag=1).end(), [SIMPLE, d(b"good")],
+             "EBADMSG")
+    add_auth("restart-tag", "a wrong tag of a restart: the device is not reset for it",
+             start().data(b"good").restart(1, spoil_tag=1).end(), [SIMPLE, d(b"good")], "EBADMSG")
+    add_auth("skipped-tag", "a wrong tag of a frame that is skipped",
+             start().frame(7, b"x", flags=OPTIONAL, spoil_tag=0x80).data(b"x").end(), [SIMPLE],
+             "EBADMSG")
+    add_auth("end-tag", "a wrong tag of the end", start().data(b"x").end(spoil_tag=1),
+             [SIMPLE, d(b"x")], "EBADMSG")
+    add_auth("end-counts", "wrong totals with a right tag",
+             start().data(b"x").end(add=(1, 0, 0)), [SIMPLE, d(b"x")], "EPROTO")
+    add_auth("payload-check", "a payload check where a tag does its work",
+             start().data(b"x", spoil_payload=1).end(), [SIMPLE], "EBADMSG")
+    add_auth("bad-preamble", "the preamble's check comes first",
+             start(spoil=1).data(b"x").end(), [], "EBADMSG")
+    whole = start().data(b"x").end().out
+    add_auth("cut-block", "cut within the block", whole[:40 + 127], [], "ENODATA")
+    add_auth("cut-tag", "cut within a tag", start().data(b"x").out[:-2], [SIMPLE], "ENODATA")
+    add_auth("no-end", "everything but the end", start().data(b"x").out, [SIMPLE, d(b"x")],
+             "ENODATA")
+    add_auth("after-end", "a byte after the end", whole + b"\0", body, "EPROTO")
 
 
 def write(directory):
@@ -405,8 +526,8 @@ def write(directory):
         names.add(name)
         row = {"file": name + ".bin", "about": about, "migration_id": MIGRATION_ID.hex(),
                "device": 0, "encode": False, "limits": {}, "items": items, "result": result}
-        row.update(more)
-        found = read(out, dict(DEFAULT_LIMITS, **row["limits"]))
+        row.update({key: value for key, value in more.items() if value is not None})
+        found = read(out, dict(DEFAULT_LIMITS, **row["limits"]), row.get("auth"))
         if found != (items, result):
             sys.exit(f"{name}: the reader here says {found}, written down is {(items, result)}")
         with open(os.path.join(directory, row["file"]), "wb") as file:
@@ -468,18 +589,35 @@ def read_identity(payload):
     return found
 
 
-def read(stream, limits):
+def read(stream, limits, auth=None):
     """Items in order, and "END" or the error's name."""
     items = []
     try:
-        for item in read_items(stream, limits):
+        for item in read_items(stream, limits, auth):
             items.append(item)
         return items, "END"
     except Refused as refused:
         return items, str(refused)
 
 
-def read_items(stream, limits):
+def read_block(head, block, tag, auth):
+    """The stream's own key, and the device's number."""
+    migration_id = head[20:36]
+    mark, algorithm, flags, key_id, device = struct.unpack("<4sHHII", block[:16])
+    challenge, reserved = block[48:80], block[80:92]
+    check(mark == b"VMAu", "EPROTO")
+    check(zlib.crc32(migration_id + block[:92]) == struct.unpack("<I", block[92:])[0], "EBADMSG")
+    check(algorithm in (1, 2) and flags in (0, 1) and not any(reserved), "EPROTO")
+    check(flags or not any(challenge), "EPROTO")
+    check(algorithm == 1 and str(key_id) in auth["keys"], "EPERM")
+    key = stream_key(bytes.fromhex(auth["keys"][str(key_id)]), head + block)
+    check(keyed_hash(key, block + head) == tag, "EBADMSG")
+    if "challenge" in auth:
+        check(flags and challenge.hex() == auth["challenge"], "EXDEV")
+    return key, device
+
+
+def read_items(stream, limits, auth):
     at = 0
 
     def take(length):
@@ -493,14 +631,22 @@ def read_items(stream, limits):
     check(zlib.crc32(head[:36]) == struct.unpack("<I", head[36:])[0], "EBADMSG")
     major, _minor, required, _optional = struct.unpack("<HHII", head[8:20])
     check(major == 1, "EPROTO")
-    check(required == 0, "EPROTO")
+    check(required & ~AUTHENTICATED == 0, "EPROTO")
     migration_id = head[20:36]
+    key, the_device = None, None
+    if required & AUTHENTICATED:
+        check(auth is not None, "EPERM")
+        block, tag = take(96), take(32)
+        key, the_device = read_block(head, block, tag, auth)
+    else:
+        check(auth is None or auth.get("allow"), "EPERM")
 
-    due, the_device, digest, others, restarts, ever = 0, None, 0, 0, 0, 0
+    due, digest, others, restarts, ever = 0, 0, 0, 0, 0
     data_bytes = data_frames = blobs = 0
     generation = count = 0
     while True:
         head = take(32)
+        tag = take(32) if key else None
         mark, kind, flags, device, length, sequence, payload_check, header_check = struct.unpack(
             "<4sHHIIQII", head)
         check(mark == MARK, "EPROTO")
@@ -537,7 +683,8 @@ def read_items(stream, limits):
             restarts += 1
             check(restarts <= limits["max_restarts"], "EMSGSIZE")
         payload = take(length)
-        check(zlib.crc32(payload) == payload_check, "EBADMSG")
+        check((0 if key else zlib.crc32(payload)) == payload_check, "EBADMSG")
+        check(not key or keyed_hash(key, payload + head) == tag, "EBADMSG")
         if kind != END:
             digest = zlib.crc32(head[:28], digest)
         due += 1
@@ -570,9 +717,10 @@ def read_items(stream, limits):
             return
 
 
-def check_file(path):
+def check_file(path, key=None):
     with open(path, "rb") as file:
-        items, result = read(file.read(), DEFAULT_LIMITS)
+        auth = {"keys": {"1": key}} if key else None
+        items, result = read(file.read(), DEFAULT_LIMITS, auth)
     for item in items:
         print(json.dumps(item))
     print(result)
@@ -614,8 +762,8 @@ def example():
 
 def main():
     args = sys.argv[1:]
-    if args[:1] == ["--check"] and len(args) == 2:
-        sys.exit(check_file(args[1]))
+    if args[:1] == ["--check"] and len(args) in (2, 3):
+        sys.exit(check_file(*args[1:]))
     if args == ["--example"]:
         print(example())
         return

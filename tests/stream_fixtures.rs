@@ -15,7 +15,10 @@ use std::process::{Command, Output};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use vfiomig::device::{Identity, MigrationFlags};
-use vfiomig::stream::{DecodeLimits, Decoder, Encoder, FrameType, Item, Read, encode_identity};
+use vfiomig::error::Errno;
+use vfiomig::stream::{
+    Auth, DecodeLimits, Decoder, Encoder, FrameType, Item, Read, encode_identity,
+};
 
 /// As much of JSON as the manifest needs.
 #[derive(Debug, Clone, PartialEq)]
@@ -212,8 +215,22 @@ struct Fixture {
     device: u32,
     encode: bool,
     limits: DecodeLimits,
+    /// What the reader verifies streams with.
+    auth: Option<Json>,
+    /// What the writer authenticates its stream with.
+    made_with: Option<Json>,
     items: Vec<Owned>,
     result: String,
+}
+
+/// Keys by their ids, in hex.
+fn with_keys(key_id: u32, keys: BTreeMap<String, Json>, challenge: Option<&Json>) -> Auth {
+    let auth = Auth::with_keys(key_id, move |id, to: &mut [u8; 32]| {
+        let key = keys.get(&id.to_string()).ok_or(Errno(libc::ENOKEY))?;
+        to.copy_from_slice(&key.hex());
+        Ok(())
+    });
+    Auth { challenge: challenge.map(|hex| hex.hex().try_into().unwrap()), ..auth }
 }
 
 fn root() -> PathBuf {
@@ -244,6 +261,8 @@ fn fixtures() -> Vec<Fixture> {
             device: row.get("device").unwrap().number().try_into().unwrap(),
             encode: row.get("encode") == Some(&Json::Bool(true)),
             limits,
+            auth: row.get("auth").cloned(),
+            made_with: row.get("made_with").cloned(),
             items: row.get("items").unwrap().list().iter().map(expected_item).collect(),
             result: row.get("result").unwrap().text().to_owned(),
             name,
@@ -254,8 +273,8 @@ fn fixtures() -> Vec<Fixture> {
 
 /// Reads a stream that comes in these pieces: what was passed on, and `END`, an error's name, or
 /// `ENODATA` if the end never came.
-fn read<'a>(limits: DecodeLimits, pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Owned>, String) {
-    let mut decoder = Decoder::new(limits);
+fn read<'a>(decoder: Decoder, pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Owned>, String) {
+    let mut decoder = decoder;
     let mut items = Vec::new();
     for mut piece in pieces {
         loop {
@@ -280,8 +299,8 @@ fn read<'a>(limits: DecodeLimits, pieces: impl Iterator<Item = &'a [u8]>) -> (Ve
 }
 
 /// The same, received into the decoder's own memory: at most `step` bytes at once.
-fn receive(limits: DecodeLimits, bytes: &[u8], step: usize) -> (Vec<Owned>, String) {
-    let mut decoder = Decoder::new(limits);
+fn receive(decoder: Decoder, bytes: &[u8], step: usize) -> (Vec<Owned>, String) {
+    let mut decoder = decoder;
     let mut items = Vec::new();
     let mut rest = bytes;
     while !rest.is_empty() {
@@ -323,8 +342,27 @@ fn split_at<'a>(bytes: &'a [u8], cuts: &'a [usize]) -> impl Iterator<Item = &'a 
 }
 
 impl Fixture {
+    fn decoder(&self) -> Decoder {
+        let Some(auth) = &self.auth else { return Decoder::new(self.limits) };
+        let Some(Json::Map(keys)) = auth.get("keys").cloned() else { panic!("{}", self.name) };
+        let allow_unauthenticated = auth.get("allow").is_some();
+        let auth = with_keys(0, keys, auth.get("challenge"));
+        Decoder::authenticated(self.limits, Auth { allow_unauthenticated, ..auth }).unwrap()
+    }
+
+    fn encoder(&self) -> Encoder {
+        let Some(with) = &self.made_with else {
+            return Encoder::new(self.migration_id, self.device);
+        };
+        let key_id = with.get("key_id").unwrap().number();
+        let keys = BTreeMap::from([(key_id.to_string(), with.get("key").unwrap().clone())]);
+        let auth = with_keys(key_id.try_into().unwrap(), keys, with.get("challenge"));
+        let nonce = with.get("nonce").unwrap().hex().try_into().unwrap();
+        Encoder::authenticated(self.migration_id, self.device, auth, nonce).unwrap()
+    }
+
     fn check<'a>(&self, how: &str, pieces: impl Iterator<Item = &'a [u8]>) {
-        let (items, result) = read(self.limits, pieces);
+        let (items, result) = read(self.decoder(), pieces);
         assert_eq!(result, self.result, "{} {how}: {items:?}", self.name);
         assert!(items == self.items, "{} {how}:\n{items:?}\nand not\n{:?}", self.name, self.items);
     }
@@ -353,7 +391,7 @@ fn every_fixture_leads_to_what_its_manifest_says_however_it_is_split() {
             fixture.check(&format!("in pieces of {size}"), fixture.bytes.chunks(size));
         }
         for step in [usize::MAX, 1, 7, 32, 100] {
-            let (items, result) = receive(fixture.limits, &fixture.bytes, step);
+            let (items, result) = receive(fixture.decoder(), &fixture.bytes, step);
             assert_eq!(result, fixture.result, "{} received by {step}", fixture.name);
             assert!(items == fixture.items, "{} received by {step}: {items:?}", fixture.name);
         }
@@ -379,8 +417,8 @@ fn every_fixture_survives_random_splits() {
 }
 
 /// Writes a stream with the library.
-fn write(migration_id: [u8; 16], device: u32, items: &[Owned]) -> Vec<u8> {
-    let mut encoder = Encoder::new(migration_id, device);
+fn write(encoder: Encoder, items: &[Owned]) -> Vec<u8> {
+    let mut encoder = encoder;
     let mut buf = vec![0u8; 64 << 10];
     let n = encoder.preamble(&mut buf).unwrap();
     let mut out = buf[..n].to_vec();
@@ -413,7 +451,7 @@ fn write(migration_id: [u8; 16], device: u32, items: &[Owned]) -> Vec<u8> {
 fn the_librarys_writer_makes_the_same_bytes_as_the_document() {
     let mut made = 0;
     for fixture in fixtures().into_iter().filter(|fixture| fixture.encode) {
-        let ours = write(fixture.migration_id, fixture.device, &fixture.items);
+        let ours = write(fixture.encoder(), &fixture.items);
         let differs = ours.iter().zip(&fixture.bytes).position(|(a, b)| a != b);
         assert_eq!(differs, None, "{}: first difference", fixture.name);
         assert_eq!(ours.len(), fixture.bytes.len(), "{}", fixture.name);
@@ -430,10 +468,14 @@ fn the_digest_depends_on_every_payload() {
         let identity = Owned::Identity(Identity { bus: "pci".into(), ..Identity::default() });
         vec![identity, Owned::Data(b"same".to_vec()), Owned::Data(last.to_vec()), Owned::End]
     };
-    let (one, two) = (write([9; 16], 0, &items(b"one")), write([9; 16], 0, &items(b"two")));
+    let (one, two) = (
+        write(Encoder::new([9; 16], 0), &items(b"one")),
+        write(Encoder::new([9; 16], 0), &items(b"two")),
+    );
     let end = one.len() - 64;
     let spliced = [&one[..end], &two[end..]].concat();
-    let (_, result) = read(DecodeLimits::default(), std::iter::once(spliced.as_slice()));
+    let (_, result) =
+        read(Decoder::new(DecodeLimits::default()), std::iter::once(spliced.as_slice()));
     assert_eq!(result, "EPROTO");
 }
 
@@ -443,12 +485,14 @@ fn the_number_of_frames_without_data_is_limited() {
     // The identity is one such frame, END another.
     items.extend((1..65_535u32).map(Owned::Initial));
     items.push(Owned::End);
-    let stream = write([1; 16], 0, &items);
-    let (_, result) = read(DecodeLimits::default(), std::iter::once(stream.as_slice()));
+    let stream = write(Encoder::new([1; 16], 0), &items);
+    let (_, result) =
+        read(Decoder::new(DecodeLimits::default()), std::iter::once(stream.as_slice()));
     assert_eq!(result, "END");
     items.insert(1, Owned::Blob(1, vec![]));
-    let stream = write([1; 16], 0, &items);
-    let (found, result) = read(DecodeLimits::default(), std::iter::once(stream.as_slice()));
+    let stream = write(Encoder::new([1; 16], 0), &items);
+    let (found, result) =
+        read(Decoder::new(DecodeLimits::default()), std::iter::once(stream.as_slice()));
     assert_eq!((found.len(), result.as_str()), (65_536, "EMSGSIZE"));
 }
 
@@ -527,18 +571,28 @@ fn the_scripts_reader_takes_what_the_library_writes_and_refuses_it_when_it_is_da
         Owned::Data(vec![7]),
         Owned::End,
     ];
-    let stream = write([0xa5; 16], 2, &items);
+    let key = "a7".repeat(32);
+    let keys = BTreeMap::from([("1".to_owned(), Json::Text(key.clone()))]);
+    let auth = with_keys(1, keys, None);
+    let authenticated = Encoder::authenticated([0xa5; 16], 2, auth, [0x3e; 32]).unwrap();
+    for (encoder, key) in [(authenticated, Some(&key)), (Encoder::new([0xa5; 16], 2), None)] {
+        std::fs::write(&file, write(encoder, &items)).unwrap();
+        let mut args = vec!["--check".as_ref(), file.as_os_str()];
+        args.extend(key.map(std::ffi::OsStr::new));
+        let Some(out) = script(&args) else { return };
+        let text = String::from_utf8(out.stdout).unwrap();
+        assert!(out.status.success(), "{text}{}", String::from_utf8_lossy(&out.stderr));
+        let mut lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.pop(), Some("END"));
+        let found: Vec<Owned> =
+            lines.iter().map(|line| expected_item(&Json::parse(line))).collect();
+        assert_eq!(found, items);
+    }
+    let stream = write(Encoder::new([0xa5; 16], 2), &items);
     let check = |bytes: &[u8]| {
         std::fs::write(&file, bytes).unwrap();
         script(&["--check".as_ref(), file.as_os_str()])
     };
-    let Some(out) = check(&stream) else { return };
-    let text = String::from_utf8(out.stdout).unwrap();
-    assert!(out.status.success(), "{text}{}", String::from_utf8_lossy(&out.stderr));
-    let mut lines: Vec<&str> = text.lines().collect();
-    assert_eq!(lines.pop(), Some("END"));
-    let found: Vec<Owned> = lines.iter().map(|line| expected_item(&Json::parse(line))).collect();
-    assert_eq!(found, items);
 
     for (at, want) in [(0, "EPROTO"), (30, "EBADMSG"), (100, "EBADMSG"), (3000, "EBADMSG")] {
         let mut bad = stream.clone();
