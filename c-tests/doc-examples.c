@@ -134,6 +134,7 @@ static size_t cap = sizeof buf, len, room;
 static void *space;
 static int fd, r, sock, target_sock;
 static uint32_t fixups;
+static struct vfiomig_identity source = VFIOMIG_IDENTITY_INIT;
 static bool vcpus_run = true, target_has_committed;
 
 static int reported, restarts_of_vcpus, blobs_taken;
@@ -301,7 +302,7 @@ static const uint8_t *find_key(uint32_t key_id)
     return key_id == 7 ? key : NULL;
 }
 
-#include "migration-guide-12.c"
+#include "migration-guide-15.c"
 
 static void the_guides_keys_are_those_of_both_sides(void)
 {
@@ -328,6 +329,39 @@ static void the_guides_keys_are_those_of_both_sides(void)
     bytes_free(&stream);
     rig_free(&source);
     rig_free(&target);
+}
+
+static int load_with_policy(struct vfiomig_device *of)
+{
+    struct vfiomig_load_options options = VFIOMIG_LOAD_OPTIONS_INIT;
+    options.source = &source;
+#include "migration-guide-12.c"
+    r = vfiomig_load_begin(of, &options, &load);
+    if (r == 0)
+        vfiomig_load_free(load);
+    return r;
+}
+
+#include "migration-guide-13.c"
+
+static void the_guides_policy_lets_one_upgrade_pass_and_its_judge_gives_reasons(void)
+{
+    struct vfiomig_identity target = VFIOMIG_IDENTITY_INIT;
+    struct rig rig = rig_new(NULL, NULL);
+    OK(vfiomig_device_get_identity(rig.dev, &source));
+    target = source;
+    strcpy(target.driver_version, "570.133.20");
+    strcpy(source.driver_version, "550.54.14");
+    reported = 0;
+#include "migration-guide-14.c"
+    EQ(r, -EXDEV);
+    CHECK(reported > 0 && verdict.num_refused == 1 && !unchecked);
+    /* The simulator has neither a version of its driver nor firmware, and the policy wants both. */
+    EQ(load_with_policy(rig.dev), -EXDEV);
+    HAS(vfiomig_error_message(), "driver version 550.54.14 (target: unknown): must be known");
+    EQ(vfiomig_sim_state(rig.sim), VFIOMIG_STATE_RUNNING);
+    source = target;
+    rig_free(&rig);
 }
 
 static void a_device_is_attached_and_its_reasons_are_shown(void)
@@ -360,6 +394,7 @@ static struct rig small_device(int side)
         return rig_target(&o);
     struct rig rig = rig_new(&o, &options);
     source_sim = rig.sim;
+    OK(vfiomig_device_get_identity(rig.dev, &source));
     EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
     sock = pair[0];
     target_sock = pair[1];
@@ -646,6 +681,7 @@ int main(void)
     RUN(the_readmes_target_takes_no_silence_for_permission);
     RUN(a_device_is_attached_and_its_reasons_are_shown);
     RUN(the_guides_migration_arrives);
+    RUN(the_guides_policy_lets_one_upgrade_pass_and_its_judge_gives_reasons);
     RUN(the_guides_guest_goes_on_if_quiescing_is_refused);
     RUN(the_guide_insists_if_stopping_a_quiesced_device_is_refused);
     RUN(the_guides_source_keeps_its_guest);

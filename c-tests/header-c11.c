@@ -23,6 +23,9 @@ int main(void)
     GOOD(vfiomig_device_options, VFIOMIG_DEVICE_OPTIONS_INIT);
     GOOD(vfiomig_device_ops, VFIOMIG_DEVICE_OPS_INIT);
     GOOD(vfiomig_identity, VFIOMIG_IDENTITY_INIT);
+    GOOD(vfiomig_compat_rule, VFIOMIG_COMPAT_RULE_INIT);
+    GOOD(vfiomig_compat_policy, VFIOMIG_COMPAT_POLICY_INIT);
+    GOOD(vfiomig_verdict, VFIOMIG_VERDICT_INIT);
     GOOD(vfiomig_caps, VFIOMIG_CAPS_INIT);
     GOOD(vfiomig_reason, VFIOMIG_REASON_INIT);
     GOOD(vfiomig_failure, VFIOMIG_FAILURE_INIT);
@@ -32,7 +35,7 @@ int main(void)
     GOOD(vfiomig_save_stats, VFIOMIG_SAVE_STATS_INIT);
     GOOD(vfiomig_load_options, VFIOMIG_LOAD_OPTIONS_INIT);
     GOOD(vfiomig_load_stats, VFIOMIG_LOAD_STATS_INIT);
-    puts(good && count == 12 ? "ok header-c11\n1 passed, 0 failed"
+    puts(good && count == 15 ? "ok header-c11\n1 passed, 0 failed"
                              : "not ok header-c11: initialisers\n0 passed, 1 failed");
     return !good;
 }

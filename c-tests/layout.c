@@ -41,7 +41,7 @@ FIELD(vfiomig_precopy_info, flags, 4, 4);
 FIELD(vfiomig_precopy_info, initial_bytes, 8, 8);
 FIELD(vfiomig_precopy_info, dirty_bytes, 16, 8);
 
-SIZE(vfiomig_identity, 640);
+SIZE(vfiomig_identity, 776);
 FIELD(vfiomig_identity, struct_size, 0, 4);
 FIELD(vfiomig_identity, vendor_data_len, 4, 4);
 FIELD(vfiomig_identity, migration_flags, 8, 8);
@@ -59,6 +59,47 @@ FIELD(vfiomig_identity, kernel_release, 184, 72);
 FIELD(vfiomig_identity, vendor_data, 256, 256);
 FIELD(vfiomig_identity, vendor_type, 512, 64);
 FIELD(vfiomig_identity, driver_version, 576, 64);
+FIELD(vfiomig_identity, driver_srcversion, 640, 64);
+FIELD(vfiomig_identity, firmware, 704, 64);
+FIELD(vfiomig_identity, protocol, 768, 4);
+FIELD(vfiomig_identity, reserved2, 772, 4);
+
+SIZE(vfiomig_compat_rule, 40);
+FIELD(vfiomig_compat_rule, struct_size, 0, 4);
+FIELD(vfiomig_compat_rule, field, 4, 4);
+FIELD(vfiomig_compat_rule, rule, 8, 4);
+FIELD(vfiomig_compat_rule, num_values, 12, 4);
+FIELD(vfiomig_compat_rule, values, 16, 8);
+FIELD(vfiomig_compat_rule, min, 24, 8);
+FIELD(vfiomig_compat_rule, max, 32, 8);
+
+SIZE(vfiomig_compat_policy, 48);
+FIELD(vfiomig_compat_policy, struct_size, 0, 4);
+FIELD(vfiomig_compat_policy, others, 4, 4);
+FIELD(vfiomig_compat_policy, rules, 8, 8);
+FIELD(vfiomig_compat_policy, num_rules, 16, 4);
+FIELD(vfiomig_compat_policy, reserved, 20, 4);
+FIELD(vfiomig_compat_policy, decide, 24, 8);
+FIELD(vfiomig_compat_policy, decide_opaque, 32, 8);
+FIELD(vfiomig_compat_policy, decide_release, 40, 8);
+
+SIZE(vfiomig_compat_reason, 1024);
+FIELD(vfiomig_compat_reason, struct_size, 0, 4);
+FIELD(vfiomig_compat_reason, field, 4, 4);
+FIELD(vfiomig_compat_reason, code, 8, 4);
+FIELD(vfiomig_compat_reason, severity, 12, 4);
+FIELD(vfiomig_compat_reason, label, 16, 32);
+FIELD(vfiomig_compat_reason, source, 48, 256);
+FIELD(vfiomig_compat_reason, target, 304, 256);
+FIELD(vfiomig_compat_reason, text, 560, 464);
+
+SIZE(vfiomig_verdict, 24);
+FIELD(vfiomig_verdict, struct_size, 0, 4);
+FIELD(vfiomig_verdict, compatible, 4, 4);
+FIELD(vfiomig_verdict, num_reasons, 8, 4);
+FIELD(vfiomig_verdict, num_refused, 12, 4);
+FIELD(vfiomig_verdict, num_unchecked, 16, 4);
+FIELD(vfiomig_verdict, reserved, 20, 4);
 
 SIZE(vfiomig_device_ops, 96);
 FIELD(vfiomig_device_ops, struct_size, 0, 4);
@@ -131,7 +172,7 @@ FIELD(vfiomig_mac_ops, update, 16, 8);
 FIELD(vfiomig_mac_ops, finish, 24, 8);
 FIELD(vfiomig_mac_ops, release, 32, 8);
 
-SIZE(vfiomig_load_options, 136);
+SIZE(vfiomig_load_options, 152);
 FIELD(vfiomig_load_options, struct_size, 0, 4);
 FIELD(vfiomig_load_options, ignore, 4, 4);
 FIELD(vfiomig_load_options, max_frame, 8, 4);
@@ -153,7 +194,9 @@ FIELD(vfiomig_load_options, blob_release, 96, 8);
 FIELD(vfiomig_load_options, policy, 104, 8);
 FIELD(vfiomig_load_options, policy_opaque, 112, 8);
 FIELD(vfiomig_load_options, policy_release, 120, 8);
-FIELD(vfiomig_load_options, auth, 128, 8);
+FIELD(vfiomig_load_options, source, 128, 8);
+FIELD(vfiomig_load_options, compat, 136, 8);
+FIELD(vfiomig_load_options, auth, 144, 8);
 
 SIZE(vfiomig_load_stats, 96);
 FIELD(vfiomig_load_stats, struct_size, 0, 4);

@@ -34,7 +34,7 @@
 enum arg_kind {
     A_HANDLE, A_FREE, A_OUT, A_STRUCT, A_OPTIONS, A_IN, A_OPS, A_PTR, A_BUFFER, A_DATA, A_WORDS,
     A_NO_WORDS, A_LEN, A_FD, A_OPAQUE, A_NUMBER, A_LOG, A_RELEASE, A_UNMAP, A_ENDING,
-    A_TEXT
+    A_TEXT, A_REASON
 };
 
 union argument {
@@ -43,6 +43,7 @@ union argument {
     vfiomig_log_fn log;
     vfiomig_release_fn release;
     vfiomig_unmap_fn unmap;
+    vfiomig_compat_reason_fn reason;
 };
 
 struct arg {
@@ -610,6 +611,14 @@ static void on_log(void *opaque, uint32_t level, const char *target, const char 
     (void)message;
 }
 
+static void on_reason(void *opaque, const struct vfiomig_compat_reason *reason)
+{
+    (void)opaque;
+    errno = CALLBACKS_ERRNO;
+    check(reason->struct_size == sizeof *reason && reason->label[0] && reason->text[0],
+          "a reason without a label or a text");
+}
+
 static void owe(struct frame *frame, int i, int n)
 {
     frame->owed += n;
@@ -674,6 +683,13 @@ static void fill_options(struct frame *frame, int i)
         options->policy_release = count_release;
         options->auth = fill_auth(frame, i);
         owe(frame, i, 2);
+    } else if (strcmp(frame->row->args[i].name, "policy") == 0) {
+        struct vfiomig_compat_policy *policy = (void *)frame->memory[i];
+
+        policy->decide = idle_policy;
+        policy->decide_opaque = &frame->released;
+        policy->decide_release = count_release;
+        owe(frame, i, 1);
     }
 }
 
@@ -708,6 +724,11 @@ static void fill_in(struct frame *frame, int i)
         memcpy(memory, &writer, sizeof writer);
         memcpy(tracker_of(frame, i), &ops, sizeof ops);
         owe(frame, i, 1);
+    } else if (frame->row->args[i].size == sizeof(struct vfiomig_identity)) {
+        struct vfiomig_identity identity = VFIOMIG_IDENTITY_INIT;
+
+        strcpy(identity.driver, "mtty");
+        memcpy(memory, &identity, sizeof identity);
     } else {
         struct vfiomig_mapping mapping = VFIOMIG_MAPPING_INIT;
 
@@ -718,8 +739,22 @@ static void fill_in(struct frame *frame, int i)
     }
 }
 
+/* Data without a handle is an identity. */
+static size_t export_identity(void *memory)
+{
+    struct vfiomig_identity identity = VFIOMIG_IDENTITY_INIT;
+    size_t len = 0;
+
+    strcpy(identity.driver, "mtty");
+    if (vfiomig_identity_export(&identity, memory, ROOM, &len) < 0)
+        die("no identity");
+    return len;
+}
+
 static void fill(struct frame *frame, const struct row *row, struct world *world)
 {
+    size_t data_len = 16;
+
     memset(frame->memory, 0xa5, sizeof frame->memory);
     frame->row = row;
     frame->world = world;
@@ -760,11 +795,14 @@ static void fill(struct frame *frame, const struct row *row, struct world *world
                                                                           : (void *)&frame->released;
             break;
         case A_DATA:
-            memcpy(memory, stream, 16);
+            if (row->object)
+                memcpy(memory, stream, 16);
+            else
+                data_len = export_identity(memory);
             break;
         case A_LEN:
             frame->a[i].number = i && row->args[i - 1].kind == A_BUFFER ? ROOM
-                                 : i && row->args[i - 1].kind == A_DATA ? 16
+                                 : i && row->args[i - 1].kind == A_DATA ? data_len
                                  : i && row->args[i - 1].kind == A_WORDS ? ROOM / 8
                                                                          : 0;
             break;
@@ -773,6 +811,9 @@ static void fill(struct frame *frame, const struct row *row, struct world *world
             break;
         case A_UNMAP:
             frame->a[i].unmap = on_unmap;
+            break;
+        case A_REASON:
+            frame->a[i].reason = on_reason;
             break;
         case A_FD:
             frame->a[i].number = (uint64_t)open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -1173,7 +1214,7 @@ static void null_pointers(void)
             enum arg_kind kind = row->args[i].kind;
 
             int optional = kind == A_OPTIONS || kind == A_LOG || kind == A_RELEASE ||
-                           kind == A_NO_WORDS;
+                           kind == A_NO_WORDS || kind == A_REASON;
 
             if (!optional && kind != A_OUT && kind != A_STRUCT && kind != A_IN && kind != A_OPS &&
                 kind != A_PTR && kind != A_BUFFER && kind != A_DATA && kind != A_WORDS &&
@@ -1187,6 +1228,8 @@ static void null_pointers(void)
                 frame->a[i].release = NULL;
             else if (kind == A_UNMAP)
                 frame->a[i].unmap = NULL;
+            else if (kind == A_REASON)
+                frame->a[i].reason = NULL;
             else
                 frame->a[i].pointer = NULL;
             owe_nothing_for(frame, i);
@@ -1210,7 +1253,9 @@ static uint32_t first_size(const struct arg *arg)
     if (arg->type && strcmp(arg->type, "vfiomig_save_options") == 0)
         return offsetof(struct vfiomig_save_options, auth);
     if (arg->type && strcmp(arg->type, "vfiomig_load_options") == 0)
-        return offsetof(struct vfiomig_load_options, auth);
+        return offsetof(struct vfiomig_load_options, source);
+    if (arg->type && strcmp(arg->type, "vfiomig_identity") == 0)
+        return offsetof(struct vfiomig_identity, driver_srcversion);
     return (uint32_t)arg->size;
 }
 

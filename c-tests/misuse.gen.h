@@ -171,6 +171,21 @@ static long call_vfiomig_device_get_failure(const union argument *a)
     return (long)vfiomig_device_get_failure(a[0].pointer, a[1].pointer);
 }
 
+static long call_vfiomig_identity_export(const union argument *a)
+{
+    return (long)vfiomig_identity_export(a[0].pointer, a[1].pointer, (size_t)a[2].number, a[3].pointer);
+}
+
+static long call_vfiomig_identity_import(const union argument *a)
+{
+    return (long)vfiomig_identity_import(a[0].pointer, (size_t)a[1].number, a[2].pointer);
+}
+
+static long call_vfiomig_compat_judge(const union argument *a)
+{
+    return (long)vfiomig_compat_judge(a[0].pointer, a[1].pointer, a[2].pointer, a[3].reason, a[4].pointer, a[5].pointer);
+}
+
 static long call_vfiomig_save_begin(const union argument *a)
 {
     return (long)vfiomig_save_begin(a[0].pointer, a[1].pointer, a[2].pointer);
@@ -414,6 +429,9 @@ enum row_number {
     ROW_vfiomig_device_accept_reset,
     ROW_vfiomig_device_get_fixups,
     ROW_vfiomig_device_get_failure,
+    ROW_vfiomig_identity_export,
+    ROW_vfiomig_identity_import,
+    ROW_vfiomig_compat_judge,
     ROW_vfiomig_save_begin,
     ROW_vfiomig_save_next,
     ROW_vfiomig_save_add_blob,
@@ -842,6 +860,64 @@ static const struct row rows[NUM_ROWS] = {
         },
     },
     {
+        .name = "vfiomig_identity_export",
+        .call = call_vfiomig_identity_export,
+        .object = NO_OBJECT,
+        .states = 0x0,
+        .wrong_state = EINVAL,
+        .concurrent = 0,
+        .no_wait = 0,
+        .num_args = 4,
+        .args = {
+            { .kind = A_IN, .size = sizeof(struct vfiomig_identity), .type = "vfiomig_identity", .name = "identity" },
+            { .kind = A_BUFFER, .name = "buf" },
+            { .kind = A_LEN, .name = "cap" },
+            { .kind = A_PTR, .size = sizeof(size_t), .name = "len" },
+        },
+        .errors = {
+            ENOMEM, EFAULT, EINVAL, ENOSPC, E2BIG, ENOTRECOVERABLE
+        },
+    },
+    {
+        .name = "vfiomig_identity_import",
+        .call = call_vfiomig_identity_import,
+        .object = NO_OBJECT,
+        .states = 0x0,
+        .wrong_state = EINVAL,
+        .concurrent = 0,
+        .no_wait = 0,
+        .num_args = 3,
+        .args = {
+            { .kind = A_DATA, .name = "data" },
+            { .kind = A_LEN, .name = "len" },
+            { .kind = A_STRUCT, .size = sizeof(struct vfiomig_identity), .type = "vfiomig_identity", .name = "identity" },
+        },
+        .errors = {
+            ENOMEM, EFAULT, EINVAL, EPROTO, EBADMSG, EMSGSIZE, ENOTRECOVERABLE
+        },
+    },
+    {
+        .name = "vfiomig_compat_judge",
+        .call = call_vfiomig_compat_judge,
+        .object = NO_OBJECT,
+        .states = 0x0,
+        .wrong_state = EINVAL,
+        .concurrent = 0,
+        .no_wait = 0,
+        .num_args = 6,
+        .args = {
+            { .kind = A_IN, .size = sizeof(struct vfiomig_identity), .type = "vfiomig_identity", .name = "source" },
+            { .kind = A_IN, .size = sizeof(struct vfiomig_identity), .type = "vfiomig_identity", .name = "target" },
+            { .kind = A_OPTIONS, .size = sizeof(struct vfiomig_compat_policy), .type = "vfiomig_compat_policy", .name = "policy" },
+            { .kind = A_REASON, .name = "reason" },
+            { .kind = A_OPAQUE, .name = "opaque" },
+            { .kind = A_STRUCT, .size = sizeof(struct vfiomig_verdict), .type = "vfiomig_verdict", .name = "verdict" },
+        },
+        .errors = {
+            ENOMEM, EFAULT, EINVAL, E2BIG, EXDEV, ENOTRECOVERABLE
+        },
+    },
+    {
         .name = "vfiomig_save_begin",
         .call = call_vfiomig_save_begin,
         .object = DEVICE,
@@ -1062,8 +1138,8 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_OUT, .object = LOAD, .size = sizeof(void *), .name = "out" },
         },
         .errors = {
-            EPERM, EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, E2BIG, EOPNOTSUPP,
-            ETIMEDOUT, ENOTRECOVERABLE
+            EPERM, EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, E2BIG, EPROTO,
+            EBADMSG, EMSGSIZE, EXDEV, EOPNOTSUPP, ETIMEDOUT, ECANCELED, ENOTRECOVERABLE
         },
     },
     {

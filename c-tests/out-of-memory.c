@@ -447,6 +447,40 @@ static int load_packets(struct world *w)
 
 /* --- probing ------------------------------------------------------------------------------------ */
 
+/* An identity travels, and is judged under a policy that has everything. */
+static int judges(const struct vfiomig_identity *id)
+{
+    static const char *const values[] = { "a", "b" };
+    struct vfiomig_compat_rule rules[2] = { VFIOMIG_COMPAT_RULE_INIT, VFIOMIG_COMPAT_RULE_INIT };
+    struct vfiomig_compat_policy p = VFIOMIG_COMPAT_POLICY_INIT;
+    struct vfiomig_verdict verdict = VFIOMIG_VERDICT_INIT;
+    struct vfiomig_identity there = VFIOMIG_IDENTITY_INIT, other;
+    unsigned char bytes[VFIOMIG_IDENTITY_BYTES];
+    size_t len;
+    int r;
+    TRY(vfiomig_identity_export(id, bytes, sizeof bytes, &len));
+    TRY(vfiomig_identity_import(bytes, len, &there));
+    rules[0].field = VFIOMIG_FIELD_KERNEL_RELEASE;
+    rules[0].rule = VFIOMIG_RULE_PAIRS;
+    rules[0].values = values;
+    rules[0].num_values = 2;
+    rules[1].field = VFIOMIG_FIELD_FIRMWARE;
+    rules[1].rule = VFIOMIG_RULE_RANGE;
+    rules[1].min = "1";
+    p.rules = rules;
+    p.num_rules = 2;
+    p.decide = policy;
+    other = there;
+    strcpy(other.firmware, "2");
+    there = other;
+    TRY(vfiomig_compat_judge(&there, &other, &p, NULL, NULL, &verdict));
+    strcpy(other.driver, "another");
+    r = LIB(vfiomig_compat_judge(&there, &other, &p, NULL, NULL, &verdict));
+    if (r != -ENOMEM && r != -EXDEV)
+        FAIL("vfiomig_compat_judge is %d", r);
+    return r == -ENOMEM ? r : 0;
+}
+
 static int asks(struct vfiomig_device *dev)
 {
     struct vfiomig_caps caps = VFIOMIG_CAPS_INIT;
@@ -456,6 +490,8 @@ static int asks(struct vfiomig_device *dev)
     uint32_t state;
     TRY(vfiomig_device_get_caps(dev, &caps));
     TRY(vfiomig_device_get_identity(dev, &id));
+    if (judges(&id))
+        return -ENOMEM;
     for (uint32_t i = 0; i < caps.num_reasons; i++)
         TRY(vfiomig_device_get_reason(dev, i, &reason));
     TRY(vfiomig_device_get_state(dev, &state));

@@ -460,6 +460,12 @@ struct vfiomig_identity {
     char vendor_type[64];           /* The vendor's type of a virtual function that has no mdev
                                      * type, for example "nvidia-1155". */
     char driver_version[64];        /* Version of the driver's module, where it has one. */
+    char driver_srcversion[64];     /* The hash that the kernel's build makes of the source of the
+                                     * driver's module (srcversion). */
+    char firmware[64];              /* Version of the device's firmware. */
+    uint32_t protocol;              /* The migration protocol that the state is of:
+                                     * VFIOMIG_PROTOCOL_*; 0 when not known. */
+    uint32_t reserved2;             /* Zero. */
 };
 #define VFIOMIG_IDENTITY_INIT VFIOMIG_INIT_(struct vfiomig_identity)
 
@@ -790,6 +796,196 @@ struct vfiomig_auth {
     void *mac_opaque;                    /* Passed to the callbacks of mac. */
 };
 #define VFIOMIG_AUTH_INIT VFIOMIG_INIT_(struct vfiomig_auth)
+
+/* Identities and whether they fit
+ * ------------------------------- */
+
+/* Sizes of buffers. */
+#define VFIOMIG_IDENTITY_BYTES 4116  /* A buffer of this size has room for any exported identity, in
+                                      * bytes. */
+
+/* Migration protocols: struct vfiomig_identity.protocol. */
+#define VFIOMIG_PROTOCOL_V1  1  /* The migration region of Linux 5.8 to 5.17. */
+#define VFIOMIG_PROTOCOL_V2  2  /* The protocol of Linux 5.18 and newer. */
+#define VFIOMIG_PROTOCOL_RFC 3  /* The device state regions that were proposed in 2019. */
+
+/* Fields of an identity. */
+#define VFIOMIG_FIELD_BUS               1   /* The bus. */
+#define VFIOMIG_FIELD_DRIVER            2   /* The kernel driver. */
+#define VFIOMIG_FIELD_PCI_DEVICE        3   /* PCI vendor and device, for example "15b3:101e". */
+#define VFIOMIG_FIELD_PCI_SUBSYSTEM     4   /* PCI subsystem vendor and device, for example
+                                             * "15b3:0023". */
+#define VFIOMIG_FIELD_PCI_REVISION      5   /* PCI revision, for example "0x01". It is known
+                                             * wherever vendor and device are. */
+#define VFIOMIG_FIELD_MDEV_TYPE         6   /* The mdev type. */
+#define VFIOMIG_FIELD_VENDOR_TYPE       7   /* The vendor's type of a virtual function. */
+#define VFIOMIG_FIELD_DRIVER_VERSION    8   /* The version of the driver's module. */
+#define VFIOMIG_FIELD_DRIVER_SRCVERSION 9   /* The hash of the source of the driver's module. */
+#define VFIOMIG_FIELD_FIRMWARE          10  /* The version of the firmware. */
+#define VFIOMIG_FIELD_VENDOR_DATA       11  /* The VMM's string; bytes that cannot be printed as \n,
+                                             * \x00 and so on. */
+#define VFIOMIG_FIELD_PROTOCOL          12  /* The migration protocol: VFIOMIG_PROTOCOL_* in
+                                             * decimal. */
+#define VFIOMIG_FIELD_KERNEL_RELEASE    13  /* The kernel's release. */
+#define VFIOMIG_FIELD_STATE_SIZE        14  /* The estimated size of the state, in bytes, in
+                                             * decimal. */
+#define VFIOMIG_FIELD_MIGRATION_FLAGS   15  /* VFIO_MIGRATION_* flags, in hexadecimal: "0x7". */
+
+/* Rules: struct vfiomig_compat_rule.rule and struct vfiomig_compat_policy.others. */
+#define VFIOMIG_RULE_DEFAULT   0  /* What is best for the field: see vfiomig_compat_judge(). */
+#define VFIOMIG_RULE_IGNORE    1  /* The field is passed over. */
+#define VFIOMIG_RULE_IF_KNOWN  2  /* If both sides know it, it must be the same. */
+#define VFIOMIG_RULE_AS_TARGET 3  /* If the target knows it, the source must say the same. */
+#define VFIOMIG_RULE_EXACT     4  /* It must be the same, or neither side knows it. */
+#define VFIOMIG_RULE_REQUIRE   5  /* Both sides must know it, and it must be the same. */
+#define VFIOMIG_RULE_ONE_OF    6  /* The source's value must be one of values, whatever the target's
+                                   * is. */
+#define VFIOMIG_RULE_PAIRS     7  /* Both sides must know it, and it must be the same, or the
+                                   * source's value and the target's must follow each other in
+                                   * values at an even place. */
+#define VFIOMIG_RULE_RANGE     8  /* Both sides must know it, and both values must be versions from
+                                   * min to max. Only for VFIOMIG_FIELD_DRIVER_VERSION and
+                                   * VFIOMIG_FIELD_FIRMWARE. */
+
+/* Codes of struct vfiomig_compat_reason. */
+#define VFIOMIG_COMPAT_DIFFERS        1   /* Both sides know the field, and it differs. */
+#define VFIOMIG_COMPAT_SOURCE_UNKNOWN 2   /* Only the target knows it. */
+#define VFIOMIG_COMPAT_TARGET_UNKNOWN 3   /* Only the source knows it. */
+#define VFIOMIG_COMPAT_BOTH_UNKNOWN   4   /* Neither side knows it. */
+#define VFIOMIG_COMPAT_IGNORED        5   /* It differs or a side does not know it, and it was
+                                           * passed over. */
+#define VFIOMIG_COMPAT_ALLOWED        6   /* It differs, and a list or a range allows that. */
+#define VFIOMIG_COMPAT_NOT_LISTED     7   /* It is not in the list. */
+#define VFIOMIG_COMPAT_OUT_OF_RANGE   8   /* It is out of the range. */
+#define VFIOMIG_COMPAT_NOT_A_VERSION  9   /* It cannot be compared with a range: it is not numbers
+                                           * between dots. */
+#define VFIOMIG_COMPAT_CALLBACK       10  /* The policy's callback refuses; of no field. */
+
+/*
+ * Decides whether a stream of source may be loaded into target. Returns 0, or -errno to refuse it,
+ * as vfiomig_blob_fn does. May be called more than once for a load.
+ */
+typedef int (*vfiomig_policy_fn)(void *opaque, const struct vfiomig_identity *source,
+                                 const struct vfiomig_identity *target);
+
+/* What must hold of one field. VFIOMIG_FIELD_* says how the field's value looks as text. */
+struct vfiomig_compat_rule {
+    uint32_t struct_size;       /* VFIOMIG_COMPAT_RULE_INIT sets it. */
+    uint32_t field;             /* VFIOMIG_FIELD_*. */
+    uint32_t rule;              /* VFIOMIG_RULE_*. */
+    uint32_t num_values;        /* The number of values, at most 1024. */
+    const char *const *values;  /* VFIOMIG_RULE_ONE_OF: what the source may have.
+                                 * VFIOMIG_RULE_PAIRS: what the source may have, followed by what
+                                 * the target may have with it, and so on. At most 1024 bytes
+                                 * each. */
+    const char *min;            /* VFIOMIG_RULE_RANGE: the lowest version, numbers between dots, at
+                                 * most 1024 bytes; NULL: any. */
+    const char *max;            /* The highest version, which is compatible as well; NULL: any. */
+};
+#define VFIOMIG_COMPAT_RULE_INIT VFIOMIG_INIT_(struct vfiomig_compat_rule)
+
+/*
+ * What must match between the source's device and the target's; NULL, and zeros, for the default,
+ * which vfiomig_compat_judge() explains.
+ */
+struct vfiomig_compat_policy {
+    uint32_t struct_size;                     /* VFIOMIG_COMPAT_POLICY_INIT sets it. */
+    uint32_t others;                          /* The rule for all fields without one in rules:
+                                               * VFIOMIG_RULE_DEFAULT, _IGNORE, _IF_KNOWN,
+                                               * _AS_TARGET or _EXACT. It does not apply to what is
+                                               * not compared by default. */
+    const struct vfiomig_compat_rule *rules;  /* One rule for each of some fields; every element has
+                                               * the same struct_size. */
+    uint32_t num_rules;                       /* How many there are. */
+    uint32_t reserved;                        /* Zero. */
+    vfiomig_policy_fn decide;                 /* Decides in addition, if no rule refuses; NULL: the
+                                               * rules alone decide. To let it decide about a field,
+                                               * give the field VFIOMIG_RULE_IGNORE. */
+    void *decide_opaque;                      /* Passed to decide. */
+    vfiomig_release_fn decide_release;        /* Releases decide_opaque. */
+};
+#define VFIOMIG_COMPAT_POLICY_INIT VFIOMIG_INIT_(struct vfiomig_compat_policy)
+
+/*
+ * Why a field counts against the source, or why it does not although it differs, is not known, or
+ * is not compared.
+ */
+struct vfiomig_compat_reason {
+    uint32_t struct_size;  /* The size of this structure in the library. */
+    uint32_t field;        /* VFIOMIG_FIELD_*; 0: the policy's callback. */
+    uint32_t code;         /* VFIOMIG_COMPAT_*; its meaning never changes. */
+    uint32_t severity;     /* VFIOMIG_SEVERITY_BLOCKS: the devices do not fit.
+                            * VFIOMIG_SEVERITY_LIMITS: the field could not be compared, and passed.
+                            * VFIOMIG_SEVERITY_INFO: it passed. */
+    char label[32];        /* The field as a word, for scripts. */
+    char source[256];      /* The source's value; empty: not known. What is longer is cut. */
+    char target[256];      /* The target's value; empty: not known. What is longer is cut. */
+    char text[464];        /* All of this in one line, for people to read. */
+};
+
+/* Takes a reason of a verdict. */
+typedef void (*vfiomig_compat_reason_fn)(void *opaque, const struct vfiomig_compat_reason *reason);
+
+/* What a judgement came to. */
+struct vfiomig_verdict {
+    uint32_t struct_size;    /* VFIOMIG_VERDICT_INIT sets it. */
+    uint32_t compatible;     /* 1: the target may take the source's state. 0: it must not. */
+    uint32_t num_reasons;    /* How many reasons the callback was given. */
+    uint32_t num_refused;    /* How many of them are against the source: VFIOMIG_SEVERITY_BLOCKS. */
+    uint32_t num_unchecked;  /* How many fields passed because they could not be compared:
+                              * VFIOMIG_SEVERITY_LIMITS. */
+    uint32_t reserved;       /* Zero. */
+};
+#define VFIOMIG_VERDICT_INIT VFIOMIG_INIT_(struct vfiomig_verdict)
+
+/*
+ * Writes an identity as bytes into buf, which has room for cap of them, and their number into *len.
+ * VFIOMIG_IDENTITY_BYTES are always enough. Another host reads them with vfiomig_identity_import(),
+ * whatever the versions of the library there and here. They are what the stream has, in a container
+ * of their own.
+ *
+ * Errors: -ENOMEM, -EFAULT, -EINVAL, -ENOSPC, -E2BIG, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_identity_export(const struct vfiomig_identity *identity, void *buf, size_t cap,
+                            size_t *len) VFIOMIG_MUST_CHECK;
+
+/*
+ * Reads an identity from the len bytes that vfiomig_identity_export() made on any host. They must
+ * be all of them, and nothing else. What this version of the library does not know is left out.
+ * What the bytes say is a claim, not a proof.
+ *
+ * Errors: -ENOMEM, -EFAULT, -EINVAL, -EPROTO, -EBADMSG, -EMSGSIZE, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_identity_import(const void *data, size_t len,
+                            struct vfiomig_identity *identity) VFIOMIG_MUST_CHECK;
+
+/*
+ * Judges whether a device that is target may take the state of one that is source, under a policy.
+ * Asks no device, so any host can call it, with identities that it was sent, and before anything is
+ * given up.
+ *
+ * Returns 0 if they fit. Returns -EXDEV if they do not: the message names all that is against it,
+ * and *verdict is filled in as well. Gives reason (NULL: nobody) a reason for each field that
+ * differs, that a side does not know, or that was passed over, in the order of VFIOMIG_FIELD_*.
+ * reason must not use what it is given after it has returned.
+ *
+ * By default (policy NULL), what the target knows of bus, driver, PCI device, subsystem and
+ * revision, mdev type and vendor's type, the source must say too, and say the same
+ * (VFIOMIG_RULE_AS_TARGET). Versions of driver and firmware, the vendor string and the protocol
+ * must be the same if both sides know them (VFIOMIG_RULE_IF_KNOWN). srcversion, kernel release,
+ * size of the state and migration flags are not compared (VFIOMIG_RULE_IGNORE). docs/security.md
+ * has the reasons.
+ *
+ * Errors: -ENOMEM, -EFAULT, -EINVAL, -E2BIG, -EXDEV, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_compat_judge(const struct vfiomig_identity *source,
+                         const struct vfiomig_identity *target,
+                         const struct vfiomig_compat_policy *policy,
+                         vfiomig_compat_reason_fn reason, void *opaque,
+                         struct vfiomig_verdict *verdict) VFIOMIG_MUST_CHECK;
 
 /* Saving
  * ------ */
@@ -1133,49 +1329,93 @@ struct vfiomig_load;
  */
 typedef int (*vfiomig_blob_fn)(void *opaque, uint32_t kind, const void *data, size_t len);
 
-/*
- * Decides whether a stream of source may be loaded into target. Returns 0, or -errno to refuse it,
- * as vfiomig_blob_fn does.
- */
-typedef int (*vfiomig_policy_fn)(void *opaque, const struct vfiomig_identity *source,
-                                 const struct vfiomig_identity *target);
-
 /* How a device is loaded; NULL for the defaults. Limits of 0 mean the default. */
 struct vfiomig_load_options {
-    uint32_t struct_size;               /* VFIOMIG_LOAD_OPTIONS_INIT sets it. */
-    uint32_t ignore;                    /* Fields of the identity that need not match: bitwise OR of
-                                         * VFIOMIG_IGNORE_*, or 0. */
-    uint32_t max_frame;                 /* The largest payload of a data frame, or data of a packet,
-                                         * in bytes; default 4 MiB. */
-    uint32_t max_blob;                  /* The largest blob, or configuration in a packet, in bytes;
-                                         * default 1 MiB. */
-    uint32_t max_blobs;                 /* The number of blobs; default 256. */
-    uint32_t max_restarts;              /* How often the source may start again; default 64. */
-    uint64_t max_total;                 /* Device data plus skipped frames, in bytes; default 1
-                                         * TiB. */
-    uint64_t max_queued;                /* Packets that wait for their turn, in bytes; default 1
-                                         * GiB. If there are more, vfiomig_load_push_packet()
-                                         * waits. */
-    uint32_t max_ahead;                 /* How far a packet may be ahead of the next one in order;
-                                         * default 1048576. */
-    uint32_t write_timeout_ms;          /* How long the driver may refuse data before the load
-                                         * fails, in milliseconds; default 60000. */
-    uint32_t flags;                     /* Bitwise OR of VFIOMIG_LOAD_*, or 0. */
-    uint32_t device_index;              /* The number within its VM that the device of the stream
-                                         * must have; see flags. */
-    uint32_t format;                    /* How the stream is laid out: VFIOMIG_FORMAT_*. */
-    uint32_t reserved;                  /* Zero. */
-    uint8_t migration_id[16];           /* The name that the stream must have; see flags. */
-    vfiomig_blob_fn blob;               /* Takes the VMM's own data; NULL: a stream that has any is
-                                         * refused. */
-    void *blob_opaque;                  /* Passed to blob. */
-    vfiomig_release_fn blob_release;    /* Releases blob_opaque. */
-    vfiomig_policy_fn policy;           /* Decides in addition to the comparison of identities;
-                                         * NULL: the comparison alone decides. */
-    void *policy_opaque;                /* Passed to policy. */
-    vfiomig_release_fn policy_release;  /* Releases policy_opaque. */
-    const struct vfiomig_auth *auth;    /* Verifies who has made the stream; NULL: an authenticated
-                                         * stream is refused. */
+    /* VFIOMIG_LOAD_OPTIONS_INIT sets it. */
+    uint32_t struct_size;
+
+    /*
+     * Fields of the identity that need not match: bitwise OR of VFIOMIG_IGNORE_*, or 0. A short way
+     * to give them VFIOMIG_RULE_IGNORE; compat must not have rules for the same fields.
+     */
+    uint32_t ignore;
+
+    /* The largest payload of a data frame, or data of a packet, in bytes; default 4 MiB. */
+    uint32_t max_frame;
+
+    /* The largest blob, or configuration in a packet, in bytes; default 1 MiB. */
+    uint32_t max_blob;
+
+    /* The number of blobs; default 256. */
+    uint32_t max_blobs;
+
+    /* How often the source may start again; default 64. */
+    uint32_t max_restarts;
+
+    /* Device data plus skipped frames, in bytes; default 1 TiB. */
+    uint64_t max_total;
+
+    /*
+     * Packets that wait for their turn, in bytes; default 1 GiB. If there are more,
+     * vfiomig_load_push_packet() waits.
+     */
+    uint64_t max_queued;
+
+    /* How far a packet may be ahead of the next one in order; default 1048576. */
+    uint32_t max_ahead;
+
+    /* How long the driver may refuse data before the load fails, in milliseconds; default 60000. */
+    uint32_t write_timeout_ms;
+
+    /* Bitwise OR of VFIOMIG_LOAD_*, or 0. */
+    uint32_t flags;
+
+    /* The number within its VM that the device of the stream must have; see flags. */
+    uint32_t device_index;
+
+    /* How the stream is laid out: VFIOMIG_FORMAT_*. */
+    uint32_t format;
+
+    /* Zero. */
+    uint32_t reserved;
+
+    /* The name that the stream must have; see flags. */
+    uint8_t migration_id[16];
+
+    /* Takes the VMM's own data; NULL: a stream that has any is refused. */
+    vfiomig_blob_fn blob;
+
+    /* Passed to blob. */
+    void *blob_opaque;
+
+    /* Releases blob_opaque. */
+    vfiomig_release_fn blob_release;
+
+    /*
+     * Decides in addition to the comparison of identities; NULL: the comparison alone decides. A
+     * short way to set compat's decide, which must then be NULL.
+     */
+    vfiomig_policy_fn policy;
+
+    /* Passed to policy. */
+    void *policy_opaque;
+
+    /* Releases policy_opaque. */
+    vfiomig_release_fn policy_release;
+
+    /*
+     * What the stream will be of, if the source has told: vfiomig_load_begin() judges it, and
+     * refuses with -EXDEV before it does anything to the device. The stream's own identity is
+     * judged too, and what both say must be the same, but for the size of the state. NULL: not
+     * known; only the stream's own identity is judged, when it comes.
+     */
+    const struct vfiomig_identity *source;
+
+    /* What must match between source and target; NULL: the default. */
+    const struct vfiomig_compat_policy *compat;
+
+    /* Verifies who has made the stream; NULL: an authenticated stream is refused. */
+    const struct vfiomig_auth *auth;
 };
 #define VFIOMIG_LOAD_OPTIONS_INIT VFIOMIG_INIT_(struct vfiomig_load_options)
 
@@ -1207,8 +1447,12 @@ struct vfiomig_load_stats {
  * Begins to load the device: to RESUMING. What the device held is lost. The session owns the
  * device's data fd and keeps the device alive.
  *
+ * If the options name the source, it is judged first, and nothing has been done to the device if it
+ * does not fit.
+ *
  * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -E2BIG,
- *         -EOPNOTSUPP, -ETIMEDOUT, -ENOTRECOVERABLE.
+ *         -EPROTO, -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED,
+ *         -ENOTRECOVERABLE.
  * Since: 0.1.
  */
 int vfiomig_load_begin(struct vfiomig_device *device, const struct vfiomig_load_options *options,

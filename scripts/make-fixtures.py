@@ -24,6 +24,7 @@ sys.dont_write_bytecode = True
 from blake3_reference import derive_key, keyed_hash  # noqa: E402
 
 MAGIC = b"\x89VFIOMIG"
+IDENTITY_MAGIC = b"\x89VFIOMID"
 MARK = b"VMFr"
 IDENTITY, DATA, INITIAL, BLOB, RESTART, END = 1, 2, 3, 4, 5, 6
 OPTIONAL = 1
@@ -147,7 +148,13 @@ def full_identity():
             + field(5, "6.12.57-t\u00e4st".encode()) + pci(0x15b3, 0x101e, 0x15b4, 0x23, 0x7f)
             + field(6, struct.pack("<Q", 7)) + field(7, struct.pack("<Q", 0x0123456789ABCDEF))
             + field(8, bytes(range(256))) + field(9, b"nvidia-1155")
-            + field(10, b"570.133.10"))
+            + field(10, b"570.133.10") + field(11, b"533BB7E5866E52F63B9ACCB")
+            + field(12, b"28.39.1002") + field(13, struct.pack("<I", 2)))
+
+
+def exported(fields, major=1, minor=0, length=None, magic=IDENTITY_MAGIC, spoil=0):
+    head = magic + struct.pack("<HHI", major, minor, len(fields) if length is None else length)
+    return head + struct.pack("<I", zlib.crc32(head + fields) ^ spoil) + fields
 
 
 # ---- what items look like in the manifest ------------------------------------------------------
@@ -158,7 +165,8 @@ FULL = {"identity": {
     "kernel_release": "6.12.57-t\u00e4st", "pci": [0x15b3, 0x101e, 0x15b4, 0x23],
     "pci_revision": 0x7f, "migration_flags": 7, "state_size": "0123456789abcdef",
     "vendor_data": bytes(range(256)).hex(), "vendor_type": "nvidia-1155",
-    "driver_version": "570.133.10"}}
+    "driver_version": "570.133.10", "driver_srcversion": "533BB7E5866E52F63B9ACCB",
+    "firmware": "28.39.1002", "protocol": 2}}
 
 
 def d(payload):
@@ -222,7 +230,9 @@ def fixtures():
         Writer().identity(full_identity()).data(b"x").end(), [FULL, d(b"x"), E], **lib)
 
     # Streams that every reader takes, of writers that are not this library's.
-    reordered = (field(10, b"570.133.10") + field(9, b"nvidia-1155") + field(8, bytes(range(256)))
+    reordered = (field(13, struct.pack("<I", 2)) + field(12, b"28.39.1002")
+                 + field(11, b"533BB7E5866E52F63B9ACCB")
+                 + field(10, b"570.133.10") + field(9, b"nvidia-1155") + field(8, bytes(range(256)))
                  + field(7, struct.pack("<Q", 0x0123456789ABCDEF))
                  + field(6, struct.pack("<Q", 7)) + field(5, "6.12.57-t\u00e4st".encode())
                  + field(4, b"mtty-2") + pci(0x15b3, 0x101e, 0x15b4, 0x23, 0x7f)
@@ -235,7 +245,7 @@ def fixtures():
     add("identity-empty", "an identity that knows nothing",
         Writer().identity(b"").data(b"x").end(), [{"identity": {}}, d(b"x"), E])
     add("identity-unknown-field", "unknown fields are skipped, large numbers also twice",
-        Writer().identity(field(11, b"new") + simple_identity() + field(0x8001, b"")
+        Writer().identity(field(30, b"new") + simple_identity() + field(0x8001, b"")
                           + field(0x8001, b"twice") + field(0xFFFF, b"\0")).data(b"x").end(),
         [SIMPLE, d(b"x"), E])
     add("identity-longest-texts", "texts as long as they may be",
@@ -313,6 +323,9 @@ def fixtures():
          field(5, b"r" * 70 + "\u00e4".encode())),
         ("long-vendor-type", "a vendor's type of 64 bytes", field(9, b"t" * 64)),
         ("long-driver-version", "a driver's version of 64 bytes", field(10, b"v" * 64)),
+        ("long-srcversion", "a srcversion of 64 bytes", field(11, b"s" * 64)),
+        ("long-firmware", "a firmware's version of 64 bytes", field(12, b"f" * 64)),
+        ("short-protocol", "a protocol of 2 bytes", field(13, bytes(2))),
         ("version-twice", "a driver's version that stands there twice",
          field(10, b"1") + field(10, b"1")),
         ("control", "a control character", field(2, b"a\x1b[2J")),
@@ -518,6 +531,41 @@ def authenticated(add, long):
     add_auth("after-end", "a byte after the end", whole + b"\0", body, "EPROTO")
 
 
+def exported_fixtures():
+    """(name, what it shows, bytes, the identity or the error's name, whether the library's writer
+    makes these bytes)"""
+    full, simple = FULL["identity"], SIMPLE["identity"]
+    plain = exported(simple_identity())
+    flipped = bytearray(exported(full_identity()))
+    flipped[8] ^= 2
+    unknown = simple_identity() + field(30, b"new") + field(0xFFFF, b"")
+    return [
+        ("simple", "two fields", plain, simple, True),
+        ("full", "every field", exported(full_identity()), full, True),
+        ("empty", "an identity that knows nothing", exported(b""), {}, False),
+        ("unknown", "unknown fields are skipped", exported(unknown), simple, False),
+        ("newer-minor", "a newer minor format", exported(unknown, minor=7), simple, False),
+        ("longest", "as long as may be",
+         exported(simple_identity() + field(99, bytes(4096 - 19 - 4))), simple, False),
+        ("too-long", "a byte longer",
+         exported(simple_identity() + field(99, bytes(4097 - 19 - 4))), "EMSGSIZE", False),
+        ("4-gib", "a length that is not there", exported(b"", length=0xFFFFFFFF), "EMSGSIZE",
+         False),
+        ("no-bytes", "nothing at all", b"", "EPROTO", False),
+        ("cut-head", "a head that is cut off", plain[:19], "EPROTO", False),
+        ("cut", "a byte is missing at the end", plain[:-1], "EPROTO", False),
+        ("longer", "a byte after the end", plain + b"\0", "EPROTO", False),
+        ("magic", "that of a stream", exported(simple_identity(), magic=MAGIC), "EPROTO", False),
+        ("check", "a wrong check", exported(simple_identity(), spoil=1), "EBADMSG", False),
+        ("flipped-version", "a flipped bit in the version is damage", bytes(flipped), "EBADMSG",
+         False),
+        ("major", "another major format", exported(simple_identity(), major=2), "EPROTO", False),
+        ("known-twice", "a field that stands there twice",
+         exported(simple_identity() + field(1, b"pci")), "EPROTO", False),
+        ("control", "a control character", exported(field(12, b"\x1b[2J")), "EPROTO", False),
+    ]
+
+
 def write(directory):
     os.makedirs(directory, exist_ok=True)
     rows, names = [], set()
@@ -533,11 +581,25 @@ def write(directory):
         with open(os.path.join(directory, row["file"]), "wb") as file:
             file.write(out)
         rows.append(row)
-    lines = ",\n".join(json.dumps(row, ensure_ascii=True) for row in rows)
+    identities = []
+    for name, about, out, result, encode in exported_fixtures():
+        found = read_exported(out)
+        if found != result:
+            sys.exit(f"{name}: the reader here says {found}, written down is {result}")
+        row = {"file": "exported-" + name + ".bin", "about": about, "encode": encode}
+        row.update({"identity": result, "result": "END"} if isinstance(result, dict)
+                   else {"result": result})
+        with open(os.path.join(directory, row["file"]), "wb") as file:
+            file.write(out)
+        identities.append(row)
+
+    def lines(of):
+        return ",\n".join(json.dumps(row, ensure_ascii=True) for row in of)
     with open(os.path.join(directory, "manifest.json"), "w", encoding="ascii") as file:
-        file.write('{"fixtures": [\n' + lines + "\n]}\n")
+        file.write('{"fixtures": [\n' + lines(rows) + '\n],\n"identities": [\n'
+                   + lines(identities) + "\n]}\n")
     total = sum(len(out) for _, _, out, _, _, _ in fixtures())
-    print(f"{len(rows)} fixtures, {total} bytes")
+    print(f"{len(rows)} fixtures, {total} bytes; {len(identities)} identities")
 
 
 # ---- reading -----------------------------------------------------------------------------------
@@ -554,7 +616,8 @@ def check(condition, error):
 def read_identity(payload):
     found, seen, at = {}, set(), 0
     texts = {1: ("bus", 15), 2: ("driver", 63), 4: ("mdev_type", 63), 5: ("kernel_release", 71),
-             9: ("vendor_type", 63), 10: ("driver_version", 63)}
+             9: ("vendor_type", 63), 10: ("driver_version", 63), 11: ("driver_srcversion", 63),
+             12: ("firmware", 63)}
     while at < len(payload):
         check(at + 4 <= len(payload), "EPROTO")
         number, length = struct.unpack_from("<HH", payload, at)
@@ -586,7 +649,24 @@ def read_identity(payload):
         elif number == 8:
             check(length <= 256, "EPROTO")
             found["vendor_data"] = value.hex()
+        elif number == 13:
+            check(length == 4, "EPROTO")
+            found["protocol"] = struct.unpack("<I", value)[0]
     return found
+
+
+def read_exported(data):
+    """The identity, or the error's name."""
+    try:
+        check(len(data) >= 20 and data[:8] == IDENTITY_MAGIC, "EPROTO")
+        major, _minor, length, right = struct.unpack("<HHII", data[8:20])
+        check(length <= 4096, "EMSGSIZE")
+        check(len(data) == 20 + length, "EPROTO")
+        check(zlib.crc32(data[:16] + data[20:]) == right, "EBADMSG")
+        check(major == 1, "EPROTO")
+        return read_identity(data[20:])
+    except Refused as refused:
+        return str(refused)
 
 
 def read(stream, limits, auth=None):

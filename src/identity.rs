@@ -1,15 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a device is: learned from its fd and sysfs (`device/learn.rs`), carried in the stream, and
-//! compared on the target.
+//! What a device is: learned from its fd and sysfs (`device/learn.rs`), carried in the stream or as
+//! bytes of its own. Which device may take whose state is up to `compat.rs`.
 //!
 //! The identity guards against accidents (a stream for another kind of device), not against someone
 //! who writes a stream by hand: what the stream claims is not proof.
 
-use std::fmt::Write as _;
-
-use crate::alloc;
 use crate::error::{Result, err};
-use crate::flags::flags;
 use crate::fsm::MigrationFlags;
 
 /// What a device is, as far as it is known. Empty texts and zeros mean "not known".
@@ -25,19 +21,35 @@ pub struct Identity {
     pub pci_revision: u8,
     /// mdev type, for example `mtty-2`.
     pub mdev_type: String,
-    /// Kernel release. Never compared.
+    /// Kernel release.
     pub kernel_release: String,
-    /// Migration flags. Never compared: the source's pre-copy requires nothing of the target.
+    /// Migration flags.
     pub migration_flags: MigrationFlags,
-    /// Estimated size of the state, in bytes. Never compared.
+    /// Estimated size of the state, in bytes.
     pub state_size: u64,
-    /// The caller's opaque string; compared byte by byte.
+    /// The caller's opaque string.
     pub vendor_data: Vec<u8>,
     /// The type of a virtual function that its vendor's driver has made, if that is not an mdev
     /// type: for example `nvidia-1155`.
     pub vendor_type: String,
     /// The version of the driver's module, if it has one. Most in-tree drivers have none.
     pub driver_version: String,
+    /// The hash that the kernel's build makes of the source of the driver's module.
+    pub driver_srcversion: String,
+    /// The version of the device's firmware.
+    pub firmware: String,
+    /// Which of VFIO's migration protocols the state is of: a number of [`protocol`].
+    pub protocol: u32,
+}
+
+/// VFIO's migration protocols. A state is of one of them.
+pub mod protocol {
+    /// The migration region, Linux 5.8 to 5.17.
+    pub const V1: u32 = 1;
+    /// Linux 5.18 and newer.
+    pub const V2: u32 = 2;
+    /// The device state regions proposed in 2019.
+    pub const RFC: u32 = 3;
 }
 
 /// The longest vendor string, in bytes.
@@ -57,78 +69,46 @@ pub mod max_text {
     pub const VENDOR_TYPE: usize = 63;
     /// For the driver's version.
     pub const DRIVER_VERSION: usize = 63;
-}
-
-flags! {
-    /// Fields that a comparison is told to ignore.
-    Ignore: u32 {
-        /// The driver's name.
-        DRIVER = 1 << 0;
-        /// PCI subsystem vendor and device.
-        PCI_SUBSYSTEM = 1 << 1;
-        /// PCI revision.
-        PCI_REVISION = 1 << 2;
-        /// The mdev type.
-        MDEV_TYPE = 1 << 3;
-        /// The vendor string.
-        VENDOR_DATA = 1 << 4;
-        /// Everything, also the fields that have no flag here: the bus and the PCI device.
-        EVERYTHING = 1 << 5;
-        /// The vendor's type.
-        VENDOR_TYPE = 1 << 6;
-        /// The driver's version.
-        DRIVER_VERSION = 1 << 7;
-    }
+    /// For the hash of the driver's source.
+    pub const DRIVER_SRCVERSION: usize = 63;
+    /// For the firmware's version.
+    pub const FIRMWARE: usize = 63;
 }
 
 impl Identity {
-    /// Refuses a stream whose device is of another kind. A field is compared only if both sides
-    /// know it.
-    pub fn accepts(&self, source: &Identity, ignored: Ignore) -> Result<()> {
-        if ignored.contains(Ignore::EVERYTHING) {
-            return Ok(());
-        }
-        let mut wrong = alloc::Text(String::new());
-        let mut text = |flag: Ignore, name: &str, theirs: &str, ours: &str| {
-            if !ignored.contains(flag) && !theirs.is_empty() && !ours.is_empty() && theirs != ours {
-                let _ = write!(wrong, ", {name} {theirs} (here {ours})");
+    /// All texts, each with its name and the most bytes that it may have.
+    fn texts(&self) -> [(&'static str, &str, usize); 8] {
+        [
+            ("bus", &self.bus, max_text::BUS),
+            ("driver", &self.driver, max_text::DRIVER),
+            ("mdev type", &self.mdev_type, max_text::MDEV_TYPE),
+            ("kernel release", &self.kernel_release, max_text::KERNEL_RELEASE),
+            ("vendor's type", &self.vendor_type, max_text::VENDOR_TYPE),
+            ("driver version", &self.driver_version, max_text::DRIVER_VERSION),
+            ("driver srcversion", &self.driver_srcversion, max_text::DRIVER_SRCVERSION),
+            ("firmware", &self.firmware, max_text::FIRMWARE),
+        ]
+    }
+
+    /// Refuses what no reader would take: texts that are too long or hold control characters, and
+    /// vendor strings that are too long.
+    pub fn check(&self) -> Result<()> {
+        for (name, text, longest) in self.texts() {
+            if text.len() > longest || text.chars().any(char::is_control) {
+                return Err(err!(
+                    Inval,
+                    "the identity's {name} is longer than {longest} bytes or has control characters"
+                ));
             }
-        };
-        text(Ignore::EVERYTHING, "bus", &source.bus, &self.bus);
-        text(Ignore::DRIVER, "driver", &source.driver, &self.driver);
-        text(Ignore::MDEV_TYPE, "mdev type", &source.mdev_type, &self.mdev_type);
-        text(Ignore::VENDOR_TYPE, "vendor's type", &source.vendor_type, &self.vendor_type);
-        let (theirs, ours) = (&source.driver_version, &self.driver_version);
-        text(Ignore::DRIVER_VERSION, "driver version", theirs, ours);
-        let hex = |id: &[u16; 2]| match id {
-            [0, 0] => String::new(),
-            [a, b] => format!("{a:04x}:{b:04x}"),
-        };
-        let parts = |id: &Identity| {
-            let [vendor, device, sub_vendor, sub_device] = id.pci;
-            (hex(&[vendor, device]), hex(&[sub_vendor, sub_device]))
-        };
-        let ((their_id, their_sub), (our_id, our_sub)) = (parts(source), parts(self));
-        text(Ignore::EVERYTHING, "PCI device", &their_id, &our_id);
-        text(Ignore::PCI_SUBSYSTEM, "PCI subsystem", &their_sub, &our_sub);
-        let both_pci = !their_id.is_empty() && !our_id.is_empty();
-        if both_pci
-            && !ignored.contains(Ignore::PCI_REVISION)
-            && source.pci_revision != self.pci_revision
-        {
-            let (theirs, ours) = (source.pci_revision, self.pci_revision);
-            let _ = write!(wrong, ", PCI revision {theirs:#x} (here {ours:#x})");
         }
-        let (theirs, ours) = (&source.vendor_data, &self.vendor_data);
-        let vendor_known = !theirs.is_empty() && !ours.is_empty();
-        if vendor_known && !ignored.contains(Ignore::VENDOR_DATA) && theirs != ours {
-            let (theirs, ours) = (theirs.escape_ascii(), ours.escape_ascii());
-            let _ = write!(wrong, ", vendor string \"{theirs}\" (here \"{ours}\")");
+        let len = self.vendor_data.len();
+        if len > MAX_VENDOR_DATA {
+            return Err(err!(
+                Inval,
+                "the vendor string has {len} bytes; the most is {MAX_VENDOR_DATA}"
+            ));
         }
-        match wrong.0.strip_prefix(", ") {
-            None => Ok(()),
-            Some(wrong) => Err(err!(OtherDevice, "the stream is of another device: {wrong}")),
-        }
+        Ok(())
     }
 }
 
@@ -137,63 +117,19 @@ mod tests {
     use super::*;
     use crate::error::Code;
 
-    fn vf() -> Identity {
-        Identity {
-            bus: "pci".into(),
-            driver: "mlx5_vfio_pci".into(),
-            pci: [0x15b3, 0x101e, 0x15b3, 0x0023],
-            pci_revision: 0,
-            vendor_data: b"fw 28.39".to_vec(),
-            ..Identity::default()
-        }
-    }
-
     #[test]
-    fn the_same_device_and_an_unknown_one_are_accepted() {
-        vf().accepts(&vf(), Ignore::empty()).unwrap();
-        vf().accepts(&Identity::default(), Ignore::empty()).unwrap();
-        Identity::default().accepts(&vf(), Ignore::empty()).unwrap();
-        let older = Identity { kernel_release: "6.1".into(), state_size: 1, ..vf() };
-        vf().accepts(&older, Ignore::empty()).unwrap();
-    }
-
-    #[test]
-    fn each_field_is_compared_and_can_be_passed_over() {
-        let cases: [(Identity, Ignore, &str); 6] = [
-            (Identity { driver: "vfio-pci".into(), ..vf() }, Ignore::DRIVER, "driver"),
-            (
-                Identity { pci: [0x15b3, 0x101e, 0x15b3, 0x24], ..vf() },
-                Ignore::PCI_SUBSYSTEM,
-                "subsystem",
-            ),
-            (Identity { pci_revision: 1, ..vf() }, Ignore::PCI_REVISION, "revision"),
-            (Identity { vendor_data: b"fw 1".to_vec(), ..vf() }, Ignore::VENDOR_DATA, "fw 1"),
-            (
-                Identity { pci: [0x15b3, 0x1018, 0x15b3, 0x23], ..vf() },
-                Ignore::EVERYTHING,
-                "15b3:1018 (here 15b3:101e)",
-            ),
-            (Identity { bus: "platform".into(), ..vf() }, Ignore::EVERYTHING, "bus platform"),
+    fn what_no_reader_would_take_is_refused() {
+        let mut longest = Identity { bus: "b".repeat(15), ..Identity::default() };
+        longest.vendor_data = vec![0; MAX_VENDOR_DATA];
+        longest.check().unwrap();
+        let wrong = [
+            Identity { bus: "b".repeat(16), ..Identity::default() },
+            Identity { firmware: "f".repeat(64), ..Identity::default() },
+            Identity { driver_srcversion: "a\n".into(), ..Identity::default() },
+            Identity { vendor_data: vec![0; MAX_VENDOR_DATA + 1], ..Identity::default() },
         ];
-        for (other, flag, text) in cases {
-            let error = vf().accepts(&other, Ignore::empty()).unwrap_err();
-            assert_eq!(error.code(), Code::OtherDevice);
-            assert!(error.message().contains(text), "{}", error.message());
-            vf().accepts(&other, flag).unwrap();
+        for identity in wrong {
+            assert_eq!(identity.check().unwrap_err().code(), Code::Inval, "{identity:?}");
         }
-        let old = Identity { vendor_type: "nvidia-1155".into(), ..vf() };
-        let new = Identity { vendor_type: "nvidia-1159".into(), ..vf() };
-        assert!(new.accepts(&old, Ignore::empty()).unwrap_err().message().contains("nvidia-1155"));
-        new.accepts(&old, Ignore::VENDOR_TYPE).unwrap();
-        let old = Identity { driver_version: "550.90".into(), ..vf() };
-        let new = Identity { driver_version: "570.133".into(), ..vf() };
-        assert!(new.accepts(&old, Ignore::empty()).unwrap_err().message().contains("570.133"));
-        new.accepts(&old, Ignore::DRIVER_VERSION).unwrap();
-        // The source is older, or its driver has no version.
-        new.accepts(&vf(), Ignore::empty()).unwrap();
-        let one = Identity { mdev_type: "mtty-1".into(), ..Identity::default() };
-        let two = Identity { mdev_type: "mtty-2".into(), ..Identity::default() };
-        assert!(one.accepts(&two, Ignore::empty()).is_err());
-        one.accepts(&two, Ignore::MDEV_TYPE).unwrap();
     }
 }

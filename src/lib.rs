@@ -73,6 +73,7 @@
 pub(crate) mod alloc;
 pub(crate) mod cancel;
 pub mod capi;
+pub mod compat;
 pub mod device;
 pub mod dirty;
 pub mod error;
@@ -93,6 +94,7 @@ pub(crate) mod sync;
 pub(crate) mod sys;
 pub(crate) mod text;
 pub mod transport;
+pub(crate) mod version;
 pub(crate) mod waiting;
 
 pub use device::Device;

@@ -808,7 +808,7 @@ fn the_holes_that_drivers_make(words: &[Word], digest: u64) {
 fn the_holes_that_nothing_in_the_stream_shows() {
     let target = side(SimOptions { driver: "another".into(), ..small(2) });
     // QEMU's format cannot say it, so a load that asks is refused before the device is touched.
-    let policy: Option<vfiomig::session::Policy> = Some(Box::new(|_, _| Ok(())));
+    let policy = vfiomig::compat::Policy::default().deciding(Box::new(|_, _| Ok(()))).unwrap();
     let asks = LoadOptions { policy, ..options(Format::Qemu, false) };
     assert_eq!(target.device.load(asks).err().unwrap().code(), Code::Inval);
     assert_eq!(target.sim.count(vfiomig_sim::Op::SetState), 0);

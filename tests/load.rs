@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{Drive, Side, check_clean, migrate, side, stream_of};
+use vfiomig::compat::{Decider, Ignore, Policy};
 use vfiomig::device::{
-    DeviceOptions, Event, EventKind, EventSink, Fixups, Identity, Ignore, MigrationFlags,
+    DeviceOptions, Event, EventKind, EventSink, Fixups, Identity, MigrationFlags,
 };
 use vfiomig::error::{Code, Errno, Error, Operation, Outcome};
 use vfiomig::session::{Ending, LoadOptions, LoadStatus, SaveOptions, SaveStatus};
@@ -143,7 +144,8 @@ fn streams_of_other_devices_are_refused_before_any_data_unless_told_otherwise() 
     for (options, flag) in cases {
         let target = side(options);
         let try_with = |ignore| {
-            let options = LoadOptions { ignore, ..LoadOptions::default() };
+            let policy = Policy::default().ignoring(ignore).unwrap();
+            let options = LoadOptions { policy, ..LoadOptions::default() };
             load_all(&target, options, &bytes).map_err(|error| error.code())
         };
         assert_eq!(try_with(Ignore::empty()), Err(Code::OtherDevice));
@@ -294,10 +296,11 @@ fn the_policy_sees_both_identities_and_decides() {
     let seen: Arc<Mutex<Vec<(Identity, Identity)>>> = Arc::default();
     for refuse in [None, Some((libc::EPERM, Code::Perm)), Some((libc::EXFULL, Code::Io))] {
         let sink = Arc::clone(&seen);
-        let policy: Option<vfiomig::session::Policy> = Some(Box::new(move |source, target| {
+        let decide: Decider = Box::new(move |source, target| {
             sink.lock().unwrap().push((source.clone(), target.clone()));
             refuse.map_or(Ok(()), |(errno, _)| Err(Errno(errno)))
-        }));
+        });
+        let policy = Policy::default().deciding(decide).unwrap();
         let written = target.sim.count(Op::Write);
         let mut load =
             target.device.load(LoadOptions { policy, ..LoadOptions::default() }).unwrap();
@@ -533,10 +536,11 @@ fn a_callback_that_calls_back_into_its_own_device_is_told_it_is_busy() {
     *handle.lock().unwrap() = Some(device.clone());
     device.save(SaveOptions::default()).unwrap().finish(Ending::Keep).unwrap();
     assert_eq!(calls.swap(0, Ordering::Relaxed), 2);
-    let policy: Option<vfiomig::session::Policy> = Some(Box::new(move |_, _| {
+    let decide: Decider = Box::new(move |_, _| {
         again();
         Ok(())
-    }));
+    });
+    let policy = Policy::default().deciding(decide).unwrap();
     let mut load = device.load(LoadOptions { policy, ..LoadOptions::default() }).unwrap();
     assert!(load.push(&stream().0).unwrap().ended);
     load.commit().unwrap();

@@ -11,6 +11,8 @@ use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{Side, Twist, check_clean, side, small, twisted_side};
+use vfiomig::compat::{Field, Policy, Rule};
+use vfiomig::device::Identity;
 use vfiomig::error::{Code, Errno, Error, Operation, Outcome};
 use vfiomig::session::{
     Ending, Load, LoadOptions, LoadStatus, Packets, Save, SaveOptions, SaveStatus,
@@ -322,15 +324,27 @@ fn what_the_format_cannot_carry_is_refused() {
     for options in wrong {
         assert_eq!(source.device.save(options).err().unwrap().code(), Code::Inval);
     }
+    let asks = || Policy::default().deciding(Box::new(|_, _| Ok(()))).unwrap();
     let wrong = [
         LoadOptions { device_index: Some(0), ..loading(Format::Qemu) },
         LoadOptions { migration_id: Some([1; 16]), ..loading(Format::QemuPackets) },
-        LoadOptions { policy: Some(Box::new(|_, _| Ok(()))), ..loading(Format::Qemu) },
+        LoadOptions { policy: asks(), ..loading(Format::Qemu) },
+        LoadOptions {
+            policy: Policy::default().with(Field::Driver, Rule::Require).unwrap(),
+            ..loading(Format::QemuPackets)
+        },
     ];
     for options in wrong {
         assert_eq!(source.device.load(options).err().unwrap().code(), Code::Inval);
     }
     assert_eq!(source.sim.state(), State::RUNNING);
+    // But it says nothing against a source that the VMM has told of.
+    let told = Some(Box::new(source.device.identity().unwrap()));
+    let options = LoadOptions { policy: asks(), source: told, ..loading(Format::Qemu) };
+    drop(source.device.load(options).unwrap());
+    let other = Identity { driver: "mtty".into(), ..source.device.identity().unwrap() };
+    let options = LoadOptions { source: Some(Box::new(other)), ..loading(Format::Qemu) };
+    assert_eq!(source.device.load(options).err().unwrap().code(), Code::OtherDevice);
 }
 
 #[test]

@@ -146,7 +146,7 @@ impl Json {
 /// An item, owned.
 #[derive(Debug, PartialEq, Eq, Clone)]
 enum Owned {
-    Identity(Identity),
+    Identity(Box<Identity>),
     Data(Vec<u8>),
     Initial(u32),
     Blob(u32, Vec<u8>),
@@ -156,7 +156,7 @@ enum Owned {
 
 fn own(item: Item<'_>) -> Owned {
     match item {
-        Item::Identity(identity) => Owned::Identity(*identity),
+        Item::Identity(identity) => Owned::Identity(identity),
         Item::Data(bytes) => Owned::Data(bytes.to_vec()),
         Item::InitialComplete(generation) => Owned::Initial(generation),
         Item::Blob { kind, bytes } => Owned::Blob(kind, bytes.to_vec()),
@@ -166,30 +166,37 @@ fn own(item: Item<'_>) -> Owned {
     }
 }
 
+fn expected_identity(fields: &Json) -> Identity {
+    let text = |key: &str| fields.get(key).map_or("", Json::text).to_owned();
+    let mut pci = [0u16; 4];
+    for (id, value) in pci.iter_mut().zip(fields.get("pci").map_or(&[][..], Json::list)) {
+        *id = value.number().try_into().unwrap();
+    }
+    let number = |key: &str| fields.get(key).map_or(0, Json::number);
+    Identity {
+        bus: text("bus"),
+        driver: text("driver"),
+        pci,
+        pci_revision: number("pci_revision").try_into().unwrap(),
+        mdev_type: text("mdev_type"),
+        kernel_release: text("kernel_release"),
+        migration_flags: MigrationFlags::from_bits_retain(number("migration_flags")),
+        state_size: match fields.get("state_size") {
+            Some(hex) => u64::from_str_radix(hex.text(), 16).unwrap(),
+            None => 0,
+        },
+        vendor_data: fields.get("vendor_data").map(Json::hex).unwrap_or_default(),
+        vendor_type: text("vendor_type"),
+        driver_version: text("driver_version"),
+        driver_srcversion: text("driver_srcversion"),
+        firmware: text("firmware"),
+        protocol: number("protocol").try_into().unwrap(),
+    }
+}
+
 fn expected_item(json: &Json) -> Owned {
     if let Some(fields) = json.get("identity") {
-        let text = |key: &str| fields.get(key).map_or("", Json::text).to_owned();
-        let mut pci = [0u16; 4];
-        for (id, value) in pci.iter_mut().zip(fields.get("pci").map_or(&[][..], Json::list)) {
-            *id = value.number().try_into().unwrap();
-        }
-        let number = |key: &str| fields.get(key).map_or(0, Json::number);
-        return Owned::Identity(Identity {
-            bus: text("bus"),
-            driver: text("driver"),
-            pci,
-            pci_revision: number("pci_revision").try_into().unwrap(),
-            mdev_type: text("mdev_type"),
-            kernel_release: text("kernel_release"),
-            migration_flags: MigrationFlags::from_bits_retain(number("migration_flags")),
-            state_size: match fields.get("state_size") {
-                Some(hex) => u64::from_str_radix(hex.text(), 16).unwrap(),
-                None => 0,
-            },
-            vendor_data: fields.get("vendor_data").map(Json::hex).unwrap_or_default(),
-            vendor_type: text("vendor_type"),
-            driver_version: text("driver_version"),
-        });
+        return Owned::Identity(Box::new(expected_identity(fields)));
     }
     if let Some(bytes) = json.get("data") {
         return Owned::Data(bytes.hex());
@@ -371,6 +378,7 @@ impl Fixture {
 #[test]
 fn the_manifest_and_the_directory_name_the_same_files() {
     let mut named: Vec<String> = fixtures().into_iter().map(|fixture| fixture.name).collect();
+    named.extend(exported().into_iter().map(|row| row.name));
     named.push("manifest.json".to_owned());
     named.sort();
     let mut there: Vec<String> = std::fs::read_dir(directory())
@@ -380,6 +388,44 @@ fn the_manifest_and_the_directory_name_the_same_files() {
     there.sort();
     assert_eq!(there, named);
     assert!(named.len() > 80, "{} fixtures only", named.len());
+}
+
+/// An identity by itself.
+struct Exported {
+    name: String,
+    bytes: Vec<u8>,
+    encode: bool,
+    result: Result<Identity, String>,
+}
+
+fn exported() -> Vec<Exported> {
+    let manifest = std::fs::read_to_string(directory().join("manifest.json")).unwrap();
+    let row = |row: &Json| {
+        let name = row.get("file").unwrap().text().to_owned();
+        Exported {
+            bytes: std::fs::read(directory().join(&name)).unwrap(),
+            encode: row.get("encode") == Some(&Json::Bool(true)),
+            result: match row.get("result").unwrap().text() {
+                "END" => Ok(expected_identity(row.get("identity").unwrap())),
+                error => Err(error.to_owned()),
+            },
+            name,
+        }
+    };
+    Json::parse(&manifest).get("identities").unwrap().list().iter().map(row).collect()
+}
+
+#[test]
+fn every_exported_identity_leads_to_what_its_manifest_says() {
+    let rows = exported();
+    for row in &rows {
+        let read = Identity::from_bytes(&row.bytes).map_err(|error| error.code().name().to_owned());
+        assert_eq!(read, row.result, "{}", row.name);
+        if row.encode {
+            assert_eq!(read.unwrap().to_bytes().unwrap(), row.bytes, "{}", row.name);
+        }
+    }
+    assert!(rows.len() >= 18, "{} identities only", rows.len());
 }
 
 #[test]
@@ -465,7 +511,8 @@ fn the_librarys_writer_makes_the_same_bytes_as_the_document() {
 #[test]
 fn the_digest_depends_on_every_payload() {
     let items = |last: &[u8]| {
-        let identity = Owned::Identity(Identity { bus: "pci".into(), ..Identity::default() });
+        let identity = Identity { bus: "pci".into(), ..Identity::default() };
+        let identity = Owned::Identity(Box::new(identity));
         vec![identity, Owned::Data(b"same".to_vec()), Owned::Data(last.to_vec()), Owned::End]
     };
     let (one, two) = (
@@ -481,7 +528,7 @@ fn the_digest_depends_on_every_payload() {
 
 #[test]
 fn the_number_of_frames_without_data_is_limited() {
-    let mut items = vec![Owned::Identity(Identity::default())];
+    let mut items = vec![Owned::Identity(Box::default())];
     // The identity is one such frame, END another.
     items.extend((1..65_535u32).map(Owned::Initial));
     items.push(Owned::End);
@@ -548,7 +595,7 @@ fn the_scripts_reader_takes_what_the_library_writes_and_refuses_it_when_it_is_da
     let scratch = Scratch::new("check");
     let file = scratch.0.join("stream.bin");
     let items = [
-        Owned::Identity(Identity {
+        Owned::Identity(Box::new(Identity {
             bus: "pci".into(),
             driver: "mtty".into(),
             pci: [0x4348, 0x3253, 1, 2],
@@ -560,7 +607,10 @@ fn the_scripts_reader_takes_what_the_library_writes_and_refuses_it_when_it_is_da
             vendor_data: vec![0, 255],
             vendor_type: "nvidia-1155".into(),
             driver_version: "0.1".into(),
-        }),
+            driver_srcversion: "533BB7E5866E52F63B9ACCB".into(),
+            firmware: "1.2".into(),
+            protocol: 2,
+        })),
         Owned::Data(vec![1; 24]),
         Owned::Initial(1),
         Owned::Blob(5, b"void".to_vec()),

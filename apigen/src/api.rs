@@ -205,6 +205,7 @@ pub enum Arg {
     Unmap,
     /// A text with a NUL at its end.
     Text,
+    Reason,
     Number(i64),
     Log,
     Release,

@@ -131,6 +131,7 @@ fn fits(arg: &Arg, param: &Param) -> bool {
         Arg::Words | Arg::NoWords => ctype == "uint64_t *",
         Arg::Unmap => ctype == "vfiomig_unmap_fn",
         Arg::Text => ctype == "const char *",
+        Arg::Reason => ctype == "vfiomig_compat_reason_fn",
         Arg::Len => ctype == "size_t",
         Arg::Fd => ctype == "int" && param.name.ends_with("fd"),
         Arg::Number(_) => INTEGERS.contains(&ctype),

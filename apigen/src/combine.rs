@@ -345,6 +345,7 @@ fn arg(text: &str, objects: &[Object]) -> Option<Arg> {
             "no-words" => Arg::NoWords,
             "unmap" => Arg::Unmap,
             "text" => Arg::Text,
+            "reason" => Arg::Reason,
             "len" => Arg::Len,
             "fd" => Arg::Fd,
             "opaque" => Arg::Opaque,

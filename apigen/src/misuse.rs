@@ -58,6 +58,7 @@ fn thunk(function: &Function) -> String {
         Arg::Log => format!("a[{i}].log"),
         Arg::Release => format!("a[{i}].release"),
         Arg::Unmap => format!("a[{i}].unmap"),
+        Arg::Reason => format!("a[{i}].reason"),
         Arg::Len | Arg::Fd | Arg::Number(_) | Arg::Ending => {
             format!("({})a[{i}].number", param.ctype)
         }
@@ -129,6 +130,7 @@ fn kind(arg: &Arg, param: &crate::cdecl::Param) -> String {
         Arg::NoWords => ".kind = A_NO_WORDS,".into(),
         Arg::Unmap => ".kind = A_UNMAP,".into(),
         Arg::Text => ".kind = A_TEXT,".into(),
+        Arg::Reason => ".kind = A_REASON,".into(),
         Arg::Ops => ".kind = A_OPS, .size = sizeof(struct vfiomig_device_ops),".into(),
         Arg::Ptr if param.ctype == "void **" => ".kind = A_PTR, .size = sizeof(void *),".into(),
         Arg::Ptr => format!(".kind = A_PTR, .size = sizeof({pointee}),"),

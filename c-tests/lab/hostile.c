@@ -355,6 +355,12 @@ static struct lab_bytes make_with_identity(const struct lab_bytes *identity)
     return maker.stream;
 }
 
+/* What a stream does not say of its source does not count. */
+static const struct vfiomig_compat_policy if_known = {
+    .struct_size = sizeof(if_known),
+    .others = VFIOMIG_RULE_IF_KNOWN,
+};
+
 /* Streams that say that they are of another model. */
 static void of_another_model(void)
 {
@@ -385,12 +391,14 @@ static void of_another_model(void)
 
         put_field(&identity, models[i].field, models[i].value, models[i].len);
         stream = make_with_identity(&identity);
-        CALL(lab_load(to, NULL, stream.data, stream.len, 0, NULL), -EXDEV);
+        options.compat = &if_known;
+        CALL(lab_load(to, &options, stream.data, stream.len, 0, NULL), -EXDEV);
         CHECK(strstr(vfiomig_error_message(), models[i].what),
               "the message does not say \"%s\": \"%s\"", models[i].what, vfiomig_error_message());
         expect_reset(models[i].what);
         /* What may be ignored is what was refused, and nothing else in the stream is wrong. */
         options.ignore = models[i].ignore ? models[i].ignore : VFIOMIG_IGNORE_ALL;
+        options.compat = models[i].ignore ? &if_known : NULL;
         OK(lab_load(to, &options, stream.data, stream.len, 0, NULL));
         OK(vfiomig_device_run(to));
         lab_fill(&target, UNTOUCHED);
@@ -482,6 +490,7 @@ static void made_by_hand_but_sound(void)
 {
     static const unsigned char mark[8] = { 1 };
     static const size_t pieces[] = { 4096, LAB_MTTY_HEADER, 7, 1 };
+    struct vfiomig_load_options options = VFIOMIG_LOAD_OPTIONS_INIT;
     struct lab_bytes stream;
     struct lab_maker maker;
 
@@ -501,7 +510,8 @@ static void made_by_hand_but_sound(void)
     lab_make_frame(&maker, LAB_RESTART, mark, sizeof(mark));
     lab_make_frame(&maker, LAB_DATA, data.data, data.len);
     lab_make_end(&maker);
-    OK(lab_load(to, NULL, maker.stream.data, maker.stream.len, 0, NULL));
+    options.compat = &if_known;
+    OK(lab_load(to, &options, maker.stream.data, maker.stream.len, 0, NULL));
     OK(vfiomig_device_run(to));
     lab_expect_contents(&target, GOOD);
     lab_fill(&target, UNTOUCHED);

@@ -140,7 +140,7 @@ pub(super) fn guarded_owner<R: CReturn>(row: &Row, call: impl FnOnce() -> Result
 }
 
 /// Asks whether there is memory for what a call may need, if its row says that it needs any.
-fn admit(row: &Row) -> Result<()> {
+pub(super) fn admit(row: &Row) -> Result<()> {
     if row.needs_memory { reserve::admit() } else { Ok(()) }
 }
 

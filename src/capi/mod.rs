@@ -43,6 +43,7 @@ pub mod save;
 
 // Parts without an object.
 pub mod auth;
+pub mod compat;
 pub mod error;
 pub mod fsm;
 pub mod log;

@@ -201,6 +201,30 @@ pub(super) const DEVICE_GET_FAILURE: Row = Row {
     errors: 0b100000000000101100100,
 };
 
+pub(super) const IDENTITY_EXPORT: Row = Row {
+    name: "vfiomig_identity_export",
+    states: 0b0,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b100000000110100110000,
+};
+
+pub(super) const IDENTITY_IMPORT: Row = Row {
+    name: "vfiomig_identity_import",
+    states: 0b0,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b100001110000100110000,
+};
+
+pub(super) const COMPAT_JUDGE: Row = Row {
+    name: "vfiomig_compat_judge",
+    states: 0b0,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b100010000100100110000,
+};
+
 pub(super) const SAVE_BEGIN: Row = Row {
     name: "vfiomig_save_begin",
     states: 0b1,
@@ -302,7 +326,7 @@ pub(super) const LOAD_BEGIN: Row = Row {
     states: 0b1,
     wrong_state: Code::Inval,
     needs_memory: true,
-    errors: 0b101100000101111110111,
+    errors: 0b111111110101111110111,
 };
 
 pub(super) const LOAD_PUSH: Row = Row {

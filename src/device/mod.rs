@@ -34,7 +34,7 @@ pub(crate) use recovery::{Recover, describe};
 
 pub use crate::fixups::Fixups;
 pub use crate::fsm::{Fsm, MigrationFlags, Path, State, Steps};
-pub use crate::identity::{Identity, Ignore, MAX_VENDOR_DATA, max_text};
+pub use crate::identity::{Identity, MAX_VENDOR_DATA, max_text};
 
 use crate::error::{Error, Failure, Result, err};
 use crate::policy;
@@ -88,6 +88,9 @@ impl Device {
         let mut identity = learn::learn(transport.as_mut(), sysfs, &options.vendor_data);
         identity.migration_flags = probed.caps.migration_flags;
         identity.state_size = probed.caps.state_size.unwrap_or(0);
+        if !identity.migration_flags.is_empty() {
+            identity.protocol = crate::identity::protocol::V2;
+        }
         let facts = policy::Facts { name: name.as_deref(), identity: &identity };
         probed.replace_permission_reasons(permission::reasons(&policy::judge(&facts).denials));
         let link = Link::new(transport, protocol);

@@ -51,7 +51,9 @@ impl Load {
     pub(crate) fn begin(device: Device, options: LoadOptions) -> Result<Load> {
         let mut options = options;
         options.check()?;
-        let loading = Arc::new(Loading::begin(device, options.write_timeout)?);
+        let timeout = options.write_timeout;
+        let loading = Loading::begin(device, timeout, |target| options.judge_announced(target))?;
+        let loading = Arc::new(loading);
         let quota = Arc::new(Quota::new(options.limits.max_total));
         let (reader, packets): (Box<dyn Read>, _) = match options.format {
             Format::Native => (Box::new(options.decoder()?), None),
@@ -166,12 +168,7 @@ impl Load {
         // Kept first: what is refused here is what a user asks about.
         let source = self.source.insert(source);
         self.options.expect(self.reader.migration_id(), self.reader.device())?;
-        inner.identity().accepts(source, self.options.ignore)?;
-        if let Some(policy) = &mut self.options.policy {
-            policy(source, inner.identity())
-                .map_err(|errno| callback_refused("the VMM's policy refuses this source", errno))?;
-        }
-        Ok(())
+        self.options.judge_stream(source, inner.identity())
     }
 
     /// Makes the driver check and accept the state: RESUMING to STOP. Needs the complete stream.

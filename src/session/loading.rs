@@ -12,6 +12,7 @@ use crate::cancel::{Cancel, Why};
 use crate::device::{Claim, Device, EventKind, Fixups, Inner, Locked, Recover, describe};
 use crate::error::{Code, Errno, Error, Failure, Operation, Outcome, Result, err};
 use crate::fsm::State;
+use crate::identity::Identity;
 use crate::nanoseconds::elapsed_ns;
 use crate::policy::{Direction, cut_off_by_process};
 use crate::protocol::Patience;
@@ -51,14 +52,20 @@ pub(super) struct Loading {
 }
 
 impl Loading {
-    /// Takes the device to RESUMING.
-    pub fn begin(device: Device, write_timeout: Duration) -> Result<Loading> {
+    /// Takes the device to RESUMING, if `judge` says that it may be loaded. Until then nothing is
+    /// done to it.
+    pub fn begin(
+        device: Device,
+        write_timeout: Duration,
+        judge: impl FnOnce(&Identity) -> Result<()>,
+    ) -> Result<Loading> {
         let stats = Arc::new(AtomicLoadStats::default());
         let (epoch, cancel);
         {
             let mut inner = device.lock()?;
             let permit;
             (permit, cancel) = inner.permit(Direction::Load)?;
+            judge(inner.identity())?;
             inner.claim(Claim::Loading, permit)?;
             let entered = enter_resuming(&mut inner);
             match inner.remember(entered) {

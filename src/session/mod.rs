@@ -23,7 +23,7 @@ pub use crate::stream::SaveStatus;
 pub use ending::Ending;
 pub use load::{Load, LoadStatus};
 pub(crate) use loading::Phase as LoadPhase;
-pub use options::{BlobSink, DEFAULT_FRAME, LoadOptions, MIN_BUFFER, Policy, SaveOptions};
+pub use options::{BlobSink, DEFAULT_FRAME, LoadOptions, MIN_BUFFER, SaveOptions};
 pub use packets::Packets;
 pub use reading::Pending;
 pub use save::{Next, Save};

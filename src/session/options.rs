@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
+use super::loading::callback_refused;
+use crate::compat::{Policy, check_announced};
 use crate::error::{Errno, Result, err};
-use crate::identity::{Identity, Ignore};
+use crate::identity::Identity;
 use crate::stream::qemu::{self, Marks, PacketLimits};
 use crate::stream::{
     Auth, DecodeLimits, Decoder, Format, HEADER_LEN, MAX_PAYLOAD, NONCE_LEN, NativeWriter, Write,
@@ -124,9 +126,6 @@ impl SaveOptions {
     }
 }
 
-/// Decides whether a stream of this source may be loaded into this target. An errno refuses it.
-pub type Policy = Box<dyn FnMut(&Identity, &Identity) -> std::result::Result<(), Errno> + Send>;
-
 /// Takes the VMM's own data: its number and contents. An errno refuses the stream.
 pub type BlobSink = Box<dyn FnMut(u32, &[u8]) -> std::result::Result<(), Errno> + Send>;
 
@@ -141,10 +140,11 @@ pub struct LoadOptions {
     pub max_ahead: u32,
     /// Bytes of packets that may wait for their turn.
     pub max_queued: u64,
-    /// Fields of the identity that need not match.
-    pub ignore: Ignore,
-    /// Decides in addition to the comparison.
-    pub policy: Option<Policy>,
+    /// The device that the stream is to be of, if the VMM knows it: it is judged before anything is
+    /// done to the target's device.
+    pub source: Option<Box<Identity>>,
+    /// What must match between source and target.
+    pub policy: Policy,
     /// Where blobs go; without it, a stream with blobs is refused.
     pub blobs: Option<BlobSink>,
     /// How long a driver may refuse data before the load fails.
@@ -165,8 +165,8 @@ impl Default for LoadOptions {
             limits: DecodeLimits::default(),
             max_ahead: packets.max_ahead,
             max_queued: packets.max_queued,
-            ignore: Ignore::empty(),
-            policy: None,
+            source: None,
+            policy: Policy::default(),
             blobs: None,
             write_timeout: Duration::from_secs(60),
             device_index: None,
@@ -188,15 +188,16 @@ impl LoadOptions {
         if let Some(auth) = &self.auth {
             auth.check()?;
         }
-        let checks =
-            self.policy.is_some() || self.device_index.is_some() || self.migration_id.is_some();
+        let judges = self.policy.is_strict() && self.source.is_none();
+        let checks = judges || self.device_index.is_some() || self.migration_id.is_some();
         match self.format {
             Format::Qemu | Format::QemuPackets if self.auth.is_some() => {
                 Err(err!(Inval, "{NO_TAGS}"))
             }
             Format::Qemu | Format::QemuPackets if checks => Err(err!(
                 Inval,
-                "QEMU's format does not say what it was saved from: it allows neither a policy nor a check of its device index or migration id"
+                "QEMU's format does not say what it was saved from: it allows neither a policy, \
+                 unless the source is announced, nor a check of its device index or migration id"
             )),
             Format::Native | Format::Qemu | Format::QemuPackets => Ok(()),
         }
@@ -217,6 +218,34 @@ impl LoadOptions {
             max_config: self.limits.max_blob,
             max_ahead: self.max_ahead,
             max_queued: self.max_queued,
+        }
+    }
+
+    /// Judges the source that was announced, if one was.
+    pub(super) fn judge_announced(&mut self, target: &Identity) -> Result<()> {
+        match self.source.take() {
+            None => Ok(()),
+            Some(source) => {
+                let judged = self.judge(&source, target);
+                self.source = Some(source);
+                judged
+            }
+        }
+    }
+
+    /// Judges what the stream says it was saved from.
+    pub(super) fn judge_stream(&mut self, stream: &Identity, target: &Identity) -> Result<()> {
+        if let Some(announced) = &self.source {
+            check_announced(announced, stream)?;
+        }
+        self.judge(stream, target)
+    }
+
+    fn judge(&mut self, source: &Identity, target: &Identity) -> Result<()> {
+        let verdict = self.policy.judge(source, target)?;
+        match verdict.refused_by_callback {
+            Some(errno) => Err(callback_refused("the VMM's policy refuses this source", errno)),
+            None => verdict.check(),
         }
     }
 

@@ -16,8 +16,8 @@ pub use auth::{Auth, CHALLENGE_LEN, KEY_LEN, KeySource, MIN_TAG_LEN, Mac, Secret
 pub(crate) use native::Writer as NativeWriter;
 pub use native::{
     Decoder, END_LEN, Encoder, FORMAT_MAJOR, FORMAT_MINOR, Features, FrameFlags, FrameHeader,
-    FrameType, HEADER_LEN, MAGIC, MAX_PAYLOAD, NONCE_LEN, PREAMBLE_LEN, decode_identity,
-    encode_identity,
+    FrameType, HEADER_LEN, MAGIC, MAX_EXPORTED, MAX_PAYLOAD, NONCE_LEN, PREAMBLE_LEN,
+    decode_identity, encode_identity,
 };
 pub use reader::{DecodeLimits, Item, Read};
 pub use writer::SaveStatus;

@@ -57,6 +57,14 @@ pub struct vfiomig_identity {
     pub vendor_type: [c_char; 64],
     /// Version of the driver's module, where it has one.
     pub driver_version: [c_char; 64],
+    /// The hash that the kernel's build makes of the source of the driver's module (srcversion).
+    pub driver_srcversion: [c_char; 64],
+    /// Version of the device's firmware.
+    pub firmware: [c_char; 64],
+    /// The migration protocol that the state is of: VFIOMIG_PROTOCOL_*; 0 when not known.
+    pub protocol: u32,
+    /// Zero.
+    pub reserved2: u32,
 }
 
 /// Estimates of a device in pre-copy: the kernel's structure of the same name, and its layout.
@@ -195,6 +203,10 @@ impl Default for vfiomig_identity {
             vendor_data: [0; 256],
             vendor_type: [0; 64],
             driver_version: [0; 64],
+            driver_srcversion: [0; 64],
+            firmware: [0; 64],
+            protocol: 0,
+            reserved2: 0,
         }
     }
 }
@@ -219,6 +231,9 @@ impl From<&vfiomig_identity> for Identity {
             vendor_data: told.vendor_data.get(..len).unwrap_or_default().to_vec(),
             vendor_type: fixed_text(&told.vendor_type),
             driver_version: fixed_text(&told.driver_version),
+            driver_srcversion: fixed_text(&told.driver_srcversion),
+            firmware: fixed_text(&told.firmware),
+            protocol: told.protocol,
         }
     }
 }

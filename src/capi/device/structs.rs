@@ -109,7 +109,7 @@ pub struct vfiomig_reason {
 
 sized32!(
     vfiomig_device_ops,
-    vfiomig_identity,
+    vfiomig_identity since driver_srcversion,
     vfiomig_device_options,
     vfiomig_event,
     vfiomig_caps,
@@ -218,6 +218,7 @@ impl From<&Identity> for vfiomig_identity {
             pci_revision: identity.pci_revision,
             vendor_data_len: identity.vendor_data.len().min(MAX_VENDOR_DATA) as u32,
             state_size: identity.state_size,
+            protocol: identity.protocol,
             ..vfiomig_identity::default()
         };
         put_fixed_text(&mut out.bus, &identity.bus);
@@ -226,6 +227,8 @@ impl From<&Identity> for vfiomig_identity {
         put_fixed_text(&mut out.kernel_release, &identity.kernel_release);
         put_fixed_text(&mut out.vendor_type, &identity.vendor_type);
         put_fixed_text(&mut out.driver_version, &identity.driver_version);
+        put_fixed_text(&mut out.driver_srcversion, &identity.driver_srcversion);
+        put_fixed_text(&mut out.firmware, &identity.firmware);
         for (slot, byte) in out.vendor_data.iter_mut().zip(&identity.vendor_data) {
             *slot = *byte;
         }

@@ -2,7 +2,7 @@
 //! The constants of `vfiomig_load_*`.
 
 use crate::capi::numbers::same_flags;
-use crate::identity::Ignore;
+use crate::compat::Ignore;
 
 /// None of these bits is set: go on.
 pub const VFIOMIG_PUSH_MORE: i32 = 0;

@@ -11,6 +11,7 @@ pub use structs::*;
 
 use super::args::{Out, bytes_if_any};
 use super::auth::read_auth;
+use super::compat::identity_if_any;
 use super::device::{vfiomig_device, vfiomig_identity};
 use super::entry::{free, publish, with, with_shared, with_taken};
 use super::error::vfiomig_failure;
@@ -48,27 +49,33 @@ impl Handle for vfiomig_load {
     }
 }
 
-/// Reads the options. The library owns callbacks in them from here on, even if it refuses the
-/// options.
+/// Reads the options, and where the source's identity is. The library owns callbacks in them from
+/// here on, even if it refuses the options.
 ///
 /// # Safety
 /// NULL, or options as vfiomig.h describes them.
-unsafe fn read_options(options: *const vfiomig_load_options) -> Result<LoadOptions> {
+unsafe fn read_options(
+    options: *const vfiomig_load_options,
+) -> Result<(LoadOptions, *const vfiomig_identity)> {
     if options.is_null() {
-        return Ok(LoadOptions::default());
+        return Ok((LoadOptions::default(), std::ptr::null()));
     }
     // SAFETY: promise 1: a structure of the size that it claims.
     let (options, tail) = unsafe { read_in(options, "options") }?;
-    // SAFETY: promises 2 and 3, about the callbacks in it.
-    let (blobs, policy) = unsafe { options.callbacks() };
+    // SAFETY: promises 1 to 3, about the callbacks in it and in its policy.
+    let (blobs, decide, policy) = unsafe { options.callbacks() };
     // SAFETY: promises 1 to 3, about what is in it.
     let auth = unsafe { read_auth(options.auth) }?;
     tail.check()?;
-    Ok(LoadOptions { blobs, policy, auth, ..options.to_options()? })
+    let policy = options.policy(decide, policy?)?;
+    Ok((LoadOptions { blobs, policy, auth, ..options.to_options()? }, options.source))
 }
 
 /// Begins to load the device: to RESUMING. What the device held is lost. The session owns the
 /// device's data fd and keeps the device alive.
+///
+/// If the options name the source, it is judged first, and nothing has been done to the device if
+/// it does not fit.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_load_begin(
     device: *mut vfiomig_device,
@@ -77,10 +84,12 @@ pub unsafe extern "C" fn vfiomig_load_begin(
 ) -> c_int {
     // SAFETY: vfiomig.h: NULL, or options.
     let options = || unsafe { read_options(options) };
-    with_taken(&table::LOAD_BEGIN, device, options, |device, options| {
+    with_taken(&table::LOAD_BEGIN, device, options, |device, (options, source)| {
         // SAFETY: vfiomig.h: NULL, or memory for a pointer.
         let out = unsafe { Out::new(out, "out") }?;
-        let load = device.load(options)?;
+        // SAFETY: promise 1: NULL, or an identity of the size that it claims.
+        let source = unsafe { identity_if_any(source, "source") }?;
+        let load = device.load(LoadOptions { source, ..options })?;
         let shared = load.shared();
         publish(out, load, shared)
     })

@@ -7,12 +7,13 @@ use std::time::Duration;
 use super::constants::*;
 use crate::capi::auth::vfiomig_auth;
 use crate::capi::callbacks::{Opaque, status, vfiomig_release_fn};
+use crate::capi::compat::{decider, policy_in, vfiomig_compat_policy, vfiomig_policy_fn};
 use crate::capi::device::vfiomig_identity;
 use crate::capi::format::format;
 use crate::capi::sized::sized32;
+use crate::compat::{Decider, Ignore, Policy};
 use crate::error::{Result, err};
-use crate::identity::{Identity, Ignore};
-use crate::session::{BlobSink, LoadOptions, LoadStats, LoadStatus, Policy};
+use crate::session::{BlobSink, LoadOptions, LoadStats, LoadStatus};
 use crate::stream::Format;
 
 /// One device being loaded.
@@ -24,23 +25,14 @@ pub enum vfiomig_load {}
 pub type vfiomig_blob_fn = Option<
     unsafe extern "C" fn(opaque: *mut c_void, kind: u32, data: *const c_void, len: usize) -> c_int,
 >;
-/// Decides whether a stream of `source` may be loaded into `target`. Returns 0, or -errno to refuse
-/// it, as vfiomig_blob_fn does.
-pub type vfiomig_policy_fn = Option<
-    unsafe extern "C" fn(
-        opaque: *mut c_void,
-        source: *const vfiomig_identity,
-        target: *const vfiomig_identity,
-    ) -> c_int,
->;
-
 /// How a device is loaded; NULL for the defaults. Limits of 0 mean the default.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct vfiomig_load_options {
     /// VFIOMIG_LOAD_OPTIONS_INIT sets it.
     pub struct_size: u32,
-    /// Fields of the identity that need not match: bitwise OR of VFIOMIG_IGNORE_*, or 0.
+    /// Fields of the identity that need not match: bitwise OR of VFIOMIG_IGNORE_*, or 0. A short way
+    /// to give them VFIOMIG_RULE_IGNORE; compat must not have rules for the same fields.
     pub ignore: u32,
     /// The largest payload of a data frame, or data of a packet, in bytes; default 4 MiB.
     pub max_frame: u32,
@@ -75,12 +67,20 @@ pub struct vfiomig_load_options {
     pub blob_opaque: *mut c_void,
     /// Releases blob_opaque.
     pub blob_release: vfiomig_release_fn,
-    /// Decides in addition to the comparison of identities; NULL: the comparison alone decides.
+    /// Decides in addition to the comparison of identities; NULL: the comparison alone decides. A
+    /// short way to set compat's decide, which must then be NULL.
     pub policy: vfiomig_policy_fn,
     /// Passed to policy.
     pub policy_opaque: *mut c_void,
     /// Releases policy_opaque.
     pub policy_release: vfiomig_release_fn,
+    /// What the stream will be of, if the source has told: vfiomig_load_begin() judges it, and
+    /// refuses with -EXDEV before it does anything to the device. The stream's own identity is
+    /// judged too, and what both say must be the same, but for the size of the state. NULL: not
+    /// known; only the stream's own identity is judged, when it comes.
+    pub source: *const vfiomig_identity,
+    /// What must match between source and target; NULL: the default.
+    pub compat: *const vfiomig_compat_policy,
     /// Verifies who has made the stream; NULL: an authenticated stream is refused.
     pub auth: *const vfiomig_auth,
 }
@@ -119,21 +119,16 @@ pub struct vfiomig_load_stats {
     pub initial_generation: u64,
 }
 
-sized32!(vfiomig_load_options since auth, vfiomig_load_stats);
+sized32!(vfiomig_load_options since source, vfiomig_load_stats);
 
 impl vfiomig_load_options {
-    /// The callbacks, which the library owns from here on.
+    /// The callbacks, which the library owns from here on, and the policy that one may be in.
     ///
     /// # Safety
-    /// Promises 2 and 3 of C, for both.
-    pub(super) unsafe fn callbacks(&self) -> (Option<BlobSink>, Option<Policy>) {
-        // SAFETY: promise 2: each release function can be called with its opaque.
-        let (blob_opaque, policy_opaque) = unsafe {
-            (
-                Opaque::new(self.blob_opaque, self.blob_release),
-                Opaque::new(self.policy_opaque, self.policy_release),
-            )
-        };
+    /// Promises 1 to 3 of C, for both and for the policy.
+    pub(super) unsafe fn callbacks(&self) -> (Option<BlobSink>, Option<Decider>, Result<Policy>) {
+        // SAFETY: promise 2: the release function can be called with its opaque.
+        let blob_opaque = unsafe { Opaque::new(self.blob_opaque, self.blob_release) };
         // Without a function nobody will use the opaque, so it is released at once.
         let blobs = self.blob.map(|call| -> BlobSink {
             Box::new(move |kind, bytes: &[u8]| {
@@ -142,15 +137,23 @@ impl vfiomig_load_options {
                 status(unsafe { call(blob_opaque.get(), kind, data, len) })
             })
         });
-        let policy = self.policy.map(|call| -> Policy {
-            Box::new(move |source: &Identity, target: &Identity| {
-                let (source, target) = (source.into(), target.into());
-                let (source, target) = (&raw const source, &raw const target);
-                // SAFETY: promises 2 and 3; both structures live during the call.
-                status(unsafe { call(policy_opaque.get(), source, target) })
-            })
-        });
-        (blobs, policy)
+        // SAFETY: promises 1 to 3.
+        let (decide, policy) = unsafe {
+            let decide = decider(self.policy, self.policy_opaque, self.policy_release);
+            (decide, policy_in(self.compat))
+        };
+        (blobs, decide, policy)
+    }
+
+    /// The policy, with what the options say in short.
+    pub(super) fn policy(&self, decide: Option<Decider>, policy: Policy) -> Result<Policy> {
+        let ignored = Ignore::from_bits(self.ignore)
+            .ok_or_else(|| err!(Inval, "unknown bits among the fields to ignore"))?;
+        let policy = policy.ignoring(ignored)?;
+        match decide {
+            Some(decide) => policy.deciding(decide),
+            None => Ok(policy),
+        }
     }
 
     /// What comes with the callbacks.
@@ -170,8 +173,6 @@ impl vfiomig_load_options {
         let check = |bit: u32| self.flags & bit != 0;
         out.device_index = check(VFIOMIG_LOAD_CHECK_DEVICE_INDEX).then_some(self.device_index);
         out.migration_id = check(VFIOMIG_LOAD_CHECK_MIGRATION_ID).then_some(self.migration_id);
-        out.ignore = Ignore::from_bits(self.ignore)
-            .ok_or_else(|| err!(Inval, "unknown bits among the fields to ignore"))?;
         let limits = &mut out.limits;
         let fields = [
             (&mut limits.max_frame, self.max_frame),

@@ -8,7 +8,9 @@ use crate::error::Code;
 #[cfg(target_pointer_width = "64")]
 mod first {
     use super::Sized32;
-    use crate::capi::{auth::*, device::*, dirty::*, error::*, fsm::*, load::*, save::*};
+    use crate::capi::{
+        auth::*, compat::*, device::*, dirty::*, error::*, fsm::*, load::*, save::*,
+    };
 
     macro_rules! sizes {
         ($($name:ident: $size:literal,)*) => {
@@ -21,6 +23,9 @@ mod first {
     sizes! {
         vfiomig_auth: 88,
         vfiomig_caps: 32,
+        vfiomig_compat_policy: 48,
+        vfiomig_compat_reason: 1024,
+        vfiomig_compat_rule: 40,
         vfiomig_device_ops: 96,
         vfiomig_device_options: 56,
         vfiomig_dirty_error: 496,
@@ -44,6 +49,7 @@ mod first {
         vfiomig_save_options: 48,
         vfiomig_save_stats: 88,
         vfiomig_tracker_ops: 48,
+        vfiomig_verdict: 24,
     }
 
     #[test]

@@ -20,6 +20,9 @@ mod field {
     pub const VENDOR_DATA: u16 = 8;
     pub const VENDOR_TYPE: u16 = 9;
     pub const DRIVER_VERSION: u16 = 10;
+    pub const DRIVER_SRCVERSION: u16 = 11;
+    pub const FIRMWARE: u16 = 12;
+    pub const PROTOCOL: u16 = 13;
 }
 
 /// The longest payload that is accepted, in bytes.
@@ -66,11 +69,16 @@ pub fn encode_identity(identity: &Identity) -> Vec<u8> {
     let texts = [
         (field::VENDOR_TYPE, &identity.vendor_type),
         (field::DRIVER_VERSION, &identity.driver_version),
+        (field::DRIVER_SRCVERSION, &identity.driver_srcversion),
+        (field::FIRMWARE, &identity.firmware),
     ];
     for (number, text) in texts {
         if !text.is_empty() {
             put(number, text.as_bytes());
         }
+    }
+    if identity.protocol != 0 {
+        put(field::PROTOCOL, &identity.protocol.to_le_bytes());
     }
     out
 }
@@ -94,40 +102,56 @@ pub fn decode_identity(payload: &[u8]) -> Result<Identity> {
             return Err(err!(Proto, "field {number} of the identity occurs twice"));
         }
         seen |= 1u32.checked_shl(u32::from(number)).unwrap_or(0);
-        let sized = |want: usize| match value.len() == want {
-            true => Ok(Get { bytes: value, at: 0 }),
-            false => Err(err!(Proto, "field {number} of the identity has {len} bytes")),
-        };
-        match number {
-            field::BUS => identity.bus = text(value, max_text::BUS)?,
-            field::DRIVER => identity.driver = text(value, max_text::DRIVER)?,
-            field::MDEV_TYPE => identity.mdev_type = text(value, max_text::MDEV_TYPE)?,
-            field::KERNEL_RELEASE => {
-                identity.kernel_release = text(value, max_text::KERNEL_RELEASE)?;
-            }
-            field::PCI => {
-                let mut get = sized(9)?;
-                identity.pci = [get.u16(), get.u16(), get.u16(), get.u16()];
-                identity.pci_revision = get.array::<1>()[0];
-            }
-            field::MIGRATION_FLAGS => {
-                identity.migration_flags = MigrationFlags::from_bits_retain(sized(8)?.u64());
-            }
-            field::STATE_SIZE => identity.state_size = sized(8)?.u64(),
-            field::VENDOR_TYPE => identity.vendor_type = text(value, max_text::VENDOR_TYPE)?,
-            field::DRIVER_VERSION => {
-                identity.driver_version = text(value, max_text::DRIVER_VERSION)?;
-            }
-            field::VENDOR_DATA if len <= MAX_VENDOR_DATA => {
-                identity.vendor_data = alloc::copy(value, NO_MEMORY)?;
-            }
-            field::VENDOR_DATA => {
-                return Err(err!(Proto, "the identity's vendor string has {len} bytes"));
-            }
-            _ => {}
-        }
+        set_field(&mut identity, number, value)?;
     }
     Ok(identity)
+}
+
+/// Takes one field. A number that is not known is skipped.
+fn set_field(identity: &mut Identity, number: u16, value: &[u8]) -> Result<()> {
+    let len = value.len();
+    let sized = |want: usize| match len == want {
+        true => Ok(Get { bytes: value, at: 0 }),
+        false => Err(err!(Proto, "field {number} of the identity has {len} bytes")),
+    };
+    let (to, longest) = match number {
+        field::BUS => (&mut identity.bus, max_text::BUS),
+        field::DRIVER => (&mut identity.driver, max_text::DRIVER),
+        field::MDEV_TYPE => (&mut identity.mdev_type, max_text::MDEV_TYPE),
+        field::KERNEL_RELEASE => (&mut identity.kernel_release, max_text::KERNEL_RELEASE),
+        field::VENDOR_TYPE => (&mut identity.vendor_type, max_text::VENDOR_TYPE),
+        field::DRIVER_VERSION => (&mut identity.driver_version, max_text::DRIVER_VERSION),
+        field::DRIVER_SRCVERSION => (&mut identity.driver_srcversion, max_text::DRIVER_SRCVERSION),
+        field::FIRMWARE => (&mut identity.firmware, max_text::FIRMWARE),
+        field::PCI => {
+            let mut get = sized(9)?;
+            identity.pci = [get.u16(), get.u16(), get.u16(), get.u16()];
+            identity.pci_revision = get.array::<1>()[0];
+            return Ok(());
+        }
+        field::MIGRATION_FLAGS => {
+            identity.migration_flags = MigrationFlags::from_bits_retain(sized(8)?.u64());
+            return Ok(());
+        }
+        field::STATE_SIZE => {
+            identity.state_size = sized(8)?.u64();
+            return Ok(());
+        }
+        field::PROTOCOL => {
+            identity.protocol = sized(4)?.u32();
+            return Ok(());
+        }
+        field::VENDOR_DATA if len <= MAX_VENDOR_DATA => {
+            identity.vendor_data = alloc::copy(value, NO_MEMORY)?;
+            return Ok(());
+        }
+        field::VENDOR_DATA => {
+            return Err(err!(Proto, "the identity's vendor string has {len} bytes"));
+        }
+        _ => return Ok(()),
+    };
+    *to = text(value, longest)?;
+    Ok(())
 }
 
 /// A text for people and for comparison: short, and without control characters, which could reach a
@@ -159,6 +183,9 @@ mod tests {
             vendor_data: vec![0, 1, 255],
             vendor_type: "nvidia-1155".into(),
             driver_version: "570.133.10".into(),
+            driver_srcversion: "533BB7E5866E52F63B9ACCB".into(),
+            firmware: "28.39.1002".into(),
+            protocol: 2,
         }
     }
 
@@ -173,7 +200,7 @@ mod tests {
 
     #[test]
     fn malformed_identities_are_refused() {
-        let cases: [&[u8]; 8] = [
+        let cases: [&[u8]; 10] = [
             &[1],
             &[1, 0, 5, 0, b'p'],
             &[1, 0, 0, 0],
@@ -182,6 +209,8 @@ mod tests {
             &[3, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0],
             &[1, 0, 1, 0, b'p', 1, 0, 1, 0, b'p'],
             &[6, 0, 3, 0, 0, 0, 0],
+            &[13, 0, 3, 0, 0, 0, 0],
+            &[12, 0, 0, 0],
         ];
         for bytes in cases {
             assert_eq!(decode_identity(bytes).unwrap_err().code(), Code::Proto, "{bytes:?}");

@@ -6,6 +6,7 @@
 //! room; what a stream says is up to the session.
 
 mod check;
+mod container;
 mod decode;
 mod encode;
 mod frame;
@@ -15,6 +16,7 @@ mod staging;
 mod totals;
 mod writer;
 
+pub use container::MAX_EXPORTED;
 pub use decode::Decoder;
 pub use encode::Encoder;
 pub use frame::{

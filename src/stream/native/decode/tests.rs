@@ -13,7 +13,7 @@ use crate::identity::Identity;
 /// An item, owned.
 #[derive(Debug, PartialEq, Eq, Clone)]
 enum Owned {
-    Identity(Identity),
+    Identity(Box<Identity>),
     Data(Vec<u8>),
     Initial(u32),
     Blob(u32, Vec<u8>),
@@ -23,7 +23,7 @@ enum Owned {
 
 fn own(item: Item<'_>) -> Owned {
     match item {
-        Item::Identity(identity) => Owned::Identity(*identity),
+        Item::Identity(identity) => Owned::Identity(identity),
         Item::Data(bytes) => Owned::Data(bytes.to_vec()),
         Item::InitialComplete(n) => Owned::Initial(n),
         Item::Blob { kind, bytes } => Owned::Blob(kind, bytes.to_vec()),
