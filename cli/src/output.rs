@@ -104,11 +104,19 @@ fn identity_json(identity: &Identity) -> Value {
         "bus": known(&identity.bus),
         "driver": known(&identity.driver),
         "driver_version": known(&identity.driver_version),
+        "driver_srcversion": known(&identity.driver_srcversion),
+        "firmware": known(&identity.firmware),
         "mdev_type": known(&identity.mdev_type),
         "vendor_type": known(&identity.vendor_type),
         "pci": if vendor == 0 { Value::Null } else { pci },
+        "protocol": (identity.protocol != 0).then_some(identity.protocol),
         "kernel_release": known(&identity.kernel_release),
+        "exported": identity.to_bytes().ok().map(|bytes| hex(&bytes)),
     })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn pci_json(ids: &PciIds) -> Value {

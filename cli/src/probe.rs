@@ -2,7 +2,7 @@
 //! `vfiomig probe`: what devices can do, and why they cannot migrate, or not well.
 
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
@@ -46,6 +46,14 @@ pub fn command() -> Command {
                 .help("Print a JSON array with an object for each device"),
         )
         .arg(
+            Arg::new("identity")
+                .long("identity")
+                .value_name("FILE")
+                .value_parser(value_parser!(PathBuf))
+                .requires("device")
+                .help("Write what the one DEVICE is into a file, for another host to judge"),
+        )
+        .arg(
             // Probes another tree, for tests.
             Arg::new("sysroot")
                 .long("sysroot")
@@ -79,6 +87,11 @@ pub fn run(args: &ArgMatches) -> io::Result<ExitCode> {
         }
     };
     let json = args.get_flag("json");
+    let identity = args.get_one::<PathBuf>("identity");
+    if identity.is_some() && targets.len() > 1 {
+        eprintln!("vfiomig: --identity is for one device");
+        return Ok(ExitCode::from(NOT_FOUND));
+    }
     if targets.is_empty() && code == ALL_CAN {
         code = NOT_FOUND;
         nothing_there(&root, &kernel);
@@ -92,6 +105,9 @@ pub fn run(args: &ArgMatches) -> io::Result<ExitCode> {
     for target in targets {
         let report = examine(&root, &kernel, target);
         code = code.max(exit_code(&report));
+        if let Some(file) = identity {
+            code = code.max(write_identity(&report, file)?);
+        }
         if json {
             objects.push(output::to_json(&root, &kernel, &report));
         } else {
@@ -104,6 +120,25 @@ pub fn run(args: &ArgMatches) -> io::Result<ExitCode> {
     }
     out.flush()?;
     Ok(ExitCode::from(code))
+}
+
+/// Writes what the device is. A file that is there already is replaced as a whole, or stays.
+fn write_identity(report: &Report, file: &Path) -> io::Result<u8> {
+    let Some(answers) = &report.answers else {
+        eprintln!("vfiomig: {}: not written: the device could not be asked", file.display());
+        return Ok(ONE_CANNOT);
+    };
+    let about =
+        |error: &dyn std::fmt::Display| io::Error::other(format!("{}: {error}", file.display()));
+    let bytes = answers.identity.to_bytes().map_err(|error| about(&error))?;
+    let mut name = file.as_os_str().to_owned();
+    name.push(".new");
+    let new = PathBuf::from(name);
+    std::fs::write(&new, bytes)
+        .and_then(|()| std::fs::rename(&new, file))
+        .inspect_err(|_| drop(std::fs::remove_file(&new)))
+        .map_err(|error| about(&error))?;
+    Ok(ALL_CAN)
 }
 
 fn exit_code(report: &Report) -> u8 {

@@ -201,6 +201,23 @@ fn json_has_the_documented_members_and_no_others() {
     assert_eq!(bound["vfio"], true);
 }
 
+#[test]
+fn an_identity_is_written_for_one_device_that_could_be_asked() {
+    let tree = tree();
+    let file = tree.path().join("identity");
+    let name = file.to_str().unwrap();
+    let several = probe(&tree, &["--identity", name, "3b:00.2", "3b:00.3"]);
+    assert_eq!(several.status.code(), Some(2));
+    assert!(stderr(&several).contains("one device"), "{}", stderr(&several));
+    // A device of its own is needed: a list of candidates is not one.
+    assert_eq!(probe(&tree, &["--identity", name]).status.code(), Some(2));
+    fs::write(&file, "from before").unwrap();
+    let unasked = probe(&tree, &["--identity", name, "3b:00.3"]);
+    assert_eq!(unasked.status.code(), Some(1));
+    assert!(stderr(&unasked).contains("not written"), "{}", stderr(&unasked));
+    assert_eq!(fs::read_to_string(&file).unwrap(), "from before");
+}
+
 /// Every name of a member, at any depth.
 fn member_names(value: &Value, names: &mut Vec<String>) {
     match value {
@@ -234,7 +251,7 @@ fn the_documentation_names_every_member() {
 #[test]
 fn the_manual_page_names_every_option() {
     let page = include_str!("../vfiomig.1");
-    for option in ["all", "json", "help", "version"] {
+    for option in ["all", "identity", "json", "help", "version"] {
         assert!(page.contains(&format!("\\-\\-{option}")), "vfiomig.1 lacks --{option}");
     }
 }
