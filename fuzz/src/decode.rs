@@ -3,7 +3,7 @@
 //! must say the same however the bytes come in. The checksums are corrected first, because no
 //! fuzzer guesses them.
 
-use crate::input::Input;
+use crate::input::{Input, crc};
 use vfiomig::stream::{DecodeLimits, Decoder, HEADER_LEN, PREAMBLE_LEN, Read};
 
 /// What a reader says, as text.
@@ -89,17 +89,6 @@ fn repair(bytes: &mut [u8]) {
         bytes[at + 28..at + 32].copy_from_slice(&header.to_le_bytes());
         at += HEADER_LEN + len;
     }
-}
-
-fn crc(parts: &[&[u8]]) -> u32 {
-    let mut crc = !0u32;
-    for byte in parts.iter().copied().flatten() {
-        crc ^= u32::from(*byte);
-        for _ in 0..8 {
-            crc = crc >> 1 ^ (0xedb8_8320 & (crc & 1).wrapping_neg());
-        }
-    }
-    !crc
 }
 
 pub fn run(bytes: &[u8]) {

@@ -68,3 +68,15 @@ impl<'a> Input<'a> {
         std::mem::take(&mut self.rest)
     }
 }
+
+/// The checksum of streams and of exported identities.
+pub fn crc(parts: &[&[u8]]) -> u32 {
+    let mut crc = !0u32;
+    for byte in parts.iter().copied().flatten() {
+        crc ^= u32::from(*byte);
+        for _ in 0..8 {
+            crc = crc >> 1 ^ (0xedb8_8320 & (crc & 1).wrapping_neg());
+        }
+    }
+    !crc
+}

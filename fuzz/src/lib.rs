@@ -11,6 +11,7 @@
 mod calls;
 mod decode;
 mod dirty;
+mod identity;
 mod input;
 mod load;
 pub mod memory;
@@ -47,6 +48,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "roundtrip", run: roundtrip::run, max_len: 256, max_memory: 4 * MIB },
     Target { name: "dirty", run: dirty::run, max_len: 4096, max_memory: 4 * MIB },
     Target { name: "decode", run: decode::run, max_len: 4096, max_memory: MIB },
+    Target { name: "identity", run: identity::run, max_len: 4096, max_memory: MIB },
     Target { name: "load", run: load::run, max_len: 256, max_memory: MIB },
     Target { name: "qemu", run: qemu::run, max_len: 2048, max_memory: 2 * MIB },
     Target { name: "policy", run: policy::run, max_len: 4096, max_memory: MIB },
