@@ -6,7 +6,7 @@
 
 use std::ffi::CStr;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use super::facts::Facts;
@@ -97,11 +97,8 @@ impl Host {
         host
     }
 
-    /// Looks at the files again, unless that was done a moment ago.
-    fn look_again(&mut self, whenever: bool) {
-        if !whenever && self.looked.elapsed() < LOOK_AGAIN {
-            return;
-        }
+    /// Looks at the files again.
+    fn look_again(&mut self) {
         let mut changed = false;
         for file in std::iter::once(&mut self.host).chain(&mut self.named) {
             changed |= file.look_again();
@@ -136,23 +133,41 @@ impl Host {
 /// Nobody calls back or waits for anything else while it is held.
 static HOST: PerProcess<Mutex<Option<Host>>> = PerProcess::new(Mutex::new(None));
 
-fn lock() -> MutexGuard<'static, Option<Host>> {
-    let host = HOST.get(|parents| Mutex::new(Host::inherited(parents)));
-    host.lock().unwrap_or_else(PoisonError::into_inner)
+fn place() -> &'static Mutex<Option<Host>> {
+    HOST.get(|parents| Mutex::new(Host::inherited(parents)))
 }
 
-/// Asks this process's policy, after a look at the files: `whenever` that was last done, or not
-/// again within [`LOOK_AGAIN`].
-pub(super) fn ask<R>(whenever: bool, question: impl FnOnce(&Host) -> R) -> R {
+fn lock() -> MutexGuard<'static, Option<Host>> {
+    place().lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Asks this process's policy, after a look at the files.
+pub(super) fn ask<R>(question: impl FnOnce(&Host) -> R) -> R {
     let mut place = lock();
     let host = match &mut *place {
         Some(host) => {
-            host.look_again(whenever);
+            host.look_again();
             host
         }
         empty @ None => empty.insert(Host::new()),
     };
     question(host)
+}
+
+/// The same for a session that goes on, without a look if that was done within [`LOOK_AGAIN`]. None:
+/// another thread is looking, perhaps at a file system that does not answer. Nobody waits for that
+/// in the middle of a migration.
+pub(super) fn ask_again<R>(question: impl FnOnce(&Host) -> R) -> Option<R> {
+    let mut place = match place().try_lock() {
+        Ok(place) => place,
+        Err(TryLockError::Poisoned(place)) => place.into_inner(),
+        Err(TryLockError::WouldBlock) => return None,
+    };
+    let host = place.get_or_insert_with(Host::new);
+    if host.looked.elapsed() >= LOOK_AGAIN {
+        host.look_again();
+    }
+    Some(question(host))
 }
 
 /// Adds a file, if it can be used.

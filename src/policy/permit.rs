@@ -117,7 +117,7 @@ pub(crate) fn judge(device: &Facts<'_>) -> Verdict {
         );
         denials.push(Denial::new(Level::Process, off, text));
     }
-    let version = host::ask(true, |host| {
+    let version = host::ask(|host| {
         add_policy(&mut denials, host, device);
         host.version()
     });
@@ -163,7 +163,7 @@ impl Permit {
         if self.looked.elapsed() < LOOK_AGAIN {
             return Ok(());
         }
-        let denial = host::ask(false, |host| {
+        let denial = host::ask_again(|host| {
             let denial = match host.version() == self.version {
                 true => None,
                 false => host.denies(self.direction, device),
@@ -172,7 +172,7 @@ impl Permit {
             denial.map(|why| Denial::of_policy(self.direction.alone(), why))
         });
         self.looked = Instant::now();
-        match denial {
+        match denial.flatten() {
             None => Ok(()),
             Some(denial) => {
                 let session = self.direction.session();
