@@ -148,8 +148,8 @@ fn key_refused(id: u32, errno: Errno) -> Error {
         | libc::EKEYREJECTED => Code::Perm,
         _ => errno.refusal_code(),
     };
-    let text = format_args!("there is no key with id {id} for this stream: {errno}");
-    Error::from_args(code, text).with_failure(callback_failure(errno))
+    Error::from_args(code, format_args!("there is no key with id {id} for this stream: {errno}"))
+        .with_failure(callback_failure(errno))
 }
 
 /// What a callback of the VMM's that failed leaves in the failure structure.
