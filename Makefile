@@ -38,7 +38,7 @@ DOCDIR ?= $(PREFIX)/share/doc/libvfiomig
 # Where the host's policy is: SYSCONFDIR/vfiomig/policy.conf. Built into the library and the tool.
 SYSCONFDIR ?= /etc
 DESTDIR ?=
-# 0: do not install libvfiomig.a
+# 0: do not install the static libraries
 ENABLE_STATIC ?= 1
 
 # Warnings are errors in the tests only; a compiler that knows more of them: WERROR=
@@ -141,18 +141,30 @@ $(B)/vfiomig: FORCE | $(B)
 	@$(CARGO_BUILD) --manifest-path cli/Cargo.toml --bins
 	@$(call refresh,$(RELEASE)/vfiomig,$@)
 
-$(B)/libvfiomig-sim.a: FORCE | $(B)
+$(B)/sim-whole.a: FORCE | $(B)
 	@$(CARGO_BUILD) --manifest-path sim/Cargo.toml --lib
 	@$(call refresh,$(RELEASE)/libvfiomig_sim.a,$@)
 
+# Rust's standard library and all else that libvfiomig.a has as well becomes private, so that a program can
+# link both.
+OBJCOPY ?= $(shell $(CC) -print-prog-name=objcopy)
+
+$(B)/libvfiomig-sim.a: $(B)/sim-whole.a
+	@$(CC) -r -nostdlib -o $(B)/sim.o -Wl,--gc-sections \
+		$$(sed -n 's/.*[ *]\(vfiomig_sim_[a-z_]*\)(.*/-Wl,-u,\1/p' sim/include/vfiomig-sim.h) $<
+	@$(OBJCOPY) --wildcard --keep-global-symbol='vfiomig_sim_*' --strip-unneeded \
+		--remove-section=.llvmbc --remove-section=.llvmcmd $(B)/sim.o
+	@rm -f $@
+	$(AR) rcsD $@ $(B)/sim.o
+
 # Exports vfiomig_sim_* only: the library's own functions come from the library.
-$(B)/libvfiomig-sim.so: $(B)/libvfiomig-sim.a $(B)/native-libs sim/libvfiomig-sim.map
+$(B)/libvfiomig-sim.so: $(B)/sim-whole.a $(B)/native-libs sim/libvfiomig-sim.map
 	$(CC) -shared $(CFLAGS) $(LDFLAGS) -Wl,-soname,libvfiomig-sim.so \
 		-Wl,--version-script=sim/libvfiomig-sim.map -Wl,-z,defs -Wl,-z,relro -Wl,-z,now -Wl,--gc-sections -o $@ \
-		-Wl,--whole-archive $(B)/libvfiomig-sim.a -Wl,--no-whole-archive $$(cat $(B)/native-libs)
+		-Wl,--whole-archive $(B)/sim-whole.a -Wl,--no-whole-archive $$(cat $(B)/native-libs)
 
 .PHONY: sim
-sim: $(B)/$(REALNAME) $(B)/libvfiomig-sim.so ## build the simulated device, a library for tests of VMMs
+sim: $(B)/$(REALNAME) $(B)/libvfiomig-sim.so $(B)/libvfiomig-sim.a ## build the simulated device, a library for tests of VMMs
 
 $(B) $(B)/demo $(B)/c-tests/plain $(B)/c-tests/sanitized $(B)/lab/tests:
 	@mkdir -p $@
@@ -462,9 +474,13 @@ UNLINK = s~\[([^]]+)\]\((\.\./)?(c-tests|integrations|lab|sim|CONTRIBUTING)[^)]*
 # Separate from install: a VMM needs it only for its tests, and its ABI is not promised.
 .PHONY: install-sim
 install-sim: ## install the simulator, which `make sim` built, for tests of VMMs
-	@test -e $(B)/libvfiomig-sim.so || { echo "$(B)/libvfiomig-sim.so is not there: run make sim first" >&2; exit 1; }
+	@for f in libvfiomig-sim.so $(if $(filter 1,$(ENABLE_STATIC)),libvfiomig-sim.a); do \
+		test -e $(B)/$$f || { echo "$(B)/$$f is not there: run make sim first" >&2; exit 1; }; done
 	$(INSTALL) -d $(DESTDIR)$(LIBDIR) $(DESTDIR)$(INCLUDEDIR) $(DESTDIR)$(PKGCONFIGDIR)
 	$(INSTALL) -m 755 $(B)/libvfiomig-sim.so $(DESTDIR)$(LIBDIR)/libvfiomig-sim.so
+ifeq ($(ENABLE_STATIC),1)
+	$(INSTALL) -m 644 $(B)/libvfiomig-sim.a $(DESTDIR)$(LIBDIR)/libvfiomig-sim.a
+endif
 	$(INSTALL) -m 644 sim/include/vfiomig-sim.h $(DESTDIR)$(INCLUDEDIR)/vfiomig-sim.h
 	@$(call make_pc,vfiomig-sim) >$(B)/installed.pc
 	$(INSTALL) -m 644 $(B)/installed.pc $(DESTDIR)$(PKGCONFIGDIR)/vfiomig-sim.pc
@@ -472,7 +488,7 @@ install-sim: ## install the simulator, which `make sim` built, for tests of VMMs
 .PHONY: uninstall
 uninstall: ## remove what install and install-sim installed
 	rm -f $(DESTDIR)$(BINDIR)/vfiomig \
-		$(addprefix $(DESTDIR)$(LIBDIR)/,$(REALNAME) $(SONAME) libvfiomig.so libvfiomig.a libvfiomig-sim.so) \
+		$(addprefix $(DESTDIR)$(LIBDIR)/,$(REALNAME) $(SONAME) libvfiomig.so libvfiomig.a libvfiomig-sim.so libvfiomig-sim.a) \
 		$(addprefix $(DESTDIR)$(INCLUDEDIR)/,vfiomig.h vfiomig-sim.h) \
 		$(addprefix $(DESTDIR)$(PKGCONFIGDIR)/,vfiomig.pc vfiomig-sim.pc) \
 		$(addprefix $(DESTDIR)$(MANDIR)/man3/,$(notdir $(MAN3))) \

@@ -165,7 +165,7 @@ int vfiomig_sim_guest_write(struct vfiomig_sim *sim, uint64_t offset, uint64_t l
  *
  * Take the same lock around calls that may stop the device: vfiomig_save_stop(), _next(), _finish() and
  * _free(); vfiomig_load_begin() and _commit(); vfiomig_device_set_state(). Or put a feature callback of
- * your own before the simulator's and take it there: c-tests/demo/device.c.
+ * your own before the simulator's and take it there, as the demo in the source tree does.
  */
 int vfiomig_sim_dma_write(struct vfiomig_sim *sim, uint64_t iova, uint64_t len);
 
