@@ -275,6 +275,31 @@ FIELD(vfiomig_memory_ops, read, 32, 8);
 FIELD(vfiomig_memory_ops, write, 40, 8);
 FIELD(vfiomig_memory_ops, release, 48, 8);
 
+SIZE(vfiomig_handover_options, 56);
+FIELD(vfiomig_handover_options, struct_size, 0, 4);
+FIELD(vfiomig_handover_options, role, 4, 4);
+FIELD(vfiomig_handover_options, migration_id, 8, 16);
+FIELD(vfiomig_handover_options, key_id, 24, 16);
+FIELD(vfiomig_handover_options, attempt, 40, 4);
+FIELD(vfiomig_handover_options, num_devices, 44, 4);
+FIELD(vfiomig_handover_options, repeat_ms, 48, 4);
+FIELD(vfiomig_handover_options, reserved, 52, 4);
+
+SIZE(vfiomig_handover_action, 24);
+FIELD(vfiomig_handover_action, struct_size, 0, 4);
+FIELD(vfiomig_handover_action, action, 4, 4);
+FIELD(vfiomig_handover_action, wait_ms, 8, 4);
+FIELD(vfiomig_handover_action, message_len, 12, 4);
+FIELD(vfiomig_handover_action, message, 16, 8);
+
+SIZE(vfiomig_handover_outcome, 24);
+FIELD(vfiomig_handover_outcome, struct_size, 0, 4);
+FIELD(vfiomig_handover_outcome, outcome, 4, 4);
+FIELD(vfiomig_handover_outcome, reason, 8, 4);
+FIELD(vfiomig_handover_outcome, code, 12, 4);
+FIELD(vfiomig_handover_outcome, flags, 16, 4);
+FIELD(vfiomig_handover_outcome, reserved, 20, 4);
+
 SIZE(vfiomig_dirty_options, 16);
 FIELD(vfiomig_dirty_options, struct_size, 0, 4);
 FIELD(vfiomig_dirty_options, buffer_bytes, 4, 4);

@@ -177,6 +177,7 @@ struct world {
     struct vfiomig_save *save;
     struct vfiomig_load *load;
     struct vfiomig_dirty *dirty;
+    struct vfiomig_handover *handover;
     /* Called once, within the operation of this number. */
     void (*hook)(struct world *world);
     uint32_t hook_op;
@@ -427,6 +428,7 @@ static void free_world(struct world *world, const char *what)
     int had_device = world->device != NULL || world->let_go;
 
     world->hook = NULL;
+    FREE(vfiomig_handover_free, world->handover);
     FREE(vfiomig_dirty_free, world->dirty);
     FREE(vfiomig_save_free, world->save);
     FREE(vfiomig_load_free, world->load);
@@ -544,6 +546,54 @@ static void to_dirty_state(struct world *world, const char *state)
         die(vfiomig_error_message());
 }
 
+static struct vfiomig_handover_options handover_options(void)
+{
+    struct vfiomig_handover_options options = VFIOMIG_HANDOVER_OPTIONS_INIT;
+
+    options.role = VFIOMIG_HANDOVER_ROLE_SOURCE;
+    options.migration_id[0] = 1;
+    options.attempt = options.num_devices = 1;
+    return options;
+}
+
+static void to_handover_state(struct world *world, const char *state)
+{
+    struct vfiomig_handover_options options = handover_options();
+    struct vfiomig_handover_action action = VFIOMIG_HANDOVER_ACTION_INIT;
+    long r = API(vfiomig_handover_new, &options, &world->handover);
+
+    if (r == 0 && strcmp(state, "over") == 0) {
+        r = API(vfiomig_handover_cancel, world->handover);
+        if (r == 0)
+            r = API(vfiomig_handover_next, world->handover, &action);
+        if (r == 0)
+            r = API(vfiomig_handover_notify, world->handover, VFIOMIG_HANDOVER_EVENT_KEPT, 0, 0);
+    } else if (strcmp(state, "open") != 0) {
+        die("a state of a handover that is not known here");
+    }
+    if (r != 0)
+        die(vfiomig_error_message());
+}
+
+/* A first message. */
+static unsigned char hello[256];
+static size_t hello_len;
+
+static void record_hello(void)
+{
+    struct world *world = new_world();
+    struct vfiomig_handover_action action = VFIOMIG_HANDOVER_ACTION_INIT;
+
+    to_handover_state(world, "open");
+    if (API(vfiomig_handover_notify, world->handover, VFIOMIG_HANDOVER_EVENT_CONNECTED, 0, 0) != 0 ||
+        API(vfiomig_handover_next, world->handover, &action) != 0 ||
+        action.action != VFIOMIG_HANDOVER_ACTION_SEND || action.message_len > sizeof hello)
+        die("a handover has nothing to say");
+    hello_len = action.message_len;
+    memcpy(hello, action.message, hello_len);
+    free_world(world, "recording a message");
+}
+
 static void to_state(struct world *world, int object, int state)
 {
     if (object == SAVE)
@@ -552,6 +602,8 @@ static void to_state(struct world *world, int object, int state)
         to_load_state(world, state_names[LOAD][state]);
     else if (object == DIRTY)
         to_dirty_state(world, state_names[DIRTY][state]);
+    else if (object == HANDOVER)
+        to_handover_state(world, state_names[HANDOVER][state]);
 }
 
 static void *handle_of(struct world *world, int object)
@@ -559,7 +611,8 @@ static void *handle_of(struct world *world, int object)
     return object == DEVICE ? (void *)world->device
            : object == SAVE ? (void *)world->save
            : object == LOAD ? (void *)world->load
-                            : (void *)world->dirty;
+           : object == DIRTY ? (void *)world->dirty
+                             : (void *)world->handover;
 }
 
 static int num_states(int object)
@@ -702,7 +755,11 @@ static void fill_in(struct frame *frame, int i)
 {
     void *memory = frame->memory[i];
 
-    if (is(frame, i, "vfiomig_memory_ops")) {
+    if (is(frame, i, "vfiomig_handover_options")) {
+        struct vfiomig_handover_options options = handover_options();
+
+        memcpy(memory, &options, sizeof options);
+    } else if (is(frame, i, "vfiomig_memory_ops")) {
         struct vfiomig_memory_ops ops = memory_ops();
 
         /* Its opaque is not a world. */
@@ -751,6 +808,11 @@ static size_t export_identity(void *memory)
     return len;
 }
 
+static int of_handover(const struct row *row)
+{
+    return strncmp(row->name, "vfiomig_handover_", 17) == 0;
+}
+
 static void fill(struct frame *frame, const struct row *row, struct world *world)
 {
     size_t data_len = 16;
@@ -795,7 +857,9 @@ static void fill(struct frame *frame, const struct row *row, struct world *world
                                                                           : (void *)&frame->released;
             break;
         case A_DATA:
-            if (row->object)
+            if (of_handover(row))
+                memcpy(memory, hello, data_len = hello_len);
+            else if (row->object)
                 memcpy(memory, stream, 16);
             else
                 data_len = export_identity(memory);
@@ -907,8 +971,10 @@ static void finish(struct frame *frame, const char *what)
             FREE(vfiomig_save_free, out);
         else if (row->args[i].object == LOAD)
             FREE(vfiomig_load_free, out);
-        else
+        else if (row->args[i].object == DIRTY)
             FREE(vfiomig_dirty_free, out);
+        else
+            FREE(vfiomig_handover_free, out);
     }
     /* Otherwise a writer lives as long as its tracking object. */
     int number = row == &rows[ROW_vfiomig_dirty_add_writer] ? 2 : -1;
@@ -984,11 +1050,13 @@ static int lives(int object, void *handle)
 {
     struct vfiomig_failure failure = VFIOMIG_FAILURE_INIT;
     struct vfiomig_dirty_stats stats = VFIOMIG_DIRTY_STATS_INIT;
+    struct vfiomig_handover_outcome outcome = VFIOMIG_HANDOVER_OUTCOME_INIT;
 
     return 0 == (object == DEVICE ? API(vfiomig_device_get_failure, handle, &failure)
                  : object == SAVE ? API(vfiomig_save_get_failure, handle, &failure)
                  : object == LOAD ? API(vfiomig_load_get_failure, handle, &failure)
-                                  : API(vfiomig_dirty_get_stats, handle, &stats));
+                 : object == DIRTY ? API(vfiomig_dirty_get_stats, handle, &stats)
+                                   : API(vfiomig_handover_get_outcome, handle, &outcome));
 }
 
 /* The groups. */
@@ -1021,8 +1089,10 @@ static void free_handle(struct world *world, int object)
         FREE(vfiomig_save_free, world->save), world->save = NULL;
     else if (object == LOAD)
         FREE(vfiomig_load_free, world->load), world->load = NULL;
-    else
+    else if (object == DIRTY)
         FREE(vfiomig_dirty_free, world->dirty), world->dirty = NULL;
+    else
+        FREE(vfiomig_handover_free, world->handover), world->handover = NULL;
 }
 
 /* Bits of a handle that say which slot it names (src/capi/handle.rs). */
@@ -1610,6 +1680,21 @@ static void values(void)
     wrong_number(ROW_vfiomig_save_add_blob, "len", SIZE_MAX, -EINVAL);
     wrong_number(ROW_vfiomig_load_push, "len", SIZE_MAX, -EINVAL);
     wrong_number(ROW_vfiomig_load_push_packet, "len", SIZE_MAX, -EINVAL);
+    WRONG_MEMBER(vfiomig_handover_new, options, vfiomig_handover_options, role, 3, EINVAL);
+    WRONG_MEMBER(vfiomig_handover_new, options, vfiomig_handover_options, attempt, 0, EINVAL);
+    WRONG_MEMBER(vfiomig_handover_new, options, vfiomig_handover_options, num_devices, 0, EINVAL);
+    WRONG_MEMBER(vfiomig_handover_new, options, vfiomig_handover_options, num_devices, 257, EINVAL);
+    WRONG_MEMBER(vfiomig_handover_new, options, vfiomig_handover_options, migration_id[0], 0, EINVAL);
+    WRONG_MEMBER(vfiomig_handover_new, options, vfiomig_handover_options, reserved, 1, EINVAL);
+    wrong_number(ROW_vfiomig_handover_notify, "event", 0, -EINVAL);
+    wrong_number(ROW_vfiomig_handover_notify, "event", 16, -EINVAL);
+    wrong_number(ROW_vfiomig_handover_notify, "event", VFIOMIG_HANDOVER_EVENT_RUNNING, -EINVAL);
+    wrong_number(ROW_vfiomig_handover_peer_fenced, "fence", 2, -EINVAL);
+    wrong_number(ROW_vfiomig_handover_set_identity, "device", 1, -EINVAL);
+    wrong_number(ROW_vfiomig_handover_set_identity, "len", VFIOMIG_HANDOVER_MAX_IDENTITY + 1, -EMSGSIZE);
+    wrong_number(ROW_vfiomig_handover_get_initial_loaded, "device", UINT32_MAX, -EINVAL);
+    wrong_number(ROW_vfiomig_handover_receive, "len", 0, -EPROTO);
+    wrong_number(ROW_vfiomig_handover_get_message_len, "header_len", VFIOMIG_HANDOVER_HEADER - 1, -EINVAL);
     for (uint32_t state = 0; state < 10; state++)
         if (state != VFIOMIG_STATE_STOP && state != VFIOMIG_STATE_RUNNING &&
             state != VFIOMIG_STATE_RUNNING_P2P)
@@ -2384,6 +2469,7 @@ int main(void)
     setvbuf(stdout, NULL, _IOLBF, 0);
     begin("recording");
     record();
+    record_hello();
     end();
     null_handles();
     freed_handles();

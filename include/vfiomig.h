@@ -1595,6 +1595,296 @@ int vfiomig_load_get_failure(struct vfiomig_load *load, struct vfiomig_failure *
  */
 void vfiomig_load_free(struct vfiomig_load *load);
 
+/* The handover between the two sides
+ * ---------------------------------- */
+
+/* One side of a handover. */
+struct vfiomig_handover;
+
+/* Sides: struct vfiomig_handover_options.role. */
+#define VFIOMIG_HANDOVER_ROLE_SOURCE 1  /* The guest leaves this side. */
+#define VFIOMIG_HANDOVER_ROLE_TARGET 2  /* The guest arrives at this side. */
+
+/* What vfiomig_handover_notify() tells. */
+#define VFIOMIG_HANDOVER_EVENT_CONNECTED      1   /* There is a connection to the other side, the
+                                                   * first one or another one. */
+#define VFIOMIG_HANDOVER_EVENT_CUT            2   /* The connection is gone, or the other side has
+                                                   * been silent for too long. */
+#define VFIOMIG_HANDOVER_EVENT_TICK           3   /* wait_ms of VFIOMIG_HANDOVER_ACTION_WAIT have
+                                                   * passed. */
+#define VFIOMIG_HANDOVER_EVENT_JUDGED         4   /* Target: the devices were compared; value is 0
+                                                   * if they match, or a code that says why not. */
+#define VFIOMIG_HANDOVER_EVENT_INITIAL_SENT   5   /* Source: generation value of the device's
+                                                   * initial data must be loaded before the
+                                                   * switchover; 0 for none. */
+#define VFIOMIG_HANDOVER_EVENT_INITIAL_LOADED 6   /* Target: generation value of the device's
+                                                   * initial data is loaded. */
+#define VFIOMIG_HANDOVER_EVENT_SWITCHOVER     7   /* Source: the guest could be stopped now. */
+#define VFIOMIG_HANDOVER_EVENT_RESUMED        8   /* Source: the switchover is off, and pre-copy
+                                                   * goes on. */
+#define VFIOMIG_HANDOVER_EVENT_ENDED          9   /* The device's stream is complete: sent, or
+                                                   * received. Before the last one, so is the
+                                                   * guest's memory. */
+#define VFIOMIG_HANDOVER_EVENT_COMMITTED      10  /* Target: every device was committed. */
+#define VFIOMIG_HANDOVER_EVENT_RELEASED       11  /* Source: the guest is given up here. */
+#define VFIOMIG_HANDOVER_EVENT_KEPT           12  /* Source: the devices were kept, and the guest
+                                                   * runs here. */
+#define VFIOMIG_HANDOVER_EVENT_RUNNING        13  /* The guest runs here, as
+                                                   * VFIOMIG_HANDOVER_ACTION_RUN asked. */
+#define VFIOMIG_HANDOVER_EVENT_RESET          14  /* Target: the loads were abandoned and the
+                                                   * devices reset. */
+#define VFIOMIG_HANDOVER_EVENT_FAILED         15  /* What an action asked for failed, or something
+                                                   * else did; value is a code, such as -errno. */
+
+/* What vfiomig_handover_next() asks for. */
+#define VFIOMIG_HANDOVER_ACTION_NOTHING 0   /* Nothing now: report the next event. */
+#define VFIOMIG_HANDOVER_ACTION_SEND    1   /* Send the message_len bytes at message, as one
+                                             * message. */
+#define VFIOMIG_HANDOVER_ACTION_WAIT    2   /* Report VFIOMIG_HANDOVER_EVENT_TICK after wait_ms. It
+                                             * replaces an earlier wait. */
+#define VFIOMIG_HANDOVER_ACTION_JUDGE   3   /* Target: compare the devices:
+                                             * VFIOMIG_HANDOVER_EVENT_JUDGED. */
+#define VFIOMIG_HANDOVER_ACTION_BEGIN   4   /* Begin the saves, or the loads. */
+#define VFIOMIG_HANDOVER_ACTION_STOP    5   /* Source: stop the guest and its devices, and send the
+                                             * rest: VFIOMIG_HANDOVER_EVENT_ENDED. */
+#define VFIOMIG_HANDOVER_ACTION_COMMIT  6   /* Target: commit every device:
+                                             * VFIOMIG_HANDOVER_EVENT_COMMITTED. */
+#define VFIOMIG_HANDOVER_ACTION_RELEASE 7   /* Source: release every device:
+                                             * VFIOMIG_HANDOVER_EVENT_RELEASED. */
+#define VFIOMIG_HANDOVER_ACTION_KEEP    8   /* Source: keep every device and run the guest:
+                                             * VFIOMIG_HANDOVER_EVENT_KEPT. */
+#define VFIOMIG_HANDOVER_ACTION_RUN     9   /* Run the devices and the guest:
+                                             * VFIOMIG_HANDOVER_EVENT_RUNNING. */
+#define VFIOMIG_HANDOVER_ACTION_RESET   10  /* Target: free the loads, and stop or reset every
+                                             * device: VFIOMIG_HANDOVER_EVENT_RESET. */
+#define VFIOMIG_HANDOVER_ACTION_FENCE   11  /* The guest may be on either side: connect again, or
+                                             * fence the other side. */
+#define VFIOMIG_HANDOVER_ACTION_OUTCOME 12  /* The outcome is final: vfiomig_handover_get_outcome()
+                                             * has it. Comes once. */
+
+/* Where the guest is: struct vfiomig_handover_outcome. */
+#define VFIOMIG_HANDOVER_OUTCOME_PENDING   0  /* Not over: until it is, the source owns the
+                                               * guest. */
+#define VFIOMIG_HANDOVER_OUTCOME_ON_TARGET 1  /* The guest runs on the target. */
+#define VFIOMIG_HANDOVER_OUTCOME_ON_SOURCE 2  /* The guest is the source's. */
+#define VFIOMIG_HANDOVER_OUTCOME_LOST      3  /* The guest runs nowhere, and cannot go on where it
+                                               * was. */
+#define VFIOMIG_HANDOVER_OUTCOME_UNDECIDED 4  /* The guest may be on either side. Not final. */
+
+/* ... and why. */
+#define VFIOMIG_HANDOVER_REASON_NONE          0   /* Nothing went wrong. */
+#define VFIOMIG_HANDOVER_REASON_CANCELLED     1   /* The migration was cancelled. */
+#define VFIOMIG_HANDOVER_REASON_FAILED        2   /* Something failed: code is what
+                                                   * VFIOMIG_HANDOVER_EVENT_FAILED brought. */
+#define VFIOMIG_HANDOVER_REASON_INCOMPATIBLE  3   /* The devices do not match: code is what
+                                                   * VFIOMIG_HANDOVER_EVENT_JUDGED brought. */
+#define VFIOMIG_HANDOVER_REASON_OTHER_KEY     4   /* The two sides have different keys. */
+#define VFIOMIG_HANDOVER_REASON_OTHER_DEVICES 5   /* The two sides have different numbers of
+                                                   * devices. */
+#define VFIOMIG_HANDOVER_REASON_SUPERSEDED    6   /* The source has begun another attempt. */
+#define VFIOMIG_HANDOVER_REASON_FENCED        7   /* The other side was fenced. */
+#define VFIOMIG_HANDOVER_REASON_MAY_HAVE_RUN  8   /* The other side was fenced, and may have run the
+                                                   * guest before: what this side has of it is
+                                                   * old. */
+#define VFIOMIG_HANDOVER_REASON_STUCK         9   /* The guest cannot be run here: code is what
+                                                   * VFIOMIG_HANDOVER_EVENT_FAILED brought. On a
+                                                   * target it may still be running. */
+#define VFIOMIG_HANDOVER_REASON_CUT           10  /* The connection broke at a moment when the guest
+                                                   * may be on either side. */
+
+/* Flags of struct vfiomig_handover_outcome. */
+#define VFIOMIG_HANDOVER_BY_PEER (1 << 0)  /* The reason is the other side's. */
+#define VFIOMIG_HANDOVER_SETTLED (1 << 1)  /* The other side knows the outcome too, so nothing is
+                                            * left to be sent. */
+
+/* What the fencer of the other side knows: vfiomig_handover_peer_fenced(). */
+#define VFIOMIG_HANDOVER_FENCE_MAY_HAVE_RUN 0  /* The guest may have run there after it was stopped
+                                                * on the source. */
+#define VFIOMIG_HANDOVER_FENCE_DID_NOT_RUN  1  /* The guest certainly has not run there since it was
+                                                * stopped on the source. */
+
+/* Sizes of a handover. */
+#define VFIOMIG_HANDOVER_HEADER       36     /* How a message begins, in bytes: what
+                                              * vfiomig_handover_get_message_len() needs. */
+#define VFIOMIG_HANDOVER_MAX_MESSAGE  65536  /* The longest message, in bytes. */
+#define VFIOMIG_HANDOVER_MAX_IDENTITY 4096   /* The longest description of a device, in bytes. */
+#define VFIOMIG_HANDOVER_MAX_DEVICES  256    /* The most devices of one guest. */
+
+/* What both sides agree on before a handover begins. */
+struct vfiomig_handover_options {
+    uint32_t struct_size;      /* VFIOMIG_HANDOVER_OPTIONS_INIT sets it. */
+    uint32_t role;             /* VFIOMIG_HANDOVER_ROLE_SOURCE or VFIOMIG_HANDOVER_ROLE_TARGET. */
+    uint8_t migration_id[16];  /* Identifies the migration: the same on both sides, another one for
+                                * each migration, not zeros. */
+    uint8_t key_id[16];        /* Identifies the key that the streams are authenticated with, or
+                                * zeros. Never the key itself. */
+    uint32_t attempt;          /* Which attempt at this migration this is, from 1. No two have the
+                                * same number. */
+    uint32_t num_devices;      /* How many devices the guest has: 1 to
+                                * VFIOMIG_HANDOVER_MAX_DEVICES. */
+    uint32_t repeat_ms;        /* After how many milliseconds a message without an answer is sent
+                                * again; default 200. */
+    uint32_t reserved;         /* Zero. */
+};
+#define VFIOMIG_HANDOVER_OPTIONS_INIT VFIOMIG_INIT_(struct vfiomig_handover_options)
+
+/* What to do next. */
+struct vfiomig_handover_action {
+    uint32_t struct_size;  /* VFIOMIG_HANDOVER_ACTION_INIT sets it. */
+    uint32_t action;       /* VFIOMIG_HANDOVER_ACTION_*. */
+    uint32_t wait_ms;      /* Of VFIOMIG_HANDOVER_ACTION_WAIT: how long, in milliseconds. */
+    uint32_t message_len;  /* Of VFIOMIG_HANDOVER_ACTION_SEND: how many bytes. */
+    const void *message;   /* ... and where. The memory is the library's, until the next call with
+                            * this handle. */
+};
+#define VFIOMIG_HANDOVER_ACTION_INIT VFIOMIG_INIT_(struct vfiomig_handover_action)
+
+/* Where the guest is, and why. */
+struct vfiomig_handover_outcome {
+    uint32_t struct_size;  /* VFIOMIG_HANDOVER_OUTCOME_INIT sets it. */
+    uint32_t outcome;      /* VFIOMIG_HANDOVER_OUTCOME_*. */
+    uint32_t reason;       /* VFIOMIG_HANDOVER_REASON_*. */
+    int32_t code;          /* What belongs to the reason; else 0. */
+    uint32_t flags;        /* Bitwise OR of VFIOMIG_HANDOVER_BY_PEER and
+                            * VFIOMIG_HANDOVER_SETTLED. */
+    uint32_t reserved;     /* Zero. */
+};
+#define VFIOMIG_HANDOVER_OUTCOME_INIT VFIOMIG_INIT_(struct vfiomig_handover_outcome)
+
+/*
+ * Makes one side of a handover, for one attempt at a migration. It does nothing by itself: tell it
+ * what has happened, and ask vfiomig_handover_next() what to do.
+ *
+ * Errors: -ENOMEM, -EFAULT, -EINVAL, -E2BIG, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_handover_new(const struct vfiomig_handover_options *options,
+                         struct vfiomig_handover **out) VFIOMIG_MUST_CHECK;
+
+/*
+ * Source: describes a device, by its number from 0. The target is sent the description and compares
+ * it with its own device. The library does not look into it. Possible until the first message was
+ * taken from vfiomig_handover_next(). All descriptions together must fit into a message.
+ *
+ * States: all.
+ * Errors: -EBADF, -ENOMEM, -EFAULT, -EBUSY, -EINVAL, -EMSGSIZE, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_handover_set_identity(struct vfiomig_handover *handover, uint32_t device,
+                                  const void *identity, size_t len) VFIOMIG_MUST_CHECK;
+
+/*
+ * Copies what the source has said that a device is; on the source, what it says. *len is 0 if
+ * nothing was said. This is a claim, not a proof. A buffer of VFIOMIG_HANDOVER_MAX_IDENTITY is
+ * always large enough.
+ *
+ * States: all.
+ * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENOSPC, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_handover_get_identity(struct vfiomig_handover *handover, uint32_t device, void *buf,
+                                  size_t cap, size_t *len);
+
+/*
+ * Returns which generation of a device's initial data the target has loaded; 0 if none. On the
+ * source, this is what the target has said last.
+ *
+ * States: all.
+ * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_handover_get_initial_loaded(struct vfiomig_handover *handover, uint32_t device,
+                                        uint64_t *generation);
+
+/*
+ * Tells what has happened: VFIOMIG_HANDOVER_EVENT_*. device and value are used by the events that
+ * say so; otherwise they are ignored. Then ask vfiomig_handover_next() until there is nothing to
+ * do. An event that is refused changes nothing.
+ *
+ * States: all.
+ * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_handover_notify(struct vfiomig_handover *handover, uint32_t event, uint32_t device,
+                            int64_t value) VFIOMIG_MUST_CHECK;
+
+/*
+ * Takes one whole message that the other side has sent. Messages may be lost, repeated, and come in
+ * any order; those of another attempt have no effect. One that is refused changes nothing: drop it,
+ * or cut the connection.
+ *
+ * States: all.
+ * Errors: -EBADF, -ENOMEM, -EFAULT, -EBUSY, -EINVAL, -EPROTO, -EBADMSG, -EMSGSIZE, -EXDEV,
+ *         -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_handover_receive(struct vfiomig_handover *handover, const void *message,
+                             size_t len) VFIOMIG_MUST_CHECK;
+
+/*
+ * Tells how long the message is that begins with these bytes, of which there must be
+ * VFIOMIG_HANDOVER_HEADER: for messages that are carried over a stream of bytes. The length is at
+ * most VFIOMIG_HANDOVER_MAX_MESSAGE.
+ *
+ * Errors: -EFAULT, -EINVAL, -EPROTO, -EMSGSIZE, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_handover_get_message_len(const void *header, size_t header_len, size_t *len);
+
+/*
+ * Returns what to do next. Carry it out and ask again, until it is VFIOMIG_HANDOVER_ACTION_NOTHING.
+ * An action that has a result is not followed by another such action before the result was reported
+ * with vfiomig_handover_notify(); messages and waits may still follow.
+ *
+ * States: all.
+ * Errors: -EBADF, -ENOMEM, -EFAULT, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_handover_next(struct vfiomig_handover *handover,
+                          struct vfiomig_handover_action *action) VFIOMIG_MUST_CHECK;
+
+/*
+ * Tells that the other side does not run the guest and never will, because it was switched off, or
+ * cut off from the guest's disks and memory. fence is what the fencer knows of the time since the
+ * guest was stopped on the source: VFIOMIG_HANDOVER_FENCE_DID_NOT_RUN or
+ * VFIOMIG_HANDOVER_FENCE_MAY_HAVE_RUN. If the link does not return after "go" may have left, this
+ * is the only way out. If what is said here is not so, the guest may run twice.
+ *
+ * States: all.
+ * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_handover_peer_fenced(struct vfiomig_handover *handover,
+                                 uint32_t fence) VFIOMIG_MUST_CHECK;
+
+/*
+ * Gives the migration up. The source can do so until "go" may have left, the target until it has
+ * been told to run the guest.
+ *
+ * States: all.
+ * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_handover_cancel(struct vfiomig_handover *handover);
+
+/*
+ * Returns where the guest is. VFIOMIG_HANDOVER_OUTCOME_PENDING and _UNDECIDED are not final.
+ *
+ * States: all.
+ * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_handover_get_outcome(struct vfiomig_handover *handover,
+                                 struct vfiomig_handover_outcome *outcome);
+
+/*
+ * Frees one side of a handover. NULL is ignored. It touches no device and sends nothing: free it
+ * when the outcome has VFIOMIG_HANDOVER_SETTLED, or the other side learns of it in another way.
+ *
+ * Since: 0.1.
+ */
+void vfiomig_handover_free(struct vfiomig_handover *handover);
+
 /* QEMU's stream format
  * -------------------- */
 

@@ -49,6 +49,14 @@ pub(super) mod dirty_states {
     pub(in crate::capi) const TRACKING: u32 = 1;
 }
 
+pub(super) static HANDOVER: Kind =
+    Kind { number: 5, name: "handover", states: &["open", "over"], waits: false };
+
+pub(super) mod handover_states {
+    pub(in crate::capi) const OPEN: u32 = 0;
+    pub(in crate::capi) const OVER: u32 = 1;
+}
+
 pub(super) const LOG_SET: Row = Row {
     name: "vfiomig_log_set",
     states: 0b0,
@@ -395,6 +403,102 @@ pub(super) const LOAD_GET_FAILURE: Row = Row {
 
 pub(super) const LOAD_FREE: Row = Row {
     name: "vfiomig_load_free",
+    states: 0b0,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000000000001000100,
+};
+
+pub(super) const HANDOVER_NEW: Row = Row {
+    name: "vfiomig_handover_new",
+    states: 0b0,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b100000000100100110000,
+};
+
+pub(super) const HANDOVER_SET_IDENTITY: Row = Row {
+    name: "vfiomig_handover_set_identity",
+    states: 0b11,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b100001000000101110100,
+};
+
+pub(super) const HANDOVER_GET_IDENTITY: Row = Row {
+    name: "vfiomig_handover_get_identity",
+    states: 0b11,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000000010101100100,
+};
+
+pub(super) const HANDOVER_GET_INITIAL_LOADED: Row = Row {
+    name: "vfiomig_handover_get_initial_loaded",
+    states: 0b11,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000000000101100100,
+};
+
+pub(super) const HANDOVER_NOTIFY: Row = Row {
+    name: "vfiomig_handover_notify",
+    states: 0b11,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000000000101100100,
+};
+
+pub(super) const HANDOVER_RECEIVE: Row = Row {
+    name: "vfiomig_handover_receive",
+    states: 0b11,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b100011110000101110100,
+};
+
+pub(super) const HANDOVER_GET_MESSAGE_LEN: Row = Row {
+    name: "vfiomig_handover_get_message_len",
+    states: 0b0,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100001010000100100000,
+};
+
+pub(super) const HANDOVER_NEXT: Row = Row {
+    name: "vfiomig_handover_next",
+    states: 0b11,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b100000000000101110100,
+};
+
+pub(super) const HANDOVER_PEER_FENCED: Row = Row {
+    name: "vfiomig_handover_peer_fenced",
+    states: 0b11,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000000000101100100,
+};
+
+pub(super) const HANDOVER_CANCEL: Row = Row {
+    name: "vfiomig_handover_cancel",
+    states: 0b11,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000000000101100100,
+};
+
+pub(super) const HANDOVER_GET_OUTCOME: Row = Row {
+    name: "vfiomig_handover_get_outcome",
+    states: 0b11,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000000000101100100,
+};
+
+pub(super) const HANDOVER_FREE: Row = Row {
+    name: "vfiomig_handover_free",
     states: 0b0,
     wrong_state: Code::Inval,
     needs_memory: false,

@@ -149,12 +149,12 @@ impl Target {
         Ok(())
     }
 
-    fn judged(&mut self, shared: &mut Shared, verdict: u32) {
+    fn judged(&mut self, shared: &mut Shared, verdict: i32) {
         if self.phase != Phase::Judging {
             return;
         }
         if verdict != 0 {
-            shared.because(Reason::Incompatible, verdict as i32, false);
+            shared.because(Reason::Incompatible, verdict, false);
             return self.give_up(shared);
         }
         self.phase = Phase::Loading;

@@ -73,7 +73,7 @@ pub enum Event {
     Tick,
     /// Target: the source's devices were compared with those here: 0 if they match, or a code that
     /// says why not.
-    Judged(u32),
+    Judged(i32),
     /// Source: this generation of a device's initial data must be loaded before the switchover; 0
     /// for none.
     InitialSent(u32, u64),

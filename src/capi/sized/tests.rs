@@ -9,7 +9,7 @@ use crate::error::Code;
 mod first {
     use super::Sized32;
     use crate::capi::{
-        auth::*, compat::*, device::*, dirty::*, error::*, fsm::*, load::*, save::*,
+        auth::*, compat::*, device::*, dirty::*, error::*, fsm::*, handover::*, load::*, save::*,
     };
 
     macro_rules! sizes {
@@ -36,6 +36,9 @@ mod first {
         vfiomig_dirty_writer_stats: 552,
         vfiomig_event: 32,
         vfiomig_failure: 48,
+        vfiomig_handover_action: 24,
+        vfiomig_handover_options: 56,
+        vfiomig_handover_outcome: 24,
         vfiomig_identity: 640,
         vfiomig_load_options: 128,
         vfiomig_load_stats: 96,
