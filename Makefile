@@ -255,14 +255,18 @@ check-dirty: ## dirty tracking against a model: 100,000 new random runs (MODEL_C
 		--package vfiomig --test dirty_model -- --nocapture
 
 HANDOVER_MODEL = $(CARGO) run --quiet --profile checked $(CARGO_ARGS) --package vfiomig-model --
+HANDOVER_REPLAY = NAME=check-replay CARGO='$(CARGO)' scripts/rust-tests.sh --profile checked $(CARGO_ARGS) \
+	--package vfiomig-model --test replay -- --nocapture
 
 .PHONY: check-handover-quick
-check-handover-quick: ## everything that can happen to a handover, within narrow bounds; and planted mistakes
+check-handover-quick: ## all that can happen to a handover, within narrow bounds; planted mistakes; replays
 	@$(HANDOVER_MODEL) quick
+	@$(HANDOVER_REPLAY)
 
 .PHONY: check-handover
 check-handover: ## the same within wider bounds: minutes
 	@$(HANDOVER_MODEL) large
+	@VFIOMIG_REPLAYS=2000 $(HANDOVER_REPLAY)
 
 # Not part of check: hours.
 .PHONY: check-mutants

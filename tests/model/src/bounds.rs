@@ -14,14 +14,16 @@ pub struct Bounds {
     pub failures: u8,
     /// How often pre-copy may be resumed.
     pub resumes: u8,
+    /// How many processes may die, of themselves or by a fence.
+    pub deaths: u8,
     /// How many devices there are.
     pub devices: u32,
 }
 
 impl fmt::Display for Bounds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Bounds { attempts, cuts, failures, resumes, devices } = self;
+        let Bounds { attempts, cuts, failures, resumes, deaths, devices } = self;
         write!(f, "attempts {attempts}, cuts a side {cuts}, failures {failures}, ")?;
-        write!(f, "resumed pre-copies {resumes}, devices {devices}")
+        write!(f, "resumed pre-copies {resumes}, deaths {deaths}, devices {devices}")
     }
 }

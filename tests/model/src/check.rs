@@ -3,13 +3,16 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use stateright::{Checker, HasDiscoveries, Model as _, Property};
+use stateright::{Checker, HasDiscoveries, Model as _, Path, Property};
 
 use crate::bounds::Bounds;
 use crate::fault::Fault;
 use crate::model::{Model, Step, properties};
+use crate::world::World;
 
 /// What came of one run.
 pub struct Found {
@@ -68,6 +71,25 @@ pub fn find(fault: Fault) -> Found {
     run(Model { bounds: fault.bounds(), fault: Some(fault) }, HasDiscoveries::AnyOf(rule))
 }
 
+/// Lists of steps that the checker has gone: how it reaches each ending, and how it reaches one state
+/// in `every`.
+pub fn lists(bounds: Bounds, every: usize) -> Vec<Vec<Step>> {
+    let lists = Arc::new(Mutex::new(Vec::new()));
+    let seen = AtomicUsize::new(0);
+    let collected = Arc::clone(&lists);
+    let visitor = move |path: Path<World, Step>| {
+        if seen.fetch_add(1, Ordering::Relaxed) % every == every - 1 {
+            collected.lock().unwrap_or_else(PoisonError::into_inner).push(path.into_actions());
+        }
+    };
+    let model = Model { bounds, fault: None };
+    let checker = model.checker().visitor(visitor).spawn_bfs().join();
+    let endings = checker.discoveries().into_values().map(Path::into_actions);
+    let mut lists = std::mem::take(&mut *lists.lock().unwrap_or_else(PoisonError::into_inner));
+    lists.extend(endings);
+    lists
+}
+
 fn run(model: Model, until: HasDiscoveries) -> Found {
     let began = Instant::now();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -75,7 +97,7 @@ fn run(model: Model, until: HasDiscoveries) -> Found {
     let mut found = checker.discoveries();
     let (mut broken, mut missing) = (Vec::new(), Vec::new());
     for Property { name, expectation, .. } in properties() {
-        let path = found.remove(name).map(stateright::Path::into_actions);
+        let path = found.remove(name).map(Path::into_actions);
         match (expectation, path) {
             (stateright::Expectation::Sometimes, None) if model.reaches(name) => missing.push(name),
             (stateright::Expectation::Sometimes, _) | (_, None) => {}

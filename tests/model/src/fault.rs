@@ -70,10 +70,10 @@ impl Fault {
 
     /// How much must happen for that.
     pub fn bounds(self) -> Bounds {
-        let least = Bounds { attempts: 1, cuts: 0, failures: 0, resumes: 0, devices: 1 };
+        let least = Bounds { attempts: 1, cuts: 0, failures: 0, resumes: 0, deaths: 2, devices: 1 };
         match self {
             Fault::RunsInSilence | Fault::TakesBackInSilence => Bounds { cuts: 1, ..least },
-            Fault::NoAttempt => Bounds { attempts: 2, ..least },
+            Fault::NoAttempt => Bounds { attempts: 2, deaths: 0, ..least },
             Fault::ResetNotDone => Bounds { failures: 2, ..least },
             _ => least,
         }

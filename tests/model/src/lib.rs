@@ -21,9 +21,9 @@ mod node;
 mod world;
 
 pub use bounds::Bounds;
-pub use check::{Found, explore, find};
+pub use check::{Found, explore, find, lists};
 pub use fault::Fault;
 pub use heal::{heals_by_fence, heals_by_link};
 pub use model::{Model, Step};
-pub use node::{Node, Ran, Work};
+pub use node::{Node, Ran, Taken, Work};
 pub use world::{MIGRATION_ID, Side, World, options};

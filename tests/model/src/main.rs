@@ -9,16 +9,17 @@ use vfiomig_model::{Bounds, Fault, explore, find};
 
 /// With nothing planted: everything holds, and everything that should be reachable is.
 const QUICK: [Bounds; 3] = [
-    Bounds { attempts: 1, cuts: 1, failures: 0, resumes: 0, devices: 1 },
-    Bounds { attempts: 1, cuts: 0, failures: 1, resumes: 1, devices: 2 },
-    Bounds { attempts: 2, cuts: 0, failures: 0, resumes: 0, devices: 1 },
+    Bounds { attempts: 1, cuts: 1, failures: 0, resumes: 0, deaths: 2, devices: 1 },
+    Bounds { attempts: 1, cuts: 0, failures: 1, resumes: 1, deaths: 2, devices: 2 },
+    Bounds { attempts: 2, cuts: 0, failures: 0, resumes: 0, deaths: 1, devices: 1 },
 ];
 
 /// Some minutes.
-const LARGE: [Bounds; 3] = [
-    Bounds { attempts: 1, cuts: 1, failures: 2, resumes: 1, devices: 2 },
-    Bounds { attempts: 1, cuts: 2, failures: 0, resumes: 0, devices: 1 },
-    Bounds { attempts: 2, cuts: 0, failures: 2, resumes: 0, devices: 1 },
+const LARGE: [Bounds; 4] = [
+    Bounds { attempts: 2, cuts: 0, failures: 0, resumes: 0, deaths: 2, devices: 1 },
+    Bounds { attempts: 1, cuts: 1, failures: 2, resumes: 1, deaths: 2, devices: 2 },
+    Bounds { attempts: 1, cuts: 2, failures: 0, resumes: 0, deaths: 2, devices: 1 },
+    Bounds { attempts: 2, cuts: 0, failures: 1, resumes: 0, deaths: 2, devices: 1 },
 ];
 
 fn main() -> ExitCode {

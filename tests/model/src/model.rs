@@ -126,6 +126,9 @@ impl Model {
         if !node.linked {
             steps.push(Step::Connect(side));
         }
+        if world.deaths == 0 {
+            return;
+        }
         // Nobody misses it otherwise.
         if !node.is_over() || !world.node(side.other()).is_over() {
             steps.push(Step::Kill(side));

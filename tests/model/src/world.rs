@@ -80,6 +80,8 @@ pub struct World {
     pub failures: u8,
     /// How often pre-copy may still be resumed.
     pub resumes: u8,
+    /// How many processes may still die.
+    pub deaths: u8,
     /// What may happen in all.
     pub bounds: Bounds,
     /// What was wrong.
@@ -91,7 +93,7 @@ pub struct World {
 impl World {
     /// Before the first attempt: the guest runs at the source. `None`: the library refuses it.
     pub fn new(bounds: Bounds, fault: Option<Fault>) -> Option<World> {
-        let Bounds { cuts, failures, resumes, devices, .. } = bounds;
+        let Bounds { cuts, failures, resumes, deaths, devices, .. } = bounds;
         let mut source = Node::new(begin(Side::Source, 1, devices)?, 1, cuts);
         (source.runs, source.ran) = (true, Ran::Yes);
         let target = Node::new(begin(Side::Target, 1, devices)?, 1, cuts);
@@ -104,6 +106,7 @@ impl World {
             committed: 0,
             failures,
             resumes,
+            deaths,
             bounds,
             wrongs: Wrongs::default(),
             fault,
@@ -298,6 +301,9 @@ impl World {
 
     /// The side's process dies, and its guest with it.
     pub fn kill(&mut self, side: Side) {
+        if self.node(side).alive {
+            self.deaths = self.deaths.saturating_sub(1);
+        }
         let node = self.node_mut(side);
         node.alive = false;
         node.runs = false;

@@ -5,7 +5,8 @@ use vfiomig_model::{Bounds, Fault, explore, find};
 
 #[test]
 fn one_attempt_without_cuts_keeps_all_rules_and_reaches_all_endings() {
-    let found = explore(Bounds { attempts: 1, cuts: 0, failures: 0, resumes: 0, devices: 1 });
+    let found =
+        explore(Bounds { attempts: 1, cuts: 0, failures: 0, resumes: 0, deaths: 2, devices: 1 });
     println!("{found}");
     assert!(found.is_right(), "{found}");
 }
