@@ -19,6 +19,19 @@ tar -C "$work" -xzf "$out/$name-vendor.tar.gz"
 # Toolchains that rustup manages live in its own home; the empty one is cargo's.
 RUSTUP_HOME=${RUSTUP_HOME:-$HOME/.rustup}
 export RUSTUP_HOME
+# No file of the crates is anything but text, and nothing of other systems is left but its manifest.
+built=$(find "$work/$name/vendor" -type f -size +0 | while IFS= read -r file; do
+	grep -qI . "$file" || echo "$file"
+done)
+[ -z "$built" ] || {
+	echo "dist-check: not text: $built" >&2
+	exit 1
+}
+foreign=$(find "$work/$name/vendor" -path '*/vendor/windows*' -name '*.rs' -size +1k)
+[ -z "$foreign" ] || {
+	echo "dist-check: not for Linux: $foreign" >&2
+	exit 1
+}
 cut=
 if unshare --net true 2>/dev/null; then
 	cut='unshare --net'
@@ -30,7 +43,9 @@ unset MAKEFLAGS MFLAGS CARGO_TARGET_DIR
 CARGO_HOME=$work/cargo-home
 export CARGO_HOME
 mkdir "$CARGO_HOME"
-$cut "${MAKE:-make}" --no-print-directory CARGO_FLAGS=--offline all demo
+$cut "${MAKE:-make}" --no-print-directory CARGO_FLAGS=--frozen all sim demo
+# The tests' crates are there as well.
+$cut "${CARGO:-cargo}" check --quiet --frozen --workspace --all-features --all-targets
 "${MAKE:-make}" --no-print-directory install DESTDIR="$work/root" PREFIX=/usr >/dev/null
 test -e "$work/root/usr/lib/libvfiomig.so"
 echo "dist-check: $name builds from its tarballs alone"

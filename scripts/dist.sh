@@ -4,6 +4,10 @@
 # The source tarball, a tarball with the crates it needs, and their checksums. Unpacked in the
 # same directory, the two build without network. The same tree gives the same source tarball.
 #
+# They have what a build and its tests need on Linux. The development tools' sources are there, but not
+# their dependencies: the workspace and the lock file of the tarball are without them, and those of the
+# whole tree are in its folder workspace/. To use the tools, copy these over the others.
+#
 # usage: dist.sh VERSION DIRECTORY
 
 set -eu
@@ -32,11 +36,23 @@ pack() { # ARCHIVE tar's arguments...
 		--mtime="@$epoch" "$@" | gzip -9 --no-name >"$archive"
 }
 
-pack "$out/$name.tar.gz" --transform="s|^|$name/|" --no-recursion --files-from="$work/files"
+tree=$work/source/$name
+mkdir -p "$tree" "$work/$name/.cargo"
+tar --create --no-recursion --files-from="$work/files" | tar --extract --directory="$tree"
+if [ ! -e "$tree/workspace" ]; then
+	mkdir "$tree/workspace"
+	cp "$tree/Cargo.toml" "$tree/Cargo.lock" "$tree/workspace/"
+	sed -i 's/^members = .*/members = [".", "clib", "sim", "cli"]/' "$tree/Cargo.toml"
+	# Takes out of Cargo.lock what is no longer needed, and changes no version.
+	# shellcheck disable=SC2086 # flags
+	${CARGO:-cargo} metadata ${CARGO_FLAGS-} --format-version=1 --manifest-path="$tree/Cargo.toml" >/dev/null
+fi
+pack "$out/$name.tar.gz" --directory="$work/source" "$name"
 
-mkdir -p "$work/$name/.cargo"
 # shellcheck disable=SC2086 # flags
-${CARGO:-cargo} vendor ${CARGO_FLAGS-} --quiet --versioned-dirs "$work/$name/vendor" >/dev/null
+${CARGO:-cargo} vendor ${CARGO_FLAGS-} --quiet --locked --versioned-dirs --manifest-path="$tree/Cargo.toml" \
+	"$work/$name/vendor" >/dev/null
+CARGO=${CARGO:-cargo} scripts/vendor-prune.py "$tree/Cargo.toml" "$work/$name/vendor"
 # What cargo prints names the directory where it ran; here it is this one, relative to the tree.
 cat >"$work/$name/.cargo/config.toml" <<'END'
 [source.crates-io]
