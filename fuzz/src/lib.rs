@@ -8,6 +8,7 @@
 // A target that finds something panics: that is how it reports.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod auth;
 mod calls;
 mod decode;
 mod dirty;
@@ -50,6 +51,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "decode", run: decode::run, max_len: 4096, max_memory: MIB },
     Target { name: "identity", run: identity::run, max_len: 4096, max_memory: MIB },
     Target { name: "load", run: load::run, max_len: 256, max_memory: MIB },
+    Target { name: "auth", run: auth::run, max_len: 512, max_memory: 2 * MIB },
     Target { name: "qemu", run: qemu::run, max_len: 2048, max_memory: 2 * MIB },
     Target { name: "policy", run: policy::run, max_len: 4096, max_memory: MIB },
 ];
