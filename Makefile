@@ -364,6 +364,14 @@ check-miri: ## the Rust tests that need no system call, under Miri
 check-abi: $(B)/$(REALNAME) ## exported symbols, their versions, SONAME
 	@CC='$(CC)' c-tests/abi.sh $(B) $(REALNAME) $(SONAME)
 
+.PHONY: abi-lists
+abi-lists: $(B)/$(REALNAME) ## write docs/abi/ after something was added (ABI_MAY_BREAK=1 before the first release)
+	@CC='$(CC)' c-tests/abi-lists.sh write $(B)/$(REALNAME) $(B)/abi
+	@CC='$(CC)' c-tests/abi-lists.sh compare docs/abi $(B)/abi >$(B)/abi/breaks
+	@if [ -s $(B)/abi/breaks ] && [ '$(ABI_MAY_BREAK)' != 1 ]; then cat $(B)/abi/breaks >&2; \
+		echo "abi-lists: programs that were built before would break: docs/abi.md says how to add instead" >&2; exit 1; fi
+	@mkdir -p docs/abi && cp $(addprefix $(B)/abi/,symbols.txt layout.txt constants.txt) docs/abi/
+
 .PHONY: check-installed
 check-installed: all sim ## install into a temporary directory and use the result
 	@MAKE='$(MAKE)' B='$(B)' CC='$(CC)' PKG_CONFIG='$(PKG_CONFIG)' c-tests/installed.sh $(VERSION)
@@ -461,7 +469,7 @@ endif
 	@for f in cli/vfiomig.1 $(MAN5); do \
 		sed 's~/etc/vfiomig~$(SYSCONFDIR)/vfiomig~g' $$f >$(B)/installed.man && \
 		$(INSTALL) -m 644 $(B)/installed.man $(DESTDIR)$(MANDIR)/man$${f##*.}/$${f##*/} || exit 1; done
-	$(INSTALL) -d $(DESTDIR)$(DOCDIR)/docs
+	$(INSTALL) -d $(DESTDIR)$(DOCDIR)/docs/abi
 	@for f in $(DOCS); do \
 		sed -E '$(UNLINK)' $$f >$(B)/installed.doc && \
 		$(INSTALL) -m 644 $(B)/installed.doc $(DESTDIR)$(DOCDIR)/$$f || exit 1; done
@@ -471,7 +479,7 @@ endif
 MAN3 = $(wildcard docs/man/man3/*.3)
 MAN5 = $(wildcard docs/man/man5/*.5)
 MAN7 = $(wildcard docs/man/man7/*.7)
-DOCS = LICENSE-MIT LICENSE-APACHE CHANGELOG.md README.md SECURITY.md $(wildcard docs/*.md) docs/syscalls.json
+DOCS = LICENSE-MIT LICENSE-APACHE CHANGELOG.md README.md SECURITY.md $(wildcard docs/*.md docs/abi/*.txt) docs/syscalls.json
 # Links to what stays in the source tree.
 UNLINK = s~\[([^]]+)\]\((\.\./)?(c-tests|integrations|lab|sim|CONTRIBUTING)[^)]*\)~\1 (in the source tree)~g
 
@@ -499,7 +507,7 @@ uninstall: ## remove what install and install-sim installed
 		$(addprefix $(DESTDIR)$(MANDIR)/man5/,$(notdir $(MAN5))) \
 		$(addprefix $(DESTDIR)$(MANDIR)/man7/,$(notdir $(MAN7))) \
 		$(DESTDIR)$(MANDIR)/man1/vfiomig.1 $(addprefix $(DESTDIR)$(DOCDIR)/,$(DOCS))
-	-rmdir $(DESTDIR)$(DOCDIR)/docs $(DESTDIR)$(DOCDIR) 2>/dev/null
+	-rmdir $(DESTDIR)$(DOCDIR)/docs/abi $(DESTDIR)$(DOCDIR)/docs $(DESTDIR)$(DOCDIR) 2>/dev/null
 
 .PHONY: dist
 dist: ## source and vendor tarballs with checksums in build/dist (uses the network)

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
 # The shared library exports exactly the functions of the export map, each with its version, and
-# the header declares exactly those. At the end, the same checks must refuse libraries that are
-# wrong on purpose.
+# the header declares exactly those. What a program relies on is as docs/abi/ has it. At the end, the same
+# checks must refuse libraries and headers that are wrong on purpose.
 #
 # usage: abi.sh BUILD-DIRECTORY REALNAME SONAME
 
@@ -89,7 +89,58 @@ verdict one-man-page-per-function "$(
 	done
 )"
 
+# What programs rely on, as it was committed: the lists of c-tests/abi-lists.sh.
+lists() { CC=$cc "$(dirname "$0")/abi-lists.sh" "$@"; }
+lists write "$build/$realname" "$work/now" || bad lists 'they cannot be made'
+verdict nothing-that-programs-use-is-gone-or-different "$(
+	lists compare docs/abi "$work/now" >"$work/missed"
+	cat "$work/missed"
+	[ ! -s "$work/missed" ] || echo "A program that was built before would break. Leave what was there as it was, and add
+at the end of a structure or in a function of its own: docs/abi.md says how."
+)"
+verdict what-was-added-is-committed "$(
+	lists added docs/abi "$work/now" >"$work/added"
+	[ -s "$work/missed" ] || [ ! -s "$work/added" ] || { cat "$work/added"; echo "Run make abi-lists, and commit docs/abi."; }
+)"
+# The page says how large the library is. A distribution's flags and compiler make it another one.
+if [ -z "${VFIOMIG_CHECK_BUILD-}" ]; then
+	verdict size-is-as-documented "$(
+		said=$(sed -n 's/.*stripped library has about \([0-9]*\) KiB.*/\1/p' docs/abi.md)
+		strip -o "$work/stripped.so" "$build/$realname"
+		is=$(($(wc -c <"$work/stripped.so") / 1024))
+		[ "$is" -le $((${said:-0} * 115 / 100)) ] && [ "$is" -ge $((${said:-0} * 85 / 100)) ] ||
+			echo "it has $is KiB, and docs/abi.md says ${said:-nothing}"
+	)"
+fi
+
 # And now wrong ones.
+must_miss() { # NAME pattern sed-script: a header that was changed, against the committed lists
+	sed -E "$3" include/vfiomig.h >"$work/vfiomig.h"
+	HEADER=$work/vfiomig.h lists write "$build/$realname" "$work/wrong"
+	wrong=$(lists compare docs/abi "$work/wrong")
+	if printf '%s\n' "$wrong" | grep -q "$2"; then
+		verdict "misses-$1" ''
+	else
+		bad "misses-$1" "not noticed; it says: $wrong"
+	fi
+}
+must_miss a-member-that-moved 'struct vfiomig_caps.flags was at 4, .* and is now at 8' \
+	'/^struct vfiomig_caps \{/,/^\}/s/^( *)uint32_t flags;/\1uint32_t other; uint32_t flags;/'
+must_miss a-member-that-is-gone 'struct vfiomig_caps.num_reasons is gone' \
+	'/^struct vfiomig_caps \{/,/^\}/s/num_reasons;/number_of_reasons;/'
+must_miss an-argument-of-another-type 'vfiomig_device_get_fixups was .*uint32_t \*.* is now .*uint64_t' \
+	'/vfiomig_device_get_fixups\(/s/uint32_t/uint64_t/'
+must_miss a-constant-of-another-value 'VFIOMIG_OP_STREAM was 0x8, and is now 0x9' \
+	's/(define VFIOMIG_OP_STREAM +)8/\19/'
+must_miss a-callback-of-another-type 'callback vfiomig_release_fn was' \
+	's/\(\*vfiomig_release_fn\)\(void \*opaque\)/(*vfiomig_release_fn)(int opaque)/'
+verdict takes-a-structure-that-grows "$(
+	sed -E '/^struct vfiomig_caps \{/,/^\}/s/^( *)uint32_t num_reasons;/&\n\1uint64_t more;/' include/vfiomig.h >"$work/vfiomig.h"
+	HEADER=$work/vfiomig.h lists write "$build/$realname" "$work/wrong"
+	lists compare docs/abi "$work/wrong"
+	lists added docs/abi "$work/wrong" | grep -q '^struct vfiomig_caps.more: at 32' || echo 'nothing was added'
+)"
+
 link() { # OUTPUT MAP flags...
 	out=$1 with=$2
 	shift 2
