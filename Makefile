@@ -194,7 +194,7 @@ demo: $(B)/demo/demo ## migrate memory and a simulated device between two proces
 
 # check-c builds what runs in the lab.
 CHECK_GROUPS = lint check-rust check-c beside:lab,lab-syscalls check-dirty check-handover-quick check-valgrind \
-	check-sanitizers check-msrv check-v3 check-miri check-abi check-installed
+	check-sanitizers check-msrv check-publish check-v3 check-miri check-abi check-installed
 
 .PHONY: check
 check: ## all fast tests (installs missing packages as root: VFIOMIG_NO_INSTALL=1 forbids it)
@@ -243,6 +243,10 @@ check-build: ## the Rust, C, ABI and installation tests, and nothing else, for p
 .PHONY: check-msrv
 check-msrv: ## compile with the oldest Rust and the oldest crates that Cargo.toml allows
 	@CARGO='$(CARGO)' CARGO_FLAGS='$(CARGO_FLAGS)' scripts/msrv.sh $(CARGO_ARGS)
+
+.PHONY: check-publish
+check-publish: ## whether crates.io would take the library's crate (asks the registry, if it is there)
+	@CARGO='$(CARGO)' CARGO_FLAGS='$(CARGO_FLAGS)' scripts/publish-check.sh
 
 MODEL_CASES ?= 100000
 

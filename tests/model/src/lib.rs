@@ -9,7 +9,7 @@
 //! must be found.
 //!
 //! Repetitions by timer are left out: a message that was sent may arrive at any time, any number of
-//! times, or never, so sending it again adds nothing. They are what [`heal`] relies on, which begins
+//! times, or never, so sending it again adds nothing. They are what `heal` relies on, which begins
 //! with everything lost.
 
 mod bounds;
