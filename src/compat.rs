@@ -336,9 +336,9 @@ impl Policy {
         Ok(self)
     }
 
-    /// Whether it asks for more than the default does.
+    /// Whether it would not have a source of which nothing is known, or wants to see it.
     pub(crate) fn is_strict(&self) -> bool {
-        let asks = |rule: &Rule| *rule != Rule::Ignore;
+        let asks = |rule: &Rule| !matches!(rule, Rule::Ignore | Rule::IfKnown);
         self.decide.is_some()
             || self.others.as_ref().is_some_and(asks)
             || self.rules.iter().any(|(_, rule)| asks(rule))

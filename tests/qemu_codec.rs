@@ -340,6 +340,9 @@ fn what_the_format_cannot_carry_is_refused() {
     assert_eq!(source.sim.state(), State::RUNNING);
     // But it says nothing against a source that the VMM has told of.
     let told = Some(Box::new(source.device.identity().unwrap()));
+    let lenient = Policy::default().with_others(Rule::IfKnown).unwrap();
+    let options = LoadOptions { policy: lenient, ..loading(Format::Qemu) };
+    drop(source.device.load(options).unwrap());
     let options = LoadOptions { policy: asks(), source: told, ..loading(Format::Qemu) };
     drop(source.device.load(options).unwrap());
     let other = Identity { driver: "mtty".into(), ..source.device.identity().unwrap() };

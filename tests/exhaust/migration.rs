@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use vfiomig::compat::{Policy, Rule};
 use vfiomig::error::{Code, Failure};
 use vfiomig::session::{Ending, Load, LoadOptions, Save, SaveOptions, SaveStatus};
 use vfiomig::stream::Format;
@@ -136,6 +137,8 @@ impl Shape {
             format: self.format,
             blobs: Some(Box::new(|_, _| Ok(()))),
             write_timeout: Duration::from_millis(5),
+            // A device that fails to say what it is has a stream that does not say it either.
+            policy: Policy::default().with_others(Rule::IfKnown).unwrap(),
             ..LoadOptions::default()
         }
     }
