@@ -489,6 +489,50 @@ fn cancelling_is_possible_until_go_may_have_left() {
     assert_eq!(code(pair.target.cancel()), Code::Inval);
 }
 
+#[test]
+fn a_result_that_comes_after_the_end_is_taken_once() {
+    let mut pair = Pair::new();
+    pair.talk();
+    pair.target.cancel().unwrap();
+    assert_eq!(pair.target.report().outcome, Outcome::OnSource);
+    pair.target.notify(Event::Failed(-5)).unwrap();
+    let before = pair.target.clone();
+    assert_eq!(code(pair.target.notify(Event::Failed(-5))), Code::Inval);
+    assert_eq!(pair.target, before);
+    assert_eq!(pair.target.report().reason, Reason::Cancelled);
+}
+
+/// No source says it then. One that is wrong, or hostile, does not make a target run what it has not
+/// committed.
+#[test]
+fn a_go_before_the_commit_is_not_obeyed() {
+    let (_, go) = Pair::released();
+    for mut pair in [Pair::met(), Pair::stopped(), Pair::ended()] {
+        let before = pair.target.clone();
+        pair.target.receive(&go).unwrap();
+        assert_eq!(pair.target, before);
+        assert_eq!(drain(&mut pair.target).0, []);
+    }
+    let mut pair = Pair::ended();
+    pair.target.receive(&go).unwrap();
+    pair.target.notify(Event::Committed).unwrap();
+    assert_eq!(drain(&mut pair.target).0, [], "it was too early, and does not count later");
+}
+
+/// Nor a release before everything was sent, whatever the target says.
+#[test]
+fn a_commit_before_the_end_is_not_believed() {
+    let mut pair = Pair::ended();
+    pair.target.notify(Event::Committed).unwrap();
+    let (_, committed) = drain(&mut pair.target);
+    assert_eq!(kind(&committed[0]), COMMITTED);
+    for mut pair in [Pair::met(), Pair::stopped()] {
+        let before = pair.source.clone();
+        pair.source.receive(&committed[0]).unwrap();
+        assert_eq!(pair.source, before);
+    }
+}
+
 /// The model's first rule: without it, the guest runs on both sides.
 #[test]
 fn a_go_of_another_migration_or_attempt_is_not_one() {

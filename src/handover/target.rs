@@ -231,9 +231,11 @@ impl Target {
                 self.gone(shared);
             }
             Phase::Refusing | Phase::Undoing => {}
-            Phase::Running | Phase::Gone | Phase::Stuck => {
+            Phase::Running | Phase::Gone | Phase::Stuck if under_way.is_none() => {
                 return Err(err!(Inval, "the handover is over"));
             }
+            // It had given up before.
+            Phase::Running | Phase::Gone | Phase::Stuck => {}
             _ => {
                 shared.because(Reason::Failed, code, false);
                 self.give_up(shared);
