@@ -454,6 +454,30 @@ fn every_attack_is_refused_with_its_own_code() {
 }
 
 #[test]
+fn what_is_received_into_the_librarys_memory_is_verified_like_what_is_pushed() {
+    let good = stream(SaveOptions { max_frame: 100_000, ..saving() });
+    for (bad, step) in [(None, 1), (None, 333), (None, 50_000), (Some(2000), 333), (Some(500), 7)] {
+        let target = side(small(9));
+        let mut load = target.device.load(loading()).unwrap();
+        let mut bytes = good.clone();
+        bad.into_iter().for_each(|at: usize| bytes[at] ^= 1);
+        let mut rest = bytes.as_slice();
+        let mut receive = || -> vfiomig::Result<()> {
+            while !rest.is_empty() {
+                let space = load.space()?;
+                let len = step.min(space.len()).min(rest.len());
+                space[..len].copy_from_slice(&rest[..len]);
+                rest = &rest[len..];
+                load.received(len)?;
+            }
+            load.commit()
+        };
+        let result = receive();
+        assert_eq!(result.err().map(|e| e.code()), bad.map(|_| Code::BadMsg), "{bad:?} {step}");
+    }
+}
+
+#[test]
 fn an_authentic_stream_is_loaded() {
     let (source, target) = (side(small(1)), side(small(9)));
     let drive = Drive { save: saving(), load: loading(), ..Drive::default() };
@@ -563,6 +587,9 @@ fn a_mac_of_the_vmms_own_does_the_same() {
     let good = stream(saving());
     load(&good, loading(), WHOLE).result.unwrap();
     load(&good, loading(), &[7]).result.unwrap();
+    // Zeros stand behind its 16 bytes, whatever it wrote there.
+    let head = &Parts::of(&good).frames[1][HEADER_LEN..HEAD];
+    assert!(head[..16] != [0; 16] && head[16..] == [0; 16], "{head:?}");
     for at in (0..good.len()).step_by(7) {
         let mut bad = good.clone();
         bad[at] ^= 1;

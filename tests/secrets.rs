@@ -20,7 +20,7 @@ use common::{side, small};
 use vfiomig::Result;
 use vfiomig::error::Errno;
 use vfiomig::session::{Ending, LoadOptions, SaveOptions, SaveStatus};
-use vfiomig::stream::{Auth, DecodeLimits, Decoder, Format, Read, qemu};
+use vfiomig::stream::{Auth, DecodeLimits, Decoder, Encoder, Format, FrameType, Read, qemu};
 
 /// What must not be found, as it is nowhere in this program: each byte inverted.
 const SECRETS: usize = 4;
@@ -29,6 +29,8 @@ static NEEDLES: Mutex<[[u8; LEN]; SECRETS]> = Mutex::new([[0; LEN]; SECRETS]);
 thread_local! {
     /// Whether this thread is inside the library. Other tests have the same secrets.
     static ARMED: Cell<bool> = const { Cell::new(false) };
+    /// Blocks that this thread has allocated.
+    static ALLOCATED: Cell<usize> = const { Cell::new(0) };
 }
 /// Freed blocks that had a secret in them, by secret, and blocks looked at.
 static FOUND: [AtomicUsize; SECRETS] = [const { AtomicUsize::new(0) }; SECRETS];
@@ -67,6 +69,7 @@ unsafe fn look(block: *const u8, len: usize) {
 // SAFETY: the system's allocator, which also looks at what it is given back.
 unsafe impl GlobalAlloc for Watching {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATED.set(ALLOCATED.get() + 1);
         // SAFETY: the caller's promise.
         unsafe { System.alloc(layout) }
     }
@@ -264,6 +267,33 @@ fn packets_are_wiped_before_their_memory_is_freed() {
         drop(load);
     });
     assert_eq!(found, [0; SECRETS]);
+}
+
+/// Nothing is allocated per frame, on either side, however many there are.
+#[test]
+fn tags_need_no_memory_of_their_own() {
+    let _alone = alone();
+    let mut encoder = Encoder::authenticated([1; 16], 0, auth(), [2; 32]).unwrap();
+    let mut decoder = Decoder::authenticated(DecodeLimits::default(), auth()).unwrap();
+    let mut buf = vec![0; 70_000];
+    let mut pass = |encoder: &mut Encoder, kind: Option<FrameType>, payload: &[u8]| {
+        let len = match kind {
+            None => encoder.preamble(&mut buf).unwrap(),
+            Some(kind) => encoder.frame(&mut buf, kind, &[payload]).unwrap(),
+        };
+        // In two pieces, so that frames are put together here.
+        for mut piece in buf[..len].chunks(len / 2 + 1) {
+            while decoder.next(&mut piece).unwrap().is_some() {}
+        }
+    };
+    pass(&mut encoder, None, &[]);
+    pass(&mut encoder, Some(FrameType::Identity), &[]);
+    pass(&mut encoder, Some(FrameType::Data), &[7; 60_000]);
+    let before = ALLOCATED.get();
+    for number in 0..200 {
+        pass(&mut encoder, Some(FrameType::Data), &[number; 60_000]);
+    }
+    assert_eq!(ALLOCATED.get(), before);
 }
 
 /// What the kernel says of the memory at an address: the flags of its mapping.
