@@ -369,7 +369,7 @@ static struct vfiomig_sim_options mtty(const char *type, uint64_t seed)
 {
     struct vfiomig_sim_options o = rig_options();
     o.seed = seed;
-    strcpy(o.driver, "mtty");
+    strcpy(o.driver, "mdevs");
     strcpy(o.mdev_type, type);
     return o;
 }

@@ -645,6 +645,26 @@ static void a_save_begins_with_the_options_for_qemu(void)
     }
 }
 
+/* --- security.md -------------------------------------------------------------------------------- */
+
+#include "security-1.c"
+
+/* The simulator's state has none of virtio's records. */
+static void the_security_page_refuses_what_is_no_sequence_of_records(void)
+{
+    struct rig from = rig_new(NULL, NULL), to = rig_target(NULL);
+    struct bytes stream = stream_of(from.dev);
+    struct vfiomig_load *load;
+    OK(begin_guarded(to.dev, &load));
+    EQ(push_all(load, &stream, SIZE_MAX), -EMSGSIZE);
+    vfiomig_load_free(load);
+    EQ(judge(NULL, NULL, 1, (64 << 20) - 1), 0);
+    EQ(judge(NULL, NULL, 1, 64 << 20), -EMSGSIZE);
+    bytes_free(&stream);
+    rig_free(&from);
+    rig_free(&to);
+}
+
 /* --- vfiomig-sim.h ------------------------------------------------------------------------------ */
 
 static uint8_t ram[PAGES * PAGE];
@@ -690,6 +710,7 @@ int main(void)
     RUN(the_tracking_page_misses_nothing);
     RUN(the_tracking_page_notices_a_device_that_does_not_stop);
     RUN(a_save_begins_with_the_options_for_qemu);
+    RUN(the_security_page_refuses_what_is_no_sequence_of_records);
     RUN(the_simulators_device_writes_until_it_is_stopped);
     return DONE();
 }

@@ -172,7 +172,7 @@ FIELD(vfiomig_mac_ops, update, 16, 8);
 FIELD(vfiomig_mac_ops, finish, 24, 8);
 FIELD(vfiomig_mac_ops, release, 32, 8);
 
-SIZE(vfiomig_load_options, 152);
+SIZE(vfiomig_load_options, 176);
 FIELD(vfiomig_load_options, struct_size, 0, 4);
 FIELD(vfiomig_load_options, ignore, 4, 4);
 FIELD(vfiomig_load_options, max_frame, 8, 4);
@@ -197,6 +197,50 @@ FIELD(vfiomig_load_options, policy_release, 120, 8);
 FIELD(vfiomig_load_options, source, 128, 8);
 FIELD(vfiomig_load_options, compat, 136, 8);
 FIELD(vfiomig_load_options, auth, 144, 8);
+FIELD(vfiomig_load_options, limits, 152, 8);
+FIELD(vfiomig_load_options, guard, 160, 8);
+FIELD(vfiomig_load_options, guard_opaque, 168, 8);
+
+SIZE(vfiomig_limits, 64);
+FIELD(vfiomig_limits, struct_size, 0, 4);
+FIELD(vfiomig_limits, max_frame, 4, 4);
+FIELD(vfiomig_limits, max_blob, 8, 4);
+FIELD(vfiomig_limits, max_blobs, 12, 4);
+FIELD(vfiomig_limits, max_restarts, 16, 4);
+FIELD(vfiomig_limits, max_other_frames, 20, 4);
+FIELD(vfiomig_limits, max_total, 24, 8);
+FIELD(vfiomig_limits, max_queued, 32, 8);
+FIELD(vfiomig_limits, max_memory, 40, 8);
+FIELD(vfiomig_limits, max_ahead, 48, 4);
+FIELD(vfiomig_limits, progress_timeout_ms, 52, 4);
+FIELD(vfiomig_limits, progress_bytes, 56, 4);
+FIELD(vfiomig_limits, reserved, 60, 4);
+
+SIZE(vfiomig_guard_ops, 56);
+FIELD(vfiomig_guard_ops, struct_size, 0, 4);
+FIELD(vfiomig_guard_ops, reserved, 4, 4);
+FIELD(vfiomig_guard_ops, records, 8, 8);
+FIELD(vfiomig_guard_ops, begin, 16, 8);
+FIELD(vfiomig_guard_ops, data, 24, 8);
+FIELD(vfiomig_guard_ops, restart, 32, 8);
+FIELD(vfiomig_guard_ops, end, 40, 8);
+FIELD(vfiomig_guard_ops, release, 48, 8);
+
+SIZE(vfiomig_guard_records, 72);
+FIELD(vfiomig_guard_records, struct_size, 0, 4);
+FIELD(vfiomig_guard_records, flags, 4, 4);
+FIELD(vfiomig_guard_records, header_len, 8, 4);
+FIELD(vfiomig_guard_records, size_offset, 12, 4);
+FIELD(vfiomig_guard_records, size_width, 16, 4);
+FIELD(vfiomig_guard_records, tag_offset, 20, 4);
+FIELD(vfiomig_guard_records, tag_width, 24, 4);
+FIELD(vfiomig_guard_records, tag_count, 28, 4);
+FIELD(vfiomig_guard_records, tags, 32, 8);
+FIELD(vfiomig_guard_records, flags_offset, 40, 4);
+FIELD(vfiomig_guard_records, flags_width, 44, 4);
+FIELD(vfiomig_guard_records, optional_mask, 48, 8);
+FIELD(vfiomig_guard_records, max_record, 56, 8);
+FIELD(vfiomig_guard_records, max_total, 64, 8);
 
 SIZE(vfiomig_load_stats, 96);
 FIELD(vfiomig_load_stats, struct_size, 0, 4);
@@ -213,7 +257,7 @@ FIELD(vfiomig_load_stats, begin_ns, 72, 8);
 FIELD(vfiomig_load_stats, commit_ns, 80, 8);
 FIELD(vfiomig_load_stats, initial_generation, 88, 8);
 
-SIZE(vfiomig_save_options, 56);
+SIZE(vfiomig_save_options, 64);
 FIELD(vfiomig_save_options, struct_size, 0, 4);
 FIELD(vfiomig_save_options, flags, 4, 4);
 FIELD(vfiomig_save_options, device_index, 8, 4);
@@ -224,6 +268,7 @@ FIELD(vfiomig_save_options, migration_id, 24, 16);
 FIELD(vfiomig_save_options, read_timeout_ms, 40, 4);
 FIELD(vfiomig_save_options, reserved, 44, 4);
 FIELD(vfiomig_save_options, auth, 48, 8);
+FIELD(vfiomig_save_options, limits, 56, 8);
 
 SIZE(vfiomig_pending, 40);
 FIELD(vfiomig_pending, struct_size, 0, 4);

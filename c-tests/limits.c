@@ -181,6 +181,139 @@ static void data_in_all(void)
     bytes_free(&stream);
 }
 
+/* The same limits in the structure that all sessions share; what the options set themselves wins. */
+static void one_structure_for_all_sessions(void)
+{
+    struct vfiomig_save_options save = VFIOMIG_SAVE_OPTIONS_INIT;
+    save.max_frame = 10000;
+    struct bytes blobs = some_stream(&save, 4, 5000, 0), again = some_stream(NULL, 0, 0, 3);
+    for (int i = 0; i < 10; i++) {
+        struct vfiomig_limits limits = VFIOMIG_LIMITS_INIT;
+        struct vfiomig_load_options options = with();
+        const struct bytes *stream = &blobs;
+        int wanted = i % 2 ? 0 : -EMSGSIZE;
+        options.limits = &limits;
+        EQ(load(stream, options), 0);
+        switch (i / 2) {
+        case 0: limits.max_frame = 9999; options.max_frame = i % 2 ? 10000 : 0; break;
+        case 1: limits.max_blob = 4999; options.max_blob = i % 2 ? 5000 : 0; break;
+        case 2: limits.max_blobs = 3; options.max_blobs = i % 2 ? 4 : 0; break;
+        case 3: limits.max_total = SOME_SIZE - 1; options.max_total = i % 2 ? 1 << 20 : 0; break;
+        case 4:
+            stream = &again;
+            limits.max_restarts = 2;
+            options.max_restarts = i % 2 ? 3 : 0;
+            break;
+        }
+        EQ(load(stream, options), wanted);
+    }
+    /* What only the structure has. The identity, four blobs, a mark and the end are no data. */
+    struct vfiomig_limits limits = VFIOMIG_LIMITS_INIT;
+    struct vfiomig_load_options options = with();
+    options.limits = &limits;
+    limits.max_other_frames = 4;
+    EQ(load(&blobs, options), -EMSGSIZE);
+    limits.max_other_frames = 7;
+    EQ(load(&blobs, options), 0);
+    bytes_free(&blobs);
+    bytes_free(&again);
+}
+
+static void limits_that_cannot_be(void)
+{
+    struct rig rig = rig_new(NULL, NULL);
+    for (int i = 0; i < 6; i++) {
+        struct vfiomig_limits limits = VFIOMIG_LIMITS_INIT;
+        struct vfiomig_load_options loading = with();
+        struct vfiomig_save_options saving = VFIOMIG_SAVE_OPTIONS_INIT;
+        struct vfiomig_load *load;
+        struct vfiomig_save *save;
+        loading.limits = saving.limits = &limits;
+        switch (i) {
+        case 0: limits.struct_size = 3; break;
+        case 1: limits.reserved = 1; break;
+        case 2: limits.max_memory = (4 << 20) - 1; break;
+        case 3: limits.max_memory = 1; break;
+        case 4: limits.max_blob = UINT32_MAX; break;
+        case 5: limits.max_frame = (1u << 30) + 1; break;
+        }
+        EQ(vfiomig_load_begin(rig.dev, &loading, &load), -EINVAL);
+        if (i < 4)
+            EQ(vfiomig_save_begin(rig.dev, &saving, &save), -EINVAL);
+    }
+    rig_free(&rig);
+}
+
+/* A save makes frames that its target takes, and refuses what its target would. */
+static void a_save_stays_within_the_limits(void)
+{
+    struct vfiomig_limits limits = VFIOMIG_LIMITS_INIT;
+    struct vfiomig_save_options saving = VFIOMIG_SAVE_OPTIONS_INIT;
+    struct vfiomig_load_options loading = with();
+    static const uint8_t blob[3000];
+    saving.limits = loading.limits = &limits;
+    limits.max_frame = 5000;
+    struct bytes stream = some_stream(&saving, 0, 0, 0);
+    EQ(load(&stream, loading), 0);
+    loading.max_frame = 4999;
+    EQ(load(&stream, loading), -EMSGSIZE);
+    bytes_free(&stream);
+
+    struct rig rig = rig_new(NULL, NULL);
+    struct vfiomig_failure failure = VFIOMIG_FAILURE_INIT;
+    struct vfiomig_save *save;
+    limits.max_blob = 2999;
+    limits.max_blobs = 1;
+    limits.max_total = 100000;
+    OK(vfiomig_save_begin(rig.dev, &saving, &save));
+    EQ(vfiomig_save_add_blob(save, 1, blob, 3000), -EMSGSIZE);
+    OK(vfiomig_save_add_blob(save, 1, blob, 2999));
+    EQ(vfiomig_save_add_blob(save, 1, blob, 1), -EMSGSIZE);
+    EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
+    OK(vfiomig_save_stop(save));
+    EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_END), -EMSGSIZE);
+    OK(vfiomig_save_get_failure(save, &failure));
+    EQ(failure.code, -EMSGSIZE);
+    OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
+    EQ(vfiomig_sim_state(rig.sim), VFIOMIG_STATE_RUNNING);
+    vfiomig_save_free(save);
+    bytes_free(&stream);
+    rig_free(&rig);
+}
+
+/* A source that sends a byte now and then; that the driver is slow is not its fault. */
+static void a_source_that_trickles_ends_the_load(void)
+{
+    struct vfiomig_limits limits = VFIOMIG_LIMITS_INIT;
+    struct vfiomig_load_options options = with();
+    struct bytes stream = some_stream(NULL, 0, 0, 0);
+    struct vfiomig_failure failure = VFIOMIG_FAILURE_INIT;
+    struct rig to = rig_target(NULL);
+    struct vfiomig_load *load;
+    int ms = 0, r = 0, calls = 0;
+    options.limits = &limits;
+    limits.progress_timeout_ms = 200;
+    limits.progress_bytes = 1000;
+    OK(vfiomig_load_begin(to.dev, &options, &load));
+    EQ(vfiomig_load_get_deadline(load, NULL), -EFAULT);
+    OK(vfiomig_load_get_deadline(load, &ms));
+    CHECK(ms > 0 && ms <= 200);
+    while (r >= 0 && calls < 1000) {
+        usleep(2000);
+        r = vfiomig_load_push(load, stream.data + calls++, 1);
+    }
+    EQ(r, -ETIMEDOUT);
+    OK(vfiomig_load_get_failure(load, &failure));
+    EQ(failure.operation, VFIOMIG_OP_STREAM);
+    EQ(failure.outcome, VFIOMIG_OUTCOME_RESET);
+    OK(vfiomig_load_get_deadline(load, &ms));
+    EQ(ms, -1);
+    EQ(vfiomig_sim_state(to.sim), VFIOMIG_STATE_RUNNING);
+    vfiomig_load_free(load);
+    rig_free(&to);
+    bytes_free(&stream);
+}
+
 static void another_device_of_the_same_vm(void)
 {
     struct vfiomig_save_options save = VFIOMIG_SAVE_OPTIONS_INIT;
@@ -281,6 +414,10 @@ int main(void)
     RUN(number_of_blobs);
     RUN(number_of_restarts);
     RUN(data_in_all);
+    RUN(one_structure_for_all_sessions);
+    RUN(limits_that_cannot_be);
+    RUN(a_save_stays_within_the_limits);
+    RUN(a_source_that_trickles_ends_the_load);
     RUN(another_device_of_the_same_vm);
     RUN(another_session);
     RUN(sessions_have_different_names);

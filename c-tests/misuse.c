@@ -714,6 +714,8 @@ static const struct vfiomig_auth *fill_auth(struct frame *frame, int i)
 
 static void fill_options(struct frame *frame, int i)
 {
+    static struct vfiomig_guard_ops guard = VFIOMIG_GUARD_OPS_INIT;
+
     if (is(frame, i, "vfiomig_device_options")) {
         struct vfiomig_device_options *options = (void *)frame->memory[i];
 
@@ -735,7 +737,11 @@ static void fill_options(struct frame *frame, int i)
         options->policy_opaque = &frame->released;
         options->policy_release = count_release;
         options->auth = fill_auth(frame, i);
-        owe(frame, i, 2);
+        guard.data = idle_judge;
+        guard.release = count_release;
+        options->guard = &guard;
+        options->guard_opaque = &frame->released;
+        owe(frame, i, 3);
     } else if (strcmp(frame->row->args[i].name, "policy") == 0) {
         struct vfiomig_compat_policy *policy = (void *)frame->memory[i];
 

@@ -289,6 +289,11 @@ static long call_vfiomig_load_get_stats(const union argument *a)
     return (long)vfiomig_load_get_stats(a[0].pointer, a[1].pointer);
 }
 
+static long call_vfiomig_load_get_deadline(const union argument *a)
+{
+    return (long)vfiomig_load_get_deadline(a[0].pointer, a[1].pointer);
+}
+
 static long call_vfiomig_load_get_failure(const union argument *a)
 {
     return (long)vfiomig_load_get_failure(a[0].pointer, a[1].pointer);
@@ -515,6 +520,7 @@ enum row_number {
     ROW_vfiomig_load_cancel,
     ROW_vfiomig_load_get_source_identity,
     ROW_vfiomig_load_get_stats,
+    ROW_vfiomig_load_get_deadline,
     ROW_vfiomig_load_get_failure,
     ROW_vfiomig_load_free,
     ROW_vfiomig_handover_new,
@@ -1096,8 +1102,8 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_HANDLE, .object = SAVE, .name = "save" },
         },
         .errors = {
-            EPERM, EIO, EBADF, EAGAIN, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, EOPNOTSUPP,
-            ETIMEDOUT, ECANCELED, ENOTRECOVERABLE
+            EPERM, EIO, EBADF, EAGAIN, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, EMSGSIZE,
+            EOPNOTSUPP, ETIMEDOUT, ECANCELED, ENOTRECOVERABLE
         },
     },
     {
@@ -1113,8 +1119,8 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_HANDLE, .object = SAVE, .name = "save" },
         },
         .errors = {
-            EPERM, EIO, EBADF, EAGAIN, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, EOPNOTSUPP,
-            ETIMEDOUT, ECANCELED, ENOTRECOVERABLE
+            EPERM, EIO, EBADF, EAGAIN, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, EMSGSIZE,
+            EOPNOTSUPP, ETIMEDOUT, ECANCELED, ENOTRECOVERABLE
         },
     },
     {
@@ -1338,6 +1344,23 @@ static const struct row rows[NUM_ROWS] = {
         },
         .errors = {
             EBADF, EFAULT, EINVAL, ENOTRECOVERABLE
+        },
+    },
+    {
+        .name = "vfiomig_load_get_deadline",
+        .call = call_vfiomig_load_get_deadline,
+        .object = LOAD,
+        .states = 0xf,
+        .wrong_state = EINVAL,
+        .concurrent = 1,
+        .no_wait = 0,
+        .num_args = 2,
+        .args = {
+            { .kind = A_HANDLE, .object = LOAD, .name = "load" },
+            { .kind = A_PTR, .size = sizeof(int), .name = "timeout_ms" },
+        },
+        .errors = {
+            EBADF, EFAULT, ENOTRECOVERABLE
         },
     },
     {

@@ -987,6 +987,47 @@ int vfiomig_compat_judge(const struct vfiomig_identity *source,
                          vfiomig_compat_reason_fn reason, void *opaque,
                          struct vfiomig_verdict *verdict) VFIOMIG_MUST_CHECK;
 
+/* Limits
+ * ------ */
+
+/*
+ * What a session may be made to do and to take: one structure for all sessions of a VMM. A limit of
+ * 0 means the default. Options that set a limit of their own win, but not over max_memory. All
+ * limits are checked before memory is allocated, and buffers grow with what has come, not with what
+ * was announced.
+ */
+struct vfiomig_limits {
+    uint32_t struct_size;          /* VFIOMIG_LIMITS_INIT sets it. */
+    uint32_t max_frame;            /* The largest payload of a data frame, or data of a packet, in
+                                    * bytes; default 4 MiB. A save makes its frames no larger. */
+    uint32_t max_blob;             /* The largest blob, or configuration in a packet, in bytes;
+                                    * default 1 MiB. */
+    uint32_t max_blobs;            /* The number of blobs; default 256. */
+    uint32_t max_restarts;         /* How often a save may start again, or a load's source; default
+                                    * 16 and 64. */
+    uint32_t max_other_frames;     /* Frames that are not data, restarts included; default 65536.
+                                    * For loads. */
+    uint64_t max_total;            /* Device data in all, with skipped frames, in bytes; default 1
+                                    * TiB. */
+    uint64_t max_queued;           /* Packets that wait for their turn, in bytes; default 1 GiB. For
+                                    * loads. */
+    uint64_t max_memory;           /* Memory that the library takes for the stream of one session,
+                                    * in bytes, at least 4 MiB; default: as much as the other limits
+                                    * make of it. Lowers max_frame, max_blob and max_queued where
+                                    * they would need more. Not counted: what is small and fixed,
+                                    * and the VMM's own buffers. */
+    uint32_t max_ahead;            /* How far a packet may be ahead of the next one in order;
+                                    * default 1048576. For loads. */
+    uint32_t progress_timeout_ms;  /* How long a source may take for progress_bytes before the load
+                                    * fails with -ETIMEDOUT, in milliseconds; default: as long as it
+                                    * likes. Only the time counts in which the load waits for more.
+                                    * See vfiomig_load_get_deadline(). */
+    uint32_t progress_bytes;       /* How much of the stream is progress, packets included, in
+                                    * bytes; default 65536. */
+    uint32_t reserved;             /* Zero. */
+};
+#define VFIOMIG_LIMITS_INIT VFIOMIG_INIT_(struct vfiomig_limits)
+
 /* Saving
  * ------ */
 
@@ -1040,27 +1081,30 @@ struct vfiomig_save;
 
 /* How a device is saved; NULL for the defaults. */
 struct vfiomig_save_options {
-    uint32_t struct_size;             /* VFIOMIG_SAVE_OPTIONS_INIT sets it. */
-    uint32_t flags;                   /* Bitwise OR of VFIOMIG_SAVE_*, or 0. */
-    uint32_t device_index;            /* The device's number within its VM; every frame carries it.
-                                       * QEMU's format has no place for it: 0. */
-    uint32_t max_frame;               /* The largest payload of a data frame, in bytes; 0: 131040,
-                                       * which with its header is 128 KiB. With auth, frames are as
-                                       * long as a multiple of 16 KiB that this allows. In QEMU's
-                                       * format: the longest piece of data; 0: 1 MiB. */
-    uint32_t max_restarts;            /* How often the save may start again because the device was
-                                       * reset; 0: 16. In QEMU's format, a save cannot start
-                                       * again. */
-    uint32_t format;                  /* How the stream is laid out: VFIOMIG_FORMAT_*. */
-    uint8_t migration_id[16];         /* The name of the stream; all zeros: a random one. For a
-                                       * target that checks it, tell the target before its load
-                                       * begins, and use a new one for each attempt. QEMU's format
-                                       * has no place for it: zeros. */
-    uint32_t read_timeout_ms;         /* How long the driver may deliver neither data nor an end
-                                       * before the save fails, in milliseconds; 0: 60000. */
-    uint32_t reserved;                /* Zero. */
-    const struct vfiomig_auth *auth;  /* Authenticates the stream; NULL: nobody can tell who has
-                                       * made it. */
+    uint32_t struct_size;                 /* VFIOMIG_SAVE_OPTIONS_INIT sets it. */
+    uint32_t flags;                       /* Bitwise OR of VFIOMIG_SAVE_*, or 0. */
+    uint32_t device_index;                /* The device's number within its VM; every frame carries
+                                           * it. QEMU's format has no place for it: 0. */
+    uint32_t max_frame;                   /* The largest payload of a data frame, in bytes; 0:
+                                           * 131040, which with its header is 128 KiB. With auth,
+                                           * frames are as long as a multiple of 16 KiB that this
+                                           * allows. In QEMU's format: the longest piece of data; 0:
+                                           * 1 MiB. */
+    uint32_t max_restarts;                /* How often the save may start again because the device
+                                           * was reset; 0: 16. In QEMU's format, a save cannot start
+                                           * again. */
+    uint32_t format;                      /* How the stream is laid out: VFIOMIG_FORMAT_*. */
+    uint8_t migration_id[16];             /* The name of the stream; all zeros: a random one. For a
+                                           * target that checks it, tell the target before its load
+                                           * begins, and use a new one for each attempt. QEMU's
+                                           * format has no place for it: zeros. */
+    uint32_t read_timeout_ms;             /* How long the driver may deliver neither data nor an end
+                                           * before the save fails, in milliseconds; 0: 60000. */
+    uint32_t reserved;                    /* Zero. */
+    const struct vfiomig_auth *auth;      /* Authenticates the stream; NULL: nobody can tell who has
+                                           * made it. */
+    const struct vfiomig_limits *limits;  /* Limits that all sessions of the VMM share; NULL: the
+                                           * defaults. */
 };
 #define VFIOMIG_SAVE_OPTIONS_INIT VFIOMIG_INIT_(struct vfiomig_save_options)
 
@@ -1191,7 +1235,7 @@ int vfiomig_save_get_poll_fd(struct vfiomig_save *save);
  *
  * States: pre-copy.
  * Errors: -EPERM, -EIO, -EBADF, -EAGAIN, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY,
- *         -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
+ *         -EMSGSIZE, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
  * Since: 0.1.
  */
 int vfiomig_save_quiesce(struct vfiomig_save *save) VFIOMIG_MUST_CHECK;
@@ -1215,7 +1259,7 @@ int vfiomig_save_quiesce(struct vfiomig_save *save) VFIOMIG_MUST_CHECK;
  *
  * States: pre-copy, quiesced.
  * Errors: -EPERM, -EIO, -EBADF, -EAGAIN, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY,
- *         -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
+ *         -EMSGSIZE, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
  * Since: 0.1.
  */
 int vfiomig_save_stop(struct vfiomig_save *save) VFIOMIG_MUST_CHECK;
@@ -1290,6 +1334,82 @@ int vfiomig_save_get_failure(struct vfiomig_save *save, struct vfiomig_failure *
  */
 void vfiomig_save_free(struct vfiomig_save *save);
 
+/* Guards
+ * ------ */
+
+/* Flags of struct vfiomig_guard_records. */
+#define VFIOMIG_RECORDS_BIG_ENDIAN  (1 << 0)  /* Numbers in a header are big-endian; otherwise they
+                                               * are little-endian. */
+#define VFIOMIG_RECORDS_WITH_HEADER (1 << 1)  /* A record's size includes its header. */
+
+/*
+ * Device data that is a sequence of records, each a header of fixed length and what follows it, and
+ * what they may cost. Drivers such as mlx5's and virtio's allocate memory for a record as soon as
+ * its header has come. Places are in bytes from the header's front; widths are 1, 2, 4 or 8 bytes.
+ */
+struct vfiomig_guard_records {
+    uint32_t struct_size;    /* VFIOMIG_GUARD_RECORDS_INIT sets it. */
+    uint32_t flags;          /* Bitwise OR of VFIOMIG_RECORDS_*, or 0. */
+    uint32_t header_len;     /* Length of a header, in bytes: 1 to 64. */
+    uint32_t size_offset;    /* Where the record's size is. */
+    uint32_t size_width;     /* Its width. */
+    uint32_t tag_offset;     /* Where the record's kind is. */
+    uint32_t tag_width;      /* Its width; 0: records have no kind. */
+    uint32_t tag_count;      /* How many kinds there are in tags: up to 64; 0: all kinds pass. */
+    const uint64_t *tags;    /* The kinds that the driver knows. A record of another kind is
+                              * refused. */
+    uint32_t flags_offset;   /* Where the record's flags are. */
+    uint32_t flags_width;    /* Their width; 0: records have no flags. */
+    uint64_t optional_mask;  /* A record with any of these flags passes whatever its kind is,
+                              * because the driver skips those that it does not know. */
+    uint64_t max_record;     /* The longest record, in bytes without its header; 0: 1 GiB. */
+    uint64_t max_total;      /* All records with their headers, in bytes; 0: no more than max_total
+                              * of the limits. */
+};
+#define VFIOMIG_GUARD_RECORDS_INIT VFIOMIG_INIT_(struct vfiomig_guard_records)
+
+/*
+ * What a VMM knows of a driver's own format. A guard sees the device's data of one load in order,
+ * in any pieces, after the stream has been verified and before the driver gets it. Each callback
+ * returns 0, or -errno to refuse the stream, as vfiomig_blob_fn does: the load fails, and the
+ * device is reset. Callbacks may be NULL, but not all that judges: records or data must be there.
+ *
+ * They are called on the thread that called the library, one at a time, while the device is in use:
+ * calls for the same device give -EBUSY.
+ */
+struct vfiomig_guard_ops {
+    /* VFIOMIG_GUARD_OPS_INIT sets it. */
+    uint32_t struct_size;
+
+    /* Zero. */
+    uint32_t reserved;
+
+    /*
+     * The data is a sequence of records, which are judged before data is called; NULL: it is not.
+     * Copied.
+     */
+    const struct vfiomig_guard_records *records;
+
+    /* The load begins, and nothing has happened to the device yet: called by vfiomig_load_begin(). */
+    int (*begin)(void *opaque);
+
+    /*
+     * The next len bytes, which begin at byte offset of the device's data: 0 at first and after a
+     * restart. If they are refused, the driver gets none of them.
+     */
+    int (*data)(void *opaque, const void *data, size_t len, uint64_t offset);
+
+    /* The source has started again: what came before is void. */
+    int (*restart)(void *opaque);
+
+    /* The data is complete, with len bytes in all. */
+    int (*end)(void *opaque, uint64_t len);
+
+    /* Releases the opaque. */
+    vfiomig_release_fn release;
+};
+#define VFIOMIG_GUARD_OPS_INIT VFIOMIG_INIT_(struct vfiomig_guard_ops)
+
 /* Loading
  * ------- */
 
@@ -1301,6 +1421,10 @@ struct vfiomig_load;
                                                    * that in the options. */
 #define VFIOMIG_LOAD_CHECK_MIGRATION_ID (1 << 1)  /* Refuse a stream whose migration_id differs from
                                                    * that in the options. */
+#define VFIOMIG_LOAD_NO_GUARD           (1 << 3)  /* Leave out the guard that the library has for
+                                                   * the target's driver: mtty's and mlx5's have
+                                                   * one. For a driver whose format the guard does
+                                                   * not know yet, and a source that is trusted. */
 
 /* Fields of the identity that need not match: struct vfiomig_load_options.ignore. */
 #define VFIOMIG_IGNORE_DRIVER         (1 << 0)  /* Ignore the driver's name. */
@@ -1416,6 +1540,18 @@ struct vfiomig_load_options {
 
     /* Verifies who has made the stream; NULL: an authenticated stream is refused. */
     const struct vfiomig_auth *auth;
+
+    /* Limits that all sessions of the VMM share; NULL: the defaults. */
+    const struct vfiomig_limits *limits;
+
+    /*
+     * Judges the device's data before the driver gets it, after the library's own guard if there is
+     * one for the driver; NULL: only that one does.
+     */
+    const struct vfiomig_guard_ops *guard;
+
+    /* Passed to the guard. */
+    void *guard_opaque;
 };
 #define VFIOMIG_LOAD_OPTIONS_INIT VFIOMIG_INIT_(struct vfiomig_load_options)
 
@@ -1575,6 +1711,20 @@ int vfiomig_load_get_source_identity(struct vfiomig_load *load, struct vfiomig_i
  * Since: 0.1.
  */
 int vfiomig_load_get_stats(struct vfiomig_load *load, struct vfiomig_load_stats *stats);
+
+/*
+ * Returns how long the VMM may wait for more of the stream, as poll() takes it: *timeout_ms is in
+ * milliseconds, 0 if the source has been too slow already, and -1 if there is no deadline
+ * (progress_timeout_ms of the limits is 0, or the stream is complete). The library has no clock of
+ * its own: when that time has passed and nothing has come, push 0 bytes, which fails with
+ * -ETIMEDOUT. May be called from any thread at any time while the handle lives.
+ *
+ * States: all.
+ * Errors: -EBADF, -EFAULT, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_load_get_deadline(struct vfiomig_load *load, int *timeout_ms);
 
 /*
  * Returns what was going on when this load failed; code is 0 if it has not.

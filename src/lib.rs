@@ -59,6 +59,7 @@
 //! - [`policy`]: who may switch migration off, in this process and on this host.
 //! - [`session`]: saving and loading one device, with all options.
 //! - [`dirty`]: which pages devices wrote to, over the whole memory map.
+//! - [`guard`]: what drivers do not check of their own formats.
 //! - [`stream`]: the formats, for those who read or write streams without a device.
 //! - [`transport`]: how a device is reached: a VFIO fd, or what a VMM brings.
 //! - [`capi`]: the same as a C library; C programs include `vfiomig.h`.
@@ -80,6 +81,7 @@ pub mod error;
 pub(crate) mod fixups;
 pub(crate) mod flags;
 pub mod fsm;
+pub mod guard;
 pub mod handover;
 pub mod identity;
 pub(crate) mod logging;

@@ -28,7 +28,7 @@ struct Untouched {
 impl Untouched {
     fn new() -> Untouched {
         let side =
-            side(SimOptions { driver: "mtty".into(), mdev_type: "mtty-1".into(), ..small(2) });
+            side(SimOptions { driver: "mdevs".into(), mdev_type: "mtty-1".into(), ..small(2) });
         let (digest, calls) = (side.sim.digest(), changes(&side));
         Untouched { side, digest, calls }
     }
@@ -55,13 +55,14 @@ fn a_source_that_does_not_fit_is_refused_before_the_device_is_touched() {
     let other = Identity { mdev_type: "mtty-2".into(), ..fits.clone() };
     target.refuses(announced(other), Code::OtherDevice, "mdev type mtty-2 (target: mtty-1)");
     let unknown = Identity::default();
-    target.refuses(announced(unknown), Code::OtherDevice, "driver unknown (target: mtty)");
+    target.refuses(announced(unknown), Code::OtherDevice, "driver unknown (target: mdevs)");
     let strict = || Policy::default().with(Field::Firmware, Rule::Require).unwrap();
     let options = LoadOptions { policy: strict(), ..announced(fits.clone()) };
     target.refuses(options, Code::OtherDevice, "firmware unknown (target: unknown): must be known");
 
     // And it is as good as new.
-    let source = side(SimOptions { driver: "mtty".into(), mdev_type: "mtty-1".into(), ..small(1) });
+    let source =
+        side(SimOptions { driver: "mdevs".into(), mdev_type: "mtty-1".into(), ..small(1) });
     let stream = stream_of(&source.device, SaveOptions::default()).unwrap();
     let mut load = target.side.device.load(announced(source.device.identity().unwrap())).unwrap();
     assert!(load.push(&stream).unwrap().ended);

@@ -131,7 +131,7 @@ fn streams_of_other_devices_are_refused_before_any_data_unless_told_otherwise() 
     let source = SimOptions {
         pci: [0x15b3, 0x101e, 1, 2],
         mdev_type: "nvidia-35".into(),
-        driver: "mlx5_vfio_pci".into(),
+        driver: "nvidia-vgpu-vfio".into(),
         ..small(1)
     };
     let bytes = stream_of(&side(source.clone()).device, SaveOptions::default()).unwrap();

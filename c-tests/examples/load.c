@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /* What the manual shows of a load, from its beginning to its end. */
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -85,6 +86,27 @@ static int receive_stream(struct vfiomig_load *load, int sock)
     if (r < 0)
         fprintf(stderr, "%s\n", vfiomig_error_message());
     return r < 0 ? r : 0;
+}
+/* END */
+
+/* EXAMPLE vfiomig_load_get_deadline */
+/* Waits for more of a stream, for as long as the limits allow. 0: it
+   is there; otherwise the load is over. */
+static int wait_for_more(struct vfiomig_load *load, int sock)
+{
+    struct pollfd fd = { .fd = sock, .events = POLLIN };
+    int timeout_ms, n, r;
+
+    do {
+        r = vfiomig_load_get_deadline(load, &timeout_ms);
+        if (r < 0)
+            return r;
+        n = poll(&fd, 1, timeout_ms);
+        if (n > 0)
+            return 0;
+        r = vfiomig_load_push(load, NULL, 0);
+    } while (r >= 0);
+    return r;                 /* -ETIMEDOUT: the device was reset */
 }
 /* END */
 
@@ -354,6 +376,31 @@ static void pieces_come_in_messages(void)
     rig_free(&to);
 }
 
+/* A source that has died, or sends too little. */
+static void a_source_that_is_silent_ends_the_load(void)
+{
+    struct vfiomig_load_options options = VFIOMIG_LOAD_OPTIONS_INIT;
+    struct vfiomig_limits limits = VFIOMIG_LIMITS_INIT;
+    struct rig to = rig_target(NULL);
+    struct vfiomig_load *load;
+    int pipe_[2];
+
+    limits.progress_timeout_ms = 50;
+    options.limits = &limits;
+    CHECK(pipe(pipe_) == 0 && write(pipe_[1], "x", 1) == 1);
+    OK(vfiomig_load_begin(to.dev, &options, &load));
+    OK(wait_for_more(load, pipe_[0]));
+    char byte;
+    EQ(read(pipe_[0], &byte, 1), 1);
+    EQ(wait_for_more(load, pipe_[0]), -ETIMEDOUT);
+    EQ(load_is_lost(load), 1);
+    EQ(wait_for_more(NULL, pipe_[0]), -EFAULT);
+    vfiomig_load_free(load);
+    rig_free(&to);
+    close(pipe_[0]);
+    close(pipe_[1]);
+}
+
 static void a_stream_of_another_device_says_what_it_comes_from(void)
 {
     struct vfiomig_sim_options o = rig_options();
@@ -439,6 +486,7 @@ int main(void)
     RUN(one_that_ends_early_leaves_nothing);
     RUN(a_restart_makes_earlier_blobs_void_and_no_later_one);
     RUN(pieces_come_in_messages);
+    RUN(a_source_that_is_silent_ends_the_load);
     RUN(a_stream_of_another_device_says_what_it_comes_from);
     RUN(a_wrong_call_loses_nothing);
     RUN(a_load_on_another_thread_is_cancelled);

@@ -47,6 +47,8 @@ pub mod auth;
 pub mod compat;
 pub mod error;
 pub mod fsm;
+pub mod guard;
+pub mod limits;
 pub mod log;
 pub mod policy;
 pub mod qemu;

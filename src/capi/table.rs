@@ -278,7 +278,7 @@ pub(super) const SAVE_QUIESCE: Row = Row {
     states: 0b1,
     wrong_state: Code::Inval,
     needs_memory: true,
-    errors: 0b111100000001111111111,
+    errors: 0b111101000001111111111,
 };
 
 pub(super) const SAVE_STOP: Row = Row {
@@ -286,7 +286,7 @@ pub(super) const SAVE_STOP: Row = Row {
     states: 0b11,
     wrong_state: Code::Inval,
     needs_memory: true,
-    errors: 0b111100000001111111111,
+    errors: 0b111101000001111111111,
 };
 
 pub(super) const SAVE_FINISH: Row = Row {
@@ -391,6 +391,14 @@ pub(super) const LOAD_GET_STATS: Row = Row {
     wrong_state: Code::Inval,
     needs_memory: false,
     errors: 0b100000000000100100100,
+};
+
+pub(super) const LOAD_GET_DEADLINE: Row = Row {
+    name: "vfiomig_load_get_deadline",
+    states: 0b1111,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000000000000100100,
 };
 
 pub(super) const LOAD_GET_FAILURE: Row = Row {

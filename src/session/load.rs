@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use super::guarding::Guards;
 use super::loading::{Loading, Phase, callback_refused};
 use super::options::{BlobSink, LoadOptions};
 use super::packets::Packets;
@@ -51,8 +52,11 @@ impl Load {
     pub(crate) fn begin(device: Device, options: LoadOptions) -> Result<Load> {
         let mut options = options;
         options.check()?;
-        let timeout = options.write_timeout;
-        let loading = Loading::begin(device, timeout, |target| options.judge_announced(target))?;
+        let (timeout, pace) = (options.write_timeout, options.pace());
+        let loading = Loading::begin(device, timeout, pace, |target| {
+            options.judge_announced(target)?;
+            Guards::begin(!options.no_built_in_guard, options.guard.take(), target)
+        })?;
         let loading = Arc::new(loading);
         let quota = Arc::new(Quota::new(options.limits.max_total));
         let (reader, packets): (Box<dyn Read>, _) = match options.format {
@@ -80,10 +84,12 @@ impl Load {
     /// cross the boundaries of its input.
     pub fn space(&mut self) -> Result<&mut [u8]> {
         self.must_take("receiving more of the stream")?;
-        if self.phase() != Phase::Committed && self.loading.cancel.is_cancelled() {
+        if self.phase() != Phase::Committed {
             let loading = Arc::clone(&self.loading);
-            let mut inner = loading.device.lock()?;
-            self.settle(&mut inner, loading.check_cancelled())?;
+            if let Err(error) = loading.check_cancelled().and_then(|()| loading.progress.check()) {
+                let mut inner = loading.device.lock()?;
+                self.settle(&mut inner, Err(error))?;
+            }
         }
         if self.phase() == Phase::Complete && self.packets.is_none() {
             return Err(err!(
@@ -108,8 +114,13 @@ impl Load {
         let loading = Arc::clone(&self.loading);
         let mut inner = loading.device.lock()?;
         // An impossible length is the caller's mistake, and has no effect.
+        let before = self.reader.offset();
         begin(self.reader.as_mut())?;
-        let result = self.push_locked(&mut inner, bytes);
+        let result = loading.progress.check().and_then(|()| {
+            let _busy = loading.progress.busy();
+            self.push_locked(&mut inner, bytes)
+        });
+        loading.progress.came(self.reader.offset().saturating_sub(before));
         set(&loading.stats.stream_bytes, self.reader.offset());
         set(&loading.stats.frames, self.reader.frames());
         if let Some(packets) = &self.packets {
@@ -152,7 +163,7 @@ impl Load {
                     status = LoadStatus { restarted: true, ..LoadStatus::default() };
                 }
                 Item::End => {
-                    loading.complete();
+                    loading.complete()?;
                     status.ended = true;
                 }
                 Item::SectionEnd => status.section_ended = true,
@@ -282,7 +293,12 @@ impl Load {
     /// The part that other threads may use.
     pub fn shared(&self) -> SharedLoad {
         let numbers = LoadNumbers(Arc::clone(&self.loading.stats));
-        SharedLoad { cancel: self.loading.cancel.clone(), numbers, packets: self.packets() }
+        SharedLoad {
+            cancel: self.loading.cancel.clone(),
+            numbers,
+            packets: self.packets(),
+            progress: Arc::clone(&self.loading.progress),
+        }
     }
 
     /// Gives up a load that was not committed: resets the device. Fails only if the device is not
@@ -316,5 +332,6 @@ impl Drop for Load {
         if let Err(error) = self.end() {
             log::error!(target: "vfiomig::load", "ending a load that was dropped: {error}");
         }
+        self.loading.release_guards();
     }
 }

@@ -7,6 +7,8 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::guarding::{Guarding, Guards};
+use super::progress::{Pace, Progress};
 use super::stats::{AtomicLoadStats, add, set};
 use crate::cancel::{Cancel, Why};
 use crate::device::{Claim, Device, EventKind, Fixups, Inner, Locked, Recover, describe};
@@ -43,6 +45,8 @@ pub(super) struct Loading {
     pub device: Device,
     pub cancel: Cancel,
     pub stats: Arc<AtomicLoadStats>,
+    pub progress: Arc<Progress>,
+    guards: Guards,
     write_timeout: Duration,
     phase: AtomicU32,
     epoch: AtomicU64,
@@ -57,15 +61,16 @@ impl Loading {
     pub fn begin(
         device: Device,
         write_timeout: Duration,
-        judge: impl FnOnce(&Identity) -> Result<()>,
+        pace: Option<Pace>,
+        judge: impl FnOnce(&Identity) -> Result<Guards>,
     ) -> Result<Loading> {
         let stats = Arc::new(AtomicLoadStats::default());
-        let (epoch, cancel);
+        let (epoch, cancel, guards);
         {
             let mut inner = device.lock()?;
             let permit;
             (permit, cancel) = inner.permit(Direction::Load)?;
-            judge(inner.identity())?;
+            guards = judge(inner.identity())?;
             inner.claim(Claim::Loading, permit)?;
             let entered = enter_resuming(&mut inner);
             match inner.remember(entered) {
@@ -85,6 +90,8 @@ impl Loading {
             cancel,
             cut_off: Mutex::new(None),
             stats,
+            progress: Arc::new(Progress::new(pace)),
+            guards,
             write_timeout,
             phase: AtomicU32::new(Phase::Receiving as u32),
             epoch: AtomicU64::new(epoch),
@@ -97,6 +104,9 @@ impl Loading {
     }
 
     fn set_phase(&self, phase: Phase) {
+        if phase != Phase::Receiving {
+            self.progress.over();
+        }
         self.phase.store(phase as u32, Ordering::Release);
     }
 
@@ -109,8 +119,9 @@ impl Loading {
         self.write_timeout
     }
 
-    /// Writes data to the driver.
+    /// Writes data to the driver, if the guards let it pass.
     pub fn write(&self, inner: &mut Inner, data: &[u8]) -> Result<()> {
+        self.guards.ask(|guarding| guarding.data(data))?;
         let patience = Patience {
             timeout: self.write_timeout,
             cancel: &self.cancel,
@@ -153,13 +164,21 @@ impl Loading {
         inner.reset()?;
         enter_resuming(inner)?;
         self.epoch.store(inner.epoch(), Ordering::Relaxed);
+        self.guards.ask(Guarding::restart)?;
         inner.emit(EventKind::LoadRestarted, None, Outcome::Reset, 0);
         Ok(())
     }
 
-    /// The whole state has come.
-    pub fn complete(&self) {
+    /// The whole state has come. Called with the device's lock held.
+    pub fn complete(&self) -> Result<()> {
+        self.guards.ask(Guarding::end)?;
         self.set_phase(Phase::Complete);
+        Ok(())
+    }
+
+    /// Nothing more will be written, and guards of the VMM's are no longer needed.
+    pub fn release_guards(&self) {
+        self.guards.release();
     }
 
     /// Makes the driver check and accept the state: RESUMING to STOP.

@@ -6,11 +6,13 @@
 //! known state when they go.
 
 mod ending;
+mod guarding;
 mod initial;
 mod load;
 mod loading;
 mod options;
 mod packets;
+mod progress;
 mod queue;
 mod reading;
 mod save;

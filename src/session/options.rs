@@ -4,12 +4,15 @@
 use std::time::Duration;
 
 use super::loading::callback_refused;
+use super::progress::Pace;
 use crate::compat::{Policy, check_announced};
 use crate::error::{Errno, Result, err};
+use crate::guard::Guard;
 use crate::identity::Identity;
 use crate::stream::qemu::{self, Marks, PacketLimits};
 use crate::stream::{
-    Auth, DecodeLimits, Decoder, Format, HEADER_LEN, MAX_PAYLOAD, NONCE_LEN, NativeWriter, Write,
+    Auth, DecodeLimits, Decoder, Format, HEADER_LEN, LEAST_MEMORY, MAX_PAYLOAD, NONCE_LEN,
+    NativeWriter, Write,
 };
 use crate::sys::random_bytes;
 
@@ -49,6 +52,9 @@ pub struct SaveOptions {
     pub migration_id: [u8; 16],
     /// How often the save may start again because the device was reset.
     pub max_restarts: u32,
+    /// What the other side takes of blobs and of data in all: more is refused here, where the guest
+    /// still runs. `max_memory` limits the blobs that wait to be sent.
+    pub limits: DecodeLimits,
     /// How long a driver may deliver neither data nor an end before the save fails.
     pub read_timeout: Duration,
     /// Authenticates the stream.
@@ -67,6 +73,7 @@ impl Default for SaveOptions {
             no_pre_copy: false,
             migration_id: [0; 16],
             max_restarts: 16,
+            limits: DecodeLimits::default(),
             read_timeout: Duration::from_secs(60),
             auth: None,
         }
@@ -80,6 +87,7 @@ impl SaveOptions {
         if self.max_frame == 0 || self.max_frame > MAX_PAYLOAD {
             return Err(err!(Inval, "max_frame must be from 1 to {MAX_PAYLOAD} bytes"));
         }
+        check_memory(&self.limits)?;
         match self.format {
             Format::Native => self.native_writer(),
             Format::Qemu => self.qemu_writer(false),
@@ -126,6 +134,13 @@ impl SaveOptions {
     }
 }
 
+fn check_memory(limits: &DecodeLimits) -> Result<()> {
+    match limits.max_memory < LEAST_MEMORY {
+        true => Err(err!(Inval, "max_memory must be {LEAST_MEMORY} bytes at least")),
+        false => Ok(()),
+    }
+}
+
 /// Takes the VMM's own data: its number and contents. An errno refuses the stream.
 pub type BlobSink = Box<dyn FnMut(u32, &[u8]) -> std::result::Result<(), Errno> + Send>;
 
@@ -155,6 +170,15 @@ pub struct LoadOptions {
     pub migration_id: Option<[u8; 16]>,
     /// Verifies who has made the stream.
     pub auth: Option<Auth>,
+    /// How long a source may take for [`LoadOptions::progress_bytes`] before the load fails. `None`:
+    /// as long as it likes, because a device has nothing to say while memory is being sent.
+    pub progress_timeout: Option<Duration>,
+    /// How much of the stream is progress, in bytes.
+    pub progress_bytes: u64,
+    /// Judges the device's data before the driver gets it, after the library's own guard.
+    pub guard: Option<Box<dyn Guard>>,
+    /// Leaves out the guard that the library has for the target's driver.
+    pub no_built_in_guard: bool,
 }
 
 impl Default for LoadOptions {
@@ -172,11 +196,20 @@ impl Default for LoadOptions {
             device_index: None,
             migration_id: None,
             auth: None,
+            progress_timeout: None,
+            progress_bytes: 64 << 10,
+            guard: None,
+            no_built_in_guard: false,
         }
     }
 }
 
 impl LoadOptions {
+    /// How fast the stream has to come.
+    pub(super) fn pace(&self) -> Option<Pace> {
+        self.progress_timeout.map(|time| Pace { time, bytes: self.progress_bytes.max(1) })
+    }
+
     /// Refuses what is impossible.
     pub(super) fn check(&self) -> Result<()> {
         if self.limits.max_frame == 0 || self.limits.max_frame > MAX_PAYLOAD {
@@ -188,6 +221,7 @@ impl LoadOptions {
         if let Some(auth) = &self.auth {
             auth.check()?;
         }
+        check_memory(&self.limits)?;
         let judges = self.policy.is_strict() && self.source.is_none();
         let checks = judges || self.device_index.is_some() || self.migration_id.is_some();
         match self.format {
@@ -213,12 +247,13 @@ impl LoadOptions {
 
     /// Limits for packets.
     pub(super) fn packet_limits(&self) -> PacketLimits {
-        PacketLimits {
+        let limits = PacketLimits {
             max_data: self.limits.max_frame,
             max_config: self.limits.max_blob,
             max_ahead: self.max_ahead,
             max_queued: self.max_queued,
-        }
+        };
+        limits.within(self.limits.max_memory.saturating_sub(qemu::RECEIVE_ROOM))
     }
 
     /// Judges the source that was announced, if one was.

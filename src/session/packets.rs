@@ -117,6 +117,8 @@ impl Packets {
 
     fn put(&self, packet: &[u8]) -> Result<()> {
         let shared = &*self.shared;
+        shared.load.progress.check()?;
+        let came = packet.len() as u64;
         let packet = Packet::parse(packet)?;
         let mut queue = shared.lock();
         let mut moved = None;
@@ -145,6 +147,7 @@ impl Packets {
             queue = shared.wait_for_room(queue);
         };
         drop(queue);
+        shared.load.progress.came(came);
         // The copy is made without the lock, so that other channels can go on.
         let held = reserved.copy(&packet)?;
         let mut queue = shared.lock();
@@ -200,6 +203,7 @@ impl Packets {
                 held => held,
             };
             let held = {
+                let _busy = shared.load.progress.busy();
                 let mut inner = shared.load.device.lock()?;
                 shared.check(&shared.lock())?;
                 shared.load.check_alive(&mut inner)?;
@@ -219,6 +223,7 @@ impl Packets {
     /// wait for a lock of its own that another caller of the library holds.
     fn give_config(&self, held: Held) -> Result<()> {
         let shared = &*self.shared;
+        let _busy = shared.load.progress.busy();
         let sink = shared.lock().sink.take();
         let Some(mut sink) = sink else {
             return Err(err!(
@@ -237,8 +242,7 @@ impl Packets {
         set(&shared.load.stats.queued_bytes, queue.window.queued());
         drop(queue);
         shared.load.check_alive(&mut inner)?;
-        shared.load.complete();
-        Ok(())
+        shared.load.complete()
     }
 
     /// The first error of any thread, if there was one.
@@ -397,7 +401,9 @@ impl Incoming {
         self.check(&queue)?;
         let mut held = queue.window.take();
         if held.is_none() {
-            queue = self.wait(queue, LOOK_UP, |queue| {
+            self.load.progress.check()?;
+            let time = self.load.progress.left().map_or(LOOK_UP, |left| left.min(LOOK_UP));
+            queue = self.wait(queue, time, |queue| {
                 held = queue.window.take();
                 held.is_none() && self.goes_on(queue)
             });

@@ -11,12 +11,18 @@ use crate::stream::{DecodeLimits, Waiting};
 
 #[derive(Default)]
 pub(super) struct Queue {
+    /// What the other side takes.
+    limits: DecodeLimits,
     waiting: VecDeque<Waiting>,
     /// Since the last restart.
     blobs: u32,
 }
 
 impl Queue {
+    pub fn new(limits: DecodeLimits) -> Queue {
+        Queue { limits, ..Queue::default() }
+    }
+
     pub fn first(&self) -> Option<&Waiting> {
         self.waiting.front()
     }
@@ -34,15 +40,23 @@ impl Queue {
     /// Queues a blob. One that no reader would take is refused here, where the VMM can still do
     /// without it.
     pub fn add_blob(&mut self, kind: u32, bytes: &[u8]) -> Result<()> {
-        let limits = DecodeLimits::default();
+        let limits = &self.limits;
         if self.blobs >= limits.max_blobs {
-            return Err(err!(MsgSize, "readers take {} blobs by default", limits.max_blobs));
+            return Err(err!(MsgSize, "the limits allow a stream {} blobs", limits.max_blobs));
         }
         let limit = limits.max_blob as usize;
         if bytes.len() > limit {
             return Err(err!(
                 MsgSize,
-                "the blob has {} bytes; the most that a reader takes by default is {limit}",
+                "the blob has {} bytes; the limits allow {limit}, which is also what a reader takes",
+                bytes.len()
+            ));
+        }
+        let room = limits.max_memory.saturating_sub(self.bytes_waiting());
+        if bytes.len() as u64 > room {
+            return Err(err!(
+                MsgSize,
+                "the blob has {} bytes, and the limits allow {room} more to wait to be sent",
                 bytes.len()
             ));
         }
@@ -51,6 +65,15 @@ impl Queue {
         alloc::push_back(&mut self.waiting, waiting, "no memory for a frame to be sent")?;
         self.blobs += 1;
         Ok(())
+    }
+
+    /// Bytes of blobs that wait.
+    fn bytes_waiting(&self) -> u64 {
+        let len = |waiting: &Waiting| match waiting {
+            Waiting::Blob(_, bytes) => bytes.len() as u64,
+            Waiting::Restart(_) => 0,
+        };
+        self.waiting.iter().map(len).sum()
     }
 
     /// The save starts again. `number`: which restart that is, if the stream has to tell.
@@ -100,5 +123,19 @@ mod tests {
         assert_eq!(queue.add_blob(1, &[]).unwrap_err().code(), Code::MsgSize);
         queue.restart(Some(1));
         queue.add_blob(1, &[]).unwrap();
+    }
+
+    #[test]
+    fn blobs_that_wait_stay_within_the_memory_of_the_save() {
+        let limits = DecodeLimits { max_memory: 1000, max_blob: 600, ..DecodeLimits::default() };
+        let mut queue = Queue::new(limits);
+        assert_eq!(queue.add_blob(1, &[0; 601]).unwrap_err().code(), Code::MsgSize);
+        queue.add_blob(1, &[0; 600]).unwrap();
+        assert_eq!(queue.add_blob(1, &[0; 401]).unwrap_err().code(), Code::MsgSize);
+        queue.add_blob(1, &[0; 400]).unwrap();
+        assert_eq!(queue.add_blob(1, &[0; 1]).unwrap_err().code(), Code::MsgSize);
+        queue.took_first();
+        queue.add_blob(1, &[0; 600]).unwrap();
+        assert_eq!(queue.blobs(), 3);
     }
 }

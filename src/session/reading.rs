@@ -19,6 +19,7 @@ use crate::fsm::State;
 use crate::nanoseconds::elapsed_ns;
 use crate::protocol::NoMore;
 use crate::stream::Room;
+use crate::sync::atomic::Ordering;
 use crate::sys::Stuck;
 
 /// Estimates of what is left.
@@ -70,6 +71,8 @@ pub(super) struct Reading {
     pub initial: Initial,
     restarts: u32,
     max_restarts: u32,
+    /// Device data in all, restarts included, in bytes.
+    max_total: u64,
     /// Whether there has been a data fd.
     streaming: bool,
     no_pre_copy: bool,
@@ -95,6 +98,7 @@ impl Reading {
             initial: Initial::new(),
             restarts: 0,
             max_restarts: options.max_restarts,
+            max_total: options.limits.max_total,
             streaming: false,
             no_pre_copy: options.no_pre_copy,
             nonblocking: options.nonblocking,
@@ -218,6 +222,19 @@ impl Reading {
         Ok(())
     }
 
+    /// A driver that has no end must not go on for ever, and no reader would take it.
+    fn check_total(&self) -> Result<()> {
+        match self.stats.data_bytes.load(Ordering::Relaxed) > self.max_total {
+            true => {
+                let error =
+                    err!(MsgSize, "the device has more than {} bytes of data", self.max_total);
+                let operation = Operation::DataRead;
+                Err(error.with_failure(Failure { operation, ..Failure::default() }))
+            }
+            false => Ok(()),
+        }
+    }
+
     /// Reads until the room is full or the device has nothing more at the moment.
     pub fn read(&mut self, inner: &mut Inner, room: &mut Room<'_>) -> Result<Came> {
         let start = Instant::now();
@@ -232,6 +249,7 @@ impl Reading {
         }
         let bytes = room.len() as u64;
         add(&self.stats.data_bytes, bytes);
+        self.check_total()?;
         if !self.has_stopped() {
             add(&self.stats.precopy_bytes, bytes);
             self.initial.read(bytes);

@@ -59,7 +59,8 @@ impl Save {
             let stats = Arc::clone(&stats);
             reading = Reading::new(&options, origin, inner.epoch(), stats, cancel);
         }
-        let mut save = Save { device, writer, reading, saving, queue: Queue::default(), stats };
+        let queue = Queue::new(options.limits);
+        let mut save = Save { device, writer, reading, saving, queue, stats };
         let device = save.device.clone();
         let mut inner = device.lock()?;
         if let Err(error) = save.reading.enter_pre_copy(&mut inner) {

@@ -2,7 +2,11 @@
 //! What other threads may do with a session during a call: cancel it, read its numbers, bring
 //! packets.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use super::packets::Packets;
+use super::progress::Progress;
 use super::stats::{LoadNumbers, LoadStats, SaveNumbers, SaveStats};
 use crate::cancel::Cancel;
 
@@ -31,6 +35,7 @@ pub struct SharedLoad {
     pub(super) cancel: Cancel,
     pub(super) numbers: LoadNumbers,
     pub(super) packets: Option<Packets>,
+    pub(super) progress: Arc<Progress>,
 }
 
 impl SharedLoad {
@@ -45,6 +50,12 @@ impl SharedLoad {
     /// Where packets go in, if it takes them.
     pub fn packets(&self) -> Option<&Packets> {
         self.packets.as_ref()
+    }
+
+    /// How much longer the source may take until the load fails for want of progress, if nothing
+    /// comes; `None`: there is no deadline. What is zero fails at the next call.
+    pub fn deadline(&self) -> Option<Duration> {
+        self.progress.left()
     }
 
     /// What it has done so far.

@@ -19,7 +19,7 @@ pub use native::{
     FrameType, HEADER_LEN, MAGIC, MAX_EXPORTED, MAX_PAYLOAD, NONCE_LEN, PREAMBLE_LEN,
     decode_identity, encode_identity,
 };
-pub use reader::{DecodeLimits, Item, Read};
+pub use reader::{DecodeLimits, Item, LEAST_MEMORY, Read};
 pub use writer::SaveStatus;
 pub(crate) use writer::{Before, Piece, Room, Round, Took, Waiting, Write};
 

@@ -20,6 +20,23 @@ pub struct DecodeLimits {
     pub max_restarts: u32,
     /// Device data in all, including restarts and skipped frames, in bytes.
     pub max_total: u64,
+    /// Frames that are not data, in all. They are small, but not free.
+    pub max_other_frames: u64,
+    /// Memory that the library takes for the stream, in bytes, at least [`LEAST_MEMORY`]. Lowers the
+    /// limits for frames, blobs and packets where these would need more.
+    pub max_memory: u64,
+}
+
+/// The least memory that a session can have, in bytes.
+pub const LEAST_MEMORY: u64 = 4 << 20;
+
+impl DecodeLimits {
+    /// The longest frame, or blob, that the memory allows: while a buffer grows there are two of it,
+    /// and each has room for what is received after the frame.
+    pub(crate) fn longest_frame(&self) -> u32 {
+        const AROUND: u64 = 1 << 20;
+        u32::try_from((self.max_memory / 2).saturating_sub(AROUND)).unwrap_or(u32::MAX)
+    }
 }
 
 impl Default for DecodeLimits {
@@ -30,6 +47,8 @@ impl Default for DecodeLimits {
             max_blobs: 256,
             max_restarts: 64,
             max_total: 1 << 40,
+            max_other_frames: 1 << 16,
+            max_memory: u64::MAX,
         }
     }
 }

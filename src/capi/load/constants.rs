@@ -27,6 +27,10 @@ pub const VFIOMIG_LOAD_CHECK_MIGRATION_ID: u32 = 1 << 1;
 /// vfiomig_load_push_packet().
 pub const VFIOMIG_LOAD_PACKETS: u32 = 1 << 2;
 
+/// Leave out the guard that the library has for the target's driver: mtty's and mlx5's have one. For
+/// a driver whose format the guard does not know yet, and a source that is trusted.
+pub const VFIOMIG_LOAD_NO_GUARD: u32 = 1 << 3;
+
 /// Ignore the driver's name.
 pub const VFIOMIG_IGNORE_DRIVER: u32 = 1 << 0;
 /// Ignore the PCI subsystem vendor and device.

@@ -5,6 +5,7 @@ mod constants;
 mod structs;
 
 use std::ffi::{c_int, c_void};
+use std::time::Duration;
 
 pub use constants::*;
 pub use structs::*;
@@ -15,6 +16,7 @@ use super::compat::identity_if_any;
 use super::device::{vfiomig_device, vfiomig_identity};
 use super::entry::{free, publish, with, with_shared, with_taken};
 use super::error::vfiomig_failure;
+use super::guard::guard;
 use super::handle::Handle;
 use super::row::Kind;
 use super::sized::{SizedOut, read_in};
@@ -65,10 +67,14 @@ unsafe fn read_options(
     // SAFETY: promises 1 to 3, about the callbacks in it and in its policy.
     let (blobs, decide, policy) = unsafe { options.callbacks() };
     // SAFETY: promises 1 to 3, about what is in it.
-    let auth = unsafe { read_auth(options.auth) }?;
+    let (auth, guard) =
+        unsafe { (read_auth(options.auth), guard(options.guard, options.guard_opaque)) };
     tail.check()?;
+    let (auth, guard) = (auth?, guard?);
     let policy = options.policy(decide, policy?)?;
-    Ok((LoadOptions { blobs, policy, auth, ..options.to_options()? }, options.source))
+    // SAFETY: promise 1, about the limits.
+    let rest = unsafe { options.to_options() }?;
+    Ok((LoadOptions { blobs, policy, auth, guard, ..rest }, options.source))
 }
 
 /// Begins to load the device: to RESUMING. What the device held is lost. The session owns the
@@ -212,6 +218,29 @@ pub unsafe extern "C" fn vfiomig_load_get_stats(
         out.fill(&shared.stats().into());
         Ok(())
     })
+}
+
+/// Returns how long the VMM may wait for more of the stream, as poll() takes it: *timeout_ms is in
+/// milliseconds, 0 if the source has been too slow already, and -1 if there is no deadline
+/// (progress_timeout_ms of the limits is 0, or the stream is complete). The library has no clock of its
+/// own: when that time has passed and nothing has come, push 0 bytes, which fails with -ETIMEDOUT. May
+/// be called from any thread at any time while the handle lives.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfiomig_load_get_deadline(
+    load: *mut vfiomig_load,
+    timeout_ms: *mut c_int,
+) -> c_int {
+    with_shared(&table::LOAD_GET_DEADLINE, load, |shared| {
+        // SAFETY: vfiomig.h: NULL, or memory for a number.
+        let out = unsafe { Out::new(timeout_ms, "timeout_ms") }?;
+        out.write(shared.deadline().map_or(-1, milliseconds));
+        Ok(())
+    })
+}
+
+/// Rounded up: a VMM that waits for so long finds the deadline passed.
+fn milliseconds(left: Duration) -> c_int {
+    c_int::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(c_int::MAX)
 }
 
 /// Returns what was going on when this load failed; code is 0 if it has not.

@@ -10,6 +10,8 @@ use crate::capi::callbacks::{Opaque, status, vfiomig_release_fn};
 use crate::capi::compat::{decider, policy_in, vfiomig_compat_policy, vfiomig_policy_fn};
 use crate::capi::device::vfiomig_identity;
 use crate::capi::format::format;
+use crate::capi::guard::vfiomig_guard_ops;
+use crate::capi::limits::{choose, vfiomig_limits};
 use crate::capi::sized::sized32;
 use crate::compat::{Decider, Ignore, Policy};
 use crate::error::{Result, err};
@@ -83,6 +85,13 @@ pub struct vfiomig_load_options {
     pub compat: *const vfiomig_compat_policy,
     /// Verifies who has made the stream; NULL: an authenticated stream is refused.
     pub auth: *const vfiomig_auth,
+    /// Limits that all sessions of the VMM share; NULL: the defaults.
+    pub limits: *const vfiomig_limits,
+    /// Judges the device's data before the driver gets it, after the library's own guard if there is
+    /// one for the driver; NULL: only that one does.
+    pub guard: *const vfiomig_guard_ops,
+    /// Passed to the guard.
+    pub guard_opaque: *mut c_void,
 }
 
 /// What a load has done so far.
@@ -157,8 +166,13 @@ impl vfiomig_load_options {
     }
 
     /// What comes with the callbacks.
-    pub(super) fn to_options(self) -> Result<LoadOptions> {
+    ///
+    /// # Safety
+    /// Promise 1 of C, for the limits that it points to.
+    pub(super) unsafe fn to_options(self) -> Result<LoadOptions> {
         let mut out = LoadOptions::default();
+        // SAFETY: the caller made the same promise.
+        unsafe { vfiomig_limits::read(self.limits) }?.of_load(&mut out);
         if self.reserved != 0 {
             return Err(err!(Inval, "reserved is not zero in the load options"));
         }
@@ -167,10 +181,12 @@ impl vfiomig_load_options {
             Format::Native => VFIOMIG_LOAD_CHECK_DEVICE_INDEX | VFIOMIG_LOAD_CHECK_MIGRATION_ID,
             Format::Qemu | Format::QemuPackets => VFIOMIG_LOAD_PACKETS,
         };
+        let known = known | VFIOMIG_LOAD_NO_GUARD;
         if self.flags & !known != 0 {
             return Err(err!(Inval, "flags in the load options that are unknown in this format"));
         }
         let check = |bit: u32| self.flags & bit != 0;
+        out.no_built_in_guard = check(VFIOMIG_LOAD_NO_GUARD);
         out.device_index = check(VFIOMIG_LOAD_CHECK_DEVICE_INDEX).then_some(self.device_index);
         out.migration_id = check(VFIOMIG_LOAD_CHECK_MIGRATION_ID).then_some(self.migration_id);
         let limits = &mut out.limits;
@@ -182,16 +198,10 @@ impl vfiomig_load_options {
             (&mut out.max_ahead, self.max_ahead),
         ];
         for (field, value) in fields {
-            if value != 0 {
-                *field = value;
-            }
+            *field = choose(value, 0, *field);
         }
-        if self.max_total != 0 {
-            limits.max_total = self.max_total;
-        }
-        if self.max_queued != 0 {
-            out.max_queued = self.max_queued;
-        }
+        limits.max_total = choose(self.max_total, 0, limits.max_total);
+        out.max_queued = choose(self.max_queued, 0, out.max_queued);
         if self.write_timeout_ms != 0 {
             out.write_timeout = Duration::from_millis(u64::from(self.write_timeout_ms));
         }

@@ -60,7 +60,8 @@ unsafe fn read_options(options: *const vfiomig_save_options) -> Result<SaveOptio
     // SAFETY: promises 1 to 3, about what is in it.
     let auth = unsafe { read_auth(options.auth) }?;
     tail.check()?;
-    Ok(SaveOptions { auth, ..options.to_options()? })
+    // SAFETY: promise 1, about the limits.
+    Ok(SaveOptions { auth, ..unsafe { options.to_options() }? })
 }
 
 /// Begins to save the device: RUNNING to PRE_COPY, if the device has it. A device in STOP is saved

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::constants::*;
 use crate::capi::auth::vfiomig_auth;
 use crate::capi::format::format;
+use crate::capi::limits::{choose, vfiomig_limits};
 use crate::capi::numbers::flag;
 use crate::capi::sized::sized32;
 use crate::error::{Result, err};
@@ -46,6 +47,8 @@ pub struct vfiomig_save_options {
     pub reserved: u32,
     /// Authenticates the stream; NULL: nobody can tell who has made it.
     pub auth: *const vfiomig_auth,
+    /// Limits that all sessions of the VMM share; NULL: the defaults.
+    pub limits: *const vfiomig_limits,
 }
 
 /// Estimates of what is left to save.
@@ -104,7 +107,10 @@ sized32!(vfiomig_save_options since auth, vfiomig_pending, vfiomig_save_stats);
 
 impl vfiomig_save_options {
     /// What comes with auth.
-    pub(super) fn to_options(self) -> Result<SaveOptions> {
+    ///
+    /// # Safety
+    /// Promise 1 of C, for the limits that it points to.
+    pub(super) unsafe fn to_options(self) -> Result<SaveOptions> {
         let mut out = SaveOptions::default();
         let of_qemu = VFIOMIG_SAVE_SWITCHOVER_ACK | VFIOMIG_SAVE_PACKETS | VFIOMIG_SAVE_ACK_ONCE;
         let known = VFIOMIG_SAVE_NONBLOCK | VFIOMIG_SAVE_NO_PRE_COPY;
@@ -119,16 +125,17 @@ impl vfiomig_save_options {
         out.switchover_ack = self.flags & VFIOMIG_SAVE_SWITCHOVER_ACK != 0;
         out.ack_once = self.flags & VFIOMIG_SAVE_ACK_ONCE != 0;
         out.device_index = self.device_index;
-        out.max_frame = if self.max_frame != 0 { self.max_frame } else { frame };
+        out.max_frame = frame;
+        // SAFETY: the caller made the same promise.
+        unsafe { vfiomig_limits::read(self.limits) }?.of_save(&mut out);
+        out.max_frame = choose(self.max_frame, 0, out.max_frame);
         if self.reserved != 0 {
             return Err(err!(Inval, "reserved is not zero in the save options"));
         }
         if self.read_timeout_ms != 0 {
             out.read_timeout = Duration::from_millis(u64::from(self.read_timeout_ms));
         }
-        if self.max_restarts != 0 {
-            out.max_restarts = self.max_restarts;
-        }
+        out.max_restarts = choose(self.max_restarts, 0, out.max_restarts);
         out.nonblocking = self.flags & VFIOMIG_SAVE_NONBLOCK != 0;
         out.no_pre_copy = self.flags & VFIOMIG_SAVE_NO_PRE_COPY != 0;
         out.migration_id = self.migration_id;

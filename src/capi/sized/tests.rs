@@ -9,7 +9,8 @@ use crate::error::Code;
 mod first {
     use super::Sized32;
     use crate::capi::{
-        auth::*, compat::*, device::*, dirty::*, error::*, fsm::*, handover::*, load::*, save::*,
+        auth::*, compat::*, device::*, dirty::*, error::*, fsm::*, guard::*, handover::*,
+        limits::*, load::*, save::*,
     };
 
     macro_rules! sizes {
@@ -36,10 +37,13 @@ mod first {
         vfiomig_dirty_writer_stats: 552,
         vfiomig_event: 32,
         vfiomig_failure: 48,
+        vfiomig_guard_ops: 56,
+        vfiomig_guard_records: 72,
         vfiomig_handover_action: 24,
         vfiomig_handover_options: 56,
         vfiomig_handover_outcome: 24,
         vfiomig_identity: 640,
+        vfiomig_limits: 64,
         vfiomig_load_options: 128,
         vfiomig_load_stats: 96,
         vfiomig_mac_ops: 40,

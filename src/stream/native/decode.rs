@@ -19,9 +19,6 @@ use crate::stream::auth::{Auth, TAG_LEN};
 use crate::stream::bytes::{Get, Put};
 use crate::stream::reader::{DecodeLimits, Item, Read};
 
-/// Frames other than data that a stream may have in all. They are small, but not free.
-const MAX_OTHER_FRAMES: u64 = 1 << 16;
-
 enum Awaiting {
     Preamble,
     /// How the stream is authenticated; the preamble's bytes.
@@ -58,8 +55,13 @@ pub struct Decoder {
 impl Decoder {
     /// A reader of one stream.
     pub fn new(limits: DecodeLimits) -> Decoder {
+        let longest = limits.longest_frame();
         Decoder {
-            limits,
+            limits: DecodeLimits {
+                max_frame: limits.max_frame.min(longest),
+                max_blob: limits.max_blob.min(longest),
+                ..limits
+            },
             auth: None,
             awaiting: Awaiting::Preamble,
             staging: Staging::new(),
@@ -245,8 +247,9 @@ impl Decoder {
         }
         if kind != FrameType::Data {
             self.other_frames += 1;
-            if self.other_frames > MAX_OTHER_FRAMES {
-                return Err(err!(MsgSize, "more than {MAX_OTHER_FRAMES} frames without data"));
+            let most = self.limits.max_other_frames;
+            if self.other_frames > most {
+                return Err(err!(MsgSize, "more than {most} frames without data"));
             }
         }
         self.check_length(header)

@@ -19,6 +19,7 @@ pub use layout::{
 };
 pub use packet::Packet;
 pub use quota::Quota;
+pub(crate) use reader::RECEIVE_ROOM;
 pub use reader::Reader;
 pub use window::{Held, PacketLimits, Reserved, Window};
 pub(crate) use writer::{Marks, Writer};

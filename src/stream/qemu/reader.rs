@@ -17,7 +17,7 @@ use crate::private::Private;
 use crate::stream::reader::{Item, Read};
 
 /// How much is received at once, in bytes, if the driver's data is long.
-const RECEIVE_ROOM: u64 = if cfg!(test) { 100 } else { 1 << 20 };
+pub(crate) const RECEIVE_ROOM: u64 = if cfg!(test) { 100 } else { 1 << 20 };
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum At {

@@ -34,6 +34,18 @@ pub struct PacketLimits {
     pub max_queued: u64,
 }
 
+impl PacketLimits {
+    /// The same, lowered to what `memory` bytes allow: what waits, one packet that is being written,
+    /// and the next in order, which never waits for room.
+    pub(crate) fn within(self, memory: u64) -> PacketLimits {
+        let longest = u32::try_from(memory / 4).unwrap_or(u32::MAX);
+        let (max_data, max_config) = (self.max_data.min(longest), self.max_config.min(longest));
+        let beside = 2 * (u64::from(max_data.max(max_config)) + OVERHEAD);
+        let max_queued = self.max_queued.min(memory.saturating_sub(beside));
+        PacketLimits { max_data, max_config, max_queued, ..self }
+    }
+}
+
 impl Default for PacketLimits {
     fn default() -> Self {
         PacketLimits {
@@ -144,6 +156,9 @@ impl Window {
             return Err(err!(MsgSize, "packet {idx} has {len} bytes, more than {most}"));
         }
         let cost = len.saturating_add(OVERHEAD);
+        if self.taken().saturating_add(cost) > self.limits.max_queued {
+            self.spare.clear();
+        }
         // The next in order always has room; otherwise nothing would ever move.
         if idx != self.next && self.queued.saturating_add(cost) > self.limits.max_queued {
             return Ok(None);
@@ -156,6 +171,12 @@ impl Window {
         self.highest = self.highest.max(Some(idx));
         self.last = if config { Some(idx) } else { self.last };
         Ok(Some(Reserved { idx, config, buffer: self.spare_for(bytes.len()) }))
+    }
+
+    /// Memory that is taken, spare memory included, in bytes.
+    fn taken(&self) -> u64 {
+        let spare = self.spare.iter().map(|spare| spare.capacity() as u64);
+        self.queued.saturating_add(spare.sum())
     }
 
     /// Spare memory, if it is no larger than what the packet is taken to cost: a waiting small
@@ -186,7 +207,8 @@ impl Window {
     /// Says that a packet is no longer needed: there is room again.
     pub fn done(&mut self, held: Held) {
         self.queued = self.queued.saturating_sub(held.bytes.len() as u64 + OVERHEAD);
-        if self.spare.len() < SPARES && !held.config {
+        let fits = self.taken() + held.bytes.capacity() as u64 <= self.limits.max_queued;
+        if self.spare.len() < SPARES && !held.config && fits {
             // If there is no room to keep it, it is freed.
             let _ = alloc::push(&mut self.spare, held.bytes, "");
         }
