@@ -6,7 +6,7 @@ use std::time::Duration;
 use vfiomig::compat::{Policy, Rule};
 use vfiomig::error::{Code, Failure};
 use vfiomig::session::{Ending, Load, LoadOptions, Save, SaveOptions, SaveStatus};
-use vfiomig::stream::Format;
+use vfiomig::stream::{Auth, Format};
 use vfiomig::{Device, Result};
 use vfiomig_sim::{Sim, SimOptions, quirk};
 
@@ -33,6 +33,7 @@ pub struct Shape {
     pub quiesce: bool,
     pub nonblocking: bool,
     pub no_pre_copy: bool,
+    pub authenticated: bool,
     pub meddle: Meddle,
 }
 
@@ -45,6 +46,7 @@ const PLAIN: Shape = Shape {
     quiesce: true,
     nonblocking: false,
     no_pre_copy: false,
+    authenticated: false,
     meddle: Meddle::Nothing,
 };
 
@@ -56,6 +58,7 @@ pub const SHAPES: &[Shape] = &[
     Shape { name: "native, stop-copy alone", flags: 1, quiesce: false, ..PLAIN },
     Shape { name: "native, pre-copy", flags: 5, quiesce: false, ..PLAIN },
     Shape { name: "native, peer-to-peer", flags: 3, ..PLAIN },
+    Shape { name: "native, authenticated", authenticated: true, flags: 5, ..PLAIN },
     Shape { name: "native, pre-copy left out", no_pre_copy: true, ..PLAIN },
     Shape {
         name: "native, without blocking",
@@ -119,6 +122,14 @@ impl Shape {
         sim.digest()
     }
 
+    fn auth(&self) -> Option<Auth> {
+        let key = |_, key: &mut [u8; 32]| {
+            *key = [7; 32];
+            Ok(())
+        };
+        self.authenticated.then(|| Auth::with_keys(1, key))
+    }
+
     pub fn save_options(&self) -> SaveOptions {
         SaveOptions {
             format: self.format,
@@ -128,6 +139,7 @@ impl Shape {
             max_frame: 500,
             max_restarts: 4,
             read_timeout: Duration::from_millis(5),
+            auth: self.auth(),
             ..SaveOptions::default()
         }
     }
@@ -139,6 +151,7 @@ impl Shape {
             write_timeout: Duration::from_millis(5),
             // A device that fails to say what it is has a stream that does not say it either.
             policy: Policy::default().with_others(Rule::IfKnown).unwrap(),
+            auth: self.auth(),
             ..LoadOptions::default()
         }
     }
