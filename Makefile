@@ -150,7 +150,7 @@ $(B)/sim-whole.a: FORCE | $(B)
 OBJCOPY ?= $(shell $(CC) -print-prog-name=objcopy)
 
 $(B)/libvfiomig-sim.a: $(B)/sim-whole.a
-	@$(CC) -r -nostdlib -o $(B)/sim.o -Wl,--gc-sections \
+	@$(CC) -r -nostdlib -o $(B)/sim.o -Wl,--gc-sections -Wl,--force-group-allocation \
 		$$(sed -n 's/.*[ *]\(vfiomig_sim_[a-z_]*\)(.*/-Wl,-u,\1/p' sim/include/vfiomig-sim.h) $<
 	@$(OBJCOPY) --wildcard --keep-global-symbol='vfiomig_sim_*' --strip-unneeded \
 		--remove-section=.llvmbc --remove-section=.llvmcmd $(B)/sim.o
