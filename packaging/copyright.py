@@ -98,7 +98,7 @@ def dep5(spdx):
     spdx = re.sub(r"^\(([^()]*)\) AND ", r"\1, AND ", spdx)
     if re.search(r"[()]", spdx):
         die(f"cannot say in dep5: {spdx}")
-    spdx = re.sub(r" WITH (\S+)-exception", r" with \1-exception", spdx)
+    spdx = re.sub(r" WITH (\S+)-exception", r" with \1 exception", spdx)
     names = []
     words = []
     for part in re.split(r"(,? (?:OR|AND) )", spdx):
