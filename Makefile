@@ -485,7 +485,7 @@ MAN5 = $(wildcard docs/man/man5/*.5)
 MAN7 = $(wildcard docs/man/man7/*.7)
 DOCS = LICENSE-MIT LICENSE-APACHE CHANGELOG.md README.md SECURITY.md $(wildcard docs/*.md docs/abi/*.txt) docs/syscalls.json
 # Links to what stays in the source tree.
-UNLINK = s~\[([^]]+)\]\((\.\./)?(c-tests|integrations|lab|sim|CONTRIBUTING)[^)]*\)~\1 (in the source tree)~g
+UNLINK = s~\[([^]]+)\]\((\.\./)?(c-tests|integrations|lab|packaging|sim|CONTRIBUTING)[^)]*\)~\1 (in the source tree)~g
 
 # Separate from install: a VMM needs it only for its tests, and its ABI is not promised.
 .PHONY: install-sim
@@ -520,6 +520,11 @@ dist: ## source and vendor tarballs with checksums in build/dist (uses the netwo
 .PHONY: dist-check
 dist-check: dist ## build from the tarballs alone, without network
 	@MAKE='$(MAKE)' scripts/dist-check.sh $(VERSION) $(B)/dist
+
+# Not part of check: it builds everything six times.
+.PHONY: check-packages
+check-packages: ## build, install and use packages in roots of Debian 13, as root (long; uses the network)
+	@MAKE='$(MAKE)' packaging/check/run.sh $(VERSION) $(PACKAGE_STEPS)
 
 .PHONY: clean
 clean: ## remove what was built

@@ -1,0 +1,86 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT OR Apache-2.0
+#
+# Looks at Debian packages that deb.sh has built: lintian, blhc, symbols, hardening, paths, licences.
+#
+# usage: look.sh DIRECTORY VERSION
+
+set -u
+cd "$1" || exit 1
+version=$2
+group=packages
+# shellcheck source=packaging/check/inside.sh
+. /check/inside.sh
+tree=$1/libvfiomig-$version
+
+# That nobody has filed a wish for the package is no fault of it.
+lintian --allow-root --display-info --tag-display-limit 0 --fail-on none \
+	--suppress-tags initial-upload-closes-no-bugs ./*.changes ./*.dsc >/tmp/lintian 2>&1
+verdict lintian "$(grep '^E:' /tmp/lintian)"
+grep -v '^N:' /tmp/lintian
+echo "note: lintian: $(grep -c '^E:' /tmp/lintian) errors, $(grep -c '^W:' /tmp/lintian) warnings, $(grep -c '^I:' /tmp/lintian) remarks"
+
+blhc --all build.log >/tmp/blhc 2>&1
+status=$?
+verdict blhc "$([ $status -eq 0 ] || { echo "status $status"; tail -n 20 /tmp/blhc; })"
+echo "note: blhc: status $status, $(wc -l </tmp/blhc) lines"
+# It must see what it is to judge.
+verdict blhc-sees-a-missing-flag "$(sed '/ -shared /s/-Wl,-z,relro//g' build.log >/tmp/broken.log
+	blhc --all /tmp/broken.log >/tmp/blhc 2>&1 && echo 'a link without relro was accepted')"
+
+mkdir /tmp/x
+for deb in *.deb; do
+	dpkg-deb -x "$deb" "/tmp/x/${deb%%_*}"
+	dpkg-deb -e "$deb" "/tmp/x/${deb%%_*}/DEBIAN"
+	echo "note: $(printf '%9d bytes  %s' "$(stat -c %s "$deb")" "$deb")"
+done
+library=$(echo /tmp/x/libvfiomig0/usr/lib/*/libvfiomig.so."$version")
+
+gensymbols() { # LIBRARY
+	(cd "$tree" && dpkg-gensymbols -c4 -plibvfiomig0 -v"$version-1" -P/tmp/x/libvfiomig0 -e"$1" -O/tmp/symbols) 2>&1
+}
+verdict gensymbols "$(out=$(gensymbols "$library") || echo "$out")"
+echo "note: dpkg-gensymbols -c4: $(grep -c '^ vfiomig' /tmp/symbols) symbols of $(grep -c '^ VFIOMIG' /tmp/symbols) node"
+# By version node, it does not miss single functions: this does.
+exported() {
+	nm --dynamic --defined-only --with-symbol-versions "$1" | awk '$2 == "T" { print $3 }' | sed 's/@@*.*//' | sort
+}
+sed -n 's/^    \(vfiomig_[a-z0-9_]*\);$/\1/p' "$tree/src/libvfiomig.map" | sort >/tmp/map
+verdict symbols "$([ "$(wc -l </tmp/map)" -ge 60 ] || echo 'fewer than 60 functions in the map'
+	exported "$library" | diff /tmp/map - | grep '^[<>]')"
+verdict gensymbols-refuses-a-new-node "$(
+	mkdir /tmp/other
+	sed 's/^VFIOMIG_0.1 {/VFIOMIG_9.9 { global: vfiomig_version; };\nVFIOMIG_0.1 {/; s/^    vfiomig_version;//' \
+		"$tree/src/libvfiomig.map" >/tmp/other/map
+	cc -shared -o /tmp/other/libvfiomig.so.0 -Wl,-soname,libvfiomig.so.0 -Wl,--version-script=/tmp/other/map \
+		-Wl,--whole-archive "$tree/build/libvfiomig.a" -Wl,--no-whole-archive 2>&1 || exit
+	nm -D --with-symbol-versions /tmp/other/libvfiomig.so.0 | grep -q 'vfiomig_version@@VFIOMIG_9.9' || echo 'no such node was made'
+	gensymbols /tmp/other/libvfiomig.so.0 >/tmp/out && echo 'it was accepted')"
+
+hardened() { # FILE
+	readelf -lW "$1" | grep -q GNU_RELRO || echo "$1: no relro"
+	readelf -dW "$1" | grep -qE 'BIND_NOW|FLAGS_1.*NOW' || echo "$1: not bound at once"
+	readelf -dW "$1" | grep -E 'RPATH|RUNPATH|TEXTREL'
+	readelf -lW "$1" | grep GNU_STACK | grep RWE
+	readelf -SW "$1" | grep -E '\.(symtab|debug_info)' | sed "s|^|$1 is not stripped: |"
+	readelf -hW "$1" | grep -q 'Type: *DYN' || echo "$1: neither a shared library nor position-independent"
+}
+verdict hardening "$(for file in /tmp/x/vfiomig-tools/usr/bin/vfiomig "$library" /tmp/x/vfiomig-test/usr/lib/*/*.so; do
+	hardened "$file"
+done)"
+verdict debug-symbols "$(for package in libvfiomig0 vfiomig-tools vfiomig-test; do
+	find "/tmp/x/$package-dbgsym/usr/lib/debug" -name '*.debug' 2>/dev/null | grep -q . || echo "$package has none"
+done)"
+# With the debug information: a path of the build says where, and differs in the next one.
+verdict no-paths-of-the-build "$(grep -rlaF "$1" /tmp/x
+	grep -rlaF "$PWD" /tmp/x)"
+verdict multiarch "$(for package in libvfiomig0 libvfiomig-dev vfiomig-test; do
+	[ "$(dpkg-deb -f "$package"_*.deb Multi-Arch)" = same ] || echo "$package is not"
+	find "/tmp/x/$package" -path "*/usr/lib/*" -type f ! -path "*/usr/lib/$(dpkg-architecture -qDEB_HOST_MULTIARCH)/*"
+done)"
+verdict nothing-writable "$(find /tmp/x ! -type l -perm /022; find /tmp/x ! -user 0)"
+verdict copyright-is-of-these-crates "$(python3 "$tree/packaging/copyright.py" "$tree"/vendor/vendor 2>&1 |
+	diff "$tree/debian/copyright" - | head -n 20)"
+verdict no-binaries-in-the-sources "$(find "$tree/vendor" -type f \( -name '*.a' -o -name '*.so' -o -name '*.wasm' \
+	-o -name '*.o' -o -name '*.dll' -o -name '*.lib' \))"
+closing
