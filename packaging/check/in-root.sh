@@ -19,8 +19,15 @@ changes=$(realpath -m "$1") layers=$2
 shift 2
 mkdir -p "$changes/files" "$changes/work" "$changes/root"
 
+# unshare waits for the command and hears no signal meanwhile, and the first process of a namespace is not
+# ended by one that it does not expect.
+child=
+trap '[ -z "$child" ] || kill -KILL "$child" 2>/dev/null || true' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
 # shellcheck disable=SC2016 # for the shell inside
-exec unshare "${namespaces[@]}" bash -euc '
+unshare "${namespaces[@]}" bash -euc '
 	changes=$1 layers=$2 root=$1/root
 	shift 2
 	mount -t overlay root -o "lowerdir=$layers,upperdir=$changes/files,workdir=$changes/work" "$root"
@@ -41,4 +48,9 @@ exec unshare "${namespaces[@]}" bash -euc '
 	fi
 	ip link set lo up 2>/dev/null || true
 	exec chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 \
-		DEBIAN_FRONTEND=noninteractive "$@"' sh "$changes" "$layers" "$@"
+		DEBIAN_FRONTEND=noninteractive "$@"' sh "$changes" "$layers" "$@" &
+child=$!
+status=0
+wait "$child" || status=$?
+trap - EXIT
+exit $status
