@@ -109,3 +109,29 @@ pub(super) fn check(place: Place) -> Result<Rules> {
         Says::Nothing => Err(err!(NoData, "{}: it does not exist", file.place.shown())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{Permissions, create_dir, remove_dir_all, set_permissions, write};
+    use std::os::unix::fs::PermissionsExt;
+
+    /// File systems count time in steps: a second change within one may leave no trace.
+    #[test]
+    #[cfg_attr(miri, ignore)]
+    fn a_file_that_has_just_changed_is_read_again_at_each_look() {
+        let directory = std::env::temp_dir().join(format!("vfiomig-new-{}", std::process::id()));
+        create_dir(&directory).unwrap();
+        set_permissions(&directory, Permissions::from_mode(0o755)).unwrap();
+        let path = directory.join("policy.conf");
+        write(&path, "deny\n").unwrap();
+        set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        let mut file = PolicyFile::new(Place::new(None, &path, true, false).unwrap());
+        assert!(matches!(file.says, Says::Rules(_)) && !file.settled);
+        assert!(!file.look_again() && !file.settled);
+        // Nothing is expected of one that is not there.
+        let nothing = Place::of_host(c"/nowhere", c"policy.conf", "");
+        assert!(PolicyFile::new(nothing).settled);
+        remove_dir_all(&directory).unwrap();
+    }
+}

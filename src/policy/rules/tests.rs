@@ -62,6 +62,8 @@ fn each_condition_picks_its_devices() {
         ("deny driver=mtty direction=load\n", [0, 1, 0, 0]),
         ("deny driver=mtty pci=15b3:*\n", [0, 0, 0, 0]),
         // What denies counts, wherever it stands.
+        ("deny driver=nothing\ndeny driver=mtty\n", [2, 2, 0, 0]),
+        ("deny direction=save\ndeny pci=15b3:*\ndeny\n", [1, 3, 1, 2]),
         ("default deny\nallow\ndeny driver=mtty\n", [3, 3, 0, 0]),
         ("deny driver=mtty\nallow driver=mtty\ndefault deny\n", [1, 1, 3, 3]),
         ("default deny\nallow driver=mtty direction=save\n", [0, 1, 1, 1]),
