@@ -342,6 +342,135 @@ static void a_device_lives_as_long_as_the_tracking_objects(void)
     vfiomig_sim_free(rig.sim);
 }
 
+static int idle_key(void *opaque, uint32_t key_id, uint8_t *key)
+{
+    (void)opaque;
+    (void)key_id;
+    memset(key, 1, 32);
+    return 0;
+}
+
+static int idle_mac_begin(void *opaque, uint32_t key_id)
+{
+    (void)opaque;
+    (void)key_id;
+    return 0;
+}
+
+static int idle_mac_update(void *opaque, const void *data, size_t len)
+{
+    (void)opaque;
+    (void)data;
+    (void)len;
+    return 0;
+}
+
+static int idle_mac_finish(void *opaque, uint8_t *tag)
+{
+    (void)opaque;
+    memset(tag, 1, 32);
+    return 0;
+}
+
+/* Keys, and a MAC of the VMM's: with a save, with a load, and where neither begins. */
+static void what_authenticates_a_stream(void)
+{
+    struct rig from = rig_new(NULL, NULL), to = rig_target(NULL);
+    struct vfiomig_mac_ops mac = VFIOMIG_MAC_OPS_INIT;
+    struct vfiomig_save_options saving = VFIOMIG_SAVE_OPTIONS_INIT;
+    struct vfiomig_load_options loading = VFIOMIG_LOAD_OPTIONS_INIT;
+    struct vfiomig_save *save;
+    struct vfiomig_load *load;
+    mac.tag_len = 32;
+    mac.begin = idle_mac_begin;
+    mac.update = idle_mac_update;
+    mac.finish = idle_mac_finish;
+    mac.release = release;
+    for (int own = 0; own < 2; own++) {
+        struct vfiomig_auth auth = VFIOMIG_AUTH_INIT;
+        int releases = 0;
+        if (own) {
+            auth.mac = &mac;
+            auth.mac_opaque = &releases;
+        } else {
+            auth.get_key = idle_key;
+            auth.get_key_opaque = &releases;
+            auth.get_key_release = release;
+        }
+        saving.auth = loading.auth = &auth;
+        EQ(vfiomig_save_begin(NULL, &saving, &save), -EFAULT);
+        EQ(releases, 1);
+        EQ(vfiomig_load_begin(NULL, &loading, &load), -EFAULT);
+        EQ(releases, 2);
+        OK(vfiomig_save_begin(from.dev, &saving, &save));
+        OK(vfiomig_load_begin(to.dev, &loading, &load));
+        CHECK(releases <= 3); /* a save has its key already */
+        vfiomig_save_free(save);
+        EQ(releases, 3);
+        vfiomig_load_free(load);
+        EQ(releases, 4);
+    }
+    rig_free(&from);
+    rig_free(&to);
+}
+
+/* The VMM's own judgement of a source: of a single one, and with a load. */
+static void a_policy_that_decides(void)
+{
+    struct rig rig = rig_target(NULL);
+    struct vfiomig_compat_policy policy = VFIOMIG_COMPAT_POLICY_INIT;
+    struct vfiomig_identity one = VFIOMIG_IDENTITY_INIT;
+    struct vfiomig_verdict verdict = VFIOMIG_VERDICT_INIT;
+    struct vfiomig_load_options loading = VFIOMIG_LOAD_OPTIONS_INIT;
+    struct vfiomig_load *load;
+    policies = 0;
+    policy.decide = idle_policy;
+    policy.decide_opaque = &policies;
+    policy.decide_release = release;
+    OK(vfiomig_device_get_identity(rig.dev, &one));
+    OK(vfiomig_compat_judge(&one, &one, &policy, NULL, NULL, &verdict));
+    EQ(policies, 1);
+    EQ(vfiomig_compat_judge(NULL, &one, &policy, NULL, NULL, &verdict), -EFAULT);
+    EQ(policies, 2);
+    loading.compat = &policy;
+    EQ(vfiomig_load_begin(NULL, &loading, &load), -EFAULT);
+    EQ(policies, 3);
+    OK(vfiomig_load_begin(rig.dev, &loading, &load));
+    EQ(policies, 3);
+    vfiomig_load_free(load);
+    EQ(policies, 4);
+    rig_free(&rig);
+}
+
+static int idle_guard(void *opaque, const void *data, size_t len, uint64_t offset)
+{
+    (void)opaque;
+    (void)data;
+    (void)len;
+    (void)offset;
+    return 0;
+}
+
+static void a_guard_of_a_load(void)
+{
+    struct rig rig = rig_target(NULL);
+    struct vfiomig_guard_ops guard = VFIOMIG_GUARD_OPS_INIT;
+    struct vfiomig_load_options loading = VFIOMIG_LOAD_OPTIONS_INIT;
+    struct vfiomig_load *load;
+    int releases = 0;
+    guard.data = idle_guard;
+    guard.release = release;
+    loading.guard = &guard;
+    loading.guard_opaque = &releases;
+    EQ(vfiomig_load_begin(NULL, &loading, &load), -EFAULT);
+    EQ(releases, 1);
+    OK(vfiomig_load_begin(rig.dev, &loading, &load));
+    EQ(releases, 1);
+    vfiomig_load_free(load);
+    EQ(releases, 2);
+    rig_free(&rig);
+}
+
 /* Nobody will use an opaque without its callback. */
 static void callbacks_that_are_not_there(void)
 {
@@ -432,6 +561,9 @@ int main(void)
     RUN(a_tracking_object_that_was_not_created);
     RUN(a_source_that_was_not_added);
     RUN(a_device_lives_as_long_as_the_tracking_objects);
+    RUN(what_authenticates_a_stream);
+    RUN(a_policy_that_decides);
+    RUN(a_guard_of_a_load);
     RUN(callbacks_that_are_not_there);
     RUN(callbacks_that_come_with_other_mistakes);
     return DONE();
