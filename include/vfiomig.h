@@ -1449,7 +1449,8 @@ struct vfiomig_load;
 /*
  * Takes data of the VMM's own that came with a stream: 0, or -errno to refuse the stream. EPERM,
  * EINVAL, ENODEV, ENOMEM, ENOTTY, EOPNOTSUPP, EPROTO, EBADMSG, EMSGSIZE, EXDEV and ECANCELED are
- * passed on; any other becomes EIO, and the failure structure has it.
+ * passed on; any other becomes EIO, and the failure structure has it. A positive number refuses
+ * too: nothing but 0 lets a stream pass.
  */
 typedef int (*vfiomig_blob_fn)(void *opaque, uint32_t kind, const void *data, size_t len);
 

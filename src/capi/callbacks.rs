@@ -45,3 +45,33 @@ impl Drop for Opaque {
 pub(super) fn status(ret: c_int) -> Result<(), Errno> {
     if ret < 0 { Err(Errno(ret.saturating_neg())) } else { Ok(()) }
 }
+
+/// What a callback returned that lets something pass. Nothing but 0 does: one that forgot the sign of
+/// its errno, or that answers like a question, must not be taken for a yes.
+pub(super) fn verdict(ret: c_int) -> Result<(), Errno> {
+    match ret {
+        0 => Ok(()),
+        refused => Err(Errno(refused.saturating_abs())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Code;
+
+    #[test]
+    fn nothing_but_zero_is_a_yes() {
+        assert_eq!(verdict(0), Ok(()));
+        let refused = [
+            (-libc::EXDEV, Code::OtherDevice),
+            (libc::EXDEV, Code::OtherDevice),
+            (1, Code::Perm),
+            (c_int::MAX, Code::Io),
+            (c_int::MIN, Code::Io),
+        ];
+        for (ret, code) in refused {
+            assert_eq!(verdict(ret).unwrap_err().refusal_code(), code, "{ret}");
+        }
+    }
+}

@@ -3,7 +3,7 @@
 
 use std::ffi::{c_int, c_void};
 
-use super::callbacks::{Opaque, status, vfiomig_release_fn};
+use super::callbacks::{Opaque, verdict, vfiomig_release_fn};
 use super::sized::{read_in, sized32};
 use crate::error::{Errno, Result, err};
 use crate::stream::{Auth, CHALLENGE_LEN, KEY_LEN, Mac, TAG_LEN};
@@ -101,7 +101,7 @@ pub(super) unsafe fn read_auth(from: *const vfiomig_auth) -> Result<Option<Auth>
         (Some(get_key), None) => {
             Auth::with_keys(auth.key_id, move |id, key: &mut [u8; KEY_LEN]| {
                 // SAFETY: promises 2 and 3; the key's 32 bytes can be written to during the call.
-                status(unsafe { get_key(key_opaque.get(), id, key.as_mut_ptr()) })
+                verdict(unsafe { get_key(key_opaque.get(), id, key.as_mut_ptr()) })
             })
         }
         (None, Some(mac)) => Auth::with_mac(auth.key_id, mac),
@@ -168,18 +168,18 @@ impl Mac for OwnMac {
 
     fn begin(&mut self, key_id: u32) -> Result<(), Errno> {
         // SAFETY: promises 2 and 3.
-        status(unsafe { (self.begin)(self.opaque.get(), key_id) })
+        verdict(unsafe { (self.begin)(self.opaque.get(), key_id) })
     }
 
     fn update(&mut self, bytes: &[u8]) -> Result<(), Errno> {
         let (data, len) = (bytes.as_ptr().cast(), bytes.len());
         // SAFETY: promises 2 and 3; there are `len` bytes, which live during the call.
-        status(unsafe { (self.update)(self.opaque.get(), data, len) })
+        verdict(unsafe { (self.update)(self.opaque.get(), data, len) })
     }
 
     fn finish(&mut self, tag: &mut [u8; TAG_LEN]) -> Result<(), Errno> {
         // SAFETY: promises 2 and 3; `tag_len` is at most the length of `tag`, or the session would
         // not have begun.
-        status(unsafe { (self.finish)(self.opaque.get(), tag.as_mut_ptr()) })
+        verdict(unsafe { (self.finish)(self.opaque.get(), tag.as_mut_ptr()) })
     }
 }

@@ -5,7 +5,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 
 use super::constants::*;
 use crate::alloc;
-use crate::capi::callbacks::{Opaque, status, vfiomig_release_fn};
+use crate::capi::callbacks::{Opaque, verdict, vfiomig_release_fn};
 use crate::capi::device::vfiomig_identity;
 use crate::capi::sized::{read_in, sized32};
 use crate::compat::{Decider, Effect, Field, FieldReason, Policy, Rule, Verdict};
@@ -236,7 +236,7 @@ pub(in crate::capi) unsafe fn decider(
         let (source, target) = (source.into(), target.into());
         let (source, target) = (&raw const source, &raw const target);
         // SAFETY: promises 2 and 3; both structures live during the call.
-        status(unsafe { call(opaque.get(), source, target) })
+        verdict(unsafe { call(opaque.get(), source, target) })
     }))
 }
 

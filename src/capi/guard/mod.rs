@@ -3,7 +3,7 @@
 
 use std::ffi::{c_int, c_void};
 
-use super::callbacks::{Opaque, status, vfiomig_release_fn};
+use super::callbacks::{Opaque, verdict, vfiomig_release_fn};
 use super::limits::choose;
 use super::sized::{read_in, read_options, sized32};
 use crate::alloc;
@@ -172,7 +172,7 @@ impl vfiomig_guard_records {
 
 /// What a callback's answer means.
 fn answer(ret: c_int, what: &str, offset: u64) -> Result<()> {
-    status(ret).map_err(|errno| refused(errno, what, offset))
+    verdict(ret).map_err(|errno| refused(errno, what, offset))
 }
 
 #[cold]

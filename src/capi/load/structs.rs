@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::constants::*;
 use crate::capi::auth::vfiomig_auth;
-use crate::capi::callbacks::{Opaque, status, vfiomig_release_fn};
+use crate::capi::callbacks::{Opaque, verdict, vfiomig_release_fn};
 use crate::capi::compat::{decider, policy_in, vfiomig_compat_policy, vfiomig_policy_fn};
 use crate::capi::device::vfiomig_identity;
 use crate::capi::format::format;
@@ -23,7 +23,8 @@ pub enum vfiomig_load {}
 
 /// Takes data of the VMM's own that came with a stream: 0, or -errno to refuse the stream. EPERM,
 /// EINVAL, ENODEV, ENOMEM, ENOTTY, EOPNOTSUPP, EPROTO, EBADMSG, EMSGSIZE, EXDEV and ECANCELED are
-/// passed on; any other becomes EIO, and the failure structure has it.
+/// passed on; any other becomes EIO, and the failure structure has it. A positive number refuses too:
+/// nothing but 0 lets a stream pass.
 pub type vfiomig_blob_fn = Option<
     unsafe extern "C" fn(opaque: *mut c_void, kind: u32, data: *const c_void, len: usize) -> c_int,
 >;
@@ -143,7 +144,7 @@ impl vfiomig_load_options {
             Box::new(move |kind, bytes: &[u8]| {
                 let (data, len) = (bytes.as_ptr().cast(), bytes.len());
                 // SAFETY: promises 2 and 3; there are `len` bytes, which live during the call.
-                status(unsafe { call(blob_opaque.get(), kind, data, len) })
+                verdict(unsafe { call(blob_opaque.get(), kind, data, len) })
             })
         });
         // SAFETY: promises 1 to 3.
