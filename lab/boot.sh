@@ -14,6 +14,7 @@
 #   --test-timeout SEC   time for one program (default 600)
 #   --only GLOB     run only programs whose name matches
 #   --append WORDS  more kernel parameters
+#   --alone         the machine is for programs that make the kernel report something
 #   --shell         a shell on the serial console instead of the programs
 #
 # The environment variable LAB_QEMU_ARGS holds further arguments for QEMU. Exit status: 0 if the
@@ -28,7 +29,7 @@ usage() {
 	exit 2
 }
 
-share='' keep='' boot=1 memory=1024 timeout=3600 test_timeout=600 only='*' append='' shell=0
+share='' keep='' boot=1 memory=1024 timeout=3600 test_timeout=600 only='*' append='' shell=0 alone=0
 [ $# -ge 1 ] || usage
 variant=$1
 shift
@@ -36,6 +37,7 @@ lab_is_variant "$variant" || lab_die "no variant '$variant' (there are: ${LAB_VA
 while [ $# -gt 0 ]; do
 	case $1 in
 	--shell) shell=1; shift; continue ;;
+	--alone) alone=1; shift; continue ;;
 	--) shift; break ;;
 	--share | --keep | --boot | --memory | --timeout | --test-timeout | --only | --append)
 		[ $# -ge 2 ] || usage
@@ -95,6 +97,7 @@ cat >"$root/lab.env" <<EOF
 KERNEL_VARIANT=$variant
 LAB_BOOT=$boot
 LAB_SHELL=$shell
+LAB_ALONE=$alone
 LAB_TEST_TIMEOUT=$test_timeout
 EOF
 

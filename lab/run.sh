@@ -219,6 +219,44 @@ boot_all() {
 	done
 }
 
+# reports PROGRAM: what its .conf says that the kernel must report, if that is what it is for.
+reports() {
+	local d
+	for d in "${dirs[@]}"; do
+		[ -f "$d/tests/$1.conf" ] || continue
+		# shellcheck disable=SC1090  # it exists where the program does
+		(REPORTS='' && . "$d/tests/$1.conf" && printf '%s' "$REPORTS")
+	done
+}
+
+# alone OUT: programs that make the kernel report something, or end the machine, each in one of its
+# own. That it does is the result; nothing else in the log is judged.
+alone() {
+	local name wanted share said
+	while IFS= read -r name; do
+		wanted=$(reports "$name")
+		[ -n "$wanted" ] || continue
+		share=$run/$variant/$name
+		mkdir -p "$share"
+		"$LAB_DIR/boot.sh" "$variant" --share "$share" --keep "$share/keep" --alone --only "$name" \
+			"${pass_on[@]}" -- "${dirs[@]}" 2>"$share.err" || true
+		grep '^| ' "$share/out/$name.out" 2>/dev/null | sed 's/^| /    /' || true
+		said=$({ cat "$share/out/dmesg" "$share/out/console" 2>/dev/null || true; } | tr -d '\r' |
+			grep -E "$wanted" | head -n 1 || true)
+		if [ ! -e "$share/out/$name.started" ]; then
+			result FAILED "$name" "machine did not come so far"
+		elif [ -n "$said" ]; then
+			printf '    %s\n' "$said"
+			result ok "$name"
+			continue
+		else
+			result FAILED "$name" "the kernel reported nothing"
+		fi
+		cat "$share/out/$name.out" "$share/out/$name.err" 2>/dev/null | indent
+		tail -n 20 "$share/out/console" 2>/dev/null | tr -d '\r' | indent
+	done <"$1/programs"
+}
+
 # A machine does one thing at a time and often waits: two variants' machines in parallel take
 # little longer than one's.
 declare -A job
@@ -266,6 +304,9 @@ for i in "${!variants[@]}"; do
 			head -n 20 <<<"$lines" | indent
 		fi
 	done
+	if [ -e "$run/$variant/boot1/out/programs" ]; then
+		alone "$run/$variant/boot1/out"
+	fi
 	[ $((passed + failed)) -gt "$before" ] || result FAILED programs "no test ran"
 done
 

@@ -6,7 +6,8 @@
  *
  * mtty does not check what a stream says about its ports, and indexes with it. A stream whose port
  * contents are wrong must never reach a commit here. All of it that reaches the driver is its
- * header. Where it is the driver that must refuse, the library's guard for mtty is left out.
+ * header. Where it is the driver that must refuse, the library's guard for mtty is left out;
+ * guards.c is about that one.
  */
 #include "lab.h"
 
