@@ -56,6 +56,14 @@ pub(super) fn learn(
     identity
 }
 
+/// What the device is called in sysfs. Several paths lead to its directory, and not all of them end
+/// with its name: `/sys/class/vfio-dev/vfio0/device` does not.
+pub(super) fn name_of(path: &Path) -> Option<String> {
+    let whole = path.canonicalize();
+    let name = whole.as_deref().unwrap_or(path).file_name()?;
+    Some(name.to_string_lossy().into_owned())
+}
+
 /// Where vendors' drivers keep the type of a virtual function that has no mdev type, and which
 /// vendor it is, which is also the name of the module that makes the state. NVIDIA's vGPUs since
 /// Linux 6.8 are an example.
@@ -242,6 +250,19 @@ mod tests {
         fn drop(&mut self) {
             let _ = std::fs::remove_dir_all(&self.0);
         }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore)]
+    fn a_device_has_one_name_whichever_path_leads_to_it() {
+        let sysfs = Sysfs::new("name");
+        sysfs.link("vfio0", "device");
+        for path in ["device", "device/", "vfio0", "vfio0/.", "device/../vfio0"] {
+            assert_eq!(name_of(&sysfs.0.join(path)).as_deref(), Some("device"), "{path}");
+        }
+        let hidden = Path::new("/nowhere/0000:3b:00.2");
+        assert_eq!(name_of(hidden).as_deref(), Some("0000:3b:00.2"));
+        assert_eq!(name_of(Path::new("/nowhere/..")), None);
     }
 
     #[test]

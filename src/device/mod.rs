@@ -21,7 +21,7 @@ mod recovery;
 mod reset;
 mod transition;
 
-use std::path::{self, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 pub(crate) use belief::Claim;
@@ -83,8 +83,7 @@ impl Device {
         let mut probed =
             probe::probe(transport.as_mut(), protocol.as_mut(), options.disabled, &release)?;
         let sysfs = options.sysfs.or_else(|| transport.sysfs());
-        let name = sysfs.as_deref().and_then(path::Path::file_name);
-        let name = name.map(|name| name.to_string_lossy().into_owned());
+        let name = sysfs.as_deref().and_then(learn::name_of);
         let mut identity = learn::learn(transport.as_mut(), sysfs, &options.vendor_data);
         identity.migration_flags = probed.caps.migration_flags;
         identity.state_size = probed.caps.state_size.unwrap_or(0);
