@@ -88,6 +88,10 @@ impl SaveOptions {
             return Err(err!(Inval, "max_frame must be from 1 to {MAX_PAYLOAD} bytes"));
         }
         check_memory(&self.limits)?;
+        // What the target would make of the same limits.
+        let longest = self.limits.longest_frame();
+        self.max_frame = self.max_frame.min(longest);
+        self.limits.max_blob = self.limits.max_blob.min(longest);
         match self.format {
             Format::Native => self.native_writer(),
             Format::Qemu => self.qemu_writer(false),
@@ -299,6 +303,23 @@ impl LoadOptions {
                 Err(err!(OtherDevice, "the stream belongs to another migration"))
             }
             _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_save_makes_nothing_that_a_load_with_its_limits_would_refuse() {
+        for (max_memory, longest) in [(LEAST_MEMORY, 1 << 20), (u64::MAX, 3 << 20)] {
+            let limits = DecodeLimits { max_memory, max_blob: 3 << 20, ..DecodeLimits::default() };
+            let (max_frame, migration_id) = (3 << 20, [1; 16]);
+            let mut save =
+                SaveOptions { limits, max_frame, migration_id, ..SaveOptions::default() };
+            assert!(save.writer().is_ok());
+            assert_eq!((save.max_frame, save.limits.max_blob), (longest, longest));
         }
     }
 }
