@@ -74,10 +74,10 @@ debian_upgrade() {
 	# shellcheck disable=SC2016 # for the shell inside
 	in_place earlier "$work/deb/files:$build" sh -euc '
 		cd /build/one/libvfiomig-*/
-		sed -i "/^    vfiomig_state_name;/d" src/libvfiomig.map
+		sed -i "/^    vfiomig_error_describe;/d" src/libvfiomig.map
 		sed -i "1s/(.*)/(0.0.9-1)/" debian/changelog
 		sed -i "s/ 0\.1\.0$/ 0.0.9/" debian/libvfiomig0.symbols
-		rm -f ../*.deb
+		rm -f ../*.deb debian/debhelper-build-stamp
 		DEB_BUILD_OPTIONS=nocheck dpkg-buildpackage --build=any --unsigned-changes --no-pre-clean
 		mkdir /earlier
 		cp ../*.deb /earlier/' >"$log" 2>&1 || status=$?
