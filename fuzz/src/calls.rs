@@ -121,7 +121,12 @@ impl Laid {
 
     /// Whether its size is valid: then what it owns is taken over, whatever else is wrong with it.
     fn is_readable<T>(&self) -> bool {
-        (size_of::<T>()..=64 << 10).contains(&(self.0[0] as u32 as usize))
+        self.is_readable_from(size_of::<T>())
+    }
+
+    /// The same of a structure that has grown since its first release, when it had this size.
+    fn is_readable_from(&self, first: usize) -> bool {
+        (first..=64 << 10).contains(&(self.0[0] as u32 as usize))
     }
 
     fn at<T>(&mut self) -> *mut T {
@@ -627,7 +632,7 @@ fn load_begin() {
             (*to).policy_opaque = owners[1].cast();
             (*to).policy_release = Some(released);
         });
-        let owes = options.is_readable::<vfiomig_load_options>();
+        let owes = options.is_readable_from(std::mem::offset_of!(vfiomig_load_options, source));
         owners.iter().for_each(|owner| owes_release(*owner, owes));
     }
     let mut out = null_mut();
