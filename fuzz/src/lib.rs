@@ -12,6 +12,7 @@ mod auth;
 mod calls;
 mod decode;
 mod dirty;
+mod guards;
 mod handover;
 mod identity;
 mod input;
@@ -50,6 +51,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "roundtrip", run: roundtrip::run, max_len: 256, max_memory: 4 * MIB },
     Target { name: "dirty", run: dirty::run, max_len: 4096, max_memory: 4 * MIB },
     Target { name: "decode", run: decode::run, max_len: 4096, max_memory: MIB },
+    Target { name: "guards", run: guards::run, max_len: 2048, max_memory: MIB },
     Target { name: "handover", run: handover::run, max_len: 1024, max_memory: MIB },
     Target { name: "identity", run: identity::run, max_len: 4096, max_memory: MIB },
     Target { name: "load", run: load::run, max_len: 256, max_memory: MIB },
