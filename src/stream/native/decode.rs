@@ -153,6 +153,7 @@ impl Decoder {
                         FrameType::End => {
                             self.check_end(self.staging.bytes_of(found))?;
                             self.awaiting = Awaiting::Nothing;
+                            self.staging.check = Check::default();
                             return Ok(Some((header, found)));
                         }
                         _ => return Ok(Some((header, found))),
@@ -385,6 +386,7 @@ impl Read for Decoder {
             }
             Err(error) => {
                 self.refused = Some(error.code());
+                self.staging.check = Check::default();
                 Err(error)
             }
         }

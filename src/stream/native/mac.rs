@@ -310,3 +310,69 @@ impl Auth {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::decode::Decoder;
+    use super::super::encode::Encoder;
+    use super::super::frame::FrameType;
+    use super::*;
+    use crate::stream::reader::{DecodeLimits, Read};
+
+    /// Whatever it covers, its tag has this byte.
+    struct Always {
+        byte: u8,
+        _user: Arc<()>,
+    }
+
+    impl Mac for Always {
+        fn tag_len(&self) -> usize {
+            16
+        }
+
+        fn begin(&mut self, _key_id: u32) -> std::result::Result<(), Errno> {
+            Ok(())
+        }
+
+        fn update(&mut self, _bytes: &[u8]) -> std::result::Result<(), Errno> {
+            Ok(())
+        }
+
+        fn finish(&mut self, tag: &mut [u8; TAG_LEN]) -> std::result::Result<(), Errno> {
+            tag.fill(self.byte);
+            Ok(())
+        }
+    }
+
+    fn auth(byte: u8, user: &Arc<()>) -> Auth {
+        Auth::with_mac(1, Always { byte, _user: Arc::clone(user) })
+    }
+
+    #[test]
+    fn what_computes_tags_goes_with_the_end_of_the_stream_and_with_its_refusal() {
+        let user = Arc::new(());
+        let users = || Arc::strong_count(&user) - 1;
+        let nonce = [7; NONCE_LEN];
+        let mut encoder = Encoder::authenticated([3; 16], 0, auth(1, &user), nonce).unwrap();
+        let mut out = [0; 1000];
+        let mut len = encoder.preamble(&mut out).unwrap();
+        len += encoder.frame(&mut out[len..], FrameType::Identity, &[]).unwrap();
+        len += encoder.frame(&mut out[len..], FrameType::Data, &[b"data"]).unwrap();
+        len += encoder.end(&mut out[len..]).unwrap();
+        drop(encoder);
+        assert_eq!(users(), 0);
+        for totals_are_right in [true, false] {
+            out[len - 1] ^= u8::from(!totals_are_right);
+            let mut decoder =
+                Decoder::authenticated(DecodeLimits::default(), auth(1, &user)).unwrap();
+            let mut input = &out[..len - 1];
+            while decoder.next(&mut input).unwrap().is_some() {}
+            assert_eq!(users(), 1);
+            let last = decoder.next(&mut &out[len - 1..len]).is_ok();
+            assert_eq!((last, users()), (totals_are_right, 0));
+            assert_eq!(decoder.ended(), totals_are_right);
+        }
+    }
+}

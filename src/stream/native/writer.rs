@@ -4,6 +4,7 @@
 //! Frames are much smaller than a good buffer, so each is still in the cache when it is checksummed
 //! and, on the target, when it is written to the driver.
 
+use super::check::Check;
 use super::encode::Encoder;
 use super::frame::FrameType;
 use super::identity::encode_identity;
@@ -115,6 +116,8 @@ impl Write for Writer {
         }
         if round.ended {
             let len = self.encoder.end(buf)?;
+            // The stream's own key is of no more use.
+            self.encoder.check = Check::default();
             return Ok(Piece { len, status: SaveStatus::End, took: Took::Nothing });
         }
         // A mark has a frame of its own, which comes next.
