@@ -73,7 +73,9 @@ CARGO_ARGS = $(CARGO_FLAGS) $(if $(RUST_TARGET),--target $(RUST_TARGET))
 REMAP = --remap-path-prefix=$(CURDIR)=libvfiomig \
 	--remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}=cargo
 RUST_LDFLAGS = $(foreach flag,$(LDFLAGS),-C link-arg=$(flag))
-CARGO_BUILD = RUSTFLAGS="$(RUSTFLAGS) $(RUST_LDFLAGS) $(REMAP)" VFIOMIG_SYSCONFDIR='$(SYSCONFDIR)' \
+# The same for what crates compile from assembler and C.
+REMAP_C = -ffile-prefix-map=$(CURDIR)=libvfiomig -ffile-prefix-map=$${CARGO_HOME:-$$HOME/.cargo}=cargo
+CARGO_BUILD = CFLAGS="$(CFLAGS) $(REMAP_C)" RUSTFLAGS="$(RUSTFLAGS) $(RUST_LDFLAGS) $(REMAP)" VFIOMIG_SYSCONFDIR='$(SYSCONFDIR)' \
 	$(CARGO) build --release $(CARGO_ARGS)
 FEATURE_ARGS = $(if $(filter 1,$(ENABLE_ENV_LOGGER)),,--no-default-features) \
 	$(if $(FEATURES),--features '$(FEATURES)')
