@@ -413,8 +413,9 @@ struct vfiomig_device_options {
                                         * /sys/bus/pci/devices/0000:3b:00.2 or
                                         * /sys/bus/mdev/devices/UUID. For an fd from a group, it is
                                         * needed to find the driver's name and version and the
-                                        * device's type; a cdev finds its own. At most 2000 bytes.
-                                        * NULL: the library tries to find it. */
+                                        * device's type; a cdev finds its own. A load compares what
+                                        * is known of its target, and chooses the guard by it. At
+                                        * most 2000 bytes. NULL: the library tries to find it. */
     const void *vendor_data;           /* An opaque string that the target compares with its own;
                                         * NULL: none. */
     uint32_t vendor_data_len;          /* Its length in bytes, at most 256. */
@@ -758,7 +759,7 @@ struct vfiomig_mac_ops {
     /* The next len bytes that it covers, in pieces of any length. */
     int (*update)(void *opaque, const void *data, size_t len);
 
-    /* Writes the tag_len bytes of the tag. */
+    /* Writes the tag_len bytes of the tag, which are not all zeros. */
     int (*finish)(void *opaque, uint8_t *tag);
 
     /* Releases the opaque. */
@@ -1023,7 +1024,8 @@ struct vfiomig_limits {
                                     * likes. Only the time counts in which the load waits for more.
                                     * See vfiomig_load_get_deadline(). */
     uint32_t progress_bytes;       /* How much of the stream is progress, packets included, in
-                                    * bytes; default 65536. */
+                                    * bytes; default 65536. A stream that is shorter must end within
+                                    * one such time. */
     uint32_t reserved;             /* Zero. */
 };
 #define VFIOMIG_LIMITS_INIT VFIOMIG_INIT_(struct vfiomig_limits)

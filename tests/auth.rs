@@ -656,6 +656,31 @@ fn a_mac_that_fails_in_the_middle_ends_the_save() {
     }
 }
 
+/// A callback that forgets to write would make the same tag on both sides, of whatever comes.
+#[test]
+fn a_mac_that_writes_no_tag_ends_the_stream() {
+    struct Forgets(Own);
+    impl Mac for Forgets {
+        fn tag_len(&self) -> usize {
+            self.0.tag_len()
+        }
+        fn begin(&mut self, key_id: u32) -> Result<(), Errno> {
+            self.0.begin(key_id)
+        }
+        fn update(&mut self, bytes: &[u8]) -> Result<(), Errno> {
+            self.0.update(bytes)
+        }
+        fn finish(&mut self, _: &mut [u8; TAG_LEN]) -> Result<(), Errno> {
+            Ok(())
+        }
+    }
+    let source = side(small(1));
+    let auth = Some(Auth::with_mac(5, Forgets(Own::new())));
+    let error = stream_of(&source.device, SaveOptions { auth, ..saving() }).unwrap_err();
+    assert_eq!(error.code(), Code::Perm);
+    assert!(error.message().contains("zeros"), "{}", error.message());
+}
+
 #[test]
 fn what_is_impossible_is_refused_at_once() {
     let device = &side(small(1)).device;

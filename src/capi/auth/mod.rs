@@ -36,7 +36,7 @@ pub struct vfiomig_mac_ops {
     /// The next len bytes that it covers, in pieces of any length.
     pub update:
         Option<unsafe extern "C" fn(opaque: *mut c_void, data: *const c_void, len: usize) -> c_int>,
-    /// Writes the tag_len bytes of the tag.
+    /// Writes the tag_len bytes of the tag, which are not all zeros.
     pub finish: Option<unsafe extern "C" fn(opaque: *mut c_void, tag: *mut u8) -> c_int>,
     /// Releases the opaque.
     pub release: vfiomig_release_fn,

@@ -33,8 +33,9 @@ pub struct vfiomig_device_options {
     pub flags: u32,
     /// The device's directory in sysfs, for example /sys/bus/pci/devices/0000:3b:00.2 or
     /// /sys/bus/mdev/devices/UUID. For an fd from a group, it is needed to find the driver's name
-    /// and version and the device's type; a cdev finds its own. At most 2000 bytes. NULL: the
-    /// library tries to find it.
+    /// and version and the device's type; a cdev finds its own. A load compares what is known of
+    /// its target, and chooses the guard by it. At most 2000 bytes. NULL: the library tries to find
+    /// it.
     pub sysfs_path: *const c_char,
     /// An opaque string that the target compares with its own; NULL: none.
     pub vendor_data: *const c_void,

@@ -42,7 +42,8 @@ pub struct vfiomig_limits {
     /// milliseconds; default: as long as it likes. Only the time counts in which the load waits for
     /// more. See vfiomig_load_get_deadline().
     pub progress_timeout_ms: u32,
-    /// How much of the stream is progress, packets included, in bytes; default 65536.
+    /// How much of the stream is progress, packets included, in bytes; default 65536. A stream that
+    /// is shorter must end within one such time.
     pub progress_bytes: u32,
     /// Zero.
     pub reserved: u32,
