@@ -1392,7 +1392,9 @@ struct vfiomig_guard_ops {
      */
     const struct vfiomig_guard_records *records;
 
-    /* The load begins, and nothing has happened to the device yet: called by vfiomig_load_begin(). */
+    /*
+     * The load begins: called by vfiomig_load_begin(), before anything has happened to the device.
+     */
     int (*begin)(void *opaque);
 
     /*

@@ -122,7 +122,7 @@ fn rows_that_contradict_the_source_or_themselves_are_refused() {
         (save_next, "\"len\"", "\"size\"", "\"size\" is not a kind of argument"),
         (
             "vfiomig_save_begin",
-            "\"E2BIG\", ",
+            "\"E2BIG\",",
             "",
             "does not list E2BIG, which its options can cause",
         ),
@@ -251,7 +251,9 @@ fn callbacks_that_do_not_follow_the_rule_are_refused() {
         found.contains("vfiomig_device_options: void *event_opaque does not follow"),
         "{found}"
     );
-    let found = refused(&|d| members(d, "vfiomig_load_options", &|all| drop(all.pop())));
+    let found = refused(&|d| {
+        members(d, "vfiomig_load_options", &|all| all.retain(|m| m.name() != "policy_release"))
+    });
     assert!(found.contains("vfiomig_release_fn policy_release does not follow"), "{found}");
     let found = refused(&|d| members(d, "vfiomig_tracker_ops", &|all| drop(all.pop())));
     assert!(

@@ -69,7 +69,8 @@ pub struct vfiomig_guard_ops {
     /// The data is a sequence of records, which are judged before data is called; NULL: it is not.
     /// Copied.
     pub records: *const vfiomig_guard_records,
-    /// The load begins, and nothing has happened to the device yet: called by vfiomig_load_begin().
+    /// The load begins: called by vfiomig_load_begin(), before anything has happened to the
+    /// device.
     pub begin: Option<unsafe extern "C" fn(opaque: *mut c_void) -> c_int>,
     /// The next len bytes, which begin at byte offset of the device's data: 0 at first and after a
     /// restart. If they are refused, the driver gets none of them.
