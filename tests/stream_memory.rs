@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::{side, small};
+use vfiomig::compat::{Policy, Rule};
 use vfiomig::error::Code;
 use vfiomig::session::{LoadOptions, Packets};
 use vfiomig::stream::{
@@ -88,7 +89,9 @@ enum By {
 fn of_stream(limits: DecodeLimits, stream: &[u8], by: By) -> (usize, Option<Code>) {
     let target = side(small(2));
     let blobs: vfiomig::session::BlobSink = Box::new(|_, _| Ok(()));
-    let options = LoadOptions { limits, blobs: Some(blobs), ..LoadOptions::default() };
+    // The streams do not say what they are of.
+    let policy = Policy::default().with_others(Rule::IfKnown).unwrap();
+    let options = LoadOptions { limits, blobs: Some(blobs), policy, ..LoadOptions::default() };
     let mut load = target.device.load(options).unwrap();
     let mut code = None;
     let cost = cost(|| {
