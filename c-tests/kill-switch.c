@@ -85,6 +85,9 @@ static int in_environment(void)
     return said | (r == 0 ? VFIOMIG_ALLOW_LOAD : 0);
 }
 
+/* As it was called: under valgrind, /proc/self/exe is valgrind. */
+static const char *program;
+
 static int with_environment(const char *name, const char *value)
 {
     pid_t pid = fork();
@@ -93,7 +96,7 @@ static int with_environment(const char *name, const char *value)
         unsetenv("VFIOMIG_POLICY");
         if (value)
             setenv(name, value, 1);
-        execl("/proc/self/exe", "kill-switch", "environment", (char *)NULL);
+        execl(program, program, "environment", (char *)NULL);
         _exit(254);
     }
     int status;
@@ -711,6 +714,7 @@ int main(int argc, char **argv)
 {
     if (argc == 2 && strcmp(argv[1], "environment") == 0)
         return in_environment();
+    program = argv[0];
     umask(022);
     if (!mkdtemp(directory) || chmod(directory, 0755))
         return 1;
