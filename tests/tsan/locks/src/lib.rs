@@ -21,6 +21,13 @@ unsafe impl<T: ?Sized + Send> Send for Mutex<T> {}
 // SAFETY: as above.
 unsafe impl<T: ?Sized + Send> Sync for Mutex<T> {}
 
+/// What it protects is not shown: that would take the lock.
+impl<T: ?Sized> std::fmt::Debug for Mutex<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mutex").finish_non_exhaustive()
+    }
+}
+
 pub struct MutexGuard<'a, T: ?Sized>(&'a Mutex<T>, std::marker::PhantomData<*const ()>);
 
 // SAFETY: it gives out nothing but the value.
