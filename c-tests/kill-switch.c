@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -678,6 +679,32 @@ static void a_file_that_changes_nothing_cuts_off_nothing(void)
     rig_free(&rig);
 }
 
+/* A VMM that is out of descriptors cannot look, which says nothing of the file. */
+static void without_descriptors_what_was_said_goes_on(void)
+{
+    struct rig rig = rig_new(NULL, NULL);
+    struct bytes stream = { NULL, 0, 0 };
+    struct rlimit all, none;
+    policy_on();
+    struct vfiomig_save *save = save_in(&rig, PRE_COPY, &stream);
+    EQ(getrlimit(RLIMIT_NOFILE, &all), 0);
+    none = all;
+    none.rlim_cur = 0;
+    EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+    nap(110);
+    int r = read_until(save, &stream, 1 << 16, VFIOMIG_NEXT_DRAINED);
+    EQ(setrlimit(RLIMIT_NOFILE, &all), 0);
+    EQ(r, VFIOMIG_NEXT_DRAINED);
+    /* A change is seen as soon as it can be. */
+    policy_off(BOTH);
+    EQ(read_until(save, &stream, 1 << 16, VFIOMIG_NEXT_DRAINED), -EPERM);
+    policy_on();
+    OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
+    vfiomig_save_free(save);
+    bytes_free(&stream);
+    rig_free(&rig);
+}
+
 /* 0 if a save may begin. */
 static int child_saves(void)
 {
@@ -731,6 +758,7 @@ int main(int argc, char **argv)
     RUN(a_file_cuts_off_every_session);
     RUN(and_so_does_a_file_that_is_spoilt);
     RUN(a_file_that_changes_nothing_cuts_off_nothing);
+    RUN(without_descriptors_what_was_said_goes_on);
     RUN(a_child_keeps_to_it_as_well);
     RUN(a_file_is_named_in_the_environment);
     unlink(policy);

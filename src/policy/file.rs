@@ -33,7 +33,7 @@ impl PolicyFile {
     pub fn new(place: Place) -> PolicyFile {
         let mut file =
             PolicyFile { place, look: Look::Nothing, settled: false, says: Says::Nothing };
-        file.read();
+        file.read(true);
         file
     }
 
@@ -51,11 +51,17 @@ impl PolicyFile {
         if self.settled && self.place.look() == self.look {
             return false;
         }
-        self.read()
+        self.read(false)
     }
 
-    fn read(&mut self) -> bool {
+    fn read(&mut self, first: bool) -> bool {
         let (look, bytes) = self.place.read();
+        // A process without descriptors or memory to look learns nothing of the file: what was said
+        // before goes on, and the next look is a new one.
+        if !first && matches!(&bytes, Err(fault) if fault.is_shortage()) {
+            self.settled = false;
+            return false;
+        }
         self.settled = look.is_settled();
         self.look = look;
         let says = match bytes {

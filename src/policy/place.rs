@@ -45,6 +45,19 @@ pub(super) enum Fault {
     NoMemory,
 }
 
+impl Fault {
+    /// Whether it says nothing of the file, but that there was nothing to look at it with.
+    pub fn is_shortage(&self) -> bool {
+        match self {
+            Fault::CannotBeAsked(Errno(errno)) | Fault::CannotBeRead(Errno(errno)) => {
+                [libc::EMFILE, libc::ENFILE, libc::ENOMEM].contains(errno)
+            }
+            Fault::NoMemory => true,
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let whose =
