@@ -12,6 +12,15 @@ pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
 #[cfg(pthread_locks)]
 pub(crate) use vfiomig_pthread_locks::{Condvar, Mutex, MutexGuard};
 
+/// Locks of what a process has once: it outlives the runs of shuttle's scheduler, so they are not
+/// shuttle's. No thread gives way to another one while it has such a lock.
+pub(crate) mod global {
+    #[cfg(not(pthread_locks))]
+    pub(crate) use std::sync::{Mutex, MutexGuard};
+    #[cfg(pthread_locks)]
+    pub(crate) use vfiomig_pthread_locks::{Mutex, MutexGuard};
+}
+
 #[cfg(any(not(shuttle), test))]
 pub(crate) use std::sync::atomic;
 

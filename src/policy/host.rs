@@ -6,7 +6,7 @@
 
 use std::ffi::CStr;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use super::facts::Facts;
@@ -15,6 +15,7 @@ use super::place::Place;
 use crate::alloc;
 use crate::error::{Result, err};
 use crate::switch::Direction;
+use crate::sync::global::{Mutex, MutexGuard};
 use crate::sys::PerProcess;
 use crate::sys::file::has_more_rights_than_its_caller;
 
