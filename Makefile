@@ -250,13 +250,14 @@ check-msrv: ## compile with the oldest Rust and the oldest crates that Cargo.tom
 check-publish: ## whether crates.io would take the library's crate (asks the registry, if it is there)
 	@CARGO='$(CARGO)' CARGO_FLAGS='$(CARGO_FLAGS)' scripts/publish-check.sh
 
-MODEL_CASES ?= 100000
+MODEL_CASES ?= 50000
 
 .PHONY: check-model
-check-model: check-dirty check-handover ## both models: dirty tracking, and the handover at large
+check-model: MODEL_CASES = 400000
+check-model: check-dirty check-handover ## both models at large: dirty tracking (400,000 runs), and the handover
 
 .PHONY: check-dirty
-check-dirty: ## dirty tracking against a model: 100,000 new random runs (MODEL_CASES, VFIOMIG_MODEL_SEED)
+check-dirty: ## dirty tracking against a model: 50,000 new random runs (MODEL_CASES, VFIOMIG_MODEL_SEED)
 	@VFIOMIG_MODEL_CASES='$(MODEL_CASES)' $(CARGO) test --profile checked $(CARGO_ARGS) \
 		--package vfiomig --test dirty_model -- --nocapture
 
