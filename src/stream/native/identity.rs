@@ -126,7 +126,9 @@ fn set_field(identity: &mut Identity, number: u16, value: &[u8]) -> Result<()> {
         field::PCI => {
             let mut get = sized(9)?;
             identity.pci = [get.u16(), get.u16(), get.u16(), get.u16()];
-            identity.pci_revision = get.array::<1>()[0];
+            // Without IDs it is the revision of nothing, and would be lost when it is written again.
+            let known = identity.pci != [0; 4];
+            identity.pci_revision = if known { get.array::<1>()[0] } else { 0 };
             return Ok(());
         }
         field::MIGRATION_FLAGS => {
@@ -187,6 +189,14 @@ mod tests {
             firmware: "28.39.1002".into(),
             protocol: 2,
         }
+    }
+
+    #[test]
+    fn a_revision_without_a_device_says_nothing() {
+        let mut field = vec![3, 0, 9, 0];
+        field.extend([0; 8]);
+        field.push(1);
+        assert_eq!(decode_identity(&field).unwrap(), Identity::default());
     }
 
     #[test]
