@@ -11,13 +11,13 @@ version=$1
 group=rpm
 # shellcheck source=packaging/check/inside.sh
 . /check/inside.sh
-top=/root/rpmbuild
+top=/tmp/rpmbuild
 mkdir -p $top/SOURCES $top/SPECS
 cp /check/libvfiomig-"$version"*.tar.gz $top/SOURCES/
 cp /source/packaging/rpm/libvfiomig.spec $top/SPECS/
 
 # The tests of a build ran while Debian's packages were built, with the same compiler.
-rpmbuild -ba --nodeps --nocheck $top/SPECS/libvfiomig.spec >/tmp/rpmbuild.log 2>&1
+rpmbuild --define "_topdir $top" -ba --nodeps --nocheck $top/SPECS/libvfiomig.spec >/tmp/rpmbuild.log 2>&1
 status=$?
 verdict builds "$([ $status -eq 0 ] || grep -vE '^ *(Compiling|Running|Fresh) ' /tmp/rpmbuild.log | tail -n 30)"
 [ $status -eq 0 ] || { closing; exit 1; }
