@@ -10,9 +10,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 mod common;
-#[path = "exhaust/memory.rs"]
-#[allow(dead_code)]
-mod memory;
+mod counting;
 
 use std::io::Write;
 use std::time::Duration;
@@ -368,7 +366,7 @@ impl Target {
         let before = sim.bytes_written();
         let mut came = 0;
         let mut load = None;
-        let (result, held) = memory::cost(|| {
+        let (result, held) = counting::cost(|| {
             let load = load.insert(self.side.device.load(options)?);
             came = feed(load)?;
             load.commit()

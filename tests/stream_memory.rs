@@ -2,16 +2,15 @@
 //! What the length fields of a hostile stream cost: counted by the allocator itself, and therefore a
 //! program of its own with one test. `tests/qemu_memory.rs` does it for QEMU's numbers.
 
-#![allow(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 mod common;
+mod counting;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::{side, small};
+use counting::cost;
 use vfiomig::compat::{Policy, Rule};
 use vfiomig::error::Code;
 use vfiomig::session::{LoadOptions, Packets};
@@ -19,39 +18,6 @@ use vfiomig::stream::{
     DecodeLimits, Encoder, Format, FrameFlags, FrameHeader, FrameType, HEADER_LEN, LEAST_MEMORY,
     PREAMBLE_LEN, encode_identity,
 };
-
-struct Counting;
-
-static NOW: AtomicUsize = AtomicUsize::new(0);
-static WORST: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: the system's allocator does all the work. Growing is the default: new memory, a copy, and
-// then the old memory is freed.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let now = NOW.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        WORST.fetch_max(now, Ordering::Relaxed);
-        // SAFETY: the caller's contract.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's contract.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// The most memory that `call` had at once, in bytes.
-fn cost(call: impl FnOnce()) -> usize {
-    let before = NOW.load(Ordering::Relaxed);
-    WORST.store(before, Ordering::Relaxed);
-    call();
-    WORST.load(Ordering::Relaxed) - before
-}
 
 /// An identity, an error's text and failure, the logger's.
 const LITTLE: usize = 24 << 10;
@@ -94,7 +60,7 @@ fn of_stream(limits: DecodeLimits, stream: &[u8], by: By) -> (usize, Option<Code
     let options = LoadOptions { limits, blobs: Some(blobs), policy, ..LoadOptions::default() };
     let mut load = target.device.load(options).unwrap();
     let mut code = None;
-    let cost = cost(|| {
+    let ((), cost) = cost(|| {
         let mut rest = stream;
         while !rest.is_empty() && code.is_none() {
             let pushed = match by {
@@ -236,7 +202,7 @@ fn packets_stay_within_the_memory_of_the_session() {
         let large = packet(0, &vec![1; largest]);
         let over = packet(0, &vec![1; largest + 1]);
         let mut taken = 0;
-        let cost = cost(|| {
+        let ((), cost) = cost(|| {
             // Those after the first in order wait, until there is no more room.
             for idx in 1.. {
                 let mut next = large.clone();

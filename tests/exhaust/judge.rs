@@ -9,7 +9,7 @@ use vfiomig::error::{Code, Operation, Outcome};
 use vfiomig::session::Ending;
 use vfiomig_sim::{Sim, State};
 
-use super::memory::left;
+use super::counting::left;
 use super::migration::{AGAIN, Migration, Shape, Word};
 use super::table::{Asked, Listed};
 use super::tap::{At, Call, Fault, Strike, Tap};

@@ -9,9 +9,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+#[path = "../counting/mod.rs"]
+mod counting;
 mod judge;
 mod killed;
-mod memory;
 mod migration;
 mod processes;
 mod table;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What is left over: memory and file descriptors of the whole process.
+//! What a call takes, counted by the allocator itself, and what is left over: memory of this thread,
+//! file descriptors of the whole process.
 
-#![allow(unsafe_code)]
+#![allow(unsafe_code, dead_code)] // Each program uses a part.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -42,7 +43,6 @@ unsafe impl GlobalAlloc for Counting {
 }
 
 /// The most memory that `call` had at once, in bytes.
-#[allow(dead_code)] // Of this program, or of another one that uses this file.
 pub fn cost<T>(call: impl FnOnce() -> T) -> (T, usize) {
     let before = BYTES.get();
     MOST.set(before);
