@@ -628,28 +628,35 @@ fn a_mac_of_the_vmms_own_may_fail_at_each_step() {
     }
 }
 
+/// A MAC whose tags come from elsewhere.
+struct Finishing<F>(Own, F);
+
+impl<F: FnMut(&mut Own, &mut [u8; TAG_LEN]) -> Result<(), Errno> + Send> Mac for Finishing<F> {
+    fn tag_len(&self) -> usize {
+        self.0.tag_len()
+    }
+    fn begin(&mut self, key_id: u32) -> Result<(), Errno> {
+        self.0.begin(key_id)
+    }
+    fn update(&mut self, bytes: &[u8]) -> Result<(), Errno> {
+        self.0.update(bytes)
+    }
+    fn finish(&mut self, tag: &mut [u8; TAG_LEN]) -> Result<(), Errno> {
+        (self.1)(&mut self.0, tag)
+    }
+}
+
 /// Fails after the beginning, where a save has to end in an error and not in a stream.
 #[test]
 fn a_mac_that_fails_in_the_middle_ends_the_save() {
-    struct Tires(Own, usize);
-    impl Mac for Tires {
-        fn tag_len(&self) -> usize {
-            self.0.tag_len()
-        }
-        fn begin(&mut self, key_id: u32) -> Result<(), Errno> {
-            self.0.begin(key_id)
-        }
-        fn update(&mut self, bytes: &[u8]) -> Result<(), Errno> {
-            self.0.update(bytes)
-        }
-        fn finish(&mut self, tag: &mut [u8; TAG_LEN]) -> Result<(), Errno> {
-            self.1 = self.1.checked_sub(1).ok_or(Errno(libc::EIO))?;
-            self.0.finish(tag)
-        }
-    }
-    for after in 1..5 {
+    for after in 1..5usize {
         let source = side(small(1));
-        let auth = Some(Auth::with_mac(5, Tires(Own::new(), after)));
+        let mut left = after;
+        let tires = move |mac: &mut Own, tag: &mut [u8; TAG_LEN]| {
+            left = left.checked_sub(1).ok_or(Errno(libc::EIO))?;
+            mac.finish(tag)
+        };
+        let auth = Some(Auth::with_mac(5, Finishing(Own::new(), tires)));
         let error = stream_of(&source.device, SaveOptions { auth, ..saving() }).unwrap_err();
         assert_eq!(error.code(), Code::Io, "after {after}");
         assert_eq!(source.sim.state(), vfiomig_sim::State::RUNNING);
@@ -659,23 +666,9 @@ fn a_mac_that_fails_in_the_middle_ends_the_save() {
 /// A callback that forgets to write would make the same tag on both sides, of whatever comes.
 #[test]
 fn a_mac_that_writes_no_tag_ends_the_stream() {
-    struct Forgets(Own);
-    impl Mac for Forgets {
-        fn tag_len(&self) -> usize {
-            self.0.tag_len()
-        }
-        fn begin(&mut self, key_id: u32) -> Result<(), Errno> {
-            self.0.begin(key_id)
-        }
-        fn update(&mut self, bytes: &[u8]) -> Result<(), Errno> {
-            self.0.update(bytes)
-        }
-        fn finish(&mut self, _: &mut [u8; TAG_LEN]) -> Result<(), Errno> {
-            Ok(())
-        }
-    }
+    let forgets = |_: &mut Own, _: &mut [u8; TAG_LEN]| Ok(());
     let source = side(small(1));
-    let auth = Some(Auth::with_mac(5, Forgets(Own::new())));
+    let auth = Some(Auth::with_mac(5, Finishing(Own::new(), forgets)));
     let error = stream_of(&source.device, SaveOptions { auth, ..saving() }).unwrap_err();
     assert_eq!(error.code(), Code::Perm);
     assert!(error.message().contains("zeros"), "{}", error.message());
