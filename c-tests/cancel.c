@@ -1,44 +1,29 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /* Cancelling from another thread during a call: the call ends soon, and in a known state. */
 #include <pthread.h>
-#include <time.h>
 
-#include "rig.h"
-
-static void nap(void)
-{
-    nanosleep(&(struct timespec){ .tv_nsec = 5000000 }, NULL);
-}
+#include "slow.h"
 
 /* Both once the driver has begun. */
 static void *cancel_save(void *save)
 {
-    struct vfiomig_save_stats stats = VFIOMIG_SAVE_STATS_INIT;
-    do
-        nap();
-    while (vfiomig_save_get_stats(save, &stats) == 0 && stats.data_bytes == 0);
+    until_saving(save);
     return (void *)(intptr_t)vfiomig_save_cancel(save);
 }
 
 static void *cancel_load(void *load)
 {
-    struct vfiomig_load_stats stats = VFIOMIG_LOAD_STATS_INIT;
-    do
-        nap();
-    while (vfiomig_load_get_stats(load, &stats) == 0 && stats.data_bytes == 0);
+    until_loading(load);
     return (void *)(intptr_t)vfiomig_load_cancel(load);
 }
 
 static void a_save_on_a_slow_device(void)
 {
-    struct vfiomig_sim_options o = rig_options();
+    struct vfiomig_sim_options o = slow_to_read();
     struct bytes stream = { NULL, 0, 0 };
     struct vfiomig_save *save;
     pthread_t thread;
     void *result;
-    o.state_size = 64 << 20;
-    o.initial_size = 64 << 20;
-    o.read_rate = 1 << 20; /* a minute, if nobody stops it */
     struct rig rig = rig_new(&o, NULL);
     OK(vfiomig_save_begin(rig.dev, NULL, &save));
     EQ(pthread_create(&thread, NULL, cancel_save, save), 0);
@@ -103,8 +88,7 @@ static void a_load_into_a_stuck_device(void)
     struct vfiomig_sim_options o = rig_options();
     o.state_size = 4 << 20;
     struct rig from = rig_new(&o, NULL);
-    o.max_write = 64;
-    o.write_rate = 65536; /* a minute, if nobody stops it */
+    o = slow_to_write(o);
     struct rig to = rig_target(&o);
     struct bytes stream = stream_of(from.dev);
     struct vfiomig_load *load;

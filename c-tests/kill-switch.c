@@ -15,13 +15,9 @@
 #include <unistd.h>
 
 #include "packets.h"
+#include "slow.h"
 
 enum { BOTH = VFIOMIG_ALLOW_SAVE | VFIOMIG_ALLOW_LOAD };
-
-static void nap(long ms)
-{
-    nanosleep(&(struct timespec){ .tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000 }, NULL);
-}
 
 static double now(void)
 {
@@ -419,23 +415,17 @@ static void a_moment_is_enough(void)
 
 static void *off_after_a_while(void *save)
 {
-    struct vfiomig_save_stats stats = VFIOMIG_SAVE_STATS_INIT;
-    do
-        nap(2);
-    while (vfiomig_save_get_stats(save, &stats) == 0 && stats.data_bytes == 0);
+    until_saving(save);
     return (void *)(intptr_t)vfiomig_process_set_allowed(VFIOMIG_ALLOW_LOAD);
 }
 
 static void a_call_in_progress_ends(void)
 {
-    struct vfiomig_sim_options o = rig_options();
+    struct vfiomig_sim_options o = slow_to_read();
     struct bytes stream = { NULL, 0, 0 };
     struct vfiomig_save *save;
     pthread_t thread;
     void *result;
-    o.state_size = 64 << 20;
-    o.initial_size = 64 << 20;
-    o.read_rate = 1 << 20; /* a minute, if nobody stops it */
     struct rig rig = rig_new(&o, NULL);
     OK(vfiomig_save_begin(rig.dev, NULL, &save));
     EQ(pthread_create(&thread, NULL, off_after_a_while, save), 0);
@@ -450,13 +440,9 @@ static void a_call_in_progress_ends(void)
     bytes_free(&stream);
 }
 
-/* The driver takes so little at a time that one push would last a minute. */
 static void *off_when_it_loads(void *load)
 {
-    struct vfiomig_load_stats stats = VFIOMIG_LOAD_STATS_INIT;
-    do
-        nap(2);
-    while (vfiomig_load_get_stats(load, &stats) == 0 && stats.data_bytes == 0);
+    until_loading(load);
     return (void *)(intptr_t)vfiomig_process_set_allowed(VFIOMIG_ALLOW_SAVE);
 }
 
@@ -465,8 +451,7 @@ static void a_write_in_progress_ends(void)
     struct vfiomig_sim_options o = rig_options();
     o.state_size = 4 << 20;
     struct rig from = rig_new(&o, NULL);
-    o.max_write = 64;
-    o.write_rate = 65536;
+    o = slow_to_write(o);
     struct rig to = rig_target(&o);
     struct bytes stream = stream_of(from.dev);
     struct vfiomig_load *load;

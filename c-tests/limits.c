@@ -30,20 +30,11 @@ static struct bytes some_stream(const struct vfiomig_save_options *options, int 
     return stream;
 }
 
-static int take(void *opaque, uint32_t kind, const void *data, size_t len)
-{
-    (void)opaque;
-    (void)kind;
-    (void)data;
-    (void)len;
-    return 0;
-}
-
 static int load(const struct bytes *stream, struct vfiomig_load_options options)
 {
     struct rig to = rig_target(NULL);
     struct vfiomig_load *load;
-    options.blob = take;
+    options.blob = take_any_blob;
     OK(vfiomig_load_begin(to.dev, &options, &load));
     int r = push_all(load, stream, 3000);
     if (r > 0)
