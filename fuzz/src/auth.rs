@@ -4,15 +4,16 @@
 //! is one of the two in the end may be loaded.
 
 use crate::input::{Input, crc};
+use crate::load::{options, stream};
 use std::sync::OnceLock;
 use vfiomig::device::{DeviceOptions, State};
-use vfiomig::session::{LoadOptions, SaveOptions, SaveStatus};
+use vfiomig::session::LoadOptions;
 use vfiomig::stream::{
     Auth, DecodeLimits, Decoder, Encoder, FrameType, HEADER_LEN, Item, PREAMBLE_LEN, Read, TAG_LEN,
     encode_identity,
 };
 use vfiomig::{Device, Load};
-use vfiomig_sim::{Sim, SimOptions};
+use vfiomig_sim::Sim;
 
 const MIGRATION_ID: [u8; 16] = [0x66; 16];
 const BLOCK: usize = 96;
@@ -24,10 +25,6 @@ const LONGEST: usize = 32 << 10;
 /// The beginning of a stream, then its frames.
 type Parts = Vec<Vec<u8>>;
 
-fn options() -> SimOptions {
-    SimOptions { state_size: 3000, ..SimOptions::default() }
-}
-
 fn auth() -> Auth {
     Auth::with_keys(1, |id, key: &mut [u8; 32]| {
         *key = [0x40 ^ id as u8; 32];
@@ -35,31 +32,14 @@ fn auth() -> Auth {
     })
 }
 
-/// A plain stream of a small device.
-fn plain() -> Vec<u8> {
-    let sim = Sim::new(options()).expect("sim");
-    let device = Device::new(sim.transport(), DeviceOptions::default()).expect("device");
-    let save = SaveOptions { max_frame: 500, ..SaveOptions::default() };
-    let mut save = device.save(save).expect("save");
-    let (mut buf, mut out) = (vec![0; 8192], Vec::new());
-    save.stop().expect("stop");
-    loop {
-        let next = save.next(&mut buf).expect("next");
-        out.extend_from_slice(&buf[..next.len]);
-        if next.status == SaveStatus::End {
-            return out;
-        }
-    }
-}
-
-/// The same with tags. The random number is always the same, so that inputs mean the same each time.
+/// The stream of a small device with tags. The random number is always the same, so that inputs mean the same each time.
 fn authentic(nonce: u8) -> Parts {
-    let (plain, mut buf) = (plain(), vec![0; 4096]);
+    let mut buf = vec![0; 4096];
     let mut encoder =
         Encoder::authenticated(MIGRATION_ID, 0, auth(), [nonce; 32]).expect("encoder");
     let mut decoder = Decoder::new(DecodeLimits::default());
     let len = encoder.preamble(&mut buf).expect("preamble");
-    let (mut parts, mut rest) = (vec![buf[..len].to_vec()], plain.as_slice());
+    let (mut parts, mut rest) = (vec![buf[..len].to_vec()], stream());
     while let Some(item) = decoder.next(&mut rest).expect("a good stream") {
         let len = match item {
             Item::Identity(identity) => {

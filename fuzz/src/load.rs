@@ -10,7 +10,7 @@ use vfiomig::session::{LoadOptions, SaveOptions, SaveStatus};
 use vfiomig_sim::{Sim, SimOptions};
 
 /// A good stream of a small device.
-fn stream() -> &'static [u8] {
+pub(crate) fn stream() -> &'static [u8] {
     static STREAM: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
     STREAM.get_or_init(|| {
         let sim = Sim::new(options()).expect("sim");
@@ -30,7 +30,8 @@ fn stream() -> &'static [u8] {
     })
 }
 
-fn options() -> SimOptions {
+/// The device that it is of, and one that it fits.
+pub(crate) fn options() -> SimOptions {
     SimOptions { state_size: 3000, ..SimOptions::default() }
 }
 
