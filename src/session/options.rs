@@ -262,13 +262,9 @@ impl LoadOptions {
 
     /// Judges the source that was announced, if one was.
     pub(super) fn judge_announced(&mut self, target: &Identity) -> Result<()> {
-        match self.source.take() {
+        match &self.source {
             None => Ok(()),
-            Some(source) => {
-                let judged = self.judge(&source, target);
-                self.source = Some(source);
-                judged
-            }
+            Some(source) => judge(&mut self.policy, source, target),
         }
     }
 
@@ -277,15 +273,7 @@ impl LoadOptions {
         if let Some(announced) = &self.source {
             check_announced(announced, stream)?;
         }
-        self.judge(stream, target)
-    }
-
-    fn judge(&mut self, source: &Identity, target: &Identity) -> Result<()> {
-        let verdict = self.policy.judge(source, target)?;
-        match verdict.refused_by_callback {
-            Some(errno) => Err(callback_refused("the VMM's policy refuses this source", errno)),
-            None => verdict.check(),
-        }
+        judge(&mut self.policy, stream, target)
     }
 
     /// Refuses a stream of another device of the VM, or of another migration.
@@ -304,6 +292,14 @@ impl LoadOptions {
             }
             _ => Ok(()),
         }
+    }
+}
+
+fn judge(policy: &mut Policy, source: &Identity, target: &Identity) -> Result<()> {
+    let verdict = policy.judge(source, target)?;
+    match verdict.refused_by_callback {
+        Some(errno) => Err(callback_refused("the VMM's policy refuses this source", errno)),
+        None => verdict.check(),
     }
 }
 
