@@ -161,8 +161,8 @@ impl Look {
     }
 }
 
-fn metadata(fd: OwnedFd) -> std::result::Result<Metadata, Errno> {
-    File::from(fd).metadata().map_err(|error| Errno(error.raw_os_error().unwrap_or(libc::EIO)))
+fn metadata(file: &File) -> std::result::Result<Metadata, Errno> {
+    file.metadata().map_err(|error| Errno(error.raw_os_error().unwrap_or(libc::EIO)))
 }
 
 impl Place {
@@ -250,9 +250,10 @@ impl Place {
     fn find(&self) -> std::result::Result<(OwnedFd, Folder, Stamp), Errno> {
         let directory = self.directory.as_ref().map(|fd| fd.as_fd());
         let fd = open_at(directory, &self.folder, Open::Directory)?;
-        let file = Stamp::of(&metadata(open_at(Some(fd.as_fd()), &self.name, Open::ToAsk)?)?);
+        let file = File::from(open_at(Some(fd.as_fd()), &self.name, Open::ToAsk)?);
+        let file = Stamp::of(&metadata(&file)?);
         let keep = File::from(fd);
-        let found = keep.metadata().map_err(|e| Errno(e.raw_os_error().unwrap_or(libc::EIO)))?;
+        let found = metadata(&keep)?;
         let folder = Folder {
             device: found.dev(),
             inode: found.ino(),
@@ -316,11 +317,9 @@ impl Place {
             Err(errno) => return Err(Fault::CannotBeRead(errno)),
         };
         let file = File::from(fd);
-        let stamp = || match file.metadata() {
+        let stamp = || match metadata(&file) {
             Ok(found) => Ok(Stamp::of(&found)),
-            Err(error) => {
-                Err(Fault::CannotBeRead(Errno(error.raw_os_error().unwrap_or(libc::EIO))))
-            }
+            Err(errno) => Err(Fault::CannotBeRead(errno)),
         };
         if stamp()? != *before {
             return Err(Fault::Changing);
