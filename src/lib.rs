@@ -75,6 +75,7 @@ pub(crate) mod alloc;
 pub(crate) mod cancel;
 pub mod capi;
 pub mod compat;
+pub(crate) mod crc;
 pub mod device;
 pub mod dirty;
 pub mod error;

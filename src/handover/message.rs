@@ -6,6 +6,7 @@
 
 use super::types::{MAX_DEVICES, Reason};
 use crate::alloc;
+use crate::crc::crc32;
 use crate::error::{Result, err};
 
 /// The longest message, in bytes. It bounds what the other side can make this one store.
@@ -144,10 +145,8 @@ impl<'a> Input<'a> {
 }
 
 fn checksum(message: &[u8]) -> u32 {
-    let mut crc = crc32fast::Hasher::new();
-    crc.update(message.get(..CRC_AT).unwrap_or(message));
-    crc.update(message.get(HEADER_LEN..).unwrap_or_default());
-    crc.finalize()
+    let head = message.get(..CRC_AT).unwrap_or(message);
+    crc32(&[head, message.get(HEADER_LEN..).unwrap_or_default()])
 }
 
 /// How long the message is that begins with these bytes.

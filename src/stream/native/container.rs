@@ -5,6 +5,7 @@
 use super::frame::FORMAT_MAJOR;
 use super::identity::{MAX_IDENTITY, decode_identity, encode_identity};
 use crate::alloc;
+use crate::crc::crc32;
 use crate::error::{Result, err};
 use crate::identity::Identity;
 use crate::stream::bytes::{Get, Put};
@@ -28,10 +29,8 @@ const NO_MEMORY: &str = "no memory to export an identity";
 
 /// CRC-32 of everything but the check itself.
 fn check_of(bytes: &[u8]) -> u32 {
-    let mut check = crc32fast::Hasher::new();
-    check.update(bytes.get(..CHECK).unwrap_or_default());
-    check.update(bytes.get(HEAD..).unwrap_or_default());
-    check.finalize()
+    let head = bytes.get(..CHECK).unwrap_or_default();
+    crc32(&[head, bytes.get(HEAD..).unwrap_or_default()])
 }
 
 impl Identity {

@@ -4,6 +4,7 @@
 //! A frame is verified as a whole before any byte of it is passed on. This module knows only bytes
 //! and lengths; what a payload means is up to the session.
 
+use crate::crc::crc32;
 use crate::error::{Result, err};
 use crate::flags::flags;
 use crate::stream::bytes::{Get, Put};
@@ -146,10 +147,7 @@ impl FrameHeader {
 /// CRC-32 over the migration id and a header without its check: a frame of another stream does not
 /// pass.
 fn header_crc(migration_id: &[u8; 16], header: &[u8; HEADER_LEN]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(migration_id);
-    hasher.update(header.get(..HEADER_LEN - 4).unwrap_or_default());
-    hasher.finalize()
+    crc32(&[migration_id, header.get(..HEADER_LEN - 4).unwrap_or_default()])
 }
 
 /// The preamble's bytes.

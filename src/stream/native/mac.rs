@@ -8,6 +8,7 @@
 use zeroize::Zeroize;
 
 use super::frame::PREAMBLE_LEN;
+use crate::crc::crc32;
 use crate::error::{Code, Errno, Error, Result, err};
 use crate::stream::auth::{Auth, CHALLENGE_LEN, Key, Mac, Secret, TAG_LEN, callback_failure};
 use crate::stream::bytes::{Get, Put};
@@ -142,10 +143,7 @@ impl Block {
 
 /// CRC-32 over the migration id and a block without its check.
 fn block_check(migration_id: &[u8; 16], block: &[u8; BLOCK_LEN]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(migration_id);
-    hasher.update(block.get(..BLOCK_LEN - 4).unwrap_or_default());
-    hasher.finalize()
+    crc32(&[migration_id, block.get(..BLOCK_LEN - 4).unwrap_or_default()])
 }
 
 /// Computes the tags of one stream, one at a time. Moving it moves no secret.
