@@ -10,7 +10,7 @@ use super::facts::Facts;
 use super::file::Why;
 use super::host::{self, Host, LOOK_AGAIN};
 use crate::error::{Error, Result, err};
-use crate::switch::{self, Direction, Directions, Permission};
+use crate::switch::{Direction, Directions, Permission};
 use crate::text;
 
 /// Who switched migration off.
@@ -105,10 +105,11 @@ pub(crate) fn judge(device: &Facts<'_>) -> Verdict {
         };
         denials.push(Denial::new(Level::Environment, directions, text));
     }
-    let off = Directions::all() - switch::allowed();
-    let off = permissions.iter().zip(Direction::BOTH).fold(off, |off, (permission, direction)| {
-        if permission.is_none() { off | direction.alone() } else { off }
-    });
+    let off = Direction::BOTH
+        .into_iter()
+        .zip(&permissions)
+        .filter(|(_, permission)| permission.is_none())
+        .fold(Directions::empty(), |off, (direction, _)| off | direction.alone());
     if !off.is_empty() {
         let what = doing(off);
         let text = format_args!(
