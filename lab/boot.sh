@@ -10,7 +10,7 @@
 #   --keep DIR      host directory that is /share/keep (default: SHARE/keep)
 #   --boot N        value of LAB_BOOT in the guest (default 1)
 #   --memory MIB    memory of the machine (default 1024)
-#   --timeout SEC   end the machine after this time (default 3600)
+#   --timeout SEC   end the machine after this time (default 1800)
 #   --test-timeout SEC   time for one program (default 600)
 #   --only GLOB     run only programs whose name matches
 #   --append WORDS  more kernel parameters
@@ -29,7 +29,7 @@ usage() {
 	exit 2
 }
 
-share='' keep='' boot=1 memory=1024 timeout=3600 test_timeout=600 only='*' append='' shell=0 alone=0
+share='' keep='' boot=1 memory=1024 timeout=1800 test_timeout=600 only='*' append='' shell=0 alone=0
 [ $# -ge 1 ] || usage
 variant=$1
 shift
@@ -216,9 +216,33 @@ if [ $shell -eq 1 ]; then
 fi
 
 # timeout(1) ends the one process that it started, and passes our own TERM on.
-timeout -k 5 "$timeout" qemu-system-x86_64 -display none -serial stdio -monitor none "${args[@]}" \
-	</dev/null >"$share/out/console" 2>"$share/out/qemu.err" &
-qemu=$!
+start() {
+	timeout -k 5 "$timeout" qemu-system-x86_64 -display none -serial stdio -monitor none "${args[@]}" \
+		</dev/null >"$share/out/console" 2>"$share/out/qemu.err" &
+	qemu=$!
+}
+
+# came_up SEC: whether it has, or has ended, in that time.
+came_up() {
+	local left=$1
+	while [ ! -e "$share/out/up" ] && kill -0 "$qemu" 2>/dev/null; do
+		[ "$left" -gt 0 ] || return 1
+		sleep 1
+		left=$((left - 1))
+	done
+}
+
+# Now and then an emulated machine with two CPUs stops for good while its kernel starts. Nothing that
+# is tested has run by then: it gets two more attempts, and whoever reads the results is told.
+start
+for attempt in 1 2; do
+	! came_up "${LAB_UP_SECONDS:-240}" || break
+	kill "$qemu" 2>/dev/null || true
+	wait "$qemu" || true
+	mv "$share/out/console" "$share/out/console.$attempt"
+	echo "attempt $attempt to start it hung: started again" | tee -a "$share/out/restarts" >&2
+	start
+done
 status=0
 wait "$qemu" || status=$?
 qemu=

@@ -240,6 +240,7 @@ alone() {
 		mkdir -p "$share"
 		"$LAB_DIR/boot.sh" "$variant" --share "$share" --keep "$share/keep" --alone --only "$name" \
 			"${pass_on[@]}" -- "${dirs[@]}" 2>"$share.err" || true
+		[ ! -e "$share/out/restarts" ] || indent <"$share/out/restarts"
 		grep '^| ' "$share/out/$name.out" 2>/dev/null | sed 's/^| /    /' || true
 		said=$({ cat "$share/out/dmesg" "$share/out/console" 2>/dev/null || true; } | tr -d '\r' |
 			grep -E "$wanted" | head -n 1 || true)
@@ -293,6 +294,7 @@ for i in "${!variants[@]}"; do
 			indent <"$share.err"
 			break
 		fi
+		[ ! -e "$share/out/restarts" ] || indent <"$share/out/restarts"
 		judge "$share/out" "$boot"
 		if [ -e "$share.failed" ]; then
 			result FAILED "boot-$boot" "$(cat "$share/out/broken" 2>/dev/null || echo 'machine failed')"

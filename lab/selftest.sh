@@ -132,6 +132,11 @@ sleep 1000
 E2
 expect machine-hangs 1 '1 passed, 2 failed' "^lab $variant boot-1 \.\.\. FAILED \(no end after 15 s\)$" --timeout 15
 
+program slow-start <<'E2'
+echo "ok alpha"
+E2
+LAB_UP_SECONDS=1 expect slow-start 0 '1 passed, 0 failed' '^    [|] attempt 2 to start it hung: started again$'
+
 # The first machine leaves a file, the second finds it.
 program keep <<'E2'
 case $LAB_BOOT in
