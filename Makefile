@@ -35,6 +35,10 @@ INCLUDEDIR ?= $(PREFIX)/include
 PKGCONFIGDIR ?= $(LIBDIR)/pkgconfig
 MANDIR ?= $(PREFIX)/share/man
 DOCDIR ?= $(PREFIX)/share/doc/libvfiomig
+# Where shells look for completions of commands.
+BASHCOMPDIR ?= $(PREFIX)/share/bash-completion/completions
+ZSHCOMPDIR ?= $(PREFIX)/share/zsh/site-functions
+FISHCOMPDIR ?= $(PREFIX)/share/fish/vendor_completions.d
 # Where the host's policy is: SYSCONFDIR/vfiomig/policy.conf. Built into the library and the tool.
 SYSCONFDIR ?= /etc
 DESTDIR ?=
@@ -234,6 +238,10 @@ check-rust: FORCE ## the Rust tests
 	@CARGO='$(CARGO)' scripts/rust-tests.sh $(CARGO_ARGS) $(TESTED_PACKAGES)
 
 TESTED_PACKAGES ?= --workspace
+
+.PHONY: tool-files
+tool-files: ## write again what is made from the tool: its completions, and the output in docs/tool.md
+	@VFIOMIG_BLESS=1 $(CARGO) test --quiet $(CARGO_ARGS) --package vfiomig-cli --bins tests::
 
 # What a package's build can run: no network, no lint, no lab, and no compiler but the one that built it.
 .PHONY: check-build
@@ -480,6 +488,12 @@ endif
 	@for f in $(DOCS); do \
 		sed -E '$(UNLINK)' $$f >$(B)/installed.doc && \
 		$(INSTALL) -m 644 $(B)/installed.doc $(DESTDIR)$(DOCDIR)/$$f || exit 1; done
+	$(INSTALL) -d $(DESTDIR)$(DOCDIR)/docs/schema $(DESTDIR)$(BASHCOMPDIR) $(DESTDIR)$(ZSHCOMPDIR) \
+		$(DESTDIR)$(FISHCOMPDIR)
+	$(INSTALL) -m 644 docs/schema/*.json $(DESTDIR)$(DOCDIR)/docs/schema
+	$(INSTALL) -m 644 cli/completions/vfiomig.bash $(DESTDIR)$(BASHCOMPDIR)/vfiomig
+	$(INSTALL) -m 644 cli/completions/_vfiomig $(DESTDIR)$(ZSHCOMPDIR)/_vfiomig
+	$(INSTALL) -m 644 cli/completions/vfiomig.fish $(DESTDIR)$(FISHCOMPDIR)/vfiomig.fish
 	$(INSTALL) -m 644 $(MAN3) $(DESTDIR)$(MANDIR)/man3
 	$(INSTALL) -m 644 $(MAN7) $(DESTDIR)$(MANDIR)/man7
 
@@ -513,8 +527,9 @@ uninstall: ## remove what install and install-sim installed
 		$(addprefix $(DESTDIR)$(MANDIR)/man3/,$(notdir $(MAN3))) \
 		$(addprefix $(DESTDIR)$(MANDIR)/man5/,$(notdir $(MAN5))) \
 		$(addprefix $(DESTDIR)$(MANDIR)/man7/,$(notdir $(MAN7))) \
-		$(DESTDIR)$(MANDIR)/man1/vfiomig.1 $(addprefix $(DESTDIR)$(DOCDIR)/,$(DOCS))
-	-rmdir $(DESTDIR)$(DOCDIR)/docs/abi $(DESTDIR)$(DOCDIR)/docs $(DESTDIR)$(DOCDIR) 2>/dev/null
+		$(DESTDIR)$(MANDIR)/man1/vfiomig.1 $(addprefix $(DESTDIR)$(DOCDIR)/,$(DOCS) $(wildcard docs/schema/*.json)) \
+		$(DESTDIR)$(BASHCOMPDIR)/vfiomig $(DESTDIR)$(ZSHCOMPDIR)/_vfiomig $(DESTDIR)$(FISHCOMPDIR)/vfiomig.fish
+	-rmdir $(DESTDIR)$(DOCDIR)/docs/abi $(DESTDIR)$(DOCDIR)/docs/schema $(DESTDIR)$(DOCDIR)/docs $(DESTDIR)$(DOCDIR) 2>/dev/null
 
 .PHONY: dist
 dist: ## source and vendor tarballs with checksums in build/dist (uses the network)

@@ -39,7 +39,8 @@ verdict files "$(
 	for f in "$BINDIR/vfiomig" "$INCLUDEDIR/vfiomig.h" "$LIBDIR/libvfiomig.a" \
 		"$LIBDIR/libvfiomig.so.$version" "$PKGCONFIGDIR/vfiomig.pc" \
 		"$MANDIR/man3/vfiomig_save_next.3" "$MANDIR/man7/vfiomig.7" "$MANDIR/man1/vfiomig.1" \
-		"$MANDIR/man5/vfiomig-policy.5" \
+		"$MANDIR/man5/vfiomig-policy.5" "$DOCDIR/docs/schema/probe.json" \
+		"$PREFIX/share/bash-completion/completions/vfiomig" \
 		"$DOCDIR/docs/migration-guide.md" "$DOCDIR/docs/syscalls.json" "$DOCDIR/LICENSE-MIT" \
 		"$DOCDIR/LICENSE-APACHE"; do
 		[ -s ".$f" ] || echo "no $f"

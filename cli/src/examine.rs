@@ -3,13 +3,13 @@
 //! the findings from them.
 
 use vfiomig::device::{Caps, DeviceOptions, Identity, State};
-use vfiomig::transport::KernelTransport;
-use vfiomig::{Code as Errno, Device};
 
+use crate::context::Open;
+use crate::device::ways;
 use crate::finding::{Code, Finding, Severity};
 use crate::kconfig::Kernel;
-use crate::open::{IOMMUFD, Opened, Way, open};
-use crate::refusal::about_open;
+use crate::open::{IOMMUFD, Opened, Way};
+use crate::refusal::{about_answer, about_open};
 use crate::sysfs::{IommuGroup, Root, Sriov, SysDevice, Target, names};
 use crate::variant::{self, GENERIC, Variant};
 
@@ -50,7 +50,7 @@ impl Report {
 }
 
 /// Examines a device.
-pub fn examine(root: &Root, kernel: &Kernel, target: Target) -> Report {
+pub fn examine(root: &Root, open: Open<'_>, kernel: &Kernel, target: Target) -> Report {
     let mut findings = Vec::new();
     let mut variants = Vec::new();
     if let Some(device) = &target.device {
@@ -90,35 +90,16 @@ pub fn examine(root: &Root, kernel: &Kernel, target: Target) -> Report {
     Report { target, variants, answers, findings }
 }
 
-/// The ways to a device, best first.
-fn ways(target: &Target) -> Vec<Way> {
-    if let Some(node) = &target.node {
-        return vec![Way::Cdev { node: node.clone() }];
-    }
-    let Some(device) = target.device.as_ref().filter(|device| device.is_vfio()) else {
-        return Vec::new();
-    };
-    let mut ways = Vec::new();
-    if let Some(vfio_dev) = device.vfio_dev.as_ref().filter(|vfio_dev| vfio_dev.has_cdev) {
-        ways.push(Way::Cdev { node: vfio_dev.node() });
-    }
-    if let Some(group) = &device.group {
-        let (node, noiommu) = (group.node(), group.noiommu);
-        ways.push(Way::Group { node, device: device.name.clone(), noiommu });
-    }
-    ways
-}
-
 fn ask(
     opened: Opened,
     way: Way,
     device: Option<&SysDevice>,
 ) -> Result<(Answers, Vec<Finding>), vfiomig::Error> {
     // The group and the container, or the iommufd, must outlive the device.
-    let Opened { device: fd, keep: _keep } = opened;
+    let Opened { device: make, keep: _keep } = opened;
     let sysfs = device.map(|device| device.path.clone());
     let options = DeviceOptions { sysfs, ..DeviceOptions::default() };
-    let probed = Device::new(KernelTransport::new(fd), options)?;
+    let probed = make(options)?;
     let caps = probed.caps()?;
     let state = if caps.migration_flags.is_empty() { None } else { probed.state().ok() };
     let answers = Answers { way, caps, identity: probed.identity()?, state };
@@ -433,13 +414,6 @@ fn about_variant(
         Some((_, commands)) if device.is_vfio() => finding.commands(commands),
         _ => finding,
     }
-}
-
-/// The library could not talk to the open device.
-fn about_answer(way: &Way, error: &vfiomig::Error) -> Finding {
-    let node = way.node().display();
-    let code = if error.code() == Errno::NotTty { Code::NotVfio } else { Code::OpenFailed };
-    Finding::new(code, format!("{node}: {error}"))
 }
 
 #[cfg(test)]

@@ -1,19 +1,28 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The `vfiomig` tool: asks VFIO devices about live migration, without a VMM, and checks the policy
-//! that they are under.
+//! The `vfiomig` tool: VFIO migration without a VMM.
 //!
 //! ```text
 //! main      arguments, exit status
-//! probe     the subcommand of that name
-//! policy    the same
+//! commands  one module for each
+//! side      what compat compares: a device, a stream, an identity
 //! examine   one device: asking it, and what follows
+//! device    a device that a command works on
 //! refusal   why it could not be opened
-//! output    text and JSON
+//! output    a probe as text and JSON
+//! identity  the same for what a device is
 //! finding   the words for what is found
-//! open      nodes and ioctls; the only module with unsafe in it
+//! context   what commands work with: output, questions, signals
+//! open      nodes and ioctls
 //! variant   which VFIO driver fits
 //! kconfig   the running kernel
 //! sysfs     facts about devices
+//! input     files to read, whatever they turn out to be
+//! new_file  files to write, whole or not at all
+//! json      --json
+//! key       keys of authenticated streams
+//! text      columns, colours, sizes
+//! exit      what each exit status means
+//! sys       a system call
 //! ```
 
 #![cfg_attr(
@@ -21,24 +30,41 @@
     allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
 )]
 
+mod commands;
+mod context;
+mod device;
 mod examine;
+mod exit;
 mod finding;
+mod identity;
+mod input;
+mod json;
 mod kconfig;
+mod key;
+mod new_file;
 mod open;
 mod output;
-mod policy;
-mod probe;
+mod policy_rules;
 mod refusal;
+mod side;
+mod sys;
 mod sysfs;
+mod text;
 mod variant;
 
-use std::io;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Command;
+use clap::{Arg, Command, value_parser};
 
-/// Something went wrong that has nothing to do with a device.
-const TROUBLE: u8 = 2;
+use crate::context::{Context, style_of};
+use crate::exit::{Result, Status};
+use crate::sysfs::Root;
 
 fn command() -> Command {
     let version: String = format!(
@@ -49,36 +75,72 @@ fn command() -> Command {
         vfiomig::capi::version::VFIOMIG_VERSION_PATCH,
     );
     Command::new("vfiomig")
-        .about("VFIO live migration: what devices can do, and why they cannot")
+        .about("VFIO live migration: devices, streams and check-points")
         .version(version)
         .subcommand_required(true)
         .arg_required_else_help(true)
-        .subcommand(probe::command())
-        .subcommand(policy::command())
+        .after_help(
+            "Exit status: 0 yes, whole, the same; 1 no; 2 wrong usage; 3 an input cannot be read; \
+             4 forbidden; 5 the device failed; 6 in use; 7 the result cannot be written.",
+        )
+        .arg(
+            // Looks at another tree, for tests.
+            Arg::new("sysroot")
+                .long("sysroot")
+                .global(true)
+                .value_name("DIR")
+                .value_parser(value_parser!(PathBuf))
+                .hide(true),
+        )
+        .subcommands(commands::all())
 }
 
-fn main() -> ExitCode {
-    let matches = command().get_matches();
-    let result = match matches.subcommand() {
-        Some(("probe", args)) => probe::run(args),
-        Some(("policy", args)) => policy::run(args),
-        _ => return ExitCode::from(TROUBLE),
-    };
-    match result {
-        Ok(code) => code,
-        // Whoever was reading the output has stopped.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+/// Runs the command that the arguments name.
+fn run(arguments: impl IntoIterator<Item = OsString>, context: &mut Context<'_>) -> Status {
+    let matches = match command().try_get_matches_from(arguments) {
+        Ok(matches) => matches,
         Err(error) => {
-            eprintln!("vfiomig: {error}");
-            ExitCode::from(TROUBLE)
+            let text = error.render().to_string();
+            let wrong = error.use_stderr();
+            let stream: &mut dyn Write = if wrong { context.err } else { context.out };
+            let _ = stream.write_all(text.as_bytes());
+            return if wrong { Status::Usage } else { Status::Yes };
+        }
+    };
+    if let Some(root) = matches.get_one::<PathBuf>("sysroot") {
+        context.root = Root::new(root);
+    }
+    let result: Result<Status> = match matches.subcommand() {
+        Some(("completions", args)) => commands::completions::run(command(), args, context),
+        Some((name, args)) => commands::run(name, args, context),
+        None => Ok(Status::Usage),
+    };
+    let result = result.and_then(|status| {
+        context.out.flush()?;
+        Ok(status)
+    });
+    match result {
+        Ok(status) => status,
+        Err(trouble) => {
+            if !trouble.text.is_empty() {
+                context.complain(&trouble.text);
+            }
+            trouble.status
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn the_command_line_is_consistent() {
-        super::command().debug_assert();
-    }
+fn main() -> ExitCode {
+    let (mut out, mut err) = (io::stdout().lock(), io::stderr());
+    let style = style_of(&out);
+    let (mut stdin, asks) = (io::stdin().lock(), io::stdin().is_terminal());
+    let mut context = Context {
+        root: Root::new("/"),
+        open: &open::open,
+        style,
+        out: &mut out,
+        err: &mut err,
+        answers: asks.then_some(&mut stdin as &mut dyn BufRead),
+    };
+    ExitCode::from(run(std::env::args_os(), &mut context) as u8)
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Opening a VFIO device: by its own node and iommufd, or by its IOMMU group and a container.
 //!
-//! The only module of the tool with `unsafe` in it. It asks for nothing beyond an open device: it
+//! It asks for nothing beyond an open device: it
 //! maps no memory, attaches nothing to an iommufd's address space, and resets nothing.
 
 #![allow(unsafe_code)]
@@ -16,6 +16,10 @@ use vfio_bindings::bindings::vfio::{
     VFIO_API_VERSION, VFIO_GROUP_FLAGS_VIABLE, VFIO_NOIOMMU_IOMMU, VFIO_TYPE1_IOMMU,
     VFIO_TYPE1v2_IOMMU, vfio_device_bind_iommufd, vfio_group_status,
 };
+
+use vfiomig::Device;
+use vfiomig::device::DeviceOptions;
+use vfiomig::transport::KernelTransport;
 
 use crate::sysfs::Root;
 
@@ -129,10 +133,13 @@ impl OpenError {
     }
 }
 
+/// Makes the library's device of what was opened.
+pub type MakeDevice = Box<dyn FnOnce(DeviceOptions) -> vfiomig::Result<Device>>;
+
 /// An open device, and what must stay open with it.
 pub struct Opened {
     /// The device.
-    pub device: OwnedFd,
+    pub device: MakeDevice,
     /// The iommufd, or the group and the container. To be dropped after the device.
     pub keep: Vec<File>,
 }
@@ -165,7 +172,7 @@ fn open_cdev(root: &Root, node: &Path) -> Result<Opened, OpenError> {
     let ret =
         unsafe { libc::ioctl(device.as_raw_fd(), VFIO_DEVICE_BIND_IOMMUFD as _, &raw mut bind) };
     check(ret, Step::Bind, node)?;
-    Ok(Opened { device: device.into(), keep: vec![iommufd] })
+    Ok(Opened { device: of_kernel(device.into()), keep: vec![iommufd] })
 }
 
 fn open_group(root: &Root, node: &Path, name: &str, noiommu: bool) -> Result<Opened, OpenError> {
@@ -216,7 +223,11 @@ fn open_group(root: &Root, node: &Path, name: &str, noiommu: bool) -> Result<Ope
     let device = unsafe { OwnedFd::from_raw_fd(fd) };
     // SAFETY: F_SETFD touches no memory of ours.
     unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
-    Ok(Opened { device, keep: vec![group, container] })
+    Ok(Opened { device: of_kernel(device), keep: vec![group, container] })
+}
+
+fn of_kernel(device: OwnedFd) -> MakeDevice {
+    Box::new(|options| Device::new(KernelTransport::new(device), options))
 }
 
 /// A request whose argument is a number.

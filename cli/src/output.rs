@@ -1,20 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a probe found, as text for people and as JSON for programs (docs/probe.md).
 
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 
 use serde_json::{Value, json};
-use vfiomig::device::{Caps, Identity};
+use vfiomig::device::Caps;
 
 use crate::examine::{Answers, Report};
 use crate::finding::{Finding, Severity};
+use crate::identity::identity_json;
 use crate::kconfig::Kernel;
 use crate::sysfs::{PciIds, Root, Sriov, SysDevice};
-
-/// Columns before the text of a line.
-const INDENT: usize = 14;
-/// Lines are broken here.
-const WIDTH: usize = 96;
+use crate::text::{INDENT, Plain, Style, bytes, line, wrap};
 
 /// One device as a JSON object. Members are only ever added, never renamed, and never change their
 /// meaning.
@@ -84,41 +81,6 @@ fn caps_json(caps: &Caps) -> Value {
     })
 }
 
-fn identity_json(identity: &Identity) -> Value {
-    let known = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    let [vendor, device, subsystem_vendor, subsystem_device] = identity.pci;
-    let ids = PciIds {
-        vendor,
-        device,
-        subsystem_vendor,
-        subsystem_device,
-        revision: identity.pci_revision,
-        class: 0,
-    };
-    let mut pci = pci_json(&ids);
-    if let Some(members) = pci.as_object_mut() {
-        // The device's identity does not include its class.
-        members.shift_remove("class");
-    }
-    json!({
-        "bus": known(&identity.bus),
-        "driver": known(&identity.driver),
-        "driver_version": known(&identity.driver_version),
-        "driver_srcversion": known(&identity.driver_srcversion),
-        "firmware": known(&identity.firmware),
-        "mdev_type": known(&identity.mdev_type),
-        "vendor_type": known(&identity.vendor_type),
-        "pci": if vendor == 0 { Value::Null } else { pci },
-        "protocol": (identity.protocol != 0).then_some(identity.protocol),
-        "kernel_release": known(&identity.kernel_release),
-        "exported": identity.to_bytes().ok().map(|bytes| hex(&bytes)),
-    })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn pci_json(ids: &PciIds) -> Value {
     json!({
         "vendor": format!("{:04x}", ids.vendor),
@@ -156,25 +118,6 @@ fn finding_json(finding: &Finding) -> Value {
     })
 }
 
-/// Colours, or none.
-#[derive(Clone, Copy)]
-pub struct Style(pub bool);
-
-impl Style {
-    fn paint(self, code: &str, text: &str) -> String {
-        if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
-    }
-}
-
-/// Text that comes from outside cannot control the terminal.
-struct Plain<'a>(&'a str);
-
-impl fmt::Display for Plain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.chars().try_for_each(|c| f.write_char(if c.is_control() { '?' } else { c }))
-    }
-}
-
 /// The kernel, in one line.
 pub fn kernel_line(kernel: &Kernel) -> String {
     let mut line = format!("kernel {}", Plain(&kernel.release));
@@ -197,7 +140,7 @@ pub fn to_text(report: &Report, style: Style) -> String {
     let mut out = String::new();
     let title = Plain(&report.target.given).to_string();
     let (verdict, colour) = verdict(report);
-    let _ = writeln!(out, "{}: {}", style.paint("1", &title), style.paint(colour, verdict));
+    let _ = writeln!(out, "{}: {}", style.bold(&title), style.paint(colour, verdict));
     if let Some(device) = &report.target.device {
         line(&mut out, "device", &about_device(device, &report.target.given));
         if let Some(pci) = &device.pci {
@@ -304,80 +247,5 @@ fn about_answers(out: &mut String, answers: &Answers) {
     line(out, "can", &format!("{} (flags {:#x})", can.join(", "), caps.migration_flags.bits()));
     if let Some(size) = caps.state_size {
         line(out, "state size", &format!("about {}", bytes(size)));
-    }
-}
-
-fn bytes(size: u64) -> String {
-    let units = ["KiB", "MiB", "GiB", "TiB"];
-    let mut value = size as f64;
-    let mut unit = None;
-    for next in units {
-        if value < 1024.0 {
-            break;
-        }
-        value /= 1024.0;
-        unit = Some(next);
-    }
-    match unit {
-        None => format!("{size} bytes"),
-        Some(unit) => format!("{value:.1} {unit} ({size} bytes)"),
-    }
-}
-
-fn line(out: &mut String, label: &str, text: &str) {
-    let _ = write!(out, "  {label}");
-    wrap(out, &Plain(text).to_string(), 2 + label.len());
-}
-
-/// Writes a text into the second column; `used` columns of the first line are taken.
-fn wrap(out: &mut String, text: &str, used: usize) {
-    let mut column = used;
-    let mut pad = INDENT.saturating_sub(used).max(1);
-    for word in text.split_whitespace() {
-        let len = word.chars().count();
-        if column > INDENT && column + 1 + len > WIDTH {
-            out.push('\n');
-            column = 0;
-            pad = INDENT;
-        }
-        out.extend(std::iter::repeat_n(' ', pad));
-        out.push_str(word);
-        column += pad + len;
-        pad = 1;
-    }
-    out.push('\n');
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn long_texts_are_broken_and_aligned() {
-        let mut out = String::new();
-        let text = "word ".repeat(40);
-        line(&mut out, "label", &text);
-        let lines: Vec<&str> = out.lines().collect();
-        assert!(lines.len() > 2);
-        for (at, line) in lines.iter().enumerate() {
-            assert!(line.len() <= WIDTH, "{line}");
-            assert_eq!(line.find("word"), Some(INDENT), "line {at}");
-        }
-        assert_eq!(out.split_whitespace().filter(|word| *word == "word").count(), 40);
-    }
-
-    #[test]
-    fn control_characters_do_not_reach_the_terminal() {
-        let mut out = String::new();
-        line(&mut out, "x", "a\x1b[31mb\x07");
-        assert!(!out.contains('\x1b') && !out.contains('\x07'), "{out:?}");
-        assert!(out.contains("a?[31mb?"));
-    }
-
-    #[test]
-    fn sizes_are_readable() {
-        assert_eq!(bytes(96), "96 bytes");
-        assert_eq!(bytes(4096), "4.0 KiB (4096 bytes)");
-        assert_eq!(bytes(3 << 30), "3.0 GiB (3221225472 bytes)");
     }
 }

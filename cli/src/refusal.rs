@@ -163,3 +163,10 @@ fn name_of_id(file: &Path, id: u32) -> String {
     });
     found.unwrap_or_else(|| id.to_string())
 }
+
+/// The library could not talk to the open device.
+pub fn about_answer(way: &Way, error: &vfiomig::Error) -> Finding {
+    let node = way.node().display();
+    let code = if error.code() == vfiomig::Code::NotTty { Code::NotVfio } else { Code::OpenFailed };
+    Finding::new(code, format!("{node}: {error}"))
+}

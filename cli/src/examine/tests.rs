@@ -84,7 +84,7 @@ impl Tree {
 
     fn examine(&self, given: &str) -> Report {
         let target = find(&self.root, given).unwrap();
-        examine(&self.root, &Kernel::read(&self.root), target)
+        examine(&self.root, &crate::open::open, &Kernel::read(&self.root), target)
     }
 }
 

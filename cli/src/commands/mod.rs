@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The commands, a module each. They call what lies beside this folder, and not each other.
+
+pub mod completions;
+
+mod compat;
+mod policy;
+mod probe;
+mod reset;
+
+use clap::{ArgMatches, Command};
+
+use crate::context::Context;
+use crate::exit::{Result, Status};
+
+/// All of them, as `--help` lists them.
+pub fn all() -> [Command; 5] {
+    [
+        probe::command(),
+        compat::command(),
+        reset::command(),
+        policy::command(),
+        completions::command(),
+    ]
+}
+
+/// Runs the command of this name; completions need the whole command line, and are left to main.
+pub fn run(name: &str, args: &ArgMatches, context: &mut Context<'_>) -> Result<Status> {
+    match name {
+        "probe" => probe::run(args, context),
+        "compat" => compat::run(args, context),
+        "reset" => reset::run(args, context),
+        "policy" => policy::run(args, context),
+        _ => Ok(Status::Usage),
+    }
+}

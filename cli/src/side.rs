@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One side of a comparison: something that says what a device is. A live device, a stream,
+//! an exported identity, or what `vfiomig probe --json` printed.
+
+use std::path::Path;
+
+use serde_json::Value;
+use vfiomig::Code;
+use vfiomig::device::Identity;
+use vfiomig::stream::{DecodeLimits, Decoder, Item, MAX_EXPORTED, Read};
+
+use crate::context::Context;
+use crate::device;
+use crate::exit::{Result, Status, Trouble};
+use crate::input::{self, Input};
+use crate::key::Key;
+use crate::sysfs::{is_uuid, pci_address};
+use crate::text::from_hex;
+
+/// A probe of a host with thousands of devices is shorter, in bytes.
+const MAX_JSON: usize = 64 << 20;
+
+/// An identity, and where it comes from.
+pub struct Side {
+    /// As it was given.
+    pub name: String,
+    /// `device`, `identity`, `stream` or `probe`.
+    pub kind: &'static str,
+    /// What the device is.
+    pub identity: Identity,
+}
+
+/// Finds out what the device is.
+pub fn read(context: &Context<'_>, given: &str, key: Option<&Key>) -> Result<Side> {
+    let side = |kind, identity| Side { name: given.to_owned(), kind, identity };
+    let Some((file, device)) = as_file(given) else {
+        let live = device::open(context, given)?;
+        let identity = live.device.identity().map_err(|error| live.trouble(&error))?;
+        return Ok(side("device", identity));
+    };
+    let mut input = input::open(file)?;
+    let mut start = [0; 8];
+    let mut len = 0;
+    while let Some(rest) = start.get_mut(len..).filter(|rest| !rest.is_empty()) {
+        match input.read(rest)? {
+            0 => break,
+            more => len += more,
+        }
+    }
+    let start = start.get(..len).unwrap_or_default();
+    match start {
+        b"\x89VFIOMIG" => Ok(side("stream", of_stream(&mut input, start, key)?)),
+        b"\x89VFIOMID" => Ok(side("identity", of_export(&mut input, start)?)),
+        _ if matches!(start.trim_ascii_start(), [b'[' | b'{', ..]) => {
+            Ok(side("probe", of_json(&mut input, start, device)?))
+        }
+        [b'Q', b'E', b'V', b'M', ..] => Err(unusable(
+            &input,
+            "QEMU's streams do not say what they were saved from: probe the device on its host",
+        )),
+        [] => Err(unusable(&input, "it is empty")),
+        _ => Err(unusable(
+            &input,
+            "neither a stream, nor an exported identity, nor what vfiomig probe --json prints",
+        )),
+    }
+}
+
+/// The file that is meant and, after a `#`, which of the devices in it; `None` if a device is.
+fn as_file(given: &str) -> Option<(&str, Option<&str>)> {
+    if given == "-" {
+        return Some((given, None));
+    }
+    let path = Path::new(given);
+    let is_node = path.starts_with("/dev/vfio") || path.starts_with("/sys");
+    if is_node || pci_address(given).is_some() || is_uuid(given) {
+        return None;
+    }
+    if path.symlink_metadata().is_ok() {
+        return Some((given, None));
+    }
+    match given.rsplit_once('#') {
+        Some((file, device)) => Some((file, Some(device))),
+        None => given.contains('/').then_some((given, None)),
+    }
+}
+
+fn unusable(input: &Input, why: &str) -> Trouble {
+    Trouble::new(Status::Input, format!("{}: {why}", input.name))
+}
+
+fn of_library(input: &Input, error: &vfiomig::Error) -> Trouble {
+    let (status, todo) = match error.code() {
+        Code::Perm => (Status::Permission, ": give its key with --key-file"),
+        Code::NoMem => (Status::Resources, ""),
+        _ => (Status::Input, ""),
+    };
+    Trouble::new(status, format!("{}: {error}{todo}", input.name))
+}
+
+fn of_export(input: &mut Input, start: &[u8]) -> Result<Identity> {
+    let rest = input.read_all(MAX_EXPORTED)?;
+    let rest = rest.ok_or_else(|| unusable(input, "too long for an exported identity"))?;
+    Identity::from_bytes(&[start, &rest].concat()).map_err(|error| of_library(input, &error))
+}
+
+/// A stream begins with it: the rest is not looked at.
+fn of_stream(input: &mut Input, start: &[u8], key: Option<&Key>) -> Result<Identity> {
+    let limits = DecodeLimits::default();
+    let made = match key {
+        Some(key) => Decoder::authenticated(limits, key.auth()),
+        None => Ok(Decoder::new(limits)),
+    };
+    let mut decoder = made.map_err(|error| of_library(input, &error))?;
+    let mut bytes = start.to_vec();
+    loop {
+        match decoder.next(&mut bytes.as_slice()) {
+            Ok(Some(Item::Identity(identity))) => return Ok(*identity),
+            Ok(Some(_)) => return Err(unusable(input, "it does not begin with an identity")),
+            Ok(None) => {}
+            Err(error) => return Err(of_library(input, &error)),
+        }
+        bytes.resize(4096, 0);
+        let len = input.read(&mut bytes)?;
+        bytes.truncate(len);
+        if len == 0 {
+            return Err(unusable(input, "it ends before it says what it was saved from"));
+        }
+    }
+}
+
+/// Of what `vfiomig probe --json` printed, or one object of it.
+fn of_json(input: &mut Input, start: &[u8], wanted: Option<&str>) -> Result<Identity> {
+    let rest = input.read_all(MAX_JSON)?;
+    let rest = rest.ok_or_else(|| unusable(input, "longer than 64 MiB"))?;
+    let value: Value = serde_json::from_slice(&[start, &rest].concat())
+        .map_err(|error| unusable(input, &format!("not JSON: {error}")))?;
+    let objects = match &value {
+        Value::Array(objects) => objects.as_slice(),
+        object => std::slice::from_ref(object),
+    };
+    let names = |object: &Value, wanted: &str| {
+        ["name", "device"].iter().any(|member| object.get(member).is_some_and(|v| v == wanted))
+    };
+    let mut fitting = objects.iter().filter(|object| wanted.is_none_or(|w| names(object, w)));
+    let object = match (fitting.next(), fitting.next()) {
+        (Some(object), None) => object,
+        (None, _) => return Err(unusable(input, "there is no such device in it")),
+        (Some(_), Some(_)) => {
+            let text = "there are several devices in it: say which after a #, as in FILE#3b:00.2";
+            return Err(unusable(input, text));
+        }
+    };
+    let bytes = object.get("identity").and_then(|identity| identity.get("exported"));
+    let bytes = bytes.and_then(Value::as_str).and_then(from_hex);
+    let bytes = bytes.ok_or_else(|| {
+        unusable(input, "it has no identity.exported: the device could not be asked")
+    })?;
+    Identity::from_bytes(&bytes).map_err(|error| of_library(input, &error))
+}
