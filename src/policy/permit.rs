@@ -93,17 +93,18 @@ pub(crate) fn judge(device: &Facts<'_>) -> Verdict {
     let Disabled { directions, misspelt } = environment::disabled();
     if !directions.is_empty() {
         let what = doing(directions);
-        let text = match misspelt {
-            false => format_args!(
-                "{what} is switched off by VFIOMIG_DISABLE in this process's environment: start it \
-                 without"
-            ),
-            true => format_args!(
-                "{what} is switched off because VFIOMIG_DISABLE in this process's environment has an \
-                 unknown word: start it with save, load, all, or nothing there"
+        let (because, instead) = match misspelt {
+            false => ("by VFIOMIG_DISABLE in this process's environment", "start it without"),
+            true => (
+                "because VFIOMIG_DISABLE in this process's environment has an unknown word",
+                "start it with save, load, all, or nothing there",
             ),
         };
-        denials.push(Denial::new(Level::Environment, directions, text));
+        denials.push(Denial::new(
+            Level::Environment,
+            directions,
+            format_args!("{what} is switched off {because}: {instead}"),
+        ));
     }
     let off = Direction::BOTH
         .into_iter()
@@ -112,11 +113,14 @@ pub(crate) fn judge(device: &Facts<'_>) -> Verdict {
         .fold(Directions::empty(), |off, (direction, _)| off | direction.alone());
     if !off.is_empty() {
         let what = doing(off);
-        let text = format_args!(
-            "{what} is switched off in this process: the VMM did that, and can switch it on again \
-             (vfiomig_process_set_allowed())"
-        );
-        denials.push(Denial::new(Level::Process, off, text));
+        denials.push(Denial::new(
+            Level::Process,
+            off,
+            format_args!(
+                "{what} is switched off in this process: the VMM did that, and can switch it on \
+                 again (vfiomig_process_set_allowed())"
+            ),
+        ));
     }
     let version = host::ask(|host| {
         add_policy(&mut denials, host, device);

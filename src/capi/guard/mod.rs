@@ -178,9 +178,11 @@ fn answer(ret: c_int, what: &str, offset: u64) -> Result<()> {
 
 #[cold]
 fn refused(errno: Errno, what: &str, offset: u64) -> Error {
-    let text =
-        format_args!("the VMM's guard refuses {what}, at byte {offset} of the device's data");
-    Error::from_args(errno.refusal_code(), text).with_failure(Failure {
+    Error::from_args(
+        errno.refusal_code(),
+        format_args!("the VMM's guard refuses {what}, at byte {offset} of the device's data"),
+    )
+    .with_failure(Failure {
         operation: Operation::Stream,
         errno: errno.0,
         ..Failure::default()
