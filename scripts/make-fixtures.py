@@ -25,6 +25,10 @@ from blake3_reference import derive_key, keyed_hash  # noqa: E402
 
 MAGIC = b"\x89VFIOMIG"
 IDENTITY_MAGIC = b"\x89VFIOMID"
+CHECKPOINT_MAGIC = b"\x89VFIOMCP"
+TRAILER_MAGIC = b"\x89VFIOMCE"
+CHECKPOINT_ID = bytes(range(32, 48))
+MANIFEST_CONTEXT = "libvfiomig 2026-12-01 manifest of a checkpoint"
 MARK = b"VMFr"
 IDENTITY, DATA, INITIAL, BLOB, RESTART, END = 1, 2, 3, 4, 5, 6
 OPTIONAL = 1
@@ -155,6 +159,79 @@ def full_identity():
 def exported(fields, major=1, minor=0, length=None, magic=IDENTITY_MAGIC, spoil=0):
     head = magic + struct.pack("<HHI", major, minor, len(fields) if length is None else length)
     return head + struct.pack("<I", zlib.crc32(head + fields) ^ spoil) + fields
+
+
+def checkpoint_end(magic, body, spoil=0, reserved=0):
+    body = magic + body + bytes(60 - 8 - len(body) - 1) + bytes([reserved])
+    return body + struct.pack("<I", zlib.crc32(body) ^ spoil)
+
+
+def record(fields):
+    return struct.pack("<I", len(fields)) + fields
+
+
+class Checkpoint:
+    """Writes what it is told to, also what no writer may write."""
+
+    def __init__(self, key_id=None, required=None, major=1, minor=0, optional=0,
+                 magic=CHECKPOINT_MAGIC, **more):
+        self.key_id = key_id
+        required = int(key_id is not None) if required is None else required
+        self.head = checkpoint_end(magic, struct.pack("<HHII", major, minor, required, optional)
+                                   + CHECKPOINT_ID, **more)
+        self.streams, self.at = {}, 4096
+        self.about = (field(1, struct.pack("<Q", 1764547200 * 10**9))
+                      + field(2, struct.pack("<Q", 7)))
+        self.records = []
+
+    def piece(self, stream, align=4096):
+        """Where it lies."""
+        self.at = (self.at + align - 1) // align * align
+        self.streams[self.at] = stream
+        self.at += len(stream)
+        return self.at - len(stream), len(stream)
+
+    def device(self, name, writer, cuts=(), without=(), more=b"", pieces=None, **instead):
+        """A device whose stream is in pieces that end at `cuts`."""
+        out = writer.out
+        if pieces is None:
+            ends = [0, *cuts, len(out)]
+            pieces = [self.piece(out[a:b]) for a, b in zip(ends, ends[1:])]
+        at, head = (40, 32) if writer.key is None else (168, 64)
+        length = struct.unpack("<I", out[at + 12:at + 16])[0]
+        fields = {1: name, 2: struct.pack("<I", writer.device), 3: writer.migration_id,
+                  4: b"".join(struct.pack("<QQ", *piece) for piece in pieces), 5: out[-32:],
+                  6: out[at + head:at + head + length]}
+        fields.update({int(number[1:]): value for number, value in instead.items()})
+        self.records.append(b"".join(field(number, value) for number, value in fields.items()
+                                     if number not in without) + more)
+        return self
+
+    def manifest(self, mark=b"VMCm", count=None, about=None, tail=b""):
+        about = self.about if about is None else about
+        count = len(self.records) if count is None else count
+        return (mark + struct.pack("<I", count) + record(about)
+                + b"".join(map(record, self.records)) + tail)
+
+    def block(self, body, mark=b"VMCa", algorithm=1, reserved=0, key=None, spoil=0):
+        block = mark + struct.pack("<HHII", algorithm, reserved, self.key_id, 0)
+        own = derive_key(MANIFEST_CONTEXT, key or KEYS.get(self.key_id, bytes(32)))
+        tag = keyed_hash(own, self.head + body + block)
+        return block + bytes([tag[0] ^ spoil]) + tag[1:]
+
+    def end(self, body=None, block=None, offset=None, length=None, ident=CHECKPOINT_ID,
+            spoil_manifest=0, **more):
+        body = self.manifest() if body is None else body
+        if self.key_id is not None:
+            body += self.block(body, **(block or {}))
+        out = bytearray(self.at)
+        out[:64] = self.head
+        for at, stream in self.streams.items():
+            out[at:at + len(stream)] = stream
+        rest = struct.pack("<QQ", self.at if offset is None else offset,
+                           len(body) if length is None else length)
+        rest += ident + struct.pack("<I", zlib.crc32(body) ^ spoil_manifest)
+        return bytes(out) + body + checkpoint_end(TRAILER_MAGIC, rest, **more)
 
 
 # ---- what items look like in the manifest ------------------------------------------------------
@@ -566,6 +643,153 @@ def exported_fixtures():
     ]
 
 
+def checkpoint_fixtures():
+    """(name, what it shows, bytes, devices or the error's name, whether the library's writer makes
+    these bytes, what the reader verifies it with)"""
+    one = lambda **more: Writer(**more).identity().data(b"state").end()
+    two = lambda **more: Writer(device=1, **more).identity(full_identity()).data(b"more").end()
+    plain = lambda **more: Checkpoint(**more).device(b"net0", one())
+    both = lambda: plain().device("gpu-\u00e4".encode(), two(), cuts=(100, 333))
+    made = []
+
+    def add(name, about, out, result, encode=False, keys=None, allow=False):
+        auth = None if keys is None else {"keys": {str(n): KEYS[n].hex() for n in keys}}
+        if allow:
+            auth["allow"] = True
+        made.append((name, about, out.end() if isinstance(out, Checkpoint) else out, result,
+                     encode, auth))
+
+    net0 = {"name": "net0", "device": 0, "migration_id": MIGRATION_ID.hex(), "bytes": 5,
+            "stream": "END", "pieces": 1}
+    gpu = {"name": "gpu-\u00e4", "device": 1, "migration_id": MIGRATION_ID.hex(), "bytes": 4,
+           "stream": "END", "pieces": 3}
+    damaged = dict(net0, stream="EBADMSG")
+    add("one", "one device", plain(), [net0], True)
+    add("two", "two devices, one in three pieces", both(), [net0, gpu], True)
+    noted = plain()
+    noted.about += field(3, b"ram.img")
+    add("note", "a note", noted, [net0], True)
+    add("newer", "a newer minor format: unknown fields and features",
+        Checkpoint(minor=3, optional=4).device(b"net0", one(), more=field(31, b"x")
+                                               + field(99, b"") + field(99, b"")), [net0])
+    bare = plain()
+    bare.about = b""
+    add("about-nothing", "nothing is known of the checkpoint", bare, [net0])
+    add("packed", "pieces need not be aligned", packed(one()), [net0])
+    spoilt = bytearray(plain().end())
+    spoilt[4096 + 123] ^= 1
+    add("damaged-stream", "the manifest does not say that a stream is whole", bytes(spoilt),
+        [damaged])
+    other = plain()
+    other.streams[4096] = Writer(migration_id=OTHER_MIGRATION_ID).identity().data(b"state").end().out
+    add("other-stream", "a whole stream, but another one", other, [dict(net0, stream="EPROTO")])
+    add("end-other", "the record says another end",
+        Checkpoint().device(b"net0", one(), f5=two().out[-32:]),
+        [dict(net0, bytes=4, stream="EPROTO")])
+    add("identity-other", "the record says another identity",
+        Checkpoint().device(b"net0", one(), f6=full_identity()), [dict(net0, stream="EPROTO")])
+
+    # Authenticated.
+    auth = lambda n=1: {"auth": {"key_id": n}}
+    sealed = lambda **more: Checkpoint(1).device(b"net0", one(**auth()), **more)
+    add("auth", "authenticated", sealed(), [net0], True, keys=(1, 2))
+    add("auth-no-key", "nothing to verify it with", sealed(), "EPERM")
+    add("auth-key-unknown", "another key", sealed(), "EPERM", keys=(2,))
+    add("auth-missing", "not authenticated, where it must be", plain(), "EPERM", keys=(1,))
+    add("auth-allowed", "not authenticated, where it need not be", plain(), [net0], keys=(1,),
+        allow=True)
+    add("auth-tag", "a wrong tag", sealed().end(block={"spoil": 1}), "EBADMSG", keys=(1,))
+    add("auth-key-other", "the same id, another key", sealed().end(block={"key": KEYS[2]}),
+        "EBADMSG", keys=(1,))
+    add("auth-mac", "a MAC that the reader does not have", sealed().end(block={"algorithm": 2}),
+        "EPERM", keys=(1,))
+    add("auth-algorithm", "an algorithm that nobody knows", sealed().end(block={"algorithm": 3}),
+        "EPROTO", keys=(1,))
+    add("auth-reserved", "a reserved field", sealed().end(block={"reserved": 1}), "EPROTO",
+        keys=(1,))
+    add("auth-mark", "no block where one must be", sealed().end(block={"mark": b"VMCb"}), "EPROTO",
+        keys=(1,))
+    add("auth-no-block", "a manifest shorter than a block",
+        Checkpoint(required=1).end(body=bytes(47)), "EPROTO", keys=(1,))
+
+    # Both ends.
+    whole = plain().end()
+    add("no-bytes", "nothing at all", b"", "EPROTO")
+    add("cut-head", "a head that is cut off", whole[:63], "EPROTO")
+    add("head-only", "a head and nothing else", whole[:64], "ENODATA")
+    add("cut", "a byte is missing", whole[:-1], "ENODATA")
+    add("longer", "a byte more", whole + b"\0", "ENODATA")
+    add("magic", "a stream is not a checkpoint", bytes(one().out), "EPROTO")
+    add("head-check", "a wrong check of the head", plain(spoil=1), "EBADMSG")
+    add("head-reserved", "a reserved byte of the head", plain(reserved=1), "EPROTO")
+    add("major", "another major format", plain(major=2), "EPROTO")
+    add("required", "a required feature that nobody has", plain(required=2), "EPROTO")
+    add("trailer-check", "a wrong check of the trailer", plain().end(spoil=1), "EBADMSG")
+    add("trailer-reserved", "a reserved byte of the trailer", plain().end(reserved=1), "EPROTO")
+    add("trailer-id", "the trailer of another one", plain().end(ident=MIGRATION_ID), "EPROTO")
+    add("manifest-long", "a manifest over 8 MiB", plain().end(length=(8 << 20) + 1), "EMSGSIZE")
+    add("manifest-huge", "a manifest of 16 EiB", plain().end(length=(1 << 64) - 1), "EMSGSIZE")
+    add("manifest-offset", "a manifest that begins elsewhere", plain().end(offset=4096), "EPROTO")
+    add("manifest-wrap", "an offset that wraps around", plain().end(offset=(1 << 64) - 1), "EPROTO")
+    add("manifest-check", "a wrong check of the manifest", plain().end(spoil_manifest=1),
+        "EBADMSG")
+
+    # The manifest.
+    body = lambda **more: plain().end(body=plain().manifest(**more))
+    add("mark", "another mark", body(mark=b"VMCn"), "EPROTO")
+    add("count-more", "a record is missing", body(count=2), "EPROTO")
+    add("count-less", "a record too many", body(count=0), "EPROTO")
+    add("count-huge", "more devices than may be", body(count=1025), "EMSGSIZE")
+    add("no-device", "no device at all", Checkpoint(), "EPROTO")
+    add("tail", "a byte behind the records", body(tail=b"\0"), "EPROTO")
+    add("about-twice", "a field of the first record that stands there twice",
+        body(about=field(2, bytes(8)) * 2), "EPROTO")
+    add("about-short", "a generation of 4 bytes", body(about=field(2, bytes(4))), "EPROTO")
+    add("about-cut", "a record that ends within a field", body(about=b"\1\0\x08\0"), "EPROTO")
+    add("note-long", "a note of 4097 bytes", body(about=field(3, bytes(4097))), "EMSGSIZE")
+    device = lambda **more: Checkpoint().device(b"net0", one(), **more)
+    for number in range(1, 7):
+        add(f"without-{number}", f"field {number} is missing", device(without=(number,)), "EPROTO")
+    for name, about, more in [
+        ("name-empty", "an empty name", {"f1": b""}),
+        ("name-long", "a name of 64 bytes", {"f1": b"n" * 64}),
+        ("name-control", "a control character", {"f1": b"net\n"}),
+        ("name-utf8", "a name that is not UTF-8", {"f1": b"\xff"}),
+        ("device-short", "a number of 2 bytes", {"f2": bytes(2)}),
+        ("id-short", "a migration id of 8 bytes", {"f3": bytes(8)}),
+        ("pieces-none", "no pieces", {"f4": b""}),
+        ("pieces-odd", "half a piece", {"f4": bytes(8)}),
+        ("pieces-many", "65 pieces", {"f4": struct.pack("<QQ", 4096, 1) * 65}),
+        ("piece-empty", "a piece of no bytes", {"f4": struct.pack("<QQ", 4096, 0)}),
+        ("piece-head", "a piece within the head", {"f4": struct.pack("<QQ", 63, 100)}),
+        ("piece-outside", "a piece that reaches into the manifest",
+         {"f4": struct.pack("<QQ", 4096, 200)}),
+        ("piece-wrap", "a piece that wraps around", {"f4": struct.pack("<QQ", 4096, (1 << 64) - 1)}),
+        ("piece-overlap", "pieces that overlap",
+         {"f4": struct.pack("<QQQQ", 4096, 100, 4195, 1)}),
+        ("end-short", "totals of 24 bytes", {"f5": bytes(24)}),
+        ("end-reserved", "a reserved field of the totals", {"f5": bytes(31) + b"\1"}),
+        ("identity-bad", "an identity that breaks the rules", {"f6": field(1, b"")}),
+        ("identity-long", "an identity of 4097 bytes", {"f6": field(99, bytes(4093))}),
+    ]:
+        add(name, about, device(**more), "EPROTO")
+    add("name-longest", "the longest name", Checkpoint().device(b"n" * 63, one()),
+        [dict(net0, name="n" * 63)])
+    add("name-twice", "a name twice", plain().device(b"net0", two()), "EPROTO")
+    add("stream-twice", "a stream twice", plain().device(b"net1", one()), "EPROTO")
+    shared = plain()
+    add("piece-shared", "two devices share a piece",
+        shared.device(b"gpu", two(), pieces=[(4096, 10)]), "EPROTO")
+    return made
+
+
+def packed(writer):
+    """A checkpoint whose one stream follows the head at once."""
+    made = Checkpoint()
+    made.at = 64
+    return made.device(b"net0", writer, pieces=[made.piece(writer.out, align=1)]).end()
+
+
 def write(directory):
     os.makedirs(directory, exist_ok=True)
     rows, names = [], set()
@@ -593,13 +817,29 @@ def write(directory):
             file.write(out)
         identities.append(row)
 
+    checkpoints = []
+    for name, about, out, result, encode, auth in checkpoint_fixtures():
+        found = read_checkpoint(out, auth)
+        if found != result:
+            sys.exit(f"{name}: the reader here says {found}, written down is {result}")
+        row = {"file": "checkpoint-" + name + ".bin", "about": about, "encode": encode}
+        row.update({"devices": result, "result": "END"} if isinstance(result, list)
+                   else {"result": result})
+        if auth:
+            row["auth"] = auth
+        with open(os.path.join(directory, row["file"]), "wb") as file:
+            file.write(out)
+        checkpoints.append(row)
+
     def lines(of):
         return ",\n".join(json.dumps(row, ensure_ascii=True) for row in of)
     with open(os.path.join(directory, "manifest.json"), "w", encoding="ascii") as file:
         file.write('{"fixtures": [\n' + lines(rows) + '\n],\n"identities": [\n'
-                   + lines(identities) + "\n]}\n")
+                   + lines(identities) + '\n],\n"checkpoints": [\n' + lines(checkpoints)
+                   + "\n]}\n")
     total = sum(len(out) for _, _, out, _, _, _ in fixtures())
-    print(f"{len(rows)} fixtures, {total} bytes; {len(identities)} identities")
+    print(f"{len(rows)} fixtures, {total} bytes; {len(identities)} identities, "
+          f"{len(checkpoints)} checkpoints")
 
 
 # ---- reading -----------------------------------------------------------------------------------
@@ -667,6 +907,110 @@ def read_exported(data):
         return read_identity(data[20:])
     except Refused as refused:
         return str(refused)
+
+
+def read_fields(data):
+    fields, at = {}, 0
+    while at < len(data):
+        check(at + 4 <= len(data), "EPROTO")
+        number, length = struct.unpack_from("<HH", data, at)
+        at += 4 + length
+        check(at <= len(data), "EPROTO")
+        check(number >= 32 or number not in fields, "EPROTO")
+        fields[number] = data[at - length:at]
+    return fields
+
+
+def read_checkpoint(data, auth=None):
+    """Its devices, or the error's name."""
+    try:
+        return list(checkpoint_devices(data, auth))
+    except Refused as refused:
+        return str(refused)
+
+
+def checkpoint_devices(data, auth):
+    head, trailer = data[:64], data[-64:]
+    check(len(head) == 64 and head[:8] == CHECKPOINT_MAGIC, "EPROTO")
+    check(zlib.crc32(head[:60]) == struct.unpack("<I", head[60:])[0], "EBADMSG")
+    major, _minor, required, _optional = struct.unpack("<HHII", head[8:20])
+    check(major == 1 and required & ~1 == 0 and not any(head[36:60]), "EPROTO")
+    check(len(data) >= 128 and trailer[:8] == TRAILER_MAGIC, "ENODATA")
+    check(zlib.crc32(trailer[:60]) == struct.unpack("<I", trailer[60:])[0], "EBADMSG")
+    offset, length, ident, right = struct.unpack("<QQ16sI", trailer[8:44])
+    check(not any(trailer[44:60]) and ident == head[20:36], "EPROTO")
+    check(length <= 8 << 20, "EMSGSIZE")
+    check(offset >= 64 and offset + length == len(data) - 64, "EPROTO")
+    manifest = data[offset:-64]
+    check(zlib.crc32(manifest) == right, "EBADMSG")
+    if required & 1:
+        check(length >= 48, "EPROTO")
+        block = manifest[-48:]
+        mark, algorithm, reserved, key_id, more = struct.unpack("<4sHHII", block[:16])
+        check(mark == b"VMCa" and algorithm in (1, 2) and not reserved and not more, "EPROTO")
+        check(auth and algorithm == 1 and str(key_id) in auth["keys"], "EPERM")
+        own = derive_key(MANIFEST_CONTEXT, bytes.fromhex(auth["keys"][str(key_id)]))
+        check(keyed_hash(own, head + manifest[:-32]) == block[16:], "EBADMSG")
+        manifest = manifest[:-48]
+    else:
+        check(auth is None or auth.get("allow"), "EPERM")
+    records = read_manifest(manifest, offset)
+    for fields in records:
+        pieces = [struct.unpack_from("<QQ", fields[4], at) for at in range(0, len(fields[4]), 16)]
+        stream = b"".join(data[at:at + size] for at, size in pieces)
+        items, result = read(stream, DEFAULT_LIMITS, auth)
+        device = struct.unpack("<I", fields[2])[0]
+        if result == "END":
+            at = 168 if stream[12] & 1 else 40
+            same = (stream[20:36] == fields[3] and stream[at + 8:at + 12] == fields[2]
+                    and stream[-32:] == fields[5] and items[0]["identity"] == read_identity(fields[6]))
+            result = "END" if same else "EPROTO"
+        yield {"name": fields[1].decode(), "device": device, "migration_id": fields[3].hex(),
+               "bytes": struct.unpack("<Q", fields[5][:8])[0], "stream": result,
+               "pieces": len(pieces)}
+
+
+def read_manifest(manifest, end):
+    """The fields of each device."""
+    at = 0
+
+    def take(length):
+        nonlocal at
+        check(at + length <= len(manifest), "EPROTO")
+        at += length
+        return manifest[at - length:at]
+
+    mark, count = struct.unpack("<4sI", take(8))
+    check(mark == b"VMCm", "EPROTO")
+    check(count <= 1024, "EMSGSIZE")
+    about = read_fields(take(struct.unpack("<I", take(4))[0]))
+    check(all(len(about.get(number, bytes(8))) == 8 for number in (1, 2)), "EPROTO")
+    records = [read_fields(take(struct.unpack("<I", take(4))[0])) for _ in range(count)]
+    check(at == len(manifest), "EPROTO")
+    for fields in records:
+        check(all(number in fields for number in range(1, 7)), "EPROTO")
+        check(len(fields[2]) == 4 and len(fields[3]) == 16 and len(fields[5]) == 32, "EPROTO")
+        check(fields[5][24:] == bytes(8), "EPROTO")
+        check(16 <= len(fields[4]) <= 1024 and len(fields[4]) % 16 == 0, "EPROTO")
+        check(len(fields[6]) <= 4096, "EPROTO")
+        read_identity(fields[6])
+        try:
+            name = fields[1].decode("utf-8")
+        except UnicodeDecodeError:
+            raise Refused("EPROTO") from None
+        check(1 <= len(fields[1]) <= 63, "EPROTO")
+        check(not any(unicodedata.category(c) == "Cc" for c in name), "EPROTO")
+    check(len(about.get(3, b"")) <= 4096, "EMSGSIZE")
+    check(records, "EPROTO")
+    for numbers in ((1,), (2, 3)):
+        named = [tuple(fields[number] for number in numbers) for fields in records]
+        check(len(set(named)) == len(named), "EPROTO")
+    free = 64
+    for offset, length in sorted(struct.unpack_from("<QQ", fields[4], at) for fields in records
+                                 for at in range(0, len(fields[4]), 16)):
+        check(length >= 1 and offset >= free and offset + length <= end, "EPROTO")
+        free = offset + length
+    return records
 
 
 def read(stream, limits, auth=None):

@@ -16,6 +16,9 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use vfiomig::device::{Identity, MigrationFlags};
 use vfiomig::error::Errno;
+use vfiomig::stream::checkpoint::{
+    Authenticity, HEAD_LEN, Manifest, Verifier, encode_head, encode_manifest, read_manifest,
+};
 use vfiomig::stream::{
     Auth, DecodeLimits, Decoder, Encoder, FrameType, Item, Read, encode_identity,
 };
@@ -379,6 +382,7 @@ impl Fixture {
 fn the_manifest_and_the_directory_name_the_same_files() {
     let mut named: Vec<String> = fixtures().into_iter().map(|fixture| fixture.name).collect();
     named.extend(exported().into_iter().map(|row| row.name));
+    named.extend(checkpoints().into_iter().map(|row| row.name));
     named.push("manifest.json".to_owned());
     named.sort();
     let mut there: Vec<String> = std::fs::read_dir(directory())
@@ -426,6 +430,149 @@ fn every_exported_identity_leads_to_what_its_manifest_says() {
         }
     }
     assert!(rows.len() >= 18, "{} identities only", rows.len());
+}
+
+/// The file of a checkpoint.
+struct Checkpoint {
+    name: String,
+    bytes: Vec<u8>,
+    encode: bool,
+    auth: Option<Json>,
+    /// Its devices, or why it is refused.
+    result: Result<Vec<Json>, String>,
+}
+
+fn checkpoints() -> Vec<Checkpoint> {
+    let manifest = std::fs::read_to_string(directory().join("manifest.json")).unwrap();
+    let row = |row: &Json| {
+        let name = row.get("file").unwrap().text().to_owned();
+        Checkpoint {
+            bytes: std::fs::read(directory().join(&name)).unwrap(),
+            encode: row.get("encode") == Some(&Json::Bool(true)),
+            auth: row.get("auth").cloned(),
+            result: match row.get("result").unwrap().text() {
+                "END" => Ok(row.get("devices").unwrap().list().to_vec()),
+                error => Err(error.to_owned()),
+            },
+            name,
+        }
+    };
+    Json::parse(&manifest).get("checkpoints").unwrap().list().iter().map(row).collect()
+}
+
+impl Checkpoint {
+    fn auth(&self) -> Option<Auth> {
+        let auth = self.auth.as_ref()?;
+        let Some(Json::Map(keys)) = auth.get("keys").cloned() else { panic!("{}", self.name) };
+        let allow_unauthenticated = auth.get("allow").is_some();
+        Some(Auth { allow_unauthenticated, ..with_keys(1, keys, None) })
+    }
+
+    fn open(&self) -> vfiomig::Result<Manifest> {
+        let mut read = |at: u64, buf: &mut [u8]| {
+            let at = usize::try_from(at).unwrap();
+            buf.copy_from_slice(&self.bytes[at..at + buf.len()]);
+            Ok(())
+        };
+        let len = self.bytes.len() as u64;
+        match self.auth() {
+            Some(mut auth) => read_manifest(len, &mut read, Authenticity::Verify(&mut auth)),
+            None => read_manifest(len, &mut read, Authenticity::NoKey),
+        }
+    }
+
+    /// Reads the stream of a device, in parts of this length.
+    fn verify(&self, manifest: &Manifest, at: usize, part: usize) -> vfiomig::Result<()> {
+        let entry = &manifest.devices[at];
+        let mut verifier = Verifier::new(entry, DecodeLimits::default(), self.auth())?;
+        for piece in &entry.pieces {
+            let (from, len) = (piece.offset as usize, piece.len as usize);
+            for bytes in self.bytes[from..from + len].chunks(part) {
+                verifier.push(bytes)?;
+            }
+        }
+        assert_eq!(verifier.came(), entry.stream_len());
+        verifier.finish()
+    }
+}
+
+#[test]
+fn every_checkpoint_holds_what_its_manifest_says_and_is_made_again() {
+    for row in checkpoints() {
+        let name = &row.name;
+        let opened = row.open();
+        let devices = match (&opened, &row.result) {
+            (Ok(_), Ok(devices)) => devices,
+            (Err(error), Err(wanted)) => {
+                assert_eq!(error.code().name(), wanted, "{name}: {error}");
+                continue;
+            }
+            other => panic!("{name}: {other:?}"),
+        };
+        let manifest = opened.unwrap();
+        assert_eq!(manifest.devices.len(), devices.len(), "{name}");
+        for (at, (entry, wanted)) in manifest.devices.iter().zip(devices).enumerate() {
+            let number = |key| wanted.get(key).unwrap().number();
+            assert_eq!(entry.name, wanted.get("name").unwrap().text(), "{name}");
+            assert_eq!(u64::from(entry.device), number("device"), "{name}");
+            assert_eq!(entry.migration_id[..], wanted.get("migration_id").unwrap().hex(), "{name}");
+            assert_eq!(entry.end.data_bytes, number("bytes"), "{name}");
+            assert_eq!(entry.pieces.len() as u64, number("pieces"), "{name}");
+            for part in [usize::MAX, 1, 31, 32, 33] {
+                let verdict = match row.verify(&manifest, at, part) {
+                    Ok(()) => "END".to_owned(),
+                    Err(error) => error.code().name().to_owned(),
+                };
+                assert_eq!(verdict, wanted.get("stream").unwrap().text(), "{name} by {part}");
+            }
+        }
+        if row.encode {
+            let mut auth = row.auth();
+            let head = encode_head(manifest.id, auth.is_some());
+            assert_eq!(row.bytes[..HEAD_LEN], head, "{name}");
+            let last = manifest.devices.iter().flat_map(|entry| &entry.pieces);
+            let offset = last.map(|piece| piece.offset + piece.len).max().unwrap();
+            let tail = encode_manifest(&manifest, offset, auth.as_mut()).unwrap();
+            assert_eq!(row.bytes[offset as usize..], tail, "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_of_which_anything_is_missing_or_changed_is_never_taken() {
+    let row = checkpoints().into_iter().find(|row| row.name == "checkpoint-two.bin").unwrap();
+    let whole = row.open().unwrap();
+    let end = row.bytes.len();
+    for cut in 0..end {
+        let bytes = row.bytes[..cut].to_vec();
+        assert!(Checkpoint { bytes, ..row_of(&row) }.open().is_err());
+    }
+    let covered = |at: usize| {
+        let piece = |p: &vfiomig::stream::checkpoint::Piece| {
+            (p.offset..p.offset + p.len).contains(&(at as u64))
+        };
+        whole.devices.iter().any(|entry| entry.pieces.iter().any(piece))
+    };
+    let last = whole.devices.iter().flat_map(|entry| &entry.pieces).map(|p| p.offset + p.len).max();
+    for at in (0..end).filter(|at| *at < HEAD_LEN || covered(*at) || *at as u64 >= last.unwrap()) {
+        let mut bytes = row.bytes.clone();
+        bytes[at] ^= 0x10;
+        let changed = Checkpoint { bytes, ..row_of(&row) };
+        let taken = changed.open().and_then(|manifest| {
+            (0..manifest.devices.len()).try_for_each(|at| changed.verify(&manifest, at, 4096))
+        });
+        assert!(taken.is_err(), "a changed byte at {at}");
+    }
+}
+
+fn row_of(row: &Checkpoint) -> Checkpoint {
+    Checkpoint {
+        name: row.name.clone(),
+        bytes: Vec::new(),
+        encode: row.encode,
+        auth: row.auth.clone(),
+        result: row.result.clone(),
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@
 
 mod auth;
 mod calls;
+mod checkpoint;
 mod decode;
 mod dirty;
 mod guards;
@@ -50,6 +51,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "calls", run: calls::run, max_len: 1024, max_memory: 8 * MIB },
     Target { name: "roundtrip", run: roundtrip::run, max_len: 256, max_memory: 4 * MIB },
     Target { name: "dirty", run: dirty::run, max_len: 4096, max_memory: 4 * MIB },
+    Target { name: "checkpoint", run: checkpoint::run, max_len: 4096, max_memory: MIB },
     Target { name: "decode", run: decode::run, max_len: 4096, max_memory: MIB },
     Target { name: "guards", run: guards::run, max_len: 2048, max_memory: MIB },
     Target { name: "handover", run: handover::run, max_len: 1024, max_memory: MIB },

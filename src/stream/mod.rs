@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Streams: the native format and QEMU's, in a room each.
+//! Streams: the native format and QEMU's, in a room each, and the file that holds several.
 //!
 //! A format has two faces: a [`Read`], which takes the stream split in any way and passes on
 //! [`Item`]s, and a `Write`, which lays out in the caller's buffer what a save says. Neither knows
@@ -7,6 +7,7 @@
 
 mod auth;
 mod bytes;
+pub mod checkpoint;
 mod native;
 pub mod qemu;
 mod reader;

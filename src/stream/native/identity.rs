@@ -26,7 +26,7 @@ mod field {
 }
 
 /// The longest payload that is accepted, in bytes.
-pub(super) const MAX_IDENTITY: u32 = 4096;
+pub(in crate::stream) const MAX_IDENTITY: u32 = 4096;
 
 const NO_MEMORY: &str = "no memory for an identity";
 

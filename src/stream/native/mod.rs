@@ -23,6 +23,7 @@ pub use frame::{
     END_LEN, FORMAT_MAJOR, FORMAT_MINOR, Features, FrameFlags, FrameHeader, FrameType, HEADER_LEN,
     MAGIC, MAX_PAYLOAD, PREAMBLE_LEN,
 };
+pub(in crate::stream) use identity::MAX_IDENTITY;
 pub use identity::{decode_identity, encode_identity};
 pub use mac::NONCE_LEN;
 pub(crate) use writer::Writer;
