@@ -39,6 +39,7 @@ ROOMS = [
     ("capi", True),
     ("dirty", False),
     ("session", False),
+    ("inspect", False),
     ("guard", False),
     ("stream", False),
     ("handover", False),

@@ -60,6 +60,7 @@
 //! - [`session`]: saving and loading one device, with all options.
 //! - [`dirty`]: which pages devices wrote to, over the whole memory map.
 //! - [`guard`]: what drivers do not check of their own formats.
+//! - [`inspect`]: what is in a stream, and whether it is whole.
 //! - [`stream`]: the formats, for those who read or write streams without a device.
 //! - [`transport`]: how a device is reached: a VFIO fd, or what a VMM brings.
 //! - [`capi`]: the same as a C library; C programs include `vfiomig.h`.
@@ -85,6 +86,7 @@ pub mod fsm;
 pub mod guard;
 pub mod handover;
 pub mod identity;
+pub mod inspect;
 pub(crate) mod logging;
 pub(crate) mod nanoseconds;
 pub mod policy;

@@ -8,7 +8,7 @@
 
 mod contract;
 mod mlx5;
-mod mtty;
+pub(crate) mod mtty;
 mod records;
 
 pub use contract::Guard;

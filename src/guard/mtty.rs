@@ -9,18 +9,18 @@ use super::contract::Guard;
 use crate::error::{Error, Result, err};
 
 /// The header: magic, major and minor version, number of ports, flags; in the host's byte order.
-const HEADER: usize = 24;
-const MAGIC: u64 = 0x7e9d_0989_8c3e_2c4e;
-const VERSION: (u32, u32) = (1, 0);
+pub(crate) const HEADER: usize = 24;
+pub(crate) const MAGIC: u64 = 0x7e9d_0989_8c3e_2c4e;
+pub(crate) const VERSION: (u32, u32) = (1, 0);
 
 /// A port: the driver's own structure, with padding.
-const PORT: usize = 36;
+pub(crate) const PORT: usize = 36;
 
 /// Bytes in a FIFO.
 const FIFO: u8 = 16;
 
 /// Where in a port the driver's members are that it does not check.
-mod at {
+pub(crate) mod at {
     pub const HEAD: usize = 24;
     pub const TAIL: usize = 25;
     pub const COUNT: usize = 26;
@@ -111,26 +111,12 @@ impl Mtty {
     }
 
     fn port(&mut self, place: usize, byte: u8) -> Result<()> {
-        let right = match place {
-            at::HEAD => {
-                self.head = byte;
-                byte < FIFO
-            }
-            at::TAIL => {
-                self.tail = byte;
-                byte < FIFO
-            }
-            // A FIFO of 16 bytes has its head where its tail is, like an empty one.
-            at::COUNT => {
-                let between = self.head.wrapping_sub(self.tail) % FIFO;
-                byte <= FIFO && byte % FIFO == between
-            }
-            at::DLAB | at::OVERRUN => byte <= 1,
-            at::MAX_FIFO_SIZE => byte == 1 || byte == FIFO,
-            at::TRIGGER_LEVEL => matches!(byte, 0 | 1 | 4 | 8 | 14),
-            _ => true,
-        };
-        match right {
+        match place {
+            at::HEAD => self.head = byte,
+            at::TAIL => self.tail = byte,
+            _ => {}
+        }
+        match is_right(place, byte, self.head, self.tail) {
             true => Ok(()),
             false => {
                 let port = self.came.saturating_sub(HEADER as u64) / PORT as u64;
@@ -143,6 +129,19 @@ impl Mtty {
                 ))
             }
         }
+    }
+}
+
+/// Whether mtty can have saved this byte of a port, whose FIFO has its head and its tail there.
+pub(crate) fn is_right(place: usize, byte: u8, head: u8, tail: u8) -> bool {
+    match place {
+        at::HEAD | at::TAIL => byte < FIFO,
+        // A FIFO of 16 bytes has its head where its tail is, like an empty one.
+        at::COUNT => byte <= FIFO && byte % FIFO == head.wrapping_sub(tail) % FIFO,
+        at::DLAB | at::OVERRUN => byte <= 1,
+        at::MAX_FIFO_SIZE => byte == 1 || byte == FIFO,
+        at::TRIGGER_LEVEL => matches!(byte, 0 | 1 | 4 | 8 | 14),
+        _ => true,
     }
 }
 

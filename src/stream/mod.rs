@@ -14,12 +14,14 @@ mod reader;
 mod writer;
 
 pub use auth::{Auth, CHALLENGE_LEN, KEY_LEN, KeySource, MIN_TAG_LEN, Mac, Secret, TAG_LEN};
+pub use native::Block as AuthBlock;
 pub(crate) use native::Writer as NativeWriter;
 pub use native::{
-    Decoder, END_LEN, Encoder, FORMAT_MAJOR, FORMAT_MINOR, Features, FrameFlags, FrameHeader,
-    FrameType, HEADER_LEN, MAGIC, MAX_EXPORTED, MAX_PAYLOAD, NONCE_LEN, PREAMBLE_LEN,
-    decode_identity, encode_identity,
+    Algorithm, Decoder, END_LEN, Encoder, FORMAT_MAJOR, FORMAT_MINOR, Features, FrameFlags,
+    FrameHeader, FrameType, HEADER_LEN, MAGIC, MAX_EXPORTED, MAX_PAYLOAD, NONCE_LEN, PREAMBLE_LEN,
+    Preamble, decode_identity, encode_identity,
 };
+pub(crate) use native::{BLOCK_LEN, BLOCK_MARK, Binding, FRAME_MARK, Unit, block_check};
 pub use reader::{DecodeLimits, Item, LEAST_MEMORY, Read};
 pub use writer::SaveStatus;
 pub(crate) use writer::{Before, Piece, Room, Round, Took, Waiting, Write};

@@ -19,6 +19,8 @@ pub(super) const MAX_HEAD: usize = HEADER_LEN + TAG_LEN;
 pub(super) enum Check {
     Sum(crc32fast::Hasher),
     Tag(Tagger),
+    /// A tag that nobody here has a key for.
+    Unknown,
 }
 
 impl Default for Check {
@@ -32,14 +34,14 @@ impl Check {
     pub fn head_len(&self) -> usize {
         match self {
             Check::Sum(_) => HEADER_LEN,
-            Check::Tag(_) => MAX_HEAD,
+            Check::Tag(_) | Check::Unknown => MAX_HEAD,
         }
     }
 
     /// How many of `len` bytes to look at now, if more will follow: all, or as many as go fast.
     pub fn good_part(&self, len: usize) -> usize {
         match self {
-            Check::Sum(_) => len,
+            Check::Sum(_) | Check::Unknown => len,
             Check::Tag(_) => len - len % STEP,
         }
     }
@@ -49,6 +51,7 @@ impl Check {
         match self {
             Check::Sum(crc) => crc.reset(),
             Check::Tag(tagger) => tagger.begin(),
+            Check::Unknown => {}
         }
     }
 
@@ -57,6 +60,7 @@ impl Check {
         match self {
             Check::Sum(crc) => crc.update(bytes),
             Check::Tag(tagger) => tagger.update(bytes),
+            Check::Unknown => {}
         }
     }
 
@@ -64,7 +68,7 @@ impl Check {
     pub fn sum(&self) -> u32 {
         match self {
             Check::Sum(crc) => crc.clone().finalize(),
-            Check::Tag(_) => 0,
+            Check::Tag(_) | Check::Unknown => 0,
         }
     }
 

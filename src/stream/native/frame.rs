@@ -26,7 +26,7 @@ pub const END_LEN: usize = 32;
 pub const MAX_PAYLOAD: u32 = 1 << 30;
 
 /// What begins every frame header.
-pub(super) const FRAME_MARK: [u8; 4] = *b"VMFr";
+pub(crate) const FRAME_MARK: [u8; 4] = *b"VMFr";
 
 flags! {
     /// Flags of a frame. Those of newer formats are kept, for whoever refuses them.
@@ -118,13 +118,18 @@ impl FrameHeader {
         put.bytes(&self.length.to_le_bytes());
         put.bytes(&self.sequence.to_le_bytes());
         put.bytes(&self.payload_crc.to_le_bytes());
-        let crc = header_crc(migration_id, &out);
+        let crc = Binding::of(migration_id).check(&out);
         Put { out: &mut out, at: HEADER_LEN - 4 }.bytes(&crc.to_le_bytes());
         out
     }
 
     /// Reads a header of the migration `migration_id`; verifies its own check first.
     pub fn decode(bytes: &[u8; HEADER_LEN], migration_id: &[u8; 16]) -> Result<FrameHeader> {
+        FrameHeader::decode_bound(bytes, Binding::of(migration_id))
+    }
+
+    /// The same for a stream whose migration id need not be known.
+    pub(crate) fn decode_bound(bytes: &[u8; HEADER_LEN], binding: Binding) -> Result<FrameHeader> {
         let mut get = Get { bytes, at: 0 };
         if get.array::<4>() != FRAME_MARK {
             return Err(err!(Proto, "there is no frame where one must begin"));
@@ -137,17 +142,39 @@ impl FrameHeader {
             sequence: get.u64(),
             payload_crc: get.u32(),
         };
-        if get.u32() != header_crc(migration_id, bytes) {
+        if get.u32() != binding.check(bytes) {
             return Err(err!(BadMsg, "the check of a frame header is wrong"));
         }
         Ok(header)
     }
 }
 
-/// CRC-32 over the migration id and a header without its check: a frame of another stream does not
-/// pass.
-fn header_crc(migration_id: &[u8; 16], header: &[u8; HEADER_LEN]) -> u32 {
-    crc32(&[migration_id, header.get(..HEADER_LEN - 4).unwrap_or_default()])
+/// What a migration id adds to the check of a header, so that a frame of another stream does not pass.
+///
+/// The check is the CRC-32 of the id and the header without its check. Of two things one behind the
+/// other, CRC-32 is the sum (XOR) of the second one's and of something that depends on nothing but
+/// the first one and the second one's length: this. So it follows from any one header, also where
+/// the id is not known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Binding(u32);
+
+impl Binding {
+    /// That of a migration id.
+    pub fn of(migration_id: &[u8; 16]) -> Binding {
+        let none = [0; HEADER_LEN - 4];
+        Binding(crc32(&[migration_id, &none]) ^ crc32(&[&none]))
+    }
+
+    /// The one under which a header's check is right.
+    pub fn of_header(header: &[u8; HEADER_LEN]) -> Binding {
+        let check = Get { bytes: header, at: HEADER_LEN - 4 }.u32();
+        Binding(check ^ Binding(0).check(header))
+    }
+
+    /// The check that a header must have.
+    pub fn check(self, header: &[u8; HEADER_LEN]) -> u32 {
+        self.0 ^ crc32fast::hash(header.get(..HEADER_LEN - 4).unwrap_or_default())
+    }
 }
 
 /// The preamble's bytes.
@@ -165,17 +192,50 @@ pub(super) fn encode_preamble(migration_id: &[u8; 16], required: Features) -> [u
     out
 }
 
+/// What stands before the frames of a stream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Preamble {
+    /// The format's major version.
+    pub major: u16,
+    /// The format's minor version.
+    pub minor: u16,
+    /// What a reader must know.
+    pub required: Features,
+    /// What a reader may know.
+    pub optional: u32,
+    /// The stream's name.
+    pub migration_id: [u8; 16],
+}
+
+impl Preamble {
+    /// What these bytes say, right or wrong.
+    pub(crate) fn of(bytes: &[u8; PREAMBLE_LEN]) -> Preamble {
+        let mut get = Get { bytes, at: MAGIC.len() };
+        Preamble {
+            major: get.u16(),
+            minor: get.u16(),
+            required: Features::from_bits_retain(get.u32()),
+            optional: get.u32(),
+            migration_id: get.array(),
+        }
+    }
+
+    /// The check of a preamble: what it must be, and what it is.
+    pub(crate) fn checks(bytes: &[u8; PREAMBLE_LEN]) -> (u32, u32) {
+        let must = crc32fast::hash(bytes.get(..PREAMBLE_LEN - 4).unwrap_or_default());
+        (must, Get { bytes, at: PREAMBLE_LEN - 4 }.u32())
+    }
+}
+
 /// Reads a preamble; returns the migration id, and what the stream requires.
 pub(super) fn decode_preamble(bytes: &[u8; PREAMBLE_LEN]) -> Result<([u8; 16], Features)> {
-    let mut get = Get { bytes, at: 0 };
-    if get.array::<8>() != MAGIC {
+    if !bytes.starts_with(&MAGIC) {
         return Err(err!(Proto, "this is not a libvfiomig stream"));
     }
-    let (major, minor) = (get.u16(), get.u16());
-    let (required, _optional) = (Features::from_bits_retain(get.u32()), get.u32());
-    let migration_id = get.array::<16>();
+    let Preamble { major, minor, required, migration_id, .. } = Preamble::of(bytes);
     // The check comes before the version: a flipped bit is damage, not a newer format.
-    if get.u32() != crc32fast::hash(bytes.get(..PREAMBLE_LEN - 4).unwrap_or_default()) {
+    let (must, is) = Preamble::checks(bytes);
+    if is != must {
         return Err(err!(BadMsg, "the check of the stream's preamble is wrong"));
     }
     if major != FORMAT_MAJOR {

@@ -14,11 +14,11 @@ use crate::stream::auth::{Auth, CHALLENGE_LEN, Key, Mac, Secret, TAG_LEN, callba
 use crate::stream::bytes::{Get, Put};
 
 /// Length of the block behind the preamble without its tag, in bytes.
-pub(super) const BLOCK_LEN: usize = 96;
+pub(crate) const BLOCK_LEN: usize = 96;
 /// Length of a stream's random number in bytes.
 pub const NONCE_LEN: usize = 32;
 
-const BLOCK_MARK: [u8; 4] = *b"VMAu";
+pub(crate) const BLOCK_MARK: [u8; 4] = *b"VMAu";
 /// The block's flag that a challenge of the target's is in it.
 const HAS_CHALLENGE: u16 = 1 << 0;
 /// Between the challenge and the check.
@@ -32,8 +32,10 @@ pub(super) const STEP: usize = 16 << 10;
 
 /// What computes a stream's tags.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Algorithm {
+pub enum Algorithm {
+    /// Keyed BLAKE3.
     Blake3 = 1,
+    /// A MAC of the VMM's own.
     Own = 2,
 }
 
@@ -54,23 +56,29 @@ impl Algorithm {
 }
 
 /// The block behind the preamble of an authenticated stream.
-pub(super) struct Block {
-    algorithm: Algorithm,
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Block {
+    /// What computes its tags.
+    pub algorithm: Algorithm,
+    /// Which key it is.
     pub key_id: u32,
+    /// The device's number within its VM.
     pub device: u32,
-    nonce: [u8; NONCE_LEN],
-    challenge: Option<[u8; CHALLENGE_LEN]>,
+    /// Random bytes that no other stream has.
+    pub nonce: [u8; NONCE_LEN],
+    /// What the target has chosen for this one load.
+    pub challenge: Option<[u8; CHALLENGE_LEN]>,
 }
 
 impl Block {
     /// For a stream that is authenticated like this.
-    pub fn new(auth: &Auth, device: u32, nonce: [u8; NONCE_LEN]) -> Block {
+    pub(super) fn new(auth: &Auth, device: u32, nonce: [u8; NONCE_LEN]) -> Block {
         let (algorithm, key_id) = (Algorithm::of(&auth.secret), auth.key_id);
         Block { algorithm, key_id, device, nonce, challenge: auth.challenge }
     }
 
     /// Its bytes in the migration `migration_id`, without the tag.
-    pub fn encode(&self, migration_id: &[u8; 16]) -> [u8; BLOCK_LEN] {
+    pub(super) fn encode(&self, migration_id: &[u8; 16]) -> [u8; BLOCK_LEN] {
         let mut out = [0; BLOCK_LEN];
         let mut put = Put { out: &mut out, at: 0 };
         put.bytes(&BLOCK_MARK);
@@ -86,7 +94,7 @@ impl Block {
     }
 
     /// Reads a block of the migration `migration_id`. Its tag has yet to be verified.
-    pub fn decode(bytes: &[u8; BLOCK_LEN], migration_id: &[u8; 16]) -> Result<Block> {
+    pub(crate) fn decode(bytes: &[u8; BLOCK_LEN], migration_id: &[u8; 16]) -> Result<Block> {
         let mut get = Get { bytes, at: 0 };
         if get.array::<4>() != BLOCK_MARK {
             return Err(err!(Proto, "the stream does not say how it is authenticated"));
@@ -115,7 +123,7 @@ impl Block {
     }
 
     /// Refuses a stream that is authenticated otherwise than the caller can verify.
-    pub fn check_algorithm(&self, auth: &Auth) -> Result<()> {
+    pub(super) fn check_algorithm(&self, auth: &Auth) -> Result<()> {
         let ours = Algorithm::of(&auth.secret);
         if self.algorithm == ours {
             return Ok(());
@@ -130,7 +138,7 @@ impl Block {
 
     /// Refuses a stream that was not made for this load. Its tag has been verified, so that it says
     /// something.
-    pub fn check_challenge(&self, wanted: Option<&[u8; CHALLENGE_LEN]>) -> Result<()> {
+    pub(super) fn check_challenge(&self, wanted: Option<&[u8; CHALLENGE_LEN]>) -> Result<()> {
         match wanted {
             Some(wanted) if self.challenge.as_ref() != Some(wanted) => Err(err!(
                 OtherDevice,
@@ -142,7 +150,7 @@ impl Block {
 }
 
 /// CRC-32 over the migration id and a block without its check.
-fn block_check(migration_id: &[u8; 16], block: &[u8; BLOCK_LEN]) -> u32 {
+pub(crate) fn block_check(migration_id: &[u8; 16], block: &[u8; BLOCK_LEN]) -> u32 {
     crc32(&[migration_id, block.get(..BLOCK_LEN - 4).unwrap_or_default()])
 }
 

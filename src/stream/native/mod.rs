@@ -18,12 +18,15 @@ mod writer;
 
 pub use container::MAX_EXPORTED;
 pub use decode::Decoder;
+pub(crate) use decode::Unit;
 pub use encode::Encoder;
+pub(crate) use frame::{Binding, FRAME_MARK};
 pub use frame::{
     END_LEN, FORMAT_MAJOR, FORMAT_MINOR, Features, FrameFlags, FrameHeader, FrameType, HEADER_LEN,
-    MAGIC, MAX_PAYLOAD, PREAMBLE_LEN,
+    MAGIC, MAX_PAYLOAD, PREAMBLE_LEN, Preamble,
 };
 pub(in crate::stream) use identity::MAX_IDENTITY;
 pub use identity::{decode_identity, encode_identity};
-pub use mac::NONCE_LEN;
+pub use mac::{Algorithm, Block, NONCE_LEN};
+pub(crate) use mac::{BLOCK_LEN, BLOCK_MARK, block_check};
 pub(crate) use writer::Writer;
