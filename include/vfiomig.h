@@ -11,8 +11,9 @@
  *
  * Handles are not memory. A function returns -EFAULT for NULL, and -EBADF for a handle that was
  * freed or is of another kind. Different handles may be used by different threads at once. If one
- * thread is using a handle, another one gets -EBUSY for it. Calls on the same device wait for each
- * other, and so do calls with the same struct vfiomig_dirty.
+ * thread is using a handle, another one gets -EBUSY for it, or -EBADF once a thread waits to free
+ * it. Calls on the same device wait for each other, and so do calls with the same struct
+ * vfiomig_dirty.
  *
  * Structures begin with their size: initialise them with their _INIT macro.
  *

@@ -194,6 +194,9 @@ pub(super) fn enter<H: Handle>(handle: *mut H, wait: bool) -> Result<Entered<H>>
 #[inline]
 fn lock(handle: usize, kind: &Kind, wait: bool) -> Result<Locked, Refused> {
     let (_, slot) = find(handle, kind)?;
+    if slot.is_leaving() {
+        return Err(Refused::Freed);
+    }
     let locked = match wait {
         true => slot.object.lock().map_err(TryLockError::Poisoned),
         false => slot.object.try_lock(),
@@ -231,8 +234,13 @@ pub(super) fn with_shared<H: Handle, R>(
 pub(super) fn remove<H: Handle>(handle: *mut H, may_wait: bool) -> Result<()> {
     let (handle, kind) = (handle.addr(), H::KIND);
     let (index, slot) = find(handle, kind).map_err(|refused| refused.error(kind))?;
+    let generation = slot.generation.load(Ordering::Acquire);
+    if encode(kind, index, generation) != handle {
+        return Err(Refused::Freed.error(kind));
+    }
     let mut guard = match slot.object.try_lock() {
         Err(TryLockError::WouldBlock) if may_wait => {
+            slot.leave(generation);
             slot.object.lock().unwrap_or_else(PoisonError::into_inner)
         }
         Err(TryLockError::WouldBlock) => return Err(not_freed(kind)),

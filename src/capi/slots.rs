@@ -7,7 +7,7 @@
 
 use std::any::{Any, TypeId};
 use std::sync::PoisonError;
-use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use crate::alloc;
 use crate::error::{Error, Result, err};
@@ -67,6 +67,8 @@ impl Boxed<dyn Shared> {
 pub(super) struct Slot {
     /// Rises when the slot is freed: older handles no longer match.
     pub generation: AtomicU32,
+    /// One more than the generation that a thread is waiting to free; 0: none was.
+    leaving: AtomicU64,
     /// Next free slot, while this one is free.
     next_free: AtomicU32,
     /// Number of the process that used it last.
@@ -79,11 +81,24 @@ impl Slot {
     const fn new() -> Slot {
         Slot {
             generation: AtomicU32::new(0),
+            leaving: AtomicU64::new(0),
             next_free: AtomicU32::new(NONE),
             owner: AtomicU32::new(Process::NONE),
             object: Mutex::new(None),
             shared: Mutex::new(None),
         }
+    }
+
+    /// From here on, calls with this generation's handle find it freed. Locks are not fair: a thread
+    /// that makes one call after the other would keep the one that frees waiting for as long as it
+    /// likes.
+    pub(super) fn leave(&self, generation: u32) {
+        self.leaving.store(u64::from(generation) + 1, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        let generation = self.generation.load(Ordering::Relaxed);
+        self.leaving.load(Ordering::Relaxed) == u64::from(generation) + 1
     }
 }
 

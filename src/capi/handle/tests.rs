@@ -100,6 +100,25 @@ fn a_slot_that_was_used_anew_while_a_call_waited_is_not_the_calls() {
 
 #[test]
 #[cfg_attr(miri, ignore)]
+fn no_call_begins_while_another_thread_waits_to_free_the_handle() {
+    let handle = handle();
+    let (_, slot) = find_device(handle);
+    let object = slot.object.lock().unwrap();
+    assert_eq!(code(enter_device(handle, false)), Code::Busy);
+    let removed = while_it_waits(
+        move || remove_device(handle),
+        || {
+            assert_eq!(code(enter_device(handle, false)), Code::BadHandle);
+            assert_eq!(code(enter_device(handle, true)), Code::BadHandle);
+            drop(object);
+        },
+    );
+    assert!(removed.is_ok());
+    assert_eq!(code(enter_device(handle, false)), Code::BadHandle);
+}
+
+#[test]
+#[cfg_attr(miri, ignore)]
 fn the_shared_part_of_a_slot_that_was_used_anew_meanwhile_is_not_the_calls() {
     let handle = handle();
     let (index, slot) = find_device(handle);
