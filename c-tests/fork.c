@@ -23,7 +23,7 @@
 /* What a child reports with its status. */
 enum { FINE, NOT_REFUSED, NO_WORD_OF_FORK, OWN_FAILED, CALLED_BACK, MEMORY_LOST, NOT_TRIED, SILENT };
 /* Longer than any call takes: one that waits forever ends with SIGALRM. */
-enum { BOUND = 60 };
+enum { BOUND = 120 };
 
 /* Runs a child and returns what it found; -1: it died, or waited forever. It ends without
  * looking for leaks, as sanitizers and valgrind do: what its parent's threads were holding is

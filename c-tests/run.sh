@@ -10,7 +10,7 @@
 
 set -u
 # What was built for another machine runs in an emulator, and takes its time.
-wrap=${EMULATOR-} limit=120
+wrap=${EMULATOR-} limit=300
 [ -z "$wrap" ] || limit=1200
 if [ "$1" = --valgrind ]; then
 	shift
