@@ -123,10 +123,15 @@ impl Rules {
         if rule.directions.is_some_and(|directions| !directions.contains(direction.alone())) {
             return false;
         }
-        let known = [device.driver(), device.name(), device.mdev_type(), device.vendor_type()];
-        let texts = rule.texts.iter().zip(known).filter_map(|(wanted, known)| {
+        let known: [(_, Same); TEXT_KEYS.len()] = [
+            (device.driver(), same_name),
+            (device.name(), u8::eq_ignore_ascii_case),
+            (device.mdev_type(), u8::eq),
+            (device.vendor_type(), u8::eq),
+        ];
+        let texts = rule.texts.iter().zip(known).filter_map(|(wanted, (known, same))| {
             let pattern = self.text.get(wanted.clone()?)?;
-            Some(known.holds(|text| matches(pattern, text)))
+            Some(known.holds(|text| matches(pattern.as_bytes(), text.as_bytes(), same)))
         });
         let pci = rule.pci.map(|PciIds(vendor, device_id)| {
             device.pci().holds(|(is_vendor, is_device)| {
@@ -250,6 +255,9 @@ fn read_rule(
             if place.replace(from..from + value.len()).is_some() {
                 return Err(TWICE);
             }
+            if key == "device" && lacks_domain(value) {
+                return Err("a PCI address begins with its domain: 0000:01:00.0, or *:01:00.0");
+            }
             continue;
         }
         let twice = match key {
@@ -280,6 +288,12 @@ fn check_value(value: &str) -> Result<(), &'static str> {
     }
 }
 
+/// Whether it is a PCI address as lspci shows it, which is the name of no device.
+fn lacks_domain(value: &str) -> bool {
+    let form = value.bytes().map(|c| if c.is_ascii_hexdigit() { b'0' } else { c });
+    form.eq(*b"00:00.0")
+}
+
 fn read_direction(value: &str) -> Result<Directions, &'static str> {
     match value {
         "save" => Ok(Directions::SAVE),
@@ -301,19 +315,35 @@ fn read_pci(value: &str) -> Result<PciIds, &'static str> {
     Ok(PciIds(id(vendor)?, id(device)?))
 }
 
+/// Whether two characters of a value are the same.
+type Same = fn(&u8, &u8) -> bool;
+
+/// As for modprobe: people write mlx5-vfio-pci for mlx5_vfio_pci, and a rule that never fits would
+/// tell nobody.
+fn same_name(a: &u8, b: &u8) -> bool {
+    let plain = |c: u8| if c == b'-' { b'_' } else { c };
+    plain(*a) == plain(*b)
+}
+
 /// Whether `text` is what `pattern` says, where * stands for anything.
-fn matches(pattern: &str, text: &str) -> bool {
-    let Some((first, rest)) = pattern.split_once('*') else { return pattern == text };
-    let Some(mut text) = text.strip_prefix(first) else { return false };
-    let mut parts = rest.split('*');
-    let last = parts.next_back().unwrap_or_default();
-    for part in parts {
-        match text.find(part) {
-            Some(at) => text = text.get(at + part.len()..).unwrap_or_default(),
-            None => return false,
-        }
+fn matches(pattern: &[u8], text: &[u8], same: Same) -> bool {
+    let starts = |part: &[u8], text: &[u8]| {
+        part.len() <= text.len() && part.iter().zip(text).all(|(a, b)| same(a, b))
+    };
+    let mut parts = pattern.split(|c| *c == b'*');
+    let first = parts.next().unwrap_or_default();
+    if !starts(first, text) {
+        return false;
     }
-    text.ends_with(last)
+    let Some(last) = parts.next_back() else { return first.len() == text.len() };
+    let mut text = text.get(first.len()..).unwrap_or_default();
+    for part in parts {
+        let found = (0..=text.len()).find(|at| starts(part, text.get(*at..).unwrap_or_default()));
+        let Some(at) = found else { return false };
+        text = text.get(at + part.len()..).unwrap_or_default();
+    }
+    let end = text.len().checked_sub(last.len()).and_then(|at| text.get(at..));
+    end.is_some_and(|end| starts(last, end))
 }
 
 #[cfg(test)]
