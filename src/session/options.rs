@@ -89,7 +89,10 @@ impl SaveOptions {
         }
         check_memory(&self.limits)?;
         // What the target would make of the same limits.
-        let longest = self.limits.longest_frame();
+        let longest = match self.format {
+            Format::Native | Format::Qemu => self.limits.longest_frame(),
+            Format::QemuPackets => longest_packet(&self.limits),
+        };
         self.max_frame = self.max_frame.min(longest);
         self.limits.max_blob = self.limits.max_blob.min(longest);
         match self.format {
@@ -136,6 +139,11 @@ impl SaveOptions {
         };
         Ok(Box::new(qemu::Writer::new(packets, marks, self.max_frame)))
     }
+}
+
+/// What a load with these limits takes of one packet.
+fn longest_packet(limits: &DecodeLimits) -> u32 {
+    PacketLimits::longest(limits.max_memory.saturating_sub(qemu::RECEIVE_ROOM))
 }
 
 fn check_memory(limits: &DecodeLimits) -> Result<()> {
@@ -316,6 +324,20 @@ mod tests {
                 SaveOptions { limits, max_frame, migration_id, ..SaveOptions::default() };
             assert!(save.writer().is_ok());
             assert_eq!((save.max_frame, save.limits.max_blob), (longest, longest));
+        }
+    }
+
+    #[test]
+    fn a_packet_of_a_save_is_one_that_a_load_with_its_limits_takes() {
+        for max_memory in [LEAST_MEMORY, 64 << 20, u64::MAX] {
+            let wide = DecodeLimits { max_memory, max_blob: 3 << 20, ..DecodeLimits::default() };
+            let limits = DecodeLimits { max_frame: 3 << 20, ..wide };
+            let format = Format::QemuPackets;
+            let mut save =
+                SaveOptions { format, limits, max_frame: 3 << 20, ..SaveOptions::default() };
+            assert!(save.writer().is_ok());
+            let load = LoadOptions { format, limits, ..LoadOptions::default() }.packet_limits();
+            assert_eq!((save.max_frame, save.limits.max_blob), (load.max_data, load.max_config));
         }
     }
 }

@@ -44,6 +44,8 @@ pub struct Save {
 impl Save {
     pub(crate) fn begin(device: Device, options: SaveOptions) -> Result<Save> {
         let mut options = options;
+        // Once before the VMM is asked for a key: a host that does not migrate needs none.
+        device.lock()?.permit(Direction::Save)?;
         let writer = options.writer()?;
         let stats = Arc::new(AtomicSaveStats::default());
         let mut saving = Saving::default();

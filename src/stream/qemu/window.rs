@@ -35,10 +35,15 @@ pub struct PacketLimits {
 }
 
 impl PacketLimits {
+    /// The longest packet for which `memory` bytes are enough.
+    pub(crate) fn longest(memory: u64) -> u32 {
+        u32::try_from(memory / 4).unwrap_or(u32::MAX)
+    }
+
     /// The same, lowered to what `memory` bytes allow: what waits, one packet that is being written,
     /// and the next in order, which never waits for room.
     pub(crate) fn within(self, memory: u64) -> PacketLimits {
-        let longest = u32::try_from(memory / 4).unwrap_or(u32::MAX);
+        let longest = PacketLimits::longest(memory);
         let (max_data, max_config) = (self.max_data.min(longest), self.max_config.min(longest));
         let beside = 2 * (u64::from(max_data.max(max_config)) + OVERHEAD);
         let max_queued = self.max_queued.min(memory.saturating_sub(beside));
