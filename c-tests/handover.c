@@ -167,6 +167,22 @@ static void descriptions_of_devices_arrive(void)
     end();
 }
 
+/* What a VMM has of a device, and sends as it is. */
+static void the_longest_identity_fits(void)
+{
+    static char identity[VFIOMIG_IDENTITY_BYTES], arrived[VFIOMIG_HANDOVER_MAX_IDENTITY];
+    size_t len = 0;
+    memset(identity, 3, sizeof identity);
+    begin();
+    for (uint32_t i = 0; i < DEVICES; i++)
+        OK(vfiomig_handover_set_identity(source, i, identity, sizeof identity));
+    EQ(talk(target), VFIOMIG_HANDOVER_ACTION_JUDGE);
+    OK(vfiomig_handover_get_identity(target, DEVICES - 1, arrived, sizeof arrived, &len));
+    EQ(len, sizeof identity);
+    CHECK(memcmp(arrived, identity, len) == 0);
+    end();
+}
+
 static void bad_messages_change_nothing(void)
 {
     struct vfiomig_handover_options options = options_of(VFIOMIG_HANDOVER_ROLE_TARGET);
@@ -212,6 +228,7 @@ int main(void)
     RUN(the_guest_goes_over_with_three_devices);
     RUN(a_failure_is_known_on_both_sides_with_its_code);
     RUN(descriptions_of_devices_arrive);
+    RUN(the_longest_identity_fits);
     RUN(bad_messages_change_nothing);
     RUN(numbers_are_checked);
     return DONE();

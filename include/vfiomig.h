@@ -1863,7 +1863,8 @@ struct vfiomig_handover;
 #define VFIOMIG_HANDOVER_HEADER       36     /* How a message begins, in bytes: what
                                               * vfiomig_handover_get_message_len() needs. */
 #define VFIOMIG_HANDOVER_MAX_MESSAGE  65536  /* The longest message, in bytes. */
-#define VFIOMIG_HANDOVER_MAX_IDENTITY 4096   /* The longest description of a device, in bytes. */
+#define VFIOMIG_HANDOVER_MAX_IDENTITY 8192   /* The longest description of a device, in bytes: any
+                                              * that vfiomig_identity_export() makes fits. */
 #define VFIOMIG_HANDOVER_MAX_DEVICES  256    /* The most devices of one guest. */
 
 /* What both sides agree on before a handover begins. */

@@ -11,8 +11,8 @@ use crate::error::{Result, err};
 
 /// The longest message, in bytes. It bounds what the other side can make this one store.
 pub const MAX_MESSAGE: usize = 64 << 10;
-/// The longest description of a device, in bytes: that of the longest IDENTITY frame.
-pub const MAX_IDENTITY: usize = 4096;
+/// The longest description of a device, in bytes: more than the longest exported identity has.
+pub const MAX_IDENTITY: usize = 8192;
 /// What every message begins with, in bytes.
 pub const HEADER_LEN: usize = 36;
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The constants of `vfiomig_handover_*`.
 
+use crate::capi::compat::VFIOMIG_IDENTITY_BYTES;
 use crate::capi::numbers::same_numbers;
 use crate::handover::{self, Fence, Outcome, Reason, Role};
 
@@ -117,8 +118,10 @@ pub const VFIOMIG_HANDOVER_FENCE_DID_NOT_RUN: u32 = 1;
 pub const VFIOMIG_HANDOVER_HEADER: u32 = 36;
 /// The longest message, in bytes.
 pub const VFIOMIG_HANDOVER_MAX_MESSAGE: u32 = 65536;
-/// The longest description of a device, in bytes.
-pub const VFIOMIG_HANDOVER_MAX_IDENTITY: u32 = 4096;
+/// The longest description of a device, in bytes: any that
+/// vfiomig_identity_export() makes fits.
+pub const VFIOMIG_HANDOVER_MAX_IDENTITY: u32 = 8192;
+const _: () = assert!(VFIOMIG_IDENTITY_BYTES <= VFIOMIG_HANDOVER_MAX_IDENTITY);
 /// The most devices of one guest.
 pub const VFIOMIG_HANDOVER_MAX_DEVICES: u32 = 256;
 
