@@ -178,6 +178,9 @@ struct world {
     struct vfiomig_load *load;
     struct vfiomig_dirty *dirty;
     struct vfiomig_handover *handover;
+    struct vfiomig_group *group;
+    /* What is behind a device that only the group has. */
+    struct world *another;
     /* Called once, within the operation of this number. */
     void (*hook)(struct world *world);
     uint32_t hook_op;
@@ -429,6 +432,11 @@ static void free_world(struct world *world, const char *what)
 
     world->hook = NULL;
     FREE(vfiomig_handover_free, world->handover);
+    FREE(vfiomig_group_free, world->group);
+    if (world->another) {
+        vfiomig_sim_free(world->another->hooked.sim);
+        free(world->another);
+    }
     FREE(vfiomig_dirty_free, world->dirty);
     FREE(vfiomig_save_free, world->save);
     FREE(vfiomig_load_free, world->load);
@@ -594,6 +602,80 @@ static void record_hello(void)
     free_world(world, "recording a message");
 }
 
+/* The row whose world is being made. */
+static const struct row *made_for;
+
+static int is_row(const char *name)
+{
+    return made_for && strcmp(made_for->name, name) == 0;
+}
+
+static struct vfiomig_group_options group_options(void)
+{
+    struct vfiomig_group_options options = VFIOMIG_GROUP_OPTIONS_INIT;
+
+    options.role = is_row("vfiomig_group_add_load") || is_row("vfiomig_group_put") ||
+                           is_row("vfiomig_group_commit") || is_row("vfiomig_group_abandon")
+                       ? VFIOMIG_GROUP_ROLE_TARGET
+                       : VFIOMIG_GROUP_ROLE_SOURCE;
+    return options;
+}
+
+/* A device that the group keeps when its handle is gone. */
+static long add_another(struct world *world, int source)
+{
+    struct vfiomig_device *device;
+    struct world *other = bare_world();
+    long r = API(vfiomig_device_new_ops, &other->hooked.ops, other, NULL, &device);
+
+    if (r == 0)
+        r = source ? API(vfiomig_group_add_save, world->group, device, NULL)
+                   : API(vfiomig_group_add_load, world->group, device, NULL);
+    FREE(vfiomig_device_free, device);
+    world->another = other;
+    return r;
+}
+
+/* The world's device is in it, unless the call is to add it. */
+static void to_group_state(struct world *world, const char *state)
+{
+    struct vfiomig_group_options options = group_options();
+    int adds = is_row("vfiomig_group_add_save") || is_row("vfiomig_group_add_load");
+    long r = API(vfiomig_group_new, &options, &world->group);
+
+    int source = options.role == VFIOMIG_GROUP_ROLE_SOURCE;
+
+    if (r == 0 && !adds)
+        r = source ? API(vfiomig_group_add_save, world->group, world->device, NULL)
+                   : API(vfiomig_group_add_load, world->group, world->device, NULL);
+    if (r == 0 && strcmp(state, "setup") != 0) {
+        /* Not the world's device, if that is to be added. */
+        if (adds)
+            r = add_another(world, source);
+        if (r == 0)
+            r = API(vfiomig_group_begin, world->group);
+    }
+    if (r == 0 && strcmp(state, "ended") == 0)
+        r = source ? API(vfiomig_group_finish, world->group, VFIOMIG_ENDING_KEEP)
+                   : API(vfiomig_group_abandon, world->group);
+    if (r != 0)
+        die(vfiomig_error_message());
+}
+
+/* A first frame. */
+static unsigned char group_frame[8192];
+static size_t group_frame_len;
+
+static void record_frame(void)
+{
+    struct world *world = new_world();
+
+    to_group_state(world, "open");
+    if (API(vfiomig_group_next, world->group, group_frame, sizeof group_frame, &group_frame_len) < 0)
+        die("a group has nothing to send");
+    free_world(world, "recording a frame");
+}
+
 static void to_state(struct world *world, int object, int state)
 {
     if (object == SAVE)
@@ -604,6 +686,8 @@ static void to_state(struct world *world, int object, int state)
         to_dirty_state(world, state_names[DIRTY][state]);
     else if (object == HANDOVER)
         to_handover_state(world, state_names[HANDOVER][state]);
+    else if (object == GROUP)
+        to_group_state(world, state_names[GROUP][state]);
 }
 
 static void *handle_of(struct world *world, int object)
@@ -612,6 +696,7 @@ static void *handle_of(struct world *world, int object)
            : object == SAVE ? (void *)world->save
            : object == LOAD ? (void *)world->load
            : object == DIRTY ? (void *)world->dirty
+           : object == GROUP ? (void *)world->group
                              : (void *)world->handover;
 }
 
@@ -761,7 +846,10 @@ static void fill_in(struct frame *frame, int i)
 {
     void *memory = frame->memory[i];
 
-    if (is(frame, i, "vfiomig_handover_options")) {
+    if (is(frame, i, "vfiomig_group_options")) {
+        struct vfiomig_group_options options = group_options();
+        memcpy(memory, &options, sizeof options);
+    } else if (is(frame, i, "vfiomig_handover_options")) {
         struct vfiomig_handover_options options = handover_options();
 
         memcpy(memory, &options, sizeof options);
@@ -865,6 +953,8 @@ static void fill(struct frame *frame, const struct row *row, struct world *world
         case A_DATA:
             if (of_handover(row))
                 memcpy(memory, hello, data_len = hello_len);
+            else if (row == &rows[ROW_vfiomig_group_put] || row == &rows[ROW_vfiomig_group_get_frame_len])
+                memcpy(memory, group_frame, data_len = group_frame_len);
             else if (row->object)
                 memcpy(memory, stream, 16);
             else
@@ -979,6 +1069,8 @@ static void finish(struct frame *frame, const char *what)
             FREE(vfiomig_load_free, out);
         else if (row->args[i].object == DIRTY)
             FREE(vfiomig_dirty_free, out);
+        else if (row->args[i].object == GROUP)
+            FREE(vfiomig_group_free, out);
         else
             FREE(vfiomig_handover_free, out);
     }
@@ -991,6 +1083,10 @@ static void finish(struct frame *frame, const char *what)
         long r = API(vfiomig_dirty_remove_writer, frame->world->dirty, added);
         check(r == 0, "%s, %s: writer %u cannot be removed: %ld", row->name, what, added, r);
     }
+    /* Those in the options of a group's devices live as long as the group. */
+    if (frame->released < frame->owed &&
+        (row == &rows[ROW_vfiomig_group_add_save] || row == &rows[ROW_vfiomig_group_add_load]))
+        FREE(vfiomig_group_free, frame->world->group), frame->world->group = NULL;
     check(frame->released == frame->owed, "%s, %s: callbacks were released %d times in the end",
           row->name, what, frame->released);
     if (frame->spare) {
@@ -1010,7 +1106,9 @@ static struct frame *new_frame(const struct row *row)
 
     if (!frame)
         die("no memory");
+    made_for = row;
     to_state(world, row->object ? row->object : free_object, first_state(row));
+    made_for = NULL;
     fill(frame, row, world);
     return frame;
 }
@@ -1057,11 +1155,13 @@ static int lives(int object, void *handle)
     struct vfiomig_failure failure = VFIOMIG_FAILURE_INIT;
     struct vfiomig_dirty_stats stats = VFIOMIG_DIRTY_STATS_INIT;
     struct vfiomig_handover_outcome outcome = VFIOMIG_HANDOVER_OUTCOME_INIT;
+    struct vfiomig_group_status group_status = VFIOMIG_GROUP_STATUS_INIT;
 
     return 0 == (object == DEVICE ? API(vfiomig_device_get_failure, handle, &failure)
                  : object == SAVE ? API(vfiomig_save_get_failure, handle, &failure)
                  : object == LOAD ? API(vfiomig_load_get_failure, handle, &failure)
                  : object == DIRTY ? API(vfiomig_dirty_get_stats, handle, &stats)
+                 : object == GROUP ? API(vfiomig_group_get_status, handle, &group_status)
                                    : API(vfiomig_handover_get_outcome, handle, &outcome));
 }
 
@@ -1097,6 +1197,8 @@ static void free_handle(struct world *world, int object)
         FREE(vfiomig_load_free, world->load), world->load = NULL;
     else if (object == DIRTY)
         FREE(vfiomig_dirty_free, world->dirty), world->dirty = NULL;
+    else if (object == GROUP)
+        FREE(vfiomig_group_free, world->group), world->group = NULL;
     else
         FREE(vfiomig_handover_free, world->handover), world->handover = NULL;
 }
@@ -1236,7 +1338,9 @@ static void wrong_states(void)
 
             if (!frame)
                 die("no memory");
+            made_for = row;
             to_state(world, row->object, state);
+            made_for = NULL;
             /* Twice: the first call has not changed the state. */
             for (int i = 0; i < 2; i++) {
                 fill(frame, row, world);
@@ -1265,7 +1369,9 @@ static void right_states(void)
 
             if (!frame)
                 die("no memory");
+            made_for = row;
             to_state(world, row->object, state);
+            made_for = NULL;
             fill(frame, row, world);
             long r = call(frame);
             if (with_packets_only(row, state_names[row->object][state]))
@@ -1692,6 +1798,14 @@ static void values(void)
     WRONG_MEMBER(vfiomig_handover_new, options, vfiomig_handover_options, num_devices, 257, EINVAL);
     WRONG_MEMBER(vfiomig_handover_new, options, vfiomig_handover_options, migration_id[0], 0, EINVAL);
     WRONG_MEMBER(vfiomig_handover_new, options, vfiomig_handover_options, reserved, 1, EINVAL);
+    WRONG_MEMBER(vfiomig_group_new, options, vfiomig_group_options, role, 0, EINVAL);
+    WRONG_MEMBER(vfiomig_group_new, options, vfiomig_group_options, role, 3, EINVAL);
+    WRONG_MEMBER(vfiomig_group_new, options, vfiomig_group_options, flags, 2, EINVAL);
+    WRONG_MEMBER(vfiomig_group_new, options, vfiomig_group_options, reserved, 1, EINVAL);
+    wrong_number(ROW_vfiomig_group_get_failure, "device", 1, -EINVAL);
+    wrong_number(ROW_vfiomig_group_get_pending, "device", UINT32_MAX, -EINVAL);
+    wrong_number(ROW_vfiomig_group_work, "until", 2, -EINVAL);
+    wrong_number(ROW_vfiomig_group_get_frame_len, "header_len", VFIOMIG_GROUP_HEADER - 1, -EINVAL);
     wrong_number(ROW_vfiomig_handover_notify, "event", 0, -EINVAL);
     wrong_number(ROW_vfiomig_handover_notify, "event", 16, -EINVAL);
     wrong_number(ROW_vfiomig_handover_notify, "event", VFIOMIG_HANDOVER_EVENT_RUNNING, -EINVAL);
@@ -2476,6 +2590,7 @@ int main(void)
     begin("recording");
     record();
     record_hello();
+    record_frame();
     end();
     null_handles();
     freed_handles();

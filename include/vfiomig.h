@@ -1751,6 +1751,414 @@ int vfiomig_load_get_failure(struct vfiomig_load *load, struct vfiomig_failure *
  */
 void vfiomig_load_free(struct vfiomig_load *load);
 
+/* Several devices together
+ * ------------------------ */
+
+/* All devices of one VM, on one side of a migration. */
+struct vfiomig_group;
+
+/* Sides: struct vfiomig_group_options.role. */
+#define VFIOMIG_GROUP_ROLE_SOURCE 1  /* The devices are saved. */
+#define VFIOMIG_GROUP_ROLE_TARGET 2  /* The devices are loaded. */
+
+/* Flags of struct vfiomig_group_options. */
+#define VFIOMIG_GROUP_NO_PEER_TO_PEER (1 << 0)  /* You vouch that the devices do not reach each
+                                                 * other's memory. Without this, devices without
+                                                 * peer-to-peer states are not migrated together
+                                                 * with others. */
+
+/* Where a group is: struct vfiomig_group_status. */
+#define VFIOMIG_GROUP_PHASE_SETUP     0   /* Devices are being added. */
+#define VFIOMIG_GROUP_PHASE_OPEN      1   /* The source: the guest runs. The target: it receives. */
+#define VFIOMIG_GROUP_PHASE_STOPPED   2   /* The source: all devices are stopped, and are being
+                                           * read. */
+#define VFIOMIG_GROUP_PHASE_COMPLETE  3   /* All streams are complete. */
+#define VFIOMIG_GROUP_PHASE_FAILED    4   /* A device has failed. Finish the source by keeping the
+                                           * devices, abandon the target. */
+#define VFIOMIG_GROUP_PHASE_KEPT      5   /* The source has kept its devices. */
+#define VFIOMIG_GROUP_PHASE_RELEASED  6   /* The source has released its devices. */
+#define VFIOMIG_GROUP_PHASE_COMMITTED 7   /* All devices of the target have accepted their state. */
+#define VFIOMIG_GROUP_PHASE_RUNNING   8   /* All devices run. */
+#define VFIOMIG_GROUP_PHASE_HALTED    9   /* Not all devices could be run, so none runs. */
+#define VFIOMIG_GROUP_PHASE_OVER      10  /* Only freeing is left. */
+
+/* How long vfiomig_group_work() helps. */
+#define VFIOMIG_GROUP_UNTIL_DISMISSED 0  /* vfiomig_group_work() helps until
+                                          * vfiomig_group_dismiss(). */
+#define VFIOMIG_GROUP_UNTIL_IDLE      1  /* vfiomig_group_work() helps with what there is to do
+                                          * now. */
+
+/* Sizes of a group. */
+#define VFIOMIG_GROUP_HEADER      32        /* How a frame begins, in bytes: what
+                                             * vfiomig_group_get_frame_len() needs. */
+#define VFIOMIG_GROUP_MAX_FRAME   16777248  /* The longest frame, in bytes. One is never longer than
+                                             * the buffer that it was read into. */
+#define VFIOMIG_GROUP_GOOD_BUFFER 131104    /* A good size for the buffer of vfiomig_group_next(),
+                                             * in bytes. */
+#define VFIOMIG_GROUP_MAX_DEVICES 256       /* The most devices of one group. */
+
+/* How a group is set up. */
+struct vfiomig_group_options {
+    uint32_t struct_size;      /* VFIOMIG_GROUP_OPTIONS_INIT sets it. */
+    uint32_t flags;            /* Bitwise OR of VFIOMIG_GROUP_NO_PEER_TO_PEER, or 0. */
+    uint32_t role;             /* VFIOMIG_GROUP_ROLE_SOURCE or VFIOMIG_GROUP_ROLE_TARGET. */
+    uint32_t reserved;         /* Zero. */
+    uint8_t migration_id[16];  /* The name of the migration, which all of its streams have; use a
+                                * new one for each attempt. Zeros: on the source, a random one,
+                                * which vfiomig_group_get_status() returns; on the target, any. */
+};
+#define VFIOMIG_GROUP_OPTIONS_INIT VFIOMIG_INIT_(struct vfiomig_group_options)
+
+/* Where a group is. */
+struct vfiomig_group_status {
+    uint32_t struct_size;      /* VFIOMIG_GROUP_STATUS_INIT sets it. */
+    uint32_t phase;            /* VFIOMIG_GROUP_PHASE_*. */
+    uint32_t num_devices;      /* How many devices it has. */
+    uint32_t num_failed;       /* How many of them have failed: see vfiomig_group_get_failure(). */
+    uint32_t num_complete;     /* How many streams are complete: read to their end, or loaded. */
+    uint32_t reserved;         /* Zero. */
+    uint8_t migration_id[16];  /* The name of the migration. */
+};
+#define VFIOMIG_GROUP_STATUS_INIT VFIOMIG_INIT_(struct vfiomig_group_status)
+
+/*
+ * Makes a group, without devices. Its functions may be called from any number of threads, at the
+ * same time, except in callbacks: there, a call that may have to wait for another device returns
+ * -EBUSY.
+ *
+ * Errors: -EIO, -ENOMEM, -EFAULT, -EINVAL, -E2BIG, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_group_new(const struct vfiomig_group_options *options,
+                      struct vfiomig_group **out) VFIOMIG_MUST_CHECK;
+
+/*
+ * Adds a device to a source. Its number in the group is how many were added before: the target adds
+ * its devices in the same order. The options are those of vfiomig_save_begin(), and are read now;
+ * the group replaces device_index and migration_id. Only VFIOMIG_FORMAT_NATIVE is possible. The
+ * device's handle may be freed.
+ *
+ * States: setup.
+ * Errors: -EBADF, -ENOMEM, -EFAULT, -EBUSY, -EINVAL, -E2BIG, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_group_add_save(struct vfiomig_group *group, struct vfiomig_device *device,
+                           const struct vfiomig_save_options *options) VFIOMIG_MUST_CHECK;
+
+/*
+ * Adds a device to a target. Its number in the group is how many were added before. The options are
+ * those of vfiomig_load_begin(), and are read now; the group replaces device_index and
+ * migration_id, which are always checked. Only VFIOMIG_FORMAT_NATIVE is possible. The device's
+ * handle may be freed.
+ *
+ * States: setup.
+ * Errors: -EBADF, -ENOMEM, -EFAULT, -EBUSY, -EINVAL, -E2BIG, -EMSGSIZE, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_group_add_load(struct vfiomig_group *group, struct vfiomig_device *device,
+                           const struct vfiomig_load_options *options) VFIOMIG_MUST_CHECK;
+
+/*
+ * Returns one reason why a device of the group cannot migrate, or not well, and the device's number
+ * in *device. The index starts at 0, and the worst come first. What matters more in a group than
+ * for the device alone has that severity: VFIOMIG_REASON_NO_P2P blocks a group of several devices,
+ * unless VFIOMIG_GROUP_NO_PEER_TO_PEER is set.
+ *
+ * States: all.
+ * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENODATA, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_group_get_reason(struct vfiomig_group *group, uint32_t index, uint32_t *device,
+                             struct vfiomig_reason *reason);
+
+/*
+ * Begins all saves, or all loads. If one does not begin, the group is over: on the source, the
+ * devices run as before; on the target, those that had begun have been reset.
+ *
+ * States: setup.
+ * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EPROTO,
+ *         -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_group_begin(struct vfiomig_group *group) VFIOMIG_MUST_CHECK;
+
+/*
+ * Source: returns a frame of any device that has something to send and that no other thread is
+ * reading, at most cap bytes in buf, and their number in *len. Send it to the target whole. The
+ * frames of one device must arrive there in the order of their offsets; it does not matter how
+ * those of different devices follow each other. One connection keeps that order, if one thread
+ * reads and sends; so does a connection per device. cap must be at least VFIOMIG_MIN_BUFFER and
+ * VFIOMIG_GROUP_HEADER.
+ *
+ * VFIOMIG_NEXT_MORE: send the frame and call again. VFIOMIG_NEXT_DRAINED: *len is 0; the running
+ * devices have nothing more for now, apart from those that other threads are reading. Come back on
+ * a timer, or go on to vfiomig_group_stop(). VFIOMIG_NEXT_END: send the frame, if *len is not 0;
+ * all streams are complete. Every later call returns VFIOMIG_NEXT_END as well, so several threads
+ * learn of it.
+ *
+ * States: open.
+ * Returns: VFIOMIG_NEXT_MORE, VFIOMIG_NEXT_DRAINED or VFIOMIG_NEXT_END.
+ * Errors: -EPERM, -EIO, -EBADF, -EAGAIN, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY,
+ *         -ENOSPC, -EPROTO, -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED,
+ *         -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_group_next(struct vfiomig_group *group, void *buf, size_t cap,
+                       size_t *len) VFIOMIG_MUST_CHECK;
+
+/*
+ * Target: takes one whole frame and writes what is in it to its device. Frames of different devices
+ * may be brought by different threads at the same time. A frame that is refused because it is
+ * damaged, out of order or another migration's changes nothing. If a load fails, its device has
+ * been reset, and the group has failed: abandon or free it.
+ *
+ * What a frame has brought is in vfiomig_group_get_status() (num_complete) and
+ * vfiomig_group_get_load_stats() (initial_generation, restarts).
+ *
+ * States: open.
+ * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -ENODATA,
+ *         -EPROTO, -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED,
+ *         -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_group_put(struct vfiomig_group *group, const void *frame,
+                      size_t len) VFIOMIG_MUST_CHECK;
+
+/*
+ * Tells how long the frame is that begins with these bytes, of which there must be
+ * VFIOMIG_GROUP_HEADER: for frames that are carried over a stream of bytes. The length includes the
+ * header, and is at most VFIOMIG_GROUP_MAX_FRAME.
+ *
+ * Errors: -EFAULT, -EINVAL, -EPROTO, -EBADMSG, -EMSGSIZE, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_group_get_frame_len(const void *header, size_t header_len, size_t *len);
+
+/*
+ * Source: adds opaque data of the VMM's own to a device's stream: see vfiomig_save_add_blob(). It
+ * needs a buffer of its length plus 40 bytes and VFIOMIG_GROUP_HEADER in vfiomig_group_next(), or
+ * 32 more in an authenticated stream.
+ *
+ * States: open.
+ * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EPROTO,
+ *         -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_group_add_blob(struct vfiomig_group *group, uint32_t device, uint32_t kind,
+                           const void *data, size_t len) VFIOMIG_MUST_CHECK;
+
+/*
+ * Source: asks a device's driver how much is left: see vfiomig_save_get_pending(). Waits for a
+ * thread that is reading the device.
+ *
+ * States: open.
+ * Errors: -EPERM, -EBADF, -EFAULT, -EBUSY, -EINVAL, -ECANCELED, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_group_get_pending(struct vfiomig_group *group, uint32_t device,
+                              struct vfiomig_pending *pending);
+
+/*
+ * Source: returns a file descriptor to poll for reading while the device has nothing for now: see
+ * vfiomig_save_get_poll_fd(). Waits for a thread that is reading the device.
+ *
+ * States: open.
+ * Returns: A file descriptor.
+ * Errors: -EPERM, -EBADF, -EFAULT, -EBUSY, -EINVAL, -EOPNOTSUPP, -ECANCELED, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_group_get_poll_fd(struct vfiomig_group *group, uint32_t device);
+
+/*
+ * Source: stops all devices. All are quiesced before any is stopped. Stop the guest's vCPUs first.
+ * Then call vfiomig_group_next() until VFIOMIG_NEXT_END.
+ *
+ * Before any device is touched, all are asked whether they have started their initial data again
+ * (see vfiomig_save_stop()). If one has, the call returns -EAGAIN, nothing has happened, and you
+ * may start the vCPUs and go on with vfiomig_group_next(). To insist, call again before that: it
+ * does not refuse twice, and nor does it once a device has been quiesced.
+ *
+ * After any other error the group has failed: call vfiomig_group_finish() with VFIOMIG_ENDING_KEEP
+ * before the vCPUs run.
+ *
+ * States: open.
+ * Errors: -EPERM, -EIO, -EBADF, -EAGAIN, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY,
+ *         -EPROTO, -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED,
+ *         -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_group_stop(struct vfiomig_group *group) VFIOMIG_MUST_CHECK;
+
+/*
+ * Source: ends all saves. VFIOMIG_ENDING_RELEASE: the target has committed, and the devices stay in
+ * STOP; this needs all streams to be complete. If it fails for one device, the others are released
+ * anyway; go on as if it had not failed. VFIOMIG_ENDING_KEEP: the guest goes on here. Each device
+ * leaves the stopped states and, if any has been quiesced, waits in RUNNING_P2P: make the fix-ups,
+ * then call vfiomig_group_run(), and start the vCPUs. VFIOMIG_ENDING_KEEP_STOPPED: the guest stays
+ * here and does not run.
+ *
+ * If keeping fails, vfiomig_group_get_failure() says for each device what became of it. The group
+ * has tried again where nothing was lost. After outcome RESET the guest's state in that device is
+ * gone, and vfiomig_group_run() refuses to run any of them.
+ *
+ * States: open.
+ * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EPROTO,
+ *         -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_group_finish(struct vfiomig_group *group, uint32_t ending) VFIOMIG_MUST_CHECK;
+
+/*
+ * Target: makes all drivers check and accept the state. If one refuses, all devices are reset, also
+ * those that had accepted it, and the group is over: the source keeps the guest. If a device could
+ * not be reset, the message says so; something of the guest may be left in it. If a stream is not
+ * complete, the call returns -ENODATA and changes nothing.
+ *
+ * States: open.
+ * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -ENODATA,
+ *         -EPROTO, -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED,
+ *         -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_group_commit(struct vfiomig_group *group) VFIOMIG_MUST_CHECK;
+
+/*
+ * Target: gives up. All devices are reset, whether they were committed or not, so that nothing of
+ * the guest is left in them. Also if they could not be run.
+ *
+ * States: open, ended.
+ * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
+ *         -ETIMEDOUT, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_group_abandon(struct vfiomig_group *group) VFIOMIG_MUST_CHECK;
+
+/*
+ * Runs all devices: on the target after the commit; on the source after VFIOMIG_ENDING_KEEP, or to
+ * take a released guest back. All leave the stopped states before any runs. Make the fix-ups of
+ * each first (vfiomig_device_get_fixups()), and start the vCPUs afterwards.
+ *
+ * If a device does not run, none does: all are stopped, and those that do not stop are reset. Do
+ * not start the vCPUs. On the target, tell the source, which may take the guest back, and abandon
+ * the group. If the message says that a device could not be halted either, it may be running. The
+ * exception is a source that was kept before any device was quiesced: its guest runs anyway, and so
+ * do the other devices.
+ *
+ * States: ended.
+ * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
+ *         -ETIMEDOUT, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_group_run(struct vfiomig_group *group) VFIOMIG_MUST_CHECK;
+
+/*
+ * Lends the calling thread to the group. The library starts no threads: a call that has all devices
+ * take a step (begin, stop, finish, commit, abandon, run) takes it with one after the other, unless
+ * threads that are in this function take some of them at the same time.
+ * VFIOMIG_GROUP_UNTIL_DISMISSED: stays until vfiomig_group_dismiss(), also if the group fails.
+ * VFIOMIG_GROUP_UNTIL_IDLE: returns when there is nothing to do now. What becomes of a step is
+ * returned by the call that asked for it.
+ *
+ * States: all.
+ * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_group_work(struct vfiomig_group *group, uint32_t until);
+
+/*
+ * Sends away the threads that are in vfiomig_group_work(). From then on it returns at once. Steps
+ * are still possible.
+ *
+ * States: all.
+ * Errors: -EBADF, -EFAULT, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_group_dismiss(struct vfiomig_group *group);
+
+/*
+ * Cancels the migration, like vfiomig_save_cancel() or vfiomig_load_cancel() for each device. Calls
+ * in progress return -ECANCELED as soon as the drivers let them, and so do later calls, except
+ * those that keep, abandon, run or ask. Then finish with VFIOMIG_ENDING_KEEP, abandon, or free the
+ * group. What was committed can still be run, and a source whose streams were complete can still be
+ * released.
+ *
+ * States: all.
+ * Errors: -EBADF, -EFAULT, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_group_cancel(struct vfiomig_group *group);
+
+/*
+ * Returns where the group is.
+ *
+ * States: all.
+ * Errors: -EBADF, -EFAULT, -EINVAL, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_group_get_status(struct vfiomig_group *group, struct vfiomig_group_status *status);
+
+/*
+ * Source: returns what the save of a device has done so far.
+ *
+ * States: all.
+ * Errors: -EBADF, -EFAULT, -EINVAL, -ENODATA, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_group_get_save_stats(struct vfiomig_group *group, uint32_t device,
+                                 struct vfiomig_save_stats *stats);
+
+/*
+ * Target: returns what the load of a device has done so far.
+ *
+ * States: all.
+ * Errors: -EBADF, -EFAULT, -EINVAL, -ENODATA, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_group_get_load_stats(struct vfiomig_group *group, uint32_t device,
+                                 struct vfiomig_load_stats *stats);
+
+/*
+ * Returns what was going on when this device of the group last failed; code is 0 if it has not.
+ *
+ * States: all.
+ * Errors: -EBADF, -EFAULT, -EINVAL, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_group_get_failure(struct vfiomig_group *group, uint32_t device,
+                              struct vfiomig_failure *failure);
+
+/*
+ * Frees a group. NULL is ignored. It is cancelled first, and calls on other threads are waited for.
+ * A source that was not finished keeps its devices, which run again as before, none before all have
+ * left the stopped states, unless one has lost its guest's state. A target that was not committed
+ * resets its devices. In a callback, freeing has no effect while a call is using the group, or
+ * while sessions are open.
+ *
+ * Since: 0.1.
+ */
+void vfiomig_group_free(struct vfiomig_group *group);
+
 /* The handover between the two sides
  * ---------------------------------- */
 

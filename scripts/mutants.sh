@@ -20,7 +20,7 @@ out=${B:-build}/mutants
 survivors=tests/mutants-survivors.txt
 # Every source but tests.rs is in exactly one of these two lists.
 all="src/fsm.rs src/identity.rs src/compat.rs src/version.rs src/crc.rs src/switch.rs
-	src/policy/** src/guard/** src/session/** src/handover/** src/device/** src/stream/** src/protocol/**
+	src/policy/** src/guard/** src/session/** src/group/** src/handover/** src/device/** src/stream/** src/protocol/**
 	src/dirty/asking.rs src/dirty/ledger.rs src/dirty/reading.rs src/dirty/rearm.rs src/dirty/sweep.rs
 	src/dirty/delivery/** src/dirty/trackers/** src/dirty/tracking/**"
 # GLOB...: why what is in there is not broken.

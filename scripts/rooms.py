@@ -38,6 +38,7 @@ ROOMS = [
     # room, unsafe code allowed
     ("capi", True),
     ("dirty", False),
+    ("group", False),
     ("session", False),
     ("inspect", False),
     ("guard", False),

@@ -58,6 +58,7 @@
 //! - [`device`]: what a device is and can do, and why it cannot migrate.
 //! - [`policy`]: who may switch migration off, in this process and on this host.
 //! - [`session`]: saving and loading one device, with all options.
+//! - [`group`]: all devices of one VM, saved or loaded together.
 //! - [`dirty`]: which pages devices wrote to, over the whole memory map.
 //! - [`guard`]: what drivers do not check of their own formats.
 //! - [`inspect`]: what is in a stream, and whether it is whole.
@@ -65,7 +66,7 @@
 //! - [`transport`]: how a device is reached: a VFIO fd, or what a VMM brings.
 //! - [`capi`]: the same as a C library; C programs include `vfiomig.h`.
 //!
-//! All types are `Send`. One session is used by one thread at a time.
+//! All types are `Send`. One session is used by one thread at a time, a group by any number.
 
 #![cfg_attr(
     test,
@@ -83,6 +84,7 @@ pub mod error;
 pub(crate) mod fixups;
 pub(crate) mod flags;
 pub mod fsm;
+pub mod group;
 pub mod guard;
 pub mod handover;
 pub mod identity;
@@ -104,6 +106,7 @@ pub(crate) mod waiting;
 
 pub use device::Device;
 pub use error::{Code, Error, Result};
+pub use group::Group;
 pub use handover::Handover;
 pub use session::{Load, Save};
 pub use sys::uapi;

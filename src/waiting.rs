@@ -14,10 +14,12 @@ struct Thread {
     devices: u32,
     /// Calls of the C API made inside other calls' callbacks; they hold objects.
     nested: u32,
+    /// Members of groups that it is working on.
+    members: u32,
 }
 
 crate::sync::thread_local! {
-    static THREAD: Cell<Thread> = const { Cell::new(Thread { devices: 0, nested: 0 }) };
+    static THREAD: Cell<Thread> = const { Cell::new(Thread { devices: 0, nested: 0, members: 0 }) };
 }
 
 fn change(change: impl FnOnce(&mut Thread)) {
@@ -30,8 +32,14 @@ fn change(change: impl FnOnce(&mut Thread)) {
 
 /// Whether this thread may wait.
 pub(crate) fn may_wait() -> bool {
-    let Thread { devices, nested } = THREAD.with(Cell::get);
+    let Thread { devices, nested, .. } = THREAD.with(Cell::get);
     devices == 0 && nested == 0
+}
+
+/// Whether this thread may wait for a member of a group, or for what other threads do with one: not
+/// in a callback, and not while it is working on one itself.
+pub(crate) fn may_wait_for_member() -> bool {
+    may_wait() && THREAD.with(Cell::get).members == 0
 }
 
 /// While this lives, the thread holds a device's lock.
@@ -63,5 +71,21 @@ impl Nested {
 impl Drop for Nested {
     fn drop(&mut self) {
         change(|thread| thread.nested = thread.nested.wrapping_sub(1));
+    }
+}
+
+/// While this lives, the thread is working on a member of a group.
+pub(crate) struct HoldsMember;
+
+impl HoldsMember {
+    pub(crate) fn new() -> HoldsMember {
+        change(|thread| thread.members = thread.members.wrapping_add(1));
+        HoldsMember
+    }
+}
+
+impl Drop for HoldsMember {
+    fn drop(&mut self) {
+        change(|thread| thread.members = thread.members.wrapping_sub(1));
     }
 }

@@ -187,10 +187,20 @@ fn enter<H: Handle, R>(
     let _holding = Holding::new();
     let object = entered.object()?;
     let state = H::state(object);
-    if row.states & 1u32.checked_shl(state).unwrap_or(0) == 0 {
+    if !is_allowed(row, state) {
         return Err(H::ended_by(object).unwrap_or_else(|| wrong_state(H::KIND, row, state)));
     }
     call(object)
+}
+
+fn is_allowed(row: &Row, state: u32) -> bool {
+    row.states & 1u32.checked_shl(state).unwrap_or(0) != 0
+}
+
+/// The same check for a call that does not have exclusive use of the object: its state may change
+/// meanwhile, so the core makes its own as well.
+pub(super) fn check_state<H: Handle>(row: &Row, state: u32) -> Result<()> {
+    if is_allowed(row, state) { Ok(()) } else { Err(wrong_state(H::KIND, row, state)) }
 }
 
 /// The names of these states.

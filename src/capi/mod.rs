@@ -38,6 +38,7 @@
 // A folder per object: a new one needs a line here.
 pub mod device;
 pub mod dirty;
+pub mod group;
 pub mod handover;
 pub mod load;
 pub mod save;

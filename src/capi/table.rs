@@ -57,6 +57,15 @@ pub(super) mod handover_states {
     pub(in crate::capi) const OVER: u32 = 1;
 }
 
+pub(super) static GROUP: Kind =
+    Kind { number: 6, name: "group", states: &["setup", "open", "ended"], waits: false };
+
+pub(super) mod group_states {
+    pub(in crate::capi) const SETUP: u32 = 0;
+    pub(in crate::capi) const OPEN: u32 = 1;
+    pub(in crate::capi) const ENDED: u32 = 2;
+}
+
 pub(super) const LOG_SET: Row = Row {
     name: "vfiomig_log_set",
     states: 0b0,
@@ -411,6 +420,198 @@ pub(super) const LOAD_GET_FAILURE: Row = Row {
 
 pub(super) const LOAD_FREE: Row = Row {
     name: "vfiomig_load_free",
+    states: 0b0,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000000000001000100,
+};
+
+pub(super) const GROUP_NEW: Row = Row {
+    name: "vfiomig_group_new",
+    states: 0b0,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b100000000100100110010,
+};
+
+pub(super) const GROUP_ADD_SAVE: Row = Row {
+    name: "vfiomig_group_add_save",
+    states: 0b1,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b100000000100101110100,
+};
+
+pub(super) const GROUP_ADD_LOAD: Row = Row {
+    name: "vfiomig_group_add_load",
+    states: 0b1,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b100001000100101110100,
+};
+
+pub(super) const GROUP_GET_REASON: Row = Row {
+    name: "vfiomig_group_get_reason",
+    states: 0b111,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000001000101100100,
+};
+
+pub(super) const GROUP_BEGIN: Row = Row {
+    name: "vfiomig_group_begin",
+    states: 0b1,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b111111110001111110111,
+};
+
+pub(super) const GROUP_NEXT: Row = Row {
+    name: "vfiomig_group_next",
+    states: 0b10,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b111111110011111111111,
+};
+
+pub(super) const GROUP_PUT: Row = Row {
+    name: "vfiomig_group_put",
+    states: 0b10,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b111111111001111110111,
+};
+
+pub(super) const GROUP_GET_FRAME_LEN: Row = Row {
+    name: "vfiomig_group_get_frame_len",
+    states: 0b0,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100001110000100100000,
+};
+
+pub(super) const GROUP_ADD_BLOB: Row = Row {
+    name: "vfiomig_group_add_blob",
+    states: 0b10,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b111111110001111110111,
+};
+
+pub(super) const GROUP_GET_PENDING: Row = Row {
+    name: "vfiomig_group_get_pending",
+    states: 0b10,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b110000000000101100101,
+};
+
+pub(super) const GROUP_GET_POLL_FD: Row = Row {
+    name: "vfiomig_group_get_poll_fd",
+    states: 0b10,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b110100000000101100101,
+};
+
+pub(super) const GROUP_STOP: Row = Row {
+    name: "vfiomig_group_stop",
+    states: 0b10,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b111111110001111111111,
+};
+
+pub(super) const GROUP_FINISH: Row = Row {
+    name: "vfiomig_group_finish",
+    states: 0b10,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b111111110001111110111,
+};
+
+pub(super) const GROUP_COMMIT: Row = Row {
+    name: "vfiomig_group_commit",
+    states: 0b10,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b111111111001111110111,
+};
+
+pub(super) const GROUP_ABANDON: Row = Row {
+    name: "vfiomig_group_abandon",
+    states: 0b110,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b101100000001111110110,
+};
+
+pub(super) const GROUP_RUN: Row = Row {
+    name: "vfiomig_group_run",
+    states: 0b100,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b101100000001111110110,
+};
+
+pub(super) const GROUP_WORK: Row = Row {
+    name: "vfiomig_group_work",
+    states: 0b111,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000000000101100100,
+};
+
+pub(super) const GROUP_DISMISS: Row = Row {
+    name: "vfiomig_group_dismiss",
+    states: 0b111,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000000000000100100,
+};
+
+pub(super) const GROUP_CANCEL: Row = Row {
+    name: "vfiomig_group_cancel",
+    states: 0b111,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000000000000100100,
+};
+
+pub(super) const GROUP_GET_STATUS: Row = Row {
+    name: "vfiomig_group_get_status",
+    states: 0b111,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000000000100100100,
+};
+
+pub(super) const GROUP_GET_SAVE_STATS: Row = Row {
+    name: "vfiomig_group_get_save_stats",
+    states: 0b111,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000001000100100100,
+};
+
+pub(super) const GROUP_GET_LOAD_STATS: Row = Row {
+    name: "vfiomig_group_get_load_stats",
+    states: 0b111,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000001000100100100,
+};
+
+pub(super) const GROUP_GET_FAILURE: Row = Row {
+    name: "vfiomig_group_get_failure",
+    states: 0b111,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000000000100100100,
+};
+
+pub(super) const GROUP_FREE: Row = Row {
+    name: "vfiomig_group_free",
     states: 0b0,
     wrong_state: Code::Inval,
     needs_memory: false,

@@ -288,6 +288,20 @@ impl Save {
         self.change(Reading::stop)
     }
 
+    /// The check that [`Save::quiesce`] makes first, by itself: whether the device has started its
+    /// initial data again. A group asks all of its devices before it quiesces the first one. Refuses
+    /// like that one, and the next quiescing then does not refuse for the same reason.
+    pub(crate) fn look(&mut self) -> Result<()> {
+        if self.phase() != Phase::PreCopy {
+            return Err(self.not_now("switching over"));
+        }
+        self.change(|reading, _| {
+            // The guest may still go on.
+            reading.refused();
+            Ok(())
+        })
+    }
+
     /// A change of the device's state. If it fails, all that is left is to keep the device; if it
     /// is refused beforehand, the save can go on.
     fn change(&mut self, walk: fn(&mut Reading, &mut Inner) -> Result<()>) -> Result<()> {

@@ -77,6 +77,18 @@ unsafe fn read_options(
     Ok((LoadOptions { blobs, policy, auth, guard, ..rest }, options.source))
 }
 
+/// The same with everything in it, for a load that begins later.
+///
+/// # Safety
+/// NULL, or options as vfiomig.h describes them.
+pub(super) unsafe fn read_all_options(options: *const vfiomig_load_options) -> Result<LoadOptions> {
+    // SAFETY: the caller made the same promise.
+    let (options, source) = unsafe { read_options(options) }?;
+    // SAFETY: promise 1: NULL, or an identity of the size that it claims.
+    let source = unsafe { identity_if_any(source, "source") }?;
+    Ok(LoadOptions { source, ..options })
+}
+
 /// Begins to load the device: to RESUMING. What the device held is lost. The session owns the
 /// device's data fd and keeps the device alive.
 ///

@@ -51,7 +51,7 @@ impl Handle for vfiomig_save {
 ///
 /// # Safety
 /// NULL, or options as vfiomig.h describes them.
-unsafe fn read_options(options: *const vfiomig_save_options) -> Result<SaveOptions> {
+pub(super) unsafe fn read_options(options: *const vfiomig_save_options) -> Result<SaveOptions> {
     if options.is_null() {
         return Ok(SaveOptions::default());
     }

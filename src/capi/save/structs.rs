@@ -144,7 +144,7 @@ impl vfiomig_save_options {
 }
 
 /// How a save is to end.
-pub(super) fn ending(ending: u32) -> Result<Ending> {
+pub(in crate::capi) fn ending(ending: u32) -> Result<Ending> {
     Ok(match ending {
         VFIOMIG_ENDING_RELEASE => Ending::Release,
         VFIOMIG_ENDING_KEEP => Ending::Keep,

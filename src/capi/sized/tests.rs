@@ -9,7 +9,7 @@ use crate::error::Code;
 mod first {
     use super::Sized32;
     use crate::capi::{
-        auth::*, compat::*, device::*, dirty::*, error::*, fsm::*, guard::*, handover::*,
+        auth::*, compat::*, device::*, dirty::*, error::*, fsm::*, group::*, guard::*, handover::*,
         limits::*, load::*, save::*,
     };
 
@@ -37,6 +37,8 @@ mod first {
         vfiomig_dirty_writer_stats: 552,
         vfiomig_event: 32,
         vfiomig_failure: 48,
+        vfiomig_group_options: 32,
+        vfiomig_group_status: 40,
         vfiomig_guard_ops: 56,
         vfiomig_guard_records: 72,
         vfiomig_handover_action: 24,

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! How a group is set up, and what it says of itself.
+
+use crate::device::{Reason, Severity};
+use crate::error::{Error, Result, err};
+use crate::session::{LoadOptions, SaveOptions};
+use crate::stream::Format;
+
+/// The most devices of one group.
+pub const MAX_DEVICES: u32 = 256;
+
+/// Which side of the migration a group is on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Role {
+    /// Its devices are saved.
+    Source = 1,
+    /// Its devices are loaded.
+    Target = 2,
+}
+
+/// How a group is set up.
+#[derive(Clone, Debug)]
+pub struct GroupOptions {
+    /// Which side this is.
+    pub role: Role,
+    /// The name of the migration, for all of its streams. On the source, zeros stand for a random
+    /// one; on the target, for any.
+    pub migration_id: [u8; 16],
+    /// The caller vouches that the devices do not reach each other's memory, so that those without
+    /// peer-to-peer states can be migrated together.
+    pub no_peer_to_peer: bool,
+}
+
+impl GroupOptions {
+    /// A group on this side, otherwise as usual.
+    pub fn new(role: Role) -> GroupOptions {
+        GroupOptions { role, migration_id: [0; 16], no_peer_to_peer: false }
+    }
+}
+
+/// Where a group is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Phase {
+    /// Devices are being added.
+    Setup = 0,
+    /// The source: the guest runs. The target: it receives.
+    Open = 1,
+    /// The source: all devices are stopped, and are being read.
+    Stopped = 2,
+    /// All streams are complete.
+    Complete = 3,
+    /// A device has failed. The source is to be finished by keeping the devices, the target is to be
+    /// abandoned.
+    Failed = 4,
+    /// The source has kept its devices.
+    Kept = 5,
+    /// The source has released its devices.
+    Released = 6,
+    /// All devices of the target have accepted their state.
+    Committed = 7,
+    /// All devices run.
+    Running = 8,
+    /// Not all devices could be run, so none runs.
+    Halted = 9,
+    /// Nothing is left to do.
+    Over = 10,
+}
+
+impl Phase {
+    pub(super) fn text(self) -> &'static str {
+        match self {
+            Phase::Setup => "before the group has begun",
+            Phase::Open => "while streams are open",
+            Phase::Stopped => "while stopped devices are being read",
+            Phase::Complete => "after the end of all streams",
+            Phase::Failed => "after a device has failed",
+            Phase::Kept => "after the devices were kept",
+            Phase::Released => "after the devices were released",
+            Phase::Committed => "after the commit",
+            Phase::Running => "while the devices run",
+            Phase::Halted => "after the devices were halted",
+            Phase::Over => "after the end of the group",
+        }
+    }
+}
+
+/// What a group says of itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GroupStatus {
+    /// Where it is.
+    pub phase: Phase,
+    /// How many devices it has.
+    pub devices: u32,
+    /// How many of them have failed.
+    pub failed: u32,
+    /// How many of their streams are complete.
+    pub complete: u32,
+    /// The name of the migration.
+    pub migration_id: [u8; 16],
+}
+
+/// A reason why a device of a group cannot migrate, or not well.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GroupReason {
+    /// The device's number.
+    pub device: u32,
+    /// How much it matters in this group, which may be more than for the device by itself.
+    pub severity: Severity,
+    /// What it is.
+    pub reason: Reason,
+}
+
+/// What a device's number and the group's name make of the options of a save.
+pub(super) fn save_options(
+    options: SaveOptions,
+    device_index: u32,
+    migration_id: [u8; 16],
+) -> Result<SaveOptions> {
+    check_format(options.format)?;
+    Ok(SaveOptions { device_index, migration_id, ..options })
+}
+
+/// The same for a load.
+pub(super) fn load_options(
+    options: LoadOptions,
+    device_index: u32,
+    migration_id: [u8; 16],
+) -> Result<LoadOptions> {
+    check_format(options.format)?;
+    let migration_id = (migration_id != [0; 16]).then_some(migration_id);
+    Ok(LoadOptions { device_index: Some(device_index), migration_id, ..options })
+}
+
+fn check_format(format: Format) -> Result<()> {
+    match format {
+        Format::Native => Ok(()),
+        Format::Qemu | Format::QemuPackets => Err(err!(
+            Inval,
+            "QEMU's format has a protocol of its own for several devices: a group uses the native one"
+        )),
+    }
+}
+
+/// Says in the text of an error whose it is.
+pub(super) fn of_device(number: u32, error: &Error) -> Error {
+    let named = format_args!("device {number}: {}", error.message());
+    let named = Error::from_args(error.code(), named);
+    match error.failure() {
+        Some(failure) => named.with_failure(*failure),
+        None => named,
+    }
+}

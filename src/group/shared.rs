@@ -1,0 +1,431 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the threads in a group share: where it is, whose turn it is, and the step that all its
+//! members are taking.
+//!
+//! The lock is held for bookkeeping only, never while a member takes a step.
+
+use std::sync::PoisonError;
+
+use super::member::{Member, Step};
+use super::options::{GroupOptions, GroupStatus, MAX_DEVICES, Phase, Role, of_device};
+use crate::alloc;
+use crate::device::Device;
+use crate::error::{Error, Result, err, of_another_process};
+use crate::session::SaveStatus;
+use crate::sync::{Condvar, Mutex, MutexGuard};
+use crate::sys::Process;
+use crate::waiting::may_wait_for_member;
+
+/// A group, for all of its threads.
+pub(super) struct Shared {
+    pub options: GroupOptions,
+    pub tag: u32,
+    process: Process,
+    state: Mutex<State>,
+    /// Somebody who waits may go on.
+    changed: Condvar,
+}
+
+pub(super) struct State {
+    pub phase: Phase,
+    pub members: Vec<Place>,
+    /// Where the search for a member with something to read begins.
+    pub turn: usize,
+    /// Rises when the devices stop: what a member said before no longer counts.
+    pub round: u32,
+    /// Whether the devices may have lost their peer-to-peer DMA.
+    pub quiesced: bool,
+    /// Whether the caller has been told that initial data has started again.
+    pub refused: bool,
+    /// The error that has ended the migration.
+    pub failed: Option<Error>,
+    cancelled: bool,
+    dismissed: bool,
+    /// Somebody has the members take steps.
+    stepping: bool,
+    job: Option<Job>,
+    /// Calls in progress.
+    inside: usize,
+    closing: bool,
+}
+
+/// A member's place in the group.
+pub(super) struct Place {
+    pub member: std::sync::Arc<Member>,
+    /// A thread reads it.
+    pub busy: bool,
+    /// What it said last.
+    pub said: SaveStatus,
+    /// Bytes of its stream so far.
+    pub offset: u64,
+    /// Its stream is complete.
+    pub complete: bool,
+    /// What the step under way has come to.
+    error: Option<Error>,
+    failed: bool,
+}
+
+/// A step that all members are taking.
+struct Job {
+    step: Step,
+    /// The next member to take it.
+    next: usize,
+    /// How many have not taken it yet.
+    left: usize,
+}
+
+/// A call in progress.
+pub(super) struct Inside<'a>(&'a Shared);
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.inside -= 1;
+        if state.closing {
+            self.0.changed.notify_all();
+        }
+    }
+}
+
+/// The call that has the members take steps.
+pub(super) struct Stepping<'a> {
+    shared: &'a Shared,
+    _inside: Inside<'a>,
+}
+
+impl Drop for Stepping<'_> {
+    fn drop(&mut self) {
+        self.shared.lock().stepping = false;
+    }
+}
+
+/// A member's part in a step. If it is not reported, it has failed.
+struct Task<'a> {
+    shared: &'a Shared,
+    index: usize,
+    result: Result<()>,
+}
+
+impl Drop for Task<'_> {
+    fn drop(&mut self) {
+        let result = std::mem::replace(&mut self.result, Ok(()));
+        let mut state = self.shared.lock();
+        if let (Some(place), Err(error)) = (state.members.get_mut(self.index), result) {
+            place.member.note(&error);
+            place.error = Some(error);
+        }
+        let job = state.job.as_mut();
+        if job.is_some_and(|job| {
+            job.left -= 1;
+            job.left == 0
+        }) {
+            self.shared.changed.notify_all();
+        }
+    }
+}
+
+impl State {
+    pub fn place(&self, device: u32) -> Result<&Place> {
+        let found = self.members.get(device as usize);
+        found.ok_or_else(|| err!(Inval, "the group has {} devices", self.members.len()))
+    }
+
+    pub fn place_mut(&mut self, index: usize) -> Result<&mut Place> {
+        self.members.get_mut(index).ok_or_else(|| err!(Inval, "there is no such device"))
+    }
+
+    /// What has ended the migration, if something has.
+    pub fn check(&self) -> Result<()> {
+        match &self.failed {
+            Some(error) => Err(error.clone()),
+            None if self.cancelled => Err(err!(Cancelled, "the group was cancelled")),
+            None => Ok(()),
+        }
+    }
+
+    /// Fails unless the group is in one of these phases.
+    pub fn check_phase(&self, what: &str, allowed: &[Phase]) -> Result<()> {
+        match allowed.contains(&self.phase) {
+            true => Ok(()),
+            false => Err(err!(Inval, "{what} is not allowed {}", self.phase.text())),
+        }
+    }
+
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled
+    }
+
+    pub fn all_complete(&self) -> bool {
+        self.members.iter().all(|place| place.complete)
+    }
+
+    /// A member has failed, and with it the migration. Returns what is to be told.
+    pub fn fail(&mut self, index: usize, error: &Error) -> Error {
+        if let Some(place) = self.members.get_mut(index) {
+            place.member.note(error);
+            place.failed = true;
+        }
+        let named = of_device(u32::try_from(index).unwrap_or(u32::MAX), error);
+        if matches!(self.phase, Phase::Open | Phase::Stopped | Phase::Complete) {
+            self.phase = Phase::Failed;
+            self.failed = Some(named.clone());
+        }
+        named
+    }
+
+    fn take_task(&mut self) -> Option<(Step, usize)> {
+        let job = self.job.as_mut()?;
+        let index = job.next;
+        if index >= self.members.len() {
+            return None;
+        }
+        job.next += 1;
+        Some((job.step, index))
+    }
+}
+
+impl Shared {
+    pub fn new(options: GroupOptions, tag: u32) -> Shared {
+        let state = State {
+            phase: Phase::Setup,
+            members: Vec::new(),
+            turn: 0,
+            round: 0,
+            quiesced: false,
+            refused: false,
+            failed: None,
+            cancelled: false,
+            dismissed: false,
+            stepping: false,
+            job: None,
+            inside: 0,
+            closing: false,
+        };
+        let (state, changed) = (Mutex::new(state), Condvar::new());
+        Shared { options, tag, process: Process::this(), state, changed }
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Those who wait look again.
+    pub fn wake(&self) {
+        self.changed.notify_all();
+    }
+
+    /// Whether this is a child after fork(), where another thread may have held a lock.
+    pub fn is_of_parent(&self) -> bool {
+        !self.process.is_this()
+    }
+
+    /// Counts a call that does not wait for others.
+    pub fn enter(&self) -> Result<Inside<'_>> {
+        if self.is_of_parent() {
+            return Err(of_another_process("group"));
+        }
+        let mut state = self.lock();
+        if state.closing {
+            return Err(err!(BadHandle, "the group is being freed"));
+        }
+        state.inside += 1;
+        Ok(Inside(self))
+    }
+
+    /// Counts a call that may wait for others, which none does in a callback.
+    pub fn enter_to_wait(&self) -> Result<Inside<'_>> {
+        if !may_wait_for_member() {
+            return Err(err!(
+                Busy,
+                "this call may have to wait for other devices, which is not possible in a callback"
+            ));
+        }
+        self.enter()
+    }
+
+    /// The same for the one call at a time that has the members take steps.
+    pub fn step(&self, on: Role, what: &str, allowed: &[Phase]) -> Result<Stepping<'_>> {
+        self.check_role(on, what)?;
+        let inside = self.enter_to_wait()?;
+        let mut state = self.lock();
+        if state.stepping {
+            return Err(err!(Busy, "another call has the devices take a step"));
+        }
+        state.check_phase(what, allowed)?;
+        state.stepping = true;
+        drop(state);
+        Ok(Stepping { shared: self, _inside: inside })
+    }
+
+    pub fn check_role(&self, on: Role, what: &str) -> Result<()> {
+        match (on == self.options.role, on) {
+            (true, _) => Ok(()),
+            (false, Role::Source) => Err(err!(Inval, "{what} is for the source")),
+            (false, Role::Target) => Err(err!(Inval, "{what} is for the target")),
+        }
+    }
+
+    pub fn member(&self, device: u32) -> Result<std::sync::Arc<Member>> {
+        Ok(std::sync::Arc::clone(&self.lock().place(device)?.member))
+    }
+
+    /// Adds a member; `make` is given its number.
+    pub fn add(&self, device: &Device, make: impl FnOnce(u32) -> Result<Member>) -> Result<u32> {
+        let mut state = self.lock();
+        state.check_phase("adding a device", &[Phase::Setup])?;
+        let number = u32::try_from(state.members.len()).unwrap_or(MAX_DEVICES);
+        if number >= MAX_DEVICES {
+            return Err(err!(Inval, "a group has {MAX_DEVICES} devices at most"));
+        }
+        if state.members.iter().any(|place| place.member.device.key() == device.key()) {
+            return Err(err!(Inval, "the device is in the group already"));
+        }
+        let place = Place {
+            member: std::sync::Arc::new(make(number)?),
+            busy: false,
+            said: SaveStatus::More,
+            offset: 0,
+            complete: false,
+            error: None,
+            failed: false,
+        };
+        alloc::push(&mut state.members, place, "no memory for another device of the group")?;
+        Ok(number)
+    }
+
+    pub fn status(&self) -> GroupStatus {
+        let state = self.lock();
+        let count = |those: fn(&Place) -> bool| {
+            let number = state.members.iter().filter(|place| those(place)).count();
+            u32::try_from(number).unwrap_or(u32::MAX)
+        };
+        GroupStatus {
+            phase: state.phase,
+            devices: count(|_| true),
+            failed: count(|place| place.failed),
+            complete: count(|place| place.complete),
+            migration_id: self.options.migration_id,
+        }
+    }
+
+    // --- steps of all members ----------------------------------------------------------------------
+
+    /// Has all members take a step, with the help of the threads that were lent. Returns when all
+    /// have; the error is the first one by number.
+    pub fn all(&self, step: Step) -> Result<()> {
+        let mut state = self.lock();
+        let left = state.members.len();
+        state.job = Some(Job { step, next: 0, left });
+        drop(state);
+        self.changed.notify_all();
+        self.take_tasks();
+        let mut state = self.lock();
+        while state.job.as_ref().is_some_and(|job| job.left > 0) {
+            state = self.wait(state);
+        }
+        state.job = None;
+        let mut first = None;
+        let mut others = 0_u32;
+        for (number, place) in (0..).zip(&mut state.members) {
+            let Some(error) = place.error.take() else { continue };
+            place.failed = true;
+            match first {
+                None => first = Some(of_device(number, &error)),
+                Some(_) => {
+                    others += 1;
+                    log::error!(target: "vfiomig::group", "device {number}, too: {error}");
+                }
+            }
+        }
+        match (first, others) {
+            (None, _) => Ok(()),
+            (Some(error), 0) => Err(error),
+            (Some(error), _) => {
+                Err(error.note_args(format_args!("; {others} more of the devices failed, too")))
+            }
+        }
+    }
+
+    /// Takes the step with one member after the other, until others have the rest.
+    fn take_tasks(&self) {
+        loop {
+            let mut state = self.lock();
+            let Some((step, index)) = state.take_task() else { return };
+            let Some(place) = state.members.get(index) else { return };
+            let member = std::sync::Arc::clone(&place.member);
+            let cancelled = state.cancelled;
+            drop(state);
+            let died = err!(NotRecoverable, "internal error: the step panicked");
+            let mut task = Task { shared: self, index, result: Err(died) };
+            task.result = member.hold().and_then(|mut held| {
+                let result = held.take(step);
+                // It may have been cancelled before there was anything to cancel.
+                if step == Step::Begin && (cancelled || self.lock().cancelled) {
+                    member.cancel();
+                }
+                result
+            });
+        }
+    }
+
+    /// Helps with steps until that is enough: until there is none now, or until the helpers are
+    /// dismissed.
+    pub fn help(&self, until_idle: bool) -> Result<()> {
+        let _inside = self.enter_to_wait()?;
+        let mut state = self.lock();
+        while !state.dismissed && !state.closing {
+            if state.job.as_ref().is_some_and(|job| job.next < state.members.len()) {
+                drop(state);
+                self.take_tasks();
+                state = self.lock();
+            } else if until_idle {
+                break;
+            } else {
+                state = self.wait(state);
+            }
+        }
+        Ok(())
+    }
+
+    // --- from other threads ------------------------------------------------------------------------
+
+    pub fn dismiss(&self) {
+        if self.is_of_parent() {
+            return;
+        }
+        self.lock().dismissed = true;
+        self.wake();
+    }
+
+    pub fn cancel(&self) {
+        if self.is_of_parent() {
+            return;
+        }
+        let mut state = self.lock();
+        state.cancelled = true;
+        for place in &state.members {
+            place.member.cancel();
+        }
+        drop(state);
+        self.wake();
+    }
+
+    /// Whether a call is in progress.
+    pub fn in_use(&self) -> bool {
+        !self.is_of_parent() && self.lock().inside > 0
+    }
+
+    /// Nobody comes in from here on. Waits until all are out, if this thread may.
+    pub fn close(&self) {
+        let mut state = self.lock();
+        state.closing = true;
+        self.wake();
+        while state.inside > 0 && may_wait_for_member() {
+            state = self.wait(state);
+        }
+    }
+}
