@@ -22,8 +22,17 @@ _vfiomig() {
             vfiomig,completions)
                 cmd="vfiomig__subcmd__completions"
                 ;;
+            vfiomig,diff)
+                cmd="vfiomig__subcmd__diff"
+                ;;
+            vfiomig,extract)
+                cmd="vfiomig__subcmd__extract"
+                ;;
             vfiomig,help)
                 cmd="vfiomig__subcmd__help"
+                ;;
+            vfiomig,inspect)
+                cmd="vfiomig__subcmd__inspect"
                 ;;
             vfiomig,policy)
                 cmd="vfiomig__subcmd__policy"
@@ -34,14 +43,26 @@ _vfiomig() {
             vfiomig,reset)
                 cmd="vfiomig__subcmd__reset"
                 ;;
+            vfiomig,verify)
+                cmd="vfiomig__subcmd__verify"
+                ;;
             vfiomig__subcmd__help,compat)
                 cmd="vfiomig__subcmd__help__subcmd__compat"
                 ;;
             vfiomig__subcmd__help,completions)
                 cmd="vfiomig__subcmd__help__subcmd__completions"
                 ;;
+            vfiomig__subcmd__help,diff)
+                cmd="vfiomig__subcmd__help__subcmd__diff"
+                ;;
+            vfiomig__subcmd__help,extract)
+                cmd="vfiomig__subcmd__help__subcmd__extract"
+                ;;
             vfiomig__subcmd__help,help)
                 cmd="vfiomig__subcmd__help__subcmd__help"
+                ;;
+            vfiomig__subcmd__help,inspect)
+                cmd="vfiomig__subcmd__help__subcmd__inspect"
                 ;;
             vfiomig__subcmd__help,policy)
                 cmd="vfiomig__subcmd__help__subcmd__policy"
@@ -51,6 +72,9 @@ _vfiomig() {
                 ;;
             vfiomig__subcmd__help,reset)
                 cmd="vfiomig__subcmd__help__subcmd__reset"
+                ;;
+            vfiomig__subcmd__help,verify)
+                cmd="vfiomig__subcmd__help__subcmd__verify"
                 ;;
             vfiomig__subcmd__help__subcmd__policy,check)
                 cmd="vfiomig__subcmd__help__subcmd__policy__subcmd__check"
@@ -74,7 +98,7 @@ _vfiomig() {
 
     case "${cmd}" in
         vfiomig)
-            opts="-h -V --sysroot --help --version probe compat reset policy completions help"
+            opts="-h -V --sysroot --help --version probe inspect verify diff extract compat reset policy completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -143,8 +167,64 @@ _vfiomig() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        vfiomig__subcmd__diff)
+            opts="-h --key-file --json --sysroot --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --key-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --sysroot)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        vfiomig__subcmd__extract)
+            opts="-o -h --output --device --damaged --key-file --sysroot --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --output)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --device)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --key-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --sysroot)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         vfiomig__subcmd__help)
-            opts="probe compat reset policy completions help"
+            opts="probe inspect verify diff extract compat reset policy completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -185,7 +265,49 @@ _vfiomig() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        vfiomig__subcmd__help__subcmd__diff)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        vfiomig__subcmd__help__subcmd__extract)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         vfiomig__subcmd__help__subcmd__help)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        vfiomig__subcmd__help__subcmd__inspect)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -248,6 +370,42 @@ _vfiomig() {
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        vfiomig__subcmd__help__subcmd__verify)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        vfiomig__subcmd__inspect)
+            opts="-h --key-file --json --sysroot --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --key-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --sysroot)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -362,6 +520,28 @@ _vfiomig() {
                 return 0
             fi
             case "${prev}" in
+                --sysroot)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        vfiomig__subcmd__verify)
+            opts="-h --key-file --json --sysroot --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --key-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --sysroot)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

@@ -28,6 +28,10 @@ complete -c vfiomig -n "__fish_vfiomig_needs_command" -l sysroot -r -F
 complete -c vfiomig -n "__fish_vfiomig_needs_command" -s h -l help -d 'Print help'
 complete -c vfiomig -n "__fish_vfiomig_needs_command" -s V -l version -d 'Print version'
 complete -c vfiomig -n "__fish_vfiomig_needs_command" -f -a "probe" -d 'Says what VFIO devices can do, and why they cannot migrate, or not well'
+complete -c vfiomig -n "__fish_vfiomig_needs_command" -f -a "inspect" -d 'Shows what is in a stream or checkpoint, whole or not'
+complete -c vfiomig -n "__fish_vfiomig_needs_command" -f -a "verify" -d 'Says whether a stream or checkpoint is whole, and where it is not'
+complete -c vfiomig -n "__fish_vfiomig_needs_command" -f -a "diff" -d 'Says what differs between two streams, or two devices of checkpoints'
+complete -c vfiomig -n "__fish_vfiomig_needs_command" -f -a "extract" -d 'Writes a part of a stream or checkpoint into a file of its own'
 complete -c vfiomig -n "__fish_vfiomig_needs_command" -f -a "compat" -d 'Says whether one device may take another one\'s state, and why not'
 complete -c vfiomig -n "__fish_vfiomig_needs_command" -f -a "reset" -d 'Resets a device that an earlier user left in the middle of a migration'
 complete -c vfiomig -n "__fish_vfiomig_needs_command" -f -a "policy" -d 'Says whether a policy file is right: see vfiomig-policy(5)'
@@ -38,6 +42,24 @@ complete -c vfiomig -n "__fish_vfiomig_using_subcommand probe" -l sysroot -r -F
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand probe" -l all -d 'Probe every device that has to do with VFIO, SR-IOV or mediated devices'
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand probe" -l json -d 'Print JSON, as docs/schema describes it'
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand probe" -s h -l help -d 'Print help'
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand inspect" -l key-file -d 'The key of an authenticated stream: 32 bytes, or 64 hexadecimal digits' -r
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand inspect" -l sysroot -r -F
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand inspect" -l json -d 'Print JSON, as docs/schema describes it'
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand inspect" -s h -l help -d 'Print help'
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand verify" -l key-file -d 'The key of an authenticated stream: 32 bytes, or 64 hexadecimal digits' -r
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand verify" -l sysroot -r -F
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand verify" -l json -d 'Print JSON, as docs/schema describes it'
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand verify" -s h -l help -d 'Print help'
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand diff" -l key-file -d 'The key of an authenticated stream: 32 bytes, or 64 hexadecimal digits' -r
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand diff" -l sysroot -r -F
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand diff" -l json -d 'Print JSON, as docs/schema describes it'
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand diff" -s h -l help -d 'Print help'
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand extract" -s o -l output -d 'Where to write: under that name when it is whole, not at all otherwise' -r
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand extract" -l device -d 'Which device of a checkpoint with several' -r
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand extract" -l key-file -d 'The key of an authenticated stream: 32 bytes, or 64 hexadecimal digits' -r
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand extract" -l sysroot -r -F
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand extract" -l damaged -d 'Write what there is, even if the stream is not whole'
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand extract" -s h -l help -d 'Print help'
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand compat" -l rule -d 'What must hold of a field: ignore, if-known, as-target, exact, require, one-of:A,B, pairs:A>B,C>D, range:MIN..MAX' -r
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand compat" -l ignore -d 'Short for --rule FIELD=ignore' -r
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand compat" -l others -d 'For all fields that are compared and have no rule: ignore, if-known, as-target, exact' -r
@@ -60,10 +82,14 @@ complete -c vfiomig -n "__fish_vfiomig_using_subcommand policy; and __fish_seen_
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand policy; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand completions" -l sysroot -r -F
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand completions" -s h -l help -d 'Print help'
-complete -c vfiomig -n "__fish_vfiomig_using_subcommand help; and not __fish_seen_subcommand_from probe compat reset policy completions help" -f -a "probe" -d 'Says what VFIO devices can do, and why they cannot migrate, or not well'
-complete -c vfiomig -n "__fish_vfiomig_using_subcommand help; and not __fish_seen_subcommand_from probe compat reset policy completions help" -f -a "compat" -d 'Says whether one device may take another one\'s state, and why not'
-complete -c vfiomig -n "__fish_vfiomig_using_subcommand help; and not __fish_seen_subcommand_from probe compat reset policy completions help" -f -a "reset" -d 'Resets a device that an earlier user left in the middle of a migration'
-complete -c vfiomig -n "__fish_vfiomig_using_subcommand help; and not __fish_seen_subcommand_from probe compat reset policy completions help" -f -a "policy" -d 'Says whether a policy file is right: see vfiomig-policy(5)'
-complete -c vfiomig -n "__fish_vfiomig_using_subcommand help; and not __fish_seen_subcommand_from probe compat reset policy completions help" -f -a "completions" -d 'Prints completions for a shell'
-complete -c vfiomig -n "__fish_vfiomig_using_subcommand help; and not __fish_seen_subcommand_from probe compat reset policy completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand help; and not __fish_seen_subcommand_from probe inspect verify diff extract compat reset policy completions help" -f -a "probe" -d 'Says what VFIO devices can do, and why they cannot migrate, or not well'
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand help; and not __fish_seen_subcommand_from probe inspect verify diff extract compat reset policy completions help" -f -a "inspect" -d 'Shows what is in a stream or checkpoint, whole or not'
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand help; and not __fish_seen_subcommand_from probe inspect verify diff extract compat reset policy completions help" -f -a "verify" -d 'Says whether a stream or checkpoint is whole, and where it is not'
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand help; and not __fish_seen_subcommand_from probe inspect verify diff extract compat reset policy completions help" -f -a "diff" -d 'Says what differs between two streams, or two devices of checkpoints'
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand help; and not __fish_seen_subcommand_from probe inspect verify diff extract compat reset policy completions help" -f -a "extract" -d 'Writes a part of a stream or checkpoint into a file of its own'
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand help; and not __fish_seen_subcommand_from probe inspect verify diff extract compat reset policy completions help" -f -a "compat" -d 'Says whether one device may take another one\'s state, and why not'
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand help; and not __fish_seen_subcommand_from probe inspect verify diff extract compat reset policy completions help" -f -a "reset" -d 'Resets a device that an earlier user left in the middle of a migration'
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand help; and not __fish_seen_subcommand_from probe inspect verify diff extract compat reset policy completions help" -f -a "policy" -d 'Says whether a policy file is right: see vfiomig-policy(5)'
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand help; and not __fish_seen_subcommand_from probe inspect verify diff extract compat reset policy completions help" -f -a "completions" -d 'Prints completions for a shell'
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand help; and not __fish_seen_subcommand_from probe inspect verify diff extract compat reset policy completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand help; and __fish_seen_subcommand_from policy" -f -a "check" -d 'Checks a policy file'

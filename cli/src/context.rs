@@ -28,6 +28,8 @@ pub struct Context<'a> {
     pub answers: Option<&'a mut dyn BufRead>,
     /// Colours of the output.
     pub style: Style,
+    /// Whether standard error is a terminal, which shows how far long work is.
+    pub progress: bool,
 }
 
 impl Context<'_> {

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a device is, as JSON: of a device, a stream, or an exported identity.
+//! What a device is, as JSON and as text: of a device, a stream, or an exported identity.
+
+use std::fmt::Write as _;
 
 use serde_json::{Value, json};
+use vfiomig::compat::Field;
 use vfiomig::device::Identity;
 
-use crate::text::hex;
+use crate::text::{hex, line};
 
 /// All that is known, with the bytes that say the same.
 pub fn identity_json(identity: &Identity) -> Value {
@@ -32,4 +35,16 @@ pub fn identity_json(identity: &Identity) -> Value {
         "kernel_release": known(&identity.kernel_release),
         "exported": identity.to_bytes().ok().map(|bytes| hex(&bytes)),
     })
+}
+
+/// All that is known, in lines.
+pub fn identity_text(out: &mut String, identity: &Identity) {
+    let mut text = String::new();
+    for &field in Field::ALL {
+        if let Ok(Some(value)) = field.value(identity) {
+            let separator = if text.is_empty() { "" } else { ", " };
+            let _ = write!(text, "{separator}{} {value}", field.name());
+        }
+    }
+    line(out, "saved from", if text.is_empty() { "unknown" } else { &text });
 }

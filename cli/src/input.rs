@@ -3,9 +3,9 @@
 //! to write, and nothing is opened that is neither a file nor a pipe.
 
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, IsTerminal, Read, Seek};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use crate::exit::{Result, Status, Trouble, system_text};
@@ -16,8 +16,24 @@ pub struct Input {
     /// As it was given.
     pub name: String,
     file: File,
-    /// The first byte of a pipe, which was read to see whether anybody writes to it.
-    first: Option<u8>,
+    /// Length of a regular file, when it was opened.
+    pub len: Option<u64>,
+    stamp: Option<Stamp>,
+    /// What was read ahead: to see whether anybody writes to a pipe, or what a file is.
+    ahead: Vec<u8>,
+}
+
+/// What changes when somebody writes to a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    len: u64,
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(meta: &Metadata) -> Stamp {
+        Stamp { len: meta.len(), changed: (meta.mtime(), meta.mtime_nsec()) }
+    }
 }
 
 /// Opens what was given; `-` is standard input.
@@ -36,9 +52,9 @@ pub fn open(given: &str) -> Result<Input> {
         .map_err(|error| failed(&error))?;
     let meta = file.metadata().map_err(|error| failed(&error))?;
     judge(given, &meta, false)?;
-    let mut input = Input::new(given, file);
+    let mut input = Input::new(given, file, &meta);
     if meta.file_type().is_fifo() {
-        input.first = Some(first_of_pipe(given, &mut input.file)?);
+        input.ahead.push(first_of_pipe(given, &mut input.file)?);
     }
     Ok(input)
 }
@@ -50,7 +66,7 @@ fn open_stdin() -> Result<Input> {
     let file = File::from(stdin.as_fd().try_clone_to_owned().map_err(failed)?);
     let meta = file.metadata().map_err(failed)?;
     judge(name, &meta, stdin.is_terminal())?;
-    Ok(Input::new(name, file))
+    Ok(Input::new(name, file, &meta))
 }
 
 fn cannot_open(name: &str, error: &io::Error) -> Trouble {
@@ -106,26 +122,77 @@ fn first_of_pipe(name: &str, file: &mut File) -> Result<u8> {
 }
 
 impl Input {
-    fn new(name: &str, file: File) -> Input {
-        Input { name: name.to_owned(), file, first: None }
+    fn new(name: &str, file: File, meta: &Metadata) -> Input {
+        let is_file = meta.is_file();
+        Input {
+            name: name.to_owned(),
+            file,
+            len: is_file.then_some(meta.len()),
+            stamp: is_file.then(|| Stamp::of(meta)),
+            ahead: Vec::new(),
+        }
     }
 
     /// The next bytes; none at the end.
     pub fn read(&mut self, buf: &mut [u8]) -> Result<usize> {
-        if let (Some(byte), Some(place)) = (self.first, buf.first_mut()) {
-            *place = byte;
-            self.first = None;
-            return Ok(1);
+        if !self.ahead.is_empty() {
+            let len = self.ahead.len().min(buf.len());
+            for (place, byte) in buf.iter_mut().zip(self.ahead.drain(..len)) {
+                *place = byte;
+            }
+            return Ok(len);
         }
         loop {
             match self.file.read(buf) {
                 Ok(len) => return Ok(len),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    let text = format!("{}: cannot be read: {}", self.name, system_text(&error));
-                    return Err(Trouble::new(Status::Input, text));
-                }
+                Err(error) => return Err(self.unreadable(&error)),
             }
+        }
+    }
+
+    /// The first bytes, which are read again later; fewer if there are no more.
+    pub fn peek<const N: usize>(&mut self) -> Result<Vec<u8>> {
+        let mut start = std::mem::take(&mut self.ahead);
+        let mut buf = [0; N];
+        while start.len() < N {
+            let room = buf.get_mut(..N - start.len()).unwrap_or_default();
+            match self.read(room)? {
+                0 => break,
+                len => start.extend_from_slice(buf.get(..len).unwrap_or_default()),
+            }
+        }
+        self.ahead = start.clone();
+        Ok(start)
+    }
+
+    /// What lies at an offset of a file; less at its end.
+    pub fn read_at(&mut self, buf: &mut [u8], offset: u64) -> Result<usize> {
+        loop {
+            match self.file.read_at(buf, offset) {
+                Ok(len) => return Ok(len),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.unreadable(&error)),
+            }
+        }
+    }
+
+    /// Begins a file again.
+    pub fn rewind(&mut self) -> Result<()> {
+        self.ahead.clear();
+        self.file.rewind().map_err(|error| self.unreadable(&error))
+    }
+
+    fn unreadable(&self, error: &io::Error) -> Trouble {
+        let text = format!("{}: cannot be read: {}", self.name, system_text(error));
+        Trouble::new(Status::Input, text)
+    }
+
+    /// Whether somebody has written to the file since it was opened.
+    pub fn has_changed(&self) -> bool {
+        match (self.stamp, self.file.metadata()) {
+            (Some(stamp), Ok(meta)) => stamp != Stamp::of(&meta),
+            _ => false,
         }
     }
 
@@ -148,6 +215,7 @@ impl Input {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::io::Write;
     use std::process::Command;
 
@@ -177,5 +245,18 @@ mod tests {
         sent.join().unwrap();
         drop(keep);
         assert_eq!(input.read_all(6).unwrap().unwrap(), b"a pipe");
+    }
+
+    #[test]
+    fn a_file_that_grows_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, "abc").unwrap();
+        let mut input = open(path.to_str().unwrap()).unwrap();
+        assert_eq!(input.peek::<2>().unwrap(), b"ab");
+        assert_eq!(input.read_all(3).unwrap().unwrap(), b"abc");
+        assert!(!input.has_changed());
+        fs::write(&path, "abcd").unwrap();
+        assert!(input.has_changed());
     }
 }

@@ -10,6 +10,9 @@
 //! refusal   why it could not be opened
 //! output    a probe as text and JSON
 //! identity  the same for what a device is
+//! found     the same for what was found out about a stream
+//! walk      reads a stream from the front to the back
+//! contents  what a file holds, and where in it each stream is
 //! finding   the words for what is found
 //! context   what commands work with: output, questions, signals
 //! open      nodes and ioctls
@@ -20,6 +23,7 @@
 //! new_file  files to write, whole or not at all
 //! json      --json
 //! key       keys of authenticated streams
+//! progress  how far long work is
 //! text      columns, colours, sizes
 //! exit      what each exit status means
 //! sys       a system call
@@ -31,11 +35,13 @@
 )]
 
 mod commands;
+mod contents;
 mod context;
 mod device;
 mod examine;
 mod exit;
 mod finding;
+mod found;
 mod identity;
 mod input;
 mod json;
@@ -45,12 +51,14 @@ mod new_file;
 mod open;
 mod output;
 mod policy_rules;
+mod progress;
 mod refusal;
 mod side;
 mod sys;
 mod sysfs;
 mod text;
 mod variant;
+mod walk;
 
 #[cfg(test)]
 mod tests;
@@ -75,7 +83,7 @@ fn command() -> Command {
         vfiomig::capi::version::VFIOMIG_VERSION_PATCH,
     );
     Command::new("vfiomig")
-        .about("VFIO live migration: devices, streams and check-points")
+        .about("VFIO live migration: devices, streams and checkpoints")
         .version(version)
         .subcommand_required(true)
         .arg_required_else_help(true)
@@ -139,6 +147,7 @@ fn main() -> ExitCode {
         open: &open::open,
         style,
         out: &mut out,
+        progress: err.is_terminal(),
         err: &mut err,
         answers: asks.then_some(&mut stdin as &mut dyn BufRead),
     };

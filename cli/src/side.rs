@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One side of a comparison: something that says what a device is. A live device, a stream,
-//! an exported identity, or what `vfiomig probe --json` printed.
+//! One side of a comparison: something that says what a device is. A live device, a stream or
+//! checkpoint, an exported identity, or what `vfiomig probe --json` printed.
 
 use std::path::Path;
 
 use serde_json::Value;
 use vfiomig::Code;
 use vfiomig::device::Identity;
+use vfiomig::stream::checkpoint;
 use vfiomig::stream::{DecodeLimits, Decoder, Item, MAX_EXPORTED, Read};
 
+use crate::contents;
 use crate::context::Context;
 use crate::device;
 use crate::exit::{Result, Status, Trouble};
@@ -24,7 +26,7 @@ const MAX_JSON: usize = 64 << 20;
 pub struct Side {
     /// As it was given.
     pub name: String,
-    /// `device`, `identity`, `stream` or `probe`.
+    /// `device`, `identity`, `stream`, `checkpoint` or `probe`.
     pub kind: &'static str,
     /// What the device is.
     pub identity: Identity,
@@ -39,20 +41,13 @@ pub fn read(context: &Context<'_>, given: &str, key: Option<&Key>) -> Result<Sid
         return Ok(side("device", identity));
     };
     let mut input = input::open(file)?;
-    let mut start = [0; 8];
-    let mut len = 0;
-    while let Some(rest) = start.get_mut(len..).filter(|rest| !rest.is_empty()) {
-        match input.read(rest)? {
-            0 => break,
-            more => len += more,
-        }
-    }
-    let start = start.get(..len).unwrap_or_default();
-    match start {
-        b"\x89VFIOMIG" => Ok(side("stream", of_stream(&mut input, start, key)?)),
-        b"\x89VFIOMID" => Ok(side("identity", of_export(&mut input, start)?)),
+    let start = input.peek::<8>()?;
+    match start.as_slice() {
+        b"\x89VFIOMIG" => Ok(side("stream", of_stream(&mut input, key)?)),
+        b"\x89VFIOMCP" => Ok(side("checkpoint", of_checkpoint(&mut input, device, key)?)),
+        b"\x89VFIOMID" => Ok(side("identity", of_export(&mut input)?)),
         _ if matches!(start.trim_ascii_start(), [b'[' | b'{', ..]) => {
-            Ok(side("probe", of_json(&mut input, start, device)?))
+            Ok(side("probe", of_json(&mut input, device)?))
         }
         [b'Q', b'E', b'V', b'M', ..] => Err(unusable(
             &input,
@@ -98,21 +93,21 @@ fn of_library(input: &Input, error: &vfiomig::Error) -> Trouble {
     Trouble::new(status, format!("{}: {error}{todo}", input.name))
 }
 
-fn of_export(input: &mut Input, start: &[u8]) -> Result<Identity> {
-    let rest = input.read_all(MAX_EXPORTED)?;
+fn of_export(input: &mut Input) -> Result<Identity> {
+    let rest = input.read_all(MAX_EXPORTED + 1)?;
     let rest = rest.ok_or_else(|| unusable(input, "too long for an exported identity"))?;
-    Identity::from_bytes(&[start, &rest].concat()).map_err(|error| of_library(input, &error))
+    Identity::from_bytes(&rest).map_err(|error| of_library(input, &error))
 }
 
 /// A stream begins with it: the rest is not looked at.
-fn of_stream(input: &mut Input, start: &[u8], key: Option<&Key>) -> Result<Identity> {
+fn of_stream(input: &mut Input, key: Option<&Key>) -> Result<Identity> {
     let limits = DecodeLimits::default();
     let made = match key {
         Some(key) => Decoder::authenticated(limits, key.auth()),
         None => Ok(Decoder::new(limits)),
     };
     let mut decoder = made.map_err(|error| of_library(input, &error))?;
-    let mut bytes = start.to_vec();
+    let mut bytes = Vec::new();
     loop {
         match decoder.next(&mut bytes.as_slice()) {
             Ok(Some(Item::Identity(identity))) => return Ok(*identity),
@@ -129,11 +124,30 @@ fn of_stream(input: &mut Input, start: &[u8], key: Option<&Key>) -> Result<Ident
     }
 }
 
+/// Of a checkpoint's manifest. Its streams say the same, or are refused when they are loaded.
+fn of_checkpoint(input: &mut Input, wanted: Option<&str>, key: Option<&Key>) -> Result<Identity> {
+    let manifest = contents::manifest(input, key)?;
+    let identity = |entry: &checkpoint::Entry| (*entry.identity).clone();
+    match (wanted, manifest.devices.as_slice()) {
+        (Some(name), _) => manifest
+            .device(name)
+            .map(identity)
+            .ok_or_else(|| unusable(input, "there is no such device in it")),
+        (None, [one]) => Ok(identity(one)),
+        (None, devices) => {
+            let names: Vec<&str> = devices.iter().map(|entry| entry.name.as_str()).collect();
+            let names = names.join(", ");
+            let text = format!("there are several devices in it ({names}): say which after a #");
+            Err(unusable(input, &text))
+        }
+    }
+}
+
 /// Of what `vfiomig probe --json` printed, or one object of it.
-fn of_json(input: &mut Input, start: &[u8], wanted: Option<&str>) -> Result<Identity> {
+fn of_json(input: &mut Input, wanted: Option<&str>) -> Result<Identity> {
     let rest = input.read_all(MAX_JSON)?;
     let rest = rest.ok_or_else(|| unusable(input, "longer than 64 MiB"))?;
-    let value: Value = serde_json::from_slice(&[start, &rest].concat())
+    let value: Value = serde_json::from_slice(&rest)
         .map_err(|error| unusable(input, &format!("not JSON: {error}")))?;
     let objects = match &value {
         Value::Array(objects) => objects.as_slice(),

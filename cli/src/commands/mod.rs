@@ -4,9 +4,13 @@
 pub mod completions;
 
 mod compat;
+mod diff;
+mod extract;
+mod inspect;
 mod policy;
 mod probe;
 mod reset;
+mod verify;
 
 use clap::{ArgMatches, Command};
 
@@ -14,9 +18,13 @@ use crate::context::Context;
 use crate::exit::{Result, Status};
 
 /// All of them, as `--help` lists them.
-pub fn all() -> [Command; 5] {
+pub fn all() -> [Command; 9] {
     [
         probe::command(),
+        inspect::command(),
+        verify::command(),
+        diff::command(),
+        extract::command(),
         compat::command(),
         reset::command(),
         policy::command(),
@@ -28,6 +36,10 @@ pub fn all() -> [Command; 5] {
 pub fn run(name: &str, args: &ArgMatches, context: &mut Context<'_>) -> Result<Status> {
     match name {
         "probe" => probe::run(args, context),
+        "inspect" => inspect::run(args, context),
+        "verify" => verify::run(args, context),
+        "diff" => diff::run(args, context),
+        "extract" => extract::run(args, context),
         "compat" => compat::run(args, context),
         "reset" => reset::run(args, context),
         "policy" => policy::run(args, context),

@@ -4,6 +4,7 @@
 mod compat;
 mod reset;
 mod schema;
+mod streams;
 
 use std::ffi::OsString;
 use std::fs;
@@ -121,6 +122,7 @@ impl Machine {
             err: &mut err,
             answers: None,
             style: Style(false),
+            progress: false,
         };
         if self.typed.is_some() {
             context.answers = Some(&mut typed);
