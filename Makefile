@@ -346,13 +346,9 @@ $(B)/checked/libvfiomig.so: $(B)/native-libs $(MAP) FORCE
 		-Wl,--whole-archive $(B)/checked/libvfiomig.a -Wl,--no-whole-archive $$(cat $(B)/native-libs)
 	@ln -sf libvfiomig.so $(B)/checked/$(SONAME)
 
-# What qemu-user cannot do: refuse an unknown ioctl as a file does (ENOTTY), and MADV_WIPEONFORK.
-NOT_EMULATED = misuse fork error-codes out-of-memory doc-examples example-device example-overview
-
 .PHONY: check-c
 check-c: $(PLAIN) $(B)/demo/demo ## the C tests and the demo's failures
-	@EXPECT_ENV_LOGGER=$(ENABLE_ENV_LOGGER) EMULATOR='$(EMULATOR)' c-tests/run.sh check-c \
-		$(if $(EMULATOR),$(filter-out $(addprefix %/,$(NOT_EMULATED)),$(PLAIN)),$(PLAIN))
+	@EXPECT_ENV_LOGGER=$(ENABLE_ENV_LOGGER) EMULATOR='$(EMULATOR)' c-tests/run.sh check-c $(PLAIN)
 	@EMULATOR='$(EMULATOR)' c-tests/demo/failures.sh $(B)/demo/demo
 	@$(if $(EMULATOR),:,EXPECT_ENV_LOGGER=$(ENABLE_ENV_LOGGER) c-tests/syscalls.sh $(B)/c-tests/plain)
 

@@ -50,10 +50,15 @@ static int ask_a_child(int (*what)(void *), void *opaque)
     return found;
 }
 
-/* It must end well. */
+/* It must end well. In an emulator, some of it cannot be tried: it refuses filters of system calls, and
+ * MADV_DONTFORK has no effect. */
 static void child_does(int (*what)(void *), void *opaque)
 {
-    EQ(ask_a_child(what, opaque), FINE);
+    int found = ask_a_child(what, opaque);
+    if (found == NOT_TRIED && getenv("EMULATOR") && *getenv("EMULATOR"))
+        printf("# fork: not tried in an emulator\n");
+    else
+        EQ(found, FINE);
 }
 
 static int refused(int r)

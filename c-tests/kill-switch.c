@@ -93,6 +93,9 @@ static int with_environment(const char *name, const char *value)
         unsetenv("VFIOMIG_POLICY");
         if (value)
             setenv(name, value, 1);
+        /* The kernel may not know how to start a program for another machine. */
+        if (getenv("EMULATOR") && *getenv("EMULATOR"))
+            execl("/bin/sh", "sh", "-c", "exec $EMULATOR \"$0\" environment", program, (char *)NULL);
         execl(program, program, "environment", (char *)NULL);
         _exit(254);
     }

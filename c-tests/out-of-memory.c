@@ -990,17 +990,19 @@ static long *shared_count;
 static void all_of(const struct kind *kind)
 {
     int aborts = 0, wrong = 0;
+    /* In an emulator, a process takes a tenth of a second: only some of them. */
+    int step = getenv("EMULATOR") && *getenv("EMULATOR") ? 13 : 1;
     CHECK(apart(kind, 0, 0, shared_count) == FINE);
     long n = *shared_count;
     CHECK(n > 0);
-    for (unsigned long k = 1; k <= (unsigned long)n; k++)
+    for (unsigned long k = 1; k <= (unsigned long)n; k += step)
         for (int once = 0; once < 2; once++) {
             enum outcome o = apart(kind, k, once ? k : (unsigned long)-1, shared_count);
             aborts += o == ABORTED;
             wrong += o == WRONGLY;
         }
-    printf("# %-20s %3ld allocations, each failing once and all from each on: %d aborts\n",
-           kind->name, n, aborts);
+    printf("# %-20s %3ld allocations, %s failing once and all from each on: %d aborts\n",
+           kind->name, n, step == 1 ? "each" : "some of them", aborts);
     EQ(aborts, 0);
     EQ(wrong, 0);
 }

@@ -317,6 +317,10 @@ mod tests {
     #[test]
     #[cfg_attr(miri, ignore)]
     fn a_child_has_no_words_and_keeps_what_it_has_in_their_place() {
+        // In an emulator, it has.
+        if std::env::var_os("EMULATOR").is_some_and(|words| !words.is_empty()) {
+            return;
+        }
         let mut words = BitmapBuffer::new(1000).unwrap();
         words.fill(1);
         let at = words.as_mut_ptr();

@@ -190,8 +190,9 @@ fn an_older_callers_structure_is_filled_up_to_its_size() {
         theirs[0] = size;
         // SAFETY: a structure of its size, and more behind it.
         let out = unsafe { SizedOut::new(theirs.as_mut_ptr().cast::<Grown>(), "theirs") }.unwrap();
-        out.fill(&Grown { struct_size: 0, number: 3, size: 4, more: 5, reserved: 6 });
-        let filled: &[u32] = if size == 8 { &[8, 3] } else { &[16, 3, 4, 0] };
+        out.fill(&Grown { struct_size: 0, number: 3, size: 4 << 32 | 4, more: 5, reserved: 6 });
+        // Both halves are the same, in whichever order they are.
+        let filled: &[u32] = if size == 8 { &[8, 3] } else { &[16, 3, 4, 4] };
         assert_eq!(theirs[..filled.len()], *filled);
         assert!(theirs[filled.len()..].iter().all(|word| *word == u32::MAX), "{theirs:x?}");
     }
