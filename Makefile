@@ -535,6 +535,15 @@ dist: ## source and vendor tarballs with checksums in build/dist (uses the netwo
 dist-check: dist ## build from the tarballs alone, without network
 	@MAKE='$(MAKE)' scripts/dist-check.sh $(VERSION) $(B)/dist
 
+# What is in the vendor tarball decides, so that is made first.
+.PHONY: debian-copyright
+debian-copyright: dist ## write packaging/debian/copyright after the crates have changed (uses the network)
+	@rm -rf $(B)/crates && mkdir $(B)/crates
+	@tar -xzf $(B)/dist/libvfiomig-$(VERSION)-vendor.tar.gz -C $(B)/crates --strip-components=1
+	@packaging/copyright.py $(B)/crates/vendor >$(B)/crates/copyright
+	@cp $(B)/crates/copyright packaging/debian/copyright
+	@rm -rf $(B)/crates
+
 # Not part of check: it builds everything six times.
 .PHONY: check-packages
 check-packages: ## build, install and use packages in roots of Debian 13, as root (long; uses the network)
