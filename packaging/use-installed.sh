@@ -58,25 +58,33 @@ fails_well() { # PROGRAM
 	done
 }
 
+# Warnings of the compiler are errors; what the linker warns of in programs without shared libraries is not.
+silently() { # COMMAND...
+	"$@" >"$work/log" 2>&1 || {
+		cat "$work/log"
+		return 1
+	}
+}
+
 compiled() { # KIND
 	kind=$1 cc=cc std=-std=c11
 	[ "$kind" != c++ ] || cc=c++ std='-std=c++17 -x c++'
 	# shellcheck disable=SC2086,SC2046 # words
-	verdict "$kind-readme" "$($cc $std $cflags -o "$work/example" "$work/example.c" -x none $(words "$kind" vfiomig) 2>&1 &&
+	verdict "$kind-readme" "$(silently $cc $std $cflags -o "$work/example" "$work/example.c" -x none $(words "$kind" vfiomig) &&
 		bound "$kind" "$work/example" && fails_well "$work/example")"
 	if [ "$kind" = c++ ]; then
 		# shellcheck disable=SC2086,SC2046 # words
-		verdict c++-header "$(c++ -std=c++17 $cflags -I"$top/c-tests" -o "$work/cxx" "$top/c-tests/header-cxx.cpp" \
-			$(words "$kind" vfiomig-sim) 2>&1 && "$work/cxx" 2>&1 | grep -v '^ok ' | grep -v '^[1-9][0-9]* passed, 0 failed$')"
+		verdict c++-header "$(silently c++ -std=c++17 $cflags -I"$top/c-tests" -o "$work/cxx" "$top/c-tests/header-cxx.cpp" \
+			$(words "$kind" vfiomig-sim) && "$work/cxx" 2>&1 | grep -v '^ok ' | grep -v '^[1-9][0-9]* passed, 0 failed$')"
 		return
 	fi
 	# shellcheck disable=SC2086,SC2046 # words
-	verdict "$kind-readme-migrates" "$(cc -std=c11 $cflags -I"$top/c-tests" -I"$work/doc-examples" -o "$work/migrates" \
-		"$top/c-tests/doc-examples.c" $(words "$kind" vfiomig-sim) -pthread 2>&1 && bound "$kind" "$work/migrates"
+	verdict "$kind-readme-migrates" "$(silently cc -std=c11 $cflags -I"$top/c-tests" -I"$work/doc-examples" -o "$work/migrates" \
+		"$top/c-tests/doc-examples.c" $(words "$kind" vfiomig-sim) -pthread && bound "$kind" "$work/migrates"
 		"$work/migrates" >"$work/out" 2>&1
 		tail -n 1 "$work/out" | grep -q '^[1-9][0-9]* passed, 0 failed$' || cat "$work/out")"
 	# shellcheck disable=SC2086,SC2046 # words
-	verdict "$kind-demo" "$(cc -std=c11 $cflags -o "$work/demo" "$top"/c-tests/demo/*.c $(words "$kind" vfiomig-sim) -pthread 2>&1 &&
+	verdict "$kind-demo" "$(silently cc -std=c11 $cflags -o "$work/demo" "$top"/c-tests/demo/*.c $(words "$kind" vfiomig-sim) -pthread &&
 		bound "$kind" "$work/demo"
 		"$work/demo" >"$work/out" 2>&1
 		tail -n 1 "$work/out" | grep -q '^demo: verified: ' || cat "$work/out")"

@@ -7,8 +7,9 @@
 # The packages that a VMM's developer installs.
 DEBS="libvfiomig0 libvfiomig-dev libvfiomig-doc vfiomig-tools vfiomig-test"
 
-# prepare NAME: a place with the tarballs and the scripts in /check.
+# prepare NAME: a new place with the tarballs and the scripts in /check.
 prepare() {
+	rm -rf --one-file-system "${work:?}/$1"
 	mkdir -p "$work/$1/files/check"
 	cp "$tarballs"/* "$work/$1/files/check/"
 }
@@ -23,7 +24,8 @@ with_debs() {
 debian_build() {
 	local status=0 log=$log_dir/debian-build.log
 	prepare deb
-	in_place deb "$build" /check/deb.sh /check "$version" /build/one TZ=UTC \
+	# shellcheck disable=SC2086 # words
+	in_place deb "$build" /check/deb.sh /check "$version" /build/one TZ=UTC $quick \
 		DEB_BUILD_OPTIONS="parallel=$(nproc)" >"$log" 2>&1 || status=$?
 	cp "$log" "$work/deb/files/build/one/build.log"
 	verdict debian builds "$([ $status -eq 0 ] || { grep -vE '^ *(Compiling|Running|Fresh) ' "$log" | tail -n 40; })"
@@ -35,13 +37,13 @@ debian_build() {
 	done)"
 }
 
-# In another directory, and with another umask, time zone, time, language and name of the machine.
+# In another directory, a year later, and with another umask, time zone, language and name of the machine.
 debian_again() {
 	local status=0 log=$log_dir/debian-again.log
 	prepare again
-	# shellcheck disable=SC2016 # for the shell inside
-	in_place again "$build" sh -c 'umask 077; hostname elsewhere; exec /check/deb.sh "$@"' sh /check "$version" \
-		/home/somebody/a-longer/path TZ=Pacific/Kiritimati LC_ALL=C USER=somebody \
+	# shellcheck disable=SC2016,SC2086 # for the shell inside; words
+	in_place again "$build" sh -c 'umask 077; hostname elsewhere; exec faketime -f +400d /check/deb.sh "$@"' sh /check "$version" \
+		/home/somebody/a-longer/path TZ=Pacific/Kiritimati LC_ALL=C USER=somebody $quick \
 		DEB_BUILD_OPTIONS="nocheck parallel=1" >"$log" 2>&1 || status=$?
 	verdict debian builds-elsewhere "$([ $status -eq 0 ] || tail -n 20 "$log")"
 }
@@ -71,8 +73,9 @@ debian_use() {
 # The earlier one has a function less, and is otherwise the same: what cargo built is still there.
 debian_upgrade() {
 	local log=$log_dir/debian-earlier.log status=0
-	# shellcheck disable=SC2016 # for the shell inside
-	in_place earlier "$work/deb/files:$build" sh -euc '
+	rm -rf --one-file-system "$work/earlier"
+	# shellcheck disable=SC2016,SC2086 # for the shell inside; words
+	in_place earlier "$work/deb/files:$build" env $quick sh -euc '
 		cd /build/one/libvfiomig-*/
 		sed -i "/^    vfiomig_error_describe;/d" src/libvfiomig.map
 		sed -i "1s/(.*)/(0.0.9-1)/" debian/changelog

@@ -7,9 +7,8 @@
 # Without link-time optimisation, which takes most of the time and has nothing to do with the machine.
 cross_build() { # ARCHITECTURE
 	prepare "cross-$1"
-	# shellcheck disable=SC2016 # for the shell inside
-	counted "cross-$1" "cross-$1" in_place "cross-$1" "$cross" sh -euc '
-		export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
+	# shellcheck disable=SC2016,SC2086 # for the shell inside; words
+	counted "cross-$1" "cross-$1" in_place "cross-$1" "$cross" env $faster sh -euc '
 		mkdir /build
 		tar -xzf "/check/libvfiomig-$1.tar.gz" -C /build
 		tar -xzf "/check/libvfiomig-$1-vendor.tar.gz" -C /build
@@ -20,6 +19,7 @@ cross_build() { # ARCHITECTURE
 
 rpm_build() {
 	prepare rpm
-	counted rpm rpm in_place rpm "$build" /check/rpm.sh "$version"
+	# shellcheck disable=SC2086 # words
+	counted rpm rpm in_place rpm "$build" env $quick /check/rpm.sh "$version"
 	sed -n 's/^note: //p' "$log_dir/rpm.log" >>"$work/notes"
 }

@@ -48,6 +48,20 @@ verdict names-of-documents "$(grep -rhoE '\b(docs|c-tests|lab|sim|integrations|s
 	/tmp/brought/usr/include /tmp/brought/usr/share/man | sort -u | while read -r name; do
 	[ -e "/usr/share/doc/libvfiomig/$name" ] || echo "$name is named, and not installed"
 done)"
+
+# These must see what they are to judge.
+verdict dead-links-are-seen "$(
+	mkdir -p /tmp/wrong/usr
+	cp -a /tmp/brought/usr/share /tmp/brought/usr/include /tmp/wrong/usr/
+	rm "/tmp/wrong/usr/share/doc/libvfiomig/docs/abi.md"
+	/source/scripts/lint-docs.py /tmp/wrong/usr/share /tmp/wrong/usr/include/vfiomig.h >/tmp/out 2>&1 && echo 'none was'
+	grep -q 'README.md.*abi\.md' /tmp/out || head -n 20 /tmp/out)"
+verdict a-missing-page-is-seen "$(
+	page=$(man --where 3 vfiomig_save_next)
+	mv "$page" /tmp/page.gz
+	/source/packaging/use-installed.sh manual >/tmp/out 2>&1 && echo 'it was not'
+	mv /tmp/page.gz "$page"
+	grep -q 'no page for vfiomig_save_next()' /tmp/out || cat /tmp/out)"
 verdict documents-are-not-compressed "$(find /usr/share/doc/libvfiomig -name '*.gz')"
 
 verdict purges "$(apt_quiet purge "$@")"
