@@ -18,10 +18,14 @@ group=use-installed
 version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' "$top/Cargo.toml")
 cflags="-O2 -Wall -Wextra -Werror -D_GNU_SOURCE $(pkg-config --cflags vfiomig-sim)"
 
-# The README's program under the name of example.c, and the one that has it migrate.
-"$top/c-tests/doc-examples.sh" "$top/c-tests/doc-examples.c" "$work/doc-examples" "$top/README.md" \
-	"$top/docs/migration-guide.md" "$top/docs/dirty-tracking.md" "$top/docs/qemu-format.md" \
-	"$top/sim/include/vfiomig-sim.h" || exit 1
+# The documents whose examples doc-examples.c includes; README's program also under the name of example.c.
+documents=$(sed -n 's/^#include "\(.*\)-[0-9]*\.c"$/\1/p' "$top/c-tests/doc-examples.c" | sort -u | while read -r name; do
+	for document in "$top/$name.md" "$top/docs/$name.md" "$top/sim/include/$name.h"; do
+		[ ! -e "$document" ] || echo "$document"
+	done
+done)
+# shellcheck disable=SC2086 # words
+"$top/c-tests/doc-examples.sh" "$top/c-tests/doc-examples.c" "$work/doc-examples" $documents || exit 1
 cp "$work/doc-examples/README-1.c" "$work/example.c"
 
 # The linker's words for a program with the installed libraries, of this kind.
