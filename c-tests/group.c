@@ -16,12 +16,14 @@ enum { DEVICES = 4, HELPERS = 3, CAP = 16384 };
 static struct rig from[DEVICES], to[DEVICES];
 static struct vfiomig_group *source, *target;
 static int sockets[DEVICES][2];
+static uint64_t window;
 
 static struct vfiomig_group *group_of(uint32_t role, struct rig *rigs, int count)
 {
     struct vfiomig_group_options options = VFIOMIG_GROUP_OPTIONS_INIT;
     struct vfiomig_group *group;
     options.role = role;
+    options.window = window;
     memset(options.migration_id, 7, sizeof options.migration_id);
     OK(vfiomig_group_new(&options, &group));
     for (int i = 0; i < count; i++) {
@@ -163,6 +165,140 @@ static void it_moves_with_a_connection_per_device_and_lent_threads(void)
     OK(vfiomig_group_dismiss(target));
     for (int i = 0; i < 2 * HELPERS; i++)
         EQ(pthread_join(helpers[i], NULL), 0);
+    end();
+}
+
+/* --- channels: any frame on any of them ---------------------------------------------------------- */
+
+enum { CHANNELS = 3 };
+
+static int channels[CHANNELS][2];
+static atomic_int drained, ended;
+
+static void write_whole(int fd, const uint8_t *data, size_t len)
+{
+    for (size_t at = 0; at < len;) {
+        ssize_t n = write(fd, data + at, len - at);
+        CHECK(n > 0);
+        at += (size_t)n;
+    }
+}
+
+/* Each sends what comes next on its own channel. */
+static void *send_on_channel(void *opaque)
+{
+    int fd = *(int *)opaque, r;
+    uint8_t *buf = malloc(CAP);
+    CHECK(buf);
+    do {
+        size_t len = 0;
+        OK(vfiomig_group_work(source, VFIOMIG_GROUP_UNTIL_FRAME));
+        r = vfiomig_group_next(source, buf, CAP, &len);
+        CHECK(r >= 0 || r == -EAGAIN);
+        if (r >= 0)
+            write_whole(fd, buf, len);
+        if (r == VFIOMIG_NEXT_DRAINED) {
+            drained++;
+            usleep(200);
+        }
+    } while (r != VFIOMIG_NEXT_END);
+    ended++;
+    EQ(shutdown(fd, SHUT_WR), 0);
+    free(buf);
+    return NULL;
+}
+
+static void read_channel(int fd, struct vfiomig_group *group)
+{
+    uint8_t *frame = malloc(CAP);
+    CHECK(frame);
+    while (read_whole(fd, frame, VFIOMIG_GROUP_HEADER) == 0) {
+        size_t len;
+        OK(vfiomig_group_get_frame_len(frame, VFIOMIG_GROUP_HEADER, &len));
+        CHECK(len <= CAP);
+        EQ(read_whole(fd, frame + VFIOMIG_GROUP_HEADER, len - VFIOMIG_GROUP_HEADER), 0);
+        OK(vfiomig_group_put(group, frame, len));
+    }
+    free(frame);
+}
+
+static void *take_credits(void *opaque)
+{
+    read_channel(*(int *)opaque, source);
+    return NULL;
+}
+
+static void *take_frames(void *opaque)
+{
+    read_channel(*(int *)opaque, target);
+    return NULL;
+}
+
+/* All credits go back on the first channel. */
+static void *send_credits(void *opaque)
+{
+    uint8_t credit[VFIOMIG_GROUP_HEADER];
+    int r;
+    (void)opaque;
+    do {
+        size_t len;
+        OK(vfiomig_group_work(target, VFIOMIG_GROUP_UNTIL_FRAME));
+        r = vfiomig_group_next(target, credit, sizeof credit, &len);
+        CHECK(r >= 0);
+        write_whole(channels[0][1], credit, len);
+    } while (r != VFIOMIG_NEXT_END);
+    for (int i = 0; i < CHANNELS; i++)
+        EQ(shutdown(channels[i][1], SHUT_WR), 0);
+    return NULL;
+}
+
+static void it_moves_over_channels_that_each_carry_any_frame(void)
+{
+    pthread_t helpers[DEVICES], senders[CHANNELS], hearers[CHANNELS], receivers[CHANNELS], creditor;
+    struct vfiomig_group_status status = VFIOMIG_GROUP_STATUS_INIT;
+    struct vfiomig_sim_options o = rig_options();
+    window = VFIOMIG_GROUP_MIN_WINDOW;
+    o.state_size = 3 << 20;
+    begin(&o);
+    window = 0;
+    drained = ended = 0;
+    OK(vfiomig_group_begin(source));
+    OK(vfiomig_group_begin(target));
+    for (int i = 0; i < DEVICES; i++)
+        EQ(pthread_create(&helpers[i], NULL, help, target), 0);
+    for (int i = 0; i < CHANNELS; i++) {
+        EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, channels[i]), 0);
+        EQ(pthread_create(&senders[i], NULL, send_on_channel, &channels[i][0]), 0);
+        EQ(pthread_create(&hearers[i], NULL, take_credits, &channels[i][0]), 0);
+        EQ(pthread_create(&receivers[i], NULL, take_frames, &channels[i][1]), 0);
+    }
+    EQ(pthread_create(&creditor, NULL, send_credits, NULL), 0);
+    while (drained == 0)
+        usleep(1000);
+    OK(vfiomig_group_stop(source));
+    for (int i = 0; i < CHANNELS; i++)
+        EQ(pthread_join(senders[i], NULL), 0);
+    EQ(ended, CHANNELS);
+    for (int i = 0; i < CHANNELS; i++)
+        EQ(pthread_join(receivers[i], NULL), 0);
+    EQ(pthread_join(creditor, NULL), 0);
+    for (int i = 0; i < CHANNELS; i++)
+        EQ(pthread_join(hearers[i], NULL), 0);
+    OK(vfiomig_group_get_status(target, &status));
+    EQ(status.phase, VFIOMIG_GROUP_PHASE_COMPLETE);
+    EQ(status.held_bytes, 0);
+    OK(vfiomig_group_commit(target));
+    OK(vfiomig_group_finish(source, VFIOMIG_ENDING_RELEASE));
+    OK(vfiomig_group_run(target));
+    OK(vfiomig_group_dismiss(target));
+    for (int i = 0; i < DEVICES; i++) {
+        EQ(pthread_join(helpers[i], NULL), 0);
+        CHECK(vfiomig_sim_digest(from[i].sim) == vfiomig_sim_digest(to[i].sim));
+    }
+    for (int i = 0; i < CHANNELS; i++) {
+        close(channels[i][0]);
+        close(channels[i][1]);
+    }
     end();
 }
 
@@ -399,6 +535,7 @@ static void a_device_without_peer_to_peer_states_needs_a_word_for_it(void)
 int main(void)
 {
     RUN(it_moves_with_a_connection_per_device_and_lent_threads);
+    RUN(it_moves_over_channels_that_each_carry_any_frame);
     RUN(committed_devices_are_reset_if_the_last_one_refuses);
     RUN(a_device_that_lost_its_state_keeps_all_from_running);
     RUN(a_group_can_be_freed_at_any_time);

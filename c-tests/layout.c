@@ -320,14 +320,15 @@ FIELD(vfiomig_memory_ops, read, 32, 8);
 FIELD(vfiomig_memory_ops, write, 40, 8);
 FIELD(vfiomig_memory_ops, release, 48, 8);
 
-SIZE(vfiomig_group_options, 32);
+SIZE(vfiomig_group_options, 40);
 FIELD(vfiomig_group_options, struct_size, 0, 4);
 FIELD(vfiomig_group_options, flags, 4, 4);
 FIELD(vfiomig_group_options, role, 8, 4);
 FIELD(vfiomig_group_options, reserved, 12, 4);
 FIELD(vfiomig_group_options, migration_id, 16, 16);
+FIELD(vfiomig_group_options, window, 32, 8);
 
-SIZE(vfiomig_group_status, 40);
+SIZE(vfiomig_group_status, 48);
 FIELD(vfiomig_group_status, struct_size, 0, 4);
 FIELD(vfiomig_group_status, phase, 4, 4);
 FIELD(vfiomig_group_status, num_devices, 8, 4);
@@ -335,6 +336,7 @@ FIELD(vfiomig_group_status, num_failed, 12, 4);
 FIELD(vfiomig_group_status, num_complete, 16, 4);
 FIELD(vfiomig_group_status, reserved, 20, 4);
 FIELD(vfiomig_group_status, migration_id, 24, 16);
+FIELD(vfiomig_group_status, held_bytes, 40, 8);
 
 SIZE(vfiomig_handover_options, 56);
 FIELD(vfiomig_handover_options, struct_size, 0, 4);

@@ -1804,9 +1804,10 @@ static void values(void)
     WRONG_MEMBER(vfiomig_group_new, options, vfiomig_group_options, role, 3, EINVAL);
     WRONG_MEMBER(vfiomig_group_new, options, vfiomig_group_options, flags, 2, EINVAL);
     WRONG_MEMBER(vfiomig_group_new, options, vfiomig_group_options, reserved, 1, EINVAL);
+    WRONG_MEMBER(vfiomig_group_new, options, vfiomig_group_options, window, 1, EINVAL);
     wrong_number(ROW_vfiomig_group_get_failure, "device", 1, -EINVAL);
     wrong_number(ROW_vfiomig_group_get_pending, "device", UINT32_MAX, -EINVAL);
-    wrong_number(ROW_vfiomig_group_work, "until", 2, -EINVAL);
+    wrong_number(ROW_vfiomig_group_work, "until", 3, -EINVAL);
     wrong_number(ROW_vfiomig_group_get_frame_len, "header_len", VFIOMIG_GROUP_HEADER - 1, -EINVAL);
     wrong_number(ROW_vfiomig_handover_notify, "event", 0, -EINVAL);
     wrong_number(ROW_vfiomig_handover_notify, "event", 16, -EINVAL);

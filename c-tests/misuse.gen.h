@@ -1842,7 +1842,8 @@ static const struct row rows[NUM_ROWS] = {
             { .kind = A_NUMBER, .value = 1, .name = "until" },
         },
         .errors = {
-            EBADF, EFAULT, EBUSY, EINVAL, ENOTRECOVERABLE
+            EPERM, EIO, EBADF, ENOMEM, EFAULT, EBUSY, ENODEV, EINVAL, ENOTTY, ENODATA, EPROTO,
+            EBADMSG, EMSGSIZE, EXDEV, EOPNOTSUPP, ETIMEDOUT, ECANCELED, ENOTRECOVERABLE
         },
     },
     {

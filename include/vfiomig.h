@@ -1787,15 +1787,22 @@ struct vfiomig_group;
                                           * vfiomig_group_dismiss(). */
 #define VFIOMIG_GROUP_UNTIL_IDLE      1  /* vfiomig_group_work() helps with what there is to do
                                           * now. */
+#define VFIOMIG_GROUP_UNTIL_FRAME     2  /* vfiomig_group_work() helps until vfiomig_group_next()
+                                          * has something to return other than -EAGAIN, or
+                                          * VFIOMIG_NEXT_DRAINED on the target. */
 
 /* Sizes of a group. */
-#define VFIOMIG_GROUP_HEADER      32        /* How a frame begins, in bytes: what
-                                             * vfiomig_group_get_frame_len() needs. */
-#define VFIOMIG_GROUP_MAX_FRAME   16777248  /* The longest frame, in bytes. One is never longer than
-                                             * the buffer that it was read into. */
-#define VFIOMIG_GROUP_GOOD_BUFFER 131104    /* A good size for the buffer of vfiomig_group_next(),
-                                             * in bytes. */
-#define VFIOMIG_GROUP_MAX_DEVICES 256       /* The most devices of one group. */
+#define VFIOMIG_GROUP_HEADER      32         /* How a frame begins, in bytes: what
+                                              * vfiomig_group_get_frame_len() needs. */
+#define VFIOMIG_GROUP_MAX_FRAME   16777248   /* The longest frame, in bytes. One is never longer
+                                              * than the buffer that it was read into. */
+#define VFIOMIG_GROUP_GOOD_BUFFER 131104     /* A good size for the buffer of vfiomig_group_next(),
+                                              * in bytes. */
+#define VFIOMIG_GROUP_MIN_WINDOW  (2 << 20)  /* The smallest window, in bytes. */
+#define VFIOMIG_GROUP_GOOD_WINDOW (8 << 20)  /* A good size for a window, in bytes: what a device is
+                                              * written in a few milliseconds. */
+#define VFIOMIG_GROUP_MAX_WINDOW  (1 << 30)  /* The largest window, in bytes. */
+#define VFIOMIG_GROUP_MAX_DEVICES 256        /* The most devices of one group. */
 
 /* How a group is set up. */
 struct vfiomig_group_options {
@@ -1806,6 +1813,12 @@ struct vfiomig_group_options {
     uint8_t migration_id[16];  /* The name of the migration, which all of its streams have; use a
                                 * new one for each attempt. Zeros: on the source, a random one,
                                 * which vfiomig_group_get_status() returns; on the target, any. */
+    uint64_t window;           /* How much of each device's stream may be on its way, or wait at the
+                                * target, in bytes: then frames may arrive in any order, over any
+                                * number of connections, and the target sends credits. The same on
+                                * both sides: VFIOMIG_GROUP_MIN_WINDOW to VFIOMIG_GROUP_MAX_WINDOW,
+                                * for example VFIOMIG_GROUP_GOOD_WINDOW, and twice the longest blob.
+                                * 0: none; each device's frames arrive in order. */
 };
 #define VFIOMIG_GROUP_OPTIONS_INIT VFIOMIG_INIT_(struct vfiomig_group_options)
 
@@ -1818,6 +1831,8 @@ struct vfiomig_group_status {
     uint32_t num_complete;     /* How many streams are complete: read to their end, or loaded. */
     uint32_t reserved;         /* Zero. */
     uint8_t migration_id[16];  /* The name of the migration. */
+    uint64_t held_bytes;       /* What the target keeps of frames that were not written yet, in
+                                * bytes, with 128 bytes for each. */
 };
 #define VFIOMIG_GROUP_STATUS_INIT VFIOMIG_INIT_(struct vfiomig_group_status)
 
@@ -1887,12 +1902,17 @@ int vfiomig_group_get_reason(struct vfiomig_group *group, uint32_t index, uint32
 int vfiomig_group_begin(struct vfiomig_group *group) VFIOMIG_MUST_CHECK;
 
 /*
- * Source: returns a frame of any device that has something to send and that no other thread is
- * reading, at most cap bytes in buf, and their number in *len. Send it to the target whole. The
- * frames of one device must arrive there in the order of their offsets; it does not matter how
- * those of different devices follow each other. One connection keeps that order, if one thread
- * reads and sends; so does a connection per device. cap must be at least VFIOMIG_MIN_BUFFER and
- * VFIOMIG_GROUP_HEADER.
+ * Returns the next frame to be sent. Source: one of any device that has something to send and that
+ * no other thread is reading, at most cap bytes in buf, and their number in *len. Send it to the
+ * target whole. The frames of one device must arrive there in the order of their offsets; it does
+ * not matter how those of different devices follow each other. One connection keeps that order, if
+ * one thread reads and sends; so does a connection per device. cap must be at least
+ * VFIOMIG_MIN_BUFFER and VFIOMIG_GROUP_HEADER.
+ *
+ * With a window (struct vfiomig_group_options), frames may arrive in any order, so any number of
+ * threads may read and send, each on a connection of its own. Then the target calls this function
+ * too: it returns credits, which are short frames for vfiomig_group_put() of the source, and
+ * DRAINED when there is none to be sent. Without a window, and for the source, what follows holds.
  *
  * VFIOMIG_NEXT_MORE: send the frame and call again. VFIOMIG_NEXT_DRAINED: *len is 0; the running
  * devices have nothing more for now, apart from those that other threads are reading. Come back on
@@ -1912,10 +1932,13 @@ int vfiomig_group_next(struct vfiomig_group *group, void *buf, size_t cap,
                        size_t *len) VFIOMIG_MUST_CHECK;
 
 /*
- * Target: takes one whole frame and writes what is in it to its device. Frames of different devices
- * may be brought by different threads at the same time. A frame that is refused because it is
- * damaged, out of order or another migration's changes nothing. If a load fails, its device has
- * been reset, and the group has failed: abandon or free it.
+ * Takes one whole frame that the other side has sent. On the target, what is in it is written to
+ * its device; frames of different devices may be brought by different threads at the same time.
+ * With a window (struct vfiomig_group_options), the frame is only kept, which waits for nothing,
+ * and a thread in vfiomig_group_work() writes it. On the source, which takes credits, it only
+ * counts. A frame that is refused because it is damaged, out of order or another migration's
+ * changes nothing. If a load fails, its device has been reset, and the group has failed: abandon or
+ * free it.
  *
  * What a frame has brought is in vfiomig_group_get_status() (num_complete) and
  * vfiomig_group_get_load_stats() (initial_generation, restarts).
@@ -2073,8 +2096,14 @@ int vfiomig_group_run(struct vfiomig_group *group) VFIOMIG_MUST_CHECK;
  * VFIOMIG_GROUP_UNTIL_IDLE: returns when there is nothing to do now. What becomes of a step is
  * returned by the call that asked for it.
  *
+ * With a window, these threads also write what has come to the target. As many of them as there are
+ * devices keep a slow one from holding up another. VFIOMIG_GROUP_UNTIL_FRAME: returns when
+ * vfiomig_group_next() has something to return, for a thread that sends.
+ *
  * States: all.
- * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
+ * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -ENODATA,
+ *         -EPROTO, -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED,
+ *         -ENOTRECOVERABLE.
  * Concurrent: with any other call on the handle, from any thread.
  * Since: 0.1.
  */

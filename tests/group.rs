@@ -5,15 +5,19 @@
 
 mod common;
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{Side, check_clean};
+use proptest::prelude::*;
 use vfiomig::device::{DeviceOptions, Event, EventKind, EventSink, ReasonCode, Severity, State};
 use vfiomig::error::{Code, Errno, Error, Outcome};
-use vfiomig::group::{GroupOptions, HEADER_LEN, Phase, Role, Until, frame_len};
+use vfiomig::group::{
+    GroupOptions, HEADER_LEN, MAX_WINDOW, MIN_WINDOW, Phase, Role, Until, frame_len,
+};
 use vfiomig::session::{Ending, LoadOptions, SaveOptions, SaveStatus};
 use vfiomig::stream::Format;
 use vfiomig::{Device, Group, Result};
@@ -85,7 +89,10 @@ impl Vm {
     }
 
     fn target(&self) -> Group {
-        let options = GroupOptions { migration_id: ID, ..GroupOptions::new(Role::Target) };
+        self.target_with(GroupOptions { migration_id: ID, ..GroupOptions::new(Role::Target) })
+    }
+
+    fn target_with(&self, options: GroupOptions) -> Group {
         let group = Group::new(options).unwrap();
         for side in &self.sides {
             let options = LoadOptions {
@@ -332,7 +339,7 @@ fn what_makes_no_sense_is_refused() {
         assert_eq!(code(refused), Code::Inval);
     }
     assert_eq!(code(group.next(&mut [0; BUFFER])), Code::Inval);
-    assert_eq!(code(group.put(&[])), Code::Inval);
+    assert_eq!(code(group.put(&[])), Code::Proto);
     assert_eq!(code(group.abandon()), Code::Inval);
     assert_eq!(code(group.pending(0)), Code::Inval);
     assert_eq!(code(group.save_stats(0)), Code::NoData);
@@ -809,4 +816,342 @@ fn a_callback_is_told_that_it_would_have_to_wait() {
     group.begin().unwrap();
     let told = std::mem::take(&mut *told.lock().unwrap());
     assert!(!told.is_empty() && told.iter().all(|code| *code == Code::Busy), "{told:?}");
+}
+
+// --- with a window ---------------------------------------------------------------------------------
+
+fn windowed(role: Role) -> GroupOptions {
+    GroupOptions { migration_id: ID, window: MIN_WINDOW, ..GroupOptions::new(role) }
+}
+
+/// Devices with more state than fits into a window.
+fn large(count: usize, seed: u64) -> Vm {
+    let state_size = 3 << 20;
+    let of = |i| SimOptions { state_size, initial_size: state_size, ..options(7, seed + i as u64) };
+    Vm::new((0..count).map(of).collect())
+}
+
+/// Both sides, begun.
+fn pair(from: &Vm, to: &Vm) -> (Group, Group) {
+    let source = from.source_with(windowed(Role::Source));
+    let target = to.target_with(windowed(Role::Target));
+    source.begin().unwrap();
+    target.begin().unwrap();
+    (source, target)
+}
+
+/// All credits that the target has to give.
+fn credits(target: &Group) -> Vec<Vec<u8>> {
+    let mut buf = [0; HEADER_LEN];
+    let mut credits = vec![];
+    while target.next(&mut buf).unwrap().status == SaveStatus::More {
+        credits.push(buf.to_vec());
+    }
+    credits
+}
+
+/// What the source sends until it needs credits, or has nothing more.
+fn sent(source: &Group, buffer: usize) -> (Vec<Vec<u8>>, Result<SaveStatus>) {
+    let mut buf = vec![0; buffer];
+    let mut sent = vec![];
+    loop {
+        match source.next(&mut buf) {
+            Ok(next) if next.len > 0 => sent.push(buf[..next.len].to_vec()),
+            Ok(next) => return (sent, Ok(next.status)),
+            Err(error) => return (sent, Err(error)),
+        }
+    }
+}
+
+#[test]
+fn without_credits_nothing_is_sent() {
+    let (from, to) = (large(2, 1), large(2, 100));
+    let (source, target) = pair(&from, &to);
+    let (frames, why) = sent(&source, BUFFER);
+    assert_eq!((frames.len(), code(why)), (0, Code::Again));
+    let credits = credits(&target);
+    assert_eq!(credits.len(), 2);
+    assert_eq!(frame_len(credits[0].first_chunk().unwrap()).unwrap(), HEADER_LEN);
+    source.put(&credits[1]).unwrap();
+    let (frames, why) = sent(&source, BUFFER);
+    assert_eq!(code(why), Code::Again);
+    assert!(frames.iter().all(|frame| device_of(frame) == 1));
+    let bytes: usize = frames.iter().map(|frame| frame.len() - HEADER_LEN + 128).sum();
+    assert!(bytes as u64 <= MIN_WINDOW && bytes as u64 > MIN_WINDOW - 2 * BUFFER as u64, "{bytes}");
+    // What came is kept, and written when somebody works.
+    put_all(&target, &frames).unwrap();
+    assert_eq!(target.status().unwrap().held_bytes, bytes as u64);
+    assert_eq!(to.sides[1].sim.bytes_written(), 0);
+    target.work(Until::Idle).unwrap();
+    assert_eq!(target.status().unwrap().held_bytes, 0);
+    assert!(to.sides[1].sim.bytes_written() > 0);
+}
+
+#[test]
+fn frames_that_the_other_side_would_send_are_refused() {
+    let (from, to) = (large(1, 1), large(1, 100));
+    let (source, target) = pair(&from, &to);
+    let credit = credits(&target).remove(0);
+    assert_eq!(code(target.put(&credit)), Code::Proto);
+    source.put(&credit).unwrap();
+    let frame = sent(&source, BUFFER).0.remove(0);
+    assert_eq!(code(source.put(&frame)), Code::Proto);
+    // Without a window there are no credits.
+    let plain = large(1, 7).source();
+    plain.begin().unwrap();
+    assert_eq!(code(plain.put(&credit)), Code::Proto);
+    for window in [1, MIN_WINDOW - 1, MAX_WINDOW + 1, u64::MAX] {
+        assert_eq!(
+            code(Group::new(GroupOptions { window, ..windowed(Role::Target) })),
+            Code::Inval
+        );
+    }
+}
+
+#[test]
+fn frames_that_come_twice_or_are_missing_change_nothing() {
+    let (from, to) = (Vm::of(2, 7, 1), Vm::of(2, 7, 100));
+    let (source, target) = pair(&from, &to);
+    put_all(&source, &credits(&target)).unwrap();
+    let mut all = sent(&source, BUFFER).0;
+    source.stop().unwrap();
+    all.extend(sent(&source, BUFFER).0);
+    // The last first, each twice, all but one.
+    let held_back = all.remove(1);
+    for frame in all.iter().rev() {
+        target.put(frame).unwrap();
+        assert_eq!(code(target.put(frame)), Code::Proto);
+        target.work(Until::Idle).unwrap();
+    }
+    assert_eq!(code(target.commit()), Code::NoData);
+    target.put(&held_back).unwrap();
+    target.work(Until::Idle).unwrap();
+    assert_eq!(code(target.put(&held_back)), Code::Proto);
+    target.commit().unwrap();
+    assert_eq!(from.digests(), to.digests());
+}
+
+#[test]
+fn an_attack_with_the_highest_first_stays_within_the_window() {
+    let to = large(1, 100);
+    let target = to.target_with(windowed(Role::Target));
+    target.begin().unwrap();
+    let from = large(1, 1);
+    let source = from.source();
+    source.begin().unwrap();
+    // A frame of the right shape, moved to where it never becomes the next one.
+    let mut frame = frames(&source, SaveStatus::Drained).unwrap().remove(0);
+    let len = frame.len() - HEADER_LEN;
+    let mut kept = 0;
+    for at in (1..5000_u64).rev() {
+        frame[16..24].copy_from_slice(&(at * len as u64).to_le_bytes());
+        let check = crc32fast::hash(&frame[..28]).to_le_bytes();
+        frame[28..32].copy_from_slice(&check);
+        kept += u64::from(target.put(&frame).is_ok());
+        assert!(target.status().unwrap().held_bytes <= MIN_WINDOW);
+    }
+    assert!(kept > 100 && kept * len as u64 <= MIN_WINDOW, "{kept}");
+    target.work(Until::Idle).unwrap();
+    assert_eq!(to.sides[0].sim.bytes_written(), 0);
+}
+
+#[test]
+fn a_blob_that_does_not_fit_into_half_a_window_is_refused_and_others_wait_for_room() {
+    let (from, to) = (Vm::of(1, 7, 1), Vm::of(1, 7, 100));
+    let (source, target) = pair(&from, &to);
+    assert_eq!(code(source.blob(0, 1, &vec![0; MIN_WINDOW as usize / 2 + 1])), Code::MsgSize);
+    source.blob(0, 1, &vec![7; 1 << 20]).unwrap();
+    source.blob(0, 2, &vec![8; 1 << 20]).unwrap();
+    source.blob(0, 3, &vec![9; 1 << 20]).unwrap();
+    source.stop().unwrap();
+    let mut rounds = 0;
+    while target.status().unwrap().phase == Phase::Open {
+        put_all(&source, &credits(&target)).unwrap();
+        put_all(&target, &sent(&source, (1 << 20) + 4096).0).unwrap();
+        target.work(Until::Idle).unwrap();
+        rounds += 1;
+        assert!(rounds < 20);
+    }
+    assert_eq!(target.load_stats(0).unwrap().blobs, 3);
+    target.commit().unwrap();
+}
+
+#[test]
+fn a_slow_device_does_not_hold_up_the_others() {
+    let sims = |seed: u64, rate: u64| {
+        let fast = SimOptions { state_size: 3 << 20, ..options(7, seed) };
+        let slow = SimOptions { write_rate: rate, ..fast.clone() };
+        vec![
+            slow,
+            SimOptions { seed: seed + 1, ..fast.clone() },
+            SimOptions { seed: seed + 2, ..fast },
+        ]
+    };
+    let (from, to) = (Vm::new(sims(1, 0)), Vm::new(sims(100, 2 << 20)));
+    let (source, target) = pair(&from, &to);
+    let done = Mutex::new([None; 3]);
+    thread::scope(|scope| {
+        // One connection for all, and one back.
+        let wire: Mutex<VecDeque<Vec<u8>>> = Mutex::default();
+        for _ in 0..3 {
+            scope.spawn(|| target.work(Until::Dismissed).unwrap());
+        }
+        let (source, target, done) = (&source, &target, &done);
+        scope.spawn(move || {
+            let mut stopped = false;
+            loop {
+                put_all(source, &credits(target)).unwrap();
+                let (frames, why) = sent(source, 64 << 10);
+                wire.lock().unwrap().extend(frames);
+                match why {
+                    Ok(SaveStatus::Drained) if !stopped => {
+                        source.stop().unwrap();
+                        stopped = true;
+                    }
+                    Ok(_) => {}
+                    Err(error) => assert_eq!(error.code(), Code::Again),
+                }
+                for frame in wire.lock().unwrap().drain(..) {
+                    target.put(&frame).unwrap();
+                }
+                let mut done = done.lock().unwrap();
+                for (number, at) in done.iter_mut().enumerate() {
+                    let written = target.load_stats(number as u32).unwrap().data_bytes;
+                    if at.is_none() && written >= 3 << 20 {
+                        *at = Some(Instant::now());
+                    }
+                }
+                if target.status().unwrap().phase == Phase::Complete {
+                    target.dismiss();
+                    return;
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+        });
+    });
+    let done = done.lock().unwrap().map(Option::unwrap);
+    assert!(done[1] + Duration::from_millis(300) < done[0], "{done:?}");
+    assert!(done[2] + Duration::from_millis(300) < done[0], "{done:?}");
+    target.commit().unwrap();
+    assert_eq!(from.digests(), to.digests());
+}
+
+#[test]
+fn a_device_that_dies_ends_the_group_for_everybody() {
+    let (from, to) = (large(2, 1), large(2, 100));
+    let (source, target) = pair(&from, &to);
+    to.sides[1].sim.inject(Op::Write, 2, libc::EIO, Effect::Once);
+    put_all(&source, &credits(&target)).unwrap();
+    put_all(&target, &sent(&source, BUFFER).0).unwrap();
+    let error = target.work(Until::Idle).unwrap_err();
+    assert!(error.message().starts_with("device 1: "), "{error}");
+    assert_eq!(target.status().unwrap().phase, Phase::Failed);
+    assert_eq!(code(target.work(Until::Frame)), Code::Io);
+    assert_eq!(code(target.next(&mut [0; HEADER_LEN])), Code::Io);
+    target.abandon().unwrap();
+    to.all_in(State::Running);
+    assert_eq!(target.status().unwrap().held_bytes, 0);
+}
+
+#[test]
+fn who_waits_for_a_frame_is_woken_by_a_credit_by_the_end_and_by_a_cancellation() {
+    let (from, to) = (Vm::of(1, 7, 1), Vm::of(1, 7, 100));
+    let (source, target) = pair(&from, &to);
+    let credit = credits(&target).remove(0);
+    assert_eq!(code(sent(&source, BUFFER).1), Code::Again);
+    let waits = |group: &Group, then: &dyn Fn()| {
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| group.work(Until::Frame));
+            thread::sleep(Duration::from_millis(30));
+            assert!(!waiting.is_finished());
+            then();
+            waiting.join().unwrap()
+        })
+    };
+    waits(&source, &|| source.put(&credit).unwrap()).unwrap();
+    let frames = sent(&source, BUFFER).0;
+    waits(&target, &|| put_all(&target, &frames).unwrap()).unwrap();
+    let _ = credits(&target);
+    assert_eq!(code(waits(&target, &|| target.cancel())), Code::Cancelled);
+}
+
+#[test]
+fn who_waits_for_a_frame_is_told_that_there_is_none_for_now() {
+    let from = Vm::of(2, 7, 1);
+    for window in [0, MIN_WINDOW] {
+        let to = Vm::of(2, 7, 100);
+        let source = from.source_with(GroupOptions { window, ..windowed(Role::Source) });
+        let target = to.target_with(GroupOptions { window, ..windowed(Role::Target) });
+        source.begin().unwrap();
+        target.begin().unwrap();
+        if window != 0 {
+            put_all(&source, &credits(&target)).unwrap();
+        }
+        let mut buf = vec![0; 150_000];
+        // Frames that come with the last there is, and then nothing.
+        while source.next(&mut buf).unwrap().len > 0 {
+            source.work(Until::Frame).unwrap();
+        }
+        source.work(Until::Frame).unwrap();
+        source.finish(Ending::Keep).unwrap();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    /// Frames go over channels that each keep their own order, whichever is chosen for each; channels
+    /// are served in any order, and credits come back late.
+    #[test]
+    fn whatever_the_mapping_to_channels_everything_arrives(
+        seed in any::<u64>(),
+        channels in 1_usize..5,
+        depth in 1_usize..6,
+        buffer in prop::sample::select(vec![5000_usize, 20_000, 150_000]),
+    ) {
+        let (from, to) = (large(3, 1), large(3, 100));
+        let (source, target) = pair(&from, &to);
+        let mut random = seed | 1;
+        let mut dice = move |sides: usize| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) as usize % sides
+        };
+        let mut wires: Vec<VecDeque<Vec<u8>>> = vec![VecDeque::new(); channels];
+        let mut back: VecDeque<Vec<u8>> = VecDeque::new();
+        let (mut buf, mut stopped, mut idle) = (vec![0; buffer], false, 0);
+        while target.status().unwrap().phase != Phase::Complete {
+            idle += 1;
+            prop_assert!(idle < 2000, "nothing moves");
+            let wire = dice(channels);
+            match dice(4) {
+                0 if wires[wire].len() < depth => match source.next(&mut buf) {
+                    Ok(next) if next.len > 0 => {
+                        wires[wire].push_back(buf[..next.len].to_vec());
+                        idle = 0;
+                    }
+                    Ok(next) if next.status == SaveStatus::Drained && !stopped => {
+                        source.stop().unwrap();
+                        stopped = true;
+                    }
+                    Ok(_) => {}
+                    Err(error) => prop_assert_eq!(error.code(), Code::Again),
+                },
+                1 => if let Some(frame) = wires[wire].pop_front() {
+                    target.put(&frame).unwrap();
+                    idle = 0;
+                },
+                2 => target.work(Until::Idle).unwrap(),
+                _ => {
+                    back.extend(credits(&target));
+                    if let Some(credit) = back.pop_back() {
+                        source.put(&credit).unwrap();
+                        idle = 0;
+                    }
+                }
+            }
+            prop_assert!(target.status().unwrap().held_bytes <= 3 * MIN_WINDOW);
+        }
+        target.commit().unwrap();
+        prop_assert_eq!(from.digests(), to.digests());
+    }
 }

@@ -558,8 +558,8 @@ pub(super) const GROUP_WORK: Row = Row {
     name: "vfiomig_group_work",
     states: 0b111,
     wrong_state: Code::Inval,
-    needs_memory: false,
-    errors: 0b100000000000101100100,
+    needs_memory: true,
+    errors: 0b111111111001111110111,
 };
 
 pub(super) const GROUP_DISMISS: Row = Row {

@@ -15,8 +15,17 @@ pub const MAX_PIECE: usize = 16 << 20;
 
 const MAGIC: [u8; 4] = *b"VMGR";
 const VERSION: u8 = 1;
-/// A piece of a device's stream.
-const DATA: u8 = 1;
+
+/// What a frame is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(super) enum Kind {
+    /// A piece of a device's stream.
+    Data = 1,
+    /// From the target: how much it has room for.
+    Credit = 2,
+}
+
 /// Where the checksum of the header is; it covers what is before it.
 const CRC_AT: usize = 28;
 
@@ -28,8 +37,10 @@ pub(super) fn tag_of(migration_id: &[u8; 16]) -> u32 {
 /// Where a piece belongs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Header {
+    pub kind: Kind,
     pub device: u32,
-    /// Of the first byte in the device's stream.
+    /// Of the first byte in the device's stream. Of a credit: how much there is room for in all, from
+    /// the beginning.
     pub offset: u64,
     pub len: u32,
     pub tag: u32,
@@ -41,7 +52,7 @@ impl Header {
         let device = self.device.to_le_bytes();
         let (offset, len) = (self.offset.to_le_bytes(), self.len.to_le_bytes());
         let tag = self.tag.to_le_bytes();
-        let kind = [VERSION, DATA, 0, 0];
+        let kind = [VERSION, self.kind as u8, 0, 0];
         let fields: [&[u8]; 6] = [&MAGIC, &kind, &device, &len, &offset, &tag];
         for (to, from) in out.iter_mut().zip(fields.into_iter().flatten()) {
             *to = *from;
@@ -66,18 +77,23 @@ impl Header {
         if crc32(&[covered]) != word(CRC_AT) {
             return Err(err!(BadMsg, "the checksum of a frame's header is wrong"));
         }
-        if word(4).to_le_bytes() != [VERSION, DATA, 0, 0] {
-            return Err(err!(Proto, "a frame of a version or a kind that is not known here"));
-        }
+        let kind = match word(4).to_le_bytes() {
+            [VERSION, 1, 0, 0] => Kind::Data,
+            [VERSION, 2, 0, 0] => Kind::Credit,
+            _ => return Err(err!(Proto, "a frame of a version or a kind that is not known here")),
+        };
         let len = word(12);
-        if len == 0 || len as usize > MAX_PIECE {
+        if kind == Kind::Credit && len != 0 {
+            return Err(err!(Proto, "a credit with {len} bytes"));
+        }
+        if kind == Kind::Data && len == 0 || len as usize > MAX_PIECE {
             return Err(err!(MsgSize, "a frame with {len} bytes; 1 to {MAX_PIECE} are allowed"));
         }
         let offset = u64::from(word(16)) | u64::from(word(20)) << 32;
         if offset.checked_add(u64::from(len)).is_none() {
             return Err(err!(Proto, "a frame's place is beyond the end of any stream"));
         }
-        Ok(Header { device: word(8), offset, len, tag: word(24) })
+        Ok(Header { kind, device: word(8), offset, len, tag: word(24) })
     }
 
     /// Divides a whole frame.
@@ -104,7 +120,8 @@ mod tests {
     use super::*;
     use crate::error::Code;
 
-    const SOME: Header = Header { device: 3, offset: 0x1_0000_0005, len: 4, tag: 77 };
+    const SOME: Header =
+        Header { kind: Kind::Data, device: 3, offset: 0x1_0000_0005, len: 4, tag: 77 };
 
     #[test]
     fn a_header_is_what_it_was_made_of() {

@@ -10,6 +10,7 @@
 //! that are lent with [`Group::work`], so that many devices take a step at a time. docs/group.md has
 //! it all in order.
 
+pub mod flow;
 mod frame;
 mod member;
 mod options;
@@ -20,7 +21,9 @@ mod streams;
 use std::fmt;
 
 pub use frame::{HEADER_LEN, MAX_PIECE, frame_len};
-pub use options::{GroupOptions, GroupReason, GroupStatus, MAX_DEVICES, Phase, Role};
+pub use options::{
+    GroupOptions, GroupReason, GroupStatus, MAX_DEVICES, MAX_WINDOW, MIN_WINDOW, Phase, Role, Until,
+};
 
 use crate::device::{Device, Reason, ReasonCode, Severity};
 use crate::error::{Failure, Result, err};
@@ -30,16 +33,6 @@ use frame::tag_of;
 use member::Member;
 use options::{load_options, save_options};
 use shared::Shared;
-
-/// How long [`Group::work`] helps.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u32)]
-pub enum Until {
-    /// Until [`Group::dismiss`].
-    Dismissed = 0,
-    /// Until there is nothing to do at the moment.
-    Idle = 1,
-}
 
 /// All devices of one VM, on one side of a migration. Every method may be called from any thread.
 ///
@@ -52,6 +45,7 @@ pub struct Group {
 impl Group {
     /// A group without devices.
     pub fn new(mut options: GroupOptions) -> Result<Group> {
+        options.check()?;
         if options.role == Role::Source && options.migration_id == [0; 16] {
             random_bytes(&mut options.migration_id)
                 .map_err(|e| err!(Io, "no random bytes for the migration's name: {e}"))?;
@@ -144,6 +138,11 @@ impl Group {
     pub fn blob(&self, device: u32, kind: u32, bytes: &[u8]) -> Result<()> {
         let _inside = self.shared.enter()?;
         self.shared.lock().check()?;
+        let window = self.shared.options.window;
+        if window != 0 && bytes.len() as u64 > window / 2 {
+            let len = bytes.len();
+            return Err(err!(MsgSize, "a blob of {len} bytes; half of the window is the most"));
+        }
         self.shared.member(device)?.hold()?.blob(kind, bytes)
     }
 
@@ -198,7 +197,7 @@ impl Group {
 
     /// Lends this thread: it takes steps of devices whenever another call has them take one.
     pub fn work(&self, until: Until) -> Result<()> {
-        self.shared.help(until == Until::Idle)
+        self.shared.help(until)
     }
 
     /// Sends away the threads that help, and those that come to help later.

@@ -19,6 +19,19 @@ pub enum Role {
     Target = 2,
 }
 
+/// How long [`super::Group::work`] helps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Until {
+    /// Until [`super::Group::dismiss`].
+    Dismissed = 0,
+    /// Until there is nothing to do at the moment.
+    Idle = 1,
+    /// Until [`super::Group::next`] has something to say: a frame to be sent, or that there will be
+    /// none.
+    Frame = 2,
+}
+
 /// How a group is set up.
 #[derive(Clone, Debug)]
 pub struct GroupOptions {
@@ -30,12 +43,31 @@ pub struct GroupOptions {
     /// The caller vouches that the devices do not reach each other's memory, so that those without
     /// peer-to-peer states can be migrated together.
     pub no_peer_to_peer: bool,
+    /// How much of each device's stream may be on its way, or wait at the target: then its frames may
+    /// arrive in any order, and the target says what it has room for. 0: they come in order.
+    /// Otherwise [`MIN_WINDOW`] to [`MAX_WINDOW`], and the same on both sides.
+    pub window: u64,
 }
+
+/// The smallest window, in bytes: two of the longest blobs.
+pub const MIN_WINDOW: u64 = 2 << 20;
+/// The largest window, in bytes.
+pub const MAX_WINDOW: u64 = 1 << 30;
 
 impl GroupOptions {
     /// A group on this side, otherwise as usual.
     pub fn new(role: Role) -> GroupOptions {
-        GroupOptions { role, migration_id: [0; 16], no_peer_to_peer: false }
+        GroupOptions { role, migration_id: [0; 16], no_peer_to_peer: false, window: 0 }
+    }
+
+    pub(super) fn check(&self) -> Result<()> {
+        match self.window {
+            0 | MIN_WINDOW..=MAX_WINDOW => Ok(()),
+            window => Err(err!(
+                Inval,
+                "a window of {window} bytes: {MIN_WINDOW} to {MAX_WINDOW} are allowed, or 0 for none"
+            )),
+        }
     }
 }
 
@@ -97,6 +129,8 @@ pub struct GroupStatus {
     pub failed: u32,
     /// How many of their streams are complete.
     pub complete: u32,
+    /// What the target keeps of frames that were not written yet, in bytes, with 128 bytes for each.
+    pub held_bytes: u64,
     /// The name of the migration.
     pub migration_id: [u8; 16],
 }

@@ -6,12 +6,14 @@
 
 use std::sync::PoisonError;
 
-use super::member::{Member, Step};
-use super::options::{GroupOptions, GroupStatus, MAX_DEVICES, Phase, Role, of_device};
+use super::flow::{Credit, Window};
+use super::member::{Held, Member, Step};
+use super::options::{GroupOptions, GroupStatus, MAX_DEVICES, Phase, Role, Until, of_device};
 use crate::alloc;
 use crate::device::Device;
 use crate::error::{Error, Result, err, of_another_process};
-use crate::session::SaveStatus;
+use crate::private::Private;
+use crate::session::{MIN_BUFFER, SaveStatus};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::sys::Process;
 use crate::waiting::may_wait_for_member;
@@ -56,13 +58,24 @@ pub(super) struct Place {
     pub busy: bool,
     /// What it said last.
     pub said: SaveStatus,
-    /// Bytes of its stream so far.
+    /// Bytes of its stream so far: read, or written.
     pub offset: u64,
+    pub flow: Flow,
     /// Its stream is complete.
     pub complete: bool,
     /// What the step under way has come to.
     error: Option<Error>,
     failed: bool,
+}
+
+/// How much of a member's stream may be on its way.
+pub(super) enum Flow {
+    /// Whatever comes in order.
+    InOrder,
+    /// On the source: what the target has room for, and the least room that is of use.
+    Source(Credit, usize),
+    /// On the target.
+    Target(Window<Private>),
 }
 
 /// A step that all members are taking.
@@ -106,6 +119,56 @@ struct Task<'a> {
     result: Result<()>,
 }
 
+/// A member that is being written to.
+struct Writing<'a> {
+    shared: &'a Shared,
+    index: usize,
+}
+
+impl Writing<'_> {
+    /// Writes the next piece. False: there is none, or it went wrong.
+    fn piece(&mut self, held: &mut Held<'_>) -> bool {
+        let mut state = self.shared.lock();
+        if state.check().is_err() {
+            return false;
+        }
+        let Ok(place) = state.place_mut(self.index) else { return false };
+        let Flow::Target(window) = &mut place.flow else { return false };
+        let Some((len, piece)) = window.take() else { return false };
+        drop(state);
+        let written = held.write(&piece);
+        drop(piece);
+        let mut state = self.shared.lock();
+        let goes_on = match written {
+            Ok(status) => {
+                state.wrote(self.index, len, status.ended);
+                true
+            }
+            Err(error) => {
+                state.fail(self.index, &error);
+                false
+            }
+        };
+        drop(state);
+        self.shared.wake();
+        goes_on
+    }
+
+    fn failed(&mut self, error: &Error) {
+        self.shared.lock().fail(self.index, error);
+        self.shared.wake();
+    }
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        if let Ok(place) = self.shared.lock().place_mut(self.index) {
+            place.busy = false;
+        }
+        self.shared.wake();
+    }
+}
+
 impl Drop for Task<'_> {
     fn drop(&mut self) {
         let result = std::mem::replace(&mut self.result, Ok(()));
@@ -120,6 +183,56 @@ impl Drop for Task<'_> {
             job.left == 0
         }) {
             self.shared.changed.notify_all();
+        }
+    }
+}
+
+impl Place {
+    /// Whether it may be read into a frame now, and how long that may be.
+    pub fn room(&self) -> Option<usize> {
+        match &self.flow {
+            Flow::Source(credit, least) => Some(credit.room()).filter(|room| room >= least),
+            Flow::InOrder | Flow::Target(_) => Some(usize::MAX),
+        }
+    }
+
+    /// What it keeps of frames.
+    fn held(&self) -> u64 {
+        match &self.flow {
+            Flow::Target(window) => window.held(),
+            Flow::InOrder | Flow::Source(..) => 0,
+        }
+    }
+
+    /// Whether its next piece is here, and nobody writes to it.
+    fn can_be_written(&self) -> bool {
+        !self.busy && matches!(&self.flow, Flow::Target(window) if window.is_ready())
+    }
+
+    fn is_source(&self) -> bool {
+        !matches!(self.flow, Flow::Target(_))
+    }
+
+    /// Whether it has more to say than there is room for.
+    fn waits_for_room(&self) -> bool {
+        self.said == SaveStatus::More && self.room().is_none()
+    }
+
+    /// Whether there is a frame of it to be sent.
+    fn has_frame(&self) -> bool {
+        match &self.flow {
+            Flow::Target(window) => window.is_due() && !self.complete,
+            _ => !self.busy && self.said == SaveStatus::More && self.room().is_some(),
+        }
+    }
+}
+
+impl Flow {
+    fn new(options: &GroupOptions) -> Flow {
+        match (options.window, options.role) {
+            (0, _) => Flow::InOrder,
+            (_, Role::Source) => Flow::Source(Credit::default(), MIN_BUFFER),
+            (size, Role::Target) => Flow::Target(Window::new(size)),
         }
     }
 }
@@ -159,6 +272,29 @@ impl State {
         self.members.iter().all(|place| place.complete)
     }
 
+    /// A member has been written to.
+    pub fn wrote(&mut self, index: usize, len: usize, ended: bool) {
+        if let Some(place) = self.members.get_mut(index) {
+            place.offset = place.offset.saturating_add(len as u64);
+            place.complete |= ended;
+            if let Flow::Target(window) = &mut place.flow {
+                window.written(len);
+            }
+        }
+        if self.phase == Phase::Open && self.all_complete() {
+            self.phase = Phase::Complete;
+        }
+    }
+
+    /// What was kept will not be written.
+    pub fn drop_frames(&mut self) {
+        for place in &mut self.members {
+            if let Flow::Target(window) = &mut place.flow {
+                window.clear();
+            }
+        }
+    }
+
     /// A member has failed, and with it the migration. Returns what is to be told.
     pub fn fail(&mut self, index: usize, error: &Error) -> Error {
         if let Some(place) = self.members.get_mut(index) {
@@ -171,6 +307,27 @@ impl State {
             self.failed = Some(named.clone());
         }
         named
+    }
+
+    /// A member whose next piece can be written now.
+    fn writable(&self) -> Option<usize> {
+        let open = self.phase == Phase::Open && self.check().is_ok();
+        self.members.iter().position(Place::can_be_written).filter(|_| open)
+    }
+
+    /// Whether there is something to say: a frame, that there is none for now, or that there will
+    /// never be one.
+    fn has_frame(&self) -> bool {
+        let open = self.phase == Phase::Open;
+        if !open && self.phase != Phase::Stopped {
+            return true;
+        }
+        let mut members = self.members.iter();
+        let drained = || {
+            let mut source = self.members.iter().filter(|place| !place.busy && place.is_source());
+            open && source.clone().next().is_some() && !source.any(Place::waits_for_room)
+        };
+        members.any(Place::has_frame) || drained()
     }
 
     fn take_task(&mut self) -> Option<(Step, usize)> {
@@ -289,6 +446,7 @@ impl Shared {
             busy: false,
             said: SaveStatus::More,
             offset: 0,
+            flow: Flow::new(&self.options),
             complete: false,
             error: None,
             failed: false,
@@ -308,6 +466,7 @@ impl Shared {
             devices: count(|_| true),
             failed: count(|place| place.failed),
             complete: count(|place| place.complete),
+            held_bytes: state.members.iter().map(Place::held).sum(),
             migration_id: self.options.migration_id,
         }
     }
@@ -372,9 +531,8 @@ impl Shared {
         }
     }
 
-    /// Helps with steps until that is enough: until there is none now, or until the helpers are
-    /// dismissed.
-    pub fn help(&self, until_idle: bool) -> Result<()> {
+    /// Helps until that is enough: with steps, and with what has come and can be written.
+    pub fn help(&self, until: Until) -> Result<()> {
         let _inside = self.enter_to_wait()?;
         let mut state = self.lock();
         while !state.dismissed && !state.closing {
@@ -382,13 +540,41 @@ impl Shared {
                 drop(state);
                 self.take_tasks();
                 state = self.lock();
-            } else if until_idle {
-                break;
-            } else {
-                state = self.wait(state);
+                continue;
             }
+            if let Some(index) = state.writable() {
+                drop(state);
+                self.write(index);
+                state = self.lock();
+                continue;
+            }
+            if until != Until::Dismissed {
+                state.check()?;
+                if until == Until::Idle || state.has_frame() {
+                    break;
+                }
+            }
+            state = self.wait(state);
         }
         Ok(())
+    }
+
+    /// Writes what has come of a member, in order, until something is missing.
+    fn write(&self, index: usize) {
+        let mut state = self.lock();
+        let Ok(place) = state.place_mut(index) else { return };
+        if place.busy {
+            return;
+        }
+        place.busy = true;
+        let member = std::sync::Arc::clone(&place.member);
+        drop(state);
+        let mut writing = Writing { shared: self, index };
+        let held = member.hold();
+        match held {
+            Ok(mut held) => while writing.piece(&mut held) {},
+            Err(error) => writing.failed(&error),
+        }
     }
 
     // --- from other threads ------------------------------------------------------------------------

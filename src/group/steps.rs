@@ -154,6 +154,7 @@ impl Shared {
             return Ok(());
         };
         let undone = self.all(Step::Abandon);
+        self.lock().drop_frames();
         self.set_phase(Phase::Over);
         Err(match undone {
             Ok(()) => error.note("; all devices have been reset"),
@@ -166,6 +167,7 @@ impl Shared {
         let phases = [OPEN.as_slice(), &[Phase::Committed, Phase::Halted, Phase::Over]].concat();
         let _stepping = self.step(Role::Target, "abandoning", &phases)?;
         let abandoned = self.all(Step::Abandon);
+        self.lock().drop_frames();
         self.set_phase(Phase::Over);
         abandoned
     }

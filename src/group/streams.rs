@@ -2,10 +2,11 @@
 //! The devices' streams, as frames: whoever asks gets a piece of a device that nobody else is
 //! reading, and whoever brings one writes it.
 
-use super::frame::{HEADER_LEN, Header, MAX_PIECE};
-use super::options::{Phase, Role};
-use super::shared::Shared;
-use crate::error::{Code, Error, Result, err};
+use super::frame::{HEADER_LEN, Header, Kind, MAX_PIECE};
+use super::options::{Phase, Role, of_device};
+use super::shared::{Flow, Shared};
+use crate::error::{Code, Result, err};
+use crate::private::Private;
 use crate::session::{MIN_BUFFER, Next, SaveStatus};
 
 /// What a thread that wants to read is to do.
@@ -25,8 +26,11 @@ struct Read {
 impl Shared {
     /// Returns a frame, of any device that has something to send.
     pub fn next(&self, buf: &mut [u8]) -> Result<Next> {
-        self.check_role(Role::Source, "reading the streams")?;
         let _inside = self.enter_to_wait()?;
+        if self.options.role == Role::Target && self.options.window != 0 {
+            return self.credit(buf);
+        }
+        self.check_role(Role::Source, "reading the streams")?;
         if buf.len() < HEADER_LEN + MIN_BUFFER {
             return Err(err!(
                 NoSpace,
@@ -60,13 +64,21 @@ impl Shared {
             state.refused = false;
             let (count, turn, round) = (state.members.len(), state.turn, state.round);
             let order = (turn..count).chain(0..turn.min(count));
+            let mut waits = false;
             for index in order {
                 let place = state.place_mut(index)?;
                 if !place.busy && place.said == SaveStatus::More {
+                    if place.room().is_none() {
+                        waits = true;
+                        continue;
+                    }
                     place.busy = true;
                     state.turn = (index + 1) % count.max(1);
                     return Ok(Turn::Member(index, round));
                 }
+            }
+            if waits {
+                return Err(err!(Again, "the target has no room for more: wait for what it says"));
             }
             let idle = state.members.iter().any(|place| !place.busy);
             if state.phase == Phase::Open && idle {
@@ -84,34 +96,62 @@ impl Shared {
     /// Reads a member into a frame.
     fn read(&self, index: usize, buf: &mut [u8]) -> Read {
         let failed = |error| Read { result: Err(error), failed: false };
-        let member = match self.lock().place_mut(index) {
-            Ok(place) => std::sync::Arc::clone(&place.member),
+        let (member, room) = match self.lock().place_mut(index) {
+            Ok(place) => (std::sync::Arc::clone(&place.member), place.room().unwrap_or(0)),
             Err(error) => return failed(error),
         };
         let mut held = match member.hold() {
             Ok(held) => held,
             Err(error) => return failed(error),
         };
-        let len = buf.len().min(HEADER_LEN + MAX_PIECE);
-        let room = buf.get_mut(HEADER_LEN..len).unwrap_or_default();
-        let mut result = held.read(room);
-        if let Ok(next) = &mut result {
-            if next.len > 0 {
-                // Its place is taken while nobody else reads this member.
-                let device = u32::try_from(index).unwrap_or(u32::MAX);
-                let len = u32::try_from(next.len).unwrap_or(u32::MAX);
-                let mut state = self.lock();
-                if let Ok(place) = state.place_mut(index) {
-                    let header = Header { device, offset: place.offset, len, tag: self.tag };
-                    place.offset = place.offset.saturating_add(u64::from(len));
-                    if let Some(head) = buf.get_mut(..HEADER_LEN) {
-                        head.copy_from_slice(&header.encode());
-                    }
-                }
-                next.len += HEADER_LEN;
+        let whole = buf.len().saturating_sub(HEADER_LEN).min(MAX_PIECE);
+        let len = whole.min(room);
+        let result = match buf.get_mut(HEADER_LEN..HEADER_LEN + len) {
+            Some(piece) => held.read(piece),
+            None => Err(err!(NoSpace, "the buffer is too small for a frame")),
+        };
+        let failed = held.has_failed();
+        let result = match result {
+            Ok(next) => Ok(self.frame(index, next, buf)),
+            // It has more to say at once than there is room for at the target now.
+            Err(error) if error.code() == Code::NoSpace && len < whole => {
+                self.wait_for_room(index, len);
+                Ok(Next { status: SaveStatus::More, len: 0 })
+            }
+            Err(error) => Err(error),
+        };
+        Read { result, failed }
+    }
+
+    /// Puts a header before what was read, whose place is taken while nobody else reads this member.
+    fn frame(&self, index: usize, next: Next, buf: &mut [u8]) -> Next {
+        if next.len == 0 {
+            return next;
+        }
+        let device = u32::try_from(index).unwrap_or(u32::MAX);
+        let len = u32::try_from(next.len).unwrap_or(u32::MAX);
+        let mut state = self.lock();
+        if let Ok(place) = state.place_mut(index) {
+            let (kind, offset) = (Kind::Data, place.offset);
+            let header = Header { kind, device, offset, len, tag: self.tag };
+            place.offset = place.offset.saturating_add(u64::from(len));
+            if let Flow::Source(credit, least) = &mut place.flow {
+                credit.sent(next.len);
+                *least = MIN_BUFFER;
+            }
+            if let Some(head) = buf.get_mut(..HEADER_LEN) {
+                head.copy_from_slice(&header.encode());
             }
         }
-        Read { result, failed: held.has_failed() }
+        Next { len: next.len + HEADER_LEN, ..next }
+    }
+
+    fn wait_for_room(&self, index: usize, had: usize) {
+        if let Ok(place) = self.lock().place_mut(index) {
+            if let Flow::Source(_, least) = &mut place.flow {
+                *least = had + 1;
+            }
+        }
     }
 
     /// Notes what a member has said. None: nothing is to be sent, so try another one.
@@ -136,7 +176,7 @@ impl Shared {
                 Ok(0)
             }
             Err(error) if read.failed => Err(state.fail(index, &error)),
-            Err(error) => Err(super::options::of_device(index as u32, &error)),
+            Err(error) => Err(of_device(index as u32, &error)),
         };
         if phase == Phase::Stopped && state.all_complete() {
             state.phase = Phase::Complete;
@@ -148,23 +188,89 @@ impl Shared {
         Ok(Some(told?).filter(|len| *len > 0 || over).map(|len| Next { status, len }))
     }
 
-    /// Takes a frame, and writes what is in it.
+    /// Takes a frame.
     pub fn put(&self, frame: &[u8]) -> Result<()> {
-        self.check_role(Role::Target, "loading a frame")?;
         let _inside = self.enter_to_wait()?;
         let (header, piece) = Header::split(frame)?;
-        let state = self.lock();
-        state.check()?;
-        state.check_phase("loading a frame", &[Phase::Open, Phase::Complete])?;
-        if self.options.migration_id != [0; 16] && header.tag != self.tag {
-            return Err(err!(OtherDevice, "the frame belongs to another migration"));
+        let wanted = match self.options.role {
+            Role::Source => Kind::Credit,
+            Role::Target => Kind::Data,
+        };
+        if header.kind != wanted {
+            return Err(err!(Proto, "a frame of a kind that the other side sends"));
         }
-        let known = state.place(header.device);
-        let member = std::sync::Arc::clone(
-            &known.map_err(|_| err!(Proto, "a frame of device {}", header.device))?.member,
-        );
+        {
+            let state = self.lock();
+            state.check()?;
+            let phases = [Phase::Open, Phase::Stopped, Phase::Complete];
+            state.check_phase("taking a frame", &phases)?;
+            if self.options.migration_id != [0; 16] && header.tag != self.tag {
+                return Err(err!(OtherDevice, "the frame belongs to another migration"));
+            }
+            state
+                .place(header.device)
+                .map_err(|_| err!(Proto, "a frame of device {}", header.device))?;
+        }
+        match (self.options.role, self.options.window) {
+            (Role::Source, _) => self.take_credit(&header),
+            (Role::Target, 0) => self.write_at_once(&header, piece),
+            (Role::Target, _) => self.keep(&header, piece),
+        }
+    }
+
+    /// The target has said how much it has room for.
+    fn take_credit(&self, header: &Header) -> Result<()> {
+        let mut state = self.lock();
+        match &mut state.place_mut(header.device as usize)?.flow {
+            Flow::Source(credit, _) => credit.raise(header.offset),
+            _ => return Err(err!(Proto, "a credit, and this group has no window")),
+        }
         drop(state);
+        self.wake();
+        Ok(())
+    }
+
+    /// Keeps a piece until it can be written.
+    fn keep(&self, header: &Header, piece: &[u8]) -> Result<()> {
+        // Without the lock, so that other channels can go on.
+        let copy = Private::copy(piece, "no memory for a frame")?;
+        let mut state = self.lock();
+        state.check()?;
+        let place = state.place_mut(header.device as usize)?;
+        let Flow::Target(window) = &mut place.flow else { return Ok(()) };
+        let kept = window.put(header.offset, piece.len(), || Ok(copy));
+        kept.map_err(|error| of_device(header.device, &error))?;
+        drop(state);
+        self.wake();
+        Ok(())
+    }
+
+    /// Returns a frame that says how much there is room for.
+    fn credit(&self, buf: &mut [u8]) -> Result<Next> {
+        let Some(buf) = buf.get_mut(..HEADER_LEN) else {
+            return Err(err!(NoSpace, "a credit has {HEADER_LEN} bytes"));
+        };
+        let mut state = self.lock();
+        state.check()?;
+        state.check_phase("asking for credits", &[Phase::Open, Phase::Complete])?;
+        for (device, place) in (0..).zip(&mut state.members) {
+            let Flow::Target(window) = &mut place.flow else { continue };
+            if window.is_due() && !place.complete {
+                let (kind, offset) = (Kind::Credit, window.tell());
+                let header = Header { kind, device, offset, len: 0, tag: self.tag };
+                buf.copy_from_slice(&header.encode());
+                return Ok(Next { status: SaveStatus::More, len: HEADER_LEN });
+            }
+        }
+        let over = state.phase == Phase::Complete;
+        let status = if over { SaveStatus::End } else { SaveStatus::Drained };
+        Ok(Next { status, len: 0 })
+    }
+
+    /// Writes a piece on this thread.
+    fn write_at_once(&self, header: &Header, piece: &[u8]) -> Result<()> {
         let index = header.device as usize;
+        let member = self.member(header.device)?;
         let mut held = member.hold()?;
         let offset = self.lock().place_mut(index)?.offset;
         if header.offset != offset {
@@ -179,22 +285,15 @@ impl Shared {
         let mut state = self.lock();
         match written {
             Ok(status) => {
-                let place = state.place_mut(index)?;
-                place.offset += piece.len() as u64;
-                place.complete |= status.ended;
-                if state.phase == Phase::Open && state.all_complete() {
-                    state.phase = Phase::Complete;
-                }
+                state.wrote(index, piece.len(), status.ended);
                 Ok(())
             }
-            Err(error) if failed => Err(self.report(&mut state, index, &error)),
-            Err(error) => Err(super::options::of_device(header.device, &error)),
+            Err(error) if failed => {
+                let told = state.fail(index, &error);
+                self.wake();
+                Err(told)
+            }
+            Err(error) => Err(of_device(header.device, &error)),
         }
-    }
-
-    fn report(&self, state: &mut super::shared::State, index: usize, error: &Error) -> Error {
-        let told = state.fail(index, error);
-        self.wake();
-        told
     }
 }

@@ -40,6 +40,9 @@ pub const VFIOMIG_GROUP_PHASE_OVER: u32 = 10;
 pub const VFIOMIG_GROUP_UNTIL_DISMISSED: u32 = 0;
 /// vfiomig_group_work() helps with what there is to do now.
 pub const VFIOMIG_GROUP_UNTIL_IDLE: u32 = 1;
+/// vfiomig_group_work() helps until vfiomig_group_next() has something to return other than -EAGAIN, or
+/// VFIOMIG_NEXT_DRAINED on the target.
+pub const VFIOMIG_GROUP_UNTIL_FRAME: u32 = 2;
 
 /// How a frame begins, in bytes: what vfiomig_group_get_frame_len() needs.
 pub const VFIOMIG_GROUP_HEADER: u32 = 32;
@@ -47,6 +50,12 @@ pub const VFIOMIG_GROUP_HEADER: u32 = 32;
 pub const VFIOMIG_GROUP_MAX_FRAME: u32 = 16777248;
 /// A good size for the buffer of vfiomig_group_next(), in bytes.
 pub const VFIOMIG_GROUP_GOOD_BUFFER: u32 = 131104;
+/// The smallest window, in bytes.
+pub const VFIOMIG_GROUP_MIN_WINDOW: u32 = 2 << 20;
+/// A good size for a window, in bytes: what a device is written in a few milliseconds.
+pub const VFIOMIG_GROUP_GOOD_WINDOW: u32 = 8 << 20;
+/// The largest window, in bytes.
+pub const VFIOMIG_GROUP_MAX_WINDOW: u32 = 1 << 30;
 /// The most devices of one group.
 pub const VFIOMIG_GROUP_MAX_DEVICES: u32 = 256;
 
@@ -54,6 +63,8 @@ same_numbers!(
     VFIOMIG_GROUP_HEADER = group::HEADER_LEN,
     VFIOMIG_GROUP_MAX_FRAME = group::HEADER_LEN + group::MAX_PIECE,
     VFIOMIG_GROUP_GOOD_BUFFER = group::HEADER_LEN + (128 << 10),
+    VFIOMIG_GROUP_MIN_WINDOW = group::MIN_WINDOW,
+    VFIOMIG_GROUP_MAX_WINDOW = group::MAX_WINDOW,
     VFIOMIG_GROUP_MAX_DEVICES = group::MAX_DEVICES,
 );
 same_numbers!(Role:
@@ -76,4 +87,5 @@ same_numbers!(Phase:
 same_numbers!(Until:
     VFIOMIG_GROUP_UNTIL_DISMISSED = Dismissed,
     VFIOMIG_GROUP_UNTIL_IDLE = Idle,
+    VFIOMIG_GROUP_UNTIL_FRAME = Frame,
 );

@@ -183,11 +183,16 @@ pub extern "C" fn vfiomig_group_begin(group: *mut vfiomig_group) -> c_int {
     with(&table::GROUP_BEGIN, group, Group::begin)
 }
 
-/// Source: returns a frame of any device that has something to send and that no other thread is
+/// Returns the next frame to be sent. Source: one of any device that has something to send and that no other thread is
 /// reading, at most cap bytes in buf, and their number in *len. Send it to the target whole. The frames
 /// of one device must arrive there in the order of their offsets; it does not matter how those of
 /// different devices follow each other. One connection keeps that order, if one thread reads and sends;
 /// so does a connection per device. cap must be at least VFIOMIG_MIN_BUFFER and VFIOMIG_GROUP_HEADER.
+///
+/// With a window (struct vfiomig_group_options), frames may arrive in any order, so any number of threads
+/// may read and send, each on a connection of its own. Then the target calls this function too: it
+/// returns credits, which are short frames for vfiomig_group_put() of the source, and DRAINED when there
+/// is none to be sent. Without a window, and for the source, what follows holds.
 ///
 /// VFIOMIG_NEXT_MORE: send the frame and call again. VFIOMIG_NEXT_DRAINED: *len is 0; the running
 /// devices have nothing more for now, apart from those that other threads are reading. Come back on a
@@ -210,8 +215,10 @@ pub unsafe extern "C" fn vfiomig_group_next(
     })
 }
 
-/// Target: takes one whole frame and writes what is in it to its device. Frames of different devices
-/// may be brought by different threads at the same time. A frame that is refused because it is damaged,
+/// Takes one whole frame that the other side has sent. On the target, what is in it is written to its
+/// device; frames of different devices may be brought by different threads at the same time. With a
+/// window (struct vfiomig_group_options), the frame is only kept, which waits for nothing, and a thread
+/// in vfiomig_group_work() writes it. On the source, which takes credits, it only counts. A frame that is refused because it is damaged,
 /// out of order or another migration's changes nothing. If a load fails, its device has been reset, and
 /// the group has failed: abandon or free it.
 ///
@@ -354,6 +361,10 @@ pub extern "C" fn vfiomig_group_run(group: *mut vfiomig_group) -> c_int {
 /// threads that are in this function take some of them at the same time. VFIOMIG_GROUP_UNTIL_DISMISSED:
 /// stays until vfiomig_group_dismiss(), also if the group fails. VFIOMIG_GROUP_UNTIL_IDLE: returns when
 /// there is nothing to do now. What becomes of a step is returned by the call that asked for it.
+///
+/// With a window, these threads also write what has come to the target. As many of them as there are
+/// devices keep a slow one from holding up another. VFIOMIG_GROUP_UNTIL_FRAME: returns when
+/// vfiomig_group_next() has something to return, for a thread that sends.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_group_work(group: *mut vfiomig_group, until: u32) -> c_int {
     with(&table::GROUP_WORK, group, |group| group.work(structs::until(until)?))

@@ -25,6 +25,12 @@ pub struct vfiomig_group_options {
     /// Zeros: on the source, a random one, which vfiomig_group_get_status() returns; on the target,
     /// any.
     pub migration_id: [u8; 16],
+    /// How much of each device's stream may be on its way, or wait at the target, in bytes: then frames
+    /// may arrive in any order, over any number of connections, and the target sends credits. The same
+    /// on both sides: VFIOMIG_GROUP_MIN_WINDOW to VFIOMIG_GROUP_MAX_WINDOW, for example
+    /// VFIOMIG_GROUP_GOOD_WINDOW, and twice the longest blob. 0: none; each device's frames arrive in
+    /// order.
+    pub window: u64,
 }
 
 /// Where a group is.
@@ -45,6 +51,8 @@ pub struct vfiomig_group_status {
     pub reserved: u32,
     /// The name of the migration.
     pub migration_id: [u8; 16],
+    /// What the target keeps of frames that were not written yet, in bytes, with 128 bytes for each.
+    pub held_bytes: u64,
 }
 
 sized32!(vfiomig_group_options, vfiomig_group_status);
@@ -62,6 +70,7 @@ impl vfiomig_group_options {
         Ok(GroupOptions {
             role,
             migration_id: self.migration_id,
+            window: self.window,
             no_peer_to_peer: self.flags & VFIOMIG_GROUP_NO_PEER_TO_PEER != 0,
         })
     }
@@ -72,6 +81,7 @@ pub(super) fn until(until: u32) -> Result<Until> {
     match until {
         VFIOMIG_GROUP_UNTIL_DISMISSED => Ok(Until::Dismissed),
         VFIOMIG_GROUP_UNTIL_IDLE => Ok(Until::Idle),
+        VFIOMIG_GROUP_UNTIL_FRAME => Ok(Until::Frame),
         other => Err(err!(Inval, "there is no VFIOMIG_GROUP_UNTIL_* with the number {other}")),
     }
 }
@@ -86,6 +96,7 @@ impl From<GroupStatus> for vfiomig_group_status {
             num_complete: status.complete,
             reserved: 0,
             migration_id: status.migration_id,
+            held_bytes: status.held_bytes,
         }
     }
 }
