@@ -269,6 +269,14 @@ class Rules(unittest.TestCase):
     def body(self, lines):
         return {"src/middle/inner.rs": "pub struct Thing;\nfn f() {\n" + "x();\n" * lines + "}\n"}
 
+    def test_format_args_that_is_kept_fails_as_rust_1_85_does(self):
+        for kept in ['let text = format_args!("{x}");', 'let text: A<\'_> =\n    format_args!(\n"a {x}"\n);',
+                     'let text = match x {\n A => format_args!("{x}"),\n };']:
+            self.one({"src/error.rs": f"pub struct Error;\npub fn text() {{\n{kept}\n}}\n"}, "error.rs:4", "E0716")
+        for passed in ['let text = format_args!("no word");', 'call(format_args!("{x}"));',
+                       'let e = call(format_args!("{x}"));']:
+            self.none({"src/error.rs": f"pub struct Error;\npub fn text() {{\n{passed}\n}}\n"})
+
     def test_a_function_that_is_too_long_fails(self):
         self.none(self.body(rooms.LONGEST - 2))
         self.one(self.body(rooms.LONGEST - 1), "f has 111 lines")

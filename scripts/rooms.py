@@ -266,6 +266,20 @@ def too_long(tree):
                    f"over {LONGEST}")
 
 
+# Compiles since Rust 1.89, which is newer than what Cargo.toml declares. Without a "{" it always has.
+TOO_NEW = re.compile(
+    r"^ *let [^=;]*=\s*(?:(?:match|if) [^;]*?(?:=>|\{)\s*)?format_args!\(\s*\"[^\"]*\{", re.MULTILINE)
+
+
+def too_new(tree):
+    for file in tree.rust:
+        text = tree.read(file)
+        for match in TOO_NEW.finditer(text):
+            line = text.count("\n", 0, match.start()) + 1
+            yield (f"{file}:{line}: Rust 1.85 cannot keep what format_args!() returns (E0716): "
+                   "write it into the call that takes it")
+
+
 ROW = re.compile(r"^\| *`?(\w+)`? *\| *(yes|no) *\| *([^|]*?) *\|", re.MULTILINE)
 
 
@@ -295,6 +309,7 @@ def problems(tree):
     yield from hiding(tree)
     yield from without_licence(tree)
     yield from too_long(tree)
+    yield from too_new(tree)
     yield from documented(tree, tree.edges)
 
 

@@ -179,8 +179,8 @@ fn check_format(format: Format) -> Result<()> {
 
 /// Says in the text of an error whose it is.
 pub(super) fn of_device(number: u32, error: &Error) -> Error {
-    let named = format_args!("device {number}: {}", error.message());
-    let named = Error::from_args(error.code(), named);
+    let named =
+        Error::from_args(error.code(), format_args!("device {number}: {}", error.message()));
     match error.failure() {
         Some(failure) => named.with_failure(*failure),
         None => named,
