@@ -2,6 +2,7 @@
 //! The whole tool in this process, with simulated devices in a tree that looks like sysfs.
 
 mod compat;
+mod document;
 mod reset;
 mod schema;
 mod streams;
