@@ -11,7 +11,7 @@ in_root=$here/in-root.sh
 # What a user has who compiles a program.
 USER_PACKAGES='g++ man-db pkgconf python3'
 # What builds the packages and looks at them.
-BUILD_PACKAGES='blhc build-essential cargo debhelper dh-dkms fakeroot faketime libstd-rust-dev lintian make man-db pkgconf
+BUILD_PACKAGES='blhc build-essential cargo debhelper dh-dkms elfutils fakeroot faketime libstd-rust-dev lintian make man-db pkgconf
 	python3 rpm rpmlint rustc strace'
 CROSS_PACKAGES='g++-aarch64-linux-gnu g++-s390x-linux-gnu qemu-user-static'
 DKMS_PACKAGES='dkms linux-headers-amd64'
