@@ -15,6 +15,7 @@
 mod bounds;
 mod check;
 mod fault;
+mod flow;
 mod heal;
 mod model;
 mod node;
@@ -23,6 +24,7 @@ mod world;
 pub use bounds::Bounds;
 pub use check::{Found, explore, find, lists};
 pub use fault::Fault;
+pub use flow::{Flowed, Traffic, flow};
 pub use heal::{heals_by_fence, heals_by_link};
 pub use model::{Model, Step};
 pub use node::{Node, Ran, Taken, Work};
