@@ -19,5 +19,9 @@ done
 chrt=$(command -v chrt) && chrt -f 1 true 2>/dev/null && chrt="$chrt -f 1" || chrt=
 # shellcheck disable=SC2086 # words
 $chrt "${CARGO:-cargo}" bench --quiet --bench blake3
+# A stream in a file, inspected.
+"${CARGO:-cargo}" bench --quiet --bench inspect --no-run
+# shellcheck disable=SC2086 # words
+$chrt "${CARGO:-cargo}" bench --quiet --bench inspect
 # In a machine of the lab: dirty-sync-lab.
 benches/lab.sh

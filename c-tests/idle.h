@@ -41,6 +41,14 @@ static inline int idle_judge(void *opaque, const void *data, size_t len, uint64_
     return 0;
 }
 
+/* A decoder that names nothing. */
+static inline int idle_decode(void *opaque, const void *data, size_t len, uint64_t offset,
+                              vfiomig_decoded_fn put, void *put_opaque)
+{
+    (void)opaque, (void)data, (void)len, (void)offset, (void)put, (void)put_opaque;
+    return 0;
+}
+
 /* A tracker that never has anything to say. */
 static inline int idle_sync(void *opaque, uint64_t iova, uint64_t length, uint64_t page_size,
                             uint64_t *bitmap, size_t num_words)

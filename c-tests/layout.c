@@ -363,6 +363,99 @@ FIELD(vfiomig_handover_outcome, code, 12, 4);
 FIELD(vfiomig_handover_outcome, flags, 16, 4);
 FIELD(vfiomig_handover_outcome, reserved, 20, 4);
 
+SIZE(vfiomig_inspect_options, 88);
+FIELD(vfiomig_inspect_options, struct_size, 0, 4);
+FIELD(vfiomig_inspect_options, reserved, 4, 4);
+FIELD(vfiomig_inspect_options, limits, 8, 8);
+FIELD(vfiomig_inspect_options, auth, 16, 8);
+FIELD(vfiomig_inspect_options, entry, 24, 8);
+FIELD(vfiomig_inspect_options, entry_opaque, 32, 8);
+FIELD(vfiomig_inspect_options, entry_release, 40, 8);
+FIELD(vfiomig_inspect_options, field, 48, 8);
+FIELD(vfiomig_inspect_options, field_opaque, 56, 8);
+FIELD(vfiomig_inspect_options, field_release, 64, 8);
+FIELD(vfiomig_inspect_options, decoder, 72, 8);
+FIELD(vfiomig_inspect_options, decoder_opaque, 80, 8);
+
+SIZE(vfiomig_inspect_entry, 472);
+FIELD(vfiomig_inspect_entry, struct_size, 0, 4);
+FIELD(vfiomig_inspect_entry, what, 4, 4);
+FIELD(vfiomig_inspect_entry, offset, 8, 8);
+FIELD(vfiomig_inspect_entry, length, 16, 8);
+FIELD(vfiomig_inspect_entry, problem, 24, 4);
+FIELD(vfiomig_inspect_entry, code, 28, 4);
+FIELD(vfiomig_inspect_entry, expected, 32, 8);
+FIELD(vfiomig_inspect_entry, found, 40, 8);
+FIELD(vfiomig_inspect_entry, flags, 48, 4);
+FIELD(vfiomig_inspect_entry, checked, 52, 4);
+FIELD(vfiomig_inspect_entry, missing, 56, 8);
+FIELD(vfiomig_inspect_entry, sequence, 64, 8);
+FIELD(vfiomig_inspect_entry, frame_type, 72, 4);
+FIELD(vfiomig_inspect_entry, frame_flags, 76, 4);
+FIELD(vfiomig_inspect_entry, device, 80, 4);
+FIELD(vfiomig_inspect_entry, number, 84, 4);
+FIELD(vfiomig_inspect_entry, data_offset, 88, 8);
+FIELD(vfiomig_inspect_entry, payload, 96, 8);
+FIELD(vfiomig_inspect_entry, payload_len, 104, 8);
+FIELD(vfiomig_inspect_entry, major, 112, 4);
+FIELD(vfiomig_inspect_entry, minor, 116, 4);
+FIELD(vfiomig_inspect_entry, required, 120, 4);
+FIELD(vfiomig_inspect_entry, optional, 124, 4);
+FIELD(vfiomig_inspect_entry, migration_id, 128, 16);
+FIELD(vfiomig_inspect_entry, algorithm, 144, 4);
+FIELD(vfiomig_inspect_entry, key_id, 148, 4);
+FIELD(vfiomig_inspect_entry, nonce, 152, 32);
+FIELD(vfiomig_inspect_entry, challenge, 184, 32);
+FIELD(vfiomig_inspect_entry, text, 216, 256);
+
+SIZE(vfiomig_inspect_report, 416);
+FIELD(vfiomig_inspect_report, struct_size, 0, 4);
+FIELD(vfiomig_inspect_report, verdict, 4, 4);
+FIELD(vfiomig_inspect_report, code, 8, 4);
+FIELD(vfiomig_inspect_report, tags, 12, 4);
+FIELD(vfiomig_inspect_report, problems, 16, 8);
+FIELD(vfiomig_inspect_report, bytes, 24, 8);
+FIELD(vfiomig_inspect_report, frames, 32, 8);
+FIELD(vfiomig_inspect_report, data_bytes, 40, 8);
+FIELD(vfiomig_inspect_report, data_frames, 48, 8);
+FIELD(vfiomig_inspect_report, blobs, 56, 8);
+FIELD(vfiomig_inspect_report, restarts, 64, 8);
+FIELD(vfiomig_inspect_report, initial_marks, 72, 8);
+FIELD(vfiomig_inspect_report, skipped, 80, 8);
+FIELD(vfiomig_inspect_report, lost_bytes, 88, 8);
+FIELD(vfiomig_inspect_report, offset, 96, 8);
+FIELD(vfiomig_inspect_report, expected, 104, 8);
+FIELD(vfiomig_inspect_report, found, 112, 8);
+FIELD(vfiomig_inspect_report, problem, 120, 4);
+FIELD(vfiomig_inspect_report, flags, 124, 4);
+FIELD(vfiomig_inspect_report, device, 128, 4);
+FIELD(vfiomig_inspect_report, decoder_code, 132, 4);
+FIELD(vfiomig_inspect_report, major, 136, 4);
+FIELD(vfiomig_inspect_report, minor, 140, 4);
+FIELD(vfiomig_inspect_report, migration_id, 144, 16);
+FIELD(vfiomig_inspect_report, text, 160, 256);
+
+SIZE(vfiomig_decoded, 64);
+FIELD(vfiomig_decoded, struct_size, 0, 4);
+FIELD(vfiomig_decoded, kind, 4, 4);
+FIELD(vfiomig_decoded, name, 8, 8);
+FIELD(vfiomig_decoded, description, 16, 8);
+FIELD(vfiomig_decoded, offset, 24, 8);
+FIELD(vfiomig_decoded, bits, 32, 4);
+FIELD(vfiomig_decoded, flags, 36, 4);
+FIELD(vfiomig_decoded, number, 40, 8);
+FIELD(vfiomig_decoded, bytes, 48, 8);
+FIELD(vfiomig_decoded, bytes_len, 56, 8);
+
+SIZE(vfiomig_decoder_ops, 104);
+FIELD(vfiomig_decoder_ops, struct_size, 0, 4);
+FIELD(vfiomig_decoder_ops, reserved, 4, 4);
+FIELD(vfiomig_decoder_ops, driver, 8, 64);
+FIELD(vfiomig_decoder_ops, data, 72, 8);
+FIELD(vfiomig_decoder_ops, restart, 80, 8);
+FIELD(vfiomig_decoder_ops, end, 88, 8);
+FIELD(vfiomig_decoder_ops, release, 96, 8);
+
 SIZE(vfiomig_dirty_options, 16);
 FIELD(vfiomig_dirty_options, struct_size, 0, 4);
 FIELD(vfiomig_dirty_options, buffer_bytes, 4, 4);
@@ -557,6 +650,42 @@ static void the_library_has_the_same_sizes_of_tracking(void)
     vfiomig_dirty_free(dirty);
 }
 
+static int new_inspection(const struct vfiomig_inspect_options *options)
+{
+    struct vfiomig_inspect *inspect;
+    int r = vfiomig_inspect_new(options, &inspect);
+    if (r == 0)
+        vfiomig_inspect_free(inspect);
+    return r;
+}
+
+static int new_decoder(struct vfiomig_decoder_ops *ops)
+{
+    struct vfiomig_inspect_options options = VFIOMIG_INSPECT_OPTIONS_INIT;
+    options.decoder = ops;
+    ops->data = idle_decode;
+    return new_inspection(&options);
+}
+
+static void check_entry(void *opaque, const struct vfiomig_inspect_entry *entry)
+{
+    (void)opaque;
+    EQ(entry->struct_size, sizeof *entry);
+}
+
+static void the_library_has_the_same_sizes_of_inspection(void)
+{
+    struct vfiomig_inspect_options options = VFIOMIG_INSPECT_OPTIONS_INIT;
+    struct vfiomig_inspect *inspect;
+    SAME(vfiomig_inspect_options, 88, new_inspection(&s));
+    SAME(vfiomig_decoder_ops, 104, new_decoder(&s));
+    options.entry = check_entry;
+    OK(vfiomig_inspect_new(&options, &inspect));
+    OK(vfiomig_inspect_end(inspect));
+    SAME(vfiomig_inspect_report, 416, vfiomig_inspect_get_report(inspect, &s));
+    vfiomig_inspect_free(inspect);
+}
+
 static void the_library_has_the_same_sizes(void)
 {
     struct rig rig = rig_new(NULL, NULL);
@@ -585,5 +714,6 @@ int main(void)
 {
     RUN(the_library_has_the_same_sizes);
     RUN(the_library_has_the_same_sizes_of_tracking);
+    RUN(the_library_has_the_same_sizes_of_inspection);
     return DONE();
 }

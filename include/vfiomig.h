@@ -2553,6 +2553,358 @@ int vfiomig_load_push_packet(struct vfiomig_load *load, const void *packet,
  */
 int vfiomig_load_write_packets(struct vfiomig_load *load) VFIOMIG_MUST_CHECK;
 
+/* Inspecting a stream
+ * ------------------- */
+
+/* A stream being inspected. */
+struct vfiomig_inspect;
+
+/* Pieces of a stream: struct vfiomig_inspect_entry.what. */
+#define VFIOMIG_INSPECT_ENTRY_PREAMBLE       1  /* The beginning of the stream: major, minor,
+                                                 * required, optional and migration_id. */
+#define VFIOMIG_INSPECT_ENTRY_AUTHENTICATION 2  /* How it is authenticated: algorithm, key_id, nonce
+                                                 * and challenge; algorithm is 0 where that cannot
+                                                 * be read. */
+#define VFIOMIG_INSPECT_ENTRY_FRAME          3  /* A frame. */
+#define VFIOMIG_INSPECT_ENTRY_DAMAGE         4  /* Damage begins here. What cannot be understood
+                                                 * follows as VFIOMIG_INSPECT_ENTRY_GAP. */
+#define VFIOMIG_INSPECT_ENTRY_GAP            5  /* Bytes that could not be understood. */
+#define VFIOMIG_INSPECT_ENTRY_END            6  /* The stream ends here. */
+
+/* Whether what vouches for a frame is right: struct vfiomig_inspect_entry.checked. */
+#define VFIOMIG_INSPECT_CHECKED_RIGHT  1  /* It is right. */
+#define VFIOMIG_INSPECT_CHECKED_WRONG  2  /* It is wrong. */
+#define VFIOMIG_INSPECT_CHECKED_NOT    3  /* It was not looked at: the frame breaks a rule, is
+                                           * longer than the limits allow, or is cut short. */
+#define VFIOMIG_INSPECT_CHECKED_NO_KEY 4  /* It is a tag, and there is no key to verify it with. */
+
+/* What is wrong: struct vfiomig_inspect_entry.problem, struct vfiomig_inspect_report.problem. */
+#define VFIOMIG_INSPECT_PROBLEM_NOT_A_STREAM      1   /* The stream does not begin like one. */
+#define VFIOMIG_INSPECT_PROBLEM_PREAMBLE_CHECK    2   /* The preamble's check is wrong. */
+#define VFIOMIG_INSPECT_PROBLEM_VERSION           3   /* A major version that this library does not
+                                                       * read. */
+#define VFIOMIG_INSPECT_PROBLEM_FEATURES          4   /* Features that this library does not
+                                                       * have. */
+#define VFIOMIG_INSPECT_PROBLEM_BLOCK             5   /* The authentication block is damaged, or not
+                                                       * there. */
+#define VFIOMIG_INSPECT_PROBLEM_KEY               6   /* It is authenticated in another way than can
+                                                       * be verified here, there is no key with its
+                                                       * id, or it was made with another key. */
+#define VFIOMIG_INSPECT_PROBLEM_CHALLENGE         7   /* It was made for another load. */
+#define VFIOMIG_INSPECT_PROBLEM_NOT_AUTHENTICATED 8   /* It is not authenticated, and only
+                                                       * authenticated streams are wanted. */
+#define VFIOMIG_INSPECT_PROBLEM_MARK              9   /* There is no frame where one must begin. */
+#define VFIOMIG_INSPECT_PROBLEM_HEADER_CHECK      10  /* The check of a frame's header is wrong. */
+#define VFIOMIG_INSPECT_PROBLEM_SEQUENCE          11  /* Frames are missing, or came twice, or in
+                                                       * another order. */
+#define VFIOMIG_INSPECT_PROBLEM_ORDER             12  /* The first frame is not the identity, or
+                                                       * another one is. */
+#define VFIOMIG_INSPECT_PROBLEM_DEVICE            13  /* A frame of another device. */
+#define VFIOMIG_INSPECT_PROBLEM_FLAGS             14  /* Flags that the frame may not have. */
+#define VFIOMIG_INSPECT_PROBLEM_LENGTH            15  /* A length that the frame may not have. */
+#define VFIOMIG_INSPECT_PROBLEM_LIMIT             16  /* More than the limits allow. */
+#define VFIOMIG_INSPECT_PROBLEM_UNKNOWN_FRAME     17  /* A frame of a newer format that must not be
+                                                       * skipped. */
+#define VFIOMIG_INSPECT_PROBLEM_PAYLOAD_CHECK     18  /* The check of a payload is wrong. */
+#define VFIOMIG_INSPECT_PROBLEM_TAG               19  /* The tag of a frame is wrong. */
+#define VFIOMIG_INSPECT_PROBLEM_CONTENTS          20  /* A payload that is not what the format has
+                                                       * there. */
+#define VFIOMIG_INSPECT_PROBLEM_TOTALS            21  /* What the end says of the stream is not what
+                                                       * came. */
+#define VFIOMIG_INSPECT_PROBLEM_AFTER_END         22  /* Something follows the end. */
+#define VFIOMIG_INSPECT_PROBLEM_TRUNCATED         23  /* The stream ends within a piece. */
+#define VFIOMIG_INSPECT_PROBLEM_NO_END            24  /* The stream ends without its end. */
+
+/* Whether a stream is whole: struct vfiomig_inspect_report.verdict. */
+#define VFIOMIG_INSPECT_VERDICT_PENDING    0  /* Not all of the stream has come. */
+#define VFIOMIG_INSPECT_VERDICT_WHOLE      1  /* Whole: a load with the same limits and keys takes
+                                               * it. */
+#define VFIOMIG_INSPECT_VERDICT_UNVERIFIED 2  /* Nothing is wrong with it as far as can be told
+                                               * without a key. */
+#define VFIOMIG_INSPECT_VERDICT_INCOMPLETE 3  /* What is there is right, and it stops before its
+                                               * end. */
+#define VFIOMIG_INSPECT_VERDICT_REFUSED    4  /* Not damaged, and a load refuses it: a newer format,
+                                               * more than the limits, or another key. */
+#define VFIOMIG_INSPECT_VERDICT_DAMAGED    5  /* Damaged. */
+#define VFIOMIG_INSPECT_VERDICT_FOREIGN    6  /* It does not begin like a stream. */
+
+/* What became of a stream's tags: struct vfiomig_inspect_report.tags. */
+#define VFIOMIG_INSPECT_TAGS_NONE      0  /* It has none, or that is not known yet. */
+#define VFIOMIG_INSPECT_TAGS_VERIFIED  1  /* They are verified. */
+#define VFIOMIG_INSPECT_TAGS_NO_KEY    2  /* There is no key to verify them with. */
+#define VFIOMIG_INSPECT_TAGS_OTHER_KEY 3  /* They cannot be verified with the key that there is. */
+
+/* Flags of struct vfiomig_inspect_entry and struct vfiomig_inspect_report. */
+#define VFIOMIG_INSPECT_HAS_EXPECTED (1 << 0)  /* expected means something. */
+#define VFIOMIG_INSPECT_HAS_FOUND    (1 << 1)  /* found means something. */
+#define VFIOMIG_INSPECT_RESUMED      (1 << 2)  /* After a gap: a frame follows. */
+#define VFIOMIG_INSPECT_HAS_MISSING  (1 << 3)  /* After a gap: missing means something. */
+#define VFIOMIG_INSPECT_ENDED        (1 << 4)  /* In the report: the stream's end has come. */
+#define VFIOMIG_INSPECT_HAS_PREAMBLE (1 << 5)  /* In the report: major, minor and migration_id mean
+                                                * something. */
+#define VFIOMIG_INSPECT_HAS_DEVICE   (1 << 6)  /* In the report: device means something. */
+
+/* Kinds of values: struct vfiomig_decoded.kind. */
+#define VFIOMIG_DECODED_NUMBER 1  /* A number. */
+#define VFIOMIG_DECODED_BYTES  2  /* Bytes, at most 4096. */
+#define VFIOMIG_DECODED_TEXT   3  /* A text in UTF-8, at most 4096 bytes, without a NUL at its
+                                   * end. */
+
+/* Flags of struct vfiomig_decoded. */
+#define VFIOMIG_DECODED_HEX     (1 << 0)  /* People read it in hexadecimal. */
+#define VFIOMIG_DECODED_SUSPECT (1 << 1)  /* The driver cannot have saved this. */
+#define VFIOMIG_DECODED_PADDING (1 << 2)  /* It means nothing: padding. */
+#define VFIOMIG_DECODED_CUT     (1 << 3)  /* The value is longer than what is here. */
+
+/* A piece of a stream. Members that do not belong to what it is are zero. */
+struct vfiomig_inspect_entry {
+    uint32_t struct_size;      /* The library sets it. */
+    uint32_t what;             /* VFIOMIG_INSPECT_ENTRY_*. */
+    uint64_t offset;           /* Where it begins, in bytes from the front of the stream. */
+    uint64_t length;           /* How long it is, in bytes: as much as there is of it. */
+    uint32_t problem;          /* What is wrong with it: VFIOMIG_INSPECT_PROBLEM_*, or 0. */
+    int32_t code;              /* With which -errno a load would refuse it; 0: it would not. */
+    uint64_t expected;         /* What would have been right: a check as it is computed, the number
+                                * of the frame that was due, the number of bytes that should be
+                                * there. See flags. */
+    uint64_t found;            /* What was found in its place. See flags. */
+    uint32_t flags;            /* Bitwise OR of VFIOMIG_INSPECT_HAS_EXPECTED and other
+                                * VFIOMIG_INSPECT_* flags. */
+    uint32_t checked;          /* Of a frame: VFIOMIG_INSPECT_CHECKED_*. */
+    uint64_t missing;          /* Of a gap: how many frames are missing. See flags. */
+    uint64_t sequence;         /* Of a frame: its number within the stream. */
+    uint32_t frame_type;       /* Of a frame: its type. docs/stream-format.md has them. */
+    uint32_t frame_flags;      /* Of a frame: its flags. */
+    uint32_t device;           /* Of a frame, and of the authentication: the device's number within
+                                * its VM. */
+    uint32_t number;           /* Of a frame: a blob's kind, or the number of a restart or of a mark
+                                * of complete initial data. */
+    uint64_t data_offset;      /* Of a frame: where its device data begins, in bytes of device data
+                                * since the last restart. */
+    const void *payload;       /* Of a frame: its payload, as far as it is there and not too long.
+                                * Only to be relied on with VFIOMIG_INSPECT_CHECKED_RIGHT and
+                                * without a problem. */
+    uint64_t payload_len;      /* ... and how many bytes of it there are. */
+    uint32_t major;            /* Of the preamble: the format's versions. */
+    uint32_t minor;            /* As above. */
+    uint32_t required;         /* Of the preamble: features. */
+    uint32_t optional;         /* As above. */
+    uint8_t migration_id[16];  /* Of the preamble: the stream's name. */
+    uint32_t algorithm;        /* Of the authentication: 1: keyed BLAKE3; 2: a MAC of the VMM's
+                                * own. */
+    uint32_t key_id;           /* Of the authentication: which key it is. */
+    uint8_t nonce[32];         /* Of the authentication: random bytes that no other stream has. */
+    uint8_t challenge[32];     /* Of the authentication: what the target has chosen, or zeros. */
+    char text[256];            /* What is wrong, for people; empty: nothing. */
+};
+
+/* Takes a piece of a stream. Pieces come in order, and cover all of the stream. */
+typedef void (*vfiomig_inspect_entry_fn)(void *opaque, const struct vfiomig_inspect_entry *entry);
+
+/* A field of a device's data, as a decoder names it. */
+struct vfiomig_decoded {
+    uint32_t struct_size;     /* VFIOMIG_DECODED_INIT sets it. */
+    uint32_t kind;            /* VFIOMIG_DECODED_NUMBER, _BYTES or _TEXT. */
+    const char *name;         /* Its name, with dots between its parts: printable ASCII without
+                               * spaces, 1 to 63 bytes. */
+    const char *description;  /* What it is, for people, at most 255 bytes of UTF-8; NULL: nothing
+                               * to say. */
+    uint64_t offset;          /* Where it is, in bytes from the front of the device's data. */
+    uint32_t bits;            /* How many bits it has. */
+    uint32_t flags;           /* Bitwise OR of VFIOMIG_DECODED_HEX and other flags, or 0. */
+    uint64_t number;          /* The number. */
+    const void *bytes;        /* The bytes, or the text. */
+    uint64_t bytes_len;       /* ... and how many there are. */
+};
+#define VFIOMIG_DECODED_INIT VFIOMIG_INIT_(struct vfiomig_decoded)
+
+/* Takes a field that a decoder names, or a copy of it: 0, or -errno to end decoding. */
+typedef int (*vfiomig_decoded_fn)(void *opaque, const struct vfiomig_decoded *field);
+
+/*
+ * What names the fields in a driver's own data. It is given a copy of the device's data of one
+ * stream in order, in any pieces, after the frames that it came in have been checked. It passes the
+ * fields that it finds to put, with put_opaque, which takes a copy and returns 0; -EINVAL for a
+ * field that cannot be; -EMSGSIZE after 65536 fields; -EFAULT where a pointer is NULL. Each
+ * callback returns 0, or -errno to end decoding: that says nothing of whether the stream is whole.
+ * The data may come from anywhere. data must be there; others may be NULL.
+ *
+ * They are called on the thread that called the library, one at a time.
+ */
+struct vfiomig_decoder_ops {
+    /* VFIOMIG_DECODER_OPS_INIT sets it. */
+    uint32_t struct_size;
+
+    /* Zero. */
+    uint32_t reserved;
+
+    /* The driver whose data this is, as in struct vfiomig_identity; empty: any. */
+    char driver[64];
+
+    /*
+     * The next len bytes, which begin at byte offset of the device's data: 0 at first and after a
+     * restart.
+     */
+    int (*data)(void *opaque, const void *data, size_t len, uint64_t offset, vfiomig_decoded_fn put,
+                void *put_opaque);
+
+    /* The source has started again: what came before is void, and so are the fields of it. */
+    int (*restart)(void *opaque);
+
+    /* The data is complete, with len bytes in all. */
+    int (*end)(void *opaque, uint64_t len, vfiomig_decoded_fn put, void *put_opaque);
+
+    /* Releases the opaque. */
+    vfiomig_release_fn release;
+};
+#define VFIOMIG_DECODER_OPS_INIT VFIOMIG_INIT_(struct vfiomig_decoder_ops)
+
+/* How a stream is inspected; NULL for the defaults. */
+struct vfiomig_inspect_options {
+    /* VFIOMIG_INSPECT_OPTIONS_INIT sets it. */
+    uint32_t struct_size;
+
+    /* Zero. */
+    uint32_t reserved;
+
+    /* What a stream may ask for: those of the load that it is meant for; NULL: the defaults. */
+    const struct vfiomig_limits *limits;
+
+    /*
+     * What an authenticated stream is verified with; NULL: it is read unverified. As in a load, a
+     * stream without authentication is then a problem, unless VFIOMIG_AUTH_ALLOW_UNAUTHENTICATED is
+     * set.
+     */
+    const struct vfiomig_auth *auth;
+
+    /* Takes what the stream consists of; NULL: only the report is wanted. */
+    vfiomig_inspect_entry_fn entry;
+
+    /* Passed to entry. */
+    void *entry_opaque;
+
+    /* Releases entry_opaque. */
+    vfiomig_release_fn entry_release;
+
+    /*
+     * Takes the fields of the device's data, each after the entry that completes it; NULL: nobody
+     * does, and nothing is decoded.
+     */
+    vfiomig_decoded_fn field;
+
+    /* Passed to field. */
+    void *field_opaque;
+
+    /* Releases field_opaque. */
+    vfiomig_release_fn field_release;
+
+    /*
+     * Names the fields of a driver that the library does not know, or instead of the library; NULL:
+     * only the library does, for mtty.
+     */
+    const struct vfiomig_decoder_ops *decoder;
+
+    /* Passed to the callbacks of decoder. */
+    void *decoder_opaque;
+};
+#define VFIOMIG_INSPECT_OPTIONS_INIT VFIOMIG_INIT_(struct vfiomig_inspect_options)
+
+/* What there is to say of a stream, as far as it has come. */
+struct vfiomig_inspect_report {
+    uint32_t struct_size;      /* VFIOMIG_INSPECT_REPORT_INIT sets it. */
+    uint32_t verdict;          /* VFIOMIG_INSPECT_VERDICT_*. */
+    int32_t code;              /* What a load would say of it: 0, or -errno. */
+    uint32_t tags;             /* VFIOMIG_INSPECT_TAGS_*. */
+    uint64_t problems;         /* How many problems there are. */
+    uint64_t bytes;            /* Its length, as far as it has been looked at, in bytes. */
+    uint64_t frames;           /* Frames that are there, right or wrong. */
+    uint64_t data_bytes;       /* Bytes of device data since the last restart, in frames that are
+                                * right. */
+    uint64_t data_frames;      /* Frames with device data since the last restart that are right. */
+    uint64_t blobs;            /* Blobs since the last restart. */
+    uint64_t restarts;         /* Restarts. */
+    uint64_t initial_marks;    /* Marks of complete initial data. */
+    uint64_t skipped;          /* Frames of newer formats that were skipped. */
+    uint64_t lost_bytes;       /* Bytes that could not be understood. */
+    uint64_t offset;           /* Where the first problem is, in bytes from the front of the
+                                * stream. */
+    uint64_t expected;         /* As in struct vfiomig_inspect_entry, of the first problem. */
+    uint64_t found;            /* As above. */
+    uint32_t problem;          /* The first problem: VFIOMIG_INSPECT_PROBLEM_*, or 0. */
+    uint32_t flags;            /* Bitwise OR of VFIOMIG_INSPECT_* flags. */
+    uint32_t device;           /* The device's number within its VM. See flags. */
+    int32_t decoder_code;      /* Why decoding ended early: -errno; 0: it did not. */
+    uint32_t major;            /* The format's versions. See flags. */
+    uint32_t minor;            /* As above. */
+    uint8_t migration_id[16];  /* The stream's name. See flags. */
+    char text[256];            /* The first problem, for people; empty: there is none. */
+};
+#define VFIOMIG_INSPECT_REPORT_INIT VFIOMIG_INIT_(struct vfiomig_inspect_report)
+
+/*
+ * Begins to inspect a stream. It needs no device, and has an effect on none: it reads a copy. Its
+ * memory does not depend on the length of the stream; it keeps one frame at most.
+ *
+ * Errors: -ENOMEM, -EFAULT, -EINVAL, -E2BIG, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_inspect_new(const struct vfiomig_inspect_options *options,
+                        struct vfiomig_inspect **out) VFIOMIG_MUST_CHECK;
+
+/*
+ * Inspects the next len bytes of the stream, split in any way, and calls back for what they
+ * complete. A stream that is damaged is no error: what is wrong is in the entries and in the
+ * report, and inspection goes on where the stream can be understood again.
+ *
+ * States: open.
+ * Errors: -EBADF, -ENOMEM, -EFAULT, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_inspect_push(struct vfiomig_inspect *inspect, const void *data,
+                         size_t len) VFIOMIG_MUST_CHECK;
+
+/*
+ * Tells that all of the stream has come. Calls back for what is left, and makes the verdict:
+ * vfiomig_inspect_get_report() has it.
+ *
+ * States: open.
+ * Errors: -EBADF, -ENOMEM, -EFAULT, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_inspect_end(struct vfiomig_inspect *inspect) VFIOMIG_MUST_CHECK;
+
+/*
+ * Returns what there is to say of the stream, as far as it has come. The verdict is
+ * VFIOMIG_INSPECT_VERDICT_PENDING until vfiomig_inspect_end() was called.
+ *
+ * VFIOMIG_INSPECT_VERDICT_WHOLE means that a load with the same limits and keys takes the stream,
+ * as far as that depends on the stream alone; other verdicts mean that it refuses it, or fails to
+ * commit, with code.
+ *
+ * States: all.
+ * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_inspect_get_report(struct vfiomig_inspect *inspect,
+                               struct vfiomig_inspect_report *report);
+
+/*
+ * Returns what the stream says that the saved device is. This is a claim, not a proof.
+ *
+ * States: all.
+ * Errors: -EBADF, -EFAULT, -EBUSY, -EINVAL, -ENODATA, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_inspect_get_identity(struct vfiomig_inspect *inspect,
+                                 struct vfiomig_identity *identity);
+
+/*
+ * Frees the inspection of a stream. NULL is ignored.
+ *
+ * Since: 0.1.
+ */
+void vfiomig_inspect_free(struct vfiomig_inspect *inspect);
+
 /* Dirty tracking
  * -------------- */
 

@@ -15,7 +15,8 @@ use std::process::{Command, Output};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use vfiomig::device::{Identity, MigrationFlags};
-use vfiomig::error::Errno;
+use vfiomig::error::{Code, Errno};
+use vfiomig::inspect::{Content, InspectOptions, Inspector, Tags, Verdict, What};
 use vfiomig::stream::checkpoint::{
     Authenticity, HEAD_LEN, Manifest, Verifier, encode_head, encode_manifest, read_manifest,
 };
@@ -352,12 +353,19 @@ fn split_at<'a>(bytes: &'a [u8], cuts: &'a [usize]) -> impl Iterator<Item = &'a 
 }
 
 impl Fixture {
-    fn decoder(&self) -> Decoder {
-        let Some(auth) = &self.auth else { return Decoder::new(self.limits) };
+    fn auth(&self) -> Option<Auth> {
+        let auth = self.auth.as_ref()?;
         let Some(Json::Map(keys)) = auth.get("keys").cloned() else { panic!("{}", self.name) };
         let allow_unauthenticated = auth.get("allow").is_some();
         let auth = with_keys(0, keys, auth.get("challenge"));
-        Decoder::authenticated(self.limits, Auth { allow_unauthenticated, ..auth }).unwrap()
+        Some(Auth { allow_unauthenticated, ..auth })
+    }
+
+    fn decoder(&self) -> Decoder {
+        match self.auth() {
+            Some(auth) => Decoder::authenticated(self.limits, auth).unwrap(),
+            None => Decoder::new(self.limits),
+        }
     }
 
     fn encoder(&self) -> Encoder {
@@ -375,6 +383,40 @@ impl Fixture {
         let (items, result) = read(self.decoder(), pieces);
         assert_eq!(result, self.result, "{} {how}: {items:?}", self.name);
         assert!(items == self.items, "{} {how}:\n{items:?}\nand not\n{:?}", self.name, self.items);
+    }
+}
+
+#[test]
+fn an_inspection_calls_whole_what_a_load_takes_and_says_as_much_before_the_first_problem() {
+    for fixture in fixtures() {
+        let options = InspectOptions { limits: fixture.limits, auth: fixture.auth() };
+        let mut inspector = Inspector::new(options).unwrap();
+        let (mut rest, mut items, mut right) = (&fixture.bytes[..], Vec::new(), true);
+        while let Some(entry) = inspector.next(&mut rest).unwrap() {
+            right &= entry.problem.is_none();
+            let What::Frame(frame) = entry.what else { continue };
+            items.extend(match frame.content {
+                _ if !right => None,
+                Content::Identity(identity) => Some(Owned::Identity(identity)),
+                Content::Data => Some(Owned::Data(frame.payload.to_vec())),
+                Content::InitialComplete(generation) => Some(Owned::Initial(generation)),
+                Content::Blob { kind, bytes } => Some(Owned::Blob(kind, bytes.to_vec())),
+                Content::Restart(_) => Some(Owned::Restart),
+                Content::End { .. } => Some(Owned::End),
+                _ => None,
+            });
+        }
+        while inspector.finish().unwrap().is_some() {}
+        let (name, report) = (&fixture.name, inspector.report());
+        assert_eq!(report.verdict == Verdict::Whole, fixture.result == "END", "{name} {report:?}");
+        let code = report.code.map_or("END", Code::name);
+        if report.verdict != Verdict::Foreign {
+            assert_eq!(code, fixture.result, "{name}");
+        }
+        // Without a key nothing is passed on, and an inspection goes on.
+        if report.tags != Tags::NoKey {
+            assert_eq!(items, fixture.items, "{name}");
+        }
     }
 }
 

@@ -63,7 +63,7 @@ fn read_into_space(bytes: &[u8], step: usize) -> Vec<String> {
 }
 
 /// Makes checksums and lengths fit the bytes, so that the fuzzer reaches what lies behind them.
-fn repair(bytes: &mut [u8]) {
+pub fn repair(bytes: &mut [u8]) {
     if bytes.len() < PREAMBLE_LEN {
         return;
     }

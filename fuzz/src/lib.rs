@@ -17,6 +17,7 @@ mod guards;
 mod handover;
 mod identity;
 mod input;
+mod inspect;
 mod load;
 pub mod memory;
 mod policy;
@@ -56,6 +57,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "guards", run: guards::run, max_len: 2048, max_memory: MIB },
     Target { name: "handover", run: handover::run, max_len: 1024, max_memory: MIB },
     Target { name: "identity", run: identity::run, max_len: 4096, max_memory: MIB },
+    Target { name: "inspect", run: inspect::run, max_len: 4096, max_memory: 2 * MIB },
     Target { name: "load", run: load::run, max_len: 256, max_memory: MIB },
     Target { name: "auth", run: auth::run, max_len: 512, max_memory: 2 * MIB },
     Target { name: "qemu", run: qemu::run, max_len: 2048, max_memory: 2 * MIB },

@@ -40,6 +40,7 @@ pub mod device;
 pub mod dirty;
 pub mod group;
 pub mod handover;
+pub mod inspect;
 pub mod load;
 pub mod save;
 

@@ -66,6 +66,14 @@ pub(super) mod group_states {
     pub(in crate::capi) const ENDED: u32 = 2;
 }
 
+pub(super) static INSPECT: Kind =
+    Kind { number: 8, name: "inspect", states: &["open", "over"], waits: false };
+
+pub(super) mod inspect_states {
+    pub(in crate::capi) const OPEN: u32 = 0;
+    pub(in crate::capi) const OVER: u32 = 1;
+}
+
 pub(super) const LOG_SET: Row = Row {
     name: "vfiomig_log_set",
     states: 0b0,
@@ -728,6 +736,54 @@ pub(super) const LOAD_WRITE_PACKETS: Row = Row {
     wrong_state: Code::Inval,
     needs_memory: true,
     errors: 0b111111111001110110111,
+};
+
+pub(super) const INSPECT_NEW: Row = Row {
+    name: "vfiomig_inspect_new",
+    states: 0b0,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b100000000100100110000,
+};
+
+pub(super) const INSPECT_PUSH: Row = Row {
+    name: "vfiomig_inspect_push",
+    states: 0b1,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b100000000000101110100,
+};
+
+pub(super) const INSPECT_END: Row = Row {
+    name: "vfiomig_inspect_end",
+    states: 0b1,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b100000000000101110100,
+};
+
+pub(super) const INSPECT_GET_REPORT: Row = Row {
+    name: "vfiomig_inspect_get_report",
+    states: 0b11,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000000000101100100,
+};
+
+pub(super) const INSPECT_GET_IDENTITY: Row = Row {
+    name: "vfiomig_inspect_get_identity",
+    states: 0b11,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000001000101100100,
+};
+
+pub(super) const INSPECT_FREE: Row = Row {
+    name: "vfiomig_inspect_free",
+    states: 0b0,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000000000001000100,
 };
 
 pub(super) const DIRTY_NEW: Row = Row {

@@ -92,8 +92,8 @@ impl vfiomig_limits {
         }
     }
 
-    /// What sessions of both kinds look at.
-    fn of_stream(&self, default: DecodeLimits) -> DecodeLimits {
+    /// What whoever reads or writes a stream looks at.
+    pub(super) fn of_reader(&self, default: DecodeLimits) -> DecodeLimits {
         DecodeLimits {
             max_frame: choose(0, self.max_frame, default.max_frame),
             max_blob: choose(0, self.max_blob, default.max_blob),
@@ -106,7 +106,7 @@ impl vfiomig_limits {
     }
 
     pub(super) fn of_save(&self, out: &mut SaveOptions) {
-        out.limits = self.of_stream(out.limits);
+        out.limits = self.of_reader(out.limits);
         out.max_restarts = choose(0, self.max_restarts, out.max_restarts);
         if self.max_frame != 0 {
             out.max_frame = out.max_frame.min(self.max_frame);
@@ -114,7 +114,7 @@ impl vfiomig_limits {
     }
 
     pub(super) fn of_load(&self, out: &mut LoadOptions) {
-        out.limits = self.of_stream(out.limits);
+        out.limits = self.of_reader(out.limits);
         out.max_ahead = choose(0, self.max_ahead, out.max_ahead);
         out.max_queued = choose(0, self.max_queued, out.max_queued);
         if self.progress_timeout_ms != 0 {

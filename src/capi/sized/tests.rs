@@ -10,7 +10,7 @@ mod first {
     use super::Sized32;
     use crate::capi::{
         auth::*, compat::*, device::*, dirty::*, error::*, fsm::*, group::*, guard::*, handover::*,
-        limits::*, load::*, save::*,
+        inspect::*, limits::*, load::*, save::*,
     };
 
     macro_rules! sizes {
@@ -27,6 +27,8 @@ mod first {
         vfiomig_compat_policy: 48,
         vfiomig_compat_reason: 1024,
         vfiomig_compat_rule: 40,
+        vfiomig_decoded: 64,
+        vfiomig_decoder_ops: 104,
         vfiomig_device_ops: 96,
         vfiomig_device_options: 56,
         vfiomig_dirty_error: 496,
@@ -45,6 +47,9 @@ mod first {
         vfiomig_handover_options: 56,
         vfiomig_handover_outcome: 24,
         vfiomig_identity: 640,
+        vfiomig_inspect_entry: 472,
+        vfiomig_inspect_options: 88,
+        vfiomig_inspect_report: 416,
         vfiomig_limits: 64,
         vfiomig_load_options: 128,
         vfiomig_load_stats: 96,
@@ -190,9 +195,8 @@ fn an_older_callers_structure_is_filled_up_to_its_size() {
         theirs[0] = size;
         // SAFETY: a structure of its size, and more behind it.
         let out = unsafe { SizedOut::new(theirs.as_mut_ptr().cast::<Grown>(), "theirs") }.unwrap();
-        out.fill(&Grown { struct_size: 0, number: 3, size: 4 << 32 | 4, more: 5, reserved: 6 });
-        // Both halves are the same, in whichever order they are.
-        let filled: &[u32] = if size == 8 { &[8, 3] } else { &[16, 3, 4, 4] };
+        out.fill(&Grown { struct_size: 0, number: 3, size: 4, more: 5, reserved: 6 });
+        let filled: &[u32] = if size == 8 { &[8, 3] } else { &[16, 3, 4, 0] };
         assert_eq!(theirs[..filled.len()], *filled);
         assert!(theirs[filled.len()..].iter().all(|word| *word == u32::MAX), "{theirs:x?}");
     }
