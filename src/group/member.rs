@@ -84,7 +84,7 @@ impl Member {
 
     fn new(device: Device, session: Session) -> Member {
         let session = Mutex::new(session);
-        Member { device, session, beside: Mutex::default(), failure: Mutex::default() }
+        Member { device, session, beside: Mutex::new(None), failure: Mutex::new(None) }
     }
 
     /// Waits for other threads; in a callback, a member that is in use is busy.
