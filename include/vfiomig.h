@@ -122,16 +122,18 @@ const char *vfiomig_version_string(void);
                                       * VMM may help. */
 
 /* What was being done when something failed. */
-#define VFIOMIG_OP_NONE         0  /* The caller's arguments were at fault. */
-#define VFIOMIG_OP_PROBE        1  /* Asking for a feature. */
-#define VFIOMIG_OP_GET_STATE    2  /* Reading the device's state. */
-#define VFIOMIG_OP_SET_STATE    3  /* Changing the device's state. */
-#define VFIOMIG_OP_DATA_READ    4  /* Reading from the data fd. */
-#define VFIOMIG_OP_DATA_WRITE   5  /* Writing to the data fd. */
-#define VFIOMIG_OP_PRECOPY_INFO 6  /* Asking for the pre-copy estimates. */
-#define VFIOMIG_OP_RESET        7  /* Resetting the device. */
-#define VFIOMIG_OP_STREAM       8  /* Checking the stream. */
-#define VFIOMIG_OP_CALLBACK     9  /* A callback of the VMM refused. */
+#define VFIOMIG_OP_NONE         0   /* The caller's arguments were at fault. */
+#define VFIOMIG_OP_PROBE        1   /* Asking for a feature. */
+#define VFIOMIG_OP_GET_STATE    2   /* Reading the device's state. */
+#define VFIOMIG_OP_SET_STATE    3   /* Changing the device's state. */
+#define VFIOMIG_OP_DATA_READ    4   /* Reading from the data fd. */
+#define VFIOMIG_OP_DATA_WRITE   5   /* Writing to the data fd. */
+#define VFIOMIG_OP_PRECOPY_INFO 6   /* Asking for the pre-copy estimates. */
+#define VFIOMIG_OP_RESET        7   /* Resetting the device. */
+#define VFIOMIG_OP_STREAM       8   /* Checking the stream. */
+#define VFIOMIG_OP_CALLBACK     9   /* A callback of the VMM refused. */
+#define VFIOMIG_OP_FILE         10  /* Reading, writing or naming a file, or what else is behind a
+                                     * descriptor of the VMM's. */
 
 /*
  * What was going on when something failed. Look at code first: it is 0 if nothing has failed, and

@@ -39,6 +39,7 @@ ROOMS = [
     ("capi", True),
     ("dirty", False),
     ("group", False),
+    ("checkpoint", False),
     ("session", False),
     ("inspect", False),
     ("guard", False),

@@ -165,6 +165,8 @@ pub enum Operation {
     Stream = 8,
     /// Passing something to a callback of the VMM.
     Callback = 9,
+    /// Reading, writing or naming a file, or what else is behind a descriptor of the caller's.
+    File = 10,
 }
 
 /// What was going on when an operation failed; the handle keeps it as long as it lives.

@@ -59,6 +59,7 @@
 //! - [`policy`]: who may switch migration off, in this process and on this host.
 //! - [`session`]: saving and loading one device, with all options.
 //! - [`group`]: all devices of one VM, saved or loaded together.
+//! - [`checkpoint`]: states in files, from a guest that goes on, and back.
 //! - [`dirty`]: which pages devices wrote to, over the whole memory map.
 //! - [`guard`]: what drivers do not check of their own formats.
 //! - [`inspect`]: what is in a stream, and whether it is whole.
@@ -76,6 +77,7 @@
 pub(crate) mod alloc;
 pub(crate) mod cancel;
 pub mod capi;
+pub mod checkpoint;
 pub mod compat;
 pub(crate) mod crc;
 pub mod device;

@@ -6,6 +6,7 @@
 //! abandon a driver that has seen half a state. [`Load::commit`] makes the driver accept the state
 //! (RESUMING to STOP) while the source can still go on.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use super::guarding::Guards;
@@ -14,6 +15,7 @@ use super::options::{BlobSink, LoadOptions};
 use super::packets::Packets;
 use super::shared::SharedLoad;
 use super::stats::{LoadNumbers, LoadStats, add, set};
+use super::transfer::{Transfer, Waiter};
 use crate::device::{Device, Inner, Locked, wrong_state};
 use crate::error::{Error, Failure, Result, err};
 use crate::identity::Identity;
@@ -104,6 +106,37 @@ impl Load {
     pub fn received(&mut self, len: usize) -> Result<LoadStatus> {
         self.must_take("receiving more of the stream")?;
         self.take(|reader| reader.received(len), &[])
+    }
+
+    /// Reads the stream from a descriptor, until there is something to say, or as much as `how`
+    /// allows has been read. Nothing of what follows the stream's end is read.
+    ///
+    /// An error of the descriptor changes nothing about the load: the call can be repeated. Its end
+    /// before that of the stream is [`crate::Code::NoData`].
+    pub fn read_fd(&mut self, fd: BorrowedFd<'_>, how: Transfer) -> Result<LoadStatus> {
+        if self.options.format != Format::Native {
+            return Err(err!(Inval, "QEMU's format is read by the VMM, between its own sections"));
+        }
+        let mut waiter = Waiter::new(fd, how)?;
+        loop {
+            if waiter.is_enough() {
+                return Ok(LoadStatus::default());
+            }
+            let certain = self.reader.certain();
+            let space = self.space()?;
+            let len = waiter.part(space.len().min(certain));
+            match waiter.read(space.get_mut(..len).unwrap_or_default()) {
+                Ok(None) => {}
+                Ok(Some(0)) => {
+                    return Err(err!(NoData, "the descriptor ends before the stream does"));
+                }
+                Ok(Some(n)) => match self.received(n)? {
+                    status if status == LoadStatus::default() => {}
+                    status => return Ok(status),
+                },
+                Err(error) => return Err(self.loading.note(error)),
+            }
+        }
     }
 
     fn take(

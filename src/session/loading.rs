@@ -262,6 +262,14 @@ impl Loading {
         done
     }
 
+    /// Keeps what an error says that changes nothing about the load.
+    pub fn note(&self, error: Error) -> Error {
+        if let Some(failure) = error.failure() {
+            *lock(&self.failure) = Some(*failure);
+        }
+        error
+    }
+
     /// What went wrong, if anything did.
     pub fn failure(&self) -> Option<Failure> {
         *lock(&self.failure)

@@ -19,6 +19,7 @@ mod save;
 mod saving;
 mod shared;
 mod stats;
+mod transfer;
 
 pub use crate::cancel::Cancel;
 pub use crate::stream::SaveStatus;
@@ -32,6 +33,7 @@ pub use save::{Next, Save};
 pub(crate) use saving::Phase as SavePhase;
 pub use shared::{SharedLoad, SharedSave};
 pub use stats::{LoadStats, SaveStats};
+pub use transfer::Transfer;
 
 use crate::device::Device;
 use crate::error::Result;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::loading::callback_refused;
 use super::progress::Pace;
 use crate::compat::{Policy, check_announced};
+use crate::device::Device;
 use crate::error::{Errno, Result, err};
 use crate::guard::Guard;
 use crate::identity::Identity;
@@ -266,6 +267,19 @@ impl LoadOptions {
             max_queued: self.max_queued,
         };
         limits.within(self.limits.max_memory.saturating_sub(qemu::RECEIVE_ROOM))
+    }
+
+    /// Judges the source that was announced before anything else is done, even before its stream is
+    /// read, and whether it is of the device and the migration that the caller expects.
+    pub(crate) fn judge_before(
+        &mut self,
+        device: &Device,
+        migration_id: [u8; 16],
+        index: u32,
+    ) -> Result<()> {
+        self.check()?;
+        self.expect(Some(migration_id), Some(index))?;
+        device.with_details(|_, target| self.judge_announced(target))
     }
 
     /// Judges the source that was announced, if one was.

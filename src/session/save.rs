@@ -6,6 +6,7 @@
 //! [`Save::finish`] gives the device up; dropping an unfinished save takes the device back to where
 //! it was.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use super::ending::Ending;
@@ -16,8 +17,9 @@ use super::saving::Trouble::{self, Failed, Refused};
 use super::saving::{Phase, Saving, Step};
 use super::shared::SharedSave;
 use super::stats::{AtomicSaveStats, SaveNumbers, SaveStats, add, set};
+use super::transfer::{Outgoing, Transfer, Waiter};
 use crate::device::{Claim, Device, Inner, Locked};
-use crate::error::{Errno, Error, Failure, Result, err};
+use crate::error::{Code, Errno, Error, Failure, Result, err};
 use crate::policy::Direction;
 use crate::protocol::NoMore;
 use crate::stream::{Before, Piece, Round, SaveStatus, Took, Write};
@@ -39,6 +41,8 @@ pub struct Save {
     saving: Saving,
     queue: Queue,
     stats: Arc<AtomicSaveStats>,
+    /// What waits to be written to the caller's descriptor.
+    outgoing: Outgoing,
 }
 
 impl Save {
@@ -62,7 +66,8 @@ impl Save {
             reading = Reading::new(&options, origin, inner.epoch(), stats, cancel);
         }
         let queue = Queue::new(options.limits);
-        let mut save = Save { device, writer, reading, saving, queue, stats };
+        let outgoing = Outgoing::default();
+        let mut save = Save { device, writer, reading, saving, queue, stats, outgoing };
         let device = save.device.clone();
         let mut inner = device.lock()?;
         if let Err(error) = save.reading.enter_pre_copy(&mut inner) {
@@ -79,6 +84,13 @@ impl Save {
     /// Returns the next piece of the stream: as many frames as the buffer holds; in QEMU's formats
     /// the contents of one section, one piece of data, or one packet.
     pub fn next(&mut self, buf: &mut [u8]) -> Result<Next> {
+        if !self.outgoing.is_empty() {
+            return Err(err!(Inval, "bytes of the stream wait to be written to a descriptor"));
+        }
+        self.pull(buf)
+    }
+
+    fn pull(&mut self, buf: &mut [u8]) -> Result<Next> {
         self.must_be_open("reading the stream")?;
         if buf.len() < MIN_BUFFER {
             return Err(err!(
@@ -95,6 +107,66 @@ impl Save {
             set(&self.stats.frames, self.writer.frames());
         }
         self.settle(&mut inner, result)
+    }
+
+    /// Writes the stream to a descriptor, until the running device has nothing more for now
+    /// ([`SaveStatus::Drained`]), the stream is complete ([`SaveStatus::End`]), or as much as `how`
+    /// allows has been written ([`SaveStatus::More`]).
+    ///
+    /// An error of the descriptor changes nothing about the save: what could not be written is
+    /// kept, and goes first in the next call.
+    pub fn write_fd(&mut self, fd: BorrowedFd<'_>, how: Transfer) -> Result<SaveStatus> {
+        if !self.writer.gives_several() {
+            return Err(err!(
+                Inval,
+                "QEMU's format needs the VMM's own sections around its pieces"
+            ));
+        }
+        let ended = self.phase() == Phase::Ended;
+        if self.outgoing.is_empty() || !ended {
+            self.must_be_open("writing the stream")?;
+        }
+        let mut waiter = Waiter::new(fd, how)?;
+        // Taken out meanwhile, so that it can be filled.
+        let mut outgoing = std::mem::take(&mut self.outgoing);
+        let result = self.write_all(&mut outgoing, &mut waiter);
+        self.outgoing = outgoing;
+        if self.phase() == Phase::Ended && self.outgoing.is_empty() {
+            self.outgoing = Outgoing::default();
+        }
+        result.map_err(|error| self.saving.note(error, self.stats.load().data_bytes))
+    }
+
+    fn write_all(&mut self, out: &mut Outgoing, waiter: &mut Waiter<'_>) -> Result<SaveStatus> {
+        let mut status = match self.phase() {
+            Phase::Ended => SaveStatus::End,
+            _ => SaveStatus::More,
+        };
+        loop {
+            while !out.is_empty() {
+                if let Some(error) = self.cancelled() {
+                    return Err(error);
+                }
+                let part = out.rest().get(..waiter.part(out.rest().len())).unwrap_or_default();
+                if part.is_empty() {
+                    return Ok(SaveStatus::More);
+                }
+                let written = waiter.write(part)?;
+                out.taken(written.unwrap_or(0));
+            }
+            if status != SaveStatus::More || waiter.is_enough() {
+                return Ok(status);
+            }
+            out.widen(false)?;
+            match self.pull(&mut out.memory) {
+                Ok(next) => {
+                    out.filled(next.len);
+                    status = next.status;
+                }
+                Err(error) if error.code() == Code::NoSpace => out.widen(true)?,
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Piece after piece, if the format allows several.
@@ -327,6 +399,12 @@ impl Save {
     pub fn finish(&mut self, ending: Ending) -> Result<()> {
         match (self.phase(), ending) {
             (Phase::Finished, _) => return Err(self.not_now("finishing")),
+            (Phase::Ended, Ending::Release) if !self.outgoing.is_empty() => {
+                return Err(err!(
+                    Inval,
+                    "the end of the stream has not been written; keep the device"
+                ));
+            }
             (Phase::Ended, _) => {}
             (_, ending) if ending.keeps() => {}
             _ => {
@@ -349,6 +427,7 @@ impl Save {
     fn finish_locked(&mut self, inner: &mut Inner, ending: Ending) -> Result<()> {
         self.saving.finish();
         self.queue.clear();
+        self.outgoing = Outgoing::default();
         ending.end(inner, self.reading.origin(), &self.stats)
     }
 

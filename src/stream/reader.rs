@@ -103,6 +103,12 @@ pub trait Read: Send {
     /// Bytes of device data since the last restart.
     fn data_bytes(&self) -> u64;
 
+    /// How many bytes are certain to come, at least one, unless the stream has ended: more than that
+    /// may belong to others.
+    fn certain(&self) -> usize {
+        usize::MAX
+    }
+
     /// Whether nothing is unfinished, in a format in which packets may come separately.
     fn at_rest(&self) -> bool {
         true

@@ -11,6 +11,7 @@
 
 mod bitmap;
 mod bits;
+mod channel;
 mod confidential;
 pub(crate) mod device;
 mod errno;
@@ -18,6 +19,8 @@ pub(crate) mod fd;
 pub(crate) mod file;
 mod ioctl;
 pub(crate) mod iommufd;
+mod memory_file;
+pub(crate) mod named;
 mod process;
 mod reserve;
 mod retry;
@@ -28,10 +31,12 @@ pub mod uapi;
 
 pub use bitmap::{Bitmap, BitmapBuffer};
 pub(crate) use bits::{count, drain};
+pub(crate) use channel::Channel;
 pub(crate) use confidential::{dump, leave_out_of_dumps, wipe};
 pub use device::{FeatureRequest, IovaRange};
 pub use errno::Errno;
 pub use fd::Direction;
+pub(crate) use memory_file::{Mapping, MemoryFile};
 pub(crate) use process::{PerProcess, Process};
 pub use reserve::Reserve;
 pub(crate) use reserve::{Room, admits_call as reserve_admits_call, may_fail, reserve_room};

@@ -36,6 +36,8 @@ pub const VFIOMIG_OP_RESET: u32 = 7;
 pub const VFIOMIG_OP_STREAM: u32 = 8;
 /// A callback of the VMM refused.
 pub const VFIOMIG_OP_CALLBACK: u32 = 9;
+/// Reading, writing or naming a file, or what else is behind a descriptor of the VMM's.
+pub const VFIOMIG_OP_FILE: u32 = 10;
 
 same_numbers!(Outcome:
     VFIOMIG_OUTCOME_KEPT = Kept,
@@ -54,6 +56,7 @@ same_numbers!(Operation:
     VFIOMIG_OP_RESET = Reset,
     VFIOMIG_OP_STREAM = Stream,
     VFIOMIG_OP_CALLBACK = Callback,
+    VFIOMIG_OP_FILE = File,
 );
 
 /// What was going on when something failed. Look at code first: it is 0 if nothing has failed, and

@@ -421,6 +421,20 @@ impl Read for Decoder {
         self.staging.received(len)
     }
 
+    /// Up to the end of the next header: one follows each payload but the last.
+    fn certain(&self) -> usize {
+        let head = self.staging.check.head_len();
+        let whole = match &self.awaiting {
+            Awaiting::Preamble => PREAMBLE_LEN + HEADER_LEN,
+            Awaiting::Block(_) => BLOCK_LEN + TAG_LEN + MAX_HEAD,
+            Awaiting::Header => head,
+            Awaiting::Payload(header) if header.kind == FrameType::End => END_LEN,
+            Awaiting::Payload(header) => header.length as usize + head,
+            Awaiting::Nothing => 0,
+        };
+        whole.saturating_sub(self.staging.filled())
+    }
+
     fn offset(&self) -> u64 {
         self.staging.offset()
     }
