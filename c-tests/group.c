@@ -414,10 +414,9 @@ static void *read_until_it_ends(void *opaque)
     uint8_t *buf = malloc(CAP);
     size_t len;
     int r;
-    (void)opaque;
     CHECK(buf);
     do
-        r = vfiomig_group_next(source, buf, CAP, &len);
+        r = vfiomig_group_next(opaque, buf, CAP, &len);
     while (r >= 0);
     CHECK(r == -ECANCELED || r == -EBADF || r == -EINVAL);
     free(buf);
@@ -440,7 +439,7 @@ static void it_is_cancelled_or_freed_while_others_use_it(void)
             if (stopped)
                 OK(vfiomig_group_stop(source));
             for (int i = 0; i < HELPERS; i++) {
-                EQ(pthread_create(&threads[i], NULL, read_until_it_ends, NULL), 0);
+                EQ(pthread_create(&threads[i], NULL, read_until_it_ends, source), 0);
                 EQ(pthread_create(&helpers[i], NULL, help, source), 0);
             }
             usleep(20000);
