@@ -13,6 +13,8 @@
 //! found     the same for what was found out about a stream
 //! walk      reads a stream from the front to the back
 //! contents  what a file holds, and where in it each stream is
+//! qemu      a file of QEMU's as text and JSON
+//! qemu_file what is in one
 //! finding   the words for what is found
 //! context   what commands work with: output, questions, signals
 //! open      nodes and ioctls
@@ -52,6 +54,8 @@ mod open;
 mod output;
 mod policy_rules;
 mod progress;
+mod qemu;
+mod qemu_file;
 mod refusal;
 mod side;
 mod sys;

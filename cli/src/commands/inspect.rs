@@ -18,7 +18,7 @@ use crate::key::Key;
 use crate::progress::Progress;
 use crate::text::{Plain, bytes, hex, line};
 use crate::walk::Walk;
-use crate::{contents, found, input, json as json_option, key};
+use crate::{contents, found, input, json as json_option, key, qemu};
 
 /// No more pieces than that are listed: whoever wrote the stream decides how many there are.
 const MOST_PIECES: usize = 10_000;
@@ -39,6 +39,9 @@ pub fn run(args: &ArgMatches, context: &mut Context<'_>) -> Result<Status> {
     let given = args.get_one::<String>("file").map_or("", String::as_str);
     let mut input = input::open(given)?;
     let contents = contents::of(&mut input, key.as_ref())?;
+    if let Contents::Qemu = &contents {
+        return qemu::run(&mut input, given, args.get_flag("json"), context);
+    }
     let (mut status, mut streams) = (Status::Yes, Vec::new());
     let mut text = String::new();
     if let Contents::Checkpoint(manifest) = &contents {
