@@ -16,6 +16,9 @@ _vfiomig() {
             ",$1")
                 cmd="vfiomig"
                 ;;
+            vfiomig,checkpoint)
+                cmd="vfiomig__subcmd__checkpoint"
+                ;;
             vfiomig,compat)
                 cmd="vfiomig__subcmd__compat"
                 ;;
@@ -43,8 +46,14 @@ _vfiomig() {
             vfiomig,reset)
                 cmd="vfiomig__subcmd__reset"
                 ;;
+            vfiomig,restore)
+                cmd="vfiomig__subcmd__restore"
+                ;;
             vfiomig,verify)
                 cmd="vfiomig__subcmd__verify"
+                ;;
+            vfiomig__subcmd__help,checkpoint)
+                cmd="vfiomig__subcmd__help__subcmd__checkpoint"
                 ;;
             vfiomig__subcmd__help,compat)
                 cmd="vfiomig__subcmd__help__subcmd__compat"
@@ -73,6 +82,9 @@ _vfiomig() {
             vfiomig__subcmd__help,reset)
                 cmd="vfiomig__subcmd__help__subcmd__reset"
                 ;;
+            vfiomig__subcmd__help,restore)
+                cmd="vfiomig__subcmd__help__subcmd__restore"
+                ;;
             vfiomig__subcmd__help,verify)
                 cmd="vfiomig__subcmd__help__subcmd__verify"
                 ;;
@@ -98,12 +110,50 @@ _vfiomig() {
 
     case "${cmd}" in
         vfiomig)
-            opts="-h -V --sysroot --help --version probe inspect verify diff extract compat reset policy completions help"
+            opts="-h -V --sysroot --help --version probe inspect verify diff extract compat checkpoint restore reset policy completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --sysroot)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        vfiomig__subcmd__checkpoint)
+            opts="-o -h --output --generation --note --no-sync --key-file --json --sysroot --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --output)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --generation)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --note)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --key-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --sysroot)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -224,8 +274,22 @@ _vfiomig() {
             return 0
             ;;
         vfiomig__subcmd__help)
-            opts="probe inspect verify diff extract compat reset policy completions help"
+            opts="probe inspect verify diff extract compat checkpoint restore reset policy completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        vfiomig__subcmd__help__subcmd__checkpoint)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -364,6 +428,20 @@ _vfiomig() {
             return 0
             ;;
         vfiomig__subcmd__help__subcmd__reset)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        vfiomig__subcmd__help__subcmd__restore)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -520,6 +598,40 @@ _vfiomig() {
                 return 0
             fi
             case "${prev}" in
+                --sysroot)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        vfiomig__subcmd__restore)
+            opts="-h --run --rule --ignore --others --key-file --json --sysroot --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --rule)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ignore)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --others)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --key-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --sysroot)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

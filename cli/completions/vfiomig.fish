@@ -33,6 +33,8 @@ complete -c vfiomig -n "__fish_vfiomig_needs_command" -f -a "verify" -d 'Says wh
 complete -c vfiomig -n "__fish_vfiomig_needs_command" -f -a "diff" -d 'Says what differs between two streams, or two devices of checkpoints'
 complete -c vfiomig -n "__fish_vfiomig_needs_command" -f -a "extract" -d 'Writes a part of a stream or checkpoint into a file of its own'
 complete -c vfiomig -n "__fish_vfiomig_needs_command" -f -a "compat" -d 'Says whether one device may take another one\'s state, and why not'
+complete -c vfiomig -n "__fish_vfiomig_needs_command" -f -a "checkpoint" -d 'Writes the state of devices whose guest does not run into a file'
+complete -c vfiomig -n "__fish_vfiomig_needs_command" -f -a "restore" -d 'Loads a checkpoint into devices whose guest does not run'
 complete -c vfiomig -n "__fish_vfiomig_needs_command" -f -a "reset" -d 'Resets a device that an earlier user left in the middle of a migration'
 complete -c vfiomig -n "__fish_vfiomig_needs_command" -f -a "policy" -d 'Says whether a policy file is right: see vfiomig-policy(5)'
 complete -c vfiomig -n "__fish_vfiomig_needs_command" -f -a "completions" -d 'Prints completions for a shell'
@@ -67,6 +69,22 @@ complete -c vfiomig -n "__fish_vfiomig_using_subcommand compat" -l key-file -d '
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand compat" -l sysroot -r -F
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand compat" -l json -d 'Print JSON, as docs/schema describes it'
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand compat" -s h -l help -d 'Print help'
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand checkpoint" -s o -l output -d 'Where to write' -r
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand checkpoint" -l generation -d 'A number of yours for it' -r
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand checkpoint" -l note -d 'A note of yours in it, at most 4096 bytes' -r
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand checkpoint" -l key-file -d 'The key of an authenticated stream: 32 bytes, or 64 hexadecimal digits' -r
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand checkpoint" -l sysroot -r -F
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand checkpoint" -l no-sync -d 'Do not wait until it is on the disk'
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand checkpoint" -l json -d 'Print JSON, as docs/schema describes it'
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand checkpoint" -s h -l help -d 'Print help'
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand restore" -l rule -d 'What must hold of a field: ignore, if-known, as-target, exact, require, one-of:A,B, pairs:A>B,C>D, range:MIN..MAX' -r
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand restore" -l ignore -d 'Short for --rule FIELD=ignore' -r
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand restore" -l others -d 'For all fields that are compared and have no rule: ignore, if-known, as-target, exact' -r
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand restore" -l key-file -d 'The key of an authenticated stream: 32 bytes, or 64 hexadecimal digits' -r
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand restore" -l sysroot -r -F
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand restore" -l run -d 'Take the devices to RUNNING afterwards'
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand restore" -l json -d 'Print JSON, as docs/schema describes it'
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand restore" -s h -l help -d 'Print help'
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand reset" -l sysroot -r -F
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand reset" -s y -l yes -d 'Do not ask'
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand reset" -l running -d 'Also a device that is RUNNING, and has not been left behind'
@@ -82,14 +100,16 @@ complete -c vfiomig -n "__fish_vfiomig_using_subcommand policy; and __fish_seen_
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand policy; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand completions" -l sysroot -r -F
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand completions" -s h -l help -d 'Print help'
-complete -c vfiomig -n "__fish_vfiomig_using_subcommand help; and not __fish_seen_subcommand_from probe inspect verify diff extract compat reset policy completions help" -f -a "probe" -d 'Says what VFIO devices can do, and why they cannot migrate, or not well'
-complete -c vfiomig -n "__fish_vfiomig_using_subcommand help; and not __fish_seen_subcommand_from probe inspect verify diff extract compat reset policy completions help" -f -a "inspect" -d 'Shows what is in a stream or checkpoint, whole or not'
-complete -c vfiomig -n "__fish_vfiomig_using_subcommand help; and not __fish_seen_subcommand_from probe inspect verify diff extract compat reset policy completions help" -f -a "verify" -d 'Says whether a stream or checkpoint is whole, and where it is not'
-complete -c vfiomig -n "__fish_vfiomig_using_subcommand help; and not __fish_seen_subcommand_from probe inspect verify diff extract compat reset policy completions help" -f -a "diff" -d 'Says what differs between two streams, or two devices of checkpoints'
-complete -c vfiomig -n "__fish_vfiomig_using_subcommand help; and not __fish_seen_subcommand_from probe inspect verify diff extract compat reset policy completions help" -f -a "extract" -d 'Writes a part of a stream or checkpoint into a file of its own'
-complete -c vfiomig -n "__fish_vfiomig_using_subcommand help; and not __fish_seen_subcommand_from probe inspect verify diff extract compat reset policy completions help" -f -a "compat" -d 'Says whether one device may take another one\'s state, and why not'
-complete -c vfiomig -n "__fish_vfiomig_using_subcommand help; and not __fish_seen_subcommand_from probe inspect verify diff extract compat reset policy completions help" -f -a "reset" -d 'Resets a device that an earlier user left in the middle of a migration'
-complete -c vfiomig -n "__fish_vfiomig_using_subcommand help; and not __fish_seen_subcommand_from probe inspect verify diff extract compat reset policy completions help" -f -a "policy" -d 'Says whether a policy file is right: see vfiomig-policy(5)'
-complete -c vfiomig -n "__fish_vfiomig_using_subcommand help; and not __fish_seen_subcommand_from probe inspect verify diff extract compat reset policy completions help" -f -a "completions" -d 'Prints completions for a shell'
-complete -c vfiomig -n "__fish_vfiomig_using_subcommand help; and not __fish_seen_subcommand_from probe inspect verify diff extract compat reset policy completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand help; and not __fish_seen_subcommand_from probe inspect verify diff extract compat checkpoint restore reset policy completions help" -f -a "probe" -d 'Says what VFIO devices can do, and why they cannot migrate, or not well'
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand help; and not __fish_seen_subcommand_from probe inspect verify diff extract compat checkpoint restore reset policy completions help" -f -a "inspect" -d 'Shows what is in a stream or checkpoint, whole or not'
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand help; and not __fish_seen_subcommand_from probe inspect verify diff extract compat checkpoint restore reset policy completions help" -f -a "verify" -d 'Says whether a stream or checkpoint is whole, and where it is not'
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand help; and not __fish_seen_subcommand_from probe inspect verify diff extract compat checkpoint restore reset policy completions help" -f -a "diff" -d 'Says what differs between two streams, or two devices of checkpoints'
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand help; and not __fish_seen_subcommand_from probe inspect verify diff extract compat checkpoint restore reset policy completions help" -f -a "extract" -d 'Writes a part of a stream or checkpoint into a file of its own'
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand help; and not __fish_seen_subcommand_from probe inspect verify diff extract compat checkpoint restore reset policy completions help" -f -a "compat" -d 'Says whether one device may take another one\'s state, and why not'
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand help; and not __fish_seen_subcommand_from probe inspect verify diff extract compat checkpoint restore reset policy completions help" -f -a "checkpoint" -d 'Writes the state of devices whose guest does not run into a file'
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand help; and not __fish_seen_subcommand_from probe inspect verify diff extract compat checkpoint restore reset policy completions help" -f -a "restore" -d 'Loads a checkpoint into devices whose guest does not run'
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand help; and not __fish_seen_subcommand_from probe inspect verify diff extract compat checkpoint restore reset policy completions help" -f -a "reset" -d 'Resets a device that an earlier user left in the middle of a migration'
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand help; and not __fish_seen_subcommand_from probe inspect verify diff extract compat checkpoint restore reset policy completions help" -f -a "policy" -d 'Says whether a policy file is right: see vfiomig-policy(5)'
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand help; and not __fish_seen_subcommand_from probe inspect verify diff extract compat checkpoint restore reset policy completions help" -f -a "completions" -d 'Prints completions for a shell'
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand help; and not __fish_seen_subcommand_from probe inspect verify diff extract compat checkpoint restore reset policy completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand help; and __fish_seen_subcommand_from policy" -f -a "check" -d 'Checks a policy file'

@@ -7,6 +7,7 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use serde_json::Value;
 
 use crate::exit::Result;
+use crate::interrupt::Interrupt;
 use crate::open::{OpenError, Opened, Way};
 use crate::sysfs::Root;
 use crate::text::Style;
@@ -30,6 +31,8 @@ pub struct Context<'a> {
     pub style: Style,
     /// Whether standard error is a terminal, which shows how far long work is.
     pub progress: bool,
+    /// What asks the tool to stop.
+    pub interrupt: Interrupt,
 }
 
 impl Context<'_> {

@@ -46,11 +46,31 @@ impl Status {
     ];
 }
 
+/// How a command ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// By itself.
+    Status(Status),
+    /// Because of this signal.
+    Signal(i32),
+}
+
+impl End {
+    /// What the shell gets.
+    pub fn code(self) -> u8 {
+        match self {
+            End::Status(status) => status as u8,
+            // As shells do it.
+            End::Signal(signal) => 128u8.saturating_add(u8::try_from(signal).unwrap_or(0)),
+        }
+    }
+}
+
 /// Why a command could not do its work: one line, which also says what to do.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Trouble {
     /// How the tool ends.
-    pub status: Status,
+    pub end: End,
     /// For standard error; nothing is said if it is empty.
     pub text: String,
 }
@@ -61,7 +81,12 @@ pub type Result<T> = std::result::Result<T, Trouble>;
 impl Trouble {
     /// Trouble of this kind.
     pub fn new(status: Status, text: impl Into<String>) -> Trouble {
-        Trouble { status, text: text.into() }
+        Trouble { end: End::Status(status), text: text.into() }
+    }
+
+    /// A signal has come, and what was begun is undone.
+    pub fn interrupted(signal: i32, text: impl Into<String>) -> Trouble {
+        Trouble { end: End::Signal(signal), text: text.into() }
     }
 
     /// What a device answered, or refused to.
@@ -118,5 +143,11 @@ mod tests {
             let entry = format!(".TP\n.B {}\n", *status as u8);
             assert!(page.contains(&entry), "vfiomig.1 lacks status {}", *status as u8);
         }
+    }
+
+    #[test]
+    fn a_signal_ends_the_tool_as_a_shell_would_say_it() {
+        assert_eq!(End::Signal(libc::SIGINT).code(), 130);
+        assert_eq!(End::Status(Status::Busy).code(), 6);
     }
 }

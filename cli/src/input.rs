@@ -220,6 +220,7 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+    use crate::exit::End;
 
     fn fifo(dir: &Path) -> String {
         let path = dir.join("fifo");
@@ -232,7 +233,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let name = fifo(dir.path());
         let trouble = open(&name).err().unwrap();
-        assert_eq!(trouble.status, Status::Input);
+        assert_eq!(trouble.end, End::Status(Status::Input));
         assert!(trouble.text.contains("nobody writes to"), "{}", trouble.text);
 
         let keep = OpenOptions::new().read(true).write(true).open(&name).unwrap();

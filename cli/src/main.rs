@@ -25,6 +25,8 @@
 //! new_file  files to write, whole or not at all
 //! json      --json
 //! key       keys of authenticated streams
+//! watch     work that takes a while, and signals that end it
+//! interrupt signals
 //! progress  how far long work is
 //! text      columns, colours, sizes
 //! exit      what each exit status means
@@ -46,6 +48,7 @@ mod finding;
 mod found;
 mod identity;
 mod input;
+mod interrupt;
 mod json;
 mod kconfig;
 mod key;
@@ -63,6 +66,7 @@ mod sysfs;
 mod text;
 mod variant;
 mod walk;
+mod watch;
 
 #[cfg(test)]
 mod tests;
@@ -75,7 +79,8 @@ use std::process::ExitCode;
 use clap::{Arg, Command, value_parser};
 
 use crate::context::{Context, style_of};
-use crate::exit::{Result, Status};
+use crate::exit::{End, Result, Status};
+use crate::interrupt::Interrupt;
 use crate::sysfs::Root;
 
 fn command() -> Command {
@@ -93,7 +98,8 @@ fn command() -> Command {
         .arg_required_else_help(true)
         .after_help(
             "Exit status: 0 yes, whole, the same; 1 no; 2 wrong usage; 3 an input cannot be read; \
-             4 forbidden; 5 the device failed; 6 in use; 7 the result cannot be written.",
+             4 forbidden; 5 the device failed; 6 in use; 7 the result cannot be written; 128 \
+             and the signal's number after a signal.",
         )
         .arg(
             // Looks at another tree, for tests.
@@ -108,7 +114,7 @@ fn command() -> Command {
 }
 
 /// Runs the command that the arguments name.
-fn run(arguments: impl IntoIterator<Item = OsString>, context: &mut Context<'_>) -> Status {
+fn run(arguments: impl IntoIterator<Item = OsString>, context: &mut Context<'_>) -> End {
     let matches = match command().try_get_matches_from(arguments) {
         Ok(matches) => matches,
         Err(error) => {
@@ -116,7 +122,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>, context: &mut Context<'_>)
             let wrong = error.use_stderr();
             let stream: &mut dyn Write = if wrong { context.err } else { context.out };
             let _ = stream.write_all(text.as_bytes());
-            return if wrong { Status::Usage } else { Status::Yes };
+            return End::Status(if wrong { Status::Usage } else { Status::Yes });
         }
     };
     if let Some(root) = matches.get_one::<PathBuf>("sysroot") {
@@ -132,12 +138,12 @@ fn run(arguments: impl IntoIterator<Item = OsString>, context: &mut Context<'_>)
         Ok(status)
     });
     match result {
-        Ok(status) => status,
+        Ok(status) => End::Status(status),
         Err(trouble) => {
             if !trouble.text.is_empty() {
                 context.complain(&trouble.text);
             }
-            trouble.status
+            trouble.end
         }
     }
 }
@@ -152,8 +158,9 @@ fn main() -> ExitCode {
         style,
         out: &mut out,
         progress: err.is_terminal(),
+        interrupt: Interrupt::default(),
         err: &mut err,
         answers: asks.then_some(&mut stdin as &mut dyn BufRead),
     };
-    ExitCode::from(run(std::env::args_os(), &mut context) as u8)
+    ExitCode::from(run(std::env::args_os(), &mut context).code())
 }

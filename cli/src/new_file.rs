@@ -82,6 +82,7 @@ impl Drop for NewFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exit::End;
 
     #[test]
     fn a_file_is_replaced_as_a_whole_or_stays() {
@@ -103,7 +104,7 @@ mod tests {
     fn what_is_not_a_file_is_not_replaced() {
         for name in ["/dev/full", "/dev/null", "/tmp"] {
             let trouble = NewFile::create(Path::new(name)).err().unwrap();
-            assert_eq!(trouble.status, Status::Resources, "{name}");
+            assert_eq!(trouble.end, End::Status(Status::Resources), "{name}");
         }
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod completions;
 
+mod checkpoint;
 mod compat;
 mod diff;
 mod extract;
@@ -10,6 +11,7 @@ mod inspect;
 mod policy;
 mod probe;
 mod reset;
+mod restore;
 mod verify;
 
 use clap::{ArgMatches, Command};
@@ -18,7 +20,7 @@ use crate::context::Context;
 use crate::exit::{Result, Status};
 
 /// All of them, as `--help` lists them.
-pub fn all() -> [Command; 9] {
+pub fn all() -> [Command; 11] {
     [
         probe::command(),
         inspect::command(),
@@ -26,6 +28,8 @@ pub fn all() -> [Command; 9] {
         diff::command(),
         extract::command(),
         compat::command(),
+        checkpoint::command(),
+        restore::command(),
         reset::command(),
         policy::command(),
         completions::command(),
@@ -41,6 +45,8 @@ pub fn run(name: &str, args: &ArgMatches, context: &mut Context<'_>) -> Result<S
         "diff" => diff::run(args, context),
         "extract" => extract::run(args, context),
         "compat" => compat::run(args, context),
+        "checkpoint" => checkpoint::run(args, context),
+        "restore" => restore::run(args, context),
         "reset" => reset::run(args, context),
         "policy" => policy::run(args, context),
         _ => Ok(Status::Usage),

@@ -6,7 +6,7 @@ use vfiomig::Code;
 use vfiomig::policy::{MAX_FILE, Rules, check_host_file, host_file};
 
 use crate::context::Context;
-use crate::exit::{Result, Status, Trouble};
+use crate::exit::{End, Result, Status, Trouble};
 use crate::input;
 
 /// The subcommand.
@@ -41,7 +41,7 @@ pub fn run(args: &ArgMatches, context: &mut Context<'_>) -> Result<Status> {
 
 fn check_contents(context: &mut Context<'_>, file: &str) -> Result<Status> {
     // One status for all that is not a policy, since before there were others.
-    let cannot = |trouble: Trouble| Trouble { status: Status::Usage, ..trouble };
+    let cannot = |trouble: Trouble| Trouble { end: End::Status(Status::Usage), ..trouble };
     let mut input = input::open(file).map_err(cannot)?;
     let bytes = input.read_all(MAX_FILE).map_err(cannot)?;
     // One byte more than a policy file can have shows that there is more.

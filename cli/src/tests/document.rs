@@ -81,7 +81,10 @@ fn machine() -> Machine {
 fn output(machine: &Machine, line: &str) -> String {
     let here = format!("{}/", machine.dir.path().display());
     let words = line.strip_prefix("$ vfiomig ").unwrap().split_whitespace();
-    let place = |word: &str| match word.ends_with(".stream") || word.ends_with(".id") {
+    let place = |word: &str| match word.ends_with(".stream")
+        || word.ends_with(".state")
+        || word.ends_with(".id")
+    {
         true => format!("{here}{word}"),
         false => word.to_owned(),
     };

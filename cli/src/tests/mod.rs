@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The whole tool in this process, with simulated devices in a tree that looks like sysfs.
 
+mod checkpoint;
 mod compat;
 mod document;
 mod reset;
@@ -18,6 +19,7 @@ use vfiomig::transport::OpsTransport;
 use vfiomig_sim::{Sim, SimOptions};
 
 use crate::context::Context;
+use crate::interrupt::Interrupt;
 use crate::open::{OpenError, Opened, Step, Way};
 use crate::sysfs::Root;
 use crate::text::Style;
@@ -30,6 +32,10 @@ struct Machine {
     taken: Vec<usize>,
     /// What a person types.
     typed: Option<&'static str>,
+    /// What presses Ctrl-C.
+    interrupt: Interrupt,
+    /// The signal that comes when a device is opened.
+    presses: Option<i32>,
 }
 
 /// What a run of the tool left.
@@ -84,7 +90,14 @@ impl Machine {
                 symlink(to, name).unwrap();
             }
         }
-        Machine { dir, sims, taken: Vec::new(), typed: None }
+        Machine {
+            dir,
+            sims,
+            taken: Vec::new(),
+            typed: None,
+            interrupt: Interrupt::default(),
+            presses: None,
+        }
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -108,6 +121,9 @@ impl Machine {
         if self.taken.contains(&number) {
             return Err(OpenError { step: Step::Bind, node: node.to_owned(), errno: libc::EBUSY });
         }
+        if let Some(signal) = self.presses {
+            self.interrupt.raise(signal);
+        }
         let transport: OpsTransport = self.sims[number - 1].transport();
         let device = Box::new(move |options| Device::new(transport, options));
         Ok(Opened { device, keep: Vec::new() })
@@ -124,12 +140,13 @@ impl Machine {
             answers: None,
             style: Style(false),
             progress: false,
+            interrupt: self.interrupt.clone(),
         };
         if self.typed.is_some() {
             context.answers = Some(&mut typed);
         }
         let arguments = ["vfiomig"].iter().chain(arguments).map(OsString::from);
-        let status = crate::run(arguments, &mut context) as u8;
+        let status = crate::run(arguments, &mut context).code();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         Ran { status, out: text(out), err: text(err) }
     }
