@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * The tool, `vfiomig probe`, on real devices: named in every way that it accepts, free and in use.
+ * The tool on real devices: `vfiomig probe` with each way to name one, free and in use; compat, inspect,
+ * verify, checkpoint, restore and reset with what devices are, what a save of one made, and one that was left behind.
  * V=1 lab/run.sh shows what it prints.
  */
 #include "lab.h"
@@ -25,6 +26,20 @@ static const char *probe(const char *argument, const char *flag, int want)
 static void says(const char *said, const char *what)
 {
     CHECK(strstr(said, what), "\"%s\" is not in what the tool says", what);
+}
+
+/* The same for any command: up to four arguments, NULL after the last. */
+static const char *tool(int want, const char *a, const char *b, const char *c, const char *d)
+{
+    static char all[65536];
+    char *argv[] = { NULL, (char *)a, (char *)b, (char *)c, (char *)d, NULL };
+    pid_t pid;
+    FILE *said = lab_start("vfiomig", argv, &pid);
+
+    all[fread(all, 1, sizeof(all) - 1, said)] = 0;
+    printf("$ vfiomig %s %s\n%s\n", a, b, all);
+    EXPECT(lab_wait(said, pid, "the tool"), want);
+    return all;
 }
 
 /* For those who read the lab's output. */
@@ -84,12 +99,102 @@ static void nothing_is_found(void)
     probe("6d747479-1ab0-4000-ffff-ffffffffffff", NULL, NOT_FOUND);
 }
 
+/* A save of a device, in a file; the device goes on, and is closed. */
+static void save_to(const char *path, unsigned ports)
+{
+    struct lab_device device;
+    struct vfiomig_device *handle = lab_new(&device, ports, LAB_GROUP);
+    struct lab_bytes stream = lab_save(handle, 0, 4096, VFIOMIG_ENDING_KEEP);
+
+    lab_write_file(path, &stream);
+    lab_free(&stream);
+    vfiomig_device_free(handle);
+    lab_close(&device);
+}
+
+static void a_stream_of_a_device_is_read_and_judged(void)
+{
+    struct lab_device device;
+    const char *said;
+
+    save_to("/tmp/one.stream", 1);
+    save_to("/tmp/two.stream", 2);
+    says(tool(0, "verify", "/tmp/two.stream", NULL, NULL), "whole");
+    said = tool(0, "inspect", "/tmp/two.stream", NULL, NULL);
+    show(said);
+    says(said, "mdev type mtty-2");
+    says(said, "max_fifo_size");
+    says(tool(1, "diff", "/tmp/one.stream", "/tmp/two.stream", NULL), "mdev-type: mtty-1");
+    lab_create(&device, 2);
+    says(tool(0, "compat", "/tmp/two.stream", device.uuid, NULL), "fits");
+    says(tool(1, "compat", "/tmp/one.stream", device.uuid, NULL), "does not fit");
+    CHECK(!truncate("/tmp/two.stream", 300), "truncate");
+    says(tool(1, "verify", "/tmp/two.stream", NULL, NULL), "incomplete");
+    lab_open(&device, LAB_GROUP);
+    EXPECT(lab_raw_state(device.fd), VFIOMIG_STATE_RUNNING);
+    lab_close(&device);
+}
+
+static void a_device_that_was_left_behind_is_reset(void)
+{
+    struct lab_device device;
+    struct vfiomig_device *handle = lab_new(&device, 1, LAB_GROUP);
+    const char *said;
+
+    OK(vfiomig_device_set_state(handle, VFIOMIG_STATE_STOP));
+    tool(6, "reset", "--yes", device.uuid, NULL);
+    vfiomig_device_free(handle);
+    lab_close(&device);
+    said = tool(2, "reset", device.uuid, NULL, NULL);
+    says(said, "is in STOP. A reset loses");
+    says(said, "not reset");
+    says(tool(0, "reset", "--yes", device.uuid, NULL), "reset; RUNNING");
+    says(tool(0, "reset", "--yes", device.uuid, NULL), "nobody left it behind");
+    lab_open(&device, LAB_GROUP);
+    EXPECT(lab_raw_state(device.fd), VFIOMIG_STATE_RUNNING);
+    lab_close(&device);
+}
+
+/* mtty keeps its state when nobody has it open, so the tool can take it away and bring it back. */
+static void a_device_goes_into_a_file_and_comes_back(void)
+{
+    struct lab_device source, target;
+    struct vfiomig_device *handle = lab_new(&source, 1, LAB_GROUP);
+    struct lab_bytes before = lab_save(handle, 0, 4096, VFIOMIG_ENDING_KEEP), after;
+
+    vfiomig_device_free(handle);
+    lab_close(&source);
+    says(tool(0, "checkpoint", source.uuid, "-o", "/tmp/device.state"), "written");
+    says(tool(0, "verify", "/tmp/device.state", NULL, NULL), "whole");
+    handle = lab_new(&target, 1, LAB_GROUP);
+    vfiomig_device_free(handle);
+    says(tool(6, "restore", "/tmp/device.state", target.uuid, NULL), "process");
+    lab_close(&target);
+    says(tool(0, "restore", "--run", "/tmp/device.state", target.uuid), "RUNNING");
+    lab_open(&target, LAB_GROUP);
+    EXPECT(lab_raw_state(target.fd), VFIOMIG_STATE_RUNNING);
+    handle = lab_handle(&target);
+    after = lab_save(handle, 0, 4096, VFIOMIG_ENDING_KEEP);
+    EXPECT(lab_payload(&after).len, lab_payload(&before).len);
+    CHECK(!memcmp(lab_payload(&after).data, lab_payload(&before).data, lab_payload(&before).len),
+          "the target does not hold what the source held");
+    vfiomig_device_free(handle);
+    lab_close(&target);
+    lab_free(&before);
+    lab_free(&after);
+}
+
 int main(void)
 {
     if (lab_boot() != 1)
         return 77;
+    /* Nobody is there to be asked. */
+    CHECK(freopen("/dev/null", "r", stdin), "%s", strerror(errno));
     lab_run("tool-probe", a_device_is_described);
     lab_run("tool-probe-in-use", a_device_in_use_is_left_alone);
     lab_run("tool-probe-none", nothing_is_found);
+    lab_run("tool-streams", a_stream_of_a_device_is_read_and_judged);
+    lab_run("tool-checkpoint", a_device_goes_into_a_file_and_comes_back);
+    lab_run("tool-reset", a_device_that_was_left_behind_is_reset);
     return lab_status();
 }
