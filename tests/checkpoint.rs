@@ -5,15 +5,21 @@
 #![allow(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod track;
+
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::io::Write as _;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 
+use track::{PAGE, new_tracking};
 use vfiomig::checkpoint::{self, Guest, OpenOptions, Writer, WriterOptions};
 use vfiomig::device::{Device, DeviceOptions, State};
+use vfiomig::dirty::{self, DirtyPages, Mapping, Memory};
 use vfiomig::error::{Code, Errno};
 use vfiomig::session::{LoadOptions, SaveOptions};
 use vfiomig::stream::{Auth, DecodeLimits};
@@ -526,4 +532,39 @@ fn kill_9_at_every_system_call_leaves_the_old_checkpoint_whole() {
     // What dead writers left is gone after the next.
     take(&scratch.file(), &[&device], WriterOptions::default()).unwrap();
     assert_eq!(scratch.names(), ["state"]);
+}
+
+#[derive(Clone, Default)]
+struct Taken(Arc<Mutex<BTreeSet<u64>>>);
+
+impl Taken {
+    fn take(&self) -> Vec<u64> {
+        std::mem::take(&mut *self.0.lock().unwrap()).into_iter().collect()
+    }
+}
+
+impl Memory for Taken {
+    fn set_dirty(&mut self, pages: DirtyPages<'_>) -> Result<(), Errno> {
+        self.0.lock().unwrap().extend(pages.offsets().map(|offset| offset / PAGE));
+        Ok(())
+    }
+}
+
+#[test]
+fn dirty_tracking_goes_on_across_a_checkpoint() {
+    let (dir, (sim, device)) = (Scratch::new("dirty"), rig(1));
+    let taken = Taken::default();
+    let mapping = Mapping { size: 64 * PAGE, ..Mapping::default() };
+    let mut tracking = new_tracking(taken.clone(), &[mapping]);
+    tracking.add_writer(dirty::Writer::device(&device).unwrap()).unwrap();
+    tracking.start().unwrap();
+    sim.dma_write(3 * PAGE, 1).unwrap();
+    tracking.collect().unwrap();
+    assert_eq!(taken.take(), [3]);
+
+    sim.dma_write(5 * PAGE, 1).unwrap();
+    take(&dir.file(), &[&device], WriterOptions::default()).unwrap();
+    sim.dma_write(9 * PAGE, 1).unwrap();
+    assert!(!tracking.collect().unwrap().errors);
+    assert_eq!(taken.take(), [5, 9]);
 }
