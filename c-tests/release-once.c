@@ -500,6 +500,56 @@ static void callbacks_that_are_not_there(void)
     rig_free(&rig);
 }
 
+static int entries, fields, decoders;
+
+static void inspections_release(int entry, int field, int decoder)
+{
+    EQ(entries, entry);
+    EQ(fields, field);
+    EQ(decoders, decoder);
+}
+
+/* What struct vfiomig_inspect_options and struct vfiomig_decoder_ops bring. */
+static void callbacks_of_an_inspection(void)
+{
+    struct vfiomig_decoder_ops ops = VFIOMIG_DECODER_OPS_INIT;
+    struct vfiomig_inspect_options options = VFIOMIG_INSPECT_OPTIONS_INIT;
+    struct vfiomig_inspect *inspect;
+    ops.data = idle_decode;
+    ops.release = release;
+    options.entry_opaque = &entries;
+    options.field_opaque = &fields;
+    options.decoder_opaque = &decoders;
+    options.entry_release = options.field_release = release;
+    options.decoder = &ops;
+    OK(vfiomig_inspect_new(&options, &inspect));
+    inspections_release(0, 0, 0);
+    vfiomig_inspect_free(inspect);
+    inspections_release(1, 1, 1);
+
+    EQ(vfiomig_inspect_new(&options, NULL), -EFAULT);
+    inspections_release(2, 2, 2);
+    options.reserved = 1;
+    EQ(vfiomig_inspect_new(&options, &inspect), -EINVAL);
+    inspections_release(3, 3, 3);
+    options.reserved = 0;
+    ops.reserved = 1;
+    EQ(vfiomig_inspect_new(&options, &inspect), -EINVAL);
+    inspections_release(4, 4, 4);
+    ops.reserved = 0;
+    ops.data = NULL;
+    EQ(vfiomig_inspect_new(&options, &inspect), -EFAULT);
+    inspections_release(5, 5, 5);
+    /* The table cannot be read, so there is no release to call. */
+    ops.struct_size = 8;
+    EQ(vfiomig_inspect_new(&options, &inspect), -EINVAL);
+    inspections_release(6, 6, 5);
+    /* Nor are these. */
+    options.struct_size = 2;
+    EQ(vfiomig_inspect_new(&options, &inspect), -EINVAL);
+    inspections_release(6, 6, 5);
+}
+
 /* Whatever is wrong with a handle or with what a newer header has, what can be read is released. */
 static void callbacks_that_come_with_other_mistakes(void)
 {
@@ -564,6 +614,7 @@ int main(void)
     RUN(what_authenticates_a_stream);
     RUN(a_policy_that_decides);
     RUN(a_guard_of_a_load);
+    RUN(callbacks_of_an_inspection);
     RUN(callbacks_that_are_not_there);
     RUN(callbacks_that_come_with_other_mistakes);
     return DONE();
