@@ -258,9 +258,9 @@ impl Inspector {
             self.at = At::Payload(parsed);
             return Step::On;
         };
-        // It breaks a rule, and its header is right: so is its length, if it leads to another one.
-        let problem = diagnose::header(&parsed, error);
-        self.misplaced = None;
+        // It breaks a rule, and its header is right: so is its length, if it leads to another one. A
+        // load looks at its place first.
+        let problem = self.misplaced.take().unwrap_or_else(|| diagnose::header(&parsed, error));
         self.decoder.go_on_behind(&parsed, header);
         self.at = At::Skip(u64::from(parsed.length));
         let what = self.frame(parsed, Checked::NotChecked, len, 0);
@@ -295,6 +295,8 @@ impl Inspector {
             (_, Some(false)) => Checked::NoKey,
             _ => Checked::Right,
         };
+        // A load has refused it for its place already.
+        let problem = misplaced.unwrap_or(problem);
         let what = self.frame(header, checked, head, length);
         if header.kind == FrameType::End && !damaged {
             self.report.ended = true;
@@ -455,10 +457,13 @@ impl Inspector {
     /// The stream ends within a payload. If bytes are missing from it, frames may lie within.
     fn cut_payload(&mut self, header: FrameHeader, head: usize, total: usize) -> Step {
         let here = self.carry.len();
-        self.misplaced = None;
+        let misplaced = self.misplaced.take();
         let what = self.frame(header, Checked::NotChecked, head, here.saturating_sub(head));
         self.decoder.go_on_at(header.sequence.saturating_add(1));
-        let said = self.cut(what, (total - here) as u64, 0);
+        let mut said = self.cut(what, (total - here) as u64, 0);
+        if let (Some(problem), Step::Said(found)) = (misplaced, &mut said) {
+            found.piece.problem = Some(problem);
+        }
         let within = self.carry.held().get(1..).unwrap_or_default();
         let found = next_header(within, 0, self.decoder.binding()).is_some();
         self.at = match found && self.may_look_again(here) {
