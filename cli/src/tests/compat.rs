@@ -4,9 +4,9 @@
 use std::process::Command;
 
 use vfiomig::device::{DeviceOptions, Identity};
-use vfiomig::session::{Ending, SaveOptions, SaveStatus};
+use vfiomig::session::SaveOptions;
 
-use super::{Machine, schema, small, uuid};
+use super::{Machine, rest_of, schema, small, uuid};
 
 fn identity(driver: &str) -> Identity {
     let (bus, driver) = ("pci".to_owned(), driver.to_owned());
@@ -22,20 +22,8 @@ fn exported(driver: &str) -> Vec<u8> {
 pub fn stream(machine: &Machine, options: SaveOptions) -> Vec<u8> {
     let device =
         vfiomig::Device::new(machine.sims[0].transport(), DeviceOptions::default()).unwrap();
-    let mut save = device.save(options).unwrap();
-    let (mut bytes, mut buf) = (Vec::new(), vec![0; 1 << 20]);
-    loop {
-        let next = save.next(&mut buf).unwrap();
-        bytes.extend_from_slice(&buf[..next.len]);
-        match next.status {
-            SaveStatus::More => {}
-            SaveStatus::Drained => save.stop().unwrap(),
-            SaveStatus::End => break,
-        }
-    }
-    save.finish(Ending::Keep).unwrap();
-    device.run().unwrap();
-    bytes
+    let save = device.save(options).unwrap();
+    rest_of(save, &device)
 }
 
 #[test]

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use vfiomig::Device;
+use vfiomig::session::{Ending, Save, SaveStatus};
 use vfiomig::transport::OpsTransport;
 use vfiomig_sim::{Sim, SimOptions};
 
@@ -58,6 +59,23 @@ impl Ran {
         assert_eq!(self.err.lines().count(), 1, "{self:?}");
         assert!(self.err.starts_with("vfiomig: "), "{self:?}");
     }
+}
+
+/// What is left of a save's stream; the device runs afterwards.
+fn rest_of(mut save: Save, device: &Device) -> Vec<u8> {
+    let (mut bytes, mut buf) = (Vec::new(), vec![0; 1 << 20]);
+    loop {
+        let next = save.next(&mut buf).unwrap();
+        bytes.extend_from_slice(&buf[..next.len]);
+        match next.status {
+            SaveStatus::More => {}
+            SaveStatus::Drained => save.stop().unwrap(),
+            SaveStatus::End => break,
+        }
+    }
+    save.finish(Ending::Keep).unwrap();
+    device.run().unwrap();
+    bytes
 }
 
 fn uuid(number: usize) -> String {

@@ -6,10 +6,10 @@ use std::fs;
 use std::process::Command;
 
 use vfiomig::device::DeviceOptions;
-use vfiomig::session::{Ending, SaveOptions, SaveStatus};
+use vfiomig::session::SaveOptions;
 use vfiomig::stream::Auth;
 
-use super::{Machine, Ran, schema, small};
+use super::{Machine, Ran, rest_of, schema, small};
 
 fn auth() -> Option<Auth> {
     Some(Auth::with_keys(7, |_, key| {
@@ -24,19 +24,7 @@ fn stream(machine: &Machine, number: usize, options: SaveOptions) -> Vec<u8> {
     let device = vfiomig::Device::new(transport, DeviceOptions::default()).unwrap();
     let mut save = device.save(SaveOptions { migration_id: [7; 16], ..options }).unwrap();
     save.blob(5, b"of the VMM").unwrap();
-    let (mut bytes, mut buf) = (Vec::new(), vec![0; 1 << 20]);
-    loop {
-        let next = save.next(&mut buf).unwrap();
-        bytes.extend_from_slice(&buf[..next.len]);
-        match next.status {
-            SaveStatus::More => {}
-            SaveStatus::Drained => save.stop().unwrap(),
-            SaveStatus::End => break,
-        }
-    }
-    save.finish(Ending::Keep).unwrap();
-    device.run().unwrap();
-    bytes
+    rest_of(save, &device)
 }
 
 fn json_of(machine: &Machine, command: &str, arguments: &[&str]) -> (Ran, serde_json::Value) {
