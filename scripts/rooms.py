@@ -45,6 +45,7 @@ ROOMS = [
     ("guard", False),
     ("stream", False),
     ("handover", False),
+    ("estimate", False),
     ("device", False),
     ("policy", False),
     ("protocol", False),

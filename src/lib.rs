@@ -60,6 +60,7 @@
 //! - [`session`]: saving and loading one device, with all options.
 //! - [`group`]: all devices of one VM, saved or loaded together.
 //! - [`checkpoint`]: states in files, from a guest that goes on, and back.
+//! - [`estimate`]: how long a guest will stand still while it is switched over.
 //! - [`dirty`]: which pages devices wrote to, over the whole memory map.
 //! - [`guard`]: what drivers do not check of their own formats.
 //! - [`inspect`]: what is in a stream, and whether it is whole.
@@ -83,6 +84,7 @@ pub(crate) mod crc;
 pub mod device;
 pub mod dirty;
 pub mod error;
+pub mod estimate;
 pub(crate) mod fixups;
 pub(crate) mod flags;
 pub mod fsm;
