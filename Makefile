@@ -427,7 +427,7 @@ bench-qemu: ## compare QEMU_A with QEMU_B: downtime, system calls, memory (long)
 	@CARGO='$(CARGO)' integrations/qemu/bench.sh $(B)/qemu
 
 .PHONY: bench
-bench: $(TEST_SOS) ## measure against bare loops
+bench: $(TEST_SOS) $(B)/vfiomig ## measure against bare loops
 	@if [ -x benches/run.sh ]; then benches/run.sh; else echo "bench: there is none yet" >&2; exit 1; fi
 
 # There, the library has other locks, because std's come without the sanitizer.

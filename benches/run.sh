@@ -19,8 +19,10 @@ done
 chrt=$(command -v chrt) && chrt -f 1 true 2>/dev/null && chrt="$chrt -f 1" || chrt=
 # shellcheck disable=SC2086 # words
 $chrt "${CARGO:-cargo}" bench --quiet --bench blake3
-# A stream in a file, inspected.
+# A stream in a file, inspected, and how much memory that takes.
 "${CARGO:-cargo}" bench --quiet --bench inspect --no-run
+VFIOMIG_TOOL=$PWD/build/vfiomig
+export VFIOMIG_TOOL
 # shellcheck disable=SC2086 # words
 $chrt "${CARGO:-cargo}" bench --quiet --bench inspect
 # In a machine of the lab: dirty-sync-lab.
