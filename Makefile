@@ -71,7 +71,8 @@ $(CARGO_TARGET)_RUNNER ?= $(EMULATOR)
 export $(CARGO_TARGET)_RUNNER
 endif
 endif
-RELEASE := $(CARGO_TARGET_DIR)/$(if $(RUST_TARGET),$(RUST_TARGET)/)release
+PROFILE = release
+BUILT = $(CARGO_TARGET_DIR)/$(if $(RUST_TARGET),$(RUST_TARGET)/)$(PROFILE)
 CARGO_ARGS = $(CARGO_FLAGS) $(if $(RUST_TARGET),--target $(RUST_TARGET))
 # No path of this machine in what is built: the same tree gives the same library everywhere.
 REMAP = --remap-path-prefix=$(CURDIR)=libvfiomig \
@@ -80,7 +81,7 @@ RUST_LDFLAGS = $(foreach flag,$(LDFLAGS),-C link-arg=$(flag))
 # The same for what crates compile from assembler and C.
 REMAP_C = -ffile-prefix-map=$(CURDIR)=libvfiomig -ffile-prefix-map=$${CARGO_HOME:-$$HOME/.cargo}=cargo
 CARGO_BUILD = CFLAGS="$(CFLAGS) $(REMAP_C)" RUSTFLAGS="$(RUSTFLAGS) $(RUST_LDFLAGS) $(REMAP)" VFIOMIG_SYSCONFDIR='$(SYSCONFDIR)' \
-	$(CARGO) build --release $(CARGO_ARGS)
+	$(CARGO) build --profile $(PROFILE) $(CARGO_ARGS)
 FEATURE_ARGS = $(if $(filter 1,$(ENABLE_ENV_LOGGER)),,--no-default-features) \
 	$(if $(FEATURES),--features '$(FEATURES)')
 
@@ -109,7 +110,7 @@ refresh = cmp -s $(1) $(2) || cp -f $(1) $(2)
 
 $(B)/libvfiomig.a: FORCE | $(B)
 	@$(CARGO_BUILD) $(FEATURE_ARGS) --package vfiomig-c --lib
-	@$(call refresh,$(RELEASE)/libvfiomig_c.a,$@)
+	@$(call refresh,$(BUILT)/libvfiomig_c.a,$@)
 
 # What else a program that links the static library needs, as rustc says for this target. Without what cc
 # adds by itself: the C library, and an unwinder, which is another one in a program without shared libraries.
@@ -143,13 +144,15 @@ $(B)/vfiomig.pc: pkgconfig/vfiomig.pc.in $(B)/native-libs FORCE
 
 # --- the tool and the simulator ---------------------------------------------------------------
 
+# In a profile of its own, which Cargo.toml explains.
+$(B)/vfiomig: PROFILE = tool
 $(B)/vfiomig: FORCE | $(B)
 	@$(CARGO_BUILD) --manifest-path cli/Cargo.toml --bins
-	@$(call refresh,$(RELEASE)/vfiomig,$@)
+	@$(call refresh,$(BUILT)/vfiomig,$@)
 
 $(B)/sim-whole.a: FORCE | $(B)
 	@$(CARGO_BUILD) --manifest-path sim/Cargo.toml --lib
-	@$(call refresh,$(RELEASE)/libvfiomig_sim.a,$@)
+	@$(call refresh,$(BUILT)/libvfiomig_sim.a,$@)
 
 # Rust's standard library and all else that libvfiomig.a has as well becomes private, so that a program can
 # link both.
