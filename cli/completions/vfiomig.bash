@@ -218,12 +218,16 @@ _vfiomig() {
             return 0
             ;;
         vfiomig__subcmd__diff)
-            opts="-h --key-file --json --sysroot --help"
+            opts="-h --decoder --key-file --json --sysroot --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --decoder)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --key-file)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -240,7 +244,7 @@ _vfiomig() {
             return 0
             ;;
         vfiomig__subcmd__extract)
-            opts="-o -h --output --device --damaged --key-file --sysroot --help"
+            opts="-o -h --output --device --identity --damaged --key-file --sysroot --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -255,6 +259,10 @@ _vfiomig() {
                     return 0
                     ;;
                 --device)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --identity)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -470,12 +478,16 @@ _vfiomig() {
             return 0
             ;;
         vfiomig__subcmd__inspect)
-            opts="-h --key-file --json --sysroot --help"
+            opts="-h --decoder --key-file --json --sysroot --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --decoder)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --key-file)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

@@ -44,6 +44,7 @@ complete -c vfiomig -n "__fish_vfiomig_using_subcommand probe" -l sysroot -r -F
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand probe" -l all -d 'Probe every device that has to do with VFIO, SR-IOV or mediated devices'
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand probe" -l json -d 'Print JSON, as docs/schema describes it'
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand probe" -s h -l help -d 'Print help'
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand inspect" -l decoder -d 'A shared object whose code names the fields of the device\'s data; it runs as a part of the tool' -r
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand inspect" -l key-file -d 'The key of an authenticated stream: 32 bytes, or 64 hexadecimal digits' -r
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand inspect" -l sysroot -r -F
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand inspect" -l json -d 'Print JSON, as docs/schema describes it'
@@ -52,12 +53,14 @@ complete -c vfiomig -n "__fish_vfiomig_using_subcommand verify" -l key-file -d '
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand verify" -l sysroot -r -F
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand verify" -l json -d 'Print JSON, as docs/schema describes it'
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand verify" -s h -l help -d 'Print help'
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand diff" -l decoder -d 'A shared object whose code names the fields of the device\'s data; it runs as a part of the tool' -r
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand diff" -l key-file -d 'The key of an authenticated stream: 32 bytes, or 64 hexadecimal digits' -r
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand diff" -l sysroot -r -F
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand diff" -l json -d 'Print JSON, as docs/schema describes it'
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand diff" -s h -l help -d 'Print help'
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand extract" -s o -l output -d 'Where to write: under that name when it is whole, not at all otherwise' -r
-complete -c vfiomig -n "__fish_vfiomig_using_subcommand extract" -l device -d 'Which device of a checkpoint with several' -r
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand extract" -l device -d 'Which device of a checkpoint, or of QEMU\'s file, with several' -r
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand extract" -l identity -d 'What the device was that QEMU saved, for a stream: as for compat; QEMU does not say' -r
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand extract" -l key-file -d 'The key of an authenticated stream: 32 bytes, or 64 hexadecimal digits' -r
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand extract" -l sysroot -r -F
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand extract" -l damaged -d 'Write what there is, even if the stream is not whole'

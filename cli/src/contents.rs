@@ -67,7 +67,16 @@ pub fn of(input: &mut Input, key: Option<&Key>) -> Result<Contents> {
     let foreign = |what: &str| Trouble::new(Status::Input, format!("{}: {what}", input.name));
     match start.as_slice() {
         [] => Err(foreign("it is empty")),
-        [b'Q', b'E', b'V', b'M', ..] => Ok(Contents::Qemu),
+        [b'Q', b'E', b'V', b'M', ..] => match key {
+            None => Ok(Contents::Qemu),
+            Some(_) => {
+                let text = format!(
+                    "{}: nothing in QEMU's files is authenticated: no key can verify it",
+                    input.name
+                );
+                Err(Trouble::new(Status::Permission, text))
+            }
+        },
         bytes if checkpoint::looks_like_a_checkpoint(bytes) => {
             Ok(Contents::Checkpoint(manifest(input, key)?))
         }
@@ -144,6 +153,11 @@ impl Part {
     /// The name of its device, in a checkpoint.
     pub fn name(&self) -> Option<&str> {
         self.entry.as_ref().map(|entry| entry.name.as_str())
+    }
+
+    /// The file's name, with the device's if it has one.
+    pub fn title(&self, input: &Input) -> String {
+        self.name().map_or(input.name.clone(), |name| format!("{}#{name}", input.name))
     }
 
     /// Begins again.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use vfiomig::inspect::{Problem, ProblemKind, Tags, Verdict};
 
 use crate::identity::{identity_json, identity_text};
-use crate::text::{Style, bytes, hex, line};
+use crate::text::{Plain, Style, bytes, hex, line};
 use crate::walk::Found;
 
 /// A verdict's word.
@@ -105,8 +105,9 @@ pub fn to_json(name: Option<&str>, found: &Found) -> Value {
 pub fn verdict_text(title: &str, found: &Found, style: Style) -> String {
     let verdict = found.verdict();
     let good = verdict == Verdict::Whole;
+    let title = Plain(title).to_string();
     let mut out =
-        format!("{}: {}\n", style.bold(title), style.verdict(good, verdict_word(verdict)));
+        format!("{}: {}\n", style.bold(&title), style.verdict(good, verdict_word(verdict)));
     let report = &found.report;
     if let Some((offset, problem)) = &report.first_problem {
         line(&mut out, "problem", &format!("at byte {offset}: {}", problem.error));
@@ -127,6 +128,18 @@ pub fn verdict_text(title: &str, found: &Found, style: Style) -> String {
         line(&mut out, "tags", "not verified: give the key with --key-file");
     }
     out
+}
+
+/// Why it is not whole, in one line.
+pub fn why(found: &Found) -> String {
+    let word = verdict_word(found.verdict());
+    let report = &found.report;
+    match (&report.first_problem, &found.misplaced) {
+        _ if report.tags == Tags::NoKey => format!("{word}: give its key with --key-file"),
+        (Some((_, problem)), _) => format!("{word}: {}", Plain(&problem.error.to_string())),
+        (None, Some(misplaced)) => format!("{word}: {misplaced}"),
+        (None, None) => word.to_owned(),
+    }
 }
 
 /// What it is, and how much.

@@ -11,6 +11,9 @@ use std::path::Path;
 use crate::exit::{Result, Status, Trouble, system_text};
 use crate::sys::set_blocking;
 
+/// What to do about a file that is not whole because it is still growing.
+pub const GROWING: &str = "it is still being written: try again when that has ended";
+
 /// An open input.
 pub struct Input {
     /// As it was given.
@@ -57,6 +60,18 @@ pub fn open(given: &str) -> Result<Input> {
         input.ahead.push(first_of_pipe(given, &mut input.file)?);
     }
     Ok(input)
+}
+
+/// Refuses what is not a regular file that can be read.
+pub fn judge_file(given: &str) -> Result<()> {
+    let meta = Path::new(given).metadata().map_err(|error| cannot_open(given, &error))?;
+    match judge(given, &meta, false) {
+        Ok(()) if !meta.is_file() => {
+            Err(Trouble::new(Status::Input, format!("{given} is not a file")))
+        }
+        Ok(()) => File::open(given).map(drop).map_err(|error| cannot_open(given, &error)),
+        Err(trouble) => Err(trouble),
+    }
 }
 
 fn open_stdin() -> Result<Input> {
@@ -194,6 +209,11 @@ impl Input {
             (Some(stamp), Ok(meta)) => stamp != Stamp::of(&meta),
             _ => false,
         }
+    }
+
+    /// What to do about an input that is not whole: wait, or this.
+    pub fn if_growing<'t>(&self, otherwise: &'t str) -> &'t str {
+        if self.has_changed() { GROWING } else { otherwise }
     }
 
     /// All of it, if it has no more than `most` bytes.

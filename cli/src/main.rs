@@ -13,8 +13,10 @@
 //! found     the same for what was found out about a stream
 //! walk      reads a stream from the front to the back
 //! contents  what a file holds, and where in it each stream is
-//! qemu      a file of QEMU's as text and JSON
+//! qemu      what the commands do with a file of QEMU's
 //! qemu_file what is in one
+//! decoder   code that names fields, out of a shared object
+//! fields    fields of device data, as text
 //! finding   the words for what is found
 //! context   what commands work with: output, questions, signals
 //! open      nodes and ioctls
@@ -41,9 +43,11 @@
 mod commands;
 mod contents;
 mod context;
+mod decoder;
 mod device;
 mod examine;
 mod exit;
+mod fields;
 mod finding;
 mod found;
 mod identity;

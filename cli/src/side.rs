@@ -127,6 +127,10 @@ fn of_stream(input: &mut Input, key: Option<&Key>) -> Result<Identity> {
 /// Of a checkpoint's manifest. Its streams say the same, or are refused when they are loaded.
 fn of_checkpoint(input: &mut Input, wanted: Option<&str>, key: Option<&Key>) -> Result<Identity> {
     let manifest = contents::manifest(input, key)?;
+    if manifest.key_id.is_some() && key.is_none() {
+        let text = format!("{}: it is authenticated: give its key with --key-file", input.name);
+        return Err(Trouble::new(Status::Permission, text));
+    }
     let identity = |entry: &checkpoint::Entry| (*entry.identity).clone();
     match (wanted, manifest.devices.as_slice()) {
         (Some(name), _) => manifest

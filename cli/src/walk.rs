@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Reads a stream in a file from the front to the back, in constant memory.
 
-use vfiomig::inspect::{Content, Entry, InspectOptions, Inspector, Report, Verdict, What};
+use vfiomig::inspect::{Content, Entry, InspectOptions, Inspector, Report, Tags, Verdict, What};
 use vfiomig::stream::checkpoint::StreamEnd;
 
 use crate::contents::Part;
@@ -54,11 +54,18 @@ impl Found {
         }
     }
 
+    /// Whether a stream that is being written looks like this.
+    pub fn is_cut(&self) -> bool {
+        matches!(self.verdict(), Verdict::Incomplete | Verdict::Damaged)
+    }
+
     /// How the tool ends because of it.
     pub fn status(&self) -> Status {
         match self.verdict() {
             Verdict::Whole => Status::Yes,
             Verdict::Unverified => Status::Permission,
+            // With another key, the tag of a stream's beginning is as wrong as if it had been changed.
+            Verdict::Refused if self.report.tags == Tags::OtherKey => Status::Permission,
             Verdict::Refused if self.report.code == Some(vfiomig::Code::Perm) => Status::Permission,
             Verdict::Foreign => Status::Input,
             _ => Status::No,

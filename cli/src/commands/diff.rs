@@ -1,22 +1,27 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `vfiomig diff`: what differs between two streams, or two devices of checkpoints.
+//! `vfiomig diff`: what differs between two streams, or two devices of checkpoints or QEMU's files.
 
 use std::collections::BTreeMap;
 
 use clap::{Arg, ArgMatches, Command};
 use serde_json::{Value, json};
 use vfiomig::compat::Field;
-use vfiomig::inspect::{Content, Decoding, FieldFlags, Frame, Value as FieldValue, What};
+use vfiomig::identity::Identity;
+use vfiomig::inspect::{Content, FieldFlags, Frame, What};
 
-use crate::contents::Part;
+use crate::contents::{Contents, Part};
 use crate::context::Context;
+use crate::decoder;
 use crate::exit::{Result, Status, Trouble};
+use crate::fields::value_text;
 use crate::input::Input;
 use crate::key::Key;
 use crate::progress::Progress;
-use crate::text::{hex, line};
+use crate::qemu::{Naming, Pieces, PiecesReader, judgement};
+use crate::qemu_file::Vfio;
+use crate::text::line;
 use crate::walk::{Found, Walk};
-use crate::{contents, found, input, json as json_option, key};
+use crate::{contents, found, input, json as json_option, key, qemu};
 
 /// The subcommand.
 pub fn command() -> Command {
@@ -24,13 +29,14 @@ pub fn command() -> Command {
         Arg::new(name)
             .value_name(value)
             .required(true)
-            .help("A stream, or a checkpoint, with #NAME if it has several devices")
+            .help("A stream, a checkpoint or QEMU's file, with #NAME if it has several devices")
     };
     Command::new("diff")
         .about("Says what differs between two streams, or two devices of checkpoints")
         .after_help("Exit status: 0 the same, 1 different; others as for verify.")
         .arg(side("a", "A"))
         .arg(side("b", "B"))
+        .arg(decoder::arg())
         .arg(key::arg())
         .arg(json_option::arg())
 }
@@ -38,28 +44,87 @@ pub fn command() -> Command {
 /// One of the two.
 struct Side {
     input: Input,
-    part: Part,
-    found: Found,
+    source: Source,
     /// By the decoder for its driver, without padding.
     fields: BTreeMap<String, String>,
+}
+
+/// What it is taken from.
+enum Source {
+    Native(Part, Box<Found>),
+    Qemu(Box<Vfio>, Pieces),
+}
+
+impl Side {
+    /// What is not whole has no contents that could be compared.
+    fn refuse_unless_whole(&self) -> Result<()> {
+        match &self.source {
+            Source::Native(_, found) if found.status() != Status::Yes => {
+                let (why, todo) = (found::why(found), self.input.if_growing("see vfiomig verify"));
+                let text = format!("{}: {why}: {todo}", self.input.name);
+                Err(Trouble::new(found.status(), text))
+            }
+            Source::Qemu(vfio, _) if !vfio.is_whole() => {
+                let (name, todo) = (&self.input.name, self.input.if_growing("see vfiomig verify"));
+                let text = format!("{name}#{}: {}: {todo}", vfio.name, judgement(vfio));
+                Err(Trouble::new(Status::No, text))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn identity(&self) -> Option<&Identity> {
+        match &self.source {
+            Source::Native(_, found) => found.report.identity.as_deref(),
+            Source::Qemu(..) => None,
+        }
+    }
+
+    /// Bytes of device data, and what the VMM added: blobs, or QEMU's configuration.
+    fn sizes(&self) -> [(&'static str, u64); 2] {
+        match &self.source {
+            Source::Native(_, found) => {
+                [("data-bytes", found.report.data_bytes), ("blobs", found.report.blobs)]
+            }
+            Source::Qemu(vfio, _) => [
+                ("data-bytes", vfio.data_bytes),
+                ("configuration-bytes", vfio.config_bytes.unwrap_or(0)),
+            ],
+        }
+    }
+
+    fn to_json(&self, given: &str) -> Value {
+        match &self.source {
+            Source::Native(part, found) => {
+                json!({ "given": given, "stream": found::to_json(part.name(), found) })
+            }
+            Source::Qemu(vfio, _) => {
+                json!({ "given": given, "stream": null, "qemu": qemu::vfio_json(vfio) })
+            }
+        }
+    }
 }
 
 /// Runs it.
 pub fn run(args: &ArgMatches, context: &mut Context<'_>) -> Result<Status> {
     let key = key::read(args)?;
+    let decoder = decoder::read(args)?;
     let given = |name: &str| args.get_one::<String>(name).map_or("", String::as_str);
-    let mut a = read(given("a"), key.as_ref(), context.progress)?;
-    let mut b = read(given("b"), key.as_ref(), context.progress)?;
-    for side in [&a, &b] {
-        // What is not whole has no contents that could be compared.
-        if side.found.status() != Status::Yes {
-            let word = found::verdict_word(side.found.verdict());
-            let text = format!("{}: {word}: see vfiomig verify", side.input.name);
-            return Err(Trouble::new(side.found.status(), text));
-        }
+    let read = |name: &str, other: Option<&Side>| {
+        let driver = other.and_then(Side::identity).map(|identity| identity.driver.as_str());
+        let naming = Naming { decoder: decoder.as_ref(), driver };
+        read(given(name), key.as_ref(), naming, context.progress)
+    };
+    let mut a = read("a", None)?;
+    let mut b = read("b", Some(&a))?;
+    if a.identity().is_none() && b.identity().is_some() {
+        // The other one knows whose data it is.
+        a = read("a", Some(&b))?;
     }
-    let mut differences = about_identity(&a.found, &b.found);
-    differences.extend(about_sizes(&a.found, &b.found));
+    a.refuse_unless_whole()?;
+    b.refuse_unless_whole()?;
+    let mut differences = about_identity(&a, &b);
+    differences.extend(about_sizes(&a, &b));
     differences.extend(about_fields(&a.fields, &b.fields));
     let data = compare_data(&mut a, &mut b, key.as_ref(), context.progress)?;
     if let Some(at) = data {
@@ -76,8 +141,8 @@ pub fn run(args: &ArgMatches, context: &mut Context<'_>) -> Result<Status> {
         context.json(&json!({
             "schema": 1,
             "same": same,
-            "a": { "given": given("a"), "stream": found::to_json(a.part.name(), &a.found) },
-            "b": { "given": given("b"), "stream": found::to_json(b.part.name(), &b.found) },
+            "a": a.to_json(given("a")),
+            "b": b.to_json(given("b")),
             "first_difference": data,
             "differences": list,
         }))?;
@@ -90,6 +155,10 @@ pub fn run(args: &ArgMatches, context: &mut Context<'_>) -> Result<Status> {
         );
         for difference in &differences {
             difference.to_text(&mut text);
+        }
+        if [&a, &b].iter().any(|side| matches!(side.source, Source::Qemu(..))) {
+            let why = "what the devices are: QEMU's file does not say";
+            line(&mut text, "unchecked", why);
         }
         context.say(&text)?;
     }
@@ -120,7 +189,7 @@ impl Difference {
     }
 }
 
-fn read(given: &str, key: Option<&Key>, shown: bool) -> Result<Side> {
+fn read(given: &str, key: Option<&Key>, naming: Naming<'_>, shown: bool) -> Result<Side> {
     let (file, device) = match given.rsplit_once('#') {
         Some((file, device)) if !std::path::Path::new(given).exists() => (file, Some(device)),
         _ => (given, None),
@@ -131,41 +200,50 @@ fn read(given: &str, key: Option<&Key>, shown: bool) -> Result<Side> {
         return Err(Trouble::new(Status::Input, text));
     }
     let contents = contents::of(&mut input, key)?;
+    if let Contents::Qemu = &contents {
+        return read_qemu(input, device, naming, shown);
+    }
     let mut parts = contents.parts(&input, device)?;
     let (Some(mut part), true) = (parts.pop(), parts.is_empty()) else {
         let text = format!("{given}: several devices are in it: say which after a #");
         return Err(Trouble::new(Status::Usage, text));
     };
     let mut fields = BTreeMap::new();
-    let mut decoding = Decoding::new();
-    let mut walk = Walk::new(&mut input, &mut part, key, Progress::new(shown, "reading", None))?;
+    let mut decoding = decoder::decoding(naming.decoder)?;
+    let progress = Progress::new(shown, "reading", part.len);
+    let mut walk = Walk::new(&mut input, &mut part, key, progress)?;
     while walk.next(&mut |entry| {
         if matches!(&entry.what, What::Frame(Frame { content: Content::Restart(_), .. })) {
             fields.clear();
         }
         // A decoder that fails has nothing to compare; the data is compared anyway.
         let _ = decoding.entry(entry, &mut |field| {
-            let value = match field.value {
-                FieldValue::Unsigned(number) => format!("{number:#x}"),
-                FieldValue::Bytes(bytes) => hex(bytes),
-                FieldValue::Text(text) => text.to_owned(),
-            };
             if !field.flags.contains(FieldFlags::PADDING) {
-                fields.insert(field.name.to_owned(), value);
+                fields.insert(field.name.to_owned(), value_text(field));
             }
             Ok(())
         });
         Ok(())
     })? {}
-    let found = walk.finish()?;
-    Ok(Side { input, part, found, fields })
+    let found = Box::new(walk.finish()?);
+    Ok(Side { input, source: Source::Native(part, found), fields })
 }
 
-fn about_identity(a: &Found, b: &Found) -> Vec<Difference> {
-    let value = |found: &Found, field: Field| {
-        let identity = found.report.identity.as_ref()?;
-        field.value(identity).ok().flatten()
-    };
+fn read_qemu(
+    mut input: Input,
+    device: Option<&str>,
+    naming: Naming<'_>,
+    shown: bool,
+) -> Result<Side> {
+    let (vfio, seen) = qemu::one_device(&mut input, device, naming, shown)?;
+    let fields = seen.fields(&vfio.name).iter().filter(|field| !field.padding);
+    let fields = fields.map(|field| (field.name.clone(), field.value.clone())).collect();
+    Ok(Side { input, source: Source::Qemu(Box::new(vfio), seen.pieces), fields })
+}
+
+fn about_identity(a: &Side, b: &Side) -> Vec<Difference> {
+    let (Some(a), Some(b)) = (a.identity(), b.identity()) else { return Vec::new() };
+    let value = |identity: &Identity, field: Field| field.value(identity).ok().flatten();
     Field::ALL
         .iter()
         .map(|&field| Difference {
@@ -178,14 +256,11 @@ fn about_identity(a: &Found, b: &Found) -> Vec<Difference> {
         .collect()
 }
 
-fn about_sizes(a: &Found, b: &Found) -> Vec<Difference> {
-    let sizes = |found: &Found| {
-        let report = &found.report;
-        [("data-bytes", report.data_bytes), ("blobs", report.blobs)]
-    };
-    let pairs = sizes(a).into_iter().zip(sizes(b));
+/// What only one of the two kinds of files can have is not compared.
+fn about_sizes(a: &Side, b: &Side) -> Vec<Difference> {
+    let pairs = a.sizes().into_iter().zip(b.sizes());
     pairs
-        .filter(|((_, a), (_, b))| a != b)
+        .filter(|((x, a), (y, b))| x == y && a != b)
         .map(|((name, a), (_, b))| Difference {
             what: "size",
             name: name.into(),
@@ -209,48 +284,71 @@ fn about_fields(a: &BTreeMap<String, String>, b: &BTreeMap<String, String>) -> V
         .collect()
 }
 
-/// Device data since the last restart, a frame at a time.
+/// Device data since the last restart, a piece at a time.
 struct Data<'a> {
-    walk: Walk<'a>,
-    restarts: u64,
+    from: From<'a>,
     bytes: Vec<u8>,
     at: usize,
 }
 
+enum From<'a> {
+    /// A stream, and the restarts that are still to come.
+    Native(Box<Walk<'a>>, u64),
+    Qemu(PiecesReader<'a>),
+}
+
 impl<'a> Data<'a> {
     fn new(side: &'a mut Side, key: Option<&Key>, shown: bool) -> Result<Data<'a>> {
-        side.part.rewind(&mut side.input)?;
-        let progress = Progress::new(shown, "comparing", side.part.len);
-        let restarts = side.found.report.restarts;
-        let walk = Walk::new(&mut side.input, &mut side.part, key, progress)?;
-        Ok(Data { walk, restarts, bytes: Vec::new(), at: 0 })
+        let from = match &mut side.source {
+            Source::Native(part, found) => {
+                part.rewind(&mut side.input)?;
+                let progress = Progress::new(shown, "comparing", part.len);
+                let walk = Walk::new(&mut side.input, part, key, progress)?;
+                From::Native(Box::new(walk), found.report.restarts)
+            }
+            Source::Qemu(_, pieces) => From::Qemu(PiecesReader::new(&mut side.input, pieces)),
+        };
+        Ok(Data { from, bytes: Vec::new(), at: 0 })
     }
 
     /// What is there of the next bytes; none at the end.
     fn rest(&mut self) -> Result<&[u8]> {
         while self.at >= self.bytes.len() {
-            (self.at, self.bytes) = (0, Vec::new());
-            let (restarts, bytes) = (&mut self.restarts, &mut self.bytes);
-            let more = self.walk.next(&mut |entry| {
-                match &entry.what {
-                    What::Frame(Frame { content: Content::Restart(_), .. }) => {
-                        *restarts = restarts.saturating_sub(1);
-                    }
-                    What::Frame(Frame { content: Content::Data, payload, .. })
-                        if *restarts == 0 =>
-                    {
-                        bytes.extend_from_slice(payload);
-                    }
-                    _ => {}
+            self.at = 0;
+            let more = match &mut self.from {
+                From::Native(walk, restarts) => {
+                    self.bytes.clear();
+                    next_data(walk, restarts, &mut self.bytes)?
                 }
-                Ok(())
-            })?;
+                From::Qemu(reader) => {
+                    self.bytes.resize(1 << 20, 0);
+                    let len = reader.read(&mut self.bytes)?;
+                    self.bytes.truncate(len);
+                    len > 0
+                }
+            };
             if !more {
                 break;
             }
         }
         Ok(self.bytes.get(self.at..).unwrap_or_default())
     }
+}
+
+/// The next piece of a stream, of which `to` gets the device data.
+fn next_data(walk: &mut Walk<'_>, restarts: &mut u64, to: &mut Vec<u8>) -> Result<bool> {
+    walk.next(&mut |entry| {
+        match &entry.what {
+            What::Frame(Frame { content: Content::Restart(_), .. }) => {
+                *restarts = restarts.saturating_sub(1);
+            }
+            What::Frame(Frame { content: Content::Data, payload, .. }) if *restarts == 0 => {
+                to.extend_from_slice(payload);
+            }
+            _ => {}
+        }
+        Ok(())
+    })
 }
 
 /// Where the data of two devices differs first.

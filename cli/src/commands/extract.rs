@@ -4,17 +4,20 @@
 use std::path::Path;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use vfiomig::inspect::{Content, Entry, Frame, Verdict, What};
+use vfiomig::identity::Identity;
+use vfiomig::inspect::{Content, Entry, Frame, Tags, Verdict, What};
 
-use crate::contents::Part;
+use crate::contents::{Contents, Part};
 use crate::context::Context;
 use crate::exit::{Result, Status, Trouble};
 use crate::input::Input;
+use crate::interrupt::Interrupt;
 use crate::key::Key;
 use crate::new_file::{self, NewFile};
 use crate::progress::Progress;
+use crate::qemu::PiecesReader;
 use crate::walk::Walk;
-use crate::{contents, found, input, key};
+use crate::{contents, found, input, key, qemu, side};
 
 /// The subcommand.
 pub fn command() -> Command {
@@ -28,7 +31,7 @@ pub fn command() -> Command {
         .arg(
             Arg::new("what").value_name("WHAT").required(true).help(
                 "data: what the driver saved; blob:KIND or blob:KIND:N: the first or Nth blob of \
-                 that kind; stream: the stream of one device of a checkpoint",
+                 that kind; stream: one device of a checkpoint or of QEMU's file as a stream",
             ),
         )
         .arg(
@@ -40,8 +43,11 @@ pub fn command() -> Command {
             Arg::new("device")
                 .long("device")
                 .value_name("NAME")
-                .help("Which device of a checkpoint with several"),
+                .help("Which device of a checkpoint, or of QEMU's file, with several"),
         )
+        .arg(Arg::new("identity").long("identity").value_name("SOURCE").help(
+            "What the device was that QEMU saved, for a stream: as for compat; QEMU does not say",
+        ))
         .arg(
             Arg::new("damaged")
                 .long("damaged")
@@ -92,7 +98,20 @@ pub fn run(args: &ArgMatches, context: &mut Context<'_>) -> Result<Status> {
         return Err(Trouble::new(Status::Input, text));
     }
     let contents = contents::of(&mut input, key.as_ref())?;
-    let mut parts = contents.parts(&input, args.get_one::<String>("device").map(String::as_str))?;
+    let output = Output { name: output, interrupt: &context.interrupt, shown: context.progress };
+    let device = args.get_one::<String>("device").map(String::as_str);
+    let identity = args.get_one::<String>("identity");
+    if let Contents::Qemu = &contents {
+        let identity = identity.map(|given| side::read(context, given, None)).transpose()?;
+        let identity = identity.map(|side| side.identity);
+        let damaged = args.get_flag("damaged");
+        return of_qemu(&mut input, device, (wanted, damaged), identity.as_ref(), &output);
+    }
+    if identity.is_some() {
+        let text = format!("{}: it says itself what the device was: no --identity", input.name);
+        return Err(Trouble::new(Status::Usage, text));
+    }
+    let mut parts = contents.parts(&input, device)?;
     let several = parts.len();
     let (Some(part), 1) = (parts.first_mut(), several) else {
         let text = format!("{}: {several} devices are in it: say which, with --device", input.name);
@@ -102,20 +121,27 @@ pub fn run(args: &ArgMatches, context: &mut Context<'_>) -> Result<Status> {
     let progress = Progress::new(context.progress, "verifying", part.len);
     let found = Walk::new(&mut input, part, key.as_ref(), progress)?.finish()?;
     let verdict = found.verdict();
+    if key.is_some() && found.report.tags != Tags::Verified {
+        // Whoever gives a key does not want what it does not open, damaged or not.
+        return Err(Trouble::new(
+            found.status(),
+            format!("{}: {}", input.name, found::why(&found)),
+        ));
+    }
     if verdict != Verdict::Whole && !args.get_flag("damaged") {
-        let word = found::verdict_word(verdict);
-        let text = format!("{}: {word}: --damaged extracts what there is", input.name);
+        let (why, todo) =
+            (found::why(&found), input.if_growing("--damaged extracts what there is"));
+        let text = format!("{}: {why}: {todo}", input.name);
         return Err(Trouble::new(found.status(), text));
     }
     part.rewind(&mut input)?;
-    let mut new = NewFile::create(output)?;
-    let progress = Progress::new(context.progress, "extracting", part.len);
+    let mut new = output.create(part.len)?;
     match wanted {
-        Wanted::Stream => copy(&mut input, part, &mut new, progress)?,
+        Wanted::Stream => copy(&mut input, part, &mut new)?,
         _ => {
             let mut taker =
                 Taker { wanted, restarts: found.report.restarts, blobs: 0, took: false };
-            taker.take(&mut input, part, key.as_ref(), &mut new, progress)?;
+            taker.take(&mut input, part, key.as_ref(), &mut new)?;
             if !taker.took && wanted != Wanted::Data {
                 return Err(Trouble::new(
                     Status::No,
@@ -128,17 +154,118 @@ pub fn run(args: &ArgMatches, context: &mut Context<'_>) -> Result<Status> {
     Ok(Status::Yes)
 }
 
-fn copy(input: &mut Input, part: &mut Part, new: &mut NewFile, mut bar: Progress) -> Result<()> {
+/// Where it goes.
+struct Output<'a> {
+    name: &'a Path,
+    interrupt: &'a Interrupt,
+    shown: bool,
+}
+
+impl Output<'_> {
+    /// From here on, a signal removes what was begun.
+    fn create(&self, total: Option<u64>) -> Result<New<'_>> {
+        self.interrupt.watch()?;
+        let progress = Progress::new(self.shown, "extracting", total);
+        Ok(New { file: NewFile::create(self.name)?, done: 0, progress, output: self })
+    }
+}
+
+/// What has been written.
+struct New<'a> {
+    file: NewFile,
+    done: u64,
+    progress: Progress,
+    output: &'a Output<'a>,
+}
+
+impl New<'_> {
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.stop_if_asked_to()?;
+        self.file.write(bytes)?;
+        self.done += bytes.len() as u64;
+        self.progress.at(self.done);
+        Ok(())
+    }
+
+    fn stop_if_asked_to(&self) -> Result<()> {
+        match self.output.interrupt.signal() {
+            None => Ok(()),
+            Some(signal) => {
+                let text = format!("{}: not written: interrupted", self.output.name.display());
+                Err(Trouble::interrupted(signal, text))
+            }
+        }
+    }
+
+    fn finish(self) -> Result<()> {
+        self.stop_if_asked_to()?;
+        self.file.finish()
+    }
+}
+
+/// A device of QEMU's file.
+fn of_qemu(
+    input: &mut Input,
+    device: Option<&str>,
+    (wanted, damaged): (Wanted, bool),
+    identity: Option<&Identity>,
+    output: &Output<'_>,
+) -> Result<Status> {
+    let (vfio, seen) = qemu::one_device(input, device, qemu::Naming::default(), output.shown)?;
+    let name = format!("{}#{}", input.name, vfio.name);
+    let refuse = |status, why: &str| Err(Trouble::new(status, format!("{name}: {why}")));
+    let identity = match (wanted, identity) {
+        (Wanted::Blob(..), _) => return refuse(Status::No, "QEMU's files have no blobs"),
+        (Wanted::Data, None) => None,
+        (Wanted::Data, Some(_)) => {
+            return refuse(Status::Usage, "--identity is for a stream; data says nothing of it");
+        }
+        (Wanted::Stream, Some(identity)) => Some(identity),
+        (Wanted::Stream, None) => {
+            let why = "QEMU does not say what the device was, and a stream has to: give --identity, \
+                       as vfiomig probe --identity writes it on the source";
+            return refuse(Status::Usage, why);
+        }
+    };
+    if !vfio.is_whole() && (identity.is_some() || !damaged) {
+        let todo = match wanted {
+            Wanted::Stream => "it would look like a whole stream; --damaged is for data only",
+            _ => input.if_growing("--damaged extracts what there is"),
+        };
+        return refuse(Status::No, &format!("{}: {todo}", qemu::judgement(&vfio)));
+    }
+    if seen.pieces.is_empty() {
+        let why = "there is no device data in it: the device had none, or it went over multifd \
+                   channels, which are not in this file";
+        return refuse(Status::No, why);
+    }
+    let mut new = output.create(Some(seen.pieces.len()))?;
+    let mut reader = PiecesReader::new(input, &seen.pieces);
+    match identity {
+        Some(identity) => qemu::write_stream(&mut reader, identity, &mut |it| new.write(it))?,
+        None => {
+            let mut buf = vec![0; 1 << 20];
+            loop {
+                let len = reader.read(&mut buf)?;
+                if len == 0 {
+                    break;
+                }
+                new.write(buf.get(..len).unwrap_or_default())?;
+            }
+        }
+    }
+    new.finish()?;
+    Ok(Status::Yes)
+}
+
+fn copy(input: &mut Input, part: &mut Part, new: &mut New<'_>) -> Result<()> {
     let mut buf = vec![0; 1 << 20];
-    let mut done = 0;
     loop {
         let len = part.read(input, &mut buf)?;
         if len == 0 {
             return Ok(());
         }
         new.write(buf.get(..len).unwrap_or_default())?;
-        done += len as u64;
-        bar.at(done);
     }
 }
 
@@ -157,15 +284,14 @@ impl Taker {
         input: &mut Input,
         part: &mut Part,
         key: Option<&Key>,
-        new: &mut NewFile,
-        bar: Progress,
+        new: &mut New<'_>,
     ) -> Result<()> {
-        let mut walk = Walk::new(input, part, key, bar)?;
+        let mut walk = Walk::new(input, part, key, Progress::new(false, "", None))?;
         while walk.next(&mut |entry| self.entry(entry, new))? {}
         Ok(())
     }
 
-    fn entry(&mut self, entry: &Entry<'_>, new: &mut NewFile) -> Result<()> {
+    fn entry(&mut self, entry: &Entry<'_>, new: &mut New<'_>) -> Result<()> {
         let What::Frame(Frame { content, payload, .. }) = &entry.what else { return Ok(()) };
         match (content, self.wanted) {
             (Content::Restart(_), _) => self.restarts = self.restarts.saturating_sub(1),

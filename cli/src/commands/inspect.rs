@@ -10,14 +10,15 @@ use vfiomig::inspect::{
 };
 use vfiomig::stream::FrameType;
 
-use crate::contents::{Contents, Part};
+use crate::contents::Contents;
 use crate::context::Context;
+use crate::decoder::{self, Decoder};
 use crate::exit::{Result, Status};
-use crate::input::Input;
-use crate::key::Key;
+use crate::fields::value_text;
+use crate::input::{GROWING, Input};
 use crate::progress::Progress;
 use crate::text::{Plain, bytes, hex, line};
-use crate::walk::Walk;
+use crate::walk::{Found, Walk};
 use crate::{contents, found, input, json as json_option, key, qemu};
 
 /// No more pieces than that are listed: whoever wrote the stream decides how many there are.
@@ -29,6 +30,7 @@ pub fn command() -> Command {
         .about("Shows what is in a stream or checkpoint, whole or not")
         .after_help("Exit status: as for verify.")
         .arg(Arg::new("file").value_name("FILE").required(true).help("A file, or - for a pipe"))
+        .arg(decoder::arg())
         .arg(key::arg())
         .arg(json_option::arg())
 }
@@ -36,11 +38,12 @@ pub fn command() -> Command {
 /// Runs it.
 pub fn run(args: &ArgMatches, context: &mut Context<'_>) -> Result<Status> {
     let key = key::read(args)?;
+    let decoder = decoder::read(args)?;
     let given = args.get_one::<String>("file").map_or("", String::as_str);
     let mut input = input::open(given)?;
     let contents = contents::of(&mut input, key.as_ref())?;
     if let Contents::Qemu = &contents {
-        return qemu::run(&mut input, given, args.get_flag("json"), context);
+        return qemu_file(&mut input, given, decoder.as_ref(), args.get_flag("json"), context);
     }
     let (mut status, mut streams) = (Status::Yes, Vec::new());
     let mut text = String::new();
@@ -52,9 +55,22 @@ pub fn run(args: &ArgMatches, context: &mut Context<'_>) -> Result<Status> {
     }
     for mut part in contents.parts(&input, None)? {
         let progress = Progress::new(context.progress, "reading", part.len);
-        let (shown, json) = one(&mut input, &mut part, key.as_ref(), progress, context)?;
-        text.push_str(&shown.0);
-        status = status.max(shown.1);
+        let seen = Seen::new(decoder.as_ref())?;
+        let title = part.title(&input);
+        let name = part.name().map(str::to_owned);
+        let walk = Walk::new(&mut input, &mut part, key.as_ref(), progress)?;
+        let (found, seen) = one(walk, seen)?;
+        text.push_str(&found::verdict_text(&title, &found, context.style));
+        if found.is_cut() && input.has_changed() {
+            let _ = writeln!(text, "  {GROWING}");
+        }
+        found::summary_text(&mut text, &found);
+        seen.to_text(&mut text);
+        let mut json = found::to_json(name.as_deref(), &found);
+        if let Some(members) = json.as_object_mut() {
+            seen.to_json(members);
+        }
+        status = status.max(found.status());
         streams.push(json);
     }
     if args.get_flag("json") {
@@ -82,30 +98,47 @@ pub fn run(args: &ArgMatches, context: &mut Context<'_>) -> Result<Status> {
 }
 
 /// One stream.
-fn one(
-    input: &mut Input,
-    part: &mut Part,
-    key: Option<&Key>,
-    progress: Progress,
-    context: &Context<'_>,
-) -> Result<((String, Status), Value)> {
-    let title = part.name().map_or(input.name.clone(), |name| format!("{}#{name}", input.name));
-    let name = part.name().map(str::to_owned);
-    let mut seen = Seen::default();
-    let mut walk = Walk::new(input, part, key, progress)?;
+fn one<'a>(mut walk: Walk<'_>, mut seen: Seen<'a>) -> Result<(Found, Seen<'a>)> {
     while walk.next(&mut |entry| {
         seen.entry(entry);
         Ok(())
     })? {}
     let found = walk.finish()?;
-    let mut text = found::verdict_text(&title, &found, context.style);
-    found::summary_text(&mut text, &found);
-    seen.to_text(&mut text);
-    let mut json = found::to_json(name.as_deref(), &found);
-    if let Some(members) = json.as_object_mut() {
-        seen.to_json(members);
+    let driver = found.report.identity.as_ref().map(|identity| identity.driver.clone());
+    if let (Some(decoder), Some(driver)) = (seen.decoder, driver) {
+        seen.decoder_failed = seen.decoder_failed.or_else(|| decoder.is_for_other(&driver));
     }
-    Ok(((text, found.status()), json))
+    Ok((found, seen))
+}
+
+fn qemu_file(
+    input: &mut Input,
+    given: &str,
+    decoder: Option<&Decoder>,
+    json: bool,
+    context: &mut Context<'_>,
+) -> Result<Status> {
+    let naming = qemu::Naming { decoder, driver: None };
+    let wanted = qemu::Wanted { naming, pieces_of: None };
+    let seen = qemu::read(input, &wanted, context.progress)?;
+    if json {
+        context.json(&json!({
+            "schema": 1,
+            "file": given,
+            "format": "qemu",
+            "checkpoint": Value::Null,
+            "streams": [],
+            "qemu": qemu::to_json(&seen),
+        }))?;
+    } else {
+        let title = context.style.bold(&input.name);
+        let mut text = qemu::to_text(&title, &seen);
+        if seen.status() != Status::Yes && input.has_changed() {
+            let _ = writeln!(text, "  {GROWING}");
+        }
+        context.say(&text)?;
+    }
+    Ok(seen.status())
 }
 
 /// Pieces of a stream that follow each other, are of one kind, and have nothing wrong.
@@ -119,8 +152,9 @@ struct Run {
 }
 
 /// What was seen on the way through a stream.
-#[derive(Default)]
-struct Seen {
+struct Seen<'a> {
+    /// The decoder that was given.
+    decoder: Option<&'a Decoder>,
     runs: Vec<Run>,
     left_out: u64,
     decoding: Decoding,
@@ -139,7 +173,13 @@ struct Named {
     flags: FieldFlags,
 }
 
-impl Seen {
+impl Seen<'_> {
+    fn new(decoder: Option<&Decoder>) -> Result<Seen<'_>> {
+        let decoding = decoder::decoding(decoder)?;
+        let (runs, fields) = (Vec::new(), Vec::new());
+        Ok(Seen { decoder, runs, left_out: 0, decoding, fields, decoder_failed: None })
+    }
+
     fn entry(&mut self, entry: &Entry<'_>) {
         self.note(entry);
         if matches!(&entry.what, What::Frame(Frame { content: Content::Restart(_), .. })) {
@@ -245,12 +285,10 @@ impl Seen {
 
 impl Named {
     fn of(field: &Field<'_>) -> Named {
-        let is_hex = field.flags.contains(FieldFlags::HEX);
-        let (value, json) = match field.value {
-            FieldValue::Unsigned(number) if is_hex => (format!("{number:#x}"), json!(number)),
-            FieldValue::Unsigned(number) => (number.to_string(), json!(number)),
-            FieldValue::Bytes(bytes) => (hex(bytes), json!(hex(bytes))),
-            FieldValue::Text(text) => (text.to_owned(), json!(text)),
+        let value = value_text(field);
+        let json = match field.value {
+            FieldValue::Unsigned(number) => json!(number),
+            _ => json!(value),
         };
         Named {
             name: field.name.to_owned(),

@@ -3,13 +3,14 @@
 
 use clap::{Arg, ArgMatches, Command};
 use serde_json::json;
-use vfiomig::inspect::Verdict;
 
+use crate::contents::Contents;
 use crate::context::Context;
 use crate::exit::{Result, Status};
+use crate::input::{GROWING, Input};
 use crate::progress::Progress;
-use crate::walk::{Found, Walk};
-use crate::{contents, found, input, json as json_option, key};
+use crate::walk::Walk;
+use crate::{contents, found, input, json as json_option, key, qemu};
 
 /// The subcommand.
 pub fn command() -> Command {
@@ -30,16 +31,19 @@ pub fn run(args: &ArgMatches, context: &mut Context<'_>) -> Result<Status> {
     let given = args.get_one::<String>("file").map_or("", String::as_str);
     let mut input = input::open(given)?;
     let contents = contents::of(&mut input, key.as_ref())?;
+    if let Contents::Qemu = &contents {
+        return qemu_file(&mut input, given, args.get_flag("json"), context);
+    }
     let mut status = Status::Yes;
     let mut streams = Vec::new();
     let mut text = String::new();
     for mut part in contents.parts(&input, None)? {
         let progress = Progress::new(context.progress, "verifying", part.len);
         let found = Walk::new(&mut input, &mut part, key.as_ref(), progress)?.finish()?;
-        let title = part.name().map_or(input.name.clone(), |name| format!("{}#{name}", input.name));
+        let title = part.title(&input);
         text.push_str(&found::verdict_text(&title, &found, context.style));
-        if is_cut(&found) && input.has_changed() {
-            text.push_str("  it is still being written: verify it again when that has ended\n");
+        if found.is_cut() && input.has_changed() {
+            text.push_str(&format!("  {GROWING}\n"));
         }
         status = status.max(found.status());
         streams.push(found::to_json(part.name(), &found));
@@ -59,6 +63,32 @@ pub fn run(args: &ArgMatches, context: &mut Context<'_>) -> Result<Status> {
     Ok(status)
 }
 
-fn is_cut(found: &Found) -> bool {
-    matches!(found.verdict(), Verdict::Incomplete | Verdict::Damaged)
+/// What can be told of a file of QEMU's, which has no checks.
+fn qemu_file(
+    input: &mut Input,
+    given: &str,
+    json: bool,
+    context: &mut Context<'_>,
+) -> Result<Status> {
+    let seen = qemu::read(input, &qemu::Wanted::default(), context.progress)?;
+    let (status, growing) = (seen.status(), input.has_changed());
+    if json {
+        context.json(&json!({
+            "schema": 1,
+            "file": given,
+            "format": "qemu",
+            "whole": status == Status::Yes,
+            "growing": growing,
+            "streams": [],
+            "qemu": qemu::to_json(&seen),
+        }))?;
+    } else {
+        let title = context.style.bold(&input.name);
+        let mut text = qemu::verdict_text(&title, &seen, context.style);
+        if status != Status::Yes && growing {
+            text.push_str(&format!("  {GROWING}\n"));
+        }
+        context.say(&text)?;
+    }
+    Ok(status)
 }

@@ -22,4 +22,4 @@ pub use walk::{Event, Section, SectionKind, Sized, Vfio, walk};
 pub const MAGIC: [u8; 4] = *b"QEVM";
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

@@ -12,26 +12,32 @@ use super::*;
 fn said(bytes: &[u8]) -> Vec<String> {
     let mut lines = Vec::new();
     let mut data: Vec<(String, usize)> = Vec::new();
-    walk(Cursor::new(bytes), &mut |event| match event {
-        Event::Section(section) => {
-            let Section { kind, offset, length, sized, name, .. } = section;
-            lines.push(format!("{offset}+{length} {kind:?} {name} {sized:?}"));
+    walk(Cursor::new(bytes), &mut |event| {
+        match event {
+            Event::Section(section) => {
+                let Section { kind, offset, length, sized, name, .. } = section;
+                lines.push(format!("{offset}+{length} {kind:?} {name} {sized:?}"));
+            }
+            Event::Data(name, at, piece) => {
+                assert_eq!(&bytes[at as usize..at as usize + piece.len()], piece);
+                match data.last_mut() {
+                    Some((last, len)) if last == name => *len += piece.len(),
+                    _ => data.push((name.to_owned(), piece.len())),
+                }
+            }
+            Event::Damage(offset, text) => lines.push(format!("{offset} damage: {text}")),
+            Event::Device(vfio) => lines.push(format!(
+                "{}: {} sections, {} bytes, config {:?}, ended {}, {:?}",
+                vfio.name,
+                vfio.sections,
+                vfio.data_bytes,
+                vfio.config_bytes,
+                vfio.ended,
+                vfio.problem.as_ref().map(|(offset, error)| (*offset, error.code())),
+            )),
+            Event::End(complete) => lines.push(format!("the end, {complete}")),
         }
-        Event::Data(name, bytes) => match data.last_mut() {
-            Some((last, len)) if last == name => *len += bytes.len(),
-            _ => data.push((name.to_owned(), bytes.len())),
-        },
-        Event::Damage(offset, text) => lines.push(format!("{offset} damage: {text}")),
-        Event::Device(vfio) => lines.push(format!(
-            "{}: {} sections, {} bytes, config {:?}, ended {}, {:?}",
-            vfio.name,
-            vfio.sections,
-            vfio.data_bytes,
-            vfio.config_bytes,
-            vfio.ended,
-            vfio.problem.as_ref().map(|(offset, error)| (*offset, error.code())),
-        )),
-        Event::End(complete) => lines.push(format!("the end, {complete}")),
+        Ok(())
     })
     .unwrap();
     lines.extend(data.into_iter().map(|(name, len)| format!("{name}: {len} bytes of data")));
@@ -93,8 +99,29 @@ const JSON: &str = r#"{"configuration": {}, "page_size": 4096, "devices": [
   "subsections": [{"vmsd_name": "x/y", "version": 1,
                    "fields": [{"name": "c", "type": "uint8", "size": 10}]}]}]}"#;
 
+/// A file with these VFIO devices, each with its data, and nothing else.
+pub fn devices(devices: &[(&str, &[u8])]) -> Vec<u8> {
+    let (setup, end) = (SETUP_STATE.to_be_bytes(), END_OF_STATE.to_be_bytes());
+    let mut file = File::new();
+    for (id, (name, _)) in (1..).zip(devices) {
+        file.section(1, id, name, &[setup, end].concat());
+    }
+    for (id, (name, data)) in (1..).zip(devices) {
+        for piece in data.chunks(100) {
+            let body = [&data_head(piece.len() as u64), piece, &end].concat();
+            file.section(2, id, name, &body);
+        }
+        file.section(3, id, name, &end);
+    }
+    for (id, (name, _)) in (100..).zip(devices) {
+        let config = [&CONFIG_STATE.to_be_bytes(), &b"configuration"[..], &end].concat();
+        file.section(4, id, name, &config);
+    }
+    file.end(None)
+}
+
 /// RAM of one page and a page of zeros, a timer, and a VFIO device.
-fn sample(json: Option<&str>) -> Vec<u8> {
+pub fn sample(json: Option<&str>) -> Vec<u8> {
     let mut file = File::new();
     let (setup, end) = (SETUP_STATE.to_be_bytes(), END_OF_STATE.to_be_bytes());
     let mut blocks = 0x2004u64.to_be_bytes().to_vec();

@@ -27,10 +27,8 @@ pub struct Device {
     pub problem: Option<(u64, Error)>,
 }
 
-/// What a section consists of.
-pub enum Part<'a> {
-    Data(&'a [u8]),
-}
+/// Takes device data, and where it is in the file.
+type Take<'a> = &'a mut dyn FnMut(u64, &[u8]) -> io::Result<()>;
 
 impl Device {
     pub fn new() -> Device {
@@ -51,7 +49,7 @@ impl Device {
         &mut self,
         input: &mut Input<R>,
         footer: [u8; 5],
-        part: &mut dyn FnMut(Part<'_>),
+        part: Take<'_>,
     ) -> io::Result<bool> {
         self.sections += 1;
         if self.problem.is_some() {
@@ -76,7 +74,7 @@ impl Device {
             if let Err(error) = self.reader.received(len) {
                 return Ok(self.refuse(here, error));
             }
-            match self.items(here, part) {
+            match self.items(here, part)? {
                 Said::More => {}
                 Said::SectionEnd => return Ok(true),
                 Said::Wrong => return Ok(false),
@@ -89,14 +87,15 @@ impl Device {
     }
 
     /// What the bytes that have come complete.
-    fn items(&mut self, here: u64, part: &mut dyn FnMut(Part<'_>)) -> Said {
+    fn items(&mut self, here: u64, part: Take<'_>) -> io::Result<Said> {
         let mut said = Said::More;
         loop {
             match self.reader.next(&mut [].as_slice()) {
-                Ok(None) => return said,
+                Ok(None) => return Ok(said),
+                // All that has come is data then, and nothing else: there was room for no more.
                 Ok(Some(Item::Data(bytes))) => {
                     self.data_bytes += bytes.len() as u64;
-                    part(Part::Data(bytes));
+                    part(here, bytes)?;
                 }
                 Ok(Some(Item::InitialComplete(_))) => self.initial_marks += 1,
                 Ok(Some(Item::SectionEnd)) => said = Said::SectionEnd,
@@ -105,7 +104,7 @@ impl Device {
                 Ok(Some(_)) => {}
                 Err(error) => {
                     self.refuse(here, error);
-                    return Said::Wrong;
+                    return Ok(Said::Wrong);
                 }
             }
         }

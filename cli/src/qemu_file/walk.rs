@@ -8,7 +8,7 @@ use vfiomig::Error;
 
 use super::describe::{Description, LONGEST};
 use super::input::{AHEAD, Input};
-use super::vfio::{Device, Part};
+use super::vfio::Device;
 use super::{MAGIC, ram};
 
 /// How many sections and devices are told apart.
@@ -96,12 +96,19 @@ pub struct Vfio {
     pub problem: Option<(u64, Error)>,
 }
 
+impl Vfio {
+    /// Whether it is whole, as far as this format can tell.
+    pub fn is_whole(&self) -> bool {
+        self.ended && self.problem.is_none()
+    }
+}
+
 /// What is found in a file.
 pub enum Event<'a> {
     /// A section.
     Section(&'a Section),
-    /// Device data of the VFIO device with this name.
-    Data(&'a str, &'a [u8]),
+    /// Device data of the VFIO device with this name, and where it is in the file.
+    Data(&'a str, u64, &'a [u8]),
     /// The file cannot be understood from there on.
     Damage(u64, &'static str),
     /// A VFIO device, when all of the file has been read.
@@ -109,6 +116,9 @@ pub enum Event<'a> {
     /// All of the file has been read; whether it is complete.
     End(bool),
 }
+
+/// Takes what is found; an error ends the walk.
+pub type Say<'a> = &'a mut dyn FnMut(Event<'_>) -> io::Result<()>;
 
 /// A section that goes on: what its first one said.
 struct Known {
@@ -125,7 +135,7 @@ struct Walk<'a, R> {
     devices: BTreeMap<String, Device>,
     /// Whether the end of the state has come.
     ended: bool,
-    say: &'a mut dyn FnMut(Event<'_>),
+    say: Say<'a>,
 }
 
 /// Why a walk ends.
@@ -143,7 +153,7 @@ impl From<io::Error> for Stop {
 const CUT: Stop = Stop::Damage("the file ends within a section");
 
 /// Goes over a file of QEMU's from its front, and says what is in it.
-pub fn walk<R: Read + Seek>(file: R, say: &mut dyn FnMut(Event<'_>)) -> io::Result<()> {
+pub fn walk<R: Read + Seek>(file: R, say: Say<'_>) -> io::Result<()> {
     let mut input = Input::new(file)?;
     let description = Description::find(&input.tail(LONGEST)?);
     let page_size = description.as_ref().and_then(|it| it.page_size);
@@ -163,17 +173,16 @@ pub fn walk<R: Read + Seek>(file: R, say: &mut dyn FnMut(Event<'_>)) -> io::Resu
     match done {
         Ok(()) => {}
         Err(Stop::File(error)) => return Err(error),
-        Err(Stop::Damage(text)) => (walk.say)(Event::Damage(here, text)),
+        Err(Stop::Damage(text)) => (walk.say)(Event::Damage(here, text))?,
     }
     let complete = done_right(&walk);
     for (name, device) in std::mem::take(&mut walk.devices) {
         let Device { sections, data_bytes, config_bytes, initial_marks, ended, problem, .. } =
             device;
         let vfio = Vfio { name, sections, data_bytes, config_bytes, initial_marks, ended, problem };
-        (walk.say)(Event::Device(&vfio));
+        (walk.say)(Event::Device(&vfio))?;
     }
-    (walk.say)(Event::End(complete));
-    Ok(())
+    (walk.say)(Event::End(complete))
 }
 
 fn done_right<R: Read + Seek>(walk: &Walk<'_, R>) -> bool {
@@ -210,8 +219,8 @@ impl<R: Read + Seek> Walk<'_, R> {
         }
     }
 
-    fn say(&mut self, section: &Section) {
-        (self.say)(Event::Section(section));
+    fn say(&mut self, section: &Section) -> Result<(), Stop> {
+        Ok((self.say)(Event::Section(section))?)
     }
 
     /// The machine's type, and what else must be the same on the other side.
@@ -255,8 +264,7 @@ impl<R: Read + Seek> Walk<'_, R> {
         let kind = SectionKind::Configuration;
         let section =
             Section { kind, offset, length, sized: Sized::Parsed, name, instance: 0, version: 0 };
-        self.say(&section);
-        Ok(())
+        self.say(&section)
     }
 
     fn command(&mut self, offset: u64) -> Result<(), Stop> {
@@ -274,8 +282,7 @@ impl<R: Read + Seek> Walk<'_, R> {
             instance: 0,
             version: 0,
         };
-        self.say(&section);
-        Ok(())
+        self.say(&section)
     }
 
     fn description(&mut self, offset: u64) -> Result<(), Stop> {
@@ -292,8 +299,7 @@ impl<R: Read + Seek> Walk<'_, R> {
             instance: 0,
             version: 0,
         };
-        self.say(&section);
-        Ok(())
+        self.say(&section)
     }
 
     /// A section that says what it is of.
@@ -358,8 +364,7 @@ impl<R: Read + Seek> Walk<'_, R> {
             of::END => SectionKind::End,
             _ => SectionKind::Full,
         };
-        self.say(&Section { kind, offset, length, sized, name, instance, version });
-        Ok(())
+        self.say(&Section { kind, offset, length, sized, name, instance, version })
     }
 
     fn vfio(&mut self, name: &str, footer: [u8; 5]) -> Result<bool, Stop> {
@@ -368,7 +373,7 @@ impl<R: Read + Seek> Walk<'_, R> {
         }
         let device = self.devices.entry(name.to_owned()).or_insert_with(Device::new);
         let say = &mut self.say;
-        let part = &mut |Part::Data(bytes): Part<'_>| say(Event::Data(name, bytes));
+        let part = &mut |at, bytes: &[u8]| say(Event::Data(name, at, bytes));
         Ok(device.section(&mut self.input, footer, part)?)
     }
 
