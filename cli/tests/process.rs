@@ -6,9 +6,11 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use vfiomig::stream::{Encoder, FrameType};
@@ -153,22 +155,145 @@ fn an_enormous_file_is_answered_at_once_and_in_little_memory() {
     assert_eq!(limited("inspect"), 1);
 }
 
+fn chmod(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// The tool as somebody who may do little; `None` if there is no way to run it as one.
+fn as_nobody(is_root: bool, arguments: &[&str]) -> Option<(i32, String, String)> {
+    let mut command = Command::new(TOOL);
+    command.args(arguments).stdin(Stdio::null());
+    if is_root {
+        command.uid(65534).gid(65534);
+    }
+    let output = command.output().ok()?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Some((output.status.code().unwrap(), text(&output.stdout), text(&output.stderr)))
+}
+
 #[test]
-fn whoever_may_not_read_a_file_is_told_so() {
+fn whoever_may_not_read_or_write_a_file_is_told_so() {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("stream");
-    fs::copy(fixture("minimal.bin"), &path).unwrap();
-    let deny = Command::new("chmod").args(["000", path.to_str().unwrap()]).status().unwrap();
-    assert!(deny.success());
-    if File::open(&path).is_ok() {
-        // Root may.
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (stream, secret, closed) = (path("stream"), path("secret"), path("closed"));
+    fs::copy(fixture("minimal.bin"), &stream).unwrap();
+    fs::copy(fixture("minimal.bin"), &secret).unwrap();
+    fs::create_dir(&closed).unwrap();
+    chmod(dir.path(), 0o755);
+    chmod(Path::new(&stream), 0o444);
+    chmod(Path::new(&secret), 0o000);
+    chmod(Path::new(&closed), 0o555);
+    let as_nobody = |arguments: &[&str]| as_nobody(File::open(&secret).is_ok(), arguments);
+    // The program itself may lie where only its owner comes.
+    if as_nobody(&["verify", &stream]).is_none_or(|(status, ..)| status != 0) {
+        println!("skipped: there is nobody who may run the tool and not read all files");
         return;
     }
-    for command in ["verify", "inspect"] {
-        let (status, out, err) = vfiomig(&[command, path.to_str().unwrap()]);
-        assert_eq!((status, out.as_str()), (4, ""), "{err}");
-        assert!(err.contains("Permission denied") && err.lines().count() == 1, "{err}");
+    let out = format!("{closed}/out");
+    for arguments in [
+        &["verify", secret.as_str()][..],
+        &["inspect", &secret],
+        &["diff", &secret, &stream],
+        &["diff", &stream, &secret],
+        &["extract", &secret, "data", "-o", "/nowhere/out"],
+        &["extract", &stream, "data", "-o", &out],
+        &["compat", &secret, &stream],
+        &["compat", &stream, &secret],
+        &["restore", &secret, "0000:00:00.0"],
+        &["verify", "--key-file", &secret, &stream],
+        &["inspect", "--decoder", &secret, &stream],
+    ] {
+        let (status, shown, err) = as_nobody(arguments).unwrap();
+        assert_eq!((status, shown.as_str()), (4, ""), "{arguments:?} {err}");
+        assert_eq!(err.lines().count(), 1, "{arguments:?} {err}");
+        assert!(err.to_lowercase().contains("permission denied"), "{arguments:?} {err}");
     }
+    chmod(Path::new(&closed), 0o755);
+    assert_eq!(fs::read_dir(&closed).unwrap().count(), 0);
+}
+
+#[test]
+fn a_stream_that_is_being_written_is_told_from_a_broken_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("growing");
+    long_stream(&path, 40);
+    let file = File::options().append(true).open(&path).unwrap();
+    file.set_len((39 << 20) + 5).unwrap();
+    let name = path.to_str().unwrap();
+    let out = dir.path().join("out");
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                (&file).write_all(&[0x5a]).unwrap();
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let growing = "still being written";
+        for command in ["verify", "inspect"] {
+            let (status, shown, err) = vfiomig(&[command, name]);
+            assert_eq!((status, err.as_str()), (1, ""), "{command}");
+            assert!(shown.contains(growing), "{command} {shown}");
+        }
+        let (_, shown, _) = vfiomig(&["verify", "--json", name]);
+        assert!(shown.contains("\"growing\": true"), "{shown}");
+        for arguments in
+            [&["diff", name, name][..], &["extract", name, "data", "-o", out.to_str().unwrap()]]
+        {
+            let (status, _, err) = vfiomig(arguments);
+            assert!(status == 1 && err.contains(growing), "{arguments:?} {err}");
+        }
+        ended.store(true, Ordering::Relaxed);
+    });
+    assert!(!out.exists());
+    let (_, shown, _) = vfiomig(&["verify", name]);
+    assert!(!shown.contains("still being written"), "{shown}");
+}
+
+/// The most memory that a process has had, in KiB.
+fn peak(process: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// `make bench` has the same with 4 GiB.
+#[test]
+fn a_longer_stream_takes_no_more_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let peak_of = |frames: u32| {
+        let path = dir.path().join("stream");
+        long_stream(&path, frames);
+        let mut child = Command::new(TOOL)
+            .args(["inspect", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        std::io::copy(&mut File::open(&path).unwrap(), &mut stdin).unwrap();
+        let peak = peak(child.id());
+        drop(stdin);
+        assert!(child.wait().unwrap().success());
+        peak
+    };
+    let (short, long) = (peak_of(8), peak_of(100));
+    assert!(long < short + 4096, "{short} KiB for 8 MiB, {long} KiB for 100 MiB");
+}
+
+#[test]
+fn an_interrupt_leaves_nothing_of_what_was_being_extracted() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("long");
+    long_stream(&path, 200);
+    let out = dir.path().join("out");
+    fs::write(&out, "before").unwrap();
+    let arguments = ["extract", path.to_str().unwrap(), "data", "-o", out.to_str().unwrap()];
+    let (shown, status) = on_a_terminal(&arguments, Some("extracting ["));
+    assert_eq!(status, 130, "{shown}");
+    assert!(shown.contains("not written: interrupted"), "{shown}");
+    assert_eq!(fs::read(&out).unwrap(), b"before");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod checkpoint;
 mod compat;
 mod document;
+mod inputs;
 mod qemu;
 mod reset;
 mod schema;

@@ -3,7 +3,6 @@
 //! that is not a whole one.
 
 use std::fs;
-use std::process::Command;
 
 use vfiomig::device::DeviceOptions;
 use vfiomig::session::SaveOptions;
@@ -19,7 +18,7 @@ fn auth() -> Option<Auth> {
 }
 
 /// A whole stream of a device, with a blob in it, always the same.
-fn stream(machine: &Machine, number: usize, options: SaveOptions) -> Vec<u8> {
+pub fn stream(machine: &Machine, number: usize, options: SaveOptions) -> Vec<u8> {
     let transport = machine.sims[number - 1].transport();
     let device = vfiomig::Device::new(transport, DeviceOptions::default()).unwrap();
     let mut save = device.save(SaveOptions { migration_id: [7; 16], ..options }).unwrap();
@@ -157,30 +156,4 @@ fn what_differs_is_named() {
     assert!(machine.run(&["diff", &a, &b]).out.contains("differs first at byte"));
     let cut = machine.put("cut", &fs::read(&b).unwrap()[..100]);
     machine.run(&["diff", &a, &cut]).complains(1, "incomplete");
-}
-
-#[test]
-fn what_is_not_a_stream_is_one_line_for_every_command() {
-    let machine = Machine::new([small(1)]);
-    let good = machine.put("good", stream(&machine, 1, SaveOptions::default()));
-    let dir = machine.dir.path().to_str().unwrap().to_owned();
-    let fifo = machine.file("fifo").to_str().unwrap().to_owned();
-    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
-    let out = machine.file("out").to_str().unwrap().to_owned();
-    for (given, status, text) in [
-        (machine.put("empty", ""), 3, "it is empty"),
-        (machine.put("foreign", "\x7fELF and so on"), 3, "neither a stream nor a checkpoint"),
-        (machine.put("half", b"\x89VFIOMCP and nothing else"), 1, "checkpoint"),
-        (dir, 3, "is a directory"),
-        (fifo, 3, "nobody writes to"),
-        ("/dev/full".to_owned(), 3, "is a device node"),
-        ("/nowhere".to_owned(), 3, "No such file"),
-    ] {
-        machine.run(&["inspect", &given]).complains(status, text);
-        machine.run(&["verify", &given]).complains(status, text);
-        machine.run(&["diff", &given, &good]).complains(status, text);
-        machine.run(&["diff", &good, &given]).complains(status, text);
-        machine.run(&["extract", &given, "data", "-o", &out]).complains(status, text);
-        assert!(!machine.file("out").exists());
-    }
 }
