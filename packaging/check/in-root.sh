@@ -39,6 +39,10 @@ unshare "${namespaces[@]}" bash -euc '
 		mount --bind "/dev/$device" "$root/dev/$device"
 	done
 	mkdir -m 1777 "$root/dev/shm"
+	# Terminals, as sbuild gives them: the tests of the tool open one.
+	mkdir "$root/dev/pts"
+	mount -t devpts -o newinstance,ptmxmode=0666,mode=0620,gid=5 pts "$root/dev/pts"
+	ln -s pts/ptmx "$root/dev/ptmx"
 	ln -s /proc/self/fd "$root/dev/fd"
 	for n in 0:stdin 1:stdout 2:stderr; do
 		ln -s "/proc/self/fd/${n%:*}" "$root/dev/${n#*:}"
