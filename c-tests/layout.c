@@ -328,7 +328,7 @@ FIELD(vfiomig_group_options, reserved, 12, 4);
 FIELD(vfiomig_group_options, migration_id, 16, 16);
 FIELD(vfiomig_group_options, window, 32, 8);
 
-SIZE(vfiomig_group_status, 48);
+SIZE(vfiomig_group_status, 56);
 FIELD(vfiomig_group_status, struct_size, 0, 4);
 FIELD(vfiomig_group_status, phase, 4, 4);
 FIELD(vfiomig_group_status, num_devices, 8, 4);
@@ -337,6 +337,32 @@ FIELD(vfiomig_group_status, num_complete, 16, 4);
 FIELD(vfiomig_group_status, reserved, 20, 4);
 FIELD(vfiomig_group_status, migration_id, 24, 16);
 FIELD(vfiomig_group_status, held_bytes, 40, 8);
+FIELD(vfiomig_group_status, num_drained, 48, 4);
+FIELD(vfiomig_group_status, num_channels, 52, 4);
+
+SIZE(vfiomig_channel_ops, 32);
+FIELD(vfiomig_channel_ops, struct_size, 0, 4);
+FIELD(vfiomig_channel_ops, reserved, 4, 4);
+FIELD(vfiomig_channel_ops, send, 8, 8);
+FIELD(vfiomig_channel_ops, receive, 16, 8);
+FIELD(vfiomig_channel_ops, release, 24, 8);
+
+SIZE(vfiomig_channel_options, 32);
+FIELD(vfiomig_channel_options, struct_size, 0, 4);
+FIELD(vfiomig_channel_options, flags, 4, 4);
+FIELD(vfiomig_channel_options, fd, 8, 4);
+FIELD(vfiomig_channel_options, timeout_ms, 12, 4);
+FIELD(vfiomig_channel_options, ops, 16, 8);
+FIELD(vfiomig_channel_options, ops_opaque, 24, 8);
+
+SIZE(vfiomig_channel_stats, 48);
+FIELD(vfiomig_channel_stats, struct_size, 0, 4);
+FIELD(vfiomig_channel_stats, closed, 4, 4);
+FIELD(vfiomig_channel_stats, sent_bytes, 8, 8);
+FIELD(vfiomig_channel_stats, sent_frames, 16, 8);
+FIELD(vfiomig_channel_stats, received_bytes, 24, 8);
+FIELD(vfiomig_channel_stats, received_frames, 32, 8);
+FIELD(vfiomig_channel_stats, blocked, 40, 8);
 
 SIZE(vfiomig_handover_options, 56);
 FIELD(vfiomig_handover_options, struct_size, 0, 4);

@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -632,6 +633,20 @@ static struct vfiomig_group_options group_options(void)
                            is_row("vfiomig_group_commit") || is_row("vfiomig_group_abandon")
                        ? VFIOMIG_GROUP_ROLE_TARGET
                        : VFIOMIG_GROUP_ROLE_SOURCE;
+    if (is_row("vfiomig_group_add_channel") || is_row("vfiomig_group_get_channel_stats"))
+        options.window = VFIOMIG_GROUP_MIN_WINDOW;
+    return options;
+}
+
+/* A connected socket: one for all. */
+static struct vfiomig_channel_options channel_options(void)
+{
+    static int pair[2] = { -1, -1 };
+    struct vfiomig_channel_options options = VFIOMIG_CHANNEL_OPTIONS_INIT;
+
+    if (pair[0] < 0 && socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+        abort();
+    options.fd = pair[0];
     return options;
 }
 
@@ -662,6 +677,10 @@ static void to_group_state(struct world *world, const char *state)
     if (r == 0 && !adds)
         r = source ? API(vfiomig_group_add_save, world->group, world->device, NULL)
                    : API(vfiomig_group_add_load, world->group, world->device, NULL);
+    if (r == 0 && is_row("vfiomig_group_get_channel_stats")) {
+        struct vfiomig_channel_options channel = channel_options();
+        r = API(vfiomig_group_add_channel, world->group, &channel);
+    }
     if (r == 0 && strcmp(state, "setup") != 0) {
         /* Not the world's device, if that is to be added. */
         if (adds)
@@ -877,6 +896,10 @@ static void fill_in(struct frame *frame, int i)
 
     if (is(frame, i, "vfiomig_group_options")) {
         struct vfiomig_group_options options = group_options();
+        memcpy(memory, &options, sizeof options);
+    } else if (is(frame, i, "vfiomig_channel_options")) {
+        struct vfiomig_channel_options options = channel_options();
+
         memcpy(memory, &options, sizeof options);
     } else if (is(frame, i, "vfiomig_handover_options")) {
         struct vfiomig_handover_options options = handover_options();
@@ -1840,6 +1863,8 @@ static void values(void)
     WRONG_MEMBER(vfiomig_group_new, options, vfiomig_group_options, flags, 2, EINVAL);
     WRONG_MEMBER(vfiomig_group_new, options, vfiomig_group_options, reserved, 1, EINVAL);
     WRONG_MEMBER(vfiomig_group_new, options, vfiomig_group_options, window, 1, EINVAL);
+    WRONG_MEMBER(vfiomig_group_add_channel, options, vfiomig_channel_options, flags, 1, EINVAL);
+    WRONG_MEMBER(vfiomig_group_add_channel, options, vfiomig_channel_options, fd, -1, EINVAL);
     wrong_number(ROW_vfiomig_group_get_failure, "device", 1, -EINVAL);
     wrong_number(ROW_vfiomig_group_get_pending, "device", UINT32_MAX, -EINVAL);
     wrong_number(ROW_vfiomig_group_work, "until", 3, -EINVAL);

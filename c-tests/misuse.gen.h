@@ -324,6 +324,21 @@ static long call_vfiomig_group_add_load(const union argument *a)
     return (long)vfiomig_group_add_load(a[0].pointer, a[1].pointer, a[2].pointer);
 }
 
+static long call_vfiomig_group_add_channel(const union argument *a)
+{
+    return (long)vfiomig_group_add_channel(a[0].pointer, a[1].pointer);
+}
+
+static long call_vfiomig_group_get_work_fd(const union argument *a)
+{
+    return (long)vfiomig_group_get_work_fd(a[0].pointer);
+}
+
+static long call_vfiomig_group_get_channel_stats(const union argument *a)
+{
+    return (long)vfiomig_group_get_channel_stats(a[0].pointer, (uint32_t)a[1].number, a[2].pointer);
+}
+
 static long call_vfiomig_group_get_reason(const union argument *a)
 {
     return (long)vfiomig_group_get_reason(a[0].pointer, (uint32_t)a[1].number, a[2].pointer, a[3].pointer);
@@ -682,6 +697,9 @@ enum row_number {
     ROW_vfiomig_group_new,
     ROW_vfiomig_group_add_save,
     ROW_vfiomig_group_add_load,
+    ROW_vfiomig_group_add_channel,
+    ROW_vfiomig_group_get_work_fd,
+    ROW_vfiomig_group_get_channel_stats,
     ROW_vfiomig_group_get_reason,
     ROW_vfiomig_group_begin,
     ROW_vfiomig_group_next,
@@ -1630,6 +1648,57 @@ static const struct row rows[NUM_ROWS] = {
         },
         .errors = {
             EBADF, ENOMEM, EFAULT, EBUSY, EINVAL, E2BIG, EMSGSIZE, ENOTRECOVERABLE
+        },
+    },
+    {
+        .name = "vfiomig_group_add_channel",
+        .call = call_vfiomig_group_add_channel,
+        .object = GROUP,
+        .states = 0x3,
+        .wrong_state = EINVAL,
+        .concurrent = 1,
+        .no_wait = 0,
+        .num_args = 2,
+        .args = {
+            { .kind = A_HANDLE, .object = GROUP, .name = "group" },
+            { .kind = A_IN, .size = sizeof(struct vfiomig_channel_options), .type = "vfiomig_channel_options", .name = "options" },
+        },
+        .errors = {
+            EIO, EBADF, ENOMEM, EFAULT, EINVAL, E2BIG, ENOTRECOVERABLE
+        },
+    },
+    {
+        .name = "vfiomig_group_get_work_fd",
+        .call = call_vfiomig_group_get_work_fd,
+        .object = GROUP,
+        .states = 0x7,
+        .wrong_state = EINVAL,
+        .concurrent = 1,
+        .no_wait = 0,
+        .num_args = 1,
+        .args = {
+            { .kind = A_HANDLE, .object = GROUP, .name = "group" },
+        },
+        .errors = {
+            EIO, EBADF, ENOMEM, EFAULT, ENOTRECOVERABLE
+        },
+    },
+    {
+        .name = "vfiomig_group_get_channel_stats",
+        .call = call_vfiomig_group_get_channel_stats,
+        .object = GROUP,
+        .states = 0x7,
+        .wrong_state = EINVAL,
+        .concurrent = 1,
+        .no_wait = 0,
+        .num_args = 3,
+        .args = {
+            { .kind = A_HANDLE, .object = GROUP, .name = "group" },
+            { .kind = A_NUMBER, .value = 0, .name = "channel" },
+            { .kind = A_STRUCT, .size = sizeof(struct vfiomig_channel_stats), .type = "vfiomig_channel_stats", .name = "stats" },
+        },
+        .errors = {
+            EBADF, EFAULT, EINVAL, ENOTRECOVERABLE
         },
     },
     {

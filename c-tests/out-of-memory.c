@@ -10,6 +10,7 @@
  */
 #include <fcntl.h>
 #include <stdarg.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -130,6 +131,8 @@ static int policy(void *o, const struct vfiomig_identity *a, const struct vfiomi
 }
 
 /* --- what a session has ------------------------------------------------------------------------- */
+
+static int group_socks[2][2];
 
 struct side {
     struct vfiomig_sim *sim;
@@ -872,6 +875,61 @@ int ioctl(int fd, unsigned long request, ...)
 /* --- afterwards ---------------------------------------------------------------------------------- */
 
 /* The device is saved and loaded as if nothing had happened. */
+/* --- groups ------------------------------------------------------------------------------------- */
+
+static int group_begins(struct world *w, struct vfiomig_group **groups, int side)
+{
+    struct vfiomig_group_options o = VFIOMIG_GROUP_OPTIONS_INIT;
+    o.role = side == 0 ? VFIOMIG_GROUP_ROLE_SOURCE : VFIOMIG_GROUP_ROLE_TARGET;
+    o.window = VFIOMIG_GROUP_MIN_WINDOW;
+    o.migration_id[0] = 1;
+    TRY(vfiomig_group_new(&o, &groups[side]));
+    if (side == 0)
+        TRY(vfiomig_group_add_save(groups[side], w->source.dev, NULL));
+    else
+        TRY(vfiomig_group_add_load(groups[side], w->target.dev, NULL));
+    for (int i = 0; i < 2; i++) {
+        struct vfiomig_channel_options channel = VFIOMIG_CHANNEL_OPTIONS_INIT;
+        channel.fd = group_socks[i][side];
+        TRY(vfiomig_group_add_channel(groups[side], &channel));
+    }
+    TRY(vfiomig_group_begin(groups[side]));
+    return 0;
+}
+
+static int group_moves(struct world *w, struct vfiomig_group **groups)
+{
+    struct vfiomig_group_status status = VFIOMIG_GROUP_STATUS_INIT;
+    for (int side = 0; side < 2; side++)
+        if (group_begins(w, groups, side))
+            return -ENOMEM;
+    TRY(vfiomig_group_get_work_fd(groups[0]));
+    TRY(vfiomig_group_stop(groups[0]));
+    do {
+        for (int side = 0; side < 2; side++)
+            TRY(vfiomig_group_work(groups[side], VFIOMIG_GROUP_UNTIL_IDLE));
+        TRY(vfiomig_group_get_status(groups[1], &status));
+    } while (status.phase == VFIOMIG_GROUP_PHASE_OPEN);
+    TRY(vfiomig_group_commit(groups[1]));
+    w->committed = w->released = 1;
+    TRY(vfiomig_group_finish(groups[0], VFIOMIG_ENDING_RELEASE));
+    TRY(vfiomig_group_run(groups[1]));
+    return 0;
+}
+
+/* A group of one device over two channels, both sides in this thread. */
+static int group(struct world *w)
+{
+    struct vfiomig_group *groups[2] = { NULL, NULL };
+    int r;
+    for (int i = 0; i < 2; i++)
+        EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, group_socks[i]), 0);
+    r = group_moves(w, groups);
+    for (int side = 0; side < 2; side++)
+        LIB_VOID(vfiomig_group_free(groups[side]));
+    return r;
+}
+
 static void works_again(struct world *w)
 {
     struct vfiomig_load_options o = load_options();
@@ -1110,6 +1168,7 @@ KIND(load_native, save_native_kept)
 KIND(load_received, save_native_kept)
 KIND(load_qemu, save_qemu)
 KIND(load_packets, save_packets)
+KIND(group, NULL)
 KIND(recovery, NULL)
 KIND(recovery_of_a_load, save_native_kept)
 KIND(dirty_log, NULL)
@@ -1134,6 +1193,7 @@ int main(void)
     RUN(out_of_memory_in_load_received);
     RUN(out_of_memory_in_load_qemu);
     RUN(out_of_memory_in_load_packets);
+    RUN(out_of_memory_in_group);
     RUN(out_of_memory_in_recovery);
     RUN(out_of_memory_in_recovery_of_a_load);
     RUN(out_of_memory_in_dirty_log);

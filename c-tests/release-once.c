@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /* Everything that comes with a release callback is released exactly once, even by calls that
  * fail. */
+#include <sys/socket.h>
+#include <unistd.h>
+
 #include "idle.h"
 #include "rig.h"
 
@@ -414,6 +417,51 @@ static void what_authenticates_a_stream(void)
     rig_free(&to);
 }
 
+static int64_t idle_send(void *opaque, const void *data, size_t len)
+{
+    (void)opaque;
+    (void)data;
+    (void)len;
+    return -EAGAIN;
+}
+
+static int64_t idle_receive(void *opaque, void *buf, size_t cap)
+{
+    (void)opaque;
+    (void)buf;
+    (void)cap;
+    return -EAGAIN;
+}
+
+/* What carries a channel: with a group, and with one that does not take it. */
+static void what_carries_a_channel(void)
+{
+    struct vfiomig_channel_options channel = VFIOMIG_CHANNEL_OPTIONS_INIT;
+    struct vfiomig_group_options options = VFIOMIG_GROUP_OPTIONS_INIT;
+    struct vfiomig_channel_ops ops = VFIOMIG_CHANNEL_OPS_INIT;
+    struct vfiomig_group *group;
+    int releases = 0, pair[2];
+    EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+    ops.send = idle_send;
+    ops.receive = idle_receive;
+    ops.release = release;
+    channel.fd = pair[0];
+    channel.ops = &ops;
+    channel.ops_opaque = &releases;
+    EQ(vfiomig_group_add_channel(NULL, &channel), -EFAULT);
+    EQ(releases, 1);
+    options.role = VFIOMIG_GROUP_ROLE_TARGET;
+    options.window = VFIOMIG_GROUP_MIN_WINDOW;
+    OK(vfiomig_group_new(&options, &group));
+    OK(vfiomig_group_add_channel(group, &channel));
+    channel.fd = -1;
+    EQ(vfiomig_group_add_channel(group, &channel), -EINVAL);
+    EQ(releases, 2);
+    vfiomig_group_free(group);
+    EQ(releases, 3);
+    EQ(close(pair[0]) + close(pair[1]), 0);
+}
+
 /* The VMM's own judgement of a source: of a single one, and with a load. */
 static void a_policy_that_decides(void)
 {
@@ -612,6 +660,7 @@ int main(void)
     RUN(a_source_that_was_not_added);
     RUN(a_device_lives_as_long_as_the_tracking_objects);
     RUN(what_authenticates_a_stream);
+    RUN(what_carries_a_channel);
     RUN(a_policy_that_decides);
     RUN(a_guard_of_a_load);
     RUN(callbacks_of_an_inspection);

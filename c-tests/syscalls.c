@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <stdint.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -329,6 +330,30 @@ static void load_that_waits(struct vfiomig_device *dev)
     stuck_fd = -1;
 }
 
+static void group_with_a_channel(void)
+{
+    struct vfiomig_channel_options channel = VFIOMIG_CHANNEL_OPTIONS_INIT;
+    struct vfiomig_group_options options = VFIOMIG_GROUP_OPTIONS_INIT;
+    struct vfiomig_group *group;
+    int pair[2];
+    options.role = VFIOMIG_GROUP_ROLE_TARGET;
+    options.window = VFIOMIG_GROUP_MIN_WINDOW;
+    EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+    channel.fd = pair[0];
+    OK(vfiomig_group_new(&options, &group));
+    phase("group-channels");
+    int r = vfiomig_group_add_channel(group, &channel);
+    int r2 = vfiomig_group_get_work_fd(group);
+    int r3 = vfiomig_group_work(group, VFIOMIG_GROUP_UNTIL_IDLE);
+    vfiomig_group_free(group);
+    phase("end");
+    OK(r);
+    CHECK(r2 >= 0);
+    OK(r3);
+    close(pair[0]);
+    close(pair[1]);
+}
+
 static void track_with_each_tracker(struct vfiomig_device *dev)
 {
     struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
@@ -425,6 +450,7 @@ static void every_phase(void)
     track_with_each_tracker(dev);
 
     policy();
+    group_with_a_channel();
 
     phase("free");
     vfiomig_device_free(dev);

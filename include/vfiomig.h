@@ -1792,19 +1792,27 @@ struct vfiomig_group;
 #define VFIOMIG_GROUP_UNTIL_FRAME     2  /* vfiomig_group_work() helps until vfiomig_group_next()
                                           * has something to return other than -EAGAIN, or
                                           * VFIOMIG_NEXT_DRAINED on the target. */
+#define VFIOMIG_GROUP_UNTIL_DRAINED   3  /* Source, with channels: vfiomig_group_work() helps until
+                                          * each running device has been asked once more, has
+                                          * nothing left for now, and all of it was sent; or until
+                                          * vfiomig_group_stop(). */
+#define VFIOMIG_GROUP_UNTIL_COMPLETE  4  /* vfiomig_group_work() helps until all streams are
+                                          * complete and, with channels, what the source has read
+                                          * was sent. */
 
 /* Sizes of a group. */
-#define VFIOMIG_GROUP_HEADER      32         /* How a frame begins, in bytes: what
-                                              * vfiomig_group_get_frame_len() needs. */
-#define VFIOMIG_GROUP_MAX_FRAME   16777248   /* The longest frame, in bytes. One is never longer
-                                              * than the buffer that it was read into. */
-#define VFIOMIG_GROUP_GOOD_BUFFER 131104     /* A good size for the buffer of vfiomig_group_next(),
-                                              * in bytes. */
-#define VFIOMIG_GROUP_MIN_WINDOW  (2 << 20)  /* The smallest window, in bytes. */
-#define VFIOMIG_GROUP_GOOD_WINDOW (8 << 20)  /* A good size for a window, in bytes: what a device is
-                                              * written in a few milliseconds. */
-#define VFIOMIG_GROUP_MAX_WINDOW  (1 << 30)  /* The largest window, in bytes. */
-#define VFIOMIG_GROUP_MAX_DEVICES 256        /* The most devices of one group. */
+#define VFIOMIG_GROUP_HEADER       32         /* How a frame begins, in bytes: what
+                                               * vfiomig_group_get_frame_len() needs. */
+#define VFIOMIG_GROUP_MAX_FRAME    16777248   /* The longest frame, in bytes. One is never longer
+                                               * than the buffer that it was read into. */
+#define VFIOMIG_GROUP_GOOD_BUFFER  131104     /* A good size for the buffer of vfiomig_group_next(),
+                                               * in bytes. */
+#define VFIOMIG_GROUP_MIN_WINDOW   (2 << 20)  /* The smallest window, in bytes. */
+#define VFIOMIG_GROUP_GOOD_WINDOW  (8 << 20)  /* A good size for a window, in bytes: what a device
+                                               * is written in a few milliseconds. */
+#define VFIOMIG_GROUP_MAX_WINDOW   (1 << 30)  /* The largest window, in bytes. */
+#define VFIOMIG_GROUP_MAX_CHANNELS 64         /* The most channels of one group. */
+#define VFIOMIG_GROUP_MAX_DEVICES  256        /* The most devices of one group. */
 
 /* How a group is set up. */
 struct vfiomig_group_options {
@@ -1824,6 +1832,65 @@ struct vfiomig_group_options {
 };
 #define VFIOMIG_GROUP_OPTIONS_INIT VFIOMIG_INIT_(struct vfiomig_group_options)
 
+/*
+ * How a VMM carries a channel's bytes itself, for example through TLS. Neither callback waits; one
+ * thread at a time calls either. They are called until they return -EAGAIN, and again when fd is
+ * ready.
+ */
+struct vfiomig_channel_ops {
+    /* VFIOMIG_CHANNEL_OPS_INIT sets it. */
+    uint32_t struct_size;
+
+    /* Zero. */
+    uint32_t reserved;
+
+    /*
+     * Sends some of len bytes, and returns how many it has taken; -EAGAIN: none now. Any other
+     * -errno ends the migration.
+     */
+    int64_t (*send)(void *opaque, const void *data, size_t len);
+
+    /*
+     * Receives at most cap bytes, and returns how many; 0: the other side has closed the
+     * connection; -EAGAIN: nothing has come. Any other -errno ends the migration.
+     */
+    int64_t (*receive)(void *opaque, void *buf, size_t cap);
+
+    /* Releases the opaque, when the group is freed or does not take the channel. */
+    vfiomig_release_fn release;
+};
+#define VFIOMIG_CHANNEL_OPS_INIT VFIOMIG_INIT_(struct vfiomig_channel_ops)
+
+/* A connection to the other side. */
+struct vfiomig_channel_options {
+    uint32_t struct_size;                   /* VFIOMIG_CHANNEL_OPTIONS_INIT sets it. */
+    uint32_t flags;                         /* Zero. */
+    int32_t fd;                             /* A connected socket, or, with ops, whatever can be
+                                             * polled for them. The group makes a descriptor of its
+                                             * own, so you may close this one. It may be blocking or
+                                             * not, and stays so. */
+    uint32_t timeout_ms;                    /* How long a frame that has begun may make no progress,
+                                             * in milliseconds. 0: 60000; UINT32_MAX: as long as it
+                                             * likes. */
+    const struct vfiomig_channel_ops *ops;  /* Carries the bytes in place of fd; NULL: fd does. It
+                                             * is copied. */
+    void *ops_opaque;                       /* Passed to the callbacks of ops. */
+};
+#define VFIOMIG_CHANNEL_OPTIONS_INIT VFIOMIG_INIT_(struct vfiomig_channel_options)
+
+/* What a channel has done so far. */
+struct vfiomig_channel_stats {
+    uint32_t struct_size;      /* VFIOMIG_CHANNEL_STATS_INIT sets it. */
+    uint32_t closed;           /* 1: the other side has closed it. */
+    uint64_t sent_bytes;       /* Bytes sent, with headers and credits. */
+    uint64_t sent_frames;      /* Frames and credits sent. */
+    uint64_t received_bytes;   /* Bytes received, with headers and credits. */
+    uint64_t received_frames;  /* Frames and credits received. */
+    uint64_t blocked;          /* How often a frame had to wait because the connection took nothing
+                                * more. */
+};
+#define VFIOMIG_CHANNEL_STATS_INIT VFIOMIG_INIT_(struct vfiomig_channel_stats)
+
 /* Where a group is. */
 struct vfiomig_group_status {
     uint32_t struct_size;      /* VFIOMIG_GROUP_STATUS_INIT sets it. */
@@ -1835,6 +1902,9 @@ struct vfiomig_group_status {
     uint8_t migration_id[16];  /* The name of the migration. */
     uint64_t held_bytes;       /* What the target keeps of frames that were not written yet, in
                                 * bytes, with 128 bytes for each. */
+    uint32_t num_drained;      /* Source: how many of the running devices had nothing left when they
+                                * were last asked. */
+    uint32_t num_channels;     /* How many channels it has. */
 };
 #define VFIOMIG_GROUP_STATUS_INIT VFIOMIG_INIT_(struct vfiomig_group_status)
 
@@ -1876,6 +1946,56 @@ int vfiomig_group_add_save(struct vfiomig_group *group, struct vfiomig_device *d
  */
 int vfiomig_group_add_load(struct vfiomig_group *group, struct vfiomig_device *device,
                            const struct vfiomig_load_options *options) VFIOMIG_MUST_CHECK;
+
+/*
+ * Adds a connection to the other side. From then on, the group's frames and credits go over its
+ * channels, and you move none by hand: threads in vfiomig_group_work() read devices, send, receive
+ * and write devices, all at the same time, whatever is to be done. vfiomig_group_next() and
+ * vfiomig_group_put() are refused. Any frame goes over any channel, so that one fast device can use
+ * all of them, and a slow device or a slow channel does not hold up what goes over the others.
+ * Needs a window (struct vfiomig_group_options).
+ *
+ * Channels are numbered in the order in which they are added; the two sides need not agree on it.
+ * They can be added as long as the guest runs (on the target: until all streams are complete).
+ * Nothing blocks on one, no SIGPIPE is raised, and its blocking mode is left alone. A channel that
+ * fails, or that makes no progress for timeout_ms in the middle of a frame, ends the migration: the
+ * functions return the error, which names it. Leave the connections open until the target has
+ * committed. The options are released with the group, or at once if the call fails.
+ *
+ * States: setup, open.
+ * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EINVAL, -E2BIG, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_group_add_channel(struct vfiomig_group *group,
+                              const struct vfiomig_channel_options *options) VFIOMIG_MUST_CHECK;
+
+/*
+ * Returns a file descriptor that can be polled for reading: it is readable while channels have
+ * something for vfiomig_group_work(VFIOMIG_GROUP_UNTIL_IDLE), for a VMM with one thread and an
+ * event loop. It covers what the channels can send and receive, and steps that other threads ask
+ * for. A running device that had nothing more is asked again when a thread is in
+ * vfiomig_group_work() 10 ms later, so during pre-copy poll for no longer than that. The descriptor
+ * is the group's: do not close it, or read from it.
+ *
+ * States: all.
+ * Returns: A file descriptor.
+ * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_group_get_work_fd(struct vfiomig_group *group);
+
+/*
+ * Returns what a channel has done so far.
+ *
+ * States: all.
+ * Errors: -EBADF, -EFAULT, -EINVAL, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_group_get_channel_stats(struct vfiomig_group *group, uint32_t channel,
+                                    struct vfiomig_channel_stats *stats);
 
 /*
  * Returns one reason why a device of the group cannot migrate, or not well, and the device's number
@@ -2101,6 +2221,12 @@ int vfiomig_group_run(struct vfiomig_group *group) VFIOMIG_MUST_CHECK;
  * With a window, these threads also write what has come to the target. As many of them as there are
  * devices keep a slow one from holding up another. VFIOMIG_GROUP_UNTIL_FRAME: returns when
  * vfiomig_group_next() has something to return, for a thread that sends.
+ *
+ * With channels (vfiomig_group_add_channel()), they also read the source's devices and serve the
+ * channels. Lend as many as there are devices, and one more: each device keeps at most one of them
+ * busy, and the others go on. VFIOMIG_GROUP_UNTIL_DRAINED and VFIOMIG_GROUP_UNTIL_COMPLETE tell how
+ * far the streams are. VFIOMIG_GROUP_UNTIL_IDLE may return before everything is done;
+ * vfiomig_group_get_work_fd() is then still readable.
  *
  * States: all.
  * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -ENODATA,

@@ -57,6 +57,15 @@ impl Private {
         Ok(())
     }
 
+    /// Makes it this long, to be filled in: what it holds is what was there before, or zeros.
+    pub(crate) fn set_len(&mut self, len: usize, what: &'static str) -> Result<()> {
+        if self.bytes.capacity() < len {
+            *self = Private::with_capacity(len, what)?;
+        }
+        self.bytes.resize(len, 0);
+        Ok(())
+    }
+
     fn with_capacity(len: usize, what: &'static str) -> Result<Private> {
         let mut bytes = Vec::new();
         alloc::reserve(&mut bytes, len, what)?;

@@ -32,3 +32,18 @@ pub(crate) use shuttle::sync::{Condvar, Mutex, MutexGuard, atomic};
 pub(crate) use shuttle::thread_local;
 #[cfg(any(not(shuttle), test))]
 pub(crate) use std::thread_local;
+
+// The simulator compiles this file, too.
+
+/// Whether a thread may wait in the kernel: all of shuttle's threads would wait with it.
+#[allow(dead_code)]
+pub(crate) fn may_block() -> bool {
+    cfg!(any(not(shuttle), test))
+}
+
+/// Lets others go on, where a scheduler decides who does.
+#[allow(dead_code)]
+pub(crate) fn give_way() {
+    #[cfg(all(shuttle, not(test)))]
+    shuttle::thread::yield_now();
+}

@@ -5,6 +5,8 @@
  */
 #include <poll.h>
 #include <pthread.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "examples.h"
 
@@ -69,7 +71,7 @@ static void wait_a_little(int fd)
 /* EXAMPLE vfiomig_group_new vfiomig_group_add_save vfiomig_group_free */
 /* All of the VM's devices, in an order that the target knows. */
 static int make_source(struct vfiomig_device **devs, uint32_t count,
-                       const uint8_t id[16],
+                       const uint8_t id[16], uint64_t window,
                        struct vfiomig_group **out)
 {
     struct vfiomig_group_options options =
@@ -78,6 +80,7 @@ static int make_source(struct vfiomig_device **devs, uint32_t count,
     int r;
 
     options.role = VFIOMIG_GROUP_ROLE_SOURCE;
+    options.window = window;
     memcpy(options.migration_id, id, 16);
     r = vfiomig_group_new(&options, &group);
     if (r < 0)
@@ -340,15 +343,71 @@ static int begin_devices(struct vfiomig_group *group)
 }
 /* END */
 
+/* EXAMPLE vfiomig_group_add_channel */
+/* Connected sockets. Threads in vfiomig_group_work() do the rest. */
+static int add_channels(struct vfiomig_group *group,
+                        const int *socks, int count)
+{
+    int r = 0;
+
+    for (int i = 0; i < count && r == 0; i++) {
+        struct vfiomig_channel_options options =
+            VFIOMIG_CHANNEL_OPTIONS_INIT;
+        options.fd = socks[i];
+        r = vfiomig_group_add_channel(group, &options);
+    }
+    return r;
+}
+/* END */
+
+/* EXAMPLE vfiomig_group_get_work_fd */
+/* A VMM with one thread does what there is to do now. */
+static int take_turn(struct vfiomig_group *group)
+{
+    struct pollfd pollfd = { .events = POLLIN };
+
+    pollfd.fd = vfiomig_group_get_work_fd(group);
+    if (pollfd.fd < 0)
+        return pollfd.fd;
+    poll(&pollfd, 1, 1);    /* beside what else it waits for */
+    return vfiomig_group_work(group, VFIOMIG_GROUP_UNTIL_IDLE);
+}
+/* END */
+
+/* EXAMPLE vfiomig_group_get_channel_stats */
+static uint64_t channel_bytes(struct vfiomig_group *group,
+                              uint32_t channel)
+{
+    struct vfiomig_channel_stats stats =
+        VFIOMIG_CHANNEL_STATS_INIT;
+
+    vfiomig_group_get_channel_stats(group, channel, &stats);
+    return stats.sent_bytes + stats.received_bytes;
+}
+/* END */
+
 static const uint8_t id[16] = "one migration";
 static struct rig rigs[2][DEVICES];
 static struct vfiomig_device *devs[2][DEVICES];
 static struct vfiomig_group *source, *target;
 static pthread_t helpers[DEVICES];
 
-static void begin(void)
+static int with_window;
+
+/* VFIOMIG_GROUP_OPTIONS_INIT with what both sides agree on. */
+static struct vfiomig_group *target_of(void)
 {
     struct vfiomig_group_options options = VFIOMIG_GROUP_OPTIONS_INIT;
+    struct vfiomig_group *group;
+    options.role = VFIOMIG_GROUP_ROLE_TARGET;
+    options.window = with_window ? VFIOMIG_GROUP_GOOD_WINDOW : 0;
+    memcpy(options.migration_id, id, sizeof id);
+    OK(vfiomig_group_new(&options, &group));
+    return group;
+}
+
+static void begin_groups(void)
+{
     wire.len = taken = 0;
     for (int i = 0; i < DEVICES; i++) {
         rigs[0][i] = rig_new(NULL, NULL);
@@ -356,14 +415,17 @@ static void begin(void)
         devs[0][i] = rigs[0][i].dev;
         devs[1][i] = rigs[1][i].dev;
     }
-    OK(make_source(devs[0], DEVICES, id, &source));
+    OK(make_source(devs[0], DEVICES, id, with_window ? VFIOMIG_GROUP_GOOD_WINDOW : 0, &source));
     CHECK(can_migrate(source));
-    options.role = VFIOMIG_GROUP_ROLE_TARGET;
-    memcpy(options.migration_id, id, sizeof id);
-    OK(vfiomig_group_new(&options, &target));
+    target = target_of();
     OK(add_loads(target, devs[1], DEVICES, take_any_blob));
     for (int i = 0; i < DEVICES; i++)
         EQ(pthread_create(&helpers[i], NULL, helper, source), 0);
+}
+
+static void begin(void)
+{
+    begin_groups();
     OK(begin_devices(source));
     OK(begin_devices(target));
     start_vcpus();
@@ -435,9 +497,54 @@ static void a_migration_that_is_given_up_leaves_everything_running(void)
     end(1);
 }
 
+static uint32_t phase_of(struct vfiomig_group *group)
+{
+    struct vfiomig_group_status status = VFIOMIG_GROUP_STATUS_INIT;
+    OK(vfiomig_group_get_status(group, &status));
+    return status.phase;
+}
+
+static void a_vm_moves_over_channels(void)
+{
+    int socks[2][2];
+    uint64_t bytes = 0;
+    with_window = 1;
+    for (int i = 0; i < 2; i++) {
+        int pair[2];
+        EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+        socks[0][i] = pair[0];
+        socks[1][i] = pair[1];
+    }
+    begin_groups();
+    with_window = 0;
+    OK(add_channels(source, socks[0], 2));
+    OK(add_channels(target, socks[1], 2));
+    OK(begin_devices(source));
+    OK(begin_devices(target));
+    OK(vfiomig_group_stop(source));
+    while (phase_of(target) == VFIOMIG_GROUP_PHASE_OPEN) {
+        OK(take_turn(source));
+        OK(take_turn(target));
+    }
+    EQ(phase_of(source), VFIOMIG_GROUP_PHASE_COMPLETE);
+    OK(commit_all(target, 1));
+    OK(vfiomig_group_finish(source, VFIOMIG_ENDING_RELEASE));
+    OK(vfiomig_group_run(target));
+    for (uint32_t i = 0; i < 2; i++)
+        bytes += channel_bytes(source, i);
+    CHECK(bytes > DEVICES * SOME_SIZE);
+    for (int i = 0; i < 2; i++) {
+        CHECK(vfiomig_sim_digest(rigs[0][i].sim) == vfiomig_sim_digest(rigs[1][i].sim));
+        EQ(close(socks[0][i]), 0);
+        EQ(close(socks[1][i]), 0);
+    }
+    end(0);
+}
+
 int main(void)
 {
     RUN(a_vm_moves);
+    RUN(a_vm_moves_over_channels);
     RUN(a_device_that_does_not_stop_keeps_the_guest);
     RUN(a_migration_that_is_given_up_leaves_everything_running);
     bytes_free(&wire);

@@ -458,6 +458,30 @@ pub(super) const GROUP_ADD_LOAD: Row = Row {
     errors: 0b100001000100101110100,
 };
 
+pub(super) const GROUP_ADD_CHANNEL: Row = Row {
+    name: "vfiomig_group_add_channel",
+    states: 0b11,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b100000000100100110110,
+};
+
+pub(super) const GROUP_GET_WORK_FD: Row = Row {
+    name: "vfiomig_group_get_work_fd",
+    states: 0b111,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b100000000000000110110,
+};
+
+pub(super) const GROUP_GET_CHANNEL_STATS: Row = Row {
+    name: "vfiomig_group_get_channel_stats",
+    states: 0b111,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000000000100100100,
+};
+
 pub(super) const GROUP_GET_REASON: Row = Row {
     name: "vfiomig_group_get_reason",
     states: 0b111,

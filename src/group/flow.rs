@@ -59,7 +59,8 @@ pub struct Window<P> {
     held: u64,
     /// How much room the source has been told of, from the beginning.
     told: u64,
-    pieces: BTreeMap<u64, (usize, P)>,
+    /// By where they belong. Without what is kept of it: one that is on its way.
+    pieces: BTreeMap<u64, (usize, Option<P>)>,
 }
 
 impl<P> Window<P> {
@@ -71,6 +72,28 @@ impl<P> Window<P> {
     /// Takes a piece of that length, which belongs there; `make` makes what is kept of it. A piece
     /// that is refused changes nothing.
     pub fn put(&mut self, offset: u64, len: usize, make: impl FnOnce() -> Result<P>) -> Result<()> {
+        self.check(offset, len)?;
+        self.pieces.insert(offset, (len, Some(make()?)));
+        self.held += cost(len);
+        Ok(())
+    }
+
+    /// A piece of that length, which belongs there, is on its way: it has its room from now on.
+    pub fn expect(&mut self, offset: u64, len: usize) -> Result<()> {
+        self.check(offset, len)?;
+        self.pieces.insert(offset, (len, None));
+        self.held += cost(len);
+        Ok(())
+    }
+
+    /// The piece that was expected there has come.
+    pub fn fill(&mut self, offset: u64, piece: P) {
+        if let Some((_, place)) = self.pieces.get_mut(&offset) {
+            *place = Some(piece);
+        }
+    }
+
+    fn check(&self, offset: u64, len: usize) -> Result<()> {
         let end = offset.saturating_add(len as u64);
         if offset < self.next {
             return Err(err!(Proto, "a piece at byte {offset} came twice: {} is next", self.next));
@@ -92,14 +115,13 @@ impl<P> Window<P> {
         if meets {
             return Err(err!(Proto, "a piece at byte {offset} overlaps another one"));
         }
-        self.pieces.insert(offset, (len, make()?));
-        self.held += cost(len);
         Ok(())
     }
 
     /// Whether the next piece in order is here.
     pub fn is_ready(&self) -> bool {
-        self.pieces.first_key_value().is_some_and(|(at, _)| *at == self.next)
+        let first = self.pieces.first_key_value();
+        first.is_some_and(|(at, (_, piece))| *at == self.next && piece.is_some())
     }
 
     /// Takes the next piece in order out, to be written: its length, and what was kept of it.
@@ -109,7 +131,7 @@ impl<P> Window<P> {
         }
         let (offset, (len, piece)) = self.pieces.pop_first()?;
         self.next = offset.saturating_add(len as u64);
-        Some((len, piece))
+        Some((len, piece?))
     }
 
     /// What was taken out has been written, and is gone.
@@ -128,6 +150,11 @@ impl<P> Window<P> {
     /// What to tell the source.
     pub fn tell(&mut self) -> u64 {
         self.told = self.done.saturating_add(self.size);
+        self.told
+    }
+
+    /// What the source was told last.
+    pub fn told(&self) -> u64 {
         self.told
     }
 

@@ -10,6 +10,7 @@
 //! that are lent with [`Group::work`], so that many devices take a step at a time. docs/group.md has
 //! it all in order.
 
+mod channel;
 pub mod flow;
 mod frame;
 mod member;
@@ -17,9 +18,13 @@ mod options;
 mod shared;
 mod steps;
 mod streams;
+mod traffic;
+mod work;
 
 use std::fmt;
+use std::os::fd::BorrowedFd;
 
+pub use channel::{Carrier, ChannelOptions, ChannelStats, MAX_CHANNELS};
 pub use frame::{HEADER_LEN, MAX_PIECE, frame_len};
 pub use options::{
     GroupOptions, GroupReason, GroupStatus, MAX_DEVICES, MAX_WINDOW, MIN_WINDOW, Phase, Role, Until,
@@ -132,6 +137,29 @@ impl Group {
     /// the next one or another migration's, changes nothing. If a load fails, so does the group.
     pub fn put(&self, frame: &[u8]) -> Result<()> {
         self.shared.put(frame)
+    }
+
+    /// Adds a connection to the other side, for which the group makes a descriptor of its own; returns
+    /// its number, which counts from 0. From then on the group's frames and credits go over its
+    /// channels, which threads in [`Group::work`] serve, and [`Group::next`] and [`Group::put`] are not
+    /// used. The order of channels does not matter, nor does it that both sides have the same number of
+    /// them before they begin. Needs a window.
+    pub fn add_channel(&self, fd: BorrowedFd<'_>, options: ChannelOptions) -> Result<u32> {
+        let _inside = self.shared.enter()?;
+        self.shared.add_channel(channel::dup(fd)?, options)
+    }
+
+    /// What a channel has done so far.
+    pub fn channel_stats(&self, channel: u32) -> Result<ChannelStats> {
+        let _inside = self.shared.enter()?;
+        self.shared.channel_stats(channel)
+    }
+
+    /// A descriptor that is readable while there is something to do for [`Group::work`] with
+    /// [`Until::Idle`]. It is the group's.
+    pub fn work_fd(&self) -> Result<i32> {
+        let _inside = self.shared.enter()?;
+        self.shared.work_fd()
     }
 
     /// Queues opaque data of the VMM's in a device's stream: see [`crate::Save::blob`].

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How a group is set up, and what it says of itself.
 
+use std::fmt::Arguments;
+
 use crate::device::{Reason, Severity};
 use crate::error::{Error, Result, err};
 use crate::session::{LoadOptions, SaveOptions};
@@ -30,6 +32,11 @@ pub enum Until {
     /// Until [`super::Group::next`] has something to say: a frame to be sent, or that there will be
     /// none.
     Frame = 2,
+    /// The source, with channels: until each device has been asked once more, had nothing more to
+    /// say, and all was sent. Or until the devices are stopped.
+    Drained = 3,
+    /// Until all streams are complete, and what the source has read was sent.
+    Complete = 4,
 }
 
 /// How a group is set up.
@@ -129,6 +136,10 @@ pub struct GroupStatus {
     pub failed: u32,
     /// How many of their streams are complete.
     pub complete: u32,
+    /// How many of the source's running devices had nothing more when they were last asked.
+    pub drained: u32,
+    /// How many channels it has.
+    pub channels: u32,
     /// What the target keeps of frames that were not written yet, in bytes, with 128 bytes for each.
     pub held_bytes: u64,
     /// The name of the migration.
@@ -179,8 +190,16 @@ fn check_format(format: Format) -> Result<()> {
 
 /// Says in the text of an error whose it is.
 pub(super) fn of_device(number: u32, error: &Error) -> Error {
-    let named =
-        Error::from_args(error.code(), format_args!("device {number}: {}", error.message()));
+    named(error, format_args!("device {number}: {}", error.message()))
+}
+
+/// The same of a channel.
+pub(super) fn of_channel(number: usize, error: &Error) -> Error {
+    named(error, format_args!("channel {number}: {}", error.message()))
+}
+
+fn named(error: &Error, text: Arguments<'_>) -> Error {
+    let named = Error::from_args(error.code(), text);
     match error.failure() {
         Some(failure) => named.with_failure(*failure),
         None => named,

@@ -4,11 +4,14 @@
 //!
 //! The lock is held for bookkeeping only, never while a member takes a step.
 
+use std::os::fd::OwnedFd;
 use std::sync::PoisonError;
+use std::time::{Duration, Instant};
 
+use super::channel::{ChannelOptions, ChannelStats, Lines};
 use super::flow::{Credit, Window};
-use super::member::{Held, Member, Step};
-use super::options::{GroupOptions, GroupStatus, MAX_DEVICES, Phase, Role, Until, of_device};
+use super::member::{Member, Step};
+use super::options::{GroupOptions, GroupStatus, MAX_DEVICES, Phase, Role, of_device};
 use crate::alloc;
 use crate::device::Device;
 use crate::error::{Error, Result, err, of_another_process};
@@ -26,7 +29,12 @@ pub(super) struct Shared {
     state: Mutex<State>,
     /// Somebody who waits may go on.
     changed: Condvar,
+    /// There may be something to do for a thread that helps.
+    work: Condvar,
 }
+
+/// How soon a running device that had nothing is asked again.
+pub(super) const ASK_AGAIN: Duration = Duration::from_millis(10);
 
 pub(super) struct State {
     pub phase: Phase,
@@ -42,13 +50,16 @@ pub(super) struct State {
     /// The error that has ended the migration.
     pub failed: Option<Error>,
     cancelled: bool,
-    dismissed: bool,
+    pub dismissed: bool,
+    pub lines: Lines,
+    /// Threads that help, and have nothing to do.
+    pub idle: usize,
     /// Somebody has the members take steps.
     stepping: bool,
     job: Option<Job>,
     /// Calls in progress.
     inside: usize,
-    closing: bool,
+    pub closing: bool,
 }
 
 /// A member's place in the group.
@@ -58,6 +69,10 @@ pub(super) struct Place {
     pub busy: bool,
     /// What it said last.
     pub said: SaveStatus,
+    /// When it is asked again, if it had nothing.
+    pub again: Option<Instant>,
+    /// It had nothing, since that was last asked for.
+    pub drained: bool,
     /// Bytes of its stream so far: read, or written.
     pub offset: u64,
     pub flow: Flow,
@@ -119,56 +134,6 @@ struct Task<'a> {
     result: Result<()>,
 }
 
-/// A member that is being written to.
-struct Writing<'a> {
-    shared: &'a Shared,
-    index: usize,
-}
-
-impl Writing<'_> {
-    /// Writes the next piece. False: there is none, or it went wrong.
-    fn piece(&mut self, held: &mut Held<'_>) -> bool {
-        let mut state = self.shared.lock();
-        if state.check().is_err() {
-            return false;
-        }
-        let Ok(place) = state.place_mut(self.index) else { return false };
-        let Flow::Target(window) = &mut place.flow else { return false };
-        let Some((len, piece)) = window.take() else { return false };
-        drop(state);
-        let written = held.write(&piece);
-        drop(piece);
-        let mut state = self.shared.lock();
-        let goes_on = match written {
-            Ok(status) => {
-                state.wrote(self.index, len, status.ended);
-                true
-            }
-            Err(error) => {
-                state.fail(self.index, &error);
-                false
-            }
-        };
-        drop(state);
-        self.shared.wake();
-        goes_on
-    }
-
-    fn failed(&mut self, error: &Error) {
-        self.shared.lock().fail(self.index, error);
-        self.shared.wake();
-    }
-}
-
-impl Drop for Writing<'_> {
-    fn drop(&mut self) {
-        if let Ok(place) = self.shared.lock().place_mut(self.index) {
-            place.busy = false;
-        }
-        self.shared.wake();
-    }
-}
-
 impl Drop for Task<'_> {
     fn drop(&mut self) {
         let result = std::mem::replace(&mut self.result, Ok(()));
@@ -205,16 +170,30 @@ impl Place {
     }
 
     /// Whether its next piece is here, and nobody writes to it.
-    fn can_be_written(&self) -> bool {
+    pub fn can_be_written(&self) -> bool {
         !self.busy && matches!(&self.flow, Flow::Target(window) if window.is_ready())
     }
 
-    fn is_source(&self) -> bool {
+    pub fn is_source(&self) -> bool {
         !matches!(self.flow, Flow::Target(_))
     }
 
+    /// Notes what it has said.
+    pub fn say(&mut self, status: SaveStatus) {
+        self.said = status;
+        let drained = status == SaveStatus::Drained;
+        self.again = drained.then(|| Instant::now() + ASK_AGAIN);
+        self.drained |= drained;
+    }
+
+    /// Whether nobody reads it, and it has more to say, or may have by now.
+    pub fn can_be_asked(&self, now: Instant) -> bool {
+        let due = self.again.is_none_or(|at| now >= at);
+        !self.busy && due && matches!(self.said, SaveStatus::More | SaveStatus::Drained)
+    }
+
     /// Whether it has more to say than there is room for.
-    fn waits_for_room(&self) -> bool {
+    pub fn waits_for_room(&self) -> bool {
         self.said == SaveStatus::More && self.room().is_none()
     }
 
@@ -264,6 +243,14 @@ impl State {
         }
     }
 
+    /// Fails if the frames go over channels, and not through the caller's hands.
+    pub fn check_by_hand(&self) -> Result<()> {
+        match self.lines.slots.is_empty() {
+            true => Ok(()),
+            false => Err(err!(Inval, "the group's frames go over its channels")),
+        }
+    }
+
     pub fn is_cancelled(&self) -> bool {
         self.cancelled
     }
@@ -286,6 +273,20 @@ impl State {
         }
     }
 
+    /// What the source has to know of a device's credit goes out over every channel.
+    pub fn tell(&mut self, index: usize) {
+        let Some(place) = self.members.get_mut(index) else { return };
+        if place.complete || self.lines.slots.is_empty() {
+            return;
+        }
+        if let Flow::Target(window) = &mut place.flow {
+            if window.is_due() {
+                window.tell();
+                self.lines.news += 1;
+            }
+        }
+    }
+
     /// What was kept will not be written.
     pub fn drop_frames(&mut self) {
         for place in &mut self.members {
@@ -293,6 +294,7 @@ impl State {
                 window.clear();
             }
         }
+        self.lines.drop_frames();
     }
 
     /// A member has failed, and with it the migration. Returns what is to be told.
@@ -310,14 +312,14 @@ impl State {
     }
 
     /// A member whose next piece can be written now.
-    fn writable(&self) -> Option<usize> {
+    pub fn writable(&self) -> Option<usize> {
         let open = self.phase == Phase::Open && self.check().is_ok();
         self.members.iter().position(Place::can_be_written).filter(|_| open)
     }
 
     /// Whether there is something to say: a frame, that there is none for now, or that there will
     /// never be one.
-    fn has_frame(&self) -> bool {
+    pub fn has_frame(&self) -> bool {
         let open = self.phase == Phase::Open;
         if !open && self.phase != Phase::Stopped {
             return true;
@@ -327,7 +329,33 @@ impl State {
             let mut source = self.members.iter().filter(|place| !place.busy && place.is_source());
             open && source.clone().next().is_some() && !source.any(Place::waits_for_room)
         };
-        members.any(Place::has_frame) || drained()
+        members.any(Place::has_frame) || drained() || self.asks_again()
+    }
+
+    /// Whether a device is to be asked again, though others have not had their say: they wait for room.
+    pub fn asks_again(&self) -> bool {
+        let now = Instant::now();
+        self.phase == Phase::Open
+            && self.members.iter().any(Place::waits_for_room)
+            && self.members.iter().any(|p| p.said == SaveStatus::Drained && p.can_be_asked(now))
+    }
+
+    /// Whether channels are served.
+    pub fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Open | Phase::Stopped) && self.check().is_ok()
+    }
+
+    /// Something that no device is to blame for has ended the migration.
+    pub fn break_off(&mut self, error: Error) {
+        if matches!(self.phase, Phase::Open | Phase::Stopped | Phase::Complete) {
+            self.phase = Phase::Failed;
+            self.failed = Some(error);
+        }
+    }
+
+    /// Whether a step is being taken that others can help with.
+    pub fn has_step(&self) -> bool {
+        self.job.as_ref().is_some_and(|job| job.next < self.members.len())
     }
 
     fn take_task(&mut self) -> Option<(Step, usize)> {
@@ -353,13 +381,15 @@ impl Shared {
             failed: None,
             cancelled: false,
             dismissed: false,
+            lines: Lines::default(),
+            idle: 0,
             stepping: false,
             job: None,
             inside: 0,
             closing: false,
         };
-        let (state, changed) = (Mutex::new(state), Condvar::new());
-        Shared { options, tag, process: Process::this(), state, changed }
+        let (state, changed, work) = (Mutex::new(state), Condvar::new(), Condvar::new());
+        Shared { options, tag, process: Process::this(), state, changed, work }
     }
 
     pub fn lock(&self) -> MutexGuard<'_, State> {
@@ -370,9 +400,42 @@ impl Shared {
         self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A thread that helps waits until there is something to do, or for so long.
+    pub fn wait_for_work<'a>(
+        &self,
+        mut state: MutexGuard<'a, State>,
+        time: Option<Duration>,
+    ) -> MutexGuard<'a, State> {
+        state.idle += 1;
+        let mut state = match time {
+            None => self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
+            Some(time) => {
+                self.work.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0
+            }
+        };
+        state.idle -= 1;
+        state
+    }
+
     /// Those who wait look again.
     pub fn wake(&self) {
+        let bell = self.lock().lines.bell();
         self.changed.notify_all();
+        self.work.notify_all();
+        if let Some(watch) = bell {
+            watch.ring();
+        }
+    }
+
+    /// One who waits for work looks again.
+    pub fn rouse(&self, mut state: MutexGuard<'_, State>) {
+        if state.idle > 0 {
+            drop(state);
+            self.work.notify_one();
+        } else if let Some(watch) = state.lines.bell() {
+            drop(state);
+            watch.ring();
+        }
     }
 
     /// Whether this is a child after fork(), where another thread may have held a lock.
@@ -445,6 +508,8 @@ impl Shared {
             member: std::sync::Arc::new(make(number)?),
             busy: false,
             said: SaveStatus::More,
+            again: None,
+            drained: false,
             offset: 0,
             flow: Flow::new(&self.options),
             complete: false,
@@ -453,6 +518,45 @@ impl Shared {
         };
         alloc::push(&mut state.members, place, "no memory for another device of the group")?;
         Ok(number)
+    }
+
+    /// Adds a channel; returns its number.
+    pub fn add_channel(&self, fd: OwnedFd, options: ChannelOptions) -> Result<u32> {
+        let mut state = self.lock();
+        state.check_phase("adding a channel", &[Phase::Setup, Phase::Open])?;
+        if self.options.window == 0 {
+            return Err(err!(
+                Inval,
+                "channels need a window, as frames overtake each other on them"
+            ));
+        }
+        let number = state.lines.add(fd, options)?;
+        if state.phase == Phase::Open {
+            (0..state.members.len()).for_each(|index| state.tell(index));
+        }
+        drop(state);
+        self.wake();
+        Ok(number)
+    }
+
+    /// What a channel has done so far.
+    pub fn channel_stats(&self, channel: u32) -> Result<ChannelStats> {
+        let state = self.lock();
+        let slot = state.lines.slots.get(channel as usize);
+        let none = || err!(Inval, "the group has {} channels", state.lines.slots.len());
+        slot.map(|slot| slot.stats).ok_or_else(none)
+    }
+
+    /// What to poll until there is something to do for a thread that helps.
+    pub fn work_fd(&self) -> Result<i32> {
+        let mut state = self.lock();
+        let watch = state.lines.watch()?;
+        state.lines.polled = true;
+        // Whatever there was before.
+        state.lines.rung = true;
+        drop(state);
+        watch.ring();
+        Ok(watch.number())
     }
 
     pub fn status(&self) -> GroupStatus {
@@ -466,6 +570,8 @@ impl Shared {
             devices: count(|_| true),
             failed: count(|place| place.failed),
             complete: count(|place| place.complete),
+            drained: count(|place| place.said == SaveStatus::Drained),
+            channels: u32::try_from(state.lines.slots.len()).unwrap_or(u32::MAX),
             held_bytes: state.members.iter().map(Place::held).sum(),
             migration_id: self.options.migration_id,
         }
@@ -480,7 +586,7 @@ impl Shared {
         let left = state.members.len();
         state.job = Some(Job { step, next: 0, left });
         drop(state);
-        self.changed.notify_all();
+        self.wake();
         self.take_tasks();
         let mut state = self.lock();
         while state.job.as_ref().is_some_and(|job| job.left > 0) {
@@ -510,7 +616,7 @@ impl Shared {
     }
 
     /// Takes the step with one member after the other, until others have the rest.
-    fn take_tasks(&self) {
+    pub fn take_tasks(&self) {
         loop {
             let mut state = self.lock();
             let Some((step, index)) = state.take_task() else { return };
@@ -528,52 +634,6 @@ impl Shared {
                 }
                 result
             });
-        }
-    }
-
-    /// Helps until that is enough: with steps, and with what has come and can be written.
-    pub fn help(&self, until: Until) -> Result<()> {
-        let _inside = self.enter_to_wait()?;
-        let mut state = self.lock();
-        while !state.dismissed && !state.closing {
-            if state.job.as_ref().is_some_and(|job| job.next < state.members.len()) {
-                drop(state);
-                self.take_tasks();
-                state = self.lock();
-                continue;
-            }
-            if let Some(index) = state.writable() {
-                drop(state);
-                self.write(index);
-                state = self.lock();
-                continue;
-            }
-            if until != Until::Dismissed {
-                state.check()?;
-                if until == Until::Idle || state.has_frame() {
-                    break;
-                }
-            }
-            state = self.wait(state);
-        }
-        Ok(())
-    }
-
-    /// Writes what has come of a member, in order, until something is missing.
-    fn write(&self, index: usize) {
-        let mut state = self.lock();
-        let Ok(place) = state.place_mut(index) else { return };
-        if place.busy {
-            return;
-        }
-        place.busy = true;
-        let member = std::sync::Arc::clone(&place.member);
-        drop(state);
-        let mut writing = Writing { shared: self, index };
-        let held = member.hold();
-        match held {
-            Ok(mut held) => while writing.piece(&mut held) {},
-            Err(error) => writing.failed(&error),
         }
     }
 
@@ -607,9 +667,9 @@ impl Shared {
 
     /// Nobody comes in from here on. Waits until all are out, if this thread may.
     pub fn close(&self) {
-        let mut state = self.lock();
-        state.closing = true;
+        self.lock().closing = true;
         self.wake();
+        let mut state = self.lock();
         while state.inside > 0 && may_wait_for_member() {
             state = self.wait(state);
         }

@@ -22,7 +22,13 @@ impl Shared {
         drop(state);
         self.check_peer_to_peer()?;
         let Err(error) = self.all(Step::Begin) else {
-            self.set_phase(Phase::Open);
+            let mut state = self.lock();
+            state.phase = Phase::Open;
+            for index in 0..state.members.len() {
+                state.tell(index);
+            }
+            drop(state);
+            self.wake();
             return Ok(());
         };
         // The guest runs, and no device has been stopped; what the target's devices held is lost in
@@ -71,6 +77,7 @@ impl Shared {
         state.round += 1;
         for place in &mut state.members {
             place.said = SaveStatus::More;
+            place.again = None;
         }
         drop(state);
         self.wake();

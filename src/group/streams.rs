@@ -2,9 +2,11 @@
 //! The devices' streams, as frames: whoever asks gets a piece of a device that nobody else is
 //! reading, and whoever brings one writes it.
 
+use std::time::Instant;
+
 use super::frame::{HEADER_LEN, Header, Kind, MAX_PIECE};
 use super::options::{Phase, Role, of_device};
-use super::shared::{Flow, Shared};
+use super::shared::{Flow, Shared, State};
 use crate::error::{Code, Result, err};
 use crate::private::Private;
 use crate::session::{MIN_BUFFER, Next, SaveStatus};
@@ -18,8 +20,8 @@ enum Turn {
 }
 
 /// What reading a member has come to.
-struct Read {
-    result: Result<Next>,
+pub(super) struct Read {
+    pub result: Result<Next>,
     failed: bool,
 }
 
@@ -31,6 +33,7 @@ impl Shared {
             return self.credit(buf);
         }
         self.check_role(Role::Source, "reading the streams")?;
+        self.lock().check_by_hand()?;
         if buf.len() < HEADER_LEN + MIN_BUFFER {
             return Err(err!(
                 NoSpace,
@@ -62,12 +65,18 @@ impl Shared {
                 return Ok(Turn::Nothing(SaveStatus::End));
             }
             state.refused = false;
+            let (asks_again, now) = (state.asks_again(), Instant::now());
             let (count, turn, round) = (state.members.len(), state.turn, state.round);
             let order = (turn..count).chain(0..turn.min(count));
             let mut waits = false;
             for index in order {
                 let place = state.place_mut(index)?;
-                if !place.busy && place.said == SaveStatus::More {
+                let has_more = match place.said {
+                    SaveStatus::More => !place.busy,
+                    SaveStatus::Drained => asks_again && place.can_be_asked(now),
+                    SaveStatus::End => false,
+                };
+                if has_more {
                     if place.room().is_none() {
                         waits = true;
                         continue;
@@ -94,7 +103,7 @@ impl Shared {
     }
 
     /// Reads a member into a frame.
-    fn read(&self, index: usize, buf: &mut [u8]) -> Read {
+    pub fn read(&self, index: usize, buf: &mut [u8]) -> Read {
         let failed = |error| Read { result: Err(error), failed: false };
         let (member, room) = match self.lock().place_mut(index) {
             Ok(place) => (std::sync::Arc::clone(&place.member), place.room().unwrap_or(0)),
@@ -155,7 +164,7 @@ impl Shared {
     }
 
     /// Notes what a member has said. None: nothing is to be sent, so try another one.
-    fn came(&self, index: usize, round: u32, read: Read) -> Result<Option<Next>> {
+    pub fn came(&self, index: usize, round: u32, read: Read) -> Result<Option<Next>> {
         let mut state = self.lock();
         let (phase, current) = (state.phase, state.round == round);
         let place = state.place_mut(index)?;
@@ -163,7 +172,7 @@ impl Shared {
         let told = match read.result {
             Ok(next) => {
                 if current {
-                    place.said = next.status;
+                    place.say(next.status);
                 }
                 place.complete |= next.status == SaveStatus::End;
                 Ok(next.len)
@@ -171,19 +180,23 @@ impl Shared {
             // Not before it is ready; meanwhile others have their turn.
             Err(error) if error.code() == Code::Again && phase == Phase::Open => {
                 if current {
-                    place.said = SaveStatus::Drained;
+                    place.say(SaveStatus::Drained);
                 }
                 Ok(0)
             }
             Err(error) if read.failed => Err(state.fail(index, &error)),
             Err(error) => Err(of_device(index as u32, &error)),
         };
-        if phase == Phase::Stopped && state.all_complete() {
+        let by_hand = state.lines.slots.is_empty();
+        if by_hand && phase == Phase::Stopped && state.all_complete() {
             state.phase = Phase::Complete;
         }
         let over = state.phase == Phase::Complete;
         drop(state);
-        self.wake();
+        // With channels, whoever has read goes on looking.
+        if by_hand || told.is_err() {
+            self.wake();
+        }
         let status = if over { SaveStatus::End } else { SaveStatus::More };
         Ok(Some(told?).filter(|len| *len > 0 || over).map(|len| Next { status, len }))
     }
@@ -192,24 +205,10 @@ impl Shared {
     pub fn put(&self, frame: &[u8]) -> Result<()> {
         let _inside = self.enter_to_wait()?;
         let (header, piece) = Header::split(frame)?;
-        let wanted = match self.options.role {
-            Role::Source => Kind::Credit,
-            Role::Target => Kind::Data,
-        };
-        if header.kind != wanted {
-            return Err(err!(Proto, "a frame of a kind that the other side sends"));
-        }
         {
             let state = self.lock();
-            state.check()?;
-            let phases = [Phase::Open, Phase::Stopped, Phase::Complete];
-            state.check_phase("taking a frame", &phases)?;
-            if self.options.migration_id != [0; 16] && header.tag != self.tag {
-                return Err(err!(OtherDevice, "the frame belongs to another migration"));
-            }
-            state
-                .place(header.device)
-                .map_err(|_| err!(Proto, "a frame of device {}", header.device))?;
+            state.check_by_hand()?;
+            self.admit(&state, &header)?;
         }
         match (self.options.role, self.options.window) {
             (Role::Source, _) => self.take_credit(&header),
@@ -218,15 +217,37 @@ impl Shared {
         }
     }
 
+    /// Fails unless a frame with this header is to be taken now.
+    pub fn admit(&self, state: &State, header: &Header) -> Result<()> {
+        let wanted = match self.options.role {
+            Role::Source => Kind::Credit,
+            Role::Target => Kind::Data,
+        };
+        if header.kind != wanted {
+            return Err(err!(Proto, "a frame of a kind that the other side sends"));
+        }
+        state.check()?;
+        state.check_phase("taking a frame", &[Phase::Open, Phase::Stopped, Phase::Complete])?;
+        if self.options.migration_id != [0; 16] && header.tag != self.tag {
+            return Err(err!(OtherDevice, "the frame belongs to another migration"));
+        }
+        let unknown = |_| err!(Proto, "a frame of device {}", header.device);
+        state.place(header.device).map(drop).map_err(unknown)
+    }
+
     /// The target has said how much it has room for.
-    fn take_credit(&self, header: &Header) -> Result<()> {
+    pub fn take_credit(&self, header: &Header) -> Result<()> {
         let mut state = self.lock();
         match &mut state.place_mut(header.device as usize)?.flow {
             Flow::Source(credit, _) => credit.raise(header.offset),
             _ => return Err(err!(Proto, "a credit, and this group has no window")),
         }
+        let by_hand = state.lines.slots.is_empty();
         drop(state);
-        self.wake();
+        // With channels, whoever has brought it goes on looking.
+        if by_hand {
+            self.wake();
+        }
         Ok(())
     }
 
@@ -290,6 +311,7 @@ impl Shared {
             }
             Err(error) if failed => {
                 let told = state.fail(index, &error);
+                drop(state);
                 self.wake();
                 Err(told)
             }

@@ -6,7 +6,7 @@
 //! changes that mode, which others may rely on. No SIGPIPE reaches the process.
 
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::null_mut;
 use std::time::Duration;
 
@@ -28,6 +28,27 @@ enum Kind {
 pub(crate) struct Channel<'fd> {
     fd: BorrowedFd<'fd>,
     kind: Kind,
+}
+
+/// The same for one that is the library's.
+pub(crate) struct OwnedChannel {
+    fd: OwnedFd,
+    kind: Kind,
+}
+
+impl OwnedChannel {
+    pub fn new(fd: OwnedFd) -> Result<OwnedChannel, Errno> {
+        let kind = Channel::new(fd.as_fd())?.kind;
+        Ok(OwnedChannel { fd, kind })
+    }
+
+    pub fn as_channel(&self) -> Channel<'_> {
+        Channel { fd: self.fd.as_fd(), kind: self.kind }
+    }
+
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
 }
 
 /// What a pipe that is ready takes without blocking, in bytes.

@@ -28,10 +28,11 @@ mod span;
 mod system;
 pub(crate) mod type1;
 pub mod uapi;
+mod watch;
 
 pub use bitmap::{Bitmap, BitmapBuffer};
 pub(crate) use bits::{count, drain};
-pub(crate) use channel::Channel;
+pub(crate) use channel::{Channel, OwnedChannel};
 pub(crate) use confidential::{dump, leave_out_of_dumps, wipe};
 pub use device::{FeatureRequest, IovaRange};
 pub use errno::Errno;
@@ -45,3 +46,4 @@ pub use span::{PageSize, Span};
 #[cfg(feature = "env-logger")]
 pub(crate) use system::write_to_stderr;
 pub(crate) use system::{current_thread_token, kernel_release, page_size, random_bytes};
+pub(crate) use watch::Watch;

@@ -43,6 +43,12 @@ pub const VFIOMIG_GROUP_UNTIL_IDLE: u32 = 1;
 /// vfiomig_group_work() helps until vfiomig_group_next() has something to return other than -EAGAIN, or
 /// VFIOMIG_NEXT_DRAINED on the target.
 pub const VFIOMIG_GROUP_UNTIL_FRAME: u32 = 2;
+/// Source, with channels: vfiomig_group_work() helps until each running device has been asked once more,
+/// has nothing left for now, and all of it was sent; or until vfiomig_group_stop().
+pub const VFIOMIG_GROUP_UNTIL_DRAINED: u32 = 3;
+/// vfiomig_group_work() helps until all streams are complete and, with channels, what the source has read
+/// was sent.
+pub const VFIOMIG_GROUP_UNTIL_COMPLETE: u32 = 4;
 
 /// How a frame begins, in bytes: what vfiomig_group_get_frame_len() needs.
 pub const VFIOMIG_GROUP_HEADER: u32 = 32;
@@ -56,6 +62,8 @@ pub const VFIOMIG_GROUP_MIN_WINDOW: u32 = 2 << 20;
 pub const VFIOMIG_GROUP_GOOD_WINDOW: u32 = 8 << 20;
 /// The largest window, in bytes.
 pub const VFIOMIG_GROUP_MAX_WINDOW: u32 = 1 << 30;
+/// The most channels of one group.
+pub const VFIOMIG_GROUP_MAX_CHANNELS: u32 = 64;
 /// The most devices of one group.
 pub const VFIOMIG_GROUP_MAX_DEVICES: u32 = 256;
 
@@ -65,6 +73,7 @@ same_numbers!(
     VFIOMIG_GROUP_GOOD_BUFFER = group::HEADER_LEN + (128 << 10),
     VFIOMIG_GROUP_MIN_WINDOW = group::MIN_WINDOW,
     VFIOMIG_GROUP_MAX_WINDOW = group::MAX_WINDOW,
+    VFIOMIG_GROUP_MAX_CHANNELS = group::MAX_CHANNELS,
     VFIOMIG_GROUP_MAX_DEVICES = group::MAX_DEVICES,
 );
 same_numbers!(Role:
@@ -88,4 +97,6 @@ same_numbers!(Until:
     VFIOMIG_GROUP_UNTIL_DISMISSED = Dismissed,
     VFIOMIG_GROUP_UNTIL_IDLE = Idle,
     VFIOMIG_GROUP_UNTIL_FRAME = Frame,
+    VFIOMIG_GROUP_UNTIL_DRAINED = Drained,
+    VFIOMIG_GROUP_UNTIL_COMPLETE = Complete,
 );

@@ -5,6 +5,7 @@ mod constants;
 mod structs;
 
 use std::ffi::{c_int, c_void};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 pub use constants::*;
@@ -140,6 +141,59 @@ pub unsafe extern "C" fn vfiomig_group_add_load(
     // SAFETY: vfiomig.h: NULL, or options; its source is read below, while it is still there.
     let options = || unsafe { load::read_all_options(options) };
     add(&table::GROUP_ADD_LOAD, group, device, options, Group::add_load)
+}
+
+/// Adds a connection to the other side. From then on, the group's frames and credits go over its channels,
+/// and you move none by hand: threads in vfiomig_group_work() read devices, send, receive and write devices,
+/// all at the same time, whatever is to be done. vfiomig_group_next() and vfiomig_group_put() are refused.
+/// Any frame goes over any channel, so that one fast device can use all of them, and a slow device or a
+/// slow channel does not hold up what goes over the others. Needs a window (struct vfiomig_group_options).
+///
+/// Channels are numbered in the order in which they are added; the two sides need not agree on it. They
+/// can be added as long as the guest runs (on the target: until all streams are complete). Nothing blocks
+/// on one, no SIGPIPE is raised, and its blocking mode is left alone. A channel that fails, or that makes
+/// no progress for timeout_ms in the middle of a frame, ends the migration: the functions return the error,
+/// which names it. Leave the connections open until the target has committed. The options are released
+/// with the group, or at once if the call fails.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfiomig_group_add_channel(
+    group: *mut vfiomig_group,
+    options: *const vfiomig_channel_options,
+) -> c_int {
+    guarded_owner(&table::GROUP_ADD_CHANNEL, || {
+        // SAFETY: vfiomig.h: NULL, or a structure of the size that it claims.
+        let channel = unsafe { structs::read_channel(options) };
+        admit()?;
+        let group = handle::with_shared(group, |group| Ok(Arc::clone(group)))?;
+        check_state::<vfiomig_group>(&table::GROUP_ADD_CHANNEL, state_of(&group))?;
+        let (fd, options) = channel?;
+        group.add_channel(fd.as_fd(), options).map(drop)
+    })
+}
+
+/// Returns a file descriptor that can be polled for reading: it is readable while channels have something
+/// for vfiomig_group_work(VFIOMIG_GROUP_UNTIL_IDLE), for a VMM with one thread and an event loop. It covers
+/// what the channels can send and receive, and steps that other threads ask for. A running device that had
+/// nothing more is asked again when a thread is in vfiomig_group_work() 10 ms later, so during pre-copy
+/// poll for no longer than that. The descriptor is the group's: do not close it, or read from it.
+#[unsafe(no_mangle)]
+pub extern "C" fn vfiomig_group_get_work_fd(group: *mut vfiomig_group) -> c_int {
+    with(&table::GROUP_GET_WORK_FD, group, Group::work_fd)
+}
+
+/// Returns what a channel has done so far.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfiomig_group_get_channel_stats(
+    group: *mut vfiomig_group,
+    channel: u32,
+    stats: *mut vfiomig_channel_stats,
+) -> c_int {
+    with(&table::GROUP_GET_CHANNEL_STATS, group, |group| {
+        // SAFETY: vfiomig.h: NULL, or a writable structure of the size that it claims.
+        let out = unsafe { SizedOut::new(stats, "stats") }?;
+        out.fill(&group.channel_stats(channel)?.into());
+        Ok(())
+    })
 }
 
 /// Returns one reason why a device of the group cannot migrate, or not well, and the device's number in
@@ -365,6 +419,12 @@ pub extern "C" fn vfiomig_group_run(group: *mut vfiomig_group) -> c_int {
 /// With a window, these threads also write what has come to the target. As many of them as there are
 /// devices keep a slow one from holding up another. VFIOMIG_GROUP_UNTIL_FRAME: returns when
 /// vfiomig_group_next() has something to return, for a thread that sends.
+///
+/// With channels (vfiomig_group_add_channel()), they also read the source's devices and serve the channels.
+/// Lend as many as there are devices, and one more: each device keeps at most one of them busy, and the
+/// others go on. VFIOMIG_GROUP_UNTIL_DRAINED and VFIOMIG_GROUP_UNTIL_COMPLETE tell how far the streams
+/// are. VFIOMIG_GROUP_UNTIL_IDLE may return before everything is done; vfiomig_group_get_work_fd() is then
+/// still readable.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_group_work(group: *mut vfiomig_group, until: u32) -> c_int {
     with(&table::GROUP_WORK, group, |group| group.work(structs::until(until)?))

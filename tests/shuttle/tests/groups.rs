@@ -6,6 +6,9 @@
 
 mod rig;
 
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use rig::{Fake, orders};
@@ -13,7 +16,9 @@ use shuttle::thread;
 use vfiomig_shuttle::Group;
 use vfiomig_shuttle::device::{Device, DeviceOptions, State};
 use vfiomig_shuttle::error::Code;
-use vfiomig_shuttle::group::{GroupOptions, HEADER_LEN, MIN_WINDOW, Phase, Role, Until};
+use vfiomig_shuttle::group::{
+    ChannelOptions, GroupOptions, HEADER_LEN, MIN_WINDOW, Phase, Role, Until,
+};
 use vfiomig_shuttle::session::{LoadOptions, SaveStatus};
 use vfiomig_shuttle::stream::{Encoder, FrameType, encode_identity};
 
@@ -181,6 +186,56 @@ fn a_cancellation_ends_every_call() {
         }
         assert_eq!(target.group.status().unwrap().phase, Phase::Over);
         assert!(target.drivers.iter().all(|d| d.get(|d| d.state) == State::Running.raw()));
+    });
+}
+
+/// Connections to the target, with everything that comes over each in it.
+fn connect(target: &Target) -> Vec<UnixStream> {
+    let connect = |frames: Vec<Vec<u8>>| {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        target.group.add_channel(near.as_fd(), ChannelOptions::default()).unwrap();
+        far.write_all(&frames.concat()).unwrap();
+        far
+    };
+    target.channels().map(connect).into()
+}
+
+#[test]
+fn channels_are_served_by_whoever_is_there() {
+    orders(|| {
+        let target = target(MIN_WINDOW);
+        let far = connect(&target);
+        let helpers = [target.help(Until::Dismissed), target.help(Until::Dismissed)];
+        target.group.work(Until::Complete).unwrap();
+        target.has_arrived();
+        target.group.commit().unwrap();
+        target.group.run().unwrap();
+        target.group.dismiss();
+        for helper in helpers {
+            helper.join().unwrap().unwrap();
+        }
+        assert_eq!(target.group.status().unwrap().held_bytes, 0);
+        drop(far);
+    });
+}
+
+#[test]
+fn whoever_serves_channels_is_sent_away_by_a_cancellation() {
+    orders(|| {
+        let target = target(MIN_WINDOW);
+        let mut far = connect(&target);
+        // A frame that does not come to its end.
+        far[0].write_all(&frame(0, 1 << 20, &[0; 9])[..HEADER_LEN + 5]).unwrap();
+        let helpers = [target.help(Until::Dismissed), target.help(Until::Complete)];
+        let group = Arc::clone(&target.group);
+        let canceller = thread::spawn(move || group.cancel());
+        canceller.join().unwrap();
+        let committed = target.group.commit().map_err(|error| error.code());
+        assert!(matches!(committed, Err(Code::Cancelled)), "{committed:?}");
+        target.group.dismiss();
+        for helper in helpers {
+            assert!(matches!(helper.join().unwrap(), Ok(()) | Err(Code::Cancelled)));
+        }
     });
 }
 
