@@ -4,6 +4,7 @@
 use proptest::prelude::*;
 
 use super::super::entry::{Content, What};
+use super::state::SECOND_LOOKS;
 use super::*;
 use crate::error::Code;
 use crate::identity::Identity;
@@ -324,7 +325,7 @@ fn headers_within_headers_take_no_longer_than_the_stream() {
     while inspector.next(&mut rest).unwrap().is_some() {}
     while inspector.finish().unwrap().is_some() {}
     assert_eq!(inspector.report().verdict, Verdict::Damaged);
-    assert!(inspector.second_looks <= made.bytes.len() as u64 + SECOND_LOOKS);
+    assert!(inspector.walk.second_looks <= made.bytes.len() as u64 + SECOND_LOOKS);
 }
 
 /// A change to a stream: what, where, and how much of it.
