@@ -175,7 +175,7 @@ $(B)/libvfiomig-sim.so: $(B)/sim-whole.a $(B)/native-libs sim/libvfiomig-sim.map
 .PHONY: sim
 sim: $(B)/$(REALNAME) $(B)/libvfiomig-sim.so $(B)/libvfiomig-sim.a ## build the simulated device, a library for tests of VMMs
 
-$(B) $(B)/demo $(B)/c-tests/plain $(B)/c-tests/sanitized $(B)/lab/tests:
+$(B) $(B)/demo $(B)/c-tests/plain $(B)/c-tests/sanitized $(B)/lab/tests $(B)/lab/decoders:
 	@mkdir -p $@
 
 # --- the demo ---------------------------------------------------------------------------------
@@ -405,8 +405,13 @@ $(B)/lab/tests/%.test: c-tests/lab/%.c $(LAB_COMMON) $(LAB_HDR) $(C_TEST_HDR) $(
 $(B)/lab/tests/%.conf: c-tests/lab/%.conf | $(B)/lab/tests
 	@cp $< $@
 
+# Given to the tool there.
+LAB_DECODERS = $(patsubst c-tests/lab/decoders/%.c,$(B)/lab/decoders/%.so,$(wildcard c-tests/lab/decoders/*.c))
+$(B)/lab/decoders/%.so: c-tests/lab/decoders/%.c include/vfiomig.h | $(B)/lab/decoders
+	@$(CC) $(TEST_CPPFLAGS) $(TEST_CFLAGS) -shared -fPIC $(LDFLAGS) -o $@ $<
+
 .PHONY: lab-programs
-lab-programs: $(LAB_TESTS) $(LAB_CONF) $(B)/vfiomig $(B)/demo/demo | $(B)/lab/tests
+lab-programs: $(LAB_TESTS) $(LAB_CONF) $(LAB_DECODERS) $(B)/vfiomig $(B)/demo/demo | $(B)/lab/tests
 	@cp -f $(B)/vfiomig $(B)/demo/demo $(B)/lab/
 
 .PHONY: lab

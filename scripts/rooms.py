@@ -80,7 +80,7 @@ LONGEST = 110  # lines of a function
 LONG = 60  # from here on it is listed
 
 C_ROOMS = ["lab/kmod"]
-C_PROGRAMS = ["benches", "c-tests", "c-tests/demo", "c-tests/examples", "c-tests/lab"]
+C_PROGRAMS = ["benches", "c-tests", "c-tests/demo", "c-tests/examples", "c-tests/lab", "c-tests/lab/decoders"]
 
 SPDX = "SPDX-License-Identifier:"
 SPDX_ENDINGS = (
