@@ -10,7 +10,7 @@ use crate::exit::Result;
 use crate::interrupt::Interrupt;
 use crate::open::{OpenError, Opened, Way};
 use crate::sysfs::Root;
-use crate::text::Style;
+use crate::text::{Plain, Style};
 
 /// Opens a device.
 pub type Open<'a> = &'a dyn Fn(&Root, &Way) -> std::result::Result<Opened, OpenError>;
@@ -38,7 +38,7 @@ pub struct Context<'a> {
 impl Context<'_> {
     /// One line about what went wrong.
     pub fn complain(&mut self, text: &str) {
-        let _ = writeln!(self.err, "vfiomig: {text}");
+        let _ = writeln!(self.err, "vfiomig: {}", Plain(text));
     }
 
     /// Text for people.

@@ -281,6 +281,40 @@ fn a_longer_stream_takes_no_more_memory() {
     assert!(long < short + 4096, "{short} KiB for 8 MiB, {long} KiB for 100 MiB");
 }
 
+/// Thousands of devices in a file of QEMU's, each of which announces more data than the file has.
+#[test]
+fn devices_that_announce_much_take_no_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("file");
+    let mut bytes = b"QEVM\0\0\0\x03".to_vec();
+    for number in 0..10_000u32 {
+        let (id, name) = (number.to_be_bytes(), format!("{number}/vfio"));
+        let mut section = |kind: u8, body: &[u64]| {
+            bytes.push(kind);
+            bytes.extend(id);
+            if kind == 1 {
+                bytes.push(name.len() as u8);
+                bytes.extend(name.as_bytes());
+                bytes.extend([0; 8]);
+            }
+            bytes.extend(body.iter().flat_map(|word| word.to_be_bytes()));
+            bytes.push(0x7e);
+            bytes.extend(id);
+        };
+        section(1, &[0xffff_ffff_ef10_0003, 0xffff_ffff_ef10_0001]);
+        section(2, &[0xffff_ffff_ef10_0004, 1 << 40]);
+    }
+    fs::write(&path, bytes).unwrap();
+    let since = Instant::now();
+    for command in ["verify", "inspect"] {
+        let script =
+            format!("ulimit -v 400000; exec {TOOL} {command} {} | tail -1", path.display());
+        let output = Command::new("bash").args(["-c", &script]).output().unwrap();
+        assert!(output.stderr.is_empty() && !output.stdout.is_empty(), "{output:?}");
+    }
+    assert!(since.elapsed() < Duration::from_secs(20));
+}
+
 #[test]
 fn an_interrupt_leaves_nothing_of_what_was_being_extracted() {
     let dir = tempfile::tempdir().unwrap();

@@ -84,8 +84,19 @@ impl<R: Read + Seek> Input<R> {
         Ok(true)
     }
 
-    /// Goes back to a place.
+    /// How long the file is.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Goes back to a place. What is still there of it is not read again: whoever made the file decides
+    /// how often.
     pub fn back_to(&mut self, offset: u64) -> io::Result<()> {
+        let back = self.offset.checked_sub(offset).and_then(|back| usize::try_from(back).ok());
+        if let Some(start) = back.and_then(|back| self.start.checked_sub(back)) {
+            (self.start, self.offset) = (start, offset);
+            return Ok(());
+        }
         self.offset = offset;
         (self.start, self.end) = (0, 0);
         self.file.seek(SeekFrom::Start(offset)).map(drop)

@@ -204,6 +204,21 @@ fn what_the_library_would_refuse_of_a_vfio_device_is_named() {
     assert!(has(&lines, "ended false, Some((") && has(&lines, "Proto"), "{lines:#?}");
 }
 
+/// What looks like RAM to the end of the file, and is not, over and over.
+#[test]
+fn a_file_that_is_never_what_it_looks_like_takes_no_longer_than_others() {
+    let mut file = File::new();
+    file.section(1, 2, "ram", b"");
+    for _ in 0..200_000 {
+        // A page, behind which is the same in a later section: 228 of them are as long.
+        file.section(2, 2, "", &0x28u64.to_be_bytes());
+    }
+    let since = std::time::Instant::now();
+    let lines = said(&file.end(None));
+    assert!(has(&lines, "too much of it is not what it looks like"), "{:?}", lines.last());
+    assert!(since.elapsed().as_secs() < 20, "{:?}", since.elapsed());
+}
+
 /// A QEMU that has no VFIO device, but a machine's other devices.
 #[test]
 fn a_file_of_a_real_qemu_is_read_to_its_end() {

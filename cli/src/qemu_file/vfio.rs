@@ -5,14 +5,18 @@ use std::io::{self, Read, Seek};
 use std::sync::Arc;
 
 use vfiomig::Error;
-use vfiomig::stream::qemu::{END_OF_STATE, Quota, Reader, TAG_LEN};
+use vfiomig::stream::qemu::{DATA_STATE, END_OF_STATE, Quota, Reader, TAG_LEN};
 use vfiomig::stream::{Item, Read as _};
 
-use super::input::Input;
+use super::input::{AHEAD, Input};
 
 /// One device's stream.
 pub struct Device {
     reader: Reader,
+    /// How much of a piece of data is still to come. The reader knows it as well, but makes room for it.
+    left: u64,
+    /// A length comes next.
+    length_due: bool,
     /// Sections of it.
     pub sections: u64,
     /// Bytes of device data.
@@ -34,6 +38,8 @@ impl Device {
     pub fn new() -> Device {
         Device {
             reader: Reader::new(false, Arc::new(Quota::new(u64::MAX))),
+            left: 0,
+            length_due: false,
             sections: 0,
             data_bytes: 0,
             config_bytes: None,
@@ -55,26 +61,17 @@ impl Device {
         if self.problem.is_some() {
             return Ok(false);
         }
-        let begin = input.offset();
         loop {
-            let space = match self.reader.space() {
-                Ok(space) => space,
-                Err(error) => return Ok(self.refuse(begin, error)),
-            };
-            let bytes = input.peek(space.len())?;
-            let len = bytes.len().min(space.len());
-            if len == 0 {
+            let here = input.offset();
+            let want = if self.left > 0 { self.left.min(AHEAD as u64) as usize } else { TAG_LEN };
+            let bytes = input.peek(want)?;
+            if bytes.len() < want && (self.left == 0 || bytes.is_empty()) {
                 return Ok(false);
             }
-            for (slot, byte) in space.iter_mut().zip(bytes) {
-                *slot = *byte;
-            }
-            let here = input.offset();
+            let len = bytes.len();
+            let said = self.items(here, bytes, part)?;
             input.consume(len);
-            if let Err(error) = self.reader.received(len) {
-                return Ok(self.refuse(here, error));
-            }
-            match self.items(here, part)? {
+            match said {
                 Said::More => {}
                 Said::SectionEnd => return Ok(true),
                 Said::Wrong => return Ok(false),
@@ -86,16 +83,24 @@ impl Device {
         }
     }
 
-    /// What the bytes that have come complete.
-    fn items(&mut self, here: u64, part: Take<'_>) -> io::Result<Said> {
+    /// What these bytes complete: a tag, a length, or data and nothing else.
+    fn items(&mut self, here: u64, mut bytes: &[u8], part: Take<'_>) -> io::Result<Said> {
+        if self.left > 0 {
+            self.left -= bytes.len() as u64;
+        } else {
+            let head = bytes.first_chunk().copied().map_or(0, u64::from_be_bytes);
+            (self.left, self.length_due) = match self.length_due {
+                true => (head, false),
+                false => (0, head == DATA_STATE),
+            };
+        }
         let mut said = Said::More;
         loop {
-            match self.reader.next(&mut [].as_slice()) {
+            match self.reader.next(&mut bytes) {
                 Ok(None) => return Ok(said),
-                // All that has come is data then, and nothing else: there was room for no more.
-                Ok(Some(Item::Data(bytes))) => {
-                    self.data_bytes += bytes.len() as u64;
-                    part(here, bytes)?;
+                Ok(Some(Item::Data(data))) => {
+                    self.data_bytes += data.len() as u64;
+                    part(here, data)?;
                 }
                 Ok(Some(Item::InitialComplete(_))) => self.initial_marks += 1,
                 Ok(Some(Item::SectionEnd)) => said = Said::SectionEnd,
@@ -110,9 +115,8 @@ impl Device {
         }
     }
 
-    fn refuse(&mut self, offset: u64, error: Error) -> bool {
+    fn refuse(&mut self, offset: u64, error: Error) {
         self.problem.get_or_insert((offset, error));
-        false
     }
 }
 
@@ -131,7 +135,7 @@ fn config_len<R: Read + Seek>(input: &mut Input<R>, footer: [u8; 5]) -> io::Resu
     rest.copy_from_slice(&footer);
     let begin = input.offset();
     loop {
-        let ahead = input.peek(super::input::AHEAD)?;
+        let ahead = input.peek(AHEAD)?;
         if let Some(at) = ahead.windows(end.len()).position(|window| window == end) {
             input.consume(at);
             return Ok(Some(input.offset() - begin));

@@ -14,6 +14,10 @@ use super::{MAGIC, ram};
 /// How many sections and devices are told apart.
 const MOST: usize = 16 << 10;
 
+/// How much may be looked at a second time, beyond as much as the file has: what does not turn out to be
+/// what it seemed is gone through again, and a file can be made of nothing else.
+const SECOND_LOOKS: u64 = if cfg!(test) { 1 << 20 } else { 64 << 20 };
+
 /// Types of sections.
 mod of {
     pub const EOF: u8 = 0;
@@ -135,6 +139,8 @@ struct Walk<'a, R> {
     devices: BTreeMap<String, Device>,
     /// Whether the end of the state has come.
     ended: bool,
+    /// Bytes that were looked at a second time.
+    again: u64,
     say: Say<'a>,
 }
 
@@ -166,6 +172,7 @@ pub fn walk<R: Read + Seek>(file: R, say: Say<'_>) -> io::Result<()> {
         known: HashMap::new(),
         devices: BTreeMap::new(),
         ended: false,
+        again: 0,
         say,
     };
     let done = walk.file();
@@ -344,6 +351,10 @@ impl<R: Read + Seek> Walk<'_, R> {
         let sized = if parsed && self.footer(footer)? {
             Sized::Parsed
         } else {
+            self.again += self.input.offset() - begin;
+            if self.again > self.input.len().saturating_add(SECOND_LOOKS) {
+                return Err(Stop::Damage("too much of it is not what it looks like"));
+            }
             self.input.back_to(begin)?;
             let there = match described {
                 Some(len) => self.input.skip(len)? && self.footer(footer)?,
