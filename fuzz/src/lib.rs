@@ -22,6 +22,7 @@ mod load;
 pub mod memory;
 mod policy;
 mod qemu;
+mod qemu_file;
 mod roundtrip;
 
 /// One thing that bytes are fed to. A new one is a file here, a row below, and a directory of inputs
@@ -61,6 +62,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "load", run: load::run, max_len: 256, max_memory: MIB },
     Target { name: "auth", run: auth::run, max_len: 512, max_memory: 2 * MIB },
     Target { name: "qemu", run: qemu::run, max_len: 2048, max_memory: 2 * MIB },
+    Target { name: "qemu_file", run: qemu_file::run, max_len: 4096, max_memory: 2 * MIB },
     Target { name: "policy", run: policy::run, max_len: 4096, max_memory: MIB },
 ];
 
