@@ -12,7 +12,8 @@ use std::cell::Cell;
 struct Thread {
     /// Device locks that it holds.
     devices: u32,
-    /// Calls of the C API made inside other calls' callbacks; they hold objects.
+    /// Calls of the C API made inside other calls' callbacks, and callbacks for keys: they hold
+    /// objects.
     nested: u32,
     /// Members of groups that it is working on.
     members: u32,
@@ -42,6 +43,12 @@ pub(crate) fn may_wait_for_member() -> bool {
     may_wait() && THREAD.with(Cell::get).members == 0
 }
 
+/// Whether this thread may wait until another one's callback for keys has returned. That waits for no
+/// device, so holding one is no obstacle.
+pub(crate) fn may_wait_for_keys() -> bool {
+    THREAD.with(Cell::get).nested == 0
+}
+
 /// While this lives, the thread holds a device's lock.
 pub(crate) struct HoldsDevice;
 
@@ -58,7 +65,7 @@ impl Drop for HoldsDevice {
     }
 }
 
-/// While this lives, the thread is inside a call that a callback made.
+/// While this lives, the thread is inside a call that a callback made, or in a callback for keys.
 pub(crate) struct Nested;
 
 impl Nested {

@@ -395,6 +395,38 @@ fn a_writer_that_is_dropped_gives_the_devices_back() {
 }
 
 #[test]
+fn a_callback_for_keys_may_use_the_checkpoint_and_others_wait_for_it() {
+    let scratch = Scratch::new("callback");
+    let device = rig(1).1;
+    let auth = Some(keys());
+    take(&scratch.file(), &[&device], WriterOptions { auth, ..WriterOptions::default() }).unwrap();
+    let file: Arc<Mutex<Option<Arc<checkpoint::File>>>> = Arc::default();
+    let inside = Arc::clone(&file);
+    let auth = Auth::with_keys(7, move |_, key| {
+        let file = inside.lock().unwrap().clone();
+        if let Some(file) = file {
+            // Busy, or done before: it does not wait for this very call.
+            let _ = file.verify_all();
+            std::thread::sleep(std::time::Duration::from_millis(3));
+        }
+        key.fill(0x5a);
+        Ok(())
+    });
+    let options = OpenOptions { auth: Some(auth), ..OpenOptions::default() };
+    let opened = Arc::new(checkpoint::open(&scratch.file(), options).unwrap());
+    *file.lock().unwrap() = Some(Arc::clone(&opened));
+    std::thread::scope(|scope| {
+        for seed in 2..8 {
+            let opened = &opened;
+            scope.spawn(move || {
+                opened.restore("dev0", &rig(seed).1, LoadOptions::default()).unwrap()
+            });
+        }
+    });
+    *file.lock().unwrap() = None;
+}
+
+#[test]
 fn limits_of_the_reader_hold() {
     let scratch = Scratch::new("limits");
     let (_sim, device) = rig(1);

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use crate::error::{Errno, Result, err};
 use crate::stream::{Auth, CHALLENGE_LEN, Mac, Secret, TAG_LEN};
 use crate::sync::{Mutex, MutexGuard};
-use crate::waiting::may_wait;
+use crate::waiting::{Nested, may_wait, may_wait_for_keys};
 
 type Answer<T> = std::result::Result<T, Errno>;
 
@@ -22,12 +22,22 @@ pub(super) struct SharedAuth {
     turn: Mutex<()>,
 }
 
-/// In a callback nothing waits.
-fn lock<T>(place: &Mutex<T>) -> Answer<MutexGuard<'_, T>> {
-    match may_wait() {
+fn lock<T>(place: &Mutex<T>, may_wait: bool) -> Answer<MutexGuard<'_, T>> {
+    match may_wait {
         true => Ok(place.lock().unwrap_or_else(PoisonError::into_inner)),
         false => place.try_lock().map_err(|_| Errno(libc::EBUSY)),
     }
+}
+
+/// The callbacks are in use while one of them runs, and a session that asks waits for that with its
+/// device locked: which is why they are [`Nested`], and wait for nothing.
+fn with_secret<T>(
+    secret: &Mutex<Secret>,
+    call: impl FnOnce(&mut Secret) -> Answer<T>,
+) -> Answer<T> {
+    let mut secret = lock(secret, may_wait_for_keys())?;
+    let _nested = Nested::new();
+    call(&mut secret)
 }
 
 impl SharedAuth {
@@ -51,9 +61,11 @@ impl SharedAuth {
         let secret = Arc::clone(&self.secret);
         let auth = match self.mac {
             Some(tag_len) => Auth::with_mac(self.key_id, LentMac { secret, tag_len }),
-            None => Auth::with_keys(self.key_id, move |id, key| match &mut *lock(&secret)? {
-                Secret::Keys(source) => source(id, key),
-                Secret::Mac(_) => Err(Errno(libc::ENOKEY)),
+            None => Auth::with_keys(self.key_id, move |id, key| {
+                with_secret(&secret, |secret| match secret {
+                    Secret::Keys(source) => source(id, key),
+                    Secret::Mac(_) => Err(Errno(libc::ENOKEY)),
+                })
             }),
         };
         let allow_unauthenticated = self.allow_unauthenticated;
@@ -64,7 +76,7 @@ impl SharedAuth {
     pub fn turn(&self) -> Result<Option<MutexGuard<'_, ()>>> {
         match self.mac {
             None => Ok(None),
-            Some(_) => lock(&self.turn)
+            Some(_) => lock(&self.turn, may_wait())
                 .map(Some)
                 .map_err(|_| err!(Busy, "the VMM's own MAC is in use for another stream")),
         }
@@ -78,10 +90,10 @@ struct LentMac {
 
 impl LentMac {
     fn with<T>(&self, call: impl FnOnce(&mut dyn Mac) -> Answer<T>) -> Answer<T> {
-        match &mut *lock(&self.secret)? {
+        with_secret(&self.secret, |secret| match secret {
             Secret::Mac(mac) => call(mac.as_mut()),
             Secret::Keys(_) => Err(Errno(libc::ENOKEY)),
-        }
+        })
     }
 }
 
