@@ -197,6 +197,7 @@ impl File {
         entry: &Entry,
         spool: Option<&mut Spool>,
     ) -> Result<Vec<Spooled>> {
+        self.watcher.check()?;
         let done = self.verified.get(at);
         let mut staged = Vec::new();
         if spool.is_none() && done.is_some_and(|done| done.load(Ordering::Acquire)) {

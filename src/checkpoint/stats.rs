@@ -81,6 +81,12 @@ impl Watcher {
         }
     }
 
+    /// Bytes have come from a stopped device.
+    pub(super) fn came_stopped(&self, len: usize) {
+        add(&self.0.stopped_bytes, len as u64);
+        add(&self.0.stream_bytes, len as u64);
+    }
+
     /// A save that a cancellation ends as well.
     pub(super) fn watch(&self, save: SharedSave) -> Result<()> {
         let mut saves = self.0.saves.lock().unwrap_or_else(PoisonError::into_inner);

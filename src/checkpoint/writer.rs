@@ -167,6 +167,7 @@ impl Writer {
     /// and no other device of the checkpoint has it.
     pub fn add(&mut self, name: &str, device: &Device, options: SaveOptions) -> Result<()> {
         self.must_be(Phase::Running, "adding a device")?;
+        self.check()?;
         if options.format != Format::Native {
             return Err(err!(Inval, "a checkpoint has streams of the native format"));
         }
@@ -296,11 +297,11 @@ impl Writer {
                     Some(Came::TooSmall) if least < LONGEST => least *= 2,
                     Some(Came::Bytes(_, len)) => {
                         add(&watcher.0.spooled_bytes, len as u64);
-                        add(&watcher.0.stopped_bytes, len as u64);
+                        watcher.came_stopped(len);
                     }
                     _ => match member.read_to_file(buf, store, place.file())? {
                         Came::TooSmall => widen(buf)?,
-                        Came::Bytes(_, len) => add(&watcher.0.stopped_bytes, len as u64),
+                        Came::Bytes(_, len) => watcher.came_stopped(len),
                     },
                 }
             }
@@ -309,7 +310,6 @@ impl Writer {
             spool.seal();
         }
         set(&watcher.0.read_ns, elapsed_ns(begun));
-        add(&watcher.0.stream_bytes, watcher.stats().stopped_bytes);
         self.phase = Phase::Complete;
         Ok(())
     }

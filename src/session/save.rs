@@ -122,8 +122,11 @@ impl Save {
                 "QEMU's format needs the VMM's own sections around its pieces"
             ));
         }
-        let ended = self.phase() == Phase::Ended;
-        if self.outgoing.is_empty() || !ended {
+        if self.phase() == Phase::Ended {
+            if let Some(error) = self.cancelled() {
+                return Err(error);
+            }
+        } else {
             self.must_be_open("writing the stream")?;
         }
         let mut waiter = Waiter::new(fd, how)?;
