@@ -5,7 +5,7 @@
  * structure is missing here.
  */
 #include "idle.h"
-#include "rig.h"
+#include "scratch.h"
 
 #define SIZE(type, size) \
     _Static_assert(sizeof(struct type) == (size), "size of " #type)
@@ -482,6 +482,62 @@ FIELD(vfiomig_decoder_ops, restart, 80, 8);
 FIELD(vfiomig_decoder_ops, end, 88, 8);
 FIELD(vfiomig_decoder_ops, release, 96, 8);
 
+SIZE(vfiomig_transfer, 24);
+FIELD(vfiomig_transfer, struct_size, 0, 4);
+FIELD(vfiomig_transfer, flags, 4, 4);
+FIELD(vfiomig_transfer, max_bytes, 8, 8);
+FIELD(vfiomig_transfer, timeout_ms, 16, 4);
+FIELD(vfiomig_transfer, reserved, 20, 4);
+
+SIZE(vfiomig_checkpoint_options, 56);
+FIELD(vfiomig_checkpoint_options, struct_size, 0, 4);
+FIELD(vfiomig_checkpoint_options, flags, 4, 4);
+FIELD(vfiomig_checkpoint_options, generation, 8, 8);
+FIELD(vfiomig_checkpoint_options, created_ns, 16, 8);
+FIELD(vfiomig_checkpoint_options, spool_bytes, 24, 8);
+FIELD(vfiomig_checkpoint_options, auth, 32, 8);
+FIELD(vfiomig_checkpoint_options, note, 40, 8);
+FIELD(vfiomig_checkpoint_options, note_len, 48, 4);
+FIELD(vfiomig_checkpoint_options, reserved, 52, 4);
+
+SIZE(vfiomig_checkpoint_stats, 72);
+FIELD(vfiomig_checkpoint_stats, struct_size, 0, 4);
+FIELD(vfiomig_checkpoint_stats, reserved, 4, 4);
+FIELD(vfiomig_checkpoint_stats, stream_bytes, 8, 8);
+FIELD(vfiomig_checkpoint_stats, stopped_bytes, 16, 8);
+FIELD(vfiomig_checkpoint_stats, spooled_bytes, 24, 8);
+FIELD(vfiomig_checkpoint_stats, file_bytes, 32, 8);
+FIELD(vfiomig_checkpoint_stats, expected_bytes, 40, 8);
+FIELD(vfiomig_checkpoint_stats, stop_ns, 48, 8);
+FIELD(vfiomig_checkpoint_stats, read_ns, 56, 8);
+FIELD(vfiomig_checkpoint_stats, pause_ns, 64, 8);
+
+SIZE(vfiomig_restore_options, 32);
+FIELD(vfiomig_restore_options, struct_size, 0, 4);
+FIELD(vfiomig_restore_options, reserved, 4, 4);
+FIELD(vfiomig_restore_options, staged_bytes, 8, 8);
+FIELD(vfiomig_restore_options, auth, 16, 8);
+FIELD(vfiomig_restore_options, limits, 24, 8);
+
+SIZE(vfiomig_restore_info, 56);
+FIELD(vfiomig_restore_info, struct_size, 0, 4);
+FIELD(vfiomig_restore_info, flags, 4, 4);
+FIELD(vfiomig_restore_info, id, 8, 16);
+FIELD(vfiomig_restore_info, generation, 24, 8);
+FIELD(vfiomig_restore_info, created_ns, 32, 8);
+FIELD(vfiomig_restore_info, num_devices, 40, 4);
+FIELD(vfiomig_restore_info, note_len, 44, 4);
+FIELD(vfiomig_restore_info, key_id, 48, 4);
+FIELD(vfiomig_restore_info, reserved, 52, 4);
+
+SIZE(vfiomig_restore_device, 104);
+FIELD(vfiomig_restore_device, struct_size, 0, 4);
+FIELD(vfiomig_restore_device, device_index, 4, 4);
+FIELD(vfiomig_restore_device, migration_id, 8, 16);
+FIELD(vfiomig_restore_device, stream_bytes, 24, 8);
+FIELD(vfiomig_restore_device, data_bytes, 32, 8);
+FIELD(vfiomig_restore_device, name, 40, 64);
+
 SIZE(vfiomig_dirty_options, 16);
 FIELD(vfiomig_dirty_options, struct_size, 0, 4);
 FIELD(vfiomig_dirty_options, buffer_bytes, 4, 4);
@@ -712,6 +768,51 @@ static void the_library_has_the_same_sizes_of_inspection(void)
     vfiomig_inspect_free(inspect);
 }
 
+static int new_checkpoint(const struct scratch *s, struct vfiomig_checkpoint_options *options)
+{
+    struct vfiomig_checkpoint *cp = NULL;
+    int r = vfiomig_checkpoint_begin(AT_FDCWD, s->file, options, &cp);
+    vfiomig_checkpoint_free(cp);
+    return r;
+}
+
+static int open_checkpoint(const struct scratch *s, struct vfiomig_restore_options *options)
+{
+    struct vfiomig_restore *restore = NULL;
+    int r = vfiomig_restore_open(AT_FDCWD, s->file, options, &restore);
+    vfiomig_restore_free(restore);
+    return r;
+}
+
+static int write_to(struct vfiomig_save *save, struct vfiomig_transfer *how)
+{
+    int null = open("/dev/null", O_WRONLY), r = vfiomig_save_write_fd(save, null, how);
+    close(null);
+    return r == VFIOMIG_NEXT_END ? 0 : r;
+}
+
+static void the_library_has_the_same_sizes_of_checkpoints(void)
+{
+    struct scratch scratch = scratch_new();
+    struct rig rig = rig_new(NULL, NULL);
+    struct vfiomig_restore *restore;
+    struct vfiomig_save *save;
+    SAME(vfiomig_checkpoint_options, 56, new_checkpoint(&scratch, &s));
+    OK(take(scratch.file, &rig.dev, 1, NULL));
+    SAME(vfiomig_restore_options, 32, open_checkpoint(&scratch, &s));
+    OK(vfiomig_restore_open(AT_FDCWD, scratch.file, NULL, &restore));
+    SAME(vfiomig_restore_info, 56, vfiomig_restore_get_info(restore, &s));
+    SAME(vfiomig_restore_device, 104, vfiomig_restore_get_device(restore, 0, &s));
+    SAME(vfiomig_checkpoint_stats, 72, vfiomig_restore_get_stats(restore, &s));
+    vfiomig_restore_free(restore);
+    OK(vfiomig_save_begin(rig.dev, NULL, &save));
+    OK(vfiomig_save_stop(save));
+    SAME(vfiomig_transfer, 24, write_to(save, &s));
+    vfiomig_save_free(save);
+    rig_free(&rig);
+    scratch_free(&scratch);
+}
+
 static void the_library_has_the_same_sizes(void)
 {
     struct rig rig = rig_new(NULL, NULL);
@@ -741,5 +842,6 @@ int main(void)
     RUN(the_library_has_the_same_sizes);
     RUN(the_library_has_the_same_sizes_of_tracking);
     RUN(the_library_has_the_same_sizes_of_inspection);
+    RUN(the_library_has_the_same_sizes_of_checkpoints);
     return DONE();
 }

@@ -10,6 +10,7 @@
  */
 #define _POSIX_C_SOURCE 200809L
 #include <errno.h>
+#include <dirent.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <semaphore.h>
@@ -183,6 +184,8 @@ struct world {
     /* What is behind a device that only the group has. */
     struct world *another;
     struct vfiomig_inspect *inspect;
+    struct vfiomig_checkpoint *checkpoint;
+    struct vfiomig_restore *restore;
     /* Called once, within the operation of this number. */
     void (*hook)(struct world *world);
     uint32_t hook_op;
@@ -440,6 +443,8 @@ static void free_world(struct world *world, const char *what)
         vfiomig_sim_free(world->another->hooked.sim);
         free(world->another);
     }
+    FREE(vfiomig_checkpoint_free, world->checkpoint);
+    FREE(vfiomig_restore_free, world->restore);
     FREE(vfiomig_dirty_free, world->dirty);
     FREE(vfiomig_save_free, world->save);
     FREE(vfiomig_load_free, world->load);
@@ -598,6 +603,81 @@ static void to_inspect_state(struct world *world, const char *state)
         die(vfiomig_error_message());
 }
 
+/* Where checkpoints are, and one that is whole. */
+static char directory[] = "/tmp/vfiomig-misuse-XXXXXX";
+static char whole[64];
+static unsigned checkpoints;
+
+static void remove_directory(void)
+{
+    DIR *dir = opendir(directory);
+    char path[320];
+
+    for (struct dirent *entry; dir && (entry = readdir(dir)) != NULL;) {
+        snprintf(path, sizeof path, "%s/%s", directory, entry->d_name);
+        unlink(path);
+    }
+    if (dir)
+        closedir(dir);
+    rmdir(directory);
+}
+
+static void to_checkpoint_state(struct world *world, const char *state)
+{
+    static const char *const order[] = { "running", "stopped", "complete", "resumed", "committed" };
+    char path[64];
+    long r;
+
+    /* Each has a name of its own: no two are written at once. */
+    snprintf(path, sizeof path, "%s/%u", directory, checkpoints++);
+    r = API(vfiomig_checkpoint_begin, AT_FDCWD, path, NULL, &world->checkpoint);
+    for (int i = 0; r == 0; i++) {
+        if (i == 1) {
+            r = API(vfiomig_checkpoint_add, world->checkpoint, world->device, "device", NULL);
+            if (r == 0)
+                r = API(vfiomig_checkpoint_stop, world->checkpoint);
+        } else if (i == 2) {
+            r = API(vfiomig_checkpoint_read, world->checkpoint);
+        } else if (i == 3) {
+            r = API(vfiomig_checkpoint_resume, world->checkpoint, VFIOMIG_CHECKPOINT_RESUME);
+        } else if (i == 4) {
+            r = API(vfiomig_checkpoint_commit, world->checkpoint);
+            unlink(path);
+        } else if (i == 5) {
+            die("a state of a checkpoint that is not known here");
+        }
+        if (strcmp(state, order[i]) == 0)
+            break;
+    }
+    if (r != 0)
+        die(vfiomig_error_message());
+}
+
+static void to_restore_state(struct world *world)
+{
+    if (API(vfiomig_restore_open, AT_FDCWD, whole, NULL, &world->restore) != 0)
+        die(vfiomig_error_message());
+}
+
+static void record_checkpoint(void)
+{
+    struct world *world = new_world();
+    struct vfiomig_checkpoint *cp = NULL;
+
+    if (!mkdtemp(directory))
+        die("no directory");
+    atexit(remove_directory);
+    snprintf(whole, sizeof whole, "%s/whole", directory);
+    if (API(vfiomig_checkpoint_begin, AT_FDCWD, whole, NULL, &cp) != 0 ||
+        API(vfiomig_checkpoint_add, cp, world->device, "device", NULL) != 0 ||
+        API(vfiomig_checkpoint_stop, cp) != 0 || API(vfiomig_checkpoint_read, cp) != 0 ||
+        API(vfiomig_checkpoint_resume, cp, VFIOMIG_CHECKPOINT_RESUME) != 0 ||
+        API(vfiomig_checkpoint_commit, cp) != 0)
+        die(vfiomig_error_message());
+    FREE(vfiomig_checkpoint_free, cp);
+    free_world(world, "recording a checkpoint");
+}
+
 /* A first message. */
 static unsigned char hello[256];
 static size_t hello_len;
@@ -723,6 +803,10 @@ static void to_state(struct world *world, int object, int state)
         to_group_state(world, state_names[GROUP][state]);
     else if (object == INSPECT)
         to_inspect_state(world, state_names[INSPECT][state]);
+    else if (object == CHECKPOINT)
+        to_checkpoint_state(world, state_names[CHECKPOINT][state]);
+    else if (object == RESTORE)
+        to_restore_state(world);
 }
 
 static void *handle_of(struct world *world, int object)
@@ -733,7 +817,9 @@ static void *handle_of(struct world *world, int object)
            : object == DIRTY ? (void *)world->dirty
            : object == GROUP ? (void *)world->group
            : object == INSPECT ? (void *)world->inspect
-                               : (void *)world->handover;
+           : object == CHECKPOINT ? (void *)world->checkpoint
+           : object == RESTORE    ? (void *)world->restore
+                                  : (void *)world->handover;
 }
 
 static int num_states(int object)
@@ -833,6 +919,12 @@ static const struct vfiomig_auth *fill_auth(struct frame *frame, int i)
     return (void *)(frame->memory[i] + POINTED_AT);
 }
 
+/* What authenticates a checkpoint's streams is said for all of them. */
+static int of_checkpoint(const struct row *row)
+{
+    return row->object == CHECKPOINT || row->object == RESTORE;
+}
+
 static void fill_options(struct frame *frame, int i)
 {
     static struct vfiomig_guard_ops guard = VFIOMIG_GUARD_OPS_INIT;
@@ -848,7 +940,8 @@ static void fill_options(struct frame *frame, int i)
     } else if (is(frame, i, "vfiomig_save_options")) {
         struct vfiomig_save_options *options = (void *)frame->memory[i];
 
-        options->auth = fill_auth(frame, i);
+        if (!of_checkpoint(frame->row))
+            options->auth = fill_auth(frame, i);
     } else if (is(frame, i, "vfiomig_load_options")) {
         struct vfiomig_load_options *options = (void *)frame->memory[i];
 
@@ -858,7 +951,8 @@ static void fill_options(struct frame *frame, int i)
         options->policy = idle_policy;
         options->policy_opaque = &frame->released;
         options->policy_release = count_release;
-        options->auth = fill_auth(frame, i);
+        if (!of_checkpoint(frame->row))
+            options->auth = fill_auth(frame, i);
         guard.data = idle_judge;
         guard.release = count_release;
         options->guard = &guard;
@@ -1044,7 +1138,12 @@ static void fill(struct frame *frame, const struct row *row, struct world *world
             frame->a[i].number = VFIOMIG_ENDING_KEEP;
             break;
         case A_TEXT:
-            strcpy((char *)memory, "/nowhere/at/all");
+            if (row == &rows[ROW_vfiomig_restore_open])
+                strcpy((char *)memory, whole);
+            else if (row == &rows[ROW_vfiomig_checkpoint_begin])
+                sprintf((char *)memory, "%s/%u", directory, checkpoints++);
+            else
+                strcpy((char *)memory, row->object ? "device" : "/nowhere/at/all");
             break;
         case A_OUT:
         case A_PTR:
@@ -1125,6 +1224,10 @@ static void finish(struct frame *frame, const char *what)
             FREE(vfiomig_group_free, out);
         else if (row->args[i].object == INSPECT)
             FREE(vfiomig_inspect_free, out);
+        else if (row->args[i].object == CHECKPOINT)
+            FREE(vfiomig_checkpoint_free, out);
+        else if (row->args[i].object == RESTORE)
+            FREE(vfiomig_restore_free, out);
         else
             FREE(vfiomig_handover_free, out);
     }
@@ -1211,6 +1314,7 @@ static int lives(int object, void *handle)
     struct vfiomig_handover_outcome outcome = VFIOMIG_HANDOVER_OUTCOME_INIT;
     struct vfiomig_group_status group_status = VFIOMIG_GROUP_STATUS_INIT;
     struct vfiomig_inspect_report report = VFIOMIG_INSPECT_REPORT_INIT;
+    struct vfiomig_checkpoint_stats numbers = VFIOMIG_CHECKPOINT_STATS_INIT;
 
     return 0 == (object == DEVICE ? API(vfiomig_device_get_failure, handle, &failure)
                  : object == SAVE ? API(vfiomig_save_get_failure, handle, &failure)
@@ -1218,7 +1322,9 @@ static int lives(int object, void *handle)
                  : object == DIRTY ? API(vfiomig_dirty_get_stats, handle, &stats)
                  : object == GROUP ? API(vfiomig_group_get_status, handle, &group_status)
                  : object == INSPECT ? API(vfiomig_inspect_get_report, handle, &report)
-                                     : API(vfiomig_handover_get_outcome, handle, &outcome));
+                 : object == CHECKPOINT ? API(vfiomig_checkpoint_get_stats, handle, &numbers)
+                 : object == RESTORE    ? API(vfiomig_restore_get_stats, handle, &numbers)
+                                        : API(vfiomig_handover_get_outcome, handle, &outcome));
 }
 
 /* The groups. */
@@ -1257,6 +1363,10 @@ static void free_handle(struct world *world, int object)
         FREE(vfiomig_group_free, world->group), world->group = NULL;
     else if (object == INSPECT)
         FREE(vfiomig_inspect_free, world->inspect), world->inspect = NULL;
+    else if (object == CHECKPOINT)
+        FREE(vfiomig_checkpoint_free, world->checkpoint), world->checkpoint = NULL;
+    else if (object == RESTORE)
+        FREE(vfiomig_restore_free, world->restore), world->restore = NULL;
     else
         FREE(vfiomig_handover_free, world->handover), world->handover = NULL;
 }
@@ -1983,8 +2093,18 @@ static void outer(struct world *world)
         (void)API(vfiomig_load_push, world->load, stream, stream_len);
     else if (world->dirty)
         (void)API(vfiomig_dirty_collect, world->dirty);
+    else if (world->checkpoint)
+        (void)API(vfiomig_checkpoint_read, world->checkpoint);
+    else if (world->restore)
+        (void)API(vfiomig_restore_load, world->restore, "device", world->device, NULL);
     else
         API(vfiomig_device_get_state, world->device, &state);
+}
+
+/* Whether something else than its handle keeps the device. */
+static int is_kept(const struct world *world)
+{
+    return world->save || world->load || world->dirty || world->checkpoint || world->restore;
 }
 
 static uint32_t hook_op(int object)
@@ -2015,9 +2135,15 @@ static void call_inside(struct world *world)
     fill(frame, row, world);
     inside = 1;
     if (takes_handle(row) && !row->concurrent && (own != DEVICE || holds_device(world->hook_op)) &&
-        !(row->no_wait && (world->save || world->load || world->dirty))) {
+        !(row->no_wait && is_kept(world))) {
         refuse(frame, -EBUSY, "from a callback");
-    } else if (frees_handle(row) && own == DEVICE && (world->save || world->load || world->dirty)) {
+    } else if (row == &rows[ROW_vfiomig_restore_load]) {
+        /* Its handle is free, and its device is not. */
+        check(call(frame) == -EBUSY, "%s from a callback: %s", row->name, vfiomig_error_message());
+    } else if (frees_handle(row) && own == RESTORE) {
+        call(frame);
+        world->restore = NULL;
+    } else if (frees_handle(row) && own == DEVICE && is_kept(world)) {
         /* Its own: the session or tracking object keeps the device, and the handle may be freed. */
         call(frame);
         world->device = NULL;
@@ -2042,6 +2168,7 @@ static void callbacks(void)
             { DEVICE, VFIOMIG_SIM_OP_GET_STATE }, { SAVE, VFIOMIG_SIM_OP_READ },
             { LOAD, VFIOMIG_SIM_OP_WRITE },       { DIRTY, HOOK_SYNC },
             { DIRTY, HOOK_SET_DIRTY },            { DIRTY, VFIOMIG_SIM_OP_GET_STATE },
+            { CHECKPOINT, VFIOMIG_SIM_OP_READ },  { RESTORE, VFIOMIG_SIM_OP_WRITE },
         };
 
         for (size_t i = 0; i < sizeof from / sizeof *from; i++) {
@@ -2052,15 +2179,15 @@ static void callbacks(void)
                 continue;
             struct world *world = new_world();
 
-            /* The tracking object's second state is the one in which it is read. */
-            to_state(world, object, object == DIRTY);
+            /* The second state of a tracking object, or of a checkpoint, is the one in which it is read. */
+            to_state(world, object, object == DIRTY || object == CHECKPOINT);
             world->row = row;
             world->hook_op = from[i].op;
             world->hook = call_inside;
             inside = 0;
             outer(world);
             check(inside, "%s: the callback was not reached", row->name);
-            check(lives(object, handle_of(world, object)) || !world->device,
+            check(lives(object, handle_of(world, object)) || !handle_of(world, object) || !world->device,
                   "%s from a callback: the %s is gone", row->name, object_names[object]);
             free_world(world, row->name);
         }
@@ -2454,6 +2581,7 @@ static void cancelled(void)
         "vfiomig_save_add_blob",    "vfiomig_save_get_poll_fd",  "vfiomig_save_get_pending",
         "vfiomig_load_push",    "vfiomig_load_push_received", "vfiomig_load_get_space",
         "vfiomig_load_commit",  "vfiomig_dirty_sync",    "vfiomig_dirty_collect",
+        "vfiomig_save_write_fd", "vfiomig_load_read_fd",
     };
 
     begin("cancelled session");
@@ -2654,6 +2782,7 @@ int main(void)
     record();
     record_hello();
     record_frame();
+    record_checkpoint();
     end();
     null_handles();
     freed_handles();

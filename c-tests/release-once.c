@@ -5,7 +5,7 @@
 #include <unistd.h>
 
 #include "idle.h"
-#include "rig.h"
+#include "scratch.h"
 
 static int events, blobs, policies, tables, logs;
 
@@ -462,6 +462,66 @@ static void what_carries_a_channel(void)
     EQ(close(pair[0]) + close(pair[1]), 0);
 }
 
+/* Keys of a checkpoint's, of a file's, and all that comes with the options of a device that is loaded
+ * from it. */
+static void callbacks_of_checkpoints(void)
+{
+    struct scratch s = scratch_new();
+    struct rig rig = rig_new(NULL, NULL);
+    struct vfiomig_auth auth = VFIOMIG_AUTH_INIT;
+    struct vfiomig_checkpoint_options taking = VFIOMIG_CHECKPOINT_OPTIONS_INIT;
+    struct vfiomig_restore_options reading = VFIOMIG_RESTORE_OPTIONS_INIT;
+    struct vfiomig_save_options saving = VFIOMIG_SAVE_OPTIONS_INIT;
+    struct vfiomig_load_options loading = load_options();
+    struct vfiomig_checkpoint *cp;
+    struct vfiomig_restore *restore;
+    int releases = 0;
+    auth.get_key = idle_key;
+    auth.get_key_opaque = &releases;
+    auth.get_key_release = release;
+    taking.auth = reading.auth = &auth;
+    EQ(vfiomig_checkpoint_begin(AT_FDCWD, s.dir, &taking, &cp), -EINVAL);
+    EQ(vfiomig_checkpoint_begin(AT_FDCWD, NULL, &taking, &cp), -EFAULT);
+    EQ(vfiomig_checkpoint_begin(AT_FDCWD, s.file, &taking, NULL), -EFAULT);
+    taking.flags = 1u << 30;
+    EQ(vfiomig_checkpoint_begin(AT_FDCWD, s.file, &taking, &cp), -EINVAL);
+    taking.flags = 0, taking.note_len = 1;
+    EQ(vfiomig_checkpoint_begin(AT_FDCWD, s.file, &taking, &cp), -EFAULT);
+    taking.note_len = 0;
+    EQ(vfiomig_restore_open(AT_FDCWD, s.file, &reading, &restore), -EINVAL);
+    EQ(vfiomig_restore_open(AT_FDCWD, s.file, &reading, NULL), -EFAULT);
+    reading.reserved = 1;
+    EQ(vfiomig_restore_open(AT_FDCWD, s.file, &reading, &restore), -EINVAL);
+    reading.reserved = 0;
+    EQ(releases, 8);
+    OK(vfiomig_checkpoint_begin(AT_FDCWD, s.file, &taking, &cp));
+    saving.auth = &auth;
+    EQ(vfiomig_checkpoint_add(cp, rig.dev, "device", &saving), -EINVAL);
+    EQ(vfiomig_checkpoint_add(NULL, rig.dev, "device", &saving), -EFAULT);
+    EQ(vfiomig_checkpoint_add(cp, NULL, "device", &saving), -EFAULT);
+    EQ(releases, 11);
+    OK(all_steps(cp, &rig.dev, 1));
+    EQ(releases, 11);
+    vfiomig_checkpoint_free(cp);
+    EQ(releases, 12);
+    OK(vfiomig_restore_open(AT_FDCWD, s.file, &reading, &restore));
+    blobs = policies = 0;
+    EQ(vfiomig_restore_load(NULL, "dev0", rig.dev, &loading), -EFAULT);
+    EQ(vfiomig_restore_load(restore, "dev1", rig.dev, &loading), -ENODATA);
+    EQ(vfiomig_restore_load(restore, "dev0", NULL, &loading), -EFAULT);
+    EQ(vfiomig_restore_load(restore, NULL, rig.dev, &loading), -EFAULT);
+    OK(vfiomig_restore_load(restore, "dev0", rig.dev, &loading));
+    EQ(blobs, 5);
+    EQ(policies, 5);
+    loading.auth = &auth;
+    EQ(vfiomig_restore_load(restore, "dev0", rig.dev, &loading), -EINVAL);
+    EQ(releases, 13);
+    vfiomig_restore_free(restore);
+    EQ(releases, 14);
+    rig_free(&rig);
+    scratch_free(&s);
+}
+
 /* The VMM's own judgement of a source: of a single one, and with a load. */
 static void a_policy_that_decides(void)
 {
@@ -661,6 +721,7 @@ int main(void)
     RUN(a_device_lives_as_long_as_the_tracking_objects);
     RUN(what_authenticates_a_stream);
     RUN(what_carries_a_channel);
+    RUN(callbacks_of_checkpoints);
     RUN(a_policy_that_decides);
     RUN(a_guard_of_a_load);
     RUN(callbacks_of_an_inspection);

@@ -1033,6 +1033,24 @@ struct vfiomig_limits {
 };
 #define VFIOMIG_LIMITS_INIT VFIOMIG_INIT_(struct vfiomig_limits)
 
+/* Streams through descriptors
+ * --------------------------- */
+
+/* Flags of struct vfiomig_transfer. */
+#define VFIOMIG_TRANSFER_NO_WAIT (1 << 0)  /* The call returns -EAGAIN where it would have to wait
+                                            * for the descriptor. */
+
+/* How a descriptor is used; NULL for the defaults. */
+struct vfiomig_transfer {
+    uint32_t struct_size;  /* VFIOMIG_TRANSFER_INIT sets it. */
+    uint32_t flags;        /* Bitwise OR of VFIOMIG_TRANSFER_*, or 0. */
+    uint64_t max_bytes;    /* Returns after this many bytes of the stream; 0: does not. */
+    uint32_t timeout_ms;   /* How long the other end may take, or bring, nothing, in milliseconds;
+                            * 0: 60000. UINT32_MAX: as long as it likes. */
+    uint32_t reserved;     /* Zero. */
+};
+#define VFIOMIG_TRANSFER_INIT VFIOMIG_INIT_(struct vfiomig_transfer)
+
 /* Saving
  * ------ */
 
@@ -1189,6 +1207,28 @@ int vfiomig_save_begin(struct vfiomig_device *device, const struct vfiomig_save_
  */
 int vfiomig_save_next(struct vfiomig_save *save, void *buf, size_t cap,
                       size_t *len) VFIOMIG_MUST_CHECK;
+
+/*
+ * Writes the stream to a descriptor of the VMM's, instead of vfiomig_save_next(): to a stream
+ * socket, a pipe, a file or what else can be written to, in blocking mode or not. Never blocks
+ * where vfiomig_save_cancel() could not end it, except in a disk or a driver. No SIGPIPE is raised,
+ * and the mode of the fd is not changed.
+ *
+ * VFIOMIG_NEXT_DRAINED: the running device has nothing more for now, and all it had was written.
+ * VFIOMIG_NEXT_END: the whole stream was written. VFIOMIG_NEXT_MORE: max_bytes were written; call
+ * again. What could not be written when a call fails is kept, and goes first in the next call,
+ * which may have another fd. Pipes in blocking mode take 4 KiB at a time; non-blocking ones are
+ * faster. Not for QEMU's format, which needs the VMM's own sections in between.
+ *
+ * States: pre-copy, quiesced, stop-copy, ended.
+ * Returns: VFIOMIG_NEXT_MORE, VFIOMIG_NEXT_DRAINED or VFIOMIG_NEXT_END.
+ * Errors: -EPERM, -EIO, -EBADF, -EAGAIN, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY,
+ *         -ENOSPC, -E2BIG, -EPROTO, -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ETIMEDOUT,
+ *         -ECANCELED, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_save_write_fd(struct vfiomig_save *save, int fd,
+                          const struct vfiomig_transfer *how) VFIOMIG_MUST_CHECK;
 
 /*
  * Adds opaque data of the VMM's own, for example the PCI configuration space. It travels after
@@ -1671,6 +1711,27 @@ int vfiomig_load_get_space(struct vfiomig_load *load, void **space, size_t *len)
  * Since: 0.1.
  */
 int vfiomig_load_push_received(struct vfiomig_load *load, size_t len) VFIOMIG_MUST_CHECK;
+
+/*
+ * Reads the stream from a descriptor of the VMM's and loads it, instead of vfiomig_load_push():
+ * from a stream socket, a pipe, a file or what else can be read, in blocking mode or not. Reads
+ * nothing of what follows the stream's end. Never blocks where vfiomig_load_cancel() could not end
+ * it, except in a disk or a driver. Not for QEMU's format, whose sections the VMM reads.
+ *
+ * Returns as soon as there is something to say, like vfiomig_load_push(), or VFIOMIG_PUSH_MORE
+ * after max_bytes: call again until VFIOMIG_PUSH_END. What goes wrong with the fd leaves the load
+ * as it is; anything else ends it, and the device has been reset.
+ *
+ * States: receiving.
+ * Returns: VFIOMIG_PUSH_MORE, or a bitwise OR of VFIOMIG_PUSH_RESTARTED,
+ *          VFIOMIG_PUSH_INITIAL_LOADED and VFIOMIG_PUSH_END.
+ * Errors: -EPERM, -EIO, -EBADF, -EAGAIN, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY,
+ *         -ENOSPC, -E2BIG, -ENODATA, -EPROTO, -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ETIMEDOUT,
+ *         -ECANCELED, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_load_read_fd(struct vfiomig_load *load, int fd,
+                         const struct vfiomig_transfer *how) VFIOMIG_MUST_CHECK;
 
 /*
  * Makes the driver check and accept the state: RESUMING to STOP. Needs the complete stream. After
@@ -2315,6 +2376,358 @@ int vfiomig_group_get_failure(struct vfiomig_group *group, uint32_t device,
  * Since: 0.1.
  */
 void vfiomig_group_free(struct vfiomig_group *group);
+
+/* Taking checkpoints
+ * ------------------ */
+
+/* A checkpoint that is being taken. */
+struct vfiomig_checkpoint;
+
+/* Flags of struct vfiomig_checkpoint_options. */
+#define VFIOMIG_CHECKPOINT_NOT_DURABLE (1 << 0)  /* The file need not survive a loss of power. */
+
+/* Room for a device's name, in bytes. */
+#define VFIOMIG_CHECKPOINT_NAME_SIZE 64  /* The longest name of a device in a checkpoint, in bytes,
+                                          * with its NUL. */
+
+/* How the guest goes on: vfiomig_checkpoint_resume(). */
+#define VFIOMIG_CHECKPOINT_RESUME         0  /* The guest goes on: its devices go back to where they
+                                              * were. */
+#define VFIOMIG_CHECKPOINT_RESUME_STOPPED 1  /* The guest stays here and does not run: its devices
+                                              * go to STOP. */
+
+/* How a checkpoint is taken; NULL for the defaults. */
+struct vfiomig_checkpoint_options {
+    uint32_t struct_size;             /* VFIOMIG_CHECKPOINT_OPTIONS_INIT sets it. */
+    uint32_t flags;                   /* Bitwise OR of VFIOMIG_CHECKPOINT_NOT_DURABLE, or 0. */
+    uint64_t generation;              /* A number of the VMM's own, which the file carries. */
+    uint64_t created_ns;              /* When it was taken, in nanoseconds since 1970 UTC; 0:
+                                       * now. */
+    uint64_t spool_bytes;             /* What stopped devices say goes to memory of at most so many
+                                       * bytes first, and to the file when they are back. What does
+                                       * not fit goes to the file at once. 0: all of it. */
+    const struct vfiomig_auth *auth;  /* Authenticates the streams and the file; NULL: nobody can
+                                       * tell who has made it. */
+    const void *note;                 /* Data of the VMM's own, which the file carries, for example
+                                       * which image of the memory belongs to it. It is copied. */
+    uint32_t note_len;                /* Its length in bytes, at most 4096. */
+    uint32_t reserved;                /* Zero. */
+};
+#define VFIOMIG_CHECKPOINT_OPTIONS_INIT VFIOMIG_INIT_(struct vfiomig_checkpoint_options)
+
+/* What has been done so far. Times are in nanoseconds. */
+struct vfiomig_checkpoint_stats {
+    uint32_t struct_size;     /* VFIOMIG_CHECKPOINT_STATS_INIT sets it. */
+    uint32_t reserved;        /* Zero. */
+    uint64_t stream_bytes;    /* Bytes of streams that were read from devices, or from the file. */
+    uint64_t stopped_bytes;   /* Part of it that was read from stopped devices. */
+    uint64_t spooled_bytes;   /* Part of it that went to memory first. */
+    uint64_t file_bytes;      /* Bytes that were written to the file. */
+    uint64_t expected_bytes;  /* How many bytes of streams there will be, as far as the drivers
+                               * know. */
+    uint64_t stop_ns;         /* Time that the devices took to stop. */
+    uint64_t read_ns;         /* Time that the stopped devices were read. */
+    uint64_t pause_ns;        /* Time from the beginning of vfiomig_checkpoint_stop() to the end of
+                               * vfiomig_checkpoint_resume(). */
+};
+#define VFIOMIG_CHECKPOINT_STATS_INIT VFIOMIG_INIT_(struct vfiomig_checkpoint_stats)
+
+/*
+ * Begins to take a checkpoint, which will be the file path. A relative path begins at the directory
+ * dir_fd, or where the process is (AT_FDCWD). Nothing has this name before
+ * vfiomig_checkpoint_commit(), and what has it now stays as it is until then. Meanwhile the file
+ * has a temporary name in the same directory: the final one with a dot before it and ".vfiomig-tmp"
+ * behind it. A process that dies leaves it there, and the next checkpoint of that name removes it.
+ *
+ * Then add the devices with vfiomig_checkpoint_add() and call vfiomig_checkpoint_read() while the
+ * guest runs; stop the vCPUs; vfiomig_checkpoint_stop(); fix what the guest's memory is;
+ * vfiomig_checkpoint_read(); vfiomig_checkpoint_resume(); start the vCPUs;
+ * vfiomig_checkpoint_commit(). docs/checkpointing.md has the reasons.
+ *
+ * Errors: -EPERM, -EIO, -ENOMEM, -EFAULT, -EBUSY, -EINVAL, -ENOSPC, -E2BIG, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_checkpoint_begin(int dir_fd, const char *path,
+                             const struct vfiomig_checkpoint_options *options,
+                             struct vfiomig_checkpoint **out) VFIOMIG_MUST_CHECK;
+
+/*
+ * Adds a device under a name of the VMM's, of 1 to 63 bytes, and begins to save it: to PRE_COPY, if
+ * it has that. The options are those of vfiomig_save_begin(): the format is the native one, and
+ * auth is NULL, because the checkpoint's options have that. With several devices, each has a
+ * device_index of its own. A device that is in STOP stays there.
+ *
+ * States: running.
+ * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -ENOSPC,
+ *         -E2BIG, -EPROTO, -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED,
+ *         -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_checkpoint_add(struct vfiomig_checkpoint *checkpoint, struct vfiomig_device *device,
+                           const char *name,
+                           const struct vfiomig_save_options *options) VFIOMIG_MUST_CHECK;
+
+/*
+ * While the guest runs: reads what the devices have for now and writes it to the file, and finds
+ * room for what they will say when they are stopped. It may be called again, but once is enough.
+ * After vfiomig_checkpoint_stop(): reads all that is left, which is most of the pause. With
+ * spool_bytes it goes to memory, otherwise to the file.
+ *
+ * If it fails, there will be no file, and an earlier one stays: call vfiomig_checkpoint_resume() if
+ * the devices are stopped, and free the checkpoint.
+ *
+ * States: running, stopped.
+ * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -ENOSPC,
+ *         -EPROTO, -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED,
+ *         -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_checkpoint_read(struct vfiomig_checkpoint *checkpoint) VFIOMIG_MUST_CHECK;
+
+/*
+ * Stops the devices: all are quiesced, then all are stopped. Stop the guest's vCPUs first. After an
+ * error as well, call vfiomig_checkpoint_resume() before the vCPUs run.
+ *
+ * States: running.
+ * Errors: -EPERM, -EIO, -EBADF, -EAGAIN, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY,
+ *         -ENOSPC, -EPROTO, -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED,
+ *         -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_checkpoint_stop(struct vfiomig_checkpoint *checkpoint) VFIOMIG_MUST_CHECK;
+
+/*
+ * Gives the devices back, whatever has happened so far. VFIOMIG_CHECKPOINT_RESUME: the guest goes
+ * on, and the devices go to where they were; several wait for each other in RUNNING_P2P, if they
+ * have that state. VFIOMIG_CHECKPOINT_RESUME_STOPPED: they go to STOP. No reset is needed, so there
+ * are no fix-ups. An error of this call is one of a device: what vfiomig_save_finish() says of
+ * VFIOMIG_ENDING_KEEP holds, and vfiomig_device_get_failure() says which device it was and what
+ * became of it. An error of the checkpoint's file is returned by vfiomig_checkpoint_commit().
+ *
+ * States: running, stopped, complete.
+ * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -EOPNOTSUPP,
+ *         -ETIMEDOUT, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_checkpoint_resume(struct vfiomig_checkpoint *checkpoint,
+                              uint32_t how) VFIOMIG_MUST_CHECK;
+
+/*
+ * Completes the file and gives it its name: writes what is in memory, and the manifest, has the
+ * disk write all of it, renames it, and has the disk write the directory. An earlier file of that
+ * name is replaced at once and as a whole. After an error it is still there, unless the message
+ * says that the new one is in its place and may not survive a loss of power. Then free the
+ * checkpoint.
+ *
+ * States: resumed.
+ * Errors: -EPERM, -EIO, -EBADF, -EAGAIN, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY,
+ *         -ENOSPC, -ENODATA, -EPROTO, -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ETIMEDOUT,
+ *         -ECANCELED, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_checkpoint_commit(struct vfiomig_checkpoint *checkpoint) VFIOMIG_MUST_CHECK;
+
+/*
+ * Cancels the checkpoint. The call in progress returns -ECANCELED as soon as the driver or the disk
+ * lets it, and so do later ones. Only vfiomig_checkpoint_resume() works as before: it brings the
+ * devices back. May be called from any thread at any time while the handle lives.
+ *
+ * States: all.
+ * Errors: -EBADF, -EFAULT, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_checkpoint_cancel(struct vfiomig_checkpoint *checkpoint);
+
+/*
+ * Returns what has been done so far. May be called from any thread at any time while the handle
+ * lives.
+ *
+ * States: all.
+ * Errors: -EBADF, -EFAULT, -EINVAL, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_checkpoint_get_stats(struct vfiomig_checkpoint *checkpoint,
+                                 struct vfiomig_checkpoint_stats *stats);
+
+/*
+ * Frees a checkpoint. NULL is ignored. One that was not committed is given up: its devices go back
+ * to where they were, and nothing of it is left. Waits for a call on another thread. Freeing a
+ * handle from a callback while a call is using it or its device has no effect.
+ *
+ * Since: 0.1.
+ */
+void vfiomig_checkpoint_free(struct vfiomig_checkpoint *checkpoint);
+
+/* Restoring from checkpoints
+ * -------------------------- */
+
+/* A checkpoint that is being read. */
+struct vfiomig_restore;
+
+/* Flags of struct vfiomig_restore_info. */
+#define VFIOMIG_RESTORE_AUTHENTICATED (1 << 0)  /* The file is authenticated. */
+
+/* All devices of a checkpoint. */
+#define VFIOMIG_RESTORE_ALL UINT32_MAX  /* All devices of a checkpoint: vfiomig_restore_verify(). */
+
+/* How a checkpoint is read; NULL for the defaults. */
+struct vfiomig_restore_options {
+    uint32_t struct_size;                 /* VFIOMIG_RESTORE_OPTIONS_INIT sets it. */
+    uint32_t reserved;                    /* Zero. */
+    uint64_t staged_bytes;                /* A stream of at most so many bytes is copied to memory
+                                           * while it is verified, and loaded from there: then
+                                           * neither a disk nor another process can spoil it after
+                                           * the device has lost what it held. 0: none. */
+    const struct vfiomig_auth *auth;      /* Verifies who has made the file; NULL: an authenticated
+                                           * one is refused. */
+    const struct vfiomig_limits *limits;  /* What its streams may ask for; NULL: the defaults. */
+};
+#define VFIOMIG_RESTORE_OPTIONS_INIT VFIOMIG_INIT_(struct vfiomig_restore_options)
+
+/* What a checkpoint is. */
+struct vfiomig_restore_info {
+    uint32_t struct_size;  /* VFIOMIG_RESTORE_INFO_INIT sets it. */
+    uint32_t flags;        /* Bitwise OR of VFIOMIG_RESTORE_AUTHENTICATED, or 0. */
+    uint8_t id[16];        /* Its name: random bytes. */
+    uint64_t generation;   /* The number that its VMM gave it. */
+    uint64_t created_ns;   /* When it was taken, in nanoseconds since 1970 UTC, by the clock of its
+                            * host; 0: not known. */
+    uint32_t num_devices;  /* How many devices it has. */
+    uint32_t note_len;     /* The length of the note, in bytes. */
+    uint32_t key_id;       /* With VFIOMIG_RESTORE_AUTHENTICATED: the key's id. */
+    uint32_t reserved;     /* Zero. */
+};
+#define VFIOMIG_RESTORE_INFO_INIT VFIOMIG_INIT_(struct vfiomig_restore_info)
+
+/* A device of a checkpoint. */
+struct vfiomig_restore_device {
+    uint32_t struct_size;                     /* VFIOMIG_RESTORE_DEVICE_INIT sets it. */
+    uint32_t device_index;                    /* Its number within its VM. */
+    uint8_t migration_id[16];                 /* The name of its stream. */
+    uint64_t stream_bytes;                    /* Length of its stream in bytes. */
+    uint64_t data_bytes;                      /* Bytes of device data in it. */
+    char name[VFIOMIG_CHECKPOINT_NAME_SIZE];  /* The name that its VMM gave it, with a NUL at its
+                                               * end. */
+};
+#define VFIOMIG_RESTORE_DEVICE_INIT VFIOMIG_INIT_(struct vfiomig_restore_device)
+
+/*
+ * Opens the checkpoint path and verifies its manifest. A relative path begins at the directory
+ * dir_fd, or where the process is (AT_FDCWD). The streams are verified when a device is loaded, or
+ * by vfiomig_restore_verify(). The file may be replaced meanwhile, which this handle does not
+ * notice; it must not be changed.
+ *
+ * All calls with the handle may be made from several threads at once.
+ *
+ * Errors: -EPERM, -EIO, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -E2BIG, -ENODATA,
+ *         -EPROTO, -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ECANCELED, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_restore_open(int dir_fd, const char *path,
+                         const struct vfiomig_restore_options *options,
+                         struct vfiomig_restore **out) VFIOMIG_MUST_CHECK;
+
+/*
+ * Returns what the checkpoint is.
+ *
+ * Errors: -EBADF, -EFAULT, -EINVAL, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_restore_get_info(struct vfiomig_restore *restore, struct vfiomig_restore_info *info);
+
+/*
+ * Copies the VMM's note into buf, which has room for cap bytes, and its length into *len: at most
+ * 4096 bytes.
+ *
+ * Errors: -EBADF, -EFAULT, -EINVAL, -ENOSPC, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_restore_get_note(struct vfiomig_restore *restore, void *buf, size_t cap, size_t *len);
+
+/*
+ * Returns what the checkpoint says of its device number index, from 0.
+ *
+ * Errors: -EBADF, -EFAULT, -EINVAL, -ENODATA, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_restore_get_device(struct vfiomig_restore *restore, uint32_t index,
+                               struct vfiomig_restore_device *device);
+
+/*
+ * Returns what the checkpoint's device number index was, from 0: what vfiomig_compat_judge() takes
+ * as the source.
+ *
+ * Errors: -EBADF, -EFAULT, -EINVAL, -ENODATA, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_restore_get_identity(struct vfiomig_restore *restore, uint32_t index,
+                                 struct vfiomig_identity *identity);
+
+/*
+ * Verifies the whole stream of device number index, from 0, or those of all devices
+ * (VFIOMIG_RESTORE_ALL).
+ *
+ * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -ENODATA,
+ *         -EPROTO, -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ECANCELED, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_restore_verify(struct vfiomig_restore *restore, uint32_t index) VFIOMIG_MUST_CHECK;
+
+/*
+ * Loads a device with the state that the device of this name had. First it is judged whether it may
+ * take that, then the whole stream is verified, if that has not been done, and only then the device
+ * is taken to RESUMING, which loses what it held. Stop the guest's vCPUs first, if there is a
+ * guest. Afterwards the device is in STOP: make the fix-ups of vfiomig_device_get_fixups() and call
+ * vfiomig_device_run(). After an error in vfiomig_device_get_failure(), its outcome says whether
+ * the device was reset; if code there is 0, nothing has happened to it.
+ *
+ * The options are those of vfiomig_load_begin(). Format, auth and source are left open: they are
+ * the checkpoint's. One checkpoint can be loaded into any number of devices, from several threads
+ * at once. What the guest must change in a copy of itself is in docs/checkpointing.md.
+ *
+ * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -ENOSPC,
+ *         -E2BIG, -ENODATA, -EPROTO, -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ETIMEDOUT,
+ *         -ECANCELED, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_restore_load(struct vfiomig_restore *restore, const char *name,
+                         struct vfiomig_device *device,
+                         const struct vfiomig_load_options *options) VFIOMIG_MUST_CHECK;
+
+/*
+ * Cancels all calls with this handle that read the file: they return -ECANCELED, and so do later
+ * ones. A device that is being loaded is reset.
+ *
+ * Errors: -EBADF, -EFAULT, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_restore_cancel(struct vfiomig_restore *restore);
+
+/*
+ * Returns how much of the file has been read so far: stream_bytes; the other members are 0.
+ *
+ * Errors: -EBADF, -EFAULT, -EINVAL, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_restore_get_stats(struct vfiomig_restore *restore,
+                              struct vfiomig_checkpoint_stats *stats);
+
+/*
+ * Closes a checkpoint. NULL is ignored. Calls that other threads are inside of go on to their end.
+ *
+ * Since: 0.1.
+ */
+void vfiomig_restore_free(struct vfiomig_restore *restore);
 
 /* The handover between the two sides
  * ---------------------------------- */

@@ -156,3 +156,53 @@ impl AsFd for BorrowedRawFd {
         unsafe { BorrowedFd::borrow_raw(self.0) }
     }
 }
+
+/// An fd that the VMM keeps open during a call.
+pub(super) struct CallersFd(BorrowedRawFd);
+
+impl CallersFd {
+    /// # Safety
+    /// The VMM keeps the fd open while this lives.
+    pub(super) unsafe fn new(fd: i32) -> Result<CallersFd> {
+        match fd {
+            // SAFETY: the caller made the same promise.
+            0.. => Ok(CallersFd(unsafe { BorrowedRawFd::new(fd) })),
+            _ => Err(err!(Inval, "{fd} is not a file descriptor")),
+        }
+    }
+
+    pub(super) fn get(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Where relative paths begin.
+pub(super) struct DirectoryFd(Option<CallersFd>);
+
+impl DirectoryFd {
+    /// # Safety
+    /// `AT_FDCWD`, or an fd that the VMM keeps open while this lives.
+    pub(super) unsafe fn new(fd: i32) -> Result<DirectoryFd> {
+        match fd {
+            libc::AT_FDCWD => Ok(DirectoryFd(None)),
+            // SAFETY: the caller made the same promise.
+            fd => unsafe { CallersFd::new(fd) }.map(|fd| DirectoryFd(Some(fd))),
+        }
+    }
+
+    pub(super) fn get(&self) -> Option<BorrowedFd<'_>> {
+        self.0.as_ref().map(CallersFd::get)
+    }
+}
+
+/// A text.
+///
+/// # Safety
+/// NULL, or a NUL-terminated string that nobody changes during the call.
+pub(super) unsafe fn c_text<'a>(from: *const c_char, what: &str) -> Result<&'a CStr> {
+    if from.is_null() {
+        return Err(err!(Fault, "{what} is NULL"));
+    }
+    // SAFETY: not NULL; the caller promised a NUL at the end.
+    Ok(unsafe { CStr::from_ptr(from) })
+}

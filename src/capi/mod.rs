@@ -36,12 +36,14 @@
 #![allow(clippy::missing_safety_doc)]
 
 // A folder per object: a new one needs a line here.
+pub mod checkpoint;
 pub mod device;
 pub mod dirty;
 pub mod group;
 pub mod handover;
 pub mod inspect;
 pub mod load;
+pub mod restore;
 pub mod save;
 
 // Parts without an object.
@@ -54,6 +56,7 @@ pub mod limits;
 pub mod log;
 pub mod policy;
 pub mod qemu;
+pub mod transfer;
 pub mod version;
 
 // What they share.

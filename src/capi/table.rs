@@ -74,6 +74,28 @@ pub(super) mod inspect_states {
     pub(in crate::capi) const OVER: u32 = 1;
 }
 
+pub(super) static CHECKPOINT: Kind = Kind {
+    number: 9,
+    name: "checkpoint",
+    states: &["running", "stopped", "complete", "resumed", "committed"],
+    waits: false,
+};
+
+pub(super) mod checkpoint_states {
+    pub(in crate::capi) const RUNNING: u32 = 0;
+    pub(in crate::capi) const STOPPED: u32 = 1;
+    pub(in crate::capi) const COMPLETE: u32 = 2;
+    pub(in crate::capi) const RESUMED: u32 = 3;
+    pub(in crate::capi) const COMMITTED: u32 = 4;
+}
+
+pub(super) static RESTORE: Kind =
+    Kind { number: 10, name: "restore", states: &["open"], waits: false };
+
+pub(super) mod restore_states {
+    pub(in crate::capi) const OPEN: u32 = 0;
+}
+
 pub(super) const LOG_SET: Row = Row {
     name: "vfiomig_log_set",
     states: 0b0,
@@ -266,6 +288,14 @@ pub(super) const SAVE_NEXT: Row = Row {
     errors: 0b111111110011111111111,
 };
 
+pub(super) const SAVE_WRITE_FD: Row = Row {
+    name: "vfiomig_save_write_fd",
+    states: 0b1111,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b111111110111111111111,
+};
+
 pub(super) const SAVE_ADD_BLOB: Row = Row {
     name: "vfiomig_save_add_blob",
     states: 0b111,
@@ -376,6 +406,14 @@ pub(super) const LOAD_PUSH_RECEIVED: Row = Row {
     wrong_state: Code::Inval,
     needs_memory: true,
     errors: 0b111111111001111110111,
+};
+
+pub(super) const LOAD_READ_FD: Row = Row {
+    name: "vfiomig_load_read_fd",
+    states: 0b1,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b111111111111111111111,
 };
 
 pub(super) const LOAD_COMMIT: Row = Row {
@@ -644,6 +682,158 @@ pub(super) const GROUP_GET_FAILURE: Row = Row {
 
 pub(super) const GROUP_FREE: Row = Row {
     name: "vfiomig_group_free",
+    states: 0b0,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000000000001000100,
+};
+
+pub(super) const CHECKPOINT_BEGIN: Row = Row {
+    name: "vfiomig_checkpoint_begin",
+    states: 0b0,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b100000000110101110011,
+};
+
+pub(super) const CHECKPOINT_ADD: Row = Row {
+    name: "vfiomig_checkpoint_add",
+    states: 0b1,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b111111110111111110111,
+};
+
+pub(super) const CHECKPOINT_READ: Row = Row {
+    name: "vfiomig_checkpoint_read",
+    states: 0b11,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b111111110011111110111,
+};
+
+pub(super) const CHECKPOINT_STOP: Row = Row {
+    name: "vfiomig_checkpoint_stop",
+    states: 0b1,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b111111110011111111111,
+};
+
+pub(super) const CHECKPOINT_RESUME: Row = Row {
+    name: "vfiomig_checkpoint_resume",
+    states: 0b111,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b101100000001111110110,
+};
+
+pub(super) const CHECKPOINT_COMMIT: Row = Row {
+    name: "vfiomig_checkpoint_commit",
+    states: 0b1000,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b111111111011111111111,
+};
+
+pub(super) const CHECKPOINT_CANCEL: Row = Row {
+    name: "vfiomig_checkpoint_cancel",
+    states: 0b11111,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000000000000100100,
+};
+
+pub(super) const CHECKPOINT_GET_STATS: Row = Row {
+    name: "vfiomig_checkpoint_get_stats",
+    states: 0b11111,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000000000100100100,
+};
+
+pub(super) const CHECKPOINT_FREE: Row = Row {
+    name: "vfiomig_checkpoint_free",
+    states: 0b0,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000000000001000100,
+};
+
+pub(super) const RESTORE_OPEN: Row = Row {
+    name: "vfiomig_restore_open",
+    states: 0b0,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b110111111101111110011,
+};
+
+pub(super) const RESTORE_GET_INFO: Row = Row {
+    name: "vfiomig_restore_get_info",
+    states: 0b1,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000000000100100100,
+};
+
+pub(super) const RESTORE_GET_NOTE: Row = Row {
+    name: "vfiomig_restore_get_note",
+    states: 0b1,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000000010100100100,
+};
+
+pub(super) const RESTORE_GET_DEVICE: Row = Row {
+    name: "vfiomig_restore_get_device",
+    states: 0b1,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000001000100100100,
+};
+
+pub(super) const RESTORE_GET_IDENTITY: Row = Row {
+    name: "vfiomig_restore_get_identity",
+    states: 0b1,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000001000100100100,
+};
+
+pub(super) const RESTORE_VERIFY: Row = Row {
+    name: "vfiomig_restore_verify",
+    states: 0b1,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b110111111001111110111,
+};
+
+pub(super) const RESTORE_LOAD: Row = Row {
+    name: "vfiomig_restore_load",
+    states: 0b1,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b111111111111111110111,
+};
+
+pub(super) const RESTORE_CANCEL: Row = Row {
+    name: "vfiomig_restore_cancel",
+    states: 0b1,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000000000000100100,
+};
+
+pub(super) const RESTORE_GET_STATS: Row = Row {
+    name: "vfiomig_restore_get_stats",
+    states: 0b1,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000000000100100100,
+};
+
+pub(super) const RESTORE_FREE: Row = Row {
+    name: "vfiomig_restore_free",
     states: 0b0,
     wrong_state: Code::Inval,
     needs_memory: false,

@@ -19,6 +19,7 @@ mod writer;
 
 pub use file::{File, OpenOptions, open};
 pub use stats::{Stats, Watcher};
+pub(crate) use writer::Phase;
 pub use writer::{Guest, Writer, WriterOptions, write};
 
 pub use crate::stream::checkpoint::{Entry, Manifest, Piece, StreamEnd};

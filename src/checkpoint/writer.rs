@@ -81,7 +81,7 @@ pub enum Guest {
 
 /// How far a checkpoint is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Phase {
+pub(crate) enum Phase {
     /// The devices are where they were, or in pre-copy.
     Running,
     /// They are stopped, and not all has been read.
@@ -394,6 +394,10 @@ impl Writer {
         self.watcher.clone()
     }
 
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase
+    }
+
     /// Why there will be no file, if that is so.
     pub fn failed(&self) -> Option<&Error> {
         self.failed.as_ref()
@@ -434,7 +438,7 @@ impl Writer {
     }
 
     /// Gives up a checkpoint that is not complete.
-    fn end(&mut self) -> Result<()> {
+    pub(crate) fn end(&mut self) -> Result<()> {
         let is_over = |phase| matches!(phase, Phase::Resumed | Phase::Committed);
         if !is_over(self.phase) {
             match self.resume(Guest::GoesOn) {

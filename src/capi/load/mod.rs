@@ -10,7 +10,7 @@ use std::time::Duration;
 pub use constants::*;
 pub use structs::*;
 
-use super::args::{Out, bytes_if_any};
+use super::args::{CallersFd, Out, bytes_if_any};
 use super::auth::read_auth;
 use super::compat::identity_if_any;
 use super::device::{vfiomig_device, vfiomig_identity};
@@ -21,6 +21,7 @@ use super::handle::Handle;
 use super::row::Kind;
 use super::sized::{SizedOut, read_in};
 use super::table::{self, load_states as states};
+use super::transfer::{read_transfer, vfiomig_transfer};
 use crate::error::{Error, Result};
 use crate::session::{Load, LoadOptions, LoadPhase, Packets, SharedLoad};
 
@@ -56,7 +57,7 @@ impl Handle for vfiomig_load {
 ///
 /// # Safety
 /// NULL, or options as vfiomig.h describes them.
-unsafe fn read_options(
+pub(super) unsafe fn read_options(
     options: *const vfiomig_load_options,
 ) -> Result<(LoadOptions, *const vfiomig_identity)> {
     if options.is_null() {
@@ -179,6 +180,29 @@ pub unsafe extern "C" fn vfiomig_load_get_space(
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_load_push_received(load: *mut vfiomig_load, len: usize) -> c_int {
     with(&table::LOAD_PUSH_RECEIVED, load, |load| load.received(len).map(bits))
+}
+
+/// Reads the stream from a descriptor of the VMM's and loads it, instead of vfiomig_load_push(): from a
+/// stream socket, a pipe, a file or what else can be read, in blocking mode or not. Reads nothing of what
+/// follows the stream's end. Never blocks where vfiomig_load_cancel() could not end it, except in a
+/// disk or a driver. Not for QEMU's format, whose sections the VMM reads.
+///
+/// Returns as soon as there is something to say, like vfiomig_load_push(), or VFIOMIG_PUSH_MORE after
+/// max_bytes: call again until VFIOMIG_PUSH_END. What goes wrong with the fd leaves the load as it is;
+/// anything else ends it, and the device has been reset.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfiomig_load_read_fd(
+    load: *mut vfiomig_load,
+    fd: c_int,
+    how: *const vfiomig_transfer,
+) -> c_int {
+    with(&table::LOAD_READ_FD, load, |load| {
+        // SAFETY: vfiomig.h: NULL, or a structure of the size that it claims.
+        let how = unsafe { read_transfer(how) }?;
+        // SAFETY: vfiomig.h: the VMM keeps the fd open during the call.
+        let fd = unsafe { CallersFd::new(fd) }?;
+        load.read_fd(fd.get(), how).map(bits)
+    })
 }
 
 /// Makes the driver check and accept the state: RESUMING to STOP. Needs the complete stream. After

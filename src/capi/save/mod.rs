@@ -9,7 +9,7 @@ use std::ffi::{c_int, c_void};
 pub use constants::*;
 pub use structs::*;
 
-use super::args::{Out, bytes_if_any, bytes_mut};
+use super::args::{CallersFd, Out, bytes_if_any, bytes_mut};
 use super::auth::read_auth;
 use super::device::vfiomig_device;
 use super::entry::{free, publish, with, with_shared, with_taken};
@@ -18,6 +18,7 @@ use super::handle::Handle;
 use super::row::Kind;
 use super::sized::{SizedOut, read_in};
 use super::table::{self, save_states as states};
+use super::transfer::{read_transfer, vfiomig_transfer};
 use crate::error::{Error, Result};
 use crate::session::{Save, SaveOptions, SavePhase, SharedSave};
 
@@ -114,6 +115,31 @@ pub unsafe extern "C" fn vfiomig_save_next(
         let next = save.next(buf)?;
         len.write(next.len);
         Ok(next.status as c_int)
+    })
+}
+
+/// Writes the stream to a descriptor of the VMM's, instead of vfiomig_save_next(): to a stream
+/// socket, a pipe, a file or what else can be written to, in blocking mode or not. Never blocks where
+/// vfiomig_save_cancel() could not end it, except in a disk or a driver. No SIGPIPE is raised, and the
+/// mode of the fd is not changed.
+///
+/// VFIOMIG_NEXT_DRAINED: the running device has nothing more for now, and all it had was written.
+/// VFIOMIG_NEXT_END: the whole stream was written. VFIOMIG_NEXT_MORE: max_bytes were written; call
+/// again. What could not be written when a call fails is kept, and goes first in the next call, which
+/// may have another fd. Pipes in blocking mode take 4 KiB at a time; non-blocking ones are faster. Not
+/// for QEMU's format, which needs the VMM's own sections in between.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfiomig_save_write_fd(
+    save: *mut vfiomig_save,
+    fd: c_int,
+    how: *const vfiomig_transfer,
+) -> c_int {
+    with(&table::SAVE_WRITE_FD, save, |save| {
+        // SAFETY: vfiomig.h: NULL, or a structure of the size that it claims.
+        let how = unsafe { read_transfer(how) }?;
+        // SAFETY: vfiomig.h: the VMM keeps the fd open during the call.
+        let fd = unsafe { CallersFd::new(fd) }?;
+        Ok(save.write_fd(fd.get(), how)? as c_int)
     })
 }
 

@@ -9,8 +9,8 @@ use crate::error::Code;
 mod first {
     use super::Sized32;
     use crate::capi::{
-        auth::*, compat::*, device::*, dirty::*, error::*, fsm::*, group::*, guard::*, handover::*,
-        inspect::*, limits::*, load::*, save::*,
+        auth::*, checkpoint::*, compat::*, device::*, dirty::*, error::*, fsm::*, group::*,
+        guard::*, handover::*, inspect::*, limits::*, load::*, restore::*, save::*, transfer::*,
     };
 
     macro_rules! sizes {
@@ -24,6 +24,8 @@ mod first {
     sizes! {
         vfiomig_auth: 88,
         vfiomig_caps: 32,
+        vfiomig_checkpoint_options: 56,
+        vfiomig_checkpoint_stats: 72,
         vfiomig_compat_policy: 48,
         vfiomig_compat_reason: 1024,
         vfiomig_compat_rule: 40,
@@ -60,9 +62,13 @@ mod first {
         vfiomig_pending: 40,
         vfiomig_place: 40,
         vfiomig_reason: 512,
+        vfiomig_restore_device: 104,
+        vfiomig_restore_info: 56,
+        vfiomig_restore_options: 32,
         vfiomig_save_options: 48,
         vfiomig_save_stats: 88,
         vfiomig_tracker_ops: 48,
+        vfiomig_transfer: 24,
         vfiomig_verdict: 24,
     }
 
