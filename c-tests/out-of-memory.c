@@ -17,6 +17,7 @@
 
 #include "failing-malloc.h"
 #include "kernel-structs.h"
+#include "scratch.h"
 #include "track.h"
 
 enum { CAP = VFIOMIG_QEMU_BUFFER, MAX_PACKETS = 64 };
@@ -145,6 +146,8 @@ struct world {
     struct vfiomig_save *save;
     struct vfiomig_load *load;
     struct vfiomig_dirty *dirty;
+    struct vfiomig_checkpoint *checkpoint;
+    struct vfiomig_restore *restore;
     /* The stream that is loaded, and its packets: where each begins. */
     struct bytes stream, packets;
     size_t packet_at[MAX_PACKETS + 1], num_packets;
@@ -872,6 +875,106 @@ int ioctl(int fd, unsigned long request, ...)
     return (int)syscall(SYS_ioctl, fd, request, arg);
 }
 
+/* --- checkpoints, and streams through descriptors ---------------------------------------------------- */
+
+static struct scratch place;
+
+/* Without the last step, which tells whether there is a file. */
+static int taking(struct world *w, uint64_t spool)
+{
+    struct vfiomig_checkpoint_options options = VFIOMIG_CHECKPOINT_OPTIONS_INIT;
+    options.flags = VFIOMIG_CHECKPOINT_NOT_DURABLE;
+    options.spool_bytes = spool;
+    options.note = "note";
+    options.note_len = 4;
+    TRY(vfiomig_checkpoint_begin(AT_FDCWD, place.file, &options, &w->checkpoint));
+    TRY(vfiomig_checkpoint_add(w->checkpoint, w->source.dev, "device", NULL));
+    TRY(vfiomig_checkpoint_read(w->checkpoint));
+    TRY(vfiomig_checkpoint_stop(w->checkpoint));
+    TRY(vfiomig_checkpoint_read(w->checkpoint));
+    TRY(vfiomig_checkpoint_resume(w->checkpoint, VFIOMIG_CHECKPOINT_RESUME));
+    return 0;
+}
+
+static int new_place(struct world *w)
+{
+    (void)w;
+    place = scratch_new();
+    return 0;
+}
+
+static int checkpoint_taken(struct world *w, uint64_t spool)
+{
+    if (taking(w, spool))
+        return -ENOMEM;
+    TRY(vfiomig_checkpoint_commit(w->checkpoint));
+    return 0;
+}
+
+static int checkpoint_to_disk(struct world *w)
+{
+    return checkpoint_taken(w, 0);
+}
+
+static int checkpoint_spooled(struct world *w)
+{
+    return checkpoint_taken(w, 1 << 20);
+}
+
+static int checkpoint_to_restore(struct world *w)
+{
+    new_place(w);
+    EQ(checkpoint_taken(w, 1 << 20), 0);
+    vfiomig_checkpoint_free(w->checkpoint);
+    w->checkpoint = NULL;
+    return 0;
+}
+
+static int restored(struct world *w, uint64_t staged)
+{
+    struct vfiomig_restore_options options = VFIOMIG_RESTORE_OPTIONS_INIT;
+    struct vfiomig_load_options loading = load_options();
+    struct vfiomig_identity id = VFIOMIG_IDENTITY_INIT;
+    options.staged_bytes = staged;
+    loading.policy = policy;
+    TRY(vfiomig_restore_open(AT_FDCWD, place.file, &options, &w->restore));
+    TRY(vfiomig_restore_get_identity(w->restore, 0, &id));
+    TRY(vfiomig_restore_verify(w->restore, VFIOMIG_RESTORE_ALL));
+    TRY(vfiomig_restore_load(w->restore, "device", w->target.dev, &loading));
+    w->committed = 1;
+    TRY(vfiomig_device_run(w->target.dev));
+    return 0;
+}
+
+static int restore(struct world *w)
+{
+    return restored(w, 0);
+}
+
+static int restore_staged(struct world *w)
+{
+    return restored(w, 1 << 20);
+}
+
+/* Through a file, from one device to the other. */
+static int descriptors(struct world *w)
+{
+    int fd = memfd_create("stream", MFD_CLOEXEC), r;
+    CHECK(fd >= 0);
+    TRY(vfiomig_save_begin(w->source.dev, NULL, &w->save));
+    TRY(vfiomig_save_write_fd(w->save, fd, NULL));
+    TRY(vfiomig_save_stop(w->save));
+    TRY(vfiomig_save_write_fd(w->save, fd, NULL));
+    TRY(vfiomig_save_finish(w->save, VFIOMIG_ENDING_KEEP));
+    CHECK(lseek(fd, 0, SEEK_SET) == 0);
+    TRY(vfiomig_load_begin(w->target.dev, NULL, &w->load));
+    do
+        TRY(r = vfiomig_load_read_fd(w->load, fd, NULL));
+    while (!(r & VFIOMIG_PUSH_END));
+    close(fd);
+    return commit_and_run(w);
+}
+
 /* --- afterwards ---------------------------------------------------------------------------------- */
 
 /* The device is saved and loaded as if nothing had happened. */
@@ -971,6 +1074,13 @@ static void afterwards(struct world *w, int result)
     vfiomig_sim_clear_faults(w->target.sim);
     LIB_VOID(vfiomig_save_free(w->save));
     LIB_VOID(vfiomig_load_free(w->load));
+    LIB_VOID(vfiomig_checkpoint_free(w->checkpoint));
+    LIB_VOID(vfiomig_restore_free(w->restore));
+    if (place.dir[0]) {
+        if (w->checkpoint) /* a whole file, or none */
+            EQ(scratch_files(&place), result == 0);
+        scratch_free(&place);
+    }
     state = vfiomig_sim_state(w->source.sim);
     if (state != VFIOMIG_STATE_RUNNING && !(w->released && state == VFIOMIG_STATE_STOP))
         FAIL("the source is in %s", vfiomig_state_name(state));
@@ -1176,6 +1286,11 @@ KIND(dirty_tracker, NULL)
 KIND(dirty_many, NULL)
 KIND(dirty_type1, NULL)
 KIND(dirty_hwpt, NULL)
+KIND(checkpoint_to_disk, new_place)
+KIND(checkpoint_spooled, new_place)
+KIND(restore, checkpoint_to_restore)
+KIND(restore_staged, checkpoint_to_restore)
+KIND(descriptors, NULL)
 
 int main(void)
 {
@@ -1200,6 +1315,11 @@ int main(void)
     RUN(out_of_memory_in_dirty_tracker);
     RUN(out_of_memory_in_dirty_type1);
     RUN(out_of_memory_in_dirty_hwpt);
+    RUN(out_of_memory_in_checkpoint_to_disk);
+    RUN(out_of_memory_in_checkpoint_spooled);
+    RUN(out_of_memory_in_restore);
+    RUN(out_of_memory_in_restore_staged);
+    RUN(out_of_memory_in_descriptors);
     /* Asks for memory before each of its many mappings, and so needs little of the reserve. */
     memory_most = NULL;
     RUN(out_of_memory_in_dirty_many);

@@ -4,7 +4,7 @@
  * it can, and what cannot be honoured is refused.
  */
 #include "idle.h"
-#include "rig.h"
+#include "scratch.h"
 
 struct longer_save_options {
     struct vfiomig_save_options known;
@@ -121,6 +121,50 @@ static void reserved_members_must_be_zero(void)
     rig_free(&rig);
 }
 
+struct longer_checkpoint_options {
+    struct vfiomig_checkpoint_options known;
+    uint8_t future[24];
+};
+
+struct longer_restore_options {
+    struct vfiomig_restore_options known;
+    uint8_t future[24];
+};
+
+struct longer_restore_info {
+    struct vfiomig_restore_info known;
+    uint8_t future[24];
+};
+
+static void checkpoints_take_longer_structures(void)
+{
+    struct scratch s = scratch_new();
+    struct rig rig = rig_new(NULL, NULL);
+    struct longer_checkpoint_options taking = { .known = { .struct_size = sizeof taking } };
+    struct longer_restore_options reading = { .known = { .struct_size = sizeof reading } };
+    struct longer_restore_info info = { .known = { .struct_size = sizeof info }, .future = { 1 } };
+    struct vfiomig_checkpoint *cp = NULL;
+    struct vfiomig_restore *restore = NULL;
+    taking.future[23] = 1;
+    EQ(vfiomig_checkpoint_begin(AT_FDCWD, s.file, &taking.known, &cp), -E2BIG);
+    taking.future[23] = 0;
+    OK(vfiomig_checkpoint_begin(AT_FDCWD, s.file, &taking.known, &cp));
+    OK(all_steps(cp, &rig.dev, 1));
+    vfiomig_checkpoint_free(cp);
+    reading.future[0] = 1;
+    EQ(vfiomig_restore_open(AT_FDCWD, s.file, &reading.known, &restore), -E2BIG);
+    reading.future[0] = 0;
+    OK(vfiomig_restore_open(AT_FDCWD, s.file, &reading.known, &restore));
+    OK(vfiomig_restore_get_info(restore, &info.known));
+    EQ(info.known.num_devices, 1);
+    EQ(info.future[0], 0);
+    info.known.struct_size = 56 - 4; /* less than in 0.1.0 */
+    EQ(vfiomig_restore_get_info(restore, &info.known), -EINVAL);
+    vfiomig_restore_free(restore);
+    rig_free(&rig);
+    scratch_free(&s);
+}
+
 struct longer_writer {
     struct vfiomig_dirty_writer known;
     uint8_t future[24];
@@ -216,6 +260,7 @@ int main(void)
     RUN(sizes_that_cannot_be);
     RUN(options_of_the_simulator_grow_as_well);
     RUN(reserved_members_must_be_zero);
+    RUN(checkpoints_take_longer_structures);
     RUN(structures_in_structures);
     RUN(structures_that_callbacks_hand_in);
     return DONE();
