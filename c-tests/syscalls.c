@@ -403,6 +403,111 @@ static void policy(void)
     rmdir(directory);
 }
 
+/* By way of memory and onto the disk, over what an earlier writer left, and one that is given up. */
+static void checkpoint(struct vfiomig_device *dev, const char *path, const char *left_over)
+{
+    struct vfiomig_checkpoint_options options = VFIOMIG_CHECKPOINT_OPTIONS_INIT;
+    struct vfiomig_checkpoint *cp, *second;
+    options.spool_bytes = 1 << 20;
+    close(open(left_over, O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+    next_data_fd = file_with(SIZE);
+    phase("checkpoint");
+    int r = vfiomig_checkpoint_begin(AT_FDCWD, path, &options, &cp);
+    int r2 = vfiomig_checkpoint_add(cp, dev, "device", NULL);
+    int r3 = vfiomig_checkpoint_read(cp);
+    if (r3 == 0)
+        r3 = vfiomig_checkpoint_stop(cp);
+    if (r3 == 0)
+        r3 = vfiomig_checkpoint_read(cp);
+    int r4 = vfiomig_checkpoint_resume(cp, VFIOMIG_CHECKPOINT_RESUME);
+    int r5 = vfiomig_checkpoint_commit(cp);
+    vfiomig_checkpoint_free(cp);
+    int r6 = vfiomig_checkpoint_begin(AT_FDCWD, path, NULL, &second);
+    vfiomig_checkpoint_free(second);
+    phase("end");
+    OK(r);
+    OK(r2);
+    OK(r3);
+    OK(r4);
+    OK(r5);
+    OK(r6);
+}
+
+static void restore(struct vfiomig_device *dev, const char *path)
+{
+    struct vfiomig_restore_options options = VFIOMIG_RESTORE_OPTIONS_INIT;
+    struct vfiomig_restore *restore;
+    int target = next_data_fd = file_with(0), mine = dup(target);
+    options.staged_bytes = 1 << 20;
+    phase("restore");
+    int r = vfiomig_restore_open(AT_FDCWD, path, &options, &restore);
+    int r2 = vfiomig_restore_load(restore, "device", dev, NULL);
+    vfiomig_restore_free(restore);
+    phase("end");
+    OK(r);
+    OK(r2);
+    EQ(lseek(mine, 0, SEEK_END), SIZE);
+    close(mine);
+}
+
+static void checkpoints(struct vfiomig_device *dev)
+{
+    char directory[] = "/tmp/vfiomig-syscalls-XXXXXX", path[64], left_over[64];
+    CHECK(mkdtemp(directory));
+    snprintf(path, sizeof path, "%s/state", directory);
+    snprintf(left_over, sizeof left_over, "%s/.state.vfiomig-tmp", directory);
+    checkpoint(dev, path, left_over);
+    restore(dev, path);
+    unlink(path);
+    EQ(rmdir(directory), 0);
+}
+
+/* To a socket, a pipe that nobody reads and a file, each a part, and back; and from where nothing comes. */
+static void transfer(struct vfiomig_device *dev)
+{
+    struct vfiomig_transfer how = VFIOMIG_TRANSFER_INIT, soon = VFIOMIG_TRANSFER_INIT;
+    struct vfiomig_save *save = NULL;
+    struct vfiomig_load *load = NULL;
+    int sockets[2], pipes[2], file = file_with(0), r = 0, r2, r3;
+    EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, sockets), 0);
+    EQ(pipe(pipes), 0);
+    how.max_bytes = 1000;
+    soon.timeout_ms = 5;
+    next_data_fd = file_with(SIZE);
+    phase("write-fd");
+    r = vfiomig_save_begin(dev, NULL, &save);
+    if (r == 0)
+        r = vfiomig_save_stop(save);
+    if (r == 0)
+        r = vfiomig_save_write_fd(save, sockets[0], &how);
+    r2 = vfiomig_save_write_fd(save, pipes[1], &how);
+    r3 = vfiomig_save_write_fd(save, file, NULL);
+    vfiomig_save_free(save);
+    phase("end");
+    EQ(r, VFIOMIG_NEXT_MORE);
+    EQ(r2, VFIOMIG_NEXT_MORE);
+    EQ(r3, VFIOMIG_NEXT_END);
+    CHECK(lseek(file, 0, SEEK_SET) == 0);
+    next_data_fd = file_with(0);
+    phase("read-fd");
+    r = vfiomig_load_begin(dev, NULL, &load);
+    if (r == 0)
+        r = vfiomig_load_read_fd(load, sockets[1], &how);
+    r2 = vfiomig_load_read_fd(load, pipes[0], &how);
+    r3 = vfiomig_load_read_fd(load, sockets[1], &soon);
+    do
+        r = r < 0 ? r : vfiomig_load_read_fd(load, file, NULL);
+    while (r >= 0 && !(r & VFIOMIG_PUSH_END));
+    vfiomig_load_free(load);
+    phase("end");
+    CHECK(r >= 0);
+    EQ(r2, VFIOMIG_PUSH_MORE);
+    EQ(r3, -ETIMEDOUT);
+    close(file);
+    for (int i = 0; i < 2; i++)
+        close(sockets[i]), close(pipes[i]);
+}
+
 static void every_phase(void)
 {
     struct vfiomig_device *dev, *other, *none;
@@ -439,6 +544,9 @@ static void every_phase(void)
     save(dev, "save", 0);
     load(dev);
     load_that_waits(dev);
+    checkpoints(dev);
+    OK(vfiomig_device_run(dev));
+    transfer(dev);
 
     phase("reset");
     r = vfiomig_device_reset(dev);
