@@ -331,7 +331,8 @@ $(B)/c-tests/sanitized/%: c-tests/%.cpp $(C_TEST_HDR) $(TEST_SOS) | $(B)/c-tests
 $(B)/c-tests/plain/dlopen $(B)/c-tests/sanitized/dlopen: TEST_LIBS = -ldl -pthread
 
 # Made of the C examples in the documentation.
-EXAMPLE_DOCS = README.md $(addprefix docs/,migration-guide.md dirty-tracking.md qemu-format.md security.md) \
+EXAMPLE_DOCS = README.md $(addprefix docs/,migration-guide.md dirty-tracking.md qemu-format.md security.md \
+	checkpointing.md) \
 	sim/include/vfiomig-sim.h
 DOC_EXAMPLES = $(B)/c-tests/plain/doc-examples $(B)/c-tests/sanitized/doc-examples
 $(DOC_EXAMPLES): $(B)/doc-examples/README-1.c

@@ -13,7 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "rig.h"
+#include "scratch.h"
 
 /* Pieces of a document use names that are global here, and functions have names of their own. */
 #pragma GCC diagnostic ignored "-Wshadow"
@@ -665,6 +665,58 @@ static void the_security_page_refuses_what_is_no_sequence_of_records(void)
     rig_free(&to);
 }
 
+/* --- checkpointing.md --------------------------------------------------------------------------- */
+
+static int vcpus_halted, was_protected;
+
+static void halt_vcpus(void)
+{
+    vcpus_halted = 1;
+}
+
+static void write_protect_memory(void)
+{
+    was_protected += vcpus_halted;
+}
+
+static void continue_vcpus(void)
+{
+    vcpus_halted = 0;
+}
+
+static void write_fixups(struct vfiomig_device *dev)
+{
+    uint32_t fixups;
+    OK(vfiomig_device_get_fixups(dev, &fixups));
+}
+
+#include "checkpointing-1.c"
+#include "checkpointing-2.c"
+
+static void the_checkpointing_page_takes_one_and_goes_back(void)
+{
+    struct scratch s = scratch_new();
+    struct rig one = rig_new(NULL, NULL), two = rig_target(NULL);
+    uint64_t then[] = { vfiomig_sim_digest(one.sim), vfiomig_sim_digest(two.sim) };
+    struct vfiomig_device *devs[] = { one.dev, two.dev };
+    OK(take_checkpoint(s.file, devs, 2));
+    EQ(was_protected, 1);
+    EQ(vcpus_halted, 0);
+    EQ(vfiomig_sim_guest_write(one.sim, 0, 1000, 3), 0);
+    EQ(vfiomig_sim_guest_write(two.sim, 0, 1000, 3), 0);
+    OK(restore_checkpoint(s.file, devs, 2));
+    CHECK(vfiomig_sim_digest(one.sim) == then[0] && vfiomig_sim_digest(two.sim) == then[1]);
+    EQ(vfiomig_sim_state(one.sim), VFIOMIG_STATE_RUNNING);
+    /* Whatever fails, the guest goes on, and the old file is there. */
+    EQ(vfiomig_sim_inject(two.sim, VFIOMIG_SIM_OP_READ, 1, EIO, VFIOMIG_SIM_FAULT_ONCE), 0);
+    EQ(take_checkpoint(s.file, devs, 2), -EIO);
+    EQ(vcpus_halted, 0);
+    OK(restore_checkpoint(s.file, devs, 2));
+    rig_free(&one);
+    rig_free(&two);
+    scratch_free(&s);
+}
+
 /* --- vfiomig-sim.h ------------------------------------------------------------------------------ */
 
 static uint8_t ram[PAGES * PAGE];
@@ -711,6 +763,7 @@ int main(void)
     RUN(the_tracking_page_notices_a_device_that_does_not_stop);
     RUN(a_save_begins_with_the_options_for_qemu);
     RUN(the_security_page_refuses_what_is_no_sequence_of_records);
+    RUN(the_checkpointing_page_takes_one_and_goes_back);
     RUN(the_simulators_device_writes_until_it_is_stopped);
     return DONE();
 }
