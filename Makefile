@@ -420,6 +420,15 @@ lab: lab-programs ## the C tests on real kernels, in machines of their own (uses
 	@lab/iommufd-layout.sh
 	@lab/run.sh --programs $(B)/lab
 
+# Not part of check: minutes for each kernel.
+.PHONY: lab-checkpoints
+lab-checkpoints: $(TEST_SOS) ## 1000 checkpoints and restores on real devices, and a writer killed in each system call
+	@mkdir -p $(B)/lab-checkpoints/tests
+	@{ cat c-tests/lab/checkpoint.conf && echo TIMEOUT=1800; } >$(B)/lab-checkpoints/tests/checkpoint.conf
+	@$(CC) $(TEST_CPPFLAGS) -Ic-tests $(TEST_CFLAGS) -DROUNDS=1000 $(LDFLAGS) -o $(B)/lab-checkpoints/tests/checkpoint.test \
+		c-tests/lab/checkpoint.c $(LAB_COMMON) -L$(B) -lvfiomig -pthread $(TEST_RPATH)
+	@lab/run.sh --no-sanity --programs $(B)/lab-checkpoints
+
 .PHONY: lab-syscalls
 lab-syscalls: lab-programs ## compare docs/syscalls.json with the calls made on a real device
 	@rm -rf $(B)/lab-strace
