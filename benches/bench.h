@@ -119,7 +119,8 @@ static inline struct vfiomig_device *bench_open(struct bench_device *state,
 {
     struct vfiomig_device *device;
     *state = (struct bench_device){ VFIOMIG_STATE_RUNNING, open_data, NULL };
-    ops.feature = bench_feature;
+    if (!ops.feature)
+        ops.feature = bench_feature;
     ops.reset = bench_reset;
     if (vfiomig_device_new_ops(&ops, state, NULL, &device))
         bench_die("vfiomig_device_new_ops");
