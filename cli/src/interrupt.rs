@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 
 /// Whether one has come, and which.
@@ -22,6 +22,8 @@ impl Interrupt {
         for signal in [SIGINT, SIGTERM, SIGHUP] {
             flag::register_usize(signal, Arc::clone(&self.0), signal as usize)?;
         }
+        // What cannot be written because of a limit fails, and is undone.
+        flag::register(SIGXFSZ, Arc::default())?;
         Ok(())
     }
 

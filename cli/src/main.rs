@@ -5,6 +5,7 @@
 //! main      arguments, exit status
 //! commands  one module for each
 //! side      what compat compares: a device, a stream, an identity
+//! probe_json what probe --json printed, read again
 //! examine   one device: asking it, and what follows
 //! device    a device that a command works on
 //! refusal   why it could not be opened
@@ -60,6 +61,7 @@ mod new_file;
 mod open;
 mod output;
 mod policy_rules;
+mod probe_json;
 mod progress;
 mod qemu;
 mod qemu_file;

@@ -4,7 +4,6 @@
 
 use std::path::Path;
 
-use serde_json::Value;
 use vfiomig::Code;
 use vfiomig::device::Identity;
 use vfiomig::stream::checkpoint;
@@ -16,6 +15,7 @@ use crate::device;
 use crate::exit::{Result, Status, Trouble};
 use crate::input::{self, Input};
 use crate::key::Key;
+use crate::probe_json;
 use crate::sysfs::{is_uuid, pci_address};
 use crate::text::from_hex;
 
@@ -151,26 +151,16 @@ fn of_checkpoint(input: &mut Input, wanted: Option<&str>, key: Option<&Key>) -> 
 fn of_json(input: &mut Input, wanted: Option<&str>) -> Result<Identity> {
     let rest = input.read_all(MAX_JSON)?;
     let rest = rest.ok_or_else(|| unusable(input, "longer than 64 MiB"))?;
-    let value: Value = serde_json::from_slice(&rest)
+    let found = probe_json::find(&rest, wanted)
         .map_err(|error| unusable(input, &format!("not JSON: {error}")))?;
-    let objects = match &value {
-        Value::Array(objects) => objects.as_slice(),
-        object => std::slice::from_ref(object),
-    };
-    let names = |object: &Value, wanted: &str| {
-        ["name", "device"].iter().any(|member| object.get(member).is_some_and(|v| v == wanted))
-    };
-    let mut fitting = objects.iter().filter(|object| wanted.is_none_or(|w| names(object, w)));
-    let object = match (fitting.next(), fitting.next()) {
-        (Some(object), None) => object,
-        (None, _) => return Err(unusable(input, "there is no such device in it")),
-        (Some(_), Some(_)) => {
+    let bytes = match found.count {
+        0 => return Err(unusable(input, "there is no such device in it")),
+        1 => found.exported.as_deref().and_then(from_hex),
+        _ => {
             let text = "there are several devices in it: say which after a #, as in FILE#3b:00.2";
             return Err(unusable(input, text));
         }
     };
-    let bytes = object.get("identity").and_then(|identity| identity.get("exported"));
-    let bytes = bytes.and_then(Value::as_str).and_then(from_hex);
     let bytes = bytes.ok_or_else(|| {
         unusable(input, "it has no identity.exported: the device could not be asked")
     })?;

@@ -316,6 +316,31 @@ fn devices_that_announce_much_take_no_memory() {
 }
 
 #[test]
+fn a_limit_on_files_leaves_nothing_of_what_was_begun() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let file = fixture("minimal.bin");
+    let script =
+        format!("ulimit -f 0; exec {TOOL} extract {} stream -o {}", file.display(), out.display());
+    let output = Command::new("bash").args(["-c", &script]).output().unwrap();
+    assert_eq!(output.status.code(), Some(7), "{output:?}");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+/// A tree of it would have dozens of times its size.
+#[test]
+fn json_of_another_host_takes_no_more_memory_than_its_length() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("json");
+    fs::write(&path, format!("[{}0]", "[],".repeat(6 << 20))).unwrap();
+    let script = format!("ulimit -v 400000; exec {TOOL} compat {0} {0}", path.display());
+    let output = Command::new("bash").args(["-c", &script]).output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(err.contains("no such device") && err.lines().count() == 1, "{err}");
+}
+
+#[test]
 fn an_interrupt_leaves_nothing_of_what_was_being_extracted() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("long");

@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use serde_json::Value;
 
 /// The longest description that is read, in bytes: QEMU's have some hundred thousand.
-pub const LONGEST: u64 = 4 << 20;
+pub const LONGEST: u64 = 2 << 20;
 
 /// How the description begins: its section's type and its length stand before it.
 const TYPE: u8 = 6;
