@@ -101,7 +101,7 @@ FIELD(vfiomig_verdict, num_refused, 12, 4);
 FIELD(vfiomig_verdict, num_unchecked, 16, 4);
 FIELD(vfiomig_verdict, reserved, 20, 4);
 
-SIZE(vfiomig_device_ops, 96);
+SIZE(vfiomig_device_ops, 120);
 FIELD(vfiomig_device_ops, struct_size, 0, 4);
 FIELD(vfiomig_device_ops, reserved, 4, 4);
 FIELD(vfiomig_device_ops, feature, 8, 8);
@@ -115,6 +115,9 @@ FIELD(vfiomig_device_ops, data_set_nonblocking, 64, 8);
 FIELD(vfiomig_device_ops, region_read, 72, 8);
 FIELD(vfiomig_device_ops, identity, 80, 8);
 FIELD(vfiomig_device_ops, release, 88, 8);
+FIELD(vfiomig_device_ops, device_info, 96, 8);
+FIELD(vfiomig_device_ops, region_info, 104, 8);
+FIELD(vfiomig_device_ops, region_write, 112, 8);
 
 SIZE(vfiomig_caps, 32);
 FIELD(vfiomig_caps, struct_size, 0, 4);

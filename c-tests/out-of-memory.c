@@ -82,6 +82,30 @@ static int64_t region_read(void *o, uint32_t region, uint64_t at, void *buf, siz
     return r;
 }
 
+static int device_info(void *o, uint32_t *flags, uint32_t *num_regions)
+{
+    OUTSIDE;
+    int r = real_ops.device_info(o, flags, num_regions);
+    INSIDE;
+    return r;
+}
+
+static int region_info(void *o, uint32_t region, void *info, size_t len)
+{
+    OUTSIDE;
+    int r = real_ops.region_info(o, region, info, len);
+    INSIDE;
+    return r;
+}
+
+static int64_t region_write(void *o, uint32_t region, uint64_t at, const void *buf, size_t len)
+{
+    OUTSIDE;
+    int64_t r = real_ops.region_write(o, region, at, buf, len);
+    INSIDE;
+    return r;
+}
+
 static int identity(void *o, struct vfiomig_identity *out)
 {
     OUTSIDE;
@@ -171,9 +195,13 @@ struct world {
             FAIL("%s is %d: %s", #call, r_, vfiomig_error_message());                    \
     } while (0)
 
+/* What the devices speak. */
+static uint32_t protocol = VFIOMIG_PROTOCOL_V2;
+
 static void side_new(struct side *side, uint64_t seed, uint64_t quirks)
 {
     struct vfiomig_sim_options o = rig_options();
+    o.kind = protocol;
     o.seed = seed;
     o.quirks = quirks;
     o.max_read = 9000;
@@ -197,6 +225,9 @@ static int probe_with(struct side *side, const struct vfiomig_device_options *op
     ops.region_read = real_ops.region_read ? region_read : NULL;
     ops.identity = real_ops.identity ? identity : NULL;
     ops.release = release;
+    ops.device_info = device_info;
+    ops.region_info = region_info;
+    ops.region_write = region_write;
     side->probed++;
     TRY(vfiomig_device_new_ops(&ops, side->sim, options, &side->dev));
     return 0;
@@ -1292,6 +1323,16 @@ KIND(restore, checkpoint_to_restore)
 KIND(restore_staged, checkpoint_to_restore)
 KIND(descriptors, NULL)
 
+static void out_of_memory_with_v1(void)
+{
+    protocol = VFIOMIG_PROTOCOL_V1;
+    out_of_memory_in_probe_ops();
+    out_of_memory_in_save_native();
+    out_of_memory_in_save_that_restarts();
+    out_of_memory_in_load_native();
+    protocol = VFIOMIG_PROTOCOL_V2;
+}
+
 int main(void)
 {
     shared_count = mmap(NULL, 2 * sizeof *shared_count, PROT_READ | PROT_WRITE,
@@ -1299,6 +1340,7 @@ int main(void)
     memory_most = shared_count + 1;
     RUN(out_of_memory_in_probe_ops);
     RUN(out_of_memory_in_probe_fd);
+    RUN(out_of_memory_with_v1);
     RUN(out_of_memory_in_log_records);
     RUN(out_of_memory_in_save_native);
     RUN(out_of_memory_in_save_that_restarts);

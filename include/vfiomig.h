@@ -390,6 +390,10 @@ struct vfiomig_device;
                                                     * Loading is not. */
 #define VFIOMIG_REASON_LOAD_DISABLED           18  /* Loading is switched off, by one of these
                                                     * three. Saving is not. */
+#define VFIOMIG_REASON_MID_PROTOCOL            19  /* The device has the migration region of patches
+                                                    * of 2018 and 2019 that no kernel has. */
+#define VFIOMIG_REASON_REGIONS_UNUSABLE        20  /* The device has migration regions of older
+                                                    * kernels, and they cannot be used. */
 
 /* Something that happened to a device. */
 struct vfiomig_event {
@@ -524,7 +528,8 @@ struct vfiomig_device_ops {
 
     /*
      * Reads len bytes of a region (PCI: VFIO_PCI_*_REGION_INDEX) at offset. NULL: no regions. Asked
-     * for PCI configuration space of devices whose identity has the bus "pci".
+     * for PCI configuration space of devices whose identity has the bus "pci", and for migration
+     * regions: a field of those with one call of its length.
      */
     int64_t (*region_read)(void *opaque, uint32_t region, uint64_t offset, void *buf, size_t len);
 
@@ -536,6 +541,24 @@ struct vfiomig_device_ops {
      * creating the device fails. NULL: nothing to do.
      */
     vfiomig_release_fn release;
+
+    /*
+     * VFIO_DEVICE_GET_INFO: sets *flags to VFIO_DEVICE_FLAGS_* and *num_regions to the number of
+     * regions. Both are 0 on entry. NULL: they stay 0, and the device has no migration regions.
+     */
+    int (*device_info)(void *opaque, uint32_t *flags, uint32_t *num_regions);
+
+    /*
+     * VFIO_DEVICE_GET_REGION_INFO: fills info, a struct vfio_region_info with room for len bytes in
+     * all, aligned to 8, with the region and its capabilities. argsz and index are set on entry. As
+     * in the kernel, argsz says how many bytes are needed if len is too little, and cap_offset is 0
+     * then. NULL: the device has no migration regions.
+     */
+    int (*region_info)(void *opaque, uint32_t region, void *info, size_t len);
+
+    /* Writes len bytes of a region at offset. NULL: the device has no migration regions. */
+    int64_t (*region_write)(void *opaque, uint32_t region, uint64_t offset, const void *buf,
+                            size_t len);
 };
 #define VFIOMIG_DEVICE_OPS_INIT VFIOMIG_INIT_(struct vfiomig_device_ops)
 
@@ -1632,7 +1655,8 @@ struct vfiomig_load_stats {
  * device's data fd and keeps the device alive.
  *
  * If the options name the source, it is judged first, and nothing has been done to the device if it
- * does not fit.
+ * does not fit. A device that speaks protocol v1 stays where it is until the stream has said what
+ * it was saved from.
  *
  * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -E2BIG,
  *         -EPROTO, -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED,

@@ -42,6 +42,13 @@ pub struct Identity {
     pub protocol: u32,
 }
 
+impl Identity {
+    /// The protocol of its state. Those that do not say are of the newest.
+    pub(crate) fn generation(&self) -> u32 {
+        if self.protocol == 0 { protocol::V2 } else { self.protocol }
+    }
+}
+
 /// VFIO's migration protocols. A state is of one of them.
 pub mod protocol {
     /// The migration region, Linux 5.8 to 5.17.

@@ -15,7 +15,7 @@ use vfiomig::Device;
 use vfiomig::device::{DeviceOptions, Fixups};
 use vfiomig::error::{Code, Failure, Operation, Outcome};
 use vfiomig::session::{Ending, SaveOptions, SaveStatus};
-use vfiomig_sim::{Effect, Op, Sim, SimOptions, State, quirk};
+use vfiomig_sim::{Effect, Kind, Op, Sim, SimOptions, State, quirk};
 
 const ERRNOS: [i32; 6] =
     [libc::EIO, libc::EINVAL, libc::ENODEV, libc::EAGAIN, libc::ENOTCONN, libc::EFAULT];
@@ -36,6 +36,7 @@ fn drive<'a>() -> Drive<'a> {
 /// One fault.
 #[derive(Clone, Copy, Debug)]
 struct Case {
+    kind: Kind,
     flags: u32,
     quirks: u64,
     at: At,
@@ -58,7 +59,8 @@ impl Case {
     fn run(self) -> bool {
         let [source, target] = [At::Source, At::Target].map(|at| {
             let quirks = if self.at == at { self.quirks } else { 0 };
-            side(SimOptions { quirks, ..options(self.flags, 1 + at as u64) })
+            let options = options(self.flags, 1 + at as u64);
+            side(SimOptions { quirks, kind: self.kind, window: 900, ..options })
         });
         let bad = if self.at == At::Source { &source } else { &target };
         source.sim.guest_write(100, 1000, 3).unwrap();
@@ -133,7 +135,10 @@ impl Case {
                 assert!([State::STOP, left].contains(&source.sim.state()), "{self:?}");
             }
             Err((at, error)) => {
-                assert_eq!(*at, self.at, "{self:?}: {error}");
+                // A reset of a v1 device between the last look and the change leaves no trace but data
+                // that a target refuses.
+                let unseen = self.kind == Kind::V1 && self.effect == Effect::Reset;
+                assert!(*at == self.at || unseen, "{self:?}: {error}");
                 let session = match at {
                     At::Source => done.save.as_ref().and_then(|save| save.failure()),
                     At::Target => done.load.as_ref().and_then(|load| load.failure()),
@@ -216,15 +221,20 @@ fn sweep(case: Case) -> u64 {
     0
 }
 
-const KINDS: [Op; 7] =
+const OPS: [Op; 7] =
     [Op::Any, Op::GetState, Op::SetState, Op::Read, Op::Write, Op::PrecopyInfo, Op::DataSize];
 
 fn sweep_all(at: At, flags: u32, quirks: u64) {
+    sweep_ops(Kind::V2, &OPS, at, flags, quirks);
+}
+
+fn sweep_ops(kind: Kind, ops: &[Op], at: At, flags: u32, quirks: u64) {
     let mut struck = 0;
-    for op in KINDS {
+    let errnos = if kind == Kind::V2 { &ERRNOS[..] } else { &ERRNOS[..4] };
+    for op in ops.iter().copied() {
         for effect in Effect::ALL {
-            for errno in ERRNOS {
-                let case = Case { flags, quirks, at, op, nth: 0, errno, effect };
+            for errno in errnos.iter().copied() {
+                let case = Case { kind, flags, quirks, at, op, nth: 0, errno, effect };
                 struck += sweep(case);
             }
         }
@@ -237,6 +247,20 @@ fn every_operation_of_the_source_fails_in_every_way() {
     for flags in [7, 1] {
         sweep_all(At::Source, flags, 0);
     }
+}
+
+/// What a v1 device is asked.
+const V1_OPS: [Op; 7] =
+    [Op::GetState, Op::SetState, Op::Read, Op::Write, Op::PrecopyInfo, Op::Chunk, Op::TakeChunk];
+
+#[test]
+fn every_access_to_a_v1_source_fails_in_every_way() {
+    sweep_ops(Kind::V1, &V1_OPS, At::Source, 5, 0);
+}
+
+#[test]
+fn every_access_to_a_v1_target_fails_in_every_way() {
+    sweep_ops(Kind::V1, &V1_OPS, At::Target, 5, 0);
 }
 
 #[test]
@@ -257,7 +281,8 @@ fn every_operation_fails_on_a_device_that_cannot_be_reset() {
         for op in [Op::SetState, Op::Read, Op::Write] {
             for effect in [Effect::Once, Effect::Error, Effect::Half] {
                 let errno = libc::EIO;
-                sweep(Case { flags: 7, quirks: quirk::NO_RESET, at, op, nth: 0, errno, effect });
+                let (kind, quirks) = (Kind::V2, quirk::NO_RESET);
+                sweep(Case { kind, flags: 7, quirks, at, op, nth: 0, errno, effect });
             }
         }
     }

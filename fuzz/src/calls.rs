@@ -493,6 +493,9 @@ fn new_device() {
         region_read: None,
         identity: Some(identity),
         release: Some(released),
+        device_info: None,
+        region_info: None,
+        region_write: None,
     });
     let mut options = out_of::<vfiomig_device_options>();
     let owner = new_tag(made);

@@ -55,6 +55,14 @@ struct vfiomig_device_ops;
 #define VFIOMIG_SIM_FUTURE              (1ull << 23) /* reports unknown migration flags in addition to its own */
 #define VFIOMIG_SIM_PRECOPY_ALL         (1ull << 24) /* virtio: pre-copy resends the full state each round */
 #define VFIOMIG_SIM_RESET_KEEPS_STATE   (1ull << 25) /* vfio-user servers: a reset leaves the migration state; EINVAL while stopped */
+#define VFIOMIG_SIM_ALTERNATING_OFFSET  (1ull << 26) /* v1: chunks lie in two places in turn */
+#define VFIOMIG_SIM_DATA_SIZE_ZERO      (1ull << 27) /* v1, NVIDIA vGPU: the length of a chunk reads 0 */
+#define VFIOMIG_SIM_PENDING_FOREVER     (1ull << 28) /* v1: there is always something pending */
+#define VFIOMIG_SIM_STRICT_WIDTHS       (1ull << 29) /* v1: data is accessed in aligned words only */
+#define VFIOMIG_SIM_OFFSET_OUTSIDE      (1ull << 30) /* v1: chunks lie outside of the region */
+#define VFIOMIG_SIM_LOOPING_CHAIN       (1ull << 31) /* v1: the chain of capabilities goes in circles */
+#define VFIOMIG_SIM_MID_REGION          (1ull << 32) /* v1: the region has the type of earlier patches */
+#define VFIOMIG_SIM_TWO_REGIONS         (1ull << 33) /* v1: there are two such regions */
 
 /* How a device is made. Set struct_size, and everything else that you do not need to zero: where zero
  * means nothing, it stands for the default. */
@@ -81,7 +89,8 @@ struct vfiomig_sim_options {
     char driver[64];            /* default "vfiomig-sim" */
     uint64_t log_page_size;     /* smallest pages in which it logs its DMA: a power of two; default 4096 */
     uint32_t log_max_ranges;    /* ranges that its log has room for (more: ENOSPC); default 256, the kernel's */
-    uint32_t reserved2;
+    uint32_t kind;              /* VFIOMIG_PROTOCOL_V1: the region of Linux 5.8 to 5.17; default V2 */
+    uint64_t window;            /* v1: the most bytes of a chunk; default 64 KiB */
 };
 #define VFIOMIG_SIM_NO_MIGRATION 0x80000000u
 
@@ -98,6 +107,8 @@ struct vfiomig_sim_options {
 #define VFIOMIG_SIM_OP_LOG_START    9u  /* of DMA logging */
 #define VFIOMIG_SIM_OP_LOG_STOP     10u
 #define VFIOMIG_SIM_OP_LOG_REPORT   11u
+#define VFIOMIG_SIM_OP_CHUNK        12u /* v1: asking where the next chunk is, and how long */
+#define VFIOMIG_SIM_OP_TAKE_CHUNK   13u /* v1: saying that a chunk has been written */
 
 /* What happens with the failure. */
 #define VFIOMIG_SIM_FAULT_ONCE   0u  /* the operation fails, nothing else changes */

@@ -13,7 +13,7 @@ use vfiomig::transport::vfiomig_device_ops;
 
 use crate::Sim;
 use crate::fsm::State;
-use crate::options::{Effect, Op, SimOptions};
+use crate::options::{Effect, Kind, Op, SimOptions};
 use crate::shared::Shared;
 use crate::table::{OPS, status, with};
 
@@ -45,19 +45,25 @@ pub struct vfiomig_sim_options {
     pub driver: [c_char; 64],
     pub log_page_size: u64,
     pub log_max_ranges: u32,
-    pub reserved2: u32,
+    pub kind: u32,
+    pub window: u64,
 }
 
 const OPTIONS_SIZE: usize = size_of::<vfiomig_sim_options>();
 
 // The layout that the header has.
 const _: () = {
-    assert!(OPTIONS_SIZE == 272);
+    assert!(OPTIONS_SIZE == 280);
     assert!(std::mem::offset_of!(vfiomig_sim_options, transition_us) == 72);
     assert!(std::mem::offset_of!(vfiomig_sim_options, pci_vendor) == 120);
     assert!(std::mem::offset_of!(vfiomig_sim_options, driver) == 192);
     assert!(std::mem::offset_of!(vfiomig_sim_options, log_max_ranges) == 264);
+    assert!(std::mem::offset_of!(vfiomig_sim_options, window) == 272);
 };
+
+/// `kind`: the numbers of `VFIOMIG_PROTOCOL_*`.
+const KIND_V1: u32 = 1;
+const KIND_V2: u32 = 2;
 
 /// The largest `struct_size` that is valid, as in libvfiomig.
 const MAX_STRUCT_SIZE: usize = 64 << 10;
@@ -92,6 +98,8 @@ impl From<&vfiomig_sim_options> for SimOptions {
             driver: if driver.is_empty() { default.driver } else { driver },
             log_page_size: c.log_page_size,
             log_max_ranges: c.log_max_ranges,
+            kind: if c.kind == KIND_V1 { Kind::V1 } else { Kind::V2 },
+            window: c.window,
         }
     }
 }
@@ -121,7 +129,7 @@ unsafe fn read_options(options: *const vfiomig_sim_options) -> Result<SimOptions
             }
         }
     }
-    if own.reserved != 0 || own.reserved2 != 0 {
+    if own.reserved != 0 || !matches!(own.kind, 0 | KIND_V1 | KIND_V2) {
         return Err(libc::EINVAL);
     }
     Ok(SimOptions::from(&own))

@@ -12,7 +12,7 @@ use crate::contents::{Contents, mix};
 use crate::fsm::{self, State};
 use crate::logging;
 use crate::logging::{Log, Report, Start};
-use crate::options::{Effect, NO_MIGRATION, Op, SimOptions, quirk};
+use crate::options::{Effect, Kind, NO_MIGRATION, Op, SimOptions, quirk};
 use crate::stream::{LoadStream, SaveStream, full_length};
 
 /// Reads and writes with a rate sleep at most this long at once.
@@ -30,6 +30,7 @@ const FEATURE_DMA_LOGGING_REPORT: u32 = 8;
 const FEATURE_MIG_DATA_SIZE: u32 = 9;
 const FEATURE_MIG_PRECOPY_INFO_V2: u32 = 12;
 
+const STOP_COPY_FLAG: u32 = 1;
 const PRE_COPY_FLAG: u32 = 4;
 /// What [`quirk::FUTURE`] adds to the migration flags.
 const FUTURE_FLAGS: u64 = 1 << 12;
@@ -184,6 +185,10 @@ impl Core {
         let mut options = options;
         let flags = options.migration_flags;
         let known_flags = flags == NO_MIGRATION || flags <= 7;
+        if options.kind != Kind::V2 {
+            // The older protocols have these states.
+            options.migration_flags = STOP_COPY_FLAG | PRE_COPY_FLAG;
+        }
         let log_page = options.log_page_size;
         if !known_flags
             || options.initial_state.0 > 7
@@ -224,7 +229,7 @@ impl Core {
         })
     }
 
-    fn has(&self, quirk: u64) -> bool {
+    pub fn has(&self, quirk: u64) -> bool {
         self.options.quirks & quirk != 0
     }
 
@@ -397,7 +402,7 @@ impl Core {
         }
     }
 
-    fn begin_plain(&mut self, op: Op) -> Result<(), i32> {
+    pub fn begin_plain(&mut self, op: Op) -> Result<(), i32> {
         match self.begin(op) {
             Struck::No | Struck::Ignored => Ok(()),
             Struck::Fails(errno) | Struck::Half(errno) => Err(errno),
@@ -444,8 +449,9 @@ impl Core {
             return Err(libc::EINVAL);
         }
         let feature = flags & FEATURE_MASK;
-        let migrates = self.options.migration_flags != NO_MIGRATION;
-        let logs = !self.has(quirk::NO_LOGGING);
+        let newest = self.options.kind == Kind::V2;
+        let migrates = newest && self.options.migration_flags != NO_MIGRATION;
+        let logs = newest && !self.has(quirk::NO_LOGGING);
         // Which methods exist, and how long the payload is.
         let (exists, can_get, can_set, len) = match feature {
             FEATURE_MIGRATION => (migrates, true, false, 8),
@@ -623,7 +629,7 @@ impl Core {
 
     // The state machine.
 
-    fn set_state(&mut self, to: State) -> Result<i32, i32> {
+    pub fn set_state(&mut self, to: State) -> Result<i32, i32> {
         let struck = self.begin(Op::SetState);
         let known = !self.moved;
         match struck {
@@ -886,6 +892,56 @@ impl Core {
         let n = result?;
         self.bytes_written += n as u64;
         Ok(if too_much && n > 0 { n + 1 } else { n })
+    }
+
+    // For protocols that have no data fds: the session's own stream.
+
+    /// The stream of the session that the device is in, if there is one.
+    pub fn session(&self) -> Option<i32> {
+        self.streams.current
+    }
+
+    /// A violation, if the VMM can know in which state the device is.
+    pub fn misused(&mut self, what: &'static CStr) {
+        if !self.moved {
+            self.violation(what);
+        }
+    }
+
+    /// The device was asked for its state.
+    pub fn looked_at(&mut self) {
+        self.moved = false;
+    }
+
+    /// Data of the device being saved.
+    pub fn pull(&mut self, buf: &mut [u8]) -> usize {
+        let model = self.options.model;
+        let len = match self.streams.saving() {
+            Some(save) => save.read(&self.contents, model, buf),
+            None => 0,
+        };
+        self.bytes_read += len as u64;
+        len
+    }
+
+    /// What is left of it, in bytes.
+    pub fn left(&mut self) -> u64 {
+        match self.streams.saving() {
+            Some(save) if save.is_stopped() => save.stop_copy_bytes(&self.contents),
+            Some(save) => save.initial_bytes() + save.dirty_bytes(&self.contents),
+            None => 0,
+        }
+    }
+
+    /// Data for the device being loaded.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), i32> {
+        let load = self.streams.loading().ok_or(libc::EINVAL)?;
+        self.emptied = false;
+        let result = load.write(bytes, false);
+        load.poisoned |= result.is_err();
+        result?;
+        self.bytes_written += bytes.len() as u64;
+        Ok(())
     }
 
     pub fn precopy_info(&mut self, token: i32) -> Result<Estimates, i32> {

@@ -28,6 +28,7 @@ mod device;
 pub mod fsm;
 mod logging;
 mod options;
+mod region;
 mod shared;
 mod stream;
 // Whichever locks the library has been compiled with.
@@ -42,7 +43,7 @@ use std::sync::Arc;
 use vfiomig::transport::{OpsTransport, vfiomig_device_ops};
 
 pub use fsm::State;
-pub use options::{Effect, NO_MIGRATION, Op, SimOptions, quirk};
+pub use options::{Effect, Kind, NO_MIGRATION, Op, SimOptions, quirk};
 
 use shared::Shared;
 

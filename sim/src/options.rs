@@ -66,11 +66,37 @@ pub mod quirk {
         /// vfio-user servers: a reset empties the device and leaves it in its migration state; it is
         /// refused with EINVAL while the device is stopped.
         RESET_KEEPS_STATE = 25;
+        /// v1: chunks lie in two places in turn.
+        ALTERNATING_OFFSET = 26;
+        /// v1, NVIDIA vGPU: the length of a chunk reads 0.
+        DATA_SIZE_ZERO = 27;
+        /// v1: there is always something pending.
+        PENDING_FOREVER = 28;
+        /// v1: data is accessed in aligned words only.
+        STRICT_WIDTHS = 29;
+        /// v1: chunks lie outside of the region.
+        OFFSET_OUTSIDE = 30;
+        /// v1: the chain of the region's capabilities goes in circles.
+        LOOPING_CHAIN = 31;
+        /// v1: the region is that of the patches before it, which are told by their type.
+        MID_REGION = 32;
+        /// v1: there are two such regions.
+        TWO_REGIONS = 33;
     }
 }
 
 /// Instead of migration flags: the driver has no migration.
 pub const NO_MIGRATION: u32 = 0x8000_0000;
+
+/// Which protocol a device is migrated with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Kind {
+    /// The newest, of Linux 5.18.
+    #[default]
+    V2,
+    /// That of Linux 5.8 to 5.17: a region.
+    V1,
+}
 
 /// How a device is made. Where a zero in the C structure means nothing, it stands for the default;
 /// here [`Default`] provides it.
@@ -116,6 +142,10 @@ pub struct SimOptions {
     /// Ranges that its log has room for; with more it returns ENOSPC. 0: as many as the kernel
     /// takes, 256.
     pub log_max_ranges: u32,
+    /// How it is migrated.
+    pub kind: Kind,
+    /// v1: the most bytes of a chunk; 0: 64 KiB.
+    pub window: u64,
 }
 
 impl Default for SimOptions {
@@ -140,6 +170,8 @@ impl Default for SimOptions {
             driver: "vfiomig-sim".to_owned(),
             log_page_size: 0,
             log_max_ranges: 0,
+            kind: Kind::V2,
+            window: 0,
         }
     }
 }
@@ -172,11 +204,15 @@ pub enum Op {
     LogStop = 10,
     /// Reading it.
     LogReport = 11,
+    /// Asking where the next chunk is in a region, and how long.
+    Chunk = 12,
+    /// Saying that a chunk has been written.
+    TakeChunk = 13,
 }
 
 impl Op {
     /// In the order of their numbers.
-    pub const ALL: [Op; 12] = [
+    pub const ALL: [Op; 14] = [
         Op::Any,
         Op::GetFlags,
         Op::GetState,
@@ -189,6 +225,8 @@ impl Op {
         Op::LogStart,
         Op::LogStop,
         Op::LogReport,
+        Op::Chunk,
+        Op::TakeChunk,
     ];
 }
 

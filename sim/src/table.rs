@@ -166,6 +166,65 @@ unsafe extern "C" fn data_set_nonblocking(opaque: *mut c_void, data_fd: c_int) -
     status(unsafe { with(opaque, |sim| sim.callback(|sim| sim.lock().set_nonblocking(data_fd))) })
 }
 
+unsafe extern "C" fn device_info(
+    opaque: *mut c_void,
+    flags: *mut u32,
+    num_regions: *mut u32,
+) -> c_int {
+    // SAFETY: the table's opaque is the simulator.
+    status(unsafe {
+        with(opaque, |sim| {
+            // SAFETY: vfiomig.h, of the table: both are valid for writes.
+            let (flags, count) =
+                (flags.as_mut().ok_or(libc::EFAULT)?, num_regions.as_mut().ok_or(libc::EFAULT)?);
+            (*flags, *count) = (0, sim.region(|region, _| region.count()));
+            Ok(())
+        })
+    })
+}
+
+unsafe extern "C" fn region_info(
+    opaque: *mut c_void,
+    region: u32,
+    info: *mut c_void,
+    len: usize,
+) -> c_int {
+    // SAFETY: vfiomig.h, of the table: `info` is valid for reads and writes of `len` bytes.
+    let info = unsafe { std::slice::from_raw_parts_mut(info.cast::<u8>(), len) };
+    // SAFETY: the table's opaque is the simulator.
+    status(unsafe {
+        with(opaque, |sim| sim.callback(|sim| sim.region(|r, _| r.info(region, info))))
+    })
+}
+
+unsafe extern "C" fn region_read(
+    opaque: *mut c_void,
+    region: u32,
+    offset: u64,
+    buf: *mut c_void,
+    len: usize,
+) -> i64 {
+    // SAFETY: vfiomig.h, of the table: `buf` is valid for writes of `len` bytes, and not NULL.
+    let buf = unsafe { std::slice::from_raw_parts_mut(buf.cast::<u8>(), len) };
+    let read = |sim: &Shared| sim.region(|r, core| r.read(core, region, offset, buf));
+    // SAFETY: the table's opaque is the simulator.
+    count(unsafe { with(opaque, |sim| sim.callback(read)) })
+}
+
+unsafe extern "C" fn region_write(
+    opaque: *mut c_void,
+    region: u32,
+    offset: u64,
+    buf: *const c_void,
+    len: usize,
+) -> i64 {
+    // SAFETY: vfiomig.h, of the table: `buf` is valid for reads of `len` bytes, and not NULL.
+    let buf = unsafe { std::slice::from_raw_parts(buf.cast::<u8>(), len) };
+    let write = |sim: &Shared| sim.region(|r, core| r.write(core, region, offset, buf));
+    // SAFETY: the table's opaque is the simulator.
+    count(unsafe { with(opaque, |sim| sim.callback(write)) })
+}
+
 unsafe extern "C" fn identity(opaque: *mut c_void, out: *mut vfiomig_identity) -> c_int {
     // SAFETY: the table's opaque is the simulator.
     let result = unsafe {
@@ -220,9 +279,12 @@ const fn table(release: unsafe extern "C" fn(*mut c_void)) -> vfiomig_device_ops
         data_close: Some(data_close),
         data_poll_fd: Some(data_poll_fd),
         data_set_nonblocking: Some(data_set_nonblocking),
-        region_read: None,
+        region_read: Some(region_read),
         identity: Some(identity),
         release: Some(release),
+        device_info: Some(device_info),
+        region_info: Some(region_info),
+        region_write: Some(region_write),
     }
 }
 

@@ -603,7 +603,7 @@ fn a_reset_that_keeps_the_state_empties_the_device_and_is_refused_while_it_is_st
 #[test]
 fn there_is_a_test_for_every_quirk() {
     // Whoever adds a quirk must add its test here: the tests above name every constant.
-    let source = include_str!("device.rs");
+    let source = concat!(include_str!("device.rs"), include_str!("regions.rs"));
     for (bit, name) in quirk::ALL {
         assert!(bit.is_power_of_two());
         assert!(source.contains(&format!("quirk::{name}")), "{name}");

@@ -125,7 +125,7 @@ impl Inner {
             let text = format!("the pre-copy estimates cannot be read: {errno}");
             Error::new(errno.code(), text).with_failure(Failure {
                 operation: Operation::PrecopyInfo,
-                ioctl: uapi::VFIO_MIG_GET_PRECOPY_INFO,
+                ioctl: self.link.ioctl(uapi::VFIO_MIG_GET_PRECOPY_INFO),
                 errno: errno.0,
                 state_before: self.state_now(),
                 state_after: self.state_now(),

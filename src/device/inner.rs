@@ -165,7 +165,7 @@ impl Inner {
             )
             .with_failure(Failure {
                 operation: Operation::GetState,
-                ioctl: crate::uapi::VFIO_DEVICE_FEATURE,
+                ioctl: self.link.ioctl(crate::uapi::VFIO_DEVICE_FEATURE),
                 errno: errno.0,
                 state_before: self.state_now(),
                 fixups: self.fixups(),

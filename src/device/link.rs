@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::cancel::Cancel;
 use crate::error::Errno;
 use crate::fsm::State;
+use crate::identity::protocol;
 use crate::protocol::{Changed, Estimates, Got, Patience, Protocol, WriteFailed};
 use crate::transport::{Direction, DmaLog, Transport};
 
@@ -26,6 +27,16 @@ pub(super) struct Link {
 impl Link {
     pub fn new(transport: Box<dyn Transport>, protocol: Box<dyn Protocol>) -> Link {
         Link { transport, protocol }
+    }
+
+    /// Which protocol the device is migrated with: a number of [`crate::identity::protocol`].
+    pub fn generation(&self) -> u32 {
+        self.protocol.generation()
+    }
+
+    /// The ioctl behind a request of the protocol's, of which `v2` is that of the newest; 0: none.
+    pub fn ioctl(&self, v2: u32) -> u32 {
+        if self.generation() == protocol::V2 { v2 } else { 0 }
     }
 
     // --- the device's state ------------------------------------------------------------------------

@@ -81,14 +81,14 @@ impl Device {
         let mut protocol: Box<dyn Protocol> = Box::new(protocol::V2::default());
         let release = sys::kernel_release();
         let mut probed =
-            probe::probe(transport.as_mut(), protocol.as_mut(), options.disabled, &release)?;
+            probe::probe(transport.as_mut(), &mut protocol, options.disabled, &release)?;
         let sysfs = options.sysfs.or_else(|| transport.sysfs());
         let name = sysfs.as_deref().and_then(learn::name_of);
         let mut identity = learn::learn(transport.as_mut(), sysfs, &options.vendor_data);
         identity.migration_flags = probed.caps.migration_flags;
         identity.state_size = probed.caps.state_size.unwrap_or(0);
         if !identity.migration_flags.is_empty() {
-            identity.protocol = crate::identity::protocol::V2;
+            identity.protocol = protocol.generation();
         }
         let facts = policy::Facts { name: name.as_deref(), identity: &identity };
         probed.replace_permission_reasons(permission::reasons(&policy::judge(&facts).denials));

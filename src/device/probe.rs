@@ -7,7 +7,7 @@
 
 use crate::error::{Code, Errno, Error, Failure, Operation, Result, err};
 use crate::fsm::{MigrationFlags, State};
-use crate::protocol::Protocol;
+use crate::protocol::{self, Found, Protocol};
 use crate::transport::{BitmapBuffer, DmaLog, FeatureRequest, PageSize, Span, Transport};
 use crate::uapi;
 
@@ -99,6 +99,8 @@ reasons! {
     DisabledByPolicy = 16, Blocks, "disabled-by-policy";
     SaveDisabled = 17, Limits, "save-disabled";
     LoadDisabled = 18, Limits, "load-disabled";
+    MidProtocol = 19, Blocks, "mid-protocol";
+    RegionsUnusable = 20, Blocks, "regions-unusable";
 }
 
 impl ReasonCode {
@@ -133,7 +135,7 @@ pub(super) struct Probed {
 /// Asks the device everything. Fails only if the fd is not a usable VFIO device at all.
 pub(super) fn probe(
     transport: &mut dyn Transport,
-    protocol: &mut dyn Protocol,
+    protocol: &mut Box<dyn Protocol>,
     disabled: bool,
     kernel_release: &str,
 ) -> Result<Probed> {
@@ -145,13 +147,14 @@ pub(super) fn probe(
     // First, what the fd is: everything else is misread on something that is not a device.
     check_device(transport)?;
     let mut caps = no_migration();
-    match protocol.probe(transport) {
+    match choose(transport, protocol, kernel_release)? {
         Ok(flags) => caps.migration_flags = flags,
-        Err(errno) => {
-            add_why_no_migration(&mut reasons, errno, kernel_release);
+        Err(reason) => {
+            reasons.push(reason);
             return Ok(Probed { caps, reasons });
         }
     }
+    let protocol = protocol.as_mut();
     if !caps.can_migrate() {
         let text = format!(
             "the driver reports migration flags {:#x} without STOP_COPY, which this library needs; a \
@@ -303,7 +306,46 @@ fn no_migration() -> Caps {
     }
 }
 
-fn add_why_no_migration(reasons: &mut Vec<Reason>, errno: Errno, kernel_release: &str) {
+/// Puts a protocol that the device speaks in the place of `protocol`, which is the newest, unless that
+/// is the one. Returns what it supports, or why there is none.
+fn choose(
+    transport: &mut dyn Transport,
+    protocol: &mut Box<dyn Protocol>,
+    kernel_release: &str,
+) -> Result<std::result::Result<MigrationFlags, Reason>> {
+    let errno = match protocol.probe(transport) {
+        Ok(flags) => return Ok(Ok(flags)),
+        Err(errno) => errno,
+    };
+    let none = why_no_migration(errno, kernel_release);
+    // A driver that has the newest protocol, and fails, is not asked for another one.
+    if errno.0 != libc::ENOTTY {
+        return Ok(Err(none));
+    }
+    Ok(match protocol::find(transport)? {
+        Found::Nothing => Err(none),
+        Found::Speaks(older) => {
+            *protocol = older;
+            protocol.probe(transport).map_err(|errno| Reason {
+                code: ReasonCode::RegionsUnusable,
+                text: format!("the device's migration region cannot be read: {errno}"),
+            })
+        }
+        Found::Mid => Err(Reason {
+            code: ReasonCode::MidProtocol,
+            text: "the device has the migration region of the patches of 2018 and 2019 (\"MID\"), \
+                   which no kernel has and this library does not speak; a driver for Linux 5.18 or \
+                   newer can be migrated"
+                .into(),
+        }),
+        Found::Unusable(why) => {
+            let text = format!("the device's migration regions cannot be used: {why}");
+            Err(Reason { code: ReasonCode::RegionsUnusable, text })
+        }
+    })
+}
+
+fn why_no_migration(errno: Errno, kernel_release: &str) -> Reason {
     let (code, text) = if errno.0 != libc::ENOTTY {
         (
             ReasonCode::DriverNoMigration,
@@ -323,7 +365,7 @@ fn add_why_no_migration(reasons: &mut Vec<Reason>, errno: Errno, kernel_release:
                 .to_owned(),
         )
     };
-    reasons.push(Reason { code, text });
+    Reason { code, text }
 }
 
 /// An address at which there is no memory.

@@ -113,7 +113,7 @@ impl Inner {
         )
         .with_failure(Failure {
             operation: Operation::SetState,
-            ioctl: uapi::VFIO_DEVICE_FEATURE,
+            ioctl: self.link.ioctl(uapi::VFIO_DEVICE_FEATURE),
             errno,
             state_before: Some(from),
             state_wanted: Some(to),

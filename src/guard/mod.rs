@@ -17,10 +17,14 @@ pub use mtty::Mtty;
 pub use records::{Field, MAX_HEADER, MAX_TAGS, Optional, RecordFormat, Records};
 
 use crate::fsm::MigrationFlags;
-use crate::identity::Identity;
+use crate::identity::{Identity, protocol};
 
 /// The guard that the library has for the driver of this target, if it has one.
 pub fn built_in(target: &Identity) -> Option<Box<dyn Guard>> {
+    // Other protocols have other data.
+    if target.generation() != protocol::V2 {
+        return None;
+    }
     match target.driver.as_str() {
         "mtty" => Some(Box::new(Mtty::new(&target.mdev_type))),
         // Without pre-copy, a driver of before 6.7 has no records in its stream.

@@ -6,10 +6,14 @@ use super::fields::{Field, FieldDecoder, Fields, MAX_FIELDS};
 use super::mtty::MttyFields;
 use crate::alloc;
 use crate::error::{Error, Result};
-use crate::identity::Identity;
+use crate::identity::{Identity, protocol};
 
 /// The decoder that the library has for a device's data, if it has one.
 pub fn built_in(identity: &Identity) -> Option<Box<dyn FieldDecoder>> {
+    // Other protocols have other data.
+    if identity.generation() != protocol::V2 {
+        return None;
+    }
     match identity.driver.as_str() {
         "mtty" => Some(Box::new(MttyFields::new())),
         _ => None,

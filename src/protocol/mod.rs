@@ -6,11 +6,19 @@
 //! transport and moves bytes between a device and a buffer. It knows nothing of frames, and leaves to
 //! the device what becomes of one whose change or stream has failed.
 
+mod describe;
+mod find;
+mod pump;
+mod units;
+mod v1;
 mod v2;
+mod window;
 
 use std::fmt;
 use std::time::Duration;
 
+pub(crate) use find::{Found, find};
+pub(crate) use v1::V1;
 pub(crate) use v2::V2;
 
 use crate::cancel::Cancel;
@@ -23,8 +31,15 @@ use crate::transport::{Direction, Transport};
 /// How often a wait for a data stream checks whether it was cancelled.
 pub(crate) const LOOK_UP: Duration = Duration::from_millis(50);
 
+/// What one call of [`Protocol::read`] returns if the driver delivers its data in small pieces, in
+/// bytes: as much as is still in the cache when it is checksummed.
+const GOOD_PART: usize = 128 << 10;
+
 /// One way in which a driver migrates its device.
 pub(crate) trait Protocol: Send {
+    /// Which protocol it is: a number of [`crate::identity::protocol`].
+    fn generation(&self) -> u32;
+
     /// Asks what the driver supports.
     fn probe(&mut self, io: &mut dyn Transport) -> Result<MigrationFlags, Errno>;
 
@@ -161,4 +176,13 @@ impl WriteFailed {
     fn new(code: Code, errno: i32, text: fmt::Arguments<'_>) -> WriteFailed {
         WriteFailed { error: Error::from_args(code, text), errno }
     }
+}
+
+fn refused(code: Code, errno: Errno) -> WriteFailed {
+    WriteFailed::new(code, errno.0, format_args!("the driver refuses the state: {errno}"))
+}
+
+fn ended(errno: Errno) -> WriteFailed {
+    let text = "the device's data stream ended behind the library's back";
+    WriteFailed::new(Code::NoDev, errno.0, format_args!("{text}: {errno}"))
 }

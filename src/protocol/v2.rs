@@ -7,20 +7,20 @@
 
 use std::time::Duration;
 
-use super::{Changed, Estimates, Got, LOOK_UP, NoMore, Patience, Protocol, WriteFailed};
+use super::{
+    Changed, Estimates, GOOD_PART, Got, LOOK_UP, NoMore, Patience, Protocol, WriteFailed, ended,
+    refused,
+};
 use crate::cancel::Cancel;
 use crate::error::Code;
 use crate::fsm::{MigrationFlags, State};
+use crate::identity;
 use crate::sync::atomic::Ordering;
 use crate::sys::{Errno, Stuck, device, uapi};
 use crate::transport::{DataFd, Direction, FeatureRequest, Transport};
 
 /// From here on, a 64-bit size from a driver is not credible: xe stores a negative errno there.
 const CREDIBLE_SIZE: u64 = 1 << 62;
-
-/// What one call of [`Protocol::read`] returns if the driver delivers its data in small pieces, in
-/// bytes: as much as is still in the cache when it is checksummed.
-const GOOD_PART: usize = 128 << 10;
 
 /// Protocol v2 of one device.
 #[derive(Default)]
@@ -37,6 +37,10 @@ pub(crate) struct V2 {
 }
 
 impl Protocol for V2 {
+    fn generation(&self) -> u32 {
+        identity::protocol::V2
+    }
+
     fn probe(&mut self, io: &mut dyn Transport) -> Result<MigrationFlags, Errno> {
         get_u64(io, uapi::FEATURE_MIGRATION).map(MigrationFlags::from_bits_retain)
     }
@@ -252,15 +256,6 @@ impl V2 {
         }
         Ok(())
     }
-}
-
-fn refused(code: Code, errno: Errno) -> WriteFailed {
-    WriteFailed::new(code, errno.0, format_args!("the driver refuses the state: {errno}"))
-}
-
-fn ended(errno: Errno) -> WriteFailed {
-    let text = "the device's data stream ended behind the library's back";
-    WriteFailed::new(Code::NoDev, errno.0, format_args!("{text}: {errno}"))
 }
 
 fn get_u64(io: &mut dyn Transport, feature: u32) -> Result<u64, Errno> {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::guarding::Guards;
 use super::loading::{Loading, Phase, callback_refused};
-use super::options::{BlobSink, LoadOptions};
+use super::options::{BlobSink, LoadOptions, check_format};
 use super::packets::Packets;
 use super::shared::SharedLoad;
 use super::stats::{LoadNumbers, LoadStats, add, set};
@@ -56,6 +56,7 @@ impl Load {
         options.check()?;
         let (timeout, pace) = (options.write_timeout, options.pace());
         let loading = Loading::begin(device, timeout, pace, |target| {
+            check_format(options.format, target)?;
             options.judge_announced(target)?;
             Guards::begin(!options.no_built_in_guard, options.guard.take(), target)
         })?;
@@ -208,11 +209,12 @@ impl Load {
     }
 
     /// Whether the stream was saved from what the caller expects, and fits this device.
-    fn check_source(&mut self, inner: &Inner, source: Box<Identity>) -> Result<()> {
+    fn check_source(&mut self, inner: &mut Inner, source: Box<Identity>) -> Result<()> {
         // Kept first: what is refused here is what a user asks about.
         let source = self.source.insert(source);
         self.options.expect(self.reader.migration_id(), self.reader.device())?;
-        self.options.judge_stream(source, inner.identity())
+        self.options.judge_stream(source, inner.identity())?;
+        self.loading.enter(inner)
     }
 
     /// Makes the driver check and accept the state: RESUMING to STOP. Needs the complete stream.

@@ -14,11 +14,11 @@ use crate::cancel::{Cancel, Why};
 use crate::device::{Claim, Device, EventKind, Fixups, Inner, Locked, Recover, describe};
 use crate::error::{Code, Errno, Error, Failure, Operation, Outcome, Result, err};
 use crate::fsm::State;
-use crate::identity::Identity;
+use crate::identity::{Identity, protocol};
 use crate::nanoseconds::elapsed_ns;
 use crate::policy::{Direction, cut_off_by_process};
 use crate::protocol::Patience;
-use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
 /// Where a load is.
@@ -49,6 +49,8 @@ pub(super) struct Loading {
     guards: Guards,
     write_timeout: Duration,
     phase: AtomicU32,
+    /// The device is in RESUMING, or on its way there: from here on only a reset leads back.
+    entered: AtomicBool,
     epoch: AtomicU64,
     failure: Mutex<Option<Failure>>,
     /// The policy has cut it off, with this error.
@@ -57,7 +59,7 @@ pub(super) struct Loading {
 
 impl Loading {
     /// Takes the device to RESUMING, if `judge` says that it may be loaded. Until then nothing is
-    /// done to it.
+    /// done to it. A device with an older protocol waits for [`Loading::enter`].
     pub fn begin(
         device: Device,
         write_timeout: Duration,
@@ -65,20 +67,18 @@ impl Loading {
         judge: impl FnOnce(&Identity) -> Result<Guards>,
     ) -> Result<Loading> {
         let stats = Arc::new(AtomicLoadStats::default());
-        let (epoch, cancel, guards);
+        let (epoch, cancel, guards, waits);
         {
             let mut inner = device.lock()?;
             let permit;
             (permit, cancel) = inner.permit(Direction::Load)?;
             guards = judge(inner.identity())?;
+            // Data of another protocol must not be offered to these: see `enter`.
+            waits = inner.identity().generation() != protocol::V2;
             inner.claim(Claim::Loading, permit)?;
-            let entered = enter_resuming(&mut inner);
-            match inner.remember(entered) {
-                Ok(ns) => {
-                    set(&stats.begin_ns, ns);
-                    inner.note_load(false);
-                }
-                Err(error) => {
+            if !waits {
+                let entered = begin_resuming(&mut inner, &stats);
+                if let Err(error) = inner.remember(entered) {
                     inner.unclaim();
                     return Err(error);
                 }
@@ -86,6 +86,7 @@ impl Loading {
             epoch = inner.epoch();
         }
         Ok(Loading {
+            entered: AtomicBool::new(!waits),
             device,
             cancel,
             cut_off: Mutex::new(None),
@@ -97,6 +98,17 @@ impl Loading {
             epoch: AtomicU64::new(epoch),
             failure: Mutex::new(None),
         })
+    }
+
+    /// Takes the device to RESUMING, if it is not there. The source has been judged: a device with an
+    /// older protocol is not touched before that.
+    pub fn enter(&self, inner: &mut Inner) -> Result<()> {
+        if self.entered.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        begin_resuming(inner, &self.stats)?;
+        self.epoch.store(inner.epoch(), Ordering::Relaxed);
+        Ok(())
     }
 
     pub fn phase(&self) -> Phase {
@@ -121,6 +133,7 @@ impl Loading {
 
     /// Writes data to the driver, if the guards let it pass.
     pub fn write(&self, inner: &mut Inner, data: &[u8]) -> Result<()> {
+        self.enter(inner)?;
         self.guards.ask(|guarding| guarding.data(data))?;
         let patience = Patience {
             timeout: self.write_timeout,
@@ -160,6 +173,7 @@ impl Loading {
     /// The source started again: what was loaded so far is void.
     pub fn restart(&self, inner: &mut Inner) -> Result<()> {
         add(&self.stats.restarts, 1);
+        self.entered.store(true, Ordering::Relaxed);
         // Only a reset makes a driver forget what it was given.
         inner.reset()?;
         enter_resuming(inner)?;
@@ -208,8 +222,10 @@ impl Loading {
         let before = inner.state_now();
         let recovered = recovered(&error);
         let abandoned = self.fail(inner, recovered.is_none());
+        let touched = self.entered.load(Ordering::Relaxed);
         let outcome = recovered.unwrap_or(match abandoned {
-            Ok(()) => Outcome::Reset,
+            Ok(()) if touched => Outcome::Reset,
+            Ok(()) => Outcome::Kept,
             Err(_) => Outcome::Lost,
         });
         let state = inner.state_now();
@@ -255,10 +271,13 @@ impl Loading {
     /// reset.
     fn fail(&self, inner: &mut Inner, reset: bool) -> Result<()> {
         self.set_phase(Phase::Failed);
-        let done = if reset { inner.reset() } else { Ok(()) };
+        let touched = self.entered.load(Ordering::Relaxed);
+        let done = if reset && touched { inner.reset() } else { Ok(()) };
         inner.unclaim();
-        // The load never had anything of a guest that could be lost.
-        inner.note_load(false);
+        if touched {
+            // The load never had anything of a guest that could be lost.
+            inner.note_load(false);
+        }
         done
     }
 
@@ -286,6 +305,13 @@ fn recovered(error: &Error) -> Option<Outcome> {
     let failure = error.failure()?;
     let changed = matches!(failure.operation, Operation::SetState | Operation::Reset);
     (changed && failure.outcome != Outcome::Kept).then_some(failure.outcome)
+}
+
+/// The device's first way to RESUMING.
+fn begin_resuming(inner: &mut Inner, stats: &AtomicLoadStats) -> Result<()> {
+    set(&stats.begin_ns, enter_resuming(inner)?);
+    inner.note_load(false);
+    Ok(())
 }
 
 /// To RESUMING, from wherever the device is: what it held is lost in any case.

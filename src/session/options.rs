@@ -9,7 +9,7 @@ use crate::compat::{Policy, check_announced};
 use crate::device::Device;
 use crate::error::{Errno, Result, err};
 use crate::guard::Guard;
-use crate::identity::Identity;
+use crate::identity::{Identity, protocol};
 use crate::stream::qemu::{self, Marks, PacketLimits};
 use crate::stream::{
     Auth, DecodeLimits, Decoder, Format, HEADER_LEN, LEAST_MEMORY, MAX_PAYLOAD, NONCE_LEN,
@@ -317,7 +317,39 @@ impl LoadOptions {
     }
 }
 
+/// What a protocol is called.
+fn name_of(generation: u32) -> &'static str {
+    match generation {
+        protocol::V1 => "v1",
+        protocol::V2 => "v2",
+        protocol::RFC => "RFC",
+        _ => "of an unknown number",
+    }
+}
+
+/// QEMU's format has nothing of the edges that other protocols' data must keep.
+pub(super) fn check_format(format: Format, device: &Identity) -> Result<()> {
+    match format {
+        Format::Qemu | Format::QemuPackets if device.generation() != protocol::V2 => Err(err!(
+            NotSupported,
+            "the device speaks an older migration protocol, whose data QEMU's format cannot carry: use \
+             the native format"
+        )),
+        Format::Native | Format::Qemu | Format::QemuPackets => Ok(()),
+    }
+}
+
 fn judge(policy: &mut Policy, source: &Identity, target: &Identity) -> Result<()> {
+    let (from, to) = (source.generation(), target.generation());
+    // No policy makes one protocol's data out of another's.
+    if from != to {
+        return Err(err!(
+            OtherDevice,
+            "the state is of migration protocol {}, and the device speaks {}",
+            name_of(from),
+            name_of(to)
+        ));
+    }
     let verdict = policy.judge(source, target)?;
     match verdict.refused_by_callback {
         Some(errno) => Err(callback_refused("the VMM's policy refuses this source", errno)),

@@ -10,7 +10,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use super::ending::Ending;
-use super::options::{MIN_BUFFER, SaveOptions};
+use super::options::{MIN_BUFFER, SaveOptions, check_format};
 use super::queue::Queue;
 use super::reading::{Pending, Reading, origin_of};
 use super::saving::Trouble::{self, Failed, Refused};
@@ -49,7 +49,11 @@ impl Save {
     pub(crate) fn begin(device: Device, options: SaveOptions) -> Result<Save> {
         let mut options = options;
         // Once before the VMM is asked for a key: a host that does not migrate needs none.
-        device.lock()?.permit(Direction::Save)?;
+        {
+            let mut inner = device.lock()?;
+            inner.permit(Direction::Save)?;
+            check_format(options.format, inner.identity())?;
+        }
         let writer = options.writer()?;
         let stats = Arc::new(AtomicSaveStats::default());
         let mut saving = Saving::default();

@@ -10,7 +10,7 @@ use vfio_bindings::bindings::vfio;
 
 use super::Errno;
 use super::bitmap::Bitmap;
-use super::ioctl::{ioctl, ioctl_without_argument};
+use super::ioctl::{ioctl, ioctl_without_argument, pair};
 use super::span::{PageSize, Span};
 use super::uapi;
 
@@ -247,13 +247,21 @@ pub(crate) fn reset(fd: BorrowedFd<'_>) -> Result<(), Errno> {
     unsafe { ioctl_without_argument(fd, uapi::VFIO_DEVICE_RESET) }
 }
 
-/// `VFIO_DEVICE_GET_REGION_INFO`.
-pub(crate) fn region_info(fd: BorrowedFd<'_>, index: u32) -> Result<vfio::vfio_region_info, Errno> {
-    let argsz = size_of::<vfio::vfio_region_info>() as u32;
-    let mut info = vfio::vfio_region_info { argsz, index, ..Default::default() };
-    // SAFETY: the request's own structure, of numbers, with its size.
-    unsafe { ioctl(fd, uapi::VFIO_DEVICE_GET_REGION_INFO, &mut info) }?;
-    Ok(info)
+/// What goes in with `VFIO_DEVICE_GET_REGION_INFO`: the size of the answer, and which region is meant.
+pub(crate) fn region_question(index: u32, reply: &mut [u64]) -> Result<(), Errno> {
+    let argsz = u32::try_from(size_of_val(reply)).map_err(|_| Errno(libc::E2BIG))?;
+    reply.fill(0);
+    let [argsz_flags, index_offset, _, _, ..] = reply else { return Err(Errno(libc::EINVAL)) };
+    (*argsz_flags, *index_offset) = (pair(argsz, 0), pair(index, 0));
+    Ok(())
+}
+
+/// `VFIO_DEVICE_GET_REGION_INFO` of a region: fills `reply`, which has the structure's size at least,
+/// with it and the capabilities that there is room for.
+pub(crate) fn region_info(fd: BorrowedFd<'_>, index: u32, reply: &mut [u64]) -> Result<(), Errno> {
+    region_question(index, reply)?;
+    // SAFETY: the request's own structure, of numbers, with its size and no more than `reply` has.
+    unsafe { ioctl(fd, uapi::VFIO_DEVICE_GET_REGION_INFO, reply) }
 }
 
 /// `VFIO_MIG_GET_PRECOPY_INFO`, on a data fd.

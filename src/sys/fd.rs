@@ -42,6 +42,14 @@ pub(crate) fn pread(fd: BorrowedFd<'_>, buf: &mut [u8], at: u64) -> Result<usize
     retry(|| unsafe { libc::pread64(fd.as_raw_fd(), to.cast(), len, at) })
 }
 
+/// pwrite(2), repeated while signals interrupt it.
+pub(crate) fn pwrite(fd: BorrowedFd<'_>, bytes: &[u8], at: u64) -> Result<usize, Errno> {
+    let at = i64::try_from(at).map_err(|_| Errno(libc::EINVAL))?;
+    let (from, len) = (bytes.as_ptr(), bytes.len());
+    // SAFETY: `from` and `len` are those of `bytes`, which is valid for reads.
+    retry(|| unsafe { libc::pwrite64(fd.as_raw_fd(), from.cast(), len, at) })
+}
+
 /// From now on, reads and writes return `EAGAIN` instead of blocking.
 pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> Result<(), Errno> {
     // SAFETY: F_GETFL touches no memory.

@@ -64,6 +64,22 @@ pub const DEVICE_FLAGS_PLATFORM: u32 = v::VFIO_DEVICE_FLAGS_PLATFORM;
 pub const DEVICE_FLAGS_CCW: u32 = v::VFIO_DEVICE_FLAGS_CCW;
 /// `vfio_device_info.flags`: the fd behaves as an AP device.
 pub const DEVICE_FLAGS_AP: u32 = v::VFIO_DEVICE_FLAGS_AP;
+/// `vfio_region_info.flags`: it can be read.
+pub const REGION_INFO_READ: u32 = v::VFIO_REGION_INFO_FLAG_READ;
+/// `vfio_region_info.flags`: it can be written to.
+pub const REGION_INFO_WRITE: u32 = v::VFIO_REGION_INFO_FLAG_WRITE;
+/// `vfio_region_info.flags`: it can be mapped.
+pub const REGION_INFO_MMAP: u32 = v::VFIO_REGION_INFO_FLAG_MMAP;
+/// `vfio_region_info.flags`: capabilities follow.
+pub const REGION_INFO_CAPS: u32 = v::VFIO_REGION_INFO_FLAG_CAPS;
+/// Capability of a region: which parts can be mapped.
+pub const REGION_INFO_CAP_SPARSE_MMAP: u16 = v::VFIO_REGION_INFO_CAP_SPARSE_MMAP as u16;
+/// Capability of a region: its type and subtype.
+pub const REGION_INFO_CAP_TYPE: u16 = v::VFIO_REGION_INFO_CAP_TYPE as u16;
+/// Type and subtype of the migration region of Linux 5.8 to 5.17.
+pub const REGION_V1: (u32, u32) = (3, 1);
+/// Type of the regions that the RFC of 2019 proposes; today that of CCW devices.
+pub const REGION_TYPE_RFC: u32 = 2;
 /// Region index of PCI configuration space.
 pub const PCI_CONFIG_REGION: u32 = v::VFIO_PCI_CONFIG_REGION_INDEX;
 

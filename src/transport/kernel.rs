@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use super::streams::Streams;
 use super::{
-    DataFd, DeviceFlags, DeviceInfo, Direction, DmaLog, FeatureRequest, IovaRange, PageSize,
-    PrecopyInfo, Transport,
+    Area, DataFd, DeviceFlags, DeviceInfo, Direction, DmaLog, FeatureRequest, IovaRange, PageSize,
+    PrecopyInfo, RegionMapping, Transport,
 };
 use crate::error::Errno;
 use crate::sys::{Bitmap, device, fd, uapi};
@@ -21,16 +21,51 @@ use crate::sys::{Bitmap, device, fd, uapi};
 pub struct KernelTransport {
     fd: Arc<dyn AsFd + Send + Sync>,
     streams: Streams,
+    /// Where regions are, which does not change: at their number modulo the length.
+    places: [Option<Place>; 16],
+}
+
+/// Where a region is.
+#[derive(Clone, Copy)]
+struct Place {
+    region: u32,
+    /// Where it begins, as an offset of the fd.
+    start: u64,
+    /// Its length in bytes.
+    size: u64,
 }
 
 impl KernelTransport {
     /// Wraps a device fd. An `Arc<OwnedFd>` or `File` will do.
     pub fn new(fd: impl AsFd + Send + Sync + 'static) -> KernelTransport {
-        KernelTransport { fd: Arc::new(fd), streams: Streams::new() }
+        KernelTransport { fd: Arc::new(fd), streams: Streams::new(), places: [None; 16] }
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+
+    /// Where the fd has `offset` of a region, and how much of `len` is there.
+    fn place(&mut self, region: u32, offset: u64, len: usize) -> Result<(u64, usize), Errno> {
+        let slot = region as usize % self.places.len();
+        let known = self.places.get(slot).copied().flatten();
+        let place = match known.filter(|place| place.region == region) {
+            Some(place) => place,
+            None => {
+                let mut info = [0; 4];
+                device::region_info(self.fd(), region, &mut info)?;
+                let [_, _, size, start] = info;
+                let place = Place { region, start, size };
+                if let Some(slot) = self.places.get_mut(slot) {
+                    *slot = Some(place);
+                }
+                place
+            }
+        };
+        let room = place.size.checked_sub(offset).ok_or(Errno(libc::EINVAL))?;
+        let len = usize::try_from(room).unwrap_or(usize::MAX).min(len);
+        let at = place.start.checked_add(offset).ok_or(Errno(libc::EINVAL))?;
+        Ok((at, len))
     }
 }
 
@@ -111,11 +146,25 @@ impl Transport for KernelTransport {
     }
 
     fn region_read(&mut self, region: u32, offset: u64, buf: &mut [u8]) -> Result<usize, Errno> {
-        let info = device::region_info(self.fd(), region)?;
-        let room = info.size.checked_sub(offset).ok_or(Errno(libc::EINVAL))?;
-        let len = usize::try_from(room).unwrap_or(usize::MAX).min(buf.len());
-        let at = info.offset.checked_add(offset).ok_or(Errno(libc::EINVAL))?;
+        let (at, len) = self.place(region, offset, buf.len())?;
         fd::pread(self.fd(), buf.get_mut(..len).unwrap_or_default(), at)
+    }
+
+    fn region_info(&mut self, region: u32, reply: &mut [u64]) -> Result<(), Errno> {
+        device::region_info(self.fd(), region, reply)
+    }
+
+    fn region_write(&mut self, region: u32, offset: u64, bytes: &[u8]) -> Result<usize, Errno> {
+        let (at, len) = self.place(region, offset, bytes.len())?;
+        fd::pwrite(self.fd(), bytes.get(..len).unwrap_or_default(), at)
+    }
+
+    fn region_map(&mut self, region: u32, area: Area) -> Result<RegionMapping, Errno> {
+        let wanted = usize::try_from(area.len).map_err(|_| Errno(libc::EINVAL))?;
+        match self.place(region, area.offset, wanted)? {
+            (at, len) if len == wanted => RegionMapping::new(self.fd(), at, area.len),
+            _ => Err(Errno(libc::EINVAL)),
+        }
     }
 
     /// A cdev names its device by its number. An fd from a group says nothing, except with kernels

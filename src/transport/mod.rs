@@ -9,6 +9,7 @@ mod dirty;
 mod iommufd;
 mod kernel;
 mod ops;
+mod region;
 mod streams;
 mod table;
 mod type1;
@@ -20,6 +21,8 @@ pub use dirty::{DmaLog, Hwpt, PageSizes, Type1, Type1Info};
 pub use iommufd::KernelHwpt;
 pub use kernel::KernelTransport;
 pub use ops::OpsTransport;
+pub(crate) use region::INFO as REGION_INFO;
+pub use region::{Area, Region, RegionFlags};
 pub(crate) use table::put_fixed_text;
 pub use table::{vfiomig_device_ops, vfiomig_identity, vfiomig_precopy_info, vfiomig_release_fn};
 
@@ -28,7 +31,9 @@ pub use type1::KernelType1;
 use crate::error::Errno;
 use crate::flags::flags;
 use crate::identity::Identity;
-pub use crate::sys::{Bitmap, BitmapBuffer, Direction, FeatureRequest, IovaRange, PageSize, Span};
+pub use crate::sys::{
+    Bitmap, BitmapBuffer, Direction, FeatureRequest, IovaRange, PageSize, RegionMapping, Span,
+};
 use crate::sys::{device, uapi};
 
 /// A data stream of a device, as the driver or a callback has named it. For the kernel it is a file
@@ -136,8 +141,28 @@ pub trait Transport: Send {
     /// Waits until the stream can go on, or the time is up. May return early.
     fn data_wait(&mut self, data: DataFd, direction: Direction, timeout: Duration);
 
-    /// Reads from a region of the device, for its identity.
+    /// `VFIO_DEVICE_GET_REGION_INFO`: fills `reply` with `struct vfio_region_info` and as many of its
+    /// capabilities as there is room for.
+    fn region_info(&mut self, region: u32, reply: &mut [u64]) -> Result<(), Errno> {
+        let _ = (region, reply);
+        Err(Errno(libc::ENOTTY))
+    }
+
+    /// Reads from a region of the device. A field of a protocol is read with one call that has its
+    /// length.
     fn region_read(&mut self, region: u32, offset: u64, buf: &mut [u8]) -> Result<usize, Errno>;
+
+    /// Writes to a region of the device, likewise.
+    fn region_write(&mut self, region: u32, offset: u64, bytes: &[u8]) -> Result<usize, Errno> {
+        let _ = (region, offset, bytes);
+        Err(Errno(libc::ENOTTY))
+    }
+
+    /// Maps a part of a region. An error means that it is read and written instead.
+    fn region_map(&mut self, region: u32, area: Area) -> Result<RegionMapping, Errno> {
+        let _ = (region, area);
+        Err(Errno(libc::ENOTTY))
+    }
 
     /// The device's directory in sysfs, if the transport can tell.
     fn sysfs(&self) -> Option<PathBuf> {

@@ -13,8 +13,8 @@ use std::time::Duration;
 use super::streams::Streams;
 use super::table::{vfiomig_device_ops, vfiomig_identity, vfiomig_precopy_info};
 use super::{
-    DataFd, DeviceInfo, Direction, DmaLog, FeatureRequest, IovaRange, PageSize, PrecopyInfo,
-    Transport,
+    DataFd, DeviceFlags, DeviceInfo, Direction, DmaLog, FeatureRequest, IovaRange, PageSize,
+    PrecopyInfo, Transport,
 };
 use crate::error::Errno;
 use crate::identity::Identity;
@@ -192,7 +192,35 @@ impl Transport for OpsTransport {
     }
 
     fn device_info(&mut self) -> Result<DeviceInfo, Errno> {
-        Ok(DeviceInfo::default())
+        let Some(info) = self.ops.device_info else { return Ok(DeviceInfo::default()) };
+        let (mut flags, mut num_regions) = (0, 0);
+        uninterrupted(self.patience, || {
+            // SAFETY: promises 1 and 2; both numbers are the callback's.
+            status(unsafe { info(self.opaque, &raw mut flags, &raw mut num_regions) })
+        })?;
+        // Without these there is nothing to be learned of a region.
+        let regions = self.ops.region_info.is_some() && self.ops.region_write.is_some();
+        let num_regions = if regions { num_regions } else { 0 };
+        Ok(DeviceInfo { flags: DeviceFlags::from_bits_retain(flags), num_regions })
+    }
+
+    fn region_info(&mut self, region: u32, reply: &mut [u64]) -> Result<(), Errno> {
+        let info = self.ops.region_info.ok_or(Errno(libc::ENOTTY))?;
+        let len = size_of_val(reply);
+        device::region_question(region, reply)?;
+        uninterrupted(self.patience, || {
+            // SAFETY: promises 1 and 2; `reply` has `len` bytes.
+            status(unsafe { info(self.opaque, region, reply.as_mut_ptr().cast(), len) })
+        })
+    }
+
+    fn region_write(&mut self, region: u32, offset: u64, bytes: &[u8]) -> Result<usize, Errno> {
+        let write = self.ops.region_write.ok_or(Errno(libc::ENOTTY))?;
+        let len = bytes.len();
+        uninterrupted(self.patience, || {
+            // SAFETY: promises 1 and 2; `bytes` is valid for reads of `len` bytes.
+            count(unsafe { write(self.opaque, region, offset, bytes.as_ptr().cast(), len) }, len)
+        })
     }
 
     fn reset(&mut self) -> Result<(), Errno> {
@@ -372,6 +400,9 @@ mod tests {
             region_read: None,
             identity: None,
             release: None,
+            device_info: None,
+            region_info: None,
+            region_write: None,
         };
         with(&mut ops);
         // SAFETY: the tests keep the device as long as the transport, and look at it between calls.

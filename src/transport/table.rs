@@ -146,7 +146,8 @@ pub struct vfiomig_device_ops {
     pub data_set_nonblocking:
         Option<unsafe extern "C" fn(opaque: *mut c_void, data_fd: c_int) -> c_int>,
     /// Reads len bytes of a region (PCI: VFIO_PCI_*_REGION_INDEX) at offset. NULL: no regions. Asked
-    /// for PCI configuration space of devices whose identity has the bus "pci".
+    /// for PCI configuration space of devices whose identity has the bus "pci", and for migration
+    /// regions: a field of those with one call of its length.
     pub region_read: Option<
         unsafe extern "C" fn(
             opaque: *mut c_void,
@@ -162,6 +163,33 @@ pub struct vfiomig_device_ops {
     /// Called exactly once, when the library will no longer call anything in this table, even if
     /// creating the device fails. NULL: nothing to do.
     pub release: vfiomig_release_fn,
+    /// VFIO_DEVICE_GET_INFO: sets *flags to VFIO_DEVICE_FLAGS_* and *num_regions to the number of
+    /// regions. Both are 0 on entry. NULL: they stay 0, and the device has no migration regions.
+    pub device_info: Option<
+        unsafe extern "C" fn(opaque: *mut c_void, flags: *mut u32, num_regions: *mut u32) -> c_int,
+    >,
+    /// VFIO_DEVICE_GET_REGION_INFO: fills info, a struct vfio_region_info with room for len bytes in
+    /// all, aligned to 8, with the region and its capabilities. argsz and index are set on entry. As in
+    /// the kernel, argsz says how many bytes are needed if len is too little, and cap_offset is 0 then.
+    /// NULL: the device has no migration regions.
+    pub region_info: Option<
+        unsafe extern "C" fn(
+            opaque: *mut c_void,
+            region: u32,
+            info: *mut c_void,
+            len: usize,
+        ) -> c_int,
+    >,
+    /// Writes len bytes of a region at offset. NULL: the device has no migration regions.
+    pub region_write: Option<
+        unsafe extern "C" fn(
+            opaque: *mut c_void,
+            region: u32,
+            offset: u64,
+            buf: *const c_void,
+            len: usize,
+        ) -> i64,
+    >,
 }
 
 /// The text in a fixed field, up to its NUL or its end.

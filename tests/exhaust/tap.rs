@@ -375,4 +375,7 @@ static OPS: vfiomig_device_ops = vfiomig_device_ops {
     region_read: Some(region_read),
     identity: Some(identity),
     release: Some(release),
+    device_info: None,
+    region_info: None,
+    region_write: None,
 };

@@ -64,6 +64,10 @@ pub const VFIOMIG_REASON_DISABLED_BY_POLICY: u32 = 16;
 pub const VFIOMIG_REASON_SAVE_DISABLED: u32 = 17;
 /// Loading is switched off, by one of these three. Saving is not.
 pub const VFIOMIG_REASON_LOAD_DISABLED: u32 = 18;
+/// The device has the migration region of patches of 2018 and 2019 that no kernel has.
+pub const VFIOMIG_REASON_MID_PROTOCOL: u32 = 19;
+/// The device has migration regions of older kernels, and they cannot be used.
+pub const VFIOMIG_REASON_REGIONS_UNUSABLE: u32 = 20;
 
 /// Write PCI_COMMAND again: memory, I/O and bus-master enables are not part of the state.
 pub const VFIOMIG_FIXUP_PCI_COMMAND: u32 = 1 << 0;
@@ -108,6 +112,8 @@ same_numbers!(ReasonCode:
     VFIOMIG_REASON_DISABLED_BY_POLICY = DisabledByPolicy,
     VFIOMIG_REASON_SAVE_DISABLED = SaveDisabled,
     VFIOMIG_REASON_LOAD_DISABLED = LoadDisabled,
+    VFIOMIG_REASON_MID_PROTOCOL = MidProtocol,
+    VFIOMIG_REASON_REGIONS_UNUSABLE = RegionsUnusable,
 );
 same_flags!(Fixups:
     VFIOMIG_FIXUP_PCI_COMMAND = PCI_COMMAND,

@@ -109,7 +109,7 @@ pub struct vfiomig_reason {
 }
 
 sized32!(
-    vfiomig_device_ops,
+    vfiomig_device_ops since device_info,
     vfiomig_identity since driver_srcversion,
     vfiomig_device_options,
     vfiomig_event,

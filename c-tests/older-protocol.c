@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/* A device that speaks protocol v1 is saved and loaded like any other; a device of another protocol
+ * does not get its state; a table without regions has none. */
+#include "rig.h"
+
+static struct vfiomig_sim_options v1_options(void)
+{
+    struct vfiomig_sim_options o = rig_options();
+    o.kind = VFIOMIG_PROTOCOL_V1;
+    o.window = 10000;
+    return o;
+}
+
+/* The text of a reason that a device has. */
+static const char *reason_text(struct vfiomig_device *dev, uint32_t code)
+{
+    static struct vfiomig_reason reason;
+    for (uint32_t i = 0;; i++) {
+        reason = (struct vfiomig_reason)VFIOMIG_REASON_INIT;
+        OK(vfiomig_device_get_reason(dev, i, &reason));
+        if (reason.code == code)
+            return reason.text;
+    }
+}
+
+static void what_is_saved_arrives(void)
+{
+    static const size_t buffers[] = { VFIOMIG_MIN_BUFFER, 10000, 1 << 20 };
+    for (size_t i = 0; i < 3; i++) {
+        struct vfiomig_sim_options o = v1_options();
+        struct rig from = rig_new(&o, NULL), to = rig_target(&o);
+        struct vfiomig_identity identity = VFIOMIG_IDENTITY_INIT;
+        struct bytes stream = { NULL, 0, 0 };
+        struct vfiomig_load *load;
+        OK(vfiomig_device_get_identity(from.dev, &identity));
+        EQ(identity.protocol, VFIOMIG_PROTOCOL_V1);
+        struct vfiomig_save *save = save_all(from.dev, NULL, buffers[i], &stream);
+        OK(vfiomig_save_finish(save, VFIOMIG_ENDING_RELEASE));
+        OK(vfiomig_load_begin(to.dev, NULL, &load));
+        /* It waits for the stream to say what it is. */
+        EQ(vfiomig_sim_state(to.sim), VFIOMIG_STATE_RUNNING);
+        arrives(&from, &to, save, load, &stream);
+    }
+}
+
+static void no_state_of_another_protocol(void)
+{
+    struct vfiomig_sim_options older = v1_options(), newer = rig_options();
+    for (int i = 0; i < 2; i++) {
+        struct rig from = rig_new(i ? &newer : &older, NULL);
+        struct rig to = rig_target(i ? &older : &newer);
+        struct bytes stream = stream_of(from.dev);
+        struct vfiomig_failure failure = VFIOMIG_FAILURE_INIT;
+        struct vfiomig_load *load;
+        OK(vfiomig_load_begin(to.dev, NULL, &load));
+        EQ(push_all(load, &stream, 1000), -EXDEV);
+        OK(vfiomig_load_get_failure(load, &failure));
+        EQ(failure.outcome, i ? VFIOMIG_OUTCOME_KEPT : VFIOMIG_OUTCOME_RESET);
+        EQ(vfiomig_sim_count(to.sim, VFIOMIG_SIM_OP_WRITE), 0);
+        EQ(vfiomig_sim_state(to.sim), VFIOMIG_STATE_RUNNING);
+        if (i)
+            EQ(vfiomig_sim_count(to.sim, VFIOMIG_SIM_OP_SET_STATE), 0);
+        vfiomig_load_free(load);
+        rig_free(&from);
+        rig_free(&to);
+        bytes_free(&stream);
+    }
+}
+
+static void qemus_format_cannot_carry_it(void)
+{
+    struct vfiomig_sim_options o = v1_options();
+    struct rig rig = rig_new(&o, NULL);
+    struct vfiomig_save_options save_options = VFIOMIG_SAVE_OPTIONS_INIT;
+    struct vfiomig_load_options load_options = VFIOMIG_LOAD_OPTIONS_INIT;
+    struct vfiomig_save *save;
+    struct vfiomig_load *load;
+    save_options.format = load_options.format = VFIOMIG_FORMAT_QEMU;
+    EQ(vfiomig_save_begin(rig.dev, &save_options, &save), -EOPNOTSUPP);
+    EQ(vfiomig_load_begin(rig.dev, &load_options, &load), -EOPNOTSUPP);
+    rig_free(&rig);
+}
+
+/* As a program that was compiled before the table had these members. */
+static void an_older_table_has_no_regions(void)
+{
+    struct vfiomig_sim_options o = v1_options();
+    struct rig rig;
+    struct vfiomig_device_ops ops = rig_table(&rig, &o);
+    ops.struct_size = offsetof(struct vfiomig_device_ops, device_info);
+    rig_open(&rig, &ops, NULL);
+    CHECK(reason_text(rig.dev, VFIOMIG_REASON_DRIVER_NO_MIGRATION)[0]);
+    rig_free(&rig);
+}
+
+static void what_cannot_be_used_is_a_reason(void)
+{
+    static const struct {
+        uint64_t quirk;
+        uint32_t code;
+        const char *text;
+    } cases[] = {
+        { VFIOMIG_SIM_MID_REGION, VFIOMIG_REASON_MID_PROTOCOL, "MID" },
+        { VFIOMIG_SIM_LOOPING_CHAIN, VFIOMIG_REASON_REGIONS_UNUSABLE, "backwards" },
+        { VFIOMIG_SIM_TWO_REGIONS, VFIOMIG_REASON_REGIONS_UNUSABLE, "two" },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct vfiomig_sim_options o = v1_options();
+        struct vfiomig_save *save;
+        o.quirks = cases[i].quirk;
+        struct rig rig = rig_new(&o, NULL);
+        CHECK(strstr(reason_text(rig.dev, cases[i].code), cases[i].text));
+        EQ(vfiomig_save_begin(rig.dev, NULL, &save), -EOPNOTSUPP);
+        rig_free(&rig);
+    }
+}
+
+int main(void)
+{
+    RUN(what_is_saved_arrives);
+    RUN(no_state_of_another_protocol);
+    RUN(qemus_format_cannot_carry_it);
+    RUN(an_older_table_has_no_regions);
+    RUN(what_cannot_be_used_is_a_reason);
+    return DONE();
+}

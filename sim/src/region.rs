@@ -1,0 +1,386 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The regions of a device that speaks an older protocol: v1's fields, and its chunks.
+//!
+//! As strict as a driver can be: each field has its width, its access and its time, and a chunk is
+//! taken only if it is the one that comes next, whole.
+
+use crate::device::Core;
+use crate::fsm::State;
+use crate::options::{Kind, Op, SimOptions, quirk};
+
+/// As many as a PCI device has, and one more.
+const COUNT: u32 = 10;
+const INDEX: u32 = 9;
+/// A number that has no region, as with vfio-pci.
+const NO_REGION: u32 = 8;
+const PAGE: u64 = 4096;
+
+const DEVICE_STATE: u64 = 0;
+const RESERVED: u64 = 4;
+const PENDING_BYTES: u64 = 8;
+const DATA_OFFSET: u64 = 16;
+const DATA_SIZE: u64 = 24;
+
+/// The state's reserved bits are kept.
+const KEPT: u32 = 0x5a5a_0000;
+/// Each chunk of the device begins with its length and its number.
+const CHUNK_HEADER: usize = 8;
+
+const READ_WRITE: u32 = 3;
+const CAPS: u32 = 8;
+
+/// A region, and what is under way in it.
+pub(crate) struct Region {
+    kind: Kind,
+    quirks: u64,
+    window: u64,
+    /// The part with data.
+    memory: Vec<u8>,
+    /// The session that this is about.
+    session: Option<i32>,
+    /// The length of a chunk that is there and has not been taken.
+    chunk: Option<u64>,
+    /// Where it is was asked since the last time that `PENDING_BYTES` was.
+    asked: bool,
+    counted: bool,
+    /// The number of the next chunk.
+    number: u32,
+    /// A chunk was refused: nothing more is taken.
+    refused: bool,
+}
+
+fn raw(state: State) -> u32 {
+    match state {
+        State::STOP => 0,
+        State::RUNNING => 1,
+        State::STOP_COPY => 2,
+        State::PRE_COPY => 3,
+        State::RESUMING => 4,
+        _ => 6,
+    }
+}
+
+fn state_of(raw: u32) -> Option<State> {
+    let states = [State::STOP, State::RUNNING, State::STOP_COPY, State::PRE_COPY, State::RESUMING];
+    states.get(raw as usize).copied()
+}
+
+/// The ways that there are.
+const ARCS: [(u32, u32); 14] = [
+    (1, 0),
+    (1, 2),
+    (1, 3),
+    (1, 4),
+    (3, 2),
+    (3, 1),
+    (3, 0),
+    (2, 0),
+    (2, 1),
+    (0, 1),
+    (0, 2),
+    (0, 4),
+    (4, 1),
+    (4, 0),
+];
+
+impl Region {
+    pub fn new(options: &SimOptions) -> Result<Region, i32> {
+        let window = if options.window == 0 { 64 << 10 } else { options.window };
+        if window <= CHUNK_HEADER as u64 || window > 1 << 30 {
+            return Err(libc::EINVAL);
+        }
+        let memory = if options.kind == Kind::V1 { vec![0; 2 * window as usize] } else { vec![] };
+        Ok(Region {
+            kind: options.kind,
+            quirks: options.quirks,
+            window,
+            memory,
+            session: None,
+            chunk: None,
+            asked: false,
+            counted: false,
+            number: 0,
+            refused: false,
+        })
+    }
+
+    fn has(&self, quirk: u64) -> bool {
+        self.quirks & quirk != 0
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u32 {
+        match self.kind {
+            Kind::V2 => 0,
+            Kind::V1 => COUNT + u32::from(self.has(quirk::TWO_REGIONS)),
+        }
+    }
+
+    fn size(&self) -> u64 {
+        let places = if self.has(quirk::ALTERNATING_OFFSET) { 2 } else { 1 };
+        PAGE + places * self.window
+    }
+
+    /// `VFIO_DEVICE_GET_REGION_INFO`.
+    pub fn info(&self, region: u32, info: &mut [u8]) -> Result<(), i32> {
+        if info.len() < 32 || region >= self.count() || region == NO_REGION {
+            return Err(libc::EINVAL);
+        }
+        let mut words = vec![32u32, 0, region, 0];
+        let size = if region >= INDEX { self.size() } else { 0 };
+        words.extend(halves(size));
+        words.extend(halves(u64::from(region) << 40));
+        if region >= INDEX {
+            let kind = if self.has(quirk::MID_REGION) { 2 } else { 3 };
+            // Something that nobody knows, and the type, which comes last.
+            let last = if self.has(quirk::LOOPING_CHAIN) { 32 } else { 0 };
+            words.extend([0x1_0063, 48, 0, 0, 0x1_0002, last, kind, 1]);
+            let first = if info.len() < words.len() * 4 { 0 } else { 32 };
+            for (word, value) in words.iter_mut().zip([64, READ_WRITE | CAPS, region, first]) {
+                *word = value;
+            }
+        }
+        let bytes = words.iter().flat_map(|word| word.to_ne_bytes());
+        info.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
+        Ok(())
+    }
+
+    /// Where the next chunk is, or goes.
+    fn place(&self) -> u64 {
+        if self.has(quirk::OFFSET_OUTSIDE) {
+            return self.size();
+        }
+        let second = self.has(quirk::ALTERNATING_OFFSET) && self.number % 2 == 1;
+        PAGE + if second { self.window } else { 0 }
+    }
+
+    /// Forgets what belongs to a session that is over.
+    fn follow(&mut self, core: &mut Core) {
+        let now = core.session();
+        if self.session == now {
+            return;
+        }
+        self.session = now;
+        self.chunk = None;
+        (self.asked, self.counted, self.refused) = (false, false, false);
+        self.number = 0;
+    }
+
+    pub fn read(
+        &mut self,
+        core: &mut Core,
+        region: u32,
+        at: u64,
+        buf: &mut [u8],
+    ) -> Result<usize, i32> {
+        if self.kind == Kind::V2 || region != INDEX {
+            return Err(libc::EINVAL);
+        }
+        self.follow(core);
+        if at >= PAGE {
+            core.begin_plain(Op::Read)?;
+            self.check_width(at, buf.len())?;
+            let from = self.data(at, buf.len())?;
+            buf.copy_from_slice(self.memory.get(from..from + buf.len()).ok_or(libc::EINVAL)?);
+            return Ok(buf.len());
+        }
+        let value = match (at, buf.len()) {
+            (DEVICE_STATE, 4) => {
+                core.begin_plain(Op::GetState)?;
+                if self.has(quirk::STATE_UNREADABLE) {
+                    return Err(libc::EIO);
+                }
+                core.looked_at();
+                u64::from(raw(core.state()) | KEPT)
+            }
+            (RESERVED, 4) => 0,
+            (PENDING_BYTES, 8) => self.pending(core)?,
+            (DATA_OFFSET, 8) => self.offset(core)?,
+            (DATA_SIZE, 8) => self.length(core)?,
+            _ => return Err(libc::EINVAL),
+        };
+        let bytes = value.to_le_bytes();
+        buf.copy_from_slice(bytes.get(..buf.len()).ok_or(libc::EINVAL)?);
+        Ok(buf.len())
+    }
+
+    /// A driver that takes words only.
+    fn check_width(&self, at: u64, len: usize) -> Result<(), i32> {
+        let word = matches!(len, 1 | 2 | 4 | 8) && at % len as u64 == 0;
+        if self.has(quirk::STRICT_WIDTHS) && !word { Err(libc::EINVAL) } else { Ok(()) }
+    }
+
+    fn data(&self, at: u64, len: usize) -> Result<usize, i32> {
+        let end = at.checked_add(len as u64).filter(|end| *end <= self.size());
+        end.map(|_| (at - PAGE) as usize).ok_or(libc::EINVAL)
+    }
+
+    fn must_be_saving(core: &mut Core) -> Result<(), i32> {
+        if core.state().is_saving() {
+            return Ok(());
+        }
+        core.misused(c"a field of a region that means nothing in this state");
+        Err(libc::EINVAL)
+    }
+
+    /// Has the next chunk ready, if there is one; returns whether there is.
+    fn prepare(&mut self, core: &mut Core) -> bool {
+        if self.chunk.is_some() {
+            return true;
+        }
+        let from = (self.place().saturating_sub(PAGE) as usize) % self.memory.len();
+        let end = from + self.window as usize;
+        let Some(memory) = self.memory.get_mut(from..end) else { return false };
+        let (header, data) = memory.split_at_mut(CHUNK_HEADER);
+        let len = core.pull(data);
+        let forever = self.quirks & quirk::PENDING_FOREVER != 0 && core.state() == State::STOP_COPY;
+        if len == 0 && !forever {
+            return false;
+        }
+        let len = len + CHUNK_HEADER;
+        let word = len as u64 | u64::from(self.number) << 32;
+        header.copy_from_slice(&word.to_le_bytes());
+        self.chunk = Some(len as u64);
+        true
+    }
+
+    fn pending(&mut self, core: &mut Core) -> Result<u64, i32> {
+        core.begin_plain(Op::PrecopyInfo)?;
+        Self::must_be_saving(core)?;
+        if std::mem::take(&mut self.asked) {
+            self.chunk = None;
+            self.number += 1;
+        }
+        self.counted = true;
+        if !self.prepare(core) {
+            return Ok(0);
+        }
+        Ok(core.left().saturating_add(self.chunk.unwrap_or(0)))
+    }
+
+    fn offset(&mut self, core: &mut Core) -> Result<u64, i32> {
+        core.begin_plain(Op::Chunk)?;
+        if core.state() == State::RESUMING {
+            return Ok(self.place());
+        }
+        Self::must_be_saving(core)?;
+        if !self.counted || !self.prepare(core) {
+            core.misused(c"a chunk was asked for without asking whether there is one");
+            return Err(libc::EINVAL);
+        }
+        self.asked = true;
+        Ok(self.place())
+    }
+
+    fn length(&mut self, core: &mut Core) -> Result<u64, i32> {
+        core.begin_plain(Op::Chunk)?;
+        Self::must_be_saving(core)?;
+        if !self.asked {
+            core.misused(c"the length of a chunk was asked for before its place");
+            return Err(libc::EINVAL);
+        }
+        Ok(if self.has(quirk::DATA_SIZE_ZERO) { 0 } else { self.chunk.unwrap_or(0) })
+    }
+
+    pub fn write(
+        &mut self,
+        core: &mut Core,
+        region: u32,
+        at: u64,
+        bytes: &[u8],
+    ) -> Result<usize, i32> {
+        if self.kind == Kind::V2 || region != INDEX {
+            return Err(libc::EINVAL);
+        }
+        self.follow(core);
+        if at >= PAGE {
+            core.begin_plain(Op::Write)?;
+            if core.state() != State::RESUMING {
+                core.misused(c"data was written to a region whose device is not being loaded");
+                return Err(libc::EINVAL);
+            }
+            self.check_width(at, bytes.len())?;
+            let to = self.data(at, bytes.len())?;
+            let memory = self.memory.get_mut(to..to + bytes.len()).ok_or(libc::EINVAL)?;
+            memory.copy_from_slice(bytes);
+            return Ok(bytes.len());
+        }
+        match (at, bytes.len()) {
+            (DEVICE_STATE, 4) => {
+                let wanted = bytes.first_chunk().map_or(0, |raw| u32::from_ne_bytes(*raw));
+                self.set_state(core, wanted)?;
+            }
+            (RESERVED, 4) => {}
+            (PENDING_BYTES | DATA_OFFSET, 8) => return Err(libc::EFAULT),
+            (DATA_SIZE, 8) => {
+                let len = bytes.first_chunk().map_or(0, |raw| u64::from_ne_bytes(*raw));
+                self.take(core, len)?;
+            }
+            _ => return Err(libc::EINVAL),
+        }
+        Ok(bytes.len())
+    }
+
+    fn set_state(&mut self, core: &mut Core, wanted: u32) -> Result<(), i32> {
+        if wanted & !7 != KEPT {
+            core.misused(c"reserved bits of a region's state were changed");
+        }
+        let (from, to) = (raw(core.state()), wanted & 7);
+        let state = state_of(to).filter(|_| from == to || ARCS.contains(&(from, to)));
+        let Some(state) = state else {
+            core.misused(c"an illegal change of a region's state");
+            return Err(libc::EINVAL);
+        };
+        if from == raw(State::RESUMING) && to != from && self.refused {
+            core.misused(c"a change out of RESUMING after a chunk was refused");
+        }
+        // A chunk that was not taken is offered again.
+        (self.asked, self.counted) = (false, false);
+        let stream = core.set_state(state)?;
+        if stream >= 0 {
+            // There are no data fds to hand out.
+            core.close(stream)?;
+        }
+        self.follow(core);
+        Ok(())
+    }
+
+    /// The device takes a chunk.
+    fn take(&mut self, core: &mut Core, len: u64) -> Result<(), i32> {
+        if core.state() != State::RESUMING {
+            core.misused(c"the length of a chunk was written to a device that is not being loaded");
+            return Err(libc::EINVAL);
+        }
+        let taken = match (self.refused, core.begin_plain(Op::TakeChunk)) {
+            (true, _) => Err(libc::EINVAL),
+            (false, Err(errno)) => Err(errno),
+            (false, Ok(())) => self.take_whole(core, len),
+        };
+        self.refused |= taken.is_err();
+        taken
+    }
+
+    fn take_whole(&mut self, core: &mut Core, len: u64) -> Result<(), i32> {
+        let from = self.data(self.place(), len as usize)?;
+        let chunk = self.memory.get(from..from + len as usize).ok_or(libc::EINVAL)?;
+        let (header, data) = chunk.split_first_chunk().ok_or(libc::EINVAL)?;
+        let word = |number: u32| len | u64::from(number) << 32;
+        let came = u64::from_le_bytes(*header);
+        // One that nobody said was taken is offered again, and comes twice.
+        if self.number > 0 && came == word(self.number - 1) {
+            return Ok(());
+        }
+        if came != word(self.number) {
+            return Err(libc::EINVAL);
+        }
+        core.push(data)?;
+        self.number += 1;
+        Ok(())
+    }
+}
+
+/// A number of 64 bits as two words, as they lie in memory.
+fn halves(value: u64) -> [u32; 2] {
+    let [a, b, c, d, e, f, g, h] = value.to_ne_bytes();
+    [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h])]
+}

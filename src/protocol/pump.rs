@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! How a unit goes from a region into the data, piece by piece, into buffers of any size.
+
+use super::units::{HEADER, Kind, Piece, Spill};
+use super::window::Window;
+use crate::sys::Errno;
+use crate::transport::Transport;
+
+/// A unit that lies in a region, and how much of it has been read.
+pub(super) struct Unit {
+    pub kind: Kind,
+    /// Where in the region it begins.
+    pub at: u64,
+    /// Its length.
+    pub len: u64,
+    /// What has been read of it.
+    pub done: u64,
+}
+
+impl Unit {
+    pub fn left(&self) -> u64 {
+        self.len.saturating_sub(self.done)
+    }
+}
+
+/// Reads units into buffers.
+#[derive(Default)]
+pub(super) struct Pump {
+    spill: Spill,
+}
+
+/// In a buffer with less room than this, a header takes up too much, in bytes.
+const NARROW: usize = 256;
+
+impl Pump {
+    /// What is left of a piece that had no room.
+    pub fn drain(&mut self, buf: &mut [u8]) -> usize {
+        self.spill.drain(buf)
+    }
+
+    /// Reads a piece of `unit`, of which something is left, into `buf`, which is not empty. Returns how
+    /// much came.
+    pub fn piece(
+        &mut self,
+        io: &mut dyn Transport,
+        window: &mut Window,
+        unit: &mut Unit,
+        buf: &mut [u8],
+    ) -> Result<usize, Errno> {
+        if buf.len() >= NARROW {
+            return read_piece(io, window, unit, buf);
+        }
+        let len = read_piece(io, window, unit, self.spill.room())?;
+        self.spill.filled(len);
+        Ok(self.spill.drain(buf))
+    }
+
+    /// Whether part of a piece waits for room.
+    pub fn holds_some(&self) -> bool {
+        !self.spill.is_empty()
+    }
+}
+
+fn read_piece(
+    io: &mut dyn Transport,
+    window: &mut Window,
+    unit: &mut Unit,
+    buf: &mut [u8],
+) -> Result<usize, Errno> {
+    let Some((header, room)) = buf.split_first_chunk_mut::<HEADER>() else {
+        return Err(Errno(libc::EINVAL));
+    };
+    let most = u64::from(u32::MAX).min(room.len() as u64);
+    let len = unit.left().min(most) as u32;
+    let room = room.get_mut(..len as usize).unwrap_or_default();
+    window.read(io, unit.at.saturating_add(unit.done), room)?;
+    *header = Piece { kind: unit.kind, len, at: unit.done, unit: unit.len }.encode();
+    unit.done += u64::from(len);
+    Ok(HEADER + len as usize)
+}
