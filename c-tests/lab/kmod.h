@@ -16,8 +16,8 @@
 /* Never confused with those of lab_create(), but removed with them. */
 #define KMOD_UUID "6d747479-1ab0-4000-%04x-%012x"
 
-/* A device with these VFIO_MIGRATION_* flags; lab_open(), lab_close() and lab_remove() take it. */
-static inline void kmod_create(struct lab_device *device, unsigned flags)
+/* A device of this type; lab_open(), lab_close() and lab_remove() take it. */
+static inline void kmod_create_type(struct lab_device *device, const char *type)
 {
 	static unsigned number = 0x8000;
 	char path[160];
@@ -27,9 +27,18 @@ static inline void kmod_create(struct lab_device *device, unsigned flags)
 	device->fd = device->group = device->container = device->iommufd = -1;
 	snprintf(device->uuid, sizeof(device->uuid), KMOD_UUID, ++number & 0xffff, (unsigned)getpid());
 	snprintf(device->sysfs, sizeof(device->sysfs), "/sys/bus/mdev/devices/%s", device->uuid);
-	snprintf(path, sizeof(path), KMOD_TYPES "%u/create", flags);
+	snprintf(path, sizeof(path), KMOD_TYPES "%s/create", type);
 	ret = lab_try_write(path, device->uuid);
 	CHECK(ret == 0, "%s: %s (is the module there?)", path, strerror(-ret));
+}
+
+/* A device with these VFIO_MIGRATION_* flags. */
+static inline void kmod_create(struct lab_device *device, unsigned flags)
+{
+	char type[16];
+
+	snprintf(type, sizeof(type), "%u", flags);
+	kmod_create_type(device, type);
 }
 
 static inline int kmod_try_set(const struct lab_device *device, const char *knob, const char *text)

@@ -16,7 +16,6 @@
 #define NAME "vfiomig_test"
 #define MAX_DEVICES 64
 
-#define OFFSET_SHIFT 40
 #define CONFIG_SIZE 256u
 #define BAR_SIZE 4096u
 
@@ -37,10 +36,12 @@ static unsigned long long state_size = 1 << 20;
 module_param(state_size, ullong, 0644);
 MODULE_PARM_DESC(state_size, "state of new devices in bytes, at most 1 GiB (default: 1 MiB)");
 
-/* An mdev type for each set of VFIO_MIGRATION_* that a device may have, and one without. */
+/* An mdev type for each set of VFIO_MIGRATION_* that a device may have, one without, and one for an older
+ * protocol. */
 struct vmt_type {
 	struct mdev_type type;
 	u64 flags;
+	bool has_region;
 };
 
 static struct vmt_type vmt_types[] = {
@@ -52,6 +53,9 @@ static struct vmt_type vmt_types[] = {
 	  .flags = VFIO_MIGRATION_STOP_COPY | VFIO_MIGRATION_PRE_COPY },
 	{ .type = { .sysfs_name = "7", .pretty_name = "STOP_COPY P2P PRE_COPY" },
 	  .flags = VFIO_MIGRATION_STOP_COPY | VFIO_MIGRATION_P2P | VFIO_MIGRATION_PRE_COPY },
+	{ .type = { .sysfs_name = "v1", .pretty_name = "migration region of Linux 5.8" },
+	  .flags = VFIO_MIGRATION_STOP_COPY | VFIO_MIGRATION_PRE_COPY,
+	  .has_region = true },
 };
 
 static struct mdev_type *vmt_mdev_types[ARRAY_SIZE(vmt_types)];
@@ -141,11 +145,13 @@ static u32 region_size(u32 index)
 static ssize_t access(struct vmt *vmt, char __user *to, const char __user *from, bool write, size_t count,
 		      loff_t *ppos)
 {
-	u32 index = (u64)*ppos >> OFFSET_SHIFT;
-	u64 at = *ppos & ((1ull << OFFSET_SHIFT) - 1);
+	u32 index = (u64)*ppos >> VMT_OFFSET_SHIFT;
+	u64 at = *ppos & ((1ull << VMT_OFFSET_SHIFT) - 1);
 	u32 size = region_size(index);
 	size_t done = 0;
 
+	if (index == VMT_REGION_INDEX)
+		return vmt_region_access(vmt, to, from, at, count);
 	if (at >= size)
 		return count ? -EINVAL : 0;
 	count = min_t(size_t, count, size - at);
@@ -187,22 +193,59 @@ static ssize_t vmt_dev_write(struct vfio_device *vdev, const char __user *buf, s
 	return access(vmt_of(vdev), NULL, buf, true, count, ppos);
 }
 
-static int region_info(struct vfio_region_info *info)
+static int vmt_dev_mmap(struct vfio_device *vdev, struct vm_area_struct *vma)
 {
-	if (info->index >= VFIO_PCI_NUM_REGIONS)
+	return vmt_region_mmap(vmt_of(vdev), vma);
+}
+
+static int region_info(struct vmt *vmt, struct vfio_region_info *info, struct vfio_info_cap *caps)
+{
+	if (info->index >= VFIO_PCI_NUM_REGIONS + vmt->has_region)
 		return -EINVAL;
-	info->offset = (u64)info->index << OFFSET_SHIFT;
+	info->offset = (u64)info->index << VMT_OFFSET_SHIFT;
+	info->cap_offset = 0;
+	if (info->index == VMT_REGION_INDEX)
+		return vmt_region_info(vmt, info, caps);
 	info->size = region_size(info->index);
 	info->flags = info->size ? VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE : 0;
-	info->cap_offset = 0;
 	return 0;
 }
 
 #ifdef HAVE_GET_REGION_INFO_CAPS
-static int vmt_region_info(struct vfio_device *vdev, struct vfio_region_info *info,
-			   struct vfio_info_cap *caps)
+static int vmt_dev_region_info(struct vfio_device *vdev, struct vfio_region_info *info,
+			       struct vfio_info_cap *caps)
 {
-	return region_info(info);
+	return region_info(vmt_of(vdev), info, caps);
+}
+#else
+/* What newer kernels do themselves. */
+static long get_region_info(struct vmt *vmt, void __user *user)
+{
+	const size_t len = offsetofend(struct vfio_region_info, offset);
+	struct vfio_info_cap caps = {};
+	struct vfio_region_info info;
+	long ret;
+
+	if (copy_from_user(&info, user, len))
+		return -EFAULT;
+	if (info.argsz < len)
+		return -EINVAL;
+	ret = region_info(vmt, &info, &caps);
+	if (!ret && caps.size) {
+		info.flags |= VFIO_REGION_INFO_FLAG_CAPS;
+		if (info.argsz < len + caps.size) {
+			info.argsz = len + caps.size;
+		} else {
+			vfio_info_cap_shift(&caps, len);
+			info.cap_offset = len;
+			if (copy_to_user(user + len, caps.buf, caps.size))
+				ret = -EFAULT;
+		}
+	}
+	if (!ret && copy_to_user(user, &info, len))
+		ret = -EFAULT;
+	kfree(caps.buf);
+	return ret;
 }
 #endif
 
@@ -223,25 +266,13 @@ static long vmt_dev_ioctl(struct vfio_device *vdev, unsigned int cmd, unsigned l
 		if (info.argsz < len)
 			return -EINVAL;
 		info.flags = VFIO_DEVICE_FLAGS_PCI | VFIO_DEVICE_FLAGS_RESET;
-		info.num_regions = VFIO_PCI_NUM_REGIONS;
+		info.num_regions = VFIO_PCI_NUM_REGIONS + vmt_of(vdev)->has_region;
 		info.num_irqs = VFIO_PCI_NUM_IRQS;
 		return copy_to_user(user, &info, len) ? -EFAULT : 0;
 	}
 #ifndef HAVE_GET_REGION_INFO_CAPS
-	case VFIO_DEVICE_GET_REGION_INFO: {
-		struct vfio_region_info info;
-		const size_t len = offsetofend(struct vfio_region_info, offset);
-		int ret;
-
-		if (copy_from_user(&info, user, len))
-			return -EFAULT;
-		if (info.argsz < len)
-			return -EINVAL;
-		ret = region_info(&info);
-		if (ret)
-			return ret;
-		return copy_to_user(user, &info, len) ? -EFAULT : 0;
-	}
+	case VFIO_DEVICE_GET_REGION_INFO:
+		return get_region_info(vmt_of(vdev), user);
 #endif
 	case VFIO_DEVICE_GET_IRQ_INFO: {
 		struct vfio_irq_info info;
@@ -278,7 +309,7 @@ static int vmt_init_dev(struct vfio_device *vdev)
 {
 	struct vmt *vmt = vmt_of(vdev);
 	struct mdev_device *mdev = to_mdev_device(vdev->dev);
-	u64 flags = container_of(mdev->type, struct vmt_type, type)->flags;
+	const struct vmt_type *type = container_of(mdev->type, struct vmt_type, type);
 
 	mutex_init(&vmt->state_mutex);
 	mutex_init(&vmt->reset_mutex);
@@ -298,11 +329,12 @@ static int vmt_init_dev(struct vfio_device *vdev)
 	vmt->drained = ENOMSG;
 	vmt->corrupt = U64_MAX;
 	vmt->log_page_size = 4096;
-	if (flags) {
-		vdev->migration_flags = flags;
+	vmt_region_init(vmt);
+	vmt->has_region = type->has_region;
+	vdev->migration_flags = type->flags;
+	if (type->flags && !type->has_region)
 		vdev->mig_ops = &vmt_migration_ops;
-	}
-	if (logging)
+	if (logging && !type->has_region)
 		vdev->log_ops = &vmt_log_ops;
 	return vmt_resize(vmt, state_size);
 }
@@ -322,6 +354,8 @@ static int vmt_open_dev(struct vfio_device *vdev)
 	struct vmt *vmt = vmt_of(vdev);
 	int ret = vmt_check_fault(vmt, VMT_OP_OPEN);
 
+	if (!ret)
+		ret = vmt_region_open(vmt);
 	if (ret)
 		return ret;
 	mutex_lock(&vmt->open_mutex);
@@ -340,6 +374,7 @@ static void vmt_close_dev(struct vfio_device *vdev)
 	vmt_load_stop(vmt);
 	mutex_unlock(&vmt->open_mutex);
 	vmt_pins_close(vmt);
+	vmt_region_close(vmt);
 	vmt_migration_close(vmt);
 	vmt_log_end(vmt);
 }
@@ -352,10 +387,11 @@ static const struct vfio_device_ops vmt_dev_ops = {
 	.close_device = vmt_close_dev,
 	.read = vmt_dev_read,
 	.write = vmt_dev_write,
+	.mmap = vmt_dev_mmap,
 	.ioctl = vmt_dev_ioctl,
 	.dma_unmap = vmt_dma_unmap,
 #ifdef HAVE_GET_REGION_INFO_CAPS
-	.get_region_info_caps = vmt_region_info,
+	.get_region_info_caps = vmt_dev_region_info,
 #endif
 	.bind_iommufd = vfio_iommufd_emulated_bind,
 	.unbind_iommufd = vfio_iommufd_emulated_unbind,

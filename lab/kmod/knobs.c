@@ -85,6 +85,13 @@ NUMBER(log_max_ranges, U32_MAX);
 NUMBER(log_limit_ranges, U32_MAX);
 NUMBER(log_limit_bytes, U64_MAX);
 NUMBER(log_lie, 1);
+NUMBER_AT(region_window, region.window_bytes, VMT_MAX_WINDOW);
+NUMBER_AT(region_layout, region.layout, VMT_NUM_LAYOUTS - 1);
+NUMBER_AT(region_alternate, region.alternate, 1);
+NUMBER_AT(region_zero_size, region.zero_size, 1);
+NUMBER_AT(region_endless, region.endless, 1);
+NUMBER_AT(region_strict, region.strict, 1);
+NUMBER_AT(region_mid, region.mid, 1);
 
 /* --- contents ----------------------------------------------------------------------------------- */
 
@@ -611,6 +618,13 @@ static struct attribute *vmt_attrs[] = {
 	&number_log_limit_ranges.attr.attr,
 	&number_log_limit_bytes.attr.attr,
 	&number_log_lie.attr.attr,
+	&number_region_window.attr.attr,
+	&number_region_layout.attr.attr,
+	&number_region_alternate.attr.attr,
+	&number_region_zero_size.attr.attr,
+	&number_region_endless.attr.attr,
+	&number_region_strict.attr.attr,
+	&number_region_mid.attr.attr,
 	&span_log_refuse.attr.attr,
 	&span_fail_log_report_at.attr.attr,
 	&fault_open.attr.attr,

@@ -134,9 +134,8 @@ int vmt_reset(struct vmt *vmt)
 	return 0;
 }
 
-static struct file *vmt_set_state(struct vfio_device *vdev, enum vfio_device_mig_state new)
+struct file *vmt_change_state(struct vmt *vmt, enum vfio_device_mig_state new)
 {
-	struct vmt *vmt = vmt_of(vdev);
 	struct file *file = NULL;
 
 	mutex_lock(&vmt->state_mutex);
@@ -145,7 +144,7 @@ static struct file *vmt_set_state(struct vfio_device *vdev, enum vfio_device_mig
 		file = ERR_PTR(-EIO);
 	while (!IS_ERR(file) && vmt->state != new) {
 		enum vfio_device_mig_state next;
-		int ret = vfio_mig_get_next_state(vdev, vmt->state, new, &next);
+		int ret = vfio_mig_get_next_state(&vmt->vdev, vmt->state, new, &next);
 
 		/* No path continues from a state that returns a file. */
 		if (!ret && file) {
@@ -156,6 +155,11 @@ static struct file *vmt_set_state(struct vfio_device *vdev, enum vfio_device_mig
 	}
 	vmt_state_unlock(vmt);
 	return file;
+}
+
+static struct file *vmt_set_state(struct vfio_device *vdev, enum vfio_device_mig_state new)
+{
+	return vmt_change_state(vmt_of(vdev), new);
 }
 
 static int vmt_get_state(struct vfio_device *vdev, enum vfio_device_mig_state *state)

@@ -3,7 +3,7 @@
  * vfiomig-test: a mediated device without hardware that implements all of VFIO migration and DMA
  * logging, and misbehaves on request. README.md says how to use it; this is how it is made.
  *
- * Locks, outermost first: state_mutex (which migration state), reset_mutex (deferred resets), lock
+ * Locks, outermost first: region.mutex (a region's session), state_mutex (which migration state), reset_mutex (deferred resets), lock
  * (contents and streams), load.mutex (whether the load may go on), log_mutex. open_mutex is taken
  * outside the last two. pins.mutex is neither taken inside any of these nor held around them, but
  * around the kernel's own: vfio_pin_pages() and vfio_unpin_pages() are called with it held, and
@@ -37,6 +37,11 @@
 #define VMT_UNIT_SHIFT 12
 #define VMT_MAX_TRUTH (16ull << 30)
 #define VMT_MAX_LOAD (1ull << 24)
+
+/* A region's offset on the fd is its number shifted by this. */
+#define VMT_OFFSET_SHIFT 40
+#define VMT_REGION_INDEX VFIO_PCI_NUM_REGIONS
+#define VMT_MAX_WINDOW (64ull << 20)
 
 #define VMT_VENDOR 0x1234
 #define VMT_DEVICE 0xf10e
@@ -168,8 +173,38 @@ struct vmt_pins {
 	u64 unmapped_ns; /* when the kernel last wanted to unmap something */
 };
 
+enum vmt_layout {
+	VMT_LAYOUT_NONE, /* nothing can be mapped */
+	VMT_LAYOUT_WHOLE, /* everything, and no capability says so */
+	VMT_LAYOUT_DATA, /* all but the fields */
+	VMT_LAYOUT_TWO, /* two areas, with a hole between them, in the wrong order */
+	VMT_LAYOUT_OUTSIDE, /* an area that cannot be */
+	VMT_NUM_LAYOUTS,
+};
+
+/* The region of version 1. */
+struct vmt_region {
+	struct mutex mutex;
+	void *memory; /* while the device is open: a page of which only the fields count, and two places */
+	u64 window; /* the length of a place */
+
+	/* A session. */
+	struct file *file;
+	struct vmt_stream *stream; /* as long as there is the file */
+	u32 chunk; /* the length of one that is there and was not taken; 0: there is none */
+	u32 number; /* of the next */
+	bool asked, counted; /* REG_OFFSET was read since REG_PENDING was; REG_PENDING since the state changed */
+	bool refused;
+
+	/* Knobs. */
+	u64 window_bytes; /* from the next open on */
+	u64 layout, alternate, zero_size, endless, strict, mid;
+};
+
 struct vmt {
 	struct vfio_device vdev;
+	bool has_region;
+	struct vmt_region region;
 
 	struct mutex state_mutex;
 	struct mutex reset_mutex;
@@ -242,8 +277,18 @@ void vmt_tick(struct work_struct *work);
 /* migration.c */
 extern const struct vfio_migration_ops vmt_migration_ops;
 void vmt_migration_close(struct vmt *vmt);
+struct file *vmt_change_state(struct vmt *vmt, enum vfio_device_mig_state state);
 int vmt_reset(struct vmt *vmt);
 void vmt_state_unlock(struct vmt *vmt);
+
+/* regions.c */
+void vmt_region_init(struct vmt *vmt);
+int vmt_region_open(struct vmt *vmt);
+void vmt_region_close(struct vmt *vmt);
+u64 vmt_region_size(const struct vmt *vmt);
+int vmt_region_info(struct vmt *vmt, struct vfio_region_info *info, struct vfio_info_cap *caps);
+int vmt_region_mmap(struct vmt *vmt, struct vm_area_struct *vma);
+ssize_t vmt_region_access(struct vmt *vmt, char __user *to, const char __user *from, u64 at, size_t count);
 
 /* logging.c */
 extern const struct vfio_log_ops vmt_log_ops;
