@@ -6,6 +6,7 @@ use std::path::Path;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use serde_json::json;
 use vfiomig::checkpoint::{Guest, Writer, WriterOptions};
+use vfiomig::device::State;
 use vfiomig::session::SaveOptions;
 
 use crate::context::Context;
@@ -82,6 +83,7 @@ pub fn run(args: &ArgMatches, context: &mut Context<'_>) -> Result<Status> {
     let writer = Writer::create(Path::new(file), options);
     let mut writer = writer.map_err(|error| library_trouble(file, &error))?;
     let watcher = writer.watcher();
+    let before: Vec<Option<State>> = devices.iter().map(|it| it.device.state().ok()).collect();
     let progress = Progress::new(context.progress, "saving", None);
     let done = while_watched(&context.interrupt, &watcher, progress, || {
         let taken = take(&mut writer, &devices);
@@ -96,7 +98,9 @@ pub fn run(args: &ArgMatches, context: &mut Context<'_>) -> Result<Status> {
             let text = format!("{file}: not written: interrupted; the devices are as they were");
             return Err(Trouble::interrupted(signal, text));
         }
-        return Err(library_trouble(&format!("{file}: not written"), &error));
+        let mut trouble = library_trouble(&format!("{file}: not written"), &error);
+        trouble.text.push_str(&whereabouts(&devices, &before));
+        return Err(trouble);
     }
     let stats = watcher.stats();
     if args.get_flag("json") {
@@ -116,6 +120,19 @@ pub fn run(args: &ArgMatches, context: &mut Context<'_>) -> Result<Status> {
         context.say(&text)?;
     }
     Ok(Status::Yes)
+}
+
+/// Where the devices are after a failure: what it says itself was true when it happened.
+fn whereabouts(devices: &[Live], before: &[Option<State>]) -> String {
+    let mut text = String::new();
+    for (live, before) in devices.iter().zip(before) {
+        let now = live.device.state().ok();
+        if now != *before || now.is_none() {
+            let now = now.map_or("a state that it does not say".to_owned(), |now| now.to_string());
+            text.push_str(&format!("; {} is in {now} now: see vfiomig reset", live.name));
+        }
+    }
+    if text.is_empty() { "; by now the devices are where they were".to_owned() } else { text }
 }
 
 fn take(writer: &mut Writer, devices: &[Live]) -> vfiomig::Result<()> {

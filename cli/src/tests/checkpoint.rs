@@ -101,6 +101,7 @@ fn a_device_or_disk_that_fails_leaves_what_was_there() {
     machine.sims[0].inject(Op::Read, 1, libc::EIO, Effect::Sticky);
     let (ran, _) = take(&machine, &[]);
     ran.complains(5, "not written");
+    ran.complains(5, "by now the devices are where they were");
     machine.sims[0].clear_faults();
     assert_eq!((fs::read(&file).unwrap(), machine.sims[0].state()), (whole, State::RUNNING));
     is_tidy(&machine);
