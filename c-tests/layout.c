@@ -392,6 +392,32 @@ FIELD(vfiomig_handover_outcome, code, 12, 4);
 FIELD(vfiomig_handover_outcome, flags, 16, 4);
 FIELD(vfiomig_handover_outcome, reserved, 20, 4);
 
+SIZE(vfiomig_prediction, 232);
+FIELD(vfiomig_prediction, struct_size, 0, 4);
+FIELD(vfiomig_prediction, flags, 4, 4);
+FIELD(vfiomig_prediction, expected_ns, 8, 64);
+FIELD(vfiomig_prediction, low_ns, 72, 64);
+FIELD(vfiomig_prediction, high_ns, 136, 64);
+FIELD(vfiomig_prediction, stop_copy_bytes, 200, 8);
+FIELD(vfiomig_prediction, stop_copy_low_bytes, 208, 8);
+FIELD(vfiomig_prediction, stop_copy_high_bytes, 216, 8);
+FIELD(vfiomig_prediction, precopy_bytes, 224, 8);
+
+SIZE(vfiomig_decision, 40);
+FIELD(vfiomig_decision, struct_size, 0, 4);
+FIELD(vfiomig_decision, verdict, 4, 4);
+FIELD(vfiomig_decision, because, 8, 4);
+FIELD(vfiomig_decision, device, 12, 4);
+FIELD(vfiomig_decision, expected_ns, 16, 8);
+FIELD(vfiomig_decision, low_ns, 24, 8);
+FIELD(vfiomig_decision, high_ns, 32, 8);
+
+SIZE(vfiomig_downtime, 136);
+FIELD(vfiomig_downtime, struct_size, 0, 4);
+FIELD(vfiomig_downtime, reserved, 4, 4);
+FIELD(vfiomig_downtime, measured_ns, 8, 64);
+FIELD(vfiomig_downtime, expected_ns, 72, 64);
+
 SIZE(vfiomig_inspect_options, 88);
 FIELD(vfiomig_inspect_options, struct_size, 0, 4);
 FIELD(vfiomig_inspect_options, reserved, 4, 4);

@@ -186,6 +186,7 @@ struct world {
     struct vfiomig_inspect *inspect;
     struct vfiomig_checkpoint *checkpoint;
     struct vfiomig_restore *restore;
+    struct vfiomig_estimate *estimate;
     /* Called once, within the operation of this number. */
     void (*hook)(struct world *world);
     uint32_t hook_op;
@@ -436,6 +437,7 @@ static void free_world(struct world *world, const char *what)
     int had_device = world->device != NULL || world->let_go;
 
     world->hook = NULL;
+    FREE(vfiomig_estimate_free, world->estimate);
     FREE(vfiomig_inspect_free, world->inspect);
     FREE(vfiomig_handover_free, world->handover);
     FREE(vfiomig_group_free, world->group);
@@ -807,6 +809,8 @@ static void to_state(struct world *world, int object, int state)
         to_checkpoint_state(world, state_names[CHECKPOINT][state]);
     else if (object == RESTORE)
         to_restore_state(world);
+    else if (object == ESTIMATE && API(vfiomig_estimate_new, 2, &world->estimate) != 0)
+        die("vfiomig_estimate_new");
 }
 
 static void *handle_of(struct world *world, int object)
@@ -819,7 +823,8 @@ static void *handle_of(struct world *world, int object)
            : object == INSPECT ? (void *)world->inspect
            : object == CHECKPOINT ? (void *)world->checkpoint
            : object == RESTORE    ? (void *)world->restore
-                                  : (void *)world->handover;
+           : object == ESTIMATE ? (void *)world->estimate
+                                : (void *)world->handover;
 }
 
 static int num_states(int object)
@@ -1048,6 +1053,18 @@ static size_t export_identity(void *memory)
     return len;
 }
 
+/* What an estimate that knows nothing remembers. */
+static size_t export_estimate(void *memory)
+{
+    struct vfiomig_estimate *estimate;
+    size_t len = 0;
+
+    if (vfiomig_estimate_new(1, &estimate) < 0 || vfiomig_estimate_export(estimate, 0, memory, ROOM, &len) < 0)
+        die("no estimate");
+    vfiomig_estimate_free(estimate);
+    return len;
+}
+
 static int of_handover(const struct row *row)
 {
     return strncmp(row->name, "vfiomig_handover_", 17) == 0;
@@ -1099,6 +1116,8 @@ static void fill(struct frame *frame, const struct row *row, struct world *world
         case A_DATA:
             if (of_handover(row))
                 memcpy(memory, hello, data_len = hello_len);
+            else if (row == &rows[ROW_vfiomig_estimate_import])
+                data_len = export_estimate(memory);
             else if (row == &rows[ROW_vfiomig_group_put] || row == &rows[ROW_vfiomig_group_get_frame_len])
                 memcpy(memory, group_frame, data_len = group_frame_len);
             else if (row->object)
@@ -1228,6 +1247,8 @@ static void finish(struct frame *frame, const char *what)
             FREE(vfiomig_checkpoint_free, out);
         else if (row->args[i].object == RESTORE)
             FREE(vfiomig_restore_free, out);
+        else if (row->args[i].object == ESTIMATE)
+            FREE(vfiomig_estimate_free, out);
         else
             FREE(vfiomig_handover_free, out);
     }
@@ -1315,6 +1336,7 @@ static int lives(int object, void *handle)
     struct vfiomig_group_status group_status = VFIOMIG_GROUP_STATUS_INIT;
     struct vfiomig_inspect_report report = VFIOMIG_INSPECT_REPORT_INIT;
     struct vfiomig_checkpoint_stats numbers = VFIOMIG_CHECKPOINT_STATS_INIT;
+    struct vfiomig_downtime downtime = VFIOMIG_DOWNTIME_INIT;
 
     return 0 == (object == DEVICE ? API(vfiomig_device_get_failure, handle, &failure)
                  : object == SAVE ? API(vfiomig_save_get_failure, handle, &failure)
@@ -1324,7 +1346,8 @@ static int lives(int object, void *handle)
                  : object == INSPECT ? API(vfiomig_inspect_get_report, handle, &report)
                  : object == CHECKPOINT ? API(vfiomig_checkpoint_get_stats, handle, &numbers)
                  : object == RESTORE    ? API(vfiomig_restore_get_stats, handle, &numbers)
-                                        : API(vfiomig_handover_get_outcome, handle, &outcome));
+                 : object == ESTIMATE ? API(vfiomig_estimate_get_downtime, handle, 0, &downtime)
+                                     : API(vfiomig_handover_get_outcome, handle, &outcome));
 }
 
 /* The groups. */
@@ -1367,6 +1390,8 @@ static void free_handle(struct world *world, int object)
         FREE(vfiomig_checkpoint_free, world->checkpoint), world->checkpoint = NULL;
     else if (object == RESTORE)
         FREE(vfiomig_restore_free, world->restore), world->restore = NULL;
+    else if (object == ESTIMATE)
+        FREE(vfiomig_estimate_free, world->estimate), world->estimate = NULL;
     else
         FREE(vfiomig_handover_free, world->handover), world->handover = NULL;
 }
@@ -1897,6 +1922,24 @@ static void values_of_runs(void)
     end();
 }
 
+static void wrong_estimates(void)
+{
+    wrong_number(ROW_vfiomig_estimate_new, "num_devices", VFIOMIG_ESTIMATE_MAX_DEVICES + 1, -EINVAL);
+    wrong_number(ROW_vfiomig_estimate_observe, "observation", 0, -EINVAL);
+    wrong_number(ROW_vfiomig_estimate_observe, "observation", 22, -EINVAL);
+    wrong_number(ROW_vfiomig_estimate_observe, "device", 2, -EINVAL);
+    wrong_number(ROW_vfiomig_estimate_observe_pending, "device", 2, -EINVAL);
+    wrong_number(ROW_vfiomig_estimate_predict, "device", 2, -EINVAL);
+    wrong_number(ROW_vfiomig_estimate_get_downtime, "device", 2, -EINVAL);
+    wrong_number(ROW_vfiomig_estimate_decide, "flags", 2, -EINVAL);
+    wrong_number(ROW_vfiomig_estimate_export, "device", VFIOMIG_ESTIMATE_ALL, -EINVAL);
+    wrong_number(ROW_vfiomig_estimate_export, "cap", VFIOMIG_ESTIMATE_BYTES - 1, -ENOSPC);
+    wrong_number(ROW_vfiomig_estimate_import, "device", 2, -EINVAL);
+    wrong_number(ROW_vfiomig_estimate_import, "side", 0, -EINVAL);
+    wrong_number(ROW_vfiomig_estimate_import, "side", 3, -EINVAL);
+    wrong_number(ROW_vfiomig_estimate_import, "len", VFIOMIG_ESTIMATE_BYTES - 1, -EBADMSG);
+}
+
 static void values(void)
 {
     begin("invalid flags and values");
@@ -1979,6 +2022,7 @@ static void values(void)
     wrong_number(ROW_vfiomig_group_get_pending, "device", UINT32_MAX, -EINVAL);
     wrong_number(ROW_vfiomig_group_work, "until", 3, -EINVAL);
     wrong_number(ROW_vfiomig_group_get_frame_len, "header_len", VFIOMIG_GROUP_HEADER - 1, -EINVAL);
+    wrong_estimates();
     wrong_number(ROW_vfiomig_handover_notify, "event", 0, -EINVAL);
     wrong_number(ROW_vfiomig_handover_notify, "event", 16, -EINVAL);
     wrong_number(ROW_vfiomig_handover_notify, "event", VFIOMIG_HANDOVER_EVENT_RUNNING, -EINVAL);

@@ -1838,6 +1838,270 @@ int vfiomig_load_get_failure(struct vfiomig_load *load, struct vfiomig_failure *
  */
 void vfiomig_load_free(struct vfiomig_load *load);
 
+/* How long the guest will stand still
+ * ----------------------------------- */
+
+/* What is known of a migration's times. */
+struct vfiomig_estimate;
+
+/* What was measured: vfiomig_estimate_observe(). */
+#define VFIOMIG_OBSERVATION_READ           1   /* Source: value bytes were read from the device,
+                                                * which took ns. */
+#define VFIOMIG_OBSERVATION_SENT           2   /* Source: value bytes were sent, which kept a thread
+                                                * busy for ns; device is ignored. */
+#define VFIOMIG_OBSERVATION_WRITTEN        3   /* Target: value bytes were written to the device,
+                                                * which took ns. */
+#define VFIOMIG_OBSERVATION_QUIESCED       4   /* Source: quiescing the device took ns; value is
+                                                * ignored. */
+#define VFIOMIG_OBSERVATION_STOPPED        5   /* Source: stopping the device took ns; value is
+                                                * ignored. What is read from now on is stop-copy. */
+#define VFIOMIG_OBSERVATION_RELEASED       6   /* Source: releasing the device took ns; value is
+                                                * ignored. */
+#define VFIOMIG_OBSERVATION_COMMITTED      7   /* Target: committing the device took ns; value is
+                                                * ignored. */
+#define VFIOMIG_OBSERVATION_APPROACHED     8   /* Target: taking the device to RUNNING_P2P took ns;
+                                                * value is ignored. */
+#define VFIOMIG_OBSERVATION_RAN            9   /* Target: taking the device to RUNNING took ns;
+                                                * value is ignored. */
+#define VFIOMIG_OBSERVATION_ENDED          10  /* Source: the device was read to its end; value and
+                                                * ns are ignored. */
+#define VFIOMIG_OBSERVATION_INITIAL_LOADED 11  /* Source: the target has loaded generation value of
+                                                * the device's initial data; ns is ignored. */
+#define VFIOMIG_OBSERVATION_ROUND_TRIP     12  /* A message to the other side and its answer took
+                                                * ns; device and value are ignored. */
+#define VFIOMIG_OBSERVATION_SOURCE_THREADS 13  /* value devices of the source are read at a time, by
+                                                * threads that also send; device and ns are
+                                                * ignored. */
+#define VFIOMIG_OBSERVATION_TARGET_THREADS 14  /* value devices of the target are written at a time;
+                                                * device and ns are ignored. */
+#define VFIOMIG_OBSERVATION_SWITCHOVER     15  /* Source: the guest has been stopped and is switched
+                                                * over. What was to be expected then stands beside
+                                                * what is measured. device, value and ns are
+                                                * ignored. */
+#define VFIOMIG_OBSERVATION_PHASE          16  /* The phase with the number value has taken ns, of
+                                                * all devices together; device is ignored. */
+#define VFIOMIG_OBSERVATION_MOVED          17  /* Source: from the stop of all devices until all of
+                                                * their streams were read and sent, it took ns.
+                                                * device and value are ignored. */
+#define VFIOMIG_OBSERVATION_HANDED_OVER    18  /* Source: from there until all devices were
+                                                * released, which is after the target's commit, it
+                                                * took ns. device and value are ignored. */
+#define VFIOMIG_OBSERVATION_SOURCE_HELPERS 19  /* value devices of the source take a step at a time:
+                                                * a group tells it. device and ns are ignored. */
+#define VFIOMIG_OBSERVATION_TARGET_HELPERS 20  /* value devices of the target take a step at a time;
+                                                * device and ns are ignored. */
+#define VFIOMIG_OBSERVATION_CHANNELS       21  /* Source: value connections send while others read;
+                                                * 0: the threads that read also send. A group with
+                                                * channels tells it. device and ns are ignored. */
+
+/* Phases of a downtime, in their order. */
+#define VFIOMIG_DOWNTIME_QUIESCE 0  /* All devices of the source give up their peer-to-peer DMA. */
+#define VFIOMIG_DOWNTIME_STOP    1  /* All devices of the source are stopped. */
+#define VFIOMIG_DOWNTIME_READ    2  /* They are read. */
+#define VFIOMIG_DOWNTIME_SEND    3  /* How much longer sending takes. */
+#define VFIOMIG_DOWNTIME_LOAD    4  /* How much longer the target takes to write it, and the source
+                                     * to let go of its devices. */
+#define VFIOMIG_DOWNTIME_COMMIT  5  /* The target's drivers accept the state. */
+#define VFIOMIG_DOWNTIME_RESUME  6  /* All devices of the target run. */
+#define VFIOMIG_DOWNTIME_TOTAL   7  /* All phases together. */
+
+/* What to do: struct vfiomig_decision. */
+#define VFIOMIG_VERDICT_GO_ON             1  /* The guest runs on, and pre-copy with it. */
+#define VFIOMIG_VERDICT_SWITCH_OVER       2  /* Stop the guest and switch over. */
+#define VFIOMIG_VERDICT_WILL_NOT_CONVERGE 3  /* More pre-copy does not help. */
+
+/* ... and why. */
+#define VFIOMIG_BECAUSE_FITS               1   /* The downtime keeps to the limit, also its upper
+                                                * bound. */
+#define VFIOMIG_BECAUSE_LIKELY             2   /* What is expected keeps to the limit, the upper
+                                                * bound does not. */
+#define VFIOMIG_BECAUSE_AS_FAR_AS_KNOWN    3   /* What is known keeps to the limit, but something
+                                                * was never measured. */
+#define VFIOMIG_BECAUSE_NOTHING_KNOWN      4   /* Nobody has said yet what is left of the device:
+                                                * vfiomig_estimate_observe_pending(). */
+#define VFIOMIG_BECAUSE_INITIAL_NOT_SENT   5   /* Not all of the device's initial data was sent. */
+#define VFIOMIG_BECAUSE_INITIAL_NOT_LOADED 6   /* The target has not said that it has loaded the
+                                                * device's initial data. */
+#define VFIOMIG_BECAUSE_INITIAL_AGAIN      7   /* The device has started its initial data again, and
+                                                * the target has not loaded that yet. */
+#define VFIOMIG_BECAUSE_DATA_LEFT          8   /* The downtime would be too long; pre-copy makes it
+                                                * shorter. */
+#define VFIOMIG_BECAUSE_STEPS              9   /* Changing states alone takes longer than the
+                                                * limit. */
+#define VFIOMIG_BECAUSE_STOP_COPY_SIZE     10  /* What can be read only from the stopped device
+                                                * takes longer than the limit. */
+#define VFIOMIG_BECAUSE_DIRTY_RATE         11  /* The device becomes dirty faster than it can be
+                                                * moved. */
+#define VFIOMIG_BECAUSE_INITIAL_REPEATS    12  /* The device has started its initial data again too
+                                                * often. */
+
+/* Flags of vfiomig_estimate_decide(). */
+#define VFIOMIG_DECIDE_WITHOUT_INITIAL (1 << 0)  /* vfiomig_estimate_decide(): do not wait until the
+                                                  * target has loaded all initial data. */
+
+/* Numbers of an estimate. */
+#define VFIOMIG_ESTIMATE_ALL         UINT32_MAX  /* All devices together, where a device's number
+                                                  * can stand. */
+#define VFIOMIG_ESTIMATE_KNOWN       (1 << 0)  /* Everything that belongs to the prediction was
+                                                * measured. */
+#define VFIOMIG_ESTIMATE_UNKNOWN     UINT64_MAX  /* A time that nobody knows: an upper bound that
+                                                  * there is not, or a phase that was not
+                                                  * measured. */
+#define VFIOMIG_ESTIMATE_HERE        1         /* A blob is of this side's device. */
+#define VFIOMIG_ESTIMATE_THERE       2         /* A blob is of the other side's device. */
+#define VFIOMIG_ESTIMATE_BYTES       256       /* How long a blob is, in bytes. A later version's
+                                                * may be longer. */
+#define VFIOMIG_ESTIMATE_MAX_DEVICES 256       /* The most devices of an estimate. */
+
+/* A downtime that is to be expected. Times are in nanoseconds, sizes in bytes. */
+struct vfiomig_prediction {
+    uint32_t struct_size;           /* VFIOMIG_PREDICTION_INIT sets it. */
+    uint32_t flags;                 /* VFIOMIG_ESTIMATE_KNOWN, or 0. */
+    uint64_t expected_ns[8];        /* What is expected of each phase, and of all:
+                                     * VFIOMIG_DOWNTIME_* is the index. */
+    uint64_t low_ns[8];             /* It will hardly be less. */
+    uint64_t high_ns[8];            /* It will hardly be more. VFIOMIG_ESTIMATE_UNKNOWN: something
+                                     * was never measured, and expected_ns is what is known of
+                                     * it. */
+    uint64_t stop_copy_bytes;       /* What stop-copy will send. */
+    uint64_t stop_copy_low_bytes;   /* It will hardly be less. */
+    uint64_t stop_copy_high_bytes;  /* It will hardly be more. VFIOMIG_ESTIMATE_UNKNOWN: no driver
+                                     * says. */
+    uint64_t precopy_bytes;         /* What pre-copy would still send. */
+};
+#define VFIOMIG_PREDICTION_INIT VFIOMIG_INIT_(struct vfiomig_prediction)
+
+/* Whether to switch over. */
+struct vfiomig_decision {
+    uint32_t struct_size;  /* VFIOMIG_DECISION_INIT sets it. */
+    uint32_t verdict;      /* VFIOMIG_VERDICT_*: what to do. */
+    uint32_t because;      /* VFIOMIG_BECAUSE_*: why. */
+    uint32_t device;       /* The device that is the reason, or VFIOMIG_ESTIMATE_ALL. */
+    uint64_t expected_ns;  /* The downtime that is expected, in nanoseconds. */
+    uint64_t low_ns;       /* It will hardly be less. */
+    uint64_t high_ns;      /* It will hardly be more. VFIOMIG_ESTIMATE_UNKNOWN: something was never
+                            * measured. */
+};
+#define VFIOMIG_DECISION_INIT VFIOMIG_INIT_(struct vfiomig_decision)
+
+/* A downtime as it was, and as it had been expected. */
+struct vfiomig_downtime {
+    uint32_t struct_size;     /* VFIOMIG_DOWNTIME_INIT sets it. */
+    uint32_t reserved;        /* Zero. */
+    uint64_t measured_ns[8];  /* What each phase took, in nanoseconds: VFIOMIG_DOWNTIME_* is the
+                               * index. VFIOMIG_ESTIMATE_UNKNOWN: it was not measured. The last one
+                               * is the sum of what was. */
+    uint64_t expected_ns[8];  /* What was expected when the guest was switched over, of all devices
+                               * together; VFIOMIG_ESTIMATE_UNKNOWN: nothing. */
+};
+#define VFIOMIG_DOWNTIME_INIT VFIOMIG_INIT_(struct vfiomig_downtime)
+
+/*
+ * Makes an estimate for a VM with that many devices, which knows nothing yet. A group has one
+ * already, which it feeds: vfiomig_group_get_estimate(). An estimate touches no device and reads no
+ * clock. Its functions may be called from any number of threads, at the same time.
+ *
+ * Errors: -ENOMEM, -EFAULT, -EINVAL, -ENOTRECOVERABLE.
+ * Since: 0.1.
+ */
+int vfiomig_estimate_new(uint32_t num_devices, struct vfiomig_estimate **out) VFIOMIG_MUST_CHECK;
+
+/*
+ * Tells what was measured: VFIOMIG_OBSERVATION_*. device and value are used by those that say so;
+ * otherwise they are ignored. at_ns is when that was, on the clock of
+ * vfiomig_estimate_observe_pending(), or 0 for the latest time that it was told.
+ *
+ * Errors: -EBADF, -EFAULT, -EINVAL, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_estimate_observe(struct vfiomig_estimate *estimate, uint32_t observation,
+                             uint32_t device, uint64_t at_ns, uint64_t value, uint64_t ns);
+
+/*
+ * Tells what a source's driver says is left: what vfiomig_save_get_pending() has returned at at_ns.
+ * From two of them with time between, it learns how fast the device becomes dirty. at_ns is of any
+ * clock that goes on steadily; with a group's estimate it is CLOCK_MONOTONIC.
+ *
+ * Errors: -EBADF, -EFAULT, -EINVAL, -E2BIG, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_estimate_observe_pending(struct vfiomig_estimate *estimate, uint32_t device,
+                                     uint64_t at_ns, const struct vfiomig_pending *pending);
+
+/*
+ * Says how long the guest will stand still if it is switched over at at_ns, or at the latest time
+ * that was told if that is 0: for all devices together (VFIOMIG_ESTIMATE_ALL), or as if a device
+ * were the only one. What was never measured has no upper bound.
+ *
+ * QEMU's numbers are in it: state_pending_estimate is precopy_bytes, state_pending_exact and the
+ * size of stop-copy are stop_copy_bytes.
+ *
+ * Errors: -EBADF, -EFAULT, -EINVAL, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_estimate_predict(struct vfiomig_estimate *estimate, uint32_t device, uint64_t at_ns,
+                             struct vfiomig_prediction *prediction);
+
+/*
+ * Says whether to switch over at at_ns (0: the latest time that was told) if the guest may stand
+ * still for limit_ns at most. Unless flags has VFIOMIG_DECIDE_WITHOUT_INITIAL, it waits until the
+ * target has loaded the present generation of each device's initial data
+ * (VFIOMIG_OBSERVATION_INITIAL_LOADED). If stopping refuses with -EAGAIN, because a device has
+ * started its initial data again, tell it what is pending now and ask again.
+ *
+ * Errors: -EBADF, -EFAULT, -EINVAL, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_estimate_decide(struct vfiomig_estimate *estimate, uint64_t at_ns, uint64_t limit_ns,
+                            uint32_t flags, struct vfiomig_decision *decision);
+
+/*
+ * Says how long the phases of the downtime were, for all devices together (VFIOMIG_ESTIMATE_ALL) or
+ * a device's part in them, and what had been expected.
+ *
+ * Errors: -EBADF, -EFAULT, -EINVAL, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_estimate_get_downtime(struct vfiomig_estimate *estimate, uint32_t device,
+                                  struct vfiomig_downtime *downtime);
+
+/*
+ * Copies what is worth being remembered of this side's device: VFIOMIG_ESTIMATE_BYTES in buf, their
+ * number in *len. Keep it for the device's next migration, or send it to the other side of this
+ * one.
+ *
+ * Errors: -EBADF, -EFAULT, -EINVAL, -ENOSPC, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_estimate_export(struct vfiomig_estimate *estimate, uint32_t device, void *buf,
+                            size_t cap, size_t *len);
+
+/*
+ * Takes what vfiomig_estimate_export() has returned: earlier for this side's device
+ * (VFIOMIG_ESTIMATE_HERE), or on the other side for its device (VFIOMIG_ESTIMATE_THERE). It
+ * replaces what was known. It may come from anywhere: whatever it says, nothing worse happens than
+ * a wrong prediction. One that is refused changes nothing.
+ *
+ * Errors: -EBADF, -EFAULT, -EINVAL, -EPROTO, -EBADMSG, -EOPNOTSUPP, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_estimate_import(struct vfiomig_estimate *estimate, uint32_t device, uint32_t side,
+                            const void *blob, size_t len);
+
+/*
+ * Frees an estimate; NULL is ignored. A group's lives on with the group.
+ *
+ * Since: 0.1.
+ */
+void vfiomig_estimate_free(struct vfiomig_estimate *estimate);
+
 /* Several devices together
  * ------------------------ */
 
@@ -2378,6 +2642,23 @@ int vfiomig_group_get_save_stats(struct vfiomig_group *group, uint32_t device,
  */
 int vfiomig_group_get_load_stats(struct vfiomig_group *group, uint32_t device,
                                  struct vfiomig_load_stats *stats);
+
+/*
+ * Returns the group's estimate, which is fed with what the group measures: how long devices take to
+ * be read, written and taken from one state to another, and what vfiomig_group_get_pending()
+ * returns. Its clock is CLOCK_MONOTONIC. Call vfiomig_group_get_pending() for each device before a
+ * prediction. What only the VMM knows it tells with vfiomig_estimate_observe(): how long sending
+ * takes, how many threads serve the group, and what the target says. On the target,
+ * vfiomig_estimate_export() has what the source needs. Free the handle with
+ * vfiomig_estimate_free(), before the group or after it.
+ *
+ * States: all.
+ * Errors: -EBADF, -ENOMEM, -EFAULT, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_group_get_estimate(struct vfiomig_group *group,
+                               struct vfiomig_estimate **out) VFIOMIG_MUST_CHECK;
 
 /*
  * Returns what was going on when this device of the group last failed; code is 0 if it has not.

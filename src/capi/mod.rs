@@ -39,6 +39,7 @@
 pub mod checkpoint;
 pub mod device;
 pub mod dirty;
+pub mod estimate;
 pub mod group;
 pub mod handover;
 pub mod inspect;

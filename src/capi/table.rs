@@ -96,6 +96,13 @@ pub(super) mod restore_states {
     pub(in crate::capi) const OPEN: u32 = 0;
 }
 
+pub(super) static ESTIMATE: Kind =
+    Kind { number: 11, name: "estimate", states: &["ready"], waits: false };
+
+pub(super) mod estimate_states {
+    pub(in crate::capi) const READY: u32 = 0;
+}
+
 pub(super) const LOG_SET: Row = Row {
     name: "vfiomig_log_set",
     states: 0b0,
@@ -472,6 +479,78 @@ pub(super) const LOAD_FREE: Row = Row {
     errors: 0b100000000000001000100,
 };
 
+pub(super) const ESTIMATE_NEW: Row = Row {
+    name: "vfiomig_estimate_new",
+    states: 0b0,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b100000000000100110000,
+};
+
+pub(super) const ESTIMATE_OBSERVE: Row = Row {
+    name: "vfiomig_estimate_observe",
+    states: 0b1,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000000000100100100,
+};
+
+pub(super) const ESTIMATE_OBSERVE_PENDING: Row = Row {
+    name: "vfiomig_estimate_observe_pending",
+    states: 0b1,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000000100100100100,
+};
+
+pub(super) const ESTIMATE_PREDICT: Row = Row {
+    name: "vfiomig_estimate_predict",
+    states: 0b1,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000000000100100100,
+};
+
+pub(super) const ESTIMATE_DECIDE: Row = Row {
+    name: "vfiomig_estimate_decide",
+    states: 0b1,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000000000100100100,
+};
+
+pub(super) const ESTIMATE_GET_DOWNTIME: Row = Row {
+    name: "vfiomig_estimate_get_downtime",
+    states: 0b1,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000000000100100100,
+};
+
+pub(super) const ESTIMATE_EXPORT: Row = Row {
+    name: "vfiomig_estimate_export",
+    states: 0b1,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000000010100100100,
+};
+
+pub(super) const ESTIMATE_IMPORT: Row = Row {
+    name: "vfiomig_estimate_import",
+    states: 0b1,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100100110000100100100,
+};
+
+pub(super) const ESTIMATE_FREE: Row = Row {
+    name: "vfiomig_estimate_free",
+    states: 0b0,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000000000001000100,
+};
+
 pub(super) const GROUP_NEW: Row = Row {
     name: "vfiomig_group_new",
     states: 0b0,
@@ -670,6 +749,14 @@ pub(super) const GROUP_GET_LOAD_STATS: Row = Row {
     wrong_state: Code::Inval,
     needs_memory: false,
     errors: 0b100000001000100100100,
+};
+
+pub(super) const GROUP_GET_ESTIMATE: Row = Row {
+    name: "vfiomig_group_get_estimate",
+    states: 0b111,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b100000000000000110100,
 };
 
 pub(super) const GROUP_GET_FAILURE: Row = Row {

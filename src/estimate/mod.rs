@@ -23,7 +23,7 @@ pub use shared::SharedEstimate;
 use crate::alloc;
 use crate::error::{Result, err};
 use measure::{Measure, Rate};
-use predict::{Common, Predictor};
+use predict::{Common, Predictor, together};
 use profile::Profile;
 use track::Track;
 
@@ -41,6 +41,8 @@ pub struct Estimate {
     /// The latest time that anything was measured at, in nanoseconds.
     now: u64,
     measured: Measured,
+    /// From the end of all streams to the release of the source.
+    handed_over: Option<u64>,
     /// What was to be expected when the guest was switched over.
     expected: Option<Box<Prediction>>,
 }
@@ -53,12 +55,16 @@ impl Estimate {
             trip: Measure::default(),
             source_threads: 1,
             target_threads: 1,
+            channels: 0,
+            source_helpers: 1,
+            target_helpers: 1,
         };
         Estimate {
             tracks: Vec::new(),
             common,
             now: 0,
             measured: Measured::default(),
+            handed_over: None,
             expected: None,
         }
     }
@@ -99,18 +105,35 @@ impl Estimate {
             Observation::RoundTrip(ns) => self.common.trip.add(ns),
             Observation::SourceThreads(threads) => self.common.source_threads = threads.max(1),
             Observation::TargetThreads(threads) => self.common.target_threads = threads.max(1),
+            Observation::Channels(number) => self.common.channels = number,
+            Observation::SourceHelpers(threads) => self.common.source_helpers = threads.max(1),
+            Observation::TargetHelpers(threads) => self.common.target_helpers = threads.max(1),
             Observation::SwitchOver => {
                 self.expected = Some(Box::new(self.predict(None, at_ns)?));
             }
-            Observation::Measured(phase, ns) => {
-                if let Some(place) = self.measured.get_mut(phase as usize) {
-                    *place = Some(ns);
-                }
-            }
+            Observation::Measured(phase, ns) => self.has_taken(phase, ns),
+            Observation::Moved(ns) => self.moved(ns),
+            Observation::HandedOver(ns) => self.handed_over = Some(ns),
             what => self.track_mut(device)?.observe(now, what),
         }
         self.now = now;
         Ok(())
+    }
+
+    fn has_taken(&mut self, phase: Phase, ns: u64) {
+        if let Some(place) = self.measured.get_mut(phase as usize) {
+            *place = Some(ns);
+        }
+    }
+
+    /// Divides what reading and sending took by what the reads took.
+    fn moved(&mut self, ns: u64) {
+        let reads = self.tracks.iter().map(|track| {
+            Range::exactly(track.measured.get(Phase::Read as usize).copied().flatten().unwrap_or(0))
+        });
+        let read = together(reads, self.common.source_threads).value.min(ns);
+        self.has_taken(Phase::Read, read);
+        self.has_taken(Phase::Send, ns.saturating_sub(read));
     }
 
     fn predictor<'a>(&'a self, tracks: &'a [Track], at_ns: u64) -> Predictor<'a> {
@@ -140,8 +163,18 @@ impl Estimate {
     pub fn measured(&self, device: Option<u32>) -> Result<Measured> {
         match (device, self.tracks(device)?) {
             (Some(_), [track]) => Ok(track.measured),
-            _ => Ok(self.measured),
+            _ => Ok(self.together()),
         }
+    }
+
+    /// The source waits for the target while that loads and commits. How long the commit was, only the
+    /// target knows: until it is told, it counts as loading.
+    fn together(&self) -> Measured {
+        let mut measured = self.measured;
+        let [.., load, commit, _] = &mut measured;
+        let waited = self.handed_over.map(|ns| ns.saturating_sub(commit.unwrap_or(0)));
+        *load = load.or(waited);
+        measured
     }
 
     /// What was to be expected of all together when the guest was switched over, if it was.

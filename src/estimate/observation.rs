@@ -91,13 +91,24 @@ pub enum Observation {
     InitialLoaded(u32),
     /// A message to the other side and the answer to it took that long.
     RoundTrip(u64),
-    /// How many of the source's devices are served at a time: by threads that read and send, and take
-    /// steps.
+    /// How many of the source's devices are read at a time, by threads that also send.
     SourceThreads(u32),
-    /// The same for the target.
+    /// How many of the target's devices are written at a time.
     TargetThreads(u32),
+    /// So many connections send, while others read. 0: the threads that read also send.
+    Channels(u32),
+    /// How many of the source's devices take a step at a time.
+    SourceHelpers(u32),
+    /// How many of the target's devices take a step at a time.
+    TargetHelpers(u32),
     /// Source: the guest has been stopped, and is switched over. What was to be expected then is kept.
     SwitchOver,
+    /// Source: from the stop of all devices until all of their streams were read and sent, it took that
+    /// long.
+    Moved(u64),
+    /// Source: from there until all devices were released, which is after the target's commit, it took
+    /// that long.
+    HandedOver(u64),
     /// A part of the group's downtime has taken that long.
     Measured(Phase, u64),
 }

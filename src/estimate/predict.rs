@@ -99,8 +99,14 @@ pub(super) struct Common {
     /// Sending, by one thread.
     pub channel: Rate,
     pub trip: Measure,
+    /// How many devices are read, and written, at a time.
     pub source_threads: u32,
     pub target_threads: u32,
+    /// How many connections send while others read; 0: whoever reads also sends.
+    pub channels: u32,
+    /// How many take a step at a time.
+    pub source_helpers: u32,
+    pub target_helpers: u32,
 }
 
 /// Devices whose downtime is to be predicted.
@@ -111,7 +117,7 @@ pub(super) struct Predictor<'a> {
 }
 
 /// What several devices take if so many are served at a time.
-fn together(each: impl Iterator<Item = Range>, threads: u32) -> Range {
+pub(super) fn together(each: impl Iterator<Item = Range>, threads: u32) -> Range {
     let (mut sum, mut longest) = (Range::default(), Range::default());
     for range in each {
         (sum, longest) = (sum + range, longest.max(range));
@@ -140,7 +146,10 @@ impl Predictor<'_> {
         let all = self.tracks.iter().map(&bytes).fold(Range::default(), |sum, one| sum + one);
         let sending = common.channel.time_of(all).unwrap_or(Range::at_least(0));
         let reading = reads().fold(Range::default(), |sum, one| sum + one);
-        let sent = read.max(shared(reading + sending, common.source_threads));
+        let sent = read.max(match common.channels {
+            0 => shared(reading + sending, common.source_threads),
+            channels => shared(sending, channels),
+        });
         let write = |track: &Track| track.there.write.time_of(bytes(track));
         let writes = self.tracks.iter().map(|track| write(track).unwrap_or(Range::at_least(0)));
         Moving { read, sent, written: together(writes, common.target_threads) }
@@ -156,7 +165,7 @@ impl Predictor<'_> {
 
     /// All that does not depend on how much is to be moved.
     fn steps(&self) -> [Range; Phase::ALL.len()] {
-        let (source, target) = (self.common.source_threads, self.common.target_threads);
+        let (source, target) = (self.common.source_helpers, self.common.target_helpers);
         let half = self.half_trip();
         let here = |step| self.step(move |track| track.here.step(step), source);
         let there = |step| self.step(move |track| track.there.step(step), target);

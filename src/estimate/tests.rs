@@ -75,11 +75,29 @@ fn several_threads_take_less_time_and_one_device_alone_does_not() {
     let alone = estimate.predict(Some(2), 0).unwrap().total.value;
     let in_turn = estimate.predict(None, 0).unwrap().total.value;
     assert!(in_turn > 3 * alone, "{in_turn} {alone}");
-    for side in [Observation::SourceThreads(4), Observation::TargetThreads(4)] {
+    let all = [
+        Observation::SourceThreads(4),
+        Observation::TargetThreads(4),
+        Observation::SourceHelpers(4),
+        Observation::TargetHelpers(4),
+    ];
+    for side in all {
         estimate.observe(0, 0, side).unwrap();
     }
     // Sending takes as much of each thread as before.
     assert_eq!(estimate.predict(None, 0).unwrap().total.value, alone);
+}
+
+#[test]
+fn channels_send_while_others_read() {
+    let mut estimate = measured(1);
+    let send =
+        |estimate: &Estimate| estimate.predict(None, 0).unwrap().phase(Phase::Send).value / MS;
+    assert_eq!(send(&estimate), 16);
+    for (channels, takes) in [(1, 0), (2, 0), (0, 16)] {
+        estimate.observe(0, 0, Observation::Channels(channels)).unwrap();
+        assert_eq!(send(&estimate), takes, "{channels} channels");
+    }
 }
 
 #[test]
@@ -270,6 +288,17 @@ fn what_was_measured_stands_beside_it() {
         (Some(3 * MS), Some(2 * MS))
     );
     assert_eq!(one[Phase::Commit as usize], None);
+
+    // Two reads of 1 ms from each device, in turn.
+    estimate.observe(0, 0, Observation::Moved(10 * MS)).unwrap();
+    estimate.observe(0, 0, Observation::HandedOver(7 * MS)).unwrap();
+    let parts = |estimate: &Estimate| {
+        let measured = estimate.measured(None).unwrap();
+        [Phase::Read, Phase::Send, Phase::Load].map(|phase| measured[phase as usize].unwrap() / MS)
+    };
+    assert_eq!(parts(&estimate), [4, 6, 7]);
+    estimate.observe(0, 0, Observation::Measured(Phase::Commit, 5 * MS)).unwrap();
+    assert_eq!(parts(&estimate), [4, 6, 2]);
 }
 
 #[test]
@@ -313,7 +342,12 @@ fn any_observation() -> impl Strategy<Value = Observation> {
         number().prop_map(Observation::RoundTrip),
         any::<u32>().prop_map(Observation::SourceThreads),
         any::<u32>().prop_map(Observation::TargetThreads),
+        any::<u32>().prop_map(Observation::SourceHelpers),
+        any::<u32>().prop_map(Observation::Channels),
+        any::<u32>().prop_map(Observation::TargetHelpers),
         Just(Observation::SwitchOver),
+        number().prop_map(Observation::Moved),
+        number().prop_map(Observation::HandedOver),
         (phase, number()).prop_map(|(phase, ns)| Observation::Measured(phase, ns)),
     ]
 }

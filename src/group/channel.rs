@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::frame::{HEADER_LEN, Header};
+use super::measuring::Moment;
 use super::options::MAX_DEVICES;
 use crate::alloc;
 use crate::error::{Code, Errno, Error, Failure, Operation, Result, err};
@@ -80,6 +81,8 @@ pub(super) struct Wire {
     fd: OwnedChannel,
     out: Option<Filled>,
     sent: usize,
+    /// When that was begun.
+    began: Moment,
     head: [u8; HEADER_LEN],
     /// How much of the header, or of the piece after it, has come.
     got: usize,
@@ -164,7 +167,17 @@ impl Wire {
 
     /// Gives it a frame to send. It has none.
     pub fn load(&mut self, frame: Filled) {
-        (self.out, self.sent) = (Some(frame), 0);
+        (self.out, self.sent, self.began) = (Some(frame), 0, Moment::now());
+    }
+
+    /// How much of the last frame has gone out.
+    pub fn sent(&self) -> usize {
+        self.sent
+    }
+
+    /// When that was begun.
+    pub fn began(&self) -> Moment {
+        self.began
     }
 
     /// Whether it has something to send.
@@ -315,7 +328,16 @@ impl Lines {
         self.watch()?.add(fd.as_fd(), number).map_err(bad)?;
         let (out, sent, got, coming) = (None, 0, 0, None);
         let carrier = options.carrier;
-        let wire = Wire { carrier, fd, out, sent, head: [0; HEADER_LEN], got, coming };
+        let wire = Wire {
+            carrier,
+            fd,
+            out,
+            sent,
+            began: Moment::now(),
+            head: [0; HEADER_LEN],
+            got,
+            coming,
+        };
         self.slots.push(Slot {
             wire: Some(Box::new(wire)),
             readable: true,

@@ -13,6 +13,7 @@
 mod channel;
 pub mod flow;
 mod frame;
+mod measuring;
 mod member;
 mod options;
 mod shared;
@@ -32,6 +33,7 @@ pub use options::{
 
 use crate::device::{Device, Reason, ReasonCode, Severity};
 use crate::error::{Failure, Result, err};
+use crate::estimate::SharedEstimate;
 use crate::session::{Ending, LoadOptions, LoadStats, Next, Pending, SaveOptions, SaveStats};
 use crate::sys::random_bytes;
 use frame::tag_of;
@@ -177,7 +179,18 @@ impl Group {
     /// Asks a device how much is left: see [`crate::Save::pending`].
     pub fn pending(&self, device: u32) -> Result<Pending> {
         let _inside = self.shared.enter()?;
-        self.shared.member(device)?.hold()?.pending()
+        let pending = self.shared.member(device)?.hold()?.pending()?;
+        let helpers = self.shared.lock().helpers;
+        self.shared.measuring.helpers(helpers);
+        self.shared.measuring.pending(device, &pending);
+        Ok(pending)
+    }
+
+    /// What the group has measured, and what follows from it: docs/downtime.md. It asks no driver by
+    /// itself, so call [`Group::pending`] for each device before a prediction. Its clock is
+    /// CLOCK_MONOTONIC.
+    pub fn estimate(&self) -> SharedEstimate {
+        self.shared.measuring.estimate.clone()
     }
 
     /// What to poll for a device that has nothing for now: see [`crate::Save::poll_fd`].

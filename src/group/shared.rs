@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::channel::{ChannelOptions, ChannelStats, Lines};
 use super::flow::{Credit, Window};
+use super::measuring::{Measuring, Moment};
 use super::member::{Member, Step};
 use super::options::{GroupOptions, GroupStatus, MAX_DEVICES, Phase, Role, of_device};
 use crate::alloc;
@@ -25,6 +26,7 @@ use crate::waiting::may_wait_for_member;
 pub(super) struct Shared {
     pub options: GroupOptions,
     pub tag: u32,
+    pub measuring: Measuring,
     process: Process,
     state: Mutex<State>,
     /// Somebody who waits may go on.
@@ -57,6 +59,8 @@ pub(super) struct State {
     /// Somebody has the members take steps.
     stepping: bool,
     job: Option<Job>,
+    /// Threads that help until they are sent away.
+    pub helpers: u32,
     /// Calls in progress.
     inside: usize,
     pub closing: bool,
@@ -385,11 +389,13 @@ impl Shared {
             idle: 0,
             stepping: false,
             job: None,
+            helpers: 0,
             inside: 0,
             closing: false,
         };
         let (state, changed, work) = (Mutex::new(state), Condvar::new(), Condvar::new());
-        Shared { options, tag, process: Process::this(), state, changed, work }
+        let measuring = Measuring::new(options.role);
+        Shared { options, tag, measuring, process: Process::this(), state, changed, work }
     }
 
     pub fn lock(&self) -> MutexGuard<'_, State> {
@@ -504,6 +510,7 @@ impl Shared {
         if state.members.iter().any(|place| place.member.device.key() == device.key()) {
             return Err(err!(Inval, "the device is in the group already"));
         }
+        self.measuring.add(number)?;
         let place = Place {
             member: std::sync::Arc::new(make(number)?),
             busy: false,
@@ -531,6 +538,7 @@ impl Shared {
             ));
         }
         let number = state.lines.add(fd, options)?;
+        self.measuring.channels(number);
         if state.phase == Phase::Open {
             (0..state.members.len()).for_each(|index| state.tell(index));
         }
@@ -585,7 +593,9 @@ impl Shared {
         let mut state = self.lock();
         let left = state.members.len();
         state.job = Some(Job { step, next: 0, left });
+        let helpers = state.helpers;
         drop(state);
+        self.measuring.helpers(helpers);
         self.wake();
         self.take_tasks();
         let mut state = self.lock();
@@ -627,7 +637,11 @@ impl Shared {
             let died = err!(NotRecoverable, "internal error: the step panicked");
             let mut task = Task { shared: self, index, result: Err(died) };
             task.result = member.hold().and_then(|mut held| {
+                let began = Moment::now();
                 let result = held.take(step);
+                if result.is_ok() {
+                    self.measuring.took(index, step, began);
+                }
                 // It may have been cancelled before there was anything to cancel.
                 if step == Step::Begin && (cancelled || self.lock().cancelled) {
                     member.cancel();

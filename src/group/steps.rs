@@ -5,6 +5,7 @@ use super::member::Step;
 use super::options::{Phase, Role};
 use super::shared::Shared;
 use crate::error::{Code, Error, Result, err};
+use crate::estimate::Phase as Part;
 use crate::session::{Ending, SaveStatus};
 
 /// Phases in which sessions are open.
@@ -66,12 +67,15 @@ impl Shared {
         state.check()?;
         let insists = state.refused;
         drop(state);
+        self.measuring.switches_over();
         if !insists {
             self.look()?;
         }
         self.lock().quiesced = true;
         self.must(Step::Quiesce)?;
+        self.measuring.phase_over(Part::Quiesce);
         self.must(Step::Stop)?;
+        self.measuring.phase_over(Part::Stop);
         let mut state = self.lock();
         state.phase = Phase::Stopped;
         state.round += 1;
@@ -133,6 +137,9 @@ impl Shared {
         };
         drop(state);
         let finished = self.all(Step::Finish(ending));
+        if ending == Ending::Release {
+            self.measuring.handed_over();
+        }
         self.set_phase(match ending {
             Ending::Release => Phase::Released,
             _ => Phase::Kept,
@@ -156,7 +163,9 @@ impl Shared {
         }
         let ended = state.check();
         drop(state);
+        self.measuring.phase_begins();
         let Err(error) = ended.and_then(|()| self.all(Step::Commit)) else {
+            self.measuring.phase_over(Part::Commit);
             self.set_phase(Phase::Committed);
             return Ok(());
         };
@@ -184,8 +193,12 @@ impl Shared {
     pub fn run(&self) -> Result<()> {
         let phases = [Phase::Committed, Phase::Kept, Phase::Released];
         let _stepping = self.step(self.options.role, "running", &phases)?;
+        self.measuring.phase_begins();
         let ran = self.all(Step::Approach).and_then(|()| self.all(Step::Run));
         let Err(error) = ran else {
+            if self.options.role == Role::Target {
+                self.measuring.phase_over(Part::Resume);
+            }
             self.set_phase(Phase::Running);
             return Ok(());
         };

@@ -5,6 +5,7 @@
 use std::time::Instant;
 
 use super::frame::{HEADER_LEN, Header, Kind, MAX_PIECE};
+use super::measuring::Moment;
 use super::options::{Phase, Role, of_device};
 use super::shared::{Flow, Shared, State};
 use crate::error::{Code, Result, err};
@@ -115,10 +116,12 @@ impl Shared {
         };
         let whole = buf.len().saturating_sub(HEADER_LEN).min(MAX_PIECE);
         let len = whole.min(room);
+        let began = Moment::now();
         let result = match buf.get_mut(HEADER_LEN..HEADER_LEN + len) {
             Some(piece) => held.read(piece),
             None => Err(err!(NoSpace, "the buffer is too small for a frame")),
         };
+        self.measuring.read(index, result.as_ref().map_or(0, |next| next.len), began);
         let failed = held.has_failed();
         let result = match result {
             Ok(next) => Ok(self.frame(index, next, buf)),
@@ -175,6 +178,9 @@ impl Shared {
                     place.say(next.status);
                 }
                 place.complete |= next.status == SaveStatus::End;
+                if next.status == SaveStatus::End {
+                    self.measuring.ended(index);
+                }
                 Ok(next.len)
             }
             // Not before it is ready; meanwhile others have their turn.
@@ -190,6 +196,7 @@ impl Shared {
         let by_hand = state.lines.slots.is_empty();
         if by_hand && phase == Phase::Stopped && state.all_complete() {
             state.phase = Phase::Complete;
+            self.measuring.moved();
         }
         let over = state.phase == Phase::Complete;
         drop(state);
@@ -301,7 +308,9 @@ impl Shared {
                 header.offset
             ));
         }
+        let began = Moment::now();
         let written = held.write(piece);
+        self.measuring.written(index, piece.len(), began);
         let failed = held.has_failed();
         let mut state = self.lock();
         match written {

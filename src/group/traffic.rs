@@ -163,7 +163,12 @@ impl State {
 impl Shared {
     /// Notes that the migration has come to its end, if it has.
     pub fn settle(&self) {
-        let settled = self.lock().settles(self.options.role);
+        let mut state = self.lock();
+        let settled = state.settles(self.options.role);
+        if settled && self.options.role == Role::Source && state.phase == Phase::Complete {
+            self.measuring.moved();
+        }
+        drop(state);
         if settled {
             self.wake();
         }
@@ -329,6 +334,7 @@ impl Serving<'_> {
         match wire.send(&mut self.sent) {
             Ok(Some(memory)) => {
                 self.frames.0 += 1;
+                self.shared.measuring.sent(wire.sent(), wire.began());
                 self.shared.lock().lines.give_back(memory);
                 Ok(())
             }

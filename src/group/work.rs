@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use super::measuring::Moment;
 use super::member::Held;
 use super::options::{Phase, Role, Until};
 use super::shared::{Flow, Shared, State};
@@ -43,7 +44,9 @@ impl Writing<'_> {
         let Flow::Target(window) = &mut place.flow else { return false };
         let Some((len, piece)) = window.take() else { return false };
         drop(state);
+        let began = Moment::now();
         let written = held.write(&piece);
+        self.shared.measuring.written(self.index, len, began);
         let mut state = self.shared.lock();
         let by_hand = state.lines.slots.is_empty();
         match by_hand {
@@ -148,6 +151,8 @@ impl Shared {
         if until == Until::Drained {
             state.begin_pass();
         }
+        let helps = u32::from(until == Until::Dismissed);
+        state.helpers += helps;
         let (mut looked, mut done) = (false, 0);
         while !state.dismissed && !state.closing {
             let enough = until == Until::Idle && done >= SOME && !state.lines.slots.is_empty();
@@ -169,6 +174,7 @@ impl Shared {
             }
             state = self.wait_for_task(state, until);
         }
+        state.helpers -= helps;
         // What is left is somebody else's, or the next call's.
         if state.task().is_some() {
             self.rouse(state);

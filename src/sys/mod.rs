@@ -47,5 +47,7 @@ pub(crate) use retry::{INTERRUPTED, Stuck, uninterrupted};
 pub use span::{PageSize, Span};
 #[cfg(feature = "env-logger")]
 pub(crate) use system::write_to_stderr;
-pub(crate) use system::{current_thread_token, kernel_release, page_size, random_bytes};
+pub(crate) use system::{
+    current_thread_token, kernel_release, monotonic_ns, page_size, random_bytes,
+};
 pub(crate) use watch::Watch;

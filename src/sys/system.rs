@@ -37,6 +37,15 @@ pub(crate) fn page_size() -> u64 {
     u64::try_from(size).ok().filter(|size| size.is_power_of_two()).unwrap_or(4096)
 }
 
+/// CLOCK_MONOTONIC, in nanoseconds: for what is compared with what a caller reads there itself.
+pub(crate) fn monotonic_ns() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a structure that lives for the call. This clock is always there.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    let (seconds, rest) = (u64::try_from(time.tv_sec), u64::try_from(time.tv_nsec));
+    seconds.unwrap_or(0).saturating_mul(1_000_000_000).saturating_add(rest.unwrap_or(0))
+}
+
 /// The running kernel's release, from uname(2). Opens no file, because the VMM may be in a jail by
 /// now.
 pub(crate) fn kernel_release() -> String {

@@ -15,6 +15,7 @@ use super::args::{Out, bytes, bytes_if_any, bytes_mut};
 use super::device::{vfiomig_device, vfiomig_reason};
 use super::entry::{check_state, free, guarded, guarded_owner, publish, with_shared_copy};
 use super::error::vfiomig_failure;
+use super::estimate::{self, vfiomig_estimate};
 use super::handle::{self, Handle};
 use super::load::{self, vfiomig_load_options, vfiomig_load_stats};
 use super::reserve::admit;
@@ -493,6 +494,24 @@ pub unsafe extern "C" fn vfiomig_group_get_load_stats(
         let out = unsafe { SizedOut::new(stats, "stats") }?;
         out.fill(&group.load_stats(device)?.into());
         Ok(())
+    })
+}
+
+/// Returns the group's estimate, which is fed with what the group measures: how long devices take to be
+/// read, written and taken from one state to another, and what vfiomig_group_get_pending() returns. Its
+/// clock is CLOCK_MONOTONIC. Call vfiomig_group_get_pending() for each device before a prediction. What only the VMM
+/// knows it tells with vfiomig_estimate_observe(): how long sending takes, how many threads serve the
+/// group, and what the target says. On the target, vfiomig_estimate_export() has what the source needs.
+/// Free the handle with vfiomig_estimate_free(), before the group or after it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfiomig_group_get_estimate(
+    group: *mut vfiomig_group,
+    out: *mut *mut vfiomig_estimate,
+) -> c_int {
+    with(&table::GROUP_GET_ESTIMATE, group, |group| {
+        // SAFETY: vfiomig.h: NULL, or memory for a pointer.
+        let out = unsafe { Out::new(out, "out") }?;
+        estimate::publish_shared(out, group.estimate())
     })
 }
 
