@@ -25,5 +25,9 @@ VFIOMIG_TOOL=$PWD/build/vfiomig
 export VFIOMIG_TOOL
 # shellcheck disable=SC2086 # words
 $chrt "${CARGO:-cargo}" bench --quiet --bench inspect
+# Downtimes, predicted and measured.
+"${CARGO:-cargo}" bench --quiet --bench prediction --no-run
+# shellcheck disable=SC2086 # words
+$chrt "${CARGO:-cargo}" bench --quiet --bench prediction
 # In a machine of the lab: dirty-sync-lab.
 benches/lab.sh
