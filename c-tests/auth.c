@@ -1,89 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /* A stream that is authenticated loads where its key is, and nowhere else; what is changed on the way
  * is refused, and what comes with a release is released once. tests/auth.rs has every attack. */
+#include "keys.h"
 #include "rig.h"
-
-struct keyring {
-    uint8_t first; /* of the bytes of key 1 */
-    int asked, released, answer;
-};
-
-static int get_key(void *opaque, uint32_t key_id, uint8_t *key)
-{
-    struct keyring *ring = opaque;
-    ring->asked++;
-    if (ring->answer || key_id != 1)
-        return ring->answer ? ring->answer : -ENOKEY;
-    for (int i = 0; i < 32; i++)
-        key[i] = (uint8_t)(ring->first + i);
-    return 0;
-}
-
-static void release_ring(void *opaque)
-{
-    ((struct keyring *)opaque)->released++;
-}
-
-static struct vfiomig_auth with_key(struct keyring *ring)
-{
-    struct vfiomig_auth auth = VFIOMIG_AUTH_INIT;
-    auth.key_id = 1;
-    auth.get_key = get_key;
-    auth.get_key_opaque = ring;
-    auth.get_key_release = release_ring;
-    return auth;
-}
-
-/* A MAC of the VMM's own, of 16 bytes: nothing that anybody should use. */
-struct own_mac {
-    uint64_t sum, at;
-    int begins, updates, finishes, released, fails;
-};
-
-static int mac_begin(void *opaque, uint32_t key_id)
-{
-    struct own_mac *mac = opaque;
-    mac->begins++;
-    mac->sum = key_id * 0x9e3779b97f4a7c15u;
-    mac->at = 0;
-    return mac->fails;
-}
-
-static int mac_update(void *opaque, const void *data, size_t len)
-{
-    struct own_mac *mac = opaque;
-    const uint8_t *bytes = data;
-    mac->updates++;
-    for (size_t i = 0; i < len; i++)
-        mac->sum = (mac->sum ^ bytes[i]) * 0x100000001b3u + ++mac->at;
-    return 0;
-}
-
-static int mac_finish(void *opaque, uint8_t *tag)
-{
-    struct own_mac *mac = opaque;
-    mac->finishes++;
-    for (int i = 0; i < 16; i++)
-        tag[i] = (uint8_t)(mac->sum >> i % 8 * 8);
-    return 0;
-}
-
-static void release_mac(void *opaque)
-{
-    ((struct own_mac *)opaque)->released++;
-}
-
-static const struct vfiomig_mac_ops mac_ops = { sizeof mac_ops, 16,          mac_begin,
-                                                mac_update,     mac_finish, release_mac };
-
-static struct vfiomig_auth with_mac(struct own_mac *mac)
-{
-    struct vfiomig_auth auth = VFIOMIG_AUTH_INIT;
-    auth.key_id = 9;
-    auth.mac = &mac_ops;
-    auth.mac_opaque = mac;
-    return auth;
-}
 
 static struct bytes stream_with(const struct vfiomig_auth *auth)
 {
@@ -174,7 +93,7 @@ static void a_recorded_stream_is_refused_by_a_load_with_another_challenge(void)
 
 static void a_mac_of_the_vmms_own_takes_the_place_of_keys(void)
 {
-    struct own_mac mac = { 0, 0, 0, 0, 0, 0, 0 };
+    struct own_mac mac = { .fails = 0 };
     struct keyring ring = { 7, 0, 0, 0 };
     struct vfiomig_auth auth = with_mac(&mac), keys = with_key(&ring);
     struct bytes stream = stream_with(&auth);
@@ -227,7 +146,7 @@ static void refused(struct rig *rig, struct vfiomig_auth *auth, int *released, i
 static void what_is_impossible_is_refused_and_released(void)
 {
     struct keyring ring = { 7, 0, 0, 0 };
-    struct own_mac mac = { 0, 0, 0, 0, 0, 0, 0 };
+    struct own_mac mac = { .fails = 0 };
     struct vfiomig_auth auth;
     struct vfiomig_mac_ops ops;
     struct rig rig = rig_new(NULL, NULL);

@@ -4,89 +4,8 @@
 #include <pthread.h>
 #include <time.h>
 
+#include "keys.h"
 #include "scratch.h"
-
-struct keyring {
-    uint8_t first; /* of the bytes of key 1 */
-    int asked, released, answer;
-};
-
-static int get_key(void *opaque, uint32_t key_id, uint8_t *key)
-{
-    struct keyring *ring = opaque;
-    ring->asked++;
-    if (ring->answer || key_id != 1)
-        return ring->answer ? ring->answer : -ENOKEY;
-    memset(key, ring->first, 32);
-    return 0;
-}
-
-static void release_ring(void *opaque)
-{
-    ((struct keyring *)opaque)->released++;
-}
-
-static struct vfiomig_auth with_key(struct keyring *ring)
-{
-    struct vfiomig_auth auth = VFIOMIG_AUTH_INIT;
-    auth.key_id = 1;
-    auth.get_key = get_key;
-    auth.get_key_opaque = ring;
-    auth.get_key_release = release_ring;
-    return auth;
-}
-
-/* A MAC of 16 bytes that notices if it is used for two things at once: nothing to protect anything. */
-struct own_mac {
-    uint64_t sum, at;
-    int begun, released, mixed, fails;
-};
-
-static int mac_begin(void *opaque, uint32_t key_id)
-{
-    struct own_mac *mac = opaque;
-    mac->sum = key_id * 0x9e3779b97f4a7c15u;
-    mac->at = 0;
-    mac->begun = 1;
-    return mac->fails;
-}
-
-static int mac_update(void *opaque, const void *data, size_t len)
-{
-    struct own_mac *mac = opaque;
-    const uint8_t *bytes = data;
-    mac->mixed += !mac->begun;
-    for (size_t i = 0; i < len; i++)
-        mac->sum = (mac->sum ^ bytes[i]) * 0x100000001b3u + ++mac->at;
-    return 0;
-}
-
-static int mac_finish(void *opaque, uint8_t *tag)
-{
-    struct own_mac *mac = opaque;
-    mac->mixed += !mac->begun;
-    mac->begun = 0;
-    for (int i = 0; i < 16; i++)
-        tag[i] = (uint8_t)(mac->sum >> i % 8 * 8);
-    return 0;
-}
-
-static void release_mac(void *opaque)
-{
-    ((struct own_mac *)opaque)->released++;
-}
-
-static const struct vfiomig_mac_ops mac_ops = { sizeof mac_ops, 16,         mac_begin,
-                                                mac_update,     mac_finish, release_mac };
-
-static struct vfiomig_auth with_mac(struct own_mac *mac)
-{
-    struct vfiomig_auth auth = VFIOMIG_AUTH_INIT;
-    auth.key_id = 9;
-    auth.mac = &mac_ops;
-    auth.mac_opaque = mac;
-    return auth;
-}
 
 static int take_as(const struct scratch *s, struct vfiomig_device *const *devs, int count,
                    const struct vfiomig_auth *auth)
@@ -235,7 +154,7 @@ static void fan_out(const struct scratch *s, const struct vfiomig_auth *auth)
 static void a_mac_of_the_vmms_own_is_used_for_one_stream_at_a_time(void)
 {
     struct scratch s = scratch_new();
-    struct own_mac mac = { 0, 0, 0, 0, 0, 0 };
+    struct own_mac mac = { .fails = 0 };
     struct vfiomig_auth auth = with_mac(&mac);
     fan_out(&s, &auth);
     EQ(mac.mixed, 0);
@@ -271,7 +190,7 @@ static void a_mac_that_fails_ends_the_call_and_nothing_else(void)
 {
     struct scratch s = scratch_new();
     struct rig rig = rig_new(NULL, NULL);
-    struct own_mac mac = { 0, 0, 0, 0, 0, 0 };
+    struct own_mac mac = { .fails = 0 };
     struct vfiomig_auth auth = with_mac(&mac);
     OK(take_as(&s, &rig.dev, 1, &auth));
     struct bytes old = contents_of(s.file);
