@@ -126,8 +126,10 @@ fn an_enormous_file_is_answered_at_once_and_in_little_memory() {
     let path = dir.path().join("sparse");
     let file = File::create(&path).unwrap();
     // As long as this file system allows: 8 EiB on some, 16 TiB on others.
-    let longest = (33..63).rev().map(|bits| 1u64 << bits).find(|len| file.set_len(*len).is_ok());
-    assert!(longest.is_some());
+    let longest_of = |file: &File| {
+        assert!((33..63).rev().any(|bits| file.set_len(1 << bits).is_ok()));
+    };
+    longest_of(&file);
     let name = path.to_str().unwrap();
     // An emulator of another machine needs more address space itself.
     let try_it = format!("ulimit -v 400000; exec {TOOL} --version");
@@ -149,6 +151,24 @@ fn an_enormous_file_is_answered_at_once_and_in_little_memory() {
     file.write_all_at(&fs::read(fixture("minimal.bin")).unwrap()[..123], 0).unwrap();
     file.set_len(1 << 33).unwrap();
     assert_eq!(limited("verify"), 1);
+    // One that begins like QEMU's, and goes on with nothing, or with more data than a load takes.
+    let mut begin = b"QEVM\0\0\0\x03".to_vec();
+    file.write_all_at(&begin, 0).unwrap();
+    longest_of(&file);
+    assert_eq!(limited("verify"), 1);
+    begin.extend(b"\x01\0\0\0\x01\x06a/vfio\0\0\0\0\0\0\0\x01");
+    for word in [0xffff_ffff_ef10_0003_u64, 0xffff_ffff_ef10_0001] {
+        begin.extend(word.to_be_bytes());
+    }
+    begin.extend(b"\x7e\0\0\0\x01\x02\0\0\0\x01");
+    for word in [0xffff_ffff_ef10_0004_u64, 1 << 41] {
+        begin.extend(word.to_be_bytes());
+    }
+    file.write_all_at(&begin, 0).unwrap();
+    assert_eq!(limited("verify"), 1);
+    assert_eq!(limited("inspect"), 1);
+    assert_eq!(limited("extract"), 1);
+    file.write_all_at(&[0xff; 100], 0).unwrap();
     // One that begins like a checkpoint.
     file.write_all_at(b"\x89VFIOMCP", 0).unwrap();
     assert_eq!(limited("verify"), 1);
@@ -169,6 +189,15 @@ fn as_nobody(is_root: bool, arguments: &[&str]) -> Option<(i32, String, String)>
     let output = command.output().ok()?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Some((output.status.code().unwrap(), text(&output.stdout), text(&output.stderr)))
+}
+
+#[test]
+fn a_terminal_is_not_read_from() {
+    for arguments in [&["verify", "-"][..], &["inspect", "-"], &["compat", "-", "/nowhere/file"]] {
+        let (shown, status) = on_a_terminal(arguments, None);
+        assert_eq!(status, 3, "{shown}");
+        assert!(shown.contains("is a terminal"), "{shown}");
+    }
 }
 
 #[test]

@@ -6,6 +6,10 @@ use std::io::{self, Read, Seek, SeekFrom};
 /// The farthest look ahead, in bytes.
 pub const AHEAD: usize = 256 << 10;
 
+/// How far the end of something is looked for, in bytes: a hole in a file can be longer than anybody waits
+/// for, and no device's state is as long.
+pub const FARTHEST: u64 = if cfg!(debug_assertions) { 8 << 20 } else { 1 << 30 };
+
 pub struct Input<R> {
     file: R,
     len: u64,

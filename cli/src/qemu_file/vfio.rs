@@ -8,7 +8,10 @@ use vfiomig::Error;
 use vfiomig::stream::qemu::{DATA_STATE, END_OF_STATE, Quota, Reader, TAG_LEN};
 use vfiomig::stream::{Item, Read as _};
 
-use super::input::{AHEAD, Input};
+use super::input::{AHEAD, FARTHEST, Input};
+
+/// How much data a load takes unless it is told otherwise, in bytes.
+const MOST_DATA: u64 = 1 << 40;
 
 /// One device's stream.
 pub struct Device {
@@ -37,7 +40,7 @@ type Take<'a> = &'a mut dyn FnMut(u64, &[u8]) -> io::Result<()>;
 impl Device {
     pub fn new() -> Device {
         Device {
-            reader: Reader::new(false, Arc::new(Quota::new(u64::MAX))),
+            reader: Reader::new(false, Arc::new(Quota::new(MOST_DATA))),
             left: 0,
             length_due: false,
             sections: 0,
@@ -141,7 +144,7 @@ fn config_len<R: Read + Seek>(input: &mut Input<R>, footer: [u8; 5]) -> io::Resu
             return Ok(Some(input.offset() - begin));
         }
         let done = ahead.len().saturating_sub(end.len() - 1);
-        if done == 0 {
+        if done == 0 || input.offset() - begin > FARTHEST {
             return Ok(None);
         }
         input.consume(done);

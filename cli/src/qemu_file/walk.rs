@@ -7,7 +7,7 @@ use std::io::{self, Read, Seek};
 use vfiomig::Error;
 
 use super::describe::{Description, LONGEST};
-use super::input::{AHEAD, Input};
+use super::input::{AHEAD, FARTHEST, Input};
 use super::vfio::Device;
 use super::{MAGIC, ram};
 
@@ -212,8 +212,12 @@ impl<R: Read + Seek> Walk<'_, R> {
                 of::START | of::FULL => self.first(kind, offset)?,
                 of::PART | of::END => self.further(kind, offset)?,
                 of::COMMAND => self.command(offset)?,
-                of::EOF => self.ended = true,
+                of::EOF if !self.ended => self.ended = true,
                 of::DESCRIPTION if self.ended => self.description(offset)?,
+                _ if self.ended => {
+                    self.input.back_to(offset)?;
+                    return Err(Stop::Damage("something follows the end"));
+                }
                 _ => {
                     self.input.back_to(offset)?;
                     return Err(Stop::Damage("no section begins here"));
@@ -399,7 +403,11 @@ impl<R: Read + Seek> Walk<'_, R> {
 
     /// Looks for the footer that something can follow.
     fn search(&mut self, footer: [u8; 5]) -> Result<(), Stop> {
+        let begin = self.input.offset();
         loop {
+            if self.input.offset() - begin > FARTHEST {
+                return Err(Stop::Damage("no section is as long: its end is not there"));
+            }
             let ahead = self.input.peek(AHEAD)?;
             let len = ahead.len();
             let found = ahead.windows(footer.len()).enumerate().position(|(at, window)| {

@@ -46,8 +46,8 @@ impl Table {
     }
 
     /// A device's data cannot be longer than that; as long as this file system allows.
-    fn sparse(&self, begin: &[u8]) -> String {
-        let name = self.machine.put("sparse", begin);
+    fn sparse(&self, name: &str, begin: &[u8]) -> String {
+        let name = self.machine.put(name, begin);
         let file = fs::File::options().write(true).open(&name).unwrap();
         let longest = (33..63).rev().find(|bits| file.set_len(1 << bits).is_ok());
         assert!(longest.is_some());
@@ -102,8 +102,9 @@ fn what_cannot_be_read_is_one_line_for_every_command() {
     for (given, status, text) in [
         (table.machine.put("empty", ""), 3, ""),
         (table.machine.put("foreign", "\x7fELF and so on"), 3, ""),
-        (table.sparse(b""), 3, ""),
+        (table.sparse("sparse", b""), 3, ""),
         (table.machine.put("half", b"\x89VFIOMCP and nothing else"), 1, "checkpoint"),
+        (table.sparse("sparse-checkpoint", b"\x89VFIOMCP"), 1, "checkpoint"),
         (dir, 3, "is a directory"),
         (table.fifo(), 3, "nobody writes to"),
         (socket, 3, "No such device or address"),
@@ -130,7 +131,7 @@ fn what_is_not_a_key_is_one_line_for_every_command() {
         (table.machine.put("short", [1; 31]), "not a key"),
         (table.machine.put("long", [b'0'; 65]), "not a key"),
         (table.machine.put("no-digits", [b'x'; 64]), "not a key"),
-        (table.sparse(b""), "not a key"),
+        (table.sparse("sparse", b""), "not a key"),
         (dir, "is a directory"),
         (table.fifo(), "nobody writes to"),
         ("/dev/zero".to_owned(), "is a device node"),
