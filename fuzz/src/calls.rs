@@ -508,7 +508,8 @@ fn new_device() {
         }
     }
     // If a size is invalid, nothing of the structure is taken over.
-    owes_release(tag, table.is_readable::<vfiomig_device_ops>());
+    let first = std::mem::offset_of!(vfiomig_device_ops, device_info);
+    owes_release(tag, table.is_readable_from(first));
     owes_release(owner, options.as_ref().is_some_and(Laid::is_readable::<vfiomig_device_options>));
     let mut out = null_mut();
     let options = pointer(&mut options);

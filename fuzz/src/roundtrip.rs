@@ -14,7 +14,7 @@ use vfiomig::error::{Code, Errno, Error, Outcome};
 use vfiomig::session::{Ending, Load, LoadOptions, Save, SaveOptions, SaveStatus};
 use vfiomig::stream::Format;
 use vfiomig::{Device, Result};
-use vfiomig_sim::{Effect, Op, Sim, SimOptions, quirk};
+use vfiomig_sim::{Effect, Kind, Op, Sim, SimOptions, quirk};
 
 const ERRNOS: [i32; 8] = [
     libc::EIO,
@@ -40,6 +40,7 @@ struct Side {
 impl Side {
     fn new(input: &mut Input<'_>, options: SimOptions) -> Side {
         let quirks = if input.rarely(4) { u64::from(input.u32()) & ((1 << 25) - 1) } else { 0 };
+        let quirks = quirks | options.quirks;
         let sim = Sim::new(SimOptions { quirks, ..options }).expect("a device");
         let transport = sim.transport().with_patience(PATIENCE);
         let device = Device::new(transport, DeviceOptions::default()).expect("a handle");
@@ -95,10 +96,23 @@ fn check_code(error: &Error) {
 pub fn run(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     let format = input.pick(&[Format::Native, Format::Qemu, Format::QemuPackets]);
+    migrate(&mut input, format, SimOptions::default());
+}
+
+/// Between devices that speak v1.
+pub fn run_v1(bytes: &[u8]) {
+    let mut input = Input::new(bytes);
+    let window = input.pick(&[64 << 10, 9, 40, 200, 1000]);
+    let quirks = input.pick(&[0, 0, quirk::STRICT_WIDTHS, quirk::ALTERNATING_OFFSET]);
+    let options = SimOptions { kind: Kind::V1, window, quirks, ..SimOptions::default() };
+    migrate(&mut input, Format::Native, options);
+}
+
+fn migrate(input: &mut Input<'_>, format: Format, options: SimOptions) {
     let sizes = SimOptions {
         migration_flags: input.pick(&[7, 3, 5, 1]),
         state_size: input.pick(&[1, 60, 300, 700, 3000]),
-        ..SimOptions::default()
+        ..options
     };
     let shape = |input: &mut Input<'_>| SimOptions {
         seed: u64::from(input.u8()),
@@ -108,18 +122,18 @@ pub fn run(bytes: &[u8]) {
         eintr_every: input.pick(&[0, 0, 2, 7]),
         ..sizes.clone()
     };
-    let options = shape(&mut input);
-    let source = Side::new(&mut input, options);
-    let options = shape(&mut input);
-    let target = Side::new(&mut input, options);
+    let options = shape(input);
+    let source = Side::new(input, options);
+    let options = shape(input);
+    let target = Side::new(input, options);
 
     let mut save = None;
-    let saved = save_all(&mut input, &source, format, &mut save);
+    let saved = save_all(input, &source, format, &mut save);
     match saved {
-        Ok(saved) => load_changed(&mut input, &target, format, saved),
+        Ok(saved) => load_changed(input, &target, format, saved),
         Err(error) => check_code(&error),
     }
-    finish(&mut input, &source, save);
+    finish(input, &source, save);
     target.check_clean();
 }
 
