@@ -14,6 +14,7 @@ mod checkpoint;
 mod decode;
 mod dirty;
 mod estimate;
+mod group;
 mod guards;
 mod handover;
 mod identity;
@@ -58,6 +59,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "checkpoint", run: checkpoint::run, max_len: 4096, max_memory: MIB },
     Target { name: "decode", run: decode::run, max_len: 4096, max_memory: MIB },
     Target { name: "estimate", run: estimate::run, max_len: 2048, max_memory: MIB },
+    Target { name: "group", run: group::run, max_len: 1024, max_memory: 6 * MIB },
     Target { name: "guards", run: guards::run, max_len: 2048, max_memory: MIB },
     Target { name: "handover", run: handover::run, max_len: 1024, max_memory: MIB },
     Target { name: "identity", run: identity::run, max_len: 4096, max_memory: MIB },
