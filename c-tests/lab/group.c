@@ -4,6 +4,10 @@
  * kernel is asked, past the library, where all of them are: none runs while another stands still. The
  * last device fails at each step of a switchover, of a commit and of running.
  */
+#include <pthread.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
 #include "kmod.h"
 
 enum { DEVICES = 4, CAP = 16384, MTTYS = 2 };
@@ -72,6 +76,23 @@ static void open_device(int side, int i, enum lab_how how)
 	OK(vfiomig_device_new_fd(device->fd, &options, &handles[side][i]));
 }
 
+enum { CHANNELS = 3, LENT = DEVICES + 1 };
+
+static int with_channels, socks[CHANNELS][2];
+
+static void add_channels(void)
+{
+	for (int i = 0; i < CHANNELS; i++) {
+		EXPECT(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, socks[i]), 0);
+		for (int side = 0; side < 2; side++) {
+			struct vfiomig_channel_options options = VFIOMIG_CHANNEL_OPTIONS_INIT;
+
+			options.fd = socks[i][side];
+			OK(vfiomig_group_add_channel(groups[side], &options));
+		}
+	}
+}
+
 static void begin(enum lab_how how)
 {
 	lab_need(how);
@@ -83,11 +104,14 @@ static void begin(enum lab_how how)
 			open_device(side, i, how);
 		options.role = side == SOURCE ? VFIOMIG_GROUP_ROLE_SOURCE : VFIOMIG_GROUP_ROLE_TARGET;
 		memset(options.migration_id, 5, sizeof options.migration_id);
+		options.window = with_channels ? VFIOMIG_GROUP_GOOD_WINDOW : 0;
 		OK(vfiomig_group_new(&options, &groups[side]));
 		for (int i = 0; i < DEVICES; i++)
 			OK(side == SOURCE ? vfiomig_group_add_save(groups[side], handles[side][i], NULL)
 					  : vfiomig_group_add_load(groups[side], handles[side][i], NULL));
 	}
+	if (with_channels)
+		add_channels();
 	trace[SOURCE].watched = 1;
 	for (int side = 0; side < 2; side++)
 		OK(vfiomig_group_begin(groups[side]));
@@ -146,12 +170,9 @@ static void the_source_is_kept(void)
 	expect_all(SOURCE, VFIOMIG_STATE_RUNNING);
 }
 
-static void four_devices_move_together(void)
+/* All of them, and what they hold. */
+static void they_run_on_the_target(void)
 {
-	begin(*(const enum lab_how *)lab_arg());
-	everything_comes();
-	/* Each one was quiesced while the next ones ran: in turn, and all before the first was stopped. */
-	CHECK(trace[SOURCE].quiesced_beside_running > 0, "no device was seen quiesced beside a running one");
 	OK(vfiomig_group_commit(groups[TARGET]));
 	expect_all(TARGET, VFIOMIG_STATE_STOP);
 	trace[TARGET].watched = 1;
@@ -170,7 +191,56 @@ static void four_devices_move_together(void)
 	}
 	printf("| %u changes of the source's states, %u of the target's\n", trace[SOURCE].changes,
 	       trace[TARGET].changes);
+}
+
+static void four_devices_move_together(void)
+{
+	begin(*(const enum lab_how *)lab_arg());
+	everything_comes();
+	/* Each one was quiesced while the next ones ran: in turn, and all before the first was stopped. */
+	CHECK(trace[SOURCE].quiesced_beside_running > 0, "no device was seen quiesced beside a running one");
+	they_run_on_the_target();
 	end();
+}
+
+static void *help(void *group)
+{
+	vfiomig_group_work(group, VFIOMIG_GROUP_UNTIL_DISMISSED);
+	return NULL;
+}
+
+/* Threads read, send, receive and write; nothing passes through this program's hands. */
+static void four_devices_move_over_channels(void)
+{
+	pthread_t lent[2][LENT];
+	struct vfiomig_channel_stats stats = VFIOMIG_CHANNEL_STATS_INIT;
+	uint64_t bytes[CHANNELS];
+
+	with_channels = 1;
+	begin(*(const enum lab_how *)lab_arg());
+	with_channels = 0;
+	for (int side = 0; side < 2; side++)
+		for (int i = 0; i < LENT; i++)
+			EXPECT(pthread_create(&lent[side][i], NULL, help, groups[side]), 0);
+	OK(vfiomig_group_work(groups[SOURCE], VFIOMIG_GROUP_UNTIL_DRAINED));
+	OK(vfiomig_group_stop(groups[SOURCE]));
+	OK(vfiomig_group_work(groups[SOURCE], VFIOMIG_GROUP_UNTIL_COMPLETE));
+	OK(vfiomig_group_work(groups[TARGET], VFIOMIG_GROUP_UNTIL_COMPLETE));
+	they_run_on_the_target();
+	for (uint32_t i = 0; i < CHANNELS; i++) {
+		OK(vfiomig_group_get_channel_stats(groups[SOURCE], i, &stats));
+		bytes[i] = stats.sent_bytes;
+	}
+	printf("| sent over channels: %llu, %llu and %llu bytes\n", (unsigned long long)bytes[0],
+	       (unsigned long long)bytes[1], (unsigned long long)bytes[2]);
+	for (int side = 0; side < 2; side++) {
+		OK(vfiomig_group_dismiss(groups[side]));
+		for (int i = 0; i < LENT; i++)
+			EXPECT(pthread_join(lent[side][i], NULL), 0);
+	}
+	end();
+	for (int i = 0; i < CHANNELS; i++)
+		EXPECT(close(socks[i][0]) + close(socks[i][1]), 0);
 }
 
 /* Its first change of state is to be quiesced, its second to be stopped. */
@@ -268,6 +338,7 @@ int main(void)
 		const char *how = lab_how_name(hows[i]);
 
 		lab_run_arg(four_devices_move_together, &hows[i], "group-moves-%s", how);
+		lab_run_arg(four_devices_move_over_channels, &hows[i], "group-channels-%s", how);
 		lab_run_arg(the_last_device_does_not_begin, &hows[i], "group-begin-fails-%s", how);
 		lab_run_arg(the_last_device_does_not_stop, &hows[i], "group-stop-fails-%s", how);
 		lab_run_arg(the_last_device_cannot_be_read, &hows[i], "group-read-fails-%s", how);
