@@ -295,6 +295,8 @@ pub(super) struct Lines {
     pub in_hand: usize,
     /// Memory that can be used again.
     pub spare: Vec<Private>,
+    /// Reading the last frame took longer than sending it does.
+    pub slow: bool,
     /// A thread waits for channels.
     pub watching: bool,
     /// It was told to look at something else.
@@ -313,6 +315,8 @@ pub(super) struct Lines {
 
 /// Memory of a usual frame is kept to be used again, but not that of a long one.
 const KEPT: usize = 256 << 10;
+/// How many of them: more than are lost and made again while one side is ahead of the other.
+const SPARE: usize = 16;
 
 impl Lines {
     /// Adds a channel; returns its number.
@@ -387,7 +391,7 @@ impl Lines {
 
     /// Keeps memory to be used again, if that is worth it.
     pub fn give_back(&mut self, memory: Private) {
-        let room = self.spare.len() < 2 * self.slots.len();
+        let room = self.spare.len() < SPARE;
         if room && memory.capacity() <= KEPT && !memory.is_empty() {
             // Nothing is lost but memory that is made again.
             let _ = alloc::push(&mut self.spare, memory, "");

@@ -18,6 +18,8 @@ use crate::session::SaveStatus;
 
 /// What a device is read into, at first.
 const FRAME: usize = HEADER_LEN + (128 << 10);
+/// What a frame takes to be sent, about: a device that is slower is read on, while others send.
+const SLOW: Duration = Duration::from_micros(100);
 /// How soon a stopped device that could not be read without blocking is tried again.
 const TRY_AGAIN: Duration = Duration::from_millis(1);
 
@@ -204,8 +206,10 @@ impl Shared {
     /// Reads a device into a frame for the channels. It was claimed.
     pub fn fetch(&self, index: usize, round: u32) {
         let memory = self.lock().lines.spare.pop().unwrap_or_default();
+        let begun = Instant::now();
         let fetched = self.fetch_into(index, round, memory);
         let mut state = self.lock();
+        state.lines.slow = begun.elapsed() > SLOW;
         state.lines.in_hand -= 1;
         match fetched {
             Ok(Some(frame)) => {

@@ -98,8 +98,8 @@ impl Drop for Writing<'_> {
 }
 
 impl State {
-    /// What is to be done next, if anything is. While others have nothing to do, they can serve the
-    /// channels, and a thread stays with the devices.
+    /// What is to be done next, if anything is. What has come is written while the processor still has
+    /// it, and what was read is sent, unless devices take their time: then others can send it.
     fn task(&self) -> Option<Task> {
         if self.has_step() {
             return Some(Task::Step);
@@ -109,7 +109,8 @@ impl State {
             let write = self.writable().map(Task::Write);
             write.or_else(|| self.readable().map(Task::Read))
         };
-        match self.idle > 0 || self.lines.watching {
+        let others = self.idle > 0 || self.lines.watching;
+        match self.lines.slow && others || self.lines.outgoing.is_empty() {
             true => device().or_else(serve),
             false => serve().or_else(device),
         }
@@ -200,7 +201,10 @@ impl Shared {
 
     fn take_on(&self, mut state: MutexGuard<'_, State>, task: Task) {
         let round = state.claim(task);
-        let unseen = state.task().is_some() || !state.lines.watching && state.idle > 0;
+        // Serving a channel takes no time, and then this thread looks itself.
+        let stays = matches!(task, Task::Serve(_));
+        let unwatched = !stays && !state.lines.watching && state.idle > 0;
+        let unseen = state.task().is_some() || unwatched;
         match unseen && task != Task::Step {
             true => self.rouse(state),
             false => drop(state),
