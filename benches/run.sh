@@ -6,11 +6,11 @@ set -eu
 cd "$(dirname "$0")/.."
 out=build/benches
 mkdir -p "$out"
-for name in pump heap calls dirty checkpoint; do
+for name in pump heap calls dirty checkpoint group; do
     "${CC:-cc}" -std=gnu11 -O2 -Wall -Wextra -Iinclude -Ibenches -o "$out/$name" "benches/$name.c" \
-        -Lbuild -lvfiomig -Wl,-rpath,"\$ORIGIN/.."
+        -Lbuild -lvfiomig -pthread -Wl,-rpath,"\$ORIGIN/.."
 done
-for name in pump heap calls dirty checkpoint; do
+for name in pump heap calls dirty checkpoint group; do
     "$out/$name"
 done
 # The hash alone, which is not a part of the C API.
