@@ -9,8 +9,9 @@ use crate::error::Code;
 mod first {
     use super::Sized32;
     use crate::capi::{
-        auth::*, checkpoint::*, compat::*, device::*, dirty::*, error::*, fsm::*, group::*,
-        guard::*, handover::*, inspect::*, limits::*, load::*, restore::*, save::*, transfer::*,
+        auth::*, checkpoint::*, compat::*, device::*, dirty::*, error::*, estimate::*, fsm::*,
+        group::*, guard::*, handover::*, inspect::*, limits::*, load::*, restore::*, save::*,
+        transfer::*,
     };
 
     macro_rules! sizes {
@@ -24,11 +25,15 @@ mod first {
     sizes! {
         vfiomig_auth: 88,
         vfiomig_caps: 32,
+        vfiomig_channel_ops: 32,
+        vfiomig_channel_options: 32,
+        vfiomig_channel_stats: 48,
         vfiomig_checkpoint_options: 56,
         vfiomig_checkpoint_stats: 72,
         vfiomig_compat_policy: 48,
         vfiomig_compat_reason: 1024,
         vfiomig_compat_rule: 40,
+        vfiomig_decision: 40,
         vfiomig_decoded: 64,
         vfiomig_decoder_ops: 104,
         vfiomig_device_ops: 96,
@@ -39,10 +44,11 @@ mod first {
         vfiomig_dirty_stats: 96,
         vfiomig_dirty_writer: 64,
         vfiomig_dirty_writer_stats: 552,
+        vfiomig_downtime: 136,
         vfiomig_event: 32,
         vfiomig_failure: 48,
         vfiomig_group_options: 40,
-        vfiomig_group_status: 48,
+        vfiomig_group_status: 56,
         vfiomig_guard_ops: 56,
         vfiomig_guard_records: 72,
         vfiomig_handover_action: 24,
@@ -61,6 +67,7 @@ mod first {
         vfiomig_path: 48,
         vfiomig_pending: 40,
         vfiomig_place: 40,
+        vfiomig_prediction: 232,
         vfiomig_reason: 512,
         vfiomig_restore_device: 104,
         vfiomig_restore_info: 56,
