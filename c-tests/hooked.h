@@ -95,7 +95,11 @@ static inline int hooked_new(struct hooked *hooked, const struct vfiomig_sim_opt
     hooked->ops.data_poll_fd = hooked_poll_fd_;
     hooked->ops.data_set_nonblocking = hooked_set_nonblocking_;
     hooked->ops.identity = hooked_identity_;
+    /* Without hooks, they would be given another opaque. */
     hooked->ops.region_read = NULL;
+    hooked->ops.device_info = NULL;
+    hooked->ops.region_info = NULL;
+    hooked->ops.region_write = NULL;
     hooked->ops.release = NULL;
     return 0;
 }
