@@ -1631,6 +1631,8 @@ static uint32_t first_size(const struct arg *arg)
         return offsetof(struct vfiomig_load_options, source);
     if (arg->type && strcmp(arg->type, "vfiomig_identity") == 0)
         return offsetof(struct vfiomig_identity, driver_srcversion);
+    if (arg->kind == A_OPS && arg->size == sizeof(struct vfiomig_device_ops))
+        return offsetof(struct vfiomig_device_ops, device_info);
     return (uint32_t)arg->size;
 }
 
@@ -1645,7 +1647,9 @@ static void struct_sizes(void)
             if (arg->kind != A_STRUCT && arg->kind != A_OPTIONS && arg->kind != A_IN && !is_ops)
                 continue;
             uint32_t first = first_size(arg);
-            uint32_t wrong[] = { 0, 3, 4, first - 1, (64 << 10) + 1, 1 << 20, INT32_MAX, UINT32_MAX };
+            /* One that is not aligned might end within a pointer. */
+            uint32_t wrong[] = { 0, 3, 4, first - 1, first + 1, (uint32_t)arg->size - 1,
+                                 (uint32_t)arg->size + 1, (64 << 10) + 1, 1 << 20, INT32_MAX, UINT32_MAX };
 
             for (size_t n = 0; n < sizeof wrong / sizeof *wrong; n++) {
                 struct frame *frame = new_frame(row);

@@ -47,7 +47,8 @@ unsafe fn claimed_size<T: Sized32>(from: *const T, what: &str) -> Result<usize> 
     }
     // SAFETY: not NULL; the caller promised that it begins with its size.
     let size = unsafe { from.cast::<u32>().read_unaligned() } as usize;
-    if size < T::FIRST || size > MAX_STRUCT {
+    // A size that no compiler makes is wrong, and might end within a pointer.
+    if size < T::FIRST || size > MAX_STRUCT || size % align_of::<T>() != 0 {
         return Err(err!(
             Inval,
             "struct_size of {what} is {size}, not {}; initialise it with its _INIT macro",
