@@ -631,6 +631,69 @@ static void a_cancelled_restore_reads_no_more(void)
     scratch_free(&s);
 }
 
+static const struct vfiomig_device_ops *sim_ops;
+static struct vfiomig_restore *restoring;
+
+/* The driver of a device whose restore is cancelled as soon as it gets something. */
+static int64_t write_and_cancel(void *opaque, int fd, const void *buf, size_t len)
+{
+    vfiomig_restore_cancel(restoring);
+    return sim_ops->data_write(opaque, fd, buf, len);
+}
+
+static void a_restore_that_is_cancelled_says_that_the_device_was_reset(void)
+{
+    struct scratch s = scratch_new();
+    struct vfiomig_sim_options options = rig_options();
+    options.state_size = 3 << 20; /* more than is read at once */
+    for (int lost = 0; lost < 2; lost++) {
+        struct rig rig = rig_new(&options, NULL);
+        struct vfiomig_failure failure = VFIOMIG_FAILURE_INIT;
+        struct vfiomig_device_ops ops;
+        struct vfiomig_device *dev;
+        struct vfiomig_sim *sim;
+        OK(take(s.file, &rig.dev, 1, NULL));
+        EQ(vfiomig_sim_new(&options, &sim), 0);
+        sim_ops = vfiomig_sim_ops(sim);
+        ops = *sim_ops;
+        ops.data_write = write_and_cancel;
+        OK(vfiomig_device_new_ops(&ops, sim, NULL, &dev));
+        if (lost)
+            vfiomig_sim_inject(sim, VFIOMIG_SIM_OP_RESET, 1, EIO, VFIOMIG_SIM_FAULT_STICKY);
+        OK(vfiomig_restore_open(AT_FDCWD, s.file, NULL, &restoring));
+        EQ(vfiomig_restore_load(restoring, "dev0", dev, NULL), -ECANCELED);
+        CHECK(strstr(vfiomig_error_message(), lost ? "could not be reset" : "the device was reset"));
+        OK(vfiomig_device_get_failure(dev, &failure));
+        EQ(failure.code, -ECANCELED);
+        EQ(failure.outcome, lost ? VFIOMIG_OUTCOME_LOST : VFIOMIG_OUTCOME_RESET);
+        vfiomig_restore_free(restoring);
+        vfiomig_device_free(dev);
+        vfiomig_sim_free(sim);
+        rig_free(&rig);
+    }
+    scratch_free(&s);
+}
+
+static void stricter_limits_of_a_load_are_kept_before_the_device_is_reset(void)
+{
+    struct scratch s = scratch_new();
+    struct rig rig = rig_new(NULL, NULL);
+    uint64_t digest = vfiomig_sim_digest(rig.sim);
+    struct vfiomig_load_options options = VFIOMIG_LOAD_OPTIONS_INIT;
+    struct vfiomig_restore *restore;
+    options.max_total = 1000;
+    OK(take(s.file, &rig.dev, 1, NULL));
+    OK(vfiomig_restore_open(AT_FDCWD, s.file, NULL, &restore));
+    OK(vfiomig_restore_verify(restore, 0));
+    EQ(vfiomig_restore_load(restore, "dev0", rig.dev, &options), -EMSGSIZE);
+    CHECK(vfiomig_sim_digest(rig.sim) == digest);
+    EQ(vfiomig_sim_state(rig.sim), VFIOMIG_STATE_RUNNING);
+    OK(vfiomig_restore_load(restore, "dev0", rig.dev, NULL));
+    vfiomig_restore_free(restore);
+    rig_free(&rig);
+    scratch_free(&s);
+}
+
 static void one_that_is_freed_gives_the_devices_back(void)
 {
     for (int step = 0; step < 4; step++) {
@@ -739,9 +802,12 @@ static void names_of_devices_are_short_and_no_two_are_equal(void)
     options.format = VFIOMIG_FORMAT_QEMU;
     EQ(vfiomig_checkpoint_add(cp, rig.dev, "qemu", &options), -EINVAL);
     EQ(vfiomig_sim_state(rig.sim), VFIOMIG_STATE_RUNNING);
-    OK(vfiomig_checkpoint_add(cp, rig.dev, name + 1, NULL));
+    options.format = VFIOMIG_FORMAT_NATIVE;
+    options.migration_id[0] = 7;
+    OK(vfiomig_checkpoint_add(cp, rig.dev, name + 1, &options));
     EQ(vfiomig_checkpoint_add(cp, other.dev, name + 1, NULL), -EINVAL);
     EQ(vfiomig_checkpoint_add(cp, rig.dev, "again", NULL), -EBUSY);
+    EQ(vfiomig_checkpoint_add(cp, other.dev, "b", &options), -EINVAL); /* the same id and index */
     OK(vfiomig_checkpoint_add(cp, other.dev, "b", NULL));
     OK(all_steps(cp, NULL, 0));
     vfiomig_checkpoint_free(cp);
@@ -777,6 +843,8 @@ int main(void)
     RUN(a_cancelled_checkpoint_leaves_the_guest_running);
     RUN(a_cancellation_ends_a_call_that_reads);
     RUN(a_cancelled_restore_reads_no_more);
+    RUN(a_restore_that_is_cancelled_says_that_the_device_was_reset);
+    RUN(stricter_limits_of_a_load_are_kept_before_the_device_is_reset);
     RUN(one_that_is_freed_gives_the_devices_back);
     RUN(devices_go_back_to_where_they_were_or_stay_stopped);
     RUN(options_that_are_wrong_are_refused);

@@ -2760,7 +2760,8 @@ int vfiomig_checkpoint_begin(int dir_fd, const char *path,
  * Adds a device under a name of the VMM's, of 1 to 63 bytes, and begins to save it: to PRE_COPY, if
  * it has that. The options are those of vfiomig_save_begin(): the format is the native one, and
  * auth is NULL, because the checkpoint's options have that. With several devices, each has a
- * device_index of its own. A device that is in STOP stays there.
+ * device_index of its own: two that have the same one and the same migration_id, other than zeros,
+ * are refused. A device that is in STOP stays there.
  *
  * States: running.
  * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -ENOSPC,
@@ -2988,10 +2989,12 @@ int vfiomig_restore_verify(struct vfiomig_restore *restore, uint32_t index) VFIO
 /*
  * Loads a device with the state that the device of this name had. First it is judged whether it may
  * take that, then the whole stream is verified, if that has not been done, and only then the device
- * is taken to RESUMING, which loses what it held. Stop the guest's vCPUs first, if there is a
- * guest. Afterwards the device is in STOP: make the fix-ups of vfiomig_device_get_fixups() and call
- * vfiomig_device_run(). After an error in vfiomig_device_get_failure(), its outcome says whether
- * the device was reset; if code there is 0, nothing has happened to it.
+ * is taken to RESUMING, which loses what it held. Where the limits of the options are stricter than
+ * those of vfiomig_restore_open(), the stream is verified again with them, and one with blobs is
+ * refused before anything happens if no callback takes them. Stop the guest's vCPUs first, if there
+ * is a guest. Afterwards the device is in STOP: make the fix-ups of vfiomig_device_get_fixups() and
+ * call vfiomig_device_run(). After an error in vfiomig_device_get_failure(), its outcome says
+ * whether the device was reset; if code there is 0, nothing has happened to it.
  *
  * The options are those of vfiomig_load_begin(). Format, auth and source are left open: they are
  * the checkpoint's. One checkpoint can be loaded into any number of devices, from several threads

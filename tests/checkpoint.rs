@@ -20,10 +20,14 @@ use track::{PAGE, new_tracking};
 use vfiomig::checkpoint::{self, Guest, OpenOptions, Writer, WriterOptions};
 use vfiomig::device::{Device, DeviceOptions, State};
 use vfiomig::dirty::{self, DirtyPages, Mapping, Memory};
-use vfiomig::error::{Code, Errno};
+use vfiomig::error::{Code, Errno, Outcome};
+use vfiomig::guard::Guard;
 use vfiomig::session::{LoadOptions, SaveOptions};
-use vfiomig::stream::{Auth, DecodeLimits};
-use vfiomig_sim::{Sim, SimOptions};
+use vfiomig::stream::checkpoint::{
+    Entry, Manifest, Piece, StreamEnd, encode_head, encode_manifest,
+};
+use vfiomig::stream::{Auth, DecodeLimits, END_LEN, Encoder, FrameType, encode_identity};
+use vfiomig_sim::{Effect, Op, Sim, SimOptions};
 
 /// A directory that goes when the test ends.
 struct Scratch(PathBuf);
@@ -435,6 +439,219 @@ fn limits_of_the_reader_hold() {
     let options = OpenOptions { limits, ..OpenOptions::default() };
     let file = checkpoint::open(&scratch.file(), options).unwrap();
     assert_eq!(file.verify_all().unwrap_err().code(), Code::MsgSize);
+}
+
+/// Does something to what a restore reads from when the driver is about to get the first bytes.
+struct Meddler<F: FnMut() + Send>(F);
+
+impl<F: FnMut() + Send> Guard for Meddler<F> {
+    fn data(&mut self, _bytes: &[u8], offset: u64) -> vfiomig::Result<()> {
+        if offset == 0 {
+            (self.0)();
+        }
+        Ok(())
+    }
+
+    fn restart(&mut self) -> vfiomig::Result<()> {
+        Ok(())
+    }
+
+    fn end(&mut self, _len: u64) -> vfiomig::Result<()> {
+        Ok(())
+    }
+}
+
+/// A device with more than a restore reads at once.
+fn large_rig(seed: u64) -> (Sim, Device) {
+    let options = SimOptions { seed, state_size: 3 << 20, ..SimOptions::default() };
+    let sim = Sim::new(options).unwrap();
+    let device = Device::new(sim.transport(), DeviceOptions::default()).unwrap();
+    (sim, device)
+}
+
+#[test]
+fn a_restore_that_ends_early_says_what_has_become_of_the_device() {
+    let scratch = Scratch::new("early");
+    let (_sim, device) = large_rig(1);
+    take(&scratch.file(), &[&device], WriterOptions::default()).unwrap();
+    let whole = std::fs::read(scratch.file()).unwrap();
+    for (cut, staged, lost) in [
+        (false, 0, false),
+        (false, 0, true),
+        (false, 1 << 30, false),
+        (false, 1 << 30, true),
+        (true, 0, false),
+        (true, 0, true),
+    ] {
+        std::fs::write(scratch.file(), &whole).unwrap();
+        let (sim, target) = large_rig(2);
+        if lost {
+            sim.inject(Op::Reset, 1, libc::EIO, Effect::Sticky);
+        }
+        let options = OpenOptions { staged, ..OpenOptions::default() };
+        let file = checkpoint::open(&scratch.file(), options).unwrap();
+        let (watcher, path) = (file.watcher(), scratch.file());
+        let meddler = Meddler(move || match cut {
+            true => {
+                let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+                file.set_len(1 << 20).unwrap();
+            }
+            false => watcher.cancel(),
+        });
+        let load = LoadOptions { guard: Some(Box::new(meddler)), ..LoadOptions::default() };
+        let error = file.restore("dev0", &target, load).unwrap_err();
+        let (code, outcome) = (
+            if cut { Code::NoData } else { Code::Cancelled },
+            if lost { Outcome::Lost } else { Outcome::Reset },
+        );
+        assert_eq!(error.code(), code, "{error}");
+        let text = if lost { "could not be reset" } else { "the device was reset" };
+        assert!(error.to_string().contains(text), "{error}");
+        let failure = target.failure().unwrap().unwrap();
+        assert_eq!((failure.code, failure.outcome), (Some(code), outcome), "{error}");
+        assert_eq!(target.state().is_ok_and(|state| state == State::Running), !lost);
+    }
+}
+
+/// The device is as it was, and nobody has reset it.
+fn is_untouched(rig: &(Sim, Device), digest: u64) {
+    assert_eq!((rig.0.digest(), rig.1.state().unwrap()), (digest, State::Running));
+    assert_eq!(rig.0.count(Op::Reset), 0);
+}
+
+#[test]
+fn what_the_load_would_refuse_is_refused_before_the_device_loses_anything() {
+    let scratch = Scratch::new("stricter");
+    let (_sim, device) = large_rig(1);
+    take(&scratch.file(), &[&device], WriterOptions::default()).unwrap();
+    let target = large_rig(2);
+    let digest = target.0.digest();
+    let wide = DecodeLimits::default();
+    for limits in [
+        DecodeLimits { max_total: 2 << 20, ..wide },
+        DecodeLimits { max_frame: 100, ..wide },
+        DecodeLimits { max_other_frames: 1, ..wide },
+    ] {
+        for staged in [0, 1 << 30] {
+            let options = OpenOptions { staged, ..OpenOptions::default() };
+            let file = checkpoint::open(&scratch.file(), options).unwrap();
+            file.verify("dev0").unwrap();
+            let load = LoadOptions { limits, ..LoadOptions::default() };
+            let error = file.restore("dev0", &target.1, load).unwrap_err();
+            assert_eq!(error.code(), Code::MsgSize, "{limits:?}");
+            is_untouched(&target, digest);
+        }
+    }
+    // Others are free to load it.
+    let file = checkpoint::open(&scratch.file(), OpenOptions::default()).unwrap();
+    file.restore("dev0", &target.1, LoadOptions::default()).unwrap();
+}
+
+/// A checkpoint of one stream that has a blob, which a restart makes void if `restart`.
+fn put_stream_with_blob(path: &Path, device: &Device, restart: bool) {
+    let identity = device.identity().unwrap();
+    let mut encoder = Encoder::new([9; 16], 0);
+    let (mut stream, mut buf) = (Vec::new(), vec![0; 1 << 16]);
+    let len = encoder.preamble(&mut buf).unwrap();
+    stream.extend_from_slice(&buf[..len]);
+    let mut frames = vec![
+        (FrameType::Identity, encode_identity(&identity)),
+        (FrameType::Blob, vec![1, 0, 0, 0, 0, 0, 0, 0, 7]),
+    ];
+    if restart {
+        frames.push((FrameType::Restart, vec![1, 0, 0, 0, 0, 0, 0, 0]));
+    }
+    frames.push((FrameType::Data, vec![5; 100]));
+    for (kind, payload) in frames {
+        let len = encoder.frame(&mut buf, kind, &[&payload]).unwrap();
+        stream.extend_from_slice(&buf[..len]);
+    }
+    let len = encoder.end(&mut buf).unwrap();
+    stream.extend_from_slice(&buf[..len]);
+    let end = StreamEnd::from_payload(stream[stream.len() - END_LEN..].try_into().unwrap());
+    let end = end.unwrap();
+    assert_eq!(end.blobs, u32::from(!restart));
+    let mut file = encode_head([3; 16], false).to_vec();
+    let (offset, len) = (file.len() as u64, stream.len() as u64);
+    file.extend_from_slice(&stream);
+    let manifest = Manifest {
+        id: [3; 16],
+        created_ns: 0,
+        generation: 0,
+        note: Vec::new(),
+        key_id: None,
+        devices: vec![Entry {
+            name: "dev0".to_owned(),
+            device: 0,
+            migration_id: [9; 16],
+            pieces: vec![Piece { offset, len }],
+            end,
+            identity: Box::new(identity),
+        }],
+    };
+    file.extend_from_slice(&encode_manifest(&manifest, offset + len, None).unwrap());
+    std::fs::write(path, file).unwrap();
+}
+
+#[test]
+fn blobs_that_nobody_takes_are_refused_before_the_device_loses_anything() {
+    let scratch = Scratch::new("blobs");
+    for restart in [false, true] {
+        let target = rig(1);
+        let digest = target.0.digest();
+        put_stream_with_blob(&scratch.file(), &target.1, restart);
+        for (staged, first) in [(0, false), (0, true), (1 << 30, false)] {
+            let options = OpenOptions { staged, ..OpenOptions::default() };
+            let file = checkpoint::open(&scratch.file(), options).unwrap();
+            if first {
+                file.verify_all().unwrap();
+            }
+            let error = file.restore("dev0", &target.1, LoadOptions::default()).unwrap_err();
+            assert_eq!(error.code(), Code::NotSupported, "{error}");
+            is_untouched(&target, digest);
+        }
+        // With a sink, it comes to the blob, and to the driver.
+        let came = Arc::new(Mutex::new(0));
+        let sink = Arc::clone(&came);
+        let blobs: vfiomig::session::BlobSink = Box::new(move |_, _| {
+            *sink.lock().unwrap() += 1;
+            Ok(())
+        });
+        let load = LoadOptions { blobs: Some(blobs), ..LoadOptions::default() };
+        let file = checkpoint::open(&scratch.file(), OpenOptions::default()).unwrap();
+        let _ = file.restore("dev0", &target.1, load);
+        assert_eq!(*came.lock().unwrap(), 1);
+    }
+}
+
+#[test]
+fn two_streams_with_the_same_name_and_index_are_refused_at_once() {
+    let scratch = Scratch::new("twice");
+    let (one, two) = (rig(1), rig(2));
+    let named = |index| SaveOptions { migration_id: [7; 16], ..numbered(index) };
+    let mut writer = Writer::create(&scratch.file(), WriterOptions::default()).unwrap();
+    writer.add("a", &one.1, named(0)).unwrap();
+    assert_eq!(writer.add("b", &two.1, named(0)).unwrap_err().code(), Code::Inval);
+    assert_eq!(two.1.state().unwrap(), State::Running);
+    // That has changed nothing: with another index it goes on.
+    writer.add("b", &two.1, named(1)).unwrap();
+    writer.read().unwrap();
+    writer.stop().unwrap();
+    writer.read().unwrap();
+    writer.resume(Guest::GoesOn).unwrap();
+    writer.commit().unwrap();
+}
+
+#[test]
+fn a_device_that_does_not_come_back_is_the_error_of_a_checkpoint_in_one_call() {
+    let scratch = Scratch::new("not-back");
+    let (sim, device) = rig(1);
+    // It cannot be read once, and is gone when it is to go on.
+    sim.inject(Op::Read, 1, libc::EIO, Effect::Once);
+    sim.inject(Op::SetState, 2, libc::ENODEV, Effect::Die);
+    let devices = vec![("a".to_owned(), device, SaveOptions::default())];
+    let error = checkpoint::write(&scratch.file(), devices, WriterOptions::default()).unwrap_err();
+    assert_eq!(error.code(), Code::NoDev, "{error}");
 }
 
 fn is_child(what: &str) -> bool {

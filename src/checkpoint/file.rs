@@ -46,12 +46,21 @@ pub struct File {
     /// What it was when it was opened.
     node: named::Node,
     manifest: Manifest,
-    /// Which streams have been verified.
-    verified: Vec<AtomicBool>,
+    /// What is known of each stream.
+    known: Vec<Known>,
     auth: Option<SharedAuth>,
     limits: DecodeLimits,
     staged: u64,
     watcher: Watcher,
+}
+
+/// What is known of a stream.
+#[derive(Default)]
+struct Known {
+    /// That it is whole, and keeps the limits of the checkpoint.
+    verified: AtomicBool,
+    /// That there are blobs in it.
+    blobs: AtomicBool,
 }
 
 /// Opens a checkpoint, and reads its manifest.
@@ -87,13 +96,13 @@ impl File {
             }
             None => read_manifest(node.len, &mut read, Authenticity::NoKey),
         }?;
-        let none = (0..manifest.devices.len()).map(|_| AtomicBool::new(false));
-        let verified = alloc::collect(none, "no memory for a checkpoint's devices")?;
+        let none = (0..manifest.devices.len()).map(|_| Known::default());
+        let known = alloc::collect(none, "no memory for a checkpoint's devices")?;
         Ok(File {
             file,
             node,
             manifest,
-            verified,
+            known,
             auth,
             limits: options.limits,
             staged: options.staged,
@@ -109,18 +118,19 @@ impl File {
     /// Verifies the stream of a device, whole.
     pub fn verify(&self, name: &str) -> Result<()> {
         let (at, entry) = self.find(name)?;
-        self.verify_entry(at, entry, None).map(drop)
+        self.verify_entry(at, entry, self.limits, None).map(drop)
     }
 
     /// Verifies all streams.
     pub fn verify_all(&self) -> Result<()> {
         let mut all = self.manifest.devices.iter().enumerate();
-        all.try_for_each(|(at, entry)| self.verify_entry(at, entry, None).map(drop))
+        all.try_for_each(|(at, entry)| self.verify_entry(at, entry, self.limits, None).map(drop))
     }
 
     /// Loads a device from the stream that is called `name`: judges what it is of, verifies all of
-    /// it, and only then takes the device to RESUMING, which loses what it held. Afterwards the
-    /// device is in STOP: the VMM makes the fix-ups, and calls [`Device::run`].
+    /// it by the stricter of both limits, and only then takes the device to RESUMING, which loses
+    /// what it held. Afterwards the device is in STOP: the VMM makes the fix-ups, and calls
+    /// [`Device::run`].
     ///
     /// The format, what authenticates the stream and which source it is of are the checkpoint's:
     /// `options` leaves these open.
@@ -140,19 +150,38 @@ impl File {
             len if len <= self.staged => Some(Spool::new(self.staged)?),
             _ => None,
         };
-        let staged = self.verify_entry(at, entry, spool.as_mut())?;
+        let limits = self.limits.and(options.limits);
+        let staged = self.verify_entry(at, entry, limits, spool.as_mut())?;
+        self.check_loadable(at, entry, &options)?;
         self.check_unchanged()?;
         let _turn = self.turn()?;
         options.auth = self.auth.as_ref().map(SharedAuth::lend);
         let mut load = device.load(options)?;
-        match &spool {
+        let fed = match &spool {
             Some(spool) => staged.iter().try_for_each(|part| {
                 self.watcher.check()?;
                 load.push(spool.get(*part)).map(drop)
-            })?,
-            None => self.each_part(entry, |bytes| load.push(bytes).map(drop))?,
-        }
+            }),
+            None => self.each_part(entry, |bytes| load.push(bytes).map(drop)),
+        };
+        fed.or_else(|error| load.fail_with(error))?;
         load.commit()
+    }
+
+    /// Refuses what a load would refuse only when the device has lost what it held.
+    fn check_loadable(&self, at: usize, entry: &Entry, options: &LoadOptions) -> Result<()> {
+        let blobs = self.known.get(at).is_some_and(|known| known.blobs.load(Ordering::Acquire));
+        if blobs && options.blobs.is_none() {
+            return Err(err!(
+                NotSupported,
+                "the stream of {} carries blobs, and nobody takes them: set a blob callback",
+                entry.name
+            ));
+        }
+        match entry.end.data_bytes {
+            0 => Err(err!(NoData, "the stream of {} carries no state of the device", entry.name)),
+            _ => Ok(()),
+        }
     }
 
     /// Reads from the stream of a device, whatever it holds: as much as there is, up to the length
@@ -190,22 +219,25 @@ impl File {
         self.auth.as_ref().map_or(Ok(None), SharedAuth::turn)
     }
 
-    /// Reads a stream to its end, unless that has been done. With a spool, it is there afterwards.
+    /// Reads a stream to its end, unless that has been done with limits that were no wider. With a
+    /// spool, it is there afterwards.
     fn verify_entry(
         &self,
         at: usize,
         entry: &Entry,
+        limits: DecodeLimits,
         spool: Option<&mut Spool>,
     ) -> Result<Vec<Spooled>> {
         self.watcher.check()?;
-        let done = self.verified.get(at);
+        let known = self.known.get(at);
         let mut staged = Vec::new();
-        if spool.is_none() && done.is_some_and(|done| done.load(Ordering::Acquire)) {
+        let done = known.is_some_and(|known| known.verified.load(Ordering::Acquire));
+        if done && spool.is_none() && limits == self.limits {
             return Ok(staged);
         }
         let _turn = self.turn()?;
         let auth = self.auth.as_ref().map(SharedAuth::lend);
-        let mut verifier = Verifier::new(entry, self.limits, auth)?;
+        let mut verifier = Verifier::new(entry, limits, auth)?;
         let mut spool = spool;
         if let Some(spool) = &mut spool {
             spool.prepare(entry.stream_len())?;
@@ -226,9 +258,11 @@ impl File {
             }
             verifier.push(bytes)
         })?;
+        let blobs = verifier.has_blobs();
         verifier.finish()?;
-        if let Some(done) = done {
-            done.store(true, Ordering::Release);
+        if let Some(known) = known {
+            known.blobs.store(blobs, Ordering::Release);
+            known.verified.store(true, Ordering::Release);
         }
         Ok(staged)
     }

@@ -41,6 +41,8 @@ pub(super) struct Member {
     /// Where the device was before.
     origin: State,
     index: u32,
+    /// The stream's name, if the caller has chosen it.
+    id: Option<[u8; 16]>,
     identity: Box<Identity>,
     parts: Vec<Part>,
     first: [u8; BEGINNING],
@@ -52,6 +54,7 @@ pub(super) struct Member {
 impl Member {
     pub fn new(name: String, device: Device, mut options: SaveOptions) -> Result<Member> {
         let (origin, index) = (device.state()?, options.device_index);
+        let id = chosen_id(&options);
         options.nonblocking = false;
         let save = device.save(options)?;
         Ok(Member {
@@ -61,12 +64,18 @@ impl Member {
             save,
             origin,
             index,
+            id,
             parts: Vec::new(),
             first: [0; BEGINNING],
             last: [0; END_LEN],
             len: 0,
             ended: false,
         })
+    }
+
+    /// Whether a stream with these options would have the name and the index of this one.
+    pub fn is_taken(&self, options: &SaveOptions) -> bool {
+        self.id.is_some() && (self.id, self.index) == (chosen_id(options), options.device_index)
     }
 
     /// Whether its stream may begin another piece.
@@ -207,4 +216,8 @@ impl Member {
             _ => Ok(()),
         }
     }
+}
+
+fn chosen_id(options: &SaveOptions) -> Option<[u8; 16]> {
+    Some(options.migration_id).filter(|id| *id != [0; 16])
 }

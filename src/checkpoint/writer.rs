@@ -186,6 +186,12 @@ impl Writer {
         if self.members.iter().any(|member| member.name == name) {
             return Err(err!(Inval, "two devices of a checkpoint have the same name"));
         }
+        if self.members.iter().any(|member| member.is_taken(&options)) {
+            return Err(err!(
+                Inval,
+                "two devices of a checkpoint have the same migration id and device index"
+            ));
+        }
         let what = "no memory for another device of the checkpoint";
         let name = alloc::text(name, what)?;
         alloc::grow(&mut self.members, 1, what)?;
@@ -465,8 +471,8 @@ impl Drop for Writer {
     }
 }
 
-/// Takes a checkpoint of devices whose guest does not run, or that have none: in one call. They are
-/// where they were before, whatever happens.
+/// Takes a checkpoint of devices whose guest does not run, or that have none: in one call. Whatever
+/// happens to the checkpoint, they go back to where they were; an error of that comes before others.
 pub fn write(
     path: &Path,
     devices: Vec<(String, Device, SaveOptions)>,
@@ -475,7 +481,7 @@ pub fn write(
     let mut writer = Writer::create(path, options)?;
     let taken = take(&mut writer, devices);
     let back = writer.resume(Guest::GoesOn);
-    taken.and(back)?;
+    back.and(taken)?;
     writer.commit()
 }
 

@@ -260,6 +260,15 @@ impl Load {
         })
     }
 
+    /// What brings the stream has failed, and there is no more to come: the load fails with that.
+    pub(crate) fn fail_with(&self, error: Error) -> Result<()> {
+        match self.loading.device.lock() {
+            Ok(mut inner) => self.settle(&mut inner, Err(error)),
+            // In a callback. Whoever drops the load ends it.
+            Err(_) => Err(error),
+        }
+    }
+
     /// If packets carry the state, the main channel's last sections, which are empty, may come
     /// after the commit.
     fn must_take(&self, what: &str) -> Result<()> {

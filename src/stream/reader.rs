@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::identity::Identity;
 
 /// What a stream may ask for. Streams come from outside, so everything has a limit.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DecodeLimits {
     /// Largest payload of a data frame, in bytes.
     pub max_frame: u32,
@@ -31,6 +31,19 @@ pub struct DecodeLimits {
 pub const LEAST_MEMORY: u64 = 4 << 20;
 
 impl DecodeLimits {
+    /// What keeps these limits and others.
+    pub(crate) fn and(self, other: DecodeLimits) -> DecodeLimits {
+        DecodeLimits {
+            max_frame: self.max_frame.min(other.max_frame),
+            max_blob: self.max_blob.min(other.max_blob),
+            max_blobs: self.max_blobs.min(other.max_blobs),
+            max_restarts: self.max_restarts.min(other.max_restarts),
+            max_total: self.max_total.min(other.max_total),
+            max_other_frames: self.max_other_frames.min(other.max_other_frames),
+            max_memory: self.max_memory.min(other.max_memory),
+        }
+    }
+
     /// The longest frame, or blob, that the memory allows: while a buffer grows there are two of it,
     /// and each has room for what is received after the frame.
     pub(crate) fn longest_frame(&self) -> u32 {

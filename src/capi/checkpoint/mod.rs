@@ -92,7 +92,8 @@ pub unsafe extern "C" fn vfiomig_checkpoint_begin(
 /// Adds a device under a name of the VMM's, of 1 to 63 bytes, and begins to save it: to PRE_COPY, if
 /// it has that. The options are those of vfiomig_save_begin(): the format is the native one, and auth
 /// is NULL, because the checkpoint's options have that. With several devices, each has a
-/// device_index of its own. A device that is in STOP stays there.
+/// device_index of its own: two that have the same one and the same migration_id, other than zeros,
+/// are refused. A device that is in STOP stays there.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_checkpoint_add(
     checkpoint: *mut vfiomig_checkpoint,

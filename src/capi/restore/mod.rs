@@ -168,7 +168,10 @@ pub extern "C" fn vfiomig_restore_verify(restore: *mut vfiomig_restore, index: u
 
 /// Loads a device with the state that the device of this name had. First it is judged whether it may
 /// take that, then the whole stream is verified, if that has not been done, and only then the device
-/// is taken to RESUMING, which loses what it held. Stop the guest's vCPUs first, if there is a guest.
+/// is taken to RESUMING, which loses what it held. Where the limits of the options are stricter than
+/// those of vfiomig_restore_open(), the stream is verified again with them, and one with blobs is
+/// refused before anything happens if no callback takes them. Stop the guest's vCPUs first, if there
+/// is a guest.
 /// Afterwards the device is in STOP: make the fix-ups of vfiomig_device_get_fixups() and call
 /// vfiomig_device_run(). After an error in vfiomig_device_get_failure(), its outcome says whether the
 /// device was reset; if code there is 0, nothing has happened to it.

@@ -14,6 +14,7 @@ pub struct Verifier<'a> {
     /// The last bytes that came: at the end, the payload of END.
     last: [u8; END_LEN],
     came: u64,
+    blobs: bool,
 }
 
 impl<'a> Verifier<'a> {
@@ -23,17 +24,19 @@ impl<'a> Verifier<'a> {
             Some(auth) => Decoder::authenticated(limits, auth)?,
             None => Decoder::new(limits),
         };
-        Ok(Verifier { entry, decoder, last: [0; END_LEN], came: 0 })
+        Ok(Verifier { entry, decoder, last: [0; END_LEN], came: 0, blobs: false })
     }
 
     /// Takes the next bytes.
     pub fn push(&mut self, bytes: &[u8]) -> Result<()> {
         let mut rest = bytes;
         while let Some(item) = self.decoder.next(&mut rest)? {
-            if let Item::Identity(identity) = item {
-                if *identity != *self.entry.identity {
+            match item {
+                Item::Identity(identity) if *identity != *self.entry.identity => {
                     return Err(self.another("is of another device than the manifest says"));
                 }
+                Item::Blob { .. } => self.blobs = true,
+                _ => {}
             }
         }
         self.came = self.came.saturating_add(bytes.len() as u64);
@@ -65,6 +68,11 @@ impl<'a> Verifier<'a> {
             true => Ok(()),
             false => Err(self.another("ends otherwise than the manifest says")),
         }
+    }
+
+    /// Whether a blob has come, even one before a restart: the totals at the end leave that out.
+    pub fn has_blobs(&self) -> bool {
+        self.blobs
     }
 
     /// Bytes that have come.
