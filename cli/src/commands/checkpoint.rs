@@ -7,6 +7,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use serde_json::json;
 use vfiomig::checkpoint::{Guest, Writer, WriterOptions};
 use vfiomig::device::State;
+use vfiomig::error::Outcome;
 use vfiomig::session::SaveOptions;
 
 use crate::context::Context;
@@ -23,8 +24,9 @@ pub fn command() -> Command {
     Command::new("checkpoint")
         .about("Writes the state of devices whose guest does not run into a file")
         .after_help(
-            "Whatever happens, the devices are where they were afterwards, and an earlier FILE stays \
-             until its successor is on the disk. Exit status: 0 written; others as for all commands.",
+            "Whatever happens, the devices go back to where they were, and an earlier FILE stays until \
+             its successor is on the disk. If a device failed on the way, the message says where it \
+             is now. Exit status: 0 written; others as for all commands.",
         )
         .arg(
             Arg::new("device")
@@ -85,21 +87,28 @@ pub fn run(args: &ArgMatches, context: &mut Context<'_>) -> Result<Status> {
     let watcher = writer.watcher();
     let before: Vec<Option<State>> = devices.iter().map(|it| it.device.state().ok()).collect();
     let progress = Progress::new(context.progress, "saving", None);
+    let mut back = Ok(());
     let done = while_watched(&context.interrupt, &watcher, progress, || {
         let taken = take(&mut writer, &devices);
-        let back = writer.resume(Guest::GoesOn);
-        taken.and(back)?;
+        back = writer.resume(Guest::GoesOn);
+        back.clone().and(taken)?;
         writer.commit()
     });
     // Removes what it began, and ends its sessions.
     drop(writer);
     if let Err(error) = done {
-        if let Some(signal) = context.interrupt.signal() {
-            let text = format!("{file}: not written: interrupted; the devices are as they were");
-            return Err(Trouble::interrupted(signal, text));
-        }
-        let mut trouble = library_trouble(&format!("{file}: not written"), &error);
-        trouble.text.push_str(&whereabouts(&devices, &before));
+        let mut trouble = match context.interrupt.signal() {
+            Some(signal) => {
+                let text = format!("{file}: not written: interrupted");
+                let mut trouble = Trouble::interrupted(signal, text);
+                if let Err(error) = &back {
+                    trouble.text.push_str(&format!(": {error}"));
+                }
+                trouble
+            }
+            None => library_trouble(&format!("{file}: not written"), &error),
+        };
+        trouble.text.push_str(&whereabouts(&devices, &before, back.is_ok()));
         return Err(trouble);
     }
     let stats = watcher.stats();
@@ -122,17 +131,28 @@ pub fn run(args: &ArgMatches, context: &mut Context<'_>) -> Result<Status> {
     Ok(Status::Yes)
 }
 
-/// Where the devices are after a failure: what it says itself was true when it happened.
-fn whereabouts(devices: &[Live], before: &[Option<State>]) -> String {
+/// Where the devices are after a failure: what it says itself was true when it happened. One that
+/// was reset may be where it was, and has lost what it held.
+fn whereabouts(devices: &[Live], before: &[Option<State>], back: bool) -> String {
     let mut text = String::new();
     for (live, before) in devices.iter().zip(before) {
         let now = live.device.state().ok();
+        let failure = live.device.failure().ok().flatten();
+        if failure.is_some_and(|failure| failure.outcome == Outcome::Reset) {
+            text.push_str(&format!("; {} was reset, and what it held is lost", live.name));
+        }
         if now != *before || now.is_none() {
             let now = now.map_or("a state that it does not say".to_owned(), |now| now.to_string());
             text.push_str(&format!("; {} is in {now} now: see vfiomig reset", live.name));
+        } else if failure.is_some_and(|failure| failure.outcome == Outcome::Lost) {
+            text.push_str(&format!("; {} could not be reset: see vfiomig reset", live.name));
         }
     }
-    if text.is_empty() { "; by now the devices are where they were".to_owned() } else { text }
+    match (text.is_empty(), back) {
+        (true, true) => "; by now the devices are where they were".to_owned(),
+        (true, false) => "; giving the devices back failed".to_owned(),
+        (false, _) => text,
+    }
 }
 
 fn take(writer: &mut Writer, devices: &[Live]) -> vfiomig::Result<()> {

@@ -85,7 +85,13 @@ pub fn run(args: &ArgMatches, context: &mut Context<'_>) -> Result<Status> {
             let text = format!("interrupted: {number} of {} devices are loaded", pairs.len());
             return Err(Trouble::interrupted(signal, text));
         }
-        load(args, &file, pair)?;
+        load(args, &file, pair).map_err(|mut trouble| {
+            if pairs.len() > 1 {
+                let text = format!("; {number} of {} devices were loaded before it", pairs.len());
+                trouble.text.push_str(&text);
+            }
+            trouble
+        })?;
     }
     say(args, context, given, &pairs)?;
     Ok(Status::Yes)

@@ -94,6 +94,37 @@ fn an_interrupt_leaves_the_device_and_the_file_as_they_were() {
 }
 
 #[test]
+fn a_device_that_does_not_come_back_as_it_was_is_named() {
+    // Reset in the meantime: it runs, but holds something else.
+    let machine = Machine::new([small(1)]);
+    machine.sims[0].guest_write(0, 500, 9).unwrap();
+    let before = machine.sims[0].digest();
+    machine.sims[0].inject(Op::Read, 2, libc::EIO, Effect::Error);
+    let (ran, _) = take(&machine, &[]);
+    ran.complains(5, "was reset, and what it held is lost");
+    assert!(!ran.err.contains("where they were"), "{ran:?}");
+    assert_eq!(machine.sims[0].state(), State::RUNNING);
+    assert_ne!(machine.sims[0].digest(), before);
+    // It does not go back, and cannot be reset.
+    let machine = Machine::new([small(1)]);
+    machine.sims[0].inject(Op::SetState, 2, libc::EIO, Effect::Sticky);
+    machine.sims[0].inject(Op::Reset, 1, libc::EIO, Effect::Sticky);
+    let (ran, _) = take(&machine, &[]);
+    ran.complains(5, "see vfiomig reset");
+    assert!(!ran.err.contains("where they were"), "{ran:?}");
+}
+
+#[test]
+fn how_many_devices_are_loaded_is_said_if_a_later_one_fails() {
+    let machine = Machine::new([small(1), small(2), small(3), small(4)]);
+    let (_, file) = take(&machine, &[]);
+    machine.sims[2].inject(Op::Write, 1, libc::EIO, Effect::Once);
+    let ran = machine.run(&["restore", &file, &uuid(2), &uuid(3), &uuid(4)]);
+    ran.complains(5, "; 1 of 3 devices were loaded before it");
+    assert_eq!(machine.sims[1].digest(), machine.sims[0].digest());
+}
+
+#[test]
 fn a_device_or_disk_that_fails_leaves_what_was_there() {
     let machine = Machine::new([small(1)]);
     let (_, file) = take(&machine, &[]);
