@@ -6,6 +6,8 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -244,6 +246,79 @@ static void who_has_gone_is_told_without_a_signal(void)
     }
 }
 
+static volatile sig_atomic_t signals;
+
+static void count_signal(int number)
+{
+    (void)number;
+    signals++;
+}
+
+/* A signal comes with the error where a file may not become that long. Only the library's own goes. */
+static void a_file_that_may_not_grow_is_told_without_a_signal(void)
+{
+    struct rig rig = rig_new(NULL, NULL);
+    struct vfiomig_save *save;
+    struct rlimit before, less;
+    sigset_t set, old, pending;
+    int fd = new_file();
+    signal(SIGXFSZ, SIG_DFL);
+    EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+    less = (struct rlimit){ 5000, before.rlim_max };
+    OK(vfiomig_save_begin(rig.dev, NULL, &save));
+    EQ(setrlimit(RLIMIT_FSIZE, &less), 0);
+    int r = vfiomig_save_write_fd(save, fd, NULL);
+    EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
+    EQ(r, -ENOSPC);
+    EQ(lseek(fd, 0, SEEK_CUR), 5000);
+    CHECK(pthread_sigmask(SIG_SETMASK, NULL, &old) == 0);
+    CHECK(!sigismember(&old, SIGXFSZ));
+
+    /* One that waits already stays. */
+    signal(SIGXFSZ, count_signal);
+    sigemptyset(&set);
+    sigaddset(&set, SIGXFSZ);
+    CHECK(pthread_sigmask(SIG_BLOCK, &set, NULL) == 0);
+    pthread_kill(pthread_self(), SIGXFSZ);
+    EQ(setrlimit(RLIMIT_FSIZE, &less), 0);
+    r = vfiomig_save_write_fd(save, fd, NULL);
+    EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
+    EQ(r, -ENOSPC);
+    CHECK(sigpending(&pending) == 0);
+    CHECK(sigismember(&pending, SIGXFSZ));
+    EQ(signals, 0);
+    CHECK(pthread_sigmask(SIG_SETMASK, &old, NULL) == 0);
+    EQ(signals, 1);
+    signal(SIGXFSZ, SIG_DFL);
+    EQ(vfiomig_save_write_fd(save, fd, NULL), VFIOMIG_NEXT_DRAINED);
+    vfiomig_save_free(save);
+    close(fd);
+    rig_free(&rig);
+}
+
+static void a_terminal_is_refused(void)
+{
+    struct rig source = rig_new(NULL, NULL), target = rig_target(NULL);
+    struct vfiomig_save *save;
+    struct vfiomig_load *load;
+    int far = posix_openpt(O_RDWR | O_NOCTTY);
+    CHECK(far >= 0 && grantpt(far) == 0 && unlockpt(far) == 0);
+    int tty = open(ptsname(far), O_RDWR | O_NOCTTY);
+    CHECK(tty >= 0);
+    OK(vfiomig_save_begin(source.dev, NULL, &save));
+    OK(vfiomig_load_begin(target.dev, NULL, &load));
+    EQ(vfiomig_save_write_fd(save, tty, NULL), -EINVAL);
+    CHECK(strstr(vfiomig_error_message(), "terminal"));
+    EQ(vfiomig_load_read_fd(load, tty, NULL), -EINVAL);
+    CHECK(strstr(vfiomig_error_message(), "terminal"));
+    vfiomig_load_free(load);
+    vfiomig_save_free(save);
+    close(tty);
+    close(far);
+    rig_free(&source);
+    rig_free(&target);
+}
+
 static double now(void)
 {
     struct timespec t;
@@ -364,6 +439,8 @@ int main(void)
     RUN(a_source_is_not_released_while_bytes_wait);
     RUN(a_stream_that_is_cut_off_goes_on_elsewhere);
     RUN(who_has_gone_is_told_without_a_signal);
+    RUN(a_file_that_may_not_grow_is_told_without_a_signal);
+    RUN(a_terminal_is_refused);
     RUN(who_does_nothing_is_not_waited_for_longer_than_allowed);
     RUN(a_cancellation_ends_a_call_that_waits);
     RUN(what_does_not_fit_is_refused);

@@ -1233,15 +1233,16 @@ int vfiomig_save_next(struct vfiomig_save *save, void *buf, size_t cap,
 
 /*
  * Writes the stream to a descriptor of the VMM's, instead of vfiomig_save_next(): to a stream
- * socket, a pipe, a file or what else can be written to, in blocking mode or not. Never blocks
- * where vfiomig_save_cancel() could not end it, except in a disk or a driver. No SIGPIPE is raised,
- * and the mode of the fd is not changed.
+ * socket, a pipe, a file or what else can be written to but a terminal, in blocking mode or not.
+ * Never blocks where vfiomig_save_cancel() could not end it, except in a disk or a driver. No
+ * SIGPIPE or SIGXFSZ is raised, and the mode of the fd is not changed.
  *
  * VFIOMIG_NEXT_DRAINED: the running device has nothing more for now, and all it had was written.
  * VFIOMIG_NEXT_END: the whole stream was written. VFIOMIG_NEXT_MORE: max_bytes were written; call
  * again. What could not be written when a call fails is kept, and goes first in the next call,
- * which may have another fd. Pipes in blocking mode take 4 KiB at a time; non-blocking ones are
- * faster. Not for QEMU's format, which needs the VMM's own sections in between.
+ * which may have another fd. Devices, and pipes in blocking mode, take 4 KiB at a time;
+ * non-blocking pipes are faster. Not for QEMU's format, which needs the VMM's own sections in
+ * between.
  *
  * States: pre-copy, quiesced, stop-copy, ended.
  * Returns: VFIOMIG_NEXT_MORE, VFIOMIG_NEXT_DRAINED or VFIOMIG_NEXT_END.

@@ -15,7 +15,7 @@ use super::options::MAX_DEVICES;
 use crate::alloc;
 use crate::error::{Code, Errno, Error, Failure, Operation, Result, err};
 use crate::private::Private;
-use crate::sys::{OwnedChannel, Watch};
+use crate::sys::{OwnedChannel, TERMINAL, Watch};
 use crate::waiting::HoldsMember;
 
 /// The most channels of one group.
@@ -326,7 +326,10 @@ impl Lines {
             return Err(err!(Inval, "a group has {MAX_CHANNELS} channels at most"));
         }
         let bad = |errno: Errno| err!(Inval, "the channel's descriptor: {errno}");
-        let fd = OwnedChannel::new(fd).map_err(bad)?;
+        let fd = OwnedChannel::new(fd).map_err(|errno| match errno {
+            TERMINAL => err!(Inval, "the channel is a terminal, which changes what goes through"),
+            _ => bad(errno),
+        })?;
         let credits = alloc::filled(0, MAX_DEVICES as usize, "no memory for a channel")?;
         alloc::reserve(&mut self.slots, 1, "no memory for a channel")?;
         self.watch()?.add(fd.as_fd(), number).map_err(bad)?;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Code, Errno, Error, Failure, Operation, Result, err};
 use crate::private::Private;
-use crate::sys::{Channel, Direction};
+use crate::sys::{Channel, Direction, TERMINAL};
 
 /// How a descriptor is used.
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +56,12 @@ fn failed(errno: Errno, what: &str) -> Error {
 
 impl<'a> Waiter<'a> {
     pub fn new(fd: BorrowedFd<'a>, how: Transfer) -> Result<Waiter<'a>> {
-        let channel = Channel::new(fd).map_err(|errno| failed(errno, "the descriptor"))?;
+        let channel = Channel::new(fd).map_err(|errno| match errno {
+            TERMINAL => {
+                err!(Inval, "the descriptor is a terminal, which changes what goes through")
+            }
+            _ => failed(errno, "the descriptor"),
+        })?;
         Ok(Waiter { channel, how, since: None, done: 0 })
     }
 

@@ -3,15 +3,14 @@
 //! is.
 //!
 //! Nothing here blocks on a socket or a pipe, whether it is in blocking mode or not, and nothing
-//! changes that mode, which others may rely on. No SIGPIPE reaches the process.
+//! changes that mode, which others may rely on. Neither SIGPIPE nor SIGXFSZ reaches the process.
 
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::ptr::null_mut;
 use std::time::Duration;
 
 use super::Errno;
 use super::fd::{self, Direction};
+use super::quiet::Quiet;
 use super::retry::once;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,12 +50,17 @@ impl OwnedChannel {
     }
 }
 
-/// What a pipe that is ready takes without blocking, in bytes.
+/// A terminal is no channel: it changes what passes through it, and blocks while nobody reads.
+pub(crate) const TERMINAL: Errno = Errno(libc::EINVAL);
+
+/// What a pipe that is ready takes without blocking, in bytes. A device that is ready may block on
+/// more, too.
 const PIPE_BUF: usize = 4096;
-/// The most that is written to a file, or to what else there is, at once, in bytes.
+/// The most that is written to a file, or to a pipe that does not block, at once, in bytes.
 const STEP: usize = 1 << 20;
 
 impl<'fd> Channel<'fd> {
+    /// [`TERMINAL`] for one.
     pub fn new(fd: BorrowedFd<'fd>) -> Result<Channel<'fd>, Errno> {
         // SAFETY: all zeros is a value of this structure of numbers.
         let mut stat: libc::stat64 = unsafe { std::mem::zeroed() };
@@ -70,6 +74,8 @@ impl<'fd> Channel<'fd> {
                 Kind::Pipe(flags & libc::O_NONBLOCK as usize == 0)
             }
             libc::S_IFREG | libc::S_IFBLK => Kind::File,
+            // SAFETY: touches no memory of ours.
+            _ if unsafe { libc::isatty(fd.as_raw_fd()) } == 1 => return Err(TERMINAL),
             _ => Kind::Other,
         };
         Ok(Channel { fd, kind })
@@ -86,18 +92,21 @@ impl<'fd> Channel<'fd> {
                 once(unsafe { libc::send(self.fd.as_raw_fd(), from.cast(), len, flags) })
             }
             Kind::Pipe(blocks) => {
-                let _quiet = NoSigpipe::new();
+                let _quiet = Quiet::pipe();
                 match blocks {
                     true if !self.is_ready(Direction::Write) => Err(Errno(libc::EAGAIN)),
                     true => fd::write(self.fd, up_to(PIPE_BUF)),
                     false => fd::write(self.fd, up_to(STEP)),
                 }
             }
-            Kind::File => fd::write(self.fd, up_to(STEP)),
+            Kind::File => {
+                let _quiet = Quiet::file();
+                fd::write(self.fd, up_to(STEP))
+            }
             Kind::Other if !self.is_ready(Direction::Write) => Err(Errno(libc::EAGAIN)),
             Kind::Other => {
-                let _quiet = NoSigpipe::new();
-                fd::write(self.fd, up_to(STEP))
+                let _quiet = Quiet::pipe();
+                fd::write(self.fd, up_to(PIPE_BUF))
             }
         }
     }
@@ -132,56 +141,5 @@ impl<'fd> Channel<'fd> {
         let ms = i32::try_from(time.as_millis()).unwrap_or(i32::MAX);
         // SAFETY: the pointer and the number describe `entry`.
         unsafe { libc::poll(&raw mut entry, 1, ms) > 0 }
-    }
-}
-
-/// While this lives, SIGPIPE waits, and one that came meanwhile goes with it.
-struct NoSigpipe {
-    before: libc::sigset_t,
-    pending: bool,
-}
-
-fn sigpipe() -> libc::sigset_t {
-    let mut set = MaybeUninit::uninit();
-    // SAFETY: sigemptyset() initialises what the pointer leads to; both numbers are valid.
-    unsafe {
-        libc::sigemptyset(set.as_mut_ptr());
-        libc::sigaddset(set.as_mut_ptr(), libc::SIGPIPE);
-        set.assume_init()
-    }
-}
-
-fn is_pending() -> bool {
-    let mut pending = MaybeUninit::uninit();
-    // SAFETY: sigpending() initialises the set before it is looked into; if it fails, that is not
-    // done.
-    unsafe {
-        libc::sigpending(pending.as_mut_ptr()) == 0
-            && libc::sigismember(pending.as_ptr(), libc::SIGPIPE) == 1
-    }
-}
-
-impl NoSigpipe {
-    fn new() -> NoSigpipe {
-        let (set, mut before) = (sigpipe(), MaybeUninit::zeroed());
-        // SAFETY: both sets are there for the call; all zeros is a value of the second.
-        let before = unsafe {
-            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, before.as_mut_ptr());
-            before.assume_init()
-        };
-        NoSigpipe { before, pending: is_pending() }
-    }
-}
-
-impl Drop for NoSigpipe {
-    fn drop(&mut self) {
-        let set = sigpipe();
-        if !self.pending && is_pending() {
-            let none = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-            // SAFETY: both structures are there for the call.
-            unsafe { libc::sigtimedwait(&raw const set, null_mut(), &raw const none) };
-        }
-        // SAFETY: the set is there for the call.
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, null_mut()) };
     }
 }

@@ -22,6 +22,7 @@ pub(crate) mod iommufd;
 mod memory_file;
 pub(crate) mod named;
 mod process;
+mod quiet;
 mod region;
 mod reserve;
 mod retry;
@@ -33,7 +34,7 @@ mod watch;
 
 pub use bitmap::{Bitmap, BitmapBuffer};
 pub(crate) use bits::{count, drain};
-pub(crate) use channel::{Channel, OwnedChannel};
+pub(crate) use channel::{Channel, OwnedChannel, TERMINAL};
 pub(crate) use confidential::{dump, leave_out_of_dumps, wipe};
 pub use device::{FeatureRequest, IovaRange};
 pub use errno::Errno;

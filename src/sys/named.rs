@@ -6,6 +6,7 @@ use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use super::Errno;
+use super::quiet::Quiet;
 use super::retry::retry;
 
 fn done(result: Result<usize, Errno>) -> Result<(), Errno> {
@@ -119,6 +120,7 @@ pub(crate) fn make_last(file: BorrowedFd<'_>) -> Result<(), Errno> {
 pub(crate) fn allocate(file: BorrowedFd<'_>, len: u64) -> Result<(), Errno> {
     let len = i64::try_from(len).map_err(|_| Errno(libc::EFBIG))?;
     let (fd, mode) = (file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE);
+    let _quiet = Quiet::file();
     // SAFETY: touches no memory.
     done(retry(|| unsafe { libc::fallocate64(fd, mode, 0, len) as isize }))
 }
@@ -126,14 +128,16 @@ pub(crate) fn allocate(file: BorrowedFd<'_>, len: u64) -> Result<(), Errno> {
 /// ftruncate(2).
 pub(crate) fn set_len(file: BorrowedFd<'_>, len: u64) -> Result<(), Errno> {
     let len = i64::try_from(len).map_err(|_| Errno(libc::EFBIG))?;
+    let _quiet = Quiet::file();
     // SAFETY: touches no memory.
     done(retry(|| unsafe { libc::ftruncate64(file.as_raw_fd(), len) as isize }))
 }
 
-/// pwrite(2), repeated while signals interrupt it.
+/// pwrite(2), repeated while signals interrupt it. No SIGXFSZ reaches the process.
 pub(crate) fn pwrite(file: BorrowedFd<'_>, bytes: &[u8], at: u64) -> Result<usize, Errno> {
     let at = i64::try_from(at).map_err(|_| Errno(libc::EFBIG))?;
     let (from, len) = (bytes.as_ptr(), bytes.len());
+    let _quiet = Quiet::file();
     // SAFETY: `from` and `len` are those of `bytes`.
     retry(|| unsafe { libc::pwrite64(file.as_raw_fd(), from.cast(), len, at) })
 }
