@@ -33,8 +33,16 @@ int renameat(int from, const char *old, int to, const char *new)
     return fails(&fail_rename) ? -1 : (int)syscall(SYS_renameat2, from, old, to, new, 0);
 }
 
+/* Files in memory cannot become longer: how often that was tried. */
+static int no_memory_file, refused_memory;
+
 int fallocate64(int fd, int mode, off_t at, off_t len)
 {
+    if (no_memory_file && mode == 0) {
+        refused_memory++;
+        errno = ENOSPC;
+        return -1;
+    }
     return fails(&fail_allocate) ? -1 : fallocate(fd, mode, at, len);
 }
 
@@ -366,7 +374,8 @@ static void a_full_disk_leaves_the_guest_running_and_the_old_file_whole(void)
     struct rlimit before, now;
     OK(take(s.file, &rig.dev, 1, NULL));
     struct bytes old = contents_of(s.file);
-    signal(SIGXFSZ, SIG_IGN);
+    /* It would end the process. */
+    signal(SIGXFSZ, SIG_DFL);
     EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
     for (size_t limit = 0; limit < old.len; limit += limit < 100 ? 33 : 30011) {
         for (int spooled = 0; spooled < 2; spooled++) {
@@ -465,6 +474,38 @@ static void what_is_not_a_file_is_not_replaced(void)
     EQ(vfiomig_checkpoint_begin(AT_FDCWD, s.file, NULL, &cp), -EINVAL);
     CHECK(!cp);
     EQ(scratch_files(&s), 1);
+    scratch_free(&s);
+}
+
+/* The host has no memory for the spool: it is asked for it while the guest runs, and once in the pause. */
+static void memory_that_is_refused_is_not_asked_for_again(void)
+{
+    struct scratch s = scratch_new();
+    struct rig rig = rig_new(NULL, NULL), other = rig_target(NULL);
+    struct vfiomig_device *devs[] = { rig.dev, other.dev };
+    struct vfiomig_checkpoint_options options = VFIOMIG_CHECKPOINT_OPTIONS_INIT;
+    struct vfiomig_checkpoint_stats stats = VFIOMIG_CHECKPOINT_STATS_INIT;
+    struct vfiomig_checkpoint *cp;
+    uint64_t digest = vfiomig_sim_digest(rig.sim);
+    options.spool_bytes = 1 << 30;
+    OK(vfiomig_checkpoint_begin(AT_FDCWD, s.file, &options, &cp));
+    OK(add_devices(cp, devs, 2));
+    no_memory_file = 1;
+    OK(vfiomig_checkpoint_read(cp));
+    OK(vfiomig_checkpoint_stop(cp));
+    EQ(refused_memory, 1);
+    OK(vfiomig_checkpoint_read(cp));
+    EQ(refused_memory, 2);
+    no_memory_file = 0;
+    OK(vfiomig_checkpoint_resume(cp, VFIOMIG_CHECKPOINT_RESUME));
+    OK(vfiomig_checkpoint_get_stats(cp, &stats));
+    EQ(stats.spooled_bytes, 0);
+    OK(vfiomig_checkpoint_commit(cp));
+    vfiomig_checkpoint_free(cp);
+    OK(go_back(s.file, "dev0", rig.dev, NULL));
+    CHECK(vfiomig_sim_digest(rig.sim) == digest);
+    rig_free(&rig);
+    rig_free(&other);
     scratch_free(&s);
 }
 
@@ -837,6 +878,7 @@ int main(void)
     RUN(a_full_disk_shows_while_the_guest_runs);
     RUN(a_failing_disk_leaves_the_old_file_or_says_that_it_does_not);
     RUN(what_is_not_a_file_is_not_replaced);
+    RUN(memory_that_is_refused_is_not_asked_for_again);
     RUN(relative_paths_begin_at_a_directory);
     RUN(two_writers_of_one_name_do_not_meet);
     RUN(a_device_that_fails_leaves_the_old_file_whole);

@@ -58,13 +58,18 @@ impl Spool {
     }
 
     /// Room for at least `least` bytes, and all that is there behind; nothing if the limit, or the
-    /// memory of the host, does not allow that.
+    /// memory of the host, does not allow that. Once the host has none, no more is asked for.
     pub fn room(&mut self, least: usize) -> Option<&mut [u8]> {
         let fits = |chunk: &Chunk| chunk.memory.len() - chunk.used >= least;
         if !self.chunks.last().is_some_and(fits) {
             let allowed = self.most.saturating_sub(self.size);
             let wanted = STEP.max(least as u64).min(allowed);
-            if wanted < least as u64 || self.grow(wanted).is_err() {
+            if wanted < least as u64 {
+                return None;
+            }
+            if self.grow(wanted).is_err() {
+                // The devices are stopped: it is not tried again for each piece.
+                self.most = self.size;
                 return None;
             }
         }

@@ -8,10 +8,13 @@ use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 
+use super::quiet::Quiet;
 use super::retry::retry;
 use super::{Errno, Process, page_size};
 
 const MFD_NOEXEC_SEAL: libc::c_uint = 8;
+/// What is allocated by one call, in bytes.
+const ALLOCATED: i64 = 8 << 20;
 
 /// A file in memory.
 pub(crate) struct MemoryFile {
@@ -34,14 +37,38 @@ impl MemoryFile {
     pub fn grow(&mut self, len: usize) -> Result<Mapping, Errno> {
         let page = usize::try_from(page_size()).unwrap_or(usize::MAX);
         let len = len.max(1).checked_next_multiple_of(page).ok_or(Errno(libc::ENOMEM))?;
-        let (fd, at, more) = (self.file.as_raw_fd(), self.len as i64, len as i64);
+        let (at, more) = (self.len as i64, len as i64);
         if at.checked_add(more).is_none() || len > isize::MAX as usize {
             return Err(Errno(libc::ENOMEM));
         }
-        // SAFETY: touches no memory.
-        retry(|| unsafe { libc::fallocate64(fd, 0, at, more) as isize })?;
+        self.allocate(at, more)?;
         self.len += len as u64;
         Mapping::new(self.file.as_fd(), at, len)
+    }
+
+    /// All of it, or nothing. In steps, because a signal interrupts one call, and undoes what that
+    /// one did.
+    fn allocate(&self, from: i64, len: i64) -> Result<(), Errno> {
+        // RLIMIT_FSIZE goes for files in memory, too.
+        let _quiet = Quiet::file();
+        let fallocate = |mode, at, len| {
+            // SAFETY: touches no memory.
+            retry(|| unsafe { libc::fallocate64(self.file.as_raw_fd(), mode, at, len) as isize })
+        };
+        let mut done = 0;
+        while done < len {
+            let step = ALLOCATED.min(len - done);
+            if let Err(errno) = fallocate(0, from + done, step) {
+                if done > 0 {
+                    // Nobody could be told if that failed.
+                    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+                    let _ = fallocate(mode, from, done);
+                }
+                return Err(errno);
+            }
+            done += step;
+        }
+        Ok(())
     }
 
     /// From now on nobody makes it longer, or changes its seals. Mappings that are there can still
