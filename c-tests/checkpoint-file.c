@@ -477,6 +477,32 @@ static void what_is_not_a_file_is_not_replaced(void)
     scratch_free(&s);
 }
 
+/* Not what comes in the meantime either. */
+static void what_takes_the_name_meanwhile_is_not_replaced(void)
+{
+    struct scratch s = scratch_new();
+    struct rig rig = rig_new(NULL, NULL);
+    for (int i = 0; i < 2; i++) {
+        struct vfiomig_checkpoint *cp;
+        struct stat info;
+        OK(vfiomig_checkpoint_begin(AT_FDCWD, s.file, NULL, &cp));
+        OK(add_devices(cp, &rig.dev, 1));
+        OK(vfiomig_checkpoint_read(cp));
+        OK(vfiomig_checkpoint_stop(cp));
+        OK(vfiomig_checkpoint_read(cp));
+        OK(vfiomig_checkpoint_resume(cp, VFIOMIG_CHECKPOINT_RESUME));
+        EQ(i == 0 ? symlink("/tmp/anything", s.file) : mkfifo(s.file, 0600), 0);
+        EQ(vfiomig_checkpoint_commit(cp), -EINVAL);
+        vfiomig_checkpoint_free(cp);
+        EQ(lstat(s.file, &info), 0);
+        EQ(info.st_mode & S_IFMT, i == 0 ? S_IFLNK : S_IFIFO);
+        EQ(scratch_files(&s), 1);
+        unlink(s.file);
+    }
+    rig_free(&rig);
+    scratch_free(&s);
+}
+
 /* The host has no memory for the spool: it is asked for it while the guest runs, and once in the pause. */
 static void memory_that_is_refused_is_not_asked_for_again(void)
 {
@@ -878,6 +904,7 @@ int main(void)
     RUN(a_full_disk_shows_while_the_guest_runs);
     RUN(a_failing_disk_leaves_the_old_file_or_says_that_it_does_not);
     RUN(what_is_not_a_file_is_not_replaced);
+    RUN(what_takes_the_name_meanwhile_is_not_replaced);
     RUN(memory_that_is_refused_is_not_asked_for_again);
     RUN(relative_paths_begin_at_a_directory);
     RUN(two_writers_of_one_name_do_not_meet);

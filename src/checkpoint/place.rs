@@ -56,23 +56,25 @@ fn split(path: &CStr) -> Result<(CString, CString)> {
     Ok((text(&[directory])?, text(&[name])?))
 }
 
+/// Nothing is replaced that is not a file: neither a device nor what a link leads to.
+fn may_replace(directory: BorrowedFd<'_>, name: &CStr) -> Result<()> {
+    match named::look_at(directory, name) {
+        Ok(node) if !node.regular => Err(err!(
+            Inval,
+            "what has the checkpoint's name is not a regular file, and is not replaced"
+        )),
+        Ok(_) | Err(Errno(libc::ENOENT)) => Ok(()),
+        Err(errno) => Err(file_error(errno, "looking for an earlier checkpoint")),
+    }
+}
+
 impl Place {
     /// Begins to write what will be `path`. A relative one begins at `from`, or where the process is.
     pub fn begin(from: Option<BorrowedFd<'_>>, path: &CStr) -> Result<Place> {
         let (directory, name) = split(path)?;
         let directory = named::open_directory(from, &directory)
             .map_err(|errno| file_error(errno, "opening the directory of the checkpoint"))?;
-        // Nothing is replaced that is not a file: neither a device nor what a link leads to.
-        match named::look_at(directory.as_fd(), &name) {
-            Ok(node) if !node.regular => {
-                return Err(err!(
-                    Inval,
-                    "what has the checkpoint's name is not a regular file, and is not replaced"
-                ));
-            }
-            Ok(_) | Err(Errno(libc::ENOENT)) => {}
-            Err(errno) => return Err(file_error(errno, "looking for an earlier checkpoint")),
-        }
+        may_replace(directory.as_fd(), &name)?;
         let temporary = text(&[b".", name.to_bytes(), SUFFIX])?;
         let file = create(directory.as_fd(), &temporary)?;
         Ok(Place { directory, name, temporary, file, named: false, owner: Process::this() })
@@ -94,6 +96,8 @@ impl Place {
         if !is_at(directory, temporary, self.file.as_fd())? {
             return Err(err!(Io, "the temporary file of the checkpoint was removed by others"));
         }
+        // What has the name may be another one than at the beginning.
+        may_replace(directory, &self.name)?;
         named::rename(directory, temporary, &self.name)
             .map_err(|errno| file_error(errno, "giving the checkpoint its name"))?;
         self.named = true;
