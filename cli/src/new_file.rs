@@ -23,10 +23,14 @@ fn failed(name: &Path, error: &io::Error) -> Trouble {
     Trouble::of_output(format_args!("{}: not written", name.display()), &of)
 }
 
-/// Refuses a name that is taken by something other than a file.
+/// Refuses a name that is taken by something other than a file. The link would be replaced, and not
+/// what it leads to.
 pub fn judge(name: &Path) -> Result<()> {
-    let what = match fs::metadata(name) {
+    let what = match fs::symlink_metadata(name) {
         Ok(meta) if meta.is_file() => return Ok(()),
+        Ok(meta) if meta.is_symlink() => {
+            "is a symbolic link, and is not replaced: name what it leads to, or remove it"
+        }
         Ok(meta) if meta.is_dir() => "is a directory: name a file in it",
         Ok(_) => "is not a file, and is not replaced by one: choose another name",
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -35,20 +39,29 @@ pub fn judge(name: &Path) -> Result<()> {
     Err(Trouble::new(Status::Resources, format!("{} {what}", name.display())))
 }
 
+/// A new file in the directory of `name`. Its own name is short, since `name` may be as long as names
+/// can be.
+fn create_beside(name: &Path) -> io::Result<(File, PathBuf)> {
+    let mut number = 0;
+    loop {
+        let at = name.with_file_name(format!(".vfiomig-{}-{number}.new", std::process::id()));
+        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&at) {
+            Ok(file) => return Ok((file, at)),
+            // Another one of this process, or what a process of this number has left.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && number < 1000 => {
+                number += 1;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 impl NewFile {
     /// A file beside the one that it is to become, for its owner only: what a device held may be
     /// confidential.
     pub fn create(name: &Path) -> Result<NewFile> {
         judge(name)?;
-        let mut at = name.as_os_str().to_owned();
-        at.push(format!(".{}.new", std::process::id()));
-        let at = PathBuf::from(at);
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&at)
-            .map_err(|error| failed(name, &error))?;
+        let (file, at) = create_beside(name).map_err(|error| failed(name, &error))?;
         Ok(NewFile { file, at, name: name.to_owned(), named: false })
     }
 
@@ -98,6 +111,34 @@ mod tests {
         new.finish().unwrap();
         assert_eq!(fs::read(&name).unwrap(), b"whole");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn the_longest_name_will_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = dir.path().join("n".repeat(255));
+        let mut new = NewFile::create(&name).unwrap();
+        let other = NewFile::create(&dir.path().join("other")).unwrap();
+        new.write(b"whole").unwrap();
+        new.finish().unwrap();
+        drop(other);
+        assert_eq!(fs::read(&name).unwrap(), b"whole");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_link_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link) = (dir.path().join("file"), dir.path().join("link"));
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        for there in [false, true] {
+            let trouble = NewFile::create(&link).err().unwrap();
+            assert_eq!(trouble.end, End::Status(Status::Resources), "{there}");
+            fs::write(&file, "before").unwrap();
+        }
+        assert!(link.is_symlink());
+        assert_eq!(fs::read(&file).unwrap(), b"before");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 
     #[test]
