@@ -136,7 +136,8 @@ impl Walk {
         let begins = self.carry.held().get(..here.min(MAGIC.len())).unwrap_or_default();
         if unit == Unit::Preamble && !MAGIC.starts_with(begins) {
             self.report.worsen(Verdict::Foreign);
-            let error = err!(Proto, "this is not a libvfiomig stream");
+            // A load waits for a whole preamble before it looks.
+            let error = err!(NoData, "this is not a libvfiomig stream");
             let kind = ProblemKind::NotAStream;
             self.at = At::Over;
             let problem = Problem { kind, expected: None, found: None, error };
