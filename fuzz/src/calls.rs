@@ -121,12 +121,13 @@ impl Laid {
 
     /// Whether its size is valid: then what it owns is taken over, whatever else is wrong with it.
     fn is_readable<T>(&self) -> bool {
-        self.is_readable_from(size_of::<T>())
+        self.is_readable_from::<T>(size_of::<T>())
     }
 
     /// The same of a structure that has grown since its first release, when it had this size.
-    fn is_readable_from(&self, first: usize) -> bool {
-        (first..=64 << 10).contains(&(self.0[0] as u32 as usize))
+    fn is_readable_from<T>(&self, first: usize) -> bool {
+        let size = self.0[0] as u32 as usize;
+        (first..=64 << 10).contains(&size) && size % align_of::<T>() == 0
     }
 
     fn at<T>(&mut self) -> *mut T {
@@ -509,7 +510,7 @@ fn new_device() {
     }
     // If a size is invalid, nothing of the structure is taken over.
     let first = std::mem::offset_of!(vfiomig_device_ops, device_info);
-    owes_release(tag, table.is_readable_from(first));
+    owes_release(tag, table.is_readable_from::<vfiomig_device_ops>(first));
     owes_release(owner, options.as_ref().is_some_and(Laid::is_readable::<vfiomig_device_options>));
     let mut out = null_mut();
     let options = pointer(&mut options);
@@ -636,7 +637,10 @@ fn load_begin() {
             (*to).policy_opaque = owners[1].cast();
             (*to).policy_release = Some(released);
         });
-        let owes = options.is_readable_from(std::mem::offset_of!(vfiomig_load_options, source));
+        let owes = options.is_readable_from::<vfiomig_load_options>(std::mem::offset_of!(
+            vfiomig_load_options,
+            source
+        ));
         owners.iter().for_each(|owner| owes_release(*owner, owes));
     }
     let mut out = null_mut();
