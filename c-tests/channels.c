@@ -191,6 +191,46 @@ static void lent_threads_move_everything(void)
     end();
 }
 
+/* However many threads wait, and whoever of them has left. */
+static void devices_that_have_nothing_are_asked_again_and_again(void)
+{
+    enum { TIMES = 30 };
+    uint64_t before[DEVICES];
+    int waited = 0;
+    begin(usual, LENT);
+    OK(vfiomig_group_work(groups[SOURCE], VFIOMIG_GROUP_UNTIL_DRAINED));
+    for (int i = 0; i < DEVICES; i++)
+        before[i] = vfiomig_sim_count(rigs[SOURCE][i].sim, VFIOMIG_SIM_OP_READ);
+    /* Every 10 ms: ten times as long is long enough. */
+    for (int i = 0; i < DEVICES; i++)
+        while (vfiomig_sim_count(rigs[SOURCE][i].sim, VFIOMIG_SIM_OP_READ) < before[i] + TIMES &&
+               waited++ < TIMES * 10)
+            usleep(10000);
+    CHECK(waited < TIMES * 10);
+    switch_over();
+    it_has_moved();
+    end();
+}
+
+static struct vfiomig_sim_options small(int side, int i)
+{
+    struct vfiomig_sim_options o = usual(side, i);
+    o.state_size = 64 << 10;
+    return o;
+}
+
+/* A thread that was about to read a running device may find it stopped, and its stream at the end. */
+static void devices_are_stopped_while_threads_read_them(void)
+{
+    for (int n = 0; n < 40; n++) {
+        begin(small, LENT);
+        usleep((useconds_t)n * 50);
+        switch_over();
+        it_has_moved();
+        end();
+    }
+}
+
 /* An event loop's turn: what can be polled, and then what there is to do. */
 static void turn(void)
 {
@@ -599,6 +639,8 @@ static void a_long_blob_has_room(void)
 int main(void)
 {
     RUN(lent_threads_move_everything);
+    RUN(devices_that_have_nothing_are_asked_again_and_again);
+    RUN(devices_are_stopped_while_threads_read_them);
     RUN(one_thread_is_enough);
     RUN(what_is_polled_is_ready_when_there_is_something_to_do);
     RUN(callbacks_carry_it_in_any_pieces);

@@ -79,7 +79,8 @@ impl Shared {
         let mut state = self.lock();
         state.phase = Phase::Stopped;
         state.round += 1;
-        for place in &mut state.members {
+        // A thread that was reading may have come to the end of one that was stopped before others.
+        for place in state.members.iter_mut().filter(|place| !place.complete) {
             place.said = SaveStatus::More;
             place.again = None;
         }

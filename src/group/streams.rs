@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::frame::{HEADER_LEN, Header, Kind, MAX_PIECE};
 use super::measuring::Moment;
 use super::options::{Phase, Role, of_device};
-use super::shared::{Flow, Shared, State};
+use super::shared::{Flow, Place, Shared, State};
 use crate::error::{Code, Result, err};
 use crate::private::Private;
 use crate::session::{MIN_BUFFER, Next, SaveStatus};
@@ -93,7 +93,8 @@ impl Shared {
             let idle = state.members.iter().any(|place| !place.busy);
             if state.phase == Phase::Open && idle {
                 // The next call asks them again.
-                for place in state.members.iter_mut().filter(|place| !place.busy) {
+                let asked = |place: &&mut Place| !place.busy && !place.complete;
+                for place in state.members.iter_mut().filter(asked) {
                     place.said = SaveStatus::More;
                 }
                 return Ok(Turn::Nothing(SaveStatus::Drained));
@@ -174,7 +175,8 @@ impl Shared {
         place.busy = false;
         let told = match read.result {
             Ok(next) => {
-                if current {
+                // One that was asked before the stop, and reads after it, may come to the end as well.
+                if current || next.status == SaveStatus::End {
                     place.say(next.status);
                 }
                 place.complete |= next.status == SaveStatus::End;
