@@ -280,8 +280,14 @@ pub(super) struct Slot {
 impl Slot {
     /// Whether it was left in the middle of a frame for too long.
     pub fn is_stuck(&self) -> bool {
-        let waits = self.wire.is_some() && (self.sending || self.coming || self.stats.closed);
-        waits && self.timeout.is_some_and(|timeout| self.moved.elapsed() > timeout)
+        // It was tried since, and in vain: that nobody came to try it is not its fault.
+        let waits = self.sending && !self.writable || self.coming && !self.readable;
+        self.wire.is_some() && waits && self.is_late()
+    }
+
+    /// Whether it has made no progress for too long.
+    pub fn is_late(&self) -> bool {
+        self.timeout.is_some_and(|timeout| self.moved.elapsed() > timeout)
     }
 }
 
@@ -301,6 +307,8 @@ pub(super) struct Lines {
     pub watching: bool,
     /// It was told to look at something else.
     pub rung: bool,
+    /// When it looks at something else by itself.
+    pub look_at: Option<Instant>,
     /// All devices have had nothing more, since that was last asked for.
     pub passed: bool,
     /// The caller polls the group.
@@ -315,6 +323,8 @@ pub(super) struct Lines {
 
 /// Memory of a usual frame is kept to be used again, but not that of a long one.
 const KEPT: usize = 256 << 10;
+/// Shorter ones are made as fast as they are found.
+const WORTH: usize = 4096;
 /// How many of them: more than are lost and made again while one side is ahead of the other.
 const SPARE: usize = 16;
 
@@ -392,10 +402,22 @@ impl Lines {
         self.outgoing.len() >= 2 * self.slots.len()
     }
 
+    /// Memory of this length, with what was in it before, or none. Not more than that: what the
+    /// window counts is the frame's length.
+    pub fn take_spare(&mut self, len: usize) -> Private {
+        match self.spare.iter().rposition(|memory| memory.capacity() == len) {
+            Some(at) => self.spare.swap_remove(at),
+            None => Private::new(),
+        }
+    }
+
     /// Keeps memory to be used again, if that is worth it.
     pub fn give_back(&mut self, memory: Private) {
-        let room = self.spare.len() < SPARE;
-        if room && memory.capacity() <= KEPT && !memory.is_empty() {
+        if (WORTH..=KEPT).contains(&memory.capacity()) && !memory.is_empty() {
+            if self.spare.len() >= SPARE {
+                // Frames may be of another length by now than those that it was for.
+                self.spare.swap_remove(0);
+            }
             // Nothing is lost but memory that is made again.
             let _ = alloc::push(&mut self.spare, memory, "");
         }
@@ -414,4 +436,37 @@ pub(super) fn dup(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
         Some(libc::EMFILE | libc::ENFILE) => err!(NoMem, "no descriptor for a channel: {error}"),
         _ => err!(Inval, "the channel's descriptor: {error}"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory(len: usize) -> Private {
+        let mut memory = Private::new();
+        memory.set_len(len, "").unwrap();
+        memory
+    }
+
+    #[test]
+    fn a_short_frame_never_has_a_long_ones_memory() {
+        let mut lines = Lines::default();
+        lines.give_back(memory(100_000));
+        assert_eq!(lines.take_spare(300).capacity(), 0);
+        assert_eq!(lines.take_spare(99_999).capacity(), 0);
+        assert_eq!(lines.take_spare(100_000).capacity(), 100_000);
+        assert_eq!(lines.take_spare(100_000).capacity(), 0);
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_and_is_of_the_last_frames() {
+        let mut lines = Lines::default();
+        for len in (0..100).map(|n| 5000 + n) {
+            lines.give_back(memory(len));
+        }
+        lines.give_back(memory(HEADER_LEN));
+        lines.give_back(memory(KEPT + 1));
+        assert_eq!(lines.spare.len(), SPARE);
+        assert_eq!(lines.take_spare(5099).capacity(), 5099);
+    }
 }

@@ -77,6 +77,8 @@ pub(super) struct Place {
     pub again: Option<Instant>,
     /// It had nothing, since that was last asked for.
     pub drained: bool,
+    /// What a thread reads of it was asked for before that.
+    pub stale: bool,
     /// Bytes of its stream so far: read, or written.
     pub offset: u64,
     pub flow: Flow,
@@ -187,7 +189,8 @@ impl Place {
         self.said = status;
         let drained = status == SaveStatus::Drained;
         self.again = drained.then(|| Instant::now() + ASK_AGAIN);
-        self.drained |= drained;
+        let stale = std::mem::take(&mut self.stale);
+        self.drained |= drained && !stale;
     }
 
     /// Whether nobody reads it, and it has more to say, or may have by now.
@@ -517,6 +520,7 @@ impl Shared {
             said: SaveStatus::More,
             again: None,
             drained: false,
+            stale: false,
             offset: 0,
             flow: Flow::new(&self.options),
             complete: false,

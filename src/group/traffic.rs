@@ -5,6 +5,7 @@
 //!
 //! Nothing here waits for a connection or for a device, but for what a device does while it is read.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::channel::{Came, Filled, Moved, Slot, Wire};
@@ -15,6 +16,7 @@ use crate::alloc;
 use crate::error::{Code, Result, err};
 use crate::private::Private;
 use crate::session::SaveStatus;
+use crate::sys::Watch;
 
 /// What a device is read into, at first.
 const FRAME: usize = HEADER_LEN + (128 << 10);
@@ -57,20 +59,20 @@ impl State {
     }
 
     /// A device that can be read into a frame for the channels, and how many stops have been.
-    pub fn readable(&self) -> Option<usize> {
+    pub fn readable(&self, now: Instant) -> Option<usize> {
         if self.lines.slots.is_empty() || self.lines.is_full() || !self.is_open() {
             return None;
         }
-        let (count, turn, now) = (self.members.len(), self.turn, Instant::now());
+        let (count, turn) = (self.members.len(), self.turn);
         let mut order = (turn..count).chain(0..turn.min(count));
         let ready =
             |place: &Place| place.is_source() && place.can_be_asked(now) && place.room().is_some();
         order.find(|index| self.members.get(*index).is_some_and(ready))
     }
 
-    /// When a device is to be asked again, or a channel is to be looked at.
-    pub fn next_look(&self) -> Duration {
-        let now = Instant::now();
+    /// When a device is to be asked again, or a channel is to be looked at, for one who has looked for
+    /// something to do at that time.
+    pub fn next_look(&self, now: Instant) -> Duration {
         let places = self.members.iter().filter(|place| !place.busy && place.is_source());
         // One that is due already waits for something else.
         let again = places.filter_map(|place| place.again).filter(|at| *at > now).min();
@@ -79,11 +81,20 @@ impl State {
         left.unwrap_or(Duration::from_secs(1)).min(Duration::from_secs(1))
     }
 
+    /// The bell of whoever waits for channels, if this device is to be asked again before that ends.
+    fn bell_for(&mut self, index: usize) -> Option<Arc<Watch>> {
+        let again = self.members.get(index)?.again?;
+        let look = self.lines.look_at?;
+        if again < look { self.lines.bell() } else { None }
+    }
+
     /// All devices are asked once more what they have.
     pub fn begin_pass(&mut self) {
         (self.lines.passed, self.refused) = (false, false);
         for place in &mut self.members {
             place.drained = false;
+            // What a read that is under way brings is no answer to this.
+            place.stale = place.busy;
             if place.said == SaveStatus::Drained {
                 place.said = SaveStatus::More;
                 place.again = None;
@@ -152,13 +163,44 @@ impl State {
         }
     }
 
+    /// Whether nothing has come for a while, and nothing that has come is still to be written.
+    fn is_still(&self) -> bool {
+        let rest = self.members.iter().any(|place| place.busy || place.can_be_written());
+        !rest && self.lines.slots.iter().all(Slot::is_late)
+    }
+
     /// A channel that makes no progress ends the migration.
     pub fn check_channels(&mut self) -> bool {
-        let stuck = self.lines.slots.iter().position(Slot::is_stuck).filter(|_| self.is_open());
+        let still = self.is_still();
+        let stuck = |slot: &Slot| slot.is_stuck() || still && slot.stats.closed && slot.is_late();
+        let stuck = self.lines.slots.iter().position(stuck).filter(|_| self.is_open());
         if let Some(index) = stuck {
             self.break_off(err!(TimedOut, "channel {index}: it has made no progress for too long"));
         }
         stuck.is_some()
+    }
+}
+
+/// A device that is being read. If that does not come to its end, it has failed.
+struct Fetching<'a> {
+    shared: &'a Shared,
+    index: usize,
+    over: bool,
+}
+
+impl Drop for Fetching<'_> {
+    fn drop(&mut self) {
+        if self.over {
+            return;
+        }
+        let mut state = self.shared.lock();
+        state.lines.in_hand -= 1;
+        if let Ok(place) = state.place_mut(self.index) {
+            place.busy = false;
+        }
+        state.fail(self.index, &err!(NotRecoverable, "internal error: reading it panicked"));
+        drop(state);
+        self.shared.wake();
     }
 }
 
@@ -205,12 +247,14 @@ impl Shared {
 
     /// Reads a device into a frame for the channels. It was claimed.
     pub fn fetch(&self, index: usize, round: u32) {
-        let memory = self.lock().lines.spare.pop().unwrap_or_default();
+        let mut fetching = Fetching { shared: self, index, over: false };
+        let memory = self.lock().lines.take_spare(FRAME);
         let begun = Instant::now();
         let fetched = self.fetch_into(index, round, memory);
         let mut state = self.lock();
         state.lines.slow = begun.elapsed() > SLOW;
         state.lines.in_hand -= 1;
+        fetching.over = true;
         match fetched {
             Ok(Some(frame)) => {
                 let queued = alloc::push_back(&mut state.lines.outgoing, frame, "no memory");
@@ -230,9 +274,13 @@ impl Shared {
             }
         }
         let failed = !state.is_open();
+        let bell = state.bell_for(index);
         drop(state);
         if failed {
             self.wake();
+        }
+        if let Some(bell) = bell {
+            bell.ring();
         }
         self.settle();
     }
@@ -277,7 +325,7 @@ impl Shared {
         if let Flow::Target(window) = &mut state.place_mut(header.device as usize)?.flow {
             window.expect(header.offset, header.len as usize)?;
         }
-        let mut memory = state.lines.spare.pop().unwrap_or_default();
+        let mut memory = state.lines.take_spare(header.len as usize);
         drop(state);
         memory.set_len(header.len as usize, "no memory for a frame")?;
         Ok(memory)

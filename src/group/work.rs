@@ -5,7 +5,7 @@
 //! One thread at a time waits for channels, in the kernel; the others wait for it. Whoever takes
 //! something on sees to it that somebody looks at the rest.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::measuring::Moment;
 use super::member::Held;
@@ -37,7 +37,8 @@ impl Writing<'_> {
     /// Writes the next piece. False: there is none, or it went wrong.
     fn piece(&mut self, held: &mut Held<'_>) -> bool {
         let mut state = self.shared.lock();
-        if state.check().is_err() {
+        // Who wants a step of the devices waits for those that are being written to.
+        if state.check().is_err() || state.has_step() {
             return false;
         }
         let Ok(place) = state.place_mut(self.index) else { return false };
@@ -100,14 +101,14 @@ impl Drop for Writing<'_> {
 impl State {
     /// What is to be done next, if anything is. What has come is written while the processor still has
     /// it, and what was read is sent, unless devices take their time: then others can send it.
-    fn task(&self) -> Option<Task> {
+    fn task(&self, now: Instant) -> Option<Task> {
         if self.has_step() {
             return Some(Task::Step);
         }
         let serve = || self.servable().map(Task::Serve);
         let device = || {
             let write = self.writable().map(Task::Write);
-            write.or_else(|| self.readable().map(Task::Read))
+            write.or_else(|| self.readable(now).map(Task::Read))
         };
         let others = self.idle > 0 || self.lines.watching;
         match self.lines.slow && others || self.lines.outgoing.is_empty() {
@@ -128,6 +129,12 @@ impl State {
             self.turn = index + 1;
         }
         self.round
+    }
+
+    /// Whether threads wait for somebody who waits for channels, and nobody does.
+    fn is_unwatched(&self) -> bool {
+        let channels = self.is_open() && !self.lines.slots.is_empty();
+        channels && !self.lines.watching && self.idle > 0
     }
 
     /// Whether that is what a thread was lent for.
@@ -157,7 +164,8 @@ impl Shared {
         let (mut looked, mut done) = (false, 0);
         while !state.dismissed && !state.closing {
             let enough = until == Until::Idle && done >= SOME && !state.lines.slots.is_empty();
-            if let Some(task) = state.task().filter(|_| !enough) {
+            let now = Instant::now();
+            if let Some(task) = state.task(now).filter(|_| !enough) {
                 self.take_on(state, task);
                 done += 1;
                 state = self.lock();
@@ -173,11 +181,11 @@ impl Shared {
                     break;
                 }
             }
-            state = self.wait_for_task(state, until);
+            state = self.wait_for_task(state, until, now);
         }
         state.helpers -= helps;
-        // What is left is somebody else's, or the next call's.
-        if state.task().is_some() {
+        // What is left is somebody else's, or the next call's; and one of the others is to watch.
+        if state.task(Instant::now()).is_some() || state.is_unwatched() {
             self.rouse(state);
         }
         Ok(())
@@ -204,7 +212,7 @@ impl Shared {
         // Serving a channel takes no time, and then this thread looks itself.
         let stays = matches!(task, Task::Serve(_));
         let unwatched = !stays && !state.lines.watching && state.idle > 0;
-        let unseen = state.task().is_some() || unwatched;
+        let unseen = state.task(Instant::now()).is_some() || unwatched;
         match unseen && task != Task::Step {
             true => self.rouse(state),
             false => drop(state),
@@ -222,15 +230,16 @@ impl Shared {
         &'a self,
         state: MutexGuard<'a, State>,
         until: Until,
+        now: Instant,
     ) -> MutexGuard<'a, State> {
         let open = state.is_open() && !state.lines.slots.is_empty();
         if open && !state.lines.watching {
-            let time = state.next_look();
+            let time = state.next_look(now);
             return self.look_at_channels(state, time);
         }
         // A device that had nothing is asked again, while others wait for room.
         let again = until == Until::Frame && state.members.iter().any(|p| p.again.is_some());
-        let time = again.then(|| state.next_look());
+        let time = again.then(|| state.next_look(now));
         self.wait_for_work(state, time)
     }
 
@@ -242,11 +251,13 @@ impl Shared {
     ) -> MutexGuard<'a, State> {
         let Some(watch) = state.lines.watch.clone() else { return state };
         state.lines.watching = true;
+        state.lines.look_at = Some(Instant::now() + time);
         drop(state);
         self.harvest(&watch, if may_block() { time } else { Duration::ZERO });
         give_way();
         let mut state = self.lock();
         (state.lines.watching, state.lines.rung) = (false, false);
+        state.lines.look_at = None;
         if state.check_channels() {
             drop(state);
             self.wake();

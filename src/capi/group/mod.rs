@@ -174,9 +174,10 @@ pub unsafe extern "C" fn vfiomig_group_add_channel(
 
 /// Returns a file descriptor that can be polled for reading: it is readable while channels have something
 /// for vfiomig_group_work(VFIOMIG_GROUP_UNTIL_IDLE), for a VMM with one thread and an event loop. It covers
-/// what the channels can send and receive, and steps that other threads ask for. A running device that had
-/// nothing more is asked again when a thread is in vfiomig_group_work() 10 ms later, so during pre-copy
-/// poll for no longer than that. The descriptor is the group's: do not close it, or read from it.
+/// what the channels can send and receive, and steps that other threads ask for. It does not tell when a
+/// device is to be asked again, or a channel has been stuck for too long. So poll for no longer than 10 ms
+/// on the source until all streams are complete (1 ms with VFIOMIG_SAVE_NONBLOCK), and for no longer than
+/// a second on the target. The descriptor is the group's: do not close it, or read from it.
 #[unsafe(no_mangle)]
 pub extern "C" fn vfiomig_group_get_work_fd(group: *mut vfiomig_group) -> c_int {
     with(&table::GROUP_GET_WORK_FD, group, Group::work_fd)
