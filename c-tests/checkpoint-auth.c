@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /* Checkpoints that are authenticated, with keys and with a MAC of the VMM's own: who may restore them,
  * and that what comes with a release is released once. */
-#include <pthread.h>
 #include <time.h>
 
+#include "fan-out.h"
 #include "keys.h"
 #include "scratch.h"
 
@@ -110,42 +110,16 @@ static void a_changed_byte_of_an_authenticated_one_is_refused(void)
 
 /* Several threads and devices, and one key store, or one MAC, that is asked by one of them at a time. */
 
-struct loader {
-    struct vfiomig_restore *restore;
-    struct rig rig;
-    int result;
-};
-
-static void *load_one(void *opaque)
-{
-    struct loader *loader = opaque;
-    loader->result = vfiomig_restore_load(loader->restore, "dev1", loader->rig.dev, NULL);
-    return NULL;
-}
-
 static void fan_out(const struct scratch *s, const struct vfiomig_auth *auth)
 {
-    enum { MANY = 6 };
     struct rig rig = rig_new(NULL, NULL), other = rig_target(NULL);
     struct vfiomig_device *devs[] = { rig.dev, other.dev };
     struct vfiomig_restore_options options = VFIOMIG_RESTORE_OPTIONS_INIT;
-    struct loader loaders[MANY];
-    pthread_t threads[MANY];
     struct vfiomig_restore *restore;
     OK(take_as(s, devs, 2, auth));
     options.auth = auth;
     OK(vfiomig_restore_open(AT_FDCWD, s->file, &options, &restore));
-    for (int i = 0; i < MANY; i++) {
-        loaders[i] = (struct loader){ restore, rig_target(NULL), -1 };
-        CHECK(pthread_create(&threads[i], NULL, load_one, &loaders[i]) == 0);
-    }
-    for (int i = 0; i < MANY; i++)
-        pthread_join(threads[i], NULL);
-    for (int i = 0; i < MANY; i++) {
-        EQ(loaders[i].result, 0);
-        CHECK(vfiomig_sim_digest(loaders[i].rig.sim) == vfiomig_sim_digest(other.sim));
-        rig_free(&loaders[i].rig);
-    }
+    load_into_many(restore, "dev1", &other);
     vfiomig_restore_free(restore);
     rig_free(&rig);
     rig_free(&other);

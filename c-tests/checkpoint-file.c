@@ -8,6 +8,7 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 
+#include "fan-out.h"
 #include "scratch.h"
 
 /* --- system calls that fail ---------------------------------------------------------------------- */
@@ -168,39 +169,14 @@ static void the_numbers_add_up_while_it_is_taken(void)
 
 /* --- fan-out --------------------------------------------------------------------------------------- */
 
-struct loader {
-    struct vfiomig_restore *restore;
-    struct rig rig;
-    int result;
-};
-
-static void *load_one(void *opaque)
-{
-    struct loader *loader = opaque;
-    loader->result = vfiomig_restore_load(loader->restore, "dev0", loader->rig.dev, NULL);
-    return NULL;
-}
-
 static void one_file_is_loaded_into_many_devices_at_once(void)
 {
-    enum { MANY = 8 };
     struct scratch s = scratch_new();
     struct rig rig = rig_new(NULL, NULL);
-    struct loader loaders[MANY];
-    pthread_t threads[MANY];
     struct vfiomig_restore *restore;
     OK(take(s.file, &rig.dev, 1, NULL));
     OK(vfiomig_restore_open(AT_FDCWD, s.file, NULL, &restore));
-    for (int i = 0; i < MANY; i++) {
-        loaders[i] = (struct loader){ restore, rig_target(NULL), -1 };
-        CHECK(pthread_create(&threads[i], NULL, load_one, &loaders[i]) == 0);
-    }
-    for (int i = 0; i < MANY; i++) {
-        pthread_join(threads[i], NULL);
-        EQ(loaders[i].result, 0);
-        CHECK(vfiomig_sim_digest(loaders[i].rig.sim) == vfiomig_sim_digest(rig.sim));
-        rig_free(&loaders[i].rig);
-    }
+    load_into_many(restore, "dev0", &rig);
     vfiomig_restore_free(restore);
     rig_free(&rig);
     scratch_free(&s);
