@@ -16,6 +16,7 @@ mod frame;
 mod measuring;
 mod member;
 mod options;
+mod settle;
 mod shared;
 mod steps;
 mod streams;

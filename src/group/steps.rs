@@ -76,17 +76,22 @@ impl Shared {
         self.measuring.phase_over(Part::Quiesce);
         self.must(Step::Stop)?;
         self.measuring.phase_over(Part::Stop);
+        self.have_stopped();
+        Ok(())
+    }
+
+    /// All devices have been stopped. Threads have read them meanwhile, it may be to the end.
+    fn have_stopped(&self) {
         let mut state = self.lock();
         state.phase = Phase::Stopped;
         state.round += 1;
-        // A thread that was reading may have come to the end of one that was stopped before others.
         for place in state.members.iter_mut().filter(|place| !place.complete) {
             place.said = SaveStatus::More;
             place.again = None;
         }
+        self.settle_now(&mut state);
         drop(state);
         self.wake();
-        Ok(())
     }
 
     /// Whether the guest may be switched over: no device has started its initial data again.
@@ -251,5 +256,20 @@ fn with(error: Error, undone: Result<()>) -> Error {
     match undone {
         Ok(()) => error,
         Err(worse) => error.note_args(format_args!("; then {worse}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::group::options::GroupOptions;
+
+    #[test]
+    fn a_source_that_was_read_to_the_end_before_its_stop_was_over_is_complete() {
+        // No device, and so none whose stream is not complete.
+        let shared = Shared::new(GroupOptions::new(Role::Source), 0);
+        shared.lock().phase = Phase::Open;
+        shared.have_stopped();
+        assert_eq!(shared.lock().phase, Phase::Complete);
     }
 }

@@ -196,9 +196,8 @@ impl Shared {
             Err(error) => Err(of_device(index as u32, &error)),
         };
         let by_hand = state.lines.slots.is_empty();
-        if by_hand && phase == Phase::Stopped && state.all_complete() {
-            state.phase = Phase::Complete;
-            self.measuring.moved();
+        if by_hand {
+            self.settle_now(&mut state);
         }
         let over = state.phase == Phase::Complete;
         drop(state);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::channel::{Came, Filled, Moved, Slot, Wire};
 use super::frame::{HEADER_LEN, Header, Kind, MAX_PIECE};
-use super::options::{Phase, Role, of_channel};
+use super::options::{Role, of_channel};
 use super::shared::{Flow, Place, Shared, State};
 use crate::alloc;
 use crate::error::{Code, Result, err};
@@ -102,42 +102,6 @@ impl State {
         }
     }
 
-    /// Whether all have said that they had nothing more, and all was sent.
-    fn has_passed(&self) -> bool {
-        self.members.iter().all(|place| place.drained) && self.lines.all_sent()
-    }
-
-    /// Whether the migration has come to its end, or can no longer come to it.
-    fn settles(&mut self, role: Role) -> bool {
-        if self.lines.slots.is_empty() || !self.is_open() {
-            return false;
-        }
-        match role {
-            Role::Source if self.phase == Phase::Stopped => {
-                let over = self.all_complete() && self.lines.all_sent();
-                if over {
-                    self.phase = Phase::Complete;
-                }
-                over
-            }
-            Role::Source => {
-                let over = !self.lines.passed && self.has_passed();
-                self.lines.passed |= over;
-                over
-            }
-            Role::Target => {
-                let over = self.lines.slots.iter().all(|slot| slot.stats.closed);
-                let rest = self.members.iter().any(|place| place.busy || place.can_be_written());
-                let cut = over && !rest && !self.all_complete();
-                if cut {
-                    let text = "all channels were closed before everything had come";
-                    self.break_off(err!(Io, "{text}"));
-                }
-                cut
-            }
-        }
-    }
-
     /// A credit that this channel has not carried yet.
     fn credit_for(&mut self, index: usize, tag: u32) -> Option<[u8; HEADER_LEN]> {
         let news = self.lines.news;
@@ -205,19 +169,6 @@ impl Drop for Fetching<'_> {
 }
 
 impl Shared {
-    /// Notes that the migration has come to its end, if it has.
-    pub fn settle(&self) {
-        let mut state = self.lock();
-        let settled = state.settles(self.options.role);
-        if settled && self.options.role == Role::Source && state.phase == Phase::Complete {
-            self.measuring.moved();
-        }
-        drop(state);
-        if settled {
-            self.wake();
-        }
-    }
-
     /// Takes what has come on a channel, up to a frame, and sends a frame, as far as that goes.
     pub fn serve(&self, index: usize) {
         let mut state = self.lock();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A target's group with a window, which several threads bring frames to and several help, in every order
-//! in which a scheduler lets the threads run. Steps of all devices likewise. See `packets.rs`.
+//! in which a scheduler lets the threads run. Steps of all devices, and a source that is stopped while
+//! threads read it, likewise. See `packets.rs`.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -11,7 +12,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
-use rig::{Fake, orders};
+use rig::{Fake, orders, random_orders};
 use shuttle::thread;
 use vfiomig_shuttle::Group;
 use vfiomig_shuttle::device::{Device, DeviceOptions, State};
@@ -19,10 +20,12 @@ use vfiomig_shuttle::error::Code;
 use vfiomig_shuttle::group::{
     ChannelOptions, GroupOptions, HEADER_LEN, MIN_WINDOW, Phase, Role, Until,
 };
-use vfiomig_shuttle::session::{LoadOptions, SaveStatus};
+use vfiomig_shuttle::session::{Ending, LoadOptions, SaveOptions, SaveStatus};
 use vfiomig_shuttle::stream::{Encoder, FrameType, encode_identity};
 
 const DEVICES: usize = 2;
+/// Of the sources.
+const MIGRATION: [u8; 16] = [5; 16];
 
 struct Target {
     drivers: Vec<Fake>,
@@ -33,14 +36,22 @@ struct Target {
 
 /// A frame of a group, as docs/group.md has it.
 fn frame(device: u32, offset: u64, piece: &[u8]) -> Vec<u8> {
-    let mut out = b"VMGR\x01\x01\0\0".to_vec();
+    [header(1, device, offset, piece.len() as u32, 0), piece.to_vec()].concat()
+}
+
+/// The target has room for as much as it can have.
+fn credit(device: u32) -> Vec<u8> {
+    header(2, device, MIN_WINDOW, 0, crc32fast::hash(&MIGRATION))
+}
+
+fn header(kind: u8, device: u32, offset: u64, len: u32, tag: u32) -> Vec<u8> {
+    let mut out = [&b"VMGR\x01"[..], &[kind, 0, 0]].concat();
     out.extend(device.to_le_bytes());
-    out.extend((piece.len() as u32).to_le_bytes());
+    out.extend(len.to_le_bytes());
     out.extend(offset.to_le_bytes());
-    out.extend([0; 4]);
+    out.extend(tag.to_le_bytes());
     out.extend(crc32fast::hash(&out).to_le_bytes());
     assert_eq!(out.len(), HEADER_LEN);
-    out.extend(piece);
     out
 }
 
@@ -254,5 +265,67 @@ fn steps_of_all_devices_are_taken_once_by_each() {
             helper.join().unwrap().unwrap();
         }
         assert!(target.drivers.iter().all(|driver| driver.get(|driver| driver.resets) == 1));
+    });
+}
+
+/// A source whose device has little once it has been stopped.
+fn source(window: u64) -> Arc<Group> {
+    let options = GroupOptions::new(Role::Source);
+    let group = Group::new(GroupOptions { window, migration_id: MIGRATION, ..options }).unwrap();
+    let driver = Fake::default();
+    driver.get(|driver| {
+        driver.state = State::Running.raw();
+        driver.gives = vec![1];
+    });
+    let device = Device::new(driver, DeviceOptions::default()).unwrap();
+    group.add_save(&device, SaveOptions::default()).unwrap();
+    Arc::new(group)
+}
+
+/// So many that they can be done before the thread that stops the source goes on.
+const READERS: usize = 5;
+
+fn readers(read: impl Fn() + Clone + Send + 'static) -> Vec<thread::JoinHandle<()>> {
+    (0..READERS).map(|_| thread::spawn(read.clone())).collect()
+}
+
+#[test]
+fn a_source_that_is_read_while_it_is_stopped_comes_to_its_end() {
+    random_orders(|| {
+        let group = source(0);
+        group.begin().unwrap();
+        let read = Arc::clone(&group);
+        let readers = readers(move || {
+            // So often at most, else it could be all that is scheduled.
+            for _ in 0..12 {
+                read.next(&mut [0; 8192]).unwrap();
+            }
+        });
+        group.stop().unwrap();
+        while group.next(&mut [0; 8192]).unwrap().status != SaveStatus::End {}
+        for reader in readers {
+            reader.join().unwrap();
+        }
+        group.finish(Ending::Release).unwrap();
+    });
+}
+
+#[test]
+fn a_source_with_channels_that_is_stopped_comes_to_its_end() {
+    random_orders(|| {
+        let group = source(MIN_WINDOW);
+        let (near, mut far) = UnixStream::pair().unwrap();
+        group.add_channel(near.as_fd(), ChannelOptions::default()).unwrap();
+        far.write_all(&credit(0)).unwrap();
+        group.begin().unwrap();
+        let help = Arc::clone(&group);
+        let helpers = readers(move || help.work(Until::Dismissed).unwrap());
+        group.stop().unwrap();
+        group.work(Until::Complete).unwrap();
+        group.dismiss();
+        for helper in helpers {
+            helper.join().unwrap();
+        }
+        group.finish(Ending::Release).unwrap();
     });
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A load with packets into a device that takes anything, and threads that bring them.
+//! A device that takes anything, a load with packets into it, and threads that bring them.
 
 // Each program uses a part of it.
 #![allow(dead_code)]
@@ -29,6 +29,8 @@ pub fn tag(n: u8) -> Vec<u8> {
 pub struct Driver {
     pub state: u32,
     pub taken: Vec<u8>,
+    /// What a save reads, a byte at a time.
+    pub gives: Vec<u8>,
     pub resets: u32,
     /// Calls in progress: the library promises one at a time.
     busy: bool,
@@ -61,7 +63,8 @@ impl Transport for Fake {
                 payload[..4].copy_from_slice(&driver.state.to_ne_bytes());
             } else if request == set(uapi::FEATURE_MIG_DEVICE_STATE) {
                 driver.state = u32::from_ne_bytes(payload[..4].try_into().unwrap());
-                let fd = if driver.state == State::Resuming.raw() { 7 } else { -1i32 };
+                let opens = [State::Resuming.raw(), State::StopCopy.raw()];
+                let fd = if opens.contains(&driver.state) { 7 } else { -1i32 };
                 payload[4..].copy_from_slice(&fd.to_ne_bytes());
             } else {
                 return Err(Errno(libc::ENOTTY));
@@ -84,8 +87,15 @@ impl Transport for Fake {
         Ok(())
     }
 
-    fn data_read(&mut self, _: DataFd, _: &mut [u8]) -> Result<usize, Errno> {
-        Err(Errno(libc::EINVAL))
+    fn data_read(&mut self, _: DataFd, buf: &mut [u8]) -> Result<usize, Errno> {
+        self.take_turns();
+        Ok(self.get(|driver| {
+            assert_eq!(driver.state, State::StopCopy.raw(), "read outside of STOP_COPY");
+            driver.gives.pop().map_or(0, |byte| {
+                buf[0] = byte;
+                1
+            })
+        }))
     }
 
     fn data_write(&mut self, _: DataFd, buf: &[u8]) -> Result<usize, Errno> {
@@ -150,11 +160,20 @@ pub fn rig(max_queued: u64) -> Rig {
     Rig { driver, device, load, packets }
 }
 
+fn schedules() -> usize {
+    std::env::var("VFIOMIG_SHUTTLE_SCHEDULES").map_or(400, |n| n.parse().unwrap())
+}
+
 /// Runs it in many orders.
 pub fn orders(test: fn()) {
-    let all = std::env::var("VFIOMIG_SHUTTLE_SCHEDULES").map_or(400, |n| n.parse().unwrap());
-    shuttle::check_random(test, all / 2);
-    shuttle::check_pct(test, all / 2, 3);
+    shuttle::check_random(test, schedules() / 2);
+    shuttle::check_pct(test, schedules() / 2, 3);
+}
+
+/// The same for threads that may ask in vain: the scheduler with priorities would let them ask for ever
+/// for a lock that another thread has.
+pub fn random_orders(test: fn()) {
+    shuttle::check_random(test, schedules());
 }
 
 /// Each thread brings one packet in every N, the last ones first if told to.
