@@ -113,7 +113,20 @@ pub fn manifest(input: &mut Input, key: Option<&Key>) -> Result<Manifest> {
         }
     };
     let found = read_manifest(len, &mut read, trust);
-    found.map_err(|error| trouble.take().unwrap_or_else(|| not_whole(input, &error)))
+    match (found, trouble) {
+        (Ok(manifest), _) => Ok(manifest),
+        (Err(_), Some(trouble)) => Err(trouble),
+        (Err(error), None) if is_of_other_key(input, key, &error) => {
+            Err(Trouble::new(Status::Permission, format!("{}: {error}", input.name)))
+        }
+        (Err(error), None) => Err(not_whole(input, &error)),
+    }
+}
+
+/// Whether all that is wrong with a checkpoint is the tag of its manifest: it was made with another
+/// key, or by somebody who does not have it.
+pub fn is_of_other_key(input: &mut Input, key: Option<&Key>, error: &vfiomig::Error) -> bool {
+    error.code() == Code::BadMsg && key.is_some() && manifest(input, None).is_ok()
 }
 
 /// A checkpoint whose manifest cannot be relied on.

@@ -18,9 +18,13 @@ use crate::key::Key;
 use crate::probe_json;
 use crate::sysfs::{is_uuid, pci_address};
 use crate::text::from_hex;
+use crate::walk::is_of_other_key;
 
 /// A probe of a host with thousands of devices is shorter, in bytes.
 const MAX_JSON: usize = 64 << 20;
+
+/// What says with which key a stream was made is within so many bytes at its beginning.
+const START: usize = 4096;
 
 /// An identity, and where it comes from.
 pub struct Side {
@@ -107,21 +111,35 @@ fn of_stream(input: &mut Input, key: Option<&Key>) -> Result<Identity> {
         None => Ok(Decoder::new(limits)),
     };
     let mut decoder = made.map_err(|error| of_library(input, &error))?;
-    let mut bytes = Vec::new();
+    let (mut bytes, mut start) = (Vec::new(), Vec::new());
     loop {
         match decoder.next(&mut bytes.as_slice()) {
             Ok(Some(Item::Identity(identity))) => return Ok(*identity),
             Ok(Some(_)) => return Err(unusable(input, "it does not begin with an identity")),
             Ok(None) => {}
-            Err(error) => return Err(of_library(input, &error)),
+            Err(error) => return Err(of_beginning(input, key, &start, &error)?),
         }
         bytes.resize(4096, 0);
         let len = input.read(&mut bytes)?;
         bytes.truncate(len);
+        start.extend(bytes.iter().take(START - start.len()));
         if len == 0 {
             return Err(unusable(input, "it ends before it says what it was saved from"));
         }
     }
+}
+
+/// Why a stream that begins like this was refused.
+fn of_beginning(
+    input: &Input,
+    key: Option<&Key>,
+    start: &[u8],
+    error: &vfiomig::Error,
+) -> Result<Trouble> {
+    let Some(key) = key else { return Ok(of_library(input, error)) };
+    let refused = error.code() == Code::Perm || is_of_other_key(start, key)?;
+    let status = if refused { Status::Permission } else { Status::Input };
+    Ok(Trouble::new(status, format!("{}: {error}", input.name)))
 }
 
 /// Of a checkpoint's manifest. Its streams say the same, or are refused when they are loaded.

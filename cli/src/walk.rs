@@ -154,6 +154,14 @@ impl<'a> Walk<'a> {
     }
 }
 
+/// Whether a stream that begins like this was made with another key.
+pub fn is_of_other_key(mut start: &[u8], key: &Key) -> Result<bool> {
+    let options = InspectOptions { auth: Some(key.auth()), ..InspectOptions::default() };
+    let mut inspector = Inspector::new(options).map_err(|error| no_memory(&error))?;
+    while inspector.next(&mut start).map_err(|error| no_memory(&error))?.is_some() {}
+    Ok(inspector.report().tags == Tags::OtherKey)
+}
+
 fn no_memory(error: &vfiomig::Error) -> Trouble {
     Trouble::new(Status::Resources, error.to_string())
 }

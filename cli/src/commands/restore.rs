@@ -9,6 +9,7 @@ use vfiomig::Code;
 use vfiomig::checkpoint::{File, OpenOptions};
 use vfiomig::session::LoadOptions;
 
+use crate::contents::is_of_other_key;
 use crate::context::Context;
 use crate::device::{self, Live};
 use crate::exit::{Result, Status, Trouble};
@@ -28,7 +29,7 @@ pub fn command() -> Command {
         .after_help(
             "The file is verified whole, and must fit every device, before the first of them is reset. \
              Afterwards the devices are in STOP, unless --run is given. Exit status: 0 loaded; 1 \
-             damaged, or it does not fit; others as for all commands.",
+             damaged, or it does not fit; 4 the key is missing or another; others as for all commands.",
         )
         .arg(Arg::new("file").value_name("FILE").required(true).help("A checkpoint"))
         .arg(Arg::new("device").value_name("DEVICE").required(true).num_args(1..).help(
@@ -68,7 +69,11 @@ pub fn run(args: &ArgMatches, context: &mut Context<'_>) -> Result<Status> {
     let options = OpenOptions { auth, staged: STAGED, ..OpenOptions::default() };
     let path = CString::new(given)
         .map_err(|_| Trouble::new(Status::Usage, format!("{given}: not a file's name")))?;
-    let file = File::open_at(None, &path, options).map_err(|error| of_file(given, &error))?;
+    let opened = File::open_at(None, &path, options);
+    let file = opened.map_err(|error| match is_of_other_key(&mut input, key.as_ref(), &error) {
+        true => Trouble::new(Status::Permission, format!("{given}: {error}")),
+        false => of_file(given, &error),
+    })?;
     context.interrupt.watch()?;
     let wanted = args.get_many::<String>("device").into_iter().flatten();
     let wanted: Vec<(String, &str)> =

@@ -18,7 +18,7 @@ pub fn command() -> Command {
         .about("Says whether a stream or checkpoint is whole, and where it is not")
         .after_help(
             "Exit status: 0 whole, as a load would take it; 1 damaged or incomplete; 3 not a stream; \
-             4 it is authenticated, and there is no key for it.",
+             4 it is authenticated, and the key is missing or another.",
         )
         .arg(Arg::new("file").value_name("FILE").required(true).help("A file, or - for a pipe"))
         .arg(key::arg())

@@ -159,7 +159,9 @@ fn an_authenticated_stream_needs_its_key() {
         assert_eq!(ran.status, 0, "{ran:?}");
     }
     let with = |key: &str| machine.run(&["compat", "--key-file", key, &file, &uuid(1)]);
-    with(&other).complains(3, "tag");
+    with(&other).complains(4, "another key");
+    let plain = machine.put("plain", stream(&machine, SaveOptions::default()));
+    machine.run(&["compat", "--key-file", &other, &plain, &uuid(1)]).complains(4, "authenticated");
     with(&short).complains(3, "not a key");
     with("/dev/zero").complains(3, "is a device node");
 }
