@@ -7,6 +7,7 @@
 use std::path::Path;
 
 /// A declaration with its doc comment's lines.
+#[derive(Clone)]
 pub struct Constant {
     pub name: String,
     pub value: String,
@@ -14,12 +15,14 @@ pub struct Constant {
 }
 
 /// A handle: a type of which only pointers exist.
+#[derive(Clone)]
 pub struct Opaque {
     pub name: String,
     pub doc: Vec<String>,
 }
 
 /// A function pointer's name.
+#[derive(Clone)]
 pub struct Callback {
     pub name: String,
     /// The whole `typedef`, without its semicolon.
@@ -27,6 +30,7 @@ pub struct Callback {
     pub doc: Vec<String>,
 }
 
+#[derive(Clone)]
 pub struct Member {
     /// Type and name as C writes them, without the semicolon.
     pub decl: String,
@@ -44,6 +48,7 @@ impl Member {
     }
 }
 
+#[derive(Clone)]
 pub struct Struct {
     pub name: String,
     pub members: Vec<Member>,
@@ -65,6 +70,7 @@ impl Struct {
     }
 }
 
+#[derive(Clone)]
 pub struct Param {
     /// Type as C writes it, for example `struct vfiomig_save *`.
     pub ctype: String,
@@ -78,6 +84,7 @@ impl Param {
     }
 }
 
+#[derive(Clone)]
 pub struct Prototype {
     pub name: String,
     pub ret: String,
@@ -102,7 +109,7 @@ impl Prototype {
 }
 
 /// All declarations of the ABI.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Declarations {
     pub constants: Vec<Constant>,
     pub opaques: Vec<Opaque>,

@@ -12,7 +12,7 @@ use crate::api::{Api, Arg, ErrorCode, Function, Group, Object, Section, Since};
 use crate::cdecl::{Declarations, Prototype};
 use crate::check;
 use crate::rows::{RawFunction, RawGroup, RawTable};
-use crate::source::{Folder, Source, exported_by};
+use crate::source::{Folder, Source};
 
 /// A folder and the table in it.
 type Part<'a> = (&'a Folder, RawTable);
@@ -55,7 +55,7 @@ pub fn combine(
             };
             let proto = prototypes.swap_remove(at);
             let mut wrong = Vec::new();
-            if !exported_by(&folder.rust).contains(&name) {
+            if !folder.exported.contains(&name) {
                 wrong.push(format!(
                     "is in {}api.toml, but not in that folder's source",
                     folder.path()
@@ -168,7 +168,7 @@ fn sections(parts: &[Part<'_>], decls: &Declarations, problems: &mut Vec<String>
         }
     }
     for name in &decls.order {
-        let mut found = (0..parts.len()).filter(|i| parts[*i].0.declares(name));
+        let mut found = (0..parts.len()).filter(|i| parts[*i].0.declared.contains(name));
         match (found.next(), found.next()) {
             (Some(section), None) => sections[section].types.push(name.clone()),
             (Some(_), Some(_)) => problems.push(format!("{name}: declared in two folders")),

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is read besides the declarations: the tables, the codes, and what the source exports.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// What is read besides the declarations.
+#[derive(Clone)]
 pub struct Source {
     /// `src/capi` and the folders in it.
     pub folders: Vec<Folder>,
@@ -25,36 +27,40 @@ impl Source {
 }
 
 /// A folder with an `api.toml`.
+#[derive(Clone)]
 pub struct Folder {
     /// Empty for `src/capi` itself.
     pub name: String,
     pub table: String,
-    /// Its source files, one after another, without folders in it.
-    pub rust: String,
+    /// Types that its source files declare or re-export, without those of folders in it.
+    pub declared: BTreeSet<String>,
+    /// Functions that they export.
+    pub exported: Vec<String>,
 }
 
 impl Folder {
     pub fn path(&self) -> String {
         if self.name.is_empty() { String::new() } else { format!("{}/", self.name) }
     }
-
-    /// Whether a type is declared or re-exported here.
-    pub fn declares(&self, name: &str) -> bool {
-        let declared = ["struct", "enum", "type"]
-            .iter()
-            .any(|kind| self.rust.split(&format!("pub {kind} {name}")).skip(1).any(ends_word));
-        let mut uses = self.rust.split("\npub use crate::").skip(1);
-        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        declared
-            || uses.any(|rest| {
-                let list = rest.split(';').next().unwrap_or_default();
-                list.split(|c| !is_name(c)).any(|word| word == name)
-            })
-    }
 }
 
-fn ends_word(rest: &str) -> bool {
-    rest.starts_with([' ', '='])
+/// Names of types that are declared or re-exported.
+fn declared_by(source: &str) -> BTreeSet<String> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut names = BTreeSet::new();
+    for kind in ["pub struct ", "pub enum ", "pub type "] {
+        for rest in source.split(kind).skip(1) {
+            let name = rest.split(|c| !is_name(c)).next().unwrap_or_default();
+            if rest.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '='])) {
+                names.insert(name.to_owned());
+            }
+        }
+    }
+    for rest in source.split("\npub use crate::").skip(1) {
+        let list = rest.split(';').next().unwrap_or_default();
+        names.extend(list.split(|c| !is_name(c)).map(str::to_owned));
+    }
+    names
 }
 
 /// `src/capi` and the folders in it that have an `api.toml`.
@@ -80,7 +86,8 @@ fn folders(root: &Path) -> Result<Vec<Folder>, String> {
             true => String::new(),
             false => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         };
-        folders.push(Folder { name, table, rust });
+        let (declared, exported) = (declared_by(&rust), exported_by(&rust));
+        folders.push(Folder { name, table, declared, exported });
     }
     Ok(folders)
 }

@@ -2,21 +2,37 @@
 
 use std::io::ErrorKind;
 use std::process::{Command, Output};
+use std::sync::LazyLock;
 
 use super::*;
 use crate::api::{Api, Since};
 use crate::cdecl::{Declarations, Member};
 use crate::source::{Source, exported_by};
 
+/// What the source declares, which takes seconds to read and is read once.
+fn declarations() -> Declarations {
+    static READ: LazyLock<Declarations> = LazyLock::new(|| Declarations::read(&project()).unwrap());
+    READ.clone()
+}
+
+fn sources() -> Source {
+    static READ: LazyLock<Source> = LazyLock::new(|| Source::read(&project()).unwrap());
+    READ.clone()
+}
+
+fn combined(source: &Source, declared: Declarations) -> Result<Api, String> {
+    let combined = combine::combine(source, declared, env!("CARGO_PKG_VERSION"));
+    combined.map_err(|problems| problems.join("\n"))
+}
+
 fn api() -> Api {
-    combine::read(&project()).unwrap_or_else(|problems| panic!("{}", problems.join("\n")))
+    let source = sources();
+    combined(&source, declarations()).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
 /// What is wrong with the table after `change`, which is given each folder's part of it.
 fn problems(change: impl Fn(String) -> String) -> String {
-    let root = project();
-    let declared = Declarations::read(&root).unwrap();
-    let mut source = Source::read(&root).unwrap();
+    let mut source = sources();
     let mut changed = 0;
     for folder in &mut source.folders {
         let table = change(folder.table.clone());
@@ -24,8 +40,7 @@ fn problems(change: impl Fn(String) -> String) -> String {
         folder.table = table;
     }
     assert_ne!(changed, 0, "the change changed nothing");
-    let found = combine::combine(&source, declared, env!("CARGO_PKG_VERSION"));
-    found.err().expect("the table was accepted").join("\n")
+    combined(&source, declarations()).err().expect("the table was accepted")
 }
 
 /// Changes a word in a function's row.
@@ -205,25 +220,21 @@ fn a_folder_is_an_objects_own() {
     let found =
         problems(|table| table.replace("name = \"committed\"\ntext", "name = \"committed\"\n#"));
     assert!(found.contains("load: a state has no text"), "{found}");
-    let mut source = Source::read(&project()).unwrap();
+    let mut source = sources();
     let load = source.folders.iter_mut().find(|folder| folder.name == "load").unwrap();
     load.name = "lode".into();
-    let declared = Declarations::read(&project()).unwrap();
-    let found =
-        combine::combine(&source, declared, env!("CARGO_PKG_VERSION")).err().unwrap().join("\n");
+    let found = combined(&source, declarations()).err().unwrap();
     assert!(found.contains("vfiomig_load: a handle that no folder has an object for"), "{found}");
     assert!(found.contains("lode: an object that the source has no handle for"), "{found}");
     // A row in another folder than its function.
-    let mut source = Source::read(&project()).unwrap();
+    let mut source = sources();
     let row = "\n[[function]]\nname = \"vfiomig_version_string\"";
     let version = source.folders.iter_mut().find(|folder| folder.name == "version").unwrap();
     let (rest, moved) = version.table.split_once(row).unwrap();
     let moved = format!("{row}{moved}");
     version.table = rest.to_owned();
     source.folders.iter_mut().find(|folder| folder.name == "fsm").unwrap().table += &moved;
-    let declared = Declarations::read(&project()).unwrap();
-    let found =
-        combine::combine(&source, declared, env!("CARGO_PKG_VERSION")).err().unwrap().join("\n");
+    let found = combined(&source, declarations()).err().unwrap();
     assert!(
         found.contains("version_string: is in fsm/api.toml, but not in that folder's source"),
         "{found}"
@@ -233,13 +244,10 @@ fn a_folder_is_an_objects_own() {
 #[test]
 fn callbacks_that_do_not_follow_the_rule_are_refused() {
     let refused = |change: &dyn Fn(&mut Declarations)| {
-        let mut declared = Declarations::read(&project()).unwrap();
+        let mut declared = declarations();
         change(&mut declared);
-        let source = Source::read(&project()).unwrap();
-        combine::combine(&source, declared, env!("CARGO_PKG_VERSION"))
-            .err()
-            .unwrap_or_default()
-            .join("\n")
+        let source = sources();
+        combined(&source, declared).err().unwrap_or_default()
     };
     let members = |declared: &mut Declarations, name: &str, change: &dyn Fn(&mut Vec<Member>)| {
         let found = declared.structs.iter_mut().find(|found| found.name == name).unwrap();
