@@ -195,9 +195,12 @@ $(B)/demo/sanitized: $(DEMO_SRC) $(DEMO_HDR) include/vfiomig.h $(TEST_SOS) | $(B
 	@$(CC) $(TEST_CPPFLAGS) $(TEST_CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $(DEMO_SRC) $(TEST_LIBS) \
 		-Wl,-rpath,'$$ORIGIN/../checked' -Wl,-rpath,'$$ORIGIN/..'
 
+# make demo DEVICES=4 CHANNELS=4. What one run measures, the next one of the same size predicts.
+DEVICES ?= 1
+CHANNELS ?= 1
 .PHONY: demo
-demo: $(B)/demo/demo ## migrate memory and a simulated device between two processes
-	$(B)/demo/demo
+demo: $(B)/demo/demo ## migrate memory and simulated devices (DEVICES, CHANNELS) between two processes
+	$(B)/demo/demo --devices $(DEVICES) --channels $(CHANNELS) --remember $(B)/demo/measured-$(DEVICES)-$(CHANNELS)
 
 # --- tests ------------------------------------------------------------------------------------
 

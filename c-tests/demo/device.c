@@ -39,7 +39,7 @@ struct bind_iommufd {
 #define PCI_COMMAND_MEMORY 0x2
 #define PCI_COMMAND_MASTER 0x4
 
-static const char *const side_name[] = { "source", "target" };
+const char *const side_name[2] = { "source", "target" };
 
 /* Called from inside the library, on the thread that is in it. */
 static void on_event(void *opaque, const struct vfiomig_event *event)
@@ -49,17 +49,19 @@ static void on_event(void *opaque, const struct vfiomig_event *event)
     switch (event->kind) {
     case VFIOMIG_EVENT_STATE_CHANGED:
         if (d->options->verbose)
-            printf("%s: %s -> %s in %.3f ms\n", side, vfiomig_state_name(event->from),
-                   vfiomig_state_name(event->to), (double)event->duration_ns / 1e6);
+            printf("%s: device %u: %s -> %s in %.3f ms\n", side, d->number,
+                   vfiomig_state_name(event->from), vfiomig_state_name(event->to),
+                   (double)event->duration_ns / 1e6);
         break;
     case VFIOMIG_EVENT_RESET:
-        printf("%s: the device was reset and is in %s\n", side, vfiomig_state_name(event->to));
+        printf("%s: device %u was reset and is in %s\n", side, d->number, vfiomig_state_name(event->to));
         break;
     case VFIOMIG_EVENT_SAVE_RESTARTED:
-        printf("%s: the save starts again\n", side);
+        printf("%s: device %u: the save starts again\n", side, d->number);
         break;
     case VFIOMIG_EVENT_RECOVERED:
-        printf("%s: after a failure the device is in %s\n", side, vfiomig_state_name(event->to));
+        printf("%s: device %u: after a failure it is in %s\n", side, d->number,
+               vfiomig_state_name(event->to));
         break;
     }
 }
@@ -68,14 +70,20 @@ static void on_event(void *opaque, const struct vfiomig_event *event)
 
 /*
  * The simulator has a state and a log, but no memory: writing is up to its user. A device that has
- * stopped does not write, so a change of state and a write exclude each other. One device per
- * process.
+ * stopped does not write, so a change of state and a write exclude each other.
  */
 static struct {
-    pthread_mutex_t lock;
-    struct device *device;
+    struct device *devices[MAX_DEVICES]; /* by number */
     int (*feature)(void *opaque, uint32_t flags, void *data, size_t len); /* the simulator's */
-} dma = { .lock = PTHREAD_MUTEX_INITIALIZER };
+} dma;
+
+static struct device *device_of(const void *sim)
+{
+    uint32_t i = 0;
+    while (dma.devices[i]->sim != sim)
+        i++;
+    return dma.devices[i];
+}
 
 /* One write, with the lock held. First the memory, then the log, as hardware does it: a page
  * that is read and sent in between must still be reported. */
@@ -101,12 +109,15 @@ static int feature(void *opaque, uint32_t flags, void *data, size_t len)
         len < sizeof wanted)
         return dma.feature(opaque, flags, data, len);
     memcpy(&wanted, data, sizeof wanted);
-    pthread_mutex_lock(&dma.lock);
-    if (dma.device->memory && (wanted == VFIOMIG_STATE_STOP_COPY || wanted == VFIOMIG_STATE_STOP))
+    struct device *d = device_of(opaque);
+    pthread_mutex_lock(&d->dma_lock);
+    if (d->memory && (wanted == VFIOMIG_STATE_STOP_COPY || wanted == VFIOMIG_STATE_STOP))
         for (int i = 0; i < DMA_IN_FLIGHT; i++)
-            dma_write(dma.device);
+            dma_write(d);
+    if (wanted == VFIOMIG_STATE_STOP_COPY && d->fails_stopped)
+        device_inject(d, READ, d->fails_stopped, EIO);
     int r = dma.feature(opaque, flags, data, len);
-    pthread_mutex_unlock(&dma.lock);
+    pthread_mutex_unlock(&d->dma_lock);
     return r;
 }
 
@@ -119,9 +130,9 @@ static void *dma_engine(void *opaque)
         uint64_t due = (uint64_t)((double)(now - began) / 1e9 * (double)d->options->dma_rate);
         /* One at a time: a thread that wants to stop the device does not wait for the others. */
         for (; written + DMA_SIZE <= due; written += DMA_SIZE) {
-            pthread_mutex_lock(&dma.lock);
+            pthread_mutex_lock(&d->dma_lock);
             dma_write(d);
-            pthread_mutex_unlock(&dma.lock);
+            pthread_mutex_unlock(&d->dma_lock);
         }
         nanosleep(&(struct timespec){ .tv_nsec = DMA_PERIOD_NS }, NULL);
     }
@@ -132,9 +143,9 @@ int device_start_dma(struct device *d, struct memory *memory)
 {
     if (!d->sim || d->options->dma_rate == 0 || memory->size == 0)
         return 0;
-    pthread_mutex_lock(&dma.lock);
+    pthread_mutex_lock(&d->dma_lock);
     d->memory = memory;
-    pthread_mutex_unlock(&dma.lock);
+    pthread_mutex_unlock(&d->dma_lock);
     int r = -pthread_create(&d->dma, NULL, dma_engine, d);
     if (r < 0)
         d->memory = NULL;
@@ -164,12 +175,15 @@ static int open_sim(struct device *d)
     options.state_size = o->state_size;
     /* Most of it can be sent while the guest runs, as for a NIC or a GPU with its own memory. */
     options.initial_size = o->state_size - o->state_size / 64;
-    options.seed = d->side == SOURCE ? 1 : 2;
+    options.seed = 1 + 2 * d->number + (d->side == TARGET);
     options.read_rate = d->side == SOURCE ? o->read_rate : 0;
     options.write_rate = d->side == TARGET ? o->write_rate : 0;
     options.pci_vendor = 0x1af4;
-    options.pci_device = d->side == TARGET && o->fail_at == FAIL_OTHER_DEVICE ? 0x1042 : 0x1041;
-    if (o->fail_at == FAIL_NO_LOG)
+    options.pci_device = 0x1041;
+    bool last = d->number == o->devices - 1;
+    if (last && d->side == TARGET && o->fail_at == FAIL_OTHER_DEVICE)
+        options.pci_device = 0x1042;
+    if (last && o->fail_at == FAIL_NO_LOG)
         options.quirks = VFIOMIG_SIM_NO_LOGGING;
     options.transition_us[VFIOMIG_STATE_PRE_COPY_P2P] = 300;
     options.transition_us[VFIOMIG_STATE_STOP_COPY] = 1000;
@@ -214,30 +228,12 @@ static int open_group(struct device *d, const char *group, const char *name)
     return d->fd < 0 ? -errno : 0;
 }
 
-/* A device that cannot migrate is not an error for the library, but it is for this program. */
-static int must_migrate(const struct device *d, char *why, size_t why_size)
-{
-    struct vfiomig_reason reason = VFIOMIG_REASON_INIT;
-    int r;
-    for (uint32_t i = 0; (r = vfiomig_device_get_reason(d->mig, i, &reason)) == 0; i++) {
-        if (d->options->verbose)
-            printf("%s: %s: %s\n", side_name[d->side], reason.label, reason.text);
-        if (reason.severity == VFIOMIG_SEVERITY_BLOCKS) {
-            snprintf(why, why_size, "the device cannot migrate: %s", reason.text);
-            return -EOPNOTSUPP;
-        }
-    }
-    if (r == -ENODATA) /* which is what it returns after the last one */
-        return 0;
-    snprintf(why, why_size, "%s", vfiomig_error_message());
-    return r;
-}
-
-int device_open(struct device *d, const struct options *o, enum side side, char *why,
+int device_open(struct device *d, const struct options *o, enum side side, uint32_t number, char *why,
                 size_t why_size)
 {
-    *d = (struct device){ .options = o, .side = side, .fd = -1, .iommu = -1, .group = -1,
-                          .dma_seed = 2000 + (uint64_t)side };
+    *d = (struct device){ .options = o, .side = side, .number = number, .fd = -1, .iommu = -1,
+                          .group = -1, .dma_seed = 2000 + 2 * number + (uint64_t)side,
+                          .dma_lock = PTHREAD_MUTEX_INITIALIZER };
     const char *path = o->device[side], *group = o->group[side];
     int r = !path ? open_sim(d) : group ? open_group(d, group, path) : open_cdev(d, path);
     if (r < 0) {
@@ -260,7 +256,7 @@ int device_open(struct device *d, const struct options *o, enum side side, char 
     }
     if (d->sim) {
         struct vfiomig_device_ops ops = *vfiomig_sim_ops(d->sim);
-        dma.device = d;
+        dma.devices[number] = d;
         dma.feature = ops.feature;
         ops.feature = feature;
         r = vfiomig_device_new_ops(&ops, d->sim, &options, &d->mig);
@@ -273,10 +269,6 @@ int device_open(struct device *d, const struct options *o, enum side side, char 
         return r;
     }
 
-    if ((r = must_migrate(d, why, why_size)) < 0) {
-        device_close(d);
-        return r;
-    }
     if (d->fd >= 0) {
         struct vfio_region_info info = { .argsz = sizeof info, .index = VFIO_PCI_CONFIG_REGION_INDEX };
         if (ioctl(d->fd, VFIO_DEVICE_GET_REGION_INFO, &info) == 0)
@@ -334,9 +326,12 @@ void device_guest_reset(struct device *d)
         vfiomig_sim_guest_reset(d->sim);
 }
 
-uint64_t device_digest(struct device *d)
+uint64_t devices_digest(struct device *devices, uint32_t num_devices)
 {
-    return d->sim ? vfiomig_sim_digest(d->sim) : 0;
+    uint64_t digest = 0;
+    for (uint32_t i = 0; i < num_devices && devices[i].sim; i++)
+        digest = digest * 31 + vfiomig_sim_digest(devices[i].sim);
+    return digest;
 }
 
 uint64_t device_violations(struct device *d, const char **what)
@@ -350,10 +345,14 @@ void device_inject(struct device *d, enum operation operation, uint64_t nth, int
         uint32_t kind, effect;
     } faults[] = {
         [CHANGE_OF_STATE] = { VFIOMIG_SIM_OP_SET_STATE, VFIOMIG_SIM_FAULT_ONCE },
+        [CHANGE_TO_ERROR] = { VFIOMIG_SIM_OP_SET_STATE, VFIOMIG_SIM_FAULT_ERROR },
         [READ] = { VFIOMIG_SIM_OP_READ, VFIOMIG_SIM_FAULT_ONCE },
         [WRITE] = { VFIOMIG_SIM_OP_WRITE, VFIOMIG_SIM_FAULT_ONCE },
         [LOG_REPORT_FORGETS] = { VFIOMIG_SIM_OP_LOG_REPORT, VFIOMIG_SIM_FAULT_HALF },
         [LOG_REPORTS] = { VFIOMIG_SIM_OP_LOG_REPORT, VFIOMIG_SIM_FAULT_STICKY },
     };
-    vfiomig_sim_inject(d->sim, faults[operation].kind, nth, errnum, faults[operation].effect);
+    if (operation == READ_STOPPED)
+        d->fails_stopped = nth;
+    else
+        vfiomig_sim_inject(d->sim, faults[operation].kind, nth, errnum, faults[operation].effect);
 }

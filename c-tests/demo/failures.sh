@@ -12,14 +12,15 @@ wrap=${EMULATOR-}
 # For what hangs; the demo itself gives up earlier.
 limit=600
 out=$(mktemp)
-trap 'rm -f "$out"' EXIT
+trap 'rm -f "$out" "$out".measures.*' EXIT
 passed=0 failed=0
+common='--state-size 32M'
 
 run() { # NAME arguments...
 	name=$1
 	shift
 	# shellcheck disable=SC2086 # words
-	if timeout "$limit" $wrap "$demo" --state-size 32M --dirty-rate 8M "$@" >"$out" 2>&1 &&
+	if timeout "$limit" $wrap "$demo" --dirty-rate 8M $common "$@" >"$out" 2>&1 &&
 		tail -n 1 "$out" | grep -q '^demo: verified: '; then
 		passed=$((passed + 1))
 		echo "ok demo $name"
@@ -30,16 +31,49 @@ run() { # NAME arguments...
 	fi
 }
 
+# A right outcome is not enough if something else went wrong than what should have.
+said() { # NAME WHAT
+	if grep -q "$2" "$out"; then
+		passed=$((passed + 1))
+	else
+		failed=$((failed + 1))
+		echo "not ok demo $1: it does not say '$2'"
+		sed 's/^/    | /' "$out"
+	fi
+}
+
 run nothing
+run kill-target --fail-at kill-target
+run target-run --fail-at target-run
+
+# With several devices it is the last one that fails.
+common='--state-size 8M --devices 3 --channels 2'
 # shellcheck disable=SC2086 # words
 names=$($wrap "$demo" --help | awk '/--fail-at WHAT/ { list = 1; next } list { print $1 }' | grep -E '^[a-z]+(-[a-z]+)*$')
-for name in $names; do
-	case $name in
+for failure in nothing $names; do
+	case $failure in
 	# These happen in the middle of pre-copy, which must last until then.
-	guest-reset | log-forgets) run "$name" --fail-at "$name" --precopy-limit 300000 ;;
-	*) run "$name" --fail-at "$name" ;;
+	guest-reset | log-forgets | cut-* | *cancel) run "several-$failure" --fail-at "$failure" --precopy-limit 300000 ;;
+	*) run "several-$failure" --fail-at "$failure" ;;
+	esac
+	case $failure in
+	source-read | source-quiesce | source-stop | source-drain) said "$failure" '^source: vfiomig_.*device 2: ' ;;
+	target-begin | target-write | target-commit | target-run) said "$failure" '^target: vfiomig_.*device 2: ' ;;
+	cut-channel) said "$failure" 'channel [01]: ' ;;
+	cut-memory) said "$failure" '^source: sending memory failed' ;;
+	corrupt | cancel | other-device) said "$failure" '^target: .*\|^source: .*cancel' ;;
+	kill-target | kill-target-late) said "$failure" 'the target was killed by signal 9' ;;
+	kill-source | kill-source-early) said "$failure" 'the source was killed by signal 9' ;;
 	esac
 done
+# What one migration measures, the next one predicts.
+run remembers --remember "$out.measures"
+said remembers 'commit  *not known yet'
+run recalls --remember "$out.measures" --bars
+said recalls 'commit  *[0-9.]* ms'
+said recalls 'device 2  \['
+
+common='--state-size 32M'
 run no-pre-copy-time --precopy-limit 0
 run dirtying-faster-than-sending --read-rate 50M --dirty-rate 200M --precopy-limit 500
 run slow-target --write-rate 100M
@@ -55,7 +89,7 @@ must_fail() { # NAME WHY arguments...
 	why=$2
 	shift 2
 	# shellcheck disable=SC2086 # words
-	if timeout "$limit" $wrap "$demo" --state-size 32M --dirty-rate 8M "$@" >"$out" 2>&1 ||
+	if timeout "$limit" $wrap "$demo" --dirty-rate 8M $common "$@" >"$out" 2>&1 ||
 		[ "$(tail -n 1 "$out")" != 'demo: FAILED' ] || ! grep -q "$why" "$out"; then
 		failed=$((failed + 1))
 		echo "not ok demo $name: it was not"

@@ -26,13 +26,13 @@ static uint64_t due_after(uint64_t ns, uint64_t rate, uint64_t *written, uint64_
 }
 
 /* What is due after this many nanoseconds; scattered, like a guest's writes. */
-static void write_to_device(struct guest *g, uint64_t ns, uint64_t *written, uint64_t *seed)
+static void write_to_devices(struct guest *g, uint64_t ns, uint64_t *written, uint64_t *seed)
 {
     uint64_t size = g->options->state_size, chunk = size < CHUNK ? size : CHUNK;
     uint64_t due = due_after(ns, g->options->dirty_rate, written, chunk);
     for (; *written + chunk <= due; *written += chunk) {
         uint64_t at = random_next(seed) % (size / chunk) * chunk;
-        device_guest_write(g->device, at, chunk, *seed);
+        device_guest_write(&g->devices[random_next(seed) % g->options->devices], at, chunk, *seed);
     }
 }
 
@@ -51,7 +51,7 @@ static void write_to_memory(struct guest *g, uint64_t ns, uint64_t *written, uin
 static void *vcpu(void *opaque)
 {
     struct guest *g = opaque;
-    uint64_t to_device = 0, to_memory = 0, since = 0, seed = 1000;
+    uint64_t to_devices = 0, to_memory = 0, since = 0, seed = 1000;
     pthread_mutex_lock(&g->lock);
     while (!g->leave) {
         if (!g->wanted) {
@@ -70,9 +70,9 @@ static void *vcpu(void *opaque)
         uint64_t now = now_ns();
         if (since == 0) {
             since = now;
-            to_device = to_memory = 0;
+            to_devices = to_memory = 0;
         }
-        write_to_device(g, now - since, &to_device, &seed);
+        write_to_devices(g, now - since, &to_devices, &seed);
         write_to_memory(g, now - since, &to_memory, &seed);
         nanosleep(&(struct timespec){ .tv_nsec = PERIOD_NS }, NULL);
 
@@ -84,10 +84,10 @@ static void *vcpu(void *opaque)
     return NULL;
 }
 
-int guest_create(struct guest *g, struct device *device, struct memory *memory,
+int guest_create(struct guest *g, struct device *devices, struct memory *memory,
                  const struct options *options)
 {
-    *g = (struct guest){ .device = device, .memory = memory, .options = options };
+    *g = (struct guest){ .devices = devices, .memory = memory, .options = options };
     pthread_mutex_init(&g->lock, NULL);
     pthread_cond_init(&g->changed, NULL);
     return -pthread_create(&g->thread, NULL, vcpu, g);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/* Stands in for the guest's vCPUs: a thread that keeps the device and the memory busy. */
+/* Stands in for the guest's vCPUs: a thread that keeps the devices and the memory busy. */
 #ifndef GUEST_H
 #define GUEST_H
 
@@ -12,7 +12,7 @@ struct memory;
 struct options;
 
 struct guest {
-    struct device *device;
+    struct device *devices;
     struct memory *memory;
     const struct options *options;
     pthread_t thread;
@@ -22,7 +22,7 @@ struct guest {
 };
 
 /* The vCPUs exist, and are stopped. */
-int guest_create(struct guest *guest, struct device *device, struct memory *memory,
+int guest_create(struct guest *guest, struct device *devices, struct memory *memory,
                  const struct options *options);
 void guest_run(struct guest *guest);
 /* Returns when the vCPUs no longer do anything. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * Options, the two processes, and a check of the result. The exit status is 0 if the outcome is
- * right for what was asked: the guest runs on one side and not on the other, with its device's
+ * right for what was asked: the guest runs on one side and not on the other, with its devices'
  * contents where they belong.
  */
 #include <errno.h>
@@ -15,12 +15,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "demo.h"
-#include "vfiomig.h"
+#include "show.h"
 
-enum where { ON_SOURCE, ON_TARGET, NOWHERE };
+#define DEFAULT_STATE (256u << 20)
 
-static const char *const where_name[] = { "on the source", "on the target", "nowhere" };
+enum where { ON_SOURCE, ON_TARGET, NOWHERE, EITHER };
+
+static const char *const where_name[] = { "on the source", "on the target", "nowhere", "on one side" };
 static const char *const where_word[] = { "source", "target", "nowhere" };
 
 /* What goes wrong, and where the guest must be afterwards. */
@@ -48,6 +49,11 @@ static const struct scenario {
     { "log-refuses", FAIL_LOG_REFUSES, ON_TARGET, "the source's device does not report its log" },
     { "log-forgets", FAIL_LOG_FORGETS, ON_TARGET, "the source's device loses what it has logged, once" },
     { "set-dirty", FAIL_SET_DIRTY, ON_SOURCE, "the VMM has no place for what it is told of dirty pages" },
+    { "cut-channel", FAIL_CUT_CHANNEL, ON_SOURCE, "a connection of the devices' breaks in pre-copy" },
+    { "cut-memory", FAIL_CUT_MEMORY, ON_SOURCE, "the memory's connection breaks in pre-copy" },
+    { "cut-link", FAIL_CUT_LINK, ON_TARGET, "the handover's connection breaks in pre-copy, and returns" },
+    { "cut-go", FAIL_CUT_GO, ON_TARGET, "it breaks just before \"go\", and returns" },
+    { "cut-for-good", FAIL_CUT_FOR_GOOD, EITHER, "it breaks just before \"go\", and does not return" },
     { "kill-target", FAIL_KILL_TARGET, ON_SOURCE, "the target dies while it loads" },
     { "kill-target-late", FAIL_KILL_TARGET_LATE, ON_SOURCE, "the target dies after its commit" },
     { "kill-source", FAIL_KILL_SOURCE, ON_TARGET, "the source dies after the target's commit" },
@@ -60,15 +66,20 @@ static void usage(FILE *to)
 {
     fprintf(to,
             "usage: demo [options]\n"
-            "  --state-size SIZE        state of the simulated device (256M)\n"
+            "  --devices N              how many simulated devices the guest has (1; at most 16)\n"
+            "  --channels N             how many connections carry their state (1; at most 16)\n"
+            "  --state-size SIZE        state of each simulated device (256M in all)\n"
             "  --dirty-rate SIZE        what the guest changes of it per second (64M; 0: nothing)\n"
             "  --memory-size SIZE       the guest's memory (64M; real devices: 0; 0: it is not moved)\n"
             "  --memory-rate SIZE       what the guest's vCPUs write to it per second (8M)\n"
-            "  --dma-rate SIZE          what the simulated device writes to it per second (2M)\n"
-            "  --read-rate SIZE         what the source's driver gives per second (400M; 0: all it can)\n"
-            "  --write-rate SIZE        what the target's driver takes per second (0)\n"
+            "  --dma-rate SIZE          what each simulated device writes to it per second (2M)\n"
+            "  --read-rate SIZE         what each of the source's drivers gives per second (400M;\n"
+            "                           0: all it can)\n"
+            "  --write-rate SIZE        what each of the target's drivers takes per second (0)\n"
             "  --downtime-limit MS      switch over when the rest takes less than this (20)\n"
             "  --precopy-limit MS       ... or when this much time has passed (10000)\n"
+            "  --remember FILE          what was measured, in FILE.source and FILE.target: for predictions\n"
+            "  --bars                   a bar for each device, also where there is no terminal\n"
             "  --device PATH            a VFIO device instead of the simulated one, for the source:\n"
             "                           a cdev, or with --group the device's name in its group\n"
             "  --target-device PATH     and for the target\n"
@@ -96,6 +107,16 @@ static uint64_t number(const char *text)
     return n << shift;
 }
 
+static uint32_t count(const char *text, uint32_t most)
+{
+    uint64_t n = number(text);
+    if (n == 0 || n > most) {
+        fprintf(stderr, "demo: '%s' is not a number from 1 to %u\n", text, most);
+        exit(2);
+    }
+    return (uint32_t)n;
+}
+
 static const struct scenario *scenario_named(const char *name)
 {
     for (size_t i = 0; i < SCENARIOS; i++)
@@ -118,6 +139,10 @@ static enum where where_named(const char *name)
 static struct scenario parse(int argc, char **argv, struct options *o)
 {
     static const struct option longs[] = {
+        { "devices", required_argument, NULL, 'n' },
+        { "channels", required_argument, NULL, 'c' },
+        { "remember", required_argument, NULL, 'R' },
+        { "bars", no_argument, NULL, 'b' },
         { "state-size", required_argument, NULL, 's' },
         { "dirty-rate", required_argument, NULL, 'd' },
         { "memory-size", required_argument, NULL, 'm' },
@@ -143,6 +168,10 @@ static struct scenario parse(int argc, char **argv, struct options *o)
     bool memory_given = false;
     while ((option = getopt_long(argc, argv, "v", longs, NULL)) != -1) {
         switch (option) {
+        case 'n': o->devices = count(optarg, MAX_DEVICES); break;
+        case 'c': o->channels = count(optarg, MAX_CHANNELS); break;
+        case 'R': o->remember = optarg; break;
+        case 'b': o->bars = true; break;
         case 's': o->state_size = number(optarg); break;
         case 'd': o->dirty_rate = number(optarg); break;
         case 'm': o->memory_size = number(optarg); memory_given = true; break;
@@ -169,12 +198,15 @@ static struct scenario parse(int argc, char **argv, struct options *o)
     /* No real device is given memory to write to here, so there would be nothing to show. */
     if (real && !memory_given)
         o->memory_size = 0;
-    if (optind < argc || o->state_size == 0 ||
-        o->memory_size % (uint64_t)sysconf(_SC_PAGESIZE) != 0 || (real && !(o->device[SOURCE] && o->device[TARGET]))) {
+    if (o->state_size == 0)
+        o->state_size = DEFAULT_STATE / o->devices;
+    if (optind < argc || (real && o->devices > 1) ||
+        o->memory_size % (uint64_t)sysconf(_SC_PAGESIZE) != 0 ||
+        (real && !(o->device[SOURCE] && o->device[TARGET]))) {
         usage(stderr);
         exit(2);
     }
-    if (real && o->fail_at != FAIL_NOTHING && o->fail_at < FAIL_KILL_TARGET) {
+    if (real && o->fail_at != FAIL_NOTHING && o->fail_at < FAIL_CUT_FOR_GOOD) {
         fprintf(stderr, "demo: a real device fails when it likes, not with --fail-at %s\n",
                 scenario->name);
         exit(2);
@@ -186,27 +218,6 @@ static struct scenario parse(int argc, char **argv, struct options *o)
 }
 
 /* --- what came of it -------------------------------------------------------------------------- */
-
-static void print_downtime(const struct report *source, const struct report *target)
-{
-    static const char *const names[MOMENTS] = {
-        [QUIESCED] = "quiesce",  [STOPPED] = "stop",   [MEMORY_SENT] = "last memory",
-        [SENT] = "drain and send",
-        [LOADED] = "load rest",  [COMMITTED] = "commit", [TOLD] = "acknowledge",
-        [RUNNING] = "run",
-    };
-    uint64_t last = source->at_ns[VCPUS_STOPPED];
-    printf("downtime by phase:\n");
-    for (int i = QUIESCED; i < MOMENTS; i++) {
-        uint64_t at = source->at_ns[i] ? source->at_ns[i] : target->at_ns[i];
-        if (at == 0)
-            continue;
-        if (at < last) /* the target can be quicker than the source's clock */
-            at = last;
-        printf("  %-16s %8.3f ms\n", names[i], (double)(at - last) / 1e6);
-        last = at;
-    }
-}
 
 /* Whether the state that was moved is whole, which only a simulated device can be asked. */
 static bool contents_right(const struct options *o, const struct report *source,
@@ -225,8 +236,6 @@ static bool contents_right(const struct options *o, const struct report *source,
                target->pci_command);
         return false;
     }
-    if (o->fail_at == FAIL_KILL_SOURCE)
-        return target->digest != 0; /* there is nobody left to compare with */
     if (source->digest != target->digest || source->digest == 0) {
         printf("demo: the contents differ: digest %016" PRIx64 " here and %016" PRIx64 " there\n",
                source->digest, target->digest);
@@ -235,7 +244,7 @@ static bool contents_right(const struct options *o, const struct report *source,
     return true;
 }
 
-/* Whether the pages that the device wrote to were reported as they should have been. */
+/* Whether the pages that the devices wrote to were reported as they should have been. */
 static bool tracking_right(const struct options *o, const struct report *source,
                            const struct report *target)
 {
@@ -273,7 +282,7 @@ static bool judge(const struct options *o, const struct scenario *scenario,
     }
     enum where where = on_source ? ON_SOURCE : on_target ? ON_TARGET : NOWHERE;
     printf("demo: the guest runs %s\n", where_name[where]);
-    bool right = where == scenario->expected;
+    bool right = where == scenario->expected || (scenario->expected == EITHER && where != NOWHERE);
     if (!right)
         printf("demo: WRONG: it should run %s\n", where_name[scenario->expected]);
     if (source->lost || target->lost) {
@@ -301,19 +310,46 @@ static void say_what_moves(const struct options *o, const struct scenario *scena
     if (o->device[SOURCE])
         printf(", %s to %s", o->device[SOURCE], o->device[TARGET]);
     else
-        printf(", a simulated device with %.0f MiB of state, a guest with %.0f MiB of memory",
-               (double)o->state_size / (1 << 20), (double)o->memory_size / (1 << 20));
+        printf(", %u simulated device%s with %.0f MiB of state, a guest with %.0f MiB of memory", o->devices,
+               o->devices == 1 ? "" : "s", (double)o->state_size / (1 << 20),
+               (double)o->memory_size / (1 << 20));
     printf("%s%s\n", scenario->failure ? "; " : "", scenario->what);
     if (o->device[SOURCE] && o->memory_size == 0)
         printf("demo: no memory is moved: the devices are given none to write to\n");
 }
 
-/* Each side in a process of its own, with a socket between them. False with a message. */
-static bool run_both(const struct options *o, struct report *reports)
+/* Both ends of all connections. */
+static bool connect_both(const struct options *o, struct connections ends[2])
 {
-    int sock[2];
+    for (uint32_t i = 0; i < 3 + o->channels; i++) {
+        int pair[2];
+        if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+            return false;
+        for (int side = SOURCE; side <= TARGET; side++) {
+            struct connections *c = &ends[side];
+            int *end[] = { &c->link, &c->again, &c->memory };
+            *(i < 3 ? end[i] : &c->channels[i - 3]) = pair[side];
+        }
+    }
+    return true;
+}
+
+static void disconnect(const struct options *o, const struct connections *c)
+{
+    close(c->link);
+    close(c->again);
+    close(c->memory);
+    for (uint32_t i = 0; i < o->channels; i++)
+        close(c->channels[i]);
+}
+
+/* Each side in a process of its own, with sockets between them. False with a message. */
+static bool run_both(const struct options *o, struct shared *shared)
+{
+    struct connections ends[2];
+    const struct report *reports = shared->reports;
     pid_t pids[2];
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sock) < 0) {
+    if (!connect_both(o, ends)) {
         perror("demo");
         return false;
     }
@@ -325,17 +361,17 @@ static bool run_both(const struct options *o, struct report *reports)
             return false;
         }
         if (pids[side] == 0) {
-            close(sock[!side]);
+            disconnect(o, &ends[!side]);
             if (side == SOURCE)
-                run_source(o, sock[side], &reports[side]);
+                run_source(o, &ends[side], shared);
             else
-                run_target(o, sock[side], &reports[side]);
+                run_target(o, &ends[side], shared);
             fflush(stdout);
             _exit(0);
         }
     }
-    close(sock[0]);
-    close(sock[1]);
+    disconnect(o, &ends[SOURCE]);
+    disconnect(o, &ends[TARGET]);
     for (int side = SOURCE; side <= TARGET; side++) {
         int status;
         waitpid(pids[side], &status, 0);
@@ -354,11 +390,8 @@ static bool run_both(const struct options *o, struct report *reports)
 
 static void print_amounts(const struct options *o, const struct report *source)
 {
-    printf("sent: %.1f MiB in %u rounds while the guest ran, %.2f MiB after\n",
-           (double)(source->data_bytes - source->stop_bytes) / (1 << 20), source->rounds,
-           (double)source->stop_bytes / (1 << 20));
     if (o->memory_size > 0)
-        printf("memory: %.1f MiB while the guest ran, %.2f MiB after; the device's log reported "
+        printf("memory: %.1f MiB while the guest ran, %.2f MiB after; the devices' logs reported "
                "%.1f MiB\n",
                (double)(source->memory_bytes - source->memory_stop_bytes) / (1 << 20),
                (double)source->memory_stop_bytes / (1 << 20),
@@ -368,7 +401,7 @@ static void print_amounts(const struct options *o, const struct report *source)
 static void say_what_is_verified(const struct options *o, const struct scenario *scenario,
                                  const struct report *source, const struct report *target)
 {
-    double downtime_ms = (double)(target->at_ns[RUNNING] - source->at_ns[VCPUS_STOPPED]) / 1e6;
+    double downtime_ms = (double)(target->at_ns - source->at_ns) / 1e6;
     if (scenario->expected != ON_TARGET)
         printf("demo: verified: %s, and the guest runs %s\n", scenario->what,
                where_name[scenario->expected]);
@@ -378,14 +411,15 @@ static void say_what_is_verified(const struct options *o, const struct scenario 
     else
         printf("demo: verified: %.0f MiB of device state and %.0f MiB of memory moved, digests "
                "%016" PRIx64 " and %016" PRIx64 ", downtime %.1f ms\n",
-               (double)o->state_size / (1 << 20), (double)o->memory_size / (1 << 20),
+               (double)(o->state_size * o->devices) / (1 << 20), (double)o->memory_size / (1 << 20),
                target->digest, target->memory_digest, downtime_ms);
 }
 
 int main(int argc, char **argv)
 {
     struct options o = {
-        .state_size = 256 << 20,
+        .devices = 1,
+        .channels = 1,
         .dirty_rate = 64 << 20,
         .memory_size = 64 << 20,
         .memory_rate = 8 << 20,
@@ -393,28 +427,29 @@ int main(int argc, char **argv)
         .read_rate = 400 << 20,
         .downtime_limit_ms = 20,
         .precopy_limit_ms = 10000,
+        .bars = isatty(STDOUT_FILENO),
     };
     const struct scenario scenario = parse(argc, argv, &o);
     setvbuf(stdout, NULL, _IOLBF, 0);
     say_what_moves(&o, &scenario);
 
-    struct report *reports = mmap(NULL, 2 * sizeof *reports, PROT_READ | PROT_WRITE,
-                                  MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (reports == MAP_FAILED) {
+    struct shared *shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+                                 -1, 0);
+    if (shared == MAP_FAILED) {
         perror("demo");
         return 1;
     }
-    if (!run_both(&o, reports))
+    if (!run_both(&o, shared))
         return 1;
 
-    const struct report *source = &reports[SOURCE], *target = &reports[TARGET];
+    const struct report *source = &shared->reports[SOURCE], *target = &shared->reports[TARGET];
     if (!judge(&o, &scenario, source, target)) {
         printf("demo: FAILED\n");
         return 1;
     }
     if (scenario.expected == ON_TARGET) {
         print_amounts(&o, source);
-        print_downtime(source, target);
+        show_downtime(source, target);
     }
     say_what_is_verified(&o, &scenario, source, target);
     return 0;

@@ -2,7 +2,6 @@
 #include "net.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -13,12 +12,7 @@ struct header {
     uint64_t where;
 };
 
-int net_send(int sock, uint32_t type, const void *data, size_t len)
-{
-    return net_send_at(sock, type, 0, data, len);
-}
-
-int net_send_at(int sock, uint32_t type, uint64_t where, const void *data, size_t len)
+int net_send(int sock, uint32_t type, uint64_t where, const void *data, size_t len)
 {
     struct header header = { .type = type, .len = (uint32_t)len, .where = where };
     struct iovec parts[2] = {
@@ -60,17 +54,11 @@ static int receive_all(int sock, void *data, size_t len)
     return 0;
 }
 
-int net_receive(int sock, struct message *message, int timeout_ms)
+int net_receive(int sock, struct message *message)
 {
-    struct pollfd pfd = { .fd = sock, .events = POLLIN };
-    int r = poll(&pfd, 1, timeout_ms);
-    if (r < 0)
-        return errno == EINTR ? 0 : -errno;
-    if (r == 0)
-        return 0;
-
     struct header header;
-    if ((r = receive_all(sock, &header, sizeof header)) < 0)
+    int r = receive_all(sock, &header, sizeof header);
+    if (r < 0)
         return r;
     /* The other side is not trusted with this side's memory. */
     if (header.len > message->cap)

@@ -49,10 +49,31 @@ static int set_dirty(void *opaque, uint64_t cookie, uint64_t offset, uint64_t pa
     return 0;
 }
 
-int tracking_start(struct tracking *t, struct memory *memory, struct device *device)
+static int add_writer(struct tracking *t, struct device *device)
 {
-    *t = (struct tracking){ .memory = memory, .stats = VFIOMIG_DIRTY_STATS_INIT,
-                            .device = VFIOMIG_DIRTY_WRITER_STATS_INIT };
+    /* With an IOMMU that tracks, its page table or its container would be named as well: the
+     * best that works is taken. */
+    struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
+    writer.flags = VFIOMIG_WRITER_DEVICE_LOG;
+    writer.device = device->mig;
+    t->devices[t->num_writers] = (struct vfiomig_dirty_writer_stats)VFIOMIG_DIRTY_WRITER_STATS_INIT;
+    int r = vfiomig_dirty_add_writer(t->mig, &writer, &t->writers[t->num_writers]);
+    t->num_writers += r == 0;
+    return r;
+}
+
+static int look_at_writers(struct tracking *t)
+{
+    int r = 0;
+    for (uint32_t i = 0; i < t->num_writers && r == 0; i++)
+        r = vfiomig_dirty_get_writer_stats(t->mig, t->writers[i], &t->devices[i]);
+    return r;
+}
+
+int tracking_start(struct tracking *t, struct memory *memory, struct device *devices,
+                   uint32_t num_devices)
+{
+    *t = (struct tracking){ .memory = memory, .stats = VFIOMIG_DIRTY_STATS_INIT };
     t->dirty = calloc(memory->words, sizeof *t->dirty);
     if (!t->dirty)
         return -ENOMEM;
@@ -61,21 +82,18 @@ int tracking_start(struct tracking *t, struct memory *memory, struct device *dev
     ops.enumerate = enumerate;
     ops.set_dirty = set_dirty;
     int r = vfiomig_dirty_new(&ops, t, NULL, &t->mig);
-    if (r < 0)
-        return r;
-    /* With an IOMMU that tracks, its page table or its container would be named as well: the
-     * best that works is taken. A second device is a second writer. */
-    struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
-    writer.flags = VFIOMIG_WRITER_DEVICE_LOG;
-    writer.device = device->mig;
-    r = vfiomig_dirty_add_writer(t->mig, &writer, &t->writer);
+    for (uint32_t i = 0; i < num_devices && r == 0; i++)
+        r = add_writer(t, &devices[i]);
     /* Before anything is sent: earlier writes are not reported. */
-    if (r >= 0)
+    if (r == 0)
         r = vfiomig_dirty_start(t->mig);
     if (r < 0)
         return r;
-    if (vfiomig_dirty_get_writer_stats(t->mig, t->writer, &t->device) == 0 && t->device.note[0])
-        printf("source: dirty tracking: %s\n", t->device.note);
+    if ((r = look_at_writers(t)) < 0)
+        return r;
+    for (uint32_t i = 0; i < num_devices; i++)
+        if (t->devices[i].note[0])
+            printf("source: dirty tracking: device %u: %s\n", i, t->devices[i].note);
 
     memory_take_vcpu_log(memory, t->dirty); /* the first sending covers all of it */
     for (uint64_t page = 0; page < memory->pages; page++)
@@ -94,12 +112,12 @@ static void show_errors(struct tracking *t)
     t->errors_shown = t->stats.errors;
 }
 
-int tracking_collect(struct tracking *t, bool without_device)
+int tracking_collect(struct tracking *t, bool without_devices)
 {
     if (!t->mig)
         return 0;
     memory_take_vcpu_log(t->memory, t->dirty);
-    if (without_device)
+    if (without_devices)
         return 0;
     int r = vfiomig_dirty_collect(t->mig);
     if (r < 0)
@@ -107,7 +125,7 @@ int tracking_collect(struct tracking *t, bool without_device)
     t->unwatched = r & VFIOMIG_DIRTY_UNWATCHED;
     int told = vfiomig_dirty_get_stats(t->mig, &t->stats);
     if (told == 0)
-        told = vfiomig_dirty_get_writer_stats(t->mig, t->writer, &t->device);
+        told = look_at_writers(t);
     if (told == 0 && r & VFIOMIG_DIRTY_ERRORS)
         show_errors(t);
     return told;
