@@ -280,8 +280,6 @@ static void run_target(void)
 #include "migration-guide-8.c"
 }
 
-#include "migration-guide-9.c"
-
 static void keep_source(void)
 {
 #include "migration-guide-10.c"
@@ -504,55 +502,6 @@ static void the_guides_source_keeps_its_guest(void)
     }
 }
 
-/* Pieces of two streams in turn. The rest of a piece that is refused is not taken for the next. */
-static void the_guides_devices_share_a_connection(void)
-{
-    enum { PIECE = 30000 };
-    for (int damaged = 0; damaged < 2; damaged++) {
-        struct rig from[2] = { rig_new(NULL, NULL), rig_target(NULL) };
-        struct rig to[2] = { rig_target(NULL), rig_target(NULL) };
-        struct bytes stream[2] = { stream_of(from[0].dev), stream_of(from[1].dev) };
-        struct vfiomig_load *loads[2];
-        int pair[2], first_error = 0, last[2] = { 0, 0 };
-        size_t at[2] = { 0, 0 };
-        EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
-        if (damaged)
-            stream[0].data[45] ^= 1; /* in its first frame's header, long before the piece's end */
-        for (int i = 0; i < 2; i++)
-            OK(vfiomig_load_begin(to[i].dev, NULL, &loads[i]));
-        for (int i = 0; at[0] < stream[0].len || at[1] < stream[1].len; i = !i) {
-            size_t left = stream[i].len - at[i], piece = left < PIECE ? left : PIECE;
-            if (piece == 0)
-                continue;
-            /* More follows at once, as on a connection that others use too. */
-            EQ(send_all(pair[0], (char *)stream[i].data + at[i], piece), 0);
-            EQ(send_all(pair[0], "next", 4), 0);
-            at[i] += piece;
-            last[i] = receive_piece(loads[i], pair[1], piece);
-            if (last[i] < 0 && first_error == 0)
-                first_error = last[i];
-            char next[4];
-            EQ(recv(pair[1], next, sizeof next, 0), 4);
-            EQ(memcmp(next, "next", 4), 0);
-        }
-        EQ(first_error, damaged ? -EBADMSG : 0);
-        if (damaged)
-            CHECK(last[0] < 0);
-        else
-            EQ(last[0], VFIOMIG_PUSH_END);
-        EQ(last[1], VFIOMIG_PUSH_END);
-        OK(vfiomig_load_commit(loads[1]));
-        CHECK(vfiomig_sim_digest(to[1].sim) == vfiomig_sim_digest(from[1].sim));
-        for (int i = 0; i < 2; i++) {
-            vfiomig_load_free(loads[i]);
-            bytes_free(&stream[i]);
-            rig_free(&from[i]);
-            rig_free(&to[i]);
-            close(pair[i]);
-        }
-    }
-}
-
 /* --- docs/dirty-tracking.md: a VMM with one device ---------------------------------------------- */
 
 enum { RAM_BLOCK = 5, PAGES = 64, PAGE = 4096 };
@@ -746,6 +695,228 @@ static void the_simulators_device_writes_until_it_is_stopped(void)
     rig_free(&rig);
 }
 
+/* --- docs/migration-guide.md: a VMM with three devices ------------------------------------------ */
+
+/* What both processes share. A side that was fenced has lost the guest's disks. */
+static struct vmm {
+    int lock, ran_twice;
+    struct {
+        int runs, fenced, returned;
+        uint32_t states[3], violations;
+        uint64_t digests[3];
+    } sides[2];
+} *vmm;
+
+static int vmm_side, vmm_sends, vmm_channels[2];
+
+/* What goes wrong, and on which side; `at` counts its messages. */
+static struct trouble {
+    enum { NO_TROUBLE, CUT_LINK, CUT_CHANNEL, KILLED } what;
+    int side, at;
+} trouble;
+
+static int vmm_send_all(int to, const void *data, size_t length)
+{
+    int mine = trouble.side == vmm_side && ++vmm_sends == trouble.at;
+    if (mine && trouble.what == KILLED)
+        raise(SIGKILL);
+    if (mine && trouble.what == CUT_LINK)
+        shutdown(to, SHUT_RDWR);
+    if (mine && trouble.what == CUT_CHANNEL)
+        shutdown(vmm_channels[1], SHUT_RDWR);
+    return send(to, data, length, MSG_NOSIGNAL) == (ssize_t)length ? 0 : -1;
+}
+
+static int vmm_receive_all(int from, void *data, size_t length)
+{
+    return length == 0 || recv(from, data, length, MSG_WAITALL) == (ssize_t)length ? 0 : -1;
+}
+
+static void vmm_lock(void)
+{
+    while (__atomic_exchange_n(&vmm->lock, 1, __ATOMIC_SEQ_CST))
+        usleep(100);
+}
+
+static void vmm_unlock(void)
+{
+    __atomic_store_n(&vmm->lock, 0, __ATOMIC_SEQ_CST);
+}
+
+static int vmm_start_vcpus(void)
+{
+    vmm_lock();
+    int fenced = vmm->sides[vmm_side].fenced;
+    vmm->sides[vmm_side].runs = !fenced;
+    vmm->ran_twice |= !fenced && vmm->sides[!vmm_side].runs;
+    vmm_unlock();
+    return fenced ? -EBUSY : 0;
+}
+
+static void vmm_stop_vcpus(void)
+{
+    vmm->sides[vmm_side].runs = 0;
+}
+
+/* Knows whether the guest runs there, and fences nobody who runs it. */
+static int ask_fencer(void)
+{
+    vmm_lock();
+    int runs = vmm->sides[!vmm_side].runs;
+    vmm->sides[!vmm_side].fenced = !runs && !vmm->sides[vmm_side].fenced;
+    int known = vmm->sides[!vmm_side].fenced;
+    vmm_unlock();
+    return known ? (int)VFIOMIG_HANDOVER_FENCE_DID_NOT_RUN : -1;
+}
+
+static void make_fixups(struct vfiomig_device *of)
+{
+    uint32_t bits;
+    OK(vfiomig_device_get_fixups(of, &bits));
+}
+
+static int send_memory(int last)
+{
+    (void)last;
+    return 0;
+}
+
+static int memory_is_complete(void)
+{
+    return 1;
+}
+
+#undef send_all
+#define send_all vmm_send_all
+#define receive_all vmm_receive_all
+#define start_vcpus vmm_start_vcpus
+#undef stop_vcpus
+#define stop_vcpus vmm_stop_vcpus
+#define switch_over vmm_switch_over
+#include "migration-guide-9.c"
+
+/* The last device fails at this change of its state; 0: at none. */
+static struct {
+    int side;
+    uint64_t change;
+} failing;
+
+static pid_t start_vmm(int side, int ends[3][2])
+{
+    pid_t child = fork();
+    if (child != 0)
+        return child;
+    struct migration m = { .role = side == SOURCE ? VFIOMIG_GROUP_ROLE_SOURCE : VFIOMIG_GROUP_ROLE_TARGET,
+                           .sock = ends[0][side], .channels = { ends[1][side], ends[2][side] },
+                           .id = "the guide's VMM" };
+    struct rig rigs[DEVICES];
+    vmm_side = side;
+    memcpy(vmm_channels, m.channels, sizeof vmm_channels);
+    for (int i = 0; i < 3; i++)
+        close(ends[i][!side]);
+    for (int i = 0; i < DEVICES; i++) {
+        struct vfiomig_sim_options o = rig_options();
+        o.seed += (uint64_t)i;
+        rigs[i] = side == SOURCE ? rig_new(&o, NULL) : rig_target(&o);
+        m.devs[i] = rigs[i].dev;
+    }
+    if (failing.change && failing.side == side)
+        EQ(vfiomig_sim_inject(rigs[DEVICES - 1].sim, VFIOMIG_SIM_OP_SET_STATE, failing.change, EIO,
+                              side == SOURCE ? VFIOMIG_SIM_FAULT_ONCE : VFIOMIG_SIM_FAULT_ERROR), 0);
+    vmm->sides[side].returned = 1 + migrate(&m);
+    for (int i = 0; i < DEVICES; i++) {
+        vmm->sides[side].states[i] = vfiomig_sim_state(rigs[i].sim);
+        vmm->sides[side].digests[i] = vfiomig_sim_digest(rigs[i].sim);
+        vmm->sides[side].violations += vfiomig_sim_violations(rigs[i].sim, NULL) != 0;
+    }
+    _exit(0);
+}
+
+/* Returns where the guest runs: a side, or -1. */
+static int the_guide_migrates(void)
+{
+    int ends[3][2], where = -1;
+    pid_t children[2];
+    vmm = mmap(NULL, sizeof *vmm, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(vmm != MAP_FAILED);
+    vmm->sides[SOURCE].runs = 1;
+    for (int i = 0; i < 3; i++)
+        EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, ends[i]), 0);
+    fflush(NULL);
+    for (int side = SOURCE; side <= TARGET; side++)
+        children[side] = start_vmm(side, ends);
+    for (int i = 0; i < 3; i++)
+        close(ends[i][0]), close(ends[i][1]);
+    for (int side = SOURCE; side <= TARGET; side++) {
+        int status, killed = trouble.what == KILLED && trouble.side == side;
+        EQ(waitpid(children[side], &status, 0), children[side]);
+        CHECK(status == 0 || (killed && WIFSIGNALED(status)));
+        if (status != 0)
+            continue;
+        EQ(vmm->sides[side].returned, 1 + vmm->sides[side].runs);
+        EQ(vmm->sides[side].violations, 0);
+        if (vmm->sides[side].runs) {
+            EQ(where, -1);
+            where = side;
+        }
+        for (int i = 0; i < DEVICES && vmm->sides[side].runs; i++)
+            EQ(vmm->sides[side].states[i], VFIOMIG_STATE_RUNNING);
+    }
+    EQ(vmm->ran_twice, 0);
+    for (int i = 0; i < DEVICES && where == TARGET && trouble.what != KILLED; i++)
+        CHECK(vmm->sides[SOURCE].digests[i] == vmm->sides[TARGET].digests[i]);
+    munmap(vmm, sizeof *vmm);
+    return where;
+}
+
+static void the_guides_three_devices_arrive(void)
+{
+    trouble.what = NO_TROUBLE;
+    EQ(the_guide_migrates(), TARGET);
+}
+
+/* Where the guest was after trouble at each message of each side, until there are no more messages. */
+static void try_trouble(int what, int places[2], int nowhere)
+{
+    places[SOURCE] = places[TARGET] = 0;
+    for (int side = SOURCE; side <= TARGET; side++)
+        for (int at = 1; at <= 6; at++) {
+            trouble = (struct trouble){ what, side, at };
+            int where = the_guide_migrates();
+            CHECK(where >= 0 || nowhere);
+            if (where >= 0)
+                places[where]++;
+        }
+    trouble.what = NO_TROUBLE;
+}
+
+static void the_guides_guest_runs_on_one_side_wherever_it_is_cut(void)
+{
+    int places[2];
+    try_trouble(CUT_LINK, places, 0);
+    CHECK(places[SOURCE] >= 3 && places[TARGET] >= 1);
+    try_trouble(CUT_CHANNEL, places, 0);
+    CHECK(places[SOURCE] >= 2 && places[TARGET] >= 1);
+}
+
+/* A guest dies with its host, and nobody else may run it unless it is sure of that. */
+static void the_guides_guest_runs_on_one_side_whoever_is_killed(void)
+{
+    int places[2];
+    try_trouble(KILLED, places, 1);
+    CHECK(places[SOURCE] >= 2 && places[TARGET] >= 1);
+}
+
+/* The last device's changes of state on either side: to begin, to be quiesced, to be stopped; to begin, to
+ * be committed, to leave the stopped states, to run. */
+static void the_guides_guest_stays_if_a_device_fails(void)
+{
+    for (failing.side = SOURCE; failing.side <= TARGET; failing.side++)
+        for (failing.change = 1; failing.change <= (failing.side == SOURCE ? 3 : 4); failing.change++)
+            EQ(the_guide_migrates(), SOURCE);
+    failing.change = 0;
+}
+
 int main(void)
 {
     RUN(the_readmes_guest_arrives_and_runs_on_one_side);
@@ -757,7 +928,10 @@ int main(void)
     RUN(the_guides_guest_goes_on_if_quiescing_is_refused);
     RUN(the_guide_insists_if_stopping_a_quiesced_device_is_refused);
     RUN(the_guides_source_keeps_its_guest);
-    RUN(the_guides_devices_share_a_connection);
+    RUN(the_guides_three_devices_arrive);
+    RUN(the_guides_guest_runs_on_one_side_wherever_it_is_cut);
+    RUN(the_guides_guest_runs_on_one_side_whoever_is_killed);
+    RUN(the_guides_guest_stays_if_a_device_fails);
     RUN(the_guides_keys_are_those_of_both_sides);
     RUN(the_tracking_page_misses_nothing);
     RUN(the_tracking_page_notices_a_device_that_does_not_stop);
