@@ -15,6 +15,7 @@ enum { DEVICES = 4, CAP = 16384, MTTYS = 2 };
 static struct lab_device devices[2][DEVICES];
 static struct vfiomig_device *handles[2][DEVICES];
 static struct vfiomig_group *groups[2];
+static struct vfiomig_estimate *estimates[2];
 
 enum { SOURCE, TARGET };
 
@@ -110,6 +111,8 @@ static void begin(enum lab_how how)
 			OK(side == SOURCE ? vfiomig_group_add_save(groups[side], handles[side][i], NULL)
 					  : vfiomig_group_add_load(groups[side], handles[side][i], NULL));
 	}
+	for (int side = 0; side < 2; side++)
+		OK(vfiomig_group_get_estimate(groups[side], &estimates[side]));
 	if (with_channels)
 		add_channels();
 	trace[SOURCE].watched = 1;
@@ -121,12 +124,23 @@ static void end(void)
 {
 	for (int side = 0; side < 2; side++) {
 		EXPECT(trace[side].early, 0);
+		vfiomig_estimate_free(estimates[side]);
 		vfiomig_group_free(groups[side]);
 		for (int i = 0; i < DEVICES; i++) {
 			vfiomig_device_free(handles[side][i]);
 			lab_remove(&devices[side][i]);
 		}
 	}
+}
+
+static uint64_t stopped_ns, ran_ns; /* the guest, or it would have */
+
+static uint64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
 /* Passes frames on until the source says that there are no more, or something fails. */
@@ -138,8 +152,13 @@ static int pass(void)
 
 	do {
 		ret = vfiomig_group_next(groups[SOURCE], frame, sizeof frame, &len);
-		if (ret >= 0 && len)
+		if (ret >= 0 && len) {
+			uint64_t before = now_ns();
+
 			OK(vfiomig_group_put(groups[TARGET], frame, len));
+			OK(vfiomig_estimate_observe(estimates[SOURCE], VFIOMIG_OBSERVATION_SENT, 0, 0, len,
+						    now_ns() - before));
+		}
 	} while (ret == VFIOMIG_NEXT_MORE);
 	return ret;
 }
@@ -179,6 +198,7 @@ static void they_run_on_the_target(void)
 	OK(vfiomig_group_finish(groups[SOURCE], VFIOMIG_ENDING_RELEASE));
 	expect_all(SOURCE, VFIOMIG_STATE_STOP);
 	OK(vfiomig_group_run(groups[TARGET]));
+	ran_ns = now_ns();
 	expect_all(TARGET, VFIOMIG_STATE_RUNNING);
 	CHECK(trace[TARGET].changes >= 2 * DEVICES, "only %u changes of state were seen", trace[TARGET].changes);
 	for (int i = 0; i < MTTYS; i++)
@@ -193,14 +213,102 @@ static void they_run_on_the_target(void)
 	       trace[TARGET].changes);
 }
 
+/* --- how long the guest would have stood still ------------------------------------------------------ */
+
+static struct vfiomig_prediction prediction;
+
+/* What was measured of each side's devices, from the migrations before this one. */
+static unsigned char measured[2][DEVICES][VFIOMIG_ESTIMATE_BYTES];
+static int migrations;
+
+static void recall(int side, uint32_t as, unsigned char blobs[DEVICES][VFIOMIG_ESTIMATE_BYTES])
+{
+	for (uint32_t i = 0; i < DEVICES && migrations > 0; i++)
+		OK(vfiomig_estimate_import(estimates[side], i, as, blobs[i], sizeof blobs[i]));
+}
+
+/* Before the devices are stopped, with all that is known by then. */
+static void predict(void)
+{
+	recall(SOURCE, VFIOMIG_ESTIMATE_HERE, measured[SOURCE]);
+	recall(SOURCE, VFIOMIG_ESTIMATE_THERE, measured[TARGET]);
+	recall(TARGET, VFIOMIG_ESTIMATE_HERE, measured[TARGET]);
+	for (uint32_t i = 0; i < DEVICES; i++) {
+		struct vfiomig_pending pending = VFIOMIG_PENDING_INIT;
+
+		OK(vfiomig_group_get_pending(groups[SOURCE], i, &pending));
+	}
+	prediction = (struct vfiomig_prediction)VFIOMIG_PREDICTION_INIT;
+	OK(vfiomig_estimate_predict(estimates[SOURCE], VFIOMIG_ESTIMATE_ALL, 0, &prediction));
+	/* The first time, nobody knows how long these devices take to commit. */
+	EXPECT(prediction.high_ns[VFIOMIG_DOWNTIME_COMMIT] == VFIOMIG_ESTIMATE_UNKNOWN, migrations == 0);
+	stopped_ns = now_ns();
+}
+
+static void print_phase(const char *name, uint32_t phase, const struct vfiomig_downtime *downtime)
+{
+	uint64_t high = prediction.high_ns[phase], took = downtime->measured_ns[phase];
+
+	printf("| group: %-8s predicted %.3f ms (%.3f to ", name, (double)prediction.expected_ns[phase] / 1e6,
+	       (double)prediction.low_ns[phase] / 1e6);
+	if (high == VFIOMIG_ESTIMATE_UNKNOWN)
+		printf("nobody knows");
+	else
+		printf("%.3f", (double)high / 1e6);
+	printf("), measured %.3f ms\n", (double)took / 1e6);
+	CHECK(took != VFIOMIG_ESTIMATE_UNKNOWN, "%s was not measured", name);
+	CHECK(prediction.low_ns[phase] <= prediction.expected_ns[phase] && prediction.expected_ns[phase] <= high,
+	      "the prediction of %s is not between its bounds", name);
+}
+
+/* Beside what was predicted, by phase. How long they take is up to the machine, which may be busy; that
+ * they do not overlap is not. */
+static void compare(void)
+{
+	static const char *const names[] = { "quiesce", "stop", "read", "send", "load", "commit", "resume" };
+	uint64_t passed = ran_ns - stopped_ns, sum = 0;
+	struct vfiomig_downtime here = VFIOMIG_DOWNTIME_INIT, there = VFIOMIG_DOWNTIME_INIT;
+
+	OK(vfiomig_estimate_get_downtime(estimates[TARGET], VFIOMIG_ESTIMATE_ALL, &there));
+	for (uint32_t phase = VFIOMIG_DOWNTIME_COMMIT; phase <= VFIOMIG_DOWNTIME_RESUME; phase++)
+		OK(vfiomig_estimate_observe(estimates[SOURCE], VFIOMIG_OBSERVATION_PHASE, 0, 0, phase,
+					    there.measured_ns[phase]));
+	OK(vfiomig_estimate_get_downtime(estimates[SOURCE], VFIOMIG_ESTIMATE_ALL, &here));
+	for (uint32_t phase = 0; phase < VFIOMIG_DOWNTIME_TOTAL; phase++) {
+		print_phase(names[phase], phase, &here);
+		sum += here.measured_ns[phase];
+	}
+	printf("| group: predicted %.3f ms%s, measured %.3f ms, passed %.3f ms\n",
+	       (double)prediction.expected_ns[VFIOMIG_DOWNTIME_TOTAL] / 1e6,
+	       prediction.flags & VFIOMIG_ESTIMATE_KNOWN ? "" : " or more",
+	       (double)here.measured_ns[VFIOMIG_DOWNTIME_TOTAL] / 1e6, (double)passed / 1e6);
+	EXPECT(here.measured_ns[VFIOMIG_DOWNTIME_TOTAL] == sum, 1);
+	/* In between, this program looks at the devices, which belongs to no phase. */
+	CHECK(sum <= passed, "%llu ns in %llu", (unsigned long long)sum, (unsigned long long)passed);
+	EXPECT(prediction.flags & VFIOMIG_ESTIMATE_KNOWN, migrations > 0 ? VFIOMIG_ESTIMATE_KNOWN : 0);
+	for (int side = 0; side < 2; side++) {
+		size_t len;
+
+		for (uint32_t i = 0; i < DEVICES; i++)
+			OK(vfiomig_estimate_export(estimates[side], i, measured[side][i], sizeof measured[0][0], &len));
+	}
+	migrations++;
+}
+
 static void four_devices_move_together(void)
 {
-	begin(*(const enum lab_how *)lab_arg());
-	everything_comes();
-	/* Each one was quiesced while the next ones ran: in turn, and all before the first was stopped. */
-	CHECK(trace[SOURCE].quiesced_beside_running > 0, "no device was seen quiesced beside a running one");
-	they_run_on_the_target();
-	end();
+	/* The second time, what the first one has measured is known. */
+	for (int time = 0; time < 2; time++) {
+		begin(*(const enum lab_how *)lab_arg());
+		EXPECT(pass(), VFIOMIG_NEXT_DRAINED);
+		predict();
+		everything_comes();
+		/* Each one was quiesced while the next ones ran: in turn, and all before the first was stopped. */
+		CHECK(trace[SOURCE].quiesced_beside_running > 0, "no device was seen quiesced beside a running one");
+		they_run_on_the_target();
+		compare();
+		end();
+	}
 }
 
 static void *help(void *group)
@@ -210,7 +318,7 @@ static void *help(void *group)
 }
 
 /* Threads read, send, receive and write; nothing passes through this program's hands. */
-static void four_devices_move_over_channels(void)
+static void move_over_channels(void)
 {
 	pthread_t lent[2][LENT];
 	struct vfiomig_channel_stats stats = VFIOMIG_CHANNEL_STATS_INIT;
@@ -223,10 +331,12 @@ static void four_devices_move_over_channels(void)
 		for (int i = 0; i < LENT; i++)
 			EXPECT(pthread_create(&lent[side][i], NULL, help, groups[side]), 0);
 	OK(vfiomig_group_work(groups[SOURCE], VFIOMIG_GROUP_UNTIL_DRAINED));
+	predict();
 	OK(vfiomig_group_stop(groups[SOURCE]));
 	OK(vfiomig_group_work(groups[SOURCE], VFIOMIG_GROUP_UNTIL_COMPLETE));
 	OK(vfiomig_group_work(groups[TARGET], VFIOMIG_GROUP_UNTIL_COMPLETE));
 	they_run_on_the_target();
+	compare();
 	for (uint32_t i = 0; i < CHANNELS; i++) {
 		OK(vfiomig_group_get_channel_stats(groups[SOURCE], i, &stats));
 		bytes[i] = stats.sent_bytes;
@@ -241,6 +351,12 @@ static void four_devices_move_over_channels(void)
 	end();
 	for (int i = 0; i < CHANNELS; i++)
 		EXPECT(close(socks[i][0]) + close(socks[i][1]), 0);
+}
+
+static void four_devices_move_over_channels(void)
+{
+	for (int time = 0; time < 2; time++)
+		move_over_channels();
 }
 
 /* Its first change of state is to be quiesced, its second to be stopped. */
