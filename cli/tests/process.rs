@@ -51,8 +51,9 @@ fn long_stream(path: &Path, frames: u32) {
 fn on_a_terminal(arguments: &[&str], until: Option<&str>) -> (String, i32) {
     let pty = nix::pty::openpty(None, None).unwrap();
     let end = |fd: &std::os::fd::OwnedFd| Stdio::from(fd.try_clone().unwrap());
-    let mut child = Command::new("setsid")
-        .args(["--ctty", "--wait", TOOL])
+    // Who started the tests in the background may have had Ctrl-C ignored, which is inherited.
+    let mut child = Command::new("env")
+        .args(["--default-signal=INT", "setsid", "--ctty", "--wait", TOOL])
         .args(arguments)
         .env("TERM", "xterm")
         .env_remove("NO_COLOR")
