@@ -317,10 +317,18 @@ struct found {
 	unsigned old, new;
 };
 
+static void take_the_old_one(const struct lab_device *device)
+{
+	struct vfiomig_device *handle = NULL;
+
+	OK(vfiomig_device_new_fd(device->fd, NULL, &handle));
+	OK(take(&handle, 1, 1000, 0));
+	vfiomig_device_free(handle);
+}
+
 /* Kills it at this stop, unless there are not so many. */
 static int kill_at(struct lab_device *device, unsigned long long digest, unsigned stop, struct found *found)
 {
-	struct vfiomig_device *handle = NULL;
 	uint64_t number;
 
 	if (!killed_at(device, stop, stop))
@@ -331,9 +339,7 @@ static int kill_at(struct lab_device *device, unsigned long long digest, unsigne
 	found->old += number == 1000;
 	found->new += number == stop;
 	goes_on(device, digest);
-	OK(vfiomig_device_new_fd(device->fd, NULL, &handle));
-	OK(take(&handle, 1, 1000, 0));
-	vfiomig_device_free(handle);
+	take_the_old_one(device);
 	return 1;
 }
 
@@ -351,7 +357,7 @@ static void one_that_is_killed_in_any_system_call_leaves_the_old_file_or_the_new
 		stop += STRIDE;
 	/* At the end, where the file gets its name, in all of them. */
 	if (STRIDE > 1)
-		for (stop -= 2 * STRIDE; kill_at(&device, digest, stop, &found);)
+		for (take_the_old_one(&device), stop -= 2 * STRIDE; kill_at(&device, digest, stop, &found);)
 			stop++;
 	/* Nobody was there to kill it. */
 	EXPECT(generation(), stop);
