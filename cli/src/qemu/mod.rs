@@ -255,13 +255,12 @@ impl Seen {
 impl Decoded {
     /// QEMU's file does not say which driver the data is of; mtty's says so itself.
     fn new(naming: Naming<'_>, data: &[u8]) -> Result<Decoded> {
-        let driver = match (naming.driver, naming.decoder) {
-            (Some(driver), _) => driver,
-            (None, Some(decoder)) => decoder.driver.as_str(),
-            (None, None) if data.starts_with(&MTTY) => "mtty",
-            _ => "",
-        };
-        let mut decoding = decoder::decoding(naming.decoder)?;
+        let known = naming.driver.or(data.starts_with(&MTTY).then_some("mtty"));
+        // Another device's may be what the decoder is for.
+        let fits = |it: &&Decoder| known.is_none_or(|driver| it.is_for_other(driver).is_none());
+        let decoder = naming.decoder.filter(fits);
+        let driver = known.or(decoder.map(|it| it.driver.as_str())).unwrap_or_default();
+        let mut decoding = decoder::decoding(decoder)?;
         decoding.begin(&Identity { driver: driver.into(), ..Identity::default() });
         Ok(Decoded { decoding, fields: Vec::new(), problem: None })
     }
