@@ -117,6 +117,30 @@ for f in "$root"/lab/tests/*.test; do
 	esac
 done
 
+# needed_for NAME: whether a program that will run here says in its .conf that it needs this.
+needed_for() {
+	local f conf
+	for f in "$root"/lab/tests/*.test; do
+		conf=${f%.test}.conf
+		if [ ! -f "$f" ] || [ ! -f "$conf" ]; then
+			continue
+		fi
+		# shellcheck disable=SC1090  # it exists where the program does
+		case $(NEEDS='' BOOTS='1 2' && . "$conf" && echo " $NEEDS : $BOOTS ") in
+		*" $1 "*:*" $boot "*) return 0 ;;
+		esac
+	done
+	return 1
+}
+
+# Without it only that program fails, and finds nothing in /qemu.
+stock_qemu=
+if needed_for qemu && built=$("$LAB_DIR/qemu.sh"); then
+	stock_qemu=$built/root
+	mkdir -p "$root/qemu"
+fi
+echo "LAB_QEMU=${stock_qemu:+1}" >>"$root/lab.env"
+
 # Libraries are looked up where the programs are, so that paths relative to them work, and
 # gathered in one directory, which the guest's LD_LIBRARY_PATH names. Then it does not matter
 # whether they were found by a run path, by this machine's LD_LIBRARY_PATH or by default.
@@ -206,6 +230,13 @@ args=(
 	-fsdev "local,id=keep,path=$keep,security_model=none,multidevs=remap"
 	-device virtio-9p-pci,fsdev=keep,mount_tag=keep
 )
+if [ -n "$stock_qemu" ]; then
+	# shellcheck disable=SC2054 # as above
+	args+=(
+		-fsdev "local,id=qemu,path=$stock_qemu,security_model=none,multidevs=remap,readonly=on"
+		-device virtio-9p-pci,fsdev=qemu,mount_tag=qemu
+	)
+fi
 read -ra extra <<<"${LAB_QEMU_ARGS-}"
 args+=("${extra[@]}")
 

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 
 #include "kmod.h"
+#include "tool.h"
 
 #define MIB (1ull << 20)
 #define DECODER "/lab/decoders/vfiomig-test.so"
@@ -38,11 +39,6 @@ static const char *end(struct run run, int want)
     printf("%s\n", all);
     EXPECT(lab_wait(run.said, run.pid, "the tool"), want);
     return all;
-}
-
-static void says(const char *said, const char *what)
-{
-    CHECK(strstr(said, what), "\"%s\" is not in what the tool says", what);
 }
 
 /* A device that nobody has open: the tool's. */
@@ -95,14 +91,14 @@ static void a_decoder_names_what_a_device_holds(void)
     char digest[64];
 
     make(&device, 70000, 7);
-    says(end(begin("checkpoint", device.uuid, "-o", STATE, NULL), 0), "written");
-    said = end(begin("inspect", "--decoder", DECODER, STATE, NULL), 0);
+    says(tool(0, "checkpoint", device.uuid, "-o", STATE, NULL), "written");
+    said = tool(0, "inspect", "--decoder", DECODER, STATE, NULL);
     says(said, "header.state_size = 70000");
     says(said, "header.seed = 7");
     says(said, "records = 18");
     snprintf(digest, sizeof(digest), "end.digest = 0x%llx", kmod_digest(&device));
     says(said, digest);
-    says(end(begin("diff", "--decoder", DECODER, STATE, STATE), 0), "the same");
+    says(tool(0, "diff", "--decoder", DECODER, STATE, STATE, NULL), "the same");
     is_running(&device, kmod_digest(&device));
     unlink(STATE);
     lab_remove(&device);
@@ -117,7 +113,7 @@ static void an_interrupt_leaves_device_and_file_as_they_were(void)
 
     make(&device, 8 * MIB, 3);
     digest = kmod_digest(&device);
-    says(end(begin("checkpoint", device.uuid, "-o", STATE, NULL), 0), "written");
+    says(tool(0, "checkpoint", device.uuid, "-o", STATE, NULL), "written");
     CHECK(!stat(STATE, &before), "%s", strerror(errno));
     /* It takes eight seconds now. */
     kmod_set(&device, "read_rate", "%llu", MIB);
@@ -132,7 +128,7 @@ static void an_interrupt_leaves_device_and_file_as_they_were(void)
         EXPECT(files_like("kmod-tool.state"), 1);
     }
     kmod_set(&device, "read_rate", "0");
-    says(end(begin("verify", STATE, NULL, NULL, NULL), 0), "whole");
+    says(tool(0, "verify", STATE, NULL), "whole");
     unlink(STATE);
     lab_remove(&device);
 }
@@ -148,7 +144,7 @@ static void a_restore_that_is_interrupted_loads_no_device_half(void)
     make(&two, 4 * MIB, 3);
     sent = kmod_digest(&source);
     kept = kmod_digest(&two);
-    end(begin("checkpoint", source.uuid, "-o", STATE, NULL), 0);
+    tool(0, "checkpoint", source.uuid, "-o", STATE, NULL);
     kmod_set(&one, "write_rate", "%llu", 2 * MIB);
     run = begin("restore", "--run", STATE, one.uuid, two.uuid);
     wait_for(&one, "write_bytes", 500000);
@@ -158,7 +154,7 @@ static void a_restore_that_is_interrupted_loads_no_device_half(void)
     is_running(&two, kept);
     /* Before the first one is touched, nothing is lost. */
     kmod_set(&one, "write_rate", "0");
-    says(end(begin("restore", "--run", STATE, one.uuid, two.uuid), 0), "loaded");
+    says(tool(0, "restore", "--run", STATE, one.uuid, two.uuid, NULL), "loaded");
     is_running(&two, sent);
     unlink(STATE);
     lab_remove(&source);
@@ -174,10 +170,10 @@ static void a_device_that_fails_goes_on_and_leaves_no_file(void)
     make(&device, MIB, 5);
     digest = kmod_digest(&device);
     kmod_set(&device, "fail_read", "3 %d", EIO);
-    says(end(begin("checkpoint", device.uuid, "-o", STATE, NULL), 5), "by now the devices are where they were");
+    says(tool(5, "checkpoint", device.uuid, "-o", STATE, NULL), "by now the devices are where they were");
     is_running(&device, digest);
     EXPECT(files_like("kmod-tool.state"), 0);
-    says(end(begin("checkpoint", device.uuid, "-o", "/dev/full", NULL), 7), "is not a file");
+    says(tool(7, "checkpoint", device.uuid, "-o", "/dev/full", NULL), "is not a file");
     is_running(&device, digest);
     lab_remove(&device);
 }

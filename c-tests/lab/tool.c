@@ -4,52 +4,15 @@
  * verify, checkpoint, restore and reset with what devices are, what a save of one made, and one that was left behind.
  * V=1 lab/run.sh shows what it prints.
  */
-#include "lab.h"
+#include "tool.h"
 
 /* Exit statuses of the tool. */
 enum { ALL_MIGRATE = 0, SOME_DO_NOT = 1, NOT_FOUND = 2 };
 
-/* Everything that `vfiomig probe ARGUMENT [FLAG]` says; fails unless it exits with this status. */
+/* `vfiomig probe ARGUMENT [FLAG]` */
 static const char *probe(const char *argument, const char *flag, int want)
 {
-    static char all[65536];
-    char *argv[] = { NULL, (char *)"probe", (char *)argument, (char *)flag, NULL };
-    pid_t pid;
-    FILE *said = lab_start("vfiomig", argv, &pid);
-
-    all[fread(all, 1, sizeof(all) - 1, said)] = 0;
-    printf("$ vfiomig probe %s %s\n%s\n", argument, flag ? flag : "", all);
-    EXPECT(lab_wait(said, pid, "the tool"), want);
-    return all;
-}
-
-static void says(const char *said, const char *what)
-{
-    CHECK(strstr(said, what), "\"%s\" is not in what the tool says", what);
-}
-
-/* The same for any command: up to four arguments, NULL after the last. */
-static const char *tool(int want, const char *a, const char *b, const char *c, const char *d)
-{
-    static char all[65536];
-    char *argv[] = { NULL, (char *)a, (char *)b, (char *)c, (char *)d, NULL };
-    pid_t pid;
-    FILE *said = lab_start("vfiomig", argv, &pid);
-
-    all[fread(all, 1, sizeof(all) - 1, said)] = 0;
-    printf("$ vfiomig %s %s\n%s\n", a, b, all);
-    EXPECT(lab_wait(said, pid, "the tool"), want);
-    return all;
-}
-
-/* For those who read the lab's output. */
-static void show(const char *said)
-{
-    while (*said) {
-        size_t len = strcspn(said, "\n");
-        printf("| %.*s\n", (int)len, said);
-        said += len + (said[len] == '\n');
-    }
+    return tool(want, "probe", argument, flag, NULL);
 }
 
 static void a_device_is_described(void)
@@ -119,8 +82,8 @@ static void a_stream_of_a_device_is_read_and_judged(void)
 
     save_to("/tmp/one.stream", 1);
     save_to("/tmp/two.stream", 2);
-    says(tool(0, "verify", "/tmp/two.stream", NULL, NULL), "whole");
-    said = tool(0, "inspect", "/tmp/two.stream", NULL, NULL);
+    says(tool(0, "verify", "/tmp/two.stream", NULL), "whole");
+    said = tool(0, "inspect", "/tmp/two.stream", NULL);
     show(said);
     says(said, "mdev type mtty-2");
     says(said, "max_fifo_size");
@@ -129,7 +92,7 @@ static void a_stream_of_a_device_is_read_and_judged(void)
     says(tool(0, "compat", "/tmp/two.stream", device.uuid, NULL), "fits");
     says(tool(1, "compat", "/tmp/one.stream", device.uuid, NULL), "does not fit");
     CHECK(!truncate("/tmp/two.stream", 300), "truncate");
-    says(tool(1, "verify", "/tmp/two.stream", NULL, NULL), "incomplete");
+    says(tool(1, "verify", "/tmp/two.stream", NULL), "incomplete");
     lab_open(&device, LAB_GROUP);
     EXPECT(lab_raw_state(device.fd), VFIOMIG_STATE_RUNNING);
     lab_close(&device);
@@ -145,7 +108,7 @@ static void a_device_that_was_left_behind_is_reset(void)
     tool(6, "reset", "--yes", device.uuid, NULL);
     vfiomig_device_free(handle);
     lab_close(&device);
-    said = tool(2, "reset", device.uuid, NULL, NULL);
+    said = tool(2, "reset", device.uuid, NULL);
     says(said, "is in STOP. A reset loses");
     says(said, "not reset");
     says(tool(0, "reset", "--yes", device.uuid, NULL), "reset; RUNNING");
@@ -164,13 +127,13 @@ static void a_device_goes_into_a_file_and_comes_back(void)
 
     vfiomig_device_free(handle);
     lab_close(&source);
-    says(tool(0, "checkpoint", source.uuid, "-o", "/tmp/device.state"), "written");
-    says(tool(0, "verify", "/tmp/device.state", NULL, NULL), "whole");
+    says(tool(0, "checkpoint", source.uuid, "-o", "/tmp/device.state", NULL), "written");
+    says(tool(0, "verify", "/tmp/device.state", NULL), "whole");
     handle = lab_new(&target, 1, LAB_GROUP);
     vfiomig_device_free(handle);
     says(tool(6, "restore", "/tmp/device.state", target.uuid, NULL), "process");
     lab_close(&target);
-    says(tool(0, "restore", "--run", "/tmp/device.state", target.uuid), "RUNNING");
+    says(tool(0, "restore", "--run", "/tmp/device.state", target.uuid, NULL), "RUNNING");
     lab_open(&target, LAB_GROUP);
     EXPECT(lab_raw_state(target.fd), VFIOMIG_STATE_RUNNING);
     handle = lab_handle(&target);
