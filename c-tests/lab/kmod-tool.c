@@ -121,7 +121,7 @@ static void an_interrupt_leaves_device_and_file_as_they_were(void)
         run = begin("checkpoint", device.uuid, "-o", STATE, NULL);
         wait_for(&device, "read_bytes", 500000);
         CHECK(!kill(run.pid, signal), "%s", strerror(errno));
-        says(end(run, 128 + signal), "not written: interrupted; the devices are as they were");
+        says(end(run, 128 + signal), "not written: interrupted; by now the devices are where they were");
         is_running(&device, digest);
         CHECK(!stat(STATE, &after) && after.st_ino == before.st_ino && after.st_size == before.st_size,
               "the earlier file is another one now");
