@@ -2,15 +2,17 @@
 //! Proof by exhaustion: each call of a whole migration fails with each errno that is known for it,
 //! and in each other way, and each process of a migration is killed at each of its calls. After every
 //! one of these, devices are where the library says, nothing is left over, the other side goes on,
-//! and the next migration works.
+//! and the next migration works. The same for checkpoints, whose calls to the system fail, too.
 //!
 //! `VFIOMIG_EXHAUST=1` adds failures that last, and second failures after the first, which takes
 //! minutes.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod checkpoint;
 #[path = "../counting/mod.rs"]
 mod counting;
+mod files;
 mod judge;
 mod killed;
 mod migration;
@@ -106,6 +108,26 @@ fn each_call_fails_in_each_way() {
         SHAPES.len()
     ));
     assert_eq!((covered.len(), failed), (all, 0));
+}
+
+#[test]
+fn each_call_of_a_checkpoint_fails_in_each_way() {
+    // Alone in a process, because file descriptors are counted.
+    let Some(()) = processes::alone("each_call_of_a_checkpoint_fails_in_each_way") else { return };
+    let mut trial = checkpoint::Trial::new();
+    trial.devices();
+    let devices = trial.points;
+    let seen = trial.files();
+    say(&format!(
+        "exhaust: checkpoints and restores: {devices} points in calls to devices, {} in {} functions \
+         of the system, {} failed",
+        trial.points - devices,
+        seen.len(),
+        trial.failed
+    ));
+    let all = files::ALL.iter().filter(|name| !seen.contains(*name)).collect::<Vec<_>>();
+    assert!(all.is_empty() && devices > 1000, "{devices}, and never called: {all:?}");
+    assert_eq!(trial.failed, 0);
 }
 
 #[test]

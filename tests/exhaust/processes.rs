@@ -11,6 +11,7 @@ use super::{Found, Share};
 
 const SHARE: &str = "VFIOMIG_EXHAUST_SHARE";
 const ROLE: &str = "VFIOMIG_EXHAUST_ROLE";
+const ALONE: &str = "VFIOMIG_EXHAUST_ALONE";
 /// What begins the line in which a share says what it has come to.
 const TELLS: &str = "share:";
 
@@ -18,6 +19,19 @@ fn this_program(test: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", test, "--nocapture", "--test-threads=1"]);
     command
+}
+
+/// Whether a test has this process for itself; otherwise it has been run in one that it has.
+pub fn alone(test: &str) -> Option<()> {
+    if std::env::var_os(ALONE).is_some() {
+        return Some(());
+    }
+    let mut command = this_program(test);
+    let output = command.env(ALONE, "1").stderr(Stdio::null()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines().filter(|line| line.starts_with("exhaust: ")).for_each(super::say);
+    assert!(output.status.success(), "alone ({ALONE}=1): {}: {text}", output.status);
+    None
 }
 
 /// Which share this process has, if it is one of those.

@@ -152,6 +152,8 @@ impl Listed {
             include_str!("../../src/capi/save/api.toml"),
             include_str!("../../src/capi/load/api.toml"),
             include_str!("../../src/capi/qemu/api.toml"),
+            include_str!("../../src/capi/checkpoint/api.toml"),
+            include_str!("../../src/capi/restore/api.toml"),
         ] {
             for function in table.split("[[function]]").skip(1) {
                 let name = function.split("name = \"").nth(1).expect("a name");
