@@ -13,6 +13,7 @@ mod checkpoint;
 #[path = "../counting/mod.rs"]
 mod counting;
 mod files;
+mod group;
 mod judge;
 mod killed;
 mod migration;
@@ -128,6 +129,16 @@ fn each_call_of_a_checkpoint_fails_in_each_way() {
     let all = files::ALL.iter().filter(|name| !seen.contains(*name)).collect::<Vec<_>>();
     assert!(all.is_empty() && devices > 1000, "{devices}, and never called: {all:?}");
     assert_eq!(trial.failed, 0);
+}
+
+#[test]
+fn each_call_of_a_groups_devices_fails_in_each_way() {
+    let (points, [on_source, on_target, lost]) = group::all();
+    say(&format!(
+        "exhaust: {points} points in a group's migration: {on_source} on the source, {on_target} on \
+         the target, {lost} lost and said so, 0 failed"
+    ));
+    assert!(on_source > 100 && on_target > 100, "{on_source} {on_target}");
 }
 
 #[test]

@@ -154,6 +154,7 @@ impl Listed {
             include_str!("../../src/capi/qemu/api.toml"),
             include_str!("../../src/capi/checkpoint/api.toml"),
             include_str!("../../src/capi/restore/api.toml"),
+            include_str!("../../src/capi/group/api.toml"),
         ] {
             for function in table.split("[[function]]").skip(1) {
                 let name = function.split("name = \"").nth(1).expect("a name");
