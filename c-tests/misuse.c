@@ -1926,8 +1926,20 @@ static void values_of_runs(void)
     end();
 }
 
+static void wrong_histories(void)
+{
+    static const enum row_number rows_of[] = { ROW_vfiomig_device_get_history, ROW_vfiomig_group_get_history };
+
+    for (size_t i = 0; i < sizeof rows_of / sizeof *rows_of; i++) {
+        wrong_number(rows_of[i], "format", 0, -EINVAL);
+        wrong_number(rows_of[i], "format", 3, -EINVAL);
+        wrong_number(rows_of[i], "cap", 1, -ENOSPC);
+    }
+}
+
 static void wrong_estimates(void)
 {
+    wrong_histories();
     wrong_number(ROW_vfiomig_estimate_new, "num_devices", VFIOMIG_ESTIMATE_MAX_DEVICES + 1, -EINVAL);
     wrong_number(ROW_vfiomig_estimate_observe, "observation", 0, -EINVAL);
     wrong_number(ROW_vfiomig_estimate_observe, "observation", 22, -EINVAL);

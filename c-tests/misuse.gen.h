@@ -183,6 +183,11 @@ static long call_vfiomig_device_get_failure(const union argument *a)
     return (long)vfiomig_device_get_failure(a[0].pointer, a[1].pointer);
 }
 
+static long call_vfiomig_device_get_history(const union argument *a)
+{
+    return (long)vfiomig_device_get_history(a[0].pointer, (uint32_t)a[1].number, a[2].pointer, (size_t)a[3].number, a[4].pointer);
+}
+
 static long call_vfiomig_identity_export(const union argument *a)
 {
     return (long)vfiomig_identity_export(a[0].pointer, a[1].pointer, (size_t)a[2].number, a[3].pointer);
@@ -504,6 +509,11 @@ static long call_vfiomig_group_get_estimate(const union argument *a)
 static long call_vfiomig_group_get_failure(const union argument *a)
 {
     return (long)vfiomig_group_get_failure(a[0].pointer, (uint32_t)a[1].number, a[2].pointer);
+}
+
+static long call_vfiomig_group_get_history(const union argument *a)
+{
+    return (long)vfiomig_group_get_history(a[0].pointer, (uint32_t)a[1].number, a[2].pointer, (size_t)a[3].number, a[4].pointer);
 }
 
 static long call_vfiomig_group_free(const union argument *a)
@@ -832,6 +842,7 @@ enum row_number {
     ROW_vfiomig_device_accept_reset,
     ROW_vfiomig_device_get_fixups,
     ROW_vfiomig_device_get_failure,
+    ROW_vfiomig_device_get_history,
     ROW_vfiomig_identity_export,
     ROW_vfiomig_identity_import,
     ROW_vfiomig_compat_judge,
@@ -896,6 +907,7 @@ enum row_number {
     ROW_vfiomig_group_get_load_stats,
     ROW_vfiomig_group_get_estimate,
     ROW_vfiomig_group_get_failure,
+    ROW_vfiomig_group_get_history,
     ROW_vfiomig_group_free,
     ROW_vfiomig_checkpoint_begin,
     ROW_vfiomig_checkpoint_add,
@@ -1337,6 +1349,26 @@ static const struct row rows[NUM_ROWS] = {
         },
         .errors = {
             EBADF, EFAULT, EBUSY, EINVAL, ENOTRECOVERABLE
+        },
+    },
+    {
+        .name = "vfiomig_device_get_history",
+        .call = call_vfiomig_device_get_history,
+        .object = DEVICE,
+        .states = 0x1,
+        .wrong_state = EINVAL,
+        .concurrent = 1,
+        .no_wait = 1,
+        .num_args = 5,
+        .args = {
+            { .kind = A_HANDLE, .object = DEVICE, .name = "device" },
+            { .kind = A_NUMBER, .value = 2, .name = "format" },
+            { .kind = A_BUFFER, .name = "buf" },
+            { .kind = A_LEN, .name = "cap" },
+            { .kind = A_PTR, .size = sizeof(size_t), .name = "len" },
+        },
+        .errors = {
+            EBADF, EFAULT, EINVAL, ENOSPC, ENOTRECOVERABLE
         },
     },
     {
@@ -2473,6 +2505,26 @@ static const struct row rows[NUM_ROWS] = {
         },
         .errors = {
             EBADF, EFAULT, EINVAL, ENOTRECOVERABLE
+        },
+    },
+    {
+        .name = "vfiomig_group_get_history",
+        .call = call_vfiomig_group_get_history,
+        .object = GROUP,
+        .states = 0x7,
+        .wrong_state = EINVAL,
+        .concurrent = 1,
+        .no_wait = 0,
+        .num_args = 5,
+        .args = {
+            { .kind = A_HANDLE, .object = GROUP, .name = "group" },
+            { .kind = A_NUMBER, .value = 2, .name = "format" },
+            { .kind = A_BUFFER, .name = "buf" },
+            { .kind = A_LEN, .name = "cap" },
+            { .kind = A_PTR, .size = sizeof(size_t), .name = "len" },
+        },
+        .errors = {
+            EBADF, ENOMEM, EFAULT, EINVAL, ENOSPC, ENOTRECOVERABLE
         },
     },
     {

@@ -524,6 +524,8 @@ static int asks(struct vfiomig_device *dev)
     struct vfiomig_identity id = VFIOMIG_IDENTITY_INIT;
     struct vfiomig_reason reason = VFIOMIG_REASON_INIT;
     struct vfiomig_failure failure = VFIOMIG_FAILURE_INIT;
+    static char history[VFIOMIG_HISTORY_BYTES];
+    size_t len;
     uint32_t state;
     TRY(vfiomig_device_get_caps(dev, &caps));
     TRY(vfiomig_device_get_identity(dev, &id));
@@ -533,6 +535,8 @@ static int asks(struct vfiomig_device *dev)
         TRY(vfiomig_device_get_reason(dev, i, &reason));
     TRY(vfiomig_device_get_state(dev, &state));
     TRY(vfiomig_device_get_failure(dev, &failure));
+    /* Needs none. */
+    CHECK(LIB(vfiomig_device_get_history(dev, VFIOMIG_HISTORY_JSON, history, sizeof history, &len)) == 0);
     CHECK(LIB(vfiomig_device_get_reason(dev, 99, &reason)) == -ENODATA);
     return 0;
 }
@@ -1033,10 +1037,13 @@ static int group_begins(struct world *w, struct vfiomig_group **groups, int side
 
 static int group_moves(struct world *w, struct vfiomig_group **groups)
 {
+    static char history[2 * VFIOMIG_HISTORY_BYTES];
     struct vfiomig_group_status status = VFIOMIG_GROUP_STATUS_INIT;
+    size_t len;
     for (int side = 0; side < 2; side++)
         if (group_begins(w, groups, side))
             return -ENOMEM;
+    TRY(vfiomig_group_get_history(groups[0], VFIOMIG_HISTORY_TEXT, history, sizeof history, &len));
     TRY(vfiomig_group_get_work_fd(groups[0]));
     TRY(vfiomig_group_stop(groups[0]));
     do {

@@ -351,6 +351,14 @@ struct vfiomig_device;
                                                * pre-copy. */
 #define VFIOMIG_CAP_STATE_SIZE      (1 << 5)  /* state_size is credible. */
 
+/* Histories: vfiomig_device_get_history(), vfiomig_group_get_history(). */
+#define VFIOMIG_HISTORY_TEXT  1       /* A history as text: a line for each event. */
+#define VFIOMIG_HISTORY_JSON  2       /* A history as JSON: an object in each line. */
+#define VFIOMIG_HISTORY_BYTES 131072  /* Enough for the history of any device, in bytes; for one of
+                                       * a group, that much for each device and once more. */
+#define VFIOMIG_HISTORY_LEAST 4096    /* Enough for the first line of a device's history, in
+                                       * bytes. */
+
 /* How much a reason matters. */
 #define VFIOMIG_SEVERITY_BLOCKS 0  /* The device cannot be migrated. */
 #define VFIOMIG_SEVERITY_LIMITS 1  /* It can be migrated, but with a longer downtime, more pages
@@ -746,6 +754,25 @@ int vfiomig_device_get_fixups(struct vfiomig_device *device, uint32_t *fixups);
  * Since: 0.1.
  */
 int vfiomig_device_get_failure(struct vfiomig_device *device, struct vfiomig_failure *failure);
+
+/*
+ * Writes what happened to a device last into buf: a line that says whose history it is, and a line
+ * for each event, the oldest first, as text (VFIOMIG_HISTORY_TEXT) or as JSON objects
+ * (VFIOMIG_HISTORY_JSON). A NUL ends it; *len is its length without that. Of the last 64 events, as
+ * many of the newest are written as fit into cap bytes; the first line says how many are left out.
+ * VFIOMIG_HISTORY_BYTES are always enough, and VFIOMIG_HISTORY_LEAST for the first line.
+ *
+ * For logs and bug reports: all of it is printable ASCII, whatever a driver is called, but names
+ * and error texts in it come from outside. docs/events.md says what is recorded, and
+ * docs/schema/history.json what JSON looks like. Does not wait for a call on the device, and needs
+ * no memory.
+ *
+ * Errors: -EBADF, -EFAULT, -EINVAL, -ENOSPC, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_device_get_history(struct vfiomig_device *device, uint32_t format, void *buf,
+                               size_t cap, size_t *len);
 
 /* Authentication of streams
  * ------------------------- */
@@ -2672,6 +2699,20 @@ int vfiomig_group_get_estimate(struct vfiomig_group *group,
  */
 int vfiomig_group_get_failure(struct vfiomig_group *group, uint32_t device,
                               struct vfiomig_failure *failure);
+
+/*
+ * Writes what happened to the group and to all of its devices last into buf, in the order of time:
+ * as vfiomig_device_get_history() does for one device, with the device's number in each line. It
+ * begins with a line for the group and one for each device. VFIOMIG_HISTORY_BYTES for each device
+ * and once more are always enough. Waits for nobody.
+ *
+ * States: all.
+ * Errors: -EBADF, -ENOMEM, -EFAULT, -EINVAL, -ENOSPC, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_group_get_history(struct vfiomig_group *group, uint32_t format, void *buf, size_t cap,
+                              size_t *len);
 
 /*
  * Frees a group. NULL is ignored. It is cancelled first, and calls on other threads are waited for.

@@ -47,6 +47,7 @@ ROOMS = [
     ("handover", False),
     ("estimate", False),
     ("device", False),
+    ("history", False),
     ("policy", False),
     ("protocol", False),
     ("transport", False),

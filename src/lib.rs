@@ -61,6 +61,7 @@
 //! - [`group`]: all devices of one VM, saved or loaded together.
 //! - [`checkpoint`]: states in files, from a guest that goes on, and back.
 //! - [`estimate`]: how long a guest will stand still while it is switched over.
+//! - [`history`]: what happened to a device last.
 //! - [`dirty`]: which pages devices wrote to, over the whole memory map.
 //! - [`guard`]: what drivers do not check of their own formats.
 //! - [`inspect`]: what is in a stream, and whether it is whole.
@@ -91,6 +92,7 @@ pub mod fsm;
 pub mod group;
 pub mod guard;
 pub mod handover;
+pub mod history;
 pub mod identity;
 pub mod inspect;
 pub(crate) mod logging;

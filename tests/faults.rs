@@ -101,6 +101,9 @@ impl Case {
             let unseen = self.effect == Effect::Reset;
             assert!(intact || told || unseen, "{self:?}: the contents were lost in silence");
         }
+        if let Err((at, error)) = &done.result {
+            self.check_history(if *at == At::Source { &source } else { &target }, error);
+        }
         let failed = done.result.is_err();
         drop(done);
         self.check_left(&source, &target, failed);
@@ -156,6 +159,21 @@ impl Case {
                 }
                 assert!(!error.message().contains('\n'));
             }
+        }
+    }
+
+    /// Whatever fails, the device's history ends with it, and has what led to it.
+    fn check_history(&self, side: &Side, error: &vfiomig::Error) {
+        let history = side.device.history().unwrap();
+        let text = history.text();
+        let mut entries = history.entries.iter();
+        let at = entries.rposition(|it| it.record.note.code == Some(error.code()));
+        assert!(at.is_some() || error.code() == Code::Again, "{self:?}: {error}:\n{text}");
+        // What the driver has failed at stands before it, unless the device was reset or died unseen.
+        let failed = error.failure().filter(|failure| failure.errno != 0);
+        if let Some(failure) = failed {
+            let told = entries.any(|it| it.record.note.errno == failure.errno);
+            assert!(told, "{self:?}: {failure:?}:\n{text}");
         }
     }
 

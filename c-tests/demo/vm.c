@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -168,8 +169,20 @@ int vm_create(struct vm *vm, const struct options *options, const struct connect
     return r < 0 ? vm_give_up(vm, r, "no thread for the guest") : 0;
 }
 
+/* On standard error: what happened to the devices, for whoever has to explain why this side gave up. */
+static void print_history(struct vm *vm)
+{
+    size_t size = (vm->num_open + 1) * (size_t)VFIOMIG_HISTORY_BYTES, len;
+    char *text = malloc(size);
+    if (text && vfiomig_group_get_history(vm->group, VFIOMIG_HISTORY_TEXT, text, size, &len) == 0)
+        fprintf(stderr, "%s: what happened:\n%s", vm->side == SOURCE ? "source" : "target", text);
+    free(text);
+}
+
 void vm_destroy(struct vm *vm)
 {
+    if (vm->group && vm->report->why[0])
+        print_history(vm);
     vfiomig_group_dismiss(vm->group);
     for (uint32_t i = 0; i < vm->num_lent; i++)
         pthread_join(vm->lent[i], NULL);

@@ -317,6 +317,19 @@ static int guest_may_go_on(struct vfiomig_device *dev)
 }
 /* END */
 
+/* EXAMPLE vfiomig_device_get_history */
+/* What happened to a device, for whoever has to explain it. */
+static void log_history(struct vfiomig_device *dev, FILE *log)
+{
+    static char text[VFIOMIG_HISTORY_BYTES];
+    size_t len;
+
+    if (vfiomig_device_get_history(dev, VFIOMIG_HISTORY_TEXT,
+                                   text, sizeof text, &len) == 0)
+        fwrite(text, 1, len, log);
+}
+/* END */
+
 static void fail_next(struct rig *rig, uint32_t effect)
 {
     EQ(vfiomig_sim_inject(rig->sim, VFIOMIG_SIM_OP_SET_STATE, 1, EIO, effect), 0);
@@ -524,6 +537,24 @@ static void an_error_says_whether_the_guest_may_go_on(void)
     EQ(guest_may_go_on(NULL), 0);
 }
 
+static void what_happened_is_logged(void)
+{
+    struct rig rig = rig_new(NULL, NULL);
+    char line[VFIOMIG_HISTORY_LEAST];
+    FILE *log = tmpfile();
+    int failed = 0;
+    CHECK(log);
+    fail_next(&rig, VFIOMIG_SIM_FAULT_ONCE);
+    EQ(vfiomig_device_set_state(rig.dev, VFIOMIG_STATE_STOP), -EIO);
+    log_history(rig.dev, log);
+    rewind(log);
+    while (fgets(line, sizeof line, log))
+        failed += strstr(line, " driver_failed from=RUNNING to=STOP operation=set_state errno=5") != NULL;
+    EQ(failed, 1);
+    fclose(log);
+    rig_free(&rig);
+}
+
 int main(void)
 {
     RUN(a_device_is_opened_by_its_fd);
@@ -537,5 +568,6 @@ int main(void)
     RUN(a_save_goes_on_after_the_guests_reset);
     RUN(a_reset_of_a_paused_guests_device_is_accepted);
     RUN(an_error_says_whether_the_guest_may_go_on);
+    RUN(what_happened_is_logged);
     return DONE();
 }

@@ -497,6 +497,22 @@ static void a_migration_that_is_given_up_leaves_everything_running(void)
     end(1);
 }
 
+/* EXAMPLE vfiomig_group_get_history */
+/* What happened to a VM's devices, as JSON, for a bug report. */
+static void report_history(struct vfiomig_group *vm, uint32_t count,
+                           FILE *report)
+{
+    size_t size = (count + 1) * (size_t)VFIOMIG_HISTORY_BYTES;
+    size_t len;
+    char *text = malloc(size);
+
+    if (text && vfiomig_group_get_history(vm, VFIOMIG_HISTORY_JSON,
+                                          text, size, &len) == 0)
+        fwrite(text, 1, len, report);
+    free(text);
+}
+/* END */
+
 static uint32_t phase_of(struct vfiomig_group *group)
 {
     struct vfiomig_group_status status = VFIOMIG_GROUP_STATUS_INIT;
@@ -530,6 +546,11 @@ static void a_vm_moves_over_channels(void)
     OK(commit_all(target, 1));
     OK(vfiomig_group_finish(source, VFIOMIG_ENDING_RELEASE));
     OK(vfiomig_group_run(target));
+    FILE *report = tmpfile();
+    CHECK(report);
+    report_history(target, DEVICES, report);
+    CHECK(ftell(report) > 0);
+    fclose(report);
     for (uint32_t i = 0; i < 2; i++)
         bytes += channel_bytes(source, i);
     CHECK(bytes > DEVICES * SOME_SIZE);

@@ -255,6 +255,14 @@ pub(super) const DEVICE_GET_FAILURE: Row = Row {
     errors: 0b100000000000101100100,
 };
 
+pub(super) const DEVICE_GET_HISTORY: Row = Row {
+    name: "vfiomig_device_get_history",
+    states: 0b1,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000000010100100100,
+};
+
 pub(super) const IDENTITY_EXPORT: Row = Row {
     name: "vfiomig_identity_export",
     states: 0b0,
@@ -765,6 +773,14 @@ pub(super) const GROUP_GET_FAILURE: Row = Row {
     wrong_state: Code::Inval,
     needs_memory: false,
     errors: 0b100000000000100100100,
+};
+
+pub(super) const GROUP_GET_HISTORY: Row = Row {
+    name: "vfiomig_group_get_history",
+    states: 0b111,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b100000000010100110100,
 };
 
 pub(super) const GROUP_FREE: Row = Row {

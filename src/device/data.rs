@@ -74,6 +74,7 @@ impl Inner {
 
     fn read_ended(&mut self, code: Code, errno: Errno, why: fmt::Arguments<'_>) -> Error {
         let (before, epoch) = (self.state_now(), self.epoch());
+        self.note_failed(Operation::DataRead, errno.0, why);
         self.drop_data();
         let after = self.query_state().ok();
         let outcome = if self.epoch() == epoch { Outcome::Kept } else { Outcome::Reset };
@@ -107,6 +108,7 @@ impl Inner {
     pub(crate) fn write_data(&mut self, data: &[u8], patience: &Patience<'_>) -> Result<()> {
         let written = self.link.write(data, patience);
         written.map_err(|failed| {
+            self.note_failed(Operation::DataWrite, failed.errno, format_args!("{}", failed.error));
             failed.error.with_failure(Failure {
                 operation: Operation::DataWrite,
                 errno: failed.errno,

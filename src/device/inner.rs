@@ -4,6 +4,9 @@
 //! Whatever a device says about its state goes through here, so nothing that shows a reset is
 //! missed.
 
+use std::fmt::{self, Write as _};
+use std::sync::Arc;
+
 use super::belief::{Belief, Claim};
 use super::contents::Contents;
 use super::events::{Event, EventKind, EventSink};
@@ -12,8 +15,10 @@ use super::probe::{Caps, Probed, Reason};
 use crate::error::{Errno, Error, Failure, Operation, Outcome, Result};
 use crate::fixups::Fixups;
 use crate::fsm::{Fsm, State};
+use crate::history::{Cause, Note, Recorder, What};
 use crate::identity::Identity;
 use crate::policy::Permit;
+use crate::protocol::Changed;
 use crate::sys::Process;
 
 /// How often a device that does not answer is asked for its state, if a guest's state depends on
@@ -31,6 +36,7 @@ pub(crate) struct Inner {
     /// The permission of the session that has the device.
     pub(super) permit: Option<Permit>,
     failure: Option<Failure>,
+    pub(super) recorder: Arc<Recorder>,
     events: Option<EventSink>,
     /// The process that the device belongs to: a child after fork() has a copy, and leaves the
     /// device alone.
@@ -43,8 +49,10 @@ impl Inner {
         probed: Probed,
         name: Option<String>,
         identity: Identity,
+        recorder: Arc<Recorder>,
         events: Option<EventSink>,
     ) -> Inner {
+        recorder.record(&Note { to: probed.caps.initial_state, ..Note::of(What::Opened) });
         Inner {
             link,
             belief: Belief::new(probed.caps.initial_state),
@@ -54,6 +62,7 @@ impl Inner {
             identity,
             permit: None,
             failure: None,
+            recorder,
             events,
             process: Process::this(),
         }
@@ -159,6 +168,7 @@ impl Inner {
     /// The same; an error says what it means for the device.
     pub(crate) fn ask_state(&mut self) -> Result<State> {
         self.query_state().map_err(|errno| {
+            self.note_failed(Operation::GetState, errno.0, format_args!("{errno}"));
             Error::from_args(
                 errno.code(),
                 format_args!("the device's state cannot be read: {errno}"),
@@ -182,14 +192,14 @@ impl Inner {
             self.link.close();
         }
         if self.belief.found(state) {
-            self.emit(EventKind::Reset, before, Outcome::Reset, 0);
+            self.emit_reset(before, Outcome::Reset, 0, Cause::Found);
         }
     }
 
     /// The device was reset behind the library's back; it was in `before`.
     pub(super) fn note_found_reset(&mut self, before: Option<State>) {
         self.belief.was_reset(before);
-        self.emit(EventKind::Reset, before, Outcome::Reset, 0);
+        self.emit_reset(before, Outcome::Reset, 0, Cause::Found);
     }
 
     /// The device is in a state that was asked for.
@@ -238,8 +248,49 @@ impl Inner {
 
     // --- what the VMM is told ----------------------------------------------------------------------
 
-    /// Reports an event.
+    /// Reports an event, and records it.
     pub(crate) fn emit(&mut self, kind: EventKind, from: Option<State>, outcome: Outcome, ns: u64) {
+        let mut note = Note { from, to: self.state_now(), ..Note::default() };
+        note.what = match kind {
+            EventKind::StateChanged => What::StateChanged,
+            EventKind::Recovered => What::Recovered,
+            EventKind::Reset => What::Reset,
+            EventKind::SaveRestarted => What::SaveRestarted,
+            EventKind::FixupsNeeded => What::FixupsNeeded,
+            EventKind::LoadRestarted => What::LoadRestarted,
+        };
+        match kind {
+            EventKind::StateChanged => note.duration_ns = Some(ns),
+            EventKind::Recovered => note.outcome = Some(outcome),
+            EventKind::FixupsNeeded => {
+                let _ = write!(note.text, "{}", self.fixups());
+            }
+            _ => {}
+        }
+        self.note(&note);
+        self.report(kind, from, outcome, ns);
+    }
+
+    /// The same for a reset, with what it was for.
+    pub(super) fn emit_reset(
+        &mut self,
+        from: Option<State>,
+        outcome: Outcome,
+        ns: u64,
+        cause: Cause,
+    ) {
+        self.note(&Note {
+            from,
+            to: self.state_now(),
+            outcome: Some(outcome),
+            duration_ns: (ns > 0).then_some(ns),
+            cause: Some(cause),
+            ..Note::of(What::Reset)
+        });
+        self.report(EventKind::Reset, from, outcome, ns);
+    }
+
+    fn report(&mut self, kind: EventKind, from: Option<State>, outcome: Outcome, ns: u64) {
         let (to, fixups) = (self.state_now(), self.fixups());
         let event = Event { kind, from, to, outcome, fixups, duration_ns: ns };
         log::debug!(target: "vfiomig::device", "{event}");
@@ -254,8 +305,18 @@ impl Inner {
         self.emit(EventKind::FixupsNeeded, self.state_now(), Outcome::Kept, 0);
     }
 
-    /// Keeps a failure on the device, so that it outlives the call that returned it.
+    /// Keeps a failure on the device, so that it outlives the call that returned it, and records it.
     pub(crate) fn remember<T>(&mut self, result: Result<T>) -> Result<T> {
+        if let Err(error) = &result {
+            if error.failure().is_some() {
+                self.note(&Note::error(error));
+            }
+        }
+        self.keep(result)
+    }
+
+    /// Keeps a failure that was recorded before what it led to.
+    pub(crate) fn keep<T>(&mut self, result: Result<T>) -> Result<T> {
         if let Err(error) = &result {
             if let Some(failure) = error.failure() {
                 self.failure = Some(*failure);
@@ -266,5 +327,38 @@ impl Inner {
 
     pub(super) fn failure(&self) -> Option<Failure> {
         self.failure
+    }
+
+    // --- what is recorded --------------------------------------------------------------------------
+
+    pub(crate) fn note(&self, note: &Note) {
+        self.recorder.record(note);
+    }
+
+    /// Records that the driver has failed.
+    pub(super) fn note_failed(&self, operation: Operation, errno: i32, text: fmt::Arguments<'_>) {
+        let mut note =
+            Note { operation, errno, from: self.state_now(), ..Note::of(What::DriverFailed) };
+        let _ = note.text.write_fmt(text);
+        self.note(&note);
+    }
+
+    /// Has the driver take the device to a state.
+    pub(super) fn request(&mut self, from: State, to: State, opens_data: bool) -> Changed {
+        self.note(&Note { from: Some(from), to: Some(to), ..Note::of(What::StateAsked) });
+        self.link.request(to, opens_data)
+    }
+
+    /// Records that it has not.
+    pub(super) fn note_not_changed(&self, from: State, to: State, changed: &Changed) {
+        let mut note = Note {
+            from: Some(from),
+            to: Some(to),
+            operation: Operation::SetState,
+            errno: changed.errno(),
+            ..Note::of(What::DriverFailed)
+        };
+        let _ = write!(note.text, "{changed}");
+        self.note(&note);
     }
 }

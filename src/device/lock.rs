@@ -6,6 +6,7 @@ use std::sync::{Arc, TryLockError};
 use super::inner::Inner;
 use crate::error::{Result, err, of_another_process};
 use crate::fixups::{AtomicFixups, Fixups};
+use crate::history::Recorder;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::{Mutex, MutexGuard};
 use crate::sys::Process;
@@ -20,6 +21,7 @@ pub(super) struct Shared {
     /// The process that the device belongs to: a child after fork() has a copy, and leaves the
     /// device alone.
     process: Process,
+    recorder: Arc<Recorder>,
 }
 
 /// The device, locked.
@@ -31,7 +33,8 @@ pub(crate) struct Locked<'a> {
 impl Shared {
     pub fn new(inner: Inner) -> Shared {
         let (fixups, resets) = (inner.belief.shared_fixups(), inner.belief.resets());
-        Shared { fixups, resets, process: inner.process, inner: Mutex::new(inner) }
+        let recorder = Arc::clone(&inner.recorder);
+        Shared { fixups, resets, process: inner.process, recorder, inner: Mutex::new(inner) }
     }
 
     pub fn lock(&self) -> Result<Locked<'_>> {
@@ -56,6 +59,10 @@ impl Shared {
     /// Whether this process is a child of the one that the device belongs to.
     pub fn is_of_parent(&self) -> bool {
         !self.process.is_this()
+    }
+
+    pub fn recorder(&self) -> &Arc<Recorder> {
+        &self.recorder
     }
 
     pub fn fixups(&self) -> Fixups {

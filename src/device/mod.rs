@@ -36,7 +36,8 @@ pub use crate::fixups::Fixups;
 pub use crate::fsm::{Fsm, MigrationFlags, Path, State, Steps};
 pub use crate::identity::{Identity, MAX_VENDOR_DATA, max_text};
 
-use crate::error::{Error, Failure, Result, err};
+use crate::error::{Error, Failure, Result, err, of_another_process};
+use crate::history::{Cause, History, Recorder};
 use crate::policy;
 use crate::protocol::{self, Protocol};
 use crate::sys;
@@ -93,7 +94,8 @@ impl Device {
         let facts = policy::Facts { name: name.as_deref(), identity: &identity };
         probed.replace_permission_reasons(permission::reasons(&policy::judge(&facts).denials));
         let link = Link::new(transport, protocol);
-        let inner = Inner::new(link, probed, name, identity, options.events);
+        let recorder = Recorder::new(&identity.driver, name.as_deref().unwrap_or_default())?;
+        let inner = Inner::new(link, probed, name, identity, Arc::new(recorder), options.events);
         Ok(Device { shared: Arc::new(Shared::new(inner)) })
     }
 
@@ -173,7 +175,7 @@ impl Device {
     /// wanted in its power-on state from then on.
     pub fn reset(&self) -> Result<()> {
         let mut inner = self.lock()?;
-        let result = inner.reset();
+        let result = inner.reset(Cause::Asked);
         if result.is_ok() {
             inner.belief.accept_loss();
         }
@@ -209,6 +211,20 @@ impl Device {
     /// What went wrong last, if anything did.
     pub fn failure(&self) -> Result<Option<Failure>> {
         Ok(self.lock()?.failure())
+    }
+
+    /// What happened to the device last, whoever has it, and whatever it is doing: see docs/events.md.
+    /// Never waits for a call on the device.
+    pub fn history(&self) -> Result<History> {
+        if self.is_of_parent() {
+            return Err(of_another_process("device"));
+        }
+        self.shared.recorder().history()
+    }
+
+    /// Where what happens to the device is recorded.
+    pub(crate) fn recorder(&self) -> &Arc<Recorder> {
+        self.shared.recorder()
     }
 
     /// A number that no other live device has.

@@ -14,6 +14,7 @@ use super::events::EventKind;
 use super::inner::Inner;
 use crate::error::Outcome;
 use crate::fsm::{Named, Path, State};
+use crate::history::Cause;
 use crate::nanoseconds::elapsed_ns;
 use crate::protocol::Changed;
 
@@ -60,7 +61,7 @@ impl Inner {
                 outcome = Some(Outcome::Recovered);
             }
         }
-        let outcome = outcome.unwrap_or_else(|| match self.reset() {
+        let outcome = outcome.unwrap_or_else(|| match self.reset(Cause::Recovery) {
             Ok(()) => {
                 self.belief.note_recovery_by_reset();
                 Outcome::Reset
@@ -87,7 +88,7 @@ impl Inner {
     fn try_recover(&mut self, found: State, target: State) -> bool {
         let start = Instant::now();
         let opens_data = self.fsm().path(found, target).is_some_and(|path| path.opens_data);
-        match self.link.request(target, opens_data) {
+        match self.request(found, target, opens_data) {
             Changed::Done => {
                 let there = self.link.state();
                 if there.is_ok_and(|there| there != target) {
@@ -97,7 +98,10 @@ impl Inner {
                 self.emit(EventKind::StateChanged, Some(found), Outcome::Kept, elapsed_ns(start));
                 true
             }
-            Changed::Refused(_) | Changed::Broken(_) | Changed::Reset => false,
+            changed @ (Changed::Refused(_) | Changed::Broken(_) | Changed::Reset) => {
+                self.note_not_changed(found, target, &changed);
+                false
+            }
         }
     }
 }

@@ -8,17 +8,17 @@
 use std::time::Instant;
 
 use super::belief::Claim;
-use super::events::EventKind;
 use super::inner::Inner;
 use crate::error::{Errno, Error, Failure, Operation, Outcome, Result, err};
 use crate::fsm::State;
+use crate::history::Cause;
 use crate::nanoseconds::elapsed_ns;
 use crate::protocol::Changed;
 use crate::uapi;
 
 impl Inner {
     /// Resets the device, and checks whether that worked.
-    pub(crate) fn reset(&mut self) -> Result<()> {
+    pub(crate) fn reset(&mut self, cause: Cause) -> Result<()> {
         let before = self.belief.forget_state();
         self.link.close();
         let start = Instant::now();
@@ -28,13 +28,14 @@ impl Inner {
         if after == Ok(State::Running) {
             self.belief.is_now_in(State::Running);
             self.forget_bad_state();
-            self.emit(EventKind::Reset, before, Outcome::Reset, elapsed_ns(start));
+            self.emit_reset(before, Outcome::Reset, elapsed_ns(start), cause);
             return Ok(());
         }
         let errno = after.err().unwrap_or(Errno(libc::EIO));
         // Whatever the device does now, nothing that we believe of it is reliable.
         self.belief.forget_state();
-        self.emit(EventKind::Reset, before, Outcome::Lost, elapsed_ns(start));
+        self.note_failed(Operation::Reset, errno.0, format_args!("{errno}"));
+        self.emit_reset(before, Outcome::Lost, elapsed_ns(start), cause);
         let end = "the device is lost until a harder reset";
         let error = match after {
             Ok(state) => {
@@ -77,7 +78,7 @@ impl Inner {
                 self.forget_bad_state();
             }
         });
-        self.emit(EventKind::Reset, before, Outcome::Reset, 0);
+        self.emit_reset(before, Outcome::Reset, 0, Cause::Told);
         result
     }
 
@@ -115,7 +116,7 @@ impl Inner {
         if !may_walk || self.fsm().path(kept, State::Running).is_none() {
             return false;
         }
-        let asked = matches!(self.link.request(State::Running, false), Changed::Done);
+        let asked = matches!(self.request(kept, State::Running, false), Changed::Done);
         if asked && self.link.state() == Ok(State::Running) {
             self.belief.is_now_in(State::Running);
             return true;
@@ -137,7 +138,7 @@ impl Drop for Inner {
         if self.claimed() == Claim::None && !self.belief.owes_reset() {
             return;
         }
-        if let Err(error) = self.reset() {
+        if let Err(error) = self.reset(Cause::LetGo) {
             log::error!(target: "vfiomig::device", "resetting a device that is let go: {error}");
         }
     }

@@ -12,6 +12,7 @@ use super::inner::Inner;
 use super::recovery::{Recover, describe};
 use crate::error::{Code, Error, Failure, Operation, Outcome, Result, err};
 use crate::fsm::State;
+use crate::history::Cause;
 use crate::nanoseconds::elapsed_ns;
 use crate::protocol::Changed;
 use crate::uapi;
@@ -34,7 +35,7 @@ impl Inner {
         }
         if self.state_now().is_none() {
             // A failed reset lost it; perhaps a reset works now.
-            self.reset()?;
+            self.reset(Cause::LeftBehind)?;
             return Err(self.contents_lost(None));
         }
         // A device that has lost its contents may be stopped, but not run.
@@ -45,7 +46,7 @@ impl Inner {
             // Walking a device out of RESUMING without its data fd has crashed kernels
             // (docs/kernel-interface.md). A reset is safe.
             let left_by_an_earlier_owner = self.epoch() == 0 && before == self.caps().initial_state;
-            self.reset()?;
+            self.reset(Cause::LeftBehind)?;
             if !left_by_an_earlier_owner {
                 return Err(self.contents_lost(before));
             }
@@ -69,7 +70,7 @@ impl Inner {
         self.belief.may_write();
         let epoch = self.epoch();
         let start = Instant::now();
-        let changed = self.link.request(to, path.opens_data);
+        let changed = self.request(from, to, path.opens_data);
         let ns = elapsed_ns(start);
         let changed = self.confirm(from, to, path.opens_data, changed, recover);
         if matches!(changed, Changed::Done) {
@@ -77,6 +78,7 @@ impl Inner {
             return Ok(ns);
         }
         log::warn!(target: "vfiomig::device", "{from} -> {to} failed: {changed}");
+        self.note_not_changed(from, to, &changed);
         let outcome = match self.recover(from, &path, recover) {
             // Where it was brought back to, it is empty.
             Outcome::Kept | Outcome::Recovered if self.epoch() != epoch => Outcome::Reset,
@@ -101,10 +103,9 @@ impl Inner {
 
     /// The error for a change that failed, with what recovery left behind.
     fn failed(&self, from: State, to: State, changed: Changed, outcome: Outcome) -> Error {
-        let (code, errno) = match changed {
-            Changed::Refused(errno) => (errno.code(), errno.0),
-            Changed::Broken(_) => (Code::Io, libc::EIO),
-            Changed::Reset | Changed::Done => (Code::Io, 0),
+        let code = match changed {
+            Changed::Refused(errno) => errno.code(),
+            Changed::Broken(_) | Changed::Reset | Changed::Done => Code::Io,
         };
         let now = describe(outcome, self.state_now());
         Error::from_args(
@@ -114,7 +115,7 @@ impl Inner {
         .with_failure(Failure {
             operation: Operation::SetState,
             ioctl: self.link.ioctl(uapi::VFIO_DEVICE_FEATURE),
-            errno,
+            errno: changed.errno(),
             state_before: Some(from),
             state_wanted: Some(to),
             state_after: self.state_now(),

@@ -35,6 +35,7 @@ pub use options::{
 use crate::device::{Device, Reason, ReasonCode, Severity};
 use crate::error::{Failure, Result, err};
 use crate::estimate::SharedEstimate;
+use crate::history::History;
 use crate::session::{Ending, LoadOptions, LoadStats, Next, Pending, SaveOptions, SaveStats};
 use crate::sys::random_bytes;
 use frame::tag_of;
@@ -59,7 +60,7 @@ impl Group {
                 .map_err(|e| err!(Io, "no random bytes for the migration's name: {e}"))?;
         }
         let tag = tag_of(&options.migration_id);
-        Ok(Group { shared: Shared::new(options, tag) })
+        Ok(Group { shared: Shared::new(options, tag)? })
     }
 
     /// Adds a device to a source; returns its number, which counts from 0. The target adds its
@@ -257,6 +258,13 @@ impl Group {
     pub fn status(&self) -> Result<GroupStatus> {
         let _inside = self.shared.enter()?;
         Ok(self.shared.status())
+    }
+
+    /// What happened to the group and to all of its devices last, in the order of time: see
+    /// [`Device::history`]. Waits for nobody.
+    pub fn history(&self) -> Result<History> {
+        let _inside = self.shared.enter()?;
+        self.shared.history()
     }
 
     /// What went wrong with a device last, if anything did.

@@ -108,6 +108,23 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// Its name, as in histories.
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Setup => "setup",
+            Phase::Open => "open",
+            Phase::Stopped => "stopped",
+            Phase::Complete => "complete",
+            Phase::Failed => "failed",
+            Phase::Kept => "kept",
+            Phase::Released => "released",
+            Phase::Committed => "committed",
+            Phase::Running => "running",
+            Phase::Halted => "halted",
+            Phase::Over => "over",
+        }
+    }
+
     pub(super) fn text(self) -> &'static str {
         match self {
             Phase::Setup => "before the group has begun",

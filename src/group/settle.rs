@@ -20,7 +20,7 @@ impl State {
             Role::Source if self.phase == Phase::Stopped => {
                 let over = self.all_complete() && self.lines.all_sent();
                 if over {
-                    self.phase = Phase::Complete;
+                    self.go_to(Phase::Complete);
                 }
                 over
             }

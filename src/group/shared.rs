@@ -5,7 +5,7 @@
 //! The lock is held for bookkeeping only, never while a member takes a step.
 
 use std::os::fd::OwnedFd;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::channel::{ChannelOptions, ChannelStats, Lines};
@@ -16,6 +16,7 @@ use super::options::{GroupOptions, GroupStatus, MAX_DEVICES, Phase, Role, of_dev
 use crate::alloc;
 use crate::device::Device;
 use crate::error::{Error, Result, err, of_another_process};
+use crate::history::{self, History, Note, Recorder, Short, What};
 use crate::private::Private;
 use crate::session::{MIN_BUFFER, SaveStatus};
 use crate::sync::{Condvar, Mutex, MutexGuard};
@@ -28,6 +29,8 @@ pub(super) struct Shared {
     pub tag: u32,
     pub measuring: Measuring,
     process: Process,
+    /// What happens to the group; each device has its own.
+    recorder: Arc<Recorder>,
     state: Mutex<State>,
     /// Somebody who waits may go on.
     changed: Condvar,
@@ -39,7 +42,9 @@ pub(super) struct Shared {
 pub(super) const ASK_AGAIN: Duration = Duration::from_millis(10);
 
 pub(super) struct State {
+    /// Changes in [`State::go_to`] only.
     pub phase: Phase,
+    recorder: Arc<Recorder>,
     pub members: Vec<Place>,
     /// Where the search for a member with something to read begins.
     pub turn: usize,
@@ -68,7 +73,7 @@ pub(super) struct State {
 
 /// A member's place in the group.
 pub(super) struct Place {
-    pub member: std::sync::Arc<Member>,
+    pub member: Arc<Member>,
     /// A thread reads it.
     pub busy: bool,
     /// What it said last.
@@ -276,7 +281,7 @@ impl State {
             }
         }
         if self.phase == Phase::Open && self.all_complete() {
-            self.phase = Phase::Complete;
+            self.go_to(Phase::Complete);
         }
     }
 
@@ -312,7 +317,7 @@ impl State {
         }
         let named = of_device(u32::try_from(index).unwrap_or(u32::MAX), error);
         if matches!(self.phase, Phase::Open | Phase::Stopped | Phase::Complete) {
-            self.phase = Phase::Failed;
+            self.go_to(Phase::Failed);
             self.failed = Some(named.clone());
         }
         named
@@ -352,10 +357,18 @@ impl State {
         matches!(self.phase, Phase::Open | Phase::Stopped) && self.check().is_ok()
     }
 
+    /// The group goes on to another phase.
+    pub fn go_to(&mut self, phase: Phase) {
+        if std::mem::replace(&mut self.phase, phase) != phase {
+            self.recorder.record(&Note { text: Short::of(phase.name()), ..Note::of(What::Phase) });
+        }
+    }
+
     /// Something that no device is to blame for has ended the migration.
     pub fn break_off(&mut self, error: Error) {
         if matches!(self.phase, Phase::Open | Phase::Stopped | Phase::Complete) {
-            self.phase = Phase::Failed;
+            self.recorder.record(&Note::error(&error));
+            self.go_to(Phase::Failed);
             self.failed = Some(error);
         }
     }
@@ -377,9 +390,11 @@ impl State {
 }
 
 impl Shared {
-    pub fn new(options: GroupOptions, tag: u32) -> Shared {
+    pub fn new(options: GroupOptions, tag: u32) -> Result<Shared> {
+        let recorder = Arc::new(Recorder::new("", "")?);
         let state = State {
             phase: Phase::Setup,
+            recorder: Arc::clone(&recorder),
             members: Vec::new(),
             turn: 0,
             round: 0,
@@ -398,7 +413,8 @@ impl Shared {
         };
         let (state, changed, work) = (Mutex::new(state), Condvar::new(), Condvar::new());
         let measuring = Measuring::new(options.role);
-        Shared { options, tag, measuring, process: Process::this(), state, changed, work }
+        let process = Process::this();
+        Ok(Shared { options, tag, measuring, process, recorder, state, changed, work })
     }
 
     pub fn lock(&self) -> MutexGuard<'_, State> {
@@ -498,8 +514,8 @@ impl Shared {
         }
     }
 
-    pub fn member(&self, device: u32) -> Result<std::sync::Arc<Member>> {
-        Ok(std::sync::Arc::clone(&self.lock().place(device)?.member))
+    pub fn member(&self, device: u32) -> Result<Arc<Member>> {
+        Ok(Arc::clone(&self.lock().place(device)?.member))
     }
 
     /// Adds a member; `make` is given its number.
@@ -515,7 +531,7 @@ impl Shared {
         }
         self.measuring.add(number)?;
         let place = Place {
-            member: std::sync::Arc::new(make(number)?),
+            member: Arc::new(make(number)?),
             busy: false,
             said: SaveStatus::More,
             again: None,
@@ -589,6 +605,18 @@ impl Shared {
         }
     }
 
+    /// What happened to the group and to its devices last.
+    pub fn history(&self) -> Result<History> {
+        let state = self.lock();
+        let mut devices = Vec::new();
+        alloc::reserve(&mut devices, state.members.len(), "no memory for a history")?;
+        devices
+            .extend(state.members.iter().map(|place| Arc::clone(place.member.device.recorder())));
+        drop(state);
+        let devices = (0..).map(Some).zip(devices.iter().map(Arc::as_ref));
+        history::merge(std::iter::once((None, self.recorder.as_ref())).chain(devices))
+    }
+
     // --- steps of all members ----------------------------------------------------------------------
 
     /// Has all members take a step, with the help of the threads that were lent. Returns when all
@@ -635,7 +663,7 @@ impl Shared {
             let mut state = self.lock();
             let Some((step, index)) = state.take_task() else { return };
             let Some(place) = state.members.get(index) else { return };
-            let member = std::sync::Arc::clone(&place.member);
+            let member = Arc::clone(&place.member);
             let cancelled = state.cancelled;
             drop(state);
             let died = err!(NotRecoverable, "internal error: the step panicked");

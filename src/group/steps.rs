@@ -24,7 +24,7 @@ impl Shared {
         self.check_peer_to_peer()?;
         let Err(error) = self.all(Step::Begin) else {
             let mut state = self.lock();
-            state.phase = Phase::Open;
+            state.go_to(Phase::Open);
             for index in 0..state.members.len() {
                 state.tell(index);
             }
@@ -83,7 +83,7 @@ impl Shared {
     /// All devices have been stopped. Threads have read them meanwhile, it may be to the end.
     fn have_stopped(&self) {
         let mut state = self.lock();
-        state.phase = Phase::Stopped;
+        state.go_to(Phase::Stopped);
         state.round += 1;
         for place in state.members.iter_mut().filter(|place| !place.complete) {
             place.said = SaveStatus::More;
@@ -113,7 +113,7 @@ impl Shared {
 
     fn failed(&self, error: Error) -> Error {
         let mut state = self.lock();
-        state.phase = Phase::Failed;
+        state.go_to(Phase::Failed);
         state.failed = Some(error.clone());
         drop(state);
         self.wake();
@@ -246,7 +246,7 @@ impl Shared {
     }
 
     fn set_phase(&self, phase: Phase) {
-        self.lock().phase = phase;
+        self.lock().go_to(phase);
         self.wake();
     }
 }
@@ -267,7 +267,7 @@ mod tests {
     #[test]
     fn a_source_that_was_read_to_the_end_before_its_stop_was_over_is_complete() {
         // No device, and so none whose stream is not complete.
-        let shared = Shared::new(GroupOptions::new(Role::Source), 0);
+        let shared = Shared::new(GroupOptions::new(Role::Source), 0).unwrap();
         shared.lock().phase = Phase::Open;
         shared.have_stopped();
         assert_eq!(shared.lock().phase, Phase::Complete);

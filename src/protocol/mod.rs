@@ -109,6 +109,17 @@ pub(crate) enum Changed {
     Reset,
 }
 
+impl Changed {
+    /// The errno that stands for it; 0: none.
+    pub fn errno(&self) -> i32 {
+        match self {
+            Changed::Refused(errno) => errno.0,
+            Changed::Broken(_) => libc::EIO,
+            Changed::Reset | Changed::Done => 0,
+        }
+    }
+}
+
 impl fmt::Display for Changed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -5,6 +5,7 @@ use super::stats::{AtomicSaveStats, set};
 use crate::device::{Inner, Recover};
 use crate::error::Result;
 use crate::fsm::State;
+use crate::history::Cause;
 
 /// How a save ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,6 +24,16 @@ pub enum Ending {
 }
 
 impl Ending {
+    /// Its name, as in histories.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Ending::Release => "release",
+            Ending::Keep => "keep",
+            Ending::KeepQuiesced => "keep_quiesced",
+            Ending::KeepStopped => "keep_stopped",
+        }
+    }
+
     /// Whether the device's contents are still needed here.
     pub(super) fn keeps(self) -> bool {
         self != Ending::Release
@@ -49,7 +60,7 @@ impl Ending {
         let on_the_way = inner.state_now().is_some_and(|at| inner.fsm().path(at, to).is_some());
         let walk = match on_the_way {
             true => inner.transition(to, Recover::Stay).map(|ns| set(&stats.finish_ns, ns)),
-            false => inner.reset().and_then(|()| match self.keeps() {
+            false => inner.reset(Cause::Ending).and_then(|()| match self.keeps() {
                 false => Ok(()),
                 true => Err(inner.contents_lost(before)),
             }),

@@ -18,6 +18,7 @@ use super::stats::{LoadNumbers, LoadStats, add, set};
 use super::transfer::{Transfer, Waiter};
 use crate::device::{Device, Inner, Locked, wrong_state};
 use crate::error::{Error, Failure, Result, err};
+use crate::history::What;
 use crate::identity::Identity;
 use crate::stream::qemu::{self, Quota};
 use crate::stream::{Format, Item, Read};
@@ -187,6 +188,7 @@ impl Load {
                 Item::InitialComplete(number) => {
                     status.initial_loaded = true;
                     set(&loading.stats.initial_generation, u64::from(number));
+                    loading.tell(What::InitialLoaded, Some(u64::from(number)));
                 }
                 Item::Blob { kind, bytes } => {
                     give_blob(self.options.blobs.as_mut(), kind, bytes)?;
@@ -342,6 +344,7 @@ impl Load {
             numbers,
             packets: self.packets(),
             progress: Arc::clone(&self.loading.progress),
+            recorder: Arc::clone(self.loading.device.recorder()),
         }
     }
 

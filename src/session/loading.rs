@@ -14,6 +14,7 @@ use crate::cancel::{Cancel, Why};
 use crate::device::{Claim, Device, EventKind, Fixups, Inner, Locked, Recover, describe};
 use crate::error::{Code, Errno, Error, Failure, Operation, Outcome, Result, err};
 use crate::fsm::State;
+use crate::history::{Cause, Note, What};
 use crate::identity::{Identity, protocol};
 use crate::nanoseconds::elapsed_ns;
 use crate::policy::{Direction, cut_off_by_process};
@@ -76,11 +77,12 @@ impl Loading {
             // Data of another protocol must not be offered to these: see `enter`.
             waits = inner.identity().generation() != protocol::V2;
             inner.claim(Claim::Loading, permit)?;
+            inner.note(&Note { from: inner.state_now(), ..Note::of(What::LoadBegan) });
             if !waits {
-                let entered = begin_resuming(&mut inner, &stats);
-                if let Err(error) = inner.remember(entered) {
+                if let Err(error) = begin_resuming(&mut inner, &stats) {
+                    inner.note(&Note::of(What::LoadFailed));
                     inner.unclaim();
-                    return Err(error);
+                    return inner.remember(Err(error));
                 }
             }
             epoch = inner.epoch();
@@ -135,6 +137,9 @@ impl Loading {
     pub fn write(&self, inner: &mut Inner, data: &[u8]) -> Result<()> {
         self.enter(inner)?;
         self.guards.ask(|guarding| guarding.data(data))?;
+        if self.stats.data_bytes.load(Ordering::Relaxed) == 0 {
+            self.tell(What::FirstData, None);
+        }
         let patience = Patience {
             timeout: self.write_timeout,
             cancel: &self.cancel,
@@ -175,7 +180,7 @@ impl Loading {
         add(&self.stats.restarts, 1);
         self.entered.store(true, Ordering::Relaxed);
         // Only a reset makes a driver forget what it was given.
-        inner.reset()?;
+        inner.reset(Cause::SourceRestarted)?;
         enter_resuming(inner)?;
         self.epoch.store(inner.epoch(), Ordering::Relaxed);
         self.guards.ask(Guarding::restart)?;
@@ -187,6 +192,7 @@ impl Loading {
     pub fn complete(&self) -> Result<()> {
         self.guards.ask(Guarding::end)?;
         self.set_phase(Phase::Complete);
+        self.tell(What::LoadComplete, None);
         Ok(())
     }
 
@@ -207,6 +213,7 @@ impl Loading {
         let ns = inner.transition(State::Stop, Recover::Reset)?;
         set(&self.stats.commit_ns, ns);
         self.set_phase(Phase::Committed);
+        self.tell(What::Committed, None);
         inner.unclaim();
         inner.note_load(true);
         inner.add_fixups(Fixups::AFTER_RESET_OR_LOAD);
@@ -220,8 +227,14 @@ impl Loading {
             return error;
         }
         let before = inner.state_now();
+        // Before what it leads to.
+        let mut note = Note::error(&error);
+        if note.operation == Operation::None {
+            note.operation = Operation::Stream;
+        }
+        inner.note(&note);
         let recovered = recovered(&error);
-        let abandoned = self.fail(inner, recovered.is_none());
+        let abandoned = self.fail(inner, recovered.is_none(), What::LoadFailed);
         let touched = self.entered.load(Ordering::Relaxed);
         let outcome = recovered.unwrap_or(match abandoned {
             Ok(()) if touched => Outcome::Reset,
@@ -250,7 +263,7 @@ impl Loading {
             failure.offset = offset;
         });
         *lock(&self.failure) = error.failure().copied();
-        match inner.remember(Err::<(), _>(error)) {
+        match inner.keep(Err::<(), _>(error)) {
             Ok(()) => err!(NotRecoverable, "an error was lost"),
             Err(error) => error,
         }
@@ -260,7 +273,7 @@ impl Loading {
     pub fn end(&self) -> Result<()> {
         let mut inner = self.device.lock()?;
         if self.is_open() {
-            if let Err(error) = self.fail(&mut inner, true) {
+            if let Err(error) = self.fail(&mut inner, true, What::LoadAbandoned) {
                 log::error!(target: "vfiomig::load", "ending a load that was dropped: {error}");
             }
         }
@@ -269,10 +282,15 @@ impl Loading {
 
     /// The only place where a load fails. Afterwards its device belongs to no session, and has been
     /// reset.
-    fn fail(&self, inner: &mut Inner, reset: bool) -> Result<()> {
+    fn fail(&self, inner: &mut Inner, reset: bool, how: What) -> Result<()> {
         self.set_phase(Phase::Failed);
         let touched = self.entered.load(Ordering::Relaxed);
-        let done = if reset && touched { inner.reset() } else { Ok(()) };
+        let cause = match how {
+            What::LoadAbandoned => Cause::LoadAbandoned,
+            _ => Cause::LoadFailed,
+        };
+        let done = if reset && touched { inner.reset(cause) } else { Ok(()) };
+        self.tell(how, None);
         inner.unclaim();
         if touched {
             // The load never had anything of a guest that could be lost.
@@ -283,10 +301,17 @@ impl Loading {
 
     /// Keeps what an error says that changes nothing about the load.
     pub fn note(&self, error: Error) -> Error {
+        self.device.recorder().record(&Note::error(&error));
         if let Some(failure) = error.failure() {
             *lock(&self.failure) = Some(*failure);
         }
         error
+    }
+
+    /// Tells the device's history how far the load is.
+    pub fn tell(&self, what: What, count: Option<u64>) {
+        let bytes = Some(self.stats.data_bytes.load(Ordering::Relaxed));
+        self.device.recorder().record(&Note { count, bytes, ..Note::of(what) });
     }
 
     /// What went wrong, if anything did.
@@ -320,7 +345,7 @@ fn enter_resuming(inner: &mut Inner) -> Result<u64> {
         || inner.state_now().is_some_and(State::has_data_stream)
     {
         // An earlier owner left the device like this; a reset works with every driver.
-        inner.reset()?;
+        inner.reset(Cause::LeftBehind)?;
     }
     inner.transition(State::Resuming, Recover::Reset)
 }

@@ -19,6 +19,7 @@ mod save;
 mod saving;
 mod shared;
 mod stats;
+mod story;
 mod transfer;
 
 pub use crate::cancel::Cancel;
@@ -37,15 +38,21 @@ pub use transfer::Transfer;
 
 use crate::device::Device;
 use crate::error::Result;
+use crate::history::Note;
 
 impl Device {
     /// Begins to save the device: RUNNING to PRE_COPY, if the device has it.
     pub fn save(&self, options: SaveOptions) -> Result<Save> {
-        Save::begin(self.clone(), options)
+        self.recorded(Save::begin(self.clone(), options))
     }
 
     /// Begins to load the device: to RESUMING. What the device held is lost.
     pub fn load(&self, options: LoadOptions) -> Result<Load> {
-        Load::begin(self.clone(), options)
+        self.recorded(Load::begin(self.clone(), options))
+    }
+
+    /// A session that does not begin is in the history, also if the device was not touched.
+    fn recorded<T>(&self, begun: Result<T>) -> Result<T> {
+        begun.inspect_err(|error| self.recorder().record_once(&Note::error(error)))
     }
 }

@@ -17,9 +17,11 @@ use super::saving::Trouble::{self, Failed, Refused};
 use super::saving::{Phase, Saving, Step};
 use super::shared::SharedSave;
 use super::stats::{AtomicSaveStats, SaveNumbers, SaveStats, add, set};
+use super::story::Story;
 use super::transfer::{Outgoing, Transfer, Waiter};
 use crate::device::{Claim, Device, Inner, Locked};
-use crate::error::{Code, Errno, Error, Failure, Result, err};
+use crate::error::{Code, Errno, Error, Failure, Operation, Result, err};
+use crate::history::{Note, Short, What};
 use crate::policy::Direction;
 use crate::protocol::NoMore;
 use crate::stream::{Before, Piece, Round, SaveStatus, Took, Write};
@@ -41,6 +43,7 @@ pub struct Save {
     saving: Saving,
     queue: Queue,
     stats: Arc<AtomicSaveStats>,
+    story: Story,
     /// What waits to be written to the caller's descriptor.
     outgoing: Outgoing,
 }
@@ -65,13 +68,15 @@ impl Save {
             inner.remember(whole)?;
             let origin = origin_of(&inner)?;
             inner.claim(Claim::Saving, permit)?;
+            inner.note(&Note { from: Some(origin), ..Note::of(What::SaveBegan) });
             saving.cancel = cancel.clone();
             let stats = Arc::clone(&stats);
             reading = Reading::new(&options, origin, inner.epoch(), stats, cancel);
         }
         let queue = Queue::new(options.limits);
         let outgoing = Outgoing::default();
-        let mut save = Save { device, writer, reading, saving, queue, stats, outgoing };
+        let story = Story::new(Arc::clone(device.recorder()));
+        let mut save = Save { device, writer, reading, saving, queue, stats, story, outgoing };
         let device = save.device.clone();
         let mut inner = device.lock()?;
         if let Err(error) = save.reading.enter_pre_copy(&mut inner) {
@@ -109,6 +114,7 @@ impl Save {
         if let Ok(next) = &result {
             add(&self.stats.stream_bytes, next.len as u64);
             set(&self.stats.frames, self.writer.frames());
+            self.tell(next.status);
         }
         self.settle(&mut inner, result)
     }
@@ -141,7 +147,13 @@ impl Save {
         if self.phase() == Phase::Ended && self.outgoing.is_empty() {
             self.outgoing = Outgoing::default();
         }
-        result.map_err(|error| self.saving.note(error, self.stats.load().data_bytes))
+        result.map_err(|error| {
+            // Others have been recorded.
+            if error.failure().is_some_and(|failure| failure.operation == Operation::File) {
+                self.device.recorder().record(&Note::error(&error));
+            }
+            self.saving.note(error, self.stats.load().data_bytes)
+        })
     }
 
     fn write_all(&mut self, out: &mut Outgoing, waiter: &mut Waiter<'_>) -> Result<SaveStatus> {
@@ -241,6 +253,9 @@ impl Save {
         let mut room = self.writer.room(buf, stopped).map_err(Failed)?;
         let came = self.reading.read(inner, &mut room).map_err(Failed)?;
         let len = room.len();
+        if len > 0 {
+            self.story.came(inner.state_now(), self.bytes());
+        }
         match came.failed {
             // What came before the error is complete, and is sent if the format allows that.
             Some(error) if len > 0 && self.writer.gives_several() => self.saving.defer(error),
@@ -256,10 +271,28 @@ impl Save {
         match piece.took {
             Took::Nothing => {}
             Took::First => self.queue.took_first(),
-            Took::Mark => self.reading.initial.mark(),
+            Took::Mark => {
+                self.reading.initial.mark();
+                self.story.marked(self.reading.initial.generation(), self.bytes());
+            }
         }
         if piece.status == SaveStatus::End {
             self.saving.end();
+        }
+    }
+
+    /// Bytes of the device's data so far.
+    fn bytes(&self) -> u64 {
+        self.stats.load().data_bytes
+    }
+
+    /// What a call has come to goes into the history.
+    fn tell(&mut self, status: SaveStatus) {
+        let bytes = self.bytes();
+        match status {
+            SaveStatus::More => {}
+            SaveStatus::Drained => self.story.drained(bytes),
+            SaveStatus::End => self.story.ended(bytes),
         }
     }
 
@@ -324,7 +357,9 @@ impl Save {
         self.must_be_open("asking what is pending")?;
         let device = self.device.clone();
         let mut inner = device.lock()?;
-        Ok(self.reading.pending(&mut inner))
+        let pending = self.reading.pending(&mut inner);
+        self.story.initial(pending.initial_generation, self.bytes());
+        Ok(pending)
     }
 
     /// A file descriptor to poll for reading while [`Save::next`] returns [`crate::Code::Again`] or
@@ -435,20 +470,33 @@ impl Save {
         self.saving.finish();
         self.queue.clear();
         self.outgoing = Outgoing::default();
-        ending.end(inner, self.reading.origin(), &self.stats)
+        let ended = ending.end(inner, self.reading.origin(), &self.stats);
+        inner.note(&Note {
+            to: inner.state_now(),
+            bytes: Some(self.bytes()),
+            text: Short::of(ending.name()),
+            ..Note::of(What::SaveEnded)
+        });
+        ended
     }
 
     /// Every error under the device's lock goes through here.
     fn settle<T>(&mut self, inner: &mut Locked<'_>, result: Step<T>) -> Result<T> {
-        let sent = self.stats.load().data_bytes;
+        let sent = self.bytes();
+        self.story.initial(self.reading.initial.generation(), sent);
         let result = result.map_err(|trouble| {
+            let failed = matches!(trouble, Failed(_));
             let mut error = self.judge(trouble);
+            // Before what it leads to.
+            if failed || error.failure().is_some() {
+                inner.note(&Note::error(&error));
+            }
             if self.saving.has_failed() {
                 error = self.reading.wait_for_ending(inner, error);
             }
             self.saving.note(error, sent)
         });
-        inner.remember(result)
+        inner.keep(result)
     }
 
     /// What an error means for the device and for the save.
@@ -461,7 +509,14 @@ impl Save {
 
     fn must_be_open(&mut self, what: &str) -> Result<()> {
         let open = self.saving.check_open(what, self.reading.stage());
-        open.map_err(|trouble| self.judge(trouble))
+        open.map_err(|trouble| {
+            let failed = matches!(trouble, Failed(_));
+            let error = self.judge(trouble);
+            if failed {
+                self.device.recorder().record(&Note::error(&error));
+            }
+            error
+        })
     }
 
     fn not_now(&self, what: &str) -> Error {
@@ -485,7 +540,8 @@ impl Save {
     /// The part that other threads may use.
     pub fn shared(&self) -> SharedSave {
         let numbers = SaveNumbers(Arc::clone(&self.stats));
-        SharedSave { cancel: self.saving.cancel.clone(), numbers }
+        let recorder = Arc::clone(self.device.recorder());
+        SharedSave { cancel: self.saving.cancel.clone(), numbers, recorder }
     }
 
     /// Ends an unfinished save, as with [`Ending::Keep`]. Fails only if the device is not

@@ -9,17 +9,20 @@ use super::packets::Packets;
 use super::progress::Progress;
 use super::stats::{LoadNumbers, LoadStats, SaveNumbers, SaveStats};
 use crate::cancel::Cancel;
+use crate::history::Recorder;
 
 /// The part of a save that any thread may use at any time.
 #[derive(Clone, Debug)]
 pub struct SharedSave {
     pub(super) cancel: Cancel,
     pub(super) numbers: SaveNumbers,
+    pub(super) recorder: Arc<Recorder>,
 }
 
 impl SharedSave {
     /// Cancels the save.
     pub fn cancel(&self) {
+        self.recorder.cancelled();
         self.cancel.cancel();
     }
 
@@ -36,11 +39,13 @@ pub struct SharedLoad {
     pub(super) numbers: LoadNumbers,
     pub(super) packets: Option<Packets>,
     pub(super) progress: Arc<Progress>,
+    pub(super) recorder: Arc<Recorder>,
 }
 
 impl SharedLoad {
     /// Cancels the load.
     pub fn cancel(&self) {
+        self.recorder.cancelled();
         self.cancel.cancel();
         if let Some(packets) = &self.packets {
             packets.wake();

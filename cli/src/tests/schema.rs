@@ -138,3 +138,70 @@ fn a_probe_is_what_its_schema_says() {
     machine.taken = vec![1];
     check("probe", &machine.run(&["probe", "--json"]).json());
 }
+
+/// Histories of the library, of devices and groups, in migrations that fail at each call in turn.
+#[test]
+fn histories_are_what_their_schema_says() {
+    use vfiomig::device::DeviceOptions;
+    use vfiomig::session::{LoadOptions, SaveOptions, SaveStatus};
+    use vfiomig::{Code, Device};
+    use vfiomig_sim::{Effect, Op, Sim};
+
+    let mut seen = std::collections::BTreeSet::new();
+    let mut look = |text: String| {
+        for line in text.lines() {
+            let line: Value = serde_json::from_str(line).unwrap();
+            check("history", &line);
+            seen.insert(line["event"].as_str().unwrap().to_owned());
+        }
+    };
+    let open = |sim: &Sim| Device::new(sim.transport(), DeviceOptions::default()).unwrap();
+    for (op, nth) in
+        [(Op::Any, 1000), (Op::SetState, 2), (Op::Read, 1), (Op::Write, 1), (Op::Reset, 1)]
+    {
+        let [here, there] = [1, 2].map(|seed| Sim::new(super::small(seed)).unwrap());
+        let (source, target) = (open(&here), open(&there));
+        for sim in [&here, &there] {
+            sim.inject(op, nth, libc::EIO, Effect::Once);
+        }
+        let migrate = || -> vfiomig::Result<()> {
+            let mut save = source.save(SaveOptions::default())?;
+            let mut load = target.load(LoadOptions::default())?;
+            let mut buf = vec![0; 1 << 20];
+            loop {
+                let next = save.next(&mut buf)?;
+                load.push(&buf[..next.len])?;
+                match next.status {
+                    SaveStatus::More => {}
+                    SaveStatus::Drained => save.stop()?,
+                    SaveStatus::End => break,
+                }
+            }
+            load.commit()?;
+            save.finish(vfiomig::session::Ending::Release)?;
+            target.run()
+        };
+        let failed = migrate().err().map(|error| error.code());
+        assert_eq!(failed, (nth < 1000 && op != Op::Reset).then_some(Code::Io), "{op:?}");
+        let _ = source.reset();
+        for device in [&source, &target] {
+            look(device.history().unwrap().json().to_string());
+        }
+    }
+    let group =
+        vfiomig::Group::new(vfiomig::group::GroupOptions::new(vfiomig::group::Role::Source));
+    let group = group.unwrap();
+    let sim = Sim::new(super::small(1)).unwrap();
+    group.add_save(&open(&sim), SaveOptions::default()).unwrap();
+    group.begin().unwrap();
+    group.stop().unwrap();
+    look(group.history().unwrap().json().to_string());
+    for event in ["history", "driver_failed", "recovered", "reset", "error", "committed", "phase"] {
+        assert!(seen.contains(event), "no {event}: {seen:?}");
+    }
+    // Every name that there is.
+    let schema = read("history");
+    let names = schema.pointer("/$defs/event/properties/event/enum").unwrap();
+    let all: Vec<&str> = vfiomig::history::What::ALL.iter().map(|what| what.name()).collect();
+    assert_eq!(names, &serde_json::json!(all));
+}

@@ -3,6 +3,8 @@
 
 use crate::capi::numbers::{same_flags, same_numbers};
 use crate::device::{EventKind, Fixups, ReasonCode, Severity};
+use crate::error::{Result, err};
+use crate::history::{self, Format};
 
 /// The administrator's switch: the device is probed, but not migrated.
 pub const VFIOMIG_DEVICE_DISABLED: u32 = 1 << 0;
@@ -19,6 +21,16 @@ pub const VFIOMIG_CAP_DMA_LOGGING: u32 = 1 << 3;
 pub const VFIOMIG_CAP_PRECOPY_INFO_V2: u32 = 1 << 4;
 /// state_size is credible.
 pub const VFIOMIG_CAP_STATE_SIZE: u32 = 1 << 5;
+
+/// A history as text: a line for each event.
+pub const VFIOMIG_HISTORY_TEXT: u32 = 1;
+/// A history as JSON: an object in each line.
+pub const VFIOMIG_HISTORY_JSON: u32 = 2;
+/// Enough for the history of any device, in bytes; for one of a group, that much for each device and
+/// once more.
+pub const VFIOMIG_HISTORY_BYTES: usize = 131072;
+/// Enough for the first line of a device's history, in bytes.
+pub const VFIOMIG_HISTORY_LEAST: usize = 4096;
 
 /// The device cannot be migrated.
 pub const VFIOMIG_SEVERITY_BLOCKS: u32 = 0;
@@ -127,3 +139,18 @@ same_numbers!(EventKind:
     VFIOMIG_EVENT_FIXUPS_NEEDED = FixupsNeeded,
     VFIOMIG_EVENT_LOAD_RESTARTED = LoadRestarted,
 );
+
+same_numbers!(Format: VFIOMIG_HISTORY_TEXT = Text, VFIOMIG_HISTORY_JSON = Json);
+same_numbers!(
+    VFIOMIG_HISTORY_BYTES = history::MAX_BYTES,
+    VFIOMIG_HISTORY_LEAST = history::LEAST_BYTES,
+);
+
+/// How a history is written.
+pub(in crate::capi) fn to_format(format: u32) -> Result<Format> {
+    match format {
+        VFIOMIG_HISTORY_TEXT => Ok(Format::Text),
+        VFIOMIG_HISTORY_JSON => Ok(Format::Json),
+        other => Err(err!(Inval, "there is no VFIOMIG_HISTORY_* format with the number {other}")),
+    }
+}

@@ -5,12 +5,13 @@ mod constants;
 mod structs;
 
 use std::ffi::{c_int, c_void};
+use std::sync::Arc;
 
 pub use constants::*;
 pub use structs::*;
 
-use super::args::{BorrowedRawFd, Out};
-use super::entry::{free, guarded_owner, publish, with};
+use super::args::{BorrowedRawFd, Out, bytes_mut};
+use super::entry::{free, guarded_owner, publish, with, with_shared_copy};
 use super::error::vfiomig_failure;
 use super::handle::Handle;
 use super::reserve::admit;
@@ -19,16 +20,22 @@ use super::sized::{SizedOut, read_in};
 use super::table::{self, device_states as states};
 use crate::device::{Device, DeviceOptions, State};
 use crate::error::{Result, err};
+use crate::history::Recorder;
 use crate::transport::{KernelTransport, OpsTransport};
 
 impl Handle for vfiomig_device {
     const KIND: &'static Kind = &table::DEVICE;
     type Object = Device;
-    type Shared = ();
+    type Shared = Arc<Recorder>;
 
     fn state(_: &Device) -> u32 {
         states::LIVE
     }
+}
+
+fn publish_device(out: Out<'_, *mut vfiomig_device>, device: Device) -> Result<()> {
+    let recorder = Arc::clone(device.recorder());
+    publish(out, device, recorder)
 }
 
 /// Reads the options. The library owns callbacks in them from here on, even if it refuses the
@@ -71,7 +78,7 @@ pub unsafe extern "C" fn vfiomig_device_new_fd(
         }
         // SAFETY: promise 4: the fd stays open until the device and all sessions on it are freed.
         let fd = unsafe { BorrowedRawFd::new(fd) };
-        publish(out, Device::new(KernelTransport::new(fd), options)?, ())
+        publish_device(out, Device::new(KernelTransport::new(fd), options)?)
     })
 }
 
@@ -105,7 +112,7 @@ pub unsafe extern "C" fn vfiomig_device_new_ops(
         if ops.reserved != 0 {
             return Err(err!(Inval, "ops->reserved is not zero"));
         }
-        publish(out, Device::new(transport, options)?, ())
+        publish_device(out, Device::new(transport, options)?)
     })
 }
 
@@ -267,6 +274,31 @@ pub unsafe extern "C" fn vfiomig_device_get_failure(
         // SAFETY: vfiomig.h: NULL, or a writable structure of the size that it claims.
         let out = unsafe { SizedOut::new(failure, "failure") }?;
         out.fill(&device.failure()?.into());
+        Ok(())
+    })
+}
+
+/// Writes what happened to a device last into buf: a line that says whose history it is, and a line for
+/// each event, the oldest first, as text (VFIOMIG_HISTORY_TEXT) or as JSON objects (VFIOMIG_HISTORY_JSON).
+/// A NUL ends it; *len is its length without that. Of the last 64 events, as many of the newest are
+/// written as fit into cap bytes; the first line says how many are left out. VFIOMIG_HISTORY_BYTES are
+/// always enough, and VFIOMIG_HISTORY_LEAST for the first line.
+///
+/// For logs and bug reports: all of it is printable ASCII, whatever a driver is called, but names and error
+/// texts in it come from outside. docs/events.md says what is recorded, and docs/schema/history.json
+/// what JSON looks like. Does not wait for a call on the device, and needs no memory.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfiomig_device_get_history(
+    device: *mut vfiomig_device,
+    format: u32,
+    buf: *mut c_void,
+    cap: usize,
+    len: *mut usize,
+) -> c_int {
+    with_shared_copy(&table::DEVICE_GET_HISTORY, device, |recorder: Arc<Recorder>| {
+        // SAFETY: vfiomig.h: NULL, or `cap` writable bytes; NULL, or memory for a number.
+        let (buf, len) = unsafe { (bytes_mut(buf, cap, "buf")?, Out::new(len, "len")?) };
+        len.write(recorder.write(to_format(format)?, buf)?);
         Ok(())
     })
 }

@@ -13,7 +13,8 @@ fn device() -> *mut vfiomig_device {
     // SAFETY: a table without callbacks; all zeros is a valid one.
     let transport = unsafe { OpsTransport::new(std::mem::zeroed(), std::ptr::null_mut()) };
     let device = Device::new(transport, DeviceOptions::default()).unwrap();
-    handle::insert(device, ()).unwrap()
+    let recorder = std::sync::Arc::clone(device.recorder());
+    handle::insert(device, recorder).unwrap()
 }
 
 #[test]

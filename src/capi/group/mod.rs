@@ -12,7 +12,7 @@ pub use constants::*;
 pub use structs::*;
 
 use super::args::{Out, bytes, bytes_if_any, bytes_mut};
-use super::device::{vfiomig_device, vfiomig_reason};
+use super::device::{to_format, vfiomig_device, vfiomig_reason};
 use super::entry::{check_state, free, guarded, guarded_owner, publish, with_shared_copy};
 use super::error::vfiomig_failure;
 use super::estimate::{self, vfiomig_estimate};
@@ -527,6 +527,26 @@ pub unsafe extern "C" fn vfiomig_group_get_failure(
         // SAFETY: vfiomig.h: NULL, or a writable structure of the size that it claims.
         let out = unsafe { SizedOut::new(failure, "failure") }?;
         out.fill(&group.failure(device)?.into());
+        Ok(())
+    })
+}
+
+/// Writes what happened to the group and to all of its devices last into buf, in the order of time: as
+/// vfiomig_device_get_history() does for one device, with the device's number in each line. It begins with
+/// a line for the group and one for each device. VFIOMIG_HISTORY_BYTES for each device and once more are
+/// always enough. Waits for nobody.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfiomig_group_get_history(
+    group: *mut vfiomig_group,
+    format: u32,
+    buf: *mut c_void,
+    cap: usize,
+    len: *mut usize,
+) -> c_int {
+    with(&table::GROUP_GET_HISTORY, group, |group| {
+        // SAFETY: vfiomig.h: NULL, or `cap` writable bytes; NULL, or memory for a number.
+        let (buf, len) = unsafe { (bytes_mut(buf, cap, "buf")?, Out::new(len, "len")?) };
+        len.write(group.history()?.write(to_format(format)?, buf)?);
         Ok(())
     })
 }

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
+use std::sync::Arc;
+
 use super::super::device::vfiomig_device;
 use super::super::load::vfiomig_load;
 use super::super::save::vfiomig_save;
@@ -20,7 +22,9 @@ fn device() -> Device {
 
 /// A device's handle as a number, which threads may share.
 fn handle() -> usize {
-    insert::<vfiomig_device>(device(), ()).unwrap().addr()
+    let device = device();
+    let recorder = Arc::clone(device.recorder());
+    insert::<vfiomig_device>(device, recorder).unwrap().addr()
 }
 
 fn pointer<H>(handle: usize) -> *mut H {
@@ -40,7 +44,7 @@ fn remove_device(handle: usize) -> Result<()> {
 }
 
 fn read_shared(handle: usize) -> Result<()> {
-    with_shared::<vfiomig_device, _>(pointer(handle), |()| Ok(()))
+    with_shared::<vfiomig_device, _>(pointer(handle), |_| Ok(()))
 }
 
 /// Runs `call` on a thread, and `change` once that thread sleeps: it is then waiting for a lock.
@@ -125,7 +129,9 @@ fn the_shared_part_of_a_slot_that_was_used_anew_meanwhile_is_not_the_calls() {
     let mut shared = slot.shared.lock().unwrap();
     let reads = move || code(read_shared(handle));
     let read = while_it_waits(reads, || {
-        *shared = Some(Boxed::<dyn Shared>::new(SharedOf::<vfiomig_device>(())));
+        *shared = Some(Boxed::<dyn Shared>::new(SharedOf::<vfiomig_device>(Arc::clone(
+            device().recorder(),
+        ))));
         slot.generation.fetch_add(1, Ordering::Release);
         drop(shared);
     });

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The ring of the last events, and how it is read.
+
+use std::fmt;
+use std::sync::PoisonError;
+
+use super::record::{About, Entry, History, Note, Record, Short, What};
+use super::show::{self, Format};
+use crate::alloc;
+use crate::error::Result;
+use crate::sync::{Mutex, MutexGuard};
+use crate::sys::{Process, monotonic_ns};
+
+/// How many events are kept of a device.
+pub const LAST: usize = 64;
+
+/// Keeps the last events.
+pub(crate) struct Recorder {
+    about: About,
+    /// In a child after fork(), another thread may have had the lock: nothing is recorded there.
+    process: Process,
+    ring: Mutex<Ring>,
+}
+
+#[derive(Default)]
+struct Ring {
+    /// Has its memory from the beginning. Full, it goes on at `recorded` modulo its length.
+    records: Vec<Record>,
+    recorded: u64,
+    /// Whether a session has begun that has not ended.
+    in_session: bool,
+}
+
+impl Recorder {
+    pub fn new(driver: &str, name: &str) -> Result<Recorder> {
+        let mut records = Vec::new();
+        alloc::reserve(&mut records, LAST, "no memory for a device's history")?;
+        let ring = Mutex::new(Ring { records, ..Ring::default() });
+        let (driver, name) = (Short::of(driver), Short::of(name));
+        let about = About { driver, name, ..About::default() };
+        Ok(Recorder { about, process: Process::this(), ring })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ring> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps what happened, in place of the oldest event if there are many.
+    pub fn record(&self, note: &Note) {
+        if !self.process.is_this() {
+            return;
+        }
+        let mut ring = self.lock();
+        // Under the lock, so that times follow each other as numbers do.
+        ring.record(monotonic_ns(), note);
+    }
+
+    /// The same, unless that is what was recorded last.
+    pub fn record_once(&self, note: &Note) {
+        if !self.process.is_this() {
+            return;
+        }
+        let mut ring = self.lock();
+        if ring.last().is_none_or(|last| last.note != *note) {
+            ring.record(monotonic_ns(), note);
+        }
+    }
+
+    /// Keeps that the session is cancelled, if one is open: what is over may be cancelled as well,
+    /// and nothing comes of it. Never waits: a thread that was interrupted may have the lock.
+    pub fn cancelled(&self) {
+        if !self.process.is_this() {
+            return;
+        }
+        if let Ok(mut ring) = self.ring.try_lock() {
+            if ring.in_session {
+                ring.record(monotonic_ns(), &Note::of(What::Cancelled));
+            }
+        }
+    }
+
+    /// What is kept, from the oldest event to the newest.
+    pub fn history(&self) -> Result<History> {
+        merge([(None, self)])
+    }
+
+    /// Writes what is kept, without needing memory for it: as many of the newest events as fit, and
+    /// a NUL. Returns how long that is, without the NUL.
+    pub fn write(&self, format: Format, out: &mut [u8]) -> Result<usize> {
+        let ring = self.lock();
+        let about = About { recorded: ring.recorded, ..self.about };
+        let entry = |index: usize| ring.get(index).map(|record| (None, record));
+        show::fit(format, &[about], ring.records.len(), &entry, out)
+    }
+}
+
+impl fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Recorder")
+    }
+}
+
+impl Ring {
+    fn place(&self, number: u64) -> usize {
+        usize::try_from(number % LAST as u64).unwrap_or_default()
+    }
+
+    /// By age: the oldest is number 0.
+    fn get(&self, index: usize) -> Option<&Record> {
+        let oldest = self.recorded.saturating_sub(self.records.len() as u64);
+        self.records.get(self.place(oldest + index as u64))
+    }
+
+    fn last(&mut self) -> Option<&mut Record> {
+        let place = self.place(self.recorded.checked_sub(1)?);
+        self.records.get_mut(place)
+    }
+
+    fn record(&mut self, at_ns: u64, note: &Note) {
+        self.in_session = match note.what {
+            What::SaveBegan | What::LoadBegan => true,
+            What::SaveEnded | What::Committed | What::LoadAbandoned | What::LoadFailed => false,
+            _ => self.in_session,
+        };
+        if self.last().is_some_and(|last| last.absorb(at_ns, note)) {
+            return;
+        }
+        let record = Record { number: self.recorded, at_ns, times: 1, note: *note };
+        let place = self.place(self.recorded);
+        match self.records.get_mut(place) {
+            Some(oldest) => *oldest = record,
+            None => self.records.push(record),
+        }
+        self.recorded += 1;
+    }
+}
+
+/// What several recorders have kept, in the order of time.
+pub(crate) fn merge<'a>(
+    recorders: impl IntoIterator<Item = (Option<u32>, &'a Recorder)>,
+) -> Result<History> {
+    const NONE: &str = "no memory for a history";
+    let mut history = History::default();
+    for (device, recorder) in recorders {
+        alloc::grow(&mut history.entries, LAST, NONE)?;
+        let ring = recorder.lock();
+        let about = About { device, recorded: ring.recorded, ..recorder.about };
+        let records = (0..ring.records.len()).filter_map(|index| ring.get(index));
+        history.entries.extend(records.map(|record| Entry { device, record: *record }));
+        drop(ring);
+        alloc::push(&mut history.about, about, NONE)?;
+    }
+    let order = |entry: &Entry| (entry.record.at_ns, entry.device, entry.record.number);
+    history.entries.sort_unstable_by_key(order);
+    Ok(history)
+}

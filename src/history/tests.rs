@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+use proptest::prelude::*;
+
+use super::*;
+use crate::error::{Code, Operation, Outcome, err};
+use crate::fsm::State;
+
+fn recorder() -> Recorder {
+    Recorder::new("driver", "0000:3b:00.2").unwrap()
+}
+
+fn numbered(count: u64) -> Note {
+    Note { count: Some(count), ..Note::of(What::InitialSent) }
+}
+
+fn counts(history: &History) -> Vec<u64> {
+    history.entries.iter().filter_map(|entry| entry.record.note.count).collect()
+}
+
+/// Everything that can be said of an event, and the longest texts.
+fn longest(text: &str) -> Note {
+    Note {
+        what: What::InitialRestarted,
+        from: Some(State::Other(u32::MAX)),
+        to: Some(State::Other(u32::MAX)),
+        cause: Some(Cause::SourceRestarted),
+        outcome: Some(Outcome::Recovered),
+        code: Some(Code::NotRecoverable),
+        operation: Operation::PrecopyInfo,
+        errno: i32::MIN,
+        duration_ns: Some(u64::MAX),
+        bytes: Some(u64::MAX),
+        count: Some(u64::MAX),
+        text: Short::of(text),
+    }
+}
+
+#[test]
+fn the_last_events_are_kept_in_their_order_with_times_that_do_not_go_back() {
+    let recorder = recorder();
+    for count in 0..200 {
+        recorder.record(&numbered(count));
+    }
+    let history = recorder.history().unwrap();
+    assert_eq!(counts(&history), (200 - LAST as u64..200).collect::<Vec<_>>());
+    assert_eq!(history.about[0].recorded, 200);
+    let records: Vec<_> = history.entries.iter().map(|entry| entry.record).collect();
+    assert!(records.iter().all(|record| record.note.count == Some(record.number)));
+    assert!(records.windows(2).all(|two| two[0].at_ns <= two[1].at_ns));
+    assert!(records[0].at_ns > 0);
+}
+
+#[test]
+fn rounds_and_errors_in_a_row_take_one_place() {
+    let recorder = recorder();
+    recorder.record(&Note::of(What::SaveBegan));
+    for count in 1..=1000 {
+        recorder.record(&Note { count: Some(count), ..Note::of(What::Round) });
+    }
+    for _ in 0..3 {
+        recorder.record(&Note::error(&err!(Io, "the same")));
+    }
+    recorder.record(&Note::error(&err!(Io, "another")));
+    recorder.record_once(&Note::error(&err!(Io, "another")));
+    let history = recorder.history().unwrap();
+    let seen: Vec<_> = history
+        .entries
+        .iter()
+        .map(|entry| (entry.record.note.what, entry.record.note.count, entry.record.times))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            (What::SaveBegan, None, 1),
+            (What::Round, Some(1000), 1000),
+            (What::Error, None, 3),
+            (What::Error, None, 1),
+        ]
+    );
+}
+
+#[test]
+fn a_cancellation_counts_while_a_session_is_open() {
+    let recorder = recorder();
+    let cancelled = || {
+        recorder.cancelled();
+        let history = recorder.history().unwrap();
+        history.entries.last().is_some_and(|entry| entry.record.note.what == What::Cancelled)
+    };
+    assert!(!cancelled());
+    for (begin, end) in [
+        (What::SaveBegan, What::SaveEnded),
+        (What::LoadBegan, What::Committed),
+        (What::LoadBegan, What::LoadAbandoned),
+        (What::LoadBegan, What::LoadFailed),
+    ] {
+        recorder.record(&Note::of(begin));
+        assert!(cancelled());
+        recorder.record(&Note::of(end));
+        assert!(!cancelled());
+    }
+}
+
+#[test]
+fn what_is_documented_to_be_enough_is_enough_for_the_worst() {
+    let control = "\u{1}".repeat(500);
+    let recorder = Recorder::new(&control, &control).unwrap();
+    for _ in 0..LAST {
+        recorder.record(&longest(&control));
+    }
+    let mut out = vec![0xff; MAX_BYTES];
+    for format in [Format::Text, Format::Json] {
+        let len = recorder.write(format, &mut out).unwrap();
+        assert_eq!(out[len], 0);
+        assert_eq!(out[..len].iter().filter(|byte| **byte == b'\n').count(), LAST + 1);
+        let len = recorder.write(format, &mut out[..LEAST_BYTES]).unwrap();
+        assert!(len < LEAST_BYTES && out[len] == 0);
+    }
+}
+
+#[test]
+fn the_newest_events_go_into_what_room_there_is() {
+    let recorder = recorder();
+    for count in 0..70 {
+        recorder.record(&numbered(count));
+    }
+    let history = recorder.history().unwrap();
+    let whole = history.json().to_string();
+    let lines: Vec<&str> = whole.lines().collect();
+    assert_eq!(lines.len(), LAST + 1);
+    assert!(lines[0].contains("\"recorded\":70,\"left_out\":6}"), "{}", lines[0]);
+    let mut out = vec![0; whole.len() + 2];
+    // A NUL, and the longest number of what is left out. With one byte less, the oldest is.
+    for (room, shown) in [(whole.len() + 2, LAST), (whole.len() + 1, LAST - 1)] {
+        let len = recorder.write(Format::Json, &mut out[..room]).unwrap();
+        let text = std::str::from_utf8(&out[..len]).unwrap();
+        assert_eq!(text.lines().count(), shown + 1);
+        let left_out = format!("\"left_out\":{}}}\n", 70 - shown);
+        assert!(text.contains(&left_out), "{text}");
+        assert!(text.ends_with(&format!("{}\n", lines[LAST])));
+        assert_eq!(history.write(Format::Json, &mut out[..room]).unwrap(), len);
+    }
+    for room in [0, 1, 20, lines[0].len()] {
+        assert_eq!(
+            recorder.write(Format::Json, &mut out[..room]).unwrap_err().code(),
+            Code::NoSpace
+        );
+    }
+}
+
+#[test]
+fn histories_of_several_are_merged_by_time() {
+    let (one, two) = (recorder(), recorder());
+    for count in 0..10 {
+        let recorder = if count % 3 == 0 { &one } else { &two };
+        recorder.record(&numbered(count));
+    }
+    let history = merge([(None, &one), (Some(0), &two)]).unwrap();
+    let at: Vec<_> = history.entries.iter().map(|entry| entry.record.at_ns).collect();
+    assert!(at.is_sorted(), "{at:?}");
+    let text = history.text().to_string();
+    assert_eq!(text.lines().filter(|line| line.contains("device 0: ")).count(), 6 + 1);
+    assert!(text.starts_with("history library="), "{text}");
+}
+
+#[test]
+fn each_kind_of_event_has_a_name_and_a_text_for_people() {
+    let recorder = recorder();
+    for what in What::ALL {
+        let from = Some(State::Running);
+        recorder.record(&Note { from, to: Some(State::Stop), ..Note::of(*what) });
+    }
+    let (text, json) = {
+        let history = recorder.history().unwrap();
+        (history.text().to_string(), history.json().to_string())
+    };
+    for what in What::ALL {
+        assert!(text.contains(&format!(" {} from=RUNNING to=STOP\n", what.name())), "{what:?}");
+        assert!(json.contains(&format!("{{\"event\":\"{}\",\"device\":null,", what.name())));
+    }
+}
+
+/// Reads a JSON text back.
+fn unescape(text: &str) -> String {
+    let mut units = Vec::new();
+    let mut rest = text.chars();
+    while let Some(c) = rest.next() {
+        match (c, c == '\\') {
+            (_, true) => match rest.next().unwrap() {
+                'u' => {
+                    let hex: String = rest.by_ref().take(4).collect();
+                    units.push(u16::from_str_radix(&hex, 16).unwrap());
+                }
+                c @ ('"' | '\\') => units.push(c as u16),
+                c => panic!("\\{c}"),
+            },
+            (c, _) => {
+                assert!((' '..='~').contains(&c) && c != '"', "{c:?}");
+                units.push(c as u16);
+            }
+        }
+    }
+    String::from_utf16(&units).unwrap()
+}
+
+proptest! {
+    #[test]
+    fn no_text_breaks_a_line_or_is_lost(text in any::<String>(), name in "\\PC*") {
+        let recorder = Recorder::new(&name, &text).unwrap();
+        recorder.record(&longest(&text));
+        let history = recorder.history().unwrap();
+        for out in [history.text().to_string(), history.json().to_string()] {
+            prop_assert_eq!(out.lines().count(), 2);
+            prop_assert!(out.bytes().all(|byte| byte == b'\n' || (b' '..=b'~').contains(&byte)));
+        }
+        let json = history.json().to_string();
+        let kept = history.entries[0].record.note.text;
+        prop_assert!(text.starts_with(kept.as_str()));
+        prop_assert_eq!(kept.is_cut(), kept.as_str() != text);
+        if !text.is_empty() {
+            let line = json.lines().nth(1).unwrap();
+            let (_, told) = line.split_once("\"text\":\"").unwrap();
+            let told = unescape(told.strip_suffix("\"}").unwrap());
+            let dots = if kept.is_cut() { "..." } else { "" };
+            prop_assert_eq!(told, format!("{}{dots}", kept.as_str()));
+        }
+    }
+}
