@@ -76,7 +76,11 @@ struct Word {
 }
 
 #[derive(Default)]
-struct Words(Vec<Word>);
+struct Words {
+    all: Vec<Word>,
+    /// Where the devices were as soon as they were given back.
+    given_back: Option<[State; 2]>,
+}
 
 impl Words {
     fn hear<T>(&mut self, function: &'static str, result: Result<T>) -> Option<T> {
@@ -85,22 +89,22 @@ impl Words {
             Err(error) => error,
         };
         let (code, text) = (error.code(), error.message().to_owned());
-        self.0.push(Word { function, code, text, failure: error.failure().copied() });
+        self.all.push(Word { function, code, text, failure: error.failure().copied() });
         None
     }
 
     /// Whether a VMM was told that a device has lost its contents, or is lost.
     fn told(&self) -> bool {
-        let outcomes = self.0.iter().filter_map(|word| word.failure).map(|it| it.outcome);
+        let outcomes = self.all.iter().filter_map(|word| word.failure).map(|it| it.outcome);
         outcomes.into_iter().any(|outcome| matches!(outcome, Outcome::Reset | Outcome::Lost))
     }
 
     fn of(&self, function: &str) -> Option<&Word> {
-        self.0.iter().find(|word| word.function == function)
+        self.all.iter().find(|word| word.function == function)
     }
 
     fn check(&self, listed: &Listed) {
-        for Word { function, code, text, .. } in &self.0 {
+        for Word { function, code, text, .. } in &self.all {
             assert!(
                 listed.has(function, code.name()),
                 "{function}: {code:?} is not listed: {text}"
@@ -167,6 +171,7 @@ fn take(rig: &Rig, path: &Path, spool: u64, generation: u64) -> (Words, [u64; 2]
         words.hear("vfiomig_checkpoint_read", writer.read());
     }
     words.hear("vfiomig_checkpoint_resume", writer.resume(Guest::GoesOn));
+    words.given_back = Some([rig.sims[0].state(), rig.sims[1].state()]);
     words.hear("vfiomig_checkpoint_commit", writer.commit());
     (words, contents)
 }
@@ -195,7 +200,7 @@ fn check_file(path: &Path, generation: u64, contents: [u64; 2]) {
     let rig = Rig::new(&[]);
     for at in BOTH {
         let words = restore(&rig, at, path, 0);
-        assert!(words.0.is_empty(), "{}", words.0[0].text);
+        assert!(words.all.is_empty(), "{}", words.all[0].text);
         assert_eq!(rig.sims[at as usize].digest(), contents[at as usize], "{at:?}");
     }
 }
@@ -218,6 +223,8 @@ fn check_devices(rig: &Rig, words: &Words, contents: [u64; 2]) {
         if here.peek().is_none() {
             // What the other one does is nothing to this one.
             assert_eq!((state, digest), (State::RUNNING, contents[at as usize]), "{at:?}");
+            let given_back = words.given_back.map(|states| states[at as usize]);
+            assert!(given_back.is_none_or(|state| state == State::RUNNING), "not given back");
             continue;
         }
         if here.any(|(_, fault)| *fault == Fault::Dies) {
@@ -250,7 +257,7 @@ fn check_name(words: &Words, place: &Place, old: &[u8], contents: [u64; 2], tidy
 fn check_again(rig: &mut Rig, place: &Place) {
     rig.calm();
     let (words, contents) = take(rig, &place.file(), 0, 3);
-    assert!(words.0.is_empty(), "the next one: {}", words.0[0].text);
+    assert!(words.all.is_empty(), "the next one: {}", words.all[0].text);
     assert_eq!(place.others(), 0);
     check_file(&place.file(), 3, contents);
     for sim in &rig.sims {
@@ -274,7 +281,7 @@ impl Trial {
     pub fn new() -> Trial {
         let place = Place::new();
         let (words, contents) = take(&Rig::new(&[]), &place.file(), 0, 1);
-        assert!(words.0.is_empty(), "{}", words.0[0].text);
+        assert!(words.all.is_empty(), "{}", words.all[0].text);
         let old = std::fs::read(place.file()).unwrap();
         Trial { listed: Listed::read(), place, old, contents, points: 0, failed: 0 }
     }
@@ -333,7 +340,7 @@ impl Trial {
         }
         let loaded = digest == self.contents[0];
         let kept = digest == before && state == State::RUNNING;
-        match words.0.last() {
+        match words.all.last() {
             None => assert_eq!((loaded, state), (true, State::RUNNING)),
             Some(word) if word.function == "vfiomig_device_run" => {
                 assert!(loaded || words.told(), "{}", word.text);
@@ -373,7 +380,7 @@ impl Trial {
                     false => take(&rig, &self.place.file(), bytes, 2).0,
                     true => restore(&rig, At::Source, &self.place.file(), bytes),
                 };
-                assert!(words.0.is_empty(), "{}", words.0[0].text);
+                assert!(words.all.is_empty(), "{}", words.all[0].text);
                 for (nth, call) in (1..).zip(rig.tap.calls()) {
                     for fault in super::faults(call.asked, &errnos[&call.asked]) {
                         let strikes = [Strike { nth, fault, lasts: false }];
