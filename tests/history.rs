@@ -142,7 +142,13 @@ fn a_read_and_a_write_that_fail_are_told_before_what_they_lead_to() {
         let mut drive = Drive::default();
         drive.save.max_frame = 1000;
         let done = drive.run(&source.device, &target.device);
-        assert!(done.result.is_err());
+        let failure = *done.result.as_ref().unwrap_err().1.failure().unwrap();
+        let told = last(&bad.device, What::Error);
+        assert!(failure.offset > 0);
+        assert_eq!((told.operation, told.bytes), (operation, Some(failure.offset)));
+        // A load is reset afterwards, and that is told by itself.
+        let outcome = if op == Op::Read { Some(failure.outcome) } else { None };
+        assert_eq!(told.outcome, outcome);
         let failed = last(&bad.device, What::DriverFailed);
         assert_eq!((failed.operation, failed.errno), (operation, libc::EIO));
         drop(done);
@@ -152,6 +158,32 @@ fn a_read_and_a_write_that_fail_are_told_before_what_they_lead_to() {
         };
         in_order(&bad.device, tail);
     }
+}
+
+#[test]
+fn a_driver_is_not_blamed_for_a_cancellation() {
+    let [source, target] = pair();
+    let mut save = source.device.save(SaveOptions::default()).unwrap();
+    let mut load = target.device.load(LoadOptions::default()).unwrap();
+    let mut buf = vec![0; 64 << 10];
+    let len = save.next(&mut buf).unwrap().len;
+    // It takes no more: the write waits until it is cancelled.
+    target.sim.inject(Op::Write, 1, libc::EAGAIN, Effect::Sticky);
+    let shared = load.shared();
+    let sim = target.sim.clone();
+    let error = std::thread::scope(|scope| {
+        scope.spawn(move || {
+            while sim.count(Op::Write) == 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            shared.cancel();
+        });
+        load.push(&buf[..len]).unwrap_err()
+    });
+    assert_eq!(error.code(), Code::Cancelled);
+    assert_eq!(error.failure().unwrap().operation, Operation::DataWrite);
+    assert!(!whats(&target.device).contains(&What::DriverFailed));
+    in_order(&target.device, &[What::Cancelled, What::Error, What::Reset, What::LoadFailed]);
 }
 
 #[test]
@@ -165,6 +197,11 @@ fn a_damaged_stream_is_told_on_the_side_that_refuses_it() {
     let error = load.push(&buf[..len]).unwrap_err();
     let told = last(&target.device, What::Error);
     assert_eq!((told.code, told.operation), (Some(error.code()), Operation::Stream));
+    // What becomes of the device is told by the reset.
+    let failure = error.failure().unwrap();
+    assert_eq!((failure.outcome, failure.offset), (Outcome::Reset, told.bytes.unwrap()));
+    assert_eq!((told.outcome, told.from), (None, failure.state_before));
+    assert_eq!(last(&target.device, What::Reset).outcome, Some(failure.outcome));
     in_order(&target.device, &[What::LoadBegan, What::Error, What::Reset, What::LoadFailed]);
     assert_eq!(last(&target.device, What::Reset).cause, Some(Cause::LoadFailed));
     // What comes later is the caller's mistake, and not the device's history.
@@ -268,4 +305,20 @@ fn a_group_has_the_histories_of_all_devices_in_the_order_of_time() {
     let phases = history.entries.iter().filter(|it| it.device.is_none());
     let phases: Vec<_> = phases.map(|it| it.record.note.text.as_str().to_owned()).collect();
     assert_eq!(phases, ["open", "failed"]);
+}
+
+#[test]
+fn one_who_polls_a_dead_device_does_not_drive_out_what_killed_it() {
+    let [source, _] = pair();
+    source.sim.inject(Op::SetState, 1, libc::EIO, Effect::Die);
+    source.device.set_state(State::Stop).unwrap_err();
+    let killed = whats(&source.device);
+    for _ in 0..100 {
+        source.device.state().unwrap_err();
+    }
+    let seen = whats(&source.device);
+    assert!(seen.starts_with(&killed), "{}", source.device.history().unwrap().text());
+    assert!(seen.len() < killed.len() + 8, "{}", source.device.history().unwrap().text());
+    let history = source.device.history().unwrap();
+    assert!(history.entries.last().unwrap().record.times >= 99, "{}", history.text());
 }

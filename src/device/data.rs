@@ -108,7 +108,14 @@ impl Inner {
     pub(crate) fn write_data(&mut self, data: &[u8], patience: &Patience<'_>) -> Result<()> {
         let written = self.link.write(data, patience);
         written.map_err(|failed| {
-            self.note_failed(Operation::DataWrite, failed.errno, format_args!("{}", failed.error));
+            // The rest is the stream's fault, or a cancellation.
+            if failed.errno != 0 || matches!(failed.error.code(), Code::Io | Code::TimedOut) {
+                self.note_failed(
+                    Operation::DataWrite,
+                    failed.errno,
+                    format_args!("{}", failed.error),
+                );
+            }
             failed.error.with_failure(Failure {
                 operation: Operation::DataWrite,
                 errno: failed.errno,

@@ -199,11 +199,31 @@ impl Note {
         }
     }
 
+    /// The same error, when so many bytes had passed.
+    pub fn after(self, bytes: u64) -> Note {
+        Note { bytes: Some(bytes), ..self }
+    }
+
+    /// The same error, before it is known what it leaves behind: that is told by what follows.
+    pub fn undecided(self) -> Note {
+        Note { outcome: None, ..self }
+    }
+
+    /// Whether it is an error or leads to one: such a note ends what may be told as one.
+    pub(super) fn is_error(&self) -> bool {
+        matches!(self.what, What::Error | What::DriverFailed)
+    }
+
+    /// Whether the same has happened, whatever time it took.
+    fn is_like(&self, earlier: &Note) -> bool {
+        Note { duration_ns: earlier.duration_ns, ..*self } == *earlier
+    }
+
     /// Whether this says no more than that `earlier` has happened again, or gone on.
     fn repeats(&self, earlier: &Note) -> bool {
         match self.what {
             What::Round => earlier.what == What::Round,
-            What::Error => self == earlier,
+            What::Error | What::DriverFailed => self == earlier,
             _ => false,
         }
     }
@@ -231,6 +251,17 @@ impl Record {
             self.times = self.times.saturating_add(1);
         }
         repeated
+    }
+
+    /// Whether the same was recorded before.
+    pub(super) fn is_like(&self, earlier: &Record) -> bool {
+        self.note.is_like(&earlier.note)
+    }
+
+    /// Takes in the same event of a later repetition.
+    pub(super) fn repeat(&mut self, later: &Record) {
+        (self.at_ns, self.note) = (later.at_ns, later.note);
+        self.times = self.times.saturating_add(later.times);
     }
 }
 

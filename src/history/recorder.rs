@@ -14,6 +14,10 @@ use crate::sys::{Process, monotonic_ns};
 /// How many events are kept of a device.
 pub const LAST: usize = 64;
 
+/// What ends in an error may be repeated by somebody who polls a dead device. Up to so many events
+/// are then kept once, so that they do not drive out what has killed it.
+const LONGEST_REPEATED: usize = 8;
+
 /// Keeps the last events.
 pub(crate) struct Recorder {
     about: About,
@@ -26,6 +30,8 @@ pub(crate) struct Recorder {
 struct Ring {
     /// Has its memory from the beginning. Full, it goes on at `recorded` modulo its length.
     records: Vec<Record>,
+    /// How many of them count, up to the newest.
+    kept: usize,
     recorded: u64,
     /// Whether a session has begun that has not ended.
     in_session: bool,
@@ -90,7 +96,7 @@ impl Recorder {
         let ring = self.lock();
         let about = About { recorded: ring.recorded, ..self.about };
         let entry = |index: usize| ring.get(index).map(|record| (None, record));
-        show::fit(format, &[about], ring.records.len(), &entry, out)
+        show::fit(format, &[about], ring.kept, &entry, out)
     }
 }
 
@@ -107,13 +113,18 @@ impl Ring {
 
     /// By age: the oldest is number 0.
     fn get(&self, index: usize) -> Option<&Record> {
-        let oldest = self.recorded.saturating_sub(self.records.len() as u64);
+        let oldest = self.recorded.saturating_sub(self.kept as u64);
         self.records.get(self.place(oldest + index as u64))
     }
 
-    fn last(&mut self) -> Option<&mut Record> {
-        let place = self.place(self.recorded.checked_sub(1)?);
+    fn get_mut(&mut self, index: usize) -> Option<&mut Record> {
+        let oldest = self.recorded.saturating_sub(self.kept as u64);
+        let place = self.place(oldest + index as u64);
         self.records.get_mut(place)
+    }
+
+    fn last(&mut self) -> Option<&mut Record> {
+        self.get_mut(self.kept.checked_sub(1)?)
     }
 
     fn record(&mut self, at_ns: u64, note: &Note) {
@@ -132,6 +143,30 @@ impl Ring {
             None => self.records.push(record),
         }
         self.recorded += 1;
+        self.kept = LAST.min(self.kept + 1);
+        if note.is_error() {
+            self.fold();
+        }
+    }
+
+    /// If the newest events are a repetition of those before them, they are kept once.
+    fn fold(&mut self) {
+        let kept = self.kept;
+        let repeats = |len: &usize| {
+            (kept - len..kept).all(|at| match (self.get(at), self.get(at - len)) {
+                (Some(later), Some(earlier)) => later.is_like(earlier),
+                _ => false,
+            })
+        };
+        let Some(len) = (1..=LONGEST_REPEATED.min(kept / 2)).find(repeats) else { return };
+        for at in kept - len..kept {
+            let Some(later) = self.get(at).copied() else { return };
+            if let Some(earlier) = self.get_mut(at - len) {
+                earlier.repeat(&later);
+            }
+        }
+        self.kept -= len;
+        self.recorded -= len as u64;
     }
 }
 
@@ -145,7 +180,7 @@ pub(crate) fn merge<'a>(
         alloc::grow(&mut history.entries, LAST, NONE)?;
         let ring = recorder.lock();
         let about = About { device, recorded: ring.recorded, ..recorder.about };
-        let records = (0..ring.records.len()).filter_map(|index| ring.get(index));
+        let records = (0..ring.kept).filter_map(|index| ring.get(index));
         history.entries.extend(records.map(|record| Entry { device, record: *record }));
         drop(ring);
         alloc::push(&mut history.about, about, NONE)?;

@@ -80,6 +80,47 @@ fn rounds_and_errors_in_a_row_take_one_place() {
 }
 
 #[test]
+fn what_ends_in_an_error_again_and_again_takes_the_place_of_one() {
+    for (len, before) in [(2, 0), (2, 62), (2, 200), (8, 56), (8, 3)] {
+        let recorder = recorder();
+        (0..before).for_each(|count| recorder.record(&numbered(count)));
+        let first = Note { text: Short::of("first"), ..Note::of(What::DriverFailed) };
+        recorder.record(&first);
+        for turn in 0..100 {
+            for step in 0..len - 1 {
+                let duration_ns = Some(turn);
+                let note = Note { duration_ns, count: Some(step), ..Note::of(What::DriverFailed) };
+                recorder.record(&note);
+            }
+            recorder.record(&Note::error(&err!(NoDev, "it is dead")));
+        }
+        let history = recorder.history().unwrap();
+        let records: Vec<_> = history.entries.iter().map(|entry| entry.record).collect();
+        let (rest, turns) = records.split_at(records.len() - len as usize);
+        assert_eq!(rest.last().unwrap().note, first);
+        assert!(rest.len() as u64 >= (before + 1).min(LAST as u64 - 2 * len));
+        assert!(turns.iter().all(|record| record.times == 100), "{turns:?}");
+        assert_eq!(turns[0].note.duration_ns, Some(99));
+        assert!(records.windows(2).all(|two| two[0].number + 1 == two[1].number));
+        assert!(records.windows(2).all(|two| two[0].at_ns <= two[1].at_ns));
+        assert_eq!(history.about[0].recorded, before + 1 + len);
+        recorder.record(&numbered(7));
+        assert_eq!(recorder.history().unwrap().entries.last().unwrap().record.note, numbered(7));
+    }
+    // What changes is told each time, and so is what goes well.
+    let recorder = recorder();
+    for errno in 0..10 {
+        recorder.record(&Note { errno, ..Note::of(What::DriverFailed) });
+        recorder.record(&Note::error(&err!(NoDev, "it is dead")));
+    }
+    for _ in 0..10 {
+        recorder.record(&Note::of(What::StateAsked));
+        recorder.record(&Note::of(What::StateChanged));
+    }
+    assert_eq!(recorder.history().unwrap().entries.len(), 40);
+}
+
+#[test]
 fn a_cancellation_counts_while_a_session_is_open() {
     let recorder = recorder();
     let cancelled = || {

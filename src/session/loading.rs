@@ -228,12 +228,18 @@ impl Loading {
         }
         let before = inner.state_now();
         // Before what it leads to.
-        let mut note = Note::error(&error);
+        let recovered = recovered(&error);
+        let sofar = self.stats.load();
+        let offset = match error.failure().map(|f| f.operation) {
+            Some(Operation::DataWrite) => sofar.data_bytes,
+            _ => sofar.stream_bytes,
+        };
+        let mut note = Note::error(&error).after(offset);
         if note.operation == Operation::None {
             note.operation = Operation::Stream;
         }
-        inner.note(&note);
-        let recovered = recovered(&error);
+        note.from = note.from.or(before);
+        inner.note(&if recovered.is_none() { note.undecided() } else { note });
         let abandoned = self.fail(inner, recovered.is_none(), What::LoadFailed);
         let touched = self.entered.load(Ordering::Relaxed);
         let outcome = recovered.unwrap_or(match abandoned {
@@ -243,11 +249,6 @@ impl Loading {
         });
         let state = inner.state_now();
         let fixups = inner.fixups();
-        let sofar = self.stats.load();
-        let offset = match error.failure().map(|f| f.operation) {
-            Some(Operation::DataWrite) => sofar.data_bytes,
-            _ => sofar.stream_bytes,
-        };
         let error = match recovered {
             Some(_) => error,
             None => error.note_args(format_args!("; {}", describe(outcome, state))),

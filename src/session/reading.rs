@@ -136,14 +136,16 @@ impl Reading {
     }
 
     /// The save has failed, which may have left the device in RUNNING: by a reset, or because it
-    /// could not be quiesced. In a switchover it must not stay there.
-    pub fn wait_for_ending(&self, inner: &mut Inner, error: Error) -> Error {
+    /// could not be quiesced. Whether it must not stay there, because this is a switchover.
+    pub fn must_move(&self, inner: &Inner, error: &Error) -> bool {
         let to = self.waiting_place(inner);
         let runs = inner.state_now() == Some(State::Running) && to != State::Running;
-        if !self.switching || !runs || error.failure().is_some_and(refuses_p2p) {
-            return error;
-        }
-        inner.move_on(to, error)
+        self.switching && runs && !error.failure().is_some_and(refuses_p2p)
+    }
+
+    /// Takes such a device to where it waits.
+    pub fn wait_for_ending(&self, inner: &mut Inner, error: Error) -> Error {
+        inner.move_on(self.waiting_place(inner), error)
     }
 
     /// Whether there has been a data fd.

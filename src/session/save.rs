@@ -148,11 +148,12 @@ impl Save {
             self.outgoing = Outgoing::default();
         }
         result.map_err(|error| {
+            let error = self.saving.note(error, self.bytes());
             // Others have been recorded.
             if error.failure().is_some_and(|failure| failure.operation == Operation::File) {
                 self.device.recorder().record(&Note::error(&error));
             }
-            self.saving.note(error, self.stats.load().data_bytes)
+            error
         })
     }
 
@@ -488,10 +489,12 @@ impl Save {
             let failed = matches!(trouble, Failed(_));
             let mut error = self.judge(trouble);
             // Before what it leads to.
+            let moves = self.saving.has_failed() && self.reading.must_move(inner, &error);
             if failed || error.failure().is_some() {
-                inner.note(&Note::error(&error));
+                let note = Note::error(&error).after(sent);
+                inner.note(&if moves { note.undecided() } else { note });
             }
-            if self.saving.has_failed() {
+            if moves {
                 error = self.reading.wait_for_ending(inner, error);
             }
             self.saving.note(error, sent)
