@@ -222,6 +222,17 @@ fn a_cancellation_and_resets_are_told() {
     // Nothing is open now.
     save.shared().cancel();
     assert_eq!(whats(&source.device).last(), Some(&What::SaveEnded));
+    // Another is, and is another.
+    let again = source.device.save(SaveOptions::default()).unwrap();
+    let seen = whats(&source.device);
+    save.shared().cancel();
+    assert_eq!(whats(&source.device), seen);
+    for _ in 0..100 {
+        again.shared().cancel();
+    }
+    assert_eq!(whats(&source.device).len(), seen.len() + 1);
+    assert_eq!(whats(&source.device).last(), Some(&What::Cancelled));
+    drop(again);
 
     target.device.reset().unwrap();
     assert_eq!(last(&target.device, What::Reset).cause, Some(Cause::Asked));
@@ -321,4 +332,17 @@ fn one_who_polls_a_dead_device_does_not_drive_out_what_killed_it() {
     assert!(seen.len() < killed.len() + 8, "{}", source.device.history().unwrap().text());
     let history = source.device.history().unwrap();
     assert!(history.entries.last().unwrap().record.times >= 99, "{}", history.text());
+}
+
+#[test]
+fn a_group_that_is_freed_late_cancels_nothing_of_others() {
+    let one = side(small(1));
+    let group = Group::new(GroupOptions::new(Role::Source)).unwrap();
+    group.add_save(&one.device, SaveOptions::default()).unwrap();
+    group.begin().unwrap();
+    group.finish(Ending::Keep).unwrap();
+    let mut save = one.device.save(SaveOptions::default()).unwrap();
+    drop(group);
+    assert!(!whats(&one.device).contains(&What::Cancelled), "{:?}", whats(&one.device));
+    save.next(&mut vec![0; 8192]).unwrap();
 }

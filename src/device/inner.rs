@@ -335,6 +335,11 @@ impl Inner {
         self.recorder.record(note);
     }
 
+    /// Records that a session has begun; returns its number.
+    pub(crate) fn note_begin(&self, note: &Note) -> u64 {
+        self.recorder.begin(note)
+    }
+
     /// Records that the driver has failed.
     pub(super) fn note_failed(&self, operation: Operation, errno: i32, text: fmt::Arguments<'_>) {
         let mut note =

@@ -8,6 +8,7 @@ use super::record::{About, Entry, History, Note, Record, Short, What};
 use super::show::{self, Format};
 use crate::alloc;
 use crate::error::Result;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 use crate::sys::{Process, monotonic_ns};
 
@@ -24,6 +25,9 @@ pub(crate) struct Recorder {
     /// In a child after fork(), another thread may have had the lock: nothing is recorded there.
     process: Process,
     ring: Mutex<Ring>,
+    /// The newest session that was cancelled while somebody else had the lock, until it is recorded;
+    /// 0: none.
+    cancelled: AtomicU64,
 }
 
 #[derive(Default)]
@@ -33,8 +37,10 @@ struct Ring {
     /// How many of them count, up to the newest.
     kept: usize,
     recorded: u64,
-    /// Whether a session has begun that has not ended.
-    in_session: bool,
+    /// How many sessions have begun.
+    sessions: u64,
+    /// The session that has begun and has neither ended nor been cancelled, counted from 1.
+    open: Option<u64>,
 }
 
 impl Recorder {
@@ -44,11 +50,18 @@ impl Recorder {
         let ring = Mutex::new(Ring { records, ..Ring::default() });
         let (driver, name) = (Short::of(driver), Short::of(name));
         let about = About { driver, name, ..About::default() };
-        Ok(Recorder { about, process: Process::this(), ring })
+        Ok(Recorder { about, process: Process::this(), ring, cancelled: AtomicU64::new(0) })
     }
 
     fn lock(&self) -> MutexGuard<'_, Ring> {
-        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        ring.cancel(self.cancelled.swap(0, Ordering::Relaxed));
+        ring
+    }
+
+    #[cfg(test)]
+    pub fn hold(&self) -> impl Drop + '_ {
+        self.lock()
     }
 
     /// Keeps what happened, in place of the oldest event if there are many.
@@ -59,6 +72,18 @@ impl Recorder {
         let mut ring = self.lock();
         // Under the lock, so that times follow each other as numbers do.
         ring.record(monotonic_ns(), note);
+    }
+
+    /// Keeps that a session has begun. Returns its number, which no other session of the device has.
+    pub fn begin(&self, note: &Note) -> u64 {
+        if !self.process.is_this() {
+            return 0;
+        }
+        let mut ring = self.lock();
+        ring.sessions += 1;
+        ring.open = Some(ring.sessions);
+        ring.record(monotonic_ns(), note);
+        ring.sessions
     }
 
     /// The same, unless that is what was recorded last.
@@ -72,16 +97,16 @@ impl Recorder {
         }
     }
 
-    /// Keeps that the session is cancelled, if one is open: what is over may be cancelled as well,
-    /// and nothing comes of it. Never waits: a thread that was interrupted may have the lock.
-    pub fn cancelled(&self) {
+    /// Keeps that this session is cancelled, once, if it is open: what is over may be cancelled as
+    /// well, and nothing comes of it. Never waits, because a thread that was interrupted may have
+    /// the lock: then whoever takes it next records it.
+    pub fn cancelled(&self, session: u64) {
         if !self.process.is_this() {
             return;
         }
+        self.cancelled.fetch_max(session, Ordering::Relaxed);
         if let Ok(mut ring) = self.ring.try_lock() {
-            if ring.in_session {
-                ring.record(monotonic_ns(), &Note::of(What::Cancelled));
-            }
+            ring.cancel(self.cancelled.swap(0, Ordering::Relaxed));
         }
     }
 
@@ -127,12 +152,19 @@ impl Ring {
         self.get_mut(self.kept.checked_sub(1)?)
     }
 
+    fn cancel(&mut self, session: u64) {
+        if self.open == Some(session) {
+            self.open = None;
+            self.record(monotonic_ns(), &Note::of(What::Cancelled));
+        }
+    }
+
     fn record(&mut self, at_ns: u64, note: &Note) {
-        self.in_session = match note.what {
-            What::SaveBegan | What::LoadBegan => true,
-            What::SaveEnded | What::Committed | What::LoadAbandoned | What::LoadFailed => false,
-            _ => self.in_session,
-        };
+        if let What::SaveEnded | What::Committed | What::LoadAbandoned | What::LoadFailed =
+            note.what
+        {
+            self.open = None;
+        }
         if self.last().is_some_and(|last| last.absorb(at_ns, note)) {
             return;
         }

@@ -121,25 +121,48 @@ fn what_ends_in_an_error_again_and_again_takes_the_place_of_one() {
 }
 
 #[test]
-fn a_cancellation_counts_while_a_session_is_open() {
+fn a_cancellation_is_told_once_while_its_session_is_open() {
     let recorder = recorder();
-    let cancelled = || {
-        recorder.cancelled();
-        let history = recorder.history().unwrap();
-        history.entries.last().is_some_and(|entry| entry.record.note.what == What::Cancelled)
+    let cancelled = |session| {
+        recorder.cancelled(session);
+        let entries = recorder.history().unwrap().entries;
+        entries.iter().filter(|entry| entry.record.note.what == What::Cancelled).count()
     };
-    assert!(!cancelled());
+    assert_eq!(cancelled(0), 0);
+    let mut sessions = Vec::new();
     for (begin, end) in [
         (What::SaveBegan, What::SaveEnded),
         (What::LoadBegan, What::Committed),
         (What::LoadBegan, What::LoadAbandoned),
         (What::LoadBegan, What::LoadFailed),
     ] {
-        recorder.record(&Note::of(begin));
-        assert!(cancelled());
+        sessions.push(recorder.begin(&Note::of(begin)));
+        let (session, before) = (sessions[sessions.len() - 1], sessions.len() - 1);
+        // Those that are over.
+        assert!(sessions[..before].iter().all(|session| cancelled(*session) == before));
+        assert_eq!((cancelled(session), cancelled(session)), (before + 1, before + 1));
         recorder.record(&Note::of(end));
-        assert!(!cancelled());
+        assert_eq!(cancelled(session), before + 1);
     }
+    let open = recorder.begin(&Note::of(What::SaveBegan));
+    recorder.record(&Note::of(What::SaveEnded));
+    assert_eq!(cancelled(open), 4);
+}
+
+#[test]
+fn a_cancellation_does_not_wait_and_is_not_lost() {
+    let recorder = recorder();
+    let session = recorder.begin(&Note::of(What::SaveBegan));
+    {
+        let _somebody_else = recorder.hold();
+        recorder.cancelled(session);
+        // A session that is over does not hide it.
+        recorder.cancelled(session - 1);
+    }
+    recorder.record(&Note::of(What::SaveEnded));
+    let history = recorder.history().unwrap();
+    let seen: Vec<_> = history.entries.iter().map(|entry| entry.record.note.what).collect();
+    assert_eq!(seen, [What::SaveBegan, What::Cancelled, What::SaveEnded]);
 }
 
 #[test]

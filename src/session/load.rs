@@ -345,6 +345,7 @@ impl Load {
             packets: self.packets(),
             progress: Arc::clone(&self.loading.progress),
             recorder: Arc::clone(self.loading.device.recorder()),
+            session: self.loading.session,
         }
     }
 

@@ -47,6 +47,8 @@ pub(super) struct Loading {
     pub cancel: Cancel,
     pub stats: Arc<AtomicLoadStats>,
     pub progress: Arc<Progress>,
+    /// Its number in the device's history.
+    pub session: u64,
     guards: Guards,
     write_timeout: Duration,
     phase: AtomicU32,
@@ -68,7 +70,7 @@ impl Loading {
         judge: impl FnOnce(&Identity) -> Result<Guards>,
     ) -> Result<Loading> {
         let stats = Arc::new(AtomicLoadStats::default());
-        let (epoch, cancel, guards, waits);
+        let (epoch, cancel, guards, waits, session);
         {
             let mut inner = device.lock()?;
             let permit;
@@ -77,7 +79,8 @@ impl Loading {
             // Data of another protocol must not be offered to these: see `enter`.
             waits = inner.identity().generation() != protocol::V2;
             inner.claim(Claim::Loading, permit)?;
-            inner.note(&Note { from: inner.state_now(), ..Note::of(What::LoadBegan) });
+            session =
+                inner.note_begin(&Note { from: inner.state_now(), ..Note::of(What::LoadBegan) });
             if !waits {
                 if let Err(error) = begin_resuming(&mut inner, &stats) {
                     inner.note(&Note::of(What::LoadFailed));
@@ -94,6 +97,7 @@ impl Loading {
             cut_off: Mutex::new(None),
             stats,
             progress: Arc::new(Progress::new(pace)),
+            session,
             guards,
             write_timeout,
             phase: AtomicU32::new(Phase::Receiving as u32),

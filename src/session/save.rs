@@ -60,7 +60,7 @@ impl Save {
         let writer = options.writer()?;
         let stats = Arc::new(AtomicSaveStats::default());
         let mut saving = Saving::default();
-        let reading;
+        let (reading, session);
         {
             let mut inner = device.lock()?;
             let (permit, cancel) = inner.permit(Direction::Save)?;
@@ -68,14 +68,14 @@ impl Save {
             inner.remember(whole)?;
             let origin = origin_of(&inner)?;
             inner.claim(Claim::Saving, permit)?;
-            inner.note(&Note { from: Some(origin), ..Note::of(What::SaveBegan) });
+            session = inner.note_begin(&Note { from: Some(origin), ..Note::of(What::SaveBegan) });
             saving.cancel = cancel.clone();
             let stats = Arc::clone(&stats);
             reading = Reading::new(&options, origin, inner.epoch(), stats, cancel);
         }
         let queue = Queue::new(options.limits);
         let outgoing = Outgoing::default();
-        let story = Story::new(Arc::clone(device.recorder()));
+        let story = Story::new(Arc::clone(device.recorder()), session);
         let mut save = Save { device, writer, reading, saving, queue, stats, story, outgoing };
         let device = save.device.clone();
         let mut inner = device.lock()?;
@@ -544,7 +544,8 @@ impl Save {
     pub fn shared(&self) -> SharedSave {
         let numbers = SaveNumbers(Arc::clone(&self.stats));
         let recorder = Arc::clone(self.device.recorder());
-        SharedSave { cancel: self.saving.cancel.clone(), numbers, recorder }
+        let (cancel, session) = (self.saving.cancel.clone(), self.story.session());
+        SharedSave { cancel, numbers, recorder, session }
     }
 
     /// Ends an unfinished save, as with [`Ending::Keep`]. Fails only if the device is not

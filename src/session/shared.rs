@@ -17,12 +17,14 @@ pub struct SharedSave {
     pub(super) cancel: Cancel,
     pub(super) numbers: SaveNumbers,
     pub(super) recorder: Arc<Recorder>,
+    /// Its number in the device's history.
+    pub(super) session: u64,
 }
 
 impl SharedSave {
     /// Cancels the save.
     pub fn cancel(&self) {
-        self.recorder.cancelled();
+        self.recorder.cancelled(self.session);
         self.cancel.cancel();
     }
 
@@ -40,12 +42,14 @@ pub struct SharedLoad {
     pub(super) packets: Option<Packets>,
     pub(super) progress: Arc<Progress>,
     pub(super) recorder: Arc<Recorder>,
+    /// Its number in the device's history.
+    pub(super) session: u64,
 }
 
 impl SharedLoad {
     /// Cancels the load.
     pub fn cancel(&self) {
-        self.recorder.cancelled();
+        self.recorder.cancelled(self.session);
         self.cancel.cancel();
         if let Some(packets) = &self.packets {
             packets.wake();

@@ -8,6 +8,8 @@ use crate::history::{Note, Recorder, What};
 
 pub(super) struct Story {
     recorder: Arc<Recorder>,
+    /// The save's number in the device's history.
+    session: u64,
     /// Where the device was when data last came from it.
     from: Option<State>,
     rounds: u64,
@@ -17,8 +19,12 @@ pub(super) struct Story {
 }
 
 impl Story {
-    pub fn new(recorder: Arc<Recorder>) -> Story {
-        Story { recorder, from: None, rounds: 0, before: 0, generation: 1 }
+    pub fn new(recorder: Arc<Recorder>, session: u64) -> Story {
+        Story { recorder, session, from: None, rounds: 0, before: 0, generation: 1 }
+    }
+
+    pub fn session(&self) -> u64 {
+        self.session
     }
 
     fn tell(&self, what: What, count: Option<u64>, bytes: u64) {
