@@ -14,8 +14,8 @@ use vfiomig::device::{DeviceOptions, EventSink, State};
 use vfiomig::error::{Code, Operation, Outcome};
 use vfiomig::group::{Group, GroupOptions, Role};
 use vfiomig::history::{Cause, Note, What};
-use vfiomig::session::{Ending, LoadOptions, SaveOptions};
-use vfiomig_sim::{Effect, Op, Sim};
+use vfiomig::session::{Ending, LoadOptions, Save, SaveOptions, SaveStatus};
+use vfiomig_sim::{Effect, Op, Sim, quirk};
 
 fn pair() -> [Side; 2] {
     [side(small(1)), side(small(2))]
@@ -250,11 +250,55 @@ fn a_save_that_starts_again_says_so() {
     let [source, _] = pair();
     let mut save = source.device.save(SaveOptions::default()).unwrap();
     let mut buf = vec![0; 8192];
-    save.next(&mut buf).unwrap();
+    drain(&mut save, &mut buf);
     source.sim.guest_reset();
     source.device.was_reset().unwrap();
-    save.next(&mut buf).unwrap();
-    in_order(&source.device, &[What::FirstData, What::Reset, What::SaveRestarted]);
+    drain(&mut save, &mut buf);
+    in_order(
+        &source.device,
+        &[
+            What::FirstData,
+            What::InitialSent,
+            What::Round,
+            What::Reset,
+            What::SaveRestarted,
+            What::FirstData,
+            What::InitialSent,
+            What::Round,
+        ],
+    );
+    // The driver has not: the whole save has.
+    assert!(!whats(&source.device).contains(&What::InitialRestarted));
+    assert_eq!(last(&source.device, What::InitialSent).count, Some(2));
+    assert_eq!(last(&source.device, What::Round).count, Some(1));
+}
+
+fn drain(save: &mut Save, buf: &mut [u8]) {
+    while save.next(buf).unwrap().status != SaveStatus::Drained {}
+}
+
+#[test]
+fn initial_data_that_starts_again_is_told() {
+    let mut options = small(1);
+    options.quirks |= quirk::PRECOPY_INFO_V2;
+    let source = side(options);
+    let mut save = source.device.save(SaveOptions::default()).unwrap();
+    let mut buf = vec![0; 8192];
+    drain(&mut save, &mut buf);
+    source.sim.reinit();
+    drain(&mut save, &mut buf);
+    assert_eq!(last(&source.device, What::InitialRestarted).count, Some(2));
+}
+
+#[test]
+fn a_session_that_is_not_allowed_is_told_and_its_later_calls_are_not() {
+    let [source, _] = pair();
+    let mut save = source.device.save(SaveOptions::default()).unwrap();
+    assert_eq!(source.device.load(LoadOptions::default()).err().unwrap().code(), Code::Busy);
+    assert_eq!(last(&source.device, What::Error).code, Some(Code::Busy));
+    let seen = whats(&source.device);
+    assert_eq!(save.finish(Ending::Release).unwrap_err().code(), Code::Inval);
+    assert_eq!(whats(&source.device), seen);
 }
 
 #[test]

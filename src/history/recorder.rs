@@ -115,13 +115,20 @@ impl Recorder {
         merge([(None, self)])
     }
 
+    /// A copy, on the stack: nobody waits while it is written into memory of the caller's, which may
+    /// have to be brought from a disk first.
+    fn copy(&self) -> (About, [Option<Record>; LAST]) {
+        let ring = self.lock();
+        let about = About { recorded: ring.recorded, ..self.about };
+        (about, std::array::from_fn(|index| ring.get(index).filter(|_| index < ring.kept).copied()))
+    }
+
     /// Writes what is kept, without needing memory for it: as many of the newest events as fit, and
     /// a NUL. Returns how long that is, without the NUL.
     pub fn write(&self, format: Format, out: &mut [u8]) -> Result<usize> {
-        let ring = self.lock();
-        let about = About { recorded: ring.recorded, ..self.about };
-        let entry = |index: usize| ring.get(index).map(|record| (None, record));
-        show::fit(format, &[about], ring.kept, &entry, out)
+        let (about, records) = self.copy();
+        let entry = |index: usize| Some((None, records.get(index)?.as_ref()?));
+        show::fit(format, &[about], records.iter().flatten().count(), &entry, out)
     }
 }
 

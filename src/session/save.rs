@@ -341,7 +341,9 @@ impl Save {
     }
 
     fn restart(&mut self, inner: &mut Inner, counts: bool) -> Step<()> {
-        let number = self.reading.restart(inner, counts).map_err(Failed)?;
+        let number = self.reading.restart(inner, counts);
+        self.story.restarted(self.reading.initial.generation(), self.bytes());
+        let number = number.map_err(Failed)?;
         self.queue.restart(self.writer.begun().then_some(number));
         Ok(())
     }

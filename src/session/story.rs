@@ -62,6 +62,12 @@ impl Story {
         }
     }
 
+    /// The save has started again: everything comes again, with initial data of this generation.
+    pub fn restarted(&mut self, generation: u32, bytes: u64) {
+        (self.from, self.rounds) = (None, 0);
+        (self.generation, self.before) = (generation, bytes);
+    }
+
     /// The stream is complete.
     pub fn ended(&mut self, bytes: u64) {
         self.tell(What::LastData, None, bytes);
