@@ -94,7 +94,7 @@ impl Device {
         let facts = policy::Facts { name: name.as_deref(), identity: &identity };
         probed.replace_permission_reasons(permission::reasons(&policy::judge(&facts).denials));
         let link = Link::new(transport, protocol);
-        let recorder = Recorder::new(&identity.driver, name.as_deref().unwrap_or_default())?;
+        let recorder = Recorder::new(&identity.driver, name.as_deref().unwrap_or_default());
         let inner = Inner::new(link, probed, name, identity, Arc::new(recorder), options.events);
         Ok(Device { shared: Arc::new(Shared::new(inner)) })
     }

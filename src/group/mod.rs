@@ -60,7 +60,7 @@ impl Group {
                 .map_err(|e| err!(Io, "no random bytes for the migration's name: {e}"))?;
         }
         let tag = tag_of(&options.migration_id);
-        Ok(Group { shared: Shared::new(options, tag)? })
+        Ok(Group { shared: Shared::new(options, tag) })
     }
 
     /// Adds a device to a source; returns its number, which counts from 0. The target adds its

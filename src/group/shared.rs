@@ -390,8 +390,8 @@ impl State {
 }
 
 impl Shared {
-    pub fn new(options: GroupOptions, tag: u32) -> Result<Shared> {
-        let recorder = Arc::new(Recorder::new("", "")?);
+    pub fn new(options: GroupOptions, tag: u32) -> Shared {
+        let recorder = Arc::new(Recorder::new("", ""));
         let state = State {
             phase: Phase::Setup,
             recorder: Arc::clone(&recorder),
@@ -414,7 +414,7 @@ impl Shared {
         let (state, changed, work) = (Mutex::new(state), Condvar::new(), Condvar::new());
         let measuring = Measuring::new(options.role);
         let process = Process::this();
-        Ok(Shared { options, tag, measuring, process, recorder, state, changed, work })
+        Shared { options, tag, measuring, process, recorder, state, changed, work }
     }
 
     pub fn lock(&self) -> MutexGuard<'_, State> {

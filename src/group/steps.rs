@@ -267,7 +267,7 @@ mod tests {
     #[test]
     fn a_source_that_was_read_to_the_end_before_its_stop_was_over_is_complete() {
         // No device, and so none whose stream is not complete.
-        let shared = Shared::new(GroupOptions::new(Role::Source), 0).unwrap();
+        let shared = Shared::new(GroupOptions::new(Role::Source), 0);
         shared.lock().phase = Phase::Open;
         shared.have_stopped();
         assert_eq!(shared.lock().phase, Phase::Complete);

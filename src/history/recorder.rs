@@ -32,7 +32,7 @@ pub(crate) struct Recorder {
 
 #[derive(Default)]
 struct Ring {
-    /// Has its memory from the beginning. Full, it goes on at `recorded` modulo its length.
+    /// Has its memory from the beginning, or none. Full, it goes on at `recorded` modulo its length.
     records: Vec<Record>,
     /// How many of them count, up to the newest.
     kept: usize,
@@ -44,13 +44,14 @@ struct Ring {
 }
 
 impl Recorder {
-    pub fn new(driver: &str, name: &str) -> Result<Recorder> {
+    /// Where there is no memory for it, nothing is kept: a device is of use without its history.
+    pub fn new(driver: &str, name: &str) -> Recorder {
         let mut records = Vec::new();
-        alloc::reserve(&mut records, LAST, "no memory for a device's history")?;
+        let _ = alloc::reserve(&mut records, LAST, "no memory for a device's history");
         let ring = Mutex::new(Ring { records, ..Ring::default() });
         let (driver, name) = (Short::of(driver), Short::of(name));
         let about = About { driver, name, ..About::default() };
-        Ok(Recorder { about, process: Process::this(), ring, cancelled: AtomicU64::new(0) })
+        Recorder { about, process: Process::this(), ring, cancelled: AtomicU64::new(0) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Ring> {
@@ -177,11 +178,13 @@ impl Ring {
         }
         let record = Record { number: self.recorded, at_ns, times: 1, note: *note };
         let place = self.place(self.recorded);
+        let has_room = self.records.len() < self.records.capacity();
+        self.recorded += 1;
         match self.records.get_mut(place) {
             Some(oldest) => *oldest = record,
-            None => self.records.push(record),
+            None if has_room => self.records.push(record),
+            None => return,
         }
-        self.recorded += 1;
         self.kept = LAST.min(self.kept + 1);
         if note.is_error() {
             self.fold();

@@ -6,7 +6,7 @@ use crate::error::{Code, Operation, Outcome, err};
 use crate::fsm::State;
 
 fn recorder() -> Recorder {
-    Recorder::new("driver", "0000:3b:00.2").unwrap()
+    Recorder::new("driver", "0000:3b:00.2")
 }
 
 fn numbered(count: u64) -> Note {
@@ -168,7 +168,7 @@ fn a_cancellation_does_not_wait_and_is_not_lost() {
 #[test]
 fn what_is_documented_to_be_enough_is_enough_for_the_worst() {
     let control = "\u{1}".repeat(500);
-    let recorder = Recorder::new(&control, &control).unwrap();
+    let recorder = Recorder::new(&control, &control);
     for _ in 0..LAST {
         recorder.record(&longest(&control));
     }
@@ -270,7 +270,7 @@ fn unescape(text: &str) -> String {
 proptest! {
     #[test]
     fn no_text_breaks_a_line_or_is_lost(text in any::<String>(), name in "\\PC*") {
-        let recorder = Recorder::new(&name, &text).unwrap();
+        let recorder = Recorder::new(&name, &text);
         recorder.record(&longest(&text));
         let history = recorder.history().unwrap();
         for out in [history.text().to_string(), history.json().to_string()] {
