@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/* A device that speaks protocol v1 is saved and loaded like any other; a device of another protocol
- * does not get its state; a table without regions has none. */
+/* Devices that speak v1, or the protocol of the RFC, are saved and loaded like any other; a device of
+ * another protocol does not get their state; a table without regions has none. */
 #include "rig.h"
 
-static struct vfiomig_sim_options v1_options(void)
+static struct vfiomig_sim_options older_options(uint32_t protocol)
 {
     struct vfiomig_sim_options o = rig_options();
-    o.kind = VFIOMIG_PROTOCOL_V1;
+    o.kind = protocol;
     o.window = 10000;
     return o;
 }
+
+static const uint32_t older[] = { VFIOMIG_PROTOCOL_V1, VFIOMIG_PROTOCOL_RFC };
 
 /* The text of a reason that a device has. */
 static const char *reason_text(struct vfiomig_device *dev, uint32_t code)
@@ -26,15 +28,15 @@ static const char *reason_text(struct vfiomig_device *dev, uint32_t code)
 static void what_is_saved_arrives(void)
 {
     static const size_t buffers[] = { VFIOMIG_MIN_BUFFER, 10000, 1 << 20 };
-    for (size_t i = 0; i < 3; i++) {
-        struct vfiomig_sim_options o = v1_options();
+    for (size_t i = 0; i < 6; i++) {
+        struct vfiomig_sim_options o = older_options(older[i / 3]);
         struct rig from = rig_new(&o, NULL), to = rig_target(&o);
         struct vfiomig_identity identity = VFIOMIG_IDENTITY_INIT;
         struct bytes stream = { NULL, 0, 0 };
         struct vfiomig_load *load;
         OK(vfiomig_device_get_identity(from.dev, &identity));
-        EQ(identity.protocol, VFIOMIG_PROTOCOL_V1);
-        struct vfiomig_save *save = save_all(from.dev, NULL, buffers[i], &stream);
+        EQ(identity.protocol, older[i / 3]);
+        struct vfiomig_save *save = save_all(from.dev, NULL, buffers[i % 3], &stream);
         OK(vfiomig_save_finish(save, VFIOMIG_ENDING_RELEASE));
         OK(vfiomig_load_begin(to.dev, NULL, &load));
         /* It waits for the stream to say what it is. */
@@ -45,10 +47,14 @@ static void what_is_saved_arrives(void)
 
 static void no_state_of_another_protocol(void)
 {
-    struct vfiomig_sim_options older = v1_options(), newer = rig_options();
-    for (int i = 0; i < 2; i++) {
-        struct rig from = rig_new(i ? &newer : &older, NULL);
-        struct rig to = rig_target(i ? &older : &newer);
+    struct vfiomig_sim_options options[] = { rig_options(), older_options(older[0]),
+                                             older_options(older[1]) };
+    for (int pair = 0; pair < 9; pair++) {
+        int i = pair % 3;
+        if (pair / 3 == i)
+            continue;
+        struct rig from = rig_new(&options[pair / 3], NULL);
+        struct rig to = rig_target(&options[i]);
         struct bytes stream = stream_of(from.dev);
         struct vfiomig_failure failure = VFIOMIG_FAILURE_INIT;
         struct vfiomig_load *load;
@@ -69,7 +75,7 @@ static void no_state_of_another_protocol(void)
 
 static void qemus_format_cannot_carry_it(void)
 {
-    struct vfiomig_sim_options o = v1_options();
+    struct vfiomig_sim_options o = older_options(older[0]);
     struct rig rig = rig_new(&o, NULL);
     struct vfiomig_save_options save_options = VFIOMIG_SAVE_OPTIONS_INIT;
     struct vfiomig_load_options load_options = VFIOMIG_LOAD_OPTIONS_INIT;
@@ -84,7 +90,7 @@ static void qemus_format_cannot_carry_it(void)
 /* As a program that was compiled before the table had these members. */
 static void an_older_table_has_no_regions(void)
 {
-    struct vfiomig_sim_options o = v1_options();
+    struct vfiomig_sim_options o = older_options(older[0]);
     struct rig rig;
     struct vfiomig_device_ops ops = rig_table(&rig, &o);
     ops.struct_size = offsetof(struct vfiomig_device_ops, device_info);
@@ -96,16 +102,22 @@ static void an_older_table_has_no_regions(void)
 static void what_cannot_be_used_is_a_reason(void)
 {
     static const struct {
+        uint32_t protocol;
         uint64_t quirk;
         uint32_t code;
         const char *text;
     } cases[] = {
-        { VFIOMIG_SIM_MID_REGION, VFIOMIG_REASON_MID_PROTOCOL, "MID" },
-        { VFIOMIG_SIM_LOOPING_CHAIN, VFIOMIG_REASON_REGIONS_UNUSABLE, "backwards" },
-        { VFIOMIG_SIM_TWO_REGIONS, VFIOMIG_REASON_REGIONS_UNUSABLE, "two" },
+        { VFIOMIG_PROTOCOL_V1, VFIOMIG_SIM_MID_REGION, VFIOMIG_REASON_MID_PROTOCOL, "MID" },
+        { VFIOMIG_PROTOCOL_V1, VFIOMIG_SIM_LOOPING_CHAIN, VFIOMIG_REASON_REGIONS_UNUSABLE,
+          "backwards" },
+        { VFIOMIG_PROTOCOL_V1, VFIOMIG_SIM_TWO_REGIONS, VFIOMIG_REASON_REGIONS_UNUSABLE, "two" },
+        { VFIOMIG_PROTOCOL_RFC, VFIOMIG_SIM_OTHER_VERSION, VFIOMIG_REASON_REGIONS_UNUSABLE,
+          "version 2" },
+        { VFIOMIG_PROTOCOL_RFC, VFIOMIG_SIM_MISSING_REGION, VFIOMIG_REASON_REGIONS_UNUSABLE,
+          "no device memory region" },
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        struct vfiomig_sim_options o = v1_options();
+        struct vfiomig_sim_options o = older_options(cases[i].protocol);
         struct vfiomig_save *save;
         o.quirks = cases[i].quirk;
         struct rig rig = rig_new(&o, NULL);

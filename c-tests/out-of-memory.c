@@ -1330,14 +1330,24 @@ KIND(restore, checkpoint_to_restore)
 KIND(restore_staged, checkpoint_to_restore)
 KIND(descriptors, NULL)
 
-static void out_of_memory_with_v1(void)
+static void out_of_memory_with(uint32_t older)
 {
-    protocol = VFIOMIG_PROTOCOL_V1;
+    protocol = older;
     out_of_memory_in_probe_ops();
     out_of_memory_in_save_native();
     out_of_memory_in_save_that_restarts();
     out_of_memory_in_load_native();
     protocol = VFIOMIG_PROTOCOL_V2;
+}
+
+static void out_of_memory_with_v1(void)
+{
+    out_of_memory_with(VFIOMIG_PROTOCOL_V1);
+}
+
+static void out_of_memory_with_rfc(void)
+{
+    out_of_memory_with(VFIOMIG_PROTOCOL_RFC);
 }
 
 int main(void)
@@ -1348,6 +1358,7 @@ int main(void)
     RUN(out_of_memory_in_probe_ops);
     RUN(out_of_memory_in_probe_fd);
     RUN(out_of_memory_with_v1);
+    RUN(out_of_memory_with_rfc);
     RUN(out_of_memory_in_log_records);
     RUN(out_of_memory_in_save_native);
     RUN(out_of_memory_in_save_that_restarts);

@@ -1683,8 +1683,8 @@ struct vfiomig_load_stats {
  * device's data fd and keeps the device alive.
  *
  * If the options name the source, it is judged first, and nothing has been done to the device if it
- * does not fit. A device that speaks protocol v1 stays where it is until the stream has said what
- * it was saved from.
+ * does not fit. A device that speaks an older protocol stays where it is until the stream has said
+ * what it was saved from.
  *
  * Errors: -EPERM, -EIO, -EBADF, -ENOMEM, -EFAULT, -EBUSY, -ENODEV, -EINVAL, -ENOTTY, -E2BIG,
  *         -EPROTO, -EBADMSG, -EMSGSIZE, -EXDEV, -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED,

@@ -62,7 +62,14 @@ struct vfiomig_device_ops;
 #define VFIOMIG_SIM_OFFSET_OUTSIDE      (1ull << 30) /* v1: chunks lie outside of the region */
 #define VFIOMIG_SIM_LOOPING_CHAIN       (1ull << 31) /* v1: the chain of capabilities goes in circles */
 #define VFIOMIG_SIM_MID_REGION          (1ull << 32) /* v1: the region has the type of earlier patches */
-#define VFIOMIG_SIM_TWO_REGIONS         (1ull << 33) /* v1: there are two such regions */
+#define VFIOMIG_SIM_TWO_REGIONS         (1ull << 33) /* v1, RFC: there are two such regions */
+#define VFIOMIG_SIM_NO_DEVICE_MEMORY    (1ull << 34) /* RFC: no memory of its own; all of its state is configuration */
+#define VFIOMIG_SIM_OTHER_VERSION       (1ull << 35) /* RFC: the fields have a layout of another version */
+#define VFIOMIG_SIM_UNKNOWN_CAPS        (1ull << 36) /* RFC: a capability that nobody knows */
+#define VFIOMIG_SIM_MISSING_REGION      (1ull << 37) /* RFC: the last region that its capabilities need is missing */
+#define VFIOMIG_SIM_CONFIG_TOO_LONG     (1ull << 38) /* RFC: the configuration is longer than the region for it */
+#define VFIOMIG_SIM_FULL_BEFORE_LOGGING (1ull << 39) /* RFC: what was not read before LOGGING is not read after it */
+#define VFIOMIG_SIM_FORGETS_HALF        (1ull << 40) /* RFC: a snapshot that was read in part is not in the next */
 
 /* How a device is made. Set struct_size, and everything else that you do not need to zero: where zero
  * means nothing, it stands for the default. */
@@ -89,8 +96,10 @@ struct vfiomig_sim_options {
     char driver[64];            /* default "vfiomig-sim" */
     uint64_t log_page_size;     /* smallest pages in which it logs its DMA: a power of two; default 4096 */
     uint32_t log_max_ranges;    /* ranges that its log has room for (more: ENOSPC); default 256, the kernel's */
-    uint32_t kind;              /* VFIOMIG_PROTOCOL_V1: the region of Linux 5.8 to 5.17; default V2 */
-    uint64_t window;            /* v1: the most bytes of a chunk; default 64 KiB */
+    uint32_t kind;              /* VFIOMIG_PROTOCOL_V1: the region of Linux 5.8 to 5.17; RFC: the
+                                 regions proposed in 2019; default V2 */
+    uint64_t window;            /* v1: the most bytes of a chunk; RFC: the region for its memory;
+                                 default 64 KiB */
 };
 #define VFIOMIG_SIM_NO_MIGRATION 0x80000000u
 
@@ -107,8 +116,10 @@ struct vfiomig_sim_options {
 #define VFIOMIG_SIM_OP_LOG_START    9u  /* of DMA logging */
 #define VFIOMIG_SIM_OP_LOG_STOP     10u
 #define VFIOMIG_SIM_OP_LOG_REPORT   11u
-#define VFIOMIG_SIM_OP_CHUNK        12u /* v1: asking where the next chunk is, and how long */
-#define VFIOMIG_SIM_OP_TAKE_CHUNK   13u /* v1: saying that a chunk has been written */
+#define VFIOMIG_SIM_OP_CHUNK        12u /* v1: asking where the next chunk is, and how long; RFC: having
+                                          * a chunk or the configuration put into its region */
+#define VFIOMIG_SIM_OP_TAKE_CHUNK   13u /* v1: saying that a chunk has been written; RFC: a chunk or the
+                                          * configuration, or that a snapshot comes */
 
 /* What happens with the failure. */
 #define VFIOMIG_SIM_FAULT_ONCE   0u  /* the operation fails, nothing else changes */

@@ -64,6 +64,7 @@ const _: () = {
 /// `kind`: the numbers of `VFIOMIG_PROTOCOL_*`.
 const KIND_V1: u32 = 1;
 const KIND_V2: u32 = 2;
+const KIND_RFC: u32 = 3;
 
 /// The largest `struct_size` that is valid, as in libvfiomig.
 const MAX_STRUCT_SIZE: usize = 64 << 10;
@@ -98,7 +99,11 @@ impl From<&vfiomig_sim_options> for SimOptions {
             driver: if driver.is_empty() { default.driver } else { driver },
             log_page_size: c.log_page_size,
             log_max_ranges: c.log_max_ranges,
-            kind: if c.kind == KIND_V1 { Kind::V1 } else { Kind::V2 },
+            kind: match c.kind {
+                KIND_V1 => Kind::V1,
+                KIND_RFC => Kind::Rfc,
+                _ => Kind::V2,
+            },
             window: c.window,
         }
     }
@@ -129,7 +134,7 @@ unsafe fn read_options(options: *const vfiomig_sim_options) -> Result<SimOptions
             }
         }
     }
-    if own.reserved != 0 || !matches!(own.kind, 0 | KIND_V1 | KIND_V2) {
+    if own.reserved != 0 || !matches!(own.kind, 0 | KIND_V1 | KIND_V2 | KIND_RFC) {
         return Err(libc::EINVAL);
     }
     Ok(SimOptions::from(&own))

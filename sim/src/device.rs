@@ -13,7 +13,7 @@ use crate::fsm::{self, State};
 use crate::logging;
 use crate::logging::{Log, Report, Start};
 use crate::options::{Effect, Kind, NO_MIGRATION, Op, SimOptions, quirk};
-use crate::stream::{LoadStream, SaveStream, full_length};
+use crate::stream::{LoadStream, SaveStream, full_length, last_record};
 
 /// Reads and writes with a rate sleep at most this long at once.
 const LONGEST_SLEEP: Duration = Duration::from_millis(20);
@@ -198,7 +198,9 @@ impl Core {
             return Err(libc::EINVAL);
         }
         if options.initial_size == 0 {
-            options.initial_size = options.state_size.div_ceil(4);
+            // The RFC's first snapshot has everything.
+            let part = if options.kind == Kind::Rfc { 1 } else { 4 };
+            options.initial_size = options.state_size.div_ceil(part);
         }
         let now = Instant::now();
         Ok(Core {
@@ -328,6 +330,10 @@ impl Core {
         if self.has(quirk::RESET_KEEPS_STATE) && self.state != State::ERROR {
             let (model, initial) = (self.options.model, self.options.initial_size);
             let fresh = SaveStream::new(&self.contents, model, initial, false);
+            if self.options.kind == Kind::Rfc {
+                self.session_anew(fresh);
+                return;
+            }
             if let Some(save) = self.streams.saving() {
                 *save = fresh;
             }
@@ -340,6 +346,24 @@ impl Core {
         self.streams.end_session();
         self.state = State::RUNNING;
         self.stale = false;
+    }
+
+    /// The session of a device of the RFC that was reset in it: another one, so that what was prepared is
+    /// forgotten. One that was being loaded is stopped.
+    fn session_anew(&mut self, mut fresh: SaveStream) {
+        self.streams.end_session();
+        if self.state == State::RESUMING {
+            self.state = State::STOP;
+        }
+        if !self.state.is_saving() {
+            return;
+        }
+        fresh.leave_end_open();
+        if self.state == State::STOP_COPY {
+            fresh.stop();
+        }
+        let token = self.streams.hand_out(Stream::Save(Box::new(fresh)), true);
+        self.streams.close(token);
     }
 
     // Faults.
@@ -711,6 +735,12 @@ impl Core {
         } else {
             let hides = self.has(quirk::INFO_MAKES_DATA);
             let mut save = SaveStream::new(&self.contents, model, self.options.initial_size, hides);
+            if self.options.kind == Kind::Rfc {
+                save.leave_end_open();
+                if self.has(quirk::FULL_BEFORE_LOGGING) {
+                    save.skip_all();
+                }
+            }
             if to == State::STOP_COPY {
                 save.stop();
             }
@@ -756,7 +786,8 @@ impl Core {
         if self.has(quirk::NO_RESET) {
             return Err(libc::ENOTTY);
         }
-        let stopped = matches!(self.state, State::STOP | State::STOP_COPY);
+        let stopped = matches!(self.state, State::STOP | State::STOP_COPY)
+            || (self.state == State::RESUMING && self.options.kind == Kind::Rfc);
         if stopped && self.has(quirk::RESET_KEEPS_STATE) {
             return Err(libc::EINVAL);
         }
@@ -924,6 +955,63 @@ impl Core {
         len
     }
 
+    /// All data that the session has now.
+    pub fn pull_all(&mut self) -> Vec<u8> {
+        let (contents, model) = (&self.contents, self.options.model);
+        let all = self.streams.saving().map(|save| read_all(save, contents, model));
+        let all = all.unwrap_or_default();
+        self.bytes_read += all.len() as u64;
+        all
+    }
+
+    /// All contents, without the last record, whatever the session is at.
+    pub fn whole(&self) -> Vec<u8> {
+        let (contents, model) = (&self.contents, self.options.model);
+        let mut save = SaveStream::new(contents, model, contents.size(), false);
+        save.leave_end_open();
+        read_all(&mut save, contents, model)
+    }
+
+    /// The last record.
+    pub fn last_record(&self) -> Vec<u8> {
+        last_record(&self.contents, self.options.model).to_vec()
+    }
+
+    /// A stopped device that is being read runs again, and is read on.
+    pub fn run_again(&mut self) {
+        self.state = State::PRE_COPY;
+        if let Some(save) = self.streams.saving() {
+            save.go_on();
+        }
+    }
+
+    /// What is given to the device from now on is a state for it.
+    pub fn begin_load(&mut self) -> Result<(), i32> {
+        match self.enter(State::RESUMING)? {
+            Some(token) => self.close(token),
+            None => Ok(()),
+        }
+    }
+
+    /// What it was given so far is void.
+    pub fn load_anew(&mut self) {
+        let (size, model) = (self.options.state_size, self.options.model);
+        if let Some(load) = self.streams.loading() {
+            *load = LoadStream::new(size, model);
+        }
+    }
+
+    /// A device that was given a part of a state runs with whatever it has.
+    pub fn run_unloaded(&mut self) {
+        self.streams.end_session();
+        self.state = State::RUNNING;
+    }
+
+    /// The device accepts what it was given, or refuses.
+    pub fn end_load(&mut self, then: State) -> Result<(), i32> {
+        self.enter(then).map(drop)
+    }
+
     /// What is left of it, in bytes.
     pub fn left(&mut self) -> u64 {
         match self.streams.saving() {
@@ -984,6 +1072,21 @@ impl Core {
             initial_bytes: save.initial_bytes(),
             dirty_bytes: save.dirty_bytes(&self.contents),
         })
+    }
+}
+
+fn read_all(save: &mut SaveStream, contents: &Contents, model: u32) -> Vec<u8> {
+    let mut all = vec![0; full_length(contents) as usize];
+    let mut done = 0;
+    loop {
+        let n = save.read(contents, model, all.get_mut(done..).unwrap_or_default());
+        done += n;
+        if n == 0 || done < all.len() {
+            all.truncate(done);
+            return all;
+        }
+        // A block that changed while it was sent comes twice.
+        all.resize(2 * all.len(), 0);
     }
 }
 

@@ -80,8 +80,22 @@ pub mod quirk {
         LOOPING_CHAIN = 31;
         /// v1: the region is that of the patches before it, which are told by their type.
         MID_REGION = 32;
-        /// v1: there are two such regions.
+        /// v1, RFC: there are two such regions.
         TWO_REGIONS = 33;
+        /// RFC: no memory of its own; all of its state is its configuration.
+        NO_DEVICE_MEMORY = 34;
+        /// RFC: the fields have a layout of another version.
+        OTHER_VERSION = 35;
+        /// RFC: a capability that nobody knows.
+        UNKNOWN_CAPS = 36;
+        /// RFC: the last of the regions that its capabilities need is missing.
+        MISSING_REGION = 37;
+        /// RFC: its configuration is longer than the region for it.
+        CONFIG_TOO_LONG = 38;
+        /// RFC: as in its letter, what was not read before LOGGING is not in what is read after.
+        FULL_BEFORE_LOGGING = 39;
+        /// RFC: a snapshot that was read in part is not in the next one.
+        FORGETS_HALF = 40;
     }
 }
 
@@ -96,6 +110,8 @@ pub enum Kind {
     V2,
     /// That of Linux 5.8 to 5.17: a region.
     V1,
+    /// That of the RFC of 2019: regions for fields, for the configuration, and for its memory.
+    Rfc,
 }
 
 /// How a device is made. Where a zero in the C structure means nothing, it stands for the default;
@@ -144,7 +160,7 @@ pub struct SimOptions {
     pub log_max_ranges: u32,
     /// How it is migrated.
     pub kind: Kind,
-    /// v1: the most bytes of a chunk; 0: 64 KiB.
+    /// v1: the most bytes of a chunk. RFC: the region through which its memory goes. 0: 64 KiB.
     pub window: u64,
 }
 
@@ -204,9 +220,10 @@ pub enum Op {
     LogStop = 10,
     /// Reading it.
     LogReport = 11,
-    /// Asking where the next chunk is in a region, and how long.
+    /// Asking where the next chunk is in a region, and how long; RFC: having it, or the configuration, put
+    /// there.
     Chunk = 12,
-    /// Saying that a chunk has been written.
+    /// Saying that a chunk, or RFC: the configuration, has been written or will be.
     TakeChunk = 13,
 }
 

@@ -14,13 +14,13 @@ use vfiomig_pthread_locks::OnceLock;
 
 use crate::device::{Core, UserMemory};
 use crate::options::SimOptions;
-use crate::region::Region;
+use crate::region::Regions;
 use crate::sync::{Mutex, MutexGuard};
 
 pub(crate) struct Shared {
     core: Mutex<Core>,
     /// Locked after it.
-    region: Mutex<Region>,
+    regions: Mutex<Regions>,
     /// Always readable and writable, as the data fds of most drivers are.
     poll: OnceLock<Option<OwnedFd>>,
     /// Callbacks in progress: the library promises one at a time.
@@ -31,7 +31,7 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(options: SimOptions) -> Result<Shared, i32> {
         Ok(Shared {
-            region: Mutex::new(Region::new(&options)?),
+            regions: Mutex::new(Regions::new(&options)?),
             core: Mutex::new(Core::new(options)?),
             poll: OnceLock::new(),
             inside: AtomicUsize::new(0),
@@ -95,10 +95,10 @@ impl Shared {
     }
 
     /// Something with the regions of a device.
-    pub(crate) fn region<T>(&self, call: impl FnOnce(&mut Region, &mut Core) -> T) -> T {
+    pub(crate) fn region<T>(&self, call: impl FnOnce(&mut Regions, &mut Core) -> T) -> T {
         let mut core = self.lock();
-        let mut region = self.region.lock().unwrap_or_else(PoisonError::into_inner);
-        call(&mut region, &mut core)
+        let mut regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
+        call(&mut regions, &mut core)
     }
 
     pub(crate) fn poll_fd(&self, token: i32) -> Result<i32, i32> {

@@ -58,6 +58,16 @@ pub(crate) fn full_length(contents: &Contents) -> u64 {
     HEADER as u64 + contents.blocks() * RECORD as u64 + contents.size() + RECORD as u64
 }
 
+/// Whether these bytes are the beginning of a stream.
+pub(crate) fn begins_anew(bytes: &[u8]) -> bool {
+    bytes.starts_with(&MAGIC.to_le_bytes())
+}
+
+/// What ends a stream: the digest of all contents.
+pub(crate) fn last_record(contents: &Contents, model: u32) -> [u8; RECORD] {
+    record(LAST_MAGIC, 0, contents.blocks(), contents.digest(model))
+}
+
 /// A block that is being sent. A block that changes in the meantime is sent again as a whole.
 struct Sending {
     seed: u64,
@@ -80,6 +90,8 @@ pub(crate) struct SaveStream {
     /// Changed too, but the driver has not looked yet (`INFO_MAKES_DATA`).
     hidden: Blocks,
     hides: bool,
+    /// The last record is not part of it.
+    open_end: bool,
     /// Blocks before this one are initial data.
     initial_end: u64,
     /// Initial data not read yet, in bytes of the stream.
@@ -111,6 +123,7 @@ impl SaveStream {
             dirty: Blocks::none(blocks),
             hidden: Blocks::none(blocks),
             hides,
+            open_end: false,
             initial_end,
             initial_left: HEADER as u64,
             next_dirty: 0,
@@ -123,6 +136,22 @@ impl SaveStream {
         };
         stream.initial_left += stream.initial_blocks_left(contents);
         stream
+    }
+
+    /// Leaves out the last record, which comes by another way.
+    pub fn leave_end_open(&mut self) {
+        self.open_end = true;
+    }
+
+    /// Of what is there now, nothing will be sent.
+    pub fn skip_all(&mut self) {
+        self.unsent = Blocks::none(0);
+        (self.staged_at, self.initial_left) = (self.staged_len, 0);
+    }
+
+    /// A device that had stopped runs again, and is read as before.
+    pub fn go_on(&mut self) {
+        self.stopped = false;
     }
 
     fn initial_blocks_left(&self, contents: &Contents) -> u64 {
@@ -245,10 +274,9 @@ impl SaveStream {
                 self.sending = Some(Sending { seed, len: len as usize, at: 0 });
                 true
             }
-            None if self.stopped && !self.last_sent => {
+            None if self.stopped && !self.last_sent && !self.open_end => {
                 self.last_sent = true;
-                let blocks = contents.blocks();
-                self.stage(&record(LAST_MAGIC, 0, blocks, contents.digest(model)));
+                self.stage(&last_record(contents, model));
                 true
             }
             None => false,

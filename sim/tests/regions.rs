@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The regions of a device that speaks v1, through the table, as a client of its own sees them.
+//! The regions of devices that speak older protocols, through the table, as a client of its own sees them.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, unsafe_code)]
 
@@ -18,11 +18,15 @@ fn sim(quirks: u64, seed: u64) -> Sim {
 }
 
 fn read(sim: &Sim, at: u64, len: usize) -> Result<Vec<u8>, i32> {
+    read_from(sim, REGION, at, len)
+}
+
+fn read_from(sim: &Sim, region: u32, at: u64, len: usize) -> Result<Vec<u8>, i32> {
     let (table, opaque) = sim.table();
     let mut buf = vec![0; len];
     // SAFETY: the simulator lives, and the buffer has `len` bytes.
     let ret =
-        unsafe { table.region_read.unwrap()(opaque, REGION, at, buf.as_mut_ptr().cast(), len) };
+        unsafe { table.region_read.unwrap()(opaque, region, at, buf.as_mut_ptr().cast(), len) };
     if ret < 0 { Err(-ret as i32) } else { Ok(buf) }
 }
 
@@ -31,10 +35,14 @@ fn word(sim: &Sim, at: u64) -> Result<u64, i32> {
 }
 
 fn write(sim: &Sim, at: u64, bytes: &[u8]) -> Result<(), i32> {
+    write_to(sim, REGION, at, bytes)
+}
+
+fn write_to(sim: &Sim, region: u32, at: u64, bytes: &[u8]) -> Result<(), i32> {
     let (table, opaque) = sim.table();
     let from = bytes.as_ptr().cast::<c_void>();
     // SAFETY: as above.
-    let ret = unsafe { table.region_write.unwrap()(opaque, REGION, at, from, bytes.len()) };
+    let ret = unsafe { table.region_write.unwrap()(opaque, region, at, from, bytes.len()) };
     if ret < 0 { Err(-ret as i32) } else { Ok(()) }
 }
 
@@ -150,4 +158,190 @@ fn quirks_of_v1_show() {
     let looping = info(&sim(quirk::LOOPING_CHAIN, 1), 9).unwrap();
     assert_eq!((looping[3], looping[9], looping[13]), (32, 48, 32));
     assert_eq!(info(&sim(0, 1), 8), Err(libc::EINVAL));
+}
+
+const CONFIG: u32 = REGION + 1;
+const MEMORY: u32 = REGION + 2;
+
+fn rfc(quirks: u64, seed: u64) -> Sim {
+    let options =
+        SimOptions { kind: Kind::Rfc, state_size: 3000, window: 1000, ..SimOptions::default() };
+    Sim::new(SimOptions { quirks, seed, ..options }).unwrap()
+}
+
+fn put(sim: &Sim, at: u64, value: u32) -> Result<(), i32> {
+    write(sim, at, &value.to_ne_bytes())
+}
+
+fn put_long(sim: &Sim, at: u64, value: u64) -> Result<(), i32> {
+    write(sim, at, &value.to_ne_bytes())
+}
+
+/// The chunks of a snapshot.
+fn memory(sim: &Sim) -> Vec<Vec<u8>> {
+    let size = word(sim, 40).unwrap();
+    let chunk = |pos: u64| {
+        put_long(sim, 48, pos).unwrap();
+        put(sim, 32, 1).unwrap();
+        read_from(sim, MEMORY, 0, (size - pos).min(1000) as usize).unwrap()
+    };
+    (0..size).step_by(1000).map(chunk).collect()
+}
+
+fn config(sim: &Sim) -> Vec<u8> {
+    let size = word(sim, 24).unwrap();
+    put(sim, 16, 1).unwrap();
+    read_from(sim, CONFIG, 0, size as usize).unwrap()
+}
+
+fn give_memory(sim: &Sim, chunks: &[Vec<u8>]) {
+    put_long(sim, 40, chunks.iter().map(|chunk| chunk.len() as u64).sum()).unwrap();
+    for (chunk, pos) in chunks.iter().zip((0..).step_by(1000)) {
+        write_to(sim, MEMORY, 0, chunk).unwrap();
+        put_long(sim, 48, pos).unwrap();
+        put(sim, 32, 2).unwrap();
+    }
+}
+
+fn give_config(sim: &Sim, config: &[u8]) -> Result<(), i32> {
+    put_long(sim, 24, config.len() as u64)?;
+    write_to(sim, CONFIG, 0, config)?;
+    put(sim, 16, 2)
+}
+
+#[test]
+fn a_plain_client_moves_a_device_of_the_rfc_by_snapshots() {
+    // Stopped, whole; and in LOGGING, with what has changed. Loaded while stopped, and while running.
+    for (logging, before) in [(false, 1), (true, 0)] {
+        let (source, target) = (rfc(0, 1), rfc(0, 2));
+        put(&source, 4, if logging { 2 } else { 1 }).unwrap();
+        let first = memory(&source);
+        assert_eq!(first.len(), 4);
+        let mut later = vec![];
+        if logging {
+            source.guest_write(0, 1, 7).unwrap();
+            put(&source, 4, 3).unwrap();
+            later = memory(&source);
+            assert_eq!((later.len(), memory(&source).len()), (1, 0));
+        } else {
+            assert_eq!(memory(&source), first, "whole each time");
+        }
+        let config = config(&source);
+        put(&target, 4, before).unwrap();
+        give_memory(&target, &first);
+        if logging {
+            give_memory(&target, &later);
+        }
+        give_config(&target, &config).unwrap();
+        assert_eq!(target.state(), if before == 1 { State::STOP } else { State::RUNNING });
+        put(&target, 4, 0).unwrap();
+        assert_eq!((target.digest(), target.state()), (source.digest(), State::RUNNING));
+        assert_eq!((source.violations(), target.violations()), ((0, None), (0, None)));
+    }
+}
+
+#[test]
+fn a_snapshot_read_in_part_is_in_the_next_and_all_ways_between_states_are_there() {
+    let sim = rfc(0, 1);
+    for from in 0..4 {
+        for to in 0..4 {
+            put(&sim, 4, from).unwrap();
+            put(&sim, 4, to).unwrap();
+        }
+    }
+    put(&sim, 4, 0).unwrap();
+    put(&sim, 4, 2).unwrap();
+    let size = word(&sim, 40).unwrap();
+    put_long(&sim, 48, 0).unwrap();
+    put(&sim, 32, 1).unwrap();
+    let first = read_from(&sim, MEMORY, 0, 1000).unwrap();
+    put(&sim, 4, 3).unwrap();
+    // It stays where it is, and comes again.
+    assert_eq!(read_from(&sim, MEMORY, 0, 1000).unwrap(), first);
+    let all = memory(&sim);
+    assert_eq!((all.len() as u64, &all[0]), (size.div_ceil(1000), &first));
+    assert_eq!(word(&sim, 40), Ok(0));
+    // Whoever sets LOGGING again gets everything.
+    put(&sim, 4, 0).unwrap();
+    put(&sim, 4, 3).unwrap();
+    assert_eq!(word(&sim, 40), Ok(size));
+    assert_eq!(sim.violations(), (0, None));
+}
+
+#[test]
+fn what_no_client_of_the_rfc_may_do_is_refused_and_counted() {
+    let sim = rfc(0, 1);
+    assert_eq!(read(&sim, 0, 4), Ok(1u32.to_ne_bytes().to_vec()));
+    assert_eq!(read(&sim, 12, 4), Ok(vec![0; 4]));
+    assert_eq!(write(&sim, 36, &[1; 4]), Ok(()));
+    assert_eq!((read(&sim, 4, 4), read(&sim, 16, 4)), (Err(libc::EINVAL), Err(libc::EINVAL)));
+    assert_eq!((put(&sim, 0, 1), put(&sim, 8, 1)), (Err(libc::EFAULT), Err(libc::EFAULT)));
+    assert_eq!((read(&sim, 40, 4), put(&sim, 16, 3)), (Err(libc::EINVAL), Err(libc::EINVAL)));
+    assert_eq!(sim.violations(), (0, None));
+    assert_eq!(put(&sim, 4, 4), Err(libc::EINVAL));
+    assert_eq!(put(&sim, 32, 1), Err(libc::EINVAL), "of no snapshot");
+    assert_eq!(word(&sim, 40).unwrap() / 1000, 3);
+    for pos in [500, 4000] {
+        put_long(&sim, 48, pos).unwrap();
+        assert_eq!(put(&sim, 32, 1), Err(libc::EINVAL));
+    }
+    assert_eq!(write_to(&sim, MEMORY, 0, &[0]), Err(libc::EINVAL));
+    put(&sim, 4, 2).unwrap();
+    assert_eq!(put_long(&sim, 40, 5), Err(libc::EINVAL), "for a device that is being read");
+    assert_eq!(sim.violations().0, 6);
+    let target = rfc(0, 2);
+    put(&target, 4, 1).unwrap();
+    assert_eq!(put_long(&target, 40, 0), Err(libc::EINVAL));
+    assert_eq!(put_long(&target, 40, 5), Err(libc::EINVAL), "it has refused something");
+    assert_eq!((put(&target, 4, 0), target.violations().0), (Err(libc::EINVAL), 2));
+}
+
+#[test]
+fn quirks_of_the_rfc_show() {
+    let (none, letter) = (rfc(quirk::NO_DEVICE_MEMORY, 1), rfc(quirk::FULL_BEFORE_LOGGING, 1));
+    assert_eq!((regions(&none), read(&none, 8, 4)), (11, Ok(vec![0; 4])));
+    assert!(word(&none, 24).unwrap() > 3000);
+    put(&letter, 4, 3).unwrap();
+    assert_eq!(word(&letter, 40), Ok(0));
+    assert_eq!(read(&rfc(quirk::OTHER_VERSION, 1), 0, 4), Ok(2u32.to_ne_bytes().to_vec()));
+    assert_eq!(read(&rfc(quirk::UNKNOWN_CAPS, 1), 8, 4), Ok(0x21u32.to_ne_bytes().to_vec()));
+    assert_eq!((regions(&rfc(0, 1)), regions(&rfc(quirk::MISSING_REGION, 1))), (12, 11));
+    assert_eq!(info(&rfc(quirk::TWO_REGIONS, 1), 12).unwrap()[14..], [2, 1]);
+    assert!(word(&rfc(quirk::CONFIG_TOO_LONG, 1), 24).unwrap() > 4096);
+    let forgets = rfc(quirk::FORGETS_HALF, 1);
+    put(&forgets, 4, 2).unwrap();
+    assert!(word(&forgets, 40).unwrap() > 0);
+    put(&forgets, 4, 3).unwrap();
+    assert_eq!(word(&forgets, 40), Ok(0));
+}
+
+#[test]
+fn a_server_of_the_rfc_keeps_its_state_over_a_reset_and_refuses_one_while_it_is_stopped() {
+    let reset = |sim: &Sim| {
+        let (table, opaque) = sim.table();
+        // SAFETY: the simulator lives.
+        unsafe { table.reset.unwrap()(opaque) }
+    };
+    let sim = rfc(quirk::RESET_KEEPS_STATE, 1);
+    let empty = sim.digest();
+    sim.guest_write(0, 10, 1).unwrap();
+    put(&sim, 4, 2).unwrap();
+    let first = memory(&sim);
+    assert_eq!(word(&sim, 40), Ok(0));
+    assert_eq!(reset(&sim), 0);
+    assert_eq!((sim.state(), sim.digest()), (State::PRE_COPY, empty));
+    // All of it, as it is now.
+    assert_eq!(put(&sim, 32, 1), Err(libc::EINVAL), "its snapshot is gone");
+    let again = memory(&sim);
+    assert!(again.len() == first.len() && again != first);
+    for state in [3, 1] {
+        put(&sim, 4, state).unwrap();
+        assert_eq!(reset(&sim), -libc::EINVAL);
+    }
+    // Nor while it is being loaded, which it can leave.
+    give_memory(&sim, &first);
+    assert_eq!(reset(&sim), -libc::EINVAL);
+    put(&sim, 4, 0).unwrap();
+    assert_eq!((sim.state(), reset(&sim), sim.digest()), (State::RUNNING, 0, empty));
+    assert_eq!(sim.violations().0, 1);
 }

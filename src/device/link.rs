@@ -63,9 +63,29 @@ impl Link {
                     std::thread::sleep(pause);
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
-                done => return done,
+                done => {
+                    if done.is_ok() {
+                        self.note_reset();
+                    }
+                    return done;
+                }
             }
         }
+    }
+
+    /// The device has been reset.
+    pub fn note_reset(&mut self) {
+        self.protocol.was_reset(self.transport.as_mut());
+    }
+
+    /// Whether the device's state is a mere assumption.
+    pub fn assumes(&self) -> bool {
+        self.protocol.assumes()
+    }
+
+    /// Takes a device of which nobody knows where it is to RUNNING; returns whether it is there.
+    pub fn leave_unknown(&mut self) -> bool {
+        self.protocol.leave_unknown(self.transport.as_mut())
     }
 
     /// Whether a reset may leave the device in its migration state, or be refused in it.

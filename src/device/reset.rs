@@ -63,6 +63,10 @@ impl Inner {
     pub(super) fn note_told_reset(&mut self) -> Result<()> {
         let before = self.state_now();
         self.link.close();
+        // The word that a device which is being loaded was reset is not enough to have it run.
+        if before != Some(State::Resuming) {
+            self.link.note_reset();
+        }
         self.belief.was_reset(before);
         self.belief.forget_state();
         let result = self.ask_state().map(|state| {
@@ -90,7 +94,9 @@ impl Inner {
             Ok(()) => {}
             // A server refused it because the device is stopped.
             Err(Errno(libc::EINVAL)) if self.link.keeps_state_over_reset() => {
-                if self.query_state()? == State::Running {
+                if self.link.leave_unknown() {
+                    self.link.reset()?;
+                } else if self.query_state()? == State::Running {
                     return Err(Errno(libc::EINVAL));
                 }
             }

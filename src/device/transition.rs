@@ -63,7 +63,7 @@ impl Inner {
         let Some(path) = self.fsm().path(from, to) else {
             return Err(self.no_path(from, to));
         };
-        if path.steps.is_empty() {
+        if path.steps.is_empty() && !self.link.assumes() {
             self.arrived(to);
             return Ok(0);
         }
@@ -74,7 +74,9 @@ impl Inner {
         let ns = elapsed_ns(start);
         let changed = self.confirm(from, to, path.opens_data, changed, recover);
         if matches!(changed, Changed::Done) {
-            self.emit(EventKind::StateChanged, Some(from), Outcome::Kept, ns);
+            if from != to {
+                self.emit(EventKind::StateChanged, Some(from), Outcome::Kept, ns);
+            }
             return Ok(ns);
         }
         log::warn!(target: "vfiomig::device", "{from} -> {to} failed: {changed}");

@@ -3,7 +3,8 @@
 //! never guessed.
 
 use super::describe::ask;
-use super::{Protocol, V1};
+use super::rfc::Parts;
+use super::{Protocol, Rfc, V1};
 use crate::error::{Code, Error, Result};
 use crate::transport::{DeviceFlags, Region, Transport};
 use crate::uapi;
@@ -27,9 +28,9 @@ pub(crate) enum Found {
 #[derive(Default)]
 struct Candidates {
     v1: Option<Region>,
-    twice: bool,
-    control: bool,
-    config: bool,
+    rfc: Parts,
+    /// The type that two of them have.
+    twice: Option<(u32, u32)>,
     /// What could not be looked at.
     failed: Option<Error>,
 }
@@ -52,23 +53,37 @@ pub(crate) fn find(io: &mut dyn Transport) -> Result<Found> {
             }
         }
     }
-    Ok(found.judge())
+    Ok(found.judge(io))
 }
 
 impl Candidates {
     fn note(&mut self, region: Region, ccw: bool) {
-        match region.kind {
-            Some(uapi::REGION_V1) => self.twice |= self.v1.replace(region).is_some(),
+        let Some(kind) = region.kind else { return };
+        let place = match kind {
+            uapi::REGION_V1 => &mut self.v1,
             // Today these are the types of CCW's own regions.
-            Some((uapi::REGION_TYPE_RFC, 1)) => self.control |= !ccw,
-            Some((uapi::REGION_TYPE_RFC, 2)) => self.config |= !ccw,
-            _ => {}
+            (uapi::REGION_TYPE_RFC, _) if ccw => return,
+            (uapi::REGION_TYPE_RFC, 1) => &mut self.rfc.control,
+            (uapi::REGION_TYPE_RFC, 2) => &mut self.rfc.config,
+            (uapi::REGION_TYPE_RFC, 3) => &mut self.rfc.memory,
+            (uapi::REGION_TYPE_RFC, 4) => &mut self.rfc.bitmap,
+            _ => return,
+        };
+        if place.replace(region).is_some() {
+            self.twice = Some(kind);
         }
     }
 
-    fn judge(self) -> Found {
-        if self.twice {
-            return Found::Unusable("the device has two migration regions".to_owned());
+    fn judge(self, io: &mut dyn Transport) -> Found {
+        match self.twice {
+            Some(uapi::REGION_V1) => {
+                return Found::Unusable("the device has two migration regions".to_owned());
+            }
+            Some((_, subtype)) if self.v1.is_none() => {
+                let text = format!("the device has two migration regions of subtype {subtype}");
+                return Found::Unusable(text);
+            }
+            _ => {}
         }
         if let Some(region) = self.v1 {
             let index = region.index;
@@ -77,9 +92,13 @@ impl Candidates {
                 Err(why) => Found::Unusable(format!("region {index} is for migration, but {why}")),
             };
         }
-        match (self.control, self.config, self.failed) {
-            (true, false, None) => Found::Mid,
+        match (self.rfc.control.is_some(), self.rfc.config.is_some(), self.failed) {
             (_, _, Some(error)) => Found::Unusable(error.to_string()),
+            (true, false, None) => Found::Mid,
+            (true, true, None) => match Rfc::new(io, self.rfc) {
+                Ok(rfc) => Found::Speaks(Box::new(rfc)),
+                Err(why) => Found::Unusable(why),
+            },
             _ => Found::Nothing,
         }
     }

@@ -9,6 +9,7 @@
 mod describe;
 mod find;
 mod pump;
+mod rfc;
 mod units;
 mod v1;
 mod v2;
@@ -18,6 +19,7 @@ use std::fmt;
 use std::time::Duration;
 
 pub(crate) use find::{Found, find};
+pub(crate) use rfc::Rfc;
 pub(crate) use v1::V1;
 pub(crate) use v2::V2;
 
@@ -51,6 +53,22 @@ pub(crate) trait Protocol: Send {
 
     /// Requests a change of state; `opens_data` says whether the way there opens a data stream.
     fn set_state(&mut self, io: &mut dyn Transport, to: State, opens_data: bool) -> Changed;
+
+    /// The device has been reset, by whomever. Takes one that cannot be asked where it is now to RUNNING,
+    /// where a reset need not have taken it.
+    fn was_reset(&mut self, _: &mut dyn Transport) {}
+
+    /// Whether nobody has taken the device to the state that it is believed to be in, and it cannot be
+    /// asked.
+    fn assumes(&self) -> bool {
+        false
+    }
+
+    /// Takes a device of which nobody knows where it is to RUNNING, if it can be taken anywhere. Returns
+    /// whether it is there.
+    fn leave_unknown(&mut self, _: &mut dyn Transport) -> bool {
+        false
+    }
 
     /// Asks for an estimate of what a stopped device will give, in bytes. None: one that is not
     /// credible.

@@ -3,6 +3,8 @@
 
 use super::units::{HEADER, Kind, Piece, Spill};
 use super::window::Window;
+use super::{GOOD_PART, Got, NoMore};
+use crate::cancel::Cancel;
 use crate::sys::Errno;
 use crate::transport::Transport;
 
@@ -55,10 +57,39 @@ impl Pump {
         Ok(self.spill.drain(buf))
     }
 
+    /// Puts a short unit that lies in no region into the data. Nothing of a piece may be left.
+    pub fn put(&mut self, kind: Kind, bytes: &[u8]) {
+        let header = Piece { kind, len: bytes.len() as u32, at: 0, unit: bytes.len() as u64 };
+        let header = header.encode();
+        let places = self.spill.room().iter_mut();
+        let len = places.zip(header.iter().chain(bytes)).map(|(to, from)| *to = *from).count();
+        self.spill.filled(len);
+    }
+
     /// Whether part of a piece waits for room.
     pub fn holds_some(&self) -> bool {
         !self.spill.is_empty()
     }
+}
+
+/// Fills `buf` by steps, each of which puts something into what is left of it, until it is full or
+/// there is a good part in it, or a step says why no more comes.
+pub(super) fn fill(
+    buf: &mut [u8],
+    cancel: &Cancel,
+    mut step: impl FnMut(&mut [u8]) -> Result<usize, NoMore>,
+) -> Got {
+    let mut len = 0;
+    let no_more = loop {
+        match step(buf.get_mut(len..).unwrap_or_default()) {
+            Ok(n) => len += n,
+            Err(why) => break Some(why),
+        }
+        if len == buf.len() || len >= GOOD_PART || cancel.is_cancelled() {
+            break None;
+        }
+    };
+    Got { len, no_more }
 }
 
 fn read_piece(

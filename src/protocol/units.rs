@@ -15,6 +15,12 @@ pub(super) const HEADER: usize = 24;
 pub(super) enum Kind {
     /// A chunk of a v1 region.
     Chunk = 1,
+    /// RFC: a snapshot of the device's memory begins.
+    Snapshot = 2,
+    /// RFC: a chunk of it.
+    Memory = 3,
+    /// RFC: the device's configuration.
+    Config = 4,
 }
 
 /// A part of a unit.
@@ -48,6 +54,9 @@ impl Piece {
         let (first, at, unit) = (word(0)?, word(8)?, word(16)?);
         let kind = match first as u32 {
             1 => Kind::Chunk,
+            2 => Kind::Snapshot,
+            3 => Kind::Memory,
+            4 => Kind::Config,
             _ => return None,
         };
         let piece = Piece { kind, len: (first >> 32) as u32, at, unit };
@@ -125,6 +134,11 @@ impl Reader {
         self.left -= now.len() as u32;
         self.ended = at == len;
         Some(Part::Bytes(now, from))
+    }
+
+    /// What the unit under way is.
+    pub fn kind(&self) -> Option<Kind> {
+        self.unit.map(|(kind, ..)| kind)
     }
 
     /// Whether no unit is under way.

@@ -78,7 +78,7 @@ pub const REGION_INFO_CAP_SPARSE_MMAP: u16 = v::VFIO_REGION_INFO_CAP_SPARSE_MMAP
 pub const REGION_INFO_CAP_TYPE: u16 = v::VFIO_REGION_INFO_CAP_TYPE as u16;
 /// Type and subtype of the migration region of Linux 5.8 to 5.17.
 pub const REGION_V1: (u32, u32) = (3, 1);
-/// Type of the regions that the RFC of 2019 proposes; today that of CCW devices.
+/// Type of the regions that the RFC of 2019 proposes, with subtypes 1 to 4; today that of CCW devices.
 pub const REGION_TYPE_RFC: u32 = 2;
 /// Region index of PCI configuration space.
 pub const PCI_CONFIG_REGION: u32 = v::VFIO_PCI_CONFIG_REGION_INDEX;

@@ -94,8 +94,8 @@ pub(super) unsafe fn read_all_options(options: *const vfiomig_load_options) -> R
 /// device's data fd and keeps the device alive.
 ///
 /// If the options name the source, it is judged first, and nothing has been done to the device if
-/// it does not fit. A device that speaks protocol v1 stays where it is until the stream has said what
-/// it was saved from.
+/// it does not fit. A device that speaks an older protocol stays where it is until the stream has
+/// said what it was saved from.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_load_begin(
     device: *mut vfiomig_device,

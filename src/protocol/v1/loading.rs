@@ -5,7 +5,7 @@
 use super::registers::{END, Registers};
 use crate::error::Code;
 use crate::fsm::State;
-use crate::protocol::units::{Part, Reader};
+use crate::protocol::units::{Kind, Part, Reader};
 use crate::protocol::window::Window;
 use crate::protocol::{Patience, WriteFailed, ended, refused};
 use crate::sync::atomic::Ordering;
@@ -35,9 +35,7 @@ impl Loading {
         let mut rest = buf;
         loop {
             let before = rest.len();
-            let part = self.reader.next(&mut rest).map_err(|why| {
-                WriteFailed::new(Code::Proto, 0, format_args!("the data is not of v1: {why}"))
-            })?;
+            let part = self.reader.next(&mut rest).map_err(not_v1)?;
             let taken = before.saturating_sub(rest.len());
             let Some(part) = part else {
                 patience.taken.fetch_add(taken as u64, Ordering::Relaxed);
@@ -59,7 +57,7 @@ impl Loading {
         part: Part<'_>,
     ) -> Result<(), WriteFailed> {
         match part {
-            Part::Begin(_, len) => {
+            Part::Begin(Kind::Chunk, len) => {
                 // There is nothing else that shows a reset.
                 if Registers(window).state(io).map_err(failed)? != State::Resuming {
                     return Err(ended(Errno(libc::ENODEV)));
@@ -86,12 +84,17 @@ impl Loading {
                 self.at = at;
                 Ok(())
             }
+            Part::Begin(..) => Err(not_v1("it has units of another protocol")),
             Part::Bytes(bytes, at) => {
                 window.write(io, self.at.saturating_add(at), bytes).map_err(failed)
             }
             Part::End(_, len) => Registers(window).set_data_size(io, len).map_err(failed),
         }
     }
+}
+
+fn not_v1(why: &'static str) -> WriteFailed {
+    WriteFailed::new(Code::Proto, 0, format_args!("the data is not of v1: {why}"))
 }
 
 /// The error for a driver that refuses an access.

@@ -5,10 +5,10 @@
 use super::registers::{END, Registers};
 use crate::cancel::Cancel;
 use crate::fsm::State;
-use crate::protocol::pump::{Pump, Unit};
+use crate::protocol::pump::{Pump, Unit, fill};
 use crate::protocol::units::Kind;
 use crate::protocol::window::Window;
-use crate::protocol::{Estimates, GOOD_PART, Got, NoMore};
+use crate::protocol::{Estimates, Got, NoMore};
 use crate::sys::Errno;
 use crate::transport::Transport;
 
@@ -77,23 +77,9 @@ impl Saving {
         if self.broken.is_some() {
             return Got { len: 0, no_more: self.broken };
         }
-        let mut len = 0;
-        let no_more = loop {
-            let rest = buf.get_mut(len..).unwrap_or_default();
-            match self.step(io, window, rest, expected) {
-                Ok(n) => len += n,
-                Err(why) => {
-                    if matches!(why, NoMore::Dead(_) | NoMore::Failed(_)) {
-                        self.broken = Some(why);
-                    }
-                    break Some(why);
-                }
-            }
-            if len == buf.len() || len >= GOOD_PART || cancel.is_cancelled() {
-                break None;
-            }
-        };
-        Got { len, no_more }
+        let got = fill(buf, cancel, |rest| self.step(io, window, rest, expected));
+        self.broken = got.no_more.filter(|why| matches!(why, NoMore::Dead(_) | NoMore::Failed(_)));
+        got
     }
 
     /// Reads something into `buf`, which is not empty.

@@ -1,19 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The regions of a device that speaks an older protocol: v1's fields, and its chunks.
+//! The region of a device that speaks v1: its fields, and its chunks.
 //!
 //! As strict as a driver can be: each field has its width, its access and its time, and a chunk is
 //! taken only if it is the one that comes next, whole.
 
+use super::typed::{FIRST, PAGE, Typed, is_word};
 use crate::device::Core;
 use crate::fsm::State;
-use crate::options::{Kind, Op, SimOptions, quirk};
-
-/// As many as a PCI device has, and one more.
-const COUNT: u32 = 10;
-const INDEX: u32 = 9;
-/// A number that has no region, as with vfio-pci.
-const NO_REGION: u32 = 8;
-const PAGE: u64 = 4096;
+use crate::options::{Op, SimOptions, quirk};
 
 const DEVICE_STATE: u64 = 0;
 const RESERVED: u64 = 4;
@@ -24,14 +18,10 @@ const DATA_SIZE: u64 = 24;
 /// The state's reserved bits are kept.
 const KEPT: u32 = 0x5a5a_0000;
 /// Each chunk of the device begins with its length and its number.
-const CHUNK_HEADER: usize = 8;
-
-const READ_WRITE: u32 = 3;
-const CAPS: u32 = 8;
+pub(super) const CHUNK_HEADER: usize = 8;
 
 /// A region, and what is under way in it.
-pub(crate) struct Region {
-    kind: Kind,
+pub(super) struct V1 {
     quirks: u64,
     window: u64,
     /// The part with data.
@@ -83,66 +73,35 @@ const ARCS: [(u32, u32); 14] = [
     (4, 0),
 ];
 
-impl Region {
-    pub fn new(options: &SimOptions) -> Result<Region, i32> {
-        let window = if options.window == 0 { 64 << 10 } else { options.window };
-        if window <= CHUNK_HEADER as u64 || window > 1 << 30 {
-            return Err(libc::EINVAL);
-        }
-        let memory = if options.kind == Kind::V1 { vec![0; 2 * window as usize] } else { vec![] };
-        Ok(Region {
-            kind: options.kind,
+impl V1 {
+    pub fn new(options: &SimOptions, window: u64) -> V1 {
+        V1 {
             quirks: options.quirks,
             window,
-            memory,
+            memory: vec![0; 2 * window as usize],
             session: None,
             chunk: None,
             asked: false,
             counted: false,
             number: 0,
             refused: false,
-        })
+        }
     }
 
     fn has(&self, quirk: u64) -> bool {
         self.quirks & quirk != 0
     }
 
-    /// How many there are.
-    pub fn count(&self) -> u32 {
-        match self.kind {
-            Kind::V2 => 0,
-            Kind::V1 => COUNT + u32::from(self.has(quirk::TWO_REGIONS)),
-        }
+    /// What a region is: its type and subtype, and its length.
+    pub fn describe(&self, region: u32) -> Option<Typed> {
+        let twice = self.has(quirk::TWO_REGIONS) && region == FIRST + 1;
+        let kind = if self.has(quirk::MID_REGION) { 2 } else { 3 };
+        (region == FIRST || twice).then(|| Typed { kind, subtype: 1, size: self.size() })
     }
 
     fn size(&self) -> u64 {
         let places = if self.has(quirk::ALTERNATING_OFFSET) { 2 } else { 1 };
         PAGE + places * self.window
-    }
-
-    /// `VFIO_DEVICE_GET_REGION_INFO`.
-    pub fn info(&self, region: u32, info: &mut [u8]) -> Result<(), i32> {
-        if info.len() < 32 || region >= self.count() || region == NO_REGION {
-            return Err(libc::EINVAL);
-        }
-        let mut words = vec![32u32, 0, region, 0];
-        let size = if region >= INDEX { self.size() } else { 0 };
-        words.extend(halves(size));
-        words.extend(halves(u64::from(region) << 40));
-        if region >= INDEX {
-            let kind = if self.has(quirk::MID_REGION) { 2 } else { 3 };
-            // Something that nobody knows, and the type, which comes last.
-            let last = if self.has(quirk::LOOPING_CHAIN) { 32 } else { 0 };
-            words.extend([0x1_0063, 48, 0, 0, 0x1_0002, last, kind, 1]);
-            let first = if info.len() < words.len() * 4 { 0 } else { 32 };
-            for (word, value) in words.iter_mut().zip([64, READ_WRITE | CAPS, region, first]) {
-                *word = value;
-            }
-        }
-        let bytes = words.iter().flat_map(|word| word.to_ne_bytes());
-        info.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
-        Ok(())
     }
 
     /// Where the next chunk is, or goes.
@@ -173,7 +132,7 @@ impl Region {
         at: u64,
         buf: &mut [u8],
     ) -> Result<usize, i32> {
-        if self.kind == Kind::V2 || region != INDEX {
+        if region != FIRST {
             return Err(libc::EINVAL);
         }
         self.follow(core);
@@ -206,8 +165,7 @@ impl Region {
 
     /// A driver that takes words only.
     fn check_width(&self, at: u64, len: usize) -> Result<(), i32> {
-        let word = matches!(len, 1 | 2 | 4 | 8) && at % len as u64 == 0;
-        if self.has(quirk::STRICT_WIDTHS) && !word { Err(libc::EINVAL) } else { Ok(()) }
+        if self.has(quirk::STRICT_WIDTHS) && !is_word(at, len) { Err(libc::EINVAL) } else { Ok(()) }
     }
 
     fn data(&self, at: u64, len: usize) -> Result<usize, i32> {
@@ -289,7 +247,7 @@ impl Region {
         at: u64,
         bytes: &[u8],
     ) -> Result<usize, i32> {
-        if self.kind == Kind::V2 || region != INDEX {
+        if region != FIRST {
             return Err(libc::EINVAL);
         }
         self.follow(core);
@@ -377,10 +335,4 @@ impl Region {
         self.number += 1;
         Ok(())
     }
-}
-
-/// A number of 64 bits as two words, as they lie in memory.
-fn halves(value: u64) -> [u32; 2] {
-    let [a, b, c, d, e, f, g, h] = value.to_ne_bytes();
-    [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h])]
 }

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What regions of all protocols have in common.
+
+/// The first number that no region of PCI has.
+pub(super) const FIRST: u32 = 9;
+pub(super) const PAGE: u64 = 4096;
+
+/// A region that has a type.
+pub(super) struct Typed {
+    pub kind: u32,
+    pub subtype: u32,
+    pub size: u64,
+}
+
+/// Whether a driver that takes words only takes this access.
+pub(super) fn is_word(at: u64, len: usize) -> bool {
+    matches!(len, 1 | 2 | 4 | 8) && at % len as u64 == 0
+}
