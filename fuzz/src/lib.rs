@@ -55,6 +55,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "calls", run: calls::run, max_len: 1024, max_memory: 8 * MIB },
     Target { name: "roundtrip", run: roundtrip::run, max_len: 256, max_memory: 4 * MIB },
     Target { name: "v1", run: roundtrip::run_v1, max_len: 256, max_memory: 4 * MIB },
+    Target { name: "rfc", run: roundtrip::run_rfc, max_len: 256, max_memory: 4 * MIB },
     Target { name: "dirty", run: dirty::run, max_len: 4096, max_memory: 4 * MIB },
     Target { name: "checkpoint", run: checkpoint::run, max_len: 4096, max_memory: MIB },
     Target { name: "decode", run: decode::run, max_len: 4096, max_memory: MIB },

@@ -108,6 +108,15 @@ pub fn run_v1(bytes: &[u8]) {
     migrate(&mut input, Format::Native, options);
 }
 
+/// Between devices that speak the protocol of the RFC.
+pub fn run_rfc(bytes: &[u8]) {
+    let mut input = Input::new(bytes);
+    let window = input.pick(&[64 << 10, 9, 40, 200, 1000]);
+    let quirks = input.pick(&[0, 0, quirk::STRICT_WIDTHS, quirk::NO_DEVICE_MEMORY]);
+    let options = SimOptions { kind: Kind::Rfc, window, quirks, ..SimOptions::default() };
+    migrate(&mut input, Format::Native, options);
+}
+
 fn migrate(input: &mut Input<'_>, format: Format, options: SimOptions) {
     let sizes = SimOptions {
         migration_flags: input.pick(&[7, 3, 5, 1]),
