@@ -26,7 +26,7 @@ pub(crate) use v2::V2;
 use crate::cancel::Cancel;
 use crate::error::{Code, Error};
 use crate::fsm::{MigrationFlags, State};
-use crate::sync::atomic::AtomicU64;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sys::Errno;
 use crate::transport::{Direction, Transport};
 
@@ -46,7 +46,9 @@ pub(crate) trait Protocol: Send {
     fn probe(&mut self, io: &mut dyn Transport) -> Result<MigrationFlags, Errno>;
 
     /// Asks the driver to say from now on when initial data starts again. Returns whether it will.
-    fn watch_initial(&mut self, io: &mut dyn Transport) -> bool;
+    fn watch_initial(&mut self, _: &mut dyn Transport) -> bool {
+        false
+    }
 
     /// Asks for the device's state.
     fn state(&mut self, io: &mut dyn Transport) -> Result<State, Errno>;
@@ -72,7 +74,9 @@ pub(crate) trait Protocol: Send {
 
     /// Asks for an estimate of what a stopped device will give, in bytes. None: one that is not
     /// credible.
-    fn size(&mut self, io: &mut dyn Transport) -> Result<Option<u64>, Errno>;
+    fn size(&mut self, _: &mut dyn Transport) -> Result<Option<u64>, Errno> {
+        Err(Errno(libc::EOPNOTSUPP))
+    }
 
     /// Asks for estimates of what a device in pre-copy has left. Asking also makes some drivers produce
     /// the next data. None: the driver does not tell.
@@ -105,13 +109,20 @@ pub(crate) trait Protocol: Send {
     ) -> Result<(), WriteFailed>;
 
     /// Waits until the data stream can go on, or the time is up. Spurious returns are allowed.
-    fn wait(&mut self, io: &mut dyn Transport, direction: Direction, timeout: Duration);
+    fn wait(&mut self, _: &mut dyn Transport, _: Direction, timeout: Duration) {
+        // There is nothing to poll.
+        std::thread::sleep(Duration::from_millis(1).min(timeout));
+    }
 
     /// A file descriptor to poll for the data stream.
-    fn poll_fd(&self, io: &dyn Transport) -> Option<i32>;
+    fn poll_fd(&self, _: &dyn Transport) -> Option<i32> {
+        None
+    }
 
     /// Makes reads and writes of the data stream return instead of blocking.
-    fn set_nonblocking(&mut self, io: &mut dyn Transport) -> Result<(), Errno>;
+    fn set_nonblocking(&mut self, _: &mut dyn Transport) -> Result<(), Errno> {
+        Err(Errno(libc::EOPNOTSUPP))
+    }
 }
 
 /// The result of a request for a change.
@@ -194,6 +205,25 @@ pub(crate) struct Patience<'a> {
     pub taken: &'a AtomicU64,
 }
 
+impl Patience<'_> {
+    /// The device has taken so many bytes.
+    fn took(&self, len: usize) {
+        self.taken.fetch_add(len as u64, Ordering::Relaxed);
+    }
+
+    /// Fails if the load was cancelled.
+    fn check(&self) -> Result<(), WriteFailed> {
+        if self.cancel.is_cancelled() {
+            return Err(WriteFailed::new(
+                Code::Cancelled,
+                0,
+                format_args!("the load was cancelled"),
+            ));
+        }
+        Ok(())
+    }
+}
+
 /// Why a write ended early.
 pub(crate) struct WriteFailed {
     pub error: Error,
@@ -207,8 +237,18 @@ impl WriteFailed {
     }
 }
 
-fn refused(code: Code, errno: Errno) -> WriteFailed {
+/// The error for a driver that refuses data, or an access.
+fn refused(errno: Errno) -> WriteFailed {
+    let code = match errno.0 {
+        // mtty and hisi_acc return it for a header that they do not accept.
+        libc::EFAULT => Code::Inval,
+        _ => errno.code(),
+    };
     WriteFailed::new(code, errno.0, format_args!("the driver refuses the state: {errno}"))
+}
+
+fn not_loaded() -> WriteFailed {
+    WriteFailed::new(Code::NoDev, libc::ENODEV, format_args!("the device is not being loaded"))
 }
 
 fn ended(errno: Errno) -> WriteFailed {

@@ -3,7 +3,7 @@
 
 use super::units::{HEADER, Kind, Piece, Spill};
 use super::window::Window;
-use super::{GOOD_PART, Got, NoMore};
+use super::{GOOD_PART, Got, NoMore, Patience, WriteFailed};
 use crate::cancel::Cancel;
 use crate::sys::Errno;
 use crate::transport::Transport;
@@ -90,6 +90,25 @@ pub(super) fn fill(
         }
     };
     Got { len, no_more }
+}
+
+/// Empties `buf` by steps, each of which takes something from its beginning, until one says that there
+/// is nothing more in it.
+pub(super) fn pour(
+    buf: &[u8],
+    patience: &Patience<'_>,
+    mut step: impl FnMut(&mut &[u8]) -> Result<bool, WriteFailed>,
+) -> Result<(), WriteFailed> {
+    let mut rest = buf;
+    loop {
+        let before = rest.len();
+        let goes_on = step(&mut rest)?;
+        patience.took(before.saturating_sub(rest.len()));
+        if !goes_on {
+            return Ok(());
+        }
+        patience.check()?;
+    }
 }
 
 fn read_piece(

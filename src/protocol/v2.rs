@@ -15,7 +15,6 @@ use crate::cancel::Cancel;
 use crate::error::Code;
 use crate::fsm::{MigrationFlags, State};
 use crate::identity;
-use crate::sync::atomic::Ordering;
 use crate::sys::{Errno, Stuck, device, uapi};
 use crate::transport::{DataFd, Direction, FeatureRequest, Transport};
 
@@ -189,7 +188,7 @@ impl Protocol for V2 {
                 }
                 Ok(n) if n <= rest.len() => {
                     taken += n;
-                    patience.taken.fetch_add(n as u64, Ordering::Relaxed);
+                    patience.took(n);
                     stuck.moved();
                 }
                 Ok(_) => {
@@ -200,15 +199,10 @@ impl Protocol for V2 {
                 Err(errno @ Errno(libc::EAGAIN | libc::EINTR)) => {
                     self.wait_for_room(io, errno, &mut stuck, patience.timeout)?;
                 }
-                // mtty and hisi_acc return EFAULT for a header that they do not accept.
-                Err(errno @ Errno(libc::EFAULT)) => return Err(refused(Code::Inval, errno)),
                 Err(errno @ Errno(libc::ENODEV)) => return Err(ended(errno)),
-                Err(errno) => return Err(refused(errno.code(), errno)),
+                Err(errno) => return Err(refused(errno)),
             }
-            if patience.cancel.is_cancelled() {
-                let text = format_args!("the load was cancelled");
-                return Err(WriteFailed::new(Code::Cancelled, 0, text));
-            }
+            patience.check()?;
         }
         Ok(())
     }

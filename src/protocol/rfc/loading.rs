@@ -6,10 +6,9 @@ use super::regions::Regions;
 use super::registers::Action;
 use super::snapshot::{LEN, Snapshot};
 use crate::error::Code;
+use crate::protocol::pump::pour;
 use crate::protocol::units::{Kind, Part, Reader};
 use crate::protocol::{Patience, WriteFailed, refused};
-use crate::sync::atomic::Ordering;
-use crate::sys::Errno;
 use crate::transport::Transport;
 
 #[derive(Default)]
@@ -38,23 +37,10 @@ impl Loading {
         buf: &[u8],
         patience: &Patience<'_>,
     ) -> Result<(), WriteFailed> {
-        let mut rest = buf;
-        loop {
-            let before = rest.len();
-            let part = self.reader.next(&mut rest).map_err(wrong)?;
-            let taken = before.saturating_sub(rest.len());
-            if let Some(part) = part {
-                self.take(io, regions, part)?;
-            }
-            patience.taken.fetch_add(taken as u64, Ordering::Relaxed);
-            if part.is_none() {
-                return Ok(());
-            }
-            if patience.cancel.is_cancelled() {
-                let text = format_args!("the load was cancelled");
-                return Err(WriteFailed::new(Code::Cancelled, 0, text));
-            }
-        }
+        pour(buf, patience, |rest| match self.reader.next(rest).map_err(wrong)? {
+            Some(part) => self.take(io, regions, part).map(|()| true),
+            None => Ok(false),
+        })
     }
 
     fn take(
@@ -69,7 +55,7 @@ impl Loading {
             Part::End(Kind::Snapshot, _) => self.announce(io, regions),
             Part::End(Kind::Memory, len) => {
                 let (snapshot, done) = self.snapshot.as_mut().ok_or_else(|| wrong(NO_SNAPSHOT))?;
-                regions.registers().chunk(io, *done, Action::Set).map_err(failed)?;
+                regions.registers().chunk(io, *done, Action::Set).map_err(refused)?;
                 *done += len;
                 self.given = true;
                 if *done == snapshot.size {
@@ -78,7 +64,7 @@ impl Loading {
                 Ok(())
             }
             Part::End(..) => {
-                regions.registers().config(io, Action::Set).map_err(failed)?;
+                regions.registers().config(io, Action::Set).map_err(refused)?;
                 self.configured = true;
                 Ok(())
             }
@@ -114,7 +100,7 @@ impl Loading {
                 if len > room {
                     return Err(too_long("the configuration", len, room));
                 }
-                regions.registers().set_config_size(io, len).map_err(failed)
+                regions.registers().set_config_size(io, len).map_err(refused)
             }
             Kind::Chunk => Err(wrong("it is of v1")),
         }
@@ -136,7 +122,7 @@ impl Loading {
             (Some(Kind::Memory), Some(memory)) => memory,
             _ => &mut regions.config,
         };
-        window.write(io, at, bytes).map_err(failed)
+        window.write(io, at, bytes).map_err(refused)
     }
 
     /// A snapshot begins. One that was not complete is void, and in this one again.
@@ -157,7 +143,7 @@ impl Loading {
                 ),
             ));
         }
-        regions.registers().announce(io, snapshot.size).map_err(failed)?;
+        regions.registers().announce(io, snapshot.size).map_err(refused)?;
         self.snapshot = Some((snapshot, 0));
         Ok(())
     }
@@ -179,13 +165,4 @@ fn too_long(what: &str, len: u64, room: u64) -> WriteFailed {
         0,
         format_args!("{what} has {len} bytes, and the device's region room for {room}"),
     )
-}
-
-/// The error for a driver that refuses an access.
-fn failed(errno: Errno) -> WriteFailed {
-    let code = match errno.0 {
-        libc::EFAULT => Code::Inval,
-        _ => errno.code(),
-    };
-    refused(code, errno)
 }

@@ -12,15 +12,12 @@ mod registers;
 mod saving;
 mod snapshot;
 
-use std::time::Duration;
-
-use super::{Changed, Estimates, Got, NoMore, Patience, Protocol, WriteFailed};
+use super::{Changed, Estimates, Got, NoMore, Patience, Protocol, WriteFailed, not_loaded};
 use crate::cancel::Cancel;
-use crate::error::Code;
 use crate::fsm::{MigrationFlags, State};
 use crate::identity;
 use crate::sys::Errno;
-use crate::transport::{Direction, Transport};
+use crate::transport::Transport;
 use loading::Loading;
 pub(crate) use regions::Parts;
 use regions::Regions;
@@ -71,10 +68,6 @@ impl Protocol for Rfc {
         Ok(MigrationFlags::STOP_COPY | MigrationFlags::PRE_COPY)
     }
 
-    fn watch_initial(&mut self, _: &mut dyn Transport) -> bool {
-        false
-    }
-
     fn state(&mut self, _: &mut dyn Transport) -> Result<State, Errno> {
         self.at.ok_or(Errno(libc::EIO))
     }
@@ -113,10 +106,6 @@ impl Protocol for Rfc {
 
     fn leave_unknown(&mut self, io: &mut dyn Transport) -> bool {
         !self.written && self.put(io, State::Running).is_ok()
-    }
-
-    fn size(&mut self, _: &mut dyn Transport) -> Result<Option<u64>, Errno> {
-        Err(Errno(libc::EOPNOTSUPP))
     }
 
     fn pending(&mut self, _: &mut dyn Transport) -> Result<Option<Estimates>, Errno> {
@@ -163,23 +152,7 @@ impl Protocol for Rfc {
     ) -> Result<(), WriteFailed> {
         match &mut self.session {
             Session::Loading(loading) => loading.write(io, &mut self.regions, buf, patience),
-            _ => {
-                let text = format_args!("the device is not being loaded");
-                Err(WriteFailed::new(Code::NoDev, libc::ENODEV, text))
-            }
+            _ => Err(not_loaded()),
         }
-    }
-
-    fn wait(&mut self, _: &mut dyn Transport, _: Direction, timeout: Duration) {
-        // There is nothing to poll.
-        std::thread::sleep(Duration::from_millis(1).min(timeout));
-    }
-
-    fn poll_fd(&self, _: &dyn Transport) -> Option<i32> {
-        None
-    }
-
-    fn set_nonblocking(&mut self, _: &mut dyn Transport) -> Result<(), Errno> {
-        Err(Errno(libc::EOPNOTSUPP))
     }
 }

@@ -5,10 +5,10 @@
 use super::registers::{END, Registers};
 use crate::error::Code;
 use crate::fsm::State;
+use crate::protocol::pump::pour;
 use crate::protocol::units::{Kind, Part, Reader};
 use crate::protocol::window::Window;
 use crate::protocol::{Patience, WriteFailed, ended, refused};
-use crate::sync::atomic::Ordering;
 use crate::sys::Errno;
 use crate::transport::Transport;
 
@@ -32,22 +32,10 @@ impl Loading {
         buf: &[u8],
         patience: &Patience<'_>,
     ) -> Result<(), WriteFailed> {
-        let mut rest = buf;
-        loop {
-            let before = rest.len();
-            let part = self.reader.next(&mut rest).map_err(not_v1)?;
-            let taken = before.saturating_sub(rest.len());
-            let Some(part) = part else {
-                patience.taken.fetch_add(taken as u64, Ordering::Relaxed);
-                return Ok(());
-            };
-            self.take(io, window, part)?;
-            patience.taken.fetch_add(taken as u64, Ordering::Relaxed);
-            if patience.cancel.is_cancelled() {
-                let text = format_args!("the load was cancelled");
-                return Err(WriteFailed::new(Code::Cancelled, 0, text));
-            }
-        }
+        pour(buf, patience, |rest| match self.reader.next(rest).map_err(not_v1)? {
+            Some(part) => self.take(io, window, part).map(|()| true),
+            None => Ok(false),
+        })
     }
 
     fn take(
@@ -59,10 +47,10 @@ impl Loading {
         match part {
             Part::Begin(Kind::Chunk, len) => {
                 // There is nothing else that shows a reset.
-                if Registers(window).state(io).map_err(failed)? != State::Resuming {
+                if Registers(window).state(io).map_err(refused)? != State::Resuming {
                     return Err(ended(Errno(libc::ENODEV)));
                 }
-                let at = Registers(window).data_offset(io).map_err(failed)?;
+                let at = Registers(window).data_offset(io).map_err(refused)?;
                 if at < END || at >= window.size() {
                     return Err(WriteFailed::new(
                         Code::Io,
@@ -86,22 +74,13 @@ impl Loading {
             }
             Part::Begin(..) => Err(not_v1("it has units of another protocol")),
             Part::Bytes(bytes, at) => {
-                window.write(io, self.at.saturating_add(at), bytes).map_err(failed)
+                window.write(io, self.at.saturating_add(at), bytes).map_err(refused)
             }
-            Part::End(_, len) => Registers(window).set_data_size(io, len).map_err(failed),
+            Part::End(_, len) => Registers(window).set_data_size(io, len).map_err(refused),
         }
     }
 }
 
 fn not_v1(why: &'static str) -> WriteFailed {
     WriteFailed::new(Code::Proto, 0, format_args!("the data is not of v1: {why}"))
-}
-
-/// The error for a driver that refuses an access.
-fn failed(errno: Errno) -> WriteFailed {
-    let code = match errno.0 {
-        libc::EFAULT => Code::Inval,
-        _ => errno.code(),
-    };
-    refused(code, errno)
 }

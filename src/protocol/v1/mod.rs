@@ -9,16 +9,13 @@ mod loading;
 mod registers;
 mod saving;
 
-use std::time::Duration;
-
 use super::window::Window;
-use super::{Changed, Estimates, Got, NoMore, Patience, Protocol, WriteFailed};
+use super::{Changed, Estimates, Got, NoMore, Patience, Protocol, WriteFailed, not_loaded};
 use crate::cancel::Cancel;
-use crate::error::Code;
 use crate::fsm::{MigrationFlags, State};
 use crate::identity;
 use crate::sys::Errno;
-use crate::transport::{Direction, Region, RegionFlags, Transport};
+use crate::transport::{Region, RegionFlags, Transport};
 use loading::Loading;
 use registers::{Registers, state_of};
 use saving::Saving;
@@ -102,10 +99,6 @@ impl Protocol for V1 {
         Ok(MigrationFlags::STOP_COPY | MigrationFlags::PRE_COPY)
     }
 
-    fn watch_initial(&mut self, _: &mut dyn Transport) -> bool {
-        false
-    }
-
     fn state(&mut self, io: &mut dyn Transport) -> Result<State, Errno> {
         self.registers().state(io)
     }
@@ -128,10 +121,6 @@ impl Protocol for V1 {
             saving.drop_chunk();
         }
         Changed::Done
-    }
-
-    fn size(&mut self, _: &mut dyn Transport) -> Result<Option<u64>, Errno> {
-        Err(Errno(libc::EOPNOTSUPP))
     }
 
     fn pending(&mut self, io: &mut dyn Transport) -> Result<Option<Estimates>, Errno> {
@@ -172,23 +161,7 @@ impl Protocol for V1 {
     ) -> Result<(), WriteFailed> {
         match &mut self.session {
             Session::Loading(loading) => loading.write(io, &mut self.window, buf, patience),
-            _ => {
-                let text = format_args!("the device is not being loaded");
-                Err(WriteFailed::new(Code::NoDev, libc::ENODEV, text))
-            }
+            _ => Err(not_loaded()),
         }
-    }
-
-    fn wait(&mut self, _: &mut dyn Transport, _: Direction, timeout: Duration) {
-        // There is nothing to poll.
-        std::thread::sleep(Duration::from_millis(1).min(timeout));
-    }
-
-    fn poll_fd(&self, _: &dyn Transport) -> Option<i32> {
-        None
-    }
-
-    fn set_nonblocking(&mut self, _: &mut dyn Transport) -> Result<(), Errno> {
-        Err(Errno(libc::EOPNOTSUPP))
     }
 }
