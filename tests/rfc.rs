@@ -8,39 +8,26 @@ mod common;
 
 use std::cell::Cell;
 
+use common::regions::{commit, go_there_and_back, refuse_every_cut, say_what_is_lacking};
 use common::{Call, Drive, Side, check_clean, migrate, side, stream_of};
-use vfiomig::device::{MigrationFlags, ReasonCode};
+use vfiomig::device::ReasonCode;
 use vfiomig::error::{Code, Error, Outcome};
 use vfiomig::identity::protocol;
 use vfiomig::session::{Ending, LoadOptions, SaveOptions, SaveStatus};
 use vfiomig::stream::{
     DecodeLimits, Decoder, Encoder, Format, FrameType, Item, Read, encode_identity,
 };
-use vfiomig::{Device, Result, Save};
+use vfiomig::{Device, Save};
 use vfiomig_sim::{Effect, Kind, Op, SimOptions, State, quirk};
 
 fn rfc(seed: u64) -> SimOptions {
     SimOptions { kind: Kind::Rfc, seed, state_size: 100_000, ..SimOptions::default() }
 }
 
-fn commit(stream: &[u8], target: &Side) -> Result<()> {
-    let mut load = target.device.load(LoadOptions::default())?;
-    load.push(stream)?;
-    load.commit()
-}
-
 #[test]
 fn a_device_of_the_rfc_says_what_it_is_and_what_it_lacks() {
     let side = side(rfc(1));
-    let (caps, identity) = (side.device.caps().unwrap(), side.device.identity().unwrap());
-    let flags = MigrationFlags::STOP_COPY | MigrationFlags::PRE_COPY;
-    assert_eq!(caps.migration_flags, flags);
-    assert_eq!((caps.state_size, caps.dma_logging, caps.precopy_info_v2), (None, false, false));
-    assert_eq!(identity.protocol, protocol::RFC);
-    let reasons: Vec<_> = side.device.reasons().unwrap().iter().map(|reason| reason.code).collect();
-    for code in [ReasonCode::NoP2p, ReasonCode::NoDataSize, ReasonCode::NoDmaLogging] {
-        assert!(reasons.contains(&code), "{reasons:?}");
-    }
+    say_what_is_lacking(&side, protocol::RFC);
     // Asking has changed nothing.
     assert_eq!(side.sim.count(Op::SetState) + side.sim.count(Op::PrecopyInfo), 0);
     check_clean(&side);
@@ -165,26 +152,7 @@ fn a_driver_that_forgets_a_snapshot_read_in_part_is_found_out() {
 #[test]
 fn a_device_goes_there_and_back_and_is_kept_or_stopped() {
     let (one, two) = (side(rfc(1)), side(rfc(2)));
-    migrate(&one, &two, Drive::default());
-    migrate(&two, &one, Drive::default());
-    let digest = one.sim.digest();
-    for (ending, state) in [
-        (Ending::Keep, State::RUNNING),
-        (Ending::KeepQuiesced, State::RUNNING),
-        (Ending::KeepStopped, State::STOP),
-    ] {
-        for stops in [false, true] {
-            let mut save = one.device.save(SaveOptions::default()).unwrap();
-            let _ = save.next(&mut vec![0; 8192]).unwrap();
-            if stops {
-                save.stop().unwrap();
-                let _ = save.next(&mut vec![0; 8192]).unwrap();
-            }
-            save.finish(ending).unwrap();
-            assert_eq!((one.sim.state(), one.sim.digest()), (state, digest), "{ending:?} {stops}");
-            one.device.run().unwrap();
-        }
-    }
+    go_there_and_back(&one, &two);
     check_clean(&one);
 }
 
@@ -502,6 +470,13 @@ fn a_stopped_device_that_was_reset_behind_its_last_snapshot_is_said_to_be_lost()
     check_clean(&source);
 }
 
+fn drain_stop_and_keep(source: &Side) -> vfiomig::Result<()> {
+    let mut save = source.device.save(SaveOptions::default())?;
+    while save.next(&mut vec![0; 1 << 20])?.status != SaveStatus::Drained {}
+    save.stop()?;
+    save.finish(Ending::Keep)
+}
+
 #[test]
 fn a_state_that_could_not_be_written_is_left_by_a_reset() {
     // Into LOGGING, into STOP, and back.
@@ -509,13 +484,7 @@ fn a_state_that_could_not_be_written_is_left_by_a_reset() {
         for effect in [Effect::Once, Effect::Half, Effect::Error] {
             let source = side(rfc(1));
             source.sim.inject(Op::SetState, nth, libc::EBUSY, effect);
-            let save = source.device.save(SaveOptions::default());
-            let failed = save.and_then(|mut save| {
-                while save.next(&mut vec![0; 1 << 20])?.status != SaveStatus::Drained {}
-                save.stop()?;
-                save.finish(Ending::Keep)
-            });
-            let error = failed.unwrap_err();
+            let error = drain_stop_and_keep(&source).unwrap_err();
             assert_eq!(error.failure().unwrap().outcome, Outcome::Reset, "{nth} {effect:?}");
             assert_eq!(source.sim.state(), State::RUNNING);
             source.device.accept_reset().unwrap();
@@ -546,13 +515,7 @@ fn a_driver_that_refuses_its_configuration_or_a_chunk_is_reset_and_can_be_loaded
 #[test]
 fn every_cut_of_a_stream_leaves_the_target_unharmed() {
     let options = SimOptions { state_size: 300, window: 100, ..rfc(1) };
-    let stream = stream_of(&side(options.clone()).device, SaveOptions::default()).unwrap();
-    for len in (0..stream.len()).step_by(7) {
-        let target = side(SimOptions { seed: 2, ..options.clone() });
-        assert!(commit(&stream[..len], &target).is_err());
-        assert_eq!(target.sim.state(), State::RUNNING);
-        check_clean(&target);
-    }
+    refuse_every_cut(&options);
 }
 
 /// A device that was drained, stopped, and is read on.
@@ -657,13 +620,7 @@ fn a_server_that_keeps_the_state_over_a_reset_is_taken_to_running() {
             let empty = source.sim.digest();
             source.sim.guest_write(0, 1000, 5).unwrap();
             source.sim.inject(Op::SetState, nth, libc::EBUSY, effect);
-            let save = source.device.save(SaveOptions::default());
-            let failed = save.and_then(|mut save| {
-                while save.next(&mut vec![0; 1 << 20])?.status != SaveStatus::Drained {}
-                save.stop()?;
-                save.finish(Ending::Keep)
-            });
-            let error = failed.unwrap_err();
+            let error = drain_stop_and_keep(&source).unwrap_err();
             assert_eq!(error.failure().unwrap().outcome, Outcome::Reset, "{nth} {effect:?}");
             let found = (source.sim.state(), source.sim.digest());
             assert_eq!(found, (State::RUNNING, empty), "{nth} {effect:?}");

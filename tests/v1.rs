@@ -5,14 +5,15 @@
 
 mod common;
 
-use common::{Call, Drive, ENDED, Side, check_clean, migrate, side, stream_of};
+use common::regions::{commit, go_there_and_back, refuse_every_cut, say_what_is_lacking};
+use common::{Call, Drive, ENDED, check_clean, migrate, side, stream_of};
+use vfiomig::Device;
 use vfiomig::compat::{Field, Policy, Rule};
-use vfiomig::device::{DeviceOptions, MigrationFlags, ReasonCode};
+use vfiomig::device::{DeviceOptions, ReasonCode};
 use vfiomig::error::{Code, Outcome};
 use vfiomig::identity::protocol;
 use vfiomig::session::{Ending, LoadOptions, SaveOptions, SaveStatus};
 use vfiomig::stream::{DecodeLimits, Format};
-use vfiomig::{Device, Result};
 use vfiomig_sim::{Effect, Kind, Op, Sim, SimOptions, State, quirk};
 
 fn v1(seed: u64) -> SimOptions {
@@ -22,15 +23,7 @@ fn v1(seed: u64) -> SimOptions {
 #[test]
 fn a_v1_device_says_what_it_is_and_what_it_lacks() {
     let side = side(v1(1));
-    let (caps, identity) = (side.device.caps().unwrap(), side.device.identity().unwrap());
-    let flags = MigrationFlags::STOP_COPY | MigrationFlags::PRE_COPY;
-    assert_eq!(caps.migration_flags, flags);
-    assert_eq!((caps.state_size, caps.dma_logging, caps.precopy_info_v2), (None, false, false));
-    assert_eq!(identity.protocol, protocol::V1);
-    let reasons: Vec<_> = side.device.reasons().unwrap().iter().map(|reason| reason.code).collect();
-    for code in [ReasonCode::NoP2p, ReasonCode::NoDataSize, ReasonCode::NoDmaLogging] {
-        assert!(reasons.contains(&code), "{reasons:?}");
-    }
+    say_what_is_lacking(&side, protocol::V1);
     check_clean(&side);
 }
 
@@ -109,37 +102,12 @@ fn a_stop_in_the_middle_of_a_chunk_has_the_target_take_the_chunk_once() {
 #[test]
 fn a_device_goes_there_and_back_and_is_kept_or_stopped() {
     let (one, two) = (side(v1(1)), side(v1(2)));
-    migrate(&one, &two, Drive::default());
-    migrate(&two, &one, Drive::default());
-    let digest = one.sim.digest();
-    for (ending, state) in [
-        (Ending::Keep, State::RUNNING),
-        (Ending::KeepQuiesced, State::RUNNING),
-        (Ending::KeepStopped, State::STOP),
-    ] {
-        for stops in [false, true] {
-            let mut save = one.device.save(SaveOptions::default()).unwrap();
-            let _ = save.next(&mut vec![0; 8192]).unwrap();
-            if stops {
-                save.stop().unwrap();
-                let _ = save.next(&mut vec![0; 8192]).unwrap();
-            }
-            save.finish(ending).unwrap();
-            assert_eq!((one.sim.state(), one.sim.digest()), (state, digest), "{ending:?} {stops}");
-            one.device.run().unwrap();
-        }
-    }
+    go_there_and_back(&one, &two);
     // A device that stands still is saved without being run.
     one.device.set_state(vfiomig::device::State::Stop).unwrap();
     let stream = stream_of(&one.device, SaveOptions::default());
     assert!(stream.is_err() || one.sim.state() == State::STOP);
     check_clean(&one);
-}
-
-fn commit(stream: &[u8], target: &Side) -> Result<()> {
-    let mut load = target.device.load(LoadOptions::default())?;
-    load.push(stream)?;
-    load.commit()
 }
 
 #[test]
@@ -315,15 +283,9 @@ fn a_commit_that_fails_leaves_the_target_reset() {
 }
 
 #[test]
-fn every_cut_of_a_stream_and_many_changed_bytes_leave_the_target_unharmed() {
+fn every_cut_of_a_stream_leaves_the_target_unharmed() {
     let options = SimOptions { state_size: 300, window: 100, ..v1(1) };
-    let stream = stream_of(&side(options.clone()).device, SaveOptions::default()).unwrap();
-    for len in (0..stream.len()).step_by(7) {
-        let target = side(SimOptions { seed: 2, ..options.clone() });
-        assert!(commit(&stream[..len], &target).is_err());
-        assert_eq!(target.sim.state(), State::RUNNING);
-        check_clean(&target);
-    }
+    refuse_every_cut(&options);
 }
 
 #[test]
