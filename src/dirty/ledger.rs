@@ -201,6 +201,11 @@ impl Ledger {
         self.suspect.overlaps(range)
     }
 
+    /// Whether some of a range is suspect, and some is not.
+    pub fn is_suspect_in_part(&self, range: &RangeInclusive<u64>) -> bool {
+        self.is_suspect(range) && self.suspect.gaps(range).next().is_some()
+    }
+
     /// Adds what is suspect in a chunk to its sum.
     pub fn add_suspects_to(&self, chunk: Span, union: &mut [u64]) {
         for range in self.suspect.overlapping(&chunk.range()) {

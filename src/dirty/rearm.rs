@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use rangemap::RangeInclusiveSet;
 
 use super::asking::Asking;
+use super::map::Piece;
 use super::ranges::{self, EVERYWHERE};
 use super::reading::Reading;
 use super::tracker::TrackerKind;
@@ -123,7 +124,7 @@ fn add_missed(i: usize, mut missed: RangeInclusiveSet<u64>, asking: &mut Asking<
 }
 
 fn evidence(i: usize, for_free: bool, asking: &mut Asking<'_>) -> Evidence {
-    let Asking { map, trackers, .. } = asking;
+    let Asking { map, trackers, ledger, .. } = asking;
     if let Some(quiet) = trackers.quiet(i) {
         return Evidence::Quiet(quiet);
     }
@@ -136,7 +137,11 @@ fn evidence(i: usize, for_free: bool, asking: &mut Asking<'_>) -> Evidence {
             TrackerKind::Type1 if for_free => continue,
             _ => {}
         }
-        if map.writable(&EVERYWHERE).any(|piece| other.find_hole(&piece).is_some()) {
+        let misses = |piece: Piece| {
+            let doubted = ledger.is_suspect(&piece.range()) && other.is_blind_to_holes(&piece);
+            doubted || other.find_hole(&piece).is_some()
+        };
+        if map.writable(&EVERYWHERE).any(misses) {
             continue;
         }
         // If it is active, it watches for another writer already, and readings ask it anyway.
@@ -255,6 +260,16 @@ mod tests {
         parts.table.state().mapped = Some(false);
         parts.with(|reading| rearm(0, true, reading));
         assert_eq!((parts.table.state().starts, parts.log.state().starts), (0, 1));
+        // Nor one that cannot tell, if there may be something that it does not see.
+        for (doubted, starts) in [(false, (1, 2)), (true, (0, 1))] {
+            let mut parts = Parts::new(None, true);
+            parts.table.state().mapped = None;
+            if doubted {
+                parts.ledger.suspect(PAGE..=2 * PAGE - 1);
+            }
+            parts.with(|reading| rearm(0, true, reading));
+            assert_eq!((parts.table.state().starts, parts.log.state().starts), starts);
+        }
     }
 
     #[test]

@@ -9,6 +9,17 @@ mod choice;
 mod numbers;
 mod registry;
 mod shared;
+#[cold]
+fn may_have_hole(whole: &Piece) -> Error {
+    err!(
+        Inval,
+        "a part of the mapping at {:#x}, {:#x} bytes, could not be unmapped before, and the page table \
+         cannot tell whether all of it is mapped",
+        whole.first,
+        whole.size()
+    )
+}
+
 #[cfg(test)]
 mod tests;
 
@@ -168,7 +179,8 @@ impl Trackers {
     }
 
     /// Looks for mappings of which a part is not mapped in a page table: it then reports nothing
-    /// for all of the mapping, without an error. So all of it counts as dirty.
+    /// for all of the mapping, without an error. So all of it counts as dirty. That is also so if a
+    /// part may not be mapped, because it could not be unmapped before, and the table cannot tell.
     pub fn verify(&mut self, range: &RangeInclusive<u64>, map: &Map, ledger: &mut Ledger) {
         for i in 0..self.len() {
             let mut from = Some(*range.start());
@@ -176,9 +188,16 @@ impl Trackers {
                 let Some(tracker) = self.get_mut(i).filter(|tracker| tracker.is_active()) else {
                     break;
                 };
+                let whole = map.whole(&piece);
                 if let Some(error) = tracker.find_hole(&piece) {
                     ledger.suspect(piece.range());
                     self.record(i, &piece.range(), &error, ledger);
+                } else if ledger.is_suspect_in_part(&whole.range())
+                    && tracker.is_blind_to_holes(&whole)
+                {
+                    ledger.suspect(whole.range());
+                    let error = may_have_hole(&whole);
+                    self.record(i, &whole.range(), &error, ledger);
                 }
                 from = piece.last.checked_add(1);
             }

@@ -136,9 +136,10 @@ impl SharedTracker {
         self.tracker.changed(map, range);
     }
 
-    /// Whether it can tell if a piece is mapped where it looks.
-    pub fn can_tell_holes(&mut self, piece: &Piece) -> bool {
-        self.tracker.is_mapped(piece.first, piece.size()).is_some()
+    /// Whether it reports nothing behind a hole in a mapping, and cannot tell if this one has any.
+    pub fn is_blind_to_holes(&mut self, whole: &Piece) -> bool {
+        self.kind() == TrackerKind::Hwpt
+            && self.tracker.is_mapped(whole.first, whole.size()).is_none()
     }
 
     /// Why it may not see all of a piece, if it can tell.

@@ -123,6 +123,28 @@ fn what_a_page_table_does_not_have_is_dirty_at_all_times() {
 }
 
 #[test]
+fn a_mapping_that_may_have_a_hole_is_dirty_for_a_page_table_that_cannot_tell() {
+    for (mapped, whole) in [(None, true), (Some(true), false)] {
+        let (map, mut ledger) = (map(&[(0, 8), (16, 8)]), Ledger::new(page()));
+        let table = Fake::new(1);
+        table.state().mapped = mapped;
+        let mut trackers = Trackers::new(page());
+        let hwpt: Box<dyn crate::transport::Hwpt> = Box::new(table.clone());
+        trackers.add(Writer { hwpt: Some(hwpt), ..Writer::default() }, Some(&map)).unwrap();
+        // It could not be unmapped, when nothing behind a page table was tracked.
+        ledger.suspect(2 * PAGE..=4 * PAGE - 1);
+        for _ in 0..2 {
+            trackers.verify(&EVERYWHERE, &map, &mut ledger);
+            let rest = [0..=PAGE - 1, 4 * PAGE..=8 * PAGE - 1];
+            assert_eq!(rest.map(|range| ledger.is_suspect(&range)), [whole; 2]);
+            assert!(!ledger.is_suspect(&(16 * PAGE..=u64::MAX)));
+            // It is said once.
+            assert_eq!(ledger.num_errors(), usize::from(whole));
+        }
+    }
+}
+
+#[test]
 fn a_log_that_fails_in_many_rounds_is_given_up_where_there_is_something_better() {
     for better in [false, true] {
         let (map, mut ledger) = (map(&[(0, 8)]), Ledger::new(page()));

@@ -189,7 +189,7 @@ fn doubt(asking: &mut Asking<'_>, pieces: &[Piece], error: &Error) {
         let whole = map.whole(piece);
         let blind = tables.iter().any(|i| {
             let table = trackers.get_mut(*i);
-            table.is_some_and(|table| !table.can_tell_holes(&whole))
+            table.is_some_and(|table| table.is_blind_to_holes(&whole))
         });
         let piece = if blind { &whole } else { piece };
         ledger.add(&piece.range());
