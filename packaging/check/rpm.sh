@@ -44,7 +44,7 @@ libdir=$(rpm -E %_libdir)
 cd /source || exit 1
 verdict readme-program "$(PKG_CONFIG_PATH=$libdir/pkgconfig LD_LIBRARY_PATH=$libdir \
 	c-tests/readme-example.sh README.md >/tmp/out 2>&1 || cat /tmp/out)"
-verdict tool "$(vfiomig --version 2>&1 | grep -v "^vfiomig $version")"
+verdict tool "$(vfiomig --version 2>&1 | grep -vxE "(lib)?vfiomig $version")"
 files=$(rpm -ql libvfiomig libvfiomig-devel libvfiomig-tools)
 verdict removes "$(rpm -e libvfiomig libvfiomig-devel libvfiomig-tools 2>&1
 	for file in $files; do
