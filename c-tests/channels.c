@@ -470,9 +470,11 @@ static int crc_of(const uint8_t *data, size_t len)
     return (int)~crc;
 }
 
-static void put32(uint8_t *at, uint32_t value)
+/* Streams are little-endian on every machine. */
+static void put(uint8_t *at, uint64_t value, size_t len)
 {
-    memcpy(at, &value, 4);
+    for (size_t i = 0; i < len; i++)
+        at[i] = (uint8_t)(value >> 8 * i);
 }
 
 /* A header as docs/group.md has it. */
@@ -482,11 +484,11 @@ static void header(uint8_t *out, uint8_t kind, uint32_t device, uint64_t offset,
     memcpy(out, "VMGR\1", 5);
     out[5] = kind;
     out[6] = out[7] = 0;
-    put32(out + 8, device);
-    put32(out + 12, len);
-    memcpy(out + 16, &offset, 8);
-    put32(out + 24, (uint32_t)crc_of(id, sizeof id));
-    put32(out + 28, (uint32_t)crc_of(out, 28));
+    put(out + 8, device, 4);
+    put(out + 12, len, 4);
+    put(out + 16, offset, 8);
+    put(out + 24, (uint32_t)crc_of(id, sizeof id), 4);
+    put(out + 28, (uint32_t)crc_of(out, 28), 4);
 }
 
 static void what_a_peer_must_not_send_ends_it(void)

@@ -108,7 +108,8 @@ mod tests {
     #[test]
     fn a_region_is_asked_for_twice_and_a_number_without_one_is_none() {
         // A type, of version 1.
-        let chain = [2u16, 1, 0, 0, 3, 0, 1, 0].map(u16::to_ne_bytes).concat();
+        let mut chain = [2u16, 1].map(u16::to_ne_bytes).concat();
+        chain.extend([0u32, 3, 1].map(u32::to_ne_bytes).concat());
         let mut driver = Driver(Ok(reply(1 | 8, 32, 4096, &chain)));
         assert_eq!(ask(&mut driver, 9).unwrap().unwrap().kind, Some((3, 1)));
         let mut plain = Driver(Ok(reply(1, 0, 256, &[])));

@@ -174,6 +174,7 @@ mod tests {
     type Drain = fn(&mut [u64], &mut [u64]) -> u64;
 
     /// All the ways that this CPU can run, not just the chosen one.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_mut))]
     fn ways() -> Vec<(Count, Drain)> {
         let mut ways: Vec<(Count, Drain)> = vec![(count, drain), (count_any, drain_any)];
         #[cfg(target_arch = "x86_64")]

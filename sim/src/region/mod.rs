@@ -69,7 +69,7 @@ impl Regions {
         if let Some(Typed { kind, subtype, .. }) = typed {
             // Something that nobody knows, and the type, which comes last.
             let last = if self.looping { 32 } else { 0 };
-            words.extend([0x1_0063, 48, 0, 0, 0x1_0002, last, kind, subtype]);
+            words.extend([header(0x63), 48, 0, 0, header(2), last, kind, subtype]);
             let first = if info.len() < words.len() * 4 { 0 } else { 32 };
             for (word, value) in words.iter_mut().zip([64, READ_WRITE | CAPS, region, first]) {
                 *word = value;
@@ -107,6 +107,12 @@ impl Regions {
             Protocol::Rfc(rfc) => rfc.write(core, region, at, bytes),
         }
     }
+}
+
+/// The first word of a capability of version 1: its id and its version, as they lie in memory.
+fn header(id: u16) -> u32 {
+    let ([a, b], [c, d]) = (id.to_ne_bytes(), 1u16.to_ne_bytes());
+    u32::from_ne_bytes([a, b, c, d])
 }
 
 /// A number of 64 bits as two words, as they lie in memory.
