@@ -120,7 +120,7 @@ impl Vm {
 
     #[track_caller]
     fn check(&self) {
-        assert_eq!(*self.early.lock().unwrap(), [], "ran beside one that stood still");
+        assert_eq!(*self.early.lock().unwrap(), [0; 0], "ran beside one that stood still");
         self.sides.iter().for_each(check_clean);
     }
 }
@@ -437,7 +437,7 @@ fn switchover(
         group.dismiss();
     });
     drop(group);
-    assert_eq!(*vm.early.lock().unwrap(), [], "{case}");
+    assert_eq!(*vm.early.lock().unwrap(), [0; 0], "{case}");
     sim.count(op) - counted >= nth
 }
 

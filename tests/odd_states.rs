@@ -177,7 +177,7 @@ fn a_reset_that_leaves_a_device_elsewhere_leaves_nothing_to_believe() {
         let error = device.device.save(SaveOptions::default()).err().unwrap();
         assert_eq!(error.code(), Code::Io, "{stays}: {error}");
         assert!(error.message().contains("lost"), "{stays}: {error}");
-        assert_eq!(habit.lock().unwrap().asked, [], "{stays}");
+        assert_eq!(habit.lock().unwrap().asked, [0; 0], "{stays}");
         habit.lock().unwrap().stays = None;
         device.device.reset().unwrap();
         assert_eq!(device.sim.state(), vfiomig_sim::State::RUNNING);

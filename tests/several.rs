@@ -444,7 +444,7 @@ impl Switchover {
         let bad = stands(a) && runs(b) || stands(b) && runs(a);
         let states = (name(&self.vm.sides[0]), name(&self.vm.sides[1]));
         assert!(!bad, "{case}: {when}: {states:?}");
-        assert_eq!(*self.vm.early.lock().unwrap(), [], "{case}: {when}");
+        assert_eq!(*self.vm.early.lock().unwrap(), [0; 0], "{case}: {when}");
     }
 
     /// Up to the end of both streams.

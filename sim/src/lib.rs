@@ -36,6 +36,7 @@ mod stream;
 #[path = "../../src/sync.rs"]
 mod sync;
 mod table;
+pub mod vfio_user;
 
 use std::ffi::c_void;
 use std::sync::Arc;
