@@ -433,6 +433,15 @@ impl Core {
         }
     }
 
+    /// A report of the log. On failure: whether it forgets what it should have reported.
+    pub fn begin_report(&mut self) -> Result<(), (i32, bool)> {
+        match self.begin(Op::LogReport) {
+            Struck::No | Struck::Ignored => Ok(()),
+            Struck::Fails(errno) => Err((errno, false)),
+            Struck::Half(errno) => Err((errno, true)),
+        }
+    }
+
     /// To ERROR, by itself.
     fn fail(&mut self) {
         self.streams.end_session();
@@ -601,15 +610,11 @@ impl Core {
             return Err(libc::EINVAL);
         };
         let report = Report { iova, length, page_size };
-        match self.begin(Op::LogReport) {
-            Struck::No | Struck::Ignored => {}
-            Struck::Fails(errno) => return Err(errno),
-            Struck::Half(errno) => {
-                if let Some(log) = &mut self.log {
-                    log.lose(&report);
-                }
-                return Err(errno);
+        if let Err((errno, forgets)) = self.begin_report() {
+            if let Some(log) = self.log.as_mut().filter(|_| forgets) {
+                log.lose(&report);
             }
+            return Err(errno);
         }
         if self.has(quirk::REPORT_EOPNOTSUPP) {
             return Err(libc::EOPNOTSUPP);
@@ -621,14 +626,18 @@ impl Core {
         user.or(bitmap, &found)
     }
 
-    /// The device writes to memory. A stopped device does not: EPERM.
+    /// Whether the device does DMA. One that is stopped does not: EPERM.
+    pub fn may_dma(&self) -> Result<(), i32> {
+        match self.state.is_running() {
+            _ if self.dead => Err(libc::ENODEV),
+            true => Ok(()),
+            false => Err(libc::EPERM),
+        }
+    }
+
+    /// The device writes to memory.
     pub fn dma_write(&mut self, iova: u64, len: u64) -> Result<(), i32> {
-        if self.dead {
-            return Err(libc::ENODEV);
-        }
-        if !self.state.is_running() {
-            return Err(libc::EPERM);
-        }
+        self.may_dma()?;
         match &mut self.log {
             Some(log) => log.write(iova, len),
             None => Ok(()),

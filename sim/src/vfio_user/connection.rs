@@ -2,111 +2,88 @@
 //! A connection from its first message to its last.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 
-use rustix::event::PollFlags;
-
+use super::channel::Channel;
 use super::desk::Desk;
-use super::device::{Answer, Device, VERSION};
+use super::device::{Device, VERSION};
 use super::options::ServerOptions;
-use super::socket::{Lost, Message, Socket};
+use super::socket::{Lost, Message};
 use super::version::Client;
-use super::wire::{ERROR, HEADER, Header};
-
-/// How much longer than its data a command can be, its header included.
-const MOST_BESIDES: usize = 32;
-/// Commands are never taken to be longer than this if data are limited to less.
-const LEAST_LIMIT: usize = 4096;
+use crate::shared::Shared;
 
 pub(crate) struct Connection<'s> {
     desk: &'s Desk,
     options: &'s ServerOptions,
-    main: Socket,
-    /// For the server's own commands.
-    twin: Option<Socket>,
+    channel: Channel<'s>,
 }
 
 impl<'s> Connection<'s> {
-    pub fn new(desk: &'s Desk, options: &'s ServerOptions, socket: OwnedFd) -> Connection<'s> {
-        Connection { desk, options, main: Socket::new(socket), twin: None }
+    pub fn new(
+        desk: &'s Desk,
+        sim: &'s Shared,
+        options: &'s ServerOptions,
+        socket: OwnedFd,
+    ) -> Connection<'s> {
+        Connection { desk, options, channel: Channel::new(desk, sim, options, socket) }
     }
 
     /// Serves until one side has enough.
     pub fn run(mut self, device: &mut Device) -> Lost {
-        match self.introduce(device).and_then(|()| self.serve(device)) {
-            Ok(never) => match never {},
-            Err(lost) => lost,
+        let Err(lost) = self.introduce(device).and_then(|()| self.serve(device));
+        self.desk.close();
+        lost
+    }
+
+    fn next(&mut self) -> Result<Message, Lost> {
+        loop {
+            if let Some(message) = self.channel.next()? {
+                return Ok(message);
+            }
         }
     }
 
     /// The first message.
     fn introduce(&mut self, device: &mut Device) -> Result<(), Lost> {
         let Message { header, payload, .. } = self.next()?;
-        let client =
-            if header.command == VERSION { Client::parse(&payload) } else { Err(libc::EINVAL) };
+        let introduced = header.command == VERSION;
+        let client = if introduced { Client::parse(&payload) } else { Err(libc::EINVAL) };
         let client = match client {
             Ok(client) => client,
             Err(errno) => {
-                self.fail(&header, errno)?;
+                self.channel.refuse(&header, errno)?;
                 return Err(Lost::Connection);
             }
         };
-        let mut fds = Vec::new();
-        if client.wants_twin {
-            let (ours, theirs) = UnixStream::pair().map_err(|_| Lost::Connection)?;
-            self.twin = Some(Socket::new(ours.into()));
-            fds.push(theirs.into());
-        }
-        device.client_came(self.options, client.max_data_xfer);
-        let payload = client.answer(self.options, self.twin.is_some());
-        self.answer(&header, Answer { payload, fds })
+        let twin = if client.wants_twin { Some(self.channel.make_twin()?) } else { None };
+        let most = client.max_data_xfer.min(self.options.max_data_xfer as usize);
+        self.channel.client_takes = most;
+        device.client_came(self.options, most);
+        // Before the client knows that it is there.
+        self.desk.open();
+        let payload = client.answer(self.options, twin.is_some());
+        let fds: Vec<_> = twin.iter().map(AsFd::as_fd).collect();
+        self.channel.answer(&header, &payload, &fds)
     }
 
     fn serve(&mut self, device: &mut Device) -> Result<std::convert::Infallible, Lost> {
         loop {
-            let message = self.next()?;
+            while let Some(job) = self.desk.next_job() {
+                let result = device.work(job.work, &mut self.channel);
+                // Whoever asked may have gone.
+                let _ = job.done.send(result);
+                self.channel.lost.map_or(Ok(()), Err)?;
+            }
+            let Some(message) = self.channel.next()? else { continue };
             let header = message.header;
-            match device.execute(message) {
-                Ok(answer) => self.answer(&header, answer)?,
-                Err(errno) => self.fail(&header, errno)?,
+            let result = device.execute(message, &mut self.channel);
+            self.channel.lost.map_or(Ok(()), Err)?;
+            match result {
+                Ok(answer) => {
+                    let fds: Vec<_> = answer.fds.iter().map(AsFd::as_fd).collect();
+                    self.channel.answer(&header, &answer.payload, &fds)?;
+                }
+                Err(errno) => self.channel.refuse(&header, errno)?,
             }
         }
-    }
-
-    /// The next command.
-    fn next(&mut self) -> Result<Message, Lost> {
-        while !self.main.wait(self.desk, PollFlags::IN)? {}
-        let (header, mut fds) = self.main.header(self.desk)?;
-        let most = (self.options.max_data_xfer as usize).max(LEAST_LIMIT) + MOST_BESIDES;
-        let len = (header.size as usize).checked_sub(HEADER);
-        let Some(len) = len.filter(|_| header.size as usize <= most && header.is_command()) else {
-            // What follows it may be anything.
-            self.fail(&header, libc::EINVAL)?;
-            return Err(Lost::Connection);
-        };
-        let payload = self.main.payload(self.desk, len, &mut fds)?;
-        Ok(Message { header, payload, fds })
-    }
-
-    fn answer(&mut self, to: &Header, answer: Answer) -> Result<(), Lost> {
-        let mut bytes = to.reply(answer.payload.len()).bytes();
-        bytes.extend(answer.payload);
-        let fds: Vec<_> = answer.fds.iter().map(AsFd::as_fd).collect();
-        self.send(to, &bytes, &fds)
-    }
-
-    fn fail(&mut self, to: &Header, errno: i32) -> Result<(), Lost> {
-        let reply = to.reply(0);
-        let reply = Header { flags: reply.flags | ERROR, error: errno.unsigned_abs(), ..reply };
-        self.send(to, &reply.bytes(), &[])
-    }
-
-    fn send(
-        &mut self,
-        to: &Header,
-        bytes: &[u8],
-        fds: &[std::os::fd::BorrowedFd<'_>],
-    ) -> Result<(), Lost> {
-        if to.wants_reply() { self.main.send(self.desk, bytes, fds) } else { Ok(()) }
     }
 }

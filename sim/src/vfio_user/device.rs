@@ -5,15 +5,21 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use super::desk::Work;
+use super::memory::{Memory, Peer, Refusal};
 use super::options::ServerOptions;
 use super::regions::Regions;
+use super::registers::{Command, pattern, sum};
 use super::socket::Message;
 use super::wire::{u32_at, words};
 use crate::device::UserMemory;
 use crate::fsm::State;
+use crate::options::{Op, quirk};
 use crate::shared::Shared;
 
 pub(crate) const VERSION: u16 = 1;
+const DMA_MAP: u16 = 2;
+const DMA_UNMAP: u16 = 3;
 const GET_INFO: u16 = 4;
 const GET_REGION_INFO: u16 = 5;
 const GET_IRQ_INFO: u16 = 7;
@@ -31,13 +37,24 @@ const FEATURE_SET: u32 = 1 << 17;
 const FEATURE_PROBE: u32 = 1 << 18;
 const FEATURE_MIGRATION: u32 = 1;
 const FEATURE_MIG_DEVICE_STATE: u32 = 2;
+const FEATURE_DMA_LOGGING_START: u32 = 6;
+const FEATURE_DMA_LOGGING_STOP: u32 = 7;
+const FEATURE_DMA_LOGGING_REPORT: u32 = 8;
 /// There are no others in vfio-user, whatever the device has.
-const FEATURES: [u32; 2] = [FEATURE_MIGRATION, FEATURE_MIG_DEVICE_STATE];
+const FEATURES: [u32; 5] = [
+    FEATURE_MIGRATION,
+    FEATURE_MIG_DEVICE_STATE,
+    FEATURE_DMA_LOGGING_START,
+    FEATURE_DMA_LOGGING_STOP,
+    FEATURE_DMA_LOGGING_REPORT,
+];
 
 /// What features and data begin with: two numbers.
 const PREFIX: usize = 8;
-/// Of both features that have any: the flags, a state.
+/// Of features of migration: the flags, a state.
 const FEATURE_DATA: usize = 8;
+/// The most bytes of memory that a command of the registers is about.
+const MOST_DMA: u64 = 1 << 20;
 
 /// How often a driver is asked again that was interrupted or busy.
 const PATIENCE: usize = 10;
@@ -71,31 +88,41 @@ impl UserMemory for NoMemory {
 pub(crate) struct Device {
     sim: Arc<Shared>,
     regions: Regions,
+    memory: Memory,
     /// The data stream of the session that it is in.
     stream: Option<i32>,
     /// The most bytes of data in a message.
     most: usize,
+    max_dma_maps: usize,
 }
 
 impl Device {
     pub fn new(sim: Arc<Shared>) -> Result<Device, i32> {
-        Ok(Device { sim, regions: Regions::new()?, stream: None, most: 0 })
+        let (regions, memory) = (Regions::new()?, Memory::default());
+        Ok(Device { sim, regions, memory, stream: None, most: 0, max_dma_maps: 0 })
     }
 
-    /// A client has introduced itself: it takes this much data at once.
-    pub fn client_came(&mut self, options: &ServerOptions, takes: usize) {
-        self.most = takes.min(options.max_data_xfer as usize);
+    /// A client has introduced itself: this is the most that both sides take at once.
+    pub fn client_came(&mut self, options: &ServerOptions, most: usize) {
+        (self.most, self.max_dma_maps) = (most, options.max_dma_maps as usize);
     }
 
-    /// It has gone.
+    /// It has gone, and its memory with it.
     pub fn client_went(&mut self) {
         self.regions.forget_client();
+        self.memory = Memory::default();
     }
 
-    pub fn execute(&mut self, message: Message) -> Result<Answer, i32> {
+    /// A command of the client's.
+    pub fn execute(&mut self, message: Message, peer: &mut dyn Peer) -> Result<Answer, i32> {
         let Message { header, payload, fds } = message;
         let payload = payload.as_slice();
+        if !fds.is_empty() && !matches!(header.command, DMA_MAP | SET_IRQS) {
+            self.sim.lock().violation(c"descriptors with a command that takes none");
+        }
         match header.command {
+            DMA_MAP => self.memory.map(payload, fds, self.max_dma_maps).map(|()| Answer::default()),
+            DMA_UNMAP => self.memory.unmap(payload).map(Answer::from),
             GET_INFO => Regions::device_info(payload).map(Answer::from),
             GET_REGION_INFO => {
                 let (payload, fds) = self.regions.region_info(payload)?;
@@ -104,7 +131,14 @@ impl Device {
             GET_IRQ_INFO => Regions::irq_info(payload).map(Answer::from),
             SET_IRQS => self.regions.set_irqs(payload, fds).map(|()| Answer::default()),
             REGION_READ => self.regions.read(&self.sim, payload, self.most).map(Answer::from),
-            REGION_WRITE => self.regions.write(payload).map(Answer::from),
+            REGION_WRITE => {
+                let (payload, command) = self.regions.write(payload)?;
+                if let Some(command) = command {
+                    let result = self.carry_out(command, peer);
+                    self.regions.registers.result = result.err().unwrap_or(0) as u64;
+                }
+                Ok(Answer::from(payload))
+            }
             RESET => {
                 self.sim.reset()?;
                 self.settle();
@@ -115,6 +149,49 @@ impl Device {
             MIG_DATA_WRITE => self.write(payload).map(|()| Answer::default()),
             _ => Err(libc::EINVAL),
         }
+    }
+
+    /// What another thread wants done.
+    pub fn work(&mut self, work: Work, peer: &mut dyn Peer) -> Result<Vec<u8>, i32> {
+        match work {
+            Work::Write(iova, bytes) => self.dma_write(iova, &bytes, peer).map(|()| Vec::new()),
+            Work::Read(iova, len) => self.dma_read(iova, len, peer),
+        }
+    }
+
+    /// What the guest wants done.
+    fn carry_out(&mut self, command: Command, peer: &mut dyn Peer) -> Result<(), i32> {
+        let Command { number, address, length, seed } = command;
+        if matches!(number, 1 | 2) && length > MOST_DMA {
+            return Err(libc::E2BIG);
+        }
+        match number {
+            1 => self.dma_write(address, &pattern(seed, length as usize), peer),
+            2 => {
+                self.regions.registers.sum = sum(&self.dma_read(address, length as usize, peer)?);
+                Ok(())
+            }
+            3 => self.sim.lock().guest_write(address, length, seed),
+            4 => {
+                let [index, n] = [address, length].map(|number| u32::try_from(number).ok());
+                let (index, n) = (index.ok_or(libc::EINVAL)?, n.ok_or(libc::EINVAL)?);
+                self.regions.interrupt(index, n);
+                Ok(())
+            }
+            _ => Err(libc::EINVAL),
+        }
+    }
+
+    fn dma_write(&mut self, iova: u64, bytes: &[u8], peer: &mut dyn Peer) -> Result<(), i32> {
+        self.sim.lock().may_dma()?;
+        self.memory.write(iova, bytes, peer)
+    }
+
+    fn dma_read(&mut self, iova: u64, len: usize, peer: &mut dyn Peer) -> Result<Vec<u8>, i32> {
+        self.sim.lock().may_dma()?;
+        let mut buf = vec![0; len];
+        self.memory.read(iova, &mut buf, peer)?;
+        Ok(buf)
     }
 
     /// A stream ends with its session.
@@ -148,6 +225,11 @@ impl Device {
         }
         let mut room = [0; FEATURE_DATA];
         match flags & FEATURE_MASK {
+            feature @ FEATURE_DMA_LOGGING_START..=FEATURE_DMA_LOGGING_REPORT => {
+                // Whether there is a log, and what may be done with it.
+                self.sim.feature(flags | FEATURE_PROBE, &mut [], &mut NoMemory)?;
+                return self.log(feature, payload);
+            }
             FEATURE_MIGRATION | FEATURE_MIG_DEVICE_STATE if flags & FEATURE_GET != 0 => {
                 if argsz < PREFIX + FEATURE_DATA {
                     return Err(libc::EINVAL);
@@ -163,6 +245,38 @@ impl Device {
         let mut out = words(&[argsz as u32, flags]);
         out.extend(room);
         Ok(out)
+    }
+
+    /// `DMA_LOGGING_START`, `_STOP`, `_REPORT`: the reply.
+    fn log(&mut self, feature: u32, payload: &[u8]) -> Result<Vec<u8>, i32> {
+        let mut core = self.sim.lock();
+        let result = match feature {
+            FEATURE_DMA_LOGGING_START => {
+                core.begin_plain(Op::LogStart)?;
+                self.memory.start_log(payload, core.options.log_page_size)
+            }
+            FEATURE_DMA_LOGGING_STOP => {
+                core.begin_plain(Op::LogStop)?;
+                self.memory.stop_log();
+                Ok(payload.to_vec())
+            }
+            _ => match core.begin_report() {
+                Ok(()) if core.has(quirk::REPORT_EOPNOTSUPP) => Err((libc::EOPNOTSUPP, None)),
+                Ok(()) => self.memory.report(payload),
+                Err((errno, forgets)) => {
+                    if forgets {
+                        let _ = self.memory.report(payload);
+                    }
+                    Err((errno, None))
+                }
+            },
+        };
+        result.map_err(|(errno, rule): Refusal| {
+            if let Some(rule) = rule {
+                core.violation(rule);
+            }
+            errno
+        })
     }
 
     fn set_state(&mut self, flags: u32, room: &mut [u8; FEATURE_DATA]) -> Result<(), i32> {

@@ -4,7 +4,9 @@
 //! A [`Server`] speaks the protocol with one client at a time, over a socket that it is given or at a
 //! path, on the thread that asks it to. Negotiation, infos, regions, interrupts, reset, device
 //! features and migration data go to the [`Sim`] that it was made for, which counts what no client
-//! may do, and whose faults and quirks work here as well.
+//! may do, and whose faults and quirks work here as well. The device reads and writes the guest's
+//! memory when a test wants it ([`Server::dma_write`]), or the guest: [the registers](registers) in
+//! its region 0 do that, and work from another process, too.
 //!
 //! ```
 //! use std::os::unix::net::UnixStream;
@@ -21,11 +23,14 @@
 //! });
 //! ```
 
+mod channel;
 mod connection;
 mod desk;
 mod device;
+mod memory;
 mod options;
 mod regions;
+pub mod registers;
 mod socket;
 mod version;
 mod wire;
@@ -42,9 +47,10 @@ pub use options::ServerOptions;
 use crate::Sim;
 use crate::device::Core;
 use crate::options::{Kind, NO_MIGRATION};
+use crate::shared::Shared;
 use crate::sync::Mutex;
 use connection::Connection;
-use desk::Desk;
+use desk::{Desk, Work};
 use device::Device;
 use socket::{Bell, Lost, wait};
 
@@ -52,6 +58,7 @@ use socket::{Bell, Lost, wait};
 const P2P_FLAG: u32 = 2;
 
 struct Inner {
+    sim: Arc<Shared>,
     desk: Desk,
     options: ServerOptions,
     device: Mutex<Device>,
@@ -79,8 +86,9 @@ impl Server {
     pub fn new(sim: &Sim, options: ServerOptions) -> Result<Server, i32> {
         options.check()?;
         without_p2p(&mut sim.shared.lock())?;
-        let device = Mutex::new(Device::new(Arc::clone(&sim.shared))?);
-        Ok(Server { inner: Arc::new(Inner { desk: Desk::new()?, options, device }) })
+        let sim = Arc::clone(&sim.shared);
+        let device = Mutex::new(Device::new(Arc::clone(&sim))?);
+        Ok(Server { inner: Arc::new(Inner { sim, desk: Desk::new()?, options, device }) })
     }
 
     fn begin(&self) -> Result<Serving<'_>, i32> {
@@ -90,7 +98,8 @@ impl Server {
 
     fn attend(&self, socket: OwnedFd) -> Lost {
         let mut device = self.inner.device.lock().unwrap_or_else(PoisonError::into_inner);
-        let connection = Connection::new(&self.inner.desk, &self.inner.options, socket);
+        let Inner { desk, sim, options, .. } = &*self.inner;
+        let connection = Connection::new(desk, sim, options, socket);
         let lost = connection.run(&mut device);
         device.client_went();
         lost
@@ -132,6 +141,22 @@ impl Server {
                 Err(error) => return Err(errno(error)),
             }
         }
+    }
+
+    /// The device writes to the guest's memory, between two commands of the client. What the client has
+    /// mapped with a descriptor is written there, and logged; else the client is sent messages, which it
+    /// must answer meanwhile. ENOTCONN without a client, ENOENT where nothing is mapped, EACCES where
+    /// the device may not write, EPERM while it is stopped, ENODEV when it is gone, and what the client
+    /// answers.
+    pub fn dma_write(&self, iova: u64, bytes: &[u8]) -> Result<(), i32> {
+        self.inner.desk.ask(Work::Write(iova, bytes.to_vec())).map(drop)
+    }
+
+    /// The device reads there. Errors as above.
+    pub fn dma_read(&self, iova: u64, buf: &mut [u8]) -> Result<(), i32> {
+        let bytes = self.inner.desk.ask(Work::Read(iova, buf.len()))?;
+        buf.copy_from_slice(&bytes);
+        Ok(())
     }
 
     /// Ends what serves, and what will, from any thread.

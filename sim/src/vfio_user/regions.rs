@@ -9,6 +9,7 @@ use std::os::unix::fs::FileExt;
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 
+use super::registers::{Command, Registers};
 use super::wire::{long_words, u32_at, u64_at, words};
 use crate::shared::Shared;
 
@@ -45,11 +46,9 @@ const DATA_NONE: u32 = 1;
 const DATA_EVENTFD: u32 = 4;
 const ACTION_TRIGGER: u32 = 0x20;
 
-/// What the registers say in the first one.
-const MAGIC: u64 = u64::from_le_bytes(*b"vfiomigs");
-
 pub(crate) struct Regions {
     memory: File,
+    pub registers: Registers,
     irqs: BTreeMap<(u32, u32), OwnedFd>,
 }
 
@@ -58,12 +57,14 @@ impl Regions {
         let made = memfd_create("vfiomig-sim", MemfdFlags::CLOEXEC)
             .and_then(|memory| ftruncate(&memory, BAR2_SIZE).map(|()| memory));
         let memory = made.map_err(|errno| errno.raw_os_error())?;
-        Ok(Regions { memory: File::from(memory), irqs: BTreeMap::new() })
+        let registers = Registers::default();
+        Ok(Regions { memory: File::from(memory), registers, irqs: BTreeMap::new() })
     }
 
     /// The client that had the device has gone.
     pub fn forget_client(&mut self) {
         self.irqs.clear();
+        self.registers = Registers::default();
     }
 
     /// `VFIO_USER_DEVICE_GET_INFO`.
@@ -141,7 +142,7 @@ impl Regions {
         Ok(())
     }
 
-    fn interrupt(&self, index: u32, n: u32) {
+    pub fn interrupt(&self, index: u32, n: u32) {
         if let Some(fd) = self.irqs.get(&(index, n)) {
             // An eventfd that nobody reads is full at some time.
             let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
@@ -173,31 +174,35 @@ impl Regions {
                 out.extend(bytes);
                 return Ok(out);
             }
-            BAR0 => Self::registers(sim),
+            BAR0 => {
+                let core = sim.lock();
+                let (state, violations) = (core.state().0, core.violations.0);
+                self.registers.image(state.into(), core.digest(), violations)
+            }
             _ => Self::config(sim),
         };
         out.extend(image.into_iter().chain(std::iter::repeat(0)).skip(at as usize).take(len));
         Ok(out)
     }
 
-    /// `VFIO_USER_REGION_WRITE`. What is written to the configuration space has no effect.
-    pub fn write(&mut self, payload: &[u8]) -> Result<Vec<u8>, i32> {
+    /// `VFIO_USER_REGION_WRITE`: the reply, and what the device is to do now. What is written to the
+    /// configuration space has no effect.
+    pub fn write(&mut self, payload: &[u8]) -> Result<(Vec<u8>, Option<Command>), i32> {
         let (at, region, len) = Self::place(payload)?;
         let (head, bytes) = payload.split_at_checked(16).ok_or(libc::EINVAL)?;
         if bytes.len() != len {
             return Err(libc::EINVAL);
         }
-        if region == BAR2 {
-            let written = self.memory.write_all_at(bytes, at);
-            written.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))?;
-        }
-        Ok(head.to_vec())
-    }
-
-    fn registers(sim: &Shared) -> Vec<u8> {
-        let core = sim.lock();
-        let numbers = [MAGIC, u64::from(core.state().0), core.digest(), core.violations.0];
-        numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
+        let command = match region {
+            BAR0 => self.registers.write(at as usize, bytes),
+            BAR2 => {
+                let written = self.memory.write_all_at(bytes, at);
+                written.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))?;
+                None
+            }
+            _ => None,
+        };
+        Ok((head.to_vec(), command))
     }
 
     fn config(sim: &Shared) -> Vec<u8> {

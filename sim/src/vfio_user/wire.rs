@@ -23,6 +23,10 @@ pub(crate) struct Header {
 }
 
 impl Header {
+    pub fn command(id: u16, command: u16, payload: usize) -> Header {
+        Header { id, command, size: whole(payload), flags: 0, error: 0 }
+    }
+
     /// Of a reply without an error.
     pub fn reply(&self, payload: usize) -> Header {
         Header { size: whole(payload), flags: REPLY, error: 0, ..*self }
@@ -32,8 +36,16 @@ impl Header {
         self.flags & TYPE_MASK == 0
     }
 
+    pub fn is_reply_to(&self, other: &Header) -> bool {
+        self.flags & TYPE_MASK == REPLY && (self.id, self.command) == (other.id, other.command)
+    }
+
     pub fn wants_reply(&self) -> bool {
         self.flags & NO_REPLY == 0
+    }
+
+    pub fn is_error(&self) -> bool {
+        self.flags & ERROR != 0
     }
 
     pub fn parse(bytes: &[u8; HEADER]) -> Header {

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod client;
+mod dma;
 
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
