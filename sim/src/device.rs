@@ -986,6 +986,16 @@ impl Core {
         last_record(&self.contents, self.options.model).to_vec()
     }
 
+    /// A stopped device that is being read sends everything again.
+    pub fn start_over(&mut self) {
+        let (model, initial) = (self.options.model, self.options.initial_size);
+        let mut fresh = SaveStream::new(&self.contents, model, initial, false);
+        fresh.stop();
+        if let Some(save) = self.streams.saving() {
+            *save = fresh;
+        }
+    }
+
     /// A stopped device that is being read runs again, and is read on.
     pub fn run_again(&mut self) {
         self.state = State::PRE_COPY;

@@ -6,13 +6,15 @@ use std::collections::VecDeque;
 use std::ffi::CStr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use rustix::event::PollFlags;
 
 use super::desk::Desk;
 use super::memory::Peer;
-use super::options::ServerOptions;
-use super::socket::{Lost, Message, Socket};
+use super::options::{ServerOptions, quirk};
+use super::outgoing::Outgoing;
+use super::socket::{Bell, Lost, Message, Socket, pass};
 use super::wire::{ERROR, HEADER, Header, long_words};
 use crate::shared::Shared;
 
@@ -29,6 +31,7 @@ const LEAST_LIMIT: usize = 4096;
 pub(crate) struct Channel<'s> {
     desk: &'s Desk,
     sim: &'s Shared,
+    options: &'s ServerOptions,
     /// The longest message.
     most: usize,
     main: Socket,
@@ -47,12 +50,13 @@ impl<'s> Channel<'s> {
     pub fn new(
         desk: &'s Desk,
         sim: &'s Shared,
-        options: &ServerOptions,
+        options: &'s ServerOptions,
         socket: OwnedFd,
     ) -> Channel<'s> {
         Channel {
             desk,
             sim,
+            options,
             most: (options.max_data_xfer as usize).max(LEAST_LIMIT) + MOST_BESIDES,
             main: Socket::new(socket),
             twin: None,
@@ -79,58 +83,100 @@ impl<'s> Channel<'s> {
             return Ok(None);
         }
         let message = self.receive(&self.main)?;
-        if !message.header.is_command() {
-            self.refuse(&message.header, libc::EINVAL)?;
+        if message.as_ref().is_some_and(|message| !message.header.is_command()) {
+            self.violation(c"a reply to nothing");
             return Err(Lost::Connection);
         }
-        Ok(Some(message))
+        Ok(message)
     }
 
-    /// A message as long as it says.
-    fn receive(&self, socket: &Socket) -> Result<Message, Lost> {
+    /// A message as long as it says; `None` for one that was not.
+    fn receive(&self, socket: &Socket) -> Result<Option<Message>, Lost> {
         let (header, mut fds) = socket.header(self.desk)?;
         let len = (header.size as usize).checked_sub(HEADER);
         let Some(len) = len.filter(|_| header.size as usize <= self.most) else {
             // What follows it may be anything.
             if header.is_command() {
-                self.refuse(&header, libc::EINVAL)?;
+                self.refuse(&header, &[], libc::EINVAL)?;
             }
             return Err(Lost::Connection);
         };
-        let payload = socket.payload(self.desk, len, &mut fds)?;
-        Ok(Message { header, payload, fds })
+        let one_recv = header.is_command() && self.options.has(quirk::ONE_RECV);
+        let payload = socket.payload(self.desk, len, one_recv, &mut fds)?;
+        if payload.len() < len {
+            self.refuse(&header, &[], libc::EINVAL)?;
+            return Ok(None);
+        }
+        if header.is_command() {
+            self.desk.came(header.command);
+        }
+        Ok(Some(Message { header, payload, fds }))
     }
 
     /// Sends a reply.
     pub fn answer(&self, to: &Header, payload: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Lost> {
-        let mut bytes = to.reply(payload.len()).bytes();
-        bytes.extend(payload);
-        if to.wants_reply() { self.main.send(self.desk, &bytes, fds) } else { Ok(()) }
+        if to.wants_reply() {
+            self.transmit(&self.main, &to.reply(payload.len()), payload, fds)?;
+        }
+        Ok(())
     }
 
     /// Sends an error.
-    pub fn refuse(&self, to: &Header, errno: i32) -> Result<(), Lost> {
-        let reply = to.reply(0);
+    pub fn refuse(&self, to: &Header, payload: &[u8], errno: i32) -> Result<(), Lost> {
+        let reply = to.reply(payload.len());
         let reply = Header { flags: reply.flags | ERROR, error: errno.unsigned_abs(), ..reply };
-        if to.wants_reply() { self.main.send(self.desk, &reply.bytes(), &[]) } else { Ok(()) }
+        if to.wants_reply() {
+            self.transmit(&self.main, &reply, payload, &[])?;
+        }
+        Ok(())
+    }
+
+    /// Sends a message, or what is to become of it: whether it has gone wrong.
+    fn transmit(
+        &self,
+        socket: &Socket,
+        header: &Header,
+        payload: &[u8],
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<bool, Lost> {
+        let due = self.desk.due(header.command);
+        let out = match due {
+            Some((what, value)) => Outgoing::spoilt(header, payload, what, value),
+            None => Outgoing::new(header, payload),
+        };
+        let late = out.late.saturating_add(self.options.delay_us.into());
+        pass(self.desk, Duration::from_micros(late))?;
+        if out.silent {
+            return Ok(true);
+        }
+        let fds: Vec<_> =
+            fds.iter().copied().chain(std::iter::repeat_n(self.desk.fd(), out.fds)).collect();
+        let piece = if self.options.has(quirk::BYTEWISE) { 1 } else { usize::MAX };
+        let bytes = out.bytes.get(..out.closes_after.unwrap_or(usize::MAX)).unwrap_or(&out.bytes);
+        socket.send(self.desk, bytes, piece, &fds)?;
+        if out.closes_after.is_some() { Err(Lost::Connection) } else { Ok(due.is_some()) }
     }
 
     /// A command of the server's, and the reply to it.
     fn exchange(&mut self, command: u16, payload: &[u8]) -> Result<Message, Lost> {
         self.last_id = self.last_id.wrapping_add(1);
         let header = Header::command(self.last_id, command, payload.len());
-        let mut bytes = header.bytes();
-        bytes.extend(payload);
         let socket = self.twin.as_ref().unwrap_or(&self.main);
-        socket.send(self.desk, &bytes, &[])?;
+        let spoilt = self.transmit(socket, &header, payload, &[])?;
         loop {
-            let message = self.receive(socket)?;
+            let Some(message) = self.receive(socket)? else { continue };
             if message.header.is_reply_to(&header) {
                 return Ok(message);
             }
             // With one socket, the client's next command may be on its way already.
             if !message.header.is_command() || self.twin.is_some() {
-                self.violation(c"a message that is not the reply to the server's command");
+                // Who was asked wrongly may answer wrongly.
+                if !spoilt {
+                    self.violation(c"a message that is not the reply to the server's command");
+                }
+                return Err(Lost::Connection);
+            }
+            if self.options.has(quirk::CROSSING_FATAL) {
                 return Err(Lost::Connection);
             }
             self.early.push_back(message);

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use super::channel::Channel;
 use super::desk::Desk;
 use super::device::{Device, VERSION};
-use super::options::ServerOptions;
+use super::options::{ServerOptions, quirk};
 use super::socket::{Lost, Message};
 use super::version::Client;
 use crate::shared::Shared;
@@ -50,14 +50,14 @@ impl<'s> Connection<'s> {
         let client = match client {
             Ok(client) => client,
             Err(errno) => {
-                self.channel.refuse(&header, errno)?;
+                self.channel.refuse(&header, &[], errno)?;
                 return Err(Lost::Connection);
             }
         };
-        let twin = if client.wants_twin { Some(self.channel.make_twin()?) } else { None };
-        let most = client.max_data_xfer.min(self.options.max_data_xfer as usize);
-        self.channel.client_takes = most;
-        device.client_came(self.options, most);
+        let twins = client.wants_twin && !self.options.has(quirk::NO_TWIN_SOCKET);
+        let twin = if twins { Some(self.channel.make_twin()?) } else { None };
+        self.channel.client_takes = client.max_data_xfer.min(self.options.max_data_xfer as usize);
+        device.client_came(client.max_data_xfer);
         // Before the client knows that it is there.
         self.desk.open();
         let payload = client.answer(self.options, twin.is_some());
@@ -75,6 +75,7 @@ impl<'s> Connection<'s> {
             }
             let Some(message) = self.channel.next()? else { continue };
             let header = message.header;
+            let refused = device.refusal(&message);
             let result = device.execute(message, &mut self.channel);
             self.channel.lost.map_or(Ok(()), Err)?;
             match result {
@@ -82,7 +83,7 @@ impl<'s> Connection<'s> {
                     let fds: Vec<_> = answer.fds.iter().map(AsFd::as_fd).collect();
                     self.channel.answer(&header, &answer.payload, &fds)?;
                 }
-                Err(errno) => self.channel.refuse(&header, errno)?,
+                Err(errno) => self.channel.refuse(&header, &refused, errno)?,
             }
         }
     }

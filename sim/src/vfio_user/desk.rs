@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What other threads have to do with a server: stopping it, and work for the thread that serves. Work
-//! is done between two commands of the client, and so in an order with them.
+//! What other threads have to do with a server: stopping it, what is to go wrong, how many commands
+//! came, and work for the thread that serves. Work is done between two commands of the client, and so in
+//! an order with them.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -9,6 +10,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::options::Mischief;
 use super::socket::Bell;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, MutexGuard};
@@ -25,6 +27,25 @@ pub(crate) struct Job {
     pub done: SyncSender<Result<Vec<u8>, i32>>,
 }
 
+/// Commands have numbers below this.
+const COMMANDS: usize = 19;
+
+/// A message that goes wrong.
+struct Fault {
+    /// 0: any.
+    command: u16,
+    left: u64,
+    what: Mischief,
+    value: u64,
+}
+
+#[derive(Default)]
+struct Messages {
+    faults: Vec<Fault>,
+    /// Commands that came, by their number; the others are counted as 0.
+    came: [u64; COMMANDS],
+}
+
 #[derive(Default)]
 struct Jobs {
     /// Somebody does them.
@@ -38,6 +59,7 @@ pub(crate) struct Desk {
     stopped: AtomicBool,
     serving: AtomicBool,
     jobs: Mutex<Jobs>,
+    messages: Mutex<Messages>,
 }
 
 impl Desk {
@@ -48,6 +70,7 @@ impl Desk {
             stopped: AtomicBool::new(false),
             serving: AtomicBool::new(false),
             jobs: Mutex::new(Jobs::default()),
+            messages: Mutex::new(Messages::default()),
         })
     }
 
@@ -72,6 +95,46 @@ impl Desk {
 
     pub fn end(&self) {
         self.serving.store(false, Ordering::Release);
+    }
+
+    fn messages(&self) -> MutexGuard<'_, Messages> {
+        self.messages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn misbehave(&self, command: u16, nth: u64, what: Mischief, value: u64) {
+        self.messages().faults.push(Fault { command, left: nth.max(1), what, value });
+    }
+
+    pub fn behave(&self) {
+        self.messages().faults.clear();
+    }
+
+    /// A message is about to be sent: what goes wrong with it.
+    pub fn due(&self, command: u16) -> Option<(Mischief, u64)> {
+        let mut messages = self.messages();
+        let mut due = None;
+        for fault in &mut messages.faults {
+            if fault.command == 0 || fault.command == command {
+                fault.left -= 1;
+                if fault.left == 0 {
+                    due.get_or_insert((fault.what, fault.value));
+                }
+            }
+        }
+        messages.faults.retain(|fault| fault.left > 0);
+        due
+    }
+
+    /// A command came.
+    pub fn came(&self, command: u16) {
+        let mut messages = self.messages();
+        let known = usize::from(command) < COMMANDS;
+        let slot = messages.came.get_mut(if known { command.into() } else { 0 });
+        slot.into_iter().for_each(|count| *count += 1);
+    }
+
+    pub fn count(&self, command: u16) -> u64 {
+        self.messages().came.get(usize::from(command)).copied().unwrap_or(0)
     }
 
     fn jobs(&self) -> MutexGuard<'_, Jobs> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::desk::Work;
 use super::memory::{Memory, Peer, Refusal};
-use super::options::ServerOptions;
+use super::options::{MOST_DATA, ServerOptions, quirk as server};
 use super::regions::Regions;
 use super::registers::{Command, pattern, sum};
 use super::socket::Message;
@@ -91,26 +91,52 @@ pub(crate) struct Device {
     memory: Memory,
     /// The data stream of the session that it is in.
     stream: Option<i32>,
-    /// The most bytes of data in a message.
+    options: ServerOptions,
+    /// The most bytes in a message about a region.
     most: usize,
-    max_dma_maps: usize,
+    /// And in one about migration data.
+    most_data: usize,
 }
 
 impl Device {
-    pub fn new(sim: Arc<Shared>) -> Result<Device, i32> {
+    pub fn new(sim: Arc<Shared>, options: ServerOptions) -> Result<Device, i32> {
         let (regions, memory) = (Regions::new()?, Memory::default());
-        Ok(Device { sim, regions, memory, stream: None, most: 0, max_dma_maps: 0 })
+        Ok(Device { sim, regions, memory, stream: None, options, most: 0, most_data: 0 })
     }
 
-    /// A client has introduced itself: this is the most that both sides take at once.
-    pub fn client_came(&mut self, options: &ServerOptions, most: usize) {
-        (self.most, self.max_dma_maps) = (most, options.max_dma_maps as usize);
+    /// A client has introduced itself, and takes this much at once.
+    pub fn client_came(&mut self, takes: usize) {
+        self.most = takes.min(self.options.max_data_xfer as usize);
+        self.most_data = match self.options.has(server::CLIENT_LIMIT_ONLY) {
+            true => takes.min(MOST_DATA as usize),
+            false => self.most,
+        };
     }
 
     /// It has gone, and its memory with it.
     pub fn client_went(&mut self) {
         self.regions.forget_client();
         self.memory = Memory::default();
+        if self.options.has(server::LEAVING_RESETS) {
+            self.sim.lock().guest_reset();
+            self.settle();
+        }
+    }
+
+    /// The payload of an error reply to a message.
+    pub fn refusal(&self, message: &Message) -> Vec<u8> {
+        let set = |payload| u32_at(payload, 4).is_ok_and(|flags| flags & FEATURE_SET != 0);
+        let echoes = message.header.command == FEATURE
+            && self.options.has(server::SET_PAYLOAD)
+            && set(&message.payload);
+        if echoes { message.payload.clone() } else { Vec::new() }
+    }
+
+    /// Whether a command is refused whatever it says.
+    fn refuses(&self, command: u16) -> bool {
+        let taken = matches!(command, REGION_READ | REGION_WRITE | FEATURE | MIG_DATA_READ);
+        let stopped = matches!(self.sim.lock().state(), State::STOP | State::STOP_COPY);
+        stopped && !taken && self.options.has(server::STOPPED_REFUSES)
     }
 
     /// A command of the client's.
@@ -120,8 +146,15 @@ impl Device {
         if !fds.is_empty() && !matches!(header.command, DMA_MAP | SET_IRQS) {
             self.sim.lock().violation(c"descriptors with a command that takes none");
         }
+        if self.refuses(header.command) {
+            return Err(libc::EINVAL);
+        }
         match header.command {
-            DMA_MAP => self.memory.map(payload, fds, self.max_dma_maps).map(|()| Answer::default()),
+            DMA_MAP => {
+                let (most, again) =
+                    (self.options.max_dma_maps as usize, self.options.has(server::MAP_AGAIN));
+                self.memory.map(payload, fds, most, again).map(|()| Answer::default())
+            }
             DMA_UNMAP => self.memory.unmap(payload).map(Answer::from),
             GET_INFO => Regions::device_info(payload).map(Answer::from),
             GET_REGION_INFO => {
@@ -212,10 +245,18 @@ impl Device {
     /// `VFIO_USER_DEVICE_FEATURE`.
     fn feature(&mut self, payload: &[u8]) -> Result<Vec<u8>, i32> {
         let (argsz, flags) = (u32_at(payload, 0)? as usize, u32_at(payload, 4)?);
-        let data = payload.get(PREFIX..).unwrap_or_default();
         if argsz < payload.len() {
             return Err(libc::EINVAL);
         }
+        self.known_feature(payload, flags).map_err(|errno| match errno {
+            libc::ENOTTY if self.options.has(server::UNKNOWN_EINVAL) => libc::EINVAL,
+            errno => errno,
+        })
+    }
+
+    fn known_feature(&mut self, payload: &[u8], flags: u32) -> Result<Vec<u8>, i32> {
+        let argsz = u32_at(payload, 0)? as usize;
+        let data = payload.get(PREFIX..).unwrap_or_default();
         if !FEATURES.contains(&(flags & FEATURE_MASK)) {
             return Err(libc::ENOTTY);
         }
@@ -280,7 +321,14 @@ impl Device {
     }
 
     fn set_state(&mut self, flags: u32, room: &mut [u8; FEATURE_DATA]) -> Result<(), i32> {
+        let before = self.sim.lock().state();
         let result = self.sim.feature(flags, room, &mut NoMemory);
+        let mut core = self.sim.lock();
+        let stops = before == State::PRE_COPY && core.state() == State::STOP_COPY;
+        if stops && self.options.has(server::STARTS_OVER) {
+            core.start_over();
+        }
+        drop(core);
         if let (Ok(()), Ok(stream @ 0..)) = (result, u32_at(room, 4).map(|fd| fd as i32)) {
             self.close();
             self.stream = Some(stream);
@@ -294,7 +342,7 @@ impl Device {
     /// The lengths that a message about data names: what there is room for, and what is asked for.
     fn lengths(&self, payload: &[u8]) -> Result<(usize, usize), i32> {
         let (argsz, size) = (u32_at(payload, 0)? as usize, u32_at(payload, 4)? as usize);
-        if size > self.most || argsz < PREFIX {
+        if size > self.most_data || argsz < PREFIX {
             return Err(libc::EINVAL);
         }
         Ok((argsz, size))
@@ -318,7 +366,9 @@ impl Device {
             Err(libc::ENOMSG) => 0,
             result => result?,
         };
-        data.truncate(got);
+        if !self.options.has(server::UNTRIMMED) {
+            data.truncate(got);
+        }
         let mut out = words(&[(PREFIX + data.len()) as u32, got as u32]);
         out.extend(data);
         Ok(out)

@@ -104,7 +104,14 @@ impl Memory {
     }
 
     /// `VFIO_USER_DMA_MAP`.
-    pub fn map(&mut self, payload: &[u8], fds: Vec<OwnedFd>, most: usize) -> Result<(), i32> {
+    /// A region that is there can be mapped again, unless that is an error.
+    pub fn map(
+        &mut self,
+        payload: &[u8],
+        fds: Vec<OwnedFd>,
+        most: usize,
+        again: bool,
+    ) -> Result<(), i32> {
         let (argsz, flags) = (u32_at(payload, 0)? as usize, u32_at(payload, 4)?);
         let (offset, iova, size) =
             (u64_at(payload, 8)?, u64_at(payload, 16)?, u64_at(payload, 24)?);
@@ -122,7 +129,7 @@ impl Memory {
             return Err(libc::EINVAL);
         }
         if self.regions.get(&iova).is_some_and(|region| region.last == last) {
-            return Err(libc::EEXIST);
+            return if again { Ok(()) } else { Err(libc::EEXIST) };
         }
         let below = self.regions.range(..=last).next_back();
         if below.is_some_and(|(_, region)| region.last >= iova) {

@@ -6,7 +6,8 @@
 //! features and migration data go to the [`Sim`] that it was made for, which counts what no client
 //! may do, and whose faults and quirks work here as well. The device reads and writes the guest's
 //! memory when a test wants it ([`Server::dma_write`]), or the guest: [the registers](registers) in
-//! its region 0 do that, and work from another process, too.
+//! its region 0 do that, and work from another process, too. What real servers do that others do not
+//! expect are [quirks](quirk), and any message can be made to go wrong ([`Server::misbehave`]).
 //!
 //! ```
 //! use std::os::unix::net::UnixStream;
@@ -29,6 +30,7 @@ mod desk;
 mod device;
 mod memory;
 mod options;
+mod outgoing;
 mod regions;
 pub mod registers;
 mod socket;
@@ -42,7 +44,7 @@ use std::sync::{Arc, PoisonError};
 
 use rustix::event::PollFlags;
 
-pub use options::ServerOptions;
+pub use options::{Mischief, ServerOptions, quirk};
 
 use crate::Sim;
 use crate::device::Core;
@@ -87,7 +89,7 @@ impl Server {
         options.check()?;
         without_p2p(&mut sim.shared.lock())?;
         let sim = Arc::clone(&sim.shared);
-        let device = Mutex::new(Device::new(Arc::clone(&sim))?);
+        let device = Mutex::new(Device::new(Arc::clone(&sim), options.clone())?);
         Ok(Server { inner: Arc::new(Inner { sim, desk: Desk::new()?, options, device }) })
     }
 
@@ -132,7 +134,7 @@ impl Server {
         listener.set_nonblocking(true).map_err(errno)?;
         loop {
             let events = Some((listener.as_fd(), PollFlags::IN));
-            if desk.is_stopped() || wait(events, desk.fd()).is_err() || desk.answer() {
+            if desk.is_stopped() || wait(events, desk.fd(), None).is_err() || desk.answer() {
                 return Ok(());
             }
             match listener.accept() {
@@ -157,6 +159,23 @@ impl Server {
         let bytes = self.inner.desk.ask(Work::Read(iova, buf.len()))?;
         buf.copy_from_slice(&bytes);
         Ok(())
+    }
+
+    /// Something goes wrong with the `nth` message (from 1, counted from now) that the server sends
+    /// about a command, by its number in the protocol: a reply, or DMA_READ and DMA_WRITE (11, 12). 0:
+    /// about any. What `value` means is said of each [`Mischief`]. Several may be pending.
+    pub fn misbehave(&self, command: u16, nth: u64, what: Mischief, value: u64) {
+        self.inner.desk.misbehave(command, nth, what, value);
+    }
+
+    /// Forgets what was to go wrong.
+    pub fn behave(&self) {
+        self.inner.desk.behave();
+    }
+
+    /// How many commands with a number came so far; 0: with none that there is.
+    pub fn count(&self, command: u16) -> u64 {
+        self.inner.desk.count(command)
     }
 
     /// Ends what serves, and what will, from any thread.

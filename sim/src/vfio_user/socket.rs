@@ -5,8 +5,9 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -17,6 +18,8 @@ use super::wire::{HEADER, Header};
 
 /// The most descriptors that are taken with a message: as many as the kernel passes.
 const MOST_FDS: usize = 253;
+/// What the kernel puts into one buffer of such a socket, in bytes.
+const ONE_RECV: usize = 32 << 10;
 
 /// Why there is no next message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,7 +56,7 @@ impl Socket {
 
     /// Whether something came before the bell rang.
     pub fn wait(&self, bell: &dyn Bell, events: PollFlags) -> Result<bool, Lost> {
-        let came = wait(Some((self.fd.as_fd(), events)), bell.fd())?;
+        let came = wait(Some((self.fd.as_fd(), events)), bell.fd(), None)?;
         if bell.answer() { Err(Lost::Stopped) } else { Ok(came) }
     }
 
@@ -99,20 +102,33 @@ impl Socket {
         Ok((Header::parse(&raw), fds))
     }
 
-    /// As many bytes of payload.
+    /// A payload of `len` bytes, which is shorter if one `recv` is all that is made for it.
     pub fn payload(
         &self,
         bell: &dyn Bell,
         len: usize,
+        one_recv: bool,
         fds: &mut Vec<OwnedFd>,
     ) -> Result<Vec<u8>, Lost> {
         let mut payload = vec![0; len];
-        self.fill(bell, &mut payload, fds)?;
+        if one_recv && len != 0 {
+            let most = len.min(ONE_RECV - HEADER);
+            let got = self.receive(bell, payload.get_mut(..most).unwrap_or_default(), fds)?;
+            payload.truncate(got);
+        } else {
+            self.fill(bell, &mut payload, fds)?;
+        }
         Ok(payload)
     }
 
-    /// Sends everything; descriptors go with the first byte.
-    pub fn send(&self, bell: &dyn Bell, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Lost> {
+    /// Sends everything, at most `piece` bytes at a time; descriptors go with the first byte.
+    pub fn send(
+        &self,
+        bell: &dyn Bell,
+        bytes: &[u8],
+        piece: usize,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(), Lost> {
         let mut rest = bytes;
         let mut fds = fds;
         while !rest.is_empty() {
@@ -122,7 +138,8 @@ impl Socket {
                 return Err(Lost::Connection);
             }
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            match sendmsg(&self.fd, &[IoSlice::new(rest)], &mut ancillary, flags) {
+            let now = rest.get(..piece).unwrap_or(rest);
+            match sendmsg(&self.fd, &[IoSlice::new(now)], &mut ancillary, flags) {
                 Ok(n) => (rest, fds) = (rest.get(n..).unwrap_or_default(), &[]),
                 Err(Errno::AGAIN) => drop(self.wait(bell, PollFlags::OUT)?),
                 Err(Errno::INTR) => {}
@@ -133,14 +150,31 @@ impl Socket {
     }
 }
 
+/// Lets time pass, unless the server is to stop.
+pub(crate) fn pass(bell: &dyn Bell, time: Duration) -> Result<(), Lost> {
+    let end = Instant::now() + time;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        wait(None, bell.fd(), Some(left))?;
+        if bell.answer() {
+            return Err(Lost::Stopped);
+        }
+    }
+}
+
 /// Whether an fd is ready; the bell's ends the waiting, too.
 pub(crate) fn wait(
     fd: Option<(BorrowedFd<'_>, PollFlags)>,
     bell: BorrowedFd<'_>,
+    time: Option<Duration>,
 ) -> Result<bool, Lost> {
+    let time = time.and_then(|time| Timespec::try_from(time).ok());
     let mut fds = vec![PollFd::from_borrowed_fd(bell, PollFlags::IN)];
     fds.extend(fd.map(|(fd, events)| PollFd::from_borrowed_fd(fd, events)));
-    match poll(&mut fds, None) {
+    match poll(&mut fds, time.as_ref()) {
         Ok(_) | Err(Errno::INTR) => {}
         Err(_) => return Err(Lost::Connection),
     }

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::options::ServerOptions;
+use super::options::{ServerOptions, quirk};
 use super::wire::u32_at;
 
 /// The newest minor version, of major version 0.
@@ -11,6 +11,8 @@ const MINOR: u16 = 2;
 /// What a side that names no limit takes.
 const DEFAULT_DATA: u64 = 1 << 20;
 const PAGE: u64 = 4096;
+/// Of a descriptor that is not there.
+const WRONG_INDEX: u32 = 7;
 
 /// What a client has said of itself.
 #[derive(Debug)]
@@ -58,11 +60,18 @@ impl Client {
             "migration": { "pgsize": PAGE },
         });
         if let (true, Some(members)) = (twin, capabilities.as_object_mut()) {
-            let twin = json!({ "supported": true, "fd_index": 0 });
+            let index = if own.has(quirk::TWIN_LIES) { WRONG_INDEX } else { 0 };
+            let twin = json!({ "supported": true, "fd_index": index });
             members.insert("twin_socket".to_owned(), twin);
         }
-        let mut payload = 0u16.to_ne_bytes().to_vec();
-        payload.extend(self.minor.min(MINOR).to_ne_bytes());
+        let major = u16::from(own.has(quirk::MAJOR_ONE));
+        let minor = match own.quirks {
+            quirks if quirks & quirk::MINOR_ZERO != 0 => 0,
+            quirks if quirks & quirk::MINOR_ABOVE != 0 => self.minor.saturating_add(1),
+            _ => self.minor.min(MINOR),
+        };
+        let mut payload = major.to_ne_bytes().to_vec();
+        payload.extend(minor.to_ne_bytes());
         payload.extend(json!({ "capabilities": capabilities }).to_string().bytes());
         payload.push(0);
         payload

@@ -6,7 +6,8 @@
 pub(crate) const HEADER: usize = 16;
 
 const TYPE_MASK: u32 = 0xf;
-const REPLY: u32 = 1;
+/// Of a header's flags: it is not a command.
+pub(crate) const REPLY: u32 = 1;
 const NO_REPLY: u32 = 0x10;
 /// Of a header's flags: the reply is an error.
 pub(crate) const ERROR: u32 = 0x20;

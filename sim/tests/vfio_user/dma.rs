@@ -19,13 +19,13 @@ const EEXIST: u32 = libc::EEXIST as u32;
 const PAGE: u64 = 4096;
 const READ_WRITE: u32 = 3;
 
-fn memory(size: u64) -> OwnedFd {
+pub fn memory(size: u64) -> OwnedFd {
     let fd = memfd_create("guest", MemfdFlags::CLOEXEC).unwrap();
     ftruncate(&fd, size).unwrap();
     fd
 }
 
-fn mapping(flags: u32, offset: u64, iova: u64, size: u64) -> Vec<u8> {
+pub fn mapping(flags: u32, offset: u64, iova: u64, size: u64) -> Vec<u8> {
     [words(&[32, flags]), longs(&[offset, iova, size])].concat()
 }
 
