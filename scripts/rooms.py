@@ -72,6 +72,7 @@ UNSAFE_ELSEWHERE = [
     "integrations/qemu/lab/src/bench.rs",
     "integrations/qemu/lab/src/device.rs",
     "sim/src/capi.rs",
+    "sim/src/capi/server.rs",
     "sim/src/shared.rs",
     "sim/src/table.rs",
     "src/transport/ops.rs",

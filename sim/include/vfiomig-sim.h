@@ -218,6 +218,137 @@ uint64_t vfiomig_sim_violations(struct vfiomig_sim *sim, const char **what);
 /* How often ops->release was called (in the end, it must be 1 per vfiomig_device_new_ops()). */
 uint32_t vfiomig_sim_releases(struct vfiomig_sim *sim);
 
+/* --- vfio-user ---------------------------------------------------------------------------------
+ *
+ * A server that shows a simulated device over vfio-user, for tests of clients:
+ * vfiomig_sim_server_new(), and vfiomig_sim_server_serve() or _listen() on a thread of the test.
+ *
+ * It speaks with one client at a time: negotiation with a twin socket, infos, regions, interrupts,
+ * DMA mappings, reset, device features, migration data. The device is the sim, which counts what no
+ * client may do, and whose faults and quirks work here as well. It has no peer-to-peer states.
+ *
+ * Region 0 has registers, 64-bit little-endian numbers, for tests in another process. Region 2 is
+ * memory that can be mapped.
+ *
+ *    0x00  the bytes "vfiomigs"
+ *    0x08  its migration state
+ *    0x10  the digest of its contents, as vfiomig_sim_digest() has it
+ *    0x18  violations, as vfiomig_sim_violations() counts them
+ *    0x20  address, 0x28 length, 0x30 seed: read and written
+ *    0x38  written: a command, which is carried out before the write is answered
+ *          read: its result, 0 or an errno
+ *    0x40  the sum of the numbers that command 2 has read
+ *
+ *    command 1  writes length bytes (at most 1 MiB) of guest memory: numbers, seed, seed + 1, ...
+ *    command 2  reads length bytes of guest memory (at most 1 MiB)
+ *    command 3  changes the device's state, as vfiomig_sim_guest_write() does
+ *    command 4  raises the interrupt with index address and number length
+ */
+struct vfiomig_sim_server;
+
+/* What servers do (L: libvfio-user and its sample, as of June 2026); bits of
+ * vfiomig_sim_server_options.quirks. A reset that leaves the migration state is one of the sim,
+ * VFIOMIG_SIM_RESET_KEEPS_STATE. Short reads are its max_read. */
+#define VFIOMIG_SIM_SERVER_ONE_RECV          (1ull << 0)  /* L: EINVAL for commands above 32 KiB */
+#define VFIOMIG_SIM_SERVER_UNTRIMMED         (1ull << 1)  /* L: replies as long as was asked for */
+#define VFIOMIG_SIM_SERVER_SET_PAYLOAD       (1ull << 2)  /* L: errors of SET have a payload */
+#define VFIOMIG_SIM_SERVER_STOPPED_REFUSES   (1ull << 3)  /* L: stopped, it refuses most commands */
+#define VFIOMIG_SIM_SERVER_UNKNOWN_EINVAL    (1ull << 4)  /* L: unknown features are EINVAL */
+#define VFIOMIG_SIM_SERVER_NO_TWIN_SOCKET    (1ull << 5)  /* no twin socket */
+#define VFIOMIG_SIM_SERVER_BYTEWISE          (1ull << 6)  /* what it sends comes byte by byte */
+#define VFIOMIG_SIM_SERVER_STARTS_OVER       (1ull << 7)  /* L: stop-copy sends all again */
+#define VFIOMIG_SIM_SERVER_MINOR_ZERO        (1ull << 8)  /* speaks 0.0 only */
+#define VFIOMIG_SIM_SERVER_MINOR_ABOVE       (1ull << 9)  /* its minor is above the client's */
+#define VFIOMIG_SIM_SERVER_MAJOR_ONE         (1ull << 10) /* answers with major version 1 */
+#define VFIOMIG_SIM_SERVER_TWIN_LIES         (1ull << 11) /* the twin socket is not where it says */
+#define VFIOMIG_SIM_SERVER_CROSSING_FATAL    (1ull << 12) /* L: crossing commands end all */
+#define VFIOMIG_SIM_SERVER_LEAVING_RESETS    (1ull << 13) /* L: reset when the client leaves */
+#define VFIOMIG_SIM_SERVER_CLIENT_LIMIT_ONLY (1ull << 14) /* L: for data, only the client's limit */
+#define VFIOMIG_SIM_SERVER_MAP_AGAIN         (1ull << 15) /* L: mapping again is no error */
+#define VFIOMIG_SIM_SERVER_LIBVFIO_USER      0xf09full    /* all of L; the sim needs its own, too */
+
+/* How a server is made. Set struct_size, and everything else that you do not need to zero. */
+struct vfiomig_sim_server_options {
+    uint32_t struct_size;   /* sizeof(struct vfiomig_sim_server_options) */
+    uint32_t delay_us;      /* microseconds that pass before each message that it sends */
+    uint64_t quirks;
+    uint32_t max_data_xfer; /* the most bytes of data at once; default 1 MiB, at most 64 MiB */
+    uint32_t max_msg_fds;   /* descriptors with a message; default 8, at most 253 */
+    uint32_t max_dma_maps;  /* mappings; default 65535 */
+    uint32_t reserved;
+};
+
+/* What becomes of a message that the server should send. value is that of
+ * vfiomig_sim_server_misbehave(). */
+#define VFIOMIG_SIM_SERVER_CLOSE               0u  /* the connection is closed instead */
+#define VFIOMIG_SIM_SERVER_CLOSE_WITHIN        1u  /* closed after value bytes of it */
+#define VFIOMIG_SIM_SERVER_SILENCE             2u  /* it is not sent */
+#define VFIOMIG_SIM_SERVER_LATE                3u  /* it comes value microseconds late */
+#define VFIOMIG_SIM_SERVER_WRONG_ID            4u  /* it has another id */
+#define VFIOMIG_SIM_SERVER_WRONG_COMMAND       5u  /* it has value as its command */
+#define VFIOMIG_SIM_SERVER_WRONG_TYPE          6u  /* reply and command change places */
+#define VFIOMIG_SIM_SERVER_WRONG_SIZE          7u  /* it has value as its size */
+#define VFIOMIG_SIM_SERVER_ERROR               8u  /* it is an error, with the number value */
+#define VFIOMIG_SIM_SERVER_ERROR_WITH_PAYLOAD  9u  /* the same, and it keeps its payload */
+#define VFIOMIG_SIM_SERVER_FDS                 10u /* it has value descriptors, at least 1 */
+#define VFIOMIG_SIM_SERVER_NONSENSE            11u /* it is something else, by seed value */
+#define VFIOMIG_SIM_SERVER_PAYLOAD             12u /* its payload is, by seed value */
+#define VFIOMIG_SIM_SERVER_CUT                 13u /* it ends value bytes earlier */
+#define VFIOMIG_SIM_SERVER_MORE                14u /* it has value bytes more */
+#define VFIOMIG_SIM_SERVER_CLAIMS              15u /* of data: says value bytes more */
+#define VFIOMIG_SIM_SERVER_ELSEWHERE           16u /* of DMA: about the address value */
+
+/* 0 or -errno. Without options (NULL) all are the defaults. -EINVAL also for a sim that speaks
+ * one of the older protocols, or is in a peer-to-peer state. The sim lives at least as long as
+ * its server. */
+int vfiomig_sim_server_new(struct vfiomig_sim *sim,
+                           const struct vfiomig_sim_server_options *options,
+                           struct vfiomig_sim_server **out);
+
+/* When no call on it is in progress. */
+void vfiomig_sim_server_free(struct vfiomig_sim_server *server);
+
+/* Serves one client over a connected socket, which becomes the server's and is closed in any
+ * case. Returns 0 when the client has left or the server was stopped; -EBUSY while it serves on
+ * another thread. The device stays as the client leaves it; its mappings and interrupts are
+ * gone. */
+int vfiomig_sim_server_serve(struct vfiomig_sim_server *server, int fd);
+
+/* Makes a socket at a path and serves one client after the other until the server is stopped;
+ * then it removes the socket and returns 0. A second client can connect while there is one, and
+ * is not answered before that one leaves. -EBUSY as above; -EADDRINUSE if there is something at
+ * the path. */
+int vfiomig_sim_server_listen(struct vfiomig_sim_server *server, const char *path);
+
+/* Ends what serves, and what will, from any thread. */
+void vfiomig_sim_server_stop(struct vfiomig_sim_server *server);
+
+/* The device writes len bytes to the guest's memory, between two commands of the client. What
+ * the client has mapped with a descriptor is written there, and is in the log. Where it has
+ * mapped without one, the client is sent messages, which it must answer meanwhile, and nothing
+ * is logged. 0; -ENOTCONN without a client, -ENOENT where nothing is mapped, -EACCES where the
+ * device may not write, -EPERM while it is stopped, -ENODEV when it is gone, or what the client
+ * answers. */
+int vfiomig_sim_server_dma_write(struct vfiomig_sim_server *server, uint64_t iova,
+                                 const void *data, size_t len);
+
+/* The device reads there. Returns as above. */
+int vfiomig_sim_server_dma_read(struct vfiomig_sim_server *server, uint64_t iova,
+                                void *data, size_t len);
+
+/* Something (VFIOMIG_SIM_SERVER_CLOSE and what follows it) goes wrong with the nth message (from
+ * 1, counted from now) that the server sends about a command, by its number in the protocol: a
+ * reply, or DMA_READ and DMA_WRITE (11, 12), which are its own. 0: about any. Several may be
+ * pending. Returns 0 or -EINVAL. */
+int vfiomig_sim_server_misbehave(struct vfiomig_sim_server *server, uint32_t command, uint64_t nth,
+                                 uint32_t what, uint64_t value);
+
+/* Forgets what was to go wrong. */
+void vfiomig_sim_server_behave(struct vfiomig_sim_server *server);
+
+/* Commands with a number that came so far; 0: those that the protocol does not have. */
+uint64_t vfiomig_sim_server_count(struct vfiomig_sim_server *server, uint32_t command);
+
 #ifdef __cplusplus
 }
 #endif

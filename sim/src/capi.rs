@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The C side: the functions of `include/vfiomig-sim.h`.
+//! The C side: the functions of `include/vfiomig-sim.h`. Those of vfio-user servers are in `server`.
 
 #![allow(unsafe_code, non_camel_case_types)]
 // The header is where the C functions are described.
 #![allow(missing_docs, clippy::missing_safety_doc)]
+
+mod server;
 
 use std::ffi::{c_char, c_int, c_void};
 use std::panic::catch_unwind;
@@ -109,31 +111,42 @@ impl From<&vfiomig_sim_options> for SimOptions {
     }
 }
 
-/// Reads options of any size: what is missing is zero, and what is unknown must be zero.
+/// Reads a structure of any size: what is missing is zero, and what is unknown must be zero. NULL is
+/// zero throughout.
 ///
 /// # Safety
-/// `options` is NULL, or valid for reads of the size that it begins with.
-unsafe fn read_options(options: *const vfiomig_sim_options) -> Result<SimOptions, i32> {
+/// `given` is NULL, or valid for reads of the size that it begins with. `T` is `repr(C)`, begins with its
+/// size, and all of it is numbers.
+unsafe fn read_struct<T: Copy>(given: *const T) -> Result<T, i32> {
     // SAFETY: all fields are numbers, for which zero is a value.
-    let mut own: vfiomig_sim_options = unsafe { std::mem::zeroed() };
-    if !options.is_null() {
-        // SAFETY: the caller promised a size, which stands first.
-        let size = unsafe { (*options).struct_size } as usize;
-        if !(size_of::<u32>()..=MAX_STRUCT_SIZE).contains(&size) {
-            return Err(libc::EINVAL);
-        }
-        // SAFETY: the caller promised `size` bytes; `own` is at least as long as what is copied.
-        unsafe {
-            let to = (&raw mut own).cast::<u8>();
-            std::ptr::copy_nonoverlapping(options.cast::<u8>(), to, size.min(OPTIONS_SIZE));
-        }
-        for at in OPTIONS_SIZE..size {
-            // SAFETY: the caller promised `size` bytes.
-            if unsafe { *options.cast::<u8>().add(at) } != 0 {
-                return Err(libc::E2BIG);
-            }
+    let mut own: T = unsafe { std::mem::zeroed() };
+    if given.is_null() {
+        return Ok(own);
+    }
+    // SAFETY: the caller promised a size, which stands first.
+    let size = unsafe { given.cast::<u32>().read() } as usize;
+    if !(size_of::<u32>()..=MAX_STRUCT_SIZE).contains(&size) {
+        return Err(libc::EINVAL);
+    }
+    // SAFETY: the caller promised `size` bytes; `own` is at least as long as what is copied.
+    unsafe {
+        let to = (&raw mut own).cast::<u8>();
+        std::ptr::copy_nonoverlapping(given.cast::<u8>(), to, size.min(size_of::<T>()));
+    }
+    for at in size_of::<T>()..size {
+        // SAFETY: the caller promised `size` bytes.
+        if unsafe { *given.cast::<u8>().add(at) } != 0 {
+            return Err(libc::E2BIG);
         }
     }
+    Ok(own)
+}
+
+/// # Safety
+/// As for `read_struct`.
+unsafe fn read_options(options: *const vfiomig_sim_options) -> Result<SimOptions, i32> {
+    // SAFETY: as the caller promised; the structure begins with its size, and is numbers throughout.
+    let own = unsafe { read_struct(options) }?;
     if own.reserved != 0 || !matches!(own.kind, 0 | KIND_V1 | KIND_V2 | KIND_RFC) {
         return Err(libc::EINVAL);
     }

@@ -122,27 +122,38 @@ impl Server {
         let _serving = self.begin()?;
         let errno = |error: std::io::Error| error.raw_os_error().unwrap_or(libc::EINVAL);
         let listener = UnixListener::bind(path).map_err(errno)?;
-        let result = self.accept(&listener);
+        let result = self.accept_all(&listener, u64::MAX);
         // Whoever stopped it may make the next one there.
         let _ = std::fs::remove_file(path);
         result
     }
 
-    fn accept(&self, listener: &UnixListener) -> Result<(), i32> {
+    /// The same on a socket that is there, for at most `clients` clients.
+    pub fn accept(&self, listener: &UnixListener, clients: u64) -> Result<(), i32> {
+        let _serving = self.begin()?;
+        self.accept_all(listener, clients)
+    }
+
+    fn accept_all(&self, listener: &UnixListener, clients: u64) -> Result<(), i32> {
         let desk = &self.inner.desk;
         let errno = |error: std::io::Error| error.raw_os_error().unwrap_or(libc::EINVAL);
         listener.set_nonblocking(true).map_err(errno)?;
-        loop {
+        let mut left = clients;
+        while left > 0 {
             let events = Some((listener.as_fd(), PollFlags::IN));
             if desk.is_stopped() || wait(events, desk.fd(), None).is_err() || desk.answer() {
                 return Ok(());
             }
             match listener.accept() {
-                Ok((socket, _)) => drop(self.attend(socket.into())),
+                Ok((socket, _)) => {
+                    self.attend(socket.into());
+                    left -= 1;
+                }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(errno(error)),
             }
         }
+        Ok(())
     }
 
     /// The device writes to the guest's memory, between two commands of the client. What the client has
