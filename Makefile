@@ -175,6 +175,15 @@ $(B)/libvfiomig-sim.so: $(B)/sim-whole.a $(B)/native-libs sim/libvfiomig-sim.map
 .PHONY: sim
 sim: $(B)/$(REALNAME) $(B)/libvfiomig-sim.so $(B)/libvfiomig-sim.a ## build the simulated device, a library for tests of VMMs
 
+# Not installed: who wants it on a test machine copies it there, or starts it from a program of its own.
+$(B)/vfiomig-sim-server: PROFILE = tool
+$(B)/vfiomig-sim-server: FORCE | $(B)
+	@$(CARGO_BUILD) --manifest-path sim/server/Cargo.toml --bins
+	@$(call refresh,$(BUILT)/vfiomig-sim-server,$@)
+
+.PHONY: sim-server
+sim-server: $(B)/vfiomig-sim-server ## build the program that serves a simulated device over vfio-user
+
 $(B) $(B)/demo $(B)/c-tests/plain $(B)/c-tests/sanitized $(B)/lab/tests $(B)/lab/decoders:
 	@mkdir -p $@
 

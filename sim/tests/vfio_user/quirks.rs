@@ -35,6 +35,25 @@ fn all_quirks_are_known_and_nothing_else_is() {
 }
 
 #[test]
+fn the_header_has_the_same_numbers() {
+    let header = include_str!("../../include/vfiomig-sim.h");
+    let prefix = "#define VFIOMIG_SIM_SERVER_";
+    let define = |line: &'static str| {
+        let mut words = line.strip_prefix(prefix)?.splitn(2, ' ');
+        Some((words.next()?, words.next()?.split("/*").next()?.trim()))
+    };
+    let mut found: Vec<_> = header.lines().filter_map(define).collect();
+    let bits = quirk::ALL.iter().map(|(bit, name)| (*name, format!("(1ull << {})", bit.ilog2())));
+    let wrongs = Mischief::ALL.iter().map(|(what, name)| (*name, format!("{}u", *what as u32)));
+    let all = ("LIBVFIO_USER", format!("{:#x}ull", quirk::LIBVFIO_USER));
+    let expected: Vec<_> = bits.chain([all]).chain(wrongs).collect();
+    assert_eq!(expected.len(), found.len());
+    for ((name, value), found) in expected.iter().zip(found.drain(..)) {
+        assert_eq!((*name, value.as_str()), found);
+    }
+}
+
+#[test]
 fn versions_and_the_twin_socket_may_be_unexpected() {
     let version = |quirks, minor| introduced(quirks, minor).payload[..4].to_vec();
     assert_eq!(version(quirk::MINOR_ZERO, 1), [0, 0, 0, 0]);
