@@ -88,6 +88,7 @@ int vmt_resize(struct vmt *vmt, u64 size)
 	if (!generation)
 		return -ENOMEM;
 	kvfree(vmt->contents.generation);
+	vmt->sent = NULL;
 	vmt->contents.generation = generation;
 	vmt->size = size;
 	vmt->num_blocks = num_blocks;

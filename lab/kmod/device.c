@@ -36,12 +36,12 @@ static unsigned long long state_size = 1 << 20;
 module_param(state_size, ullong, 0644);
 MODULE_PARM_DESC(state_size, "state of new devices in bytes, at most 1 GiB (default: 1 MiB)");
 
-/* An mdev type for each set of VFIO_MIGRATION_* that a device may have, one without, and one for an older
+/* An mdev type for each set of VFIO_MIGRATION_* that a device may have, one without, and one for each older
  * protocol. */
 struct vmt_type {
 	struct mdev_type type;
 	u64 flags;
-	bool has_region;
+	const struct vmt_region_ops *regions;
 };
 
 static struct vmt_type vmt_types[] = {
@@ -55,7 +55,10 @@ static struct vmt_type vmt_types[] = {
 	  .flags = VFIO_MIGRATION_STOP_COPY | VFIO_MIGRATION_P2P | VFIO_MIGRATION_PRE_COPY },
 	{ .type = { .sysfs_name = "v1", .pretty_name = "migration region of Linux 5.8" },
 	  .flags = VFIO_MIGRATION_STOP_COPY | VFIO_MIGRATION_PRE_COPY,
-	  .has_region = true },
+	  .regions = &vmt_v1_ops },
+	{ .type = { .sysfs_name = "rfc", .pretty_name = "migration regions of the RFC of 2019" },
+	  .flags = VFIO_MIGRATION_STOP_COPY | VFIO_MIGRATION_PRE_COPY,
+	  .regions = &vmt_rfc_ops },
 };
 
 static struct mdev_type *vmt_mdev_types[ARRAY_SIZE(vmt_types)];
@@ -150,8 +153,8 @@ static ssize_t access(struct vmt *vmt, char __user *to, const char __user *from,
 	u32 size = region_size(index);
 	size_t done = 0;
 
-	if (index == VMT_REGION_INDEX)
-		return vmt_region_access(vmt, to, from, at, count);
+	if (index >= VMT_REGION_INDEX)
+		return vmt_region_access(vmt, index, to, from, at, count);
 	if (at >= size)
 		return count ? -EINVAL : 0;
 	count = min_t(size_t, count, size - at);
@@ -200,11 +203,11 @@ static int vmt_dev_mmap(struct vfio_device *vdev, struct vm_area_struct *vma)
 
 static int region_info(struct vmt *vmt, struct vfio_region_info *info, struct vfio_info_cap *caps)
 {
-	if (info->index >= VFIO_PCI_NUM_REGIONS + vmt->has_region)
+	if (info->index >= VFIO_PCI_NUM_REGIONS + vmt->region.num)
 		return -EINVAL;
 	info->offset = (u64)info->index << VMT_OFFSET_SHIFT;
 	info->cap_offset = 0;
-	if (info->index == VMT_REGION_INDEX)
+	if (info->index >= VMT_REGION_INDEX)
 		return vmt_region_info(vmt, info, caps);
 	info->size = region_size(info->index);
 	info->flags = info->size ? VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE : 0;
@@ -237,6 +240,7 @@ static long get_region_info(struct vmt *vmt, void __user *user)
 			info.argsz = len + caps.size;
 		} else {
 			vfio_info_cap_shift(&caps, len);
+			vmt_region_spoil(vmt, info.index, caps.buf, len);
 			info.cap_offset = len;
 			if (copy_to_user(user + len, caps.buf, caps.size))
 				ret = -EFAULT;
@@ -266,7 +270,7 @@ static long vmt_dev_ioctl(struct vfio_device *vdev, unsigned int cmd, unsigned l
 		if (info.argsz < len)
 			return -EINVAL;
 		info.flags = VFIO_DEVICE_FLAGS_PCI | VFIO_DEVICE_FLAGS_RESET;
-		info.num_regions = VFIO_PCI_NUM_REGIONS + vmt_of(vdev)->has_region;
+		info.num_regions = VFIO_PCI_NUM_REGIONS + vmt_of(vdev)->region.num;
 		info.num_irqs = VFIO_PCI_NUM_IRQS;
 		return copy_to_user(user, &info, len) ? -EFAULT : 0;
 	}
@@ -329,12 +333,11 @@ static int vmt_init_dev(struct vfio_device *vdev)
 	vmt->drained = ENOMSG;
 	vmt->corrupt = U64_MAX;
 	vmt->log_page_size = 4096;
-	vmt_region_init(vmt);
-	vmt->has_region = type->has_region;
+	vmt_region_init(vmt, type->regions);
 	vdev->migration_flags = type->flags;
-	if (type->flags && !type->has_region)
+	if (type->flags && !type->regions)
 		vdev->mig_ops = &vmt_migration_ops;
-	if (logging && !type->has_region)
+	if (logging && !type->regions)
 		vdev->log_ops = &vmt_log_ops;
 	return vmt_resize(vmt, state_size);
 }

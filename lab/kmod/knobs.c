@@ -92,6 +92,17 @@ NUMBER_AT(region_zero_size, region.zero_size, 1);
 NUMBER_AT(region_endless, region.endless, 1);
 NUMBER_AT(region_strict, region.strict, 1);
 NUMBER_AT(region_mid, region.mid, 1);
+NUMBER_AT(region_config, region.config_bytes, SZ_16M);
+NUMBER_AT(region_bitmap, region.bitmap_bytes, VMT_MAX_WINDOW);
+NUMBER_AT(region_no_memory, region.no_memory, 1);
+NUMBER_AT(region_first, region.first, VMT_NUM_FIRSTS - 1);
+NUMBER_AT(region_break_loaded, region.break_loaded, 1);
+NUMBER_AT(region_lie, region.lie, VMT_NUM_LIES - 1);
+#ifdef HAVE_GET_REGION_INFO_CAPS
+NUMBER_AT(region_chain, region.chain, VMT_CHAIN_LOOP - 1);
+#else
+NUMBER_AT(region_chain, region.chain, VMT_CHAIN_LOOP);
+#endif
 
 /* --- contents ----------------------------------------------------------------------------------- */
 
@@ -172,6 +183,19 @@ static ssize_t digest_show(struct device *dev, struct device_attribute *attr, ch
 	return sysfs_emit(buf, "%016llx\n", digest);
 }
 static DEVICE_ATTR_RO(digest);
+
+/* The number of enum vfio_device_mig_state. */
+static ssize_t state_show(struct device *dev, struct device_attribute *attr, char *buf)
+{
+	struct vmt *vmt = vmt_of_dev(dev);
+	unsigned int state;
+
+	mutex_lock(&vmt->state_mutex);
+	state = vmt->state;
+	vmt_state_unlock(vmt);
+	return sysfs_emit(buf, "%u\n", state);
+}
+static DEVICE_ATTR_RO(state);
 
 /* "OFFSET LENGTH": the device changes its own state there. */
 static ssize_t touch_store(struct device *dev, struct device_attribute *attr, const char *buf, size_t count)
@@ -289,6 +313,7 @@ FAULT(reset, VMT_OP_RESET);
 FAULT(log_start, VMT_OP_LOG_START);
 FAULT(log_stop, VMT_OP_LOG_STOP);
 FAULT(log_report, VMT_OP_LOG_REPORT);
+FAULT(access, VMT_OP_ACCESS);
 
 struct span_attr {
 	struct device_attribute attr;
@@ -593,6 +618,7 @@ static struct attribute *vmt_attrs[] = {
 	&dev_attr_state_size.attr,
 	&dev_attr_seed.attr,
 	&dev_attr_digest.attr,
+	&dev_attr_state.attr,
 	&dev_attr_touch.attr,
 	&dev_attr_reinit.attr,
 	&dev_attr_latency_us.attr,
@@ -625,6 +651,13 @@ static struct attribute *vmt_attrs[] = {
 	&number_region_endless.attr.attr,
 	&number_region_strict.attr.attr,
 	&number_region_mid.attr.attr,
+	&number_region_config.attr.attr,
+	&number_region_bitmap.attr.attr,
+	&number_region_no_memory.attr.attr,
+	&number_region_first.attr.attr,
+	&number_region_break_loaded.attr.attr,
+	&number_region_lie.attr.attr,
+	&number_region_chain.attr.attr,
 	&span_log_refuse.attr.attr,
 	&span_fail_log_report_at.attr.attr,
 	&fault_open.attr.attr,
@@ -638,6 +671,7 @@ static struct attribute *vmt_attrs[] = {
 	&fault_log_start.attr.attr,
 	&fault_log_stop.attr.attr,
 	&fault_log_report.attr.attr,
+	&fault_access.attr.attr,
 	NULL,
 };
 

@@ -296,10 +296,10 @@ void vmt_log_load(struct vmt *vmt, u64 iova)
 	mutex_unlock(&vmt->log_mutex);
 }
 
-static int vmt_log_read_and_clear(struct vfio_device *vdev, unsigned long iova, unsigned long length,
-				  struct iova_bitmap *dirty)
+/* Has each run of dirty pages in a range told, and forgets them. */
+static int log_take(struct vmt *vmt, u64 iova, u64 length, void (*tell)(void *bitmap, u64 start, u64 length),
+		    void *bitmap)
 {
-	struct vmt *vmt = vmt_of(vdev);
 	struct vmt_log *log = &vmt->log;
 	u64 first = iova >> VMT_UNIT_SHIFT, last = (iova + length - 1) >> VMT_UNIT_SHIFT;
 	const struct vmt_span *fail = &log->fail_report;
@@ -332,7 +332,7 @@ static int vmt_log_read_and_clear(struct vfio_device *vdev, unsigned long iova, 
 
 			/* Nothing beyond the range: iova_bitmap_set() would write there. */
 			if (!READ_ONCE(vmt->log_lie))
-				iova_bitmap_set(dirty, start, stop - start + 1);
+				tell(bitmap, start, stop - start + 1);
 			bitmap_clear(chunk, from, to - from);
 			log->pages -= to - from;
 			vmt->counters.log_reported += to - from;
@@ -342,6 +342,57 @@ static int vmt_log_read_and_clear(struct vfio_device *vdev, unsigned long iova, 
 out:
 	mutex_unlock(&vmt->log_mutex);
 	return ret ?: in_the_end;
+}
+
+static void tell_kernel(void *bitmap, u64 start, u64 length)
+{
+	iova_bitmap_set(bitmap, start, length);
+}
+
+static int vmt_log_read_and_clear(struct vfio_device *vdev, unsigned long iova, unsigned long length,
+				  struct iova_bitmap *dirty)
+{
+	return log_take(vmt_of(vdev), iova, length, tell_kernel, dirty);
+}
+
+/* --- the log of a device of the RFC, which is of all addresses ------------------------------------ */
+
+int vmt_log_everything(struct vmt *vmt)
+{
+	struct vmt_log_range *all = kvzalloc(sizeof(*all), GFP_KERNEL_ACCOUNT);
+	struct vmt_log *log = &vmt->log;
+
+	if (!all)
+		return -ENOMEM;
+	all->last = U64_MAX;
+	mutex_lock(&vmt->log_mutex);
+	log_clear(log);
+	vmt->counters.log_starts++;
+	log->ranges = all;
+	log->num_ranges = 1;
+	log->page_size = 1u << VMT_UNIT_SHIFT;
+	log->active = true;
+	mutex_unlock(&vmt->log_mutex);
+	return 0;
+}
+
+struct plain_bitmap {
+	unsigned long *bits;
+	u64 start;
+};
+
+static void tell_plainly(void *to, u64 start, u64 length)
+{
+	const struct plain_bitmap *bitmap = to;
+
+	bitmap_set(bitmap->bits, (start - bitmap->start) >> VMT_UNIT_SHIFT, length >> VMT_UNIT_SHIFT);
+}
+
+int vmt_log_take(struct vmt *vmt, u64 iova, u64 pages, unsigned long *bits)
+{
+	struct plain_bitmap bitmap = { bits, iova };
+
+	return log_take(vmt, iova, pages << VMT_UNIT_SHIFT, tell_plainly, &bitmap);
 }
 
 const struct vfio_log_ops vmt_log_ops = {

@@ -157,6 +157,38 @@ struct file *vmt_change_state(struct vmt *vmt, enum vfio_device_mig_state new)
 	return file;
 }
 
+/* From here on, only a reset helps. */
+void vmt_set_broken(struct vmt *vmt)
+{
+	mutex_lock(&vmt->state_mutex);
+	vmt_set_running(vmt, false);
+	vmt_stream_end(vmt);
+	vmt->state = VFIO_DEVICE_STATE_ERROR;
+	vmt_state_unlock(vmt);
+}
+
+/* From STOP_COPY to PRE_COPY with the same stream, which version 2 does not have. */
+int vmt_run_again(struct vmt *vmt)
+{
+	int ret = -EINVAL;
+
+	mutex_lock(&vmt->state_mutex);
+	if (vmt->state == VFIO_DEVICE_STATE_STOP_COPY && vmt->stream) {
+		vmt->counters.arcs++;
+		ret = vmt_check_fault(vmt, VMT_OP_SET_STATE);
+	}
+	if (!ret) {
+		take_time(vmt->latency_us[VFIO_DEVICE_STATE_PRE_COPY]);
+		mutex_lock(&vmt->lock);
+		vmt->stream->stopped = false;
+		vmt_set_running_locked(vmt, true);
+		mutex_unlock(&vmt->lock);
+		vmt->state = VFIO_DEVICE_STATE_PRE_COPY;
+	}
+	vmt_state_unlock(vmt);
+	return ret;
+}
+
 static struct file *vmt_set_state(struct vfio_device *vdev, enum vfio_device_mig_state new)
 {
 	return vmt_change_state(vmt_of(vdev), new);

@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * VFIO migration, version 1, of Linux 5.8 to 5.17: a region with a state, a few fields, and a place
- * for chunks of data. The states and the data are those of version 2; only how they are reached differs.
- *
- * As strict as a driver can be. A chunk begins with its length and its number, so that one that comes
- * with another length, or out of order, is refused.
+ * The regions through which devices of older protocols are migrated: what is said of them, what can be
+ * mapped, and access to their data. What their fields mean is in v1.c and rfc.c. The states and the data
+ * are those of version 2; only how they are reached differs.
  */
 #include <linux/file.h>
 #include <linux/mm.h>
@@ -13,183 +11,250 @@
 #include <linux/uaccess.h>
 #include <linux/vmalloc.h>
 
-#include "stream.h"
+#include "regions.h"
 
-#define REG_STATE 0
-#define REG_PENDING 8
-#define REG_OFFSET 16
-#define REG_SIZE 24
-/* Where chunks may begin. */
-#define DATA PAGE_SIZE
+/* Some capability that nobody knows. */
+#define CAP_UNKNOWN 0x63
 
-#define V1_RUNNING 1u
-#define V1_STATE 7u
-#define V1_ERROR 6u
-/* The state's other bits, which nobody may change. */
-#define V1_KEPT 0x5a5a0000u
-
-struct chunk_header {
-	__le32 len, number;
-} __packed;
-
-static const u8 arcs[][2] = { { 1, 0 }, { 1, 2 }, { 1, 3 }, { 1, 4 }, { 3, 2 }, { 3, 1 }, { 3, 0 },
-			      { 2, 0 }, { 2, 1 }, { 0, 1 }, { 0, 2 }, { 0, 4 }, { 4, 1 }, { 4, 0 } };
-
-static u32 v1_of(enum vfio_device_mig_state state)
+void vmt_region_init(struct vmt *vmt, const struct vmt_region_ops *ops)
 {
-	switch (state) {
-	case VFIO_DEVICE_STATE_STOP:
-		return 0;
-	case VFIO_DEVICE_STATE_RUNNING:
-		return V1_RUNNING;
-	case VFIO_DEVICE_STATE_STOP_COPY:
-		return 2;
-	case VFIO_DEVICE_STATE_PRE_COPY:
-		return 3;
-	case VFIO_DEVICE_STATE_RESUMING:
-		return 4;
-	default:
-		return V1_ERROR;
-	}
+	struct vmt_region *r = &vmt->region;
+
+	mutex_init(&r->mutex);
+	r->ops = ops;
+	r->window_bytes = 64 << 10;
+	r->config_bytes = 200;
+	r->bitmap_bytes = 4096;
 }
 
-static enum vfio_device_mig_state v2_of(u32 state)
-{
-	static const u8 states[] = { VFIO_DEVICE_STATE_STOP, VFIO_DEVICE_STATE_RUNNING,
-				     VFIO_DEVICE_STATE_STOP_COPY, VFIO_DEVICE_STATE_PRE_COPY,
-				     VFIO_DEVICE_STATE_RESUMING };
+/* --- opening ------------------------------------------------------------------------------------ */
 
-	return state < ARRAY_SIZE(states) ? states[state] : VFIO_DEVICE_STATE_ERROR;
+void vmt_region_add(struct vmt *vmt, u32 type, u32 subtype, u64 size, u64 data)
+{
+	struct vmt_region *r = &vmt->region;
+
+	if (WARN_ON_ONCE(r->num >= VMT_MAX_WINDOWS))
+		return;
+	r->windows[r->num++] = (struct vmt_window){ .type = type, .subtype = subtype, .size = size, .data = data };
 }
 
-/* --- the region --------------------------------------------------------------------------------- */
-
-u64 vmt_region_size(const struct vmt *vmt)
+static void free_windows(struct vmt_region *r)
 {
-	return DATA + 2 * vmt->region.window;
-}
+	u32 i;
 
-void vmt_region_init(struct vmt *vmt)
-{
-	mutex_init(&vmt->region.mutex);
-	vmt->region.window_bytes = 64 << 10;
+	for (i = 0; i < r->num; i++)
+		vfree(r->windows[i].memory);
+	r->num = 0;
+	r->ready = false;
 }
 
 /* Mappings hold the device open, so nobody has the old memory. */
 int vmt_region_open(struct vmt *vmt)
 {
 	struct vmt_region *r = &vmt->region;
+	int ret = 0;
+	u32 i;
 
-	if (!vmt->has_region || r->memory)
+	if (!r->ops || r->ready)
 		return 0;
-	r->window = PAGE_ALIGN(max_t(u64, r->window_bytes, PAGE_SIZE));
-	r->memory = vmalloc_user(vmt_region_size(vmt));
-	return r->memory ? 0 : -ENOMEM;
-}
+	r->ops->describe(vmt);
+	for (i = 0; i < r->num; i++) {
+		struct vmt_window *w = &r->windows[i];
 
-static void forget_session(struct vmt_region *r)
-{
-	if (r->file)
-		fput(r->file);
-	r->file = NULL;
-	r->stream = NULL;
-	r->chunk = r->number = 0;
-	r->asked = r->counted = r->refused = false;
+		if (w->data >= w->size)
+			continue;
+		w->memory = vmalloc_user(PAGE_ALIGN(w->size));
+		if (!w->memory)
+			ret = -ENOMEM;
+	}
+	r->ready = true;
+	if (ret)
+		free_windows(r);
+	return ret;
 }
 
 void vmt_region_close(struct vmt *vmt)
 {
 	struct vmt_region *r = &vmt->region;
 
+	if (!r->ops)
+		return;
 	mutex_lock(&r->mutex);
-	forget_session(r);
-	vfree(r->memory);
-	r->memory = NULL;
+	vmt_region_forget(vmt);
+	free_windows(r);
 	mutex_unlock(&r->mutex);
+}
+
+/* --- what is said of them ----------------------------------------------------------------------- */
+
+static struct vmt_window *window_of(struct vmt *vmt, u32 index)
+{
+	struct vmt_region *r = &vmt->region;
+
+	return index >= VMT_REGION_INDEX && index - VMT_REGION_INDEX < r->num ? &r->windows[index - VMT_REGION_INDEX] :
+										 NULL;
+}
+
+/* Only whole pages can be. */
+static u64 mappable(const struct vmt_window *w)
+{
+	return w->memory && PAGE_ALIGNED(w->size) ? w->size : 0;
 }
 
 int vmt_region_mmap(struct vmt *vmt, struct vm_area_struct *vma)
 {
-	struct vmt_region *r = &vmt->region;
 	unsigned long first = vma->vm_pgoff & ((1ul << (VMT_OFFSET_SHIFT - PAGE_SHIFT)) - 1);
+	struct vmt_window *w = window_of(vmt, vma->vm_pgoff >> (VMT_OFFSET_SHIFT - PAGE_SHIFT));
 
-	if (!vmt->has_region || vma->vm_pgoff >> (VMT_OFFSET_SHIFT - PAGE_SHIFT) != VMT_REGION_INDEX ||
-	    !r->layout)
+	if (!w || !mappable(w) || !vmt->region.layout)
 		return -EINVAL;
 	/* What lies outside is refused there. */
-	return remap_vmalloc_range(vma, r->memory, first);
+	return remap_vmalloc_range(vma, w->memory, first);
 }
 
 /* Which parts can be mapped; how many there are. */
-static u32 areas(const struct vmt *vmt, struct vfio_region_sparse_mmap_area *area)
+static u32 areas(u64 layout, const struct vmt_window *w, struct vfio_region_sparse_mmap_area *area)
 {
-	u64 window = vmt->region.window, half = PAGE_ALIGN(window / 2);
+	u64 length = w->size - w->data, half = length / 2 & PAGE_MASK;
 
-	switch (vmt->region.layout) {
-	case VMT_LAYOUT_DATA:
-		area[0].offset = DATA;
-		area[0].size = 2 * window;
-		return 1;
+	area[0].offset = w->data;
+	area[0].size = length;
+	switch (layout) {
 	case VMT_LAYOUT_TWO:
-		/* The second half of either place is not in them, unless that has one page only. */
-		area[1].offset = DATA;
-		area[1].size = half;
-		area[0].offset = DATA + window;
-		area[0].size = half;
+		if (!half)
+			return 1;
+		/* The second part of either half is in none, unless that has one page only. */
+		area[1] = area[0];
+		area[1].size = PAGE_ALIGN(half / 2);
+		area[0].offset += half;
+		area[0].size = PAGE_ALIGN(half / 2);
 		return 2;
 	case VMT_LAYOUT_OUTSIDE:
-		area[0].offset = DATA;
 		area[0].size = 1ull << 40;
 		return 1;
 	default:
-		return 0;
+		return 1;
 	}
+}
+
+static int add_sparse(struct vmt *vmt, const struct vmt_window *w, struct vfio_info_cap *caps)
+{
+	struct vfio_region_info_cap_sparse_mmap *sparse;
+	int ret;
+
+	sparse = kzalloc(struct_size(sparse, areas, 2), GFP_KERNEL);
+	if (!sparse)
+		return -ENOMEM;
+	sparse->header.id = VFIO_REGION_INFO_CAP_SPARSE_MMAP;
+	sparse->header.version = 1;
+	sparse->nr_areas = areas(vmt->region.layout, w, sparse->areas);
+	ret = vfio_info_add_capability(caps, &sparse->header, struct_size(sparse, areas, sparse->nr_areas));
+	kfree(sparse);
+	return ret;
 }
 
 int vmt_region_info(struct vmt *vmt, struct vfio_region_info *info, struct vfio_info_cap *caps)
 {
+	const struct vmt_window *w = window_of(vmt, info->index);
 	struct vfio_region_info_cap_type type = {
 		.header.id = VFIO_REGION_INFO_CAP_TYPE,
 		.header.version = 1,
-		.type = vmt->region.mid ? 2 : VFIO_REGION_TYPE_MIGRATION_DEPRECATED,
-		.subtype = VFIO_REGION_SUBTYPE_MIGRATION_DEPRECATED,
 	};
-	struct vfio_region_info_cap_sparse_mmap *sparse;
-	const size_t size = struct_size(sparse, areas, 2);
+	struct {
+		struct vfio_info_cap_header header;
+		u64 nothing;
+	} unknown = { .header.id = CAP_UNKNOWN, .header.version = 1 };
+	u64 chain = vmt->region.chain;
 	int ret = 0;
 
-	info->size = vmt_region_size(vmt);
+	if (!w)
+		return -EINVAL;
+	type.type = w->type;
+	type.subtype = w->subtype;
+	info->size = w->size;
 	info->flags = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;
-	if (vmt->region.layout)
+	if (vmt->region.layout && mappable(w)) {
 		info->flags |= VFIO_REGION_INFO_FLAG_MMAP;
-	if (vmt->region.layout && vmt->region.layout != VMT_LAYOUT_WHOLE) {
-		sparse = kzalloc(size, GFP_KERNEL);
-		if (!sparse)
-			return -ENOMEM;
-		sparse->header.id = VFIO_REGION_INFO_CAP_SPARSE_MMAP;
-		sparse->header.version = 1;
-		sparse->nr_areas = areas(vmt, sparse->areas);
-		ret = vfio_info_add_capability(caps, &sparse->header, struct_size(sparse, areas, sparse->nr_areas));
-		kfree(sparse);
+		if (vmt->region.layout != VMT_LAYOUT_WHOLE)
+			ret = add_sparse(vmt, w, caps);
 	}
-	return ret ?: vfio_info_add_capability(caps, &type.header, sizeof(type));
+	/* One that nobody knows comes before the type. */
+	ret = ret ?: vfio_info_add_capability(caps, &unknown.header, sizeof(unknown));
+	ret = ret ?: vfio_info_add_capability(caps, &type.header, sizeof(type));
+	if (!ret && chain == VMT_CHAIN_TWO_TYPES)
+		ret = vfio_info_add_capability(caps, &type.header, sizeof(type));
+	if (!ret && chain == VMT_CHAIN_OUTSIDE) {
+		ret = vfio_info_add_capability(caps, &unknown.header, sizeof(unknown));
+		/* What the chain leads to is not handed out. */
+		if (!ret)
+			caps->size -= sizeof(unknown);
+	}
+	return ret;
 }
 
-/* --- chunks; with region.mutex, state_mutex and lock held ---------------------------------------- */
+/* Where the chain is not the kernel's: has it go in circles. It begins at `offset` in the answer. */
+void vmt_region_spoil(const struct vmt *vmt, u32 index, void *caps, size_t offset)
+{
+	struct vfio_info_cap_header *header = caps;
 
-/* A session that has ended takes its chunks with it. */
-static void follow(struct vmt *vmt)
+	if (index < VMT_REGION_INDEX || vmt->region.chain != VMT_CHAIN_LOOP)
+		return;
+	while (header->next)
+		header = caps + (header->next - offset);
+	header->next = offset;
+}
+
+/* --- sessions ----------------------------------------------------------------------------------- */
+
+void vmt_region_lock(struct vmt *vmt)
+{
+	mutex_lock(&vmt->state_mutex);
+	mutex_lock(&vmt->lock);
+	vmt_region_follow(vmt);
+}
+
+void vmt_region_unlock(struct vmt *vmt)
+{
+	mutex_unlock(&vmt->lock);
+	vmt_state_unlock(vmt);
+}
+
+void vmt_region_forget(struct vmt *vmt)
+{
+	struct vmt_region *r = &vmt->region;
+
+	if (r->file)
+		fput(r->file);
+	r->file = NULL;
+	r->stream = NULL;
+	r->refused = false;
+	r->ops->forget(vmt);
+}
+
+/* A session that has ended takes what belongs to it along. */
+void vmt_region_follow(struct vmt *vmt)
 {
 	if (vmt->region.stream && vmt->stream != vmt->region.stream)
-		forget_session(&vmt->region);
+		vmt_region_forget(vmt);
 }
 
-static u64 place(const struct vmt_region *r)
+/* Without the locks of vmt_region_lock(). */
+int vmt_region_set_state(struct vmt *vmt, enum vfio_device_mig_state to)
 {
-	return DATA + (r->alternate && r->number % 2 ? r->window : 0);
+	struct vmt_region *r = &vmt->region;
+	struct file *file = vmt_change_state(vmt, to);
+
+	if (IS_ERR(file))
+		return PTR_ERR(file);
+	if (file) {
+		vmt_region_forget(vmt);
+		r->file = file;
+		r->stream = file->private_data;
+	}
+	return 0;
 }
 
-static u32 pull(struct vmt_stream *s, u8 *to, u32 len)
+u32 vmt_pull(struct vmt_stream *s, u8 *to, u32 len)
 {
 	u32 done = 0, n;
 
@@ -202,13 +267,14 @@ static u32 pull(struct vmt_stream *s, u8 *to, u32 len)
 	return done;
 }
 
-static int push(struct vmt_stream *s, const u8 *from, u32 len)
+int vmt_push(struct vmt_stream *s, const u8 *from, u64 len)
 {
-	u32 done = 0, n;
+	u64 done = 0;
 	int ret = s->error;
 
 	while (done < len && !ret) {
-		n = min(len - done, vmt_resume_room(s));
+		u32 n = min_t(u64, len - done, vmt_resume_room(s));
+
 		if (!n)
 			return s->error ?: -EINVAL;
 		memcpy(s->buf + s->pos, from + done, n);
@@ -220,228 +286,58 @@ static int push(struct vmt_stream *s, const u8 *from, u32 len)
 	return ret;
 }
 
-/* Has a chunk ready, if there is one. */
-static bool prepare(struct vmt *vmt)
+/* --- accesses ----------------------------------------------------------------------------------- */
+
+static ssize_t access_data(struct vmt *vmt, u32 i, char __user *to, const char __user *from, u64 at, size_t count)
 {
 	struct vmt_region *r = &vmt->region;
-	struct vmt_stream *s = vmt->stream;
-	struct chunk_header *header = r->memory + place(r);
-	u64 most = r->window;
-	u32 len;
+	struct vmt_window *w = &r->windows[i];
+	ssize_t ret = count;
 
-	if (r->chunk)
-		return true;
-	if (vmt->reading.max)
-		most = clamp_t(u64, vmt->reading.max, sizeof(*header) + 1, most);
-	vmt_catch_up(vmt);
-	len = pull(s, (u8 *)(header + 1), most - sizeof(*header));
-	if (!len && !(r->endless && s->stopped))
-		return false;
-	r->chunk = len + sizeof(*header);
-	header->len = cpu_to_le32(r->chunk);
-	header->number = cpu_to_le32(r->number);
-	return true;
-}
-
-static bool is_saving(const struct vmt *vmt)
-{
-	return vmt->stream && vmt->stream->saving && vmt->stream == vmt->region.stream;
-}
-
-static int read_pending(struct vmt *vmt, u64 *value)
-{
-	struct vmt_region *r = &vmt->region;
-	u64 initial, dirty;
-	int ret = vmt_check_fault(vmt, VMT_OP_PRECOPY_INFO);
-
-	if (ret)
-		return ret;
-	if (!is_saving(vmt))
+	if (r->strict && (count > 8 || !is_power_of_2(count) || at & (count - 1)))
 		return -EINVAL;
-	/* That is how the device learns that the last one was taken. */
-	if (r->asked) {
-		r->chunk = 0;
-		r->number++;
-	}
-	r->asked = false;
-	r->counted = true;
-	*value = 0;
-	if (!prepare(vmt))
-		return 0;
-	if (vmt->stream->stopped) {
-		*value = r->chunk + vmt_save_left(vmt, vmt->stream);
-	} else {
-		vmt_save_estimate(vmt->stream, &initial, &dirty);
-		*value = r->chunk + initial + dirty;
-	}
-	return 0;
-}
-
-static int read_offset(struct vmt *vmt, u64 *value)
-{
-	struct vmt_region *r = &vmt->region;
-	int ret = vmt_check_fault(vmt, VMT_OP_DATA_SIZE);
-
-	if (ret)
-		return ret;
-	if (vmt->state != VFIO_DEVICE_STATE_RESUMING) {
-		if (!is_saving(vmt) || !r->counted || !prepare(vmt))
-			return -EINVAL;
-		r->asked = true;
-	}
-	*value = place(r);
-	return 0;
-}
-
-static int read_size(struct vmt *vmt, u64 *value)
-{
-	int ret = vmt_check_fault(vmt, VMT_OP_DATA_SIZE);
-
-	if (ret)
-		return ret;
-	if (!is_saving(vmt) || !vmt->region.asked)
+	if (count > w->size - at)
 		return -EINVAL;
-	*value = vmt->region.zero_size ? 0 : vmt->region.chunk;
-	return 0;
-}
-
-static int take_chunk(struct vmt *vmt, u64 len)
-{
-	struct vmt_region *r = &vmt->region;
-	const struct chunk_header *header = r->memory + place(r);
-	int ret = vmt_check_fault(vmt, VMT_OP_WRITE);
-
-	if (vmt->state != VFIO_DEVICE_STATE_RESUMING || vmt->stream != r->stream)
-		return -EINVAL;
-	if (!ret && (r->refused || len <= sizeof(*header) || len > r->window || le32_to_cpu(header->len) != len))
+	vmt_region_lock(vmt);
+	(from ? &vmt->writing : &vmt->reading)->calls++;
+	if (from && !r->ops->takes_data(vmt, i))
 		ret = -EINVAL;
-	if (!ret && r->number && le32_to_cpu(header->number) == r->number - 1)
-		return 0; /* nobody had said that it was taken, so it was offered again */
-	if (!ret && le32_to_cpu(header->number) != r->number)
-		ret = -EINVAL;
-	if (!ret)
-		ret = push(vmt->stream, (const u8 *)(header + 1), len - sizeof(*header));
-	if (ret)
-		r->refused = true;
-	r->number++;
+	else if (to ? copy_to_user(to, w->memory + at, count) : copy_from_user(w->memory + at, from, count))
+		ret = -EFAULT;
+	vmt_region_unlock(vmt);
 	return ret;
 }
 
-/* --- accesses ----------------------------------------------------------------------------------- */
-
-/* With region.mutex held. */
-static int set_state(struct vmt *vmt, u32 wanted)
+static ssize_t access_field(struct vmt *vmt, u32 i, char __user *to, const char __user *from, u64 at, size_t count)
 {
-	struct vmt_region *r = &vmt->region;
-	u32 from = v1_of(vmt->state), to = wanted & V1_STATE;
-	bool legal = from == to && from != V1_ERROR;
-	struct file *file;
-	int i;
-
-	for (i = 0; i < ARRAY_SIZE(arcs); i++)
-		legal |= arcs[i][0] == from && arcs[i][1] == to;
-	if (!legal || (wanted & ~V1_STATE) != V1_KEPT)
-		return from == V1_ERROR ? -EIO : -EINVAL;
-	r->asked = r->counted = false;
-	file = vmt_change_state(vmt, v2_of(to));
-	if (IS_ERR(file))
-		return PTR_ERR(file);
-	if (file) {
-		forget_session(r);
-		r->file = file;
-		r->stream = file->private_data;
-	}
-	return 0;
-}
-
-static ssize_t access_data(struct vmt *vmt, char __user *to, const char __user *from, u64 at, size_t count)
-{
-	struct vmt_region *r = &vmt->region;
-	struct vmt_flow *flow = from ? &vmt->writing : &vmt->reading;
-
-	flow->calls++;
-	if (r->strict && (count > 8 || !is_power_of_2(count) || at & (count - 1)))
-		return -EINVAL;
-	if (count > vmt_region_size(vmt) - at)
-		return -EINVAL;
-	if (from && vmt->state != VFIO_DEVICE_STATE_RESUMING)
-		return -EINVAL;
-	if (to ? copy_to_user(to, r->memory + at, count) : copy_from_user(r->memory + at, from, count))
-		return -EFAULT;
-	return count;
-}
-
-static int read_field(struct vmt *vmt, u64 at, size_t count, u64 *value)
-{
-	int ret;
-
-	if (at == REG_STATE && count == 4) {
-		ret = vmt_check_fault(vmt, VMT_OP_GET_STATE);
-		*value = v1_of(vmt->state) | V1_KEPT;
-		return ret;
-	}
-	if (at == REG_STATE + 4 && count == 4) {
-		*value = 0;
-		return 0;
-	}
-	if (count != 8)
-		return -EINVAL;
-	switch (at) {
-	case REG_PENDING:
-		return read_pending(vmt, value);
-	case REG_OFFSET:
-		return read_offset(vmt, value);
-	case REG_SIZE:
-		return read_size(vmt, value);
-	default:
-		return -EINVAL;
-	}
-}
-
-/* With region.mutex and state_mutex held; `at` is not that of the state. */
-static ssize_t write_field(struct vmt *vmt, u64 at, size_t count, u64 value)
-{
-	if (at == REG_STATE + 4 && count == 4)
-		return count;
-	if (count != 8)
-		return -EINVAL;
-	if (at == REG_PENDING || at == REG_OFFSET)
-		return -EFAULT;
-	return at == REG_SIZE ? take_chunk(vmt, value) ?: count : -EINVAL;
-}
-
-ssize_t vmt_region_access(struct vmt *vmt, char __user *to, const char __user *from, u64 at, size_t count)
-{
-	struct vmt_region *r = &vmt->region;
-	__le64 field = 0;
-	u64 value = 0;
+	__le64 value[2] = {};
 	ssize_t ret;
 
-	if (!vmt->has_region || at >= vmt_region_size(vmt) || !count)
+	if (count > sizeof(value))
 		return -EINVAL;
-	if (at < DATA && (count > 8 || (from && copy_from_user(&field, from, count))))
-		return count > 8 ? -EINVAL : -EFAULT;
-	mutex_lock(&r->mutex);
-	if (from && at == REG_STATE && count == 4) {
-		ret = set_state(vmt, le64_to_cpu(field)) ?: count;
-		mutex_unlock(&r->mutex);
+	if (from && copy_from_user(value, from, count))
+		return -EFAULT;
+	ret = vmt->region.ops->field(vmt, i, from, at, count, value);
+	if (ret > 0 && to && copy_to_user(to, value, count))
+		ret = -EFAULT;
+	return ret;
+}
+
+ssize_t vmt_region_access(struct vmt *vmt, u32 index, char __user *to, const char __user *from, u64 at, size_t count)
+{
+	struct vmt_window *w = window_of(vmt, index);
+	ssize_t ret;
+
+	if (!w || at >= w->size || !count)
+		return -EINVAL;
+	ret = vmt_check_fault(vmt, VMT_OP_ACCESS);
+	if (ret)
 		return ret;
-	}
-	mutex_lock(&vmt->state_mutex);
-	mutex_lock(&vmt->lock);
-	follow(vmt);
-	if (at >= DATA) {
-		ret = access_data(vmt, to, from, at, count);
-	} else if (from) {
-		ret = write_field(vmt, at, count, le64_to_cpu(field));
-	} else {
-		ret = read_field(vmt, at, count, &value);
-		field = cpu_to_le64(value);
-		if (!ret)
-			ret = copy_to_user(to, &field, count) ? -EFAULT : count;
-	}
-	mutex_unlock(&vmt->lock);
-	vmt_state_unlock(vmt);
-	mutex_unlock(&r->mutex);
+	mutex_lock(&vmt->region.mutex);
+	if (at >= w->data)
+		ret = access_data(vmt, w - vmt->region.windows, to, from, at, count);
+	else
+		ret = access_field(vmt, w - vmt->region.windows, to, from, at, count);
+	mutex_unlock(&vmt->region.mutex);
 	return ret;
 }

@@ -20,6 +20,20 @@ int vmt_resume_init(struct vmt_stream *s)
 	return s->buf && s->received && s->incoming.generation ? 0 : -ENOMEM;
 }
 
+/* All of the contents come again, if they come from the beginning. */
+int vmt_resume_again(struct vmt_stream *s, const u8 *from, u64 len)
+{
+	const struct vmt_header *header = (const struct vmt_header *)from;
+
+	if (s->error || len < sizeof(*header) || le64_to_cpu(header->magic) != VMT_STREAM_MAGIC)
+		return s->error;
+	s->header_taken = s->record_taken = false;
+	s->pos = s->num_received = 0;
+	bitmap_zero(s->received, s->vmt->num_blocks);
+	memset(s->incoming.generation, 0, s->vmt->num_blocks * sizeof(u32));
+	return 0;
+}
+
 /* Sticky: after it, nothing that is written counts. */
 static int refuse(struct vmt_stream *s, int error)
 {

@@ -91,10 +91,10 @@ static void make_block(struct vmt_stream *s, u32 block)
 		s->sent.dirty_bytes -= s->len;
 }
 
-static void make_end(struct vmt_stream *s)
+/* The last record. */
+void vmt_save_last(struct vmt *vmt, void *to)
 {
-	struct vmt *vmt = s->vmt;
-	struct vmt_record *record = (struct vmt_record *)s->buf;
+	struct vmt_record *record = to;
 	struct vmt_end *end = (struct vmt_end *)(record + 1);
 
 	record->magic = cpu_to_le32(VMT_RECORD_MAGIC);
@@ -105,7 +105,30 @@ static void make_end(struct vmt_stream *s)
 	record->check = cpu_to_le64(record_check(vmt->contents.seed, record));
 	end->digest = cpu_to_le64(vmt_digest(vmt, &vmt->contents));
 	memcpy(end->scratch, vmt->contents.scratch, VMT_SCRATCH);
-	s->len = sizeof(*record) + sizeof(*end);
+}
+
+/* All but the last record; how many bytes that is. */
+u64 vmt_save_whole(const struct vmt *vmt)
+{
+	return sizeof(struct vmt_header) + blocks_bytes(vmt, 0, vmt->num_blocks);
+}
+
+/* The same, from a stream of its own. */
+int vmt_save_all(struct vmt *vmt, u8 *to)
+{
+	struct vmt_stream s = { .vmt = vmt, .saving = true, .end_made = true };
+	int ret = vmt_save_init(&s);
+	u32 len;
+
+	s.initial_blocks = vmt->num_blocks;
+	while (!ret && (len = vmt_save_fill(&s))) {
+		memcpy(to, s.buf, len);
+		to += len;
+		s.pos = len;
+	}
+	bitmap_free(s.sent.dirty);
+	kvfree(s.buf);
+	return ret;
 }
 
 /* Whether there is anything to read. */
@@ -143,7 +166,8 @@ static bool make_next(struct vmt_stream *s)
 		s->dirty_from = block + 1;
 	} else {
 		s->buf_is_initial = false;
-		make_end(s);
+		vmt_save_last(vmt, s->buf);
+		s->len = END_BYTES;
 		s->end_made = true;
 	}
 	return true;

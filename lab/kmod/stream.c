@@ -14,7 +14,7 @@
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
-#include "stream.h"
+#include "regions.h"
 
 /* How often a poll is repeated while a rate decides whether there is anything. */
 #define TICK_MS 10
@@ -293,6 +293,8 @@ struct file *vmt_stream_new(struct vmt *vmt, bool saving)
 	s->file = file;
 	mutex_lock(&vmt->lock);
 	vmt_catch_up(vmt);
+	if (saving && vmt->region.ops && vmt->region.ops->begin)
+		vmt->region.ops->begin(vmt, s);
 	vmt->stream = s;
 	vmt->sent = saving ? &s->sent : NULL;
 	vmt->reading.ready_ns = vmt->writing.ready_ns = 0;

@@ -58,12 +58,16 @@ int vmt_save_init(struct vmt_stream *s);
 bool vmt_save_has_data(const struct vmt_stream *s);
 u32 vmt_save_fill(struct vmt_stream *s);
 void vmt_save_estimate(const struct vmt_stream *s, u64 *initial, u64 *dirty);
+u64 vmt_save_whole(const struct vmt *vmt);
+int vmt_save_all(struct vmt *vmt, u8 *to);
+void vmt_save_last(struct vmt *vmt, void *to);
 u64 vmt_save_left(const struct vmt *vmt, const struct vmt_stream *s);
 
 /* resume.c */
 int vmt_resume_init(struct vmt_stream *s);
 u32 vmt_resume_room(struct vmt_stream *s);
 int vmt_resume_take(struct vmt_stream *s);
+int vmt_resume_again(struct vmt_stream *s, const u8 *from, u64 len);
 
 /* stream.c */
 struct file *vmt_stream_new(struct vmt *vmt, bool saving);

@@ -42,6 +42,7 @@
 #define VMT_OFFSET_SHIFT 40
 #define VMT_REGION_INDEX VFIO_PCI_NUM_REGIONS
 #define VMT_MAX_WINDOW (64ull << 20)
+#define VMT_MAX_WINDOWS 5
 
 #define VMT_VENDOR 0x1234
 #define VMT_DEVICE 0xf10e
@@ -104,6 +105,7 @@ enum vmt_op {
 	VMT_OP_LOG_START,
 	VMT_OP_LOG_STOP,
 	VMT_OP_LOG_REPORT,
+	VMT_OP_ACCESS,
 	VMT_NUM_OPS,
 };
 
@@ -182,28 +184,85 @@ enum vmt_layout {
 	VMT_NUM_LAYOUTS,
 };
 
-/* The region of version 1. */
+/* What a driver may say of its regions, and what of its numbers, that cannot be right. */
+enum vmt_chain {
+	VMT_CHAIN_OUTSIDE = 1, /* a capability behind the end */
+	VMT_CHAIN_TWO_TYPES, /* a region with two types */
+	VMT_CHAIN_TWICE, /* two regions of the same type */
+	VMT_CHAIN_LOOP, /* goes in circles; newer kernels write the chain themselves */
+	VMT_NUM_CHAINS,
+};
+
+enum vmt_lie {
+	VMT_LIE_LENGTH = 1, /* more data than there is room for */
+	VMT_LIE_HUGE, /* numbers that no device has */
+	VMT_LIE_PLACE, /* v1: chunks lie where the fields are */
+	VMT_LIE_SHORT, /* the regions have too few bytes */
+	VMT_LIE_VERSION, /* RFC: fields of another version */
+	VMT_LIE_CAPS, /* RFC: a capability that nobody knows */
+	VMT_LIE_MISSING, /* RFC: no region for what its capabilities say */
+	VMT_NUM_LIES,
+};
+
+/* What is in an RFC's first snapshot with LOGGING. */
+enum vmt_first {
+	VMT_FIRST_ALL, /* everything */
+	VMT_FIRST_NOTHING, /* what has changed since LOGGING was set */
+	VMT_FIRST_SINCE, /* what has changed since memory was last read, if it was */
+	VMT_NUM_FIRSTS,
+};
+
+/* A region of an older protocol. */
+struct vmt_window {
+	u32 type, subtype;
+	u64 size;
+	void *memory; /* while the device is open; none if there are only fields */
+	u64 data; /* where the fields end */
+};
+
+/* A snapshot of the memory of a device of the RFC: one that was taken, or one that comes. */
+struct vmt_snapshot {
+	u8 *bytes; /* NULL: there is none */
+	u64 len;
+	unsigned long *chunks; /* which were fetched, or have come */
+	u32 num_chunks, done;
+};
+
+struct vmt_rfc {
+	struct vmt_snapshot snapshot;
+	u64 pos, config_len, start_addr;
+	bool was_running; /* before it was loaded */
+	struct vmt_sent since; /* VMT_FIRST_SINCE */
+};
+
+struct vmt_region_ops;
+
+/* The regions of an older protocol. */
 struct vmt_region {
+	const struct vmt_region_ops *ops; /* NULL: there are none */
 	struct mutex mutex;
-	void *memory; /* while the device is open: a page of which only the fields count, and two places */
-	u64 window; /* the length of a place */
+	struct vmt_window windows[VMT_MAX_WINDOWS];
+	u32 num;
+	bool ready; /* while the device is open */
 
 	/* A session. */
 	struct file *file;
 	struct vmt_stream *stream; /* as long as there is the file */
+	bool refused; /* something of a load: nothing more is taken */
+	/* v1 */
+	u64 window; /* the length of a place */
 	u32 chunk; /* the length of one that is there and was not taken; 0: there is none */
 	u32 number; /* of the next */
 	bool asked, counted; /* REG_OFFSET was read since REG_PENDING was; REG_PENDING since the state changed */
-	bool refused;
+	struct vmt_rfc rfc;
 
-	/* Knobs. */
-	u64 window_bytes; /* from the next open on */
-	u64 layout, alternate, zero_size, endless, strict, mid;
+	/* Knobs. Those of the first line count from the next open on. */
+	u64 window_bytes, config_bytes, bitmap_bytes, no_memory, chain, lie, mid;
+	u64 layout, alternate, zero_size, endless, strict, first, break_loaded;
 };
 
 struct vmt {
 	struct vfio_device vdev;
-	bool has_region;
 	struct vmt_region region;
 
 	struct mutex state_mutex;
@@ -281,19 +340,27 @@ struct file *vmt_change_state(struct vmt *vmt, enum vfio_device_mig_state state)
 int vmt_reset(struct vmt *vmt);
 void vmt_state_unlock(struct vmt *vmt);
 
-/* regions.c */
-void vmt_region_init(struct vmt *vmt);
+void vmt_set_broken(struct vmt *vmt);
+int vmt_run_again(struct vmt *vmt);
+
+/* regions.c; more in regions.h */
+void vmt_region_init(struct vmt *vmt, const struct vmt_region_ops *ops);
 int vmt_region_open(struct vmt *vmt);
 void vmt_region_close(struct vmt *vmt);
-u64 vmt_region_size(const struct vmt *vmt);
 int vmt_region_info(struct vmt *vmt, struct vfio_region_info *info, struct vfio_info_cap *caps);
+void vmt_region_spoil(const struct vmt *vmt, u32 index, void *caps, size_t offset);
 int vmt_region_mmap(struct vmt *vmt, struct vm_area_struct *vma);
-ssize_t vmt_region_access(struct vmt *vmt, char __user *to, const char __user *from, u64 at, size_t count);
+ssize_t vmt_region_access(struct vmt *vmt, u32 index, char __user *to, const char __user *from, u64 at, size_t count);
+
+/* v1.c and rfc.c */
+extern const struct vmt_region_ops vmt_v1_ops, vmt_rfc_ops;
 
 /* logging.c */
 extern const struct vfio_log_ops vmt_log_ops;
 void vmt_log_init(struct vmt *vmt);
 void vmt_log_end(struct vmt *vmt);
+int vmt_log_everything(struct vmt *vmt);
+int vmt_log_take(struct vmt *vmt, u64 iova, u64 pages, unsigned long *bits);
 int vmt_log_mark(struct vmt *vmt, u64 iova, u64 length, u64 stride);
 void vmt_log_load(struct vmt *vmt, u64 iova);
 int vmt_truth_begin(struct vmt *vmt, u64 iova, u64 length);
