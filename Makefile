@@ -466,7 +466,7 @@ CHECK_GROUPS += check-tsan
 check-tsan: ## C programs with several threads under the thread sanitizer, if there is one
 	@CC='$(CC)' CARGO='$(CARGO)' RUSTC='$(RUSTC)' B='$(abspath $(B))' tests/tsan/run.sh \
 		$(addprefix c-tests/,threads.c threads-packets.c dirty-threads.c qemu-format.c group.c channels.c history.c \
-			checkpoint-auth.c checkpoint-file.c)
+			event-queue.c checkpoint-auth.c checkpoint-file.c)
 
 # With a driver of our own, any stable compiler will do.
 SMOKE_SECONDS ?= 6

@@ -15,7 +15,7 @@
 
 #ifdef __LP64__
 
-SIZE(vfiomig_event, 32);
+SIZE(vfiomig_event, 312);
 FIELD(vfiomig_event, struct_size, 0, 4);
 FIELD(vfiomig_event, kind, 4, 4);
 FIELD(vfiomig_event, from, 8, 4);
@@ -23,6 +23,20 @@ FIELD(vfiomig_event, to, 12, 4);
 FIELD(vfiomig_event, outcome, 16, 4);
 FIELD(vfiomig_event, fixups, 20, 4);
 FIELD(vfiomig_event, duration_ns, 24, 8);
+FIELD(vfiomig_event, at_ns, 32, 8);
+FIELD(vfiomig_event, lost, 40, 8);
+FIELD(vfiomig_event, times, 48, 8);
+FIELD(vfiomig_event, bytes, 56, 8);
+FIELD(vfiomig_event, count, 64, 8);
+FIELD(vfiomig_event, device, 72, 4);
+FIELD(vfiomig_event, code, 76, 4);
+FIELD(vfiomig_event, operation, 80, 4);
+FIELD(vfiomig_event, os_errno, 84, 4);
+FIELD(vfiomig_event, cause, 88, 4);
+FIELD(vfiomig_event, phase, 92, 4);
+FIELD(vfiomig_event, verdict, 96, 4);
+FIELD(vfiomig_event, because, 100, 4);
+FIELD(vfiomig_event, text, 104, 208);
 
 SIZE(vfiomig_device_options, 56);
 FIELD(vfiomig_device_options, struct_size, 0, 4);

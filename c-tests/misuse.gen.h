@@ -188,6 +188,16 @@ static long call_vfiomig_device_get_history(const union argument *a)
     return (long)vfiomig_device_get_history(a[0].pointer, (uint32_t)a[1].number, a[2].pointer, (size_t)a[3].number, a[4].pointer);
 }
 
+static long call_vfiomig_device_get_event_fd(const union argument *a)
+{
+    return (long)vfiomig_device_get_event_fd(a[0].pointer);
+}
+
+static long call_vfiomig_device_next_event(const union argument *a)
+{
+    return (long)vfiomig_device_next_event(a[0].pointer, a[1].pointer);
+}
+
 static long call_vfiomig_identity_export(const union argument *a)
 {
     return (long)vfiomig_identity_export(a[0].pointer, a[1].pointer, (size_t)a[2].number, a[3].pointer);
@@ -514,6 +524,16 @@ static long call_vfiomig_group_get_failure(const union argument *a)
 static long call_vfiomig_group_get_history(const union argument *a)
 {
     return (long)vfiomig_group_get_history(a[0].pointer, (uint32_t)a[1].number, a[2].pointer, (size_t)a[3].number, a[4].pointer);
+}
+
+static long call_vfiomig_group_get_event_fd(const union argument *a)
+{
+    return (long)vfiomig_group_get_event_fd(a[0].pointer);
+}
+
+static long call_vfiomig_group_next_event(const union argument *a)
+{
+    return (long)vfiomig_group_next_event(a[0].pointer, a[1].pointer);
 }
 
 static long call_vfiomig_group_free(const union argument *a)
@@ -843,6 +863,8 @@ enum row_number {
     ROW_vfiomig_device_get_fixups,
     ROW_vfiomig_device_get_failure,
     ROW_vfiomig_device_get_history,
+    ROW_vfiomig_device_get_event_fd,
+    ROW_vfiomig_device_next_event,
     ROW_vfiomig_identity_export,
     ROW_vfiomig_identity_import,
     ROW_vfiomig_compat_judge,
@@ -908,6 +930,8 @@ enum row_number {
     ROW_vfiomig_group_get_estimate,
     ROW_vfiomig_group_get_failure,
     ROW_vfiomig_group_get_history,
+    ROW_vfiomig_group_get_event_fd,
+    ROW_vfiomig_group_next_event,
     ROW_vfiomig_group_free,
     ROW_vfiomig_checkpoint_begin,
     ROW_vfiomig_checkpoint_add,
@@ -1369,6 +1393,39 @@ static const struct row rows[NUM_ROWS] = {
         },
         .errors = {
             EBADF, EFAULT, EINVAL, ENOSPC, ENOTRECOVERABLE
+        },
+    },
+    {
+        .name = "vfiomig_device_get_event_fd",
+        .call = call_vfiomig_device_get_event_fd,
+        .object = DEVICE,
+        .states = 0x1,
+        .wrong_state = EINVAL,
+        .concurrent = 1,
+        .no_wait = 1,
+        .num_args = 1,
+        .args = {
+            { .kind = A_HANDLE, .object = DEVICE, .name = "device" },
+        },
+        .errors = {
+            EIO, EBADF, ENOMEM, EFAULT, ENOTRECOVERABLE
+        },
+    },
+    {
+        .name = "vfiomig_device_next_event",
+        .call = call_vfiomig_device_next_event,
+        .object = DEVICE,
+        .states = 0x1,
+        .wrong_state = EINVAL,
+        .concurrent = 1,
+        .no_wait = 1,
+        .num_args = 2,
+        .args = {
+            { .kind = A_HANDLE, .object = DEVICE, .name = "device" },
+            { .kind = A_STRUCT, .size = sizeof(struct vfiomig_event), .type = "vfiomig_event", .name = "event" },
+        },
+        .errors = {
+            EBADF, EAGAIN, EFAULT, EINVAL, ENODATA, ENOTRECOVERABLE
         },
     },
     {
@@ -2525,6 +2582,39 @@ static const struct row rows[NUM_ROWS] = {
         },
         .errors = {
             EBADF, ENOMEM, EFAULT, EINVAL, ENOSPC, ENOTRECOVERABLE
+        },
+    },
+    {
+        .name = "vfiomig_group_get_event_fd",
+        .call = call_vfiomig_group_get_event_fd,
+        .object = GROUP,
+        .states = 0x7,
+        .wrong_state = EINVAL,
+        .concurrent = 1,
+        .no_wait = 0,
+        .num_args = 1,
+        .args = {
+            { .kind = A_HANDLE, .object = GROUP, .name = "group" },
+        },
+        .errors = {
+            EIO, EBADF, ENOMEM, EFAULT, ENOTRECOVERABLE
+        },
+    },
+    {
+        .name = "vfiomig_group_next_event",
+        .call = call_vfiomig_group_next_event,
+        .object = GROUP,
+        .states = 0x7,
+        .wrong_state = EINVAL,
+        .concurrent = 1,
+        .no_wait = 0,
+        .num_args = 2,
+        .args = {
+            { .kind = A_HANDLE, .object = GROUP, .name = "group" },
+            { .kind = A_STRUCT, .size = sizeof(struct vfiomig_event), .type = "vfiomig_event", .name = "event" },
+        },
+        .errors = {
+            EBADF, EAGAIN, EFAULT, EINVAL, ENODATA, ENOTRECOVERABLE
         },
     },
     {

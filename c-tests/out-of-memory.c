@@ -524,6 +524,7 @@ static int asks(struct vfiomig_device *dev)
     struct vfiomig_identity id = VFIOMIG_IDENTITY_INIT;
     struct vfiomig_reason reason = VFIOMIG_REASON_INIT;
     struct vfiomig_failure failure = VFIOMIG_FAILURE_INIT;
+    struct vfiomig_event event = VFIOMIG_EVENT_INIT;
     static char history[VFIOMIG_HISTORY_BYTES];
     size_t len;
     uint32_t state;
@@ -538,6 +539,10 @@ static int asks(struct vfiomig_device *dev)
     /* Needs none. */
     CHECK(LIB(vfiomig_device_get_history(dev, VFIOMIG_HISTORY_JSON, history, sizeof history, &len)) == 0);
     CHECK(LIB(vfiomig_device_get_reason(dev, 99, &reason)) == -ENODATA);
+    CHECK(LIB(vfiomig_device_next_event(dev, &event)) == -ENODATA);
+    TRY(vfiomig_device_get_event_fd(dev));
+    /* From here on, events need none. */
+    CHECK(LIB(vfiomig_device_next_event(dev, &event)) == -EAGAIN);
     return 0;
 }
 
@@ -1039,13 +1044,17 @@ static int group_moves(struct world *w, struct vfiomig_group **groups)
 {
     static char history[2 * VFIOMIG_HISTORY_BYTES];
     struct vfiomig_group_status status = VFIOMIG_GROUP_STATUS_INIT;
+    struct vfiomig_event event = VFIOMIG_EVENT_INIT;
     size_t len;
     for (int side = 0; side < 2; side++)
         if (group_begins(w, groups, side))
             return -ENOMEM;
     TRY(vfiomig_group_get_history(groups[0], VFIOMIG_HISTORY_TEXT, history, sizeof history, &len));
     TRY(vfiomig_group_get_work_fd(groups[0]));
+    TRY(vfiomig_group_get_event_fd(groups[0]));
     TRY(vfiomig_group_stop(groups[0]));
+    /* Whatever memory there is. */
+    CHECK(LIB(vfiomig_group_next_event(groups[0], &event)) == 0);
     do {
         for (int side = 0; side < 2; side++)
             TRY(vfiomig_group_work(groups[side], VFIOMIG_GROUP_UNTIL_IDLE));

@@ -323,17 +323,67 @@ struct vfiomig_device;
                                            * not migrated. */
 
 /* Kinds of events. More may come. */
-#define VFIOMIG_EVENT_STATE_CHANGED  1  /* The device went from one state to another. */
-#define VFIOMIG_EVENT_RECOVERED      2  /* Recovery from a failed change has ended; the outcome says
-                                         * how. */
-#define VFIOMIG_EVENT_RESET          3  /* The device was reset, by the library or behind its
-                                         * back. */
-#define VFIOMIG_EVENT_SAVE_RESTARTED 4  /* A save started again because the device was reset:
-                                         * everything sent before is void. */
-#define VFIOMIG_EVENT_FIXUPS_NEEDED  5  /* The VMM must redo something before the device runs. */
-#define VFIOMIG_EVENT_LOAD_RESTARTED 6  /* The source of a load started again: earlier blobs and
-                                         * acknowledgements are void. Comes at its place among the
-                                         * blobs. */
+#define VFIOMIG_EVENT_STATE_CHANGED     1   /* The device went from one state to another. */
+#define VFIOMIG_EVENT_RECOVERED         2   /* Recovery from a failed change has ended; the outcome
+                                             * says how. */
+#define VFIOMIG_EVENT_RESET             3   /* The device was reset, by the library or behind its
+                                             * back, or could not be reset
+                                             * (VFIOMIG_OUTCOME_LOST). */
+#define VFIOMIG_EVENT_SAVE_RESTARTED    4   /* A save started again because the device was reset:
+                                             * everything sent before is void. */
+#define VFIOMIG_EVENT_FIXUPS_NEEDED     5   /* The VMM must redo something before the device
+                                             * runs. */
+#define VFIOMIG_EVENT_LOAD_RESTARTED    6   /* The source of a load started again: earlier blobs and
+                                             * acknowledgements are void. A callback gets it at its
+                                             * place among the blobs. */
+#define VFIOMIG_EVENT_OPENED            7   /* The library was given the device. This and what
+                                             * follows is not told to callbacks, but queued:
+                                             * vfiomig_group_next_event(),
+                                             * vfiomig_device_next_event(). */
+#define VFIOMIG_EVENT_STATE_ASKED       8   /* The driver is asked to take the device from one state
+                                             * to another. */
+#define VFIOMIG_EVENT_DRIVER_FAILED     9   /* The driver failed at an operation. */
+#define VFIOMIG_EVENT_SAVE_BEGAN        10  /* A save began. */
+#define VFIOMIG_EVENT_FIRST_DATA        11  /* The first data of pre-copy or of the stopped device
+                                             * was read, or is about to be written. */
+#define VFIOMIG_EVENT_ROUND             12  /* The running device has nothing more for now, for the
+                                             * count-th time. */
+#define VFIOMIG_EVENT_INITIAL_SENT      13  /* All initial data of generation count was read. */
+#define VFIOMIG_EVENT_INITIAL_RESTARTED 14  /* The device has started its initial data again:
+                                             * generation count. */
+#define VFIOMIG_EVENT_LAST_DATA         15  /* The device's stream was read to its end. */
+#define VFIOMIG_EVENT_SAVE_ENDED        16  /* A save was released or kept; text says which. */
+#define VFIOMIG_EVENT_LOAD_BEGAN        17  /* A load began. */
+#define VFIOMIG_EVENT_INITIAL_LOADED    18  /* The device has taken all initial data of generation
+                                             * count. */
+#define VFIOMIG_EVENT_LOAD_COMPLETE     19  /* The device's stream has come to its end. */
+#define VFIOMIG_EVENT_COMMITTED         20  /* The driver has accepted the device's state. */
+#define VFIOMIG_EVENT_LOAD_ABANDONED    21  /* A load was given up. */
+#define VFIOMIG_EVENT_LOAD_FAILED       22  /* A load has failed, and lets go of its device. */
+#define VFIOMIG_EVENT_CANCELLED         23  /* The session was cancelled. */
+#define VFIOMIG_EVENT_ERROR             24  /* A call failed. */
+#define VFIOMIG_EVENT_PHASE             25  /* The group has gone on to another phase. */
+#define VFIOMIG_EVENT_VERDICT           26  /* What the group's estimate says of the switchover is
+                                             * another thing than before. */
+#define VFIOMIG_EVENT_NO_DEVICE         UINT32_MAX  /* The event is of the group, or of a device by
+                                                     * itself. */
+
+/* Why a device was reset: struct vfiomig_event. */
+#define VFIOMIG_CAUSE_ASKED            1   /* vfiomig_device_reset() was called, or a group has
+                                            * abandoned the device. */
+#define VFIOMIG_CAUSE_TOLD             2   /* The VMM said so: vfiomig_device_notify_reset(). */
+#define VFIOMIG_CAUSE_FOUND            3   /* It was in RUNNING without having been asked: somebody
+                                            * else has reset it. */
+#define VFIOMIG_CAUSE_RECOVERY         4   /* After a change of state that failed, nothing else
+                                            * helped. */
+#define VFIOMIG_CAUSE_LEFT_BEHIND      5   /* An earlier owner, or an earlier failure, left it where
+                                            * only a reset helps. */
+#define VFIOMIG_CAUSE_SOURCE_RESTARTED 6   /* The source of a load started again. */
+#define VFIOMIG_CAUSE_LOAD_FAILED      7   /* The load has failed. */
+#define VFIOMIG_CAUSE_LOAD_ABANDONED   8   /* The load was given up. */
+#define VFIOMIG_CAUSE_ENDING           9   /* A save's end found no other way back. */
+#define VFIOMIG_CAUSE_LET_GO           10  /* The last handle was freed, with a session left open or
+                                            * after a reset that failed. */
 
 /* What the VMM must redo before a device runs. */
 #define VFIOMIG_FIXUP_PCI_COMMAND (1 << 0)  /* Write PCI_COMMAND again: memory, I/O and bus-master
@@ -405,17 +455,42 @@ struct vfiomig_device;
 
 /* Something that happened to a device. */
 struct vfiomig_event {
-    uint32_t struct_size;  /* The size of this structure in the library. */
-    uint32_t kind;         /* VFIOMIG_EVENT_*. */
+    uint32_t struct_size;  /* VFIOMIG_EVENT_INIT sets it. In a callback: the size of this structure
+                            * in the library. */
+    uint32_t kind;         /* VFIOMIG_EVENT_*. More may come. */
     uint32_t from;         /* The state before, or VFIOMIG_STATE_UNKNOWN. */
     uint32_t to;           /* The state after, or VFIOMIG_STATE_UNKNOWN. Another change may follow
                             * in the same call: after a reset, for example, from RUNNING to
                             * RUNNING_P2P. */
-    uint32_t outcome;      /* VFIOMIG_OUTCOME_*. */
+    uint32_t outcome;      /* VFIOMIG_OUTCOME_*: what recovery or a reset left behind. */
     uint32_t fixups;       /* Bitwise OR of VFIOMIG_FIXUP_*: what the VMM must redo before the
                             * device runs. */
-    uint64_t duration_ns;  /* How long the change took, in nanoseconds. */
+    uint64_t duration_ns;  /* How long the change took, in nanoseconds; of VFIOMIG_EVENT_VERDICT,
+                            * the downtime that is expected. */
+    uint64_t at_ns;        /* When it happened, on CLOCK_MONOTONIC, in nanoseconds; if it was
+                            * repeated, the last time. 0 in callbacks, as are all members that
+                            * follow. */
+    uint64_t lost;         /* How many events were dropped before this one, since the one that was
+                            * returned before it. */
+    uint64_t times;        /* How often it happened in a row. */
+    uint64_t bytes;        /* The device's data so far, in bytes; in errors of a load's stream,
+                            * bytes of the stream. */
+    uint64_t count;        /* A round, a generation of initial data, a restart. */
+    uint32_t device;       /* The device's number in the group, or VFIOMIG_EVENT_NO_DEVICE. Of
+                            * VFIOMIG_EVENT_VERDICT, the device that is the reason;
+                            * VFIOMIG_EVENT_NO_DEVICE: all. */
+    int32_t code;          /* Of an error: what the call returned, -errno. */
+    uint32_t operation;    /* VFIOMIG_OP_*: what failed. */
+    int32_t os_errno;      /* The errno that the kernel or a callback gave. */
+    uint32_t cause;        /* VFIOMIG_CAUSE_*: why the device was reset. */
+    uint32_t phase;        /* VFIOMIG_GROUP_PHASE_*: of VFIOMIG_EVENT_PHASE, the phase that
+                            * begins. */
+    uint32_t verdict;      /* VFIOMIG_VERDICT_*: of VFIOMIG_EVENT_VERDICT, what to do. */
+    uint32_t because;      /* VFIOMIG_BECAUSE_*: why. */
+    char text[208];        /* For people, in printable ASCII; a long one is cut and ends in
+                            * "...". */
 };
+#define VFIOMIG_EVENT_INIT VFIOMIG_INIT_(struct vfiomig_event)
 
 /* Reports what happens to a device, on the thread that is inside the library. */
 typedef void (*vfiomig_event_fn)(void *opaque, const struct vfiomig_event *event);
@@ -773,6 +848,30 @@ int vfiomig_device_get_failure(struct vfiomig_device *device, struct vfiomig_fai
  */
 int vfiomig_device_get_history(struct vfiomig_device *device, uint32_t format, void *buf,
                                size_t cap, size_t *len);
+
+/*
+ * Returns a file descriptor that can be polled for reading: it is readable while
+ * vfiomig_device_next_event() has something to return. Events are queued from the first call on, in
+ * memory that is there from then on. vfiomig_group_get_event_fd() does the same for all devices of
+ * a group. The descriptor is the device's: do not close it, or read from it, and poll it no more
+ * once the device's handles and sessions are freed. Does not wait for a call on the device.
+ *
+ * Returns: A file descriptor.
+ * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_device_get_event_fd(struct vfiomig_device *device);
+
+/*
+ * Returns the oldest event of a device that was not returned yet: see vfiomig_group_next_event().
+ * The queue holds 96. Does not wait for a call on the device, and needs no memory.
+ *
+ * Errors: -EBADF, -EAGAIN, -EFAULT, -EINVAL, -ENODATA, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_device_next_event(struct vfiomig_device *device, struct vfiomig_event *event);
 
 /* Authentication of streams
  * ------------------------- */
@@ -2713,6 +2812,39 @@ int vfiomig_group_get_failure(struct vfiomig_group *group, uint32_t device,
  */
 int vfiomig_group_get_history(struct vfiomig_group *group, uint32_t format, void *buf, size_t cap,
                               size_t *len);
+
+/*
+ * Returns a file descriptor that can be polled for reading: it is readable while
+ * vfiomig_group_next_event() has something to return, for a VMM's event loop. What happens to the
+ * group and its devices is queued from the first call on, in memory that is there from then on: for
+ * 64 events, and 32 for each device. So call it right after vfiomig_group_new(). The descriptor is
+ * the group's: do not close it, or read from it, and poll it no more once the group is freed.
+ *
+ * States: all.
+ * Returns: A file descriptor.
+ * Errors: -EIO, -EBADF, -ENOMEM, -EFAULT, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_group_get_event_fd(struct vfiomig_group *group);
+
+/*
+ * Returns the oldest event of the group and its devices that was not returned yet: changes of state
+ * and of the group's phase, initial data loaded, rounds, ends of streams, errors, resets, and what
+ * the group's estimate says when vfiomig_estimate_decide() is called and that is new.
+ * docs/events.md has the list. -EAGAIN: there is none.
+ *
+ * Any thread may call it, also in callbacks; each event is returned once. It waits for nobody and
+ * needs no memory. If nobody calls it, the oldest events are dropped, and the next one that is
+ * returned says how many. Rounds, verdicts and equal errors that follow each other take one place
+ * until they are returned.
+ *
+ * States: all.
+ * Errors: -EBADF, -EAGAIN, -EFAULT, -EINVAL, -ENODATA, -ENOTRECOVERABLE.
+ * Concurrent: with any other call on the handle, from any thread.
+ * Since: 0.1.
+ */
+int vfiomig_group_next_event(struct vfiomig_group *group, struct vfiomig_event *event);
 
 /*
  * Frees a group. NULL is ignored. It is cancelled first, and calls on other threads are waited for.

@@ -13,11 +13,12 @@ use std::time::{Duration, Instant};
 
 use common::{Side, check_clean};
 use proptest::prelude::*;
-use vfiomig::device::{DeviceOptions, Event, EventKind, EventSink, ReasonCode, Severity, State};
+use vfiomig::device::{DeviceOptions, Event, EventSink, ReasonCode, Severity, State};
 use vfiomig::error::{Code, Errno, Error, Outcome};
 use vfiomig::group::{
     GroupOptions, HEADER_LEN, MAX_WINDOW, MIN_WINDOW, Phase, Role, Until, frame_len,
 };
+use vfiomig::history::What;
 use vfiomig::session::{Ending, LoadOptions, SaveOptions, SaveStatus};
 use vfiomig::stream::Format;
 use vfiomig::{Device, Group, Result};
@@ -58,7 +59,7 @@ impl Vm {
             let (all, early, watched) = (sims.clone(), Arc::clone(&early), Arc::clone(&watched));
             let sink = EventSink::new(move |event: &Event| {
                 let mut others = all.iter().enumerate().filter(|(other, _)| *other != number);
-                let went = event.kind == EventKind::StateChanged && runs(&all[number]);
+                let went = event.kind == What::StateChanged && runs(&all[number]);
                 let watched = watched.load(Ordering::Relaxed);
                 if watched && went && others.any(|(_, sim)| stands(sim)) {
                     early.lock().unwrap().push(number);

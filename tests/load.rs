@@ -11,10 +11,9 @@ use std::time::{Duration, Instant};
 
 use common::{Drive, Side, check_clean, migrate, side, stream_of};
 use vfiomig::compat::{Decider, Ignore, Policy};
-use vfiomig::device::{
-    DeviceOptions, Event, EventKind, EventSink, Fixups, Identity, MigrationFlags,
-};
+use vfiomig::device::{DeviceOptions, Event, EventSink, Fixups, Identity, MigrationFlags};
 use vfiomig::error::{Code, Errno, Error, Operation, Outcome};
+use vfiomig::history::What;
 use vfiomig::session::{Ending, LoadOptions, LoadStatus, SaveOptions, SaveStatus};
 use vfiomig::stream::DecodeLimits;
 use vfiomig::{Device, Load};
@@ -356,11 +355,11 @@ fn events_tell_the_story_of_a_migration() {
     let (source, source_events) = listening(small(1));
     let (target, target_events) = listening(small(2));
     migrate(&source, &target, Drive::default());
-    let story = |events: &Mutex<Vec<Event>>| -> Vec<(EventKind, u32, u32)> {
+    let story = |events: &Mutex<Vec<Event>>| -> Vec<(What, u32, u32)> {
         let raw = |state: Option<vfiomig::device::State>| state.map_or(u32::MAX, |s| s.raw());
         events.lock().unwrap().iter().map(|e| (e.kind, raw(e.from), raw(e.to))).collect()
     };
-    let changed = |from: State, to: State| (EventKind::StateChanged, from.0, to.0);
+    let changed = |from: State, to: State| (What::StateChanged, from.0, to.0);
     assert_eq!(
         story(&source_events),
         [
@@ -375,7 +374,7 @@ fn events_tell_the_story_of_a_migration() {
         [
             changed(State::RUNNING, State::RESUMING),
             changed(State::RESUMING, State::STOP),
-            (EventKind::FixupsNeeded, State::STOP.0, State::STOP.0),
+            (What::FixupsNeeded, State::STOP.0, State::STOP.0),
             changed(State::STOP, State::RUNNING),
         ]
     );
@@ -390,7 +389,7 @@ fn events_tell_the_story_of_a_migration() {
         story(&target_events),
         [
             changed(State::RUNNING, State::RESUMING),
-            (EventKind::Reset, State::RESUMING.0, State::RUNNING.0),
+            (What::Reset, State::RESUMING.0, State::RUNNING.0),
         ]
     );
 }

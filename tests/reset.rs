@@ -11,8 +11,9 @@ use std::sync::{Arc, Mutex};
 
 use common::{At, Call, Done, Drive, Side, check_clean, migrate, side};
 use vfiomig::Device;
-use vfiomig::device::{DeviceOptions, EventKind, EventSink, Fixups, State as DeviceState};
+use vfiomig::device::{DeviceOptions, EventSink, Fixups, State as DeviceState};
 use vfiomig::error::{Code, Outcome};
+use vfiomig::history::What;
 use vfiomig::session::{Ending, SaveOptions};
 use vfiomig::stream::DecodeLimits;
 use vfiomig_sim::{Effect, Op, Sim, SimOptions, State, quirk};
@@ -396,9 +397,9 @@ fn whoever_listens_hears_of_a_reset_once_and_what_must_be_redone() {
         drop(save);
         let events = events.lock().unwrap();
         let count = |kind| events.iter().filter(|event| event.kind == kind).count();
-        assert_eq!(count(EventKind::Reset), 1, "{told:?}: {events:#?}");
-        assert_eq!(count(EventKind::SaveRestarted), 1, "{told:?}");
+        assert_eq!(count(What::Reset), 1, "{told:?}: {events:#?}");
+        assert_eq!(count(What::SaveRestarted), 1, "{told:?}");
         let at = |kind| events.iter().position(|event| event.kind == kind).unwrap();
-        assert!(at(EventKind::Reset) < at(EventKind::SaveRestarted));
+        assert!(at(What::Reset) < at(What::SaveRestarted));
     }
 }

@@ -12,8 +12,9 @@ use std::time::Duration;
 use common::{Side, Twist, check_clean, twisted_side};
 use vfiomig::Device;
 use vfiomig::Result;
-use vfiomig::device::{DeviceOptions, Event, EventKind, EventSink, State};
+use vfiomig::device::{DeviceOptions, Event, EventSink, State};
 use vfiomig::error::{Code, Errno, Error, Failure, Outcome};
+use vfiomig::history::What;
 use vfiomig::session::{Ending, Save, SaveOptions, SaveStatus};
 use vfiomig::transport::{FeatureRequest, OpsTransport, Transport};
 use vfiomig::uapi;
@@ -60,7 +61,7 @@ impl Vm {
                 let sink = EventSink::new(move |event| {
                     log.lock().unwrap().push((number, *event));
                     let mut others = sims.iter().enumerate().filter(|(other, _)| *other != number);
-                    let went = event.kind == EventKind::StateChanged && runs(&sims[number]);
+                    let went = event.kind == What::StateChanged && runs(&sims[number]);
                     if went && others.any(|(_, sim)| stands(sim)) {
                         early.lock().unwrap().push(number);
                     }
@@ -85,7 +86,7 @@ impl Vm {
     }
 
     /// The states that a device has told of since the last time, one after the other.
-    fn told(&self, number: usize) -> Vec<(EventKind, State)> {
+    fn told(&self, number: usize) -> Vec<(What, State)> {
         let mut events = self.events.lock().unwrap();
         let told = events.iter().filter(|(of, _)| *of == number);
         let told = told.map(|(_, event)| (event.kind, event.to.unwrap())).collect();
@@ -160,9 +161,9 @@ fn a_device_that_has_to_be_reset_leaves_running_at_once() {
     );
     let told = vm.told(1);
     let wanted = [
-        (EventKind::Reset, State::Running),
-        (EventKind::Recovered, State::Running),
-        (EventKind::StateChanged, State::RunningP2p),
+        (What::Reset, State::Running),
+        (What::Recovered, State::Running),
+        (What::StateChanged, State::RunningP2p),
     ];
     assert_eq!(told, wanted);
     // What is left of it goes to RUNNING, and does not run its guest.
@@ -418,7 +419,7 @@ fn a_release_that_has_to_reset_the_device_succeeds_and_is_not_hidden() {
     vm.sides[1].sim.inject(Op::SetState, 1, libc::EIO, Effect::Once);
     vm.saves[1].finish(Ending::Release).unwrap();
     assert_eq!(name(&vm.sides[1]), State::Stop);
-    assert!(vm.told(1).contains(&(EventKind::Reset, State::Running)));
+    assert!(vm.told(1).contains(&(What::Reset, State::Running)));
     let failure = vm.sides[1].device.failure().unwrap().unwrap();
     assert_eq!((failure.outcome, failure.state_after), (Outcome::Reset, Some(State::Stop)));
     assert_eq!((failure.state_before, failure.errno), (Some(State::StopCopy), libc::EIO));

@@ -235,8 +235,7 @@ uint32_t vfiomig_sim_releases(struct vfiomig_sim *sim);
  *    0x10  the digest of its contents, as vfiomig_sim_digest() has it
  *    0x18  violations, as vfiomig_sim_violations() counts them
  *    0x20  address, 0x28 length, 0x30 seed: read and written
- *    0x38  written: a command, which is carried out before the write is answered
- *          read: its result, 0 or an errno
+ *    0x38  written: a command, done before the answer; read: its result, 0 or an errno
  *    0x40  the sum of the numbers that command 2 has read
  *
  *    command 1  writes length bytes (at most 1 MiB) of guest memory: numbers, seed, seed + 1, ...

@@ -263,6 +263,22 @@ pub(super) const DEVICE_GET_HISTORY: Row = Row {
     errors: 0b100000000010100100100,
 };
 
+pub(super) const DEVICE_GET_EVENT_FD: Row = Row {
+    name: "vfiomig_device_get_event_fd",
+    states: 0b1,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b100000000000000110110,
+};
+
+pub(super) const DEVICE_NEXT_EVENT: Row = Row {
+    name: "vfiomig_device_next_event",
+    states: 0b1,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000001000100101100,
+};
+
 pub(super) const IDENTITY_EXPORT: Row = Row {
     name: "vfiomig_identity_export",
     states: 0b0,
@@ -781,6 +797,22 @@ pub(super) const GROUP_GET_HISTORY: Row = Row {
     wrong_state: Code::Inval,
     needs_memory: true,
     errors: 0b100000000010100110100,
+};
+
+pub(super) const GROUP_GET_EVENT_FD: Row = Row {
+    name: "vfiomig_group_get_event_fd",
+    states: 0b111,
+    wrong_state: Code::Inval,
+    needs_memory: true,
+    errors: 0b100000000000000110110,
+};
+
+pub(super) const GROUP_NEXT_EVENT: Row = Row {
+    name: "vfiomig_group_next_event",
+    states: 0b111,
+    wrong_state: Code::Inval,
+    needs_memory: false,
+    errors: 0b100000001000100101100,
 };
 
 pub(super) const GROUP_FREE: Row = Row {

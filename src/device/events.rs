@@ -6,32 +6,13 @@ use std::fmt;
 use crate::error::Outcome;
 use crate::fixups::Fixups;
 use crate::fsm::{Named, State};
-
-/// What happened.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u32)]
-#[non_exhaustive]
-pub enum EventKind {
-    /// The device went from one state to another.
-    StateChanged = 1,
-    /// Recovery from a failed change has ended; the outcome says how.
-    Recovered = 2,
-    /// The device was reset, by the library or behind its back.
-    Reset = 3,
-    /// A save started again because the device was reset: everything sent before is void.
-    SaveRestarted = 4,
-    /// The VMM must redo something before the device runs.
-    FixupsNeeded = 5,
-    /// The source of a load started again: earlier blobs and acknowledgements are void. Comes at
-    /// its place among the blobs.
-    LoadRestarted = 6,
-}
+use crate::history::What;
 
 /// One event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Event {
-    /// What happened.
-    pub kind: EventKind,
+    /// What happened: a change of state, recovery, a reset, a restart or fix-ups.
+    pub kind: What,
     /// State before, if it is known.
     pub from: Option<State>,
     /// State after, if it is known.
@@ -48,12 +29,13 @@ impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (from, to) = (Named(self.from), Named(self.to));
         match self.kind {
-            EventKind::StateChanged => write!(f, "{from} -> {to} in {} ns", self.duration_ns),
-            EventKind::Recovered => write!(f, "recovery: {:?}, now {to}", self.outcome),
-            EventKind::Reset => write!(f, "reset, now {to}"),
-            EventKind::SaveRestarted => write!(f, "the save starts again, now {to}"),
-            EventKind::LoadRestarted => write!(f, "the load starts again, now {to}"),
-            EventKind::FixupsNeeded => write!(f, "fix-ups needed: {}", self.fixups),
+            What::StateChanged => write!(f, "{from} -> {to} in {} ns", self.duration_ns),
+            What::Recovered => write!(f, "recovery: {:?}, now {to}", self.outcome),
+            What::Reset => write!(f, "reset, now {to}"),
+            What::SaveRestarted => write!(f, "the save starts again, now {to}"),
+            What::LoadRestarted => write!(f, "the load starts again, now {to}"),
+            What::FixupsNeeded => write!(f, "fix-ups needed: {}", self.fixups),
+            what => f.write_str(what.name()),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::belief::{Belief, Claim};
 use super::contents::Contents;
-use super::events::{Event, EventKind, EventSink};
+use super::events::{Event, EventSink};
 use super::link::Link;
 use super::probe::{Caps, Probed, Reason};
 use crate::error::{Errno, Error, Failure, Operation, Outcome, Result};
@@ -249,26 +249,17 @@ impl Inner {
     // --- what the VMM is told ----------------------------------------------------------------------
 
     /// Reports an event, and records it.
-    pub(crate) fn emit(&mut self, kind: EventKind, from: Option<State>, outcome: Outcome, ns: u64) {
-        let mut note = Note { from, to: self.state_now(), ..Note::default() };
-        note.what = match kind {
-            EventKind::StateChanged => What::StateChanged,
-            EventKind::Recovered => What::Recovered,
-            EventKind::Reset => What::Reset,
-            EventKind::SaveRestarted => What::SaveRestarted,
-            EventKind::FixupsNeeded => What::FixupsNeeded,
-            EventKind::LoadRestarted => What::LoadRestarted,
-        };
-        match kind {
-            EventKind::StateChanged => note.duration_ns = Some(ns),
-            EventKind::Recovered => note.outcome = Some(outcome),
-            EventKind::FixupsNeeded => {
+    pub(crate) fn emit(&mut self, what: What, from: Option<State>, outcome: Outcome, ns: u64) {
+        let mut note = Note { from, to: self.state_now(), ..Note::of(what) };
+        match what {
+            What::StateChanged => note.duration_ns = Some(ns),
+            What::Recovered => note.outcome = Some(outcome),
+            What::FixupsNeeded => {
                 let _ = write!(note.text, "{}", self.fixups());
             }
             _ => {}
         }
-        self.note(&note);
-        self.report(kind, from, outcome, ns);
+        self.report(note, outcome);
     }
 
     /// The same for a reset, with what it was for.
@@ -279,20 +270,24 @@ impl Inner {
         ns: u64,
         cause: Cause,
     ) {
-        self.note(&Note {
+        let note = Note {
             from,
             to: self.state_now(),
             outcome: Some(outcome),
             duration_ns: (ns > 0).then_some(ns),
             cause: Some(cause),
             ..Note::of(What::Reset)
-        });
-        self.report(EventKind::Reset, from, outcome, ns);
+        };
+        self.report(note, outcome);
     }
 
-    fn report(&mut self, kind: EventKind, from: Option<State>, outcome: Outcome, ns: u64) {
-        let (to, fixups) = (self.state_now(), self.fixups());
-        let event = Event { kind, from, to, outcome, fixups, duration_ns: ns };
+    /// Records an event, and tells the VMM's callback of it.
+    fn report(&mut self, note: Note, outcome: Outcome) {
+        let note = Note { fixups: self.fixups(), ..note };
+        self.note(&note);
+        let Note { what: kind, from, to, fixups, .. } = note;
+        let duration_ns = note.duration_ns.unwrap_or(0);
+        let event = Event { kind, from, to, outcome, fixups, duration_ns };
         log::debug!(target: "vfiomig::device", "{event}");
         if let Some(sink) = &mut self.events {
             sink.call(&event);
@@ -302,7 +297,7 @@ impl Inner {
     /// Records what must be redone before the device runs.
     pub(crate) fn add_fixups(&mut self, fixups: Fixups) {
         self.belief.add_fixups(fixups);
-        self.emit(EventKind::FixupsNeeded, self.state_now(), Outcome::Kept, 0);
+        self.emit(What::FixupsNeeded, self.state_now(), Outcome::Kept, 0);
     }
 
     /// Keeps a failure on the device, so that it outlives the call that returned it, and records it.

@@ -25,7 +25,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub(crate) use belief::Claim;
-pub use events::{Event, EventKind, EventSink};
+pub use events::{Event, EventSink};
 pub use health::Health;
 pub(crate) use inner::Inner;
 pub(crate) use lock::Locked;
@@ -37,7 +37,7 @@ pub use crate::fsm::{Fsm, MigrationFlags, Path, State, Steps};
 pub use crate::identity::{Identity, MAX_VENDOR_DATA, max_text};
 
 use crate::error::{Error, Failure, Result, err, of_another_process};
-use crate::history::{Cause, History, Recorder};
+use crate::history::{self, Cause, History, Recorder};
 use crate::policy;
 use crate::protocol::{self, Protocol};
 use crate::sys;
@@ -220,6 +220,23 @@ impl Device {
             return Err(of_another_process("device"));
         }
         self.shared.recorder().history()
+    }
+
+    /// A descriptor that is readable while [`Device::next_event`] has something to return: see
+    /// [`crate::Group::event_fd`]. It is the device's.
+    pub fn event_fd(&self) -> Result<i32> {
+        if self.is_of_parent() {
+            return Err(of_another_process("device"));
+        }
+        self.recorder().event_fd()
+    }
+
+    /// The oldest event that was not fetched yet: see [`crate::Group::next_event`].
+    pub fn next_event(&self) -> Result<history::Event> {
+        if self.is_of_parent() {
+            return Err(of_another_process("device"));
+        }
+        self.recorder().next_event()
     }
 
     /// Where what happens to the device is recorded.

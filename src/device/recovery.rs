@@ -10,11 +10,10 @@
 use std::fmt;
 use std::time::Instant;
 
-use super::events::EventKind;
 use super::inner::Inner;
 use crate::error::Outcome;
 use crate::fsm::{Named, Path, State};
-use crate::history::Cause;
+use crate::history::{Cause, What};
 use crate::nanoseconds::elapsed_ns;
 use crate::protocol::Changed;
 
@@ -68,7 +67,7 @@ impl Inner {
             }
             Err(_) => Outcome::Lost,
         });
-        self.emit(EventKind::Recovered, Some(from), outcome, 0);
+        self.emit(What::Recovered, Some(from), outcome, 0);
         outcome
     }
 
@@ -95,7 +94,7 @@ impl Inner {
                     return false;
                 }
                 self.belief.is_now_in(target);
-                self.emit(EventKind::StateChanged, Some(found), Outcome::Kept, elapsed_ns(start));
+                self.emit(What::StateChanged, Some(found), Outcome::Kept, elapsed_ns(start));
                 true
             }
             changed @ (Changed::Refused(_) | Changed::Broken(_) | Changed::Reset) => {

@@ -7,12 +7,11 @@
 use std::time::Instant;
 
 use super::belief::Claim;
-use super::events::EventKind;
 use super::inner::Inner;
 use super::recovery::{Recover, describe};
 use crate::error::{Code, Error, Failure, Operation, Outcome, Result, err};
 use crate::fsm::State;
-use crate::history::Cause;
+use crate::history::{Cause, What};
 use crate::nanoseconds::elapsed_ns;
 use crate::protocol::Changed;
 use crate::uapi;
@@ -75,7 +74,7 @@ impl Inner {
         let changed = self.confirm(from, to, path.opens_data, changed, recover);
         if matches!(changed, Changed::Done) {
             if from != to {
-                self.emit(EventKind::StateChanged, Some(from), Outcome::Kept, ns);
+                self.emit(What::StateChanged, Some(from), Outcome::Kept, ns);
             }
             return Ok(ns);
         }

@@ -44,6 +44,17 @@ pub enum Verdict {
     WillNotConverge = 3,
 }
 
+impl Verdict {
+    /// Its name, as in histories.
+    pub fn name(self) -> &'static str {
+        match self {
+            Verdict::GoOn => "go_on",
+            Verdict::SwitchOver => "switch_over",
+            Verdict::WillNotConverge => "will_not_converge",
+        }
+    }
+}
+
 /// Why.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
@@ -72,6 +83,26 @@ pub enum Because {
     DirtyRate = 11,
     /// A device has started its initial data again too often.
     InitialRepeats = 12,
+}
+
+impl Because {
+    /// Its name, as in histories.
+    pub fn name(self) -> &'static str {
+        match self {
+            Because::Fits => "fits",
+            Because::Likely => "likely",
+            Because::AsFarAsKnown => "as_far_as_known",
+            Because::NothingKnown => "nothing_known",
+            Because::InitialNotSent => "initial_not_sent",
+            Because::InitialNotLoaded => "initial_not_loaded",
+            Because::InitialAgain => "initial_again",
+            Because::DataLeft => "data_left",
+            Because::Steps => "steps",
+            Because::StopCopySize => "stop_copy_size",
+            Because::DirtyRate => "dirty_rate",
+            Because::InitialRepeats => "initial_repeats",
+        }
+    }
 }
 
 /// What to do, and why.

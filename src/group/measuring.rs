@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a group measures, and tells its estimate: the one place where it looks at a clock.
 
+use std::fmt::Write as _;
+use std::sync::{Arc, PoisonError};
+
 use super::member::Step;
 use super::options::Role;
 use crate::error::Result;
-use crate::estimate::{self, Estimate, Observation, Phase, Remaining, SharedEstimate};
+use crate::estimate::{self, Decision, Estimate, Observation, Phase, Remaining, SharedEstimate};
+use crate::history::{Note, OfGroup, Recorder, What};
 use crate::session::{Ending, Pending};
 use crate::sync::Mutex;
 use crate::sys::monotonic_ns;
-use std::sync::PoisonError;
 
 /// The estimate of a group, and when its phases began.
 pub(super) struct Measuring {
@@ -32,9 +35,33 @@ impl Moment {
     }
 }
 
+fn note_of(decision: &Decision) -> Note {
+    let Decision { verdict, because, device, prediction } = decision;
+    let of_group =
+        OfGroup::Verdict { verdict: *verdict as u32, because: *because as u32, device: *device };
+    let duration_ns = Some(prediction.total.value);
+    let mut note = Note { duration_ns, of_group, ..Note::of(What::Verdict) };
+    let _ = match device {
+        Some(device) => {
+            write!(note.text, "{}: {}, device {device}", verdict.name(), because.name())
+        }
+        None => write!(note.text, "{}: {}", verdict.name(), because.name()),
+    };
+    note
+}
+
 impl Measuring {
-    pub fn new(role: Role) -> Measuring {
-        let estimate = SharedEstimate::new(Estimate::new());
+    /// Verdicts are recorded when they change.
+    pub fn new(role: Role, recorder: Arc<Recorder>) -> Measuring {
+        let last = Mutex::new(None);
+        let estimate = SharedEstimate::heard(Estimate::new(), move |decision| {
+            let told = (decision.verdict, decision.because, decision.device);
+            // Under the lock, so that the newest one is recorded last.
+            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+            if last.replace(told) != Some(told) {
+                recorder.record(&note_of(decision));
+            }
+        });
         Measuring { estimate, role, phase_began: Mutex::new(0) }
     }
 

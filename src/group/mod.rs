@@ -35,7 +35,7 @@ pub use options::{
 use crate::device::{Device, Reason, ReasonCode, Severity};
 use crate::error::{Failure, Result, err};
 use crate::estimate::SharedEstimate;
-use crate::history::History;
+use crate::history::{Event, History};
 use crate::session::{Ending, LoadOptions, LoadStats, Next, Pending, SaveOptions, SaveStats};
 use crate::sys::random_bytes;
 use frame::tag_of;
@@ -267,6 +267,21 @@ impl Group {
         self.shared.history()
     }
 
+    /// A descriptor that is readable while [`Group::next_event`] has something to return. What happens
+    /// to the group and its devices is queued from the first of these calls on, in memory that there is
+    /// from then on; if nobody fetches it, the oldest events are dropped. It is the group's.
+    pub fn event_fd(&self) -> Result<i32> {
+        let _inside = self.shared.enter()?;
+        self.shared.event_fd()
+    }
+
+    /// The oldest event that was not fetched yet. [`crate::Code::Again`]: there is none. Any thread may
+    /// ask; each event is returned once. Waits for nobody.
+    pub fn next_event(&self) -> Result<Event> {
+        let _inside = self.shared.enter()?;
+        self.shared.next_event()
+    }
+
     /// What went wrong with a device last, if anything did.
     pub fn failure(&self, device: u32) -> Result<Option<Failure>> {
         let _inside = self.shared.enter()?;
@@ -299,6 +314,7 @@ impl Group {
         self.shared.cancel();
         self.shared.close();
         self.shared.end();
+        self.shared.hear_no_more();
     }
 }
 

@@ -16,7 +16,7 @@ use super::options::{GroupOptions, GroupStatus, MAX_DEVICES, Phase, Role, of_dev
 use crate::alloc;
 use crate::device::Device;
 use crate::error::{Error, Result, err, of_another_process};
-use crate::history::{self, History, Note, Recorder, Short, What};
+use crate::history::{self, Event, History, Note, OfGroup, Recorder, Short, What};
 use crate::private::Private;
 use crate::session::{MIN_BUFFER, SaveStatus};
 use crate::sync::{Condvar, Mutex, MutexGuard};
@@ -360,7 +360,8 @@ impl State {
     /// The group goes on to another phase.
     pub fn go_to(&mut self, phase: Phase) {
         if std::mem::replace(&mut self.phase, phase) != phase {
-            self.recorder.record(&Note { text: Short::of(phase.name()), ..Note::of(What::Phase) });
+            let (text, of_group) = (Short::of(phase.name()), OfGroup::Phase(phase as u32));
+            self.recorder.record(&Note { text, of_group, ..Note::of(What::Phase) });
         }
     }
 
@@ -412,7 +413,7 @@ impl Shared {
             closing: false,
         };
         let (state, changed, work) = (Mutex::new(state), Condvar::new(), Condvar::new());
-        let measuring = Measuring::new(options.role);
+        let measuring = Measuring::new(options.role, Arc::clone(&recorder));
         let process = Process::this();
         Shared { options, tag, measuring, process, recorder, state, changed, work }
     }
@@ -530,6 +531,10 @@ impl Shared {
             return Err(err!(Inval, "the device is in the group already"));
         }
         self.measuring.add(number)?;
+        let queue = self.recorder.queue();
+        if let Some(queue) = &queue {
+            queue.make_room(state.members.len() + 1)?;
+        }
         let place = Place {
             member: Arc::new(make(number)?),
             busy: false,
@@ -544,6 +549,9 @@ impl Shared {
             failed: false,
         };
         alloc::push(&mut state.members, place, "no memory for another device of the group")?;
+        if let Some(queue) = queue {
+            device.recorder().join(number, queue);
+        }
         Ok(number)
     }
 
@@ -615,6 +623,33 @@ impl Shared {
         drop(state);
         let devices = (0..).map(Some).zip(devices.iter().map(Arc::as_ref));
         history::merge(std::iter::once((None, self.recorder.as_ref())).chain(devices))
+    }
+
+    /// What is readable while there are events to be fetched, which are queued from now on.
+    pub fn event_fd(&self) -> Result<i32> {
+        // Under the lock, so that no device is added meanwhile.
+        let state = self.lock();
+        if let Some(queue) = self.recorder.queue() {
+            return Ok(queue.fd());
+        }
+        let queue = self.recorder.make_queue(state.members.len())?;
+        for (number, place) in (0..).zip(&state.members) {
+            place.member.device.recorder().join(number, Arc::clone(&queue));
+        }
+        Ok(queue.fd())
+    }
+
+    /// The oldest event that waits to be fetched.
+    pub fn next_event(&self) -> Result<Event> {
+        self.recorder.next_event()
+    }
+
+    /// What happens to the devices from now on is no longer the group's business.
+    pub fn hear_no_more(&self) {
+        let Some(queue) = self.recorder.queue() else { return };
+        for place in &self.lock().members {
+            place.member.device.recorder().leave(&queue);
+        }
     }
 
     // --- steps of all members ----------------------------------------------------------------------

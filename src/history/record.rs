@@ -4,18 +4,20 @@
 use std::fmt::{self, Write};
 
 use crate::error::{Code, Error, Operation, Outcome};
+use crate::fixups::Fixups;
 use crate::fsm::State;
 
 /// The longest text of an event, in bytes.
 const TEXT: usize = 200;
 
 macro_rules! whats {
-    ($($(#[doc = $doc:literal])* $name:ident = $text:literal,)*) => {
+    ($($(#[doc = $doc:literal])* $name:ident = $number:literal, $text:literal;)*) => {
         /// What happened.
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[repr(u32)]
         #[non_exhaustive]
         pub enum What {
-            $($(#[doc = $doc])* $name,)*
+            $($(#[doc = $doc])* $name = $number,)*
         }
 
         impl What {
@@ -32,81 +34,84 @@ macro_rules! whats {
 
 whats! {
     /// The device was opened; `to` is the state that it was in.
-    Opened = "opened",
+    Opened = 7, "opened";
     /// The driver was asked to take the device from one state to another.
-    StateAsked = "state_asked",
+    StateAsked = 8, "state_asked";
     /// The device went from one state to another.
-    StateChanged = "state_changed",
+    StateChanged = 1, "state_changed";
     /// The driver failed at an operation.
-    DriverFailed = "driver_failed",
+    DriverFailed = 9, "driver_failed";
     /// Recovery from a failed change has ended.
-    Recovered = "recovered",
+    Recovered = 2, "recovered";
     /// The device was reset, or a reset failed (`outcome`).
-    Reset = "reset",
+    Reset = 3, "reset";
     /// The VMM must redo something before the device runs.
-    FixupsNeeded = "fixups_needed",
+    FixupsNeeded = 5, "fixups_needed";
     /// A save began.
-    SaveBegan = "save_began",
+    SaveBegan = 10, "save_began";
     /// The first data came from the device in this part of the save; `from` is its state.
-    FirstData = "first_data",
+    FirstData = 11, "first_data";
     /// The running device had nothing more, for the `count`th time.
-    Round = "round",
+    Round = 12, "round";
     /// All initial data of generation `count` was read.
-    InitialSent = "initial_sent",
+    InitialSent = 13, "initial_sent";
     /// The device has started its initial data again: generation `count`.
-    InitialRestarted = "initial_restarted",
+    InitialRestarted = 14, "initial_restarted";
     /// The last data came from the device.
-    LastData = "last_data",
+    LastData = 15, "last_data";
     /// A save started again because the device was reset: everything sent before is void.
-    SaveRestarted = "save_restarted",
+    SaveRestarted = 4, "save_restarted";
     /// A save was released or kept.
-    SaveEnded = "save_ended",
+    SaveEnded = 16, "save_ended";
     /// A load began.
-    LoadBegan = "load_began",
+    LoadBegan = 17, "load_began";
     /// The device has taken all initial data of generation `count`.
-    InitialLoaded = "initial_loaded",
+    InitialLoaded = 18, "initial_loaded";
     /// The source of a load started again: everything loaded before is void.
-    LoadRestarted = "load_restarted",
+    LoadRestarted = 6, "load_restarted";
     /// The whole stream has come.
-    LoadComplete = "load_complete",
+    LoadComplete = 19, "load_complete";
     /// The device has accepted its state.
-    Committed = "committed",
+    Committed = 20, "committed";
     /// A load was given up.
-    LoadAbandoned = "load_abandoned",
+    LoadAbandoned = 21, "load_abandoned";
     /// A load has failed, and lets go of its device.
-    LoadFailed = "load_failed",
+    LoadFailed = 22, "load_failed";
     /// The session was cancelled.
-    Cancelled = "cancelled",
+    Cancelled = 23, "cancelled";
     /// A call returned an error.
-    Error = "error",
+    Error = 24, "error";
     /// The group has gone on to another phase.
-    Phase = "phase",
+    Phase = 25, "phase";
+    /// An estimate was asked, and says something else than before.
+    Verdict = 26, "verdict";
 }
 
 /// Why a device was reset.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
 #[non_exhaustive]
 pub enum Cause {
     /// The VMM asked for it.
-    Asked,
+    Asked = 1,
     /// The VMM said that something else has done it.
-    Told,
+    Told = 2,
     /// The device was found in RUNNING without having been asked.
-    Found,
+    Found = 3,
     /// Nothing else brought it back after a failed change.
-    Recovery,
+    Recovery = 4,
     /// An earlier owner, or an earlier failure, has left it where only a reset helps.
-    LeftBehind,
+    LeftBehind = 5,
     /// The source of a load started again.
-    SourceRestarted,
+    SourceRestarted = 6,
     /// The load has failed.
-    LoadFailed,
+    LoadFailed = 7,
     /// The load was given up.
-    LoadAbandoned,
+    LoadAbandoned = 8,
     /// There was no other way to where the save's end was to take it.
-    Ending,
+    Ending = 9,
     /// Its last handle was freed, and a session had been left open or a reset had failed.
-    LetGo,
+    LetGo = 10,
 }
 
 impl Cause {
@@ -125,6 +130,25 @@ impl Cause {
             Cause::LetGo => "let_go",
         }
     }
+}
+
+/// What the group has to say; the numbers are its own, and the estimate's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OfGroup {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// It has gone on to this phase.
+    Phase(u32),
+    /// What is to be done about the switchover.
+    Verdict {
+        /// What.
+        verdict: u32,
+        /// Why.
+        because: u32,
+        /// The device that is the reason; `None`: all of them.
+        device: Option<u32>,
+    },
 }
 
 /// What is said of an event; what does not apply is `None`.
@@ -152,6 +176,10 @@ pub struct Note {
     pub bytes: Option<u64>,
     /// A round, a generation of initial data, a restart.
     pub count: Option<u64>,
+    /// What the VMM must redo before the device runs.
+    pub fixups: Fixups,
+    /// What the group has to say.
+    pub of_group: OfGroup,
     /// For people.
     pub text: Short,
 }
@@ -177,6 +205,8 @@ impl Note {
             duration_ns: None,
             bytes: None,
             count: None,
+            fixups: Fixups::default(),
+            of_group: OfGroup::Nothing,
             text: Short::default(),
         }
     }
@@ -222,7 +252,7 @@ impl Note {
     /// Whether this says no more than that `earlier` has happened again, or gone on.
     fn repeats(&self, earlier: &Note) -> bool {
         match self.what {
-            What::Round => earlier.what == What::Round,
+            What::Round | What::Verdict => earlier.what == self.what,
             What::Error | What::DriverFailed => self == earlier,
             _ => false,
         }

@@ -2,12 +2,13 @@
 //! The ring of the last events, and how it is read.
 
 use std::fmt;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
+use super::queue::{Event, Listeners, Queue};
 use super::record::{About, Entry, History, Note, Record, Short, What};
 use super::show::{self, Format};
 use crate::alloc;
-use crate::error::Result;
+use crate::error::{Result, err};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 use crate::sys::{Process, monotonic_ns};
@@ -41,6 +42,7 @@ struct Ring {
     sessions: u64,
     /// The session that has begun and has neither ended nor been cancelled, counted from 1.
     open: Option<u64>,
+    listeners: Listeners,
 }
 
 impl Recorder {
@@ -107,8 +109,49 @@ impl Recorder {
         }
         self.cancelled.fetch_max(session, Ordering::Relaxed);
         if let Ok(mut ring) = self.ring.try_lock() {
-            ring.cancel(self.cancelled.swap(0, Ordering::Relaxed));
+            if ring.listeners.are_free() {
+                ring.cancel(self.cancelled.swap(0, Ordering::Relaxed));
+            }
         }
+    }
+
+    /// The queue that is told of what happens from now on, if it was asked for.
+    pub fn queue(&self) -> Option<Arc<Queue>> {
+        self.lock().listeners.own(None).cloned()
+    }
+
+    /// The same, made if there is none yet.
+    pub fn make_queue(&self, devices: usize) -> Result<Arc<Queue>> {
+        if let Some(queue) = self.queue() {
+            return Ok(queue);
+        }
+        // Without the lock: this takes system calls.
+        let made = Queue::new(devices)?;
+        let mut ring = self.lock();
+        ring.listeners.own(Some(made)).cloned().ok_or_else(|| err!(NoMem, "no queue for events"))
+    }
+
+    /// What is readable while there are events to be fetched, which are queued from now on.
+    pub fn event_fd(&self) -> Result<i32> {
+        Ok(self.make_queue(1)?.fd())
+    }
+
+    /// The oldest event that waits to be fetched.
+    pub fn next_event(&self) -> Result<Event> {
+        let Some(queue) = self.queue() else {
+            return Err(err!(NoData, "no events are queued before their descriptor was asked for"));
+        };
+        queue.next().ok_or_else(|| err!(Again, "there is no event"))
+    }
+
+    /// The device is in a group now, as the one with this number: its queue is told as well.
+    pub fn join(&self, number: u32, queue: Arc<Queue>) {
+        self.lock().listeners.join(number, queue);
+    }
+
+    /// It no longer is.
+    pub fn leave(&self, queue: &Arc<Queue>) {
+        self.lock().listeners.leave(queue);
     }
 
     /// What is kept, from the oldest event to the newest.
@@ -173,6 +216,7 @@ impl Ring {
         {
             self.open = None;
         }
+        self.listeners.tell(at_ns, note);
         if self.last().is_some_and(|last| last.absorb(at_ns, note)) {
             return;
         }

@@ -3,6 +3,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::error::{Code, Operation, Outcome, err};
+use crate::fixups::Fixups;
 use crate::fsm::State;
 
 fn recorder() -> Recorder {
@@ -31,6 +32,8 @@ fn longest(text: &str) -> Note {
         duration_ns: Some(u64::MAX),
         bytes: Some(u64::MAX),
         count: Some(u64::MAX),
+        fixups: Fixups::all(),
+        of_group: OfGroup::Phase(1),
         text: Short::of(text),
     }
 }
@@ -289,4 +292,133 @@ proptest! {
             prop_assert_eq!(told, format!("{}{dots}", kept.as_str()));
         }
     }
+}
+
+// --- queues --------------------------------------------------------------------------------------
+
+use std::sync::Arc;
+
+fn readable(recorder: &Recorder) -> bool {
+    recorder.queue().unwrap().rings()
+}
+
+fn fetched(recorder: &Recorder) -> Vec<Event> {
+    std::iter::from_fn(|| recorder.next_event().ok()).collect()
+}
+
+#[test]
+#[cfg_attr(miri, ignore)]
+fn events_wait_from_when_they_were_asked_for_and_the_descriptor_says_so() {
+    let recorder = recorder();
+    recorder.record(&numbered(1));
+    assert_eq!(recorder.next_event().unwrap_err().code(), Code::NoData);
+    let fd = recorder.event_fd().unwrap();
+    assert_eq!(recorder.event_fd().unwrap(), fd);
+    assert!(!readable(&recorder));
+    assert_eq!(recorder.next_event().unwrap_err().code(), Code::Again);
+    recorder.record(&numbered(2));
+    recorder.record(&numbered(3));
+    for count in [2, 3] {
+        assert!(readable(&recorder));
+        let event = recorder.next_event().unwrap();
+        assert_eq!((event.entry.record.note, event.lost), (numbered(count), 0));
+        assert_eq!(event.entry.device, None);
+    }
+    assert!(!readable(&recorder));
+    recorder.record(&numbered(4));
+    assert!(readable(&recorder));
+}
+
+#[test]
+#[cfg_attr(miri, ignore)]
+fn if_nobody_comes_the_oldest_are_dropped_and_counted_without_more_memory() {
+    const MOST: u64 = 96;
+    let recorder = recorder();
+    recorder.event_fd().unwrap();
+    for count in 0..1000 {
+        recorder.record(&numbered(count));
+    }
+    let events = fetched(&recorder);
+    let counts: Vec<_> = events.iter().map(|event| event.entry.record.note.count).collect();
+    assert_eq!(counts, (1000 - MOST..1000).map(Some).collect::<Vec<_>>());
+    let lost: Vec<_> = events.iter().map(|event| event.lost).collect();
+    assert_eq!(lost[0], 1000 - MOST);
+    assert!(lost[1..].iter().all(|lost| *lost == 0));
+    assert!(!readable(&recorder));
+    // What was lost is told once.
+    recorder.record(&numbered(7));
+    assert_eq!(recorder.next_event().unwrap().lost, 0);
+}
+
+#[test]
+#[cfg_attr(miri, ignore)]
+fn what_repeats_waits_once_for_each_device() {
+    let group = Recorder::new("", "");
+    let queue = group.make_queue(2).unwrap();
+    let devices = [recorder(), recorder()];
+    for (number, device) in (0..).zip(&devices) {
+        device.join(number, Arc::clone(&queue));
+    }
+    let round = |count| Note { count: Some(count), ..Note::of(What::Round) };
+    for count in 1..=500 {
+        devices.iter().for_each(|device| device.record(&round(count)));
+        group.record(&Note { count: Some(count), ..Note::of(What::Verdict) });
+    }
+    let told = |event: &Event| {
+        let record = &event.entry.record;
+        (event.entry.device, record.note.what, record.note.count, record.times)
+    };
+    let events = fetched(&group);
+    let wanted = [
+        (Some(0), What::Round, Some(500), 500),
+        (Some(1), What::Round, Some(500), 500),
+        (None, What::Verdict, Some(500), 500),
+    ];
+    assert_eq!(events.iter().map(told).collect::<Vec<_>>(), wanted);
+    // What was fetched is over.
+    devices[1].record(&round(501));
+    assert_eq!(
+        fetched(&group).iter().map(told).collect::<Vec<_>>(),
+        [(Some(1), What::Round, Some(501), 1)]
+    );
+}
+
+#[test]
+#[cfg_attr(miri, ignore)]
+fn a_device_is_heard_by_itself_and_by_the_group_that_it_joined_last() {
+    let device = recorder();
+    device.event_fd().unwrap();
+    let groups = [Recorder::new("", ""), Recorder::new("", "")];
+    let queues = groups.each_ref().map(|group| group.make_queue(1).unwrap());
+    device.join(3, Arc::clone(&queues[0]));
+    device.record(&numbered(1));
+    device.join(4, Arc::clone(&queues[1]));
+    // The first group ends late.
+    device.leave(&queues[0]);
+    device.record(&numbered(2));
+    device.leave(&queues[1]);
+    device.record(&numbered(3));
+    let heard = |recorder: &Recorder| -> Vec<(Option<u32>, u64)> {
+        let events = fetched(recorder);
+        let of = |event: &Event| (event.entry.device, event.entry.record.note.count.unwrap());
+        events.iter().map(of).collect()
+    };
+    assert_eq!(heard(&device), [(None, 1), (None, 2), (None, 3)]);
+    assert_eq!(heard(&groups[0]), [(Some(3), 1)]);
+    assert_eq!(heard(&groups[1]), [(Some(4), 2)]);
+}
+
+#[test]
+#[cfg_attr(miri, ignore)]
+fn a_cancellation_waits_for_nobody_who_fetches_events() {
+    let recorder = recorder();
+    let queue = recorder.make_queue(1).unwrap();
+    let session = recorder.begin(&Note::of(What::SaveBegan));
+    let fetches = queue.hold();
+    recorder.cancelled(session);
+    drop(fetches);
+    // Whoever records next tells it.
+    recorder.record(&numbered(1));
+    let whats: Vec<_> = fetched(&recorder).iter().map(|e| e.entry.record.note.what).collect();
+    assert_eq!(whats, [What::SaveBegan, What::Cancelled, What::InitialSent]);
 }

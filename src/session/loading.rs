@@ -11,7 +11,7 @@ use super::guarding::{Guarding, Guards};
 use super::progress::{Pace, Progress};
 use super::stats::{AtomicLoadStats, add, set};
 use crate::cancel::{Cancel, Why};
-use crate::device::{Claim, Device, EventKind, Fixups, Inner, Locked, Recover, describe};
+use crate::device::{Claim, Device, Fixups, Inner, Locked, Recover, describe};
 use crate::error::{Code, Errno, Error, Failure, Operation, Outcome, Result, err};
 use crate::fsm::State;
 use crate::history::{Cause, Note, What};
@@ -188,7 +188,7 @@ impl Loading {
         enter_resuming(inner)?;
         self.epoch.store(inner.epoch(), Ordering::Relaxed);
         self.guards.ask(Guarding::restart)?;
-        inner.emit(EventKind::LoadRestarted, None, Outcome::Reset, 0);
+        inner.emit(What::LoadRestarted, None, Outcome::Reset, 0);
         Ok(())
     }
 

@@ -13,9 +13,10 @@ use super::initial::Initial;
 use super::options::SaveOptions;
 use super::stats::{AtomicSaveStats, add};
 use crate::cancel::Cancel;
-use crate::device::{Claim, EventKind, Inner, Recover};
+use crate::device::{Claim, Inner, Recover};
 use crate::error::{Code, Error, Failure, Operation, Outcome, Result, err};
 use crate::fsm::State;
+use crate::history::What;
 use crate::nanoseconds::elapsed_ns;
 use crate::protocol::NoMore;
 use crate::stream::Room;
@@ -328,7 +329,7 @@ impl Reading {
                 self.opened(inner)?;
             }
         }
-        inner.emit(EventKind::SaveRestarted, None, Outcome::Reset, 0);
+        inner.emit(What::SaveRestarted, None, Outcome::Reset, 0);
         Ok(self.restarts)
     }
 

@@ -9,6 +9,7 @@
 
 #![allow(unsafe_code)]
 
+mod bell;
 mod bitmap;
 mod bits;
 mod channel;
@@ -32,6 +33,7 @@ pub(crate) mod type1;
 pub mod uapi;
 mod watch;
 
+pub(crate) use bell::Bell;
 pub use bitmap::{Bitmap, BitmapBuffer};
 pub(crate) use bits::{count, drain};
 pub(crate) use channel::{Channel, OwnedChannel, TERMINAL};

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Waiting for many descriptors at once, in a way that another thread can end.
 
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use super::Errno;
-use super::fd::{read, write};
+use super::bell::Bell;
 use super::retry::once;
 
 /// How many descriptors one wait may find ready; the next one finds the rest.
@@ -24,28 +24,22 @@ pub(crate) struct Ready {
 /// What is watched. It is readable itself while there is something to be told.
 pub(crate) struct Watch {
     epoll: OwnedFd,
-    bell: OwnedFd,
-}
-
-/// Owns what a system call has returned.
-fn owned(ret: i32) -> Result<OwnedFd, Errno> {
-    once(ret as isize)?;
-    // SAFETY: the kernel has just made it for this process, and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(ret) })
+    bell: Bell,
 }
 
 impl Watch {
     pub fn new() -> Result<Watch, Errno> {
-        // SAFETY: both take numbers.
-        let epoll = owned(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
-        // SAFETY: as above.
-        let bell = owned(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
-        let watch = Watch { epoll, bell };
-        watch.control(&watch.bell, libc::EPOLLIN, BELL)?;
+        // SAFETY: it takes a number.
+        let ret = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+        once(ret as isize)?;
+        // SAFETY: the kernel has just made it for this process, and nobody else knows it.
+        let epoll = unsafe { OwnedFd::from_raw_fd(ret) };
+        let watch = Watch { epoll, bell: Bell::new()? };
+        watch.control(watch.bell.as_fd(), libc::EPOLLIN, BELL)?;
         Ok(watch)
     }
 
-    fn control(&self, fd: &impl AsRawFd, events: i32, number: u64) -> Result<(), Errno> {
+    fn control(&self, fd: BorrowedFd<'_>, events: i32, number: u64) -> Result<(), Errno> {
         let mut event = libc::epoll_event { events: events as u32, u64: number };
         let (epoll, fd) = (self.epoll.as_raw_fd(), fd.as_raw_fd());
         // SAFETY: the structure is there for the call.
@@ -56,7 +50,7 @@ impl Watch {
     /// Watches one more. What has become possible on it is told once, until it was tried in vain.
     pub fn add(&self, fd: BorrowedFd<'_>, number: u32) -> Result<(), Errno> {
         let events = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
-        self.control(&fd, events, u64::from(number))
+        self.control(fd, events, u64::from(number))
     }
 
     /// Waits until something has become possible, somebody rings, or the time is up. May return
@@ -71,7 +65,7 @@ impl Watch {
         for event in events.iter().take(usize::try_from(ret).unwrap_or(0)) {
             let (bits, number) = (event.events as i32, event.u64);
             let Ok(number) = u32::try_from(number) else {
-                let _ = read(self.bell_fd(), &mut [0; 8]);
+                self.bell.hush();
                 continue;
             };
             let over = bits & (libc::EPOLLERR | libc::EPOLLHUP) != 0;
@@ -83,11 +77,7 @@ impl Watch {
 
     /// Ends a wait, or the next one.
     pub fn ring(&self) {
-        let _ = write(self.bell_fd(), &1_u64.to_ne_bytes());
-    }
-
-    fn bell_fd(&self) -> BorrowedFd<'_> {
-        std::os::fd::AsFd::as_fd(&self.bell)
+        self.bell.ring();
     }
 
     /// What can be polled in place of waiting here.
@@ -100,7 +90,6 @@ impl Watch {
 mod tests {
     use super::*;
     use std::io::{Read, Write};
-    use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
     use std::time::Instant;
 

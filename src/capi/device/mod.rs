@@ -278,6 +278,33 @@ pub unsafe extern "C" fn vfiomig_device_get_failure(
     })
 }
 
+/// Returns a file descriptor that can be polled for reading: it is readable while
+/// vfiomig_device_next_event() has something to return. Events are queued from the first call on, in memory
+/// that is there from then on. vfiomig_group_get_event_fd() does the same for all devices of a group. The
+/// descriptor is the device's: do not close it, or read from it, and poll it no more once the device's
+/// handles and sessions are freed. Does not wait for a call on the device.
+#[unsafe(no_mangle)]
+pub extern "C" fn vfiomig_device_get_event_fd(device: *mut vfiomig_device) -> c_int {
+    with_shared_copy(&table::DEVICE_GET_EVENT_FD, device, |recorder: Arc<Recorder>| {
+        recorder.event_fd()
+    })
+}
+
+/// Returns the oldest event of a device that was not returned yet: see vfiomig_group_next_event(). The queue
+/// holds 96. Does not wait for a call on the device, and needs no memory.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfiomig_device_next_event(
+    device: *mut vfiomig_device,
+    event: *mut vfiomig_event,
+) -> c_int {
+    with_shared_copy(&table::DEVICE_NEXT_EVENT, device, |recorder: Arc<Recorder>| {
+        // SAFETY: vfiomig.h: NULL, or a writable structure of the size that it claims.
+        let out = unsafe { SizedOut::new(event, "event") }?;
+        out.fill(&(&recorder.next_event()?).into());
+        Ok(())
+    })
+}
+
 /// Writes what happened to a device last into buf: a line that says whose history it is, and a line for
 /// each event, the oldest first, as text (VFIOMIG_HISTORY_TEXT) or as JSON objects (VFIOMIG_HISTORY_JSON).
 /// A NUL ends it; *len is its length without that. Of the last 64 events, as many of the newest are

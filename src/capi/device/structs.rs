@@ -9,11 +9,13 @@ use super::constants::*;
 use crate::alloc;
 use crate::capi::args::{bytes, path};
 use crate::capi::callbacks::{Opaque, vfiomig_release_fn};
+use crate::capi::error::{VFIOMIG_OP_NONE, VFIOMIG_OUTCOME_KEPT};
 use crate::capi::fsm::raw;
 use crate::capi::numbers::flag;
 use crate::capi::sized::sized32;
 use crate::device::{Caps, DeviceOptions, Event, EventSink, Identity, MAX_VENDOR_DATA, Reason};
-use crate::error::{Result, err};
+use crate::error::{Code, Result, err};
+use crate::history::{self, OfGroup, Short, What};
 use crate::transport::put_fixed_text;
 
 /// One VFIO device. A handle, not memory: only the library's functions can use it.
@@ -55,21 +57,51 @@ pub struct vfiomig_device_options {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct vfiomig_event {
-    /// The size of this structure in the library.
+    /// VFIOMIG_EVENT_INIT sets it. In a callback: the size of this structure in the library.
     pub struct_size: u32,
-    /// VFIOMIG_EVENT_*.
+    /// VFIOMIG_EVENT_*. More may come.
     pub kind: u32,
     /// The state before, or VFIOMIG_STATE_UNKNOWN.
     pub from: u32,
     /// The state after, or VFIOMIG_STATE_UNKNOWN. Another change may follow in the same call:
     /// after a reset, for example, from RUNNING to RUNNING_P2P.
     pub to: u32,
-    /// VFIOMIG_OUTCOME_*.
+    /// VFIOMIG_OUTCOME_*: what recovery or a reset left behind.
     pub outcome: u32,
     /// Bitwise OR of VFIOMIG_FIXUP_*: what the VMM must redo before the device runs.
     pub fixups: u32,
-    /// How long the change took, in nanoseconds.
+    /// How long the change took, in nanoseconds; of VFIOMIG_EVENT_VERDICT, the downtime that is expected.
     pub duration_ns: u64,
+    /// When it happened, on CLOCK_MONOTONIC, in nanoseconds; if it was repeated, the last time. 0 in
+    /// callbacks, as are all members that follow.
+    pub at_ns: u64,
+    /// How many events were dropped before this one, since the one that was returned before it.
+    pub lost: u64,
+    /// How often it happened in a row.
+    pub times: u64,
+    /// The device's data so far, in bytes; in errors of a load's stream, bytes of the stream.
+    pub bytes: u64,
+    /// A round, a generation of initial data, a restart.
+    pub count: u64,
+    /// The device's number in the group, or VFIOMIG_EVENT_NO_DEVICE. Of VFIOMIG_EVENT_VERDICT, the device
+    /// that is the reason; VFIOMIG_EVENT_NO_DEVICE: all.
+    pub device: u32,
+    /// Of an error: what the call returned, -errno.
+    pub code: i32,
+    /// VFIOMIG_OP_*: what failed.
+    pub operation: u32,
+    /// The errno that the kernel or a callback gave.
+    pub os_errno: i32,
+    /// VFIOMIG_CAUSE_*: why the device was reset.
+    pub cause: u32,
+    /// VFIOMIG_GROUP_PHASE_*: of VFIOMIG_EVENT_PHASE, the phase that begins.
+    pub phase: u32,
+    /// VFIOMIG_VERDICT_*: of VFIOMIG_EVENT_VERDICT, what to do.
+    pub verdict: u32,
+    /// VFIOMIG_BECAUSE_*: why.
+    pub because: u32,
+    /// For people, in printable ASCII; a long one is cut and ends in "...".
+    pub text: [c_char; 208],
 }
 
 /// What a device can do.
@@ -112,7 +144,7 @@ sized32!(
     vfiomig_device_ops since device_info,
     vfiomig_identity since driver_srcversion,
     vfiomig_device_options,
-    vfiomig_event,
+    vfiomig_event since at_ns,
     vfiomig_caps,
     vfiomig_reason,
 );
@@ -159,17 +191,92 @@ impl vfiomig_device_options {
     }
 }
 
+impl vfiomig_event {
+    /// One of which no more is known than what it was.
+    fn of(kind: What) -> Self {
+        vfiomig_event {
+            struct_size: size_of::<Self>() as u32,
+            kind: kind as u32,
+            from: raw(None),
+            to: raw(None),
+            outcome: VFIOMIG_OUTCOME_KEPT,
+            fixups: 0,
+            duration_ns: 0,
+            at_ns: 0,
+            lost: 0,
+            times: 0,
+            bytes: 0,
+            count: 0,
+            device: 0,
+            code: 0,
+            operation: VFIOMIG_OP_NONE,
+            os_errno: 0,
+            cause: 0,
+            phase: 0,
+            verdict: 0,
+            because: 0,
+            text: [0; 208],
+        }
+    }
+}
+
 impl From<&Event> for vfiomig_event {
     fn from(event: &Event) -> Self {
         vfiomig_event {
-            struct_size: size_of::<Self>() as u32,
-            kind: event.kind as u32,
             from: raw(event.from),
             to: raw(event.to),
             outcome: event.outcome as u32,
             fixups: event.fixups.bits(),
             duration_ns: event.duration_ns,
+            ..Self::of(event.kind)
         }
+    }
+}
+
+impl From<&history::Event> for vfiomig_event {
+    fn from(event: &history::Event) -> Self {
+        let record = &event.entry.record;
+        let note = &record.note;
+        let mut out = vfiomig_event {
+            from: raw(note.from),
+            to: raw(note.to),
+            outcome: note.outcome.map_or(VFIOMIG_OUTCOME_KEPT, |outcome| outcome as u32),
+            fixups: note.fixups.bits(),
+            duration_ns: note.duration_ns.unwrap_or(0),
+            at_ns: record.at_ns,
+            lost: event.lost,
+            times: record.times,
+            bytes: note.bytes.unwrap_or(0),
+            count: note.count.unwrap_or(0),
+            device: event.entry.device.unwrap_or(VFIOMIG_EVENT_NO_DEVICE),
+            code: note.code.map_or(0, Code::to_ret),
+            operation: note.operation as u32,
+            os_errno: note.errno,
+            cause: note.cause.map_or(0, |cause| cause as u32),
+            ..Self::of(note.what)
+        };
+        match note.of_group {
+            OfGroup::Nothing => {}
+            OfGroup::Phase(phase) => out.phase = phase,
+            OfGroup::Verdict { verdict, because, device } => {
+                (out.verdict, out.because) = (verdict, because);
+                out.device = device.unwrap_or(VFIOMIG_EVENT_NO_DEVICE);
+            }
+        }
+        put_plain_text(&mut out.text, &note.text);
+        out
+    }
+}
+
+/// What may have come from outside, so that it can be shown anywhere. There is room for any.
+fn put_plain_text(field: &mut [c_char], text: &Short) {
+    let plain = text.as_str().chars().map(|c| match c {
+        ' '..='~' => c as u8,
+        _ => b'?',
+    });
+    let end = if text.is_cut() { "..." } else { "" };
+    for (to, from) in field.iter_mut().zip(plain.chain(end.bytes())) {
+        *to = from as c_char;
     }
 }
 

@@ -139,7 +139,7 @@ pub unsafe extern "C" fn vfiomig_estimate_decide(
     flags: u32,
     decision: *mut vfiomig_decision,
 ) -> c_int {
-    with(&table::ESTIMATE_DECIDE, estimate, |estimate| {
+    with_shared_copy(&table::ESTIMATE_DECIDE, estimate, |estimate: SharedEstimate| {
         if flags & !VFIOMIG_DECIDE_WITHOUT_INITIAL != 0 {
             return Err(err!(Inval, "unknown flags for a decision: {flags:#x}"));
         }

@@ -12,7 +12,7 @@ pub use constants::*;
 pub use structs::*;
 
 use super::args::{Out, bytes, bytes_if_any, bytes_mut};
-use super::device::{to_format, vfiomig_device, vfiomig_reason};
+use super::device::{to_format, vfiomig_device, vfiomig_event, vfiomig_reason};
 use super::entry::{check_state, free, guarded, guarded_owner, publish, with_shared_copy};
 use super::error::vfiomig_failure;
 use super::estimate::{self, vfiomig_estimate};
@@ -547,6 +547,37 @@ pub unsafe extern "C" fn vfiomig_group_get_history(
         // SAFETY: vfiomig.h: NULL, or `cap` writable bytes; NULL, or memory for a number.
         let (buf, len) = unsafe { (bytes_mut(buf, cap, "buf")?, Out::new(len, "len")?) };
         len.write(group.history()?.write(to_format(format)?, buf)?);
+        Ok(())
+    })
+}
+
+/// Returns a file descriptor that can be polled for reading: it is readable while
+/// vfiomig_group_next_event() has something to return, for a VMM's event loop. What happens to the group and
+/// its devices is queued from the first call on, in memory that is there from then on: for 64 events, and 32
+/// for each device. So call it right after vfiomig_group_new(). The descriptor is the group's: do not close
+/// it, or read from it, and poll it no more once the group is freed.
+#[unsafe(no_mangle)]
+pub extern "C" fn vfiomig_group_get_event_fd(group: *mut vfiomig_group) -> c_int {
+    with(&table::GROUP_GET_EVENT_FD, group, Group::event_fd)
+}
+
+/// Returns the oldest event of the group and its devices that was not returned yet: changes of state and of
+/// the group's phase, initial data loaded, rounds, ends of streams, errors, resets, and what the group's
+/// estimate says when vfiomig_estimate_decide() is called and that is new. docs/events.md has the list.
+/// -EAGAIN: there is none.
+///
+/// Any thread may call it, also in callbacks; each event is returned once. It waits for nobody and needs no
+/// memory. If nobody calls it, the oldest events are dropped, and the next one that is returned says how
+/// many. Rounds, verdicts and equal errors that follow each other take one place until they are returned.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfiomig_group_next_event(
+    group: *mut vfiomig_group,
+    event: *mut vfiomig_event,
+) -> c_int {
+    with(&table::GROUP_NEXT_EVENT, group, |group| {
+        // SAFETY: vfiomig.h: NULL, or a writable structure of the size that it claims.
+        let out = unsafe { SizedOut::new(event, "event") }?;
+        out.fill(&(&group.next_event()?).into());
         Ok(())
     })
 }
