@@ -10,7 +10,7 @@ use crate::error::Errno;
 use crate::fsm::State;
 use crate::identity::protocol;
 use crate::protocol::{Changed, Estimates, Got, Patience, Protocol, WriteFailed};
-use crate::transport::{Direction, DmaLog, Transport};
+use crate::transport::{Direction, Dma, DmaLog, Transport};
 
 /// How long a reset is retried while something else holds the device's lock: error recovery and a
 /// neighbour's resets take tens to hundreds of milliseconds.
@@ -144,5 +144,10 @@ impl Link {
     /// The DMA log, to be used in turn with everything else.
     pub fn dma_log_in_turn(&mut self) -> Option<&mut dyn DmaLog> {
         self.transport.dma_log_in_turn()
+    }
+
+    /// The guest's memory as the device has it.
+    pub fn dma(&mut self) -> Option<&mut dyn Dma> {
+        self.transport.dma()
     }
 }

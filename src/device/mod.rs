@@ -8,6 +8,7 @@
 mod belief;
 mod contents;
 mod data;
+mod dma;
 mod dma_log;
 mod events;
 mod health;

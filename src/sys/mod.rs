@@ -27,6 +27,7 @@ mod quiet;
 mod region;
 mod reserve;
 mod retry;
+pub(crate) mod socket;
 mod span;
 mod system;
 pub(crate) mod type1;

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How a device is reached: the kernel's file descriptor, or a table of C callbacks.
+//! How a device is reached: the kernel's file descriptor, a table of C callbacks, or a vfio-user server.
 //!
 //! A transport moves requests and bytes and interprets nothing: errnos are returned as they are,
 //! and the layers above check every number. Of the files here only `ops` has `unsafe` in it: it
 //! calls C's callbacks.
 
 mod dirty;
+mod dma;
 mod iommufd;
 mod kernel;
 mod ops;
@@ -13,11 +14,13 @@ mod region;
 mod streams;
 mod table;
 mod type1;
+mod vfio_user;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use dirty::{DmaLog, Hwpt, PageSizes, Type1, Type1Info};
+pub use dma::{Dma, DmaAccess, DmaRange, GuestMemory};
 pub use iommufd::KernelHwpt;
 pub use kernel::KernelTransport;
 pub use ops::OpsTransport;
@@ -27,6 +30,7 @@ pub(crate) use table::put_fixed_text;
 pub use table::{vfiomig_device_ops, vfiomig_identity, vfiomig_precopy_info, vfiomig_release_fn};
 
 pub use type1::KernelType1;
+pub use vfio_user::{Requests, VfioUserOptions, VfioUserTransport, command};
 
 use crate::error::Errno;
 use crate::flags::flags;
@@ -176,6 +180,11 @@ pub trait Transport: Send {
 
     /// The device's DMA logging, if it is used in turn with everything else.
     fn dma_log_in_turn(&mut self) -> Option<&mut dyn DmaLog> {
+        None
+    }
+
+    /// The guest's memory as the device has it, if it must be told of it.
+    fn dma(&mut self) -> Option<&mut dyn Dma> {
         None
     }
 
