@@ -73,6 +73,62 @@ static void no_state_of_another_protocol(void)
     }
 }
 
+/* A driver that relies on the order of the protocol's letter. */
+static void the_order_of_the_letter_is_an_option(void)
+{
+    struct vfiomig_sim_options o = older_options(VFIOMIG_PROTOCOL_RFC);
+    struct vfiomig_save_options options = VFIOMIG_SAVE_OPTIONS_INIT;
+    struct bytes stream = { NULL, 0, 0 };
+    struct vfiomig_save *save;
+    struct vfiomig_load *load;
+    o.quirks = VFIOMIG_SIM_FULL_BEFORE_LOGGING;
+    struct rig from = rig_new(&o, NULL), to = rig_target(&o);
+    OK(vfiomig_save_begin(from.dev, NULL, &save));
+    EQ(read_until(save, &stream, 10000, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
+    OK(vfiomig_save_stop(save));
+    EQ(read_until(save, &stream, 10000, VFIOMIG_NEXT_END), -EIO);
+    OK(vfiomig_save_finish(save, VFIOMIG_ENDING_KEEP));
+    vfiomig_save_free(save);
+    bytes_free(&stream);
+    options.flags = VFIOMIG_SAVE_FULL_BEFORE_LOGGING;
+    save = save_all(from.dev, &options, 10000, &stream);
+    OK(vfiomig_save_finish(save, VFIOMIG_ENDING_RELEASE));
+    OK(vfiomig_load_begin(to.dev, NULL, &load));
+    arrives(&from, &to, save, load, &stream);
+}
+
+/* The RFC's bitmap is a log like any other. */
+static void pages_that_it_wrote_to_are_dirty(void)
+{
+    struct vfiomig_sim_options o = older_options(VFIOMIG_PROTOCOL_RFC);
+    struct vfiomig_memory_ops ops = VFIOMIG_MEMORY_OPS_INIT;
+    struct vfiomig_mapping mapping = VFIOMIG_MAPPING_INIT;
+    struct vfiomig_dirty_writer writer = VFIOMIG_DIRTY_WRITER_INIT;
+    struct vfiomig_dirty_writer_stats stats = VFIOMIG_DIRTY_WRITER_STATS_INIT;
+    struct vfiomig_dirty *dirty;
+    struct rig rig = rig_new(&o, NULL);
+    uint64_t bitmap[2] = { 0, 0 };
+    uint32_t number;
+    mapping.iova = 1 << 20;
+    mapping.size = 128 * 4096;
+    writer.flags = VFIOMIG_WRITER_DEVICE_LOG;
+    writer.device = rig.dev;
+    OK(vfiomig_dirty_new(&ops, NULL, NULL, &dirty));
+    OK(vfiomig_dirty_map(dirty, &mapping));
+    OK(vfiomig_dirty_add_writer(dirty, &writer, &number));
+    OK(vfiomig_dirty_start(dirty));
+    OK(vfiomig_dirty_get_writer_stats(dirty, number, &stats));
+    EQ(stats.tracker, VFIOMIG_TRACKER_DEVICE_LOG);
+    EQ(vfiomig_sim_state(rig.sim), VFIOMIG_STATE_PRE_COPY);
+    OK(vfiomig_sim_dma_write(rig.sim, (1 << 20) + 65 * 4096 + 9, 1));
+    OK(vfiomig_dirty_sync(dirty, 1 << 20, 128 * 4096, 4096, bitmap, 2));
+    CHECK(bitmap[0] == 0 && bitmap[1] == 2);
+    OK(vfiomig_dirty_stop(dirty));
+    EQ(vfiomig_sim_state(rig.sim), VFIOMIG_STATE_RUNNING);
+    vfiomig_dirty_free(dirty);
+    rig_free(&rig);
+}
+
 static void qemus_format_cannot_carry_it(void)
 {
     struct vfiomig_sim_options o = older_options(older[0]);
@@ -114,7 +170,7 @@ static void what_cannot_be_used_is_a_reason(void)
         { VFIOMIG_PROTOCOL_RFC, VFIOMIG_SIM_OTHER_VERSION, VFIOMIG_REASON_REGIONS_UNUSABLE,
           "version 2" },
         { VFIOMIG_PROTOCOL_RFC, VFIOMIG_SIM_MISSING_REGION, VFIOMIG_REASON_REGIONS_UNUSABLE,
-          "no device memory region" },
+          "no dirty bitmap region" },
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct vfiomig_sim_options o = older_options(cases[i].protocol);
@@ -131,6 +187,8 @@ int main(void)
 {
     RUN(what_is_saved_arrives);
     RUN(no_state_of_another_protocol);
+    RUN(the_order_of_the_letter_is_an_option);
+    RUN(pages_that_it_wrote_to_are_dirty);
     RUN(qemus_format_cannot_carry_it);
     RUN(an_older_table_has_no_regions);
     RUN(what_cannot_be_used_is_a_reason);

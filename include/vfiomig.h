@@ -1207,9 +1207,16 @@ struct vfiomig_transfer {
 struct vfiomig_save;
 
 /* Flags of struct vfiomig_save_options. */
-#define VFIOMIG_SAVE_NONBLOCK    (1 << 0)  /* Reads return -EAGAIN instead of blocking, if the
-                                            * driver supports that. */
-#define VFIOMIG_SAVE_NO_PRE_COPY (1 << 1)  /* Leaves out pre-copy even if the device has it. */
+#define VFIOMIG_SAVE_NONBLOCK            (1 << 0)  /* Reads return -EAGAIN instead of blocking, if
+                                                    * the driver supports that. */
+#define VFIOMIG_SAVE_NO_PRE_COPY         (1 << 1)  /* Leaves out pre-copy even if the device has
+                                                    * it. */
+#define VFIOMIG_SAVE_FULL_BEFORE_LOGGING (1 << 5)  /* Devices of the RFC's protocol: all of the
+                                                    * memory is read before its changes are logged,
+                                                    * as the protocol's letter has it; for drivers
+                                                    * that rely on that. What a driver does not
+                                                    * count as changed in between is lost. Has no
+                                                    * effect on other devices. */
 
 /* How a stream is laid out. QEMU's format has a part of its own below. */
 #define VFIOMIG_FORMAT_NATIVE 0  /* The library's own format: verified, with an identity and an

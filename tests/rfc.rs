@@ -27,7 +27,7 @@ fn rfc(seed: u64) -> SimOptions {
 #[test]
 fn a_device_of_the_rfc_says_what_it_is_and_what_it_lacks() {
     let side = side(rfc(1));
-    say_what_is_lacking(&side, protocol::RFC);
+    say_what_is_lacking(&side, protocol::RFC, true);
     // Asking has changed nothing.
     assert_eq!(side.sim.count(Op::SetState) + side.sim.count(Op::PrecopyInfo), 0);
     check_clean(&side);
@@ -212,12 +212,21 @@ fn qemus_format_has_no_place_for_snapshots() {
 fn regions_that_cannot_be_right_are_a_reason() {
     for (quirks, code, text) in [
         (quirk::OTHER_VERSION, ReasonCode::RegionsUnusable, "version 2, not 1"),
-        (quirk::UNKNOWN_CAPS, ReasonCode::RegionsUnusable, "capabilities 0x21"),
-        (quirk::MISSING_REGION, ReasonCode::RegionsUnusable, "no device memory region"),
+        (quirk::UNKNOWN_CAPS, ReasonCode::RegionsUnusable, "capabilities 0x23"),
+        (quirk::MISSING_REGION, ReasonCode::RegionsUnusable, "no dirty bitmap region"),
+        (
+            quirk::MISSING_REGION | quirk::NO_LOGGING,
+            ReasonCode::RegionsUnusable,
+            "no device memory region",
+        ),
         (quirk::LOOPING_CHAIN, ReasonCode::RegionsUnusable, "go backwards"),
         (quirk::TWO_REGIONS, ReasonCode::RegionsUnusable, "two migration regions of subtype 1"),
         // Without the region for its configuration, its type is that of the patches between.
-        (quirk::NO_DEVICE_MEMORY | quirk::MISSING_REGION, ReasonCode::MidProtocol, "\"MID\""),
+        (
+            quirk::NO_DEVICE_MEMORY | quirk::NO_LOGGING | quirk::MISSING_REGION,
+            ReasonCode::MidProtocol,
+            "\"MID\"",
+        ),
     ] {
         let side = side(SimOptions { quirks, ..rfc(1) });
         let reasons = side.device.reasons().unwrap();

@@ -23,7 +23,7 @@ fn v1(seed: u64) -> SimOptions {
 #[test]
 fn a_v1_device_says_what_it_is_and_what_it_lacks() {
     let side = side(v1(1));
-    say_what_is_lacking(&side, protocol::V1);
+    say_what_is_lacking(&side, protocol::V1, false);
     check_clean(&side);
 }
 

@@ -35,6 +35,7 @@ struct variety {
 	size_t cap;
 	enum lab_how how;
 	unsigned no_memory, first; /* RFC only */
+	uint64_t bitmap;	   /* RFC only; 0: as it is */
 	uint32_t save_flags;
 };
 
@@ -60,6 +61,8 @@ static inline void kind_create(struct lab_device *device, const struct kind *kin
 	kmod_set(device, "region_strict", "%u", v->strict);
 	kmod_set(device, "region_no_memory", "%u", v->no_memory);
 	kmod_set(device, "region_first", "%u", v->first);
+	if (v->bitmap)
+		kmod_set(device, "region_bitmap", "%llu", (unsigned long long)v->bitmap);
 }
 
 static inline struct vfiomig_device *kind_new(struct lab_device *device, const struct kind *kind,

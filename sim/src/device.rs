@@ -604,6 +604,29 @@ impl Core {
         }
     }
 
+    /// Whether all that the device writes to is logged from now on.
+    pub fn log_everything(&mut self, on: bool) {
+        match on {
+            true => _ = self.log.get_or_insert_with(Log::everything),
+            false => self.log = None,
+        }
+    }
+
+    /// The bitmap of what was logged, for a protocol that has a log of its own.
+    pub fn report_plain(&mut self, report: &Report) -> Result<Vec<u64>, i32> {
+        let struck = self.begin(Op::LogReport);
+        let mut found = vec![0; report.words()?];
+        if let (Some(log), Struck::No | Struck::Ignored | Struck::Half(_)) =
+            (&mut self.log, &struck)
+        {
+            log.report(report, &mut found);
+        }
+        match struck {
+            Struck::No | Struck::Ignored => Ok(found),
+            Struck::Fails(errno) | Struck::Half(errno) => Err(errno),
+        }
+    }
+
     fn report_logged(&mut self, payload: &[u8], user: &mut dyn UserMemory) -> Result<(), i32> {
         let fields: Vec<u64> = payload.chunks_exact(8).map(get_u64).collect();
         let [iova, length, page_size, bitmap, ..] = *fields.as_slice() else {

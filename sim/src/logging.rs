@@ -101,6 +101,11 @@ impl Log {
         Ok(Log { page: page.max(least_page).max(UNIT), ranges, dirty: BTreeSet::new() })
     }
 
+    /// A log of all addresses, in the smallest pages.
+    pub fn everything() -> Log {
+        Log { page: UNIT, ranges: vec![0..=u64::MAX], dirty: BTreeSet::new() }
+    }
+
     pub fn page(&self) -> u64 {
         self.page
     }

@@ -51,7 +51,7 @@ pub mod quirk {
         WRITE_TOO_MUCH = 17;
         /// Every second write returns EAGAIN.
         WRITE_EAGAIN = 18;
-        /// No DMA logging.
+        /// No DMA logging. RFC: no bitmap of dirty pages.
         NO_LOGGING = 19;
         /// Kernels without CONFIG_IOMMUFD: PROBE of the logging report succeeds, REPORT does not.
         REPORT_EOPNOTSUPP = 20;

@@ -162,6 +162,7 @@ fn quirks_of_v1_show() {
 
 const CONFIG: u32 = REGION + 1;
 const MEMORY: u32 = REGION + 2;
+const BITMAP: u32 = MEMORY + 1;
 
 fn rfc(quirks: u64, seed: u64) -> Sim {
     let options =
@@ -297,16 +298,57 @@ fn what_no_client_of_the_rfc_may_do_is_refused_and_counted() {
 }
 
 #[test]
+fn a_device_of_the_rfc_knows_the_pages_that_it_wrote_to_while_logging_is_set() {
+    const RAM: u64 = 1 << 32;
+    let sim = rfc(0, 1);
+    let ask = |start: u64, pages: u64| {
+        let range = [start, pages].map(u64::to_ne_bytes).concat();
+        write(&sim, 56, &range)?;
+        let bytes = read_from(&sim, BITMAP, 0, pages.div_ceil(64) as usize * 8)?;
+        let words = bytes.chunks(8).map(|word| u64::from_ne_bytes(word.try_into().unwrap()));
+        Ok::<_, i32>(words.collect::<Vec<_>>())
+    };
+    sim.dma_write(RAM, 1).unwrap();
+    assert_eq!(ask(RAM, 64), Ok(vec![0]));
+    put(&sim, 4, 2).unwrap();
+    assert_eq!(ask(RAM, 64), Ok(vec![0]));
+    sim.dma_write(RAM + 4095, 2).unwrap();
+    put(&sim, 4, 3).unwrap();
+    // Once, and of that range; what is behind the last page is set anyhow.
+    assert_eq!(ask(RAM + (1 << 30), 128), Ok(vec![0, 0]));
+    assert_eq!(ask(RAM, 1), Ok(vec![u64::MAX]));
+    assert_eq!(ask(RAM, 64), Ok(vec![2]));
+    assert_eq!(ask(RAM, 64), Ok(vec![0]));
+    // By two accesses, of which the second asks.
+    put(&sim, 4, 2).unwrap();
+    sim.dma_write(RAM, 1).unwrap();
+    put_long(&sim, 56, RAM).unwrap();
+    put_long(&sim, 64, 64).unwrap();
+    assert_eq!(read_from(&sim, BITMAP, 0, 8), Ok(1u64.to_ne_bytes().to_vec()));
+    // Dropping LOGGING forgets them.
+    sim.dma_write(RAM, 1).unwrap();
+    put(&sim, 4, 0).unwrap();
+    put(&sim, 4, 2).unwrap();
+    assert_eq!(ask(RAM, 64), Ok(vec![0]));
+    assert_eq!(sim.violations(), (0, None));
+    for (start, pages) in [(RAM, 4097), (RAM + 1, 1), (u64::MAX - 4095, 2), (0, u64::MAX)] {
+        assert_eq!(ask(start, pages), Err(libc::EINVAL));
+    }
+    assert_eq!((ask(RAM, 0), sim.violations().0), (Ok(vec![]), 4));
+}
+
+#[test]
 fn quirks_of_the_rfc_show() {
     let (none, letter) = (rfc(quirk::NO_DEVICE_MEMORY, 1), rfc(quirk::FULL_BEFORE_LOGGING, 1));
-    assert_eq!((regions(&none), read(&none, 8, 4)), (11, Ok(vec![0; 4])));
+    assert_eq!((regions(&none), read(&none, 8, 4)), (12, Ok(2u32.to_ne_bytes().to_vec())));
     assert!(word(&none, 24).unwrap() > 3000);
     put(&letter, 4, 3).unwrap();
     assert_eq!(word(&letter, 40), Ok(0));
     assert_eq!(read(&rfc(quirk::OTHER_VERSION, 1), 0, 4), Ok(2u32.to_ne_bytes().to_vec()));
-    assert_eq!(read(&rfc(quirk::UNKNOWN_CAPS, 1), 8, 4), Ok(0x21u32.to_ne_bytes().to_vec()));
-    assert_eq!((regions(&rfc(0, 1)), regions(&rfc(quirk::MISSING_REGION, 1))), (12, 11));
-    assert_eq!(info(&rfc(quirk::TWO_REGIONS, 1), 12).unwrap()[14..], [2, 1]);
+    assert_eq!(read(&rfc(quirk::UNKNOWN_CAPS, 1), 8, 4), Ok(0x23u32.to_ne_bytes().to_vec()));
+    assert_eq!((regions(&rfc(0, 1)), regions(&rfc(quirk::MISSING_REGION, 1))), (13, 12));
+    assert_eq!(regions(&rfc(quirk::NO_LOGGING, 1)), 12);
+    assert_eq!(info(&rfc(quirk::TWO_REGIONS, 1), 13).unwrap()[14..], [2, 1]);
     assert!(word(&rfc(quirk::CONFIG_TOO_LONG, 1), 24).unwrap() > 4096);
     let forgets = rfc(quirk::FORGETS_HALF, 1);
     put(&forgets, 4, 2).unwrap();

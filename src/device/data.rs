@@ -19,6 +19,11 @@ impl Inner {
         self.link.has_data()
     }
 
+    /// Says in which order the device is read from now on, if its protocol has two.
+    pub(crate) fn read_full_before_logging(&mut self, on: bool) {
+        self.link.full_before_logging(on);
+    }
+
     /// Closes the data stream.
     pub(crate) fn drop_data(&mut self) {
         self.link.close();

@@ -9,7 +9,7 @@ use crate::transport::{Bitmap, DmaLog, IovaRange, PageSize};
 impl Device {
     /// The device's DMA logging, or why there is none.
     pub(crate) fn dma_log(&self) -> Result<std::result::Result<Box<dyn DmaLog>, String>> {
-        let inner = self.lock()?;
+        let mut inner = self.lock()?;
         if !inner.caps().dma_logging {
             let codes = [ReasonCode::NoDmaLogging, ReasonCode::DmaLoggingUnusable];
             let reason = inner.reasons().iter().find(|reason| codes.contains(&reason.code));
@@ -29,7 +29,7 @@ impl InTurn {
         call: impl FnOnce(&mut dyn DmaLog) -> std::result::Result<T, Errno>,
     ) -> std::result::Result<T, Errno> {
         let mut inner = self.0.lock().map_err(|_| Errno(libc::EBUSY))?;
-        call(inner.link.dma_log_in_turn().ok_or(Errno(libc::ENOTTY))?)
+        inner.link.with_log(call)
     }
 }
 

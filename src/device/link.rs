@@ -9,12 +9,14 @@ use crate::cancel::Cancel;
 use crate::error::Errno;
 use crate::fsm::State;
 use crate::identity::protocol;
-use crate::protocol::{Changed, Estimates, Got, Patience, Protocol, WriteFailed};
-use crate::transport::{Direction, Dma, DmaLog, Transport};
+use crate::protocol::{Changed, Estimates, Got, PageLog, Patience, Protocol, WriteFailed};
+use crate::transport::{Bitmap, Direction, Dma, DmaLog, IovaRange, PageSize, Transport};
 
 /// How long a reset is retried while something else holds the device's lock: error recovery and a
 /// neighbour's resets take tens to hundreds of milliseconds.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// The pages of a protocol's own log, in bytes.
+const OWN_PAGE: u64 = 4096;
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
 type Answer<T> = std::result::Result<T, Errno>;
@@ -137,17 +139,46 @@ impl Link {
     // --- the log -----------------------------------------------------------------------------------
 
     /// The DMA log, if it can be used in parallel with everything else.
-    pub fn dma_log(&self) -> Option<Box<dyn DmaLog>> {
-        self.transport.dma_log()
+    pub fn dma_log(&mut self) -> Option<Box<dyn DmaLog>> {
+        // The protocol's own moves with the device's state.
+        if self.protocol.log().is_some() { None } else { self.transport.dma_log() }
     }
 
-    /// The DMA log, to be used in turn with everything else.
-    pub fn dma_log_in_turn(&mut self) -> Option<&mut dyn DmaLog> {
-        self.transport.dma_log_in_turn()
+    /// Makes a call on the DMA log, in turn with everything else.
+    pub fn with_log<T>(&mut self, call: impl FnOnce(&mut dyn DmaLog) -> Answer<T>) -> Answer<T> {
+        if let Some(log) = self.protocol.log() {
+            return call(&mut OfProtocol { io: self.transport.as_mut(), log });
+        }
+        call(self.transport.dma_log_in_turn().ok_or(Errno(libc::ENOTTY))?)
     }
 
     /// The guest's memory as the device has it.
     pub fn dma(&mut self) -> Option<&mut dyn Dma> {
         self.transport.dma()
+    }
+
+    /// Whether all of the device's memory is read before its changes are logged.
+    pub fn full_before_logging(&mut self, on: bool) {
+        self.protocol.full_before_logging(on);
+    }
+}
+
+/// A protocol's own log.
+struct OfProtocol<'a> {
+    io: &'a mut dyn Transport,
+    log: &'a mut dyn PageLog,
+}
+
+impl DmaLog for OfProtocol<'_> {
+    fn start(&mut self, _: PageSize, _: &[IovaRange]) -> Answer<u64> {
+        self.log.start(self.io).map(|()| OWN_PAGE)
+    }
+
+    fn stop(&mut self) -> Answer<()> {
+        self.log.stop(self.io)
+    }
+
+    fn report(&mut self, bitmap: &mut Bitmap<'_>) -> Answer<()> {
+        self.log.report(self.io, bitmap)
     }
 }

@@ -166,7 +166,11 @@ pub(super) fn probe(
     }
     probe_state(transport, protocol, &mut caps, &mut reasons);
     probe_abilities(transport, protocol, &mut caps, &mut reasons);
-    probe_dma_logging(transport, &mut caps, &mut reasons);
+    if protocol.log().is_some() {
+        caps.dma_logging = true;
+    } else {
+        probe_dma_logging(transport, &mut caps, &mut reasons);
+    }
     Ok(Probed { caps, reasons })
 }
 

@@ -28,7 +28,7 @@ use crate::error::{Code, Error};
 use crate::fsm::{MigrationFlags, State};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sys::Errno;
-use crate::transport::{Direction, Transport};
+use crate::transport::{Bitmap, Direction, Transport};
 
 /// How often a wait for a data stream checks whether it was cancelled.
 pub(crate) const LOOK_UP: Duration = Duration::from_millis(50);
@@ -64,6 +64,15 @@ pub(crate) trait Protocol: Send {
     /// asked.
     fn assumes(&self) -> bool {
         false
+    }
+
+    /// Has all of the device's memory read before its changes are logged, from the next save on: for
+    /// drivers that rely on it. For protocols that say nothing of that, nothing changes.
+    fn full_before_logging(&mut self, _: bool) {}
+
+    /// The device's log of the pages that it has written to, if the protocol has one.
+    fn log(&mut self) -> Option<&mut dyn PageLog> {
+        None
     }
 
     /// Takes a device of which nobody knows where it is to RUNNING, if it can be taken anywhere. Returns
@@ -123,6 +132,19 @@ pub(crate) trait Protocol: Send {
     fn set_nonblocking(&mut self, _: &mut dyn Transport) -> Result<(), Errno> {
         Err(Errno(libc::EOPNOTSUPP))
     }
+}
+
+/// A log of the pages that a device has written to, of all addresses.
+pub(crate) trait PageLog: Send {
+    /// Starts it. What was written to before is not in it.
+    fn start(&mut self, io: &mut dyn Transport) -> Result<(), Errno>;
+
+    /// Stops it.
+    fn stop(&mut self, io: &mut dyn Transport) -> Result<(), Errno>;
+
+    /// Sets the bits of pages that were written to since the last report, and forgets them. After an
+    /// error, any may be lost.
+    fn report(&mut self, io: &mut dyn Transport, bitmap: &mut Bitmap<'_>) -> Result<(), Errno>;
 }
 
 /// The result of a request for a change.

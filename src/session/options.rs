@@ -49,6 +49,10 @@ pub struct SaveOptions {
     pub nonblocking: bool,
     /// Leaves out pre-copy even if the device has it.
     pub no_pre_copy: bool,
+    /// All of a device's memory is read before its changes are logged: for drivers of the RFC's
+    /// protocol that go by its letter. What changes in between is lost, unless the driver counts that
+    /// as changed.
+    pub full_before_logging: bool,
     /// The stream's name; all zeros: a random one.
     pub migration_id: [u8; 16],
     /// How often the save may start again because the device was reset.
@@ -72,6 +76,7 @@ impl Default for SaveOptions {
             max_frame: DEFAULT_FRAME,
             nonblocking: false,
             no_pre_copy: false,
+            full_before_logging: false,
             migration_id: [0; 16],
             max_restarts: 16,
             limits: DecodeLimits::default(),

@@ -77,6 +77,7 @@ pub(super) struct Reading {
     /// Whether there has been a data fd.
     streaming: bool,
     no_pre_copy: bool,
+    full_before_logging: bool,
     nonblocking: bool,
     patience: Duration,
     stats: Arc<AtomicSaveStats>,
@@ -102,6 +103,7 @@ impl Reading {
             max_total: options.limits.max_total,
             streaming: false,
             no_pre_copy: options.no_pre_copy,
+            full_before_logging: options.full_before_logging,
             nonblocking: options.nonblocking,
             patience: options.read_timeout,
             stats,
@@ -156,6 +158,7 @@ impl Reading {
 
     /// To PRE_COPY, if the device has it and the guest runs.
     pub fn enter_pre_copy(&mut self, inner: &mut Inner) -> Result<()> {
+        inner.read_full_before_logging(self.full_before_logging);
         let wanted = inner.caps().has_pre_copy() && !self.no_pre_copy;
         if !wanted || self.origin == State::Stop {
             return Ok(());

@@ -8,12 +8,11 @@
 use super::typed::{FIRST, Typed, is_word};
 use crate::device::Core;
 use crate::fsm::State;
+use crate::logging::Report;
 use crate::options::{Op, SimOptions, quirk};
 use crate::stream::{HEADER, RECORD, begins_anew};
 
 const CONTROL: u32 = FIRST;
-const CONFIG: u32 = FIRST + 1;
-const MEMORY: u32 = FIRST + 2;
 
 const VERSION: u64 = 0;
 const DEVICE_STATE: u64 = 4;
@@ -23,6 +22,8 @@ const CONFIG_SIZE: u64 = 24;
 const MEMORY_ACTION: u64 = 32;
 const MEMORY_SIZE: u64 = 40;
 const MEMORY_POS: u64 = 48;
+const START_ADDR: u64 = 56;
+const PAGE_NR: u64 = 64;
 const CONTROL_SIZE: u64 = 72;
 const PADDING: [u64; 3] = [12, 20, 36];
 
@@ -32,6 +33,10 @@ const SET: u32 = 2;
 /// What follows the last record in the configuration: a driver's configuration is more than a digest.
 const REGISTERS: [u8; 68] = [0xc5; 68];
 const CONFIG_ROOM: u64 = 4096;
+
+/// The bitmap of dirty pages: room for 16 MiB of them at a time.
+const BITMAP_LEN: usize = 512;
+const PAGE: u64 = 4096;
 
 /// A snapshot of the device's memory, or one that comes.
 struct Snapshot {
@@ -56,6 +61,9 @@ pub(super) struct Rfc {
     /// The memory region, and the configuration's.
     window: Vec<u8>,
     config: Vec<u8>,
+    bitmap: Vec<u8>,
+    /// `START_ADDR`.
+    start: u64,
     snapshot: Option<Snapshot>,
     /// `MEMORY_POS`.
     pos: u64,
@@ -92,6 +100,8 @@ impl Rfc {
             quirks: options.quirks,
             window: vec![0; window as usize],
             config: vec![0; room as usize],
+            bitmap: vec![0; BITMAP_LEN],
+            start: 0,
             snapshot: None,
             pos: 0,
             config_len: None,
@@ -110,16 +120,30 @@ impl Rfc {
     }
 
     pub fn describe(&self, region: u32) -> Option<Typed> {
-        let memory = u32::from(self.has_memory());
-        let there = CONFIG + memory - u32::from(self.has(quirk::MISSING_REGION));
-        let (subtype, size) = match region {
-            CONTROL => (1, CONTROL_SIZE),
-            CONFIG if there >= CONFIG => (2, self.config.len() as u64),
-            MEMORY if there >= MEMORY => (3, self.window.len() as u64),
-            _ if self.has(quirk::TWO_REGIONS) && region == there + 1 => (1, CONTROL_SIZE),
-            _ => return None,
+        let subtype = *self.subtypes().get(region.checked_sub(CONTROL)? as usize)?;
+        let size = match subtype {
+            2 => self.config.len() as u64,
+            3 => self.window.len() as u64,
+            4 => self.bitmap.len() as u64,
+            _ => CONTROL_SIZE,
         };
         Some(Typed { kind: 2, subtype, size })
+    }
+
+    /// Those of the regions, in their order.
+    fn subtypes(&self) -> Vec<u32> {
+        let mut all = vec![1, 2];
+        all.extend(self.has_memory().then_some(3));
+        all.extend(self.has_bitmap().then_some(4));
+        if self.has(quirk::MISSING_REGION) {
+            all.pop();
+        }
+        all.extend(self.has(quirk::TWO_REGIONS).then_some(1));
+        all
+    }
+
+    fn has_bitmap(&self) -> bool {
+        !self.has(quirk::NO_LOGGING)
     }
 
     /// Forgets what belongs to a session that is over.
@@ -129,6 +153,7 @@ impl Rfc {
             self.session = now;
             (self.snapshot, self.config_len, self.refused) = (None, None, false);
         }
+        core.log_everything(core.state().is_saving());
     }
 
     fn begin(&mut self, core: &mut Core, op: Op) -> Result<(), i32> {
@@ -160,7 +185,9 @@ impl Rfc {
             }
             (CAPS, 4) => {
                 self.begin(core, Op::GetFlags)?;
-                u64::from(self.has_memory()) | u64::from(self.has(quirk::UNKNOWN_CAPS)) << 5
+                u64::from(self.has_memory())
+                    | u64::from(self.has_bitmap()) << 1
+                    | u64::from(self.has(quirk::UNKNOWN_CAPS)) << 5
             }
             (CONFIG_SIZE, 8) => {
                 self.begin(core, Op::Chunk)?;
@@ -181,10 +208,10 @@ impl Rfc {
         if self.has(quirk::STRICT_WIDTHS) && !is_word(at, len) {
             return Err(libc::EINVAL);
         }
-        let memory = self.has_memory();
-        let data = match region {
-            CONFIG => &mut self.config,
-            MEMORY if memory => &mut self.window,
+        let data = match self.describe(region).map(|region| region.subtype) {
+            Some(2) => &mut self.config,
+            Some(3) => &mut self.window,
+            Some(4) => &mut self.bitmap,
             _ => return Err(libc::EINVAL),
         };
         let end = at.checked_add(len as u64).filter(|end| *end <= data.len() as u64);
@@ -259,6 +286,12 @@ impl Rfc {
                 self.taking(core, |rfc, _| rfc.announce(len))?;
             }
             (MEMORY_POS, 8) => self.pos = u64_of(bytes),
+            (START_ADDR, 8) => self.start = u64_of(bytes),
+            (START_ADDR, 16) => {
+                self.start = u64_of(bytes);
+                self.query(core, u64_of(bytes.get(8..).unwrap_or_default()))?;
+            }
+            (PAGE_NR, 8) => self.query(core, u64_of(bytes))?,
             (_, 4) if PADDING.contains(&at) => {}
             (VERSION | CAPS, 4) => return Err(libc::EFAULT),
             _ => return Err(libc::EINVAL),
@@ -282,6 +315,7 @@ impl Rfc {
         if (from, state) == (State::STOP_COPY, State::PRE_COPY) {
             core.begin_plain(Op::SetState)?;
             core.run_again();
+            self.follow(core);
             return Ok(());
         }
         let stream = core.set_state(state)?;
@@ -290,6 +324,29 @@ impl Rfc {
             core.close(stream)?;
         }
         self.follow(core);
+        Ok(())
+    }
+
+    /// Which pages were written to.
+    fn query(&mut self, core: &mut Core, pages: u64) -> Result<(), i32> {
+        let most = self.bitmap.len() as u64 * 8;
+        let end = pages.checked_mul(PAGE).and_then(|length| self.start.checked_add(length));
+        if pages == 0 {
+            return Ok(());
+        }
+        if !self.has_bitmap() || pages > most || self.start % PAGE != 0 || end.is_none() {
+            core.misused(c"a query of dirty pages that cannot be answered");
+            return Err(libc::EINVAL);
+        }
+        let report = Report { iova: self.start, length: pages * PAGE, page_size: PAGE };
+        let mut words = core.report_plain(&report)?;
+        self.follow(core);
+        // What is behind the last page is nobody's business.
+        if let Some(last) = words.last_mut().filter(|_| pages % 64 != 0) {
+            *last |= u64::MAX << (pages % 64);
+        }
+        let bytes = words.iter().flat_map(|word| word.to_ne_bytes());
+        self.bitmap.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
         Ok(())
     }
 

@@ -37,6 +37,10 @@ pub const VFIOMIG_SAVE_PACKETS: u32 = 1 << 3;
 /// device does. For a target that is older than QEMU 11.1 or has switchover-ack-legacy=on, which
 /// fails if it comes twice.
 pub const VFIOMIG_SAVE_ACK_ONCE: u32 = 1 << 4;
+/// Devices of the RFC's protocol: all of the memory is read before its changes are logged, as the
+/// protocol's letter has it; for drivers that rely on that. What a driver does not count as changed
+/// in between is lost. Has no effect on other devices.
+pub const VFIOMIG_SAVE_FULL_BEFORE_LOGGING: u32 = 1 << 5;
 
 /// initial_bytes and dirty_bytes are valid.
 pub const VFIOMIG_PENDING_PRE_COPY_KNOWN: u32 = 1 << 0;

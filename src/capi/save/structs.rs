@@ -113,7 +113,8 @@ impl vfiomig_save_options {
     pub(super) unsafe fn to_options(self) -> Result<SaveOptions> {
         let mut out = SaveOptions::default();
         let of_qemu = VFIOMIG_SAVE_SWITCHOVER_ACK | VFIOMIG_SAVE_PACKETS | VFIOMIG_SAVE_ACK_ONCE;
-        let known = VFIOMIG_SAVE_NONBLOCK | VFIOMIG_SAVE_NO_PRE_COPY;
+        let known =
+            VFIOMIG_SAVE_NONBLOCK | VFIOMIG_SAVE_NO_PRE_COPY | VFIOMIG_SAVE_FULL_BEFORE_LOGGING;
         out.format = format(self.format, self.flags & VFIOMIG_SAVE_PACKETS != 0)?;
         let (known, frame) = match out.format {
             Format::Native => (known, out.max_frame),
@@ -138,6 +139,7 @@ impl vfiomig_save_options {
         out.max_restarts = choose(self.max_restarts, 0, out.max_restarts);
         out.nonblocking = self.flags & VFIOMIG_SAVE_NONBLOCK != 0;
         out.no_pre_copy = self.flags & VFIOMIG_SAVE_NO_PRE_COPY != 0;
+        out.full_before_logging = self.flags & VFIOMIG_SAVE_FULL_BEFORE_LOGGING != 0;
         out.migration_id = self.migration_id;
         Ok(out)
     }

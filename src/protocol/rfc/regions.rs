@@ -21,6 +21,8 @@ pub(super) struct Regions {
     pub config: Window,
     /// A window to the device's own memory, if it has some.
     pub memory: Option<Window>,
+    /// The pages of the guest's memory that it has written to, if it knows them.
+    pub bitmap: Option<Window>,
 }
 
 impl Regions {
@@ -41,10 +43,11 @@ impl Regions {
             0 => None,
             _ => Some(usable(parts.memory, "device memory", 1)?),
         };
-        if caps & SYSTEM_MEMORY != 0 && parts.bitmap.is_none_or(|region| region.size < 8) {
-            return Err("it has no region for its bitmap of dirty pages".to_owned());
-        }
-        Ok(Regions { control, config, memory })
+        let bitmap = match caps & SYSTEM_MEMORY {
+            0 => None,
+            _ => Some(usable(parts.bitmap, "dirty bitmap", 8)?),
+        };
+        Ok(Regions { control, config, memory, bitmap })
     }
 
     pub fn registers(&self) -> Registers<'_> {

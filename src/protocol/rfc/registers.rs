@@ -14,6 +14,7 @@ const CONFIG_SIZE: u64 = 24;
 const MEMORY_ACTION: u64 = 32;
 const MEMORY_SIZE: u64 = 40;
 const MEMORY_POS: u64 = 48;
+const SYSTEM_MEMORY_START: u64 = 56;
 /// The length of all fields, in bytes.
 pub(super) const END: u64 = 72;
 
@@ -50,16 +51,24 @@ impl Registers<'_> {
     }
 
     /// Asks for a state. The field cannot be read.
-    pub fn set_state(&self, io: &mut dyn Transport, to: State) -> Result<(), Errno> {
-        let bits = match to {
-            State::Running => 0,
+    pub fn set_state(&self, io: &mut dyn Transport, to: State, logging: bool) -> Result<(), Errno> {
+        let stop = match to {
+            State::Running | State::PreCopy => 0,
             // A device is loaded while it is stopped; there is no state of its own for that.
-            State::Stop | State::Resuming => STOP,
-            State::PreCopy => LOGGING,
-            State::StopCopy => STOP | LOGGING,
+            State::Stop | State::Resuming | State::StopCopy => STOP,
             _ => return Err(Errno(libc::EINVAL)),
         };
+        let bits = stop | if logging { LOGGING } else { 0 };
         self.0.put(io, DEVICE_STATE, &bits.to_ne_bytes())
+    }
+
+    /// Has the bits of the pages from an address on put into the bitmap, and the pages forgotten.
+    /// Both numbers go in one access, as from the VMM that was published with the protocol.
+    pub fn query(&self, io: &mut dyn Transport, start: u64, pages: u64) -> Result<(), Errno> {
+        let mut range = [0; 16];
+        let bytes = [start, pages].into_iter().flat_map(u64::to_ne_bytes);
+        range.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
+        self.0.put(io, SYSTEM_MEMORY_START, &range)
     }
 
     /// The length of the configuration.

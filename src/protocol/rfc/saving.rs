@@ -29,6 +29,10 @@ pub(super) struct Saving {
     /// A snapshot was read whole: those after it have what became dirty since.
     again: bool,
     configured: bool,
+    /// LOGGING is not set: a snapshot has all of the memory each time, and one is enough.
+    before_logging: bool,
+    /// Such a one was read whole: nobody has been told.
+    whole_read: bool,
     /// A snapshot of the running device was read whole: nobody has been told.
     round_over: bool,
     /// The length of the first snapshot, which had all of the memory.
@@ -42,6 +46,22 @@ pub(super) struct Saving {
 }
 
 impl Saving {
+    pub fn new(before_logging: bool) -> Saving {
+        Saving { before_logging, ..Saving::default() }
+    }
+
+    /// Whether LOGGING is to be set once all of the memory has been read.
+    pub fn is_before_logging(&self) -> bool {
+        self.before_logging && !self.again
+    }
+
+    /// Whether all of a running device's memory was read, so that LOGGING is to be set. Says so once.
+    pub fn take_whole(&mut self) -> bool {
+        let whole = std::mem::take(&mut self.whole_read);
+        self.before_logging &= !whole;
+        whole
+    }
+
     /// The device has been stopped. A snapshot of which it was asked for all chunks counts as given,
     /// and stays where it is until the next one: the rest of that is read. Any other is dropped.
     pub fn stopped(&mut self) {
@@ -136,6 +156,7 @@ impl Saving {
         if unit.left() == 0 {
             self.unit = None;
             if self.snapshot.take_if(|(snapshot, asked)| *asked == snapshot.size).is_some() {
+                self.whole_read = self.before_logging && !stopped;
                 (self.again, self.round_over) = (true, true);
             }
         }
@@ -160,7 +181,9 @@ impl Saving {
         if self.round_over && !stopped {
             return Ok(Err(NoMore::Drained));
         }
-        if self.begin_snapshot(io, regions, stopped)? {
+        // A stopped device has the same again each time, if LOGGING is not set.
+        let is_over = self.before_logging && self.again;
+        if !is_over && self.begin_snapshot(io, regions, stopped)? {
             return Ok(Ok(()));
         }
         if !stopped {
