@@ -384,6 +384,11 @@ int main(void)
 		{ .name = "large", .size = 32 * MIB, .window = 1 * MIB, .layout = DATA, .alternate = 1 },
 		{ .name = "odd-window", .size = 100 * KIB, .window = 10001, .layout = TWO },
 		{ .name = "cdev", .size = 1 * MIB, .window = 64 * KIB, .layout = DATA, .how = LAB_CDEV },
+		/* The order of the letter, on devices that count changes from LOGGING on, or from the read before. */
+		{ .name = "letter", .size = 1 * MIB, .window = 64 * KIB, .first = 1,
+		  .save_flags = VFIOMIG_SAVE_FULL_BEFORE_LOGGING },
+		{ .name = "letter-since", .size = 1 * MIB, .window = 64 * KIB, .first = 2,
+		  .save_flags = VFIOMIG_SAVE_FULL_BEFORE_LOGGING },
 		{ .name = "no-memory", .size = 200 * KIB, .window = 64 * KIB, .no_memory = 1 },
 	};
 	static const char *const ops[NUM_KINDS][7] = {
@@ -401,7 +406,7 @@ int main(void)
 		for (size_t i = 0; i < sizeof(varieties) / sizeof(varieties[0]); i++) {
 			test.v = &varieties[i];
 			/* Without regions, their varieties do not differ. */
-			if ((k == V2 && i > 0 && test.v->how != LAB_CDEV) || (k != RFC && test.v->no_memory))
+			if ((k == V2 && i > 0 && test.v->how != LAB_CDEV) || (k != RFC && (test.v->no_memory || test.v->first)))
 				continue;
 			if (k == V2)
 				lab_run_arg(it_arrives, &test, "regions-%s-%s", name, lab_how_name(test.v->how));
