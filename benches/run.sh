@@ -6,11 +6,12 @@ set -eu
 cd "$(dirname "$0")/.."
 out=build/benches
 mkdir -p "$out"
-for name in pump heap calls dirty checkpoint group; do
-    "${CC:-cc}" -std=gnu11 -O2 -Wall -Wextra -Iinclude -Ibenches -o "$out/$name" "benches/$name.c" \
-        -Lbuild -lvfiomig -pthread -Wl,-rpath,"\$ORIGIN/.."
+names='pump region-pump heap calls dirty checkpoint group'
+for name in $names; do
+    "${CC:-cc}" -std=gnu11 -O2 -Wall -Wextra -Iinclude -Isim/include -Ibenches -o "$out/$name" "benches/$name.c" \
+        -Lbuild -lvfiomig -lvfiomig-sim -pthread -Wl,-rpath,"\$ORIGIN/.."
 done
-for name in pump heap calls dirty checkpoint group; do
+for name in $names; do
     "$out/$name"
 done
 # The hash alone, which is not a part of the C API.
@@ -29,5 +30,5 @@ $chrt "${CARGO:-cargo}" bench --quiet --bench inspect
 "${CARGO:-cargo}" bench --quiet --bench prediction --no-run
 # shellcheck disable=SC2086 # words
 $chrt "${CARGO:-cargo}" bench --quiet --bench prediction
-# In a machine of the lab: dirty-sync-lab.
+# In a machine of the lab: dirty-sync-lab, region-pump with what is mapped.
 benches/lab.sh
