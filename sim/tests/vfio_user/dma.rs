@@ -316,6 +316,13 @@ fn what_is_mapped_without_a_descriptor_goes_by_messages_and_is_not_logged() {
             });
             assert_eq!(answer(&twin, &[4, 5, 6]), (11, 7, 3, vec![]));
             assert_eq!(read.join().unwrap(), Ok([4, 5, 6]));
+            let read = scope.spawn(|| {
+                let mut buf = vec![0; bytes.len()];
+                server.dma_read(100, &mut buf).map(|()| buf)
+            });
+            assert_eq!(answer(&twin, &bytes[..4096]), (11, 100, 4096, vec![]));
+            assert_eq!(answer(&twin, &bytes[4096..]), (11, 4196, 904, vec![]));
+            assert_eq!(read.join().unwrap().as_ref(), Ok(&bytes));
         });
         assert_eq!(client.report(0, 4 * PAGE, PAGE), Err(EINVAL));
         assert_eq!(sim.violations().0, 0);

@@ -317,6 +317,7 @@ fn data_messages_keep_to_the_limits_of_both_sides() {
         assert_eq!(client.call(17, &words(&[99, 100])), Err(EINVAL));
         assert_eq!(client.call(17, &words(&[8])), Err(EINVAL));
         client.set_state(RESUMING).unwrap();
+        assert_eq!(client.call(18, &words(&[7, 0])), Err(EINVAL));
         // Less than it says, and more.
         assert_eq!(client.call(18, &[words(&[16, 8]), vec![0; 7]].concat()), Err(EINVAL));
         assert_eq!(client.call(18, &[words(&[16, 8]), vec![0; 9]].concat()), Err(EINVAL));
