@@ -128,7 +128,7 @@ _vfiomig() {
             return 0
             ;;
         vfiomig__subcmd__checkpoint)
-            opts="-o -h --output --generation --note --no-sync --key-file --json --sysroot --help"
+            opts="-o -h --output --generation --note --no-sync --key-file --json --history --sysroot --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -152,6 +152,10 @@ _vfiomig() {
                     ;;
                 --key-file)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --history)
+                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
                     return 0
                     ;;
                 --sysroot)
@@ -604,12 +608,16 @@ _vfiomig() {
             return 0
             ;;
         vfiomig__subcmd__reset)
-            opts="-y -h --yes --running --json --sysroot --help"
+            opts="-y -h --yes --running --json --history --sysroot --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --history)
+                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
                 --sysroot)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -622,7 +630,7 @@ _vfiomig() {
             return 0
             ;;
         vfiomig__subcmd__restore)
-            opts="-h --run --rule --ignore --others --key-file --json --sysroot --help"
+            opts="-h --run --rule --ignore --others --key-file --json --history --sysroot --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -642,6 +650,10 @@ _vfiomig() {
                     ;;
                 --key-file)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --history)
+                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
                     return 0
                     ;;
                 --sysroot)

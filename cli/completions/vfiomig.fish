@@ -76,6 +76,8 @@ complete -c vfiomig -n "__fish_vfiomig_using_subcommand checkpoint" -s o -l outp
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand checkpoint" -l generation -d 'A number of yours for it' -r
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand checkpoint" -l note -d 'A note of yours in it, at most 4096 bytes' -r
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand checkpoint" -l key-file -d 'The key of an authenticated stream: 32 bytes, or 64 hexadecimal digits' -r
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand checkpoint" -l history -d 'Print what happened to the devices on standard error: text, if it fails; json, always' -r -f -a "text\t''
+json\t''"
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand checkpoint" -l sysroot -r -F
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand checkpoint" -l no-sync -d 'Do not wait until it is on the disk'
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand checkpoint" -l json -d 'Print JSON, as docs/schema describes it'
@@ -84,10 +86,14 @@ complete -c vfiomig -n "__fish_vfiomig_using_subcommand restore" -l rule -d 'Wha
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand restore" -l ignore -d 'Short for --rule FIELD=ignore' -r
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand restore" -l others -d 'For all fields that are compared and have no rule: ignore, if-known, as-target, exact' -r
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand restore" -l key-file -d 'The key of an authenticated stream: 32 bytes, or 64 hexadecimal digits' -r
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand restore" -l history -d 'Print what happened to the devices on standard error: text, if it fails; json, always' -r -f -a "text\t''
+json\t''"
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand restore" -l sysroot -r -F
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand restore" -l run -d 'Take the devices to RUNNING afterwards'
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand restore" -l json -d 'Print JSON, as docs/schema describes it'
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand restore" -s h -l help -d 'Print help'
+complete -c vfiomig -n "__fish_vfiomig_using_subcommand reset" -l history -d 'Print what happened to the devices on standard error: text, if it fails; json, always' -r -f -a "text\t''
+json\t''"
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand reset" -l sysroot -r -F
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand reset" -s y -l yes -d 'Do not ask'
 complete -c vfiomig -n "__fish_vfiomig_using_subcommand reset" -l running -d 'Also a device that is RUNNING, and has not been left behind'

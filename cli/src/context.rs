@@ -7,6 +7,7 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use serde_json::Value;
 
 use crate::exit::Result;
+use crate::history::Histories;
 use crate::interrupt::Interrupt;
 use crate::open::{OpenError, Opened, Way};
 use crate::sysfs::Root;
@@ -33,6 +34,8 @@ pub struct Context<'a> {
     pub progress: bool,
     /// What asks the tool to stop.
     pub interrupt: Interrupt,
+    /// What happened to the devices that were open.
+    pub histories: Histories,
 }
 
 impl Context<'_> {

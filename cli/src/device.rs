@@ -9,6 +9,7 @@ use vfiomig::device::DeviceOptions;
 use crate::context::Context;
 use crate::exit::{Result, Status, Trouble};
 use crate::finding::{Code, Finding};
+use crate::history::{self, Histories};
 use crate::open::Way;
 use crate::refusal::{about_answer, about_open};
 use crate::sysfs::{Target, find};
@@ -19,8 +20,15 @@ pub struct Live {
     pub device: Device,
     /// As it was named.
     pub name: String,
+    histories: Histories,
     /// The group and the container, or the iommufd, which outlive the device.
     _keep: Vec<File>,
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        history::take(&self.device, &self.histories);
+    }
 }
 
 impl Live {
@@ -60,7 +68,8 @@ pub fn open(context: &Context<'_>, name: &str) -> Result<Live> {
                 let options = DeviceOptions { sysfs, ..DeviceOptions::default() };
                 let device = (opened.device)(options)
                     .map_err(|error| refused(name, &about_answer(&way, &error)))?;
-                return Ok(Live { device, name: name.to_owned(), _keep: opened.keep });
+                let histories = context.histories.clone();
+                return Ok(Live { device, name: name.to_owned(), histories, _keep: opened.keep });
             }
             Err(error) => {
                 let finding = about_open(&context.root, &way, &error, target.device.as_ref());

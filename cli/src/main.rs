@@ -12,6 +12,7 @@
 //! output    a probe as text and JSON
 //! identity  the same for what a device is
 //! found     the same for what was found out about a stream
+//! history   --history: what happened to devices
 //! walk      reads a stream from the front to the back
 //! contents  what a file holds, and where in it each stream is
 //! qemu      what the commands do with a file of QEMU's
@@ -51,6 +52,7 @@ mod exit;
 mod fields;
 mod finding;
 mod found;
+mod history;
 mod identity;
 mod input;
 mod interrupt;
@@ -143,7 +145,8 @@ fn run(arguments: impl IntoIterator<Item = OsString>, context: &mut Context<'_>)
         context.out.flush()?;
         Ok(status)
     });
-    match result {
+    let failed = result.is_err();
+    let end = match result {
         Ok(status) => End::Status(status),
         Err(trouble) => {
             if !trouble.text.is_empty() {
@@ -151,7 +154,11 @@ fn run(arguments: impl IntoIterator<Item = OsString>, context: &mut Context<'_>)
             }
             trouble.end
         }
+    };
+    if let Some((_, args)) = matches.subcommand() {
+        history::print(args, failed, &context.histories, context.err);
     }
+    end
 }
 
 fn main() -> ExitCode {
@@ -165,6 +172,7 @@ fn main() -> ExitCode {
         out: &mut out,
         progress: err.is_terminal(),
         interrupt: Interrupt::default(),
+        histories: Default::default(),
         err: &mut err,
         answers: asks.then_some(&mut stdin as &mut dyn BufRead),
     };

@@ -64,6 +64,7 @@ pub fn command() -> Command {
         )
         .arg(key::arg())
         .arg(json_option::arg())
+        .arg(crate::history::arg())
 }
 
 /// Runs it.

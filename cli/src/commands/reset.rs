@@ -28,6 +28,7 @@ pub fn command() -> Command {
                 .help("Also a device that is RUNNING, and has not been left behind"),
         )
         .arg(crate::json::arg())
+        .arg(crate::history::arg())
 }
 
 /// Runs it.

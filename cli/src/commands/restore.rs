@@ -44,6 +44,7 @@ pub fn command() -> Command {
         .args(policy_rules::args())
         .arg(key::arg())
         .arg(json_option::arg())
+        .arg(crate::history::arg())
 }
 
 /// A device that is to be loaded, and from what.

@@ -161,6 +161,7 @@ impl Machine {
             style: Style(false),
             progress: false,
             interrupt: self.interrupt.clone(),
+            histories: Default::default(),
         };
         if self.typed.is_some() {
             context.answers = Some(&mut typed);

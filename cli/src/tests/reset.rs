@@ -72,3 +72,33 @@ fn a_device_that_cannot_be_reset_is_one_line() {
     assert_eq!(ran.status, 5, "{ran:?}");
     assert!(ran.err.contains("resetting the device failed"), "{ran:?}");
 }
+
+#[test]
+fn what_happened_to_a_device_is_told_if_that_is_asked_for() {
+    let fails = |arguments: &[&str]| {
+        let machine = stopped();
+        machine.sims[0].inject(Op::Reset, 1, libc::EIO, Effect::Sticky);
+        machine.run(arguments)
+    };
+    let ran = fails(&["reset", "-y", &uuid(1)]);
+    assert_eq!((ran.status, ran.err.contains("driver_failed")), (5, false), "{ran:?}");
+    let ran = fails(&["reset", "-y", "--history", &uuid(1)]);
+    assert_eq!(ran.status, 5, "{ran:?}");
+    let at = |what: &str| ran.err.find(what).unwrap_or_else(|| panic!("no {what}: {ran:?}"));
+    let order =
+        ["vfiomig: ", "\nhistory library=", " opened to=STOP\n", " driver_failed ", " error from="];
+    assert!(order.windows(2).all(|two| at(two[0]) < at(two[1])), "{ran:?}");
+    assert!(ran.err.contains("operation=reset errno=5"), "{ran:?}");
+    // Text is for failures; JSON comes always, and not among the result.
+    let machine = stopped();
+    let ran = machine.run(&["reset", "-y", "--history=text", &uuid(1)]);
+    assert_eq!((ran.status, ran.err.contains("history library")), (0, false), "{ran:?}");
+    let ran = machine.run(&["reset", "-y", "--running", "--history=json", "--json", &uuid(1)]);
+    assert_eq!((ran.status, ran.json()["reset"].clone()), (0, true.into()), "{ran:?}");
+    let lines: Vec<&str> = ran.err.lines().filter(|line| line.starts_with('{')).collect();
+    for line in &lines {
+        super::schema::check("history", &serde_json::from_str(line).unwrap());
+    }
+    assert!(lines.iter().any(|line| line.contains("\"cause\":\"asked\"")), "{ran:?}");
+    assert_eq!(machine.run(&["reset", "-y", "--history=xml", &uuid(1)]).status, 2);
+}
