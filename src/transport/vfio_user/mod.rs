@@ -175,7 +175,7 @@ impl VfioUserTransport {
     }
 
     fn with(way: Way, mut limits: Limits, max_command: usize) -> VfioUserTransport {
-        limits.write = limits.write.min(max_command - HEADER - data::HEAD);
+        limits.write = limits.write.min(max_command - HEADER - REGION);
         let (data, info, buffer) = (Data::default(), None, Vec::new());
         VfioUserTransport { way, limits, data, stream: None, streams: 0, info, buffer }
     }
@@ -375,6 +375,23 @@ impl Transport for VfioUserTransport {
         let carried = got.checked_sub(REGION).ok_or(Errno(libc::EPROTO))?;
         match u32_at(&head, 12)? as usize {
             count if count <= carried && u64_at(&head, 0)? == offset => Ok(count),
+            _ => Err(Errno(libc::EPROTO)),
+        }
+    }
+
+    fn region_write(
+        &mut self,
+        region: u32,
+        offset: u64,
+        bytes: &[u8],
+    ) -> std::result::Result<usize, Errno> {
+        let len = bytes.len().min(self.limits.write);
+        let asked = Fields::<REGION>::new().u64(offset).u32(region).u32(len as u32);
+        let data = bytes.get(..len).unwrap_or_default();
+        let mut reply = [0; REGION];
+        let got = self.call(command::REGION_WRITE, [asked.bytes(), data], &mut [&mut reply])?;
+        match u32_at(&reply, 12)? as usize {
+            count if got == REGION && count <= len => Ok(count),
             _ => Err(Errno(libc::EPROTO)),
         }
     }
