@@ -12,7 +12,7 @@ use crate::finding::{Code, Finding};
 use crate::history::{self, Histories};
 use crate::open::Way;
 use crate::refusal::{about_answer, about_open};
-use crate::sysfs::{Target, find};
+use crate::sysfs::{Target, find, server_of};
 
 /// An open device.
 pub struct Live {
@@ -40,6 +40,9 @@ impl Live {
 
 /// The ways to a device, best first.
 pub fn ways(target: &Target) -> Vec<Way> {
+    if let Some(node) = server_of(&target.given) {
+        return vec![Way::Server { node: node.into() }];
+    }
     if let Some(node) = &target.node {
         return vec![Way::Cdev { node: node.clone() }];
     }

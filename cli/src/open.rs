@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Opening a VFIO device: by its own node and iommufd, or by its IOMMU group and a container.
+//! Opening a VFIO device: by its own node and iommufd, by its IOMMU group and a container, or by the
+//! socket of a vfio-user server.
 //!
 //! It asks for nothing beyond an open device: it
 //! maps no memory, attaches nothing to an iommufd's address space, and resets nothing.
@@ -11,6 +12,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use vfio_bindings::bindings::vfio::{
     VFIO_API_VERSION, VFIO_GROUP_FLAGS_VIABLE, VFIO_NOIOMMU_IOMMU, VFIO_TYPE1_IOMMU,
@@ -19,7 +21,7 @@ use vfio_bindings::bindings::vfio::{
 
 use vfiomig::Device;
 use vfiomig::device::DeviceOptions;
-use vfiomig::transport::KernelTransport;
+use vfiomig::transport::{KernelTransport, VfioUserOptions, VfioUserTransport};
 
 use crate::sysfs::Root;
 
@@ -60,13 +62,18 @@ pub enum Way {
         /// A group without an IOMMU.
         noiommu: bool,
     },
+    /// By the socket of a vfio-user server.
+    Server {
+        /// The socket.
+        node: PathBuf,
+    },
 }
 
 impl Way {
     /// The node that is the device's or its group's.
     pub fn node(&self) -> &Path {
         match self {
-            Way::Cdev { node } | Way::Group { node, .. } => node,
+            Way::Cdev { node } | Way::Group { node, .. } | Way::Server { node } => node,
         }
     }
 
@@ -75,6 +82,7 @@ impl Way {
         match self {
             Way::Cdev { .. } => "cdev",
             Way::Group { .. } => "group",
+            Way::Server { .. } => "vfio-user",
         }
     }
 }
@@ -149,7 +157,21 @@ pub fn open(root: &Root, way: &Way) -> Result<Opened, OpenError> {
     match way {
         Way::Cdev { node } => open_cdev(root, node),
         Way::Group { node, device, noiommu } => open_group(root, node, device, *noiommu),
+        Way::Server { node } => open_server(root, node),
     }
+}
+
+/// How long a server may take for one command of the tool's: a person waits.
+const SERVER: Duration = Duration::from_secs(10);
+
+fn open_server(root: &Root, node: &Path) -> Result<Opened, OpenError> {
+    let path = if node.is_absolute() { root.at(root.name_of(node)) } else { node.to_owned() };
+    std::fs::metadata(&path).map_err(|error| OpenError::now(Step::Node, node, &error))?;
+    let device: MakeDevice = Box::new(move |options| {
+        let server = VfioUserOptions { timeout: SERVER, ..VfioUserOptions::default() };
+        Device::new(VfioUserTransport::connect(&path, server)?, options)
+    });
+    Ok(Opened { device, keep: Vec::new() })
 }
 
 fn open_node(root: &Root, node: &Path) -> Result<File, OpenError> {

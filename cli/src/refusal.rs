@@ -69,6 +69,8 @@ fn missing(way: &Way, node: &Path, device: Option<&SysDevice>) -> Finding {
         finding
             .todo("load VFIO's container, or use a kernel with CONFIG_VFIO_CONTAINER")
             .commands(vec!["modprobe vfio".into()])
+    } else if matches!(way, Way::Server { .. }) {
+        finding.todo("start the device's server, or look where it has its socket")
     } else if let Some(device) = device.filter(|device| is_without_cdev(way, device)) {
         let name = &device.name;
         finding.todo(format!("this kernel gives devices no such node: probe {name}"))

@@ -310,9 +310,17 @@ pub struct Target {
     pub node: Option<PathBuf>,
 }
 
+/// The socket in the name of a device behind a vfio-user server, `vfio-user:PATH`.
+pub fn server_of(given: &str) -> Option<&str> {
+    given.strip_prefix("vfio-user:").filter(|path| !path.is_empty())
+}
+
 /// Finds the device that a person means.
 pub fn find(root: &Root, given: &str) -> Result<Target, NotFound> {
     let target = |device, node| Target { given: given.to_owned(), device, node };
+    if server_of(given).is_some() {
+        return Ok(target(None, None));
+    }
     if given.contains('/') {
         // A relative path is the caller's own, never the tree's.
         let path = Path::new(given);

@@ -89,6 +89,36 @@ fn the_exit_status_says_what_was_found() {
 }
 
 #[test]
+fn a_device_behind_a_vfio_user_server_is_probed_by_its_socket() {
+    use vfiomig_sim::vfio_user::{Server, ServerOptions};
+    use vfiomig_sim::{Sim, SimOptions};
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("device.sock");
+    let name = format!("vfio-user:{}", socket.display());
+    let output = vfiomig(&["probe", &name, "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(json(&output)[0]["findings"][0]["code"], "node-missing");
+
+    let sim = Sim::new(SimOptions { pci: [1, 2, 3, 4], ..SimOptions::default() }).unwrap();
+    let server = Server::new(&sim, ServerOptions::default()).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| server.listen(&socket).unwrap());
+        while !socket.exists() {
+            std::thread::yield_now();
+        }
+        let output = vfiomig(&["probe", &name, "--json"]);
+        server.stop();
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        let device = &json(&output)[0];
+        assert_eq!(device["access"]["by"], "vfio-user", "{device}");
+        assert_eq!(device["access"]["node"], socket.to_str().unwrap());
+        assert_eq!(device["migratable"], true, "{device}");
+    });
+    // Nothing was changed.
+    assert_eq!((sim.state(), sim.violations()), (vfiomig_sim::State::RUNNING, (0, None)));
+}
+
+#[test]
 fn a_machine_with_nothing_to_probe_says_why() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), "proc/sys/kernel/osrelease", "6.12.0\n");

@@ -24,7 +24,8 @@ pub fn command() -> Command {
         )
         .arg(Arg::new("device").value_name("DEVICE").action(ArgAction::Append).help(
             "PCI address (0000:3b:00.2, 3b:00.2), UUID of a mediated device, node in \
-                     /dev/vfio/devices, or directory in /sys; without one as --all",
+                     /dev/vfio/devices, directory in /sys, or vfio-user:PATH with the socket of a \
+                     server; without one as --all",
         ))
         .arg(
             Arg::new("all")
