@@ -13,6 +13,17 @@ debian_repo_of_suite() {
 		awk -v s="$1" '$1 == s && $2 == "main" { print $3; exit }'
 }
 
+# The address of Debian's archive, in $mirror.
+debian_mirror() {
+	local codename s
+	codename=$(. /etc/os-release && echo "${VERSION_CODENAME-}")
+	mirror=${LAB_MIRROR-}
+	for s in "$codename" stable testing sid unstable; do
+		[ -n "$mirror" ] || mirror=$(debian_repo_of_suite "$s")
+	done
+	[ -n "$mirror" ] || lab_die "found no Debian archive in this machine's apt sources; set LAB_MIRROR to its address"
+}
+
 apt_conf=()
 
 # debian_apt NAME 'TYPE main|security SUITE'...: an apt configuration of that
@@ -22,11 +33,7 @@ debian_apt() {
 	local keyring=/usr/share/keyrings/debian-archive-keyring.gpg signed=
 	shift
 	codename=$(. /etc/os-release && echo "${VERSION_CODENAME-}")
-	mirror=${LAB_MIRROR-}
-	for s in "$codename" stable testing sid unstable; do
-		[ -n "$mirror" ] || mirror=$(debian_repo_of_suite "$s")
-	done
-	[ -n "$mirror" ] || lab_die "found no Debian archive in this machine's apt sources; set LAB_MIRROR to its address"
+	debian_mirror
 	security=${LAB_SECURITY_MIRROR:-$(debian_repo_of_suite "$codename-security")}
 	# Mirrors that carry the security archive have it next to the main one.
 	[ -n "$security" ] || security=${mirror%/}-security

@@ -11,7 +11,7 @@
 #
 # QEMU_A (ours) and QEMU_B (baseline) in the environment: BUILD or
 # BUILD,PROPERTY=VALUE... with a BUILD of programs.sh. Default: the patched one
-# against the unpatched. 10.2-stock for both shows how much of a difference is
+# against the unpatched. stock for both shows how much of a difference is
 # noise.
 # QEMU_CASES='WORD...': only measurements with one of these in their names.
 
@@ -26,10 +26,10 @@ mkdir -p "$dir"
 strace=$(command -v strace) || lab_die "strace is not installed (package strace)"
 # Where a patched QEMU finds the library, and boot.sh with it.
 export LD_LIBRARY_PATH=$top/build${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
-"$here/programs.sh" "$dir/bench" bench
+QEMU_PEERS='' "$here/programs.sh" "$dir/bench" bench
 cp "$strace" "$dir/bench/"
-printf 'export QEMU_A="%s" QEMU_B="%s"\n' "${QEMU_A-10.2-patched,x-vfiomig=on}" \
-	"${QEMU_B-10.2-stock}" >>"$dir/bench/lab.conf"
+printf 'export QEMU_A="%s" QEMU_B="%s"\n' "${QEMU_A-patched,x-vfiomig=on}" \
+	"${QEMU_B-stock}" >>"$dir/bench/lab.conf"
 # Memory that the machine touches for the first time would be slow.
 export LAB_QEMU_ARGS="-mem-prealloc ${LAB_QEMU_ARGS-}"
 "$top/lab/boot.sh" 6.12 --memory 3072 --timeout 2400 --test-timeout 2300 \

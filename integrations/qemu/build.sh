@@ -10,12 +10,17 @@
 # usage: build.sh [--update] VERSION [stock|patched]
 #        build.sh --tree DIR VERSION [stock|patched]
 #
-#   VERSION   10.2  the newest series in Debian's archive that the patches are for
-#             10.0  the one of Debian stable
-#   patched   with patches/*.patch, and linked with the library where these
+#   VERSION   11.1  what the patches are for
+#             10.2  the series before, with patches of its own
+#             10.0  the one of Debian stable, without any
+#   patched   with patches/VERSION/*.patch, and linked with the library where these
 #             know of it; without any patch, this is the stock one
 #   --update  look for a newer source package first
 #   --tree    only unpack and patch the source, in DIR, for work on the patches
+#
+# Of each series, sources.txt has the source packages that are known, with checksums; the newest
+# of them that the archive still has is taken, whether or not a suite lists it. Where it has none
+# of these, the newest that a suite lists.
 #
 # A QEMU in the cache is used as it is, without asking the network. The key is the package's
 # version and a hash of everything else that decides the result: this recipe's number, the
@@ -31,9 +36,10 @@ top=$(cd "$here/../.." && pwd)
 . "$LAB_DIR/debian.sh"
 
 # Increase this when a change to this file makes cached builds unusable.
-RECIPE=3
-# QEMU needs 1.5 or newer, which Debian 12 does not have.
-MESON=1.9.2
+RECIPE=4
+# What QEMU's configure wants of Python and, as nothing is downloaded meanwhile, must be there.
+# It needs Meson 1.5 or newer, which Debian 12 does not have.
+PYTHON=(meson==1.9.2 pycotap==1.3.1 qemu.qmp==0.0.6 setuptools==80.9.0 wheel==0.45.1)
 
 update=0 tree=
 usage() {
@@ -54,17 +60,18 @@ fi
 version=$1 kind=${2:-stock}
 
 # Debian's own patches, without which its source, which comes without blobs, does not configure.
+debian_patches=(skip-unpack-edk2-blobs)
 case $version in
-10.2) suites=(sid) debian_patches=(skip-unpack-edk2-blobs disable-pycotap skip-install-dtb) ;;
-10.0) suites=(trixie) debian_patches=(skip-unpack-edk2-blobs disable-pycotap) ;;
-*) lab_die "no version '$version' (there are: 10.2 10.0)" ;;
+11.1 | 10.2) suites=(sid) debian_patches+=(skip-install-dtb) ;;
+10.0) suites=(trixie) ;;
+*) lab_die "no version '$version' (there are: 11.1 10.2 10.0)" ;;
 esac
 patches=()
 case $kind in
 stock) ;;
 patched)
-	[ "$version" = 10.2 ] || lab_die "the patches are for 10.2"
-	for p in "$here"/patches/*.patch; do
+	[ -d "$here/patches/$version" ] || lab_die "there are no patches for $version"
+	for p in "$here/patches/$version"/*.patch; do
 		[ ! -e "$p" ] || patches+=("$p")
 	done
 	[ ${#patches[@]} -gt 0 ] || kind=stock
@@ -74,7 +81,7 @@ esac
 
 hash=$(
 	{
-		echo "$RECIPE $MESON ${debian_patches[*]}"
+		echo "$RECIPE ${PYTHON[*]} ${debian_patches[*]}"
 		gcc -dumpfullversion 2>/dev/null || echo none
 		# Comments in the header do not matter.
 		[ "$kind" = stock ] || { cat "${patches[@]}"; gcc -fpreprocessed -dD -E -P "$top/include/vfiomig.h" 2>/dev/null; }
@@ -113,17 +120,46 @@ log=$LAB_CACHE/log/qemu-$version-$kind.log
 
 # --- the source --------------------------------------------------------------
 
-# In $sources: the package's files. Checked by apt when they come, and kept.
-fetch() {
-	sources=$LAB_CACHE/debs/qemu_${package//[^A-Za-z0-9.+~-]/_}
+# known PACKAGE ORIG DEBIAN: the files of a known package and their checksums, if the archive has
+# them. In $sources, and kept.
+known() {
+	local file sum
+	sources=$LAB_CACHE/debs/qemu_$1
 	[ ! -e "$sources/complete" ] || return 0
-	lab_note "fetching QEMU $package"
-	mkdir -p "$tmp/fetch"
-	(cd "$tmp/fetch" && apt-get "${apt_conf[@]}" -q source --download-only "qemu=$package") >>"$log" 2>&1 ||
-		{ tail -n 5 "$log" >&2; lab_die "cannot fetch the source of QEMU $package; see $log"; }
+	rm -rf "$tmp/fetch"
+	mkdir "$tmp/fetch"
+	for file in "qemu_${1%-*}.orig.tar.xz $2" "qemu_$1.debian.tar.xz $3"; do
+		read -r file sum <<<"$file"
+		/usr/lib/apt/apt-helper -o APT::Sandbox::User=root -o Acquire::Retries=2 download-file \
+			"${mirror%/}/pool/main/q/qemu/$file" "$tmp/fetch/$file" "SHA256:$sum" >>"$log" 2>&1 ||
+			return 1
+	done
 	touch "$tmp/fetch/complete"
 	rm -rf "$sources"
 	mv "$tmp/fetch" "$sources"
+}
+
+# The newest that a suite lists: checked by apt.
+listed() {
+	local lines
+	mapfile -t lines < <(printf 'deb-src main %s\n' "${suites[@]}")
+	debian_apt "apt-qemu-$version" "${lines[@]}"
+	# The archive may have a newer series next to the one that is asked for.
+	package=$(apt-cache "${apt_conf[@]}" showsrc qemu | sed -n 's/^Version: //p' |
+		grep -E "^([0-9]+:)?${version//./\\.}[.+~-]" | sort -V | tail -n 1 || true)
+	[ -n "$package" ] || lab_die "the archive has no source of QEMU $version that is known" \
+		"(sources.txt); its suites (${suites[*]}) list:" \
+		"$(apt-cache "${apt_conf[@]}" showsrc qemu | sed -n 's/^Version: //p' | tr '\n' ' ')"
+	sources=$LAB_CACHE/debs/qemu_${package//[^A-Za-z0-9.+~-]/_}
+	if [ ! -e "$sources/complete" ]; then
+		mkdir -p "$tmp/listed"
+		(cd "$tmp/listed" && apt-get "${apt_conf[@]}" -q source --download-only "qemu=$package") >>"$log" 2>&1 ||
+			{ tail -n 5 "$log" >&2; lab_die "cannot fetch the source of QEMU $package; see $log"; }
+		touch "$tmp/listed/complete"
+		rm -rf "$sources"
+		mv "$tmp/listed" "$sources"
+	fi
+	flock -u 9
 }
 
 # unpack DIR
@@ -138,45 +174,27 @@ unpack() {
 	done
 }
 
-apply_patches() {
-	local p
-	for p in "${patches[@]}"; do
-		# No fuzz: a patch that nearly fits should be rebased.
-		patch -d "$1" -p1 -s --fuzz=0 --no-backup-if-mismatch -i "$p" >>"$log" 2>&1 ||
-			{ tail -n 5 "$log" >&2; lab_die "${p##*/} does not apply; see $log"; }
-	done
-}
-
-mapfile -t lines < <(printf 'deb-src main %s\n' "${suites[@]}")
-debian_apt "apt-qemu-$version" "${lines[@]}"
-# The archive may have a newer series next to the one that is asked for.
-package=$(apt-cache "${apt_conf[@]}" showsrc qemu | sed -n 's/^Version: //p' |
-	grep -E "^([0-9]+:)?${version//./\\.}[.+~-]" | sort -V | tail -n 1 || true)
-[ -n "$package" ] || lab_die "the archive (${suites[*]}) has no source of QEMU $version; it has:" \
-	"$(apt-cache "${apt_conf[@]}" showsrc qemu | sed -n 's/^Version: //p' | tr '\n' ' ')"
+lab_note "looking for the source of QEMU $version"
+debian_mirror
+package=
+while read -r series name sums; do
+	# shellcheck disable=SC2086  # two words
+	if [ "$series" = "$version" ] && known "$name" $sums; then
+		package=$name
+		break
+	fi
+done <"$here/sources.txt"
+[ -n "$package" ] || listed
 dir=$parent/${package//[^A-Za-z0-9.-]/_}-$hash
 if [ -z "$tree" ] && [ -e "$dir/qemu-system-x86_64" ]; then
 	printf '%s\n' "$dir"
 	exit 0
 fi
-fetch
-flock -u 9
 
 if [ -n "$tree" ]; then
 	[ ! -e "$tree" ] || lab_die "$tree exists"
 	unpack "$tree"
-	if [ ${#patches[@]} -gt 0 ] && command -v git >/dev/null; then
-		# The series as commits on top of what it is made against.
-		(
-			cd "$tree"
-			git init -q
-			git add -A
-			git -c user.name=lab -c user.email=lab@localhost commit -q -m "QEMU $package"
-			git -c user.name=lab -c user.email=lab@localhost am -q "${patches[@]}"
-		) >&2
-	else
-		apply_patches "$tree"
-	fi
+	"$here/series.sh" apply "$tree" "$here/patches/$version" "QEMU $package" >&2
 	printf '%s\n' "$tree"
 	exit 0
 fi
@@ -186,20 +204,23 @@ fi
 started=$(lab_now)
 src=$tmp/src out=$tmp/out
 unpack "$src"
-apply_patches "$src"
+if [ ${#patches[@]} -gt 0 ]; then
+	"$here/series.sh" apply "$src" "$here/patches/$version" >>"$log" 2>&1 ||
+		{ tail -n 5 "$log" >&2; lab_die "the patches do not apply to QEMU $package; see $log"; }
+fi
 
-venv=$LAB_CACHE/qemu/meson-$MESON
+venv=$LAB_CACHE/qemu/python-$(sha256sum <<<"${PYTHON[*]}" | cut -c1-12)
 if [ ! -e "$venv/complete" ]; then
-	lab_note "installing meson $MESON"
+	lab_note "installing ${PYTHON[*]}"
 	(
 		flock 9
 		[ ! -e "$venv/complete" ] || exit 0
 		rm -rf "$venv"
 		python3 -m venv "$venv"
-		"$venv/bin/pip" install -q --disable-pip-version-check "meson==$MESON"
+		"$venv/bin/pip" install -q --disable-pip-version-check "${PYTHON[@]}"
 		touch "$venv/complete"
-	) 9>"$LAB_CACHE/lock.meson" >>"$log" 2>&1 8>&- ||
-		{ tail -n 5 "$log" >&2; lab_die "cannot install meson $MESON; see $log"; }
+	) 9>"$LAB_CACHE/lock.python" >>"$log" 2>&1 8>&- ||
+		{ tail -n 5 "$log" >&2; lab_die "cannot install ${PYTHON[*]}; see $log"; }
 fi
 
 options=(
@@ -213,7 +234,7 @@ options=(
 export CCACHE_DIR=$LAB_CACHE/ccache CCACHE_MAXSIZE=1G
 # Our code must compile without warnings. The same options without patches: otherwise the
 # compiler's cache would be of no use.
-if [ "$version" = 10.2 ]; then
+if [ -d "$here/patches/$version" ]; then
 	options+=(--enable-werror)
 else
 	options+=(--disable-werror)

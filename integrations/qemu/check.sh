@@ -16,6 +16,8 @@
 #
 #   QEMU_CASES='WORD...'  only cases with one of these in their names
 #   QEMU_TIMES=N          each N times
+#   QEMU_SERIES=VERSION   the QEMU that is tested (default: 11.1; 10.2 has a series of its own)
+#   QEMU_PEERS='VERSION...'  older ones that it migrates to and from (default: 10.2 10.0)
 #   QEMU_RUNS='RUN...'    these runs (default: matrix failures native several dirty);
 #                         stock tells what happens without the library
 

@@ -13,7 +13,7 @@ set -euo pipefail
 
 packages=(
 	libglib2.0-dev libpixman-1-dev libfdt-dev zlib1g-dev
-	ninja-build pkg-config python3-venv patch ccache
+	ninja-build pkg-config python3-venv patch git ccache
 )
 
 case ${1-} in

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::cases::{Lab, Res};
-use crate::matrix::MACHINE;
 use crate::pair::{Pair, Setup, What};
+use crate::versions::newest;
 use crate::vm::{Side, Vm};
 
 const BYTES: u64 = 256 << 20;
@@ -42,7 +42,7 @@ struct Sample {
 fn side(name: &str) -> Res<Side> {
     let text: &'static str = match std::env::var(name) {
         Ok(text) if !text.is_empty() => Box::leak(text.into_boxed_str()),
-        _ => "10.2-stock",
+        _ => "stock",
     };
     let (build, props) = text.split_at(text.find(',').unwrap_or(text.len()));
     let props = Box::leak(format!(",migration-events=on{props}").into_boxed_str());
@@ -134,7 +134,7 @@ fn migrate(
     multifd: bool,
     counts: Option<&mut [f64; 2]>,
 ) -> Res<Sample> {
-    let mut setup = Setup::new(side, side, MACHINE, What::Test { bytes: BYTES, pre_copy });
+    let mut setup = Setup::new(side, side, newest(), What::Test { bytes: BYTES, pre_copy });
     setup.trace = false;
     setup.multifd = multifd;
     setup.return_path = multifd;

@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 
 use crate::cases::{Lab, Res};
 use crate::device::Device;
-use crate::matrix::{MACHINE, NATIVE, PATCHED, STOCK};
 use crate::pair::{LIMIT, Other, Pair, Setup, What};
+use crate::versions::{NATIVE, PATCHED, STOCK, newest};
 use crate::vm::{Side, Vm};
 
 const MIB: u64 = 1 << 20;
@@ -66,7 +66,7 @@ pub fn run(lab: &Lab) {
     }
     for (name, source, target, tracker) in CASES {
         lab.case(name, || {
-            let mut setup = Setup::new(source, target, MACHINE, WHAT);
+            let mut setup = Setup::new(source, target, newest(), WHAT);
             if tracker == Tracker::Both {
                 setup = setup.with(&WITHOUT_LOG);
             }

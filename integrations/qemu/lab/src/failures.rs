@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 use crate::cases::{Lab, NOT_REQUIRED, Res};
 use crate::device::reset_in;
 use crate::dirty;
-use crate::matrix::{MACHINE, NATIVE, PATCHED, STOCK};
 use crate::pair::{LIMIT, Other, Pair, Setup, What};
 use crate::relay::{CONFIG, DATA, Flip, NATIVE_DATA, Plan};
+use crate::versions::{NATIVE, PATCHED, STOCK, newest};
 use crate::vm::{Life, Side, Vm};
 
 const MIB: u64 = 1 << 20;
@@ -271,7 +271,7 @@ pub fn run(lab: &Lab, (prefix, side, strict): Whom) {
 }
 
 fn run_case(lab: &Lab, name: &str, case: &Case, side: Side, strict: bool) -> Res<()> {
-    let mut setup = Setup::new(side, side, MACHINE, case.what).with(case.others);
+    let mut setup = Setup::new(side, side, newest(), case.what).with(case.others);
     setup.target_what = case.target_what;
     setup.return_path = case.return_path;
     setup.multifd = case.multifd;

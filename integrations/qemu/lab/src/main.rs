@@ -15,6 +15,7 @@ mod pair;
 mod qmp;
 mod relay;
 mod several;
+mod versions;
 mod vm;
 
 use std::process::ExitCode;

@@ -6,27 +6,15 @@ use std::time::Instant;
 use crate::cases::{Lab, Res};
 use crate::pair::{LIMIT, Pair, Setup, What};
 use crate::relay::{CONFIG, Plan};
+use crate::versions::{Machine, NATIVE, PATCHED, PREVIOUS, STABLE, STOCK, exists};
 use crate::vm::Side;
-
-/// The newest QEMU, as it is.
-pub const STOCK: Side = Side { build: "10.2-stock", props: "" };
-/// The newest, with the library.
-pub const PATCHED: Side = Side { build: "10.2-patched", props: ",x-vfiomig=on" };
-/// The same with the library's own format.
-pub const NATIVE: Side =
-    Side { build: "10.2-patched", props: ",x-vfiomig=on,x-vfiomig-format=native" };
-/// The one of Debian stable, as it is.
-pub const STABLE: Side = Side { build: "10.0-stock", props: "" };
-/// What the two of the newest have in common.
-pub const MACHINE: &str = "pc-q35-10.2";
-const STABLE_MACHINE: &str = "pc-q35-10.0";
 
 /// A line of the table; each is run with all devices.
 struct Peers {
     name: &'static str,
     source: Side,
     target: Side,
-    machine: &'static str,
+    machine: Machine,
     way: Way,
 }
 
@@ -46,38 +34,49 @@ const fn peers(
     name: &'static str,
     source: Side,
     target: Side,
-    machine: &'static str,
+    machine: Machine,
     way: Way,
 ) -> Peers {
     Peers { name, source, target, machine, way }
 }
 
-static TABLE: [Peers; 17] = [
-    peers("patched-patched", PATCHED, PATCHED, MACHINE, Way::Plain),
-    peers("patched-patched-ack", PATCHED, PATCHED, MACHINE, Way::Ack),
-    peers("patched-patched-multifd", PATCHED, PATCHED, MACHINE, Way::Multifd),
-    peers("stock-patched", STOCK, PATCHED, MACHINE, Way::Plain),
-    peers("stock-patched-ack", STOCK, PATCHED, MACHINE, Way::Ack),
-    peers("stock-patched-multifd", STOCK, PATCHED, MACHINE, Way::Multifd),
-    peers("patched-stock", PATCHED, STOCK, MACHINE, Way::Plain),
-    peers("patched-stock-ack", PATCHED, STOCK, MACHINE, Way::Ack),
-    peers("patched-stock-multifd", PATCHED, STOCK, MACHINE, Way::Multifd),
-    peers("native-native", NATIVE, NATIVE, MACHINE, Way::Plain),
-    peers("stable-patched", STABLE, PATCHED, STABLE_MACHINE, Way::Plain),
-    peers("stable-patched-multifd", STABLE, PATCHED, STABLE_MACHINE, Way::Multifd),
-    peers("patched-stable", PATCHED, STABLE, STABLE_MACHINE, Way::Plain),
-    peers("patched-stable-multifd", PATCHED, STABLE, STABLE_MACHINE, Way::Multifd),
-    peers("stock-stock", STOCK, STOCK, MACHINE, Way::Plain),
-    peers("stock-stock-ack", STOCK, STOCK, MACHINE, Way::Ack),
-    peers("stock-stock-multifd", STOCK, STOCK, MACHINE, Way::Multifd),
+static TABLE: [Peers; 28] = [
+    peers("patched-patched", PATCHED, PATCHED, Machine::Newest, Way::Plain),
+    peers("patched-patched-ack", PATCHED, PATCHED, Machine::Newest, Way::Ack),
+    peers("patched-patched-multifd", PATCHED, PATCHED, Machine::Newest, Way::Multifd),
+    peers("stock-patched", STOCK, PATCHED, Machine::Newest, Way::Plain),
+    peers("stock-patched-ack", STOCK, PATCHED, Machine::Newest, Way::Ack),
+    peers("stock-patched-multifd", STOCK, PATCHED, Machine::Newest, Way::Multifd),
+    peers("patched-stock", PATCHED, STOCK, Machine::Newest, Way::Plain),
+    peers("patched-stock-ack", PATCHED, STOCK, Machine::Newest, Way::Ack),
+    peers("patched-stock-multifd", PATCHED, STOCK, Machine::Newest, Way::Multifd),
+    peers("native-native", NATIVE, NATIVE, Machine::Newest, Way::Plain),
+    peers("stable-patched", STABLE, PATCHED, Machine::Stable, Way::Plain),
+    peers("stable-patched-multifd", STABLE, PATCHED, Machine::Stable, Way::Multifd),
+    peers("patched-stable", PATCHED, STABLE, Machine::Stable, Way::Plain),
+    peers("patched-stable-multifd", PATCHED, STABLE, Machine::Stable, Way::Multifd),
+    peers("stable-patched-ack", STABLE, PATCHED, Machine::Stable, Way::Ack),
+    peers("patched-stable-ack", PATCHED, STABLE, Machine::Stable, Way::Ack),
+    peers("previous-patched", PREVIOUS, PATCHED, Machine::Previous, Way::Plain),
+    peers("previous-patched-ack", PREVIOUS, PATCHED, Machine::Previous, Way::Ack),
+    peers("previous-patched-multifd", PREVIOUS, PATCHED, Machine::Previous, Way::Multifd),
+    peers("patched-previous", PATCHED, PREVIOUS, Machine::Previous, Way::Plain),
+    peers("patched-previous-ack", PATCHED, PREVIOUS, Machine::Previous, Way::Ack),
+    peers("patched-previous-multifd", PATCHED, PREVIOUS, Machine::Previous, Way::Multifd),
+    peers("patched-patched-ack-legacy", PATCHED, PATCHED, Machine::Legacy, Way::Ack),
+    peers("stock-patched-ack-legacy", STOCK, PATCHED, Machine::Legacy, Way::Ack),
+    peers("patched-stock-ack-legacy", PATCHED, STOCK, Machine::Legacy, Way::Ack),
+    peers("stock-stock", STOCK, STOCK, Machine::Newest, Way::Plain),
+    peers("stock-stock-ack", STOCK, STOCK, Machine::Newest, Way::Ack),
+    peers("stock-stock-multifd", STOCK, STOCK, Machine::Newest, Way::Multifd),
 ];
 
 /// How two versions get on without the library: for when a row with it fails.
 static STOCK_TABLE: [Peers; 4] = [
-    peers("stable-stock", STABLE, STOCK, STABLE_MACHINE, Way::Plain),
-    peers("stable-stock-multifd", STABLE, STOCK, STABLE_MACHINE, Way::Multifd),
-    peers("stock-stable", STOCK, STABLE, STABLE_MACHINE, Way::Plain),
-    peers("stock-stable-multifd", STOCK, STABLE, STABLE_MACHINE, Way::Multifd),
+    peers("stable-stock", STABLE, STOCK, Machine::Stable, Way::Plain),
+    peers("stable-stock-multifd", STABLE, STOCK, Machine::Stable, Way::Multifd),
+    peers("stock-stable", STOCK, STABLE, Machine::Stable, Way::Plain),
+    peers("stock-stable-multifd", STOCK, STABLE, Machine::Stable, Way::Multifd),
 ];
 
 /// QEMU's mark in the stream, as the trace has it.
@@ -92,7 +91,7 @@ const DEVICES: [(&str, What); 5] = [
     ("256m-precopy", What::Test { bytes: 256 * MIB, pre_copy: true }),
 ];
 
-/// With these an acknowledgement means something, and it takes little time.
+/// With these an acknowledgement means something, and they take little time.
 const SMALL: [&str; 2] = ["mtty", "1m-precopy"];
 
 /// Whose stream is kept: small ones, one of each kind.
@@ -118,7 +117,10 @@ pub fn run_stock(lab: &Lab) {
 
 fn run_table(lab: &Lab, table: &'static [Peers]) {
     for (name, peers, what) in rows(table, &lab.kernel) {
-        lab.case(&name, || row(lab, &name, peers, what));
+        let Some(machine) = peers.machine.name() else { continue };
+        if exists(&lab.dir, peers.source) && exists(&lab.dir, peers.target) {
+            lab.case(&name, || row(lab, &name, peers, machine, what));
+        }
     }
 }
 
@@ -139,13 +141,14 @@ fn rows(
     let main = kernel == "6.12";
     let all = table.iter().flat_map(|peers| DEVICES.map(|(device, what)| (peers, device, what)));
     all.filter(move |(peers, device, what)| {
-        (main || *what == What::Mtty) && (peers.way != Way::Ack || SMALL.contains(device))
+        let short = peers.way == Way::Ack || peers.machine == Machine::Previous;
+        (main || *what == What::Mtty) && (!short || SMALL.contains(device))
     })
     .map(|(peers, device, what)| (format!("{}-{device}", peers.name), peers, what))
 }
 
-fn row(lab: &Lab, name: &str, peers: &Peers, what: What) -> Res<()> {
-    let mut setup = Setup::new(peers.source, peers.target, peers.machine, what);
+fn row(lab: &Lab, name: &str, peers: &Peers, machine: &str, what: What) -> Res<()> {
+    let mut setup = Setup::new(peers.source, peers.target, machine, what);
     setup.multifd = peers.way == Way::Multifd;
     setup.return_path = peers.way != Way::Plain;
     setup.switchover_ack = peers.way == Way::Ack;

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use crate::cases::{Lab, Res};
 use crate::device::{Device, Kind};
-use crate::matrix::{MACHINE, NATIVE, PATCHED, STOCK};
 use crate::pair::{LIMIT, Other, Pair, Setup, What, make_device};
+use crate::versions::{NATIVE, PATCHED, STOCK, newest};
 use crate::vm::{RAM, Side, Vm};
 
 const MIB: u64 = 1 << 20;
@@ -59,14 +59,14 @@ const SLOT: [&str; 6] = [
 
 /// Runs it all.
 pub fn run(lab: &Lab) {
-    // QEMU 10.2 crashes if iommufd has no IOMMU_IOAS_CHANGE_PROCESS (Linux 6.13).
+    // QEMU crashes if iommufd has no IOMMU_IOAS_CHANGE_PROCESS (Linux 6.13).
     let has_iommufd = lab.kernel != "6.12";
     for (name, source, target, multifd) in ROWS {
         if source.props.contains("iommufd") != has_iommufd {
             continue;
         }
         lab.case(name, || {
-            let mut setup = Setup::new(source, target, MACHINE, FIRST).with(&OTHERS);
+            let mut setup = Setup::new(source, target, newest(), FIRST).with(&OTHERS);
             setup.multifd = multifd;
             setup.return_path = multifd;
             keeping(lab, name, Pair::start(lab, setup)?, |pair| {
@@ -85,7 +85,7 @@ pub fn run(lab: &Lab) {
         lab.case(name, || {
             let plugged = make_device(What::Test { bytes: MIB, pre_copy: true }, false)?;
             let side = if iommufd { IOMMUFD } else { PATCHED };
-            let mut setup = Setup::new(side, side, MACHINE, FIRST);
+            let mut setup = Setup::new(side, side, newest(), FIRST);
             setup.args = &SLOT;
             keeping(lab, name, Pair::start(lab, setup)?, |pair| {
                 plug_and_unplug(pair, &plugged, iommufd)
@@ -96,7 +96,7 @@ pub fn run(lab: &Lab) {
         let name = "counted-while-read-iommufd";
         lab.case(name, || {
             let what = What::Test { bytes: 8 * MIB, pre_copy: false };
-            let setup = Setup::new(IOMMUFD_WITHOUT_LOG, IOMMUFD, MACHINE, what);
+            let setup = Setup::new(IOMMUFD_WITHOUT_LOG, IOMMUFD, newest(), what);
             keeping(lab, name, Pair::start(lab, setup)?, counted_while_read)
         });
         return;
@@ -107,7 +107,7 @@ pub fn run(lab: &Lab) {
         ("snapshot-native", NATIVE, false),
     ] {
         lab.case(name, || {
-            let setup = Setup::new(side, side, MACHINE, FIRST).with(&OTHERS);
+            let setup = Setup::new(side, side, newest(), FIRST).with(&OTHERS);
             keeping(lab, name, Pair::start(lab, setup)?, |pair| snapshot(lab, pair, paused))
         });
     }
