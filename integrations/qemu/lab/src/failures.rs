@@ -56,16 +56,19 @@ enum Event {
     StopCancel,
     /// The network takes no more data; the guest is stopped, the migration cancelled.
     Stall,
-    /// The network takes no more data while the stopped device is sent; the migration is cancelled,
-    /// and its connections are broken off.
+    /// The migration's connections are broken off, which QEMU does whatever holds its big lock.
+    Yank,
+    /// The same while the network takes no more data.
     StallYank,
-    /// A device that QEMU emulates writes to the guest's memory.
-    WriteMemory,
     /// The migration's parameters are changed so that no device can use multifd's channels any
     /// more.
     ChangeParameters,
     /// The target's device accepts the state, and then cannot be started.
     FailTargetStart,
+    /// The source's device cannot go to pre-copy, and must be reset while its guest runs.
+    FailPreCopy,
+    /// The first device cannot be read; the next one takes long.
+    FailRead,
 }
 
 struct Case {
@@ -89,6 +92,8 @@ enum End {
     OneSide,
     /// The guest runs on the source.
     Stays,
+    /// The same, and it stood for less than [`SHORT`].
+    StaysShort,
     /// The guest runs nowhere, because its device was harmed when the source had let go of it.
     Stopped,
     /// The guest is stopped on the source: its device was reset while the guest could not have done
@@ -116,8 +121,12 @@ const PLAIN: Case = Case {
     end: End::OneSide,
 };
 
+/// How long a guest may stand whose migration fails at once, on a slow machine.
+const SHORT: Duration = Duration::from_secs(10);
+
 const fn event(name: &'static str, phase: Phase, event: Event) -> Case {
-    let what = if matches!(phase, Phase::PreCopy) { PRE_COPY } else { STOP_COPY };
+    let pre_copy = matches!(phase, Phase::PreCopy) || matches!(event, Event::FailPreCopy);
+    let what = if pre_copy { PRE_COPY } else { STOP_COPY };
     Case { name, what, happens: Some((phase, event)), ..PLAIN }
 }
 
@@ -168,8 +177,10 @@ const FLIP_CONFIG: Case = flip(
     // The first frame of the stopped device, after its kind.
     at(NATIVE_DATA, 1, 8 + 32 + 4 + 4 + 0x12),
 );
-const WRITE_MEMORY: Case = event("memory-written-stopcopy", Phase::StopCopy, Event::WriteMemory);
-const CANCEL_STOP_COPY: Case = event("cancel-stopcopy", Phase::StopCopy, Event::Cancel);
+const YANK_STOP_COPY: Case =
+    ending(event("yank-stopcopy", Phase::StopCopy, Event::Yank), End::Stays);
+/// At 1 MiB/s, three times what [`SHORT`] allows.
+const SLOW: What = What::Test { bytes: 32 * MIB, pre_copy: false };
 const KILL_STOP_COPY: Case = event("target-killed-stopcopy", Phase::StopCopy, Event::KillTarget);
 const OTHER_TYPE: Case = other("other-type", What::Mtty);
 
@@ -188,11 +199,11 @@ const RESET_STOP_COPY: Case = ending(
     End::StoppedHere,
 );
 
-const CASES: [Case; 49] = [
+const CASES: [Case; 50] = [
     event("cancel-precopy", Phase::PreCopy, Event::Cancel),
-    CANCEL_STOP_COPY,
-    return_path(CANCEL_STOP_COPY, "cancel-stopcopy-return-path"),
-    multifd(CANCEL_STOP_COPY, "cancel-stopcopy-multifd"),
+    YANK_STOP_COPY,
+    return_path(YANK_STOP_COPY, "yank-stopcopy-return-path"),
+    multifd(YANK_STOP_COPY, "yank-stopcopy-multifd"),
     event("target-killed-precopy", Phase::PreCopy, Event::KillTarget),
     KILL_STOP_COPY,
     multifd(KILL_STOP_COPY, "target-killed-stopcopy-multifd"),
@@ -235,15 +246,30 @@ const CASES: [Case; 49] = [
         multifd(event("", Phase::Memory, Event::ChangeParameters), "parameters-changed-multifd"),
         End::Stays,
     ),
-    ending(WRITE_MEMORY, End::Stays),
-    ending(multifd(WRITE_MEMORY, "memory-written-stopcopy-multifd"), End::Stays),
+    ending(
+        event("source-device-fails-precopy", Phase::Before, Event::FailPreCopy),
+        End::StoppedHere,
+    ),
+    several(
+        ending(event("", Phase::Before, Event::FailRead), End::StaysShort),
+        "several-read-fails",
+        &[Other::new(SLOW)],
+    ),
+    multifd(
+        several(
+            ending(event("", Phase::Before, Event::FailRead), End::StaysShort),
+            "",
+            &[Other::new(SLOW)],
+        ),
+        "several-read-fails-multifd",
+    ),
     ending(
         event("target-device-fails-to-start", Phase::Before, Event::FailTargetStart),
         End::Stopped,
     ),
     several(event("", Phase::PreCopy, Event::Cancel), "several-cancel-precopy", OTHERS),
-    several(CANCEL_STOP_COPY, "several-cancel-stopcopy", OTHERS),
-    several(multifd(CANCEL_STOP_COPY, ""), "several-cancel-stopcopy-multifd", OTHERS),
+    several(YANK_STOP_COPY, "several-yank-stopcopy", OTHERS),
+    several(multifd(YANK_STOP_COPY, ""), "several-yank-stopcopy-multifd", OTHERS),
     several(KILL_STOP_COPY, "several-target-killed-stopcopy", OTHERS),
     several(RESET_STOP_COPY, "several-source-data-fd-dies-stopcopy", OTHERS),
     several(PLAIN, "several-one-differs", ONE_DIFFERS),
@@ -313,13 +339,9 @@ fn carry_out(
     native: bool,
     pair: &mut Pair,
 ) -> Res<(String, Option<String>)> {
-    if let Some((phase, _)) = case.happens {
+    if let Some((phase, event)) = case.happens {
         match phase {
-            // RUNNING_P2P, STOP, RESUMING; then STOP, and the step that is to fail.
-            Phase::Before => {
-                pair.target_device.set("fail_to_error", 1)?;
-                pair.target_device.set("fail_set_state", "5 5")?;
-            }
+            Phase::Before => prepare(pair, event)?,
             // More than what lies between the two takes.
             Phase::Memory => dirty::fill(&pair.source)?,
             Phase::PreCopy => {
@@ -374,6 +396,9 @@ fn carry_out(
     }
     let completed = status.as_deref() == Some("completed");
     let mut broken = judge(case, native, completed, &source, &target);
+    if broken.is_none() && case.end == End::StaysShort {
+        broken = stood_long(pair)?;
+    }
     // A device that the guest had reset has other contents than before, and keeps them.
     let damage_shows = native || case.end != End::Unnoticed;
     if broken.is_none() && target.runs() && damage_shows {
@@ -384,8 +409,11 @@ fn carry_out(
     }
     // A source that was let down must be good for another migration.
     if broken.is_none() && source.runs() {
-        for (knob, value) in [("dirty_rate", 0), ("read_rate", 0)] {
+        for (knob, value) in [("dirty_rate", 0), ("read_rate", 0), ("fail_read", 0)] {
             pair.source_device.set(knob, value)?;
+        }
+        for member in pair.others.iter().filter(|member| member.what == SLOW) {
+            member.source.set("read_rate", 0)?;
         }
         let as_before = json!({ "multifd-compression": "none" });
         pair.source.qmp.command("migrate-set-parameters", as_before)?;
@@ -426,8 +454,10 @@ fn judge(
     let stopped =
         |side: &Life| matches!(side, Life::Alive { status, .. } if status == "internal-error");
     match (source.runs(), target.runs()) {
-        (true, false) if case.end == End::Stays => None,
-        _ if case.end == End::Stays => Some("the guest does not stay where it was".into()),
+        (true, false) if matches!(case.end, End::Stays | End::StaysShort) => None,
+        _ if matches!(case.end, End::Stays | End::StaysShort) => {
+            Some("the guest does not stay where it was".into())
+        }
         (false, false) if case.end == End::Stopped && stopped(target) => None,
         (false, false) if case.end == End::StoppedHere && stopped(source) => None,
         _ if matches!(case.end, End::Stopped | End::StoppedHere) => {
@@ -441,6 +471,34 @@ fn judge(
         }
         _ => None,
     }
+}
+
+/// What is to fail is made ready to.
+fn prepare(pair: &Pair, event: Event) -> Res<()> {
+    match event {
+        Event::FailPreCopy => {
+            pair.source_device.set("fail_to_error", 1)?;
+            pair.source_device.set("fail_set_state", "1 5")
+        }
+        Event::FailRead => {
+            pair.source_device.set("fail_read", "1 5")?;
+            let slow = pair.others.first().ok_or("no second device")?;
+            slow.source.set("read_rate", MIB)
+        }
+        // RUNNING_P2P, STOP, RESUMING; then STOP, and the step that is to fail.
+        _ => {
+            pair.target_device.set("fail_to_error", 1)?;
+            pair.target_device.set("fail_set_state", "5 5")
+        }
+    }
+}
+
+/// Whether the source's guest stood for longer than it may.
+fn stood_long(pair: &Pair) -> Res<Option<String>> {
+    let at = |name| pair.source.qmp.last(name).map(|event| event.at_us).ok_or("no such event");
+    let (stop, resume) = (at("STOP")?, at("RESUME")?);
+    let stood = Duration::from_micros(resume.saturating_sub(stop));
+    Ok((stood > SHORT).then(|| format!("the guest stood for {stood:?}")))
 }
 
 fn reach(pair: &mut Pair, phase: Phase) -> Res<()> {
@@ -534,35 +592,14 @@ fn make_happen(pair: &mut Pair, event: Event) -> Res<()> {
             pair.relay.as_ref().ok_or("no relay")?.stall(false);
             result
         }
+        Event::Yank => yank(pair),
         Event::StallYank => {
             pair.relay.as_ref().ok_or("no relay")?.stall(true);
             pair.source_device.set("read_rate", 0)?;
             std::thread::sleep(Duration::from_secs(2));
-            let asked = Instant::now();
-            pair.source.qmp.command("migrate_cancel", json!({}))?;
-            // It looks at the file now and then.
-            std::thread::sleep(Duration::from_secs(1));
-            let connections = json!({ "instances": [{ "type": "migration" }] });
-            match pair.source.qmp.command("yank", connections) {
-                // The cancellation was enough: the main channel stayed where it was.
-                Err(e) if e.contains("Instance not found") => {}
-                result => result.map(|_| ())?,
-            }
-            if asked.elapsed() > Duration::from_secs(10) {
-                return Err(format!("the monitor was deaf for {:?}", asked.elapsed()));
-            }
+            yank(pair)?;
             pair.source.wait_migrated(LIMIT)?;
             pair.relay.as_ref().ok_or("no relay")?.stall(false);
-            Ok(())
-        }
-        Event::WriteMemory => {
-            // By fw_cfg's DMA, whose answer goes where its request lies: at 32 MiB, where there is
-            // nothing. The port has the address with its highest byte first.
-            let command = json!({ "command-line": "o /w 0x518 0x00000002" });
-            let said = pair.source.qmp.command("human-monitor-command", command)?;
-            if said.as_str() != Some("") {
-                return Err(format!("the monitor's command to write to a port: {said}"));
-            }
             Ok(())
         }
         Event::ChangeParameters => {
@@ -570,12 +607,23 @@ fn make_happen(pair: &mut Pair, event: Event) -> Res<()> {
             pair.source.qmp.command("migrate-set-parameters", changed).map(|_| ())
         }
         // Is on its way.
-        Event::FailTargetStart => Ok(()),
+        Event::FailTargetStart | Event::FailPreCopy | Event::FailRead => Ok(()),
         Event::Cut => {
             pair.relay.as_ref().ok_or("no relay")?.cut();
             Ok(())
         }
     }
+}
+
+/// Breaks off the source's connections.
+fn yank(pair: &mut Pair) -> Res<()> {
+    let asked = Instant::now();
+    let connections = json!({ "instances": [{ "type": "migration" }] });
+    pair.source.qmp.out_of_band("yank", connections)?;
+    if asked.elapsed() > Duration::from_secs(10) {
+        return Err(format!("the monitor was deaf for {:?}", asked.elapsed()));
+    }
+    Ok(())
 }
 
 /// Cancels the migration of a stopped guest, whose device must not run before the guest does.

@@ -3,6 +3,8 @@
 
 use std::time::Instant;
 
+use serde_json::Value;
+
 use crate::cases::{Lab, Res};
 use crate::pair::{LIMIT, Pair, Setup, What};
 use crate::relay::{CONFIG, Plan};
@@ -179,8 +181,9 @@ fn migrate(lab: &Lab, name: &str, peers: &Peers, what: What, pair: &mut Pair) ->
     pair.complete(LIMIT)?;
     pair.expect_moved()?;
     pair.expect_states()?;
-    expect_way(peers, what, pair)?;
-    println!("{name}: blackout {:.0} ms; {}", pair.blackout_ms()?, pair.source.progress()?);
+    let progress = pair.source.progress()?;
+    println!("{name}: blackout {:.0} ms; {progress}", pair.blackout_ms()?);
+    expect_way(peers, what, pair, &progress)?;
     pair.expect_contents()?;
     let Some(relay) = &pair.relay else { return Ok(()) };
     if let Some(failure) = relay.failure() {
@@ -191,7 +194,7 @@ fn migrate(lab: &Lab, name: &str, peers: &Peers, what: What, pair: &mut Pair) ->
 }
 
 /// The device's state travelled as the row says.
-fn expect_way(peers: &Peers, what: What, pair: &Pair) -> Res<()> {
+fn expect_way(peers: &Peers, what: What, pair: &Pair, progress: &Value) -> Res<()> {
     let packets = pair.target.trace_lines("vfio_load_state_device_buffer_incoming").len();
     if (packets > 0) != (peers.way == Way::Multifd) {
         return Err(format!("{packets} packets by channels of their own"));
@@ -205,6 +208,15 @@ fn expect_way(peers: &Peers, what: What, pair: &Pair) -> Res<()> {
     if acks != usize::from(peers.way == Way::Ack) {
         return Err(format!("the end of the initial data was marked {acks} times"));
     }
+    // What unpatched QEMU has loaded is what the source says that it sent.
+    if peers.way != Way::Multifd && peers.target == STOCK {
+        let sizes = pair.target.trace_lines("vfio_load_state_device_data ");
+        let loaded: u64 = sizes.iter().filter_map(|line| size_in(line)).sum();
+        let sent = progress.pointer("/vfio/transferred").and_then(Value::as_u64);
+        if loaded == 0 || sent != Some(loaded) {
+            return Err(format!("the source counts {sent:?} bytes of {loaded}"));
+        }
+    }
     // An mtty has nothing to say before it is stopped.
     if what.pre_copy() && what != What::Mtty {
         let lines = pair.source.trace_lines("vfio_");
@@ -214,6 +226,13 @@ fn expect_way(peers: &Peers, what: What, pair: &Pair) -> Res<()> {
         }
     }
     Ok(())
+}
+
+/// The number after "size" in a line of the trace.
+fn size_in(line: &str) -> Option<u64> {
+    let (_, size) = line.split_once(") size ")?;
+    let end = size.find(|c: char| !c.is_ascii_digit()).unwrap_or(size.len());
+    size.get(..end)?.parse().ok()
 }
 
 /// Moves a stream that was kept to where it outlives the machine, with the digest of what it holds.

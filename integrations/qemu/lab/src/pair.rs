@@ -136,7 +136,8 @@ impl<'a> Setup<'a> {
 
 /// A device next to the first, on both sides.
 pub struct Member {
-    what: What,
+    /// The device.
+    pub what: What,
     props: &'static str,
     /// The source's.
     pub source: Device,

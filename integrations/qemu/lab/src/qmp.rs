@@ -55,7 +55,7 @@ impl Qmp {
         if greeting.get("QMP").is_none() {
             return Err(format!("not a greeting: {greeting}"));
         }
-        qmp.command("qmp_capabilities", json!({}))?;
+        qmp.command("qmp_capabilities", json!({ "enable": ["oob"] }))?;
         Ok(qmp)
     }
 
@@ -97,9 +97,18 @@ impl Qmp {
 
     /// Executes a command and returns what it returns.
     pub fn command(&mut self, name: &str, arguments: Value) -> Res<Value> {
+        self.execute("execute", name, arguments)
+    }
+
+    /// The same of one that QEMU takes even while somebody holds its big lock.
+    pub fn out_of_band(&mut self, name: &str, arguments: Value) -> Res<Value> {
+        self.execute("exec-oob", name, arguments)
+    }
+
+    fn execute(&mut self, how: &str, name: &str, arguments: Value) -> Res<Value> {
         self.next_id += 1;
         let id = self.next_id;
-        let request = json!({ "execute": name, "arguments": arguments, "id": id });
+        let request = json!({ how: name, "arguments": arguments, "id": id });
         self.stream
             .write_all(format!("{request}\n").as_bytes())
             .map_err(|e| format!("{name}: QEMU does not listen: {e}"))?;

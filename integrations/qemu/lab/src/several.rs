@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A guest with several devices: that they move together, and none without the others, into another
 //! QEMU or into a snapshot and back; devices behind iommufd; a device that comes and goes while
-//! dirty pages are counted; dirty pages that are counted while a stopped device is read.
+//! dirty pages are counted.
 
 use std::time::Duration;
 
@@ -24,9 +24,6 @@ const OTHERS: [Other; 2] =
 const IOMMUFD: Side = Side { props: ",x-vfiomig=on,iommufd=iofd0", ..PATCHED };
 const IOMMUFD_NATIVE: Side =
     Side { props: ",x-vfiomig=on,x-vfiomig-format=native,iommufd=iofd0", ..PATCHED };
-/// Nothing knows what the device writes to, so everything that it can reach always counts as dirty.
-const IOMMUFD_WITHOUT_LOG: Side =
-    Side { props: ",x-vfiomig=on,iommufd=iofd0,x-device-dirty-page-tracking=off", ..PATCHED };
 const IOMMUFD_STOCK: Side = Side { props: ",iommufd=iofd0", ..STOCK };
 
 const ROWS: [(&str, Side, Side, bool); 12] = [
@@ -93,12 +90,6 @@ pub fn run(lab: &Lab) {
         });
     }
     if has_iommufd {
-        let name = "counted-while-read-iommufd";
-        lab.case(name, || {
-            let what = What::Test { bytes: 8 * MIB, pre_copy: false };
-            let setup = Setup::new(IOMMUFD_WITHOUT_LOG, IOMMUFD, newest(), what);
-            keeping(lab, name, Pair::start(lab, setup)?, counted_while_read)
-        });
         return;
     }
     for (name, side, paused) in [
@@ -224,26 +215,6 @@ fn plug_and_unplug(pair: &mut Pair, plugged: &Device, iommufd: bool) -> Res<()> 
     pair.complete(LIMIT)?;
     pair.expect_moved()?;
     pair.expect_states()?;
-    pair.expect_contents()
-}
-
-/// What others ask for while the stopped device is read must not look like writes to the guest's
-/// memory, all of which has been sent by then.
-fn counted_while_read(pair: &mut Pair) -> Res<()> {
-    pair.source_device.set("read_rate", MIB)?;
-    pair.go()?;
-    let vm = &mut pair.source;
-    vm.wait_for("the device being read without QEMU's lock", LIMIT, |vm| {
-        Ok(!vm.trace_lines("vfiomig_bql_unlock ").is_empty())
-    })?;
-    vm.qmp.command("calc-dirty-rate", json!({ "calc-time": 1, "mode": "dirty-bitmap" }))?;
-    wait_count(vm)?;
-    if vm.states().last().map(String::as_str) != Some("STOP_COPY") {
-        return Err("the device was read before dirty pages had been counted".into());
-    }
-    pair.source_device.set("read_rate", 0)?;
-    pair.complete(LIMIT)?;
-    pair.expect_moved()?;
     pair.expect_contents()
 }
 

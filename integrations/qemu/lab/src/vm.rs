@@ -35,7 +35,7 @@ fn vfio_device(id: &str, device: &Device, side: Side) -> String {
 }
 
 /// Which QEMU, and how its device is asked to behave.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Side {
     /// A directory in `/lab/qemu`.
     pub build: &'static str,
