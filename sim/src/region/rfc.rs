@@ -5,7 +5,7 @@
 //! Its memory is its stream without the last record, which is in the configuration. There is no state
 //! for loading: what is announced to a device without LOGGING is a state for it.
 
-use super::typed::{FIRST, Typed, is_word};
+use super::typed::{FIRST, Typed, is_word, put_register};
 use crate::device::Core;
 use crate::fsm::State;
 use crate::logging::Report;
@@ -198,9 +198,7 @@ impl Rfc {
             (_, 4) if PADDING.contains(&at) => 0,
             _ => return Err(libc::EINVAL),
         };
-        let bytes = value.to_le_bytes();
-        buf.copy_from_slice(bytes.get(..buf.len()).ok_or(libc::EINVAL)?);
-        Ok(buf.len())
+        put_register(buf, value)
     }
 
     /// Where data lies.

@@ -4,7 +4,7 @@
 //! As strict as a driver can be: each field has its width, its access and its time, and a chunk is
 //! taken only if it is the one that comes next, whole.
 
-use super::typed::{FIRST, PAGE, Typed, is_word};
+use super::typed::{FIRST, PAGE, Typed, is_word, put_register};
 use crate::device::Core;
 use crate::fsm::State;
 use crate::options::{Op, SimOptions, quirk};
@@ -158,9 +158,7 @@ impl V1 {
             (DATA_SIZE, 8) => self.length(core)?,
             _ => return Err(libc::EINVAL),
         };
-        let bytes = value.to_le_bytes();
-        buf.copy_from_slice(bytes.get(..buf.len()).ok_or(libc::EINVAL)?);
-        Ok(buf.len())
+        put_register(buf, value)
     }
 
     /// A driver that takes words only.
