@@ -8,7 +8,8 @@ mod track;
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
-use std::os::fd::AsFd;
+use std::io::{Read as _, Write as _};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,7 +24,9 @@ use vfiomig::device::{DeviceOptions, ReasonCode, State};
 use vfiomig::dirty::{DirtyPages, Mapping, Memory, Tracking, Writer};
 use vfiomig::error::{Code, Errno, Outcome};
 use vfiomig::session::{Ending, LoadOptions, SaveOptions};
-use vfiomig::transport::{DmaAccess, DmaRange, GuestMemory, VfioUserOptions, VfioUserTransport};
+use vfiomig::transport::{
+    DmaAccess, DmaRange, GuestMemory, Requests, VfioUserOptions, VfioUserTransport, command,
+};
 use vfiomig_sim::vfio_user::{Server, ServerOptions};
 use vfiomig_sim::{Op, Sim, SimOptions, quirk};
 
@@ -392,4 +395,105 @@ fn ranges_that_the_tracking_has_otherwise_than_the_server_are_dirty_as_a_whole()
     assert_eq!(device.unmap_dma(0, PAGE, false).unwrap_err().code(), Code::Inval);
     let wraps = DmaRange { iova: u64::MAX - 1, size: PAGE, ..again };
     assert_eq!(device.map_dma(wraps).unwrap_err().code(), Code::Inval);
+}
+
+/// A VMM's own connection, which has no socket for the server's commands.
+struct Vmm {
+    socket: UnixStream,
+    id: u16,
+    /// Commands that it has carried, by their numbers.
+    carried: Arc<Mutex<Vec<u16>>>,
+    longest: Arc<AtomicU64>,
+}
+
+impl Vmm {
+    fn new(socket: UnixStream) -> Vmm {
+        let mut vmm = Vmm { socket, id: 0, carried: Arc::default(), longest: Arc::default() };
+        let version =
+            [&[0; 4][..], b"{\"capabilities\":{\"max_data_xfer_size\":65536}}\0"].concat();
+        vmm.request(command::VERSION, &version, &[], &mut [0; 4096]).unwrap();
+        vmm
+    }
+}
+
+impl Requests for Vmm {
+    fn request(
+        &mut self,
+        command: u16,
+        payload: &[u8],
+        fds: &[BorrowedFd<'_>],
+        reply: &mut [u8],
+    ) -> Result<usize, Errno> {
+        assert!(fds.is_empty(), "the VMM has mapped its memory itself");
+        self.carried.lock().unwrap().push(command);
+        self.longest.fetch_max(16 + payload.len() as u64, Ordering::Relaxed);
+        self.id += 1;
+        let size = (16 + payload.len()) as u32;
+        let mut message = [self.id.to_ne_bytes(), command.to_ne_bytes()].concat();
+        message.extend([size.to_ne_bytes(), [0; 4], [0; 4]].concat());
+        message.extend(payload);
+        let gone = |_| Errno(libc::ENODEV);
+        self.socket.write_all(&message).map_err(gone)?;
+        let mut head = [0; 16];
+        self.socket.read_exact(&mut head).map_err(gone)?;
+        let number = |at: usize| u32::from_ne_bytes(head[at..at + 4].try_into().unwrap());
+        assert_eq!(head[..4], message[..4]);
+        let mut body = vec![0; number(4) as usize - 16];
+        self.socket.read_exact(&mut body).map_err(gone)?;
+        if number(8) & 0x20 != 0 {
+            return Err(Errno(number(12) as i32));
+        }
+        reply[..body.len()].copy_from_slice(&body);
+        Ok(body.len())
+    }
+}
+
+type Carried = (Arc<Mutex<Vec<u16>>>, Arc<AtomicU64>);
+
+fn lent(options: SimOptions) -> (Served, Carried) {
+    let sim = Sim::new(options).unwrap();
+    let server = Server::new(&sim, ServerOptions::default()).unwrap();
+    let (near, far) = UnixStream::pair().unwrap();
+    let thread = {
+        let server = server.clone();
+        std::thread::spawn(move || server.serve(far.into()).unwrap())
+    };
+    let vmm = Vmm::new(near);
+    let carried = (Arc::clone(&vmm.carried), Arc::clone(&vmm.longest));
+    let limits = VfioUserOptions { max_transfer: 65536, ..VfioUserOptions::default() };
+    let transport = VfioUserTransport::lent(vmm, limits).unwrap();
+    let device = Device::new(transport, DeviceOptions::default()).unwrap();
+    (Served { side: Side { sim, device }, server, thread: Some(thread) }, carried)
+}
+
+#[test]
+fn a_device_is_migrated_over_the_vmms_own_connection() {
+    let options = |seed| SimOptions { state_size: 300_000, seed, ..SimOptions::default() };
+    let (source, (_, _)) = lent(options(1));
+    let (target, (carried, longest)) = lent(options(2));
+    migrate(&source.side, &target.side, Drive { buffers: vec![1 << 20], ..Drive::default() });
+    let writes =
+        carried.lock().unwrap().iter().filter(|it| **it == command::MIG_DATA_WRITE).count();
+    assert!(writes >= 300_000 / (32 << 10), "{writes}");
+    assert!(longest.load(Ordering::Relaxed) <= 32 << 10);
+    // What it has mapped itself, it is not asked to map again.
+    let device = &source.side.device;
+    let range =
+        DmaRange { iova: 0, size: PAGE, access: DmaAccess::READ, memory: None, known: true };
+    device.map_dma(range).unwrap();
+    device.unmap_dma(0, PAGE, true).unwrap();
+    assert!(!carried.lock().unwrap().contains(&command::DMA_MAP));
+    assert_eq!((device.serve_dma().unwrap(), device.dma_fd().unwrap()), (0, None));
+}
+
+#[test]
+fn a_connection_that_the_vmm_loses_is_a_lost_device() {
+    let (it, _) = lent(small(1));
+    let mut save = it.side.device.save(SaveOptions::default()).unwrap();
+    it.server.stop();
+    let mut buf = vec![0; 1 << 16];
+    let error = (0..100).find_map(|_| save.next(&mut buf).err()).unwrap();
+    assert_eq!(error.code(), Code::NoDev, "{error}");
+    drop(save);
+    assert_eq!(it.side.device.state().unwrap_err().code(), Code::NoDev);
 }

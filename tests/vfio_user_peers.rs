@@ -101,6 +101,15 @@ impl Harm {
         matches!(self, Harm::WithFd | Harm::Bytewise)
     }
 
+    /// Whether nobody knows any longer what is whose reply, or where the next one begins.
+    fn ends_all(self) -> bool {
+        use Harm::*;
+        matches!(
+            self,
+            Gone | Cut | OtherId | OtherCommand | NoReply | Endless | Short | Longer | Twice
+        )
+    }
+
     /// Passes a reply on; returns whether the connection goes on.
     fn pass(self, to: &UnixStream, head: [u8; HEADER], body: &[u8], fds: &[OwnedFd]) -> bool {
         let (mut head, mut body) = (head, body.to_vec());
@@ -294,6 +303,10 @@ fn each_harm(mut session: impl FnMut(&Harmed) -> Result<()>) -> (usize, usize) {
                     assert!(known.contains(&error.code()), "{harm:?} at {nth}: {error}");
                 }
                 Ok(()) => passed += 1,
+            }
+            if let Some(device) = it.device.as_ref().filter(|_| harm.ends_all()) {
+                // Whatever came of the session, the server is not believed any longer.
+                assert!(device.state().is_err(), "{harm:?} at {nth}");
             }
             drop(it);
             assert!(begun.elapsed() < Duration::from_secs(60), "{harm:?} at {nth}");

@@ -185,3 +185,24 @@ fn amount(head: &[u8; HEAD], got: usize, asked: usize) -> Result<usize, Errno> {
     let size = u32_at(head, 4)? as usize;
     if size <= carried && size <= asked { Ok(size) } else { Err(Errno(libc::EPROTO)) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_is_taken_for_data_than_was_asked_for_and_has_come() {
+        let amount = |size: u32, got, asked| {
+            let mut head = [0; HEAD];
+            head[4..].copy_from_slice(&size.to_ne_bytes());
+            super::amount(&head, got, asked)
+        };
+        // A message may be longer than its data.
+        assert_eq!((amount(5, 13, 5), amount(5, 108, 100), amount(0, 8, 9)), (Ok(5), Ok(5), Ok(0)));
+        for (size, got, asked) in
+            [(6, 13, 9), (6, 108, 5), (u32::MAX, 108, 100), (0, 7, 9), (0, 0, 0)]
+        {
+            assert_eq!(amount(size, got, asked), Err(Errno(libc::EPROTO)), "{size} {got} {asked}");
+        }
+    }
+}
