@@ -293,17 +293,17 @@ static void a_message_goes_wrong_when_it_is_told_to(void)
 {
     uint32_t get[4] = { sizeof get, GET | 2, 0, 0 };
     struct served *served = begin(1, 0);
-    EQ(vfiomig_sim_server_misbehave(served->server, FEATURE, 2, VFIOMIG_SIM_SERVER_ERROR, 121), 0);
-    EQ(vfiomig_sim_server_misbehave(served->server, FEATURE, 0, VFIOMIG_SIM_SERVER_ERROR, 1), -EINVAL);
-    EQ(vfiomig_sim_server_misbehave(served->server, FEATURE, 1, VFIOMIG_SIM_SERVER_ELSEWHERE + 1, 1), -EINVAL);
-    EQ(vfiomig_sim_server_misbehave(served->server, 65536, 1, VFIOMIG_SIM_SERVER_ERROR, 1), -EINVAL);
+    EQ(vfiomig_sim_server_inject_message(served->server, FEATURE, 2, VFIOMIG_SIM_SERVER_ERROR, 121), 0);
+    EQ(vfiomig_sim_server_inject_message(served->server, FEATURE, 0, VFIOMIG_SIM_SERVER_ERROR, 1), -EINVAL);
+    EQ(vfiomig_sim_server_inject_message(served->server, FEATURE, 1, VFIOMIG_SIM_SERVER_ELSEWHERE + 1, 1), -EINVAL);
+    EQ(vfiomig_sim_server_inject_message(served->server, 65536, 1, VFIOMIG_SIM_SERVER_ERROR, 1), -EINVAL);
     EQ(call(served, FEATURE, get, sizeof get), 0);
     EQ(call(served, FEATURE, get, sizeof get), -121);
-    EQ(vfiomig_sim_server_misbehave(served->server, 0, 1, VFIOMIG_SIM_SERVER_ERROR, 122), 0);
-    vfiomig_sim_server_behave(served->server);
+    EQ(vfiomig_sim_server_inject_message(served->server, 0, 1, VFIOMIG_SIM_SERVER_ERROR, 122), 0);
+    vfiomig_sim_server_clear_message_faults(served->server);
     EQ(call(served, FEATURE, get, sizeof get), 0);
     EQ(vfiomig_sim_server_count(served->server, FEATURE), 3);
-    EQ(vfiomig_sim_server_misbehave(served->server, FEATURE, 1, VFIOMIG_SIM_SERVER_CLOSE, 0), 0);
+    EQ(vfiomig_sim_server_inject_message(served->server, FEATURE, 1, VFIOMIG_SIM_SERVER_CLOSE, 0), 0);
     ask(served, FEATURE, get, sizeof get, -1);
     EQ(recv(served->fd, get, 1, 0), 0);
     end(served);
@@ -370,10 +370,10 @@ static void misuse_is_an_error(void)
     EQ(vfiomig_sim_server_listen(server, NULL), -EFAULT);
     EQ(vfiomig_sim_server_listen(server, "/nowhere/at/all"), -ENOENT);
     EQ(vfiomig_sim_server_serve(NULL, dup(0)), -EFAULT);
-    EQ(vfiomig_sim_server_misbehave(NULL, 0, 1, 0, 0), -EFAULT);
+    EQ(vfiomig_sim_server_inject_message(NULL, 0, 1, 0, 0), -EFAULT);
     EQ(vfiomig_sim_server_count(NULL, 0), 0);
     vfiomig_sim_server_stop(NULL);
-    vfiomig_sim_server_behave(NULL);
+    vfiomig_sim_server_clear_message_faults(NULL);
     vfiomig_sim_server_free(NULL);
     /* The device outlives what C knows of it. */
     vfiomig_sim_free(sim);

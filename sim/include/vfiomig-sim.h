@@ -278,7 +278,7 @@ struct vfiomig_sim_server_options {
 };
 
 /* What becomes of a message that the server should send. value is that of
- * vfiomig_sim_server_misbehave(). */
+ * vfiomig_sim_server_inject_message(). */
 #define VFIOMIG_SIM_SERVER_CLOSE               0u  /* the connection is closed instead */
 #define VFIOMIG_SIM_SERVER_CLOSE_WITHIN        1u  /* closed after value bytes of it */
 #define VFIOMIG_SIM_SERVER_SILENCE             2u  /* it is not sent */
@@ -339,11 +339,11 @@ int vfiomig_sim_server_dma_read(struct vfiomig_sim_server *server, uint64_t iova
  * 1, counted from now) that the server sends about a command, by its number in the protocol: a
  * reply, or DMA_READ and DMA_WRITE (11, 12), which are its own. 0: about any. Several may be
  * pending. Returns 0 or -EINVAL. */
-int vfiomig_sim_server_misbehave(struct vfiomig_sim_server *server, uint32_t command, uint64_t nth,
-                                 uint32_t what, uint64_t value);
+int vfiomig_sim_server_inject_message(struct vfiomig_sim_server *server, uint32_t command,
+                                      uint64_t nth, uint32_t what, uint64_t value);
 
 /* Forgets what was to go wrong. */
-void vfiomig_sim_server_behave(struct vfiomig_sim_server *server);
+void vfiomig_sim_server_clear_message_faults(struct vfiomig_sim_server *server);
 
 /* Commands with a number that came so far; 0: those that the protocol does not have. */
 uint64_t vfiomig_sim_server_count(struct vfiomig_sim_server *server, uint32_t command);

@@ -25,7 +25,7 @@ fn run(options: Options) -> Result<(), String> {
     let sim = Sim::new(options.sim).map_err(|errno| text("the device", errno))?;
     let server = Server::new(&sim, options.server).map_err(|errno| text("the server", errno))?;
     for fault in &options.faults {
-        server.misbehave(fault.command, fault.nth, fault.what, fault.value);
+        server.inject_message(fault.command, fault.nth, fault.what, fault.value);
     }
     for (op, nth, errno, effect) in options.device_faults {
         sim.inject(op, nth, errno, effect);

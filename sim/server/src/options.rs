@@ -6,15 +6,15 @@ use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
-use vfiomig_sim::vfio_user::{Mischief, ServerOptions, quirk as server_quirk};
+use vfiomig_sim::vfio_user::{MessageFault, ServerOptions, quirk as server_quirk};
 use vfiomig_sim::{Effect, Op, SimOptions, quirk};
 
-/// A message that goes wrong: [`vfiomig_sim::vfio_user::Server::misbehave`].
+/// A message that goes wrong: [`vfiomig_sim::vfio_user::Server::inject_message`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Fault {
     pub command: u16,
     pub nth: u64,
-    pub what: Mischief,
+    pub what: MessageFault,
     pub value: u64,
 }
 
@@ -40,7 +40,8 @@ fn command() -> Command {
     let names = |all: &[(u64, &str)]| {
         all.iter().map(|(_, name)| name.to_lowercase()).collect::<Vec<_>>().join(" ")
     };
-    let mischief: Vec<_> = Mischief::ALL.iter().map(|(_, name)| name.to_lowercase()).collect();
+    let message_faults: Vec<_> =
+        MessageFault::ALL.iter().map(|(_, name)| name.to_lowercase()).collect();
     let more = format!(
         "Quirks of the server: {}\nlibvfio_user: all that libvfio-user has\n\n\
          Quirks of the device: {}\n\n\
@@ -48,7 +49,7 @@ fn command() -> Command {
          COMMAND is its number in the protocol, 0 any. Numbers may be 0x hexadecimal.",
         names(server_quirk::ALL),
         names(quirk::ALL),
-        mischief.join(" "),
+        message_faults.join(" "),
     );
     Command::new("vfiomig-sim-server")
         .version(env!("CARGO_PKG_VERSION"))
@@ -120,7 +121,7 @@ fn fault(text: &str) -> Result<Fault, String> {
         [command, nth, what, value] => (command, nth, what, value),
         _ => return Err(format!("{text} is not COMMAND:NTH:WHAT[:VALUE]")),
     };
-    let known = Mischief::ALL.iter().find(|(_, name)| name.eq_ignore_ascii_case(what));
+    let known = MessageFault::ALL.iter().find(|(_, name)| name.eq_ignore_ascii_case(what));
     Ok(Fault {
         command: narrow(command)?,
         nth: parse_number(nth)?,

@@ -12,7 +12,7 @@ use super::{numbered, read_struct, vfiomig_sim};
 use crate::Sim;
 use crate::shared::Shared;
 use crate::table::status;
-use crate::vfio_user::{Mischief, Server, ServerOptions};
+use crate::vfio_user::{MessageFault, Server, ServerOptions};
 
 /// `struct vfiomig_sim_server_options`.
 #[repr(C)]
@@ -174,7 +174,7 @@ pub unsafe extern "C" fn vfiomig_sim_server_dma_read(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn vfiomig_sim_server_misbehave(
+pub unsafe extern "C" fn vfiomig_sim_server_inject_message(
     server: *mut vfiomig_sim_server,
     command: u32,
     nth: u64,
@@ -184,12 +184,12 @@ pub unsafe extern "C" fn vfiomig_sim_server_misbehave(
     // SAFETY: vfiomig-sim.h: NULL, or a server that was not freed.
     let result = unsafe {
         with(server, |server| {
-            let (what, _) = numbered(&Mischief::ALL, what)?;
+            let (what, _) = numbered(&MessageFault::ALL, what)?;
             let command = u16::try_from(command).map_err(|_| libc::EINVAL)?;
             if nth == 0 {
                 return Err(libc::EINVAL);
             }
-            server.misbehave(command, nth, what, value);
+            server.inject_message(command, nth, what, value);
             Ok(())
         })
     };
@@ -197,11 +197,11 @@ pub unsafe extern "C" fn vfiomig_sim_server_misbehave(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn vfiomig_sim_server_behave(server: *mut vfiomig_sim_server) {
+pub unsafe extern "C" fn vfiomig_sim_server_clear_message_faults(server: *mut vfiomig_sim_server) {
     // SAFETY: vfiomig-sim.h: NULL, or a server that was not freed.
     let _ = unsafe {
         with(server, |server| {
-            server.behave();
+            server.clear_message_faults();
             Ok(())
         })
     };

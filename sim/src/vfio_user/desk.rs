@@ -10,7 +10,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::options::Mischief;
+use super::options::MessageFault;
 use super::socket::Bell;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, MutexGuard};
@@ -35,7 +35,7 @@ struct Fault {
     /// 0: any.
     command: u16,
     left: u64,
-    what: Mischief,
+    what: MessageFault,
     value: u64,
 }
 
@@ -101,16 +101,16 @@ impl Desk {
         self.messages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn misbehave(&self, command: u16, nth: u64, what: Mischief, value: u64) {
+    pub fn inject_message(&self, command: u16, nth: u64, what: MessageFault, value: u64) {
         self.messages().faults.push(Fault { command, left: nth.max(1), what, value });
     }
 
-    pub fn behave(&self) {
+    pub fn clear_message_faults(&self) {
         self.messages().faults.clear();
     }
 
     /// A message is about to be sent: what goes wrong with it.
-    pub fn due(&self, command: u16) -> Option<(Mischief, u64)> {
+    pub fn due(&self, command: u16) -> Option<(MessageFault, u64)> {
         let mut messages = self.messages();
         let mut due = None;
         for fault in &mut messages.faults {

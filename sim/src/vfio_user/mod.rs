@@ -7,7 +7,7 @@
 //! may do, and whose faults and quirks work here as well. The device reads and writes the guest's
 //! memory when a test wants it ([`Server::dma_write`]), or the guest: [the registers](registers) in
 //! its region 0 do that, and work from another process, too. What real servers do that others do not
-//! expect are [quirks](quirk), and any message can be made to go wrong ([`Server::misbehave`]).
+//! expect are [quirks](quirk), and any message can be made to go wrong ([`Server::inject_message`]).
 //!
 //! ```
 //! use std::os::unix::net::UnixStream;
@@ -44,7 +44,7 @@ use std::sync::{Arc, PoisonError};
 
 use rustix::event::PollFlags;
 
-pub use options::{Mischief, ServerOptions, quirk};
+pub use options::{MessageFault, ServerOptions, quirk};
 
 use crate::Sim;
 use crate::device::Core;
@@ -174,14 +174,14 @@ impl Server {
 
     /// Something goes wrong with the `nth` message (from 1, counted from now) that the server sends
     /// about a command, by its number in the protocol: a reply, or DMA_READ and DMA_WRITE (11, 12). 0:
-    /// about any. What `value` means is said of each [`Mischief`]. Several may be pending.
-    pub fn misbehave(&self, command: u16, nth: u64, what: Mischief, value: u64) {
-        self.inner.desk.misbehave(command, nth, what, value);
+    /// about any. What `value` means is said of each [`MessageFault`]. Several may be pending.
+    pub fn inject_message(&self, command: u16, nth: u64, what: MessageFault, value: u64) {
+        self.inner.desk.inject_message(command, nth, what, value);
     }
 
     /// Forgets what was to go wrong.
-    pub fn behave(&self) {
-        self.inner.desk.behave();
+    pub fn clear_message_faults(&self) {
+        self.inner.desk.clear_message_faults();
     }
 
     /// How many commands with a number came so far; 0: with none that there is.

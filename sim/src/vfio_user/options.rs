@@ -111,10 +111,10 @@ impl ServerOptions {
     }
 }
 
-/// What becomes of a message that the server should send. `value` is that of [`super::Server::misbehave`].
+/// What becomes of a message that the server should send. `value` is that of [`super::Server::inject_message`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
-pub enum Mischief {
+pub enum MessageFault {
     /// The connection is closed instead.
     Close = 0,
     /// The connection is closed after `value` bytes of it.
@@ -151,25 +151,25 @@ pub enum Mischief {
     Elsewhere = 16,
 }
 
-impl Mischief {
+impl MessageFault {
     /// In the order of their numbers, with their names.
-    pub const ALL: [(Mischief, &'static str); 17] = [
-        (Mischief::Close, "CLOSE"),
-        (Mischief::CloseWithin, "CLOSE_WITHIN"),
-        (Mischief::Silence, "SILENCE"),
-        (Mischief::Late, "LATE"),
-        (Mischief::WrongId, "WRONG_ID"),
-        (Mischief::WrongCommand, "WRONG_COMMAND"),
-        (Mischief::WrongType, "WRONG_TYPE"),
-        (Mischief::WrongSize, "WRONG_SIZE"),
-        (Mischief::Error, "ERROR"),
-        (Mischief::ErrorWithPayload, "ERROR_WITH_PAYLOAD"),
-        (Mischief::Fds, "FDS"),
-        (Mischief::Nonsense, "NONSENSE"),
-        (Mischief::Payload, "PAYLOAD"),
-        (Mischief::Cut, "CUT"),
-        (Mischief::More, "MORE"),
-        (Mischief::Claims, "CLAIMS"),
-        (Mischief::Elsewhere, "ELSEWHERE"),
+    pub const ALL: [(MessageFault, &'static str); 17] = [
+        (MessageFault::Close, "CLOSE"),
+        (MessageFault::CloseWithin, "CLOSE_WITHIN"),
+        (MessageFault::Silence, "SILENCE"),
+        (MessageFault::Late, "LATE"),
+        (MessageFault::WrongId, "WRONG_ID"),
+        (MessageFault::WrongCommand, "WRONG_COMMAND"),
+        (MessageFault::WrongType, "WRONG_TYPE"),
+        (MessageFault::WrongSize, "WRONG_SIZE"),
+        (MessageFault::Error, "ERROR"),
+        (MessageFault::ErrorWithPayload, "ERROR_WITH_PAYLOAD"),
+        (MessageFault::Fds, "FDS"),
+        (MessageFault::Nonsense, "NONSENSE"),
+        (MessageFault::Payload, "PAYLOAD"),
+        (MessageFault::Cut, "CUT"),
+        (MessageFault::More, "MORE"),
+        (MessageFault::Claims, "CLAIMS"),
+        (MessageFault::Elsewhere, "ELSEWHERE"),
     ];
 }

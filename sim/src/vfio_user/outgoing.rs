@@ -2,7 +2,7 @@
 //! What becomes of a message on its way out, when something is to go wrong with it. A message is what
 //! it would have been, and then changed.
 
-use super::options::{MOST_FDS, Mischief};
+use super::options::{MOST_FDS, MessageFault};
 use super::wire::{ERROR, HEADER, Header, REPLY, u32_at, u64_at};
 use crate::contents::mix;
 
@@ -30,44 +30,44 @@ impl Outgoing {
     }
 
     /// A message that goes wrong.
-    pub fn spoilt(header: &Header, payload: &[u8], what: Mischief, value: u64) -> Outgoing {
+    pub fn spoilt(header: &Header, payload: &[u8], what: MessageFault, value: u64) -> Outgoing {
         let mut header = *header;
         let mut payload = payload.to_vec();
         let whole = payload.len();
         match what {
-            Mischief::WrongId => header.id = header.id.wrapping_add(1),
-            Mischief::WrongCommand => header.command = value as u16,
-            Mischief::WrongType => header.flags ^= REPLY,
-            Mischief::Error | Mischief::ErrorWithPayload => {
+            MessageFault::WrongId => header.id = header.id.wrapping_add(1),
+            MessageFault::WrongCommand => header.command = value as u16,
+            MessageFault::WrongType => header.flags ^= REPLY,
+            MessageFault::Error | MessageFault::ErrorWithPayload => {
                 (header.flags, header.error) = (header.flags | ERROR, value as u32);
-                if what == Mischief::Error {
+                if what == MessageFault::Error {
                     payload.clear();
                 }
             }
-            Mischief::Payload => nonsense(value, &mut payload),
-            Mischief::Cut => payload.truncate(whole.saturating_sub(value as usize)),
-            Mischief::More => {
+            MessageFault::Payload => nonsense(value, &mut payload),
+            MessageFault::Cut => payload.truncate(whole.saturating_sub(value as usize)),
+            MessageFault::More => {
                 payload.resize(whole.saturating_add(value as usize), 0);
                 claim(&header, &mut payload, value);
             }
-            Mischief::Claims => claim(&header, &mut payload, value),
-            Mischief::Elsewhere if matches!(header.command, DMA_READ | DMA_WRITE) => {
+            MessageFault::Claims => claim(&header, &mut payload, value),
+            MessageFault::Elsewhere if matches!(header.command, DMA_READ | DMA_WRITE) => {
                 put(&mut payload, 0, &value.to_ne_bytes());
             }
             _ => {}
         }
         header.size = match what {
-            Mischief::WrongSize => value as u32,
+            MessageFault::WrongSize => value as u32,
             _ => (HEADER + payload.len()) as u32,
         };
         let mut out = Outgoing::new(&header, &payload);
         match what {
-            Mischief::Close => out.closes_after = Some(0),
-            Mischief::CloseWithin => out.closes_after = Some(value as usize),
-            Mischief::Silence => out.silent = true,
-            Mischief::Late => out.late = value,
-            Mischief::Fds => out.fds = value.clamp(1, u64::from(MOST_FDS)) as usize,
-            Mischief::Nonsense => nonsense(value, &mut out.bytes),
+            MessageFault::Close => out.closes_after = Some(0),
+            MessageFault::CloseWithin => out.closes_after = Some(value as usize),
+            MessageFault::Silence => out.silent = true,
+            MessageFault::Late => out.late = value,
+            MessageFault::Fds => out.fds = value.clamp(1, u64::from(MOST_FDS)) as usize,
+            MessageFault::Nonsense => nonsense(value, &mut out.bytes),
             _ => {}
         }
         out

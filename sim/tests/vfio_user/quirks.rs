@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::client::*;
 use crate::dma::{mapping, memory};
 use crate::{EINVAL, ENOTTY, plain};
-use vfiomig_sim::vfio_user::{Mischief, Server, ServerOptions, quirk};
+use vfiomig_sim::vfio_user::{MessageFault, Server, ServerOptions, quirk};
 use vfiomig_sim::{Effect, NO_MIGRATION, Op, Sim, SimOptions};
 
 const TWIN: &str = r#"{"capabilities":{"twin_socket":{"supported":true}}}"#;
@@ -29,7 +29,7 @@ fn all_quirks_are_known_and_nothing_else_is() {
     assert_eq!(all.count_ones() as usize, quirk::ALL.len());
     assert!(Server::new(&sim, with(all)).is_ok());
     assert_eq!(Server::new(&sim, with(1 << 63)).map(drop), Err(libc::EINVAL));
-    for (n, (what, _)) in Mischief::ALL.iter().enumerate() {
+    for (n, (what, _)) in MessageFault::ALL.iter().enumerate() {
         assert_eq!(*what as usize, n);
     }
 }
@@ -44,7 +44,7 @@ fn the_header_has_the_same_numbers() {
     };
     let mut found: Vec<_> = header.lines().filter_map(define).collect();
     let bits = quirk::ALL.iter().map(|(bit, name)| (*name, format!("(1ull << {})", bit.ilog2())));
-    let wrongs = Mischief::ALL.iter().map(|(what, name)| (*name, format!("{}u", *what as u32)));
+    let wrongs = MessageFault::ALL.iter().map(|(what, name)| (*name, format!("{}u", *what as u32)));
     let all = ("LIBVFIO_USER", format!("{:#x}ull", quirk::LIBVFIO_USER));
     let expected: Vec<_> = bits.chain([all]).chain(wrongs).collect();
     assert_eq!(expected.len(), found.len());
@@ -164,7 +164,7 @@ fn messages_may_come_byte_by_byte_and_late() {
         client.set_state(STOP_COPY).unwrap();
         assert_eq!(client.read(5000).unwrap().len(), 5000);
         // Nobody waits for what is late when the server is stopped.
-        server.misbehave(0, 1, Mischief::Late, 3_600_000_000);
+        server.inject_message(0, 1, MessageFault::Late, 3_600_000_000);
         client.send(13, 0, &[], &[]);
         server.stop();
         assert!(receive(&client.socket).is_none());
@@ -253,9 +253,9 @@ fn what_is_mapped_may_be_mapped_again() {
 }
 
 /// All that comes after a request for the state, before the server is stopped. The id is 1.
-fn spoilt(what: Mischief, value: u64) -> Vec<u8> {
+fn spoilt(what: MessageFault, value: u64) -> Vec<u8> {
     served(small(), plain(), |client, _, server| {
-        server.misbehave(16, 1, what, value);
+        server.inject_message(16, 1, what, value);
         client.id = 0;
         client.send(16, 0, &words(&[16, GET | 2]), &[]);
         while server.count(16) == 0 {
@@ -277,34 +277,34 @@ fn each_message_can_go_wrong_in_each_way() {
     let right = whole(16, 1, 0, &good);
     let mut claims = right.clone();
     claims[4..8].copy_from_slice(&words(&[77]));
-    assert_eq!(spoilt(Mischief::Late, 10), right);
-    assert!(spoilt(Mischief::Close, 0).is_empty());
-    assert_eq!(spoilt(Mischief::CloseWithin, 17), right[..17]);
-    assert!(spoilt(Mischief::Silence, 0).is_empty());
-    assert_eq!(spoilt(Mischief::WrongCommand, 500), whole(500, 1, 0, &good));
-    assert_eq!(spoilt(Mischief::WrongType, 0), whole(16, 0, 0, &good));
-    assert_eq!(spoilt(Mischief::WrongSize, 77), claims);
-    assert_eq!(spoilt(Mischief::Error, 0), whole(16, 0x21, 0, &[]));
-    assert_eq!(spoilt(Mischief::Error, u32::MAX.into()), whole(16, 0x21, u32::MAX, &[]));
-    assert_eq!(spoilt(Mischief::ErrorWithPayload, 5), whole(16, 0x21, 5, &good));
-    assert_eq!(spoilt(Mischief::Cut, 9), whole(16, 1, 0, &good[..7]));
-    assert_eq!(spoilt(Mischief::Cut, 99), whole(16, 1, 0, &[]));
-    assert_eq!(spoilt(Mischief::More, 3), whole(16, 1, 0, &[&good[..], &[0; 3]].concat()));
+    assert_eq!(spoilt(MessageFault::Late, 10), right);
+    assert!(spoilt(MessageFault::Close, 0).is_empty());
+    assert_eq!(spoilt(MessageFault::CloseWithin, 17), right[..17]);
+    assert!(spoilt(MessageFault::Silence, 0).is_empty());
+    assert_eq!(spoilt(MessageFault::WrongCommand, 500), whole(500, 1, 0, &good));
+    assert_eq!(spoilt(MessageFault::WrongType, 0), whole(16, 0, 0, &good));
+    assert_eq!(spoilt(MessageFault::WrongSize, 77), claims);
+    assert_eq!(spoilt(MessageFault::Error, 0), whole(16, 0x21, 0, &[]));
+    assert_eq!(spoilt(MessageFault::Error, u32::MAX.into()), whole(16, 0x21, u32::MAX, &[]));
+    assert_eq!(spoilt(MessageFault::ErrorWithPayload, 5), whole(16, 0x21, 5, &good));
+    assert_eq!(spoilt(MessageFault::Cut, 9), whole(16, 1, 0, &good[..7]));
+    assert_eq!(spoilt(MessageFault::Cut, 99), whole(16, 1, 0, &[]));
+    assert_eq!(spoilt(MessageFault::More, 3), whole(16, 1, 0, &[&good[..], &[0; 3]].concat()));
     // Of no meaning for this command.
-    assert_eq!(spoilt(Mischief::Claims, 3), right);
-    assert_eq!(spoilt(Mischief::Elsewhere, 3), right);
-    let other = spoilt(Mischief::Payload, 3);
+    assert_eq!(spoilt(MessageFault::Claims, 3), right);
+    assert_eq!(spoilt(MessageFault::Elsewhere, 3), right);
+    let other = spoilt(MessageFault::Payload, 3);
     assert_eq!((&other[..16], other.len()), (&right[..16], right.len()));
     assert_ne!(other[16..], right[16..]);
-    assert_eq!(other, spoilt(Mischief::Payload, 3));
-    let nonsense = spoilt(Mischief::Nonsense, 3);
+    assert_eq!(other, spoilt(MessageFault::Payload, 3));
+    let nonsense = spoilt(MessageFault::Nonsense, 3);
     assert!(nonsense.len() == right.len() && nonsense[..16] != right[..16]);
     served(small(), plain(), |client, _, server| {
-        server.misbehave(0, 1, Mischief::WrongId, 0);
+        server.inject_message(0, 1, MessageFault::WrongId, 0);
         client.send(16, 0, &words(&[16, GET | 2]), &[]);
         assert_eq!(receive(&client.socket).unwrap().id, client.id + 1);
         for (value, count) in [(0, 1), (5, 5)] {
-            server.misbehave(0, 1, Mischief::Fds, value);
+            server.inject_message(0, 1, MessageFault::Fds, value);
             let reply = client.exchange(16, &words(&[16, GET | 2]), &[]);
             assert_eq!((reply.fds.len(), reply.payload), (count, good.clone()));
         }
@@ -314,15 +314,15 @@ fn each_message_can_go_wrong_in_each_way() {
 #[test]
 fn the_nth_message_about_a_command_goes_wrong() {
     served(small(), plain(), |client, _, server| {
-        server.misbehave(16, 3, Mischief::Error, 71);
-        server.misbehave(0, 2, Mischief::Error, 72);
-        server.misbehave(13, 1, Mischief::Error, 73);
+        server.inject_message(16, 3, MessageFault::Error, 71);
+        server.inject_message(0, 2, MessageFault::Error, 72);
+        server.inject_message(13, 1, MessageFault::Error, 73);
         assert_eq!(client.state(), RUNNING);
         assert_eq!(client.feature(GET | 2, &[], 8), Err(72));
         assert_eq!(client.call(4, &words(&[16, 0, 0, 0])).map(drop), Ok(()));
         assert_eq!(client.feature(GET | 2, &[], 8), Err(71));
         assert_eq!(client.state(), RUNNING);
-        server.behave();
+        server.clear_message_faults();
         assert_eq!(client.call(13, &[]), Ok(vec![]));
         assert_eq!((server.count(1), server.count(16), server.count(13)), (1, 4, 1));
         client.call(99, &[]).unwrap_err();
@@ -334,10 +334,10 @@ fn the_nth_message_about_a_command_goes_wrong() {
 fn data_and_dma_may_be_more_than_they_are() {
     served(small(), plain(), |client, sim, server| {
         client.set_state(STOP_COPY).unwrap();
-        server.misbehave(17, 1, Mischief::Claims, 5);
+        server.inject_message(17, 1, MessageFault::Claims, 5);
         let reply = client.call(17, &words(&[108, 100])).unwrap();
         assert_eq!((u32_at(&reply, 4), reply.len()), (105, 108));
-        server.misbehave(17, 1, Mischief::More, 5);
+        server.inject_message(17, 1, MessageFault::More, 5);
         let reply = client.call(17, &words(&[108, 100])).unwrap();
         assert_eq!((u32_at(&reply, 4), reply.len()), (105, 113));
         client.set_state(RUNNING).unwrap();
@@ -345,10 +345,11 @@ fn data_and_dma_may_be_more_than_they_are() {
         client.call(2, &mapping(3, 0, 4096, 4096)).unwrap();
         let twin = client.twin.take().unwrap();
         std::thread::scope(|scope| {
-            for (what, value, address, count) in
-                [(Mischief::Elsewhere, 9, 9, 8), (Mischief::Claims, 1 << 40, 4096, 8 + (1 << 40))]
-            {
-                server.misbehave(12, 1, what, value);
+            for (what, value, address, count) in [
+                (MessageFault::Elsewhere, 9, 9, 8),
+                (MessageFault::Claims, 1 << 40, 4096, 8 + (1 << 40)),
+            ] {
+                server.inject_message(12, 1, what, value);
                 let write = scope.spawn(|| server.dma_write(4096, &[7; 8]));
                 let got = receive(&twin).unwrap();
                 assert_eq!((u64_at(&got.payload, 0), u64_at(&got.payload, 8)), (address, count));
@@ -356,7 +357,7 @@ fn data_and_dma_may_be_more_than_they_are() {
                 assert_eq!(write.join().unwrap(), Err(libc::EFAULT));
             }
             // Answered as it came.
-            server.misbehave(12, 1, Mischief::WrongId, 0);
+            server.inject_message(12, 1, MessageFault::WrongId, 0);
             let write = scope.spawn(|| server.dma_write(4096, &[7; 8]));
             let got = receive(&twin).unwrap();
             send(&twin, &message(got.id, 12, 1, 0, &got.payload[..16]), &[]);
