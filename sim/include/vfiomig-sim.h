@@ -274,7 +274,7 @@ struct vfiomig_sim_server_options {
     uint32_t max_data_xfer; /* the most bytes of data at once; default 1 MiB, at most 64 MiB */
     uint32_t max_msg_fds;   /* descriptors with a message; default 8, at most 253 */
     uint32_t max_dma_maps;  /* mappings; default 65535 */
-    uint32_t reserved;
+    uint32_t reply_timeout_ms; /* for replies to its own commands; default 60000 */
 };
 
 /* What becomes of a message that the server should send. value is that of
@@ -327,7 +327,7 @@ void vfiomig_sim_server_stop(struct vfiomig_sim_server *server);
  * mapped without one, the client is sent messages, which it must answer meanwhile, and nothing
  * is logged. 0; -ENOTCONN without a client, -ENOENT where nothing is mapped, -EACCES where the
  * device may not write, -EPERM while it is stopped, -ENODEV when it is gone, or what the client
- * answers. */
+ * answers. -ETIMEDOUT, and the client is left, if it does not answer in time. */
 int vfiomig_sim_server_dma_write(struct vfiomig_sim_server *server, uint64_t iova,
                                  const void *data, size_t len);
 
@@ -338,7 +338,7 @@ int vfiomig_sim_server_dma_read(struct vfiomig_sim_server *server, uint64_t iova
 /* Something (VFIOMIG_SIM_SERVER_CLOSE and what follows it) goes wrong with the nth message (from
  * 1, counted from now) that the server sends about a command, by its number in the protocol: a
  * reply, or DMA_READ and DMA_WRITE (11, 12), which are its own. 0: about any. Several may be
- * pending. Returns 0 or -EINVAL. */
+ * pending. Returns 0; -EINVAL, also for VFIOMIG_SIM_SERVER_MORE with more than 64 MiB. */
 int vfiomig_sim_server_inject_message(struct vfiomig_sim_server *server, uint32_t command,
                                       uint64_t nth, uint32_t what, uint64_t value);
 

@@ -25,7 +25,8 @@ fn run(options: Options) -> Result<(), String> {
     let sim = Sim::new(options.sim).map_err(|errno| text("the device", errno))?;
     let server = Server::new(&sim, options.server).map_err(|errno| text("the server", errno))?;
     for fault in &options.faults {
-        server.inject_message(fault.command, fault.nth, fault.what, fault.value);
+        let injected = server.inject_message(fault.command, fault.nth, fault.what, fault.value);
+        injected.map_err(|errno| text("a fault", errno))?;
     }
     for (op, nth, errno, effect) in options.device_faults {
         sim.inject(op, nth, errno, effect);

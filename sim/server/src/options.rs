@@ -91,6 +91,7 @@ fn command() -> Command {
         .arg(number("max-data-xfer", "The most bytes of data at once (1 MiB)"))
         .arg(number("max-msg-fds", "The most descriptors with a message (8)"))
         .arg(number("max-dma-maps", "The most mappings (65535)"))
+        .arg(number("reply-timeout-ms", "Milliseconds for replies to its commands (60000)"))
 }
 
 fn parse_number(text: &str) -> Result<u64, String> {
@@ -176,6 +177,7 @@ fn from_matches(matches: &ArgMatches) -> Result<Options, String> {
             max_data_xfer: short("max-data-xfer", server.max_data_xfer)?,
             max_msg_fds: short("max-msg-fds", server.max_msg_fds)?,
             max_dma_maps: short("max-dma-maps", server.max_dma_maps)?,
+            reply_timeout_ms: short("reply-timeout-ms", server.reply_timeout_ms)?,
         },
         faults: all("fault").iter().map(|text| fault(text)).collect::<Result<_, _>>()?,
         device_faults: all("device-fault")

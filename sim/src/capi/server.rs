@@ -24,7 +24,7 @@ pub struct vfiomig_sim_server_options {
     pub max_data_xfer: u32,
     pub max_msg_fds: u32,
     pub max_dma_maps: u32,
-    pub reserved: u32,
+    pub reply_timeout_ms: u32,
 }
 
 // The layout that the header has.
@@ -43,6 +43,7 @@ impl From<&vfiomig_sim_server_options> for ServerOptions {
             max_msg_fds: or(c.max_msg_fds, default.max_msg_fds),
             max_dma_maps: or(c.max_dma_maps, default.max_dma_maps),
             delay_us: c.delay_us,
+            reply_timeout_ms: or(c.reply_timeout_ms, default.reply_timeout_ms),
         }
     }
 }
@@ -75,9 +76,6 @@ pub unsafe extern "C" fn vfiomig_sim_server_new(
         }
         // SAFETY: vfiomig-sim.h: NULL, or options of the size that they begin with.
         let options = unsafe { read_struct(options) }?;
-        if options.reserved != 0 {
-            return Err(libc::EINVAL);
-        }
         let sim = sim.cast::<Shared>().cast_const();
         // SAFETY: vfiomig-sim.h: a simulator that was not freed; the server has a reference of its own.
         let shared = unsafe {
@@ -189,8 +187,7 @@ pub unsafe extern "C" fn vfiomig_sim_server_inject_message(
             if nth == 0 {
                 return Err(libc::EINVAL);
             }
-            server.inject_message(command, nth, what, value);
-            Ok(())
+            server.inject_message(command, nth, what, value)
         })
     };
     status(result)

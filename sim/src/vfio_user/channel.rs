@@ -4,9 +4,9 @@
 
 use std::collections::VecDeque;
 use std::ffi::CStr;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
 
@@ -14,7 +14,7 @@ use super::desk::Desk;
 use super::memory::Peer;
 use super::options::{ServerOptions, quirk};
 use super::outgoing::Outgoing;
-use super::socket::{Bell, Lost, Message, Socket, pass};
+use super::socket::{Lost, MOST_FDS, Message, Socket, Watch, pass};
 use super::wire::{ERROR, HEADER, Header, long_words};
 use crate::shared::Shared;
 
@@ -27,6 +27,19 @@ const DMA_PREFIX: usize = 16;
 const MOST_BESIDES: usize = 32;
 /// Messages are never taken to be longer than this if data are limited to less.
 const LEAST_LIMIT: usize = 4096;
+
+/// How many commands may come before the reply to the server's own. What they hold together is at most
+/// as long as one message can be.
+const MOST_EARLY: usize = 64;
+
+/// What became of a message.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    Right,
+    /// It is not what it should have been.
+    Wrong,
+    Not,
+}
 
 pub(crate) struct Channel<'s> {
     desk: &'s Desk,
@@ -76,13 +89,17 @@ impl<'s> Channel<'s> {
 
     /// The next command; `None` if there may be something else to do.
     pub fn next(&mut self) -> Result<Option<Message>, Lost> {
+        if self.desk.is_stopped() {
+            return Err(Lost::Stopped);
+        }
         if let Some(message) = self.early.pop_front() {
             return Ok(Some(message));
         }
-        if !self.main.wait(self.desk, PollFlags::IN)? {
+        let watch = Watch::new(self.desk);
+        if !self.main.wait(&watch, PollFlags::IN)? {
             return Ok(None);
         }
-        let message = self.receive(&self.main)?;
+        let message = self.receive(&self.main, &watch)?;
         if message.as_ref().is_some_and(|message| !message.header.is_command()) {
             self.violation(c"a reply to nothing");
             return Err(Lost::Connection);
@@ -91,8 +108,8 @@ impl<'s> Channel<'s> {
     }
 
     /// A message as long as it says; `None` for one that was not.
-    fn receive(&self, socket: &Socket) -> Result<Option<Message>, Lost> {
-        let (header, mut fds) = socket.header(self.desk)?;
+    fn receive(&self, socket: &Socket, watch: &Watch<'_>) -> Result<Option<Message>, Lost> {
+        let (header, mut fds) = socket.header(watch)?;
         let len = (header.size as usize).checked_sub(HEADER);
         let Some(len) = len.filter(|_| header.size as usize <= self.most) else {
             // What follows it may be anything.
@@ -102,7 +119,7 @@ impl<'s> Channel<'s> {
             return Err(Lost::Connection);
         };
         let one_recv = header.is_command() && self.options.has(quirk::ONE_RECV);
-        let payload = socket.payload(self.desk, len, one_recv, &mut fds)?;
+        let payload = socket.payload(watch, len, one_recv, &mut fds)?;
         if payload.len() < len {
             self.refuse(&header, &[], libc::EINVAL)?;
             return Ok(None);
@@ -110,7 +127,15 @@ impl<'s> Channel<'s> {
         if header.is_command() {
             self.desk.came(header.command);
         }
-        Ok(Some(Message { header, payload, fds }))
+        if let Some(rule) = fds.broken(self.options.max_msg_fds) {
+            self.violation(rule);
+            if !header.is_command() {
+                return Err(Lost::Connection);
+            }
+            self.refuse(&header, &[], libc::EINVAL)?;
+            return Ok(None);
+        }
+        Ok(Some(Message { header, payload, fds: fds.taken }))
     }
 
     /// Sends a reply.
@@ -131,14 +156,14 @@ impl<'s> Channel<'s> {
         Ok(())
     }
 
-    /// Sends a message, or what is to become of it: whether it has gone wrong.
+    /// Sends a message, or what is to become of it.
     fn transmit(
         &self,
         socket: &Socket,
         header: &Header,
         payload: &[u8],
         fds: &[BorrowedFd<'_>],
-    ) -> Result<bool, Lost> {
+    ) -> Result<Sent, Lost> {
         let due = self.desk.due(header.command);
         let out = match due {
             Some((what, value)) => Outgoing::spoilt(header, payload, what, value),
@@ -147,36 +172,59 @@ impl<'s> Channel<'s> {
         let late = out.late.saturating_add(self.options.delay_us.into());
         pass(self.desk, Duration::from_micros(late))?;
         if out.silent {
-            return Ok(true);
+            return Ok(Sent::Not);
         }
-        let fds: Vec<_> =
-            fds.iter().copied().chain(std::iter::repeat_n(self.desk.fd(), out.fds)).collect();
+        let unasked = match out.fds {
+            0 => None,
+            _ => Some(self.desk.make_unasked().map_err(|_| Lost::Connection)?),
+        };
+        let more = unasked.iter().flat_map(|fd| std::iter::repeat_n(fd.as_fd(), out.fds));
+        let fds: Vec<_> = fds.iter().copied().chain(more).take(MOST_FDS).collect();
         let piece = if self.options.has(quirk::BYTEWISE) { 1 } else { usize::MAX };
         let bytes = out.bytes.get(..out.closes_after.unwrap_or(usize::MAX)).unwrap_or(&out.bytes);
         socket.send(self.desk, bytes, piece, &fds)?;
-        if out.closes_after.is_some() { Err(Lost::Connection) } else { Ok(due.is_some()) }
+        match due {
+            _ if out.closes_after.is_some() => Err(Lost::Connection),
+            Some(_) => Ok(Sent::Wrong),
+            None => Ok(Sent::Right),
+        }
     }
 
-    /// A command of the server's, and the reply to it.
-    fn exchange(&mut self, command: u16, payload: &[u8]) -> Result<Message, Lost> {
+    /// A command of the server's, and the reply to it, of which nothing can be expected if the command
+    /// went wrong. `None` if it was not sent.
+    fn exchange(&mut self, command: u16, payload: &[u8]) -> Result<Option<(Message, Sent)>, Lost> {
         self.last_id = self.last_id.wrapping_add(1);
         let header = Header::command(self.last_id, command, payload.len());
         let socket = self.twin.as_ref().unwrap_or(&self.main);
-        let spoilt = self.transmit(socket, &header, payload, &[])?;
+        let sent = self.transmit(socket, &header, payload, &[])?;
+        if sent == Sent::Not {
+            return Ok(None);
+        }
+        let time = Duration::from_millis(self.options.reply_timeout_ms.into());
+        let other = self.twin.is_some().then_some(&self.main);
+        let watch = Watch { bell: self.desk, other, end: Some(Instant::now() + time) };
         loop {
-            let Some(message) = self.receive(socket)? else { continue };
+            if self.desk.is_stopped() {
+                return Err(Lost::Stopped);
+            }
+            let Some(message) = self.receive(socket, &watch)? else { continue };
             if message.header.is_reply_to(&header) {
-                return Ok(message);
+                return Ok(Some((message, sent)));
             }
             // With one socket, the client's next command may be on its way already.
             if !message.header.is_command() || self.twin.is_some() {
                 // Who was asked wrongly may answer wrongly.
-                if !spoilt {
+                if sent == Sent::Right {
                     self.violation(c"a message that is not the reply to the server's command");
                 }
                 return Err(Lost::Connection);
             }
             if self.options.has(quirk::CROSSING_FATAL) {
+                return Err(Lost::Connection);
+            }
+            let held: usize = self.early.iter().map(|message| message.payload.len()).sum();
+            if self.early.len() >= MOST_EARLY || held + message.payload.len() > self.most {
+                self.violation(c"commands without end, and no reply to the server's");
                 return Err(Lost::Connection);
             }
             self.early.push_back(message);
@@ -198,10 +246,11 @@ impl<'s> Channel<'s> {
     ) -> Result<Vec<u8>, i32> {
         let mut payload = long_words(&[iova, count as u64]);
         payload.extend(bytes);
-        let reply = self.exchange(command, &payload).map_err(|lost| {
+        let replied = self.exchange(command, &payload).map_err(|lost| {
             self.lost = Some(lost);
-            libc::ENOTCONN
+            if lost == Lost::Late { libc::ETIMEDOUT } else { libc::ENOTCONN }
         })?;
+        let (reply, sent) = replied.ok_or(libc::ETIMEDOUT)?;
         if reply.header.is_error() {
             let errno = i32::try_from(reply.header.error).unwrap_or(0);
             return Err(if errno == 0 { libc::EINVAL } else { errno });
@@ -212,7 +261,9 @@ impl<'s> Channel<'s> {
             }
             _ => {
                 // libvfio-user takes no other for one, either: "bad reply to DMA transfer".
-                self.violation(c"a reply to a DMA command without its address and length");
+                if sent == Sent::Right {
+                    self.violation(c"a reply to a DMA command without its address and length");
+                }
                 Err(libc::EINVAL)
             }
         }

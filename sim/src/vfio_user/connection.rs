@@ -54,10 +54,11 @@ impl<'s> Connection<'s> {
                 return Err(Lost::Connection);
             }
         };
-        let twins = client.wants_twin && !self.options.has(quirk::NO_TWIN_SOCKET);
+        let twins =
+            client.wants_twin && client.max_msg_fds > 0 && !self.options.has(quirk::NO_TWIN_SOCKET);
         let twin = if twins { Some(self.channel.make_twin()?) } else { None };
         self.channel.client_takes = client.max_data_xfer.min(self.options.max_data_xfer as usize);
-        device.client_came(client.max_data_xfer);
+        device.client_came(client.max_data_xfer, client.max_msg_fds > 0);
         // Before the client knows that it is there.
         self.desk.open();
         let payload = client.answer(self.options, twin.is_some());

@@ -8,7 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::PoisonError;
 use std::sync::mpsc::{SyncSender, sync_channel};
 
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::options::MessageFault;
 use super::socket::Bell;
@@ -60,6 +61,8 @@ pub(crate) struct Desk {
     serving: AtomicBool,
     jobs: Mutex<Jobs>,
     messages: Mutex<Messages>,
+    /// The other ends of pipes whose reading ends were sent to somebody who had not asked.
+    unasked: Mutex<Vec<OwnedFd>>,
 }
 
 impl Desk {
@@ -71,6 +74,7 @@ impl Desk {
             serving: AtomicBool::new(false),
             jobs: Mutex::new(Jobs::default()),
             messages: Mutex::new(Messages::default()),
+            unasked: Mutex::new(Vec::new()),
         })
     }
 
@@ -137,6 +141,25 @@ impl Desk {
         self.messages().came.get(usize::from(command)).copied().unwrap_or(0)
     }
 
+    /// A descriptor to be sent that nobody asked for.
+    pub fn make_unasked(&self) -> Result<OwnedFd, i32> {
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| errno.raw_os_error())?;
+        self.unasked.lock().unwrap_or_else(PoisonError::into_inner).push(write);
+        Ok(read)
+    }
+
+    /// How many pipes somebody still has the reading ends of.
+    pub fn unasked(&self) -> usize {
+        let mut pipes = self.unasked.lock().unwrap_or_else(PoisonError::into_inner);
+        pipes.retain(|pipe| {
+            let mut polled = [PollFd::new(pipe, PollFlags::empty())];
+            let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+            let _ = poll(&mut polled, Some(&now));
+            !polled.iter().any(|pipe| pipe.revents().contains(PollFlags::ERR))
+        });
+        pipes.len()
+    }
+
     fn jobs(&self) -> MutexGuard<'_, Jobs> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -178,5 +201,9 @@ impl Bell for Desk {
     fn answer(&self) -> bool {
         let _ = rustix::io::read(&self.bell, &mut [0; 8]);
         self.is_stopped()
+    }
+
+    fn is_stopped(&self) -> bool {
+        Desk::is_stopped(self)
     }
 }

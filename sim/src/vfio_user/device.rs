@@ -96,16 +96,28 @@ pub(crate) struct Device {
     most: usize,
     /// And in one about migration data.
     most_data: usize,
+    /// Whether the client takes descriptors.
+    gives_fds: bool,
 }
 
 impl Device {
     pub fn new(sim: Arc<Shared>, options: ServerOptions) -> Result<Device, i32> {
         let (regions, memory) = (Regions::new()?, Memory::default());
-        Ok(Device { sim, regions, memory, stream: None, options, most: 0, most_data: 0 })
+        Ok(Device {
+            sim,
+            regions,
+            memory,
+            stream: None,
+            options,
+            most: 0,
+            most_data: 0,
+            gives_fds: false,
+        })
     }
 
-    /// A client has introduced itself, and takes this much at once.
-    pub fn client_came(&mut self, takes: usize) {
+    /// A client has introduced itself, and takes this much at once, and descriptors or not.
+    pub fn client_came(&mut self, takes: usize, fds: bool) {
+        self.gives_fds = fds;
         self.most = takes.min(self.options.max_data_xfer as usize);
         self.most_data = match self.options.has(server::CLIENT_LIMIT_ONLY) {
             true => takes.min(MOST_DATA as usize),
@@ -158,7 +170,7 @@ impl Device {
             DMA_UNMAP => self.memory.unmap(payload).map(Answer::from),
             GET_INFO => Regions::device_info(payload).map(Answer::from),
             GET_REGION_INFO => {
-                let (payload, fds) = self.regions.region_info(payload)?;
+                let (payload, fds) = self.regions.region_info(payload, self.gives_fds)?;
                 Ok(Answer { payload, fds })
             }
             GET_IRQ_INFO => Regions::irq_info(payload).map(Answer::from),
@@ -269,6 +281,9 @@ impl Device {
             feature @ FEATURE_DMA_LOGGING_START..=FEATURE_DMA_LOGGING_REPORT => {
                 // Whether there is a log, and what may be done with it.
                 self.sim.feature(flags | FEATURE_PROBE, &mut [], &mut NoMemory)?;
+                if flags & (FEATURE_GET | FEATURE_SET) == 0 {
+                    return Err(libc::EINVAL);
+                }
                 return self.log(feature, payload);
             }
             FEATURE_MIGRATION | FEATURE_MIG_DEVICE_STATE if flags & FEATURE_GET != 0 => {

@@ -54,6 +54,7 @@ use crate::sync::Mutex;
 use connection::Connection;
 use desk::{Desk, Work};
 use device::Device;
+use options::MOST_DATA;
 use socket::{Bell, Lost, wait};
 
 /// The flag of peer-to-peer states, which vfio-user does not have.
@@ -77,6 +78,8 @@ struct Serving<'a>(&'a Desk);
 
 impl Drop for Serving<'_> {
     fn drop(&mut self) {
+        // Also if whoever served has panicked: nobody may wait for it.
+        self.0.close();
         self.0.end();
     }
 }
@@ -160,7 +163,7 @@ impl Server {
     /// mapped with a descriptor is written there, and logged; else the client is sent messages, which it
     /// must answer meanwhile. ENOTCONN without a client, ENOENT where nothing is mapped, EACCES where
     /// the device may not write, EPERM while it is stopped, ENODEV when it is gone, and what the client
-    /// answers.
+    /// answers. ETIMEDOUT, and the client is left, if it does not answer in time.
     pub fn dma_write(&self, iova: u64, bytes: &[u8]) -> Result<(), i32> {
         self.inner.desk.ask(Work::Write(iova, bytes.to_vec())).map(drop)
     }
@@ -175,8 +178,25 @@ impl Server {
     /// Something goes wrong with the `nth` message (from 1, counted from now) that the server sends
     /// about a command, by its number in the protocol: a reply, or DMA_READ and DMA_WRITE (11, 12). 0:
     /// about any. What `value` means is said of each [`MessageFault`]. Several may be pending.
-    pub fn inject_message(&self, command: u16, nth: u64, what: MessageFault, value: u64) {
+    /// EINVAL if it were longer than anything that a server sends.
+    pub fn inject_message(
+        &self,
+        command: u16,
+        nth: u64,
+        what: MessageFault,
+        value: u64,
+    ) -> Result<(), i32> {
+        if what == MessageFault::More && value > MOST_DATA.into() {
+            return Err(libc::EINVAL);
+        }
         self.inner.desk.inject_message(command, nth, what, value);
+        Ok(())
+    }
+
+    /// How many messages with [`MessageFault::Fds`] there were whose descriptors somebody still has.
+    /// The server itself has them until it receives the next command.
+    pub fn unasked_fds(&self) -> usize {
+        self.inner.desk.unasked()
     }
 
     /// Forgets what was to go wrong.

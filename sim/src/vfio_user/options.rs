@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How a server is made, what it does that others do not expect, and what can be made to go wrong.
 
+use super::socket::MOST_FDS;
+
 /// What servers do: bits of [`ServerOptions::quirks`]. Those of the device behind a server are
 /// [`crate::quirk`]; a reset that leaves the migration state is one of them.
 pub mod quirk {
@@ -68,8 +70,6 @@ pub mod quirk {
 
 /// The most bytes that a client may make a server hold at a time, whatever the options say.
 pub(crate) const MOST_DATA: u32 = 64 << 20;
-/// What a kernel passes with a message.
-pub(crate) const MOST_FDS: u32 = 253;
 
 /// How a vfio-user server is made. Where a zero in the C structure means nothing, it stands for the
 /// default; here [`Default`] provides it.
@@ -85,6 +85,8 @@ pub struct ServerOptions {
     pub max_dma_maps: u32,
     /// Microseconds that pass before each message that the server sends.
     pub delay_us: u32,
+    /// Milliseconds in which a client must reply to a command of the server's, else it is left.
+    pub reply_timeout_ms: u32,
 }
 
 impl Default for ServerOptions {
@@ -95,6 +97,7 @@ impl Default for ServerOptions {
             max_msg_fds: 8,
             max_dma_maps: 65535,
             delay_us: 0,
+            reply_timeout_ms: 60_000,
         }
     }
 }
@@ -102,7 +105,8 @@ impl Default for ServerOptions {
 impl ServerOptions {
     pub(crate) fn check(&self) -> Result<(), i32> {
         let known = quirk::ALL.iter().fold(0, |all, (bit, _)| all | bit);
-        let sound = (1..=MOST_DATA).contains(&self.max_data_xfer) && self.max_msg_fds <= MOST_FDS;
+        let sound =
+            (1..=MOST_DATA).contains(&self.max_data_xfer) && self.max_msg_fds as usize <= MOST_FDS;
         if sound && self.quirks & !known == 0 { Ok(()) } else { Err(libc::EINVAL) }
     }
 

@@ -2,7 +2,8 @@
 //! What becomes of a message on its way out, when something is to go wrong with it. A message is what
 //! it would have been, and then changed.
 
-use super::options::{MOST_FDS, MessageFault};
+use super::options::MessageFault;
+use super::socket::MOST_FDS;
 use super::wire::{ERROR, HEADER, Header, REPLY, u32_at, u64_at};
 use crate::contents::mix;
 
@@ -66,7 +67,7 @@ impl Outgoing {
             MessageFault::CloseWithin => out.closes_after = Some(value as usize),
             MessageFault::Silence => out.silent = true,
             MessageFault::Late => out.late = value,
-            MessageFault::Fds => out.fds = value.clamp(1, u64::from(MOST_FDS)) as usize,
+            MessageFault::Fds => out.fds = value.clamp(1, MOST_FDS as u64) as usize,
             MessageFault::Nonsense => nonsense(value, &mut out.bytes),
             _ => {}
         }

@@ -85,15 +85,15 @@ impl Regions {
         }
     }
 
-    /// `VFIO_USER_DEVICE_GET_REGION_INFO`, with the descriptor to be mapped.
-    pub fn region_info(&self, payload: &[u8]) -> Result<(Vec<u8>, Vec<OwnedFd>), i32> {
+    /// `VFIO_USER_DEVICE_GET_REGION_INFO`, with the descriptor to be mapped if the client takes any.
+    pub fn region_info(&self, payload: &[u8], fds: bool) -> Result<(Vec<u8>, Vec<OwnedFd>), i32> {
         let (argsz, region) = (u32_at(payload, 0)?, u32_at(payload, 8)?);
         if payload.len() < REGION_INFO as usize || argsz < REGION_INFO {
             return Err(libc::EINVAL);
         }
         let size = Self::size(region)?;
         let flags = if size == 0 { 0 } else { REGION_READ_WRITE };
-        if region != BAR2 {
+        if region != BAR2 || !fds {
             let mut out = words(&[REGION_INFO, flags, region, 0]);
             out.extend(long_words(&[size, 0]));
             return Ok((out, Vec::new()));

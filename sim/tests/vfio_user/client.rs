@@ -43,6 +43,11 @@ pub fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap())
 }
 
+/// Two of 16 bits.
+pub fn halves(numbers: [u16; 2]) -> Vec<u8> {
+    numbers.iter().flat_map(|n| n.to_ne_bytes()).collect()
+}
+
 /// A message as it came.
 #[derive(Debug)]
 pub struct Message {
@@ -129,7 +134,7 @@ impl Client {
     }
 
     pub fn introduce(&mut self, minor: u16, caps: &str) -> Message {
-        let mut payload = [0u16.to_ne_bytes(), minor.to_ne_bytes()].concat();
+        let mut payload = halves([0, minor]);
         payload.extend(caps.bytes().chain([0]));
         self.exchange(1, &payload, &[])
     }
@@ -223,6 +228,17 @@ pub fn small() -> SimOptions {
     SimOptions { state_size: 8192, initial_size: 2048, seed: 3, ..SimOptions::default() }
 }
 
+/// Stops a server when an assertion fails, so that the test ends.
+pub struct Stopper<'a>(pub &'a Server);
+
+impl Drop for Stopper<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.stop();
+        }
+    }
+}
+
 /// Runs a test against a server, whose other end the test is given.
 pub fn raw<T>(
     options: SimOptions,
@@ -233,6 +249,7 @@ pub fn raw<T>(
     let server = Server::new(&sim, server).unwrap();
     let (ours, theirs) = UnixStream::pair().unwrap();
     std::thread::scope(|scope| {
+        let _stopper = Stopper(&server);
         let serving = scope.spawn(|| server.serve(theirs.into()));
         let result = test(ours, &sim, &server);
         serving.join().unwrap().unwrap();

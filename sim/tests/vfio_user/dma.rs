@@ -74,7 +74,7 @@ impl Client {
 }
 
 fn bits(bitmap: &[u8]) -> Vec<u64> {
-    let set = |n: &u64| bitmap[(n / 8) as usize] >> (n % 8) & 1 == 1;
+    let set = |n: &u64| u64_at(bitmap, (n / 64 * 8) as usize) >> (n % 64) & 1 == 1;
     (0..8 * bitmap.len() as u64).filter(set).collect()
 }
 
@@ -85,7 +85,7 @@ fn pattern(seed: u64, len: usize) -> Vec<u8> {
 }
 
 /// Answers a command of the server's on a socket: what it was about, and its data.
-fn answer(socket: &UnixStream, reply: &[u8]) -> (u16, u64, u64, Vec<u8>) {
+pub fn answer(socket: &UnixStream, reply: &[u8]) -> (u16, u64, u64, Vec<u8>) {
     let got = receive(socket).unwrap();
     assert_eq!((got.flags, got.error), (0, 0));
     let (iova, count) = (u64_at(&got.payload, 0), u64_at(&got.payload, 8));
@@ -194,6 +194,14 @@ fn a_log_is_started_in_pages_that_there_are() {
             assert_eq!(client.feature(flags, &[0; 24], 64), Err(EINVAL), "{flags:x}");
         }
         assert_eq!(client.feature(PROBE | GET | 8, &[], 0), Ok(vec![]));
+        // Neither asked for nor set, nothing happens.
+        server.dma_write(1 << 20, &[1]).unwrap();
+        let start = [longs(&[1 << 16]), words(&[0, 0])].concat();
+        let report = longs(&[1 << 20, 1 << 20, 1 << 16]);
+        for (feature, data) in [(6, start), (7, vec![]), (8, report)] {
+            assert_eq!(client.feature(feature, &data, 32), Err(EINVAL), "{feature}");
+        }
+        assert_eq!(client.report(1 << 20, 1 << 20, 1 << 16), Ok(vec![0]));
     });
     let none = SimOptions { quirks: quirk::NO_LOGGING, ..small() };
     served(none, plain(), |client, _, _| assert_eq!(client.start_log(PAGE), Err(ENOTTY)));
@@ -459,6 +467,7 @@ fn a_device_without_a_client_has_no_memory() {
     for _ in 0..2 {
         let (ours, theirs) = UnixStream::pair().unwrap();
         std::thread::scope(|scope| {
+            let _stopper = Stopper(&server);
             let serving = scope.spawn(|| server.serve(theirs.into()));
             let mut client = Client::new(ours);
             assert_eq!(client.register(0x20), 0);
@@ -495,5 +504,70 @@ fn descriptors_that_nobody_asked_for_are_counted_and_closed() {
         client.call_with(4, &words(&[16, 0, 0, 0]), &[&theirs.into()]).unwrap();
         assert_eq!(std::io::Read::read(&mut &ours, &mut [0]).unwrap(), 0);
         assert_eq!(sim.violations().0, 1);
+    });
+}
+
+#[test]
+fn a_client_that_only_asks_is_left_at_some_time() {
+    // Of many commands, and of few long ones.
+    for (count, len) in [(65, 0), (2, 600_000)] {
+        raw(small(), plain(), |socket, sim, server| {
+            let mut client = Client::mute(socket);
+            client.introduce(0, "{}");
+            client.call(2, &mapping(READ_WRITE, 0, 0, PAGE)).unwrap();
+            std::thread::scope(|scope| {
+                let write = scope.spawn(|| server.dma_write(0, &[1]));
+                receive(&client.socket).unwrap();
+                for _ in 0..count {
+                    client.send(13, 0, &vec![0; len], &[]);
+                }
+                assert_eq!(write.join().unwrap(), Err(libc::ENOTCONN));
+            });
+            assert_eq!(sim.violations().0, 1);
+            assert!(receive(&client.socket).is_none());
+        });
+    }
+}
+
+#[test]
+fn whoever_leaves_with_its_twin_socket_open_is_missed() {
+    served(small(), plain(), |client, _, server| {
+        client.call(2, &mapping(READ_WRITE, 0, 0, PAGE)).unwrap();
+        std::thread::scope(|scope| {
+            let write = scope.spawn(|| server.dma_write(0, &[1]));
+            receive(client.twin.as_ref().unwrap()).unwrap();
+            client.socket = UnixStream::pair().unwrap().0;
+            assert_eq!(write.join().unwrap(), Err(libc::ENOTCONN));
+        });
+    });
+}
+
+#[test]
+fn descriptors_keep_to_the_limits_of_both_sides() {
+    served(small(), plain(), |client, sim, _| {
+        let info = words(&[16, 0, 0, 0]);
+        let fd = memory(PAGE);
+        assert_eq!(client.call_with(4, &info, &[&fd; 9]), Err(EINVAL));
+        assert_eq!(sim.violations().0, 1);
+        // Within a message they belong to nothing.
+        client.id += 1;
+        let bytes = message(client.id, 2, 0, 0, &mapping(READ_WRITE, 0, 0, PAGE));
+        for (part, fds) in
+            [(&bytes[..16], vec![]), (&bytes[16..], vec![std::os::fd::AsFd::as_fd(&fd)])]
+        {
+            send(&client.socket, part, &fds);
+        }
+        assert_eq!(client.receive(2).error, EINVAL);
+        assert_eq!(sim.violations().0, 2);
+        client.map(&fd, 0, 0, PAGE);
+        assert_eq!(sim.violations().0, 2);
+    });
+    raw(small(), plain(), |socket, _, _| {
+        let mut client = Client::mute(socket);
+        let none = r#"{"capabilities":{"max_msg_fds":0,"twin_socket":{"supported":true}}}"#;
+        assert!(client.introduce(0, none).fds.is_empty());
+        let region = [words(&[64, 0, 2, 0]), longs(&[0, 0])].concat();
+        let reply = client.exchange(5, &region, &[]);
+        assert!(reply.fds.is_empty() && u32_at(&reply.payload, 4) == 3);
     });
 }

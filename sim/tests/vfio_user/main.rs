@@ -29,7 +29,7 @@ fn a_client_learns_the_limits_and_gets_a_twin_socket() {
         let caps = r#"{"capabilities":{"twin_socket":{"supported":true}}}"#;
         let reply = client.introduce(1, caps);
         assert_eq!((reply.flags, reply.error, reply.fds.len()), (1, 0, 1));
-        assert_eq!(reply.payload[..4], [0, 0, 1, 0]);
+        assert_eq!(reply.payload[..4], halves([0, 1]));
         assert_eq!(reply.payload.last(), Some(&0));
         let text = &reply.payload[4..reply.payload.len() - 1];
         let json: serde_json::Value = serde_json::from_slice(text).unwrap();
@@ -389,6 +389,7 @@ fn a_server_at_a_path_serves_one_client_after_the_other() {
     let sim = Sim::new(small()).unwrap();
     let server = Server::new(&sim, plain()).unwrap();
     std::thread::scope(|scope| {
+        let _stopper = Stopper(&server);
         let listening = scope.spawn(|| server.listen(&path));
         let connect = || {
             loop {
@@ -419,4 +420,13 @@ fn a_server_at_a_path_serves_one_client_after_the_other() {
     assert!(!path.exists());
     // It stays stopped.
     assert_eq!(server.listen(&path), Ok(()));
+    for _ in 0..2 {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        std::thread::scope(|scope| {
+            let serving = scope.spawn(|| server.serve(theirs.into()));
+            // Not until this side leaves.
+            assert!(receive(&Client::mute(ours).socket).is_none());
+            assert_eq!(serving.join().unwrap(), Ok(()));
+        });
+    }
 }

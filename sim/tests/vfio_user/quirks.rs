@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use crate::client::*;
-use crate::dma::{mapping, memory};
+use crate::dma::{answer, mapping, memory};
 use crate::{EINVAL, ENOTTY, plain};
 use vfiomig_sim::vfio_user::{MessageFault, Server, ServerOptions, quirk};
 use vfiomig_sim::{Effect, NO_MIGRATION, Op, Sim, SimOptions};
@@ -56,9 +56,9 @@ fn the_header_has_the_same_numbers() {
 #[test]
 fn versions_and_the_twin_socket_may_be_unexpected() {
     let version = |quirks, minor| introduced(quirks, minor).payload[..4].to_vec();
-    assert_eq!(version(quirk::MINOR_ZERO, 1), [0, 0, 0, 0]);
-    assert_eq!(version(quirk::MINOR_ABOVE, 1), [0, 0, 2, 0]);
-    assert_eq!(version(quirk::MAJOR_ONE, 1), [1, 0, 1, 0]);
+    assert_eq!(version(quirk::MINOR_ZERO, 1), halves([0, 0]));
+    assert_eq!(version(quirk::MINOR_ABOVE, 1), halves([0, 2]));
+    assert_eq!(version(quirk::MAJOR_ONE, 1), halves([1, 1]));
     let text = |message: &Message| String::from_utf8(message.payload[4..].to_vec()).unwrap();
     let none = introduced(quirk::NO_TWIN_SOCKET, 1);
     assert!(none.fds.is_empty() && !text(&none).contains("twin"));
@@ -164,7 +164,7 @@ fn messages_may_come_byte_by_byte_and_late() {
         client.set_state(STOP_COPY).unwrap();
         assert_eq!(client.read(5000).unwrap().len(), 5000);
         // Nobody waits for what is late when the server is stopped.
-        server.inject_message(0, 1, MessageFault::Late, 3_600_000_000);
+        server.inject_message(0, 1, MessageFault::Late, 3_600_000_000).unwrap();
         client.send(13, 0, &[], &[]);
         server.stop();
         assert!(receive(&client.socket).is_none());
@@ -220,6 +220,7 @@ fn a_device_may_be_reset_when_its_client_leaves() {
         let fresh = sim.digest();
         let (ours, theirs) = UnixStream::pair().unwrap();
         std::thread::scope(|scope| {
+            let _stopper = Stopper(&server);
             scope.spawn(|| server.serve(theirs.into()));
             let mut client = Client::new(ours);
             sim.guest_write(0, 1, 1).unwrap();
@@ -255,7 +256,7 @@ fn what_is_mapped_may_be_mapped_again() {
 /// All that comes after a request for the state, before the server is stopped. The id is 1.
 fn spoilt(what: MessageFault, value: u64) -> Vec<u8> {
     served(small(), plain(), |client, _, server| {
-        server.inject_message(16, 1, what, value);
+        server.inject_message(16, 1, what, value).unwrap();
         client.id = 0;
         client.send(16, 0, &words(&[16, GET | 2]), &[]);
         while server.count(16) == 0 {
@@ -300,23 +301,36 @@ fn each_message_can_go_wrong_in_each_way() {
     let nonsense = spoilt(MessageFault::Nonsense, 3);
     assert!(nonsense.len() == right.len() && nonsense[..16] != right[..16]);
     served(small(), plain(), |client, _, server| {
-        server.inject_message(0, 1, MessageFault::WrongId, 0);
+        server.inject_message(0, 1, MessageFault::WrongId, 0).unwrap();
         client.send(16, 0, &words(&[16, GET | 2]), &[]);
         assert_eq!(receive(&client.socket).unwrap().id, client.id + 1);
         for (value, count) in [(0, 1), (5, 5)] {
-            server.inject_message(0, 1, MessageFault::Fds, value);
+            server.inject_message(0, 1, MessageFault::Fds, value).unwrap();
             let reply = client.exchange(16, &words(&[16, GET | 2]), &[]);
-            assert_eq!((reply.fds.len(), reply.payload), (count, good.clone()));
+            assert_eq!((reply.fds.len(), &reply.payload), (count, &good));
+            // It can be seen whether the client closes them.
+            assert_eq!(server.unasked_fds(), 1);
+            drop(reply);
+            // Whoever answers that has sent, and closed, its own.
+            assert_eq!(client.state(), RUNNING);
+            assert_eq!(server.unasked_fds(), 0);
         }
+        // With its own, never more than there can be.
+        server.inject_message(5, 1, MessageFault::Fds, 300).unwrap();
+        let info = [words(&[64, 0, 2, 0]), longs(&[0, 0])].concat();
+        let reply = client.exchange(5, &info, &[]);
+        assert!(reply.error == 0 && reply.fds.len() >= 16);
+        let long = server.inject_message(16, 1, MessageFault::More, (64 << 20) + 1);
+        assert_eq!(long, Err(libc::EINVAL));
     });
 }
 
 #[test]
 fn the_nth_message_about_a_command_goes_wrong() {
     served(small(), plain(), |client, _, server| {
-        server.inject_message(16, 3, MessageFault::Error, 71);
-        server.inject_message(0, 2, MessageFault::Error, 72);
-        server.inject_message(13, 1, MessageFault::Error, 73);
+        server.inject_message(16, 3, MessageFault::Error, 71).unwrap();
+        server.inject_message(0, 2, MessageFault::Error, 72).unwrap();
+        server.inject_message(13, 1, MessageFault::Error, 73).unwrap();
         assert_eq!(client.state(), RUNNING);
         assert_eq!(client.feature(GET | 2, &[], 8), Err(72));
         assert_eq!(client.call(4, &words(&[16, 0, 0, 0])).map(drop), Ok(()));
@@ -334,10 +348,10 @@ fn the_nth_message_about_a_command_goes_wrong() {
 fn data_and_dma_may_be_more_than_they_are() {
     served(small(), plain(), |client, sim, server| {
         client.set_state(STOP_COPY).unwrap();
-        server.inject_message(17, 1, MessageFault::Claims, 5);
+        server.inject_message(17, 1, MessageFault::Claims, 5).unwrap();
         let reply = client.call(17, &words(&[108, 100])).unwrap();
         assert_eq!((u32_at(&reply, 4), reply.len()), (105, 108));
-        server.inject_message(17, 1, MessageFault::More, 5);
+        server.inject_message(17, 1, MessageFault::More, 5).unwrap();
         let reply = client.call(17, &words(&[108, 100])).unwrap();
         assert_eq!((u32_at(&reply, 4), reply.len()), (105, 113));
         client.set_state(RUNNING).unwrap();
@@ -349,15 +363,21 @@ fn data_and_dma_may_be_more_than_they_are() {
                 (MessageFault::Elsewhere, 9, 9, 8),
                 (MessageFault::Claims, 1 << 40, 4096, 8 + (1 << 40)),
             ] {
-                server.inject_message(12, 1, what, value);
+                server.inject_message(12, 1, what, value).unwrap();
                 let write = scope.spawn(|| server.dma_write(4096, &[7; 8]));
                 let got = receive(&twin).unwrap();
                 assert_eq!((u64_at(&got.payload, 0), u64_at(&got.payload, 8)), (address, count));
                 send(&twin, &message(got.id, 12, 0x21, libc::EFAULT as u32, &[]), &[]);
                 assert_eq!(write.join().unwrap(), Err(libc::EFAULT));
+                // Who echoes that has done nothing wrong.
+                server.inject_message(12, 1, what, value).unwrap();
+                let write = scope.spawn(|| server.dma_write(4096, &[7; 8]));
+                assert_eq!(answer(&twin, &[]).1, address);
+                assert_eq!(write.join().unwrap(), Err(libc::EINVAL));
+                assert_eq!(sim.violations().0, 0);
             }
             // Answered as it came.
-            server.inject_message(12, 1, MessageFault::WrongId, 0);
+            server.inject_message(12, 1, MessageFault::WrongId, 0).unwrap();
             let write = scope.spawn(|| server.dma_write(4096, &[7; 8]));
             let got = receive(&twin).unwrap();
             send(&twin, &message(got.id, 12, 1, 0, &got.payload[..16]), &[]);
@@ -383,4 +403,29 @@ fn what_libvfio_user_does_is_one_set_of_quirks() {
         assert_eq!(client.call(13, &[]), Ok(vec![]));
         assert_eq!(client.state(), RESUMING);
     });
+}
+
+#[test]
+fn nobody_waits_for_ever_for_what_the_client_cannot_answer() {
+    let soon = ServerOptions { reply_timeout_ms: 100, ..plain() };
+    for (what, goes_on) in [
+        (Some(MessageFault::Silence), true),
+        (Some(MessageFault::WrongType), false),
+        (Some(MessageFault::Nonsense), false),
+        (None, false),
+    ] {
+        served(small(), soon.clone(), |client, sim, server| {
+            client.call(2, &mapping(3, 0, 0, 4096)).unwrap();
+            if let Some(what) = what {
+                server.inject_message(12, 1, what, 1).unwrap();
+            }
+            assert_eq!(server.dma_write(0, &[1]), Err(libc::ETIMEDOUT));
+            assert_eq!(sim.violations().0, 0);
+            if goes_on {
+                assert_eq!(client.state(), RUNNING);
+            } else {
+                assert!(receive(&client.socket).is_none());
+            }
+        });
+    }
 }
