@@ -36,6 +36,9 @@ enum Written {
 pub(super) struct Regions {
     list: Vec<Region>,
     page: Option<PageSize>,
+    /// Something was written to ranges that are gone, and nobody knows any longer where they were: what
+    /// is added from now on is dirty.
+    forgotten: bool,
 }
 
 impl Region {
@@ -53,6 +56,20 @@ impl Region {
 
     fn pages(&self, page: PageSize) -> u64 {
         self.last() / page.bytes() - self.iova / page.bytes() + 1
+    }
+
+    /// The part of it from one address to another, both within, with what was written there.
+    fn part(&self, iova: u64, last: u64, page: PageSize) -> Region {
+        let written = match &self.written {
+            Written::None => Written::None,
+            Written::All => Written::All,
+            Written::Pages(words) => {
+                let from = page.of(iova) - page.of(self.iova);
+                let pages = page.of(last) - page.of(iova) + 1;
+                cut(words, from, pages).map_or(Written::All, Written::Pages)
+            }
+        };
+        Region { iova, size: last - iova + 1, written, ..*self }
     }
 
     /// Notes a write within the region.
@@ -93,6 +110,20 @@ fn set(bitmap: &mut [u64], bit: u64) {
     }
 }
 
+/// As many bits from one on, as a bitmap of their own.
+fn cut(words: &[u64], from: u64, bits: u64) -> crate::error::Result<Vec<u64>> {
+    let len = usize::try_from(bits.div_ceil(64)).unwrap_or(usize::MAX);
+    let mut part = alloc::filled(0, len, "no memory for a bitmap")?;
+    for bit in 0..bits {
+        let (word, at) = ((from + bit) / 64, (from + bit) % 64);
+        let word = usize::try_from(word).ok().and_then(|word| words.get(word));
+        if word.is_some_and(|word| word >> at & 1 == 1) {
+            set(&mut part, bit);
+        }
+    }
+    Ok(part)
+}
+
 /// Adds bits to a bitmap, from bit `at` on.
 pub(super) fn add(bitmap: &mut [u64], at: u64, words: &[u64]) {
     for (word, first) in words.iter().zip((at..).step_by(64)) {
@@ -122,7 +153,7 @@ impl Regions {
 
     /// Room for one more.
     pub fn reserve(&mut self) -> Result<(), Errno> {
-        alloc::grow(&mut self.list, 1, "").map_err(|_| Errno(libc::ENOMEM))
+        self.reserve_for(1)
     }
 
     /// Adds a range that [`Regions::check_new`] has nothing against, with room that was reserved.
@@ -130,9 +161,37 @@ impl Regions {
         let last = iova + (size - 1);
         // What was written to a range that is gone, and that nobody has asked about, is not lost.
         let hides = self.list.iter().any(|known| known.gone && known.overlaps(iova, last));
-        self.list.retain(|known| !(known.gone && known.overlaps(iova, last)));
-        let written = if hides { Written::All } else { Written::None };
+        self.drop_gone(iova, last);
+        let written = if hides || self.forgotten { Written::All } else { Written::None };
         self.list.push(Region { iova, size, access, has_fd, gone: false, written });
+    }
+
+    /// Forgets what is gone from one address to another, and keeps what is gone beside it.
+    fn drop_gone(&mut self, iova: u64, last: u64) {
+        let mut at = 0;
+        while let Some(known) = self.list.get(at) {
+            if !(known.gone && known.overlaps(iova, last)) {
+                at += 1;
+                continue;
+            }
+            let known = self.list.swap_remove(at);
+            let Some(page) = self.page else { continue };
+            let below = (known.iova < iova).then(|| (known.iova, iova - 1));
+            let above = (known.last() > last).then(|| (last + 1, known.last()));
+            for (first, last) in [below, above].into_iter().flatten() {
+                let part = known.part(first, last, page);
+                // Room for the new range stays reserved.
+                if self.reserve_for(2).is_ok() {
+                    self.list.push(part);
+                } else {
+                    self.forgotten = true;
+                }
+            }
+        }
+    }
+
+    fn reserve_for(&mut self, more: usize) -> Result<(), Errno> {
+        alloc::grow(&mut self.list, more, "").map_err(|_| Errno(libc::ENOMEM))
     }
 
     /// The range with these bounds; `ENOENT` if there is none.
@@ -148,9 +207,9 @@ impl Regions {
             self.list.retain(|region| !region.is(iova, size));
             return;
         };
-        // Of a range that is not known any longer, everything counts as dirty.
         if self.list.iter().filter(|region| region.gone).count() >= MOST_GONE {
             self.list.retain(|region| !region.gone);
+            self.forgotten = true;
         }
         let Ok(region) = self.find(iova, size) else { return };
         region.gone = true;
@@ -198,7 +257,7 @@ impl Regions {
 
     /// From now on, writes are noted, in pages of this size; `None`: they are not.
     pub fn watch(&mut self, page: Option<PageSize>) {
-        self.page = page;
+        (self.page, self.forgotten) = (page, false);
         self.list.retain(|region| !region.gone);
         for region in &mut self.list {
             region.written = Written::None;
@@ -239,5 +298,72 @@ impl Regions {
             region.give(bitmap);
         }
         self.list.retain(|region| !(region.gone && region.overlaps(start, last)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::BitmapBuffer;
+
+    const PAGE: u64 = 4096;
+    const BOTH: DmaAccess = DmaAccess::READ.union(DmaAccess::WRITE);
+
+    fn page() -> PageSize {
+        PageSize::new(PAGE).unwrap()
+    }
+
+    fn add_pages(regions: &mut Regions, first: u64, pages: u64) {
+        regions.check_new(first * PAGE, pages * PAGE).unwrap();
+        regions.reserve().unwrap();
+        regions.add(first * PAGE, pages * PAGE, BOTH, true);
+    }
+
+    /// What a report says of pages; it forgets them.
+    fn dirty(regions: &mut Regions, first: u64, pages: u64) -> Vec<u64> {
+        let mut buffer = BitmapBuffer::new(8).unwrap();
+        let span = Span { start: first * PAGE, length: pages * PAGE, page: page() };
+        let mut bitmap = buffer.bitmap(span).unwrap();
+        bitmap.fill(0);
+        regions.cover(span).unwrap();
+        regions.give(&mut bitmap);
+        let is_set = |n: &u64| bitmap[(n / 64) as usize] >> (n % 64) & 1 == 1;
+        (0..pages).filter(is_set).map(|n| first + n).collect()
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore)]
+    fn what_was_written_to_a_range_that_is_gone_outlives_a_range_that_is_mapped_over_a_part_of_it()
+    {
+        let mut regions = Regions::default();
+        regions.watch(Some(page()));
+        add_pages(&mut regions, 0, 70);
+        regions.mark(65 * PAGE, 1);
+        regions.remove(0, 70 * PAGE, Some(&[1 << 5, 0]));
+        add_pages(&mut regions, 40, 20);
+        // It may have been written before, by whoever had the addresses.
+        assert_eq!(dirty(&mut regions, 40, 20), (40..60).collect::<Vec<_>>());
+        assert_eq!(dirty(&mut regions, 40, 20), [0; 0]);
+        assert_eq!(dirty(&mut regions, 60, 10), [65]);
+        add_pages(&mut regions, 0, 40);
+        assert!(dirty(&mut regions, 0, 40).contains(&5));
+        add_pages(&mut regions, 60, 10);
+        assert_eq!(dirty(&mut regions, 60, 10), [0; 0]);
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore)]
+    fn what_was_written_to_more_ranges_than_are_kept_is_not_lost() {
+        let mut regions = Regions::default();
+        regions.watch(Some(page()));
+        for n in 0..=MOST_GONE as u64 {
+            add_pages(&mut regions, n, 1);
+            regions.remove(n * PAGE, PAGE, Some(&[1]));
+        }
+        add_pages(&mut regions, 0, 1);
+        assert_eq!(dirty(&mut regions, 0, 1), [0]);
+        regions.watch(Some(page()));
+        add_pages(&mut regions, 1, 1);
+        assert_eq!(dirty(&mut regions, 1, 1), [0; 0]);
     }
 }
