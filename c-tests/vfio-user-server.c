@@ -10,7 +10,7 @@
 #include "check.h"
 #include "vfiomig-sim.h"
 
-enum { VERSION = 1, DMA_MAP = 2, REGION_READ = 9, REGION_WRITE = 10, DMA_WRITE = 12, FEATURE = 16, DATA_READ = 17,
+enum { NEGOTIATE = 1, DMA_MAP = 2, REGION_READ = 9, REGION_WRITE = 10, DMA_WRITE = 12, FEATURE = 16, DATA_READ = 17,
        DATA_WRITE = 18 };
 enum { GET = 1 << 16, SET = 1 << 17, STOP = 1, RUNNING = 2, STOP_COPY = 3, RESUMING = 4, PRE_COPY = 6 };
 enum { PAGE = 4096, MOST = 65536 };
@@ -135,7 +135,7 @@ static struct served *begin(uint64_t seed, uint64_t quirks)
     served->theirs = pair[1];
     served->twin = -1;
     EQ(pthread_create(&served->thread, NULL, serve, served), 0);
-    EQ(call(served, VERSION, caps, sizeof caps), 0);
+    EQ(call(served, NEGOTIATE, caps, sizeof caps), 0);
     CHECK(served->twin >= 0);
     return served;
 }
@@ -188,7 +188,7 @@ static void move(uint64_t quirks, int pre_copy, uint32_t piece)
     EQ(set_state(to, RUNNING), 0);
     CHECK(vfiomig_sim_digest(to->sim) == digest);
     EQ(vfiomig_sim_state(to->sim), RUNNING);
-    EQ(vfiomig_sim_server_count(to->server, VERSION), 1);
+    EQ(vfiomig_sim_server_count(to->server, NEGOTIATE), 1);
     end(from);
     end(to);
 }
@@ -331,7 +331,7 @@ static void a_server_listens_at_a_path_until_it_is_stopped(void)
     CHECK(served.fd >= 0);
     while (connect(served.fd, (struct sockaddr *)&address, sizeof address))
         usleep(1000);
-    EQ(call(&served, VERSION, "\0\0\0\0", 4), 0);
+    EQ(call(&served, NEGOTIATE, "\0\0\0\0", 4), 0);
     EQ(vfiomig_sim_server_serve(served.server, dup(served.fd)), -EBUSY);
     vfiomig_sim_server_stop(served.server);
     EQ(pthread_join(served.thread, &result), 0);
