@@ -323,16 +323,34 @@ impl Core {
         }
     }
 
+    /// The same, and it runs, whatever a reset leaves.
+    pub fn reset_to_running(&mut self) {
+        if !self.dead {
+            self.power_on();
+            self.run_afresh();
+            self.moved = true;
+        }
+    }
+
+    fn run_afresh(&mut self) {
+        self.streams.end_session();
+        self.state = State::RUNNING;
+        self.stale = false;
+    }
+
     /// As after power-on.
     fn power_on(&mut self) {
         self.log = None;
         self.contents = Contents::new(self.options.state_size, self.options.seed);
         if self.has(quirk::RESET_KEEPS_STATE) && self.state != State::ERROR {
             let (model, initial) = (self.options.model, self.options.initial_size);
-            let fresh = SaveStream::new(&self.contents, model, initial, false);
+            let mut fresh = SaveStream::new(&self.contents, model, initial, false);
             if self.options.kind == Kind::Rfc {
                 self.session_anew(fresh);
                 return;
+            }
+            if self.state == State::STOP_COPY {
+                fresh.stop();
             }
             if let Some(save) = self.streams.saving() {
                 *save = fresh;
@@ -343,9 +361,7 @@ impl Core {
             self.emptied = self.state == State::RESUMING;
             return;
         }
-        self.streams.end_session();
-        self.state = State::RUNNING;
-        self.stale = false;
+        self.run_afresh();
     }
 
     /// The session of a device of the RFC that was reset in it: another one, so that what was prepared is

@@ -130,7 +130,7 @@ impl Device {
         self.regions.forget_client();
         self.memory = Memory::default();
         if self.options.has(server::LEAVING_RESETS) {
-            self.sim.lock().guest_reset();
+            self.sim.lock().reset_to_running();
             self.settle();
         }
     }
@@ -339,14 +339,24 @@ impl Device {
         let before = self.sim.lock().state();
         let result = self.sim.feature(flags, room, &mut NoMemory);
         let mut core = self.sim.lock();
-        let stops = before == State::PRE_COPY && core.state() == State::STOP_COPY;
+        let now = core.state();
+        let stops = before == State::PRE_COPY && now == State::STOP_COPY;
+        let continues = before.is_saving() && now.is_saving();
         if stops && self.options.has(server::STARTS_OVER) {
             core.start_over();
         }
         drop(core);
         if let (Ok(()), Ok(stream @ 0..)) = (result, u32_at(room, 4).map(|fd| fd as i32)) {
-            self.close();
-            self.stream = Some(stream);
+            match self.stream {
+                // The session goes on with its own, and the other one can be read by nobody.
+                Some(_) if continues => {
+                    let _ = self.sim.lock().close(stream);
+                }
+                _ => {
+                    self.close();
+                    self.stream = Some(stream);
+                }
+            }
         }
         let [_, _, _, _, fd @ ..] = room;
         *fd = (-1i32).to_ne_bytes();
@@ -392,7 +402,10 @@ impl Device {
     /// `VFIO_USER_MIG_DATA_WRITE`. What a device takes in part only is refused: a client could not know
     /// how much that was.
     fn write(&mut self, payload: &[u8]) -> Result<(), i32> {
-        let (_, size) = self.lengths(payload)?;
+        let (argsz, size) = self.lengths(payload)?;
+        if argsz != PREFIX + size {
+            return Err(libc::EINVAL);
+        }
         let stream = self.stream(|state| state == State::RESUMING)?;
         let data = payload.get(PREFIX..).filter(|data| data.len() == size).ok_or(libc::EINVAL)?;
         if data.is_empty() {
@@ -406,5 +419,12 @@ impl Device {
 /// Again, if a driver would like to be asked again.
 fn patiently(mut call: impl FnMut() -> Result<usize, i32>) -> Result<usize, i32> {
     let again = |result: &_| matches!(result, Err(libc::EINTR | libc::EAGAIN));
-    (0..PATIENCE).map(|_| call()).find(|result| !again(result)).unwrap_or(Err(libc::EINTR))
+    let mut last = call();
+    for _ in 1..PATIENCE {
+        if !again(&last) {
+            break;
+        }
+        last = call();
+    }
+    last
 }

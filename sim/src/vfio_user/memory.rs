@@ -124,12 +124,14 @@ impl Memory {
             || (how != 0 && fds.is_empty())
             || fds.len() > 1
             || (iova | size) % PAGE != 0
-            || self.regions.len() >= most
         {
             return Err(libc::EINVAL);
         }
         if self.regions.get(&iova).is_some_and(|region| region.last == last) {
             return if again { Ok(()) } else { Err(libc::EEXIST) };
+        }
+        if self.regions.len() >= most {
+            return Err(libc::EINVAL);
         }
         let below = self.regions.range(..=last).next_back();
         if below.is_some_and(|(_, region)| region.last >= iova) {
@@ -194,8 +196,8 @@ impl Memory {
             }
             let (now, later) = rest.split_at_mut(within(region, iova, rest.len()));
             region.read(iova, iova - first, now, peer)?;
-            iova = iova.wrapping_add(now.len() as u64);
             rest = later;
+            iova = after(iova, now.len(), rest.is_empty())?;
         }
         Ok(())
     }
@@ -216,8 +218,8 @@ impl Memory {
                 let pages = from / page..=(from + len - 1) / page;
                 self.regions.entry(first).and_modify(|region| region.dirty.extend(pages));
             }
-            iova = iova.wrapping_add(len);
             rest = later;
+            iova = after(iova, now.len(), rest.is_empty())?;
         }
         Ok(())
     }
@@ -286,6 +288,12 @@ impl Memory {
         out.extend(region.take_dirty(length.div_ceil(page)));
         Ok(out)
     }
+}
+
+/// Where the next part begins. There is nothing behind the last address.
+fn after(iova: u64, len: usize, last: bool) -> Result<u64, i32> {
+    let next = iova.checked_add(len as u64);
+    if last { Ok(next.unwrap_or(0)) } else { next.ok_or(libc::ENOENT) }
 }
 
 /// How much of `len` bytes from an address on is in the region.

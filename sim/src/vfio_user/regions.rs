@@ -4,9 +4,10 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 
 use super::registers::{Command, Registers};
@@ -69,7 +70,7 @@ impl Regions {
 
     /// `VFIO_USER_DEVICE_GET_INFO`.
     pub fn device_info(payload: &[u8]) -> Result<Vec<u8>, i32> {
-        if u32_at(payload, 0)? < 16 {
+        if payload.len() < 16 || u32_at(payload, 0)? < 16 {
             return Err(libc::EINVAL);
         }
         Ok(words(&[16, DEVICE_RESET | DEVICE_PCI, REGIONS, IRQS.len() as u32]))
@@ -116,7 +117,7 @@ impl Regions {
     pub fn irq_info(payload: &[u8]) -> Result<Vec<u8>, i32> {
         let (argsz, index) = (u32_at(payload, 0)?, u32_at(payload, 8)?);
         let count = IRQS.get(index as usize).ok_or(libc::EINVAL)?;
-        if argsz < 16 {
+        if payload.len() < 16 || argsz < 16 {
             return Err(libc::EINVAL);
         }
         Ok(words(&[16, if *count == 0 { 0 } else { IRQ_EVENTFD }, index, *count]))
@@ -134,7 +135,7 @@ impl Regions {
         match flags & !ACTION_TRIGGER {
             DATA_NONE if count == 0 => self.irqs.retain(|(of, _), _| *of != index),
             DATA_NONE => (start..start + count).for_each(|n| self.interrupt(index, n)),
-            DATA_EVENTFD if fds.len() == count as usize => {
+            DATA_EVENTFD if fds.len() == count as usize && fds.iter().all(is_eventfd) => {
                 self.irqs.extend(fds.into_iter().zip(start..).map(|(fd, n)| ((index, n), fd)));
             }
             _ => return Err(libc::EINVAL),
@@ -144,8 +145,12 @@ impl Regions {
 
     pub fn interrupt(&self, index: u32, n: u32) {
         if let Some(fd) = self.irqs.get(&(index, n)) {
-            // An eventfd that nobody reads is full at some time.
-            let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
+            // An eventfd that nobody reads is full at some time, and would be waited for.
+            let mut polled = [PollFd::new(fd, PollFlags::OUT)];
+            let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+            if poll(&mut polled, Some(&now)) == Ok(1) {
+                let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
+            }
         }
     }
 
@@ -216,4 +221,10 @@ impl Regions {
         }
         space
     }
+}
+
+/// Others could block whoever writes to them, or end it by a signal.
+fn is_eventfd(fd: &OwnedFd) -> bool {
+    let link = rustix::fs::readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()), Vec::new());
+    link.is_ok_and(|link| link.as_bytes() == b"anon_inode:[eventfd]")
 }

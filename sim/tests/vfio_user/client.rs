@@ -48,6 +48,17 @@ pub fn halves(numbers: [u16; 2]) -> Vec<u8> {
     numbers.iter().flat_map(|n| n.to_ne_bytes()).collect()
 }
 
+pub fn event() -> OwnedFd {
+    use rustix::event::{EventfdFlags, eventfd};
+    eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap()
+}
+
+/// How often an event came.
+pub fn taken(fd: &OwnedFd) -> Option<u64> {
+    let mut count = [0; 8];
+    rustix::io::read(fd, &mut count).ok().map(|_| u64::from_ne_bytes(count))
+}
+
 /// A message as it came.
 #[derive(Debug)]
 pub struct Message {

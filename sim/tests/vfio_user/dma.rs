@@ -250,11 +250,15 @@ fn what_cannot_be_mapped_is_refused() {
         }
         client.call_with(2, &mapping(2 | 4, 0, u64::MAX - PAGE + 1, PAGE), &[&fd]).unwrap();
         assert_eq!(client.call(2, &mapping(READ_WRITE, 0, 0, PAGE)), Err(EINVAL));
+        // That is there, however many there are.
+        assert_eq!(client.call(2, &mapping(READ_WRITE, 0, 2 * PAGE, 2 * PAGE)), Err(EEXIST));
         // What may be read only, written only; what is not there.
         assert_eq!(server.dma_write(2 * PAGE, &[1]), Err(libc::EACCES));
         assert_eq!(server.dma_read(2 * PAGE, &mut [0]), Ok(()));
         assert_eq!(server.dma_read(u64::MAX, &mut [0]), Err(libc::EACCES));
         assert_eq!(server.dma_write(u64::MAX, &[1]), Ok(()));
+        // The end of all addresses is followed by nothing.
+        assert_eq!(server.dma_write(u64::MAX, &[1, 2]), Err(libc::ENOENT));
         assert_eq!(server.dma_read(0, &mut [0]), Err(libc::ENOENT));
         assert_eq!(server.dma_read(4 * PAGE - 1, &mut [0; 2]), Err(libc::ENOENT));
     });
@@ -426,13 +430,11 @@ fn the_guest_has_its_device_do_dma() {
         assert_ne!(client.register(0x10), before);
         assert_eq!(client.register(0x10), sim.digest());
         // An interrupt.
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        client.call_with(8, &words(&[20, 0x24, 0, 0, 1]), &[&theirs.into()]).unwrap();
+        let fd = event();
+        client.call_with(8, &words(&[20, 0x24, 0, 0, 1]), &[&fd]).unwrap();
         client.command(4, 0, 0, 0);
         assert_eq!(client.commanded(), 0);
-        let mut one = [0; 8];
-        std::io::Read::read_exact(&mut &ours, &mut one).unwrap();
-        assert_eq!(one, u64::to_ne_bytes(1));
+        assert_eq!(taken(&fd), Some(1));
         for (number, address, length, errno) in [
             (0, 0, 0, libc::EINVAL),
             (5, 0, 0, libc::EINVAL),

@@ -163,18 +163,27 @@ fn interrupts_go_where_the_client_wants_them() {
         assert_eq!(client.call(7, &words(&[16, 0, 0, 0])), Ok(words(&[16, 1, 0, 1])));
         assert_eq!(client.call(7, &words(&[16, 0, 4, 0])), Ok(words(&[16, 0, 4, 0])));
         assert_eq!(client.call(7, &words(&[16, 0, 5, 0])), Err(EINVAL));
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let fd = OwnedFd::from(theirs);
+        assert_eq!(client.call(7, &words(&[16, 0, 0])), Err(EINVAL));
+        assert_eq!(client.call(4, &words(&[16, 0, 0])), Err(EINVAL));
+        let fd = event();
         let to_fd = words(&[20, 0x24, 1, 0, 1]);
         assert_eq!(client.call_with(8, &to_fd, &[&fd]), Ok(vec![]));
-        drop(fd);
-        assert_eq!(client.call(8, &words(&[20, 0x21, 1, 0, 1])), Ok(vec![]));
-        let mut one = [0; 8];
-        (&ours).read_exact(&mut one).unwrap();
-        assert_eq!(u64::from_ne_bytes(one), 1);
+        let trigger = words(&[20, 0x21, 1, 0, 1]);
+        assert_eq!(client.call(8, &trigger), Ok(vec![]));
+        assert_eq!(taken(&fd), Some(1));
+        // Nobody waits for one that is full.
+        rustix::io::write(&fd, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+        assert_eq!(client.call(8, &trigger), Ok(vec![]));
+        assert_eq!(taken(&fd), Some(u64::MAX - 1));
         // Off again.
         assert_eq!(client.call(8, &words(&[20, 0x21, 1, 0, 0])), Ok(vec![]));
-        assert_eq!((&ours).read(&mut one).unwrap(), 0);
+        assert_eq!(client.call(8, &trigger), Ok(vec![]));
+        assert_eq!(taken(&fd), None);
+        // Others are not interrupts.
+        let socket = OwnedFd::from(UnixStream::pair().unwrap().0);
+        for fd in [&socket, &dma::memory(4096)] {
+            assert_eq!(client.call_with(8, &to_fd, &[fd]), Err(EINVAL));
+        }
         for bad in [
             [19, 0x21, 1, 0, 0],
             [20, 0x21, 5, 0, 0],
@@ -321,6 +330,10 @@ fn data_messages_keep_to_the_limits_of_both_sides() {
         // Less than it says, and more.
         assert_eq!(client.call(18, &[words(&[16, 8]), vec![0; 7]].concat()), Err(EINVAL));
         assert_eq!(client.call(18, &[words(&[16, 8]), vec![0; 9]].concat()), Err(EINVAL));
+        // Whose argsz is that of something else.
+        for argsz in [15, 17] {
+            assert_eq!(client.call(18, &[words(&[argsz, 8]), vec![0; 8]].concat()), Err(EINVAL));
+        }
     });
     raw(small(), few, |socket, _, _| {
         let mut client = Client::mute(socket);
@@ -344,6 +357,9 @@ fn the_simulators_own_faults_and_quirks_are_those_of_the_served_device() {
         assert_eq!(client.read(1000), Err(libc::EIO as u32));
         sim.inject(Op::Read, 1, libc::EINTR, Effect::Sticky);
         assert_eq!(client.read(1000), Err(libc::EINTR as u32));
+        sim.clear_faults();
+        sim.inject(Op::Read, 1, libc::EAGAIN, Effect::Sticky);
+        assert_eq!(client.read(1000), Err(libc::EAGAIN as u32));
         sim.clear_faults();
         sim.inject(Op::SetState, 1, libc::EBUSY, Effect::Half);
         assert_eq!(client.set_state(STOP), Err(libc::EBUSY as u32));
@@ -429,4 +445,16 @@ fn a_server_at_a_path_serves_one_client_after_the_other() {
             assert_eq!(serving.join().unwrap(), Ok(()));
         });
     }
+}
+
+#[test]
+fn a_state_that_goes_on_is_read_on_whatever_else_the_device_offers() {
+    let extra = SimOptions { quirks: quirk::EXTRA_DATA_FD, ..small() };
+    let (data, digest) = saved(extra, true, 1000);
+    served(SimOptions { seed: 4, ..small() }, plain(), |client, sim, _| {
+        client.set_state(RESUMING).unwrap();
+        client.write(&data).unwrap();
+        client.set_state(RUNNING).unwrap();
+        assert_eq!(sim.digest(), digest);
+    });
 }

@@ -163,9 +163,25 @@ fn messages_may_come_byte_by_byte_and_late() {
         assert_eq!((reply.error, reply.fds.len()), (0, 1));
         client.set_state(STOP_COPY).unwrap();
         assert_eq!(client.read(5000).unwrap().len(), 5000);
+        // What is sent at once comes at once, and this does not, unless the client is slow.
+        let pieces = |_| {
+            client.send(16, 0, &words(&[16, GET | 2]), &[]);
+            let first = (&client.socket).read(&mut [0; 100]).unwrap();
+            (&client.socket).read_exact(&mut [0; 32][first..]).unwrap();
+            first < 32
+        };
+        assert!((0..100).any(pieces));
+        let before = Instant::now();
+        server.inject_message(0, 1, MessageFault::Late, 50_000).unwrap();
+        client.state();
+        assert!(before.elapsed() >= Duration::from_millis(70));
         // Nobody waits for what is late when the server is stopped.
         server.inject_message(0, 1, MessageFault::Late, 3_600_000_000).unwrap();
         client.send(13, 0, &[], &[]);
+        while server.count(13) == 0 {
+            std::thread::yield_now();
+        }
+        assert_eq!(server.count(13), 1);
         server.stop();
         assert!(receive(&client.socket).is_none());
     });
@@ -427,5 +443,26 @@ fn nobody_waits_for_ever_for_what_the_client_cannot_answer() {
                 assert!(receive(&client.socket).is_none());
             }
         });
+    }
+}
+
+#[test]
+fn whoever_leaves_libvfio_user_leaves_a_device_that_runs() {
+    let keeps = vfiomig_sim::quirk::RESET_KEEPS_STATE;
+    for left in [STOP, STOP_COPY, RESUMING, PRE_COPY] {
+        let sim = Sim::new(SimOptions { quirks: keeps, ..small() }).unwrap();
+        let server = Server::new(&sim, with(quirk::LIBVFIO_USER)).unwrap();
+        for _ in 0..2 {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            std::thread::scope(|scope| {
+                let _stopper = Stopper(&server);
+                scope.spawn(|| server.serve(theirs.into()));
+                let mut client = Client::new(ours);
+                assert_eq!(client.state(), RUNNING);
+                client.call(2, &mapping(3, 0, 0, 4096)).unwrap();
+                client.set_state(left).unwrap();
+            });
+            assert_eq!((sim.state().0, sim.open_streams()), (RUNNING, 0));
+        }
     }
 }
