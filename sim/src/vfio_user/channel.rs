@@ -15,11 +15,9 @@ use super::memory::Peer;
 use super::options::{ServerOptions, quirk};
 use super::outgoing::Outgoing;
 use super::socket::{Lost, MOST_FDS, Message, Socket, Watch, pass};
-use super::wire::{ERROR, HEADER, Header, long_words};
+use super::wire::{DMA_READ, DMA_WRITE, ERROR, HEADER, Header, long_words};
 use crate::shared::Shared;
 
-const DMA_READ: u16 = 11;
-const DMA_WRITE: u16 = 12;
 /// Address and length.
 const DMA_PREFIX: usize = 16;
 

@@ -5,10 +5,11 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use super::channel::Channel;
 use super::desk::Desk;
-use super::device::{Device, VERSION};
+use super::device::Device;
 use super::options::{ServerOptions, quirk};
 use super::socket::{Lost, Message};
 use super::version::Client;
+use super::wire::VERSION;
 use crate::shared::Shared;
 
 pub(crate) struct Connection<'s> {

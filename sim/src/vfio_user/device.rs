@@ -11,25 +11,14 @@ use super::options::{MOST_DATA, ServerOptions, quirk as server};
 use super::regions::Regions;
 use super::registers::{Command, pattern, sum};
 use super::socket::Message;
-use super::wire::{u32_at, words};
+use super::wire::{
+    DMA_MAP, DMA_UNMAP, FEATURE, GET_INFO, GET_IRQ_INFO, GET_REGION_INFO, MIG_DATA_READ,
+    MIG_DATA_WRITE, REGION_READ, REGION_WRITE, RESET, SET_IRQS, u32_at, words,
+};
 use crate::device::UserMemory;
 use crate::fsm::State;
 use crate::options::{Op, quirk};
 use crate::shared::Shared;
-
-pub(crate) const VERSION: u16 = 1;
-const DMA_MAP: u16 = 2;
-const DMA_UNMAP: u16 = 3;
-const GET_INFO: u16 = 4;
-const GET_REGION_INFO: u16 = 5;
-const GET_IRQ_INFO: u16 = 7;
-const SET_IRQS: u16 = 8;
-const REGION_READ: u16 = 9;
-const REGION_WRITE: u16 = 10;
-const RESET: u16 = 13;
-const FEATURE: u16 = 16;
-const MIG_DATA_READ: u16 = 17;
-const MIG_DATA_WRITE: u16 = 18;
 
 const FEATURE_MASK: u32 = 0xffff;
 const FEATURE_GET: u32 = 1 << 16;

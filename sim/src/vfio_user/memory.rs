@@ -12,7 +12,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
-use super::wire::{long_words, u32_at, u64_at, words};
+use super::wire::{errno, long_words, u32_at, u64_at, words};
 
 /// The smallest pages.
 const PAGE: u64 = 4096;
@@ -83,10 +83,6 @@ impl Region {
         }
         long_words(&bitmap)
     }
-}
-
-fn errno(error: std::io::Error) -> i32 {
-    error.raw_os_error().unwrap_or(libc::EIO)
 }
 
 #[derive(Default)]

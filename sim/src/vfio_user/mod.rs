@@ -2,12 +2,13 @@
 //! A server that shows a simulated device over vfio-user, for tests of clients.
 //!
 //! A [`Server`] speaks the protocol with one client at a time, over a socket that it is given or at a
-//! path, on the thread that asks it to. Negotiation, infos, regions, interrupts, reset, device
-//! features and migration data go to the [`Sim`] that it was made for, which counts what no client
-//! may do, and whose faults and quirks work here as well. The device reads and writes the guest's
-//! memory when a test wants it ([`Server::dma_write`]), or the guest: [the registers](registers) in
-//! its region 0 do that, and work from another process, too. What real servers do that others do not
-//! expect are [quirks](quirk), and any message can be made to go wrong ([`Server::inject_message`]).
+//! path, on the thread that asks it to. Resets, device features and migration data go to the [`Sim`]
+//! that it was made for, whose faults work here as well, and whose quirks do where vfio-user has what
+//! they are about. Regions, interrupts, the guest's memory and the log of it are the server's own. What
+//! no client may do is counted by the [`Sim`] as far as a device can tell. The device reads and writes
+//! the guest's memory when a test wants it ([`Server::dma_write`]), or the guest: [the
+//! registers](registers) in its region 0 do that, and work from another process, too. What real servers
+//! do that others do not expect are [quirks](quirk), and any message can be made to go wrong ([`Server::inject_message`]).
 //!
 //! ```
 //! use std::os::unix::net::UnixStream;
@@ -56,6 +57,7 @@ use desk::{Desk, Work};
 use device::Device;
 use options::MOST_DATA;
 use socket::{Bell, Lost, wait};
+use wire::errno;
 
 /// The flag of peer-to-peer states, which vfio-user does not have.
 const P2P_FLAG: u32 = 2;
@@ -123,7 +125,6 @@ impl Server {
     /// as above; what the system says about the path, EADDRINUSE if there is something.
     pub fn listen(&self, path: &Path) -> Result<(), i32> {
         let _serving = self.begin()?;
-        let errno = |error: std::io::Error| error.raw_os_error().unwrap_or(libc::EINVAL);
         let listener = UnixListener::bind(path).map_err(errno)?;
         let result = self.accept_all(&listener, u64::MAX);
         // Whoever stopped it may make the next one there.
@@ -139,7 +140,6 @@ impl Server {
 
     fn accept_all(&self, listener: &UnixListener, clients: u64) -> Result<(), i32> {
         let desk = &self.inner.desk;
-        let errno = |error: std::io::Error| error.raw_os_error().unwrap_or(libc::EINVAL);
         listener.set_nonblocking(true).map_err(errno)?;
         let mut left = clients;
         while left > 0 {

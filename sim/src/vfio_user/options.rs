@@ -54,8 +54,9 @@ pub mod quirk {
         MAP_AGAIN = 15;
     }
 
-    /// What libvfio-user and its sample server do, as of June 2026. The device needs
-    /// [`crate::quirk::RESET_KEEPS_STATE`] besides.
+    /// Of what libvfio-user and its sample server do, as of June 2026, all that is a quirk here. That
+    /// does not replace a test with libvfio-user itself. A reset keeps the migration state if the
+    /// device has [`crate::quirk::RESET_KEEPS_STATE`] besides; when its client leaves, it runs again.
     pub const LIBVFIO_USER: u64 = ONE_RECV
         | UNTRIMMED
         | SET_PAYLOAD

@@ -4,12 +4,10 @@
 
 use super::options::MessageFault;
 use super::socket::MOST_FDS;
-use super::wire::{ERROR, HEADER, Header, REPLY, u32_at, u64_at};
+use super::wire::{
+    DMA_READ, DMA_WRITE, ERROR, HEADER, Header, MIG_DATA_READ, REPLY, u32_at, u64_at,
+};
 use crate::contents::mix;
-
-const DMA_READ: u16 = 11;
-const DMA_WRITE: u16 = 12;
-const MIG_DATA_READ: u16 = 17;
 
 pub(crate) struct Outgoing {
     pub bytes: Vec<u8>,

@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 
 use super::registers::{Command, Registers};
-use super::wire::{long_words, u32_at, u64_at, words};
+use super::wire::{errno, long_words, u32_at, u64_at, words};
 use crate::shared::Shared;
 
 /// `VFIO_PCI_NUM_REGIONS`, `VFIO_PCI_NUM_IRQS`.
@@ -110,7 +110,7 @@ impl Regions {
             out.extend(sparse);
         }
         let fd = self.memory.as_fd().try_clone_to_owned();
-        Ok((out, vec![fd.map_err(|error| error.raw_os_error().unwrap_or(libc::EMFILE))?]))
+        Ok((out, vec![fd.map_err(errno)?]))
     }
 
     /// `VFIO_USER_DEVICE_GET_IRQ_INFO`.
@@ -175,7 +175,7 @@ impl Regions {
             BAR2 => {
                 let mut bytes = vec![0; len];
                 let read = self.memory.read_exact_at(&mut bytes, at);
-                read.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))?;
+                read.map_err(errno)?;
                 out.extend(bytes);
                 return Ok(out);
             }
@@ -202,7 +202,7 @@ impl Regions {
             BAR0 => self.registers.write(at as usize, bytes),
             BAR2 => {
                 let written = self.memory.write_all_at(bytes, at);
-                written.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))?;
+                written.map_err(errno)?;
                 None
             }
             _ => None,

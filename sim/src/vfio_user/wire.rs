@@ -5,6 +5,23 @@
 /// Length of a header, in bytes.
 pub(crate) const HEADER: usize = 16;
 
+/// The numbers of commands.
+pub(crate) const VERSION: u16 = 1;
+pub(crate) const DMA_MAP: u16 = 2;
+pub(crate) const DMA_UNMAP: u16 = 3;
+pub(crate) const GET_INFO: u16 = 4;
+pub(crate) const GET_REGION_INFO: u16 = 5;
+pub(crate) const GET_IRQ_INFO: u16 = 7;
+pub(crate) const SET_IRQS: u16 = 8;
+pub(crate) const REGION_READ: u16 = 9;
+pub(crate) const REGION_WRITE: u16 = 10;
+pub(crate) const DMA_READ: u16 = 11;
+pub(crate) const DMA_WRITE: u16 = 12;
+pub(crate) const RESET: u16 = 13;
+pub(crate) const FEATURE: u16 = 16;
+pub(crate) const MIG_DATA_READ: u16 = 17;
+pub(crate) const MIG_DATA_WRITE: u16 = 18;
+
 const TYPE_MASK: u32 = 0xf;
 /// Of a header's flags: it is not a command.
 pub(crate) const REPLY: u32 = 1;
@@ -93,4 +110,9 @@ pub(crate) fn words(numbers: &[u32]) -> Vec<u8> {
 /// 64-bit ones.
 pub(crate) fn long_words(numbers: &[u64]) -> Vec<u8> {
     numbers.iter().flat_map(|number| number.to_ne_bytes()).collect()
+}
+
+/// An errno of the system's.
+pub(crate) fn errno(error: std::io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(libc::EIO)
 }
