@@ -18,15 +18,15 @@ use crate::stream::{LoadStream, SaveStream, full_length, last_record};
 /// Reads and writes with a rate sleep at most this long at once.
 const LONGEST_SLEEP: Duration = Duration::from_millis(20);
 
-const FEATURE_MASK: u32 = 0xffff;
-const FEATURE_GET: u32 = 1 << 16;
-const FEATURE_SET: u32 = 1 << 17;
-const FEATURE_PROBE: u32 = 1 << 18;
-const FEATURE_MIGRATION: u32 = 1;
-const FEATURE_MIG_DEVICE_STATE: u32 = 2;
-const FEATURE_DMA_LOGGING_START: u32 = 6;
-const FEATURE_DMA_LOGGING_STOP: u32 = 7;
-const FEATURE_DMA_LOGGING_REPORT: u32 = 8;
+pub(crate) const FEATURE_MASK: u32 = 0xffff;
+pub(crate) const FEATURE_GET: u32 = 1 << 16;
+pub(crate) const FEATURE_SET: u32 = 1 << 17;
+pub(crate) const FEATURE_PROBE: u32 = 1 << 18;
+pub(crate) const FEATURE_MIGRATION: u32 = 1;
+pub(crate) const FEATURE_MIG_DEVICE_STATE: u32 = 2;
+pub(crate) const FEATURE_DMA_LOGGING_START: u32 = 6;
+pub(crate) const FEATURE_DMA_LOGGING_STOP: u32 = 7;
+pub(crate) const FEATURE_DMA_LOGGING_REPORT: u32 = 8;
 const FEATURE_MIG_DATA_SIZE: u32 = 9;
 const FEATURE_MIG_PRECOPY_INFO_V2: u32 = 12;
 

@@ -15,20 +15,15 @@ use super::wire::{
     DMA_MAP, DMA_UNMAP, FEATURE, GET_INFO, GET_IRQ_INFO, GET_REGION_INFO, MIG_DATA_READ,
     MIG_DATA_WRITE, REGION_READ, REGION_WRITE, RESET, SET_IRQS, u32_at, words,
 };
-use crate::device::UserMemory;
+use crate::device::{
+    FEATURE_DMA_LOGGING_REPORT, FEATURE_DMA_LOGGING_START, FEATURE_DMA_LOGGING_STOP, FEATURE_GET,
+    FEATURE_MASK, FEATURE_MIG_DEVICE_STATE, FEATURE_MIGRATION, FEATURE_PROBE, FEATURE_SET,
+    UserMemory,
+};
 use crate::fsm::State;
 use crate::options::{Op, quirk};
 use crate::shared::Shared;
 
-const FEATURE_MASK: u32 = 0xffff;
-const FEATURE_GET: u32 = 1 << 16;
-const FEATURE_SET: u32 = 1 << 17;
-const FEATURE_PROBE: u32 = 1 << 18;
-const FEATURE_MIGRATION: u32 = 1;
-const FEATURE_MIG_DEVICE_STATE: u32 = 2;
-const FEATURE_DMA_LOGGING_START: u32 = 6;
-const FEATURE_DMA_LOGGING_STOP: u32 = 7;
-const FEATURE_DMA_LOGGING_REPORT: u32 = 8;
 /// There are no others in vfio-user, whatever the device has.
 const FEATURES: [u32; 5] = [
     FEATURE_MIGRATION,
