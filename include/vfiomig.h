@@ -2841,10 +2841,10 @@ int vfiomig_group_get_event_fd(struct vfiomig_group *group);
  * the group's estimate says when vfiomig_estimate_decide() is called and that is new.
  * docs/events.md has the list. -EAGAIN: there is none.
  *
- * Any thread may call it, also in callbacks; each event is returned once. It waits for nobody and
- * needs no memory. If nobody calls it, the oldest events are dropped, and the next one that is
- * returned says how many. Rounds, verdicts and equal errors that follow each other take one place
- * until they are returned.
+ * Any thread may call it, also in callbacks; each event is returned once. It needs no memory, and
+ * waits for nobody for longer than one event is copied. If nobody calls it, the oldest events are
+ * dropped, and the next one that is returned says how many. Rounds, verdicts and equal errors that
+ * follow each other take one place until they are returned.
  *
  * States: all.
  * Errors: -EBADF, -EAGAIN, -EFAULT, -EINVAL, -ENODATA, -ENOTRECOVERABLE.

@@ -33,7 +33,7 @@ pub use options::{
 };
 
 use crate::device::{Device, Reason, ReasonCode, Severity};
-use crate::error::{Failure, Result, err};
+use crate::error::{Failure, Result, err, of_another_process};
 use crate::estimate::SharedEstimate;
 use crate::history::{Event, History};
 use crate::session::{Ending, LoadOptions, LoadStats, Next, Pending, SaveOptions, SaveStats};
@@ -276,9 +276,12 @@ impl Group {
     }
 
     /// The oldest event that was not fetched yet. [`crate::Code::Again`]: there is none. Any thread may
-    /// ask; each event is returned once. Waits for nobody.
+    /// ask; each event is returned once. Waits for nobody for longer than one event is copied.
     pub fn next_event(&self) -> Result<Event> {
-        let _inside = self.shared.enter()?;
+        // Not counted as a call: that would take the lock that everybody else needs.
+        if self.shared.is_of_parent() {
+            return Err(of_another_process("group"));
+        }
         self.shared.next_event()
     }
 
@@ -314,7 +317,7 @@ impl Group {
         self.shared.cancel();
         self.shared.close();
         self.shared.end();
-        self.shared.hear_no_more();
+        self.shared.unsubscribe();
     }
 }
 

@@ -16,7 +16,7 @@ use super::options::{GroupOptions, GroupStatus, MAX_DEVICES, Phase, Role, of_dev
 use crate::alloc;
 use crate::device::Device;
 use crate::error::{Error, Result, err, of_another_process};
-use crate::history::{self, Event, History, Note, OfGroup, Recorder, Short, What};
+use crate::history::{self, Event, History, Note, OfGroup, Queue, Recorder, Short, What};
 use crate::private::Private;
 use crate::session::{MIN_BUFFER, SaveStatus};
 use crate::sync::{Condvar, Mutex, MutexGuard};
@@ -374,6 +374,13 @@ impl State {
         }
     }
 
+    /// The devices no longer tell this queue.
+    fn leave(&self, queue: &Arc<Queue>) {
+        for place in &self.members {
+            place.member.device.recorder().leave(queue);
+        }
+    }
+
     /// Whether a step is being taken that others can help with.
     pub fn has_step(&self) -> bool {
         self.job.as_ref().is_some_and(|job| job.next < self.members.len())
@@ -548,10 +555,11 @@ impl Shared {
             error: None,
             failed: false,
         };
-        alloc::push(&mut state.members, place, "no memory for another device of the group")?;
+        alloc::grow(&mut state.members, 1, "no memory for another device of the group")?;
         if let Some(queue) = queue {
-            device.recorder().join(number, queue);
+            device.recorder().join(number, queue)?;
         }
+        state.members.push(place);
         Ok(number)
     }
 
@@ -627,28 +635,37 @@ impl Shared {
 
     /// What is readable while there are events to be fetched, which are queued from now on.
     pub fn event_fd(&self) -> Result<i32> {
+        if let Some(queue) = self.recorder.queue() {
+            return Ok(queue.fd());
+        }
+        let devices = self.lock().members.len();
+        // Without the lock: this takes system calls.
+        let queue = Arc::new(Queue::new(devices)?);
         // Under the lock, so that no device is added meanwhile.
         let state = self.lock();
         if let Some(queue) = self.recorder.queue() {
             return Ok(queue.fd());
         }
-        let queue = self.recorder.make_queue(state.members.len())?;
+        queue.make_room(state.members.len())?;
         for (number, place) in (0..).zip(&state.members) {
-            place.member.device.recorder().join(number, Arc::clone(&queue));
+            if let Err(error) = place.member.device.recorder().join(number, Arc::clone(&queue)) {
+                state.leave(&queue);
+                return Err(error);
+            }
         }
-        Ok(queue.fd())
+        Ok(self.recorder.set_queue(queue).fd())
     }
 
-    /// The oldest event that waits to be fetched.
+    /// The oldest event that waits to be fetched. Takes no lock of the group's.
     pub fn next_event(&self) -> Result<Event> {
         self.recorder.next_event()
     }
 
-    /// What happens to the devices from now on is no longer the group's business.
-    pub fn hear_no_more(&self) {
-        let Some(queue) = self.recorder.queue() else { return };
-        for place in &self.lock().members {
-            place.member.device.recorder().leave(&queue);
+    /// What happens from now on is told to nobody: an estimate that outlives the group does not keep
+    /// its queue.
+    pub fn unsubscribe(&self) {
+        if let Some(queue) = self.recorder.take_queue() {
+            self.lock().leave(&queue);
         }
     }
 

@@ -12,6 +12,7 @@ mod recorder;
 mod show;
 
 pub use queue::Event;
+pub(crate) use queue::Queue;
 pub use record::{About, Cause, Entry, History, Note, OfGroup, Record, Short, What};
 pub use recorder::LAST;
 pub(crate) use recorder::{Recorder, merge};

@@ -146,31 +146,36 @@ impl Waiting {
 pub(super) struct Listeners {
     /// The queue of its device, or of its group.
     own: Option<Arc<Queue>>,
-    /// That of the group which its device is in, and the device's number there.
-    group: Option<(u32, Arc<Queue>)>,
+    /// Those of the groups that its device was added to, and the device's number there.
+    groups: Vec<(u32, Arc<Queue>)>,
 }
 
 impl Listeners {
-    /// The queue of its own, which may be this one from now on.
-    pub fn own(&mut self, queue: Option<Queue>) -> Option<&Arc<Queue>> {
-        if self.own.is_none() {
-            self.own = queue.map(Arc::new);
-        }
+    pub fn own(&self) -> Option<&Arc<Queue>> {
         self.own.as_ref()
     }
 
-    pub fn join(&mut self, number: u32, queue: Arc<Queue>) {
-        self.group = Some((number, queue));
+    /// Returns the queue of its own, which is this one if there was none.
+    pub fn set_own(&mut self, queue: Arc<Queue>) -> &Arc<Queue> {
+        self.own.get_or_insert(queue)
     }
 
-    /// Unless the device is in another group by now.
+    /// There is no longer a queue of its own.
+    pub fn take_own(&mut self) -> Option<Arc<Queue>> {
+        self.own.take()
+    }
+
+    pub fn join(&mut self, number: u32, queue: Arc<Queue>) -> Result<()> {
+        alloc::push(&mut self.groups, (number, queue), "no memory for a group that hears a device")
+    }
+
     pub fn leave(&mut self, queue: &Arc<Queue>) {
-        self.group.take_if(|(_, of_group)| Arc::ptr_eq(of_group, queue));
+        self.groups.retain(|(_, of_group)| !Arc::ptr_eq(of_group, queue));
     }
 
     fn each(&self) -> impl Iterator<Item = (Option<u32>, &Queue)> {
         let own = self.own.iter().map(|queue| (None, queue.as_ref()));
-        own.chain(self.group.iter().map(|(number, queue)| (Some(*number), queue.as_ref())))
+        own.chain(self.groups.iter().map(|(number, queue)| (Some(*number), queue.as_ref())))
     }
 
     pub fn are_free(&self) -> bool {

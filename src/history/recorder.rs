@@ -117,18 +117,26 @@ impl Recorder {
 
     /// The queue that is told of what happens from now on, if it was asked for.
     pub fn queue(&self) -> Option<Arc<Queue>> {
-        self.lock().listeners.own(None).cloned()
+        self.lock().listeners.own().cloned()
     }
 
-    /// The same, made if there is none yet.
+    /// Tells this queue from now on, unless it has one already; returns the one that it has.
+    pub fn set_queue(&self, queue: Arc<Queue>) -> Arc<Queue> {
+        Arc::clone(self.lock().listeners.set_own(queue))
+    }
+
+    /// Tells its queue no more, and returns it.
+    pub fn take_queue(&self) -> Option<Arc<Queue>> {
+        self.lock().listeners.take_own()
+    }
+
+    /// Its queue, made if there is none yet.
     pub fn make_queue(&self, devices: usize) -> Result<Arc<Queue>> {
         if let Some(queue) = self.queue() {
             return Ok(queue);
         }
         // Without the lock: this takes system calls.
-        let made = Queue::new(devices)?;
-        let mut ring = self.lock();
-        ring.listeners.own(Some(made)).cloned().ok_or_else(|| err!(NoMem, "no queue for events"))
+        Ok(self.set_queue(Arc::new(Queue::new(devices)?)))
     }
 
     /// What is readable while there are events to be fetched, which are queued from now on.
@@ -144,12 +152,13 @@ impl Recorder {
         queue.next().ok_or_else(|| err!(Again, "there is no event"))
     }
 
-    /// The device is in a group now, as the one with this number: its queue is told as well.
-    pub fn join(&self, number: u32, queue: Arc<Queue>) {
-        self.lock().listeners.join(number, queue);
+    /// The device is in a group now, as the one with this number: its queue is told as well, and
+    /// those of other groups that it is in.
+    pub fn join(&self, number: u32, queue: Arc<Queue>) -> Result<()> {
+        self.lock().listeners.join(number, queue)
     }
 
-    /// It no longer is.
+    /// It is in that group no longer.
     pub fn leave(&self, queue: &Arc<Queue>) {
         self.lock().listeners.leave(queue);
     }

@@ -357,7 +357,7 @@ fn what_repeats_waits_once_for_each_device() {
     let queue = group.make_queue(2).unwrap();
     let devices = [recorder(), recorder()];
     for (number, device) in (0..).zip(&devices) {
-        device.join(number, Arc::clone(&queue));
+        device.join(number, Arc::clone(&queue)).unwrap();
     }
     let round = |count| Note { count: Some(count), ..Note::of(What::Round) };
     for count in 1..=500 {
@@ -385,26 +385,27 @@ fn what_repeats_waits_once_for_each_device() {
 
 #[test]
 #[cfg_attr(miri, ignore)]
-fn a_device_is_heard_by_itself_and_by_the_group_that_it_joined_last() {
+fn a_device_is_heard_by_itself_and_by_all_groups_that_it_is_in() {
     let device = recorder();
     device.event_fd().unwrap();
     let groups = [Recorder::new("", ""), Recorder::new("", "")];
     let queues = groups.each_ref().map(|group| group.make_queue(1).unwrap());
-    device.join(3, Arc::clone(&queues[0]));
+    device.join(3, Arc::clone(&queues[0])).unwrap();
     device.record(&numbered(1));
-    device.join(4, Arc::clone(&queues[1]));
-    // The first group ends late.
-    device.leave(&queues[0]);
+    device.join(4, Arc::clone(&queues[1])).unwrap();
     device.record(&numbered(2));
+    // The second group ends first.
     device.leave(&queues[1]);
     device.record(&numbered(3));
+    device.leave(&queues[0]);
+    device.record(&numbered(4));
     let heard = |recorder: &Recorder| -> Vec<(Option<u32>, u64)> {
         let events = fetched(recorder);
         let of = |event: &Event| (event.entry.device, event.entry.record.note.count.unwrap());
         events.iter().map(of).collect()
     };
-    assert_eq!(heard(&device), [(None, 1), (None, 2), (None, 3)]);
-    assert_eq!(heard(&groups[0]), [(Some(3), 1)]);
+    assert_eq!(heard(&device), [(None, 1), (None, 2), (None, 3), (None, 4)]);
+    assert_eq!(heard(&groups[0]), [(Some(3), 1), (Some(3), 2), (Some(3), 3)]);
     assert_eq!(heard(&groups[1]), [(Some(4), 2)]);
 }
 

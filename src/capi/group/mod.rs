@@ -566,15 +566,16 @@ pub extern "C" fn vfiomig_group_get_event_fd(group: *mut vfiomig_group) -> c_int
 /// estimate says when vfiomig_estimate_decide() is called and that is new. docs/events.md has the list.
 /// -EAGAIN: there is none.
 ///
-/// Any thread may call it, also in callbacks; each event is returned once. It waits for nobody and needs no
-/// memory. If nobody calls it, the oldest events are dropped, and the next one that is returned says how
+/// Any thread may call it, also in callbacks; each event is returned once. It needs no memory,
+/// and waits for nobody for longer than one event is copied. If nobody calls it, the oldest events are dropped, and the next one that is returned says how
 /// many. Rounds, verdicts and equal errors that follow each other take one place until they are returned.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfiomig_group_next_event(
     group: *mut vfiomig_group,
     event: *mut vfiomig_event,
 ) -> c_int {
-    with(&table::GROUP_NEXT_EVENT, group, |group| {
+    // In each of the group's states, so that its lock is not taken.
+    with_shared_copy(&table::GROUP_NEXT_EVENT, group, |group: Arc<Group>| {
         // SAFETY: vfiomig.h: NULL, or a writable structure of the size that it claims.
         let out = unsafe { SizedOut::new(event, "event") }?;
         out.fill(&(&group.next_event()?).into());
