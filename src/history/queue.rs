@@ -15,6 +15,8 @@ use crate::sys::Bell;
 const SOME: usize = 64;
 /// And how many more for each device: twice what happens to one in a whole migration.
 const FOR_EACH: usize = 32;
+/// How far back an event that is only repeated is looked for: nobody waits long for the lock.
+const NEAR: usize = 16;
 
 /// An event that was fetched.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,8 +29,8 @@ pub struct Event {
 
 /// Events of one device, or of a group and its devices, in the order in which they were recorded.
 ///
-/// If nobody fetches them, the oldest are dropped: what matters most is how it is now, and what has
-/// ended a migration comes last.
+/// If nobody fetches them, the oldest of whoever has most are dropped: what matters most is how it is
+/// now, and one that never stops talking must not drive out how the others have ended.
 pub(crate) struct Queue {
     /// Rings while events wait: it changes under the lock only, so that it is never wrong.
     bell: Bell,
@@ -40,6 +42,8 @@ struct Waiting {
     /// Has its memory from the beginning.
     events: VecDeque<Entry>,
     most: usize,
+    /// How many of them are of the group, and of each device.
+    counts: Vec<usize>,
     /// Dropped since the last one was fetched.
     lost: u64,
 }
@@ -76,31 +80,38 @@ impl Queue {
 
     /// There are so many devices.
     pub fn make_room(&self, devices: usize) -> Result<()> {
-        let mut waiting = self.lock();
+        const NONE: &str = "no memory for events that wait";
         let most = SOME.saturating_add(devices.saturating_mul(FOR_EACH));
-        let more = most.saturating_sub(waiting.events.len());
-        alloc::reserve(&mut waiting.events, more, "no memory for events that wait")?;
-        waiting.most = most;
+        // Without the lock, which is held by nobody who may have to wait for memory.
+        let mut events = VecDeque::new();
+        alloc::reserve(&mut events, most, NONE)?;
+        let mut counts = alloc::filled(0, devices.saturating_add(1), NONE)?;
+        let mut waiting = self.lock();
+        if waiting.most < most {
+            events.extend(waiting.events.drain(..));
+            for (to, from) in counts.iter_mut().zip(&waiting.counts) {
+                *to = *from;
+            }
+            std::mem::swap(&mut waiting.events, &mut events);
+            std::mem::swap(&mut waiting.counts, &mut counts);
+            waiting.most = most;
+        }
         Ok(())
     }
 
-    /// Whether nobody, not even this thread, is at it.
-    pub fn is_free(&self) -> bool {
-        self.waiting.try_lock().is_ok()
-    }
-
     /// Keeps what happened until it is fetched.
-    fn put(&self, device: Option<u32>, at_ns: u64, note: &Note) {
-        let mut waiting = self.lock();
+    fn put(&self, waiting: &mut Waiting, device: Option<u32>, at_ns: u64, note: &Note) {
         if waiting.absorb(device, at_ns, note) {
             return;
         }
         if waiting.events.len() >= waiting.most {
-            waiting.events.pop_front();
-            waiting.lost = waiting.lost.saturating_add(1);
+            waiting.drop_one();
         }
         let record = Record { number: 0, at_ns, times: 1, note: *note };
         waiting.events.push_back(Entry { device, record });
+        if let Some(count) = waiting.count_mut(device) {
+            *count += 1;
+        }
         if waiting.events.len() == 1 {
             self.bell.ring();
         }
@@ -110,6 +121,7 @@ impl Queue {
     pub fn next(&self) -> Option<Event> {
         let mut waiting = self.lock();
         let entry = waiting.events.pop_front()?;
+        waiting.gone(entry.device);
         if waiting.events.is_empty() {
             self.bell.hush();
         }
@@ -128,12 +140,39 @@ impl fmt::Debug for Queue {
     }
 }
 
+/// The group comes first, then its devices.
+fn place(device: Option<u32>) -> usize {
+    device.map_or(0, |number| number as usize + 1)
+}
+
 impl Waiting {
+    fn count_mut(&mut self, device: Option<u32>) -> Option<&mut usize> {
+        self.counts.get_mut(place(device))
+    }
+
+    fn gone(&mut self, device: Option<u32>) {
+        if let Some(count) = self.count_mut(device) {
+            *count = count.saturating_sub(1);
+        }
+    }
+
+    /// The oldest event of whoever has most is dropped.
+    fn drop_one(&mut self) {
+        let most = self.counts.iter().max().copied();
+        let has_most = |entry: &Entry| self.counts.get(place(entry.device)).copied() == most;
+        let oldest = self.events.iter().position(has_most).unwrap_or(0);
+        if let Some(entry) = self.events.remove(oldest) {
+            self.gone(entry.device);
+            self.lost = self.lost.saturating_add(1);
+        }
+    }
+
     /// Whether the newest event of this device was only repeated.
     fn absorb(&mut self, device: Option<u32>, at_ns: u64, note: &Note) -> bool {
         match note.what {
             What::Round | What::Verdict | What::Error | What::DriverFailed => {
-                let newest = self.events.iter_mut().rev().find(|entry| entry.device == device);
+                let mut near = self.events.iter_mut().rev().take(NEAR);
+                let newest = near.find(|entry| entry.device == device);
                 newest.is_some_and(|entry| entry.record.absorb(at_ns, note))
             }
             _ => false,
@@ -178,11 +217,27 @@ impl Listeners {
         own.chain(self.groups.iter().map(|(number, queue)| (Some(*number), queue.as_ref())))
     }
 
-    pub fn are_free(&self) -> bool {
-        self.each().all(|(_, queue)| queue.is_free())
+    pub fn tell(&self, at_ns: u64, note: &Note) {
+        for (device, queue) in self.each() {
+            queue.put(&mut queue.lock(), device, at_ns, note);
+        }
     }
 
-    pub fn tell(&self, at_ns: u64, note: &Note) {
-        self.each().for_each(|(device, queue)| queue.put(device, at_ns, note));
+    /// Tells all of them, or none, if somebody, this thread perhaps, is at one of them.
+    pub fn try_tell(&self, at_ns: u64, note: &Note) -> bool {
+        fn tell_rest(
+            rest: &mut dyn Iterator<Item = (Option<u32>, &Queue)>,
+            at_ns: u64,
+            note: &Note,
+        ) -> bool {
+            let Some((device, queue)) = rest.next() else { return true };
+            let Ok(mut waiting) = queue.waiting.try_lock() else { return false };
+            let all = tell_rest(rest, at_ns, note);
+            if all {
+                queue.put(&mut waiting, device, at_ns, note);
+            }
+            all
+        }
+        tell_rest(&mut self.each(), at_ns, note)
     }
 }

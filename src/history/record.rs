@@ -151,6 +151,19 @@ pub enum OfGroup {
     },
 }
 
+impl OfGroup {
+    /// Whether it is the same verdict for the same reason, whichever device that is.
+    fn says_what(self, earlier: OfGroup) -> bool {
+        let anyhow = |it| match it {
+            OfGroup::Verdict { verdict, because, .. } => {
+                OfGroup::Verdict { verdict, because, device: None }
+            }
+            other => other,
+        };
+        anyhow(self) == anyhow(earlier)
+    }
+}
+
 /// What is said of an event; what does not apply is `None`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Note {
@@ -252,7 +265,8 @@ impl Note {
     /// Whether this says no more than that `earlier` has happened again, or gone on.
     fn repeats(&self, earlier: &Note) -> bool {
         match self.what {
-            What::Round | What::Verdict => earlier.what == self.what,
+            What::Round => earlier.what == self.what,
+            What::Verdict => earlier.what == self.what && self.of_group.says_what(earlier.of_group),
             What::Error | What::DriverFailed => self == earlier,
             _ => false,
         }

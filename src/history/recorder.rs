@@ -101,16 +101,19 @@ impl Recorder {
     }
 
     /// Keeps that this session is cancelled, once, if it is open: what is over may be cancelled as
-    /// well, and nothing comes of it. Never waits, because a thread that was interrupted may have
-    /// the lock: then whoever takes it next records it.
+    /// well, and nothing comes of it. Never waits: if somebody is at it, whoever takes the lock
+    /// next records it.
     pub fn cancelled(&self, session: u64) {
         if !self.process.is_this() {
             return;
         }
         self.cancelled.fetch_max(session, Ordering::Relaxed);
         if let Ok(mut ring) = self.ring.try_lock() {
-            if ring.listeners.are_free() {
-                ring.cancel(self.cancelled.swap(0, Ordering::Relaxed));
+            let newest = self.cancelled.load(Ordering::Relaxed);
+            if ring.try_cancel(newest) {
+                // Unless a newer one has come meanwhile.
+                let (from, to) = (Ordering::Relaxed, Ordering::Relaxed);
+                let _ = self.cancelled.compare_exchange(newest, 0, from, to);
             }
         }
     }
@@ -118,6 +121,12 @@ impl Recorder {
     /// The queue that is told of what happens from now on, if it was asked for.
     pub fn queue(&self) -> Option<Arc<Queue>> {
         self.lock().listeners.own().cloned()
+    }
+
+    #[cfg(test)]
+    pub fn queue_unseen(&self) -> Arc<Queue> {
+        let ring = self.ring.lock().unwrap();
+        Arc::clone(ring.listeners.own().unwrap())
     }
 
     /// Tells this queue from now on, unless it has one already; returns the one that it has.
@@ -219,6 +228,19 @@ impl Ring {
         }
     }
 
+    /// The same, without waiting for anybody; false: it could not be.
+    fn try_cancel(&mut self, session: u64) -> bool {
+        if self.open == Some(session) {
+            let (now, note) = (monotonic_ns(), Note::of(What::Cancelled));
+            if !self.listeners.try_tell(now, &note) {
+                return false;
+            }
+            self.open = None;
+            self.keep(now, &note);
+        }
+        true
+    }
+
     fn record(&mut self, at_ns: u64, note: &Note) {
         if let What::SaveEnded | What::Committed | What::LoadAbandoned | What::LoadFailed =
             note.what
@@ -226,6 +248,10 @@ impl Ring {
             self.open = None;
         }
         self.listeners.tell(at_ns, note);
+        self.keep(at_ns, note);
+    }
+
+    fn keep(&mut self, at_ns: u64, note: &Note) {
         if self.last().is_some_and(|last| last.absorb(at_ns, note)) {
             return;
         }

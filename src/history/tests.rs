@@ -423,3 +423,98 @@ fn a_cancellation_waits_for_nobody_who_fetches_events() {
     let whats: Vec<_> = fetched(&recorder).iter().map(|e| e.entry.record.note.what).collect();
     assert_eq!(whats, [What::SaveBegan, What::Cancelled, What::InitialSent]);
 }
+
+#[test]
+#[cfg_attr(miri, ignore)]
+fn a_cancellation_is_told_to_all_queues_or_to_none_yet() {
+    let device = recorder();
+    device.event_fd().unwrap();
+    let group = Recorder::new("", "");
+    let queue = group.make_queue(1).unwrap();
+    device.join(0, Arc::clone(&queue)).unwrap();
+    let session = device.begin(&Note::of(What::SaveBegan));
+    let whats = |recorder: &Recorder| -> Vec<What> {
+        fetched(recorder).iter().map(|event| event.entry.record.note.what).collect()
+    };
+    let fetches = queue.hold();
+    device.cancelled(session);
+    assert_eq!(whats_of_own(&device), [What::SaveBegan]);
+    drop(fetches);
+    device.cancelled(session);
+    assert_eq!(whats(&device), [What::Cancelled]);
+    assert_eq!(whats(&group), [What::SaveBegan, What::Cancelled]);
+}
+
+/// What waits in the device's own queue, without the recorder's lock, which tells of cancellations.
+fn whats_of_own(device: &Recorder) -> Vec<What> {
+    let queue = device.queue_unseen();
+    std::iter::from_fn(|| queue.next()).map(|event| event.entry.record.note.what).collect()
+}
+
+#[test]
+#[cfg_attr(miri, ignore)]
+fn another_verdict_or_another_reason_is_another_event() {
+    let group = Recorder::new("", "");
+    group.event_fd().unwrap();
+    let said = [(1, 1, None), (1, 1, Some(3)), (2, 1, None), (2, 2, None), (1, 1, None)];
+    for (verdict, because, device) in said {
+        let of_group = OfGroup::Verdict { verdict, because, device };
+        group.record(&Note { of_group, ..Note::of(What::Verdict) });
+    }
+    let events = fetched(&group);
+    let told: Vec<_> = events.iter().map(|event| event.entry.record.note.of_group).collect();
+    let wanted = [said[1], said[2], said[3], said[4]]
+        .map(|(verdict, because, device)| OfGroup::Verdict { verdict, because, device });
+    assert_eq!(told, wanted);
+    assert_eq!(events[0].entry.record.times, 2);
+    // A history says the same.
+    assert_eq!(group.history().unwrap().entries.len(), 4);
+}
+
+#[test]
+#[cfg_attr(miri, ignore)]
+fn a_device_that_never_stops_talking_does_not_drive_out_what_others_have_to_say() {
+    let group = Recorder::new("", "");
+    let queue = group.make_queue(1).unwrap();
+    let devices = [recorder(), recorder()];
+    queue.make_room(2).unwrap();
+    for (number, device) in (0..).zip(&devices) {
+        device.join(number, Arc::clone(&queue)).unwrap();
+    }
+    devices[1].record(&Note::of(What::Committed));
+    for _ in 0..10_000 {
+        devices[0].record(&Note::of(What::StateAsked));
+        devices[0].record(&Note::of(What::DriverFailed));
+        devices[0].record(&Note::error(&err!(NoDev, "it is dead")));
+    }
+    group.record(&Note::of(What::Phase));
+    let events = fetched(&group);
+    assert_eq!(events.len(), SOME_AND_TWO);
+    assert_eq!(events[0].entry.record.note.what, What::Committed);
+    assert_eq!(events[0].entry.device, Some(1));
+    assert_eq!(events[SOME_AND_TWO - 1].entry.record.note.what, What::Phase);
+    assert_eq!(events[0].lost, 30_000 + 2 - SOME_AND_TWO as u64);
+    // What the device said last is there.
+    assert_eq!(events[SOME_AND_TWO - 2].entry.record.note.what, What::Error);
+}
+
+const SOME_AND_TWO: usize = 64 + 2 * 32;
+
+#[test]
+#[cfg_attr(miri, ignore)]
+fn what_repeats_is_looked_for_among_the_last_few_events_only() {
+    let group = Recorder::new("", "");
+    let queue = group.make_queue(2).unwrap();
+    let devices = [recorder(), recorder()];
+    for (number, device) in (0..).zip(&devices) {
+        device.join(number, Arc::clone(&queue)).unwrap();
+    }
+    for others in [15, 16] {
+        devices[0].record(&Note::of(What::Round));
+        (0..others).for_each(|count| devices[1].record(&numbered(count)));
+        devices[0].record(&Note::of(What::Round));
+        let rounds = fetched(&group);
+        let rounds = rounds.iter().filter(|event| event.entry.device == Some(0));
+        assert_eq!(rounds.count() as u64, others - 14);
+    }
+}
