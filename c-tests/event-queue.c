@@ -3,6 +3,8 @@
  * Events that wait for a VMM: in order, each once, with a descriptor that is readable while there are any;
  * what is dropped if nobody fetches them; from many threads; of a device alone and in groups.
  */
+#include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 
@@ -242,6 +244,48 @@ static void a_group_tells_of_all_its_devices_and_of_verdicts(void)
     }
 }
 
+static void a_device_is_heard_by_all_groups_that_it_was_added_to(void)
+{
+    struct rig rig = rig_new(NULL, NULL);
+    struct vfiomig_group *groups[2];
+    for (int i = 0; i < 2; i++) {
+        groups[i] = group_of(VFIOMIG_GROUP_ROLE_SOURCE, NULL);
+        CHECK(vfiomig_group_get_event_fd(groups[i]) >= 0);
+        OK(vfiomig_group_add_save(groups[i], rig.dev, NULL));
+    }
+    OK(vfiomig_group_begin(groups[0]));
+    for (int i = 0; i < 2; i++) {
+        next_of(groups[i], VFIOMIG_EVENT_SAVE_BEGAN);
+        EQ(event.device, 0);
+    }
+    /* The one that does not have the device goes. */
+    vfiomig_group_free(groups[1]);
+    OK(vfiomig_group_stop(groups[0]));
+    do
+        next_of(groups[0], VFIOMIG_EVENT_STATE_CHANGED);
+    while (event.to != VFIOMIG_STATE_STOP_COPY);
+    vfiomig_group_free(groups[0]);
+    rig_free(&rig);
+}
+
+static void an_estimate_does_not_keep_the_queue_of_a_group_that_is_gone(void)
+{
+    struct rig rig = rig_new(NULL, NULL);
+    struct vfiomig_group *group = group_of(VFIOMIG_GROUP_ROLE_SOURCE, NULL);
+    struct vfiomig_decision decision = VFIOMIG_DECISION_INIT;
+    struct vfiomig_estimate *estimate;
+    int fd = vfiomig_group_get_event_fd(group);
+    CHECK(fd >= 0);
+    OK(vfiomig_group_add_save(group, rig.dev, NULL));
+    OK(vfiomig_group_get_estimate(group, &estimate));
+    vfiomig_group_free(group);
+    EQ(fcntl(fd, F_GETFD), -1);
+    EQ(errno, EBADF);
+    OK(vfiomig_estimate_decide(estimate, 0, 1000000, 0, &decision));
+    vfiomig_estimate_free(estimate);
+    rig_free(&rig);
+}
+
 /* --- threads ------------------------------------------------------------------------------------- */
 
 struct fetcher {
@@ -332,6 +376,8 @@ int main(void)
     RUN(a_failure_says_what_failed);
     RUN(without_a_reader_the_oldest_are_dropped);
     RUN(a_group_tells_of_all_its_devices_and_of_verdicts);
+    RUN(a_device_is_heard_by_all_groups_that_it_was_added_to);
+    RUN(an_estimate_does_not_keep_the_queue_of_a_group_that_is_gone);
     RUN(each_event_is_fetched_once_by_many_threads);
     return DONE();
 }
