@@ -9,7 +9,8 @@ impl Device {
     /// Lets a device behind a vfio-user server use a range of the guest's memory. With
     /// [`DmaRange::known`], the VMM has told the server already, over a connection that it lends.
     /// [`Code::NotSupported`] for a device that is not behind such a server, or whose server has no
-    /// socket of its own for its commands.
+    /// socket of its own for its commands. A range whose mapping has timed out may reach the server
+    /// yet, so it counts as mapped: unmap it.
     pub fn map_dma(&self, range: DmaRange<'_>) -> Result<()> {
         let (iova, size) = (range.iova, range.size);
         self.with_dma(|dma| dma.map(range))
@@ -17,7 +18,8 @@ impl Device {
     }
 
     /// Takes a range away that was mapped as it is. What the device wrote there is not forgotten: the
-    /// dirty tracking reads it next.
+    /// dirty tracking reads it next. If it fails because the server did not answer, the range still
+    /// counts as mapped: call again.
     pub fn unmap_dma(&self, iova: u64, size: u64, known: bool) -> Result<()> {
         let unmapped = self.with_dma(|dma| dma.unmap(iova, size, known));
         unmapped.map_err(|errno| refused("unmapping", iova, size, errno))?

@@ -29,12 +29,16 @@ pub struct DmaRange<'a> {
     /// What its server can map to get at the memory, and the offset there. Without it, the server
     /// sends messages instead.
     pub memory: Option<(BorrowedFd<'a>, u64)>,
-    /// The server has it already, by other means: it is told nothing.
+    /// The server has it already, by other means: it is told nothing. Without `memory`, the library
+    /// takes it that the server may have a descriptor: its log is asked, and where it has none, all
+    /// of the range counts as dirty.
     pub known: bool,
 }
 
 /// The guest's memory, which a server reads and writes to by messages. Addresses are I/O virtual ones,
-/// in ranges that were mapped for the server. Called on the thread that called the library.
+/// in ranges that were mapped for the server. Called on the thread that called the library, while the
+/// device is locked: wait for nothing that another thread holds while it calls the library, and call
+/// nothing of this device, which is busy.
 pub trait GuestMemory: Send {
     /// Reads memory.
     fn read(&mut self, iova: u64, buf: &mut [u8]) -> Result<(), Errno>;

@@ -6,7 +6,7 @@
 //! started with; any other question may be answered wrongly (libvfio-user's answers are, or do not end).
 //! So nothing else is asked here.
 
-use super::regions::add;
+use super::regions::{Backing, Region, add, set_all};
 use super::way::Way;
 use super::wire::{Fields, command, u64_at};
 use crate::alloc;
@@ -69,17 +69,34 @@ impl Log<'_> {
 
     /// Takes a range from the server, with its log, if there is one and it fits.
     pub fn unmap(&mut self, iova: u64, size: u64) -> Result<(), Errno> {
-        let has_fd = self.way.regions().find(iova, size)?.has_fd;
-        if let Some(page) = self.way.regions().page().filter(|_| has_fd) {
-            if self.unmap_with_log(iova, size, page).is_ok() {
-                return Ok(());
+        let regions = self.way.regions();
+        let has_log = regions.find(iova, size)?.has_log();
+        // In other pages than those that are noted, the whole range counts as dirty.
+        let page = regions.page().filter(|page| has_log && regions.own() == Some(*page));
+        if let Some(page) = page {
+            match self.unmap_with_log(iova, size, page) {
+                Ok(()) => return Ok(()),
+                Err(errno) if is_in_doubt(errno) => return Err(self.doubt(iova, size, errno)),
+                Err(_) => {}
             }
         }
         let asked = Fields::<24>::new().u32(24).u32(0).u64(iova).u64(size);
         let mut reply = [0; UNMAP];
-        self.way.call(command::DMA_UNMAP, [asked.bytes(), &[]], &[], &mut [&mut reply])?;
+        let payload = [asked.bytes(), &[]];
+        match self.way.call(command::DMA_UNMAP, payload, &[], &mut [&mut reply]) {
+            // It never had it, or has lost it when it was asked before.
+            Ok(_) | Err(Errno(libc::ENOENT)) => {}
+            Err(errno) if is_in_doubt(errno) => return Err(self.doubt(iova, size, errno)),
+            Err(errno) => return Err(errno),
+        }
         self.way.regions().remove(iova, size, None);
         Ok(())
+    }
+
+    /// Nobody knows whether the server still has a range.
+    fn doubt(&mut self, iova: u64, size: u64, errno: Errno) -> Errno {
+        let _ = self.way.regions().find(iova, size).map(Region::doubt);
+        errno
     }
 
     fn unmap_with_log(&mut self, iova: u64, size: u64, page: PageSize) -> Result<(), Errno> {
@@ -92,10 +109,30 @@ impl Log<'_> {
         let reply = self.buffer.get_mut(..UNMAP + bytes).unwrap_or_default();
         let payload = [asked.bytes(), &[]];
         let got = self.way.call(command::DMA_UNMAP, payload, &[], &mut [reply])?;
+        // An answer to something else says nothing of this range.
+        let (asked, head) = (asked.bytes().get(FEATURE..), self.buffer.get(FEATURE..UNMAP));
         let bitmap = self.buffer.get(UNMAP..got).filter(|bitmap| bitmap.len() == bytes);
+        let bitmap = bitmap.filter(|_| head == asked);
         let words = bitmap.and_then(|bitmap| words(bitmap).ok());
         self.way.regions().remove(iova, size, words.as_deref());
         Ok(())
+    }
+}
+
+/// Whether nobody knows if a command that ended so was carried out, or will be.
+pub(super) fn is_in_doubt(errno: Errno) -> bool {
+    matches!(errno.0, libc::ETIMEDOUT | libc::EPROTO | libc::ENODEV)
+}
+
+/// Adds bits for pages of one size to a bitmap for pages of another, in which the first page is at
+/// `at` bytes.
+fn spread(bitmap: &mut Bitmap<'_>, at: u64, own: PageSize, words: &[u64]) {
+    let start = bitmap.span().start + at;
+    for (word, first) in words.iter().zip((0u64..).step_by(64)) {
+        for bit in (0..64).filter(|bit| word >> bit & 1 == 1) {
+            let from = start + (first + bit) * own.bytes();
+            set_all(bitmap, from, from + (own.bytes() - 1));
+        }
     }
 }
 
@@ -129,12 +166,16 @@ impl DmaLog for Log<'_> {
         let parts = &mut [&mut reply[..], &mut rest];
         let done = self.way.call(command::DEVICE_FEATURE, [head.bytes(), &payload], &[], parts);
         let got = done.inspect_err(|_| self.way.regions().watch(None))?;
-        // The server may log in pages of another size; reports are asked for in it.
-        let own = if got >= FEATURE + 8 { u64_at(&reply, FEATURE)? } else { page.bytes() };
-        if own != page.bytes() {
-            self.way.regions().watch(PageSize::new(own));
+        if got < FEATURE + 8 {
+            self.way.regions().watch(None);
+            return Err(Errno(libc::EPROTO));
         }
-        Ok(own)
+        // The server may log in pages of another size, and is asked in these.
+        let own = u64_at(&reply, FEATURE)?;
+        let size = PageSize::new(own);
+        self.way.regions().set_own(size);
+        // Reports are in the pages that were asked for, whatever those of the server are.
+        Ok(size.map_or(own, |_| page.bytes()))
     }
 
     fn stop(&mut self) -> Result<(), Errno> {
@@ -149,17 +190,34 @@ impl DmaLog for Log<'_> {
 
     fn report(&mut self, bitmap: &mut Bitmap<'_>) -> Result<(), Errno> {
         let span = bitmap.span();
-        let logged = self.way.regions().cover(span)?;
-        if self.way.regions().page() != Some(span.page) {
+        let regions = self.way.regions();
+        let cover = regions.cover(span)?;
+        let own = regions.own().ok_or(Errno(libc::EINVAL))?;
+        if regions.page() != Some(span.page) {
             return Err(Errno(libc::EINVAL));
         }
-        let whole = |(iova, size): &(u64, u64)| span.page.divides(iova | size);
-        if !span.page.divides(span.start | span.length) || !logged.iter().all(whole) {
+        let whole = |(iova, size, _): &(u64, u64, Backing)| own.divides(iova | size);
+        if !span.page.divides(span.start | span.length) || !cover.logged.iter().all(whole) {
             return Err(Errno(libc::EINVAL));
         }
-        for (iova, size) in logged {
-            let words = words(self.ask(iova, size, span.page)?)?;
-            add(bitmap, span.page.of(iova - span.start), &words);
+        for (iova, size, backing) in cover.logged {
+            let words = match self.ask(iova, size, own) {
+                Ok(bytes) => words(bytes)?,
+                // It has no log of it: all of it is dirty.
+                Err(errno) if backing == Backing::Unknown && !is_in_doubt(errno) => {
+                    set_all(bitmap, iova, iova + (size - 1));
+                    continue;
+                }
+                Err(errno) => return Err(errno),
+            };
+            match own == span.page {
+                true => add(bitmap, span.page.of(iova - span.start), &words),
+                false => spread(bitmap, iova - span.start, own, &words),
+            }
+        }
+        // Nobody knows of these addresses what is written there.
+        for (first, last) in cover.holes {
+            set_all(bitmap, first, last);
         }
         self.way.regions().give(bitmap);
         Ok(())

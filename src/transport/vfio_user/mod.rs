@@ -28,7 +28,7 @@ use desk::Desk;
 use lent::Lent;
 pub use lent::Requests;
 use log::{FEATURE, Log};
-use regions::Regions;
+use regions::{Backing, Region, Regions};
 use way::Way;
 pub use wire::command;
 use wire::{Fields, HEADER, u32_at, u64_at};
@@ -440,6 +440,12 @@ impl Dma for VfioUserTransport {
             return Err(Errno(libc::ENOSPC));
         }
         regions.reserve()?;
+        let backing = match memory {
+            Some(_) => Backing::Descriptor,
+            None if known => Backing::Unknown,
+            None => Backing::Messages,
+        };
+        let mut done = Ok(0);
         if !known {
             let offset = memory.map_or(0, |(_, offset)| offset);
             let asked = Fields::<32>::new().u32(32).u32(access.bits());
@@ -447,10 +453,16 @@ impl Dma for VfioUserTransport {
             self.data.settle(&mut self.way);
             let fds = memory.map(|(fd, _)| fd);
             let payload = [asked.bytes(), &[]];
-            self.way.call(command::DMA_MAP, payload, fds.as_slice(), &mut [&mut [0; 32]])?;
+            done = self.way.call(command::DMA_MAP, payload, fds.as_slice(), &mut [&mut [0; 32]]);
         }
-        self.way.regions().add(iova, size, access, memory.is_some());
-        Ok(())
+        match done {
+            Err(errno) if !log::is_in_doubt(errno) => return Err(errno),
+            _ => self.way.regions().add(iova, size, access, backing),
+        }
+        // The server may have it, or get it yet: it is there until it is unmapped.
+        done.map(drop).inspect_err(|_| {
+            let _ = self.way.regions().find(iova, size).map(Region::doubt);
+        })
     }
 
     fn unmap(&mut self, iova: u64, size: u64, known: bool) -> std::result::Result<(), Errno> {

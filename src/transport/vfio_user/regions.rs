@@ -10,13 +10,23 @@ use crate::transport::dma::DmaAccess;
 /// The most ranges that are kept after they were unmapped.
 const MOST_GONE: usize = 1024;
 
+/// How the server gets at a range.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Backing {
+    /// By messages, of which its log knows nothing.
+    Messages,
+    /// It has a descriptor of its memory, writes there by itself, and logs that.
+    Descriptor,
+    /// Nobody has said. If it has no log, all of the range is dirty.
+    Unknown,
+}
+
 /// A range that the server may use.
 pub(super) struct Region {
     pub iova: u64,
     pub size: u64,
     access: DmaAccess,
-    /// The server has a descriptor of its memory, writes there by itself, and logs that.
-    pub has_fd: bool,
+    pub backing: Backing,
     /// It is mapped no longer, and is kept until somebody has asked what was written there.
     pub gone: bool,
     written: Written,
@@ -36,6 +46,8 @@ enum Written {
 pub(super) struct Regions {
     list: Vec<Region>,
     page: Option<PageSize>,
+    /// The size of the pages of the server's log.
+    own: Option<PageSize>,
     /// Something was written to ranges that are gone, and nobody knows any longer where they were: what
     /// is added from now on is dirty.
     forgotten: bool,
@@ -56,6 +68,19 @@ impl Region {
 
     fn pages(&self, page: PageSize) -> u64 {
         self.last() / page.bytes() - self.iova / page.bytes() + 1
+    }
+
+    /// Whether the server may have a log of it.
+    pub fn has_log(&self) -> bool {
+        self.backing != Backing::Messages
+    }
+
+    /// Nobody knows what the server has, and what it has written here.
+    pub fn doubt(&mut self) {
+        self.written = Written::All;
+        if self.backing == Backing::Descriptor {
+            self.backing = Backing::Unknown;
+        }
     }
 
     /// The part of it from one address to another, both within, with what was written there.
@@ -157,13 +182,13 @@ impl Regions {
     }
 
     /// Adds a range that [`Regions::check_new`] has nothing against, with room that was reserved.
-    pub fn add(&mut self, iova: u64, size: u64, access: DmaAccess, has_fd: bool) {
+    pub fn add(&mut self, iova: u64, size: u64, access: DmaAccess, backing: Backing) {
         let last = iova + (size - 1);
         // What was written to a range that is gone, and that nobody has asked about, is not lost.
         let hides = self.list.iter().any(|known| known.gone && known.overlaps(iova, last));
         self.drop_gone(iova, last);
         let written = if hides || self.forgotten { Written::All } else { Written::None };
-        self.list.push(Region { iova, size, access, has_fd, gone: false, written });
+        self.list.push(Region { iova, size, access, backing, gone: false, written });
     }
 
     /// Forgets what is gone from one address to another, and keeps what is gone beside it.
@@ -213,7 +238,7 @@ impl Regions {
         }
         let Ok(region) = self.find(iova, size) else { return };
         region.gone = true;
-        if !region.has_fd {
+        if !region.has_log() {
             return;
         }
         let len = usize::try_from(region.pages(page).div_ceil(64)).unwrap_or(usize::MAX);
@@ -257,11 +282,21 @@ impl Regions {
 
     /// From now on, writes are noted, in pages of this size; `None`: they are not.
     pub fn watch(&mut self, page: Option<PageSize>) {
-        (self.page, self.forgotten) = (page, false);
+        (self.page, self.own, self.forgotten) = (page, page, false);
         self.list.retain(|region| !region.gone);
         for region in &mut self.list {
             region.written = Written::None;
         }
+    }
+
+    /// The server logs in pages of another size than was asked for; `None`: of none that there is.
+    pub fn set_own(&mut self, page: Option<PageSize>) {
+        self.own = page;
+    }
+
+    /// The size of the pages of the server's log.
+    pub fn own(&self) -> Option<PageSize> {
+        self.own
     }
 
     /// The size of the pages that are noted.
@@ -269,35 +304,70 @@ impl Regions {
         self.page
     }
 
-    /// The regions that make up a span, in order: those that the server logs. `ENOENT` if it has an
-    /// address that is in none, `EOPNOTSUPP` if it has a part of one only.
-    pub fn cover(&self, span: Span) -> Result<Vec<(u64, u64)>, Errno> {
-        let mut logged = Vec::new();
+    /// What a span consists of. `EOPNOTSUPP` if it has a part of a region only.
+    pub fn cover(&self, span: Span) -> Result<Cover, Errno> {
+        let mut cover = Cover::default();
+        let no_memory = |_| Errno(libc::ENOMEM);
         let (mut at, last) = (span.start, span.last());
         loop {
             let here = self.list.iter().filter(|region| region.overlaps(at, at));
-            let region = here.min_by_key(|region| region.gone).ok_or(Errno(libc::ENOENT))?;
-            if region.iova != at || region.last() > last {
-                return Err(Errno(libc::EOPNOTSUPP));
+            let end = match here.min_by_key(|region| region.gone) {
+                Some(region) if region.gone => region.last().min(last),
+                Some(region) if region.iova != at || region.last() > last => {
+                    return Err(Errno(libc::EOPNOTSUPP));
+                }
+                Some(region) => {
+                    if region.has_log() {
+                        let range = (region.iova, region.size, region.backing);
+                        alloc::push(&mut cover.logged, range, "").map_err(no_memory)?;
+                    }
+                    region.last()
+                }
+                None => {
+                    let later = self.list.iter().map(|region| region.iova);
+                    let next = later.filter(|iova| *iova > at).min();
+                    let end = next.map_or(last, |next| last.min(next - 1));
+                    alloc::push(&mut cover.holes, (at, end), "").map_err(no_memory)?;
+                    end
+                }
+            };
+            if end == last {
+                return Ok(cover);
             }
-            if region.has_fd && !region.gone {
-                let range = (region.iova, region.size);
-                alloc::push(&mut logged, range, "").map_err(|_| Errno(libc::ENOMEM))?;
-            }
-            if region.last() == last {
-                return Ok(logged);
-            }
-            at = region.last() + 1;
+            at = end + 1;
         }
     }
 
-    /// Adds what was noted in a span that [`Regions::cover`] has found covered, and forgets it.
+    /// Adds what was noted in a span that [`Regions::cover`] has found in order, and forgets it.
     pub fn give(&mut self, bitmap: &mut Bitmap<'_>) {
-        let (start, last) = (bitmap.span().start, bitmap.span().last());
+        let (start, last, page) = (bitmap.span().start, bitmap.span().last(), bitmap.span().page);
         for region in self.list.iter_mut().filter(|region| region.overlaps(start, last)) {
-            region.give(bitmap);
+            match region.gone {
+                false => region.give(bitmap),
+                true => {
+                    let (first, last) = (region.iova.max(start), region.last().min(last));
+                    region.part(first, last, page).give(bitmap);
+                }
+            }
         }
-        self.list.retain(|region| !(region.gone && region.overlaps(start, last)));
+        self.drop_gone(start, last);
+    }
+}
+
+/// What a span consists of, apart from what is not logged.
+#[derive(Default)]
+pub(super) struct Cover {
+    /// Regions that the server may have a log of: address and length.
+    pub logged: Vec<(u64, u64, Backing)>,
+    /// Where there is no region: first address and last.
+    pub holes: Vec<(u64, u64)>,
+}
+
+/// Sets the bits of all pages from one address to another, both in the bitmap's span.
+pub(super) fn set_all(bitmap: &mut Bitmap<'_>, first: u64, last: u64) {
+    let Span { start, page, .. } = bitmap.span();
+    for bit in page.of(first - start)..=page.of(last - start) {
+        set(bitmap, bit);
     }
 }
 
@@ -316,7 +386,7 @@ mod tests {
     fn add_pages(regions: &mut Regions, first: u64, pages: u64) {
         regions.check_new(first * PAGE, pages * PAGE).unwrap();
         regions.reserve().unwrap();
-        regions.add(first * PAGE, pages * PAGE, BOTH, true);
+        regions.add(first * PAGE, pages * PAGE, BOTH, Backing::Descriptor);
     }
 
     /// What a report says of pages; it forgets them.

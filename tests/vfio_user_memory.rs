@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Memory of devices behind vfio-user servers that is mapped, unmapped and tracked in ways that go wrong
+//! easily.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+mod common;
+mod track;
+
+use std::collections::BTreeSet;
+use std::fs::{File, OpenOptions};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use common::small;
+use track::{PAGE, new_tracking};
+use vfiomig::Device;
+use vfiomig::device::DeviceOptions;
+use vfiomig::dirty::{DirtyPages, Mapping, Memory, Tracking, Writer};
+use vfiomig::error::{Errno, Result};
+use vfiomig::transport::{DmaAccess, DmaRange, VfioUserOptions, VfioUserTransport};
+use vfiomig_sim::vfio_user::{Mischief, Server, ServerOptions};
+use vfiomig_sim::{Sim, SimOptions};
+
+const DMA_MAP: u16 = 2;
+const DMA_UNMAP: u16 = 3;
+const PAGES: u64 = 400;
+
+/// A device behind a server, and the guest's memory in a file.
+struct Machine {
+    device: Device,
+    server: Server,
+    file: File,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.server.stop();
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+impl Machine {
+    fn new(options: SimOptions, timeout: Duration) -> Machine {
+        let sim = Sim::new(options).unwrap();
+        let server = Server::new(&sim, ServerOptions::default()).unwrap();
+        let (near, far) = UnixStream::pair().unwrap();
+        let serves = server.clone();
+        let thread = std::thread::spawn(move || serves.serve(far.into()).unwrap());
+        let client = VfioUserOptions { timeout, ..VfioUserOptions::default() };
+        let transport = VfioUserTransport::new(near, client).unwrap();
+        let device = Device::new(transport, DeviceOptions::default()).unwrap();
+        static NUMBER: Mutex<u64> = Mutex::new(0);
+        let number = {
+            let mut number = NUMBER.lock().unwrap();
+            *number += 1;
+            *number
+        };
+        let path = std::env::temp_dir().join(format!("vfio-mem-{}-{number}", std::process::id()));
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        file.set_len(PAGES * PAGE).unwrap();
+        Machine { device, server, file, thread: Some(thread) }
+    }
+
+    fn plain() -> Machine {
+        Machine::new(small(1), Duration::from_secs(30))
+    }
+
+    fn map(&self, first: u64, pages: u64, direct: bool, known: bool) -> Result<()> {
+        let memory = direct.then(|| (self.file.as_fd(), first * PAGE));
+        let access = DmaAccess::READ | DmaAccess::WRITE;
+        let (iova, size) = (first * PAGE, pages * PAGE);
+        self.device.map_dma(DmaRange { iova, size, access, memory, known })
+    }
+
+    fn unmap(&self, first: u64, pages: u64) -> Result<()> {
+        self.device.unmap_dma(first * PAGE, pages * PAGE, false)
+    }
+
+    fn write(&self, page: u64) {
+        self.server.dma_write(page * PAGE, b"x").unwrap();
+    }
+
+    fn track(&self, maps: &[(u64, u64)]) -> (Tracking, Taken) {
+        let taken = Taken::default();
+        let maps: Vec<_> = maps.iter().map(|(first, pages)| mapping(*first, *pages)).collect();
+        let mut tracking = new_tracking(taken.clone(), &maps);
+        tracking.add_writer(Writer::device(&self.device).unwrap()).unwrap();
+        tracking.start().unwrap();
+        (tracking, taken)
+    }
+}
+
+#[derive(Clone, Default)]
+struct Taken(Arc<Mutex<BTreeSet<u64>>>);
+
+impl Taken {
+    fn take(&self) -> Vec<u64> {
+        std::mem::take(&mut *self.0.lock().unwrap()).into_iter().collect()
+    }
+}
+
+impl Memory for Taken {
+    fn set_dirty(&mut self, pages: DirtyPages<'_>) -> std::result::Result<(), Errno> {
+        self.0.lock().unwrap().extend(pages.offsets().map(|offset| offset / PAGE));
+        Ok(())
+    }
+}
+
+fn mapping(first: u64, pages: u64) -> Mapping {
+    let iova = first * PAGE;
+    Mapping { iova, size: pages * PAGE, offset: iova, ..Mapping::default() }
+}
+
+#[test]
+#[cfg_attr(miri, ignore)]
+fn what_was_written_before_memory_is_unmapped_outlives_what_is_mapped_there_next() {
+    let it = Machine::plain();
+    it.map(0, 70, true, false).unwrap();
+    let (mut tracking, taken) = it.track(&[(0, 70)]);
+    it.write(5);
+    it.unmap(0, 70).unwrap();
+    for (first, pages) in [(40, 20), (0, 40), (60, 10)] {
+        it.map(first, pages, true, false).unwrap();
+    }
+    tracking.collect().unwrap();
+    assert!(taken.take().contains(&5));
+}
+
+#[test]
+#[cfg_attr(miri, ignore)]
+fn memory_that_the_server_has_by_other_means_is_never_clean_for_lack_of_a_log() {
+    let it = Machine::plain();
+    it.map(0, 70, true, false).unwrap();
+    it.map(70, 30, false, true).unwrap();
+    let (mut tracking, taken) = it.track(&[(0, 70), (70, 30)]);
+    it.write(3);
+    let synced = tracking.collect().unwrap();
+    assert!(!synced.errors, "{:?}", tracking.stats());
+    // The server knows nothing of the second range, and the first is none the worse for that.
+    assert_eq!(taken.take(), [3].into_iter().chain(70..100).collect::<Vec<_>>());
+}
+
+#[test]
+#[cfg_attr(miri, ignore)]
+fn addresses_that_the_server_does_not_have_are_dirty_and_others_are_not() {
+    let it = Machine::plain();
+    it.map(0, 70, true, false).unwrap();
+    let (mut tracking, taken) = it.track(&[(0, 70), (200, 10)]);
+    for _ in 0..2 {
+        it.write(20);
+        let synced = tracking.collect().unwrap();
+        assert!(!synced.errors, "{:?}", tracking.stats());
+        assert_eq!(taken.take(), [20].into_iter().chain(200..210).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore)]
+fn a_server_that_logs_in_larger_pages_is_asked_in_these() {
+    let it =
+        Machine::new(SimOptions { log_page_size: 4 * PAGE, ..small(1) }, Duration::from_secs(30));
+    it.map(0, 80, true, false).unwrap();
+    let (mut tracking, taken) = it.track(&[(0, 80)]);
+    it.write(6);
+    it.write(79);
+    let synced = tracking.collect().unwrap();
+    assert!(!synced.errors, "{:?}", tracking.stats());
+    assert_eq!(taken.take(), [4, 5, 6, 7, 76, 77, 78, 79]);
+}
+
+#[test]
+#[cfg_attr(miri, ignore)]
+fn a_mapping_or_unmapping_that_is_not_answered_is_in_doubt_and_can_be_ended() {
+    let it = Machine::new(small(1), Duration::from_millis(500));
+    it.server.misbehave(DMA_MAP, 1, Mischief::Silence, 0);
+    it.map(0, 70, true, false).unwrap_err();
+    // The server has it, whatever the library heard.
+    let (mut tracking, taken) = it.track(&[(0, 70)]);
+    it.write(5);
+    tracking.collect().unwrap();
+    assert!(taken.take().contains(&5));
+    it.write(6);
+    it.server.misbehave(DMA_UNMAP, 1, Mischief::Silence, 0);
+    it.unmap(0, 70).unwrap_err();
+    assert_eq!(it.server.count(DMA_UNMAP), 1);
+    // The server has it no longer, and nobody has the log.
+    it.unmap(0, 70).unwrap();
+    it.map(0, 70, true, false).unwrap();
+    tracking.collect().unwrap();
+    assert!(taken.take().contains(&6));
+}
