@@ -27,6 +27,7 @@ use vfiomig_sim::{Sim, SimOptions};
 
 const DMA_MAP: u16 = 2;
 const DMA_UNMAP: u16 = 3;
+const FEATURE: u16 = 16;
 const PAGES: u64 = 400;
 
 /// A device behind a server, and the guest's memory in a file.
@@ -194,4 +195,13 @@ fn a_mapping_or_unmapping_that_is_not_answered_is_in_doubt_and_can_be_ended() {
     it.map(0, 70, true, false).unwrap();
     tracking.collect().unwrap();
     assert!(taken.take().contains(&6));
+}
+
+#[test]
+#[cfg_attr(miri, ignore)]
+fn a_reply_that_is_too_long_fails_its_command_alone() {
+    let it = Machine::plain();
+    it.server.misbehave(FEATURE, 1, Mischief::More, 100);
+    it.device.state().unwrap_err();
+    it.device.state().unwrap();
 }

@@ -104,10 +104,7 @@ impl Harm {
     /// Whether nobody knows any longer what is whose reply, or where the next one begins.
     fn ends_all(self) -> bool {
         use Harm::*;
-        matches!(
-            self,
-            Gone | Cut | OtherId | OtherCommand | NoReply | Endless | Short | Longer | Twice
-        )
+        matches!(self, Gone | Cut | OtherId | OtherCommand | NoReply | Endless | Short | Twice)
     }
 
     /// Passes a reply on; returns whether the connection goes on.

@@ -258,7 +258,9 @@ impl Connection {
             return Err(errno);
         }
         if header.body > parts.iter().map(|part| part.len()).sum() {
-            return Err(self.lose(Errno(libc::EPROTO), "a reply is longer than what was asked for"));
+            // Where the next message begins is known: only this reply is of no use.
+            self.skip()?;
+            return Err(Errno(libc::EPROTO));
         }
         let until = Instant::now() + self.timeout;
         loop {

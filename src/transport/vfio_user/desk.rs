@@ -41,12 +41,16 @@ impl Desk {
             return Err(Errno(libc::EPROTO));
         }
         let known = matches!(header.command, command::DMA_READ | command::DMA_WRITE);
-        if !known || header.body > HEAD + self.most || self.make_room(header.body).is_err() {
+        let refusal = match known {
+            false => Some(Errno(libc::EOPNOTSUPP)),
+            true if header.body > HEAD + self.most => Some(Errno(libc::EINVAL)),
+            true => self.make_room(header.body).err(),
+        };
+        if let Some(errno) = refusal {
             if !stream.skip()? {
                 return Ok(false);
             }
-            let errno = if known { libc::EINVAL } else { libc::EOPNOTSUPP };
-            self.reply(stream, header, Err(Errno(errno)), timeout)?;
+            self.reply(stream, header, Err(errno), timeout)?;
             return Ok(true);
         }
         let body = self.buffer.get_mut(..header.body).unwrap_or_default();
