@@ -141,6 +141,20 @@ pub(crate) fn receive(
     Ok(got)
 }
 
+/// Whether this is a stream socket of this machine, and not any other descriptor.
+pub(crate) fn is_unix_stream(fd: BorrowedFd<'_>) -> bool {
+    let option = |name| -> Option<c_int> {
+        let (mut value, mut len): (c_int, _) = (-1, size_of::<c_int>() as libc::socklen_t);
+        let to = (&raw mut value).cast();
+        // SAFETY: there is room for `len` bytes at `to`, and both live for the call.
+        let ret =
+            unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, name, to, &raw mut len) };
+        (ret == 0).then_some(value)
+    };
+    option(libc::SO_DOMAIN) == Some(libc::AF_UNIX)
+        && option(libc::SO_TYPE) == Some(libc::SOCK_STREAM)
+}
+
 /// Waits until one of these events is on the first, the second can be read, or the time is up. May
 /// return early.
 pub(crate) fn wait_for_either(
@@ -200,6 +214,19 @@ mod tests {
         assert_eq!(receive(far.as_fd(), parts, None), Ok(0));
         let many = [pipe.as_fd(); MAX_FDS + 1];
         assert_eq!(send(far.as_fd(), &[IoSlice::new(b"d")], &many), Err(Errno(libc::E2BIG)));
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore)]
+    fn only_a_stream_socket_of_this_machine_is_one() {
+        let (near, _far) = UnixStream::pair().unwrap();
+        let datagrams = std::os::unix::net::UnixDatagram::unbound().unwrap();
+        let network = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert!(is_unix_stream(near.as_fd()));
+        for other in [datagrams.as_fd(), network.as_fd(), file.as_fd()] {
+            assert!(!is_unix_stream(other));
+        }
     }
 
     #[test]

@@ -79,6 +79,10 @@ impl Connection {
             let Some(twin) = twin else {
                 return Err(self.lose(Errno(libc::EPROTO), "it offered a socket, and sent none"));
             };
+            // Anything else may block where a socket does not, whatever it is asked.
+            if !socket::is_unix_stream(twin.as_fd()) {
+                return Err(self.lose(Errno(libc::EPROTO), "what it sent is no stream socket"));
+            }
             self.twin = Some(Stream::new(Socket::own(twin)));
         }
         Ok(offer)
