@@ -9,7 +9,7 @@ mod track;
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -20,8 +20,10 @@ use track::{PAGE, new_tracking};
 use vfiomig::Device;
 use vfiomig::device::DeviceOptions;
 use vfiomig::dirty::{DirtyPages, Mapping, Memory, Tracking, Writer};
-use vfiomig::error::{Errno, Result};
-use vfiomig::transport::{DmaAccess, DmaRange, VfioUserOptions, VfioUserTransport};
+use vfiomig::error::{Code, Errno, Result};
+use vfiomig::transport::{
+    DmaAccess, DmaRange, GuestMemory, Requests, VfioUserOptions, VfioUserTransport,
+};
 use vfiomig_sim::vfio_user::{Mischief, Server, ServerOptions};
 use vfiomig_sim::{Sim, SimOptions};
 
@@ -204,4 +206,37 @@ fn a_reply_that_is_too_long_fails_its_command_alone() {
     it.server.misbehave(FEATURE, 1, Mischief::More, 100);
     it.device.state().unwrap_err();
     it.device.state().unwrap();
+}
+
+/// Memory and a connection that nobody uses.
+struct Unused;
+
+impl GuestMemory for Unused {
+    fn read(&mut self, _: u64, _: &mut [u8]) -> std::result::Result<(), Errno> {
+        panic!("read")
+    }
+
+    fn write(&mut self, _: u64, _: &[u8]) -> std::result::Result<(), Errno> {
+        panic!("write")
+    }
+}
+
+impl Requests for Unused {
+    fn request(
+        &mut self,
+        _: u16,
+        _: &[u8],
+        _: &[BorrowedFd<'_>],
+        _: &mut [u8],
+    ) -> std::result::Result<usize, Errno> {
+        panic!("request")
+    }
+}
+
+#[test]
+fn memory_is_refused_where_it_would_not_be_used() {
+    let options = VfioUserOptions { memory: Some(Box::new(Unused)), ..VfioUserOptions::default() };
+    let error = VfioUserTransport::lent(Unused, options).err().unwrap();
+    assert_eq!(error.code(), Code::Inval);
+    VfioUserTransport::lent(Unused, VfioUserOptions::default()).unwrap();
 }

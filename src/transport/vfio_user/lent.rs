@@ -7,10 +7,15 @@ use crate::alloc;
 use crate::error::Errno;
 
 /// A connection to a vfio-user server that its owner lends, one command at a time.
+///
+/// Called on the thread that called the library, while the device is locked: wait for nothing that
+/// another thread holds while it calls the library, and call nothing of this device, which is busy. The
+/// owner passes over replies that come too late, and closes descriptors that nobody has asked for.
 pub trait Requests: Send {
     /// Sends a command with this payload and these descriptors, and waits for its reply. Returns how
     /// many bytes of the reply's payload are in `reply`, which has room for the longest that is
-    /// expected. An error reply is its errno; a connection that is gone is `ENODEV`.
+    /// expected. An error reply is its errno; a connection that is gone is `ENODEV`,
+    /// and a reply that has not come in time `ETIMEDOUT`. Have a limit: the library waits as long as this.
     fn request(
         &mut self,
         command: u16,

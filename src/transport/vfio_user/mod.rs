@@ -148,12 +148,19 @@ impl VfioUserTransport {
     }
 
     /// Uses a connection that its owner lends, with the limits that it has agreed on. The owner answers
-    /// the server's own commands itself, and marks what they write as dirty.
+    /// the server's own commands itself, and marks what they write as dirty: `memory` is refused. It
+    /// also decides how long it waits: `timeout` is not used.
     pub fn lent(
         requests: impl Requests + 'static,
         options: VfioUserOptions,
     ) -> Result<VfioUserTransport> {
         options.check()?;
+        if options.memory.is_some() {
+            return Err(err!(
+                Inval,
+                "with a connection that is lent, its owner answers the server"
+            ));
+        }
         let way = Way::Lent(Lent::new(Box::new(requests)), Regions::default());
         let (read, write) = (options.max_transfer, options.max_transfer);
         let limits = Limits { read, write, maps: usize::MAX, apart: true };
