@@ -29,6 +29,7 @@ use vfiomig_sim::{Sim, SimOptions};
 
 const DMA_MAP: u16 = 2;
 const DMA_UNMAP: u16 = 3;
+const RESET: u16 = 13;
 const FEATURE: u16 = 16;
 const PAGES: u64 = 400;
 
@@ -239,4 +240,16 @@ fn memory_is_refused_where_it_would_not_be_used() {
     let error = VfioUserTransport::lent(Unused, options).err().unwrap();
     assert_eq!(error.code(), Code::Inval);
     VfioUserTransport::lent(Unused, VfioUserOptions::default()).unwrap();
+}
+
+#[test]
+#[cfg_attr(miri, ignore)]
+fn a_reset_that_is_not_answered_ends_the_connection() {
+    let mut it = Machine::new(small(1), Duration::from_millis(500));
+    it.server.misbehave(RESET, 1, Mischief::Silence, 0);
+    it.device.reset().unwrap_err();
+    // The server sees the end without being stopped.
+    it.thread.take().unwrap().join().unwrap();
+    assert_eq!(it.device.state().unwrap_err().code(), Code::NoDev);
+    it.thread = Some(std::thread::spawn(|| {}));
 }

@@ -155,6 +155,12 @@ pub(crate) fn is_unix_stream(fd: BorrowedFd<'_>) -> bool {
         && option(libc::SO_TYPE) == Some(libc::SOCK_STREAM)
 }
 
+/// Ends a connection, for everybody who has it.
+pub(crate) fn shut_down(socket: BorrowedFd<'_>) {
+    // SAFETY: takes numbers. If it fails, there is no connection.
+    unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_RDWR) };
+}
+
 /// Waits until one of these events is on the first, the second can be read, or the time is up. May
 /// return early.
 pub(crate) fn wait_for_either(

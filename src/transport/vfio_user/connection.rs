@@ -117,6 +117,16 @@ impl Connection {
         errno
     }
 
+    /// Ends the connection, and tells the server, which may still read what it was sent before.
+    pub fn end(&mut self, why: &str) {
+        self.lose(Errno(libc::ETIMEDOUT), why);
+        for stream in [Some(&self.main), self.twin.as_ref()].into_iter().flatten() {
+            if let Ok(fd) = stream.fd() {
+                socket::shut_down(fd);
+            }
+        }
+    }
+
     /// What a failure of the socket means: the connection is of no use any longer.
     fn broken(&mut self, errno: Errno) -> Errno {
         match errno.0 {

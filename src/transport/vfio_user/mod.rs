@@ -310,7 +310,11 @@ impl Transport for VfioUserTransport {
     }
 
     fn reset(&mut self) -> std::result::Result<(), Errno> {
-        self.call(command::DEVICE_RESET, [&[], &[]], &mut [&mut []]).map(drop)
+        let done = self.call(command::DEVICE_RESET, [&[], &[]], &mut [&mut []]);
+        if let (Err(Errno(libc::ETIMEDOUT)), Way::Own(connection)) = (&done, &mut self.way) {
+            connection.end("a reset was not answered");
+        }
+        done.map(drop)
     }
 
     fn keeps_state_over_reset(&self) -> bool {
