@@ -24,7 +24,7 @@ use vfiomig::error::{Code, Errno, Result};
 use vfiomig::transport::{
     DmaAccess, DmaRange, GuestMemory, Requests, VfioUserOptions, VfioUserTransport,
 };
-use vfiomig_sim::vfio_user::{Mischief, Server, ServerOptions};
+use vfiomig_sim::vfio_user::{MessageFault, Server, ServerOptions};
 use vfiomig_sim::{Sim, SimOptions};
 
 const DMA_MAP: u16 = 2;
@@ -182,7 +182,7 @@ fn a_server_that_logs_in_larger_pages_is_asked_in_these() {
 #[cfg_attr(miri, ignore)]
 fn a_mapping_or_unmapping_that_is_not_answered_is_in_doubt_and_can_be_ended() {
     let it = Machine::new(small(1), Duration::from_millis(500));
-    it.server.misbehave(DMA_MAP, 1, Mischief::Silence, 0);
+    it.server.inject_message(DMA_MAP, 1, MessageFault::Silence, 0).unwrap();
     it.map(0, 70, true, false).unwrap_err();
     // The server has it, whatever the library heard.
     let (mut tracking, taken) = it.track(&[(0, 70)]);
@@ -190,7 +190,7 @@ fn a_mapping_or_unmapping_that_is_not_answered_is_in_doubt_and_can_be_ended() {
     tracking.collect().unwrap();
     assert!(taken.take().contains(&5));
     it.write(6);
-    it.server.misbehave(DMA_UNMAP, 1, Mischief::Silence, 0);
+    it.server.inject_message(DMA_UNMAP, 1, MessageFault::Silence, 0).unwrap();
     it.unmap(0, 70).unwrap_err();
     assert_eq!(it.server.count(DMA_UNMAP), 1);
     // The server has it no longer, and nobody has the log.
@@ -204,7 +204,7 @@ fn a_mapping_or_unmapping_that_is_not_answered_is_in_doubt_and_can_be_ended() {
 #[cfg_attr(miri, ignore)]
 fn a_reply_that_is_too_long_fails_its_command_alone() {
     let it = Machine::plain();
-    it.server.misbehave(FEATURE, 1, Mischief::More, 100);
+    it.server.inject_message(FEATURE, 1, MessageFault::More, 100).unwrap();
     it.device.state().unwrap_err();
     it.device.state().unwrap();
 }
@@ -246,7 +246,7 @@ fn memory_is_refused_where_it_would_not_be_used() {
 #[cfg_attr(miri, ignore)]
 fn a_reset_that_is_not_answered_ends_the_connection() {
     let mut it = Machine::new(small(1), Duration::from_millis(500));
-    it.server.misbehave(RESET, 1, Mischief::Silence, 0);
+    it.server.inject_message(RESET, 1, MessageFault::Silence, 0).unwrap();
     it.device.reset().unwrap_err();
     // The server sees the end without being stopped.
     it.thread.take().unwrap().join().unwrap();
