@@ -108,12 +108,26 @@ static const struct vfiomig_event *last_of(const struct seen *seen, uint32_t kin
     return NULL;
 }
 
+/* A queue says the same of the next event of this kind as the callback did. */
+static void queued_as_called(struct vfiomig_device *dev, const struct vfiomig_event *called)
+{
+    struct vfiomig_event queued = VFIOMIG_EVENT_INIT;
+    do
+        OK(vfiomig_device_next_event(dev, &queued));
+    while (queued.kind != called->kind);
+    EQ(queued.from, called->from);
+    EQ(queued.to, called->to);
+    EQ(queued.outcome, called->outcome);
+    EQ(queued.fixups, called->fixups);
+}
+
 static void a_reset_and_a_restarted_save(void)
 {
     struct seen seen;
     struct rig rig = watched(NULL, &seen);
     struct bytes stream = { NULL, 0, 0 };
     struct vfiomig_save *save;
+    CHECK(vfiomig_device_get_event_fd(rig.dev) >= 0);
     OK(vfiomig_save_begin(rig.dev, NULL, &save));
     EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
     OK(vfiomig_device_reset(rig.dev));
@@ -124,6 +138,9 @@ static void a_reset_and_a_restarted_save(void)
     EQ(count_of(&seen, VFIOMIG_EVENT_SAVE_RESTARTED), 0);
     EQ(read_until(save, &stream, 8192, VFIOMIG_NEXT_DRAINED), VFIOMIG_NEXT_DRAINED);
     EQ(count_of(&seen, VFIOMIG_EVENT_SAVE_RESTARTED), 1);
+    EQ(last_of(&seen, VFIOMIG_EVENT_SAVE_RESTARTED)->outcome, VFIOMIG_OUTCOME_RESET);
+    queued_as_called(rig.dev, last_of(&seen, VFIOMIG_EVENT_RESET));
+    queued_as_called(rig.dev, last_of(&seen, VFIOMIG_EVENT_SAVE_RESTARTED));
     vfiomig_save_free(save);
     rig_free(&rig);
     bytes_free(&stream);

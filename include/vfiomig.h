@@ -462,16 +462,19 @@ struct vfiomig_event {
     uint32_t to;           /* The state after, or VFIOMIG_STATE_UNKNOWN. Another change may follow
                             * in the same call: after a reset, for example, from RUNNING to
                             * RUNNING_P2P. */
-    uint32_t outcome;      /* VFIOMIG_OUTCOME_*: what recovery or a reset left behind. */
+    uint32_t outcome;      /* VFIOMIG_OUTCOME_*: what recovery, a reset or what led to a restart
+                            * left behind, and of an error what it left behind. In other events it
+                            * is VFIOMIG_OUTCOME_KEPT, which says nothing. */
     uint32_t fixups;       /* Bitwise OR of VFIOMIG_FIXUP_*: what the VMM must redo before the
-                            * device runs. */
+                            * device runs. Only in events of which callbacks hear; ask
+                            * vfiomig_device_get_fixups() otherwise. */
     uint64_t duration_ns;  /* How long the change took, in nanoseconds; of VFIOMIG_EVENT_VERDICT,
-                            * the downtime that is expected. */
+                            * the downtime that is expected, without what was never measured. */
     uint64_t at_ns;        /* When it happened, on CLOCK_MONOTONIC, in nanoseconds; if it was
                             * repeated, the last time. 0 in callbacks, as are all members that
                             * follow. */
-    uint64_t lost;         /* How many events were dropped before this one, since the one that was
-                            * returned before it. */
+    uint64_t lost;         /* How many events were dropped since the one that was returned before
+                            * this. */
     uint64_t times;        /* How often it happened in a row. */
     uint64_t bytes;        /* The device's data so far, in bytes; in errors of a load's stream,
                             * bytes of the stream. */

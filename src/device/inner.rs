@@ -253,7 +253,9 @@ impl Inner {
         let mut note = Note { from, to: self.state_now(), ..Note::of(what) };
         match what {
             What::StateChanged => note.duration_ns = Some(ns),
-            What::Recovered => note.outcome = Some(outcome),
+            What::Recovered | What::SaveRestarted | What::LoadRestarted => {
+                note.outcome = Some(outcome);
+            }
             What::FixupsNeeded => {
                 let _ = write!(note.text, "{}", self.fixups());
             }

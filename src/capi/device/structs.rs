@@ -66,16 +66,19 @@ pub struct vfiomig_event {
     /// The state after, or VFIOMIG_STATE_UNKNOWN. Another change may follow in the same call:
     /// after a reset, for example, from RUNNING to RUNNING_P2P.
     pub to: u32,
-    /// VFIOMIG_OUTCOME_*: what recovery or a reset left behind.
+    /// VFIOMIG_OUTCOME_*: what recovery, a reset or what led to a restart left behind, and of an error
+    /// what it left behind. In other events it is VFIOMIG_OUTCOME_KEPT, which says nothing.
     pub outcome: u32,
-    /// Bitwise OR of VFIOMIG_FIXUP_*: what the VMM must redo before the device runs.
+    /// Bitwise OR of VFIOMIG_FIXUP_*: what the VMM must redo before the device runs. Only in events of
+    /// which callbacks hear; ask vfiomig_device_get_fixups() otherwise.
     pub fixups: u32,
-    /// How long the change took, in nanoseconds; of VFIOMIG_EVENT_VERDICT, the downtime that is expected.
+    /// How long the change took, in nanoseconds; of VFIOMIG_EVENT_VERDICT, the downtime that is expected,
+    /// without what was never measured.
     pub duration_ns: u64,
     /// When it happened, on CLOCK_MONOTONIC, in nanoseconds; if it was repeated, the last time. 0 in
     /// callbacks, as are all members that follow.
     pub at_ns: u64,
-    /// How many events were dropped before this one, since the one that was returned before it.
+    /// How many events were dropped since the one that was returned before this.
     pub lost: u64,
     /// How often it happened in a row.
     pub times: u64,
