@@ -7,7 +7,6 @@
 
 mod track;
 
-use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::io::Write as _;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -16,10 +15,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use track::{PAGE, new_tracking};
+use track::{PAGE, Taken, new_tracking};
 use vfiomig::checkpoint::{self, Guest, OpenOptions, Writer, WriterOptions};
 use vfiomig::device::{Device, DeviceOptions, State};
-use vfiomig::dirty::{self, DirtyPages, Mapping, Memory};
+use vfiomig::dirty::{self, Mapping};
 use vfiomig::error::{Code, Errno, Outcome};
 use vfiomig::guard::Guard;
 use vfiomig::session::{LoadOptions, SaveOptions};
@@ -781,22 +780,6 @@ fn kill_9_at_every_system_call_leaves_the_old_checkpoint_whole() {
     // What dead writers left is gone after the next.
     take(&scratch.file(), &[&device], WriterOptions::default()).unwrap();
     assert_eq!(scratch.names(), ["state"]);
-}
-
-#[derive(Clone, Default)]
-struct Taken(Arc<Mutex<BTreeSet<u64>>>);
-
-impl Taken {
-    fn take(&self) -> Vec<u64> {
-        std::mem::take(&mut *self.0.lock().unwrap()).into_iter().collect()
-    }
-}
-
-impl Memory for Taken {
-    fn set_dirty(&mut self, pages: DirtyPages<'_>) -> Result<(), Errno> {
-        self.0.lock().unwrap().extend(pages.offsets().map(|offset| offset / PAGE));
-        Ok(())
-    }
 }
 
 #[test]

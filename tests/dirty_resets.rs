@@ -7,35 +7,10 @@
 
 mod track;
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
-
-use track::{Logged, PAGE, PAGE_SIZE, new_tracking, start_logged};
-use vfiomig::dirty::{DirtyPages, Mapping, Memory, Span, Tracking};
-use vfiomig::error::Errno;
+use track::{Logged, PAGE, PAGE_SIZE, Taken, mapping, new_tracking, start_logged};
+use vfiomig::dirty::{Mapping, Span, Tracking};
 
 const PAGES: u64 = 64;
-
-#[derive(Clone, Default)]
-struct Taken(Arc<Mutex<BTreeSet<u64>>>);
-
-impl Taken {
-    fn take(&self) -> Vec<u64> {
-        std::mem::take(&mut *self.0.lock().unwrap()).into_iter().collect()
-    }
-}
-
-impl Memory for Taken {
-    fn set_dirty(&mut self, pages: DirtyPages<'_>) -> Result<(), Errno> {
-        self.0.lock().unwrap().extend(pages.offsets().map(|offset| offset / PAGE));
-        Ok(())
-    }
-}
-
-fn mapping(first: u64, pages: u64) -> Mapping {
-    let iova = first * PAGE;
-    Mapping { iova, size: pages * PAGE, offset: iova, ..Mapping::default() }
-}
 
 /// 64 pages from 0 on, and a device with a log.
 fn machine(bridge: bool) -> (Tracking, Logged, Taken) {

@@ -18,10 +18,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use common::{Drive, Side, check_clean, migrate, small};
-use track::{PAGE, new_tracking};
+use track::{PAGE, Taken, mapping, new_tracking};
 use vfiomig::Device;
 use vfiomig::device::{DeviceOptions, ReasonCode, State};
-use vfiomig::dirty::{DirtyPages, Mapping, Memory, Tracking, Writer};
+use vfiomig::dirty::{Tracking, Writer};
 use vfiomig::error::{Code, Errno, Outcome};
 use vfiomig::session::{Ending, LoadOptions, SaveOptions};
 use vfiomig::transport::{
@@ -211,27 +211,6 @@ impl GuestMemory for Guest {
         self.written.fetch_add(1, Ordering::Relaxed);
         self.file.write_all_at(bytes, iova).map_err(|_| Errno(libc::EFAULT))
     }
-}
-
-#[derive(Clone, Default)]
-struct Taken(Arc<Mutex<BTreeSet<u64>>>);
-
-impl Taken {
-    fn take(&self) -> Vec<u64> {
-        std::mem::take(&mut *self.0.lock().unwrap()).into_iter().collect()
-    }
-}
-
-impl Memory for Taken {
-    fn set_dirty(&mut self, pages: DirtyPages<'_>) -> Result<(), Errno> {
-        self.0.lock().unwrap().extend(pages.offsets().map(|offset| offset / PAGE));
-        Ok(())
-    }
-}
-
-fn mapping(first: u64, pages: u64) -> Mapping {
-    let iova = first * PAGE;
-    Mapping { iova, size: pages * PAGE, offset: iova, ..Mapping::default() }
 }
 
 /// Ranges in pages, and whether the server gets a descriptor.

@@ -7,19 +7,18 @@
 mod common;
 mod track;
 
-use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use common::small;
-use track::{PAGE, new_tracking};
+use track::{PAGE, Taken, mapping, new_tracking};
 use vfiomig::Device;
 use vfiomig::device::DeviceOptions;
-use vfiomig::dirty::{DirtyPages, Mapping, Memory, Tracking, Writer};
+use vfiomig::dirty::{Tracking, Writer};
 use vfiomig::error::{Code, Errno, Result};
 use vfiomig::transport::{
     DmaAccess, DmaRange, GuestMemory, Requests, VfioUserOptions, VfioUserTransport,
@@ -98,27 +97,6 @@ impl Machine {
         tracking.start().unwrap();
         (tracking, taken)
     }
-}
-
-#[derive(Clone, Default)]
-struct Taken(Arc<Mutex<BTreeSet<u64>>>);
-
-impl Taken {
-    fn take(&self) -> Vec<u64> {
-        std::mem::take(&mut *self.0.lock().unwrap()).into_iter().collect()
-    }
-}
-
-impl Memory for Taken {
-    fn set_dirty(&mut self, pages: DirtyPages<'_>) -> std::result::Result<(), Errno> {
-        self.0.lock().unwrap().extend(pages.offsets().map(|offset| offset / PAGE));
-        Ok(())
-    }
-}
-
-fn mapping(first: u64, pages: u64) -> Mapping {
-    let iova = first * PAGE;
-    Mapping { iova, size: pages * PAGE, offset: iova, ..Mapping::default() }
 }
 
 #[test]

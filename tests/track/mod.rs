@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use vfiomig::dirty::{
-    CustomTracker, Health, Mapping, Memory, PageSize, Tracking, TrackingOptions, Writer,
+    CustomTracker, DirtyPages, Health, Mapping, Memory, PageSize, Tracking, TrackingOptions, Writer,
 };
 use vfiomig::error::Errno;
 use vfiomig::transport::{Bitmap, DmaLog, IovaRange, Span};
@@ -34,6 +34,29 @@ pub fn new_tracking(memory: impl Memory + 'static, mappings: &[Mapping]) -> Trac
     let mut tracking = Tracking::new(memory, options).unwrap();
     mappings.iter().for_each(|mapping| tracking.map(*mapping).unwrap());
     tracking
+}
+
+/// Pages, by their numbers, at offsets that are their addresses.
+pub fn mapping(first: u64, pages: u64) -> Mapping {
+    let iova = first * PAGE;
+    Mapping { iova, size: pages * PAGE, offset: iova, ..Mapping::default() }
+}
+
+/// Takes in which pages are dirty, until they are taken.
+#[derive(Clone, Default)]
+pub struct Taken(Arc<Mutex<BTreeSet<u64>>>);
+
+impl Taken {
+    pub fn take(&self) -> Vec<u64> {
+        std::mem::take(&mut *self.0.lock().unwrap()).into_iter().collect()
+    }
+}
+
+impl Memory for Taken {
+    fn set_dirty(&mut self, pages: DirtyPages<'_>) -> Result<(), Errno> {
+        self.0.lock().unwrap().extend(pages.offsets().map(|offset| offset / PAGE));
+        Ok(())
+    }
 }
 
 /// A tracker that starts and stops, and reads by calling this with an address, a length and words.
