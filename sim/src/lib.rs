@@ -28,6 +28,7 @@ mod device;
 pub mod fsm;
 mod logging;
 mod options;
+mod quirks;
 mod region;
 mod shared;
 mod stream;

@@ -5,13 +5,8 @@ use crate::fsm::State;
 
 /// Quirks of real drivers: bits of [`SimOptions::quirks`].
 pub mod quirk {
-    macro_rules! quirks {
-        ($($(#[doc = $doc:literal])* $name:ident = $bit:literal;)*) => {
-            $($(#[doc = $doc])* pub const $name: u64 = 1 << $bit;)*
-            /// All of them, with their names.
-            pub const ALL: &[(u64, &str)] = &[$(($name, stringify!($name)),)*];
-        };
-    }
+    use crate::quirks::quirks;
+
     quirks! {
         /// mtty, hisi_acc, qat: a drained pre-copy read returns 0, not ENOMSG.
         DRAINED_ZERO = 0;

@@ -6,13 +6,8 @@ use super::socket::MOST_FDS;
 /// What servers do: bits of [`ServerOptions::quirks`]. Those of the device behind a server are
 /// [`crate::quirk`]; a reset that leaves the migration state is one of them.
 pub mod quirk {
-    macro_rules! quirks {
-        ($($(#[doc = $doc:literal])* $name:ident = $bit:literal;)*) => {
-            $($(#[doc = $doc])* pub const $name: u64 = 1 << $bit;)*
-            /// All of them, with their names.
-            pub const ALL: &[(u64, &str)] = &[$(($name, stringify!($name)),)*];
-        };
-    }
+    use crate::quirks::quirks;
+
     quirks! {
         /// libvfio-user: a command's payload is read by one `recv`, of which the kernel returns at
         /// most 32 KiB. A command that does not come whole is answered with EINVAL, and what is left
