@@ -390,23 +390,6 @@ impl Transport for VfioUserTransport {
         }
     }
 
-    fn region_write(
-        &mut self,
-        region: u32,
-        offset: u64,
-        bytes: &[u8],
-    ) -> std::result::Result<usize, Errno> {
-        let len = bytes.len().min(self.limits.write);
-        let asked = Fields::<REGION>::new().u64(offset).u32(region).u32(len as u32);
-        let data = bytes.get(..len).unwrap_or_default();
-        let mut reply = [0; REGION];
-        let got = self.call(command::REGION_WRITE, [asked.bytes(), data], &mut [&mut reply])?;
-        match u32_at(&reply, 12)? as usize {
-            count if got == REGION && count <= len => Ok(count),
-            _ => Err(Errno(libc::EPROTO)),
-        }
-    }
-
     fn dma_log_in_turn(&mut self) -> Option<&mut dyn DmaLog> {
         Some(self)
     }

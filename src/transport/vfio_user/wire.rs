@@ -21,8 +21,6 @@ pub mod command {
     pub const DEVICE_GET_INFO: u16 = 4;
     /// Reads a region of the device.
     pub const REGION_READ: u16 = 9;
-    /// Writes to a region of the device.
-    pub const REGION_WRITE: u16 = 10;
     /// The server reads memory.
     pub const DMA_READ: u16 = 11;
     /// The server writes to memory.
