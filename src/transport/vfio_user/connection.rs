@@ -15,6 +15,7 @@ use super::desk::Desk;
 use super::stream::{Socket, Stream};
 use super::version::{self, LONGEST_TEXT, Offer};
 use super::wire::{Header, command};
+use crate::alloc;
 use crate::error::Errno;
 use crate::sys::socket;
 
@@ -197,7 +198,10 @@ impl Connection {
 
     /// Nobody waits for this reply any longer.
     pub fn forget(&mut self, sent: Sent) {
-        self.late.push(sent);
+        let unknown = "no memory to know a late reply by";
+        if alloc::push(&mut self.late, sent, unknown).is_err() {
+            self.lose(Errno(libc::ENOMEM), unknown);
+        }
     }
 
     /// Waits until the reply to a command begins. `ETIMEDOUT` if it does not in time: it may be waited
